@@ -1,0 +1,1 @@
+"""The reference app: an incident service on PostgreSQL, hardened by `postfacta_core`."""

@@ -1,0 +1,1 @@
+"""Runners own tasks, timers and sockets, on asyncio and on trio."""

@@ -1,0 +1,1 @@
+"""Middleware in pure ASGI, and `harden`, which composes it."""

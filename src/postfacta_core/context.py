@@ -1,0 +1,52 @@
+"""What is known of the request that the present task works for."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar, Token
+
+__all__ = ["RequestContext", "bind_request", "current_request", "release_request"]
+
+
+class RequestContext:
+    """One request's identity, shared by all layers that it passes.
+
+    It refers to no scope, task or handle: a request must leave no garbage for the cyclic collector.
+
+    Attributes:
+        request_id: Matches `^[A-Za-z0-9._-]{8,64}$`.
+        started: Monotonic seconds at which the outermost layer saw it.
+        root_path: The server's own `root_path`, before any mount added to it.
+        route: The route template once routing has told it, such as `/incidents/{ref}`; else None.
+        trace_id: The server span's trace, 32 hex digits, or empty without a recording SDK.
+        span_id: The server span, 16 hex digits, or empty.
+        principal: Who asks, for the access line: set by the application once it knows.
+    """
+
+    __slots__ = ("principal", "request_id", "root_path", "route", "span_id", "started", "trace_id")
+
+    def __init__(self, request_id: str, started: float, *, root_path: str = "") -> None:
+        self.request_id = request_id
+        self.started = started
+        self.root_path = root_path
+        self.route: str | None = None
+        self.trace_id = ""
+        self.span_id = ""
+        self.principal = ""
+
+
+_CURRENT: ContextVar[RequestContext | None] = ContextVar("postfacta_request", default=None)
+
+
+def current_request() -> RequestContext | None:
+    """Return the request the present task works for, or None outside of one."""
+    return _CURRENT.get()
+
+
+def bind_request(request: RequestContext | None) -> Token[RequestContext | None]:
+    """Make it the present one. Whoever binds must release, or the task keeps itself alive in a circle."""
+    return _CURRENT.set(request)
+
+
+def release_request(token: Token[RequestContext | None]) -> None:
+    """Put back what was bound before."""
+    _CURRENT.reset(token)

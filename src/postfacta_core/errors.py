@@ -1,0 +1,63 @@
+"""The errors this library raises, in one tree.
+
+* ResilienceError
+  + RejectedError                -- refused before any of the work began: safe to try again
+    - PoolTimeoutError           -- no connection came free in time
+    - DatabaseUnavailableError   -- there is no database to talk to
+    - ReadOnlyDatabaseError      -- the database takes no writes: it is failing over
+  + DeadlineExceededError        -- the time ran out; the work may have begun
+  + OutcomeUnknownError          -- the connection broke while the answer to a commit was on its way
+
+The split is the one a caller needs: did my work start?
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "DatabaseUnavailableError",
+    "DeadlineExceededError",
+    "OutcomeUnknownError",
+    "PoolTimeoutError",
+    "ReadOnlyDatabaseError",
+    "RejectedError",
+    "ResilienceError",
+]
+
+
+class ResilienceError(Exception):
+    """Any refusal or failure that a policy of this library decided.
+
+    Args:
+        policy: The name of the policy, pool or dependency that speaks.
+        retry_after: Seconds after which a new try makes sense, if that is known.
+    """
+
+    def __init__(self, policy: str, retry_after: float | None = None) -> None:
+        # Both go to Exception by position, so that the error survives pickle and copy.
+        super().__init__(policy, retry_after)
+        self.policy = policy
+        self.retry_after = retry_after
+
+
+class RejectedError(ResilienceError):
+    """The work was refused before it began, so another try is safe."""
+
+
+class PoolTimeoutError(RejectedError):
+    """No connection of the pool came free in time."""
+
+
+class DatabaseUnavailableError(RejectedError):
+    """There is no connection to the database, or it broke before the work was committed."""
+
+
+class ReadOnlyDatabaseError(RejectedError):
+    """The database accepts no writes, as in the middle of a failover."""
+
+
+class DeadlineExceededError(ResilienceError):
+    """The time ran out. The work may have begun."""
+
+
+class OutcomeUnknownError(ResilienceError):
+    """The connection broke after a commit was sent: it may or may not have happened."""

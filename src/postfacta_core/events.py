@@ -1,0 +1,185 @@
+"""The frozen records that policies and runners emit, and the observer that hears them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+__all__ = [
+    "ConnectionAcquired",
+    "ConnectionOpened",
+    "ConnectionReleased",
+    "Event",
+    "HealthChecked",
+    "ListenerFailed",
+    "Observer",
+    "Outcome",
+    "PoolSized",
+    "QueryFinished",
+    "StateChange",
+    "TaskCrashed",
+    "Unhandled",
+    "fan_out",
+    "ignore",
+]
+
+
+class Outcome(StrEnum):
+    """How a piece of work ended, as a policy counts it."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    IGNORED = "ignored"
+
+
+@dataclass(frozen=True, slots=True)
+class StateChange:
+    """A policy moved from one state to another at a moment of its clock."""
+
+    policy: str
+    old: str
+    new: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerFailed:
+    """Foreign code raised while it was told of something; `error` is its repr."""
+
+    policy: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class HealthChecked:
+    """A background check came back; `up` is the verdict after hysteresis, `passed` this one result."""
+
+    check: str
+    critical: bool
+    passed: bool
+    up: bool
+    seconds: float
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOpened:
+    """A pool tried to open a connection; `error_type` is empty if it could."""
+
+    pool: str
+    seconds: float
+    error_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionAcquired:
+    """A caller's wait for a connection ended, with one or with an error."""
+
+    pool: str
+    seconds: float
+    error_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionReleased:
+    """A connection came back after `seconds` of use."""
+
+    pool: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSized:
+    """How a pool stands: connections idle and used, the most and fewest it keeps, callers waiting."""
+
+    pool: str
+    idle: int
+    used: int
+    maximum: int
+    idle_minimum: int
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueryFinished:
+    """A statement or transaction step ended.
+
+    Attributes:
+        database: The name of the `Database`, `system` the product (`postgresql`).
+        operation: The first word, such as `SELECT`.
+        collection: The table it is about, or empty.
+        seconds: From sent to answered, without the wait for a connection.
+        namespace: The database's name on its server, `server` its host; for spans only.
+        sqlstate: The five characters of a failure, else empty.
+        error_type: Empty on success.
+    """
+
+    database: str
+    system: str
+    operation: str
+    collection: str
+    seconds: float
+    namespace: str = ""
+    server: str = ""
+    sqlstate: str = ""
+    error_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCrashed:
+    """A background task raised; its owner starts it again."""
+
+    task: str
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Unhandled:
+    """An application let an exception through."""
+
+    error_type: str
+
+
+Event = (
+    StateChange
+    | ListenerFailed
+    | HealthChecked
+    | ConnectionOpened
+    | ConnectionAcquired
+    | ConnectionReleased
+    | PoolSized
+    | QueryFinished
+    | TaskCrashed
+    | Unhandled
+)
+
+
+class Observer(Protocol):
+    """Whoever is told of events: metrics, spans, logs, tests. It must be quick and not wait."""
+
+    def __call__(self, event: Event, /) -> None:
+        """Take note of the event."""
+        ...
+
+
+def ignore(event: Event, /) -> None:
+    """Take no note."""
+
+
+def fan_out(observers: Sequence[Observer]) -> Observer:
+    """Join observers into one that never raises.
+
+    One that raises does not keep the others from hearing, and the others hear of its failure.
+    """
+
+    def tell(event: Event, /) -> None:
+        for observer in observers:
+            try:
+                observer(event)
+            except Exception as error:  # noqa: BLE001 - an observer is foreign code, and may raise anything
+                if not isinstance(event, ListenerFailed):
+                    tell(ListenerFailed(type(observer).__name__, repr(error)))
+
+    return tell

@@ -1,0 +1,1 @@
+"""Policies decide: pure functions and state machines without await or I/O."""

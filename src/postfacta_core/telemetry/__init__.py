@@ -1,0 +1,1 @@
+"""Telemetry records what was observed: metrics, spans, log lines."""
