@@ -1,0 +1,90 @@
+"""Who is asking, and what each may do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from uuid import UUID
+
+__all__ = ["ANONYMOUS", "NOBODY", "Access", "Principal", "Role"]
+
+
+class Role(StrEnum):
+    """What a person may do, least first."""
+
+    VIEWER = "viewer"
+    RESPONDER = "responder"
+    ADMIN = "admin"
+
+
+class Access(StrEnum):
+    """What a route asks of its caller."""
+
+    OPEN = "open"
+    SIGNED_IN = "signed-in"
+    READ = "read"
+    WRITE = "write"
+    INGEST = "ingest"
+    ADMIN = "admin"
+
+
+_PEOPLE = {
+    Role.VIEWER: {Access.OPEN, Access.SIGNED_IN, Access.READ},
+    Role.RESPONDER: {Access.OPEN, Access.SIGNED_IN, Access.READ, Access.WRITE, Access.INGEST},
+    Role.ADMIN: set(Access),
+}
+_SCOPES = {
+    "incidents:read": {Access.READ},
+    "incidents:write": {Access.READ, Access.WRITE},
+    "signals:write": {Access.INGEST},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """A person, or a machine with an API token.
+
+    Attributes:
+        actor: The stable name that facts are signed with: `user:<uuid>`, `token:<uuid>` or `anonymous`.
+        name: What people read.
+        user_id: The person's row; None for tokens and nobody.
+        role: A person's role; None for tokens and nobody.
+        scopes: A token's scopes.
+        source: The one signal source a token may write.
+        session_csrf: The form token of a browser session; None for every other way to sign in.
+    """
+
+    actor: str
+    name: str
+    user_id: UUID | None = None
+    role: Role | None = None
+    scopes: frozenset[str] = frozenset()
+    source: str | None = None
+    session_csrf: str | None = None
+
+    @property
+    def is_signed_in(self) -> bool:
+        """Whether somebody is there at all."""
+        return self.role is not None or bool(self.scopes)
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether it is an administrator; tokens never are."""
+        return self.role is Role.ADMIN
+
+    def may(self, access: Access) -> bool:
+        """Tell whether a route that asks for this lets the caller in."""
+        if access is Access.OPEN:
+            return True
+        if self.role is not None:
+            return access in _PEOPLE[self.role]
+        if access is Access.SIGNED_IN:
+            return self.is_signed_in
+        return any(access in _SCOPES[scope] for scope in self.scopes)
+
+
+NOBODY = Principal(actor="nobody", name="nobody")
+"""Not signed in."""
+
+ANONYMOUS = Principal(actor="anonymous", name="anonymous", role=Role.RESPONDER)
+"""Everybody, in auth mode `none`."""

@@ -1,0 +1,114 @@
+"""The shape of the route table: what each route is, asks of its caller, takes in, and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from .errors import ForbiddenError, MethodNotAllowedError, UnauthenticatedError
+from .principal import Access, Principal
+
+__all__ = ["Handler", "RouteClass", "Rule", "build_routes"]
+
+Handler = Callable[[Request, Principal], Awaitable[Response]]
+Authenticate = Callable[[Request], Awaitable[Principal]]
+
+
+class RouteClass(Enum):
+    """What a route costs and how much it may be sent: seconds of deadline, bytes of body."""
+
+    PROBE = (1.0, 0)
+    READ = (2.0, 0)
+    SEARCH = (5.0, 0)
+    WRITE = (5.0, 1_048_576)
+    INGEST = (10.0, 4_194_304)
+    AUTH = (5.0, 16_384)
+
+    @property
+    def deadline(self) -> float:
+        """Seconds the route may take."""
+        return self.value[0]
+
+    @property
+    def body_bytes(self) -> int:
+        """The largest body it takes."""
+        return self.value[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One row of the table.
+
+    Attributes:
+        method: The HTTP method; GET answers HEAD too.
+        path: A Starlette path template.
+        handler: Called with the request and whoever asks, once access is granted.
+        access: What the caller must be allowed.
+        route_class: Its limits.
+        summary: One line for the OpenAPI document; empty leaves the route out of it (pages).
+        body: The model of the JSON body.
+        query: The model of the query parameters.
+        answers: Status to model, or to None for no body.
+        problems: The problem slugs this route adds to those that every route may answer.
+        headers: Request headers it reads, such as `If-Match`, with whether each is required.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    access: Access
+    route_class: RouteClass
+    summary: str = ""
+    body: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
+    answers: Mapping[int, type[BaseModel] | None] = field(default_factory=dict[int, type[BaseModel] | None])
+    problems: Sequence[str] = ()
+    headers: Mapping[str, bool] = field(default_factory=dict[str, bool])
+
+
+def build_routes(rules: Iterable[Rule], authenticate: Authenticate) -> list[Route]:
+    """Make one Starlette route for each path, so that a 405 can name every method of it."""
+    paths: dict[str, dict[str, Rule]] = {}
+    for rule in rules:
+        methods = paths.setdefault(rule.path, {})
+        if rule.method in methods:
+            msg = f"two rules for {rule.method} {rule.path}"
+            raise ValueError(msg)
+        methods[rule.method] = rule
+    return [Route(path, _Endpoint(methods, authenticate)) for path, methods in paths.items()]
+
+
+class _Endpoint:
+    """Answer the methods of one path. A class, so that Starlette leaves the methods to it."""
+
+    def __init__(self, rules: Mapping[str, Rule], authenticate: Authenticate) -> None:
+        self._rules = dict(rules)
+        if "GET" in rules:
+            self._rules.setdefault("HEAD", rules["GET"])
+        self._authenticate = authenticate
+
+    async def __call__(self, scope: dict[str, object], receive: object, send: object) -> None:
+        request = Request(scope, receive, send)  # type: ignore[arg-type]
+        response = await self._answer(request)
+        await response(scope, receive, send)  # type: ignore[arg-type]
+
+    async def _answer(self, request: Request) -> Response:
+        rule = self._rules.get(request.method)
+        if rule is None:
+            path = request.url.path
+            detail = f"Method '{request.method}' is not allowed for '{path}'"
+            raise MethodNotAllowedError(detail, headers={"Allow": ", ".join(sorted(self._rules))})
+        principal = await self._authenticate(request)
+        if not principal.may(rule.access):
+            if not principal.is_signed_in:
+                raise UnauthenticatedError(
+                    "Send a token, or sign in at /signin", headers={"WWW-Authenticate": "Bearer"}
+                )
+            raise ForbiddenError(f"This needs '{rule.access}' rights, which {principal.name} does not have")
+        return await rule.handler(request, principal)

@@ -1,0 +1,184 @@
+"""The only reader of the environment: settings, their rules, and where each may come from."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+
+__all__ = ["AuthMode", "Settings", "SettingsError", "load_settings"]
+
+_PREFIX = "POSTFACTA_"
+# The original service had these names, so they keep them; everything else carries the prefix.
+_BARE = {
+    "environment": "ENVIRONMENT",
+    "app_version": "APP_VERSION",
+    "log_level": "LOG_LEVEL",
+    "log_format": "LOG_FORMAT",
+}
+# Names under our prefix that others read: tools of this repository, not the service.
+_NOT_OURS = {"POSTFACTA_SECRETS_DIR", "POSTFACTA_POSTGRES_BIN", "POSTFACTA_DEMO_DIR"}
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used; the text names each and says what to do. It holds no values of secrets."""
+
+
+class AuthMode(StrEnum):
+    """How callers prove who they are."""
+
+    LOCAL = "local"
+    NONE = "none"
+
+
+def _split(value: object) -> object:
+    return (
+        tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    )
+
+
+def _level(value: object) -> object:
+    known = {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
+    return value.upper() if isinstance(value, str) and value.upper() in known else "INFO"
+
+
+class Settings(BaseModel):
+    """Everything that can be set. Durations are seconds, sizes bytes.
+
+    Each field is read from `POSTFACTA_<NAME>` (the first four from their bare name), from the file named by
+    `POSTFACTA_<NAME>_FILE`, or from a file `<NAME>` in lower case in the secrets folder, in this order.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    environment: str = Field("local", description="`local` relaxes cookies and allows auth mode `none`.")
+    app_version: str = Field("", description="Shown in errors outside `local`, in metrics and spans.")
+    log_level: Annotated[str, BeforeValidator(_level)] = Field(
+        "INFO", description="Any case; unknown is INFO."
+    )
+    log_format: str = Field("text", description="`JSON` for one object a line; anything else is text.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    database_dsn: SecretStr = Field(
+        SecretStr("postgresql://127.0.0.1:5432/postfacta"), description="PostgreSQL."
+    )
+    database_owner_dsn: SecretStr | None = Field(None, description="For `migrate`; default: `database_dsn`.")
+    pool_max_size: int = Field(10, ge=2, le=500, description="Connections a process opens at most.")
+    pool_acquire_timeout: float = Field(1.0, gt=0, le=60, description="Longest wait for a connection.")
+    statement_timeout: float = Field(5.0, gt=0, le=300, description="Longest run of one statement.")
+    ready_requires_db: bool = Field(default=True, description="Whether readiness falls without the database.")
+    auth_mode: AuthMode = Field(AuthMode.LOCAL, description="`local`, or `none` on a loopback address only.")
+    register_open: bool = Field(default=False, description="Whether anybody may register, as a viewer.")
+    cors_origins: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
+        (), description="Origins, comma separated, that browsers may call from."
+    )
+    cors_credentials: bool = Field(default=False, description="Whether those origins may send cookies.")
+    metrics_token: SecretStr | None = Field(
+        None, description="Bearer token for `/metrics`; open without one."
+    )
+    traffic_key: SecretStr | None = Field(None, description="Lets `X-Traffic-Class` be believed.")
+    max_header_bytes: int = Field(
+        32_768, ge=1024, le=1_048_576, description="Longest request header section."
+    )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is a developer's machine."""
+        return self.environment == "local"
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Self:
+        if "*" in self.cors_origins and self.cors_credentials:
+            msg = (
+                "cors_origins: `*` cannot go with cors_credentials=true: browsers refuse it; list the origins"
+            )
+            raise ValueError(msg)
+        if self.auth_mode is AuthMode.NONE and not (self.is_local and _is_loopback(self.host)):
+            msg = "auth_mode: `none` needs ENVIRONMENT=local and a loopback host; use `local` and `admin create`"
+            raise ValueError(msg)
+        return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def variable(field: str) -> str:
+    """Name the environment variable of a field."""
+    return _BARE.get(field, _PREFIX + field.upper())
+
+
+def load_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
+    """Read the settings; `overrides` (from the command line) win.
+
+    Raises:
+        SettingsError: If a value is invalid, a name under `POSTFACTA_` is unknown, or a file cannot be read.
+    """
+    _refuse_unknown(environ)
+    values: dict[str, object] = {}
+    for field in Settings.model_fields:
+        found = _look_up(field, environ)
+        if found is not None:
+            values[field] = found
+    values.update({name: value for name, value in overrides.items() if value is not None})
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as invalid:
+        raise SettingsError(_explain(invalid)) from None
+
+
+def _look_up(field: str, environ: Mapping[str, str]) -> str | None:
+    name = variable(field)
+    if name in environ:
+        return environ[name]
+    if f"{name}_FILE" in environ:
+        return _read(Path(environ[f"{name}_FILE"]), f"{name}_FILE")
+    folder = environ.get("POSTFACTA_SECRETS_DIR")
+    if folder and (file := Path(folder) / name.lower()).is_file():
+        return _read(file, "POSTFACTA_SECRETS_DIR")
+    return None
+
+
+def _read(file: Path, name: str) -> str:
+    try:
+        return file.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"{name}: cannot read {file}: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}"
+        raise SettingsError(msg) from None
+
+
+def _refuse_unknown(environ: Mapping[str, str]) -> None:
+    known = {variable(field) for field in Settings.model_fields}
+    known |= {f"{name}_FILE" for name in known} | _NOT_OURS
+    lines: list[str] = []
+    for name in sorted(environ):
+        if name.startswith(_PREFIX) and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            lines.append(f"{name}: unknown setting" + (f"; did you mean {close[0]}?" if close else ""))
+    if lines:
+        raise SettingsError("\n".join(lines))
+
+
+def _explain(invalid: ValidationError) -> str:
+    # The input is left out on purpose: it may be a secret.
+    lines: list[str] = []
+    for error in invalid.errors(include_url=False, include_input=False, include_context=False):
+        text = error["msg"].removeprefix("Value error, ")
+        lines.append(f"{variable(str(error['loc'][0]))}: {text}" if error["loc"] else text)
+    return "\n".join(lines)
