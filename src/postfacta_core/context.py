@@ -19,10 +19,20 @@ class RequestContext:
         route: The route template once routing has told it, such as `/incidents/{ref}`; else None.
         trace_id: The server span's trace, 32 hex digits, or empty without a recording SDK.
         span_id: The server span, 16 hex digits, or empty.
+        error_type: Why a layer refused or failed it, for metric, span and log; empty if none did.
         principal: Who asks, for the access line: set by the application once it knows.
     """
 
-    __slots__ = ("principal", "request_id", "root_path", "route", "span_id", "started", "trace_id")
+    __slots__ = (
+        "error_type",
+        "principal",
+        "request_id",
+        "root_path",
+        "route",
+        "span_id",
+        "started",
+        "trace_id",
+    )
 
     def __init__(self, request_id: str, started: float, *, root_path: str = "") -> None:
         self.request_id = request_id
@@ -31,6 +41,7 @@ class RequestContext:
         self.route: str | None = None
         self.trace_id = ""
         self.span_id = ""
+        self.error_type = ""
         self.principal = ""
 
 

@@ -5,6 +5,8 @@
     - PoolTimeoutError           -- no connection came free in time
     - DatabaseUnavailableError   -- there is no database to talk to
     - ReadOnlyDatabaseError      -- the database takes no writes: it is failing over
+    - BodyTooLargeError          -- the request body is larger than this route takes
+    - HeadersTooLargeError       -- the request headers are larger than the service takes
   + DeadlineExceededError        -- the time ran out; the work may have begun
   + OutcomeUnknownError          -- the connection broke while the answer to a commit was on its way
 
@@ -14,8 +16,10 @@ The split is the one a caller needs: did my work start?
 from __future__ import annotations
 
 __all__ = [
+    "BodyTooLargeError",
     "DatabaseUnavailableError",
     "DeadlineExceededError",
+    "HeadersTooLargeError",
     "OutcomeUnknownError",
     "PoolTimeoutError",
     "ReadOnlyDatabaseError",
@@ -53,6 +57,14 @@ class DatabaseUnavailableError(RejectedError):
 
 class ReadOnlyDatabaseError(RejectedError):
     """The database accepts no writes, as in the middle of a failover."""
+
+
+class BodyTooLargeError(RejectedError):
+    """The request body is larger than this route takes."""
+
+
+class HeadersTooLargeError(RejectedError):
+    """The request's header section is larger than the service takes."""
 
 
 class DeadlineExceededError(ResilienceError):

@@ -1,0 +1,34 @@
+.DEFAULT_GOAL := help
+.PHONY: help demo test check fix lock bench load chaos
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+PURE := src/postfacta_core/policy/*,src/postfacta_core/telemetry/*
+PYTHON ?= python3
+
+help:             ## Show this help
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+demo: .venv/app   ## Serve PostFacta with an embedded PostgreSQL, and print where
+	@postfacta demo
+test: .venv/dev   ## Run all tests against real servers and a real PostgreSQL
+	pytest
+check: .venv/dev  ## Run all that CI checks, cheapest first
+	ruff check . && ruff format --check . && lint-imports && mypy && pyright
+	pyright --ignoreexternal --verifytypes postfacta_core
+	coverage run -m pytest && coverage report && coverage report --include='$(PURE)' --fail-under=100
+fix: .venv/dev    ## Let the tools tidy up
+	ruff check --fix . && ruff format .
+bench: .venv/dev  ## Measure what the hardening adds to a request, by ratio, in one run
+	python -m benchmarks.bench_asgi
+load: .venv/ops   ## Put an open-loop load on a demo instance, and judge it
+	python -m loadtests.smoke
+chaos: .venv/ops  ## Kill the database under writes, and check that nothing acknowledged is lost
+	python -m chaos.durability
+lock: .venv/dev   ## Compile requirements/*.txt anew, with hashes and without hosts
+	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header pyproject.toml --extra app -o requirements/app.txt
+	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header pyproject.toml --extra app --extra dev -c requirements/app.txt -o requirements/dev.txt
+	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header pyproject.toml --extra app --extra loadtest --extra chaos -c requirements/app.txt -o requirements/ops.txt
+.venv/app: requirements/app.txt pyproject.toml setup.sh
+	@sh setup.sh $(PYTHON) requirements/app.txt && touch $@
+.venv/dev: .venv/app requirements/dev.txt
+	@sh setup.sh $(PYTHON) requirements/dev.txt && touch $@
+.venv/ops: .venv/app requirements/ops.txt
+	@sh setup.sh $(PYTHON) requirements/ops.txt && touch $@

@@ -1,0 +1,66 @@
+"""Render pages: the templates, what they may call, and the headers of HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.responses import HTMLResponse
+
+from ..principal import Principal
+
+__all__ = ["Pages", "span"]
+
+STATIC = Path(__file__).parent / "static"
+
+
+def span(length: timedelta) -> str:
+    """Write a length in its two largest units, such as `1 h 05 min`."""
+    minutes, seconds = divmod(max(0, int(length.total_seconds())), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min" if minutes else f"{seconds} s"
+
+
+class Pages:
+    """Renders templates with what every page shows.
+
+    Args:
+        version: The version shown at the foot.
+    """
+
+    def __init__(self, *, version: str) -> None:
+        self._environment = Environment(
+            loader=FileSystemLoader(Path(__file__).parent / "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._environment.globals.update(version=version, here="", principal=None)
+        self._environment.filters.update(
+            words=lambda value: str(value).replace("_", " ").capitalize(),
+            iso=datetime.isoformat,
+            day=lambda at: f"{at:%Y-%m-%d}",
+            clock=lambda at: f"{at:%H:%M:%S}",
+            span=span,
+        )
+
+    def page(
+        self,
+        template: str,
+        context: Mapping[str, object],
+        *,
+        principal: Principal | None = None,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+    ) -> HTMLResponse:
+        """Render one page. It is never stored by caches: it belongs to whoever asked."""
+        text = self._environment.get_template(template).render(context, principal=principal)
+        return HTMLResponse(text, status, {"cache-control": "no-store", **(headers or {})})

@@ -1,0 +1,198 @@
+"""Turn an error into an RFC 9457 problem: the one place where an error meets a status code."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from ..context import RequestContext
+from ..errors import (
+    BodyTooLargeError,
+    DatabaseUnavailableError,
+    DeadlineExceededError,
+    HeadersTooLargeError,
+    OutcomeUnknownError,
+    PoolTimeoutError,
+    ReadOnlyDatabaseError,
+    RejectedError,
+    ResilienceError,
+)
+from ._types import Receive, Scope, Send
+
+__all__ = [
+    "PROBLEMS",
+    "Problem",
+    "Render",
+    "problem_handler",
+    "problem_of",
+    "problem_response",
+    "send_problem",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """What a caller is told of an error.
+
+    Attributes:
+        status: The HTTP status.
+        code: A short, stable name of the kind of problem; the member `code` of the document.
+        title: The kind of problem in plain words, the same each time.
+        detail: What to do about it. It never holds a cause.
+        error_type: The value of the metric label; empty for what the caller did wrong.
+        retry_after: Seconds after which a new try makes sense.
+    """
+
+    status: int
+    code: str
+    title: str
+    detail: str = ""
+    error_type: str = ""
+    retry_after: float | None = None
+
+
+Render = Callable[[Problem, Scope], tuple[str, bytes] | None]
+"""Renders a problem as (content type, body) for APIs with a shape of their own; None means RFC 9457."""
+
+PROBLEMS: Final[dict[type[ResilienceError], Problem]] = {
+    HeadersTooLargeError: Problem(
+        status=431,
+        code="headers-too-large",
+        title="The request headers are too large",
+        detail="Send fewer of them",
+    ),
+    BodyTooLargeError: Problem(
+        status=413, code="too-large", title="The request body is too large", detail="Send less at once"
+    ),
+    PoolTimeoutError: Problem(
+        status=503,
+        code="unavailable",
+        title="Unavailable",
+        detail="Try again soon",
+        error_type="pool_timeout",
+    ),
+    DatabaseUnavailableError: Problem(
+        status=503,
+        code="unavailable",
+        title="Unavailable",
+        detail="Try again soon",
+        error_type="database_unavailable",
+    ),
+    ReadOnlyDatabaseError: Problem(
+        status=503,
+        code="unavailable",
+        title="Unavailable",
+        detail="Try again soon",
+        error_type="database_unavailable",
+    ),
+    OutcomeUnknownError: Problem(
+        status=503,
+        code="outcome-unknown",
+        title="The outcome is unknown",
+        detail="The change may or may not have been made: look, or repeat it with the same Idempotency-Key",
+        error_type="database_unavailable",
+    ),
+    DeadlineExceededError: Problem(
+        status=504,
+        code="deadline-exceeded",
+        title="The time ran out",
+        detail="The work may have begun",
+        error_type="deadline_exceeded",
+    ),
+    RejectedError: Problem(
+        status=503, code="unavailable", title="Unavailable", detail="Try again soon", error_type="rejected"
+    ),
+    ResilienceError: Problem(status=503, code="unavailable", title="Unavailable", error_type="unavailable"),
+}
+"""Every error of the library has its line, or that of the nearest class above it."""
+
+_INTERNAL: Final = Problem(
+    status=500,
+    code="internal",
+    title="Internal Server Error",
+    detail="It was logged with this request's id",
+)
+
+
+def problem_of(error: BaseException) -> Problem:
+    """Find what to tell the caller of an error; all that is not ours is a 500 without its cause."""
+    for kind in type(error).__mro__:
+        if kind in PROBLEMS and isinstance(error, ResilienceError):
+            known = PROBLEMS[kind]
+            return known if error.retry_after is None else _with_retry(known, error.retry_after)
+    return _INTERNAL
+
+
+def _with_retry(problem: Problem, seconds: float) -> Problem:
+    return Problem(
+        status=problem.status,
+        code=problem.code,
+        title=problem.title,
+        detail=problem.detail,
+        error_type=problem.error_type,
+        retry_after=seconds,
+    )
+
+
+def _document(problem: Problem, scope: Scope) -> tuple[str, bytes]:
+    request = request_of(scope)
+    members: dict[str, object] = {
+        "type": "about:blank",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+        "instance": scope["path"],
+        "code": problem.code,
+    }
+    if request is not None:
+        members["request_id"] = request.request_id
+    return "application/problem+json", json.dumps(members).encode()
+
+
+def request_of(scope: Scope) -> RequestContext | None:
+    """Find the request context that the outermost layer put into the scope."""
+    request = scope.get("postfacta.request")
+    return request if isinstance(request, RequestContext) else None
+
+
+async def send_problem(scope: Scope, send: Send, problem: Problem, *, render: Render | None = None) -> None:
+    """Send a whole problem response."""
+    rendered = render(problem, scope) if render is not None else None
+    content_type, body = rendered or _document(problem, scope)
+    headers = [
+        (b"content-type", content_type.encode("latin-1")),
+        (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+    ]
+    if problem.retry_after is not None:
+        headers.append((b"retry-after", str(max(1, math.ceil(problem.retry_after))).encode()))
+    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+
+class problem_response:  # noqa: N801 - it is used as a function whose result is an ASGI application
+    """Answer an error with its problem document, as an ASGI application.
+
+    Args:
+        error: Any exception; those of this library have their own status, all others are a 500.
+        render: Another shape, for APIs that have one.
+    """
+
+    def __init__(self, error: BaseException, *, render: Render | None = None) -> None:
+        self._problem = problem_of(error)
+        self._render = render
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        request = request_of(scope)
+        if request is not None and not request.error_type:
+            request.error_type = self._problem.error_type
+        await send_problem(scope, send, self._problem, render=self._render)
+
+
+async def problem_handler(request: object, error: Exception) -> problem_response:
+    """Answer a library error inside Starlette or FastAPI: `exception_handlers={ResilienceError: problem_handler}`."""
+    return problem_response(error)

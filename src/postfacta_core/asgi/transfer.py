@@ -1,0 +1,97 @@
+"""Refuse requests that are larger than the service takes, by counting what really arrives."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from ..errors import BodyTooLargeError, HeadersTooLargeError
+from ..policy.transfer import TransferLimits
+from ._problem import Render, problem_of, request_of, send_problem
+from ._types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ["TransferMiddleware"]
+
+LimitsOf = Callable[[Scope], TransferLimits]
+
+
+class TransferMiddleware:
+    """Answer 431 to oversized headers and 413 to oversized bodies.
+
+    A body whose `Content-Length` is too large is refused unread. One of unknown length is counted; past the
+    limit the caller gets its 413, and the application sees the client disconnect.
+
+    Args:
+        app: The application to protect.
+        limits: One set of limits, or a function that tells those of a scope. It must be quick.
+        render: Another shape of problem, for APIs that have one.
+    """
+
+    def __init__(
+        self, app: ASGIApp, limits: TransferLimits | LimitsOf | None = None, *, render: Render | None = None
+    ) -> None:
+        self._app = app
+        self._limits = limits or TransferLimits()
+        self._render = render
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limits = self._limits if isinstance(self._limits, TransferLimits) else self._limits(scope)
+        headers = scope["headers"]
+        if not limits.headers_fit(headers):
+            await self._refuse(scope, send, HeadersTooLargeError("transfer"))
+        elif not limits.declared_body_fits(headers):
+            await self._refuse(scope, send, BodyTooLargeError("transfer"))
+        else:
+            await _Counted(self._app, limits, self._render).serve(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, send: Send, error: Exception) -> None:
+        if (request := request_of(scope)) is not None:
+            request.route = "_prerouting"
+        await send_problem(scope, send, problem_of(error), render=self._render)
+
+
+class _Counted:
+    """One exchange whose body is counted as it arrives."""
+
+    __slots__ = ("_app", "_limits", "_received", "_refused", "_render", "_started")
+
+    def __init__(self, app: ASGIApp, limits: TransferLimits, render: Render | None) -> None:
+        self._app = app
+        self._limits = limits
+        self._render = render
+        self._received = 0
+        self._started = False
+        self._refused = False
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def counted_receive() -> Message:
+            if self._refused:
+                return {"type": "http.disconnect"}
+            message = await receive()
+            self._received += len(message.get("body", b""))
+            if self._limits.body_fits(self._received):
+                return message
+            self._refused = True
+            if not self._started:
+                await send_problem(
+                    scope, send, problem_of(BodyTooLargeError("transfer")), render=self._render
+                )
+            return {"type": "http.disconnect"}
+
+        def watched_send(message: Message) -> Awaitable[None]:
+            self._started = True
+            return _nothing() if self._refused else send(message)
+
+        try:
+            await self._app(scope, counted_receive, watched_send)
+        except Exception:
+            # What the application makes of the disconnect is of no use to a caller who has his answer.
+            if not self._refused:
+                raise
+
+
+async def _nothing() -> None:
+    """Send nothing."""
