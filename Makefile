@@ -3,6 +3,9 @@
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PURE := src/postfacta_core/policy/*,src/postfacta_core/telemetry/*
 PYTHON ?= python3
+URL ?= http://127.0.0.1:8080
+USERS ?= 20
+TIME ?= 30s
 
 help:             ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,8 +21,8 @@ fix: .venv/dev    ## Let the tools tidy up
 	ruff check --fix . && ruff format .
 bench: .venv/dev  ## Measure what the hardening adds to a request, by ratio, in one run
 	python -m benchmarks.bench_asgi
-load: .venv/ops   ## Put an open-loop load on a demo instance, and judge it
-	python -m loadtests.smoke
+load: .venv/ops   ## Load a running PostFacta (URL, TOKEN, USERS, TIME), and judge it
+	TOKEN=$(TOKEN) locust -f loadtests/locustfile.py --headless --only-summary --host $(URL) -u $(USERS) -r $(USERS) -t $(TIME)
 chaos: .venv/ops  ## Kill the database under writes, and check that nothing acknowledged is lost
 	python -m chaos.durability
 lock: .venv/dev   ## Compile requirements/*.txt anew, with hashes and without hosts

@@ -52,7 +52,7 @@ class Rule:
         access: What the caller must be allowed.
         route_class: Its limits.
         summary: One line for the OpenAPI document; empty leaves the route out of it (pages).
-        body: The model of the JSON body.
+        body: The model of the JSON body, `body_type` its media type.
         query: The model of the query parameters.
         answers: Status to model, or to None for no body.
         problems: The problem slugs this route adds to those that every route may answer.
@@ -66,6 +66,7 @@ class Rule:
     route_class: RouteClass
     summary: str = ""
     body: type[BaseModel] | None = None
+    body_type: str = "application/json"
     query: type[BaseModel] | None = None
     answers: Mapping[int, type[BaseModel] | None] = field(default_factory=dict[int, type[BaseModel] | None])
     problems: Sequence[str] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import os
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -29,8 +30,8 @@ _BARE = {
     "log_level": "LOG_LEVEL",
     "log_format": "LOG_FORMAT",
 }
-# Names under our prefix that others read: tools of this repository, not the service.
-_NOT_OURS = {"POSTFACTA_SECRETS_DIR", "POSTFACTA_POSTGRES_BIN", "POSTFACTA_DEMO_DIR"}
+# A name under our prefix that is no field: it says where fields may be read from.
+_NOT_OURS = {"POSTFACTA_SECRETS_DIR"}
 
 
 class SettingsError(Exception):
@@ -55,6 +56,10 @@ def _level(value: object) -> object:
     return value.upper() if isinstance(value, str) and value.upper() in known else "INFO"
 
 
+# An empty secret is a forgotten one: it must not open what it should close.
+Secret = Annotated[SecretStr, Field(min_length=1)]
+
+
 class Settings(BaseModel):
     """Everything that can be set. Durations are seconds, sizes bytes.
 
@@ -70,12 +75,12 @@ class Settings(BaseModel):
         "INFO", description="Any case; unknown is INFO."
     )
     log_format: str = Field("text", description="`JSON` for one object a line; anything else is text.")
-    host: str = Field("127.0.0.1", description="Address to listen on.")
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    database_dsn: SecretStr = Field(
+    database_dsn: Secret = Field(
         SecretStr("postgresql://127.0.0.1:5432/postfacta"), description="PostgreSQL."
     )
-    database_owner_dsn: SecretStr | None = Field(None, description="For `migrate`; default: `database_dsn`.")
+    database_owner_dsn: Secret | None = Field(None, description="For `migrate`; default: `database_dsn`.")
     pool_max_size: int = Field(10, ge=2, le=500, description="Connections a process opens at most.")
     pool_acquire_timeout: float = Field(1.0, gt=0, le=60, description="Longest wait for a connection.")
     statement_timeout: float = Field(5.0, gt=0, le=300, description="Longest run of one statement.")
@@ -86,10 +91,10 @@ class Settings(BaseModel):
         (), description="Origins, comma separated, that browsers may call from."
     )
     cors_credentials: bool = Field(default=False, description="Whether those origins may send cookies.")
-    metrics_token: SecretStr | None = Field(
-        None, description="Bearer token for `/metrics`; open without one."
-    )
-    traffic_key: SecretStr | None = Field(None, description="Lets `X-Traffic-Class` be believed.")
+    metrics_token: Secret | None = Field(None, description="Bearer token for `/metrics`; open without one.")
+    traffic_key: Secret | None = Field(None, description="Lets `X-Traffic-Class` be believed.")
+    demo_dir: Path = Field(Path(".postfacta"), description="Where `postfacta demo` keeps its database.")
+    postgres_bin: Path | None = Field(None, description="Folder of `initdb` and `postgres` for the demo.")
     max_header_bytes: int = Field(
         32_768, ge=1024, le=1_048_576, description="Longest request header section."
     )
@@ -99,24 +104,23 @@ class Settings(BaseModel):
         """Whether this is a developer's machine."""
         return self.environment == "local"
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it listens to this machine alone."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
     @model_validator(mode="after")
     def _combinations(self) -> Self:
         if "*" in self.cors_origins and self.cors_credentials:
-            msg = (
-                "cors_origins: `*` cannot go with cors_credentials=true: browsers refuse it; list the origins"
-            )
+            msg = "POSTFACTA_CORS_ORIGINS: `*` cannot go with POSTFACTA_CORS_CREDENTIALS: list the origins"
             raise ValueError(msg)
-        if self.auth_mode is AuthMode.NONE and not (self.is_local and _is_loopback(self.host)):
-            msg = "auth_mode: `none` needs ENVIRONMENT=local and a loopback host; use `local` and `admin create`"
+        if self.auth_mode is AuthMode.NONE and not (self.is_local and self.is_loopback):
+            msg = "POSTFACTA_AUTH_MODE: `none` needs ENVIRONMENT=local and a loopback POSTFACTA_HOST; else use `local`"
             raise ValueError(msg)
         return self
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def variable(field: str) -> str:
@@ -124,12 +128,13 @@ def variable(field: str) -> str:
     return _BARE.get(field, _PREFIX + field.upper())
 
 
-def load_settings(environ: Mapping[str, str], **overrides: object) -> Settings:
-    """Read the settings; `overrides` (from the command line) win.
+def load_settings(environ: Mapping[str, str] | None = None, **overrides: object) -> Settings:
+    """Read the settings, by default from the process's environment; `overrides` (from the command line) win.
 
     Raises:
         SettingsError: If a value is invalid, a name under `POSTFACTA_` is unknown, or a file cannot be read.
     """
+    environ = os.environ if environ is None else environ
     _refuse_unknown(environ)
     values: dict[str, object] = {}
     for field in Settings.model_fields:
@@ -149,9 +154,12 @@ def _look_up(field: str, environ: Mapping[str, str]) -> str | None:
         return environ[name]
     if f"{name}_FILE" in environ:
         return _read(Path(environ[f"{name}_FILE"]), f"{name}_FILE")
-    folder = environ.get("POSTFACTA_SECRETS_DIR")
-    if folder and (file := Path(folder) / name.lower()).is_file():
-        return _read(file, "POSTFACTA_SECRETS_DIR")
+    if "POSTFACTA_SECRETS_DIR" in environ:
+        folder = Path(environ["POSTFACTA_SECRETS_DIR"])
+        if not folder.is_dir():
+            raise SettingsError(f"POSTFACTA_SECRETS_DIR: {folder} is not a folder")
+        if (file := folder / name.lower()).is_file():
+            return _read(file, "POSTFACTA_SECRETS_DIR")
     return None
 
 

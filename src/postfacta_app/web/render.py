@@ -43,7 +43,7 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._environment.globals.update(version=version, here="", principal=None)
+        self._always = {"version": version, "here": ""}
         self._environment.filters.update(
             words=lambda value: str(value).replace("_", " ").capitalize(),
             iso=datetime.isoformat,
@@ -62,5 +62,7 @@ class Pages:
         headers: Mapping[str, str] | None = None,
     ) -> HTMLResponse:
         """Render one page. It is never stored by caches: it belongs to whoever asked."""
-        text = self._environment.get_template(template).render(context, principal=principal)
+        text = self._environment.get_template(template).render(
+            {**self._always, "principal": principal, **context}
+        )
         return HTMLResponse(text, status, {"cache-control": "no-store", **(headers or {})})

@@ -1,0 +1,1 @@
+"""What the hardening costs a request, measured by ratio in one run."""

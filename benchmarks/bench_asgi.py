@@ -1,0 +1,138 @@
+"""Measure the CPU that each layer, and all of `harden`, add to a request over bare Starlette.
+
+Every variant handles the same in-process request. Rounds are interleaved, so that a slow moment of the machine hits
+all variants alike; what is printed are medians, and ratios to the bare application of the same run.
+
+    python -m benchmarks.bench_asgi [--rounds 15] [--requests 3000] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import logging
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from benchmarks.variants import variants
+from postfacta_core.asgi._types import ASGIApp, Message
+
+__all__ = ["main"]
+
+BODY = b'{"name":"bench"}'
+
+
+async def _hello(request: Request) -> JSONResponse:
+    return JSONResponse({"id": request.path_params["id"], "name": "bench", "ok": True})
+
+
+def _scope() -> dict[str, object]:
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "path": "/items/17",
+        "raw_path": b"/items/17",
+        "query_string": b"",
+        "root_path": "",
+        "headers": [
+            (b"host", b"127.0.0.1:8080"),
+            (b"user-agent", b"bench/1"),
+            (b"accept", b"application/json"),
+            (b"accept-encoding", b"gzip, deflate"),
+            (b"connection", b"keep-alive"),
+            (b"x-request-id", b"bench-0123456789"),
+            (b"cache-control", b"no-cache"),
+            (b"accept-language", b"en"),
+        ],
+        "client": ("127.0.0.1", 50000),
+        "server": ("127.0.0.1", 8080),
+        "state": {},
+    }
+
+
+async def _receive() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def _send(message: Message) -> None:
+    if message["type"] == "http.response.start" and message["status"] != 200:
+        raise AssertionError(message)
+
+
+async def _round(app: ASGIApp, requests: int) -> float:
+    """CPU seconds a request, in this process alone."""
+    gc.collect()
+    gc.disable()
+    started = time.process_time()
+    for _ in range(requests):
+        await app(_scope(), _receive, _send)
+    spent = time.process_time() - started
+    gc.enable()
+    return spent / requests
+
+
+async def _garbage(app: ASGIApp, requests: int) -> float:
+    """Objects a request that only the cyclic collector can free."""
+    await _round(app, 100)
+    gc.collect()
+    gc.disable()
+    for _ in range(requests):
+        await app(_scope(), _receive, _send)
+    found = gc.collect()
+    gc.enable()
+    return found / requests
+
+
+async def _measure(rounds: int, requests: int) -> dict[str, dict[str, float]]:
+    bare = Starlette(routes=[Route("/items/{id}", _hello)])
+    apps: Mapping[str, ASGIApp] = {"bare": bare, **variants(bare)}
+    times: dict[str, list[float]] = {name: [] for name in apps}
+    for app in apps.values():
+        await _round(app, 300)
+    for _ in range(rounds):
+        for name, app in apps.items():
+            times[name].append(await _round(app, requests))
+    base = statistics.median(times["bare"])
+    return {
+        name: {
+            "us": statistics.median(spent) * 1e6,
+            "added_us": (statistics.median(spent) - base) * 1e6,
+            "ratio": statistics.median(spent) / base,
+            "cyclic_objects": await _garbage(apps[name], 500),
+        }
+        for name, spent in times.items()
+    }
+
+
+def main() -> None:
+    """Measure, print a table, and write the figures to a file if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--requests", type=int, default=3000)
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    options = parser.parse_args()
+    # The access line is formatted and goes nowhere: what a log collector costs is not ours.
+    logging.basicConfig(level=logging.INFO, handlers=[logging.NullHandler()])
+    figures = asyncio.run(_measure(options.rounds, options.requests))
+    print(f"{'variant':<34}{'us/request':>11}{'added us':>10}{'ratio':>8}{'cyclic objects':>16}")  # noqa: T201 - its job
+    for name, figure in figures.items():
+        row = f"{figure['us']:>11.1f}{figure['added_us']:>10.1f}{figure['ratio']:>8.2f}{figure['cyclic_objects']:>16.2f}"
+        print(f"{name:<34}{row}")  # noqa: T201 - its job
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

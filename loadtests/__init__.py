@@ -1,0 +1,1 @@
+"""Load on a running service, known by its address alone."""

@@ -1,0 +1,217 @@
+"""Put the service together: the only place where its parts meet."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount
+from starlette.staticfiles import StaticFiles
+from structlog.contextvars import clear_contextvars
+
+from postfacta_core.aio.database import Database, PoolOptions
+from postfacta_core.aio.health import HealthRegistry
+from postfacta_core.asgi._types import Scope
+from postfacta_core.asgi.stack import Hardened, Policy, Telemetry, harden
+from postfacta_core.context import current_request
+from postfacta_core.policy.transfer import TransferLimits
+
+from .db import Transactions
+from .errors import AppError, NotFoundError
+from .identity.guard import Guard
+from .identity.http import IdentityHttp
+from .identity.local import LocalAccounts
+from .identity.pages import SignInPages
+from .identity.postgres import PostgresIdentity
+from .incidents.http import IncidentHttp
+from .incidents.pages import IncidentPages
+from .incidents.postgres import PostgresIncidents
+from .incidents.v0 import V0Http, V0Store
+from .incidents.v0_postgres import PostgresV0
+from .migrations import HEAD, current_revision
+from .openapi import openapi_document
+from .principal import Principal
+from .problems import Fault, Problems
+from .reliability.about import About, load_codebase
+from .routes import RouteClass, Rule, build_routes
+from .settings import Settings
+from .table import Handlers, rules
+from .web.render import STATIC, Pages
+
+__all__ = ["create_app", "route_rules"]
+
+_CSP = "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'"
+_HEADERS = (
+    ("content-security-policy", _CSP),
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "same-origin"),
+    ("cross-origin-opener-policy", "same-origin"),
+)
+# One year: browsers then ask for this host by TLS alone. Never on a developer's machine, where there is none.
+_STRICT_TRANSPORT = ("strict-transport-security", "max-age=31536000")
+
+
+class SchemaOutdatedError(Exception):
+    """The database is not at the revision that this program needs."""
+
+
+def create_app(settings: Settings, *, v0_store: V0Store | None = None) -> Hardened:
+    """Make the service; nothing is opened before its lifespan starts.
+
+    Args:
+        settings: All there is to set.
+        v0_store: Where v0 keeps its incidents; by default the database.
+    """
+    codebase = load_codebase()
+    telemetry = Telemetry(version=settings.app_version or codebase.version)
+    database = Database(
+        settings.database_dsn.get_secret_value(),
+        options=PoolOptions(
+            max_size=settings.pool_max_size,
+            acquire_timeout=settings.pool_acquire_timeout,
+            statement_timeout=settings.statement_timeout,
+        ),
+        observer=telemetry.observer,
+    )
+    pages = Pages(version=settings.app_version or codebase.version)
+    problems = Problems(
+        version="" if settings.is_local else settings.app_version, html=lambda *it: _page(pages, *it)
+    )
+    guard = Guard(PostgresIdentity(database), settings)
+    table = route_rules(settings, database, guard, pages=pages, v0_store=v0_store)
+    static = Mount("/static", StaticFiles(directory=STATIC))
+    routes: list[BaseRoute] = [*build_routes(table, guard.authenticate), static]
+    app = Starlette(routes=routes, middleware=_cors(settings), exception_handlers=problems.handlers)
+    app.router.redirect_slashes = False
+    return harden(
+        app,
+        service="postfacta",
+        policy=_policy(settings, table),
+        telemetry=telemetry,
+        health=_health(settings, database, telemetry),
+        resources=[database],
+        render=problems.core,
+        resetters=[clear_contextvars],
+    )
+
+
+def route_rules(
+    settings: Settings, database: Database, guard: Guard, *, pages: Pages, v0_store: V0Store | None = None
+) -> list[Rule]:
+    """Fill the route table with handlers."""
+    transactions = Transactions(database)
+    identity = PostgresIdentity(database)
+    accounts = LocalAccounts(identity, transactions)
+    http = IdentityHttp(settings, identity, transactions, accounts=accounts, forget=guard.forget)
+    store = PostgresIncidents(database)
+    codebase = load_codebase()
+
+    async def openapi(request: Request, principal: Principal) -> Response:
+        return JSONResponse(document)
+
+    async def problem_page(request: Request, principal: Principal) -> Response:
+        return _explain(pages, request.path_params["slug"], principal)
+
+    table = rules(
+        Handlers(
+            about=About(codebase, environment=settings.environment),
+            v0=V0Http(v0_store or PostgresV0(database, transactions)),
+            incidents=IncidentHttp(transactions, store),
+            identity=http,
+            incident_pages=IncidentPages(store, pages),
+            sign_in=SignInPages(accounts, http, pages, is_local=settings.is_local),
+            openapi=openapi,
+            problem_page=problem_page,
+        )
+    )
+    document = openapi_document(table, version=codebase.version)
+    return table
+
+
+def _policy(settings: Settings, table: list[Rule]) -> Policy:
+    special = {
+        (rule.method, rule.path): TransferLimits(
+            max_header_bytes=settings.max_header_bytes, max_body_bytes=rule.route_class.body_bytes
+        )
+        for rule in table
+        if rule.route_class in {RouteClass.AUTH, RouteClass.INGEST}
+    }
+    reads = TransferLimits(max_header_bytes=settings.max_header_bytes, max_body_bytes=0)
+    writes = TransferLimits(
+        max_header_bytes=settings.max_header_bytes, max_body_bytes=RouteClass.WRITE.body_bytes
+    )
+
+    def limits(scope: Scope) -> TransferLimits:
+        if scope["method"] in {"GET", "HEAD", "OPTIONS"}:
+            return reads
+        return special.get((scope["method"], scope["path"]), writes)
+
+    token, key = settings.metrics_token, settings.traffic_key
+    return Policy(
+        limits=limits,
+        response_headers=_HEADERS if settings.is_local else (*_HEADERS, _STRICT_TRANSPORT),
+        metrics_token=token.get_secret_value() if token else "",
+        traffic_key=key.get_secret_value() if key else "",
+        quiet=("/healthz",),
+    )
+
+
+def _health(settings: Settings, database: Database, telemetry: Telemetry) -> HealthRegistry:
+    health = HealthRegistry(observer=telemetry.observer)
+    critical = settings.ready_requires_db
+    health.add("database", database.ping, critical=critical)
+
+    async def schema() -> None:
+        revision = await current_revision(lambda sql: database.fetchval(sql, operation="revision"))
+        if revision is None or revision < HEAD:
+            raise SchemaOutdatedError(revision)
+
+    health.add("schema", schema, critical=critical, interval=15.0, timeout=2.0)
+
+    async def durability() -> bool:
+        return not await database.durability_problems()
+
+    health.add("durability", durability, critical=critical, interval=60.0, timeout=2.0)
+    return health
+
+
+def _cors(settings: Settings) -> list[Middleware]:
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_credentials=settings.cors_credentials,
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "If-Match", "If-None-Match", "Idempotency-Key"],
+            expose_headers=[
+                "ETag",
+                "Link",
+                "Location",
+                "Retry-After",
+                "X-Request-ID",
+                "Idempotency-Replayed",
+            ],
+        )
+    ]
+
+
+def _page(pages: Pages, fault: Fault, scope: Scope) -> Response:
+    if fault.status == 401:  # noqa: PLR2004 - a browser is led to where it can sign in
+        return RedirectResponse(f"/signin?next={scope['path']}", 303)
+    request = current_request()
+    context = {
+        "title": fault.title,
+        "detail": fault.detail,
+        "request_id": request.request_id if request else "",
+    }
+    return pages.page("problem.html", context, status=fault.status)
+
+
+def _explain(pages: Pages, slug: str, principal: Principal) -> Response:
+    kinds = {cls.slug: cls for cls in AppError.__subclasses__()}
+    if slug not in kinds:
+        raise NotFoundError(f"There is no problem called '{slug}'")
+    context = {"title": kinds[slug].title, "detail": kinds[slug].__doc__ or "", "request_id": ""}
+    return pages.page("problem.html", context, principal=principal)

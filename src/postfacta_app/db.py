@@ -1,0 +1,224 @@
+"""One write, one transaction: stamps, audit rows, idempotency keys, and who may see an incident.
+
+A second request with the same Idempotency-Key waits at the unique index of the first one's row. If the first
+commits, its stored answer is given again, byte for byte; if it rolls back, or its process dies, the second
+becomes the first. Nothing says "running" that a crash could leave behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from uuid import UUID
+
+import asyncpg
+from starlette.requests import Request
+from starlette.responses import Response
+
+from postfacta_core.aio.database import Connection, Database
+from postfacta_core.context import current_request
+from postfacta_core.errors import DatabaseUnavailableError
+
+from .errors import IdempotencyInProgressError, IdempotencyMismatchError
+from .principal import Principal
+
+__all__ = ["VISIBLE", "Answer", "Transactions", "Unit", "database_time", "prune_keys", "sees"]
+
+Address = IPv4Address | IPv6Address
+
+# In words: internal ones are for everybody, private ones for admins and members. Machines are neither.
+VISIBLE = "(i.visibility = 'internal' or $1::boolean or coalesce($2::uuid = any (i.members), false))"
+"""Whether the asker may see the incident `i`. A query that holds it takes `*sees(principal)` as its first two."""
+
+_STAMP = """
+update incidents set timeline_at = greatest(clock_timestamp(), timeline_at + interval '1 microsecond')
+ where id = $1 returning timeline_at"""
+_AUDIT = """
+insert into audit_log (actor, action, object, incident_id, detail, request_id, client)
+values ($1, $2, $3, $4, $5::text::jsonb, $6, $7)"""
+_CLAIM = """
+insert into idempotency_keys (principal, key, request_sha256) values ($1, $2, $3)
+on conflict (principal, key) do nothing returning true"""
+_STORED = """
+select request_sha256, status, headers::text, body from idempotency_keys where principal = $1 and key = $2"""
+_STORE = """
+update idempotency_keys set status = $3, headers = $4::text::jsonb, body = $5 where principal = $1 and key = $2"""
+_PRUNE = """
+delete from idempotency_keys where (principal, key) in (
+  select principal, key from idempotency_keys where created_at < now() - interval '24 hours'
+   order by created_at limit $1 for update skip locked)"""
+
+_TRIES = 3  # A victim of a deadlock wins the next round; one that loses three times meets real contention.
+
+
+def sees(principal: Principal) -> tuple[bool, UUID | None]:
+    """Give the two arguments that `VISIBLE` needs for this asker."""
+    return principal.is_admin, principal.user_id
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer that can be stored and given again."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    body: bytes = b""
+
+    def response(self) -> Response:
+        """Make the HTTP response."""
+        return Response(self.body, self.status, dict(self.headers))
+
+
+class Unit:
+    """The work of one request, inside one transaction.
+
+    Attributes:
+        principal: Whoever asks; facts are signed with its `actor`.
+    """
+
+    def __init__(self, connection: Connection, principal: Principal, client: Address | None) -> None:
+        self._connection = connection
+        self._client = client
+        self.principal = principal
+        self.fetch = connection.fetch
+        self.fetchrow = connection.fetchrow
+        self.execute = connection.execute
+
+    async def stamp(self, incident_id: UUID) -> datetime:
+        """Take the next instant of an incident's timeline; its row stays locked until the end.
+
+        Instants of one incident grow strictly, also when the database's clock steps back.
+        """
+        row = await self.fetchrow(_STAMP, incident_id, operation="stamp")
+        if row is None:
+            raise LookupError(incident_id)
+        at: datetime = row["timeline_at"]
+        return at
+
+    async def audit(
+        self,
+        action: str,
+        obj: str,
+        *,
+        incident_id: UUID | None = None,
+        detail: Mapping[str, object] | None = None,
+    ) -> None:
+        """Write down who did what to which object, such as `incident.create` to `INC-12`."""
+        context = current_request()
+        request_id = context.request_id if context else None
+        text = None if detail is None else json.dumps(detail, default=str)
+        args = (self.principal.actor, action, obj, incident_id, text, request_id, self._client)
+        await self.execute(_AUDIT, *args, operation="audit")
+
+
+Work = Callable[[Unit], Awaitable[Answer]]
+
+
+class Transactions:
+    """Runs the writes of requests."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def write(
+        self, request: Request, principal: Principal, work: Work, *, key: str | None = None
+    ) -> Response:
+        """Do the work in one transaction; answer only after it is committed.
+
+        Args:
+            request: Its method, path and body are the fingerprint of an idempotent request.
+            principal: Whoever asks, and is allowed to.
+            work: May run again from the start, after a deadlock: it must change nothing but the database.
+            key: The Idempotency-Key, if one was sent.
+
+        Raises:
+            IdempotencyMismatchError: If the key was used for another request.
+            IdempotencyInProgressError: If the first request with the key takes longer than the lock time-out.
+            DatabaseUnavailableError: If others hold the rows it needs for too long.
+        """
+        once = None if key is None else _Once(principal.actor, key, await _fingerprint(request))
+        for _ in range(_TRIES):
+            try:
+                async with self._database.transaction() as connection:
+                    unit = Unit(connection, principal, _client(request))
+                    answer = await (work(unit) if once is None else once.run(unit, work))
+            except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
+                continue
+            except asyncpg.LockNotAvailableError as error:
+                raise DatabaseUnavailableError(self._database.name, 1.0) from error
+            return answer.response()
+        raise DatabaseUnavailableError(self._database.name, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Once:
+    """A request that must have one effect, however often it is sent."""
+
+    actor: str
+    key: str
+    fingerprint: bytes
+
+    async def run(self, unit: Unit, work: Work) -> Answer:
+        if not await self._claim(unit):
+            return await self._replay(unit)
+        answer = await work(unit)
+        stored = (answer.status, json.dumps(dict(answer.headers)), answer.body)
+        await unit.execute(_STORE, self.actor, self.key, *stored, operation="idempotency_store")
+        return answer
+
+    async def _claim(self, unit: Unit) -> bool:
+        args = (self.actor, self.key, self.fingerprint)
+        try:
+            return await unit.fetchrow(_CLAIM, *args, operation="idempotency_claim") is not None
+        except asyncpg.LockNotAvailableError as error:
+            raise _in_progress() from error
+
+    async def _replay(self, unit: Unit) -> Answer:
+        row = await unit.fetchrow(_STORED, self.actor, self.key, operation="idempotency_replay")
+        if row is None:  # Pruned since: a day has passed between two statements.
+            raise _in_progress()
+        if row["request_sha256"] != self.fingerprint:
+            raise IdempotencyMismatchError(
+                "Use a new Idempotency-Key: this one was sent with another request"
+            )
+        headers = json.loads(row["headers"]) | {"Idempotency-Replayed": "true"}
+        return Answer(row["status"], headers, row["body"])
+
+
+def _in_progress() -> IdempotencyInProgressError:
+    detail = "A request with this Idempotency-Key is at work: send it again to get its answer"
+    return IdempotencyInProgressError(detail, headers={"Retry-After": "1"})
+
+
+async def _fingerprint(request: Request) -> bytes:
+    # The path as Python writes it: a decoded line break must not pass for the one that ends it.
+    head = f"{request.method} {request.scope['path']!r}\n".encode()
+    return hashlib.sha256(head + await request.body()).digest()
+
+
+def _client(request: Request) -> Address | None:
+    try:  # A server on a socket file knows no address, and PostgreSQL no zone of one.
+        return ip_address(request.client.host.partition("%")[0]) if request.client else None
+    except ValueError:
+        return None
+
+
+async def prune_keys(database: Database, *, batch: int = 1000) -> int:
+    """Delete the idempotency keys older than 24 hours, a batch a transaction; return how many."""
+    total = 0
+    while True:
+        status = await database.execute(_PRUNE, batch, operation="idempotency_prune")
+        deleted = int(status.rpartition(" ")[2])
+        total += deleted
+        if deleted < batch:
+            return total
+
+
+async def database_time(database: Database) -> datetime:
+    """Read the database's clock, to compare it with ours."""
+    now: datetime = await database.fetchval("select clock_timestamp()", operation="clock")
+    return now

@@ -1,0 +1,124 @@
+"""Run everything on this machine: an embedded PostgreSQL, the schema, sample incidents, and the server."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import anyio
+from pydantic import SecretStr
+
+from postfacta_core.aio.database import Database
+from postfacta_core.clock import WALL
+from postfacta_embedded import EmbeddedPostgres
+
+from . import migrations
+from .db import Unit
+from .identity.local import Passwords, add_user
+from .identity.model import NewUser
+from .identity.postgres import PostgresIdentity
+from .incidents import service
+from .incidents.model import Kind, Move, NewIncident
+from .incidents.postgres import PostgresIncidents
+from .principal import Principal, Role
+from .server import check_port, serve
+from .settings import AuthMode, Settings
+
+__all__ = ["EMAIL", "run"]
+
+EMAIL = "admin@demo.example"
+_SAMPLES = Path(__file__).with_name("samples.json")
+_SEEDER = Principal(actor="demo", name="demo", role=Role.ADMIN)
+_CREATE = "create database postfacta"
+# The service does not own its tables: not even a mistake in its SQL could change what was recorded.
+_ROLE = """
+do $$ begin if not exists (select from pg_roles where rolname = 'postfacta_demo') then
+  create role postfacta_demo login in role postfacta_app; end if; end $$"""
+
+Say = Callable[[str], None]
+
+
+def run(settings: Settings, *, say: Say) -> int:
+    """Serve until Ctrl-C or SIGTERM; return the exit code. What is recorded is there again next time.
+
+    Raises:
+        EmbeddedPostgresError: If PostgreSQL cannot be started.
+        PortInUseError: If the port is taken.
+    """
+    check_port(settings.host, settings.port)
+    folder = settings.demo_dir.absolute()
+    say("starting PostgreSQL")
+    with EmbeddedPostgres(folder / "postgres", binaries=settings.postgres_bin, log=say) as server:
+        password, dsn = anyio.run(_prepare, server, folder, say)
+        say("")
+        say(f"  PostFacta     http://{settings.host}:{settings.port}/incidents")
+        if settings.auth_mode is AuthMode.LOCAL:
+            say(f"  sign in as    {EMAIL}")
+            say(f"  password      {password}")
+        say(f"  metrics       http://{settings.host}:{settings.port}/metrics")
+        say(f"  data and log  {folder}")
+        say("")
+        return serve(settings.model_copy(update={"database_dsn": SecretStr(dsn)}), say=say)
+
+
+async def _prepare(server: EmbeddedPostgres, folder: Path, say: Say) -> tuple[str, str]:
+    """Make what is missing; return the password of the demo's administrator and the service's own address."""
+    async with Database(server.dsn(), name="setup") as database:
+        await database.wait_connected()
+        if not await database.fetchval("select exists (select from pg_database where datname = 'postfacta')"):
+            await database.execute(_CREATE)
+    owner = server.dsn("postfacta")
+    await migrations.migrate(owner, progress=say)
+    password = _secret(folder / "admin-password")
+    role_password = _secret(folder / "service-password")
+    async with Database(owner, name="setup") as database:
+        await database.wait_connected()
+        await database.execute(_ROLE)
+        await database.execute(f"alter role postfacta_demo password '{role_password}'")
+        if not await database.fetchval("select exists (select from users)"):
+            say("recording the sample incidents")
+            await _seed(database, password)
+    parts = urlsplit(owner)
+    return password, f"postgresql://postfacta_demo:{role_password}@{parts.hostname}:{parts.port}/postfacta"
+
+
+def _secret(file: Path) -> str:
+    """Read a secret that an earlier run made, or make it, for its owner's eyes only."""
+    if not file.exists():
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as made:
+            made.write(secrets.token_urlsafe(12))
+    return file.read_text()
+
+
+async def _seed(database: Database, password: str) -> None:
+    """Record an administrator and the samples, all or nothing."""
+    now = datetime.fromtimestamp(WALL(), UTC)
+    person = NewUser(email=EMAIL, password=password, display_name="Demo admin", role=Role.ADMIN)
+    password_hash = await Passwords().hash(password)
+    store = PostgresIncidents(database)
+    async with database.transaction() as connection:
+        unit = Unit(connection, _SEEDER, None)
+        await add_user(unit, PostgresIdentity(database), person, password_hash=password_hash)
+        for sample in json.loads(_SAMPLES.read_text()):
+            began = now - timedelta(hours=sample["hours_ago"])
+            new = NewIncident(
+                title=sample["title"],
+                description=sample["description"],
+                severity=sample["severity"],
+                kind=sample.get("kind", Kind.INCIDENT),
+                reporter=sample["reporter"],
+                owner=sample.get("owner"),
+                services=sample["services"],
+                teams=sample["teams"],
+                declared_at=began,
+            )
+            incident = await service.create(unit, store, new, now=now)
+            for step in sample["moves"]:
+                at = min(now, began + timedelta(minutes=step["minutes"]))
+                wish = Move(to=step["to"], outcome=step.get("outcome"), occurred_at=at)
+                await service.transition(unit, store, incident.id, wish=wish, now=now)

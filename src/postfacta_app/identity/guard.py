@@ -1,0 +1,160 @@
+"""Find out who sends a request, before any route sees it."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+
+from postfacta_core.clock import MONOTONIC, WALL, Clock
+from postfacta_core.context import current_request
+from postfacta_core.errors import RejectedError
+
+from ..errors import ForbiddenError, UnauthenticatedError
+from ..principal import ANONYMOUS, NOBODY, Principal
+from ..settings import AuthMode, Settings
+from .local import SECRET, cookie_name, csrf_token, digest, is_same_origin, presented
+from .model import Credential, Kind, Store
+
+__all__ = ["Guard"]
+
+_SAFE: Final = {"GET", "HEAD", "OPTIONS"}
+# Probes and scrapers bring credentials of their own; whoever signs in may still hold an old token.
+_UNASKED: Final = {
+    "/", "/home", "/healthz", "/healthz/live", "/healthz/ready", "/healthz/startup", "/metrics", "/service-info",
+    "/login", "/register",
+}  # fmt: skip
+_TRUSTED_FOR = 10.0  # Seconds until another process's revocation is noticed here.
+_MOST_TRUSTED = 1024
+_TOUCH_AFTER = 60.0
+
+
+class Guard:
+    """Tells who asks, from a bearer token, an API token or a session cookie.
+
+    Args:
+        store: Where tokens are.
+        settings: The auth mode, and whose pages may send cookies.
+        clock: Seconds since the epoch, for expiry.
+        monotonic: For how long a token is trusted without a look into the database.
+    """
+
+    def __init__(
+        self, store: Store, settings: Settings, *, clock: Clock = WALL, monotonic: Clock = MONOTONIC
+    ) -> None:
+        self._store = store
+        self._is_open = settings.auth_mode is AuthMode.NONE
+        self._cookie = cookie_name(is_local=settings.is_local)
+        self._origins = settings.cors_origins if settings.cors_credentials or self._is_open else ()
+        self._clock = clock
+        self._monotonic = monotonic
+        self._trusted: dict[bytes, tuple[Credential, float]] = {}
+        self._era = 0
+
+    def forget(self) -> None:
+        """Trust nothing that was seen before: call it after a revocation, so that it works here at once."""
+        self._trusted.clear()
+        self._era += 1
+
+    async def authenticate(self, request: Request) -> Principal:
+        """Tell who sends this.
+
+        Raises:
+            UnauthenticatedError: If `Authorization` proves nothing. A stale cookie is nobody.
+            ForbiddenError: If a page of another site makes a browser send it.
+        """
+        principal = self._anyone(request) if self._is_open else await self._someone(request)
+        if (context := current_request()) is not None:
+            context.principal = principal.actor
+        return principal
+
+    def _anyone(self, request: Request) -> Principal:
+        hosts = request.headers.getlist("host")
+        if len(hosts) != 1 or not _is_loopback(hosts[0]):
+            raise ForbiddenError("Without sign-in this answers to localhost only: check the address")
+        names_page = "origin" in request.headers or "sec-fetch-site" in request.headers
+        if names_page and request.method not in _SAFE:
+            self._refuse_foreign(request)
+        return ANONYMOUS
+
+    async def _someone(self, request: Request) -> Principal:
+        if request.url.path in _UNASKED:
+            return NOBODY
+        header = request.headers.getlist("authorization")
+        try:
+            secret = presented(header, request.cookies.get(self._cookie))
+        except ValueError as error:
+            raise _invalid(str(error)) from None
+        token = (
+            None
+            if secret is None
+            else await self._look_up(secret, {Kind.BEARER, Kind.API} if header else {Kind.SESSION})
+        )
+        if header:
+            if token is None:
+                raise _invalid("This token is unknown, expired or revoked")
+            return token.principal
+        if token is None or secret is None:
+            return NOBODY
+        if request.method not in _SAFE:
+            self._refuse_foreign(request)
+        return replace(token.principal, session_csrf=csrf_token(secret))
+
+    def _refuse_foreign(self, request: Request) -> None:
+        if not is_same_origin(request.headers, self._origins):
+            raise ForbiddenError("A page of another site sent this: open the page here and repeat it")
+
+    async def _look_up(self, secret: str, kinds: set[Kind]) -> Credential | None:
+        found = SECRET.fullmatch(secret)
+        if found is None:
+            return None
+        sha256 = digest(secret)
+        token = self._recall(sha256) or await self._fetch(sha256, found["prefix"])
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        if token is None or token.kind not in kinds or not token.is_good(sha256, now):
+            return None
+        return token
+
+    def _recall(self, sha256: bytes) -> Credential | None:
+        token, until = self._trusted.get(sha256, (None, 0.0))
+        return token if self._monotonic() < until else None
+
+    async def _fetch(self, sha256: bytes, prefix: str | None) -> Credential | None:
+        era, began = self._era, self._monotonic()
+        token = await self._store.credential(sha256, prefix)
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        if token is None or not token.is_good(sha256, now):
+            return None
+        await self._touch(token, now)
+        # What was revoked here while the database answered must not be trusted after all.
+        if era == self._era:
+            self._trusted.pop(sha256, None)
+            if len(self._trusted) >= _MOST_TRUSTED:
+                del self._trusted[next(iter(self._trusted))]
+            self._trusted[sha256] = (token, began + _TRUSTED_FOR)
+        return token
+
+    async def _touch(self, token: Credential, now: datetime) -> None:
+        used = token.last_used_at
+        if used is not None and (now - used).total_seconds() < _TOUCH_AFTER:
+            return
+        try:
+            await self._store.touch(token.id, now)
+        except RejectedError:
+            return  # Reads go on while the database takes no writes.
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _invalid(detail: str) -> UnauthenticatedError:
+    return UnauthenticatedError(detail, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})

@@ -1,0 +1,280 @@
+"""The API of accounts: sign in and out, people, tokens, and the audit log."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TypeVar
+from urllib.parse import urlencode
+from uuid import UUID
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..db import Answer, Transactions, Unit, Work
+from ..errors import (
+    FieldError,
+    ForbiddenError,
+    InvalidCursorError,
+    InvalidFieldsError,
+    NotFoundError,
+    RegistrationClosedError,
+)
+from ..principal import NOBODY, Principal
+from ..settings import Settings
+from ..web.body import decode_cursor, encode_cursor, if_match, read_body, read_query
+from .local import (
+    LocalAccounts,
+    add_token,
+    add_user,
+    address,
+    clear_cookie,
+    cookie_name,
+    digest,
+    mint,
+    presented,
+)
+from .model import (
+    AuditPage,
+    AuditQuery,
+    Credentials,
+    IssuedToken,
+    Key,
+    Kind,
+    Me,
+    Minted,
+    NewToken,
+    NewUser,
+    Paging,
+    Registered,
+    Registration,
+    SignedIn,
+    Store,
+    Token,
+    TokenPage,
+    User,
+    UserChange,
+    UserPage,
+    keep_an_admin,
+)
+
+__all__ = ["IdentityHttp"]
+
+Row = TypeVar("Row", User, Token)
+
+_LONGEST_LIFE = timedelta(days=3650)
+
+
+class IdentityHttp:
+    """The handlers of `/login`, `/register`, `/logout`, and of people, tokens and audit under `/api/v1`.
+
+    Args:
+        settings: Whether anybody may register, and how the cookie is called.
+        store: Where accounts, tokens and audit are.
+        transactions: Runs the writes.
+        accounts: Checks passwords.
+        forget: Told when somebody lost rights; the guard's.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        transactions: Transactions,
+        *,
+        accounts: LocalAccounts,
+        forget: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._transactions = transactions
+        self._accounts = accounts
+        self._forget = forget
+
+    async def login(self, request: Request, principal: Principal) -> Response:
+        """POST /login."""
+        credentials = await read_body(request, Credentials)
+
+        def answer(minted: Minted) -> Answer:
+            body = SignedIn(token=minted.secret, expires_at=minted.token.expires_at)
+            return _answer(200, body, {"Cache-Control": "no-store"})
+
+        return await self._accounts.sign_in(request, credentials, Kind.BEARER, answer=answer)
+
+    async def register(self, request: Request, principal: Principal) -> Response:
+        """POST /register."""
+        if not self._settings.register_open:
+            raise RegistrationClosedError("An administrator adds people here: ask one")
+        sent = await read_body(request, Registration)
+        self._accounts.throttle.spend(address(request))
+        new = NewUser.model_validate(sent.model_dump())
+        return await self._add(
+            request, NOBODY, new, body=lambda user: Registered(id=user.id, email=user.email)
+        )
+
+    async def logout(self, request: Request, principal: Principal) -> Response:
+        """POST /logout."""
+        if principal.scopes:
+            raise ForbiddenError("An administrator revokes API tokens: DELETE /api/v1/tokens/{id}")
+        cookie = request.cookies.get(cookie_name(is_local=self._settings.is_local))
+        secret = presented(request.headers.getlist("authorization"), cookie)
+
+        async def work(unit: Unit) -> Answer:
+            if secret is not None and principal.user_id is not None:
+                await self._store.revoke_secret(unit, digest(secret), self._accounts.now())
+                await unit.audit("session.end", principal.actor)
+            return Answer(204, {"Set-Cookie": clear_cookie(is_local=self._settings.is_local)})
+
+        return await self._losing(request, principal, work)
+
+    async def me(self, request: Request, principal: Principal) -> Response:
+        """GET /api/v1/me."""
+        scopes = sorted(principal.scopes)
+        me = Me(
+            actor=principal.actor,
+            name=principal.name,
+            role=principal.role,
+            scopes=scopes,
+            source=principal.source,
+        )
+        return _answer(200, me).response()
+
+    async def users(self, request: Request, principal: Principal) -> Response:
+        """GET /api/v1/users."""
+        query = read_query(request, Paging)
+        rows = await self._store.users(_after(query, "users"), query.limit + 1)
+        items, cursor = _page(rows, query, "users")
+        return _list(request, UserPage(items=items, next_cursor=cursor), cursor)
+
+    async def add_user(self, request: Request, principal: Principal) -> Response:
+        """POST /api/v1/users."""
+        return await self._add(request, principal, await read_body(request, NewUser), body=lambda user: user)
+
+    async def change_user(self, request: Request, principal: Principal) -> Response:
+        """PATCH /api/v1/users/{id}."""
+        user_id, change = _id(request), await read_body(request, UserChange)
+
+        async def work(unit: Unit) -> Answer:
+            user, admins = await self._store.lock_user(unit, user_id)
+            if user is None:
+                raise _missing()
+            if_match(request, user.etag)
+            keep_an_admin(user, change, admins)
+            changed = await self._store.change_user(unit, user_id, change, now=self._accounts.now())
+            detail = change.model_dump(exclude_unset=True)
+            await unit.audit("user.change", f"user:{user_id}", detail=detail)
+            return _answer(200, changed, {"ETag": changed.etag})
+
+        return await self._losing(request, principal, work)
+
+    async def tokens(self, request: Request, principal: Principal) -> Response:
+        """GET /api/v1/tokens."""
+        query = read_query(request, Paging)
+        rows = await self._store.tokens(_after(query, "tokens"), query.limit + 1)
+        items, cursor = _page(rows, query, "tokens")
+        return _list(request, TokenPage(items=items, next_cursor=cursor), cursor)
+
+    async def add_token(self, request: Request, principal: Principal) -> Response:
+        """POST /api/v1/tokens."""
+        new, now = await read_body(request, NewToken), self._accounts.now()
+        _check_expiry(new.expires_at, now)
+        minted = mint(Kind.API, principal, now, expires_at=new.expires_at)
+
+        async def work(unit: Unit) -> Answer:
+            token = await add_token(unit, self._store, new, minted=minted)
+            body = IssuedToken(**token.model_dump(), secret=minted.secret)
+            headers = {"Location": f"/api/v1/tokens/{token.id}", "Cache-Control": "no-store"}
+            return _answer(201, body, headers)
+
+        return await self._transactions.write(request, principal, work)
+
+    async def revoke_token(self, request: Request, principal: Principal) -> Response:
+        """DELETE /api/v1/tokens/{id}."""
+        token_id = _id(request)
+
+        async def work(unit: Unit) -> Answer:
+            if not await self._store.revoke_token(unit, token_id, self._accounts.now()):
+                raise _missing()
+            await unit.audit("token.revoke", f"token:{token_id}")
+            return Answer(204)
+
+        return await self._losing(request, principal, work)
+
+    async def audit(self, request: Request, principal: Principal) -> Response:
+        """GET /api/v1/audit."""
+        query = read_query(request, AuditQuery)
+        place = _after(query, "audit")
+        if place is not None and place[1].int >= 1 << 63:
+            raise InvalidCursorError("Begin again without a cursor")
+        rows = await self._store.audit(query, None if place is None else place[1].int)
+        items, cursor = rows[: query.limit], None
+        if len(rows) > len(items):
+            cursor = encode_cursor("audit", (items[-1].at, UUID(int=items[-1].seq)), _filters(query))
+        return _list(request, AuditPage(items=items, next_cursor=cursor), cursor)
+
+    async def _add(
+        self, request: Request, principal: Principal, new: NewUser, *, body: Callable[[User], BaseModel]
+    ) -> Response:
+        password_hash = await self._accounts.passwords.hash(new.password)
+
+        async def work(unit: Unit) -> Answer:
+            user = await add_user(unit, self._store, new, password_hash=password_hash)
+            return _answer(201, body(user), {"ETag": user.etag})
+
+        return await self._transactions.write(request, principal, work)
+
+    async def _losing(self, request: Request, principal: Principal, work: Work) -> Response:
+        # Also after a failure: an unknown outcome may have been a commit.
+        try:
+            return await self._transactions.write(request, principal, work)
+        finally:
+            self._forget()
+
+
+def _id(request: Request) -> UUID:
+    try:
+        return UUID(request.path_params["id"])
+    except ValueError:
+        raise _missing() from None
+
+
+def _missing() -> NotFoundError:
+    return NotFoundError("There is nothing with this id")
+
+
+def _check_expiry(expires_at: datetime | None, now: datetime) -> None:
+    if expires_at is not None and not now < expires_at <= now + _LONGEST_LIFE:
+        message = "must lie within the next ten years"
+        raise InvalidFieldsError(message, errors=[FieldError("/expires_at", "out_of_range", message)])
+
+
+def _filters(query: Paging) -> str:
+    text = query.model_dump_json(exclude={"limit", "cursor"})
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _after(query: Paging, sort: str) -> Key | None:
+    return None if query.cursor is None else decode_cursor(query.cursor, sort, _filters(query))
+
+
+def _page(rows: Sequence[Row], query: Paging, sort: str) -> tuple[Sequence[Row], str | None]:
+    items = rows[: query.limit]
+    if len(rows) == len(items):
+        return items, None
+    return items, encode_cursor(sort, (items[-1].created_at, items[-1].id), _filters(query))
+
+
+def _list(request: Request, page: BaseModel, cursor: str | None) -> Response:
+    headers: dict[str, str] = {}
+    if cursor is not None:
+        others = [(name, text) for name, text in request.query_params.multi_items() if name != "cursor"]
+        headers["Link"] = f'<{request.url.path}?{urlencode([*others, ("cursor", cursor)])}>; rel="next"'
+    return _answer(200, page, headers).response()
+
+
+def _answer(status: int, body: BaseModel, headers: Mapping[str, str] | None = None) -> Answer:
+    return Answer(
+        status, {"Content-Type": "application/json", **(headers or {})}, body.model_dump_json().encode()
+    )

@@ -1,0 +1,348 @@
+"""Sign people in with a password, and make the secrets, cookies and form tokens that prove it afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import math
+import re
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final, TypeVar
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import anyio
+import anyio.to_thread
+from argon2 import PasswordHasher
+from argon2.exceptions import Argon2Error, InvalidHashError
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from postfacta_core.clock import WALL, Clock
+
+from ..db import Answer, Transactions, Unit
+from ..errors import ConflictError, RateLimitedError, UnauthenticatedError
+from ..principal import Principal
+from .model import Credential, Credentials, Kind, Minted, NewToken, NewUser, Store, Token, User
+
+__all__ = [
+    "SECRET",
+    "LocalAccounts",
+    "Passwords",
+    "Throttle",
+    "add_token",
+    "add_user",
+    "address",
+    "clear_cookie",
+    "cookie_name",
+    "csrf_token",
+    "digest",
+    "is_csrf_token",
+    "is_same_origin",
+    "mint",
+    "presented",
+    "session_cookie",
+]
+
+T = TypeVar("T")
+
+# Passwords
+
+_AT_ONCE = 2  # Each hash takes 64 MiB.
+_MOST_PENDING = 20  # They take under a second: whoever would wait longer is told to come back.
+
+
+class Passwords:
+    """Hashes passwords with argon2id, in a worker thread.
+
+    Args:
+        hasher: Its parameters hold for new hashes; older ones are verified as they are.
+    """
+
+    def __init__(self, hasher: PasswordHasher | None = None) -> None:
+        self._hasher = hasher or PasswordHasher()
+        self._limiter = anyio.CapacityLimiter(_AT_ONCE)
+        self._pending = 0
+        # Who has no account is verified against this one, so that the answer takes as long.
+        self._nobody = self._hasher.hash(secrets.token_urlsafe())
+
+    async def hash(self, password: str) -> str:
+        """Hash a new password."""
+        return await self._work(lambda: self._hasher.hash(password))
+
+    async def verify(self, stored: str | None, password: str) -> bool:
+        """Tell whether it is the password; without a stored hash it takes as long, and is not."""
+        return (
+            await self._work(lambda: self._matches(stored or self._nobody, password)) and stored is not None
+        )
+
+    async def renew(self, stored: str, password: str) -> str | None:
+        """Hash a verified password anew if the parameters have changed since."""
+        return await self.hash(password) if self._hasher.check_needs_rehash(stored) else None
+
+    def _matches(self, stored: str, password: str) -> bool:
+        try:
+            return self._hasher.verify(stored, password)
+        except (Argon2Error, InvalidHashError):
+            return False
+
+    async def _work(self, work: Callable[[], T]) -> T:
+        # Counted here: a limiter does not know yet who is on the way to its line.
+        if self._pending >= _MOST_PENDING:
+            raise _slow_down(1.0)
+        self._pending += 1
+        try:
+            return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+        finally:
+            self._pending -= 1
+
+
+# Tries
+
+_PER_ADDRESS = RateLimitItemPerMinute(20)
+_PER_ACCOUNT = RateLimitItemPerMinute(5)
+_MOST_KEYS = 10_000
+
+
+class Throttle:
+    """Limits how often a password may be tried: per address and per account, whether it exists or not.
+
+    It holds for this process. Full of keys, it refuses new ones for up to a minute.
+    """
+
+    def __init__(self, *, clock: Clock = WALL) -> None:
+        self._clock = clock
+        self._storage = MemoryStorage()
+        self._window = MovingWindowRateLimiter(self._storage)
+
+    def spend(self, address: str, account: str | None = None) -> None:
+        """Count one try.
+
+        Raises:
+            RateLimitedError: If it is one too many; it is then not counted.
+        """
+        tries = [(_PER_ADDRESS, _network(address))] + ([(_PER_ACCOUNT, account)] if account else [])
+        self._forget()
+        for limit, key in tries:
+            if not self._window.test(limit, key):
+                reset = self._window.get_window_stats(limit, key).reset_time
+                raise _slow_down(reset - self._clock())
+        for limit, key in tries:
+            self._window.hit(limit, key)
+
+    def _forget(self) -> None:
+        # The storage drops the tries of a key that are over, and keeps the key.
+        events = self._storage.events
+        if len(events) < _MOST_KEYS:
+            return
+        for key in [key for key, tries in events.items() if not tries or tries[0].expiry <= self._clock()]:
+            self._storage.clear(key)
+        if len(events) >= _MOST_KEYS:
+            raise _slow_down(60.0)
+
+
+def _network(address: str) -> str:
+    # Whoever has one IPv6 address has 2^64 of them.
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return (
+        address
+        if isinstance(parsed, ipaddress.IPv4Address)
+        else str(ipaddress.ip_network((address, 64), strict=False))
+    )
+
+
+def _slow_down(seconds: float) -> RateLimitedError:
+    wait = max(1, math.ceil(seconds))
+    return RateLimitedError("Too many tries: wait before the next one", headers={"Retry-After": str(wait)})
+
+
+# Secrets
+
+SECRET: Final = re.compile(r"(?:pf_(?P<prefix>[A-Za-z0-9_-]{8})_)?[A-Za-z0-9_-]{43}")
+"""What a secret looks like: nothing else is worth a look into the database."""
+
+_LIVES: Final = {
+    Kind.SESSION: timedelta(days=7),
+    Kind.BEARER: timedelta(hours=24),
+    Kind.API: timedelta(days=365),
+}
+
+
+def mint(kind: Kind, owner: Principal, now: datetime, *, expires_at: datetime | None = None) -> Minted:
+    """Make a secret of 256 random bits; an API token also gets a prefix to find it by."""
+    prefix = secrets.token_urlsafe(6) if kind is Kind.API else ""
+    secret = (f"pf_{prefix}_" if prefix else "") + secrets.token_urlsafe(32)
+    token = Credential(
+        id=uuid4(),
+        kind=kind,
+        secret_sha256=digest(secret),
+        principal=owner,
+        created_at=now,
+        last_used_at=None,
+        expires_at=expires_at or now + _LIVES[kind],
+    )
+    return Minted(secret, token, prefix)
+
+
+def digest(secret: str) -> bytes:
+    """Hash a secret of 256 random bits: it needs no salt and no slowness."""
+    return hashlib.sha256(secret.encode()).digest()
+
+
+class LocalAccounts:
+    """Signs in people whose passwords this service keeps.
+
+    Args:
+        store: Where accounts are.
+        transactions: A session begins in one.
+        passwords: Hashes and verifies.
+        throttle: Counts tries.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        transactions: Transactions,
+        *,
+        passwords: Passwords | None = None,
+        throttle: Throttle | None = None,
+        clock: Clock = WALL,
+    ) -> None:
+        self.passwords = passwords or Passwords()
+        self.throttle = throttle or Throttle()
+        self._store = store
+        self._transactions = transactions
+        self._clock = clock
+
+    def now(self) -> datetime:
+        """Read the clock."""
+        return datetime.fromtimestamp(self._clock(), UTC)
+
+    async def sign_in(
+        self, request: Request, credentials: Credentials, kind: Kind, *, answer: Callable[[Minted], Answer]
+    ) -> Response:
+        """Check a password, begin a session or make a bearer token, and answer with it.
+
+        Raises:
+            UnauthenticatedError: With one text, whatever was wrong.
+            RateLimitedError: After too many tries.
+        """
+        self.throttle.spend(address(request), credentials.email)
+        account = await self._store.account(credentials.email)
+        stored = account.password_hash if account else None
+        if not await self.passwords.verify(stored, credentials.password) or account is None or stored is None:
+            raise UnauthenticatedError(
+                "The e-mail or the password is wrong", headers={"WWW-Authenticate": "Bearer"}
+            )
+        renewed = await self.passwords.renew(stored, credentials.password)
+        user = account.user
+        minted = mint(kind, user.principal, self.now())
+
+        async def work(unit: Unit) -> Answer:
+            if renewed is not None:
+                await self._store.rehash(unit, user.id, renewed)
+            await self._store.add_secret(unit, minted.token)
+            await unit.audit("session.begin", unit.principal.actor, detail={"kind": kind})
+            return answer(minted)
+
+        return await self._transactions.write(request, user.principal, work)
+
+
+async def add_user(unit: Unit, store: Store, new: NewUser, *, password_hash: str) -> User:
+    """Add a person.
+
+    Raises:
+        ConflictError: If the address is taken.
+    """
+    user = await store.add_user(unit, new, password_hash)
+    if user is None:
+        raise ConflictError("There is an account with this e-mail address already")
+    await unit.audit("user.create", f"user:{user.id}", detail={"role": user.role})
+    return user
+
+
+async def add_token(unit: Unit, store: Store, new: NewToken, *, minted: Minted) -> Token:
+    """Keep what is stored of a machine's new secret."""
+    token = await store.add_token(unit, new, minted)
+    await unit.audit("token.create", f"token:{token.id}", detail={"scopes": sorted(new.scopes)})
+    return token
+
+
+def address(request: Request) -> str:
+    """Name where a request comes from."""
+    return request.client.host if request.client else ""
+
+
+# Browsers
+
+
+def cookie_name(*, is_local: bool) -> str:
+    """Name the cookie: `__Host-` binds it to this host and to TLS, which a developer's machine has not."""
+    return "postfacta" if is_local else "__Host-postfacta"
+
+
+def session_cookie(secret: str, expires_in: timedelta, *, is_local: bool) -> str:
+    """Write the `Set-Cookie` of a new session."""
+    secure = "" if is_local else "; Secure"
+    age = max(0, int(expires_in.total_seconds()))
+    return f"{cookie_name(is_local=is_local)}={secret}; Max-Age={age}; Path=/{secure}; HttpOnly; SameSite=Lax"
+
+
+def clear_cookie(*, is_local: bool) -> str:
+    """Write the `Set-Cookie` that ends a session in the browser."""
+    return session_cookie("", timedelta(0), is_local=is_local)
+
+
+def csrf_token(secret: str) -> str:
+    """Derive a form's token from the session's secret, which a page of another site never learns."""
+    return hashlib.sha256(b"postfacta csrf\n" + secret.encode()).hexdigest()
+
+
+def is_csrf_token(given: str, principal: Principal) -> bool:
+    """Tell whether a form carries the token of the session that sends it."""
+    expected = principal.session_csrf
+    return expected is not None and hmac.compare_digest(given.encode(), expected.encode())
+
+
+def is_same_origin(headers: Mapping[str, str], trusted: Sequence[str] = ()) -> bool:
+    """Tell whether a browser sent this from a page of ours, or of a trusted origin.
+
+    A page cannot forge `Sec-Fetch-Site`. Browsers leave it out on plain HTTP; then `Origin` must name our host.
+    """
+    origin = headers.get("origin", "")
+    if origin and origin in trusted:
+        return True
+    if (site := headers.get("sec-fetch-site")) is not None:
+        return site == "same-origin"
+    try:
+        host = urlsplit(origin).netloc
+    except ValueError:
+        return False
+    return bool(host) and host.lower() == headers.get("host", "").lower()
+
+
+_SCHEME: Final = re.compile(r"bearer +(\S+) *", re.IGNORECASE)
+
+
+def presented(authorization: Sequence[str], cookie: str | None) -> str | None:
+    """Find the secret that a request presents; None without any.
+
+    Raises:
+        ValueError: If `Authorization` is there, and is not one Bearer token.
+    """
+    if not authorization:
+        return cookie or None
+    found = _SCHEME.fullmatch(authorization[0])
+    if found is None or len(authorization) > 1:
+        raise ValueError("Authorization must be one Bearer token")
+    return found[1]

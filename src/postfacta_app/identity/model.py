@@ -1,0 +1,400 @@
+"""Who has an account, what proves it, and what callers send and get."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Final, Literal, Protocol, Self
+from uuid import UUID
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    model_validator,
+)
+
+from ..db import Unit
+from ..errors import ConflictError
+from ..principal import Principal, Role
+from ..web.body import Time
+
+__all__ = [
+    "Account",
+    "AuditEntry",
+    "AuditPage",
+    "AuditQuery",
+    "Credential",
+    "Credentials",
+    "IssuedToken",
+    "Key",
+    "Kind",
+    "Me",
+    "Minted",
+    "NewToken",
+    "NewUser",
+    "Paging",
+    "Registered",
+    "Registration",
+    "Scope",
+    "SignedIn",
+    "Store",
+    "Token",
+    "TokenPage",
+    "User",
+    "UserChange",
+    "UserPage",
+    "keep_an_admin",
+]
+
+# What callers send
+
+Text100 = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+Source = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+_RESERVED: Final = {"postfacta", "human", "manual"}
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+# Whether an address exists only a message can tell; this refuses what cannot be one.
+Email = Annotated[
+    str,
+    BeforeValidator(_lower),
+    StringConstraints(max_length=320, pattern=r"^[^\s@\x00-\x1f\x7f]+@[^\s@\x00-\x1f\x7f]+$"),
+]
+# Length alone makes a password strong (NIST SP 800-63B): no rules about its letters.
+Password = Annotated[str, StringConstraints(min_length=12, max_length=128)]
+
+
+class Scope(StrEnum):
+    """What an API token is for."""
+
+    SIGNALS_WRITE = "signals:write"
+    INCIDENTS_READ = "incidents:read"
+    INCIDENTS_WRITE = "incidents:write"
+
+
+class _Sent(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Credentials(_Sent):
+    """What somebody signs in with. Too short a password is a wrong one, like any other."""
+
+    email: Annotated[str, BeforeValidator(_lower), StringConstraints(max_length=320)]
+    password: Annotated[str, StringConstraints(max_length=128)]
+
+
+class Registration(_Sent):
+    """What it takes to get an account."""
+
+    email: Email
+    password: Password
+    display_name: Text100 | None = None
+
+    @model_validator(mode="after")
+    def _differ(self) -> Self:
+        if self.password.strip().lower() == self.email:
+            raise ValueError("the password must not be the e-mail address")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What people read; by default what stands before the @."""
+        return self.display_name or self.email.partition("@")[0][:100]
+
+
+class NewUser(Registration):
+    """A person whom an administrator adds."""
+
+    role: Role = Role.VIEWER
+
+
+class UserChange(_Sent):
+    """A JSON Merge Patch: what is absent stays."""
+
+    # The factories make the fields optional without making null one of their values: only what was sent is read.
+    role: Role = Field(default_factory=lambda: Role.VIEWER)
+    disabled: bool = Field(default_factory=bool)
+
+
+class NewToken(_Sent):
+    """A machine's token: a name, what it may do, and the one source it may write signals of."""
+
+    name: Text100
+    scopes: Annotated[frozenset[Scope], Field(min_length=1)]
+    source: Source | None = None
+    expires_at: Time | None = Field(None, description="Default: in a year.")
+
+    @model_validator(mode="after")
+    def _bound(self) -> Self:
+        if (Scope.SIGNALS_WRITE in self.scopes) != (self.source is not None):
+            raise ValueError("signals:write needs a source, and nothing else has one")
+        if self.source in _RESERVED:
+            raise ValueError("source: postfacta, human and manual are reserved")
+        return self
+
+
+class Paging(_Sent):
+    """Which page of a list."""
+
+    limit: int = Field(50, ge=1, le=200)
+    cursor: Annotated[str, StringConstraints(max_length=1000)] | None = None
+
+
+class AuditQuery(Paging):
+    """Which entries of the audit log, newest first."""
+
+    incident: UUID | None = None
+    actor: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+    since: Time | None = Field(None, alias="from")
+    until: Time | None = Field(None, alias="to", description="Entries before it.")
+
+
+Key = tuple[datetime, UUID]
+"""The place of a row in a list."""
+
+
+# What callers get
+
+
+class SignedIn(BaseModel):
+    """A bearer token, shown once."""
+
+    token: str
+    type: Literal["Bearer"] = "Bearer"
+    expires_at: Time
+
+
+class Registered(BaseModel):
+    """A new account."""
+
+    id: UUID
+    email: str
+
+
+class Me(BaseModel):
+    """Who asks."""
+
+    actor: str
+    name: str
+    role: Role | None
+    scopes: Sequence[str]
+    source: str | None
+
+
+class User(BaseModel):
+    """A person."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: UUID
+    email: str
+    display_name: str
+    role: Role
+    disabled_at: Time | None
+    version: int
+    created_at: Time
+
+    @property
+    def etag(self) -> str:
+        """The version of the account."""
+        return f'"usr-{self.version}"'
+
+    @property
+    def principal(self) -> Principal:
+        """This person as somebody who asks."""
+        return Principal(actor=f"user:{self.id}", name=self.display_name, user_id=self.id, role=self.role)
+
+
+class Token(BaseModel):
+    """An API token, without its secret."""
+
+    id: UUID
+    name: str
+    prefix: str
+    scopes: Sequence[Scope]
+    source: str | None
+    created_by: UUID | None
+    created_at: Time
+    last_used_at: Time | None
+    expires_at: Time
+    revoked_at: Time | None
+
+
+class IssuedToken(Token):
+    """An API token with its secret, shown once."""
+
+    secret: str
+
+
+class AuditEntry(BaseModel):
+    """Who did what, when."""
+
+    seq: int
+    at: Time
+    actor: str
+    action: str
+    object: str
+    incident_id: UUID | None
+    detail: dict[str, JsonValue] | None
+    request_id: str | None
+    client: str | None
+
+
+class UserPage(BaseModel):
+    """A page of people."""
+
+    items: Sequence[User]
+    next_cursor: str | None
+
+
+class TokenPage(BaseModel):
+    """A page of API tokens."""
+
+    items: Sequence[Token]
+    next_cursor: str | None
+
+
+class AuditPage(BaseModel):
+    """A page of the audit log."""
+
+    items: Sequence[AuditEntry]
+    next_cursor: str | None
+
+
+# What proves it
+
+
+class Kind(StrEnum):
+    """How a secret is carried: in a cookie, by a person's program, by a machine."""
+
+    SESSION = "session"
+    BEARER = "bearer"
+    API = "api"
+
+
+_IDLE: Final = timedelta(hours=12)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """A stored token with its owner: what a presented secret is checked against."""
+
+    id: UUID
+    kind: Kind
+    secret_sha256: bytes
+    principal: Principal
+    created_at: datetime
+    last_used_at: datetime | None
+    expires_at: datetime
+    revoked_at: datetime | None = None
+    disabled_at: datetime | None = None
+
+    def is_good(self, sha256: bytes, now: datetime) -> bool:
+        """Tell whether this secret proves anything now."""
+        idle_since = self.last_used_at or self.created_at
+        return (
+            hmac.compare_digest(self.secret_sha256, sha256)
+            and self.revoked_at is None
+            and self.disabled_at is None
+            and now < self.expires_at
+            and (self.kind is not Kind.SESSION or now < idle_since + _IDLE)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Minted:
+    """A new secret, which only its owner keeps, and what is stored of it; an API token has a prefix."""
+
+    secret: str
+    token: Credential
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A person with the hash of the password; None if there is none."""
+
+    user: User
+    password_hash: str | None
+
+
+def keep_an_admin(user: User, change: UserChange, admins: Sequence[User]) -> None:
+    """Refuse to lose the last enabled administrator.
+
+    Raises:
+        ConflictError: If nobody could administrate after the change.
+    """
+    demotes = "role" in change.model_fields_set and change.role is not Role.ADMIN
+    disables = "disabled" in change.model_fields_set and change.disabled
+    if (demotes or disables) and [admin.id for admin in admins] == [user.id]:
+        raise ConflictError("This is the last enabled administrator: make somebody else one first")
+
+
+class Store(Protocol):
+    """Where accounts, tokens and the audit log are kept. What takes a `Unit` is part of its transaction."""
+
+    async def account(self, email: str) -> Account | None:
+        """Find a local account that is not disabled."""
+        ...
+
+    async def credential(self, sha256: bytes, prefix: str | None) -> Credential | None:
+        """Find a token by its hash, an API token by its prefix."""
+        ...
+
+    async def touch(self, token_id: UUID, now: datetime) -> None:
+        """Note that a token was used."""
+        ...
+
+    async def users(self, after: Key | None, limit: int) -> Sequence[User]:
+        """List people, oldest first."""
+        ...
+
+    async def tokens(self, after: Key | None, limit: int) -> Sequence[Token]:
+        """List API tokens, oldest first."""
+        ...
+
+    async def audit(self, query: AuditQuery, before: int | None) -> Sequence[AuditEntry]:
+        """List one entry more than asked for, newest first."""
+        ...
+
+    async def add_user(self, unit: Unit, new: NewUser, password_hash: str) -> User | None:
+        """Add a person; None if the address is taken."""
+        ...
+
+    async def rehash(self, unit: Unit, user_id: UUID, password_hash: str) -> None:
+        """Store a password under today's parameters."""
+        ...
+
+    async def lock_user(self, unit: Unit, user_id: UUID) -> tuple[User | None, Sequence[User]]:
+        """Lock a person and all enabled administrators, until the end of the transaction."""
+        ...
+
+    async def change_user(self, unit: Unit, user_id: UUID, change: UserChange, *, now: datetime) -> User:
+        """Change a locked person; disabling ends all sessions."""
+        ...
+
+    async def add_secret(self, unit: Unit, token: Credential) -> None:
+        """Store the hash of a session or bearer token."""
+        ...
+
+    async def add_token(self, unit: Unit, new: NewToken, minted: Minted) -> Token:
+        """Store an API token."""
+        ...
+
+    async def revoke_token(self, unit: Unit, token_id: UUID, now: datetime) -> bool:
+        """Revoke an API token; False if there is none that is not revoked yet."""
+        ...
+
+    async def revoke_secret(self, unit: Unit, sha256: bytes, now: datetime) -> None:
+        """End the session or bearer token with this hash, if there is one."""
+        ...

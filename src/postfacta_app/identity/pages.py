@@ -1,0 +1,91 @@
+"""The sign-in form: for people with a browser."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from ..db import Answer
+from ..errors import AppError, ForbiddenError, InvalidFieldsError
+from ..principal import Principal
+from ..web.body import parse
+from ..web.render import Pages
+from .http import IdentityHttp
+from .local import LocalAccounts, is_csrf_token, is_same_origin, session_cookie
+from .model import Credentials, Kind, Minted
+
+__all__ = ["SignInPages"]
+
+
+class SignInPages:
+    """The pages `/signin` and `/signout`.
+
+    Args:
+        accounts: Checks passwords.
+        http: Ends sessions.
+        pages: Renders.
+        is_local: Whether the cookie may travel without TLS.
+    """
+
+    def __init__(self, accounts: LocalAccounts, http: IdentityHttp, pages: Pages, *, is_local: bool) -> None:
+        self._accounts = accounts
+        self._http = http
+        self._pages = pages
+        self._is_local = is_local
+
+    async def form(self, request: Request, principal: Principal) -> Response:
+        """GET /signin."""
+        return self._render(request.query_params.get("next", ""), "", "")
+
+    async def submit(self, request: Request, principal: Principal) -> Response:
+        """POST /signin: begin a session, and go on to where the reader wanted to be."""
+        if not is_same_origin(request.headers):
+            raise ForbiddenError("A page of another site sent this: open the sign-in page here")
+        fields = await _form(request)
+        email, target = fields.get("email", ""), _local_path(fields.get("next", ""))
+
+        def answer(minted: Minted) -> Answer:
+            life = minted.token.expires_at - self._accounts.now()
+            cookie = session_cookie(minted.secret, life, is_local=self._is_local)
+            return Answer(303, {"Location": target, "Set-Cookie": cookie, "Cache-Control": "no-store"})
+
+        try:
+            sent = parse(Credentials, {"email": email, "password": fields.get("password", "")})
+            return await self._accounts.sign_in(request, sent, Kind.SESSION, answer=answer)
+        except InvalidFieldsError:
+            return self._render(target, email, "The e-mail or the password is wrong", status=422)
+        except AppError as refusal:
+            return self._render(target, email, refusal.detail, status=refusal.status, headers=refusal.headers)
+
+    async def leave(self, request: Request, principal: Principal) -> Response:
+        """POST /signout."""
+        if principal.is_signed_in:
+            if not is_csrf_token((await _form(request)).get("csrf", ""), principal):
+                raise ForbiddenError("This form is out of date: open the page again and repeat it")
+            ended = await self._http.logout(request, principal)
+            return RedirectResponse("/signin", 303, {"Set-Cookie": ended.headers["set-cookie"]})
+        return RedirectResponse("/signin", 303)
+
+    def _render(
+        self, target: str, email: str, error: str, *, status: int = 200, headers: dict[str, str] | None = None
+    ) -> Response:
+        context = {"here": "signin", "next": _local_path(target), "email": email[:320], "error": error}
+        return self._pages.page("signin.html", context, status=status, headers=headers)
+
+
+async def _form(request: Request) -> dict[str, str]:
+    # Simple enough to need no form library: three short fields, and the last one of a name counts.
+    text = (await request.body()).decode("utf-8", "replace")
+    try:
+        return {name: values[-1] for name, values in parse_qs(text, max_num_fields=10).items()}
+    except ValueError:
+        return {}
+
+
+def _local_path(target: str) -> str:
+    """Keep a path of this site; anything else leads to the incidents."""
+    parts = urlsplit(target) if target.isprintable() else urlsplit("")
+    is_here = target.startswith("/") and not target.startswith(("//", "/\\")) and not parts.netloc
+    return target if is_here else "/incidents"

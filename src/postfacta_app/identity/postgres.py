@@ -1,0 +1,188 @@
+"""All SQL of accounts, tokens and the audit log's readers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from postfacta_core.aio.database import Database
+
+from ..db import Unit
+from ..principal import Principal, Role
+from .model import (
+    Account,
+    AuditEntry,
+    AuditQuery,
+    Credential,
+    Key,
+    Kind,
+    Minted,
+    NewToken,
+    NewUser,
+    Token,
+    User,
+    UserChange,
+)
+
+__all__ = ["PostgresIdentity"]
+
+_USER = "id, email, display_name, role, disabled_at, version, created_at"
+_ACCOUNT = f"""
+select {_USER}, password_hash from users where email = $1 and external_sub is null and disabled_at is null"""  # noqa: S608 - only constants of this module
+_CREDENTIAL = """
+select t.id, t.kind, t.secret_sha256, t.user_id, t.name, t.scopes, t.source, t.created_at, t.last_used_at,
+       t.expires_at, t.revoked_at, u.display_name, u.role, u.disabled_at
+  from tokens t left join users u on u.id = t.user_id where """
+_TOUCH = "update tokens set last_used_at = $2 where id = $1 and (last_used_at is null or last_used_at < $2)"
+_USERS = f"""
+select {_USER} from users where $1::timestamptz is null or (created_at, id) > ($1, $2::uuid)
+ order by created_at, id limit $3"""  # noqa: S608 - only constants of this module
+_ADD_USER = f"""
+insert into users (id, email, display_name, role, password_hash) values ($1, $2, $3, $4, $5)
+on conflict (email) where external_sub is null do nothing returning {_USER}"""  # noqa: S608 - only constants of this module
+_REHASH = "update users set password_hash = $2 where id = $1"
+# Sorted, so that two of these never wait for each other in a circle.
+_LOCK = f"""
+select {_USER} from users where id = $1 or (role = 'admin' and disabled_at is null) order by id for update"""  # noqa: S608 - only constants of this module
+_CHANGE_USER = f"""
+update users set role = coalesce($2, role), version = version + 1,
+       disabled_at = case when $3::boolean is null then disabled_at when $3 then coalesce(disabled_at, $4) end
+ where id = $1 returning {_USER}"""  # noqa: S608 - only constants of this module
+_END_SESSIONS = "update tokens set revoked_at = $2 where user_id = $1 and revoked_at is null"
+_MACHINE = "id, name, prefix, scopes, source, created_by, created_at, last_used_at, expires_at, revoked_at"
+_MACHINES = f"""
+select {_MACHINE} from tokens
+ where kind = 'api' and ($1::timestamptz is null or (created_at, id) > ($1, $2::uuid))
+ order by created_at, id limit $3"""  # noqa: S608 - only constants of this module
+_ADD_SESSION = """
+insert into tokens (id, kind, secret_sha256, user_id, created_at, expires_at) values ($1, $2, $3, $4, $5, $6)"""
+_PRUNE = "delete from tokens where user_id = $1 and expires_at <= $2"
+_ADD_MACHINE = f"""
+insert into tokens (id, kind, secret_sha256, created_by, created_at, expires_at, name, prefix, scopes, source)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) returning {_MACHINE}"""  # noqa: S608 - only constants of this module
+_REVOKE = """
+update tokens set revoked_at = $2 where id = $1 and kind = 'api' and revoked_at is null returning id"""
+_END_SESSION = """
+update tokens set revoked_at = $2 where secret_sha256 = $1 and kind <> 'api' and revoked_at is null"""
+_AUDIT = """
+select seq, at, actor, action, object, incident_id, detail::text, request_id, host(client) as client
+  from audit_log
+ where ($1::uuid is null or incident_id = $1) and ($2::text is null or actor = $2)
+   and ($3::timestamptz is null or at >= $3) and ($4::timestamptz is null or at < $4)
+   and ($5::bigint is null or seq < $5)
+ order by seq desc limit $6"""
+
+Row = Mapping[str, Any]
+
+
+class PostgresIdentity:
+    """Reads through the database, and writes inside a unit of work."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def account(self, email: str) -> Account | None:
+        """Find a local account that is not disabled."""
+        row = await self._database.fetchrow(_ACCOUNT, email, operation="account_get")
+        return None if row is None else Account(_user(row), row["password_hash"])
+
+    async def credential(self, sha256: bytes, prefix: str | None) -> Credential | None:
+        """Find a token by its hash, an API token by its prefix."""
+        where, key = ("t.secret_sha256 = $1", sha256) if prefix is None else ("t.prefix = $1", prefix)
+        row = await self._database.fetchrow(_CREDENTIAL + where, key, operation="credential_get")
+        return None if row is None else _credential(row)
+
+    async def touch(self, token_id: UUID, now: datetime) -> None:
+        """Note that a token was used."""
+        await self._database.execute(_TOUCH, token_id, now, operation="token_touch")
+
+    async def users(self, after: Key | None, limit: int) -> Sequence[User]:
+        """List people, oldest first."""
+        args = (*(after or (None, None)), limit)
+        return [_user(row) for row in await self._database.fetch(_USERS, *args, operation="user_list")]
+
+    async def tokens(self, after: Key | None, limit: int) -> Sequence[Token]:
+        """List API tokens, oldest first."""
+        args = (*(after or (None, None)), limit)
+        rows = await self._database.fetch(_MACHINES, *args, operation="token_list")
+        return [Token.model_validate(dict(row)) for row in rows]
+
+    async def audit(self, query: AuditQuery, before: int | None) -> Sequence[AuditEntry]:
+        """List one entry more than asked for, newest first."""
+        args = (query.incident, query.actor, query.since, query.until, before, query.limit + 1)
+        return [_entry(row) for row in await self._database.fetch(_AUDIT, *args, operation="audit_list")]
+
+    async def add_user(self, unit: Unit, new: NewUser, password_hash: str) -> User | None:
+        """Add a person; None if the address is taken."""
+        args = (uuid4(), new.email, new.name, new.role, password_hash)
+        row = await unit.fetchrow(_ADD_USER, *args, operation="user_create")
+        return None if row is None else _user(row)
+
+    async def rehash(self, unit: Unit, user_id: UUID, password_hash: str) -> None:
+        """Store a password under today's parameters."""
+        await unit.execute(_REHASH, user_id, password_hash, operation="user_rehash")
+
+    async def lock_user(self, unit: Unit, user_id: UUID) -> tuple[User | None, Sequence[User]]:
+        """Lock a person and all enabled administrators, until the end of the transaction."""
+        locked = [_user(row) for row in await unit.fetch(_LOCK, user_id, operation="user_lock")]
+        admins = [user for user in locked if user.role is Role.ADMIN and user.disabled_at is None]
+        return next((user for user in locked if user.id == user_id), None), admins
+
+    async def change_user(self, unit: Unit, user_id: UUID, change: UserChange, *, now: datetime) -> User:
+        """Change a locked person; disabling ends all sessions."""
+        sent = change.model_dump(exclude_unset=True)
+        args = (user_id, sent.get("role"), sent.get("disabled"), now)
+        row = await unit.fetchrow(_CHANGE_USER, *args, operation="user_change")
+        if row is None:
+            raise LookupError(user_id)
+        if sent.get("disabled"):
+            await unit.execute(_END_SESSIONS, user_id, now, operation="session_end")
+        return _user(row)
+
+    async def add_secret(self, unit: Unit, token: Credential) -> None:
+        """Store the hash of a session or bearer token, and drop this person's expired ones."""
+        owner = token.principal.user_id
+        await unit.execute(_PRUNE, owner, token.created_at, operation="token_prune")
+        args = (token.id, token.kind, token.secret_sha256, owner, token.created_at, token.expires_at)
+        await unit.execute(_ADD_SESSION, *args, operation="session_create")
+
+    async def add_token(self, unit: Unit, new: NewToken, minted: Minted) -> Token:
+        """Store an API token."""
+        token = minted.token
+        stored = (token.id, token.kind, token.secret_sha256, token.principal.user_id, token.created_at)
+        said = (token.expires_at, new.name, minted.prefix, sorted(new.scopes), new.source)
+        row = await unit.fetchrow(_ADD_MACHINE, *stored, *said, operation="token_create")
+        return Token.model_validate(dict(row or {}))
+
+    async def revoke_token(self, unit: Unit, token_id: UUID, now: datetime) -> bool:
+        """Revoke an API token; False if there is none that is not revoked yet."""
+        return await unit.fetchrow(_REVOKE, token_id, now, operation="token_revoke") is not None
+
+    async def revoke_secret(self, unit: Unit, sha256: bytes, now: datetime) -> None:
+        """End the session or bearer token with this hash, if there is one."""
+        await unit.execute(_END_SESSION, sha256, now, operation="session_end")
+
+
+def _user(row: Row) -> User:
+    return User.model_validate({name: row[name] for name in User.model_fields})
+
+
+def _entry(row: Row) -> AuditEntry:
+    detail = row["detail"]
+    return AuditEntry.model_validate(dict(row) | {"detail": None if detail is None else json.loads(detail)})
+
+
+def _credential(row: Row) -> Credential:
+    if row["kind"] == Kind.API:
+        scopes = frozenset(row["scopes"])
+        owner = Principal(actor=f"token:{row['id']}", name=row["name"], scopes=scopes, source=row["source"])
+    else:
+        user_id = row["user_id"]
+        owner = Principal(
+            actor=f"user:{user_id}", name=row["display_name"], user_id=user_id, role=Role(row["role"])
+        )
+    same = ("id", "secret_sha256", "created_at", "last_used_at", "expires_at", "revoked_at", "disabled_at")
+    return Credential(kind=Kind(row["kind"]), principal=owner, **{name: row[name] for name in same})

@@ -1,0 +1,1 @@
+"""Incidents: what is recorded of them, and the states they move through."""

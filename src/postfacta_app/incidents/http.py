@@ -1,0 +1,123 @@
+"""The v1 API of incidents: read the request, call a use case, answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from urllib.parse import urlencode
+from uuid import UUID
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from postfacta_core.clock import WALL, Clock
+
+from ..db import Answer, Transactions, Unit
+from ..principal import Principal
+from ..web.body import idempotency_key, if_match, if_none_match, read_body, read_query
+from . import service
+from .model import Change, Incident, IncidentPage, Move, NewIncident
+from .query import IncidentQuery
+
+__all__ = ["IncidentHttp", "parse_ref"]
+
+_NUMBER = re.compile(r"INC-([1-9][0-9]{0,17})", re.ASCII)  # 18 digits always fit a bigint
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
+
+
+class IncidentHttp:
+    """The handlers of `/api/v1/incidents`."""
+
+    def __init__(self, transactions: Transactions, store: service.Store, *, clock: Clock = WALL) -> None:
+        self._transactions = transactions
+        self._store = store
+        self._clock = clock
+
+    async def page(self, request: Request, principal: Principal) -> Response:
+        """GET /api/v1/incidents."""
+        query = read_query(request, IncidentQuery)
+        rows = await self._store.page(principal, query)
+        cursor = None if rows.last is None else query.cursor_after(rows.last)
+        headers: dict[str, str] = {}
+        if cursor is not None:
+            others = [(name, text) for name, text in request.query_params.multi_items() if name != "cursor"]
+            headers["Link"] = f'<{request.url.path}?{urlencode([*others, ("cursor", cursor)])}>; rel="next"'
+        page = IncidentPage(items=rows.items, next_cursor=cursor, as_of=rows.as_of)
+        return _answer(200, page, headers).response()
+
+    async def create(self, request: Request, principal: Principal) -> Response:
+        """POST /api/v1/incidents."""
+        new = await read_body(request, NewIncident)
+
+        async def work(unit: Unit) -> Answer:
+            incident = await service.create(unit, self._store, new, now=self._now())
+            location = f"{request.url.path.rstrip('/')}/{incident.id}"
+            return _incident(201, incident, {"Location": location})
+
+        return await self._transactions.write(request, principal, work, key=idempotency_key(request))
+
+    async def read(self, request: Request, principal: Principal) -> Response:
+        """GET /api/v1/incidents/{ref}."""
+        incident = await self._store.find(principal, parse_ref(request))
+        if incident is None:
+            raise service.missing()
+        if if_none_match(request, incident.etag):
+            return Response(status_code=304, headers={"ETag": incident.etag})
+        return _incident(200, incident).response()
+
+    async def change(self, request: Request, principal: Principal) -> Response:
+        """PATCH /api/v1/incidents/{ref}."""
+        ref, wish = parse_ref(request), await read_body(request, Change)
+
+        async def work(unit: Unit) -> Answer:
+            matches = _matches(request)
+            return _incident(200, await service.change(unit, self._store, ref, wish=wish, matches=matches))
+
+        return await self._transactions.write(request, principal, work)
+
+    async def archive(self, request: Request, principal: Principal) -> Response:
+        """DELETE /api/v1/incidents/{ref}."""
+        ref = parse_ref(request)
+
+        async def work(unit: Unit) -> Answer:
+            await service.archive(unit, self._store, ref, matches=_matches(request))
+            return Answer(204)
+
+        return await self._transactions.write(request, principal, work)
+
+    async def move(self, request: Request, principal: Principal) -> Response:
+        """POST /api/v1/incidents/{ref}/transitions."""
+        ref, wish = parse_ref(request), await read_body(request, Move)
+
+        async def work(unit: Unit) -> Answer:
+            moved = await service.transition(unit, self._store, ref, wish=wish, now=self._now())
+            return _incident(201 if moved.is_new else 200, moved.incident)
+
+        return await self._transactions.write(request, principal, work, key=idempotency_key(request))
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
+
+
+def parse_ref(request: Request) -> UUID | int:
+    """Read which incident the path means: `INC-12` or a UUID."""
+    text: str = request.path_params["ref"]
+    if number := _NUMBER.fullmatch(text):
+        return int(number[1])
+    if _UUID.fullmatch(text):
+        return UUID(text)
+    raise service.missing()
+
+
+def _matches(request: Request) -> Callable[[str], None]:
+    return lambda etag: if_match(request, etag)
+
+
+def _incident(status: int, incident: Incident, headers: dict[str, str] | None = None) -> Answer:
+    return _answer(status, incident, {"ETag": incident.etag, **(headers or {})})
+
+
+def _answer(status: int, body: BaseModel, headers: dict[str, str]) -> Answer:
+    return Answer(status, {"Content-Type": "application/json", **headers}, body.model_dump_json().encode())

@@ -1,0 +1,201 @@
+"""All SQL of the incidents slice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from postfacta_core.aio.database import Database
+
+from ..db import VISIBLE, Unit, sees
+from ..principal import Principal
+from .model import Incident, Kind, Move, NewIncident, Severity, State
+from .query import IncidentQuery, Rows, Sort
+
+__all__ = ["PostgresIncidents"]
+
+# Spelled out, never `*`: a column that a migration adds must not break a prepared statement.
+_COLUMNS = """i.id, i.number, i.title, i.description, i.kind, i.severity, i.status, i.outcome, i.reporter, i.owner,
+  i.services, i.teams, i.visibility, i.members, i.declared_at, i.ended_at, i.archived_at, i.version,
+  i.created_by, i.created_at, i.updated_at"""
+_FIND = f"""
+select {_COLUMNS} from incidents i
+ where {VISIBLE} and (i.id = $3::uuid or i.number = $4::bigint)"""  # noqa: S608 - only constants of this module and db.py
+_INSERT = f"""
+insert into incidents as i (id, title, description, kind, severity, reporter, owner, services, teams,
+  visibility, members, declared_at, created_by, timeline_at)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, clock_timestamp())
+returning {_COLUMNS}, i.timeline_at"""  # noqa: S608 - only constants of this module
+_UPDATE = f"""
+update incidents i set title = $2, description = $3, severity = $4, reporter = $5, owner = $6, services = $7,
+  teams = $8, visibility = $9, members = $10, version = i.version + 1, updated_at = clock_timestamp()
+ where i.id = $1 returning {_COLUMNS}"""  # noqa: S608 - only constants of this module
+_MOVE = f"""
+update incidents i set status = $2, ended_at = $3, outcome = $4, version = i.version + 1,
+  updated_at = clock_timestamp()
+ where i.id = $1 returning {_COLUMNS}"""  # noqa: S608 - only constants of this module
+_ARCHIVE = """
+update incidents set archived_at = clock_timestamp(), version = version + 1, updated_at = clock_timestamp()
+ where id = $1"""
+_STATUS_CHANGE = """
+insert into status_changes (id, incident_id, from_status, to_status, outcome, reason, occurred_at, at, actor)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9)"""
+_USERS = "select id from users where id = any ($1::uuid[])"
+
+_CHANGED = "greatest(i.updated_at, i.timeline_at)"
+_ORDERS = {
+    Sort.NEWEST: ("i.declared_at", "desc", "<"),
+    Sort.OLDEST: ("i.declared_at", "asc", ">"),
+    Sort.CHANGED: (_CHANGED, "asc", ">"),
+}
+# The lateral join answers a row also when the list is empty: `as_of` and the rows come from one snapshot.
+_PAGE = """
+select s.as_of, p.* from (select now() - interval '15 seconds' as as_of) s left join lateral (
+  select {columns}, {key} as sort_key from incidents i where {where} order by {key} {order}, i.id {order}
+   limit {limit}) p on true
+ order by p.sort_key {order}, p.id {order}"""
+
+
+class PostgresIncidents:
+    """Reads incidents through the database, and writes them inside a unit of work."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def page(self, principal: Principal, query: IncidentQuery) -> Rows:
+        """Read one page of what the asker may see, and whether more follows."""
+        key, order, _ = _ORDERS[query.sort]
+        where = _where(principal, query)
+        limit = where.bind(query.limit + 1)
+        sql = _PAGE.format(columns=_COLUMNS, key=key, order=order, where=where, limit=limit)
+        rows = await self._database.fetch(sql, *where.args, operation="incident_list")
+        found = [row for row in rows if row["id"] is not None]
+        kept = found[: query.limit]
+        last = (kept[-1]["sort_key"], kept[-1]["id"]) if len(found) > len(kept) else None
+        return Rows([_incident(row) for row in kept], last, rows[0]["as_of"])
+
+    async def find(self, principal: Principal, ref: UUID | int) -> Incident | None:
+        """Read one, if the asker may see it."""
+        row = await self._database.fetchrow(_FIND, *sees(principal), *_ref(ref), operation="incident_get")
+        return None if row is None else _incident(row)
+
+    async def lock(self, unit: Unit, ref: UUID | int) -> Incident | None:
+        """Read one, if the asker may see it, and keep others from changing it until the unit ends."""
+        args = (*sees(unit.principal), *_ref(ref))
+        row = await unit.fetchrow(f"{_FIND} for update", *args, operation="incident_lock")
+        return None if row is None else _incident(row)
+
+    async def insert(self, unit: Unit, new: NewIncident, *, reporter: str, declared_at: datetime) -> Incident:
+        """Write a new one with its first status change."""
+        row = await unit.fetchrow(
+            _INSERT,
+            uuid4(),
+            *(
+                new.title,
+                new.description,
+                new.kind,
+                new.severity,
+                reporter,
+                new.owner,
+                new.services,
+                new.teams,
+            ),
+            *(new.visibility, new.members, declared_at, unit.principal.actor),
+            operation="incident_insert",
+        )
+        assert row is not None  # noqa: S101 - an insert returns its row or raises
+        incident = _incident(row)
+        change = (incident.id, None, incident.status, None, None, declared_at, row["timeline_at"])
+        await unit.execute(_STATUS_CHANGE, uuid4(), *change, unit.principal.actor, operation="status_change")
+        return incident
+
+    async def update(self, unit: Unit, new: Incident) -> Incident:
+        """Write the fields that people may change, as the next version."""
+        row = await unit.fetchrow(
+            _UPDATE,
+            *(new.id, new.title, new.description, new.severity, new.reporter, new.owner),
+            *(new.services, new.teams, new.visibility, new.members),
+            operation="incident_update",
+        )
+        assert row is not None  # noqa: S101 - the unit holds its lock
+        return _incident(row)
+
+    async def move(
+        self, unit: Unit, old: Incident, new: State, *, wish: Move, occurred_at: datetime
+    ) -> Incident:
+        """Write a move, and the status change that tells of it."""
+        at = await unit.stamp(old.id)
+        row = await unit.fetchrow(
+            _MOVE, old.id, new.status, new.ended_at, new.outcome, operation="incident_move"
+        )
+        assert row is not None  # noqa: S101 - the unit holds its lock
+        change = (old.id, old.status, new.status, new.outcome, wish.reason, occurred_at, at)
+        await unit.execute(_STATUS_CHANGE, uuid4(), *change, unit.principal.actor, operation="status_change")
+        return _incident(row)
+
+    async def archive(self, unit: Unit, incident: Incident) -> None:
+        """Take it out of all lists."""
+        await unit.execute(_ARCHIVE, incident.id, operation="incident_archive")
+
+    async def unknown_users(self, unit: Unit, users: Sequence[UUID]) -> set[UUID]:
+        """Tell which of these are nobody."""
+        rows = await unit.fetch(_USERS, list(users), operation="users_known")
+        return set(users) - {row["id"] for row in rows}
+
+
+def _ref(ref: UUID | int) -> tuple[UUID | None, int | None]:
+    return (ref, None) if isinstance(ref, UUID) else (None, ref)
+
+
+def _incident(row: asyncpg.Record) -> Incident:
+    return Incident.model_validate(dict(row.items()))
+
+
+class _Where:
+    """Joins conditions by "and"; the values go in as arguments, never into the text."""
+
+    def __init__(self, principal: Principal) -> None:
+        self.args: list[object] = [*sees(principal)]
+        self._conditions = [VISIBLE, "i.archived_at is null"]
+
+    def bind(self, value: object) -> str:
+        self.args.append(value)
+        return f"${len(self.args)}"
+
+    def add(self, condition: str, *values: object) -> None:
+        """Add a condition whose `{}` stand for the values; the empty ones ask for nothing."""
+        if all(value is not None and value != [] for value in values):
+            self._conditions.append(condition.format(*map(self.bind, values)))
+
+    def __str__(self) -> str:
+        return " and ".join(self._conditions)
+
+
+def _where(principal: Principal, query: IncidentQuery) -> _Where:
+    where = _Where(principal)
+    where.add("i.kind = any ({}::text[])", query.kind or [Kind.INCIDENT, Kind.NEAR_MISS])
+    where.add("greatest(i.declared_at, coalesce(i.ended_at, now())) >= {}::timestamptz", query.since)
+    where.add("i.declared_at < {}::timestamptz", query.until)
+    where.add("i.services && {}::text[]", query.service)
+    where.add("i.teams && {}::text[]", query.team)
+    where.add("i.severity = any ({}::text[])", query.severity)
+    if query.severity_gte:
+        ranks = list(Severity)
+        where.add("i.severity = any ({}::text[])", ranks[ranks.index(query.severity_gte) :])
+    where.add("i.status = any ({}::text[])", query.status)
+    where.add("i.outcome = any ({}::text[])", query.outcome)
+    where.add("i.owner = any ({}::text[])", query.owner)
+    where.add(
+        "exists (select from postmortem_revisions r where r.incident_id = i.id) = {}", query.has_postmortem
+    )
+    where.add(f"{_CHANGED} >= {{}}::timestamptz", query.updated_since)
+    if query.q:
+        words = " or ".join("i.search @@ plainto_tsquery('simple', {})" for _ in query.q)
+        where.add(f"({words})", *query.q)
+    if (after := query.after()) is not None:
+        key, _, beyond = _ORDERS[query.sort]
+        where.add(f"({key}, i.id) {beyond} ({{}}::timestamptz, {{}}::uuid)", *after)
+    return where

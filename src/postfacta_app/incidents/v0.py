@@ -1,0 +1,263 @@
+"""The original's API, as a view of the incidents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, Protocol, cast
+from uuid import UUID, uuid4
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from postfacta_core.clock import WALL, Clock
+
+from ..db import Answer
+from ..errors import ConflictError, MalformedError, NotFoundError
+from ..principal import Principal
+from ..problems import encode
+from ..web.body import decode_cursor, encode_cursor, format_time, idempotency_key, read_json, read_moment
+from .model import Severity
+
+__all__ = ["Listing", "Note", "V0Http", "V0Incident", "V0Store", "parse_start", "render_incident"]
+
+_NEVER: Final = "0001-01-01T00:00:00Z"
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A remark: its time as it is echoed, its text, and the instant if the time is a real one."""
+
+    timestamp: str
+    message: str
+    instant: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class V0Incident:
+    """An incident as v0 shows it.
+
+    Attributes:
+        initial_notes: Those it was started with; None if the request had none, not even an empty array.
+        additional_notes: Those added since.
+    """
+
+    id: UUID
+    title: str
+    description: str
+    severity: str
+    reporter: str
+    owner: str | None
+    start_time: datetime
+    initial_notes: Sequence[Note] | None
+    status: str = "OPEN"
+    additional_notes: Sequence[Note] = ()
+    end_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The newest incidents, oldest of them first, and whether there are older ones."""
+
+    incidents: Sequence[V0Incident]
+    more: bool = False
+
+
+class V0Store(Protocol):
+    """Where the incidents are."""
+
+    async def list(self, before: tuple[datetime, UUID] | None) -> Listing:
+        """Read the newest ones that v0 shows and that come before this start time and id."""
+        ...
+
+    async def get(self, incident_id: UUID) -> V0Incident | None:
+        """Read one, if v0 shows it."""
+        ...
+
+    async def start(
+        self, request: Request, principal: Principal, incident: V0Incident, *, answer: Answer, key: str | None
+    ) -> Response:
+        """Keep a new one, once for each Idempotency-Key, and give the answer to it.
+
+        Raises:
+            ConflictError: If there is one with this id.
+        """
+        ...
+
+
+class V0Http:
+    """The handlers of v0.
+
+    Args:
+        store: Where the incidents are.
+        now: Wall time, which an incident starts at.
+        new_id: Makes the id of a new one.
+    """
+
+    def __init__(self, store: V0Store, *, now: Clock = WALL, new_id: Callable[[], UUID] = uuid4) -> None:
+        self._store = store
+        self._now = now
+        self._new_id = new_id
+
+    async def list(self, request: Request, principal: Principal) -> Response:
+        """Answer the newest incidents as a bare array; a `Link` leads to older ones."""
+        cursor = request.query_params.get("cursor")
+        listing = await self._store.list(None if cursor is None else decode_cursor(cursor, "v0", ""))
+        headers: dict[str, str] = {}
+        if listing.more:
+            oldest = listing.incidents[0]
+            older = encode_cursor("v0", (oldest.start_time, oldest.id), "")
+            headers["Link"] = f'<{request.scope["path"]}?cursor={older}>; rel="next"'
+        return _answer(200, [render_incident(incident) for incident in listing.incidents], headers).response()
+
+    async def get(self, request: Request, principal: Principal) -> Response:
+        """Answer one incident."""
+        incident = await self._store.get(request.path_params["id"])
+        if incident is None:
+            raise NotFoundError("Incident not found")
+        return _answer(200, render_incident(incident)).response()
+
+    async def start(self, request: Request, principal: Principal) -> Response:
+        """Start an incident."""
+        key = idempotency_key(request)
+        try:
+            value = await read_json(request)
+        except MalformedError as error:
+            raise _invalid(error.detail) from None
+        incident = parse_start(value, self._new_id(), datetime.fromtimestamp(self._now(), UTC))
+        answer = _answer(201, {"id": str(incident.id), "message": "Incident started successfully"})
+        try:
+            return await self._store.start(request, principal, incident, answer=answer, key=key)
+        except ConflictError as error:
+            raise ConflictError("Incident with the same ID already exists: incident conflict") from error
+
+
+def _answer(status: int, value: object, headers: Mapping[str, str] | None = None) -> Answer:
+    return Answer(
+        status, {"Content-Type": "application/json; charset=utf-8", **(headers or {})}, encode(value)
+    )
+
+
+# The request
+
+
+def _invalid(detail: str) -> MalformedError:
+    return MalformedError(f"Invalid request body: {detail}")
+
+
+def parse_start(value: object, incident_id: UUID, start_time: datetime) -> V0Incident:
+    """Make an incident of a request's JSON value.
+
+    Keys match in any case, and the last of equal ones wins. Absent, null and "" are the same.
+
+    Raises:
+        MalformedError: With the original's message.
+    """
+    members = {} if value is None else _members(value, "the body")
+    text = {
+        name: _string(members, name) for name in ("title", "description", "reporter", "severity", "owner")
+    }
+    notes = members.get("notes")
+    if not isinstance(notes, list | None):
+        raise _invalid("notes must be an array")
+    initial = None if notes is None else [_note(note) for note in cast("list[object]", notes)]
+    if broken := _broken_rules(text):
+        raise MalformedError("Validation failed: " + ", ".join(broken))
+    return V0Incident(
+        id=incident_id,
+        title=text["title"],
+        description=text["description"],
+        severity=text["severity"],
+        reporter=text["reporter"],
+        owner=text["owner"] or None,
+        start_time=start_time,
+        initial_notes=initial,
+    )
+
+
+def _members(value: object, name: str) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise _invalid(f"{name} must be an object")
+    return {key.lower(): member for key, member in cast("dict[str, object]", value).items()}
+
+
+def _string(members: Mapping[str, object], name: str) -> str:
+    value = members.get(name)
+    if not isinstance(value, str | None):
+        raise _invalid(f"{name} must be a string")
+    return value or ""
+
+
+def _note(value: object) -> Note:
+    members = {} if value is None else _members(value, "a note")
+    message = _string(members, "message")
+    written = members.get("timestamp")
+    if written is None:
+        return Note(_NEVER, message)
+    try:
+        moment = read_moment(written if isinstance(written, str) else "")
+    except ValueError as error:
+        raise _invalid(f"timestamp {error}") from None
+    return Note(moment.text, message, moment.instant if _is_real(moment.instant) else None)
+
+
+def _is_real(instant: datetime | None) -> bool:
+    # The first instant, under whatever offset, means that there is none; asyncpg takes the last one for infinity.
+    ends = {datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)}
+    return instant is not None and instant not in ends
+
+
+_LENGTHS: Final = {"title": (3, 200), "description": (10, 2000), "reporter": (2, 100)}
+
+
+def _broken_rules(text: Mapping[str, str]) -> Sequence[str]:
+    """Name the first broken rule of each field."""
+    broken: list[str] = []
+    for name, (shortest, longest) in _LENGTHS.items():
+        length = len(text[name])
+        if not length:
+            broken.append(f"{name} is required")
+        elif length < shortest:
+            broken.append(f"{name} must be at least {shortest} characters")
+        elif length > longest:
+            broken.append(f"{name} must be at most {longest} characters")
+    if not text["severity"]:
+        broken.append("severity is required")
+    elif text["severity"] not in list(Severity):
+        broken.append(f"severity must be one of [{' '.join(Severity)}]")
+    if len(text["owner"]) > 100:  # noqa: PLR2004 - as the message says
+        broken.append("owner must be at most 100 characters")
+    return broken
+
+
+# The answer
+
+
+def render_incident(incident: V0Incident) -> Mapping[str, object]:
+    """Give the members of an incident in the original's order."""
+    members: dict[str, object] = {
+        "id": str(incident.id),
+        "title": incident.title,
+        "description": incident.description,
+        "severity": incident.severity,
+        "status": incident.status,
+        "reporter": incident.reporter,
+        "start_time": _time(incident.start_time),
+        "initial_notes": _notes(incident.initial_notes),
+        "additional_notes": _notes(incident.additional_notes or None),
+    }
+    if incident.owner:
+        members["owner"] = incident.owner
+    members["end_time"] = _NEVER if incident.end_time is None else _time(incident.end_time)
+    return members
+
+
+def _time(at: datetime) -> str:
+    return read_moment(format_time(at)).text
+
+
+def _notes(notes: Sequence[Note] | None) -> object:
+    if notes is None:
+        return None
+    return [{"timestamp": note.timestamp, "message": note.message} for note in notes]

@@ -1,0 +1,60 @@
+"""Log lines as structlog writes them: JSON for machines, text for people, secrets for nobody."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+import structlog
+
+from postfacta_core.telemetry.logs import RequestFilter
+from postfacta_core.telemetry.redaction import redact
+
+from .settings import Settings
+
+__all__ = ["configure_logging"]
+
+# uvicorn tells of a crash again that `harden` has logged already, with its request.
+_TWICE = "Exception in ASGI application"
+
+
+def configure_logging(settings: Settings) -> None:
+    """Send every log record of this process to standard output, in one format."""
+    steps: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
+    ]
+    if settings.log_format.upper() == "JSON":
+        steps += [_constants(settings), structlog.processors.format_exc_info]
+        last: Any = structlog.processors.JSONRenderer()
+    else:
+        last = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
+    handler = logging.StreamHandler(sys.stdout)
+    handler.addFilter(RequestFilter())
+    handler.addFilter(lambda record: not record.getMessage().startswith(_TWICE))
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=steps,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _redacted, last],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log_level)
+
+
+def _constants(settings: Settings) -> Any:
+    fields = {"service": "postfacta", "version": settings.app_version, "environment": settings.environment}
+
+    def add(_: object, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+        return {**fields, **event}
+
+    return add
+
+
+def _redacted(_: object, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    return redact(event)

@@ -1,0 +1,169 @@
+"""The OpenAPI document, made from the route table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+from .errors import AppError
+from .principal import Access
+from .routes import Rule
+
+__all__ = ["openapi_document"]
+
+JSON = dict[str, Any]
+Schemas = Mapping[tuple[Any, JsonSchemaMode], JSON]
+
+_PARAMETER: Final = re.compile(r"{(\w+)(?::\w+)?}")
+_PATTERNS: Final[dict[str, JSON]] = {
+    "ref": {
+        "type": "string",
+        "pattern": r"^(INC-[1-9][0-9]{0,17}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$",
+        "description": "`INC-12`, or the incident's UUID.",
+    },
+    "id": {"type": "string", "format": "uuid"},
+    "slug": {"type": "string", "pattern": "^[a-z][a-z-]{0,62}$"},
+}
+_HEADERS: Final[dict[str, JSON]] = {
+    "If-Match": {"type": "string", "description": "The ETag of the version you change.", "maxLength": 200},
+    "If-None-Match": {
+        "type": "string",
+        "description": "The ETag you have; 304 if it still holds.",
+        "maxLength": 200,
+    },
+    "Idempotency-Key": {
+        "type": "string",
+        "pattern": r'^("[!#-\[\]-~]{1,255}"|[!#-~][!-~]{0,254})$',
+        "description": "Makes a repeat harmless: the first answer is replayed for 24 hours.",
+    },
+}
+_PROBLEM: Final[JSON] = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "instance", "request_id"],
+    "properties": {
+        "type": {"type": "string", "description": "`/problems/<slug>`: a page that explains it."},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "instance": {"type": "string"},
+        "request_id": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["pointer", "code", "message"],
+                "properties": {key: {"type": "string"} for key in ("pointer", "code", "message")},
+            },
+        },
+    },
+}
+_MESSAGE: Final[JSON] = {
+    "type": "object",
+    "required": ["message", "requestId"],
+    "properties": {key: {"type": "string"} for key in ("message", "requestId", "serviceVersion")},
+}
+# What any route may answer, beside what its rule names.
+_ALWAYS: Final = {431: "Headers too large", 500: "Fault", 503: "Unavailable", 504: "Deadline exceeded"}
+
+
+def openapi_document(rules: Iterable[Rule], *, version: str) -> JSON:
+    """Describe every rule that has a summary."""
+    told = [rule for rule in rules if rule.summary]
+    schemas, definitions = _schemas(told)
+    paths: dict[str, JSON] = {}
+    for rule in told:
+        path = _PARAMETER.sub(r"{\1}", rule.path)
+        paths.setdefault(path, {})[rule.method.lower()] = _operation(rule, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "PostFacta", "version": version, "license": {"name": "BSD-3-Clause"}},
+        "paths": paths,
+        "components": {
+            "schemas": {"Problem": _PROBLEM, "Message": _MESSAGE, **definitions},
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _schemas(rules: Sequence[Rule]) -> tuple[Schemas, JSON]:
+    wanted: dict[tuple[type[BaseModel], JsonSchemaMode], None] = {}
+    for rule in rules:
+        for model in filter(None, (rule.body, rule.query)):
+            wanted[model, "validation"] = None
+        for model in filter(None, rule.answers.values()):
+            wanted[model, "serialization"] = None
+    schemas, definitions = models_json_schema(list(wanted), ref_template="#/components/schemas/{model}")
+    return schemas, definitions.get("$defs", {})
+
+
+def _operation(rule: Rule, schemas: Schemas) -> JSON:
+    operation: JSON = {
+        "summary": rule.summary,
+        "operationId": re.sub(r"\W+", "_", f"{rule.method.lower()}{rule.path}").strip("_"),
+        "parameters": [*_path_parameters(rule), *_query_parameters(rule), *_header_parameters(rule)],
+        "responses": {str(status): answer for status, answer in sorted(_responses(rule, schemas).items())},
+    }
+    if rule.access is not Access.OPEN:
+        operation["security"] = [{"bearer": []}]
+    if rule.body is not None:
+        schema = schemas[rule.body, "validation"]
+        operation["requestBody"] = {"required": True, "content": {rule.body_type: {"schema": schema}}}
+    return operation
+
+
+def _path_parameters(rule: Rule) -> list[JSON]:
+    return [
+        {"name": name, "in": "path", "required": True, "schema": _PATTERNS[name]}
+        for name in _PARAMETER.findall(rule.path)
+    ]
+
+
+def _query_parameters(rule: Rule) -> list[JSON]:
+    if rule.query is None:
+        return []
+    schema = rule.query.model_json_schema(ref_template="#/components/schemas/{model}")
+    return [
+        {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": of}
+        for name, of in schema["properties"].items()
+    ]
+
+
+def _header_parameters(rule: Rule) -> list[JSON]:
+    return [
+        {"name": name, "in": "header", "required": required, "schema": _HEADERS[name]}
+        for name, required in rule.headers.items()
+    ]
+
+
+def _responses(rule: Rule, schemas: Schemas) -> dict[int, JSON]:
+    answers: dict[int, JSON] = {}
+    for status, model in rule.answers.items():
+        answers[status] = {"description": "As asked"}
+        if model is not None:
+            answers[status]["content"] = {"application/json": {"schema": schemas[model, "serialization"]}}
+    refusals = {cls.status: cls.title for cls in _classes(AppError) if cls.slug in _slugs(rule)} | _ALWAYS
+    v1 = rule.path.startswith("/api/v1/")
+    kind, name = ("application/problem+json", "Problem") if v1 else ("application/json", "Message")
+    for status, title in refusals.items():
+        content = {kind: {"schema": {"$ref": f"#/components/schemas/{name}"}}}
+        answers[status] = {"description": title, "content": content}
+    return answers
+
+
+def _slugs(rule: Rule) -> set[str]:
+    slugs = {"malformed", "method-not-allowed", *rule.problems}
+    if rule.access is not Access.OPEN:
+        slugs |= {"unauthenticated", "forbidden"}
+    if _PARAMETER.search(rule.path):
+        slugs.add("not-found")
+    if rule.body is not None:
+        slugs |= {"unsupported-media-type", "validation", "too-large"}
+    return slugs
+
+
+def _classes(root: type[AppError]) -> list[type[AppError]]:
+    return [cls for sub in root.__subclasses__() for cls in (sub, *_classes(sub))]

@@ -1,0 +1,203 @@
+"""Turn every error into an answer, in the shape that its path promises.
+
+Under `/api/v1` that is an RFC 9457 problem, for a browser that asks for a page it is one, and everywhere else it
+is the original's `{"message", "requestId", "serviceVersion"?}`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+from urllib.parse import quote
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Match
+
+from postfacta_core.asgi._problem import Problem, Render, problem_response
+from postfacta_core.context import current_request
+from postfacta_core.errors import ResilienceError
+
+from .errors import AppError, FieldError, MalformedError, MethodNotAllowedError, NotFoundError
+
+__all__ = ["Fault", "Problems", "encode", "redirect_target", "render"]
+
+Scope = Mapping[str, Any]
+Html = Callable[["Fault", Scope], Response]
+"""Renders a fault as a page."""
+
+_SPECIAL: Final = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"})
+
+
+def encode(value: object) -> bytes:
+    """Write JSON as the original does: compact, and safe inside HTML."""
+    # None of these characters can stand in JSON outside a string.
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(_SPECIAL)
+    return text.encode("utf-8", "replace")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """What a caller is told.
+
+    Attributes:
+        slug: Names the page that explains this kind of problem.
+        detail: What is wrong here, in one sentence; no cause.
+        message: The same for callers of v0, if they are told other words.
+        extra: Further members of a problem document.
+    """
+
+    slug: str
+    status: int
+    title: str
+    detail: str
+    message: str = ""
+    errors: Sequence[FieldError] = ()
+    extra: Mapping[str, object] | None = None
+
+
+def render(fault: Fault, *, path: str, request_id: str, version: str = "") -> tuple[str, bytes]:
+    """Write a fault as the API of this path does; `version` is shown by v0 alone, unless empty.
+
+    Returns:
+        The content type and the body.
+    """
+    if not _is_v1(path):
+        shown = {"serviceVersion": version} if version else {}
+        message = fault.message or fault.detail
+        return "application/json; charset=utf-8", encode(
+            {"message": message, "requestId": request_id} | shown
+        )
+    members: dict[str, object] = {
+        "type": f"/problems/{fault.slug}",
+        "title": fault.title,
+        "status": fault.status,
+        "detail": fault.detail,
+        "instance": quote(path, errors="replace"),
+        "request_id": request_id,
+    }
+    if fault.errors:
+        members["errors"] = [asdict(error) for error in fault.errors]
+    return "application/problem+json", encode({**(fault.extra or {}), **members})
+
+
+def _is_v1(path: str) -> bool:
+    return path == "/api/v1" or path.startswith("/api/v1/")
+
+
+# The original names what failed, not why. The core tells of a crash as of any other error.
+_CRASHES: Final = {
+    "/api/v0/incidents": "Failed to retrieve incidents",
+    "/api/v0/incidents/start": "Failed to store incident",
+}
+
+
+def _of_core(problem: Problem, path: str) -> Fault:
+    if problem.status == 500:  # noqa: PLR2004 - the status that means a crash
+        message = _CRASHES.get(path, problem.title)
+    else:
+        message = f"{problem.title}. {problem.detail}".removesuffix(". ")
+    return Fault(
+        slug=problem.code,
+        status=problem.status,
+        title=problem.title,
+        detail=problem.detail or problem.title,
+        message=message,
+    )
+
+
+class Problems:
+    """Answers errors inside the application; `core` does it for the layers around it.
+
+    Args:
+        version: The version that v0 shows in errors; empty shows none.
+        html: Renders a page; without it browsers get JSON too.
+    """
+
+    def __init__(self, *, version: str = "", html: Html | None = None) -> None:
+        self._version = version
+        self._html = html
+
+    @property
+    def handlers(self) -> dict[Any, Any]:
+        """What `Starlette(exception_handlers=...)` takes."""
+        return {
+            AppError: self._app_error,
+            HTTPException: self._http_exception,
+            ResilienceError: self._core_error,
+            Exception: self._core_error,
+        }
+
+    @property
+    def core(self) -> Render:
+        """The renderer for problems that the core's middleware makes."""
+        return self._render_core
+
+    def _render_core(self, problem: Problem, scope: Scope) -> tuple[str, bytes]:
+        fault = _of_core(problem, scope["path"])
+        if self._html is not None and _wants_page(scope):
+            page = self._html(fault, scope)
+            return page.headers["content-type"], bytes(page.body)
+        return self._render(fault, scope)
+
+    def _render(self, fault: Fault, scope: Scope) -> tuple[str, bytes]:
+        context = current_request()
+        request_id = context.request_id if context else ""
+        return render(fault, path=scope["path"], request_id=request_id, version=self._version)
+
+    async def _core_error(self, request: Request, error: Exception) -> problem_response:
+        return problem_response(error, render=self._render_core)
+
+    async def _app_error(self, request: Request, error: AppError) -> Response:
+        fault = Fault(
+            slug=error.slug,
+            status=error.status,
+            title=error.title,
+            detail=error.detail,
+            errors=error.errors,
+            extra=error.extra,
+        )
+        if self._html is not None and _wants_page(request.scope):
+            response = self._html(fault, request.scope)
+        else:
+            content_type, body = self._render(fault, request.scope)
+            response = Response(body, error.status, media_type=None, headers={"content-type": content_type})
+        response.headers.update({"cache-control": "no-store", **error.headers})
+        return response
+
+    async def _http_exception(self, request: Request, error: HTTPException) -> Response:
+        """Answer what Starlette itself refuses, such as a path that is no route."""
+        path: str = request.scope["path"]
+        if error.status_code == MethodNotAllowedError.status:
+            detail = f"Method '{request.method}' is not allowed for '{path}'"
+            return await self._app_error(request, MethodNotAllowedError(detail, headers=error.headers))
+        if error.status_code != NotFoundError.status:
+            return await self._app_error(request, MalformedError("The request cannot be read"))
+        target = redirect_target(path, request.app.routes)
+        if target is None:
+            return await self._app_error(request, NotFoundError(f"Endpoint '{path}' does not exist"))
+        query = request.scope["query_string"].decode("latin-1")
+        status = 301 if request.method in {"GET", "HEAD"} else 307
+        return RedirectResponse(target + (f"?{query}" if query else ""), status)
+
+
+def _wants_page(scope: Scope) -> bool:
+    if scope["path"].startswith("/api/"):
+        return False
+    return any(name == b"accept" and b"text/html" in value.lower() for name, value in scope["headers"])
+
+
+def redirect_target(path: str, routes: Iterable[BaseRoute]) -> str | None:
+    """Find the route that a path with a slash at its end means; None if there is none.
+
+    Only a route of ours is ever a target. To take the slash off any path would make `//host/` lead to `host`.
+    """
+    target = path[:-1]
+    if not path.endswith("/") or not target.startswith("/") or target.startswith("//"):
+        return None
+    scope = {"type": "http", "method": "GET", "path": target}
+    known = any(route.matches(scope)[0] is not Match.NONE for route in routes)
+    return quote(target) if known else None

@@ -1,0 +1,96 @@
+"""The greeting, the plain health check of the original, and where the code comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from postfacta_core.clock import MONOTONIC, Clock
+
+from ..principal import Principal
+from ..problems import encode
+from ..settings import SettingsError
+
+__all__ = ["About", "Codebase", "load_codebase"]
+
+_PACKAGED = Path(__file__).with_name("codebase.json")
+
+
+class Codebase(BaseModel):
+    """Where the code comes from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    author: str
+    repository: str
+    version: str
+    contributors: list[str] | None = None
+    license: str
+    languages: list[str]
+    active: bool
+
+
+def load_codebase(path: Path = _PACKAGED) -> Codebase:
+    """Read the packaged metadata.
+
+    Raises:
+        SettingsError: If the file is missing or broken: the package is, too, and should not start.
+    """
+    try:
+        return Codebase.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise SettingsError(f"{path.name}: cannot read it: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise SettingsError(f"{path.name}: {where}: {first['msg']}; install the package again") from error
+
+
+class About:
+    """The handlers of the system paths.
+
+    Args:
+        codebase: Where the code comes from.
+        environment: The name that `/service-info` tells.
+        clock: Monotonic seconds; the uptime counts from now on.
+    """
+
+    def __init__(self, codebase: Codebase, *, environment: str, clock: Clock = MONOTONIC) -> None:
+        self._codebase = codebase.model_dump(exclude_none=True)
+        self._environment = environment
+        self._clock = clock
+        self._started = clock()
+
+    async def root(self, request: Request, principal: Principal) -> Response:
+        """Greet programs, and lead browsers to the incidents."""
+        if "text/html" in request.headers.get("accept", "").lower():
+            return RedirectResponse("/incidents", 303, {"Vary": "Accept"})
+        response = await self.home(request, principal)
+        response.headers["Vary"] = "Accept"
+        return response
+
+    async def home(self, request: Request, principal: Principal) -> Response:
+        """Greet."""
+        return _json({"message": "Welcome to the PostFacta API!"})
+
+    async def healthz(self, request: Request, principal: Principal) -> Response:
+        """Say that the process answers. It never looks at the database."""
+        return _json({"status": "healthy"})
+
+    async def service_info(self, request: Request, principal: Principal) -> Response:
+        """Tell what runs here, and for how long."""
+        return _json(
+            {
+                "name": "PostFacta API",
+                "environment": self._environment,
+                "uptime": f"{int(self._clock() - self._started)}s",
+                "codebase": self._codebase,
+            }
+        )
+
+
+def _json(value: object) -> Response:
+    return Response(encode(value), headers={"Content-Type": "application/json; charset=utf-8"})

@@ -1,0 +1,94 @@
+"""Listen on an address, and run the application there under uvicorn."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from .observability import configure_logging
+from .settings import Settings
+
+__all__ = ["PortInUseError", "check_port", "serve"]
+
+_GRACE = 25  # Kubernetes kills after 30 seconds.
+
+
+class PortInUseError(Exception):
+    """The address cannot be listened on; the text says why, and what to do."""
+
+
+def check_port(host: str, port: int) -> None:
+    """See whether the address is free, before anything slow begins.
+
+    Raises:
+        PortInUseError: If it is not.
+    """
+    _listen(host, port).close()
+
+
+def serve(settings: Settings, *, say: Callable[[str], None] | None = None) -> int:
+    """Serve until Ctrl-C or SIGTERM, then end what is under way; return the exit code.
+
+    Args:
+        settings: Where to listen, and everything the application needs.
+        say: Told where it listens.
+
+    Raises:
+        PortInUseError: If the port is taken.
+    """
+    with _listen(settings.host, settings.port) as listener:
+        host, port = listener.getsockname()[:2]
+        configure_logging(settings)
+        server = uvicorn.Server(_config(settings))
+        # uvicorn raises the signal again after its graceful stop; so whoever called us can still tidy up.
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            if say is not None:
+                say(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C stops it")
+            server.run(sockets=[listener])
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    return 0 if server.started else 1
+
+
+def _config(settings: Settings) -> uvicorn.Config:
+    from .app import create_app  # noqa: PLC0415 - a port in use is told before the slow part of the start
+
+    return uvicorn.Config(
+        create_app(settings),
+        loop="asyncio",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE,
+        # Else what one request puts into a context variable is still there in the next one of its connection.
+        reset_contextvars=True,
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise PortInUseError(_advice(host, port, error)) from None
+
+
+def _advice(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        other = port + 1 if port < 65535 else 8080  # noqa: PLR2004 - the last port
+        return (
+            f"port {port} of {host} is in use: stop what listens there, or take another with --port {other}"
+        )
+    if error.errno == errno.EACCES:
+        return f"port {port} needs more rights than you have: take one above 1023, such as --port 8080"
+    return f"cannot listen on {host}: {error.strerror}; --host takes an address of this machine"

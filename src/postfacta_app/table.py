@@ -1,0 +1,181 @@
+"""The route table: every route of the service, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from .identity import model as identity
+from .identity.http import IdentityHttp
+from .identity.pages import SignInPages
+from .incidents import model as incidents
+from .incidents.http import IncidentHttp
+from .incidents.pages import IncidentPages
+from .incidents.query import IncidentQuery
+from .incidents.v0 import V0Http
+from .principal import Access, Principal
+from .reliability.about import About
+from .routes import RouteClass, Rule
+
+__all__ = ["Handlers", "rules"]
+
+OPEN, SIGNED_IN, READ, WRITE, ADMIN = (
+    Access.OPEN,
+    Access.SIGNED_IN,
+    Access.READ,
+    Access.WRITE,
+    Access.ADMIN,
+)
+_ONCE = ("idempotency-in-progress", "idempotency-mismatch", "conflict")
+_VERSIONED = ("precondition-failed", "precondition-required", "conflict")
+
+
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """What answers the routes."""
+
+    about: About
+    v0: V0Http
+    incidents: IncidentHttp
+    identity: IdentityHttp
+    incident_pages: IncidentPages
+    sign_in: SignInPages
+    openapi: Callable[[Request, Principal], Awaitable[Response]]
+    problem_page: Callable[[Request, Principal], Awaitable[Response]]
+
+
+def rules(on: Handlers) -> list[Rule]:
+    """List every route."""
+    return [*_system(on), *_v0(on), *_v1_incidents(on), *_v1_identity(on), *_pages(on)]
+
+
+def _system(on: Handlers) -> list[Rule]:
+    probe, auth = RouteClass.PROBE, RouteClass.AUTH
+    credentials = ("rate-limited", "unauthenticated")
+    return [
+        Rule(method="GET", path="/", handler=on.about.root, access=OPEN, route_class=probe),
+        Rule(method="GET", path="/home", handler=on.about.home, access=OPEN, route_class=probe),
+        Rule(method="GET", path="/healthz", handler=on.about.healthz, access=OPEN, route_class=probe),
+        Rule(method="GET", path="/service-info", handler=on.about.service_info, access=OPEN, route_class=probe),
+        Rule(method="GET", path="/openapi.json", handler=on.openapi, access=OPEN, route_class=probe),
+        Rule(
+            method="POST", path="/login", handler=on.identity.login, access=OPEN, route_class=auth,
+            summary="Exchange e-mail and password for a bearer token", body=identity.Credentials,
+            answers={200: identity.SignedIn}, problems=credentials,
+        ),
+        Rule(
+            method="POST", path="/register", handler=on.identity.register, access=OPEN, route_class=auth,
+            summary="Make an account, where that is open to everybody", body=identity.Registration,
+            answers={201: identity.Registered}, problems=("registration-closed", "conflict", "rate-limited"),
+        ),
+        Rule(
+            method="POST", path="/logout", handler=on.identity.logout, access=SIGNED_IN, route_class=auth,
+            summary="End the session or bearer token that is presented", answers={204: None},
+        ),
+    ]  # fmt: skip
+
+
+def _v0(on: Handlers) -> list[Rule]:
+    read, search, write = RouteClass.READ, RouteClass.SEARCH, RouteClass.WRITE
+    return [
+        Rule(method="GET", path="/api/v0/incidents", handler=on.v0.list, access=READ, route_class=search),
+        Rule(method="GET", path="/api/v0/incidents/{id:uuid}", handler=on.v0.get, access=READ, route_class=read),
+        Rule(method="POST", path="/api/v0/incidents/start", handler=on.v0.start, access=WRITE, route_class=write),
+    ]  # fmt: skip
+
+
+def _v1_incidents(on: Handlers) -> list[Rule]:
+    read, search, write = RouteClass.READ, RouteClass.SEARCH, RouteClass.WRITE
+    root, one = "/api/v1/incidents", "/api/v1/incidents/{ref}"
+    return [
+        Rule(
+            method="GET", path=root, handler=on.incidents.page, access=READ, route_class=search,
+            summary="List incidents", query=IncidentQuery, answers={200: incidents.IncidentPage},
+            problems=("invalid-cursor",),
+        ),
+        Rule(
+            method="POST", path=root, handler=on.incidents.create, access=WRITE, route_class=write,
+            summary="Record an incident", body=incidents.NewIncident, answers={201: incidents.Incident},
+            problems=_ONCE, headers={"Idempotency-Key": False},
+        ),
+        Rule(
+            method="GET", path=one, handler=on.incidents.read, access=READ, route_class=read,
+            summary="Read an incident", answers={200: incidents.Incident, 304: None},
+            headers={"If-None-Match": False},
+        ),
+        Rule(
+            method="PATCH", path=one, handler=on.incidents.change, access=WRITE, route_class=write,
+            summary="Change an incident by JSON Merge Patch", body=incidents.Change,
+            body_type="application/merge-patch+json", answers={200: incidents.Incident},
+            problems=_VERSIONED, headers={"If-Match": True},
+        ),
+        Rule(
+            method="DELETE", path=one, handler=on.incidents.archive, access=WRITE, route_class=write,
+            summary="Archive an incident", answers={204: None}, problems=_VERSIONED, headers={"If-Match": True},
+        ),
+        Rule(
+            method="POST", path=f"{one}/transitions", handler=on.incidents.move, access=WRITE, route_class=write,
+            summary="Move an incident to another state", body=incidents.Move,
+            answers={200: incidents.Incident, 201: incidents.Incident},
+            problems=(*_ONCE, "illegal-transition"), headers={"Idempotency-Key": False},
+        ),
+    ]  # fmt: skip
+
+
+def _v1_identity(on: Handlers) -> list[Rule]:
+    read, search, write = RouteClass.READ, RouteClass.SEARCH, RouteClass.WRITE
+    http, cursor = on.identity, ("invalid-cursor",)
+    return [
+        Rule(
+            method="GET", path="/api/v1/me", handler=http.me, access=SIGNED_IN, route_class=read,
+            summary="Tell who is asking", answers={200: identity.Me},
+        ),
+        Rule(
+            method="GET", path="/api/v1/tokens", handler=http.tokens, access=ADMIN, route_class=search,
+            summary="List API tokens", query=identity.Paging, answers={200: identity.TokenPage}, problems=cursor,
+        ),
+        Rule(
+            method="POST", path="/api/v1/tokens", handler=http.add_token, access=ADMIN, route_class=write,
+            summary="Make an API token; its secret is answered once", body=identity.NewToken,
+            answers={201: identity.IssuedToken},
+        ),
+        Rule(
+            method="DELETE", path="/api/v1/tokens/{id}", handler=http.revoke_token, access=ADMIN, route_class=write,
+            summary="Revoke an API token", answers={204: None},
+        ),
+        Rule(
+            method="GET", path="/api/v1/users", handler=http.users, access=ADMIN, route_class=search,
+            summary="List people", query=identity.Paging, answers={200: identity.UserPage}, problems=cursor,
+        ),
+        Rule(
+            method="POST", path="/api/v1/users", handler=http.add_user, access=ADMIN, route_class=write,
+            summary="Add a person", body=identity.NewUser, answers={201: identity.User},
+            problems=("conflict", "rate-limited"),
+        ),
+        Rule(
+            method="PATCH", path="/api/v1/users/{id}", handler=http.change_user, access=ADMIN, route_class=write,
+            summary="Change a person's role, or disable an account", body=identity.UserChange,
+            body_type="application/merge-patch+json", answers={200: identity.User},
+            problems=_VERSIONED, headers={"If-Match": True},
+        ),
+        Rule(
+            method="GET", path="/api/v1/audit", handler=http.audit, access=ADMIN, route_class=search,
+            summary="Read who did what", query=identity.AuditQuery, answers={200: identity.AuditPage},
+            problems=cursor,
+        ),
+    ]  # fmt: skip
+
+
+def _pages(on: Handlers) -> list[Rule]:
+    read, search, auth = RouteClass.READ, RouteClass.SEARCH, RouteClass.AUTH
+    return [
+        Rule(method="GET", path="/incidents", handler=on.incident_pages.list, access=READ, route_class=search),
+        Rule(method="GET", path="/incidents/{ref}", handler=on.incident_pages.one, access=READ, route_class=read),
+        Rule(method="GET", path="/signin", handler=on.sign_in.form, access=OPEN, route_class=read),
+        Rule(method="POST", path="/signin", handler=on.sign_in.submit, access=OPEN, route_class=auth),
+        Rule(method="POST", path="/signout", handler=on.sign_in.leave, access=OPEN, route_class=auth),
+        Rule(method="GET", path="/problems/{slug}", handler=on.problem_page, access=OPEN, route_class=read),
+    ]  # fmt: skip

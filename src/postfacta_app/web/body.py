@@ -1,0 +1,398 @@
+"""Read what a request says: JSON, parameters, preconditions, cursors, keys, and times.
+
+Whatever a client sends, the worst that comes out of here is an `AppError`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final, TypeVar, cast, get_args, get_origin
+from uuid import UUID
+
+from pydantic import BaseModel, BeforeValidator, PlainSerializer, ValidationError
+from pydantic_core import ErrorDetails
+from starlette.requests import Request
+
+from ..errors import (
+    FieldError,
+    InvalidCursorError,
+    InvalidFieldsError,
+    MalformedError,
+    PreconditionFailedError,
+    PreconditionRequiredError,
+    UnsupportedMediaTypeError,
+)
+
+__all__ = [
+    "Moment",
+    "Time",
+    "decode_cursor",
+    "encode_cursor",
+    "format_time",
+    "idempotency_key",
+    "if_match",
+    "if_none_match",
+    "parse",
+    "parse_json",
+    "parse_time",
+    "read_body",
+    "read_json",
+    "read_moment",
+    "read_query",
+]
+
+M = TypeVar("M", bound=BaseModel)
+
+_DEPTH: Final = 100  # far above any body of ours, far below where Python's own stack ends
+_LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_JSON_TYPE: Final = re.compile(r"application/([a-z0-9.+-]+\+)?json", re.IGNORECASE)
+
+
+# JSON
+
+
+def parse_json(body: bytes) -> object:
+    """Parse a JSON text: UTF-8 without a byte order mark, one value, finite numbers, no NUL.
+
+    Lone surrogates become U+FFFD, one for one, since they cannot be encoded. A repeated key stands where it was
+    last written, so that whoever folds keys sees the last one last.
+
+    Raises:
+        MalformedError: If it is anything else.
+    """
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        raise MalformedError("the text is not UTF-8") from None
+    if not text.strip(" \t\r\n"):
+        raise MalformedError("EOF")
+    try:
+        value = json.loads(text, parse_constant=_constant, parse_float=_finite, object_pairs_hook=_object)
+        return _clean(value, 0)
+    except json.JSONDecodeError as error:
+        raise MalformedError(f"not JSON at line {error.lineno}, column {error.colno}") from None
+    except RecursionError:
+        raise MalformedError("nested too deeply") from None
+    except ValueError:  # int() refuses numbers of thousands of digits
+        raise MalformedError("a number is too large") from None
+
+
+def _constant(name: str) -> object:
+    raise MalformedError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise MalformedError("a number is too large")
+    return number
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members: dict[str, object] = {}
+    for key, value in pairs:
+        members.pop(key, None)
+        members[key] = value
+    return members
+
+
+def _clean(value: object, depth: int) -> object:
+    if isinstance(value, str):
+        return _text(value)
+    if not isinstance(value, list | dict):
+        return value
+    if depth == _DEPTH:
+        raise MalformedError("nested too deeply")
+    if isinstance(value, list):
+        return [_clean(item, depth + 1) for item in cast("list[object]", value)]
+    members = cast("dict[str, object]", value)
+    return {_text(key): _clean(item, depth + 1) for key, item in members.items()}
+
+
+def _text(text: str) -> str:
+    if "\0" in text:
+        raise MalformedError("a text contains U+0000")
+    return _LONE_SURROGATE.sub("\ufffd", text)
+
+
+async def read_json(request: Request) -> object:
+    """Read the body as JSON, whatever its content type says."""
+    return parse_json(await request.body())
+
+
+async def read_body(request: Request, model: type[M]) -> M:
+    """Read the body as JSON of a model's shape; it must also claim to be JSON."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip()
+    if not _JSON_TYPE.fullmatch(media_type):
+        raise UnsupportedMediaTypeError("Send JSON, with Content-Type: application/json")
+    return parse(model, await read_json(request))
+
+
+def parse(model: type[M], value: object) -> M:
+    """Check a JSON value against a model.
+
+    Raises:
+        InvalidFieldsError: With a pointer, a code and plain words for each broken rule, and no echo of the input.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as invalid:
+        errors = [_field_error(error, _pointer(error["loc"])) for error in _details(invalid)]
+        raise InvalidFieldsError("Correct the fields named in errors", errors=errors) from None
+
+
+def _details(invalid: ValidationError) -> list[ErrorDetails]:
+    return invalid.errors(include_url=False, include_context=False, include_input=False)
+
+
+def _pointer(location: tuple[int | str, ...]) -> str:
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
+
+
+_WORDS: Final = {
+    "missing": ("required", "is required"),
+    "extra_forbidden": ("unknown", "is not known here"),
+    "uuid_parsing": ("uuid_parsing", "must be a UUID"),  # the original words quote the input
+}
+
+
+def _field_error(error: ErrorDetails, pointer: str) -> FieldError:
+    message = error["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    code, message = _WORDS.get(error["type"], (error["type"], message.replace("String should", "must")))
+    return FieldError(pointer, code, message)
+
+
+# Parameters
+
+
+def read_query(request: Request, model: type[M]) -> M:
+    """Read the query as a model: lists take a parameter as often as it comes, all else once.
+
+    Raises:
+        MalformedError: If a parameter is unknown, repeated or breaks a rule: a filter that is silently ignored
+            gives a wrong answer.
+    """
+    lists = {field.alias or name: _is_list(field.annotation) for name, field in model.model_fields.items()}
+    values: dict[str, object] = {}
+    errors: list[FieldError] = []
+    for name in dict.fromkeys(request.query_params):
+        given = request.query_params.getlist(name)
+        if name not in lists:
+            errors.append(FieldError(f"?{name}", "unknown", "is not known here"))
+        elif any("\0" in text for text in given):
+            errors.append(FieldError(f"?{name}", "nul", "contains U+0000"))
+        elif lists[name]:
+            values[name] = given
+        elif len(given) > 1:
+            errors.append(FieldError(f"?{name}", "repeated", "may be given once"))
+        else:
+            values[name] = given[0]
+    if errors:
+        raise MalformedError("Correct the parameters named in errors", errors=errors)
+    try:
+        return model.model_validate(values)
+    except ValidationError as invalid:
+        errors = [
+            _field_error(error, f"?{error['loc'][0]}" if error["loc"] else "?") for error in _details(invalid)
+        ]
+        raise MalformedError("Correct the parameters named in errors", errors=errors) from None
+
+
+def _is_list(annotation: object) -> bool:
+    origin = get_origin(annotation)
+    if origin in {list, tuple, set, frozenset}:
+        return True
+    return any(_is_list(part) for part in get_args(annotation)) if origin is not None else False
+
+
+# Preconditions and keys
+
+_ETAG: Final = re.compile(r'\s*((?:W/)?"[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
+
+
+def if_match(request: Request, current: str) -> None:
+    """Hold a change to the version it starts from; `current` is the stored one's strong ETag, quotes included.
+
+    Raises:
+        PreconditionRequiredError: Without `If-Match`.
+        PreconditionFailedError: If it names other versions; the answer carries the current one.
+        MalformedError: If it cannot be read.
+    """
+    given = request.headers.getlist("if-match")
+    if not given:
+        raise PreconditionRequiredError("Send If-Match with the ETag of the version you change")
+    named = list(_etags(", ".join(given)))
+    if "*" not in named and current not in named:
+        raise PreconditionFailedError("Read it again, then repeat your change", headers={"ETag": current})
+
+
+def if_none_match(request: Request, etag: str) -> bool:
+    """Tell whether the client has this version already, so that 304 is the answer; compares weakly."""
+    given = request.headers.getlist("if-none-match")
+    if not given:
+        return False
+    known = {tag.removeprefix("W/") for tag in _etags(", ".join(given))}
+    return "*" in known or etag.removeprefix("W/") in known
+
+
+def _etags(text: str) -> Iterator[str]:
+    if text.strip() == "*":
+        yield "*"
+        return
+    at = 0
+    while at < len(text):
+        found = _ETAG.match(text, at)
+        if found is None:
+            raise MalformedError('An entity tag stands in double quotes, as in "3"')
+        yield found[1]
+        at = found.end()
+
+
+_BARE_KEY: Final = re.compile(r"[\x21\x23-\x7e][\x21-\x7e]*")
+_QUOTED_KEY: Final = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
+_LONGEST_KEY: Final = 255
+
+
+def idempotency_key(request: Request) -> str | None:
+    """Read `Idempotency-Key`, quoted as a structured string or bare; None without one.
+
+    Raises:
+        MalformedError: If it is not 1 to 255 characters of visible ASCII, or there are several.
+    """
+    given = request.headers.getlist("idempotency-key")
+    if not given:
+        return None
+    text = given[0].strip()
+    if (quoted := _QUOTED_KEY.fullmatch(text)) is not None:
+        key = re.sub(r"\\(.)", r"\1", quoted[1])
+    else:
+        key = text if _BARE_KEY.fullmatch(text) else ""
+    if len(given) > 1 or not 1 <= len(key) <= _LONGEST_KEY:
+        raise MalformedError("Idempotency-Key must be 1 to 255 visible ASCII characters, given once")
+    return key
+
+
+# Cursors
+
+_CURSOR_VERSION: Final = 1
+
+
+def encode_cursor(sort: str, key: tuple[datetime, UUID], filters_hash: str) -> str:
+    """Write where a list goes on: after this key, in this order, under these filters."""
+    members = [_CURSOR_VERSION, sort, format_time(key[0]), str(key[1]), filters_hash]
+    return base64.urlsafe_b64encode(json.dumps(members).encode()).decode().rstrip("=")
+
+
+def decode_cursor(text: str, sort: str, filters_hash: str) -> tuple[datetime, UUID]:
+    """Read a cursor back.
+
+    Raises:
+        InvalidCursorError: If it is damaged, or belongs to another order or other filters.
+    """
+    refusal = InvalidCursorError("Begin again without a cursor")
+    try:
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        match parse_json(raw):
+            case [int(version), str(given_sort), str(time), str(identity), str(given_hash)]:
+                key = (parse_time(time), UUID(identity))
+            case _:
+                raise refusal
+    except (ValueError, MalformedError):
+        raise refusal from None
+    if (version, given_sort, given_hash) != (_CURSOR_VERSION, sort, filters_hash):
+        raise refusal
+    return key
+
+
+# Times
+
+_RFC3339: Final = re.compile(
+    r"(?P<year>\d{4})(?P<rest>-\d\d-\d\dT(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d)(?:\.(?P<fraction>\d+))?"
+    r"(?P<zone>Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)",
+    re.ASCII,
+)
+_NANO: Final = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A time as it was written, and as an instant.
+
+    Attributes:
+        text: RFC 3339 with the writer's offset, up to nine digits of fraction and no trailing zeros.
+        instant: In UTC, cut to microseconds; None outside the years 1 to 9999.
+    """
+
+    text: str
+    instant: datetime | None
+
+
+def read_moment(text: str) -> Moment:
+    """Read RFC 3339, strictly: upper-case `T` and `Z`, an offset, a day that exists, no leap second.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    found = _RFC3339.fullmatch(text)
+    if found is None:
+        raise ValueError("must be a time with an offset, such as 2026-02-07T10:00:00Z")
+    year, rest, fraction, zone = (
+        found["year"],
+        found["rest"],
+        (found["fraction"] or "")[:_NANO],
+        found["zone"],
+    )
+    if zone in {"+00:00", "-00:00"}:
+        zone = "Z"
+    try:
+        # Python knows no year 0; the year 400 has the same days.
+        local = datetime.fromisoformat(f"{'0400' if year == '0000' else year}{rest}.{fraction:0<6.6}+00:00")
+    except ValueError:
+        raise ValueError("must be a day that exists") from None
+    digits = f".{fraction}".rstrip("0").rstrip(".")
+    return Moment(f"{year}{rest}{digits}{zone}", None if year == "0000" else _shifted(local, zone))
+
+
+def _shifted(local: datetime, zone: str) -> datetime | None:
+    if zone == "Z":
+        return local
+    offset = timedelta(hours=int(zone[1:3]), minutes=int(zone[4:6]))
+    try:
+        return local - offset if zone[0] == "+" else local + offset
+    except OverflowError:
+        return None
+
+
+def parse_time(text: str) -> datetime:
+    """Read RFC 3339 as an instant in UTC; digits beyond the microsecond are cut.
+
+    Raises:
+        ValueError: If it is anything else, or lies outside the years 1 to 9999.
+    """
+    instant = read_moment(text).instant
+    if instant is None:
+        raise ValueError("must lie within the years 1 to 9999")
+    return instant
+
+
+def format_time(at: datetime) -> str:
+    """Write an instant as RFC 3339 in UTC with microseconds."""
+    return at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def _time_field(value: object) -> object:
+    if isinstance(value, datetime):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("must be a time with an offset, such as 2026-02-07T10:00:00Z")  # noqa: TRY004 - pydantic wants it
+    return parse_time(value)
+
+
+Time = Annotated[datetime, BeforeValidator(_time_field), PlainSerializer(format_time, when_used="json")]
+"""A field of a model that holds an instant."""

@@ -1,0 +1,197 @@
+"""Run health checks in the background, so that a probe is answered from memory."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import anyio
+from anyio.abc import TaskGroup
+
+from ..clock import LUCK, MONOTONIC, Clock, Luck
+from ..events import HealthChecked, Observer, fan_out, ignore
+from ..policy.health import CheckConfig, CheckResult, CheckState, HealthReport, fold, inspect, summarize
+
+__all__ = ["HealthRegistry"]
+
+Check = Callable[[], Awaitable[object]]
+
+
+class HealthRegistry:
+    """Knows how a service stands, from checks that run on their own schedules.
+
+    An async context manager: it owns the tasks of its checks, and may be entered once. It starts no matter how
+    the dependencies are, and a service becomes ready when they come. Without checks it is ready once entered.
+
+    A check is foreign code: what it raises is a failed result, what hangs is cancelled, what ignores that turns
+    stale, and nothing of it reaches another check. Only a check that shields itself from cancellation can hold
+    up the exit.
+
+    Args:
+        observer: Told of every result. It may raise.
+        clock: Monotonic seconds.
+        luck: Spreads the runs.
+    """
+
+    def __init__(self, *, observer: Observer = ignore, clock: Clock = MONOTONIC, luck: Luck = LUCK) -> None:
+        self._observe = fan_out([observer])
+        self._clock = clock
+        self._luck = luck
+        self._checks: dict[str, _Watched] = {}
+        self._tasks: TaskGroup | None = None
+        self._draining = False
+
+    def add(
+        self,
+        name: str,
+        check: Check,
+        *,
+        critical: bool = True,
+        interval: float = 5.0,
+        timeout: float = 1.0,
+        fall: int = 3,
+        rise: int = 2,
+        stale_after: float | None = None,
+    ) -> None:
+        """Add a check, before the registry is entered.
+
+        Args:
+            name: Names it in reports, events and metrics.
+            check: Passes if it returns anything but False within the timeout.
+            critical: Whether it fails readiness, or is reported only.
+            interval: Seconds from the end of a run to the start of the next, with a tenth of jitter.
+            timeout: Seconds after which a run is cancelled and has failed.
+            fall: Failures in a row until it is down.
+            rise: Successes in a row until it is up again.
+            stale_after: Seconds after which a result counts as failed; see `CheckConfig`.
+
+        Raises:
+            ValueError: If the name is taken, or an option makes no sense.
+            RuntimeError: If the registry was entered.
+        """
+        if self._tasks is not None:
+            msg = f"add the check {name!r} before the registry is entered"
+            raise RuntimeError(msg)
+        if name in self._checks:
+            msg = f"there is a check {name!r} already"
+            raise ValueError(msg)
+        config = CheckConfig(
+            critical=critical,
+            interval=interval,
+            timeout=timeout,
+            fall=fall,
+            rise=rise,
+            stale_after=stale_after,
+        )
+        self._checks[name] = _Watched(check, config, CheckState(since=self._clock()))
+
+    def snapshot(self) -> HealthReport:
+        """Tell how the service stands, from memory."""
+        now = self._clock()
+        watched = self._checks.values()
+        return summarize(
+            [inspect(name, one.state, one.config, now=now) for name, one in self._checks.items()],
+            entered=self._tasks is not None,
+            draining=self._draining,
+            has_started=all(one.state.has_passed for one in watched if one.config.critical),
+        )
+
+    def drain(self) -> None:
+        """Be unready from now on, whatever a check says later. It may be called twice."""
+        self._draining = True
+
+    async def run_once(self, name: str) -> HealthChecked:
+        """Run one check now, besides its schedule, and take its result into account.
+
+        Raises:
+            KeyError: If there is no such check.
+        """
+        watched = self._checks[name]
+        run = _Run(watched.check, watched.config.timeout)
+        started = self._clock()
+        # In a group of its own, a check that cancels itself, as one that awaits a cancelled future does, takes
+        # down this group and not the one that runs all checks and the service.
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run.go, name=f"health check {name}")
+        return self._record(name, started, run.error)
+
+    def _record(self, name: str, started: float, error: str) -> HealthChecked:
+        watched, now = self._checks[name], self._clock()
+        # One that swallowed its cancellation, or blocked the loop, is late all the same.
+        if not error and now >= started + watched.config.timeout:
+            error = TimeoutError.__name__
+        result = CheckResult(at=now, passed=not error, seconds=now - started, error=error)
+        watched.state = fold(watched.state, result, watched.config)
+        event = HealthChecked(
+            check=name,
+            critical=watched.config.critical,
+            passed=result.passed,
+            up=watched.state.up is True,
+            seconds=result.seconds,
+            error=error,
+        )
+        self._observe(event)
+        return event
+
+    async def _keep_running(self, name: str) -> None:
+        while True:
+            await self.run_once(name)
+            await anyio.sleep(self._checks[name].config.wait(self._luck()))
+
+    async def __aenter__(self) -> Self:
+        """Start the checks; the first runs begin at once.
+
+        Raises:
+            RuntimeError: If it was entered before.
+        """
+        if self._tasks is not None:
+            raise RuntimeError("a HealthRegistry is entered once")
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        for name in self._checks:
+            self._tasks.start_soon(self._keep_running, name, name=f"health {name}")
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        """Drain, and end the checks."""
+        self.drain()
+        if (tasks := self._tasks) is None:
+            raise AssertionError("left, but never entered")
+        tasks.cancel_scope.cancel()
+        if isinstance(exc, Exception):
+            # The group would wrap the service's own error in an ExceptionGroup: it need not know of it.
+            await tasks.__aexit__(None, None, None)
+            return None
+        return await tasks.__aexit__(exc_type, exc, traceback)
+
+
+@dataclass(slots=True)
+class _Watched:
+    check: Check
+    config: CheckConfig
+    state: CheckState
+
+
+class _Run:
+    """One run of a check; `error` is empty once it has passed."""
+
+    def __init__(self, check: Check, seconds: float) -> None:
+        self.error = "Cancelled"
+        self._check = check
+        self._seconds = seconds
+
+    async def go(self) -> None:
+        try:
+            with anyio.fail_after(self._seconds):
+                answer = await self._check()
+        except Exception as error:  # noqa: BLE001 - it is foreign code, and may raise anything
+            self.error = type(error).__name__
+        else:
+            self.error = "ReturnedFalse" if answer is False else ""

@@ -1,0 +1,120 @@
+"""Read the route template that a framework left in the scope.
+
+No framework is imported: Starlette, FastAPI and Litestar are known by what they put there. A template holds
+nothing that a client chose. Where that cannot be told, there is no template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, cast
+
+from ._types import Scope
+
+__all__ = ["RouteReader", "local_path"]
+
+_MOUNT_END: Final = "/{path}"
+# One entry for each route below a parameterised mount: an application has no more of them than this.
+_MAX_KNOWN: Final = 1000
+
+
+def local_path(path: str, root_path: str) -> str:
+    """Return the path without the server's `root_path`, which newer servers put in front of it."""
+    return path[len(root_path) :] if root_path and path.startswith(root_path + "/") else path
+
+
+class RouteReader:
+    """Tells the route template of a scope that the application is done with."""
+
+    def __init__(self) -> None:
+        # Routes below mounts with parameters. The route is kept, so that its id stays its own.
+        self._known: dict[int, tuple[object, str | None]] = {}
+
+    def read(self, scope: Scope, root_path: str, path: str) -> str | None:
+        """Return the template, or None if nothing was matched.
+
+        Args:
+            scope: As the application leaves it.
+            root_path: The `root_path` at entry: what mounts added to it since is part of the template.
+            path: The path at entry, without the `root_path`.
+        """
+        route = scope.get("route")
+        if route is None:
+            return _of_litestar(scope, path)
+        template = _of_route(scope, route)
+        if template is None:
+            return None
+        growth = str(scope.get("root_path", ""))[len(root_path) :]
+        if not growth:
+            return template
+        if _has_foreign_parameters(scope, template):
+            return self._search(scope, route)
+        # A mount without parameters grew it by its own words, and a mount at the end by itself as well.
+        return growth + (_MOUNT_END if _is_mount(route) else template)
+
+    def _search(self, scope: Scope, route: object) -> str | None:
+        """Put together the templates of the mounts around a route: the `root_path` has their values."""
+        known = self._known.get(id(route))
+        if known is None:
+            router = scope.get("router")
+            found = next(_around(route, getattr(router, "routes", ()), "", depth=0), None)
+            if len(self._known) >= _MAX_KNOWN:
+                return found
+            known = self._known[id(route)] = (route, found)
+        return known[1]
+
+
+def _of_route(scope: Scope, route: object) -> str | None:
+    """Return what the route calls itself, without the mounts around it."""
+    if _is_mount(route) and getattr(route, "routes", None):
+        return None  # the mount of a router that matched nothing
+    template = _of_included(scope, route) or getattr(route, "path_format", None)
+    return template if isinstance(template, str) else None
+
+
+def _of_included(scope: Scope, route: object) -> str | None:
+    """Return the template with the prefixes of FastAPI's `include_router`, which the route itself lacks.
+
+    FastAPI 0.165 keeps it in a private place. Without it, the route's own template has to do.
+    """
+    fastapi: object = scope.get("fastapi")
+    if not isinstance(fastapi, Mapping):
+        return None
+    context: object = cast("Mapping[str, object]", fastapi).get("effective_route_context")
+    inner = getattr(context, "starlette_route", None)
+    # A context may be left over from a router outside of the mount that the route is in.
+    if route is not getattr(context, "original_route", None) and route is not inner:
+        return None
+    template = getattr(inner or context, "path_format", None)
+    return template if isinstance(template, str) else None
+
+
+def _is_mount(route: object) -> bool:
+    return hasattr(route, "routes") and getattr(route, "path_format", "").endswith(_MOUNT_END)
+
+
+def _has_foreign_parameters(scope: Scope, template: str) -> bool:
+    """Tell whether a mount around the route has parameters: its values are in the `root_path`."""
+    return len(scope.get("path_params", ())) > template.removesuffix(_MOUNT_END).count("{")
+
+
+def _around(route: object, routes: Sequence[Any], prefix: str, *, depth: int) -> Iterator[str]:
+    """Yield the full template of each place where the route is mounted."""
+    for candidate in routes:
+        template = getattr(candidate, "path_format", "")
+        if candidate is route:
+            yield prefix + template
+        elif (inner := getattr(candidate, "routes", None)) and depth < 10:  # noqa: PLR2004 - deep enough, and no circle
+            yield from _around(route, inner, prefix + template.removesuffix(_MOUNT_END), depth=depth + 1)
+
+
+def _of_litestar(scope: Scope, path: str) -> str | None:
+    """Return Litestar's template; a mounted ASGI application has none, so its place is worked out."""
+    template = scope.get("path_template")
+    if not isinstance(template, str):
+        return None
+    if template or not getattr(scope.get("route_handler"), "is_mount", False):
+        return template or None
+    # Litestar leaves the rest below the mount in the scope's path.
+    whole, rest = path.rstrip("/"), str(scope["path"]).rstrip("/")
+    return whole[: len(whole) - len(rest)] + _MOUNT_END if whole.endswith(rest) else None

@@ -1,0 +1,91 @@
+"""Give each request a context of its own, whatever the server left in the task.
+
+A server may run a request in the context variables of an earlier one: uvicorn 0.54 does on the asyncio loop,
+once a body above 64 KiB was read on the connection. So nothing that is found at entry is trusted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final
+
+from ..clock import MONOTONIC, Clock, Ids, random_id
+from ..context import RequestContext, bind_request, release_request
+from ._types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ["ContextMiddleware", "Resetter"]
+
+Resetter = Callable[[], Callable[[], object] | None]
+"""Called when a request begins, and again when it ends; or then what it returned is called, if it did."""
+
+_REQUEST_ID: Final = b"x-request-id"
+# No more than this goes into headers, log lines and problems: it stops log injection.
+_is_id = re.compile(rb"[A-Za-z0-9._-]{8,64}").fullmatch
+
+
+class ContextMiddleware:
+    """Bind a fresh `RequestContext` for each HTTP request and WebSocket. It belongs outermost.
+
+    The context is the scope's `postfacta.request` too, where layers find it even if a task in between runs
+    in another context. The response carries its `X-Request-ID`.
+
+    Args:
+        app: The application to wrap.
+        resetters: For variables of others, such as `structlog.contextvars.clear_contextvars` and
+            `Tracing.fresh_context`. They must be quick and must not raise.
+        clock: Monotonic seconds.
+        ids: Makes the id of a request that brings none, or one of another form.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        resetters: Sequence[Resetter] = (),
+        clock: Clock = MONOTONIC,
+        ids: Ids = random_id,
+    ) -> None:
+        self._app = app
+        self._resetters = tuple(resetters)
+        self._clock = clock
+        self._ids = ids
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        kind = scope["type"]
+        if kind not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        undo = [reset() or reset for reset in self._resetters]
+        request = RequestContext(
+            _id_of(scope["headers"]) or self._ids(), self._clock(), root_path=scope.get("root_path", "")
+        )
+        scope["postfacta.request"] = request
+        # Whoever binds must release: else the task would hold its context, which holds the task.
+        token = bind_request(request)
+        try:
+            await self._app(scope, receive, _echo(request, send) if kind == "http" else send)
+        finally:
+            release_request(token)
+            for put_back in reversed(undo):
+                put_back()
+
+
+def _id_of(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    for name, value in headers:
+        if name == _REQUEST_ID:
+            return value.decode("ascii") if _is_id(value) else None
+    return None
+
+
+def _echo(request: RequestContext, send: Send) -> Send:
+    def send_with_id(message: Message) -> Awaitable[None]:
+        if message["type"] == "http.response.start":
+            # A new message with a new list: an application may send the same objects again and again.
+            headers = [pair for pair in message.get("headers", ()) if pair[0] != _REQUEST_ID]
+            headers.append((_REQUEST_ID, request.request_id.encode("ascii")))
+            message = {**message, "headers": headers}
+        return send(message)
+
+    return send_with_id

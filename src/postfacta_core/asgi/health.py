@@ -1,0 +1,129 @@
+"""Answer the probes of an orchestrator or load balancer from what the registry remembers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Final
+
+from ..aio.health import HealthRegistry
+from ..policy.health import CheckReport, HealthReport
+from ._problem import Problem, request_of, send_problem
+from ._route import local_path
+from ._types import ASGIApp, Receive, Scope, Send
+
+__all__ = ["HealthMiddleware"]
+
+_JSON: Final = b"application/json"
+_NOT_FOUND: Final = Problem(status=404, code="not-found", title="Not Found")
+_WRONG_METHOD: Final = b'{"type":"about:blank","title":"Method Not Allowed","status":405}'
+_Answer = tuple[int, bytes]
+
+
+class HealthMiddleware:
+    """Serve `live`, `ready`, `startup`, and to whom it is allowed `deps`, below a prefix.
+
+    No probe waits: each is answered from memory. `live` depends on nothing but the loop and is 200 while
+    draining too; `ready` and `startup` are 200 or 503. All else goes on to the application, the bare prefix too.
+
+    Args:
+        app: The application to wrap.
+        registry: Knows how the service stands. Whoever made it enters it.
+        prefix: Where, below the server's `root_path`; such as `/healthz`, or empty.
+        allow_detail: Tells whether a request may see the checks by name; all others get a 404, and so do all
+            if it raises. None leaves that path to the application.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        registry: HealthRegistry,
+        *,
+        prefix: str = "/healthz",
+        allow_detail: Callable[[Scope], bool] | None = None,
+    ) -> None:
+        if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
+            msg = f"needs a prefix that starts with a slash and does not end with one: {prefix!r}"
+            raise ValueError(msg)
+        self._app = app
+        self._registry = registry
+        self._allow_detail = allow_detail
+        self._probes: dict[str, Callable[[HealthReport], _Answer]] = {
+            f"{prefix}/live": _live,
+            f"{prefix}/ready": _ready,
+            f"{prefix}/startup": _startup,
+        }
+        if allow_detail is not None:
+            self._probes[f"{prefix}/deps"] = _detail
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        path = local_path(scope["path"], scope.get("root_path", "")) if scope["type"] == "http" else ""
+        probe = self._probes.get(path)
+        if probe is None:
+            await self._app(scope, receive, send)
+            return
+        if (request := request_of(scope)) is not None:
+            request.route = path
+        if probe is _detail and not self._may_see_detail(scope):
+            await send_problem(scope, send, _NOT_FOUND)
+        elif scope["method"] not in {"GET", "HEAD"}:
+            await _send(scope, send, (405, _WRONG_METHOD))
+        else:
+            await _send(scope, send, probe(self._registry.snapshot()))
+
+    def _may_see_detail(self, scope: Scope) -> bool:
+        try:
+            return self._allow_detail is not None and self._allow_detail(scope) is True
+        except Exception:  # noqa: BLE001 - it is foreign code, and who cannot be judged is not let in
+            return False
+
+
+def _live(report: HealthReport) -> _Answer:
+    return (200, b'{"status":"live"}') if report.live else (503, b'{"status":"dead"}')
+
+
+def _ready(report: HealthReport) -> _Answer:
+    if report.ready:
+        return 200, b'{"status":"ready"}'
+    return 503, b'{"status":"draining"}' if report.draining else b'{"status":"unready"}'
+
+
+def _startup(report: HealthReport) -> _Answer:
+    return (200, b'{"status":"started"}') if report.started else (503, b'{"status":"starting"}')
+
+
+def _detail(report: HealthReport) -> _Answer:
+    # Always 200: it answers a person's question, and no machine acts on it.
+    state = "ready" if report.ready else "draining" if report.draining else "unready"
+    members = {
+        "status": state,
+        "live": report.live,
+        "ready": report.ready,
+        "started": report.started,
+        "draining": report.draining,
+        "checks": [_rounded(check) for check in report.checks],
+    }
+    return 200, json.dumps(members, separators=(",", ":")).encode()
+
+
+def _rounded(check: CheckReport) -> dict[str, object]:
+    # To the microsecond: more digits are noise.
+    return {
+        key: round(value, 6) if isinstance(value, float) else value for key, value in asdict(check).items()
+    }
+
+
+async def _send(scope: Scope, send: Send, answer: _Answer) -> None:
+    status, body = answer
+    is_refusal = body is _WRONG_METHOD
+    headers = [
+        (b"content-type", b"application/problem+json" if is_refusal else _JSON),
+        (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+    ]
+    if is_refusal:
+        headers.append((b"allow", b"GET, HEAD"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})

@@ -1,0 +1,73 @@
+"""Serve the metrics to whoever scrapes them, without holding up the event loop."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Final
+
+import anyio
+import anyio.to_thread
+
+from ..telemetry.metrics import Exposition, Metrics
+from ._problem import request_of
+from ._route import local_path
+from ._types import ASGIApp, Receive, Scope, Send
+
+__all__ = ["MetricsEndpoint"]
+
+_TEXT: Final = "text/plain; charset=utf-8"
+_NOT_ALLOWED: Final = Exposition(b"Only GET and HEAD\n", _TEXT)
+_NO_TOKEN: Final = Exposition(b"A bearer token is needed\n", _TEXT)
+
+
+class MetricsEndpoint:
+    """Answer GET and HEAD on one path with the metrics; all else goes on to the application.
+
+    They are rendered in a worker thread, one scrape at a time: at 11,000 series it takes 80 ms, for which
+    the event loop would stand still.
+
+    Args:
+        app: The application to wrap.
+        metrics: What to render.
+        path: Where, below the server's `root_path`.
+        token: The bearer token that a scrape must bring. Without one, whoever reaches the path may read.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, *, path: str = "/metrics", token: str = "") -> None:
+        self._app = app
+        self._metrics = metrics
+        self._path = path
+        self._credentials = f"Bearer {token}".encode() if token else b""
+        # A limiter of its own: a scrape takes no thread from the application's handlers.
+        self._one = anyio.CapacityLimiter(1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http" or local_path(scope["path"], scope.get("root_path", "")) != self._path:
+            await self._app(scope, receive, send)
+            return
+        if (request := request_of(scope)) is not None:
+            request.route = self._path
+        headers = dict(scope["headers"])
+        given = headers.get(b"authorization", b"")
+        if scope["method"] not in {"GET", "HEAD"}:
+            await _answer(scope, send, _NOT_ALLOWED, status=405, header=(b"allow", b"GET, HEAD"))
+        elif self._credentials and not hmac.compare_digest(given, self._credentials):
+            await _answer(scope, send, _NO_TOKEN, status=401, header=(b"www-authenticate", b"Bearer"))
+        else:
+            accept = headers.get(b"accept", b"").decode("latin-1")
+            page = await anyio.to_thread.run_sync(self._metrics.render, accept, limiter=self._one)
+            await _answer(scope, send, page, status=200, header=(b"vary", b"accept"))
+
+
+async def _answer(
+    scope: Scope, send: Send, page: Exposition, *, status: int, header: tuple[bytes, bytes]
+) -> None:
+    headers = [
+        (b"content-type", page.content_type.encode("ascii")),
+        (b"content-length", str(len(page.body)).encode()),
+        (b"cache-control", b"no-store"),
+        header,
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else page.body})

@@ -1,0 +1,224 @@
+"""Observe each request once, and hand the result to whoever records it."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Collection, Sequence
+from typing import Final, NamedTuple
+
+from ..clock import MONOTONIC, Clock, random_id
+from ..context import RequestContext, bind_request, current_request, release_request
+from ..events import ListenerFailed, Observer, ignore
+from ..telemetry.exchange import ErrorTypes, Exchange, Recorder
+from ._problem import request_of
+from ._route import RouteReader, local_path
+from ._types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ["RouteOf", "RouteProbe", "TelemetryMiddleware"]
+
+RouteOf = Callable[[Scope], str | None]
+"""Tells the route template of a scope that the application is done with, or None."""
+
+_UNMATCHED: Final = "_unmatched"
+# What carries the response's bytes, or a file that the server sends in their place.
+_BODY: Final = frozenset({"http.response.body", "http.response.pathsend", "http.response.zerocopysend"})
+_TRAFFIC: Final = {b"synthetic": "synthetic", b"load": "load"}
+
+
+class TelemetryMiddleware:
+    """Make one `Exchange` of each HTTP request. What the application raises is recorded, and raised again.
+
+    It belongs outside of all that may answer or refuse, and right inside of `ContextMiddleware`; without that
+    it makes a request context of its own. A layer that answers before the application may set, on the
+    scope's `postfacta.request`, `route` to `_prerouting` (or its own path) and `error_type` to the reason.
+
+    Args:
+        app: The application to observe.
+        recorders: Each is told when the exchange begins, is answered and ends. One that raises is passed over.
+        route_of: Tells the route for a framework that is neither Starlette, FastAPI nor Litestar.
+        quiet: Paths of probes and scrapes: without span and log line.
+        traffic_key: The secret that a caller must give in `X-Traffic-Key` for its `X-Traffic-Class` to count.
+            Without one, all traffic is `user`.
+        error_types: The closed set of error types; middlewares of one process may share it.
+        clock: Monotonic seconds.
+        observer: Told of a recorder that raised.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        recorders: Sequence[Recorder],
+        *,
+        route_of: RouteOf | None = None,
+        quiet: Collection[str] = (),
+        traffic_key: str = "",
+        error_types: ErrorTypes | None = None,
+        clock: Clock = MONOTONIC,
+        observer: Observer = ignore,
+    ) -> None:
+        self._app = app
+        self._begin = tuple(recorder.begin for recorder in recorders)
+        self._answered = tuple(recorder.answered for recorder in recorders)
+        self._end = tuple(recorder.end for recorder in recorders)
+        self._route_of = route_of
+        self._reader = RouteReader()
+        self._quiet = frozenset(quiet)
+        self._traffic_key = traffic_key.encode()
+        self._error_types = error_types or ErrorTypes()
+        self._clock = clock
+        self._observe = observer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = request_of(scope)
+        if request is not None:
+            await self._record(self._open(request, scope), scope, _Wire(receive, send))
+            return
+        # What is bound to the task may be left over from another request: only the scope is this one's own.
+        request = RequestContext(random_id(), self._clock(), root_path=scope.get("root_path", ""))
+        scope["postfacta.request"] = request
+        token = bind_request(request)
+        try:
+            await self._record(self._open(request, scope), scope, _Wire(receive, send))
+        finally:
+            release_request(token)
+
+    def _open(self, request: RequestContext, scope: Scope) -> Exchange:
+        client = scope.get("client")
+        headers = scope["headers"]
+        path = scope["path"]
+        return Exchange(
+            request,
+            scope["method"],
+            path,
+            headers=headers,
+            quiet=local_path(path, request.root_path) in self._quiet,
+            traffic=self._traffic(headers) if self._traffic_key else "user",
+            scheme=scope.get("scheme", "http"),
+            http_version=scope.get("http_version", "1.1"),
+            client=client[0] if client else "",
+        )
+
+    async def _record(self, exchange: Exchange, scope: Scope, wire: _Wire) -> None:
+        self._tell(self._begin, exchange)
+        error: Exception | None = None
+        was_cancelled = True
+        try:
+            await self._app(
+                scope, _watch_receive(exchange, wire.receive), self._watch_send(exchange, wire.send)
+            )
+            was_cancelled = False
+        except Exception as raised:
+            error, was_cancelled = raised, False
+            raise
+        finally:
+            if not exchange.is_complete:
+                self._answer(exchange)
+            exchange.route = self._route(exchange, scope)
+            exchange.settle(error, self._error_types, was_cancelled=was_cancelled)
+            self._tell(self._end, exchange)
+            # The error's traceback holds this frame: without this, the two would keep each other alive.
+            error = exchange.error = None
+
+    def _watch_send(self, exchange: Exchange, send: Send) -> Send:
+        async def watched_send(message: Message) -> None:
+            try:
+                await send(message)
+            except OSError:
+                # So ASGI says that the client is gone.
+                exchange.leave()
+                raise
+            kind = message["type"]
+            if kind == "http.response.start":
+                exchange.status = message["status"]
+            elif kind in _BODY:
+                exchange.response_bytes += len(message.get("body", b""))
+                if not message.get("more_body", False) and not exchange.is_complete:
+                    exchange.is_complete = True
+                    self._answer(exchange)
+
+        return watched_send
+
+    def _answer(self, exchange: Exchange) -> None:
+        exchange.seconds = self._clock() - exchange.request.started
+        self._tell(self._answered, exchange)
+
+    def _traffic(self, headers: Sequence[tuple[bytes, bytes]]) -> str:
+        given, key = "user", b""
+        for name, value in headers:
+            if name == b"x-traffic-class":
+                given = _TRAFFIC.get(value, "user")
+            elif name == b"x-traffic-key":
+                key = value
+        return given if hmac.compare_digest(key, self._traffic_key) else "user"
+
+    def _route(self, exchange: Exchange, scope: Scope) -> str:
+        request = exchange.request
+        if request.route is not None:
+            return request.route
+        try:
+            if self._route_of is not None:
+                return self._route_of(scope) or _UNMATCHED
+            path = local_path(exchange.path, request.root_path)
+            return self._reader.read(scope, request.root_path, path) or _UNMATCHED
+        except Exception as error:  # noqa: BLE001 - foreign code and foreign objects may raise anything
+            self._observe(ListenerFailed("route_of", repr(error)))
+            return _UNMATCHED
+
+    def _tell(self, recorders: tuple[Callable[[Exchange], None], ...], exchange: Exchange) -> None:
+        for record in recorders:
+            try:
+                record(exchange)
+            except Exception as error:  # noqa: BLE001 - what a recorder does never reaches the request it watches
+                self._observe(ListenerFailed(getattr(record, "__qualname__", "recorder"), repr(error)))
+
+
+class _Wire(NamedTuple):
+    """The server's two ends."""
+
+    receive: Receive
+    send: Send
+
+
+def _watch_receive(exchange: Exchange, receive: Receive) -> Receive:
+    async def watched_receive() -> Message:
+        message = await receive()
+        kind = message["type"]
+        if kind == "http.request":
+            exchange.request_bytes += len(message.get("body", b""))
+        elif kind == "http.disconnect":
+            exchange.leave()
+        return message
+
+    return watched_receive
+
+
+class RouteProbe:
+    """Carry the route out past a middleware that copies the scope.
+
+    Without it, a layer that hands on `dict(scope)` hides from all layers outside of it what the router put
+    there. Put the probe innermost, around the router: in Starlette as the last of the `middleware`.
+
+    Args:
+        app: The router, or what stands around it.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._reader = RouteReader()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        request = request_of(scope) or current_request()
+        if scope["type"] != "http" or request is None:
+            await self._app(scope, receive, send)
+            return
+        path = local_path(scope["path"], request.root_path)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            if request.route is None:
+                request.route = self._reader.read(scope, request.root_path, path)

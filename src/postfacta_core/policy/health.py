@@ -1,0 +1,211 @@
+"""Decide from the results of checks whether a service is live, ready and started.
+
+1. `up` is a verdict, not the last result. It falls after `fall` failures in a row, and rises after `rise`
+   successes in a row; any result of the other kind starts the count again.
+2. Before the first verdict one success counts at once, so that a start does not lag by an interval. `fall`
+   failures in a row are a first verdict too; from then on it takes `rise` successes.
+3. A result older than the bound counts as `fall` failures: whatever should have come since did not come.
+4. Critical checks decide readiness; the others are reported only.
+5. Draining is never ready. A critical check that passed once has started for good.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+__all__ = [
+    "STALE",
+    "CheckConfig",
+    "CheckReport",
+    "CheckResult",
+    "CheckState",
+    "HealthReport",
+    "fold",
+    "inspect",
+    "summarize",
+]
+
+STALE = "Stale"
+"""What a report gives in place of an error's class when the last result is too old."""
+
+# A tenth to each side keeps a fleet's checks from falling into step, and the schedule still predictable.
+_JITTER = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckConfig:
+    """How often a check runs, and what its results mean. Times are in seconds.
+
+    Attributes:
+        critical: Whether it fails readiness; a check that is not is reported only.
+        interval: From the end of a run to the start of the next, with a tenth of jitter to each side.
+        timeout: A run that takes as long has failed.
+        fall: Failures in a row until it counts as down.
+        rise: Successes in a row until it counts as up again.
+        stale_after: The age from which a result counts as failed. By default the time in which `fall`
+            results, and at least two, should have come.
+    """
+
+    critical: bool = True
+    interval: float = 5.0
+    timeout: float = 1.0
+    fall: int = 3
+    rise: int = 2
+    stale_after: float | None = None
+
+    def __post_init__(self) -> None:
+        waits = (self.interval, self.timeout, self.bound)
+        # Each for itself: min() and max() pass over a nan.
+        if not all(0 < wait < math.inf for wait in waits) or min(self.fall, self.rise) < 1:
+            msg = f"needs times above 0, and counts from 1 up: {self}"
+            raise ValueError(msg)
+
+    @property
+    def bound(self) -> float:
+        """The age from which a result counts as failed."""
+        if self.stale_after is not None:
+            return self.stale_after
+        return max(2, self.fall) * (self.interval * (1 + _JITTER) + self.timeout)
+
+    def wait(self, luck: float) -> float:
+        """Return the time to the next run, for a luck from 0 up to 1."""
+        return self.interval * (1 - _JITTER + 2 * _JITTER * luck)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """How one run of a check ended: at which moment, how, after how long, and with what class of error."""
+
+    at: float
+    passed: bool
+    seconds: float
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckState:
+    """What is remembered of a check.
+
+    Attributes:
+        since: The moment from which the verdict holds; before the first one, when the check was added.
+        up: The verdict, or None before the first.
+        passes: Successes in a row, up to now.
+        failures: Failures in a row, up to now.
+        has_passed: Whether it ever passed.
+        last: The last result.
+    """
+
+    since: float
+    up: bool | None = None
+    passes: int = 0
+    failures: int = 0
+    has_passed: bool = False
+    last: CheckResult | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """How a check stands at a moment.
+
+    Attributes:
+        name: Its name.
+        critical: Whether it fails readiness.
+        up: The verdict after hysteresis; false before the first.
+        passed: The last result; false if there is none, or it is stale.
+        latency: Seconds that the last run took.
+        age: Seconds since the last run ended, or None before that.
+        since: Seconds for which the verdict has held.
+        error: The class of the last error. Never its message, which may hold a secret.
+    """
+
+    name: str
+    critical: bool
+    up: bool
+    passed: bool
+    latency: float
+    age: float | None
+    since: float
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class HealthReport:
+    """How a service stands at a moment."""
+
+    live: bool
+    ready: bool
+    started: bool
+    draining: bool
+    checks: tuple[CheckReport, ...]
+
+
+def fold(state: CheckState, result: CheckResult, config: CheckConfig) -> CheckState:
+    """Take a result into account."""
+    before = _settled(state, config, result.at)
+    passes = before.passes + 1 if result.passed else 0
+    failures = 0 if result.passed else before.failures + 1
+    up = before.up
+    if failures >= config.fall:
+        up = False
+    elif passes >= (config.rise if up is False else 1):
+        up = True
+    return CheckState(
+        since=before.since if up is before.up else result.at,
+        up=up,
+        passes=passes,
+        failures=failures,
+        has_passed=before.has_passed or result.passed,
+        last=result,
+    )
+
+
+def inspect(name: str, state: CheckState, config: CheckConfig, *, now: float) -> CheckReport:
+    """Tell how a check stands now."""
+    settled = _settled(state, config, now)
+    last = settled.last
+    stale = last is not None and _is_stale(last, config, now)
+    return CheckReport(
+        name=name,
+        critical=config.critical,
+        up=settled.up is True,
+        passed=last is not None and last.passed and not stale,
+        latency=last.seconds if last is not None else 0.0,
+        age=now - last.at if last is not None else None,
+        since=now - settled.since,
+        error=STALE if stale else last.error if last is not None else "",
+    )
+
+
+def summarize(
+    checks: Sequence[CheckReport], *, entered: bool, draining: bool, has_started: bool
+) -> HealthReport:
+    """Join the checks into one answer.
+
+    Args:
+        checks: How each stands.
+        entered: Whether the service has begun to run its checks.
+        draining: Whether it is about to stop.
+        has_started: Whether every critical check passed once.
+    """
+    return HealthReport(
+        # Whoever gets an answer sees that the process and its loop are alive; no dependency has a say.
+        live=True,
+        ready=entered and not draining and all(check.up for check in checks if check.critical),
+        started=entered and has_started,
+        draining=draining,
+        checks=tuple(checks),
+    )
+
+
+def _is_stale(result: CheckResult, config: CheckConfig, now: float) -> bool:
+    return now >= result.at + config.bound
+
+
+def _settled(state: CheckState, config: CheckConfig, now: float) -> CheckState:
+    """Count a last result that is too old as failed."""
+    if state.last is None or not _is_stale(state.last, config, now):
+        return state
+    since = state.since if state.up is False else state.last.at + config.bound
+    return replace(state, up=False, since=since, passes=0, failures=config.fall)

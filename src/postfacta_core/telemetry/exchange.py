@@ -1,0 +1,193 @@
+"""What one request came to, observed once for metrics, span and log line alike.
+
+An exchange begins when the outermost layer sees the request, is answered when the last byte of its response
+is sent, and ends when the application has returned: a background task after the response is not latency.
+`Exchange.settle` is the one place that turns what was seen into a status and an error type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from ..context import RequestContext
+
+__all__ = ["CLIENT_DISCONNECTED", "INCOMPLETE", "OTHER", "ErrorTypes", "Exchange", "Recorder"]
+
+OTHER: Final = "_OTHER"
+"""The label of all that is outside of a closed set; OpenTelemetry's word."""
+
+CLIENT_DISCONNECTED: Final = "client_disconnected"
+INCOMPLETE: Final = "incomplete_response"
+
+_CLIENT_CLOSED_REQUEST: Final = 499  # nginx's status for it; RFC 9110 has none
+_SERVER_ERROR: Final = 500
+
+# What a layer of this library says of its own refusals. They are not counted as class names.
+_OWN: Final = frozenset(
+    {
+        "",
+        CLIENT_DISCONNECTED,
+        INCOMPLETE,
+        "breaker_open",
+        "database_unavailable",
+        "deadline_exceeded",
+        "draining",
+        "pool_timeout",
+        "rejected",
+        "shed",
+        "unavailable",
+    }
+)
+
+
+class ErrorTypes:
+    """The closed set of error types of one process: the first `limit` foreign names, then `_OTHER`."""
+
+    def __init__(self, limit: int = 30) -> None:
+        self._limit = limit
+        self._seen: set[str] = set()
+
+    def close(self, name: str) -> str:
+        """Return the name if it belongs to the set, or still finds room in it."""
+        if name in _OWN or name in self._seen:
+            return name
+        if len(self._seen) >= self._limit:
+            return OTHER
+        self._seen.add(name)
+        return name
+
+
+class Exchange:
+    """One request and its response.
+
+    It refers to no scope, task or callable of the request: nothing that refers back to it.
+
+    Attributes:
+        request: The request context; its ids are the ones to record.
+        method: As the client sent it: not a label.
+        path: As the server gives it, without the query: not a label.
+        headers: The raw request headers.
+        quiet: A probe or a scrape, which gets no span and no log line.
+        traffic: `user`, `synthetic` or `load`.
+        status: Sent to the client; 0 until then. After `settle` never 0.
+        seconds: From the first sight to the last byte sent.
+        route: The route template; known at the end.
+        error_type: Empty if all went well, or the client was at fault.
+        error: The exception of a crash, while the recorders look at it.
+        has_left: The client was seen to leave before the response was complete.
+        is_complete: The last byte of the response was sent.
+        span: What the tracing recorder keeps for itself.
+    """
+
+    __slots__ = (
+        "client",
+        "error",
+        "error_type",
+        "has_left",
+        "headers",
+        "http_version",
+        "is_complete",
+        "left_unanswered",
+        "method",
+        "path",
+        "quiet",
+        "request",
+        "request_bytes",
+        "response_bytes",
+        "route",
+        "scheme",
+        "seconds",
+        "span",
+        "status",
+        "traffic",
+    )
+
+    def __init__(
+        self,
+        request: RequestContext,
+        method: str,
+        path: str,
+        *,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+        quiet: bool = False,
+        traffic: str = "user",
+        scheme: str = "http",
+        http_version: str = "1.1",
+        client: str = "",
+    ) -> None:
+        self.request = request
+        self.method = method
+        self.path = path
+        self.headers = headers
+        self.quiet = quiet
+        self.traffic = traffic
+        self.scheme = scheme
+        self.http_version = http_version
+        self.client = client
+        self.status = 0
+        self.seconds = 0.0
+        self.route = ""
+        self.error_type = ""
+        self.error: Exception | None = None
+        self.has_left = False
+        self.left_unanswered = False
+        self.is_complete = False
+        self.request_bytes = 0
+        self.response_bytes = 0
+        self.span: object = None
+
+    def leave(self) -> None:
+        """Note that the client is gone. After the last byte that is how every connection ends."""
+        if not self.is_complete:
+            self.has_left = True
+            self.left_unanswered = self.status == 0
+
+    def settle(self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False) -> None:
+        """Decide the status and the error type, once, when the application has returned or raised.
+
+        Args:
+            error: What the application let through, if it did.
+            types: The closed set that the error type must belong to.
+            was_cancelled: The application was cancelled; by the server, since no layer inside answered for it.
+        """
+        if error is not None and not (self.has_left and _tells_of_disconnect(error)):
+            self.error = error
+            self.status = self.status or _SERVER_ERROR
+            self.error_type = types.close(type(error).__name__)
+        elif self.left_unanswered or (was_cancelled and not self.status):
+            self.status = _CLIENT_CLOSED_REQUEST
+            self.error_type = CLIENT_DISCONNECTED
+        else:
+            self.error_type = types.close(self.request.error_type) or self._why_failed(
+                left=self.has_left or was_cancelled
+            )
+            self.status = self.status or _SERVER_ERROR
+
+    def _why_failed(self, *, left: bool) -> str:
+        if not self.is_complete and self.status:
+            return CLIENT_DISCONNECTED if left else INCOMPLETE
+        # Without any response at all, the server makes it a 500.
+        status = self.status or _SERVER_ERROR
+        return str(status) if status >= _SERVER_ERROR else ""
+
+
+def _tells_of_disconnect(error: Exception) -> bool:
+    # ASGI lets `send` raise OSError to a client that is gone; frameworks turn it into a class of this name.
+    return isinstance(error, OSError) or type(error).__name__ == "ClientDisconnect"
+
+
+class Recorder(Protocol):
+    """Whoever records exchanges. The three are called once each, in this order, and must not wait."""
+
+    def begin(self, exchange: Exchange, /) -> None:
+        """See the request before the application does."""
+        ...
+
+    def answered(self, exchange: Exchange, /) -> None:
+        """See that the last byte was sent, or that none will be; `seconds` is known."""
+        ...
+
+    def end(self, exchange: Exchange, /) -> None:
+        """See the settled exchange: status, route, error type."""
+        ...

@@ -1,0 +1,144 @@
+"""Log lines through the standard library: one for each exchange, one for each event that matters.
+
+Fields go into `extra`, and whoever formats the records decides how they look. Nothing is put together for a
+line whose level is switched off.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from ..context import current_request
+from ..events import ConnectionOpened, Event, HealthChecked, ListenerFailed, StateChange, TaskCrashed
+from .exchange import Exchange
+
+__all__ = ["LOGGER", "AccessLog", "EventLog", "RequestFilter"]
+
+LOGGER: Final = logging.getLogger("postfacta")
+
+
+class RequestFilter(logging.Filter):
+    """Put the present request's ids on each record: `request_id`, `trace_id`, `span_id`, `trace_flags`.
+
+    Add it to a handler, not to a logger: a logger's filters do not see the records of the loggers below it.
+    Outside of a request the four are empty strings, so that a format string may always name them.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record pass, with its ids."""
+        request = current_request()
+        if request is not None:
+            record.request_id = request.request_id
+            record.trace_id = request.trace_id
+            record.span_id = request.span_id
+            record.trace_flags = request.trace_flags
+        elif not hasattr(record, "request_id"):
+            record.request_id = record.trace_id = record.span_id = record.trace_flags = ""
+        return True
+
+
+class AccessLog:
+    """Write one `http.request` line for each exchange: at ERROR with the stack trace for a crash, else at INFO.
+
+    Probes and scrapes are left out, unless they crash. It is a `Recorder`.
+
+    Args:
+        logger: Where the lines go.
+    """
+
+    def __init__(self, logger: logging.Logger = LOGGER) -> None:
+        self._logger = logger
+
+    def begin(self, exchange: Exchange, /) -> None:
+        """Write nothing: one line says it all at the end."""
+
+    def answered(self, exchange: Exchange, /) -> None:
+        """Write nothing: the application may still crash."""
+
+    def end(self, exchange: Exchange, /) -> None:
+        """Write the line."""
+        error = exchange.error
+        level = logging.INFO if error is None else logging.ERROR
+        if (exchange.quiet and error is None) or not self._logger.isEnabledFor(level):
+            return
+        self._logger.log(level, "http.request", exc_info=error, extra=_fields(exchange))
+
+
+def _fields(exchange: Exchange) -> dict[str, object]:
+    request = exchange.request
+    fields: dict[str, object] = {
+        "method": exchange.method,
+        "route": exchange.route,
+        "path": exchange.path,
+        "status": exchange.status,
+        "duration_ms": round(exchange.seconds * 1000, 3),
+        "error_type": exchange.error_type,
+        "client": exchange.client,
+        "principal": request.principal,
+        "request_bytes": exchange.request_bytes,
+        "bytes": exchange.response_bytes,
+        "traffic": exchange.traffic,
+        "request_id": request.request_id,
+    }
+    if request.trace_id:
+        # The filter would add them too, but not every handler has it.
+        fields |= {
+            "trace_id": request.trace_id,
+            "span_id": request.span_id,
+            "trace_flags": request.trace_flags,
+        }
+    return fields
+
+
+class EventLog:
+    """Write a line for each event that a person may want to know of. It is an `Observer`.
+
+    A health check is worth a line when its verdict changes, and when its first verdict is down.
+
+    Args:
+        logger: Where the lines go.
+    """
+
+    def __init__(self, logger: logging.Logger = LOGGER) -> None:
+        self._logger = logger
+        self._verdicts: dict[str, bool] = {}
+
+    def __call__(self, event: Event, /) -> None:
+        """Write a line, or none."""
+        match event:
+            case StateChange():
+                fields = {"policy": event.policy, "old": event.old, "new": event.new}
+                self._write(logging.WARNING, "policy.state_changed", **fields)
+            case ListenerFailed():
+                self._write(logging.ERROR, "listener.failed", policy=event.policy, error=event.error)
+            case TaskCrashed():
+                self._logger.error(
+                    "task.crashed",
+                    exc_info=event.error,
+                    extra={"task": event.task, "error_type": type(event.error).__name__},
+                )
+            case HealthChecked():
+                self._check(event)
+            case ConnectionOpened() if event.error_type:
+                fields = {"pool": event.pool, "error_type": event.error_type}
+                self._write(logging.WARNING, "pool.connection_failed", **fields)
+            case _:
+                pass
+
+    def _check(self, event: HealthChecked) -> None:
+        before = self._verdicts.get(event.check, True)
+        self._verdicts[event.check] = event.up
+        if before != event.up:
+            level = logging.INFO if event.up else logging.WARNING
+            self._write(
+                level,
+                "health.changed",
+                check=event.check,
+                critical=event.critical,
+                up=event.up,
+                error=event.error,
+            )
+
+    def _write(self, level: int, event: str, **fields: object) -> None:
+        self._logger.log(level, event, extra=fields)

@@ -1,0 +1,70 @@
+"""Take secrets out of what is about to be recorded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final, cast
+
+__all__ = ["REDACTED", "redact", "redact_text"]
+
+REDACTED: Final = "[redacted]"
+
+# A key is secret if it is one of these words, or ends in one: `X-Api-Key`, `db_password`, `http.cookie`.
+_SECRET_KEY: Final = re.compile(
+    r"(?:^|[._])(?:authorization|cookie|set_cookie|password|passwd|secret|token|api_key|dsn)$"
+)
+# Each shape begins with something rare, so that a text without secrets is scanned quickly.
+_SHAPES: Final = (
+    (re.compile(r"\bpf_[A-Za-z0-9_-]{8,}"), REDACTED),
+    (re.compile(r"\beyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?"), REDACTED),
+    # The password ends at the last @ before the path, since it may hold one itself.
+    (re.compile(r"(://[^\s/:@]*:)[^\s/]+(?=@)"), rf"\1{REDACTED}"),
+    (re.compile(r"\b((?:[Bb]earer|[Bb]asic)\s+)[A-Za-z0-9._~+/=-]{8,}"), rf"\1{REDACTED}"),
+)
+_MAX_DEPTH: Final = 6
+
+
+def redact_text(text: str) -> str:
+    """Replace API tokens, JWTs, bearer and basic credentials, and passwords in URLs."""
+    for shape, replacement in _SHAPES:
+        text = shape.sub(replacement, text)
+    return text
+
+
+def redact(fields: Mapping[str, object]) -> dict[str, object]:
+    """Replace the values of secret keys, and secret shapes in all other values, however deep.
+
+    Use it as the last structlog processor before the renderer:
+    `lambda logger, name, event: redact(event)`. The mapping given is not changed.
+    """
+    return _redact_fields(fields, 0)
+
+
+def _redact_fields(fields: Mapping[str, object], depth: int) -> dict[str, object]:
+    return {
+        key: REDACTED if _is_secret(key) and value else _redact_value(value, depth)
+        for key, value in fields.items()
+    }
+
+
+def _is_secret(key: object) -> bool:
+    return _SECRET_KEY.search(str(key).lower().replace("-", "_")) is not None
+
+
+def _redact_value(value: object, depth: int) -> object:
+    if value is None or isinstance(value, int | float):
+        return value
+    if isinstance(value, Mapping | list | tuple | set | frozenset):
+        # What is too deep to look at is not let through.
+        return REDACTED if depth >= _MAX_DEPTH else _redact_items(cast("object", value), depth + 1)
+    if isinstance(value, bytes):
+        return redact_text(value.decode("utf-8", "backslashreplace"))
+    # A foreign object is rendered by its repr sooner or later: here, where it can be looked at.
+    return redact_text(value if isinstance(value, str) else repr(value))
+
+
+def _redact_items(value: object, depth: int) -> object:
+    if isinstance(value, Mapping):
+        return _redact_fields(cast("Mapping[str, object]", value), depth)
+    return [_redact_value(item, depth) for item in cast("Iterable[object]", value)]

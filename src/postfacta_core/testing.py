@@ -1,0 +1,174 @@
+"""A test kit for services and for this library: time by hand, events on a list, an application without a server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import anyio
+
+from .events import Event
+
+__all__ = ["AsgiResponse", "ManualClock", "RecordingObserver", "call_asgi"]
+
+E = TypeVar("E")
+_Message = MutableMapping[str, Any]
+_App = Callable[
+    [_Message, Callable[[], Awaitable[_Message]], Callable[[_Message], Awaitable[None]]], Awaitable[None]
+]
+
+
+class ManualClock:
+    """A clock that stands until it is moved.
+
+    Args:
+        start: What it shows at first, in seconds.
+    """
+
+    def __init__(self, start: float = 1000.0) -> None:
+        self.now = start
+
+    def __call__(self) -> float:
+        """Read it."""
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Move it on."""
+        self.now += seconds
+
+
+class RecordingObserver:
+    """Keeps every event it is told of, in order."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def __call__(self, event: Event, /) -> None:
+        """Keep one."""
+        self.events.append(event)
+
+    def of(self, kind: type[E]) -> list[E]:
+        """Pick the events of one kind."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+@dataclass(slots=True)
+class AsgiResponse:
+    """What an application answered.
+
+    Attributes:
+        status: 0 if no response was started.
+        headers: As sent: names in lower case, in order.
+        body: All chunks joined.
+        messages: Every message the application sent.
+        error: What it raised, if `raise_errors` was false.
+        scope: The scope as the application left it.
+    """
+
+    status: int = 0
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
+    body: bytes = b""
+    messages: list[_Message] = field(default_factory=list[_Message])
+    error: Exception | None = None
+    scope: _Message = field(default_factory=dict[str, Any])
+
+    def header(self, name: str) -> str | None:
+        """Find a header's value, or None."""
+        wanted = name.lower().encode()
+        return next((value.decode("latin-1") for key, value in self.headers if key.lower() == wanted), None)
+
+    def json(self) -> Any:
+        """Read the body as JSON."""
+        return json.loads(self.body)
+
+
+async def call_asgi(
+    app: _App,
+    method: str = "GET",
+    path: str = "/",
+    *,
+    headers: Sequence[tuple[str, str]] = (),
+    body: bytes | Sequence[bytes] = b"",
+    query: str = "",
+    root_path: str = "",
+    scope: Mapping[str, object] | None = None,
+    disconnect_after: int | None = None,
+    raise_errors: bool = True,
+) -> AsgiResponse:
+    """Send one request to an application as a server does, on asyncio or trio.
+
+    Args:
+        app: The application.
+        method: Sent as it is.
+        path: The decoded path.
+        headers: Names and values; names are lowered, as servers do.
+        body: Sent in one message, or one for each chunk.
+        query: The query string, without `?`.
+        root_path: Where the server says the application is mounted.
+        scope: More keys for the scope; they win.
+        disconnect_after: After so many messages from the application the client is gone: `receive` says so, and
+            `send` raises OSError. 0: it is gone once the body is read.
+        raise_errors: Whether what the application raises is raised here, or kept in `error`.
+    """
+    raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    full: _Message = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode("utf-8", "surrogatepass"),
+        "query_string": query.encode(),
+        "root_path": root_path,
+        "headers": raw,
+        "client": ("127.0.0.1", 50_000),
+        "server": ("127.0.0.1", 80),
+        "state": {},
+        **(scope or {}),
+    }
+    exchange = _Exchange([body] if isinstance(body, bytes) else list(body), disconnect_after, full)
+    try:
+        await app(full, exchange.receive, exchange.send)
+    except Exception as error:
+        if raise_errors:
+            raise
+        exchange.response.error = error
+    return exchange.response
+
+
+class _Exchange:
+    """The server's end of one request."""
+
+    def __init__(self, chunks: list[bytes], disconnect_after: int | None, scope: _Message) -> None:
+        self.response = AsgiResponse(scope=scope)
+        self._chunks = chunks
+        self._disconnect_after = disconnect_after
+        self._finished = anyio.Event()
+
+    async def receive(self) -> _Message:
+        if self._chunks and not self._is_gone():
+            chunk = self._chunks.pop(0)
+            return {"type": "http.request", "body": chunk, "more_body": bool(self._chunks)}
+        if not self._is_gone() and self._disconnect_after is None:
+            await self._finished.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: _Message) -> None:
+        if self._is_gone():
+            raise OSError("the client is gone")
+        response = self.response
+        response.messages.append(message)
+        if message["type"] == "http.response.start":
+            response.status = message["status"]
+            response.headers = list(message.get("headers", ()))
+        elif message["type"] == "http.response.body":
+            response.body += message.get("body", b"")
+            if not message.get("more_body", False):
+                self._finished.set()
+
+    def _is_gone(self) -> bool:
+        after = self._disconnect_after
+        return after is not None and not self._chunks and len(self.response.messages) >= after

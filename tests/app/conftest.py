@@ -1,0 +1,49 @@
+"""What the app's tests share: a migrated database of their own, made from a template in a few milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+
+import anyio
+import pytest
+from tests.pg import create_database, fresh_database
+
+from postfacta_app.migrations import upgrade
+from postfacta_core.aio.database import Database, PoolOptions
+from postfacta_embedded import EmbeddedPostgres
+
+
+def _ignore(message: str) -> None:
+    """Tell nobody."""
+
+
+@pytest.fixture(scope="session")
+def app_template(postgres_server: EmbeddedPostgres) -> str:
+    """Name a migrated database that nobody is connected to."""
+    upgrade(create_database(postgres_server, "app_template"), progress=_ignore)
+    return "app_template"
+
+
+@pytest.fixture
+def app_database_dsn(postgres_server: EmbeddedPostgres, app_template: str) -> Iterator[str]:
+    """Give the owner's address of a fresh, migrated database."""
+    with fresh_database(postgres_server, app_template) as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="module")
+def shared_app_dsn(postgres_server: EmbeddedPostgres, app_template: str) -> Iterator[str]:
+    """Give the address of a migrated database to a module whose tests leave nothing behind."""
+    with fresh_database(postgres_server, app_template) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+async def app_database(app_database_dsn: str) -> AsyncGenerator[Database]:
+    """Give the connection pool of a fresh, migrated database."""
+    # Patient enough for a busy machine: the tests are about what happens, not about how fast.
+    options = PoolOptions(acquire_timeout=30, lock_timeout=2)
+    async with Database(app_database_dsn, options=options) as database:
+        with anyio.fail_after(10):
+            await database.wait_connected()
+        yield database

@@ -1,0 +1,258 @@
+"""Passwords, throttle, secrets, cookies: what a local sign-in is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+import anyio
+import anyio.lowlevel
+import pytest
+from argon2 import PasswordHasher
+
+from postfacta_app.errors import RateLimitedError
+from postfacta_app.identity import local
+from postfacta_app.identity.local import (
+    SECRET,
+    Passwords,
+    Throttle,
+    clear_cookie,
+    csrf_token,
+    digest,
+    is_csrf_token,
+    is_same_origin,
+    mint,
+    presented,
+    session_cookie,
+)
+from postfacta_app.identity.model import Kind
+from postfacta_app.principal import NOBODY, Principal, Role
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+ADA = Principal(actor="user:1", name="Ada", role=Role.VIEWER, session_csrf=csrf_token("secret"))
+
+
+class CountingHasher(PasswordHasher):
+    """argon2id, as weak as it gets, that counts its verifications."""
+
+    def __init__(self, time_cost: int = 1) -> None:
+        super().__init__(time_cost=time_cost, memory_cost=8, parallelism=1)
+        self.verified: list[str] = []
+
+    def verify(self, hash: str | bytes, password: str | bytes) -> bool:  # type: ignore[override]  # noqa: A002 - argon2's name
+        self.verified.append(str(hash))
+        return super().verify(hash, password)
+
+
+# Passwords
+
+
+async def test_a_password_is_known_again_and_another_is_not() -> None:
+    passwords = Passwords(CountingHasher())
+    stored = await passwords.hash("correct horse battery")
+    assert stored.startswith("$argon2id$")
+    assert await passwords.verify(stored, "correct horse battery")
+    assert not await passwords.verify(stored, "correct horse batterz")
+    assert not await passwords.verify("not a hash", "correct horse battery")
+
+
+async def test_an_unknown_account_costs_one_verification_of_the_same_strength_and_is_refused() -> None:
+    hasher = CountingHasher()
+    passwords = Passwords(hasher)
+    assert not await passwords.verify(None, "correct horse battery")
+    assert len(hasher.verified) == 1
+    stored = await passwords.hash("x")
+    strength = "$argon2id$v=19$m=8,t=1,p=1$"
+    assert hasher.verified[0].startswith(strength)
+    assert stored.startswith(strength)
+
+
+async def test_a_hash_is_renewed_only_after_the_parameters_changed() -> None:
+    old, new = Passwords(CountingHasher()), Passwords(CountingHasher(time_cost=2))
+    stored = await old.hash("correct horse battery")
+    assert await old.renew(stored, "correct horse battery") is None
+    renewed = await new.renew(stored, "correct horse battery")
+    assert renewed is not None
+    assert "t=2" in renewed
+    assert await new.verify(renewed, "correct horse battery")
+
+
+async def test_a_crowd_is_told_to_come_back_instead_of_waiting_in_a_line_without_end() -> None:
+    passwords, refused = Passwords(CountingHasher()), 0
+
+    async def knock() -> None:
+        nonlocal refused
+        try:
+            await passwords.verify(None, "x")
+        except RateLimitedError:
+            refused += 1
+
+    async with anyio.create_task_group() as group:
+        for _ in range(60):
+            group.start_soon(knock)
+    assert 0 < refused < 60
+
+
+# Throttle
+
+
+def test_an_account_takes_five_tries_a_minute_from_wherever_they_come() -> None:
+    throttle = Throttle()
+    for number in range(5):
+        throttle.spend(f"192.0.2.{number}", "ada@example.org")
+    with pytest.raises(RateLimitedError) as refusal:
+        throttle.spend("192.0.2.9", "ada@example.org")
+    assert 50 <= int(refusal.value.headers["Retry-After"]) <= 60
+    throttle.spend("192.0.2.9", "bob@example.org")
+
+
+@pytest.mark.parametrize(
+    ("addresses", "other"),
+    [(["192.0.2.1"], "192.0.2.2"), (["2001:db8::1", "2001:db8::ffff:2"], "2001:db8:0:1::1"), (["x"], "y")],
+    ids=["IPv4", "one IPv6 network", "no address"],
+)
+def test_an_address_takes_twenty_tries_a_minute_for_whatever_accounts(
+    addresses: list[str], other: str
+) -> None:
+    throttle = Throttle()
+    for number in range(20):
+        throttle.spend(addresses[number % len(addresses)], f"{number}@example.org")
+    with pytest.raises(RateLimitedError):
+        throttle.spend(addresses[0], "fresh@example.org")
+    throttle.spend(other, "fresh@example.org")
+
+
+def test_a_refused_try_is_not_counted_anywhere() -> None:
+    throttle = Throttle()
+    for number in range(5):
+        throttle.spend(f"192.0.2.{number}", "ada@example.org")
+    for _ in range(30):
+        with pytest.raises(RateLimitedError):
+            throttle.spend("198.51.100.1", "ada@example.org")
+    throttle.spend("198.51.100.1", "bob@example.org")
+
+
+def test_the_throttle_keeps_a_bounded_number_of_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_MOST_KEYS", 10)
+    now = [0.0]
+    throttle = Throttle(clock=lambda: now[0])
+    for number in range(5):
+        throttle.spend(f"192.0.2.{number}", f"{number}@example.org")
+    with pytest.raises(RateLimitedError):
+        throttle.spend("192.0.2.9", "9@example.org")
+    now[0] = 1e11
+    throttle.spend("192.0.2.9", "9@example.org")
+
+
+# Secrets
+
+
+@pytest.mark.parametrize(
+    ("kind", "life"),
+    [
+        (Kind.SESSION, timedelta(days=7)),
+        (Kind.BEARER, timedelta(hours=24)),
+        (Kind.API, timedelta(days=365)),
+    ],
+)
+def test_each_kind_of_secret_has_its_life_and_only_its_hash_is_kept(kind: Kind, life: timedelta) -> None:
+    minted = mint(kind, ADA, NOW)
+    assert minted.token.expires_at == NOW + life
+    assert minted.token.secret_sha256 == digest(minted.secret)
+    assert minted.secret not in repr(minted.token)
+
+
+def test_secrets_have_256_bits_and_a_shape_that_tells_an_api_token() -> None:
+    session, api = mint(Kind.SESSION, ADA, NOW), mint(Kind.API, ADA, NOW)
+    assert len(session.secret) == 43
+    assert session.secret != mint(Kind.SESSION, ADA, NOW).secret
+    found = SECRET.fullmatch(api.secret)
+    assert found is not None
+    assert (found["prefix"], len(api.prefix), len(api.secret)) == (api.prefix, 8, 55)
+    plain = SECRET.fullmatch(session.secret)
+    assert plain is not None
+    assert plain["prefix"] is None
+
+
+def test_a_secret_keeps_the_end_that_was_asked_for() -> None:
+    assert mint(Kind.API, ADA, NOW, expires_at=NOW).token.expires_at == NOW
+
+
+@pytest.mark.parametrize(
+    ("headers", "cookie", "secret"),
+    [
+        ([], None, None),
+        ([], "", None),
+        ([], "c", "c"),
+        (["Bearer abc"], "c", "abc"),
+        (["bEARER   abc "], None, "abc"),
+    ],
+)
+def test_a_header_goes_before_a_cookie(headers: list[str], cookie: str | None, secret: str | None) -> None:
+    assert presented(headers, cookie) == secret
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [["Basic abc"], ["Bearer"], ["Bearer a b"], [""], ["Bearer a", "Bearer a"], ["Bearera"]],
+    ids=str,
+)
+def test_what_is_not_one_bearer_token_is_refused(headers: list[str]) -> None:
+    with pytest.raises(ValueError, match="one Bearer token"):
+        presented(headers, "cookie")
+
+
+# Browsers
+
+
+def test_the_cookie_is_bound_to_host_and_tls_except_on_a_developers_machine() -> None:
+    week = timedelta(days=7)
+    assert session_cookie("s", week, is_local=False) == (
+        "__Host-postfacta=s; Max-Age=604800; Path=/; Secure; HttpOnly; SameSite=Lax"
+    )
+    assert session_cookie("s", week, is_local=True) == (
+        "postfacta=s; Max-Age=604800; Path=/; HttpOnly; SameSite=Lax"
+    )
+    assert clear_cookie(is_local=False) == (
+        "__Host-postfacta=; Max-Age=0; Path=/; Secure; HttpOnly; SameSite=Lax"
+    )
+
+
+def test_a_form_token_fits_its_own_session_only() -> None:
+    assert is_csrf_token(csrf_token("secret"), ADA)
+    assert not is_csrf_token(csrf_token("other"), ADA)
+    assert not is_csrf_token("é", ADA)
+    assert not is_csrf_token("", NOBODY)
+    assert csrf_token("secret") != digest("secret").hex()
+
+
+@pytest.mark.parametrize(
+    ("headers", "same"),
+    [
+        ({}, False),
+        ({"origin": "https://app.example"}, True),
+        ({"origin": "http://APP.example"}, True),
+        ({"origin": "https://app.example:8443"}, False),
+        ({"origin": "https://app.example.evil"}, False),
+        ({"origin": "https://evil.example"}, False),
+        ({"origin": "null"}, False),
+        ({"origin": "https://[::1"}, False),
+        ({"sec-fetch-site": "same-origin"}, True),
+        ({"sec-fetch-site": "same-origin", "origin": "null"}, True),
+        ({"sec-fetch-site": "same-site"}, False),
+        ({"sec-fetch-site": "none"}, False),
+        ({"sec-fetch-site": "cross-site", "origin": "https://app.example"}, False),
+        ({"sec-fetch-site": "cross-site", "origin": "https://friend.example"}, True),
+    ],
+    ids=str,
+)
+def test_only_a_page_of_ours_or_of_a_trusted_origin_is_the_same_origin(
+    headers: Mapping[str, str], same: bool
+) -> None:
+    given = {"host": "app.example", **headers}
+    assert is_same_origin(given, ["https://friend.example"]) is same
+
+
+def test_nothing_is_the_same_origin_as_no_host() -> None:
+    assert not is_same_origin({"origin": "null"})
+    assert not is_same_origin({"origin": "file://"})

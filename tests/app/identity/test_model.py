@@ -1,0 +1,156 @@
+"""The rules of accounts and tokens, without a database."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+
+from postfacta_app.errors import ConflictError, InvalidFieldsError
+from postfacta_app.identity.model import (
+    Credential,
+    Credentials,
+    Kind,
+    NewToken,
+    NewUser,
+    Registration,
+    User,
+    UserChange,
+    keep_an_admin,
+)
+from postfacta_app.principal import Principal, Role
+from postfacta_app.web.body import parse
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+HASH = bytes(32)
+
+
+def credential(kind: Kind = Kind.BEARER, *, age: timedelta = timedelta(hours=1)) -> Credential:
+    return Credential(
+        id=uuid4(),
+        kind=kind,
+        secret_sha256=HASH,
+        principal=Principal(actor="user:1", name="Ada", role=Role.VIEWER),
+        created_at=NOW - age,
+        last_used_at=None,
+        expires_at=NOW - age + timedelta(days=7),
+    )
+
+
+def changed(token: Credential, **fields: object) -> Credential:
+    same = {name: getattr(token, name) for name in Credential.__dataclass_fields__}
+    return Credential(**{**same, **fields})
+
+
+def user(role: Role = Role.ADMIN) -> User:
+    return User(
+        id=uuid4(),
+        email="a@b",
+        display_name="A",
+        role=role,
+        disabled_at=None,
+        version=1,
+        created_at=NOW,
+    )
+
+
+def test_a_good_token_proves_something_only_with_its_own_secret() -> None:
+    assert credential().is_good(HASH, NOW)
+    assert not credential().is_good(b"\1" * 32, NOW)
+
+
+@pytest.mark.parametrize("field", ["revoked_at", "disabled_at"])
+def test_a_revoked_token_or_a_disabled_owner_proves_nothing(field: str) -> None:
+    assert not changed(credential(), **{field: NOW}).is_good(HASH, NOW)
+
+
+def test_a_token_ends_at_its_expiry_and_not_before() -> None:
+    token = credential()
+    assert token.is_good(HASH, token.expires_at - timedelta(microseconds=1))
+    assert not token.is_good(HASH, token.expires_at)
+
+
+def test_a_session_ends_after_twelve_idle_hours_and_a_bearer_token_does_not() -> None:
+    twelve = timedelta(hours=12)
+    assert credential(Kind.SESSION, age=twelve - timedelta(seconds=1)).is_good(HASH, NOW)
+    assert not credential(Kind.SESSION, age=twelve).is_good(HASH, NOW)
+    assert credential(Kind.BEARER, age=twelve).is_good(HASH, NOW)
+    assert changed(credential(Kind.SESSION, age=twelve), last_used_at=NOW).is_good(HASH, NOW)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"role": "viewer"}, {"disabled": True}, {"role": "responder", "disabled": False}],
+    ids=["demoted", "disabled", "demoted though enabled"],
+)
+def test_the_last_administrator_stays_one(change: dict[str, object]) -> None:
+    last = user()
+    with pytest.raises(ConflictError):
+        keep_an_admin(last, parse(UserChange, change), [last])
+    keep_an_admin(last, parse(UserChange, change), [last, user()])
+    keep_an_admin(user(Role.VIEWER), parse(UserChange, change), [last])
+
+
+@pytest.mark.parametrize("change", [{}, {"role": "admin"}, {"disabled": False}], ids=str)
+def test_the_last_administrator_may_be_left_as_is(change: dict[str, object]) -> None:
+    last = user()
+    keep_an_admin(last, parse(UserChange, change), [last])
+
+
+@pytest.mark.parametrize(
+    ("email", "password"),
+    [
+        ("ada@example.org", "x" * 11),
+        ("ada@example.org", "x" * 129),
+        ("ada@example.org", "Ada@Example.org"),
+        ("ada", "x" * 12),
+        ("ada@", "x" * 12),
+        ("a da@example.org", "x" * 12),
+        ("ada@example.org\n", "ada@example.org"),
+        ("a@b@c", "x" * 12),
+        ("a" * 310 + "@example.org", "x" * 12),
+    ],
+)
+def test_a_poor_password_or_what_is_no_address_is_refused(email: str, password: str) -> None:
+    with pytest.raises(InvalidFieldsError):
+        parse(Registration, {"email": email, "password": password})
+
+
+def test_an_address_is_one_however_it_is_written_and_names_its_owner() -> None:
+    new = parse(NewUser, {"email": " Ada@Example.ORG ", "password": "correct horse battery"})
+    assert (new.email, new.name, new.role) == ("ada@example.org", "ada", "viewer")
+    sent = parse(Credentials, {"email": "ADA@example.org", "password": ""})
+    assert sent.email == "ada@example.org"
+
+
+def test_a_password_needs_length_and_no_other_rule() -> None:
+    assert parse(Registration, {"email": "a@b", "password": "            "}).password == " " * 12
+    assert parse(Registration, {"email": "a@b", "password": "é" * 128}).password == "é" * 128
+
+
+@pytest.mark.parametrize(
+    ("scopes", "source"),
+    [
+        ([], None),
+        (["signals:write"], None),
+        (["incidents:read"], "ci"),
+        (["signals:write"], "human"),
+        (["signals:write"], "CI"),
+        (["users:write"], None),
+        (["incidents:read", "signals:write"], None),
+    ],
+)
+def test_a_token_writes_signals_of_exactly_one_source(scopes: list[str], source: str | None) -> None:
+    with pytest.raises(InvalidFieldsError):
+        parse(NewToken, {"name": "ci", "scopes": scopes, "source": source})
+
+
+def test_a_token_may_have_several_scopes() -> None:
+    new = parse(NewToken, {"name": "ci", "scopes": ["signals:write", "incidents:read"], "source": "ci"})
+    assert sorted(new.scopes) == ["incidents:read", "signals:write"]
+
+
+def test_null_is_no_role() -> None:
+    with pytest.raises(InvalidFieldsError):
+        parse(UserChange, {"role": None})

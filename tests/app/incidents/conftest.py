@@ -1,0 +1,113 @@
+"""The incident routes as a small application on a real database, once for each caller."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack
+from uuid import uuid4
+
+import httpx2
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from postfacta_app.db import Transactions
+from postfacta_app.errors import AppError
+from postfacta_app.incidents.http import IncidentHttp
+from postfacta_app.incidents.postgres import PostgresIncidents
+from postfacta_app.principal import Access, Principal, Role
+from postfacta_app.routes import RouteClass, Rule, build_routes
+from postfacta_core.aio.database import Database
+
+ClientFor = Callable[[Principal], httpx2.AsyncClient]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Use asyncio: asyncpg knows no other loop."""
+    return "asyncio"
+
+
+def a_person(role: Role) -> Principal:
+    user = uuid4()
+    return Principal(actor=f"user:{user}", name=role.title(), user_id=user, role=role)
+
+
+@pytest.fixture
+def responder() -> Principal:
+    """Somebody who may write."""
+    return a_person(Role.RESPONDER)
+
+
+@pytest.fixture
+def other() -> Principal:
+    """Somebody else who may write."""
+    return a_person(Role.RESPONDER)
+
+
+@pytest.fixture
+def viewer() -> Principal:
+    """Somebody who may only read."""
+    return a_person(Role.VIEWER)
+
+
+@pytest.fixture
+def admin() -> Principal:
+    """Somebody who may do everything."""
+    return a_person(Role.ADMIN)
+
+
+@pytest.fixture
+def machine() -> Principal:
+    """An API token that may read and write."""
+    scopes = frozenset({"incidents:read", "incidents:write"})
+    return Principal(actor=f"token:{uuid4()}", name="ci", scopes=scopes)
+
+
+@pytest.fixture
+async def client_for(app_database: Database) -> AsyncGenerator[ClientFor]:
+    """Make HTTP clients, each of them signed in."""
+    http = IncidentHttp(Transactions(app_database), PostgresIncidents(app_database))
+    async with AsyncExitStack() as stack:
+        made: dict[Principal, httpx2.AsyncClient] = {}
+
+        def make(principal: Principal) -> httpx2.AsyncClient:
+            async def authenticate(request: Request) -> Principal:
+                return principal
+
+            app = Starlette(routes=build_routes(_rules(http), authenticate))
+            app.add_exception_handler(AppError, _refuse)
+            transport = httpx2.ASGITransport(app, client=("192.0.2.7", 4711))
+            return httpx2.AsyncClient(transport=transport, base_url="http://test")
+
+        def lend(principal: Principal) -> httpx2.AsyncClient:
+            if principal not in made:
+                made[principal] = make(principal)
+                stack.push_async_callback(made[principal].aclose)
+            return made[principal]
+
+        yield lend
+
+
+def _rules(http: IncidentHttp) -> list[Rule]:
+    base, one = "/api/v1/incidents", "/api/v1/incidents/{ref}"
+    rows = (
+        ("GET", base, http.page, Access.READ, RouteClass.SEARCH),
+        ("POST", base, http.create, Access.WRITE, RouteClass.WRITE),
+        ("GET", one, http.read, Access.READ, RouteClass.READ),
+        ("PATCH", one, http.change, Access.WRITE, RouteClass.WRITE),
+        ("DELETE", one, http.archive, Access.WRITE, RouteClass.WRITE),
+        ("POST", f"{one}/transitions", http.move, Access.WRITE, RouteClass.WRITE),
+    )
+    return [
+        Rule(method=method, path=path, handler=handler, access=access, route_class=kind)
+        for method, path, handler, access, kind in rows
+    ]
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, AppError)
+    errors = [{"pointer": it.pointer, "code": it.code, "message": it.message} for it in error.errors]
+    body = {"slug": error.slug, "detail": error.detail, "errors": errors, **error.extra}
+    return JSONResponse(body, error.status, error.headers)

@@ -1,0 +1,118 @@
+"""Who may not see a private incident meets it nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import pytest
+
+from postfacta_app.principal import ANONYMOUS, Principal, Role
+from postfacta_core.aio.database import Database
+
+ClientFor = Callable[[Principal], httpx2.AsyncClient]
+Body = dict[str, Any]
+
+BASE = "/api/v1/incidents"
+NEW: Body = {"title": "Checkout is down", "description": "Nobody can pay since noon.", "severity": "HIGH"}
+PRIVATE = NEW | {"title": "Hush", "visibility": "private"}
+ANY = {"If-Match": "*"}
+
+
+async def sign_up(database: Database, principal: Principal) -> str:
+    await database.execute(
+        "insert into users (id, email, display_name, role) values ($1, $2, 'A', 'viewer')",
+        principal.user_id,
+        f"{principal.user_id}@example.org",
+        operation="test",
+    )
+    return str(principal.user_id)
+
+
+async def titles(client: httpx2.AsyncClient, **query: str) -> list[str]:
+    answer = await client.get(BASE, params=query)
+    assert answer.status_code == 200
+    return [item["title"] for item in answer.json()["items"]]
+
+
+@pytest.mark.parametrize("who", ["other", "viewer", "machine", "anonymous"])
+async def test_a_private_incident_does_not_exist_for_others(
+    client_for: ClientFor, responder: Principal, request: pytest.FixtureRequest, *, who: str
+) -> None:
+    stranger = ANONYMOUS if who == "anonymous" else request.getfixturevalue(who)
+    made = (await client_for(responder).post(BASE, json=PRIVATE)).json()
+    client = client_for(stranger)
+    for ref in (made["id"], f"INC-{made['number']}"):
+        path = f"{BASE}/{ref}"
+        answers = [await client.get(path)]
+        if stranger.role is not Role.VIEWER:
+            answers += [
+                await client.patch(path, json={"title": "Mine"}, headers=ANY),
+                await client.delete(path, headers=ANY),
+                await client.post(f"{path}/transitions", json={"to": "RESOLVED"}),
+            ]
+        assert {answer.status_code for answer in answers} == {404}
+        assert "Hush" not in "".join(answer.text for answer in answers)
+    for query in ({}, {"q": "Hush"}, {"sort": "changed"}, {"severity": "HIGH"}):
+        assert await titles(client, **query) == []
+    assert (await client_for(responder).get(f"{BASE}/{made['id']}")).json() == made
+
+
+async def test_members_and_administrators_see_it(
+    client_for: ClientFor,
+    responder: Principal,
+    viewer: Principal,
+    *,
+    admin: Principal,
+    app_database: Database,
+) -> None:
+    member = await sign_up(app_database, viewer)
+    made = (await client_for(responder).post(BASE, json=PRIVATE | {"members": [member, member]})).json()
+    assert made["members"] == [member, str(responder.user_id)]
+    for who in (responder, viewer, admin):
+        assert (await client_for(who).get(f"{BASE}/{made['id']}")).status_code == 200
+        assert await titles(client_for(who)) == ["Hush"]
+
+
+async def test_a_member_who_is_taken_out_sees_it_no_more(
+    client_for: ClientFor, responder: Principal, viewer: Principal, *, app_database: Database
+) -> None:
+    member = await sign_up(app_database, viewer)
+    path = f"{BASE}/{(await client_for(responder).post(BASE, json=PRIVATE | {'members': [member]})).json()['id']}"
+    own = await sign_up(app_database, responder)
+    changed = await client_for(responder).patch(path, json={"members": [own]}, headers=ANY)
+    assert changed.json()["members"] == [own]
+    assert (await client_for(viewer).get(path)).status_code == 404
+
+
+async def test_the_last_member_stays(client_for: ClientFor, responder: Principal) -> None:
+    client = client_for(responder)
+    made = (await client.post(BASE, json=PRIVATE)).json()
+    refused = await client.patch(f"{BASE}/{made['id']}", json={"members": []}, headers=ANY)
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["pointer"] == "/members"
+    assert (await client.get(f"{BASE}/{made['id']}")).json() == made
+
+
+async def test_whoever_makes_it_private_stays_inside(
+    client_for: ClientFor, responder: Principal, other: Principal
+) -> None:
+    path = f"{BASE}/{(await client_for(responder).post(BASE, json=NEW)).json()['id']}"
+    body: Body = {"visibility": "private", "members": []}
+    changed = await client_for(other).patch(path, json=body, headers=ANY)
+    assert changed.json()["members"] == [str(other.user_id)]
+    assert (await client_for(responder).get(path)).status_code == 404
+
+
+@pytest.mark.parametrize("who", ["machine", "anonymous"])
+async def test_nobody_makes_private_what_they_could_not_see(
+    client_for: ClientFor, machine: Principal, app_database: Database, *, who: str
+) -> None:
+    client = client_for(ANONYMOUS if who == "anonymous" else machine)
+    refused = await client.post(BASE, json=PRIVATE)
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["pointer"] == "/visibility"
+    path = f"{BASE}/{(await client.post(BASE, json=NEW)).json()['id']}"
+    assert (await client.patch(path, json={"visibility": "private"}, headers=ANY)).status_code == 422
+    assert (await client.get(path)).json()["visibility"] == "internal"

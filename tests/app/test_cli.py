@@ -1,0 +1,344 @@
+"""The command line: its help, its refusals, and what its commands do to a real database."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import socket
+from collections.abc import Iterator
+
+import pytest
+from tests.pg import create_database, fetch_value, open_folder
+
+from postfacta_app.cli import main
+from postfacta_app.migrations import HEAD
+from postfacta_embedded import EmbeddedPostgres
+
+PASSWORD = "correct horse battery"  # noqa: S105 - of nobody
+ADA = ("--email", "Ada@example.org", "--name", "Ada")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the settings of whoever runs the tests out of them."""
+    for name in os.environ:
+        if name.startswith("POSTFACTA_") or name in {"ENVIRONMENT", "APP_VERSION", "LOG_LEVEL", "LOG_FORMAT"}:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def migrated(app_database_dsn: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Set a migrated database as the one to use."""
+    monkeypatch.setenv("POSTFACTA_DATABASE_DSN", app_database_dsn)
+    return app_database_dsn
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    """Listen somewhere."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def type_in(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+
+
+def help_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--help"])
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+# Help
+
+
+def test_the_help_lists_each_command_with_what_it_needs_and_begins_with_the_demo(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = re.sub(r"\s+", " ", help_of(capsys))
+    for line in (
+        "serve run the service; needs a migrated database",
+        "migrate create or upgrade the tables; needs their owner's rights",
+        "demo run everything on this machine; needs nothing",
+        "admin create an administrator; needs a migrated database",
+        "token create a machine's API token; needs a migrated database",
+        "doctor say whether all is well, and what to do if not",
+        "Exit codes: 0 done, 1 failed, 2 wrong usage or settings.",
+    ):
+        assert line in text
+    assert text.index("postfacta demo") < text.index("postfacta migrate")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("serve",), ("migrate",), ("demo",), ("admin", "create"), ("token", "create"), ("doctor",)],
+    ids=" ".join,
+)
+def test_the_help_of_each_command_says_what_it_needs_and_shows_how_it_is_called(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = help_of(capsys, *words)
+    assert "Needs " in text
+    assert f"\n  postfacta {' '.join(words)}" in text or f"postfacta {words[0]}\n" in text
+
+
+@pytest.mark.parametrize(
+    "argv", [[], ["dance"], ["admin"], ["token", "create", "--scope", "x"], ["serve", "--port", "x"]]
+)
+def test_wrong_usage_ends_with_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    assert ended.value.code == 2
+    assert "usage: postfacta" in capsys.readouterr().err
+
+
+def test_a_password_is_never_an_argument(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["admin", "create", *ADA, "--password", PASSWORD])
+    assert "unrecognized" in capsys.readouterr().err
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    "argv", [["serve"], ["migrate"], ["doctor"], ["demo"], ["admin", "create", *ADA]], ids=str
+)
+def test_settings_that_cannot_be_used_end_with_2_and_their_names(
+    argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("POSTFACTA_DATABSE_DSN", f"postgresql://app:{PASSWORD}@x/y")
+    assert main(argv) == 2
+    text = capsys.readouterr().err
+    assert "did you mean POSTFACTA_DATABASE_DSN?" in text
+    assert PASSWORD not in text
+    assert "Traceback" not in text
+
+
+def test_a_public_address_without_sign_in_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("POSTFACTA_AUTH_MODE", "none")
+    assert main(["serve", "--host", "0.0.0.0"]) == 2  # noqa: S104 - it is refused
+    assert "POSTFACTA_AUTH_MODE" in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_named_with_a_way_out(taken_port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--port", str(taken_port)]) == 1
+    text = capsys.readouterr().err
+    assert f"port {taken_port} of 127.0.0.1 is in use" in text
+    assert "--port" in text
+
+
+def test_an_address_of_another_machine_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--host", "192.0.2.1", "--port", "0"]) == 1
+    assert "cannot listen on 192.0.2.1" in capsys.readouterr().err
+
+
+def test_without_a_database_a_command_says_where_it_looked_and_not_the_password(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+    monkeypatch.setattr("postfacta_app.cli._WAIT", 0.3)
+    monkeypatch.setenv(
+        "POSTFACTA_DATABASE_DSN", f"postgresql://app:{PASSWORD.replace(' ', '')}@127.0.0.1:{port}/x"
+    )
+    type_in(monkeypatch, f"{PASSWORD}\n")
+    assert main(["admin", "create", *ADA, "--password-stdin"]) == 1
+    text = capsys.readouterr().err
+    assert f"no database at 127.0.0.1:{port}" in text
+    assert PASSWORD.replace(" ", "") not in text
+
+
+# Commands
+
+
+def test_migrate_makes_the_tables_and_may_run_again(
+    database_dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("POSTFACTA_DATABASE_DSN", "postgresql://127.0.0.1:1/nowhere")
+    monkeypatch.setenv("POSTFACTA_DATABASE_OWNER_DSN", database_dsn)
+    for _ in range(2):
+        assert main(["migrate"]) == 0
+        assert f"the database is at revision {HEAD}" in capsys.readouterr().out
+    assert fetch_value(database_dsn, "select count(*) from users") == 0
+
+
+def test_admin_create_makes_an_administrator_and_leaves_an_audit_row(
+    migrated: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    type_in(monkeypatch, f"{PASSWORD}\n")
+    assert main(["admin", "create", *ADA, "--password-stdin"]) == 0
+    assert "ada@example.org is an administrator now" in capsys.readouterr().out
+    assert (
+        fetch_value(migrated, "select role || ' ' || email || ' ' || display_name from users")
+        == "admin ada@example.org Ada"
+    )
+    assert str(fetch_value(migrated, "select password_hash from users")).startswith("$argon2id$")
+    assert fetch_value(migrated, "select actor || ' ' || action from audit_log") == "operator user.create"
+
+    type_in(monkeypatch, f"{PASSWORD}\n")
+    assert main(["admin", "create", *ADA, "--password-stdin"]) == 1
+    assert "account with this e-mail address already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("typed", ["short\n", "\n", "ada@example.org\n", ""])
+def test_admin_create_refuses_a_poor_password_and_changes_nothing(
+    typed: str, migrated: str, monkeypatch: pytest.MonkeyPatch, *, capsys: pytest.CaptureFixture[str]
+) -> None:
+    type_in(monkeypatch, typed)
+    assert main(["admin", "create", *ADA, "--password-stdin"]) == 2
+    assert "password" in capsys.readouterr().err
+    assert fetch_value(migrated, "select count(*) from users") == 0
+
+
+def test_admin_create_asks_twice_at_a_terminal(
+    migrated: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal())
+    typed = iter([PASSWORD, "another one entirely", PASSWORD, PASSWORD])
+    monkeypatch.setattr("getpass.getpass", lambda _: next(typed))
+    assert main(["admin", "create", *ADA]) == 1
+    assert "differ" in capsys.readouterr().err
+    assert main(["admin", "create", *ADA]) == 0
+    assert fetch_value(migrated, "select count(*) from users") == 1
+
+
+def test_admin_create_without_a_terminal_says_how(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    type_in(monkeypatch, "")
+    assert main(["admin", "create", *ADA]) == 1
+    assert "--password-stdin" in capsys.readouterr().err
+
+
+def test_before_migrate_there_is_nothing_to_write_to(
+    database_dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("POSTFACTA_DATABASE_DSN", database_dsn)
+    type_in(monkeypatch, f"{PASSWORD}\n")
+    assert main(["admin", "create", *ADA, "--password-stdin"]) == 1
+    assert "postfacta migrate" in capsys.readouterr().err
+
+
+def test_token_create_prints_the_secret_and_nothing_else_and_stores_its_hash(
+    migrated: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scopes = ["--scope", "signals:write", "--scope", "incidents:read"]
+    assert main(["token", "create", "--name", "ci", *scopes, "--source", "github", "--days", "30"]) == 0
+    shown = capsys.readouterr()
+    secret = shown.out.strip()
+    assert re.fullmatch(r"pf_[\w-]{8}_[\w-]{43}", secret)
+    assert "30 days" in shown.err
+    stored = "select name || ' ' || source || ' ' || scopes::text || ' ' || (expires_at - created_at)::text from tokens"
+    assert fetch_value(migrated, stored) == "ci github {incidents:read,signals:write} 30 days"
+    assert secret not in str(fetch_value(migrated, "select tokens::text from tokens"))
+    stored = fetch_value(migrated, "select secret_sha256 from tokens")
+    assert stored == hashlib.sha256(secret.encode()).digest()
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "told"),
+    [
+        (["--scope", "signals:write"], 2, "source"),
+        (["--scope", "incidents:read", "--source", "ci"], 2, "source"),
+        (["--scope", "signals:write", "--source", "human"], 2, "reserved"),
+        (["--scope", "incidents:read", "--days", "0"], 1, "--days"),
+        (["--scope", "incidents:read", "--days", "999999999"], 1, "--days"),
+    ],
+    ids=str,
+)
+def test_token_create_names_the_argument_that_is_wrong(
+    argv: list[str], code: int, told: str, *, migrated: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["token", "create", "--name", "ci", *argv]) == code
+    assert told in capsys.readouterr().err
+    assert fetch_value(migrated, "select count(*) from tokens") == 0
+
+
+# Doctor
+
+
+def verdicts(text: str) -> dict[str, str]:
+    lines = [line.split() for line in text.splitlines() if not line.startswith(" ")]
+    return {about: verdict for verdict, about, *_ in lines}
+
+
+def test_doctor_finds_all_well_on_a_sound_set_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_folder() as folder, EmbeddedPostgres(folder / "data") as server:
+        monkeypatch.setenv("POSTFACTA_DATABASE_DSN", create_database(server, "sound"))
+        assert main(["migrate"]) == 0
+        capsys.readouterr()
+        assert main(["doctor", "--port", "0"]) == 0
+    shown = verdicts(capsys.readouterr().out)
+    assert list(shown) == ["settings", "port", "database", "schema", "durability", "clock"]
+    assert set(shown.values()) == {"ok"}
+
+
+def test_doctor_names_each_fault_and_what_to_do(
+    database_dsn: str, taken_port: int, monkeypatch: pytest.MonkeyPatch, *, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("POSTFACTA_DATABASE_DSN", database_dsn)
+    monkeypatch.setattr("postfacta_app.cli.WALL", lambda: 0.0)
+    assert main(["doctor", "--port", str(taken_port)]) == 1
+    text = capsys.readouterr().out
+    assert verdicts(text) == {
+        "settings": "ok",
+        "port": "warn",
+        "database": "ok",
+        "schema": "fail",
+        "durability": "fail",
+        "clock": "fail",
+    }
+    assert "-> run `postfacta migrate`" in text
+    assert "fsync = off" in text
+    assert "-> let both machines follow one time server" in text
+
+
+def test_doctor_warns_of_a_public_address_that_is_called_local(
+    migrated: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["doctor", "--host", "0.0.0.0", "--port", "0"])  # noqa: S104 - nothing answers there
+    shown = verdicts(capsys.readouterr().out)
+    assert (shown["cookies"], shown["metrics"]) == ("warn", "warn")
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    monkeypatch.setenv("POSTFACTA_METRICS_TOKEN", "x")
+    main(["doctor", "--host", "0.0.0.0", "--port", "0"])  # noqa: S104 - nothing answers there
+    assert verdicts(capsys.readouterr().out).keys().isdisjoint({"cookies", "metrics"})
+
+
+def test_doctor_warns_when_nobody_needs_to_sign_in(
+    migrated: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("POSTFACTA_AUTH_MODE", "none")
+    main(["doctor", "--port", "0"])
+    assert verdicts(capsys.readouterr().out)["sign-in"] == "warn"
+
+
+def test_doctor_says_that_there_is_no_database(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+    monkeypatch.setattr("postfacta_app.cli._WAIT", 0.3)
+    monkeypatch.setenv("POSTFACTA_DATABASE_DSN", f"postgresql://app:{PASSWORD[:7]}@127.0.0.1:{port}/x")
+    assert main(["doctor", "--port", "0"]) == 1
+    text = capsys.readouterr().out
+    assert verdicts(text)["database"] == "fail"
+    assert f"127.0.0.1:{port}" in text
+    assert PASSWORD[:7] not in text

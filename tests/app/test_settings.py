@@ -1,0 +1,195 @@
+"""Where settings come from, what is refused, and that no secret is ever shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from postfacta_app.settings import AuthMode, Settings, SettingsError, load_settings
+
+SECRET = "hunter2-hunter2"  # noqa: S105 - of nobody
+DSN = f"postgresql://app:{SECRET}@db.example/postfacta"
+
+
+def refusal(environ: dict[str, str], **overrides: object) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(environ, **overrides)
+    return str(caught.value)
+
+
+# Sources
+
+
+def test_without_any_setting_it_listens_on_loopback_and_asks_for_a_sign_in() -> None:
+    settings = load_settings({})
+    assert (settings.host, settings.port, settings.auth_mode) == ("127.0.0.1", 8080, AuthMode.LOCAL)
+    assert not settings.register_open
+    assert settings.cors_origins == ()
+
+
+def test_the_environment_of_the_process_is_the_default_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTFACTA_PORT", "9000")
+    assert load_settings().port == 9000
+    assert load_settings({}).port == 8080
+
+
+def test_the_originals_names_have_no_prefix_and_all_others_have_it() -> None:
+    settings = load_settings(
+        {
+            "ENVIRONMENT": "prod",
+            "APP_VERSION": "1.2",
+            "LOG_LEVEL": "debug",
+            "LOG_FORMAT": "JSON",
+            "POSTFACTA_HOST": "::1",
+            "HOST": "ignored",
+            "PORT": "1",
+        }
+    )
+    shown = (settings.environment, settings.app_version, settings.log_level, settings.log_format)
+    assert shown == ("prod", "1.2", "DEBUG", "JSON")
+    assert (settings.host, settings.port) == ("::1", 8080)
+    assert load_settings({"LOG_LEVEL": "loud"}).log_level == "INFO"
+
+
+def test_the_command_line_wins_and_what_it_leaves_out_does_not() -> None:
+    environ = {"POSTFACTA_PORT": "9000"}
+    assert load_settings(environ, port=9001, host=None).port == 9001
+    assert load_settings(environ, port=None).port == 9000
+
+
+def test_a_value_may_stand_in_a_file_or_in_the_secrets_folder(tmp_path: Path) -> None:
+    (tmp_path / "dsn").write_text(f"{DSN}\n")
+    (tmp_path / "postfacta_metrics_token").write_text(f"{SECRET}\r\n")
+    (tmp_path / "app_version").write_text("1.2")
+    environ = {"POSTFACTA_DATABASE_DSN_FILE": str(tmp_path / "dsn"), "POSTFACTA_SECRETS_DIR": str(tmp_path)}
+    settings = load_settings(environ)
+    assert settings.database_dsn.get_secret_value() == DSN
+    assert settings.metrics_token is not None
+    assert settings.metrics_token.get_secret_value() == SECRET
+    assert settings.app_version == "1.2"
+
+
+def test_the_environment_goes_before_a_file_and_a_file_before_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "one").write_text("from a file")
+    (tmp_path / "app_version").write_text("from the folder")
+    environ = {"POSTFACTA_SECRETS_DIR": str(tmp_path)}
+    assert load_settings(environ).app_version == "from the folder"
+    environ["APP_VERSION_FILE"] = str(tmp_path / "one")
+    assert load_settings(environ).app_version == "from a file"
+    environ["APP_VERSION"] = "from the environment"
+    assert load_settings(environ).app_version == "from the environment"
+
+
+# Refusals
+
+
+def test_an_unknown_name_is_refused_with_the_one_that_was_meant() -> None:
+    text = refusal({"POSTFACTA_DATABSE_DSN": DSN, "POSTFACTA_ZZZZZZ_9": "1"})
+    assert "POSTFACTA_DATABSE_DSN: unknown setting; did you mean POSTFACTA_DATABASE_DSN?" in text
+    assert "POSTFACTA_ZZZZZZ_9: unknown setting" in text
+    assert SECRET not in text
+
+
+def test_the_names_of_others_are_none_of_its_business() -> None:
+    assert load_settings({"PATH": "/bin", "DATABASE_DSN": "x", "postfacta_port": "1"}).port == 8080
+
+
+def test_every_invalid_value_is_named_by_its_variable() -> None:
+    text = refusal(
+        {"POSTFACTA_PORT": "eighty", "POSTFACTA_POOL_MAX_SIZE": "1", "POSTFACTA_AUTH_MODE": "ldap"}
+    )
+    assert {line.partition(":")[0] for line in text.splitlines()} == {
+        "POSTFACTA_PORT",
+        "POSTFACTA_POOL_MAX_SIZE",
+        "POSTFACTA_AUTH_MODE",
+    }
+
+
+def test_a_wrong_flag_is_named_too() -> None:
+    assert refusal({}, port=70_000).startswith("POSTFACTA_PORT:")
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"POSTFACTA_AUTH_MODE": "none", "POSTFACTA_HOST": "0.0.0.0"},  # noqa: S104 - it is refused
+        {"POSTFACTA_AUTH_MODE": "none", "POSTFACTA_HOST": "::"},
+        {"POSTFACTA_AUTH_MODE": "none", "POSTFACTA_HOST": "app.example"},
+        {"POSTFACTA_AUTH_MODE": "none", "POSTFACTA_HOST": ""},
+        {"POSTFACTA_AUTH_MODE": "none", "ENVIRONMENT": "production"},
+    ],
+    ids=str,
+)
+def test_no_sign_in_needs_a_developers_machine_and_a_loopback_address(environ: dict[str, str]) -> None:
+    text = refusal(environ)
+    assert text.startswith(("POSTFACTA_AUTH_MODE: ", "POSTFACTA_HOST: "))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_no_sign_in_is_allowed_on_a_loopback_address(host: str) -> None:
+    assert load_settings({"POSTFACTA_AUTH_MODE": "none", "POSTFACTA_HOST": host}).is_loopback
+
+
+def test_a_flag_cannot_open_what_the_environment_keeps_closed() -> None:
+    with pytest.raises(SettingsError):
+        load_settings({"POSTFACTA_AUTH_MODE": "none"}, host="0.0.0.0")  # noqa: S104 - it is refused
+
+
+def test_all_origins_cannot_go_with_cookies() -> None:
+    text = refusal({"POSTFACTA_CORS_ORIGINS": "https://a.example, *", "POSTFACTA_CORS_CREDENTIALS": "true"})
+    assert "POSTFACTA_CORS_ORIGINS" in text
+    assert load_settings({"POSTFACTA_CORS_ORIGINS": "*"}).cors_origins == ("*",)
+    listed = load_settings({"POSTFACTA_CORS_ORIGINS": " https://a.example ,,https://b.example"})
+    assert listed.cors_origins == ("https://a.example", "https://b.example")
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", "folder"], ids=["missing", "not UTF-8", "a folder"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | str | None) -> None:
+    file = tmp_path / "dsn"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content is not None:
+        file.mkdir()
+    text = refusal({"POSTFACTA_DATABASE_DSN_FILE": str(file)})
+    assert text.startswith("POSTFACTA_DATABASE_DSN_FILE: cannot read")
+
+
+def test_a_secrets_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    assert refusal({"POSTFACTA_SECRETS_DIR": str(tmp_path / "gone")}).startswith("POSTFACTA_SECRETS_DIR:")
+
+
+@pytest.mark.parametrize(
+    "name", ["POSTFACTA_METRICS_TOKEN", "POSTFACTA_TRAFFIC_KEY", "POSTFACTA_DATABASE_DSN"]
+)
+def test_an_empty_secret_is_refused(name: str) -> None:
+    assert refusal({name: ""}).startswith(f"{name}:")
+
+
+# Secrets
+
+
+def test_no_secret_is_in_the_settings_as_text() -> None:
+    settings = load_settings(
+        {
+            "POSTFACTA_DATABASE_DSN": DSN,
+            "POSTFACTA_DATABASE_OWNER_DSN": DSN,
+            "POSTFACTA_METRICS_TOKEN": SECRET,
+            "POSTFACTA_TRAFFIC_KEY": SECRET,
+        }
+    )
+    for text in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.model_dump())):
+        assert SECRET not in text
+
+
+def test_no_value_is_in_an_error_not_even_of_another_setting() -> None:
+    environ = {"POSTFACTA_DATABASE_DSN": DSN, "POSTFACTA_PORT": SECRET, "POSTFACTA_AUTH_MODE": SECRET}
+    with pytest.raises(SettingsError) as caught:
+        load_settings(environ)
+    assert SECRET not in repr(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_every_field_says_what_it_is() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []

@@ -1,0 +1,338 @@
+"""A database that is away, slow, full, killed or read-only costs errors that say so, and nothing for ever."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager
+
+import anyio
+import asyncpg
+import pytest
+from tests.pg import open_folder
+
+from postfacta_core.aio.database import Database, PoolOptions
+from postfacta_core.errors import (
+    DatabaseUnavailableError,
+    DeadlineExceededError,
+    OutcomeUnknownError,
+    PoolTimeoutError,
+    ReadOnlyDatabaseError,
+)
+from postfacta_core.events import ConnectionAcquired, ConnectionOpened, PoolSized, QueryFinished
+from postfacta_core.policy.retry import Backoff
+from postfacta_core.testing import RecordingObserver
+from postfacta_embedded import EmbeddedPostgres
+
+pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg knows no other
+
+QUICK = PoolOptions(
+    max_size=2,
+    acquire_timeout=0.2,
+    connect_timeout=2.0,
+    statement_timeout=2.0,
+    close_timeout=0.5,
+    reconnect=Backoff(base=0.02, cap=0.1),
+)
+
+
+@asynccontextmanager
+async def opened(
+    dsn: str, options: PoolOptions = QUICK, observer: RecordingObserver | None = None
+) -> AsyncGenerator[Database]:
+    async with Database(
+        dsn, name="db", options=options, observer=observer or RecordingObserver()
+    ) as database:
+        with anyio.fail_after(10):
+            await database.wait_connected()
+        yield database
+
+
+@pytest.fixture
+def own_server() -> Generator[EmbeddedPostgres]:
+    """A server that a test may kill."""
+    with open_folder() as folder, EmbeddedPostgres(folder / "data") as server:
+        yield server
+
+
+@asynccontextmanager
+async def watcher(dsn: str) -> AsyncGenerator[asyncpg.Connection[asyncpg.Record]]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def until_answers(database: Database) -> None:
+    """Ask until there is an answer, for at most ten seconds."""
+    with anyio.fail_after(10):
+        while True:
+            try:
+                await database.fetchval("select 1")
+            except (DatabaseUnavailableError, DeadlineExceededError):
+                await anyio.sleep(0.02)
+            else:
+                return
+
+
+async def test_statements_answer_and_are_told_by_operation_and_collection(database_dsn: str) -> None:
+    seen = RecordingObserver()
+    async with opened(database_dsn, observer=seen) as database:
+        assert await database.fetchval("select $1::int + 1", 41) == 42
+        assert await database.execute("create table t (a int primary key)") == "CREATE TABLE"
+        async with database.transaction() as connection:
+            await connection.execute("insert into t values (1)", operation="t_add", collection="t")
+            assert tuple(await connection.fetchrow("select a from t") or ()) == (1,)
+        assert [row["a"] for row in await database.fetch("select a from t")] == [1]
+    told = [(event.operation, event.collection, event.error_type) for event in seen.of(QueryFinished)]
+    assert told == [
+        *(("SELECT", "", ""), ("CREATE", "", ""), ("BEGIN", "", ""), ("t_add", "t", "")),
+        *(("SELECT", "", ""), ("COMMIT", "", ""), ("SELECT", "", "")),
+    ]
+    assert {event.system for event in seen.of(QueryFinished)} == {"postgresql"}
+    assert {event.server for event in seen.of(QueryFinished)} == {"127.0.0.1"}
+    assert seen.of(PoolSized)[-1].used == 0
+    assert all(event.seconds > 0 for event in seen.of(ConnectionOpened))
+
+
+async def test_a_block_that_raises_leaves_nothing_behind(database_dsn: str) -> None:
+    async with opened(database_dsn) as database:
+        await database.execute("create table t (a int)")
+        with pytest.raises(LookupError):
+            async with database.transaction() as connection:
+                await connection.execute("insert into t values (1)")
+                raise LookupError
+        assert await database.fetchval("select count(*) from t") == 0
+
+
+async def test_the_statements_own_fault_keeps_its_own_error(database_dsn: str) -> None:
+    seen = RecordingObserver()
+    async with opened(database_dsn, observer=seen) as database:
+        await database.execute("create table t (a int unique deferrable initially deferred)")
+        with pytest.raises(asyncpg.UndefinedTableError):
+            await database.fetch("select * from nowhere")
+        with pytest.raises(asyncpg.UniqueViolationError):  # at COMMIT: an answer, so nothing is unknown
+            async with database.transaction() as connection:
+                await connection.execute("insert into t values (1), (1)")
+        with pytest.raises(asyncpg.InterfaceError):
+            await database.fetch("select $1::int", 1, 2)
+    failed = [event for event in seen.of(QueryFinished) if event.error_type]
+    assert [(event.error_type, event.sqlstate) for event in failed] == [
+        ("UndefinedTableError", "42P01"),
+        ("UniqueViolationError", "23505"),
+        ("InterfaceError", ""),
+    ]
+
+
+async def test_a_full_pool_refuses_after_the_bound_and_in_turn(database_dsn: str) -> None:
+    seen = RecordingObserver()
+    async with opened(database_dsn, observer=seen) as database:
+        async with database.acquire(), database.acquire():
+            with pytest.raises(PoolTimeoutError):
+                await database.fetchval("select 1")
+            await database.ping()  # on a connection that no load can take
+        assert await database.fetchval("select 1") == 1
+    assert [e.error_type for e in seen.of(ConnectionAcquired)].count("PoolTimeoutError") == 1
+    assert max(event.waiting for event in seen.of(PoolSized)) >= 0
+
+
+async def test_waiters_are_served_in_the_order_of_their_coming(database_dsn: str) -> None:
+    order: list[int] = []
+    options = PoolOptions(max_size=1, acquire_timeout=5)
+    async with opened(database_dsn, options) as database, anyio.create_task_group() as group:
+
+        async def wait(number: int, started: anyio.Event) -> None:
+            started.set()
+            async with database.acquire():
+                order.append(number)
+
+        async with database.acquire():
+            for number in range(5):
+                started = anyio.Event()
+                group.start_soon(wait, number, started)
+                await started.wait()
+    assert order == [0, 1, 2, 3, 4]
+
+
+async def test_a_statement_that_runs_too_long_is_ended_on_the_server(database_dsn: str) -> None:
+    options = PoolOptions(statement_timeout=0.1)
+    async with opened(database_dsn, options) as database, watcher(database_dsn) as other:
+        with pytest.raises(DeadlineExceededError):
+            await database.execute("select pg_sleep(60)")
+        active = "select count(*) from pg_stat_activity where query like '%pg_sleep%' and state = 'active' and pid <> pg_backend_pid()"
+        assert await other.fetchval(active) == 0
+        assert await database.fetchval("select 1") == 1
+
+
+@pytest.mark.parametrize("moment", ["acquire", "query", "transaction"])
+async def test_a_cancelled_caller_leaves_no_connection_lent(database_dsn: str, moment: str) -> None:
+    seen = RecordingObserver()
+    options = PoolOptions(max_size=2, acquire_timeout=5)
+    async with opened(database_dsn, options, seen) as database:
+        for _ in range(5):
+            if moment == "acquire":
+                async with database.acquire(), database.acquire():
+                    with anyio.move_on_after(0.03):
+                        await database.fetchval("select 1")
+            elif moment == "query":
+                with anyio.move_on_after(0.03):
+                    await database.execute("select pg_sleep(60)")
+            else:
+                with anyio.move_on_after(0.03):
+                    async with database.transaction() as connection:
+                        await connection.execute("select pg_sleep(60)")
+        async with database.acquire(), database.acquire():
+            pass
+        async with watcher(database_dsn) as other:
+            busy = "select count(*) from pg_stat_activity where application_name = 'postfacta db' and state <> 'idle'"
+            with anyio.fail_after(5):
+                while await other.fetchval(busy):
+                    await anyio.sleep(0.01)
+    assert seen.of(PoolSized)[-1].used == 0
+
+
+async def test_a_database_that_is_away_at_start_is_no_crash_and_comes_by_itself() -> None:
+    seen = RecordingObserver()
+    with open_folder() as folder:
+        server = EmbeddedPostgres(folder / "data")
+        await anyio.to_thread.run_sync(server.start)
+        dsn = server.dsn()
+        await anyio.to_thread.run_sync(server.stop)
+        try:
+            async with Database(dsn, name="db", options=QUICK, observer=seen) as database:
+                with pytest.raises(DatabaseUnavailableError) as refusal:
+                    await database.fetchval("select 1")
+                assert refusal.value.retry_after is not None
+                with pytest.raises(DatabaseUnavailableError):
+                    await database.ping()
+                await anyio.to_thread.run_sync(server.start)
+                with anyio.fail_after(10):
+                    await database.wait_connected()
+                assert await database.fetchval("select 1") == 1
+        finally:
+            await anyio.to_thread.run_sync(server.stop)
+    assert next(event.error_type for event in seen.of(ConnectionOpened)) == "ConnectionRefusedError"
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+async def test_a_database_that_is_stopped_or_killed_is_used_again_once_it_is_back(
+    own_server: EmbeddedPostgres, how: str
+) -> None:
+    async with opened(own_server.dsn()) as database:
+        await database.fetchval("select 1")
+        if how == "kill":
+            assert own_server.pid is not None
+            os.kill(own_server.pid, signal.SIGKILL)
+        await anyio.to_thread.run_sync(own_server.stop)
+        with anyio.fail_after(10), pytest.raises(DatabaseUnavailableError):
+            while True:
+                await database.fetchval("select 1")
+        await anyio.to_thread.run_sync(own_server.start)
+        await until_answers(database)
+        await database.ping()
+
+
+async def test_a_connection_killed_in_the_middle_of_a_transaction_writes_nothing(database_dsn: str) -> None:
+    async with opened(database_dsn) as database, watcher(database_dsn) as other:
+        await database.execute("create table t (a int)")
+        with pytest.raises(DatabaseUnavailableError):
+            async with database.transaction() as connection:
+                await connection.execute("insert into t values (1)")
+                await other.execute(
+                    "select pg_terminate_backend($1)", await connection.fetchval("select pg_backend_pid()")
+                )
+                await connection.execute("insert into t values (2)")
+        await until_answers(database)
+        assert await database.fetchval("select count(*) from t") == 0
+
+
+async def test_a_connection_that_breaks_during_commit_leaves_the_outcome_unknown(database_dsn: str) -> None:
+    sleeps = "create function slow() returns trigger language plpgsql as 'begin perform pg_sleep(30); return null; end'"
+    later = "create constraint trigger slow after insert on t deferrable initially deferred for each row execute function slow()"
+    options = PoolOptions(statement_timeout=20)
+    async with opened(database_dsn, options) as database, watcher(database_dsn) as other:
+        for statement in ("create table t (a int)", sleeps, later):
+            await database.execute(statement)
+
+        async def end_it(pid: int) -> None:
+            with anyio.fail_after(10):
+                while (
+                    await other.fetchval("select wait_event from pg_stat_activity where pid = $1", pid)
+                    != "PgSleep"
+                ):
+                    await anyio.sleep(0.01)
+            await other.execute("select pg_terminate_backend($1)", pid)
+
+        async with anyio.create_task_group() as group:
+            with pytest.raises(OutcomeUnknownError):
+                async with database.transaction() as connection:
+                    await connection.execute("insert into t values (1)")
+                    group.start_soon(end_it, await connection.fetchval("select pg_backend_pid()"))
+
+
+async def test_a_read_only_database_says_so_and_its_connection_is_not_trusted(database_dsn: str) -> None:
+    async with opened(database_dsn) as database:
+        with pytest.raises(ReadOnlyDatabaseError):
+            async with database.transaction() as connection:
+                await connection.execute("set transaction read only")
+                await connection.execute("create table t (a int)")
+        await until_answers(database)
+
+
+async def test_closing_ends_a_stuck_query_within_its_bound(database_dsn: str) -> None:
+    ended: list[type[Exception]] = []
+
+    async def stuck(database: Database, started: anyio.Event) -> None:
+        try:
+            async with database.acquire() as connection:
+                started.set()
+                await connection.execute("select pg_sleep(60)")
+        except Exception as error:  # noqa: BLE001 - what it is, is the question
+            ended.append(type(error))
+
+    options = PoolOptions(statement_timeout=30, close_timeout=0.2)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group, opened(database_dsn, options) as database:
+            started = anyio.Event()
+            group.start_soon(stuck, database, started)
+            await started.wait()
+    assert ended == [DatabaseUnavailableError]
+
+
+async def test_unsafe_settings_of_the_server_are_named(
+    database_dsn: str, own_server: EmbeddedPostgres
+) -> None:
+    async with opened(own_server.dsn()) as safe, opened(database_dsn) as unsafe:
+        assert await safe.durability_problems() == []
+        assert "fsync = off" in await unsafe.durability_problems()
+
+
+async def test_no_secret_is_told_in_an_error_an_event_or_a_repr() -> None:
+    seen = RecordingObserver()
+    dsn = "postgresql://someone:canary-secret@127.0.0.1:1/nowhere"
+    async with Database(dsn, name="db", options=QUICK, observer=seen) as database:
+        with anyio.fail_after(5):
+            while not seen.of(ConnectionOpened):
+                await anyio.sleep(0.01)
+        with pytest.raises(DatabaseUnavailableError) as refusal:
+            await database.fetch("select 1")
+        told = f"{refusal.value!r} {refusal.value.__cause__!r} {database!r} {seen.events!r}"
+    assert "canary" not in told
+
+
+async def test_a_password_may_be_a_function_that_is_asked_each_time(database_dsn: str) -> None:
+    right = database_dsn.split("://postgres:")[1].split("@", maxsplit=1)[0]
+    asked: list[str] = []
+
+    def password() -> str:
+        asked.append("wrong" if not asked else right)
+        return asked[-1]
+
+    nameless = database_dsn.replace(f":{right}@", "@")
+    async with Database(nameless, name="db", options=QUICK, password=password) as database:
+        with anyio.fail_after(10):
+            await database.wait_connected()
+        assert await database.fetchval("select 1") == 1
+    assert asked[:2] == ["wrong", right]

@@ -1,0 +1,71 @@
+"""The words that all floors share keep their promises."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+
+import pytest
+
+from postfacta_core import errors
+from postfacta_core.clock import LUCK, MONOTONIC, WALL, random_id
+from postfacta_core.context import RequestContext, bind_request, current_request, release_request
+from postfacta_core.errors import ResilienceError
+from postfacta_core.events import Event, ListenerFailed, StateChange, fan_out, ignore
+
+ERRORS = [getattr(errors, name) for name in errors.__all__]
+CHANGE = StateChange("db", "up", "down", 1.0)
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_an_error_survives_pickle_and_copy_with_its_data(kind: type[ResilienceError]) -> None:
+    error = kind("db", 2.5)
+    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):  # noqa: S301 - our own bytes
+        assert type(twin) is kind
+        assert (twin.policy, twin.retry_after) == ("db", 2.5)
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_the_tree_in_the_docstring_names_every_error(kind: type[ResilienceError]) -> None:
+    assert re.search(rf"^ *[*+-] {kind.__name__}\b", errors.__doc__ or "", re.MULTILINE)
+    assert issubclass(kind, ResilienceError)
+
+
+def test_an_observer_that_raises_keeps_nobody_from_hearing() -> None:
+    heard: list[Event] = []
+
+    def broken(event: Event, /) -> None:
+        raise RuntimeError("broken")
+
+    fan_out([broken, heard.append])(CHANGE)
+    assert heard == [ListenerFailed("function", "RuntimeError('broken')"), CHANGE]
+
+
+def test_a_listener_may_be_nobody() -> None:
+    ignore(CHANGE)
+    fan_out([])(CHANGE)
+
+
+def test_a_bound_request_is_gone_after_its_release() -> None:
+    outer, inner = RequestContext("outer-request", 1.0), RequestContext("inner-request", 2.0)
+    assert current_request() is None
+    first = bind_request(outer)
+    second = bind_request(inner)
+    assert current_request() is inner
+    release_request(second)
+    assert current_request() is outer
+    release_request(first)
+    assert current_request() is None
+
+
+def test_ids_are_distinct_and_fit_the_rule_for_request_ids() -> None:
+    ids = {random_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]{8,64}", one) for one in ids)
+
+
+def test_clocks_and_luck_are_what_they_say() -> None:
+    assert MONOTONIC() <= MONOTONIC()
+    assert WALL() > 1_700_000_000
+    assert all(0 <= LUCK() < 1 for _ in range(100))

@@ -1,0 +1,81 @@
+"""Fresh databases on a running server, and a folder for one; conftest.py makes fixtures of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+import asyncpg
+
+from postfacta_embedded import EmbeddedPostgres
+
+__all__ = ["create_database", "drop_database", "execute", "fetch_value", "fresh_database", "open_folder"]
+
+_NUMBERS = count(1)
+
+
+@contextmanager
+def open_folder() -> Generator[Path]:
+    """Make a folder that each user may enter: pytest's own are closed to the user that PostgreSQL may run as."""
+    with tempfile.TemporaryDirectory(prefix="postfacta-test-") as name:
+        folder = Path(name).resolve()
+        folder.chmod(0o755)
+        yield folder
+
+
+def create_database(server: EmbeddedPostgres, name: str, template: str = "template0") -> str:
+    """Copy a database that nobody is connected to; not to be called inside an event loop.
+
+    Returns:
+        The address of the copy.
+    """
+    execute(server.dsn(), f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    return server.dsn(name)
+
+
+def drop_database(server: EmbeddedPostgres, name: str) -> None:
+    """Remove a database, and end whoever is still connected to it; not to be called inside an event loop."""
+    execute(server.dsn(), f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+@contextmanager
+def fresh_database(server: EmbeddedPostgres, template: str = "template0") -> Generator[str]:
+    """Lend a database to one test, by its address."""
+    name = f"test_{os.getpid()}_{next(_NUMBERS)}"
+    try:
+        yield create_database(server, name, template)
+    finally:
+        drop_database(server, name)
+
+
+def execute(dsn: str, *statements: str) -> None:
+    """Run statements, each in a transaction of its own; not to be called inside an event loop."""
+
+    async def run() -> None:
+        connection = await asyncpg.connect(dsn, timeout=10)
+        try:
+            for statement in statements:
+                await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    asyncio.run(run())
+
+
+def fetch_value(dsn: str, query: str) -> object:
+    """Ask for one value; not to be called inside an event loop."""
+
+    async def run() -> object:
+        connection = await asyncpg.connect(dsn, timeout=10)
+        try:
+            value: object = await connection.fetchval(query)
+        finally:
+            await connection.close()
+        return value
+
+    return asyncio.run(run())
