@@ -161,19 +161,31 @@ def _policy(settings: Settings, table: list[Rule]) -> Policy:
 def _health(settings: Settings, database: Database, telemetry: Telemetry) -> HealthRegistry:
     health = HealthRegistry(observer=telemetry.observer)
     critical = settings.ready_requires_db
-    health.add("database", database.ping, critical=critical)
+    right = {"schema": False, "durability": False}
+
+    async def answers() -> None:
+        await database.wait_connected()
+        await database.ping()
 
     async def schema() -> None:
+        # What was right stays so while the database is away: that is the first check's affair.
+        if right["schema"] and not database.is_connected:
+            return
+        await database.wait_connected()
         revision = await current_revision(lambda sql: database.fetchval(sql, operation="revision"))
-        if revision is None or revision < HEAD:
+        right["schema"] = revision is not None and revision >= HEAD
+        if not right["schema"]:
             raise SchemaOutdatedError(revision)
 
-    health.add("schema", schema, critical=critical, interval=15.0, timeout=2.0)
-
     async def durability() -> bool:
-        return not await database.durability_problems()
+        if not (right["durability"] and not database.is_connected):
+            await database.wait_connected()
+            right["durability"] = not await database.durability_problems()
+        return right["durability"]
 
-    health.add("durability", durability, critical=critical, interval=60.0, timeout=2.0)
+    health.add("database", answers, critical=critical)
+    health.add("schema", schema, critical=critical, rise=1)
+    health.add("durability", durability, critical=critical, interval=30.0, rise=1)
     return health
 
 

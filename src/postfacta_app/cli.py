@@ -208,12 +208,12 @@ def _token(commands: _Commands) -> None:
 
 
 def _settings(args: argparse.Namespace, **overrides: object) -> Settings:
-    return load_settings(host=args.host, port=args.port, **overrides)
+    return load_settings(None, host=args.host, port=args.port, **overrides)
 
 
 def _serve(args: argparse.Namespace) -> int:
-    local = {"environment": "local", "log_level": "DEBUG"} if args.dev else {}
-    return serve(_settings(args, **local), say=_say)
+    settings = _settings(args, environment="local", log_level="DEBUG") if args.dev else _settings(args)
+    return serve(settings, say=_say)
 
 
 def _migrate(args: argparse.Namespace) -> int:

@@ -32,6 +32,7 @@ def configure_logging(settings: Settings) -> None:
         steps += [_constants(settings), structlog.processors.format_exc_info]
         last: Any = structlog.processors.JSONRenderer()
     else:
+        steps.append(_without_blanks)
         last = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
     handler = logging.StreamHandler(sys.stdout)
     handler.addFilter(RequestFilter())
@@ -54,6 +55,10 @@ def _constants(settings: Settings) -> Any:
         return {**fields, **event}
 
     return add
+
+
+def _without_blanks(_: object, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    return {key: value for key, value in event.items() if value != "" and key != "color_message"}
 
 
 def _redacted(_: object, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:

@@ -210,8 +210,12 @@ def test_admin_create_asks_twice_at_a_terminal(
             return True
 
     monkeypatch.setattr("sys.stdin", Terminal())
-    typed = iter([PASSWORD, "another one entirely", PASSWORD, PASSWORD])
-    monkeypatch.setattr("getpass.getpass", lambda _: next(typed))
+    typed = [PASSWORD, PASSWORD, "another one entirely", PASSWORD]
+
+    def answer(prompt: str) -> str:
+        return typed.pop()
+
+    monkeypatch.setattr("getpass.getpass", answer)
     assert main(["admin", "create", *ADA]) == 1
     assert "differ" in capsys.readouterr().err
     assert main(["admin", "create", *ADA]) == 0
@@ -247,8 +251,8 @@ def test_token_create_prints_the_secret_and_nothing_else_and_stores_its_hash(
     stored = "select name || ' ' || source || ' ' || scopes::text || ' ' || (expires_at - created_at)::text from tokens"
     assert fetch_value(migrated, stored) == "ci github {incidents:read,signals:write} 30 days"
     assert secret not in str(fetch_value(migrated, "select tokens::text from tokens"))
-    stored = fetch_value(migrated, "select secret_sha256 from tokens")
-    assert stored == hashlib.sha256(secret.encode()).digest()
+    kept = fetch_value(migrated, "select secret_sha256 from tokens")
+    assert kept == hashlib.sha256(secret.encode()).digest()
 
 
 @pytest.mark.parametrize(

@@ -228,6 +228,7 @@ def test_only_a_route_is_a_target(path: str, target: str | None) -> None:
 
 
 @given(st.text())
+@example("//evil.example/")
 @example("/é//evil.example/")
 @example("//\\")
 def test_no_path_leads_to_another_host(path: str) -> None:

@@ -249,11 +249,13 @@ async def test_additional_notes_are_those_on_the_incident_itself_in_order_of_cre
         await annotate(
             app_database, incident, "corrected", at=later[7], root=initial["root"], supersedes=initial["id"]
         )
+        await annotate(app_database, incident, "third", at=later[8])
         [shown] = await listed(client)
     assert shown["initial_notes"] == [{"timestamp": "0001-01-01T00:00:00Z", "message": "initial"}]
     assert shown["additional_notes"] == [
         {"timestamp": "2026-02-07T10:00:06Z", "message": "first"},
         {"timestamp": "2026-02-07T09:00:00Z", "message": "second"},
+        {"timestamp": "2026-02-07T10:00:08Z", "message": "third"},
     ]
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 from uuid import UUID, uuid4
+
+import asyncpg
 
 from postfacta_core.aio.database import Database
 
@@ -75,7 +76,7 @@ select seq, at, actor, action, object, incident_id, detail::text, request_id, ho
    and ($5::bigint is null or seq < $5)
  order by seq desc limit $6"""
 
-Row = Mapping[str, Any]
+Row = asyncpg.Record
 
 
 class PostgresIdentity:

@@ -1,4 +1,4 @@
-"""What an incident is, which moves it can make, and what callers send and get."""
+"""What an incident is, which moves it can make, what callers send and get."""
 
 from __future__ import annotations
 

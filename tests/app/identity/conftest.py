@@ -22,7 +22,7 @@ from postfacta_app.identity.model import Kind, NewUser, User
 from postfacta_app.identity.postgres import PostgresIdentity
 from postfacta_app.principal import NOBODY, Access, Principal, Role
 from postfacta_app.routes import RouteClass, Rule, build_routes
-from postfacta_app.settings import Settings
+from postfacta_app.settings import Settings, load_settings
 from postfacta_core.aio.database import Database
 
 PASSWORD = "correct horse battery"  # noqa: S105 - of nobody
@@ -45,7 +45,7 @@ class World:
     """A running application, and what a test may turn."""
 
     database: Database
-    settings: Settings = field(default_factory=Settings)
+    settings: Settings = field(default_factory=lambda: load_settings({}))
     hasher: WeakHasher = field(default_factory=WeakHasher)
     wall: float = 1_772_366_400.0
     monotonic: float = 0.0

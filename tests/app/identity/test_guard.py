@@ -47,7 +47,7 @@ async def test_without_credentials_one_is_nobody(world: World) -> None:
 async def test_credentials_that_prove_nothing_are_refused_even_on_an_open_route(
     world: World, value: str
 ) -> None:
-    answer = await world.client.get("/who", headers=[("Authorization", value.encode("latin-1"))])
+    answer = await world.client.get("/who", headers={b"Authorization": value.encode("latin-1")})
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
 

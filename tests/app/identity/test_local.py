@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import anyio
-import anyio.lowlevel
 import pytest
 from argon2 import PasswordHasher
 
@@ -247,7 +246,7 @@ def test_a_form_token_fits_its_own_session_only() -> None:
     ids=str,
 )
 def test_only_a_page_of_ours_or_of_a_trusted_origin_is_the_same_origin(
-    headers: Mapping[str, str], same: bool
+    headers: Mapping[str, str], *, same: bool
 ) -> None:
     given = {"host": "app.example", **headers}
     assert is_same_origin(given, ["https://friend.example"]) is same

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -38,11 +39,6 @@ def credential(kind: Kind = Kind.BEARER, *, age: timedelta = timedelta(hours=1))
     )
 
 
-def changed(token: Credential, **fields: object) -> Credential:
-    same = {name: getattr(token, name) for name in Credential.__dataclass_fields__}
-    return Credential(**{**same, **fields})
-
-
 def user(role: Role = Role.ADMIN) -> User:
     return User(
         id=uuid4(),
@@ -60,9 +56,9 @@ def test_a_good_token_proves_something_only_with_its_own_secret() -> None:
     assert not credential().is_good(b"\1" * 32, NOW)
 
 
-@pytest.mark.parametrize("field", ["revoked_at", "disabled_at"])
-def test_a_revoked_token_or_a_disabled_owner_proves_nothing(field: str) -> None:
-    assert not changed(credential(), **{field: NOW}).is_good(HASH, NOW)
+def test_a_revoked_token_or_a_disabled_owner_proves_nothing() -> None:
+    assert not replace(credential(), revoked_at=NOW).is_good(HASH, NOW)
+    assert not replace(credential(), disabled_at=NOW).is_good(HASH, NOW)
 
 
 def test_a_token_ends_at_its_expiry_and_not_before() -> None:
@@ -76,7 +72,7 @@ def test_a_session_ends_after_twelve_idle_hours_and_a_bearer_token_does_not() ->
     assert credential(Kind.SESSION, age=twelve - timedelta(seconds=1)).is_good(HASH, NOW)
     assert not credential(Kind.SESSION, age=twelve).is_good(HASH, NOW)
     assert credential(Kind.BEARER, age=twelve).is_good(HASH, NOW)
-    assert changed(credential(Kind.SESSION, age=twelve), last_used_at=NOW).is_good(HASH, NOW)
+    assert replace(credential(Kind.SESSION, age=twelve), last_used_at=NOW).is_good(HASH, NOW)
 
 
 @pytest.mark.parametrize(
