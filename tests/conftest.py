@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
-from tests.pg import fresh_database, open_folder
 
 from postfacta_embedded import EmbeddedPostgres
+from tests.pg import fresh_database, open_folder
 
 
 @pytest.fixture(params=["asyncio", "trio"])

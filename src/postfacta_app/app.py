@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -211,7 +213,7 @@ def _cors(settings: Settings) -> list[Middleware]:
 
 def _page(pages: Pages, fault: Fault, scope: Scope) -> Response:
     if fault.status == 401:  # noqa: PLR2004 - a browser is led to where it can sign in
-        return RedirectResponse(f"/signin?next={scope['path']}", 303)
+        return RedirectResponse(f"/signin?next={quote(scope['path'], safe='/')}", 303)
     request = current_request()
     context = {
         "title": fault.title,

@@ -102,7 +102,7 @@ class _Endpoint:
     async def _answer(self, request: Request) -> Response:
         rule = self._rules.get(request.method)
         if rule is None:
-            path = request.url.path
+            path = request.scope["path"]
             detail = f"Method '{request.method}' is not allowed for '{path}'"
             raise MethodNotAllowedError(detail, headers={"Allow": ", ".join(sorted(self._rules))})
         principal = await self._authenticate(request)

@@ -6,11 +6,11 @@ from collections.abc import AsyncGenerator, Iterator
 
 import anyio
 import pytest
-from tests.pg import create_database, fresh_database
 
 from postfacta_app.migrations import upgrade
 from postfacta_core.aio.database import Database, PoolOptions
 from postfacta_embedded import EmbeddedPostgres
+from tests.pg import create_database, fresh_database
 
 
 def _ignore(message: str) -> None:

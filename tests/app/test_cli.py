@@ -6,15 +6,19 @@ import hashlib
 import io
 import os
 import re
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 
+import httpx2
 import pytest
-from tests.pg import create_database, fetch_value, open_folder
 
 from postfacta_app.cli import main
 from postfacta_app.migrations import HEAD
 from postfacta_embedded import EmbeddedPostgres
+from tests.pg import create_database, fetch_value, open_folder
 
 PASSWORD = "correct horse battery"  # noqa: S105 - of nobody
 ADA = ("--email", "Ada@example.org", "--name", "Ada")
@@ -346,3 +350,23 @@ def test_doctor_says_that_there_is_no_database(
     assert verdicts(text)["database"] == "fail"
     assert f"127.0.0.1:{port}" in text
     assert PASSWORD[:7] not in text
+
+
+# Serve
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_serve_answers_until_it_is_told_to_stop_and_ends_with_0(stop: signal.Signals, migrated: str) -> None:
+    command = [sys.executable, "-m", "postfacta_app", "serve", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:  # noqa: S603 - our own
+        try:
+            assert server.stdout is not None
+            found = re.search(r"http://127\.0\.0\.1:(\d+)", server.stdout.readline())
+            assert found is not None
+            answer = httpx2.get(f"http://127.0.0.1:{found[1]}/healthz", timeout=20)
+            assert (answer.status_code, answer.json()) == (200, {"status": "healthy"})
+            assert "server" not in answer.headers
+            server.send_signal(stop)
+            assert server.wait(20) == 0
+        finally:
+            server.kill()

@@ -14,7 +14,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
-from tests.app.v0_app import a_client
 
 from postfacta_app import errors
 from postfacta_app.errors import AppError, FieldError, InvalidFieldsError, PreconditionFailedError
@@ -28,6 +27,7 @@ from postfacta_core.errors import (
     PoolTimeoutError,
     ReadOnlyDatabaseError,
 )
+from tests.app.v0_app import a_client
 
 CAUSE = "select * from incidents"
 PATHS = ("/api/v1/incidents", "/api/v0/incidents", "/api/v0/incidents/start", "/healthz", "/incidents")

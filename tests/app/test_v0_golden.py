@@ -16,8 +16,6 @@ from uuid import UUID
 import anyio
 import httpx2
 import pytest
-from tests.app.v0_app import FailingStore, FixedStore, MemoryStore, a_client, an_application
-from tests.pg import fresh_database
 
 from postfacta_app.db import Transactions
 from postfacta_app.incidents.v0 import V0Store
@@ -25,6 +23,8 @@ from postfacta_app.incidents.v0_postgres import PostgresV0
 from postfacta_app.settings import Settings, load_settings
 from postfacta_core.aio.database import Database
 from postfacta_embedded import EmbeddedPostgres
+from tests.app.v0_app import FailingStore, FixedStore, MemoryStore, a_client, an_application
+from tests.pg import fresh_database
 
 
 @dataclass
@@ -97,7 +97,7 @@ async def _replay(store_of: Callable[[str], V0Store], chosen: Mapping[str, Excha
                 app = an_application(store_of(setting), _settings(setting))
                 clients[setting] = await stack.enter_async_context(a_client(app))
             method, url = exchange.request.split(" ")
-            url = url.replace("//HOST", "//test")
+            url = url.replace("//HOST", "//localhost")
             answers[name] = await clients[setting].request(
                 method, url, headers=exchange.headers, content=exchange.content
             )

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+
 from tests.app.v0_app import FailingStore, FixedStore, MemoryStore, a_client, an_application
 
 LIST, START = "/api/v0/incidents", "/api/v0/incidents/start"

@@ -15,8 +15,6 @@ import httpx2
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hypothesis import example, given, settings, strategies as st
-from tests.app.v0_app import a_client, an_application
-from tests.pg import fresh_database
 
 from postfacta_app.db import Transactions
 from postfacta_app.incidents.v0 import parse_start, render_incident
@@ -24,6 +22,8 @@ from postfacta_app.incidents.v0_postgres import PostgresV0
 from postfacta_app.web.body import parse_json
 from postfacta_core.aio.database import Database
 from postfacta_embedded import EmbeddedPostgres
+from tests.app.v0_app import a_client, an_application
+from tests.pg import fresh_database
 
 LIST, START = "/api/v0/incidents", "/api/v0/incidents/start"
 

@@ -12,12 +12,12 @@ from uuid import UUID, uuid4
 import anyio
 import httpx2
 import pytest
-from tests.app.v0_app import MemoryStore, a_client, an_application
 
 from postfacta_app.db import Transactions
 from postfacta_app.incidents.v0 import V0Http
 from postfacta_app.incidents.v0_postgres import PostgresV0
 from postfacta_core.aio.database import Database
+from tests.app.v0_app import MemoryStore, a_client, an_application
 
 LIST, START = "/api/v0/incidents", "/api/v0/incidents/start"
 VALID = {

@@ -186,5 +186,5 @@ class _Identify:
 async def a_client(app: ASGIApp) -> AsyncGenerator[httpx2.AsyncClient]:
     """Open a client that sees a crash as its answer, as one on the other side of a network does."""
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncpg
 import pytest
-from tests.pg import create_database, drop_database, execute, fetch_value, fresh_database
 
 from postfacta_embedded import EmbeddedPostgres
+from tests.pg import create_database, drop_database, execute, fetch_value, fresh_database
 
 
 @pytest.mark.parametrize("turn", [1, 2])

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.pg import execute, fetch_value
 
 from postfacta_embedded import EmbeddedPostgres, EmbeddedPostgresError
 from postfacta_embedded.account import Account
 from postfacta_embedded.postmaster import is_alive
+from tests.pg import execute, fetch_value
 
 from .conftest import NO_FSYNC
 

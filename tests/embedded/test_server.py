@@ -12,11 +12,11 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from tests.pg import execute, fetch_value, open_folder
 
 from postfacta_embedded import EmbeddedPostgres, EmbeddedPostgresError
 from postfacta_embedded.account import Account, namespace, setuid
 from postfacta_embedded.binaries import copy_binaries, find_binaries
+from tests.pg import execute, fetch_value, open_folder
 
 from .conftest import NO_FSYNC, WAYS, fill, small_disk
 

@@ -7,7 +7,8 @@ nothing that a client chose. Where that cannot be told, there is no template.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, cast
+from itertools import zip_longest
+from typing import Any, Final, NamedTuple, cast
 
 from ._types import Scope
 
@@ -23,12 +24,19 @@ def local_path(path: str, root_path: str) -> str:
     return path[len(root_path) :] if root_path and path.startswith(root_path + "/") else path
 
 
+class _Place(NamedTuple):
+    """Where a route stands: the templates of the mounts around it, and its whole template."""
+
+    mounts: str
+    template: str
+
+
 class RouteReader:
     """Tells the route template of a scope that the application is done with."""
 
     def __init__(self) -> None:
-        # Routes below mounts with parameters. The route is kept, so that its id stays its own.
-        self._known: dict[int, tuple[object, str | None]] = {}
+        # What is searched for is kept, so that its id stays its own.
+        self._known: dict[int, tuple[object, list[_Place]]] = {}
 
     def read(self, scope: Scope, root_path: str, path: str) -> str | None:
         """Return the template, or None if nothing was matched.
@@ -39,29 +47,34 @@ class RouteReader:
             path: The path at entry, without the `root_path`.
         """
         route = scope.get("route")
-        if route is None:
-            return _of_litestar(scope, path)
-        template = _of_route(scope, route)
-        if template is None:
-            return None
         growth = str(scope.get("root_path", ""))[len(root_path) :]
-        if not growth:
+        if route is None:
+            return _of_litestar(scope, path) or self._of_endpoint(scope, growth)
+        template = _of_route(scope, route)
+        if template is None or not growth:
             return template
         if _has_foreign_parameters(scope, template):
-            return self._search(scope, route)
+            # The mounts' values stand in the root_path: their templates have to be looked for.
+            return self._search(scope, route, growth)
         # A mount without parameters grew it by its own words, and a mount at the end by itself as well.
         return growth + (_MOUNT_END if _is_mount(route) else template)
 
-    def _search(self, scope: Scope, route: object) -> str | None:
-        """Put together the templates of the mounts around a route: the `root_path` has their values."""
-        known = self._known.get(id(route))
+    def _of_endpoint(self, scope: Scope, growth: str) -> str | None:
+        """Find a Starlette route in a FastAPI application, which tells no more of it than the endpoint."""
+        endpoint = scope.get("endpoint")
+        return None if endpoint is None else self._search(scope, endpoint, growth)
+
+    def _search(self, scope: Scope, wanted: object, growth: str) -> str | None:
+        """Put together the templates of the mounts around a route."""
+        known = self._known.get(id(wanted))
         if known is None:
-            router = scope.get("router")
-            found = next(_around(route, getattr(router, "routes", ()), "", depth=0), None)
-            if len(self._known) >= _MAX_KNOWN:
-                return found
-            known = self._known[id(route)] = (route, found)
-        return known[1]
+            routes = getattr(scope.get("router"), "routes", ())
+            known = (wanted, list(_places(wanted, routes, "", depth=0)))
+            if len(self._known) < _MAX_KNOWN:
+                self._known[id(wanted)] = known
+        fitting = [place.template for place in known[1] if _fits(place.mounts, growth)]
+        # One function may serve two routes: then it is not known which of them it was.
+        return fitting[0] if len(fitting) == 1 else None
 
 
 def _of_route(scope: Scope, route: object) -> str | None:
@@ -98,14 +111,22 @@ def _has_foreign_parameters(scope: Scope, template: str) -> bool:
     return len(scope.get("path_params", ())) > template.removesuffix(_MOUNT_END).count("{")
 
 
-def _around(route: object, routes: Sequence[Any], prefix: str, *, depth: int) -> Iterator[str]:
-    """Yield the full template of each place where the route is mounted."""
-    for candidate in routes:
-        template = getattr(candidate, "path_format", "")
-        if candidate is route:
-            yield prefix + template
-        elif (inner := getattr(candidate, "routes", None)) and depth < 10:  # noqa: PLR2004 - deep enough, and no circle
-            yield from _around(route, inner, prefix + template.removesuffix(_MOUNT_END), depth=depth + 1)
+def _places(wanted: object, routes: Sequence[Any], mounts: str, *, depth: int) -> Iterator[_Place]:
+    """Yield each place of a route or an endpoint in the tree of routes."""
+    for route in routes:
+        template = getattr(route, "path_format", "")
+        inside = mounts + template.removesuffix(_MOUNT_END)
+        inner = getattr(route, "routes", None)
+        if route is wanted or (not inner and wanted in (getattr(route, "endpoint", None), getattr(route, "app", None))):
+            yield _Place(inside if _is_mount(route) else mounts, mounts + template)
+        elif inner and depth < 10:  # noqa: PLR2004 - deep enough, and no circle
+            yield from _places(wanted, inner, inside, depth=depth + 1)
+
+
+def _fits(mounts: str, growth: str) -> bool:
+    """Tell whether these mounts may have grown the root_path so."""
+    pairs = zip_longest(mounts.split("/"), growth.split("/"))
+    return all(word == value or (word or "").startswith("{") for word, value in pairs)
 
 
 def _of_litestar(scope: Scope, path: str) -> str | None:

@@ -204,8 +204,8 @@ def _is_stale(result: CheckResult, config: CheckConfig, now: float) -> bool:
 
 
 def _settled(state: CheckState, config: CheckConfig, now: float) -> CheckState:
-    """Count a last result that is too old as failed."""
+    """Count a last result that is too old as failed: the check is down, and no row of successes goes on."""
     if state.last is None or not _is_stale(state.last, config, now):
         return state
     since = state.since if state.up is False else state.last.at + config.bound
-    return replace(state, up=False, since=since, passes=0, failures=config.fall)
+    return replace(state, up=False, since=since, passes=0)

@@ -96,7 +96,7 @@ async def test_a_login_renews_a_hash_of_older_parameters(
     old = (await rows(world, "select password_hash from users"))[0]["password_hash"]
 
     def needs_rehash(stored: str | bytes) -> bool:
-        return stored == old
+        return bool(stored == old)
 
     monkeypatch.setattr(world.hasher, "check_needs_rehash", needs_rehash)
     assert (await log_in(world)).status_code == 200

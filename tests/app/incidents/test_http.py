@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,6 +11,7 @@ from uuid import UUID, uuid4
 
 import anyio
 import httpx2
+from anyio.abc import TaskGroup
 
 from postfacta_app.principal import Principal
 from postfacta_core.aio.database import Database
@@ -32,6 +34,18 @@ async def listed(client: httpx2.AsyncClient, **query: object) -> list[str]:
     answer = await client.get(BASE, params=query)  # type: ignore[arg-type]  # any mapping of parameters will do
     assert answer.status_code == 200, answer.text
     return [item["title"] for item in answer.json()["items"]]
+
+
+@asynccontextmanager
+async def held(database: Database, waiters: int) -> AsyncGenerator[TaskGroup]:
+    """Keep all incidents locked until so many of the block's tasks wait for one."""
+    waiting = "select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+    async with anyio.create_task_group() as group, database.transaction() as holder:
+        await holder.fetch("select from incidents for update", operation="test")
+        yield group
+        with anyio.fail_after(10):
+            while len(await holder.fetch(waiting, operation="test")) < waiters:
+                await holder.fetch("select pg_stat_clear_snapshot()", operation="test")
 
 
 async def test_a_new_incident_can_be_found_where_the_answer_says(
@@ -146,7 +160,9 @@ async def test_a_change_needs_the_version_it_starts_from(client_for: ClientFor, 
     assert (await client.get(path)).json() == changed.json()
 
 
-async def test_of_twenty_changes_of_one_version_one_wins(client_for: ClientFor, responder: Principal) -> None:
+async def test_of_twenty_changes_of_one_version_one_wins(
+    client_for: ClientFor, responder: Principal, app_database: Database
+) -> None:
     client = client_for(responder)
     path = f"{BASE}/{(await declare(client))['id']}"
     statuses: list[int] = []
@@ -155,7 +171,7 @@ async def test_of_twenty_changes_of_one_version_one_wins(client_for: ClientFor, 
         answer = await client.patch(path, json={"title": f"Change {number}"}, headers={"If-Match": '"inc-1"'})
         statuses.append(answer.status_code)
 
-    async with anyio.create_task_group() as group:
+    async with held(app_database, waiters=5) as group:
         for number in range(20):
             group.start_soon(change, number)
     assert sorted(statuses) == [200, *[412] * 19]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -12,6 +13,7 @@ import anyio
 import asyncpg
 import httpx2
 import pytest
+from anyio.abc import TaskGroup
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from postfacta_app.principal import Principal
@@ -106,6 +108,18 @@ async def test_any_sequence_of_moves_keeps_the_rules(
         assert len(audit) == len(changes)
 
 
+@asynccontextmanager
+async def held(database: Database, waiters: int) -> AsyncGenerator[TaskGroup]:
+    """Keep all incidents locked until so many of the block's tasks wait for one."""
+    waiting = "select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+    async with anyio.create_task_group() as group, database.transaction() as holder:
+        await holder.fetch("select from incidents for update", operation="test")
+        yield group
+        with anyio.fail_after(10):
+            while len(await holder.fetch(waiting, operation="test")) < waiters:
+                await holder.fetch("select pg_stat_clear_snapshot()", operation="test")
+
+
 async def test_stamps_grow_with_the_database_clock_an_hour_behind(
     client_for: ClientFor, responder: Principal, app_database: Database
 ) -> None:
@@ -144,7 +158,7 @@ async def test_of_two_equal_moves_at_once_one_is_made(
     async def resolve() -> None:
         statuses.append((await client.post(path, json={"to": "RESOLVED"})).status_code)
 
-    async with anyio.create_task_group() as group:
+    async with held(app_database, waiters=2) as group:
         for _ in range(2):
             group.start_soon(resolve)
     assert sorted(statuses) == [200, 201]

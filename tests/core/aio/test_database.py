@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 import anyio
 import asyncpg
 import pytest
-from tests.pg import open_folder
 
 from postfacta_core.aio.database import Database, PoolOptions
 from postfacta_core.errors import (
@@ -24,6 +23,7 @@ from postfacta_core.events import ConnectionAcquired, ConnectionOpened, PoolSize
 from postfacta_core.policy.retry import Backoff
 from postfacta_core.testing import RecordingObserver
 from postfacta_embedded import EmbeddedPostgres
+from tests.pg import open_folder
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg knows no other
 

@@ -295,7 +295,7 @@ async def test_a_client_that_leaves_in_mid_stream_is_not_a_plain_200() -> None:
 
         return StreamingResponse(body())
 
-    kept = await observe(Starlette(routes=[Route("/", endless)]), disconnect_after=5)
+    kept = await observe(Starlette(routes=[Route("/", endless)]), body=[], disconnect_after=5)
     assert kept.summary == (200, "/", "client_disconnected")
     assert kept.errors == [None]
 

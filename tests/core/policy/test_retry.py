@@ -54,7 +54,7 @@ def test_waits_are_spread_evenly_over_the_whole_length() -> None:
 
 
 def test_a_multiplier_of_1_keeps_the_wait_at_the_base() -> None:
-    assert Backoff(multiplier=1).delay(10**400, 0.0) == 0.1
+    assert Backoff(multiplier=1.0).delay(10**400, 0.0) == 0.1
 
 
 @pytest.mark.parametrize("attempt", [0, -1])

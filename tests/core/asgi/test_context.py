@@ -1,0 +1,146 @@
+"""Each request has a context of its own, and an id that is safe to repeat."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+
+import pytest
+import structlog
+from opentelemetry import baggage, context
+
+from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
+from postfacta_core.asgi.context import ContextMiddleware
+from postfacta_core.context import RequestContext, bind_request, current_request, release_request
+from postfacta_core.telemetry.tracing import Tracing
+from postfacta_core.testing import ManualClock, call_asgi
+
+
+class Seen:
+    """An application that keeps the context it finds."""
+
+    def __init__(self, app: ASGIApp | None = None) -> None:
+        self.requests: list[RequestContext | None] = []
+        self.headers: list[tuple[bytes, bytes]] = [(b"x-own", b"1")]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.requests.append(current_request())
+        assert scope["postfacta.request"] is current_request()
+        await send({"type": "http.response.start", "status": 200, "headers": self.headers})
+        await send({"type": "http.response.body"})
+
+    @property
+    def only(self) -> RequestContext:
+        (request,) = self.requests
+        assert request is not None
+        return request
+
+
+@pytest.mark.parametrize("given", ["01J8ZQ4V6T", "a.b-c_D9", "x" * 64, "5f0c7f0e-5d0c-4b7e-9d2f-1f2e3d4c5b6a"])
+async def test_a_good_request_id_is_kept_and_echoed(given: str) -> None:
+    app = Seen()
+    response = await call_asgi(ContextMiddleware(app), headers=[("X-Request-ID", given)])
+    assert app.only.request_id == response.header("x-request-id") == given
+
+
+@pytest.mark.parametrize(
+    "given", ["", "short", "x" * 65, "with space", "line\nbreak-1", "12345678\n", "<script>alert", "über-lang-id"]
+)
+async def test_any_other_request_id_is_replaced(given: str) -> None:
+    app = Seen()
+    middleware = ContextMiddleware(app, ids=lambda: "made-anew")
+    response = await call_asgi(middleware, headers=[("X-Request-ID", given)])
+    assert app.only.request_id == response.header("x-request-id") == "made-anew"
+
+
+async def test_the_applications_headers_do_not_grow_and_its_own_id_does_not_stand_twice() -> None:
+    app = Seen()
+    app.headers.append((b"x-request-id", b"of-the-application"))
+    for _ in range(3):
+        response = await call_asgi(ContextMiddleware(app, ids=lambda: "made-anew"))
+        assert response.headers == [(b"x-own", b"1"), (b"x-request-id", b"made-anew")]
+    assert len(app.headers) == 2
+
+
+async def test_what_the_server_left_in_the_task_is_not_trusted_and_is_put_back() -> None:
+    stale = RequestContext("stale-id-of-another", 0.0)
+    app, clock = Seen(), ManualClock(5)
+    token = bind_request(stale)
+    try:
+        await call_asgi(ContextMiddleware(app, clock=clock), root_path="/pre")
+        assert current_request() is stale
+    finally:
+        release_request(token)
+    assert app.only is not stale
+    assert (app.only.started, app.only.root_path) == (5, "/pre")
+
+
+async def test_a_crash_leaves_no_context_behind() -> None:
+    async def bare(scope: Scope, receive: Receive, send: Send) -> None:
+        raise ValueError("a crash")
+
+    with pytest.raises(ValueError, match="a crash"):
+        await call_asgi(ContextMiddleware(bare))
+    assert current_request() is None
+
+
+async def test_variables_of_others_are_cleared_at_both_ends() -> None:
+    found: list[object] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        found.append((dict(structlog.contextvars.get_contextvars()), dict(context.get_current())))
+        structlog.contextvars.bind_contextvars(user="left by the handler")
+
+    structlog.contextvars.bind_contextvars(user="left by another request")
+    token = context.attach(baggage.set_baggage("tenant", "another"))
+    try:
+        middleware = ContextMiddleware(
+            app, resetters=[structlog.contextvars.clear_contextvars, Tracing().fresh_context]
+        )
+        await call_asgi(middleware)
+        assert found == [({}, {})]
+        assert structlog.contextvars.get_contextvars() == {}
+        assert baggage.get_baggage("tenant") == "another"
+    finally:
+        context.detach(token)
+
+
+async def test_a_resetter_that_returns_a_way_back_is_undone_in_reverse_order() -> None:
+    log: list[str] = []
+    variable = ContextVar("variable", default="")
+
+    def one() -> None:
+        log.append("one")
+
+    def two() -> object:
+        token = variable.set("fresh")
+        log.append("two")
+
+        def undo() -> None:
+            variable.reset(token)
+            log.append("undo two")
+
+        return undo
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        log.append(variable.get())
+
+    await call_asgi(ContextMiddleware(app, resetters=[one, two]))  # type: ignore[list-item] # pyright: ignore[reportArgumentType] - object stands for any function
+    assert log == ["one", "two", "fresh", "undo two", "one"]
+
+
+async def test_a_websocket_has_a_context_and_the_lifespan_passes_untouched() -> None:
+    sent: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert ("postfacta.request" in scope) == (scope["type"] == "websocket") == (current_request() is not None)
+        await send({"type": f"{scope['type']}.something"})
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    for scope in ({"type": "websocket", "headers": []}, {"type": "lifespan"}):
+        await ContextMiddleware(app)(scope, receive, send)
+    assert sent == [{"type": "websocket.something"}, {"type": "lifespan.something"}]

@@ -1,0 +1,145 @@
+"""FastAPI and Litestar leave the template in places of their own; what a client chose is never part of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fastapi import APIRouter, FastAPI
+from litestar import Litestar, Router as LitestarRouter, asgi, get
+from litestar.params import FromPath
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Host, Mount, Route, Router
+
+from postfacta_core.asgi._route import RouteReader, local_path
+from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
+from postfacta_core.testing import call_asgi
+
+reader = RouteReader()
+
+
+async def route_of(app: ASGIApp, path: str, method: str = "GET", *, root_path: str = "") -> str | None:
+    response = await call_asgi(app, method, path, root_path=root_path)
+    return reader.read(response.scope, root_path, local_path(path, root_path))
+
+
+def ok() -> str:
+    return "ok"
+
+
+async def plain(scope: Scope, receive: Receive, send: Send) -> None:
+    await PlainTextResponse("plain")(scope, receive, send)
+
+
+async def another(scope: Scope, receive: Receive, send: Send) -> None:
+    await plain(scope, receive, send)
+
+
+def fastapi_app() -> FastAPI:
+    inner = APIRouter(prefix="/v1")
+    inner.add_api_route("/in/{id}", ok)
+    inner.routes.append(Route("/starlette/{id}", plain))
+    inner.routes.append(Mount("/static", plain))
+    outer = APIRouter(prefix="/api/tenants/{t}")
+    outer.include_router(inner)
+    mounted = FastAPI()
+    mounted.include_router(inner, prefix="/m")
+    mounted.add_api_route("/top/{id}", ok)
+    app = FastAPI()
+    app.add_api_route("/plain/{id}", ok)
+    app.include_router(outer)
+    app.mount("/sub", mounted)
+    app.mount("/of/{who}", mounted)
+    app.mount("/files", plain)
+    app.mount("/files-of/{who}", another)
+    return app
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "template"),
+    [
+        ("GET", "/plain/7", "/plain/{id}"),
+        ("DELETE", "/plain/7", "/plain/{id}"),
+        ("GET", "/api/tenants/acme/v1/in/7", "/api/tenants/{t}/v1/in/{id}"),
+        ("DELETE", "/api/tenants/acme/v1/in/7", "/api/tenants/{t}/v1/in/{id}"),
+        ("GET", "/api/tenants/acme/v1/in/7/", None),
+        ("GET", "/api/tenants/acme/v1/nothing", None),
+        ("GET", "/sub/top/7", "/sub/top/{id}"),
+        ("GET", "/sub/m/v1/in/7", "/sub/m/v1/in/{id}"),
+        ("GET", "/sub/nothing", None),
+        ("GET", "/of/acme/top/7", "/of/{who}/top/{id}"),
+        ("GET", "/files/a.css", "/files/{path}"),
+        ("GET", "/files-of/acme/a.css", "/files-of/{who}/{path}"),
+        ("GET", "/openapi.json", "/openapi.json"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "/pre"])
+async def test_fastapi(method: str, path: str, template: str | None, *, prefix: str) -> None:
+    assert await route_of(fastapi_app(), prefix + path, method, root_path=prefix) == template
+
+
+async def test_what_fastapi_hides_is_left_out_and_never_replaced_by_what_the_client_sent() -> None:
+    app = fastapi_app()
+    for tenant in ("acme", "other"):
+        seen = {
+            await route_of(app, f"/of/{tenant}/m/v1/in/7"),
+            await route_of(app, f"/api/tenants/{tenant}/v1/static/x"),
+            await route_of(app, f"/api/tenants/{tenant}/v1/starlette/7"),
+        }
+        assert not [template for template in seen if tenant in (template or "")]
+
+
+async def test_a_fastapi_without_its_private_place_gives_the_routes_own_template() -> None:
+    response = await call_asgi(fastapi_app(), "GET", "/api/tenants/acme/v1/in/7")
+    for instead in ({}, {"effective_route_context": None}, None):
+        scope: dict[str, Any] = {**response.scope, "fastapi": instead, "path_params": {"id": "7"}}
+        assert reader.read(scope, "", "/api/tenants/acme/v1/in/7") == "/v1/in/{id}"
+
+
+async def test_the_host_is_no_part_of_the_route() -> None:
+    inner = Router([Mount("/m", routes=[Route("/i/{id}", plain)]), Route("/j", plain)])
+    app = Starlette(routes=[Host("{sub}.example.org", inner)])
+    for path, template in [("/m/i/7", "/m/i/{id}"), ("/j", "/j"), ("/nothing", None)]:
+        response = await call_asgi(app, "GET", path, headers=[("host", "acme.example.org")])
+        assert reader.read(response.scope, "", path) == template
+
+
+def litestar_app() -> Litestar:
+    @get("/in/{id:int}", sync_to_thread=False)
+    def item(id: FromPath[int]) -> str:  # noqa: A002 - the parameter of the path
+        return "ok"
+
+    @get("/plain", sync_to_thread=False)
+    def flat() -> str:
+        return "ok"
+
+    @asgi("/static", is_mount=True, copy_scope=False)
+    async def files(scope: Any, receive: Any, send: Any) -> None:
+        await plain(scope, receive, send)
+
+    @asgi("/copied", is_mount=True, copy_scope=True)
+    async def copied(scope: Any, receive: Any, send: Any) -> None:
+        await plain(scope, receive, send)
+
+    return Litestar([LitestarRouter("/v1/{tenant:str}", route_handlers=[item]), flat, files, copied])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "template"),
+    [
+        ("GET", "/v1/acme/in/7", "/v1/{tenant}/in/{id}"),
+        ("HEAD", "/plain", None),  # Litestar has no HEAD of its own: 405, and it does not say of what
+        ("GET", "/plain", "/plain"),
+        ("GET", "/plain/", "/plain"),
+        ("GET", "/static/a/b.css", "/static/{path}"),
+        ("GET", "/static/a/static", "/static/{path}"),
+        ("GET", "/copied/a/b.css", "/copied/{path}"),
+        ("GET", "/nothing", None),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "/pre"])
+async def test_litestar(method: str, path: str, template: str | None, *, prefix: str) -> None:
+    # Litestar is typed by its own ASGI shapes, which are narrower than the protocol's.
+    app: Any = litestar_app()
+    assert await route_of(app, prefix + path, method, root_path=prefix) == template
