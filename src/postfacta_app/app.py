@@ -15,12 +15,13 @@ from structlog.contextvars import clear_contextvars
 
 from postfacta_core.aio.database import Database, PoolOptions
 from postfacta_core.aio.health import HealthRegistry
+from postfacta_core.asgi._problem import PROBLEMS, problem_of
 from postfacta_core.asgi._types import Scope
 from postfacta_core.asgi.stack import Hardened, Policy, Telemetry, harden
 from postfacta_core.context import current_request
 from postfacta_core.policy.transfer import TransferLimits
 
-from .db import Transactions
+from .db import Transactions, housekeeping
 from .errors import AppError, NotFoundError
 from .identity.guard import Guard
 from .identity.http import IdentityHttp
@@ -93,7 +94,7 @@ def create_app(settings: Settings, *, v0_store: V0Store | None = None) -> Harden
         policy=_policy(settings, table),
         telemetry=telemetry,
         health=_health(settings, database, telemetry),
-        resources=[database],
+        resources=[database, housekeeping(database, telemetry.observer)],
         render=problems.core,
         resetters=[clear_contextvars],
     )
@@ -224,8 +225,11 @@ def _page(pages: Pages, fault: Fault, scope: Scope) -> Response:
 
 
 def _explain(pages: Pages, slug: str, principal: Principal) -> Response:
-    kinds = {cls.slug: cls for cls in AppError.__subclasses__()}
+    kinds = {cls.slug: (cls.title, cls.__doc__) for cls in AppError.__subclasses__()}
+    for problem in (*PROBLEMS.values(), problem_of(Exception())):
+        kinds.setdefault(problem.code, (problem.title, problem.detail))
     if slug not in kinds:
         raise NotFoundError(f"There is no problem called '{slug}'")
-    context = {"title": kinds[slug].title, "detail": kinds[slug].__doc__ or "", "request_id": ""}
+    title, detail = kinds[slug]
+    context = {"title": title, "detail": detail or "", "request_id": ""}
     return pages.page("problem.html", context, principal=principal)

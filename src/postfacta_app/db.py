@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from uuid import UUID
 
+import anyio
 import asyncpg
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,11 +24,12 @@ from starlette.responses import Response
 from postfacta_core.aio.database import Connection, Database
 from postfacta_core.context import current_request
 from postfacta_core.errors import DatabaseUnavailableError
+from postfacta_core.events import Observer, TaskCrashed
 
 from .errors import IdempotencyInProgressError, IdempotencyMismatchError
 from .principal import Principal
 
-__all__ = ["VISIBLE", "Answer", "Transactions", "Unit", "database_time", "prune_keys", "sees"]
+__all__ = ["VISIBLE", "Answer", "Transactions", "Unit", "database_time", "housekeeping", "prune_keys", "sees"]
 
 Address = IPv4Address | IPv6Address
 
@@ -205,6 +208,27 @@ def _client(request: Request) -> Address | None:
         return ip_address(request.client.host.partition("%")[0]) if request.client else None
     except ValueError:
         return None
+
+
+@asynccontextmanager
+async def housekeeping(
+    database: Database, observe: Observer, *, interval: float = 3600.0
+) -> AsyncGenerator[None]:
+    """Delete old idempotency keys once an interval, in the background of the block; what fails waits for the next."""
+
+    async def keep_pruning() -> None:
+        while True:
+            await database.wait_connected()
+            try:
+                await prune_keys(database)
+            except Exception as error:  # noqa: BLE001 - a failure here must end neither the task nor the service
+                observe(TaskCrashed("prune_keys", error))
+            await anyio.sleep(interval)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(keep_pruning)
+        yield
+        group.cancel_scope.cancel()
 
 
 async def prune_keys(database: Database, *, batch: int = 1000) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+from postfacta_core.asgi._problem import PROBLEMS, problem_of
 
 from .errors import AppError
 from .principal import Access
@@ -66,8 +68,11 @@ _MESSAGE: Final[JSON] = {
     "required": ["message", "requestId"],
     "properties": {key: {"type": "string"} for key in ("message", "requestId", "serviceVersion")},
 }
-# What any route may answer, beside what its rule names.
-_ALWAYS: Final = {431: "Headers too large", 500: "Fault", 503: "Unavailable", 504: "Deadline exceeded"}
+# What any route may answer, beside what its rule names: the core's problems, and a crash.
+_ALWAYS: Final = {problem.status: problem.title for problem in (*PROBLEMS.values(), problem_of(Exception()))}
+_ANSWER_HEADERS: Final = {401: "WWW-Authenticate", 405: "Allow", 429: "Retry-After"}
+# PostgreSQL stores no U+0000, so no text may hold one.
+_TEXT_PATTERN: Final = r"^[^\u0000]*$"
 
 
 def openapi_document(rules: Iterable[Rule], *, version: str) -> JSON:
@@ -97,7 +102,21 @@ def _schemas(rules: Sequence[Rule]) -> tuple[Schemas, JSON]:
         for model in filter(None, rule.answers.values()):
             wanted[model, "serialization"] = None
     schemas, definitions = models_json_schema(list(wanted), ref_template="#/components/schemas/{model}")
+    _forbid_nul(definitions)
     return schemas, definitions.get("$defs", {})
+
+
+def _forbid_nul(schema: object) -> None:
+    """Say of every text that has no narrower rule which character it cannot hold."""
+    if isinstance(schema, list):
+        for part in cast("list[object]", schema):
+            _forbid_nul(part)
+    elif isinstance(schema, dict):
+        members = cast("JSON", schema)
+        if members.get("type") == "string" and not members.keys() & {"pattern", "format", "enum", "const"}:
+            members["pattern"] = _TEXT_PATTERN
+        for part in members.values():
+            _forbid_nul(part)
 
 
 def _operation(rule: Rule, schemas: Schemas) -> JSON:
@@ -126,10 +145,23 @@ def _query_parameters(rule: Rule) -> list[JSON]:
     if rule.query is None:
         return []
     schema = rule.query.model_json_schema(ref_template="#/components/schemas/{model}")
+    _forbid_nul(schema)
     return [
-        {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": of}
+        {
+            "name": name,
+            "in": "query",
+            "required": name in schema.get("required", ()),
+            "description": of.pop("description", ""),
+            "schema": _not_null(of),
+        }
         for name, of in schema["properties"].items()
     ]
+
+
+def _not_null(schema: JSON) -> JSON:
+    # A parameter that is absent is null in our model; null cannot be sent.
+    parts = [part for part in schema.get("anyOf", ()) if part != {"type": "null"}]
+    return parts[0] if parts else {key: of for key, of in schema.items() if key not in {"default", "title"}}
 
 
 def _header_parameters(rule: Rule) -> list[JSON]:
@@ -145,12 +177,16 @@ def _responses(rule: Rule, schemas: Schemas) -> dict[int, JSON]:
         answers[status] = {"description": "As asked"}
         if model is not None:
             answers[status]["content"] = {"application/json": {"schema": schemas[model, "serialization"]}}
-    refusals = {cls.status: cls.title for cls in _classes(AppError) if cls.slug in _slugs(rule)} | _ALWAYS
+    refusals = _ALWAYS | {
+        cls.status: cls.title for cls in AppError.__subclasses__() if cls.slug in _slugs(rule)
+    }
     v1 = rule.path.startswith("/api/v1/")
-    kind, name = ("application/problem+json", "Problem") if v1 else ("application/json", "Message")
+    kind, schema = ("application/problem+json", "Problem") if v1 else ("application/json", "Message")
     for status, title in refusals.items():
-        content = {kind: {"schema": {"$ref": f"#/components/schemas/{name}"}}}
+        content = {kind: {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
         answers[status] = {"description": title, "content": content}
+        if name := _ANSWER_HEADERS.get(status):
+            answers[status]["headers"] = {name: {"required": True, "schema": {"type": "string"}}}
     return answers
 
 
@@ -160,10 +196,7 @@ def _slugs(rule: Rule) -> set[str]:
         slugs |= {"unauthenticated", "forbidden"}
     if _PARAMETER.search(rule.path):
         slugs.add("not-found")
-    if rule.body is not None:
-        slugs |= {"unsupported-media-type", "validation", "too-large"}
+    # v0 looks at no content type, and calls every broken rule a 400.
+    if rule.body is not None and not rule.path.startswith("/api/v0/"):
+        slugs |= {"unsupported-media-type", "validation"}
     return slugs
-
-
-def _classes(root: type[AppError]) -> list[type[AppError]]:
-    return [cls for sub in root.__subclasses__() for cls in (sub, *_classes(sub))]

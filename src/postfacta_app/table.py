@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from pydantic import JsonValue, RootModel
 from starlette.requests import Request
 from starlette.responses import Response
 
 from .identity import model as identity
 from .identity.http import IdentityHttp
 from .identity.pages import SignInPages
-from .incidents import model as incidents
+from .incidents import model as incidents, v0
 from .incidents.http import IncidentHttp
 from .incidents.pages import IncidentPages
 from .incidents.query import IncidentQuery
-from .incidents.v0 import V0Http
 from .principal import Access, Principal
-from .reliability.about import About
+from .reliability import about
 from .routes import RouteClass, Rule
 
 __all__ = ["Handlers", "rules"]
@@ -33,12 +33,16 @@ _ONCE = ("idempotency-in-progress", "idempotency-mismatch", "conflict")
 _VERSIONED = ("precondition-failed", "precondition-required", "conflict")
 
 
+class Document(RootModel[dict[str, JsonValue]]):
+    """An OpenAPI document."""
+
+
 @dataclass(frozen=True, slots=True)
 class Handlers:
     """What answers the routes."""
 
-    about: About
-    v0: V0Http
+    about: about.About
+    v0: v0.V0Http
     incidents: IncidentHttp
     identity: IdentityHttp
     incident_pages: IncidentPages
@@ -56,11 +60,26 @@ def _system(on: Handlers) -> list[Rule]:
     probe, auth = RouteClass.PROBE, RouteClass.AUTH
     credentials = ("rate-limited", "unauthenticated")
     return [
-        Rule(method="GET", path="/", handler=on.about.root, access=OPEN, route_class=probe),
-        Rule(method="GET", path="/home", handler=on.about.home, access=OPEN, route_class=probe),
-        Rule(method="GET", path="/healthz", handler=on.about.healthz, access=OPEN, route_class=probe),
-        Rule(method="GET", path="/service-info", handler=on.about.service_info, access=OPEN, route_class=probe),
-        Rule(method="GET", path="/openapi.json", handler=on.openapi, access=OPEN, route_class=probe),
+        Rule(
+            method="GET", path="/", handler=on.about.root, access=OPEN, route_class=probe,
+            summary="Greet programs, and lead browsers to the incidents", answers={200: about.Greeting, 303: None},
+        ),
+        Rule(
+            method="GET", path="/home", handler=on.about.home, access=OPEN, route_class=probe,
+            summary="Greet", answers={200: about.Greeting},
+        ),
+        Rule(
+            method="GET", path="/healthz", handler=on.about.healthz, access=OPEN, route_class=probe,
+            summary="Say that the process answers", answers={200: about.Healthy},
+        ),
+        Rule(
+            method="GET", path="/service-info", handler=on.about.service_info, access=OPEN, route_class=probe,
+            summary="Tell what runs here", answers={200: about.ServiceInfo},
+        ),
+        Rule(
+            method="GET", path="/openapi.json", handler=on.openapi, access=OPEN, route_class=probe,
+            summary="Read this document", answers={200: Document},
+        ),
         Rule(
             method="POST", path="/login", handler=on.identity.login, access=OPEN, route_class=auth,
             summary="Exchange e-mail and password for a bearer token", body=identity.Credentials,
@@ -81,9 +100,20 @@ def _system(on: Handlers) -> list[Rule]:
 def _v0(on: Handlers) -> list[Rule]:
     read, search, write = RouteClass.READ, RouteClass.SEARCH, RouteClass.WRITE
     return [
-        Rule(method="GET", path="/api/v0/incidents", handler=on.v0.list, access=READ, route_class=search),
-        Rule(method="GET", path="/api/v0/incidents/{id:uuid}", handler=on.v0.get, access=READ, route_class=read),
-        Rule(method="POST", path="/api/v0/incidents/start", handler=on.v0.start, access=WRITE, route_class=write),
+        Rule(
+            method="GET", path="/api/v0/incidents", handler=on.v0.list, access=READ, route_class=search,
+            summary="List the newest incidents", query=v0.V0Query, answers={200: v0.ShownIncidents},
+            problems=("invalid-cursor",),
+        ),
+        Rule(
+            method="GET", path="/api/v0/incidents/{id:uuid}", handler=on.v0.get, access=READ, route_class=read,
+            summary="Read an incident", answers={200: v0.ShownIncident},
+        ),
+        Rule(
+            method="POST", path="/api/v0/incidents/start", handler=on.v0.start, access=WRITE, route_class=write,
+            summary="Start an incident", body=v0.Start, answers={201: v0.Started}, problems=_ONCE,
+            headers={"Idempotency-Key": False},
+        ),
     ]  # fmt: skip
 
 

@@ -10,4 +10,17 @@ The layout, from the top down; each floor imports only the floors below it:
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from .aio.health import HealthRegistry
+from .context import RequestContext, current_request
+from .errors import DeadlineExceededError, RejectedError, ResilienceError
+from .policy.retry import Backoff
+
+__all__ = [
+    "Backoff",
+    "DeadlineExceededError",
+    "HealthRegistry",
+    "RejectedError",
+    "RequestContext",
+    "ResilienceError",
+    "current_request",
+]

@@ -19,7 +19,7 @@ class RequestContext:
         route: The route template once routing has told it, such as `/incidents/{ref}`; else None.
         trace_id: The server span's trace, 32 hex digits, or empty without a recording SDK.
         span_id: The server span, 16 hex digits, or empty.
-        trace_flags: `01` if the trace is sampled, else `00`; empty without a span.
+        trace_flags: Two hex digits, whose lowest bit says that the trace is sampled; empty without a span.
         error_type: Why a layer refused or failed it, for metric, span and log; empty if none did.
         principal: Who asks, for the access line: set by the application once it knows.
     """

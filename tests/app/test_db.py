@@ -11,12 +11,13 @@ from uuid import UUID, uuid4
 
 import anyio
 import anyio.lowlevel
+import asyncpg
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
 
-from postfacta_app.db import Answer, Transactions, Unit, prune_keys
+from postfacta_app.db import Answer, Transactions, Unit, housekeeping, prune_keys
 from postfacta_app.errors import (
     ConflictError,
     IdempotencyInProgressError,
@@ -26,6 +27,8 @@ from postfacta_app.principal import Principal, Role
 from postfacta_core.aio.database import Database
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.errors import DatabaseUnavailableError
+from postfacta_core.events import TaskCrashed
+from postfacta_core.testing import RecordingObserver
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
@@ -178,7 +181,9 @@ async def test_the_second_becomes_the_first_if_that_is_refused(app_database: Dat
     assert (second.status_code, "idempotency-replayed" in second.headers) == (201, False)
 
 
-async def test_the_second_becomes_the_first_if_its_connection_dies(app_database: Database) -> None:
+async def test_the_second_becomes_the_first_if_its_connection_dies(
+    app_database: Database, app_database_dsn: str
+) -> None:
     async def die(unit: Unit) -> Answer:
         await unit.audit("count", "never seen")
         await unit.fetch("select pg_terminate_backend(pg_backend_pid())", operation="test")
@@ -187,9 +192,14 @@ async def test_the_second_becomes_the_first_if_its_connection_dies(app_database:
     work, pair = Counter(), Pair(app_database)
     await pair.run(die, work)
     second = pair.outcomes["second"]
-    assert isinstance(pair.outcomes["first"], Exception)
+    assert isinstance(pair.outcomes["first"], DatabaseUnavailableError)
     assert isinstance(second, Response)
-    assert await rows(app_database, "audit_log") == 1
+    # Asked elsewhere: the pool still looks whether there is a database at all.
+    elsewhere = await asyncpg.connect(app_database_dsn)
+    try:
+        assert await elsewhere.fetchval("select array_agg(object) from audit_log") == ["run 1"]
+    finally:
+        await elsewhere.close()
 
 
 async def test_the_second_does_not_wait_for_ever(app_database: Database) -> None:
@@ -361,3 +371,22 @@ async def test_keys_are_forgotten_after_a_day_in_batches(app_database: Database)
     left = await app_database.fetch("select key from idempotency_keys order by key", operation="test")
     assert [row["key"] for row in left] == ["0", "1", "2"]
     assert await prune_keys(app_database, batch=2) == 0
+
+
+async def test_old_keys_are_pruned_in_the_background_and_a_failure_ends_nothing(
+    app_database: Database,
+) -> None:
+    keys = "select count(*) from idempotency_keys"
+    old = "insert into idempotency_keys (principal, key, request_sha256, created_at) values ('x', $1, '', now() - interval '25 hours')"
+    seen = RecordingObserver()
+    await app_database.wait_connected()
+    await app_database.execute("alter table idempotency_keys rename to moved")
+    async with housekeeping(app_database, seen, interval=0.01):
+        with anyio.fail_after(10):
+            while not seen.of(TaskCrashed):
+                await anyio.sleep(0.01)
+            await app_database.execute("alter table moved rename to idempotency_keys")
+            await app_database.execute(old, "a")
+            while await app_database.fetchval(keys):
+                await anyio.sleep(0.01)
+    assert {event.task for event in seen.of(TaskCrashed)} == {"prune_keys"}

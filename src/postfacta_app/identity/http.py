@@ -1,4 +1,4 @@
-"""The API of accounts: sign in and out, people, tokens, and the audit log."""
+"""The API of accounts: signing in, people, tokens, the audit log."""
 
 from __future__ import annotations
 

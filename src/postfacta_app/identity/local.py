@@ -1,4 +1,4 @@
-"""Sign people in with a password, and make the secrets, cookies and form tokens that prove it afterwards."""
+"""Sign people in with a password, and make the secrets that prove it afterwards."""
 
 from __future__ import annotations
 

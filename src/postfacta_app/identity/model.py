@@ -1,4 +1,4 @@
-"""Who has an account, what proves it, and what callers send and get."""
+"""Who has an account, what proves it, and what callers send or get."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class _Sent(BaseModel):
 class Credentials(_Sent):
     """What somebody signs in with. Too short a password is a wrong one, like any other."""
 
-    email: Annotated[str, BeforeValidator(_lower), StringConstraints(max_length=320)]
+    email: Annotated[str, BeforeValidator(_lower), StringConstraints(max_length=320, pattern=r"^[^\x00]*$")]
     password: Annotated[str, StringConstraints(max_length=128)]
 
 

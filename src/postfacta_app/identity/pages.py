@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -86,6 +86,6 @@ async def _form(request: Request) -> dict[str, str]:
 
 def _local_path(target: str) -> str:
     """Keep a path of this site; anything else leads to the incidents."""
-    parts = urlsplit(target) if target.isprintable() else urlsplit("")
-    is_here = target.startswith("/") and not target.startswith(("//", "/\\")) and not parts.netloc
-    return target if is_here else "/incidents"
+    # What is not printable would end the header; browsers read `//` and `/\` as the start of a host.
+    is_here = target.startswith("/") and not target.startswith(("//", "/\\"))
+    return target if is_here and target.isascii() and target.isprintable() else "/incidents"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, Protocol, cast
+from typing import Annotated, Final, Protocol, cast
 from uuid import UUID, uuid4
 
+from pydantic import BaseModel, RootModel, StringConstraints
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,10 +18,31 @@ from ..db import Answer
 from ..errors import ConflictError, MalformedError, NotFoundError
 from ..principal import Principal
 from ..problems import encode
-from ..web.body import decode_cursor, encode_cursor, format_time, idempotency_key, read_json, read_moment
-from .model import Severity
+from ..web.body import (
+    Time,
+    decode_cursor,
+    encode_cursor,
+    format_time,
+    idempotency_key,
+    read_json,
+    read_moment,
+)
+from .model import Description, Reporter, Severity, Status, Title
 
-__all__ = ["Listing", "Note", "V0Http", "V0Incident", "V0Store", "parse_start", "render_incident"]
+__all__ = [
+    "Listing",
+    "Note",
+    "ShownIncident",
+    "ShownIncidents",
+    "Start",
+    "Started",
+    "V0Http",
+    "V0Incident",
+    "V0Query",
+    "V0Store",
+    "parse_start",
+    "render_incident",
+]
 
 _NEVER: Final = "0001-01-01T00:00:00Z"
 
@@ -137,6 +159,67 @@ def _answer(status: int, value: object, headers: Mapping[str, str] | None = None
     return Answer(
         status, {"Content-Type": "application/json; charset=utf-8", **(headers or {})}, encode(value)
     )
+
+
+# What the document says. The code below is the truth: it takes keys in any case, and fields that it ignores.
+
+
+class Remark(BaseModel):
+    """A note of a request."""
+
+    timestamp: Time | None = None
+    message: str | None = None
+
+
+class Start(BaseModel):
+    """What an incident is started with."""
+
+    title: Title
+    description: Description
+    reporter: Reporter
+    severity: Severity
+    owner: Annotated[str, StringConstraints(max_length=100)] | None = None
+    notes: list[Remark | None] | None = None
+
+
+class Started(BaseModel):
+    """The new incident's id."""
+
+    id: UUID
+    message: str
+
+
+class ShownNote(BaseModel):
+    """A note of an answer; its time is the writer's own."""
+
+    timestamp: str
+    message: str
+
+
+class ShownIncident(BaseModel):
+    """An incident; one that goes on ends in the year 1."""
+
+    id: UUID
+    title: str
+    description: str
+    severity: Severity
+    status: Status
+    reporter: str
+    start_time: Time
+    initial_notes: list[ShownNote] | None
+    additional_notes: list[ShownNote] | None
+    owner: str = ""
+    end_time: Time
+
+
+class ShownIncidents(RootModel[list[ShownIncident]]):
+    """The newest thousand, oldest first."""
+
+
+class V0Query(BaseModel):
+    """Which page of the list; the `Link` of the one before names it."""
+
+    cursor: str | None = None
 
 
 # The request

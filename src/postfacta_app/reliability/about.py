@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import Request
@@ -14,7 +15,7 @@ from ..principal import Principal
 from ..problems import encode
 from ..settings import SettingsError
 
-__all__ = ["About", "Codebase", "load_codebase"]
+__all__ = ["About", "Codebase", "Greeting", "Healthy", "ServiceInfo", "load_codebase"]
 
 _PACKAGED = Path(__file__).with_name("codebase.json")
 
@@ -31,6 +32,27 @@ class Codebase(BaseModel):
     license: str
     languages: list[str]
     active: bool
+
+
+class Greeting(BaseModel):
+    """A welcome."""
+
+    message: str
+
+
+class Healthy(BaseModel):
+    """That the process answers."""
+
+    status: Literal["healthy"]
+
+
+class ServiceInfo(BaseModel):
+    """What runs here, since how many seconds."""
+
+    name: str
+    environment: str
+    uptime: str
+    codebase: Codebase
 
 
 def load_codebase(path: Path = _PACKAGED) -> Codebase:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -13,7 +13,7 @@ import asyncpg
 
 from ..clock import LUCK, MONOTONIC, Clock, Luck
 from ..errors import OutcomeUnknownError
-from ..events import Observer, QueryFinished, ignore
+from ..events import Observer, QueryFinished, fan_out, ignore
 from .pool import Password, Pool, PoolOptions, RawConnection, is_broken, terminate, translate
 
 __all__ = ["Connection", "Database", "PoolOptions"]
@@ -77,7 +77,7 @@ class Database:
         name: Names it in errors, events and metrics.
         options: Pool size and time limits.
         password: Wins over the one in the address; a function is asked for each new connection.
-        observer: Told of connections and statements; see `events`.
+        observer: Told of connections and statements; see `events`. It may raise.
         clock: Monotonic seconds.
         luck: Spreads the attempts to connect.
     """
@@ -94,7 +94,7 @@ class Database:
         luck: Luck = LUCK,
     ) -> None:
         self.name = name
-        self._observe = observer
+        self._observe = fan_out([observer])
         self._clock = clock
         self._pool = Pool(
             name, dsn, options or PoolOptions(), password=password, observer=observer, clock=clock, luck=luck
@@ -155,18 +155,17 @@ class Database:
         Raises:
             OutcomeUnknownError: If the connection breaks while the answer to COMMIT is on its way.
             DatabaseUnavailableError: If it breaks before: then nothing was written.
+            asyncpg.InFailedSQLTransactionError: If the block swallowed a statement's error: nothing was written.
         """
         async with self._pool.acquire() as raw:
-            connection = Connection(raw, self)
-            transaction = raw.transaction()
-            async with self.observed(raw, "BEGIN", ""):
-                await transaction.start()
             try:
-                yield connection
+                async with self.observed(raw, "BEGIN", ""):
+                    await raw.execute("begin")
+                yield Connection(raw, self)
             except BaseException:
-                await self._roll_back(raw, transaction.rollback)
+                await self._roll_back(raw)
                 raise
-            await self._commit(raw, transaction.commit)
+            await self._commit(raw)
 
     async def fetch(
         self, sql: str, *args: object, operation: str = "", collection: str = ""
@@ -229,30 +228,37 @@ class Database:
 
     def _let_go_if_sick(self, raw: RawConnection, error: Exception) -> None:
         # A server that did not answer in time may answer the next statement with this one's rows.
-        if isinstance(error, TimeoutError):
+        if isinstance(error, TimeoutError | asyncpg.InternalClientError):
             terminate(raw)
-        if is_broken(raw) or getattr(error, "sqlstate", None) == "25006":
-            self._pool.suspect()
+        moved = getattr(error, "sqlstate", None) == "25006"
+        if moved or is_broken(raw):
+            self._pool.suspect(moved=moved)
 
-    async def _commit(self, raw: RawConnection, commit: Callable[[], Awaitable[None]]) -> None:
+    async def _commit(self, raw: RawConnection) -> None:
         was_open = not is_broken(raw)
         try:
             async with self.observed(raw, "COMMIT", ""):
-                await commit()
+                await _send_commit(raw)
         except Exception as error:
             # The server's own refusal, such as a deferred constraint, is an answer: nothing was written then.
             if was_open and (is_broken(raw) or isinstance(error.__cause__, TimeoutError)):
                 raise OutcomeUnknownError(self.name, 1.0) from error
             raise
 
-    async def _roll_back(self, raw: RawConnection, rollback: Callable[[], Awaitable[None]]) -> None:
+    async def _roll_back(self, raw: RawConnection) -> None:
         with anyio.move_on_after(_ROLLBACK_TIMEOUT, shield=True):
             try:
-                await rollback()
+                await raw.execute("rollback")
             except Exception:  # noqa: BLE001 - the block's own error is the one to tell; the connection goes
                 terminate(raw)
             return
         terminate(raw)
+
+
+async def _send_commit(raw: RawConnection) -> None:
+    # asyncpg's own commit hides that the server answers the COMMIT of a failed transaction by ROLLBACK.
+    if await raw.execute("commit") != "COMMIT":
+        raise asyncpg.InFailedSQLTransactionError("a statement had failed, so COMMIT rolled back")
 
 
 def _first_word(sql: str) -> str:
@@ -261,6 +267,9 @@ def _first_word(sql: str) -> str:
 
 def _where(dsn: str) -> tuple[str, str]:
     """Name the server and the database of an address, for spans; empty where it is not plain."""
-    parts = urlsplit(dsn)
-    host = parts.netloc.rpartition("@")[2]
-    return host.rpartition(":")[0] or host, parts.path.removeprefix("/")
+    try:
+        parts = urlsplit(dsn)
+        server = parts.hostname or ""
+    except ValueError:  # The driver will say so too, at each attempt to connect.
+        return "", ""
+    return "" if "," in parts.netloc else server, parts.path.removeprefix("/")

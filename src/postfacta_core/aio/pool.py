@@ -2,8 +2,9 @@
 
 1. The pool is connected if its reserved connection is: one more than `max_size`, kept for this and for `ping`.
 2. While it is not connected, a caller is refused at once; a background task tries to connect for ever.
-3. Whoever sees a connection break says so (`suspect`); then all idle ones are renewed before they are lent.
-4. Every wait has a bound: for a connection, to open one, to give one back, to close.
+3. Whoever sees a connection break says so (`suspect`). All idle ones are then renewed before they are lent, and
+   the database is looked for; the others are refused only if it is not found, for one connection may break alone.
+4. Every wait has a bound: for a connection, to open one, to give one back, to look, to close.
 """
 
 from __future__ import annotations
@@ -24,7 +25,15 @@ from ..errors import (
     ReadOnlyDatabaseError,
     ResilienceError,
 )
-from ..events import ConnectionAcquired, ConnectionOpened, ConnectionReleased, Observer, PoolSized, ignore
+from ..events import (
+    ConnectionAcquired,
+    ConnectionOpened,
+    ConnectionReleased,
+    Observer,
+    PoolSized,
+    fan_out,
+    ignore,
+)
 from ..policy.retry import Backoff
 
 __all__ = ["Password", "Pool", "PoolOptions", "RawConnection", "is_broken", "terminate", "translate"]
@@ -33,6 +42,9 @@ RawConnection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 Password = str | Callable[[], str] | Callable[[], Awaitable[str]]
 """A password, or a function that reads it anew for each connection, so that a rotation needs no restart."""
 
+_LOOK_TIMEOUT = (
+    1.0  # For one sign of life; also for the one new connection that is tried before all are refused.
+)
 _RELEASE_TIMEOUT = 1.0  # Longer than any healthy reset takes; a connection that needs more is thrown away.
 _NOT_THERE = ("08", "57P01", "57P02", "57P03", "53300", "53100", "53200")
 
@@ -84,7 +96,8 @@ def translate(error: BaseException, name: str, *, broken: bool = False) -> Resil
     # A time-out on this side means a server that answers nothing; 57014 is its own statement_timeout.
     if state == "57014" or isinstance(error, TimeoutError):
         return DeadlineExceededError(name)
-    if isinstance(error, OSError) or (
+    # asyncpg is confused when a statement meets the server's parting words, which it has not read to the end.
+    if isinstance(error, OSError | asyncpg.InternalClientError) or (
         broken and isinstance(error, asyncpg.InterfaceError | asyncpg.PostgresError)
     ):
         return DatabaseUnavailableError(name, 1.0)
@@ -113,7 +126,7 @@ class Pool:
         dsn: A `postgresql://` address. It is kept to itself: no error or event repeats it.
         options: The bounds.
         password: Wins over the one in the address.
-        observer: Told of each connection opened, lent and given back.
+        observer: Told of each connection opened, lent and given back. It may raise.
         clock: Monotonic seconds.
         luck: Spreads the attempts to connect.
     """
@@ -132,7 +145,7 @@ class Pool:
         self.name = name
         self.connected = anyio.Event()
         self._options = options
-        self._observe = observer
+        self._observe = fan_out([observer])
         self._clock = clock
         self._luck = luck
         self._arguments: dict[str, Any] = {
@@ -151,8 +164,12 @@ class Pool:
             self._arguments["password"] = password
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._reserved: asyncpg.Connection[asyncpg.Record] | None = None
-        self._lost = anyio.Event()
+        self._doubted = anyio.Event()
+        self._has_moved = False
+        self._must_renew = False
+        self._pinging = anyio.Lock()
         self._retry_at = 0.0
+        self._lent = 0
         self._waiting = 0
 
     @property
@@ -176,26 +193,62 @@ class Pool:
         pool.terminate()
 
     async def keep_connected(self) -> None:
-        """Connect, notice when the connection is lost, connect again; until cancelled."""
+        """Connect, notice when the database is lost, connect again; until cancelled."""
         try:
             while True:
-                await self._reserve(await self._connect_somehow())
+                self._reserve(await self._connect_somehow())
+                while await self._outlives_a_doubt():
+                    pass
                 self._let_go()
-                if self._pool is not None:
-                    await self._pool.expire_connections()
+                await self._renew_idle()
         finally:
             self._let_go()
 
-    async def _reserve(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
-        lost = self._lost = anyio.Event()
-        connection.add_termination_listener(lambda _: lost.set())
+    def _reserve(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        connection.add_termination_listener(lambda dead: self.suspect() if dead is self._reserved else None)
         self._reserved = connection
         self.connected.set()
-        await lost.wait()
 
-    def suspect(self) -> None:
-        """Say that a connection broke or hung: the pool looks whether the database is still there."""
-        self._lost.set()
+    async def _outlives_a_doubt(self) -> bool:
+        """Wait until somebody doubts that the database is there, and look."""
+        await self._doubted.wait()
+        self._doubted = anyio.Event()
+        if self._must_renew:
+            await self._renew_idle()
+        if self._has_moved:
+            self._has_moved = False
+            return False
+        try:
+            await self.ping()
+        except DatabaseUnavailableError:
+            return await self._finds_another()
+        return True
+
+    async def _renew_idle(self) -> None:
+        self._must_renew = False
+        if self._pool is not None:
+            await self._pool.expire_connections()
+
+    async def _finds_another(self) -> bool:
+        try:
+            connection = await self._connect(
+                **self._arguments | {"timeout": min(_LOOK_TIMEOUT, self._options.connect_timeout)}
+            )
+        except Exception:  # noqa: BLE001 - whatever it is, it was told as an event, and will be tried again
+            return False
+        self._reserve(connection)
+        return True
+
+    def suspect(self, *, renew: bool = True, moved: bool = False) -> None:
+        """Say that something is wrong: the pool looks whether the database is still there.
+
+        Args:
+            renew: Whether idle connections may be broken as well; false if only opening one failed.
+            moved: Whether the database is known to be elsewhere, as when this one takes no writes.
+        """
+        self._must_renew |= renew
+        self._has_moved |= moved
+        self._doubted.set()
 
     async def ping(self) -> None:
         """Ask the database for a sign of life, on the reserved connection, which no load can take.
@@ -203,13 +256,23 @@ class Pool:
         Raises:
             DatabaseUnavailableError: If there is none within a second.
         """
-        if self._reserved is None:
+        try:
+            with anyio.fail_after(_LOOK_TIMEOUT):
+                async with self._pinging:
+                    await self._ask(self._reserved)
+        except Exception as error:
+            raise self._unavailable() from error
+
+    async def _ask(self, reserved: asyncpg.Connection[asyncpg.Record] | None) -> None:
+        if reserved is None:
             raise self._unavailable()
         try:
-            await self._reserved.fetchval("select 1", timeout=1.0)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            await reserved.fetchval("select 1")
+        except BaseException:
+            # Also if the caller's own bound ended it: a late answer would be taken for the next one's.
+            reserved.terminate()
             self.suspect()
-            raise self._unavailable() from error
+            raise
 
     @asynccontextmanager
     async def acquire(self) -> AsyncGenerator[RawConnection]:
@@ -229,6 +292,7 @@ class Pool:
         finally:
             with anyio.CancelScope(shield=True):
                 await self._give_back(pool, connection)
+            self._lent -= 1
             self._observe(ConnectionReleased(self.name, self._clock() - started))
             self._tell_size(pool)
 
@@ -236,11 +300,14 @@ class Pool:
         started = self._clock()
         error_type = "cancelled"
         self._waiting += 1
+        if self._is_busy():
+            self._tell_size(pool)
         try:
             connection = await pool.acquire(timeout=self._options.acquire_timeout)
             error_type = ""
+            self._lent += 1
         except Exception as error:
-            refusal = self._refusal(pool, error)
+            refusal = self._refusal(error)
             error_type = type(refusal).__name__
             raise refusal from error
         finally:
@@ -249,14 +316,13 @@ class Pool:
             self._tell_size(pool)
         return connection
 
-    def _refusal(self, pool: asyncpg.Pool[asyncpg.Record], error: Exception) -> Exception:
-        if (
-            isinstance(error, TimeoutError)
-            and pool.get_idle_size() == 0
-            and pool.get_size() >= pool.get_max_size()
-        ):
+    def _is_busy(self) -> bool:
+        return self._lent >= self._options.max_size
+
+    def _refusal(self, error: Exception) -> Exception:
+        if isinstance(error, TimeoutError) and self._is_busy():
             return PoolTimeoutError(self.name, self._options.acquire_timeout)
-        self.suspect()
+        self.suspect(renew=False)
         return self._unavailable()
 
     async def _give_back(self, pool: asyncpg.Pool[asyncpg.Record], connection: RawConnection) -> None:
@@ -304,9 +370,7 @@ class Pool:
 
     def _tell_size(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
         idle = pool.get_idle_size()
-        self._observe(
-            PoolSized(self.name, idle, pool.get_size() - idle, pool.get_max_size(), 0, self._waiting)
-        )
+        self._observe(PoolSized(self.name, idle, self._lent, self._options.max_size, 0, self._waiting))
 
 
 def _milliseconds(seconds: float) -> str:

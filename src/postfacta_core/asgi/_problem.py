@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
+from urllib.parse import quote
 
 from ..context import RequestContext
 from ..errors import (
@@ -55,7 +56,10 @@ class Problem:
 
 
 Render = Callable[[Problem, Scope], tuple[str, bytes] | None]
-"""Renders a problem as (content type, body) for APIs with a shape of their own; None means RFC 9457."""
+"""Renders a problem as (content type, body) for APIs with a shape of their own.
+
+None means RFC 9457, and so does an exception: an answer is due in any case.
+"""
 
 PROBLEMS: Final[dict[type[ResilienceError], Problem]] = {
     HeadersTooLargeError: Problem(
@@ -122,19 +126,8 @@ def problem_of(error: BaseException) -> Problem:
     for kind in type(error).__mro__:
         if kind in PROBLEMS and isinstance(error, ResilienceError):
             known = PROBLEMS[kind]
-            return known if error.retry_after is None else _with_retry(known, error.retry_after)
+            return known if error.retry_after is None else replace(known, retry_after=error.retry_after)
     return _INTERNAL
-
-
-def _with_retry(problem: Problem, seconds: float) -> Problem:
-    return Problem(
-        status=problem.status,
-        code=problem.code,
-        title=problem.title,
-        detail=problem.detail,
-        error_type=problem.error_type,
-        retry_after=seconds,
-    )
 
 
 def _document(problem: Problem, scope: Scope) -> tuple[str, bytes]:
@@ -143,10 +136,12 @@ def _document(problem: Problem, scope: Scope) -> tuple[str, bytes]:
         "type": "about:blank",
         "title": problem.title,
         "status": problem.status,
-        "detail": problem.detail,
-        "instance": scope["path"],
+        # It is a URI reference, and a client may have put anything into the path.
+        "instance": quote(scope["path"], errors="replace"),
         "code": problem.code,
     }
+    if problem.detail:
+        members["detail"] = problem.detail
     if request is not None:
         members["request_id"] = request.request_id
     return "application/problem+json", json.dumps(members).encode()
@@ -158,10 +153,18 @@ def request_of(scope: Scope) -> RequestContext | None:
     return request if isinstance(request, RequestContext) else None
 
 
+def _rendered(problem: Problem, scope: Scope, render: Render | None) -> tuple[str, bytes]:
+    if render is not None:
+        try:
+            return render(problem, scope) or _document(problem, scope)
+        except Exception:  # noqa: BLE001, S110 - it is foreign code; what it answers for counts more than why it failed
+            pass
+    return _document(problem, scope)
+
+
 async def send_problem(scope: Scope, send: Send, problem: Problem, *, render: Render | None = None) -> None:
     """Send a whole problem response."""
-    rendered = render(problem, scope) if render is not None else None
-    content_type, body = rendered or _document(problem, scope)
+    content_type, body = _rendered(problem, scope, render)
     headers = [
         (b"content-type", content_type.encode("latin-1")),
         (b"content-length", str(len(body)).encode()),

@@ -117,7 +117,9 @@ def _places(wanted: object, routes: Sequence[Any], mounts: str, *, depth: int) -
         template = getattr(route, "path_format", "")
         inside = mounts + template.removesuffix(_MOUNT_END)
         inner = getattr(route, "routes", None)
-        if route is wanted or (not inner and wanted in (getattr(route, "endpoint", None), getattr(route, "app", None))):
+        if route is wanted or (
+            not inner and wanted in (getattr(route, "endpoint", None), getattr(route, "app", None))
+        ):
             yield _Place(inside if _is_mount(route) else mounts, mounts + template)
         elif inner and depth < 10:  # noqa: PLR2004 - deep enough, and no circle
             yield from _places(wanted, inner, inside, depth=depth + 1)

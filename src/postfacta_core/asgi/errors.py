@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from contextlib import suppress
 
 from ..errors import ResilienceError
 from ._problem import Render, problem_of, request_of, send_problem
@@ -35,7 +36,8 @@ class ErrorMiddleware:
 
         def watched_send(message: Message) -> Awaitable[None]:
             nonlocal started
-            started = True
+            if message["type"] == "http.response.start":
+                started = True
             return send(message)
 
         try:
@@ -45,6 +47,8 @@ class ErrorMiddleware:
                 problem = problem_of(error)
                 if (request := request_of(scope)) is not None and not request.error_type:
                     request.error_type = problem.error_type
-                await send_problem(scope, send, problem, render=self._render)
+                # If the client is gone, there is nobody to tell; the crash itself is still one.
+                with suppress(OSError):
+                    await send_problem(scope, send, problem, render=self._render)
             if started or not isinstance(error, ResilienceError):
                 raise

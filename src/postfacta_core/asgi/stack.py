@@ -19,8 +19,6 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry
-
 from ..aio.health import HealthRegistry
 from ..clock import MONOTONIC, Clock
 from ..events import Observer, fan_out
@@ -71,24 +69,22 @@ class Telemetry:
     """Metrics, traces and logs of one service, and one observer that feeds all three.
 
     Args:
-        registry: Where the metrics are made; by default one of its own.
         version: Of the service.
         revision: The commit it was built from.
-        tracing: Spans; by default through the globally installed OpenTelemetry SDK, if there is one.
+        metrics: By default on a registry of their own, with this version and revision.
+        tracing: By default through the globally installed OpenTelemetry SDK, if there is one.
     """
 
     def __init__(
         self,
         *,
-        registry: CollectorRegistry | None = None,
         version: str = "",
         revision: str = "",
+        metrics: Metrics | None = None,
         tracing: Tracing | None = None,
     ) -> None:
-        self.metrics = Metrics(registry or CollectorRegistry(), version=version, revision=revision)
+        self.metrics = metrics or Metrics(version=version, revision=revision)
         self.tracing = tracing or Tracing()
-        # Spans come first, so that the access line has their ids; it is written while the span is open.
-        self.recorders = (self.tracing, self.metrics, AccessLog())
         self.observer: Observer = fan_out([self.metrics, self.tracing, EventLog()])
 
 
@@ -127,7 +123,7 @@ def harden(
 
     Args:
         app: Starlette, FastAPI, Litestar or any ASGI application.
-        service: Its name, in the access line.
+        service: Its name, for the access line.
         policy: Limits, paths and headers.
         telemetry: Share one to let a `Database` report to it.
         health: A registry with checks; by default an empty one, which is ready at once.
@@ -152,7 +148,8 @@ def harden(
     layers = ResponseHeadersMiddleware(layers, policy.response_headers)
     layers = TelemetryMiddleware(
         layers,
-        telemetry.recorders,
+        # Spans come first, so that the access line has their ids.
+        [telemetry.tracing, telemetry.metrics, AccessLog(service=service)],
         route_of=route_of,
         quiet={*probes, policy.metrics_path, *policy.quiet},
         traffic_key=policy.traffic_key,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Collection, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from ..clock import MONOTONIC, Clock, random_id
 from ..context import RequestContext, bind_request, current_request, release_request
@@ -75,14 +75,14 @@ class TelemetryMiddleware:
             return
         request = request_of(scope)
         if request is not None:
-            await self._record(self._open(request, scope), scope, _Wire(receive, send))
+            await self._record(self._open(request, scope), scope, receive=receive, send=send)
             return
         # What is bound to the task may be left over from another request: only the scope is this one's own.
         request = RequestContext(random_id(), self._clock(), root_path=scope.get("root_path", ""))
         scope["postfacta.request"] = request
         token = bind_request(request)
         try:
-            await self._record(self._open(request, scope), scope, _Wire(receive, send))
+            await self._record(self._open(request, scope), scope, receive=receive, send=send)
         finally:
             release_request(token)
 
@@ -102,14 +102,12 @@ class TelemetryMiddleware:
             client=client[0] if client else "",
         )
 
-    async def _record(self, exchange: Exchange, scope: Scope, wire: _Wire) -> None:
+    async def _record(self, exchange: Exchange, scope: Scope, *, receive: Receive, send: Send) -> None:
         self._tell(self._begin, exchange)
         error: Exception | None = None
         was_cancelled = True
         try:
-            await self._app(
-                scope, _watch_receive(exchange, wire.receive), self._watch_send(exchange, wire.send)
-            )
+            await self._app(scope, _watch_receive(exchange, receive), self._watch_send(exchange, send))
             was_cancelled = False
         except Exception as raised:
             error, was_cancelled = raised, False
@@ -174,13 +172,6 @@ class TelemetryMiddleware:
                 record(exchange)
             except Exception as error:  # noqa: BLE001 - what a recorder does never reaches the request it watches
                 self._observe(ListenerFailed(getattr(record, "__qualname__", "recorder"), repr(error)))
-
-
-class _Wire(NamedTuple):
-    """The server's two ends."""
-
-    receive: Receive
-    send: Send
 
 
 def _watch_receive(exchange: Exchange, receive: Receive) -> Receive:

@@ -82,7 +82,8 @@ class _Counted:
             return {"type": "http.disconnect"}
 
         def watched_send(message: Message) -> Awaitable[None]:
-            self._started = True
+            if message["type"] == "http.response.start":
+                self._started = True
             return _nothing() if self._refused else send(message)
 
         try:

@@ -45,10 +45,12 @@ class AccessLog:
 
     Args:
         logger: Where the lines go.
+        service: Its name, on each line if it has one.
     """
 
-    def __init__(self, logger: logging.Logger = LOGGER) -> None:
+    def __init__(self, logger: logging.Logger = LOGGER, *, service: str = "") -> None:
         self._logger = logger
+        self._constant: dict[str, object] = {"service": service} if service else {}
 
     def begin(self, exchange: Exchange, /) -> None:
         """Write nothing: one line says it all at the end."""
@@ -62,7 +64,7 @@ class AccessLog:
         level = logging.INFO if error is None else logging.ERROR
         if (exchange.quiet and error is None) or not self._logger.isEnabledFor(level):
             return
-        self._logger.log(level, "http.request", exc_info=error, extra=_fields(exchange))
+        self._logger.log(level, "http.request", exc_info=error, extra=self._constant | _fields(exchange))
 
 
 def _fields(exchange: Exchange) -> dict[str, object]:

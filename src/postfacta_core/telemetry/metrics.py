@@ -96,7 +96,7 @@ class Metrics:
     """All instruments on one registry.
 
     Args:
-        registry: Where they are made; two applications in one process have two.
+        registry: Where they are made, by default one of its own; two applications in one process have two.
         version: Of the service, for `postfacta_build_info`.
         revision: The commit it was built from.
         label_cap: The most sets of labels a metric takes before new ones go to `_OTHER`.
@@ -107,7 +107,7 @@ class Metrics:
 
     def __init__(
         self,
-        registry: CollectorRegistry,
+        registry: CollectorRegistry | None = None,
         *,
         version: str = "",
         revision: str = "",
@@ -116,11 +116,13 @@ class Metrics:
         wall: Clock = WALL,
         with_process: bool = True,
     ) -> None:
-        self.registry = registry
+        self.registry = registry = registry or CollectorRegistry()
         self._cap = label_cap
         self._clock = clock
         self._wall = wall
         self._checked_at: dict[tuple[str, ...], float] = {}
+        # A plain number, read at the scrape, costs a tenth of a gauge that locks at each step.
+        self._active_now: dict[str, int] = {}
         self._overflows = Counter(
             "postfacta_metrics_label_overflow_total",
             "Observations whose labels were replaced, since the metric had too many sets of them.",
@@ -203,11 +205,16 @@ class Metrics:
 
     def begin(self, exchange: Exchange, /) -> None:
         """Count a request as active."""
-        self._active.child((_METHODS.get(exchange.method, OTHER),)).inc()
+        method = _METHODS.get(exchange.method, OTHER)
+        active = self._active_now
+        if method not in active:
+            active[method] = 0
+            self._active.child((method,)).set_function(lambda: active[method])
+        active[method] += 1
 
     def answered(self, exchange: Exchange, /) -> None:
         """Count it as active no longer; a background task after the response is not a request."""
-        self._active.child((_METHODS.get(exchange.method, OTHER),)).dec()
+        self._active_now[_METHODS.get(exchange.method, OTHER)] -= 1
 
     def end(self, exchange: Exchange, /) -> None:
         """Observe the duration under the settled labels."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from postfacta_app.identity import guard
 from postfacta_app.identity.model import Credential
 from postfacta_app.principal import Role
 from postfacta_app.settings import Settings
@@ -265,6 +266,29 @@ async def test_a_trusted_token_costs_no_query_and_ends_at_its_time_nevertheless(
     assert (await world.client.get("/read", headers=header)).status_code == 200
     world.pass_time(5)
     assert (await world.client.get("/read", headers=header)).status_code == 401
+
+
+async def test_only_so_many_tokens_are_trusted_at_once_and_the_oldest_goes_first(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "_MOST_TRUSTED", 2)
+    await world.person("ada@example.org")
+    headers = [await world.login("ada@example.org") for _ in range(3)]
+    for header in headers:
+        await whoami(world, header)
+    fetch, asked = world.store.credential, 0
+
+    async def count(sha256: bytes, prefix: str | None) -> Credential | None:
+        nonlocal asked
+        asked += 1
+        return await fetch(sha256, prefix)
+
+    monkeypatch.setattr(world.store, "credential", count)
+    await whoami(world, headers[2])
+    await whoami(world, headers[1])
+    assert asked == 0
+    await whoami(world, headers[0])
+    assert asked == 1
 
 
 async def test_use_is_noted_at_most_once_a_minute(world: World) -> None:

@@ -120,6 +120,11 @@ def test_an_address_is_one_however_it_is_written_and_names_its_owner() -> None:
     assert sent.email == "ada@example.org"
 
 
+def test_what_the_database_cannot_hold_is_no_address_to_sign_in_with() -> None:
+    with pytest.raises(InvalidFieldsError):
+        parse(Credentials, {"email": "ada\0@example.org", "password": "x"})
+
+
 def test_a_password_needs_length_and_no_other_rule() -> None:
     assert parse(Registration, {"email": "a@b", "password": "            "}).password == " " * 12
     assert parse(Registration, {"email": "a@b", "password": "é" * 128}).password == "é" * 128

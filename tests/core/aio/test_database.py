@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import anyio
 import asyncpg
 import pytest
 
-from postfacta_core.aio.database import Database, PoolOptions
+from postfacta_core.aio.database import (
+    Database,
+    PoolOptions,
+    _where,  # pyright: ignore[reportPrivateUsage] # pure, and seen from outside only in spans
+)
 from postfacta_core.errors import (
     DatabaseUnavailableError,
     DeadlineExceededError,
@@ -19,7 +23,7 @@ from postfacta_core.errors import (
     PoolTimeoutError,
     ReadOnlyDatabaseError,
 )
-from postfacta_core.events import ConnectionAcquired, ConnectionOpened, PoolSized, QueryFinished
+from postfacta_core.events import ConnectionAcquired, ConnectionOpened, Event, PoolSized, QueryFinished
 from postfacta_core.policy.retry import Backoff
 from postfacta_core.testing import RecordingObserver
 from postfacta_embedded import EmbeddedPostgres
@@ -107,6 +111,31 @@ async def test_a_block_that_raises_leaves_nothing_behind(database_dsn: str) -> N
         assert await database.fetchval("select count(*) from t") == 0
 
 
+async def test_a_block_that_swallows_an_error_is_not_told_that_its_work_was_saved(database_dsn: str) -> None:
+    seen = RecordingObserver()
+    async with opened(database_dsn, observer=seen) as database:
+        await database.execute("create table t (a int)")
+        with pytest.raises(asyncpg.InFailedSQLTransactionError):
+            async with database.transaction() as connection:
+                await connection.execute("insert into t values (1)")
+                with suppress(asyncpg.DivisionByZeroError):
+                    await connection.execute("select 1 / 0")
+        assert await database.fetchval("select count(*) from t") == 0
+    commit = next(event for event in seen.of(QueryFinished) if event.operation == "COMMIT")
+    assert (commit.error_type, commit.sqlstate) == ("InFailedSQLTransactionError", "25P02")
+
+
+async def test_an_observer_that_raises_costs_nothing(database_dsn: str) -> None:
+    def broken(event: Event, /) -> None:
+        raise LookupError(event)
+
+    async with Database(database_dsn, name="db", options=QUICK, observer=broken) as database:
+        with anyio.fail_after(10):
+            await database.wait_connected()
+        for _ in range(QUICK.max_size + 1):  # one that stayed lent each time would leave none for the last
+            assert await database.fetchval("select 1") == 1
+
+
 async def test_the_statements_own_fault_keeps_its_own_error(database_dsn: str) -> None:
     seen = RecordingObserver()
     async with opened(database_dsn, observer=seen) as database:
@@ -135,7 +164,9 @@ async def test_a_full_pool_refuses_after_the_bound_and_in_turn(database_dsn: str
             await database.ping()  # on a connection that no load can take
         assert await database.fetchval("select 1") == 1
     assert [e.error_type for e in seen.of(ConnectionAcquired)].count("PoolTimeoutError") == 1
-    assert max(event.waiting for event in seen.of(PoolSized)) >= 0
+    # It is told as the wait begins: when it has ended, whoever looks at the gauge sees nobody wait.
+    assert [event.waiting for event in seen.of(PoolSized)].count(1) == 1
+    assert max(event.used for event in seen.of(PoolSized)) == 2
 
 
 async def test_waiters_are_served_in_the_order_of_their_coming(database_dsn: str) -> None:
@@ -248,6 +279,117 @@ async def test_a_connection_killed_in_the_middle_of_a_transaction_writes_nothing
         assert await database.fetchval("select count(*) from t") == 0
 
 
+async def test_one_connection_that_breaks_fails_nobody_else(database_dsn: str) -> None:
+    answers: list[int] = []
+    options = PoolOptions(max_size=4, acquire_timeout=5)
+    async with opened(database_dsn, options) as database, watcher(database_dsn) as other:
+
+        async def ask_again_and_again() -> None:
+            while True:
+                answers.append(await database.fetchval("select 1"))  # an error ends the test
+
+        async with anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(ask_again_and_again)
+            for _ in range(5):
+                with pytest.raises(DatabaseUnavailableError):
+                    async with database.transaction() as connection:
+                        pid = await connection.fetchval("select pg_backend_pid()")
+                        await other.execute("select pg_terminate_backend($1)", pid)
+                        while True:
+                            await connection.execute("select 1")
+                before = len(answers)
+                with anyio.fail_after(10):
+                    while len(answers) < before + 20:
+                        await anyio.sleep(0.001)
+            group.cancel_scope.cancel()
+
+
+async def test_the_loss_of_the_reserved_connection_alone_fails_nobody(database_dsn: str) -> None:
+    reserved = "select min(pid) from pg_stat_activity where application_name = 'postfacta db' and datname = current_database()"
+    seen = RecordingObserver()
+    async with opened(database_dsn, observer=seen) as database, watcher(database_dsn) as other:
+        lost = await other.fetchval(reserved)  # only that one is open yet
+        await other.execute("select pg_terminate_backend($1)", lost)
+        with anyio.fail_after(10):
+            while await other.fetchval(reserved) in {lost, None}:
+                assert await database.fetchval("select 1") == 1
+        while len(seen.of(ConnectionOpened)) < 3:
+            assert await database.fetchval("select 1") == 1
+        await database.ping()
+
+
+async def test_signs_of_life_may_be_asked_for_by_several_at_once(database_dsn: str) -> None:
+    seen = RecordingObserver()
+    async with opened(database_dsn, observer=seen) as database:
+        async with anyio.create_task_group() as group:
+            for _ in range(5):
+                group.start_soon(database.ping)
+    assert len(seen.of(ConnectionOpened)) == 1
+
+
+async def test_a_server_that_finds_no_place_for_one_more_keeps_those_it_has(
+    own_server: EmbeddedPostgres,
+) -> None:
+    async with AsyncExitStack() as others, opened(own_server.dsn(), PoolOptions(max_size=5)) as database:
+        async with database.acquire() as lent, database.acquire():
+            with pytest.raises(asyncpg.TooManyConnectionsError):
+                while True:
+                    await others.enter_async_context(watcher(own_server.dsn()))
+            with pytest.raises(DatabaseUnavailableError):
+                async with database.acquire(), database.acquire():
+                    pass
+            assert await lent.fetchval("select 1") == 1
+        await database.ping()
+        assert (
+            await database.fetchval("select 1") == 1
+        )  # on one that came back, for there is no place to open any
+
+
+async def test_a_frozen_server_is_noticed_and_used_again_once_it_goes_on(
+    own_server: EmbeddedPostgres,
+) -> None:
+    options = PoolOptions(acquire_timeout=0.2, connect_timeout=0.5, statement_timeout=0.5, close_timeout=0.5)
+    async with opened(own_server.dsn(), options) as database:
+        rows = await database.fetch("select pid from pg_stat_activity")
+        frozen = [own_server.pid or 0, *(row["pid"] for row in rows)]
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            with anyio.fail_after(5), pytest.raises(DeadlineExceededError):
+                await database.fetchval("select 1")  # on the idle connection
+            with anyio.fail_after(10):
+                while database.is_connected:
+                    with pytest.raises(DatabaseUnavailableError):
+                        await database.fetchval("select 1")
+        finally:
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
+        await until_answers(database)
+
+
+async def test_a_sign_of_life_that_is_not_waited_for_is_missed_all_the_same(
+    own_server: EmbeddedPostgres,
+) -> None:
+    async with opened(own_server.dsn()) as database:
+        rows = await database.fetch("select pid from pg_stat_activity")
+        frozen = [own_server.pid or 0, *(row["pid"] for row in rows)]
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            with anyio.move_on_after(0.1) as patience:
+                await database.ping()
+            assert patience.cancelled_caught
+            with anyio.fail_after(10):
+                while database.is_connected:
+                    await anyio.sleep(0.01)
+        finally:
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
+        await until_answers(database)
+        await database.ping()
+
+
 async def test_a_connection_that_breaks_during_commit_leaves_the_outcome_unknown(database_dsn: str) -> None:
     sleeps = "create function slow() returns trigger language plpgsql as 'begin perform pg_sleep(30); return null; end'"
     later = "create constraint trigger slow after insert on t deferrable initially deferred for each row execute function slow()"
@@ -320,6 +462,31 @@ async def test_no_secret_is_told_in_an_error_an_event_or_a_repr() -> None:
             await database.fetch("select 1")
         told = f"{refusal.value!r} {refusal.value.__cause__!r} {database!r} {seen.events!r}"
     assert "canary" not in told
+
+
+@pytest.mark.parametrize("host", ["[::1", "\N{DIGIT ONE}\N{CARE OF}", "127.0.0.1:canary"])
+async def test_an_address_that_makes_no_sense_is_not_told_either(host: str) -> None:
+    seen = RecordingObserver()
+    async with Database(
+        f"postgresql://someone:canary-secret@{host}/db", options=QUICK, observer=seen
+    ) as database:
+        with anyio.fail_after(5):
+            while not seen.of(ConnectionOpened):
+                await anyio.sleep(0.01)
+        assert "canary" not in f"{database!r} {seen.events!r}"
+
+
+@pytest.mark.parametrize(
+    ("address", "server", "namespace"),
+    [
+        ("postgresql://u:p@db.example:5432/billing?sslmode=require", "db.example", "billing"),
+        ("postgresql://[::1]/billing", "::1", "billing"),
+        ("postgresql://a:1,b:2/billing", "", "billing"),
+        ("postgresql:///billing?host=/run/postgresql", "", "billing"),
+    ],
+)
+async def test_a_span_names_the_server_where_it_is_plain(address: str, server: str, namespace: str) -> None:
+    assert _where(address) == (server, namespace)
 
 
 async def test_a_password_may_be_a_function_that_is_asked_each_time(database_dsn: str) -> None:

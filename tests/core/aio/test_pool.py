@@ -20,6 +20,7 @@ from postfacta_core.errors import DatabaseUnavailableError, DeadlineExceededErro
         (asyncpg.DiskFullError("full"), False, DatabaseUnavailableError),
         (asyncpg.OutOfMemoryError("full"), False, DatabaseUnavailableError),
         (ConnectionResetError(), False, DatabaseUnavailableError),
+        (asyncpg.InternalClientError("another operation is in progress"), False, DatabaseUnavailableError),
         (asyncpg.InterfaceError("connection is closed"), True, DatabaseUnavailableError),
         (asyncpg.InterfaceError("the query has 1 parameter"), False, None),
         (asyncpg.ReadOnlySQLTransactionError("standby"), False, ReadOnlyDatabaseError),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 
 import pytest
@@ -35,7 +36,9 @@ class Seen:
         return request
 
 
-@pytest.mark.parametrize("given", ["01J8ZQ4V6T", "a.b-c_D9", "x" * 64, "5f0c7f0e-5d0c-4b7e-9d2f-1f2e3d4c5b6a"])
+@pytest.mark.parametrize(
+    "given", ["01J8ZQ4V6T", "a.b-c_D9", "x" * 64, "5f0c7f0e-5d0c-4b7e-9d2f-1f2e3d4c5b6a"]
+)
 async def test_a_good_request_id_is_kept_and_echoed(given: str) -> None:
     app = Seen()
     response = await call_asgi(ContextMiddleware(app), headers=[("X-Request-ID", given)])
@@ -43,7 +46,8 @@ async def test_a_good_request_id_is_kept_and_echoed(given: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", ["", "short", "x" * 65, "with space", "line\nbreak-1", "12345678\n", "<script>alert", "über-lang-id"]
+    "given",
+    ["", "short", "x" * 65, "with space", "line\nbreak-1", "12345678\n", "<script>alert", "über-lang-id"],
 )
 async def test_any_other_request_id_is_replaced(given: str) -> None:
     app = Seen()
@@ -111,7 +115,7 @@ async def test_a_resetter_that_returns_a_way_back_is_undone_in_reverse_order() -
     def one() -> None:
         log.append("one")
 
-    def two() -> object:
+    def two() -> Callable[[], object]:
         token = variable.set("fresh")
         log.append("two")
 
@@ -124,7 +128,7 @@ async def test_a_resetter_that_returns_a_way_back_is_undone_in_reverse_order() -
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         log.append(variable.get())
 
-    await call_asgi(ContextMiddleware(app, resetters=[one, two]))  # type: ignore[list-item] # pyright: ignore[reportArgumentType] - object stands for any function
+    await call_asgi(ContextMiddleware(app, resetters=[one, two]))
     assert log == ["one", "two", "fresh", "undo two", "one"]
 
 
@@ -132,7 +136,11 @@ async def test_a_websocket_has_a_context_and_the_lifespan_passes_untouched() -> 
     sent: list[Message] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        assert ("postfacta.request" in scope) == (scope["type"] == "websocket") == (current_request() is not None)
+        assert (
+            ("postfacta.request" in scope)
+            == (scope["type"] == "websocket")
+            == (current_request() is not None)
+        )
         await send({"type": f"{scope['type']}.something"})
 
     async def receive() -> Message:
@@ -141,6 +149,7 @@ async def test_a_websocket_has_a_context_and_the_lifespan_passes_untouched() -> 
     async def send(message: Message) -> None:
         sent.append(message)
 
-    for scope in ({"type": "websocket", "headers": []}, {"type": "lifespan"}):
+    scopes: list[Scope] = [{"type": "websocket", "headers": []}, {"type": "lifespan"}]
+    for scope in scopes:
         await ContextMiddleware(app)(scope, receive, send)
     assert sent == [{"type": "websocket.something"}, {"type": "lifespan.something"}]

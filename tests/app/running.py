@@ -1,0 +1,136 @@
+"""The whole service as a process of its own, as an operator starts it, for tests that look from outside."""
+
+from __future__ import annotations
+
+import os
+import re
+import selectors
+import subprocess
+import sys
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
+from uuid import uuid4
+
+import httpx2
+
+from postfacta_embedded import EmbeddedPostgres
+from tests.pg import fresh_database
+
+__all__ = ["ADMIN", "Account", "LiveService", "command", "live_service", "started"]
+
+_LISTENING = re.compile(r"listening on (http://\S+?);")
+_PATIENCE = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Somebody who can sign in."""
+
+    email: str
+    password: str
+
+
+ADMIN = Account("admin@tests.example", "correct horse battery staple")
+
+
+@dataclass(frozen=True, slots=True)
+class LiveService:
+    """A running service with an administrator.
+
+    Attributes:
+        url: Where it listens.
+        client: Talks to it as the administrator.
+        process: Itself.
+    """
+
+    url: str
+    client: httpx2.Client
+    process: subprocess.Popen[str]
+
+    def record(self, **fields: object) -> dict[str, Any]:
+        """Record an incident."""
+        new = {"title": "An incident", "description": "Recorded by a test", "severity": "LOW", **fields}
+        answer = self.client.post("/api/v1/incidents", json=new)
+        assert answer.status_code == 201, answer.text
+        recorded: dict[str, Any] = answer.json()
+        return recorded
+
+    def person(self, role: str = "responder") -> Account:
+        """Make an account of its own for a test: sign-ins are throttled for each."""
+        account = Account(f"{uuid4()}@tests.example", "a password for one test")
+        new = {"email": account.email, "password": account.password, "display_name": "Somebody", "role": role}
+        answer = self.client.post("/api/v1/users", json=new)
+        assert answer.status_code == 201, answer.text
+        return account
+
+
+def command(*arguments: str, environment: Mapping[str, str], given: str = "") -> str:
+    """Run one command to its end, and return what it printed."""
+    done = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-m", "postfacta_app", *arguments],
+        env={**_environment(), **environment},
+        input=given,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@contextmanager
+def started(*arguments: str, environment: Mapping[str, str]) -> Generator[tuple[subprocess.Popen[str], str]]:
+    """Run `postfacta serve` on a free port until the block ends; give the process and its address."""
+    process = subprocess.Popen(  # noqa: S603 - our own program
+        [sys.executable, "-m", "postfacta_app", "serve", "--port", "0", *arguments],
+        env={**_environment(), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        yield process, _address(process.stdout)
+    finally:
+        process.terminate()
+        process.communicate(timeout=_PATIENCE)
+
+
+@contextmanager
+def live_service(server: EmbeddedPostgres, template: str) -> Generator[LiveService]:
+    """Run the service on a fresh database until the block ends."""
+    with fresh_database(server, template) as dsn:
+        # Its log is not read: at this level it never fills the pipe.
+        environment = {
+            "POSTFACTA_DATABASE_DSN": dsn,
+            "LOG_LEVEL": "ERROR",
+            "POSTFACTA_READY_REQUIRES_DB": "false",
+        }
+        who = ("--email", ADMIN.email, "--name", "Admin", "--password-stdin")
+        command("admin", "create", *who, environment=environment, given=ADMIN.password + "\n")
+        with started(environment=environment) as (process, url), httpx2.Client(base_url=url) as client:
+            signed_in = client.post("/login", json={"email": ADMIN.email, "password": ADMIN.password})
+            assert signed_in.status_code == 200, signed_in.text
+            client.headers["Authorization"] = f"Bearer {signed_in.json()['token']}"
+            yield LiveService(url, client, process)
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("POSTFACTA_")}
+
+
+def _address(output: IO[str]) -> str:
+    seen: list[str] = []
+    with selectors.DefaultSelector() as selector:
+        selector.register(output, selectors.EVENT_READ)
+        while selector.select(_PATIENCE):
+            line = output.readline()
+            seen.append(line)
+            if found := _LISTENING.search(line):
+                return found[1]
+            if not line:
+                break
+    raise AssertionError("it never said where it listens:\n" + "".join(seen))

@@ -1,0 +1,217 @@
+"""The pages, as a person meets them: in a real Chromium, with and without JavaScript."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Generator
+
+import pytest
+from playwright.sync_api import Browser, Page, StorageState, sync_playwright
+
+from postfacta_embedded import EmbeddedPostgres
+from tests.app.running import ADMIN, Account, LiveService, live_service
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+# Without its background services it asks nobody else; as root it has no sandbox.
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None and "TEST_REQUIRE_ALL" not in os.environ,
+    reason="there is no Chromium: install the package",
+)
+
+
+@pytest.fixture(scope="module")
+def service(postgres_server: EmbeddedPostgres, app_template: str) -> Generator[LiveService]:
+    with live_service(postgres_server, app_template) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser(service: LiveService) -> Generator[Browser]:
+    # After the service: while Playwright is on, its event loop runs in this thread, and no other can.
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def session(browser: Browser, service: LiveService) -> StorageState:
+    """The cookies of somebody who has signed in once."""
+    with browser.new_context(base_url=service.url) as context:
+        page = context.new_page()
+        page.goto("/signin")
+        sign_in(page, ADMIN)
+        return context.storage_state()
+
+
+@pytest.fixture(params=["with JavaScript", "without JavaScript"])
+def page(request: pytest.FixtureRequest, browser: Browser, service: LiveService) -> Generator[Page]:
+    """A page that nobody has signed in on."""
+    has_script = request.param == "with JavaScript"
+    context = browser.new_context(base_url=service.url, java_script_enabled=has_script)
+    problems: list[str] = []
+    opened = context.new_page()
+    opened.on(
+        "console",
+        lambda message: problems.append(message.text) if "Content Security" in message.text else None,
+    )
+    yield opened
+    context.close()
+    assert problems == []
+
+
+@pytest.fixture
+def inside(page: Page, session: StorageState) -> Page:
+    """The page, signed in."""
+    page.context.add_cookies(session["cookies"])  # type: ignore[arg-type] # what it gave is what it takes
+    return page
+
+
+def sign_in(page: Page, who: Account) -> None:
+    page.fill("#email", who.email)
+    page.fill("#password", who.password)
+    page.click("main button")
+
+
+def test_a_stranger_is_led_to_sign_in_and_back_to_where_he_wanted_to_be(
+    page: Page, service: LiveService
+) -> None:
+    number = service.record(title="Led back after sign-in")["number"]
+    page.goto(f"/incidents/INC-{number}")
+    assert page.url.endswith(f"/signin?next=/incidents/INC-{number}")
+    sign_in(page, service.person())
+    assert page.url == f"{service.url}/incidents/INC-{number}"
+    assert page.text_content("h1") == "Led back after sign-in"
+
+
+def test_a_wrong_password_keeps_the_address_and_says_nothing_about_accounts(page: Page) -> None:
+    page.goto("/signin")
+    sign_in(page, Account("nobody@tests.example", "not the password of anybody"))
+    assert page.input_value("#email") == "nobody@tests.example"
+    assert page.input_value("#password") == ""
+    assert "The e-mail or the password is wrong" in (page.text_content("[role=alert]") or "")
+
+
+def test_signing_out_ends_the_session_for_good(page: Page, service: LiveService) -> None:
+    page.goto("/signin")
+    sign_in(page, service.person())
+    cookie = page.context.cookies()
+    page.click("text=Sign out")
+    assert "/signin" in page.url
+    page.context.add_cookies(cookie)  # type: ignore[arg-type] # what it gave is what it takes
+    page.goto("/incidents")
+    assert "/signin" in page.url
+
+
+def test_the_list_filters_by_its_form_and_each_view_has_a_short_address(
+    inside: Page, service: LiveService
+) -> None:
+    service.record(title="A slow search", severity="LOW", services=["search"])
+    service.record(title="A lost payment", severity="CRITICAL", services=["payments"])
+    inside.goto("/incidents")
+    inside.select_option("#f-severity_gte", "CRITICAL")
+    inside.fill("#f-service", "payments")
+    inside.click("text=Filter")
+    assert inside.url == f"{service.url}/incidents?severity_gte=CRITICAL&service=payments"
+    assert inside.text_content("tbody th") == "A lost payment"
+    assert inside.input_value("#f-service") == "payments"
+    inside.click("text=Show all")
+    assert inside.url == f"{service.url}/incidents"
+
+
+def test_a_filter_that_fits_nothing_and_one_that_is_wrong_say_so(inside: Page) -> None:
+    inside.goto("/incidents?service=no-such-service")
+    assert "No incident fits this filter" in (inside.text_content(".empty") or "")
+    answer = inside.goto("/incidents?status=WRONG")
+    assert answer is not None
+    assert answer.status == 400
+    assert "status" in (inside.text_content("[role=alert]") or "")
+
+
+def test_text_of_strangers_is_inert(inside: Page, service: LiveService) -> None:
+    title = '<script>document.title="owned"</script><img src=x onerror=alert(1)>'
+    number = service.record(title=title, description="<b>bold</b> & <a href='javascript:alert(1)'>link</a>")[
+        "number"
+    ]
+    inside.goto(f"/incidents/INC-{number}")
+    assert inside.text_content("h1") == title
+    assert inside.title() == f"INC-{number} {title} · PostFacta"
+    assert inside.locator("main b, main script, main img, main a[href^=javascript]").count() == 0
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+@pytest.mark.parametrize(
+    "path", ["/signin", "/incidents", "/incidents/INC-1", "/problems/validation", "/nowhere"]
+)
+def test_no_page_scrolls_sideways(
+    browser: Browser, service: LiveService, session: StorageState, path: str, width: int
+) -> None:
+    service.record(title="W" * 200, description="unbroken" * 200, services=["a" * 63, "b" * 63])
+    context = browser.new_context(
+        base_url=service.url, viewport={"width": width, "height": 800}, storage_state=session
+    )
+    page = context.new_page()
+    page.goto(path)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("h1").count() == 1
+    context.close()
+
+
+def test_the_keyboard_alone_is_enough_to_sign_in(browser: Browser, service: LiveService) -> None:
+    who = service.person()
+    context = browser.new_context(base_url=service.url)
+    page = context.new_page()
+    page.goto("/signin")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    page.focus("#email")
+    page.keyboard.type(who.email)
+    page.keyboard.press("Tab")
+    page.keyboard.type(who.password)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/incidents")
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground(
+    browser: Browser, service: LiveService, session: StorageState, scheme: str
+) -> None:
+    for severity in ("LOW", "MEDIUM", "HIGH", "CRITICAL"):
+        service.record(title=f"A {severity} one", severity=severity)
+    is_dark = scheme == "dark"
+    context = browser.new_context(
+        base_url=service.url, color_scheme="dark" if is_dark else "light", storage_state=session
+    )
+    page = context.new_page()
+    page.goto("/incidents")
+    worst = page.evaluate(CONTRAST)
+    assert worst["ratio"] >= 4.5, worst  # WCAG 2.2, 1.4.3
+    context.close()
+
+
+# The lowest contrast of all text on the page, by WCAG's formula, against the nearest ground that is painted.
+CONTRAST = """() => {
+  const rgb = text => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
+    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  let worst = {ratio: 99, text: ""};
+  for (const element of document.querySelectorAll("body *")) {
+    const own = [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
+    if (!own || !element.getClientRects().length) continue;
+    let ground = element;
+    while (ground && rgb(getComputedStyle(ground).backgroundColor)[3] === 0) ground = ground.parentElement;
+    const [a, b] = [getComputedStyle(element).color, getComputedStyle(ground ?? document.body).backgroundColor]
+      .map(rgb).map(light).sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < worst.ratio) worst = {ratio, text: element.textContent.trim().slice(0, 60)};
+  }
+  return worst;
+}"""

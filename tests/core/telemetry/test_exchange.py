@@ -1,0 +1,73 @@
+"""An exchange comes to one status and one error type, whatever happened on the way."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, strategies as st
+
+from postfacta_core.context import RequestContext
+from postfacta_core.telemetry.exchange import ErrorTypes, Exchange
+
+
+class ClientDisconnect(Exception):  # noqa: N818 - Starlette's name for it
+    """What a framework makes of a client that is gone."""
+
+
+def exchange(*, status: int = 0, complete: bool = False, left: bool = False, declared: str = "") -> Exchange:
+    request = RequestContext("an-id-of-some-kind", 0.0)
+    request.error_type = declared
+    made = Exchange(request, "GET", "/")
+    made.status = status
+    made.is_complete = complete
+    if left:
+        made.leave()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("before", "error", "cancelled", "status", "error_type"),
+    [
+        (exchange(status=200, complete=True), None, False, 200, ""),
+        (exchange(status=404, complete=True), None, False, 404, ""),
+        (exchange(status=503, complete=True), None, False, 503, "503"),
+        (exchange(status=503, complete=True, declared="pool_timeout"), None, False, 503, "pool_timeout"),
+        (exchange(), ValueError(), False, 500, "ValueError"),
+        (exchange(status=500, complete=True), ValueError(), False, 500, "ValueError"),
+        (exchange(status=200), ValueError(), False, 200, "ValueError"),
+        (exchange(left=True), ClientDisconnect(), False, 499, "client_disconnected"),
+        (exchange(left=True), OSError(), False, 499, "client_disconnected"),
+        (exchange(left=True), ValueError(), False, 500, "ValueError"),
+        (exchange(), ClientDisconnect(), False, 500, "ClientDisconnect"),
+        (exchange(left=True), None, False, 499, "client_disconnected"),
+        (exchange(status=200, left=True), None, False, 200, "client_disconnected"),
+        (exchange(status=200, complete=True, left=True), None, False, 200, ""),
+        (exchange(status=200, complete=True, left=True), OSError(), False, 200, "OSError"),
+        (exchange(), None, True, 499, "client_disconnected"),
+        (exchange(status=200), None, True, 200, "client_disconnected"),
+        (exchange(status=200, complete=True), None, True, 200, ""),
+        (exchange(status=200, declared="deadline_exceeded"), None, False, 200, "deadline_exceeded"),
+        (exchange(), None, False, 500, "500"),
+        (exchange(status=200), None, False, 200, "incomplete_response"),
+    ],
+)
+def test_what_was_seen_settles_the_status_and_the_error_type(
+    before: Exchange, error: Exception | None, *, cancelled: bool, status: int, error_type: str
+) -> None:
+    before.settle(error, ErrorTypes(), was_cancelled=cancelled)
+    assert (before.status, before.error_type) == (status, error_type)
+    assert (before.error is not None) == (error_type == type(error).__name__)
+
+
+@given(st.lists(st.text(max_size=3)), st.integers(0, 5))
+def test_error_types_never_grow_past_their_limit_and_never_change(names: list[str], limit: int) -> None:
+    types = ErrorTypes(limit)
+    first = [types.close(name) for name in names]
+    assert [types.close(name) for name in names] == first
+    assert len({name for name in first if name} - {"_OTHER"}) <= limit
+
+
+def test_the_librarys_own_words_find_room_in_a_full_set() -> None:
+    types = ErrorTypes(0)
+    assert types.close("ValueError") == "_OTHER"
+    assert types.close("pool_timeout") == "pool_timeout"
+    assert types.close("") == ""

@@ -1,0 +1,156 @@
+"""Log lines carry the request's ids, and say each thing once."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Generator
+
+import pytest
+
+from postfacta_core.asgi._types import Receive, Scope, Send
+from postfacta_core.asgi.context import ContextMiddleware
+from postfacta_core.asgi.telemetry import TelemetryMiddleware
+from postfacta_core.events import (
+    ConnectionOpened,
+    Event,
+    HealthChecked,
+    ListenerFailed,
+    QueryFinished,
+    StateChange,
+    TaskCrashed,
+)
+from postfacta_core.telemetry.logs import LOGGER, AccessLog, EventLog, RequestFilter
+from postfacta_core.testing import call_asgi
+
+
+class Lines(logging.Handler):
+    """Keeps the records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    @property
+    def events(self) -> list[str]:
+        return [record.getMessage() for record in self.records]
+
+
+@pytest.fixture
+def lines() -> Generator[Lines]:
+    handler = Lines()
+    handler.addFilter(RequestFilter())
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False
+    yield handler
+    LOGGER.removeHandler(handler)
+    LOGGER.setLevel(logging.NOTSET)
+    LOGGER.propagate = True
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    scope["postfacta.request"].principal = "user:7"
+    LOGGER.info("handler.line")
+    if "crash" in scope["path"]:
+        raise ValueError("a crash")
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": b"four"})
+
+
+STACK = ContextMiddleware(TelemetryMiddleware(app, [AccessLog()], quiet=["/quiet", "/quiet/crash"]))
+ID = "a-good-request-id"
+
+
+async def test_a_request_is_one_line_with_its_fields_and_without_its_query(lines: Lines) -> None:
+    await call_asgi(STACK, "GET", "/a/b", query="token=canary", headers=[("X-Request-ID", ID)])
+    assert lines.events == ["handler.line", "http.request"]
+    fields = vars(lines.records[1])
+    expected = {
+        "method": "GET",
+        "route": "_unmatched",
+        "path": "/a/b",
+        "status": 200,
+        "error_type": "",
+        "principal": "user:7",
+        "client": "127.0.0.1",
+        "bytes": 4,
+        "traffic": "user",
+        "request_id": ID,
+    }
+    assert {key: fields[key] for key in expected} == expected
+    assert fields["duration_ms"] >= 0
+    assert "canary" not in str(fields)
+    assert vars(lines.records[0])["request_id"] == ID
+
+
+async def test_a_crash_is_one_line_at_error_with_its_stack_trace(lines: Lines) -> None:
+    await call_asgi(STACK, "GET", "/crash", raise_errors=False)
+    assert lines.events == ["handler.line", "http.request"]
+    record = lines.records[1]
+    assert (record.levelname, vars(record)["error_type"], vars(record)["status"]) == (
+        "ERROR",
+        "ValueError",
+        500,
+    )
+    assert 'raise ValueError("a crash")' in logging.Formatter().format(record)
+
+
+async def test_probes_are_silent_unless_they_crash(lines: Lines) -> None:
+    await call_asgi(STACK, "GET", "/quiet")
+    assert "http.request" not in lines.events
+    await call_asgi(STACK, "GET", "/quiet/crash", raise_errors=False)
+    assert "http.request" in lines.events
+
+
+async def test_a_level_that_is_off_costs_no_record(lines: Lines) -> None:
+    LOGGER.setLevel(logging.ERROR)
+    await call_asgi(STACK, "GET", "/")
+    assert lines.records == []
+
+
+def test_outside_of_a_request_a_format_string_may_still_name_the_ids() -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.addFilter(RequestFilter())
+    handler.setFormatter(
+        logging.Formatter("[%(request_id)s %(trace_id)s %(span_id)s %(trace_flags)s] %(message)s")
+    )
+    handler.handle(logging.makeLogRecord({"msg": "no request"}))
+    assert stream.getvalue() == "[   ] no request\n"
+
+
+def health(*, up: bool) -> HealthChecked:
+    return HealthChecked("db", critical=True, passed=up, up=up, seconds=0.1, error="" if up else "refused")
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        ([StateChange("db", "closed", "open", 1.0)], ["policy.state_changed"]),
+        ([ListenerFailed("db", "boom")], ["listener.failed"]),
+        ([TaskCrashed("poller", ValueError("a crash"))], ["task.crashed"]),
+        ([ConnectionOpened("main", 0.1), ConnectionOpened("main", 1, "OSError")], ["pool.connection_failed"]),
+        ([QueryFinished("main", "postgresql", "SELECT", "incidents", 0.02)], []),
+        ([health(up=True), health(up=True)], []),
+        ([health(up=False), health(up=False), health(up=True)], ["health.changed", "health.changed"]),
+    ],
+)
+def test_what_a_person_may_want_to_know_is_a_line(
+    lines: Lines, events: list[Event], expected: list[str]
+) -> None:
+    log = EventLog()
+    for event in events:
+        log(event)
+    assert lines.events == expected
+
+
+def test_a_crashed_task_has_its_stack_trace(lines: Lines) -> None:
+    with pytest.raises(ValueError, match="a crash") as crash:
+        raise ValueError("a crash")
+    EventLog()(TaskCrashed("poller", crash.value))
+    assert 'raise ValueError("a crash")' in logging.Formatter().format(lines.records[0])
+    assert vars(lines.records[0])["task"] == "poller"

@@ -1,0 +1,200 @@
+"""Each observation lands in one series, under labels from closed sets."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from postfacta_core.context import RequestContext
+from postfacta_core.events import (
+    ConnectionAcquired,
+    ConnectionOpened,
+    ConnectionReleased,
+    Event,
+    HealthChecked,
+    PoolSized,
+    QueryFinished,
+    StateChange,
+    TaskCrashed,
+    Unhandled,
+)
+from postfacta_core.telemetry.exchange import Exchange
+from postfacta_core.telemetry.metrics import HTTP_BUCKETS, Metrics
+from postfacta_core.testing import ManualClock
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, labels)
+
+
+def finished(metrics: Metrics, route: str = "/i/{id}", method: str = "GET", *, error: str = "") -> None:
+    exchange = Exchange(RequestContext("an-id-of-some-kind", 990.0), method, "/i/7")
+    metrics.begin(exchange)
+    exchange.seconds = 0.15
+    metrics.answered(exchange)
+    exchange.status, exchange.route, exchange.error_type = 500 if error else 200, route, error
+    exchange.error = ValueError() if error else None
+    metrics.end(exchange)
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics(
+        CollectorRegistry(), version="1.2.3", revision="abc", clock=ManualClock(1000), wall=lambda: 5000.0
+    )
+
+
+def test_a_request_is_one_observation_under_its_labels(metrics: Metrics) -> None:
+    finished(metrics)
+    labels = {
+        "http_request_method": "GET",
+        "http_route": "/i/{id}",
+        "http_response_status_code": "200",
+        "error_type": "",
+        "traffic": "user",
+    }
+    name = "http_server_request_duration_seconds"
+    assert value(metrics, f"{name}_count", **labels) == 1
+    assert value(metrics, f"{name}_sum", **labels) == 0.15
+    assert value(metrics, f"{name}_bucket", le="0.1", **labels) == 0
+    assert value(metrics, f"{name}_bucket", le="0.2", **labels) == 1
+    assert value(metrics, "http_last_request_received_time", path="/i/{id}", method="GET") == 4990
+
+
+def test_the_objective_of_200_ms_is_a_bucket_edge() -> None:
+    assert 0.2 in HTTP_BUCKETS
+
+
+def test_a_request_is_active_until_it_is_answered(metrics: Metrics) -> None:
+    exchange = Exchange(RequestContext("an-id-of-some-kind", 0.0), "BREW", "/")
+    metrics.begin(exchange)
+    assert value(metrics, "http_server_active_requests", http_request_method="_OTHER") == 1
+    metrics.answered(exchange)
+    assert value(metrics, "http_server_active_requests", http_request_method="_OTHER") == 0
+
+
+def test_a_crash_is_counted_by_its_class(metrics: Metrics) -> None:
+    finished(metrics, error="ValueError")
+    metrics(Unhandled("ValueError"))
+    assert value(metrics, "postfacta_unhandled_exceptions_total", error_type="ValueError") == 2
+
+
+def test_past_the_cap_only_the_open_labels_give_way() -> None:
+    metrics = Metrics(CollectorRegistry(), label_cap=3, with_process=False)
+    for n in range(10):
+        finished(metrics, f"/{n}")
+    finished(metrics, "/11", "POST", error="ValueError")
+    name = "http_server_request_duration_seconds"
+    text = metrics.render().body.decode()
+    assert len([line for line in text.splitlines() if line.startswith(f"{name}_count")]) == 5
+    assert (
+        value(
+            metrics,
+            f"{name}_count",
+            http_request_method="POST",
+            http_route="_OTHER",
+            http_response_status_code="500",
+            error_type="_OTHER",
+            traffic="user",
+        )
+        == 1
+    )
+    assert value(metrics, "postfacta_metrics_label_overflow_total", metric=name) == 8
+
+
+POOL = {"db_client_connection_pool_name": "main"}
+QUERY = {
+    "db_system_name": "postgresql",
+    "db_operation_name": "SELECT",
+    "db_collection_name": "incidents",
+    "db_response_status_code": "",
+    "error_type": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("event", "name", "labels", "expected"),
+    [
+        (
+            QueryFinished("main", "postgresql", "SELECT", "incidents", 0.02),
+            "db_client_operation_duration_seconds_count",
+            QUERY,
+            1,
+        ),
+        (
+            QueryFinished(
+                "main", "postgresql", "SELECT", "incidents", 0.02, sqlstate="57014", error_type="X"
+            ),
+            "db_client_operation_duration_seconds_count",
+            {**QUERY, "db_response_status_code": "57014", "error_type": "X"},
+            1,
+        ),
+        (ConnectionAcquired("main", 0.5), "db_client_connection_wait_time_seconds_sum", POOL, 0.5),
+        (ConnectionAcquired("main", 0.5), "db_client_connection_timeouts_total", POOL, None),
+        (
+            ConnectionAcquired("main", 0.5, "pool_timeout"),
+            "db_client_connection_wait_time_seconds_count",
+            POOL,
+            1,
+        ),
+        (ConnectionAcquired("main", 0.5, "pool_timeout"), "db_client_connection_timeouts_total", POOL, 1),
+        (ConnectionReleased("main", 2), "db_client_connection_use_time_seconds_sum", POOL, 2),
+        (ConnectionOpened("main", 3), "db_client_connection_create_time_seconds_sum", POOL, 3),
+        (PoolSized("main", 1, 2, 10, 3, 4), "db_client_connection_max", POOL, 10),
+        (PoolSized("main", 1, 2, 10, 3, 4), "db_client_connection_idle_min", POOL, 3),
+        (PoolSized("main", 1, 2, 10, 3, 4), "db_client_connection_pending_requests", POOL, 4),
+        (
+            PoolSized("main", 1, 2, 10, 3, 4),
+            "db_client_connection_count",
+            {**POOL, "db_client_connection_state": "used"},
+            2,
+        ),
+        (
+            PoolSized("main", 1, 2, 10, 3, 4),
+            "db_client_connection_count",
+            {**POOL, "db_client_connection_state": "idle"},
+            1,
+        ),
+        (TaskCrashed("poller", ValueError()), "postfacta_task_crashes_total", {"task": "poller"}, 1),
+    ],
+)
+def test_an_event_moves_its_metric(
+    metrics: Metrics, event: Event, *, name: str, labels: dict[str, str], expected: float | None
+) -> None:
+    metrics(event)
+    assert value(metrics, name, **labels) == expected
+
+
+def test_a_checks_age_is_counted_at_the_scrape() -> None:
+    clock = ManualClock()
+    metrics = Metrics(CollectorRegistry(), clock=clock)
+    check = {"check": "db", "critical": "true"}
+    metrics(HealthChecked("db", critical=True, passed=False, up=True, seconds=0.25))
+    clock.advance(7)
+    assert value(metrics, "postfacta_health_check_age_seconds", **check) == 7
+    assert value(metrics, "postfacta_health_check_up", **check) == 1
+    assert value(metrics, "postfacta_health_check_duration_seconds", **check) == 0.25
+    metrics(HealthChecked("db", critical=True, passed=False, up=False, seconds=1))
+    assert value(metrics, "postfacta_health_check_age_seconds", **check) == 0
+    assert value(metrics, "postfacta_health_check_up", **check) == 0
+
+
+def test_an_event_without_a_metric_is_no_error(metrics: Metrics) -> None:
+    before = metrics.render().body.count(b"\n")
+    metrics(StateChange("breaker", "closed", "open", 1.0))
+    assert metrics.render().body.count(b"\n") == before
+
+
+def test_what_runs_is_told(metrics: Metrics) -> None:
+    assert b'postfacta_build_info{python_version="3.' in metrics.render().body
+    assert b'revision="abc",version="1.2.3"} 1.0' in metrics.render().body
+
+
+def test_two_applications_live_in_one_process_and_the_global_registry_stays_untouched() -> None:
+    import prometheus_client  # noqa: PLC0415 - to look at what everybody else imports
+
+    one, two = Metrics(CollectorRegistry()), Metrics(CollectorRegistry())
+    finished(one)
+    assert b"/i/{id}" not in two.render().body
+    names = set(prometheus_client.REGISTRY._names_to_collectors)  # noqa: SLF001, TID251 # pyright: ignore[reportPrivateUsage] - nothing public lists them
+    assert not [name for name in names if name.startswith(("postfacta", "http_server", "db_client"))]

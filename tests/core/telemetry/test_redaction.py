@@ -1,0 +1,69 @@
+"""No secret that has a name or a shape gets into a record."""
+
+from __future__ import annotations
+
+import pytest
+
+from postfacta_core.telemetry.redaction import REDACTED, redact, redact_text
+
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NSJ9.c2lnbmF0dXJlLWhlcmU"  # gitleaks:allow - made for this test
+
+
+@pytest.mark.parametrize(
+    ("text", "canary"),
+    [
+        ("the token pf_ab12cd34_Zx9Yw8Vu7Ts6Rq5Po4Nm3Lk2Ji1Hg0 was used", "Zx9Yw8"),
+        (f"jwt={JWT};", "c2lnbmF0dXJl"),
+        (f"jwt={JWT};", "eyJzdWIi"),
+        ("postgresql://app:hunter2@db:5432/x", "hunter2"),
+        ("postgresql://app:p@ss:w0rd@db/x", "w0rd"),
+        ("redis://:hunter2@cache", "hunter2"),
+        ("Authorization: Bearer abcdefgh12345678", "abcdefgh"),
+        ("Basic YWRtaW46aHVudGVyMg==", "YWRtaW46"),
+    ],
+)
+def test_a_secrets_shape_is_known_anywhere(text: str, canary: str) -> None:
+    for rendered in (
+        redact_text(text),
+        str(redact({"event": text, "deep": [{"er": (text, text.encode())}]})),
+    ):
+        assert canary not in rendered
+        assert REDACTED in rendered
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("authorization", "Cookie", "set-cookie", "Set-Cookie", "password", "db_password", "client_secret"),
+        *("token", "access_token", "http.request.header.authorization", "X-Api-Key", "api_key", "DSN"),
+    ],
+)
+def test_a_secrets_name_is_enough(key: str) -> None:
+    assert redact({"deep": {key: "canary"}, key: ["canary"]}) == {"deep": {key: REDACTED}, key: REDACTED}
+
+
+def test_what_is_no_secret_stays_as_it_is() -> None:
+    fields = {
+        "event": "http.request",
+        "status": 200,
+        "duration_ms": 1.5,
+        "ok": True,
+        "token_count": 3,
+        "url": "https://example.org/a:b@c?x=1",
+        "nothing": None,
+        "password": "",
+        "list": ["a", {"b": "c"}],
+    }
+    assert redact(fields) == fields
+
+
+def test_a_foreign_object_and_a_bottomless_one_hide_nothing() -> None:
+    class Sly:
+        def __repr__(self) -> str:
+            return "<pool postgresql://app:hunter2@db/x>"
+
+    deep: dict[str, object] = {}
+    deep["deeper"] = deep
+    rendered = str(redact({"pool": Sly(), "deep": deep}))
+    assert "hunter2" not in rendered
+    assert REDACTED in rendered

@@ -1,0 +1,257 @@
+"""One span for a request, and none at all without an SDK."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler
+from opentelemetry.trace import SpanContext, SpanKind, StatusCode
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from postfacta_core.asgi.context import ContextMiddleware
+from postfacta_core.asgi.telemetry import TelemetryMiddleware
+from postfacta_core.context import current_request
+from postfacta_core.events import QueryFinished, TaskCrashed
+from postfacta_core.telemetry.tracing import Tracing
+from postfacta_core.testing import AsgiResponse, ManualClock, call_asgi
+
+TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+def ids_of(span: ReadableSpan) -> SpanContext:
+    ids = span.get_span_context()
+    assert ids is not None
+    return ids
+
+
+class Bench:
+    """An instrumented application, and the spans that come out of it."""
+
+    def __init__(self, sampler: Sampler = ALWAYS_ON) -> None:
+        self.exporter = InMemorySpanExporter()
+        provider = TracerProvider(sampler=sampler)
+        provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.clock = ManualClock()
+        self.tracing = Tracing(provider, wall=lambda: self.clock() + 1_700_000_000)
+        self.seen: list[tuple[str, str, str]] = []
+        app = Starlette(
+            routes=[Route("/i/{id}", self.handle), Route("/crash", self.crash), Route("/503", self.busy)]
+        )
+        self.app = ContextMiddleware(
+            TelemetryMiddleware(app, [self.tracing], quiet=["/healthz/live"], clock=self.clock),
+            resetters=[self.tracing.fresh_context],
+            clock=self.clock,
+        )
+
+    async def handle(self, request: Request) -> Response:
+        context = current_request()
+        assert context is not None
+        self.seen.append((context.trace_id, context.span_id, context.trace_flags))
+        self.clock.advance(2)
+        self.tracing(
+            QueryFinished(
+                *("main", "postgresql", "SELECT", "incidents"),
+                0.5,
+                namespace="postfacta",
+                server="db",
+                sqlstate="57014",
+                error_type="QueryCanceledError",
+            )
+        )
+        return PlainTextResponse("ok")
+
+    async def crash(self, request: Request) -> Response:
+        raise ValueError("cannot reach postgresql://app:hunter2@db/x")
+
+    async def busy(self, request: Request) -> Response:
+        return Response(status_code=503)
+
+    async def call(
+        self, path: str, method: str = "GET", headers: Sequence[tuple[str, str]] = ()
+    ) -> AsgiResponse:
+        return await call_asgi(self.app, method, path, headers=headers, raise_errors=False)
+
+    @property
+    def spans(self) -> tuple[ReadableSpan, ...]:
+        return self.exporter.get_finished_spans()
+
+
+async def test_a_request_is_one_server_span_and_a_statement_one_client_span_below_it() -> None:
+    bench = Bench()
+    response = await bench.call("/i/7", headers=[("User-Agent", "tests/1")])
+    query, server = bench.spans
+    assert (server.name, server.kind, query.name, query.kind) == (
+        *("GET /i/{id}", SpanKind.SERVER),
+        *("SELECT incidents", SpanKind.CLIENT),
+    )
+    assert server.attributes == {
+        "http.request.method": "GET",
+        "http.route": "/i/{id}",
+        "url.path": "/i/7",
+        "url.scheme": "http",
+        "http.response.status_code": 200,
+        "network.protocol.version": "1.1",
+        "client.address": "127.0.0.1",
+        "user_agent.original": "tests/1",
+        "postfacta.request_id": response.header("x-request-id"),
+        "postfacta.traffic": "user",
+    }
+    assert query.attributes == {
+        "db.system.name": "postgresql",
+        "db.operation.name": "SELECT",
+        "db.collection.name": "incidents",
+        "db.namespace": "postfacta",
+        "db.query.summary": "SELECT incidents",
+        "db.response.status_code": "57014",
+        "server.address": "db",
+        "error.type": "QueryCanceledError",
+    }
+    assert server.status.status_code is StatusCode.UNSET
+    assert query.status.status_code is StatusCode.ERROR
+    assert query.parent is not None
+    assert query.parent.span_id == ids_of(server).span_id
+    assert (server.end_time or 0) - (server.start_time or 0) == 2_000_000_000
+    assert (query.end_time or 0) - (query.start_time or 0) == 500_000_000
+    assert query.end_time == server.end_time
+
+
+async def test_the_handler_sees_the_ids_of_the_span() -> None:
+    bench = Bench()
+    await bench.call("/i/7")
+    ids = ids_of(bench.spans[-1])
+    assert bench.seen == [(f"{ids.trace_id:032x}", f"{ids.span_id:016x}", f"{ids.trace_flags:02x}")]
+    assert int(bench.seen[0][2], 16) & 1
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
+@pytest.mark.parametrize(
+    ("headers", "continues"),
+    [
+        ([("traceparent", f"00-{TRACE}-{PARENT}-01")], True),
+        ([("traceparent", f"00-{TRACE}-{PARENT}-01"), ("tracestate", "a=1"), ("tracestate", "b=2")], True),
+        ([("traceparent", f"00-{'0' * 32}-{PARENT}-01")], False),
+        ([("traceparent", f"00-{TRACE}-{PARENT}-01")] * 2, False),
+        ([("traceparent", "nonsense \xff")], False),
+        ([("tracestate", "a=1")], False),
+        ([], False),
+    ],
+)
+async def test_a_valid_parent_is_continued_and_any_other_starts_a_new_trace(
+    headers: list[tuple[str, str]], *, continues: bool
+) -> None:
+    bench = Bench()
+    response = await bench.call("/i/7", headers=headers)
+    assert response.status == 200
+    assert (bench.seen[0][0] == TRACE) == continues
+    assert (bench.spans[-1].parent is not None) == continues
+
+
+async def test_a_crash_is_an_error_with_its_class_its_stack_and_no_secret() -> None:
+    bench = Bench()
+    await bench.call("/crash")
+    (span,) = bench.spans
+    assert span.status.status_code is StatusCode.ERROR
+    assert span.status.description is None
+    assert span.attributes is not None
+    assert (span.attributes["error.type"], span.attributes["http.response.status_code"]) == (
+        "ValueError",
+        500,
+    )
+    (event,) = span.events
+    assert event.attributes is not None
+    assert event.attributes["exception.type"] == "builtins.ValueError"
+    assert "in crash" in str(event.attributes["exception.stacktrace"])
+    assert "hunter2" not in str(event.attributes)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "name", "status"),
+    [
+        ("GET", "/nothing/7", "GET", StatusCode.UNSET),
+        ("BREW", "/nothing/7", "HTTP", StatusCode.UNSET),
+        ("GET", "/503", "GET /503", StatusCode.ERROR),
+    ],
+)
+async def test_a_span_is_named_by_the_template_or_not_at_all(
+    method: str, path: str, *, name: str, status: StatusCode
+) -> None:
+    bench = Bench()
+    await bench.call(path, method)
+    assert [(span.name, span.status.status_code) for span in bench.spans] == [(name, status)]
+
+
+async def test_probes_have_no_span() -> None:
+    bench = Bench()
+    await bench.call("/healthz/live")
+    assert bench.spans == ()
+
+
+async def test_what_is_not_sampled_has_ids_and_no_spans() -> None:
+    bench = Bench(ParentBased(ALWAYS_OFF))
+    await bench.call("/i/7")
+    assert bench.spans == ()
+    trace_id, _, flags = bench.seen[0]
+    assert len(trace_id) == 32
+    assert not int(flags, 16) & 1
+
+
+async def test_a_statement_outside_of_a_request_and_any_other_event_make_no_span() -> None:
+    bench = Bench()
+    bench.tracing(QueryFinished("main", "postgresql", "SELECT", "", 0.5))
+    bench.tracing(TaskCrashed("poller", ValueError()))
+    assert bench.spans == ()
+
+
+async def test_the_span_is_current_no_longer_when_the_request_is_over() -> None:
+    bench = Bench()
+    await call_asgi(TelemetryMiddleware(Response(), [bench.tracing]))
+    assert len(bench.spans) == 1
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
+# The global provider can be set only once in a process: so this has one of its own.
+LATE = """
+import anyio
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import NonRecordingSpan
+from postfacta_core.asgi.telemetry import TelemetryMiddleware
+from postfacta_core.telemetry.tracing import Tracing
+from postfacta_core.testing import call_asgi
+
+async def app(scope, receive, send):
+    seen.append(scope["postfacta.request"].trace_id)
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body"})
+
+made, seen = [], []
+NonRecordingSpan.__init__ = lambda self, context: made.append(self)
+stack = TelemetryMiddleware(app, [Tracing()])
+anyio.run(call_asgi, stack)
+assert seen == [""] and made == [], (seen, made)
+exporter = InMemorySpanExporter()
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+trace.set_tracer_provider(provider)
+anyio.run(call_asgi, stack)
+assert [span.name for span in exporter.get_finished_spans()] == ["GET"]
+"""
+
+
+def test_without_an_sdk_no_span_is_made_and_one_that_comes_late_is_used_at_once() -> None:
+    done = subprocess.run(  # noqa: S603 - a fixed program
+        [sys.executable, "-W", "error", "-c", LATE], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
