@@ -21,17 +21,14 @@ fix: .venv/dev    ## Let the tools tidy up
 	ruff check --fix . && ruff format .
 bench: .venv/dev  ## Measure what the hardening adds to a request, by ratio, in one run
 	python -m benchmarks.bench_asgi
-load: .venv/ops   ## Load a running PostFacta (URL, TOKEN, USERS, TIME), and judge it
+load: .venv/dev   ## Load a running PostFacta (URL, TOKEN, USERS, TIME), and judge it
 	TOKEN=$(TOKEN) locust -f loadtests/locustfile.py --headless --only-summary --host $(URL) -u $(USERS) -r $(USERS) -t $(TIME)
-chaos: .venv/ops  ## Kill the database under writes, and check that nothing acknowledged is lost
+chaos: .venv/dev  ## Kill the database under writes, and check that nothing acknowledged is lost
 	python -m chaos.durability
 lock: .venv/dev   ## Compile requirements/*.txt anew, with hashes and without hosts
 	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header pyproject.toml --extra app -o requirements/app.txt
 	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header pyproject.toml --extra app --extra dev -c requirements/app.txt -o requirements/dev.txt
-	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header pyproject.toml --extra app --extra loadtest --extra chaos -c requirements/app.txt -o requirements/ops.txt
 .venv/app: requirements/app.txt pyproject.toml setup.sh
 	@sh setup.sh $(PYTHON) requirements/app.txt && touch $@
 .venv/dev: .venv/app requirements/dev.txt
 	@sh setup.sh $(PYTHON) requirements/dev.txt && touch $@
-.venv/ops: .venv/app requirements/ops.txt
-	@sh setup.sh $(PYTHON) requirements/ops.txt && touch $@

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import uuid
 
-from locust import FastHttpUser, constant_throughput, events, task
+from locust import HttpUser, constant_throughput, events, task
 from locust.env import Environment
 
 __all__ = ["Responder"]
@@ -21,14 +21,14 @@ MAX_FAILED = 0.001
 P95_SECONDS = 0.2
 
 
-class Responder(FastHttpUser):
+class Responder(HttpUser):
     """Reads mostly, records sometimes."""
 
     wait_time = constant_throughput(1)
 
     def on_start(self) -> None:
         """Sign each request."""
-        self.client.default_headers["Authorization"] = f"Bearer {os.environ.get('TOKEN', '')}"
+        self.client.headers["Authorization"] = f"Bearer {os.environ.get('TOKEN', '')}"
 
     @task(6)
     def list_incidents(self) -> None:
@@ -48,13 +48,18 @@ class Responder(FastHttpUser):
         }
         headers = {"Idempotency-Key": str(uuid.uuid4())}
         with self.client.post(
-            "/api/v1/incidents", json=body, headers=headers, catch_response=True, name="POST /api/v1/incidents"
+            "/api/v1/incidents",
+            json=body,
+            headers=headers,
+            catch_response=True,
+            name="POST /api/v1/incidents",
         ) as answer:
             if answer.status_code != 201:
-                answer.failure(f"{answer.status_code}: {answer.text}")
+                answer.failure(f"{answer.status_code}: {answer.text}")  # pyright: ignore[reportUnknownMemberType]
 
 
-@events.quitting.add_listener
+# Locust leaves the types of its listeners open.
+@events.quitting.add_listener  # type: ignore[untyped-decorator] # pyright: ignore[reportUnknownMemberType]
 def judge(environment: Environment, **_: object) -> None:
     """Set the exit code by what users would have noticed."""
     total = environment.stats.total

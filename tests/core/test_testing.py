@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from postfacta_core.asgi._types import Receive, Scope, Send
 from postfacta_core.events import HealthChecked, Unhandled
@@ -105,7 +106,7 @@ async def test_the_client_stays_until_it_has_the_whole_answer() -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(watch)
             for _ in range(5):
-                await anyio.lowlevel.checkpoint()
+                await checkpoint()
             order.append("answer")
             await answer(send, b"a", b"b")
 

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 from ..context import RequestContext
@@ -196,6 +196,10 @@ class problem_response:  # noqa: N801 - it is used as a function whose result is
         await send_problem(scope, send, self._problem, render=self._render)
 
 
-async def problem_handler(request: object, error: Exception) -> problem_response:
-    """Answer a library error inside Starlette or FastAPI: `exception_handlers={ResilienceError: problem_handler}`."""
+# Frameworks type a handler by their own Response, which is not named here: hence Any.
+async def problem_handler(request: object, error: Exception) -> Any:
+    """Answer a library error inside Starlette or FastAPI: `exception_handlers={ResilienceError: problem_handler}`.
+
+    For `Exception` it makes a problem of the framework's own 500 as well.
+    """
     return problem_response(error)

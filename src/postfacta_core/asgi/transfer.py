@@ -45,7 +45,7 @@ class TransferMiddleware:
         elif not limits.declared_body_fits(headers):
             await self._refuse(scope, send, BodyTooLargeError("transfer"))
         else:
-            await _Counted(self._app, limits, self._render).serve(scope, receive, send)
+            await _Counted(scope, receive, send, limits=limits, render=self._render).serve(self._app)
 
     async def _refuse(self, scope: Scope, send: Send, error: Exception) -> None:
         if (request := request_of(scope)) is not None:
@@ -56,42 +56,45 @@ class TransferMiddleware:
 class _Counted:
     """One exchange whose body is counted as it arrives."""
 
-    __slots__ = ("_app", "_limits", "_received", "_refused", "_render", "_started")
+    __slots__ = ("_limits", "_receive", "_received", "_refused", "_render", "_scope", "_send", "_started")
 
-    def __init__(self, app: ASGIApp, limits: TransferLimits, render: Render | None) -> None:
-        self._app = app
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, *, limits: TransferLimits, render: Render | None
+    ) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
         self._limits = limits
         self._render = render
         self._received = 0
         self._started = False
         self._refused = False
 
-    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def counted_receive() -> Message:
-            if self._refused:
-                return {"type": "http.disconnect"}
-            message = await receive()
-            self._received += len(message.get("body", b""))
-            if self._limits.body_fits(self._received):
-                return message
-            self._refused = True
-            if not self._started:
-                await send_problem(
-                    scope, send, problem_of(BodyTooLargeError("transfer")), render=self._render
-                )
-            return {"type": "http.disconnect"}
-
-        def watched_send(message: Message) -> Awaitable[None]:
-            if message["type"] == "http.response.start":
-                self._started = True
-            return _nothing() if self._refused else send(message)
-
+    async def serve(self, app: ASGIApp) -> None:
         try:
-            await self._app(scope, counted_receive, watched_send)
+            await app(self._scope, self.receive, self.send)
         except Exception:
             # What the application makes of the disconnect is of no use to a caller who has his answer.
             if not self._refused:
                 raise
+
+    async def receive(self) -> Message:
+        if self._refused:
+            return {"type": "http.disconnect"}
+        message = await self._receive()
+        self._received += len(message.get("body", b""))
+        if self._limits.body_fits(self._received):
+            return message
+        self._refused = True
+        if not self._started:
+            problem = problem_of(BodyTooLargeError("transfer"))
+            await send_problem(self._scope, self._send, problem, render=self._render)
+        return {"type": "http.disconnect"}
+
+    def send(self, message: Message) -> Awaitable[None]:
+        if message["type"] == "http.response.start":
+            self._started = True
+        return _nothing() if self._refused else self._send(message)
 
 
 async def _nothing() -> None:

@@ -321,10 +321,9 @@ async def test_the_loss_of_the_reserved_connection_alone_fails_nobody(database_d
 
 async def test_signs_of_life_may_be_asked_for_by_several_at_once(database_dsn: str) -> None:
     seen = RecordingObserver()
-    async with opened(database_dsn, observer=seen) as database:
-        async with anyio.create_task_group() as group:
-            for _ in range(5):
-                group.start_soon(database.ping)
+    async with opened(database_dsn, observer=seen) as database, anyio.create_task_group() as group:
+        for _ in range(5):
+            group.start_soon(database.ping)
     assert len(seen.of(ConnectionOpened)) == 1
 
 
