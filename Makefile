@@ -16,7 +16,7 @@ test: .venv/dev   ## Run all tests against real servers and a real PostgreSQL
 check: .venv/dev  ## Run all that CI checks, cheapest first
 	ruff check . && ruff format --check . && lint-imports && mypy && pyright
 	pyright --ignoreexternal --verifytypes postfacta_core
-	coverage run -m pytest && coverage report && coverage report --include='$(PURE)' --fail-under=100
+	coverage erase && coverage run -m pytest && coverage combine -q && coverage report && coverage report --include='$(PURE)' --fail-under=100
 fix: .venv/dev    ## Let the tools tidy up
 	ruff check --fix . && ruff format .
 bench: .venv/dev  ## Measure what the hardening adds to a request, by ratio, in one run

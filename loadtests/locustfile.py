@@ -55,7 +55,7 @@ class Responder(HttpUser):
             name="POST /api/v1/incidents",
         ) as answer:
             if answer.status_code != 201:
-                answer.failure(f"{answer.status_code}: {answer.text}")  # pyright: ignore[reportUnknownMemberType]
+                answer.failure(f"{answer.status_code}: {answer.text}")
 
 
 # Locust leaves the types of its listeners open.

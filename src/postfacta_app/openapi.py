@@ -30,12 +30,13 @@ _PATTERNS: Final[dict[str, JSON]] = {
     "id": {"type": "string", "format": "uuid"},
     "slug": {"type": "string", "pattern": "^[a-z][a-z-]{0,62}$"},
 }
+_ETAGS: Final = r'^(\*|(W/)?"[!#-~]{0,100}"( ?, ?(W/)?"[!#-~]{0,100}"){0,9})$'
 _HEADERS: Final[dict[str, JSON]] = {
-    "If-Match": {"type": "string", "description": "The ETag of the version you change.", "maxLength": 200},
+    "If-Match": {"type": "string", "pattern": _ETAGS, "description": "The ETag of the version you change."},
     "If-None-Match": {
         "type": "string",
+        "pattern": _ETAGS,
         "description": "The ETag you have; 304 if it still holds.",
-        "maxLength": 200,
     },
     "Idempotency-Key": {
         "type": "string",

@@ -1,4 +1,4 @@
-"""The frozen records that policies and runners emit, and the observer that hears them."""
+"""What policies and runners tell of: frozen records, to an observer."""
 
 from __future__ import annotations
 

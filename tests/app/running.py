@@ -7,6 +7,7 @@ import re
 import selectors
 import subprocess
 import sys
+import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import httpx2
 from postfacta_embedded import EmbeddedPostgres
 from tests.pg import fresh_database
 
-__all__ = ["ADMIN", "Account", "LiveService", "command", "live_service", "started"]
+__all__ = ["ADMIN", "Account", "LiveService", "command", "live_service", "read_until", "sign_in", "started"]
 
 _LISTENING = re.compile(r"listening on (http://\S+?);")
 _PATIENCE = 30.0
@@ -112,25 +113,39 @@ def live_service(server: EmbeddedPostgres, template: str) -> Generator[LiveServi
         who = ("--email", ADMIN.email, "--name", "Admin", "--password-stdin")
         command("admin", "create", *who, environment=environment, given=ADMIN.password + "\n")
         with started(environment=environment) as (process, url), httpx2.Client(base_url=url) as client:
-            signed_in = client.post("/login", json={"email": ADMIN.email, "password": ADMIN.password})
-            assert signed_in.status_code == 200, signed_in.text
-            client.headers["Authorization"] = f"Bearer {signed_in.json()['token']}"
+            client.headers["Authorization"] = f"Bearer {sign_in(client, ADMIN)}"
             yield LiveService(url, client, process)
+
+
+def sign_in(client: httpx2.Client, who: Account) -> str:
+    """Get a bearer token; a service that has just started may not have found its database yet."""
+    started_at = time.monotonic()
+    while True:
+        answer = client.post("/login", json={"email": who.email, "password": who.password})
+        if answer.status_code != 503 or time.monotonic() > started_at + _PATIENCE:
+            break
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["token"])
 
 
 def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("POSTFACTA_")}
 
 
-def _address(output: IO[str]) -> str:
+def read_until(word: str, output: IO[str]) -> str:
+    """Read lines until one has the word, or there are no more; bounded in time."""
     seen: list[str] = []
     with selectors.DefaultSelector() as selector:
         selector.register(output, selectors.EVENT_READ)
         while selector.select(_PATIENCE):
-            line = output.readline()
-            seen.append(line)
-            if found := _LISTENING.search(line):
-                return found[1]
-            if not line:
+            seen.append(output.readline())
+            if word in seen[-1] or not seen[-1]:
                 break
-    raise AssertionError("it never said where it listens:\n" + "".join(seen))
+    return "".join(seen)
+
+
+def _address(output: IO[str]) -> str:
+    said = read_until("listening on", output)
+    found = _LISTENING.search(said)
+    assert found, f"it never said where it listens:\n{said}"
+    return found[1]

@@ -67,8 +67,9 @@ def _lower(value: object) -> object:
 # Whether an address exists only a message can tell; this refuses what cannot be one.
 Email = Annotated[
     str,
-    BeforeValidator(_lower),
+    # In this order the OpenAPI document shows the pattern; the other one runs first all the same.
     StringConstraints(max_length=320, pattern=r"^[^\s@\x00-\x1f\x7f]+@[^\s@\x00-\x1f\x7f]+$"),
+    BeforeValidator(_lower),
 ]
 # Length alone makes a password strong (NIST SP 800-63B): no rules about its letters.
 Password = Annotated[str, StringConstraints(min_length=12, max_length=128)]

@@ -246,7 +246,7 @@ def _etags(text: str) -> Iterator[str]:
         yield "*"
         return
     at = 0
-    while at < len(text):
+    while at < len(text) or not text:
         found = _ETAG.match(text, at)
         if found is None:
             raise MalformedError('An entity tag stands in double quotes, as in "3"')

@@ -1,1 +1,1 @@
-"""Runners own tasks, timers and sockets, on asyncio and on trio."""
+"""Runners own tasks, timers, sockets: on asyncio, and most of them on trio."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Iterable
 
 from ._types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["ResponseHeadersMiddleware"]
+
+# RFC 9110, section 5: a name is a token, and a value holds no line end and no NUL.
+_is_name = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
+_is_value = re.compile(r"[\t\x20-\x7e\x80-\xff]*").fullmatch
 
 
 class ResponseHeadersMiddleware:
@@ -14,11 +19,18 @@ class ResponseHeadersMiddleware:
 
     Args:
         app: The application to wrap.
-        headers: Names and values, ASCII; sent in this order.
+        headers: Names and values; sent in this order.
+
+    Raises:
+        ValueError: If one is no header that a response can have.
     """
 
     def __init__(self, app: ASGIApp, headers: Iterable[tuple[str, str]]) -> None:
         self._app = app
+        headers = list(headers)
+        if wrong := [pair for pair in headers if not (_is_name(pair[0]) and _is_value(pair[1]))]:
+            msg = f"no response can have these headers: {wrong}"
+            raise ValueError(msg)
         self._headers = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in headers]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -30,7 +42,7 @@ class ResponseHeadersMiddleware:
         def send_with_headers(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 own = list(message.get("headers", ()))
-                have = {name for name, _ in own}
+                have = {name.lower() for name, _ in own}
                 # A new message with a new list: an application may send the same objects again and again.
                 message = {
                     **message,

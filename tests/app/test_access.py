@@ -1,0 +1,262 @@
+"""Who gets in where: every route of the table with every kind of caller, and private incidents everywhere."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import httpx2
+import pytest
+
+from postfacta_app.app import route_rules
+from postfacta_app.identity.guard import Guard
+from postfacta_app.identity.postgres import PostgresIdentity
+from postfacta_app.routes import Rule
+from postfacta_app.settings import load_settings
+from postfacta_app.web.render import Pages
+from postfacta_core.aio.database import Database
+from tests.app.live import NEW, Service, in_process
+
+Headers = dict[str, str]
+
+# Who is who. Written out from the design (section 9.3), and nothing of it is taken from the code.
+NOBODY = {"nobody", "expired session"}
+BAD = {"disabled person's token", "revoked token", "expired token", "unknown token", "basic"}
+VIEWERS = {"viewer", "viewer's session", "reading token", "writing token", "two-scope token"}
+RESPONDERS = {"responder", "admin", "writing token"}
+ADMINS = {"admin"}
+PEOPLE = {"viewer", "viewer's session", "responder", "admin"}
+SIGNED_IN = PEOPLE | {"reading token", "writing token", "ingest token", "two-scope token"}
+EVERYBODY = SIGNED_IN | NOBODY | BAD
+
+READ = VIEWERS | RESPONDERS
+EXPECTED: dict[str, set[str]] = {
+    # Programs that probe, and people who sign in, may hold an old token.
+    "GET /": EVERYBODY,
+    "GET /home": EVERYBODY,
+    "GET /healthz": EVERYBODY,
+    "GET /service-info": EVERYBODY,
+    "POST /login": EVERYBODY,
+    "POST /register": EVERYBODY,
+    "GET /signin": EVERYBODY,
+    "POST /signin": EVERYBODY,
+    # Open too, but who shows a token shows a good one.
+    "GET /openapi.json": EVERYBODY - BAD,
+    "GET /problems/{slug}": EVERYBODY - BAD,
+    "POST /logout": PEOPLE,  # only administrators end an API token
+    "POST /signout": NOBODY,  # whoever is somebody sends the form's token too: tests/app/identity
+    "GET /api/v1/me": SIGNED_IN,
+    "GET /api/v0/incidents": READ,
+    "GET /api/v0/incidents/{id:uuid}": READ,
+    "POST /api/v0/incidents/start": RESPONDERS,
+    "GET /api/v1/incidents": READ,
+    "POST /api/v1/incidents": RESPONDERS,
+    "GET /api/v1/incidents/{ref}": READ,
+    "PATCH /api/v1/incidents/{ref}": RESPONDERS,
+    "DELETE /api/v1/incidents/{ref}": ADMINS,
+    "POST /api/v1/incidents/{ref}/transitions": RESPONDERS,
+    "GET /api/v1/tokens": ADMINS,
+    "POST /api/v1/tokens": ADMINS,
+    "DELETE /api/v1/tokens/{id}": ADMINS,
+    "GET /api/v1/users": ADMINS,
+    "POST /api/v1/users": ADMINS,
+    "PATCH /api/v1/users/{id}": ADMINS,
+    "GET /api/v1/audit": ADMINS,
+    "GET /incidents": READ,
+    "GET /incidents/{ref}": READ,
+}
+# The rest is 403: they are somebody, but may not.
+UNKNOWN_HERE = NOBODY | BAD
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """Use asyncio: asyncpg knows no other loop."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
+    async with in_process(shared_app_dsn, register_open=True) as running:
+        yield running
+
+
+def table() -> list[Rule]:
+    settings, database = load_settings({}), Database("postgresql://127.0.0.1/none")
+    guard = Guard(PostgresIdentity(database), settings)
+    return route_rules(settings, database, guard, pages=Pages(version=""))
+
+
+async def callers(service: Service) -> dict[str, Headers]:
+    viewer, secret = await service.person("viewer"), "x" * 43
+    return {
+        "nobody": {},
+        "expired session": await service.cookie(viewer, expired=True),
+        "disabled person's token": await service.bearer(await service.person("admin", disabled=True)),
+        "revoked token": await service.bearer(await service.person("admin"), revoked=True),
+        "expired token": await service.bearer(await service.person("admin"), expired=True),
+        "unknown token": {"Authorization": f"Bearer {secret}"},
+        "basic": {"Authorization": "Basic YTpi"},
+        "viewer": await service.bearer(viewer),
+        "viewer's session": await service.cookie(viewer),
+        "responder": await service.as_role("responder"),
+        "admin": await service.as_role("admin"),
+        "reading token": await service.machine("incidents:read"),
+        "writing token": await service.machine("incidents:write"),
+        "ingest token": await service.machine("signals:write"),
+        "two-scope token": await service.machine("incidents:read", "signals:write"),
+    }
+
+
+def test_every_route_of_the_table_has_an_expectation() -> None:
+    assert {f"{rule.method} {rule.path}" for rule in table()} == EXPECTED.keys()
+
+
+@pytest.mark.parametrize("route", EXPECTED)
+async def test_a_route_lets_in_whom_the_design_says_and_nobody_else(service: Service, route: str) -> None:
+    method, template = route.split()
+    incident = await service.record(await service.as_role("responder"))
+    ids = {"{ref}": incident["id"], "{id:uuid}": incident["id"], "{id}": str(uuid4()), "{slug}": "conflict"}
+    path = template
+    for name, value in ids.items():
+        path = path.replace(name, value)
+    # A version that never was: what is allowed is then refused for another reason, and changes nothing.
+    common = {"Sec-Fetch-Site": "same-origin", "If-Match": '"inc-999"'}
+    who = await callers(service)
+    assert who.keys() == EVERYBODY
+    got: set[str] = set()
+    for name, headers in who.items():
+        content = f"email={'x' * 400}" if path == "/signin" else ""
+        answer = await service.client.request(method, path, content=content, headers=common | headers)
+        assert answer.status_code < 500, answer.text
+        if answer.status_code == 401:
+            assert answer.headers["WWW-Authenticate"].startswith("Bearer"), name
+            assert name in UNKNOWN_HERE, name
+        elif answer.status_code == 403:
+            assert name not in (UNKNOWN_HERE if EXPECTED[route] & SIGNED_IN else BAD), name
+        else:
+            got.add(name)
+    assert got == EXPECTED[route]
+
+
+async def test_head_needs_what_get_needs(service: Service) -> None:
+    for route in EXPECTED:
+        if route.startswith("GET /api/"):
+            path = route.split()[1].replace("{id:uuid}", str(uuid4())).replace("{ref}", "INC-1")
+            answer = await service.client.head(path)
+            assert (answer.status_code, answer.content) == (401, b"")
+
+
+@dataclass
+class Hidden:
+    """A private incident, and the words that must not be met."""
+
+    id: str
+    number: int
+    etag: str
+    words: tuple[str, ...] = ("Whisper-7d1f", "Nobody-may-know-4c2a")
+
+    def paths(self, route: str) -> list[tuple[str, str]]:
+        method, template = route.split()
+        refs = [self.id, f"INC-{self.number}"] if "{ref}" in template else [self.id]
+        return [(method, template.replace("{ref}", ref).replace("{id:uuid}", ref)) for ref in refs]
+
+
+async def hide(service: Service, owner: Headers, **fields: object) -> Hidden:
+    words = Hidden("", 0, "").words
+    made = await service.record(owner, title=words[0], description=words[1], visibility="private", **fields)
+    return Hidden(made["id"], made["number"], f'"inc-{made["version"]}"')
+
+
+NAMES_ONE = [
+    route for route in EXPECTED if "{ref}" in route or "{id:uuid}" in route
+]  # every route that can name an incident
+LISTS = ["/api/v0/incidents", "/api/v1/incidents", "/incidents", "/api/v1/incidents?q=Whisper-7d1f"]
+BODIES: dict[str, Any] = {
+    "PATCH": {"title": "Mine now"},
+    "POST": {"to": "RESOLVED"},
+}
+
+
+@pytest.mark.parametrize(
+    "stranger", ["viewer", "responder", "reading token", "writing token", "two-scope token"]
+)
+async def test_a_private_incident_is_nowhere_for_a_stranger(
+    service: Service, stranger: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    hidden = await hide(service, await service.as_role("responder"))
+    headers = (await callers(service))[stranger] | {"If-Match": hidden.etag}
+    seen: list[httpx2.Response] = []
+    for route in NAMES_ONE:
+        for method, path in hidden.paths(route):
+            body = BODIES.get(method)
+            answer = await service.client.request(method, path, json=body, headers=headers)
+            may = stranger in EXPECTED[route] or method == "DELETE"
+            # Who may not write at all learns that first, of whatever incident; else there is none.
+            assert answer.status_code in ({404} if may else {403, 404}), (method, path)
+            never = await service.client.request(
+                method,
+                path.replace(hidden.id, str(uuid4())).replace(f"INC-{hidden.number}", "INC-99999999"),
+                json=body,
+                headers=headers,
+            )
+            assert never.status_code == answer.status_code, (method, path)
+            seen.append(answer)
+    seen += [await service.client.get(path, headers=headers) for path in LISTS]
+    seen += [await service.client.get(path, headers=headers) for path in ("/api/v1/audit", "/metrics")]
+    text = "".join(answer.text + str(answer.headers) for answer in seen[:-1] + seen[-1:])
+    for word in (*hidden.words, hidden.id):
+        # The path that was asked for comes back in the problem; the words never do.
+        assert word not in text or word == hidden.id
+    assert hidden.id not in "".join(answer.text for answer in seen[len(seen) - len(LISTS) - 2 :])
+    assert not any(word in caplog.text for word in hidden.words)
+    row = await service.database.fetchrow("select title, version from incidents where id = $1", hidden.id)
+    assert tuple(row) == (hidden.words[0], 1)
+
+
+async def test_members_and_administrators_meet_it_everywhere_but_in_v0(service: Service) -> None:
+    member = await service.person("viewer")
+    owner = await service.as_role("responder")
+    hidden = await hide(service, owner, members=[str(member)])
+    for headers in (
+        owner,
+        await service.bearer(member),
+        await service.cookie(member),
+        await service.as_role("admin"),
+    ):
+        for path in (f"/api/v1/incidents/{hidden.id}", f"/incidents/INC-{hidden.number}", *LISTS[1:]):
+            answer = await service.client.get(path, headers=headers)
+            assert answer.status_code == 200
+            assert hidden.words[0] in answer.text
+        v0 = [await service.client.get(f"{LISTS[0]}/{hidden.id}", headers=headers)]
+        v0 += [await service.client.get(LISTS[0], headers=headers)]
+        assert [answer.status_code for answer in v0] == [404, 200]
+        assert not any(word in answer.text for answer in v0 for word in hidden.words)
+
+
+async def test_no_log_line_and_no_metric_holds_a_title(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    owner = await service.as_role("responder")
+    hidden = await hide(service, owner)
+    path = f"/api/v1/incidents/{hidden.id}"
+    headers = owner | {"If-Match": "*"}
+    assert (
+        await service.client.patch(path, json={"owner": hidden.words[1]}, headers=headers)
+    ).status_code == 200
+    assert (
+        await service.client.post(f"{path}/transitions", json={"to": "RESOLVED"}, headers=owner)
+    ).status_code == 201
+    assert (await service.client.post("/api/v1/incidents", json=NEW | {"title": hidden.words[0], "x": 1}, headers=owner)).status_code == 422  # fmt: skip
+    assert caplog.records
+    metrics = (await service.client.get("/metrics")).text
+    assert "/api/v1/incidents/{ref}" in metrics
+    for word in hidden.words:
+        assert word not in metrics
+        assert word not in caplog.text
+        assert not any(word in str(record.__dict__) for record in caplog.records)

@@ -1,0 +1,80 @@
+"""The document at `/openapi.json` is kept true by schemathesis: what it says, the running service does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from postfacta_embedded import EmbeddedPostgres
+from tests.app.running import LiveService, live_service
+
+# For each operation, beside the edge cases of its schema: the ordinary run is short.
+EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "8"))
+CONFIGURATION = """
+headers = { Authorization = "%(admin)s" }
+
+# With 428 a request is refused that lacks a header: RFC 6585.
+[checks.missing_required_header]
+expected-statuses = ["400", "428"]
+# The usual ones, and those of the limits of size and of a version that is none of ours.
+[checks.negative_data_rejection]
+expected-statuses = ["400", "401", "403", "404", "405", "409", "412", "413", "415", "422", "428", "429", "431"]
+# Beside success: what is not there, or stands against what is stored; and /register is closed.
+[checks.positive_data_acceptance]
+expected-statuses = ["2xx", "3xx", "401", "403", "404", "409", "412", "429"]
+# To archive is not to remove: an archived incident can still be read.
+[checks.use_after_free]
+enabled = false
+
+# It would end the session that all other requests need; an API token is refused here.
+[[operations]]
+include-path = "/logout"
+headers = { Authorization = "%(machine)s" }
+"""
+
+
+def test_schemathesis_finds_nothing_but_what_the_document_promises(
+    postgres_server: EmbeddedPostgres, app_template: str, tmp_path: Path
+) -> None:
+    with live_service(postgres_server, app_template) as service:
+        report, output = run(service, tmp_path)
+    assert report["failures"] == [], output
+    assert report["errors"] == [], output
+    assert report["operations"]["tested"] == report["operations"]["total"] >= 24, output
+    assert report["complete"], output
+    assert report["test_cases"]["generated"] >= 500
+
+
+def run(service: LiveService, folder: Path) -> tuple[dict[str, Any], str]:
+    admin = service.client.get("/api/v1/me").json()["actor"].removeprefix("user:")
+    machine = {"name": "machine", "scopes": ["incidents:read"]}
+    token = service.client.post("/api/v1/tokens", json=machine).json()
+    headers = {"admin": service.client.headers["Authorization"], "machine": f"Bearer {token['secret']}"}
+    (folder / "schemathesis.toml").write_text(CONFIGURATION % headers)
+    hooks = Path(__file__).with_name("schemathesis_hooks.py")
+    done = subprocess.run(  # noqa: S603 - a program of our environment
+        [
+            *(sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json"),
+            *("--checks", "all", "--continue-on-failure", "--workers", "2", "--seed", "1"),
+            *("--phases", "examples,coverage,fuzzing,stateful", "--max-examples", str(EXAMPLES)),
+            *("--report", "json", "--report-json-path", "report.json"),
+        ],
+        cwd=folder,
+        env={
+            **os.environ,
+            "KEPT_IDS": f"{admin} {token['id']}",
+            "PYTHONPATH": str(hooks.parent),
+            "SCHEMATHESIS_HOOKS": hooks.stem,
+        },
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=3600,
+    )
+    report = folder / "report.json"
+    assert report.exists(), done.stdout + done.stderr
+    return json.loads(report.read_text()), done.stdout

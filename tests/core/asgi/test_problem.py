@@ -1,0 +1,163 @@
+"""An error meets its status in one place, and its cause stays here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from postfacta_core import errors
+from postfacta_core.asgi._problem import (
+    PROBLEMS,
+    Problem,
+    problem_handler,
+    problem_of,
+    problem_response,
+    send_problem,
+)
+from postfacta_core.asgi._types import Receive, Scope, Send
+from postfacta_core.asgi.context import ContextMiddleware
+from postfacta_core.context import RequestContext
+from postfacta_core.errors import (
+    BodyTooLargeError,
+    DatabaseUnavailableError,
+    DeadlineExceededError,
+    HeadersTooLargeError,
+    OutcomeUnknownError,
+    PoolTimeoutError,
+    ReadOnlyDatabaseError,
+    RejectedError,
+    ResilienceError,
+)
+from postfacta_core.testing import AsgiResponse, call_asgi
+
+TEAPOT = Problem(status=418, code="teapot", title="A teapot")
+
+
+class Bespoke(RejectedError):  # noqa: N818 - a service's own
+    """A refusal that a service adds."""
+
+
+async def answer(error: BaseException, **options: Any) -> AsgiResponse:
+    return await call_asgi(problem_response(error), **options)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "error_type"),
+    [
+        (HeadersTooLargeError("transfer"), 431, "headers-too-large", ""),
+        (BodyTooLargeError("transfer"), 413, "too-large", ""),
+        (PoolTimeoutError("main"), 503, "unavailable", "pool_timeout"),
+        (DatabaseUnavailableError("main"), 503, "unavailable", "database_unavailable"),
+        (ReadOnlyDatabaseError("main"), 503, "unavailable", "database_unavailable"),
+        (OutcomeUnknownError("main"), 503, "outcome-unknown", "database_unavailable"),
+        (DeadlineExceededError("request"), 504, "deadline-exceeded", "deadline_exceeded"),
+        (Bespoke("own"), 503, "unavailable", "rejected"),
+        (ResilienceError("own"), 503, "unavailable", "unavailable"),
+        (ValueError("a secret"), 500, "internal", ""),
+    ],
+)
+async def test_an_error_has_its_status_and_its_name(
+    error: Exception, status: int, code: str, *, error_type: str
+) -> None:
+    response = await answer(error)
+    assert (response.status, response.json()["status"], response.json()["code"]) == (status, status, code)
+    assert problem_of(error).error_type == error_type
+
+
+def test_every_error_of_the_library_has_a_line_of_its_own() -> None:
+    assert {kind.__name__ for kind in PROBLEMS} == set(errors.__all__)
+
+
+async def test_a_foreign_error_tells_nothing_of_itself() -> None:
+    response = await answer(ValueError("password=hunter2"))
+    assert b"hunter2" not in response.body
+    assert b"ValueError" not in response.body
+
+
+async def test_a_problem_is_a_whole_rfc_9457_document_that_nobody_keeps() -> None:
+    response = await call_asgi(
+        ContextMiddleware(problem_response(BodyTooLargeError("transfer")), ids=lambda: "request-1"),
+        path="/files/a b?.txt",
+    )
+    assert response.json() == {
+        "type": "about:blank",
+        "title": "The request body is too large",
+        "status": 413,
+        "detail": "Send less at once",
+        "instance": "/files/a%20b%3F.txt",
+        "code": "too-large",
+        "request_id": "request-1",
+    }
+    assert response.header("content-type") == "application/problem+json"
+    assert response.header("content-length") == str(len(response.body))
+    assert response.header("cache-control") == "no-store"
+
+
+@pytest.mark.parametrize("path", ["/\udc80", '/"<script>', "/\x00\n", "/ü"])
+async def test_whatever_is_in_the_path_the_instance_is_a_plain_reference(path: str) -> None:
+    instance = (await answer(BodyTooLargeError("transfer"), path=path, scope={"raw_path": b"/"})).json()[
+        "instance"
+    ]
+    assert instance.isascii()
+    assert not set(instance) & set('"<>\x00\n ')
+
+
+async def test_without_a_context_there_is_no_request_id_and_without_a_detail_no_detail() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send_problem(scope, send, TEAPOT)
+
+    assert set((await call_asgi(app)).json()) == {"type", "title", "status", "instance", "code"}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "header"), [(None, None), (0.0, "1"), (0.2, "1"), (1.0, "1"), (1.01, "2")]
+)
+async def test_retry_after_is_whole_seconds_and_at_least_one(
+    seconds: float | None, header: str | None
+) -> None:
+    assert (await answer(PoolTimeoutError("main", seconds))).header("retry-after") == header
+
+
+async def test_head_has_the_length_and_no_body() -> None:
+    response = await answer(PoolTimeoutError("main"), method="HEAD")
+    assert response.body == b""
+    assert int(response.header("content-length") or 0) > 50
+
+
+def render_v0(problem: Problem, scope: Scope) -> tuple[str, bytes] | None:
+    if not scope["path"].startswith("/v0/"):
+        return None
+    if scope["path"] == "/v0/broken":
+        raise RuntimeError("a bug in the renderer")
+    return "application/json", b'{"message":"%s"}' % problem.title.encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type", "member"),
+    [
+        ("/v0/x", "application/json", "message"),
+        ("/v1/x", "application/problem+json", "title"),
+        ("/v0/broken", "application/problem+json", "title"),
+    ],
+)
+async def test_a_path_may_have_a_shape_of_its_own_and_a_broken_one_still_answers(
+    path: str, content_type: str, member: str
+) -> None:
+    response = await call_asgi(problem_response(PoolTimeoutError("main", 3), render=render_v0), path=path)
+    assert (response.status, response.header("retry-after")) == (503, "3")
+    assert response.header("content-type") == content_type
+    assert response.json()[member] == "Unavailable"
+
+
+async def test_an_answer_says_why_for_metric_and_log_unless_that_is_known_better() -> None:
+    for before, after in (("", "pool_timeout"), ("shed", "shed")):
+        request = RequestContext("request-1", 0.0)
+        request.error_type = before
+        await answer(PoolTimeoutError("main"), scope={"postfacta.request": request})
+        assert request.error_type == after
+
+
+async def test_the_handler_for_frameworks_answers_the_same() -> None:
+    handled = await call_asgi(await problem_handler(None, PoolTimeoutError("main", 2)))
+    assert handled.messages == (await answer(PoolTimeoutError("main", 2))).messages
