@@ -149,7 +149,7 @@ class _Exchange:
         self._finished = anyio.Event()
 
     async def receive(self) -> _Message:
-        if self._chunks and not self._is_gone():
+        if self._chunks:
             chunk = self._chunks.pop(0)
             return {"type": "http.request", "body": chunk, "more_body": bool(self._chunks)}
         if not self._is_gone() and self._disconnect_after is None:

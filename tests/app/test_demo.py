@@ -80,7 +80,7 @@ def test_what_was_recorded_is_there_again_even_after_the_demo_was_killed(folder:
         who = Account(EMAIL, re.findall(r"password +(\S+)", said)[0])
         with httpx2.Client(base_url=url) as client:
             headers = {"Authorization": f"Bearer {sign_in(client, who)}"}
-            new = {"title": "Still here", "description": "Recorded before the kill", "severity": "LOW"}
+            new = {"title": "Still here", "description": "An unmistakable word", "severity": "LOW"}
             assert client.post("/api/v1/incidents", json=new, headers=headers).status_code == 201
         orphan = postgres_pid(folder)
         process.kill()
@@ -89,7 +89,7 @@ def test_what_was_recorded_is_there_again_even_after_the_demo_was_killed(folder:
         assert not is_alive(orphan)
         with httpx2.Client(base_url=re.findall(r"listening on (http://\S+?);", said)[0]) as client:
             headers = {"Authorization": f"Bearer {sign_in(client, who)}"}
-            found = client.get("/api/v1/incidents", params={"q": "still"}, headers=headers).json()["items"]
+            found = client.get("/api/v1/incidents", params={"q": "unmistakable"}, headers=headers).json()["items"]
             assert [it["title"] for it in found] == ["Still here"]
 
 

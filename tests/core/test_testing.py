@@ -108,10 +108,15 @@ async def test_the_client_stays_until_it_has_the_whole_answer() -> None:
             for _ in range(5):
                 await checkpoint()
             order.append("answer")
-            await answer(send, b"a", b"b")
+            await send({"type": "http.response.start", "status": 200})
+            await send({"type": "http.response.body", "body": b"a", "more_body": True})
+            for _ in range(5):
+                await checkpoint()
+            order.append("rest")
+            await send({"type": "http.response.body", "body": b"b"})
 
-    await call_asgi(app)
-    assert order == ["answer", "http.disconnect"]
+    assert (await call_asgi(app)).body == b"ab"
+    assert order == ["answer", "rest", "http.disconnect"]
 
 
 async def test_a_client_that_leaves_is_noticed_by_both_ends() -> None:

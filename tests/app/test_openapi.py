@@ -1,0 +1,146 @@
+"""The OpenAPI document: valid, complete, and true in what can be told without a request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Iterator
+from importlib import import_module
+from typing import Any, cast
+
+import pytest
+
+from postfacta_app.app import route_rules
+from postfacta_app.errors import AppError
+from postfacta_app.identity.guard import Guard
+from postfacta_app.identity.postgres import PostgresIdentity
+from postfacta_app.openapi import openapi_document
+from postfacta_app.principal import Access
+from postfacta_app.routes import Rule
+from postfacta_app.settings import load_settings
+from postfacta_app.web.render import Pages
+from postfacta_core.aio.database import Database
+from postfacta_core.asgi._problem import PROBLEMS
+from tests.app.live import Service, in_process
+
+# Exactly these answer in HTML, and people find them without a document.
+PAGES = {
+    "GET /incidents", "GET /incidents/{ref}", "GET /signin", "POST /signin", "POST /signout", "GET /problems/{slug}",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """Use asyncio: asyncpg knows no other loop."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
+    async with in_process(shared_app_dsn) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def rules() -> list[Rule]:
+    settings, database = load_settings({}), Database("postgresql://127.0.0.1/none")
+    return route_rules(
+        settings, database, Guard(PostgresIdentity(database), settings), pages=Pages(version="")
+    )
+
+
+@pytest.fixture(scope="module")
+def document(rules: list[Rule]) -> dict[str, Any]:
+    return openapi_document(rules, version="1.2.3")
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield f"{method.upper()} {path}", operation
+
+
+def plain(rule: Rule) -> str:
+    return re.sub(r":\w+", "", f"{rule.method} {rule.path}")
+
+
+def test_it_is_valid_openapi_3_1(document: dict[str, Any]) -> None:
+    # The meta-schema comes with schemathesis, which checks with it whatever it is given.
+    validator = import_module("schemathesis.specs.openapi.definitions").OPENAPI_31_VALIDATOR
+    assert [error.message for error in validator.iter_errors(document)] == []
+    assert not validator.is_valid(document | {"paths": {"/": {"get": {"responses": []}}}})
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    known = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+    references = set(find(document, "$ref"))
+    assert references
+    assert references <= known
+
+
+def find(value: object, key: str) -> Iterator[Any]:
+    if isinstance(value, list):
+        for part in cast("list[object]", value):
+            yield from find(part, key)
+    elif isinstance(value, dict):
+        for name, part in cast("dict[str, object]", value).items():
+            if name == key:
+                yield part
+            yield from find(part, key)
+
+
+def test_every_route_is_in_it_but_the_pages(rules: list[Rule], document: dict[str, Any]) -> None:
+    told = {name for name, _ in operations(document)}
+    assert told == {plain(rule) for rule in rules} - PAGES
+    assert {plain(rule) for rule in rules if not rule.summary} == PAGES
+
+
+def test_operation_ids_and_summaries_are_unique_for_each_api(document: dict[str, Any]) -> None:
+    ids = [operation["operationId"] for _, operation in operations(document)]
+    assert len(set(ids)) == len(ids)
+    assert all(operation["summary"] for _, operation in operations(document))
+
+
+def test_what_needs_a_caller_says_so(rules: list[Rule], document: dict[str, Any]) -> None:
+    told = dict(operations(document))
+    for rule in rules:
+        if rule.summary:
+            operation = told[plain(rule)]
+            assert ("security" in operation) == (rule.access is not Access.OPEN)
+            assert ("401" in operation["responses"]) or "security" not in operation
+
+
+def test_each_status_of_a_named_problem_is_documented_in_the_shape_of_its_path(
+    rules: list[Rule], document: dict[str, Any]
+) -> None:
+    statuses = {cls.slug: cls.status for cls in AppError.__subclasses__()}
+    told = dict(operations(document))
+    for rule in filter(lambda rule: rule.summary, rules):
+        responses = told[plain(rule)]["responses"]
+        v1 = rule.path.startswith("/api/v1/")
+        shape = "application/problem+json" if v1 else "application/json"
+        for slug in rule.problems:
+            assert slug in statuses, f"{plain(rule)} documents {slug}, which no error has"
+            assert str(statuses[slug]) in responses
+        for status in (405, 413, 431, 500, 503, 504):
+            assert shape in responses[str(status)]["content"], (plain(rule), status)
+        for status, answer in responses.items():
+            if int(status) >= 400:
+                assert list(answer["content"]) == [shape], (plain(rule), status)
+
+
+async def test_every_problem_has_a_page_that_explains_it(service: Service) -> None:
+    slugs = {cls.slug for cls in AppError.__subclasses__()}
+    slugs |= {problem.code for problem in PROBLEMS.values()} | {"internal"}
+    assert len(slugs) >= 20
+    for slug in slugs:
+        answer = await service.client.get(f"/problems/{slug}")
+        assert answer.status_code == 200, slug
+        assert answer.headers["content-type"].startswith("text/html")
+    assert (await service.client.get("/problems/no-such-thing")).status_code == 404
+
+
+async def test_it_is_served_as_it_is_made(service: Service, document: dict[str, Any]) -> None:
+    answer = await service.client.get("/openapi.json")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json() | {"info": document["info"]} == document

@@ -1,0 +1,234 @@
+"""What was found wrong with other libraries for this job is not wrong here.
+
+Most of it is tested where it belongs, and named here; this module tests what only the whole stack can show.
+The numbers are those of the list of defects that the design was made from.
+
+| line | defect of a peer | here |
+|---|---|---|
+| 7 | a 404, a 405 or a cancelled request is not counted | `asgi/test_telemetry`: the table of routes; cancelled requests |
+| 7, 8 | a series for each path that is scanned or redirected | below; `asgi/test_telemetry`: ten thousand requests |
+| 7, 8, 24 | a background task counts as an active request, or as latency | below; `asgi/test_telemetry`: latency |
+| 8 | a crash in mid-stream counts as a 2xx without a word | `asgi/test_telemetry`: crashes |
+| 8 | a histogram with three buckets | `telemetry/test_metrics`: buckets |
+| 9 | each method that a client invents is a series | `asgi/test_telemetry`: ten thousand requests |
+| 9 | a client that leaves in mid-stream is a plain 200 | `asgi/test_telemetry`: clients that leave |
+| 11 | the template lacks the prefixes of mounts and routers | `asgi/test_route`, `test_frameworks` |
+| 12 | the tenant in a mount's prefix is a label's value | below |
+| 16 | the framework's own 500 has no request id and no headers, or no status | `test_frameworks`: the framework's own 500 |
+| 17 | the application's list of headers grows | below; `asgi/test_headers`, `asgi/test_context` |
+| 18 | a cancelled request raises another error, and is not logged | below |
+| 18 | what a request costs grows with the environment | below |
+| 19 | an id that is not a UUID is replaced | below; `asgi/test_context` |
+| 20 | a stream is timed up to its start | `asgi/test_telemetry`: latency |
+| 20 | what a handler sets in the context is invisible outside of it | below |
+| 24 | the size of another response is recorded | below |
+| 24 | three spans for a request, named by its path | below; `telemetry/test_tracing` |
+| 24 | durations below a millisecond are rounded away | below |
+| 24 | spans are made although nobody installed an SDK | `telemetry/test_tracing`: without an SDK |
+| cyclic garbage | a request leaves work for the cyclic collector | `asgi/test_stack`, `asgi/test_telemetry` |
+
+Lines 1 to 6, 13 to 15 and 21 to 23 are about breakers, rate limits, timeouts and bulkheads, which are not here yet;
+line 10 is about several processes on one registry, which is not offered.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import anyio
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+
+from postfacta_core.asgi import Hardened, Telemetry, harden
+from postfacta_core.asgi._types import Receive, Scope, Send
+from postfacta_core.context import current_request
+from postfacta_core.telemetry.tracing import Tracing
+from postfacta_core.testing import ManualClock, call_asgi
+
+
+async def hello(request: Request) -> Response:
+    return PlainTextResponse("hello")
+
+
+ROUTES = [
+    Route("/slash/{id}/", hello),
+    Mount("/t/{tenant}", routes=[Route("/items/{id}", hello)]),
+    Route("/hello", hello),
+]
+
+
+def service(*more: Route, **options: Any) -> Hardened:
+    return harden(Starlette(routes=[*ROUTES, *more]), service="billing", **options)
+
+
+def samples(app: Hardened, name: str) -> list[tuple[dict[str, str], float]]:
+    families = app.telemetry.metrics.registry.collect()
+    return [(s.labels, s.value) for family in families for s in family.samples if s.name == name]
+
+
+def counted(app: Hardened) -> list[tuple[str, str, float]]:
+    """Return route, status and number of all that was counted."""
+    return [
+        (labels["http_route"], labels["http_response_status_code"], value)
+        for labels, value in samples(app, "http_server_request_duration_seconds_count")
+    ]
+
+
+async def test_300_redirected_paths_are_one_series() -> None:
+    app = service()
+    for number in range(300):
+        assert (await call_asgi(app, "GET", f"/slash/{number}")).status == 307
+    assert counted(app) == [("_unmatched", "307", 300)]
+
+
+async def test_50_tenants_are_one_series() -> None:
+    app = service()
+    for number in range(50):
+        assert (await call_asgi(app, "GET", f"/t/tenant-{number}/items/{number}")).status == 200
+    assert counted(app) == [("/t/{tenant}/items/{id}", "200", 50)]
+
+
+async def test_a_background_task_is_neither_an_active_request_nor_latency() -> None:
+    clock = ManualClock()
+    active: list[float] = []
+
+    def task() -> None:
+        active.extend(value for _, value in samples(app, "http_server_active_requests"))
+        clock.advance(60)
+
+    async def later(request: Request) -> Response:
+        active.extend(value for _, value in samples(app, "http_server_active_requests"))
+        return PlainTextResponse("done", background=BackgroundTask(task))
+
+    app = service(Route("/later", later), clock=clock)
+    await call_asgi(app, "GET", "/later")
+    assert active == [1, 0]
+    assert [value for _, value in samples(app, "http_server_request_duration_seconds_sum")] == [0]
+
+
+async def test_a_response_that_is_sent_again_and_again_does_not_grow() -> None:
+    constant = PlainTextResponse("constant")
+
+    async def same(scope: Scope, receive: Receive, send: Send) -> None:
+        await constant(scope, receive, send)
+
+    app = harden(same, service="billing")
+    sizes = {len((await call_asgi(app)).headers) for _ in range(5)}
+    assert len(sizes) == 1
+    assert len(constant.raw_headers) == 2
+
+
+async def test_a_cancelled_request_stays_cancelled_and_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "postfacta")
+
+    async def hang(request: Request) -> Response:
+        outer.cancel()
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    app = service(Route("/hang", hang))
+    with anyio.CancelScope() as outer:
+        await call_asgi(app, "GET", "/hang")
+        pytest.fail("the cancellation was swallowed")
+    assert [vars(record)["status"] for record in caplog.records] == [499]
+    assert counted(app) == [("/hang", "499", 1)]
+    assert samples(app, "http_server_active_requests") == [({"http_request_method": "GET"}, 0)]
+
+
+async def test_a_request_never_looks_at_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = service()
+    await call_asgi(app, "GET", "/hello")
+
+    class Untouchable(dict[str, str]):
+        def __getattribute__(self, name: str) -> object:
+            raise AssertionError(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "environ", Untouchable())
+        response = await call_asgi(app, "GET", "/hello")
+    assert response.status == 200
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "01ARZ3NDEKTSV4RRFFQ69G5FAV",
+        "1-67891233-abcdef012345678912345678",
+        "0af7651916cd43dd8448eb211c80319c",
+        "9f1b0c3e-5a58-4b3c-8a57-0f6f6a1d2c3b",
+    ],
+)
+async def test_an_id_need_not_be_a_uuid(given: str) -> None:
+    response = await call_asgi(service(), "GET", "/hello", headers=[("x-request-id", given)])
+    assert response.header("x-request-id") == given
+
+
+async def test_what_a_handler_tells_of_the_request_is_seen_outside(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "postfacta")
+
+    async def named(request: Request) -> Response:
+        current = current_request()
+        assert current is not None
+        current.principal = "user:7"
+        return PlainTextResponse("hello")
+
+    await call_asgi(service(Route("/named", named)), "GET", "/named")
+    assert [vars(record)["principal"] for record in caplog.records] == ["user:7"]
+
+
+async def test_each_response_has_its_own_size_when_they_cross(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "postfacta")
+    both_started = anyio.Event()
+    started: list[str] = []
+
+    async def stream(request: Request) -> Response:
+        size = int(request.path_params["size"])
+
+        async def body() -> AsyncGenerator[bytes]:
+            yield b"x"
+            started.append(request.url.path)
+            if len(started) == 2:
+                both_started.set()
+            await both_started.wait()
+            yield b"x" * (size - 1)
+
+        return StreamingResponse(body())
+
+    app = service(Route("/stream/{size}", stream))
+    async with anyio.create_task_group() as tasks:
+        for size in (10, 5000):
+            tasks.start_soon(call_asgi, app, "GET", f"/stream/{size}")
+    lines = [vars(record) for record in caplog.records]
+    assert {line["path"]: line["bytes"] for line in lines} == {"/stream/10": 10, "/stream/5000": 5000}
+
+
+async def test_a_request_is_one_span_that_is_named_by_its_template() -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    app = service(telemetry=Telemetry(tracing=Tracing(provider)))
+    await call_asgi(app, "GET", "/t/acme/items/7")
+    assert [span.name for span in exporter.get_finished_spans()] == ["GET /t/{tenant}/items/{id}"]
+
+
+async def test_51_requests_of_a_third_of_a_millisecond_sum_up_to_17() -> None:
+    clock = ManualClock()
+
+    async def quick(request: Request) -> Response:
+        clock.advance(1 / 3000)
+        return PlainTextResponse("quick")
+
+    app = service(Route("/quick", quick), clock=clock)
+    for _ in range(51):
+        await call_asgi(app, "GET", "/quick")
+    ((_, seconds),) = samples(app, "http_server_request_duration_seconds_sum")
+    assert seconds == pytest.approx(0.017)

@@ -1,0 +1,71 @@
+"""The set-up says what to do when the machine cannot run it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder with the script in it, whose `.venv` may be spoilt."""
+    shutil.copy(ROOT / "setup.sh", tmp_path)
+    return tmp_path
+
+
+def setup(checkout: Path, python: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603 - our own script
+        ["sh", "setup.sh", python, "requirements.txt"],  # noqa: S607 - any shell will do
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def interpreter(checkout: Path, script: str) -> str:
+    """Make a program that stands for an interpreter of another machine."""
+    file = checkout / "python"
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(0o755)
+    return str(file)
+
+
+def test_a_missing_python_is_named_with_a_way_out(checkout: Path) -> None:
+    done = setup(checkout, "no-such-python")
+    assert done.returncode == 1
+    assert "there is no 'no-such-python'" in done.stderr
+    assert "make PYTHON=" in done.stderr
+
+
+def test_a_python_that_is_too_old_is_named(checkout: Path) -> None:
+    old = interpreter(checkout, 'case "$1" in --version) echo Python 3.10.1;; -c) exit 1;; esac')
+    done = setup(checkout, old)
+    assert done.returncode == 1
+    assert "Python 3.10.1 is too old; PostFacta needs Python 3.11 or newer" in done.stderr
+    assert not (checkout / ".venv").exists()
+
+
+def test_a_python_without_venv_leads_to_the_package(checkout: Path) -> None:
+    bare = interpreter(checkout, 'case "$1" in -m) mkdir -p .venv; exit 1;; esac')
+    done = setup(checkout, bare)
+    assert done.returncode == 1
+    assert "apt-get install python3-venv" in done.stderr
+    assert not (checkout / ".venv").exists()
+
+
+def test_packages_that_cannot_be_had_lead_to_space_and_network(checkout: Path) -> None:
+    (checkout / "requirements.txt").write_text("./nowhere --hash=sha256:" + "0" * 64)
+    binaries = checkout / ".venv/bin"
+    binaries.mkdir(parents=True)
+    (binaries / "python").symlink_to(shutil.which("python3") or "python3")
+    done = setup(checkout, shutil.which("python3") or "python3")
+    assert done.returncode == 1
+    assert "no space left?" in done.stderr
+    assert "PIP_INDEX_URL" in done.stderr
