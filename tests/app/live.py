@@ -16,6 +16,7 @@ import asyncpg
 import httpx2
 
 from postfacta_app.app import create_app
+from postfacta_app.incidents.v0 import V0Store
 from postfacta_app.settings import load_settings
 from postfacta_core.asgi._types import Message
 from postfacta_core.asgi.stack import Hardened
@@ -117,13 +118,15 @@ class Service:
 
 
 @asynccontextmanager
-async def in_process(dsn: str, **settings: object) -> AsyncGenerator[Service]:
+async def in_process(
+    dsn: str, *, v0_store: V0Store | None = None, **settings: object
+) -> AsyncGenerator[Service]:
     """Run the application on a migrated database until the block ends."""
     # Patient enough for a busy machine.
     patient = {"pool_acquire_timeout": 30, "statement_timeout": 30}
     # The tests' server writes nothing to disk at once, which keeps the service from being ready.
     given = {"database_dsn": dsn, "ready_requires_db": False, **patient, **settings}
-    app = create_app(load_settings({}, **given))
+    app = create_app(load_settings({}, **given), v0_store=v0_store)
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False, client=("192.0.2.7", 4711))
     database = await asyncpg.connect(dsn, timeout=10)
     try:

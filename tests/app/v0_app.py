@@ -9,23 +9,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import httpx2
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
+from postfacta_app.app import create_app
 from postfacta_app.db import Answer
 from postfacta_app.errors import ConflictError
-from postfacta_app.incidents.v0 import Listing, Note, V0Http, V0Incident, V0Store
-from postfacta_app.principal import ANONYMOUS, Access, Principal
-from postfacta_app.problems import Problems
-from postfacta_app.reliability.about import About, load_codebase
-from postfacta_app.routes import RouteClass, Rule, build_routes
-from postfacta_app.settings import Settings, load_settings
-from postfacta_core.clock import random_id
-from postfacta_core.context import RequestContext, bind_request, release_request
+from postfacta_app.incidents.v0 import Listing, Note, V0Incident, V0Store
+from postfacta_app.principal import Principal
+from postfacta_app.settings import AuthMode, Settings, load_settings
 
 __all__ = ["FailingStore", "FixedStore", "MemoryStore", "a_client", "an_application"]
 
@@ -126,60 +119,10 @@ def _three_incidents() -> list[V0Incident]:
 
 
 def an_application(store: V0Store, settings: Settings | None = None) -> ASGIApp:
-    """Assemble what v0 needs."""
+    """Assemble the whole service around a store, with everybody signed in as a responder."""
     settings = settings or load_settings({})
-    version = "" if settings.is_local else settings.app_version
-    app = Starlette(
-        routes=build_routes(_rules(store, settings), _anonymous),
-        middleware=[Middleware(CORSMiddleware, allow_origins=settings.cors_origins)],
-        exception_handlers=Problems(version=version).handlers,
-    )
-    app.router.redirect_slashes = False
-    return _Identify(app)
-
-
-def _rules(store: V0Store, settings: Settings) -> list[Rule]:
-    v0 = V0Http(store)
-    about = About(load_codebase(), environment=settings.environment)
-    rows = (
-        ("GET", "/", about.root, Access.OPEN, RouteClass.PROBE),
-        ("GET", "/home", about.home, Access.OPEN, RouteClass.PROBE),
-        ("GET", "/healthz", about.healthz, Access.OPEN, RouteClass.PROBE),
-        ("GET", "/service-info", about.service_info, Access.OPEN, RouteClass.PROBE),
-        ("GET", "/api/v0/incidents", v0.list, Access.READ, RouteClass.SEARCH),
-        ("GET", "/api/v0/incidents/{id:uuid}", v0.get, Access.READ, RouteClass.READ),
-        ("POST", "/api/v0/incidents/start", v0.start, Access.WRITE, RouteClass.WRITE),
-    )
-    return [
-        Rule(method=method, path=path, handler=handler, access=access, route_class=kind)
-        for method, path, handler, access, kind in rows
-    ]
-
-
-async def _anonymous(request: Request) -> Principal:
-    return ANONYMOUS
-
-
-class _Identify:
-    """Give each request its id, as the core's outermost layer does."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        context = RequestContext(random_id(), 0.0)
-        scope["postfacta.request"] = context
-
-        async def identified_send(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-request-id", context.request_id.encode())]
-            await send(message)
-
-        token = bind_request(context)
-        try:
-            await self._app(scope, receive, identified_send)
-        finally:
-            release_request(token)
+    # As a copy, it may be so outside of `local` too: the settings themselves refuse that at the start.
+    return create_app(settings.model_copy(update={"auth_mode": AuthMode.NONE}), v0_store=store)
 
 
 @asynccontextmanager

@@ -1,0 +1,98 @@
+"""The Python in the documentation runs as it stands there, and does what is said of it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import runpy
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from postfacta_core.asgi import Hardened
+from postfacta_core.testing import call_asgi
+from tests.lifespan import running
+from tests.pg import execute
+
+ROOT = Path(__file__).parent.parent.parent
+PAGES = ["README.md", "docs/how-to/adopt-the-core.md"]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+# asyncpg, which the examples use, knows no other.
+pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+
+
+@pytest.fixture
+def dsn(database_dsn: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Make the database that the examples speak of."""
+    execute(
+        database_dsn,
+        "create table invoices (id int primary key, total int not null)",
+        "insert into invoices values (7, 120)",
+    )
+    monkeypatch.setenv("DATABASE_DSN", database_dsn)
+    return database_dsn
+
+
+@pytest.fixture
+def root_logger() -> Generator[None]:
+    """Put the root logger back: an example configures it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers[:] = []
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.mark.usefixtures("root_logger", "dsn")
+@pytest.mark.parametrize("page", PAGES)
+async def test_each_example_runs_and_answers(page: str, tmp_path: Path) -> None:
+    blocks = BLOCK.findall((ROOT / page).read_text())
+    assert len(blocks) >= 2
+    known: dict[str, Any] = {}
+    for number, block in enumerate(blocks):
+        # A file of its own, so that a stack trace shows the line. What a block defines, the next ones may use.
+        file = tmp_path / f"block_{number}.py"
+        file.write_text(block)
+        before = known.get("app")
+        known |= runpy.run_path(str(file), init_globals=known)
+        if known.get("app") is not before:
+            await _answers(known["app"])
+
+
+async def _answers(app: Any) -> None:
+    async with running(app):
+        if isinstance(app, Hardened):
+            with anyio.fail_after(10):
+                while (await call_asgi(app, "GET", "/healthz/ready")).status != 200:
+                    await anyio.sleep(0.02)
+        response = await call_asgi(app, "GET", "/invoices/7")
+        assert response.status == 200
+        assert int(response.json()["id"]) == 7
+        assert response.json().get("total", 120) == 120
+        assert response.header("x-request-id")
+        if isinstance(app, Hardened):
+            scrape = (await call_asgi(app, "GET", "/metrics")).body.decode()
+            assert re.search(r'http_route="/invoices/\{id(:int)?\}"', scrape)
+
+
+@pytest.mark.usefixtures("dsn")
+async def test_what_the_page_says_of_a_database_that_is_away_is_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Nobody listens there: the port is reserved for nothing.
+    monkeypatch.setenv("DATABASE_DSN", "postgresql://billing@127.0.0.1:1/billing")
+    for number, block in enumerate(BLOCK.findall((ROOT / PAGES[1]).read_text())[:2]):
+        file = tmp_path / f"away_{number}.py"
+        file.write_text(block)
+        app: Hardened = runpy.run_path(str(file))["app"]
+        async with running(app):
+            assert (await call_asgi(app, "GET", "/healthz/live")).status == 200
+            assert (await call_asgi(app, "GET", "/healthz/ready")).status == 503
+            refusal = await call_asgi(app, "GET", "/invoices/7")
+            assert (refusal.status, refusal.header("content-type")) == (503, "application/problem+json")
+            assert refusal.header("retry-after")
