@@ -1,20 +1,25 @@
-"""Log lines as structlog writes them: JSON for machines, text for people, secrets for nobody."""
+"""Set up what the process tells the outside: log lines by structlog, spans by OpenTelemetry's SDK."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import structlog
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from postfacta_core.telemetry.logs import RequestFilter
 from postfacta_core.telemetry.redaction import redact
 
 from .settings import Settings
 
-__all__ = ["configure_logging"]
+__all__ = ["configure_logging", "configure_tracing"]
 
 # uvicorn tells of a crash again that `harden` has logged already, with its request.
 _TWICE = "Exception in ASGI application"
@@ -46,6 +51,27 @@ def configure_logging(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
+
+
+def configure_tracing(settings: Settings) -> Callable[[], None]:
+    """Send spans by OTLP over HTTP, if the settings want it; return what flushes them at the end.
+
+    The SDK itself reads where to, how many and how long from its own `OTEL_*` variables. Its queue is bounded: what
+    does not fit, or cannot be sent, is dropped, and no request waits for it.
+    """
+    if settings.traces != "otlp":
+        return lambda: None
+    resource = Resource.create(
+        {
+            "service.name": "postfacta",
+            "service.version": settings.app_version,
+            "deployment.environment.name": settings.environment,
+        }
+    )
+    provider = TracerProvider(resource=resource)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=5)))
+    trace.set_tracer_provider(provider)
+    return provider.shutdown
 
 
 def _constants(settings: Settings) -> Any:

@@ -67,7 +67,9 @@ def render(fault: Fault, *, path: str, request_id: str, version: str = "") -> tu
     """
     if not _is_v1(path):
         shown = {"serviceVersion": version} if version else {}
-        message = fault.message or fault.detail
+        # This shape has no list of fields: the sentence names them.
+        fields = "; ".join(f"{it.pointer.lstrip('/') or 'the body'} {it.message}" for it in fault.errors)
+        message = fields or fault.message or fault.detail
         return "application/json; charset=utf-8", encode(
             {"message": message, "requestId": request_id} | shown
         )

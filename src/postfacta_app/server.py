@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import uvicorn
 
-from .observability import configure_logging
+from .observability import configure_logging, configure_tracing
 from .settings import Settings
 
 __all__ = ["PortInUseError", "check_port", "serve"]
@@ -43,6 +43,7 @@ def serve(settings: Settings, *, say: Callable[[str], None] | None = None) -> in
     with _listen(settings.host, settings.port) as listener:
         host, port = listener.getsockname()[:2]
         configure_logging(settings)
+        flush = configure_tracing(settings)
         server = uvicorn.Server(_config(settings))
         # uvicorn raises the signal again after its graceful stop; so whoever called us can still tidy up.
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -54,6 +55,7 @@ def serve(settings: Settings, *, say: Callable[[str], None] | None = None) -> in
             return 0
         finally:
             signal.signal(signal.SIGTERM, before)
+            flush()
     return 0 if server.started else 1
 
 

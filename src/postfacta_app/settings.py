@@ -91,6 +91,9 @@ class Settings(BaseModel):
         (), description="Origins, comma separated, that browsers may call from."
     )
     cors_credentials: bool = Field(default=False, description="Whether those origins may send cookies.")
+    traces: str = Field(
+        "none", pattern="^(none|otlp)$", description="`otlp` sends spans; `OTEL_*` variables say where."
+    )
     metrics_token: Secret | None = Field(None, description="Bearer token for `/metrics`; open without one.")
     traffic_key: Secret | None = Field(None, description="Lets `X-Traffic-Class` be believed.")
     demo_dir: Path = Field(Path(".postfacta"), description="Where `postfacta demo` keeps its database.")

@@ -9,7 +9,7 @@ import base64
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final, TypeVar, cast, get_args, get_origin
@@ -128,8 +128,8 @@ async def read_json(request: Request) -> object:
 
 async def read_body(request: Request, model: type[M]) -> M:
     """Read the body as JSON of a model's shape; it must also claim to be JSON."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip()
-    if not _JSON_TYPE.fullmatch(media_type):
+    given = [text.partition(";")[0].strip() for text in request.headers.getlist("content-type")]
+    if len(given) != 1 or not _JSON_TYPE.fullmatch(given[0]):
         raise UnsupportedMediaTypeError("Send JSON, with Content-Type: application/json")
     return parse(model, await read_json(request))
 
@@ -227,7 +227,7 @@ def if_match(request: Request, current: str) -> None:
     given = request.headers.getlist("if-match")
     if not given:
         raise PreconditionRequiredError("Send If-Match with the ETag of the version you change")
-    named = list(_etags(", ".join(given)))
+    named = list(_etags("If-Match", given))
     if "*" not in named and current not in named:
         raise PreconditionFailedError("Read it again, then repeat your change", headers={"ETag": current})
 
@@ -237,11 +237,12 @@ def if_none_match(request: Request, etag: str) -> bool:
     given = request.headers.getlist("if-none-match")
     if not given:
         return False
-    known = {tag.removeprefix("W/") for tag in _etags(", ".join(given))}
+    known = {tag.removeprefix("W/") for tag in _etags("If-None-Match", given)}
     return "*" in known or etag.removeprefix("W/") in known
 
 
-def _etags(text: str) -> Iterator[str]:
+def _etags(header: str, given: Sequence[str]) -> Iterator[str]:
+    text = ", ".join(given)
     if text.strip() == "*":
         yield "*"
         return
@@ -249,7 +250,7 @@ def _etags(text: str) -> Iterator[str]:
     while at < len(text) or not text:
         found = _ETAG.match(text, at)
         if found is None:
-            raise MalformedError('An entity tag stands in double quotes, as in "3"')
+            raise MalformedError(f'{header}: an entity tag stands in double quotes, as in "inc-3"')
         yield found[1]
         at = found.end()
 
