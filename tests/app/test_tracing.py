@@ -27,15 +27,15 @@ class Receiver(HTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Receiver
-
     def do_POST(self) -> None:
+        receiver = self.server
+        assert isinstance(receiver, Receiver)
         body = self.rfile.read(int(self.headers["content-length"]))
         for each in ExportTraceServiceRequest.FromString(body).resource_spans:
             attributes = {it.key: it.value.string_value for it in each.resource.attributes}
-            self.server.resources.append(attributes)
+            receiver.resources.append(attributes)
             for scope in each.scope_spans:
-                self.server.spans.extend(scope.spans)
+                receiver.spans.extend(scope.spans)
         self.send_response(200)
         self.end_headers()
 
