@@ -15,9 +15,7 @@ from structlog.contextvars import clear_contextvars
 
 from postfacta_core.aio.database import Database, PoolOptions
 from postfacta_core.aio.health import HealthRegistry
-from postfacta_core.asgi._problem import PROBLEMS, problem_of
-from postfacta_core.asgi._types import Scope
-from postfacta_core.asgi.stack import Hardened, Policy, Telemetry, harden
+from postfacta_core.asgi import PROBLEMS, Hardened, Policy, Scope, Telemetry, harden, problem_of
 from postfacta_core.context import current_request
 from postfacta_core.policy.transfer import TransferLimits
 

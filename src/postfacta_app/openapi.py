@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from postfacta_core.asgi._problem import PROBLEMS, problem_of
+from postfacta_core.asgi import PROBLEMS, problem_of
 
 from .errors import AppError
 from .principal import Access

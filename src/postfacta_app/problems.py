@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Match
 
-from postfacta_core.asgi._problem import Problem, Render, problem_response
+from postfacta_core.asgi import Problem, Render, problem_response
 from postfacta_core.context import current_request
 from postfacta_core.errors import ResilienceError
 

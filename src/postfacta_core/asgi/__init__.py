@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ._problem import problem_handler, problem_response
+from ._problem import PROBLEMS, Problem, Render, problem_handler, problem_of, problem_response
+from ._types import ASGIApp, Message, Receive, Scope, Send
 from .context import ContextMiddleware
 from .errors import ErrorMiddleware
 from .headers import ResponseHeadersMiddleware
@@ -14,19 +15,28 @@ from .telemetry import RouteProbe, TelemetryMiddleware
 from .transfer import TransferMiddleware
 
 __all__ = [
+    "PROBLEMS",
+    "ASGIApp",
     "ContextMiddleware",
     "ErrorMiddleware",
     "Hardened",
     "HealthMiddleware",
     "LifespanMiddleware",
+    "Message",
     "MetricsEndpoint",
     "Policy",
+    "Problem",
+    "Receive",
+    "Render",
     "ResponseHeadersMiddleware",
     "RouteProbe",
+    "Scope",
+    "Send",
     "Telemetry",
     "TelemetryMiddleware",
     "TransferMiddleware",
     "harden",
     "problem_handler",
+    "problem_of",
     "problem_response",
 ]
