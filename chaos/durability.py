@@ -160,7 +160,7 @@ def run(kills: int, writers: int) -> dict[str, object]:
             ]
             for thread in threads:
                 thread.start()
-            recoveries = []
+            recoveries: list[float] = []
             for _ in range(kills):
                 stop.wait(2.0)
                 recoveries.append(kill_and_start(server, token))

@@ -55,11 +55,11 @@ class Responder(HttpUser):
             name="POST /api/v1/incidents",
         ) as answer:
             if answer.status_code != 201:
-                answer.failure(f"{answer.status_code}: {answer.text}")
+                answer.failure(f"{answer.status_code}: {answer.text}")  # pyright: ignore[reportUnknownMemberType]
 
 
 # Locust leaves the types of its listeners open.
-@events.quitting.add_listener  # type: ignore[untyped-decorator] # pyright: ignore[reportUnknownMemberType]
+@events.quitting.add_listener  # type: ignore[untyped-decorator]
 def judge(environment: Environment, **_: object) -> None:
     """Set the exit code by what users would have noticed."""
     total = environment.stats.total

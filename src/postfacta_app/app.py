@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from urllib.parse import quote
 
 from starlette.applications import Starlette
@@ -77,9 +78,7 @@ def create_app(settings: Settings, *, v0_store: V0Store | None = None) -> Harden
         observer=telemetry.observer,
     )
     pages = Pages(version=settings.app_version or codebase.version)
-    problems = Problems(
-        version="" if settings.is_local else settings.app_version, html=lambda *it: _page(pages, *it)
-    )
+    problems = Problems(version="" if settings.is_local else settings.app_version, html=partial(_page, pages))
     guard = Guard(PostgresIdentity(database), settings)
     table = route_rules(settings, database, guard, pages=pages, v0_store=v0_store)
     static = Mount("/static", StaticFiles(directory=STATIC))

@@ -179,13 +179,13 @@ async def test_a_field_of_the_wrong_type_or_length_is_named(
 @pytest.mark.parametrize("kind", WRONG)
 @pytest.mark.parametrize("name", ["title", "description", "reporter", "severity", "owner", "notes"])
 async def test_v0_names_the_field_in_its_one_sentence(world: World, *, name: str, kind: str) -> None:
-    content = json.dumps(START | {name: WRONG[kind]}).encode()
+    # An empty note is a note.
+    value = [[]] if (name, kind) == ("notes", "list of objects") else WRONG[kind]
+    content = json.dumps(START | {name: value}).encode()
     answer = await world.send(*V0, content=content)
-    if (name, kind) == ("notes", "list of objects"):
-        pytest.skip("an empty note is a note")
     assert answer.status_code == 400, answer.text
     assert answer.json().keys() == {"message", "requestId"}
-    assert name in said(answer) or (name, kind) == ("notes", "nested lists")
+    assert name.removesuffix("s") in said(answer)
     await world.assert_untouched()
 
 
@@ -505,8 +505,9 @@ async def test_nothing_that_is_sent_to_any_route_is_a_fault(
     url = f"{path.replace('{user}', world.user_id)}?{text}"
     answer = await world.service.client.request(method, url, content=content, headers=raw)
     assert answer.status_code < 500, answer.text
+    world.before = await world.service.rows()
     if answer.status_code >= 400:
-        assert await world.service.rows() == before
+        assert world.before == before
 
 
 def escaped(text: str) -> str:

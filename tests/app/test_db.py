@@ -258,7 +258,8 @@ async def test_the_victim_of_a_deadlock_tries_again(app_database: Database) -> N
 
     async def cross(first: UUID, second: UUID, *, patience: str) -> None:
         async def work(unit: Unit) -> Answer:
-            # Whoever looks first is the victim: were both to look at once, both would be.
+            # Whoever looks first is the victim: were both to look at once, both would be. Both look before the
+            # lock timeout of one second ends the wait in another way.
             await unit.execute(f"set local deadlock_timeout = '{patience}'", operation="test")
             await unit.stamp(first)
             if next(arrived) == 2:
@@ -271,7 +272,7 @@ async def test_the_victim_of_a_deadlock_tries_again(app_database: Database) -> N
 
     async with anyio.create_task_group() as group:
         group.start_soon(partial(cross, one, two, patience="10ms"))
-        group.start_soon(partial(cross, two, one, patience="1s"))
+        group.start_soon(partial(cross, two, one, patience="600ms"))
     assert answers == [200, 200]
     assert next(arrived) == 4
 

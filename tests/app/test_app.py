@@ -1,0 +1,240 @@
+"""The assembled service when things go wrong: a crash, no database, a stop, a port that is taken."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from postfacta_app.migrations import upgrade
+from postfacta_embedded import EmbeddedPostgres
+from tests.app.live import Service, in_process
+from tests.app.running import ADMIN, command
+from tests.app.v0_app import FailingStore
+from tests.pg import open_folder
+
+START = {"title": "DB outage", "description": "Primary is away", "reporter": "sre", "severity": "HIGH"}
+NEW = {"title": "Checkout is down", "description": "Nobody can pay since noon.", "severity": "HIGH"}
+# What the causes below are made of.
+CAUSES = ("db unavailable", "write failed", "relation", "UndefinedTable", "Traceback", "asyncpg", "select ")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Use asyncio: asyncpg knows no other loop."""
+    return "asyncio"
+
+
+def assert_says_nothing(answer: httpx2.Response) -> None:
+    assert answer.status_code == 500
+    assert not any(cause in answer.text + str(answer.headers) for cause in CAUSES)
+    assert answer.headers["cache-control"] == "no-store"
+
+
+async def crash(service: Service, method: str, path: str, **request: Any) -> httpx2.Response:
+    headers = await service.as_role("responder") | request.pop("headers", {})
+    return await service.client.request(method, path, headers=headers, **request)
+
+
+async def test_a_crash_is_one_500_in_the_shape_of_its_path_and_keeps_its_cause(
+    app_database_dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with in_process(app_database_dsn, v0_store=FailingStore()) as service:
+        await service.database.execute("alter table incidents rename to gone")
+        listed = await crash(service, "GET", "/api/v0/incidents")
+        started = await crash(service, "POST", "/api/v0/incidents/start", json=START)
+        v1 = await crash(service, "GET", "/api/v1/incidents")
+        page = await crash(service, "GET", "/incidents", headers={"Accept": "text/html"})
+        plain = await crash(service, "GET", "/incidents")
+        metrics = (await service.client.get("/metrics")).text
+    for answer in (listed, started, v1, page, plain):
+        assert_says_nothing(answer)
+    for answer, message in ((listed, "Failed to retrieve incidents"), (started, "Failed to store incident")):
+        assert answer.json() == {"message": message, "requestId": answer.headers["X-Request-ID"]}
+    assert v1.headers["content-type"] == "application/problem+json"
+    assert v1.json()["type"] == "/problems/internal"
+    assert v1.json()["request_id"] == v1.headers["X-Request-ID"]
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.headers["X-Request-ID"] in page.text
+    assert plain.json().keys() == {"message", "requestId"}
+    # Each is counted once, and logged once with its cause.
+    counted = re.findall(
+        r'http_server_request_duration_seconds_count\{[^}]*status_code="500"[^}]*} ([\d.]+)', metrics
+    )
+    assert sum(map(float, counted)) == 5
+    lines = [record for record in caplog.records if record.exc_info and record.getMessage() == "http.request"]
+    assert [vars(line)["status"] for line in lines] == [500] * 5
+    assert {vars(line)["request_id"] for line in lines} >= {
+        listed.headers["X-Request-ID"],
+        v1.headers["X-Request-ID"],
+    }
+
+
+async def test_after_a_crash_the_next_request_is_served(app_database_dsn: str) -> None:
+    async with in_process(app_database_dsn, pool_max_size=2) as service:
+        await service.database.execute("alter table incidents rename to gone")
+        for _ in range(5):
+            assert (await crash(service, "GET", "/api/v1/incidents")).status_code == 500
+        await service.database.execute("alter table gone rename to incidents")
+        assert (await crash(service, "GET", "/api/v1/incidents")).status_code == 200
+
+
+# Real processes
+
+
+class Process:
+    """`postfacta serve` as a child, its output in a file."""
+
+    def __init__(self, child: subprocess.Popen[bytes], log: Path) -> None:
+        self.child = child
+        self._log = log
+
+    @property
+    def output(self) -> str:
+        """All that it wrote."""
+        return self._log.read_text()
+
+    def url(self) -> str:
+        found = eventually(lambda: re.search(r"listening on (http://\S+?);", self.output))
+        return str(found[1])
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Its log, as JSON."""
+        return [json.loads(line) for line in self.output.splitlines() if line.startswith("{")]
+
+
+def eventually(look: Callable[[], Any], seconds: float = 30) -> Any:
+    """Wait until there is something to see."""
+    end = time.monotonic() + seconds
+    while not (seen := look()):
+        assert time.monotonic() < end
+        time.sleep(0.05)  # noqa: TID251 - no event loop is here
+    return seen
+
+
+@contextmanager
+def serving(folder: Path, environment: Mapping[str, str], *arguments: str) -> Generator[Process]:
+    log = folder / "serve.log"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("POSTFACTA_")}
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, "-m", "postfacta_app", "serve", *(arguments or ("--port", "0"))],
+            env={**clean, "PYTHONUNBUFFERED": "1", **environment},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        ) as child,
+    ):
+        try:
+            yield Process(child, log)
+        finally:
+            child.kill()
+
+
+def test_without_a_database_it_lives_and_says_503_and_is_ready_by_itself_when_the_database_comes(
+    tmp_path: Path,
+) -> None:
+    with open_folder() as folder:
+        server = EmbeddedPostgres(folder / "data")
+        try:
+            with server:
+                upgrade(server.dsn(), progress=lambda _: None)
+                given = {"POSTFACTA_DATABASE_DSN": server.dsn()}
+                who = ("--email", ADMIN.email, "--name", "Ada", "--password-stdin")
+                command("admin", "create", *who, environment=given, given=f"{ADMIN.password}\n")
+                token = command(
+                    "token", "create", "--name", "ci", "--scope", "incidents:write", environment=given
+                )
+            assert_recovers(server, tmp_path, token.strip())
+        finally:
+            server.stop()
+
+
+def assert_recovers(server: EmbeddedPostgres, folder: Path, token: str) -> None:
+    canaries = {
+        "POSTFACTA_METRICS_TOKEN": "canary-metrics-9b1",
+        "POSTFACTA_TRAFFIC_KEY": "canary-traffic-77c",
+    }
+    environment = {
+        "POSTFACTA_DATABASE_DSN": server.dsn(), "LOG_FORMAT": "JSON", "LOG_LEVEL": "DEBUG", "APP_VERSION": "9.9.9",
+        "ENVIRONMENT": "staging", **canaries,
+    }  # fmt: skip
+    database_password = re.search(r":([^:@/]+)@", server.dsn())
+    assert database_password is not None
+    secrets = [*canaries.values(), database_password[1], ADMIN.password, token]
+    with serving(folder, environment) as process, httpx2.Client(base_url=process.url(), timeout=10) as client:
+        client.headers["Authorization"] = f"Bearer {token}"
+        assert client.get("/healthz/live").status_code == 200
+        assert client.get("/healthz").json() == {"status": "healthy"}
+        assert client.get("/healthz/ready").status_code == 503
+        assert_unavailable(client)
+
+        server.start()
+        eventually(lambda: client.get("/healthz/ready").status_code == 200)
+        new = client.post("/api/v1/incidents", json=NEW)
+        assert new.status_code == 201
+        signed_in = client.post("/login", json={"email": ADMIN.email, "password": ADMIN.password})
+        assert signed_in.status_code == 200
+        secrets.append(signed_in.json()["token"])
+        assert (
+            client.post("/login", json={"email": ADMIN.email, "password": "canary-wrong"}).status_code == 401
+        )
+        assert client.get("/api/v1/me?password=canary-query").status_code == 200
+        assert (
+            client.get("/api/v1/me", headers={"Cookie": "__Host-postfacta=canary-cookie"}).status_code == 200
+        )
+
+        server.stop()
+        eventually(lambda: client.get("/healthz/ready").status_code == 503)
+        assert client.get("/healthz/live").status_code == 200
+        assert_unavailable(client)
+        process.child.send_signal(signal.SIGTERM)
+        assert process.child.wait(20) == 0
+
+    lines = {line["request_id"]: line for line in process.lines() if line["event"] == "http.request"}
+    line = lines[new.headers["X-Request-ID"]]
+    assert (line["method"], line["route"], line["status"]) == ("POST", "/api/v1/incidents", 201)
+    assert (line["service"], line["version"], line["environment"]) == ("postfacta", "9.9.9", "staging")
+    assert not any(secret in process.output for secret in [*secrets, "canary", NEW["title"]])
+    assert "Traceback" not in process.output
+
+
+def assert_unavailable(client: httpx2.Client) -> None:
+    v0 = [client.get("/api/v0/incidents"), client.post("/api/v0/incidents/start", json=START)]
+    v1 = [client.get("/api/v1/incidents"), client.post("/api/v1/incidents", json=NEW)]
+    page = client.get("/incidents", headers={"Accept": "text/html"})
+    for answer in (*v0, *v1, page):
+        assert answer.status_code == 503, answer.text
+        assert int(answer.headers["Retry-After"]) >= 1
+    for answer in v0:
+        assert answer.json().keys() == {"message", "requestId", "serviceVersion"}
+        assert answer.json()["requestId"] == answer.headers["X-Request-ID"]
+        assert answer.json()["serviceVersion"] == "9.9.9"
+    for answer in v1:
+        assert answer.json()["type"] in {"/problems/unavailable", "/problems/outcome-unknown"}
+        assert answer.json()["request_id"] == answer.headers["X-Request-ID"]
+    assert page.headers["content-type"].startswith("text/html")
+
+
+def test_a_port_in_use_ends_the_start_with_a_way_out(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with serving(tmp_path, {}, "--port", str(port)) as process:
+            assert process.child.wait(20) == 1
+    assert process.output == (
+        f"postfacta: port {port} of 127.0.0.1 is in use: stop what listens there, or take another with --port {port + 1}\n"
+    )
