@@ -118,7 +118,9 @@ async def _measure(rounds: int, requests: int) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Measure, print a table, and write the figures to a file if asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--requests", type=int, default=3000)
     parser.add_argument("--json", type=Path, help="write the figures here too")

@@ -43,7 +43,9 @@ def variants(bare: ASGIApp) -> Mapping[str, ASGIApp]:
         "health": HealthMiddleware(bare, HealthRegistry()),
         "transfer": TransferMiddleware(bare),
         "harden, no SDK": harden(bare, service="bench"),
-        "harden, SDK at 1 %": harden(bare, service="bench", telemetry=Telemetry(tracing=Tracing(_sampling()))),
+        "harden, SDK at 1 %": harden(
+            bare, service="bench", telemetry=Telemetry(tracing=Tracing(_sampling()))
+        ),
     }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 from urllib.parse import quote
 
 from starlette.applications import Starlette
@@ -185,7 +187,7 @@ def _health(settings: Settings, database: Database, telemetry: Telemetry) -> Hea
 
     health.add("database", answers, critical=critical)
     health.add("schema", schema, critical=critical, rise=1)
-    health.add("durability", durability, critical=critical, interval=30.0, rise=1)
+    health.add("durability", durability, critical=critical, rise=1)
     return health
 
 
@@ -209,7 +211,7 @@ def _cors(settings: Settings) -> list[Middleware]:
     ]
 
 
-def _page(pages: Pages, fault: Fault, scope: Scope) -> Response:
+def _page(pages: Pages, fault: Fault, scope: Mapping[str, Any]) -> Response:
     if fault.status == 401:  # noqa: PLR2004 - a browser is led to where it can sign in
         return RedirectResponse(f"/signin?next={quote(scope['path'], safe='/')}", 303)
     request = current_request()

@@ -84,7 +84,9 @@ def _constants(settings: Settings) -> Any:
 
 
 def _without_blanks(_: object, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
-    return {key: value for key, value in event.items() if value != "" and key != "color_message"}
+    return {
+        key: value for key, value in event.items() if value != "" and key not in {"color_message", "service"}
+    }
 
 
 def _redacted(_: object, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Match
 
-from postfacta_core.asgi import Problem, Render, problem_response
+from postfacta_core.asgi import Problem, Render, Scope, problem_response
 from postfacta_core.context import current_request
 from postfacta_core.errors import ResilienceError
 
@@ -25,7 +25,6 @@ from .errors import AppError, FieldError, MalformedError, MethodNotAllowedError,
 
 __all__ = ["Fault", "Problems", "encode", "redirect_target", "render"]
 
-Scope = Mapping[str, Any]
 Html = Callable[["Fault", Scope], Response]
 """Renders a fault as a page."""
 

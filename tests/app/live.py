@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,15 +20,40 @@ from postfacta_app.incidents.v0 import V0Store
 from postfacta_app.settings import load_settings
 from postfacta_core.asgi._types import Message
 from postfacta_core.asgi.stack import Hardened
+from postfacta_core.clock import WALL
 
-__all__ = ["NEW", "Service", "in_process", "lifespan"]
+__all__ = [
+    "JSON_ROUTES", "NEW", "ONE", "PATCH_JSON", "ROUTES", "START", "V0", "Body", "Service", "World", "content_type",
+    "in_process", "lifespan", "said", "world_of",
+]  # fmt: skip
 
-NEW: dict[str, object] = {
+Body = dict[str, Any]
+PASSWORD = "correct horse battery"  # noqa: S105 - of nobody
+
+NEW: Body = {
     "title": "Checkout is down",
     "description": "Nobody can pay since noon.",
     "severity": "HIGH",
 }
-_TOKEN = """
+ONE = "/api/v1/incidents/INC-1"
+PATCH_JSON = "application/merge-patch+json"
+LOGIN: Body = {"email": "ada@example.org", "password": PASSWORD}
+# Each route that takes JSON, with a body that it would accept and all its fields.
+JSON_ROUTES: list[tuple[str, str, Body, Sequence[str]]] = [
+    ("POST", "/api/v1/incidents", NEW, ("title", "description", "severity", "kind", "reporter", "owner", "services", "teams", "visibility", "members", "declared_at")),
+    ("PATCH", ONE, {}, ("title", "description", "severity", "reporter", "owner", "services", "teams", "visibility", "members")),
+    ("POST", f"{ONE}/transitions", {"to": "RESOLVED"}, ("to", "occurred_at", "outcome", "reason")),
+    ("POST", "/api/v1/tokens", {"name": "ci", "scopes": ["incidents:read"]}, ("name", "scopes", "source", "expires_at")),
+    ("POST", "/api/v1/users", LOGIN, ("email", "password", "display_name", "role")),
+    ("PATCH", "/api/v1/users/{user}", {}, ("role", "disabled")),
+    ("POST", "/login", LOGIN, ("email", "password")),
+    ("POST", "/register", LOGIN, ("email", "password", "display_name")),
+]  # fmt: skip
+V0 = ("POST", "/api/v0/incidents/start")
+START: Body = {"title": "DB outage", "description": "Primary is away", "reporter": "sre", "severity": "HIGH"}
+ROUTES = [(method, path) for method, path, _, _ in JSON_ROUTES]
+
+_INSERT = """
 insert into tokens (id, kind, secret_sha256, user_id, name, prefix, scopes, source, created_at, expires_at, revoked_at)
 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"""
 
@@ -48,7 +73,7 @@ class Service:
     app: Hardened
     client: httpx2.AsyncClient
     database: asyncpg.Connection[asyncpg.Record]
-    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    now: datetime = field(default_factory=lambda: datetime.fromtimestamp(WALL(), UTC))
 
     async def person(self, role: str, *, disabled: bool = False) -> UUID:
         """Add somebody."""
@@ -111,10 +136,54 @@ class Service:
             self.now + timedelta(hours=-1 if expired else 1),
             self.now if revoked else None,
         )
-        machine = ("machine", prefix, list(scopes), source) if prefix else (None, None, [], None)
+        name = "machine" if prefix else None
         sha256 = hashlib.sha256(secret.encode()).digest()
-        await self.database.execute(_TOKEN, uuid4(), kind, sha256, user, *machine, *times)
+        await self.database.execute(
+            _INSERT, uuid4(), kind, sha256, user, name, prefix, list(scopes), source, *times
+        )
         return secret
+
+
+@dataclass
+class World:
+    """A service that holds one incident, and an administrator who asks."""
+
+    service: Service
+    admin: dict[str, str]
+    user_id: str
+    before: dict[str, int] = field(default_factory=dict[str, int])
+
+    async def send(self, method: str, path: str, **request: Any) -> httpx2.Response:
+        """Send a request as the administrator."""
+        headers = httpx2.Headers(self.admin | {"If-Match": '"inc-1"', "Sec-Fetch-Site": "same-origin"})
+        headers.update(request.pop("headers", {}))
+        path = path.replace("{user}", self.user_id)
+        return await self.service.client.request(method, path, headers=headers, **request)
+
+    async def assert_untouched(self) -> None:
+        """See that no table has another number of rows, and the incident is what it was."""
+        assert await self.service.rows() == self.before
+        version = await self.service.database.fetchval("select max(version) from incidents")
+        assert version == 1
+
+
+async def world_of(service: Service) -> World:
+    """Record the incident, and count what is there then."""
+    admin = await service.person("admin")
+    headers = await service.bearer(admin)
+    await service.record(headers)
+    return World(service, headers, str(admin), await service.rows())
+
+
+def content_type(method: str) -> dict[str, str]:
+    return {"Content-Type": PATCH_JSON if method == "PATCH" else "application/json"}
+
+
+def said(answer: httpx2.Response) -> str:
+    """Give the sentence of either shape."""
+    body = answer.json()
+    assert body["request_id" if "type" in body else "requestId"] == answer.headers["X-Request-ID"]
+    return str(body.get("detail") or body["message"])
 
 
 @asynccontextmanager

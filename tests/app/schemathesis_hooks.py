@@ -9,6 +9,7 @@ from typing import Any
 import schemathesis
 from schemathesis.core import NOT_SET
 from schemathesis.core.failures import Failure
+from schemathesis.generation.case import Case
 from schemathesis.openapi.checks import RejectedPositiveData
 
 # Rules that JSON Schema cannot tell: they ask for the clock, the database, or another field.
@@ -29,8 +30,8 @@ REFUSALS = {
 }
 
 
-@schemathesis.hook
-def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwargs: dict[str, Any]) -> None:
+@schemathesis.hook  # pyright: ignore[reportUnknownMemberType] - its own type names no parameters
+def before_call(context: schemathesis.HookContext, case: Case[Any], kwargs: dict[str, Any]) -> None:
     """Keep the requests to what a test can judge."""
     if case.method.upper() in {"GET", "HEAD"}:
         # To see whether GET is refused where it is no method, it is sent with the body of the POST.
@@ -40,11 +41,11 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwar
         case.path_parameters["id"] = "00000000-0000-4000-8000-000000000000"
 
 
-@schemathesis.hook
+@schemathesis.hook  # pyright: ignore[reportUnknownMemberType] - its own type names no parameters
 def filter_failure(
     context: schemathesis.HookContext,
     failure: Failure,
-    case: schemathesis.Case,
+    case: Case[Any],
     response: schemathesis.Response,
 ) -> bool:
     """Tell whether a finding is one: not if the document could not have told the rule."""

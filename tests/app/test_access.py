@@ -216,6 +216,7 @@ async def test_a_private_incident_is_nowhere_for_a_stranger(
     # A refusal repeats the path that was asked for; a list has nothing to repeat.
     assert not any(hidden.id in answer.text for answer in lists)
     row = await service.database.fetchrow("select title, version from incidents where id = $1", hidden.id)
+    assert row is not None
     assert tuple(row) == (hidden.words[0], 1)
 
 

@@ -12,7 +12,6 @@ from tests.app.v0_app import FailingStore
 
 LISTED = "https://console.example.org"
 FOREIGN = "https://evil.example.net"
-CORS = {"cors_origins": LISTED}
 SECURITY = {
     "content-security-policy": "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'",
     "x-content-type-options": "nosniff",
@@ -29,7 +28,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="module")
 async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
-    async with in_process(shared_app_dsn, **CORS) as running:
+    async with in_process(shared_app_dsn, cors_origins=LISTED) as running:
         yield running
 
 
@@ -93,7 +92,7 @@ async def test_without_a_setting_nobody_may(app_database_dsn: str) -> None:
 
 
 async def test_credentials_are_granted_to_listed_origins_alone(app_database_dsn: str) -> None:
-    async with in_process(app_database_dsn, **CORS, cors_credentials=True) as service:
+    async with in_process(app_database_dsn, cors_origins=LISTED, cors_credentials=True) as service:
         listed = (await service.client.get("/home", headers={"Origin": LISTED})).headers
         assert (listed["access-control-allow-credentials"], listed["access-control-allow-origin"]) == (
             "true",
@@ -116,8 +115,8 @@ async def test_a_star_is_for_everybody_but_never_with_credentials(app_database_d
 async def test_every_kind_of_answer_carries_the_security_headers(
     app_database_dsn: str, *, local: bool
 ) -> None:
-    settings = {} if local else {"environment": "production"}
-    async with in_process(app_database_dsn, v0_store=FailingStore(), **settings) as service:
+    environment = "local" if local else "production"
+    async with in_process(app_database_dsn, v0_store=FailingStore(), environment=environment) as service:
         viewer, big = await service.as_role("viewer"), b"x" * 20_000
         answers = {
             "answer": (200, await service.client.get("/home")),

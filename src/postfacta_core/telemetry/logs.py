@@ -64,7 +64,7 @@ class AccessLog:
         level = logging.INFO if error is None else logging.ERROR
         if (exchange.quiet and error is None) or not self._logger.isEnabledFor(level):
             return
-        exc_info = None if error is None else (type(error), error, None)
+        exc_info = None if error is None else (type(error), error, error.__traceback__)
         # `log` would look for its caller, and check that each field is new: half of its cost, for nothing.
         record = self._logger.makeRecord(
             self._logger.name, level, __file__, 0, "http.request", (), exc_info, "end"

@@ -128,6 +128,27 @@ async def test_a_response_under_way_is_broken_off_and_never_looks_whole() -> Non
     assert (response.status, response.body, kinds(response)) == (200, b"x" * 6, ["start", "body"])
 
 
+async def test_after_the_413_no_more_of_the_body_is_read() -> None:
+    heard: list[str] = []
+
+    async def stubborn(scope: Scope, receive: Receive, send: Send) -> None:
+        heard.extend([(await receive())["type"] for _ in range(5)])
+
+    read = 0
+
+    async def receive() -> Message:
+        nonlocal read
+        read += 1
+        return {"type": "http.request", "body": b"x" * 6, "more_body": True}
+
+    async def send(message: Message) -> None:
+        """Take it."""
+
+    scope: Scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
+    await TransferMiddleware(stubborn, LIMITS)(scope, receive, send)
+    assert (heard, read) == (["http.request", *["http.disconnect"] * 4], 2)
+
+
 async def test_an_error_of_the_application_is_its_own_unless_it_was_refused() -> None:
     async def broken(scope: Scope, receive: Receive, send: Send) -> None:
         while (await receive()).get("more_body", False):
@@ -190,28 +211,31 @@ async def test_what_is_not_http_passes_untouched() -> None:
 
 
 SERVED = """
+from fastapi import FastAPI, Request
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from postfacta_core.asgi import Policy, harden
 from postfacta_core.policy.transfer import TransferLimits
 
-async def read(request):
+async def read(request: Request):
     return PlainTextResponse(str(len(await request.body())))
 
-routes = [Route("/read", read, methods=["POST"])]
 policy = Policy(limits=TransferLimits(max_body_bytes=100_000))
-app = harden(Starlette(routes=routes), service="test", policy=policy)
+starlette = harden(Starlette(routes=[Route("/read", read, methods=["POST"])]), service="test", policy=policy)
+api = FastAPI()
+api.post("/read")(read)
+fastapi = harden(api, service="test", policy=policy)
 """
 
 
 @contextmanager
-def served(folder: Path, flavour: str) -> Generator[int]:
+def served(folder: Path, flavour: str, framework: str) -> Generator[int]:
     """Run uvicorn as a direct child, on a socket that is open before it starts."""
     (folder / "served.py").write_text(SERVED)
     # A port below those that the kernel gives to outgoing connections.
     with _listening() as listener, (folder / "log").open("wb") as log:
-        words = ["-m", "uvicorn", "--http", flavour, "--fd", str(listener.fileno()), "served:app"]
+        words = ["-m", "uvicorn", "--http", flavour, "--fd", str(listener.fileno()), f"served:{framework}"]
         process = subprocess.Popen(  # noqa: S603 - a fixed program
             [sys.executable, *words], cwd=folder, stdout=log, stderr=log, pass_fds=[listener.fileno()]
         )
@@ -244,11 +268,12 @@ def chunks(number: int) -> Iterator[bytes]:
         yield b"x" * 10_000
 
 
+@pytest.mark.parametrize("framework", ["starlette", "fastapi"])
 @pytest.mark.parametrize("flavour", ["h11", "httptools"])
 def test_behind_a_real_server_a_chunked_body_gets_its_413_and_nothing_else(
-    tmp_path: Path, flavour: str
+    tmp_path: Path, flavour: str, framework: str
 ) -> None:
-    with served(tmp_path, flavour) as port:
+    with served(tmp_path, flavour, framework) as port:
         for size, status in ((5, 200), (30, 413), (5, 200)):
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
             connection.request(

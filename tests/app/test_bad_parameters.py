@@ -1,0 +1,322 @@
+"""Whatever is wrong with a parameter, a path or a header, the answer names it and the rule, and nothing is written."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncGenerator
+from urllib.parse import quote
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings, strategies as st
+
+from tests.app.live import (
+    JSON_ROUTES,
+    NEW,
+    ONE,
+    PATCH_JSON,
+    ROUTES,
+    START,
+    V0,
+    World,
+    content_type,
+    in_process,
+    said,
+    world_of,
+)
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """Use asyncio: asyncpg knows no other loop."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def world(shared_app_dsn: str) -> AsyncGenerator[World]:
+    async with in_process(shared_app_dsn, register_open=True) as service:
+        yield await world_of(service)
+
+
+# Parameters
+
+LISTS = {
+    "/api/v1/incidents": {
+        "from": ["yesterday", "2026-01-01", "2026-01-01T00:00:00", "0001-01-01T00:00:00+01:00", "", "1"],
+        "to": ["2026-02-30T00:00:00Z", "2026-01-01T00:00:60Z", "2026-01-01t00:00:00z"],
+        "updated_since": ["9999-12-31T23:59:59-01:00"],
+        "kind": ["Incident", "%00", ""],
+        "severity": ["high"],
+        "severity_gte": ["SOME"],
+        "status": ["DONE"],
+        "outcome": ["solved"],
+        "service": ["Not a slug", "a" * 64, "%ED%A0%80"],
+        "team": ["-x"],
+        "owner": ["", "o" * 101],
+        "q": ["", "w" * 201, "a%00b"],
+        "has_postmortem": ["maybe", ""],
+        "sort": ["title", "declared_at,id"],
+        "limit": ["0", "201", "-1", "1e3", "ten", "", "1.5", "9" * 400],
+        "cursor": ["c" * 1001, "a%00b"],
+        "unknown": ["1"],
+        "%ED%A0%80": ["1"],
+    },
+    "/api/v1/users": {"limit": ["0", "x"], "offset": ["1"], "cursor": ["c" * 1001]},
+    "/api/v1/tokens": {"limit": ["201"], "q": ["x"]},
+    "/api/v1/audit": {
+        "incident": ["INC-1", "1"], "actor": ["", "a" * 201, "%00"], "from": ["now"], "to": ["x"], "limit": ["0"],
+    },
+}  # fmt: skip
+PARAMETERS = [
+    (path, name, text) for path, names in LISTS.items() for name, texts in names.items() for text in texts
+]
+
+
+@pytest.mark.parametrize(("path", "name", "text"), PARAMETERS, ids=lambda it: str(it)[:30])
+async def test_a_bad_parameter_is_400_and_named(world: World, path: str, name: str, text: str) -> None:
+    answer = await world.send("GET", f"{path}?{name}={text}")
+    assert answer.status_code == 400, answer.text
+    errors = answer.json()["errors"]
+    shown = "?\ufffd\ufffd\ufffd" if name.startswith("%") else f"?{name}"
+    assert {it["pointer"] for it in errors} == {shown}
+    assert all(it["code"] and it["message"] for it in errors)
+
+
+@pytest.mark.parametrize("name", ["limit", "cursor", "sort", "from", "severity_gte", "has_postmortem"])
+async def test_a_parameter_that_stands_for_one_value_may_not_come_twice(world: World, name: str) -> None:
+    answer = await world.send("GET", f"/api/v1/incidents?{name}=1&{name}=1")
+    assert answer.status_code == 400
+    assert [it["pointer"] for it in answer.json()["errors"]] == [f"?{name}"]
+
+
+def cursor(*members: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps(members).encode()).decode().rstrip("=")
+
+
+AT, ID = "2026-01-01T00:00:00.000000Z", "00000000-0000-0000-0000-000000000000"
+CURSORS = {
+    "empty": "",
+    "no base64": "!!!!",
+    "odd length": "a",
+    "no JSON": "AAAA",
+    "null": base64.urlsafe_b64encode(b"null").decode(),
+    "deep": base64.urlsafe_b64encode(b"[" * 700).decode(),
+    "number": base64.urlsafe_b64encode(b"9" * 700).decode(),
+    "few": cursor(1, "-declared_at"),
+    "types": cursor(1, "-declared_at", 5, None, []),
+    "version": cursor(2, "-declared_at", AT, ID, ""),
+    "huge version": cursor(10**300, "-declared_at", AT, ID, ""),
+    "no such time": cursor(1, "-declared_at", "2026-02-30T00:00:00Z", ID, ""),
+    "no such id": cursor(1, "-declared_at", AT, "x", ""),
+    "other filters": cursor(1, "-declared_at", AT, ID, "0" * 16),
+    "null byte": cursor(1, "-declared_at", AT, ID, "\0"),
+    "not ASCII": "%C3%A4",
+    "surrogate": "%ED%A0%80",
+}
+
+
+@pytest.mark.parametrize("kind", CURSORS)
+@pytest.mark.parametrize("path", [*LISTS, "/api/v0/incidents", "/incidents"])
+async def test_a_bad_cursor_is_400(world: World, path: str, kind: str) -> None:
+    answer = await world.send("GET", f"{path}?cursor={CURSORS[kind]}", headers={"Accept": "*/*"})
+    if path == "/incidents":
+        # For people: an empty field of a form is left out of the address, and a page says what is wrong.
+        assert answer.status_code == (303 if kind == "empty" else 400)
+        return
+    assert answer.status_code == 400
+    assert "cursor" in said(answer)
+    if "/v1/" in path:
+        assert answer.json()["type"] == "/problems/invalid-cursor"
+
+
+@pytest.mark.parametrize("path", ["/api/v1/incidents", "/api/v1/users", "/api/v1/audit", "/api/v0/incidents"])
+async def test_a_cursor_of_another_list_is_400(world: World, path: str) -> None:
+    foreign = {"/api/v1/incidents": "users", "/api/v1/users": "audit", "/api/v1/audit": "v0"}.get(
+        path, "tokens"
+    )
+    answer = await world.send("GET", f"{path}?cursor={cursor(1, foreign, AT, ID, '')}")
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize(
+    "ref",
+    ["INC-0", "INC-01", "INC-", "INC-1x", "inc-1", "INC-9223372036854775808", "INC-99999999999999999999", "1", ID[:-1],
+     "%00", "INC-1%00", "%ED%A0%80", "INC-%D9%A1", "..%2F..%2Fetc%2Fpasswd", "x" * 3000, ID, "{ref}", "%0A"],
+    ids=lambda it: it[:60],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        *[(method, "/api/v1/incidents/{}") for method in ("GET", "PATCH", "DELETE")],
+        ("POST", "/api/v1/incidents/{}/transitions"),
+        ("GET", "/api/v0/incidents/{}"),
+        ("GET", "/incidents/{}"),
+        ("PATCH", "/api/v1/users/{}"),
+        ("DELETE", "/api/v1/tokens/{}"),
+        ("GET", "/problems/{}"),
+    ],
+)
+async def test_what_names_nothing_is_404(world: World, method: str, path: str, *, ref: str) -> None:
+    body = b'{"to": "RESOLVED"}' if method == "POST" else b"" if method in {"GET", "DELETE"} else b"{}"
+    answer = await world.send(method, path.format(ref), content=body, headers=content_type(method))
+    assert answer.status_code in {404, 405} if "%2F" in ref else answer.status_code == 404, answer.text
+    await world.assert_untouched()
+
+
+# Headers
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "inc-1", '"inc-1', '"a" "b"', "W/", '"a",,"b"', '"a\tb"', b'"\x00"', b"\xff", "*, *", "'x'"],
+    ids=repr,
+)
+@pytest.mark.parametrize("route", ["GET", "PATCH", "DELETE", "user"])
+async def test_an_entity_tag_that_is_none_is_400_and_its_header_named(
+    world: World, route: str, value: str | bytes
+) -> None:
+    method, path = ("PATCH", f"/api/v1/users/{world.user_id}") if route == "user" else (route, ONE)
+    name = "If-None-Match" if method == "GET" else "If-Match"
+    raw = value if isinstance(value, bytes) else value.encode()
+    headers = [*((key.encode(), text.encode()) for key, text in world.admin.items()), (name.encode(), raw)]
+    content = b"{}" if method == "PATCH" else b""
+    if method == "PATCH":
+        headers.append((b"Content-Type", b"application/json"))
+    answer = await world.service.client.request(method, path, content=content, headers=headers)
+    assert answer.status_code == 400, answer.text
+    assert said(answer).startswith(name)
+    await world.assert_untouched()
+
+
+@pytest.mark.parametrize(
+    "value", ['"inc-0"', 'W/"inc-1"', '"inc-1x"', '"", "x"', '"usr-1"', b'"\xff"'], ids=repr
+)
+@pytest.mark.parametrize("method", ["PATCH", "DELETE"])
+async def test_another_version_is_412_with_the_present_one(
+    world: World, method: str, value: str | bytes
+) -> None:
+    raw = {key.encode(): text.encode() for key, text in world.admin.items()}
+    raw |= {
+        b"If-Match": value if isinstance(value, bytes) else value.encode(),
+        b"Content-Type": PATCH_JSON.encode(),
+    }
+    answer = await world.service.client.request(method, ONE, content=b'{"title": "Another"}', headers=raw)
+    assert (answer.status_code, answer.headers["ETag"]) == (412, '"inc-1"')
+    await world.assert_untouched()
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("PATCH", ONE), ("DELETE", ONE), ("PATCH", "/api/v1/users/{user}")]
+)
+async def test_without_a_version_it_is_428(world: World, method: str, path: str) -> None:
+    url = path.replace("{user}", world.user_id)
+    headers = world.admin | content_type(method)
+    answer = await world.service.client.request(method, url, content=b"{}", headers=headers)
+    assert answer.status_code == 428
+    assert "If-Match" in said(answer)
+    await world.assert_untouched()
+
+
+@pytest.mark.parametrize(
+    "values", [[b""], [b" "], [b'""'], [b'"'], [b'"a'], [b"a b"], [b"\xff"], [b"k" * 256], [b"a\x00"], [b"a", b"a"]],
+    ids=lambda it: repr(it)[:60],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/api/v1/incidents"), ("POST", f"{ONE}/transitions"), V0]
+)
+async def test_a_bad_idempotency_key_is_400(
+    world: World, method: str, path: str, *, values: list[bytes]
+) -> None:
+    body = json.dumps(
+        START if "v0" in path else {"to": "CLOSED", "outcome": "fixed"} if "trans" in path else NEW
+    )
+    headers = [(key.encode(), text.encode()) for key, text in (world.admin | content_type("POST")).items()]
+    headers += [(b"Idempotency-Key", value) for value in values]
+    answer = await world.service.client.request(method, path, content=body, headers=headers)
+    assert answer.status_code == 400, answer.text
+    assert "Idempotency-Key" in said(answer)
+    await world.assert_untouched()
+
+
+SENT_HEADERS = [
+    "Accept", "Accept-Encoding", "Authorization", "Content-Length", "Content-Type", "Cookie", "Host", "Idempotency-Key", "If-Match",
+    "If-None-Match", "Origin", "Sec-Fetch-Site", "X-Request-ID", "traceparent", "tracestate", "X-Traffic-Class", "Access-Control-Request-Method",
+]  # fmt: skip
+EVERY_ROUTE = [
+    ("GET", "/"), ("GET", "/home"), ("GET", "/healthz"), ("GET", "/service-info"), ("GET", "/openapi.json"),
+    ("POST", "/logout"), ("GET", "/api/v0/incidents"), ("GET", f"/api/v0/incidents/{ID}"), V0, *ROUTES,
+    ("GET", "/api/v1/incidents"), ("GET", ONE), ("DELETE", ONE), ("GET", "/api/v1/me"), ("GET", "/api/v1/tokens"),
+    ("DELETE", f"/api/v1/tokens/{ID}"), ("GET", "/api/v1/users"), ("GET", "/api/v1/audit"), ("GET", "/incidents"),
+    ("GET", "/incidents/INC-1"), ("GET", "/signin"), ("POST", "/signin"), ("POST", "/signout"),
+    ("GET", "/problems/conflict"), ("GET", "/static/postfacta.css"), ("OPTIONS", ONE), ("TRACE", "/home"), ("GET", "/x/"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SENT_HEADERS)
+@pytest.mark.parametrize("value", [b"", b"\xff\xfe\x80", b"\x00", b"x" * 9000, b'"', b";=,", "\u0661".encode()], ids=lambda it: repr(it)[:60])  # fmt: skip
+async def test_no_header_makes_any_route_fail(world: World, name: str, value: bytes) -> None:
+    for method, path in EVERY_ROUTE:
+        if path == "/logout":
+            continue  # it may well end the session
+        headers = dict(world.admin) | {"If-Match": '"inc-0"', "X-Filler": "1"}
+        headers.pop(name, None)
+        raw = [(key.encode(), text.encode()) for key, text in headers.items()] + [(name.encode(), value)]
+        url = path.replace("{user}", world.user_id)
+        answer = await world.service.client.request(method, url, headers=raw)
+        assert answer.status_code < 500, (method, path, answer.text)
+        assert answer.headers["X-Request-ID"]
+    await world.assert_untouched()
+
+
+odd = st.text(max_size=30) | st.sampled_from(
+    ["\0", "\ud800", "INC-1", "%", "[" * 300, "9" * 5000, "NaN", "*", '"x"']
+)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | odd,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(odd, inner, max_size=3),
+    max_leaves=6,
+)
+known = st.sampled_from(
+    sorted({name for *_, names in JSON_ROUTES for name in names} | {*START, "notes", "x"})
+)
+documents = st.dictionaries(known | odd, json_values, max_size=6) | json_values
+header_text = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=40)
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    route=st.sampled_from([route for route in EVERY_ROUTE if route[1] != "/logout"]),
+    document=documents.map(lambda value: json.dumps(value).encode("utf-8", "replace"))
+    | st.binary(max_size=60),
+    headers=st.dictionaries(st.sampled_from(SENT_HEADERS[5:]), header_text, max_size=3),
+    query=st.lists(st.tuples(known | odd | st.sampled_from(["cursor", "limit", "next"]), odd), max_size=3),
+)
+@example(route=("POST", "/signin"), document=b"email=%00&password=%ff&next=//evil", headers={}, query=[])
+@example(route=("GET", "/signin"), document=b"", headers={}, query=[("next", "http://[")])
+@example(
+    route=("GET", "/incidents"), document=b"", headers={}, query=[("q", "\ud800"), ("limit", "9" * 5000)]
+)
+async def test_nothing_that_is_sent_to_any_route_is_a_fault(
+    world: World,
+    *,
+    route: tuple[str, str],
+    document: bytes,
+    headers: dict[str, str],
+    query: list[tuple[str, str]],
+) -> None:
+    method, path = route
+    text = "&".join(f"{escaped(name)}={escaped(value)}" for name, value in query)
+    before = await world.service.rows()
+    sent = world.admin | content_type(method) | {"If-Match": '"inc-0"'} | headers
+    raw = {name.encode(): value.encode("latin-1") for name, value in sent.items()}
+    content = b"" if method == "GET" else document
+    url = f"{path.replace('{user}', world.user_id)}?{text}"
+    answer = await world.service.client.request(method, url, content=content, headers=raw)
+    assert answer.status_code < 500, answer.text
+    world.before = await world.service.rows()
+    if answer.status_code >= 400:
+        assert world.before == before
+
+
+def escaped(text: str) -> str:
+    return quote(text, safe="", errors="replace")
