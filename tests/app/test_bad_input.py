@@ -46,6 +46,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "large float": (b'{"title": 1e999}', "too large"),
     "large integer": (b'{"title": ' + b"9" * 5000 + b"}", "too large"),
     "deep array": (b"[" * 15_000, ""),
+    "one level too deep": (b"[" * 101 + b"]" * 101, "too deeply"),
     "deep and closed": (b"[" * 7000 + b"]" * 7000, "too deeply"),
     "deep object": (b'{"a":' * 2500 + b"1" + b"}" * 2500, "too deeply"),
     "null byte": (b'{"title": "a\\u0000b"}', "U+0000"),

@@ -67,9 +67,8 @@ def _lower(value: object) -> object:
 # Whether an address exists only a message can tell; this refuses what cannot be one.
 Email = Annotated[
     str,
-    # In this order the OpenAPI document shows the pattern; the other one runs first all the same.
     StringConstraints(max_length=320, pattern=r"^[^\s@\x00-\x1f\x7f]+@[^\s@\x00-\x1f\x7f]+$"),
-    BeforeValidator(_lower),
+    BeforeValidator(_lower),  # last, and yet run first: else the OpenAPI document has no pattern
 ]
 # Length alone makes a password strong (NIST SP 800-63B): no rules about its letters.
 Password = Annotated[str, StringConstraints(min_length=12, max_length=128)]

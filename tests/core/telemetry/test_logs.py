@@ -154,3 +154,9 @@ def test_a_crashed_task_has_its_stack_trace(lines: Lines) -> None:
     EventLog()(TaskCrashed("poller", crash.value))
     assert 'raise ValueError("a crash")' in logging.Formatter().format(lines.records[0])
     assert vars(lines.records[0])["task"] == "poller"
+
+
+def test_a_record_that_names_its_request_keeps_it_outside_of_one() -> None:
+    record = logging.makeLogRecord({"request_id": "from-another-thread"})
+    assert RequestFilter().filter(record)
+    assert vars(record)["request_id"] == "from-another-thread"

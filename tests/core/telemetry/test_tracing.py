@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from postfacta_core.asgi._types import Receive, Scope, Send
 from postfacta_core.asgi.context import ContextMiddleware
 from postfacta_core.asgi.telemetry import TelemetryMiddleware
 from postfacta_core.context import current_request
@@ -255,3 +256,36 @@ def test_without_an_sdk_no_span_is_made_and_one_that_comes_late_is_used_at_once(
         [sys.executable, "-W", "error", "-c", LATE], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+async def test_a_provider_that_makes_no_spans_leaves_the_ids_empty() -> None:
+    seen: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        context = current_request()
+        assert context is not None
+        seen.append(context.trace_id + context.span_id + context.trace_flags)
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    await call_asgi(TelemetryMiddleware(app, [Tracing(trace.NoOpTracerProvider())]))
+    assert seen == [""]
+
+
+async def test_a_caller_without_an_address_has_none_on_the_span() -> None:
+    bench = Bench()
+    await call_asgi(bench.app, "GET", "/i/1", scope={"client": None})
+    attributes = bench.exporter.get_finished_spans()[-1].attributes
+    assert attributes is not None
+    assert "client.address" not in attributes
+
+
+async def test_a_statement_that_went_well_has_no_status_of_its_own() -> None:
+    bench = Bench()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        bench.tracing(QueryFinished("main", "postgresql", "SELECT", "incidents", 0.1))
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    await call_asgi(TelemetryMiddleware(app, [bench.tracing]))
+    [statement] = [span for span in bench.exporter.get_finished_spans() if span.kind is SpanKind.CLIENT]
+    assert statement.status.status_code is StatusCode.UNSET
