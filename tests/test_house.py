@@ -44,7 +44,9 @@ def test_a_module_says_in_one_sentence_what_it_is(name: str) -> None:
 def test_a_module_says_what_it_exports(name: str) -> None:
     body = ast.parse(MODULES[name]).body
     stated = [node for node in body if isinstance(node, ast.Assign | ast.AnnAssign)]
-    targets = [t for node in stated for t in (node.targets if isinstance(node, ast.Assign) else [node.target])]
+    targets = [
+        t for node in stated for t in (node.targets if isinstance(node, ast.Assign) else [node.target])
+    ]
     public = [n for n in body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
     if any(not n.name.startswith("_") for n in public) and "/migrations/" not in name:
         assert any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets)
@@ -52,7 +54,9 @@ def test_a_module_says_what_it_exports(name: str) -> None:
 
 def test_the_app_stays_thin() -> None:
     app = {name: text for name, text in MODULES.items() if name.startswith("postfacta_app/")}
-    assert sum(len(text.splitlines()) for name, text in app.items() if "/migrations/" not in name) <= 5850  # docs/decisions/0006
+    assert sum(len(text.splitlines()) for name, text in app.items() if "/migrations/" not in name) <= 5850, (
+        "docs/decisions/0006"
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "postfacta_app/settings.py"])
@@ -93,4 +97,6 @@ def test_no_committed_file_names_a_package_registry(name: str) -> None:
 def test_no_lock_file_records_an_address() -> None:
     for lock in (ROOT / "requirements").glob("*.txt"):
         assert "://" not in lock.read_text()
-    assert not [name for name in TRACKED if Path(name).name in {"uv.lock", "pylock.toml", "package-lock.json"}]
+    assert not [
+        name for name in TRACKED if Path(name).name in {"uv.lock", "pylock.toml", "package-lock.json"}
+    ]

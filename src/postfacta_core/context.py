@@ -37,15 +37,15 @@ class RequestContext:
     )
 
     def __init__(self, request_id: str, started: float, *, root_path: str = "") -> None:
-        self.request_id = request_id
-        self.started = started
-        self.root_path = root_path
+        self.request_id: str = request_id
+        self.started: float = started
+        self.root_path: str = root_path
         self.route: str | None = None
-        self.trace_id = ""
-        self.span_id = ""
-        self.trace_flags = ""
-        self.error_type = ""
-        self.principal = ""
+        self.trace_id: str = ""
+        self.span_id: str = ""
+        self.trace_flags: str = ""
+        self.error_type: str = ""
+        self.principal: str = ""
 
 
 _CURRENT: ContextVar[RequestContext | None] = ContextVar("postfacta_request", default=None)

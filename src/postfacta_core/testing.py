@@ -28,7 +28,7 @@ class ManualClock:
     """
 
     def __init__(self, start: float = 1000.0) -> None:
-        self.now = start
+        self.now: float = start
 
     def __call__(self) -> float:
         """Read it."""

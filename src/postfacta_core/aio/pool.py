@@ -143,7 +143,7 @@ class Pool:
         luck: Luck = LUCK,
     ) -> None:
         self.name = name
-        self.connected = anyio.Event()
+        self.connected: anyio.Event = anyio.Event()
         self._options = options
         self._observe = fan_out([observer])
         self._clock = clock

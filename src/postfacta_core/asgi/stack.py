@@ -83,8 +83,8 @@ class Telemetry:
         metrics: Metrics | None = None,
         tracing: Tracing | None = None,
     ) -> None:
-        self.metrics = metrics or Metrics(version=version, revision=revision)
-        self.tracing = tracing or Tracing()
+        self.metrics: Metrics = metrics or Metrics(version=version, revision=revision)
+        self.tracing: Tracing = tracing or Tracing()
         self.observer: Observer = fan_out([self.metrics, self.tracing, EventLog()])
 
 

@@ -116,32 +116,32 @@ class Exchange:
         http_version: str = "1.1",
         client: str = "",
     ) -> None:
-        self.request = request
-        self.method = method
-        self.path = path
-        self.headers = headers
-        self.quiet = quiet
-        self.traffic = traffic
-        self.scheme = scheme
-        self.http_version = http_version
-        self.client = client
+        self.request: RequestContext = request
+        self.method: str = method
+        self.path: str = path
+        self.headers: Sequence[tuple[bytes, bytes]] = headers
+        self.quiet: bool = quiet
+        self.traffic: str = traffic
+        self.scheme: str = scheme
+        self.http_version: str = http_version
+        self.client: str = client
         self.status = 0
-        self.seconds = 0.0
-        self.route = ""
+        self.seconds: float = 0.0
+        self.route: str = ""
         self.error_type = ""
         self.error: Exception | None = None
         self.has_left = False
         self.left_unanswered = False
-        self.is_complete = False
-        self.request_bytes = 0
-        self.response_bytes = 0
+        self.is_complete: bool = False
+        self.request_bytes: int = 0
+        self.response_bytes: int = 0
         self.span: object = None
 
     def leave(self) -> None:
         """Note that the client is gone. After the last byte that is how every connection ends."""
         if not self.is_complete:
-            self.has_left = True
-            self.left_unanswered = self.status == 0
+            self.has_left: bool = True
+            self.left_unanswered: bool = self.status == 0
 
     def settle(self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False) -> None:
         """Decide the status and the error type, once, when the application has returned or raised.

@@ -116,7 +116,8 @@ class Metrics:
         wall: Clock = WALL,
         with_process: bool = True,
     ) -> None:
-        self.registry = registry = registry or CollectorRegistry()
+        registry = registry or CollectorRegistry()
+        self.registry: CollectorRegistry = registry
         self._cap = label_cap
         self._clock = clock
         self._wall = wall
