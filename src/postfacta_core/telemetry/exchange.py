@@ -125,13 +125,13 @@ class Exchange:
         self.scheme: str = scheme
         self.http_version: str = http_version
         self.client: str = client
-        self.status = 0
+        self.status: int = 0
         self.seconds: float = 0.0
         self.route: str = ""
-        self.error_type = ""
+        self.error_type: str = ""
         self.error: Exception | None = None
-        self.has_left = False
-        self.left_unanswered = False
+        self.has_left: bool = False
+        self.left_unanswered: bool = False
         self.is_complete: bool = False
         self.request_bytes: int = 0
         self.response_bytes: int = 0
@@ -140,8 +140,8 @@ class Exchange:
     def leave(self) -> None:
         """Note that the client is gone. After the last byte that is how every connection ends."""
         if not self.is_complete:
-            self.has_left: bool = True
-            self.left_unanswered: bool = self.status == 0
+            self.has_left = True
+            self.left_unanswered = self.status == 0
 
     def settle(self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False) -> None:
         """Decide the status and the error type, once, when the application has returned or raised.
