@@ -20,7 +20,6 @@ __all__ = [
     "QueryFinished",
     "StateChange",
     "TaskCrashed",
-    "Unhandled",
     "fan_out",
     "ignore",
 ]
@@ -135,13 +134,6 @@ class TaskCrashed:
     error: Exception
 
 
-@dataclass(frozen=True, slots=True)
-class Unhandled:
-    """An application let an exception through."""
-
-    error_type: str
-
-
 Event = (
     StateChange
     | ListenerFailed
@@ -152,7 +144,6 @@ Event = (
     | PoolSized
     | QueryFinished
     | TaskCrashed
-    | Unhandled
 )
 
 

@@ -7,7 +7,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from postfacta_core.asgi._types import Receive, Scope, Send
-from postfacta_core.events import HealthChecked, Unhandled
+from postfacta_core.events import HealthChecked, ListenerFailed
 from postfacta_core.testing import AsgiResponse, ManualClock, RecordingObserver, call_asgi
 
 
@@ -36,12 +36,12 @@ def test_a_manual_clock_stands_until_it_is_moved() -> None:
 
 def test_a_recording_observer_keeps_all_in_order_and_picks_a_kind() -> None:
     seen = RecordingObserver()
-    first, second = Unhandled("A"), Unhandled("B")
+    first, second = ListenerFailed("a", "A"), ListenerFailed("b", "B")
     check = HealthChecked(check="db", critical=True, passed=True, up=True, seconds=0.1)
     for event in (first, check, second):
         seen(event)
     assert seen.events == [first, check, second]
-    assert seen.of(Unhandled) == [first, second]
+    assert seen.of(ListenerFailed) == [first, second]
     assert seen.of(HealthChecked) == [check]
 
 

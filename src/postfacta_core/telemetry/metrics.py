@@ -34,7 +34,6 @@ from ..events import (
     PoolSized,
     QueryFinished,
     TaskCrashed,
-    Unhandled,
 )
 from .exchange import OTHER, Exchange
 
@@ -238,8 +237,6 @@ class Metrics:
                 ).observe(event.seconds)
             case TaskCrashed():
                 self._task_crashes.child((event.task,)).inc()
-            case Unhandled():
-                self._crashes.child((event.error_type,)).inc()
             case HealthChecked():
                 self._check(event)
             case _:

@@ -16,7 +16,6 @@ from postfacta_core.events import (
     QueryFinished,
     StateChange,
     TaskCrashed,
-    Unhandled,
 )
 from postfacta_core.telemetry.exchange import Exchange
 from postfacta_core.telemetry.metrics import HTTP_BUCKETS, Metrics
@@ -75,7 +74,7 @@ def test_a_request_is_active_until_it_is_answered(metrics: Metrics) -> None:
 
 def test_a_crash_is_counted_by_its_class(metrics: Metrics) -> None:
     finished(metrics, error="ValueError")
-    metrics(Unhandled("ValueError"))
+    finished(metrics, error="ValueError")
     assert value(metrics, "postfacta_unhandled_exceptions_total", error_type="ValueError") == 2
 
 
