@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -155,9 +156,19 @@ def _policy(settings: Settings, table: list[Rule]) -> Policy:
         limits=limits,
         response_headers=_HEADERS if settings.is_local else (*_HEADERS, _STRICT_TRANSPORT),
         metrics_token=token.get_secret_value() if token else "",
+        allow_health_detail=partial(_may_see_checks, settings),
         traffic_key=key.get_secret_value() if key else "",
         quiet=("/healthz",),
     )
+
+
+def _may_see_checks(settings: Settings, scope: Scope) -> bool:
+    """Let whoever may scrape the metrics see the checks too; on a developer's machine that is everybody."""
+    if settings.metrics_token is None:
+        return settings.is_local
+    expected = f"Bearer {settings.metrics_token.get_secret_value()}".encode()
+    given = dict(scope["headers"]).get(b"authorization", b"")
+    return hmac.compare_digest(given, expected)
 
 
 def _health(settings: Settings, database: Database, telemetry: Telemetry) -> HealthRegistry:

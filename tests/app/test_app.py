@@ -247,3 +247,31 @@ def test_a_port_in_use_ends_the_start_with_a_way_out(tmp_path: Path) -> None:
     assert process.output == (
         f"postfacta: port {port} of 127.0.0.1 is in use: stop what listens there, or take another with --port {port + 1}\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "headers", "status"),
+    [
+        ({}, {}, 200),
+        ({"environment": "production"}, {}, 404),
+        ({"metrics_token": "scrape-me"}, {}, 404),
+        ({"metrics_token": "scrape-me"}, {"Authorization": "Bearer wrong"}, 404),
+        (
+            {"metrics_token": "scrape-me", "environment": "production"},
+            {"Authorization": "Bearer scrape-me"},
+            200,
+        ),
+    ],
+)
+async def test_the_checks_are_shown_by_name_to_whoever_may_scrape(
+    app_database_dsn: str, settings: dict[str, str], headers: dict[str, str], status: int
+) -> None:
+    async with in_process(app_database_dsn, v0_store=None, **settings) as service:
+        answer = await service.client.get("/healthz/deps", headers=headers)
+        assert answer.status_code == status
+        if status == 200:
+            assert [check["name"] for check in answer.json()["checks"]] == [
+                "database",
+                "schema",
+                "durability",
+            ]
