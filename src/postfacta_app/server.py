@@ -90,6 +90,7 @@ def _advice(host: str, port: int, error: OSError) -> str:
         other = port + 1 if port < 65535 else 8080  # noqa: PLR2004 - the last port
         return (
             f"port {port} of {host} is in use: stop what listens there, or take another with --port {other}"
+            f" (or POSTFACTA_PORT={other})"
         )
     if error.errno == errno.EACCES:
         return f"port {port} needs more rights than you have: take one above 1023, such as --port 8080"
