@@ -139,7 +139,7 @@ def _policy(settings: Settings, table: list[Rule]) -> Policy:
             max_header_bytes=settings.max_header_bytes, max_body_bytes=rule.route_class.body_bytes
         )
         for rule in table
-        if rule.route_class in {RouteClass.AUTH, RouteClass.INGEST}
+        if rule.route_class is RouteClass.AUTH
     }
     reads = TransferLimits(max_header_bytes=settings.max_header_bytes, max_body_bytes=0)
     writes = TransferLimits(

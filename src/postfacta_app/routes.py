@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -20,25 +20,22 @@ Handler = Callable[[Request, Principal], Awaitable[Response]]
 Authenticate = Callable[[Request], Awaitable[Principal]]
 
 
-class RouteClass(Enum):
-    """What a route costs and how much it may be sent: seconds of deadline, bytes of body."""
+class RouteClass(StrEnum):
+    """What kind of work a route does, and so how much it may be sent."""
 
-    PROBE = (1.0, 0)
-    READ = (2.0, 0)
-    SEARCH = (5.0, 0)
-    WRITE = (5.0, 1_048_576)
-    INGEST = (10.0, 4_194_304)
-    AUTH = (5.0, 16_384)
-
-    @property
-    def deadline(self) -> float:
-        """Seconds the route may take."""
-        return self.value[0]
+    PROBE = "probe"
+    READ = "read"
+    SEARCH = "search"
+    WRITE = "write"
+    AUTH = "auth"
 
     @property
     def body_bytes(self) -> int:
         """The largest body it takes."""
-        return self.value[1]
+        return _BODY_BYTES.get(self, 0)
+
+
+_BODY_BYTES = {RouteClass.WRITE: 1_048_576, RouteClass.AUTH: 16_384}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +47,7 @@ class Rule:
         path: A Starlette path template.
         handler: Called with the request and whoever asks, once access is granted.
         access: What the caller must be allowed.
-        route_class: Its limits.
+        route_class: Its kind, which sets its limits.
         summary: One line for the OpenAPI document; empty leaves the route out of it (pages).
         body: The model of the JSON body, `body_type` its media type.
         query: The model of the query parameters.
