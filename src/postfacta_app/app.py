@@ -241,5 +241,5 @@ def _explain(pages: Pages, slug: str, principal: Principal) -> Response:
     if slug not in kinds:
         raise NotFoundError(f"There is no problem called '{slug}'")
     title, detail = kinds[slug]
-    context = {"title": title, "detail": detail or "", "request_id": ""}
+    context = {"title": title, "detail": (detail or "").replace("`", ""), "request_id": ""}
     return pages.page("problem.html", context, principal=principal)

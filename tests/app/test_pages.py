@@ -145,6 +145,12 @@ def test_text_of_strangers_is_inert(inside: Page, service: LiveService) -> None:
     assert inside.locator("main b, main script, main img, main a[href^=javascript]").count() == 0
 
 
+def test_a_problem_is_explained_in_plain_words(page: Page) -> None:
+    page.goto("/problems/precondition-failed")
+    assert page.text_content("h1") == "Somebody changed it in the meantime"
+    assert page.text_content(".lead") == "If-Match names an older version than the stored one."
+
+
 @pytest.mark.parametrize("width", [320, 1280])
 @pytest.mark.parametrize(
     "path", ["/signin", "/incidents", "/incidents/INC-1", "/problems/validation", "/nowhere"]
