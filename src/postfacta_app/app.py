@@ -39,7 +39,7 @@ from .migrations import HEAD, current_revision
 from .openapi import openapi_document
 from .principal import Principal
 from .problems import Fault, Problems
-from .reliability.about import About, load_codebase
+from .reliability.about import About, Codebase, load_codebase
 from .routes import RouteClass, Rule, build_routes
 from .settings import Settings
 from .table import Handlers, rules
@@ -83,7 +83,7 @@ def create_app(settings: Settings, *, v0_store: V0Store | None = None) -> Harden
     pages = Pages(version=settings.app_version or codebase.version)
     problems = Problems(version="" if settings.is_local else settings.app_version, html=partial(_page, pages))
     guard = Guard(PostgresIdentity(database), settings)
-    table = route_rules(settings, database, guard, pages=pages, v0_store=v0_store)
+    table = route_rules(settings, database, guard, codebase=codebase, pages=pages, v0_store=v0_store)
     static = Mount("/static", StaticFiles(directory=STATIC))
     routes: list[BaseRoute] = [*build_routes(table, guard.authenticate), static]
     app = Starlette(routes=routes, middleware=_cors(settings), exception_handlers=problems.handlers)
@@ -101,7 +101,13 @@ def create_app(settings: Settings, *, v0_store: V0Store | None = None) -> Harden
 
 
 def route_rules(
-    settings: Settings, database: Database, guard: Guard, *, pages: Pages, v0_store: V0Store | None = None
+    settings: Settings,
+    database: Database,
+    guard: Guard,
+    *,
+    codebase: Codebase,
+    pages: Pages,
+    v0_store: V0Store | None = None,
 ) -> list[Rule]:
     """Fill the route table with handlers."""
     transactions = Transactions(database)
@@ -109,7 +115,6 @@ def route_rules(
     accounts = LocalAccounts(identity, transactions)
     http = IdentityHttp(settings, identity, transactions, accounts=accounts, forget=guard.forget)
     store = PostgresIncidents(database)
-    codebase = load_codebase()
 
     async def openapi(request: Request, principal: Principal) -> Response:
         return JSONResponse(document)

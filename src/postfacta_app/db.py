@@ -14,10 +14,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Self
 from uuid import UUID
 
 import anyio
 import asyncpg
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -70,6 +72,12 @@ class Answer:
     status: int
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     body: bytes = b""
+
+    @classmethod
+    def of(cls, status: int, body: BaseModel, headers: Mapping[str, str] | None = None) -> Self:
+        """Make one with a JSON body."""
+        kind = {"Content-Type": "application/json"}
+        return cls(status, {**kind, **(headers or {})}, body.model_dump_json().encode())
 
     def response(self) -> Response:
         """Make the HTTP response."""

@@ -14,6 +14,7 @@ import pytest
 from postfacta_app.app import route_rules
 from postfacta_app.identity.guard import Guard
 from postfacta_app.identity.postgres import PostgresIdentity
+from postfacta_app.reliability.about import load_codebase
 from postfacta_app.routes import Rule
 from postfacta_app.settings import load_settings
 from postfacta_app.web.render import Pages
@@ -87,7 +88,7 @@ async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
 def table() -> list[Rule]:
     settings, database = load_settings({}), Database("postgresql://127.0.0.1/none")
     guard = Guard(PostgresIdentity(database), settings)
-    return route_rules(settings, database, guard, pages=Pages(version=""))
+    return route_rules(settings, database, guard, codebase=load_codebase(), pages=Pages(version=""))
 
 
 async def callers(service: Service) -> dict[str, Headers]:

@@ -15,6 +15,7 @@ from postfacta_app.identity.guard import Guard
 from postfacta_app.identity.postgres import PostgresIdentity
 from postfacta_app.openapi import openapi_document
 from postfacta_app.principal import Access
+from postfacta_app.reliability.about import load_codebase
 from postfacta_app.routes import Rule
 from postfacta_app.settings import load_settings
 from postfacta_app.web.render import Pages
@@ -44,7 +45,11 @@ async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
 def rules() -> list[Rule]:
     settings, database = load_settings({}), Database("postgresql://127.0.0.1/none")
     return route_rules(
-        settings, database, Guard(PostgresIdentity(database), settings), pages=Pages(version="")
+        settings,
+        database,
+        Guard(PostgresIdentity(database), settings),
+        codebase=load_codebase(),
+        pages=Pages(version=""),
     )
 
 

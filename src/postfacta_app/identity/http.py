@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
-from urllib.parse import urlencode
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -24,7 +22,8 @@ from ..errors import (
 )
 from ..principal import NOBODY, Principal
 from ..settings import Settings
-from ..web.body import decode_cursor, encode_cursor, if_match, read_body, read_query
+from ..web.body import if_match, read_body, read_query
+from ..web.paging import decode_cursor, encode_cursor, filters_hash, next_link
 from .local import (
     LocalAccounts,
     add_token,
@@ -99,7 +98,7 @@ class IdentityHttp:
 
         def answer(minted: Minted) -> Answer:
             body = SignedIn(token=minted.secret, expires_at=minted.token.expires_at)
-            return _answer(200, body, {"Cache-Control": "no-store"})
+            return Answer.of(200, body, {"Cache-Control": "no-store"})
 
         return await self._accounts.sign_in(request, credentials, Kind.BEARER, answer=answer)
 
@@ -139,14 +138,16 @@ class IdentityHttp:
             scopes=scopes,
             source=principal.source,
         )
-        return _answer(200, me).response()
+        return Answer.of(200, me).response()
 
     async def users(self, request: Request, principal: Principal) -> Response:
         """GET /api/v1/users."""
         query = read_query(request, Paging)
         rows = await self._store.users(_after(query, "users"), query.limit + 1)
         items, cursor = _page(rows, query, "users")
-        return _list(request, UserPage(items=items, next_cursor=cursor), cursor)
+        return Answer.of(
+            200, UserPage(items=items, next_cursor=cursor), next_link(request, cursor)
+        ).response()
 
     async def add_user(self, request: Request, principal: Principal) -> Response:
         """POST /api/v1/users."""
@@ -165,7 +166,7 @@ class IdentityHttp:
             changed = await self._store.change_user(unit, user_id, change, now=self._accounts.now())
             detail = change.model_dump(exclude_unset=True)
             await unit.audit("user.change", f"user:{user_id}", detail=detail)
-            return _answer(200, changed, {"ETag": changed.etag})
+            return Answer.of(200, changed, {"ETag": changed.etag})
 
         return await self._losing(request, principal, work)
 
@@ -174,7 +175,9 @@ class IdentityHttp:
         query = read_query(request, Paging)
         rows = await self._store.tokens(_after(query, "tokens"), query.limit + 1)
         items, cursor = _page(rows, query, "tokens")
-        return _list(request, TokenPage(items=items, next_cursor=cursor), cursor)
+        return Answer.of(
+            200, TokenPage(items=items, next_cursor=cursor), next_link(request, cursor)
+        ).response()
 
     async def add_token(self, request: Request, principal: Principal) -> Response:
         """POST /api/v1/tokens."""
@@ -186,7 +189,7 @@ class IdentityHttp:
             token = await add_token(unit, self._store, new, minted=minted)
             body = IssuedToken(**token.model_dump(), secret=minted.secret)
             headers = {"Location": f"/api/v1/tokens/{token.id}", "Cache-Control": "no-store"}
-            return _answer(201, body, headers)
+            return Answer.of(201, body, headers)
 
         return await self._transactions.write(request, principal, work)
 
@@ -211,8 +214,10 @@ class IdentityHttp:
         rows = await self._store.audit(query, None if place is None else place[1].int)
         items, cursor = rows[: query.limit], None
         if len(rows) > len(items):
-            cursor = encode_cursor("audit", (items[-1].at, UUID(int=items[-1].seq)), _filters(query))
-        return _list(request, AuditPage(items=items, next_cursor=cursor), cursor)
+            cursor = encode_cursor("audit", (items[-1].at, UUID(int=items[-1].seq)), filters_hash(query))
+        return Answer.of(
+            200, AuditPage(items=items, next_cursor=cursor), next_link(request, cursor)
+        ).response()
 
     async def _add(
         self, request: Request, principal: Principal, new: NewUser, *, body: Callable[[User], BaseModel]
@@ -221,7 +226,7 @@ class IdentityHttp:
 
         async def work(unit: Unit) -> Answer:
             user = await add_user(unit, self._store, new, password_hash=password_hash)
-            return _answer(201, body(user), {"ETag": user.etag})
+            return Answer.of(201, body(user), {"ETag": user.etag})
 
         return await self._transactions.write(request, principal, work)
 
@@ -250,31 +255,12 @@ def _check_expiry(expires_at: datetime | None, now: datetime) -> None:
         raise InvalidFieldsError(message, errors=[FieldError("/expires_at", "out_of_range", message)])
 
 
-def _filters(query: Paging) -> str:
-    text = query.model_dump_json(exclude={"limit", "cursor"})
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def _after(query: Paging, sort: str) -> Key | None:
-    return None if query.cursor is None else decode_cursor(query.cursor, sort, _filters(query))
+    return None if query.cursor is None else decode_cursor(query.cursor, sort, filters_hash(query))
 
 
 def _page(rows: Sequence[Row], query: Paging, sort: str) -> tuple[Sequence[Row], str | None]:
     items = rows[: query.limit]
     if len(rows) == len(items):
         return items, None
-    return items, encode_cursor(sort, (items[-1].created_at, items[-1].id), _filters(query))
-
-
-def _list(request: Request, page: BaseModel, cursor: str | None) -> Response:
-    headers: dict[str, str] = {}
-    if cursor is not None:
-        others = [(name, text) for name, text in request.query_params.multi_items() if name != "cursor"]
-        headers["Link"] = f'<{request.url.path}?{urlencode([*others, ("cursor", cursor)])}>; rel="next"'
-    return _answer(200, page, headers).response()
-
-
-def _answer(status: int, body: BaseModel, headers: Mapping[str, str] | None = None) -> Answer:
-    return Answer(
-        status, {"Content-Type": "application/json", **(headers or {})}, body.model_dump_json().encode()
-    )
+    return items, encode_cursor(sort, (items[-1].created_at, items[-1].id), filters_hash(query))

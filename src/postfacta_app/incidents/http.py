@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from urllib.parse import urlencode
 from uuid import UUID
 
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,6 +15,7 @@ from postfacta_core.clock import WALL, Clock
 from ..db import Answer, Transactions, Unit
 from ..principal import Principal
 from ..web.body import idempotency_key, if_match, if_none_match, read_body, read_query
+from ..web.paging import next_link
 from . import service
 from .model import Change, Incident, IncidentPage, Move, NewIncident
 from .query import IncidentQuery
@@ -40,12 +39,8 @@ class IncidentHttp:
         query = read_query(request, IncidentQuery)
         rows = await self._store.page(principal, query)
         cursor = None if rows.last is None else query.cursor_after(rows.last)
-        headers: dict[str, str] = {}
-        if cursor is not None:
-            others = [(name, text) for name, text in request.query_params.multi_items() if name != "cursor"]
-            headers["Link"] = f'<{request.url.path}?{urlencode([*others, ("cursor", cursor)])}>; rel="next"'
         page = IncidentPage(items=rows.items, next_cursor=cursor, as_of=rows.as_of)
-        return _answer(200, page, headers).response()
+        return Answer.of(200, page, next_link(request, cursor)).response()
 
     async def create(self, request: Request, principal: Principal) -> Response:
         """POST /api/v1/incidents."""
@@ -116,8 +111,4 @@ def _matches(request: Request) -> Callable[[str], None]:
 
 
 def _incident(status: int, incident: Incident, headers: dict[str, str] | None = None) -> Answer:
-    return _answer(status, incident, {"ETag": incident.etag, **(headers or {})})
-
-
-def _answer(status: int, body: BaseModel, headers: dict[str, str]) -> Answer:
-    return Answer(status, {"Content-Type": "application/json", **headers}, body.model_dump_json().encode())
+    return Answer.of(status, incident, {"ETag": incident.etag, **(headers or {})})

@@ -10,6 +10,7 @@ from starlette.responses import RedirectResponse, Response
 from ..errors import AppError, FieldError
 from ..principal import Principal
 from ..web.body import read_query
+from ..web.paging import next_page
 from ..web.render import Pages
 from . import service
 from .http import parse_ref
@@ -49,8 +50,7 @@ class IncidentPages:
             rows = await self._store.page(principal, query)
         more = None
         if rows.last is not None and not errors:
-            others = [it for it in request.query_params.multi_items() if it[0] != "cursor"]
-            more = f"/incidents?{urlencode([*others, ('cursor', query.cursor_after(rows.last))])}"
+            more = next_page(request, query.cursor_after(rows.last))
         context = {
             "here": "incidents",
             "items": rows.items,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +11,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from ..web.body import Time, decode_cursor, encode_cursor
+from ..web.body import Time
+from ..web.paging import decode_cursor, encode_cursor, filters_hash
 from .model import Incident, Kind, Outcome, Owner, Severity, Slug, Status
 
 __all__ = ["IncidentQuery", "Key", "Rows", "Sort"]
@@ -80,12 +80,8 @@ class IncidentQuery(BaseModel):
         Raises:
             InvalidCursorError: If it is damaged, or was made for other filters or another order.
         """
-        return None if self.cursor is None else decode_cursor(self.cursor, self.sort, self._filters())
+        return None if self.cursor is None else decode_cursor(self.cursor, self.sort, filters_hash(self))
 
     def cursor_after(self, key: Key) -> str:
         """Write the cursor of the page that follows this place."""
-        return encode_cursor(self.sort, key, self._filters())
-
-    def _filters(self) -> str:
-        text = self.model_dump_json(exclude={"sort", "limit", "cursor"})
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return encode_cursor(self.sort, key, filters_hash(self))

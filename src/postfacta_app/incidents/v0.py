@@ -20,13 +20,12 @@ from ..principal import Principal
 from ..problems import encode
 from ..web.body import (
     Time,
-    decode_cursor,
-    encode_cursor,
     format_time,
     idempotency_key,
     read_json,
     read_moment,
 )
+from ..web.paging import decode_cursor, encode_cursor, next_link
 from .model import Description, Reporter, Severity, Status, Title
 
 __all__ = [
@@ -126,12 +125,12 @@ class V0Http:
         """Answer the newest incidents as a bare array; a `Link` leads to older ones."""
         cursor = request.query_params.get("cursor")
         listing = await self._store.list(None if cursor is None else decode_cursor(cursor, "v0", ""))
-        headers: dict[str, str] = {}
+        older = None
         if listing.more:
             oldest = listing.incidents[0]
             older = encode_cursor("v0", (oldest.start_time, oldest.id), "")
-            headers["Link"] = f'<{request.scope["path"]}?cursor={older}>; rel="next"'
-        return _answer(200, [render_incident(incident) for incident in listing.incidents], headers).response()
+        rendered = [render_incident(incident) for incident in listing.incidents]
+        return _answer(200, rendered, next_link(request, older)).response()
 
     async def get(self, request: Request, principal: Principal) -> Response:
         """Answer one incident."""

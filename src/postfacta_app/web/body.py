@@ -1,11 +1,10 @@
-"""Read what a request says: JSON, parameters, preconditions, cursors, keys, and times.
+"""Read what a request says: JSON, parameters, preconditions, keys, and times.
 
 Whatever a client sends, the worst that comes out of here is an `AppError`.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import re
@@ -13,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final, TypeVar, cast, get_args, get_origin
-from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, PlainSerializer, ValidationError
 from pydantic_core import ErrorDetails
@@ -21,7 +19,6 @@ from starlette.requests import Request
 
 from ..errors import (
     FieldError,
-    InvalidCursorError,
     InvalidFieldsError,
     MalformedError,
     PreconditionFailedError,
@@ -32,8 +29,6 @@ from ..errors import (
 __all__ = [
     "Moment",
     "Time",
-    "decode_cursor",
-    "encode_cursor",
     "format_time",
     "idempotency_key",
     "if_match",
@@ -276,38 +271,6 @@ def idempotency_key(request: Request) -> str | None:
         key = text if _BARE_KEY.fullmatch(text) else ""
     if len(given) > 1 or not 1 <= len(key) <= _LONGEST_KEY:
         raise MalformedError("Idempotency-Key must be 1 to 255 visible ASCII characters, given once")
-    return key
-
-
-# Cursors
-
-_CURSOR_VERSION: Final = 1
-
-
-def encode_cursor(sort: str, key: tuple[datetime, UUID], filters_hash: str) -> str:
-    """Write where a list goes on: after this key, in this order, under these filters."""
-    members = [_CURSOR_VERSION, sort, format_time(key[0]), str(key[1]), filters_hash]
-    return base64.urlsafe_b64encode(json.dumps(members).encode()).decode().rstrip("=")
-
-
-def decode_cursor(text: str, sort: str, filters_hash: str) -> tuple[datetime, UUID]:
-    """Read a cursor back.
-
-    Raises:
-        InvalidCursorError: If it is damaged, or belongs to another order or other filters.
-    """
-    refusal = InvalidCursorError("Begin again without a cursor")
-    try:
-        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        match parse_json(raw):
-            case [int(version), str(given_sort), str(time), str(identity), str(given_hash)]:
-                key = (parse_time(time), UUID(identity))
-            case _:
-                raise refusal
-    except (ValueError, MalformedError):
-        raise refusal from None
-    if (version, given_sort, given_hash) != (_CURSOR_VERSION, sort, filters_hash):
-        raise refusal
     return key
 
 

@@ -1,0 +1,65 @@
+"""Where a list goes on: cursors, and the addresses of next pages."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from datetime import datetime
+from typing import Final
+from urllib.parse import urlencode
+from uuid import UUID
+
+from pydantic import BaseModel
+from starlette.requests import Request
+
+from ..errors import InvalidCursorError, MalformedError
+from .body import format_time, parse_json, parse_time
+
+__all__ = ["decode_cursor", "encode_cursor", "filters_hash", "next_link", "next_page"]
+
+_CURSOR_VERSION: Final = 1
+
+
+def encode_cursor(sort: str, key: tuple[datetime, UUID], of_filters: str) -> str:
+    """Write where a list goes on: after this key, in this order, under these filters."""
+    members = [_CURSOR_VERSION, sort, format_time(key[0]), str(key[1]), of_filters]
+    return base64.urlsafe_b64encode(json.dumps(members).encode()).decode().rstrip("=")
+
+
+def decode_cursor(text: str, sort: str, of_filters: str) -> tuple[datetime, UUID]:
+    """Read a cursor back.
+
+    Raises:
+        InvalidCursorError: If it is damaged, or belongs to another order or other filters.
+    """
+    refusal = InvalidCursorError("Begin again without a cursor")
+    try:
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        match parse_json(raw):
+            case [int(version), str(given_sort), str(time), str(identity), str(given_hash)]:
+                key = (parse_time(time), UUID(identity))
+            case _:
+                raise refusal
+    except (ValueError, MalformedError):
+        raise refusal from None
+    if (version, given_sort, given_hash) != (_CURSOR_VERSION, sort, of_filters):
+        raise refusal
+    return key
+
+
+def filters_hash(query: BaseModel) -> str:
+    """Tell queries apart by their filters: what only says which page, and in which order, does not count."""
+    text = query.model_dump_json(exclude={"sort", "limit", "cursor"})
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def next_page(request: Request, cursor: str) -> str:
+    """Write the address of the next page: that of this one, with its cursor."""
+    others = [(name, text) for name, text in request.query_params.multi_items() if name != "cursor"]
+    return f"{request.url.path}?{urlencode([*others, ('cursor', cursor)])}"
+
+
+def next_link(request: Request, cursor: str | None) -> dict[str, str]:
+    """Write the `Link` header that leads to the next page; none if there is none."""
+    return {} if cursor is None else {"Link": f'<{next_page(request, cursor)}>; rel="next"'}
