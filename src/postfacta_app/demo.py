@@ -34,7 +34,6 @@ __all__ = ["EMAIL", "run"]
 EMAIL = "admin@demo.example"
 _SAMPLES = Path(__file__).with_name("samples.json")
 _SEEDER = Principal(actor="demo", name="demo", role=Role.ADMIN)
-_CREATE = "create database postfacta"
 # The service does not own its tables: not even a mistake in its SQL could change what was recorded.
 _ROLE = """
 do $$ begin if not exists (select from pg_roles where rolname = 'postfacta_demo') then
@@ -55,14 +54,12 @@ def run(settings: Settings, *, say: Say) -> int:
     say("starting PostgreSQL")
     with EmbeddedPostgres(folder / "postgres", binaries=settings.postgres_bin, log=say) as server:
         password, dsn = anyio.run(_prepare, server, folder, say)
-        say("")
-        say(f"  PostFacta     http://{settings.host}:{settings.port}/incidents")
+        say(f"\n  PostFacta     http://{settings.host}:{settings.port}/incidents")
         if settings.auth_mode is AuthMode.LOCAL:
             say(f"  sign in as    {EMAIL}")
             say(f"  password      {password}")
         say(f"  metrics       http://{settings.host}:{settings.port}/metrics")
-        say(f"  data and log  {folder}")
-        say("")
+        say(f"  data and log  {folder}\n")
         return serve(settings.model_copy(update={"database_dsn": SecretStr(dsn)}), say=say)
 
 
@@ -71,7 +68,7 @@ async def _prepare(server: EmbeddedPostgres, folder: Path, say: Say) -> tuple[st
     async with Database(server.dsn(), name="setup") as database:
         await database.wait_connected()
         if not await database.fetchval("select exists (select from pg_database where datname = 'postfacta')"):
-            await database.execute(_CREATE)
+            await database.execute("create database postfacta")
     owner = server.dsn("postfacta")
     await migrations.migrate(owner, progress=say)
     password = _secret(folder / "admin-password")

@@ -145,9 +145,8 @@ class IdentityHttp:
         query = read_query(request, Paging)
         rows = await self._store.users(_after(query, "users"), query.limit + 1)
         items, cursor = _page(rows, query, "users")
-        return Answer.of(
-            200, UserPage(items=items, next_cursor=cursor), next_link(request, cursor)
-        ).response()
+        page = UserPage(items=items, next_cursor=cursor)
+        return Answer.of(200, page, next_link(request, cursor)).response()
 
     async def add_user(self, request: Request, principal: Principal) -> Response:
         """POST /api/v1/users."""
@@ -175,9 +174,8 @@ class IdentityHttp:
         query = read_query(request, Paging)
         rows = await self._store.tokens(_after(query, "tokens"), query.limit + 1)
         items, cursor = _page(rows, query, "tokens")
-        return Answer.of(
-            200, TokenPage(items=items, next_cursor=cursor), next_link(request, cursor)
-        ).response()
+        page = TokenPage(items=items, next_cursor=cursor)
+        return Answer.of(200, page, next_link(request, cursor)).response()
 
     async def add_token(self, request: Request, principal: Principal) -> Response:
         """POST /api/v1/tokens."""
@@ -215,9 +213,8 @@ class IdentityHttp:
         items, cursor = rows[: query.limit], None
         if len(rows) > len(items):
             cursor = encode_cursor("audit", (items[-1].at, UUID(int=items[-1].seq)), filters_hash(query))
-        return Answer.of(
-            200, AuditPage(items=items, next_cursor=cursor), next_link(request, cursor)
-        ).response()
+        page = AuditPage(items=items, next_cursor=cursor)
+        return Answer.of(200, page, next_link(request, cursor)).response()
 
     async def _add(
         self, request: Request, principal: Principal, new: NewUser, *, body: Callable[[User], BaseModel]
