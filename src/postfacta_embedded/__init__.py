@@ -8,6 +8,7 @@
 * ``postmaster`` -- what postmaster.pid says, and how to end an orphan
 * ``cluster``    -- the files: create them once, or say why they cannot be used
 * ``server``     -- ``EmbeddedPostgres``: start, watch, stop
+* ``standby``    -- ``StandbyPostgres``: one that follows another, until it is promoted
 
 A file imports only those above it. The package needs nothing but the standard library, and it reads no
 environment variable: the caller passes everything in.
@@ -17,5 +18,6 @@ from __future__ import annotations
 
 from .errors import EmbeddedPostgresError
 from .server import EmbeddedPostgres
+from .standby import StandbyPostgres
 
-__all__ = ["EmbeddedPostgres", "EmbeddedPostgresError"]
+__all__ = ["EmbeddedPostgres", "EmbeddedPostgresError", "StandbyPostgres"]

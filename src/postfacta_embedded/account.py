@@ -79,7 +79,9 @@ class Account:
             extra_groups=[] if becomes else None,
         )
 
-    def run(self, command: Sequence[str | Path], *, timeout: float) -> tuple[int, str]:
+    def run(
+        self, command: Sequence[str | Path], *, timeout: float, env: Mapping[str, str] | None = None
+    ) -> tuple[int, str]:
         """Run a command to its end.
 
         Returns:
@@ -89,7 +91,7 @@ class Account:
             OSError: It cannot be executed.
             subprocess.TimeoutExpired: It took longer than ``timeout`` seconds, and was killed.
         """
-        with self.start(command, output=subprocess.PIPE) as child:
+        with self.start(command, output=subprocess.PIPE, env=env) as child:
             try:
                 output, _ = child.communicate(timeout=timeout)
             except BaseException:

@@ -174,6 +174,16 @@ class EmbeddedPostgres:
             self._child = None
             self._lock.release()
 
+    def kill(self) -> None:
+        """End it as a crash would: nothing more is written, and the next start recovers.
+
+        Its backends notice within a moment that it is gone, unless they run a statement: that goes on to its end.
+        """
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+        self.stop()
+
     def restart(self) -> None:
         """Stop it and start it again, on the same port if nobody has taken it.
 
@@ -193,10 +203,14 @@ class EmbeddedPostgres:
             account.require_entry(parent)
             end_orphan(cluster.data_dir, timeout=self._start_timeout, log=self._log)
             binaries = self._within_reach(binaries, account)
-            prepare_cluster(cluster, binaries, account, log=self._log, fsync=self._settings["fsync"] != "off")
+            self._prepare(binaries, account)
             if read_pid_file(cluster.data_dir) is not None:
                 self._log("recovering after an unclean stop")
             self._launch_until_ready(binaries, account)
+
+    def _prepare(self, binaries: Binaries, account: Account) -> None:
+        fsync = self._settings["fsync"] != "off"
+        prepare_cluster(self._cluster, binaries, account, log=self._log, fsync=fsync)
 
     def _within_reach(self, binaries: Binaries, account: Account) -> Binaries:
         closed = account.first_closed(binaries.folder)
