@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextvars import ContextVar, Token
 
 __all__ = ["RequestContext", "bind_request", "current_request", "release_request"]
@@ -15,6 +16,8 @@ class RequestContext:
     Attributes:
         request_id: Matches `^[A-Za-z0-9._-]{8,64}$`.
         started: Monotonic seconds at which the outermost layer saw it.
+        asked: The seconds that the caller gives it, as a header said; `math.inf` if none did.
+        deadline: Monotonic seconds at which it must have ended; `math.inf` if it may take for ever.
         root_path: The server's own `root_path`, before any mount added to it.
         route: The route template once routing has told it, such as `/incidents/{ref}`; else None.
         trace_id: The server span's trace, 32 hex digits, or empty without a recording SDK.
@@ -25,6 +28,8 @@ class RequestContext:
     """
 
     __slots__ = (
+        "asked",
+        "deadline",
         "error_type",
         "principal",
         "request_id",
@@ -39,6 +44,8 @@ class RequestContext:
     def __init__(self, request_id: str, started: float, *, root_path: str = "") -> None:
         self.request_id: str = request_id
         self.started: float = started
+        self.asked: float = math.inf
+        self.deadline: float = math.inf
         self.root_path: str = root_path
         self.route: str | None = None
         self.trace_id: str = ""

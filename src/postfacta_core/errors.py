@@ -2,12 +2,16 @@
 
 * ResilienceError
   + RejectedError                -- refused before any of the work began: safe to try again
-    - PoolTimeoutError           -- no connection came free in time
+    - PoolTimeoutError           -- no connection came free in time, or too many wait for one
     - DatabaseUnavailableError   -- there is no database to talk to
     - ReadOnlyDatabaseError      -- the database takes no writes: it is failing over
+    - LockTimeoutError           -- others held what a statement needs for too long
     - BodyTooLargeError          -- the request body is larger than this route takes
+    - BodyTooSlowError           -- the request body did not come in time
     - HeadersTooLargeError       -- the request headers are larger than the service takes
+    - DrainingError              -- the service is stopping, and takes no more work
   + DeadlineExceededError        -- the time ran out; the work may have begun
+  + StoppedError                 -- the service stopped before the work was done; it may have begun
   + OutcomeUnknownError          -- the connection broke while the answer to a commit was on its way
 
 The split is the one a caller needs: did my work start?
@@ -17,14 +21,18 @@ from __future__ import annotations
 
 __all__ = [
     "BodyTooLargeError",
+    "BodyTooSlowError",
     "DatabaseUnavailableError",
     "DeadlineExceededError",
+    "DrainingError",
     "HeadersTooLargeError",
+    "LockTimeoutError",
     "OutcomeUnknownError",
     "PoolTimeoutError",
     "ReadOnlyDatabaseError",
     "RejectedError",
     "ResilienceError",
+    "StoppedError",
 ]
 
 
@@ -48,7 +56,7 @@ class RejectedError(ResilienceError):
 
 
 class PoolTimeoutError(RejectedError):
-    """No connection of the pool came free in time."""
+    """No connection of the pool came free in time, or too many wait for one."""
 
 
 class DatabaseUnavailableError(RejectedError):
@@ -59,16 +67,32 @@ class ReadOnlyDatabaseError(RejectedError):
     """The database accepts no writes, as in the middle of a failover."""
 
 
+class LockTimeoutError(RejectedError):
+    """Others held a lock that a statement needs for longer than it may wait; its transaction writes nothing."""
+
+
 class BodyTooLargeError(RejectedError):
     """The request body is larger than this route takes."""
+
+
+class BodyTooSlowError(RejectedError):
+    """The request body did not come in time."""
 
 
 class HeadersTooLargeError(RejectedError):
     """The request's header section is larger than the service takes."""
 
 
+class DrainingError(RejectedError):
+    """The service is stopping, and takes no more work: another instance does."""
+
+
 class DeadlineExceededError(ResilienceError):
     """The time ran out. The work may have begun."""
+
+
+class StoppedError(ResilienceError):
+    """The service stopped before the work was done. It may have begun."""
 
 
 class OutcomeUnknownError(ResilienceError):

@@ -11,13 +11,19 @@ __all__ = [
     "ConnectionAcquired",
     "ConnectionOpened",
     "ConnectionReleased",
+    "DeadlineExceeded",
+    "Drained",
     "Event",
     "HealthChecked",
     "ListenerFailed",
     "Observer",
     "Outcome",
+    "PhaseChanged",
     "PoolSized",
     "QueryFinished",
+    "RequestsOverdue",
+    "ResourceStuck",
+    "SignalsIntercepted",
     "StateChange",
     "TaskCrashed",
     "fan_out",
@@ -127,8 +133,63 @@ class QueryFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class DeadlineExceeded:
+    """A request's time ran out.
+
+    Attributes:
+        stage: Where: `ingress` (it came too late), `handler`, `pool` or `database`.
+    """
+
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestsOverdue:
+    """So many handlers were cancelled and go on nevertheless, as one in a thread does."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseChanged:
+    """The service moved from one phase of its life to another at a moment of its clock."""
+
+    old: str
+    new: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class SignalsIntercepted:
+    """It is settled who hears SIGTERM first; `in_place` says whether that is this library."""
+
+    mechanism: str
+    in_place: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """The last request has ended: `cancelled` of them by the drain, `seconds` after the drain began.
+
+    `left` are still running all the same: they did not heed it.
+    """
+
+    cancelled: int
+    left: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceStuck:
+    """A resource did not close within its share of the time, and was cancelled."""
+
+    resource: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class TaskCrashed:
-    """A background task raised; its owner starts it again."""
+    """A background task raised; its owner starts it again, or does without it."""
 
     task: str
     error: Exception
@@ -143,7 +204,13 @@ Event = (
     | ConnectionReleased
     | PoolSized
     | QueryFinished
+    | RequestsOverdue
+    | PhaseChanged
+    | SignalsIntercepted
+    | Drained
+    | ResourceStuck
     | TaskCrashed
+    | DeadlineExceeded
 )
 
 

@@ -1,125 +1,109 @@
-"""Lend connections of an asyncpg pool, as long as there is a database behind it.
+"""Lend connections to PostgreSQL, as long as there is a database behind them.
 
-1. The pool is connected if its reserved connection is: one more than `max_size`, kept for this and for `ping`.
-2. While it is not connected, a caller is refused at once; a background task tries to connect for ever.
-3. Whoever sees a connection break says so (`suspect`). All idle ones are then renewed before they are lent, and
-   the database is looked for; the others are refused only if it is not found, for one connection may break alone.
-4. Every wait has a bound: for a connection, to open one, to give one back, to look, to close.
+1. `policy.pool` decides who gets a connection, and how long one is kept; `presence` knows whether there is a database.
+2. A caller waits in the order of its coming, and is refused at once while there is no database.
+3. Every wait has a bound: for a connection, to open one, to clear one that comes back, to look, to close. A request's
+   deadline shortens those that a caller sees.
+4. A caller that was cancelled or ran out of time goes at once. Its connection is cleared by a task of the pool, which
+   waits until the server has ended the statement.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias, cast
+import math
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 import anyio
 import asyncpg
+from anyio.abc import TaskGroup
 
 from ..clock import LUCK, MONOTONIC, Clock, Luck
 from ..errors import (
-    DatabaseUnavailableError,
     DeadlineExceededError,
+    OutcomeUnknownError,
     PoolTimeoutError,
-    ReadOnlyDatabaseError,
     ResilienceError,
 )
 from ..events import (
     ConnectionAcquired,
-    ConnectionOpened,
     ConnectionReleased,
+    DeadlineExceeded,
     Observer,
     PoolSized,
     fan_out,
     ignore,
 )
-from ..policy.retry import Backoff
+from ..policy.pool import Kept, Lending, Lifetimes
+from .connecting import Connector, Password, PoolOptions, RawConnection
+from .deadline import current_deadline
+from .presence import Presence
 
-__all__ = ["Password", "Pool", "PoolOptions", "RawConnection", "is_broken", "terminate", "translate"]
+__all__ = ["Loan", "Password", "Pool", "PoolOptions", "RawConnection"]
 
-RawConnection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
-Password = str | Callable[[], str] | Callable[[], Awaitable[str]]
-"""A password, or a function that reads it anew for each connection, so that a rotation needs no restart."""
-
-_LOOK_TIMEOUT = (
-    1.0  # For one sign of life; also for the one new connection that is tried before all are refused.
-)
-_RELEASE_TIMEOUT = 1.0  # Longer than any healthy reset takes; a connection that needs more is thrown away.
-_NOT_THERE = ("08", "57P01", "57P02", "57P03", "53300", "53100", "53200")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolOptions:
-    """Bounds of a pool. Times are seconds.
-
-    Attributes:
-        max_size: Connections lent at once; one more is reserved for health.
-        acquire_timeout: Longest wait for one.
-        connect_timeout: Longest time to open one.
-        statement_timeout: Longest run of a statement; the server ends it, and a second later this side does.
-        lock_timeout: Longest wait of a statement for a lock.
-        idle_in_transaction_timeout: After it the server ends a transaction that does nothing.
-        close_timeout: Longest wait for lent connections when the pool closes.
-        reconnect: The waits between attempts while there is no database.
-    """
-
-    max_size: int = 10
-    acquire_timeout: float = 1.0
-    connect_timeout: float = 3.0
-    statement_timeout: float = 5.0
-    lock_timeout: float = 1.0
-    idle_in_transaction_timeout: float = 15.0
-    close_timeout: float = 5.0
-    reconnect: Backoff = field(default_factory=lambda: Backoff(base=0.1, cap=2.0))
-
-    def __post_init__(self) -> None:
-        times = (self.acquire_timeout, self.connect_timeout, self.statement_timeout, self.lock_timeout)
-        if self.max_size < 1 or min(*times, self.idle_in_transaction_timeout, self.close_timeout) <= 0:
-            msg = f"needs at least one connection, and times above 0: {self}"
-            raise ValueError(msg)
+# Longer than any healthy reset takes; a connection that needs more is thrown away.
+_RELEASE_TIMEOUT = 1.0
+_SWEEP_AT_MOST_EVERY = 10.0
+# Errors after which the server may still be at work on the connection.
+_TIME_IS_UP = (TimeoutError, DeadlineExceededError, OutcomeUnknownError)
 
 
-def translate(error: BaseException, name: str, *, broken: bool = False) -> ResilienceError | None:
-    """Tell which error of this library a driver's error is; None if it is the caller's own affair.
+@dataclass(slots=True)
+class _Patience:
+    """How long a caller waits, and whether it is its request that cannot wait longer."""
 
-    Args:
-        error: What asyncpg or the operating system raised.
-        name: The database's name, for the error.
-        broken: Whether the connection is closed: then even asyncpg's vague errors mean that.
-    """
-    state = getattr(error, "sqlstate", None) or ""
-    if state.startswith(_NOT_THERE):
-        return DatabaseUnavailableError(name, 1.0)
-    if state == "25006":
-        return ReadOnlyDatabaseError(name, 1.0)
-    # A time-out on this side means a server that answers nothing; 57014 is its own statement_timeout.
-    if state == "57014" or isinstance(error, TimeoutError):
-        return DeadlineExceededError(name)
-    # asyncpg is confused when a statement meets the server's parting words, which it has not read to the end.
-    if isinstance(error, OSError | asyncpg.InternalClientError) or (
-        broken and isinstance(error, asyncpg.InterfaceError | asyncpg.PostgresError)
-    ):
-        return DatabaseUnavailableError(name, 1.0)
-    return None
+    until: float
+    is_the_requests: bool
 
 
-def is_broken(connection: RawConnection) -> bool:
-    """Tell whether a lent connection is closed: the driver then takes it from the borrower."""
-    try:
-        return connection.is_closed()
-    except asyncpg.InterfaceError:
-        return True
+@dataclass(slots=True, eq=False)
+class _Opening:
+    """A connection that is being opened for a caller, who may not wait for it to the end."""
+
+    ended: anyio.Event
+    scope: anyio.CancelScope
+    kept: Kept[RawConnection] | None = None
+    error: Exception | None = None
+    is_abandoned: bool = False
 
 
-def terminate(connection: RawConnection) -> None:
-    """End a lent connection without a word to the server; again changes nothing."""
-    if not is_broken(connection):
-        connection.terminate()
+class Loan:
+    """A connection for the length of an `async with` block."""
+
+    __slots__ = ("_kept", "_pool", "_started")
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._kept: Kept[RawConnection] | None = None
+        self._started = 0.0
+
+    @property
+    def kept(self) -> Kept[RawConnection]:
+        """What is lent.
+
+        Raises:
+            asyncpg.InterfaceError: If it was given back: it is another's now.
+        """
+        if self._kept is None:
+            raise asyncpg.InterfaceError("the connection was given back to the pool")
+        return self._kept
+
+    async def __aenter__(self) -> Self:
+        self._kept = await self._pool.lend()
+        self._started = self._pool.now()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        kept, self._kept = self.kept, None
+        await self._pool.take_back(kept, error, self._started)
 
 
 class Pool:
-    """An asyncpg pool that may exist before its database does.
+    """A pool that may exist before its database does.
 
     Args:
         name: Names it in errors, events and metrics.
@@ -127,8 +111,8 @@ class Pool:
         options: The bounds.
         password: Wins over the one in the address.
         observer: Told of each connection opened, lent and given back. It may raise.
-        clock: Monotonic seconds.
-        luck: Spreads the attempts to connect.
+        clock: Monotonic seconds; it must be the clock of the request contexts.
+        luck: Spreads the attempts to connect, and the ends of connections.
     """
 
     def __init__(
@@ -143,235 +127,253 @@ class Pool:
         luck: Luck = LUCK,
     ) -> None:
         self.name = name
-        self.connected: anyio.Event = anyio.Event()
+        self.now: Clock = clock
         self._options = options
         self._observe = fan_out([observer])
-        self._clock = clock
         self._luck = luck
-        self._arguments: dict[str, Any] = {
-            "dsn": dsn,
-            "timeout": options.connect_timeout,
-            "command_timeout": options.statement_timeout + 1.0,
-            "server_settings": {
-                "application_name": f"postfacta {name}",
-                "timezone": "UTC",
-                "statement_timeout": _milliseconds(options.statement_timeout),
-                "lock_timeout": _milliseconds(options.lock_timeout),
-                "idle_in_transaction_session_timeout": _milliseconds(options.idle_in_transaction_timeout),
-            },
-        }
-        if password is not None:
-            self._arguments["password"] = password
-        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
-        self._reserved: asyncpg.Connection[asyncpg.Record] | None = None
-        self._doubted = anyio.Event()
-        self._has_moved = False
-        self._must_renew = False
-        self._pinging = anyio.Lock()
-        self._retry_at = 0.0
-        self._lent = 0
-        self._waiting = 0
+        self._connector = Connector(
+            name, dsn, options, password=password, observer=self._observe, clock=clock
+        )
+        lifetimes = Lifetimes(lifetime=options.max_lifetime, idle=options.max_idle)
+        self._lending: Lending[RawConnection] = Lending(
+            name, options.max_size, options.max_waiting, lifetimes=lifetimes
+        )
+        self.presence: Presence = Presence(
+            name,
+            self._connector,
+            self._lending,
+            options=options,
+            when_lost=self._end_openings,
+            clock=clock,
+            luck=luck,
+        )
+        self._openings: set[_Opening] = set()
+        self._lent: set[Kept[RawConnection]] = set()
+        self._all_home = anyio.Event()
+        self._group: TaskGroup | None = None
 
     @property
-    def is_connected(self) -> bool:
-        """Whether there is a database, as far as is known."""
-        return self._reserved is not None
+    def server(self) -> str:
+        """The host that is the database's now, for spans; empty if its address is not plain."""
+        return self._connector.server
 
-    async def open(self) -> None:
-        """Make the pool; no connection is opened for that."""
-        self._pool = await asyncpg.create_pool(
-            min_size=0, max_size=self._options.max_size, connect=self._connect, **self._arguments
-        )
+    def open(self, group: TaskGroup) -> None:
+        """Begin to connect; it lasts until the group is cancelled, which must come after `close`."""
+        self._group = group
+        group.start_soon(self.presence.keep)
+        group.start_soon(self._keep_young)
 
     async def close(self) -> None:
         """Wait for the lent connections, but not for long, then end what is left."""
-        if self._pool is None:
-            return
-        pool, self._pool = self._pool, None
+        self._group = None
+        self.presence.evict(self._lending.era)
         with anyio.move_on_after(self._options.close_timeout, shield=True):
-            await pool.close()
-        pool.terminate()
+            while self._lent:
+                await self._all_home.wait()
+        for kept in self._lent:
+            kept.connection.terminate()
 
-    async def keep_connected(self) -> None:
-        """Connect, notice when the database is lost, connect again; until cancelled."""
-        try:
-            while True:
-                self._reserve(await self._connect_somehow())
-                while await self._outlives_a_doubt():
-                    pass
-                self._let_go()
-                await self._renew_idle()
-        finally:
-            self._let_go()
+    async def _keep_young(self) -> None:
+        """Close the idle connections that nobody needs, or that are too old; until cancelled."""
+        options = self._options
+        pause = min(options.max_lifetime / 4, options.max_idle / 4, _SWEEP_AT_MOST_EVERY)
+        while True:
+            await anyio.sleep(pause)
+            for kept in self._lending.sweep(self.now()):
+                kept.connection.terminate()
+            await self.presence.renew_if_old()
 
-    def _reserve(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
-        connection.add_termination_listener(lambda dead: self.suspect() if dead is self._reserved else None)
-        self._reserved = connection
-        self.connected.set()
+    def acquire(self) -> Loan:
+        """Lend a connection for an `async with` block; see `lend` for what that raises."""
+        return Loan(self)
 
-    async def _outlives_a_doubt(self) -> bool:
-        """Wait until somebody doubts that the database is there, and look."""
-        await self._doubted.wait()
-        self._doubted = anyio.Event()
-        if self._must_renew:
-            await self._renew_idle()
-        if self._has_moved:
-            self._has_moved = False
-            return False
-        try:
-            await self.ping()
-        except DatabaseUnavailableError:
-            return await self._finds_another()
-        return True
-
-    async def _renew_idle(self) -> None:
-        self._must_renew = False
-        if self._pool is not None:
-            await self._pool.expire_connections()
-
-    async def _finds_another(self) -> bool:
-        try:
-            connection = await self._connect(
-                **self._arguments | {"timeout": min(_LOOK_TIMEOUT, self._options.connect_timeout)}
-            )
-        except Exception:  # noqa: BLE001 - whatever it is, it was told as an event, and will be tried again
-            return False
-        self._reserve(connection)
-        return True
-
-    def suspect(self, *, renew: bool = True, moved: bool = False) -> None:
-        """Say that something is wrong: the pool looks whether the database is still there.
-
-        Args:
-            renew: Whether idle connections may be broken as well; false if only opening one failed.
-            moved: Whether the database is known to be elsewhere, as when this one takes no writes.
-        """
-        self._must_renew |= renew
-        self._has_moved |= moved
-        self._doubted.set()
-
-    async def ping(self) -> None:
-        """Ask the database for a sign of life, on the reserved connection, which no load can take.
-
-        Raises:
-            DatabaseUnavailableError: If there is none within a second.
-        """
-        try:
-            with anyio.fail_after(_LOOK_TIMEOUT):
-                async with self._pinging:
-                    await self._ask(self._reserved)
-        except Exception as error:
-            raise self._unavailable() from error
-
-    async def _ask(self, reserved: asyncpg.Connection[asyncpg.Record] | None) -> None:
-        if reserved is None:
-            raise self._unavailable()
-        try:
-            await reserved.fetchval("select 1")
-        except BaseException:
-            # Also if the caller's own bound ended it: a late answer would be taken for the next one's.
-            reserved.terminate()
-            self.suspect()
-            raise
-
-    @asynccontextmanager
-    async def acquire(self) -> AsyncGenerator[RawConnection]:
-        """Lend a connection for the block.
+    async def lend(self) -> Kept[RawConnection]:
+        """Lend a connection, which must come back through `take_back`.
 
         Raises:
             DatabaseUnavailableError: At once if there is no database; or if none could be opened in time.
-            PoolTimeoutError: If all stayed lent for `acquire_timeout`.
+            DeadlineExceededError: If the request's time is up, or does not last until one is free.
+            PoolTimeoutError: If all stayed lent for `acquire_timeout`, or too many wait already.
         """
-        if self._pool is None or self._reserved is None:
-            raise self._unavailable()
-        pool = self._pool
-        connection = await self._wait(pool)
-        started = self._clock()
-        try:
-            yield connection
-        finally:
-            with anyio.CancelScope(shield=True):
-                await self._give_back(pool, connection)
-            self._lent -= 1
-            self._observe(ConnectionReleased(self.name, self._clock() - started))
-            self._tell_size(pool)
-
-    async def _wait(self, pool: asyncpg.Pool[asyncpg.Record]) -> RawConnection:
-        started = self._clock()
-        error_type = "cancelled"
-        self._waiting += 1
-        if self._is_busy():
-            self._tell_size(pool)
-        try:
-            connection = await pool.acquire(timeout=self._options.acquire_timeout)
-            error_type = ""
-            self._lent += 1
-        except Exception as error:
-            refusal = self._refusal(error)
-            error_type = type(refusal).__name__
-            raise refusal from error
-        finally:
-            self._waiting -= 1
-            self._observe(ConnectionAcquired(self.name, self._clock() - started, error_type))
-            self._tell_size(pool)
-        return connection
-
-    def _is_busy(self) -> bool:
-        return self._lent >= self._options.max_size
-
-    def _refusal(self, error: Exception) -> Exception:
-        if isinstance(error, TimeoutError) and self._is_busy():
-            return PoolTimeoutError(self.name, self._options.acquire_timeout)
-        self.suspect(renew=False)
-        return self._unavailable()
-
-    async def _give_back(self, pool: asyncpg.Pool[asyncpg.Record], connection: RawConnection) -> None:
-        try:
-            await pool.release(connection, timeout=_RELEASE_TIMEOUT)
-        except Exception:  # noqa: BLE001 - it is on its way out; asyncpg has ended it, and nobody waits for it
-            self.suspect()
-
-    async def _connect_somehow(self) -> asyncpg.Connection[asyncpg.Record]:
-        attempt = 0
-        while True:
-            try:
-                connection = await self._connect(**self._arguments)
-            except Exception:  # noqa: BLE001 - whatever it is, it is told as an event, and tried again
-                attempt += 1
-                delay = self._options.reconnect.delay(attempt, self._luck())
-                self._retry_at = self._clock() + delay
-                await anyio.sleep(delay)
-                continue
-            return connection
-
-    async def _connect(self, *args: object, **kwargs: Any) -> asyncpg.Connection[asyncpg.Record]:
-        started = self._clock()
+        started = self.now()
         error_type = "cancelled"
         try:
-            # The pool hands on what it was given, so the overloads do not help here.
-            connect = cast("Callable[..., Awaitable[asyncpg.Connection[asyncpg.Record]]]", asyncpg.connect)
-            connection = await connect(*args, **kwargs)
+            kept = await self._lend(started)
             error_type = ""
-        except Exception as error:
+        except ResilienceError as error:
             error_type = type(error).__name__
             raise
         finally:
-            self._observe(ConnectionOpened(self.name, self._clock() - started, error_type))
-        return connection
+            self._observe(ConnectionAcquired(self.name, self.now() - started, error_type))
+            self._tell_size()
+        return kept
 
-    def _let_go(self) -> None:
-        if self._reserved is not None:
-            self._reserved.terminate()
-            self._reserved = None
-            self.connected = anyio.Event()
+    async def _lend(self, started: float) -> Kept[RawConnection]:
+        if not self.presence.is_there or self._group is None:
+            raise self.presence.absence()
+        deadline = current_deadline()
+        if deadline is not None and deadline.for_next_hop(started) <= 0.0:
+            raise self._too_late()
+        if not self._lending.enter():
+            await self._queue(self._patience(started))
+        kept = self._take_idle() or await self._open(self._patience(started))
+        self._lent.add(kept)
+        return kept
 
-    def _unavailable(self) -> DatabaseUnavailableError:
-        return DatabaseUnavailableError(self.name, max(1.0, self._retry_at - self._clock()))
+    def _patience(self, now: float) -> _Patience:
+        ours = now + self._options.acquire_timeout
+        deadline = current_deadline()
+        theirs = math.inf if deadline is None else now + deadline.for_next_hop(now)
+        return _Patience(min(ours, theirs), is_the_requests=theirs < ours)
 
-    def _tell_size(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
-        idle = pool.get_idle_size()
-        self._observe(PoolSized(self.name, idle, self._lent, self._options.max_size, 0, self._waiting))
+    async def _queue(self, patience: _Patience) -> None:
+        event = anyio.Event()
+        turn = self._lending.queue(event.set)
+        self._tell_size()
+        try:
+            with anyio.move_on_after(patience.until - self.now()):
+                await event.wait()
+        except BaseException:
+            self._lending.give_up(turn)
+            raise
+        if not turn.has_come:
+            self._lending.give_up(turn)
+            if patience.is_the_requests:
+                raise self._too_late()
+            raise PoolTimeoutError(self.name, self._options.acquire_timeout)
 
+    def _take_idle(self) -> Kept[RawConnection] | None:
+        while (kept := self._lending.take()) is not None and kept.connection.is_closed():
+            pass
+        return kept
 
-def _milliseconds(seconds: float) -> str:
-    return str(max(1, round(seconds * 1000)))
+    async def _open(self, patience: _Patience) -> Kept[RawConnection]:
+        """Wait for a new connection; the slot goes on to whoever opens it.
+
+        A caller that leaves does not end the attempt: if no request had the time that it takes to open one, there
+        would never be one.
+        """
+        opening, group = _Opening(anyio.Event(), anyio.CancelScope()), self._group
+        if group is None or not self.presence.is_there:  # it went while the caller stood in the queue
+            self._lending.leave()
+            raise self.presence.absence()
+        group.start_soon(self._open_for, opening)
+        try:
+            with anyio.move_on_after(patience.until - self.now()):
+                await opening.ended.wait()
+        except BaseException:
+            self._abandon(opening)
+            raise
+        if opening.kept is not None and self._group is group:  # and not closed meanwhile
+            return opening.kept
+        self._abandon(opening)
+        if patience.is_the_requests and self.now() >= patience.until:
+            raise self._too_late() from opening.error
+        self.presence.suspect()
+        raise self.presence.absence() from opening.error
+
+    def _abandon(self, opening: _Opening) -> None:
+        opening.is_abandoned = True
+        if opening.kept is not None:
+            self._settle(opening.kept)
+
+    async def _open_for(self, opening: _Opening) -> None:
+        era = self._lending.era
+        self._openings.add(opening)
+        try:
+            with opening.scope:
+                connection = await self._connector.there(self._options.connect_timeout)
+                opening.kept = self._lending.opened(connection, era=era, now=self.now(), luck=self._luck())
+        except Exception as error:  # noqa: BLE001 - whatever it is, it was told as an event
+            opening.error = error
+        finally:
+            self._openings.discard(opening)
+            opening.ended.set()
+            if opening.kept is None:
+                self._lending.leave()
+        if opening.kept is not None and opening.is_abandoned:
+            self._settle(opening.kept)
+
+    def _end_openings(self) -> None:
+        """Let nobody wait for a host that is lost, nor keep a slot for it."""
+        for opening in self._openings:
+            opening.scope.cancel()
+
+    def _too_late(self) -> DeadlineExceededError:
+        self._observe(DeadlineExceeded("pool"))
+        return DeadlineExceededError(self.name)
+
+    async def take_back(self, kept: Kept[RawConnection], error: BaseException | None, started: float) -> None:
+        """Clear a connection that was lent, and keep it for the next caller, or close it.
+
+        Args:
+            kept: What was lent.
+            error: What ended the caller's block, if it did not end by itself.
+            started: When it was lent.
+        """
+        is_cut_off = error is not None and (
+            isinstance(error, _TIME_IS_UP) or not isinstance(error, Exception)
+        )
+        self._observe(ConnectionReleased(self.name, self.now() - started))
+        if kept.connection.is_closed():
+            self._settle(kept)
+        elif is_cut_off:
+            self._clear_later(kept)
+        else:
+            try:
+                await self._clear(kept)
+            except Exception:  # noqa: BLE001 - it is on its way out, and nobody waits for it
+                kept.connection.terminate()
+                self.presence.suspect(kept)
+            except BaseException:
+                self._clear_later(kept)
+                raise
+            self._settle(kept)
+
+    def _clear_later(self, kept: Kept[RawConnection]) -> None:
+        if self._group is None:
+            kept.connection.terminate()
+            self._settle(kept)
+        else:
+            self._group.start_soon(self._clear_after_cancellation, kept)
+
+    async def _clear_after_cancellation(self, kept: Kept[RawConnection]) -> None:
+        connection = kept.connection
+        is_clear = False
+        try:
+            with anyio.move_on_after(_RELEASE_TIMEOUT):
+                # asyncpg asked the server to cancel; it lets no statement pass before that has been answered.
+                with suppress(asyncpg.InFailedSQLTransactionError):
+                    await connection.execute("select")
+                await self._clear(kept)
+                is_clear = True
+        except Exception:  # noqa: BLE001, S110 - as above
+            pass
+        finally:
+            if not is_clear:
+                self.presence.suspect(kept if connection.is_closed() else None)
+                connection.terminate()
+            self._settle(kept)
+
+    async def _clear(self, kept: Kept[RawConnection]) -> None:
+        connection = kept.connection
+        if connection.is_in_transaction():
+            await connection.execute("rollback", timeout=_RELEASE_TIMEOUT)
+        if self._options.reset and not self._options.transaction_pooling:
+            await connection.reset(timeout=_RELEASE_TIMEOUT)
+
+    def _settle(self, kept: Kept[RawConnection]) -> None:
+        """Put away a connection that is clear, or closed."""
+        connection = kept.connection
+        if not connection.is_closed() and (self._group is None or not self._lending.keep(kept, self.now())):
+            connection.terminate()
+        self._lent.discard(kept)
+        self._lending.leave()
+        self._tell_size()
+        if not self._lent:
+            self._all_home.set()
+            self._all_home = anyio.Event()
+
+    def _tell_size(self) -> None:
+        lending = self._lending
+        self._observe(PoolSized(self.name, lending.idle, lending.used, lending.max_size, 0, lending.waiting))

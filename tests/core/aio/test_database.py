@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -11,46 +12,61 @@ import anyio
 import asyncpg
 import pytest
 
-from postfacta_core.aio.database import (
-    Database,
-    PoolOptions,
-    _where,  # pyright: ignore[reportPrivateUsage] # pure, and seen from outside only in spans
-)
+from postfacta_core.aio.database import Database, PoolOptions, translate
+from postfacta_core.clock import MONOTONIC
 from postfacta_core.errors import (
     DatabaseUnavailableError,
     DeadlineExceededError,
+    LockTimeoutError,
     OutcomeUnknownError,
     PoolTimeoutError,
     ReadOnlyDatabaseError,
 )
-from postfacta_core.events import ConnectionAcquired, ConnectionOpened, Event, PoolSized, QueryFinished
-from postfacta_core.policy.retry import Backoff
+from postfacta_core.events import (
+    ConnectionAcquired,
+    ConnectionOpened,
+    DeadlineExceeded,
+    Event,
+    PoolSized,
+    QueryFinished,
+)
 from postfacta_core.testing import RecordingObserver
 from postfacta_embedded import EmbeddedPostgres
 from tests.pg import open_folder
 
+from .postgres import QUICK, opened, request_within, until_answers, until_quiet, watcher
+
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg knows no other
 
-QUICK = PoolOptions(
-    max_size=2,
-    acquire_timeout=0.2,
-    connect_timeout=2.0,
-    statement_timeout=2.0,
-    close_timeout=0.5,
-    reconnect=Backoff(base=0.02, cap=0.1),
+
+@pytest.mark.parametrize(
+    ("error", "broken", "expected"),
+    [
+        (asyncpg.ConnectionDoesNotExistError("gone"), False, DatabaseUnavailableError),
+        (asyncpg.AdminShutdownError("bye"), False, DatabaseUnavailableError),
+        (asyncpg.CrashShutdownError("bye"), False, DatabaseUnavailableError),
+        (asyncpg.CannotConnectNowError("starting up"), False, DatabaseUnavailableError),
+        (asyncpg.TooManyConnectionsError("full"), False, DatabaseUnavailableError),
+        (asyncpg.DiskFullError("full"), False, DatabaseUnavailableError),
+        (asyncpg.OutOfMemoryError("full"), False, DatabaseUnavailableError),
+        (ConnectionResetError(), False, DatabaseUnavailableError),
+        (asyncpg.InternalClientError("another operation is in progress"), False, DatabaseUnavailableError),
+        (asyncpg.InterfaceError("connection is closed"), True, DatabaseUnavailableError),
+        (asyncpg.InterfaceError("the query has 1 parameter"), False, None),
+        (asyncpg.ReadOnlySQLTransactionError("standby"), False, ReadOnlyDatabaseError),
+        (asyncpg.QueryCanceledError("statement timeout"), False, DeadlineExceededError),
+        (TimeoutError(), False, DeadlineExceededError),
+        (asyncpg.UniqueViolationError("twice"), False, None),
+        (asyncpg.DeadlockDetectedError("both"), False, None),
+        (asyncpg.LockNotAvailableError("busy"), False, LockTimeoutError),
+        (ValueError("not ours"), True, None),
+    ],
 )
-
-
-@asynccontextmanager
-async def opened(
-    dsn: str, options: PoolOptions = QUICK, observer: RecordingObserver | None = None
-) -> AsyncGenerator[Database]:
-    async with Database(
-        dsn, name="db", options=options, observer=observer or RecordingObserver()
-    ) as database:
-        with anyio.fail_after(10):
-            await database.wait_connected()
-        yield database
+def test_an_error_is_told_apart(
+    error: Exception, *, broken: bool, expected: type[Exception] | None, anyio_backend: str
+) -> None:
+    known = translate(error, "db", broken=broken)
+    assert type(known) is (expected or type(None))
 
 
 @pytest.fixture
@@ -58,27 +74,6 @@ def own_server() -> Generator[EmbeddedPostgres]:
     """A server that a test may kill."""
     with open_folder() as folder, EmbeddedPostgres(folder / "data") as server:
         yield server
-
-
-@asynccontextmanager
-async def watcher(dsn: str) -> AsyncGenerator[asyncpg.Connection[asyncpg.Record]]:
-    connection = await asyncpg.connect(dsn)
-    try:
-        yield connection
-    finally:
-        await connection.close()
-
-
-async def until_answers(database: Database) -> None:
-    """Ask until there is an answer, for at most ten seconds."""
-    with anyio.fail_after(10):
-        while True:
-            try:
-                await database.fetchval("select 1")
-            except (DatabaseUnavailableError, DeadlineExceededError):
-                await anyio.sleep(0.02)
-            else:
-                return
 
 
 async def is_alive(database: Database) -> bool:
@@ -513,30 +508,171 @@ async def test_an_address_that_makes_no_sense_is_not_told_either(host: str) -> N
         assert "canary" not in f"{database!r} {seen.events!r}"
 
 
-@pytest.mark.parametrize(
-    ("address", "server", "namespace"),
-    [
-        ("postgresql://u:p@db.example:5432/billing?sslmode=require", "db.example", "billing"),
-        ("postgresql://[::1]/billing", "::1", "billing"),
-        ("postgresql://a:1,b:2/billing", "", "billing"),
-        ("postgresql:///billing?host=/run/postgresql", "", "billing"),
-    ],
-)
-async def test_a_span_names_the_server_where_it_is_plain(address: str, server: str, namespace: str) -> None:
-    assert _where(address) == (server, namespace)
-
-
-async def test_a_password_may_be_a_function_that_is_asked_each_time(database_dsn: str) -> None:
-    right = database_dsn.split("://postgres:")[1].split("@", maxsplit=1)[0]
-    asked: list[str] = []
-
-    def password() -> str:
-        asked.append("wrong" if not asked else right)
-        return asked[-1]
-
-    nameless = database_dsn.replace(f":{right}@", "@")
-    async with Database(nameless, name="db", options=QUICK, password=password) as database:
-        with anyio.fail_after(10):
-            await database.wait_connected()
+async def test_a_statement_has_no_more_than_the_request_has_left_and_is_ended_on_the_server(
+    database_dsn: str,
+) -> None:
+    seen = RecordingObserver()
+    options = PoolOptions(max_size=1, acquire_timeout=5)
+    async with opened(database_dsn, options, seen) as database, watcher(database_dsn) as other:
+        started = anyio.current_time()
+        with request_within(0.3), pytest.raises(DeadlineExceededError):
+            await database.execute("select pg_sleep(60)")
+        assert 0.2 < anyio.current_time() - started < 1
+        await until_quiet(other, most=2, seconds=1)
+        assert [event.stage for event in seen.of(DeadlineExceeded)] == ["database"]
+        assert len(seen.of(ConnectionOpened)) == 2
         assert await database.fetchval("select 1") == 1
-    assert asked[:2] == ["wrong", right]
+        assert len(seen.of(ConnectionOpened)) == 2  # the connection was cleared and kept
+    told = [(event.operation, event.error_type) for event in seen.of(QueryFinished)]
+    assert told[0] == ("SELECT", "DeadlineExceededError")
+
+
+async def test_in_a_transaction_the_server_itself_knows_the_requests_limit(database_dsn: str) -> None:
+    limit = "select setting::int from pg_settings where name = 'statement_timeout'"
+    seen = RecordingObserver()
+    async with opened(database_dsn, observer=seen) as database:
+        with request_within(0.5):
+            async with database.transaction() as connection:
+                assert 300 < await connection.fetchval(limit) < 480
+        with request_within(60):
+            async with database.transaction() as connection:
+                assert await connection.fetchval(limit) == 2000
+        assert await database.fetchval(limit) == 2000
+        with request_within(0.3), pytest.raises(DeadlineExceededError):
+            async with database.transaction() as connection:
+                await connection.execute("select pg_sleep(60)")
+    late = next(event for event in seen.of(QueryFinished) if event.error_type)
+    assert late.sqlstate == "57014"  # the server's word, and not this side's
+    assert [event.stage for event in seen.of(DeadlineExceeded)] == ["database"]
+
+
+async def test_a_transaction_whose_request_has_no_time_left_is_not_committed(database_dsn: str) -> None:
+    async with opened(database_dsn) as database:
+        await database.execute("create table t (a int)")
+        with request_within(60) as request, pytest.raises(DeadlineExceededError):
+            async with database.transaction() as connection:
+                await connection.execute("insert into t values (1)")
+                request.deadline = request.started
+        assert await database.fetchval("select count(*) from t") == 0
+
+
+async def test_a_commit_that_takes_longer_than_the_request_has_leaves_the_outcome_unknown(
+    database_dsn: str,
+) -> None:
+    sleeps = "create function slow() returns trigger language plpgsql as 'begin perform pg_sleep(30); return null; end'"
+    later = "create constraint trigger slow after insert on t deferrable initially deferred for each row execute function slow()"
+    async with opened(database_dsn) as database, watcher(database_dsn) as other:
+        for statement in ("create table t (a int)", sleeps, later):
+            await database.execute(statement)
+        with request_within(60) as request, pytest.raises(OutcomeUnknownError):
+            async with database.transaction() as connection:
+                await connection.execute("insert into t values (1)")
+                request.deadline = MONOTONIC() + 0.3
+        await until_quiet(other, seconds=3)
+        assert await database.fetchval("select count(*) from t") == 0
+
+
+async def test_statements_that_are_cancelled_again_and_again_leave_nothing_on_the_server(
+    database_dsn: str,
+) -> None:
+    options = PoolOptions(max_size=3, acquire_timeout=5)
+    luck = random.Random(7)  # noqa: S311 - a fixed series, no secret
+    async with opened(database_dsn, options) as database, watcher(database_dsn) as other:
+
+        async def ask() -> None:
+            for _ in range(15):
+                patience, seconds = luck.random() * 0.1, luck.random() * 0.2
+                with (
+                    anyio.move_on_after(patience),
+                    suppress(DeadlineExceededError),
+                    request_within(seconds),
+                ):
+                    async with database.transaction() as connection:
+                        await connection.execute("select pg_sleep(60)")
+
+        async with anyio.create_task_group() as group:
+            for _ in range(6):
+                group.start_soon(ask)
+        assert await until_quiet(other, most=4, seconds=3) <= 4
+        locks = "select count(*) from pg_locks l join pg_database d on d.oid = l.database where pid <> pg_backend_pid() and datname = current_database()"
+        assert await other.fetchval(locks) == 0
+        async with database.acquire(), database.acquire(), database.acquire():
+            pass
+
+
+async def test_a_request_past_its_deadline_does_not_wait_for_a_server_that_is_frozen(
+    own_server: EmbeddedPostgres,
+) -> None:
+    async with opened(own_server.dsn(), PoolOptions(close_timeout=0.5)) as database:
+        rows = await database.fetch("select pid from pg_stat_activity")
+        frozen = [own_server.pid or 0, *(row["pid"] for row in rows)]
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            started = anyio.current_time()
+            with request_within(0.5), pytest.raises(DeadlineExceededError):
+                async with database.transaction() as connection:
+                    await connection.execute("select 1")
+            assert anyio.current_time() - started < 0.6
+        finally:
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
+        await until_answers(database)
+
+
+async def test_a_database_that_closes_with_a_frozen_server_ends_in_time_and_leaves_nothing_on_it(
+    own_server: EmbeddedPostgres,
+) -> None:
+    async def stuck(database: Database, started: anyio.Event) -> None:
+        with suppress(DatabaseUnavailableError, DeadlineExceededError):
+            async with database.acquire() as connection:
+                started.set()
+                await connection.execute("select pg_sleep(60)")
+
+    options = PoolOptions(statement_timeout=30, close_timeout=0.3)
+    async with watcher(own_server.dsn()) as other:
+        frozen: list[int] = []
+        closing = anyio.current_time()
+        try:
+            async with anyio.create_task_group() as group, opened(own_server.dsn(), options) as database:
+                started = anyio.Event()
+                group.start_soon(stuck, database, started)
+                await started.wait()
+                with anyio.fail_after(10):
+                    while (
+                        await other.fetchval(
+                            "select count(*) from pg_stat_activity where wait_event = 'PgSleep'"
+                        )
+                        == 0
+                    ):
+                        await anyio.sleep(0.01)
+                rows = await other.fetch(
+                    "select pid from pg_stat_activity where application_name = 'postfacta db'"
+                )
+                frozen += [row["pid"] for row in rows]
+                for pid in frozen:
+                    os.kill(pid, signal.SIGSTOP)
+                closing = anyio.current_time()
+            assert anyio.current_time() - closing < 1
+        finally:
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
+        await until_quiet(other, most=0, seconds=5)  # pg_sleep goes on for a minute, but for nobody
+
+
+async def test_a_connection_that_was_given_back_is_not_lent_a_second_time(database_dsn: str) -> None:
+    async with opened(database_dsn) as database:
+        async with database.acquire() as connection:
+            pass
+        with pytest.raises(asyncpg.InterfaceError, match="given back"):
+            await connection.fetchval("select 1")
+
+
+async def test_what_a_session_keeps_is_cleared_before_the_next_caller(database_dsn: str) -> None:
+    async with opened(database_dsn, PoolOptions(max_size=1)) as database:
+        async with database.acquire() as connection:
+            await connection.execute("set work_mem = '5MB'")
+            await connection.execute("begin")
+        assert await database.fetchval("show work_mem") != "5MB"
+        async with database.acquire() as connection:
+            assert not connection.raw.is_in_transaction()

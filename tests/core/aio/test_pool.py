@@ -1,43 +1,153 @@
-"""Each error of the driver becomes the one error that tells a caller what it can do."""
+"""A caller gets a connection in its turn and in time, or an error that tells what it can do; none is lost."""
 
 from __future__ import annotations
 
-import asyncpg
+import random
+from contextlib import suppress
+from dataclasses import replace
+
+import anyio
 import pytest
 
-from postfacta_core.aio.pool import PoolOptions, translate
-from postfacta_core.errors import DatabaseUnavailableError, DeadlineExceededError, ReadOnlyDatabaseError
+from postfacta_core.aio.pool import PoolOptions
+from postfacta_core.errors import (
+    DeadlineExceededError,
+    PoolTimeoutError,
+)
+from postfacta_core.events import ConnectionAcquired, ConnectionOpened, DeadlineExceeded, PoolSized
+from postfacta_core.testing import RecordingObserver
+
+from .postgres import QUICK, opened, request_within, until_quiet, watcher
+
+pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg knows no other
 
 
 @pytest.mark.parametrize(
-    ("error", "broken", "expected"),
+    "wrong",
     [
-        (asyncpg.ConnectionDoesNotExistError("gone"), False, DatabaseUnavailableError),
-        (asyncpg.AdminShutdownError("bye"), False, DatabaseUnavailableError),
-        (asyncpg.CrashShutdownError("bye"), False, DatabaseUnavailableError),
-        (asyncpg.CannotConnectNowError("starting up"), False, DatabaseUnavailableError),
-        (asyncpg.TooManyConnectionsError("full"), False, DatabaseUnavailableError),
-        (asyncpg.DiskFullError("full"), False, DatabaseUnavailableError),
-        (asyncpg.OutOfMemoryError("full"), False, DatabaseUnavailableError),
-        (ConnectionResetError(), False, DatabaseUnavailableError),
-        (asyncpg.InternalClientError("another operation is in progress"), False, DatabaseUnavailableError),
-        (asyncpg.InterfaceError("connection is closed"), True, DatabaseUnavailableError),
-        (asyncpg.InterfaceError("the query has 1 parameter"), False, None),
-        (asyncpg.ReadOnlySQLTransactionError("standby"), False, ReadOnlyDatabaseError),
-        (asyncpg.QueryCanceledError("statement timeout"), False, DeadlineExceededError),
-        (TimeoutError(), False, DeadlineExceededError),
-        (asyncpg.UniqueViolationError("twice"), False, None),
-        (asyncpg.DeadlockDetectedError("both"), False, None),
-        (asyncpg.LockNotAvailableError("busy"), False, None),
-        (ValueError("not ours"), True, None),
+        {"max_size": 0},
+        {"acquire_timeout": 0.0},
+        {"close_timeout": -1.0},
+        {"max_lifetime": 0.0},
+        {"max_waiting": -1},
     ],
 )
-def test_an_error_is_told_apart(error: Exception, broken: bool, expected: type[Exception] | None) -> None:  # noqa: FBT001 - a table
-    known = translate(error, "db", broken=broken)
-    assert type(known) is (expected or type(None))
-
-
-@pytest.mark.parametrize("wrong", [{"max_size": 0}, {"acquire_timeout": 0.0}, {"close_timeout": -1.0}])
-def test_bounds_that_make_no_sense_are_refused_at_once(wrong: dict[str, float]) -> None:
+def test_bounds_that_make_no_sense_are_refused_at_once(wrong: dict[str, float], anyio_backend: str) -> None:
     with pytest.raises(ValueError, match="at least one connection"):
         PoolOptions(**wrong)  # type: ignore[arg-type] # a table of one wrong value each
+
+
+async def test_a_caller_waits_no_longer_than_its_request_can(database_dsn: str) -> None:
+    seen = RecordingObserver()
+    options = PoolOptions(max_size=1, acquire_timeout=5)
+    async with opened(database_dsn, options, seen) as database, database.acquire():
+        started = anyio.current_time()
+        with request_within(0.2), pytest.raises(DeadlineExceededError):
+            await database.fetchval("select 1")
+        assert 0.1 < anyio.current_time() - started < 1
+        with request_within(0), pytest.raises(DeadlineExceededError):
+            await database.fetchval("select 1")
+    assert [event.stage for event in seen.of(DeadlineExceeded)] == ["pool", "pool"]
+    assert [e.error_type for e in seen.of(ConnectionAcquired)] == ["", *["DeadlineExceededError"] * 2]
+    assert max(event.waiting for event in seen.of(PoolSized)) == 1  # the second one did not even queue
+
+
+async def test_a_request_past_its_deadline_gets_no_connection_even_if_one_is_free(database_dsn: str) -> None:
+    async with opened(database_dsn) as database:
+        assert await database.fetchval("select 1") == 1
+        with request_within(0), pytest.raises(DeadlineExceededError):
+            async with database.acquire():
+                pass
+
+
+async def test_a_request_that_can_wait_longer_than_the_pool_is_told_that_the_pool_is_full(
+    database_dsn: str,
+) -> None:
+    async with opened(database_dsn, replace(QUICK, max_size=1)) as database, database.acquire():
+        with request_within(60), pytest.raises(PoolTimeoutError):
+            await database.fetchval("select 1")
+
+
+async def test_one_more_than_may_wait_is_refused_at_once(database_dsn: str) -> None:
+    options = PoolOptions(max_size=1, max_waiting=2, acquire_timeout=10)
+    answers: list[object] = []
+
+    async with opened(database_dsn, options) as database, anyio.create_task_group() as group:
+
+        async def ask() -> None:
+            answers.append(await database.fetchval("select 1"))
+
+        async with database.acquire():
+            for _ in range(2):
+                group.start_soon(ask)
+            await anyio.wait_all_tasks_blocked()
+            with anyio.fail_after(1), pytest.raises(PoolTimeoutError):
+                await database.fetchval("select 1")
+    assert answers == [1, 1]
+
+
+async def test_callers_that_lose_patience_at_any_moment_lose_no_connection(database_dsn: str) -> None:
+    luck = random.Random(11)  # noqa: S311 - a fixed series, no secret
+    seen = RecordingObserver()
+    options = PoolOptions(max_size=3, max_waiting=20, acquire_timeout=5)
+    async with opened(database_dsn, options, seen) as database, watcher(database_dsn) as other:
+
+        async def ask() -> None:
+            for _ in range(30):
+                with anyio.move_on_after(luck.random() * 0.02), suppress(PoolTimeoutError):
+                    await database.fetchval("select pg_sleep(0.002)")
+
+        async with anyio.create_task_group() as group:
+            for _ in range(25):
+                group.start_soon(ask)
+        assert await until_quiet(other, most=4) <= 4
+        with anyio.fail_after(5):
+            async with database.acquire(), database.acquire(), database.acquire():
+                assert seen.of(PoolSized)[-1].used == 3
+                assert seen.of(PoolSized)[-1].waiting == 0
+    assert max(event.used for event in seen.of(PoolSized)) == 3
+
+
+async def test_a_caller_in_a_hurry_leaves_the_connection_it_began_to_open_to_the_next(
+    database_dsn: str,
+) -> None:
+    seen = RecordingObserver()
+    async with opened(database_dsn, replace(QUICK, max_size=1, acquire_timeout=5), seen) as database:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await database.fetchval("select 1")
+        assert scope.cancelled_caught
+        assert await database.fetchval("select 1") == 1
+    assert [event.error_type for event in seen.of(ConnectionOpened)] == ["", ""]
+
+
+async def test_a_connection_is_replaced_at_its_age_and_no_caller_notices(database_dsn: str) -> None:
+    seen = RecordingObserver()
+    async with opened(database_dsn, replace(QUICK, max_lifetime=0.3), seen) as database:
+        with anyio.fail_after(10):
+            while len(seen.of(ConnectionOpened)) < 8:  # the reserved one, too
+                assert await database.fetchval("select 1") == 1
+                await anyio.sleep(0.01)
+        await database.ping()
+    assert not [event for event in seen.of(ConnectionAcquired) if event.error_type]
+
+
+async def test_a_connection_that_nobody_needs_is_closed(database_dsn: str) -> None:
+    async with (
+        opened(database_dsn, replace(QUICK, max_idle=0.2)) as database,
+        watcher(database_dsn) as other,
+    ):
+        async with database.acquire(), database.acquire():
+            pass
+        assert await until_quiet(other, most=1) == 1  # the reserved one
+        assert await database.fetchval("select 1") == 1
+
+
+async def test_without_a_reset_a_connection_comes_back_as_it_is(database_dsn: str) -> None:
+    async with opened(database_dsn, PoolOptions(max_size=1, reset=False)) as database:
+        async with database.acquire() as connection:
+            await connection.execute("set work_mem = '5MB'")
+            await connection.execute("begin")
+        async with database.acquire() as connection:
+            assert not connection.raw.is_in_transaction()
+            assert await connection.fetchval("show work_mem") == "5MB"

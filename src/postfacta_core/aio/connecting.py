@@ -1,0 +1,247 @@
+"""Open connections to PostgreSQL: to the host that will have us, with the password of this moment."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import Any, TypeAlias, cast
+from urllib.parse import urlsplit
+
+import anyio
+import asyncpg
+
+from ..clock import Clock
+from ..events import ConnectionOpened, Observer
+from ..policy.retry import Backoff
+
+__all__ = ["Connector", "Password", "PasswordFile", "PoolOptions", "RawConnection", "database_of", "hosts_of"]
+
+RawConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+Password = str | Callable[[], str] | Callable[[], Awaitable[str]]
+"""A password, or a function that reads it anew for each connection, so that a rotation needs no restart."""
+
+
+class PasswordFile:
+    """A `Password` that is read from a file each time, as an orchestrator mounts it and replaces it.
+
+    Args:
+        path: The file. A line feed at its end is not part of the password.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self._path = anyio.Path(path)
+
+    async def __call__(self) -> str:
+        """Read it.
+
+        Raises:
+            OSError: If there is no such file at this moment; the next attempt to connect reads it again.
+        """
+        return (await self._path.read_text(encoding="utf-8")).rstrip("\r\n")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolOptions:
+    """Bounds of a pool. Times are seconds.
+
+    Attributes:
+        max_size: Connections lent at once; one more is reserved for health.
+        max_waiting: Callers that may wait for one; who comes then is refused at once. Ten times `max_size` would
+            be served in time if each used its connection for a tenth of `acquire_timeout`.
+        acquire_timeout: Longest wait for one. A request's deadline may shorten it.
+        connect_timeout: Longest time to open one, shared by the hosts that are tried.
+        statement_timeout: Longest run of a statement; the server ends it, and a second later this side does. A
+            request's deadline may shorten it.
+        lock_timeout: Longest wait of a statement for a lock.
+        idle_in_transaction_timeout: After it the server ends a transaction that does nothing.
+        close_timeout: Longest wait for lent connections when the pool closes.
+        max_lifetime: Age at which a connection is replaced, up to a fifth earlier, so that not all are at once.
+        max_idle: Time without use after which a connection is closed.
+        reconnect: The waits between attempts while there is no database.
+        reset: Whether a connection that comes back is cleared of what a session keeps: settings, advisory locks,
+            open cursors. It costs a round trip. Without it no statement may leave such a thing behind.
+        transaction_pooling: Whether a pooler such as pgbouncer stands between, which gives each transaction
+            another session. Then nothing is kept in a session: no prepared statements, no settings, no reset; the
+            time limits are set in each transaction, and outside of one this side alone sees to them.
+    """
+
+    max_size: int = 10
+    max_waiting: int = 100
+    acquire_timeout: float = 1.0
+    connect_timeout: float = 3.0
+    statement_timeout: float = 5.0
+    lock_timeout: float = 1.0
+    idle_in_transaction_timeout: float = 15.0
+    close_timeout: float = 5.0
+    max_lifetime: float = 1800.0
+    max_idle: float = 300.0
+    reconnect: Backoff = field(default_factory=lambda: Backoff(base=0.1, cap=2.0))
+    reset: bool = True
+    transaction_pooling: bool = False
+
+    def __post_init__(self) -> None:
+        times = (self.acquire_timeout, self.connect_timeout, self.statement_timeout, self.lock_timeout)
+        more = (self.idle_in_transaction_timeout, self.close_timeout, self.max_lifetime, self.max_idle)
+        if self.max_size < 1 or self.max_waiting < 0 or min(*times, *more) <= 0:
+            msg = f"needs at least one connection, and times above 0: {self}"
+            raise ValueError(msg)
+
+    def session_settings(self) -> dict[str, str]:
+        """Return what the server sees to by itself, by its own names."""
+        return {
+            "statement_timeout": _milliseconds(self.statement_timeout),
+            "lock_timeout": _milliseconds(self.lock_timeout),
+            "idle_in_transaction_session_timeout": _milliseconds(self.idle_in_transaction_timeout),
+        }
+
+
+class Connector:
+    """Opens connections to one of the hosts of an address.
+
+    `find` decides which. All others are opened `there`: were each to look for itself, two primaries after a failover
+    that went wrong could both be written to by one pool.
+
+    Args:
+        name: Names the pool in events, and the session on the server.
+        dsn: A `postgresql://` address, with one host or several. It is kept to itself.
+        options: The bounds.
+        password: Wins over the one in the address.
+        observer: Told of each attempt. It must not raise.
+        clock: Monotonic seconds.
+
+    Attributes:
+        host: The number of the host that was found last.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dsn: str,
+        options: PoolOptions,
+        *,
+        password: Password | None,
+        observer: Observer,
+        clock: Clock,
+    ) -> None:
+        self.host: int = 0
+        self._name = name
+        self._hosts = hosts_of(dsn)
+        self._servers = [_server_of(host) for host in self._hosts]
+        self._observe = observer
+        self._clock = clock
+        self._arguments = _arguments(name, options)
+        if password is not None:
+            self._arguments["password"] = password
+
+    @property
+    def server(self) -> str:
+        """The name of the host that was found last, for spans; empty if the address is not plain."""
+        return self._servers[self.host]
+
+    async def find(self, timeout: float) -> RawConnection:  # noqa: ASYNC109 - it is shared by the hosts
+        """Open a connection to the first host that has us, beginning with the one that was found last.
+
+        Raises:
+            Exception: Whatever the driver, the system or the password's function raised for the host tried last.
+        """
+        return await self._told(self._ask_in_turn(self._clock() + timeout))
+
+    async def there(self, timeout: float) -> RawConnection:  # noqa: ASYNC109 - the driver sees to it
+        """Open one more connection to the host that was found.
+
+        Raises:
+            ConnectionError: If another one was found meanwhile.
+            Exception: As above.
+        """
+        return await self._told(self._ask_there(timeout))
+
+    async def _told(self, attempt: Awaitable[RawConnection]) -> RawConnection:
+        started = self._clock()
+        error_type = "cancelled"
+        try:
+            connection = await attempt
+            error_type = ""
+        except Exception as error:
+            error_type = type(error).__name__
+            raise
+        finally:
+            self._observe(ConnectionOpened(self._name, self._clock() - started, error_type))
+        return connection
+
+    async def _ask_in_turn(self, until: float) -> RawConnection:
+        """Give each host its share of the time and no more: if it does not answer, the rest is for the others."""
+        count = len(self._hosts)
+        for tried in range(count):
+            host = (self.host + tried) % count
+            share = max(0.001, (until - self._clock()) / (count - tried))
+            try:
+                connection = await _connect(self._hosts[host], timeout=share, **self._arguments)
+            except Exception:
+                if tried + 1 == count:
+                    raise
+            else:
+                self.host = host
+                return connection
+        raise AssertionError("there is always a host")
+
+    async def _ask_there(self, timeout: float) -> RawConnection:  # noqa: ASYNC109 - as above
+        host = self.host
+        connection = await _connect(self._hosts[host], timeout=timeout, **self._arguments)
+        if host != self.host:
+            connection.terminate()
+            raise ConnectionError("the database has moved")
+        return connection
+
+
+# The driver's overloads ask for arguments one by one.
+_connect = cast("Callable[..., Awaitable[RawConnection]]", asyncpg.connect)
+
+
+def _arguments(name: str, options: PoolOptions) -> dict[str, Any]:
+    settings = {"application_name": f"postfacta {name}", "timezone": "UTC"}
+    arguments: dict[str, Any] = {
+        # The server's own limit comes first; this one is for a server that does not answer.
+        "command_timeout": options.statement_timeout + 1.0,
+        "server_settings": settings,
+    }
+    if options.transaction_pooling:
+        # Both settings above are among those that pgbouncer follows; it refuses a client that names others.
+        return arguments | {"statement_cache_size": 0}
+    # A statement whose client is gone is ended within a second, and not when it has an answer for nobody.
+    settings |= options.session_settings() | {"client_connection_check_interval": "1000"}
+    return arguments
+
+
+def hosts_of(dsn: str) -> list[str]:
+    """Split an address with several hosts into one address for each.
+
+    The driver would try them in turn by itself, but the first one that does not answer would take all the time.
+    """
+    try:
+        parts = urlsplit(dsn)
+    except ValueError:  # The driver will say so too, at each attempt to connect.
+        return [dsn]
+    credentials, at, places = parts.netloc.rpartition("@")
+    if "," not in places:
+        return [dsn]
+    return [parts._replace(netloc=f"{credentials}{at}{place}").geturl() for place in places.split(",")]
+
+
+def database_of(dsn: str) -> str:
+    """Name the database of an address, for spans; empty if the address is not plain."""
+    try:
+        return urlsplit(dsn).path.removeprefix("/")
+    except ValueError:
+        return ""
+
+
+def _server_of(dsn: str) -> str:
+    try:
+        return urlsplit(dsn).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(max(1, round(seconds * 1000)))

@@ -1,0 +1,191 @@
+"""Know whether there is a database, from a connection that is kept for nothing else.
+
+1. There is a database if the reserved connection is open: one more than callers may borrow, for this and for `ping`.
+2. Without one, it is looked for until it is found, with waits that grow and vary.
+3. Whoever sees a connection break says so (`suspect`). All idle ones are then closed, the lent ones follow as they
+   come back, and the database is looked for; callers are refused only if it is not found, for one connection may
+   break alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+
+from ..clock import Clock, Luck
+from ..errors import DatabaseUnavailableError
+from ..policy.pool import Kept, Lending
+from .connecting import Connector, PoolOptions, RawConnection
+
+__all__ = ["Presence"]
+
+# For one sign of life; also for the one new connection that is tried before all are refused.
+_LOOK_TIMEOUT = 1.0
+
+
+class Presence:
+    """Whether there is a database, as far as is known.
+
+    Args:
+        name: The database's, for errors.
+        connector: Opens the reserved connection.
+        lending: Whose idle connections are closed when the database is lost.
+        options: How long to try, and to wait between.
+        when_lost: Called when the database is lost, or has moved to another host.
+        clock: Monotonic seconds.
+        luck: Spreads the attempts.
+
+    Attributes:
+        found: Set while there is one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        connector: Connector,
+        lending: Lending[RawConnection],
+        *,
+        options: PoolOptions,
+        when_lost: Callable[[], None],
+        clock: Clock,
+        luck: Luck,
+    ) -> None:
+        self.found: anyio.Event = anyio.Event()
+        self._name = name
+        self._connector = connector
+        self._lending = lending
+        self._options = options
+        self._when_lost = when_lost
+        self._clock = clock
+        self._luck = luck
+        self._reserved: Kept[RawConnection] | None = None
+        self._doubted = anyio.Event()
+        self._has_moved = False
+        self._pinging = anyio.Lock()
+        self._retry_at = 0.0
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is one."""
+        return self._reserved is not None
+
+    def absence(self) -> DatabaseUnavailableError:
+        """Make the error of its absence, which tells when it is looked for again."""
+        return DatabaseUnavailableError(self._name, max(1.0, self._retry_at - self._clock()))
+
+    def suspect(self, kept: Kept[RawConnection] | None = None, *, moved: bool = False) -> None:
+        """Say that something is wrong, so that it is looked whether the database is still there.
+
+        Args:
+            kept: The connection that broke: those that are as old may be broken as well. None if it is only that
+                one could not be opened, or did not answer in time.
+            moved: Whether the database is known to be elsewhere, as when this one takes no writes.
+        """
+        if kept is not None:
+            self._has_moved |= moved and kept.era == self._lending.era
+            self.evict(kept.era)
+        self._doubted.set()
+
+    def evict(self, era: int) -> None:
+        """Close the idle connections of an era, and see to it that its lent ones are not lent again."""
+        for kept in self._lending.evict(era):
+            kept.connection.terminate()
+
+    async def keep(self) -> None:
+        """Connect, notice when the database is lost, connect again; until cancelled."""
+        try:
+            while True:
+                self._reserve(await self._connect_somehow())
+                while await self._outlives_a_doubt():
+                    pass
+                self._let_go()
+                self._lose_all()
+        finally:
+            self._let_go()
+
+    async def renew_if_old(self) -> None:
+        """Replace the reserved connection once it is as old as a connection may be."""
+        if self._reserved is not None and self._clock() >= self._reserved.ends_at:
+            async with self._pinging:
+                await self._finds_another()
+
+    async def ping(self) -> None:
+        """Ask the database for a sign of life, on the reserved connection, which no load can take.
+
+        Raises:
+            DatabaseUnavailableError: If there is none within a second.
+        """
+        try:
+            with anyio.fail_after(_LOOK_TIMEOUT):
+                async with self._pinging:
+                    await self._ask(self._reserved)
+        except Exception as error:
+            raise self.absence() from error
+
+    async def _ask(self, reserved: Kept[RawConnection] | None) -> None:
+        if reserved is None:
+            raise self.absence()
+        try:
+            await reserved.connection.fetchval("select 1")
+        except BaseException:
+            # Also if the caller's own bound ended it: a late answer would be taken for the next one's.
+            reserved.connection.terminate()
+            self.suspect(reserved)
+            raise
+
+    async def _outlives_a_doubt(self) -> bool:
+        """Wait until somebody doubts that the database is there, and look."""
+        await self._doubted.wait()
+        self._doubted = anyio.Event()
+        if self._has_moved:
+            self._has_moved = False
+            return False
+        try:
+            await self.ping()
+        except DatabaseUnavailableError:
+            return await self._finds_another()
+        return True
+
+    async def _finds_another(self) -> bool:
+        host = self._connector.host
+        try:
+            connection = await self._connector.find(min(_LOOK_TIMEOUT, self._options.connect_timeout))
+        except Exception:  # noqa: BLE001 - whatever it is, it was told as an event, and will be tried again
+            return False
+        if self._connector.host != host:
+            self._lose_all()
+        self._reserve(connection)
+        return True
+
+    async def _connect_somehow(self) -> RawConnection:
+        attempt = 0
+        while True:
+            try:
+                connection = await self._connector.find(self._options.connect_timeout)
+            except Exception:  # noqa: BLE001 - as above
+                attempt += 1
+                delay = self._options.reconnect.delay(attempt, self._luck())
+                self._retry_at = self._clock() + delay
+                await anyio.sleep(delay)
+                continue
+            return connection
+
+    def _lose_all(self) -> None:
+        self.evict(self._lending.era)
+        self._when_lost()
+
+    def _reserve(self, connection: RawConnection) -> None:
+        old, lending = self._reserved, self._lending
+        kept = lending.opened(connection, era=lending.era, now=self._clock(), luck=self._luck())
+        connection.add_termination_listener(lambda _: self.suspect(kept) if kept is self._reserved else None)
+        self._reserved = kept
+        self.found.set()
+        if old is not None:
+            old.connection.terminate()
+
+    def _let_go(self) -> None:
+        if self._reserved is not None:
+            kept, self._reserved = self._reserved, None
+            self.found = anyio.Event()
+            kept.connection.terminate()

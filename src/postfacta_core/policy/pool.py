@@ -1,0 +1,187 @@
+"""Decide when a pool lends a connection, makes a caller wait, refuses, renews one or evicts all.
+
+1. A connection may be lent for each slot, and there are `max_size` slots. Whoever comes while all are taken stands
+   in a queue; whoever finds the queue full is refused at once.
+2. A slot that comes back goes to the head of the queue, never to a newcomer. A caller that leaves the queue just
+   as its turn has come passes the slot on.
+3. A connection belongs to an era. When the database is lost or has moved, a new era begins: the idle ones of the
+   old era are closed, and the lent ones as they come back.
+4. Age is looked at when a connection comes back or lies idle, never when it is lent: a caller does not wait for
+   a new one because an old one is old.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from ..errors import DatabaseUnavailableError, PoolTimeoutError, ReadOnlyDatabaseError, RejectedError
+
+__all__ = ["Kept", "Lending", "Lifetimes", "Turn", "refusal_of"]
+
+C = TypeVar("C")
+
+# Connections that were opened together must not be renewed together: up to this share of its life is taken off each.
+_JITTER: Final = 0.2
+_NOT_THERE: Final = ("08", "57P01", "57P02", "57P03", "53300", "53100", "53200")
+
+
+def refusal_of(sqlstate: str) -> type[RejectedError] | None:
+    """Tell what an SQLSTATE says of the database itself; None if it is about the statement."""
+    if sqlstate.startswith(_NOT_THERE):
+        return DatabaseUnavailableError
+    return ReadOnlyDatabaseError if sqlstate == "25006" else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lifetimes:
+    """How long a connection is kept, in seconds.
+
+    Attributes:
+        lifetime: From its opening; a tenth less on average, and a fifth at most.
+        idle: From its last use.
+    """
+
+    lifetime: float
+    idle: float
+
+    def ends_at(self, opened: float, luck: float) -> float:
+        """Return when a connection is to be renewed; `luck` is from 0 up to, not including, 1."""
+        return opened + self.lifetime * (1.0 - _JITTER * luck)
+
+
+@dataclass(slots=True, eq=False)
+class Kept(Generic[C]):
+    """A connection that a pool keeps, and what it knows of it."""
+
+    connection: C
+    era: int
+    ends_at: float
+    idle_since: float = 0.0
+
+
+class Turn:
+    """A caller's place in the queue.
+
+    Attributes:
+        has_come: Whether the caller has a slot now. It must hand it back, even if it no longer waits.
+        wake: Called when it has come.
+    """
+
+    __slots__ = ("has_come", "wake")
+
+    def __init__(self, wake: Callable[[], object]) -> None:
+        self.has_come: bool = False
+        self.wake = wake
+
+
+class Lending(Generic[C]):
+    """The slots of a pool, the callers that wait for one, and the connections that lie idle.
+
+    It belongs to one event loop, whose single thread is its lock.
+
+    Args:
+        name: The pool's, for the refusal.
+        max_size: The slots.
+        max_waiting: The longest queue.
+        lifetimes: How long a connection is kept.
+    """
+
+    def __init__(self, name: str, max_size: int, max_waiting: int, *, lifetimes: Lifetimes) -> None:
+        self.max_size = max_size
+        self.used = 0
+        self._name = name
+        self._max_waiting = max_waiting
+        self._lifetimes = lifetimes
+        self._era = 0
+        self._queue: OrderedDict[Turn, None] = OrderedDict()
+        # The last one in is the first one out: those that a quiet hour does not need grow old below it.
+        self._idle: list[Kept[C]] = []
+
+    @property
+    def era(self) -> int:
+        """The present era. Read it before a connection is opened: it may end meanwhile."""
+        return self._era
+
+    @property
+    def idle(self) -> int:
+        """The connections that nobody uses."""
+        return len(self._idle)
+
+    @property
+    def waiting(self) -> int:
+        """The callers in the queue."""
+        return len(self._queue)
+
+    def enter(self) -> bool:
+        """Take a slot, if one is free."""
+        if self.used >= self.max_size:
+            return False
+        self.used += 1
+        return True
+
+    def queue(self, wake: Callable[[], object]) -> Turn:
+        """Stand in the queue for a slot.
+
+        Raises:
+            PoolTimeoutError: If the queue is as long as it may be.
+        """
+        if len(self._queue) >= self._max_waiting:
+            raise PoolTimeoutError(self._name, 1.0)
+        turn = Turn(wake)
+        self._queue[turn] = None
+        return turn
+
+    def give_up(self, turn: Turn) -> None:
+        """Leave the queue, or hand back the slot that came too late."""
+        if turn.has_come:
+            self.leave()
+        else:
+            self._queue.pop(turn, None)
+
+    def leave(self) -> None:
+        """Hand back a slot: to the head of the queue, if anybody waits."""
+        if not self._queue:
+            self.used -= 1
+            return
+        turn, _ = self._queue.popitem(last=False)
+        turn.has_come = True
+        turn.wake()
+
+    def opened(self, connection: C, *, era: int, now: float, luck: float) -> Kept[C]:
+        """Take note of a connection whose opening began in this era."""
+        return Kept(connection, era, self._lifetimes.ends_at(now, luck))
+
+    def take(self) -> Kept[C] | None:
+        """Take the connection that lay idle last, to lend it; None if one must be opened."""
+        return self._idle.pop() if self._idle else None
+
+    def keep(self, kept: Kept[C], now: float) -> bool:
+        """Lay a connection by, unless it must be closed instead."""
+        if kept.era != self._era or now >= kept.ends_at:
+            return False
+        kept.idle_since = now
+        self._idle.append(kept)
+        return True
+
+    def evict(self, era: int) -> list[Kept[C]]:
+        """End an era, and return the idle connections, which are to be closed.
+
+        News of an era that is past is old: whoever brings it lost a connection that would not be lent again.
+        """
+        if era != self._era:
+            return []
+        self._era += 1
+        evicted, self._idle = self._idle, []
+        return evicted
+
+    def sweep(self, now: float) -> list[Kept[C]]:
+        """Take out the idle connections that are too old or were too long idle, to be closed."""
+        swept = [kept for kept in self._idle if self._is_stale(kept, now)]
+        self._idle = [kept for kept in self._idle if not self._is_stale(kept, now)]
+        return swept
+
+    def _is_stale(self, kept: Kept[C], now: float) -> bool:
+        return now >= kept.ends_at or now >= kept.idle_since + self._lifetimes.idle

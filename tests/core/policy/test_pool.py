@@ -1,0 +1,195 @@
+"""No slot is lost, none is lent twice, the first to come is the first served, and no old connection is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from postfacta_core.errors import DatabaseUnavailableError, PoolTimeoutError, ReadOnlyDatabaseError
+from postfacta_core.policy.pool import Kept, Lending, Lifetimes, Turn, refusal_of
+
+LIFETIMES = Lifetimes(lifetime=100.0, idle=10.0)
+
+
+def lending(max_size: int = 2, max_waiting: int = 3) -> Lending[str]:
+    return Lending("db", max_size, max_waiting, lifetimes=LIFETIMES)
+
+
+def nobody() -> None:
+    """Be woken, and do nothing."""
+
+
+class Callers(RuleBasedStateMachine):
+    """Callers come, wait, give up, use connections and bring them back, in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.pool = lending()
+        self.expected: list[Turn] = []  # who waits, the first first
+        self.lent: list[Kept[str]] = []
+        self.served: list[Turn] = []  # woken, and not at work yet
+        self.opened = 0
+
+    def wake(self, turn: Turn) -> Callable[[], None]:
+        def woken() -> None:
+            assert self.expected[0] is turn
+            self.served.append(self.expected.pop(0))
+
+        return woken
+
+    def connect(self) -> None:
+        kept = self.pool.take()
+        if kept is None:
+            self.opened += 1
+            kept = self.pool.opened(f"{self.opened}", era=self.pool.era, now=self.now, luck=0.5)
+        assert kept not in self.lent
+        self.lent.append(kept)
+
+    @rule()
+    def come(self) -> None:
+        if self.pool.enter():
+            assert not self.expected
+            self.connect()
+            return
+        try:
+            turn = self.pool.queue(nobody)
+        except PoolTimeoutError:
+            assert len(self.expected) == 3
+        else:
+            turn.wake = self.wake(turn)
+            self.expected.append(turn)
+
+    @precondition(lambda self: self.served)
+    @rule()
+    def set_to_work(self) -> None:
+        assert self.served.pop(0).has_come
+        self.connect()
+
+    @precondition(lambda self: self.expected)
+    @rule(data=st.data())
+    def lose_patience(self, data: st.DataObject) -> None:
+        turn = data.draw(st.sampled_from(self.expected))
+        self.expected.remove(turn)
+        self.pool.give_up(turn)
+
+    @precondition(lambda self: self.served)
+    @rule()
+    def lose_patience_just_as_the_turn_has_come(self) -> None:
+        self.pool.give_up(self.served.pop(0))
+
+    @precondition(lambda self: self.lent)
+    @rule(data=st.data())
+    def bring_back(self, data: st.DataObject) -> None:
+        kept = data.draw(st.sampled_from(self.lent))
+        self.lent.remove(kept)
+        is_kept = self.pool.keep(kept, self.now)
+        assert is_kept == (kept.era == self.pool.era and self.now < kept.ends_at)
+        self.pool.leave()
+
+    @precondition(lambda self: self.served)
+    @rule()
+    def fail_to_connect(self) -> None:
+        self.served.pop(0)
+        self.pool.leave()
+
+    @rule(seconds=st.floats(min_value=0, max_value=60))
+    def let_time_pass(self, seconds: float) -> None:
+        self.now += seconds
+        for kept in self.pool.sweep(self.now):
+            assert self.now >= min(kept.ends_at, kept.idle_since + LIFETIMES.idle)
+
+    @rule()
+    def lose_the_database(self) -> None:
+        self.pool.evict(self.pool.era)
+        assert self.pool.idle == 0
+
+    @rule()
+    def hear_old_news(self) -> None:
+        idle = self.pool.idle
+        assert self.pool.evict(self.pool.era - 1) == []
+        assert self.pool.idle == idle
+
+    @invariant()
+    def the_slots_add_up(self) -> None:
+        assert self.pool.used == len(self.lent) + len(self.served)
+        assert self.pool.waiting == len(self.expected)
+        assert len(self.lent) + self.pool.idle <= self.pool.max_size
+        assert not self.expected or self.pool.used == self.pool.max_size
+
+
+TestCallers = Callers.TestCase
+
+
+def test_a_full_queue_refuses_at_once() -> None:
+    pool = lending(max_size=1, max_waiting=0)
+    assert pool.enter()
+    with pytest.raises(PoolTimeoutError):
+        pool.queue(nobody)
+
+
+def test_a_slot_that_comes_back_goes_to_who_waits_and_not_to_who_comes() -> None:
+    pool = lending(max_size=1)
+    pool.enter()
+    turn = pool.queue(nobody)
+    pool.leave()
+    assert turn.has_come
+    assert not pool.enter()
+
+
+def test_the_connection_used_last_is_lent_first_so_that_the_others_grow_old() -> None:
+    pool = lending()
+    first, second = (pool.opened(name, era=0, now=0, luck=0) for name in "ab")
+    assert pool.keep(first, 1)
+    assert pool.keep(second, 2)
+    assert pool.take() is second
+    assert pool.sweep(10.9) == []
+    assert pool.sweep(11) == [first]
+
+
+def test_a_connection_of_a_past_era_or_past_its_time_is_not_kept() -> None:
+    pool = lending()
+    lent = pool.opened("a", era=pool.era, now=0, luck=0)
+    assert pool.keep(lent, 99.9)
+    assert pool.evict(pool.era) == [lent]
+    assert not pool.keep(lent, 50)
+    old = pool.opened("b", era=pool.era, now=0, luck=0)
+    assert not pool.keep(old, 100)
+
+
+def test_news_of_a_past_era_evicts_nobody() -> None:
+    pool = lending()
+    pool.evict(0)
+    fresh = pool.opened("new", era=pool.era, now=0, luck=0)
+    pool.keep(fresh, 0)
+    assert pool.evict(0) == []
+    assert pool.take() is fresh
+
+
+@given(st.floats(min_value=0, max_value=1, exclude_max=True))
+def test_connections_opened_together_end_apart_and_none_lives_too_long(luck: float) -> None:
+    assert 80 <= LIFETIMES.ends_at(0, luck) <= 100
+    assert LIFETIMES.ends_at(0, luck) <= LIFETIMES.ends_at(0, luck / 2)
+    assert LIFETIMES.ends_at(0, 0) - LIFETIMES.ends_at(0, 0.5) == pytest.approx(10)
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        ("08006", DatabaseUnavailableError),
+        ("57P01", DatabaseUnavailableError),
+        ("53300", DatabaseUnavailableError),
+        ("25006", ReadOnlyDatabaseError),
+        ("25P02", None),
+        ("23505", None),
+        ("57014", None),
+        ("", None),
+    ],
+)
+def test_a_state_is_about_the_database_or_about_the_statement(
+    state: str, expected: type[Exception] | None
+) -> None:
+    assert refusal_of(state) is expected
