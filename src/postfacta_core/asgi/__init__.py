@@ -5,9 +5,11 @@ from __future__ import annotations
 from ._problem import PROBLEMS, Problem, Render, problem_handler, problem_of, problem_response
 from ._types import ASGIApp, Message, Receive, Scope, Send
 from .context import ContextMiddleware
+from .deadline import DeadlineMiddleware
 from .errors import ErrorMiddleware
 from .headers import ResponseHeadersMiddleware
 from .health import HealthMiddleware
+from .lifecycle import LifecycleMiddleware
 from .lifespan import LifespanMiddleware
 from .metrics import MetricsEndpoint
 from .stack import Hardened, Policy, Telemetry, harden
@@ -18,9 +20,11 @@ __all__ = [
     "PROBLEMS",
     "ASGIApp",
     "ContextMiddleware",
+    "DeadlineMiddleware",
     "ErrorMiddleware",
     "Hardened",
     "HealthMiddleware",
+    "LifecycleMiddleware",
     "LifespanMiddleware",
     "Message",
     "MetricsEndpoint",

@@ -12,14 +12,18 @@ from urllib.parse import quote
 from ..context import RequestContext
 from ..errors import (
     BodyTooLargeError,
+    BodyTooSlowError,
     DatabaseUnavailableError,
     DeadlineExceededError,
+    DrainingError,
     HeadersTooLargeError,
+    LockTimeoutError,
     OutcomeUnknownError,
     PoolTimeoutError,
     ReadOnlyDatabaseError,
     RejectedError,
     ResilienceError,
+    StoppedError,
 )
 from ._types import Receive, Scope, Send
 
@@ -71,6 +75,12 @@ PROBLEMS: Final[dict[type[ResilienceError], Problem]] = {
     BodyTooLargeError: Problem(
         status=413, code="too-large", title="The request body is too large", detail="Send less at once"
     ),
+    BodyTooSlowError: Problem(
+        status=408,
+        code="request-timeout",
+        title="The request body came too slowly",
+        detail="Send it faster, or less at once",
+    ),
     PoolTimeoutError: Problem(
         status=503,
         code="unavailable",
@@ -85,12 +95,33 @@ PROBLEMS: Final[dict[type[ResilienceError], Problem]] = {
         detail="Try again soon",
         error_type="database_unavailable",
     ),
+    LockTimeoutError: Problem(
+        status=503,
+        code="unavailable",
+        title="Unavailable",
+        detail="Try again soon",
+        error_type="lock_timeout",
+    ),
     ReadOnlyDatabaseError: Problem(
         status=503,
         code="unavailable",
         title="Unavailable",
         detail="Try again soon",
         error_type="database_unavailable",
+    ),
+    DrainingError: Problem(
+        status=503,
+        code="draining",
+        title="The service is stopping",
+        detail="Try again soon",
+        error_type="draining",
+    ),
+    StoppedError: Problem(
+        status=503,
+        code="stopped",
+        title="The service stopped before the work was done",
+        detail="It may have begun: look, or repeat it with the same Idempotency-Key",
+        error_type="draining",
     ),
     OutcomeUnknownError: Problem(
         status=503,
@@ -162,8 +193,25 @@ def _rendered(problem: Problem, scope: Scope, render: Render | None) -> tuple[st
     return _document(problem, scope)
 
 
-async def send_problem(scope: Scope, send: Send, problem: Problem, *, render: Render | None = None) -> None:
-    """Send a whole problem response."""
+async def send_problem(
+    scope: Scope,
+    send: Send,
+    problem: Problem,
+    *,
+    render: Render | None = None,
+    close: bool = False,
+    more_body: bool = False,
+) -> None:
+    """Send a problem response.
+
+    Args:
+        scope: The request's.
+        send: The server's.
+        problem: What to tell.
+        render: Another shape of it.
+        close: Whether the connection ends with this response, where the protocol lets one say so.
+        more_body: Whether the caller ends the response himself, with an empty body message.
+    """
     content_type, body = _rendered(problem, scope, render)
     headers = [
         (b"content-type", content_type.encode("latin-1")),
@@ -172,8 +220,12 @@ async def send_problem(scope: Scope, send: Send, problem: Problem, *, render: Re
     ]
     if problem.retry_after is not None:
         headers.append((b"retry-after", str(max(1, math.ceil(problem.retry_after))).encode()))
+    # HTTP/2 has no such field (RFC 9113, section 8.2.2).
+    if close and scope.get("http_version", "1.1").startswith("1"):
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+    body = b"" if scope["method"] == "HEAD" else body
+    await send({"type": "http.response.body", "body": body, "more_body": more_body})
 
 
 class problem_response:  # noqa: N801 - it is used as a function whose result is an ASGI application

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
+from ..aio.lifecycle import Lifecycle
+from ..aio.resources import Resource, hold
+from ..events import Observer, ignore
 from ._types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["LifespanMiddleware"]
@@ -13,41 +16,63 @@ __all__ = ["LifespanMiddleware"]
 class LifespanMiddleware:
     """Hold resources open from before the application's startup until after its shutdown.
 
-    They are entered in order and left in reverse order, in the one task that the server runs the lifespan in,
-    so a resource may own an anyio task group.
+    They are entered in order and left in reverse order, each in a task of its own, so a resource may own an anyio
+    task group. With a lifecycle they close only after the last request has ended, each within its share of the
+    drain's `close_timeout`; one that takes longer is cancelled. One that raises in the middle of its life begins a
+    drain, since a server goes on without a lifespan; its error is raised at the end.
 
     Args:
         app: The application. If it knows no lifespan, its place is taken.
         resources: What to enter. One that raises stops the startup, and the server says why.
+        lifecycle: Entered before all of them, and left after.
+        observer: Told of a resource that did not close in time. It may raise.
     """
 
-    def __init__(self, app: ASGIApp, resources: Sequence[AbstractAsyncContextManager[object]]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        resources: Sequence[Resource],
+        *,
+        lifecycle: Lifecycle | None = None,
+        observer: Observer = ignore,
+    ) -> None:
         self._app = app
         self._resources = tuple(resources)
+        self._lifecycle = lifecycle
+        self._observe = observer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection, or the lifespan."""
         if scope["type"] != "lifespan":
             await self._app(scope, receive, send)
             return
-        conversation = _Conversation(receive, send)
+        conversation = _Conversation(receive, send, self._lifecycle)
         try:
             async with AsyncExitStack() as stack:
-                for resource in self._resources:
-                    await stack.enter_async_context(resource)
+                if self._lifecycle is not None:
+                    await stack.enter_async_context(self._lifecycle)
+                await stack.enter_async_context(self._hold())
                 await conversation.hold(self._app, scope)
         except Exception as error:
             await conversation.fail(error)
             raise
         await conversation.end()
 
+    def _hold(self) -> AbstractAsyncContextManager[None]:
+        lifecycle = self._lifecycle
+        if lifecycle is None:
+            return hold(self._resources, observer=self._observe)
+        lost = lifecycle.drain if lifecycle.can_stop_server else None
+        return hold(self._resources, share=lifecycle.share, lost=lost, observer=self._observe)
+
 
 class _Conversation:
     """The lifespan's messages between the server and the application, with our part put in between."""
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(self, receive: Receive, send: Send, lifecycle: Lifecycle | None) -> None:
         self._receive_message = receive
         self._send_message = send
+        self._lifecycle = lifecycle
         self._asked: set[str] = set()
         self._told: set[str] = set()
         self._last: Message | None = None
@@ -87,6 +112,8 @@ class _Conversation:
     async def _receive(self) -> Message:
         message = await self._receive_message()
         self._asked.add(message["type"])
+        if message["type"] == "lifespan.shutdown" and self._lifecycle is not None:
+            await self._lifecycle.finish_requests()
         return message
 
     async def _send(self, message: Message) -> None:
@@ -96,3 +123,5 @@ class _Conversation:
             self._last = message
         else:
             await self._send_message(message)
+            if message["type"] == "lifespan.startup.complete" and self._lifecycle is not None:
+                self._lifecycle.started()

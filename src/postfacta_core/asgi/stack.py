@@ -6,22 +6,28 @@ A request passes these layers, outermost first:
 2. `TelemetryMiddleware`: it must see every answer, refusals and crashes among them.
 3. `ResponseHeadersMiddleware`: every answer below it gets its headers, the framework's own 500 too.
 4. `ErrorMiddleware`: it answers for whatever lies below and raises, so that this answer is recorded as well.
-5. `MetricsEndpoint` and `HealthMiddleware`: never refused, whatever comes to stand below them.
-6. `TransferMiddleware`: what is too large is refused before the application sees it.
-7. The application.
+5. `LifecycleMiddleware`: while the service drains, every answer below says `Connection: close`, probes too.
+6. `MetricsEndpoint` and `HealthMiddleware`: never refused, whatever stands below them.
+7. `TransferMiddleware`: what is too large or too slow is refused; also while the application waits for it.
+8. `DeadlineMiddleware`: what lies below is cancelled at its deadline, and in a drain.
+9. The application.
 
-`LifespanMiddleware` stands around all of them, since it has nothing to do with requests.
+`LifespanMiddleware` stands around all of them, since it has nothing to do with requests. It enters the lifecycle
+first, then the sweep of deadlines, the resources, and health last, and leaves them the other way round.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
+from ..aio.deadline import RunningRequests
 from ..aio.health import HealthRegistry
+from ..aio.lifecycle import Lifecycle
+from ..aio.resources import Resource
 from ..clock import MONOTONIC, Clock
 from ..events import Observer, fan_out
+from ..policy.lifecycle import DrainLimits, RecycleLimits
 from ..policy.transfer import TransferLimits
 from ..telemetry.logs import AccessLog, EventLog
 from ..telemetry.metrics import Metrics
@@ -29,9 +35,11 @@ from ..telemetry.tracing import Tracing
 from ._problem import Render
 from ._types import ASGIApp, Receive, Scope, Send
 from .context import ContextMiddleware, Resetter
+from .deadline import DeadlineMiddleware, Timeout
 from .errors import ErrorMiddleware
 from .headers import ResponseHeadersMiddleware
 from .health import HealthMiddleware
+from .lifecycle import LifecycleMiddleware
 from .lifespan import LifespanMiddleware
 from .metrics import MetricsEndpoint
 from .telemetry import RouteOf, TelemetryMiddleware
@@ -46,6 +54,12 @@ class Policy:
 
     Attributes:
         limits: The largest headers and body, for all requests or told by scope.
+        request_timeout: Seconds from a request's beginning until it is cancelled; None for any number, or a
+            function that tells them of a scope. A handler may have its own: `aio.deadline.time_limit`.
+        stream_timeout: The same for a response in pieces, once the first is sent.
+        cancel_on_disconnect: Whether a handler is cancelled when its client goes away, or told by scope.
+        drain: How long the parts of a drain may take.
+        recycle: When a worker ends by itself, to be replaced by its supervisor; None for never.
         response_headers: Given to every response that does not set them itself.
         metrics_path: Where the metrics are.
         metrics_token: The bearer token that a scrape must bring; empty asks for none.
@@ -56,6 +70,11 @@ class Policy:
     """
 
     limits: TransferLimits | Callable[[Scope], TransferLimits] = field(default_factory=TransferLimits)
+    request_timeout: Timeout = 30.0
+    stream_timeout: float | None = None
+    cancel_on_disconnect: bool | Callable[[Scope], bool] = False
+    drain: DrainLimits = field(default_factory=DrainLimits)
+    recycle: RecycleLimits | None = None
     response_headers: Sequence[tuple[str, str]] = (("x-content-type-options", "nosniff"),)
     metrics_path: str = "/metrics"
     metrics_token: str = ""
@@ -93,12 +112,24 @@ class Hardened:
 
     Attributes:
         health: Add checks to it before the service starts.
+        lifecycle: Tells the phase, and how SIGTERM is heard; `drain` begins the end.
+        running: The requests under way.
         telemetry: Its `observer` is for `Database` and whatever else emits events.
     """
 
-    def __init__(self, app: ASGIApp, *, health: HealthRegistry, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        health: HealthRegistry,
+        lifecycle: Lifecycle,
+        running: RunningRequests,
+        telemetry: Telemetry,
+    ) -> None:
         self._app = app
         self.health = health
+        self.lifecycle = lifecycle
+        self.running = running
         self.telemetry = telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -113,7 +144,7 @@ def harden(
     policy: Policy | None = None,
     telemetry: Telemetry | None = None,
     health: HealthRegistry | None = None,
-    resources: Sequence[AbstractAsyncContextManager[object]] = (),
+    resources: Sequence[Resource] = (),
     render: Render | None = None,
     route_of: RouteOf | None = None,
     resetters: Sequence[Resetter] = (),
@@ -127,7 +158,8 @@ def harden(
         policy: Limits, paths and headers.
         telemetry: Share one to let a `Database` report to it.
         health: A registry with checks; by default an empty one, which is ready at once.
-        resources: Opened before the application starts and closed after it, such as a `Database`.
+        resources: Opened before the application starts and closed after it and after the last request, each
+            within its share of the time; such as a `Database`.
         render: Another shape of problem for some paths; None from it means RFC 9457.
         route_of: Tells the route template for other frameworks.
         resetters: For context variables of others, such as structlog's `clear_contextvars`.
@@ -139,11 +171,32 @@ def harden(
     telemetry = telemetry or Telemetry()
     health = health or HealthRegistry(observer=telemetry.observer)
     probes = [f"{policy.health_prefix}/{name}" for name in ("live", "ready", "startup", "deps")]
-    layers: ASGIApp = TransferMiddleware(app, policy.limits, render=render)
+    observer = telemetry.observer
+    running = RunningRequests(observer=observer, clock=clock)
+    lifecycle = Lifecycle(
+        policy.drain,
+        running=running,
+        on_drain=health.drain,
+        recycle=policy.recycle,
+        observer=observer,
+        clock=clock,
+    )
+    layers: ASGIApp = DeadlineMiddleware(
+        app,
+        running,
+        timeout=policy.request_timeout,
+        stream_timeout=policy.stream_timeout,
+        cancel_on_disconnect=policy.cancel_on_disconnect,
+        render=render,
+        observer=observer,
+        clock=clock,
+    )
+    layers = TransferMiddleware(layers, policy.limits, render=render, clock=clock)
     layers = HealthMiddleware(
         layers, health, prefix=policy.health_prefix, allow_detail=policy.allow_health_detail
     )
     layers = MetricsEndpoint(layers, telemetry.metrics, path=policy.metrics_path, token=policy.metrics_token)
+    layers = LifecycleMiddleware(layers, lifecycle)
     layers = ErrorMiddleware(layers, render=render)
     layers = ResponseHeadersMiddleware(layers, policy.response_headers)
     layers = TelemetryMiddleware(
@@ -154,7 +207,8 @@ def harden(
         quiet={*probes, policy.metrics_path, *policy.quiet},
         traffic_key=policy.traffic_key,
         clock=clock,
-        observer=telemetry.observer,
+        observer=observer,
     )
     layers = ContextMiddleware(layers, resetters=(telemetry.tracing.fresh_context, *resetters), clock=clock)
-    return Hardened(LifespanMiddleware(layers, [*resources, health]), health=health, telemetry=telemetry)
+    layers = LifespanMiddleware(layers, [running, *resources, health], lifecycle=lifecycle, observer=observer)
+    return Hardened(layers, health=health, lifecycle=lifecycle, running=running, telemetry=telemetry)

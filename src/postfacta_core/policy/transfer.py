@@ -1,11 +1,11 @@
-"""Decide whether a request is too large to be taken in."""
+"""Decide whether a request is too large or its client too slow."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["TransferLimits"]
+__all__ = ["TransferLimits", "may_have_body"]
 
 # A field line costs two bytes for ": " and two for its line end, and a parser's bookkeeping on top of that:
 # RFC 7541 (section 4.1) counts 32 bytes a field, so a flood of empty fields is not free.
@@ -14,14 +14,38 @@ _FIELD_OVERHEAD = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferLimits:
-    """The largest header section and body, in bytes."""
+    """The largest header section and body, in bytes, and how long to wait for a slow client, in seconds.
+
+    A client may be slow, but not for ever: the waiting for its body ends after `body_idle_timeout` seconds of
+    silence, and in all after `body_grace` seconds and one more for every `min_body_rate` bytes that came. An
+    idle limit alone would let one byte a second hold a handler for as long as the client likes.
+
+    Attributes:
+        max_header_bytes: Of the header section, with 32 more for each field.
+        max_body_bytes: Of the body as it arrives.
+        body_idle_timeout: Longest silence while the body is waited for.
+        body_grace: What is waited for a body of any size.
+        min_body_rate: Bytes a second that a body must reach beyond the grace. A phone on the edge of its
+            network does 2,000.
+        write_timeout: Longest time that one piece of a long response may take to be sent: a client that
+            reads none of it for so long is taken for gone. `math.inf` turns any of these limits off.
+    """
 
     max_header_bytes: int = 32_768
     max_body_bytes: int = 1_048_576
+    body_idle_timeout: float = 10.0
+    body_grace: float = 10.0
+    min_body_rate: float = 1000.0
+    write_timeout: float = 60.0
 
     def __post_init__(self) -> None:
         if self.max_header_bytes < 1 or self.max_body_bytes < 0:
             msg = f"needs at least 1 byte of headers and no negative body: {self}"
+            raise ValueError(msg)
+        # Asked this way round, NaN is refused too.
+        above_zero = (self.body_idle_timeout, self.min_body_rate, self.write_timeout)
+        if not (all(it > 0 for it in above_zero) and self.body_grace >= 0):
+            msg = f"needs timeouts and a rate above 0, and no negative grace: {self}"
             raise ValueError(msg)
 
     def headers_fit(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
@@ -45,3 +69,27 @@ class TransferLimits:
     def body_fits(self, received: int) -> bool:
         """Tell whether so many bytes of body may be taken in."""
         return received <= self.max_body_bytes
+
+    def next_chunk_due(self, now: float, *, received: int, waited: float) -> float:
+        """Tell until when the next chunk of the body must have come.
+
+        Args:
+            now: When the waiting for it begins.
+            received: Bytes of body so far.
+            waited: Seconds that the body was waited for so far. The application's own time between two
+                chunks is not among them: the client is not to blame for it.
+
+        Returns:
+            A moment; at or before `now`, the client has been too slow already.
+        """
+        return now + min(self.body_idle_timeout, self.body_grace + received / self.min_body_rate - waited)
+
+
+def may_have_body(headers: Iterable[tuple[bytes, bytes]], http_version: str) -> bool:
+    """Tell whether a request may have a body at all: in HTTP/1, only if a header says so (RFC 9112, section 6.3)."""
+    if not http_version.startswith("1"):
+        return True
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+        for name, value in headers
+    )

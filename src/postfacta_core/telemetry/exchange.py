@@ -8,11 +8,19 @@ is sent, and ends when the application has returned: a background task after the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from ..context import RequestContext
 
-__all__ = ["CLIENT_DISCONNECTED", "INCOMPLETE", "OTHER", "ErrorTypes", "Exchange", "Recorder"]
+__all__ = [
+    "CLIENT_DISCONNECTED",
+    "INCOMPLETE",
+    "OTHER",
+    "ErrorTypes",
+    "Exchange",
+    "Recorder",
+    "tells_of_disconnect",
+]
 
 OTHER: Final = "_OTHER"
 """The label of all that is outside of a closed set; OpenTelemetry's word."""
@@ -33,6 +41,7 @@ _OWN: Final = frozenset(
         "database_unavailable",
         "deadline_exceeded",
         "draining",
+        "lock_timeout",
         "pool_timeout",
         "rejected",
         "shed",
@@ -151,7 +160,7 @@ class Exchange:
             types: The closed set that the error type must belong to.
             was_cancelled: The application was cancelled; by the server, since no layer inside answered for it.
         """
-        if error is not None and not (self.has_left and _tells_of_disconnect(error)):
+        if error is not None and not (self.has_left and tells_of_disconnect(error)):
             self.error = error
             self.status = self.status or _SERVER_ERROR
             self.error_type = types.close(type(error).__name__)
@@ -172,7 +181,11 @@ class Exchange:
         return str(status) if status >= _SERVER_ERROR else ""
 
 
-def _tells_of_disconnect(error: Exception) -> bool:
+def tells_of_disconnect(error: BaseException) -> bool:
+    """Tell whether an application raised this because its client is gone, and for nothing else."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return all(map(tells_of_disconnect, group.exceptions))
     # ASGI lets `send` raise OSError to a client that is gone; frameworks turn it into a class of this name.
     return isinstance(error, OSError) or type(error).__name__ == "ClientDisconnect"
 

@@ -10,7 +10,18 @@ import logging
 from typing import Final
 
 from ..context import current_request
-from ..events import ConnectionOpened, Event, HealthChecked, ListenerFailed, StateChange, TaskCrashed
+from ..events import (
+    ConnectionOpened,
+    Drained,
+    Event,
+    HealthChecked,
+    ListenerFailed,
+    PhaseChanged,
+    ResourceStuck,
+    SignalsIntercepted,
+    StateChange,
+    TaskCrashed,
+)
 from .exchange import Exchange
 
 __all__ = ["LOGGER", "AccessLog", "EventLog", "RequestFilter"]
@@ -131,6 +142,28 @@ class EventLog:
             case ConnectionOpened() if event.error_type:
                 fields = {"pool": event.pool, "error_type": event.error_type}
                 self._write(logging.WARNING, "pool.connection_failed", **fields)
+            case _:
+                self._live(event)
+
+    def _live(self, event: Event) -> None:
+        match event:
+            case SignalsIntercepted():
+                level = logging.INFO if event.in_place else logging.WARNING
+                self._write(
+                    level,
+                    "lifecycle.signals",
+                    mechanism=event.mechanism,
+                    in_place=event.in_place,
+                )
+            case PhaseChanged():
+                self._write(logging.INFO, "lifecycle.changed", old=event.old, new=event.new)
+            case Drained():
+                level = logging.WARNING if event.cancelled or event.left else logging.INFO
+                fields = {"cancelled": event.cancelled, "left": event.left, "seconds": event.seconds}
+                self._write(level, "lifecycle.drained", **fields)
+            case ResourceStuck():
+                stuck: dict[str, object] = {"resource": event.resource, "seconds": event.seconds}
+                self._write(logging.ERROR, "resource.stuck", **stuck)
             case _:
                 pass
 

@@ -29,10 +29,14 @@ from ..events import (
     ConnectionAcquired,
     ConnectionOpened,
     ConnectionReleased,
+    DeadlineExceeded,
     Event,
     HealthChecked,
+    PhaseChanged,
     PoolSized,
     QueryFinished,
+    RequestsOverdue,
+    SignalsIntercepted,
     TaskCrashed,
 )
 from .exchange import OTHER, Exchange
@@ -47,6 +51,8 @@ _METHODS: Final = {
     method: method
     for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 }
+_PHASES: Final = ("starting", "ready", "draining", "stopping", "stopped")
+_STAGES: Final = ("ingress", "handler", "pool", "database")
 _POOL_TIMEOUTS: Final = frozenset({"pool_timeout", "PoolTimeoutError"})
 
 
@@ -86,6 +92,10 @@ class _Family:
         key = tuple(OTHER if place in self._wide else value for place, value in enumerate(key))
         return self._children.get(key) or self._add(key)
 
+    def known(self) -> list[tuple[str, ...]]:
+        """Return the label values that it has so far."""
+        return list(self._children)
+
     def _add(self, key: tuple[str, ...]) -> Any:
         child = self._children[key] = self._metric.labels(*key)
         return child
@@ -123,6 +133,7 @@ class Metrics:
         self._checked_at: dict[tuple[str, ...], float] = {}
         # A plain number, read at the scrape, costs a tenth of a gauge that locks at each step.
         self._active_now: dict[str, int] = {}
+        self._sized: dict[str, PoolSized] = {}
         self._overflows = Counter(
             "postfacta_metrics_label_overflow_total",
             "Observations whose labels were replaced, since the metric had too many sets of them.",
@@ -194,6 +205,22 @@ class Metrics:
         self._task_crashes = self._counter(
             "postfacta_task_crashes_total", "Background tasks that raised and were started again.", "task"
         )
+        self._late = self._counter(
+            "postfacta_deadline_exceeded_total", "Requests that ran out of time, by where.", "stage", wide=()
+        )
+        for stage in _STAGES:
+            self._late.child((stage,))
+        self._phases = self._gauge("postfacta_lifecycle_state", "1 for the present state.", "state", wide=())
+        for phase in _PHASES:
+            self._phases.child((phase,)).set(phase == _PHASES[0])
+        self._mechanism = self._gauge(
+            "postfacta_lifecycle_interception", "1 for how SIGTERM is heard; 0 if it is not.", "mechanism"
+        )
+        self._overdue = Gauge(
+            "postfacta_requests_overdue",
+            "Handlers that were cancelled and go on nevertheless.",
+            registry=self.registry,
+        )
         check = "check critical"
         self._up = self._gauge("postfacta_health_check_up", "1 if the check's verdict is up.", check)
         self._check_seconds = self._gauge(
@@ -235,14 +262,40 @@ class Metrics:
                 self._queries.child(
                     (event.system, event.operation, event.collection, event.sqlstate, event.error_type)
                 ).observe(event.seconds)
+            case ConnectionAcquired() | ConnectionReleased() | ConnectionOpened() | PoolSized():
+                self._count_connection(event)
+            case _:
+                self._count_rest(event)
+
+    def _count_rest(self, event: Event) -> None:
+        match event:
+            case DeadlineExceeded():
+                self._late.child((event.stage,)).inc()
             case TaskCrashed():
                 self._task_crashes.child((event.task,)).inc()
             case HealthChecked():
                 self._check(event)
             case _:
-                self._count_connection(event)
+                self._count_life(event)
 
-    def _count_connection(self, event: Event) -> None:
+    def _count_life(self, event: Event) -> None:
+        match event:
+            case PhaseChanged():
+                for phase in _PHASES:
+                    self._phases.child((phase,)).set(phase == event.new)
+            case SignalsIntercepted():
+                # It may be settled a second time, by a server that came late.
+                for known in self._mechanism.known():
+                    self._mechanism.child(known).set(0)
+                self._mechanism.child((event.mechanism,)).set(event.in_place)
+            case RequestsOverdue():
+                self._overdue.set(event.count)
+            case _:
+                pass
+
+    def _count_connection(
+        self, event: ConnectionAcquired | ConnectionReleased | ConnectionOpened | PoolSized
+    ) -> None:
         match event:
             case ConnectionAcquired():
                 self._waits.child((event.pool,)).observe(event.seconds)
@@ -252,14 +305,19 @@ class Metrics:
                 self._uses.child((event.pool,)).observe(event.seconds)
             case ConnectionOpened():
                 self._creations.child((event.pool,)).observe(event.seconds)
-            case PoolSized():
-                self._connections.child((event.pool, "idle")).set(event.idle)
-                self._connections.child((event.pool, "used")).set(event.used)
-                self._most.child((event.pool,)).set(event.maximum)
-                self._fewest.child((event.pool,)).set(event.idle_minimum)
-                self._waiting.child((event.pool,)).set(event.waiting)
             case _:
-                pass
+                if event.pool not in self._sized:
+                    self._show_pool(event.pool)
+                self._sized[event.pool] = event
+
+    def _show_pool(self, pool: str) -> None:
+        # As for active requests: the pool tells its size twice for each statement, and somebody looks now and then.
+        sized = self._sized
+        self._connections.child((pool, "idle")).set_function(lambda: sized[pool].idle)
+        self._connections.child((pool, "used")).set_function(lambda: sized[pool].used)
+        self._most.child((pool,)).set_function(lambda: sized[pool].maximum)
+        self._fewest.child((pool,)).set_function(lambda: sized[pool].idle_minimum)
+        self._waiting.child((pool,)).set_function(lambda: sized[pool].waiting)
 
     def _check(self, event: HealthChecked) -> None:
         key = (event.check, "true" if event.critical else "false")

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
+import anyio
 import pytest
 from starlette.applications import Starlette
 
+from postfacta_core.aio.deadline import Running, RunningRequests
+from postfacta_core.aio.lifecycle import Lifecycle
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.asgi.lifespan import LifespanMiddleware
+from postfacta_core.context import RequestContext
+from postfacta_core.events import ResourceStuck
+from postfacta_core.policy.lifecycle import DrainLimits
+from postfacta_core.testing import RecordingObserver
 
 
 class Server:
@@ -127,3 +134,157 @@ async def test_a_request_passes_untouched() -> None:
     await LifespanMiddleware(app, [server.resource("db")])({"type": "http"}, server.receive, server.send)
     assert seen == ["http"]
     assert server.log == []
+
+
+class Interception:
+    """Stands for the handling of signals, of which there are none here."""
+
+    mechanism = "wrap"
+
+    def __init__(self, heard: Callable[[int], None]) -> None:
+        pass
+
+    def is_in_place(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        """Do nothing: no server listens."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+@pytest.fixture
+def lifecycle(monkeypatch: pytest.MonkeyPatch) -> Lifecycle:
+    monkeypatch.setattr("postfacta_core.aio.lifecycle.intercept", Interception)
+    limits = DrainLimits(drain_delay=0.05, drain_timeout=0.1, close_timeout=0.6)
+    return Lifecycle(limits, running=RunningRequests(), force_exit=False)
+
+
+async def drive(app: ASGIApp, server: Server) -> None:
+    with anyio.fail_after(20):
+        await app({"type": "lifespan", "state": {}}, server.receive, server.send)
+
+
+async def test_a_lifecycle_is_the_first_to_begin_and_the_last_to_end(lifecycle: Lifecycle) -> None:
+    server, phases = Server(), list[str]()
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncGenerator[None]:
+        phases.append(lifecycle.phase)
+        yield
+        phases.append(lifecycle.phase)
+
+    @asynccontextmanager
+    async def resource() -> AsyncGenerator[None]:
+        phases.append(lifecycle.phase)
+        yield
+        phases.append(lifecycle.phase)
+
+    await drive(LifespanMiddleware(Starlette(lifespan=lifespan), [resource()], lifecycle=lifecycle), server)
+    assert phases == ["starting", "starting", "stopping", "stopping"]
+    assert lifecycle.phase == "stopped"
+    assert server.log[-1] == "lifespan.shutdown.complete"
+
+
+async def test_the_application_hears_of_the_shutdown_when_its_handlers_have_ended(
+    lifecycle: Lifecycle,
+) -> None:
+    log: list[str] = []
+    running = RunningRequests()
+    lifecycle = Lifecycle(lifecycle.limits, running=running, force_exit=False)
+
+    async def handler() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.1)
+            log.append("handler")
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncGenerator[None]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(running.run, Running(RequestContext("request-id", 0.0)), handler())
+            await anyio.sleep(0.01)
+            yield
+            log.append("application")
+
+    @asynccontextmanager
+    async def resource() -> AsyncGenerator[None]:
+        yield
+        log.append("resource")
+
+    app = LifespanMiddleware(Starlette(lifespan=lifespan), [running, resource()], lifecycle=lifecycle)
+    await drive(app, Server())
+    assert log == ["handler", "application", "resource"]
+
+
+async def test_a_resource_that_hangs_takes_its_share_and_not_the_others(lifecycle: Lifecycle) -> None:
+    server, observer = Server(), RecordingObserver()
+
+    @asynccontextmanager
+    async def hangs() -> AsyncGenerator[None]:
+        yield
+        await anyio.sleep_forever()
+
+    resources = [server.resource("db"), hangs(), hangs()]
+    app = LifespanMiddleware(silent, resources, lifecycle=lifecycle, observer=observer)
+    began = anyio.current_time()
+    await drive(app, server)
+    assert anyio.current_time() - began < 0.6 + 0.4
+    assert server.log[-2:] == ["close db", "lifespan.shutdown.complete"]
+    assert [event.resource for event in observer.of(ResourceStuck)] == ["hangs", "hangs"]
+
+
+async def test_a_resource_that_crashes_begins_a_drain_and_its_error_is_told_at_the_end(
+    lifecycle: Lifecycle,
+) -> None:
+    server = Server()
+    gate = anyio.Event()
+
+    @asynccontextmanager
+    async def crashes() -> AsyncGenerator[None]:
+        async def live() -> None:
+            await gate.wait()
+            raise OSError("lost")
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(live)
+            yield
+            tasks.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncGenerator[None]:
+        gate.set()
+        while not lifecycle.is_draining:
+            await anyio.sleep(0.01)
+        server.log.append("draining")
+        yield
+
+    app = LifespanMiddleware(
+        Starlette(lifespan=lifespan), [server.resource("db"), crashes()], lifecycle=lifecycle
+    )
+    with pytest.raises(ExceptionGroup) as raised:
+        await drive(app, server)
+    assert raised.group_contains(OSError, match="lost")
+    assert server.log == [
+        *("open db", "lifespan.startup", "draining", "lifespan.startup.complete"),
+        *("lifespan.shutdown", "close db", "lifespan.shutdown.failed"),
+    ]
+
+
+async def test_a_startup_that_fails_under_a_lifecycle_is_told_as_it_is(lifecycle: Lifecycle) -> None:
+    server = Server()
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncGenerator[None]:
+        if server.log:
+            raise RuntimeError("no way")
+        yield
+
+    app = LifespanMiddleware(Starlette(lifespan=lifespan), [server.resource("db")], lifecycle=lifecycle)
+    with pytest.raises(RuntimeError, match="no way"):
+        await drive(app, server)
+    assert server.log == ["open db", "lifespan.startup", "lifespan.startup.failed", "close db"]
+    assert lifecycle.phase == "stopped"

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import anyio
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -18,11 +19,14 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from postfacta_core import HealthRegistry
+from postfacta_core import DrainLimits, HealthRegistry, Lifecycle
+from postfacta_core.aio.deadline import RunningRequests
 from postfacta_core.asgi import (
     ContextMiddleware,
+    DeadlineMiddleware,
     ErrorMiddleware,
     HealthMiddleware,
+    LifecycleMiddleware,
     LifespanMiddleware,
     MetricsEndpoint,
     Policy,
@@ -43,6 +47,7 @@ from postfacta_core.policy.transfer import TransferLimits
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.tracing import Tracing
 from postfacta_core.testing import ManualClock, call_asgi
+from tests.lifespan import running
 
 ID = "0123456789abcdef"
 GIVEN = [("x-request-id", ID)]
@@ -237,6 +242,8 @@ ALONE: dict[str, Middleware] = {
     "metrics": Middleware(MetricsEndpoint, Metrics(with_process=False)),
     "health": Middleware(HealthMiddleware, HealthRegistry()),
     "transfer": Middleware(TransferMiddleware),
+    "deadline": Middleware(DeadlineMiddleware, RunningRequests()),
+    "lifecycle": Middleware(LifecycleMiddleware, Lifecycle(running=RunningRequests())),
     "lifespan": Middleware(LifespanMiddleware, []),
     "probe": Middleware(RouteProbe),
 }
@@ -291,6 +298,90 @@ async def test_each_middleware_lets_other_connections_pass(name: str) -> None:
     assert seen == ["websocket"]
 
 
+class Interception:
+    """Stands for the handling of signals, of which there are none here."""
+
+    mechanism = "wrap"
+
+    def __init__(self, heard: Callable[[int], None]) -> None:
+        pass
+
+    def is_in_place(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        """Do nothing: no server listens."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+async def wait(request: Request) -> Response:
+    await anyio.sleep(20)
+    raise AssertionError
+
+
+async def test_a_request_past_the_policys_limit_is_504_in_metric_and_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "postfacta")
+    app = harden(
+        Starlette(routes=[Route("/wait", wait)]), service="billing", policy=Policy(request_timeout=0.05)
+    )
+    async with app.running:
+        response = await call_asgi(app, "GET", "/wait")
+        late = await call_asgi(app, "GET", "/wait", headers=[("x-request-timeout", "0")])
+    assert (response.status, late.status) == (504, 504)
+    lines = [vars(record) for record in caplog.records]
+    assert [(line["status"], line["error_type"], line["route"]) for line in lines] == [
+        (504, "deadline_exceeded", "/wait"),
+        (504, "deadline_exceeded", "_prerouting"),
+    ]
+    scrape = (await call_asgi(app, "GET", "/metrics")).body.decode()
+    assert 'postfacta_deadline_exceeded_total{stage="handler"} 1.0' in scrape
+    assert 'postfacta_deadline_exceeded_total{stage="ingress"} 1.0' in scrape
+
+
+async def test_a_service_that_drains_serves_on_says_close_and_is_unready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("postfacta_core.aio.lifecycle.intercept", Interception)
+    policy = Policy(drain=DrainLimits(drain_delay=30, drain_timeout=0.1, close_timeout=1))
+    app = harden(starlette(), service="billing", policy=policy)
+    async with running(app):
+        with anyio.fail_after(10):
+            while (await call_asgi(app, "GET", "/healthz/ready")).status != 200:
+                await anyio.sleep(0.01)
+        assert (await call_asgi(app, "GET", "/items/7")).header("connection") is None
+        app.lifecycle.drain()
+        for path, status in (
+            ("/items/7", 200),
+            ("/healthz/live", 200),
+            ("/healthz/ready", 503),
+            ("/crash", 500),
+        ):
+            response = await call_asgi(app, "GET", path, raise_errors=False)
+            assert (response.status, response.header("connection")) == (status, "close")
+        with anyio.fail_after(10):
+            while 'state="draining"} 1.0' not in (await call_asgi(app, "GET", "/metrics")).body.decode():
+                await anyio.sleep(0.01)
+    assert app.lifecycle.phase == "stopped"
+    assert (await call_asgi(app, "GET", "/items/7")).status == 503
+    assert (await call_asgi(app, "GET", "/healthz/live")).status == 200
+
+
+async def test_the_application_itself_is_told_what_it_waits_for_in_a_lifespan(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("postfacta_core.aio.lifecycle.intercept", Interception)
+    app = harden(starlette(), service="billing")
+    assert app.lifecycle.phase == "starting"
+    async with running(app):
+        assert (app.lifecycle.phase, app.lifecycle.mechanism) == ("ready", "wrap")
+        assert app.running.is_sweeping
+    assert not app.running.is_sweeping
+
+
 @pytest.mark.parametrize("path", ["/items/7", "/unavailable", "/nothing", "/crash"])
 async def test_the_whole_stack_leaves_nothing_for_the_cyclic_collector(path: str) -> None:
     async def bare(scope: Scope, receive: Receive, send: Send) -> None:
@@ -300,7 +391,7 @@ async def test_the_whole_stack_leaves_nothing_for_the_cyclic_collector(path: str
             raise PoolTimeoutError("main")
         await PlainTextResponse("ok")(scope, receive, send)
 
-    app = harden(bare, service="billing")
+    app = harden(bare, service="billing", policy=Policy(cancel_on_disconnect=True))
     # A request in this test kit may leave some of its own; a layer that made a circle would add one each time.
     assert await _garbage(lambda: _once(app, path)) <= await _garbage(lambda: _once(bare, path)) + 20
 

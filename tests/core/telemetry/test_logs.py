@@ -13,10 +13,16 @@ from postfacta_core.asgi.context import ContextMiddleware
 from postfacta_core.asgi.telemetry import TelemetryMiddleware
 from postfacta_core.events import (
     ConnectionOpened,
+    DeadlineExceeded,
+    Drained,
     Event,
     HealthChecked,
     ListenerFailed,
+    PhaseChanged,
     QueryFinished,
+    RequestsOverdue,
+    ResourceStuck,
+    SignalsIntercepted,
     StateChange,
     TaskCrashed,
 )
@@ -135,6 +141,11 @@ def health(*, up: bool) -> HealthChecked:
         ([TaskCrashed("poller", ValueError("a crash"))], ["task.crashed"]),
         ([ConnectionOpened("main", 0.1), ConnectionOpened("main", 1, "OSError")], ["pool.connection_failed"]),
         ([QueryFinished("main", "postgresql", "SELECT", "incidents", 0.02)], []),
+        ([SignalsIntercepted("wrap", in_place=True)], ["lifecycle.signals"]),
+        ([PhaseChanged("ready", "draining", 1.0)], ["lifecycle.changed"]),
+        ([Drained(1, 0, 2.0)], ["lifecycle.drained"]),
+        ([ResourceStuck("Database", 5.0)], ["resource.stuck"]),
+        ([DeadlineExceeded("handler"), RequestsOverdue(1)], []),
         ([health(up=True), health(up=True)], []),
         ([health(up=False), health(up=False), health(up=True)], ["health.changed", "health.changed"]),
     ],
@@ -146,6 +157,27 @@ def test_what_a_person_may_want_to_know_is_a_line(
     for event in events:
         log(event)
     assert lines.events == expected
+
+
+@pytest.mark.parametrize(
+    ("event", "level", "fields"),
+    [
+        (SignalsIntercepted("wrap", in_place=True), "INFO", {"mechanism": "wrap", "in_place": True}),
+        (SignalsIntercepted("none", in_place=False), "WARNING", {"mechanism": "none", "in_place": False}),
+        (PhaseChanged("ready", "draining", 1.0), "INFO", {"old": "ready", "new": "draining"}),
+        (Drained(0, 0, 2.0), "INFO", {"cancelled": 0, "left": 0, "seconds": 2.0}),
+        (Drained(1, 0, 2.0), "WARNING", {"cancelled": 1}),
+        (Drained(0, 1, 2.0), "WARNING", {"left": 1}),
+        (ResourceStuck("Database", 5.0), "ERROR", {"resource": "Database", "seconds": 5.0}),
+    ],
+)
+def test_how_a_life_goes_is_told_with_its_fields_and_loudly_if_it_goes_badly(
+    lines: Lines, event: Event, level: str, fields: dict[str, object]
+) -> None:
+    EventLog()(event)
+    (record,) = lines.records
+    assert record.levelname == level
+    assert {key: vars(record)[key] for key in fields} == fields
 
 
 def test_a_crashed_task_has_its_stack_trace(lines: Lines) -> None:

@@ -10,10 +10,14 @@ from postfacta_core.events import (
     ConnectionAcquired,
     ConnectionOpened,
     ConnectionReleased,
+    DeadlineExceeded,
     Event,
     HealthChecked,
+    PhaseChanged,
     PoolSized,
     QueryFinished,
+    RequestsOverdue,
+    SignalsIntercepted,
     StateChange,
     TaskCrashed,
 )
@@ -154,7 +158,26 @@ QUERY = {
             {**POOL, "db_client_connection_state": "idle"},
             1,
         ),
+        (DeadlineExceeded("pool"), "postfacta_deadline_exceeded_total", {"stage": "pool"}, 1),
+        (DeadlineExceeded("pool"), "postfacta_deadline_exceeded_total", {"stage": "ingress"}, 0),
         (TaskCrashed("poller", ValueError()), "postfacta_task_crashes_total", {"task": "poller"}, 1),
+        (DeadlineExceeded("handler"), "postfacta_deadline_exceeded_total", {"stage": "handler"}, 1),
+        (DeadlineExceeded("handler"), "postfacta_deadline_exceeded_total", {"stage": "ingress"}, 0),
+        (RequestsOverdue(3), "postfacta_requests_overdue", {}, 3),
+        (PhaseChanged("ready", "draining", 5), "postfacta_lifecycle_state", {"state": "draining"}, 1),
+        (PhaseChanged("ready", "draining", 5), "postfacta_lifecycle_state", {"state": "ready"}, 0),
+        (
+            SignalsIntercepted("wrap", in_place=True),
+            "postfacta_lifecycle_interception",
+            {"mechanism": "wrap"},
+            1,
+        ),
+        (
+            SignalsIntercepted("none", in_place=False),
+            "postfacta_lifecycle_interception",
+            {"mechanism": "none"},
+            0,
+        ),
     ],
 )
 def test_an_event_moves_its_metric(
@@ -176,6 +199,21 @@ def test_a_checks_age_is_counted_at_the_scrape() -> None:
     metrics(HealthChecked("db", critical=True, passed=False, up=False, seconds=1))
     assert value(metrics, "postfacta_health_check_age_seconds", **check) == 0
     assert value(metrics, "postfacta_health_check_up", **check) == 0
+
+
+def test_a_service_starts_in_its_first_phase_and_every_phase_has_a_series(metrics: Metrics) -> None:
+    states = {
+        state: value(metrics, "postfacta_lifecycle_state", state=state)
+        for state in ("starting", "ready", "draining", "stopping", "stopped")
+    }
+    assert states == {"starting": 1, "ready": 0, "draining": 0, "stopping": 0, "stopped": 0}
+
+
+def test_signals_are_heard_in_one_way_at_a_time(metrics: Metrics) -> None:
+    metrics(SignalsIntercepted("wrap", in_place=True))
+    metrics(SignalsIntercepted("loop", in_place=True))
+    heard = [value(metrics, "postfacta_lifecycle_interception", mechanism=m) for m in ("wrap", "loop")]
+    assert heard == [0, 1]
 
 
 def test_an_event_without_a_metric_is_no_error(metrics: Metrics) -> None:

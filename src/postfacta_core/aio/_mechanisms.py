@@ -1,0 +1,345 @@
+"""Get in front of a server's signal handler: one class for each way in which servers hear signals.
+
+A server installs its handlers before the lifespan starts, so what it did can be seen there. Each class here keeps
+what the server installed, puts its own in front, and can later let the server have the signal.
+
+| class | who handles SIGTERM | seen with |
+|---|---|---|
+| `PlainHandlers` | a `signal.signal` handler, or nobody | uvicorn, gunicorn with uvicorn-worker |
+| `TrioHandlers` | nobody, and trio turns SIGINT into KeyboardInterrupt | hypercorn on trio without workers |
+| `LoopHandlers` | the event loop's `add_signal_handler` | granian, hypercorn without workers, gunicorn's own |
+| `WorkerEvent` | an event that the parent process sets | hypercorn's workers |
+
+`LoopHandlers` and `WorkerEvent` look at private attributes, which are checked before anything is changed. Where
+they are not found, this is not the mechanism.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, Protocol
+
+import anyio
+from anyio.lowlevel import current_token
+
+__all__ = ["LoopHandlers", "Mechanism", "PlainHandlers", "TrioHandlers", "WorkerEvent", "choose"]
+
+_ACCEPTED = 0.1  # For what the kernel handed over last to arrive at the protocol.
+_FIRST_WORDS = 1.0  # A connection opened in advance may stay silent for ever.
+_LOOK = 0.02
+
+# What getsignal and signal.signal return: a callable, SIG_DFL or SIG_IGN, or None for a handler from C.
+Handler = Callable[[int, FrameType | None], Any] | int | None
+Heard = Callable[[int], None]
+
+
+class Mechanism(Protocol):
+    """Stands in front of what a server installed."""
+
+    name: str
+
+    def is_in_place(self) -> bool:
+        """Tell whether our handlers are still the ones installed."""
+        ...
+
+    def pass_on(self) -> None:
+        """Let the server have one signal. Called once, from any thread or from a signal handler."""
+        ...
+
+    def restore(self) -> None:
+        """Put back what the server had installed, where ours still stands."""
+        ...
+
+
+class PlainHandlers:
+    """In front of `signal.signal` handlers, or of the default action.
+
+    uvicorn sends itself every signal again that it caught, once it has shut down, and so dies of it. What is
+    passed on to it is therefore its own request to exit, `Server.should_exit`: a clean drain ends with code 0.
+    """
+
+    def __init__(self, heard: Heard, signums: list[int], name: str = "wrap", *, loop: Any = None) -> None:
+        self.name = name
+        self._loop = loop
+        self._heard = heard
+        self._due = 0  # the signal that is passed on when it comes next
+        self._is_restored = False
+        self._thread = threading.get_ident()  # the main thread
+        # One object, as each look at a bound method makes another: what is compared later is this one.
+        self._ours: Callable[[int, FrameType | None], None] = self._handle
+        self._theirs: dict[int, Handler] = {signum: signal.getsignal(signum) for signum in signums}
+        for signum in signums:
+            signal.signal(signum, self._ours)
+
+    def is_in_place(self) -> bool:
+        """Tell whether our handlers are still the ones installed."""
+        return all(signal.getsignal(signum) is self._ours for signum in self._theirs)
+
+    def pass_on(self) -> None:
+        """Ask uvicorn to exit; send any other server the signal."""
+        server = _uvicorn_of(self._theirs[signal.SIGTERM])
+        if server is not None:
+            if self._loop is None:
+                server.should_exit = True
+            else:
+                self._loop.call_soon_threadsafe(_let_go, server, self._loop)
+            return
+        self._due = signal.SIGTERM
+        # To the main thread, which runs handlers: it wakes from a wait, which a signal to the process may not do.
+        signal.pthread_kill(self._thread, signal.SIGTERM)
+
+    def restore(self) -> None:
+        """Put back what the server had installed, where ours still stands."""
+        self._is_restored = True
+        for signum, theirs in self._theirs.items():
+            if signal.getsignal(signum) is self._ours:
+                signal.signal(signum, theirs)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        # Once restored we are called only by a handler that was installed over ours: then we are not here.
+        if signum != self._due and not self._is_restored:
+            self._heard(signum)
+            return
+        self._due = 0
+        theirs = self._theirs[signum]
+        if callable(theirs):
+            theirs(signum, frame)
+        elif theirs == signal.SIG_DFL:
+            signal.signal(signum, signal.SIG_DFL)
+            signal.raise_signal(signum)
+
+
+class TrioHandlers(PlainHandlers):
+    """In front of trio, where nobody handles SIGTERM: what is passed on is SIGINT.
+
+    trio raises KeyboardInterrupt wherever the signal finds the program. In a request's task it would end all other
+    requests. Raised from a context that trio protects, it goes to the main task, where a server awaits it.
+    """
+
+    def __init__(self, heard: Heard, token: Any) -> None:
+        self._token = token
+        # A program that was started with SIGINT ignored (in the background of a shell) has none of trio's.
+        self._has_interrupt = callable(signal.getsignal(signal.SIGINT))
+        super().__init__(
+            heard, [signal.SIGTERM, *([signal.SIGINT] if self._has_interrupt else [])], "default"
+        )
+
+    def pass_on(self) -> None:
+        """Interrupt the main task, or do what SIGTERM does by default."""
+        if self._has_interrupt:
+            self._token.run_sync_soon(self._interrupt)
+        else:
+            super().pass_on()
+
+    def _interrupt(self) -> None:
+        self._due = signal.SIGINT
+        signal.raise_signal(signal.SIGINT)
+
+
+class LoopHandlers:
+    """In front of the handlers of an event loop.
+
+    A handler of `signal.signal` would not do: the loop learns of each signal from its wakeup file descriptor and
+    runs the server's callback all the same.
+    """
+
+    def __init__(self, heard: Heard, loop: Any, *, table: dict[int, Any], name: str) -> None:
+        self.name = name
+        self._loop = loop
+        self._table = table
+        self._theirs = {
+            signum: table[signum] for signum in (signal.SIGTERM, signal.SIGINT) if signum in table
+        }
+        self._callback = _callback(self._theirs[signal.SIGTERM])
+        for signum in self._theirs:
+            loop.add_signal_handler(signum, heard, signum)
+        self._ours = {signum: table[signum] for signum in self._theirs}
+        self._below = {signum: signal.getsignal(signum) for signum in self._theirs}
+
+    def is_in_place(self) -> bool:
+        """Tell whether our handlers are still the ones installed."""
+        return all(
+            self._table.get(signum) is ours and signal.getsignal(signum) == self._below[signum]
+            for signum, ours in self._ours.items()
+        )
+
+    def pass_on(self) -> None:
+        """Run the server's callback on its loop."""
+        self._loop.call_soon_threadsafe(*self._callback)
+
+    def restore(self) -> None:
+        """Put back what the server had installed, where ours still stands."""
+        for signum, ours in self._ours.items():
+            if self._table.get(signum) is ours:
+                self._table[signum] = self._theirs[signum]
+
+
+class WorkerEvent:
+    """In front of the event by which hypercorn tells its workers to stop; a worker polls it.
+
+    Once the first worker has ended, the parent sends SIGTERM to the others, and that would kill their requests. Here
+    it is no signal of its own once the event was seen, and it has no effect until the process is gone.
+    """
+
+    name = "event"
+
+    def __init__(self, heard: Heard, event: Any) -> None:
+        self._heard = heard
+        self._event = event
+        self._was_set: Callable[[], bool] = event.is_set
+        self._was_seen = False  # the event
+        self._was_heard = False  # a signal
+        self._is_open = False
+        self._ours: Callable[[], bool] = self._poll
+        event.is_set = self._ours
+        self._term = PlainHandlers(self._hear, [signal.SIGTERM])
+
+    def is_in_place(self) -> bool:
+        """Tell whether our handlers are still the ones installed."""
+        return self._event.is_set is self._ours and self._term.is_in_place()
+
+    def pass_on(self) -> None:
+        """Show the worker that the event is set, at its next poll."""
+        self._is_open = True
+
+    def restore(self) -> None:
+        """Put the event back, and the signal too if the process is to go on."""
+        if self._event.is_set is self._ours:
+            self._event.is_set = self._was_set
+        if not self._is_open:
+            self._term.restore()
+
+    def _poll(self) -> bool:
+        if not self._was_seen and self._was_set():
+            self._was_seen = True
+            if not self._was_heard:
+                self._heard(signal.SIGTERM)
+        return self._is_open
+
+    def _hear(self, signum: int) -> None:
+        # Whether the event is set must not be asked here: that takes a lock, which the poll may be holding.
+        self._was_heard = True
+        if not self._was_seen:
+            self._heard(signum)
+
+
+def choose(heard: Heard) -> Mechanism | None:
+    """Look at what the server installed, and get in front of it. Called on the event loop.
+
+    Args:
+        heard: Called with each signal, from a signal handler or on the loop. It must not raise.
+
+    Returns:
+        What stands in front now; None where nothing can be done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    event = _shutdown_event()
+    if event is not None:
+        return WorkerEvent(heard, event)
+    loop = _running_loop()
+    return _by_loop(heard, loop) or _by_handler(heard, loop)
+
+
+def _by_loop(heard: Heard, loop: Any) -> Mechanism | None:
+    table: Any = getattr(loop, "_signal_handlers", None)
+    name = "loop"
+    if table is None and _is_handled_by(loop):
+        table, name = _table_of_uvloop(loop), "uvloop"
+    if table and signal.SIGTERM in table:
+        # A handle that looks unlike those we know: LookupError.
+        with contextlib.suppress(LookupError):
+            return LoopHandlers(heard, loop, table=table, name=name)
+    return None
+
+
+def _by_handler(heard: Heard, loop: Any) -> Mechanism | None:
+    term, interrupt = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    if term is signal.SIG_DFL:
+        if hasattr(loop, "run_sync_soon"):
+            return TrioHandlers(heard, loop)
+        return PlainHandlers(heard, [signal.SIGTERM], "default")
+    if not callable(term) or _is_handled_by(loop):
+        return None
+    if callable(interrupt) and interrupt is not signal.default_int_handler:
+        return PlainHandlers(heard, [signal.SIGTERM, signal.SIGINT], loop=loop)
+    return PlainHandlers(heard, [signal.SIGTERM], loop=loop)
+
+
+def _running_loop() -> Any:
+    """Return asyncio's loop or trio's token, whichever runs here, or None."""
+    try:
+        return current_token().native_token
+    except anyio.NoEventLoopError:
+        return None
+
+
+def _is_handled_by(loop: Any) -> bool:
+    return loop is not None and getattr(signal.getsignal(signal.SIGTERM), "__self__", None) is loop
+
+
+def _table_of_uvloop(loop: Any) -> Any:
+    """Find uvloop's table of signal handlers, which it keeps where only the garbage collector sees it."""
+    tables: list[dict[Any, Any]] = [one for one in gc.get_referents(loop) if isinstance(one, dict)]
+    # Other tables have file descriptors as keys, which are numbers too.
+    return next((one for one in tables if type(one.get(signal.SIGTERM)).__name__ == "Handle"), None)
+
+
+def _callback(handle: Any) -> tuple[Any, ...]:
+    """Take callback and arguments out of a loop's handle.
+
+    Raises:
+        LookupError: If they are not found.
+    """
+    if hasattr(handle, "_callback"):
+        return (handle._callback, *handle._args)  # noqa: SLF001 - asyncio offers no other way to run it later
+    held = gc.get_referents(handle)
+    callbacks = [one for one in held if callable(one)]
+    arguments: list[tuple[Any, ...]] = [one for one in held if isinstance(one, tuple)]
+    if len(callbacks) != 1:
+        raise LookupError(handle)
+    return (callbacks[0], *(arguments[0] if arguments else ()))
+
+
+def _let_go(server: Any, loop: Any) -> None:
+    """Stop listening, and ask uvicorn to exit once every connection that it accepted has sent a request.
+
+    It closes those that have not: where its listener is shared, as by workers, each was a client that it took
+    from a sibling. One in some thousands of new connections was reset so when workers were replaced.
+    """
+    for listener in getattr(server, "servers", ()):  # there are none before the startup is complete
+        listener.close()
+    until = loop.time() + _FIRST_WORDS
+
+    def exit_when_heard() -> None:
+        # A WebSocket's connection has no cycle, and a request's has one from its first line on.
+        is_silent = any(getattr(one, "cycle", one) is None for one in server.server_state.connections)
+        if is_silent and loop.time() < until:
+            loop.call_later(_LOOK, exit_when_heard)
+        else:
+            server.should_exit = True
+
+    loop.call_later(_ACCEPTED if hasattr(server, "servers") else 0, exit_when_heard)
+
+
+def _uvicorn_of(handler: Any) -> Any:
+    """Return the server if this is uvicorn's own handler, or None. One that overrides it wants to be called."""
+    made_by = getattr(handler, "__module__", None), getattr(handler, "__name__", None)
+    server = getattr(handler, "__self__", None)
+    is_known = made_by == ("uvicorn.server", "handle_exit") and isinstance(
+        getattr(server, "should_exit", None), bool
+    )
+    return server if is_known else None
+
+
+def _shutdown_event() -> Any:
+    """Return the event that hypercorn hands to each worker, or None."""
+    arguments: dict[str, Any] = getattr(multiprocessing.current_process(), "_kwargs", {})
+    event = arguments.get("shutdown_event")
+    return event if hasattr(event, "is_set") else None

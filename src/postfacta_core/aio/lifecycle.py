@@ -1,0 +1,301 @@
+"""Carry a service from SIGTERM to closed, without failing a request.
+
+The signal is heard before the server hears it. From then on the service is unready but serves on, until
+`drain_delay` has passed; then the server gets its signal, and stops as it does by itself. What still runs after
+`drain_timeout` is cancelled and waited for, and only then resources close.
+
+A thread minds the time, since a blocked event loop must not keep the server from its signal.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+import anyio
+from anyio.abc import TaskGroup
+
+from ..clock import LUCK, MONOTONIC, Clock, Luck
+from ..errors import StoppedError
+from ..events import Drained, Observer, SignalsIntercepted, fan_out, ignore
+from ..policy.lifecycle import Course, DrainLimits, Phase, RecycleLimits
+from .deadline import RunningRequests
+from .signals import intercept
+
+__all__ = ["Lifecycle"]
+
+_VERIFY_AFTER: Final = 1.0  # A server that installs its handlers late has done so by then.
+_RECYCLE_EVERY: Final = 5.0
+_FAREWELL: Final = 0.5  # For streams to say goodbye before the server closes their connections.
+# Then requests that did not heed their cancellation are waited for no longer; nor for half of what is left to close.
+_LAST_WORDS: Final = 1.0
+_GLANCE: Final = 0.05
+_MARGIN: Final = 2.0
+
+
+class _Interception(Protocol):
+    mechanism: str
+
+    def is_in_place(self) -> bool: ...
+    def release(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Lifecycle:
+    """Knows the phase of a service's life, and leads it through its end.
+
+    An async context manager, to be entered in the main thread, inside the server's lifespan, before all resources.
+    It may be entered once.
+
+    Args:
+        limits: How long the parts of a drain may take.
+        running: The requests under way.
+        on_drain: Called at once when a drain begins, from any thread or a signal handler: it must only set a
+            flag, as `HealthRegistry.drain` does.
+        recycle: When to end by itself, so that a supervisor starts a fresh worker.
+        force_exit: Whether to end the process, with all stacks on stderr and exit code 1, when a drain that a
+            signal began is not over 2 seconds after its limits, or a thread keeps the process from its end. Else
+            something that hangs has to be killed from outside, which says less.
+        observer: Told of phases, of the mechanism, and of how the drain went. It may raise.
+        clock: Monotonic seconds.
+        luck: Spreads the recycling.
+    """
+
+    def __init__(
+        self,
+        limits: DrainLimits | None = None,
+        *,
+        running: RunningRequests,
+        on_drain: Callable[[], None] = lambda: None,
+        recycle: RecycleLimits | None = None,
+        force_exit: bool = True,
+        observer: Observer = ignore,
+        clock: Clock = MONOTONIC,
+        luck: Luck = LUCK,
+    ) -> None:
+        self._course = Course(limits or DrainLimits())
+        self._running = running
+        self._on_drain = on_drain
+        self._recycle = recycle
+        self._force_exit = force_exit
+        self._observe = fan_out([observer])
+        self._clock = clock
+        self._luck = luck()
+        self._close_by: float | None = None
+        self._told = Phase.STARTING
+        self._telling = threading.Lock()
+        self._cancelled = 0
+        self._told_endless = False
+        # Its `put` may be called again while it runs, as a signal handler does.
+        self._calls: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._mind_the_time, name="postfacta-drain", daemon=True)
+        self._interception: _Interception | None = None
+        self._heard: set[int] = set()
+        self._is_started = False
+        self._tasks: TaskGroup | None = None
+
+    @property
+    def phase(self) -> Phase:
+        """Where the service is in its life."""
+        return self._course.phase
+
+    @property
+    def limits(self) -> DrainLimits:
+        """How long the parts of a drain may take."""
+        return self._course.limits
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it was told to stop, at whatever stage that is."""
+        return self._course.is_draining
+
+    @property
+    def can_stop_server(self) -> bool:
+        """Whether a drain ends with the server being told to stop; not so in a test client, for one."""
+        return self.mechanism not in {"", "none", "external"}
+
+    @property
+    def mechanism(self) -> str:
+        """How SIGTERM is heard; `none` if it is not, and empty before the start."""
+        return self._interception.mechanism if self._interception else ""
+
+    def drain(self) -> None:
+        """Begin to drain, as after a SIGTERM; called again, wait no longer. From any thread."""
+        if self._course.drain(self._clock()):
+            self._on_drain()
+        self._calls.put("drain")
+
+    def started(self) -> None:
+        """Take note that the startup is complete."""
+        self._is_started = True
+        self._course.start(self._clock())
+        self._tell()
+
+    async def finish_requests(self) -> None:
+        """Wait for the requests under way, and cancel those that take longer than the drain may.
+
+        For the server's `lifespan.shutdown`: by then it takes no new ones.
+        """
+        now = self._clock()
+        if not self.is_draining:
+            self._on_drain()
+        self._course.stop(now)
+        self._calls.put("look")
+        self._tell()
+        with anyio.move_on_after(max(0.0, self._course.cancels_at - now)):
+            await self._running.wait_idle()
+        self._running.is_closed = True
+        self._cancel_all()
+        with anyio.move_on_after(min(_LAST_WORDS, self.limits.close_timeout / 2)):
+            await self._running.wait_idle()
+        now = self._clock()
+        self._observe(Drained(self._cancelled, len(self._running), now - self._course.told_at))
+        self._close_by = self._course.closes_by(now)
+
+    def share(self, left: int) -> float:
+        """Return the seconds that the next of so many resources may take to close."""
+        now = self._clock()
+        if self._close_by is None:
+            self._close_by = self._course.closes_by(now)
+        return max(0.0, self._close_by - now) / max(1, left)
+
+    async def __aenter__(self) -> Self:
+        self._interception = intercept(self._hear)
+        self._observe(SignalsIntercepted(self.mechanism, in_place=self.mechanism != "none"))
+        self._running.on_tick = self._on_tick
+        self._thread.start()
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._look_after)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        if (tasks := self._tasks) is None or self._interception is None:
+            raise AssertionError("left, but never entered")
+        tasks.cancel_scope.cancel()
+        try:
+            if isinstance(error, Exception):
+                # The group would wrap the service's own error in an ExceptionGroup.
+                await tasks.__aexit__(None, None, None)
+                return None
+            return await tasks.__aexit__(kind, error, trace)
+        finally:
+            now = self._clock()
+            self._course.stop(now)
+            self._course.end(now)
+            self._calls.put("look")
+            self._interception.close()
+            self._tell()
+
+    def _hear(self, signum: int) -> None:
+        # One Ctrl-C may come twice: as SIGINT from the terminal, and as SIGTERM from a parent that had it too. Only
+        # the same signal again means: wait no longer.
+        if signum in self._heard or not self.is_draining:
+            self.drain()
+        self._heard.add(signum)
+
+    def _tell(self) -> None:
+        # On the loop or in our thread, never in a signal handler.
+        with self._telling:
+            for change in self._course.changes_after(self._told):
+                self._told = Phase(change.new)
+                self._observe(change)
+
+    def _on_tick(self, now: float) -> None:
+        if now >= self._course.lets_go_at:
+            self._cancelled += self._running.cancel(StoppedError("drain"), only_endless=True)
+            self._told_endless = True
+        if now >= self._course.cancels_at:
+            self._cancel_all()
+
+    def _cancel_all(self) -> None:
+        self._running.is_closed = True
+        self._cancelled += self._running.cancel(StoppedError("drain"))
+
+    async def _look_after(self) -> None:
+        await anyio.sleep(_VERIFY_AFTER)
+        self._verify()
+        started = self._clock()
+        while self._recycle is not None:
+            await anyio.sleep(_RECYCLE_EVERY)
+            if self.is_draining:
+                return  # A second signal would mean: wait no longer.
+            age, size = self._clock() - started, _resident_bytes()
+            if self._recycle.is_due(age=age, rss_bytes=size, luck=self._luck):
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    def _verify(self) -> None:
+        interception = self._interception
+        if interception is None or self.is_draining or self.mechanism == "none" or interception.is_in_place():
+            return
+        interception.close()
+        self._interception = intercept(self._hear)
+        self._observe(SignalsIntercepted(self.mechanism, in_place=self._interception.is_in_place()))
+
+    # From here on in a thread of its own.
+
+    def _mind_the_time(self) -> None:
+        while self._calls.get() != "drain":
+            if self.phase is Phase.STOPPED:
+                return
+        self._tell()
+        self._wait(lambda: self._course.lets_go_at)
+        self._part_from_streams()
+        self._outlast_startup()
+        # A server that stops by itself needs no signal; one that has stopped would die of it.
+        if self._interception is not None and self.phase is Phase.DRAINING:
+            self._interception.release()
+        self._wait(lambda: self._course.gone_at + _MARGIN)
+        # If the service has stopped, a handler's thread may still keep the process from its end.
+        threading.Event().wait(max(0.0, self._course.gone_at + _MARGIN - self._clock()))
+        is_over = self.phase is Phase.STOPPED and threading.main_thread().is_alive()
+        if self._force_exit and not is_over:
+            self._end_the_process()
+
+    def _outlast_startup(self) -> None:
+        # A server that stops in the middle of its startup leaves out the shutdown, or raises. Told again, it must.
+        while not self._is_started and self.phase is Phase.DRAINING and self._clock() < self._course.gone_at:
+            with suppress(queue.Empty):
+                if self._calls.get(timeout=_GLANCE) == "drain":
+                    return
+
+    def _wait(self, until: Callable[[], float]) -> None:
+        while (left := until() - self._clock()) > 0 and self.phase is not Phase.STOPPED:
+            try:
+                self._calls.get(timeout=left)
+            except queue.Empty:
+                return
+
+    def _part_from_streams(self) -> None:
+        end = self._clock() + _FAREWELL
+        pause = threading.Event()
+        # A tick first: it is the loop that tells the streams.
+        while self._clock() < end and self.phase is Phase.DRAINING:
+            if self._told_endless and not self._running.endless:
+                return
+            pause.wait(0.01)
+
+    def _end_the_process(self) -> None:
+        sys.stderr.write(f"postfacta: the drain took longer than {self.limits.total:g} s; all stacks:\n")
+        faulthandler.dump_traceback(all_threads=True)
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _resident_bytes() -> int:
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - no path object for one number
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0  # Not Linux: then only the age counts.

@@ -1,0 +1,126 @@
+"""Hold resources open around a block, each in a task of its own, so that each can be given its time to close.
+
+A bound on a resource's exit cannot be a cancel scope in the task that entered it: a resource that owns a task
+group must be left in the order in which scopes were entered. So each has its own task, and that is bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import anyio
+
+from ..clock import MONOTONIC, Clock
+from ..events import Observer, ResourceStuck, TaskCrashed, fan_out, ignore
+
+__all__ = ["Resource", "hold"]
+
+Resource = AbstractAsyncContextManager[object]
+
+# For what a cancelled exit still does in its `finally`.
+_LAST_WORDS = 0.5
+
+
+@asynccontextmanager
+async def hold(
+    resources: Sequence[Resource],
+    *,
+    share: Callable[[int], float | None] = lambda left: None,
+    lost: Callable[[], object] | None = None,
+    observer: Observer = ignore,
+    clock: Clock = MONOTONIC,
+) -> AsyncGenerator[None]:
+    """Enter resources in order, and leave them in reverse order at the end of the block.
+
+    One that raises while it is entered stops the rest, and what is open is closed. One that raises in the
+    middle of the block cancels the block, or whatever `lost` does. Either error is raised here as it is; of
+    several, the first. One that shields itself from cancellation keeps this from ending, but not the next one
+    from being closed.
+
+    Args:
+        resources: What to hold.
+        share: Given how many are still to close, tells the seconds that the next may take; None for any.
+        lost: Called when a resource raises in the middle of the block, which goes on; it may do so without that
+            resource until it ends.
+        observer: Told of one that did not close in time, and of one that raised in the middle. It may raise.
+        clock: Monotonic seconds.
+
+    Raises:
+        Exception: What a resource raised; unless the block raised, which goes first.
+    """
+    observe = fan_out([observer])
+    holders: list[_Holder] = []
+    failure: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        with anyio.CancelScope() as block:
+            try:
+                for resource in resources:
+                    holder = _Holder(resource, lost or block.cancel, observe)
+                    holders.append(holder)
+                    tasks.start_soon(holder.run, name=f"hold {holder.name}")
+                    await holder.opened.wait()
+                    if holder.error is not None:
+                        break
+                else:
+                    yield
+            except Exception as error:  # noqa: BLE001 - it is raised below: the group would wrap it in another
+                failure = error
+            finally:
+                with anyio.CancelScope(shield=True):
+                    for left in range(len(holders), 0, -1):
+                        await _close(holders[left - 1], share(left), observe=observe, clock=clock)
+    for failed in (failure, *(holder.error for holder in holders)):
+        if failed is not None:
+            raise failed
+
+
+async def _close(holder: _Holder, seconds: float | None, *, observe: Observer, clock: Clock) -> None:
+    started = clock()
+    holder.leave()
+    if not holder.opened.is_set():
+        # Whoever waited for it was cancelled.
+        holder.scope.cancel()
+    with anyio.move_on_after(seconds):
+        await holder.closed.wait()
+        return
+    holder.scope.cancel()
+    observe(ResourceStuck(holder.name, clock() - started))
+    with anyio.move_on_after(_LAST_WORDS):
+        await holder.closed.wait()
+
+
+class _Holder:
+    """One resource and the task that is inside of it."""
+
+    def __init__(self, resource: Resource, lost: Callable[[], object], observe: Observer) -> None:
+        # What `asynccontextmanager` makes is named after its function.
+        made_by = getattr(resource, "gen", resource)
+        self.name: str = getattr(made_by, "__name__", type(resource).__name__)
+        # It is left when its turn comes, also if all around it is cancelled.
+        self.scope = anyio.CancelScope(shield=True)
+        self.opened = anyio.Event()
+        self.closed = anyio.Event()
+        self.error: Exception | None = None
+        self._resource = resource
+        self._lost = lost
+        self._observe = observe
+        self._leaving = anyio.Event()
+
+    def leave(self) -> None:
+        self._leaving.set()
+
+    async def run(self) -> None:
+        try:
+            with self.scope:
+                async with self._resource:
+                    self.opened.set()
+                    await self._leaving.wait()
+        except Exception as error:  # noqa: BLE001 - whatever it is, `hold` raises it
+            self.error = error
+            if self.opened.is_set() and not self._leaving.is_set():
+                self._observe(TaskCrashed(self.name, error))
+                self._lost()
+        finally:
+            self.opened.set()
+            self.closed.set()

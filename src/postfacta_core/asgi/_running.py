@@ -1,0 +1,204 @@
+"""What is known of a request under way: how far its response got, and whether its client is still there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable
+from contextlib import suppress
+from typing import Final
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from ..aio.deadline import Running
+from ..context import RequestContext
+from ..errors import StoppedError
+from ._problem import Render, problem_of, send_problem
+from ._types import Message, Receive, Scope, Send
+
+__all__ = ["SERVICE_RESTART", "RunningExchange", "RunningSocket"]
+
+SERVICE_RESTART: Final = 1012  # The close codes of the IANA WebSocket registry.
+_POLICY_VIOLATION: Final = 1008
+# A client of server-sent events comes back by itself: not at once, for the service is only just stopping.
+_SSE_FAREWELL: Final = b"retry: 3000\n\n"
+# What carries the response's bytes, or a file that the server sends in their place.
+_BODY: Final = frozenset({"http.response.body", "http.response.pathsend", "http.response.zerocopysend"})
+_CONTENT_TYPE: Final = len(b"content-type")
+_POLL: Final = 0.1
+
+
+class RunningExchange(Running):
+    """One HTTP request.
+
+    Args:
+        request: Its context.
+        scope: Its scope.
+        send: The server's.
+        stream_timeout: The limit of a response in pieces, from the request's beginning; `math.inf` for none.
+        render: Another shape of problem.
+    """
+
+    _started: bool = False
+    _has_pieces: bool = False
+    _has_ended: bool = False
+    _is_complete: bool = False
+    _answered: anyio.Event | None = None
+    _watcher: anyio.CancelScope | None = None
+
+    def __init__(
+        self,
+        request: RequestContext,
+        scope: Scope,
+        send: Send,
+        *,
+        stream_timeout: float,
+        render: Render | None,
+    ) -> None:
+        super().__init__(request)
+        self._scope = scope
+        self._send = send
+        self._stream_timeout = stream_timeout
+        self._render = render
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """Send what the application sends, unless its caller was answered without it."""
+        if self._answered is not None:
+            # Nothing is sent. Who sends on and on is cancelled here, and does not keep the loop from others.
+            return checkpoint()
+        kind = message["type"]
+        if kind == "http.response.start":
+            self._started = True
+            if _is_event_stream(message):
+                self.is_endless = True
+        elif kind in _BODY:
+            if not message.get("more_body", False):
+                self._is_complete = True
+                if self.is_endless:
+                    self.is_endless = False
+                self.limit(math.inf)
+            elif not self._has_pieces:
+                self._has_pieces = True
+                self.limit(min(self._stream_timeout, self.request.asked))
+        return self._send(message)
+
+    async def answer(self) -> None:
+        """Tell the caller why there is no answer, as far as that can still be told."""
+        if self._answered is not None:
+            # Whoever answers already may not be through, and the server must have it all before the end.
+            await self._answered.wait()
+        elif self.error is not None and not self._is_complete:
+            self._answered = anyio.Event()
+            try:
+                await self._tell()
+            finally:
+                self._answered.set()
+
+    async def _tell(self) -> None:
+        problem = problem_of(self.error) if self.error else None
+        if problem is None:
+            raise AssertionError("there is nothing to tell")
+        if not self.request.error_type:
+            self.request.error_type = problem.error_type
+        # The client may be gone by now.
+        with suppress(OSError):
+            if not self._started:
+                await send_problem(self._scope, self._send, problem, render=self._render)
+            elif self.is_endless:
+                farewell = {"type": "http.response.body", "body": _SSE_FAREWELL, "more_body": False}
+                await self._send(farewell)
+
+    def watched(self, receive: Receive) -> Receive:
+        """Have the client watched; return the `receive` for the application, which shares its messages."""
+        self._receive = receive
+        self._kept: list[Message] = []
+        self._is_read = False
+        self._is_read_ahead = False
+        self.is_watched = True
+        return self.receive
+
+    async def receive(self) -> Message:
+        """Receive for the application, also what was received while the client was watched."""
+        while self._is_read_ahead and not self._kept:
+            await self._news.wait()
+        if self._kept:
+            return self._kept.pop(0)
+        self._is_read = True
+        try:
+            return await self._receive()
+        finally:
+            self._is_read = False
+
+    async def watch(self) -> None:
+        """Receive ahead of the application, but no more of a body than one piece; cancel it if it is alone."""
+        with anyio.CancelScope() as self._watcher:
+            while not (self._has_ended or self._is_complete):
+                if self._is_read or any(message.get("more_body", False) for message in self._kept):
+                    # The application sees for itself, or has not yet taken what there is.
+                    await anyio.sleep(_POLL)
+                elif await self._next_message() == "http.disconnect":
+                    if not self._is_complete:
+                        self.cancel(None)
+                    return
+
+    async def _next_message(self) -> str:
+        self._news = anyio.Event()
+        self._is_read_ahead = True
+        try:
+            message = await self._receive()
+            self._kept.append(message)
+            return str(message["type"])
+        finally:
+            self._is_read_ahead = False
+            self._news.set()
+
+    def end(self) -> None:
+        """Take note that the application is done: it has no deadline any more, and nobody need watch."""
+        super().end()
+        self._has_ended = True
+        if self.is_watched:
+            self.is_watched = False
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+
+class RunningSocket(Running):
+    """One WebSocket."""
+
+    is_endless: bool = True
+    _is_closed: bool = False
+    _answered: anyio.Event | None = None
+
+    def __init__(self, request: RequestContext, send: Send) -> None:
+        super().__init__(request)
+        self._send = send
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """Send what the application sends, unless the socket was closed without it."""
+        if self._answered is not None:
+            return checkpoint()
+        if message["type"] in {"websocket.close", "websocket.http.response.start"}:
+            self._is_closed = True
+        return self._send(message)
+
+    async def answer(self) -> None:
+        """Close the socket, and say why."""
+        if self._answered is not None:
+            await self._answered.wait()
+        elif self.error is not None and not self._is_closed:
+            self._answered = anyio.Event()
+            code = SERVICE_RESTART if isinstance(self.error, StoppedError) else _POLICY_VIOLATION
+            try:
+                with suppress(OSError, RuntimeError):
+                    reason = problem_of(self.error).title
+                    await self._send({"type": "websocket.close", "code": code, "reason": reason})
+            finally:
+                self._answered.set()
+
+
+def _is_event_stream(message: Message) -> bool:
+    for name, value in message.get("headers", ()):
+        # A name has another length, as a rule.
+        if len(name) == _CONTENT_TYPE and name.lower() == b"content-type":
+            return bytes(value).startswith(b"text/event-stream")
+    return False

@@ -1,0 +1,43 @@
+"""Part from keep-alive connections while the service drains."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+
+from ..aio.lifecycle import Lifecycle
+from ._types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ["LifecycleMiddleware"]
+
+
+class LifecycleMiddleware:
+    """Put `Connection: close` on every HTTP/1 response that starts while the service drains.
+
+    So each client knows in time that its connection will be closed. Without it a client finds out by sending a
+    request into a connection that the server has closed, and that request fails.
+
+    Args:
+        app: The application to wrap.
+        lifecycle: Knows whether the service drains. Whoever made it enters it.
+    """
+
+    def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
+        self._app = app
+        self._lifecycle = lifecycle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        # HTTP/2 forbids the field (RFC 9113, section 8.2.2), and has GOAWAY for it.
+        if scope["type"] != "http" or not scope.get("http_version", "1.1").startswith("1"):
+            await self._app(scope, receive, send)
+            return
+        lifecycle = self._lifecycle
+
+        def parting_send(message: Message) -> Awaitable[None]:
+            if lifecycle.is_draining and message["type"] == "http.response.start":
+                headers = [pair for pair in message.get("headers", ()) if pair[0].lower() != b"connection"]
+                headers.append((b"connection", b"close"))
+                message = {**message, "headers": headers}
+            return send(message)
+
+        await self._app(scope, receive, parting_send)

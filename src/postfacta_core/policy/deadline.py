@@ -1,0 +1,83 @@
+"""Decide until when a request may take, and what of that time the next hop gets."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["Deadline", "asked_timeout"]
+
+_SECONDS: Final = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?").fullmatch
+# The grpc-over-HTTP2 specification: at most eight digits and one unit.
+_GRPC: Final = re.compile(rb"([0-9]{1,8})([HMSmun])").fullmatch
+_UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+# Kept of the remainder for what is still to do when the next hop has answered: to read it and to answer.
+_KEPT_SHARE: Final = 0.05
+_KEPT_AT_LEAST: Final = 0.005
+# The longest that `asked_timeout` reads, some 30 years.
+_LONGEST: Final = 999_999_999.0
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A point in time on the monotonic clock, in its seconds; `math.inf` never comes.
+
+    It is a point and not a length, so that whoever is handed it, and however late, means the same moment.
+    """
+
+    at: float
+
+    @classmethod
+    def after(cls, seconds: float, now: float) -> Deadline:
+        """Make one that lies so many seconds ahead."""
+        return cls(now + seconds)
+
+    def remaining(self, now: float) -> float:
+        """Return the seconds that are left: 0 once it has passed, never below."""
+        return max(0.0, self.at - now)
+
+    def has_passed(self, now: float) -> bool:
+        """Tell whether it has passed."""
+        return now >= self.at
+
+    def tighten(self, seconds: float, now: float) -> Deadline:
+        """Return the earlier one of this and so many seconds ahead."""
+        return Deadline(min(self.at, now + seconds))
+
+    def for_next_hop(self, now: float) -> float:
+        """Return the seconds that a call made now may take: less than is left, so that its answer is of use.
+
+        A twentieth is kept, and 5 ms at least; so each hop sees strictly less than the one before.
+        """
+        left = self.remaining(now)
+        return max(0.0, left - max(_KEPT_AT_LEAST, left * _KEPT_SHARE)) if left < math.inf else left
+
+    def header(self, now: float) -> str:
+        """Write the value of `X-Request-Timeout` for a call made now: seconds with three digits, rounded down.
+
+        Raises:
+            ValueError: If it never comes: then send no header.
+        """
+        if self.at == math.inf:
+            raise ValueError("a deadline that never comes has no header")
+        seconds = min(self.for_next_hop(now), _LONGEST)
+        return f"{math.floor(seconds * 1000) / 1000:.3f}"
+
+
+def asked_timeout(headers: Iterable[tuple[bytes, bytes]]) -> float:
+    """Read how many seconds the caller gives the request: `math.inf` if it does not say.
+
+    `X-Request-Timeout` is seconds, such as `2.5`; `grpc-timeout` is gRPC's form, such as `2500m`. What cannot be
+    read is no wish: a caller's nonsense must not fail a request. Of several, the shortest counts.
+    """
+    asked = math.inf
+    for name, value in headers:
+        if name == b"x-request-timeout":
+            if _SECONDS(value):
+                asked = min(asked, float(value))
+        elif name == b"grpc-timeout" and (match := _GRPC(value)):
+            asked = min(asked, int(match[1]) * _UNITS[match[2]])
+    return asked

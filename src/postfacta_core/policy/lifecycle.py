@@ -1,0 +1,188 @@
+"""Decide when a service that was told to stop lets go, cancels what still runs, closes what is open.
+
+A drain has three parts, whose lengths are `DrainLimits`:
+
+    signal ── drain_delay ──> lets go ── drain_timeout ──> cancels ── close_timeout ──> gone
+      unready, but serving:      the server stops listening,     what still ran was told;
+      the load balancer looks    requests under way finish       resources close
+      away in this time
+
+Each part ends earlier if there is nothing left to wait for. Moments are those of a monotonic clock.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from ..events import PhaseChanged
+
+__all__ = ["Course", "DrainLimits", "Phase", "RecycleLimits"]
+
+
+class Phase(StrEnum):
+    """Where a service is in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+_ORDER: Final = tuple(Phase)
+_MOVES: Final = {
+    Phase.STARTING: {Phase.READY, Phase.DRAINING, Phase.STOPPING},
+    Phase.READY: {Phase.DRAINING, Phase.STOPPING},
+    Phase.DRAINING: {Phase.STOPPING},
+    Phase.STOPPING: {Phase.STOPPED},
+    Phase.STOPPED: set[Phase](),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainLimits:
+    """How long each part of a drain may take, in seconds.
+
+    The server's own graceful timeout must be longer than `drain_timeout` and `close_timeout` together (uvicorn
+    counts from the end of the delay), or than all three (granian and gunicorn count from the signal).
+
+    Attributes:
+        drain_delay: Serve on for so long while unready. It must exceed the load balancer's check interval times
+            the failures it waits for; 0 for a service without one.
+        drain_timeout: After it, requests still under way are cancelled.
+        close_timeout: For all resources together, once the last request has ended.
+    """
+
+    drain_delay: float = 5.0
+    drain_timeout: float = 20.0
+    close_timeout: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.drain_delay < math.inf and 0 <= self.drain_timeout < math.inf):
+            msg = f"needs a delay and a timeout from 0 up: {self}"
+            raise ValueError(msg)
+        if not 0 < self.close_timeout < math.inf:
+            msg = f"needs a close timeout above 0: {self}"
+            raise ValueError(msg)
+
+    @property
+    def total(self) -> float:
+        """The longest that a drain takes from the signal on."""
+        return self.drain_delay + self.drain_timeout + self.close_timeout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecycleLimits:
+    """When a worker is old or large enough to be replaced; it then drains as after a SIGTERM.
+
+    For servers whose supervisor starts a new worker when one ends. See docs/how-to/choose-a-server.md.
+
+    Attributes:
+        max_age: Seconds, or None for no limit.
+        max_rss_bytes: Resident memory, or None for no limit.
+        jitter: The part of the age by which workers differ, lest all go at once; from 0 up to 1.
+    """
+
+    max_age: float | None = None
+    max_rss_bytes: int | None = None
+    jitter: float = 0.2
+
+    def __post_init__(self) -> None:
+        limits = [limit for limit in (self.max_age, self.max_rss_bytes) if limit is not None]
+        # So put, NaN is refused too.
+        if not (all(limit > 0 for limit in limits) and 0 <= self.jitter < 1):
+            msg = f"needs limits above 0, and a jitter from 0 up to 1: {self}"
+            raise ValueError(msg)
+
+    def is_due(self, *, age: float, rss_bytes: int, luck: float) -> bool:
+        """Tell whether a worker of this age and size is to go; `luck` is the same in all of its life."""
+        too_old = self.max_age is not None and age >= self.max_age * (1.0 - self.jitter * luck)
+        return too_old or (self.max_rss_bytes is not None and rss_bytes >= self.max_rss_bytes)
+
+
+class Course:
+    """The course of one life: the phases that have come, and the moments that a drain has set.
+
+    Every method may be called from any thread and from a signal handler, also in the midst of another. What has
+    come is only ever added to, so none of them can undo what another one did.
+
+    Attributes:
+        limits: How long the parts of a drain may take.
+        is_draining: Whether it was told to stop, at whatever stage that is.
+        lets_go_at: When the server may begin to stop; never, until a drain begins.
+    """
+
+    def __init__(self, limits: DrainLimits) -> None:
+        self.limits: DrainLimits = limits
+        self.is_draining: bool = False
+        self.lets_go_at: float = math.inf
+        self._since: dict[Phase, float] = {}
+
+    @property
+    def phase(self) -> Phase:
+        """Where it is: the furthest phase that has come."""
+        return next((phase for phase in reversed(_ORDER) if phase in self._since), Phase.STARTING)
+
+    @property
+    def told_at(self) -> float:
+        """When it was told to stop, or the server stopped unasked; never, until then."""
+        return self._since.get(Phase.DRAINING, self._since.get(Phase.STOPPING, math.inf))
+
+    @property
+    def cancels_at(self) -> float:
+        """When requests that still run are cancelled."""
+        return self.lets_go_at + self.limits.drain_timeout
+
+    @property
+    def gone_at(self) -> float:
+        """When it must be over."""
+        return self.cancels_at + self.limits.close_timeout
+
+    def start(self, now: float) -> bool:
+        """Be ready, unless a drain came first; tell whether it is."""
+        return self._move(Phase.READY, now)
+
+    def drain(self, now: float) -> bool:
+        """Begin to drain. Told again, stop waiting; tell whether it was the first time.
+
+        While it starts, nobody was served yet, and there is no load balancer to wait for.
+        """
+        delay = self.limits.drain_delay if self.phase is Phase.READY else 0.0
+        if self._move(Phase.DRAINING, now):
+            self.lets_go_at = min(self.lets_go_at, now + delay)
+            return True
+        self.lets_go_at = min(self.lets_go_at, now)
+        return False
+
+    def stop(self, now: float) -> bool:
+        """Take note that the server itself has stopped listening: there is nothing more to wait for."""
+        self.lets_go_at = min(self.lets_go_at, now)
+        return self._move(Phase.STOPPING, now)
+
+    def end(self, now: float) -> bool:
+        """Be over."""
+        return self._move(Phase.STOPPED, now)
+
+    def closes_by(self, now: float) -> float:
+        """Return the moment by which the resources must be closed, if they begin to be closed now."""
+        return min(now + self.limits.close_timeout, max(self.gone_at, now))
+
+    def changes_after(self, told: Phase) -> list[PhaseChanged]:
+        """Tell how it came from this phase to the present one."""
+        changes: list[PhaseChanged] = []
+        for phase in _ORDER[_ORDER.index(told) + 1 :]:
+            if phase in self._since:
+                changes.append(PhaseChanged(told, phase, self._since[phase]))
+                told = phase
+        return changes
+
+    def _move(self, to: Phase, now: float) -> bool:
+        if to not in _MOVES[self.phase]:
+            return False
+        self._since[to] = now
+        if to is not Phase.READY:
+            self.is_draining = True
+        return self.phase is to

@@ -1,0 +1,627 @@
+"""A caller is answered in time whatever the handler does, and once."""
+
+from __future__ import annotations
+
+import gc
+import math
+import threading
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from postfacta_core.aio.deadline import RunningRequests, current_deadline, limit_request, time_limit
+from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
+from postfacta_core.asgi.context import ContextMiddleware
+from postfacta_core.asgi.deadline import DeadlineMiddleware
+from postfacta_core.asgi.errors import ErrorMiddleware
+from postfacta_core.errors import StoppedError
+from postfacta_core.events import DeadlineExceeded, RequestsOverdue
+from postfacta_core.testing import AsgiResponse, ManualClock, RecordingObserver, call_asgi
+
+# What is promised is 0.1; the rest is for a machine that does more than this.
+LATE = 0.4
+
+
+class Log(list[str]):
+    """What the handlers wrote down."""
+
+
+class Service:
+    """An application below its deadlines, on real time."""
+
+    def __init__(self, app: ASGIApp, **options: Any) -> None:
+        self.observer = RecordingObserver()
+        self.running = RunningRequests(observer=self.observer)
+        self.app: ASGIApp = ContextMiddleware(
+            ErrorMiddleware(DeadlineMiddleware(app, self.running, observer=self.observer, **options))
+        )
+
+    @asynccontextmanager
+    async def running_now(self) -> AsyncGenerator[None]:
+        with anyio.fail_after(30):
+            async with self.running:
+                yield
+
+    async def get(self, path: str, **options: Any) -> AsgiResponse:
+        return await call_asgi(self.app, "GET", path, **options)
+
+    @property
+    def stages(self) -> list[str]:
+        return [event.stage for event in self.observer.of(DeadlineExceeded)]
+
+
+def asgi(handler: Callable[[Request], Awaitable[Response]]) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        response = await handler(Request(scope, receive))
+        await response(scope, receive, send)
+
+    return app
+
+
+def sleeping(log: Log, seconds: float = 20.0) -> ASGIApp:
+    async def sleep(request: Request) -> Response:
+        log.append("began")
+        try:
+            await anyio.sleep(seconds)
+        finally:
+            log.append("ended")
+        return PlainTextResponse("slept")
+
+    return asgi(sleep)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await anyio.sleep(0.005)
+
+
+async def test_the_answer_is_504_in_time_and_the_handler_has_ended_before_it_returns() -> None:
+    log = Log()
+    service = Service(sleeping(log), timeout=0.1)
+    async with service.running_now():
+        began = time.monotonic()
+        response = await service.get("/")
+        assert 0.1 <= time.monotonic() - began < 0.1 + LATE
+    assert log == ["began", "ended"]
+    assert response.status == 504
+    assert response.json()["code"] == "deadline-exceeded"
+    assert response.json()["request_id"] == response.header("x-request-id")
+    assert service.stages == ["handler"]
+
+
+@pytest.mark.parametrize(
+    ("header", "limit", "takes"),
+    [
+        (("x-request-timeout", "0.05"), 0.6, 0.05),
+        (("grpc-timeout", "50m"), 0.6, 0.05),
+        (("x-request-timeout", "30"), 0.1, 0.1),
+        (("x-request-timeout", "nonsense"), 0.1, 0.1),
+        (("x-request-timeout", "0.05"), None, 0.05),
+    ],
+)
+async def test_a_caller_may_shorten_the_limit_and_never_lengthen_it(
+    header: tuple[str, str], limit: float | None, takes: float
+) -> None:
+    service = Service(sleeping(Log()), timeout=limit)
+    async with service.running_now():
+        began = time.monotonic()
+        assert (await service.get("/", headers=[header])).status == 504
+        assert takes <= time.monotonic() - began < takes + LATE
+
+
+@pytest.mark.parametrize("header", [("x-request-timeout", "0"), ("grpc-timeout", "1n")])
+async def test_a_request_without_time_never_reaches_its_handler(header: tuple[str, str]) -> None:
+    log = Log()
+    service = Service(sleeping(log))
+    async with service.running_now():
+        response = await service.get("/", headers=[header])
+    assert (response.status, log, service.stages) == (504, [], ["ingress"])
+    assert response.scope["postfacta.request"].route == "_prerouting"
+
+
+async def test_what_the_layers_outside_took_is_taken_from_the_callers_time() -> None:
+    clock, log = ManualClock(), Log()
+    inner = DeadlineMiddleware(sleeping(log), RunningRequests(clock=clock), clock=clock)
+
+    async def slow_layer(scope: Scope, receive: Receive, send: Send) -> None:
+        clock.advance(2)
+        await inner(scope, receive, send)
+
+    app = ContextMiddleware(slow_layer, clock=clock)
+    assert (await call_asgi(app, headers=[("x-request-timeout", "2")])).status == 504
+    assert log == []
+
+
+def _by_path(scope: Scope) -> float | None:
+    return None if scope["path"] == "/export" else 7.0
+
+
+async def test_the_limit_may_depend_on_the_route() -> None:
+    async def tell(request: Request) -> Response:
+        deadline = current_deadline()
+        return PlainTextResponse(
+            "none" if deadline is None else f"{deadline.remaining(time.monotonic()):.0f}"
+        )
+
+    service = Service(asgi(tell), timeout=_by_path)
+    async with service.running_now():
+        assert (await service.get("/export")).body == b"none"
+        assert (await service.get("/")).body == b"7"
+        assert (await service.get("/", headers=[("x-request-timeout", "3")])).body == b"3"
+
+
+async def test_a_handler_gives_itself_less_or_more_time_async_or_in_a_thread() -> None:
+    @time_limit(0.05)
+    async def short(request: Request) -> Response:
+        await anyio.sleep(20)
+        raise AssertionError
+
+    @time_limit(20)
+    async def longer(request: Request) -> Response:
+        await anyio.sleep(0.4)
+        return PlainTextResponse("longer")
+
+    gate = threading.Event()
+
+    @time_limit(0.05)
+    def short_sync(request: Request) -> Response:
+        gate.wait(20)
+        return PlainTextResponse("late")
+
+    @time_limit(20)
+    def longer_sync(request: Request) -> Response:
+        time.sleep(0.4)  # noqa: TID251 - that is what threads are for
+        return PlainTextResponse("longer")
+
+    routes = [Route(f"/{f.__name__}", f) for f in (short, longer, short_sync, longer_sync)]
+    service = Service(Starlette(routes=routes), timeout=0.2)
+
+    async def release() -> None:
+        await anyio.sleep(0.3)
+        gate.set()
+
+    async with service.running_now(), anyio.create_task_group() as tasks:
+        tasks.start_soon(release)
+        assert [(await service.get(f"/{name}")).status for name in ("short", "short_sync")] == [504, 504]
+        assert [(await service.get(f"/{name}")).status for name in ("longer", "longer_sync")] == [200, 200]
+
+
+class Crew:
+    """Threads at work until they are let go; it knows how many there are, and were at most."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.now = 0
+        self.most = 0
+        self._lock = threading.Lock()
+
+    def work(self, request: Request) -> Response:
+        self._step(1)
+        self.gate.wait(20)
+        self._step(-1)
+        return PlainTextResponse("late")
+
+    def _step(self, by: int) -> None:
+        with self._lock:
+            self.now += by
+            self.most = max(self.most, self.now)
+
+
+async def seconds_until_504(service: Service, times: list[float]) -> None:
+    began = time.monotonic()
+    messages: list[Message] = []
+
+    async def send(message: Message) -> None:
+        messages.append(message)
+        if message["type"] == "http.response.body":
+            times.append(time.monotonic() - began)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    scope: Scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/",
+        "root_path": "",
+        "query_string": b"",
+        "headers": [],
+    }
+    await service.app(scope, receive, send)
+    assert [message.get("status") for message in messages] == [504, None]
+
+
+async def test_threads_past_their_deadline_are_answered_for_counted_and_bounded() -> None:
+    crew, times = Crew(), list[float]()
+    service = Service(Starlette(routes=[Route("/", crew.work)]), timeout=0.3)
+    async with service.running_now(), anyio.create_task_group() as tasks:
+        for _ in range(60):
+            tasks.start_soon(seconds_until_504, service, times)
+        await until(lambda: len(times) == 60)
+        assert max(times) < 0.3 + 3 * LATE
+        # Those that waited for a thread were cancelled; those in one go on, and are counted.
+        assert (crew.most, len(service.running)) == (40, 40)
+        assert service.observer.of(RequestsOverdue)[-1].count == 40
+        crew.gate.set()
+    assert service.observer.of(RequestsOverdue)[-1].count == 0
+    assert (crew.most, crew.now) == (40, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "headers", "whole"),
+    [
+        ({}, [], True),
+        ({"stream_timeout": 0.25}, [], False),
+        ({}, [("x-request-timeout", "0.25")], False),
+        ({"stream_timeout": 20}, [], True),
+    ],
+)
+async def test_a_stream_is_exempt_once_it_has_begun_unless_it_has_a_limit(
+    options: dict[str, float],
+    headers: list[tuple[str, str]],
+    whole: bool,  # noqa: FBT001 - a table
+) -> None:
+    log = Log()
+
+    async def pieces() -> AsyncGenerator[bytes]:
+        try:
+            for _ in range(4):
+                yield b"piece "
+                await anyio.sleep(0.12)
+        finally:
+            log.append("ended")
+
+    async def handler(request: Request) -> Response:
+        return StreamingResponse(pieces())
+
+    service = Service(asgi(handler), timeout=0.2, **options)
+    async with service.running_now():
+        response = await service.get("/", headers=headers)
+    assert response.status == 200
+    assert (response.body == b"piece " * 4) is whole
+    assert response.messages[-1].get("more_body", False) is not whole
+    assert log == ["ended"]
+    assert service.stages == ([] if whole else ["handler"])
+
+
+async def test_a_stream_that_does_not_begin_in_time_is_a_504() -> None:
+    async def pieces() -> AsyncGenerator[bytes]:
+        await anyio.sleep(20)
+        yield b"late"
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async for piece in pieces():
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": piece})
+
+    service = Service(app, timeout=0.1)
+    async with service.running_now():
+        assert (await service.get("/")).status == 504
+
+
+async def test_what_runs_after_the_response_is_not_cancelled_by_the_deadline() -> None:
+    log = Log()
+
+    async def later() -> None:
+        await anyio.sleep(0.3)
+        log.append("done")
+
+    async def handler(request: Request) -> Response:
+        return PlainTextResponse("ok", background=BackgroundTask(later))
+
+    service = Service(asgi(handler), timeout=0.1)
+    async with service.running_now():
+        assert (await service.get("/", headers=[("x-request-timeout", "0.1")])).status == 200
+    assert (log, service.stages) == (["done"], [])
+
+
+async def test_an_application_that_swallows_its_cancellation_is_answered_for_once() -> None:
+    gate = anyio.Event()
+
+    async def stubborn(request: Request) -> Response:
+        while not gate.is_set():
+            try:
+                await gate.wait()
+            except BaseException:  # noqa: BLE001, S112 - that is the fault to show
+                continue
+        return PlainTextResponse("late")
+
+    service = Service(asgi(stubborn), timeout=0.05)
+    answers: list[AsgiResponse] = []
+
+    async def ask() -> None:
+        answers.append(await service.get("/"))
+
+    async with service.running_now(), anyio.create_task_group() as tasks:
+        tasks.start_soon(ask)
+        await until(lambda: bool(service.observer.of(RequestsOverdue)))
+        await anyio.sleep(0.05)
+        gate.set()
+    (response,) = answers
+    assert [message["type"] for message in response.messages] == ["http.response.start", "http.response.body"]
+    assert response.status == 504
+
+
+async def test_an_application_that_raises_as_it_is_cancelled_crashes_but_its_caller_gets_the_504() -> None:
+    async def fragile(request: Request) -> Response:
+        try:
+            await anyio.sleep(20)
+        finally:
+            raise LookupError("in reaction")
+
+    service = Service(asgi(fragile), timeout=0.05)
+    async with service.running_now():
+        response = await service.get("/", raise_errors=False)
+    assert response.status == 504
+    assert isinstance(response.error, LookupError)
+
+
+async def test_an_application_that_answers_as_it_is_cancelled_has_answered() -> None:
+    async def quick(request: Request) -> Response:
+        try:
+            await anyio.sleep(20)
+        except BaseException:  # noqa: BLE001 - that is what this one does
+            return PlainTextResponse("partial result")
+        raise AssertionError
+
+    service = Service(asgi(quick), timeout=0.05)
+    async with service.running_now():
+        response = await service.get("/")
+    # On trio a cancelled scope lets nothing be awaited, so the answer cannot be sent there.
+    assert response.status in {200, 504}
+    assert len([m for m in response.messages if m["type"] == "http.response.start"]) == 1
+
+
+async def test_a_shielded_part_of_a_handler_is_finished() -> None:
+    log = Log()
+
+    async def handler(request: Request) -> Response:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(0.3)
+            log.append("committed")
+        await anyio.sleep(20)
+        raise AssertionError
+
+    service = Service(asgi(handler), timeout=0.05)
+    async with service.running_now():
+        assert (await service.get("/")).status == 504
+    assert log == ["committed"]
+
+
+async def test_an_error_of_the_application_in_time_is_its_own() -> None:
+    async def crash(request: Request) -> Response:
+        raise LookupError("own")
+
+    service = Service(asgi(crash))
+    async with service.running_now():
+        response = await service.get("/", raise_errors=False)
+    assert (response.status, service.stages) == (500, [])
+
+
+def _is_watched(scope: Scope) -> bool:
+    return str(scope["path"]) == "/watched"
+
+
+@pytest.mark.parametrize("cancels", [True, _is_watched])
+async def test_a_client_that_leaves_cancels_its_handler_where_that_is_wanted(cancels: Any) -> None:
+    log = Log()
+    service = Service(sleeping(log, 2.0), cancel_on_disconnect=cancels)
+    async with service.running_now():
+        began = time.monotonic()
+        response = await service.get("/watched", disconnect_after=0)
+        assert time.monotonic() - began < 1.5
+    assert (response.messages, log, service.stages) == ([], ["began", "ended"], [])
+
+
+async def test_else_nobody_watches() -> None:
+    log = Log()
+    service = Service(sleeping(log, 0.4), cancel_on_disconnect=_is_watched)
+    async with service.running_now():
+        assert (await service.get("/", disconnect_after=0)).status == 200
+    assert log == ["began", "ended"]
+
+
+async def test_a_body_in_pieces_arrives_whole_while_the_client_is_watched() -> None:
+    pieces = [bytes([number]) * 50 for number in range(12)]
+
+    async def slow_reader(request: Request) -> Response:
+        received = b""
+        async for piece in request.stream():
+            received += piece
+            await anyio.sleep(0.05)
+        return PlainTextResponse(received.hex())
+
+    service = Service(asgi(slow_reader), cancel_on_disconnect=True)
+    async with service.running_now():
+        response = await call_asgi(service.app, "POST", "/", body=pieces)
+    assert bytes.fromhex(response.body.decode()) == b"".join(pieces)
+
+
+def websocket_scope(path: str) -> Scope:
+    return {
+        "type": "websocket",
+        "path": path,
+        "root_path": "",
+        "query_string": b"",
+        "headers": [],
+        "state": {},
+    }
+
+
+async def socket_messages(service: Service, path: str) -> list[Message]:
+    sent: list[Message] = []
+    coming: list[Message] = [{"type": "websocket.connect"}]
+
+    async def receive() -> Message:
+        if coming:
+            return coming.pop(0)
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await service.app(websocket_scope(path), receive, send)
+    return sent
+
+
+async def endless_socket(websocket: WebSocket) -> None:
+    await websocket.accept()
+    if websocket.url.path == "/own":
+        limit_request(0.1)
+    await websocket.receive_text()
+
+
+SOCKETS = [WebSocketRoute("/own", endless_socket), WebSocketRoute("/free", endless_socket)]
+
+
+async def test_a_websocket_with_a_limit_of_its_own_is_closed_with_1008() -> None:
+    service = Service(Starlette(routes=SOCKETS), timeout=0.05)
+    async with service.running_now():
+        sent = await socket_messages(service, "/own")
+    assert sent[1:] == [{"type": "websocket.close", "code": 1008, "reason": "The time ran out"}]
+
+
+async def test_a_websocket_has_no_limit_and_is_told_of_a_restart() -> None:
+    service = Service(Starlette(routes=SOCKETS), timeout=0.05)
+    closed: list[Message] = []
+
+    async def talk() -> None:
+        closed.extend(await socket_messages(service, "/free"))
+
+    async with service.running_now(), anyio.create_task_group() as tasks:
+        tasks.start_soon(talk)
+        await anyio.sleep(0.2)
+        assert closed == []
+        service.running.cancel(StoppedError("drain"), only_endless=True)
+    assert closed[-1]["code"] == 1012
+
+
+async def test_while_the_service_stops_new_requests_and_websockets_are_refused() -> None:
+    log = Log()
+    service = Service(sleeping(log))
+    async with service.running_now():
+        service.running.is_closed = True
+        response = await service.get("/")
+        assert (response.status, response.json()["code"]) == (503, "draining")
+        assert response.header("retry-after") == "1"
+        assert await socket_messages(service, "/") == [{"type": "websocket.close", "code": 1012}]
+    assert (log, service.stages) == ([], [])
+
+
+async def test_a_request_cut_short_by_a_drain_is_told_that_it_may_have_begun() -> None:
+    service = Service(sleeping(Log()))
+    answers: list[AsgiResponse] = []
+
+    async def ask() -> None:
+        answers.append(await service.get("/"))
+
+    async with service.running_now(), anyio.create_task_group() as tasks:
+        tasks.start_soon(ask)
+        await until(lambda: len(service.running) == 1)
+        service.running.cancel(StoppedError("drain"))
+    assert (answers[0].status, answers[0].json()["code"]) == (503, "stopped")
+
+
+async def test_without_a_lifespan_the_limit_holds_all_the_same() -> None:
+    log = Log()
+    service = Service(sleeping(log), timeout=0.1)
+    began = time.monotonic()
+    assert (await service.get("/")).status == 504
+    assert 0.1 <= time.monotonic() - began < 0.1 + LATE
+    assert (log, service.stages) == (["began", "ended"], ["handler"])
+    assert (await service.get("/", headers=[("x-request-timeout", "0.02")])).status == 504
+
+    async def pieces() -> AsyncGenerator[bytes]:
+        for _ in range(3):
+            yield b"piece "
+            await anyio.sleep(0.08)
+
+    async def handler(request: Request) -> Response:
+        return StreamingResponse(pieces())
+
+    assert (await Service(asgi(handler), timeout=0.1).get("/")).body == b"piece " * 3
+
+
+async def test_around_nothing_it_makes_its_own_context_and_lets_a_lifespan_pass() -> None:
+    seen: list[float | str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        deadline = current_deadline()
+        seen.append(deadline.at if deadline else scope["type"])
+        if scope["type"] == "http":
+            await PlainTextResponse("ok")(scope, receive, send)
+
+    clock = ManualClock()
+    alone = DeadlineMiddleware(app, RunningRequests(clock=clock), timeout=7, clock=clock)
+    assert (await call_asgi(alone)).status == 200
+    await call_asgi(alone, scope={"type": "lifespan"})
+    assert seen == [1007, "lifespan"]
+    assert current_deadline() is None
+
+
+async def test_nothing_is_left_behind() -> None:
+    service = Service(sleeping(Log()), timeout=0.3, cancel_on_disconnect=True)
+    before = len(anyio.get_running_tasks())
+    async with service.running_now():
+        with_sweep = len(anyio.get_running_tasks())
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(service.get, "/")
+        await until(lambda: len(anyio.get_running_tasks()) == with_sweep)
+        assert len(service.running) == 0
+    assert len(anyio.get_running_tasks()) == before
+
+
+async def _garbage(app: ASGIApp, times: int) -> int:
+    await call_asgi(app)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(times):
+            await call_asgi(app)
+        return gc.collect()
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("options", [{}, {"cancel_on_disconnect": True}, {"stream_timeout": 5.0}])
+async def test_a_request_leaves_nothing_for_the_cyclic_collector(options: dict[str, Any]) -> None:
+    async def bare(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    service = Service(bare, **options)
+    async with service.running_now():
+        # A layer that made a circle would leave some objects each time.
+        assert await _garbage(service.app, 200) <= await _garbage(bare, 200) + 20
+
+
+async def test_a_watched_or_cancelled_request_leaves_little_for_the_cyclic_collector() -> None:
+    service = Service(sleeping(Log()), timeout=0.3, cancel_on_disconnect=True)
+
+    async def many(times: int) -> int:
+        gc.collect()
+        gc.disable()
+        try:
+            async with anyio.create_task_group() as tasks:
+                for _ in range(times):
+                    tasks.start_soon(service.get, "/")
+            return gc.collect()
+        finally:
+            gc.enable()
+
+    async with service.running_now():
+        few = await many(1)
+        assert (await many(41) - few) / 40 < 60
+    assert math.isfinite(few)

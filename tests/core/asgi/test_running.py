@@ -1,0 +1,382 @@
+"""What a watched client sends reaches the application to the byte, and nobody is answered twice."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import anyio
+import anyio.lowlevel
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from postfacta_core.asgi._running import RunningExchange, RunningSocket
+from postfacta_core.asgi._types import Message, Scope
+from postfacta_core.context import RequestContext
+from postfacta_core.errors import DeadlineExceededError, StoppedError
+
+SCOPE: Scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+START: Message = {"type": "http.response.start", "status": 200, "headers": []}
+EVENTS: Message = {**START, "headers": [(b"Content-Type", b"text/event-stream; charset=utf-8")]}
+DISCONNECT: Message = {"type": "http.disconnect"}
+
+
+class Wire:
+    """The server's end: what it has received, and what it is sent."""
+
+    def __init__(self, *messages: Message) -> None:
+        self.coming = list(messages)
+        self.sent: list[Message] = []
+        self.more = anyio.Event()
+        self.pause = 0.0
+        self.error: Exception | None = None
+
+    def arrive(self, *messages: Message) -> None:
+        self.coming += messages
+        self.more.set()
+        self.more = anyio.Event()
+
+    async def receive(self) -> Message:
+        while not self.coming:
+            await self.more.wait()
+        return self.coming.pop(0)
+
+    async def send(self, message: Message) -> None:
+        await anyio.sleep(self.pause)
+        if self.error is not None:
+            raise self.error
+        self.sent.append(message)
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [message["body"] for message in self.sent if message["type"] == "http.response.body"]
+
+
+def exchange_on(wire: Wire, *, stream_timeout: float = math.inf) -> RunningExchange:
+    request = RequestContext("request-id", 1000.0)
+    request.deadline = 1030.0
+    return RunningExchange(request, SCOPE, wire.send, stream_timeout=stream_timeout, render=None)
+
+
+def body(piece: bytes, *, more: bool) -> Message:
+    return {"type": "http.response.body", "body": piece, "more_body": more}
+
+
+def part(piece: bytes, *, more: bool) -> Message:
+    return {"type": "http.request", "body": piece, "more_body": more}
+
+
+async def test_a_caller_that_was_sent_nothing_is_told_all_and_the_handler_can_send_no_more() -> None:
+    wire = Wire()
+    exchange = exchange_on(wire)
+    exchange.cancel(DeadlineExceededError("request"))
+    await exchange.answer()
+    await exchange.send(START)
+    await exchange.send(body(b"late", more=False))
+    await exchange.answer()
+    assert [message.get("status") for message in wire.sent] == [504, None]
+    assert exchange.request.error_type == "deadline_exceeded"
+
+
+async def test_a_reason_that_was_noted_before_stays() -> None:
+    exchange = exchange_on(Wire())
+    exchange.request.error_type = "pool_timeout"
+    exchange.cancel(DeadlineExceededError("request"))
+    await exchange.answer()
+    assert exchange.request.error_type == "pool_timeout"
+
+
+async def test_who_comes_second_to_answer_waits_until_the_server_has_it_all() -> None:
+    wire = Wire()
+    exchange = exchange_on(wire)
+    exchange.cancel(DeadlineExceededError("request"))
+    wire.pause = 0.03
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(exchange.answer)
+        await anyio.sleep(0.01)
+        await exchange.answer()
+        assert len(wire.sent) == 2
+
+
+async def test_a_complete_response_is_not_added_to() -> None:
+    wire = Wire()
+    exchange = exchange_on(wire)
+    await exchange.send(START)
+    await exchange.send(body(b"done", more=False))
+    exchange.cancel(DeadlineExceededError("request"))
+    await exchange.answer()
+    assert wire.bodies == [b"done"]
+
+
+async def test_nothing_is_told_of_one_that_was_not_cancelled_or_whose_client_left() -> None:
+    wire = Wire()
+    exchange = exchange_on(wire)
+    await exchange.answer()
+    exchange.cancel(None)
+    await exchange.answer()
+    assert wire.sent == []
+
+
+async def test_a_response_that_was_begun_is_left_unfinished() -> None:
+    wire = Wire()
+    exchange = exchange_on(wire)
+    await exchange.send(START)
+    await exchange.send(body(b"half", more=True))
+    exchange.cancel(StoppedError("drain"))
+    await exchange.answer()
+    assert wire.sent == [START, body(b"half", more=True)]
+
+
+async def test_server_sent_events_end_with_the_time_to_come_back() -> None:
+    wire = Wire()
+    exchange = exchange_on(wire)
+    await exchange.send(EVENTS)
+    assert exchange.is_endless
+    await exchange.send(body(b"data: 1\n\n", more=True))
+    exchange.cancel(StoppedError("drain"))
+    await exchange.answer()
+    assert wire.sent[-1] == body(b"retry: 3000\n\n", more=False)
+
+
+async def test_events_that_have_ended_are_not_endless_any_more() -> None:
+    exchange = exchange_on(Wire())
+    await exchange.send(EVENTS)
+    await exchange.send(body(b"data: 1\n\n", more=False))
+    assert not exchange.is_endless
+
+
+async def test_a_client_that_is_gone_need_not_be_told() -> None:
+    wire = Wire()
+    wire.error = OSError("gone")
+    exchange = exchange_on(wire)
+    exchange.cancel(DeadlineExceededError("request"))
+    await exchange.answer()
+    await exchange.answer()
+
+
+@pytest.mark.parametrize(
+    ("messages", "deadline"),
+    [
+        ([], 1030),
+        ([body(b"all", more=False)], math.inf),
+        ([body(b"1", more=True)], 1060),
+        ([body(b"1", more=True), body(b"2", more=True)], 1060),
+        ([body(b"1", more=True), body(b"", more=False)], math.inf),
+        ([{"type": "http.response.pathsend", "path": "/x"}], math.inf),
+    ],
+)
+async def test_a_stream_has_its_own_limit_and_what_comes_after_the_response_has_none(
+    messages: list[Message], deadline: float
+) -> None:
+    exchange = exchange_on(Wire(), stream_timeout=60.0)
+    await exchange.send(START)
+    for message in messages:
+        await exchange.send(message)
+    assert exchange.request.deadline == deadline
+
+
+async def test_what_the_caller_asked_for_counts_for_a_stream_and_a_limit_set_in_it_stays() -> None:
+    exchange = exchange_on(Wire(), stream_timeout=60.0)
+    exchange.request.asked = 5.0
+    await exchange.send(START)
+    await exchange.send(body(b"1", more=True))
+    assert exchange.request.deadline == 1005
+    exchange.request.deadline = 1003.0
+    await exchange.send(body(b"2", more=True))
+    assert exchange.request.deadline == 1003
+
+
+async def test_one_that_was_cancelled_gets_no_more_time() -> None:
+    exchange = exchange_on(Wire())
+    exchange.cancel(DeadlineExceededError("request"))
+    await exchange.send(START)
+    await exchange.send(body(b"1", more=True))
+    assert exchange.request.deadline == 1030
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(StoppedError("drain"), 1012), (DeadlineExceededError("request"), 1008)]
+)
+async def test_a_websocket_is_closed_once_and_told_why(
+    error: StoppedError | DeadlineExceededError, code: int
+) -> None:
+    wire = Wire()
+    socket = RunningSocket(RequestContext("request-id", 0.0), wire.send)
+    assert socket.is_endless
+    await socket.send({"type": "websocket.accept"})
+    await socket.answer()
+    socket.cancel(error)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(socket.answer)
+        tasks.start_soon(socket.answer)
+    await socket.send({"type": "websocket.send", "text": "late"})
+    assert [message["type"] for message in wire.sent] == ["websocket.accept", "websocket.close"]
+    assert wire.sent[1]["code"] == code
+    assert len(wire.sent[1]["reason"].encode()) <= 123
+
+
+@pytest.mark.parametrize("last", ["websocket.close", "websocket.http.response.start"])
+async def test_a_websocket_that_is_closed_is_not_closed_again(last: str) -> None:
+    wire = Wire()
+    socket = RunningSocket(RequestContext("request-id", 0.0), wire.send)
+    await socket.send({"type": last})
+    socket.cancel(StoppedError("drain"))
+    await socket.answer()
+    assert len(wire.sent) == 1
+
+
+@pytest.mark.parametrize("error", [OSError("gone"), RuntimeError("closed already")])
+async def test_a_websocket_whose_client_is_gone_need_not_be_told(error: Exception) -> None:
+    wire = Wire()
+    socket = RunningSocket(RequestContext("request-id", 0.0), wire.send)
+    socket.cancel(StoppedError("drain"))
+    wire.error = error
+    await socket.answer()
+
+
+async def test_a_client_that_leaves_cancels_its_handler() -> None:
+    wire = Wire(part(b"", more=False))
+    exchange = exchange_on(wire)
+    receive = exchange.watched(wire.receive)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(exchange.watch)
+            assert await receive() == part(b"", more=False)
+            await anyio.sleep(0.01)
+            assert not exchange.is_cancelled
+            wire.arrive(DISCONNECT)
+        assert exchange.is_cancelled
+        assert exchange.error is None
+        # The application may ask, too.
+        assert await receive() == DISCONNECT
+
+
+async def test_one_that_leaves_after_its_response_cancels_nothing() -> None:
+    wire = Wire()
+    exchange = exchange_on(wire)
+    exchange.watched(wire.receive)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(exchange.watch)
+            await anyio.sleep(0.01)
+            await exchange.send(START)
+            await exchange.send(body(b"done", more=False))
+            wire.arrive(DISCONNECT)
+    assert not exchange.is_cancelled
+
+
+async def test_no_more_of_a_body_is_read_ahead_than_one_piece() -> None:
+    wire = Wire(*(part(b"x", more=True) for _ in range(5)))
+    exchange = exchange_on(wire)
+    exchange.watched(wire.receive)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(exchange.watch)
+            await anyio.sleep(0.25)
+            assert len(wire.coming) == 4
+            exchange.end()
+
+
+async def test_an_application_in_its_own_receive_is_not_disturbed() -> None:
+    wire = Wire()
+    exchange = exchange_on(wire)
+    receive = exchange.watched(wire.receive)
+    got: list[Message] = []
+
+    async def read() -> None:
+        got.append(await receive())
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read)
+            await anyio.sleep(0.01)
+            tasks.start_soon(exchange.watch)
+            await anyio.sleep(0.05)
+            wire.arrive(part(b"for the application", more=False))
+            await anyio.sleep(0.05)
+            assert got == [part(b"for the application", more=False)]
+            exchange.end()
+
+
+async def test_a_look_at_the_client_that_does_not_wait_loses_nothing() -> None:
+    wire = Wire(part(b"", more=False))
+    exchange = exchange_on(wire)
+    receive = exchange.watched(wire.receive)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(exchange.watch)
+            await receive()
+            for _ in range(3):
+                # As Starlette's `is_disconnected` does it.
+                with anyio.CancelScope() as at_once:
+                    at_once.cancel()
+                    await receive()
+                await anyio.sleep(0.01)
+            wire.arrive(DISCONNECT)
+        assert exchange.is_cancelled
+
+
+@pytest.mark.parametrize("reading", [False, True])
+async def test_the_watcher_ends_with_the_request(reading: bool) -> None:  # noqa: FBT001 - a table
+    wire = Wire(*([] if reading else [part(b"x", more=True)]))
+    exchange = exchange_on(wire)
+    exchange.watched(wire.receive)
+    began = 0.0
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(exchange.watch)
+            await anyio.sleep(0.02)
+            began = time.monotonic()
+            exchange.end()
+        assert time.monotonic() - began < 0.09
+
+
+async def test_one_that_ended_before_it_was_watched_never_is() -> None:
+    exchange = exchange_on(Wire())
+    exchange.watched(Wire().receive)
+    exchange.end()
+    assert not exchange.is_watched
+    # Also if the sweep had already sent for the watcher.
+    with anyio.fail_after(5):
+        await exchange.watch()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    pieces=st.lists(st.binary(max_size=8), min_size=1, max_size=8),
+    pauses=st.lists(st.sampled_from([0, 1, 2, 5]), min_size=9, max_size=9),
+    watch_at=st.integers(min_value=0, max_value=8),
+)
+async def test_a_body_is_the_same_to_the_byte_wherever_the_watching_begins(
+    pieces: list[bytes], pauses: list[int], watch_at: int
+) -> None:
+    wire = Wire()
+    exchange = exchange_on(wire)
+    receive = exchange.watched(wire.receive)
+    got: list[bytes] = []
+
+    async def client() -> None:
+        for number, piece in enumerate(pieces):
+            for _ in range(pauses[-1 - number]):
+                await anyio.lowlevel.checkpoint()
+            wire.arrive(part(piece, more=number + 1 < len(pieces)))
+
+    async def application() -> None:
+        more = True
+        while more:
+            for _ in range(pauses[len(got)]):
+                await anyio.lowlevel.checkpoint()
+            message = await receive()
+            got.append(message["body"])
+            more = message["more_body"]
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client)
+            for _ in range(watch_at):
+                await anyio.lowlevel.checkpoint()
+            async with anyio.create_task_group() as reading:
+                tasks.start_soon(exchange.watch)
+                reading.start_soon(application)
+            exchange.end()
+    assert got == pieces

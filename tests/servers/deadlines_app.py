@@ -1,0 +1,108 @@
+"""An application with short limits for `test_deadlines`: its handlers write down how they ended.
+
+Environment: `DEADLINES_LOG` names the file for that; `DEADLINES_AGE` lets workers recycle themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from postfacta_core.aio import lifecycle
+from postfacta_core.asgi import Policy, harden
+from postfacta_core.policy.lifecycle import DrainLimits, RecycleLimits
+
+LIMIT = 0.5
+AGE = os.environ.get("DEADLINES_AGE")
+if AGE:
+    # A test has not the five seconds in which a worker looks at itself.
+    lifecycle._RECYCLE_EVERY = 0.2  # type: ignore[misc] # noqa: SLF001 - see above
+    lifecycle._VERIFY_AFTER = 0.2  # type: ignore[misc] # noqa: SLF001 - see above
+
+lost = anyio.Event()
+
+
+def note(line: str) -> None:
+    """Append a line that no other process can break."""
+    with Path(os.environ["DEADLINES_LOG"]).open("a", encoding="ascii") as file:
+        file.write(f"{line}\n")
+
+
+async def quick(request: Request) -> Response:
+    return PlainTextResponse(f"{os.getpid()}")
+
+
+async def slow(request: Request) -> Response:
+    try:
+        await anyio.sleep(20)
+    finally:
+        note(f"ended {request.url.path}")
+    return PlainTextResponse("late")
+
+
+def thread(request: Request) -> Response:
+    time.sleep(1.5)  # noqa: TID251 - that is what threads are for
+    note("ended /thread")
+    return PlainTextResponse("late")
+
+
+async def stream(request: Request) -> Response:
+    async def pieces() -> AsyncGenerator[bytes]:
+        try:
+            while True:
+                yield b"piece "
+                await anyio.sleep(0.1)
+        finally:
+            note("ended /stream")
+
+    return StreamingResponse(pieces())
+
+
+async def lose(request: Request) -> Response:
+    lost.set()
+    return PlainTextResponse("lost")
+
+
+@asynccontextmanager
+async def fragile() -> AsyncGenerator[None]:
+    """Stand for a resource whose own task may crash."""
+
+    async def live() -> None:
+        await lost.wait()
+        raise ConnectionError("the fragile resource is gone")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(live)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def solid() -> AsyncGenerator[None]:
+    """Stand for one that closes well."""
+    yield
+    note("closed solid")
+
+
+routes = [Route(f"/{f.__name__}", f) for f in (quick, slow, thread, stream, lose)]
+routes.append(Route("/left", slow))
+app = harden(
+    Starlette(routes=routes),
+    service="deadlines",
+    policy=Policy(
+        request_timeout=lambda scope: 20 if scope["path"] == "/left" else LIMIT,
+        cancel_on_disconnect=lambda scope: scope["path"] == "/left",
+        drain=DrainLimits(drain_delay=0.3, drain_timeout=0.7, close_timeout=2),
+        recycle=RecycleLimits(max_age=float(AGE), jitter=0.5) if AGE else None,
+    ),
+    resources=[solid(), fragile()],
+)

@@ -1,0 +1,215 @@
+"""Deadlines hold on every server, for handlers on the loop and in threads, and a worker renews itself unnoticed."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.servers.deadlines_app import LIMIT
+
+HERE = Path(__file__).parent
+BIND = "127.0.0.1"
+# What is promised is 0.1; the rest is for a machine that does more than this.
+LATE = 0.6
+
+SERVERS = {
+    "uvicorn-h11": "uvicorn --loop asyncio --http h11 --port {port}",
+    "uvicorn-httptools": "uvicorn --loop asyncio --http httptools --port {port}",
+    "granian": "granian --interface asgi --loop asyncio --http 1 --port {port}",
+    "hypercorn-asyncio": "hypercorn --workers 0 --bind 127.0.0.1:{port}",
+    "hypercorn-trio": "hypercorn --workers 0 --worker-class trio --bind 127.0.0.1:{port}",
+    "gunicorn-asgi": "gunicorn --worker-class asgi --bind 127.0.0.1:{port}",
+}
+
+
+class Service:
+    """A server as a child, with what its handlers wrote down."""
+
+    def __init__(self, port: int, process: subprocess.Popen[bytes], folder: Path) -> None:
+        self.port = port
+        self.process = process
+        self.log = folder / "server.log"
+        self.notes = folder / "notes"
+
+    def get(self, path: str, **headers: str) -> tuple[int, bytes, float]:
+        """Return status, body and seconds."""
+        began = time.monotonic()
+        connection = http.client.HTTPConnection(BIND, self.port, timeout=20)
+        try:
+            connection.request("GET", path, headers=headers)
+            response = connection.getresponse()
+            return response.status, response.read(), time.monotonic() - began
+        finally:
+            connection.close()
+
+    def noted(self, line: str) -> bool:
+        return self.notes.exists() and line in self.notes.read_text().splitlines()
+
+    def metric(self, name: str) -> str:
+        scrape = self.get("/metrics")[1].decode()
+        return next(line.rpartition(" ")[2] for line in scrape.splitlines() if line.startswith(name + " "))
+
+
+def free_port() -> int:
+    """Find a port that is free now, below those that the kernel gives to outgoing connections."""
+    for port in range(12_000 + os.getpid() % 6000, 32_000):
+        with socket.socket() as probe:
+            try:
+                probe.bind((BIND, port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError
+
+
+@contextmanager
+def serving(command: str, folder: Path, **environment: str) -> Generator[Service]:
+    """Run a server as a direct child until the block ends."""
+    port = free_port()
+    words = command.format(port=port).split()
+    with (folder / "server.log").open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603 - a fixed program
+            [Path(sys.executable).parent / words[0], *words[1:], "tests.servers.deadlines_app:app"],
+            cwd=HERE.parents[1],
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "DEADLINES_LOG": str(folder / "notes"), "PYTHONPATH": ".", **environment},
+        )
+    service = Service(port, process, folder)
+    try:
+        until(lambda: is_ready(service), service)
+        yield service
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(15)
+
+
+def is_ready(service: Service) -> bool:
+    assert service.process.poll() is None, service.log.read_text()
+    try:
+        return service.get("/healthz/ready")[0] == 200
+    except OSError:
+        return False
+
+
+def until(condition: Callable[[], bool], service: Service, *, within: float = 30) -> None:
+    """Wait until it is so."""
+    end = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < end, service.log.read_text()
+        time.sleep(0.05)  # noqa: TID251 - a real server, in a test
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_each_server_keeps_deadlines_and_drains(server: str, tmp_path: Path) -> None:
+    with serving(SERVERS[server], tmp_path) as service:
+        status, body, seconds = service.get("/slow")
+        assert (status, json.loads(body)["code"]) == (504, "deadline-exceeded")
+        assert LIMIT <= seconds < LIMIT + LATE
+        assert service.noted("ended /slow")
+
+        status, body, seconds = service.get("/slow", **{"X-Request-Timeout": "0.1"})
+        assert (status, seconds < 0.1 + LATE) == (504, True)
+        assert service.get("/slow", **{"X-Request-Timeout": "0"})[0] == 504
+
+        # The caller of a thread is answered in its place; the thread is counted, and goes on to its end.
+        status, body, seconds = service.get("/thread")
+        assert (status, json.loads(body)["code"]) == (504, "deadline-exceeded")
+        assert seconds < LIMIT + LATE
+        assert not service.noted("ended /thread")
+        assert service.metric("postfacta_requests_overdue") == "1.0"
+        until(lambda: service.noted("ended /thread"), service)
+        until(lambda: service.metric("postfacta_requests_overdue") == "0.0", service)
+
+        leave(service.port)
+        until(lambda: service.noted("ended /left"), service)
+        assert service.get("/quick")[0] == 200
+
+        cut_at_drain(service)
+    assert service.noted("closed solid")
+    assert "Traceback" not in service.log.read_text()
+
+
+def leave(port: int) -> None:
+    with socket.create_connection((BIND, port)) as client:
+        client.sendall(b"GET /left HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(0.4)  # noqa: TID251 - a client that leaves while its handler runs
+
+
+def cut_at_drain(service: Service) -> None:
+    """Stop the server while it streams: the client must see that the response is not whole."""
+    connection = http.client.HTTPConnection(BIND, service.port, timeout=20)
+    try:
+        connection.request("GET", "/stream")
+        response = connection.getresponse()
+        assert response.read(6) == b"piece "
+        # Beyond the limit of requests: a stream is exempt.
+        end = time.monotonic() + LIMIT + 0.2
+        while time.monotonic() < end:
+            assert response.read(6) == b"piece "
+        service.process.terminate()
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            response.read()
+    finally:
+        connection.close()
+    service.process.wait(15)
+    assert service.noted("ended /stream")
+
+
+def test_a_resource_that_crashes_ends_the_service_and_the_others_close(tmp_path: Path) -> None:
+    with serving(SERVERS["uvicorn-httptools"], tmp_path) as service:
+        assert service.get("/lose")[0] == 200
+        # It still serves while the load balancer looks away.
+        until(lambda: service.get("/healthz/ready")[0] == 503, service, within=5)
+        assert service.get("/quick")[0] == 200
+        service.process.wait(15)
+    assert service.noted("closed solid")
+    assert "the fragile resource is gone" in service.log.read_text()
+
+
+def test_workers_that_renew_themselves_fail_no_request(tmp_path: Path) -> None:
+    command = SERVERS["uvicorn-httptools"] + " --workers 2"
+    pids: set[bytes] = set()
+    failures: list[str] = []
+    stop = threading.Event()
+
+    def client(port: int) -> None:
+        connection = http.client.HTTPConnection(BIND, port, timeout=20)
+        while not stop.is_set():
+            try:
+                # It honours `Connection: close` by connecting anew.
+                connection.request("GET", "/quick")
+                pids.add(connection.getresponse().read())
+            except (OSError, http.client.HTTPException) as error:
+                failures.append(repr(error))
+                connection.close()
+            time.sleep(0.01)  # noqa: TID251 - a client's pause
+        connection.close()
+
+    with serving(command, tmp_path, DEADLINES_AGE="2") as service:
+        clients = [threading.Thread(target=client, args=(service.port,)) for _ in range(6)]
+        for one in clients:
+            one.start()
+        try:
+            # Two workers at first, and each was replaced at least once.
+            until(lambda: len(pids) >= 5 or bool(failures), service, within=60)
+        finally:
+            stop.set()
+            for one in clients:
+                one.join()
+    assert failures == []
