@@ -21,6 +21,7 @@ from postfacta_core.aio.database import Database, PoolOptions
 from postfacta_core.aio.health import HealthRegistry
 from postfacta_core.asgi import PROBLEMS, Hardened, Policy, Scope, Telemetry, harden, problem_of
 from postfacta_core.context import current_request
+from postfacta_core.policy.lifecycle import DrainLimits
 from postfacta_core.policy.transfer import TransferLimits
 
 from .db import Transactions, housekeeping
@@ -44,6 +45,7 @@ from .routes import RouteClass, Rule, build_routes
 from .settings import Settings
 from .table import Handlers, rules
 from .web.render import STATIC, Pages
+from .web.stale import StaleAnswers
 
 __all__ = ["create_app", "route_rules"]
 
@@ -77,15 +79,19 @@ def create_app(settings: Settings, *, v0_store: V0Store | None = None) -> Harden
             max_size=settings.pool_max_size,
             acquire_timeout=settings.pool_acquire_timeout,
             statement_timeout=settings.statement_timeout,
+            reset=False,  # No statement of ours leaves anything behind in its session.
         ),
         observer=telemetry.observer,
     )
     pages = Pages(version=settings.app_version or codebase.version)
     problems = Problems(version="" if settings.is_local else settings.app_version, html=partial(_page, pages))
     guard = Guard(PostgresIdentity(database), settings)
-    table = route_rules(settings, database, guard, codebase=codebase, pages=pages, v0_store=v0_store)
+    stale = StaleAnswers(database.name)
+    table = route_rules(
+        settings, database, guard, stale=stale, codebase=codebase, pages=pages, v0_store=v0_store
+    )
     static = Mount("/static", StaticFiles(directory=STATIC))
-    routes: list[BaseRoute] = [*build_routes(table, guard.authenticate), static]
+    routes: list[BaseRoute] = [*build_routes(table, guard.authenticate, stale=stale), static]
     app = Starlette(routes=routes, middleware=_cors(settings), exception_handlers=problems.handlers)
     app.router.redirect_slashes = False
     return harden(
@@ -105,6 +111,7 @@ def route_rules(
     database: Database,
     guard: Guard,
     *,
+    stale: StaleAnswers,
     codebase: Codebase,
     pages: Pages,
     v0_store: V0Store | None = None,
@@ -126,7 +133,7 @@ def route_rules(
         Handlers(
             about=About(codebase, environment=settings.environment),
             v0=V0Http(v0_store or PostgresV0(database, transactions)),
-            incidents=IncidentHttp(transactions, store),
+            incidents=IncidentHttp(transactions, store, forget=stale.forget),
             identity=http,
             incident_pages=IncidentPages(store, pages),
             sign_in=SignInPages(accounts, http, pages, is_local=settings.is_local),
@@ -157,8 +164,14 @@ def _policy(settings: Settings, table: list[Rule]) -> Policy:
         return special.get((scope["method"], scope["path"]), writes)
 
     token, key = settings.metrics_token, settings.traffic_key
+    delay = settings.drain_delay
+    if delay is None:
+        delay = 0.0 if settings.is_local else DrainLimits().drain_delay
     return Policy(
         limits=limits,
+        request_timeout=RouteClass.WRITE.seconds,  # Until routing has told the class.
+        cancel_on_disconnect=lambda scope: scope["method"] in {"GET", "HEAD"},
+        drain=DrainLimits(drain_delay=delay, drain_timeout=settings.drain_timeout),
         response_headers=_HEADERS if settings.is_local else (*_HEADERS, _STRICT_TRANSPORT),
         metrics_token=token.get_secret_value() if token else "",
         allow_health_detail=partial(_may_see_checks, settings),
@@ -216,6 +229,8 @@ def _cors(settings: Settings) -> list[Middleware]:
             allow_methods=["GET", "POST", "PATCH", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "If-Match", "If-None-Match", "Idempotency-Key"],
             expose_headers=[
+                "Age",
+                "Cache-Status",
                 "ETag",
                 "Link",
                 "Location",

@@ -7,36 +7,31 @@ import getpass
 import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import anyio
 
-from postfacta_core.aio.database import Database, PoolOptions
 from postfacta_core.clock import WALL
 from postfacta_core.errors import ResilienceError
-from postfacta_core.events import ConnectionOpened, Event
 from postfacta_embedded import EmbeddedPostgresError
 
-from .db import Unit, database_time
+from .db import Unit
 from .errors import AppError, InvalidFieldsError
 from .identity.local import Passwords, add_token, add_user, mint
 from .identity.model import Kind, NewToken, NewUser, Scope
 from .identity.postgres import PostgresIdentity
-from .migrations import HEAD, MigrationError, current_revision, upgrade
+from .migrations import HEAD, MigrationError, upgrade
 from .principal import Principal, Role
-from .server import PortInUseError, check_port, serve
-from .settings import AuthMode, Settings, SettingsError, load_settings
+from .reach import NoDatabaseError, reach, revision
+from .server import SERVERS, PortInUseError, serve
+from .settings import Settings, SettingsError, load_settings
 from .web.body import parse
 
 __all__ = ["main"]
 
 _OPERATOR = Principal(actor="operator", name="operator", role=Role.ADMIN)
 _MOST_DAYS = 3650
-_WAIT = 5.0  # Seconds for the database to answer a person who waits.
-_SKEW = (1.0, 30.0)  # Above the first, times of different machines look odd; above the second, they lie.
 
 _START = """\
 to look around:
@@ -78,9 +73,11 @@ Needs a migrated database. The secret is printed once, and nobody can look it up
   postfacta token create --name alertmanager --scope signals:write --source alertmanager
   postfacta token create --name dashboard --scope incidents:read --days 90""",
     "doctor": """\
-Needs the settings the service runs with. Looks at settings, database, schema, durability, clocks, and the port.
+Needs the settings the service runs with. Looks at them, at the port, the limits of this machine, the database with
+its schema, durability, connections and clock, and at what the server needs around it. Ends with 1 if anything fails.
 
-  postfacta doctor && postfacta serve""",
+  postfacta doctor && postfacta serve
+  postfacta doctor --server granian""",
 }
 
 _Commands = Any
@@ -96,6 +93,7 @@ _FAILURES = (
     AppError,
     EmbeddedPostgresError,
     MigrationError,
+    NoDatabaseError,
     PortInUseError,
     ResilienceError,
 )
@@ -150,6 +148,12 @@ def _parser() -> argparse.ArgumentParser:
     _admin(_group(commands, "admin", "create an administrator; needs a migrated database"))
     _token(_group(commands, "token", "create a machine's API token; needs a migrated database"))
     doctor = _command(commands, "doctor", "say whether all is well, and what to do if not", run=_doctor)
+    doctor.add_argument(
+        "--server",
+        choices=SERVERS,
+        default="uvicorn",
+        help="what is to run it (%(default)s, as `serve` does)",
+    )
     for command in (serving, demo, doctor):
         command.add_argument("--host", help="address to listen on (POSTFACTA_HOST, else 127.0.0.1)")
         command.add_argument(
@@ -274,123 +278,17 @@ def _create_token(args: argparse.Namespace) -> int:
     return 0
 
 
-# The database
-
-
-@asynccontextmanager
-async def _database(settings: Settings) -> AsyncGenerator[Database]:
-    dsn = settings.database_dsn.get_secret_value()
-    reason = "it does not answer"
-
-    def listen(event: Event, /) -> None:
-        nonlocal reason
-        if isinstance(event, ConnectionOpened) and event.error_type:
-            reason = event.error_type
-
-    async with Database(dsn, options=PoolOptions(max_size=2), observer=listen) as database:
-        with anyio.move_on_after(_WAIT):
-            await database.wait_connected()
-        if not database.is_connected:
-            where = urlsplit(dsn).netloc.rpartition("@")[2]
-            raise _CommandError(
-                f"no database at {where} ({reason}): is it running, and is POSTFACTA_DATABASE_DSN right?"
-            )
-        yield database
-
-
-async def _revision(database: Database) -> str | None:
-    async def fetch(sql: str) -> object:
-        return await database.fetchval(sql, operation="revision")
-
-    return await current_revision(fetch)
-
-
 @asynccontextmanager
 async def _unit(settings: Settings) -> AsyncGenerator[tuple[Unit, PostgresIdentity]]:
-    async with _database(settings) as database:
-        if await _revision(database) is None:
+    async with reach(settings) as database:
+        if await revision(database) is None:
             raise _CommandError("the database has no tables yet: run `postfacta migrate` first")
         async with database.transaction() as connection:
             yield Unit(connection, _OPERATOR, None), PostgresIdentity(database)
 
 
-# Doctor
-
-
-@dataclass(frozen=True, slots=True)
-class _Finding:
-    about: str
-    verdict: str
-    text: str
-    advice: str = ""
-
-
 def _doctor(args: argparse.Namespace) -> int:
     settings = _settings(args)
-    findings = [
-        *_look_at_settings(settings),
-        _look_at_port(settings),
-        *anyio.run(_look_at_database, settings),
-    ]
-    for it in findings:
-        _say(f"{it.verdict:<5} {it.about:<11} {it.text}")
-        if it.advice:
-            _say(f"{'':<17} -> {it.advice}")
-    return 1 if any(it.verdict == "fail" for it in findings) else 0
+    from . import doctor  # noqa: PLC0415 - the other commands need none of it
 
-
-def _look_at_settings(settings: Settings) -> list[_Finding]:
-    findings = [
-        _Finding("settings", "ok", f"environment {settings.environment}, sign-in {settings.auth_mode}")
-    ]
-    if settings.auth_mode is AuthMode.NONE:
-        findings.append(_Finding("sign-in", "warn", "everybody on this machine may write", "AUTH_MODE=local"))
-    if settings.is_local and not settings.is_loopback:
-        advice = "set ENVIRONMENT, to production for example"
-        findings.append(
-            _Finding("cookies", "warn", "they are sent without TLS while ENVIRONMENT is local", advice)
-        )
-    if settings.metrics_token is None and not settings.is_loopback:
-        findings.append(_Finding("metrics", "warn", "/metrics is open to all", "set POSTFACTA_METRICS_TOKEN"))
-    return findings
-
-
-def _look_at_port(settings: Settings) -> _Finding:
-    try:
-        check_port(settings.host, settings.port)
-    except PortInUseError as error:
-        return _Finding("port", "warn", str(error), "all is well if it is PostFacta that listens there")
-    return _Finding("port", "ok", f"{settings.port} of {settings.host} is free")
-
-
-async def _look_at_database(settings: Settings) -> list[_Finding]:
-    try:
-        async with _database(settings) as database:
-            looks = (_look_at_schema, _look_at_durability, _look_at_clock)
-            return [_Finding("database", "ok", "it answers"), *[await look(database) for look in looks]]
-    except (_CommandError, ResilienceError) as error:
-        return [_Finding("database", "fail", str(error), "what follows from it was not looked at")]
-
-
-async def _look_at_schema(database: Database) -> _Finding:
-    revision = await _revision(database)
-    if revision is not None and revision >= HEAD:
-        return _Finding("schema", "ok", f"revision {revision}")
-    return _Finding(
-        "schema", "fail", f"revision {revision or 'none'}, {HEAD} is needed", "run `postfacta migrate`"
-    )
-
-
-async def _look_at_durability(database: Database) -> _Finding:
-    problems = await database.durability_problems()
-    if not problems:
-        return _Finding("durability", "ok", "what is acknowledged survives a crash")
-    advice = "turn them on in postgresql.conf: the service is not ready until then"
-    return _Finding("durability", "fail", ", ".join(problems), advice)
-
-
-async def _look_at_clock(database: Database) -> _Finding:
-    skew = abs((await database_time(database)).timestamp() - WALL())
-    verdict = "ok" if skew < _SKEW[0] else "warn" if skew < _SKEW[1] else "fail"
-    advice = "" if verdict == "ok" else "let both machines follow one time server (NTP)"
-    return _Finding("clock", verdict, f"{skew:.1f} s between here and the database", advice)
+    return doctor.run(settings, server=args.server, say=_say)

@@ -25,7 +25,7 @@ from starlette.responses import Response
 
 from postfacta_core.aio.database import Connection, Database
 from postfacta_core.context import current_request
-from postfacta_core.errors import DatabaseUnavailableError
+from postfacta_core.errors import DatabaseUnavailableError, LockTimeoutError
 from postfacta_core.events import Observer, TaskCrashed
 
 from .errors import IdempotencyInProgressError, IdempotencyMismatchError
@@ -149,7 +149,8 @@ class Transactions:
         Raises:
             IdempotencyMismatchError: If the key was used for another request.
             IdempotencyInProgressError: If the first request with the key takes longer than the lock time-out.
-            DatabaseUnavailableError: If others hold the rows it needs for too long.
+            LockTimeoutError: If others hold the rows it needs for too long.
+            DatabaseUnavailableError: If it lost to others' transactions again and again.
         """
         once = None if key is None else _Once(principal.actor, key, await _fingerprint(request))
         for _ in range(_TRIES):
@@ -159,8 +160,6 @@ class Transactions:
                     answer = await (work(unit) if once is None else once.run(unit, work))
             except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
                 continue
-            except asyncpg.LockNotAvailableError as error:
-                raise DatabaseUnavailableError(self._database.name, 1.0) from error
             return answer.response()
         raise DatabaseUnavailableError(self._database.name, 1.0)
 
@@ -185,7 +184,7 @@ class _Once:
         args = (self.actor, self.key, self.fingerprint)
         try:
             return await unit.fetchrow(_CLAIM, *args, operation="idempotency_claim") is not None
-        except asyncpg.LockNotAvailableError as error:
+        except LockTimeoutError as error:
             raise _in_progress() from error
 
     async def _replay(self, unit: Unit) -> Answer:

@@ -11,8 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from postfacta_core.aio.deadline import limit_request
+
 from .errors import ForbiddenError, MethodNotAllowedError, UnauthenticatedError
 from .principal import Access, Principal
+from .web.stale import StaleAnswers
 
 __all__ = ["Handler", "RouteClass", "Rule", "build_routes"]
 
@@ -21,7 +24,7 @@ Authenticate = Callable[[Request], Awaitable[Principal]]
 
 
 class RouteClass(StrEnum):
-    """What kind of work a route does, and so how much it may be sent."""
+    """What kind of work a route does, and so how much it may be sent and how long it may take."""
 
     PROBE = "probe"
     READ = "read"
@@ -34,7 +37,19 @@ class RouteClass(StrEnum):
         """The largest body it takes."""
         return _BODY_BYTES.get(self, 0)
 
+    @property
+    def seconds(self) -> float:
+        """Its deadline, from the request's beginning; a caller may ask for less."""
+        return _SECONDS[self]
 
+
+_SECONDS = {
+    RouteClass.PROBE: 1.0,
+    RouteClass.READ: 2.0,
+    RouteClass.SEARCH: 5.0,
+    RouteClass.WRITE: 5.0,
+    RouteClass.AUTH: 5.0,
+}
 _BODY_BYTES = {RouteClass.WRITE: 1_048_576, RouteClass.AUTH: 16_384}
 
 
@@ -54,6 +69,8 @@ class Rule:
         answers: Status to model, or to None for no body.
         problems: The problem slugs this route adds to those that every route may answer.
         headers: Request headers it reads, such as `If-Match`, with whether each is required.
+        stale: Whether its last answer may be given again while the database is away. The handler must also say of
+            each answer that it shows nothing private: see `allow_stale`.
     """
 
     method: str
@@ -68,9 +85,12 @@ class Rule:
     answers: Mapping[int, type[BaseModel] | None] = field(default_factory=dict[int, type[BaseModel] | None])
     problems: Sequence[str] = ()
     headers: Mapping[str, bool] = field(default_factory=dict[str, bool])
+    stale: bool = False
 
 
-def build_routes(rules: Iterable[Rule], authenticate: Authenticate) -> list[Route]:
+def build_routes(
+    rules: Iterable[Rule], authenticate: Authenticate, *, stale: StaleAnswers | None = None
+) -> list[Route]:
     """Make one Starlette route for each path, so that a 405 can name every method of it."""
     paths: dict[str, dict[str, Rule]] = {}
     for rule in rules:
@@ -79,17 +99,20 @@ def build_routes(rules: Iterable[Rule], authenticate: Authenticate) -> list[Rout
             msg = f"two rules for {rule.method} {rule.path}"
             raise ValueError(msg)
         methods[rule.method] = rule
-    return [Route(path, _Endpoint(methods, authenticate)) for path, methods in paths.items()]
+    return [Route(path, _Endpoint(methods, authenticate, stale)) for path, methods in paths.items()]
 
 
 class _Endpoint:
     """Answer the methods of one path. A class, so that Starlette leaves the methods to it."""
 
-    def __init__(self, rules: Mapping[str, Rule], authenticate: Authenticate) -> None:
+    def __init__(
+        self, rules: Mapping[str, Rule], authenticate: Authenticate, stale: StaleAnswers | None
+    ) -> None:
         self._rules = dict(rules)
         if "GET" in rules:
             self._rules.setdefault("HEAD", rules["GET"])
         self._authenticate = authenticate
+        self._stale = stale
 
     async def __call__(self, scope: dict[str, object], receive: object, send: object) -> None:
         request = Request(scope, receive, send)  # type: ignore[arg-type]
@@ -102,6 +125,7 @@ class _Endpoint:
             path = request.scope["path"]
             detail = f"Method '{request.method}' is not allowed for '{path}'"
             raise MethodNotAllowedError(detail, headers={"Allow": ", ".join(sorted(self._rules))})
+        limit_request(rule.route_class.seconds)
         principal = await self._authenticate(request)
         if not principal.may(rule.access):
             if not principal.is_signed_in:
@@ -109,4 +133,6 @@ class _Endpoint:
                     "Send a token, or sign in at /signin", headers={"WWW-Authenticate": "Bearer"}
                 )
             raise ForbiddenError(f"This needs '{rule.access}' rights, which {principal.name} does not have")
+        if rule.stale and self._stale is not None:
+            return await self._stale.answer(request, principal, rule.handler)
         return await rule.handler(request, principal)

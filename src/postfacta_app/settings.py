@@ -84,6 +84,10 @@ class Settings(BaseModel):
     pool_max_size: int = Field(10, ge=2, le=500, description="Connections a process opens at most.")
     pool_acquire_timeout: float = Field(1.0, gt=0, le=60, description="Longest wait for a connection.")
     statement_timeout: float = Field(5.0, gt=0, le=300, description="Longest run of one statement.")
+    drain_delay: float | None = Field(
+        None, ge=0, le=300, description="Serve on, unready, for so long after SIGTERM; 5, in `local` 0."
+    )
+    drain_timeout: float = Field(20.0, gt=0, le=600, description="Then requests may take so long to end.")
     ready_requires_db: bool = Field(default=True, description="Whether readiness falls without the database.")
     auth_mode: AuthMode = Field(AuthMode.LOCAL, description="`local`, or `none` on a loopback address only.")
     register_open: bool = Field(default=False, description="Whether anybody may register, as a viewer.")

@@ -52,8 +52,8 @@ class Handlers:
 
 
 def rules(on: Handlers) -> list[Rule]:
-    """List every route."""
-    return [*_system(on), *_v0(on), *_v1_incidents(on), *_v1_identity(on), *_pages(on)]
+    """List every route. They are tried in this order, so those that are asked for most come first."""
+    return [*_v1_incidents(on), *_v0(on), *_pages(on), *_v1_identity(on), *_system(on)]
 
 
 def _system(on: Handlers) -> list[Rule]:
@@ -103,11 +103,11 @@ def _v0(on: Handlers) -> list[Rule]:
         Rule(
             method="GET", path="/api/v0/incidents", handler=on.v0.list, access=READ, route_class=search,
             summary="List the newest incidents", query=v0.V0Query, answers={200: v0.ShownIncidents},
-            problems=("invalid-cursor",),
+            problems=("invalid-cursor",), stale=True,
         ),
         Rule(
             method="GET", path="/api/v0/incidents/{id:uuid}", handler=on.v0.get, access=READ, route_class=read,
-            summary="Read an incident", answers={200: v0.ShownIncident},
+            summary="Read an incident", answers={200: v0.ShownIncident}, stale=True,
         ),
         Rule(
             method="POST", path="/api/v0/incidents/start", handler=on.v0.start, access=WRITE, route_class=write,
@@ -124,7 +124,7 @@ def _v1_incidents(on: Handlers) -> list[Rule]:
         Rule(
             method="GET", path=root, handler=on.incidents.page, access=READ, route_class=search,
             summary="List incidents", query=IncidentQuery, answers={200: incidents.IncidentPage},
-            problems=("invalid-cursor",),
+            problems=("invalid-cursor",), stale=True,
         ),
         Rule(
             method="POST", path=root, handler=on.incidents.create, access=WRITE, route_class=write,
@@ -134,7 +134,7 @@ def _v1_incidents(on: Handlers) -> list[Rule]:
         Rule(
             method="GET", path=one, handler=on.incidents.read, access=READ, route_class=read,
             summary="Read an incident", answers={200: incidents.Incident, 304: None},
-            headers={"If-None-Match": False},
+            headers={"If-None-Match": False}, stale=True,
         ),
         Rule(
             method="PATCH", path=one, handler=on.incidents.change, access=WRITE, route_class=write,
@@ -202,8 +202,13 @@ def _v1_identity(on: Handlers) -> list[Rule]:
 def _pages(on: Handlers) -> list[Rule]:
     read, search, auth = RouteClass.READ, RouteClass.SEARCH, RouteClass.AUTH
     return [
-        Rule(method="GET", path="/incidents", handler=on.incident_pages.list, access=READ, route_class=search),
-        Rule(method="GET", path="/incidents/{ref}", handler=on.incident_pages.one, access=READ, route_class=read),
+        Rule(
+            method="GET", path="/incidents", handler=on.incident_pages.list, access=READ, route_class=search, stale=True,
+        ),
+        Rule(
+            method="GET", path="/incidents/{ref}", handler=on.incident_pages.one, access=READ, route_class=read,
+            stale=True,
+        ),
         Rule(method="GET", path="/signin", handler=on.sign_in.form, access=OPEN, route_class=read),
         Rule(method="POST", path="/signin", handler=on.sign_in.submit, access=OPEN, route_class=auth),
         Rule(method="POST", path="/signout", handler=on.sign_in.leave, access=OPEN, route_class=auth),

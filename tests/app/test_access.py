@@ -18,6 +18,7 @@ from postfacta_app.reliability.about import load_codebase
 from postfacta_app.routes import Rule
 from postfacta_app.settings import load_settings
 from postfacta_app.web.render import Pages
+from postfacta_app.web.stale import StaleAnswers
 from postfacta_core.aio.database import Database
 from tests.app.live import NEW, Service, in_process
 
@@ -42,10 +43,10 @@ EXPECTED: dict[str, set[str]] = {
     "GET /service-info": EVERYBODY,
     "POST /login": EVERYBODY,
     "POST /register": EVERYBODY,
+    "GET /signin": EVERYBODY,
+    "POST /signin": EVERYBODY,
     # Open too, but who shows a token shows a good one.
     "GET /openapi.json": EVERYBODY - BAD,
-    "GET /signin": EVERYBODY - BAD,
-    "POST /signin": EVERYBODY - BAD,
     "GET /problems/{slug}": EVERYBODY - BAD,
     "POST /logout": PEOPLE,  # only administrators end an API token
     "POST /signout": NOBODY,  # whoever is somebody sends the form's token too: tests/app/identity
@@ -88,7 +89,10 @@ async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
 def table() -> list[Rule]:
     settings, database = load_settings({}), Database("postgresql://127.0.0.1/none")
     guard = Guard(PostgresIdentity(database), settings)
-    return route_rules(settings, database, guard, codebase=load_codebase(), pages=Pages(version=""))
+    stale = StaleAnswers(database.name)
+    return route_rules(
+        settings, database, guard, stale=stale, codebase=load_codebase(), pages=Pages(version="")
+    )
 
 
 async def callers(service: Service) -> dict[str, Headers]:

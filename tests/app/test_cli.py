@@ -17,8 +17,7 @@ import pytest
 
 from postfacta_app.cli import main
 from postfacta_app.migrations import HEAD
-from postfacta_embedded import EmbeddedPostgres
-from tests.pg import create_database, fetch_value, open_folder
+from tests.pg import fetch_value
 
 PASSWORD = "correct horse battery"  # noqa: S105 - of nobody
 ADA = ("--email", "Ada@example.org", "--name", "Ada")
@@ -153,7 +152,7 @@ def test_without_a_database_a_command_says_where_it_looked_and_not_the_password(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     port = free_port()
-    monkeypatch.setattr("postfacta_app.cli._WAIT", 0.3)
+    monkeypatch.setattr("postfacta_app.reach._WAIT", 0.3)
     monkeypatch.setenv(
         "POSTFACTA_DATABASE_DSN", f"postgresql://app:{PASSWORD.replace(' ', '')}@127.0.0.1:{port}/x"
     )
@@ -276,80 +275,6 @@ def test_token_create_names_the_argument_that_is_wrong(
     assert main(["token", "create", "--name", "ci", *argv]) == code
     assert told in capsys.readouterr().err
     assert fetch_value(migrated, "select count(*) from tokens") == 0
-
-
-# Doctor
-
-
-def verdicts(text: str) -> dict[str, str]:
-    lines = [line.split() for line in text.splitlines() if not line.startswith(" ")]
-    return {about: verdict for verdict, about, *_ in lines}
-
-
-def test_doctor_finds_all_well_on_a_sound_set_up(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with open_folder() as folder, EmbeddedPostgres(folder / "data") as server:
-        monkeypatch.setenv("POSTFACTA_DATABASE_DSN", create_database(server, "sound"))
-        assert main(["migrate"]) == 0
-        capsys.readouterr()
-        assert main(["doctor", "--port", "0"]) == 0
-    shown = verdicts(capsys.readouterr().out)
-    assert list(shown) == ["settings", "port", "database", "schema", "durability", "clock"]
-    assert set(shown.values()) == {"ok"}
-
-
-def test_doctor_names_each_fault_and_what_to_do(
-    database_dsn: str, taken_port: int, monkeypatch: pytest.MonkeyPatch, *, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("POSTFACTA_DATABASE_DSN", database_dsn)
-    monkeypatch.setattr("postfacta_app.cli.WALL", lambda: 0.0)
-    assert main(["doctor", "--port", str(taken_port)]) == 1
-    text = capsys.readouterr().out
-    assert verdicts(text) == {
-        "settings": "ok",
-        "port": "warn",
-        "database": "ok",
-        "schema": "fail",
-        "durability": "fail",
-        "clock": "fail",
-    }
-    assert "-> run `postfacta migrate`" in text
-    assert "fsync = off" in text
-    assert "-> let both machines follow one time server" in text
-
-
-def test_doctor_warns_of_a_public_address_that_is_called_local(
-    migrated: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    main(["doctor", "--host", "0.0.0.0", "--port", "0"])  # noqa: S104 - nothing answers there
-    shown = verdicts(capsys.readouterr().out)
-    assert (shown["cookies"], shown["metrics"]) == ("warn", "warn")
-    monkeypatch.setenv("ENVIRONMENT", "production")
-    monkeypatch.setenv("POSTFACTA_METRICS_TOKEN", "x")
-    main(["doctor", "--host", "0.0.0.0", "--port", "0"])  # noqa: S104 - nothing answers there
-    assert verdicts(capsys.readouterr().out).keys().isdisjoint({"cookies", "metrics"})
-
-
-def test_doctor_warns_when_nobody_needs_to_sign_in(
-    migrated: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("POSTFACTA_AUTH_MODE", "none")
-    main(["doctor", "--port", "0"])
-    assert verdicts(capsys.readouterr().out)["sign-in"] == "warn"
-
-
-def test_doctor_says_that_there_is_no_database(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    port = free_port()
-    monkeypatch.setattr("postfacta_app.cli._WAIT", 0.3)
-    monkeypatch.setenv("POSTFACTA_DATABASE_DSN", f"postgresql://app:{PASSWORD[:7]}@127.0.0.1:{port}/x")
-    assert main(["doctor", "--port", "0"]) == 1
-    text = capsys.readouterr().out
-    assert verdicts(text)["database"] == "fail"
-    assert f"127.0.0.1:{port}" in text
-    assert PASSWORD[:7] not in text
 
 
 # Serve

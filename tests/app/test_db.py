@@ -26,7 +26,7 @@ from postfacta_app.errors import (
 from postfacta_app.principal import Principal, Role
 from postfacta_core.aio.database import Database
 from postfacta_core.context import RequestContext, bind_request, release_request
-from postfacta_core.errors import DatabaseUnavailableError
+from postfacta_core.errors import DatabaseUnavailableError, LockTimeoutError
 from postfacta_core.events import TaskCrashed
 from postfacta_core.testing import RecordingObserver
 
@@ -296,7 +296,7 @@ async def test_a_row_that_others_hold_is_no_fault_of_ours(app_database: Database
         await unit.execute("do $$ begin raise sqlstate '55P03'; end $$", operation="test")
         raise AssertionError
 
-    with pytest.raises(DatabaseUnavailableError):
+    with pytest.raises(LockTimeoutError):
         await Transactions(app_database).write(a_request(), ADA, wait, key="k")
 
 

@@ -19,6 +19,7 @@ from postfacta_app.reliability.about import load_codebase
 from postfacta_app.routes import Rule
 from postfacta_app.settings import load_settings
 from postfacta_app.web.render import Pages
+from postfacta_app.web.stale import StaleAnswers
 from postfacta_core.aio.database import Database
 from postfacta_core.asgi._problem import PROBLEMS
 from tests.app.live import Service, in_process
@@ -48,6 +49,7 @@ def rules() -> list[Rule]:
         settings,
         database,
         Guard(PostgresIdentity(database), settings),
+        stale=StaleAnswers(database.name),
         codebase=load_codebase(),
         pages=Pages(version=""),
     )

@@ -38,6 +38,7 @@ from .local import (
 from .model import (
     AuditPage,
     AuditQuery,
+    Credential,
     Credentials,
     IssuedToken,
     Key,
@@ -74,7 +75,7 @@ class IdentityHttp:
         store: Where accounts, tokens and audit are.
         transactions: Runs the writes.
         accounts: Checks passwords.
-        forget: Told when somebody lost rights; the guard's.
+        forget: Told which tokens lost their rights; the guard's.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class IdentityHttp:
         transactions: Transactions,
         *,
         accounts: LocalAccounts,
-        forget: Callable[[], None],
+        forget: Callable[[Callable[[Credential], bool]], None],
     ) -> None:
         self._settings = settings
         self._store = store
@@ -126,7 +127,8 @@ class IdentityHttp:
                 await unit.audit("session.end", principal.actor)
             return Answer(204, {"Set-Cookie": clear_cookie(is_local=self._settings.is_local)})
 
-        return await self._losing(request, principal, work)
+        sha256 = None if secret is None else digest(secret)
+        return await self._losing(request, principal, work, is_lost=lambda it: it.secret_sha256 == sha256)
 
     async def me(self, request: Request, principal: Principal) -> Response:
         """GET /api/v1/me."""
@@ -167,7 +169,9 @@ class IdentityHttp:
             await unit.audit("user.change", f"user:{user_id}", detail=detail)
             return Answer.of(200, changed, {"ETag": changed.etag})
 
-        return await self._losing(request, principal, work)
+        return await self._losing(
+            request, principal, work, is_lost=lambda it: it.principal.user_id == user_id
+        )
 
     async def tokens(self, request: Request, principal: Principal) -> Response:
         """GET /api/v1/tokens."""
@@ -201,7 +205,7 @@ class IdentityHttp:
             await unit.audit("token.revoke", f"token:{token_id}")
             return Answer(204)
 
-        return await self._losing(request, principal, work)
+        return await self._losing(request, principal, work, is_lost=lambda it: it.id == token_id)
 
     async def audit(self, request: Request, principal: Principal) -> Response:
         """GET /api/v1/audit."""
@@ -227,12 +231,14 @@ class IdentityHttp:
 
         return await self._transactions.write(request, principal, work)
 
-    async def _losing(self, request: Request, principal: Principal, work: Work) -> Response:
+    async def _losing(
+        self, request: Request, principal: Principal, work: Work, *, is_lost: Callable[[Credential], bool]
+    ) -> Response:
         # Also after a failure: an unknown outcome may have been a commit.
         try:
             return await self._transactions.write(request, principal, work)
         finally:
-            self._forget()
+            self._forget(is_lost)
 
 
 def _id(request: Request) -> UUID:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from urllib.parse import parse_qs
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
+
+from postfacta_core.asgi import problem_of
+from postfacta_core.errors import ResilienceError
 
 from ..db import Answer
 from ..errors import AppError, ForbiddenError, InvalidFieldsError
@@ -17,6 +21,8 @@ from .local import LocalAccounts, is_csrf_token, is_same_origin, session_cookie
 from .model import Credentials, Kind, Minted
 
 __all__ = ["SignInPages"]
+
+_AWAY = "The database is unreachable, so this was not saved. Type the password again in a moment."
 
 
 class SignInPages:
@@ -58,6 +64,10 @@ class SignInPages:
             return self._render(target, email, "The e-mail or the password is wrong", status=422)
         except AppError as refusal:
             return self._render(target, email, refusal.detail, status=refusal.status, headers=refusal.headers)
+        except ResilienceError as failure:
+            wait = str(max(1, math.ceil(failure.retry_after or 0)))
+            status = problem_of(failure).status
+            return self._render(target, email, _AWAY, status=status, headers={"retry-after": wait})
 
     async def leave(self, request: Request, principal: Principal) -> Response:
         """POST /signout."""

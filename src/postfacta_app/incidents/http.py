@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -16,28 +16,45 @@ from ..db import Answer, Transactions, Unit
 from ..principal import Principal
 from ..web.body import idempotency_key, if_match, if_none_match, read_body, read_query
 from ..web.paging import next_link
+from ..web.stale import allow_stale
 from . import service
-from .model import Change, Incident, IncidentPage, Move, NewIncident
+from .model import Change, Incident, IncidentPage, Move, NewIncident, Visibility
 from .query import IncidentQuery
 
-__all__ = ["IncidentHttp", "parse_ref"]
+__all__ = ["IncidentHttp", "allow_stale_incidents", "parse_ref"]
 
 _NUMBER = re.compile(r"INC-([1-9][0-9]{0,17})", re.ASCII)  # 18 digits always fit a bigint
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
 
 class IncidentHttp:
-    """The handlers of `/api/v1/incidents`."""
+    """The handlers of `/api/v1/incidents`.
 
-    def __init__(self, transactions: Transactions, store: service.Store, *, clock: Clock = WALL) -> None:
+    Args:
+        transactions: Runs the writes.
+        store: Where incidents are.
+        forget: Told when an incident may have been hidden from somebody.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        transactions: Transactions,
+        store: service.Store,
+        *,
+        forget: Callable[[], None],
+        clock: Clock = WALL,
+    ) -> None:
         self._transactions = transactions
         self._store = store
+        self._forget = forget
         self._clock = clock
 
     async def page(self, request: Request, principal: Principal) -> Response:
         """GET /api/v1/incidents."""
         query = read_query(request, IncidentQuery)
         rows = await self._store.page(principal, query)
+        allow_stale_incidents(request, rows.items)
         cursor = None if rows.last is None else query.cursor_after(rows.last)
         page = IncidentPage(items=rows.items, next_cursor=cursor, as_of=rows.as_of)
         return Answer.of(200, page, next_link(request, cursor)).response()
@@ -58,6 +75,7 @@ class IncidentHttp:
         incident = await self._store.find(principal, parse_ref(request))
         if incident is None:
             raise service.missing()
+        allow_stale_incidents(request, [incident])
         if if_none_match(request, incident.etag):
             return Response(status_code=304, headers={"ETag": incident.etag})
         return _incident(200, incident).response()
@@ -70,7 +88,11 @@ class IncidentHttp:
             matches = _matches(request)
             return _incident(200, await service.change(unit, self._store, ref, wish=wish, matches=matches))
 
-        return await self._transactions.write(request, principal, work)
+        try:
+            return await self._transactions.write(request, principal, work)
+        finally:  # Also after a failure: an unknown outcome may have been a commit.
+            if "visibility" in wish.model_fields_set:
+                self._forget()
 
     async def archive(self, request: Request, principal: Principal) -> Response:
         """DELETE /api/v1/incidents/{ref}."""
@@ -104,6 +126,12 @@ def parse_ref(request: Request) -> UUID | int:
     if _UUID.fullmatch(text):
         return UUID(text)
     raise service.missing()
+
+
+def allow_stale_incidents(request: Request, shown: Iterable[Incident]) -> None:
+    """Let the answer be kept for when the database is away, unless one of these is private."""
+    if all(incident.visibility is Visibility.INTERNAL for incident in shown):
+        allow_stale(request)
 
 
 def _matches(request: Request) -> Callable[[str], None]:

@@ -13,7 +13,7 @@ from ..web.body import read_query
 from ..web.paging import next_page
 from ..web.render import Pages
 from . import service
-from .http import parse_ref
+from .http import allow_stale_incidents, parse_ref
 from .model import Severity, Status
 from .query import IncidentQuery
 
@@ -48,6 +48,7 @@ class IncidentPages:
             errors = refusal.errors or (FieldError("?", refusal.slug, refusal.detail),)
             query = IncidentQuery.model_validate({})
             rows = await self._store.page(principal, query)
+        allow_stale_incidents(request, rows.items)
         more = None
         if rows.last is not None and not errors:
             more = next_page(request, query.cursor_after(rows.last))
@@ -68,4 +69,5 @@ class IncidentPages:
         incident = await self._store.find(principal, parse_ref(request))
         if incident is None:
             raise service.missing()
+        allow_stale_incidents(request, [incident])
         return self._pages.page("incident.html", {"here": "incidents", "item": incident}, principal=principal)

@@ -26,6 +26,7 @@ from ..web.body import (
     read_moment,
 )
 from ..web.paging import decode_cursor, encode_cursor, next_link
+from ..web.stale import allow_stale
 from .model import Description, Reporter, Severity, Status, Title
 
 __all__ = [
@@ -130,6 +131,7 @@ class V0Http:
             oldest = listing.incidents[0]
             older = encode_cursor("v0", (oldest.start_time, oldest.id), "")
         rendered = [render_incident(incident) for incident in listing.incidents]
+        allow_stale(request)  # v0 shows nothing private to anybody.
         return _answer(200, rendered, next_link(request, older)).response()
 
     async def get(self, request: Request, principal: Principal) -> Response:
@@ -137,6 +139,7 @@ class V0Http:
         incident = await self._store.get(request.path_params["id"])
         if incident is None:
             raise NotFoundError("Incident not found")
+        allow_stale(request)
         return _answer(200, render_incident(incident)).response()
 
     async def start(self, request: Request, principal: Principal) -> Response:

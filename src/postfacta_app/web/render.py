@@ -11,9 +11,10 @@ from starlette.responses import HTMLResponse
 
 from ..principal import Principal
 
-__all__ = ["Pages", "span"]
+__all__ = ["Pages", "mark_stale", "span"]
 
 STATIC = Path(__file__).parent / "static"
+_MAIN = b'<main id="main"><div class="wrap">'  # As base.html has it; what people type is escaped.
 
 
 def span(length: timedelta) -> str:
@@ -26,6 +27,15 @@ def span(length: timedelta) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min" if minutes else f"{seconds} s"
+
+
+def mark_stale(page: bytes, at: datetime) -> bytes:
+    """Put a line at the top of a rendered page that says when it was true, and why it is not newer."""
+    line = (
+        f'<p class="stale" role="status">As of <time datetime="{at:%Y-%m-%dT%H:%MZ}">{at:%H:%M} UTC</time>.'
+        " The database is unreachable; nothing can be saved.</p>"
+    )
+    return page.replace(_MAIN, _MAIN + line.encode(), 1)
 
 
 class Pages:

@@ -11,7 +11,9 @@ from postfacta_app.identity import guard
 from postfacta_app.identity.model import Credential
 from postfacta_app.principal import Role
 from postfacta_app.settings import Settings
+from postfacta_core.clock import MONOTONIC
 from postfacta_core.context import RequestContext, bind_request, release_request
+from postfacta_core.errors import DatabaseUnavailableError
 
 if TYPE_CHECKING:
     from .conftest import World
@@ -268,6 +270,101 @@ async def test_a_trusted_token_costs_no_query_and_ends_at_its_time_nevertheless(
     assert (await world.client.get("/read", headers=header)).status_code == 401
 
 
+async def _away(sha256: bytes, prefix: str | None) -> Credential | None:
+    raise DatabaseUnavailableError("postgres", 1.0)
+
+
+@pytest.mark.parametrize("proof", ["bearer", "session"])
+async def test_while_the_database_is_away_whoever_was_seen_in_the_last_quarter_of_an_hour_may_read(
+    world: World, monkeypatch: pytest.MonkeyPatch, proof: str
+) -> None:
+    ada = await world.person("ada@example.org", Role.RESPONDER)
+    header = await world.login("ada@example.org") if proof == "bearer" else await world.cookie(ada)
+    fetch = world.store.credential
+    assert (await world.client.get("/read", headers=header)).status_code == 200
+    world.pass_time(899.9)
+    monkeypatch.setattr(world.store, "credential", _away)
+    assert (await world.client.get("/read", headers=header)).status_code == 200
+    with pytest.raises(DatabaseUnavailableError):
+        await world.client.post("/write", headers=header | SAME_ORIGIN)
+    world.pass_time(0.1)
+    with pytest.raises(DatabaseUnavailableError):
+        await world.client.get("/read", headers=header)
+    monkeypatch.setattr(world.store, "credential", fetch)
+    assert (await world.client.get("/read", headers=header)).status_code == 200
+
+
+async def test_a_token_ends_at_its_time_also_while_the_database_is_away(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.person("ada@example.org")
+    header = await world.login("ada@example.org")
+    world.pass_time(86_399 - 60)
+    assert (await world.client.get("/read", headers=header)).status_code == 200
+    monkeypatch.setattr(world.store, "credential", _away)
+    world.pass_time(60)
+    assert (await world.client.get("/read", headers=header)).status_code == 200
+    world.pass_time(1)
+    assert (await world.client.get("/read", headers=header)).status_code == 401
+
+
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+async def test_what_was_found_revoked_is_not_believed_while_the_database_is_away_and_all_others_are(
+    world: World, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    await world.person("ada@example.org")
+    await world.person("bob@example.org")
+    ada, also_ada, bob = [await world.login(f"{name}@example.org") for name in ("ada", "ada", "bob")]
+    for header in (ada, also_ada, bob):
+        assert (await world.client.get("/read", headers=header)).status_code == 200
+    other, _ = world.instance(world.settings)
+    async with other:
+        at = world.client if where == "here" else other
+        assert (await at.post("/logout", headers=ada)).status_code == 204
+    world.pass_time(10)
+    if where == "elsewhere":
+        assert (await world.client.get("/read", headers=ada)).status_code == 401
+    monkeypatch.setattr(world.store, "credential", _away)
+    with pytest.raises(DatabaseUnavailableError):
+        await world.client.get("/read", headers=ada)
+    for header in (also_ada, bob):
+        assert (await world.client.get("/read", headers=header)).status_code == 200
+
+
+async def test_who_is_disabled_or_gets_another_role_is_not_believed_by_any_token_of_before(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin, ada = await world.admin(), await world.person("ada@example.org")
+    headers = [await world.login("ada@example.org"), await world.cookie(ada)]
+    for header in headers:
+        assert (await world.client.get("/read", headers=header)).status_code == 200
+    changed = await world.client.patch(
+        f"/api/v1/users/{ada.id}", headers=admin | {"If-Match": ada.etag}, json={"disabled": True}
+    )
+    assert changed.status_code == 200
+    monkeypatch.setattr(world.store, "credential", _away)
+    for header in headers:
+        with pytest.raises(DatabaseUnavailableError):
+            await world.client.get("/read", headers=header)
+    assert (await world.client.get("/admin", headers=admin)).status_code == 200
+
+
+async def test_a_revoked_api_token_is_not_believed_while_the_database_is_away(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin = await world.admin()
+    body = {"name": "ci", "scopes": ["incidents:read"]}
+    made = [(await world.client.post("/api/v1/tokens", headers=admin, json=body)).json() for _ in range(2)]
+    gone, kept = ({"Authorization": f"Bearer {it['secret']}"} for it in made)
+    for header in (gone, kept):
+        assert (await world.client.get("/read", headers=header)).status_code == 200
+    assert (await world.client.delete(f"/api/v1/tokens/{made[0]['id']}", headers=admin)).status_code == 204
+    monkeypatch.setattr(world.store, "credential", _away)
+    with pytest.raises(DatabaseUnavailableError):
+        await world.client.get("/read", headers=gone)
+    assert (await world.client.get("/read", headers=kept)).status_code == 200
+
+
 async def test_only_so_many_tokens_are_trusted_at_once_and_the_oldest_goes_first(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,7 +406,7 @@ async def test_use_is_noted_at_most_once_a_minute(world: World) -> None:
 async def test_the_access_line_learns_who_asks(world: World) -> None:
     ada = await world.person("ada@example.org")
     header = await world.login("ada@example.org")
-    context = RequestContext("0123456789abcdef", 0.0)
+    context = RequestContext("0123456789abcdef", MONOTONIC())
     token = bind_request(context)
     await world.client.get("/who", headers=header)
     release_request(token)

@@ -18,6 +18,7 @@ from postfacta_app.incidents.http import IncidentHttp
 from postfacta_app.incidents.postgres import PostgresIncidents
 from postfacta_app.principal import Access, Principal, Role
 from postfacta_app.routes import RouteClass, Rule, build_routes
+from postfacta_app.web.stale import StaleAnswers
 from postfacta_core.aio.database import Database
 
 ClientFor = Callable[[Principal], httpx2.AsyncClient]
@@ -68,7 +69,8 @@ def machine() -> Principal:
 @pytest.fixture
 async def client_for(app_database: Database) -> AsyncGenerator[ClientFor]:
     """Make HTTP clients, each of them signed in."""
-    http = IncidentHttp(Transactions(app_database), PostgresIncidents(app_database))
+    stale = StaleAnswers(app_database.name)
+    http = IncidentHttp(Transactions(app_database), PostgresIncidents(app_database), forget=stale.forget)
     async with AsyncExitStack() as stack:
         made: dict[Principal, httpx2.AsyncClient] = {}
 

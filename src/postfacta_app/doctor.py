@@ -1,0 +1,176 @@
+"""Say whether the service will do well here, and what to do if not."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+
+from postfacta_core.aio.database import Database
+from postfacta_core.clock import WALL
+from postfacta_core.errors import ResilienceError
+from postfacta_core.policy.lifecycle import DrainLimits
+
+from .db import database_time
+from .migrations import HEAD
+from .reach import NoDatabaseError, reach, revision
+from .server import BACKLOG, PortInUseError, check_port, graceful_timeout
+from .settings import AuthMode, Settings
+
+__all__ = ["run"]
+
+_SKEW = (1.0, 30.0)  # Above the first, times of different machines look odd; above the second, they lie.
+_OTHER_FILES = 100  # Libraries, logs, the event loop.
+_ALLOWED = """
+select current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+  - coalesce(current_setting('reserved_connections', true), '0')::int"""
+_NEVER = ("never gives up on a client that does not finish its headers", "a proxy in front must: {proxy}")
+_PROXY = "haproxy `timeout http-request 10s`"
+# What was measured of each server is in docs/reference/slow-clients.md and drain.md.
+_HEADERS: Final = {
+    "uvicorn": _NEVER,
+    "gunicorn": _NEVER,
+    "granian": (
+        "gives up on slow headers with --http 1 only",
+        "granian --http 1 --http1-header-read-timeout 10000; it is the keep-alive timeout too",
+    ),
+    "hypercorn": (
+        "gives up on slow headers after --keep-alive seconds",
+        "hypercorn --keep-alive 10 --backlog 2048; never --read-timeout, which cuts streams",
+    ),
+}
+_STOP: Final = {
+    "uvicorn": "uvicorn --timeout-graceful-shutdown {closing} --reset-contextvars: `postfacta serve` sets both",
+    "gunicorn": "gunicorn --graceful-timeout {longest}: then it kills; --timeout is no request timeout",
+    "granian": "granian --workers-kill-timeout {longest}: then it kills; and --respawn-failed-workers",
+    "hypercorn": "hypercorn --graceful-timeout {closing}; one worker a process: with more, requests are lost",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    about: str
+    verdict: str
+    text: str
+    advice: str = ""
+
+
+def run(settings: Settings, *, server: str, say: Callable[[str], None]) -> int:
+    """Look at everything, say a line about each; return 1 if any of it fails."""
+    findings = [
+        *_look_at_settings(settings),
+        _look_at_port(settings),
+        _look_at_files(settings),
+        *_look_at_server(settings, server),
+        *anyio.run(_look_at_database, settings),
+    ]
+    for it in findings:
+        say(f"{it.verdict:<5} {it.about:<11} {it.text}")
+        if it.advice:
+            say(f"{'':<17} -> {it.advice}")
+    return 1 if any(it.verdict == "fail" for it in findings) else 0
+
+
+# This machine
+
+
+def _look_at_settings(settings: Settings) -> list[_Finding]:
+    findings = [
+        _Finding("settings", "ok", f"environment {settings.environment}, sign-in {settings.auth_mode}")
+    ]
+    if settings.auth_mode is AuthMode.NONE:
+        findings.append(_Finding("sign-in", "warn", "everybody on this machine may write", "AUTH_MODE=local"))
+    if settings.is_local and not settings.is_loopback:
+        advice = "set ENVIRONMENT, to production for example"
+        findings.append(
+            _Finding("cookies", "warn", "they are sent without TLS while ENVIRONMENT is local", advice)
+        )
+    if settings.metrics_token is None and not (settings.is_local and settings.is_loopback):
+        findings.append(_Finding("metrics", "warn", "/metrics is open to all", "set POSTFACTA_METRICS_TOKEN"))
+    return findings
+
+
+def _look_at_port(settings: Settings) -> _Finding:
+    try:
+        check_port(settings.host, settings.port)
+    except PortInUseError as error:
+        return _Finding("port", "warn", str(error), "all is well if it is PostFacta that listens there")
+    return _Finding("port", "ok", f"{settings.port} of {settings.host} is free")
+
+
+def _look_at_files(settings: Settings) -> _Finding:
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = BACKLOG + settings.pool_max_size + _OTHER_FILES
+    if allowed == resource.RLIM_INFINITY or allowed >= needed:
+        return _Finding("files", "ok", f"room for {BACKLOG} connections")
+    advice = f"ulimit -n {4 * BACKLOG}, or LimitNOFILE={4 * BACKLOG} in the systemd unit"
+    return _Finding(
+        "files", "warn", f"{allowed} may be open, and {BACKLOG} connections need {needed}", advice
+    )
+
+
+def _look_at_server(settings: Settings, server: str) -> list[_Finding]:
+    limits = DrainLimits(drain_timeout=settings.drain_timeout)
+    delay = limits.drain_delay if settings.drain_delay is None else settings.drain_delay
+    closing = graceful_timeout(settings)
+    words = {"closing": closing, "longest": round(delay + closing), "proxy": _PROXY}
+    text, advice = _HEADERS[server]
+    headers = _Finding("headers", "warn", f"{server} {text}", advice.format_map(words))
+    ends = f"within {words['longest']} s of SIGTERM: let systemd or Kubernetes wait longer"
+    if closing <= limits.drain_timeout + limits.close_timeout:
+        return [headers, _Finding("stop", "fail", "the server gives up before the drain ends", ends)]
+    return [headers, _Finding("stop", "ok", ends, _STOP[server].format_map(words))]
+
+
+# The database
+
+
+async def _look_at_database(settings: Settings) -> list[_Finding]:
+    try:
+        async with reach(settings) as database:
+            return [
+                _Finding("database", "ok", "it answers"),
+                await _look_at_schema(database),
+                await _look_at_durability(database),
+                await _look_at_connections(database, settings.pool_max_size),
+                await _look_at_clock(database),
+            ]
+    except (NoDatabaseError, ResilienceError) as error:
+        return [_Finding("database", "fail", str(error), "what follows from it was not looked at")]
+
+
+async def _look_at_schema(database: Database) -> _Finding:
+    found = await revision(database)
+    if found is not None and found >= HEAD:
+        return _Finding("schema", "ok", f"revision {found}")
+    return _Finding(
+        "schema", "fail", f"revision {found or 'none'}, {HEAD} is needed", "run `postfacta migrate`"
+    )
+
+
+async def _look_at_durability(database: Database) -> _Finding:
+    problems = await database.durability_problems()
+    if not problems:
+        return _Finding("durability", "ok", "what is acknowledged survives a crash")
+    advice = "turn them on in postgresql.conf: the service is not ready until then"
+    return _Finding("durability", "fail", ", ".join(problems), advice)
+
+
+async def _look_at_connections(database: Database, pool: int) -> _Finding:
+    allowed = await database.fetchval(_ALLOWED, operation="connections")
+    text = f"a process opens up to {pool} of the {allowed} that PostgreSQL allows"
+    if pool * 2 <= allowed:
+        return _Finding("connections", "ok", text)
+    verdict = "fail" if pool > allowed else "warn"
+    advice = "lower POSTFACTA_POOL_MAX_SIZE or raise max_connections: in a restart, two processes run at once"
+    return _Finding("connections", verdict, text, advice)
+
+
+async def _look_at_clock(database: Database) -> _Finding:
+    skew = abs((await database_time(database)).timestamp() - WALL())
+    verdict = "ok" if skew < _SKEW[0] else "warn" if skew < _SKEW[1] else "fail"
+    advice = "" if verdict == "ok" else "let both machines follow one time server (NTP)"
+    return _Finding("clock", verdict, f"{skew:.1f} s between here and the database", advice)

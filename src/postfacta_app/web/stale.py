@@ -1,0 +1,193 @@
+"""What was answered before, given again while the database is away.
+
+Whoever got an answer gets the last one again, for the same address, marked as old; nobody else does. An answer is
+kept only if its handler has said that nothing in it is private: whoever may see that can change at any time.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from postfacta_core.clock import MONOTONIC, WALL, Clock
+from postfacta_core.errors import (
+    DatabaseUnavailableError,
+    DeadlineExceededError,
+    LockTimeoutError,
+    PoolTimeoutError,
+    ResilienceError,
+)
+
+from ..errors import AppError
+from ..principal import Principal
+from .body import if_none_match
+from .render import mark_stale
+
+__all__ = ["MAX_AGE", "Kept", "Key", "Shelf", "StaleAnswers", "allow_stale", "is_away"]
+
+MAX_AGE: Final = 900.0
+"""Seconds for which what was seen last may stand in for a database that is away."""
+
+_AWAY: Final = DatabaseUnavailableError | PoolTimeoutError | LockTimeoutError | DeadlineExceededError
+_ALLOWED: Final = "postfacta.stale"
+_OK, _NOT_MODIFIED = 200, 304
+
+Key = tuple[Principal, str, bytes]
+"""Who asked, for which path and which query. Another role, or another session of a browser, is somebody else."""
+
+
+def is_away(error: ResilienceError, database: str) -> bool:
+    """Tell whether an error means that this database cannot be read now."""
+    away = isinstance(error, _AWAY)
+    return away and error.policy == database
+
+
+def allow_stale(request: Request) -> None:
+    """Say that the answer to this shows nothing private, so that it may be kept."""
+    request.scope[_ALLOWED] = True
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An answer as it was, and the monotonic second in which its request came."""
+
+    body: bytes
+    headers: Mapping[str, str]
+    at: float
+
+    def size_bytes(self, key: Key) -> int:
+        """Tell how much it holds, near enough: the text of the answer and of the address."""
+        lines = sum(len(name) + len(text) for name, text in self.headers.items())
+        return len(self.body) + lines + len(key[1]) + len(key[2])
+
+
+class Shelf:
+    """Keeps so many answers, of so many bytes; what was not used for longest goes first.
+
+    Args:
+        max_answers: How many.
+        max_bytes: How much they hold together; a larger answer is not kept at all.
+    """
+
+    def __init__(self, *, max_answers: int = 1000, max_bytes: int = 32 * 1024 * 1024) -> None:
+        self._kept: OrderedDict[Key, Kept] = OrderedDict()
+        self._max_answers = max_answers
+        self._max_bytes = max_bytes
+        self._bytes = 0
+
+    def put(self, key: Key, kept: Kept) -> None:
+        """Keep the last answer to this."""
+        self.drop(key)
+        self._kept[key] = kept
+        self._bytes += kept.size_bytes(key)
+        while len(self._kept) > self._max_answers or self._bytes > self._max_bytes:
+            self.drop(next(iter(self._kept)))
+
+    def get(self, key: Key, now: float) -> Kept | None:
+        """Give what is kept, if it is not too old."""
+        kept = self._kept.get(key)
+        if kept is None:
+            return None
+        if now >= kept.at + MAX_AGE:
+            self.drop(key)
+            return None
+        self._kept.move_to_end(key)
+        return kept
+
+    def drop(self, key: Key) -> None:
+        """Keep nothing for this any more."""
+        kept = self._kept.pop(key, None)
+        if kept is not None:
+            self._bytes -= kept.size_bytes(key)
+
+    def clear(self) -> None:
+        """Keep nothing at all."""
+        self._kept.clear()
+        self._bytes = 0
+
+
+class StaleAnswers:
+    """Stands between a route and its handler, and answers from the shelf when the database is away.
+
+    Args:
+        database: The name that the database's errors carry.
+        shelf: Where answers are kept.
+        monotonic: For their age.
+        wall: For the time that people read.
+    """
+
+    def __init__(
+        self, database: str, *, shelf: Shelf | None = None, monotonic: Clock = MONOTONIC, wall: Clock = WALL
+    ) -> None:
+        self._database = database
+        self._shelf = shelf or Shelf()
+        self._monotonic = monotonic
+        self._wall = wall
+        self._era = 0
+
+    def forget(self) -> None:
+        """Keep nothing of what was read before: call it when somebody may see less than before."""
+        self._shelf.clear()
+        self._era += 1
+
+    async def answer(
+        self,
+        request: Request,
+        principal: Principal,
+        handler: Callable[[Request, Principal], Awaitable[Response]],
+    ) -> Response:
+        """Let the handler answer; if it cannot because the database is away, give the last answer again."""
+        key = (principal, request.scope["path"], request.scope["query_string"])
+        began, era = self._monotonic(), self._era
+        try:
+            response = await handler(request, principal)
+        except AppError:
+            self._shelf.drop(key)  # Such as 404: what was there is gone, or hidden.
+            raise
+        except ResilienceError as error:
+            now = self._monotonic()
+            kept = self._shelf.get(key, now) if is_away(error, self._database) else None
+            if kept is None:
+                raise
+            return self._again(request, kept, int(now - kept.at))
+        if era == self._era:  # What was read before something was hidden must not be kept after it.
+            self._note(key, request, response, began=began)
+        return response
+
+    def _note(self, key: Key, request: Request, response: Response, *, began: float) -> None:
+        headers = {name: text for name, text in response.headers.items() if name != "content-length"}
+        kept = self._shelf.get(key, began)
+        if _ALLOWED not in request.scope:
+            self._shelf.drop(key)
+        elif response.status_code == _OK:
+            self._shelf.put(key, Kept(bytes(response.body), headers, began))
+        elif (
+            response.status_code == _NOT_MODIFIED
+            and kept
+            and headers.get("etag") == kept.headers.get("etag", "")
+        ):
+            self._shelf.put(key, replace(kept, at=began))
+        else:
+            self._shelf.drop(key)
+
+    def _again(self, request: Request, kept: Kept, age: int) -> Response:
+        # RFC 9211, 2.2: fresh for no time at all, so it has been stale ever since.
+        headers = {
+            **kept.headers,
+            "age": str(age),
+            "cache-status": f"postfacta; hit; ttl={-age}; detail=database-unavailable",
+            "cache-control": "no-store",
+        }
+        etag = headers.get("etag")
+        if etag is not None and if_none_match(request, etag):
+            return Response(status_code=_NOT_MODIFIED, headers=headers)
+        body = kept.body
+        if headers.get("content-type", "").startswith("text/html"):
+            body = mark_stale(body, datetime.fromtimestamp(self._wall() - age, UTC))
+        return Response(body, headers=headers)

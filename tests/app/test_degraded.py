@@ -1,0 +1,378 @@
+"""The service while PostgreSQL is away: who may read what, for how long, and what becomes of writes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx2
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from postfacta_app.identity import guard
+from postfacta_app.migrations import upgrade
+from postfacta_embedded import EmbeddedPostgres
+from tests.app.live import NEW, PATCH_JSON, Service, in_process
+from tests.app.running import ADMIN, LiveService, live_service, sign_in
+from tests.app.test_access import table
+from tests.app.test_pages import CHROMIUM, CONTRAST, FLAGS, sign_in as sign_in_by_form
+from tests.pg import create_database, fresh_database, open_folder
+
+LIST = "/api/v1/incidents?severity=HIGH"
+# Written out from the design (section 10.2): what may be stale, of what there is.
+PATHS = {
+    "/api/v0/incidents": "/api/v0/incidents",
+    "/api/v0/incidents/{id:uuid}": "/api/v0/incidents/{id}",
+    "/api/v1/incidents": LIST,
+    "/api/v1/incidents/{ref}": "/api/v1/incidents/INC-{number}",
+    "/incidents": "/incidents?status=OPEN",
+    "/incidents/{ref}": "/incidents/INC-{number}",
+}
+NEVER = ["/api/v1/audit", "/api/v1/tokens", "/api/v1/users"]
+PATIENCE = 30.0
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """Use asyncio: asyncpg knows no other loop."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def mortal() -> Generator[EmbeddedPostgres]:
+    """Run a PostgreSQL of this module's own, which it may stop."""
+    settings = {"fsync": "off", "full_page_writes": "off"}
+    with open_folder() as folder, EmbeddedPostgres(folder / "data", settings=settings) as server:
+        upgrade(create_database(server, "app_template"), progress=lambda _: None)
+        yield server
+
+
+@pytest.fixture
+def mortal_dsn(mortal: EmbeddedPostgres) -> Iterator[str]:
+    with fresh_database(mortal, "app_template") as dsn:
+        yield dsn
+
+
+@pytest.fixture
+async def service(mortal_dsn: str) -> AsyncGenerator[Service]:
+    async with in_process(mortal_dsn) as running:
+        yield running
+
+
+@contextmanager
+def away(server: EmbeddedPostgres) -> Generator[None]:
+    """Stop the database for the block."""
+    server.stop()
+    try:
+        yield
+    finally:
+        server.start()
+
+
+@contextmanager
+def frozen(server: EmbeddedPostgres) -> Generator[None]:
+    """Stop all processes of the database where they stand, for the block."""
+    stopped: list[int] = []
+    try:
+        for pid in _family(server.pid or 0):
+            os.kill(pid, signal.SIGSTOP)
+            stopped.append(pid)
+        yield
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+
+
+def _family(pid: int) -> Iterator[int]:
+    yield pid
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        yield from _family(int(child))
+
+
+def urls(incident: dict[str, Any]) -> list[str]:
+    return [path.format(**incident) for path in PATHS.values()]
+
+
+def assert_stale(answer: httpx2.Response) -> None:
+    assert answer.status_code == 200, answer.text
+    age = int(answer.headers["Age"])
+    assert 0 <= age < 600
+    cached = f"postfacta; hit; ttl={-age}; detail=database-unavailable"
+    assert (answer.headers["Cache-Status"], answer.headers["Cache-Control"]) == (cached, "no-store")
+
+
+def assert_unavailable(answer: httpx2.Response) -> None:
+    assert answer.status_code == 503, answer.text
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert not answer.headers.keys() & {"age", "cache-status"}
+
+
+def test_what_may_be_stale_is_what_the_design_says() -> None:
+    assert {rule.path for rule in table() if rule.stale} == PATHS.keys()
+    assert {rule.method for rule in table() if rule.stale} == {"GET"}
+
+
+# Everybody who may read, by each way to prove it; the database is asked who they are each time.
+@pytest.mark.parametrize("proof", ["bearer", "cookie", "machine"])
+async def test_whoever_was_let_in_reads_what_they_read_before_and_nobody_else_does(
+    service: Service, mortal: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, *, proof: str
+) -> None:
+    monkeypatch.setattr(guard, "_TRUSTED_FOR", 0.0)
+    incident = await service.record(await service.as_role("responder"))
+    person = await service.person("viewer")
+    mine = await (
+        service.machine("incidents:read") if proof == "machine" else getattr(service, proof)(person)
+    )
+    other, admin = await service.as_role("viewer"), await service.as_role("admin")
+    never_seen = await service.as_role("admin")
+    before = {url: await service.client.get(url, headers=mine) for url in urls(incident)}
+    for url in NEVER:
+        assert (await service.client.get(url, headers=admin)).status_code == 200
+    assert (await service.client.get("/api/v1/me", headers=other)).status_code == 200
+    with away(mortal):
+        for url, fresh in before.items():
+            answer = await service.client.get(url, headers=mine)
+            assert_stale(answer)
+            is_page = url.startswith("/incidents")
+            assert ("The database is unreachable; nothing can be saved." in answer.text) == is_page
+            assert is_page or answer.content == fresh.content
+            assert {"X-Request-ID", "Content-Security-Policy"} <= {
+                it.title().replace("Id", "ID") for it in answer.headers
+            }
+            for stranger in (other, never_seen):
+                assert_unavailable(await service.client.get(url, headers=stranger))
+            assert (await service.client.get(url)).status_code in {401, 303}
+            unknown = {"Authorization": f"Bearer {'x' * 43}"}
+            assert_unavailable(await service.client.get(url, headers=unknown))
+        assert_unavailable(await service.client.get("/api/v1/incidents?severity=LOW", headers=mine))
+        for url in NEVER:
+            assert_unavailable(await service.client.get(url, headers=admin))
+
+
+async def test_a_version_is_compared_with_the_one_that_is_kept(
+    service: Service, mortal: EmbeddedPostgres
+) -> None:
+    who = await service.as_role("responder")
+    await service.record(who)
+    one = "/api/v1/incidents/INC-1"
+    etag = (await service.client.get(one, headers=who)).headers["ETag"]
+    with away(mortal):
+        same = await service.client.get(one, headers=who | {"If-None-Match": etag})
+        assert (same.status_code, same.content, same.headers["ETag"]) == (304, b"", etag)
+        assert same.headers["Cache-Status"].startswith("postfacta; hit")
+        newer = await service.client.get(one, headers=who | {"If-None-Match": '"inc-2"'})
+        assert_stale(newer)
+        assert newer.headers["ETag"] == etag
+
+
+@pytest.mark.parametrize("who", ["admin", "member"])
+async def test_nothing_that_shows_a_private_incident_is_kept_not_even_for_those_who_may_see_it(
+    service: Service, mortal: EmbeddedPostgres, who: str
+) -> None:
+    member = await service.person("responder")
+    reader = await (service.as_role("admin") if who == "admin" else service.bearer(member))
+    open_one = await service.record(reader)
+    hidden = await service.record(await service.bearer(member), title="Hush", visibility="private")
+    seen = [url for url in urls(hidden) if "v0" not in url]
+    for url in seen:
+        answer = await service.client.get(url, headers=reader)
+        assert answer.status_code == 200
+        assert "Hush" in answer.text
+        etag = answer.headers.get("ETag")
+        if etag is not None:
+            same = await service.client.get(url, headers=reader | {"If-None-Match": etag})
+            assert same.status_code == 304
+    shown = [url for url in urls(open_one) if url not in seen]
+    for url in shown:
+        assert (await service.client.get(url, headers=reader)).status_code == 200
+    with away(mortal):
+        for url in seen:
+            assert_unavailable(await service.client.get(url, headers=reader))
+        for url in shown:
+            answer = await service.client.get(url, headers=reader)
+            assert_stale(answer)
+            assert "Hush" not in answer.text
+
+
+async def test_an_incident_that_becomes_private_here_is_served_to_nobody_from_then_on(
+    service: Service, mortal: EmbeddedPostgres
+) -> None:
+    reader, owner = await service.as_role("viewer"), await service.as_role("responder")
+    incident = await service.record(owner)
+    for url in urls(incident):
+        assert (await service.client.get(url, headers=reader)).status_code == 200
+    changed = await service.client.patch(
+        "/api/v1/incidents/INC-1",
+        json={"visibility": "private"},
+        headers=owner | {"If-Match": '"inc-1"', "Content-Type": PATCH_JSON},
+    )
+    assert changed.status_code == 200
+    with away(mortal):
+        for url in urls(incident):
+            assert_unavailable(await service.client.get(url, headers=reader))
+
+
+async def test_one_that_becomes_private_elsewhere_is_gone_once_the_reader_was_told(
+    service: Service, mortal: EmbeddedPostgres
+) -> None:
+    reader = await service.as_role("viewer")
+    incident = await service.record(await service.as_role("responder"))
+    for url in urls(incident):
+        assert (await service.client.get(url, headers=reader)).status_code == 200
+    await service.database.execute("update incidents set visibility = 'private'")
+    told = {url: await service.client.get(url, headers=reader) for url in urls(incident)}
+    assert {answer.status_code for answer in told.values()} == {200, 404}
+    with away(mortal):
+        for url, answer in told.items():
+            old = await service.client.get(url, headers=reader)
+            assert NEW["title"] not in old.text
+            assert old.status_code == (503 if answer.status_code == 404 else 200)
+
+
+async def test_a_write_is_refused_and_what_was_written_before_stands(
+    service: Service, mortal: EmbeddedPostgres
+) -> None:
+    who = await service.as_role("admin")
+    await service.record(who)
+    writes: list[tuple[str, str, object]] = [
+        ("POST", "/api/v1/incidents", NEW),
+        ("PATCH", "/api/v1/incidents/INC-1", {"title": "Another"}),
+        ("DELETE", "/api/v1/incidents/INC-1", None),
+        ("POST", "/api/v1/incidents/INC-1/transitions", {"to": "RESOLVED"}),
+        ("POST", "/api/v0/incidents/start", NEW | {"reporter": "sre"}),
+    ]
+    with away(mortal):
+        for method, path, body in writes:
+            kind = PATCH_JSON if method == "PATCH" else "application/json"
+            answer = await service.client.request(
+                method, path, json=body, headers=who | {"If-Match": '"inc-1"', "Content-Type": kind}
+            )
+            assert_unavailable(answer)
+
+
+async def test_whoever_was_let_in_lately_may_not_write_by_that(
+    service: Service, mortal: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "_TRUSTED_FOR", 0.0)
+    who = await service.as_role("responder")
+    assert (await service.client.get("/api/v1/me", headers=who)).status_code == 200
+    with away(mortal):
+        assert (await service.client.get("/api/v1/me", headers=who)).status_code == 200
+        assert_unavailable(await service.client.post("/logout", headers=who))
+
+
+@pytest.mark.parametrize("has_cookie", [False, True])
+async def test_the_sign_in_form_comes_back_with_what_was_typed_but_the_password(
+    service: Service, mortal: EmbeddedPostgres, *, has_cookie: bool
+) -> None:
+    cookie = {"Cookie": f"postfacta={'x' * 43}"} if has_cookie else {}
+    typed = {"email": "ada@example.org", "password": "secret enough", "next": "/incidents/INC-7"}
+    with away(mortal):
+        assert (await service.client.get("/signin", headers=cookie)).status_code == 200
+        answer = await service.client.post(
+            "/signin",
+            content=urlencode(typed).encode(),
+            headers=cookie | {"Sec-Fetch-Site": "same-origin", "Accept": "text/html"},
+        )
+    assert_unavailable(answer)
+    assert answer.headers["content-type"].startswith("text/html")
+    assert 'value="ada@example.org"' in answer.text
+    assert 'name="next" value="/incidents/INC-7"' in answer.text
+    assert "not saved" in answer.text
+    assert typed["password"] not in answer.text
+
+
+# The process
+
+
+@pytest.fixture(scope="module")
+def live(mortal: EmbeddedPostgres) -> Generator[LiveService]:
+    with live_service(mortal, "app_template") as running:
+        yield running
+
+
+def test_a_real_process_serves_old_answers_at_once_and_new_ones_again_without_a_restart(
+    live: LiveService, mortal: EmbeddedPostgres
+) -> None:
+    incident = live.record(severity="HIGH")
+    person = live.person("viewer")
+    stranger = {"Authorization": f"Bearer {sign_in(live.client, person)}"}
+    assert live.client.get("/api/v1/me", headers=stranger).status_code == 200
+    for url in urls(incident):
+        assert live.client.get(url).status_code == 200
+    with away(mortal):
+        for url in urls(incident):
+            began = time.monotonic()
+            assert_stale(live.client.get(url))
+            assert time.monotonic() - began < 2
+            assert_unavailable(live.client.get(url, headers=stranger))
+        assert_unavailable(live.client.post("/api/v1/incidents", json=NEW))
+    _wait_until(live, lambda answer: "Age" not in answer.headers)
+    live.record(title="After it came back", severity="HIGH")
+    for url in urls(incident):
+        answer = live.client.get(url)
+        assert answer.status_code == 200
+        assert "Age" not in answer.headers
+        assert "unreachable" not in answer.text
+    assert "After it came back" in live.client.get(LIST).text
+
+
+def test_a_database_that_hangs_is_away_too(live: LiveService, mortal: EmbeddedPostgres) -> None:
+    live.record(severity="HIGH")
+    assert live.client.get(LIST).status_code == 200
+    with frozen(mortal):
+        _wait_until(live, lambda answer: "Age" in answer.headers)
+        assert_stale(live.client.get(LIST))
+    _wait_until(live, lambda answer: "Age" not in answer.headers)
+
+
+def _wait_until(live: LiveService, is_so: Callable[[httpx2.Response], bool]) -> None:
+    """Read the list until an answer is so; one that a hanging database holds up may be late, or an error."""
+    until = time.monotonic() + PATIENCE
+    while not is_so(answer := live.client.get(LIST, timeout=PATIENCE)) or answer.status_code != 200:
+        assert time.monotonic() < until, answer.text
+
+
+@pytest.mark.skipif(
+    CHROMIUM is None and "TEST_REQUIRE_ALL" not in os.environ,
+    reason="there is no Chromium: install the package",
+)
+def test_a_reader_sees_when_the_page_was_true_on_a_wide_screen_and_on_a_phone(
+    live: LiveService, mortal: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    incident = live.record(title="Checkout is down", severity="CRITICAL", services=["payments"])
+    paths = ("/incidents", f"/incidents/INC-{incident['number']}")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_context(base_url=live.url).new_page()
+        page.goto("/signin")
+        sign_in_by_form(page, ADMIN)
+        for path in paths:
+            page.goto(path)
+            assert page.locator(".stale").count() == 0
+        with away(mortal):
+            for path in paths:
+                _look(page, path, tmp_path)
+        browser.close()
+
+
+def _look(page: Page, path: str, folder: Path) -> None:
+    for width in (1280, 320):
+        page.set_viewport_size({"width": width, "height": 700})
+        answer = page.goto(path)
+        assert answer is not None
+        assert answer.status == 200
+        assert "Checkout is down" in (page.text_content("main") or "")
+        said = page.text_content("main .stale") or ""
+        assert said.endswith(" UTC. The database is unreachable; nothing can be saved.")
+        assert said.startswith("As of ")
+        assert page.locator("[role=status]").is_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(CONTRAST)["ratio"] >= 4.5
+        page.screenshot(path=folder / f"{path.replace('/', '-')[1:]}-{width}.png")

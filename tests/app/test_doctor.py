@@ -1,0 +1,202 @@
+"""`postfacta doctor` finds what is wrong with a set-up, and says what to do."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from postfacta_app.cli import main
+from postfacta_app.server import SERVERS
+from postfacta_embedded import EmbeddedPostgres
+from tests.pg import create_database, open_folder
+
+PASSWORD = "correct-horse"  # noqa: S105 - of nobody
+CHECKS = [
+    "settings",
+    "port",
+    "files",
+    "headers",
+    "stop",
+    "database",
+    "schema",
+    "durability",
+    "connections",
+    "clock",
+]
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the settings of whoever runs the tests out of them."""
+    for name in os.environ:
+        if name.startswith("POSTFACTA_") or name in {"ENVIRONMENT", "APP_VERSION", "LOG_LEVEL", "LOG_FORMAT"}:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def migrated(app_database_dsn: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Set a migrated database as the one to use."""
+    monkeypatch.setenv("POSTFACTA_DATABASE_DSN", app_database_dsn)
+    return app_database_dsn
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    """Listen somewhere."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture
+def set_open_files() -> Iterator[None]:
+    """Put the limit of open files back after the test."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def verdicts(text: str) -> dict[str, str]:
+    lines = [line.split() for line in text.splitlines() if not line.startswith(" ")]
+    return {about: verdict for verdict, about, *_ in lines}
+
+
+def doctor(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, str], str]:
+    """Run it on a free port, if none is given; return its exit code, verdicts and text."""
+    code = main(["doctor", *(words if "--port" in words else (*words, "--port", "0"))])
+    text = capsys.readouterr().out
+    return code, verdicts(text), text
+
+
+def test_on_a_sound_set_up_only_the_header_reading_is_left_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Its durability is what it is by itself, unlike that of the server the other tests use.
+    with open_folder() as folder, EmbeddedPostgres(folder / "data") as server:
+        monkeypatch.setenv("POSTFACTA_DATABASE_DSN", create_database(server, "sound"))
+        assert main(["migrate"]) == 0
+        capsys.readouterr()
+        code, shown, text = doctor(capsys)
+    assert list(shown) == CHECKS
+    # How many files may be open is this machine's affair.
+    assert {about for about, verdict in shown.items() if verdict != "ok"} - {"files"} == {"headers"}
+    assert "a proxy in front must: haproxy `timeout http-request 10s`" in text
+    assert code == 0
+
+
+def test_each_fault_is_named_with_what_to_do(
+    database_dsn: str, taken_port: int, monkeypatch: pytest.MonkeyPatch, *, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("POSTFACTA_DATABASE_DSN", database_dsn)
+    monkeypatch.setattr("postfacta_app.doctor.WALL", lambda: 0.0)
+    code, shown, text = doctor(capsys, "--port", str(taken_port))
+    assert code == 1
+    assert shown["port"] == "warn"
+    assert [about for about, verdict in shown.items() if verdict == "fail"] == [
+        "schema",
+        "durability",
+        "clock",
+    ]
+    assert "-> run `postfacta migrate`" in text
+    assert "fsync = off" in text
+    assert "-> let both machines follow one time server" in text
+
+
+def test_a_public_address_that_is_called_local_is_warned_of(
+    migrated: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, shown, _ = doctor(capsys, "--host", "0.0.0.0")  # noqa: S104 - nothing answers there
+    assert (shown["cookies"], shown["metrics"]) == ("warn", "warn")
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    monkeypatch.setenv("POSTFACTA_METRICS_TOKEN", "x")
+    _, shown, _ = doctor(capsys, "--host", "0.0.0.0")  # noqa: S104 - nothing answers there
+    assert shown.keys().isdisjoint({"cookies", "metrics"})
+
+
+def test_open_metrics_are_warned_of_outside_of_local_behind_a_proxy_too(
+    migrated: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "metrics" not in doctor(capsys)[1]
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    assert doctor(capsys)[1]["metrics"] == "warn"
+
+
+def test_a_sign_in_that_nobody_needs_is_warned_of(
+    migrated: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("POSTFACTA_AUTH_MODE", "none")
+    assert doctor(capsys)[1]["sign-in"] == "warn"
+
+
+def test_a_database_that_is_not_there_fails_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    monkeypatch.setattr("postfacta_app.reach._WAIT", 0.3)
+    monkeypatch.setenv("POSTFACTA_DATABASE_DSN", f"postgresql://app:{PASSWORD}@127.0.0.1:{port}/x")
+    code, shown, text = doctor(capsys)
+    assert code == 1
+    assert shown["database"] == "fail"
+    assert f"127.0.0.1:{port}" in text
+    assert PASSWORD not in text
+
+
+@pytest.mark.parametrize(("pool", "verdict"), [(10, "ok"), (60, "warn"), (400, "fail")])
+def test_a_pool_that_postgresql_has_no_connections_for_is_found(
+    pool: int,
+    verdict: str,
+    *,
+    migrated: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("POSTFACTA_POOL_MAX_SIZE", str(pool))
+    _, shown, text = doctor(capsys)
+    assert shown["connections"] == verdict
+    assert f"up to {pool} of the 97" in text  # max_connections is 100, of which 3 are reserved.
+    assert ("lower POSTFACTA_POOL_MAX_SIZE" in text) == (verdict != "ok")
+
+
+@pytest.mark.parametrize(("allowed", "verdict"), [(2047, "warn"), (2157, "warn"), (2158, "ok")])
+@pytest.mark.usefixtures("set_open_files", "migrated")
+def test_too_few_open_files_for_the_backlog_are_found(
+    allowed: int, verdict: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < allowed:
+        pytest.skip("this machine's hard limit is lower still")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    _, shown, text = doctor(capsys)
+    assert shown["files"] == verdict
+    assert ("ulimit -n" in text) == (verdict == "warn")
+
+
+def test_a_server_that_gives_up_before_the_drain_ends_fails(
+    migrated: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("postfacta_app.server._CLOSING", 5.0)
+    code, shown, _ = doctor(capsys)
+    assert (code, shown["stop"]) == (1, "fail")
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_each_server_is_told_what_it_needs(
+    server: str, migrated: str, monkeypatch: pytest.MonkeyPatch, *, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("POSTFACTA_DRAIN_DELAY", "7")
+    monkeypatch.setenv("POSTFACTA_DRAIN_TIMEOUT", "13")
+    _, shown, text = doctor(capsys, "--server", server)
+    assert (shown["headers"], shown["stop"]) == ("warn", "ok")
+    assert "within 30 s of SIGTERM" in text
+    wanted = {
+        "uvicorn": ("timeout http-request", "--timeout-graceful-shutdown 23", "--reset-contextvars"),
+        "granian": ("--http1-header-read-timeout", "--workers-kill-timeout 30", "--respawn-failed-workers"),
+        "hypercorn": ("--keep-alive 10", "--graceful-timeout 23", "--backlog"),
+        "gunicorn": ("timeout http-request", "--graceful-timeout 30"),
+    }
+    for words in wanted[server]:
+        assert words in text

@@ -1,0 +1,19 @@
+"""The command line that nobody types: what `postfacta serve` tells uvicorn by itself."""
+
+from __future__ import annotations
+
+from postfacta_app.server import _config, graceful_timeout  # pyright: ignore[reportPrivateUsage] - it is the subject
+from postfacta_app.settings import load_settings
+from postfacta_core.policy.lifecycle import DrainLimits
+
+
+def test_uvicorn_waits_longer_than_the_drain_but_not_for_ever() -> None:
+    for seconds in (0.1, 20.0, 600.0):
+        settings = load_settings({}, drain_timeout=seconds)
+        timeout = _config(settings).timeout_graceful_shutdown
+        assert timeout == graceful_timeout(settings)
+        assert seconds + DrainLimits().close_timeout < graceful_timeout(settings) < seconds + 30
+
+
+def test_no_request_inherits_the_context_of_an_earlier_one() -> None:
+    assert _config(load_settings({})).reset_contextvars is True

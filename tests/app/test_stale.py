@@ -1,0 +1,351 @@
+"""What is kept for when the database is away: how much, for how long, for whom."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import given, strategies as st
+from starlette.requests import Request
+from starlette.responses import Response
+
+from postfacta_app.errors import MalformedError, NotFoundError
+from postfacta_app.principal import Principal, Role
+from postfacta_app.web.stale import MAX_AGE, Kept, Key, Shelf, StaleAnswers, allow_stale, is_away
+from postfacta_core.errors import (
+    DatabaseUnavailableError,
+    DeadlineExceededError,
+    OutcomeUnknownError,
+    PoolTimeoutError,
+    ReadOnlyDatabaseError,
+    ResilienceError,
+)
+
+ADA = Principal(actor="user:ada", name="Ada", role=Role.VIEWER)
+AWAY = DatabaseUnavailableError("postgres", 1.0)
+HTML = {"content-type": "text/html; charset=utf-8"}
+
+
+def key_of(query: bytes) -> Key:
+    return (ADA, "/x", query)
+
+
+def kept(size: int, at: float = 0.0) -> Kept:
+    return Kept(b"." * size, {}, at)
+
+
+# The shelf
+
+
+def test_of_too_many_answers_the_one_that_was_not_used_for_longest_goes() -> None:
+    shelf = Shelf(max_answers=3)
+    for name in (b"a", b"b", b"c"):
+        shelf.put(key_of(name), kept(1))
+    assert shelf.get(key_of(b"a"), 0.0)
+    shelf.put(key_of(b"d"), kept(1))
+    assert [bool(shelf.get(key_of(name), 0.0)) for name in (b"a", b"b", b"c", b"d")] == [
+        True,
+        False,
+        True,
+        True,
+    ]
+
+
+def test_of_too_many_bytes_the_oldest_go_and_what_is_larger_than_all_is_not_kept() -> None:
+    address = len("/x") + 1
+    shelf = Shelf(max_bytes=100)
+    for name in (b"a", b"b"):
+        shelf.put(key_of(name), kept(50 - address))
+    assert shelf.get(key_of(b"a"), 0.0)
+    assert shelf.get(key_of(b"b"), 0.0)
+    shelf.put(key_of(b"c"), kept(1))
+    assert shelf.get(key_of(b"a"), 0.0) is None
+    assert shelf.get(key_of(b"b"), 0.0)
+    shelf.put(key_of(b"d"), kept(200))
+    assert shelf.get(key_of(b"d"), 0.0) is None
+
+
+def test_the_bounds_are_those_of_the_design() -> None:
+    shelf = Shelf()
+    for number in range(1001):
+        shelf.put(key_of(b"%d" % number), kept(1))
+    assert [bool(shelf.get(key_of(b"%d" % number), 0.0)) for number in (0, 1, 1000)] == [False, True, True]
+    for name in (b"a", b"b", b"c"):
+        shelf.put(key_of(name), kept(11 * 1024 * 1024))
+    assert [bool(shelf.get(key_of(name), 0.0)) for name in (b"a", b"b", b"c")] == [False, True, True]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 60), st.booleans()), max_size=60))
+def test_whatever_comes_and_goes_the_bounds_hold_and_the_last_that_fits_is_there(
+    steps: list[tuple[str, int, bool]],
+) -> None:
+    shelf = Shelf(max_answers=3, max_bytes=100)
+    for name, size, goes in steps:
+        key, answer = key_of(name.encode()), kept(size)
+        shelf.put(key, answer)
+        assert shelf.get(key, 0.0) is answer
+        if goes:
+            shelf.drop(key)
+            assert shelf.get(key, 0.0) is None
+        found = {other: shelf.get(key_of(other.encode()), 0.0) for other in "abcde"}
+        there = {other: it.size_bytes(key_of(other.encode())) for other, it in found.items() if it}
+        assert len(there) <= 3
+        assert sum(there.values()) <= 100
+
+
+# Answering
+
+
+@dataclass
+class World:
+    """A route whose handler a test sets, and the clocks."""
+
+    now: float = 1000.0
+    answer: Response | Exception = field(default_factory=lambda: Response("new"))
+    allows: bool = True
+
+    def __post_init__(self) -> None:
+        # 10:00:00 UTC, and the monotonic seconds on top.
+        self.stale = StaleAnswers(
+            "postgres", monotonic=lambda: self.now, wall=lambda: 1_772_359_200 + self.now
+        )
+
+    async def handle(self, request: Request, principal: Principal) -> Response:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        if self.allows:
+            allow_stale(request)
+        return self.answer
+
+    async def get(
+        self,
+        path: str = "/x",
+        *,
+        query: str = "",
+        who: Principal = ADA,
+        handler: Callable[[Request, Principal], Awaitable[Response]] | None = None,
+        if_none_match: str = "",
+    ) -> Response:
+        raw = [(b"if-none-match", if_none_match.encode())] if if_none_match else []
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": path,
+            "query_string": query.encode(),
+            "headers": raw,
+        }
+        return await self.stale.answer(Request(scope), who, handler or self.handle)
+
+    async def assert_nothing_is_kept(self) -> None:
+        self.answer = AWAY
+        with pytest.raises(DatabaseUnavailableError):
+            await self.get()
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.mark.parametrize(
+    ("error", "away"),
+    [
+        (DatabaseUnavailableError("postgres"), True),
+        (PoolTimeoutError("postgres"), True),
+        (DeadlineExceededError("postgres"), True),
+        (DeadlineExceededError("request"), False),
+        (DatabaseUnavailableError("another"), False),
+        (ReadOnlyDatabaseError("postgres"), False),
+        (OutcomeUnknownError("postgres"), False),
+    ],
+    ids=repr,
+)
+async def test_only_a_database_that_cannot_be_read_is_away(error: ResilienceError, *, away: bool) -> None:
+    assert is_away(error, "postgres") is away
+    world = World()
+    await world.get()
+    world.answer = error
+    if away:
+        assert (await world.get()).body == b"new"
+    else:
+        with pytest.raises(type(error)):
+            await world.get()
+
+
+async def test_an_old_answer_says_how_old_it_is_and_that_nobody_may_store_it() -> None:
+    world = World(
+        answer=Response("new", headers={"etag": '"1"', "cache-control": "max-age=60", "link": "<y>"})
+    )
+    await world.get()
+    world.answer, world.now = AWAY, world.now + 61.9
+    old = await world.get()
+    assert (old.status_code, old.body) == (200, b"new")
+    assert dict(old.headers) == {
+        "etag": '"1"',
+        "link": "<y>",
+        "age": "61",
+        "cache-status": "postfacta; hit; ttl=-61; detail=database-unavailable",
+        "cache-control": "no-store",
+        "content-length": "3",
+    }
+
+
+async def test_after_a_quarter_of_an_hour_it_is_no_answer_any_more_and_use_does_not_renew_it() -> None:
+    world = World()
+    await world.get()
+    world.answer, world.now = AWAY, world.now + MAX_AGE - 0.1
+    assert (await world.get()).headers["age"] == "899"
+    world.now += 0.1
+    await world.assert_nothing_is_kept()
+
+
+async def test_it_belongs_to_one_caller_and_one_address() -> None:
+    world = World()
+    await world.get(query="a=1")
+    world.answer = AWAY
+    assert (await world.get(query="a=1")).status_code == 200
+    others = [
+        replace(ADA, actor="user:bob"),
+        replace(ADA, role=Role.ADMIN),
+        replace(ADA, session_csrf="f" * 64),
+    ]
+    for who in others:
+        with pytest.raises(DatabaseUnavailableError):
+            await world.get(query="a=1", who=who)
+    for path, query in (("/x", ""), ("/x", "a=2"), ("/y", "a=1")):
+        with pytest.raises(DatabaseUnavailableError):
+            await world.get(path, query=query)
+
+
+async def test_what_its_handler_did_not_allow_is_not_kept_and_drops_what_was_kept_before() -> None:
+    world = World()
+    await world.get()
+    world.allows = False
+    await world.get()
+    await world.assert_nothing_is_kept()
+
+
+@pytest.mark.parametrize("later", [NotFoundError("gone"), Response(status_code=303)], ids=["404", "303"])
+async def test_any_other_answer_in_between_ends_the_old_one(later: Response | Exception) -> None:
+    world = World()
+    await world.get()
+    world.answer = later
+    if isinstance(later, Exception):
+        with pytest.raises(NotFoundError):
+            await world.get()
+    else:
+        await world.get()
+    await world.assert_nothing_is_kept()
+
+
+async def test_a_crash_in_between_does_not_end_it() -> None:
+    world = World()
+    await world.get()
+    world.answer = RuntimeError("a bug")
+    with pytest.raises(RuntimeError):
+        await world.get()
+    world.answer = AWAY
+    assert (await world.get()).body == b"new"
+
+
+async def test_the_last_answer_counts() -> None:
+    world = World()
+    await world.get()
+    world.answer, world.now = Response("newer"), world.now + 10
+    await world.get()
+    world.answer, world.now = AWAY, world.now + 5
+    old = await world.get()
+    assert (old.body, old.headers["age"]) == (b"newer", "5")
+
+
+async def test_what_is_forgotten_is_gone_also_if_it_was_being_read() -> None:
+    world = World()
+    await world.get()
+    world.stale.forget()
+    await world.assert_nothing_is_kept()
+
+    async def hidden_meanwhile(request: Request, principal: Principal) -> Response:
+        allow_stale(request)
+        world.stale.forget()
+        return Response("read before")
+
+    await world.get(handler=hidden_meanwhile)
+    await world.assert_nothing_is_kept()
+
+
+# Conditional requests
+
+
+def tagged(etag: str = '"1"') -> Response:
+    return Response("new", headers={"etag": etag})
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [('"1"', 304), ('W/"1"', 304), ('"0", "1"', 304), ("*", 304), ('"2"', 200), ("", 200)],
+)
+async def test_only_who_has_the_kept_version_is_told_that_nothing_changed(asked: str, status: int) -> None:
+    world = World(answer=tagged())
+    await world.get()
+    world.answer, world.now = AWAY, world.now + 7
+    old = await world.get(if_none_match=asked)
+    assert (old.status_code, old.body) == (status, b"new" if status == 200 else b"")
+    assert (old.headers["etag"], old.headers["age"]) == ('"1"', "7")
+    assert "ttl=-7" in old.headers["cache-status"]
+
+
+async def test_a_condition_that_cannot_be_read_is_refused_as_ever_but_only_where_there_are_versions() -> None:
+    world = World(answer=tagged())
+    await world.get()
+    world.answer = AWAY
+    with pytest.raises(MalformedError):
+        await world.get(if_none_match="x")
+    plain = World()
+    await plain.get()
+    plain.answer = AWAY
+    assert (await plain.get(if_none_match="x")).status_code == 200
+
+
+async def test_being_told_that_nothing_changed_makes_the_kept_one_young_again() -> None:
+    world = World(answer=tagged())
+    await world.get()
+    world.answer, world.now = Response(status_code=304, headers={"etag": '"1"'}), world.now + 600
+    await world.get(if_none_match='"1"')
+    world.answer, world.now = AWAY, world.now + 600
+    old = await world.get()
+    assert (old.status_code, old.body, old.headers["age"]) == (200, b"new", "600")
+
+
+@pytest.mark.parametrize("allows", [True, False])
+async def test_being_told_so_of_another_version_or_of_a_private_one_ends_the_kept_one(
+    *, allows: bool
+) -> None:
+    world = World(answer=tagged())
+    await world.get()
+    etag = '"2"' if allows else '"1"'
+    world.answer, world.allows = Response(status_code=304, headers={"etag": etag}), allows
+    await world.get(if_none_match=etag)
+    await world.assert_nothing_is_kept()
+
+
+# Pages
+
+
+async def test_a_page_says_when_it_was_true_once_and_no_json_does() -> None:
+    main = '<main id="main"><div class="wrap">'
+    page = f"<body>{main}<p>typed: &lt;main id=&#34;main&#34;&gt;</p></div></main>"
+    world = World(answer=Response(page, headers=HTML))
+    await world.get()
+    world.answer, world.now = AWAY, world.now + 61
+    old = await world.get()
+    line = (
+        '<p class="stale" role="status">As of <time datetime="2026-03-01T10:16Z">10:16 UTC</time>.'
+        " The database is unreachable; nothing can be saved.</p>"
+    )
+    assert bytes(old.body).decode() == page.replace(main, main + line)
+    assert old.headers["content-length"] == str(len(old.body))
+    json = World(answer=Response(page, headers={"content-type": "application/json"}))
+    await json.get()
+    json.answer = AWAY
+    assert (await json.get()).body == page.encode()
