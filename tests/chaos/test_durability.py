@@ -1,0 +1,95 @@
+"""Nothing acknowledged is lost while the service and its database are hit: the short form of `make chaos`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from chaos.durability import Durability, Options, check_durability
+from chaos.faults import FAULTS
+from chaos.report import as_html
+from chaos.stack import prepare
+from chaos.tables import replace_tables
+from tests.pg import open_folder
+
+FAULTS_OF_A_SHORT_RUN = 6
+
+
+@pytest.fixture(scope="module")
+def template() -> Generator[Path]:
+    """Make the database once that each stack starts from a copy of."""
+    with open_folder() as folder:
+        yield prepare(folder / "template")
+
+
+@pytest.fixture(scope="module")
+def found(template: Path) -> Generator[Durability]:
+    """Hit a stack once for most tests here; the seed is fixed, so that a failure can be had again."""
+    options = Options(faults=FAULTS_OF_A_SHORT_RUN, seed=20, minimum=200)
+    with open_folder() as folder:
+        yield check_durability(folder, options, template=template)
+
+
+def test_nothing_acknowledged_is_lost_doubled_or_torn(found: Durability) -> None:
+    assert found.findings.wrong == {name: [] for name in found.findings.wrong}
+    assert (found.verdict, found.exit_code, list(found.problems)) == ("pass", 0, [])
+
+
+def test_there_were_faults_of_many_kinds_and_writes_to_lose(found: Durability) -> None:
+    assert len(found.faults) == FAULTS_OF_A_SHORT_RUN
+    assert len({fault.kind for fault in found.faults}) == FAULTS_OF_A_SHORT_RUN
+    assert {fault.kind for fault in found.faults} <= set(FAULTS)
+    assert found.findings.acknowledged >= 200
+
+
+def test_clients_were_left_in_doubt_and_found_out(found: Durability) -> None:
+    # Otherwise nothing was hit while it was at work, and the run proves little.
+    assert found.findings.unclear_attempts > 0
+    assert sum(found.findings.explained.values()) == sum(found.findings.resolved.values())
+    assert found.findings.unknown == 0
+
+
+def test_a_database_that_acknowledges_before_it_has_written_is_found_out(template: Path) -> None:
+    options = Options(
+        faults=2,
+        seed=5,
+        minimum=1,
+        kinds=("PostgreSQL SIGKILL",),
+        # The service refuses to be ready with such a database; here it is told to look away.
+        environment=(("POSTFACTA_READY_REQUIRES_DB", "false"),),
+        database=(("synchronous_commit", "off"), ("wal_writer_delay", "5s")),
+    )
+    with open_folder() as folder:
+        careless = check_durability(folder, options, template=template)
+    assert (careless.verdict, careless.exit_code) == ("fail", 1)
+    assert careless.findings.lost
+
+
+def test_the_result_is_plain_data_and_the_report_needs_nothing_else(
+    found: Durability, tmp_path: Path
+) -> None:
+    data = json.loads(json.dumps(found.as_json()))
+    assert data["verdict"] == "pass"
+    assert data["options"]["seed"] == 20
+    page = as_html("pass", found, [])
+    assert "http://" not in page
+    assert "https://" not in page
+    assert all(fault.kind in page for fault in found.faults)
+
+
+def test_the_tables_of_a_page_are_replaced_and_the_rest_is_kept(found: Durability, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Before\n<!-- durability: begin -->\nold\n<!-- durability: end -->\nafter\n")
+    for _ in range(2):
+        replace_tables(page, found, [])
+    text = page.read_text()
+    assert text.startswith("# Before\n<!-- durability: begin -->\n")
+    assert text.endswith("\n<!-- durability: end -->\nafter\n")
+    assert "old" not in text
+    assert text.count("| verdict | **pass** |") == 1
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match="lacks the lines"):
+        replace_tables(page, found, [])
