@@ -1,204 +1,189 @@
-"""Kill the database under writes, again and again, and look whether anything acknowledged is lost or doubled.
+"""Hit the service and its database at random under writes, and look whether anything acknowledged is lost.
 
-    make chaos        (python -m chaos.durability [--kills 5] [--writers 8] [--json FILE])
+    make chaos ONLY=durability   (python -m chaos durability [--faults 100] [--seed N])
 
-A real PostgreSQL and a real service run as processes. Writers record incidents, each with an Idempotency-Key, and
-repeat a request until it is acknowledged, as a careful client does. Meanwhile the database is killed (SIGKILL) and
-started again. At the end every acknowledged incident must be there exactly once, and nothing else.
+Two instances and a PostgreSQL run as processes. Clients record incidents, move them through their states and change
+them, and repeat each write until its outcome is known. Meanwhile instances and database are killed, stopped and
+frozen. Afterwards everything is read back, and `chaos/history.py` judges.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import secrets
-import signal
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-from collections import Counter
-from collections.abc import Generator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import httpx2
 
-from postfacta_embedded import EmbeddedPostgres
+from chaos.faults import FAULTS, Fault, Tormentor
+from chaos.history import Findings, judge
+from chaos.reading import read_all
+from chaos.stack import Stack, prepare
+from chaos.writers import Journal, Writer
 
-__all__ = ["main"]
-
-EMAIL, PASSWORD = "chaos@tests.example", secrets.token_urlsafe(16)
-PORT = 18_765
-URL = f"http://127.0.0.1:{PORT}"
-
-
-@dataclass(slots=True)
-class History:
-    """What writers sent, and what they were told."""
-
-    acknowledged: list[str] = field(default_factory=list[str])
-    answers: Counter[str] = field(default_factory=Counter[str])
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def note(self, answer: str, title: str | None = None) -> None:
-        """Count an answer; with a title, the write was acknowledged."""
-        with self.lock:
-            self.answers[answer] += 1
-            if title is not None:
-                self.acknowledged.append(title)
+__all__ = ["Durability", "Options", "check_durability"]
 
 
-@contextmanager
-def service(server: EmbeddedPostgres) -> Generator[str]:
-    """Run the service on the server until the block ends; give a bearer token."""
-    environment = {**os.environ, "POSTFACTA_DATABASE_DSN": server.dsn(), "LOG_LEVEL": "ERROR"}
-    command = [sys.executable, "-m", "postfacta_app"]
-    subprocess.run([*command, "migrate"], env=environment, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our own
-    who = ["admin", "create", "--email", EMAIL, "--name", "Chaos", "--password-stdin"]
-    subprocess.run(  # noqa: S603 - our own
-        [*command, *who], env=environment, check=True, input=PASSWORD, text=True, stdout=subprocess.DEVNULL
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to check.
+
+    Attributes:
+        faults: How many are caused.
+        writers: Clients that write at once.
+        seed: Of all choices; the same seed causes the same faults in the same order.
+        minimum: Acknowledged writes below which the verdict is "unknown".
+        kinds: Which faults; all kinds without any.
+        environment: More settings of the instances.
+        database: More settings of PostgreSQL, such as one that a checker must find out.
+    """
+
+    faults: int = 100
+    writers: int = 8
+    seed: int = 1
+    minimum: int = 5000
+    kinds: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+    database: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Durability:
+    """What was done, and what was found.
+
+    Attributes:
+        problems: What went wrong with the run itself, such as a service that did not come back.
+        gaps: The longest time without any acknowledgement, for each kind of fault, in seconds.
+    """
+
+    options: Options
+    findings: Findings
+    faults: Sequence[Fault]
+    answers: dict[str, int]
+    gaps: dict[str, float]
+    problems: Sequence[str]
+    seconds: float
+
+    @property
+    def verdict(self) -> str:
+        """``pass``, ``fail`` or ``unknown``."""
+        if self.findings.verdict == "fail":
+            return "fail"
+        return "unknown" if self.problems else self.findings.verdict
+
+    @property
+    def exit_code(self) -> int:
+        """0 for pass, 1 for fail, 2 for unknown."""
+        return {"pass": 0, "fail": 1}.get(self.verdict, 2)
+
+    def as_json(self) -> dict[str, object]:
+        """Give it as plain data."""
+        return {
+            "verdict": self.verdict,
+            "exit_code": self.exit_code,
+            "problems": list(self.problems),
+            "options": asdict(self.options),
+            "seconds": round(self.seconds, 1),
+            "faults_caused": len(self.faults),
+            "findings": self.findings.as_json(),
+            "answers": self.answers,
+            "longest_gap_seconds": self.gaps,
+            "faults": [asdict(fault) for fault in self.faults],
+        }
+
+
+def check_durability(folder: Path, options: Options, *, template: Path | None = None) -> Durability:
+    """Do it all.
+
+    Args:
+        folder: Where data and logs are written.
+        options: How.
+        template: What ``prepare`` made; by default it is made in the folder.
+    """
+    template = template or prepare(folder / "template")
+    began, journal, problems = time.monotonic(), Journal(), list[str]()
+    environment, database = dict(options.environment), dict(options.database)
+    with Stack(folder / "stack", template, environment=environment, database=database) as stack:
+        tormentor = Tormentor(stack, seed=options.seed, kinds=options.kinds)
+        start = time.monotonic()
+        problems += _under_writes(stack, options, journal, tormentor)
+        problems += _attempted(stack.restore)
+        findings = _read_back(stack, options, journal, problems)
+    return Durability(
+        options=options,
+        findings=findings,
+        faults=tormentor.faults,
+        answers=dict(journal.answers.most_common()),
+        gaps=_gaps([at - start for at in journal.acknowledged_at], tormentor.faults),
+        problems=problems,
+        seconds=time.monotonic() - began,
     )
-    process = subprocess.Popen([*command, "serve", "--port", str(PORT)], env=environment)  # noqa: S603 - our own
+
+
+def _read_back(stack: Stack, options: Options, journal: Journal, problems: list[str]) -> Findings:
+    """Read twice and judge; what cannot be read is no verdict about what is there."""
     try:
-        with httpx2.Client(base_url=URL) as client:
-            wait_for_200(client, "/healthz/ready")
-            answer = client.post("/login", json={"email": EMAIL, "password": PASSWORD})
-            yield str(answer.json()["token"])
-    finally:
-        process.terminate()
-        process.wait(30)
+        first, second = (read_all(stack.urls[number % 2], stack.token) for number in range(2))
+    except (httpx2.HTTPError, RuntimeError) as error:
+        problems.append(f"it could not be read back: {error!r}")
+        return Findings(minimum=options.minimum)
+    if first.digest != second.digest:
+        problems.append("two readings of the service at rest differ")
+    return judge(journal.writes, first.stored, minimum=options.minimum, orphans=first.orphans)
 
 
-def wait_for_200(client: httpx2.Client, path: str, seconds: float = 30.0) -> float:
-    """Ask until the service answers 200; return how long that took."""
-    started = time.monotonic()
-    pause = threading.Event()
-    while time.monotonic() < started + seconds:
+def _under_writes(stack: Stack, options: Options, journal: Journal, tormentor: Tormentor) -> list[str]:
+    stop = threading.Event()
+    crashes: list[str] = []
+
+    def work(writer: Writer) -> None:
         try:
-            if client.get(path).status_code == 200:
-                return time.monotonic() - started
-        except httpx2.TransportError:
-            pass
-        pause.wait(0.01)
-    raise TimeoutError(f"no 200 from {path}")
+            writer.run(stop)
+        except Exception as error:  # noqa: BLE001 - a client that broke must be told of, not lost with its thread
+            crashes.append(f"a client broke: {error!r}")
+
+    writers = [
+        Writer(
+            number,
+            stack.urls,
+            stack.token,
+            journal=journal,
+            seed=options.seed,
+            fault=lambda: tormentor.current,
+        )
+        for number in range(options.writers)
+    ]
+    threads = [threading.Thread(target=work, args=(writer,), daemon=True) for writer in writers]
+    for thread in threads:
+        thread.start()
+    problems = _attempted(lambda: tormentor.torment(options.faults, stop=stop))
+    problems += _attempted(stack.restore)
+    stop.wait(0.5)
+    stop.set()
+    for thread in threads:
+        thread.join(120)
+    stuck = sum(thread.is_alive() for thread in threads)
+    return [*problems, *crashes, *([f"{stuck} clients did not end"] if stuck else [])]
 
 
-def write(token: str, history: History, stop: threading.Event, writer: int) -> None:
-    """Record incidents one after the other until told to stop."""
-    headers = {"Authorization": f"Bearer {token}"}
-    with httpx2.Client(base_url=URL, headers=headers, timeout=20) as client:
-        number = 0
-        while not stop.is_set():
-            number += 1
-            title = f"Write {writer}-{number}"
-            body = {
-                "title": title,
-                "description": "Written under chaos",
-                "severity": "LOW",
-                "kind": "exercise",
-            }
-            key = {"Idempotency-Key": f"{writer}-{number}"}
-            deadline = time.monotonic() + 60
-            while time.monotonic() < deadline:
-                answer = attempt(client, body, key)
-                if answer == "201":
-                    history.note(answer, title)
-                    break
-                history.note(answer)
-                time.sleep(0.05)  # noqa: TID251 - this is a thread of its own, not a loop
-            else:
-                history.note("gave up")
-
-
-def attempt(client: httpx2.Client, body: dict[str, str], headers: dict[str, str]) -> str:
-    """Send it once; tell the status, or the transport's error."""
+def _attempted(step: Callable[[], None]) -> list[str]:
     try:
-        return str(client.post("/api/v1/incidents", json=body, headers=headers).status_code)
-    except httpx2.TransportError as error:
-        return type(error).__name__
+        step()
+    except (TimeoutError, RuntimeError, OSError) as error:
+        return [f"{type(error).__name__}: {error}"]
+    return []
 
 
-def kill_and_start(server: EmbeddedPostgres, token: str) -> float:
-    """Kill the postmaster and start it again; return the seconds from then to the service's first answer."""
-    if server.pid is None:
-        raise RuntimeError("the server does not run")
-    os.kill(server.pid, signal.SIGKILL)
-    server.stop()
-    server.start()
-    with httpx2.Client(base_url=URL, headers={"Authorization": f"Bearer {token}"}) as client:
-        return wait_for_200(client, "/api/v1/incidents?limit=1")
-
-
-def recorded(token: str) -> Counter[str]:
-    """Read all incidents back, page by page, and count each title."""
-    titles: Counter[str] = Counter()
-    with httpx2.Client(base_url=URL, headers={"Authorization": f"Bearer {token}"}, timeout=20) as client:
-        cursor = None
-        while True:
-            query = {"kind": "exercise", "limit": "200", **({"cursor": cursor} if cursor else {})}
-            page = client.get("/api/v1/incidents", params=query).raise_for_status().json()
-            titles.update(item["title"] for item in page["items"])
-            cursor = page["next_cursor"]
-            if cursor is None:
-                return titles
-
-
-def run(kills: int, writers: int) -> dict[str, object]:
-    """Do it all; return the figures and the verdict."""
-    history, stop = History(), threading.Event()
-    with tempfile.TemporaryDirectory(prefix="postfacta-chaos-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # PostgreSQL may run as another user
-        with EmbeddedPostgres(folder / "data") as server, service(server) as token:
-            threads = [
-                threading.Thread(target=write, args=(token, history, stop, number))
-                for number in range(writers)
-            ]
-            for thread in threads:
-                thread.start()
-            recoveries: list[float] = []
-            for _ in range(kills):
-                stop.wait(2.0)
-                recoveries.append(kill_and_start(server, token))
-            stop.wait(1.0)
-            stop.set()
-            for thread in threads:
-                thread.join(90)
-            titles = recorded(token)
-    acknowledged = Counter(history.acknowledged)
-    lost = [title for title in acknowledged if not titles[title]]
-    doubled = [title for title, count in titles.items() if count > 1]
-    unasked = [title for title in titles if title not in acknowledged]
-    return {
-        "verdict": "fail" if lost or doubled or unasked or not acknowledged else "pass",
-        "acknowledged": len(acknowledged),
-        "lost": lost,
-        "doubled": doubled,
-        "recorded_but_never_acknowledged": unasked,
-        "answers": dict(history.answers),
-        "seconds_from_restart_to_first_answer": [round(seconds, 3) for seconds in recoveries],
-    }
-
-
-def main() -> int:
-    """Run, print the figures, and tell by the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--kills", type=int, default=5)
-    parser.add_argument("--writers", type=int, default=8)
-    parser.add_argument("--json", type=Path, help="write the figures here too")
-    options = parser.parse_args()
-    figures = json.dumps(run(options.kills, options.writers), indent=2)
-    print(figures)  # noqa: T201 - its job
-    if options.json:
-        options.json.write_text(figures + "\n")
-    return 0 if json.loads(figures)["verdict"] == "pass" else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _gaps(acknowledged: Sequence[float], faults: Sequence[Fault]) -> dict[str, float]:
+    """Find the longest silence around each kind of fault: what somebody who writes all the time would see."""
+    moments = sorted(acknowledged)
+    longest: dict[str, float] = {}
+    for fault in faults:
+        until = fault.healed + fault.recovered + 2.0
+        inside = [fault.began, *(at for at in moments if fault.began <= at <= until), until]
+        silence = max(later - earlier for earlier, later in pairwise(inside))
+        longest[fault.kind] = max(longest.get(fault.kind, 0.0), silence)
+    return {kind: round(longest[kind], 3) for kind in FAULTS if kind in longest}

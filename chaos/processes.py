@@ -1,0 +1,390 @@
+"""Starts what a service consists of, as real processes, and does to each what happens in production.
+
+* ``Instance`` -- ``postfacta serve``, one process
+* ``Postgres`` -- a whole PostgreSQL server with all its processes
+* ``Haproxy``  -- the proxy in front of the instances, Debian's program
+
+Each has ``start``, ``stop``, ``kill``, ``freeze`` and ``thaw``, and only ever touches processes that it started
+itself, and their descendants. Linux only: descendants are found in ``/proc``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+import httpx2
+
+from postfacta_embedded import EmbeddedPostgres
+
+__all__ = [
+    "Haproxy",
+    "Instance",
+    "Postgres",
+    "command",
+    "descendants",
+    "free_port",
+    "freeze",
+    "kill",
+    "thaw",
+    "wait_until",
+]
+
+_PORTS = range(12_000, 20_000)  # below those that clients and the embedded PostgreSQL are given
+_START = 60.0  # seconds; a start takes two on a quiet machine
+_LEAST_GRACE = 45.0  # more than the service's own longest drain
+
+
+def wait_until(true: Callable[[], bool], what: str, *, within: float, every: float = 0.02) -> float:
+    """Ask until something is true; return the seconds that took.
+
+    Raises:
+        TimeoutError: It did not become true in time.
+    """
+    began = time.monotonic()
+    while not true():
+        if time.monotonic() - began > within:
+            raise TimeoutError(f"{what}: not within {within:g} s")
+        time.sleep(every)  # noqa: TID251 - a thread of its own, not a loop
+    return time.monotonic() - began
+
+
+def free_port() -> int:
+    """Find a port that nobody listens on, and that no client is given by the system."""
+    for _ in range(200):
+        port = _PORTS[secrets.randbelow(len(_PORTS))]
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+    raise OSError("no port is free")
+
+
+def descendants(pid: int) -> list[int]:
+    """List the living processes below one, parents first."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                # The name stands in brackets and may hold spaces; the state and the parent follow it.
+                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+                if state not in "ZX":
+                    children.setdefault(int(parent), []).append(int(entry.name))
+    found = [pid]
+    for one in found:
+        found.extend(children.get(one, []))
+    return found[1:]
+
+
+def freeze(pid: int) -> list[int]:
+    """Stop a process and all below it in their tracks; the parent first, so that it makes no more."""
+    stopped: list[int] = []
+    while new := [one for one in (pid, *descendants(pid)) if one not in stopped]:
+        for one in new:
+            _signal(one, signal.SIGSTOP)
+        stopped += new
+    return stopped
+
+
+def thaw(pid: int) -> None:
+    """Let a process and all below it go on; the children first, so that nobody sees them missing."""
+    for one in (*reversed(descendants(pid)), pid):
+        _signal(one, signal.SIGCONT)
+
+
+def kill(pid: int) -> None:
+    """End a process and all below it at once, as a power cut would."""
+    for one in freeze(pid):
+        _signal(one, signal.SIGKILL)
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+class _Child:
+    """One program that we started; a second start after its end is the normal way to recover.
+
+    Args:
+        name: What people call it.
+        command: The program and its arguments.
+        log: Where its output is added.
+        environment: All of its environment.
+    """
+
+    def __init__(
+        self, name: str, command: Sequence[str], *, log: Path, environment: Mapping[str, str]
+    ) -> None:
+        self.name = name
+        self.log = log
+        self._command = list(command)
+        self._environment = dict(environment)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it lives, frozen or not."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Its process id.
+
+        Raises:
+            RuntimeError: It does not run.
+        """
+        if self._process is None or self._process.poll() is not None:
+            raise RuntimeError(f"{self.name} does not run")
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it, without waiting for it to be of use; if it runs already, nothing happens."""
+        if self.is_running:
+            return
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(  # noqa: S603 - an argument list, no shell
+                self._command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a Ctrl-C reaches us alone, and we end it in order
+            )
+
+    def terminate(self, grace: float = _LEAST_GRACE) -> int:
+        """Ask it to end, as a deployment does, and return its exit code.
+
+        Raises:
+            TimeoutError: It did not end in time, and was killed.
+        """
+        if self._process is None:
+            return 0
+        self._process.terminate()
+        try:
+            return self._process.wait(grace)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise TimeoutError(f"{self.name} did not end within {grace:g} s of SIGTERM") from None
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self.is_running:
+            kill(self.pid)
+        if self._process is not None:
+            self._process.wait()
+
+    def freeze(self) -> None:
+        """Stop it in its tracks: its sockets stay open and answer nothing."""
+        freeze(self.pid)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        if self.is_running:
+            thaw(self.pid)
+
+    def stop(self) -> None:
+        """End it, whatever state it is in; calling it again changes nothing."""
+        self.thaw()
+        with contextlib.suppress(TimeoutError):
+            self.terminate()
+        self._process = None
+
+
+class Instance(_Child):
+    """One ``postfacta serve``.
+
+    Args:
+        name: What people call it.
+        dsn: Its database.
+        log: Where its output is added.
+        environment: More of the service's settings.
+    """
+
+    def __init__(
+        self, name: str, dsn: str, *, log: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        super().__init__(
+            name,
+            [sys.executable, "-m", "postfacta_app", "serve", "--port", str(self.port)],
+            log=log,
+            environment=_environment(dsn, environment),
+        )
+
+    def is_ready(self) -> bool:
+        """Whether it says that it can take traffic."""
+        try:
+            return httpx2.get(f"{self.url}/healthz/ready", timeout=2.0).status_code == 200
+        except httpx2.TransportError:
+            return False
+
+    def wait_ready(self, within: float = _START) -> float:
+        """Wait until it can take traffic; return the seconds that took.
+
+        Raises:
+            TimeoutError: It did not get there; the end of its log is shown.
+        """
+        try:
+            return wait_until(self.is_ready, f"{self.name} is ready", within=within, every=0.05)
+        except TimeoutError as error:
+            last = self.log.read_text(errors="replace")[-1500:]
+            raise TimeoutError(f"{error}; its last words:\n{last}") from None
+
+
+def command(*arguments: str, dsn: str, given: str = "") -> str:
+    """Run one of the service's commands to its end, and return what it printed.
+
+    Raises:
+        RuntimeError: It failed; its own words are shown.
+    """
+    done = subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-m", "postfacta_app", *arguments],
+        env=_environment(dsn, None),
+        input=given,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    if done.returncode:
+        raise RuntimeError(f"postfacta {arguments[0]}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _environment(dsn: str, more: Mapping[str, str] | None) -> dict[str, str]:
+    # Coverage would slow down what is measured here, and a process that is killed leaves half a file of it.
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("POSTFACTA_", "COVERAGE_"))
+    }
+    return {**kept, "POSTFACTA_DATABASE_DSN": dsn, "LOG_LEVEL": "ERROR", **(more or {})}
+
+
+class Postgres:
+    """A whole PostgreSQL server. What is done to it is done to all of its processes.
+
+    Args:
+        server: The server; its data must survive a crash, so its settings stay at the safe defaults.
+    """
+
+    def __init__(self, server: EmbeddedPostgres) -> None:
+        self.server = server
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the postmaster lives, frozen or not."""
+        return self.server.pid is not None and self.server.poll() is None
+
+    def start(self) -> None:
+        """Start it, and return when it accepts connections: recovery after a crash is over then."""
+        self.server.start()
+
+    def stop(self) -> None:
+        """Shut it down fast, as an operator does: sessions are ended, everything is written."""
+        self.thaw()
+        self.server.stop()
+
+    def kill(self) -> None:
+        """End the postmaster and all backends at once: nothing is written, the next start recovers."""
+        if self.server.pid is not None and self.is_running:
+            kill(self.server.pid)
+        self.server.stop()  # reaps the child, and gives the folder free
+
+    def freeze(self) -> None:
+        """Stop all of it in its tracks: connections stay open and answer nothing, and new ones too."""
+        if self.server.pid is not None and self.is_running:
+            freeze(self.server.pid)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        if self.server.pid is not None and self.is_running:
+            thaw(self.server.pid)
+
+
+class Haproxy(_Child):
+    """The proxy in front of instances, which it asks whether they are ready.
+
+    Args:
+        folder: Where its configuration and log are written.
+        ports: Where the instances listen.
+        retries: How often a connection that was *refused* is tried again, at another instance. A request that
+            was sent is never repeated.
+    """
+
+    def __init__(self, folder: Path, ports: Sequence[int], *, retries: int = 1) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._config = folder / "haproxy.cfg"
+        self._config.write_text(_haproxy_config(self.port, ports, retries=retries))
+        super().__init__(
+            "haproxy",
+            [self.program() or "haproxy", "-db", "-f", str(self._config)],
+            log=folder / "haproxy.log",
+            environment=os.environ,
+        )
+
+    @staticmethod
+    def program() -> str | None:
+        """Find the program; None if this system has none."""
+        return shutil.which("haproxy", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
+
+    def wait_ready(self, within: float = _START) -> float:
+        """Wait until a request gets through to an instance."""
+
+        def answers() -> bool:
+            try:
+                return httpx2.get(f"{self.url}/healthz/ready", timeout=2.0).status_code == 200
+            except httpx2.TransportError:
+                return False
+
+        return wait_until(answers, "haproxy lets requests through", within=within, every=0.05)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _haproxy_config(port: int, ports: Sequence[int], *, retries: int) -> str:
+    checked = "\n".join(
+        f"  server instance{number} 127.0.0.1:{at} check" for number, at in enumerate(ports, 1)
+    )
+    # While nobody is ready, an instance's own answer (with its reason and Retry-After) is better than the proxy's.
+    unchecked = "\n".join(
+        f"  server spare{number} 127.0.0.1:{at} backup" for number, at in enumerate(ports, 1)
+    )
+    return f"""\
+global
+  maxconn 2000
+defaults
+  mode http
+  timeout connect 1s
+  timeout client 30s
+  timeout server 15s
+  retries {retries}
+  option redispatch 1
+frontend users
+  bind 127.0.0.1:{port}
+  default_backend instances
+backend instances
+  balance roundrobin
+  option httpchk GET /healthz/ready
+  option allbackups
+  default-server inter 100ms fastinter 50ms fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down
+{checked}
+{unchecked}
+"""

@@ -1,0 +1,107 @@
+"""Draws what chaos found, as one HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from chaos.durability import Durability
+from chaos.experiment import Experiment
+from chaos.tables import by_kind
+from loadtests.page import Series, badge, bars, chart, facts, page, section, table
+
+__all__ = ["as_html"]
+
+
+def as_html(verdict: str, durability: Durability | None, experiments: Sequence[Experiment]) -> str:
+    """Draw it for people."""
+    sections: list[str] = []
+    if experiments:
+        rows = [
+            [it.name, it.title.partition(" ")[2], badge(it.verdict), f"{it.seconds:.0f} s"]
+            for it in experiments
+        ]
+        sections.append(section("Experiments", table(("", "claim", "verdict", "took"), rows)))
+    if durability is not None:
+        sections += _durability(durability)
+    sections += [_experiment(it) for it in experiments]
+    lead = "Faults were caused on real processes, while clients read and wrote."
+    return page("Chaos", verdict, sections, lead=lead)
+
+
+def _durability(found: Durability) -> list[str]:
+    findings = found.findings
+    what = (
+        f"Seed {found.options.seed}: {len(found.faults)} faults, {found.options.writers} clients that repeat each write "
+        f"with its key until they know its outcome, {found.seconds:.0f} s. At least {findings.minimum:,} acknowledged "
+        "writes are needed for a verdict."
+    )
+    figures = {
+        "acknowledged writes": f"{findings.acknowledged:,}",
+        "attempts": f"{findings.attempts:,}",
+        "attempts of unknown outcome": f"{findings.unclear_attempts:,}",
+        **{name: f"{len(wrong):,}" for name, wrong in findings.wrong.items()},
+    }
+    details = [f"<li>{text}</li>" for text in _wrong(found)]
+    return [
+        section(
+            "Durability",
+            f"<p>{badge(found.verdict)}</p>",
+            facts(figures),
+            f"<ul>{''.join(details)}</ul>",
+            about=what,
+        ),
+        section(
+            "Faults",
+            table(
+                (
+                    "fault",
+                    "times",
+                    "median s until healed",
+                    "median s until answered",
+                    "most s",
+                    "longest silence s",
+                ),
+                by_kind(found),
+            ),
+            about="Healed: what was done is undone and the part runs. Answered: from then until every instance answers "
+            "a read. Silence: the longest time without any acknowledged write around such a fault.",
+        ),
+        section(
+            "Unknown outcomes, explained",
+            table(("fault: what the client saw first", "writes"), findings.explained.most_common()),
+            bars({name: float(count) for name, count in findings.resolved.most_common()}, unit="writes"),
+            about="Replayed: an earlier attempt had been done, and its answer was given again. Repeated: none had. "
+            "Read: the client looked.",
+        ),
+        section("Answers to attempts", table(("write: answer", "attempts"), list(found.answers.items()))),
+    ]
+
+
+def _wrong(found: Durability) -> list[str]:
+    lines = [f"{kind}: {text}" for kind, texts in found.findings.wrong.items() for text in texts[:20]]
+    odd = [f"{fault.kind} of {fault.victim}: {fault.note}" for fault in found.faults if fault.note]
+    return [escape(line) for line in (*found.problems, *lines, *odd)]
+
+
+def _experiment(it: Experiment) -> str:
+    seconds: Sequence[Sequence[float]] = it.users.get("by_second", ())
+    marks: Sequence[Mapping[str, Any]] = it.users.get("marks", ())
+    parts = [f"<p>{badge(it.verdict)}</p>"]
+    if it.reasons:
+        parts.append("<ul>" + "".join(f"<li>{escape(reason)}</li>" for reason in it.reasons) + "</ul>")
+    if seconds:
+        lines = [
+            Series("requests", [(second[0], second[1]) for second in seconds]),
+            Series("failed", [(second[0], second[2]) for second in seconds]),
+        ]
+        at = [mark["at"] for mark in marks]
+        parts.append(chart(lines, x="seconds; dashed: something was done", y="a second", marks=at))
+        slowest = [Series("longest wait", [(second[0], second[3]) for second in seconds])]
+        parts.append(chart(slowest, x="seconds", y="seconds", marks=at))
+        done = ", ".join(f"{mark['what']} at {mark['at']:.1f} s" for mark in marks)
+        parts.append(f'<p class="soft">{escape(done)}</p>')
+    rows = [[name, value, badge(met)] for name, value, met in it.probes]
+    parts.append(table(("claim, at the end", "found", ""), rows))
+    return section(it.title, *parts, about=it.description)

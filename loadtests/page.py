@@ -1,0 +1,200 @@
+"""Writes a report as one HTML file that needs nothing else, for light screens and dark ones."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+__all__ = ["Series", "badge", "bars", "chart", "facts", "machine", "page", "section", "table"]
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c2430; --soft: #5b6676; --line: #d9dee6; --paper: #ffffff; --card: #f6f8fa;
+  --good: #14734a; --bad: #b3261e; --odd: #8a5a00; --c1: #2563ab; --c2: #b4540a; --c3: #7a3e9d; --c4: #b3261e; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6eaf0; --soft: #9aa6b6; --line: #363f4c; --paper: #14181e;
+  --card: #1c222a; --good: #5fd39b; --bad: #ff8a80; --odd: #f0bd5a; --c1: #7db4f0; --c2: #f2a65e; --c3: #cfa3ea;
+  --c4: #ff8a80; } }
+* { box-sizing: border-box }
+body { margin: 0 auto; max-width: 68rem; padding: 2rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere }
+h1 { font-size: 1.6rem; margin: 0 0 .25rem } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem }
+p { margin: .4rem 0; max-width: 46rem } .soft { color: var(--soft) }
+.badge { display: inline-block; padding: .1rem .6rem; border: 1.5px solid; border-radius: 1rem; font-weight: 600;
+  font-size: .85em; white-space: nowrap }
+.good { color: var(--good) } .bad { color: var(--bad) } .odd { color: var(--odd) }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .6rem; margin: 1rem 0 }
+.facts div { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .55rem .8rem }
+.facts b { display: block; font-size: 1.3rem; font-variant-numeric: tabular-nums } .facts span { color: var(--soft);
+  font-size: .85rem }
+.wide { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-size: .92rem }
+th, td { text-align: left; padding: .35rem .7rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top;
+  overflow-wrap: normal }
+th { color: var(--soft); font-weight: 600 } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
+svg { width: 100%; height: auto; display: block } svg text { fill: var(--soft); font: 12px system-ui, sans-serif }
+.grid { stroke: var(--line) } .c1 { --c: var(--c1) } .c2 { --c: var(--c2) } .c3 { --c: var(--c3) } .c4 { --c: var(--c4) }
+path.c1, path.c2, path.c3, path.c4 { fill: none; stroke: var(--c); stroke-width: 1.8 } rect { fill: var(--c) }
+svg text.c1, svg text.c2, svg text.c3, svg text.c4 { fill: var(--c) }
+.mark { stroke: var(--c4); stroke-dasharray: 3 3 } ul { margin: .4rem 0; padding-left: 1.2rem }
+"""
+_GOOD = {"pass", "done", "met"}
+_BAD = {"fail", "failed", "deviated", "not met"}
+_WIDTH, _HEIGHT = 860, 240
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 24, 34
+_TICKS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A line of a chart, in the order of x."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+
+
+def machine() -> dict[str, str]:
+    """Tell on what and from which revision figures come."""
+    try:
+        command = ["git", "describe", "--always", "--dirty"]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603 - fixed
+        revision = found.stdout.strip()
+    except OSError:
+        revision = ""
+    return {
+        "cores": str(os.cpu_count()),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "revision": revision or "unknown",
+    }
+
+
+def page(title: str, verdict: str, sections: Iterable[str], *, lead: str = "") -> str:
+    """Put sections together to a whole document."""
+    about = ", ".join(f"{name} {value}" for name, value in machine().items())
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}: {escape(verdict)}</title><style>{_STYLE}</style><body><main>"
+        f"<h1>{escape(title)} {badge(verdict)}</h1>"
+        f'<p>{escape(lead)}</p><p class="soft">{escape(about)}</p>{"".join(sections)}</main></body></html>\n'
+    )
+
+
+def section(heading: str, *parts: str, about: str = "") -> str:
+    """Head some parts, and say in a sentence what they show."""
+    said = f'<p class="soft">{escape(about)}</p>' if about else ""
+    return f"<section><h2>{escape(heading)}</h2>{said}{''.join(parts)}</section>"
+
+
+def badge(verdict: str) -> str:
+    """Show a verdict by word and colour."""
+    kind = "good" if verdict in _GOOD else "bad" if verdict in _BAD else "odd"
+    return f'<span class="badge {kind}">{escape(verdict)}</span>'
+
+
+def facts(values: Mapping[str, str]) -> str:
+    """Show a few figures, each with its name."""
+    cards = (
+        f"<div><b>{escape(value)}</b><span>{escape(name)}</span></div>" for name, value in values.items()
+    )
+    return f'<div class="facts">{"".join(cards)}</div>'
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Show rows; numbers stand to the right, and a cell that is a badge stays one."""
+    body = [[_cell(value) for value in row] for row in rows]
+    numeric = [bool(body) and all(row[at][1] for row in body) for at in range(len(head))]
+    heads = "".join(_tag("th", escape(name), right=right) for name, right in zip(head, numeric, strict=True))
+    lines = (
+        "<tr>"
+        + "".join(_tag("td", text, right=right) for (text, _), right in zip(row, numeric, strict=True))
+        + "</tr>"
+        for row in body
+    )
+    return f'<div class="wide"><table><tr>{heads}</tr>{"".join(lines)}</table></div>'
+
+
+def _tag(name: str, text: str, *, right: bool) -> str:
+    kind = ' class="n"' if right else ""
+    return f"<{name}{kind}>{text}</{name}>"
+
+
+def _cell(value: object) -> tuple[str, bool]:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        text = str(value)
+        return (text if text.startswith('<span class="badge') else escape(text)), False
+    return (f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"), True
+
+
+def chart(series: Sequence[Series], *, x: str, y: str, marks: Sequence[float] = ()) -> str:
+    """Draw lines over a common x; ``marks`` are moments to point at."""
+    points = [point for line in series for point in line.points]
+    if not points:
+        return '<p class="soft">nothing to draw</p>'
+    wide = max(*(point[0] for point in points), *marks, 1e-9)
+    high = _round_up(max(*(point[1] for point in points), 1e-9))
+    box = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
+
+    def at(point: tuple[float, float]) -> str:
+        return f"{_LEFT + point[0] / wide * box[0]:.1f} {_TOP + box[1] * (1 - point[1] / high):.1f}"
+
+    parts = [_grid(wide, high, box)]
+    parts += [
+        f'<line class="mark" x1="{_LEFT + mark / wide * box[0]:.1f}" x2="{_LEFT + mark / wide * box[0]:.1f}"'
+        f' y1="{_TOP}" y2="{_TOP + box[1]}"/>'
+        for mark in marks
+    ]
+    for number, line in enumerate(series, 1):
+        parts.append(f'<path class="c{number}" d="M {" L ".join(map(at, line.points))}"/>')
+        parts.append(
+            f'<text class="c{number}" x="{_LEFT + (number - 1) * 170}" y="14">{escape(line.name)}</text>'
+        )
+    label = f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 2}" text-anchor="end">{escape(x)}</text>'
+    unit = f'<text x="{_WIDTH - _RIGHT}" y="14" text-anchor="end">{escape(y)}</text>'
+    names = escape(", ".join(line.name for line in series))
+    return (
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{names} over {escape(x)}">'
+        f"{''.join(parts)}{label}{unit}</svg>"
+    )
+
+
+def bars(values: Mapping[str, float], *, unit: str) -> str:
+    """Draw a bar for each value, longest at full width."""
+    most = max([*values.values(), 1e-9])
+    lines = [
+        f'<text x="0" y="{number * 24 + 16}">{escape(name)}</text>'
+        f'<rect class="c1" x="220" y="{number * 24 + 4}" height="16" width="{value / most * 520:.1f}"/>'
+        f'<text x="{228 + value / most * 520:.1f}" y="{number * 24 + 16}">{value:g} {escape(unit)}</text>'
+        for number, (name, value) in enumerate(values.items())
+    ]
+    names = escape(", ".join(values))
+    return f'<svg viewBox="0 0 {_WIDTH} {len(values) * 24 + 8}" role="img" aria-label="{names}">{"".join(lines)}</svg>'
+
+
+def _grid(wide: float, high: float, box: tuple[int, int]) -> str:
+    parts: list[str] = []
+    for value in _ticks(high):
+        height = _TOP + box[1] * (1 - value / high)
+        parts.append(
+            f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>'
+        )
+        parts.append(f'<text x="{_LEFT - 8}" y="{height + 4:.1f}" text-anchor="end">{value:g}</text>')
+    for value in _ticks(wide):
+        left = _LEFT + box[0] * value / wide
+        parts.append(f'<text x="{left:.1f}" y="{_HEIGHT - 16}" text-anchor="middle">{value:g}</text>')
+    return "".join(parts)
+
+
+def _ticks(most: float) -> list[float]:
+    """Choose round values from 0 to the most."""
+    unit = 10.0 ** math.floor(math.log10(most))
+    step = next(unit * factor for factor in (0.2, 0.5, 1.0, 2.0) if most / (unit * factor) <= _TICKS)
+    return [round(step * number, 6) for number in range(int(most / step + 1e-9) + 1)]
+
+
+def _round_up(value: float) -> float:
+    unit = 10.0 ** math.floor(math.log10(value))
+    return next(unit * factor for factor in (1, 2, 4, 5, 8, 10) if unit * factor >= value * (1 - 1e-9))
