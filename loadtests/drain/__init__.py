@@ -1,0 +1,1 @@
+"""Stop real servers under load, and count what their clients noticed."""

@@ -1,0 +1,215 @@
+"""The clients of a service that is about to stop, each kind with its own way to notice."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from .socket_client import hold_websocket
+from .wire import Connection, Outcome, RequestFailed
+
+__all__ = ["Attempt", "Balancer", "Clients", "Probes", "ask"]
+
+# What a load balancer gives a probe.
+_PROBE_TIMEOUT = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One request.
+
+    Attributes:
+        client: Which kind sent it.
+        outcome: How it ended.
+        at: When it was sent, on the monotonic clock.
+    """
+
+    client: str
+    outcome: Outcome
+    at: float
+
+
+class Balancer:
+    """Opens connections until a while after readiness first failed, as a load balancer does.
+
+    Args:
+        notice: How long it takes to notice, in seconds.
+    """
+
+    def __init__(self, notice: float) -> None:
+        self._notice = notice
+        self._stops = float("inf")
+        self._ends = float("inf")
+
+    def saw_unready(self) -> None:
+        """Take the instance out, soon."""
+        self._stops = min(self._stops, time.monotonic() + self._notice)
+
+    def end_by(self, at: float) -> None:
+        """Be over at that moment: what is still open then is closed too."""
+        self._ends = min(self._ends, at)
+
+    @property
+    def sends(self) -> bool:
+        """Whether a new connection may still go to this instance."""
+        return time.monotonic() < min(self._stops, self._ends)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether even open connections are to be used no more."""
+        return time.monotonic() >= self._ends
+
+
+async def ask(port: int, path: str) -> int:
+    """Probe on a connection of its own; return the status, or 0 if no answer came in time."""
+    try:
+        connection = await Connection.open(port, within=_PROBE_TIMEOUT)
+    except RequestFailed:
+        return 0
+    try:
+        return (await connection.get(path, within=_PROBE_TIMEOUT)).status
+    except RequestFailed:
+        return 0
+    finally:
+        await connection.close()
+
+
+class Probes:
+    """What a prober saw, each on a connection of its own: moment of the answer, and status, 0 where no answer came.
+
+    Attributes:
+        seen: In order.
+    """
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[float, int]] = []
+
+    async def probe(
+        self, port: int, path: str, balancer: Balancer, *, every: float, decides: bool = True
+    ) -> None:
+        """Ask again and again; what is not a 200 decides about traffic."""
+        due = time.monotonic()
+        while balancer.sends:
+            status = await ask(port, path)
+            self.seen.append((time.monotonic(), status))
+            if decides and status != 200:
+                balancer.saw_unready()
+            due = max(due + every, time.monotonic())
+            await asyncio.sleep(due - time.monotonic())
+
+    def settled(self, since: float) -> float | None:
+        """Seconds from then to the first 503 that no 200 follows, or None without one."""
+        settled: float | None = None
+        for at, status in self.seen:
+            if status == 200:
+                settled = None
+            elif status == 503 and settled is None:
+                settled = at - since
+        return settled
+
+
+class Clients:
+    """All clients of one instance, and what they noted.
+
+    Args:
+        port: Of the instance, or of what stands before it.
+        balancer: Says how long to send.
+
+    Attributes:
+        attempts: Every request, in the order of the answers.
+    """
+
+    def __init__(self, port: int, balancer: Balancer) -> None:
+        self._port = port
+        self._balancer = balancer
+        self.attempts: list[Attempt] = []
+
+    async def keep_alive(self, *, every: float, path: str = "/") -> None:
+        """Send at a steady pace on one connection, as long as the server lets it.
+
+        A balancer that stops sending opens no more connections; what is open goes on. So a client learns of the
+        end from the server alone: told to close, it opens another only while the balancer sends.
+        """
+        connection: Connection | None = None
+        due = time.monotonic()
+        while self._balancer.sends or (connection is not None and not self._balancer.is_over):
+            connection = await self._send("keep-alive", path, connection)
+            due = max(due + every, time.monotonic())
+            await asyncio.sleep(due - time.monotonic())
+        if connection is not None:
+            await connection.close()
+
+    async def fresh(self, *, every: float, path: str = "/") -> None:
+        """Open a new connection for each request, at a steady pace however long answers take."""
+        due = time.monotonic()
+        async with asyncio.TaskGroup() as tasks:
+            while self._balancer.sends:
+                tasks.create_task(self._once("fresh", path))
+                due += every
+                await asyncio.sleep(max(0, due - time.monotonic()))
+
+    async def idle(self, opened: asyncio.Semaphore, fire: asyncio.Event, *, delay: float) -> None:
+        """Open a connection with one request, and use it again only a while after `fire`."""
+        connection = await self._send("warm-up", "/", None)
+        opened.release()
+        await fire.wait()
+        await asyncio.sleep(delay)
+        if connection is not None:
+            connection = await self._send("idle", "/", connection)
+        if connection is not None:
+            await connection.close()
+
+    async def in_flight(self, client: str, path: str) -> None:
+        """Send one long request on a connection of its own."""
+        await self._once(client, path)
+
+    async def events(self, path: str, opened: asyncio.Semaphore) -> str:
+        """Listen to server-sent events; tell how they ended: `ended` in order, or cut off."""
+        try:
+            connection = await Connection.open(self._port)
+        except RequestFailed as failure:
+            opened.release()
+            return failure.outcome
+        try:
+            await connection.send(path)
+            await connection.head()
+            opened.release()
+            async for _ in connection.body():
+                pass
+        except RequestFailed as failure:
+            return failure.outcome
+        finally:
+            await connection.close()
+        return "ended"
+
+    async def websocket(self, path: str) -> int:
+        """Hold a WebSocket; return the code it was closed with."""
+        return await hold_websocket(self._port, path)
+
+    def count(self, *clients: str) -> Counter[Outcome]:
+        """Outcomes of these kinds of clients."""
+        return Counter(attempt.outcome for attempt in self.attempts if attempt.client in clients)
+
+    async def _once(self, client: str, path: str) -> None:
+        connection = await self._send(client, path, None)
+        if connection is not None:
+            await connection.close()
+
+    async def _send(self, client: str, path: str, connection: Connection | None) -> Connection | None:
+        """Send one request, note how it went, and return the connection if it can be used again."""
+        at = time.monotonic()
+        try:
+            connection = connection or await Connection.open(self._port)
+            reply = await connection.get(path)
+        except RequestFailed as failure:
+            self.attempts.append(Attempt(client, failure.outcome, at))
+            if connection is not None:
+                await connection.close()
+            return None
+        self.attempts.append(Attempt(client, Outcome.of(reply.status), at))
+        if not connection.closing:
+            return connection
+        await connection.close()
+        return None

@@ -1,0 +1,98 @@
+"""What a run of the harness agrees on beforehand: the application, its limits, the time for each part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from .servers import Server, ServerKind
+
+__all__ = ["EXIT_MARGIN", "Plan", "Result", "Times"]
+
+# What the start of an interpreter's end, and of its parent's, may take beside the budget.
+EXIT_MARGIN = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """Lengths in seconds.
+
+    Attributes:
+        drain_delay: The lame duck.
+        drain_timeout: For requests in flight after it.
+        close_timeout: For resources after them.
+        notice: How long a load balancer still sends after readiness failed.
+        in_flight: How long a long request takes; more than the lame duck, so that it outlives it.
+        warm: Load before the signal.
+        slack: Added to the goals in time, for a busy machine.
+    """
+
+    drain_delay: float = 2.0
+    drain_timeout: float = 5.0
+    close_timeout: float = 2.0
+    notice: float = 1.5
+    in_flight: float = 3.0
+    warm: float = 1.0
+    slack: float = 0.0
+
+    @property
+    def budget(self) -> float:
+        """From the signal to the exit, at most."""
+        return self.drain_delay + self.drain_timeout + self.close_timeout + EXIT_MARGIN + self.slack
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to run, and how.
+
+    Attributes:
+        app: Import string of the application.
+        folder: For journals and logs.
+        plain: Leave the library out.
+        times: Of the application and of the load.
+    """
+
+    app: str
+    folder: Path
+    plain: bool = False
+    times: Times = field(default_factory=Times)
+
+    def server(
+        self, kind: ServerKind, times: Times, *, label: str, port: int | None = None, **more: str
+    ) -> Server:
+        """Make an instance that is told these limits."""
+        environment = {
+            "DRAIN_DELAY": str(times.drain_delay),
+            "DRAIN_TIMEOUT": str(times.drain_timeout),
+            "DRAIN_CLOSE": str(times.close_timeout),
+            **more,
+        }
+        if self.plain:
+            environment["DRAIN_PLAIN"] = "1"
+        folder = self.folder / kind.name / label
+        return Server(kind, app=self.app, folder=folder, environment=environment, port=port)
+
+    def limits(self, drain_delay: float, drain_timeout: float, close_timeout: float) -> Times:
+        """Use other limits with the same slack."""
+        return replace(
+            self.times, drain_delay=drain_delay, drain_timeout=drain_timeout, close_timeout=close_timeout
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a scenario showed on a server.
+
+    Attributes:
+        scenario: Which.
+        server: Its kind's name.
+        cells: Column to text, for the table.
+        misses: Every goal that was not reached, in words; empty is good.
+        facts: The figures behind the cells.
+    """
+
+    scenario: str
+    server: str
+    cells: dict[str, str]
+    misses: list[str]
+    facts: dict[str, object] = field(default_factory=dict[str, object])

@@ -1,0 +1,302 @@
+"""The servers of the matrix: their command lines, and one of them as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from .clients import ask
+from .wire import HOST
+
+__all__ = ["MATRIX", "Event", "Server", "ServerKind", "free_port", "until"]
+
+# Above all that our own limits allow: the servers' deadlines must not decide.
+_GRACE = 60
+_KEEP = 30
+_BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerKind:
+    """A server with its options.
+
+    Attributes:
+        name: Short, for the table.
+        command: With `{port}` and `{app}`, and `{delay}` for a launcher.
+        workers: How many processes run the application.
+        unready_within: The goal for readiness, in seconds after the signal.
+        own_signals: The process that we start runs the application, so it hears every signal itself.
+    """
+
+    name: str
+    command: str
+    workers: int = 1
+    unready_within: float = 0.1
+    own_signals: bool = False
+
+
+def _uvicorn(name: str, options: str, *, workers: int = 1) -> ServerKind:
+    return ServerKind(
+        name=name,
+        command=f"uvicorn {options} --port {{port}} --no-access-log --timeout-keep-alive {_KEEP}"
+        f" --timeout-graceful-shutdown {_GRACE} {{app}}",
+        workers=workers,
+        # The parent of several looks after its signals twice a second.
+        unready_within=0.1 if workers == 1 else 0.6,
+        own_signals=workers == 1,
+    )
+
+
+def _granian(name: str, options: str, *, workers: int = 1) -> ServerKind:
+    return ServerKind(
+        name=name,
+        command=f"granian --interface asgi --http 1 {options} --workers {workers} --port {{port}}"
+        f" --workers-kill-timeout {_GRACE} --no-access-log {{app}}",
+        workers=workers,
+    )
+
+
+def _hypercorn(name: str, options: str, *, processes: int) -> ServerKind:
+    return ServerKind(
+        name=name,
+        command=f"hypercorn {options} --workers {processes} --bind 127.0.0.1:{{port}} --keep-alive {_KEEP}"
+        f" --graceful-timeout {_GRACE} {{app}}",
+        workers=max(1, processes),
+        # Workers look for their parent's word ten times a second, and then the probe comes.
+        unready_within=0.1 if processes == 0 else 0.2,
+        own_signals=processes == 0,
+    )
+
+
+def _gunicorn(name: str, worker: str, *, workers: int) -> ServerKind:
+    return ServerKind(
+        name=name,
+        command=f"gunicorn --worker-class {worker} --workers {workers} --bind 127.0.0.1:{{port}}"
+        f" --keep-alive {_KEEP} --graceful-timeout {_GRACE} --no-control-socket {{app}}",
+        workers=workers,
+    )
+
+
+_KINDS = [
+    _uvicorn("uvicorn-1", "--loop uvloop --http httptools"),
+    _uvicorn("uvicorn-1-h11", "--loop asyncio --http h11"),
+    _uvicorn("uvicorn-2", "--loop uvloop --http httptools --workers 2", workers=2),
+    _granian("granian-1", "--loop uvloop"),
+    _granian("granian-1-asyncio", "--loop asyncio"),
+    _granian("granian-2", "--loop uvloop", workers=2),
+    _hypercorn("hypercorn-0", "--worker-class asyncio", processes=0),
+    _hypercorn("hypercorn-0-uvloop", "--worker-class uvloop", processes=0),
+    _hypercorn("hypercorn-1", "--worker-class asyncio", processes=1),
+    _hypercorn("hypercorn-2", "--worker-class asyncio", processes=2),
+    _hypercorn("hypercorn-trio-0", "--worker-class trio", processes=0),
+    _hypercorn("hypercorn-trio-1", "--worker-class trio", processes=1),
+    _gunicorn("gunicorn-uvicorn-1", "uvicorn_worker.UvicornWorker", workers=1),
+    _gunicorn("gunicorn-uvicorn-2", "uvicorn_worker.UvicornWorker", workers=2),
+    _gunicorn("gunicorn-asgi-2", "asgi", workers=2),
+    ServerKind(
+        name="launch-hypercorn-2",
+        command="python -m postfacta_core.launch --drain-delay {delay} -- "
+        + _hypercorn("", "--worker-class asyncio", processes=2).command,
+        workers=2,
+    ),
+]
+MATRIX: Mapping[str, ServerKind] = {kind.name: kind for kind in _KINDS}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A line of the journal that the application keeps.
+
+    Attributes:
+        name: What happened.
+        pid: In which process.
+        at: When, on the monotonic clock, which all processes of a machine share.
+        path: Of the request, for handlers.
+        mechanism: By which the library hears signals, for a startup.
+    """
+
+    name: str
+    pid: int
+    at: float
+    path: str = ""
+    mechanism: str = ""
+
+
+class Server:
+    """One instance, in a session of its own so that nothing of it survives the block.
+
+    Args:
+        kind: Which server.
+        app: Import string of the application.
+        folder: Where the journal and the log go; made if it is missing.
+        environment: What the application is told.
+        port: Where; by default a free one.
+    """
+
+    def __init__(
+        self,
+        kind: ServerKind,
+        *,
+        app: str,
+        folder: Path,
+        environment: Mapping[str, str],
+        port: int | None = None,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.kind = kind
+        self.port = port or free_port()
+        self._app = app
+        self._journal = folder / "journal.jsonl"
+        self._journal.unlink(missing_ok=True)
+        self._log = folder / "log"
+        self._environment = dict(environment)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Start it, without waiting for more."""
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+            # A shell's background job ignores SIGINT, and the server would inherit that: trio needs it.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        # What measures coverage handles SIGTERM too; a server's own handlers are what is tried here.
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+        words = self.kind.command.format(
+            port=self.port, app=self._app, delay=self._environment.get("DRAIN_DELAY", 0)
+        ).split()
+        with self._log.open("wb") as output:
+            self._process = subprocess.Popen(  # noqa: S603, ASYNC220 - our own command line, and it starts at once
+                [_BIN / words[0], *words[1:]],
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env={
+                    **inherited,
+                    # For what the command itself starts, and for the application.
+                    "PATH": f"{_BIN}{os.pathsep}{os.environ.get('PATH', '')}",
+                    "PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")]),
+                    "DRAIN_JOURNAL": str(self._journal.absolute()),
+                    **self._environment,
+                },
+            )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Kill what is left."""
+        self.kill()
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The process that we started: the parent, if there are several."""
+        assert self._process is not None
+        return self._process
+
+    @property
+    def log(self) -> str:
+        """What it printed."""
+        return self._log.read_text(errors="replace")
+
+    def journal(self) -> list[Event]:
+        """What the application wrote down so far."""
+        if not self._journal.exists():
+            return []
+        lines = [json.loads(line) for line in self._journal.read_text().splitlines()]
+        return [
+            Event(line["event"], line["pid"], line["at"], line.get("path", ""), line.get("mechanism", ""))
+            for line in lines
+        ]
+
+    def count(self, event: str) -> int:
+        """How often that happened."""
+        return sum(entry.name == event for entry in self.journal())
+
+    async def ready(self, *, within: float = 30) -> None:
+        """Wait until every worker has started and readiness says 200.
+
+        Raises:
+            RuntimeError: It did not; with what it printed.
+        """
+        await until(lambda: self._gone or self.count("startup") >= self.kind.workers, within)
+        deadline = time.monotonic() + within
+        while not self._gone and time.monotonic() < deadline:
+            # Two hundreds in a row from each of several workers are likely only if all of them serve.
+            if all([await ask(self.port, "/healthz/ready") == 200 for _ in range(2 * self.kind.workers)]):
+                return
+            await asyncio.sleep(0.02)
+        raise RuntimeError(f"{self.kind.name} did not start:\n{self.log}")
+
+    def send(self, number: signal.Signals) -> float:
+        """Send a signal to the process that we started, and return the moment."""
+        at = time.monotonic()
+        self.process.send_signal(number)
+        return at
+
+    async def exited(self, *, within: float) -> float | None:
+        """Wait for the exit of that process; return the moment, or None if it stays."""
+        gone = await until(lambda: self._gone, within)
+        return time.monotonic() if gone else None
+
+    @property
+    def _gone(self) -> bool:
+        return self.process.poll() is not None
+
+    async def leaves_nothing(self) -> bool:
+        """Whether all of its session ends with the process that we started, or a moment later."""
+        # Python's tracker of shared resources is a process too, and ends when it sees that its parent did.
+        return await until(lambda: not session(self.process.pid), 1)
+
+    def kill(self) -> None:
+        """End all of it at once."""
+        self.process.kill()
+        # Before the wait: until then no other session can have this number.
+        for pid in session(self.process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(10)
+
+
+def session(leader: int) -> list[int]:
+    """List the processes that live in a session; a launcher may have put some in groups of their own."""
+    found: list[int] = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            # proc(5): the name in parentheses may hold anything; state, parent, group and session follow.
+            state, _, _, number = stat.read_text().rpartition(")")[2].split()[:4]
+            if int(number) == leader and state != "Z":
+                found.append(int(stat.parent.name))
+    return found
+
+
+def free_port() -> int:
+    """Find a port below those that the kernel gives to outgoing connections."""
+    for port in random.sample(range(12_000, 32_000), 200):
+        with socket.socket() as probe:
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("no port is free")
+
+
+async def until(condition: Callable[[], bool], within: float) -> bool:
+    """Wait for a condition; tell whether it came true in time."""
+    deadline = time.monotonic() + within
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        await asyncio.sleep(0.01)
+    return True

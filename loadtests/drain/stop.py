@@ -1,0 +1,183 @@
+"""Stop one instance under load, and tell what each kind of client noticed."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+from .clients import Attempt, Balancer, Clients, Probes
+from .closing import Closing
+from .plan import Plan, Result, Times
+from .servers import Server, ServerKind, until
+from .wire import Outcome
+
+__all__ = ["stop_under_load"]
+
+
+KEEP_ALIVE = 10
+IDLE = 20
+SLOW = 10
+STREAMS = 5
+LISTENERS = 2
+# RFC 6455's registry: the service restarts.
+SERVICE_RESTART = 1012
+
+
+class _Load:
+    """All clients of one run, from before the signal until the last of them has ended."""
+
+    def __init__(self, server: Server, times: Times) -> None:
+        self.times = times
+        self.server = server
+        self.balancer = Balancer(times.notice)
+        self.clients = Clients(server.port, self.balancer)
+        self.ready = Probes()
+        self.live = Probes()
+        self.sse: list[str] = []
+        self.websockets: list[int] = []
+        self.signalled = 0.0
+        self.exited: float | None = None
+        self.leftover = False
+
+    async def run(self) -> None:
+        """Load, signal, and wait for the end."""
+        opened, fire = asyncio.Semaphore(0), asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            self._listen(tasks, opened)
+            for number in range(IDLE):
+                delay = self.times.notice * (number + 0.5) / IDLE
+                tasks.create_task(self.clients.idle(opened, fire, delay=delay))
+            for _ in range(IDLE + LISTENERS):
+                await opened.acquire()
+            self._keep_busy(tasks)
+            await asyncio.sleep(self.times.warm)
+            await self._put_in_flight(tasks)
+            self.signalled = self.server.send(signal.SIGTERM)
+            self.balancer.end_by(self.signalled + self.times.budget)
+            fire.set()
+            await self._see_it_off()
+
+    def _listen(self, tasks: asyncio.TaskGroup, opened: asyncio.Semaphore) -> None:
+        async def events() -> None:
+            self.sse.append(await self.clients.events("/sse", opened))
+
+        async def websocket() -> None:
+            self.websockets.append(await self.clients.websocket("/ws"))
+
+        for _ in range(LISTENERS):
+            tasks.create_task(events())
+            tasks.create_task(websocket())
+
+    def _keep_busy(self, tasks: asyncio.TaskGroup) -> None:
+        for _ in range(KEEP_ALIVE):
+            tasks.create_task(self.clients.keep_alive(every=0.1))
+        tasks.create_task(self.clients.fresh(every=0.02))
+        tasks.create_task(self.ready.probe(self.server.port, "/healthz/ready", self.balancer, every=0.01))
+        # What restarts a dead process asks on its own, and decides nothing about traffic.
+        tasks.create_task(
+            self.live.probe(self.server.port, "/healthz/live", self.balancer, every=0.05, decides=False)
+        )
+
+    async def _put_in_flight(self, tasks: asyncio.TaskGroup) -> None:
+        for client, number in (("slow", SLOW), ("stream", STREAMS)):
+            for _ in range(number):
+                path = f"/{client}?seconds={self.times.in_flight}"
+                tasks.create_task(self.clients.in_flight(client, path))
+        await until(self._all_begun, 5)
+
+    def _all_begun(self) -> bool:
+        begun = [event.path for event in self.server.journal() if event.name == "handler-begin"]
+        return begun.count("/slow") == SLOW and begun.count("/stream") == STREAMS
+
+    async def _see_it_off(self) -> None:
+        self.exited = await self.server.exited(within=self.times.budget + 1)
+        self.leftover = self.exited is not None and not await self.server.leaves_nothing()
+        # Whoever still waits for an answer of a killed server gets none, and says so.
+        self.server.kill()
+
+
+async def stop_under_load(kind: ServerKind, plan: Plan) -> Result:
+    """Send SIGTERM to a server under load, and judge it by the goals."""
+    async with plan.server(kind, plan.times, label="stop") as server:
+        await server.ready()
+        load = _Load(server, plan.times)
+        await load.run()
+        closing = Closing.of(server.journal())
+    return _result(load, closing)
+
+
+def _result(load: _Load, closing: Closing) -> Result:
+    failed = [a for a in load.clients.attempts if a.outcome is not Outcome.OK]
+    after = [a for a in failed if load.exited is not None and a.at > load.exited]
+    settled = load.ready.settled(load.signalled)
+    in_flight = load.clients.count("slow", "stream")[Outcome.OK]
+    idle = load.clients.count("idle")
+    seconds = None if load.exited is None else load.exited - load.signalled
+    code = load.server.process.returncode
+    cells = {
+        "mechanism": ", ".join(sorted({event.mechanism for event in load.server.journal()} - {""})) or "-",
+        "failed / requests": f"{len(failed)} / {len(load.clients.attempts)}{_kinds(failed)}",
+        "in flight finished": f"{in_flight}/{SLOW + STREAMS}",
+        "idle reused": f"{idle[Outcome.OK]}/{IDLE}",
+        "readiness 503 after": "never" if settled is None else f"{settled:.2f} s",
+        "live": "200" if _stayed_live(load) else "failed",
+        "SSE": ", ".join(sorted(set(load.sse))),
+        "WebSocket": ", ".join(str(code) for code in sorted(set(load.websockets))),
+        "lifespan": str(closing),
+        "exit": "killed by us" if seconds is None else f"{code} after {seconds:.1f} s",
+    }
+    facts: dict[str, object] = {
+        "failures": [[a.client, str(a.outcome), round(a.at - load.signalled, 3)] for a in failed],
+        "requests": len(load.clients.attempts),
+        "failed_after_exit": len(after),
+        "settled": settled,
+        "exit_code": None if seconds is None else code,
+        "exit_after": seconds,
+    }
+    misses = [*_missed_by_clients(load, failed, in_flight), *_missed_by_server(load, closing, seconds)]
+    return Result(scenario="stop", server=load.server.kind.name, cells=cells, misses=misses, facts=facts)
+
+
+def _kinds(failed: list[Attempt]) -> str:
+    kinds = sorted({str(a.outcome) for a in failed})
+    return (
+        f" ({', '.join(f'{sum(a.outcome == kind for a in failed)} {kind}' for kind in kinds)})"
+        if kinds
+        else ""
+    )
+
+
+def _stayed_live(load: _Load) -> bool:
+    # Once the listener is closed there is nobody to ask.
+    return all(status in {0, 200} for _, status in load.live.seen)
+
+
+def _missed_by_clients(load: _Load, failed: list[Attempt], in_flight: int) -> list[str]:
+    misses: list[str] = []
+    if failed:
+        misses.append(f"{len(failed)} of {len(load.clients.attempts)} requests failed{_kinds(failed)}")
+    if in_flight < SLOW + STREAMS:
+        misses.append(f"{in_flight} of {SLOW + STREAMS} requests in flight finished")
+    if set(load.sse) != {"ended"}:
+        misses.append(f"server-sent events were cut off: {load.sse}")
+    if set(load.websockets) != {SERVICE_RESTART}:
+        misses.append(f"WebSockets were closed with {load.websockets}")
+    return misses
+
+
+def _missed_by_server(load: _Load, closing: Closing, seconds: float | None) -> list[str]:
+    misses = closing.misses()
+    within = load.server.kind.unready_within + load.times.slack
+    settled = load.ready.settled(load.signalled)
+    if settled is None or settled > within:
+        after = "never" if settled is None else f"after {settled:.2f} s"
+        misses.append(f"readiness was 503 {after}; the goal is {within:.1f} s")
+    if not _stayed_live(load):
+        misses.append("liveness failed")
+    if seconds is None or seconds > load.times.budget:
+        misses.append(f"no exit within {load.times.budget:.1f} s")
+    elif load.server.process.returncode != 0:
+        misses.append(f"exit code {load.server.process.returncode}")
+    if load.leftover:
+        misses.append("a process outlived its parent")
+    return misses

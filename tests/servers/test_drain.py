@@ -1,0 +1,85 @@
+"""A server that is told to stop fails no request, on one server for each way to hear the signal.
+
+The whole matrix, and restarts behind HAProxy, run by `make drain`. The last test shows that the harness would notice:
+without the library, the same server under the same load fails in every way that the goals speak of.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from loadtests.drain import corners, report, stop
+from loadtests.drain.plan import Plan, Result, Times
+from loadtests.drain.servers import MATRIX
+
+APP = "tests.servers.drain_app:app"
+# One for each mechanism: wrap, wrap below a parent, the loop's handlers, nobody's handler.
+SUBSET = ["uvicorn-1", "uvicorn-2", "granian-1", "hypercorn-trio-0"]
+# The slack is for a machine that does more than this.
+QUICK = Times(
+    drain_delay=1.0, drain_timeout=4.0, close_timeout=1.0, notice=0.6, in_flight=1.5, warm=0.4, slack=2.0
+)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The harness's clients are asyncio's, whatever loop the server runs on."""
+    return "asyncio"
+
+
+def plan(folder: Path, *, plain: bool = False) -> Plan:
+    return Plan(app=APP, folder=folder, plain=plain, times=QUICK)
+
+
+@pytest.mark.parametrize("server", SUBSET)
+async def test_no_request_fails_when_a_server_under_load_is_stopped(server: str, tmp_path: Path) -> None:
+    result = await stop.stop_under_load(MATRIX[server], plan(tmp_path))
+    assert result.misses == []
+    assert result.cells["in flight finished"] == "15/15"
+
+
+@pytest.mark.parametrize("server", SUBSET)
+async def test_requests_that_never_end_get_a_clean_refusal_at_the_deadline(
+    server: str, tmp_path: Path
+) -> None:
+    result = await corners.drain_deadline(MATRIX[server], plan(tmp_path))
+    assert result.misses == []
+
+
+@pytest.mark.parametrize("server", ["uvicorn-1", "hypercorn-trio-0"])
+async def test_a_second_signal_ends_the_lame_duck(server: str, tmp_path: Path) -> None:
+    result = await corners.second_signal(MATRIX[server], plan(tmp_path))
+    assert result.misses == []
+
+
+async def test_the_harness_notices_what_a_server_without_the_library_does(tmp_path: Path) -> None:
+    result = await stop.stop_under_load(MATRIX["hypercorn-trio-0"], plan(tmp_path, plain=True))
+    found = "\n".join(result.misses)
+    for miss in (
+        "requests failed",
+        "stale_eof",
+        "refused",
+        "0 of 15 requests in flight finished",
+        "server-sent events were cut off",
+        "WebSockets were closed with",
+        "lifespan shutdown ran in 0 of 1 workers",
+        "readiness was 503 never",
+        "exit code -15",
+    ):
+        assert miss in found
+
+
+def test_a_table_takes_its_place_on_the_page_and_no_other(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("Before.\n<!-- stop: begin -->\nold\n<!-- stop: end -->\nAfter.\n")
+    good = Result(scenario="stop", server="one", cells={"exit": "0"}, misses=[])
+    bad = Result(scenario="stop", server="two", cells={"exit": "1"}, misses=["exit code 1"])
+    assert report.put(page, "stop", report.markdown([good, bad]))
+    assert not report.put(page, "rolling", "elsewhere")
+    table = (
+        "| server | exit | goals |\n| --- | --- | --- |\n| one | 0 | reached |\n| two | 1 | **missed** |\n"
+    )
+    whole = f"Before.\n<!-- stop: begin -->\n\n{table}\n<!-- stop: end -->\nAfter.\n"
+    assert page.read_text() == whole
