@@ -1,4 +1,4 @@
-"""Measure the CPU that each layer, and all of `harden`, add to a request over bare Starlette.
+"""Measure the CPU that each layer, all of `harden`, and the peers' stacks add to a request over bare Starlette.
 
 Every variant handles the same in-process request. Rounds are interleaved, so that a slow moment of the machine hits
 all variants alike; what is printed are medians, and ratios to the bare application of the same run.
@@ -23,10 +23,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from benchmarks.variants import variants
+from benchmarks.peers import peers
+from benchmarks.variants import sampling, variants
 from postfacta_core.asgi._types import ASGIApp, Message
 
-__all__ = ["main"]
+__all__ = ["applications", "main", "serve"]
 
 BODY = b'{"name":"bench"}'
 
@@ -71,13 +72,18 @@ async def _send(message: Message) -> None:
         raise AssertionError(message)
 
 
+async def serve(app: ASGIApp, requests: int) -> None:
+    """Serve so many requests."""
+    for _ in range(requests):
+        await app(_scope(), _receive, _send)
+
+
 async def _round(app: ASGIApp, requests: int) -> float:
     """CPU seconds a request, in this process alone."""
     gc.collect()
     gc.disable()
     started = time.process_time()
-    for _ in range(requests):
-        await app(_scope(), _receive, _send)
+    await serve(app, requests)
     spent = time.process_time() - started
     gc.enable()
     return spent / requests
@@ -88,16 +94,21 @@ async def _garbage(app: ASGIApp, requests: int) -> float:
     await _round(app, 100)
     gc.collect()
     gc.disable()
-    for _ in range(requests):
-        await app(_scope(), _receive, _send)
+    await serve(app, requests)
     found = gc.collect()
     gc.enable()
     return found / requests
 
 
+def applications() -> Mapping[str, ASGIApp]:
+    """Name all that is compared; `bare` comes first."""
+    route = Route("/items/{id}", _hello)
+    bare = Starlette(routes=[route])
+    return {"bare": bare, **variants(bare), **peers(route, sampling())}
+
+
 async def _measure(rounds: int, requests: int) -> dict[str, dict[str, float]]:
-    bare = Starlette(routes=[Route("/items/{id}", _hello)])
-    apps: Mapping[str, ASGIApp] = {"bare": bare, **variants(bare)}
+    apps = applications()
     times: dict[str, list[float]] = {name: [] for name in apps}
     for app in apps.values():
         await _round(app, 300)

@@ -7,12 +7,16 @@ from collections.abc import Mapping
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
+from postfacta_core.aio.deadline import RunningRequests
 from postfacta_core.aio.health import HealthRegistry
+from postfacta_core.aio.lifecycle import Lifecycle
 from postfacta_core.asgi._types import ASGIApp
 from postfacta_core.asgi.context import ContextMiddleware
+from postfacta_core.asgi.deadline import DeadlineMiddleware
 from postfacta_core.asgi.errors import ErrorMiddleware
 from postfacta_core.asgi.headers import ResponseHeadersMiddleware
 from postfacta_core.asgi.health import HealthMiddleware
+from postfacta_core.asgi.lifecycle import LifecycleMiddleware
 from postfacta_core.asgi.metrics import MetricsEndpoint
 from postfacta_core.asgi.stack import Policy, Telemetry, harden
 from postfacta_core.asgi.telemetry import TelemetryMiddleware
@@ -22,7 +26,7 @@ from postfacta_core.telemetry.logs import AccessLog
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.tracing import Tracing
 
-__all__ = ["variants"]
+__all__ = ["sampling", "variants"]
 
 
 def variants(bare: ASGIApp) -> Mapping[str, ASGIApp]:
@@ -32,7 +36,6 @@ def variants(bare: ASGIApp) -> Mapping[str, ASGIApp]:
     the difference to the row of the context. Its recorders come one by one.
     """
     return {
-        "context": ContextMiddleware(bare),
         "context + telemetry, no recorder": _observed(bare),
         "context + telemetry, tracing (no SDK)": _observed(bare, Tracing()),
         "context + telemetry, metrics": _observed(bare, Metrics()),
@@ -41,19 +44,38 @@ def variants(bare: ASGIApp) -> Mapping[str, ASGIApp]:
         "errors": ErrorMiddleware(bare),
         "metrics endpoint": MetricsEndpoint(bare, Metrics()),
         "health": HealthMiddleware(bare, HealthRegistry()),
+        "lifecycle": LifecycleMiddleware(bare, Lifecycle(running=RunningRequests())),
         "transfer": TransferMiddleware(bare),
-        "harden, no SDK": harden(bare, service="bench"),
-        "harden, SDK at 1 %": harden(
-            bare, service="bench", telemetry=Telemetry(tracing=Tracing(_sampling()))
-        ),
+        "context": ContextMiddleware(bare),
+        "context + deadline": ContextMiddleware(DeadlineMiddleware(bare, _sweeping())),
+        "harden, no SDK": _hardened(bare, Telemetry()),
+        "harden, SDK at 1 %": _hardened(bare, Telemetry(tracing=Tracing(sampling()))),
     }
+
+
+def _hardened(bare: ASGIApp, telemetry: Telemetry) -> ASGIApp:
+    app = harden(bare, service="bench", telemetry=telemetry)
+    _sweep(app.running)
+    return app
+
+
+def _sweeping() -> RunningRequests:
+    running = RunningRequests()
+    _sweep(running)
+    return running
+
+
+def _sweep(running: RunningRequests) -> None:
+    # As if its lifespan ran: else each request would have a timer of its own.
+    running.is_sweeping = running._is_asyncio = True  # noqa: SLF001 - as entering it would
 
 
 def _observed(bare: ASGIApp, *recorders: Recorder) -> ASGIApp:
     return ContextMiddleware(TelemetryMiddleware(bare, recorders))
 
 
-def _sampling() -> TracerProvider:
+def sampling() -> TracerProvider:
+    """Make a provider that records one trace of a hundred, and keeps none."""
     provider = TracerProvider(sampler=ParentBased(TraceIdRatioBased(0.01)), shutdown_on_exit=False)
     # What is recorded goes nowhere: an exporter works in another thread, at its own pace.
     provider.add_span_processor(SpanProcessor())
