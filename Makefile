@@ -1,11 +1,12 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix lock bench load chaos
+.PHONY: help demo test check fix lock bench load chaos drain faults slow
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PURE := src/postfacta_core/policy/*,src/postfacta_core/telemetry/*
 PYTHON ?= python3
 URL ?= http://127.0.0.1:8080
-USERS ?= 20
-TIME ?= 30s
+RATE ?= 10
+ONLY ?=
+TIME ?= 30
 
 help:             ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,12 +20,19 @@ check: .venv/dev  ## Run all that CI checks, cheapest first
 	coverage erase && coverage run -m pytest && coverage combine -q && coverage report && coverage report --include='$(PURE)' --fail-under=100
 fix: .venv/dev    ## Let the tools tidy up
 	ruff check --fix . && ruff format .
-bench: .venv/dev  ## Measure what the hardening adds to a request, by ratio, in one run
+bench: .venv/dev  ## Measure what the hardening adds to a request, by ratio, beside the peers and a hand-written handler
 	python -m benchmarks.bench_asgi
-load: .venv/dev   ## Load a running PostFacta (URL, TOKEN, USERS, TIME), and judge it
-	TOKEN=$(TOKEN) locust -f loadtests/locustfile.py --headless --only-summary --host $(URL) -u $(USERS) -r $(USERS) -t $(TIME)
-chaos: .venv/dev  ## Kill the database under writes, and check that nothing acknowledged is lost
-	python -m chaos.durability
+	python -m benchmarks.bench_incident
+load: .venv/dev   ## Load a running PostFacta (URL, TOKEN, RATE, TIME) in open loop, and judge it
+	TOKEN=$(TOKEN) locust -f loadtests/locustfile.py --headless --only-summary --host $(URL) --rate $(RATE) --seconds $(TIME)
+chaos: .venv/dev  ## Run the durability checker and the experiments, or ONLY="C03 durability"
+	python -m chaos $(ONLY) $(if $(ONLY),,--markdown docs/reference/durability.md)
+drain: .venv/dev  ## Stop each server of the matrix under load, and roll instances behind HAProxy
+	python -m loadtests.drain --rolling $(if $(ONLY),--only $(ONLY),--markdown docs/reference/drain.md)
+faults: .venv/dev ## Cause each outage of the database under load, or ONLY="kill failover"
+	python -m chaos.database_faults $(ONLY) $(if $(ONLY),,--markdown docs/reference/database-faults.md)
+slow: .venv/dev   ## Hold slow clients against each server of the matrix
+	SLOW_ALL=1 pytest tests/servers/test_slow_clients.py -s
 lock: .venv/dev   ## Compile requirements/*.txt anew, with hashes and without hosts
 	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header pyproject.toml --extra app -o requirements/app.txt
 	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header pyproject.toml --extra app --extra dev -c requirements/app.txt -o requirements/dev.txt

@@ -18,7 +18,12 @@ from tests.lifespan import running
 from tests.pg import execute
 
 ROOT = Path(__file__).parent.parent.parent
-PAGES = ["README.md", "docs/how-to/adopt-the-core.md"]
+PAGES = [
+    "README.md",
+    "docs/how-to/adopt-the-core.md",
+    "docs/how-to/deadlines.md",
+    "docs/how-to/graceful-shutdown.md",
+]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 # asyncpg, which the examples use, knows no other.
