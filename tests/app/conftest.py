@@ -42,7 +42,7 @@ def shared_app_dsn(postgres_server: EmbeddedPostgres, app_template: str) -> Iter
 async def app_database(app_database_dsn: str) -> AsyncGenerator[Database]:
     """Give the connection pool of a fresh, migrated database."""
     # Patient enough for a busy machine: the tests are about what happens, not about how fast.
-    options = PoolOptions(acquire_timeout=30, lock_timeout=3)
+    options = PoolOptions(acquire_timeout=30, max_waiting=200, lock_timeout=3)
     async with Database(app_database_dsn, options=options) as database:
         with anyio.fail_after(10):
             await database.wait_connected()
