@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from postfacta_app.server import _config, graceful_timeout  # pyright: ignore[reportPrivateUsage] - it is the subject
+import socket
+
+from postfacta_app.server import (
+    _config,  # pyright: ignore[reportPrivateUsage] - it is the subject
+    _listen,  # pyright: ignore[reportPrivateUsage] - it is the subject
+    graceful_timeout,
+)
 from postfacta_app.settings import load_settings
 from postfacta_core.policy.lifecycle import DrainLimits
 
@@ -17,3 +23,12 @@ def test_uvicorn_waits_longer_than_the_drain_but_not_for_ever() -> None:
 
 def test_no_request_inherits_the_context_of_an_earlier_one() -> None:
     assert _config(load_settings({})).reset_contextvars is True
+
+
+def test_no_answer_waits_forty_milliseconds_for_an_acknowledgement() -> None:
+    with (
+        _listen("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
