@@ -156,15 +156,36 @@ async def test_a_second_signal_ends_the_delay() -> None:
     assert life.phases.count("draining") == 1
 
 
-async def test_a_signal_during_startup_is_passed_on_at_once_and_the_service_is_never_ready() -> None:
+async def test_a_signal_during_startup_is_passed_on_once_that_is_over_and_the_service_is_never_ready() -> (
+    None
+):
     life = Life(delay=30)
     async with life.lived(ready=False) as server:
         server.signal()
-        await until(lambda: server.released_at is not None)
+        await anyio.sleep(0.3)  # A release would have come by then.
+        assert life.phases == ["draining"]
+        assert server.released_at is None
         life.lifecycle.started()
+        await until(lambda: server.released_at is not None)
         assert life.lifecycle.phase is Phase.DRAINING
         await life.lifecycle.finish_requests()
     assert life.phases == ["draining", "stopping", "stopped"]
+
+
+async def test_a_second_signal_during_a_startup_that_hangs_is_passed_on_at_once() -> None:
+    life = Life(delay=30)
+    async with life.lived(ready=False) as server:
+        server.signal()
+        await until(lambda: life.phases == ["draining"])
+        server.signal()
+        await until(lambda: server.released_at is not None)
+
+
+async def test_a_startup_that_hangs_does_not_outlast_the_drain() -> None:
+    life = Life(delay=30, timeout=0.2, close=0.2)
+    async with life.lived(ready=False) as server:
+        server.signal()
+        await until(lambda: server.released_at is not None)
 
 
 async def test_a_shutdown_without_a_signal_is_a_drain_without_delay_and_sends_the_server_none() -> None:
