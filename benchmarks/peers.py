@@ -13,7 +13,9 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from asgi_correlation_id import CorrelationIdMiddleware
-from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+from opentelemetry.instrumentation.asgi import (  # pyright: ignore[reportMissingTypeStubs] - it has none
+    OpenTelemetryMiddleware,
+)
 from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client import CollectorRegistry
 from prometheus_fastapi_instrumentator.middleware import PrometheusInstrumentatorMiddleware

@@ -67,7 +67,8 @@ def _sweeping() -> RunningRequests:
 
 def _sweep(running: RunningRequests) -> None:
     # As if its lifespan ran: else each request would have a timer of its own.
-    running.is_sweeping = running._is_asyncio = True  # noqa: SLF001 - as entering it would
+    running.is_sweeping = True
+    running._is_asyncio = True  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - as entering it would
 
 
 def _observed(bare: ASGIApp, *recorders: Recorder) -> ASGIApp:

@@ -74,7 +74,7 @@ class Turn:
 
     def __init__(self, wake: Callable[[], object]) -> None:
         self.has_come: bool = False
-        self.wake = wake
+        self.wake: Callable[[], object] = wake
 
 
 class Lending(Generic[C]):
@@ -90,8 +90,8 @@ class Lending(Generic[C]):
     """
 
     def __init__(self, name: str, max_size: int, max_waiting: int, *, lifetimes: Lifetimes) -> None:
-        self.max_size = max_size
-        self.used = 0
+        self.max_size: int = max_size
+        self.used: int = 0
         self._name = name
         self._max_waiting = max_waiting
         self._lifetimes = lifetimes
