@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from postfacta_core.aio import lifecycle
 from postfacta_core.asgi import Policy, harden
@@ -55,16 +56,23 @@ def thread(request: Request) -> Response:
     return PlainTextResponse("late")
 
 
-async def stream(request: Request) -> Response:
-    async def pieces() -> AsyncGenerator[bytes]:
+class Noted(StreamingResponse):
+    """Notes its end: a generator that is left between two pieces ends when somebody collects it."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            while True:
-                yield b"piece "
-                await anyio.sleep(0.1)
+            await super().__call__(scope, receive, send)
         finally:
             note("ended /stream")
 
-    return StreamingResponse(pieces())
+
+async def stream(request: Request) -> Response:
+    async def pieces() -> AsyncGenerator[bytes]:
+        while True:
+            yield b"piece "
+            await anyio.sleep(0.1)
+
+    return Noted(pieces())
 
 
 async def lose(request: Request) -> Response:
