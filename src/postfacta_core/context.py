@@ -18,6 +18,8 @@ class RequestContext:
         started: Monotonic seconds at which the outermost layer saw it.
         asked: The seconds that the caller gives it, as a header said; `math.inf` if none did.
         deadline: Monotonic seconds at which it must have ended; `math.inf` if it may take for ever.
+        priority: How much it matters, a `policy.concurrency.Priority`: 0 the most, 3 the least.
+        client: Whom rate limits count it for by default: an address, or an IPv6 /64; empty until it is known.
         root_path: The server's own `root_path`, before any mount added to it.
         route: The route template once routing has told it, such as `/incidents/{ref}`; else None.
         trace_id: The server span's trace, 32 hex digits, or empty without a recording SDK.
@@ -29,9 +31,11 @@ class RequestContext:
 
     __slots__ = (
         "asked",
+        "client",
         "deadline",
         "error_type",
         "principal",
+        "priority",
         "request_id",
         "root_path",
         "route",
@@ -46,6 +50,8 @@ class RequestContext:
         self.started: float = started
         self.asked: float = math.inf
         self.deadline: float = math.inf
+        self.priority: int = 1
+        self.client: str = ""
         self.root_path: str = root_path
         self.route: str | None = None
         self.trace_id: str = ""

@@ -10,6 +10,10 @@
     - BodyTooSlowError           -- the request body did not come in time
     - HeadersTooLargeError       -- the request headers are larger than the service takes
     - DrainingError              -- the service is stopping, and takes no more work
+    - CircuitOpenError           -- the circuit is open: the dependency has been failing
+    - BulkheadFullError          -- too many work with the dependency, and too many wait
+    - RateLimitExceededError     -- the caller has used up its rate
+    - LoadShedError              -- the service has more work than it can do in time
   + DeadlineExceededError        -- the time ran out; the work may have begun
   + StoppedError                 -- the service stopped before the work was done; it may have begun
   + OutcomeUnknownError          -- the connection broke while the answer to a commit was on its way
@@ -22,13 +26,17 @@ from __future__ import annotations
 __all__ = [
     "BodyTooLargeError",
     "BodyTooSlowError",
+    "BulkheadFullError",
+    "CircuitOpenError",
     "DatabaseUnavailableError",
     "DeadlineExceededError",
     "DrainingError",
     "HeadersTooLargeError",
+    "LoadShedError",
     "LockTimeoutError",
     "OutcomeUnknownError",
     "PoolTimeoutError",
+    "RateLimitExceededError",
     "ReadOnlyDatabaseError",
     "RejectedError",
     "ResilienceError",
@@ -85,6 +93,22 @@ class HeadersTooLargeError(RejectedError):
 
 class DrainingError(RejectedError):
     """The service is stopping, and takes no more work: another instance does."""
+
+
+class CircuitOpenError(RejectedError):
+    """The circuit is open: the dependency has been failing, and is left in peace for a while."""
+
+
+class BulkheadFullError(RejectedError):
+    """Too many work with the dependency already, and too many wait, or the wait was too long."""
+
+
+class RateLimitExceededError(RejectedError):
+    """The caller has used up its rate for now."""
+
+
+class LoadShedError(RejectedError):
+    """The service has more work than it can do in time, and does what matters more."""
 
 
 class DeadlineExceededError(ResilienceError):

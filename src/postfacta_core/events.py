@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 __all__ = [
+    "CircuitChanged",
     "ConnectionAcquired",
     "ConnectionOpened",
     "ConnectionReleased",
@@ -16,19 +17,37 @@ __all__ = [
     "Event",
     "HealthChecked",
     "ListenerFailed",
+    "LoopLagged",
+    "Mode",
+    "ModeChanged",
     "Observer",
     "Outcome",
     "PhaseChanged",
+    "PolicyCreated",
     "PoolSized",
     "QueryFinished",
     "RequestsOverdue",
     "ResourceStuck",
+    "RetryScheduled",
+    "Sample",
     "SignalsIntercepted",
-    "StateChange",
+    "StoreChanged",
     "TaskCrashed",
     "fan_out",
     "ignore",
 ]
+
+
+class Mode(StrEnum):
+    """How a policy's decisions are used; it may be set at any time.
+
+    `ENFORCE` acts on them. `SHADOW` decides and counts as if it did, and lets everything pass: for trying new
+    limits on live traffic. `OFF` does not even decide.
+    """
+
+    ENFORCE = "enforce"
+    SHADOW = "shadow"
+    OFF = "off"
 
 
 class Outcome(StrEnum):
@@ -40,13 +59,82 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class StateChange:
-    """A policy moved from one state to another at a moment of its clock."""
+class Sample:
+    """One number of a policy, as metrics show it.
+
+    Attributes:
+        metric: The full name, such as `postfacta_breaker_calls_total`; `telemetry.policies` has all of them.
+        labels: The label values, in the order of the metric's labels.
+        value: The number now; a counter never goes back.
+    """
+
+    metric: str
+    labels: tuple[str, ...]
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyCreated:
+    """A policy exists. Its numbers are plain ones that cost nothing to keep, read when somebody looks.
+
+    Attributes:
+        policy: Its name.
+        tally: Reads them. It must be quick and not wait, and may be called from another thread.
+    """
 
     policy: str
+    tally: Callable[[], Iterable[Sample]]
+
+
+@dataclass(frozen=True, slots=True)
+class ModeChanged:
+    """Somebody changed how a policy's decisions are used."""
+
+    policy: str
+    old: Mode
+    new: Mode
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitChanged:
+    """A circuit moved from one state to another at a moment of its clock; `reason` is one of a closed set."""
+
+    breaker: str
     old: str
     new: str
     at: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RetryScheduled:
+    """A try failed, and another follows `delay` seconds later; `attempt` counts those made, from 1."""
+
+    policy: str
+    attempt: int
+    delay: float
+    error_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreChanged:
+    """A shared store of a rate limit went away or came back; `error` is empty if it came back.
+
+    Attributes:
+        fallback: What decides meanwhile: `local`, `allow` or `deny`.
+    """
+
+    policy: str
+    available: bool
+    fallback: str
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LoopLagged:
+    """The event loop ran `seconds` later than it should have."""
+
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +284,7 @@ class TaskCrashed:
 
 
 Event = (
-    StateChange
-    | ListenerFailed
+    ListenerFailed
     | HealthChecked
     | ConnectionOpened
     | ConnectionAcquired
@@ -211,6 +298,12 @@ Event = (
     | ResourceStuck
     | TaskCrashed
     | DeadlineExceeded
+    | PolicyCreated
+    | ModeChanged
+    | CircuitChanged
+    | RetryScheduled
+    | StoreChanged
+    | LoopLagged
 )
 
 

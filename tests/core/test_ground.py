@@ -12,10 +12,10 @@ from postfacta_core import errors
 from postfacta_core.clock import LUCK, MONOTONIC, WALL, random_id
 from postfacta_core.context import RequestContext, bind_request, current_request, release_request
 from postfacta_core.errors import ResilienceError
-from postfacta_core.events import Event, ListenerFailed, StateChange, fan_out, ignore
+from postfacta_core.events import CircuitChanged, Event, ListenerFailed, fan_out, ignore
 
 ERRORS = [getattr(errors, name) for name in errors.__all__]
-CHANGE = StateChange("db", "up", "down", 1.0)
+CHANGE = CircuitChanged("db", "up", "down", 1.0, "failures")
 
 
 @pytest.mark.parametrize("kind", ERRORS)

@@ -11,15 +11,18 @@ from typing import Final
 
 from ..context import current_request
 from ..events import (
+    CircuitChanged,
     ConnectionOpened,
     Drained,
     Event,
     HealthChecked,
     ListenerFailed,
+    ModeChanged,
     PhaseChanged,
     ResourceStuck,
+    RetryScheduled,
     SignalsIntercepted,
-    StateChange,
+    StoreChanged,
     TaskCrashed,
 )
 from .exchange import Exchange
@@ -126,9 +129,9 @@ class EventLog:
     def __call__(self, event: Event, /) -> None:
         """Write a line, or none."""
         match event:
-            case StateChange():
-                fields = {"policy": event.policy, "old": event.old, "new": event.new}
-                self._write(logging.WARNING, "policy.state_changed", **fields)
+            case CircuitChanged():
+                fields = {"breaker": event.breaker, "old": event.old, "new": event.new}
+                self._write(logging.WARNING, "breaker.changed", **fields, reason=event.reason)
             case ListenerFailed():
                 self._write(logging.ERROR, "listener.failed", policy=event.policy, error=event.error)
             case TaskCrashed():
@@ -142,8 +145,26 @@ class EventLog:
             case ConnectionOpened() if event.error_type:
                 fields = {"pool": event.pool, "error_type": event.error_type}
                 self._write(logging.WARNING, "pool.connection_failed", **fields)
+            case ModeChanged() | RetryScheduled() | StoreChanged():
+                self._policy(event)
             case _:
                 self._live(event)
+
+    def _policy(self, event: ModeChanged | RetryScheduled | StoreChanged) -> None:
+        match event:
+            case ModeChanged():
+                fields = {"policy": event.policy, "old": event.old, "new": event.new}
+                self._write(logging.WARNING, "policy.mode_changed", **fields)
+            case RetryScheduled():
+                fields = {"policy": event.policy, "error_type": event.error_type}
+                self._write(
+                    logging.INFO, "retry.scheduled", **fields, attempt=event.attempt, delay=event.delay
+                )
+            case StoreChanged() if event.available:
+                self._write(logging.INFO, "ratelimit.store_back", policy=event.policy)
+            case StoreChanged():
+                fields = {"policy": event.policy, "fallback": event.fallback, "error": event.error}
+                self._write(logging.ERROR, "ratelimit.store_away", **fields)
 
     def _live(self, event: Event) -> None:
         match event:

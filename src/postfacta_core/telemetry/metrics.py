@@ -32,7 +32,9 @@ from ..events import (
     DeadlineExceeded,
     Event,
     HealthChecked,
+    LoopLagged,
     PhaseChanged,
+    PolicyCreated,
     PoolSized,
     QueryFinished,
     RequestsOverdue,
@@ -40,11 +42,13 @@ from ..events import (
     TaskCrashed,
 )
 from .exchange import OTHER, Exchange
+from .policies import PolicyCollector
 
 __all__ = ["DATABASE_BUCKETS", "HTTP_BUCKETS", "Exposition", "Metrics"]
 
 # The buckets of the semantic conventions, and 0.2: the 95th percentile's objective must be a bucket edge.
 HTTP_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.2, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 DATABASE_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
 
 _METHODS: Final = {
@@ -221,6 +225,14 @@ class Metrics:
             "Handlers that were cancelled and go on nevertheless.",
             registry=self.registry,
         )
+        self._lag = Histogram(
+            "postfacta_event_loop_lag_seconds",
+            "How late the event loop ran, sampled.",
+            buckets=LAG_BUCKETS,
+            registry=self.registry,
+        )
+        self._policies = PolicyCollector(self._cap, overflow=self._overflows.labels("policies").inc)
+        self.registry.register(self._policies)
         check = "check critical"
         self._up = self._gauge("postfacta_health_check_up", "1 if the check's verdict is up.", check)
         self._check_seconds = self._gauge(
@@ -290,6 +302,10 @@ class Metrics:
                 self._mechanism.child((event.mechanism,)).set(event.in_place)
             case RequestsOverdue():
                 self._overdue.set(event.count)
+            case LoopLagged():
+                self._lag.observe(event.seconds)
+            case PolicyCreated():
+                self._policies.add(event)
             case _:
                 pass
 

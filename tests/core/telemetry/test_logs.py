@@ -12,18 +12,22 @@ from postfacta_core.asgi._types import Receive, Scope, Send
 from postfacta_core.asgi.context import ContextMiddleware
 from postfacta_core.asgi.telemetry import TelemetryMiddleware
 from postfacta_core.events import (
+    CircuitChanged,
     ConnectionOpened,
     DeadlineExceeded,
     Drained,
     Event,
     HealthChecked,
     ListenerFailed,
+    Mode,
+    ModeChanged,
     PhaseChanged,
     QueryFinished,
     RequestsOverdue,
     ResourceStuck,
+    RetryScheduled,
     SignalsIntercepted,
-    StateChange,
+    StoreChanged,
     TaskCrashed,
 )
 from postfacta_core.telemetry.logs import LOGGER, AccessLog, EventLog, RequestFilter
@@ -136,7 +140,14 @@ def health(*, up: bool) -> HealthChecked:
 @pytest.mark.parametrize(
     ("events", "expected"),
     [
-        ([StateChange("db", "closed", "open", 1.0)], ["policy.state_changed"]),
+        ([ModeChanged("db", Mode.SHADOW, Mode.ENFORCE)], ["policy.mode_changed"]),
+        ([RetryScheduled("db", 1, 0.1, "TimeoutError")], ["retry.scheduled"]),
+        (
+            [StoreChanged("limit", available=False, fallback="local", error="ConnectionError()")],
+            ["ratelimit.store_away"],
+        ),
+        ([StoreChanged("limit", available=True, fallback="local")], ["ratelimit.store_back"]),
+        ([CircuitChanged("db", "closed", "open", 1.0, "failures")], ["breaker.changed"]),
         ([ListenerFailed("db", "boom")], ["listener.failed"]),
         ([TaskCrashed("poller", ValueError("a crash"))], ["task.crashed"]),
         ([ConnectionOpened("main", 0.1), ConnectionOpened("main", 1, "OSError")], ["pool.connection_failed"]),

@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry
 
 from postfacta_core.context import RequestContext
 from postfacta_core.events import (
+    CircuitChanged,
     ConnectionAcquired,
     ConnectionOpened,
     ConnectionReleased,
@@ -18,7 +19,6 @@ from postfacta_core.events import (
     QueryFinished,
     RequestsOverdue,
     SignalsIntercepted,
-    StateChange,
     TaskCrashed,
 )
 from postfacta_core.telemetry.exchange import Exchange
@@ -218,7 +218,7 @@ def test_signals_are_heard_in_one_way_at_a_time(metrics: Metrics) -> None:
 
 def test_an_event_without_a_metric_is_no_error(metrics: Metrics) -> None:
     before = metrics.render().body.count(b"\n")
-    metrics(StateChange("breaker", "closed", "open", 1.0))
+    metrics(CircuitChanged("breaker", "closed", "open", 1.0, "failures"))
     assert metrics.render().body.count(b"\n") == before
 
 

@@ -1,0 +1,119 @@
+"""Show the numbers of policies as metrics, read when somebody looks.
+
+A policy is called many times a second, and scraped four times a minute: it counts in plain numbers, tells of itself
+once by `PolicyCreated`, and is asked at the scrape. So the request path pays no lock and no label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, NamedTuple
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from ..events import PolicyCreated, Sample
+
+__all__ = ["POLICY_METRICS", "PolicyCollector", "PolicyMetric"]
+
+_Family = CounterMetricFamily | GaugeMetricFamily
+
+
+class PolicyMetric(NamedTuple):
+    """A metric that policies fill; it is a counter if its name ends in `_total`."""
+
+    text: str
+    labels: tuple[str, ...]
+
+
+POLICY_METRICS: Final[dict[str, PolicyMetric]] = {
+    "postfacta_breaker_state": PolicyMetric("1 for the circuit's present state.", ("breaker", "state")),
+    "postfacta_breaker_calls_total": PolicyMetric(
+        "Calls by how they ended, the rejected ones too.", ("breaker", "outcome", "mode")
+    ),
+    "postfacta_breaker_transitions_total": PolicyMetric(
+        "Changes of state.", ("breaker", "from_state", "to_state")
+    ),
+    "postfacta_retry_attempts_total": PolicyMetric("Tries by how they ended.", ("operation", "outcome")),
+    "postfacta_retry_budget_tokens": PolicyMetric("Retries that may be made now.", ("budget",)),
+    "postfacta_hedge_attempts_total": PolicyMetric(
+        "Second tries, by which of the two answered.", ("operation", "outcome")
+    ),
+    "postfacta_fallback_answers_total": PolicyMetric(
+        "Answers by where they came from.", ("operation", "source")
+    ),
+    "postfacta_bulkhead_used": PolicyMetric("Calls under way.", ("bulkhead",)),
+    "postfacta_bulkhead_waiting": PolicyMetric("Calls that wait for a slot.", ("bulkhead",)),
+    "postfacta_bulkhead_slots": PolicyMetric("The most calls at once.", ("bulkhead",)),
+    "postfacta_bulkhead_decisions_total": PolicyMetric(
+        "Calls admitted or refused.", ("bulkhead", "decision", "mode")
+    ),
+    "postfacta_limiter_limit": PolicyMetric("The most requests at once, as it is now.", ("limiter",)),
+    "postfacta_limiter_inflight": PolicyMetric("Requests under way.", ("limiter",)),
+    "postfacta_limiter_queued": PolicyMetric("Requests that wait to be admitted.", ("limiter",)),
+    "postfacta_limiter_decisions_total": PolicyMetric(
+        "Requests admitted or shed.", ("limiter", "priority", "decision", "mode")
+    ),
+    "postfacta_limiter_queue_time_seconds_total": PolicyMetric(
+        "All the time that admitted requests waited.", ("limiter",)
+    ),
+    "postfacta_ratelimit_decisions_total": PolicyMetric(
+        "Requests allowed or limited, and by what if the store is away.", ("policy", "decision", "mode")
+    ),
+    "postfacta_ratelimit_keys": PolicyMetric("Callers that the memory store knows.", ("policy",)),
+    "postfacta_ratelimit_store_up": PolicyMetric("1 if the shared store answers.", ("policy",)),
+}
+"""Every metric whose numbers come from policies, by its full name."""
+
+
+class PolicyCollector(Collector):
+    """Asks every policy at a scrape. It is a collector of prometheus-client.
+
+    Args:
+        cap: The most policies it asks; each has a name from the code, so that more of them are a mistake.
+        overflow: Told of each policy above the cap.
+    """
+
+    def __init__(self, cap: int, *, overflow: Callable[[], None]) -> None:
+        self._cap = cap
+        self._overflow = overflow
+        self._tallies: list[Callable[[], Iterable[Sample]]] = []
+
+    def add(self, event: PolicyCreated) -> None:
+        """Ask this one too from now on."""
+        if len(self._tallies) < self._cap:
+            self._tallies.append(event.tally)
+        else:
+            self._overflow()
+
+    def describe(self) -> Iterator[_Family]:
+        """Name all metrics without any number, so that another collector cannot take a name."""
+        for name in POLICY_METRICS:
+            yield _family(name)
+
+    def collect(self) -> Iterator[_Family]:
+        """Read all numbers. Those of policies with the same name are added up."""
+        numbers: dict[str, dict[tuple[str, ...], float]] = {}
+        for tally in tuple(self._tallies):
+            for sample in _read(tally):
+                of_metric = numbers.setdefault(sample.metric, {})
+                of_metric[sample.labels] = of_metric.get(sample.labels, 0.0) + sample.value
+        for name, values in numbers.items():
+            family = _family(name)
+            for labels, value in values.items():
+                family.add_metric(labels, value)
+            yield family
+
+
+def _read(tally: Callable[[], Iterable[Sample]]) -> list[Sample]:
+    # A policy with a fault of its own must not take the scrape of all others with it.
+    try:
+        return [sample for sample in tally() if sample.metric in POLICY_METRICS]
+    except Exception:  # noqa: BLE001 - a tally is foreign code, and may raise anything
+        return []
+
+
+def _family(name: str) -> _Family:
+    text, labels = POLICY_METRICS[name]
+    kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+    return kind(name, text, labels=labels)

@@ -1,0 +1,86 @@
+"""What policies count is shown at the scrape, and a broken policy spoils nobody else's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from postfacta_core.events import PolicyCreated, Sample
+from postfacta_core.telemetry.metrics import Metrics
+from postfacta_core.telemetry.policies import POLICY_METRICS
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics(CollectorRegistry(), label_cap=3, with_process=False)
+
+
+def used(metrics: Metrics, bulkhead: str) -> float | None:
+    return metrics.registry.get_sample_value("postfacta_bulkhead_used", {"bulkhead": bulkhead})
+
+
+def test_a_number_is_read_when_somebody_looks_and_not_before(metrics: Metrics) -> None:
+    now = [1.0]
+    metrics(PolicyCreated("db", lambda: [Sample("postfacta_bulkhead_used", ("db",), now[0])]))
+    assert used(metrics, "db") == 1
+    now[0] = 4.0
+    assert used(metrics, "db") == 4
+
+
+def test_a_counter_keeps_its_name(metrics: Metrics) -> None:
+    labels = ("db", "success", "enforce")
+    metrics(PolicyCreated("db", lambda: [Sample("postfacta_breaker_calls_total", labels, 7.0)]))
+    found = metrics.registry.get_sample_value(
+        "postfacta_breaker_calls_total", {"breaker": "db", "outcome": "success", "mode": "enforce"}
+    )
+    assert found == 7
+
+
+def test_two_policies_of_one_name_are_added_up_and_not_a_broken_scrape(metrics: Metrics) -> None:
+    for value in (1.0, 2.0):
+        metrics(
+            PolicyCreated("db", lambda value=value: [Sample("postfacta_bulkhead_used", ("db",), value)])  # type: ignore[misc]
+        )
+    assert used(metrics, "db") == 3
+    assert metrics.render().body.count(b'postfacta_bulkhead_used{bulkhead="db"}') == 1
+
+
+def test_a_tally_that_raises_does_not_take_the_scrape_of_the_others(metrics: Metrics) -> None:
+    def broken() -> Iterable[Sample]:
+        raise RuntimeError("no")
+
+    metrics(PolicyCreated("a", broken))
+    metrics(PolicyCreated("b", lambda: [Sample("postfacta_bulkhead_used", ("b",), 1.0)]))
+    assert used(metrics, "b") == 1
+
+
+def test_a_metric_that_nobody_declared_is_left_out(metrics: Metrics) -> None:
+    metrics(PolicyCreated("a", lambda: [Sample("unheard_of", (), 1.0)]))
+    assert b"unheard_of" not in metrics.render().body
+
+
+def test_policies_without_end_are_counted_and_left_out(metrics: Metrics) -> None:
+    for number in range(5):
+        name = f"p{number}"
+        metrics(PolicyCreated(name, lambda name=name: [Sample("postfacta_bulkhead_used", (name,), 1.0)]))  # type: ignore[misc]
+    assert [used(metrics, f"p{number}") for number in range(5)] == [1, 1, 1, None, None]
+    overflows = metrics.registry.get_sample_value(
+        "postfacta_metrics_label_overflow_total", {"metric": "policies"}
+    )
+    assert overflows == 2
+
+
+def test_another_collector_cannot_take_a_name_of_ours(metrics: Metrics) -> None:
+    from prometheus_client import Gauge  # noqa: PLC0415 - only this test makes a metric by hand
+
+    with pytest.raises(ValueError, match="Duplicated"):
+        Gauge("postfacta_bulkhead_used", "Taken.", registry=metrics.registry)
+
+
+def test_all_names_and_labels_are_ones_that_prometheus_takes() -> None:
+    for name, metric in POLICY_METRICS.items():
+        assert name.startswith("postfacta_")
+        assert metric.text.endswith(".")
+        assert len(set(metric.labels)) == len(metric.labels)
