@@ -1,0 +1,400 @@
+"""Decide whether a dependency is called, from how the calls before ended.
+
+              too many failed, or were slow
+    closed ──────────────────────────────────> open <─────────────────┐
+      ^                                          │  its wait is over,  │  the trial failed,
+      │                                          v  and a call comes   │  was slow, or hung
+      └──────────────────────────────────── half_open ─────────────────┘
+              enough trials succeeded
+
+By hand it becomes, from anywhere: closed anew, `forced_open` (refuses all), `disabled` (admits all, looks at nothing)
+or `metrics_only` (admits all, and counts).
+
+1. A call has a permit. One of a state that is past, or of a trial that is over, moves nothing: a success from before
+   the trip closes nothing, and a failure from before prolongs nothing.
+2. A call that was ignored, as a cancelled one is, says nothing, and gives its permit back.
+3. In half_open there is one trial at a time. The first that fails or is slow opens the circuit again.
+4. half_open has an end. If a trial is still out then, or none succeeded, the circuit opens again. If all that were
+   made succeeded, it closes: calls may be too rare for as many trials as are wanted.
+5. A move that time brings is made when the circuit is next asked anything, and dated to the moment it was due.
+6. Each opening in a row waits longer, up to a maximum; so it does if the dependency asks for it (Retry-After).
+
+States, windows and the names of the options are those of resilience4j 2. Moments are those of a monotonic clock. One
+thread at a time: whoever has more brings a lock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Literal
+
+from ..events import CircuitChanged, Outcome
+
+__all__ = ["REFUSED", "CallKind", "Circuit", "CircuitConfig", "CircuitState", "CircuitStatistics"]
+
+CallKind = Literal["success", "slow", "failure", "ignored", "rejected"]
+"""What a call counts as. A slow one succeeded, but late; one that failed late is a failure."""
+
+_OfTrials = Literal["trials_passed", "trial_failed", "trial_slow", "trial_hung"]
+_Reason = Literal["failures", "slow_calls", "wait_over", "by_hand", "remote", _OfTrials]
+_Moved = Callable[[CircuitChanged], object]
+
+REFUSED: Final = 0
+"""The permit of a call that is not admitted."""
+
+_SOON: Final = 1.0  # While a trial is out, nobody knows when the next may be made.
+_LARGEST_WINDOW: Final = 10_000  # It is laid out at once; so many seconds are a megabyte.
+
+
+class CircuitState(StrEnum):
+    """Where a circuit is."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+    FORCED_OPEN = "forced_open"
+    DISABLED = "disabled"
+    METRICS_ONLY = "metrics_only"
+
+
+_CLOSED, _OPEN, _HALF_OPEN, _FORCED_OPEN, _DISABLED, _METRICS_ONLY = CircuitState
+
+_BY_HAND: Final = frozenset({_CLOSED, _FORCED_OPEN, _DISABLED, _METRICS_ONLY})
+_MOVES: Final = {
+    _CLOSED: _BY_HAND | {_OPEN},
+    _OPEN: _BY_HAND | {_HALF_OPEN},
+    _HALF_OPEN: _BY_HAND | {_OPEN},
+    **dict.fromkeys((_FORCED_OPEN, _DISABLED, _METRICS_ONLY), _BY_HAND),
+}
+
+# What a window remembers of a call, in bits.
+_FAILED: Final = 1
+_SLOW: Final = 2
+_NOTHING_YET: Final = 4
+
+_IGNORED: Final = Outcome.IGNORED
+_FAILURE: Final = Outcome.FAILURE
+_KINDS: Final[tuple[CallKind, ...]] = ("success", "failure", "slow", "failure")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitConfig:
+    """When a circuit opens, and how it finds out that it may close. Rates are fractions: half is 0.5.
+
+    Attributes:
+        failure_rate_threshold: It opens when this part of the calls in the window failed; above 0, up to 1.
+        slow_call_rate_threshold: Or when this part was slow, failed or not.
+        slow_call_duration: Seconds from which a call is slow.
+        sliding_window_type: The last calls (`count`), or those that ended in the last seconds (`time`).
+        sliding_window_size: How many calls or whole seconds. In a window of seconds the oldest one falls out whole.
+        minimum_number_of_calls: The fewest calls in the window for a rate to mean anything.
+        wait_duration_in_open_state: Seconds for which it refuses, the first time.
+        wait_multiplier: How much longer each wait is than the one before; 1 keeps it.
+        wait_jitter: The part of a wait that luck may take off, lest all instances come back together; below 1.
+        max_wait_duration_in_open_state: The longest wait.
+        permitted_number_of_calls_in_half_open_state: How many trials, one after another, must succeed.
+        max_wait_duration_in_half_open_state: Seconds for all of them.
+    """
+
+    failure_rate_threshold: float = 0.5
+    slow_call_rate_threshold: float = 1.0
+    slow_call_duration: float = 60.0
+    sliding_window_type: Literal["count", "time"] = "count"
+    sliding_window_size: int = 100
+    minimum_number_of_calls: int = 20
+    wait_duration_in_open_state: float = 5.0
+    wait_multiplier: float = 2.0
+    wait_jitter: float = 0.2
+    max_wait_duration_in_open_state: float = 60.0
+    permitted_number_of_calls_in_half_open_state: int = 3
+    max_wait_duration_in_half_open_state: float = 30.0
+
+    def __post_init__(self) -> None:
+        # Each for itself, and chained: so nan is refused too.
+        rates = (self.failure_rate_threshold, self.slow_call_rate_threshold)
+        growth, jitter = self.wait_multiplier, self.wait_jitter
+        if not (all(0 < rate <= 1 for rate in rates) and 1 <= growth < math.inf and 0 <= jitter < 1):
+            msg = f"needs rates above 0 and up to 1 (0.5 is 50 %), a multiplier from 1 up, a jitter below 1: {self}"
+            raise ValueError(msg)
+        counts = (self.minimum_number_of_calls, self.permitted_number_of_calls_in_half_open_state)
+        known, size = self.sliding_window_type in {"count", "time"}, self.sliding_window_size
+        if not (known and min(counts) >= 1 and 1 <= size <= _LARGEST_WINDOW):
+            msg = f"needs counts from 1 up, and a window of 'count' or 'time' up to {_LARGEST_WINDOW}: {self}"
+            raise ValueError(msg)
+        first, longest = self.wait_duration_in_open_state, self.max_wait_duration_in_open_state
+        others = (self.slow_call_duration, self.max_wait_duration_in_half_open_state)
+        if not (all(0 < other < math.inf for other in others) and 0 < first <= longest < math.inf):
+            msg = f"needs durations above 0, and no wait longer than the longest: {self}"
+            raise ValueError(msg)
+
+    def wait(self, opening: int, luck: float) -> float:
+        """Return the seconds to refuse after so many openings in a row, from 1; `luck` is from 0 up to 1."""
+        longest = self.max_wait_duration_in_open_state
+        try:
+            wait = min(longest, self.wait_duration_in_open_state * self.wait_multiplier ** (opening - 1))
+        except OverflowError:
+            wait = longest
+        return wait * (1.0 - self.wait_jitter * luck)
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitStatistics:
+    """How a circuit stands at a moment.
+
+    `generation` rises with each move and trial. The calls are those in the window, or those that opened the circuit;
+    rates are from 0 to 1. `retry_after` is None if it does not refuse, or nobody knows for how long.
+    """
+
+    state: CircuitState
+    since: float
+    generation: int
+    calls: int
+    failures: int
+    slow_calls: int
+    failure_rate: float
+    slow_call_rate: float
+    retry_after: float | None
+
+
+class _CountWindow:
+    """The last calls, in a ring."""
+
+    def __init__(self, size: int) -> None:
+        self.calls = self.failures = self.slow = self._next = 0
+        self._marks = bytearray([_NOTHING_YET]) * size
+        self._size = size
+
+    def add(self, mark: int, now: float) -> bool:
+        """Take a call in, and tell whether that can have raised a rate."""
+        at = self._next
+        old = self._marks[at]
+        self._next = at + 1 if at + 1 < self._size else 0
+        if old == mark:
+            return False
+        self._marks[at] = mark
+        self.calls += old == _NOTHING_YET
+        self.failures += (mark & _FAILED) - (old & _FAILED)
+        self.slow += ((mark & _SLOW) - (old & _SLOW)) >> 1
+        return True
+
+    def forget(self, now: float) -> None:
+        """Calls do not grow old here."""
+
+
+class _TimeWindow:
+    """The calls that ended in the last whole seconds, a bucket for each second."""
+
+    def __init__(self, size: int, second: int) -> None:
+        self.calls = self.failures = self.slow = 0
+        self._buckets = [[0, 0, 0] for _ in range(size)]
+        self._second = second
+
+    def add(self, mark: int, now: float) -> bool:
+        """Take a call in, and tell whether that can have raised a rate."""
+        if now >= self._second + 1:
+            self.forget(now)
+        # A thread that read the clock before another one did counts into the other's second.
+        bucket = self._buckets[self._second % len(self._buckets)]
+        bucket[0] += 1
+        self.calls += 1
+        if mark:
+            bucket[1] += mark & _FAILED
+            bucket[2] += mark >> 1
+            self.failures += mark & _FAILED
+            self.slow += mark >> 1
+        return self.failures + self.slow > 0
+
+    def forget(self, now: float) -> None:
+        """Let the seconds that are too old fall out, each once."""
+        second, size = math.floor(now), len(self._buckets)
+        for past in range(max(self._second + 1, second - size + 1), second + 1):
+            calls, failures, slow = self._buckets[past % size]
+            self.calls -= calls
+            self.failures -= failures
+            self.slow -= slow
+            self._buckets[past % size] = [0, 0, 0]
+        self._second = max(self._second, second)
+
+
+class Circuit:
+    """A circuit, its window and its permits.
+
+    Args:
+        name: Stands in what it tells of its moves.
+        config: When it opens and closes.
+        now: The moment it begins at.
+        moved: Told of each move, once it is made; it must not raise, nor call the circuit.
+
+    Attributes:
+        state: Where it was when it was last asked anything.
+    """
+
+    def __init__(self, name: str, config: CircuitConfig, now: float, *, moved: _Moved) -> None:
+        self.state: CircuitState = _CLOSED
+        self._name, self._config, self._moved = name, config, moved
+        # A window of calls never holds more than its size.
+        most = config.sliding_window_size if config.sliding_window_type == "count" else math.inf
+        self._enough = min(config.minimum_number_of_calls, most)
+        self._slow_after = config.slow_call_duration
+        self._generation, self._passed, self._trial_is_out, self._luck = 1, 0, False, 0.0
+        # Of open: until when it refuses. Of half_open: when it ends.
+        self._until = self._held_until = -math.inf
+        self._begin(now)
+
+    def pass_closed(self) -> int:
+        """Take a permit if it is closed, else `REFUSED`, which means: ask `enter`. It needs no lock."""
+        # In this order: if a move comes between, the permit is of the state before, and moves nothing.
+        permit = self._generation
+        return permit if self.state is _CLOSED else REFUSED
+
+    def enter(self, now: float) -> int:
+        """Ask for a permit, which must come back by `leave`; `REFUSED` if there is none."""
+        self._settle(now)
+        if self.state is _OPEN and now >= self._until:
+            self._move(_HALF_OPEN, now, "wait_over")
+            self._until = now + self._config.max_wait_duration_in_half_open_state
+        if self.state in {_OPEN, _FORCED_OPEN} or self._trial_is_out:
+            return REFUSED
+        if self.state is _HALF_OPEN:
+            self._trial_is_out = True
+            self._generation += 1
+        return self._generation
+
+    def leave(self, permit: int, outcome: Outcome, *, started: float, now: float, luck: float) -> CallKind:
+        """Give a permit back, say how and when the call ended, and hear what it counts as.
+
+        The luck, from 0 up to, not including, 1, is for the wait if the circuit opens.
+        """
+        if outcome is _IGNORED:
+            self._settle(now)
+            if permit == self._generation:
+                self._trial_is_out = False
+            return "ignored"
+        mark = _FAILED if outcome is _FAILURE else 0
+        if now >= started + self._slow_after:
+            mark |= _SLOW
+        if self.state is not _CLOSED:
+            self._take(permit, mark, now=now, luck=luck)
+        elif (
+            permit == self._generation and self._window.add(mark, now) and self._window.calls >= self._enough
+        ):
+            self._judge(now, luck)
+        return _KINDS[mark]
+
+    def hold(self, permit: int, seconds: float, now: float) -> None:
+        """Take note that the dependency, by a call that failed, asks to be left alone for so long.
+
+        An open circuit does not try before, up to the longest wait. What is no sensible number is passed over.
+        """
+        self._settle(now)
+        if permit == self._generation and seconds > 0:
+            wait = min(seconds, self._config.max_wait_duration_in_open_state)
+            self._held_until = max(self._held_until, now + wait)
+
+    def open(self, now: float, luck: float, reason: _Reason = "by_hand") -> None:
+        """Open it, as if too much had failed; nothing happens if it is open.
+
+        Raises:
+            ValueError: If it is forced open, disabled or measures only: put it to closed first.
+        """
+        self._settle(now)
+        if self.state is not _OPEN:
+            self._open(now, luck, reason)
+
+    def put(self, state: CircuitState, now: float) -> None:
+        """Set it by hand to forced_open, disabled or metrics_only; or to closed, where it knows nothing of what was.
+
+        Raises:
+            ValueError: If it is to be open or half_open.
+        """
+        self._settle(now)
+        if state not in _BY_HAND:
+            msg = f"cannot be put to {state}: put it to one of {sorted(_BY_HAND)}"
+            raise ValueError(msg)
+        if self.state is state is _CLOSED:
+            # Calls under way do not count in the new window.
+            self._generation += 1
+            self._begin(now)
+        elif self.state is not state:
+            self._move(state, now, "by_hand")
+
+    def retry_after(self, now: float) -> float | None:
+        """Tell after how many seconds it may admit a call, if it refuses and that is known."""
+        self._settle(now)
+        if self.state is _OPEN:
+            return max(0.0, self._until - now)
+        return min(_SOON, self._until - now) if self._trial_is_out else None
+
+    def statistics(self, now: float) -> CircuitStatistics:
+        """Tell how it stands."""
+        self._settle(now)
+        window = self._window
+        if self.state in {_CLOSED, _METRICS_ONLY}:
+            window.forget(now)
+        calls = max(1, window.calls)
+        rates = (window.failures / calls, window.slow / calls)
+        counts = (window.calls, window.failures, window.slow)
+        return CircuitStatistics(
+            self.state, self._since, self._generation, *counts, *rates, self.retry_after(now)
+        )
+
+    def _take(self, permit: int, mark: int, *, now: float, luck: float) -> None:
+        """Take in how a call ended while it is not closed."""
+        self._settle(now)
+        if permit != self._generation:
+            return
+        if self.state is _METRICS_ONLY:
+            self._window.add(mark, now)
+        elif self._trial_is_out:
+            self._trial_is_out = False
+            self._passed += 1
+            if mark:
+                self._open(now, luck, "trial_failed" if mark & _FAILED else "trial_slow")
+            elif self._passed >= self._config.permitted_number_of_calls_in_half_open_state:
+                self._move(_CLOSED, now, "trials_passed")
+
+    def _judge(self, now: float, luck: float) -> None:
+        window, config = self._window, self._config
+        # Divided, and not the threshold multiplied: 7 of 100 are 0.07, but 0.07 times 100 is more than 7.
+        if window.failures / window.calls >= config.failure_rate_threshold:
+            self._open(now, luck, "failures")
+        elif window.slow / window.calls >= config.slow_call_rate_threshold:
+            self._open(now, luck, "slow_calls")
+
+    def _settle(self, now: float) -> None:
+        """Make the move that time has brought."""
+        if self.state is not _HALF_OPEN or now < self._until:
+            return
+        if self._passed > 0 and not self._trial_is_out:
+            self._move(_CLOSED, self._until, "trials_passed")
+        else:
+            # A trial that hangs brings no luck of its own: that of the opening before it will do.
+            self._open(self._until, self._luck, "trial_hung")
+
+    def _open(self, now: float, luck: float, reason: _Reason) -> None:
+        self._move(_OPEN, now, reason)
+        self._luck = luck
+        self._openings += 1
+        self._until = max(now + self._config.wait(self._openings, luck), self._held_until)
+
+    def _move(self, new: CircuitState, at: float, reason: _Reason) -> None:
+        old = self.state
+        if new not in _MOVES[old]:
+            msg = f"a circuit that is {old} cannot become {new}: put it to closed first"
+            raise ValueError(msg)
+        self.state, self._since = new, at
+        self._generation += 1
+        self._passed, self._trial_is_out = 0, False
+        if new in {_CLOSED, _METRICS_ONLY}:
+            self._begin(at)
+        self._moved(CircuitChanged(self._name, old, new, at, reason))
+
+    def _begin(self, now: float) -> None:
+        size, by_count = self._config.sliding_window_size, self._config.sliding_window_type == "count"
+        self._window = _CountWindow(size) if by_count else _TimeWindow(size, math.floor(now))
+        self._since = now
+        self._openings = 0
+        self._held_until = -math.inf

@@ -1,0 +1,837 @@
+"""A breaker guards calls in any style, and nobody's cancellation, listener or storage changes what it decides."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import inspect
+import pickle
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import suppress
+from functools import partial
+from typing import Any, cast
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import pybreaker
+import pytest
+
+from postfacta_core.aio import _breaker_book
+from postfacta_core.aio.breaker import BreakerOpenError, CircuitBreaker
+from postfacta_core.asgi import problem_of
+from postfacta_core.clock import MONOTONIC
+from postfacta_core.errors import (
+    BulkheadFullError,
+    CircuitOpenError,
+    DatabaseUnavailableError,
+    LoadShedError,
+    RateLimitExceededError,
+)
+from postfacta_core.events import CircuitChanged, ListenerFailed, Mode, ModeChanged, PolicyCreated
+from postfacta_core.policy.breaker import CircuitConfig, CircuitState
+from postfacta_core.telemetry.policies import POLICY_METRICS
+from postfacta_core.testing import ManualClock, RecordingObserver
+
+pytestmark = pytest.mark.usefixtures("anyio_backend")
+CLOSED, OPEN, HALF_OPEN, FORCED_OPEN, DISABLED, METRICS_ONLY = CircuitState
+CONFIG = CircuitConfig(
+    failure_rate_threshold=1.0,
+    sliding_window_size=4,
+    minimum_number_of_calls=4,
+    wait_duration_in_open_state=8.0,
+    max_wait_duration_in_open_state=32.0,
+    permitted_number_of_calls_in_half_open_state=2,
+    max_wait_duration_in_half_open_state=16.0,
+)
+Function = Callable[[], Awaitable[object]]
+
+
+class Signal(BaseException):
+    """What is no Exception, as a KeyboardInterrupt is not."""
+
+
+class Pause:
+    """Hands control to whoever drives the coroutine."""
+
+    def __await__(self) -> Generator[None]:
+        yield
+
+
+def breaker(name: str = "db", **options: Any) -> CircuitBreaker:
+    defaults: dict[str, Any] = {"config": CONFIG, "clock": ManualClock(), "luck": lambda: 0.0}
+    return CircuitBreaker(name, **{**defaults, **options})
+
+
+def clock_of(guard: CircuitBreaker) -> ManualClock:
+    return cast("ManualClock", guard._clock)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - it was passed in
+
+
+async def by_call(guard: CircuitBreaker, function: Function) -> object:
+    return await guard.call(function)
+
+
+async def by_decorator(guard: CircuitBreaker, function: Function) -> object:
+    @guard
+    async def guarded() -> object:
+        return await function()
+
+    return await guarded()
+
+
+async def by_async_with(guard: CircuitBreaker, function: Function) -> object:
+    async with guard:
+        return await function()
+
+
+async def by_with(guard: CircuitBreaker, function: Function) -> object:
+    with guard:
+        return await function()
+
+
+Style = Callable[[CircuitBreaker, Function], Awaitable[object]]
+styles = pytest.mark.parametrize("style", [by_call, by_decorator, by_async_with, by_with])
+
+
+async def works() -> str:
+    return "answer"
+
+
+async def fails() -> str:
+    raise OSError("down")
+
+
+async def open_it(guard: CircuitBreaker, style: Style = by_call) -> None:
+    """Let calls fail until it is open."""
+    for _ in range(4):
+        with pytest.raises(OSError, match="down"):
+            await style(guard, fails)
+    assert guard.statistics().state is OPEN
+
+
+async def half_open_it(guard: CircuitBreaker) -> None:
+    """Open it and let its wait pass."""
+    await open_it(guard)
+    clock_of(guard).advance(8.0)
+
+
+def counts(guard: CircuitBreaker, mode: Mode = Mode.ENFORCE) -> dict[str, float]:
+    return {
+        sample.labels[1]: sample.value
+        for sample in guard.tally()
+        if sample.metric == "postfacta_breaker_calls_total" and sample.labels[2] == mode and sample.value
+    }
+
+
+class Notes(pybreaker.CircuitBreakerListener):
+    """Writes down what it hears, and how the book looks then."""
+
+    def __init__(self) -> None:
+        self.notes: list[tuple[object, ...]] = []
+
+    def before_call(
+        self, cb: pybreaker.CircuitBreaker, func: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> None:
+        self.notes.append(("before_call", cb.name, func.__name__, args, kwargs))
+
+    def failure(self, cb: pybreaker.CircuitBreaker, exc: BaseException) -> None:
+        self.notes.append(("failure", cb.fail_counter, type(exc)))
+
+    def success(self, cb: pybreaker.CircuitBreaker) -> None:
+        self.notes.append(("success", cb.fail_counter))
+
+    def state_change(self, cb: pybreaker.CircuitBreaker, old_state: Any, new_state: Any) -> None:
+        self.notes.append(("state_change", old_state.name, new_state.name, cb.current_state, cb.state.name))
+
+    def take(self) -> list[tuple[object, ...]]:
+        taken, self.notes = self.notes, []
+        return taken
+
+
+# What a guard does.
+
+
+@styles
+async def test_a_guarded_call_answers_and_raises_as_without_a_guard(style: Style) -> None:
+    guard = breaker()
+    assert await style(guard, works) == "answer"
+    error = KeyError("mine")
+
+    async def raises() -> None:
+        raise error
+
+    with pytest.raises(KeyError) as caught:
+        await style(guard, raises)
+    assert caught.value is error
+    assert counts(guard) == {"success": 1, "failure": 1}
+
+
+@styles
+async def test_it_opens_refuses_tries_and_closes(style: Style) -> None:
+    heard = RecordingObserver()
+    guard = breaker(observer=heard)
+    await open_it(guard, style)
+    called: list[int] = []
+
+    async def calls() -> None:
+        called.append(1)
+
+    clock_of(guard).advance(3.0)
+    with pytest.raises(BreakerOpenError) as refused:
+        await style(guard, calls)
+    assert (refused.value.policy, refused.value.retry_after, called) == ("db", 5.0, [])
+    clock_of(guard).advance(5.0)
+    await style(guard, works)
+    assert guard.statistics().state is HALF_OPEN
+    await style(guard, works)
+    assert heard.of(CircuitChanged) == [
+        CircuitChanged("db", "closed", "open", 1000.0, "failures"),
+        CircuitChanged("db", "open", "half_open", 1008.0, "wait_over"),
+        CircuitChanged("db", "half_open", "closed", 1008.0, "trials_passed"),
+    ]
+    assert counts(guard) == {"failure": 4, "rejected": 1, "success": 2}
+
+
+async def test_arguments_reach_the_function() -> None:
+    async def function(*args: int, **kwargs: int) -> object:
+        return args, kwargs
+
+    def sync(*args: int, **kwargs: int) -> object:
+        return args, kwargs
+
+    guard = breaker()
+    expected = ((1, 2), {"three": 3})
+    assert await guard.call(function, 1, 2, three=3) == expected
+    assert await guard(function)(1, 2, three=3) == expected
+    assert guard.call_sync(sync, 1, 2, three=3) == expected
+    assert guard(sync)(1, 2, three=3) == expected
+
+
+async def test_functions_that_do_not_await_are_guarded_too() -> None:
+    guard = breaker()
+
+    def fails_at_once() -> None:
+        raise OSError("down")
+
+    def in_a_block() -> None:
+        with guard:
+            fails_at_once()
+
+    decorated = guard(fails_at_once)
+    for call in (decorated, decorated, lambda: guard.call_sync(fails_at_once), in_a_block):
+        with pytest.raises(OSError, match="down"):
+            call()
+    for call in (decorated, lambda: guard.call_sync(fails_at_once), in_a_block):
+        with pytest.raises(BreakerOpenError):
+            call()
+
+
+async def test_a_decorated_function_looks_like_itself() -> None:
+    guard = breaker()
+    assert inspect.iscoroutinefunction(guard(works))
+    assert guard(works).__name__ == "works"
+    assert not inspect.iscoroutinefunction(guard(clock_of))
+
+
+async def test_the_refusal_is_ours_and_pybreakers_and_a_503_with_retry_after() -> None:
+    guard = breaker()
+    guard.open()
+    with pytest.raises(pybreaker.CircuitBreakerError) as refused:
+        await guard.call(works)
+    error = refused.value
+    assert isinstance(error, CircuitOpenError)
+    assert (problem_of(error).status, problem_of(error).retry_after) == (503, 8.0)
+    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):  # noqa: S301 - our own bytes
+        assert (type(twin), twin.policy, twin.retry_after) == (BreakerOpenError, "db", 8.0)
+
+
+async def test_a_generator_function_is_not_guarded_by_mistake() -> None:
+    async def streams() -> AsyncGenerator[int]:
+        yield 1
+
+    def yields() -> Generator[int]:
+        yield 1
+
+    for function in (streams, yields):
+        with pytest.raises(TypeError, match="generator function"):
+            breaker()(function)
+
+
+async def test_slow_calls_open_it_and_that_is_told_at_once() -> None:
+    heard = RecordingObserver()
+    guard = breaker(observer=heard)
+
+    async def slow() -> None:
+        clock_of(guard).advance(60.0)
+
+    for _ in range(4):
+        await guard.call(slow)
+    assert counts(guard) == {"slow": 4}
+    assert [event.reason for event in heard.of(CircuitChanged)] == ["slow_calls"]
+
+
+# Pitfalls 1 to 6: what other breakers do wrong.
+
+
+@styles
+async def test_a_cancellation_is_not_a_failure_and_does_not_open_it(style: Style) -> None:
+    guard = breaker()
+    for _ in range(40):
+        with anyio.CancelScope() as scope:
+
+            async def cancelled(scope: anyio.CancelScope = scope) -> None:
+                scope.cancel()
+                await anyio.sleep_forever()
+
+            await style(guard, cancelled)
+            pytest.fail("the cancellation was swallowed")
+        assert scope.cancelled_caught
+    assert guard.statistics().calls == 0
+    assert counts(guard) == {"ignored": 40}
+
+
+@styles
+async def test_inside_a_timeout_the_caller_sees_a_timeout_even_where_one_failure_would_open_it(
+    style: Style,
+) -> None:
+    guard = breaker(clock=MONOTONIC)
+    for _ in range(3):
+        with suppress(OSError):
+            await style(guard, fails)
+    with pytest.raises(TimeoutError), anyio.fail_after(0.001):
+        await style(guard, anyio.sleep_forever)
+    assert guard.statistics().state is CLOSED
+
+
+@styles
+async def test_a_call_that_a_timeout_cancels_is_not_a_success_that_hides_failures(style: Style) -> None:
+    guard = breaker(config=CircuitConfig(minimum_number_of_calls=100))
+    for number in range(150):
+        if number % 3:
+            with suppress(OSError, BreakerOpenError):
+                await style(guard, fails)
+        else:
+            with anyio.move_on_after(0):
+                await style(guard, anyio.sleep_forever)
+    assert guard.statistics().failure_rate == 1.0
+    assert guard.statistics().state is OPEN
+
+
+@styles
+async def test_half_open_does_not_admit_a_hundred_at_once(style: Style) -> None:
+    guard = breaker()
+    await half_open_it(guard)
+    inside, refused, may_end = [0], [0], anyio.Event()
+
+    async def trial() -> None:
+        inside[0] += 1
+        await may_end.wait()
+
+    async def caller() -> None:
+        try:
+            await style(guard, trial)
+        except BreakerOpenError:
+            refused[0] += 1
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(100):
+            tasks.start_soon(caller)
+        with anyio.fail_after(5):
+            while inside[0] + refused[0] < 100:
+                await anyio.lowlevel.checkpoint()
+        may_end.set()
+    assert (inside[0], refused[0]) == (1, 99)
+
+
+async def test_threads_do_not_get_two_trials() -> None:
+    guard = breaker()
+    await half_open_it(guard)
+    inside: list[int] = []
+    may_end, arrived = threading.Event(), threading.Semaphore(0)
+
+    def trial() -> None:
+        inside.append(1)
+        arrived.release()
+        may_end.wait(5)
+
+    def caller() -> None:
+        with suppress(BreakerOpenError):
+            guard.call_sync(trial)
+        arrived.release()
+
+    threads = [threading.Thread(target=caller) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for _ in range(16):
+        assert arrived.acquire(timeout=5)
+    may_end.set()
+    for thread in threads:
+        thread.join(5)
+    assert len(inside) == 1
+
+
+class Callee:
+    """Async in the ways that a plain look at the function does not show."""
+
+    async def __call__(self) -> None:
+        raise OSError("down")
+
+    async def method(self) -> None:
+        raise OSError("down")
+
+
+@pytest.mark.parametrize("function", [fails, partial(fails), Callee(), Callee().method])
+async def test_a_decorator_sees_the_failures_of_whatever_is_async(function: Function) -> None:
+    guard = breaker()
+    guarded = guard(function)
+    for _ in range(4):
+        with pytest.raises(OSError, match="down"):
+            await guarded()
+    assert guard.statistics().state is OPEN
+
+
+@styles
+async def test_failures_of_calls_from_before_the_trip_do_not_prolong_the_wait(style: Style) -> None:
+    guard = breaker()
+    may_end = anyio.Event()
+
+    async def old() -> None:
+        await may_end.wait()
+        raise OSError("down")
+
+    async def caller() -> None:
+        with pytest.raises(OSError, match="down"):
+            await style(guard, old)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(caller)
+        await anyio.wait_all_tasks_blocked()
+        await open_it(guard)
+        clock_of(guard).advance(5.0)
+        may_end.set()
+    assert guard.statistics().retry_after == 3.0
+    assert len([sample for sample in guard.tally() if sample.metric.endswith("transitions_total")]) == 1
+
+
+async def test_a_step_of_the_wall_clock_does_not_prolong_or_shorten_the_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wall = ManualClock(1e9)
+    monkeypatch.setattr("time.time", wall)
+    monkeypatch.setattr(_breaker_book, "WALL", wall)
+    guard = breaker()
+    await open_it(guard)
+    for step in (-3600.0, 7200.0):
+        wall.advance(step)
+        assert guard.statistics().retry_after == 8.0
+        with pytest.raises(BreakerOpenError):
+            await guard.call(works)
+    clock_of(guard).advance(8.0)
+    assert await guard.call(works) == "answer"
+
+
+# Permits.
+
+
+@styles
+@pytest.mark.parametrize("at", range(4))
+async def test_a_trial_cancelled_at_any_await_gives_its_permit_home(style: Style, at: int) -> None:
+    guard = breaker()
+    await half_open_it(guard)
+    for _ in range(3):
+        with anyio.CancelScope() as scope:
+
+            async def steps(scope: anyio.CancelScope = scope) -> None:
+                for step in range(4):
+                    if step == at:
+                        scope.cancel()
+                    await anyio.lowlevel.checkpoint()
+
+            await style(guard, steps)
+        assert scope.cancelled_caught
+        assert guard.statistics().state is HALF_OPEN
+        assert guard.statistics().retry_after is None
+    await style(guard, works)
+    await style(guard, works)
+    assert guard.statistics().state is CLOSED
+
+
+@styles
+async def test_a_trial_begun_in_a_cancelled_scope_gives_its_permit_home(style: Style) -> None:
+    guard = breaker()
+    await half_open_it(guard)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await style(guard, anyio.lowlevel.checkpoint)
+    assert guard.statistics().retry_after is None
+    assert await style(guard, works) == "answer"
+
+
+@styles
+@pytest.mark.parametrize("pauses", range(1, 4))
+async def test_a_trial_whose_coroutine_is_thrown_away_gives_its_permit_home(
+    style: Style, pauses: int
+) -> None:
+    guard = breaker()
+    await half_open_it(guard)
+
+    async def waits() -> None:
+        for _ in range(4):
+            await Pause()
+
+    coroutine = cast("Any", style(guard, waits))
+    for _ in range(pauses):
+        coroutine.send(None)
+    assert guard.statistics().retry_after == 1.0
+    coroutine.close()
+    assert guard.statistics().retry_after is None
+    assert counts(guard)["ignored"] == 1
+
+
+@styles
+async def test_what_is_no_exception_passes_and_is_no_outcome(style: Style) -> None:
+    guard = breaker()
+
+    async def interrupted() -> None:
+        raise Signal
+
+    for _ in range(5):
+        with pytest.raises(Signal):
+            await style(guard, interrupted)
+    assert (guard.statistics().state, counts(guard)) == (CLOSED, {"ignored": 5})
+    for _ in range(5):
+        with pytest.raises(Signal):
+            guard.call_sync(partial(cast("Any", interrupted().send), None))
+    assert counts(guard) == {"ignored": 10}
+
+
+async def test_a_hung_trial_does_not_wedge_half_open() -> None:
+    guard = breaker()
+    await half_open_it(guard)
+    hung = guard.call(Pause)
+    hung.send(None)
+    clock_of(guard).advance(15.0)
+    with pytest.raises(BreakerOpenError) as refused:
+        await guard.call(works)
+    assert refused.value.retry_after == 1.0
+    clock_of(guard).advance(1.0 + 16.0)
+    await guard.call(works)
+    await guard.call(works)
+    assert guard.statistics().state is CLOSED
+    hung.close()
+    assert guard.statistics().state is CLOSED
+
+
+async def test_blocks_need_not_nest() -> None:
+    one, other = breaker("one"), breaker("other")
+    await one.__aenter__()
+    await other.__aenter__()
+    clock_of(other).advance(1.0)
+    await one.__aexit__(None, None, None)
+    one.__enter__()
+    await other.__aexit__(OSError, OSError("down"), None)
+    one.__exit__(None, None, None)
+    assert (counts(one), counts(other)) == ({"success": 2}, {"failure": 1})
+
+
+async def test_a_breaker_may_be_entered_within_itself() -> None:
+    guard = breaker()
+    async with guard:
+        with pytest.raises(OSError, match="down"):
+            async with guard:
+                raise OSError("down")
+    assert counts(guard) == {"failure": 1, "success": 1}
+
+
+async def test_a_block_that_is_left_in_another_context_says_so_and_hides_no_error() -> None:
+    guard = breaker()
+    await anyio.to_thread.run_sync(guard.__enter__)
+    with pytest.raises(RuntimeError, match="another context than it was entered in: use call"):
+        guard.__exit__(None, None, None)
+    with pytest.raises(RuntimeError, match="another context"):
+        await guard.__aexit__(None, None, None)
+    guard.__exit__(OSError, OSError("down"), None)
+    other = breaker("other")
+    async with other:
+        guard.__exit__(OSError, OSError("down"), None)
+    assert (counts(guard), counts(other)) == ({}, {"success": 1})
+
+
+# What counts as a failure.
+
+
+class NotFoundError(Exception):
+    """The caller's mistake: the dependency answered."""
+
+
+async def ends(guard: CircuitBreaker, error: Exception) -> dict[str, float]:
+    async def raises() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        await guard.call(raises)
+    return counts(guard)
+
+
+def is_not_a_mistake(error: Exception) -> bool:
+    return not isinstance(error, NotFoundError)
+
+
+def is_nothing(error: Exception) -> bool:
+    return False
+
+
+FAILURES: list[tuple[Any, Exception, str]] = [
+    (Exception, NotFoundError(), "failure"),
+    (Exception, DatabaseUnavailableError("db"), "failure"),
+    (Exception, BulkheadFullError("db"), "ignored"),
+    (Exception, RateLimitExceededError("db"), "ignored"),
+    (Exception, LoadShedError("db"), "ignored"),
+    (Exception, BreakerOpenError("inner"), "ignored"),
+    (Exception, pybreaker.CircuitBreakerError("inner"), "ignored"),
+    (OSError, TimeoutError(), "failure"),
+    (OSError, NotFoundError(), "success"),
+    (OSError, BulkheadFullError("db"), "ignored"),
+    ((OSError, KeyError), KeyError(), "failure"),
+    ((OSError, KeyError), NotFoundError(), "success"),
+    (BulkheadFullError, BulkheadFullError("db"), "failure"),
+    (is_not_a_mistake, OSError(), "failure"),
+    (is_not_a_mistake, NotFoundError(), "success"),
+    (is_nothing, LoadShedError("db"), "ignored"),
+]
+
+
+@pytest.mark.parametrize(("failures", "error", "outcome"), FAILURES)
+async def test_an_error_counts_as_what_it_says_of_the_dependency(
+    failures: Any, error: Exception, outcome: str
+) -> None:
+    assert await ends(breaker(failures=failures), error) == {outcome: 1}
+
+
+async def test_a_predicate_that_raises_changes_nothing_for_the_caller() -> None:
+    def broken(error: Exception) -> bool:
+        raise RuntimeError("broken")
+
+    def vague(error: Exception) -> Any:
+        return "soon"
+
+    wrong: list[dict[str, Any]] = [
+        {"failures": broken},
+        {"retry_after_of": broken},
+        {"retry_after_of": vague},
+    ]
+    for options in wrong:
+        heard = RecordingObserver()
+        assert await ends(breaker(observer=heard, **options), OSError("down")) == {"failure": 1}
+        assert [event.policy for event in heard.of(ListenerFailed)] == ["db"]
+
+
+def seventeen(error: Exception) -> float:
+    return 17
+
+
+def nonsense(error: Exception) -> float:
+    return float("nan")
+
+
+WAITS: list[tuple[dict[str, Any], Exception, float | None]] = [
+    ({}, OSError("down"), 8.0),
+    ({}, DatabaseUnavailableError("db", 20.0), 20.0),
+    ({}, DatabaseUnavailableError("db", 1e9), 32.0),
+    ({}, DatabaseUnavailableError("db", None), 8.0),
+    ({"retry_after_of": seventeen}, OSError("down"), 17.0),
+    ({"retry_after_of": nonsense}, OSError("down"), 8.0),
+    ({"retry_after_of": seventeen, "failures": KeyError}, OSError("down"), None),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "wait"), WAITS)
+async def test_a_dependency_may_ask_for_a_longer_wait(
+    options: dict[str, Any], error: Exception, wait: float | None
+) -> None:
+    guard = breaker(**options)
+    for _ in range(4):
+        await ends(guard, error)
+    assert guard.statistics().retry_after == wait
+
+
+# Modes and switches.
+
+
+async def test_in_shadow_it_counts_what_it_would_refuse_and_lets_it_pass() -> None:
+    guard = breaker(mode=Mode.SHADOW)
+    await open_it(guard)
+    for style in (by_call, by_decorator, by_async_with, by_with):
+        assert await style(guard, works) == "answer"
+        with pytest.raises(OSError, match="down"):
+            await style(guard, fails)
+    assert counts(guard, Mode.SHADOW) == {"failure": 4, "rejected": 8}
+    assert guard.book.fail_counter == 4
+    assert counts(guard) == {}
+    clock_of(guard).advance(8.0)
+    await guard.call(works)
+    await guard.call(works)
+    assert guard.statistics().state is CLOSED
+
+
+async def test_off_it_does_nothing() -> None:
+    notes = Notes()
+    guard = breaker(mode=Mode.OFF, listeners=[notes])
+    guard.forced_open()
+    notes.take()
+    for style in (by_call, by_decorator, by_async_with, by_with):
+        for _ in range(3):
+            assert await style(guard, works) == "answer"
+            with pytest.raises(OSError, match="down"):
+                await style(guard, fails)
+    assert (counts(guard, Mode.OFF), notes.take()) == ({}, [])
+
+
+async def test_a_change_of_mode_is_told_once_and_holds_at_once() -> None:
+    heard = RecordingObserver()
+    guard = breaker(observer=heard)
+    guard.mode = Mode.SHADOW
+    guard.mode = Mode.SHADOW
+    guard.open()
+    assert await guard.call(works) == "answer"
+    guard.mode = Mode("enforce")
+    with pytest.raises(BreakerOpenError):
+        await guard.call(works)
+    assert guard.mode is Mode.ENFORCE
+    assert [(event.old, event.new) for event in heard.of(ModeChanged)] == [
+        ("enforce", "shadow"),
+        ("shadow", "enforce"),
+    ]
+    assert (counts(guard, Mode.SHADOW), counts(guard)) == ({"rejected": 1}, {"rejected": 1})
+
+
+async def test_a_mode_that_changes_during_a_block_breaks_nothing() -> None:
+    guard = breaker(mode=Mode.OFF)
+    async with guard:
+        guard.mode = Mode.ENFORCE
+        async with guard:
+            guard.mode = Mode.OFF
+    assert counts(guard, Mode.OFF) == {"success": 1}
+
+
+async def test_by_hand_it_is_forced_open_disabled_measures_or_is_closed_anew() -> None:
+    guard = breaker()
+    guard.forced_open()
+    with pytest.raises(BreakerOpenError) as refused:
+        await guard.call(works)
+    assert refused.value.retry_after is None
+    with pytest.raises(ValueError, match="put it to closed first"):
+        guard.open()
+    guard.disable()
+    for switch, calls in ((guard.disable, 0), (guard.metrics_only, 4)):
+        switch()
+        for _ in range(4):
+            with pytest.raises(OSError, match="down"):
+                await guard.call(fails)
+        assert guard.statistics().failures == calls
+    guard.reset()
+    assert (guard.statistics().state, guard.statistics().calls) == (CLOSED, 0)
+    guard.open()
+    assert guard.statistics().state is OPEN
+
+
+# Numbers.
+
+
+async def test_its_numbers_are_those_that_the_metrics_know() -> None:
+    heard = RecordingObserver()
+    guard = breaker(observer=heard, mode=Mode.ENFORCE)
+    assert [event.policy for event in heard.of(PolicyCreated)] == ["db"]
+    await open_it(guard)
+    samples = list(heard.of(PolicyCreated)[0].tally())
+    for sample in samples:
+        assert len(sample.labels) == len(POLICY_METRICS[sample.metric].labels)
+        assert sample.labels[0] == "db"
+    states = {sample.labels[1]: sample.value for sample in samples if sample.metric.endswith("_state")}
+    assert states == {state: float(state is OPEN) for state in CircuitState}
+    outcomes = {sample.labels[1] for sample in samples if sample.metric.endswith("_calls_total")}
+    assert outcomes == {"success", "slow", "failure", "ignored", "rejected"}
+    assert [sample.labels for sample in samples if sample.metric.endswith("transitions_total")] == [
+        ("db", "closed", "open")
+    ]
+
+
+async def test_a_scrape_sees_the_end_of_half_open_and_the_next_call_tells_of_it() -> None:
+    heard = RecordingObserver()
+    guard = breaker(observer=heard)
+    await half_open_it(guard)
+    hung = guard.call(Pause)
+    hung.send(None)
+    clock_of(guard).advance(16.0)
+    assert guard.statistics().state is OPEN
+    with pytest.raises(BreakerOpenError):
+        await guard.call(works)
+    assert heard.of(CircuitChanged)[-1] == CircuitChanged("db", "half_open", "open", 1024.0, "trial_hung")
+    hung.close()
+
+
+async def test_an_observer_that_raises_breaks_no_call() -> None:
+    def broken(event: object, /) -> None:
+        raise RuntimeError("broken")
+
+    guard = breaker(observer=broken)
+    await half_open_it(guard)
+    assert await guard.call(works) == "answer"
+
+
+@pytest.mark.parametrize("heeds", [False, True])
+@styles
+async def test_a_call_leaves_nothing_for_the_cyclic_collector(style: Style, heeds: bool) -> None:  # noqa: FBT001 - a table
+    notes = Notes()
+    guard = breaker(listeners=[notes] if heeds else [])
+    forced = breaker("forced")
+    forced.forced_open()
+
+    async def once() -> None:
+        await style(guard, works)
+        with suppress(OSError):
+            await style(guard, fails)
+        with suppress(BreakerOpenError):
+            await style(forced, works)
+        notes.take()
+
+    # What other tests have left may come to an end meanwhile; what a call leaves is there each time.
+    assert min([await _garbage(once) for _ in range(3)]) == 0
+
+
+async def _garbage(once: Callable[[], Awaitable[object]], times: int = 200) -> int:
+    """Count the objects that only the cyclic collector can free, made by so many runs."""
+    await once()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(times):
+            await once()
+        return gc.collect()
+    finally:
+        gc.enable()
+
+
+async def test_once_all_is_well_again_a_call_pays_for_nothing_but_itself() -> None:
+    def pays(guard: CircuitBreaker) -> bool:
+        return guard._heeds  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - what it costs is seen nowhere else
+
+    guard, notes = breaker(), Notes()
+    assert not pays(guard)
+    await half_open_it(guard)
+    assert pays(guard)
+    await guard.call(works)
+    await guard.call(works)
+    assert not pays(guard)
+    with suppress(OSError):
+        await guard.call(fails)
+    await guard.call(works)
+    assert not pays(guard)
+    guard.book.add_listener(notes)
+    assert pays(guard)
+    guard.book.remove_listener(notes)
+    assert not pays(guard)
+    guard.mode = Mode.OFF
+    assert pays(guard)
