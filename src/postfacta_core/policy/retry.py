@@ -1,14 +1,75 @@
-"""Decide how long to wait before the next try."""
+"""Decide whether a call that failed is tried again, and after which wait.
+
+1. An error is retryable, or it is not; nobody but the caller knows whether a call may be made twice. What was
+   refused before it began may always be.
+2. A retryable error may carry a wait of its own, `retry_after`. The next try comes no sooner, and some jitter
+   later: callers that were told the same moment must not come back at the same moment. A wait below 0, infinite or
+   nan says: do not try again. (gRPC's gRFC A6 reads a negative pushback so.)
+3. There are so many tries and no more; none whose wait would end at the deadline or after it.
+4. The last word has the budget, so that what is refused for another reason spends nothing.
+"""
 
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, cast
 
-__all__ = ["Backoff"]
+from ..clock import Clock
+from ..errors import (
+    BodyTooLargeError,
+    BodyTooSlowError,
+    DrainingError,
+    HeadersTooLargeError,
+    RejectedError,
+)
+from ..events import Observer, PolicyCreated, Sample, ignore
+
+__all__ = [
+    "Backoff",
+    "RetryBudget",
+    "RetryOutcome",
+    "RetryPlan",
+    "RetryRules",
+    "Retryable",
+    "Throttled",
+    "asked_wait",
+    "never_began",
+]
 
 # Past this many tries the exponent stands still: every larger int that fits a float is even, and no caller lives so long.
 _MAX_EXPONENT = 2**53
+# Refused for what the request is, or for good: it is safe to send it again, and of no use.
+_FUTILE: Final = (BodyTooLargeError, BodyTooSlowError, HeadersTooLargeError, DrainingError)
+
+Retryable = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]
+"""Which errors a call may be made again after: types, beside what `never_began`, or a function that alone decides."""
+
+Throttled = Callable[[Exception], float | None]
+"""How many seconds an error asks to wait: None if it does not say, `math.inf` for no other try at all."""
+
+
+class RetryOutcome(StrEnum):
+    """How one try ended. Each try has exactly one; a cancelled one has none.
+
+    `SUCCESS` is a first try that answered, `RECOVERED` a later one. After `RETRIED` another try was scheduled.
+    Nothing followed the others: `FAILURE` is an error that is not retryable; `EXHAUSTED` was the last try;
+    `BUDGET_REFUSED` found the budget empty; `DEADLINE` had a wait that was too long; `NESTED` was tried again
+    further in already; `SHADOW` would have been tried again, but for the mode.
+    """
+
+    SUCCESS = "success"
+    RECOVERED = "recovered"
+    RETRIED = "retried"
+    FAILURE = "failure"
+    EXHAUSTED = "exhausted"
+    BUDGET_REFUSED = "budget_refused"
+    DEADLINE = "deadline"
+    NESTED = "nested"
+    SHADOW = "shadow"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,3 +117,161 @@ class Backoff:
         except OverflowError:
             return self.cap
         return min(self.cap, self.base * growth)
+
+
+class RetryBudget:
+    """How many further tries a dependency gets: a share of the calls, and some each second besides.
+
+    One budget for one dependency, shared by all that try it again: with the dependency down, it sees no more
+    than `1 + ratio` times the calls, and the floor. In any stretch of time, whatever happens in it, there are at
+    most `burst + ratio * calls + floor * seconds` further tries.
+
+    A share with a floor is that of Finagle's `RetryBudget` and of chapter 21 of Google's SRE book. Finagle forgets
+    what is older than 10 seconds; here a token bucket with a cap does the same in constant time and space. It
+    starts full.
+
+    Threads may share it. `deposit` and `try_withdraw` hold no call and no loop between reading and writing the
+    tokens, and CPython changes threads nowhere else: with the GIL, each is atomic. Without it, two threads may
+    now and then spend one token twice, and nothing worse.
+
+    Args:
+        name: The dependency's, as metrics show it.
+        ratio: Further tries for each call. With the number of tries less 1 it never refuses.
+        floor: Further tries a second besides, so that a few calls an hour can be tried again too.
+        burst: The most that is saved up: by default what the default floor gives in Finagle's 10 seconds.
+
+    Attributes:
+        is_fed: A `Retry` pays in for its calls. Then a `Hedge` does not: its calls are, as a rule, tries of those.
+
+    Raises:
+        ValueError: If a number is below 0 or infinite, if nothing would ever come in, or if the burst is below 1.
+    """
+
+    __slots__ = ("_at", "_burst", "_floor", "_is_announced", "_ratio", "_tokens", "is_fed", "name")
+
+    def __init__(self, name: str, *, ratio: float = 0.2, floor: float = 10.0, burst: float = 100.0) -> None:
+        sane = 0 <= ratio < math.inf and 0 <= floor < math.inf and 1 <= burst < math.inf
+        if not sane or ratio == floor == 0:
+            msg = f"needs a ratio or a floor above 0, and a burst from 1 up: {ratio=}, {floor=}, {burst=}"
+            raise ValueError(msg)
+        self.name: str = name
+        self.is_fed: bool = False
+        self._ratio = ratio
+        self._floor = floor
+        self._burst = burst
+        self._tokens = burst
+        # Before any moment: the first one fills what is full. Not -inf, of which a floor of 0 would make a nan.
+        self._at = -sys.float_info.max
+        self._is_announced = False
+
+    def deposit(self) -> None:
+        """Pay in for one call, whatever becomes of it. What is above the burst is lost when somebody looks."""
+        self._tokens += self._ratio
+
+    def try_withdraw(self, now: float) -> bool:
+        """Take what one further try costs; False if it is not there."""
+        tokens = self._tokens
+        if now > self._at:
+            tokens += (now - self._at) * self._floor
+            self._at = now
+        tokens = tokens if tokens < self._burst else self._burst  # noqa: FURB136 - min() is a call
+        allowed = tokens >= 1.0
+        self._tokens = tokens - 1.0 if allowed else tokens
+        return allowed
+
+    def tokens(self, now: float) -> float:
+        """Return how many further tries could be made now; nothing is taken."""
+        return min(self._burst, self._tokens + max(0.0, now - self._at) * self._floor)
+
+    def announce(self, observer: Observer, clock: Clock) -> None:
+        """Tell an observer where the numbers are. Each who spends from it offers its own; the first one hears.
+
+        Args:
+            observer: `ignore` counts as none.
+            clock: For the moment at which somebody looks.
+        """
+        if observer is ignore or self._is_announced:
+            return
+        self._is_announced = True
+
+        def tally() -> Iterable[Sample]:
+            yield Sample("postfacta_retry_budget_tokens", (self.name,), self.tokens(clock()))
+
+        observer(PolicyCreated(self.name, tally))
+
+
+def never_began(error: Exception) -> bool:
+    """Tell whether the work was refused before it began, and may be taken another time.
+
+    A `RejectedError` is, unless it is about the request itself, such as a body that is too large, or about
+    this service that stops.
+    """
+    return isinstance(error, RejectedError) and not isinstance(error, _FUTILE)
+
+
+def asked_wait(error: Exception) -> float | None:
+    """Read the error's `retry_after`, if it has one that is a number."""
+    seconds = getattr(error, "retry_after", None)
+    return float(seconds) if isinstance(seconds, int | float) else None
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPlan:
+    """What follows a try that failed: another after `delay` seconds if the outcome is `RETRIED`, else nothing."""
+
+    outcome: RetryOutcome
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryRules:
+    """Which errors are tried again, how often, and after which waits.
+
+    Attributes:
+        attempts: The most tries of one call, the first included; 1 only counts.
+        backoff: The waits between them.
+        max_wait: The longest wait in seconds, also where no deadline bounds it: a dependency that asks for more
+            is not tried again. The answer is late, and the caller's own retry is better.
+        retryable: Types of errors beside what `never_began`, or a function that alone decides.
+        throttled: Reads how long an error asks to wait.
+    """
+
+    attempts: int = 3
+    backoff: Backoff = Backoff()
+    max_wait: float = 30.0
+    retryable: Retryable = ()
+    throttled: Throttled = asked_wait
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or not 0 < self.max_wait < math.inf:
+            msg = f"needs attempts from 1 up, and a longest wait above 0: {self.attempts=}, {self.max_wait=}"
+            raise ValueError(msg)
+
+    def plan(self, error: Exception, attempt: int, *, now: float, deadline: float, luck: float) -> RetryPlan:
+        """Decide what follows a try that failed, but for the budget. Both functions may raise what they like.
+
+        Args:
+            error: What the try raised.
+            attempt: Which try it was, from 1.
+            now: Monotonic seconds.
+            deadline: On the same clock; `math.inf` for none.
+            luck: From 0 up to, not including, 1.
+        """
+        if not self._is_retryable(error):
+            return RetryPlan(RetryOutcome.FAILURE)
+        asked = self.throttled(error)
+        if asked is not None and not 0 <= asked < math.inf:
+            return RetryPlan(RetryOutcome.FAILURE)
+        if attempt >= self.attempts:
+            return RetryPlan(RetryOutcome.EXHAUSTED)
+        delay = (asked or 0.0) + self.backoff.delay(attempt, luck)
+        if delay > self.max_wait or now + delay >= deadline:
+            return RetryPlan(RetryOutcome.DEADLINE)
+        return RetryPlan(RetryOutcome.RETRIED, delay)
+
+    def _is_retryable(self, error: Exception) -> bool:
+        if isinstance(cast("object", self.retryable), type | tuple):
+            return never_began(error) or isinstance(
+                error, cast("tuple[type[Exception], ...]", self.retryable)
+            )
+        return cast("Callable[[Exception], bool]", self.retryable)(error)

@@ -1,0 +1,218 @@
+"""Give the last good answer again while a dependency cannot give a new one."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable, Iterable
+from dataclasses import dataclass
+from typing import Final, Generic, ParamSpec, TypeVar
+
+from ..clock import MONOTONIC, Clock
+from ..errors import ResilienceError
+from ..events import ListenerFailed, Mode, ModeChanged, Observer, PolicyCreated, Sample, fan_out, ignore
+
+__all__ = ["Answer", "Fallback"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_METRIC: Final = "postfacta_fallback_answers_total"
+_FRESH, _STALE, _DEFAULT, _NONE, _SHADOW = "fresh", "stale", "default", "none", "shadow"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[T]):
+    """A value, and how far it can be trusted.
+
+    Attributes:
+        value: What was asked for.
+        age: Seconds since its call began: 0 for a fresh one, `math.inf` for one that `otherwise` made up.
+        error: Why it is not fresh; None if it is.
+    """
+
+    value: T
+    age: float = 0.0
+    error: Exception | None = None
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the dependency has just given it."""
+        return self.error is None
+
+
+class Fallback(Generic[T]):
+    """Keep the last good value of each key, and give it in the place of an error.
+
+    In a `Pipeline` it would be the outermost; it is called with a key besides. Who may see an answer belongs into the
+    key: what one caller was given is given again to whoever asks with the same key.
+
+    An error that it does not stand in for is the dependency's answer, such as that the thing is gone: then what was
+    kept of it is forgotten. A cancelled call changes nothing.
+
+    Args:
+        name: The operation's; its metric label.
+        errors: Types of errors that it stands in for, beside `ResilienceError`: an open circuit, a deadline, a full
+            bulkhead and so on.
+        max_age: Seconds, counted from when its call began, from which a value is not given any more.
+        max_entries: The most values kept; what was not used for longest goes first. Their size is not looked at.
+        otherwise: Makes a value up from the error when none is kept; it may raise to give none.
+        mode: `SHADOW` keeps values and counts what it would have given, and lets the error through; `OFF` is a plain
+            call.
+        observer: Told of itself once, and of each change of mode. It may raise.
+        clock: Monotonic seconds.
+
+    Attributes:
+        name: The operation's.
+
+    Raises:
+        ValueError: If a bound makes no sense.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        errors: type[Exception] | tuple[type[Exception], ...] = (),
+        max_age: float = 900.0,
+        max_entries: int = 1000,
+        otherwise: Callable[[Exception], T] | None = None,
+        mode: Mode = Mode.ENFORCE,
+        observer: Observer = ignore,
+        clock: Clock = MONOTONIC,
+    ) -> None:
+        if not max_age > 0 or max_entries < 1:
+            msg = f"needs a longest age above 0, and room for at least 1: {max_age=}, {max_entries=}"
+            raise ValueError(msg)
+        self.name: str = name
+        named = errors if isinstance(errors, tuple) else (errors,)
+        self._errors: tuple[type[Exception], ...] = (ResilienceError, *named)
+        self._max_age = max_age
+        self._max_entries = max_entries
+        self._otherwise = otherwise
+        self._mode = Mode(mode)
+        self._observe = fan_out([observer])
+        self._clock = clock
+        self._kept: OrderedDict[Hashable, tuple[float, T]] = OrderedDict()
+        self._era = 0
+        self._counts = dict.fromkeys((_FRESH, _STALE, _DEFAULT, _NONE, _SHADOW), 0)
+        self._observe(PolicyCreated(name, self.tally))
+
+    def __repr__(self) -> str:
+        return (
+            f"Fallback({self.name!r}, max_age={self._max_age:g}, max_entries={self._max_entries}, "
+            f"mode={self._mode.value!r})"
+        )
+
+    def __len__(self) -> int:
+        """Count what is kept, with what is too old and was not asked for since."""
+        return len(self._kept)
+
+    @property
+    def mode(self) -> Mode:
+        """How its decisions are used."""
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: Mode) -> None:
+        old, self._mode = self._mode, Mode(mode)
+        if self._mode is not old:
+            self._observe(ModeChanged(self.name, old, self._mode))
+
+    def tally(self) -> Iterable[Sample]:
+        """Read its numbers, for metrics.
+
+        Where answers came from: `fresh` (the call), `stale` (kept), `default` (made up); `none` was to be had, so
+        the error was raised; `shadow` would have been given, but for the mode.
+        """
+        for source, count in self._counts.items():
+            yield Sample(_METRIC, (self.name, source), count)
+
+    async def call(
+        self, key: Hashable, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Answer[T]:
+        """Call it; if that fails, answer from what is kept.
+
+        Args:
+            key: What is asked for, and for whom.
+            function: Asks for it.
+            *args: For the function.
+            **kwargs: For the function.
+
+        Raises:
+            Exception: What the function raised, if nothing can stand in for it.
+        """
+        if self._mode is Mode.OFF:
+            return Answer(await function(*args, **kwargs))
+        began, era = self._clock(), self._era
+        try:
+            value = await function(*args, **kwargs)
+        except self._errors as error:
+            answer = self._stand_in(key, error)
+            try:
+                if answer is None:
+                    raise
+                return answer
+            finally:
+                # The error holds this frame: with the answer in it, both would be garbage in a circle.
+                del answer
+        except Exception:
+            self._kept.pop(key, None)
+            raise
+        # What was asked for before something was forgotten must not be kept after it.
+        if era == self._era:
+            self._keep(key, began, value)
+        self._counts[_FRESH] += 1
+        return Answer(value)
+
+    def forget(self, key: Hashable) -> None:
+        """Keep nothing of this key, nor of calls for any key that are under way."""
+        self._kept.pop(key, None)
+        self._era += 1
+
+    def clear(self) -> None:
+        """Keep nothing at all, nor of calls that are under way: for when somebody may see less than before."""
+        self._kept.clear()
+        self._era += 1
+
+    def _keep(self, key: Hashable, began: float, value: T) -> None:
+        kept = self._kept.get(key)
+        # Of two calls at once, the one that began later has the newer value, whichever ends first.
+        if kept is None or kept[0] <= began:
+            self._kept[key] = (began, value)
+        self._kept.move_to_end(key)
+        if len(self._kept) > self._max_entries:
+            self._kept.popitem(last=False)
+
+    def _stand_in(self, key: Hashable, error: Exception) -> Answer[T] | None:
+        answer = self._stale(key, error)
+        source = _STALE
+        if answer is None:
+            answer, source = self._made_up(error), _DEFAULT
+        if answer is None:
+            source = _NONE
+        elif self._mode is Mode.SHADOW:
+            answer, source = None, _SHADOW
+        self._counts[source] += 1
+        return answer
+
+    def _stale(self, key: Hashable, error: Exception) -> Answer[T] | None:
+        kept, now = self._kept.get(key), self._clock()
+        if kept is None:
+            return None
+        began, value = kept
+        if now >= began + self._max_age:
+            del self._kept[key]
+            return None
+        self._kept.move_to_end(key)
+        return Answer(value, now - began, error)
+
+    def _made_up(self, error: Exception) -> Answer[T] | None:
+        if self._otherwise is None:
+            return None
+        try:
+            return Answer(self._otherwise(error), math.inf, error)
+        except Exception as fault:  # noqa: BLE001 - it is foreign code, and may raise anything
+            if fault is not error:
+                self._observe(ListenerFailed(self.name, repr(fault)))
+            return None
