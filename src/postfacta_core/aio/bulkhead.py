@@ -1,0 +1,147 @@
+"""Wait for one of a dependency's slots, no longer than the request can."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from types import TracebackType
+from typing import ParamSpec, Self, TypeVar
+
+import anyio
+
+from ..clock import MONOTONIC, Clock
+from ..events import Mode, ModeChanged, Observer, PolicyCreated, Sample, fan_out, ignore
+from ..policy.bulkhead import Slots
+from .deadline import current_deadline
+
+__all__ = ["Bulkhead"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Bulkhead:
+    """Let so many calls at once work with a dependency, a few more wait, and refuse the rest.
+
+    One dependency that hangs then holds this many tasks, and not all of them. Use it as a guard of a `Pipeline`,
+    by `call`, as a decorator of async functions, or by `async with`, all of them on one event loop.
+
+    * A caller waits no longer than `max_wait`, and no longer than its request or an outer `Timeout` gives it, less
+      what is kept for the answer (`Deadline.for_next_hop`).
+    * Callers are let in as they came. One that is cancelled leaves no trace.
+    * A call inside of another takes a slot of its own. With one slot it waits for what it holds itself, until
+      `max_wait` ends that: give nested calls one bulkhead each.
+
+    Args:
+        name: Its metric label, and the `policy` of its refusals.
+        slots: The calls at once, from 1 up.
+        max_waiting: How many may wait for a slot; by default none.
+        max_wait: How long each may wait, in seconds.
+        mode: `SHADOW` counts and lets pass, `OFF` lets pass; see `policy.bulkhead`.
+        observer: Told of the bulkhead once, and of each change of mode. It may raise.
+        clock: Monotonic seconds; it must be the clock of the request contexts.
+
+    Raises:
+        ValueError: If a bound makes no sense.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        slots: int,
+        *,
+        max_waiting: int = 0,
+        max_wait: float = 1.0,
+        mode: Mode = Mode.ENFORCE,
+        observer: Observer = ignore,
+        clock: Clock = MONOTONIC,
+    ) -> None:
+        self.name = name
+        self._slots = Slots(name, slots, max_waiting, max_wait=max_wait, mode=mode)
+        self._observe = fan_out([observer])
+        self._clock = clock
+        self._observe(PolicyCreated(name, self.tally))
+
+    def __repr__(self) -> str:
+        slots = self._slots
+        return (
+            f"Bulkhead({self.name!r}, {slots.size}, max_waiting={slots.max_waiting}, "
+            f"max_wait={slots.max_wait:g}, mode={slots.mode.value!r})"
+        )
+
+    @property
+    def mode(self) -> Mode:
+        """How its decisions are used. Once it is not `ENFORCE`, all who wait are let in."""
+        return self._slots.mode
+
+    @mode.setter
+    def mode(self, mode: Mode) -> None:
+        old = self._slots.mode
+        if mode is not old:
+            self._slots.mode = mode
+            self._observe(ModeChanged(self.name, old, mode))
+
+    @property
+    def used(self) -> int:
+        """The calls under way."""
+        return self._slots.used
+
+    @property
+    def waiting(self) -> int:
+        """The calls that wait for a slot."""
+        return self._slots.waiting
+
+    def tally(self) -> list[Sample]:
+        """Read its numbers, for metrics."""
+        return self._slots.tally()
+
+    async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run it in a slot.
+
+        Raises:
+            BulkheadFullError: If it was refused; the function was not called.
+        """
+        slots = self._slots
+        if not slots.enter():
+            await self._wait()
+        try:
+            return await function(*args, **kwargs)
+        finally:
+            slots.leave()
+
+    def __call__(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+        """Decorate an async function, so that each call of it runs in a slot."""
+
+        @wraps(function)
+        async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+            return await self.call(function, *args, **kwargs)
+
+        return guarded
+
+    async def __aenter__(self) -> Self:
+        if not self._slots.enter():
+            await self._wait()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._slots.leave()
+
+    async def _wait(self) -> None:
+        slots = self._slots
+        patience = slots.patience(self._left())
+        event = anyio.Event()
+        turn = slots.queue(event.set, patience)
+        try:
+            with anyio.move_on_after(patience):
+                await event.wait()
+        except BaseException:
+            slots.give_up(turn)
+            raise
+        slots.take(turn)
+
+    def _left(self) -> float:
+        deadline = current_deadline()
+        return math.inf if deadline is None else deadline.for_next_hop(self._clock())

@@ -1,0 +1,293 @@
+"""End a call that takes too long, and tell all that it calls until when it may take.
+
+On asyncio, calls of one `Timeout` end in the order in which they began, as each has the same seconds. So they stand in
+a queue, and one timer looks at its head: a call that ends in time pays for a place in the queue, and not for a timer.
+
+Where its request or an outer `Timeout` leaves a call less, that one ends it. Were it this one, a circuit breaker between
+the two would take the hurry of a caller for a failure of the dependency.
+
+A call is cancelled as a task, the way `asyncio.timeout` does it, but what the call shields by anyio is left alone until
+the shield is gone. On trio a cancel scope does all of that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import Context, ContextVar
+from functools import wraps
+from threading import get_ident
+from types import TracebackType
+from typing import Any, Final, ParamSpec, Self, TypeVar
+
+import anyio
+from anyio._backends import _asyncio as anyio_asyncio
+
+from ..clock import MONOTONIC, Clock
+from ..context import RequestContext, current_request
+from ..errors import DeadlineExceededError
+
+__all__ = ["Timeout", "is_shielded", "present_limit"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_TASK_STATES: Final[Mapping[asyncio.Task[Any], Any]] = getattr(anyio_asyncio, "_task_states", {})
+# How often it is looked whether a shield is gone.
+_TICK: Final = 0.025
+# So long after its deadline a request is ended by us, if nobody else does: `RunningRequests` needs 0.025 at most, unless
+# the loop lags.
+_GRACE: Final = 0.1
+
+
+class _Bounded:
+    """A call under way.
+
+    Attributes:
+        at: When it must have ended, whoever ends it; once it has, `math.inf`, for tasks that it has left behind.
+        ends_at: When it is ended here.
+        request: The request it is part of. A server may run another one in the same context variables.
+        outer: What was bound when it began.
+        task: Whose task it is on asyncio, until it has ended.
+        already: How often others had cancelled that task when it began.
+        entered: The cancel scope of anyio that the task was in when it began.
+        calls: The queue that it stands in, unless it has a timer.
+        scope: What ends it on trio.
+        has_fired: It was cancelled, for its time was up.
+    """
+
+    __slots__ = (
+        "already",
+        "at",
+        "calls",
+        "ends_at",
+        "entered",
+        "has_fired",
+        "outer",
+        "request",
+        "scope",
+        "task",
+        "timer",
+    )
+
+    def __init__(self, ends_at: float, request: RequestContext | None, outer: _Bounded | None) -> None:
+        self.at = ends_at
+        self.ends_at = ends_at
+        self.request = request
+        self.outer = outer
+        self.task: asyncio.Task[Any] | None = None
+        self.calls: dict[_Bounded, None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.scope: anyio.CancelScope | None = None
+        self.has_fired = False
+
+    def watch(self, task: asyncio.Task[Any]) -> None:
+        """Remember what is to be cancelled, and by whom else that was."""
+        self.task = task
+        self.already: int = task.cancelling()
+        state = _TASK_STATES.get(task)
+        self.entered: Any = None if state is None else state.cancel_scope
+
+    def press(self, context: Context) -> None:
+        """Cancel its task, as soon as nothing of its own shields that."""
+        task = self.task
+        if task is None:
+            raise AssertionError("it has ended, and yet it is timed")
+        if is_shielded(task, within=self.entered):
+            self.timer = task.get_loop().call_later(_TICK, self.press, context, context=context)
+        else:
+            self.has_fired = True
+            task.cancel()
+
+
+_BOUND: ContextVar[_Bounded | None] = ContextVar("postfacta_timeout", default=None)
+
+
+def present_limit() -> float:
+    """Return the moment at which the present work must have ended: of its request or a `Timeout`, the earlier one.
+
+    `math.inf` if nothing limits it.
+    """
+    request, bound = current_request(), _BOUND.get()
+    at = math.inf if request is None else request.deadline
+    return bound.at if bound is not None and bound.at < at and bound.request is request else at
+
+
+def is_shielded(task: asyncio.Task[Any], *, within: object = None) -> bool:
+    """Tell whether a shielded cancel scope of anyio, entered inside of the scope `within`, protects a task."""
+    # anyio keeps the scopes of a task to itself. If it keeps them elsewhere one day, a test turns red.
+    state = _TASK_STATES.get(task)
+    scope = None if state is None else state.cancel_scope
+    while scope is not None and scope is not within and not scope.shield:
+        scope = scope._parent_scope  # noqa: SLF001 - see above
+    return scope is not None and scope is not within
+
+
+class _Queue:
+    """The calls of one `Timeout` on one event loop, in the order in which they must end."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
+        self.loop = loop
+        self.thread = get_ident()
+        self.calls: dict[_Bounded, None] = {}
+        self.is_watched = False
+        # Timers run in it: else each would keep the request alive that began it.
+        self.context = Context()
+        self._clock = clock
+
+    def add(self, bounded: _Bounded, seconds: float, *, is_last: bool) -> None:
+        """Let it end after so many seconds; `is_last` says that all others end before it."""
+        if not is_last:
+            bounded.timer = self.loop.call_later(seconds, bounded.press, self.context, context=self.context)
+            return
+        bounded.calls = self.calls
+        self.calls[bounded] = None
+        if not self.is_watched:
+            self._watch(seconds)
+
+    def _watch(self, seconds: float) -> None:
+        self.is_watched = True
+        self.loop.call_later(seconds, self._look, context=self.context)
+
+    def _look(self) -> None:
+        self.is_watched = False
+        now = self._clock()
+        while self.calls:
+            head = next(iter(self.calls))
+            if now < head.ends_at:
+                self._watch(head.ends_at - now)
+                return
+            del self.calls[head]
+            head.press(self.context)
+
+
+def _present_task() -> asyncio.Task[Any] | None:
+    """Return asyncio's present task, or None on another kind of loop."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
+
+
+class Timeout:
+    """Bound each call by so many seconds, or by what its request has left, if that is less.
+
+    After its seconds the call is cancelled and awaited, and `DeadlineExceededError` is raised. A cancellation from
+    outside passes, and so does what the call itself raises. Use it as a guard of a `Pipeline`, by `call`, as a decorator
+    of async functions, or by `async with`.
+
+    * `current_deadline()` inside of the call knows the bound, and so do all that keep to it, such as `Database`.
+    * If the request or an outer `Timeout` leaves less, the call is cancelled by that one, and this one says nothing.
+      Only a request that nobody ends, as no middleware runs it, is ended here, 0.1 seconds after its deadline.
+    * A call that has no time left is not begun.
+    * What swallows its cancellation goes on, and its result counts. A thread cannot be cancelled.
+    * It has no mode and no metric of its own: what it ends is an error that the policies around it count.
+
+    Args:
+        seconds: For each call.
+        name: The `policy` of its error.
+        clock: Monotonic seconds; it must be the clock of the request contexts.
+
+    Raises:
+        ValueError: If the seconds are not above 0, or without end.
+    """
+
+    def __init__(self, seconds: float, *, name: str = "timeout", clock: Clock = MONOTONIC) -> None:
+        if not 0 < seconds < math.inf:
+            raise ValueError(f"timeout {name!r} needs a finite number of seconds above 0: {seconds}")
+        self.seconds = seconds
+        self.name = name
+        self._clock = clock
+        self._queue: _Queue | None = None
+
+    def __repr__(self) -> str:
+        return f"Timeout({self.seconds:g}, name={self.name!r})"
+
+    async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run it within the bound.
+
+        Raises:
+            DeadlineExceededError: If it did not end in time; or, with nothing begun, if there was no time left.
+        """
+        bounded = self._begin()
+        try:
+            result = await function(*args, **kwargs)
+        except BaseException as error:
+            if self._end(bounded, error):
+                raise DeadlineExceededError(self.name) from error
+            raise
+        self._end(bounded, None)
+        return result
+
+    def __call__(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+        """Decorate an async function, so that each call of it is bounded."""
+
+        @wraps(function)
+        async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+            return await self.call(function, *args, **kwargs)
+
+        return guarded
+
+    async def __aenter__(self) -> Self:
+        self._begin()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        bounded = _BOUND.get()
+        if bounded is None:
+            raise AssertionError("left in other context variables than it was entered in")
+        if self._end(bounded, error):
+            raise DeadlineExceededError(self.name) from error
+
+    def _begin(self) -> _Bounded:
+        request, outer = current_request(), _BOUND.get()
+        limit = present_limit()
+        now = self._clock()
+        if limit <= now:
+            raise DeadlineExceededError(self.name)
+        bounded = _Bounded(now + self.seconds, request, outer)
+        has_own_end = False
+        if limit < bounded.at:
+            bounded.at = limit
+            if request is not None and request.deadline + _GRACE < bounded.ends_at:
+                bounded.ends_at, has_own_end = request.deadline + _GRACE, True
+        queue = self._queue
+        task = None
+        if queue is not None and queue.thread == get_ident():
+            # Without the loop it would be looked for, with a system call until Python 3.12.
+            task = asyncio.current_task(queue.loop)
+        if task is None:
+            task = _present_task()
+        if task is None:
+            bounded.scope = anyio.CancelScope(deadline=anyio.current_time() + bounded.ends_at - now)
+            bounded.scope.__enter__()
+        else:
+            bounded.watch(task)
+            if queue is None or queue.loop is not task.get_loop():
+                # Calls on another loop keep their own queue, and its timer.
+                queue = self._queue = _Queue(task.get_loop(), self._clock)
+            queue.add(bounded, bounded.ends_at - now, is_last=not has_own_end)
+        _BOUND.set(bounded)
+        return bounded
+
+    def _end(self, bounded: _Bounded, error: BaseException | None) -> bool:
+        """End the watch; tell whether this error is the timeout's own doing."""
+        _BOUND.set(bounded.outer)
+        bounded.at = math.inf
+        if bounded.scope is not None:
+            if error is None:
+                bounded.scope.__exit__(None, None, None)
+                return False
+            return bool(bounded.scope.__exit__(type(error), error, error.__traceback__))
+        task, bounded.task = bounded.task, None
+        if bounded.calls is not None:
+            bounded.calls.pop(bounded, None)
+        if bounded.timer is not None:
+            bounded.timer.cancel()
+        if task is None or not bounded.has_fired:
+            return False
+        # Whoever else has cancelled it, must see it go.
+        return task.uncancel() <= bounded.already and isinstance(error, asyncio.CancelledError)

@@ -1,0 +1,192 @@
+"""Decide who works with a dependency at once, who waits for a slot, and who is refused.
+
+1. There is a fixed number of slots. Whoever comes while one is free takes it; nobody waits then.
+2. Whoever comes while all are taken stands in the waiting room, in the order of coming; whoever finds that full is
+   refused at once, and whoever has waited too long is refused then.
+3. A slot that comes back goes to whoever has waited longest, never to a newcomer. One that leaves the waiting room
+   just as its turn has come passes the slot on.
+4. In every mode calls under way are counted, so that a change of mode takes effect on those that come next. Only
+   `ENFORCE` makes wait and refuses; once it ends, all who wait are let in.
+
+The pattern is Nygard's (*Release It!*, 2nd ed., 2018, "Bulkheads").
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..errors import BulkheadFullError
+from ..events import Mode, Sample
+
+__all__ = ["Slots", "Turn"]
+
+
+class Turn:
+    """A caller's place in the waiting room.
+
+    Attributes:
+        has_come: Whether the caller has a slot now. It must hand it back, even if it no longer waits.
+        wake: Called when it has come.
+    """
+
+    __slots__ = ("has_come", "wake")
+
+    def __init__(self, wake: Callable[[], object]) -> None:
+        self.has_come: bool = False
+        self.wake = wake
+
+
+@dataclass(slots=True)
+class _Decisions:
+    """How many calls were let in, and how many were not."""
+
+    admitted: int = 0
+    refused: int = 0
+
+
+class Slots:
+    """The slots of one dependency, and its waiting room.
+
+    It belongs to one event loop, whose single thread is its lock.
+
+    Args:
+        name: The bulkhead's, for the refusal and the metrics.
+        size: The slots, 1 at least.
+        max_waiting: How many may wait for one; 0 for none.
+        max_wait: How long each may wait, in seconds.
+        mode: How decisions are used at first.
+
+    Attributes:
+        size: The slots.
+        max_waiting: The places in the waiting room.
+        max_wait: The longest wait, in seconds.
+        used: The calls under way; more than `size` only by another mode than `ENFORCE`.
+
+    Raises:
+        ValueError: If a bound makes no sense.
+    """
+
+    def __init__(
+        self, name: str, size: int, max_waiting: int = 0, *, max_wait: float = 1.0, mode: Mode = Mode.ENFORCE
+    ) -> None:
+        if size < 1 or max_waiting < 0 or not 0 < max_wait < math.inf:
+            raise ValueError(
+                f"bulkhead {name!r} needs slots from 1 up, max_waiting from 0 up, and a finite max_wait above 0: "
+                f"{size}, {max_waiting}, {max_wait}"
+            )
+        self.size = size
+        self.max_waiting = max_waiting
+        self.max_wait = max_wait
+        self.used = 0
+        self._name = name
+        self._queue: OrderedDict[Turn, None] = OrderedDict()
+        self._counts = {each: _Decisions() for each in Mode}
+        self._mode = mode
+        # Those of the present mode at hand: the path of every call looks nothing up.
+        self._count = self._counts[mode]
+
+    @property
+    def mode(self) -> Mode:
+        """How decisions are used. Once it is not `ENFORCE`, all who wait are let in."""
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: Mode) -> None:
+        self._mode = mode
+        self._count = self._counts[mode]
+        if mode is not Mode.ENFORCE:
+            while self._queue:
+                self.used += 1
+                self._admit_next()
+
+    @property
+    def waiting(self) -> int:
+        """The callers in the waiting room."""
+        return len(self._queue)
+
+    def enter(self) -> bool:
+        """Take a slot if one is free, or if this mode stops nobody.
+
+        In `SHADOW` a call that would have waited counts as admitted, as if a slot had come in time; one that would
+        have found the waiting room full counts as refused.
+        """
+        if self.used < self.size:
+            self.used += 1
+            self._count.admitted += 1
+            return True
+        return self._mode is not Mode.ENFORCE and self._let_pass()
+
+    def _let_pass(self) -> bool:
+        if self.used < self.size + self.max_waiting:
+            self._count.admitted += 1
+        else:
+            self._count.refused += 1
+        self.used += 1
+        return True
+
+    def patience(self, left: float) -> float:
+        """Return the seconds that a caller may wait whose own time ends after `left` seconds."""
+        return min(self.max_wait, left)
+
+    def queue(self, wake: Callable[[], object], patience: float) -> Turn:
+        """Stand in the waiting room, after `enter` has said no; `take` or `give_up` ends it.
+
+        Raises:
+            BulkheadFullError: If it is full, or there is no time to wait.
+        """
+        if len(self._queue) >= self.max_waiting or not patience > 0:
+            raise self._refusal()
+        turn = Turn(wake)
+        self._queue[turn] = None
+        return turn
+
+    def take(self, turn: Turn) -> None:
+        """End a wait with the slot, which is to be handed back by `leave`.
+
+        Raises:
+            BulkheadFullError: If its turn has not come; then it waits no more.
+        """
+        if not turn.has_come:
+            del self._queue[turn]
+            raise self._refusal()
+        self._count.admitted += 1
+
+    def give_up(self, turn: Turn) -> None:
+        """End the wait of a caller that is gone; a slot that it was given goes on to the next."""
+        if turn.has_come:
+            self.leave()
+        else:
+            del self._queue[turn]
+
+    def leave(self) -> None:
+        """Hand back a slot: to whoever has waited longest, if anybody waits and there is one to hand on."""
+        if self._queue and self.used <= self.size:
+            self._admit_next()
+        else:
+            self.used -= 1
+
+    def _admit_next(self) -> None:
+        turn, _ = self._queue.popitem(last=False)
+        turn.has_come = True
+        turn.wake()
+
+    def _refusal(self) -> BulkheadFullError:
+        self._count.refused += 1
+        # By then everybody who waits now is through, one way or the other. Without waiting nothing is known.
+        return BulkheadFullError(self._name, self.max_wait if self.max_waiting else None)
+
+    def tally(self) -> list[Sample]:
+        """Read the numbers, for metrics."""
+        name = self._name
+        gauges = {"used": self.used, "waiting": len(self._queue), "slots": self.size}
+        samples = [Sample(f"postfacta_bulkhead_{what}", (name,), number) for what, number in gauges.items()]
+        for mode in (Mode.ENFORCE, Mode.SHADOW):
+            count = self._counts[mode]
+            for decision, number in (("admitted", count.admitted), ("refused", count.refused)):
+                samples.append(
+                    Sample("postfacta_bulkhead_decisions_total", (name, decision, mode.value), number)
+                )
+        return samples
