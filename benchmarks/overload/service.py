@@ -1,0 +1,82 @@
+"""The services under test: two kinds of work, without any framework, bare or behind the library's load shedding.
+
+`OVERLOAD_HANDLER` is `cpu` (burns 5 ms of processor time) or `pool` (holds one of 20 slots for 20 ms), and
+`OVERLOAD_SHEDDING` is `1` for the middleware with its defaults.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from postfacta_core.aio.looplag import LoopLag
+from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
+from postfacta_core.asgi.concurrency import LoadSheddingMiddleware
+
+__all__ = ["KEY", "app", "build"]
+
+KEY = "bench"
+"""The secret with which the generator may say how much its requests matter."""
+
+_BURN = 0.005
+_SLOTS, _HOLD = 20, 0.02
+_BODY = b'{"ok":true}'
+_HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"11")]
+
+
+async def _burn() -> None:
+    # Processor time and not the wall's: what others do on this core must not make the work less.
+    until = time.thread_time() + _BURN
+    while time.thread_time() < until:
+        pass
+
+
+def _hold() -> Callable[[], Awaitable[None]]:
+    slots = asyncio.Semaphore(_SLOTS)
+
+    async def hold() -> None:
+        async with slots:
+            await asyncio.sleep(_HOLD)
+
+    return hold
+
+
+def build(handler: str, *, shedding: bool) -> ASGIApp:
+    """Make one of the services."""
+    work = _hold() if handler == "pool" else _burn
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        await work()
+        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        await send({"type": "http.response.body", "body": _BODY})
+
+    if not shedding:
+        return _alive(serve)
+    guarded = LoadSheddingMiddleware(serve, priority_key=KEY)
+    return _alive(guarded, LoopLag(guarded.limiter.lagged))
+
+
+def _alive(inner: ASGIApp, looplag: LoopLag | None = None) -> ASGIApp:
+    async def service(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await inner(scope, receive, send)
+        elif looplag is None:
+            await _lifespan(receive, send)
+        else:
+            async with looplag:
+                await _lifespan(receive, send)
+
+    return service
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    for phase in ("startup", "shutdown"):
+        await receive()
+        message: dict[str, Any] = {"type": f"lifespan.{phase}.complete"}
+        await send(message)
+
+
+app = build(os.environ.get("OVERLOAD_HANDLER", "cpu"), shedding=os.environ.get("OVERLOAD_SHEDDING") == "1")

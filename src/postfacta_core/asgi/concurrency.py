@@ -1,0 +1,259 @@
+"""Serve as many requests at once as can be served in time, and refuse the others early."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import Awaitable, Callable
+from typing import Final
+from urllib.parse import quote
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from ..clock import LUCK, MONOTONIC, Clock, Luck
+from ..context import RequestContext
+from ..errors import DeadlineExceededError, LoadShedError
+from ..events import Mode, ModeChanged, Observer, Outcome, PolicyCreated, fan_out, ignore
+from ..policy.concurrency import ADMIT, AdaptiveLimiter, Admit, Priority, Shed, Wait
+from ..policy.concurrency_limits import LatencyTarget
+from ._problem import Problem, Render, problem_of, request_of, send_problem
+from ._types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ["LoadSheddingMiddleware", "PriorityOf"]
+
+PriorityOf = Callable[[Scope], Priority | None]
+"""Tells how much a request matters; None, or an exception, is `Priority.CRITICAL`."""
+
+# RFC 6455 leaves the registry to IANA: 1013 is "try again later".
+_TRY_AGAIN_LATER: Final = 1013
+_INTERNAL, _TIMEOUT = 500, 504
+_NAMES: Final = {priority.name.lower().encode(): priority for priority in Priority}
+
+
+class LoadSheddingMiddleware:
+    """Admit a request, let it wait a moment, or answer 503 with `Retry-After` before anything else is done for it.
+
+    * After its admission a request lets the event loop go round once. A handler that keeps the processor busy runs
+      to its end in one step: without this, no limit would ever see more than one request at once.
+    * A response in pieces gives its slot back with its first piece, and counts as a request of that length: a
+      stream may last for hours. What it costs after that is seen by the loop's lag alone.
+    * A WebSocket is admitted or refused (close code 1013) at its handshake, and gives its slot back once it is
+      accepted. Its length says nothing, and is not measured.
+    * Requests that were cancelled, and answers from 500 up, are not measured either: they were quick or slow for
+      another reason. Those that ran out of time are, as is a 504.
+
+    It belongs innermost, around the application: what it measures must be the application's work.
+
+    Args:
+        app: The application.
+        limiter: By default one named `requests` with `LatencyTarget()`. It belongs to one middleware alone.
+        priority_of: Tells priorities by scope, such as by path.
+        priority_key: A caller that gives this secret in `X-Priority-Key` may say in `X-Priority` how much its
+            request matters: `critical_plus`, `critical`, `sheddable_plus` or `sheddable`. That goes first. Empty
+            believes nobody.
+        trusts: Tells of a scope whether its `X-Priority` counts, besides those who know the key.
+        mode: `shadow` counts who would be shed, and lets everybody pass at once.
+        render: Another shape of problem, for APIs that have one. Without it a refusal is cheaper.
+        observer: Told of the limiter, and of changes of the mode. It may raise.
+        clock: Monotonic seconds; it must be the clock of the request contexts.
+        luck: Spreads `Retry-After`.
+
+    Attributes:
+        limiter: The one that decides.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        limiter: AdaptiveLimiter | None = None,
+        *,
+        priority_of: PriorityOf | None = None,
+        priority_key: str = "",
+        trusts: Callable[[Scope], bool] | None = None,
+        mode: Mode = Mode.ENFORCE,
+        render: Render | None = None,
+        observer: Observer = ignore,
+        clock: Clock = MONOTONIC,
+        luck: Luck = LUCK,
+    ) -> None:
+        self.limiter: AdaptiveLimiter = limiter or AdaptiveLimiter("requests", LatencyTarget())
+        self.limiter.mode = mode
+        self._app = app
+        self._priority_of = priority_of
+        self._key = priority_key.encode()
+        self._trusts = trusts
+        self._has_priorities = bool(priority_of or priority_key or trusts)
+        self._render = render
+        self._refusals: dict[float, _Refusal] = {}
+        self._observe = fan_out([observer])
+        self.clock: Clock = clock
+        self._luck = luck
+        self._observe(PolicyCreated(self.limiter.name, self.limiter.tally))
+
+    @property
+    def mode(self) -> Mode:
+        """How the decisions are used. It may be set at any time; who waits is still decided about."""
+        return self.limiter.mode
+
+    @mode.setter
+    def mode(self, new: Mode) -> None:
+        old, self.limiter.mode = self.limiter.mode, new
+        if new is not old:
+            self._observe(ModeChanged(self.limiter.name, old, new))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        limiter, clock = self.limiter, self.clock
+        if limiter.mode is Mode.OFF or scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        request = request_of(scope)
+        priority = self._priority(scope) if self._has_priorities else Priority.CRITICAL
+        if request is not None:
+            request.priority = priority
+        admitted = clock()
+        decision = limiter.arrive(priority, admitted, luck=self._luck())
+        if decision is not ADMIT:
+            if isinstance(decision, Wait):
+                wait = decision
+                decision = await self._wait(wait)
+                admitted = wait.decided
+            if isinstance(decision, Shed):
+                await self._shed(decision, request, scope, receive=receive, send=send)
+                return
+        permit = _Permit(self, request, admitted, send)
+        try:
+            await checkpoint()
+            limiter.start(clock(), admitted)
+            await self._app(scope, receive, permit.send)
+        except DeadlineExceededError:
+            permit.status = _TIMEOUT
+            raise
+        finally:
+            permit.end()
+
+    def _priority(self, scope: Scope) -> Priority:
+        if self._key or self._trusts:
+            said = given = b""
+            for name, value in scope["headers"]:
+                if name == b"x-priority":
+                    said = value
+                elif name == b"x-priority-key":
+                    given = value
+            if said in _NAMES and self._believes(scope, given):
+                return _NAMES[said]
+        # Foreign code may raise or lie; what it does must not reach the request.
+        try:
+            told = self._priority_of(scope) if self._priority_of else None
+        except Exception:  # noqa: BLE001 - see above
+            return Priority.CRITICAL
+        return told if isinstance(told, Priority) else Priority.CRITICAL
+
+    def _believes(self, scope: Scope, given: bytes) -> bool:
+        if self._key and hmac.compare_digest(given, self._key):
+            return True
+        try:
+            return self._trusts is not None and self._trusts(scope) is True
+        except Exception:  # noqa: BLE001 - foreign code; whom it cannot judge it does not trust
+            return False
+
+    async def _wait(self, wait: Wait) -> Admit | Shed:
+        limiter, clock = self.limiter, self.clock
+        turn = anyio.Event()
+        wait.wake = turn.set
+        is_here = False
+        try:
+            with anyio.move_on_after(wait.until - wait.since):
+                await turn.wait()
+            is_here = True
+        finally:
+            verdict = limiter.give_up(wait, clock())
+            if not is_here and verdict is ADMIT:
+                limiter.finish(clock(), wait.decided, Outcome.IGNORED)
+        return verdict
+
+    async def _shed(
+        self, shed: Shed, request: RequestContext | None, scope: Scope, *, receive: Receive, send: Send
+    ) -> None:
+        if self.limiter.mode is not Mode.ENFORCE:
+            await self._app(scope, receive, send)
+            return
+        refusal = self._refusals.get(shed.retry_after)
+        if refusal is None:
+            refusal = self._refusals[shed.retry_after] = _Refusal(self.limiter.name, shed.retry_after)
+        if request is not None:
+            request.route, request.error_type = "_prerouting", refusal.problem.error_type
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER})
+        elif self._render is not None:
+            await send_problem(scope, send, refusal.problem, render=self._render)
+        else:
+            await refusal.send(scope, request, send)
+
+
+class _Permit:
+    """An admitted request's slot, which goes back once."""
+
+    __slots__ = ("_admitted", "_clock", "_limiter", "_request", "_send", "is_held", "status")
+
+    # By position, and with few of them: it is made for each request.
+    def __init__(  # noqa: PLR0917 - see above
+        self, shedding: LoadSheddingMiddleware, request: RequestContext | None, admitted: float, send: Send
+    ) -> None:
+        self.status = 0
+        self.is_held = True
+        self._limiter = shedding.limiter
+        self._clock = shedding.clock
+        self._send = send
+        self._request = request
+        self._admitted = admitted
+
+    # No coroutine of its own: each that stands between costs.
+    def send(self, message: Message) -> Awaitable[None]:
+        kind = message["type"]
+        if kind == "http.response.start":
+            self.status = message["status"]
+        elif self.is_held and (kind == "websocket.accept" or message.get("more_body")):
+            self.end()
+        return self._send(message)
+
+    def end(self) -> None:
+        if self.is_held:
+            self.is_held = False
+            now = self._clock()
+            self._limiter.finish(now, self._admitted, self._outcome(now))
+
+    def _outcome(self, now: float) -> Outcome:
+        status = self.status
+        if 0 < status < _INTERNAL:
+            return Outcome.SUCCESS
+        # Nothing was sent: it was cancelled, at its deadline or for another reason, or it raised.
+        is_late = not status and self._request is not None and now >= self._request.deadline
+        return Outcome.FAILURE if is_late or status == _TIMEOUT else Outcome.IGNORED
+
+
+class _Refusal:
+    """The answer to whoever is shed: the parts that are always the same are made once."""
+
+    def __init__(self, limiter: str, retry_after: float) -> None:
+        self.problem: Problem = problem_of(LoadShedError(limiter, retry_after))
+        problem = self.problem
+        before = {"type": "about:blank", "title": problem.title, "status": problem.status}
+        after = {"code": problem.code, "detail": problem.detail}
+        self._before = json.dumps(before)[:-1] + ', "instance": "'
+        self._after = '", ' + json.dumps(after)[1:-1]
+        self._headers = (
+            (b"content-type", b"application/problem+json"),
+            (b"cache-control", b"no-store"),
+            (b"retry-after", b"%d" % retry_after),
+        )
+
+    async def send(self, scope: Scope, request: RequestContext | None, send: Send) -> None:
+        path = quote(scope["path"], errors="replace")
+        end = "}" if request is None else f', "request_id": "{request.request_id}"}}'
+        body = f"{self._before}{path}{self._after}{end}".encode()
+        headers: list[tuple[bytes, bytes]] = [*self._headers, (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": self.problem.status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})

@@ -1,0 +1,570 @@
+"""A request is admitted, waits a moment or is refused, and whatever happens its slot comes back."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+from hypothesis import given, strategies as st
+
+from postfacta_core.asgi._problem import Problem
+from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
+from postfacta_core.asgi.concurrency import LoadSheddingMiddleware
+from postfacta_core.asgi.context import ContextMiddleware
+from postfacta_core.context import RequestContext
+from postfacta_core.errors import DeadlineExceededError
+from postfacta_core.events import Mode, ModeChanged, Outcome, PolicyCreated
+from postfacta_core.policy.concurrency import AdaptiveLimiter, Admit, LimiterConfig, Priority, Shed, Wait
+from postfacta_core.policy.concurrency_limits import LatencyTarget
+from postfacta_core.testing import ManualClock, RecordingObserver, call_asgi
+
+
+class Recording(AdaptiveLimiter):
+    """Writes down what it is told of requests that end."""
+
+    def __init__(self, limit: int = 1, **options: Any) -> None:
+        chosen: dict[str, Any] = {"start": limit, "minimum": 1, "queue_interval": 5.0, **options}
+        super().__init__("requests", LatencyTarget(), LimiterConfig(**chosen))
+        self.outcomes: list[Outcome] = []
+        self.lags: list[float] = []
+        self.on_arrival: Callable[[], object] = list[int]
+
+    def arrive(self, priority: int, now: float, *, luck: float = 0.0) -> Admit | Wait | Shed:
+        decision = super().arrive(priority, now, luck=luck)
+        self.on_arrival()
+        return decision
+
+    def start(self, now: float, admitted: float) -> None:
+        self.lags.append(now - admitted)
+        super().start(now, admitted)
+
+    def finish(self, now: float, admitted: float, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        super().finish(now, admitted, outcome)
+
+
+class Held:
+    """An application whose requests end when they are told to."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.go = anyio.Event()
+        self.scopes: list[Scope] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.begun += 1
+        self.scopes.append(scope)
+        await self.go.wait()
+        await answer(200)(scope, receive, send)
+
+
+def answer(status: int, *chunks: bytes) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        for chunk in chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    return app
+
+
+def raising(error: Exception) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise error
+
+    return app
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(10):
+        while not condition():
+            await checkpoint()
+
+
+# --- admitted ---
+
+
+async def test_a_request_that_finds_room_is_served_and_its_slot_comes_back() -> None:
+    limiter = Recording()
+    app = LoadSheddingMiddleware(answer(200), limiter)
+    for _ in range(3):
+        assert (await call_asgi(app)).status == 200
+    assert limiter.outcomes == [Outcome.SUCCESS] * 3
+    assert limiter.in_flight == 0
+
+
+async def test_requests_that_arrive_together_see_one_another_before_the_first_of_them_runs() -> None:
+    counts: list[int] = []
+    limiter = Recording(10)
+
+    async def busy(scope: Scope, receive: Receive, send: Send) -> None:
+        # It never gives way: without a turn of the loop after admission each would find itself alone.
+        counts.append(limiter.in_flight)
+        await answer(200)(scope, receive, send)
+
+    app = LoadSheddingMiddleware(busy, limiter)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(8):
+            tasks.start_soon(call_asgi, app)
+    assert max(counts) == 8
+
+
+async def test_the_limiter_is_told_how_long_the_loop_took_after_an_admission() -> None:
+    clock, limiter = ManualClock(), Recording()
+    limiter.on_arrival = lambda: clock.advance(0.25)
+    await call_asgi(LoadSheddingMiddleware(answer(200), limiter, clock=clock))
+    assert limiter.lags == [0.25]
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        (200, Outcome.SUCCESS),
+        (404, Outcome.SUCCESS),
+        (499, Outcome.SUCCESS),
+        (500, Outcome.IGNORED),
+        (503, Outcome.IGNORED),
+        (504, Outcome.FAILURE),
+    ],
+)
+async def test_an_answer_counts_unless_it_came_for_another_reason(status: int, outcome: Outcome) -> None:
+    limiter = Recording()
+    assert (await call_asgi(LoadSheddingMiddleware(answer(status), limiter))).status == status
+    assert limiter.outcomes == [outcome]
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [(RuntimeError("no"), Outcome.IGNORED), (DeadlineExceededError("request"), Outcome.FAILURE)],
+)
+async def test_an_error_goes_on_and_gives_the_slot_back(error: Exception, outcome: Outcome) -> None:
+    limiter = Recording()
+    with pytest.raises(type(error)):
+        await call_asgi(LoadSheddingMiddleware(raising(error), limiter))
+    assert limiter.outcomes == [outcome]
+    assert limiter.in_flight == 0
+
+
+@pytest.mark.parametrize(("deadline", "outcome"), [(math.inf, Outcome.IGNORED), (1000.0, Outcome.FAILURE)])
+async def test_a_cancelled_request_counts_only_if_its_time_ran_out(deadline: float, outcome: Outcome) -> None:
+    held, limiter = Held(), Recording()
+    request = RequestContext("request-1", 990.0)
+    request.deadline = deadline
+    app = LoadSheddingMiddleware(held, limiter, clock=ManualClock(1000.0))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: call_asgi(app, scope={"postfacta.request": request}))
+        await until(lambda: held.begun == 1)
+        tasks.cancel_scope.cancel()
+    assert limiter.outcomes == [outcome]
+    assert limiter.in_flight == 0
+
+
+async def test_a_request_cancelled_before_it_ran_gives_its_slot_back() -> None:
+    held, limiter = Held(), Recording()
+    app = LoadSheddingMiddleware(held, limiter)
+    with anyio.CancelScope() as scope:
+        limiter.on_arrival = scope.cancel
+        await call_asgi(app)
+    assert held.begun == 0
+    assert (limiter.outcomes, limiter.in_flight) == ([Outcome.IGNORED], 0)
+
+
+async def test_a_stream_gives_its_slot_back_with_its_first_piece() -> None:
+    limiter = Recording()
+    seen: list[int] = []
+
+    async def stream(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(3):
+            seen.append(limiter.in_flight)
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    assert (await call_asgi(LoadSheddingMiddleware(stream, limiter))).body == b"xxx"
+    assert seen == [1, 0, 0]
+    assert limiter.outcomes == [Outcome.SUCCESS]
+
+
+# --- waiting ---
+
+
+async def test_who_waits_is_served_when_a_slot_comes_free() -> None:
+    held, limiter = Held(), Recording()
+    app = LoadSheddingMiddleware(held, limiter, clock=ManualClock())
+    statuses: list[int] = []
+
+    async def get() -> None:
+        statuses.append((await call_asgi(app)).status)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(get)
+        tasks.start_soon(get)
+        await until(lambda: held.begun == 1 and limiter.waiting == 1)
+        held.go.set()
+    assert statuses == [200, 200]
+    assert (limiter.in_flight, limiter.waiting) == (0, 0)
+    # What is measured begins with the admission, and not with the wait.
+    assert limiter.lags == [0.0, 0.0]
+
+
+async def test_who_waits_too_long_is_refused() -> None:
+    held, limiter = Held(), Recording(queue_interval=0.02)
+    app = LoadSheddingMiddleware(held, limiter)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call_asgi, app)
+        await until(lambda: held.begun == 1)
+        with anyio.fail_after(10):
+            assert (await call_asgi(app)).status == 503
+        held.go.set()
+    assert (held.begun, limiter.waiting, limiter.in_flight) == (1, 0, 0)
+
+
+async def test_who_is_cancelled_while_waiting_leaves_the_queue() -> None:
+    held, limiter = Held(), Recording()
+    app = LoadSheddingMiddleware(held, limiter)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call_asgi, app)
+        await until(lambda: held.begun == 1)
+        async with anyio.create_task_group() as waiters:
+            waiters.start_soon(call_asgi, app)
+            await until(lambda: limiter.waiting == 1)
+            waiters.cancel_scope.cancel()
+        assert (limiter.waiting, limiter.in_flight) == (0, 1)
+        held.go.set()
+    assert limiter.in_flight == 0
+
+
+@pytest.mark.parametrize("first", ["his turn", "the cancellation"])
+async def test_who_is_cancelled_just_as_his_turn_comes_passes_the_slot_on(first: str) -> None:
+    held, limiter = Held(), Recording()
+    app = LoadSheddingMiddleware(held, limiter)
+    async with anyio.create_task_group() as tasks:
+        limiter.arrive(Priority.CRITICAL, 0.0)
+        async with anyio.create_task_group() as waiters:
+            waiters.start_soon(call_asgi, app)
+            await until(lambda: limiter.waiting == 1)
+            if first == "the cancellation":
+                waiters.cancel_scope.cancel()
+            limiter.finish(0.0, 0.0, Outcome.IGNORED)
+            assert limiter.in_flight == 1
+            waiters.cancel_scope.cancel()
+        assert (limiter.in_flight, held.begun) == (0, 0)
+        tasks.start_soon(call_asgi, app)
+        await until(lambda: held.begun == 1)
+        held.go.set()
+
+
+# --- refused ---
+
+
+def full(app: ASGIApp | None = None, **options: Any) -> LoadSheddingMiddleware:
+    limiter = Recording(1, queue_interval=1e-6, queue_target=1e-6)
+    limiter.in_flight = 100
+    return LoadSheddingMiddleware(app or answer(200), limiter, **options)
+
+
+async def test_a_refusal_is_a_problem_that_tells_when_to_come_back() -> None:
+    app = ContextMiddleware(full(luck=lambda: 0.5))
+    response = await call_asgi(app, "GET", "/items/ü")
+    assert response.status == 503
+    assert response.header("content-type") == "application/problem+json"
+    assert response.header("retry-after") == "2"
+    assert response.header("connection") is None
+    assert response.header("content-length") == str(len(response.body))
+    assert response.json() == {
+        "type": "about:blank",
+        "title": "The service has more to do than it can",
+        "status": 503,
+        "instance": "/items/%C3%BC",
+        "code": "overloaded",
+        "detail": "Try again after the time in Retry-After, and less often",
+        "request_id": response.header("x-request-id"),
+    }
+    request = response.scope["postfacta.request"]
+    assert (request.route, request.error_type, request.priority) == ("_prerouting", "shed", 1)
+
+
+async def _sent_by(app: ASGIApp, scope: Scope) -> list[Message]:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await app(scope, _receive, send)
+    return sent
+
+
+def _as_usual(problem: Problem, scope: Scope) -> None:
+    """Render nothing of its own: that is RFC 9457, and the way all other problems go."""
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@given(path=st.text(), method=st.sampled_from(["GET", "HEAD", "POST"]), named=st.booleans())
+async def test_the_quick_way_to_refuse_says_what_the_slow_one_says(
+    path: str,
+    method: str,
+    named: bool,  # noqa: FBT001 - hypothesis hands it over by name
+) -> None:
+    request = RequestContext("request-1", 0.0) if named else None
+    scope: dict[str, Any] = {"type": "http", "path": path, "method": method, "headers": []}
+    scope["postfacta.request"] = request
+    quick = await _sent_by(full(luck=lambda: 0.9), scope)
+    slow = await _sent_by(full(luck=lambda: 0.9, render=_as_usual), scope)
+    for start in (quick[0], slow[0]):
+        start["headers"] = sorted(start["headers"])
+    assert quick[0] == slow[0]
+    assert (b"retry-after", b"3") in quick[0]["headers"]
+    assert json.loads(quick[1]["body"] or b"0") == json.loads(slow[1]["body"] or b"0")
+    assert bool(quick[1]["body"]) is (method != "HEAD")
+
+
+def _in_words(problem: Problem, scope: Scope) -> tuple[str, bytes]:
+    return "text/plain", problem.code.encode()
+
+
+async def test_an_api_with_another_shape_of_problem_refuses_in_it() -> None:
+    app = full(render=_in_words)
+    response = await call_asgi(app)
+    assert (response.status, response.body) == (503, b"overloaded")
+    assert int(response.header("retry-after") or 0) in {1, 2, 3}
+
+
+# --- priorities ---
+
+
+def _yes(scope: Scope) -> bool:
+    return True
+
+
+def _no(scope: Scope) -> bool:
+    return False
+
+
+def _sheddable(scope: Scope) -> Priority:
+    return Priority.SHEDDABLE
+
+
+def _none(scope: Scope) -> None:
+    """Know nothing."""
+
+
+def _nonsense(scope: Scope) -> Any:
+    return 17
+
+
+def _raises(scope: Scope) -> Any:
+    raise RuntimeError
+
+
+async def priority_of(headers: list[tuple[str, str]], **options: Any) -> int:
+    app = ContextMiddleware(LoadSheddingMiddleware(answer(200), **options))
+    response = await call_asgi(app, headers=headers)
+    request = response.scope["postfacta.request"]
+    return int(request.priority)
+
+
+KEY = ("X-Priority-Key", "secret")
+
+
+@pytest.mark.parametrize(
+    ("headers", "priority"),
+    [
+        ([("X-Priority", "sheddable"), KEY], 3),
+        ([KEY, ("X-Priority", "critical_plus")], 0),
+        ([("X-Priority", "sheddable_plus"), KEY], 2),
+        ([("X-Priority", "sheddable")], 1),
+        ([("X-Priority", "sheddable"), ("X-Priority-Key", "wrong")], 1),
+        ([("X-Priority", "sheddable"), ("X-Priority-Key", "")], 1),
+        ([("X-Priority", "the most of all"), KEY, ("Accept", "*/*")], 1),
+        ([], 1),
+    ],
+)
+async def test_a_caller_is_believed_if_he_knows_the_key(
+    headers: list[tuple[str, str]], priority: int
+) -> None:
+    assert await priority_of(headers, priority_key="secret") == priority
+    assert await priority_of(headers) == 1
+
+
+async def test_without_a_key_nobody_is_believed_for_an_empty_one() -> None:
+    headers = [("X-Priority", "critical_plus"), ("X-Priority-Key", "")]
+    assert await priority_of(headers, trusts=_no) == 1
+    assert await priority_of(headers, trusts=_yes) == 0
+
+
+@pytest.mark.parametrize(
+    ("tells", "priority"),
+    [(_sheddable, 3), (_none, 1), (_nonsense, 1), (_raises, 1)],
+)
+async def test_what_a_function_of_the_scope_tells_counts_and_what_it_does_wrong_does_not(
+    tells: Callable[[Scope], Any], priority: int
+) -> None:
+    assert await priority_of([], priority_of=tells) == priority
+    # A trusted caller goes first.
+    trusted = [("X-Priority", "critical_plus")]
+    assert await priority_of(trusted, priority_of=tells, trusts=_yes) == 0
+    assert await priority_of(trusted, priority_of=tells, trusts=_raises) == priority
+
+
+async def test_the_critical_is_served_where_the_sheddable_is_refused() -> None:
+    limiter = Recording(10, queue_interval=1e-6, queue_target=1e-6)
+    limiter.in_flight = 8
+    app = LoadSheddingMiddleware(answer(200), limiter, trusts=_yes)
+    assert (await call_asgi(app, headers=[("X-Priority", "sheddable")])).status == 503
+    assert (await call_asgi(app, headers=[("X-Priority", "critical")])).status == 200
+
+
+# --- modes ---
+
+
+async def test_a_shadow_lets_everybody_pass_and_counts_who_would_not() -> None:
+    app = full(mode=Mode.SHADOW)
+    assert (await call_asgi(app)).status == 200
+    counted = {s.labels: s.value for s in app.limiter.tally() if s.value and "decisions" in s.metric}
+    assert counted == {("requests", "critical", "shed", "shadow"): 1}
+    assert app.limiter.in_flight == 100
+
+
+async def test_off_is_as_if_it_were_not_there() -> None:
+    arrivals: list[None] = []
+    limiter = Recording()
+    limiter.on_arrival = lambda: arrivals.append(None)
+    app = LoadSheddingMiddleware(answer(200), limiter, mode=Mode.OFF)
+    assert (await call_asgi(app)).status == 200
+    assert not arrivals
+    assert not [s for s in app.limiter.tally() if s.value and "decisions" in s.metric]
+
+
+async def test_the_mode_may_change_at_any_time_and_is_told_of_when_it_really_does() -> None:
+    observer = RecordingObserver()
+    app = full(observer=observer)
+    assert observer.of(PolicyCreated)[0].policy == "requests"
+    assert list(observer.of(PolicyCreated)[0].tally())
+    assert app.mode is Mode.ENFORCE
+    app.mode = Mode.SHADOW
+    app.mode = Mode.SHADOW
+    assert (await call_asgi(app)).status == 200
+    app.mode = Mode.ENFORCE
+    assert (await call_asgi(app)).status == 503
+    assert observer.of(ModeChanged) == [
+        ModeChanged("requests", Mode.ENFORCE, Mode.SHADOW),
+        ModeChanged("requests", Mode.SHADOW, Mode.ENFORCE),
+    ]
+
+
+async def test_a_slot_comes_back_though_the_mode_changed_meanwhile() -> None:
+    held, limiter = Held(), Recording()
+    app = LoadSheddingMiddleware(held, limiter)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call_asgi, app)
+        await until(lambda: held.begun == 1)
+        app.mode = Mode.OFF
+        held.go.set()
+    assert limiter.in_flight == 0
+
+
+# --- what is not a request ---
+
+
+async def _drive(app: ASGIApp, kind: str) -> list[Message]:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": f"{kind}.connect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await app({"type": kind, "path": "/", "headers": []}, receive, send)
+    return sent
+
+
+def _socket(limiter: AdaptiveLimiter, seen: list[int], first: str = "websocket.accept") -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(limiter.in_flight)
+        await send({"type": first})
+        seen.append(limiter.in_flight)
+
+    return app
+
+
+@pytest.mark.parametrize(("first", "seen"), [("websocket.accept", [1, 0]), ("websocket.close", [1, 1])])
+async def test_a_websocket_gives_its_slot_back_once_it_is_accepted_and_is_not_measured(
+    first: str, seen: list[int]
+) -> None:
+    limiter, found = Recording(), list[int]()
+    await _drive(LoadSheddingMiddleware(_socket(limiter, found, first), limiter), "websocket")
+    assert found == seen
+    assert (limiter.outcomes, limiter.in_flight) == ([Outcome.IGNORED], 0)
+
+
+async def test_a_websocket_is_refused_at_its_handshake() -> None:
+    assert await _drive(full(), "websocket") == [{"type": "websocket.close", "code": 1013}]
+
+
+async def test_what_is_neither_passes() -> None:
+    seen: list[int] = []
+    app = full()
+    app = full(_socket(app.limiter, seen, "lifespan.startup.complete"))
+    assert await _drive(app, "lifespan") == [{"type": "lifespan.startup.complete"}]
+
+
+# --- defaults ---
+
+
+async def test_a_service_with_slow_requests_is_not_shed_by_default() -> None:
+    """Fifty at once from the first moment on, two seconds each on the service's clock."""
+    clock, held = ManualClock(), Held()
+    app = LoadSheddingMiddleware(held, clock=clock)
+    statuses: list[int] = []
+
+    async def get() -> None:
+        statuses.append((await call_asgi(app)).status)
+
+    for _ in range(20):
+        held.begun, held.go = 0, anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(50):
+                tasks.start_soon(get)
+            await until(lambda: held.begun == 50)
+            clock.advance(2.0)
+            held.go.set()
+    assert statuses == [200] * 1000
+    assert app.limiter.limit >= 100
+
+
+async def test_a_request_leaves_nothing_for_the_cyclic_collector() -> None:
+    app = LoadSheddingMiddleware(answer(200), Recording(10))
+    refusing = full()
+
+    async def serve(scope: dict[str, Any]) -> None:
+        await app(scope, _receive, _send)
+        await refusing(scope, _receive, _send)
+
+    scope: dict[str, Any] = {"type": "http", "path": "/", "method": "GET", "headers": []}
+    for _ in range(5):
+        await serve(scope)
+    gc.collect()
+    gc.disable()
+    try:
+        await app(scope, _receive, _send)
+        for _ in range(20):
+            refusing.limiter.arrive(Priority.CRITICAL, 1.0)
+        await app(scope, _receive, _send)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
+async def _receive() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def _send(message: Message) -> None:
+    """Throw it away."""
