@@ -1,0 +1,372 @@
+"""Keep callers within their rates: 429, and the RateLimit fields."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from functools import partial
+from typing import Final, Literal, NamedTuple, TypeVar, get_args
+
+from ..aio.ratelimit import Charge, RateLimiter, Rates, hit_all, parse_rates
+from ..aio.ratelimit_store import SharedStore
+from ..clock import LUCK, MONOTONIC, Clock, Luck
+from ..errors import RateLimitExceededError
+from ..events import ListenerFailed, Mode, Observer, fan_out, ignore
+from ..policy.address import TrustedProxies, client_address
+from ..policy.ratelimit import MAX_KEYS, Decision, Rate, StoreFailure, strictest
+from ._problem import Render, problem_of, request_of, send_problem
+from ._types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ["RateLimit", "RateLimitMiddleware", "parse_rate_limit"]
+
+Scopes = Literal["client", "global", "principal", "route"]
+Key = Callable[[Scope], str | None]
+"""Tells whom a request is counted for, or None if for nobody."""
+
+_SCOPES: Final[dict[str, Scopes]] = {scope: scope for scope in get_args(Scopes)}
+_Fields = tuple[tuple[bytes, bytes], ...]
+T = TypeVar("T")
+
+# Whom those requests are counted for whose key cannot be told.
+_NOBODY: Final = "?"
+_UNMATCHED: Final = "_unmatched"
+# Of the wait, and one second at least: the field has whole seconds.
+_JITTER: Final = 0.1
+# RFC 6455, section 7.4.2: try again later. Before the handshake is answered a server makes a 403 of it.
+_TRY_AGAIN_LATER: Final = 1013
+
+_with_scope = re.compile(r"(.*\S)\s+per\s+([a-z]+)", re.IGNORECASE | re.DOTALL).fullmatch
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """How much may be asked for by whom.
+
+    Attributes:
+        rate: Such as `100/minute`, or `10/second;1000/hour`.
+        per: Whom each budget is for: each `client` address, each `principal`, each `route`, all together
+            (`global`), or what a function tells of a scope; from it None means that this limit does not apply.
+        name: Names it in metrics and in the RateLimit fields; by default what it is per.
+        cost: What a request costs, or a function that tells it of a scope.
+        applies_to: Tells whether it applies to a scope; by default to all.
+        on_store_failure: What decides while a shared store is away: `local`, `allow` or `deny`.
+        mode: In `shadow` it counts, and lets all pass; in `off` it does nothing.
+    """
+
+    rate: Rates
+    _: KW_ONLY
+    per: Scopes | Key = "client"
+    name: str = ""
+    cost: int | Callable[[Scope], int] = 1
+    applies_to: Callable[[Scope], bool] | None = None
+    on_store_failure: StoreFailure | str = StoreFailure.LOCAL
+    mode: Mode | str = Mode.ENFORCE
+
+    def __post_init__(self) -> None:
+        parse_rates(self.rate)
+        if not callable(self.per) and self.per not in _SCOPES:
+            msg = f"a rate limit is per {', '.join(_SCOPES)} or a function of the scope, not per {self.per!r}"
+            raise ValueError(msg)
+        if callable(self.per) and not self.name:
+            raise ValueError("a rate limit per a function needs a name, such as name='tenant'")
+        if not callable(self.cost) and self.cost < 0:
+            msg = f"nothing costs less than 0: {self.cost}"
+            raise ValueError(msg)
+
+
+def parse_rate_limit(text: str) -> RateLimit:
+    """Read a limit such as `100/minute per client`; without a scope it is per client.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    found = _with_scope(text)
+    per = _SCOPES.get(found[2].lower()) if found is not None else None
+    if found is not None and per is not None:
+        return RateLimit(found[1], per=per)
+    try:
+        return RateLimit(text)
+    except ValueError as error:
+        msg = f"cannot read the rate limit {text!r}: write '100/minute per client'; it may be per {', '.join(_SCOPES)}"
+        raise ValueError(msg) from error
+
+
+class RateLimitMiddleware:
+    """Answer 429 to a request that is over a limit, before the application sees it.
+
+    A request that one limit refuses is spent from none of them. A WebSocket counts when it is opened; if it is
+    refused, it is closed with 1013 before the handshake, which a server answers with 403.
+
+    The answer has `Retry-After`, a little later than needed, so that those who were refused together do not come
+    back together; and with every answer come `RateLimit-Policy`, with all limits that apply, and `RateLimit`, with
+    the one that has the least left (draft-ietf-httpapi-ratelimit-headers-10). A limit in shadow is not told of.
+
+    The key of a limit never holds the URL. Who asks and which route it is for are not known before the application
+    runs: for limits per principal or route, say how to tell them from a scope. A function that raises bypasses
+    nothing: then the request is counted for one key that all such requests share, and costs 1.
+
+    Args:
+        app: The application to wrap.
+        rules: Limits, or texts such as `100/minute per client`. Each has a name of its own.
+        trusted_proxies: Whose `X-Forwarded-For` is believed: networks, or `TrustedProxies` for `Forwarded`. If the
+            server itself replaces the address by what such a field says, leave this empty.
+        store: A store that several processes share, or its address; by default each process counts by itself.
+        principal_of: Who asks; None for one who is not known, and is counted by address.
+        route_of: The template of a route; None for none.
+        headers: Whether the RateLimit fields come with `always` or with `refused` alone.
+        max_keys: How many callers are told apart in memory, for each rate.
+        render: Another shape of problem, for APIs that have one.
+        observer: Told of changes of the store and of functions that raise. It may raise.
+        clock: Monotonic seconds.
+        luck: Spreads `Retry-After`.
+
+    Raises:
+        ValueError: If a rule or a network cannot be read, or a name is used twice.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        rules: Sequence[RateLimit | str],
+        *,
+        trusted_proxies: Sequence[str] | TrustedProxies = (),
+        store: SharedStore | str | None = None,
+        principal_of: Key | None = None,
+        route_of: Key | None = None,
+        headers: Literal["always", "refused"] = "always",
+        max_keys: int = MAX_KEYS,
+        render: Render | None = None,
+        observer: Observer = ignore,
+        clock: Clock = MONOTONIC,
+        luck: Luck = LUCK,
+    ) -> None:
+        if isinstance(rules, str):
+            msg = f"rate limits are a list: write [{rules!r}]"
+            raise TypeError(msg)
+        if headers not in {"always", "refused"}:
+            msg = f"the RateLimit fields come 'always' or with the 'refused': {headers!r}"
+            raise ValueError(msg)
+        self._app = app
+        self._proxies = (
+            trusted_proxies
+            if isinstance(trusted_proxies, TrustedProxies)
+            else TrustedProxies(trusted_proxies)
+        )
+        if isinstance(store, str):
+            store = SharedStore(store, clock=clock)
+        self._observe = fan_out([observer])
+        self._rules: list[_Rule] = []
+        for rule in (parse_rate_limit(rule) if isinstance(rule, str) else rule for rule in rules):
+            tell = _teller(rule, principal_of, route_of)
+            limiter = RateLimiter(
+                rule.name or str(rule.per),
+                rule.rate,
+                store=store,
+                on_store_failure=rule.on_store_failure,
+                max_keys=max_keys,
+                mode=rule.mode,
+                observer=observer,
+                clock=clock,
+            )
+            self._rules.append(_Rule(rule, limiter, tell=tell, observe=self._observe))
+        self._limiters = {rule.limiter.name: rule.limiter for rule in self._rules}
+        if len(self._limiters) < len(self._rules):
+            names = [rule.limiter.name for rule in self._rules]
+            msg = f"two rate limits have one name: give them names of their own: {names}"
+            raise ValueError(msg)
+        # With one plain rule in memory there is nothing to collect, and nobody to wait for.
+        only = self._rules[0] if len(self._rules) == 1 else None
+        self._only = only if only is not None and only.is_plain and store is None else None
+        self._always = headers == "always"
+        self._render = render
+        self._luck = luck
+
+    @property
+    def limiters(self) -> Mapping[str, RateLimiter]:
+        """The limiters by name; their `mode` may be set at any time."""
+        return self._limiters
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        kind = scope["type"]
+        if kind != "http" and kind != "websocket":  # noqa: PLR1714 - a set costs more
+            await self._app(scope, receive, send)
+            return
+        peer = scope.get("client")
+        client = client_address(peer[0] if peer else None, scope["headers"], self._proxies)
+        request = request_of(scope)
+        if request is not None:
+            request.client = client
+        only = self._only
+        verdict = (
+            await self._judge(scope, client)
+            if only is None
+            else _Verdict(only, only.limiter.hit_now(client, only.cost), only.policy)
+        )
+        if verdict is not None and not verdict.decision.allowed:
+            await self._refuse(scope, send, verdict)
+        elif verdict is not None and self._always and verdict.rule.is_told and kind == "http":
+            await self._app(scope, receive, _with_fields(send, verdict.fields(verdict.decision.reset_after)))
+        else:
+            await self._app(scope, receive, send)
+
+    async def _judge(self, scope: Scope, client: str) -> _Verdict | None:
+        asked = [(rule, charge) for rule in self._rules if (charge := rule.charge(scope, client)) is not None]
+        if not asked:
+            return None
+        decisions = await hit_all([charge for _, charge in asked])
+        told = [(rule, one) for (rule, _), one in zip(asked, decisions, strict=True) if rule.is_told]
+        if not told:
+            return None
+        strict = strictest([decision for _, decision in told])
+        # Compared by identity: two decisions may well be equal.
+        rule = [rule for rule, decision in told if decision is strict][0]  # noqa: RUF015 - a generator costs more
+        return _Verdict(rule, strict, b", ".join([rule.policy for rule, _ in told]))
+
+    async def _refuse(self, scope: Scope, send: Send, verdict: _Verdict) -> None:
+        rule, decision, _ = verdict
+        wait: float | None = None
+        if decision.retry_after < math.inf:
+            wait = decision.retry_after + self._luck() * max(1.0, _JITTER * decision.retry_after)
+        problem = problem_of(RateLimitExceededError(rule.limiter.name, wait))
+        request = request_of(scope)
+        if request is not None:
+            request.route, request.error_type = "_prerouting", problem.error_type
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER})
+            return
+        # The draft asks that both tell the same moment.
+        send = _with_fields(send, verdict.fields(decision.reset_after if wait is None else max(1.0, wait)))
+        await send_problem(scope, send, problem, render=self._render)
+
+
+class _Rule:
+    """A limit as it is asked: `policy` is its part of the field."""
+
+    __slots__ = ("_items", "_observe", "_rule", "_tell", "cost", "limiter", "policy")
+
+    def __init__(self, rule: RateLimit, limiter: RateLimiter, *, tell: Key | None, observe: Observer) -> None:
+        self.limiter = limiter
+        self.cost: int = 1 if callable(rule.cost) else rule.cost
+        self._rule = rule
+        self._tell = tell
+        self._observe = observe
+        alone = len(limiter.rates) == 1
+        self._items = {
+            (rate.amount, rate.period): f'"{limiter.name}"'
+            if alone
+            else f'"{limiter.name}-{_seconds(rate)}s"'
+            for rate in limiter.rates
+        }
+        self.policy: bytes = ", ".join(
+            f"{self._items[rate.amount, rate.period]};q={rate.amount};w={_seconds(rate)}"
+            for rate in limiter.rates
+        ).encode("ascii")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is for each client, at one cost, without exception."""
+        rule = self._rule
+        return rule.per == "client" and not callable(rule.cost) and rule.applies_to is None
+
+    @property
+    def is_told(self) -> bool:
+        """Whether callers are told of it: they are not while it only looks on."""
+        return self.limiter.mode is Mode.ENFORCE
+
+    def item(self, decision: Decision) -> str:
+        """Name the rate that a decision is about."""
+        # It has none of them if it was off when that was decided.
+        return self._items.get((decision.limit, decision.period), f'"{self.limiter.name}"')
+
+    def charge(self, scope: Scope, client: str) -> Charge | None:
+        """Tell what a request costs whom; None if this limit does not apply to it."""
+        rule = self._rule
+        if self.limiter.mode is Mode.OFF:
+            return None
+        if rule.applies_to is not None and not self._safely(rule.applies_to, scope, default=True):
+            return None
+        key = self._key(scope, client)
+        if key is None:
+            return None
+        cost = self._safely(partial(_cost, rule.cost), scope, default=1) if callable(rule.cost) else rule.cost
+        return self.limiter.charge(key, cost)
+
+    def _key(self, scope: Scope, client: str) -> str | None:
+        per = self._rule.per
+        if per == "client":
+            return client
+        if per == "global":
+            return ""
+        nobody: str | None = _NOBODY
+        return self._safely(partial(self._foreign_key, client), scope, default=nobody)
+
+    def _foreign_key(self, client: str, scope: Scope) -> str | None:
+        if self._tell is None:
+            raise AssertionError("a limit of this kind has a function")
+        key: object = self._tell(scope)
+        match self._rule.per:
+            case "principal":
+                # Marked, so that no principal has the name of an address.
+                return client if key is None else f"={key}"
+            case "route":
+                return _UNMATCHED if key is None else str(key)
+            case _:
+                return None if key is None else str(key)
+
+    def _safely(self, function: Callable[[Scope], T], scope: Scope, *, default: T) -> T:
+        try:
+            return function(scope)
+        except Exception as error:  # noqa: BLE001 - it is foreign code, and may raise anything
+            self._observe(ListenerFailed(self.limiter.name, repr(error)))
+            return default
+
+
+class _Verdict(NamedTuple):
+    """What is decided of a request: the limit and the decision that callers are told, and the policy field."""
+
+    rule: _Rule
+    decision: Decision
+    policy: bytes
+
+    def fields(self, seconds: float) -> _Fields:
+        """Write the RateLimit fields."""
+        item = f"{self.rule.item(self.decision)};r={self.decision.remaining};t={math.ceil(seconds)}"
+        return (b"ratelimit-policy", self.policy), (b"ratelimit", item.encode("ascii"))
+
+
+def _with_fields(send: Send, fields: _Fields) -> Send:
+    # Not a `Reply`: by itself that costs a microsecond more, and no neighbour could share it here.
+    def send_with_fields(message: Message) -> Awaitable[None]:
+        if message["type"] == "http.response.start":
+            # A new message with a new list: an application may send the same objects again and again.
+            message = {**message, "headers": [*message.get("headers", ()), *fields]}
+        return send(message)
+
+    return send_with_fields
+
+
+def _teller(rule: RateLimit, principal_of: Key | None, route_of: Key | None) -> Key | None:
+    """Find the function that tells the key, for a limit that needs one."""
+    if callable(rule.per):
+        return rule.per
+    if rule.per in {"client", "global"}:
+        return None
+    tell = principal_of if rule.per == "principal" else route_of
+    if tell is None:
+        msg = (
+            f"a limit per {rule.per} comes before the application: say how to tell it from a scope,"
+            f" {rule.per}_of=..., or limit per client or per a function"
+        )
+        raise ValueError(msg)
+    return tell
+
+
+def _cost(tell: Callable[[Scope], int], scope: Scope) -> int:
+    return max(0, int(tell(scope)))
+
+
+def _seconds(rate: Rate) -> int:
+    return math.ceil(rate.period)

@@ -1,0 +1,163 @@
+"""Decide which client a request comes from, when proxies stand in between.
+
+1. Only what a trusted proxy wrote is believed. Each hop adds the address it saw at the right end of the field, so
+   it is read from the right: the first address there that is no trusted proxy is the client.
+2. What cannot be read ends the walk at the last trusted hop: further left stands what anybody may have sent.
+3. An IPv4 address mapped into IPv6 is the IPv4 address. An IPv6 client is its /64, the smallest network that is
+   given out (RFC 6177): whoever has one address there has 2^64 of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final, NamedTuple
+
+__all__ = ["NO_PROXIES", "TrustedProxies", "client_address"]
+
+_UNIX: Final = "unix"
+_FIELDS: Final = ("x-forwarded-for", "forwarded")
+# A longer chain is a client that writes the field, not an architecture.
+_MOST_HOPS: Final = 16
+# The longest textual form is 45 characters; a port, brackets and a zone fit as well.
+_MOST_CHARACTERS: Final = 80
+_MOST_KNOWN: Final = 4096
+
+# RFC 7239, section 4: `for=192.0.2.1`, `for="[2001:db8::1]:4711"`, `for=unknown`, `for=_hidden`.
+_for_of = re.compile(r'(?:^|;)\s*for=\s*(?:"([^"\\]*)"|([^;"\s]+))\s*(?:;|$)', re.IGNORECASE).search
+# A port after an IPv4 address, or brackets around an IPv6 one.
+_with_port = re.compile(r"([0-9.]+):[0-9]{1,5}|\[([0-9A-Fa-f:.%A-Za-z]+)\](?::[0-9]{1,5})?").fullmatch
+
+
+class _Known(NamedTuple):
+    """What an address is: whether it is a trusted proxy, and the client it stands for if it is none."""
+
+    is_trusted: bool
+    client: str
+
+
+class TrustedProxies:
+    """The proxies whose word is taken for where a request comes from.
+
+    Args:
+        networks: Addresses and networks, such as `10.0.0.0/8`. `unix` stands for a peer without an address: a
+            proxy on a Unix socket.
+        field: What they write: `x-forwarded-for` or `forwarded`. The other one is not looked at: a proxy that
+            writes one of them passes on what a client put into the other.
+
+    Raises:
+        ValueError: If one is no network, or the field is another.
+    """
+
+    __slots__ = ("_known", "_networks", "field", "has_unix", "is_empty")
+
+    def __init__(self, networks: Sequence[str] = (), *, field: str = _FIELDS[0]) -> None:
+        if isinstance(networks, str):
+            msg = f"trusted proxies are a list of networks: write ({networks!r},)"
+            raise TypeError(msg)
+        if field.lower() not in _FIELDS:
+            msg = f"proxies tell of clients by {' or '.join(_FIELDS)}, not by {field!r}"
+            raise ValueError(msg)
+        self.field: bytes = field.lower().encode("ascii")
+        self.has_unix: bool = _UNIX in networks
+        self.is_empty: bool = not networks
+        self._networks = [_network(text) for text in networks if text != _UNIX]
+        self._known: dict[str, _Known | None] = {}
+
+    @property
+    def known(self) -> int:
+        """How many answers are kept."""
+        return len(self._known)
+
+    def look_up(self, text: str) -> _Known | None:
+        """Tell what an address is, or None if it is no address. Up to 4,096 answers are kept."""
+        try:
+            return self._known[text]
+        except KeyError:
+            pass
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        address = _parse(text)
+        known = self._known[text] = None if address is None else self._classify(address)
+        return known
+
+    def _classify(self, address: IPv4Address | IPv6Address) -> _Known:
+        is_trusted = any(address in network for network in self._networks)
+        if isinstance(address, IPv4Address):
+            return _Known(is_trusted, str(address))
+        # Without the zone: it is the client's word, and names an interface of somebody else's.
+        network = IPv6Network((int(address) >> 64 << 64, 64))
+        return _Known(is_trusted, str(network))
+
+
+NO_PROXIES: Final = TrustedProxies()
+"""Clients come directly."""
+
+
+def client_address(
+    peer: str | None, headers: Iterable[tuple[bytes, bytes]], trusted: TrustedProxies = NO_PROXIES
+) -> str:
+    """Name the client of a request: an IPv4 address, an IPv6 /64, or empty if it is not known.
+
+    A peer that is no address, such as the name a test client gives itself, stands for itself.
+
+    Args:
+        peer: The address of the connection's other end, as the server says; None or empty on a Unix socket.
+        headers: The request's, with names in lower case.
+        trusted: Whose word counts.
+    """
+    if trusted.is_empty and peer and ":" not in peer:
+        return peer
+    if not peer:
+        return _walk("", headers, trusted) if trusted.has_unix else ""
+    known = trusted.look_up(peer)
+    if known is None:
+        return peer[:_MOST_CHARACTERS]
+    return _walk(known.client, headers, trusted) if known.is_trusted else known.client
+
+
+def _walk(nearest: str, headers: Iterable[tuple[bytes, bytes]], trusted: TrustedProxies) -> str:
+    client = nearest
+    for hop, text in enumerate(_from_the_right(headers, trusted.field)):
+        known = trusted.look_up(text) if hop < _MOST_HOPS and len(text) <= _MOST_CHARACTERS else None
+        if known is None:
+            break
+        client = known.client
+        if not known.is_trusted:
+            break
+    return client
+
+
+def _from_the_right(headers: Iterable[tuple[bytes, bytes]], field: bytes) -> Iterator[str]:
+    """Yield what each hop wrote, the nearest first; nothing further left is looked at before it is asked for."""
+    lines = [value for name, value in headers if name == field]
+    for line in reversed(lines):
+        rest = line
+        while rest:
+            rest, _, element = rest.rpartition(b",")
+            text = element.decode("latin-1").strip()
+            yield text if field == b"x-forwarded-for" else _for(text)
+
+
+def _for(element: str) -> str:
+    found = _for_of(element)
+    return (found[1] or found[2] or "") if found else ""
+
+
+def _parse(text: str) -> IPv4Address | IPv6Address | None:
+    if (found := _with_port(text)) is not None:
+        text = found[1] or found[2]
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    return address if isinstance(address, IPv4Address) else address.ipv4_mapped or address
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        msg = f"{text!r} is no network to trust: write 10.0.0.0/8, 2001:db8::/32, one address, or 'unix'"
+        raise ValueError(msg) from error

@@ -1,0 +1,396 @@
+"""Decide whether a caller is within its rate, in a bounded memory whose cost does not grow.
+
+1. A rate is a token bucket, kept as one moment a key: the one at which all that it spent has come back (GCRA, the
+   "theoretical arrival time" of ITU-T I.371). So a key may spend its burst at once and its rate for ever, and in no
+   window of `t` seconds more than `burst + t * amount / period`. What is refused costs nothing.
+2. A key whose moment has passed is like one that was never seen. Only such keys are forgotten, so that nobody can
+   push out a caller that has spent something by inventing other callers.
+3. When the table is full of keys that have spent something, an unknown key is counted in one of 1,024 coarse
+   buckets, picked by its hash (which strings draw anew in each process), together with the others there. Later, in
+   the table, it begins with what that bucket spent. So it never gets more than its rate, but may get less.
+4. While a shared store is away it is asked by one request at a time, and not before a moment that the runner sets.
+   News from before the last change of its state changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from ..events import Mode, Sample
+
+__all__ = [
+    "COARSE",
+    "DECISIONS",
+    "LONGEST_KEY",
+    "MAX_KEYS",
+    "BucketSet",
+    "Buckets",
+    "Counts",
+    "Decision",
+    "KeyTable",
+    "Rate",
+    "StoreFailure",
+    "StoreWatch",
+    "shorten",
+    "strictest",
+    "without_store",
+]
+
+MAX_KEYS: Final = 100_000
+"""How many keys are told apart by default: some 18 MB for each rate, if they are addresses."""
+
+COARSE: Final = 1024
+"""How many buckets the keys share for which there is no room."""
+
+DECISIONS: Final[tuple[str, ...]] = (
+    "allowed",
+    "limited",
+    "local",
+    "store_error_allowed",
+    "store_error_denied",
+)
+"""How a hit can end; the last three while the store is away, and `local` only if it was allowed."""
+
+LONGEST_KEY: Final = 128
+"""The characters of a key that is kept as it is."""
+
+# With each new key so many old ones are looked at: more than one, so that a table shrinks as well as it grows.
+_LOOKS: Final = 2
+_LOOKS_AT_THE_BOUND: Final = 8
+# Seconds after which one that was denied may try again: nobody knows when the store comes back.
+_DENIED: Final = 1.0
+# Of one interval: sums of floats may be off by less, and it never adds up to one more.
+_ROUNDING: Final = 1e-6
+
+
+class StoreFailure(StrEnum):
+    """What decides while a shared store is away.
+
+    `LOCAL` counts in this process alone, each from a full budget. `ALLOW` lets all pass, `DENY` none.
+    """
+
+    LOCAL = "local"
+    ALLOW = "allow"
+    DENY = "deny"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """So much in so long.
+
+    Attributes:
+        amount: What comes back in each period.
+        period: Seconds.
+        burst: What may be spent at once; by default as much as the amount.
+    """
+
+    amount: int
+    period: float
+    burst: int | None = None
+
+    def __post_init__(self) -> None:
+        # Chained, so that a nan fails as well.
+        if not 1 <= self.amount < math.inf or not 0 < self.period < math.inf or self.size < 1:
+            msg = f"needs an amount and a burst from 1 up, and a period above 0: {self}"
+            raise ValueError(msg)
+
+    @property
+    def size(self) -> int:
+        """The most that can be spent at once."""
+        return self.amount if self.burst is None else self.burst
+
+
+class Decision(NamedTuple):
+    """Whether a caller may, and what it has left.
+
+    Attributes:
+        allowed: Whether it may; then the cost is spent.
+        limit: The amount of the rate that this is about: of several, the one that refused, or has the least left.
+        remaining: What could be spent right now, in whole units.
+        reset_after: Seconds until nothing counts as spent any more.
+        retry_after: Seconds until the same could be allowed: 0 if it was, `math.inf` if its cost is above the burst.
+        period: Seconds of the rate that this is about.
+    """
+
+    allowed: bool
+    limit: int
+    remaining: int
+    reset_after: float
+    retry_after: float
+    period: float
+
+
+def shorten(key: str) -> str:
+    """Bound the memory that a key takes: the end of a long one becomes its hash."""
+    return key if len(key) <= LONGEST_KEY else f"{key[:64]}#{hash(key):x}"
+
+
+class KeyTable:
+    """A bounded set of keys, each with the moment from which it may be forgotten.
+
+    Args:
+        max_keys: The most it holds.
+        forget: Called with each key that it drops.
+    """
+
+    __slots__ = ("_forget", "_hand", "_max_keys", "_ring", "until")
+
+    def __init__(self, max_keys: int = MAX_KEYS, *, forget: Callable[[str], object] | None = None) -> None:
+        if max_keys < 1:
+            msg = f"a table holds at least 1 key: max_keys={max_keys}"
+            raise ValueError(msg)
+        self.until: dict[str, float] = {}
+        """The moment of each key. A known key's may be set here; to add or drop one is for the table."""
+        self._max_keys = max_keys
+        self._forget = forget
+        self._ring: list[str] = []
+        self._hand = 0
+
+    def __len__(self) -> int:
+        return len(self.until)
+
+    def admit(self, key: str, until: float, now: float) -> bool:
+        """Add a key that is not there; false if there is no room, and none of those looked at may go."""
+        ring = self._ring
+        looks = _LOOKS if len(ring) < self._max_keys else _LOOKS_AT_THE_BOUND
+        for _ in range(min(looks, len(ring))):
+            if self._hand >= len(ring):
+                self._hand = 0
+            if self.until[ring[self._hand]] > now:
+                self._hand += 1
+            else:
+                self._drop(ring)
+        if len(ring) >= self._max_keys:
+            return False
+        ring.append(key)
+        self.until[key] = until
+        return True
+
+    def clear(self) -> None:
+        """Drop all keys, without a call for each."""
+        self.until.clear()
+        self._ring.clear()
+        self._hand = 0
+
+    def _drop(self, ring: list[str]) -> None:
+        key, last = ring[self._hand], ring.pop()
+        # The last one takes its place: nothing is moved up.
+        if last is not key:
+            ring[self._hand] = last
+        del self.until[key]
+        if self._forget is not None:
+            self._forget(key)
+
+
+class Buckets:
+    """One rate, for each of many keys.
+
+    Args:
+        rate: The rate.
+        max_keys: How many keys are told apart.
+    """
+
+    __slots__ = ("_coarse", "_interval", "_per_second", "_span", "_table", "_until", "rate")
+
+    def __init__(self, rate: Rate, max_keys: int = MAX_KEYS) -> None:
+        self.rate = rate
+        self._interval = rate.period / rate.amount
+        self._per_second = rate.amount / rate.period
+        self._span = (rate.size + _ROUNDING) * self._interval
+        self._table = KeyTable(max_keys)
+        self._until = self._table.until
+        self._coarse = [-math.inf] * COARSE
+
+    def __len__(self) -> int:
+        """Tell how many keys it knows."""
+        return len(self._until)
+
+    def spend(self, key: str, cost: int, now: float) -> Decision:
+        """Spend it if that is within the rate; a refusal changes nothing."""
+        until = self._until.get(key)
+        if until is None:
+            return self._spend_unknown(key, cost, now)
+        after = max(now, until) + cost * self._interval
+        if after > now + self._span:
+            return self._refuse(after, cost, now)
+        self._until[key] = after
+        return self._allow(after, now)
+
+    def test(self, key: str, cost: int, now: float) -> Decision:
+        """Decide as `spend` would, and tell what would be left, but spend nothing."""
+        until = self._until.get(key)
+        if until is None:
+            until = self._coarse[hash(key) % COARSE]
+        after = max(until, now) + cost * self._interval
+        return self._refuse(after, cost, now) if after > now + self._span else self._allow(after, now)
+
+    def _spend_unknown(self, key: str, cost: int, now: float) -> Decision:
+        coarse = self._coarse
+        place = hash(key) % COARSE
+        after = max(coarse[place], now) + cost * self._interval
+        if after > now + self._span:
+            return self._refuse(after, cost, now)
+        if not self._table.admit(key, after, now):
+            coarse[place] = after
+        return self._allow(after, now)
+
+    def _allow(self, after: float, now: float) -> Decision:
+        left = int((now + self._span - after) * self._per_second)
+        rate = self.rate
+        return Decision(True, rate.amount, left, after - now, 0.0, rate.period)  # noqa: FBT003 - a record
+
+    def _refuse(self, after: float, cost: int, now: float) -> Decision:
+        until = after - cost * self._interval
+        left = int(max(0.0, now + self._span - until) * self._per_second)
+        wait = math.inf if cost > self.rate.size else after - self._span - now
+        return Decision(False, self.rate.amount, left, until - now, wait, self.rate.period)  # noqa: FBT003 - a record
+
+
+class BucketSet:
+    """Several rates that hold together: what one refuses is spent from none.
+
+    Args:
+        rates: At least one.
+        max_keys: How many keys are told apart, for each rate.
+    """
+
+    __slots__ = ("_buckets", "spend", "test")
+
+    def __init__(self, rates: Sequence[Rate], max_keys: int = MAX_KEYS) -> None:
+        if not rates:
+            raise ValueError("a rate limit needs a rate, such as '100/minute'")
+        self._buckets = [Buckets(rate, max_keys) for rate in rates]
+        # One rate is the common case, and pays for no other.
+        first = self._buckets[0]
+        is_one = len(self._buckets) == 1
+        self.spend: Callable[[str, int, float], Decision] = first.spend if is_one else self._spend_each
+        """Spend a cost for a key at a moment, if that is within all rates."""
+        self.test: Callable[[str, int, float], Decision] = first.test if is_one else self._test_each
+        """Decide the same, but spend nothing."""
+
+    def __len__(self) -> int:
+        """Tell how many keys it knows."""
+        return max(map(len, self._buckets))
+
+    def _test_each(self, key: str, cost: int, now: float) -> Decision:
+        return strictest([buckets.test(key, cost, now) for buckets in self._buckets])
+
+    def _spend_each(self, key: str, cost: int, now: float) -> Decision:
+        tested = self._test_each(key, cost, now)
+        if tested.allowed:
+            for buckets in self._buckets:
+                buckets.spend(key, cost, now)
+        return tested
+
+
+def strictest(decisions: Sequence[Decision]) -> Decision:
+    """Pick the one that keeps a caller away for the longest, or else leaves it the least."""
+    strict, *others = decisions
+    for other in others:
+        if not other.allowed:
+            if strict.allowed or other.retry_after > strict.retry_after:
+                strict = other
+        elif strict.allowed and other.remaining < strict.remaining:
+            strict = other
+    return strict
+
+
+def without_store(failure: StoreFailure, rate: Rate) -> Decision | None:
+    """Decide without the store; None if the counts of this process do."""
+    if failure is StoreFailure.LOCAL:
+        return None
+    if failure is StoreFailure.ALLOW:
+        return Decision(True, rate.amount, rate.amount, 0.0, 0.0, rate.period)  # noqa: FBT003 - a record
+    return Decision(False, rate.amount, 0, _DENIED, _DENIED, rate.period)  # noqa: FBT003 - a record
+
+
+class Counts:
+    """How often it was decided how, apart for each mode.
+
+    Attributes:
+        now: The numbers of the present mode, to add to.
+    """
+
+    __slots__ = ("_by_mode", "now")
+
+    def __init__(self) -> None:
+        self._by_mode: dict[Mode, dict[str, int]] = {mode: dict.fromkeys(DECISIONS, 0) for mode in Mode}
+        self.now: dict[str, int] = self._by_mode[Mode.ENFORCE]
+
+    def turn_to(self, mode: Mode) -> None:
+        """Count for another mode from now on."""
+        self.now = self._by_mode[mode]
+
+    def samples(self, policy: str) -> Iterator[Sample]:
+        """Yield all that is not 0, and how many were allowed and limited in the present mode."""
+        for mode, numbers in self._by_mode.items():
+            for decision, number in numbers.items():
+                if number or (numbers is self.now and decision in DECISIONS[:2]):
+                    yield Sample("postfacta_ratelimit_decisions_total", (policy, decision, mode), number)
+
+
+class StoreWatch:
+    """Whether a shared store is to be asked.
+
+    Attributes:
+        is_up: Whether the last answer that counts was one.
+        failures: How often in a row it failed.
+    """
+
+    __slots__ = ("_again_at", "_era", "_is_tried", "failures", "is_up")
+
+    def __init__(self) -> None:
+        self.is_up = True
+        self.failures = 0
+        self._era = 0
+        self._again_at = -math.inf
+        self._is_tried = False
+
+    def ask(self, now: float) -> int | None:
+        """Return a ticket to ask the store with, or None to do without. Each ticket has to be given back."""
+        if self.is_up:
+            return self._era
+        if self._is_tried or now < self._again_at:
+            return None
+        self._is_tried = True
+        return self._era
+
+    def answered(self, ticket: int) -> bool:
+        """Take note that it answered, and tell whether it is back."""
+        if ticket != self._era or self.is_up:
+            return False
+        self._change(is_up=True, failures=0)
+        return True
+
+    def failed(self, ticket: int, again_at: float) -> bool:
+        """Take note that it did not, and tell whether it went away just now.
+
+        Args:
+            ticket: From `ask`.
+            again_at: The moment before which it is not asked again.
+        """
+        if ticket != self._era:
+            return False
+        was_up = self.is_up
+        self._again_at = again_at
+        if was_up:
+            self._change(is_up=False, failures=1)
+        else:
+            self.failures += 1
+            self._is_tried = False
+        return was_up
+
+    def gave_up(self, ticket: int) -> None:
+        """Take note that nobody waits for the answer any more: that tells nothing of the store."""
+        if ticket == self._era:
+            self._is_tried = False
+
+    def _change(self, *, is_up: bool, failures: int) -> None:
+        self.is_up = is_up
+        self.failures = failures
+        self._era += 1
+        self._is_tried = False
