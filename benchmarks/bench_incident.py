@@ -1,8 +1,17 @@
 """Compare GET of one incident with the same thing written by hand: requests a second, and CPU a request.
 
-Two real servers (uvicorn, one process each) on one real PostgreSQL serve the same incident over sockets. Rounds take
-turns, so that a slow moment hits both; the figures are medians. The service logs each request as JSON, as it does in
-production, to /dev/null; a second instance of it logs nothing.
+Real servers (uvicorn, one process each) on one real PostgreSQL serve the same incident over sockets, by the same
+query. Servers have one core to themselves, clients and PostgreSQL the other; so it is the server that limits the rate,
+as *busy* shows (its share of its core; near 1, unless others use the machine). Rounds take turns, so that a slow moment
+hits all; figures are medians, and ratios are medians of each round's own ratio. On a busy machine trust *cpu_ratio*:
+how the CPU time of a request by hand compares to that of ours, which is the ratio of rates that the core allows.
+
+* `postfacta` logs each request as JSON, as it does in production
+* `postfacta, no log` logs nothing
+* `by hand` logs nothing either, and has nothing of the rest
+* `by hand, access log` has uvicorn's access log, which is on by default
+
+All write to a pipe that somebody reads, as they do under a supervisor.
 
     python -m benchmarks.bench_incident [--rounds 9] [--seconds 2] [--clients 8] [--json FILE]
 """
@@ -10,10 +19,12 @@ production, to /dev/null; a second instance of it logs nothing.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
+import re
+import selectors
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -22,6 +33,7 @@ import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Final, cast
 from uuid import uuid4
 
 import httpx2
@@ -32,22 +44,26 @@ from postfacta_embedded import EmbeddedPostgres
 
 __all__ = ["main"]
 
-_TICKS = os.sysconf("SC_CLK_TCK")
+_HAND: Final = "by hand"
+_LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 @contextmanager
-def _server(command: list[str], port: int, environment: dict[str, str], path: str) -> Generator[int]:
+def _server(command: list[str], port: int, environment: dict[str, str], core: int | None) -> Generator[int]:
     """Run a server until the block ends; give its pid."""
+    reader = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)  # noqa: S607 - every system's
     process = subprocess.Popen(  # noqa: S603 - our own
         [sys.executable, "-m", *command, "--port", str(port)],
         env={**os.environ, **environment},
-        stdout=subprocess.DEVNULL,
+        stdout=reader.stdin,
         stderr=subprocess.DEVNULL,
     )
+    if core is not None:
+        os.sched_setaffinity(process.pid, {core})
 
     def answers() -> bool:
         try:
-            return httpx2.get(f"http://127.0.0.1:{port}{path}").status_code < 500
+            return httpx2.get(f"http://127.0.0.1:{port}/healthz/ready").status_code < 500
         except httpx2.TransportError:
             return False
 
@@ -57,57 +73,94 @@ def _server(command: list[str], port: int, environment: dict[str, str], path: st
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
+        reader.communicate(timeout=60)
 
 
-async def _client(port: int, request: bytes, until: float) -> int:
-    """Ask again and again on one connection; return how often."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    count = 0
-    while time.monotonic() < until:
-        writer.write(request)
-        head = await reader.readuntil(b"\r\n\r\n")
+class _Client:
+    """One kept connection that asks the same again as soon as it is answered."""
+
+    def __init__(self, port: int, request: bytes) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=10.0)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._request = request
+        self._given = b""
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def ask(self) -> None:
+        self._socket.sendall(self._request)
+
+    def read(self) -> bool:
+        """Read what is there; tell whether the answer is complete."""
+        self._given += self._socket.recv(65536)
+        head, end, body = self._given.partition(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 200"):
             raise RuntimeError(f"not 200: {head[:200]!r}")
-        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-        await reader.readexactly(int(length.partition(b":")[2]))
-        count += 1
-    writer.close()
-    await writer.wait_closed()
-    return count
+        length = _LENGTH.search(head)
+        if not end or length is None or len(body) < int(length[1]):
+            return False
+        self._given = b""
+        return True
+
+    def close(self) -> None:
+        self._socket.close()
 
 
-async def _round(port: int, request: bytes, *, clients: int, seconds: float) -> int:
-    until = time.monotonic() + seconds
-    return sum(await asyncio.gather(*(_client(port, request, until) for _ in range(clients))))
+def _round(port: int, request: bytes, *, clients: int, seconds: float) -> tuple[int, float]:
+    """Ask on so many connections at once; return how often, and in how many seconds."""
+    count = 0
+    with selectors.DefaultSelector() as ready, ExitStack() as stack:
+        for client in [_Client(port, request) for _ in range(clients)]:
+            stack.callback(client.close)
+            ready.register(client, selectors.EVENT_READ)
+            client.ask()
+        began = time.monotonic()
+        while (now := time.monotonic()) < began + seconds:
+            for key, _ in ready.select(1.0):
+                client = cast("_Client", key.fileobj)
+                if client.read():
+                    count += 1
+                    client.ask()
+    return count, now - began
 
 
 def _cpu(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    """Tell the seconds for which all threads of a process have run."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
 def _compare(
     servers: dict[str, tuple[int, int]], request: bytes, options: argparse.Namespace
-) -> dict[str, object]:
-    rates: dict[str, list[float]] = {name: [] for name in servers}
-    costs: dict[str, list[float]] = {name: [] for name in servers}
-    for number in range(options.rounds + 1):
+) -> dict[str, dict[str, float]]:
+    rounds: list[dict[str, tuple[float, float, float]]] = []
+    for _ in range(options.rounds + 1):
+        measured: dict[str, tuple[float, float, float]] = {}
         for name, (port, pid) in servers.items():
             before = _cpu(pid)
-            done = asyncio.run(_round(port, request, clients=options.clients, seconds=options.seconds))
-            if number:  # The first warms up.
-                rates[name].append(done / options.seconds)
-                costs[name].append((_cpu(pid) - before) / done * 1e6)
-    figures: dict[str, object] = {
+            done, seconds = _round(port, request, clients=options.clients, seconds=options.seconds)
+            spent = _cpu(pid) - before
+            measured[name] = (done / seconds, spent / done * 1e6, spent / seconds)
+        rounds.append(measured)
+    del rounds[0]  # It warmed up.
+
+    def median(name: str, at: int) -> float:
+        return statistics.median(one[name][at] for one in rounds)
+
+    def ratio(name: str, at: int) -> float:
+        return statistics.median(one[name][at] / one[_HAND][at] for one in rounds)
+
+    return {
         name: {
-            "requests_per_second": round(statistics.median(rates[name]), 1),
-            "cpu_us": round(statistics.median(costs[name]), 1),
+            "requests_per_second": round(median(name, 0), 1),
+            "ratio": round(ratio(name, 0), 3),
+            "cpu_us": round(median(name, 1), 1),
+            "cpu_ratio": round(1 / ratio(name, 1), 3),
+            "busy": round(median(name, 2), 2),
         }
         for name in servers
     }
-    by_hand = statistics.median(rates["by hand"])
-    figures["ratios"] = {name: round(statistics.median(rates[name]) / by_hand, 3) for name in servers}
-    return figures
 
 
 def main() -> None:
@@ -120,31 +173,41 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))
+    core = cores[-1] if len(cores) > 1 else None
+    if core is not None:
+        os.sched_setaffinity(0, {*cores} - {core})
+    figures = _measure(options, core)
+    print(json.dumps(figures, indent=2))  # noqa: T201 - its job
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def _measure(options: argparse.Namespace, core: int | None) -> dict[str, dict[str, float]]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="postfacta-bench-")))
         folder.chmod(0o755)  # PostgreSQL may run as another user
         template = prepare(folder / "template")
         dsn = stack.enter_context(EmbeddedPostgres(template / "data")).dsn()
-        ours, quiet, theirs = free_port(), free_port(), free_port()
         environment = {"POSTFACTA_DATABASE_DSN": dsn, "BENCH_DSN": dsn, "LOG_FORMAT": "JSON"}
-        silent = {**environment, "LOG_LEVEL": "ERROR"}
-        serve = ["postfacta_app", "serve"]
-        by_hand = ["uvicorn", "benchmarks.handwritten:app", "--loop", "asyncio", "--no-access-log"]
-        servers = {
-            "postfacta": (ours, stack.enter_context(_server(serve, ours, environment, "/healthz/ready"))),
-            "postfacta, no log": (
-                quiet,
-                stack.enter_context(_server(serve, quiet, silent, "/healthz/ready")),
-            ),
-            "by hand": (theirs, stack.enter_context(_server(by_hand, theirs, environment, "/"))),
+        ours = ["postfacta_app", "serve"]
+        theirs = ["uvicorn", "benchmarks.handwritten:app", "--loop", "asyncio", "--http", "httptools"]
+        commands: dict[str, tuple[list[str], dict[str, str]]] = {
+            "postfacta": (ours, {}),
+            "postfacta, no log": (ours, {"LOG_LEVEL": "ERROR"}),
+            _HAND: ([*theirs, "--no-access-log"], {}),
+            "by hand, access log": (theirs, {}),
         }
-        token = sign_in(f"http://127.0.0.1:{ours}", (template / "admin.password").read_text())
-        path = _make_incident(ours, token)
+        servers: dict[str, tuple[int, int]] = {}
+        for name, (command, more) in commands.items():
+            port = free_port()
+            server = _server(command, port, {**environment, **more}, core)
+            servers[name] = (port, stack.enter_context(server))
+        port, _ = servers["postfacta"]
+        token = sign_in(f"http://127.0.0.1:{port}", (template / "admin.password").read_text())
+        path = _make_incident(port, token)
         request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
-        figures = _compare(servers, request, options)
-    print(json.dumps(figures, indent=2))  # noqa: T201 - its job
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        return _compare(servers, request, options)
 
 
 def _make_incident(port: int, token: str) -> str:

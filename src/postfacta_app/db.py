@@ -76,8 +76,8 @@ class Answer:
     @classmethod
     def of(cls, status: int, body: BaseModel, headers: Mapping[str, str] | None = None) -> Self:
         """Make one with a JSON body."""
-        kind = {"Content-Type": "application/json"}
-        return cls(status, {**kind, **(headers or {})}, body.model_dump_json().encode())
+        text = body.__pydantic_serializer__.to_json(body)
+        return cls(status, {"Content-Type": "application/json", **(headers or {})}, text)
 
     def response(self) -> Response:
         """Make the HTTP response."""

@@ -1,11 +1,22 @@
-"""Set up what the process tells the outside: log lines by structlog, spans by OpenTelemetry's SDK."""
+"""Set up what the process tells the outside: log lines, and spans by OpenTelemetry's SDK.
+
+A thread writes the lines, so that no request waits for whoever reads them: together, 20 ms after the first, but at
+once if one is a warning or worse; at the end of the process all that is left. A kill loses the others. What does not
+fit is dropped, and `log.dropped` tells how many.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import sys
-from collections.abc import Callable, Mapping, MutableMapping
-from typing import Any
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, MutableMapping
+from datetime import UTC, datetime
+from typing import Any, Final
 
 import structlog
 from opentelemetry import trace
@@ -13,41 +24,29 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from pydantic_core import PydanticSerializationError, to_json
 
 from postfacta_core.telemetry.logs import RequestFilter
 from postfacta_core.telemetry.redaction import redact
 
 from .settings import Settings
 
-__all__ = ["configure_logging", "configure_tracing"]
+__all__ = ["JsonFormatter", "LineWriter", "configure_logging", "configure_tracing"]
 
 # uvicorn tells of a crash again that `harden` has logged already, with its request.
 _TWICE = "Exception in ASGI application"
+_STDOUT: Final = 1
+_COLLECT: Final = 0.02  # Seconds.
+_MOST_LINES: Final = 10_000
+_OWN: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime"})
 
 
 def configure_logging(settings: Settings) -> None:
     """Send every log record of this process to standard output, in one format."""
-    steps: list[Any] = [
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.ExtraAdder(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
-    ]
-    if settings.log_format.upper() == "JSON":
-        steps += [_constants(settings), structlog.processors.format_exc_info]
-        last: Any = structlog.processors.JSONRenderer()
-    else:
-        steps.append(_without_blanks)
-        last = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
-    handler = logging.StreamHandler(sys.stdout)
+    handler = LineWriter(_STDOUT)
     handler.addFilter(RequestFilter())
-    handler.addFilter(lambda record: not record.getMessage().startswith(_TWICE))
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=steps,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _redacted, last],
-        )
-    )
+    handler.setFormatter(JsonFormatter(settings) if settings.log_format.upper() == "JSON" else _text())
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
@@ -74,20 +73,105 @@ def configure_tracing(settings: Settings) -> Callable[[], None]:
     return provider.shutdown
 
 
-def _constants(settings: Settings) -> Any:
-    fields = {"service": "postfacta", "version": settings.app_version, "environment": settings.environment}
-
-    def add(_: object, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
-        return {**fields, **event}
-
-    return add
+def _is_news(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_TWICE)
 
 
-def _without_blanks(_: object, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
-    return {
-        key: value for key, value in event.items() if value != "" and key not in {"color_message", "service"}
-    }
+def _text() -> logging.Formatter:
+    steps: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
+        structlog.processors.format_exc_info,
+    ]
+    last: list[Any] = [_shown, structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())]
+    first = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    return structlog.stdlib.ProcessorFormatter(foreign_pre_chain=steps, processors=[first, *last])
 
 
-def _redacted(_: object, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
-    return redact(event)
+def _shown(_: object, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    hidden = {"color_message", "service"}
+    return redact({key: value for key, value in event.items() if value != "" and key not in hidden})
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes all that a record says, its `extra` too, and what runs here."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._here = {"version": settings.app_version, "environment": settings.environment}
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write one object, without the line's end."""
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")
+        head = {
+            "timestamp": at.replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+        }
+        fields = {**head, "logger": record.name, "service": "postfacta", **self._here}
+        fields |= {name: value for name, value in vars(record).items() if name not in _OWN}
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        clean = redact(fields)
+        try:
+            return to_json(clean).decode()
+        except PydanticSerializationError:  # Such as half of a surrogate pair.
+            return json.dumps(clean)
+
+
+class LineWriter(logging.Handler):
+    """Queues lines for its thread, which ends with the process."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._lines: deque[str] = deque()
+        self._dropped = 0
+        self._wake, self._hurry = threading.Event(), threading.Event()
+        threading.Thread(target=self._run, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Put a line into the queue, if it fits."""
+        if len(self._lines) >= _MOST_LINES:
+            self._dropped += 1
+            return
+        try:
+            self._lines.append(self.format(record) + "\n")
+        except Exception:  # noqa: BLE001 - what is logged is foreign, and no line is worth a request
+            self.handleError(record)
+        if record.levelno >= logging.WARNING:
+            self._hurry.set()
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def flush(self) -> None:
+        """Wait until all is written, for two seconds at most: the reader may be stuck."""
+        end = time.monotonic() + 2.0
+        self._hurry.set()
+        self._wake.set()
+        while self._lines and time.monotonic() < end:
+            time.sleep(0.001)  # noqa: TID251 - at the process's end, when no loop runs
+
+    def _run(self) -> None:
+        while self._wake.wait():
+            self._hurry.wait(_COLLECT)
+            self._wake.clear()
+            self._hurry.clear()
+            self._write(self._lines.copy())
+
+    def _write(self, lines: Collection[str]) -> None:
+        data = "".join(lines).encode(errors="backslashreplace")
+        try:  # By no stream: its lock, held here while nobody reads, would keep the process from ending.
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError:
+            self._dropped += len(lines)
+            return
+        finally:
+            for _ in lines:
+                self._lines.popleft()
+        if self._dropped:
+            count, self._dropped = self._dropped, 0
+            logging.getLogger(__name__).warning("log.dropped", extra={"count": count})

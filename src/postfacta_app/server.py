@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import signal
 import socket
 from collections.abc import Callable
@@ -58,6 +59,9 @@ def serve(settings: Settings, *, say: Callable[[str], None] | None = None) -> in
         configure_logging(settings)
         flush = configure_tracing(settings)
         server = uvicorn.Server(_config(settings))
+        # No request leaves what only the collector can free; to look after each 700 objects took 5 to 10 % of it.
+        gc.freeze()
+        gc.set_threshold(10_000, 10, 10)
         # uvicorn raises the signal again after its graceful stop; so whoever called us can still tidy up.
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:

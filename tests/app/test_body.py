@@ -6,7 +6,7 @@ import base64
 import contextlib
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Annotated, cast
 from uuid import UUID
 
@@ -358,6 +358,7 @@ def test_an_instant_survives_every_offset(local: datetime, minutes: int) -> None
     shifted = (local + timedelta(minutes=minutes)).isoformat()
     assert body.parse_time(f"{shifted}{sign}{rest[0]:02}:{rest[1]:02}") == at
     assert body.parse_time(body.format_time(at)) == at
+    assert body.format_time(at.astimezone(timezone(timedelta(hours=5, minutes=30)))) == body.format_time(at)
 
 
 def test_times_are_answered_in_utc_with_six_digits() -> None:

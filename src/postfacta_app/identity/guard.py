@@ -30,6 +30,7 @@ _UNASKED: Final = {
     "/", "/home", "/healthz", "/healthz/live", "/healthz/ready", "/healthz/startup", "/metrics", "/service-info",
     "/login", "/register", "/signin",
 }  # fmt: skip
+_IN_HEADER, _IN_COOKIE = frozenset({Kind.BEARER, Kind.API}), frozenset({Kind.SESSION})
 _TRUSTED_FOR = 10.0  # Seconds until another process's revocation is noticed here.
 _MOST_TRUSTED = 1024
 _TOUCH_AFTER = 60.0
@@ -84,7 +85,7 @@ class Guard:
         return ANONYMOUS
 
     async def _someone(self, request: Request) -> Principal:
-        if request.url.path in _UNASKED:
+        if request.scope["path"] in _UNASKED:
             return NOBODY
         header = request.headers.getlist("authorization")
         try:
@@ -94,7 +95,7 @@ class Guard:
         token = (
             None
             if secret is None
-            else await self._look_up(request, secret, {Kind.BEARER, Kind.API} if header else {Kind.SESSION})
+            else await self._look_up(request, secret, _IN_HEADER if header else _IN_COOKIE)
         )
         if header:
             if token is None:
@@ -110,7 +111,7 @@ class Guard:
         if not is_same_origin(request.headers, self._origins):
             raise ForbiddenError("A page of another site sent this: open the page here and repeat it")
 
-    async def _look_up(self, request: Request, secret: str, kinds: set[Kind]) -> Credential | None:
+    async def _look_up(self, request: Request, secret: str, kinds: frozenset[Kind]) -> Credential | None:
         found = SECRET.fullmatch(secret)
         if found is None:
             return None

@@ -347,7 +347,9 @@ def parse_time(text: str) -> datetime:
 
 def format_time(at: datetime) -> str:
     """Write an instant as RFC 3339 in UTC with microseconds."""
-    return at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    if at.tzinfo is not UTC:
+        at = at.astimezone(UTC)
+    return at.isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
 
 
 def _time_field(value: object) -> object:

@@ -63,7 +63,7 @@ class Kept:
 
     def size_bytes(self, key: Key) -> int:
         """Tell how much it holds, near enough: the text of the answer and of the address."""
-        lines = sum(len(name) + len(text) for name, text in self.headers.items())
+        lines = sum([len(name) + len(text) for name, text in self.headers.items()])
         return len(self.body) + lines + len(key[1]) + len(key[2])
 
 
@@ -76,7 +76,7 @@ class Shelf:
     """
 
     def __init__(self, *, max_answers: int = 1000, max_bytes: int = 32 * 1024 * 1024) -> None:
-        self._kept: OrderedDict[Key, Kept] = OrderedDict()
+        self._kept: OrderedDict[Key, tuple[Kept, int]] = OrderedDict()
         self._max_answers = max_answers
         self._max_bytes = max_bytes
         self._bytes = 0
@@ -84,14 +84,15 @@ class Shelf:
     def put(self, key: Key, kept: Kept) -> None:
         """Keep the last answer to this."""
         self.drop(key)
-        self._kept[key] = kept
-        self._bytes += kept.size_bytes(key)
+        size = kept.size_bytes(key)
+        self._kept[key] = (kept, size)
+        self._bytes += size
         while len(self._kept) > self._max_answers or self._bytes > self._max_bytes:
             self.drop(next(iter(self._kept)))
 
     def get(self, key: Key, now: float) -> Kept | None:
         """Give what is kept, if it is not too old."""
-        kept = self._kept.get(key)
+        kept, _ = self._kept.get(key, (None, 0))
         if kept is None:
             return None
         if now >= kept.at + MAX_AGE:
@@ -102,9 +103,8 @@ class Shelf:
 
     def drop(self, key: Key) -> None:
         """Keep nothing for this any more."""
-        kept = self._kept.pop(key, None)
-        if kept is not None:
-            self._bytes -= kept.size_bytes(key)
+        _, size = self._kept.pop(key, (None, 0))
+        self._bytes -= size
 
     def clear(self) -> None:
         """Keep nothing at all."""
@@ -162,14 +162,13 @@ class StaleAnswers:
 
     def _note(self, key: Key, request: Request, response: Response, *, began: float) -> None:
         headers = {name: text for name, text in response.headers.items() if name != "content-length"}
-        kept = self._shelf.get(key, began)
         if _ALLOWED not in request.scope:
             self._shelf.drop(key)
         elif response.status_code == _OK:
             self._shelf.put(key, Kept(bytes(response.body), headers, began))
         elif (
             response.status_code == _NOT_MODIFIED
-            and kept
+            and (kept := self._shelf.get(key, began))
             and headers.get("etag") == kept.headers.get("etag", "")
         ):
             self._shelf.put(key, replace(kept, at=began))
