@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix lock bench load chaos drain faults slow
+.PHONY: help demo test check fix lock bench bench-overload mutate load chaos drain faults slow
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PURE := src/postfacta_core/policy/*,src/postfacta_core/telemetry/*
 PYTHON ?= python3
@@ -9,7 +9,7 @@ ONLY ?=
 TIME ?= 30
 
 help:             ## Show this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 demo: .venv/app   ## Serve PostFacta with an embedded PostgreSQL, and print where
 	@postfacta demo
 test: .venv/dev   ## Run all tests against real servers and a real PostgreSQL
@@ -23,6 +23,11 @@ fix: .venv/dev    ## Let the tools tidy up
 bench: .venv/dev  ## Measure what the hardening adds to a request, by ratio, beside the peers and a hand-written handler
 	python -m benchmarks.bench_asgi
 	python -m benchmarks.bench_incident
+	python -m benchmarks.bench_policy
+bench-overload: .venv/dev ## Ask plain and hardened servers for up to ten times what they can do
+	python -m benchmarks.overload --keep
+mutate: .venv/dev ## Break each line of the policies, or ONLY="health retry", and count what the tests notice
+	python -m benchmarks.mutation $(ONLY) --minutes $(TIME)
 load: .venv/dev   ## Load a running PostFacta (URL, TOKEN, RATE, TIME) in open loop, and judge it
 	TOKEN=$(TOKEN) locust -f loadtests/locustfile.py --headless --only-summary --host $(URL) --rate $(RATE) --seconds $(TIME)
 chaos: .venv/dev  ## Run the durability checker and the experiments, or ONLY="C03 durability"

@@ -1,14 +1,27 @@
-"""Time and luck, as values that are passed in, so that a test can set both."""
+"""Time and luck, as values that are passed in, so that a test can set both; a test may also spare the waits."""
 
 from __future__ import annotations
 
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["LUCK", "MONOTONIC", "WALL", "Clock", "Ids", "Luck", "random_id"]
+__all__ = [
+    "LUCK",
+    "MONOTONIC",
+    "WALL",
+    "Clock",
+    "Haste",
+    "Ids",
+    "Luck",
+    "hasten",
+    "present_haste",
+    "random_id",
+]
 
 Clock = Callable[[], float]
 """Seconds since some fixed point."""
@@ -32,3 +45,30 @@ LUCK: Final[Luck] = random.random
 def random_id() -> str:
     """Make 128 random bits as 32 hex digits: a tenth of the cost of a UUID object."""
     return os.urandom(16).hex()
+
+
+@dataclass(frozen=True, slots=True)
+class Haste:
+    """How tries are cut short in a test; `attempts` is the most of them, or None for as many as are set."""
+
+    attempts: int | None
+
+
+# For the whole process. A context variable would not do: a test that has an async fixture runs in a context that was
+# copied before `testing_mode` began, and a server in another thread has none of it.
+_HASTE: Final[list[Haste]] = []
+
+
+def present_haste() -> Haste | None:
+    """Return how a test wants its tries cut short; None outside of tests. Look only before a wait."""
+    return _HASTE[-1] if _HASTE else None
+
+
+@contextmanager
+def hasten(haste: Haste) -> Generator[None]:
+    """Cut tries short inside of the block; the innermost block counts."""
+    _HASTE.append(haste)
+    try:
+        yield
+    finally:
+        _HASTE.remove(haste)

@@ -17,7 +17,7 @@ from typing import Final, ParamSpec, TypeVar
 
 import anyio
 
-from ..clock import LUCK, MONOTONIC, Clock, Luck
+from ..clock import LUCK, MONOTONIC, Clock, Haste, Luck, present_haste
 from ..events import (
     ListenerFailed,
     Mode,
@@ -258,7 +258,7 @@ class Retry:
     def _plan(self, error: Exception, attempt: int, *, now: float) -> RetryPlan:
         deadline = current_deadline()
         try:
-            return self.rules.plan(
+            plan = self.rules.plan(
                 error,
                 attempt,
                 now=now,
@@ -268,6 +268,8 @@ class Retry:
         except Exception as fault:  # noqa: BLE001 - what judges is foreign code, and may raise anything
             self._observe(ListenerFailed(self.name, repr(fault)))
             return RetryPlan(RetryOutcome.FAILURE)
+        haste = present_haste()
+        return plan if haste is None else _hurried(plan, attempt, haste)
 
     def _give_up(self, error: Exception, outcome: RetryOutcome, call: _Call) -> None:
         # One that never tries twice multiplies nothing.
@@ -280,6 +282,14 @@ class Retry:
             # A frozen error takes no note, and is raised without.
             with suppress(Exception):
                 error.add_note(note)
+
+
+def _hurried(plan: RetryPlan, attempt: int, haste: Haste) -> RetryPlan:
+    """Do in a test what was planned, without the wait, and no more often than the test allows."""
+    if plan.outcome is not RetryOutcome.RETRIED:
+        return plan
+    is_last = haste.attempts is not None and attempt >= haste.attempts
+    return RetryPlan(RetryOutcome.EXHAUSTED if is_last else RetryOutcome.RETRIED)
 
 
 def _bears_mark(error: BaseException, call: _Call) -> bool:

@@ -34,6 +34,8 @@ def test_a_flood_of_empty_headers_is_not_free() -> None:
         (b"11", False),
         (b"99999999999999999999", False),
         (b"9" * 5000, False),
+        (b"%020d" % 10, True),
+        (b"%021d" % 10, False),
         (b"-1", True),
         (b"1e9", True),
         ("\u0661\u0661".encode(), True),
@@ -49,6 +51,20 @@ def test_a_body_without_declared_length_has_to_be_counted() -> None:
     assert limits.declared_body_fits([(b"transfer-encoding", b"chunked")])
     assert limits.body_fits(10)
     assert not limits.body_fits(11)
+
+
+def test_the_narrowest_limits_are_no_body_and_some_time() -> None:
+    soon = math.nextafter(0, 1)
+    limits = TransferLimits(
+        max_header_bytes=1,
+        max_body_bytes=0,
+        body_idle_timeout=soon,
+        body_grace=0,
+        min_body_rate=soon,
+        write_timeout=soon,
+    )
+    assert limits.body_fits(0)
+    assert not limits.body_fits(1)
 
 
 @pytest.mark.parametrize("wrong", [{"max_header_bytes": 0}, {"max_body_bytes": -1}])

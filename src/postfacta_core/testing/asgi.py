@@ -1,57 +1,20 @@
-"""A test kit for services and for this library: time by hand, events on a list, an application without a server."""
+"""Send a request to an application without a server."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio
 
-from .events import Event
+__all__ = ["AsgiResponse", "call_asgi"]
 
-__all__ = ["AsgiResponse", "ManualClock", "RecordingObserver", "call_asgi"]
-
-E = TypeVar("E")
 _Message = MutableMapping[str, Any]
 _App = Callable[
     [_Message, Callable[[], Awaitable[_Message]], Callable[[_Message], Awaitable[None]]], Awaitable[None]
 ]
-
-
-class ManualClock:
-    """A clock that stands until it is moved.
-
-    Args:
-        start: What it shows at first, in seconds.
-    """
-
-    def __init__(self, start: float = 1000.0) -> None:
-        self.now: float = start
-
-    def __call__(self) -> float:
-        """Read it."""
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        """Move it on."""
-        self.now += seconds
-
-
-class RecordingObserver:
-    """Keeps every event it is told of, in order."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def __call__(self, event: Event, /) -> None:
-        """Keep one."""
-        self.events.append(event)
-
-    def of(self, kind: type[E]) -> list[E]:
-        """Pick the events of one kind."""
-        return [event for event in self.events if isinstance(event, kind)]
 
 
 @dataclass(slots=True)

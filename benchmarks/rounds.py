@@ -1,0 +1,76 @@
+"""Measure CPU time by rounds that take turns, so that a slow moment of the machine hits all that is compared alike."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+__all__ = ["Work", "cpu_seconds", "cyclic_objects", "interleaved", "medians"]
+
+Work = Callable[[int], Awaitable[object]]
+"""Does a thing so many times."""
+
+
+async def cpu_seconds(work: Work, repeats: int) -> float:
+    """CPU seconds for one repetition, without the cyclic collector.
+
+    Of the whole process: what a library leaves to a thread of its own is not free.
+    """
+    gc.collect()
+    gc.disable()
+    try:
+        started = time.process_time_ns()
+        await work(repeats)
+        return (time.process_time_ns() - started) / repeats / 1e9
+    finally:
+        gc.enable()
+
+
+async def cyclic_objects(work: Work, repeats: int) -> float:
+    """Objects for each repetition that only the cyclic collector can free."""
+    await work(min(repeats, 100))
+    gc.collect()
+    gc.disable()
+    try:
+        await work(repeats)
+        return gc.collect() / repeats
+    finally:
+        gc.enable()
+
+
+async def interleaved(
+    works: Mapping[str, Work], rounds: int, repeats: Mapping[str, int]
+) -> dict[str, list[float]]:
+    """Measure each work once a round; return its CPU seconds for one repetition, round by round."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    # What lives already need not be looked through before each measurement.
+    gc.collect()
+    gc.freeze()
+    try:
+        for _ in range(rounds):
+            for name, work in works.items():
+                times[name].append(await cpu_seconds(work, repeats[name]))
+    finally:
+        gc.unfreeze()
+    return times
+
+
+async def medians(works: Mapping[str, Work], rounds: int, *, seconds: float) -> dict[str, float]:
+    """Return the median CPU seconds for one repetition of each work.
+
+    Args:
+        works: What is compared.
+        rounds: How often each is measured.
+        seconds: How long one of them takes in one round, about.
+    """
+    repeats: dict[str, int] = {}
+    for name, work in works.items():
+        await work(3)
+        once = await cpu_seconds(work, 10)
+        # A first guess is too slow: caches are cold.
+        once = await cpu_seconds(work, max(1, min(1000, int(seconds / 4 / max(once, 1e-9)))))
+        repeats[name] = max(1, min(100_000, int(seconds / max(once, 1e-9))))
+    times = await interleaved(works, rounds, repeats)
+    return {name: statistics.median(spent) for name, spent in times.items()}

@@ -1,0 +1,24 @@
+"""A test kit for services and for this library: time by hand or in virtual time, events on a list, faults on purpose."""
+
+from __future__ import annotations
+
+from .asgi import AsgiResponse, call_asgi
+from .by_hand import ManualClock, RecordingObserver
+from .cancelling import cancel_at_each_await
+from .chaos import Chaos, Fault, cancellable
+from .haste import testing_mode
+from .virtual import VirtualTimeLoop, run_in_virtual_time
+
+__all__ = [
+    "AsgiResponse",
+    "Chaos",
+    "Fault",
+    "ManualClock",
+    "RecordingObserver",
+    "VirtualTimeLoop",
+    "call_asgi",
+    "cancel_at_each_await",
+    "cancellable",
+    "run_in_virtual_time",
+    "testing_mode",
+]
