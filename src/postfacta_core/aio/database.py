@@ -6,59 +6,41 @@ import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import anyio
 import asyncpg
 
 from ..clock import LUCK, MONOTONIC, Clock, Luck
-from ..errors import (
-    DatabaseUnavailableError,
-    DeadlineExceededError,
-    LockTimeoutError,
-    OutcomeUnknownError,
-    ResilienceError,
-)
-from ..events import DeadlineExceeded, Observer, QueryFinished, fan_out, ignore
+from ..errors import DatabaseUnavailableError, OutcomeUnknownError
+from ..events import Observer, QueryFinished, fan_out, ignore
 from ..policy.deadline import Deadline
-from ..policy.pool import refusal_of
+from ..policy.retry import RetryBudget
+from .breaker import CircuitBreaker
 from .connecting import Password, PasswordFile, PoolOptions, RawConnection, database_of
 from .deadline import current_deadline
-from .pool import Loan, Pool
+from .guarded import Guard, GuardedLoan, database_circuit, translate
+from .pool import Pool
 
-__all__ = ["Connection", "Database", "PasswordFile", "PoolOptions", "translate"]
+__all__ = [
+    "Connection",
+    "Database",
+    "Isolation",
+    "PasswordFile",
+    "PoolOptions",
+    "database_circuit",
+    "translate",
+]
 
 T = TypeVar("T")
 
-_LOCK_NOT_AVAILABLE = "55P03"
+Isolation = Literal["read committed", "repeatable read", "serializable"]
+"""How much a transaction sees of others, in PostgreSQL's words."""
+
 _DURABILITY = (
     "select name, setting from pg_settings where name = any"
     " (array['fsync', 'full_page_writes', 'synchronous_commit']) order by name"
 )
-
-
-def translate(error: BaseException, name: str, *, broken: bool = False) -> ResilienceError | None:
-    """Tell which error of this library a driver's error is; None if it is the caller's own affair.
-
-    Args:
-        error: What asyncpg or the operating system raised.
-        name: The database's name, for the error.
-        broken: Whether the connection is closed: then even asyncpg's vague errors mean that.
-    """
-    state = getattr(error, "sqlstate", None) or ""
-    if (refusal := refusal_of(state)) is not None:
-        return refusal(name, 1.0)
-    if state == _LOCK_NOT_AVAILABLE:
-        return LockTimeoutError(name, 1.0)
-    # A time-out on this side means that time is up, or a server that answers nothing; 57014 is its statement_timeout.
-    if state == "57014" or isinstance(error, TimeoutError):
-        return DeadlineExceededError(name)
-    # asyncpg is confused when a statement meets the server's parting words, which it has not read to the end.
-    if isinstance(error, OSError | asyncpg.InternalClientError) or (
-        broken and isinstance(error, asyncpg.InterfaceError | asyncpg.PostgresError)
-    ):
-        return DatabaseUnavailableError(name, 1.0)
-    return None
 
 
 class Connection:
@@ -79,7 +61,7 @@ class Connection:
         asyncpg.PostgresError: For all that is the statement's own fault, such as a broken constraint.
     """
 
-    def __init__(self, loan: Loan, owner: Database) -> None:
+    def __init__(self, loan: GuardedLoan, owner: Database) -> None:
         self._loan = loan
         self._owner = owner
 
@@ -130,10 +112,18 @@ class Database:
         dsn: A `postgresql://` address. No error or event repeats it.
         name: Names it in errors, events and metrics.
         options: Pool size and time limits.
+        breaker: Refuses to lend connections while too many break or time out; by default one of this name, with
+            `database_circuit`. What a failure is, is decided here: leave its `failures` alone. A long time for
+            which a connection is lent is no slow call of the database, so set no `slow_call_duration` either.
+        retry_budget: What further tries are spent from; by default one of this name.
         password: Wins over the one in the address; a function is asked for each new connection.
         observer: Told of connections and statements; see `events`. It may raise.
         clock: Monotonic seconds.
-        luck: Spreads the attempts to connect.
+        luck: Spreads the attempts to connect, and the waits before further tries.
+
+    Attributes:
+        breaker: Its circuit.
+        retry_budget: Its budget.
     """
 
     def __init__(
@@ -143,6 +133,8 @@ class Database:
         name: str = "postgres",
         options: PoolOptions | None = None,
         password: Password | None = None,
+        breaker: CircuitBreaker | None = None,
+        retry_budget: RetryBudget | None = None,
         observer: Observer = ignore,
         clock: Clock = MONOTONIC,
         luck: Luck = LUCK,
@@ -154,6 +146,17 @@ class Database:
         self._pool = Pool(
             name, dsn, self._options, password=password, observer=observer, clock=clock, luck=luck
         )
+        self._guard = Guard(
+            self._pool,
+            max_size=self._options.max_size,
+            breaker=breaker,
+            budget=retry_budget,
+            observer=observer,
+            clock=clock,
+            luck=luck,
+        )
+        self.breaker: CircuitBreaker = self._guard.breaker
+        self.retry_budget: RetryBudget = self._guard.budget
         self._namespace = database_of(dsn)
         self._stack = AsyncExitStack()
 
@@ -174,6 +177,7 @@ class Database:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._guard.close()
         try:
             await self._pool.close()
         finally:
@@ -197,19 +201,23 @@ class Database:
 
         Raises:
             DatabaseUnavailableError: At once if there is no database.
+            CircuitOpenError: At once if too many connections broke or timed out of late.
             DeadlineExceededError: If the request's time is up before one is free.
             PoolTimeoutError: If all stay lent for `acquire_timeout`, or too many wait for one already.
         """
-        async with self._pool.acquire() as loan:
+        async with GuardedLoan(self._pool, self._guard) as loan:
             yield Connection(loan, self)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncGenerator[Connection]:
+    async def transaction(self, *, isolation: Isolation | None = None) -> AsyncGenerator[Connection]:
         """Run the block in one transaction, committed at its end and rolled back if it raises.
 
         The server ends a statement in it by itself when a request's time runs out: the limit is told in the same
         message as BEGIN, since one of its own would cost a round trip. It is the remaining time at BEGIN, so that
         for later statements this side is earlier, as it is for all outside of a transaction.
+
+        Args:
+            isolation: By default the server's, which is read committed.
 
         Raises:
             OutcomeUnknownError: If the connection breaks, or time runs out, while the answer to COMMIT is on its way.
@@ -217,38 +225,89 @@ class Database:
             DeadlineExceededError: If the request's time runs out before COMMIT is sent: nothing was written.
             asyncpg.InFailedSQLTransactionError: If the block swallowed a statement's error: nothing was written.
         """
-        async with self._pool.acquire() as loan:
+        async with GuardedLoan(self._pool, self._guard) as loan:
             begin = loan.kept.connection.execute
-            await self.run(loan, begin, self._begin(), operation="BEGIN")
+            await self.run(loan, begin, self._begin(isolation), operation="BEGIN")
             yield Connection(loan, self)
             await self._commit(loan)
 
+    async def run_transaction(
+        self, function: Callable[[Connection], Awaitable[T]], *, isolation: Isolation | None = None
+    ) -> T:
+        """Run a function in one transaction, and the whole again if it was lost to another one.
+
+        That is after 40001 and 40P01, three times at most, after waits that vary, within the request's time and the
+        retry budget. It is never done once COMMIT was sent: a conflict that the server finds only then is raised.
+
+        Args:
+            function: What to do. It may run again from the start: it must change nothing but this database.
+            isolation: By default the server's, which is read committed.
+
+        Raises:
+            DatabaseUnavailableError: If it was lost to others each time: nothing was written. See `transaction`, too.
+        """
+        return await self._guard.transactions.call(self._transact, function, isolation)
+
+    async def _transact(
+        self, function: Callable[[Connection], Awaitable[T]], isolation: Isolation | None
+    ) -> T:
+        async with self.transaction(isolation=isolation) as connection:
+            try:
+                return await function(connection)
+            except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError) as error:
+                raise DatabaseUnavailableError(self.name, 1.0) from error
+
     async def fetch(
-        self, sql: str, *args: object, operation: str = "", collection: str = ""
+        self, sql: str, *args: object, operation: str = "", collection: str = "", repeatable: bool = False
     ) -> list[asyncpg.Record]:
-        """Run one query on a connection of its own; see `Connection.fetch`."""
-        async with self._pool.acquire() as loan:
-            call = loan.kept.connection.fetch
-            return await self.run(loan, call, sql, args=args, operation=operation, collection=collection)
+        """Run one query on a connection of its own; see `Connection.fetch`.
+
+        Args:
+            sql: The query.
+            args: Its parameters.
+            operation: Names it in metrics.
+            collection: The table that it is about.
+            repeatable: Whether it may run twice, as what only reads may. Then it is tried once more, on another
+                connection, if that broke.
+
+        Raises:
+            CircuitOpenError: If too many connections broke or timed out of late.
+        """
+        rows: list[asyncpg.Record]
+        if repeatable:
+            rows = await self._guard.reads.call(self._alone, "fetch", sql, args, operation, collection)
+        else:
+            rows = await self._alone("fetch", sql, args, operation, collection)
+        return rows
 
     async def fetchrow(
-        self, sql: str, *args: object, operation: str = "", collection: str = ""
+        self, sql: str, *args: object, operation: str = "", collection: str = "", repeatable: bool = False
     ) -> asyncpg.Record | None:
-        """Run one query on a connection of its own; see `Connection.fetchrow`."""
-        async with self._pool.acquire() as loan:
-            call = loan.kept.connection.fetchrow
-            return await self.run(loan, call, sql, args=args, operation=operation, collection=collection)
+        """Run one query on a connection of its own; see `Connection.fetchrow`, and `fetch` for `repeatable`."""
+        row: asyncpg.Record | None
+        if repeatable:
+            row = await self._guard.reads.call(self._alone, "fetchrow", sql, args, operation, collection)
+        else:
+            row = await self._alone("fetchrow", sql, args, operation, collection)
+        return row
 
-    async def fetchval(self, sql: str, *args: object, operation: str = "", collection: str = "") -> Any:
-        """Run one query on a connection of its own; see `Connection.fetchval`."""
-        async with self._pool.acquire() as loan:
-            call = loan.kept.connection.fetchval
-            return await self.run(loan, call, sql, args=args, operation=operation, collection=collection)
+    async def fetchval(
+        self, sql: str, *args: object, operation: str = "", collection: str = "", repeatable: bool = False
+    ) -> Any:
+        """Run one query on a connection of its own; see `Connection.fetchval`, and `fetch` for `repeatable`."""
+        if repeatable:
+            return await self._guard.reads.call(self._alone, "fetchval", sql, args, operation, collection)
+        return await self._alone("fetchval", sql, args, operation, collection)
 
     async def execute(self, sql: str, *args: object, operation: str = "", collection: str = "") -> str:
         """Run one statement on a connection of its own; see `Connection.execute`."""
-        async with self._pool.acquire() as loan:
-            call = loan.kept.connection.execute
+        tag: str = await self._alone("execute", sql, args, operation, collection)
+        return tag
+
+    async def _alone(self, method: str, sql: str, args: Sequence[object], *labels: str) -> Any:
+        operation, collection = labels
+        async with GuardedLoan(self._pool, self._guard) as loan:
+            call = getattr(loan.kept.connection, method)
             return await self.run(loan, call, sql, args=args, operation=operation, collection=collection)
 
     async def durability_problems(self) -> list[str]:
@@ -258,7 +317,7 @@ class Database:
 
     async def run(
         self,
-        loan: Loan,
+        loan: GuardedLoan,
         call: Callable[..., Awaitable[T]],
         sql: str,
         *,
@@ -269,15 +328,17 @@ class Database:
         """Run one statement within its time, and tell its errors apart. For `Connection`, which says what it raises."""
         started = self._clock()
         limit = self._limit(started)
+        loan.has_answered = False
         error_type, sqlstate = "cancelled", ""
         try:
             # Without any time left the driver raises, and sends nothing.
             result = await call(sql, *args, timeout=limit)
             error_type = ""
+            loan.has_answered = True
         except Exception as error:
             known = translate(error, self.name, broken=loan.kept.connection.is_closed())
             error_type, sqlstate = type(known or error).__name__, getattr(error, "sqlstate", None) or ""
-            self._take_note(loan, error, limit)
+            self._guard.take_note(loan, error, known, limit=limit)
             if known is None:
                 raise
             raise known from error
@@ -303,30 +364,16 @@ class Database:
         left = math.inf if deadline is None else deadline.for_next_hop(now)
         return left if left < self._options.statement_timeout else None
 
-    def _take_note(self, loan: Loan, error: Exception, limit: float | None) -> None:
-        kept, presence = loan.kept, self._pool.presence
-        is_late = isinstance(error, TimeoutError)
-        sqlstate = getattr(error, "sqlstate", None)
-        if limit is not None and (is_late or sqlstate == "57014"):
-            self._observe(DeadlineExceeded("database"))
-            if limit > 0.0:
-                presence.suspect()
-        elif is_late or isinstance(error, asyncpg.InternalClientError):
-            # A server that does not even end a statement at its own limit, or that says what nobody asked.
-            kept.connection.terminate()
-        moved = sqlstate == "25006"
-        if moved or kept.connection.is_closed():
-            presence.suspect(kept, moved=moved)
-
-    def _begin(self) -> str:
+    def _begin(self, isolation: Isolation | None) -> str:
         limit = self._limit(self._clock())
         settings = self._options.session_settings() if self._options.transaction_pooling else {}
         if limit is not None:
             # A share less than this side waits: then the server is the first to end the statement.
             settings["statement_timeout"] = str(max(1, math.floor(Deadline(limit).for_next_hop(0.0) * 1000)))
-        return "; ".join(["begin", *(f"set local {name} = {value}" for name, value in settings.items())])
+        begin = "begin" if isolation is None else f"begin isolation level {isolation}"
+        return "; ".join([begin, *(f"set local {name} = {value}" for name, value in settings.items())])
 
-    async def _commit(self, loan: Loan) -> None:
+    async def _commit(self, loan: GuardedLoan) -> None:
         connection = loan.kept.connection
         was_open = not connection.is_closed()
         was_sent = False

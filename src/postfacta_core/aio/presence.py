@@ -38,6 +38,7 @@ class Presence:
 
     Attributes:
         found: Set while there is one.
+        when_found: Called when it is found that was lost, or another one is. It must not raise.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Presence:
         luck: Luck,
     ) -> None:
         self.found: anyio.Event = anyio.Event()
+        self.when_found: Callable[[], None] = _nothing_to_do
         self._name = name
         self._connector = connector
         self._lending = lending
@@ -97,6 +99,7 @@ class Presence:
         try:
             while True:
                 self._reserve(await self._connect_somehow())
+                self.when_found()
                 while await self._outlives_a_doubt():
                     pass
                 self._let_go()
@@ -153,9 +156,13 @@ class Presence:
             connection = await self._connector.find(min(_LOOK_TIMEOUT, self._options.connect_timeout))
         except Exception:  # noqa: BLE001 - whatever it is, it was told as an event, and will be tried again
             return False
-        if self._connector.host != host:
+        has_moved = self._connector.host != host
+        if has_moved:
             self._lose_all()
         self._reserve(connection)
+        # On the same host it was not lost: connections that break alone, one after the other, are for others to count.
+        if has_moved:
+            self.when_found()
         return True
 
     async def _connect_somehow(self) -> RawConnection:
@@ -189,3 +196,7 @@ class Presence:
             kept, self._reserved = self._reserved, None
             self.found = anyio.Event()
             kept.connection.terminate()
+
+
+def _nothing_to_do() -> None:
+    """Stand for whoever does not care."""

@@ -1,0 +1,284 @@
+"""Know how a database fares: what its errors mean, whether its circuit lends connections, what is tried again.
+
+1. What the circuit lets pass is a loan: a statement alone, or a transaction. Within one nothing is refused.
+2. A loan in which the database failed is a failure, told at once. Else it is a success if its last statement was
+   answered, be it by an error. One that nobody answered, and nobody is to blame for, says nothing.
+3. While it is known that there is no database, the circuit is not asked: a refusal is no news of the database.
+4. When the database is found again, the circuit forgets what was: whoever found it has just talked to it.
+"""
+
+from __future__ import annotations
+
+from contextvars import Context, copy_context
+from types import TracebackType
+from typing import Final, Self
+
+import asyncpg
+
+from ..clock import Clock, Luck
+from ..context import current_request
+from ..errors import DatabaseUnavailableError, DeadlineExceededError, LockTimeoutError, ResilienceError
+from ..events import DeadlineExceeded, Observer, fan_out
+from ..policy.breaker import CircuitConfig, CircuitState
+from ..policy.pool import refusal_of
+from ..policy.retry import Backoff, RetryBudget
+from .breaker import CircuitBreaker
+from .pool import Loan, Pool
+from .retry import Retry
+
+__all__ = ["Guard", "GuardedLoan", "database_circuit", "translate"]
+
+_OPEN_FOR: Final = 5.0
+_LARGEST_WINDOW: Final = 10_000
+# A statement that had less time, and whose request ran out of it, says nothing of the database.
+_FAIR: Final = 1.0
+_LOCK_NOT_AVAILABLE: Final = "55P03"
+_QUERY_CANCELED: Final = "57014"
+_READ_ONLY: Final = "25006"
+_CONFLICTS: Final = frozenset({"40001", "40P01"})
+# Such as a full disk: the server answers, on a connection that is well.
+_OUT_OF_RESOURCES: Final = "53"
+_BY_HAND: Final = frozenset({CircuitState.FORCED_OPEN, CircuitState.DISABLED, CircuitState.METRICS_ONLY})
+# What is no Exception is no outcome for a breaker. It is never raised.
+_NO_OUTCOME: Final = GeneratorExit("nobody answered, and nobody is to blame")
+
+
+def database_circuit(max_size: int) -> CircuitConfig:
+    """Tell when the circuit of a database opens by default, for a pool of so many connections.
+
+    It looks at the last calls and not at the last seconds: when a database hangs, each connection gives one failure
+    per `statement_timeout`, and the many successes of the seconds before would outweigh them for long. The window is
+    four times as large as the pool, and counts from three times on: a blow that breaks all lent connections at
+    once is then less than half, and none after it is refused.
+
+    It is open for 4 to 5 seconds each time. One trial in that time is no load, and longer waits would only keep callers
+    out after the end.
+    """
+    most = min(4 * max(max_size, 5), _LARGEST_WINDOW)
+    return CircuitConfig(
+        sliding_window_size=most,
+        minimum_number_of_calls=most * 3 // 4,
+        wait_duration_in_open_state=_OPEN_FOR,
+        wait_multiplier=1.0,
+        max_wait_duration_in_open_state=_OPEN_FOR,
+    )
+
+
+def translate(error: BaseException, name: str, *, broken: bool = False) -> ResilienceError | None:
+    """Tell which error of this library a driver's error is; None if it is the caller's own affair.
+
+    Args:
+        error: What asyncpg or the operating system raised.
+        name: The database's name, for the error.
+        broken: Whether the connection is closed: then even asyncpg's vague errors mean that.
+    """
+    state = getattr(error, "sqlstate", None) or ""
+    if (refusal := refusal_of(state)) is not None:
+        return refusal(name, 1.0)
+    if state == _LOCK_NOT_AVAILABLE:
+        return LockTimeoutError(name, 1.0)
+    # A time-out on this side means that time is up, or a server that answers nothing; 57014 is its statement_timeout.
+    if state == _QUERY_CANCELED or isinstance(error, TimeoutError):
+        return DeadlineExceededError(name)
+    # asyncpg is confused when a statement meets the server's parting words, which it has not read to the end.
+    if isinstance(error, OSError | asyncpg.InternalClientError) or (
+        broken and isinstance(error, asyncpg.InterfaceError | asyncpg.PostgresError)
+    ):
+        return DatabaseUnavailableError(name, 1.0)
+    return None
+
+
+class GuardedLoan(Loan):
+    """A connection for the length of an `async with` block, if the circuit lets it.
+
+    Attributes:
+        has_answered: Whether the statement sent last was answered.
+    """
+
+    __slots__ = ("_guard", "_permit", "has_answered")
+
+    def __init__(self, pool: Pool, guard: Guard) -> None:
+        super().__init__(pool)
+        self._guard = guard
+        self._permit: Context | None = None
+        self.has_answered: bool = False
+
+    async def __aenter__(self) -> Self:
+        if self._pool.presence.is_there:
+            # The breaker keeps its permit in a context. In one of its own, a loan may end in another task.
+            permit = copy_context()
+            permit.run(self._guard.breaker.__enter__)
+            self._permit = permit
+        try:
+            # As the class above does; a call of it costs.
+            self._kept = await self._pool.lend()
+            self._started = self._pool.now()
+        except DatabaseUnavailableError as error:
+            # Without a cause none could be opened in time, or nobody tried: it was lost meanwhile, or is closed.
+            if error.__cause__ is not None or self._guard.is_lending:
+                self.failed(error)
+            raise
+        finally:
+            if self._kept is None:
+                self._leave(_NO_OUTCOME)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave(None if self.has_answered else _NO_OUTCOME)
+        kept, self._kept = self.kept, None
+        await self._pool.take_back(kept, error, self._started)
+
+    def failed(self, error: Exception) -> None:
+        """Tell the circuit that the database failed. What else becomes of this loan does not count."""
+        self._leave(error)
+
+    def _leave(self, error: BaseException | None) -> None:
+        permit, self._permit = self._permit, None
+        if permit is not None:
+            permit.run(self._guard.breaker.__exit__, None if error is None else type(error), error, None)
+
+
+class Guard:
+    """The circuit, the budget and the retries before a pool.
+
+    Args:
+        pool: Lends the connections.
+        max_size: How many it lends at once.
+        breaker: Whether it lends; None is one with `database_circuit`.
+        budget: What further tries are spent from; None is one with the defaults.
+        observer: Told of them. It may raise.
+        clock: Monotonic seconds.
+        luck: Spreads the waits.
+
+    Attributes:
+        breaker: The circuit.
+        budget: The budget.
+        reads: Tries a statement once more after its connection broke.
+        transactions: Tries a transaction again that was lost to another one.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        max_size: int,
+        breaker: CircuitBreaker | None,
+        budget: RetryBudget | None,
+        observer: Observer,
+        clock: Clock,
+        luck: Luck,
+    ) -> None:
+        name = pool.name
+        self._pool = pool
+        self._is_closing = False
+        self._observe = fan_out([observer])
+        self.breaker: CircuitBreaker = breaker or CircuitBreaker(
+            name, config=database_circuit(max_size), observer=observer, clock=clock, luck=luck
+        )
+        self.budget: RetryBudget = budget or RetryBudget(name)
+        self.reads: Retry = Retry(
+            f"{name}_read",
+            attempts=2,
+            backoff=Backoff(base=0.02, cap=0.02),
+            budget=self.budget,
+            retryable=_is_repeatable,
+            throttled=_asks_no_wait,
+            observer=observer,
+            clock=clock,
+            luck=luck,
+        )
+        self.transactions: Retry = Retry(
+            f"{name}_transaction",
+            # A victim of a deadlock wins the next round; one that loses three times meets real contention.
+            attempts=3,
+            backoff=Backoff(base=0.05, cap=0.5),
+            budget=self.budget,
+            retryable=_lost_to_another,
+            throttled=_asks_no_wait,
+            observer=observer,
+            clock=clock,
+            luck=luck,
+        )
+
+        pool.presence.when_found = self._forget
+
+    @property
+    def is_lending(self) -> bool:
+        """Whether there is a database, as far as is known, and this does not close."""
+        return self._pool.presence.is_there and not self._is_closing
+
+    def close(self) -> None:
+        """Take no note any more of connections that are refused."""
+        self._is_closing = True
+
+    def take_note(
+        self, loan: GuardedLoan, error: Exception, known: Exception | None, *, limit: float | None
+    ) -> None:
+        """See what the failure of a statement means for its connection, the presence of the database, and the circuit.
+
+        Args:
+            loan: Where.
+            error: What the driver raised.
+            known: What that is in this library's words.
+            limit: The seconds that its request left it; None if it had all of `statement_timeout`.
+        """
+        kept, presence = loan.kept, self._pool.presence
+        state = _sqlstate(error)
+        is_late = isinstance(error, TimeoutError)
+        if limit is not None and (is_late or state == _QUERY_CANCELED):
+            self._observe(DeadlineExceeded("database"))
+            if limit > 0.0:
+                presence.suspect()
+        elif is_late or isinstance(error, asyncpg.InternalClientError):
+            # A server that does not even end a statement at its own limit, or that says what nobody asked.
+            kept.connection.terminate()
+        moved = state == _READ_ONLY
+        if moved or kept.connection.is_closed():
+            presence.suspect(kept, moved=moved)
+        if _is_to_blame(error, known, limit):
+            loan.failed(known or error)
+        # What the driver finds wrong by itself has no SQLSTATE, and may never have been sent.
+        loan.has_answered = state not in {"", _QUERY_CANCELED}
+
+    def _forget(self) -> None:
+        """Let the circuit forget what was: the database is there again. What was set by hand stays."""
+        if self.breaker.statistics().state not in _BY_HAND:
+            self.breaker.reset()
+
+
+def _is_to_blame(error: Exception, known: Exception | None, limit: float | None) -> bool:
+    """Tell whether it was the database that failed, and neither the statement nor a caller in a hurry."""
+    if isinstance(known, DeadlineExceededError):
+        return limit is None or (limit >= _FAIR and not _is_the_callers_wish())
+    return _broke(error, known)
+
+
+def _is_the_callers_wish() -> bool:
+    """Tell whether the request's deadline is as early as it is because its caller asked for that."""
+    request = current_request()
+    return request is not None and request.started + request.asked <= request.deadline
+
+
+def _broke(error: BaseException | None, known: Exception | None) -> bool:
+    """Tell whether the connection broke, or could not be opened."""
+    return isinstance(known, DatabaseUnavailableError) and not _sqlstate(error).startswith(_OUT_OF_RESOURCES)
+
+
+def _is_repeatable(error: Exception) -> bool:
+    # Without a cause nobody was asked, as it is known that there is no database.
+    return error.__cause__ is not None and _broke(error.__cause__, error)
+
+
+def _lost_to_another(error: Exception) -> bool:
+    return isinstance(error, DatabaseUnavailableError) and _sqlstate(error.__cause__) in _CONFLICTS
+
+
+def _asks_no_wait(error: Exception) -> None:
+    """Wait for no longer than the backoff says: `retry_after` is for whoever gets the error in the end."""
+
+
+def _sqlstate(error: BaseException | None) -> str:
+    state = getattr(error, "sqlstate", None)
+    return state if isinstance(state, str) else ""

@@ -1,0 +1,869 @@
+"""A sick database is left in peace, nobody's haste opens its circuit, and only what may run twice does."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import Self
+from urllib.parse import urlsplit
+
+import anyio
+import asyncpg
+import pytest
+
+from postfacta_core.aio.breaker import CircuitBreaker
+from postfacta_core.aio.database import Connection, Database, PoolOptions, database_circuit
+from postfacta_core.errors import (
+    CircuitOpenError,
+    DatabaseUnavailableError,
+    DeadlineExceededError,
+    LockTimeoutError,
+    OutcomeUnknownError,
+    PoolTimeoutError,
+    ReadOnlyDatabaseError,
+)
+from postfacta_core.events import CircuitChanged, Mode, Outcome, PolicyCreated, QueryFinished, RetryScheduled
+from postfacta_core.policy.breaker import Circuit, CircuitConfig, CircuitState
+from postfacta_core.policy.retry import RetryBudget
+from postfacta_core.testing import RecordingObserver
+from postfacta_embedded import EmbeddedPostgres
+from tests.pg import open_folder
+
+from .postgres import QUICK, request_within, until_quiet, watcher
+
+pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg knows no other
+
+# Two of three, so that a test needs few calls; short waits, so that it needs little time.
+TOUCHY = replace(
+    database_circuit(QUICK.max_size),
+    minimum_number_of_calls=3,
+    wait_duration_in_open_state=0.5,
+    max_wait_duration_in_open_state=0.5,
+    permitted_number_of_calls_in_half_open_state=1,
+)
+ONE = "select 1"
+ECHO = "select $1::text"
+# A machine that is busy takes its time to open a connection.
+PATIENT = replace(QUICK, acquire_timeout=5.0)
+IMPATIENT = replace(PATIENT, statement_timeout=0.2)
+
+
+class Flapping:
+    """A relay to a server that breaks connections.
+
+    Attributes:
+        resets: The next so many statements that send the word victim get their connection reset.
+        refuses: Whether new connections are reset at once.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        parts = urlsplit(dsn)
+        self._upstream = (parts.hostname or "", parts.port or 0)
+        self._parts = parts
+        self._server: asyncio.Server | None = None
+        self._writers: list[asyncio.StreamWriter] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.resets = 0
+        self.refuses = False
+
+    def dsn(self) -> str:
+        """Give the address that leads through it."""
+        assert self._server is not None
+        port = self._server.sockets[0].getsockname()[1]
+        credentials = self._parts.netloc.rpartition("@")[0]
+        return self._parts._replace(netloc=f"{credentials}@127.0.0.1:{port}").geturl()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.cut()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def accepted(self) -> int:
+        """How many connections there were."""
+        return len(self._writers)
+
+    def cut(self, most: int | None = None) -> None:
+        """Break the connections that there are, or so many of the oldest."""
+        for writer in self._writers[:most]:
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._writers.append(writer)
+        if self.refuses:
+            writer.transport.abort()
+            return
+        there_reader, there_writer = await asyncio.open_connection(*self._upstream)
+        back = asyncio.ensure_future(self._pump(there_reader, writer))
+        try:
+            while piece := await reader.read(65536):
+                if self.resets > 0 and b"victim" in piece:
+                    self.resets -= 1
+                    writer.transport.abort()
+                    break
+                there_writer.write(piece)
+                await there_writer.drain()
+        except OSError:
+            pass
+        finally:
+            back.cancel()
+            writer.transport.abort()
+            there_writer.transport.abort()
+
+    @staticmethod
+    async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while piece := await reader.read(65536):
+                writer.write(piece)
+                await writer.drain()
+        writer.transport.abort()
+
+
+@asynccontextmanager
+async def guarded(
+    dsn: str,
+    *,
+    config: CircuitConfig = TOUCHY,
+    options: PoolOptions = PATIENT,
+    seen: RecordingObserver | None = None,
+    budget: RetryBudget | None = None,
+) -> AsyncGenerator[Database]:
+    """Open a database whose circuit opens soon."""
+    seen = seen or RecordingObserver()
+    breaker = CircuitBreaker("db", config=config, observer=seen)
+    async with Database(
+        dsn, name="db", options=options, breaker=breaker, retry_budget=budget, observer=seen
+    ) as database:
+        with anyio.fail_after(10):
+            await database.wait_connected()
+        yield database
+
+
+def counts(database: Database) -> dict[str, int]:
+    """Tell how its circuit counted the calls, without what it did not see."""
+    return {
+        sample.labels[1]: int(sample.value)
+        for sample in database.breaker.tally()
+        if sample.metric == "postfacta_breaker_calls_total" and sample.value
+    }
+
+
+def tries(seen: RecordingObserver, operation: str) -> dict[str, int]:
+    """Tell how the tries of an operation ended."""
+    return {
+        sample.labels[1]: int(sample.value)
+        for event in seen.of(PolicyCreated)
+        for sample in event.tally()
+        if sample.metric == "postfacta_retry_attempts_total"
+        and sample.labels[0] == operation
+        and sample.value
+    }
+
+
+async def time_out(database: Database) -> None:
+    """Let a statement run into the service's own limit."""
+    with pytest.raises(DeadlineExceededError):
+        await database.execute("select pg_sleep(60)")
+
+
+def test_the_default_circuit_opens_for_five_seconds_and_never_for_longer(anyio_backend: str) -> None:
+    waits = {database_circuit(10).wait(opening, 0.0) for opening in (1, 2, 9)}
+    assert waits == {5.0}
+    database = Database("postgresql://nobody@127.0.0.1:1/nothing", name="ledger")
+    assert database.breaker.name == database.retry_budget.name == "ledger"
+
+
+@pytest.mark.parametrize("max_size", [1, 2, 10, 500, 10_000])
+def test_a_blow_that_breaks_all_lent_connections_at_once_opens_no_circuit(
+    max_size: int, anyio_backend: str
+) -> None:
+    moves: list[CircuitChanged] = []
+    circuit = Circuit("db", database_circuit(max_size), 0.0, moved=moves.append)
+    broken = min(max_size, 2400)  # a window has an end
+    for number in range(broken * 10):
+        outcome = Outcome.FAILURE if number < broken else Outcome.SUCCESS
+        circuit.leave(circuit.enter(0.0), outcome, started=0.0, now=0.0, luck=0.0)
+    assert moves == []
+    for _ in range(broken * 4 + 20):  # but all that follow are more than a blow
+        circuit.leave(circuit.enter(0.0), Outcome.FAILURE, started=0.0, now=0.0, luck=0.0)
+    assert [move.new for move in moves] == ["open"]
+
+
+async def test_statements_that_all_time_out_open_the_circuit_and_the_next_caller_waits_for_nothing(
+    database_dsn: str,
+) -> None:
+    seen = RecordingObserver()
+    async with guarded(database_dsn, options=IMPATIENT, seen=seen) as database:
+        for _ in range(3):
+            await time_out(database)
+        started = anyio.current_time()
+        with pytest.raises(CircuitOpenError) as refused:
+            await database.fetchval(ONE)
+        assert anyio.current_time() - started < 0.05
+        assert 0 < (refused.value.retry_after or 0) <= 0.5
+        assert refused.value.policy == database.name
+        assert counts(database) == {"failure": 3, "rejected": 1}
+        await database.ping()  # whoever looks whether it is there is not kept out
+        await anyio.sleep(0.55)
+        assert await database.fetchval(ONE) == 1
+        assert database.breaker.statistics().state is CircuitState.CLOSED
+    assert [(event.breaker, event.new) for event in seen.of(CircuitChanged)] == [
+        ("db", "open"),
+        ("db", "half_open"),
+        ("db", "closed"),
+    ]
+
+
+async def test_connections_that_flap_open_the_circuit_and_it_closes_when_they_stop(database_dsn: str) -> None:
+    seen = RecordingObserver()
+    config = replace(TOUCHY, minimum_number_of_calls=10, permitted_number_of_calls_in_half_open_state=3)
+    async with Flapping(database_dsn) as relay, guarded(relay.dsn(), config=config, seen=seen) as database:
+        refused = 0
+        for number in range(40):
+            relay.resets = number % 2
+            try:
+                await database.fetchval(ECHO, "victim")
+            except CircuitOpenError:
+                refused += 1
+            except DatabaseUnavailableError:
+                pass
+        assert refused >= 25  # half of ten is enough to open it
+        assert counts(database)["failure"] == 5
+        relay.resets = 0
+        await anyio.sleep(0.55)
+        for _ in range(3):
+            assert await database.fetchval(ONE) == 1
+        assert database.breaker.statistics().state is CircuitState.CLOSED
+
+
+async def test_while_half_open_one_transaction_at_a_time_tries_and_none_is_cut_in_its_middle(
+    database_dsn: str,
+) -> None:
+    config = replace(TOUCHY, permitted_number_of_calls_in_half_open_state=2)
+    async with guarded(database_dsn, config=config, options=IMPATIENT) as database:
+        database.breaker.open()
+        await anyio.sleep(0.55)
+        async with database.transaction() as connection:
+            assert await connection.fetchval(ONE) == 1
+            for _ in range(5):
+                with pytest.raises(CircuitOpenError):
+                    await database.fetchval(ONE)
+            assert await connection.fetchval(ONE) == 1
+        assert counts(database) == {"success": 1, "rejected": 5}
+        assert database.breaker.statistics().state is CircuitState.HALF_OPEN
+        assert await database.fetchval(ONE) == 1
+        assert database.breaker.statistics().state is CircuitState.CLOSED
+
+
+async def test_a_transaction_that_began_before_the_circuit_opened_runs_to_its_end(database_dsn: str) -> None:
+    async with guarded(database_dsn) as database:
+        await database.execute("create table t (a int)")
+        async with database.transaction() as connection:
+            await connection.execute("insert into t values (1)")
+            database.breaker.open()
+            await connection.execute("insert into t values (2)")
+        database.breaker.reset()
+        assert await database.fetchval("select count(*) from t") == 2
+
+
+async def test_one_failure_in_a_transaction_is_one_failure_even_if_its_error_was_swallowed(
+    database_dsn: str,
+) -> None:
+    async with guarded(database_dsn, options=IMPATIENT) as database:
+        with pytest.raises(asyncpg.InFailedSQLTransactionError):
+            async with database.transaction() as connection:
+                with suppress(DeadlineExceededError):
+                    await connection.execute("select pg_sleep(60)")
+                assert counts(database) == {"failure": 1}  # known at once, and not only at the end
+        async with database.acquire() as connection:
+            with suppress(DeadlineExceededError):
+                await connection.execute("select pg_sleep(60)")
+            assert await connection.fetchval(ONE) == 1
+        assert counts(database) == {"failure": 2}
+
+
+@pytest.mark.parametrize(
+    ("sql", "error"),
+    [
+        ("insert into t values (1)", asyncpg.UniqueViolationError),
+        ("insert into t values (null)", asyncpg.NotNullViolationError),
+        ("select 1 / 0", asyncpg.DivisionByZeroError),
+        ("select * from nowhere", asyncpg.UndefinedTableError),
+        ("insert into r select 1", ReadOnlyDatabaseError),
+        ("do $$ begin raise sqlstate '53100'; end $$", DatabaseUnavailableError),  # disk full
+        ("do $$ begin raise sqlstate '40001'; end $$", asyncpg.SerializationError),
+        ("select * from held", LockTimeoutError),
+    ],
+)
+async def test_an_answer_that_nobody_likes_is_still_an_answer(
+    database_dsn: str, sql: str, error: type[Exception]
+) -> None:
+    options = replace(PATIENT, lock_timeout=0.05)
+    async with guarded(database_dsn, options=options) as database, watcher(database_dsn) as other:
+        await other.execute(
+            "create table t (a int primary key); create table held (); create table r (a int)"
+        )
+        await other.execute("insert into t values (1)")
+        before = counts(database)
+        async with other.transaction():
+            await other.execute("lock table held")
+            for _ in range(6):
+                with pytest.raises(error):
+                    async with database.transaction() as connection:
+                        if error is ReadOnlyDatabaseError:
+                            await connection.execute("set transaction read only")
+                        await connection.execute(sql)
+                with anyio.fail_after(
+                    5
+                ):  # a write that is refused as read-only has others look where the database is
+                    await database.wait_connected()
+        assert counts(database).keys() - before.keys() <= {"success"}
+        assert database.breaker.statistics().state is CircuitState.CLOSED
+        assert counts(database)["success"] == 6
+
+
+async def test_what_the_driver_refuses_by_itself_says_nothing_of_the_database(database_dsn: str) -> None:
+    async with guarded(database_dsn) as database:
+        for _ in range(4):
+            with pytest.raises(asyncpg.InterfaceError):
+                await database.fetch("select $1::int", "no number", 2)
+        assert counts(database) == {"ignored": 4}
+
+
+async def test_a_full_pool_is_no_failure_of_the_database(database_dsn: str) -> None:
+    options = replace(QUICK, acquire_timeout=0.4)
+    async with guarded(database_dsn, options=options) as database:
+        async with database.acquire(), database.acquire():
+            for _ in range(4):
+                with pytest.raises(PoolTimeoutError):
+                    await database.fetchval(ONE)
+        assert counts(database) == {"ignored": 6}
+        assert database.breaker.statistics().state is CircuitState.CLOSED
+
+
+@pytest.mark.parametrize("how", ["statement", "transaction", "pool"])
+async def test_a_client_that_asks_for_no_time_at_all_cannot_open_the_circuit(
+    database_dsn: str, how: str
+) -> None:
+    async with guarded(database_dsn) as database:
+
+        async def ask() -> None:
+            if how == "transaction":
+                async with database.transaction() as connection:
+                    await connection.execute("select pg_sleep(60)")
+            else:
+                await database.execute("select pg_sleep(60)")
+
+        async with database.acquire(), anyio.create_task_group() as group:
+            if how == "pool":
+                await group.start(_hold, database)
+            for seconds in (0.01, 0.05, 0.1, 1.4) if how != "pool" else (0.01, 0.05, 0.1, 0.1):
+                with request_within(seconds) as request, pytest.raises(DeadlineExceededError):
+                    request.asked = seconds
+                    await ask()
+            group.cancel_scope.cancel()
+        assert "failure" not in counts(database)
+        assert database.breaker.statistics().state is CircuitState.CLOSED
+
+
+async def _hold(database: Database, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    async with database.acquire():
+        task_status.started()
+        await anyio.sleep_forever()
+
+
+async def test_a_deadline_that_the_service_set_counts_if_the_statement_had_a_fair_time(
+    database_dsn: str,
+) -> None:
+    async with guarded(database_dsn) as database:
+        for seconds in (0.1, 1.4):
+            with request_within(seconds), pytest.raises(DeadlineExceededError):
+                await database.execute("select pg_sleep(60)")
+        assert counts(database) == {"ignored": 1, "failure": 1}
+        with request_within(0.0), pytest.raises(DeadlineExceededError):
+            await database.execute(ONE)
+        assert counts(database) == {"ignored": 2, "failure": 1}
+
+
+async def test_cancelled_callers_are_no_outcome_and_leave_no_trial_out(database_dsn: str) -> None:
+    config = replace(TOUCHY, permitted_number_of_calls_in_half_open_state=3)
+    async with guarded(database_dsn, config=config) as database, watcher(database_dsn) as other:
+        for state in (CircuitState.CLOSED, CircuitState.HALF_OPEN):
+            for _ in range(4):
+                with anyio.move_on_after(0.03):
+                    async with database.transaction() as connection:
+                        await connection.execute("select pg_sleep(60)")
+                await until_quiet(other)
+            assert database.breaker.statistics().state is state
+            if state is CircuitState.CLOSED:
+                assert counts(database) == {"ignored": 4}
+                database.breaker.open()
+                await anyio.sleep(0.55)
+        assert counts(database) == {"ignored": 8}
+        for _ in range(3):
+            assert await database.fetchval(ONE) == 1
+        assert database.breaker.statistics().state is CircuitState.CLOSED
+
+
+async def test_a_caller_cancelled_while_a_connection_is_opened_leaves_no_trial_out(database_dsn: str) -> None:
+    async with guarded(database_dsn) as database:
+        database.breaker.open()
+        await anyio.sleep(0.55)
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await database.fetchval(ONE)
+        assert counts(database) == {"ignored": 1}
+        assert await database.fetchval(ONE) == 1
+
+
+async def test_connections_that_cannot_be_opened_count(database_dsn: str) -> None:
+    async with Flapping(database_dsn) as relay, guarded(relay.dsn()) as database:
+        relay.refuses = True  # the one that is reserved lives on
+        for _ in range(3):
+            with pytest.raises(DatabaseUnavailableError):
+                await database.fetchval(ONE)
+        with pytest.raises(CircuitOpenError):
+            await database.fetchval(ONE)
+        assert database.is_connected
+        assert counts(database) == {"failure": 3, "rejected": 1}
+
+
+async def test_a_commit_whose_answer_was_lost_counts(database_dsn: str) -> None:
+    async with Flapping(database_dsn) as relay, guarded(relay.dsn()) as database:
+        await database.execute("create table t (a int)")
+        with pytest.raises(OutcomeUnknownError):
+            async with database.transaction() as connection:
+                await connection.execute(
+                    "create function slow() returns trigger as $$ begin perform pg_sleep(60); return null; end $$"
+                    " language plpgsql; create constraint trigger slow after insert on t"
+                    " deferrable initially deferred for each row execute function slow()"
+                )
+                await connection.execute("insert into t values (1)")
+                asyncio.get_running_loop().call_later(0.1, connection.raw.terminate)
+        assert counts(database) == {"success": 1, "failure": 1}
+
+
+@pytest.fixture
+def own_server() -> Generator[EmbeddedPostgres]:
+    """A server that a test may kill."""
+    with open_folder() as folder, EmbeddedPostgres(folder / "data") as server:
+        yield server
+
+
+async def test_a_database_that_is_back_is_not_kept_waiting_for_by_its_circuit(
+    own_server: EmbeddedPostgres,
+) -> None:
+    seen = RecordingObserver()
+    config = replace(TOUCHY, wait_duration_in_open_state=60.0, max_wait_duration_in_open_state=60.0)
+    async with guarded(own_server.dsn(), config=config, seen=seen) as database:
+        assert await database.fetchval(ONE) == 1
+        async with anyio.create_task_group() as group:
+            for _ in range(2):
+                group.start_soon(_suffer, database)
+            await anyio.sleep(0.2)
+            await anyio.to_thread.run_sync(own_server.kill)
+        with anyio.fail_after(5):
+            while database.is_connected:
+                await anyio.sleep(0.01)
+        database.breaker.open()
+        before = counts(database)
+        for _ in range(20):  # it is known to be away: nobody asks it, and so nothing is learned of it
+            with pytest.raises(DatabaseUnavailableError) as refused:
+                await database.fetchval(ONE)
+            assert (refused.value.retry_after or 0) < 5
+        assert counts(database) == before
+        await anyio.to_thread.run_sync(own_server.start)
+        with anyio.fail_after(10):
+            await database.wait_connected()
+        assert await database.fetchval(ONE) == 1  # at once: the circuit was to stay open for a minute
+        assert database.breaker.statistics().failures == 0
+
+
+async def _suffer(database: Database) -> None:
+    with pytest.raises(DatabaseUnavailableError):
+        await database.execute("select pg_sleep(60)")
+
+
+@pytest.mark.parametrize("by_hand", ["forced_open", "disable", "metrics_only"])
+async def test_a_circuit_that_was_set_by_hand_stays_so_when_the_database_is_found(
+    database_dsn: str, by_hand: str
+) -> None:
+    async with Flapping(database_dsn) as relay, guarded(relay.dsn()) as database:
+        getattr(database.breaker, by_hand)()
+        state = database.breaker.statistics().state
+        await _vanish_and_return(relay, database)
+        assert database.breaker.statistics().state is state
+
+
+async def test_what_was_counted_before_an_outage_is_forgotten_after_it(database_dsn: str) -> None:
+    async with Flapping(database_dsn) as relay, guarded(relay.dsn(), options=IMPATIENT) as database:
+        for _ in range(2):
+            await time_out(database)
+        await _vanish_and_return(relay, database)
+        await time_out(database)
+        statistics = database.breaker.statistics()
+        assert (statistics.state, statistics.failures) == (CircuitState.CLOSED, 1)
+
+
+async def _is_alive(database: Database) -> bool:
+    try:
+        await database.ping()
+    except DatabaseUnavailableError:
+        return False
+    return True
+
+
+async def _vanish_and_return(relay: Flapping, database: Database) -> None:
+    relay.refuses = True
+    relay.cut()
+    with anyio.fail_after(5):
+        while database.is_connected:
+            await anyio.sleep(0.01)
+        relay.refuses = False
+        await database.wait_connected()
+
+
+async def test_the_reserved_connection_alone_breaking_forgives_nothing(database_dsn: str) -> None:
+    """Else a network that flaps would keep its own circuit closed."""
+    async with Flapping(database_dsn) as relay, guarded(relay.dsn(), options=IMPATIENT) as database:
+        for _ in range(2):
+            await time_out(database)
+        before = relay.accepted
+        relay.cut(most=1)  # the first that was opened
+        with anyio.fail_after(5):
+            while relay.accepted == before or not await _is_alive(database):
+                await anyio.sleep(0.01)
+        assert database.breaker.statistics().failures == 2
+
+
+async def test_modes_of_the_breaker_hold_for_the_database(database_dsn: str) -> None:
+    async with guarded(database_dsn) as database:
+        database.breaker.open()
+        database.breaker.mode = Mode.SHADOW
+        assert await database.fetchval(ONE) == 1
+        database.breaker.mode = Mode.OFF
+        assert await database.fetchval(ONE) == 1
+        database.breaker.mode = Mode.ENFORCE
+        with pytest.raises(CircuitOpenError):
+            await database.fetchval(ONE)
+
+
+async def test_a_transaction_may_end_in_another_task_than_it_began_in(database_dsn: str) -> None:
+    async with guarded(database_dsn) as database:
+        block = database.transaction()
+
+        async def begin() -> None:
+            connection = await block.__aenter__()
+            assert await connection.fetchval(ONE) == 1
+
+        async def end() -> None:
+            await block.__aexit__(None, None, None)
+
+        for step in (begin, end):
+            async with anyio.create_task_group() as group:
+                group.start_soon(step)
+        assert counts(database) == {"success": 1}
+
+
+async def test_a_database_that_closes_tells_its_circuit_nothing(database_dsn: str) -> None:
+    closing = anyio.Event()
+
+    async def hold(database: Database, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        async with database.acquire() as connection:
+            task_status.started()
+            await closing.wait()
+            for _ in range(4):
+                await anyio.sleep(0.01)
+                assert database.is_connected
+                with pytest.raises(DatabaseUnavailableError):
+                    await database.fetchval(ONE)
+            assert await connection.fetchval(ONE) == 1
+
+    async with anyio.create_task_group() as group, guarded(database_dsn) as database:
+        await group.start(hold, database)
+        closing.set()
+    assert counts(database) == {"ignored": 4, "success": 1}
+
+
+# What is tried again
+
+
+async def test_a_repeatable_read_whose_connection_broke_is_answered_by_another(database_dsn: str) -> None:
+    seen = RecordingObserver()
+    async with (
+        Flapping(database_dsn) as relay,
+        guarded(relay.dsn(), config=database_circuit(2), seen=seen) as database,
+    ):
+        for ask in (database.fetch, database.fetchrow, database.fetchval):
+            relay.resets = 1
+            answer = await ask(ECHO, "victim", operation="probe", repeatable=True)
+            assert answer in ([("victim",)], ("victim",), "victim")
+        assert counts(database) == {"failure": 3, "success": 3}
+    assert tries(seen, "db_read") == {"retried": 3, "recovered": 3}
+    assert [event.error_type for event in seen.of(QueryFinished) if event.operation == "probe"] == [
+        *("DatabaseUnavailableError", "") * 3
+    ]
+
+
+async def test_a_read_whose_connection_breaks_twice_is_told_so_and_not_tried_a_third_time(
+    database_dsn: str,
+) -> None:
+    seen = RecordingObserver()
+    async with Flapping(database_dsn) as relay, guarded(relay.dsn(), seen=seen) as database:
+        relay.resets = 9
+        with pytest.raises(DatabaseUnavailableError) as gone:
+            await database.fetchval(ECHO, "victim", repeatable=True)
+        assert relay.resets == 7
+        assert "no more tries" in gone.value.__notes__[0]
+    assert tries(seen, "db_read") == {"retried": 1, "exhausted": 1}
+
+
+async def test_what_was_not_called_repeatable_is_never_run_twice(database_dsn: str) -> None:
+    seen = RecordingObserver()
+    async with Flapping(database_dsn) as relay, guarded(relay.dsn(), seen=seen) as database:
+        relay.resets = 9
+        with pytest.raises(DatabaseUnavailableError):
+            await database.fetchval(ECHO, "victim")
+        with pytest.raises(DatabaseUnavailableError):
+            await database.execute(ECHO, "victim")
+        assert relay.resets == 7
+    assert seen.of(RetryScheduled) == []
+
+
+@pytest.mark.parametrize(
+    ("sql", "error"),
+    [
+        ("select pg_sleep(60)", DeadlineExceededError),
+        ("select 1 / 0", asyncpg.DivisionByZeroError),
+        ("do $$ begin raise sqlstate '53100'; end $$", DatabaseUnavailableError),
+        ("do $$ begin raise sqlstate '40001'; end $$", asyncpg.SerializationError),
+    ],
+)
+async def test_a_read_that_failed_on_a_connection_that_is_well_is_not_tried_again(
+    database_dsn: str, sql: str, error: type[Exception]
+) -> None:
+    seen = RecordingObserver()
+    async with guarded(database_dsn, options=IMPATIENT, seen=seen) as database:
+        with pytest.raises(error):
+            await database.fetchval(sql, repeatable=True)
+    assert tries(seen, "db_read") == {"failure": 1}
+
+
+async def test_a_read_is_not_tried_again_while_the_database_is_known_to_be_away_or_its_circuit_is_open(
+    database_dsn: str,
+) -> None:
+    seen = RecordingObserver()
+    nobody = "postgresql://nobody@127.0.0.1:1/nothing"
+    async with Database(nobody, name="db", options=QUICK, observer=seen) as database:
+        with pytest.raises(DatabaseUnavailableError):
+            await database.fetchval(ONE, repeatable=True)
+    async with guarded(database_dsn, seen=seen) as database:
+        database.breaker.open()
+        with pytest.raises(CircuitOpenError):
+            await database.fetchval(ONE, repeatable=True)
+    assert seen.of(RetryScheduled) == []
+
+
+async def test_an_empty_budget_and_a_deadline_end_the_tries(database_dsn: str) -> None:
+    seen = RecordingObserver()
+    budget = RetryBudget("db", ratio=0.0, floor=1e-9, burst=1)
+    async with Flapping(database_dsn) as relay, guarded(relay.dsn(), seen=seen, budget=budget) as database:
+        assert database.retry_budget is budget
+        relay.resets = 9
+        with request_within(0.03), pytest.raises((DatabaseUnavailableError, DeadlineExceededError)):
+            await anyio.sleep(0.02)
+            await database.fetchval(ECHO, "victim", repeatable=True)
+        database.breaker.reset()
+        with pytest.raises(DatabaseUnavailableError):
+            await database.fetchval(ECHO, "victim", repeatable=True)
+        with pytest.raises(DatabaseUnavailableError) as gone:
+            await database.fetchval(ECHO, "victim", repeatable=True)
+        assert "budget" in gone.value.__notes__[0]
+    assert tries(seen, "db_read")["budget_refused"] == 1
+
+
+Step = Callable[[Connection], Awaitable[None]]
+
+
+async def two_that_collide(
+    database: Database, isolation: str, *, keys: tuple[int, int] = (1, 1)
+) -> list[int]:
+    """Run two transactions that are in each other's way the first time; tell how often each ran."""
+    runs = [0, 0]
+    both = [anyio.Event(), anyio.Event()]
+
+    async def work(number: int) -> None:
+        async def add(connection: Connection) -> None:
+            runs[number] += 1
+            first, second = keys if number == 0 else keys[::-1]
+            await connection.fetchval("select a from t where id = $1", first)
+            if first != second:
+                await connection.execute("update t set a = a + 1 where id = $1", first)
+            both[number].set()
+            await both[1 - number].wait()
+            await connection.execute("update t set a = a + 1 where id = $1", second)
+
+        await database.run_transaction(add, isolation=isolation)  # type: ignore[arg-type] # one of the three
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(work, 0)
+        group.start_soon(work, 1)
+    return runs
+
+
+async def test_of_two_transactions_that_collide_the_loser_runs_again_from_its_start(
+    database_dsn: str,
+) -> None:
+    seen = RecordingObserver()
+    async with guarded(database_dsn, seen=seen) as database:
+        await database.execute("create table t (id int primary key, a int)")
+        await database.execute("insert into t values (1, 0), (2, 0)")
+        assert sorted(await two_that_collide(database, "repeatable read")) == [1, 2]
+        assert await database.fetchval("select a from t where id = 1") == 2
+        await database.execute("update t set a = 0")
+    assert tries(seen, "db_transaction") == {"success": 1, "retried": 1, "recovered": 1}
+    assert [event.sqlstate for event in seen.of(QueryFinished) if event.error_type] == ["40001"]
+
+
+async def test_of_two_transactions_in_a_deadlock_the_victim_runs_again(database_dsn: str) -> None:
+    seen = RecordingObserver()
+    options = replace(PATIENT, lock_timeout=5.0, statement_timeout=5.0)
+    async with guarded(database_dsn, options=options, seen=seen) as database:
+        await database.execute("create table t (id int primary key, a int)")
+        await database.execute("insert into t values (1, 0), (2, 0)")
+        assert sorted(await two_that_collide(database, "read committed", keys=(1, 2))) == [1, 2]
+        assert await database.fetchval("select array_agg(a) from t") == [2, 2]
+    assert [event.sqlstate for event in seen.of(QueryFinished) if event.error_type] == ["40P01"]
+
+
+async def test_a_transaction_that_loses_each_time_gives_up_and_writes_nothing(database_dsn: str) -> None:
+    seen = RecordingObserver()
+    async with guarded(database_dsn, seen=seen) as database:
+        await database.execute("create table t (a int)")
+
+        async def lose(connection: Connection) -> None:
+            await connection.execute("insert into t values (1)")
+            await connection.execute("do $$ begin raise sqlstate '40001'; end $$")
+
+        with pytest.raises(DatabaseUnavailableError) as lost:
+            await database.run_transaction(lose)
+        assert isinstance(lost.value.__cause__, asyncpg.SerializationError)
+        assert lost.value.retry_after == 1.0
+        assert await database.fetchval("select count(*) from t") == 0
+        assert "failure" not in counts(database)
+    assert tries(seen, "db_transaction") == {"retried": 2, "exhausted": 1}
+    assert all(0 < event.delay <= 0.1 for event in seen.of(RetryScheduled))
+
+
+async def test_a_conflict_that_the_server_finds_at_commit_is_not_tried_again(database_dsn: str) -> None:
+    seen = RecordingObserver()
+    async with guarded(database_dsn, seen=seen) as database:
+        await database.execute("create table t (a int)")
+        await database.execute(
+            "create function lose() returns trigger as $$ begin raise sqlstate '40001'; end $$ language plpgsql"
+        )
+        await database.execute(
+            "create constraint trigger lose after insert on t deferrable initially deferred"
+            " for each row execute function lose()"
+        )
+        runs = 0
+
+        async def add(connection: Connection) -> None:
+            nonlocal runs
+            runs += 1
+            await connection.execute("insert into t values (1)")
+
+        with pytest.raises(asyncpg.SerializationError):
+            await database.run_transaction(add)
+        assert runs == 1
+    assert seen.of(RetryScheduled) == []
+
+
+@pytest.mark.parametrize("error", [LookupError, asyncpg.UniqueViolationError, DatabaseUnavailableError])
+async def test_a_transaction_that_fails_by_itself_or_loses_its_connection_is_not_run_again(
+    database_dsn: str, error: type[Exception]
+) -> None:
+    runs = 0
+    async with Flapping(database_dsn) as relay, guarded(relay.dsn()) as database:
+        await database.execute("create table t (a int primary key)")
+
+        async def work(connection: Connection) -> None:
+            nonlocal runs
+            runs += 1
+            if error is LookupError:
+                raise LookupError
+            relay.resets = error is DatabaseUnavailableError
+            await connection.execute("insert into t values (1), (1) -- victim")
+
+        with pytest.raises(error):
+            await database.run_transaction(work)
+    assert runs == 1
+
+
+async def test_a_transaction_returns_what_its_function_does_at_the_isolation_it_asked_for(
+    database_dsn: str,
+) -> None:
+    async with guarded(database_dsn) as database:
+
+        async def level(connection: Connection) -> str:
+            return str(await connection.fetchval("show transaction_isolation"))
+
+        assert await database.run_transaction(level) == "read committed"
+        assert await database.run_transaction(level, isolation="serializable") == "serializable"
+        async with database.transaction(isolation="repeatable read") as connection:
+            assert await level(connection) == "repeatable read"
+
+
+async def test_its_circuit_its_retries_and_its_budget_show_their_numbers(database_dsn: str) -> None:
+    seen = RecordingObserver()
+    async with Database(database_dsn, name="db", options=QUICK, observer=seen) as database:
+        await database.wait_connected()
+        assert await database.fetchval(ONE, repeatable=True) == 1
+    samples = {s.metric: s for event in seen.of(PolicyCreated) for s in event.tally()}
+    assert samples.keys() == {
+        "postfacta_breaker_state",
+        "postfacta_breaker_calls_total",
+        "postfacta_retry_attempts_total",
+        "postfacta_retry_budget_tokens",
+    }
+    assert {event.policy for event in seen.of(PolicyCreated)} == {"db", "db_read", "db_transaction"}
+    assert counts(database) == {"success": 1}
+    assert tries(seen, "db_read") == {"success": 1}
+
+
+async def test_statements_leave_no_garbage_for_the_cyclic_collector(database_dsn: str) -> None:
+    async with Flapping(database_dsn) as relay, guarded(relay.dsn()) as database:
+
+        async def each(connection: Connection) -> None:
+            await connection.fetchval(ONE)
+
+        async def all_of_them() -> None:
+            for _ in range(20):
+                await database.fetchval(ONE)
+                await database.fetchval(ONE, repeatable=True)
+                await database.run_transaction(each)
+            database.breaker.open()
+            for _ in range(20):
+                with suppress(CircuitOpenError):
+                    await database.fetchval(ONE)
+            database.breaker.reset()
+
+        await all_of_them()
+        gc.collect()
+        gc.disable()
+        try:
+            await all_of_them()
+            assert gc.collect() == 0
+        finally:
+            gc.enable()
