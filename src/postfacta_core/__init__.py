@@ -10,25 +10,52 @@ The layout, from the top down; each floor imports only the floors below it:
 
 from __future__ import annotations
 
+from .aio.breaker import CircuitBreaker
+from .aio.bulkhead import Bulkhead
 from .aio.deadline import current_deadline, time_limit
+from .aio.fallback import Fallback
 from .aio.health import HealthRegistry
+from .aio.hedge import Hedge
 from .aio.lifecycle import Lifecycle
+from .aio.outgoing import Outgoing
+from .aio.pipeline import Pipeline
+from .aio.ratelimit import RateLimiter
+from .aio.retry import Retry
+from .aio.timeout import Timeout
 from .context import RequestContext, current_request
-from .errors import DeadlineExceededError, RejectedError, ResilienceError
+from .errors import CircuitOpenError, DeadlineExceededError, RejectedError, ResilienceError
+from .events import Mode
+from .policy.breaker import CircuitConfig
+from .policy.concurrency import AdaptiveLimiter, Priority
 from .policy.deadline import Deadline
 from .policy.lifecycle import DrainLimits
-from .policy.retry import Backoff
+from .policy.retry import Backoff, RetryBudget
 
 __all__ = [
+    "AdaptiveLimiter",
     "Backoff",
+    "Bulkhead",
+    "CircuitBreaker",
+    "CircuitConfig",
+    "CircuitOpenError",
     "Deadline",
     "DeadlineExceededError",
     "DrainLimits",
+    "Fallback",
     "HealthRegistry",
+    "Hedge",
     "Lifecycle",
+    "Mode",
+    "Outgoing",
+    "Pipeline",
+    "Priority",
+    "RateLimiter",
     "RejectedError",
     "RequestContext",
     "ResilienceError",
+    "Retry",
+    "RetryBudget",
+    "Timeout",
     "current_deadline",
     "current_request",
     "time_limit",

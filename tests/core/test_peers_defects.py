@@ -5,6 +5,7 @@ The numbers are those of the list of defects that the design was made from.
 
 | line | defect of a peer | here |
 |---|---|---|
+| 1 to 6 | breakers: cancellations, trials, stale failures, the wall clock | `aio/test_breaker`: pitfalls 1 to 6 |
 | 7 | a 404, a 405 or a cancelled request is not counted | `asgi/test_telemetry`: the table of routes; cancelled requests |
 | 7, 8 | a series for each path that is scanned or redirected | below; `asgi/test_telemetry`: ten thousand requests |
 | 7, 8, 24 | a background task counts as an active request, or as latency | below; `asgi/test_telemetry`: latency |
@@ -14,6 +15,9 @@ The numbers are those of the list of defects that the design was made from.
 | 9 | a client that leaves in mid-stream is a plain 200 | `asgi/test_telemetry`: clients that leave |
 | 11 | the template lacks the prefixes of mounts and routers | `asgi/test_route`, `test_frameworks` |
 | 12 | the tenant in a mount's prefix is a label's value | below |
+| 13 | limits miss mounts, included routers and 404s, or count each address apart | `asgi/test_ratelimit` |
+| 14 | a response is started twice | `asgi/test_ratelimit` |
+| 15 | a store blocks the loop, or costs more with each key | `aio/test_ratelimit`, `aio/test_ratelimit_memory` |
 | 16 | the framework's own 500 has no request id and no headers, or no status | `test_frameworks`: the framework's own 500 |
 | 17 | the application's list of headers grows | below; `asgi/test_headers`, `asgi/test_context` |
 | 18 | a cancelled request raises another error, and is not logged | below |
@@ -21,14 +25,16 @@ The numbers are those of the list of defects that the design was made from.
 | 19 | an id that is not a UUID is replaced | below; `asgi/test_context` |
 | 20 | a stream is timed up to its start | `asgi/test_telemetry`: latency |
 | 20 | what a handler sets in the context is invisible outside of it | below |
+| 21 | a time limit has no effect on a handler in a thread, or frees its place too soon | `asgi/test_deadline` |
+| 22 | a waiter that is cancelled keeps its place | `aio/test_bulkhead`, `test_cancellation` |
+| 23 | idle connections are shed, and probes | `asgi/test_concurrency` |
 | 24 | the size of another response is recorded | below |
 | 24 | three spans for a request, named by its path | below; `telemetry/test_tracing` |
 | 24 | durations below a millisecond are rounded away | below |
 | 24 | spans are made although nobody installed an SDK | `telemetry/test_tracing`: without an SDK |
 | cyclic garbage | a request leaves work for the cyclic collector | `asgi/test_stack`, `asgi/test_telemetry` |
 
-Lines 1 to 6, 13 to 15 and 21 to 23 are about breakers, rate limits, timeouts and bulkheads, which are not here yet;
-line 10 is about several processes on one registry, which is not offered.
+Line 10 is about several processes on one registry, which is not offered.
 """
 
 from __future__ import annotations

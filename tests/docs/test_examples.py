@@ -21,8 +21,15 @@ ROOT = Path(__file__).parent.parent.parent
 PAGES = [
     "README.md",
     "docs/how-to/adopt-the-core.md",
+    "docs/how-to/call-other-services.md",
+    "docs/how-to/circuit-breaker.md",
     "docs/how-to/deadlines.md",
     "docs/how-to/graceful-shutdown.md",
+    "docs/how-to/hedging-and-fallback.md",
+    "docs/how-to/load-shedding.md",
+    "docs/how-to/pipeline.md",
+    "docs/how-to/rate-limits.md",
+    "docs/how-to/retries.md",
 ]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

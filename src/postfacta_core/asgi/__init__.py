@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._problem import PROBLEMS, Problem, Render, problem_handler, problem_of, problem_response
 from ._types import ASGIApp, Message, Receive, Scope, Send
+from .concurrency import LoadSheddingMiddleware
 from .context import ContextMiddleware
 from .deadline import DeadlineMiddleware
 from .errors import ErrorMiddleware
@@ -12,6 +13,7 @@ from .health import HealthMiddleware
 from .lifecycle import LifecycleMiddleware
 from .lifespan import LifespanMiddleware
 from .metrics import MetricsEndpoint
+from .ratelimit import RateLimit, RateLimitMiddleware
 from .stack import Hardened, Policy, Telemetry, harden
 from .telemetry import RouteProbe, TelemetryMiddleware
 from .transfer import TransferMiddleware
@@ -26,10 +28,13 @@ __all__ = [
     "HealthMiddleware",
     "LifecycleMiddleware",
     "LifespanMiddleware",
+    "LoadSheddingMiddleware",
     "Message",
     "MetricsEndpoint",
     "Policy",
     "Problem",
+    "RateLimit",
+    "RateLimitMiddleware",
     "Receive",
     "Render",
     "ResponseHeadersMiddleware",

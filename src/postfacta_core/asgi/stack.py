@@ -10,10 +10,12 @@ A request passes these layers, outermost first:
 6. `MetricsEndpoint` and `HealthMiddleware`: never refused, whatever stands below them.
 7. `TransferMiddleware`: what is too large or too slow is refused; also while the application waits for it.
 8. `DeadlineMiddleware`: what lies below is cancelled at its deadline, and in a drain.
-9. The application.
+9. `RateLimitMiddleware`, if there are limits or trusted proxies: a caller over its rate costs nothing below.
+10. `LoadSheddingMiddleware`: innermost, since what it measures must be the application's own work.
+11. The application.
 
-`LifespanMiddleware` stands around all of them, since it has nothing to do with requests. It enters the lifecycle
-first, then the sweep of deadlines, the resources, and health last, and leaves them the other way round.
+`LifespanMiddleware` stands beside all of them, since it has nothing to do with requests. It enters the lifecycle
+first, then the sweep of deadlines, the loop's heartbeat, the resources, and health last, and leaves them the other way round.
 """
 
 from __future__ import annotations
@@ -24,9 +26,14 @@ from dataclasses import dataclass, field
 from ..aio.deadline import RunningRequests
 from ..aio.health import HealthRegistry
 from ..aio.lifecycle import Lifecycle
+from ..aio.looplag import LoopLag
+from ..aio.ratelimit_store import SharedStore
 from ..aio.resources import Resource
 from ..clock import MONOTONIC, Clock
-from ..events import Observer, fan_out
+from ..events import Mode, Observer, fan_out
+from ..policy.address import TrustedProxies
+from ..policy.concurrency import AdaptiveLimiter, LimiterConfig
+from ..policy.concurrency_limits import LatencyTarget
 from ..policy.lifecycle import DrainLimits, RecycleLimits
 from ..policy.transfer import TransferLimits
 from ..telemetry.logs import AccessLog, EventLog
@@ -34,6 +41,7 @@ from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import Tracing
 from ._problem import Render
 from ._types import ASGIApp, Receive, Scope, Send
+from .concurrency import LoadSheddingMiddleware, PriorityOf
 from .context import ContextMiddleware, Resetter
 from .deadline import DeadlineMiddleware, Timeout
 from .errors import ErrorMiddleware
@@ -42,6 +50,7 @@ from .health import HealthMiddleware
 from .lifecycle import LifecycleMiddleware
 from .lifespan import LifespanMiddleware
 from .metrics import MetricsEndpoint
+from .ratelimit import RateLimit, RateLimitMiddleware
 from .telemetry import RouteOf, TelemetryMiddleware
 from .transfer import TransferMiddleware
 
@@ -58,6 +67,14 @@ class Policy:
             function that tells them of a scope. A handler may have its own: `aio.deadline.time_limit`.
         stream_timeout: The same for a response in pieces, once the first is sent.
         cancel_on_disconnect: Whether a handler is cancelled when its client goes away, or told by scope.
+        rate_limits: How much each caller may ask for, such as `100/minute per client`; by default without bound.
+        rate_limit_store: Shared by several processes; by default each counts by itself. It is opened and closed here.
+        trusted_proxies: Networks whose `X-Forwarded-For` names the client; by default nobody is believed.
+        shedding: Whether requests that cannot be served in time are refused early; in `shadow` they are counted.
+        concurrency: The bounds of how many requests may be under way.
+        latency_target: Seconds that a request may take under load; None to find them.
+        priority_of: Tells by scope how much a request matters; None for `critical`.
+        priority_key: Lets a caller who knows it say so in `X-Priority`; empty believes nobody.
         drain: How long the parts of a drain may take.
         recycle: When a worker ends by itself, to be replaced by its supervisor; None for never.
         response_headers: Given to every response that does not set them itself.
@@ -73,6 +90,14 @@ class Policy:
     request_timeout: Timeout = 30.0
     stream_timeout: float | None = None
     cancel_on_disconnect: bool | Callable[[Scope], bool] = False
+    rate_limits: Sequence[RateLimit | str] = ()
+    rate_limit_store: SharedStore | None = None
+    trusted_proxies: Sequence[str] | TrustedProxies = ()
+    shedding: Mode = Mode.ENFORCE
+    concurrency: LimiterConfig = field(default_factory=LimiterConfig)
+    latency_target: float | None = None
+    priority_of: PriorityOf | None = None
+    priority_key: str = ""
     drain: DrainLimits = field(default_factory=DrainLimits)
     recycle: RecycleLimits | None = None
     response_headers: Sequence[tuple[str, str]] = (("x-content-type-options", "nosniff"),)
@@ -114,6 +139,8 @@ class Hardened:
         health: Add checks to it before the service starts.
         lifecycle: Tells the phase, and how SIGTERM is heard; `drain` begins the end.
         running: The requests under way.
+        shedding: Its `mode` may be set at any time.
+        rate_limits: Its `limiters` have a mode each; None if there are none.
         telemetry: Its `observer` is for `Database` and whatever else emits events.
     """
 
@@ -121,20 +148,27 @@ class Hardened:
         self,
         app: ASGIApp,
         *,
+        lifespan: ASGIApp,
         health: HealthRegistry,
         lifecycle: Lifecycle,
         running: RunningRequests,
+        shedding: LoadSheddingMiddleware,
+        rate_limits: RateLimitMiddleware | None,
         telemetry: Telemetry,
     ) -> None:
         self._app = app
+        self._lifespan = lifespan
         self.health = health
         self.lifecycle = lifecycle
         self.running = running
+        self.shedding = shedding
+        self.rate_limits = rate_limits
         self.telemetry = telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection."""
-        await self._app(scope, receive, send)
+        """Serve one connection, or the lifespan."""
+        serve = self._lifespan if scope["type"] == "lifespan" else self._app
+        await serve(scope, receive, send)
 
 
 def harden(
@@ -181,8 +215,19 @@ def harden(
         observer=observer,
         clock=clock,
     )
-    layers: ASGIApp = DeadlineMiddleware(
+    shedding = LoadSheddingMiddleware(
         app,
+        AdaptiveLimiter("requests", LatencyTarget(policy.latency_target), policy.concurrency),
+        priority_of=policy.priority_of,
+        priority_key=policy.priority_key,
+        mode=policy.shedding,
+        render=render,
+        observer=observer,
+        clock=clock,
+    )
+    rate_limits = _rate_limits(shedding, policy, render=render, observer=observer, clock=clock)
+    layers: ASGIApp = DeadlineMiddleware(
+        rate_limits or shedding,
         running,
         timeout=policy.request_timeout,
         stream_timeout=policy.stream_timeout,
@@ -210,5 +255,34 @@ def harden(
         observer=observer,
     )
     layers = ContextMiddleware(layers, resetters=(telemetry.tracing.fresh_context, *resetters), clock=clock)
-    layers = LifespanMiddleware(layers, [running, *resources, health], lifecycle=lifecycle, observer=observer)
-    return Hardened(layers, health=health, lifecycle=lifecycle, running=running, telemetry=telemetry)
+    looplag = LoopLag(shedding.limiter.lagged, observer=observer, clock=clock)
+    stores = [policy.rate_limit_store] if policy.rate_limit_store else []
+    lifespan = LifespanMiddleware(
+        layers, [running, looplag, *stores, *resources, health], lifecycle=lifecycle, observer=observer
+    )
+    return Hardened(
+        layers,
+        lifespan=lifespan,
+        health=health,
+        lifecycle=lifecycle,
+        running=running,
+        shedding=shedding,
+        rate_limits=rate_limits,
+        telemetry=telemetry,
+    )
+
+
+def _rate_limits(
+    app: ASGIApp, policy: Policy, *, render: Render | None, observer: Observer, clock: Clock
+) -> RateLimitMiddleware | None:
+    if not policy.rate_limits and not policy.trusted_proxies:
+        return None
+    return RateLimitMiddleware(
+        app,
+        policy.rate_limits,
+        trusted_proxies=policy.trusted_proxies,
+        store=policy.rate_limit_store,
+        render=render,
+        observer=observer,
+        clock=clock,
+    )

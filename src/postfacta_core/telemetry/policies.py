@@ -37,7 +37,7 @@ POLICY_METRICS: Final[dict[str, PolicyMetric]] = {
     "postfacta_retry_attempts_total": PolicyMetric("Tries by how they ended.", ("operation", "outcome")),
     "postfacta_retry_budget_tokens": PolicyMetric("Retries that may be made now.", ("budget",)),
     "postfacta_hedge_attempts_total": PolicyMetric(
-        "Second tries, by which of the two answered.", ("operation", "outcome")
+        "Calls slower than the delay, by what came of a second try.", ("operation", "outcome")
     ),
     "postfacta_fallback_answers_total": PolicyMetric(
         "Answers by where they came from.", ("operation", "source")

@@ -1,0 +1,191 @@
+"""`harden` keeps callers within their rates and the service within its strength, and shows what it refuses."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import anyio
+import pytest
+from prometheus_client import CollectorRegistry
+
+from postfacta_core.asgi import Hardened, Policy, Telemetry, harden
+from postfacta_core.asgi._types import Receive, Scope, Send
+from postfacta_core.context import current_request
+from postfacta_core.events import Mode
+from postfacta_core.policy.concurrency import LimiterConfig, Priority
+from postfacta_core.telemetry.metrics import Metrics
+from postfacta_core.testing import call_asgi
+
+SMALL = LimiterConfig(start=4, minimum=4, maximum=4)
+
+
+async def client(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer whom the request is counted for, and how much it matters."""
+    request = current_request()
+    assert request is not None
+    body = f"{request.client} {request.priority}".encode()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body})
+
+
+def hardened(policy: Policy, app: object = client) -> Hardened:
+    telemetry = Telemetry(metrics=Metrics(CollectorRegistry(), with_process=False))
+    return harden(app, service="billing", policy=policy, telemetry=telemetry)  # type: ignore[arg-type]
+
+
+def value(app: Hardened, name: str, **labels: str) -> float | None:
+    return app.telemetry.metrics.registry.get_sample_value(name, labels)
+
+
+def seen(app: Hardened, status: int, error_type: str) -> float | None:
+    return value(
+        app,
+        "http_server_request_duration_seconds_count",
+        http_request_method="GET",
+        http_route="_prerouting",
+        http_response_status_code=str(status),
+        error_type=error_type,
+        traffic="user",
+    )
+
+
+async def test_who_is_over_his_rate_is_refused_with_the_fields_and_the_headers_and_is_counted() -> None:
+    app = hardened(Policy(rate_limits=["2/minute per client"]))
+    answers = [await call_asgi(app, path="/x") for _ in range(3)]
+    assert [answer.status for answer in answers] == [200, 200, 429]
+    refused = answers[2]
+    assert refused.json()["code"] == "rate-limited"
+    assert refused.header("ratelimit-policy") == '"client";q=2;w=60'
+    assert int(refused.header("retry-after") or 0) > 0
+    assert refused.header("x-content-type-options") == "nosniff"
+    assert refused.header("x-request-id")
+    assert seen(app, 429, "") == 1
+    decisions = {
+        decision: value(
+            app, "postfacta_ratelimit_decisions_total", policy="client", decision=decision, mode="enforce"
+        )
+        for decision in ("allowed", "limited")
+    }
+    assert decisions == {"allowed": 2, "limited": 1}
+
+
+async def test_probes_and_metrics_have_no_rate() -> None:
+    app = hardened(Policy(rate_limits=["1/hour per client"]))
+    await call_asgi(app, path="/x")
+    for _ in range(3):
+        assert (await call_asgi(app, path="/healthz/live")).status == 200
+        assert (await call_asgi(app, path="/metrics")).status == 200
+
+
+async def test_a_limit_in_shadow_counts_and_lets_pass() -> None:
+    app = hardened(Policy(rate_limits=["1/minute per client"]))
+    assert app.rate_limits is not None
+    app.rate_limits.limiters["client"].mode = Mode.SHADOW
+    assert [(await call_asgi(app, path="/x")).status for _ in range(3)] == [200, 200, 200]
+    limited = value(
+        app, "postfacta_ratelimit_decisions_total", policy="client", decision="limited", mode="shadow"
+    )
+    assert limited == 2
+
+
+async def test_a_client_is_whom_a_trusted_proxy_names_and_nobody_else() -> None:
+    spoofed = [("x-forwarded-for", "203.0.113.9, 198.51.100.7")]
+    trusting = hardened(Policy(trusted_proxies=["127.0.0.0/8"]))
+    assert (await call_asgi(trusting, headers=spoofed)).body == b"198.51.100.7 1"
+    careful = hardened(Policy(rate_limits=["9/minute"]))
+    assert (await call_asgi(careful, headers=spoofed)).body == b"127.0.0.1 1"
+
+
+async def test_without_limits_nobody_is_limited() -> None:
+    app = hardened(Policy())
+    assert app.rate_limits is None
+    assert {(await call_asgi(app)).status for _ in range(300)} == {200}
+
+
+async def crowd(app: Hardened, count: int, leave: anyio.Event) -> Counter[int]:
+    """Send so many requests at once, and let those that are served end once nobody else is decided about."""
+    statuses: Counter[int] = Counter()
+
+    async def one() -> None:
+        statuses[(await call_asgi(app, path="/slow")).status] += 1
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(count):
+            tasks.start_soon(one)
+        # Those that may wait do so for a tenth of a second.
+        with anyio.fail_after(5):
+            while statuses[503] < count - 4:
+                await anyio.sleep(0.01)
+        assert (await call_asgi(app, path="/healthz/live")).status == 200
+        leave.set()
+    return statuses
+
+
+@pytest.mark.parametrize("mode", [Mode.ENFORCE, Mode.SHADOW])
+async def test_what_cannot_be_served_in_time_is_refused_early_and_a_shadow_refuses_nobody(mode: Mode) -> None:
+    leave = anyio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        if mode is Mode.ENFORCE:
+            await leave.wait()
+        await client(scope, receive, send)
+
+    app = hardened(Policy(concurrency=SMALL, shedding=mode), slow)
+    if mode is Mode.SHADOW:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(30):
+                tasks.start_soon(call_asgi, app, "GET", "/slow")
+        shed = 0.0
+    else:
+        statuses = await crowd(app, 30, leave)
+        assert statuses == {200: 4, 503: 26}
+        shed = statuses[503]
+        assert seen(app, 503, "shed") == shed
+    names = {"limiter": "requests", "priority": "critical"}
+    decisions = value(app, "postfacta_limiter_decisions_total", **names, decision="admitted", mode=mode)
+    assert decisions is not None
+    counted = (
+        value(app, "postfacta_limiter_decisions_total", **names, decision="shed", mode=mode)
+        or value(app, "postfacta_limiter_decisions_total", **names, decision="would_shed", mode=mode)
+        or 0.0
+    )
+    assert decisions + counted == 30
+    assert counted >= shed
+    assert counted > 0
+
+
+async def test_how_much_a_request_matters_is_told_by_the_service_or_by_who_knows_the_key() -> None:
+    policy = Policy(
+        priority_of=lambda scope: Priority.SHEDDABLE if scope["path"] == "/export" else None,
+        priority_key="a-key-of-the-mesh",
+        rate_limits=["1000/minute"],
+    )
+    app = hardened(policy)
+    said = ("x-priority", "critical_plus")
+    assert (await call_asgi(app, path="/export")).body.endswith(b" 3")
+    assert (await call_asgi(app, path="/x")).body.endswith(b" 1")
+    assert (await call_asgi(app, headers=[said])).body.endswith(b" 1")
+    known = [said, ("x-priority-key", "a-key-of-the-mesh")]
+    assert (await call_asgi(app, headers=known)).body.endswith(b" 0")
+
+
+async def test_a_mode_may_be_changed_while_it_serves() -> None:
+    leave = anyio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await leave.wait()
+        await client(scope, receive, send)
+
+    app = hardened(Policy(concurrency=SMALL), slow)
+    app.shedding.mode = Mode.OFF
+    statuses: list[int] = []
+
+    async def one() -> None:
+        statuses.append((await call_asgi(app, path="/slow")).status)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(30):
+            tasks.start_soon(one)
+        await anyio.sleep(0.2)  # Longer than anybody would wait to be admitted.
+        leave.set()
+    assert statuses == [200] * 30

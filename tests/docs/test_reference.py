@@ -1,0 +1,251 @@
+"""What is generated into the documentation is what the code says today."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from docs.generate import PAGES, parse, render, renew
+
+from postfacta_core.telemetry.policies import POLICY_METRICS
+
+ROOT = Path(__file__).parent.parent.parent
+POLICIES = (ROOT / "docs/reference/policies.md").read_text()
+MARKS = re.findall(r"^<!-- made by docs/generate\.py: classes ([\w.]+) (.+) -->$", POLICIES, re.MULTILINE)
+CLASSES = {
+    name: getattr(import_module(f"postfacta_core.{module}"), name)
+    for module, names in MARKS
+    for name in names.split()
+}
+OURS = [
+    "docs/explanation/resilience.md",
+    "docs/how-to/migrate.md",
+    "docs/reference/metrics.md",
+    "docs/reference/policies.md",
+]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_says_what_the_code_says(page: str) -> None:
+    text = (ROOT / page).read_text()
+    assert renew(text) == text, "run: python docs/generate.py"
+
+
+NAMES = re.findall(
+    r"\w+",
+    """
+    AdaptiveLimiter Answer Backoff BoundedStorage Bulkhead CircuitBreaker CircuitConfig Fallback Gradient Hedge
+    LatencyTarget LimiterConfig LoadSheddingMiddleware LoopLag Mode Outgoing Pipeline Priority QuantileDelay RateLimit
+    RateLimitMiddleware RateLimiter ResilienceError Retry RetryBudget SharedStore Timeout TrustedProxies Vegas
+    """,
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_policy_has_its_place(name: str) -> None:
+    assert f"\n### {name}\n" in POLICIES
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_no_argument_is_without_a_word(name: str) -> None:
+    section = re.split(r"^#+ ", POLICIES.split(f"\n### {name}\n")[1], flags=re.MULTILINE)[0]
+    if "```text\nfrom" in section and f"{name}(" in section:
+        arguments = inspect.signature(CLASSES[name]).parameters
+        assert [argument for argument in arguments if f"\n| `{argument}` |" not in section] in (
+            [],
+            PROSE.get(name),
+        )
+
+
+# These are told of in sentences.
+PROSE = {
+    "BreakerOpenError": ["policy", "retry_after"],
+    "CircuitStatistics": list(inspect.signature(CLASSES["CircuitStatistics"]).parameters),
+}
+
+
+@pytest.mark.parametrize("metric", POLICY_METRICS)
+def test_every_metric_of_a_policy_is_told_of(metric: str) -> None:
+    page = (ROOT / "docs/reference/metrics.md").read_text()
+    (row,) = (line for line in page.splitlines() if line.startswith(f"| `{metric}` |"))
+    assert POLICY_METRICS[metric].text in row
+    assert all(f"`{label}`" in row for label in POLICY_METRICS[metric].labels)
+
+
+@pytest.mark.parametrize("page", OURS)
+def test_every_link_leads_somewhere(page: str) -> None:
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)\s]*)\)", text)
+    assert links
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.is_file(), link
+        assert not anchor or anchor in _anchors(target.read_text()), link
+
+
+def _anchors(text: str) -> set[str]:
+    # As GitHub makes them.
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_a_docstring_is_taken_apart() -> None:
+    doc = parse(
+        """Do something,
+        in two lines.
+
+        More of it.
+
+        Args:
+            first: What it is,
+                and more: of it.
+            **rest: Handed on.
+
+        Raises:
+            ValueError: If not.
+        """
+    )
+    assert doc.summary == "Do something, in two lines."
+    assert doc.prose == "Do something,\nin two lines.\n\nMore of it."
+    assert doc.sections == {
+        "Args": {"first": "What it is, and more: of it.", "**rest": "Handed on."},
+        "Raises": {"ValueError": "If not."},
+    }
+
+
+@pytest.mark.parametrize(
+    "docstring", [None, "", "One.\n\nArgs:\n    no entry\n", "One.\n\nArgs:\n        too deep\n"]
+)
+def test_a_docstring_that_cannot_be_read_is_no_page(docstring: str | None) -> None:
+    with pytest.raises(ValueError, match=r"docstring|no entry"):
+        parse(docstring)
+
+
+class Colour(StrEnum):
+    """What it looks like."""
+
+    RED = "red"
+
+
+DEFAULT = [1]
+
+
+class Thing:
+    """Is a thing.
+
+    Args:
+        name: Or `a | b`.
+        parts: Any number.
+
+    Attributes:
+        size: How large.
+
+    Raises:
+        ValueError: If it is none.
+    """
+
+    def __init__(
+        self,
+        name: str | None,
+        *parts: int,
+        much: int = 10_000,
+        hue: Colour = Colour.RED,
+        at: object = DEFAULT,
+    ) -> None:
+        self.size = 1
+
+    @property
+    def mode(self) -> str:
+        """How it works."""
+        return ""
+
+    @mode.setter
+    def mode(self, mode: str) -> None: ...
+
+    def _hidden(self) -> None:
+        """Do not tell."""
+
+    async def call(self, function: object, *, times: int = 1) -> None:
+        """Call it.
+
+        Raises:
+            OSError: If it is away.
+        """
+
+
+def test_a_class_is_shown_with_its_signature_and_its_members() -> None:
+    assert render(Thing) == "\n".join(
+        [
+            "### Thing",
+            "",
+            "```text",
+            f"from {__name__} import Thing",
+            "",
+            "Thing(",
+            "    name: str | None,",
+            "    *parts: int,",
+            "    much: int = 10_000,",
+            "    hue: Colour = Colour.RED,",
+            "    at: object = DEFAULT,",
+            ")",
+            "```",
+            "",
+            "Is a thing.",
+            "",
+            "| argument | what it is |",
+            "|---|---|",
+            "| `name` | Or `a \\| b`. |",
+            "| `parts` | Any number. |",
+            "",
+            "| attribute | what it is |",
+            "|---|---|",
+            "| `size` | How large. |",
+            "",
+            "| call, or read | what it does |",
+            "|---|---|",
+            "| `mode`, may be set | How it works. |",
+            "| `await call(function, *, times=1)` | Call it. Raises `OSError`: If it is away. |",
+            "",
+            "| it raises | when |",
+            "|---|---|",
+            "| `ValueError` | If it is none. |",
+        ]
+    )
+
+
+def test_members_of_an_enumeration_are_shown_with_their_values() -> None:
+    assert render(Colour).endswith("What it looks like.\n\n| member | value |\n|---|---|\n| `RED` | `red` |")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """Is a record.
+
+    Attributes:
+        rate: A fraction.
+    """
+
+    rate: float = 0.5
+
+
+def test_what_a_record_is_made_from_is_its_arguments() -> None:
+    assert "Record(*, rate: float = 0.5)" in render(Record)
+    assert "| argument | what it is |\n|---|---|\n| `rate` | A fraction. |" in render(Record)
+
+
+def test_names_are_linked_once_and_not_in_code() -> None:
+    page = "### Retry\n\n`Retry`, `Mode`, `Mode`, [`Mode`](#mode), `Other`\n\n    `Mode`\n\n### Mode\n\n`Retry`\n"
+    assert renew(page) == page.replace("`Mode`", "[`Mode`](#mode)", 1).replace(
+        "### Mode\n\n`Retry`", "### Mode\n\n[`Retry`](#retry)"
+    )
+
+
+def test_a_mark_that_nobody_knows_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        renew("<!-- made by docs/generate.py: poems -->\n<!-- end -->\n")
