@@ -1,14 +1,16 @@
 """Count the machine instructions of a request, which is the same on a busy machine as on a quiet one.
 
-Each variant runs under callgrind twice, with more requests the second time; the difference is what the requests took.
+All variants run in one process under callgrind, which writes down what it has counted before and after the requests
+of each. It does so where the C function `getloadavg` is called: no request does that.
 
-    python -m benchmarks.instructions [--json FILE] [VARIANT...]      (needs valgrind; some minutes)
+    python -m benchmarks.instructions [--json FILE] [VARIANT...]      (needs valgrind; half a minute)
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -16,7 +18,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.bench_asgi import applications, serve
@@ -24,32 +27,48 @@ from benchmarks.bench_asgi import applications, serve
 __all__ = ["count", "main"]
 
 DEFAULT = ("bare", "harden, no SDK", "peers, cheapest", "peers, popular")
-_FEW, _MORE = 100, 300
+_WARM, _COUNTED = 120, 200
 
 
-def count(variant: str) -> int:
-    """Return the instructions of one request of a variant.
+def count(variants: Sequence[str]) -> Mapping[str, int]:
+    """Return the instructions of one request of each variant.
 
     Raises:
         RuntimeError: If valgrind is missing, or did not say what it counted.
     """
-    few, more = _total(variant, _FEW), _total(variant, _MORE)
-    return (more - few) // (_MORE - _FEW)
-
-
-def _total(variant: str, requests: int) -> int:
     valgrind = shutil.which("valgrind")
     if valgrind is None:
         raise RuntimeError("needs valgrind: install it from your system's packages")
-    command = [valgrind, "--tool=callgrind", "--callgrind-out-file=/dev/null", sys.executable]
-    run = [*command, "-m", "benchmarks.instructions", "--serve", variant, "--requests", str(requests)]
-    # The same hashes in each run: else sets and dicts differ by chance.
-    environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(run, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - our own
-    found = re.search(r"Collected : (\d+)", done.stderr)
-    if done.returncode or found is None:
-        raise RuntimeError(f"callgrind of {variant!r}: {done.stderr[-800:]}")
+    with tempfile.TemporaryDirectory() as place:
+        dumps = Path(place, "dump")
+        command = [valgrind, "--tool=callgrind", f"--callgrind-out-file={dumps}", "--dump-before=getloadavg"]
+        run = [*command, sys.executable, "-m", "benchmarks.instructions", "--serve", *variants]
+        # The same hashes in each run: else sets and dicts differ by chance.
+        environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(run, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - our own
+        if done.returncode:
+            raise RuntimeError(f"callgrind: {done.stderr[-800:]}")
+        # The odd dumps are what came in between.
+        return {name: _total(Path(f"{dumps}.{2 * n + 2}")) // _COUNTED for n, name in enumerate(variants)}
+
+
+def _total(dump: Path) -> int:
+    found = re.search(r"^(?:summary|totals): (\d+)", dump.read_text(), re.MULTILINE)
+    if found is None:
+        raise RuntimeError(f"callgrind counted nothing: {dump}")
     return int(found[1])
+
+
+async def _serve(variants: Sequence[str]) -> None:
+    apps = applications()
+    for variant in variants:
+        await serve(apps[variant], _WARM)
+        gc.collect()
+        gc.disable()
+        os.getloadavg()
+        await serve(apps[variant], _COUNTED)
+        os.getloadavg()
+        gc.enable()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -59,18 +78,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help=f"default: {', '.join(DEFAULT)}")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
-    parser.add_argument("--requests", type=int, default=_FEW, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.serve:
         logging.basicConfig(level=logging.INFO, handlers=[logging.NullHandler()])
-        asyncio.run(serve(applications()[options.serve], options.requests))
+        asyncio.run(_serve(options.variants))
         return
-    figures: dict[str, int] = {}
-    for variant in options.variants or DEFAULT:
-        figures[variant] = count(variant)
-        added = figures[variant] - figures.get("bare", figures[variant])
-        print(f"{variant:<34}{figures[variant]:>12,}{added:>+12,}")  # noqa: T201 - its job
+    figures = count(options.variants or DEFAULT)
+    for variant, counted in figures.items():
+        added = counted - figures.get("bare", counted)
+        print(f"{variant:<38}{counted:>12,}{added:>+12,}")  # noqa: T201 - its job
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 

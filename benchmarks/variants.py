@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
@@ -11,6 +12,7 @@ from postfacta_core.aio.deadline import RunningRequests
 from postfacta_core.aio.health import HealthRegistry
 from postfacta_core.aio.lifecycle import Lifecycle
 from postfacta_core.asgi._types import ASGIApp
+from postfacta_core.asgi.concurrency import LoadSheddingMiddleware
 from postfacta_core.asgi.context import ContextMiddleware
 from postfacta_core.asgi.deadline import DeadlineMiddleware
 from postfacta_core.asgi.errors import ErrorMiddleware
@@ -21,6 +23,7 @@ from postfacta_core.asgi.metrics import MetricsEndpoint
 from postfacta_core.asgi.stack import Policy, Telemetry, harden
 from postfacta_core.asgi.telemetry import TelemetryMiddleware
 from postfacta_core.asgi.transfer import TransferMiddleware
+from postfacta_core.events import Mode
 from postfacta_core.telemetry.exchange import Recorder
 from postfacta_core.telemetry.logs import AccessLog
 from postfacta_core.telemetry.metrics import Metrics
@@ -48,13 +51,18 @@ def variants(bare: ASGIApp) -> Mapping[str, ASGIApp]:
         "transfer": TransferMiddleware(bare),
         "context": ContextMiddleware(bare),
         "context + deadline": ContextMiddleware(DeadlineMiddleware(bare, _sweeping())),
+        "shedding": LoadSheddingMiddleware(bare),
+        "harden, no SDK, no shedding": _hardened(bare, Telemetry(), Policy(shedding=Mode.OFF)),
+        "harden, SDK at 1 %, no shedding": _hardened(
+            bare, Telemetry(tracing=Tracing(sampling())), Policy(shedding=Mode.OFF)
+        ),
         "harden, no SDK": _hardened(bare, Telemetry()),
         "harden, SDK at 1 %": _hardened(bare, Telemetry(tracing=Tracing(sampling()))),
     }
 
 
-def _hardened(bare: ASGIApp, telemetry: Telemetry) -> ASGIApp:
-    app = harden(bare, service="bench", telemetry=telemetry)
+def _hardened(bare: ASGIApp, telemetry: Telemetry, policy: Policy | None = None) -> ASGIApp:
+    app = harden(bare, service="bench", telemetry=telemetry, policy=policy)
     _sweep(app.running)
     return app
 
@@ -67,8 +75,7 @@ def _sweeping() -> RunningRequests:
 
 def _sweep(running: RunningRequests) -> None:
     # As if its lifespan ran: else each request would have a timer of its own.
-    running.is_sweeping = True
-    running._is_asyncio = True  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - as entering it would
+    running.is_sweeping, running._loop = True, asyncio.get_running_loop()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - as entering it would
 
 
 def _observed(bare: ASGIApp, *recorders: Recorder) -> ASGIApp:

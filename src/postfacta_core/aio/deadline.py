@@ -13,13 +13,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import wraps
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, cast
 
 import anyio
-from anyio._backends import _asyncio as anyio_asyncio
 from anyio.abc import TaskGroup
 
 from ..clock import MONOTONIC, Clock
@@ -27,10 +26,9 @@ from ..context import RequestContext, current_request
 from ..errors import DeadlineExceededError, ResilienceError
 from ..events import DeadlineExceeded, Observer, RequestsOverdue, TaskCrashed, fan_out, ignore
 from ..policy.deadline import Deadline
+from .timeout import is_shielded, present_limit
 
 __all__ = ["Running", "RunningRequests", "current_deadline", "limit_request", "time_limit"]
-
-_TASK_STATES: Final[Mapping[asyncio.Task[Any], Any]] = getattr(anyio_asyncio, "_task_states", {})
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,9 +42,9 @@ _AGAIN_AFTER: Final = 40
 
 
 def current_deadline() -> Deadline | None:
-    """Return until when the present request may take; None outside of one, or if it has no bound."""
-    request = current_request()
-    return None if request is None or request.deadline == math.inf else Deadline(request.deadline)
+    """Return until when the present request may take, or the `Timeout` it is in; None if neither has a bound."""
+    at = present_limit()
+    return None if at == math.inf else Deadline(at)
 
 
 def limit_request(seconds: float | None) -> None:
@@ -112,6 +110,9 @@ class Running:
     is_endless: bool = False
     is_overdue: bool = False
     is_watched: bool = False
+    _has_ended: bool = False
+    _task: asyncio.Task[Any] | None = None
+    _watcher: anyio.CancelScope | None = None
     _cancel_scope: anyio.CancelScope | None = None
     _time_ahead: float | None = None
     _cancels: int = 0
@@ -119,11 +120,11 @@ class Running:
 
     def __init__(self, request: RequestContext) -> None:
         self.request: RequestContext = request
-        self._task: asyncio.Task[Any] | None = None
 
-    def begin_in_task(self) -> int:
-        """Have the present task of asyncio cancelled, if need be; return how often others have cancelled it."""
-        task = self._task = asyncio.current_task()
+    def begin_in_task(self, loop: asyncio.AbstractEventLoop) -> int:
+        """Have the present task of this loop cancelled, if need be; return how often others have cancelled it."""
+        # Without the loop it would be looked for, with a system call (until Python 3.12) that costs 1 microsecond.
+        task = self._task = asyncio.current_task(loop)
         return task.cancelling() if task else 0
 
     async def run_in_scope(self, handler: Awaitable[None], *, now: float, timed: bool) -> bool:
@@ -160,7 +161,7 @@ class Running:
             self._cancel_scope.cancel()
         elif self._again_after > 0:
             self._again_after -= 1
-        elif self._task is not None and not _is_shielded(self._task):
+        elif self._task is not None and not is_shielded(self._task):
             self._again_after = _AGAIN_AFTER
             self._cancels += 1
             self._task.cancel()
@@ -174,9 +175,14 @@ class Running:
         return left
 
     def end(self) -> None:
-        """Take note that the handler has ended: it has no deadline any more, and can be cancelled no more."""
+        """Take note that the handler has ended: it has no deadline any more, and nobody need cancel or watch it."""
         self.request.deadline = math.inf
         self._task = None
+        self._has_ended = True
+        if self.is_watched:
+            self.is_watched = False
+        if self._watcher is not None:
+            self._watcher.cancel()
 
     async def answer(self) -> None:
         """Answer the caller although the handler goes on, if that can still be done."""
@@ -189,7 +195,7 @@ class RunningRequests:
     """All requests under way in one process; their number is its length.
 
     An async context manager, for the service's lifespan: it owns the task that sweeps. Before it is entered
-    it keeps its books, but cancels nobody.
+    it keeps its books, but cancels nobody. On asyncio, requests run on the loop that it was entered on.
 
     Args:
         observer: Told of each handler that ran out of time, and of how many did not heed it. It may raise.
@@ -211,7 +217,7 @@ class RunningRequests:
         self._overdue = 0
         self._idle: anyio.Event | None = None
         self._tasks: TaskGroup | None = None
-        self._is_asyncio = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __len__(self) -> int:
         return len(self._running)
@@ -227,12 +233,13 @@ class RunningRequests:
         If it was cancelled through us, the cancellation ends here, and the reason is its `error`.
         """
         self._running.add(running)
-        already = running.begin_in_task() if self._is_asyncio else 0
+        loop = self._loop
+        already = 0 if loop is None else running.begin_in_task(loop)
         try:
-            if self._is_asyncio:
-                await handler
-            else:
+            if loop is None:
                 await self._run_in_scope(running, handler)
+            else:
+                await handler
         except asyncio.CancelledError:
             # Another's cancellation goes on; ours has done its work.
             if running.take_back() > already or not running.is_cancelled:
@@ -288,13 +295,13 @@ class RunningRequests:
         await self._tasks.__aenter__()
         self._tasks.start_soon(self._keep_sweeping)
         self.is_sweeping = True
-        self._is_asyncio = _runs_on_asyncio()
+        self._loop = _asyncio_loop()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        self.is_sweeping = self._is_asyncio = False
+        self.is_sweeping, self._loop = False, None
         if (tasks := self._tasks) is None:
             raise AssertionError("left, but never entered")
         tasks.cancel_scope.cancel()
@@ -344,20 +351,12 @@ class RunningRequests:
         self._observe(RequestsOverdue(self._overdue))
 
 
-def _is_shielded(task: asyncio.Task[Any]) -> bool:
-    # anyio keeps the scopes of a task to itself. If it keeps them elsewhere one day, a test turns red.
-    state = _TASK_STATES.get(task)
-    scope = state.cancel_scope if state is not None else None
-    while scope is not None and not scope.shield:
-        scope = scope._parent_scope  # noqa: SLF001 - see above
-    return scope is not None
-
-
-def _runs_on_asyncio() -> bool:
+def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
     try:
-        return asyncio.current_task() is not None
+        loop = asyncio.get_running_loop()
     except RuntimeError:
-        return False
+        return None
+    return None if asyncio.current_task(loop) is None else loop
 
 
 def _do_nothing(now: float) -> None:

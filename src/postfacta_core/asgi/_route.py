@@ -37,6 +37,7 @@ class RouteReader:
     def __init__(self) -> None:
         # What is searched for is kept, so that its id stays its own.
         self._known: dict[int, tuple[object, list[_Place]]] = {}
+        self._plain: dict[int, tuple[object, str | None]] = {}
 
     def read(self, scope: Scope, root_path: str, path: str) -> str | None:
         """Return the template, or None if nothing was matched.
@@ -47,9 +48,11 @@ class RouteReader:
             path: The path at entry, without the `root_path`.
         """
         route = scope.get("route")
-        growth = str(scope.get("root_path", ""))[len(root_path) :]
+        growth: str = scope.get("root_path", "")[len(root_path) :]
         if route is None:
             return _of_litestar(scope, path) or self._of_endpoint(scope, growth)
+        if not growth and "fastapi" not in scope:
+            return self._of_plain(scope, route)
         template = _of_route(scope, route)
         if template is None or not growth:
             return template
@@ -58,6 +61,15 @@ class RouteReader:
             return self._search(scope, route, growth)
         # A mount without parameters grew it by its own words, and a mount at the end by itself as well.
         return growth + (_MOUNT_END if _is_mount(route) else template)
+
+    def _of_plain(self, scope: Scope, route: object) -> str | None:
+        """Return the template of a route without mounts around it, which is the same each time."""
+        known = self._plain.get(id(route))
+        if known is None:
+            known = (route, _of_route(scope, route))
+            if len(self._plain) < _MAX_KNOWN:
+                self._plain[id(route)] = known
+        return known[1]
 
     def _of_endpoint(self, scope: Scope, growth: str) -> str | None:
         """Find a Starlette route in a FastAPI application, which tells no more of it than the endpoint."""
@@ -81,7 +93,8 @@ def _of_route(scope: Scope, route: object) -> str | None:
     """Return what the route calls itself, without the mounts around it."""
     if _is_mount(route) and getattr(route, "routes", None):
         return None  # the mount of a router that matched nothing
-    template = _of_included(scope, route) or getattr(route, "path_format", None)
+    template = _of_included(scope, route) if "fastapi" in scope else None
+    template = template or getattr(route, "path_format", None)
     return template if isinstance(template, str) else None
 
 
@@ -103,7 +116,7 @@ def _of_included(scope: Scope, route: object) -> str | None:
 
 
 def _is_mount(route: object) -> bool:
-    return hasattr(route, "routes") and getattr(route, "path_format", "").endswith(_MOUNT_END)
+    return getattr(route, "path_format", "").endswith(_MOUNT_END) and hasattr(route, "routes")
 
 
 def _has_foreign_parameters(scope: Scope, template: str) -> bool:

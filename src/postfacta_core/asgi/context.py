@@ -7,12 +7,13 @@ once a body above 64 KiB was read on the connection. So nothing that is found at
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from ..clock import MONOTONIC, Clock, Ids, random_id
 from ..context import RequestContext, bind_request, release_request
-from ._types import ASGIApp, Message, Receive, Scope, Send
+from ._reply import reply_of, set_header
+from ._types import ASGIApp, Receive, Scope, Send
 
 __all__ = ["ContextMiddleware", "Resetter"]
 
@@ -57,15 +58,20 @@ class ContextMiddleware:
         if kind not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
-        undo = [reset() or reset for reset in self._resetters]
+        undo: list[Callable[[], object]] = []
+        for reset in self._resetters:
+            undo.append(reset() or reset)  # noqa: PERF401 - a comprehension is a call
         request = RequestContext(
             _id_of(scope["headers"]) or self._ids(), self._clock(), root_path=scope.get("root_path", "")
         )
         scope["postfacta.request"] = request
+        if kind == "http":
+            send = reply_of(send)
+            send.edit(set_header, (_REQUEST_ID, request.request_id.encode("ascii")))
         # Whoever binds must release: else the task would hold its context, which holds the task.
         token = bind_request(request)
         try:
-            await self._app(scope, receive, _echo(request, send) if kind == "http" else send)
+            await self._app(scope, receive, send)
         finally:
             release_request(token)
             for put_back in reversed(undo):
@@ -77,15 +83,3 @@ def _id_of(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         if name == _REQUEST_ID:
             return value.decode("ascii") if _is_id(value) else None
     return None
-
-
-def _echo(request: RequestContext, send: Send) -> Send:
-    def send_with_id(message: Message) -> Awaitable[None]:
-        if message["type"] == "http.response.start":
-            # A new message with a new list: an application may send the same objects again and again.
-            headers = [pair for pair in message.get("headers", ()) if pair[0] != _REQUEST_ID]
-            headers.append((_REQUEST_ID, request.request_id.encode("ascii")))
-            message = {**message, "headers": headers}
-        return send(message)
-
-    return send_with_id

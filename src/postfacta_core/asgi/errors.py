@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from contextlib import suppress
 
 from ..errors import ResilienceError
 from ._problem import Render, problem_of, request_of, send_problem
-from ._types import ASGIApp, Message, Receive, Scope, Send
+from ._reply import reply_of
+from ._types import ASGIApp, Receive, Scope, Send
 
 __all__ = ["ErrorMiddleware"]
 
@@ -32,23 +32,17 @@ class ErrorMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = False
-
-        def watched_send(message: Message) -> Awaitable[None]:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-            return send(message)
-
+        send = reply = reply_of(send)
         try:
-            await self._app(scope, receive, watched_send)
+            await self._app(scope, receive, send)
         except Exception as error:
-            if not started:
+            has_begun = reply.has_begun
+            if not has_begun:
                 problem = problem_of(error)
                 if (request := request_of(scope)) is not None and not request.error_type:
                     request.error_type = problem.error_type
                 # If the client is gone, there is nobody to tell; the crash itself is still one.
                 with suppress(OSError):
                     await send_problem(scope, send, problem, render=self._render)
-            if started or not isinstance(error, ResilienceError):
+            if has_begun or not isinstance(error, ResilienceError):
                 raise

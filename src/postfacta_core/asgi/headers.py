@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Iterable
+from collections.abc import Iterable
 
-from ._types import ASGIApp, Message, Receive, Scope, Send
+from ._reply import Headers, reply_of
+from ._types import ASGIApp, Receive, Scope, Send
 
 __all__ = ["ResponseHeadersMiddleware"]
 
@@ -31,23 +32,18 @@ class ResponseHeadersMiddleware:
         if wrong := [pair for pair in headers if not (_is_name(pair[0]) and _is_value(pair[1]))]:
             msg = f"no response can have these headers: {wrong}"
             raise ValueError(msg)
-        self._headers = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in headers]
+        added = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in headers]
+        self._added = (added, frozenset(name for name, _ in added))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] != "http" or not self._headers:
-            await self._app(scope, receive, send)
-            return
+        if scope["type"] == "http":
+            send = reply_of(send)
+            send.edit(_add_missing, self._added)
+        await self._app(scope, receive, send)
 
-        def send_with_headers(message: Message) -> Awaitable[None]:
-            if message["type"] == "http.response.start":
-                own = list(message.get("headers", ()))
-                have = {name.lower() for name, _ in own}
-                # A new message with a new list: an application may send the same objects again and again.
-                message = {
-                    **message,
-                    "headers": own + [pair for pair in self._headers if pair[0] not in have],
-                }
-            return send(message)
 
-        await self._app(scope, receive, send_with_headers)
+def _add_missing(headers: Headers, names: set[bytes], added: tuple[Headers, frozenset[bytes]]) -> None:
+    ours, our_names = added
+    headers += ours if names.isdisjoint(our_names) else [pair for pair in ours if pair[0] not in names]
+    names |= our_names

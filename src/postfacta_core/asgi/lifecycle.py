@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-
 from ..aio.lifecycle import Lifecycle
-from ._types import ASGIApp, Message, Receive, Scope, Send
+from ._reply import Headers, reply_of, set_header
+from ._types import ASGIApp, Receive, Scope, Send
 
 __all__ = ["LifecycleMiddleware"]
 
@@ -28,16 +27,12 @@ class LifecycleMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         # HTTP/2 forbids the field (RFC 9113, section 8.2.2), and has GOAWAY for it.
-        if scope["type"] != "http" or not scope.get("http_version", "1.1").startswith("1"):
-            await self._app(scope, receive, send)
-            return
-        lifecycle = self._lifecycle
+        if scope["type"] == "http" and scope.get("http_version", "1.1").startswith("1"):
+            send = reply_of(send)
+            send.edit(_part, self._lifecycle)
+        await self._app(scope, receive, send)
 
-        def parting_send(message: Message) -> Awaitable[None]:
-            if lifecycle.is_draining and message["type"] == "http.response.start":
-                headers = [pair for pair in message.get("headers", ()) if pair[0].lower() != b"connection"]
-                headers.append((b"connection", b"close"))
-                message = {**message, "headers": headers}
-            return send(message)
 
-        await self._app(scope, receive, parting_send)
+def _part(headers: Headers, names: set[bytes], lifecycle: Lifecycle) -> None:
+    if lifecycle.is_draining:
+        set_header(headers, names, (b"connection", b"close"))

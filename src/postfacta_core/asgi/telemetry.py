@@ -9,8 +9,9 @@ from typing import Final
 from ..clock import MONOTONIC, Clock, random_id
 from ..context import RequestContext, bind_request, current_request, release_request
 from ..events import ListenerFailed, Observer, ignore
-from ..telemetry.exchange import ErrorTypes, Exchange, Recorder
+from ..telemetry.exchange import ErrorTypes, Exchange, NullRecorder, Recorder
 from ._problem import request_of
+from ._reply import reply_of
 from ._route import RouteReader, local_path
 from ._types import ASGIApp, Message, Receive, Scope, Send
 
@@ -57,9 +58,9 @@ class TelemetryMiddleware:
         observer: Observer = ignore,
     ) -> None:
         self._app = app
-        self._begin = tuple(recorder.begin for recorder in recorders)
-        self._answered = tuple(recorder.answered for recorder in recorders)
-        self._end = tuple(recorder.end for recorder in recorders)
+        self._begin = _wanted(recorders, "begin")
+        self._answered = _wanted(recorders, "answered")
+        self._end = _wanted(recorders, "end")
         self._route_of = route_of
         self._reader = RouteReader()
         self._quiet = frozenset(quiet)
@@ -74,40 +75,17 @@ class TelemetryMiddleware:
             await self._app(scope, receive, send)
             return
         request = request_of(scope)
-        if request is not None:
-            await self._record(self._open(request, scope), scope, receive=receive, send=send)
+        if request is None:
+            await self._alone(scope, receive, send)
             return
-        # What is bound to the task may be left over from another request: only the scope is this one's own.
-        request = RequestContext(random_id(), self._clock(), root_path=scope.get("root_path", ""))
-        scope["postfacta.request"] = request
-        token = bind_request(request)
-        try:
-            await self._record(self._open(request, scope), scope, receive=receive, send=send)
-        finally:
-            release_request(token)
-
-    def _open(self, request: RequestContext, scope: Scope) -> Exchange:
-        client = scope.get("client")
-        headers = scope["headers"]
-        path = scope["path"]
-        return Exchange(
-            request,
-            scope["method"],
-            path,
-            headers=headers,
-            quiet=local_path(path, request.root_path) in self._quiet,
-            traffic=self._traffic(headers) if self._traffic_key else "user",
-            scheme=scope.get("scheme", "http"),
-            http_version=scope.get("http_version", "1.1"),
-            client=client[0] if client else "",
-        )
-
-    async def _record(self, exchange: Exchange, scope: Scope, *, receive: Receive, send: Send) -> None:
+        exchange = self._open(request, scope)
         self._tell(self._begin, exchange)
+        reply = reply_of(send)
+        reply.forward = self._watch_send(exchange, reply.forward)
         error: Exception | None = None
         was_cancelled = True
         try:
-            await self._app(scope, _watch_receive(exchange, receive), self._watch_send(exchange, send))
+            await self._app(scope, _watch_receive(exchange, receive), reply)
             was_cancelled = False
         except Exception as raised:
             error, was_cancelled = raised, False
@@ -115,11 +93,35 @@ class TelemetryMiddleware:
         finally:
             if not exchange.is_complete:
                 self._answer(exchange)
-            exchange.route = self._route(exchange, scope)
+            exchange.route = request.route or self._route(exchange, scope)
             exchange.settle(error, self._error_types, was_cancelled=was_cancelled)
             self._tell(self._end, exchange)
             # The error's traceback holds this frame: without this, the two would keep each other alive.
             error = exchange.error = None
+
+    async def _alone(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # What is bound to the task may be left over from another request: only the scope is this one's own.
+        request = RequestContext(random_id(), self._clock(), root_path=scope.get("root_path", ""))
+        scope["postfacta.request"] = request
+        token = bind_request(request)
+        try:
+            await self(scope, receive, send)
+        finally:
+            release_request(token)
+
+    def _open(self, request: RequestContext, scope: Scope) -> Exchange:
+        path = scope["path"]
+        exchange = Exchange(request, scope["method"], path)
+        exchange.headers = scope["headers"]
+        exchange.scheme = scope.get("scheme", "http")
+        exchange.http_version = scope.get("http_version", "1.1")
+        if client := scope.get("client"):
+            exchange.client = client[0]
+        if local_path(path, request.root_path) in self._quiet:
+            exchange.quiet = True
+        if self._traffic_key:
+            exchange.traffic = self._traffic(exchange.headers)
+        return exchange
 
     def _watch_send(self, exchange: Exchange, send: Send) -> Send:
         async def watched_send(message: Message) -> None:
@@ -154,14 +156,11 @@ class TelemetryMiddleware:
         return given if hmac.compare_digest(key, self._traffic_key) else "user"
 
     def _route(self, exchange: Exchange, scope: Scope) -> str:
-        request = exchange.request
-        if request.route is not None:
-            return request.route
+        root_path = exchange.request.root_path
         try:
             if self._route_of is not None:
                 return self._route_of(scope) or _UNMATCHED
-            path = local_path(exchange.path, request.root_path)
-            return self._reader.read(scope, request.root_path, path) or _UNMATCHED
+            return self._reader.read(scope, root_path, local_path(exchange.path, root_path)) or _UNMATCHED
         except Exception as error:  # noqa: BLE001 - foreign code and foreign objects may raise anything
             self._observe(ListenerFailed("route_of", repr(error)))
             return _UNMATCHED
@@ -172,6 +171,16 @@ class TelemetryMiddleware:
                 record(exchange)
             except Exception as error:  # noqa: BLE001 - what a recorder does never reaches the request it watches
                 self._observe(ListenerFailed(getattr(record, "__qualname__", "recorder"), repr(error)))
+
+
+def _wanted(recorders: Sequence[Recorder], moment: str) -> tuple[Callable[[Exchange], None], ...]:
+    """Take the methods for one moment, but not those that do nothing."""
+    empty = getattr(NullRecorder, moment)
+    return tuple(
+        getattr(recorder, moment)
+        for recorder in recorders
+        if getattr(type(recorder), moment, None) is not empty
+    )
 
 
 def _watch_receive(exchange: Exchange, receive: Receive) -> Receive:

@@ -18,6 +18,7 @@ __all__ = [
     "OTHER",
     "ErrorTypes",
     "Exchange",
+    "NullRecorder",
     "Recorder",
     "tells_of_disconnect",
 ]
@@ -89,62 +90,29 @@ class Exchange:
         span: What the tracing recorder keeps for itself.
     """
 
-    __slots__ = (
-        "client",
-        "error",
-        "error_type",
-        "has_left",
-        "headers",
-        "http_version",
-        "is_complete",
-        "left_unanswered",
-        "method",
-        "path",
-        "quiet",
-        "request",
-        "request_bytes",
-        "response_bytes",
-        "route",
-        "scheme",
-        "seconds",
-        "span",
-        "status",
-        "traffic",
-    )
+    # Of most requests, many of these never change: what is not set for each costs nothing.
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    quiet: bool = False
+    traffic: str = "user"
+    scheme: str = "http"
+    http_version: str = "1.1"
+    client: str = ""
+    status: int = 0
+    seconds: float = 0.0
+    route: str = ""
+    error_type: str = ""
+    error: Exception | None = None
+    has_left: bool = False
+    left_unanswered: bool = False
+    is_complete: bool = False
+    request_bytes: int = 0
+    response_bytes: int = 0
+    span: object = None
 
-    def __init__(
-        self,
-        request: RequestContext,
-        method: str,
-        path: str,
-        *,
-        headers: Sequence[tuple[bytes, bytes]] = (),
-        quiet: bool = False,
-        traffic: str = "user",
-        scheme: str = "http",
-        http_version: str = "1.1",
-        client: str = "",
-    ) -> None:
+    def __init__(self, request: RequestContext, method: str, path: str) -> None:
         self.request: RequestContext = request
         self.method: str = method
         self.path: str = path
-        self.headers: Sequence[tuple[bytes, bytes]] = headers
-        self.quiet: bool = quiet
-        self.traffic: str = traffic
-        self.scheme: str = scheme
-        self.http_version: str = http_version
-        self.client: str = client
-        self.status: int = 0
-        self.seconds: float = 0.0
-        self.route: str = ""
-        self.error_type: str = ""
-        self.error: Exception | None = None
-        self.has_left: bool = False
-        self.left_unanswered: bool = False
-        self.is_complete: bool = False
-        self.request_bytes: int = 0
-        self.response_bytes: int = 0
-        self.span: object = None
 
     def leave(self) -> None:
         """Note that the client is gone. After the last byte that is how every connection ends."""
@@ -168,9 +136,9 @@ class Exchange:
             self.status = _CLIENT_CLOSED_REQUEST
             self.error_type = CLIENT_DISCONNECTED
         else:
-            self.error_type = types.close(self.request.error_type) or self._why_failed(
-                left=self.has_left or was_cancelled
-            )
+            named = self.request.error_type
+            left = self.has_left or was_cancelled
+            self.error_type = types.close(named) if named else self._why_failed(left=left)
             self.status = self.status or _SERVER_ERROR
 
     def _why_failed(self, *, left: bool) -> str:
@@ -204,3 +172,16 @@ class Recorder(Protocol):
     def end(self, exchange: Exchange, /) -> None:
         """See the settled exchange: status, route, error type."""
         ...
+
+
+class NullRecorder:
+    """Records nothing. A recorder that inherits from it writes only what it wants: the rest is not even called."""
+
+    def begin(self, exchange: Exchange, /) -> None:
+        """Do nothing."""
+
+    def answered(self, exchange: Exchange, /) -> None:
+        """Do nothing."""
+
+    def end(self, exchange: Exchange, /) -> None:
+        """Do nothing."""

@@ -7,8 +7,10 @@ line whose level is switched off.
 from __future__ import annotations
 
 import logging
-from typing import Final
+import threading
+from typing import Any, Final, NamedTuple
 
+from ..clock import WALL, Clock
 from ..context import current_request
 from ..events import (
     CircuitChanged,
@@ -25,7 +27,7 @@ from ..events import (
     StoreChanged,
     TaskCrashed,
 )
-from .exchange import Exchange
+from .exchange import Exchange, NullRecorder
 
 __all__ = ["LOGGER", "AccessLog", "EventLog", "RequestFilter"]
 
@@ -52,25 +54,25 @@ class RequestFilter(logging.Filter):
         return True
 
 
-class AccessLog:
+class AccessLog(NullRecorder):
     """Write one `http.request` line for each exchange: at ERROR with the stack trace for a crash, else at INFO.
 
     Probes and scrapes are left out, unless they crash. It is a `Recorder`.
 
+    A line is a `logging.LogRecord` with all that logging puts on one, for every handler, filter and formatter.
+    Only `taskName` (Python 3.12) is None: a server's names of its tasks say nothing of a request.
+
     Args:
         logger: Where the lines go.
         service: Its name, on each line if it has one.
+        wall: Seconds since the epoch, for the time of a line.
     """
 
-    def __init__(self, logger: logging.Logger = LOGGER, *, service: str = "") -> None:
+    def __init__(self, logger: logging.Logger = LOGGER, *, service: str = "", wall: Clock = WALL) -> None:
         self._logger = logger
         self._constant: dict[str, object] = {"service": service} if service else {}
-
-    def begin(self, exchange: Exchange, /) -> None:
-        """Write nothing: one line says it all at the end."""
-
-    def answered(self, exchange: Exchange, /) -> None:
-        """Write nothing: the application may still crash."""
+        self._wall = wall
+        self._mould = _Mould(0.0, 0, {}, 0.0)
 
     def end(self, exchange: Exchange, /) -> None:
         """Write the line."""
@@ -78,39 +80,77 @@ class AccessLog:
         level = logging.INFO if error is None else logging.ERROR
         if (exchange.quiet and error is None) or not self._logger.isEnabledFor(level):
             return
-        exc_info = None if error is None else (type(error), error, error.__traceback__)
+        # Whoever put a factory of his own in place wants it to be asked.
+        if error is None and logging.getLogRecordFactory() is logging.LogRecord:
+            record = self._cast()
+        else:
+            record = self._make(level, error)
+        _fill(record.__dict__, exchange)
+        self._logger.handle(record)
+
+    def _make(self, level: int, error: Exception | None) -> logging.LogRecord:
         # `log` would look for its caller, and check that each field is new: half of its cost, for nothing.
+        exc_info = None if error is None else (type(error), error, error.__traceback__)
         record = self._logger.makeRecord(
             self._logger.name, level, __file__, 0, "http.request", (), exc_info, "end"
         )
-        vars(record).update(_fields(exchange), **self._constant)
-        self._logger.handle(record)
+        record.__dict__.update(self._constant)
+        return record
+
+    def _cast(self) -> logging.LogRecord:
+        """Make a record like the one before, but for its time.
+
+        Logging would look up file, thread and process for each: here they are looked up once a second, and in
+        another thread. To ask for the process id is a system call, which costs 1 microsecond.
+        """
+        now, thread = self._wall(), threading.get_ident()
+        mould = self._mould
+        if mould.second != now // 1 or mould.thread != thread:
+            mould = self._mould = self._make_mould(now // 1, thread)
+        record = logging.LogRecord.__new__(logging.LogRecord)
+        fields = record.__dict__ = mould.fields.copy()
+        fields["created"] = now
+        fields["msecs"] = now % 1 * 1000 // 1
+        fields["relativeCreated"] = (now - mould.loaded_at) * 1000
+        return record
+
+    def _make_mould(self, second: float, thread: int) -> _Mould:
+        model = self._make(logging.INFO, None)
+        if hasattr(model, "taskName"):
+            model.taskName = None
+        loaded_at = model.created - model.relativeCreated / 1000
+        return _Mould(second, thread, {**vars(model)}, loaded_at)
 
 
-def _fields(exchange: Exchange) -> dict[str, object]:
+class _Mould(NamedTuple):
+    """What all records of one thread in one second have in common; `loaded_at` is when logging was imported."""
+
+    second: float
+    thread: int
+    fields: dict[str, Any]
+    loaded_at: float
+
+
+def _fill(fields: dict[str, Any], exchange: Exchange) -> None:
     request = exchange.request
-    fields: dict[str, object] = {
-        "method": exchange.method,
-        "route": exchange.route,
-        "path": exchange.path,
-        "status": exchange.status,
-        "duration_ms": round(exchange.seconds * 1000, 3),
-        "error_type": exchange.error_type,
-        "client": exchange.client,
-        "principal": request.principal,
-        "request_bytes": exchange.request_bytes,
-        "bytes": exchange.response_bytes,
-        "traffic": exchange.traffic,
-        "request_id": request.request_id,
-    }
+    fields["method"] = exchange.method
+    fields["route"] = exchange.route
+    fields["path"] = exchange.path
+    fields["status"] = exchange.status
+    # To the microsecond, for a tenth of what `round` costs.
+    fields["duration_ms"] = (exchange.seconds * 1e6 + 0.5) // 1 / 1000
+    fields["error_type"] = exchange.error_type
+    fields["client"] = exchange.client
+    fields["principal"] = request.principal
+    fields["request_bytes"] = exchange.request_bytes
+    fields["bytes"] = exchange.response_bytes
+    fields["traffic"] = exchange.traffic
+    fields["request_id"] = request.request_id
     if request.trace_id:
         # The filter would add them too, but not every handler has it.
-        fields |= {
-            "trace_id": request.trace_id,
-            "span_id": request.span_id,
-            "trace_flags": request.trace_flags,
-        }
-    return fields
+        fields["trace_id"] = request.trace_id
+        fields["span_id"] = request.span_id
+        fields["trace_flags"] = request.trace_flags
 
 
 class EventLog:

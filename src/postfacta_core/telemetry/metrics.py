@@ -42,6 +42,7 @@ from ..events import (
     TaskCrashed,
 )
 from .exchange import OTHER, Exchange
+from .plain import PlainGauge, PlainHistogram
 from .policies import PolicyCollector
 
 __all__ = ["DATABASE_BUCKETS", "HTTP_BUCKETS", "Exposition", "Metrics"]
@@ -67,6 +68,9 @@ class Exposition(NamedTuple):
     content_type: str
 
 
+_Metric = MetricWrapperBase | PlainGauge | PlainHistogram
+
+
 class _Family:
     """One metric and its children, which are found without hashing each label by itself.
 
@@ -78,7 +82,7 @@ class _Family:
     """
 
     def __init__(
-        self, metric: MetricWrapperBase, cap: int, *, overflow: Callable[[], None], wide: tuple[int, ...]
+        self, metric: _Metric, cap: int, *, overflow: Callable[[], None], wide: tuple[int, ...]
     ) -> None:
         self._metric = metric
         self._cap = cap
@@ -135,8 +139,6 @@ class Metrics:
         self._clock = clock
         self._wall = wall
         self._checked_at: dict[tuple[str, ...], float] = {}
-        # A plain number, read at the scrape, costs a tenth of a gauge that locks at each step.
-        self._active_now: dict[str, int] = {}
         self._sized: dict[str, PoolSized] = {}
         self._overflows = Counter(
             "postfacta_metrics_label_overflow_total",
@@ -163,11 +165,11 @@ class Metrics:
             buckets=HTTP_BUCKETS,
             wide=(1, 3),
         )
-        self._active = self._gauge(
+        self._active = self._plain_gauge(
             "http_server_active_requests", "Requests not answered yet.", "http_request_method"
         )
-        self._received = self._gauge(
-            "http_last_request_received_time", "When the last request came.", "path method", wide=(0,)
+        self._received = self._plain_gauge(
+            "http_last_request_received_time", "When the last request came.", "path method", read=self._when
         )
         self._crashes = self._counter(
             "postfacta_unhandled_exceptions_total",
@@ -244,28 +246,25 @@ class Metrics:
 
     def begin(self, exchange: Exchange, /) -> None:
         """Count a request as active."""
-        method = _METHODS.get(exchange.method, OTHER)
-        active = self._active_now
-        if method not in active:
-            active[method] = 0
-            self._active.child((method,)).set_function(lambda: active[method])
-        active[method] += 1
+        self._active.child((_METHODS.get(exchange.method, OTHER),)).value += 1
 
     def answered(self, exchange: Exchange, /) -> None:
         """Count it as active no longer; a background task after the response is not a request."""
-        self._active_now[_METHODS.get(exchange.method, OTHER)] -= 1
+        self._active.child((_METHODS.get(exchange.method, OTHER),)).value -= 1
 
     def end(self, exchange: Exchange, /) -> None:
         """Observe the duration under the settled labels."""
         method = _METHODS.get(exchange.method, OTHER)
         route = exchange.route
-        self._durations.child(
-            (method, route, str(exchange.status), exchange.error_type, exchange.traffic)
-        ).observe(exchange.seconds)
-        received = self._wall() - (self._clock() - exchange.request.started)
-        self._received.child((route, method)).set(received)
+        key = (method, route, str(exchange.status), exchange.error_type, exchange.traffic)
+        self._durations.child(key).observe(exchange.seconds)
+        self._received.child((route, method)).value = exchange.request.started
         if exchange.error is not None:
             self._crashes.child((exchange.error_type,)).inc()
+
+    def _when(self, moment: float) -> float:
+        # To the millisecond, so that a moment reads the same at each scrape.
+        return round(self._wall() - (self._clock() - moment), 3)
 
     def __call__(self, event: Event, /) -> None:
         """Count what happened outside of exchanges."""
@@ -352,7 +351,7 @@ class Metrics:
         encode, content_type = choose_encoder(accept)
         return Exposition(encode(self.registry), content_type)
 
-    def _family(self, metric: MetricWrapperBase, name: str, wide: tuple[int, ...]) -> _Family:
+    def _family(self, metric: _Metric, name: str, wide: tuple[int, ...]) -> _Family:
         # The bound child is made here: `labels` costs more than the observation itself.
         overflow = self._overflows.labels(name).inc
         return _Family(metric, self._cap, overflow=overflow, wide=wide)
@@ -366,8 +365,14 @@ class Metrics:
         buckets: tuple[float, ...] = DATABASE_BUCKETS,
         wide: tuple[int, ...] = (0,),
     ) -> _Family:
-        metric = Histogram(name, text, labels.split(), buckets=buckets, registry=self.registry)
+        metric = PlainHistogram(name, text, labels.split(), bounds=buckets, registry=self.registry)
         return self._family(metric, name, wide)
+
+    def _plain_gauge(
+        self, name: str, text: str, labels: str, *, read: Callable[[float], float] = float
+    ) -> _Family:
+        metric = PlainGauge(name, text, labels.split(), registry=self.registry, read=read)
+        return self._family(metric, name, (0,))
 
     def _gauge(self, name: str, text: str, labels: str, *, wide: tuple[int, ...] = (0,)) -> _Family:
         return self._family(Gauge(name, text, labels.split(), registry=self.registry), name, wide)

@@ -17,10 +17,10 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from ..clock import WALL, Clock
 from ..context import RequestContext
 from ..events import Event, QueryFinished
-from .exchange import Exchange
+from .exchange import Exchange, NullRecorder
 from .redaction import redact_text
 
-__all__ = ["Tracing"]
+__all__ = ["Tracing", "trace_headers"]
 
 _SCOPE: Final = "postfacta_core"
 _CARRIED: Final = {name.encode(): name for name in ("traceparent", "tracestate", "baggage")}
@@ -38,7 +38,7 @@ class _Open(NamedTuple):
     began: float
 
 
-class Tracing:
+class Tracing(NullRecorder):
     """Make a SERVER span for each request, and a CLIENT span for each database statement.
 
     Args:
@@ -77,11 +77,11 @@ class Tracing:
         token = context.attach(trace.set_span_in_context(span, context.get_current()))
         exchange.span = _Open(span, token, began)
 
-    def answered(self, exchange: Exchange, /) -> None:
-        """Leave the span open: what the application does after the response still belongs to it."""
-
     def end(self, exchange: Exchange, /) -> None:
-        """End the span with what is known by now, at the moment of the last byte."""
+        """End the span with what is known by now, at the moment of the last byte.
+
+        Until now it was open: what the application does after the response still belongs to it.
+        """
         opened = exchange.span
         if not isinstance(opened, _Open):
             return
@@ -121,6 +121,16 @@ class Tracing:
             return None
         self._tracer = provider.get_tracer(_SCOPE)
         return self._tracer
+
+
+def trace_headers() -> dict[str, str]:
+    """Write the W3C headers that make a call to another service part of the present span's trace.
+
+    There are none without a span.
+    """
+    headers: dict[str, str] = {}
+    _PROPAGATOR.inject(headers)
+    return headers
 
 
 def _nanoseconds(seconds: float) -> int:

@@ -148,3 +148,16 @@ async def test_litestar(method: str, path: str, template: str | None, *, prefix:
     # Litestar is typed by its own ASGI shapes, which are narrower than the protocol's.
     app: Any = litestar_app()
     assert await route_of(app, prefix + path, method, root_path=prefix) == template
+
+
+async def test_one_route_under_two_prefixes_has_two_templates() -> None:
+    inner = APIRouter()
+    inner.add_api_route("/in/{id}", ok)
+    app = FastAPI()
+    app.include_router(inner, prefix="/a")
+    app.include_router(inner, prefix="/b")
+    assert [await route_of(app, path) for path in ("/a/in/1", "/b/in/1", "/a/in/2")] == [
+        "/a/in/{id}",
+        "/b/in/{id}",
+        "/a/in/{id}",
+    ]

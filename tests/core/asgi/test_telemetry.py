@@ -27,7 +27,7 @@ from postfacta_core.context import RequestContext, bind_request, current_request
 from postfacta_core.errors import PoolTimeoutError
 from postfacta_core.events import ListenerFailed
 from postfacta_core.policy.transfer import TransferLimits
-from postfacta_core.telemetry.exchange import Exchange
+from postfacta_core.telemetry.exchange import Exchange, NullRecorder
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import AsgiResponse, ManualClock, RecordingObserver, call_asgi
 
@@ -381,6 +381,24 @@ async def test_a_recorder_that_raises_reaches_neither_the_request_nor_the_others
     assert response.status == 200
     assert kept.only.status == 200
     assert [event.policy.split(".")[-1] for event in observer.of(ListenerFailed)] == ["begin", "end"]
+
+
+async def test_what_a_recorder_does_not_want_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counting(NullRecorder):
+        ends = 0
+
+        def end(self, exchange: Exchange, /) -> None:
+            self.ends += 1
+
+    def fail(self: NullRecorder, exchange: Exchange, /) -> None:
+        raise Boom
+
+    monkeypatch.setattr(NullRecorder, "begin", fail)
+    monkeypatch.setattr(NullRecorder, "answered", fail)
+    observer, counting = RecordingObserver(), Counting()
+    await call_asgi(TelemetryMiddleware(APP, [counting], observer=observer), "GET", "/i/7")
+    assert counting.ends == 1
+    assert observer.of(ListenerFailed) == []
 
 
 async def test_without_a_context_layer_a_stale_context_is_not_trusted() -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import itertools
 import logging
+import threading
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 
 from postfacta_core.asgi._types import Receive, Scope, Send
 from postfacta_core.asgi.context import ContextMiddleware
 from postfacta_core.asgi.telemetry import TelemetryMiddleware
+from postfacta_core.context import RequestContext
 from postfacta_core.events import (
     CircuitChanged,
     ConnectionOpened,
@@ -30,6 +34,7 @@ from postfacta_core.events import (
     StoreChanged,
     TaskCrashed,
 )
+from postfacta_core.telemetry.exchange import Exchange
 from postfacta_core.telemetry.logs import LOGGER, AccessLog, EventLog, RequestFilter
 from postfacta_core.testing import call_asgi
 
@@ -203,3 +208,92 @@ def test_a_record_that_names_its_request_keeps_it_outside_of_one() -> None:
     record = logging.makeLogRecord({"request_id": "from-another-thread"})
     assert RequestFilter().filter(record)
     assert vars(record)["request_id"] == "from-another-thread"
+
+
+async def two_lines(*, wall: float = 1_000_000.625) -> list[logging.LogRecord]:
+    kept = Lines()
+    logger = logging.Logger("of.a.test", logging.INFO)  # noqa: LOG001 - nobody else is to find it
+    logger.addHandler(kept)
+    app = ContextMiddleware(TelemetryMiddleware(STACK, [AccessLog(logger, wall=lambda: wall)]))
+    for _ in range(2):
+        await call_asgi(app, "GET", "/a/b")
+    return kept.records
+
+
+async def test_an_access_line_has_all_that_logging_itself_puts_on_a_record() -> None:
+    _, line = await two_lines()
+    model = vars(
+        logging.LogRecord("of.a.test", logging.INFO, line.pathname, 0, "http.request", (), None, "end")
+    )
+    model.pop("taskName", None)
+    times = {"created", "msecs", "relativeCreated"}
+    assert type(line) is logging.LogRecord
+    assert {key: vars(line)[key] for key in model if key not in times} == {
+        key: value for key, value in model.items() if key not in times
+    }
+    started = logging.LogRecord("", 0, "", 0, "", (), None)
+    assert (line.created, line.msecs) == (1_000_000.625, 625.0)
+    assert line.relativeCreated == pytest.approx(
+        (line.created - started.created) * 1000 + started.relativeCreated, abs=0.01
+    )
+
+
+async def test_an_access_line_names_the_thread_and_the_process_that_wrote_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [5.0]
+    kept = Lines()
+    logger = logging.Logger("of.a.test", logging.INFO)  # noqa: LOG001 - nobody else is to find it
+    logger.addHandler(kept)
+    log = AccessLog(logger, wall=lambda: now[0])
+    exchange = Exchange(RequestContext(ID, 0.0), "GET", "/")
+    thread = threading.Thread(target=log.end, args=(exchange,), name="another")
+    log.end(exchange)
+    thread.start()
+    thread.join()
+    log.end(exchange)
+    # As after a fork.
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    now[0] += 1
+    log.end(exchange)
+    names = [record.threadName for record in kept.records]
+    assert names == ["MainThread", "another", "MainThread", "MainThread"]
+    assert [record.process == -1 for record in kept.records] == [False, False, False, True]
+
+
+async def test_a_record_factory_is_asked_for_each_access_line() -> None:
+    numbers = itertools.count()
+
+    def factory(*args: Any, **options: Any) -> logging.LogRecord:
+        record = logging.LogRecord(*args, **options)
+        record.number = next(numbers)
+        return record
+
+    logging.setLogRecordFactory(factory)
+    try:
+        first, second = await two_lines()
+    finally:
+        logging.setLogRecordFactory(logging.LogRecord)
+    assert vars(first)["number"] < vars(second)["number"]
+
+
+def test_what_one_line_has_does_not_show_on_the_next(lines: Lines) -> None:
+    log = AccessLog()
+    traced, plain = (Exchange(RequestContext(ID, 0.0), "GET", "/") for _ in "ab")
+    traced.request.trace_id = "a" * 32
+    log.end(traced)
+    vars(lines.records[0])["tenant"] = "acme"
+    log.end(plain)
+    assert vars(lines.records[0])["trace_id"] == "a" * 32
+    assert not vars(lines.records[1]).get("trace_id")
+    assert "tenant" not in vars(lines.records[1])
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0.0, 0.0), (0.001_234_6, 1.235), (2.5, 2500.0)])
+def test_a_duration_is_told_in_milliseconds_to_the_microsecond(
+    lines: Lines, seconds: float, shown: float
+) -> None:
+    exchange = Exchange(RequestContext(ID, 0.0), "GET", "/")
+    exchange.seconds = seconds
+    AccessLog().end(exchange)
+    assert vars(lines.records[0])["duration_ms"] == shown

@@ -1,0 +1,140 @@
+"""Metrics that count in plain numbers, read when somebody looks.
+
+An observation of prometheus-client takes a lock or two and walks over the buckets; here it is a step of one number.
+For what happens at each request or statement, that is the difference between 1.5 and 0.2 microseconds.
+
+The numbers are written by one thread, the event loop's, and may be read by any. A scrape that comes in between two
+steps sees a sum that is one observation ahead of its count, or behind it, as it does with prometheus-client.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+__all__ = ["Buckets", "Number", "PlainGauge", "PlainHistogram"]
+
+
+class Number:
+    """One series of a gauge.
+
+    Attributes:
+        value: What it is now.
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: float = 0.0
+
+
+class Buckets:
+    """One series of a histogram."""
+
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count a value in the first bucket whose bound is not below it."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def read(self) -> tuple[list[int], float]:
+        """Return how many values are at or below each bound, and in all; and their sum."""
+        return list(accumulate(self._counts)), self._sum
+
+
+class PlainGauge(Collector):
+    """A gauge with labels. It is a collector of prometheus-client.
+
+    Args:
+        name: Of the metric.
+        text: What it says.
+        labels: Their names.
+        registry: Where it is registered.
+        read: Turns a number into what is shown.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        labels: Sequence[str],
+        *,
+        registry: CollectorRegistry,
+        read: Callable[[float], float] = float,
+    ) -> None:
+        self._about: Final = (name, text)
+        self._labels = tuple(labels)
+        self._read = read
+        self._series: dict[tuple[str, ...], Number] = {}
+        registry.register(self)
+
+    def labels(self, *values: str) -> Number:
+        """Return the series of these label values; it is made when it is first asked for."""
+        return self._series.setdefault(values, Number())
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        """Name the metric, so that another collector cannot take its name."""
+        yield GaugeMetricFamily(*self._about, labels=self._labels)
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Read all series."""
+        for family in self.describe():
+            for values, number in tuple(self._series.items()):
+                family.add_metric(values, self._read(number.value))
+            yield family
+
+
+class PlainHistogram(Collector):
+    """A histogram with labels. It is a collector of prometheus-client.
+
+    Args:
+        name: Of the metric.
+        text: What it says.
+        labels: Their names.
+        bounds: Of its buckets, upwards, without the infinite one.
+        registry: Where it is registered.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        labels: Sequence[str],
+        *,
+        bounds: Sequence[float],
+        registry: CollectorRegistry,
+    ) -> None:
+        self._about: Final = (name, text)
+        self._labels = tuple(labels)
+        self._bounds = tuple(bounds)
+        self._names = [*(repr(float(bound)) for bound in bounds), "+Inf"]
+        self._series: dict[tuple[str, ...], Buckets] = {}
+        registry.register(self)
+
+    def labels(self, *values: str) -> Buckets:
+        """Return the series of these label values; it is made when it is first asked for."""
+        return self._series.setdefault(values, Buckets(self._bounds))
+
+    def describe(self) -> Iterator[HistogramMetricFamily]:
+        """Name the metric, so that another collector cannot take its name."""
+        yield HistogramMetricFamily(*self._about, labels=self._labels)
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """Read all series."""
+        for family in self.describe():
+            for values, buckets in tuple(self._series.items()):
+                counts, total = buckets.read()
+                family.add_metric(values, list(zip(self._names, counts, strict=True)), total)
+            yield family

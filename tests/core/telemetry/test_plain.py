@@ -1,0 +1,43 @@
+"""A metric of plain numbers shows what prometheus-client's own would show."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, strategies as st
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+
+from postfacta_core.telemetry.metrics import HTTP_BUCKETS
+from postfacta_core.telemetry.plain import PlainGauge, PlainHistogram
+
+
+def lines(registry: CollectorRegistry) -> list[str]:
+    return [line for line in generate_latest(registry).decode().splitlines() if "_created" not in line]
+
+
+@given(st.lists(st.one_of(st.floats(0, 20), st.sampled_from(HTTP_BUCKETS))))
+def test_a_histogram_reads_as_prometheus_clients(values: list[float]) -> None:
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    plain = PlainHistogram("h_seconds", "How long.", ["a", "b"], bounds=HTTP_BUCKETS, registry=ours)
+    model = Histogram("h_seconds", "How long.", ["a", "b"], buckets=HTTP_BUCKETS, registry=theirs)
+    for number, value in enumerate(values):
+        plain.labels("x", str(number % 2)).observe(value)
+        model.labels("x", str(number % 2)).observe(value)
+    assert lines(ours) == lines(theirs)
+
+
+def test_a_gauge_is_read_at_the_scrape() -> None:
+    registry = CollectorRegistry()
+    gauge = PlainGauge("g", "Where it stands.", ["a"], registry=registry, read=lambda value: value * 2)
+    gauge.labels("x").value += 3
+    gauge.labels("x").value -= 1
+    assert registry.get_sample_value("g", {"a": "x"}) == 4
+
+
+def test_a_name_is_taken_once() -> None:
+    registry = CollectorRegistry()
+    PlainGauge("g", "Where it stands.", ["a"], registry=registry)
+    with pytest.raises(ValueError, match="Duplicated"):
+        PlainGauge("g", "Where it stands.", ["a"], registry=registry)
+    PlainHistogram("h", "How long.", ["a"], bounds=[1], registry=registry)
+    with pytest.raises(ValueError, match="Duplicated"):
+        PlainHistogram("h", "How long.", ["a"], bounds=[1], registry=registry)
