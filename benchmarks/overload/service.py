@@ -56,7 +56,7 @@ def build(handler: str, *, shedding: bool) -> ASGIApp:
     if not shedding:
         return _alive(serve)
     guarded = LoadSheddingMiddleware(serve, priority_key=KEY)
-    return _alive(guarded, LoopLag(guarded.limiter.lagged))
+    return _alive(guarded, LoopLag(guarded.beat))
 
 
 def _alive(inner: ASGIApp, looplag: LoopLag | None = None) -> ASGIApp:

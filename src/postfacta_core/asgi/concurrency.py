@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import math
 from collections.abc import Awaitable, Callable
 from typing import Final
 from urllib.parse import quote
@@ -28,6 +29,10 @@ PriorityOf = Callable[[Scope], Priority | None]
 # RFC 6455 leaves the registry to IANA: 1013 is "try again later".
 _TRY_AGAIN_LATER: Final = 1013
 _INTERNAL, _TIMEOUT = 500, 504
+# Seconds. A loop that is so late once is watched for a while, and one that nobody has heard of lately might be late.
+_LATE: Final = 0.005
+_WATCHED_FOR: Final = 1.0
+_HEARD_FOR: Final = 0.25
 _NAMES: Final = {priority.name.lower().encode(): priority for priority in Priority}
 
 
@@ -35,7 +40,8 @@ class LoadSheddingMiddleware:
     """Admit a request, let it wait a moment, or answer 503 with `Retry-After` before anything else is done for it.
 
     * After its admission a request lets the event loop go round once. A handler that keeps the processor busy runs
-      to its end in one step: without this, no limit would ever see more than one request at once.
+      to its end in one step: without this, no limit would ever see more than one request at once. While `beat` hears
+      that the loop is hardly ever late, there is nothing to see, and a request is spared that round.
     * A response in pieces gives its slot back with its first piece, and counts as a request of that length: a
       stream may last for hours. What it costs after that is seen by the loop's lag alone.
     * A WebSocket is admitted or refused (close code 1013) at its handshake, and gives its slot back once it is
@@ -90,6 +96,7 @@ class LoadSheddingMiddleware:
         self._observe = fan_out([observer])
         self.clock: Clock = clock
         self._luck = luck
+        self._watched_until = self._heard_until = -math.inf
         self._observe(PolicyCreated(self.limiter.name, self.limiter.tally))
 
     @property
@@ -102,6 +109,14 @@ class LoadSheddingMiddleware:
         old, self.limiter.mode = self.limiter.mode, new
         if new is not old:
             self._observe(ModeChanged(self.limiter.name, old, new))
+
+    def beat(self, late: float) -> None:
+        """Hear of `LoopLag` by how many seconds the event loop is late."""
+        self.limiter.lagged(late)
+        now = self.clock()
+        self._heard_until = now + _HEARD_FOR
+        if late >= _LATE:
+            self._watched_until = now + _WATCHED_FOR
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -125,14 +140,18 @@ class LoadSheddingMiddleware:
                 return
         permit = _Permit(self, request, admitted, send)
         try:
-            await checkpoint()
-            limiter.start(clock(), admitted)
+            is_calm = self._watched_until < admitted < self._heard_until
+            limiter.start(admitted if is_calm else await self._go_round(), admitted)
             await self._app(scope, receive, permit.send)
         except DeadlineExceededError:
             permit.status = _TIMEOUT
             raise
         finally:
             permit.end()
+
+    async def _go_round(self) -> float:
+        await checkpoint()
+        return self.clock()
 
     def _priority(self, scope: Scope) -> Priority:
         if self._key or self._trusts:

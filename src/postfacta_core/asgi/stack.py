@@ -255,7 +255,7 @@ def harden(
         observer=observer,
     )
     layers = ContextMiddleware(layers, resetters=(telemetry.tracing.fresh_context, *resetters), clock=clock)
-    looplag = LoopLag(shedding.limiter.lagged, observer=observer, clock=clock)
+    looplag = LoopLag(shedding.beat, observer=observer, clock=clock)
     stores = [policy.rate_limit_store] if policy.rate_limit_store else []
     lifespan = LifespanMiddleware(
         layers, [running, looplag, *stores, *resources, health], lifecycle=lifecycle, observer=observer

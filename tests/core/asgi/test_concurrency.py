@@ -115,6 +115,52 @@ async def test_requests_that_arrive_together_see_one_another_before_the_first_of
     assert max(counts) == 8
 
 
+async def together(app: LoadSheddingMiddleware, counts: list[int]) -> int:
+    """Send eight requests at once; tell the most of them that one of them saw."""
+    counts.clear()
+    async with anyio.create_task_group() as tasks:
+        for _ in range(8):
+            tasks.start_soon(call_asgi, app)
+    return max(counts)
+
+
+async def test_a_loop_that_is_never_late_costs_a_request_no_turn_of_it_and_one_that_is_is_watched() -> None:
+    counts: list[int] = []
+    clock, limiter = ManualClock(), Recording(10)
+
+    async def busy(scope: Scope, receive: Receive, send: Send) -> None:
+        counts.append(limiter.in_flight)
+        await answer(200)(scope, receive, send)
+
+    app = LoadSheddingMiddleware(busy, limiter, clock=clock)
+    app.beat(0.0049)
+    clock.advance(0.2)
+    assert await together(app, counts) == 1
+    clock.advance(0.06)  # Nobody has heard of the loop for too long.
+    assert await together(app, counts) == 8
+    app.beat(0.005)
+    clock.advance(0.1)
+    assert await together(app, counts) == 8
+    for _ in range(8):
+        app.beat(0.0)
+        clock.advance(0.1)
+    assert await together(app, counts) == 8
+    clock.advance(0.11)
+    app.beat(0.0)
+    assert await together(app, counts) == 1
+    assert limiter.in_flight == 0
+
+
+def test_the_limiter_hears_of_each_beat() -> None:
+    class Heard(Recording):
+        def lagged(self, seconds: float) -> None:
+            beats.append(seconds)
+
+    beats: list[float] = []
+    LoadSheddingMiddleware(answer(200), Heard()).beat(0.3)
+    assert beats == [0.3]
+
+
 async def test_the_limiter_is_told_how_long_the_loop_took_after_an_admission() -> None:
     clock, limiter = ManualClock(), Recording()
     limiter.on_arrival = lambda: clock.advance(0.25)
