@@ -19,8 +19,10 @@ from structlog.contextvars import clear_contextvars
 
 from postfacta_core.aio.database import Database, PoolOptions
 from postfacta_core.aio.health import HealthRegistry
+from postfacta_core.aio.ratelimit_store import SharedStore
 from postfacta_core.asgi import PROBLEMS, Hardened, Policy, Scope, Telemetry, harden, problem_of
 from postfacta_core.context import current_request
+from postfacta_core.policy.concurrency import LimiterConfig
 from postfacta_core.policy.lifecycle import DrainLimits
 from postfacta_core.policy.transfer import TransferLimits
 
@@ -40,6 +42,7 @@ from .migrations import HEAD, current_revision
 from .openapi import openapi_document
 from .principal import Principal
 from .problems import Fault, Problems
+from .rates import address_limits, principal_limits, priorities, shared_store
 from .reliability.about import About, Codebase, load_codebase
 from .routes import RouteClass, Rule, build_routes
 from .settings import Settings
@@ -92,14 +95,16 @@ def create_app(settings: Settings, *, v0_store: V0Store | None = None) -> Harden
     table = route_rules(
         settings, database, guard, stale=stale, codebase=codebase, pages=pages, v0_store=v0_store
     )
+    rate_store = shared_store(settings)
+    spend = principal_limits(settings, store=rate_store, observer=telemetry.observer)
     static = Mount("/static", StaticFiles(directory=STATIC))
-    routes: list[BaseRoute] = [*build_routes(table, guard.authenticate, stale=stale), static]
+    routes: list[BaseRoute] = [*build_routes(table, guard.authenticate, spend=spend, stale=stale), static]
     app = Starlette(routes=routes, middleware=_cors(settings), exception_handlers=problems.handlers)
     app.router.redirect_slashes = False
     return harden(
         app,
         service="postfacta",
-        policy=_policy(settings, table),
+        policy=_policy(settings, table, rate_store),
         telemetry=telemetry,
         health=_health(settings, database, telemetry),
         resources=[database, housekeeping(database, telemetry.observer)],
@@ -147,7 +152,7 @@ def route_rules(
     return table
 
 
-def _policy(settings: Settings, table: list[Rule]) -> Policy:
+def _policy(settings: Settings, table: list[Rule], rate_store: SharedStore | None) -> Policy:
     special = {
         (rule.method, rule.path): TransferLimits(
             max_header_bytes=settings.max_header_bytes, max_body_bytes=rule.route_class.body_bytes
@@ -173,6 +178,13 @@ def _policy(settings: Settings, table: list[Rule]) -> Policy:
         limits=limits,
         request_timeout=RouteClass.WRITE.seconds,  # Until routing has told the class.
         cancel_on_disconnect=lambda scope: scope["method"] in {"GET", "HEAD"},
+        rate_limits=address_limits(settings),
+        rate_limit_store=rate_store,
+        trusted_proxies=settings.trusted_proxies,
+        shedding=settings.shedding,
+        # It takes as many at once as it promises; that they cannot be served in time, it finds out within a second.
+        concurrency=LimiterConfig(start=256),
+        priority_of=priorities(table),
         drain=DrainLimits(drain_delay=delay, drain_timeout=settings.drain_timeout),
         response_headers=_HEADERS if settings.is_local else (*_HEADERS, _STRICT_TRANSPORT),
         metrics_token=token.get_secret_value() if token else "",
@@ -202,16 +214,18 @@ def _health(settings: Settings, database: Database, telemetry: Telemetry) -> Hea
 
     async def schema() -> None:
         # What was right stays so while the database is away: that is the first check's affair.
-        if right["schema"] and not database.is_connected:
+        if right["schema"] and _is_away(database):
             return
         await database.wait_connected()
-        revision = await current_revision(lambda sql: database.fetchval(sql, operation="revision"))
+        revision = await current_revision(
+            lambda sql: database.fetchval(sql, operation="revision", repeatable=True)
+        )
         right["schema"] = revision is not None and revision >= HEAD
         if not right["schema"]:
             raise SchemaOutdatedError(revision)
 
     async def durability() -> bool:
-        if not (right["durability"] and not database.is_connected):
+        if not (right["durability"] and _is_away(database)):
             await database.wait_connected()
             right["durability"] = not await database.durability_problems()
         return right["durability"]
@@ -220,6 +234,10 @@ def _health(settings: Settings, database: Database, telemetry: Telemetry) -> Hea
     health.add("schema", schema, critical=critical, rise=1)
     health.add("durability", durability, critical=critical, rise=1)
     return health
+
+
+def _is_away(database: Database) -> bool:
+    return not database.is_connected or database.breaker.statistics().retry_after is not None
 
 
 def _cors(settings: Settings) -> list[Middleware]:
@@ -236,6 +254,8 @@ def _cors(settings: Settings) -> list[Middleware]:
                 "ETag",
                 "Link",
                 "Location",
+                "RateLimit",
+                "RateLimit-Policy",
                 "Retry-After",
                 "X-Request-ID",
                 "Idempotency-Replayed",

@@ -18,15 +18,15 @@ from typing import Self
 from uuid import UUID
 
 import anyio
-import asyncpg
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
 from postfacta_core.aio.database import Connection, Database
 from postfacta_core.context import current_request
-from postfacta_core.errors import DatabaseUnavailableError, LockTimeoutError
+from postfacta_core.errors import LockTimeoutError
 from postfacta_core.events import Observer, TaskCrashed
+from postfacta_core.policy.address import client_address
 
 from .errors import IdempotencyInProgressError, IdempotencyMismatchError
 from .principal import Principal
@@ -56,8 +56,6 @@ _PRUNE = """
 delete from idempotency_keys where (principal, key) in (
   select principal, key from idempotency_keys where created_at < now() - interval '24 hours'
    order by created_at limit $1 for update skip locked)"""
-
-_TRIES = 3  # A victim of a deadlock wins the next round; one that loses three times meets real contention.
 
 
 def sees(principal: Principal) -> tuple[bool, UUID | None]:
@@ -153,15 +151,12 @@ class Transactions:
             DatabaseUnavailableError: If it lost to others' transactions again and again.
         """
         once = None if key is None else _Once(principal.actor, key, await _fingerprint(request))
-        for _ in range(_TRIES):
-            try:
-                async with self._database.transaction() as connection:
-                    unit = Unit(connection, principal, _client(request))
-                    answer = await (work(unit) if once is None else once.run(unit, work))
-            except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
-                continue
-            return answer.response()
-        raise DatabaseUnavailableError(self._database.name, 1.0)
+
+        async def run(connection: Connection) -> Answer:
+            unit = Unit(connection, principal, _client(request))
+            return await (work(unit) if once is None else once.run(unit, work))
+
+        return (await self._database.run_transaction(run)).response()
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +206,12 @@ async def _fingerprint(request: Request) -> bytes:
 
 
 def _client(request: Request) -> Address | None:
-    try:  # A server on a socket file knows no address, and PostgreSQL no zone of one.
-        return ip_address(request.client.host.partition("%")[0]) if request.client else None
+    # PostgreSQL knows no zone of an address.
+    peer, known = request.client.host.partition("%")[0] if request.client else "", current_request()
+    if known is not None and known.client and known.client != client_address(peer, ()):
+        peer = known.client.removesuffix("/64")  # Our proxy says so; of an IPv6 client, the network is told.
+    try:  # A server on a socket file knows no address.
+        return ip_address(peer)
     except ValueError:
         return None
 
@@ -251,5 +250,5 @@ async def prune_keys(database: Database, *, batch: int = 1000) -> int:
 
 async def database_time(database: Database) -> datetime:
     """Read the database's clock, to compare it with ours."""
-    now: datetime = await database.fetchval("select clock_timestamp()", operation="clock")
+    now: datetime = await database.fetchval("select clock_timestamp()", operation="clock", repeatable=True)
     return now

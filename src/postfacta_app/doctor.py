@@ -90,6 +90,10 @@ def _look_at_settings(settings: Settings) -> list[_Finding]:
         )
     if settings.metrics_token is None and not (settings.is_local and settings.is_loopback):
         findings.append(_Finding("metrics", "warn", "/metrics is open to all", "set POSTFACTA_METRICS_TOKEN"))
+    if settings.rate("address") and not settings.trusted_proxies:
+        advice = "a proxy in front is one caller for all: name it in POSTFACTA_TRUSTED_PROXIES"
+        verdict = "warn" if settings.is_loopback else "ok"
+        findings.append(_Finding("rates", verdict, "each address that connects is a caller", advice))
     return findings
 
 

@@ -157,6 +157,6 @@ class PreconditionRequiredError(AppError):
 
 
 class RateLimitedError(AppError):
-    """Too many tries in a short time."""
+    """Too many requests, or tries to sign in, in a short time."""
 
     slug, status, title = "rate-limited", 429, "Too many requests"

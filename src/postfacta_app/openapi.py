@@ -13,7 +13,7 @@ from postfacta_core.asgi import PROBLEMS, problem_of
 
 from .errors import AppError
 from .principal import Access
-from .routes import Rule
+from .routes import RouteClass, Rule
 
 __all__ = ["openapi_document"]
 
@@ -181,6 +181,8 @@ def _responses(rule: Rule, schemas: Schemas) -> dict[int, JSON]:
     refusals = _ALWAYS | {
         cls.status: cls.title for cls in AppError.__subclasses__() if cls.slug in _slugs(rule)
     }
+    if rule.route_class is RouteClass.PROBE:
+        del refusals[429]  # A probe is never limited.
     v1 = rule.path.startswith("/api/v1/")
     kind, schema = ("application/problem+json", "Problem") if v1 else ("application/json", "Message")
     for status, title in refusals.items():

@@ -17,7 +17,7 @@ from .errors import ForbiddenError, MethodNotAllowedError, UnauthenticatedError
 from .principal import Access, Principal
 from .web.stale import StaleAnswers
 
-__all__ = ["Handler", "RouteClass", "Rule", "build_routes"]
+__all__ = ["Handler", "RouteClass", "Rule", "Spend", "build_routes"]
 
 Handler = Callable[[Request, Principal], Awaitable[Response]]
 Authenticate = Callable[[Request], Awaitable[Principal]]
@@ -51,6 +51,10 @@ _SECONDS = {
     RouteClass.AUTH: 5.0,
 }
 _BODY_BYTES = {RouteClass.WRITE: 1_048_576, RouteClass.AUTH: 16_384}
+
+
+Spend = Callable[[Principal, RouteClass], Awaitable[None]]
+"""Counts a request for whoever sends it, and raises if it is one too many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +93,11 @@ class Rule:
 
 
 def build_routes(
-    rules: Iterable[Rule], authenticate: Authenticate, *, stale: StaleAnswers | None = None
+    rules: Iterable[Rule],
+    authenticate: Authenticate,
+    *,
+    spend: Spend | None = None,
+    stale: StaleAnswers | None = None,
 ) -> list[Route]:
     """Make one Starlette route for each path, so that a 405 can name every method of it."""
     paths: dict[str, dict[str, Rule]] = {}
@@ -99,19 +107,28 @@ def build_routes(
             msg = f"two rules for {rule.method} {rule.path}"
             raise ValueError(msg)
         methods[rule.method] = rule
-    return [Route(path, _Endpoint(methods, authenticate, stale)) for path, methods in paths.items()]
+    return [
+        Route(path, _Endpoint(methods, authenticate, spend=spend, stale=stale))
+        for path, methods in paths.items()
+    ]
 
 
 class _Endpoint:
     """Answer the methods of one path. A class, so that Starlette leaves the methods to it."""
 
     def __init__(
-        self, rules: Mapping[str, Rule], authenticate: Authenticate, stale: StaleAnswers | None
+        self,
+        rules: Mapping[str, Rule],
+        authenticate: Authenticate,
+        *,
+        spend: Spend | None,
+        stale: StaleAnswers | None,
     ) -> None:
         self._rules = dict(rules)
         if "GET" in rules:
             self._rules.setdefault("HEAD", rules["GET"])
         self._authenticate = authenticate
+        self._spend = spend
         self._stale = stale
 
     async def __call__(self, scope: dict[str, object], receive: object, send: object) -> None:
@@ -127,6 +144,8 @@ class _Endpoint:
             raise MethodNotAllowedError(detail, headers={"Allow": ", ".join(sorted(self._rules))})
         limit_request(rule.route_class.seconds)
         principal = await self._authenticate(request)
+        if self._spend is not None:
+            await self._spend(principal, rule.route_class)
         if not principal.may(rule.access):
             if not principal.is_signed_in:
                 raise UnauthenticatedError(

@@ -88,6 +88,8 @@ def _config(settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        # It would believe whoever asks from this machine; whom the core believes is a setting.
+        proxy_headers=False,
         timeout_graceful_shutdown=graceful_timeout(settings),
         # Else what one request puts into a context variable is still there in the next one of its connection.
         reset_contextvars=True,

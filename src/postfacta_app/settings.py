@@ -8,17 +8,23 @@ import os
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
+    StringConstraints,
     ValidationError,
     model_validator,
 )
+
+from postfacta_core.aio.ratelimit import parse_rates
+from postfacta_core.aio.ratelimit_store import SharedStore
+from postfacta_core.events import Mode
 
 __all__ = ["AuthMode", "Settings", "SettingsError", "load_settings"]
 
@@ -32,6 +38,10 @@ _BARE = {
 }
 # A name under our prefix that is no field: it says where fields may be read from.
 _NOT_OURS = {"POSTFACTA_SECRETS_DIR"}
+
+
+# In production: what one address, and whoever is signed in, may ask for.
+_RATES = {"address": "1200/minute", "read": "600/minute", "write": "120/minute"}
 
 
 class SettingsError(Exception):
@@ -56,8 +66,44 @@ def _level(value: object) -> object:
     return value.upper() if isinstance(value, str) and value.upper() in known else "INFO"
 
 
+def _networks(value: tuple[str, ...]) -> tuple[str, ...]:
+    for number, text in enumerate(value, 1):
+        try:
+            is_sound = text == "unix" or ipaddress.ip_network(text).prefixlen > 0
+        except ValueError:
+            is_sound = False
+        if not is_sound:
+            msg = f"entry {number} is no network to trust: write 10.0.0.0/8, one address, or `unix`; never /0"
+            raise ValueError(msg)
+    return value
+
+
+def _rates(value: str) -> str:
+    try:
+        if value:
+            parse_rates(value)
+    except ValueError:
+        msg = "cannot be read as a rate: write 600/minute, or 10/second;1000/hour; empty sets no limit"
+        raise ValueError(msg) from None
+    return value
+
+
+def _store(value: SecretStr) -> SecretStr:
+    address = value.get_secret_value()
+    try:
+        SharedStore(address)  # To try it: it connects to nothing.
+        is_sound = address.startswith("async+valkey")
+    except Exception:  # noqa: BLE001 - each client has errors of its own, which may show the address
+        is_sound = False
+    if not is_sound:
+        raise ValueError("is no store: write async+valkey://host:6379, and `pip install postfacta[valkey]`")
+    return value
+
+
 # An empty secret is a forgotten one: it must not open what it should close.
 Secret = Annotated[SecretStr, Field(min_length=1)]
+# Longer, it would hold numbers that no clock can count with.
+Rates = Annotated[str, StringConstraints(strip_whitespace=True, max_length=100), AfterValidator(_rates)]
 
 
 class Settings(BaseModel):
@@ -95,6 +141,24 @@ class Settings(BaseModel):
         (), description="Origins, comma separated, that browsers may call from."
     )
     cors_credentials: bool = Field(default=False, description="Whether those origins may send cookies.")
+    trusted_proxies: Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_networks)] = Field(
+        (), description="Networks, comma separated, whose `X-Forwarded-For` is true, or `unix` for a socket."
+    )
+    rate_address: Rates | None = Field(
+        None, description="What an address may ask for; 1200/minute, in `local` no limit."
+    )
+    rate_read: Rates | None = Field(
+        None, description="What who is signed in may read and search; 600/minute, in `local` no limit."
+    )
+    rate_write: Rates | None = Field(
+        None, description="What who is signed in may write; 120/minute, in `local` no limit."
+    )
+    rate_store: Annotated[Secret, AfterValidator(_store)] | None = Field(
+        None, description="Valkey in which processes count together: `async+valkey://host:6379`."
+    )
+    shedding: Mode = Field(
+        Mode.ENFORCE, description="Under overload: `enforce` refuses early, `shadow` counts only, or `off`."
+    )
     traces: str = Field(
         "none", pattern="^(none|otlp)$", description="`otlp` sends spans; `OTEL_*` variables say where."
     )
@@ -118,6 +182,11 @@ class Settings(BaseModel):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
+
+    def rate(self, of: Literal["address", "read", "write"]) -> str:
+        """Tell what may be asked for; empty for as much as anybody likes."""
+        given: str | None = getattr(self, f"rate_{of}")
+        return given if given is not None else "" if self.is_local else _RATES[of]
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:

@@ -57,15 +57,15 @@ def rules(on: Handlers) -> list[Rule]:
 
 
 def _system(on: Handlers) -> list[Rule]:
-    probe, auth = RouteClass.PROBE, RouteClass.AUTH
+    probe, read, auth = RouteClass.PROBE, RouteClass.READ, RouteClass.AUTH
     credentials = ("rate-limited", "unauthenticated")
     return [
         Rule(
-            method="GET", path="/", handler=on.about.root, access=OPEN, route_class=probe,
+            method="GET", path="/", handler=on.about.root, access=OPEN, route_class=read,
             summary="Greet programs, and lead browsers to the incidents", answers={200: about.Greeting, 303: None},
         ),
         Rule(
-            method="GET", path="/home", handler=on.about.home, access=OPEN, route_class=probe,
+            method="GET", path="/home", handler=on.about.home, access=OPEN, route_class=read,
             summary="Greet", answers={200: about.Greeting},
         ),
         Rule(
@@ -73,11 +73,11 @@ def _system(on: Handlers) -> list[Rule]:
             summary="Say that the process answers", answers={200: about.Healthy},
         ),
         Rule(
-            method="GET", path="/service-info", handler=on.about.service_info, access=OPEN, route_class=probe,
+            method="GET", path="/service-info", handler=on.about.service_info, access=OPEN, route_class=read,
             summary="Tell what runs here", answers={200: about.ServiceInfo},
         ),
         Rule(
-            method="GET", path="/openapi.json", handler=on.openapi, access=OPEN, route_class=probe,
+            method="GET", path="/openapi.json", handler=on.openapi, access=OPEN, route_class=read,
             summary="Read this document", answers={200: Document},
         ),
         Rule(

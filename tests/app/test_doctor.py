@@ -124,6 +124,21 @@ def test_open_metrics_are_warned_of_outside_of_local_behind_a_proxy_too(
     assert doctor(capsys)[1]["metrics"] == "warn"
 
 
+def test_a_proxy_that_would_be_one_caller_for_all_is_warned_of(
+    migrated: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    _, shown, text = doctor(capsys)
+    assert shown["rates"] == "warn"
+    assert "-> a proxy in front is one caller for all: name it in POSTFACTA_TRUSTED_PROXIES" in text
+    assert doctor(capsys, "--host", "0.0.0.0")[1]["rates"] == "ok"  # noqa: S104 - nothing answers there
+    monkeypatch.setenv("POSTFACTA_TRUSTED_PROXIES", "127.0.0.1")
+    assert "rates" not in doctor(capsys)[1]
+    monkeypatch.setenv("POSTFACTA_TRUSTED_PROXIES", "")
+    monkeypatch.setenv("POSTFACTA_RATE_ADDRESS", "")
+    assert "rates" not in doctor(capsys)[1]
+
+
 def test_a_sign_in_that_nobody_needs_is_warned_of(
     migrated: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -135,6 +135,15 @@ def test_each_status_of_a_named_problem_is_documented_in_the_shape_of_its_path(
                 assert list(answer["content"]) == [shape], (plain(rule), status)
 
 
+def test_everything_but_the_probe_may_be_answered_by_429_with_how_long_to_wait(
+    document: dict[str, Any],
+) -> None:
+    for name, operation in operations(document):
+        limited = operation["responses"].get("429")
+        assert (limited is None) == (name == "GET /healthz"), name
+        assert limited is None or limited["headers"]["Retry-After"]["required"] is True
+
+
 async def test_every_problem_has_a_page_that_explains_it(service: Service) -> None:
     slugs = {cls.slug for cls in AppError.__subclasses__()}
     slugs |= {problem.code for problem in PROBLEMS.values()} | {"internal"}

@@ -21,6 +21,11 @@ def test_uvicorn_waits_longer_than_the_drain_but_not_for_ever() -> None:
         assert seconds + DrainLimits().close_timeout < graceful_timeout(settings) < seconds + 30
 
 
+def test_whom_to_believe_is_a_setting_and_not_uvicorns_affair() -> None:
+    # By default it takes X-Forwarded-For from whoever asks from this machine.
+    assert _config(load_settings({})).proxy_headers is False
+
+
 def test_no_request_inherits_the_context_of_an_earlier_one() -> None:
     assert _config(load_settings({})).reset_contextvars is True
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from postfacta_app.settings import AuthMode, Settings, SettingsError, load_settings
+from postfacta_core.events import Mode
 
 SECRET = "hunter2-hunter2"  # noqa: S105 - of nobody
 DSN = f"postgresql://app:{SECRET}@db.example/postfacta"
@@ -160,10 +162,84 @@ def test_a_secrets_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["POSTFACTA_METRICS_TOKEN", "POSTFACTA_TRAFFIC_KEY", "POSTFACTA_DATABASE_DSN"]
+    "name",
+    ["POSTFACTA_METRICS_TOKEN", "POSTFACTA_TRAFFIC_KEY", "POSTFACTA_DATABASE_DSN", "POSTFACTA_RATE_STORE"],
 )
 def test_an_empty_secret_is_refused(name: str) -> None:
     assert refusal({name: ""}).startswith(f"{name}:")
+
+
+# Rates, proxies, shedding
+
+KINDS: Final = ("address", "read", "write")
+
+
+def test_rates_are_limited_unless_this_is_a_developers_machine_and_each_may_be_set() -> None:
+    production = {"ENVIRONMENT": "production"}
+    assert [load_settings({}).rate(kind) for kind in KINDS] == ["", "", ""]
+    assert [load_settings(production).rate(kind) for kind in KINDS] == [
+        "1200/minute",
+        "600/minute",
+        "120/minute",
+    ]
+    given = {"POSTFACTA_RATE_ADDRESS": "", "POSTFACTA_RATE_READ": " 5/second;100/hour "}
+    for environ in (given, given | production):
+        assert [load_settings(environ).rate(kind) for kind in KINDS[:2]] == ["", "5/second;100/hour"]
+
+
+@pytest.mark.parametrize("field", KINDS)
+@pytest.mark.parametrize(
+    "value", ["600", "often", "0/minute", "-1/minute", ";", "5/minute per client", SECRET]
+)
+def test_what_is_no_rate_is_refused_with_what_to_write(field: str, value: str) -> None:
+    name = f"POSTFACTA_RATE_{field.upper()}"
+    text = refusal({name: value})
+    assert text.startswith(f"{name}: cannot be read as a rate: write 600/minute")
+    assert value not in text.replace("600/minute, or 10/second;1000/hour;", "")
+
+
+def test_a_rate_that_no_clock_can_count_with_is_refused() -> None:
+    assert refusal({"POSTFACTA_RATE_READ": f"{'9' * 400}/minute"}).startswith("POSTFACTA_RATE_READ: ")
+    load_settings({"POSTFACTA_RATE_READ": f"{'9' * 90}/minute"})
+
+
+def test_trusted_proxies_are_networks_addresses_or_a_socket() -> None:
+    assert load_settings({}).trusted_proxies == ()
+    listed = load_settings({"POSTFACTA_TRUSTED_PROXIES": "10.0.0.0/8, ::1,,unix "})
+    assert listed.trusted_proxies == ("10.0.0.0/8", "::1", "unix")
+
+
+@pytest.mark.parametrize(
+    "value", ["proxy.example", "10.0.0.300", "10.0.0.1/8", "0.0.0.0/0", "::/0", "*", SECRET]
+)
+def test_what_is_no_network_to_trust_is_named_by_its_place(value: str) -> None:
+    text = refusal({"POSTFACTA_TRUSTED_PROXIES": f"10.0.0.0/8, {value}"})
+    assert text.startswith("POSTFACTA_TRUSTED_PROXIES: entry 2 is no network to trust: write 10.0.0.0/8")
+    assert value not in text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"valkey://:{SECRET}@127.0.0.1",
+        f"async+valkey://:{SECRET}@h:port",
+        f"async+valkey://:{SECRET}@[",
+        f"async+memory://{SECRET}",
+        SECRET,
+    ],
+)
+def test_what_is_no_store_is_refused_and_never_shown(value: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings({"POSTFACTA_RATE_STORE": value})
+    assert str(caught.value).startswith("POSTFACTA_RATE_STORE: is no store: write async+valkey://host:6379")
+    assert SECRET not in repr(caught.value)
+    assert caught.value.__suppress_context__
+
+
+def test_shedding_is_on_and_may_only_look_on() -> None:
+    assert load_settings({}).shedding is Mode.ENFORCE
+    assert load_settings({"POSTFACTA_SHEDDING": "shadow"}).shedding is Mode.SHADOW
+    assert refusal({"POSTFACTA_SHEDDING": "sometimes"}).startswith("POSTFACTA_SHEDDING:")
 
 
 # Secrets
@@ -176,6 +252,7 @@ def test_no_secret_is_in_the_settings_as_text() -> None:
             "POSTFACTA_DATABASE_OWNER_DSN": DSN,
             "POSTFACTA_METRICS_TOKEN": SECRET,
             "POSTFACTA_TRAFFIC_KEY": SECRET,
+            "POSTFACTA_RATE_STORE": f"async+valkey://:{SECRET}@127.0.0.1:6379",
         }
     )
     for text in (repr(settings), str(settings), settings.model_dump_json(), repr(settings.model_dump())):

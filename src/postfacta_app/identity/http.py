@@ -108,7 +108,7 @@ class IdentityHttp:
         if not self._settings.register_open:
             raise RegistrationClosedError("An administrator adds people here: ask one")
         sent = await read_body(request, Registration)
-        self._accounts.throttle.spend(address(request))
+        await self._accounts.throttle.spend(address(request))
         new = NewUser.model_validate(sent.model_dump())
         return await self._add(
             request, NOBODY, new, body=lambda user: Registered(id=user.id, email=user.email)

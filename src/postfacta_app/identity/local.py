@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import math
 import re
 import secrets
@@ -18,13 +17,13 @@ import anyio
 import anyio.to_thread
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
-from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from postfacta_core.clock import WALL, Clock
+from postfacta_core.aio.ratelimit import RateLimiter, hit_all
+from postfacta_core.clock import MONOTONIC, WALL, Clock
+from postfacta_core.context import current_request
+from postfacta_core.policy.address import client_address
 
 from ..db import Answer, Transactions, Unit
 from ..errors import ConflictError, RateLimitedError, UnauthenticatedError
@@ -105,59 +104,32 @@ class Passwords:
 
 # Tries
 
-_PER_ADDRESS = RateLimitItemPerMinute(20)
-_PER_ACCOUNT = RateLimitItemPerMinute(5)
-_MOST_KEYS = 10_000
+_PER_ADDRESS, _PER_ACCOUNT = "20/minute", "5/minute"
 
 
 class Throttle:
     """Limits how often a password may be tried: per address and per account, whether it exists or not.
 
-    It holds for this process. Full of keys, it refuses new ones for up to a minute.
+    It holds for this process. So many may be tried at once, and then as many a minute, one after the other.
+
+    Args:
+        clock: Monotonic seconds.
     """
 
-    def __init__(self, *, clock: Clock = WALL) -> None:
-        self._clock = clock
-        self._storage = MemoryStorage()
-        self._window = MovingWindowRateLimiter(self._storage)
+    def __init__(self, *, clock: Clock = MONOTONIC) -> None:
+        self._addresses = RateLimiter("sign-in-address", _PER_ADDRESS, clock=clock)
+        self._accounts = RateLimiter("sign-in-account", _PER_ACCOUNT, clock=clock)
 
-    def spend(self, address: str, account: str | None = None) -> None:
+    async def spend(self, address: str, account: str | None = None) -> None:
         """Count one try.
 
         Raises:
             RateLimitedError: If it is one too many; it is then not counted.
         """
-        tries = [(_PER_ADDRESS, _network(address))] + ([(_PER_ACCOUNT, account)] if account else [])
-        self._forget()
-        for limit, key in tries:
-            if not self._window.test(limit, key):
-                reset = self._window.get_window_stats(limit, key).reset_time
-                raise _slow_down(reset - self._clock())
-        for limit, key in tries:
-            self._window.hit(limit, key)
-
-    def _forget(self) -> None:
-        # The storage drops the tries of a key that are over, and keeps the key.
-        events = self._storage.events
-        if len(events) < _MOST_KEYS:
-            return
-        for key in [key for key, tries in events.items() if not tries or tries[0].expiry <= self._clock()]:
-            self._storage.clear(key)
-        if len(events) >= _MOST_KEYS:
-            raise _slow_down(60.0)
-
-
-def _network(address: str) -> str:
-    # Whoever has one IPv6 address has 2^64 of them.
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    return (
-        address
-        if isinstance(parsed, ipaddress.IPv4Address)
-        else str(ipaddress.ip_network((address, 64), strict=False))
-    )
+        tries = [self._addresses.charge(address)] + ([self._accounts.charge(account)] if account else [])
+        waits = [decision.retry_after for decision in await hit_all(tries) if not decision.allowed]
+        if waits:
+            raise _slow_down(max(waits))
 
 
 def _slow_down(seconds: float) -> RateLimitedError:
@@ -237,7 +209,7 @@ class LocalAccounts:
             UnauthenticatedError: With one text, whatever was wrong.
             RateLimitedError: After too many tries.
         """
-        self.throttle.spend(address(request), credentials.email)
+        await self.throttle.spend(address(request), credentials.email)
         account = await self._store.account(credentials.email)
         stored = account.password_hash if account else None
         if not await self.passwords.verify(stored, credentials.password) or account is None or stored is None:
@@ -279,8 +251,12 @@ async def add_token(unit: Unit, store: Store, new: NewToken, *, minted: Minted) 
 
 
 def address(request: Request) -> str:
-    """Name where a request comes from."""
-    return request.client.host if request.client else ""
+    """Name where a request comes from: behind our proxies the client. An IPv6 /64 is one, as it has one owner."""
+    known = current_request()
+    if known is not None and known.client:
+        return known.client
+    # The layer that knows the proxies is not there, so there are none.
+    return client_address(request.client.host if request.client else None, ())
 
 
 # Browsers

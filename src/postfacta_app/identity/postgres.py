@@ -87,13 +87,15 @@ class PostgresIdentity:
 
     async def account(self, email: str) -> Account | None:
         """Find a local account that is not disabled."""
-        row = await self._database.fetchrow(_ACCOUNT, email, operation="account_get")
+        row = await self._database.fetchrow(_ACCOUNT, email, operation="account_get", repeatable=True)
         return None if row is None else Account(_user(row), row["password_hash"])
 
     async def credential(self, sha256: bytes, prefix: str | None) -> Credential | None:
         """Find a token by its hash, an API token by its prefix."""
         where, key = ("t.secret_sha256 = $1", sha256) if prefix is None else ("t.prefix = $1", prefix)
-        row = await self._database.fetchrow(_CREDENTIAL + where, key, operation="credential_get")
+        row = await self._database.fetchrow(
+            _CREDENTIAL + where, key, operation="credential_get", repeatable=True
+        )
         return None if row is None else _credential(row)
 
     async def touch(self, token_id: UUID, now: datetime) -> None:
@@ -103,18 +105,24 @@ class PostgresIdentity:
     async def users(self, after: Key | None, limit: int) -> Sequence[User]:
         """List people, oldest first."""
         args = (*(after or (None, None)), limit)
-        return [_user(row) for row in await self._database.fetch(_USERS, *args, operation="user_list")]
+        return [
+            _user(row)
+            for row in await self._database.fetch(_USERS, *args, operation="user_list", repeatable=True)
+        ]
 
     async def tokens(self, after: Key | None, limit: int) -> Sequence[Token]:
         """List API tokens, oldest first."""
         args = (*(after or (None, None)), limit)
-        rows = await self._database.fetch(_MACHINES, *args, operation="token_list")
+        rows = await self._database.fetch(_MACHINES, *args, operation="token_list", repeatable=True)
         return [Token.model_validate(dict(row)) for row in rows]
 
     async def audit(self, query: AuditQuery, before: int | None) -> Sequence[AuditEntry]:
         """List one entry more than asked for, newest first."""
         args = (query.incident, query.actor, query.since, query.until, before, query.limit + 1)
-        return [_entry(row) for row in await self._database.fetch(_AUDIT, *args, operation="audit_list")]
+        return [
+            _entry(row)
+            for row in await self._database.fetch(_AUDIT, *args, operation="audit_list", repeatable=True)
+        ]
 
     async def add_user(self, unit: Unit, new: NewUser, password_hash: str) -> User | None:
         """Add a person; None if the address is taken."""

@@ -71,7 +71,7 @@ class PostgresIncidents:
         where = _where(principal, query)
         limit = where.bind(query.limit + 1)
         sql = _PAGE.format(columns=_COLUMNS, key=key, order=order, where=where, limit=limit)
-        rows = await self._database.fetch(sql, *where.args, operation="incident_list")
+        rows = await self._database.fetch(sql, *where.args, operation="incident_list", repeatable=True)
         found = [row for row in rows if row["id"] is not None]
         kept = found[: query.limit]
         last = (kept[-1]["sort_key"], kept[-1]["id"]) if len(found) > len(kept) else None
@@ -79,7 +79,9 @@ class PostgresIncidents:
 
     async def find(self, principal: Principal, ref: UUID | int) -> Incident | None:
         """Read one, if the asker may see it."""
-        row = await self._database.fetchrow(_FIND, *sees(principal), *_ref(ref), operation="incident_get")
+        row = await self._database.fetchrow(
+            _FIND, *sees(principal), *_ref(ref), operation="incident_get", repeatable=True
+        )
         return None if row is None else _incident(row)
 
     async def lock(self, unit: Unit, ref: UUID | int) -> Incident | None:

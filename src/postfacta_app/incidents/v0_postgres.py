@@ -68,18 +68,20 @@ class PostgresV0:
     async def list(self, before: tuple[datetime, UUID] | None) -> Listing:
         """Read the newest ones that come before this start time and id."""
         at, last = before or (None, None)
-        rows = await self._database.fetch(_LIST, at, last, self._limit + 1, operation="v0_list")
+        rows = await self._database.fetch(
+            _LIST, at, last, self._limit + 1, operation="v0_list", repeatable=True
+        )
         shown = [dict(row.items()) for row in reversed(rows[: self._limit])]
         return Listing(await self._with_notes(shown), len(rows) > self._limit)
 
     async def get(self, incident_id: UUID) -> V0Incident | None:
         """Read one."""
-        rows = await self._database.fetch(_GET, incident_id, operation="v0_get")
+        rows = await self._database.fetch(_GET, incident_id, operation="v0_get", repeatable=True)
         return next(iter(await self._with_notes([dict(row.items()) for row in rows])), None)
 
     async def _with_notes(self, rows: Sequence[Mapping[str, object]]) -> Sequence[V0Incident]:
         ids = [row["id"] for row in rows]
-        notes = await self._database.fetch(_NOTES, ids, operation="v0_notes") if ids else []
+        notes = await self._database.fetch(_NOTES, ids, operation="v0_notes", repeatable=True) if ids else []
         initial: dict[object, list[Note]] = defaultdict(list)
         additional: dict[object, list[Note]] = defaultdict(list)
         for row in notes:

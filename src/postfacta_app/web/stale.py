@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from postfacta_core.clock import MONOTONIC, WALL, Clock
 from postfacta_core.errors import (
+    CircuitOpenError,
     DatabaseUnavailableError,
     DeadlineExceededError,
     LockTimeoutError,
@@ -34,7 +35,9 @@ __all__ = ["MAX_AGE", "Kept", "Key", "Shelf", "StaleAnswers", "allow_stale", "is
 MAX_AGE: Final = 900.0
 """Seconds for which what was seen last may stand in for a database that is away."""
 
-_AWAY: Final = DatabaseUnavailableError | PoolTimeoutError | LockTimeoutError | DeadlineExceededError
+_AWAY: Final = (
+    CircuitOpenError | DatabaseUnavailableError | PoolTimeoutError | LockTimeoutError | DeadlineExceededError
+)
 _ALLOWED: Final = "postfacta.stale"
 _OK, _NOT_MODIFIED = 200, 304
 

@@ -8,13 +8,14 @@ from datetime import UTC, datetime, timedelta
 import anyio
 import pytest
 from argon2 import PasswordHasher
+from starlette.requests import Request
 
 from postfacta_app.errors import RateLimitedError
-from postfacta_app.identity import local
 from postfacta_app.identity.local import (
     SECRET,
     Passwords,
     Throttle,
+    address,
     clear_cookie,
     csrf_token,
     digest,
@@ -26,6 +27,7 @@ from postfacta_app.identity.local import (
 )
 from postfacta_app.identity.model import Kind
 from postfacta_app.principal import NOBODY, Principal, Role
+from postfacta_core.context import RequestContext, bind_request, release_request
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 ADA = Principal(actor="user:1", name="Ada", role=Role.VIEWER, session_csrf=csrf_token("secret"))
@@ -95,52 +97,76 @@ async def test_a_crowd_is_told_to_come_back_instead_of_waiting_in_a_line_without
 # Throttle
 
 
-def test_an_account_takes_five_tries_a_minute_from_wherever_they_come() -> None:
-    throttle = Throttle()
-    for number in range(5):
-        throttle.spend(f"192.0.2.{number}", "ada@example.org")
-    with pytest.raises(RateLimitedError) as refusal:
-        throttle.spend("192.0.2.9", "ada@example.org")
-    assert 50 <= int(refusal.value.headers["Retry-After"]) <= 60
-    throttle.spend("192.0.2.9", "bob@example.org")
-
-
-@pytest.mark.parametrize(
-    ("addresses", "other"),
-    [(["192.0.2.1"], "192.0.2.2"), (["2001:db8::1", "2001:db8::ffff:2"], "2001:db8:0:1::1"), (["x"], "y")],
-    ids=["IPv4", "one IPv6 network", "no address"],
-)
-def test_an_address_takes_twenty_tries_a_minute_for_whatever_accounts(
-    addresses: list[str], other: str
-) -> None:
-    throttle = Throttle()
-    for number in range(20):
-        throttle.spend(addresses[number % len(addresses)], f"{number}@example.org")
-    with pytest.raises(RateLimitedError):
-        throttle.spend(addresses[0], "fresh@example.org")
-    throttle.spend(other, "fresh@example.org")
-
-
-def test_a_refused_try_is_not_counted_anywhere() -> None:
-    throttle = Throttle()
-    for number in range(5):
-        throttle.spend(f"192.0.2.{number}", "ada@example.org")
-    for _ in range(30):
-        with pytest.raises(RateLimitedError):
-            throttle.spend("198.51.100.1", "ada@example.org")
-    throttle.spend("198.51.100.1", "bob@example.org")
-
-
-def test_the_throttle_keeps_a_bounded_number_of_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_MOST_KEYS", 10)
+async def test_an_account_takes_five_tries_a_minute_from_wherever_they_come() -> None:
     now = [0.0]
     throttle = Throttle(clock=lambda: now[0])
     for number in range(5):
-        throttle.spend(f"192.0.2.{number}", f"{number}@example.org")
+        await throttle.spend(f"192.0.2.{number}", "ada@example.org")
+    with pytest.raises(RateLimitedError) as refusal:
+        await throttle.spend("192.0.2.9", "ada@example.org")
+    assert refusal.value.headers["Retry-After"] == "12"
+    await throttle.spend("192.0.2.9", "bob@example.org")
+    now[0] = 12.1
+    await throttle.spend("192.0.2.9", "ada@example.org")
     with pytest.raises(RateLimitedError):
-        throttle.spend("192.0.2.9", "9@example.org")
-    now[0] = 1e11
-    throttle.spend("192.0.2.9", "9@example.org")
+        await throttle.spend("192.0.2.9", "ada@example.org")
+
+
+async def test_an_address_takes_twenty_tries_a_minute_for_whatever_accounts() -> None:
+    now = [0.0]
+    throttle = Throttle(clock=lambda: now[0])
+    for number in range(20):
+        await throttle.spend("192.0.2.1", f"{number}@example.org" if number % 2 else None)
+    for account in ("fresh@example.org", None):
+        with pytest.raises(RateLimitedError) as refusal:
+            await throttle.spend("192.0.2.1", account)
+        assert refusal.value.headers["Retry-After"] == "3"
+    await throttle.spend("192.0.2.2", "fresh@example.org")
+
+
+@pytest.mark.parametrize("full", ["address", "account"])
+async def test_a_refused_try_is_not_counted_anywhere(full: str) -> None:
+    throttle = Throttle(clock=lambda: 0.0)
+    for number in range(20 if full == "address" else 5):
+        mine = f"{number}@example.org" if full == "address" else "ada@example.org"
+        await throttle.spend("192.0.2.1" if full == "address" else f"192.0.2.{number}", mine)
+    for _ in range(30):
+        with pytest.raises(RateLimitedError):
+            await throttle.spend("192.0.2.1" if full == "address" else "198.51.100.1", "ada@example.org")
+    if full == "account":
+        for number in range(20):
+            await throttle.spend("198.51.100.1", f"{number}@example.net")
+    else:
+        for number in range(5):
+            await throttle.spend(f"198.51.100.{number}", "ada@example.org")
+
+
+async def test_the_longer_wait_is_told() -> None:
+    throttle = Throttle(clock=lambda: 0.0)
+    for number in range(20):
+        await throttle.spend("192.0.2.1", "ada@example.org" if number < 5 else None)
+    with pytest.raises(RateLimitedError) as refusal:
+        await throttle.spend("192.0.2.1", "ada@example.org")
+    assert refusal.value.headers["Retry-After"] == "12"
+
+
+@pytest.mark.parametrize(
+    ("peer", "named"),
+    [(("192.0.2.1", 1), "192.0.2.1"), (("2001:db8::1:2", 1), "2001:db8::/64"), (("x", 1), "x"), (None, "")],
+)
+def test_an_address_is_that_of_the_connection_unless_the_core_names_the_client(
+    peer: tuple[str, int] | None, named: str
+) -> None:
+    request = Request({"type": "http", "client": peer, "headers": [(b"x-forwarded-for", b"203.0.113.9")]})
+    assert address(request) == named
+    context = RequestContext("0123456789", 0.0)
+    token = bind_request(context)
+    try:
+        assert address(request) == named
+        context.client = "198.51.100.1"
+        assert address(request) == "198.51.100.1"
+    finally:
+        release_request(token)
 
 
 # Secrets

@@ -1,0 +1,377 @@
+"""Write the pages of `docs` that follow from the code: signatures and docstrings, metrics, measured costs.
+
+    python docs/generate.py            # writes them, and names those that changed
+
+What is generated cannot lag behind the code: `tests/docs/test_reference.py` fails while a page is not what this makes.
+It stands here and not in the library, since a service has no use for it; and not among tests or benchmarks, since what
+it makes are pages, and it imports none of those. The parser is a few lines, as our docstrings need no more: sections of
+Google style at the margin, in each an entry a line, indented by four, and what belongs to an entry by more.
+"""
+
+# ruff: noqa: INP001 - a tool, and no package: `docs` has pages
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import postfacta_core
+from postfacta_core import Bulkhead, CircuitBreaker, Fallback, Hedge, Mode, Retry, asgi, errors
+from postfacta_core.events import Event, PolicyCreated, Sample
+from postfacta_core.policy.concurrency import AdaptiveLimiter
+from postfacta_core.policy.concurrency_limits import LatencyTarget
+from postfacta_core.policy.ratelimit import DECISIONS
+from postfacta_core.telemetry.policies import POLICY_METRICS
+
+__all__ = ["PAGES", "Doc", "parse", "render", "renew"]
+
+ROOT: Final = Path(__file__).parent.parent
+_RESULTS: Final = "benchmarks/results/policies.json"
+_WIDTH: Final = 100
+
+PAGES: Final = ("docs/reference/policies.md", "docs/reference/metrics.md", "docs/explanation/resilience.md")
+"""The pages that have marks; what is between two of them is made here, and all else by hand."""
+
+# What a newcomer may meet in a signature, and would look up in vain.
+_TYPES: Final = (
+    *("clock.Clock", "aio.pipeline.Guard", "policy.hedge.HedgeDelay", "asgi.ratelimit.Key"),
+    *("policy.concurrency.LimitStrategy", "clock.Luck", "events.Observer", "asgi.concurrency.PriorityOf"),
+    *("aio.ratelimit.Rates", "asgi._problem.Render", "policy.retry.Retryable"),
+    *("aio.ratelimit_store.Strategy", "policy.retry.Throttled"),
+)
+_MARKED: Final = re.compile(
+    r"^(<!-- made by docs/generate\.py: (\w+)([^\n]*) -->\n).*?^<!-- end -->$", re.MULTILINE | re.DOTALL
+)
+_HEADING: Final = re.compile(r"^### (\w+)$", re.MULTILINE)
+# Code and links are passed over.
+_NAME: Final = re.compile(r"```.*?```|^    .*?$|\[`\w+`\]|`(\w+)`", re.MULTILINE | re.DOTALL)
+# It is a header field too, and mostly so where it is spoken of.
+_AMBIGUOUS: Final = {"RateLimit"}
+# Called by other parts of the library, and not by those who use it.
+_INNER: Final = {"announce", "heed", "tally"}
+
+_SECTION: Final = re.compile(r"(Args|Attributes|Raises):")
+_ENTRY: Final = re.compile(r"    (\*{0,2}\w+): (.+)")
+_MORE: Final = " " * 8
+_Rows = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Doc:
+    """A docstring: its prose, and by the names of its sections their entries."""
+
+    prose: str
+    sections: Mapping[str, Mapping[str, str]]
+
+    @property
+    def summary(self) -> str:
+        """The first paragraph, on one line."""
+        return " ".join(self.prose.split("\n\n", 1)[0].split())
+
+
+def parse(docstring: str | None) -> Doc:
+    """Read a docstring of Google style.
+
+    Raises:
+        ValueError: If there is none, or a section has a line that belongs to no entry.
+    """
+    prose: list[str] = []
+    sections: dict[str, dict[str, str]] = {}
+    last = ""
+    for line in inspect.cleandoc(docstring or "").splitlines():
+        entries = next(reversed(sections.values()), None)
+        if found := _SECTION.fullmatch(line):
+            sections[found[1]] = {}
+        elif entries is None:
+            prose.append(line)
+        elif found := _ENTRY.fullmatch(line):
+            last = found[1]
+            entries[last] = found[2]
+        elif line.startswith(_MORE) and entries:
+            entries[last] += f" {line.strip()}"
+        elif line:
+            msg = f"belongs to no entry of its section: {line!r}"
+            raise ValueError(msg)
+    if not prose:
+        raise ValueError("what is on the page has a docstring")
+    return Doc("\n".join(prose).strip(), sections)
+
+
+def render(kind: type[object]) -> str:
+    """Write all that a class's docstring and signature say."""
+    doc = parse(kind.__doc__)
+    parts = [f"### {kind.__name__}", _import(kind), doc.prose]
+    if issubclass(kind, Enum):
+        parts.append(_table("member", "value", [(f"`{one.name}`", f"`{one.value}`") for one in kind]))
+    else:
+        parts += _sections(kind, doc)
+    return "\n\n".join(part for part in parts if part)
+
+
+def _sections(kind: type[object], doc: Doc) -> Iterator[str]:
+    arguments, attributes = (dict(doc.sections.get(section, {})) for section in ("Args", "Attributes"))
+    if not arguments:
+        # Of a record, what it is made from and what it has are the same.
+        known = inspect.signature(kind).parameters
+        arguments = {name: attributes.pop(name) for name in list(attributes) if name in known}
+    yield _table("argument", "what it is", _rows(arguments))
+    yield _table("attribute", "what it is", _rows(attributes))
+    yield _table("call, or read", "what it does", list(_members(kind)))
+    yield _table("it raises", "when", _rows(doc.sections.get("Raises", {})))
+
+
+def _rows(entries: Mapping[str, str]) -> _Rows:
+    return [(f"`{name}`", text) for name, text in entries.items()]
+
+
+def _table(first: str, second: str, rows: _Rows) -> str:
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return (
+        "\n".join([f"| {first} | {second} |", "|---|---|", *(f"| {a} | {b} |" for a, b in cells)])
+        if rows
+        else ""
+    )
+
+
+def _import(kind: type[object]) -> str:
+    """Write where it comes from, and the signature if it can be made."""
+    faces = (postfacta_core, asgi)
+    home = next((face.__name__ for face in faces if kind.__name__ in face.__all__), kind.__module__)
+    made = "" if issubclass(kind, Enum) else f"\n\n{_signature(kind)}"
+    return f"```text\nfrom {home} import {kind.__name__}{made}\n```"
+
+
+def _signature(kind: type[object]) -> str:
+    texts = _default_texts(kind)
+    parts: list[str] = []
+    for name, parameter in inspect.signature(kind).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY and not any(part.startswith("*") for part in parts):
+            parts.append("*")
+        star = "*" if parameter.kind is parameter.VAR_POSITIONAL else ""
+        value = parameter.default
+        given = "" if value is parameter.empty else f" = {_default(value, texts[name])}"
+        annotation: object = parameter.annotation
+        text = annotation if isinstance(annotation, str) else str(getattr(annotation, "__forward_arg__", ""))
+        parts.append(f"{star}{name}: {text}{given}".replace("'", '"'))
+    short = f"{kind.__name__}({', '.join(parts)})"
+    return (
+        short
+        if len(short) <= _WIDTH
+        else f"{kind.__name__}(\n" + "".join(f"    {one},\n" for one in parts) + ")"
+    )
+
+
+def _default(value: object, text: str) -> str:
+    if isinstance(value, Enum) or not isinstance(value, bool | int | float | str | None):
+        return text
+    return f"{value:_}" if type(value) is int else repr(value)
+
+
+def _default_texts(kind: type[object]) -> Mapping[str, str]:
+    """Read the defaults as they are written: `MONOTONIC` says more than the function that it is."""
+    texts: dict[str, str] = {}
+    for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(kind)))):
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            pairs = [*zip(reversed(node.args.args), reversed(node.args.defaults), strict=False)]
+            pairs += [
+                (arg, one)
+                for arg, one in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+                if one
+            ]
+            texts |= {arg.arg: ast.unparse(one) for arg, one in pairs}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
+            texts.setdefault(node.target.id, ast.unparse(node.value))
+    # One that is inherited, as an error's, is plain.
+    return {name: texts.get(name, "") for name in inspect.signature(kind).parameters}
+
+
+def _members(kind: type[object]) -> Iterator[tuple[str, str]]:
+    """Tell how each public method is called, and what it does; what a base class asks for is described there."""
+    for name, member in vars(kind).items():
+        if name in _INNER or any(hasattr(base, name) for base in kind.__mro__[1:-1]):
+            continue
+        if name == "__call__" and "function" in inspect.signature(member).parameters:
+            yield "as a decorator", _says(member)
+        elif name.startswith("_"):
+            continue
+        elif isinstance(member, property):
+            yield f"`{name}`{', may be set' if member.fset else ''}", _says(member)
+        elif inspect.isfunction(member):
+            yield f"`{_invocation(name, member)}`", _says(member)
+
+
+def _says(member: object) -> str:
+    doc = parse(member.__doc__)
+    raises = "; ".join(f"`{error}`: {text}" for error, text in doc.sections.get("Raises", {}).items())
+    return f"{doc.summary} Raises {raises}" if raises else doc.summary
+
+
+def _invocation(name: str, function: Callable[..., object]) -> str:
+    signature = inspect.signature(function)
+    bare = [one.replace(annotation=one.empty) for one in list(signature.parameters.values())[1:]]
+    awaits = inspect.iscoroutinefunction(function) or str(signature.return_annotation).startswith("Coroutine")
+    return f"{'await ' * awaits}{name}{inspect.Signature(bare)}".replace("/, *args", "*args")
+
+
+def _classes(asked: str) -> str:
+    module_name, *names = asked.split()
+    module = import_module(f"postfacta_core.{module_name}")
+    return "\n\n".join(render(getattr(module, name)) for name in names)
+
+
+def _errors(_asked: str) -> str:
+    drawn = re.search(r"^\* ResilienceError\n(?:^  .*\n)+", errors.__doc__ or "", re.MULTILINE)
+    if drawn is None:
+        raise AssertionError("the docstring of errors draws the tree")
+    return f"```text\n{drawn[0]}```"
+
+
+def _types(_asked: str) -> str:
+    return _table("name", "what it is", [_type(path) for path in _TYPES])
+
+
+def _type(path: str) -> tuple[str, str]:
+    """Tell of an alias what it stands for, and of a protocol what it is for."""
+    module_name, _, name = path.rpartition(".")
+    module = import_module(f"postfacta_core.{module_name}")
+    value = getattr(module, name)
+    if isinstance(value, type):
+        return f"`{name}`", f"{parse(value.__doc__).summary} A protocol of `{module_name}`."
+    for node, below in pairwise(ast.parse(inspect.getsource(module)).body):
+        if (
+            isinstance(node, ast.Assign)
+            and ast.unparse(node.targets[0]) == name
+            and isinstance(below, ast.Expr)
+        ):
+            means = parse(ast.literal_eval(below.value)).summary
+            stands_for = ast.unparse(node.value).replace("'", '"')
+            return f"`{name}`", f"`{stands_for}`: {means[0].lower()}{means[1:]}"
+    msg = f"{path} has no docstring below it"
+    raise ValueError(msg)
+
+
+def _label_values() -> Mapping[tuple[str, str], Sequence[str]]:
+    """Ask one policy of each kind for the values of its labels."""
+    tallies: list[Callable[[], Iterable[Sample]]] = [AdaptiveLimiter("x", LatencyTarget()).tally]
+
+    def hear(event: Event) -> None:
+        if isinstance(event, PolicyCreated):
+            tallies.append(event.tally)
+
+    for make in (CircuitBreaker, Retry, Fallback[Any]):
+        make("x", observer=hear)
+    Hedge("x", delay=1, observer=hear)
+    Bulkhead("x", 1, observer=hear)
+    values = {("postfacta_ratelimit_decisions_total", "decision"): list(DECISIONS)}
+    for sample in (sample for tally in tallies for sample in tally()):
+        for label, value in zip(POLICY_METRICS[sample.metric].labels, sample.labels, strict=True):
+            known = values.setdefault((sample.metric, label), [])
+            if label != "mode" and value not in {"x", *known}:
+                known.append(str(value))
+    return values
+
+
+def _metrics(_asked: str) -> str:
+    values = _label_values()
+    rows = ["| Metric | Type | Labels | What it shows |", "|---|---|---|---|"]
+    for name, metric in POLICY_METRICS.items():
+        known = [
+            ", ".join(f"`{value}`" for value in values.get((name, label), ())) for label in metric.labels
+        ]
+        shown = [f"`{a}` ({b})" if b else f"`{a}`" for a, b in zip(metric.labels, known, strict=True)]
+        kind = "counter" if name.endswith("_total") else "gauge"
+        rows.append(f"| `{name}` | {kind} | {', '.join(shown)} | {metric.text} |")
+    modes = ", ".join(f"`{mode.value}`" for mode in Mode)
+    return "\n".join([*rows, "", f"`mode` is what the policy was set to at that moment: {modes}."])
+
+
+# As `benchmarks.policy_peers` has them, which would import all the peers.
+_OURS: Final = "postfacta"
+_TURN: Final = " + a turn of the loop"
+_SITUATIONS: Final = {
+    "breaker, success": "a circuit that is closed",
+    "retry, success at once": "a `Retry` whose first try succeeds",
+    "bulkhead, a slot is free": "a `Bulkhead` with a free slot",
+    "timeout, in time": "a `Timeout` of a call that is in time",
+    "pipeline of timeout, retry, breaker, bulkhead": "these four in one `Pipeline`",
+    "hedge, not needed": "a `Hedge` that is not needed",
+    "rate limit, 1 key": "a `RateLimiter`, one caller",
+    "rate limit, 100,000 keys": "a `RateLimiter`, 100,000 callers",
+}
+"""What is measured, and how a page calls it."""
+
+
+def _costs(_asked: str) -> str:
+    results = json.loads((ROOT / _RESULTS).read_text())["asyncio"]
+    rows = ["| what succeeds at once, µs | here | elsewhere |", "|---|---:|---|"]
+    for situation, words in _SITUATIONS.items():
+        costs = {
+            name.removesuffix(_TURN): float(way["added_ns"]) / 1000
+            for name, way in results[situation].items()
+        }
+        theirs = sorted((cost, name) for name, cost in costs.items() if not name.startswith(_OURS))
+        rows.append(
+            f"| {words} | {costs[_OURS]:.1f} | {'; '.join(f'{name} {cost:,.1f}' for cost, name in theirs)} |"
+        )
+    return "\n".join(rows)
+
+
+_MAKERS: Final[Mapping[str, Callable[[str], str]]] = {
+    "classes": _classes,
+    "costs": _costs,
+    "errors": _errors,
+    "metrics": _metrics,
+    "types": _types,
+}
+
+
+def renew(page: str) -> str:
+    """Make anew what stands between the marks of a page, and link the classes that have a heading on it.
+
+    Raises:
+        KeyError: If a mark asks for what nobody makes.
+    """
+    new = _MARKED.sub(lambda found: f"{found[1]}{_MAKERS[found[2]](found[3])}\n<!-- end -->", page)
+    names = {*_HEADING.findall(new)} - _AMBIGUOUS
+    before, *sections = re.split(r"(?=^### )", new, flags=re.MULTILINE)
+    return "".join([before, *(_linked(section, names) for section in sections)])
+
+
+def _linked(section: str, names: set[str]) -> str:
+    """Link each name where it stands first in a section that is not its own."""
+    heading = _HEADING.match(section)
+    left = names - ({heading[1]} if heading else set())
+
+    def link(found: re.Match[str]) -> str:
+        name = found[1]
+        if name not in left:
+            return found[0]
+        left.remove(name)
+        return f"[`{name}`](#{name.lower()})"
+
+    return _NAME.sub(link, section)
+
+
+def main() -> None:
+    """Write all pages, and say which of them changed."""
+    for path in PAGES:
+        file = ROOT / path
+        old = file.read_text()
+        if (new := renew(old)) != old:
+            file.write_text(new)
+            sys.stdout.write(f"{path}\n")
+
+
+if __name__ == "__main__":
+    main()

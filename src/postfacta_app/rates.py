@@ -1,0 +1,108 @@
+"""Say how much each caller may ask for, and how much each request matters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Final, Literal
+
+from postfacta_core.aio.ratelimit import RateLimiter
+from postfacta_core.aio.ratelimit_store import SharedStore
+from postfacta_core.asgi import RateLimit, Scope
+from postfacta_core.asgi.concurrency import PriorityOf
+from postfacta_core.clock import LUCK, Luck
+from postfacta_core.events import Observer
+from postfacta_core.policy.concurrency import Priority
+from postfacta_core.policy.ratelimit import Decision
+
+from .errors import RateLimitedError
+from .principal import ANONYMOUS, Principal
+from .routes import RouteClass, Rule, Spend
+from .settings import Settings
+
+__all__ = ["address_limits", "principal_limits", "priorities", "shared_store"]
+
+_PROBE: Final = "/healthz"
+_KINDS: Final[dict[RouteClass, Literal["read", "write"]]] = {
+    RouteClass.READ: "read",
+    RouteClass.SEARCH: "read",
+    RouteClass.WRITE: "write",
+}
+_PRIORITIES: Final = {
+    RouteClass.PROBE: Priority.CRITICAL_PLUS,
+    RouteClass.READ: Priority.SHEDDABLE_PLUS,
+    RouteClass.SEARCH: Priority.SHEDDABLE,
+    RouteClass.WRITE: Priority.CRITICAL,
+    RouteClass.AUTH: Priority.CRITICAL,
+}
+_READS: Final = frozenset({"GET", "HEAD"})
+
+
+def shared_store(settings: Settings) -> SharedStore | None:
+    """Make the store in which several processes count together, if there is one."""
+    return SharedStore(settings.rate_store.get_secret_value()) if settings.rate_store else None
+
+
+def address_limits(settings: Settings) -> list[RateLimit]:
+    """Limit what comes from one address, whoever sends it; a probe is never refused."""
+    rate = settings.rate("address")
+    return [RateLimit(rate, name="address", applies_to=lambda scope: scope["path"] != _PROBE)] if rate else []
+
+
+def principal_limits(
+    settings: Settings, *, store: SharedStore | None, observer: Observer, luck: Luck = LUCK
+) -> Spend | None:
+    """Limit what one who is signed in may do, from all addresses and with all tokens; None for no limit.
+
+    To read and to search is one budget, to write another. Nobody who is anonymous has one: the address counts.
+    """
+    limiters = {
+        kind: RateLimiter(kind, rate, store=store, observer=observer)
+        for kind in dict.fromkeys(_KINDS.values())
+        if (rate := settings.rate(kind))
+    }
+    by_class = {of: limiters[kind] for of, kind in _KINDS.items() if kind in limiters}
+
+    async def spend(principal: Principal, route_class: RouteClass) -> None:
+        limiter = by_class.get(route_class)
+        if limiter is None or not principal.is_signed_in or principal is ANONYMOUS:
+            return
+        decision = await limiter.hit(principal.actor)
+        if not decision.allowed:
+            raise _refusal(limiter.name, decision, luck())
+
+    return spend if by_class else None
+
+
+def _refusal(kind: str, decision: Decision, luck: float) -> RateLimitedError:
+    # A little later than needed: who was refused together should not come back together.
+    wait = math.ceil(decision.retry_after + luck * max(1.0, decision.retry_after / 10))
+    return RateLimitedError(
+        f"You {kind} too often: wait as long as Retry-After says, and then do it less often",
+        headers={
+            "Retry-After": str(max(1, wait)),
+            "RateLimit-Policy": f'"{kind}";q={decision.limit};w={math.ceil(decision.period)}',
+            "RateLimit": f'"{kind}";r={decision.remaining};t={max(1, wait)}',
+        },
+    )
+
+
+def priorities(rules: Iterable[Rule]) -> PriorityOf:
+    """Tell how much a request matters, before any route sees it.
+
+    A path without parameters has the priority of its route's class. All others are told by the method: to read one
+    thing is `READ`, and what may write is critical, with the preflight that a browser sends before it.
+    """
+    exact = {
+        (rule.method, rule.path): _PRIORITIES[rule.route_class] for rule in rules if "{" not in rule.path
+    }
+    exact |= {("HEAD", path): of for (method, path), of in exact.items() if method == "GET"}
+
+    def priority_of(scope: Scope) -> Priority:
+        method = scope["method"]
+        found = exact.get((method, scope["path"]))
+        if found is not None:
+            return found
+        return Priority.SHEDDABLE_PLUS if method in _READS else Priority.CRITICAL
+
+    return priority_of

