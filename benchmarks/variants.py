@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
@@ -51,7 +52,8 @@ def variants(bare: ASGIApp) -> Mapping[str, ASGIApp]:
         "transfer": TransferMiddleware(bare),
         "context": ContextMiddleware(bare),
         "context + deadline": ContextMiddleware(DeadlineMiddleware(bare, _sweeping())),
-        "shedding": LoadSheddingMiddleware(bare),
+        "shedding, calm loop": _calm(LoadSheddingMiddleware(bare)),
+        "shedding, late loop": LoadSheddingMiddleware(bare),
         "harden, no SDK, no shedding": _hardened(bare, Telemetry(), Policy(shedding=Mode.OFF)),
         "harden, SDK at 1 %, no shedding": _hardened(
             bare, Telemetry(tracing=Tracing(sampling())), Policy(shedding=Mode.OFF)
@@ -64,6 +66,7 @@ def variants(bare: ASGIApp) -> Mapping[str, ASGIApp]:
 def _hardened(bare: ASGIApp, telemetry: Telemetry, policy: Policy | None = None) -> ASGIApp:
     app = harden(bare, service="bench", telemetry=telemetry, policy=policy)
     _sweep(app.running)
+    _calm(app.shedding)
     return app
 
 
@@ -76,6 +79,12 @@ def _sweeping() -> RunningRequests:
 def _sweep(running: RunningRequests) -> None:
     # As if its lifespan ran: else each request would have a timer of its own.
     running.is_sweeping, running._loop = True, asyncio.get_running_loop()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - as entering it would
+
+
+def _calm(shedding: LoadSheddingMiddleware) -> LoadSheddingMiddleware:
+    # As if the loop's heartbeat had just been heard, and was in time.
+    shedding._heard_until = math.inf  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - as hearing of it would
+    return shedding
 
 
 def _observed(bare: ASGIApp, *recorders: Recorder) -> ASGIApp:

@@ -762,9 +762,13 @@ async def test_testing_mode_makes_fewer_tries_and_never_more(attempts: int | Non
         assert (await tries(attempts=3))[0] == calls
 
 
+def _in_a_minute(error: Exception) -> float:
+    return 60.0
+
+
 async def test_testing_mode_waits_no_longer_for_what_production_would_give_up() -> None:
     with testing_mode():
-        calls, _, _ = await tries(attempts=3, throttled=lambda error: 60.0)
+        calls, _, _ = await tries(attempts=3, throttled=_in_a_minute)
     assert calls == 1
 
 

@@ -101,7 +101,7 @@ class RateLimiter:
         if isinstance(store, str):
             store = SharedStore(store, timeout=store_timeout, clock=clock)
         self.name = name
-        self.rates = parse_rates(rates)
+        self.rates: tuple[Rate, ...] = parse_rates(rates)
         self.store: Final = store
         buckets, failure = BucketSet(self.rates, max_keys), StoreFailure(on_store_failure)
         items = () if store is None else tuple(map(_item, self.rates))

@@ -36,7 +36,7 @@ class Turn:
 
     def __init__(self, wake: Callable[[], object]) -> None:
         self.has_come: bool = False
-        self.wake = wake
+        self.wake: Callable[[], object] = wake
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ class Slots:
         self.size = size
         self.max_waiting = max_waiting
         self.max_wait = max_wait
-        self.used = 0
+        self.used: int = 0
         self._name = name
         self._queue: OrderedDict[Turn, None] = OrderedDict()
         self._counts = {each: _Decisions() for each in Mode}

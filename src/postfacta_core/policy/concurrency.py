@@ -86,12 +86,12 @@ class Wait:
     __slots__ = ("decided", "priority", "shed", "since", "until", "verdict", "wake")
 
     def __init__(self, priority: int, since: float, until: float, *, shed: Shed) -> None:
-        self.priority = priority
-        self.since = since
-        self.until = until
-        self.shed = shed
+        self.priority: int = priority
+        self.since: float = since
+        self.until: float = until
+        self.shed: Shed = shed
         self.verdict: Admit | Shed | None = None
-        self.decided = since
+        self.decided: float = since
         self.wake: Callable[[], object] = _nobody
 
 
@@ -175,7 +175,7 @@ class AdaptiveLimiter:
     def __init__(self, name: str, strategy: LimitStrategy, config: LimiterConfig | None = None) -> None:
         self.name = name
         self.limit: float = 0.0
-        self.in_flight = 0
+        self.in_flight: int = 0
         self._strategy = strategy
         self._config = config = config or LimiterConfig()
         self._sheds = tuple(Shed(float(n)) for n in range(config.retry_after, 3 * config.retry_after + 1))

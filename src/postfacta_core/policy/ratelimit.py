@@ -197,7 +197,7 @@ class Buckets:
     __slots__ = ("_coarse", "_interval", "_per_second", "_span", "_table", "_until", "rate")
 
     def __init__(self, rate: Rate, max_keys: int = MAX_KEYS) -> None:
-        self.rate = rate
+        self.rate: Rate = rate
         self._interval = rate.period / rate.amount
         self._per_second = rate.amount / rate.period
         self._span = (rate.size + _ROUNDING) * self._interval
@@ -344,8 +344,8 @@ class StoreWatch:
     __slots__ = ("_again_at", "_era", "_is_tried", "failures", "is_up")
 
     def __init__(self) -> None:
-        self.is_up = True
-        self.failures = 0
+        self.is_up: bool = True
+        self.failures: int = 0
         self._era = 0
         self._again_at = -math.inf
         self._is_tried = False

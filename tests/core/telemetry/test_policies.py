@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -15,6 +16,10 @@ from postfacta_core.telemetry.policies import POLICY_METRICS
 @pytest.fixture
 def metrics() -> Metrics:
     return Metrics(CollectorRegistry(), label_cap=3, with_process=False)
+
+
+def _of_one(name: str, value: float) -> list[Sample]:
+    return [Sample("postfacta_bulkhead_used", (name,), value)]
 
 
 def used(metrics: Metrics, bulkhead: str) -> float | None:
@@ -40,9 +45,7 @@ def test_a_counter_keeps_its_name(metrics: Metrics) -> None:
 
 def test_two_policies_of_one_name_are_added_up_and_not_a_broken_scrape(metrics: Metrics) -> None:
     for value in (1.0, 2.0):
-        metrics(
-            PolicyCreated("db", lambda value=value: [Sample("postfacta_bulkhead_used", ("db",), value)])  # type: ignore[misc]
-        )
+        metrics(PolicyCreated("db", partial(_of_one, "db", value)))
     assert used(metrics, "db") == 3
     assert metrics.render().body.count(b'postfacta_bulkhead_used{bulkhead="db"}') == 1
 
@@ -64,7 +67,7 @@ def test_a_metric_that_nobody_declared_is_left_out(metrics: Metrics) -> None:
 def test_policies_without_end_are_counted_and_left_out(metrics: Metrics) -> None:
     for number in range(5):
         name = f"p{number}"
-        metrics(PolicyCreated(name, lambda name=name: [Sample("postfacta_bulkhead_used", (name,), 1.0)]))  # type: ignore[misc]
+        metrics(PolicyCreated(name, partial(_of_one, name, 1.0)))
     assert [used(metrics, f"p{number}") for number in range(5)] == [1, 1, 1, None, None]
     overflows = metrics.registry.get_sample_value(
         "postfacta_metrics_label_overflow_total", {"metric": "policies"}
