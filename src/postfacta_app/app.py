@@ -22,7 +22,6 @@ from postfacta_core.aio.health import HealthRegistry
 from postfacta_core.aio.ratelimit_store import SharedStore
 from postfacta_core.asgi import PROBLEMS, Hardened, Policy, Scope, Telemetry, harden, problem_of
 from postfacta_core.context import current_request
-from postfacta_core.policy.concurrency import LimiterConfig
 from postfacta_core.policy.lifecycle import DrainLimits
 from postfacta_core.policy.transfer import TransferLimits
 
@@ -182,8 +181,6 @@ def _policy(settings: Settings, table: list[Rule], rate_store: SharedStore | Non
         rate_limit_store=rate_store,
         trusted_proxies=settings.trusted_proxies,
         shedding=settings.shedding,
-        # It takes as many at once as it promises; that they cannot be served in time, it finds out within a second.
-        concurrency=LimiterConfig(start=256),
         priority_of=priorities(table),
         drain=DrainLimits(drain_delay=delay, drain_timeout=settings.drain_timeout),
         response_headers=_HEADERS if settings.is_local else (*_HEADERS, _STRICT_TRANSPORT),

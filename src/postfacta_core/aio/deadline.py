@@ -314,10 +314,14 @@ class RunningRequests:
     async def _keep_sweeping(self) -> None:
         while True:
             await anyio.sleep(_TICK)
-            now = self._clock()
-            self.on_tick(now)
-            for running in tuple(self._running):
-                self._look_at(running, now)
+            self._sweep(self._clock())
+
+    # Not in the loop above: the last one looked at would stay in its frame, with all that it refers to. granian
+    # closes a connection when nobody refers to it any more.
+    def _sweep(self, now: float) -> None:
+        self.on_tick(now)
+        for running in tuple(self._running):
+            self._look_at(running, now)
 
     def _look_at(self, running: Running, now: float) -> None:
         request = running.request

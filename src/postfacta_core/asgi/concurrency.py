@@ -33,6 +33,8 @@ _INTERNAL, _TIMEOUT = 500, 504
 _LATE: Final = 0.005
 _WATCHED_FOR: Final = 1.0
 _HEARD_FOR: Final = 0.25
+# With a beat each 50 ms, a slot is back before those who wait 100 ms for one give up.
+_SLOW: Final = 0.02
 _NAMES: Final = {priority.name.lower().encode(): priority for priority in Priority}
 
 
@@ -42,8 +44,10 @@ class LoadSheddingMiddleware:
     * After its admission a request lets the event loop go round once. A handler that keeps the processor busy runs
       to its end in one step: without this, no limit would ever see more than one request at once. While `beat` hears
       that the loop is hardly ever late, there is nothing to see, and a request is spared that round.
-    * A response in pieces gives its slot back with its first piece, and counts as a request of that length: a
-      stream may last for hours. What it costs after that is seen by the loop's lag alone.
+    * A request gives its slot back with the first piece of its response, and counts as one of that length: a stream
+      may last for hours, and so may a client that does not read. What comes then is seen by the loop's lag alone.
+    * Nor does a request hold a slot while it waits for its client's body for longer than 20 ms, as `beat` finds:
+      else a hundred slow clients would be all that is served. It is not measured then.
     * A WebSocket is admitted or refused (close code 1013) at its handshake, and gives its slot back once it is
       accepted. Its length says nothing, and is not measured.
     * Requests that were cancelled, and answers from 500 up, are not measured either: they were quick or slow for
@@ -68,6 +72,7 @@ class LoadSheddingMiddleware:
     Attributes:
         limiter: The one that decides.
         clock: Monotonic seconds.
+        reading: The permits of requests that wait for a piece of their body.
     """
 
     def __init__(
@@ -97,6 +102,7 @@ class LoadSheddingMiddleware:
         self.clock: Clock = clock
         self._luck = luck
         self._watched_until = self._heard_until = -math.inf
+        self.reading: set[_Permit] = set()
         self._observe(PolicyCreated(self.limiter.name, self.limiter.tally))
 
     @property
@@ -117,6 +123,8 @@ class LoadSheddingMiddleware:
         self._heard_until = now + _HEARD_FOR
         if late >= _LATE:
             self._watched_until = now + _WATCHED_FOR
+        for permit in self.reading:
+            permit.beat(now)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -138,11 +146,11 @@ class LoadSheddingMiddleware:
             if isinstance(decision, Shed):
                 await self._shed(decision, request, scope, receive=receive, send=send)
                 return
-        permit = _Permit(self, request, admitted, send)
+        permit = _Permit(self, request, admitted, receive, send)
         try:
             is_calm = self._watched_until < admitted < self._heard_until
             limiter.start(admitted if is_calm else await self._go_round(), admitted)
-            await self._app(scope, receive, permit.send)
+            await self._app(scope, permit.receive, permit.send)
         except DeadlineExceededError:
             permit.status = _TIMEOUT
             raise
@@ -213,39 +221,80 @@ class LoadSheddingMiddleware:
 
 
 class _Permit:
-    """An admitted request's slot, which goes back once."""
+    """An admitted request's slot, which goes back once; or for a while, if its client is slow."""
 
-    __slots__ = ("_admitted", "_clock", "_limiter", "_request", "_send", "is_held", "status")
+    __slots__ = (
+        "_admitted", "_has_body", "_is_away", "_receive", "_request", "_send", "_shedding", "_since", "_was_away",
+        "is_held", "status",
+    )  # fmt: skip
 
     # By position, and with few of them: it is made for each request.
     def __init__(  # noqa: PLR0917 - see above
-        self, shedding: LoadSheddingMiddleware, request: RequestContext | None, admitted: float, send: Send
+        self,
+        shedding: LoadSheddingMiddleware,
+        request: RequestContext | None,
+        admitted: float,
+        receive: Receive,
+        send: Send,
     ) -> None:
         self.status = 0
         self.is_held = True
-        self._limiter = shedding.limiter
-        self._clock = shedding.clock
+        self._shedding = shedding
+        self._receive = receive
         self._send = send
         self._request = request
         self._admitted = admitted
+        self._has_body = self._is_away = self._was_away = False
+        self._since = admitted
+
+    async def receive(self) -> Message:
+        """Receive a message; it counts as waiting for the client until the body is complete."""
+        # What is received then is the client's leaving, for which an application may look while it works.
+        if self._has_body or not self.is_held:
+            return await self._receive()
+        reading = self._shedding.reading
+        self._since = self._shedding.clock()
+        reading.add(self)
+        try:
+            message = await self._receive()
+        finally:
+            reading.discard(self)
+            if self._is_away:
+                self._is_away = False
+                self._shedding.limiter.resume()
+        self._has_body = not message.get("more_body", False)
+        return message
+
+    def beat(self, now: float) -> None:
+        """Give the slot back if the client has been waited for, for longer than its body takes to be read."""
+        if self.is_held and not self._is_away and now >= self._since + _SLOW:
+            self._is_away = self._was_away = True
+            self._shedding.limiter.finish(now, self._admitted, Outcome.IGNORED)
 
     # No coroutine of its own: each that stands between costs.
     def send(self, message: Message) -> Awaitable[None]:
         kind = message["type"]
         if kind == "http.response.start":
             self.status = message["status"]
-        elif self.is_held and (kind == "websocket.accept" or message.get("more_body")):
+        elif self.is_held and kind in {"http.response.body", "websocket.accept"}:
             self.end()
         return self._send(message)
 
     def end(self) -> None:
-        if self.is_held:
-            self.is_held = False
-            now = self._clock()
-            self._limiter.finish(now, self._admitted, self._outcome(now))
+        if not self.is_held:
+            return
+        self.is_held = False
+        if self._is_away:
+            self._is_away = False  # It has no slot to give back.
+            return
+        shedding = self._shedding
+        now = shedding.clock()
+        shedding.limiter.finish(now, self._admitted, self._outcome(now))
 
     def _outcome(self, now: float) -> Outcome:
         status = self.status
+        if self._was_away:
+            return Outcome.IGNORED
         if 0 < status < _INTERNAL:
             return Outcome.SUCCESS
         # Nothing was sent: it was cancelled, at its deadline or for another reason, or it raised.

@@ -71,7 +71,8 @@ class Policy:
         rate_limit_store: Shared by several processes; by default each counts by itself. It is opened and closed here.
         trusted_proxies: Networks whose `X-Forwarded-For` names the client; by default nobody is believed.
         shedding: Whether requests that cannot be served in time are refused early; in `shadow` they are counted.
-        concurrency: The bounds of how many requests may be under way.
+        concurrency: The bounds of how many requests may be under way. It starts at 256: a burst is no overload, and
+            what is one brings the limit down within a second.
         latency_target: Seconds that a request may take under load; None to find them.
         priority_of: Tells by scope how much a request matters; None for `critical`.
         priority_key: Lets a caller who knows it say so in `X-Priority`; empty believes nobody.
@@ -94,7 +95,7 @@ class Policy:
     rate_limit_store: SharedStore | None = None
     trusted_proxies: Sequence[str] | TrustedProxies = ()
     shedding: Mode = Mode.ENFORCE
-    concurrency: LimiterConfig = field(default_factory=LimiterConfig)
+    concurrency: LimiterConfig = field(default_factory=lambda: LimiterConfig(start=256))
     latency_target: float | None = None
     priority_of: PriorityOf | None = None
     priority_key: str = ""

@@ -267,6 +267,11 @@ class AdaptiveLimiter:
         if self._waiting:
             self._hand_over(now)
 
+    def resume(self) -> None:
+        """Count in again a request that had finished for a while, as it waited for its client; there may be no room."""
+        self.in_flight += 1
+        self._peak = max(self._peak, self.in_flight)
+
     def give_up(self, wait: Wait, now: float) -> Admit | Shed:
         """End a wait; what comes back is final.
 

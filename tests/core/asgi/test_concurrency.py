@@ -614,3 +614,159 @@ async def _receive() -> Message:
 
 async def _send(message: Message) -> None:
     """Throw it away."""
+
+
+# --- slow clients ---
+
+
+class Client:
+    """Sends its body when it is told to, and reads when it is told to."""
+
+    def __init__(self, pieces: int = 1) -> None:
+        self.gives = anyio.Event()
+        self.reads = anyio.Event()
+        self.asked = 0
+        self._left = pieces
+
+    async def receive(self) -> Message:
+        self.asked += 1
+        await self.gives.wait()
+        if self._left == 0:
+            return {"type": "http.disconnect"}
+        self._left -= 1
+        return {"type": "http.request", "body": b"x", "more_body": self._left > 0}
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await self.reads.wait()
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    while (await receive()).get("more_body"):
+        pass
+    await answer(200)(scope, receive, send)
+
+
+async def _take(receive: Receive) -> None:
+    await receive()
+
+
+POST: Scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
+
+
+async def test_who_waits_for_a_slow_body_holds_no_slot_and_has_one_again_when_it_has_come() -> None:
+    clock, limiter = ManualClock(), Recording(1)
+    app = LoadSheddingMiddleware(echo, limiter, clock=clock)
+    slow = Client(pieces=2)
+    slow.reads.set()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(app, POST, slow.receive, slow.send)
+        await until(lambda: slow.asked == 1)
+        clock.advance(0.019)
+        app.beat(0.0)
+        assert limiter.in_flight == 1
+        clock.advance(0.001)
+        app.beat(0.0)
+        app.beat(0.0)
+        assert limiter.in_flight == 0
+        assert (await call_asgi(app)).status == 200
+        slow.gives.set()
+    assert limiter.in_flight == 0
+    # The one that was quick is measured, the other is not, neither when it left nor at its end.
+    assert limiter.outcomes == [Outcome.IGNORED, Outcome.SUCCESS, Outcome.IGNORED]
+    assert not app.reading
+
+
+async def test_a_body_that_comes_between_two_beats_changes_nothing() -> None:
+    clock, limiter = ManualClock(), Recording(1)
+    app = LoadSheddingMiddleware(echo, limiter, clock=clock)
+    for _ in range(3):
+        client = Client()
+        client.reads.set()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(app, POST, client.receive, client.send)
+            while not client.asked:
+                await checkpoint()
+            clock.advance(0.019)
+            app.beat(0.0)
+            client.gives.set()
+    assert limiter.outcomes == [Outcome.SUCCESS] * 3
+
+
+async def test_a_slow_client_that_is_cut_off_leaves_the_count_as_it_was() -> None:
+    clock, limiter = ManualClock(), Recording(1)
+    app = LoadSheddingMiddleware(echo, limiter, clock=clock)
+    slow = Client()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(app, POST, slow.receive, slow.send)
+        await until(lambda: slow.asked == 1)
+        clock.advance(0.05)
+        app.beat(0.0)
+        assert limiter.in_flight == 0
+        tasks.cancel_scope.cancel()
+    assert limiter.in_flight == 0
+    assert not app.reading
+
+
+async def test_a_client_that_does_not_read_holds_no_slot() -> None:
+    limiter = Recording(1)
+    app = LoadSheddingMiddleware(answer(200), limiter)
+    slow = Client()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(app, POST, slow.receive, slow.send)
+        await until(lambda: limiter.outcomes == [Outcome.SUCCESS])
+        assert limiter.in_flight == 0
+        slow.reads.set()
+
+
+async def test_who_looks_whether_the_client_has_left_while_it_works_keeps_its_slot() -> None:
+    clock, limiter = ManualClock(), Recording(1)
+    leaves = anyio.Event()
+
+    async def works(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        async with anyio.create_task_group() as looking:
+            looking.start_soon(_take, receive)
+            await leaves.wait()
+            looking.cancel_scope.cancel()
+        await answer(200)(scope, receive, send)
+
+    app = LoadSheddingMiddleware(works, limiter, clock=clock)
+    client = Client()
+    client.gives.set()
+    client.reads.set()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(app, POST, client.receive, client.send)
+        await until(lambda: client.asked == 2)
+        clock.advance(0.05)
+        app.beat(0.0)
+        assert limiter.in_flight == 1
+        leaves.set()
+    assert limiter.outcomes == [Outcome.SUCCESS]
+
+
+async def test_who_answers_before_a_slow_body_has_come_takes_no_slot_when_it_comes() -> None:
+    clock, limiter = ManualClock(), Recording(1)
+    goes, answered = anyio.Event(), anyio.Event()
+
+    async def hasty(scope: Scope, receive: Receive, send: Send) -> None:
+        async with anyio.create_task_group() as reading:
+            reading.start_soon(_take, receive)
+            await goes.wait()
+            await answer(413)(scope, receive, send)
+            answered.set()
+
+    app = LoadSheddingMiddleware(hasty, limiter, clock=clock)
+    slow = Client()
+    slow.reads.set()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(app, POST, slow.receive, slow.send)
+        await until(lambda: slow.asked == 1)
+        clock.advance(0.05)
+        app.beat(0.0)
+        assert limiter.in_flight == 0
+        goes.set()
+        await answered.wait()
+        slow.gives.set()
+    assert limiter.in_flight == 0
+    assert limiter.outcomes == [Outcome.IGNORED]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -431,3 +432,51 @@ async def _round(once: Callable[[], Awaitable[object]], times: int) -> int:
         return gc.collect()
     finally:
         gc.enable()
+
+
+async def test_what_the_server_gave_to_a_request_is_let_go_when_the_request_ends() -> None:
+    class Silent:
+        """Stands for a connection, which some servers close when nobody refers to it any more."""
+
+        async def receive(self) -> Message:
+            await anyio.sleep_forever()
+            raise AssertionError("nobody speaks")
+
+    async def reading(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+
+    async def send(message: Message) -> None:
+        statuses.append(message.get("status", 0))
+
+    statuses: list[int] = []
+    limits = TransferLimits(body_idle_timeout=0.1, body_grace=0.1)
+    app = harden(reading, service="billing", policy=Policy(limits=limits))
+    scope: Scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": "/",
+        "raw_path": b"/",
+        "query_string": b"",
+        "root_path": "",
+        "state": {},
+        "headers": [(b"content-length", b"9")],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 80),
+    }
+    async with running(app):
+        for _ in range(3):
+            silent = Silent()
+            left = weakref.ref(silent)
+            # Longer than a tick of the sweep, so that it is looked at.
+            await app(dict(scope), silent.receive, send)
+            del silent
+            gc.disable()
+            try:
+                await anyio.sleep(0.06)
+                assert left() is None
+            finally:
+                gc.enable()
+    assert statuses[::2] == [408] * 3
