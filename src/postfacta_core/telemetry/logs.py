@@ -116,10 +116,10 @@ class AccessLog(NullRecorder):
 
     def _make_mould(self, second: float, thread: int) -> _Mould:
         model = self._make(logging.INFO, None)
-        if hasattr(model, "taskName"):
-            model.taskName = None
         loaded_at = model.created - model.relativeCreated / 1000
-        return _Mould(second, thread, {**vars(model)}, loaded_at)
+        # The task is another one for the next request; before Python 3.12 a record does not know it.
+        fields = {**vars(model), **dict.fromkeys(vars(model).keys() & {"taskName"})}
+        return _Mould(second, thread, fields, loaded_at)
 
 
 class _Mould(NamedTuple):
@@ -202,7 +202,7 @@ class EventLog:
                 )
             case StoreChanged() if event.available:
                 self._write(logging.INFO, "ratelimit.store_back", policy=event.policy)
-            case StoreChanged():
+            case _:
                 fields = {"policy": event.policy, "fallback": event.fallback, "error": event.error}
                 self._write(logging.ERROR, "ratelimit.store_away", **fields)
 

@@ -67,3 +67,16 @@ def test_a_foreign_object_and_a_bottomless_one_hide_nothing() -> None:
     rendered = str(redact({"pool": Sly(), "deep": deep}))
     assert "hunter2" not in rendered
     assert REDACTED in rendered
+
+
+def test_a_line_of_plain_values_is_looked_through_as_a_whole_and_hides_what_one_of_them_tells() -> None:
+    line = {"event": "http.request", "status": 200, "detail": "Bearer abcdefgh12345678", "note": None}
+    assert redact(line) == {**line, "detail": f"Bearer {REDACTED}"}
+    assert redact({"event": "signed in", "password": "hunter2"})["password"] == REDACTED
+
+
+def test_a_line_without_secrets_is_a_copy_of_what_was_given() -> None:
+    line = {"event": "http.request", "status": 200, "sampled": True, "seconds": 0.1, "note": None}
+    clean = redact(line)
+    assert clean == line
+    assert clean is not line
