@@ -83,7 +83,7 @@ def _sweep(running: RunningRequests) -> None:
 
 def _calm(shedding: LoadSheddingMiddleware) -> LoadSheddingMiddleware:
     # As if the loop's heartbeat had just been heard, and was in time.
-    shedding._heard_until = math.inf  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - as hearing of it would
+    shedding._heard_until, shedding._spared = math.inf, -(10**12)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - as hearing of it would
     return shedding
 
 

@@ -148,6 +148,8 @@ async def test_a_loop_that_is_never_late_costs_a_request_no_turn_of_it_and_one_t
     clock.advance(0.11)
     app.beat(0.0)
     assert await together(app, counts) == 1
+    assert await together(app, counts) == 1
+    assert await together(app, counts) == 8  # So many between two beats are a crowd.
     assert limiter.in_flight == 0
 
 
