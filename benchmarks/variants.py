@@ -83,7 +83,8 @@ def _sweep(running: RunningRequests) -> None:
 
 def _calm(shedding: LoadSheddingMiddleware) -> LoadSheddingMiddleware:
     # As if the loop's heartbeat had just been heard, and was in time.
-    shedding._heard_until, shedding._spared = math.inf, -(10**12)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - as hearing of it would
+    calm = shedding.calm
+    calm._heard_until, calm._spared = math.inf, -(10**9)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - as hearing of it would
     return shedding
 
 

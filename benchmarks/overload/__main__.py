@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.overload import report
@@ -34,10 +35,19 @@ def generate(port: int, **options: float) -> dict[str, dict[str, float]]:
     return found
 
 
-def capacity(server: str, handler: str, seconds: float) -> float:
-    """Measure what the bare server gets done in a closed loop, a second."""
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a server gets done, how many requests a second, and its own seconds for each."""
+
+    rate: float
+    cost: float
+
+
+def capacity(server: str, handler: str, seconds: float, *, rate: float = 0.0) -> Capacity:
+    """Measure it bare: in a closed loop, or what it makes of this rate."""
     with serving(server, handler, "plain") as (port, process):
-        return generate(port, pid=process.pid, seconds=seconds, warmup=0.5)["all"]["goodput"]
+        found = generate(port, pid=process.pid, rate=rate, seconds=seconds, warmup=0.5)["all"]
+    return Capacity(found["goodput"], found["server_cpu"] / max(1.0, found["goodput"]))
 
 
 def measure(chosen: argparse.Namespace) -> list[dict[str, Any]]:
@@ -45,16 +55,22 @@ def measure(chosen: argparse.Namespace) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for server in chosen.servers:
         for handler in chosen.handlers:
-            most = chosen.capacity or capacity(server, handler, chosen.seconds)
-            sys.stderr.write(f"{server} {handler}: capacity {most:.0f}/s\n")
+            found = capacity(server, handler, chosen.seconds)
+            most = chosen.capacity or found.rate
+            # At the rate at which it is to refuse: waking up for a few requests costs more for each than for many.
+            empty = capacity(server, "nothing", chosen.seconds, rate=most * max(chosen.times))
+            costs = {"capacity": most, "cost": found.cost, "refusal": empty.cost}
+            sys.stderr.write(
+                f"{server} {handler}: capacity {most:.0f}/s, an empty answer {empty.cost * 1e6:.0f} us\n"
+            )
             for variant in chosen.variants:
                 for times in chosen.times:
                     row = {"server": server, "handler": handler, "variant": variant, "times": times}
-                    row |= {"capacity": most, **_one(row, most, chosen.seconds)}
+                    row |= {**costs, **_one(row, most, chosen.seconds)}
                     rows.append(row)
                     sys.stderr.write(report.line(row) + "\n")
             if chosen.mix:
-                rows.append(_mixed(server, handler, most, chosen.seconds))
+                rows.append({**costs, **_mixed(server, handler, most, chosen.seconds)})
                 sys.stderr.write(report.line(rows[-1]) + "\n")
     return rows
 
@@ -74,7 +90,6 @@ def _mixed(server: str, handler: str, most: float, seconds: float) -> dict[str, 
         "handler": handler,
         "variant": "mix",
         "times": 5,
-        "capacity": most,
         **found["sheddable"],
         "goodput": found["sheddable"]["goodput"] + found["critical"]["goodput"],
         "critical": found["critical"],
@@ -89,7 +104,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--times", nargs="+", type=int, default=[1, 2, 5, 10])
     parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--capacity", type=float, default=0.0, help="a second; 0 measures it")
+    parser.add_argument("--capacity", type=float, default=0.0, help="a second; 0 takes what was measured")
     parser.add_argument("--no-mix", dest="mix", action="store_false", help="without critical requests")
     parser.add_argument("--keep", action="store_true", help="write the results and the page")
     chosen = parser.parse_args()

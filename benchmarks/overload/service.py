@@ -1,7 +1,8 @@
-"""The services under test: two kinds of work, without any framework, bare or behind the library's load shedding.
+"""The services under test: kinds of work, without any framework, bare or behind the library's load shedding.
 
-`OVERLOAD_HANDLER` is `cpu` (burns 5 ms of processor time) or `pool` (holds one of 20 slots for 20 ms), and
-`OVERLOAD_SHEDDING` is `1` for the middleware with its defaults.
+`OVERLOAD_HANDLER` is `cpu` (burns 5 ms of processor time), `pool` (holds one of 20 slots for 50 ms) or `nothing` (answers
+at once, which is what a refusal costs the server at least), and `OVERLOAD_SHEDDING` is `1` for the middleware with its
+defaults.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ KEY = "bench"
 """The secret with which the generator may say how much its requests matter."""
 
 _BURN = 0.005
-_SLOTS, _HOLD = 20, 0.02
+_SLOTS, _HOLD = 20, 0.05
 _BODY = b'{"ok":true}'
 _HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"11")]
 
@@ -32,6 +33,10 @@ async def _burn() -> None:
     until = time.thread_time() + _BURN
     while time.thread_time() < until:
         pass
+
+
+async def _nothing() -> None:
+    """Do nothing."""
 
 
 def _hold() -> Callable[[], Awaitable[None]]:
@@ -46,7 +51,7 @@ def _hold() -> Callable[[], Awaitable[None]]:
 
 def build(handler: str, *, shedding: bool) -> ASGIApp:
     """Make one of the services."""
-    work = _hold() if handler == "pool" else _burn
+    work = {"cpu": _burn, "pool": _hold(), "nothing": _nothing}[handler]
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         await work()

@@ -78,6 +78,7 @@ def test_a_request_counts_by_when_it_was_due() -> None:
 
 def _row(variant: str, times: int, goodput: float, **more: object) -> report.Row:
     row = {"server": "uvicorn", "handler": "cpu", "variant": variant, "times": times, "capacity": 100.0}
+    row |= {"cost": 0.01, "refusal": 0.0001}
     counts = {"sent": 9, "good": 9, "late": 0, "refused": 0, "failed": 0, "server_cpu": 1.0}
     return {**row, **counts, "goodput": goodput, "p99_ok": 0.1, "p99_refused": 0.05, **more}
 
@@ -85,8 +86,9 @@ def _row(variant: str, times: int, goodput: float, **more: object) -> report.Row
 def test_the_report_tells_what_was_missed() -> None:
     fine = [_row("ours", 5, 97.0), _row("ours", 10, 95.0), _row("plain", 10, 0.0)]
     assert report.missed(fine) == []
-    assert "| uvicorn | cpu | load shedding | - | - | 97.0% | 95.0% | 100 ms | 50 ms | 0% |" in report.table(
-        fine
+    assert (
+        "| uvicorn | cpu | load shedding | - | - | 97.0% | 95.0% | 100 ms | 50 ms | 0% | 90.9% |"
+        in report.table(fine)
     )
     bad = [
         _row("ours", 5, 96.0),
@@ -96,6 +98,16 @@ def test_the_report_tells_what_was_missed() -> None:
     assert len(report.missed(bad)) == 3
     assert "98 of 100 | 2.0%" in report.table(bad)
     assert "goodput     96/s 96.0%" in report.line(bad[0])
+
+
+def test_no_more_is_possible_than_refusals_leave_time_for() -> None:
+    row = _row("ours", 10, 90.0)
+    assert report.ceiling(row, 1) == pytest.approx(1)
+    # 900 refusals of 0.1 ms take 9 % of the second, and each 10 ms of them is one that could have been served.
+    assert report.ceiling(row, 10) == pytest.approx((1 - 0.1) / 0.99)
+    assert report.ceiling({**row, "refusal": 0.002}, 10) == 0
+    waiting = {**row, "cost": 0.001}
+    assert report.ceiling(waiting, 10) == 1
 
 
 def test_a_picture_is_well_formed(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import json
-import math
 from collections.abc import Awaitable, Callable
 from typing import Final
 from urllib.parse import quote
@@ -16,6 +15,7 @@ from ..clock import LUCK, MONOTONIC, Clock, Luck
 from ..context import RequestContext
 from ..errors import DeadlineExceededError, LoadShedError
 from ..events import Mode, ModeChanged, Observer, Outcome, PolicyCreated, fan_out, ignore
+from ..policy.calm import Calm
 from ..policy.concurrency import ADMIT, AdaptiveLimiter, Admit, Priority, Shed, Wait
 from ..policy.concurrency_limits import LatencyTarget
 from ._problem import Problem, Render, problem_of, request_of, send_problem
@@ -29,12 +29,6 @@ PriorityOf = Callable[[Scope], Priority | None]
 # RFC 6455 leaves the registry to IANA: 1013 is "try again later".
 _TRY_AGAIN_LATER: Final = 1013
 _INTERNAL, _TIMEOUT = 500, 504
-# Seconds. A loop that is so late once is watched for a while, and one that nobody has heard of lately might be late.
-_LATE: Final = 0.005
-_WATCHED_FOR: Final = 1.0
-_HEARD_FOR: Final = 0.25
-# Between two beats, lest a sudden crowd of handlers that keep the processor busy runs before it is seen.
-_MOST_SPARED: Final = 16
 # With a beat each 50 ms, a slot is back before those who wait 100 ms for one give up.
 _SLOW: Final = 0.02
 _NAMES: Final = {priority.name.lower().encode(): priority for priority in Priority}
@@ -73,6 +67,7 @@ class LoadSheddingMiddleware:
 
     Attributes:
         limiter: The one that decides.
+        calm: Tells who is spared the turn of the loop.
         clock: Monotonic seconds.
         reading: The permits of requests that wait for a piece of their body.
     """
@@ -103,8 +98,7 @@ class LoadSheddingMiddleware:
         self._observe = fan_out([observer])
         self.clock: Clock = clock
         self._luck = luck
-        self._watched_until = self._heard_until = -math.inf
-        self._spared = 0
+        self.calm: Calm = Calm()
         self.reading: set[_Permit] = set()
         self._observe(PolicyCreated(self.limiter.name, self.limiter.tally))
 
@@ -123,10 +117,7 @@ class LoadSheddingMiddleware:
         """Hear of `LoopLag` by how many seconds the event loop is late."""
         self.limiter.lagged(late)
         now = self.clock()
-        self._heard_until = now + _HEARD_FOR
-        self._spared = 0
-        if late >= _LATE:
-            self._watched_until = now + _WATCHED_FOR
+        self.calm.beat(late, now)
         for permit in self.reading:
             permit.beat(now)
 
@@ -152,9 +143,8 @@ class LoadSheddingMiddleware:
                 return
         permit = _Permit(self, request, admitted, receive, send)
         try:
-            is_calm = self._watched_until < admitted < self._heard_until and self._spared < _MOST_SPARED
-            self._spared += is_calm
-            limiter.start(admitted if is_calm else await self._go_round(), admitted)
+            permit.started = admitted if self.calm.spares(admitted) else await self._go_round()
+            limiter.start(permit.started, admitted)
             await self._app(scope, permit.receive, permit.send)
         except DeadlineExceededError:
             permit.status = _TIMEOUT
@@ -230,7 +220,7 @@ class _Permit:
 
     __slots__ = (
         "_admitted", "_has_body", "_is_away", "_receive", "_request", "_send", "_shedding", "_since", "_was_away",
-        "is_held", "status",
+        "is_held", "started", "status",
     )  # fmt: skip
 
     # By position, and with few of them: it is made for each request.
@@ -250,7 +240,7 @@ class _Permit:
         self._request = request
         self._admitted = admitted
         self._has_body = self._is_away = self._was_away = False
-        self._since = admitted
+        self._since = self.started = admitted
 
     async def receive(self) -> Message:
         """Receive a message; it counts as waiting for the client until the body is complete."""
@@ -294,6 +284,7 @@ class _Permit:
             return
         shedding = self._shedding
         now = shedding.clock()
+        shedding.calm.took(now - self.started)
         shedding.limiter.finish(now, self._admitted, self._outcome(now))
 
     def _outcome(self, now: float) -> Outcome:

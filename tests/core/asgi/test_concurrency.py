@@ -130,6 +130,7 @@ async def test_a_loop_that_is_never_late_costs_a_request_no_turn_of_it_and_one_t
 
     async def busy(scope: Scope, receive: Receive, send: Send) -> None:
         counts.append(limiter.in_flight)
+        clock.advance(0.001)
         await answer(200)(scope, receive, send)
 
     app = LoadSheddingMiddleware(busy, limiter, clock=clock)
@@ -151,6 +152,29 @@ async def test_a_loop_that_is_never_late_costs_a_request_no_turn_of_it_and_one_t
     assert await together(app, counts) == 1
     assert await together(app, counts) == 8  # So many between two beats are a crowd.
     assert limiter.in_flight == 0
+
+
+async def test_requests_that_take_next_to_no_time_are_spared_the_turn_also_while_the_loop_is_late() -> None:
+    counts: list[int] = []
+    clock, limiter = ManualClock(), Recording(10)
+    seconds = 0.0004
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        counts.append(limiter.in_flight)
+        clock.advance(seconds)
+        await answer(200)(scope, receive, send)
+        clock.advance(0.001)  # What comes after the first piece of the response does not count.
+
+    app = LoadSheddingMiddleware(handler, limiter, clock=clock)
+    for _ in range(6):  # How long they take is to be found out first.
+        assert await together(app, counts) == 8
+    app.beat(1.0)
+    while await together(app, counts) == 8:
+        assert len(counts) < 400
+    assert await together(app, counts) == 1
+    seconds = 0.01
+    await together(app, counts)
+    assert await together(app, counts) == 8
 
 
 def test_the_limiter_hears_of_each_beat() -> None:
