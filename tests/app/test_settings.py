@@ -200,7 +200,7 @@ def test_what_is_no_rate_is_refused_with_what_to_write(field: str, value: str) -
 
 def test_a_rate_that_no_clock_can_count_with_is_refused() -> None:
     assert refusal({"POSTFACTA_RATE_READ": f"{'9' * 400}/minute"}).startswith("POSTFACTA_RATE_READ: ")
-    load_settings({"POSTFACTA_RATE_READ": f"{'9' * 90}/minute"})
+    load_settings({"POSTFACTA_RATE_READ": f"{'9' * 15}/minute"})
 
 
 def test_trusted_proxies_are_networks_addresses_or_a_socket() -> None:

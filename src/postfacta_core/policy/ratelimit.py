@@ -58,6 +58,8 @@ DECISIONS: Final[tuple[str, ...]] = (
 LONGEST_KEY: Final = 128
 """The characters of a key that is kept as it is."""
 
+# Up to here a float counts without a gap.
+_MOST: Final = 2**53
 # With each new key so many old ones are looked at: more than one, so that a table shrinks as well as it grows.
 _LOOKS: Final = 2
 _LOOKS_AT_THE_BOUND: Final = 8
@@ -94,8 +96,9 @@ class Rate:
 
     def __post_init__(self) -> None:
         # Chained, so that a nan fails as well.
-        if not 1 <= self.amount < math.inf or not 0 < self.period < math.inf or self.size < 1:
-            msg = f"needs an amount and a burst from 1 up, and a period above 0: {self}"
+        sane = 1 <= self.amount <= _MOST and 1 <= self.size <= _MOST and 0 < self.period < math.inf
+        if not sane:
+            msg = f"needs an amount and a burst from 1 to {_MOST:,}, and a period above 0: {self}"
             raise ValueError(msg)
 
     @property

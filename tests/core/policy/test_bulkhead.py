@@ -264,3 +264,9 @@ def test_its_numbers_are_those_that_metrics_know() -> None:
 def test_bounds_that_make_no_sense_are_refused_at_once(size: int, max_waiting: int, max_wait: float) -> None:
     with pytest.raises(ValueError, match=r"bulkhead 'db' needs slots from 1 up"):
         Slots("db", size, max_waiting, max_wait=max_wait)
+
+
+def test_by_default_nobody_waits_and_whoever_may_waits_a_second_at_most() -> None:
+    slots = Slots("db", 1)
+    assert (slots.max_waiting, slots.max_wait) == (0, 1.0)
+    assert Slots("db", 1, max_wait=0.5).max_wait == 0.5  # Less than a second is a wait as well.

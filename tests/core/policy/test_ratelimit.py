@@ -391,11 +391,22 @@ def test_a_key_of_any_length_takes_a_bounded_place() -> None:
         partial(Rate, amount=1, period=math.nan),
         partial(Rate, amount=1, period=math.inf),
         partial(Rate, amount=1, period=1.0, burst=0),
+        # What no float tells from its neighbour.
+        partial(Rate, amount=2**53 + 1, period=1.0),
+        partial(Rate, amount=1, period=1.0, burst=2**53 + 1),
+        partial(Rate, amount=10**400, period=1.0),
     ],
 )
 def test_a_rate_that_makes_no_sense_is_refused_at_once(wrong: Callable[[], Rate]) -> None:
-    with pytest.raises(ValueError, match="needs an amount and a burst from 1 up"):
+    with pytest.raises(ValueError, match="needs an amount and a burst from 1 to"):
         wrong()
+
+
+def test_the_greatest_rate_counts_to_the_last_unit() -> None:
+    buckets = BucketSet([Rate(amount=2**53, period=1e9)])
+    assert buckets.spend("key", 2**53 - 1, 0.0).allowed
+    assert buckets.spend("key", 1, 0.0).allowed
+    assert not buckets.spend("key", 1, 0.0).allowed
 
 
 def test_an_empty_table_and_no_rate_are_refused_at_once() -> None:

@@ -292,6 +292,12 @@ def test_a_budget_that_makes_no_sense_is_refused_at_once(wrong: dict[str, float]
         RetryBudget("db", **wrong)
 
 
+def test_a_floor_alone_is_a_budget_and_so_is_a_ratio_alone() -> None:
+    floor, ratio = RetryBudget("db", ratio=0.0, floor=1.0), RetryBudget("db", ratio=0.5, floor=0.0)
+    assert not floor.is_fed
+    assert not ratio.is_fed
+
+
 def test_a_budget_tells_one_observer_where_its_tokens_are_and_no_second_one() -> None:
     clock, budget = ManualClock(), RetryBudget("db", burst=1)
     first, second = RecordingObserver(), RecordingObserver()
@@ -433,3 +439,9 @@ def test_a_wait_that_is_too_long_is_not_begun_though_no_deadline_forbids_it() ->
 def test_rules_that_make_no_sense_are_refused_at_once(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="needs attempts from 1 up"):
         RetryRules(**wrong)
+
+
+def test_a_longest_wait_may_be_shorter_than_a_second() -> None:
+    rules = RetryRules(backoff=Backoff(base=0.125), max_wait=0.5)
+    assert plan(rules, RejectedError("db", 0.25)).outcome == "retried"
+    assert plan(rules, RejectedError("db", 0.5)).outcome == "deadline"
