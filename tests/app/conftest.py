@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import AsyncGenerator, Iterator
 
 import anyio
@@ -47,3 +49,25 @@ async def app_database(app_database_dsn: str) -> AsyncGenerator[Database]:
         with anyio.fail_after(10):
             await database.wait_connected()
         yield database
+
+
+@pytest.fixture
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the settings of whoever runs the tests out of them."""
+    for name in os.environ:
+        if name.startswith("POSTFACTA_") or name in {"ENVIRONMENT", "APP_VERSION", "LOG_LEVEL", "LOG_FORMAT"}:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def migrated(clean_environment: None, app_database_dsn: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Set a migrated database as the one to use."""
+    monkeypatch.setenv("POSTFACTA_DATABASE_DSN", app_database_dsn)
+    return app_database_dsn
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    """Listen somewhere."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import httpx2
 import pytest
@@ -19,30 +17,10 @@ from postfacta_app.cli import main
 from postfacta_app.migrations import HEAD
 from tests.pg import fetch_value
 
+pytestmark = pytest.mark.usefixtures("clean_environment")
+
 PASSWORD = "correct horse battery"  # noqa: S105 - of nobody
 ADA = ("--email", "Ada@example.org", "--name", "Ada")
-
-
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the settings of whoever runs the tests out of them."""
-    for name in os.environ:
-        if name.startswith("POSTFACTA_") or name in {"ENVIRONMENT", "APP_VERSION", "LOG_LEVEL", "LOG_FORMAT"}:
-            monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def migrated(app_database_dsn: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Set a migrated database as the one to use."""
-    monkeypatch.setenv("POSTFACTA_DATABASE_DSN", app_database_dsn)
-    return app_database_dsn
-
-
-@pytest.fixture
-def taken_port() -> Iterator[int]:
-    """Listen somewhere."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield listener.getsockname()[1]
 
 
 def free_port() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import socket
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ from postfacta_app.cli import main
 from postfacta_app.server import SERVERS
 from postfacta_embedded import EmbeddedPostgres
 from tests.pg import create_database, open_folder
+
+pytestmark = pytest.mark.usefixtures("clean_environment")
 
 PASSWORD = "correct-horse"  # noqa: S105 - of nobody
 CHECKS = [
@@ -27,28 +28,6 @@ CHECKS = [
     "connections",
     "clock",
 ]
-
-
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the settings of whoever runs the tests out of them."""
-    for name in os.environ:
-        if name.startswith("POSTFACTA_") or name in {"ENVIRONMENT", "APP_VERSION", "LOG_LEVEL", "LOG_FORMAT"}:
-            monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def migrated(app_database_dsn: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Set a migrated database as the one to use."""
-    monkeypatch.setenv("POSTFACTA_DATABASE_DSN", app_database_dsn)
-    return app_database_dsn
-
-
-@pytest.fixture
-def taken_port() -> Iterator[int]:
-    """Listen somewhere."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield listener.getsockname()[1]
 
 
 @pytest.fixture

@@ -7,18 +7,12 @@ uvicorn on the asyncio loop starts a request in the context of an earlier one, o
 from __future__ import annotations
 
 import http.client
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-BIND = "127.0.0.1"
+from tests.servers.serving import BIND, serving
 
 SERVERS = {
     "uvicorn-h11": "uvicorn --loop asyncio --http h11 --port {port} {app}",
@@ -31,54 +25,6 @@ SERVERS = {
 }
 # How the naive application fares: the servers that are known to leak.
 LEAKING = ("uvicorn-h11", "uvicorn-httptools")
-
-
-def free_port() -> int:
-    """Find a port below those that the kernel gives to outgoing connections."""
-    for port in range(18_000 + hash(sys.argv[0]) % 1000, 32_000):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if probe.connect_ex((BIND, port)) == 0:
-                continue
-        with socket.socket() as probe:
-            try:
-                probe.bind((BIND, port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError
-
-
-@contextmanager
-def serving(command: str, app: str, log: Path) -> Generator[int]:
-    """Run a server as a direct child until the block ends."""
-    port = free_port()
-    words = command.format(port=port, app=f"isolation_app:{app}").split()
-    with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603 - a fixed program
-            [Path(sys.executable).parent / words[0], *words[1:]], cwd=HERE, stdout=output, stderr=output
-        )
-    try:
-        wait_for(port, process, log)
-        yield port
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
-
-
-def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until the server takes connections."""
-    until = time.monotonic() + 20
-    while time.monotonic() < until and process.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex((BIND, port)) == 0:
-                return
-        time.sleep(0.05)  # noqa: TID251 - a real server, in a test
-    pytest.fail(log.read_text())
 
 
 def on_one_connection(port: int, sizes: Sequence[int]) -> list[tuple[str, str]]:
@@ -100,7 +46,8 @@ def on_one_connection(port: int, sizes: Sequence[int]) -> list[tuple[str, str]]:
 
 
 def ids(server: str, app: str, log: Path, *, flags: str = "") -> list[tuple[str, str]]:
-    with serving(f"{SERVERS[server]} {flags}", app, log) as port:
+    command = SERVERS[server].replace("{app}", f"isolation_app:{app}")
+    with serving(f"{command} {flags}", log) as (port, _):
         return on_one_connection(port, (10, 300_000, 10))
 
 

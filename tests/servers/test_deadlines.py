@@ -7,7 +7,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -17,9 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.servers.deadlines_app import LIMIT
+from tests.servers.serving import BIND, serving
 
-HERE = Path(__file__).parent
-BIND = "127.0.0.1"
 # What is promised is 0.1; the rest is for a machine that does more than this.
 LATE = 0.6
 
@@ -61,46 +59,22 @@ class Service:
         return next(line.rpartition(" ")[2] for line in scrape.splitlines() if line.startswith(name + " "))
 
 
-def free_port() -> int:
-    """Find a port that is free now, below those that the kernel gives to outgoing connections."""
-    for port in range(12_000 + os.getpid() % 6000, 32_000):
-        with socket.socket() as probe:
-            try:
-                probe.bind((BIND, port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError
-
-
 @contextmanager
-def serving(command: str, folder: Path, **environment: str) -> Generator[Service]:
-    """Run a server as a direct child until the block ends."""
-    port = free_port()
+def running(command: str, folder: Path, **environment: str) -> Generator[Service]:
+    """Run a server until the block ends, once it is ready."""
     inherited = dict(os.environ)
     if "trio" in command:
         # Where nobody hears SIGTERM, as there, coverage does, and ends the process in the midst of the drain.
         inherited.pop("COVERAGE_PROCESS_CONFIG", None)
-    words = command.format(port=port).split()
-    with (folder / "server.log").open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603 - a fixed program
-            [Path(sys.executable).parent / words[0], *words[1:], "tests.servers.deadlines_app:app"],
-            cwd=HERE.parents[1],
-            stdout=output,
-            stderr=output,
-            env={**inherited, "DEADLINES_LOG": str(folder / "notes"), "PYTHONPATH": ".", **environment},
-        )
-    service = Service(port, process, folder)
-    try:
+    notes = {"DEADLINES_LOG": str(folder / "notes")}
+    with serving(
+        f"{command} deadlines_app:app",
+        folder / "server.log",
+        environment={**inherited, **notes, **environment},
+    ) as (port, process):
+        service = Service(port, process, folder)
         until(lambda: is_ready(service), service)
         yield service
-    finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(15)
 
 
 def is_ready(service: Service) -> bool:
@@ -121,7 +95,7 @@ def until(condition: Callable[[], bool], service: Service, *, within: float = 30
 
 @pytest.mark.parametrize("server", SERVERS)
 def test_each_server_keeps_deadlines_and_drains(server: str, tmp_path: Path) -> None:
-    with serving(SERVERS[server], tmp_path) as service:
+    with running(SERVERS[server], tmp_path) as service:
         status, body, seconds = service.get("/slow")
         assert (status, json.loads(body)["code"]) == (504, "deadline-exceeded")
         assert LIMIT <= seconds < LIMIT + LATE
@@ -176,7 +150,7 @@ def cut_at_drain(service: Service) -> None:
 
 
 def test_a_resource_that_crashes_ends_the_service_and_the_others_close(tmp_path: Path) -> None:
-    with serving(SERVERS["uvicorn-httptools"], tmp_path) as service:
+    with running(SERVERS["uvicorn-httptools"], tmp_path) as service:
         assert service.get("/lose")[0] == 200
         # It still serves while the load balancer looks away.
         until(lambda: service.get("/healthz/ready")[0] == 503, service, within=5)
@@ -187,7 +161,7 @@ def test_a_resource_that_crashes_ends_the_service_and_the_others_close(tmp_path:
 
 
 def test_workers_that_renew_themselves_fail_no_request(tmp_path: Path) -> None:
-    command = SERVERS["uvicorn-httptools"] + " --workers 2"
+    command = SERVERS["uvicorn-httptools"] + " --workers 2 --timeout-worker-healthcheck 60"
     pids: set[bytes] = set()
     failures: list[str] = []
     stop = threading.Event()
@@ -205,7 +179,7 @@ def test_workers_that_renew_themselves_fail_no_request(tmp_path: Path) -> None:
             time.sleep(0.01)  # noqa: TID251 - a client's pause
         connection.close()
 
-    with serving(command, tmp_path, DEADLINES_AGE="2") as service:
+    with running(command, tmp_path, DEADLINES_AGE="2") as service:
         clients = [threading.Thread(target=client, args=(service.port,)) for _ in range(6)]
         for one in clients:
             one.start()

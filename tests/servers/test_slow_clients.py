@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from tests.servers import slow_clients
+from tests.servers.serving import serving
 from tests.servers.slow_app import LIMITS
 from tests.servers.slow_clients import Flood
 
@@ -45,58 +42,14 @@ TIME_HEADERS = {"granian", "hypercorn, asyncio", "hypercorn, trio"}
 STUCK_ON_WRITE = {"hypercorn, trio"}
 
 
-def free_port() -> int:
-    """Find a port that is free now, below those that the kernel gives to outgoing connections."""
-    for port in range(20_000 + os.getpid() % 8000, 32_000):
-        with socket.socket() as probe:
-            try:
-                probe.bind((BIND, port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError
-
-
-@contextmanager
-def serving(server: str, log: Path) -> Generator[int]:
-    """Run a server as a direct child until the block ends."""
-    port = free_port()
-    words = SERVERS[server].format(port=port).split()
-    with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603 - a fixed program
-            [Path(sys.executable).parent / words[0], *words[1:], "slow_app:app"],
-            cwd=HERE,
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        wait_for(port, process, log)
-        yield port
-    finally:
-        # Non-readers hold the graceful stop of some servers; how they stop is no matter here.
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
-
-
-def wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until the server takes connections."""
-    until = time.monotonic() + 40
-    while time.monotonic() < until and process.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex((BIND, port)) == 0:
-                return
-        time.sleep(0.05)  # noqa: TID251 - a real server, in a test
-    pytest.fail(log.read_text())
+def run(server: str, log: Path) -> AbstractContextManager[tuple[int, object]]:
+    return serving(f"{SERVERS[server]} slow_app:app", log)
 
 
 @pytest.fixture(scope="module", params=SERVERS)
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[int]:
     """Run each server once for the tests that leave nothing behind."""
-    with serving(request.param, tmp_path_factory.mktemp("served") / "log") as port:
+    with run(request.param, tmp_path_factory.mktemp("served") / "log") as (port, _):
         yield port
 
 
@@ -138,7 +91,7 @@ def results() -> Generator[dict[str, Flood]]:
 def test_a_flood_of_slow_clients_is_not_noticed_by_others(
     server: str, results: dict[str, Flood], tmp_path: Path
 ) -> None:
-    with serving(server, tmp_path / "log") as port:
+    with run(server, tmp_path / "log") as (port, _):
         flood = results[server] = asyncio.run(slow_clients.flood_with(port))
     assert flood.well_behaved[200] == flood.well_behaved.total() > 20
     assert {(answer.status, answer.closed) for answer in flood.bodies} == {(408, True)}

@@ -33,6 +33,7 @@ from postfacta_core.events import CircuitChanged, ListenerFailed, Mode, ModeChan
 from postfacta_core.policy.breaker import CircuitConfig, CircuitState
 from postfacta_core.telemetry.policies import POLICY_METRICS
 from postfacta_core.testing import ManualClock, RecordingObserver
+from tests.core.aio.notes import Notes
 
 pytestmark = pytest.mark.usefixtures("anyio_backend")
 CLOSED, OPEN, HALF_OPEN, FORCED_OPEN, DISABLED, METRICS_ONLY = CircuitState
@@ -122,31 +123,6 @@ def counts(guard: CircuitBreaker, mode: Mode = Mode.ENFORCE) -> dict[str, float]
         for sample in guard.tally()
         if sample.metric == "postfacta_breaker_calls_total" and sample.labels[2] == mode and sample.value
     }
-
-
-class Notes(pybreaker.CircuitBreakerListener):
-    """Writes down what it hears, and how the book looks then."""
-
-    def __init__(self) -> None:
-        self.notes: list[tuple[object, ...]] = []
-
-    def before_call(
-        self, cb: pybreaker.CircuitBreaker, func: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> None:
-        self.notes.append(("before_call", cb.name, func.__name__, args, kwargs))
-
-    def failure(self, cb: pybreaker.CircuitBreaker, exc: BaseException) -> None:
-        self.notes.append(("failure", cb.fail_counter, type(exc)))
-
-    def success(self, cb: pybreaker.CircuitBreaker) -> None:
-        self.notes.append(("success", cb.fail_counter))
-
-    def state_change(self, cb: pybreaker.CircuitBreaker, old_state: Any, new_state: Any) -> None:
-        self.notes.append(("state_change", old_state.name, new_state.name, cb.current_state, cb.state.name))
-
-    def take(self) -> list[tuple[object, ...]]:
-        taken, self.notes = self.notes, []
-        return taken
 
 
 # What a guard does.

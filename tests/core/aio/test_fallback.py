@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import anyio
 import pytest
@@ -16,6 +15,7 @@ from postfacta_core.aio.fallback import Answer, Fallback
 from postfacta_core.errors import CircuitOpenError, DeadlineExceededError
 from postfacta_core.events import Event, ListenerFailed, Mode, ModeChanged, PolicyCreated, Sample
 from postfacta_core.testing import ManualClock, RecordingObserver
+from tests.garbage import garbage
 
 
 async def answer(text: str = "fresh") -> str:
@@ -311,19 +311,6 @@ async def test_a_call_leaves_nothing_for_the_cyclic_collector(ending: str) -> No
             assert ending == "none"
 
     assert await garbage(once) == 0
-
-
-async def garbage(once: Callable[[], Awaitable[object]], times: int = 100) -> int:
-    """Count the objects that only the cyclic collector can free, made by so many runs."""
-    await once()
-    gc.collect()
-    gc.disable()
-    try:
-        for _ in range(times):
-            await once()
-        return gc.collect()
-    finally:
-        gc.enable()
 
 
 def outcome(fallback: Fallback[int], key: str, value: int | None) -> Answer[int] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
@@ -18,6 +18,7 @@ from postfacta_core.events import Mode, ModeChanged, PolicyCreated
 from postfacta_core.policy.hedge import FixedDelay, HedgeOutcome, QuantileDelay
 from postfacta_core.policy.retry import RetryBudget
 from postfacta_core.testing import ManualClock, RecordingObserver
+from tests.garbage import garbage
 
 WHERE: ContextVar[str] = ContextVar("where", default="outside")
 
@@ -566,19 +567,6 @@ def test_it_tells_of_itself_and_of_its_own_budget() -> None:
 def test_a_hedge_that_makes_no_sense_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="needs a delay"):
         Hedge("search", delay=-1.0)
-
-
-async def garbage(once: Callable[[], Awaitable[object]], times: int = 100) -> int:
-    """Count the objects that only the cyclic collector can free, made by so many runs."""
-    await once()
-    gc.collect()
-    gc.disable()
-    try:
-        for _ in range(times):
-            await once()
-        return gc.collect()
-    finally:
-        gc.enable()
 
 
 async def at_once(event: anyio.Event, seconds: float) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import pickle
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +27,7 @@ from postfacta_core.events import (
 )
 from postfacta_core.policy.retry import Backoff, RetryBudget, RetryOutcome
 from postfacta_core.testing import ManualClock, RecordingObserver
+from tests.garbage import garbage
 
 
 class Dependency:
@@ -556,19 +556,6 @@ async def test_a_cancellation_at_any_await_ends_the_call_and_is_no_outcome(bench
     with pytest.raises(ConnectionError):
         await retry.call(work)
     assert (down.asked, counts(retry)["exhausted"]) == (3, 1)
-
-
-async def garbage(once: Callable[[], Awaitable[object]], times: int = 100) -> int:
-    """Count the objects that only the cyclic collector can free, made by so many runs."""
-    await once()
-    gc.collect()
-    gc.disable()
-    try:
-        for _ in range(times):
-            await once()
-        return gc.collect()
-    finally:
-        gc.enable()
 
 
 async def at_once(seconds: float) -> None:

@@ -1,0 +1,75 @@
+"""Runs a real server as a direct child, and waits until it takes connections."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+__all__ = ["BIND", "free_port", "serving"]
+
+BIND = "127.0.0.1"
+HERE = Path(__file__).parent
+
+
+def free_port() -> int:
+    """Find a port that is free now, below those that the kernel gives to outgoing connections."""
+    for port in range(12_000 + os.getpid() % 16_000, 32_000):
+        with socket.socket() as probe:
+            try:
+                probe.bind((BIND, port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError
+
+
+@contextmanager
+def serving(
+    command: str, log: Path, *, environment: Mapping[str, str] | None = None
+) -> Generator[tuple[int, subprocess.Popen[bytes]]]:
+    """Run a server in this folder until the block ends; give its port and its process.
+
+    Args:
+        command: With `{port}` where the port belongs.
+        log: Where its output goes; a server that does not start fails the test with it.
+        environment: By default as it is here.
+    """
+    port = free_port()
+    words = command.format(port=port).split()
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603 - a fixed program
+            [Path(sys.executable).parent / words[0], *words[1:]],
+            cwd=HERE,
+            stdout=output,
+            stderr=output,
+            env=None if environment is None else dict(environment),
+        )
+    try:
+        _wait_for(port, process, log)
+        yield port, process
+    finally:
+        # Some servers wait for clients that do not read; how they stop is for other tests.
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + 40
+    while time.monotonic() < until and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex((BIND, port)) == 0:
+                return
+        time.sleep(0.05)  # noqa: TID251 - a real server, in a test
+    pytest.fail(log.read_text())
