@@ -170,3 +170,19 @@ def test_a_single_text_and_another_field_are_refused_at_once() -> None:
         TrustedProxies("10.0.0.0/8")
     with pytest.raises(ValueError, match="not by 'x-real-ip'"):
         TrustedProxies([], field="x-real-ip")
+
+
+@pytest.mark.parametrize(
+    ("written", "client"),
+    [
+        ("203.0.113.9:4711", "203.0.113.9"),
+        ("[2001:db8::9]:4711", "2001:db8::/64"),
+        ("[2001:db8::9]", "2001:db8::/64"),
+        ("2001:db8::9", "2001:db8::/64"),
+        ("::ffff:203.0.113.9", "203.0.113.9"),
+        ("[::ffff:203.0.113.9]:4711", "203.0.113.9"),
+    ],
+)
+def test_an_address_is_the_same_with_a_port_and_in_brackets(written: str, client: str) -> None:
+    trusted = TrustedProxies(["10.0.0.0/8"])
+    assert client_address("10.0.0.1", [(b"x-forwarded-for", written.encode())], trusted) == client

@@ -830,3 +830,34 @@ def test_half_open_never_admits_two_at_once_and_never_lasts_longer_than_its_maxi
         left = [move.at for move in played.moves if move.old == HALF_OPEN]
         ends = [*left, *([played.now] if played.state is HALF_OPEN else [])]
         assert all(end - begin <= 16.0 for begin, end in zip(entered, ends, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["count", "time"])
+def test_slow_calls_are_counted_one_by_one_and_forgotten_one_by_one(kind: Literal["count", "time"]) -> None:
+    config = CircuitConfig(
+        failure_rate_threshold=1.0,
+        slow_call_rate_threshold=1.0,
+        slow_call_duration=2.0,
+        sliding_window_type=kind,
+        sliding_window_size=4,
+        minimum_number_of_calls=100,
+    )
+    played = Played(config).play("LXLS")
+
+    def slow() -> tuple[int, int]:
+        statistics = played.circuit.statistics(played.now)
+        return statistics.calls, statistics.slow_calls
+
+    assert slow() == (4, 3)
+    if kind == "count":
+        played.play("S")
+        assert slow() == (4, 2)
+        played.play("XXX")  # In the places of two slow ones and of one that was not.
+        assert slow() == (4, 3)
+    else:
+        played.now += 3.0
+        played.play("L")
+        assert slow() == (5, 4)
+        played.now += 1.0  # The first second is out of the window, and the second one is not.
+        played.play("S")
+        assert slow() == (2, 1)

@@ -193,3 +193,11 @@ def test_a_state_is_about_the_database_or_about_the_statement(
     state: str, expected: type[Exception] | None
 ) -> None:
     assert refusal_of(state) is expected
+
+
+def test_each_eviction_begins_an_era_that_never_was() -> None:
+    pool, eras = lending(), [0]
+    for _ in range(3):
+        pool.evict(pool.era)
+        assert pool.era > max(eras)
+        eras.append(pool.era)

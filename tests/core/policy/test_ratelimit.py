@@ -414,3 +414,11 @@ def test_an_empty_table_and_no_rate_are_refused_at_once() -> None:
         KeyTable(0)
     with pytest.raises(ValueError, match="needs a rate"):
         BucketSet([])
+
+
+def test_whoever_may_need_not_wait_and_the_table_is_as_large_as_was_asked_for() -> None:
+    buckets = BucketSet([Rate(amount=5, period=1.0), Rate(amount=9, period=9.0)], 2)
+    for key in ("a", "b", "c"):
+        assert buckets.spend(key, 1, 0.0).retry_after == 0.0
+    assert BucketSet([Rate(amount=5, period=1.0)]).spend("a", 1, 0.0).retry_after == 0.0
+    assert len(buckets) == 2
