@@ -161,7 +161,7 @@ def test_a_resource_that_crashes_ends_the_service_and_the_others_close(tmp_path:
 
 
 def test_workers_that_renew_themselves_fail_no_request(tmp_path: Path) -> None:
-    command = SERVERS["uvicorn-httptools"] + " --workers 2 --timeout-worker-healthcheck 60"
+    command = SERVERS["uvicorn-httptools"] + " --workers 2"
     pids: set[bytes] = set()
     failures: list[str] = []
     stop = threading.Event()
