@@ -34,7 +34,9 @@ def _bare() -> ASGIApp:
 
 def _hardened(*, shedding: Mode = Mode.ENFORCE, traced: bool = False) -> ASGIApp:
     telemetry = Telemetry(tracing=Tracing(sampling()) if traced else None)
-    return harden(_bare(), service="bench", telemetry=telemetry, policy=Policy(shedding=shedding))
+    return harden(
+        _bare(), service="bench", telemetry=telemetry, policy=Policy(shedding=shedding, access_lines=None)
+    )
 
 
 def _peers(name: str) -> ASGIApp:

@@ -32,7 +32,8 @@ from postfacta_core.events import Event, PolicyCreated, Sample
 from postfacta_core.policy.concurrency import AdaptiveLimiter
 from postfacta_core.policy.concurrency_limits import LatencyTarget
 from postfacta_core.policy.ratelimit import DECISIONS
-from postfacta_core.telemetry.policies import POLICY_METRICS
+from postfacta_core.telemetry.catalogue import INSTRUMENTS, Instrument
+from postfacta_core.telemetry.policies import POLICY_METRICS, RUNTIME_METRICS
 
 __all__ = ["PAGES", "Doc", "parse", "render", "renew"]
 
@@ -282,18 +283,77 @@ def _label_values() -> Mapping[tuple[str, str], Sequence[str]]:
     return values
 
 
+_HEAD: Final = ("| Metric | Type | Labels | What it shows |", "|---|---|---|---|")
+
+
+def _row(name: str, kind: str, labels: str, *, text: str) -> str:
+    return f"| `{name}` | {kind} | {labels} | {text} |"
+
+
+def _labels(names: Sequence[str], values: Mapping[str, Sequence[str]]) -> str:
+    known = [", ".join(f"`{value}`" for value in values.get(name, ())) for name in names]
+    return ", ".join(f"`{a}` ({b})" if b else f"`{a}`" for a, b in zip(names, known, strict=True))
+
+
+def _instruments(_asked: str) -> str:
+    """Write the table of all that is made with the registry."""
+    rows = [
+        _row(name, _kind(one), _labels(one.labels, one.values), text=one.text)
+        for name, one in INSTRUMENTS.items()
+    ]
+    return "\n".join([*_HEAD, *rows])
+
+
+def _kind(instrument: Instrument) -> str:
+    kind = instrument.kind.removeprefix("plain ")
+    return f"{kind}, {instrument.note}" if instrument.note else kind
+
+
+def _buckets(_asked: str) -> str:
+    """Write which histogram has which bounds."""
+    names: dict[tuple[float, ...], list[str]] = {}
+    for name, instrument in INSTRUMENTS.items():
+        if instrument.kind == "histogram":
+            names.setdefault(instrument.buckets, []).append(f"`{name}`")
+    rows = [
+        f"| {', '.join(f'{b:g}' if b < 1 else f'{b:,}' for b in bounds)} | {', '.join(those)} |"
+        for bounds, those in names.items()
+    ]
+    return "\n".join(["| Bounds | Histograms |", "|---|---|", *rows])
+
+
+# Who tells of these is not in a table that could be asked.
+_TOLD: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
+    "postfacta_telemetry_spans_dropped_total": {"reason": ("queue_full", "export_failed", "shutdown")},
+    "postfacta_metrics_workers": {"state": ("answered", "silent")},
+}
+
+
+def _runtime(_asked: str) -> str:
+    rows = [
+        _row(name, _policy_kind(name), _labels(one.labels, _TOLD.get(name, {})), text=one.text)
+        for name, one in RUNTIME_METRICS.items()
+    ]
+    return "\n".join([*_HEAD, *rows])
+
+
+def _policy_kind(name: str) -> str:
+    return "counter" if name.endswith("_total") else "gauge"
+
+
 def _metrics(_asked: str) -> str:
     values = _label_values()
-    rows = ["| Metric | Type | Labels | What it shows |", "|---|---|---|---|"]
-    for name, metric in POLICY_METRICS.items():
-        known = [
-            ", ".join(f"`{value}`" for value in values.get((name, label), ())) for label in metric.labels
-        ]
-        shown = [f"`{a}` ({b})" if b else f"`{a}`" for a, b in zip(metric.labels, known, strict=True)]
-        kind = "counter" if name.endswith("_total") else "gauge"
-        rows.append(f"| `{name}` | {kind} | {', '.join(shown)} | {metric.text} |")
+    rows = [
+        _row(
+            name,
+            _policy_kind(name),
+            _labels(metric.labels, {label: values.get((name, label), ()) for label in metric.labels}),
+            text=metric.text,
+        )
+        for name, metric in POLICY_METRICS.items()
+    ]
     modes = ", ".join(f"`{mode.value}`" for mode in Mode)
-    return "\n".join([*rows, "", f"`mode` is what the policy was set to at that moment: {modes}."])
+    return "\n".join([*_HEAD, *rows, "", f"`mode` is what the policy was set to at that moment: {modes}."])
 
 
 # As `benchmarks.policy_peers` has them, which would import all the peers.
@@ -328,10 +388,13 @@ def _costs(_asked: str) -> str:
 
 
 _MAKERS: Final[Mapping[str, Callable[[str], str]]] = {
+    "buckets": _buckets,
     "classes": _classes,
     "costs": _costs,
     "errors": _errors,
+    "instruments": _instruments,
     "metrics": _metrics,
+    "runtime": _runtime,
     "types": _types,
 }
 

@@ -54,7 +54,7 @@ def test_a_module_says_what_it_exports(name: str) -> None:
 
 def test_the_app_stays_thin() -> None:
     app = {name: text for name, text in MODULES.items() if name.startswith("postfacta_app/")}
-    assert sum(len(text.splitlines()) for name, text in app.items() if "/migrations/" not in name) <= 6650, (
+    assert sum(len(text.splitlines()) for name, text in app.items() if "/migrations/" not in name) <= 7300, (
         "docs/decisions/0006"
     )
 
@@ -68,7 +68,7 @@ def test_only_the_settings_read_the_environment(name: str) -> None:
     assert not re.search(r"\bos\.(environ|getenv)\b|from os import .*(environ|getenv)", MODULES[name])
 
 
-@pytest.mark.parametrize("floor", ["policy", "telemetry", "aio", "asgi"])
+@pytest.mark.parametrize("floor", ["policy", "telemetry", "slo", "aio", "asgi"])
 def test_a_module_has_a_test_of_its_name(floor: str) -> None:
     modules = {path.stem.strip("_") for path in (SRC / "postfacta_core" / floor).glob("*.py")}
     tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests/core" / floor).glob("test_*.py")}

@@ -24,6 +24,8 @@ from postfacta_core.asgi import PROBLEMS, Hardened, Policy, Scope, Telemetry, ha
 from postfacta_core.context import current_request
 from postfacta_core.policy.lifecycle import DrainLimits
 from postfacta_core.policy.transfer import TransferLimits
+from postfacta_core.slo.prometheus import Prometheus
+from postfacta_core.telemetry.metrics import Metrics
 
 from .db import Transactions, housekeeping
 from .errors import AppError, NotFoundError
@@ -38,11 +40,16 @@ from .incidents.postgres import PostgresIncidents
 from .incidents.v0 import V0Http, V0Store
 from .incidents.v0_postgres import PostgresV0
 from .migrations import HEAD, current_revision
+from .observability import watch_lines
 from .openapi import openapi_document
 from .principal import Principal
 from .problems import Fault, Problems
 from .rates import address_limits, principal_limits, priorities, shared_store
 from .reliability.about import About, Codebase, load_codebase
+from .reliability.business import BusinessMetrics
+from .reliability.pages import ReliabilityPage
+from .reliability.postgres import PostgresBusiness
+from .reliability.watch import Watch
 from .routes import RouteClass, Rule, build_routes
 from .settings import Settings
 from .table import Handlers, rules
@@ -75,6 +82,9 @@ def create_app(settings: Settings, *, v0_store: V0Store | None = None) -> Harden
     """
     codebase = load_codebase()
     telemetry = Telemetry(version=settings.app_version or codebase.version)
+    watch_lines(telemetry.observer)
+    business = BusinessMetrics(expected=HEAD)
+    telemetry.metrics.registry.register(business)
     database = Database(
         settings.database_dsn.get_secret_value(),
         options=PoolOptions(
@@ -89,10 +99,20 @@ def create_app(settings: Settings, *, v0_store: V0Store | None = None) -> Harden
     )
     pages = Pages(version=settings.app_version or codebase.version)
     problems = Problems(version="" if settings.is_local else settings.app_version, html=partial(_page, pages))
-    guard = Guard(PostgresIdentity(database), settings)
+    guard = Guard(PostgresIdentity(database), settings, attempted=partial(business.attempted, "token"))
     stale = StaleAnswers(database.name)
+    health, watch = _health(settings, database, telemetry), _watch(settings)
+    reliability = ReliabilityPage(pages, health, telemetry.metrics, watch=watch)
     table = route_rules(
-        settings, database, guard, stale=stale, codebase=codebase, pages=pages, v0_store=v0_store
+        settings,
+        database,
+        guard,
+        business=business,
+        stale=stale,
+        codebase=codebase,
+        pages=pages,
+        v0_store=v0_store,
+        reliability=reliability,
     )
     rate_store = shared_store(settings)
     spend = principal_limits(settings, store=rate_store, observer=telemetry.observer)
@@ -105,8 +125,15 @@ def create_app(settings: Settings, *, v0_store: V0Store | None = None) -> Harden
         service="postfacta",
         policy=_policy(settings, table, rate_store),
         telemetry=telemetry,
-        health=_health(settings, database, telemetry),
-        resources=[database, housekeeping(database, telemetry.observer)],
+        health=health,
+        resources=[
+            database,
+            housekeeping(database, telemetry.observer),
+            business.reading(
+                PostgresBusiness(database, partial(_revision, database)), observer=telemetry.observer
+            ),
+            *([watch.running()] if watch else []),
+        ],
         render=problems.core,
         resetters=[clear_contextvars],
     )
@@ -117,15 +144,18 @@ def route_rules(
     database: Database,
     guard: Guard,
     *,
+    business: BusinessMetrics | None = None,
     stale: StaleAnswers,
     codebase: Codebase,
     pages: Pages,
     v0_store: V0Store | None = None,
+    reliability: ReliabilityPage | None = None,
 ) -> list[Rule]:
     """Fill the route table with handlers."""
-    transactions = Transactions(database)
+    business = business or BusinessMetrics(expected=HEAD)
+    transactions = Transactions(database, count=business.count)
     identity = PostgresIdentity(database)
-    accounts = LocalAccounts(identity, transactions)
+    accounts = LocalAccounts(identity, transactions, attempted=partial(business.attempted, "password"))
     http = IdentityHttp(settings, identity, transactions, accounts=accounts, forget=guard.forget)
     store = PostgresIncidents(database)
 
@@ -143,6 +173,7 @@ def route_rules(
             identity=http,
             incident_pages=IncidentPages(store, pages),
             sign_in=SignInPages(accounts, http, pages, is_local=settings.is_local),
+            reliability=reliability or ReliabilityPage(pages, HealthRegistry(), Metrics()),
             openapi=openapi,
             problem_page=problem_page,
         )
@@ -214,9 +245,7 @@ def _health(settings: Settings, database: Database, telemetry: Telemetry) -> Hea
         if right["schema"] and _is_away(database):
             return
         await database.wait_connected()
-        revision = await current_revision(
-            lambda sql: database.fetchval(sql, operation="revision", repeatable=True)
-        )
+        revision = await _revision(database)
         right["schema"] = revision is not None and revision >= HEAD
         if not right["schema"]:
             raise SchemaOutdatedError(revision)
@@ -231,6 +260,16 @@ def _health(settings: Settings, database: Database, telemetry: Telemetry) -> Hea
     health.add("schema", schema, critical=critical, rise=1)
     health.add("durability", durability, critical=critical, rise=1)
     return health
+
+
+def _watch(settings: Settings) -> Watch | None:
+    url = settings.prometheus_url
+    # One second for a question: at the end, the process waits for as long as one that is not answered.
+    return Watch(Prometheus(url.get_secret_value(), timeout=1.0), "postfacta") if url else None
+
+
+async def _revision(database: Database) -> str | None:
+    return await current_revision(lambda sql: database.fetchval(sql, operation="revision", repeatable=True))
 
 
 def _is_away(database: Database) -> bool:

@@ -1,4 +1,4 @@
-"""The command line: serve, migrate, demo, admin, token, doctor."""
+"""The command line: serve, migrate, demo, admin, token, doctor, slo."""
 
 from __future__ import annotations
 
@@ -101,7 +101,12 @@ _FAILURES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
-    args = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["slo"]:
+        from postfacta_core.slo.__main__ import main as slo  # noqa: PLC0415 - the other commands need none of it
+
+        return slo(words[1:])
+    args = _parser().parse_args(words)
     run: Callable[[argparse.Namespace], int] = args.run
     try:
         return run(args)
@@ -154,6 +159,8 @@ def _parser() -> argparse.ArgumentParser:
         default="uvicorn",
         help="what is to run it (%(default)s, as `serve` does)",
     )
+    # Its own words are for the library: this is for the list of commands.
+    commands.add_parser("slo", help="objectives as code: generate, check, report, budget", add_help=False)
     for command in (serving, demo, doctor):
         command.add_argument("--host", help="address to listen on (POSTFACTA_HOST, else 127.0.0.1)")
         command.add_argument(

@@ -87,12 +87,14 @@ class Unit:
 
     Attributes:
         principal: Whoever asks; facts are signed with its `actor`.
+        counts: What to count if it is committed: the names of a metric and its labels.
     """
 
     def __init__(self, connection: Connection, principal: Principal, client: Address | None) -> None:
         self._connection = connection
         self._client = client
         self.principal = principal
+        self.counts: list[tuple[str, ...]] = []
         self.fetch = connection.fetch
         self.fetchrow = connection.fetchrow
         self.execute = connection.execute
@@ -128,10 +130,16 @@ Work = Callable[[Unit], Awaitable[Answer]]
 
 
 class Transactions:
-    """Runs the writes of requests."""
+    """Runs the writes of requests.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        database: Where they are written.
+        count: Told of each of a unit's `counts`, once it is committed.
+    """
+
+    def __init__(self, database: Database, *, count: Callable[..., object] = lambda *_: None) -> None:
         self._database = database
+        self._count = count
 
     async def write(
         self, request: Request, principal: Principal, work: Work, *, key: str | None = None
@@ -152,11 +160,14 @@ class Transactions:
         """
         once = None if key is None else _Once(principal.actor, key, await _fingerprint(request))
 
-        async def run(connection: Connection) -> Answer:
+        async def run(connection: Connection) -> tuple[Unit, Answer]:
             unit = Unit(connection, principal, _client(request))
-            return await (work(unit) if once is None else once.run(unit, work))
+            return unit, await (work(unit) if once is None else once.run(unit, work))
 
-        return (await self._database.run_transaction(run)).response()
+        unit, answer = await self._database.run_transaction(run)
+        for count in unit.counts:
+            self._count(*count)
+        return answer.response()
 
 
 @dataclass(frozen=True, slots=True)

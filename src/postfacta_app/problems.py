@@ -20,6 +20,7 @@ from starlette.routing import BaseRoute, Match
 from postfacta_core.asgi import Problem, Render, Scope, problem_response
 from postfacta_core.context import current_request
 from postfacta_core.errors import ResilienceError
+from postfacta_core.telemetry.redaction import redact_text
 
 from .errors import AppError, FieldError, MalformedError, MethodNotAllowedError, NotFoundError
 
@@ -64,11 +65,12 @@ def render(fault: Fault, *, path: str, request_id: str, version: str = "") -> tu
     Returns:
         The content type and the body.
     """
+    detail, message = redact_text(fault.detail), redact_text(fault.message)
     if not _is_v1(path):
         shown = {"serviceVersion": version} if version else {}
         # This shape has no list of fields: the sentence names them.
         fields = "; ".join(f"{it.pointer.lstrip('/') or 'the body'} {it.message}" for it in fault.errors)
-        message = fields or fault.message or fault.detail
+        message = fields or message or detail
         return "application/json; charset=utf-8", encode(
             {"message": message, "requestId": request_id} | shown
         )
@@ -76,8 +78,8 @@ def render(fault: Fault, *, path: str, request_id: str, version: str = "") -> tu
         "type": f"/problems/{fault.slug}",
         "title": fault.title,
         "status": fault.status,
-        "detail": fault.detail,
-        "instance": quote(path, errors="replace"),
+        "detail": detail,
+        "instance": quote(redact_text(path), errors="replace"),
         "request_id": request_id,
     }
     if fault.errors:

@@ -25,6 +25,7 @@ from pydantic import (
 from postfacta_core.aio.ratelimit import parse_rates
 from postfacta_core.aio.ratelimit_store import SharedStore
 from postfacta_core.events import Mode
+from postfacta_core.slo.prometheus import check_address
 
 __all__ = ["AuthMode", "Settings", "SettingsError", "load_settings"]
 
@@ -100,6 +101,10 @@ def _store(value: SecretStr) -> SecretStr:
     return value
 
 
+def _prometheus(value: SecretStr) -> SecretStr:
+    return SecretStr(check_address(value.get_secret_value()))
+
+
 # An empty secret is a forgotten one: it must not open what it should close.
 Secret = Annotated[SecretStr, Field(min_length=1)]
 # Longer, it would hold numbers that no clock can count with.
@@ -161,6 +166,10 @@ class Settings(BaseModel):
     )
     traces: str = Field(
         "none", pattern="^(none|otlp)$", description="`otlp` sends spans; `OTEL_*` variables say where."
+    )
+    prometheus_url: Annotated[Secret, AfterValidator(_prometheus)] | None = Field(
+        None,
+        description="Prometheus whose view of the objectives `/reliability` shows; else this process only.",
     )
     metrics_token: Secret | None = Field(None, description="Bearer token for `/metrics`; open without one.")
     traffic_key: Secret | None = Field(None, description="Lets `X-Traffic-Class` be believed.")

@@ -18,6 +18,7 @@ from .incidents.pages import IncidentPages
 from .incidents.query import IncidentQuery
 from .principal import Access, Principal
 from .reliability import about
+from .reliability.pages import ReliabilityPage
 from .routes import RouteClass, Rule
 
 __all__ = ["Handlers", "rules"]
@@ -47,6 +48,7 @@ class Handlers:
     identity: IdentityHttp
     incident_pages: IncidentPages
     sign_in: SignInPages
+    reliability: ReliabilityPage
     openapi: Callable[[Request, Principal], Awaitable[Response]]
     problem_page: Callable[[Request, Principal], Awaitable[Response]]
 
@@ -209,6 +211,7 @@ def _pages(on: Handlers) -> list[Rule]:
             method="GET", path="/incidents/{ref}", handler=on.incident_pages.one, access=READ, route_class=read,
             stale=True,
         ),
+        Rule(method="GET", path="/reliability", handler=on.reliability.show, access=READ, route_class=read),
         Rule(method="GET", path="/signin", handler=on.sign_in.form, access=OPEN, route_class=read),
         Rule(method="POST", path="/signin", handler=on.sign_in.submit, access=OPEN, route_class=auth),
         Rule(method="POST", path="/signout", handler=on.sign_in.leave, access=OPEN, route_class=auth),

@@ -18,6 +18,7 @@ class RequestContext:
         started: Monotonic seconds at which the outermost layer saw it.
         asked: The seconds that the caller gives it, as a header said; `math.inf` if none did.
         deadline: Monotonic seconds at which it must have ended; `math.inf` if it may take for ever.
+        queued: Seconds for which it waited to be admitted.
         priority: How much it matters, a `policy.concurrency.Priority`: 0 the most, 3 the least.
         client: Whom rate limits count it for by default: an address, or an IPv6 /64; empty until it is known.
         root_path: The server's own `root_path`, before any mount added to it.
@@ -36,6 +37,7 @@ class RequestContext:
         "error_type",
         "principal",
         "priority",
+        "queued",
         "request_id",
         "root_path",
         "route",
@@ -51,6 +53,7 @@ class RequestContext:
         self.asked: float = math.inf
         self.deadline: float = math.inf
         self.priority: int = 1
+        self.queued: float = 0.0
         self.client: str = ""
         self.root_path: str = root_path
         self.route: str | None = None

@@ -16,7 +16,9 @@ __all__ = [
     "Drained",
     "Event",
     "HealthChecked",
+    "HttpCallFinished",
     "ListenerFailed",
+    "LogsSuppressed",
     "LoopLagged",
     "Mode",
     "ModeChanged",
@@ -146,6 +148,19 @@ class ListenerFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class LogsSuppressed:
+    """So many log records of one kind were not written, since they were sampled or came too often.
+
+    Attributes:
+        event: What kind they were: a logger's or an event's name from the code, never a message's text.
+        count: How many since the last time it was told of.
+    """
+
+    event: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class HealthChecked:
     """A background check came back; `up` is the verdict after hysteresis, `passed` this one result."""
 
@@ -221,11 +236,34 @@ class QueryFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class HttpCallFinished:
+    """One try of a call to another service ended.
+
+    Attributes:
+        service: The name of the `Outgoing`.
+        method: As it was sent; empty if the call failed before there was a request.
+        address: The host that was asked, `port` its port; empty and 0 in the same case.
+        status: Of the response; 0 without one.
+        seconds: Until the response began, or the failure.
+        error_type: Empty on success; else the status from 400 up, or the class of the error.
+    """
+
+    service: str
+    method: str
+    address: str
+    port: int
+    status: int
+    seconds: float
+    error_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class DeadlineExceeded:
     """A request's time ran out.
 
     Attributes:
-        stage: Where: `ingress` (it came too late), `handler`, `pool` or `database`.
+        stage: Where: `ingress` (it came too late), `handler`, `pool`, `database`, or `client`: there was none left for
+            a call to another service.
     """
 
     stage: str
@@ -285,12 +323,14 @@ class TaskCrashed:
 
 Event = (
     ListenerFailed
+    | LogsSuppressed
     | HealthChecked
     | ConnectionOpened
     | ConnectionAcquired
     | ConnectionReleased
     | PoolSized
     | QueryFinished
+    | HttpCallFinished
     | RequestsOverdue
     | PhaseChanged
     | SignalsIntercepted

@@ -69,6 +69,7 @@ EXPECTED: dict[str, set[str]] = {
     "GET /api/v1/audit": ADMINS,
     "GET /incidents": READ,
     "GET /incidents/{ref}": READ,
+    "GET /reliability": READ,
 }
 # The rest is 403: they are somebody, but may not.
 UNKNOWN_HERE = NOBODY | BAD

@@ -13,11 +13,25 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import Link, SpanKind, StatusCode
 
 from postfacta_app import observability
-from postfacta_app.observability import configure_logging
+from postfacta_app.observability import (
+    LineWriter,
+    RedactingExporter,
+    configure_logging,
+    instance,
+    watch_lines,
+)
 from postfacta_app.settings import Settings
 from postfacta_core.context import RequestContext, bind_request, release_request
+from postfacta_core.events import LogsSuppressed
+from postfacta_core.telemetry.logs import FloodFilter
+from postfacta_core.telemetry.sampling import EventBudget
+from postfacta_core.testing import RecordingObserver
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +91,7 @@ def test_json_lines_carry_the_service_the_request_and_the_fields(capfd: pytest.C
     assert (line["service"], line["version"], line["environment"]) == ("postfacta", "1.2.3", "production")
     assert line["timestamp"].endswith("Z")
     ids = {"request_id", "trace_id", "span_id", "trace_flags"}
-    constant = {"service", "version", "environment"}
+    constant = {"service", "version", "environment", "instance"}
     assert set(line) == {"timestamp", "level", "event", "logger", "retry_after"} | ids | constant
 
 
@@ -88,8 +102,77 @@ def test_a_crash_has_its_stack_trace(capfd: pytest.CaptureFixture[str]) -> None:
     except ZeroDivisionError:
         logging.getLogger("test").exception("crashed")
     line = json.loads(said(capfd))
-    assert "ZeroDivisionError: division by zero" in line["exception"]
-    assert "test_observability.py" in line["exception"]
+    assert line["exception.type"] == "builtins.ZeroDivisionError"
+    assert line["exception.message"] == "division by zero"
+    assert "ZeroDivisionError: division by zero" in line["exception.stacktrace"]
+    assert "test_observability.py" in line["exception.stacktrace"]
+    assert "exception" not in line
+
+
+def test_a_line_that_speaks_of_no_exception_has_none(capfd: pytest.CaptureFixture[str]) -> None:
+    configure_logging(settings(log_format="json"))
+    logging.getLogger("test").error("no.crash", exc_info=True)  # noqa: LOG014 - as careless code does
+    assert not [name for name in json.loads(said(capfd)) if name.startswith("exception")]
+
+
+def test_each_process_has_a_name_of_its_own_which_spans_have_too(capfd: pytest.CaptureFixture[str]) -> None:
+    configure_logging(settings(log_format="json"))
+    logging.getLogger("test").error("one.line")
+    assert json.loads(said(capfd))["instance"] == instance()
+    assert instance().endswith(f"-{os.getpid()}")
+
+
+def test_an_event_that_comes_too_often_is_held_back_and_counted(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observability, "_LOOK", 0.01)
+    configure_logging(settings(log_format="json"))
+    [handler] = logging.getLogger().handlers
+    assert isinstance(handler, LineWriter)
+    handler.flood = FloodFilter(EventBudget(rate=0.001, burst=3, tell_every=0.0))
+    handler.filters[:] = [handler.flood]
+    observer = RecordingObserver()
+    watch_lines(observer)
+    for _ in range(10):
+        logging.getLogger("test").info("the.same")
+    end = time.monotonic() + 20
+    # Nobody logs any more: the handler's own thread looks.
+    while sum(event.count for event in observer.of(LogsSuppressed)) < 7:
+        assert time.monotonic() < end
+        time.sleep(0.01)  # noqa: TID251 - there is no loop to block
+    lines = [json.loads(line) for line in said(capfd).splitlines()]
+    assert [line["event"] for line in lines].count("the.same") == 3
+    told = [line for line in lines if line["event"] == "log.suppressed"]
+    assert {line["suppressed_event"] for line in told} == {"the.same"}
+    assert sum(line["count"] for line in told) == 7
+
+
+def test_secrets_in_spans_do_not_leave_the_process_whoever_wrote_them() -> None:
+    kept = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(RedactingExporter(kept)))
+    tracer = provider.get_tracer("somebody.else")
+    with tracer.start_as_current_span("GET https://me:canary-1@host/") as other:
+        pass
+    link = Link(other.get_span_context(), {"token": "canary-2"})
+    with tracer.start_as_current_span("work", links=[link], attributes={"db.password": "canary-3"}) as span:
+        span.set_attributes({"url.full": "https://host/?api_key=canary-4", "rows": 7, "names": ("a", "b")})
+        span.add_event("told", {"note": "Bearer canary-55555"})
+        span.set_status(StatusCode.ERROR, "at postgresql://me:canary-6@host/db")
+    assert provider.force_flush()
+    spans = kept.get_finished_spans()
+    assert "canary" not in "".join(span.to_json() for span in spans)
+    work = spans[1]
+    assert work.attributes is not None
+    assert (work.attributes["rows"], list(work.attributes["names"])) == (7, ["a", "b"])  # type: ignore[arg-type]
+    assert work.status.status_code is StatusCode.ERROR
+    assert (work.context, work.kind, work.resource) == (
+        span.get_span_context(),
+        SpanKind.INTERNAL,
+        provider.resource,
+    )
+    assert work.end_time is not None
+    provider.shutdown()
 
 
 @pytest.mark.parametrize("style", ["JSON", "text"])
@@ -215,7 +298,7 @@ from postfacta_app.observability import configure_logging
 from postfacta_app.settings import Settings
 configure_logging(Settings(log_format="JSON"))
 for number in range(int(sys.argv[1])):
-    logging.info("x" * 1000)
+    logging.getLogger(f"one.of.{number % 10}").info("x" * 1000)
 """
 
 
@@ -223,6 +306,15 @@ def test_the_end_of_the_process_loses_no_line() -> None:
     command = [sys.executable, "-c", _PROGRAM, "300"]
     done = subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=True)  # noqa: S603 - our own
     assert len(done.stdout.splitlines()) == 300
+
+
+def test_the_end_of_the_process_tells_what_was_held_back() -> None:
+    command = [sys.executable, "-c", _PROGRAM, "4000"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=True)  # noqa: S603 - our own
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    told = {line["suppressed_event"]: line["count"] for line in lines if line["event"] == "log.suppressed"}
+    assert set(told) == {f"one.of.{number}" for number in range(10)}
+    assert sum(told.values()) + len(lines) - len(told) == 4000
 
 
 def test_a_reader_that_is_stuck_does_not_keep_the_process_from_its_end() -> None:

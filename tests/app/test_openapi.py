@@ -26,6 +26,7 @@ from tests.app.live import Service, in_process
 
 # Exactly these answer in HTML, and people find them without a document.
 PAGES = {
+    "GET /reliability",
     "GET /incidents", "GET /incidents/{ref}", "GET /signin", "POST /signin", "POST /signout", "GET /problems/{slug}",
 }  # fmt: skip
 

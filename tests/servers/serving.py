@@ -10,10 +10,11 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-__all__ = ["BIND", "free_port", "serving"]
+__all__ = ["BIND", "free_port", "serving", "wait_for"]
 
 BIND = "127.0.0.1"
 HERE = Path(__file__).parent
@@ -53,7 +54,7 @@ def serving(
             env=None if environment is None else dict(environment),
         )
     try:
-        _wait_for(port, process, log)
+        wait_for(port, process, log)
         yield port, process
     finally:
         # Some servers wait for clients that do not read; how they stop is for other tests.
@@ -65,7 +66,8 @@ def serving(
             process.wait(10)
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_for(port: int, process: subprocess.Popen[Any], log: Path) -> None:
+    """Wait until it takes connections; if it ends before, fail with its log."""
     until = time.monotonic() + 40
     while time.monotonic() < until and process.poll() is None:
         with socket.socket() as probe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,14 +43,22 @@ class Guard:
     Args:
         store: Where tokens are.
         settings: The auth mode, and whose pages may send cookies.
+        attempted: Told what became of each token, unless it was a good one less than ten seconds before.
         clock: Seconds since the epoch, for expiry.
         monotonic: For how long a token is trusted without a look into the database, there or away.
     """
 
     def __init__(
-        self, store: Store, settings: Settings, *, clock: Clock = WALL, monotonic: Clock = MONOTONIC
+        self,
+        store: Store,
+        settings: Settings,
+        *,
+        attempted: Callable[[str], object] = lambda _: None,
+        clock: Clock = WALL,
+        monotonic: Clock = MONOTONIC,
     ) -> None:
         self._store = store
+        self._attempted = attempted
         self._is_open = settings.auth_mode is AuthMode.NONE
         self._cookie = cookie_name(is_local=settings.is_local)
         self._origins = settings.cors_origins if settings.cors_credentials or self._is_open else ()
@@ -114,6 +123,7 @@ class Guard:
     async def _look_up(self, request: Request, secret: str, kinds: frozenset[Kind]) -> Credential | None:
         found = SECRET.fullmatch(secret)
         if found is None:
+            self._attempted("bad_credentials")
             return None
         sha256 = digest(secret)
         token = self._recall(sha256, _TRUSTED_FOR)
@@ -138,7 +148,9 @@ class Guard:
         era, began = self._era, self._monotonic()
         token = await self._store.credential(sha256, prefix)
         now = datetime.fromtimestamp(self._clock(), UTC)
-        if token is None or not token.is_good(sha256, now):
+        outcome = _outcome(token, sha256, now)
+        self._attempted(outcome)
+        if token is None or outcome != "ok":
             self._trusted.pop(sha256, None)
             return None
         await self._touch(token, now)
@@ -158,6 +170,14 @@ class Guard:
             await self._store.touch(token.id, now)
         except RejectedError:
             return  # Reads go on while the database takes no writes.
+
+
+def _outcome(token: Credential | None, sha256: bytes, now: datetime) -> str:
+    if token is None or not hmac.compare_digest(token.secret_sha256, sha256):
+        return "bad_credentials"
+    if token.is_good(sha256, now):
+        return "ok"
+    return "revoked" if token.revoked_at or token.disabled_at else "expired"
 
 
 def _is_loopback(host: str) -> bool:

@@ -178,6 +178,7 @@ class LocalAccounts:
         transactions: A session begins in one.
         passwords: Hashes and verifies.
         throttle: Counts tries.
+        attempted: Told how each attempt to sign in ended.
         clock: Seconds since the epoch.
     """
 
@@ -188,8 +189,10 @@ class LocalAccounts:
         *,
         passwords: Passwords | None = None,
         throttle: Throttle | None = None,
+        attempted: Callable[[str], object] = lambda _: None,
         clock: Clock = WALL,
     ) -> None:
+        self._attempted = attempted
         self.passwords = passwords or Passwords()
         self.throttle = throttle or Throttle()
         self._store = store
@@ -209,10 +212,15 @@ class LocalAccounts:
             UnauthenticatedError: With one text, whatever was wrong.
             RateLimitedError: After too many tries.
         """
-        await self.throttle.spend(address(request), credentials.email)
+        try:
+            await self.throttle.spend(address(request), credentials.email)
+        except RateLimitedError:
+            self._attempted("limited")
+            raise
         account = await self._store.account(credentials.email)
         stored = account.password_hash if account else None
         if not await self.passwords.verify(stored, credentials.password) or account is None or stored is None:
+            self._attempted("bad_credentials")
             raise UnauthenticatedError(
                 "The e-mail or the password is wrong", headers={"WWW-Authenticate": "Bearer"}
             )
@@ -227,7 +235,9 @@ class LocalAccounts:
             await unit.audit("session.begin", unit.principal.actor, detail={"kind": kind})
             return answer(minted)
 
-        return await self._transactions.write(request, user.principal, work)
+        response = await self._transactions.write(request, user.principal, work)
+        self._attempted("ok")
+        return response
 
 
 async def add_user(unit: Unit, store: Store, new: NewUser, *, password_hash: str) -> User:

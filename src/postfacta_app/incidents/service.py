@@ -80,6 +80,8 @@ async def create(unit: Unit, store: Store, new: NewIncident, *, now: datetime) -
     new = new.model_copy(update={"members": members})
     incident = await store.insert(unit, new, reporter=reporter, declared_at=declared_at)
     await unit.audit("incident.create", incident.ref, incident_id=incident.id)
+    if incident.kind != Kind.EXERCISE:
+        unit.counts.append(("postfacta_incidents_opened_total", incident.severity))
     return incident
 
 
@@ -116,6 +118,8 @@ async def transition(unit: Unit, store: Store, ref: UUID | int, *, wish: Move, n
     new = await store.move(unit, old, state, wish=wish, occurred_at=occurred_at)
     detail = {"from": old.status, "to": new.status, "outcome": new.outcome}
     await unit.audit("incident.move", new.ref, incident_id=new.id, detail=detail)
+    if new.kind != Kind.EXERCISE:
+        unit.counts.append(("postfacta_incident_transitions_total", old.status, new.status, new.severity))
     return Moved(new, is_new=True)
 
 

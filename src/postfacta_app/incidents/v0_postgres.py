@@ -136,3 +136,4 @@ async def _insert(unit: Unit, new: V0Incident) -> None:
             operation="v0_notes_insert",
         )
     await unit.audit("incident.create", f"INC-{row['number']}", incident_id=new.id)
+    unit.counts.append(("postfacta_incidents_opened_total", new.severity))

@@ -7,21 +7,25 @@ there is `outgoing_headers`. A service of this library reads `X-Request-Timeout`
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, MutableMapping
+from contextvars import ContextVar
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from itertools import count
 from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 from ..clock import MONOTONIC, WALL, Clock
 from ..context import current_request
 from ..errors import DeadlineExceededError, RejectedError
+from ..events import DeadlineExceeded, HttpCallFinished, Observer, fan_out, ignore
 from ..policy.concurrency import Priority
 from ..policy.deadline import asked_timeout
-from ..telemetry.tracing import trace_headers
+from ..telemetry.calls import CallSpan, CallSpans
+from ..telemetry.spans import trace_headers
 from .deadline import current_deadline
 from .pipeline import Guard, Pipeline
 
-__all__ = ["Outgoing", "OutgoingRequest", "Response", "outgoing_headers", "refusal_in"]
+__all__ = ["Outgoing", "OutgoingRequest", "Response", "Url", "outgoing_headers", "refusal_in"]
 
 P = ParamSpec("P")
 
@@ -33,12 +37,48 @@ _REFUSED: Final = frozenset({429, 503})
 _TOO_MANY_REQUESTS: Final = 429
 # The four waits of an httpx request; of each, seconds or None for any number.
 _WAITS: Final = ("connect", "read", "write", "pool")
+_PORTS: Final = {"http": 80, "https": 443}
+_CLIENT_ERROR: Final = 400
 # The longest that a dependency may send us away for: more is nonsense, or means "never".
 _LONGEST: Final = 86_400.0
 
 
+class Url(Protocol):
+    """What is needed of a request's address; `httpx.URL` has it."""
+
+    @property
+    def scheme(self) -> str:
+        """`http` or `https`."""
+        ...
+
+    @property
+    def host(self) -> str:
+        """The host's name or address."""
+        ...
+
+    @property
+    def port(self) -> int | None:
+        """The port, if it is not the scheme's own."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """The path, without the query."""
+        ...
+
+
 class OutgoingRequest(Protocol):
     """What is needed of a client's request; `httpx.Request` has it."""
+
+    @property
+    def method(self) -> str:
+        """Such as `GET`."""
+        ...
+
+    @property
+    def url(self) -> Url:
+        """Where it goes."""
+        ...
 
     @property
     def headers(self) -> MutableMapping[str, str]:
@@ -135,6 +175,8 @@ class Outgoing:
         guards: Around each call, from the outermost; see `Pipeline`. There may be none.
         tell: Whether it gets the headers. For somebody else's service turn that off: only the time is bounded then.
         priority_key: The secret by which it believes the priority; see `LoadSheddingMiddleware`.
+        observer: Told of each try, and of calls for which no time was left. It may raise.
+        spans: Where the span of each try goes; by default OpenTelemetry's global provider, if there is one.
         clock: Monotonic seconds; it must be the clock of the request contexts.
         wall: Seconds since the epoch, to read dates by.
     """
@@ -145,11 +187,15 @@ class Outgoing:
         *guards: Guard,
         tell: bool = True,
         priority_key: str = "",
+        observer: Observer = ignore,
+        spans: CallSpans | None = None,
         clock: Clock = MONOTONIC,
         wall: Clock = WALL,
     ) -> None:
         self.name = name
         self.pipeline: Pipeline | None = Pipeline(*guards) if guards else None
+        self._observe = fan_out([observer])
+        self._spans = spans or CallSpans()
         self._tell = tell
         self._priority_key = priority_key
         self._clock = clock
@@ -163,7 +209,16 @@ class Outgoing:
         Raises:
             DeadlineExceededError: If there is no time left; the request is not sent.
         """
-        headers = outgoing_headers(self.name, priority_key=self._priority_key, clock=self._clock)
+        attempt = _ATTEMPT.get()
+        if attempt is not None:
+            attempt.see(request)
+        try:
+            headers = outgoing_headers(self.name, priority_key=self._priority_key, clock=self._clock)
+        except DeadlineExceededError:
+            self._observe(DeadlineExceeded("client"))
+            if attempt is not None:
+                attempt.is_sent = False
+            raise
         deadline = current_deadline()
         if deadline is not None:
             # All that is left, and not what the service is told: its answer that the time is up must still come in.
@@ -179,17 +234,86 @@ class Outgoing:
         Raises:
             RejectedError: If a guard or the dependency refuses; `Retry` then waits as the dependency asks.
         """
+        tries = count()
         if self.pipeline is None:
-            return self._ask(function, *args, **kwargs)
-        return self.pipeline.call(self._ask, function, *args, **kwargs)
+            return self._ask(tries, function, *args, **kwargs)
+        return self.pipeline.call(self._ask, tries, function, *args, **kwargs)
 
-    async def _ask(self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        response = await function(*args, **kwargs)
+    async def _ask(
+        self, tries: Iterator[int], function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        attempt, outer = _Attempt(next(tries)), _ATTEMPT.get()
+        span, began = self._spans.begin(), self._clock()
+        _ATTEMPT.set(attempt)
+        try:
+            response = await function(*args, **kwargs)
+            attempt.answered(response)
+        except Exception as error:
+            attempt.error = error
+            raise
+        finally:
+            # Not by a token: one does not work where a loop that was given up closes its coroutines.
+            _ATTEMPT.set(outer)
+            self._record(attempt, span, self._clock() - began)
         refusal = refusal_in(response, self.name, wall=self._wall)
         if refusal is not None:
             await response.aclose()
             raise refusal
         return response
+
+    def _record(self, attempt: _Attempt, span: CallSpan | None, seconds: float) -> None:
+        call = HttpCallFinished(
+            self.name,
+            attempt.method,
+            attempt.address,
+            attempt.port,
+            attempt.status,
+            seconds,
+            attempt.error_type(),
+        )
+        if attempt.is_sent:
+            self._observe(call)
+        if span is not None:
+            self._spans.end(span, call, url=attempt.url, resends=attempt.number, error=attempt.error)
+        # Its traceback holds the frame that holds this: they would keep each other alive.
+        attempt.error = None
+
+
+class _Attempt:
+    """One try of a call, and what becomes known of it on the way."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.is_sent = True
+        self.method = self.address = self.url = ""
+        self.port = self.status = 0
+        self.error: Exception | None = None
+
+    def see(self, request: OutgoingRequest) -> None:
+        """Take note of what is asked; of several, since one led to the next, the last counts."""
+        url = request.url
+        self.method, self.address = request.method, url.host
+        self.port = url.port or _PORTS.get(url.scheme, 0)
+        host = f"[{url.host}]" if ":" in url.host else url.host
+        # Without user, password and query, which may be secret.
+        self.url = f"{url.scheme}://{host}{f':{url.port}' if url.port else ''}{url.path}"
+
+    def answered(self, response: Response) -> None:
+        """Take note of the response; it knows its request too, if the client has no `pass_on`."""
+        self.status = response.status_code
+        if not self.method and (request := getattr(response, "request", None)) is not None:
+            self.see(request)
+
+    def error_type(self) -> str:
+        """Tell what went wrong: the status, the error's class, or a cancellation; empty if nothing did."""
+        if self.error is not None:
+            return "deadline_exceeded" if not self.is_sent else type(self.error).__name__
+        if not self.status:
+            return "cancelled"
+        return str(self.status) if self.status >= _CLIENT_ERROR else ""
+
+
+_ATTEMPT: Final[ContextVar[_Attempt | None]] = ContextVar("postfacta_attempt", default=None)
 
 
 def _bound(request: OutgoingRequest, left: float) -> None:

@@ -136,7 +136,7 @@ class LoadSheddingMiddleware:
         if decision is not ADMIT:
             if isinstance(decision, Wait):
                 wait = decision
-                decision = await self._wait(wait)
+                decision = await self._wait(wait, request)
                 admitted = wait.decided
             if isinstance(decision, Shed):
                 await self._shed(decision, request, scope, receive=receive, send=send)
@@ -181,7 +181,7 @@ class LoadSheddingMiddleware:
         except Exception:  # noqa: BLE001 - foreign code; whom it cannot judge it does not trust
             return False
 
-    async def _wait(self, wait: Wait) -> Admit | Shed:
+    async def _wait(self, wait: Wait, request: RequestContext | None) -> Admit | Shed:
         limiter, clock = self.limiter, self.clock
         turn = anyio.Event()
         wait.wake = turn.set
@@ -192,6 +192,8 @@ class LoadSheddingMiddleware:
             is_here = True
         finally:
             verdict = limiter.give_up(wait, clock())
+            if request is not None:
+                request.queued = wait.decided - wait.since
             if not is_here and verdict is ADMIT:
                 limiter.finish(clock(), wait.decided, Outcome.IGNORED)
         return verdict

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hmac
+from functools import partial
+from os import PathLike
 from typing import Final
 
 import anyio
 import anyio.to_thread
 
+from ..aio.siblings import Siblings
+from ..events import Observer, ignore
+from ..telemetry.merging import merge
 from ..telemetry.metrics import Exposition, Metrics
 from ._problem import request_of
 from ._route import local_path
@@ -31,15 +36,33 @@ class MetricsEndpoint:
         metrics: What to render.
         path: Where, below the server's `root_path`.
         token: The bearer token that a scrape must bring. Without one, whoever reaches the path may read.
+        workers: A folder that all workers of the service share, if there are several: then a scrape of one of them
+            shows all, each with its number in the label `worker`. Without one, each worker shows itself.
+        observer: Told of an answer to another worker that raised.
+
+    Attributes:
+        siblings: To be entered in the service's lifespan; None without `workers`.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, *, path: str = "/metrics", token: str = "") -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        *,
+        path: str = "/metrics",
+        token: str = "",
+        workers: str | PathLike[str] = "",
+        observer: Observer = ignore,
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._path = path
         self._credentials = f"Bearer {token}".encode() if token else b""
         # A limiter of its own: a scrape takes no thread from the application's handlers.
         self._one = anyio.CapacityLimiter(1)
+        self.siblings: Siblings | None = None
+        if workers:
+            self.siblings = Siblings(workers, self._answer_sibling, observer=observer)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -56,8 +79,27 @@ class MetricsEndpoint:
             await _answer(scope, send, _NO_TOKEN, status=401, header=(b"www-authenticate", b"Bearer"))
         else:
             accept = headers.get(b"accept", b"").decode("latin-1")
-            page = await anyio.to_thread.run_sync(self._metrics.render, accept, limiter=self._one)
+            page = await self._render(accept)
             await _answer(scope, send, page, status=200, header=(b"vary", b"accept"))
+
+    async def _render(self, accept: str) -> Exposition:
+        if self.siblings is None:
+            return await anyio.to_thread.run_sync(self._metrics.render, accept, limiter=self._one)
+        ours = await self._render_ours(accept, self.siblings.number)
+        others = await self.siblings.ask(accept.encode("latin-1"))
+        join = partial(merge, [ours.body, *others.said], silent=others.silent)
+        return ours._replace(body=await anyio.to_thread.run_sync(join, limiter=self._one))
+
+    async def _render_ours(self, accept: str, number: int) -> Exposition:
+        render = partial(self._metrics.render, accept, labels={"worker": str(number)})
+        return await anyio.to_thread.run_sync(render, limiter=self._one)
+
+    async def _answer_sibling(self, question: bytes) -> bytes:
+        """Render for another worker, which was asked by this `Accept`."""
+        siblings = self.siblings
+        if siblings is None:
+            raise AssertionError("nobody else knows of this worker")
+        return (await self._render_ours(question.decode("latin-1"), siblings.number)).body
 
 
 async def _answer(

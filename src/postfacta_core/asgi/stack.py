@@ -15,13 +15,15 @@ A request passes these layers, outermost first:
 11. The application.
 
 `LifespanMiddleware` stands beside all of them, since it has nothing to do with requests. It enters the lifecycle
-first, then the sweep of deadlines, the loop's heartbeat, the resources, and health last, and leaves them the other way round.
+first, then the sweep of deadlines, the loop's heartbeat, what the process tells of itself, the resources, and health
+last, and leaves them the other way round.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 
 from ..aio.deadline import RunningRequests
 from ..aio.health import HealthRegistry
@@ -29,8 +31,9 @@ from ..aio.lifecycle import Lifecycle
 from ..aio.looplag import LoopLag
 from ..aio.ratelimit_store import SharedStore
 from ..aio.resources import Resource
+from ..aio.runtime import Runtime
 from ..clock import MONOTONIC, Clock
-from ..events import Mode, Observer, fan_out
+from ..events import Mode, Observer, PolicyCreated, fan_out
 from ..policy.address import TrustedProxies
 from ..policy.concurrency import AdaptiveLimiter, LimiterConfig
 from ..policy.concurrency_limits import LatencyTarget
@@ -38,6 +41,7 @@ from ..policy.lifecycle import DrainLimits, RecycleLimits
 from ..policy.transfer import TransferLimits
 from ..telemetry.logs import AccessLog, EventLog
 from ..telemetry.metrics import Metrics
+from ..telemetry.sampling import AccessSampler
 from ..telemetry.tracing import Tracing
 from ._problem import Render
 from ._types import ASGIApp, Receive, Scope, Send
@@ -81,10 +85,12 @@ class Policy:
         response_headers: Given to every response that does not set them itself.
         metrics_path: Where the metrics are.
         metrics_token: The bearer token that a scrape must bring; empty asks for none.
+        metrics_workers: A folder that all workers share, if the server runs several; see `MetricsEndpoint`.
         health_prefix: Where the probes are.
         allow_health_detail: Who may see the checks by name.
         traffic_key: Lets `X-Traffic-Class` be believed; empty believes nobody.
         quiet: More paths that get no span and no access line.
+        access_lines: How many ordinary access lines a second are written before they are sampled; None for all.
     """
 
     limits: TransferLimits | Callable[[Scope], TransferLimits] = field(default_factory=TransferLimits)
@@ -104,10 +110,12 @@ class Policy:
     response_headers: Sequence[tuple[str, str]] = (("x-content-type-options", "nosniff"),)
     metrics_path: str = "/metrics"
     metrics_token: str = ""
+    metrics_workers: str | PathLike[str] = ""
     health_prefix: str = "/healthz"
     allow_health_detail: Callable[[Scope], bool] | None = None
     traffic_key: str = ""
     quiet: Collection[str] = ()
+    access_lines: int | None = 100
 
 
 class Telemetry:
@@ -131,6 +139,7 @@ class Telemetry:
         self.metrics: Metrics = metrics or Metrics(version=version, revision=revision)
         self.tracing: Tracing = tracing or Tracing()
         self.observer: Observer = fan_out([self.metrics, self.tracing, EventLog()])
+        self.observer(PolicyCreated("tracing", self.tracing.tally))
 
 
 class Hardened:
@@ -241,14 +250,23 @@ def harden(
     layers = HealthMiddleware(
         layers, health, prefix=policy.health_prefix, allow_detail=policy.allow_health_detail
     )
-    layers = MetricsEndpoint(layers, telemetry.metrics, path=policy.metrics_path, token=policy.metrics_token)
+    scrapes = MetricsEndpoint(
+        layers,
+        telemetry.metrics,
+        path=policy.metrics_path,
+        token=policy.metrics_token,
+        workers=policy.metrics_workers,
+        observer=observer,
+    )
+    layers = scrapes
     layers = LifecycleMiddleware(layers, lifecycle)
     layers = ErrorMiddleware(layers, render=render)
     layers = ResponseHeadersMiddleware(layers, policy.response_headers)
+    sampler = None if policy.access_lines is None else AccessSampler(policy.access_lines)
     layers = TelemetryMiddleware(
         layers,
         # Spans come first, so that the access line has their ids.
-        [telemetry.tracing, telemetry.metrics, AccessLog(service=service)],
+        [telemetry.tracing, telemetry.metrics, AccessLog(service=service, sampler=sampler)],
         route_of=route_of,
         quiet={*probes, policy.metrics_path, *policy.quiet},
         traffic_key=policy.traffic_key,
@@ -258,9 +276,10 @@ def harden(
     layers = ContextMiddleware(layers, resetters=(telemetry.tracing.fresh_context, *resetters), clock=clock)
     looplag = LoopLag(shedding.beat, observer=observer, clock=clock)
     stores = [policy.rate_limit_store] if policy.rate_limit_store else []
-    lifespan = LifespanMiddleware(
-        layers, [running, looplag, *stores, *resources, health], lifecycle=lifecycle, observer=observer
-    )
+    ours: list[Resource] = [running, looplag, Runtime(observer=observer), *stores]
+    if scrapes.siblings is not None:
+        ours.append(scrapes.siblings)
+    lifespan = LifespanMiddleware(layers, [*ours, *resources, health], lifecycle=lifecycle, observer=observer)
     return Hardened(
         layers,
         lifespan=lifespan,

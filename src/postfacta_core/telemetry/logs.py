@@ -1,16 +1,19 @@
 """Log lines through the standard library: one for each exchange, one for each event that matters.
 
 Fields go into `extra`, and whoever formats the records decides how they look. Nothing is put together for a
-line whose level is switched off.
+line whose level is switched off, or that is left out.
 """
 
 from __future__ import annotations
 
 import logging
+import math
+import re
 import threading
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from ..clock import WALL, Clock
+from ..clock import MONOTONIC, WALL, Clock
 from ..context import current_request
 from ..events import (
     CircuitChanged,
@@ -19,19 +22,31 @@ from ..events import (
     Event,
     HealthChecked,
     ListenerFailed,
+    LogsSuppressed,
     ModeChanged,
+    Observer,
     PhaseChanged,
     ResourceStuck,
     RetryScheduled,
     SignalsIntercepted,
     StoreChanged,
     TaskCrashed,
+    fan_out,
+    ignore,
 )
 from .exchange import Exchange, NullRecorder
+from .sampling import AccessSampler, EventBudget
 
-__all__ = ["LOGGER", "AccessLog", "EventLog", "RequestFilter"]
+__all__ = ["LOGGER", "AccessLog", "EventLog", "FloodFilter", "RequestFilter"]
 
 LOGGER: Final = logging.getLogger("postfacta")
+
+_ACCESS: Final = "http.request"
+_SUPPRESSED: Final = "log.suppressed"
+_TOO_MANY_REQUESTS: Final = 429
+# What this library, and whoever logs as it does, calls an event. Other messages may hold anything.
+_is_event = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z0-9_]+)+").fullmatch
+_LONGEST_EVENT: Final = 64
 
 
 class RequestFilter(logging.Filter):
@@ -54,10 +69,79 @@ class RequestFilter(logging.Filter):
         return True
 
 
+class FloodFilter(logging.Filter):
+    """Let no kind of line through more often than 100 times a second, after a burst of 200.
+
+    Add it to a handler, not to a logger. What it holds back is counted: ten seconds after the first, one
+    `log.suppressed` line for each kind tells how many, and so does the event `LogsSuppressed`. It comes with the next
+    record of any kind, or by `tell`, which whoever has a timer should call.
+
+    A kind is an event, such as `pool.connection_failed`. All records of a logger whose message is no event's name are
+    of one kind, which has the logger's name. Access lines pass: `AccessLog` samples them itself, and never the errors.
+
+    Args:
+        budget: How many of each kind.
+        logger: Where the `log.suppressed` lines go.
+        clock: Monotonic seconds.
+
+    Attributes:
+        observer: Told of `LogsSuppressed`. It may be set at any time.
+    """
+
+    def __init__(
+        self,
+        budget: EventBudget | None = None,
+        *,
+        logger: logging.Logger = LOGGER,
+        observer: Observer = ignore,
+        clock: Clock = MONOTONIC,
+    ) -> None:
+        super().__init__()
+        self.observer: Observer = observer
+        self._budget = budget or EventBudget()
+        self._logger = logger
+        self._clock = clock
+        # A handler is called by all threads.
+        self._lock = threading.Lock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let a record pass if there is room for its kind."""
+        if record.msg in (_ACCESS, _SUPPRESSED):
+            return True
+        kind, now = _kind(record), self._clock()
+        with self._lock:
+            passes = self._budget.admit(kind, now)
+            due = self._budget.due(now)
+        self._tell(due)
+        return passes
+
+    def tell(self, *, at_once: bool = False) -> None:
+        """Tell of what was held back, if that is due or the process ends."""
+        with self._lock:
+            due = self._budget.due(math.inf if at_once else self._clock())
+        self._tell(due)
+
+    def _tell(self, due: Sequence[LogsSuppressed]) -> None:
+        # Outside of the lock: the line comes back to this filter.
+        for told in due:
+            self._logger.warning(_SUPPRESSED, extra={"suppressed_event": told.event, "count": told.count})
+            fan_out([self.observer])(told)
+
+
+def _kind(record: logging.LogRecord) -> str:
+    message = record.msg
+    if isinstance(message, str) and len(message) <= _LONGEST_EVENT and _is_event(message):
+        return message
+    return record.name
+
+
 class AccessLog(NullRecorder):
     """Write one `http.request` line for each exchange: at ERROR with the stack trace for a crash, else at INFO.
 
     Probes and scrapes are left out, unless they crash. It is a `Recorder`.
+
+    With a sampler, a line stands for `sample_rate` requests if it has that field, else for one. What failed, what was
+    refused with 429 and what was slow is never left out.
 
     A line is a `logging.LogRecord` with all that logging puts on one, for every handler, filter and formatter.
     Only `taskName` (Python 3.12) is None: a server's names of its tasks say nothing of a request.
@@ -65,12 +149,21 @@ class AccessLog(NullRecorder):
     Args:
         logger: Where the lines go.
         service: Its name, on each line if it has one.
+        sampler: Thins out the lines when there are many; without one all are written.
         wall: Seconds since the epoch, for the time of a line.
     """
 
-    def __init__(self, logger: logging.Logger = LOGGER, *, service: str = "", wall: Clock = WALL) -> None:
+    def __init__(
+        self,
+        logger: logging.Logger = LOGGER,
+        *,
+        service: str = "",
+        sampler: AccessSampler | None = None,
+        wall: Clock = WALL,
+    ) -> None:
         self._logger = logger
         self._constant: dict[str, object] = {"service": service} if service else {}
+        self._sampler = sampler
         self._wall = wall
         self._mould = _Mould(0.0, 0, {}, 0.0)
 
@@ -80,20 +173,27 @@ class AccessLog(NullRecorder):
         level = logging.INFO if error is None else logging.ERROR
         if (exchange.quiet and error is None) or not self._logger.isEnabledFor(level):
             return
+        weight = 1
+        if self._sampler is not None and not exchange.error_type and exchange.status != _TOO_MANY_REQUESTS:
+            # The moment of its last byte: so no clock is read.
+            weight = self._sampler.weigh(exchange.seconds, exchange.request.started + exchange.seconds)
+            if not weight:
+                return
         # Whoever put a factory of his own in place wants it to be asked.
         if error is None and logging.getLogRecordFactory() is logging.LogRecord:
             record = self._cast()
         else:
             record = self._make(level, error)
-        _fill(record.__dict__, exchange)
+        fields = record.__dict__
+        _fill(fields, exchange)
+        if weight > 1:
+            fields["sample_rate"] = weight
         self._logger.handle(record)
 
     def _make(self, level: int, error: Exception | None) -> logging.LogRecord:
         # `log` would look for its caller, and check that each field is new: half of its cost, for nothing.
         exc_info = None if error is None else (type(error), error, error.__traceback__)
-        record = self._logger.makeRecord(
-            self._logger.name, level, __file__, 0, "http.request", (), exc_info, "end"
-        )
+        record = self._logger.makeRecord(self._logger.name, level, __file__, 0, _ACCESS, (), exc_info, "end")
         record.__dict__.update(self._constant)
         return record
 
@@ -145,6 +245,12 @@ def _fill(fields: dict[str, Any], exchange: Exchange) -> None:
     fields["request_bytes"] = exchange.request_bytes
     fields["bytes"] = exchange.response_bytes
     fields["traffic"] = exchange.traffic
+    if request.deadline < math.inf:
+        # Below 0 it came too late.
+        left = request.deadline - request.started - exchange.seconds
+        fields["deadline_remaining_ms"] = (left * 1e6 + 0.5) // 1 / 1000
+    if request.queued:
+        fields["queue_ms"] = (request.queued * 1e6 + 0.5) // 1 / 1000
     fields["request_id"] = request.request_id
     if request.trace_id:
         # The filter would add them too, but not every handler has it.

@@ -8,23 +8,18 @@ labels, and sends what is new after that to `_OTHER` in the labels that an error
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from copy import copy
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    GCCollector,
-    Histogram,
-    Info,
-    PlatformCollector,
-    ProcessCollector,
-)
+from prometheus_client import CollectorRegistry, GCCollector, Info, PlatformCollector, ProcessCollector
+from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.registry import Collector
 
 from ..clock import MONOTONIC, WALL, Clock
+from ..context import RequestContext, current_request
 from ..events import (
     ConnectionAcquired,
     ConnectionOpened,
@@ -32,6 +27,8 @@ from ..events import (
     DeadlineExceeded,
     Event,
     HealthChecked,
+    HttpCallFinished,
+    LogsSuppressed,
     LoopLagged,
     PhaseChanged,
     PolicyCreated,
@@ -41,24 +38,21 @@ from ..events import (
     SignalsIntercepted,
     TaskCrashed,
 )
+from .catalogue import INSTRUMENTS, METHODS
 from .exchange import OTHER, Exchange
-from .plain import PlainGauge, PlainHistogram
+from .families import Families, Family
+from .plain import Buckets
 from .policies import PolicyCollector
 
-__all__ = ["DATABASE_BUCKETS", "HTTP_BUCKETS", "Exposition", "Metrics"]
+__all__ = ["Exposition", "Metrics"]
 
-# The buckets of the semantic conventions, and 0.2: the 95th percentile's objective must be a bucket edge.
-HTTP_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.2, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
-LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
-DATABASE_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
-
-_METHODS: Final = {
-    method: method
-    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
-}
-_PHASES: Final = ("starting", "ready", "draining", "stopping", "stopped")
-_STAGES: Final = ("ingress", "handler", "pool", "database")
+_METHODS: Final = {method: method for method in METHODS}
+_PHASES: Final = INSTRUMENTS["postfacta_lifecycle_state"].values["state"]
+_STAGES: Final = INSTRUMENTS["postfacta_deadline_exceeded_total"].values["stage"]
 _POOL_TIMEOUTS: Final = frozenset({"pool_timeout", "PoolTimeoutError"})
+# The lowest bit of the flags says that the trace is stored.
+_SAMPLED: Final = frozenset("13579bdf")
+_NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Exposition(NamedTuple):
@@ -66,47 +60,6 @@ class Exposition(NamedTuple):
 
     body: bytes
     content_type: str
-
-
-_Metric = MetricWrapperBase | PlainGauge | PlainHistogram
-
-
-class _Family:
-    """One metric and its children, which are found without hashing each label by itself.
-
-    Args:
-        metric: The instrument.
-        cap: The most sets of labels.
-        overflow: Told of each observation that was sent to `_OTHER`.
-        wide: The places of the labels that may be replaced; all others are closed sets.
-    """
-
-    def __init__(
-        self, metric: _Metric, cap: int, *, overflow: Callable[[], None], wide: tuple[int, ...]
-    ) -> None:
-        self._metric = metric
-        self._cap = cap
-        self._overflow = overflow
-        self._wide = wide
-        self._children: dict[tuple[str, ...], Any] = {}
-
-    def child(self, key: tuple[str, ...]) -> Any:
-        """Return the child of these label values, or the one that takes their place."""
-        if (known := self._children.get(key)) is not None:
-            return known
-        if len(self._children) < self._cap:
-            return self._add(key)
-        self._overflow()
-        key = tuple(OTHER if place in self._wide else value for place, value in enumerate(key))
-        return self._children.get(key) or self._add(key)
-
-    def known(self) -> list[tuple[str, ...]]:
-        """Return the label values that it has so far."""
-        return list(self._children)
-
-    def _add(self, key: tuple[str, ...]) -> Any:
-        child = self._children[key] = self._metric.labels(*key)
-        return child
 
 
 class Metrics:
@@ -118,8 +71,9 @@ class Metrics:
         revision: The commit it was built from.
         label_cap: The most sets of labels a metric takes before new ones go to `_OTHER`.
         clock: Monotonic seconds, for ages.
-        wall: Seconds since the epoch, for `http_last_request_received_time`.
+        wall: Seconds since the epoch, for `http_last_request_received_time` and exemplars.
         with_process: Whether to add what is known of the process, the platform and the garbage collector.
+        body_sizes: Whether to observe the sizes of bodies: 20 series more for each route and method.
     """
 
     def __init__(
@@ -132,23 +86,20 @@ class Metrics:
         clock: Clock = MONOTONIC,
         wall: Clock = WALL,
         with_process: bool = True,
+        body_sizes: bool = False,
     ) -> None:
         registry = registry or CollectorRegistry()
         self.registry: CollectorRegistry = registry
-        self._cap = label_cap
         self._clock = clock
         self._wall = wall
         self._checked_at: dict[tuple[str, ...], float] = {}
         self._sized: dict[str, PoolSized] = {}
-        self._overflows = Counter(
-            "postfacta_metrics_label_overflow_total",
-            "Observations whose labels were replaced, since the metric had too many sets of them.",
-            ["metric"],
-            registry=registry,
-        )
-        self._make_http()
-        self._make_database()
-        self._make_the_rest()
+        families = Families(registry, label_cap)
+        self._make_http(families, body_sizes=body_sizes)
+        self._make_database(families)
+        self._make_the_rest(families)
+        self._policies = PolicyCollector(label_cap, overflow=families.overflow("policies"))
+        registry.register(self._policies)
         Info("postfacta_build", "What runs.", registry=registry).info(
             {"version": version, "revision": revision, "python_version": platform.python_version()}
         )
@@ -157,92 +108,46 @@ class Metrics:
             PlatformCollector(registry=registry)
             GCCollector(registry=registry)
 
-    def _make_http(self) -> None:
-        self._durations = self._histogram(
-            "http_server_request_duration_seconds",
-            "From the request's arrival to the last byte of its response.",
-            "http_request_method http_route http_response_status_code error_type traffic",
-            buckets=HTTP_BUCKETS,
-            wide=(1, 3),
-        )
-        self._active = self._plain_gauge(
-            "http_server_active_requests", "Requests not answered yet.", "http_request_method"
-        )
-        self._received = self._plain_gauge(
-            "http_last_request_received_time", "When the last request came.", "path method", read=self._when
-        )
-        self._crashes = self._counter(
-            "postfacta_unhandled_exceptions_total",
-            "Exceptions that an application let through.",
-            "error_type",
-            wide=(0,),
-        )
+    def _make_http(self, families: Families, *, body_sizes: bool) -> None:
+        make = families.make
+        self._durations = make("http_server_request_duration_seconds")
+        self._active = make("http_server_active_requests")
+        self._received = make("http_last_request_received_time", read=self._when)
+        self._crashes = make("postfacta_unhandled_exceptions_total")
+        self._calls = make("http_client_request_duration_seconds")
+        self._bodies: tuple[Family, Family] | None = None
+        if body_sizes:
+            sizes = ("http_server_request_body_size_bytes", "http_server_response_body_size_bytes")
+            self._bodies = make(sizes[0]), make(sizes[1])
 
-    def _make_database(self) -> None:
-        self._queries = self._histogram(
-            "db_client_operation_duration_seconds",
-            "From a statement sent to it answered.",
-            "db_system_name db_operation_name db_collection_name db_response_status_code error_type",
-            wide=(1, 2, 3, 4),
-        )
-        pool, state = "db_client_connection_pool_name", "db_client_connection_state"
-        self._connections = self._gauge("db_client_connection_count", "Open connections.", f"{pool} {state}")
-        self._most = self._gauge("db_client_connection_max", "The most connections that may be open.", pool)
-        self._fewest = self._gauge(
-            "db_client_connection_idle_min", "The fewest connections kept open idle.", pool
-        )
-        self._waiting = self._gauge(
-            "db_client_connection_pending_requests", "Callers waiting for a connection.", pool
-        )
-        self._timeouts = self._counter(
-            "db_client_connection_timeouts_total", "Waits for a connection that took too long.", pool
-        )
-        self._waits = self._histogram(
-            "db_client_connection_wait_time_seconds", "Waits for a connection, the vain ones too.", pool
-        )
-        self._uses = self._histogram(
-            "db_client_connection_use_time_seconds", "How long connections were lent.", pool
-        )
-        self._creations = self._histogram(
-            "db_client_connection_create_time_seconds", "How long it took to open a connection.", pool
-        )
+    def _make_database(self, families: Families) -> None:
+        make, connection = families.make, "db_client_connection"
+        self._queries = make("db_client_operation_duration_seconds")
+        self._connections = make(f"{connection}_count")
+        self._most = make(f"{connection}_max")
+        self._fewest = make(f"{connection}_idle_min")
+        self._waiting = make(f"{connection}_pending_requests")
+        self._timeouts = make(f"{connection}_timeouts_total")
+        self._waits = make(f"{connection}_wait_time_seconds")
+        self._uses = make(f"{connection}_use_time_seconds")
+        self._creations = make(f"{connection}_create_time_seconds")
 
-    def _make_the_rest(self) -> None:
-        self._task_crashes = self._counter(
-            "postfacta_task_crashes_total", "Background tasks that raised and were started again.", "task"
-        )
-        self._late = self._counter(
-            "postfacta_deadline_exceeded_total", "Requests that ran out of time, by where.", "stage", wide=()
-        )
+    def _make_the_rest(self, families: Families) -> None:
+        make = families.make
+        self._task_crashes = make("postfacta_task_crashes_total")
+        self._suppressed = make("postfacta_log_records_suppressed_total")
+        self._late = make("postfacta_deadline_exceeded_total")
         for stage in _STAGES:
             self._late.child((stage,))
-        self._phases = self._gauge("postfacta_lifecycle_state", "1 for the present state.", "state", wide=())
+        self._phases = make("postfacta_lifecycle_state")
         for phase in _PHASES:
             self._phases.child((phase,)).set(phase == _PHASES[0])
-        self._mechanism = self._gauge(
-            "postfacta_lifecycle_interception", "1 for how SIGTERM is heard; 0 if it is not.", "mechanism"
-        )
-        self._overdue = Gauge(
-            "postfacta_requests_overdue",
-            "Handlers that were cancelled and go on nevertheless.",
-            registry=self.registry,
-        )
-        self._lag = Histogram(
-            "postfacta_event_loop_lag_seconds",
-            "How late the event loop ran, sampled.",
-            buckets=LAG_BUCKETS,
-            registry=self.registry,
-        )
-        self._policies = PolicyCollector(self._cap, overflow=self._overflows.labels("policies").inc)
-        self.registry.register(self._policies)
-        check = "check critical"
-        self._up = self._gauge("postfacta_health_check_up", "1 if the check's verdict is up.", check)
-        self._check_seconds = self._gauge(
-            "postfacta_health_check_duration_seconds", "How long the last check took.", check
-        )
-        self._check_age = self._gauge(
-            "postfacta_health_check_age_seconds", "How long ago the check came back.", check
-        )
+        self._mechanism = make("postfacta_lifecycle_interception")
+        self._overdue = make("postfacta_requests_overdue").child(())
+        self._lag = make("postfacta_event_loop_lag_seconds").child(())
+        self._up = make("postfacta_health_check_up")
+        self._check_seconds = make("postfacta_health_check_duration_seconds")
+        self._check_age = make("postfacta_health_check_age_seconds")
 
     def begin(self, exchange: Exchange, /) -> None:
         """Count a request as active."""
@@ -255,12 +160,32 @@ class Metrics:
     def end(self, exchange: Exchange, /) -> None:
         """Observe the duration under the settled labels."""
         method = _METHODS.get(exchange.method, OTHER)
-        route = exchange.route
+        route, request = exchange.route, exchange.request
         key = (method, route, str(exchange.status), exchange.error_type, exchange.traffic)
-        self._durations.child(key).observe(exchange.seconds)
-        self._received.child((route, method)).value = exchange.request.started
+        series: Buckets = self._durations.child(key)
+        series.observe(exchange.seconds)
+        if request.trace_flags and not exchange.quiet:
+            self._exemplify(series, exchange.seconds, request)
+        self._received.child((route, method)).value = request.started
+        if self._bodies is not None:
+            read, sent = self._bodies
+            read.child((method, route)).observe(exchange.request_bytes)
+            sent.child((method, route)).observe(exchange.response_bytes)
         if exchange.error is not None:
             self._crashes.child((exchange.error_type,)).inc()
+
+    def _exemplify(self, series: Buckets, value: float, request: RequestContext) -> None:
+        # An exemplar must lead to a trace that is stored.
+        if request.trace_flags[-1] in _SAMPLED:
+            labels = {"trace_id": request.trace_id, "span_id": request.span_id}
+            series.exemplify(value, labels, self._wall())
+
+    def _observe_call(self, series: Buckets, seconds: float) -> None:
+        """Observe what was done for the present request, which stands for its bucket if its trace is stored."""
+        series.observe(seconds)
+        request = current_request()
+        if request is not None and request.trace_flags:
+            self._exemplify(series, seconds, request)
 
     def _when(self, moment: float) -> float:
         # To the millisecond, so that a moment reads the same at each scrape.
@@ -270,13 +195,20 @@ class Metrics:
         """Count what happened outside of exchanges."""
         match event:
             case QueryFinished():
-                self._queries.child(
-                    (event.system, event.operation, event.collection, event.sqlstate, event.error_type)
-                ).observe(event.seconds)
+                key = (event.system, event.operation, event.collection, event.sqlstate, event.error_type)
+                self._observe_call(self._queries.child(key), event.seconds)
             case ConnectionAcquired() | ConnectionReleased() | ConnectionOpened() | PoolSized():
                 self._count_connection(event)
+            case HttpCallFinished():
+                self._count_call(event)
             case _:
                 self._count_rest(event)
+
+    def _count_call(self, event: HttpCallFinished) -> None:
+        method = _METHODS.get(event.method, OTHER)
+        port, status = (str(number) if number else "" for number in (event.port, event.status))
+        key = (method, event.address, port, status, event.error_type)
+        self._observe_call(self._calls.child(key), event.seconds)
 
     def _count_rest(self, event: Event) -> None:
         match event:
@@ -286,6 +218,8 @@ class Metrics:
                 self._task_crashes.child((event.task,)).inc()
             case HealthChecked():
                 self._check(event)
+            case LogsSuppressed():
+                self._suppressed.child((event.event,)).inc(event.count)
             case _:
                 self._count_life(event)
 
@@ -300,7 +234,7 @@ class Metrics:
                     self._mechanism.child(known).set(0)
                 self._mechanism.child((event.mechanism,)).set(event.in_place)
             case RequestsOverdue():
-                self._overdue.set(event.count)
+                self._overdue.value = event.count
             case LoopLagged():
                 self._lag.observe(event.seconds)
             case PolicyCreated():
@@ -343,39 +277,33 @@ class Metrics:
             self._check_age.child(key).set_function(lambda: self._clock() - self._checked_at[key])
         self._checked_at[key] = self._clock()
 
-    def render(self, accept: str = "") -> Exposition:
+    def render(self, accept: str = "", *, labels: Mapping[str, str] = _NO_LABELS) -> Exposition:
         """Render all metrics in the format that an `Accept` header asks for.
 
         It takes milliseconds, and may run in another thread; `asgi.metrics` does so.
+
+        Args:
+            accept: The header's value. What asks for OpenMetrics gets exemplars too.
+            labels: Put on each series, besides its own.
         """
         encode, content_type = choose_encoder(accept)
-        return Exposition(encode(self.registry), content_type)
+        source: Any = _Labelled(self.registry, labels) if labels else self.registry
+        return Exposition(encode(source), content_type)
 
-    def _family(self, metric: _Metric, name: str, wide: tuple[int, ...]) -> _Family:
-        # The bound child is made here: `labels` costs more than the observation itself.
-        overflow = self._overflows.labels(name).inc
-        return _Family(metric, self._cap, overflow=overflow, wide=wide)
 
-    def _histogram(
-        self,
-        name: str,
-        text: str,
-        labels: str,
-        *,
-        buckets: tuple[float, ...] = DATABASE_BUCKETS,
-        wide: tuple[int, ...] = (0,),
-    ) -> _Family:
-        metric = PlainHistogram(name, text, labels.split(), bounds=buckets, registry=self.registry)
-        return self._family(metric, name, wide)
+class _Labelled(Collector):
+    """Puts more labels on each series of a registry."""
 
-    def _plain_gauge(
-        self, name: str, text: str, labels: str, *, read: Callable[[float], float] = float
-    ) -> _Family:
-        metric = PlainGauge(name, text, labels.split(), registry=self.registry, read=read)
-        return self._family(metric, name, (0,))
+    def __init__(self, registry: CollectorRegistry, labels: Mapping[str, str]) -> None:
+        self._registry = registry
+        self._labels = labels
 
-    def _gauge(self, name: str, text: str, labels: str, *, wide: tuple[int, ...] = (0,)) -> _Family:
-        return self._family(Gauge(name, text, labels.split(), registry=self.registry), name, wide)
-
-    def _counter(self, name: str, text: str, labels: str, *, wide: tuple[int, ...] = (0,)) -> _Family:
-        return self._family(Counter(name, text, labels.split(), registry=self.registry), name, wide)
+    def collect(self) -> Iterator[Metric]:
+        """Read all series."""
+        for metric in self._registry.collect():
+            # A copy: what never changes, such as the platform, is the collector's own and comes again.
+            more = copy(metric)
+            more.samples = [
+                sample._replace(labels={**self._labels, **sample.labels}) for sample in metric.samples
+            ]
+            yield more

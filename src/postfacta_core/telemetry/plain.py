@@ -15,7 +15,7 @@ from itertools import accumulate
 from typing import Final
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import Exemplar, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 __all__ = ["Buckets", "Number", "PlainGauge", "PlainHistogram"]
@@ -37,21 +37,36 @@ class Number:
 class Buckets:
     """One series of a histogram."""
 
-    __slots__ = ("_bounds", "_counts", "_sum")
+    __slots__ = ("_bounds", "_counts", "_exemplars", "_sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
+        self._exemplars: dict[int, Exemplar] = {}
 
     def observe(self, value: float) -> None:
         """Count a value in the first bucket whose bound is not below it."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
+    def exemplify(self, value: float, labels: dict[str, str], at: float) -> None:
+        """Let a value that was observed stand for its bucket, in place of the one before.
+
+        Args:
+            value: As it was observed.
+            labels: What leads to it, such as a trace's id; at most 128 characters with their names (OpenMetrics).
+            at: Seconds since the epoch.
+        """
+        self._exemplars[bisect_left(self._bounds, value)] = Exemplar(labels, value, at)
+
     def read(self) -> tuple[list[int], float]:
         """Return how many values are at or below each bound, and in all; and their sum."""
         return list(accumulate(self._counts)), self._sum
+
+    def exemplar(self, bucket: int) -> Exemplar | None:
+        """Return what stands for a bucket, if anything does."""
+        return self._exemplars.get(bucket)
 
 
 class PlainGauge(Collector):
@@ -136,5 +151,14 @@ class PlainHistogram(Collector):
         for family in self.describe():
             for values, buckets in tuple(self._series.items()):
                 counts, total = buckets.read()
-                family.add_metric(values, list(zip(self._names, counts, strict=True)), total)
+                named = zip(self._names, counts, strict=True)
+                family.add_metric(
+                    values, [_bucket(*one, buckets.exemplar(place)) for place, one in enumerate(named)], total
+                )
             yield family
+
+
+def _bucket(
+    name: str, count: int, exemplar: Exemplar | None
+) -> tuple[str, float] | tuple[str, float, Exemplar]:
+    return (name, count) if exemplar is None else (name, count, exemplar)

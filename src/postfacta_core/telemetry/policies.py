@@ -1,7 +1,8 @@
 """Show the numbers of policies as metrics, read when somebody looks.
 
 A policy is called many times a second, and scraped four times a minute: it counts in plain numbers, tells of itself
-once by `PolicyCreated`, and is asked at the scrape. So the request path pays no lock and no label.
+once by `PolicyCreated`, and is asked at the scrape. So the request path pays no lock and no label. What the process
+knows of itself at any time, such as how many tasks there are, is shown in the same way.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from ..events import PolicyCreated, Sample
 
-__all__ = ["POLICY_METRICS", "PolicyCollector", "PolicyMetric"]
+__all__ = ["POLICY_METRICS", "RUNTIME_METRICS", "PolicyCollector", "PolicyMetric"]
 
 _Family = CounterMetricFamily | GaugeMetricFamily
 
@@ -65,6 +66,25 @@ POLICY_METRICS: Final[dict[str, PolicyMetric]] = {
 }
 """Every metric whose numbers come from policies, by its full name."""
 
+RUNTIME_METRICS: Final[dict[str, PolicyMetric]] = {
+    "postfacta_asyncio_tasks": PolicyMetric("Tasks of the event loop that have not ended.", ()),
+    "postfacta_memory_limit_bytes": PolicyMetric(
+        "The most memory that the process may use; none if nothing bounds it.", ()
+    ),
+    "postfacta_cpu_limit_cores": PolicyMetric(
+        "The most processors that it may keep busy; none if nothing bounds them.", ()
+    ),
+    "postfacta_telemetry_spans_dropped_total": PolicyMetric(
+        "Spans that were recorded and never reached the collector.", ("reason",)
+    ),
+    "postfacta_metrics_workers": PolicyMetric(
+        "Workers by whether their metrics are on this page.", ("state",)
+    ),
+}
+"""Every metric that the process tells of itself in the same way."""
+
+_METRICS: Final = {**POLICY_METRICS, **RUNTIME_METRICS}
+
 
 class PolicyCollector(Collector):
     """Asks every policy at a scrape. It is a collector of prometheus-client.
@@ -88,7 +108,7 @@ class PolicyCollector(Collector):
 
     def describe(self) -> Iterator[_Family]:
         """Name all metrics without any number, so that another collector cannot take a name."""
-        for name in POLICY_METRICS:
+        for name in _METRICS:
             yield _family(name)
 
     def collect(self) -> Iterator[_Family]:
@@ -108,12 +128,12 @@ class PolicyCollector(Collector):
 def _read(tally: Callable[[], Iterable[Sample]]) -> list[Sample]:
     # A policy with a fault of its own must not take the scrape of all others with it.
     try:
-        return [sample for sample in tally() if sample.metric in POLICY_METRICS]
+        return [sample for sample in tally() if sample.metric in _METRICS]
     except Exception:  # noqa: BLE001 - a tally is foreign code, and may raise anything
         return []
 
 
 def _family(name: str) -> _Family:
-    text, labels = POLICY_METRICS[name]
+    text, labels = _METRICS[name]
     kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
     return kind(name, text, labels=labels)

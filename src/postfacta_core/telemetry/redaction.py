@@ -13,7 +13,8 @@ REDACTED: Final = "[redacted]"
 
 # A key is secret if it is one of these words, or ends in one: `X-Api-Key`, `db_password`, `http.cookie`.
 _SECRET_KEY: Final = re.compile(
-    r"(?:^|[._])(?:authorization|cookie|set_cookie|password|passwd|secret|token|api_key|dsn)$"
+    r"(?:^|[._])(?:authorization|cookie|set_cookie|password|passwd|passphrase|secret|token|csrf|dsn"
+    r"|(?:api|access|private|secret|signing|traffic|priority)_key)$"
 )
 _SHAPES: Final = (
     (re.compile(r"\bpf_[A-Za-z0-9_-]{8,}"), REDACTED),
@@ -22,16 +23,33 @@ _SHAPES: Final = (
     (re.compile(r"(://[^\s/:@]*:)[^\s/]+(?=@)"), rf"\1{REDACTED}"),
     (re.compile(r"\b((?:[Bb]earer|[Bb]asic)\s+)[A-Za-z0-9._~+/=-]{8,}"), rf"\1{REDACTED}"),
 )
+# A name and what it is set to, as it stands in a query, in a keyword DSN, in JSON, in the repr of a dict or of ASGI's
+# headers, in a message of PostgreSQL. Each begins with a word, so that a long text costs one look at each character.
+_QUOTED: Final = r"""\\?["']\s?[:=,]\s?b?\\?["']|[:=]\s?b?\\?["']"""
+_NAMES: Final = r"(?:password|passwd|passphrase|secret|token|csrf|dsn|(?:api|access|private|signing|traffic|priority)[_-]?key)"
+_PAIRS: Final = (
+    # All of such a header is secret, blanks and semicolons too.
+    re.compile(rf"""((?:authorization|cookie)(?:{_QUOTED}|[:=]\s?))[^"'\r\n]+""", re.IGNORECASE),
+    re.compile(rf"""({_NAMES}(?:{_QUOTED}))[^"'\r\n\\]+""", re.IGNORECASE),
+    re.compile(rf"""({_NAMES}(?:\)=\(|=|:\s?))[^\s"'&,;(){{}}\[\]\\]+""", re.IGNORECASE),
+)
 _MAX_DEPTH: Final = 6
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 
 
 def redact_text(text: str) -> str:
-    """Replace API tokens, JWTs, bearer and basic credentials, and passwords in URLs."""
+    """Replace API tokens, JWTs, bearer and basic credentials, passwords in URLs, and what a secret's name is set to.
+
+    Done twice, it changes nothing more.
+    """
     # No shape is without one of these, and to look for them costs a tenth: every field of every line is looked at.
     if "pf_" in text or "eyJ" in text or "://" in text or "earer" in text or "asic" in text:
         for shape, replacement in _SHAPES:
             text = shape.sub(replacement, text)
+    # The same holds for pairs.
+    if "=" in text or ": " in text or '":' in text or "'," in text:
+        for pair in _PAIRS:
+            text = pair.sub(rf"\1{REDACTED}", text)
     return text
 
 

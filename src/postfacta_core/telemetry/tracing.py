@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, NamedTuple
 
 from opentelemetry import context, trace
-from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
-from opentelemetry.propagators.composite import CompositePropagator
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
 
 from ..clock import WALL, Clock
 from ..context import RequestContext
-from ..events import Event, QueryFinished
+from ..events import (
+    CircuitChanged,
+    ConnectionAcquired,
+    DeadlineExceeded,
+    Event,
+    QueryFinished,
+    RetryScheduled,
+    Sample,
+)
 from .exchange import Exchange, NullRecorder
 from .redaction import redact_text
+from .spans import PROPAGATOR, Tracers, nanoseconds, of_exception, span_name
 
-__all__ = ["Tracing", "trace_headers"]
+__all__ = ["Tracing"]
 
-_SCOPE: Final = "postfacta_core"
 _CARRIED: Final = {name.encode(): name for name in ("traceparent", "tracestate", "baggage")}
-_PROPAGATOR: Final = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
-_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 _SERVER_ERROR: Final = 500
-_MAX_STACKTRACE: Final = 16_384
+# Seconds. A connection that is there at once is no news.
+_WORTH_TELLING: Final = 0.001
+_Attributes = Mapping[str, str | int | float]
+_Told = tuple[str, _Attributes] | None
 
 
 class _Open(NamedTuple):
@@ -41,13 +48,16 @@ class _Open(NamedTuple):
 class Tracing(NullRecorder):
     """Make a SERVER span for each request, and a CLIENT span for each database statement.
 
+    What befalls a request on the way stands on its span as an event: a wait for a connection, a retry, a circuit that
+    opens or closes, a deadline, a refusal.
+
     Args:
         provider: Where the spans go; by default OpenTelemetry's global one, whenever that is installed.
         wall: Seconds since the epoch, for the times of spans.
     """
 
     def __init__(self, provider: TracerProvider | None = None, *, wall: Clock = WALL) -> None:
-        self._tracer = None if provider is None else provider.get_tracer(_SCOPE)
+        self._tracers = Tracers(provider)
         self._wall = wall
 
     def fresh_context(self) -> Callable[[], object] | None:
@@ -62,16 +72,16 @@ class Tracing(NullRecorder):
 
     def begin(self, exchange: Exchange, /) -> None:
         """Start the span, so that the handler's spans and log lines belong to it."""
-        tracer = self._tracer or self._installed()
+        tracer = self._tracers.find()
         if tracer is None or exchange.quiet:
             return
         began = self._wall()
         span = tracer.start_span(
-            _name(exchange.method),
+            span_name(exchange.method),
             context=_parent(exchange.headers),
             kind=SpanKind.SERVER,
             attributes=_known_at_start(exchange),
-            start_time=_nanoseconds(began),
+            start_time=nanoseconds(began),
         )
         _tell(exchange.request, span)
         token = context.attach(trace.set_span_in_context(span, context.get_current()))
@@ -88,18 +98,30 @@ class Tracing(NullRecorder):
         exchange.span = None
         span = opened.span
         if span.is_recording():
-            _describe(span, exchange)
-        span.end(_nanoseconds(opened.began + exchange.seconds))
+            _describe(span, exchange, opened.began)
+        span.end(nanoseconds(opened.began + exchange.seconds))
         context.detach(opened.token)
 
     def __call__(self, event: Event, /) -> None:
-        """Make a span of a statement that has ended, below the span it ran in.
+        """Make a span of a statement that has ended, below the span it ran in; put other news on that span.
 
-        A statement outside of any recording span, such as a health check's, gets none.
+        What happens outside of any recording span, such as a health check's statement, leaves nothing.
         """
-        tracer = self._tracer or self._installed()
-        if tracer is None or not isinstance(event, QueryFinished):
+        tracer = self._tracers.find()
+        if tracer is None:
             return
+        if isinstance(event, QueryFinished):
+            self._statement(tracer, event)
+        elif (tell := _TOLD.get(type(event))) is not None:
+            self._tell(tell(event))
+
+    def _tell(self, told: _Told) -> None:
+        span = trace.get_current_span()
+        if told is not None and span.is_recording():
+            name, attributes = told
+            span.add_event(name, attributes, nanoseconds(self._wall()))
+
+    def _statement(self, tracer: Tracer, event: QueryFinished) -> None:
         if not trace.get_current_span().is_recording():
             return
         ended = self._wall()
@@ -107,39 +129,48 @@ class Tracing(NullRecorder):
             _summary(event),
             kind=SpanKind.CLIENT,
             attributes=_of_query(event),
-            start_time=_nanoseconds(ended - event.seconds),
+            start_time=nanoseconds(ended - event.seconds),
         )
         if event.error_type:
             span.set_status(Status(StatusCode.ERROR))
-        span.end(_nanoseconds(ended))
+        span.end(nanoseconds(ended))
 
-    def _installed(self) -> Tracer | None:
-        """Find the global provider; it may be installed late, but only once."""
-        # get_tracer_provider() reads the environment each time as long as there is none: 600 ns a request.
-        provider: TracerProvider | None = trace._TRACER_PROVIDER  # noqa: SLF001 - see above # pyright: ignore[reportPrivateUsage]
-        if provider is None:
-            return None
-        self._tracer = provider.get_tracer(_SCOPE)
-        return self._tracer
+    @contextmanager
+    def background(self, name: str) -> Generator[None]:
+        """Make a trace of its own of what a background task does, linked to the request that caused it.
 
+        Use it inside of the task, around its work: `with telemetry.tracing.background("send mail"):`. The task may
+        last longer than the request, whose span would else have children after its end.
 
-def trace_headers() -> dict[str, str]:
-    """Write the W3C headers that make a call to another service part of the present span's trace.
+        Args:
+            name: Of the work, from the code.
+        """
+        tracer = self._tracers.find()
+        if tracer is None:
+            yield
+            return
+        cause = trace.get_current_span().get_span_context()
+        span = tracer.start_span(
+            name,
+            context=Context(),
+            links=[Link(cause)] if cause.is_valid else [],
+            start_time=nanoseconds(self._wall()),
+        )
+        token = context.attach(trace.set_span_in_context(span, Context()))
+        try:
+            yield
+        except Exception as error:
+            span.set_attribute("error.type", type(error).__name__)
+            span.add_event("exception", of_exception(error))
+            span.set_status(Status(StatusCode.ERROR))
+            raise
+        finally:
+            context.detach(token)
+            span.end(nanoseconds(self._wall()))
 
-    There are none without a span.
-    """
-    headers: dict[str, str] = {}
-    _PROPAGATOR.inject(headers)
-    return headers
-
-
-def _nanoseconds(seconds: float) -> int:
-    return int(seconds * 1e9)
-
-
-def _name(method: str) -> str:
-    # The word that the semantic conventions want for a method that nobody knows.
-    return method if method in _METHODS else "HTTP"
+    def tally(self) -> Iterable[Sample]:
+        """Read how many spans were lost, if their provider tells."""
+        return self._tracers.tally()
 
 
 def _parent(headers: Sequence[tuple[bytes, bytes]]) -> Context:
@@ -149,7 +180,7 @@ def _parent(headers: Sequence[tuple[bytes, bytes]]) -> Context:
         if (key := _CARRIED.get(name)) is not None:
             text = value.decode("latin-1")
             carrier[key] = f"{carrier[key]},{text}" if key in carrier else text
-    return _PROPAGATOR.extract(carrier, context=Context()) if carrier else Context()
+    return PROPAGATOR.extract(carrier, context=Context()) if carrier else Context()
 
 
 def _tell(request: RequestContext, span: Span) -> None:
@@ -163,21 +194,34 @@ def _tell(request: RequestContext, span: Span) -> None:
 def _known_at_start(exchange: Exchange) -> dict[str, str]:
     """Give what a sampler may decide by."""
     known = {"http.request.method": exchange.method, "url.path": exchange.path, "url.scheme": exchange.scheme}
-    if exchange.method not in _METHODS:
+    if span_name(exchange.method) != exchange.method:
         known["http.request.method"] = "_OTHER"
         known["http.request.method_original"] = exchange.method
     return known
 
 
-def _describe(span: Span, exchange: Exchange) -> None:
+def _describe(span: Span, exchange: Exchange, began: float) -> None:
     is_routed = exchange.route.startswith("/")
-    name = _name(exchange.method)
+    name = span_name(exchange.method)
     span.update_name(f"{name} {exchange.route}" if is_routed else name)
     span.set_attributes(_known_at_end(exchange, is_routed=is_routed))
     if exchange.error is not None:
-        span.add_event("exception", _of_exception(exchange.error))
+        span.add_event("exception", of_exception(exchange.error))
+    _tell_refusal(span, exchange, began)
     if exchange.status >= _SERVER_ERROR or exchange.error is not None:
         span.set_status(Status(StatusCode.ERROR))
+
+
+def _tell_refusal(span: Span, exchange: Exchange, began: float) -> None:
+    request = exchange.request
+    if exchange.error_type == "deadline_exceeded" and request.deadline < math.inf:
+        # At the moment when its time was up: what it did after that was in vain.
+        span.add_event(
+            "postfacta.deadline", timestamp=nanoseconds(began + request.deadline - request.started)
+        )
+    elif exchange.error_type and exchange.route == "_prerouting":
+        reason = {"postfacta.reason": exchange.error_type}
+        span.add_event("postfacta.refused", reason, nanoseconds(began + exchange.seconds))
 
 
 def _known_at_end(exchange: Exchange, *, is_routed: bool) -> dict[str, str | int]:
@@ -193,20 +237,14 @@ def _known_at_end(exchange: Exchange, *, is_routed: bool) -> dict[str, str | int
         known["error.type"] = exchange.error_type
     if exchange.client:
         known["client.address"] = exchange.client
+    request = exchange.request
+    if request.deadline < math.inf:
+        left = request.deadline - request.started - exchange.seconds
+        known["postfacta.deadline_remaining_ms"] = round(left * 1000)
     for header, value in exchange.headers:
         if header == b"user-agent":
             known["user_agent.original"] = redact_text(value.decode("latin-1"))
     return known
-
-
-def _of_exception(error: Exception) -> dict[str, str]:
-    lines = "".join(traceback.format_exception(error))
-    return {
-        "exception.type": f"{type(error).__module__}.{type(error).__qualname__}",
-        "exception.message": redact_text(str(error)),
-        # The end of a stack trace names the error: the beginning is what may go.
-        "exception.stacktrace": redact_text(lines)[-_MAX_STACKTRACE:],
-    }
 
 
 def _summary(event: QueryFinished) -> str:
@@ -225,3 +263,43 @@ def _of_query(event: QueryFinished) -> dict[str, str]:
         "error.type": event.error_type,
     }
     return {key: value for key, value in known.items() if value}
+
+
+def _of_wait(event: ConnectionAcquired) -> _Told:
+    if not event.error_type and event.seconds < _WORTH_TELLING:
+        return None
+    known: dict[str, str | float] = {
+        "db.client.connection.pool.name": event.pool,
+        "postfacta.wait_ms": round(event.seconds * 1000, 3),
+    }
+    if event.error_type:
+        known["error.type"] = event.error_type
+    return "postfacta.pool_wait", known
+
+
+def _of_retry(event: RetryScheduled) -> _Told:
+    known: _Attributes = {
+        "postfacta.policy": event.policy,
+        "postfacta.attempt": event.attempt,
+        "postfacta.delay_ms": round(event.delay * 1000, 3),
+        "error.type": event.error_type,
+    }
+    return "postfacta.retry", known
+
+
+def _of_circuit(event: CircuitChanged) -> _Told:
+    known = {"postfacta.policy": event.breaker, "postfacta.old": event.old, "postfacta.new": event.new}
+    return "postfacta.breaker", {**known, "postfacta.reason": event.reason}
+
+
+def _of_deadline(event: DeadlineExceeded) -> _Told:
+    return "postfacta.deadline_exceeded", {"postfacta.stage": event.stage}
+
+
+# Pools tell of more than half a dozen things for each statement: what is not for a span must cost one look.
+_TOLD: Final[Mapping[type, Callable[[Any], _Told]]] = {
+    CircuitChanged: _of_circuit,
+    ConnectionAcquired: _of_wait,
+    DeadlineExceeded: _of_deadline,
+    RetryScheduled: _of_retry,
+}

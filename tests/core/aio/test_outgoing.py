@@ -17,17 +17,24 @@ import pytest
 import uvicorn
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from postfacta_core.aio.bulkhead import Bulkhead
 from postfacta_core.aio.deadline import RunningRequests
 from postfacta_core.aio.outgoing import Outgoing, outgoing_headers, refusal_in
+from postfacta_core.aio.pipeline import Guard
+from postfacta_core.aio.retry import Retry
 from postfacta_core.aio.timeout import Timeout
 from postfacta_core.asgi import ContextMiddleware
 from postfacta_core.asgi.deadline import DeadlineMiddleware
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.errors import BulkheadFullError, DeadlineExceededError, RejectedError
+from postfacta_core.events import DeadlineExceeded, Event, HttpCallFinished
 from postfacta_core.policy.concurrency import Priority
+from postfacta_core.policy.retry import Backoff
+from postfacta_core.telemetry.calls import CallSpans
 from postfacta_core.testing import ManualClock
 
 NOW = 1_700_000_000.0
@@ -308,3 +315,118 @@ def test_a_date_is_read_by_the_clock_of_the_service_that_sent_it() -> None:
 @pytest.mark.parametrize("status", [200, 302, 400, 408, 500, 502, 504])
 def test_no_other_status_says_that_nothing_was_done(status: int) -> None:
     assert refusal_in(httpx2.Response(status, headers={"retry-after": "5"}), "billing") is None
+
+
+class Traced:
+    """A provider that keeps its spans, and a request's span to make calls in."""
+
+    def __init__(self) -> None:
+        self.exporter = InMemorySpanExporter()
+        self.provider = TracerProvider(shutdown_on_exit=False)
+        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.told: list[Event] = []
+
+    def outgoing(self, *guards: Guard, **options: Any) -> Outgoing:
+        spans = CallSpans(self.provider)
+        return Outgoing("billing", *guards, observer=self.told.append, spans=spans, **options)
+
+    @contextmanager
+    def request(self) -> Generator[str]:
+        span = self.provider.get_tracer("test").start_span("request")
+        with trace.use_span(span):
+            yield f"{span.get_span_context().trace_id:032x}"
+
+    @property
+    def calls(self) -> list[HttpCallFinished]:
+        return [event for event in self.told if isinstance(event, HttpCallFinished)]
+
+    def attributes(self, name: str) -> list[Any]:
+        return [(span.attributes or {}).get(name) for span in self.exporter.get_finished_spans()]
+
+
+async def test_each_try_is_a_span_of_its_own_whose_id_the_service_is_told(service: Service) -> None:
+    bench = Traced()
+    retry = Retry("billing", attempts=3, backoff=Backoff(base=0.001, cap=0.001))
+    billing = bench.outgoing(retry)
+    async with client_of(billing) as client:
+        with bench.request() as trace_id, pytest.raises(RejectedError):
+            await billing.call(client.get, f"{service.url}/busy/503/0?token=hunter2")
+    spans = bench.exporter.get_finished_spans()
+    assert [span.name for span in spans] == ["GET"] * 3
+    assert bench.attributes("http.request.resend_count") == [None, 1, 2]
+    assert bench.attributes("error.type") == ["503"] * 3
+    assert bench.attributes("url.full") == [f"{service.url}/busy/503/0"] * 3
+    sent = [headers["traceparent"].split("-")[1:3] for headers in service.requests]
+    ids = [span.get_span_context() for span in spans]
+    assert sent == [[trace_id, f"{each.span_id:016x}"] for each in ids if each is not None]
+    port = int(service.url.rpartition(":")[2])
+    told = [(call.service, call.method, call.address, call.port, call.status) for call in bench.calls]
+    assert told == [("billing", "GET", "127.0.0.1", port, 503)] * 3
+    assert all(call.seconds > 0 for call in bench.calls)
+
+
+async def test_a_call_that_fails_is_told_of_by_its_class_and_one_that_was_given_up_as_cancelled(
+    service: Service,
+) -> None:
+    bench = Traced()
+    billing = bench.outgoing()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        closed = listener.getsockname()[1]
+    async with client_of(billing) as client:
+        with bench.request(), pytest.raises(httpx2.ConnectError):
+            await billing.call(client.post, f"http://127.0.0.1:{closed}/x")
+        with bench.request(), anyio.move_on_after(0.2):
+            await billing.call(client.get, f"{service.url}/slow")
+    told = [(call.method, call.address, call.status, call.error_type) for call in bench.calls]
+    assert told == [
+        ("POST", "127.0.0.1", 0, "ConnectError"),
+        ("GET", "127.0.0.1", 0, "cancelled"),
+    ]
+    assert bench.attributes("error.type") == ["ConnectError", "cancelled"]
+
+
+async def test_a_call_without_time_is_not_counted_as_one(service: Service) -> None:
+    bench = Traced()
+    billing = bench.outgoing()
+    async with client_of(billing) as client:
+        with request(0.0), bench.request(), pytest.raises(DeadlineExceededError):
+            await billing.call(client.get, service.url)
+        with request(0.0), pytest.raises(DeadlineExceededError):
+            await client.get(service.url)
+    assert bench.told == [DeadlineExceeded("client")] * 2
+    assert bench.attributes("error.type") == ["deadline_exceeded"]
+
+
+async def test_a_client_without_the_hook_is_told_of_by_its_response(service: Service) -> None:
+    bench = Traced()
+    async with httpx2.AsyncClient() as client:
+        await bench.outgoing().call(client.get, service.url)
+    (call,) = bench.calls
+    assert (call.method, call.address, call.status, call.error_type) == ("GET", "127.0.0.1", 200, "")
+    assert bench.exporter.get_finished_spans() == ()
+
+
+@pytest.mark.parametrize(
+    ("url", "address", "port", "shown"),
+    [
+        ("https://billing.example/i/7?x=1", "billing.example", 443, "https://billing.example/i/7"),
+        ("http://app:hunter2@billing.example/", "billing.example", 80, "http://billing.example/"),
+        ("http://[::1]:8080/i", "::1", 8080, "http://[::1]:8080/i"),
+    ],
+)
+async def test_an_address_is_told_of_without_what_may_be_secret(
+    url: str, address: str, *, port: int, shown: str
+) -> None:
+    bench = Traced()
+    billing = bench.outgoing()
+    asked = httpx2.Request("GET", url)
+
+    async def answer() -> httpx2.Response:
+        await billing.pass_on(asked)
+        return httpx2.Response(200)
+
+    with bench.request():
+        await billing.call(answer)
+    (call,) = bench.calls
+    assert (call.address, call.port) == (address, port)
+    assert bench.attributes("url.full") == [shown]

@@ -796,3 +796,21 @@ async def test_who_answers_before_a_slow_body_has_come_takes_no_slot_when_it_com
         slow.gives.set()
     assert limiter.in_flight == 0
     assert limiter.outcomes == [Outcome.IGNORED]
+
+
+async def test_a_request_knows_how_long_it_waited_for_a_slot() -> None:
+    held, limiter, clock = Held(), Recording(), ManualClock()
+    queued: list[float] = []
+
+    async def inner(scope: Scope, receive: Receive, send: Send) -> None:
+        queued.append(scope["postfacta.request"].queued)
+        await held(scope, receive, send)
+
+    app = ContextMiddleware(LoadSheddingMiddleware(inner, limiter, clock=clock))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call_asgi, app)
+        tasks.start_soon(call_asgi, app)
+        await until(lambda: held.begun == 1 and limiter.waiting == 1)
+        clock.advance(0.01)
+        held.go.set()
+    assert queued == [0.0, pytest.approx(0.01)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import anyio
 import pytest
@@ -110,3 +111,30 @@ async def test_a_scrape_is_a_route_of_its_own(metrics: Metrics) -> None:
     await call_asgi(app, "GET", "/metrics")
     page = await call_asgi(app, "GET", "/metrics")
     assert b'http_route="/metrics"' in page.body
+
+
+async def test_workers_that_share_a_folder_show_each_other(tmp_path: Path) -> None:
+    one, two = (
+        MetricsEndpoint(teapot, Metrics(CollectorRegistry(), version=version), workers=tmp_path / "w")
+        for version in ("one", "two")
+    )
+    assert one.siblings is not None
+    assert two.siblings is not None
+    async with one.siblings, two.siblings:
+        pages = [(await call_asgi(app, "GET", "/metrics")).body.decode() for app in (one, two)]
+        accept = [("Accept", "application/openmetrics-text; version=1.0.0")]
+        open_metrics = (await call_asgi(app=one, path="/metrics", headers=accept)).body.decode()
+    for page in (*pages, open_metrics):
+        assert 'version="one",worker="0"}' in page
+        assert 'version="two",worker="1"}' in page
+        assert 'postfacta_metrics_workers{state="answered"} 2.0' in page
+    assert open_metrics.endswith("# EOF\n")
+    assert [page.count("# EOF") for page in pages] == [0, 0]
+
+
+async def test_a_worker_by_itself_has_no_number(metrics: Metrics) -> None:
+    app = MetricsEndpoint(teapot, metrics)
+    assert app.siblings is None
+    assert b"worker=" not in (await call_asgi(app, "GET", "/metrics")).body
+    with pytest.raises(AssertionError, match="nobody else knows"):
+        await app._answer_sibling(b"")  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - nothing calls it

@@ -480,3 +480,17 @@ async def test_what_the_server_gave_to_a_request_is_let_go_when_the_request_ends
             finally:
                 gc.enable()
     assert statuses[::2] == [408] * 3
+
+
+@pytest.mark.parametrize(("most", "written"), [(3, 3), (None, 200)])
+async def test_ordinary_access_lines_are_sampled_as_the_policy_says(
+    caplog: pytest.LogCaptureFixture, most: int | None, written: int
+) -> None:
+    clock = ManualClock()  # Everything happens in one second.
+    app = harden(starlette(), service="billing", policy=Policy(access_lines=most), clock=clock)
+    with caplog.at_level(logging.INFO, logger="postfacta"):
+        for _ in range(200):
+            await call_asgi(app, "GET", "/items/7")
+    lines = [vars(record) for record in caplog.records if record.getMessage() == "http.request"]
+    assert len([line for line in lines if "sample_rate" not in line]) == written
+    assert len(lines) <= 100 or most is None

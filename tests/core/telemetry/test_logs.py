@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import logging
+import math
 import threading
 from collections.abc import Generator
 from typing import Any
@@ -23,6 +24,7 @@ from postfacta_core.events import (
     Event,
     HealthChecked,
     ListenerFailed,
+    LogsSuppressed,
     Mode,
     ModeChanged,
     PhaseChanged,
@@ -35,8 +37,9 @@ from postfacta_core.events import (
     TaskCrashed,
 )
 from postfacta_core.telemetry.exchange import Exchange
-from postfacta_core.telemetry.logs import LOGGER, AccessLog, EventLog, RequestFilter
-from postfacta_core.testing import call_asgi
+from postfacta_core.telemetry.logs import LOGGER, AccessLog, EventLog, FloodFilter, RequestFilter
+from postfacta_core.telemetry.sampling import AccessSampler, EventBudget
+from postfacta_core.testing import ManualClock, RecordingObserver, call_asgi
 
 
 class Lines(logging.Handler):
@@ -297,3 +300,164 @@ def test_a_duration_is_told_in_milliseconds_to_the_microsecond(
     exchange.seconds = seconds
     AccessLog().end(exchange)
     assert vars(lines.records[0])["duration_ms"] == shown
+
+
+@pytest.mark.parametrize(
+    ("deadline", "left"), [(1002.0, 1_500.0), (1000.25, -250.0), (1000.501_234_6, 1.235), (math.inf, None)]
+)
+def test_an_access_line_tells_how_much_of_the_requests_time_was_left(
+    lines: Lines, deadline: float, left: float | None
+) -> None:
+    exchange = Exchange(RequestContext(ID, 1000.0), "GET", "/")
+    exchange.request.deadline, exchange.seconds = deadline, 0.5
+    AccessLog().end(exchange)
+    assert vars(lines.records[0]).get("deadline_remaining_ms") == left
+
+
+def ended(status: int = 200, *, error_type: str = "", seconds: float = 0.01) -> Exchange:
+    exchange = Exchange(RequestContext(ID, 1000.0), "GET", "/")
+    exchange.status, exchange.error_type, exchange.seconds = status, error_type, seconds
+    return exchange
+
+
+def test_lines_above_the_most_are_left_out_or_say_for_how_many_they_stand(lines: Lines) -> None:
+    draws = iter([0.9, 0.1])
+    log = AccessLog(sampler=AccessSampler(2, luck=lambda: next(draws)))
+    for _ in range(4):
+        log.end(ended())
+    assert [vars(record).get("sample_rate") for record in lines.records] == [None, None, 2]
+
+
+@pytest.mark.parametrize(
+    "exchange",
+    [
+        ended(503, error_type="shed"),
+        ended(500, error_type="ValueError"),
+        ended(200, error_type="incomplete_response"),
+        ended(499, error_type="client_disconnected"),
+        ended(429),
+        ended(200, seconds=0.6),
+    ],
+    ids=lambda exchange: f"{exchange.status} {exchange.error_type}",
+)
+def test_what_a_person_looks_for_first_is_never_left_out(lines: Lines, exchange: Exchange) -> None:
+    log = AccessLog(sampler=AccessSampler(1, luck=lambda: 0.999))
+    for _ in range(50):
+        log.end(ended())
+    written = len(lines.records)
+    for _ in range(50):
+        log.end(exchange)
+    assert len(lines.records) == written + 50
+    assert "sample_rate" not in vars(lines.records[-1])
+
+
+def test_a_line_that_is_left_out_costs_no_record(lines: Lines) -> None:
+    made = 0
+
+    def factory(*args: Any, **options: Any) -> logging.LogRecord:
+        nonlocal made
+        made += 1
+        return logging.LogRecord(*args, **options)
+
+    logging.setLogRecordFactory(factory)
+    try:
+        log = AccessLog(sampler=AccessSampler(1, luck=lambda: 0.999))
+        for _ in range(50):
+            log.end(ended())
+    finally:
+        logging.setLogRecordFactory(logging.LogRecord)
+    assert made == len(lines.records) == 1
+
+
+class Flood:
+    """A logger with a filter at its handler, and the clock of both."""
+
+    def __init__(self, **options: Any) -> None:
+        self.clock = ManualClock()
+        self.observer = RecordingObserver()
+        self.logger = logging.Logger("of.a.test", logging.INFO)  # noqa: LOG001 - nobody else is to find it
+        self.kept = Lines()
+        budget = EventBudget(rate=1, burst=2)
+        self.filter = FloodFilter(
+            budget, logger=self.logger, observer=self.observer, clock=self.clock, **options
+        )
+        self.kept.addFilter(self.filter)
+        self.logger.addHandler(self.kept)
+
+
+def test_an_event_that_comes_too_often_is_held_back_and_told_of_once() -> None:
+    flood = Flood()
+    for _ in range(5):
+        flood.logger.info("pool.connection_failed")
+    flood.logger.info("something.else")
+    assert flood.kept.events == ["pool.connection_failed"] * 2 + ["something.else"]
+    flood.clock.advance(10)
+    flood.logger.info("something.else")
+    told = flood.kept.records[-2]
+    assert (told.getMessage(), told.levelname) == ("log.suppressed", "WARNING")
+    assert (vars(told)["suppressed_event"], vars(told)["count"]) == ("pool.connection_failed", 3)
+    assert flood.kept.events[-1] == "something.else"
+    assert flood.observer.events == [LogsSuppressed("pool.connection_failed", 3)]
+
+
+def test_what_was_held_back_is_told_also_if_nothing_else_is_logged() -> None:
+    flood = Flood()
+    for _ in range(5):
+        flood.logger.info("a.b")
+    flood.filter.tell()
+    assert flood.kept.events == ["a.b"] * 2
+    flood.clock.advance(10)
+    flood.filter.tell()
+    flood.filter.tell()
+    assert flood.kept.events == ["a.b"] * 2 + ["log.suppressed"]
+
+
+def test_the_end_does_not_wait_until_it_is_time_to_tell() -> None:
+    flood = Flood()
+    flood.filter.tell(at_once=True)
+    for _ in range(5):
+        flood.logger.info("a.b")
+    flood.filter.tell(at_once=True)
+    assert flood.observer.events == [LogsSuppressed("a.b", 3)]
+
+
+@pytest.mark.parametrize(
+    "message", ["no event: %s", "user.7 said hello", "a.b" * 30, "Traceback", 7, "deadbeef"]
+)
+def test_a_message_that_is_no_event_counts_for_its_logger_and_names_nothing(message: object) -> None:
+    flood = Flood()
+    for number in range(4):
+        record = {"name": "a.server", "msg": message, "args": (number,), "levelno": logging.INFO}
+        flood.logger.handle(logging.makeLogRecord(record))
+    flood.clock.advance(10)
+    flood.filter.tell()
+    assert flood.observer.events == [LogsSuppressed("a.server", 2)]
+
+
+def test_access_lines_are_not_held_back_a_second_time() -> None:
+    flood = Flood()
+    log = AccessLog(flood.logger)
+    for _ in range(50):
+        log.end(ended(503, error_type="shed"))
+    assert len(flood.kept.records) == 50
+
+
+def test_an_observer_that_raises_costs_no_line() -> None:
+    def raises(event: Event, /) -> None:
+        raise ValueError
+
+    flood = Flood()
+    flood.filter.observer = raises
+    for _ in range(3):
+        flood.logger.info("a.b")
+    flood.clock.advance(10)
+    flood.logger.info("a.b")
+    assert flood.kept.events == ["a.b", "a.b", "log.suppressed", "a.b"]
+
+
+def test_a_request_that_waited_to_be_admitted_says_for_how_long(lines: Lines) -> None:
+    waited, admitted = ended(), ended()
+    waited.request.queued = 0.012_345_6
+    for exchange in (waited, admitted):
+        AccessLog().end(exchange)
+    assert [vars(record).get("queue_ms") for record in lines.records] == [12.346, None]

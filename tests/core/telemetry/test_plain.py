@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from postfacta_core.telemetry.metrics import HTTP_BUCKETS
+from postfacta_core.telemetry.catalogue import HTTP_BUCKETS
 from postfacta_core.telemetry.plain import PlainGauge, PlainHistogram
+from tests.exposition import open_metrics_of, read_open_metrics
 
 
 def lines(registry: CollectorRegistry) -> list[str]:
@@ -41,3 +42,21 @@ def test_a_name_is_taken_once() -> None:
     PlainHistogram("h", "How long.", ["a"], bounds=[1], registry=registry)
     with pytest.raises(ValueError, match="Duplicated"):
         PlainHistogram("h", "How long.", ["a"], bounds=[1], registry=registry)
+
+
+def test_the_latest_value_of_a_bucket_stands_for_it() -> None:
+    registry = CollectorRegistry()
+    series = PlainHistogram("h_seconds", "How long.", [], bounds=[1, 2], registry=registry).labels()
+    for value, name in ((0.5, "first"), (0.75, "alpha"), (9.0, "late")):
+        series.observe(value)
+        series.exemplify(value, {"trace_id": name}, 1000.5)
+    family = read_open_metrics(open_metrics_of(registry))["h_seconds"]
+    exemplars = {one.labels["le"]: one.exemplar for one in family.samples if one.name == "h_seconds_bucket"}
+    stood_for = {
+        le: (one.labels["trace_id"], one.value, float(one.timestamp or 0))
+        for le, one in exemplars.items()
+        if one
+    }
+    assert stood_for == {"1.0": ("alpha", 0.75, 1000.5), "+Inf": ("late", 9.0, 1000.5)}
+    # The older format has no place for them.
+    assert b"alpha" not in generate_latest(registry)

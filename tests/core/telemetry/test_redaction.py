@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
+from hypothesis import given, strategies as st
 
 from postfacta_core.telemetry.redaction import REDACTED, redact, redact_text
 
@@ -20,6 +23,17 @@ JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NSJ9.c2lnbmF0dXJlLWhlcmU"  # gitleak
         ("redis://:hunter2@cache", "hunter2"),
         ("Authorization: Bearer abcdefgh12345678", "abcdefgh"),
         ("Basic YWRtaW46aHVudGVyMg==", "YWRtaW46"),
+        ("host=db user=app password=canary dbname=x", "canary"),
+        ("GET /callback?code=1&access_token=canary&x=1", "canary"),
+        ('{"email": "a@b", "password": "two canary words"}', "canary"),
+        ('{"password":"canary"}', "canary"),
+        (r"{\"client_secret\": \"canary\"}", "canary"),
+        ("{'api_key': 'canary'}", "canary"),
+        ("[(b'authorization', b'Custom canary'), (b'cookie', b'a=1; b=canary')]", "canary"),
+        ("Cookie: theme=dark; postfacta=canary\nHost: x", "canary"),
+        ("X-Api-Key: canary", "canary"),
+        ("X-Traffic-Key: canary", "canary"),
+        ("Key (token)=(canary) already exists.", "canary"),
     ],
 )
 def test_a_secrets_shape_is_known_anywhere(text: str, canary: str) -> None:
@@ -36,6 +50,7 @@ def test_a_secrets_shape_is_known_anywhere(text: str, canary: str) -> None:
     [
         *("authorization", "Cookie", "set-cookie", "Set-Cookie", "password", "db_password", "client_secret"),
         *("token", "access_token", "http.request.header.authorization", "X-Api-Key", "api_key", "DSN"),
+        *("X-Traffic-Key", "private_key", "session_csrf", "passphrase"),
     ],
 )
 def test_a_secrets_name_is_enough(key: str) -> None:
@@ -80,3 +95,31 @@ def test_a_line_without_secrets_is_a_copy_of_what_was_given() -> None:
     clean = redact(line)
     assert clean == line
     assert clean is not line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "max_tokens=3, token_count=4",
+        "    token = await self._look_up(request, secret, kinds)",
+        "Authorization must be one Bearer token",
+        "The e-mail or the password is wrong",
+        "https://example.org/tokens?sort=newest",
+        'route="/api/v1/tokens/{id}"',
+    ],
+)
+def test_to_speak_of_secrets_is_no_secret(text: str) -> None:
+    assert redact_text(text) == text
+
+
+@given(st.text(), st.sampled_from(["password=", '"token": "', "cookie: ", "Bearer ", "pf_", "https://u:"]))
+def test_to_redact_twice_changes_nothing_more(text: str, hint: str) -> None:
+    once = redact_text(f"{text}{hint}{text}")
+    assert redact_text(once) == once
+
+
+def test_a_long_text_costs_no_more_than_its_length() -> None:
+    for text in ("a" * 1_000_000 + "=", "token" * 200_000 + ": ", "'" * 500_000 + '":' + "\\" * 500_000):
+        began = time.perf_counter()
+        redact_text(text)
+        assert time.perf_counter() - began < 5

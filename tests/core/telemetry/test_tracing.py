@@ -22,7 +22,16 @@ from postfacta_core.asgi._types import Receive, Scope, Send
 from postfacta_core.asgi.context import ContextMiddleware
 from postfacta_core.asgi.telemetry import TelemetryMiddleware
 from postfacta_core.context import current_request
-from postfacta_core.events import QueryFinished, TaskCrashed
+from postfacta_core.events import (
+    CircuitChanged,
+    ConnectionAcquired,
+    DeadlineExceeded,
+    Event,
+    PoolSized,
+    QueryFinished,
+    RetryScheduled,
+    TaskCrashed,
+)
 from postfacta_core.telemetry.tracing import Tracing
 from postfacta_core.testing import AsgiResponse, ManualClock, call_asgi
 
@@ -40,7 +49,7 @@ class Bench:
 
     def __init__(self, sampler: Sampler = ALWAYS_ON) -> None:
         self.exporter = InMemorySpanExporter()
-        provider = TracerProvider(sampler=sampler)
+        self.provider = provider = TracerProvider(sampler=sampler)
         provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.clock = ManualClock()
         self.tracing = Tracing(provider, wall=lambda: self.clock() + 1_700_000_000)
@@ -289,3 +298,155 @@ async def test_a_statement_that_went_well_has_no_status_of_its_own() -> None:
     await call_asgi(TelemetryMiddleware(app, [bench.tracing]))
     [statement] = [span for span in bench.exporter.get_finished_spans() if span.kind is SpanKind.CLIENT]
     assert statement.status.status_code is StatusCode.UNSET
+
+
+def within(bench: Bench, *events: Event) -> list[tuple[str, dict[str, object]]]:
+    """Tell of events inside of a span, and return what stands on it."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    span = provider.get_tracer("test").start_span("request")
+    with trace.use_span(span):
+        for event in events:
+            bench.tracing(event)
+    assert isinstance(span, ReadableSpan)
+    return [(event.name, dict(event.attributes or {})) for event in span.events]
+
+
+POOL = "db.client.connection.pool.name"
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        (
+            ConnectionAcquired("main", 0.25),
+            ("postfacta.pool_wait", {POOL: "main", "postfacta.wait_ms": 250.0}),
+        ),
+        (
+            ConnectionAcquired("main", 0.0, "DatabaseUnavailableError"),
+            (
+                "postfacta.pool_wait",
+                {POOL: "main", "postfacta.wait_ms": 0.0, "error.type": "DatabaseUnavailableError"},
+            ),
+        ),
+        (ConnectionAcquired("main", 0.0005), None),
+        (
+            RetryScheduled("billing", 1, 0.05, "ConnectError"),
+            (
+                "postfacta.retry",
+                {
+                    "postfacta.policy": "billing",
+                    "postfacta.attempt": 1,
+                    "postfacta.delay_ms": 50.0,
+                    "error.type": "ConnectError",
+                },
+            ),
+        ),
+        (
+            CircuitChanged("billing", "closed", "open", 1.0, "failures"),
+            (
+                "postfacta.breaker",
+                {
+                    "postfacta.policy": "billing",
+                    "postfacta.old": "closed",
+                    "postfacta.new": "open",
+                    "postfacta.reason": "failures",
+                },
+            ),
+        ),
+        (DeadlineExceeded("pool"), ("postfacta.deadline_exceeded", {"postfacta.stage": "pool"})),
+        (PoolSized("main", 1, 2, 10, 3, 4), None),
+    ],
+)
+def test_what_befalls_a_request_stands_on_its_span(
+    event: Event, expected: tuple[str, dict[str, object]] | None
+) -> None:
+    assert within(Bench(), event) == ([] if expected is None else [expected])
+
+
+def test_without_a_span_or_an_sdk_such_news_is_nothing() -> None:
+    news = RetryScheduled("billing", 1, 0.05, "ConnectError")
+    Bench().tracing(news)
+    Tracing()(news)
+
+
+async def refused(error_type: str, *, route: str | None, deadline: float | None = None) -> ReadableSpan:
+    """Make a request that a layer answers in place of the application, after two seconds."""
+    bench = Bench()
+
+    async def layer(scope: Scope, receive: Receive, send: Send) -> None:
+        request = scope["postfacta.request"]
+        request.error_type, request.route = error_type, route
+        if deadline is not None:
+            request.deadline = request.started + deadline
+        bench.clock.advance(2)
+        await Response(status_code=503)(scope, receive, send)
+
+    stack = TelemetryMiddleware(layer, [bench.tracing], clock=bench.clock)
+    await call_asgi(ContextMiddleware(stack, clock=bench.clock))
+    return bench.spans[-1]
+
+
+def events_of(span: ReadableSpan) -> list[tuple[str, float, dict[str, object]]]:
+    start = span.start_time or 0
+    return [
+        (event.name, (event.timestamp - start) / 1e9, dict(event.attributes or {})) for event in span.events
+    ]
+
+
+async def test_a_request_that_was_refused_before_the_application_says_why() -> None:
+    span = await refused("shed", route="_prerouting")
+    assert events_of(span) == [("postfacta.refused", 2.0, {"postfacta.reason": "shed"})]
+    assert events_of(await refused("pool_timeout", route="/i")) == []
+
+
+async def test_a_request_that_ran_out_of_time_says_when() -> None:
+    span = await refused("deadline_exceeded", route="/i", deadline=1.5)
+    assert events_of(span) == [("postfacta.deadline", 1.5, {})]
+    assert span.attributes is not None
+    assert span.attributes["postfacta.deadline_remaining_ms"] == -500
+
+
+async def test_a_request_says_how_much_of_its_time_was_left() -> None:
+    span = await refused("", route="/i", deadline=5)
+    assert span.attributes is not None
+    assert span.attributes["postfacta.deadline_remaining_ms"] == 3000
+    span = await refused("", route="/i")
+    assert span.attributes is not None
+    assert "postfacta.deadline_remaining_ms" not in span.attributes
+
+
+async def test_a_background_task_has_a_trace_of_its_own_that_is_linked_to_its_cause() -> None:
+    bench = Bench()
+    tracer = bench.provider.get_tracer("test")
+    request = tracer.start_span("request")
+    with trace.use_span(request, end_on_exit=True), bench.tracing.background("send mail"):
+        tracer.start_span("smtp").end()
+    smtp, mail, _ = bench.spans
+    assert (mail.name, mail.parent) == ("send mail", None)
+    assert ids_of(mail).trace_id != request.get_span_context().trace_id
+    assert [link.context for link in mail.links] == [request.get_span_context()]
+    assert smtp.parent is not None
+    assert smtp.parent.span_id == ids_of(mail).span_id
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
+async def test_one_that_nobody_caused_has_no_link_and_one_that_fails_says_so() -> None:
+    bench = Bench()
+    with pytest.raises(ValueError, match="away"), bench.tracing.background("send mail"):
+        raise ValueError("away: postgresql://app:hunter2@db/x")
+    (mail,) = bench.spans
+    assert (list(mail.links), mail.status.status_code) == ([], StatusCode.ERROR)
+    assert mail.attributes == {"error.type": "ValueError"}
+    assert [event.name for event in mail.events] == ["exception"]
+    assert "hunter2" not in str(mail.events[0].attributes)
+
+
+def test_without_an_sdk_a_background_task_runs_all_the_same() -> None:
+    ran: list[int] = []
+    with Tracing().background("send mail"):
+        ran.append(1)
+    assert ran == [1]
+
+
+def test_losses_are_told_by_the_provider() -> None:
+    assert list(Tracing(TracerProvider()).tally()) == []

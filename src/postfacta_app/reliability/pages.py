@@ -1,0 +1,92 @@
+"""The page `/reliability`: how the service keeps its promises, and how it stands now."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import anyio
+import anyio.to_thread
+from starlette.requests import Request
+from starlette.responses import Response
+
+from postfacta_core.aio.health import HealthRegistry
+from postfacta_core.clock import WALL, Clock
+from postfacta_core.slo.plot import plot
+from postfacta_core.slo.report import facts, percent
+from postfacta_core.telemetry.metrics import Metrics
+
+from ..principal import Principal
+from ..web.render import Pages
+from .process import PROMISES, Numbers, kept
+from .watch import Watch
+
+__all__ = ["ReliabilityPage"]
+
+_RECENT: Final = 180.0
+"""Seconds up to which a reading needs no warning: three of them."""
+
+
+class ReliabilityPage:
+    """GET /reliability. It asks neither the database nor the network: what it shows is in memory.
+
+    Args:
+        pages: Renders.
+        health: The checks.
+        metrics: The process's own.
+        watch: The objectives; None if there is no Prometheus to read them from.
+        wall: Seconds since the epoch; the process is as old as this page.
+    """
+
+    def __init__(
+        self,
+        pages: Pages,
+        health: HealthRegistry,
+        metrics: Metrics,
+        *,
+        watch: Watch | None = None,
+        wall: Clock = WALL,
+    ) -> None:
+        self._pages = pages
+        self._health = health
+        self._metrics = metrics
+        self._watch = watch
+        self._since = datetime.fromtimestamp(wall(), UTC)
+        self._one = anyio.CapacityLimiter(1)
+
+    async def show(self, request: Request, principal: Principal) -> Response:
+        """Answer from memory."""
+        # As for a scrape: with many routes it takes long enough for the event loop to be missed.
+        numbers = await anyio.to_thread.run_sync(Numbers, self._metrics.registry, limiter=self._one)
+        report = self._health.snapshot()
+        context: dict[str, object] = {
+            "here": "reliability",
+            "since": self._since,
+            "watch": self._watch,
+            "is_old": self._watch is not None and self._watch.age() > _RECENT,
+            "age": _seconds(self._watch.age() if self._watch else 0.0),
+            "objectives": self._objectives(),
+            "kept": [kept(promise, numbers) for promise in PROMISES],
+            "numbers": numbers,
+            "health": report,
+            "percent": percent,
+            "seconds": _seconds,
+        }
+        return self._pages.page("reliability.html", context, principal=principal)
+
+    def _objectives(self) -> list[dict[str, object]]:
+        seen = self._watch.seen if self._watch else None
+        return [
+            {
+                "name": one.slo,
+                "aim": percent(one.objective),
+                "left": one.remaining if one.is_known else None,
+                "facts": facts(one),
+                "plot": plot(one, width=480),
+            }
+            for one in (seen.standings if seen else ())
+        ]
+
+
+def _seconds(length: float) -> timedelta:
+    return timedelta(seconds=length)

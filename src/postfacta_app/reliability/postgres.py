@@ -1,0 +1,75 @@
+"""All SQL of the business metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from postfacta_core.aio.database import Database
+from postfacta_core.events import Sample
+
+__all__ = ["PostgresBusiness"]
+
+# Exercises are no business. A moment that nobody wrote down is `missing`, and never a zero: when an impact began and
+# when it was mitigated are facts that only people know, and there is no place for them yet. Quantiles are by nearest
+# rank, and there are none below 5 values for the median and 10 for the ninth decile.
+_BUSINESS = """
+with kept as (
+  select id, kind, severity, status, declared_at, ended_at from incidents where archived_at is null and kind <> 'exercise'
+), recent as (
+  select k.declared_at, k.ended_at, k.ended_at is null as is_open,
+    (select min(c.occurred_at) from status_changes c where c.incident_id = k.id and c.to_status = 'IN_PROGRESS') as begun_at
+    from kept k where k.kind = 'incident' and k.declared_at > now() - interval '30 days'
+), moments as (
+  select 'acknowledge' as phase, declared_at as since, begun_at as until, is_open from recent
+  union all select 'open', declared_at, ended_at, is_open from recent
+  union all select unnest('{mitigate,resolve}'::text[]), null, null, is_open from recent
+  union all select 'detect', null, declared_at, false from recent
+), durations as (
+  select phase, extract(epoch from until - since)::float8 as seconds,
+    case when until >= since then 'ok' when until < since then 'invalid_order'
+         when until is null and is_open then 'pending' else 'missing' end as status from moments
+)
+select 'postfacta_incidents' as metric, array[severity, status] as labels, count(k.id)::float8 as value
+  from unnest('{LOW,MEDIUM,HIGH,CRITICAL}'::text[]) severity
+  cross join unnest('{OPEN,IN_PROGRESS,RESOLVED,CLOSED}'::text[]) status
+  left join kept k using (severity, status) group by severity, status
+union all
+select 'postfacta_incident_duration_samples', array[phase, status], count(d.phase)
+  from unnest('{detect,acknowledge,mitigate,resolve,open}'::text[]) phase
+  cross join unnest('{ok,imprecise,missing,invalid_order,pending}'::text[]) status
+  left join durations d using (phase, status) group by phase, status
+union all
+select 'postfacta_incident_duration_seconds', array[phase, 'p50'], percentile_disc(0.5) within group (order by seconds)
+  from durations where status = 'ok' group by phase having count(*) >= 5
+union all
+select 'postfacta_incident_duration_seconds', array[phase, 'p90'], percentile_disc(0.9) within group (order by seconds)
+  from durations where status = 'ok' group by phase having count(*) >= 10
+union all
+select 'postfacta_secret_age_seconds', array['api_token'], extract(epoch from now() - min(created_at))
+  from tokens where kind = 'api' and revoked_at is null and expires_at > now() having count(*) > 0"""
+
+
+class PostgresBusiness:
+    """Reads the numbers of the business.
+
+    Args:
+        database: Where they are.
+        revision: Reads the revision of its schema; None if there is none.
+    """
+
+    def __init__(self, database: Database, revision: Callable[[], Awaitable[str | None]]) -> None:
+        self._database = database
+        self._revision = revision
+
+    async def connected(self) -> None:
+        """Wait until there is a database."""
+        await self._database.wait_connected()
+
+    async def revision(self) -> str | None:
+        """Read the schema's revision."""
+        return await self._revision()
+
+    async def read(self) -> Sequence[Sample]:
+        """Read all of them in one query, at one moment."""
+        rows = await self._database.fetch(_BUSINESS, operation="business_metrics", repeatable=True)
+        return [Sample(row["metric"], tuple(row["labels"]), row["value"]) for row in rows]

@@ -1,0 +1,100 @@
+"""What this process knows of itself, read from its own metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+
+__all__ = ["PROMISES", "Kept", "Numbers", "Promise", "kept"]
+
+_DURATIONS: Final = "http_server_request_duration_seconds_bucket"
+# What the page shows; all else of the registry is not even read.
+_SHOWN: Final = (
+    _DURATIONS,
+    *("postfacta_breaker_state", "postfacta_breaker_calls_total"),
+    *("db_client_connection_count", "db_client_connection_max", "db_client_connection_pending_requests"),
+    *(
+        "db_client_connection_timeouts_total",
+        "postfacta_ratelimit_decisions_total",
+        "postfacta_ratelimit_store_up",
+    ),
+    *("postfacta_limiter_limit", "postfacta_limiter_inflight", "postfacta_limiter_queued"),
+    "postfacta_limiter_decisions_total",
+)
+_LEFT, _TOO_MANY = "499", "429"
+
+
+class Numbers:
+    """The process's metrics at one moment. To read them takes milliseconds, and may be done in another thread.
+
+    Args:
+        registry: Where they are.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._series: dict[str, list[tuple[Mapping[str, str], float]]] = {}
+        for family in registry.restricted_registry(_SHOWN).collect():
+            for sample in family.samples:
+                self._series.setdefault(sample.name, []).append((sample.labels, sample.value))
+
+    def series(self, metric: str, **labels: str) -> list[tuple[Mapping[str, str], float]]:
+        """Give all series of a metric that have these labels."""
+        return [one for one in self._series.get(metric, ()) if labels.items() <= one[0].items()]
+
+    def sum(self, metric: str, **labels: str) -> float:
+        """Add up all series of a metric that have these labels."""
+        return sum(value for _, value in self.series(metric, **labels))
+
+    def names(self, metric: str, label: str) -> Iterable[str]:
+        """Give each value that a label has, once and in order."""
+        return sorted({labels[label] for labels, _ in self.series(metric)})
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """An objective that a process can tell of: the share of requests that succeed, or that are answered in time."""
+
+    name: str
+    aim: float
+    seconds: float | None = None
+
+
+# As deploy/slo/postfacta.openslo.yaml has them, which need not be where the service runs; a test compares both.
+PROMISES: Final = (
+    Promise("success-rate", 0.995),
+    Promise("latency-p95", 0.95, 0.2),
+    Promise("latency-p99", 0.99, 0.5),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How often a promise was kept since the process began: `good` of `total` requests."""
+
+    promise: Promise
+    good: float
+    total: float
+
+
+def kept(promise: Promise, numbers: Numbers) -> Kept:
+    """Count what the objectives count: users' requests, but for probes and for who left before the answer."""
+    asked = [
+        (labels, value)
+        for labels, value in numbers.series(_DURATIONS, traffic="user")
+        if labels["http_response_status_code"] != _LEFT
+        and labels["http_route"] != "/metrics"
+        and not labels["http_route"].startswith("/healthz")
+    ]
+    answered = [one for one in asked if not one[0]["error_type"]]
+    if promise.seconds is None:
+        return Kept(promise, _count(answered, "+Inf"), _count(asked, "+Inf"))
+    # How fast a refusal or an error came says nothing about speed.
+    timed = [one for one in answered if one[0]["http_response_status_code"] != _TOO_MANY]
+    return Kept(promise, _count(timed, repr(promise.seconds)), _count(timed, "+Inf"))
+
+
+def _count(series: Iterable[tuple[Mapping[str, str], float]], edge: str) -> float:
+    return sum(value for labels, value in series if labels["le"] == edge)

@@ -1,0 +1,90 @@
+"""Read the service's objectives from a Prometheus in the background, so that no page waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+import anyio.to_thread
+
+from postfacta_core.clock import MONOTONIC, WALL, Clock
+from postfacta_core.slo.inquiry import inquire
+from postfacta_core.slo.prometheus import Prometheus, PrometheusError
+from postfacta_core.slo.standing import Standing
+
+__all__ = ["WINDOW", "Seen", "Watch"]
+
+WINDOW: Final = 30 * 86_400
+"""Seconds over which objectives are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was read last, and in which monotonic second."""
+
+    standings: Sequence[Standing]
+    at: float
+
+
+class Watch:
+    """Knows the objectives as they were read last.
+
+    Args:
+        prometheus: Whom to ask.
+        service: Whose objectives.
+        interval: Seconds from one reading to the next.
+        clock: Monotonic seconds.
+        wall: Seconds since the epoch.
+
+    Attributes:
+        name: The Prometheus, as it may be shown.
+        seen: What was read last; None before the first time.
+        error: Why the last try failed; empty if it did not.
+    """
+
+    def __init__(
+        self,
+        prometheus: Prometheus,
+        service: str,
+        *,
+        interval: float = 60.0,
+        clock: Clock = MONOTONIC,
+        wall: Clock = WALL,
+    ) -> None:
+        self.name: str = prometheus.name
+        self.seen: Seen | None = None
+        self.error: str = ""
+        self._prometheus = prometheus
+        self._service = service
+        self._interval = interval
+        self._clock = clock
+        self._wall = wall
+
+    def age(self) -> float:
+        """Tell how many seconds old `seen` is."""
+        return self._clock() - self.seen.at if self.seen else 0.0
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Read again and again for as long as the block lasts."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._keep_reading)
+            yield
+            tasks.cancel_scope.cancel()
+
+    async def _keep_reading(self) -> None:
+        own = anyio.CapacityLimiter(1)
+        while True:
+            try:
+                # At the end it is left alone: its own timeout ends it.
+                standings = await anyio.to_thread.run_sync(self._read, limiter=own, abandon_on_cancel=True)
+                self.seen, self.error = Seen(standings, self._clock()), ""
+            except Exception as error:  # noqa: BLE001 - a failure here must end neither the task nor the service
+                self.error = str(error) if isinstance(error, PrometheusError) else type(error).__name__
+            await anyio.sleep(self._interval)
+
+    def _read(self) -> Sequence[Standing]:
+        return inquire(self._prometheus, at=self._wall(), window=WINDOW, service=self._service)

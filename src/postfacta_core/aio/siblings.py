@@ -1,0 +1,186 @@
+"""Let the workers of one service answer for each other, so that whoever asks one of them hears them all.
+
+Each worker holds the lowest number that is free, by a lock which the kernel takes back when the process ends, however
+it ends: a number is never left over from the dead, and the worker that takes the place of one gets its number too. It
+answers on a Unix socket beside the lock. One whose socket refuses is dead; one that does not answer in time is busy,
+or stuck.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+import anyio
+from anyio.abc import ByteStream
+
+from ..events import Observer, TaskCrashed, fan_out, ignore
+
+__all__ = ["Answers", "Siblings"]
+
+# More workers than that on one machine share no service; it bounds a folder that somebody fills.
+_MOST: Final = 1024
+_LONGEST_QUESTION: Final = 4096
+_LONGEST_PATH: Final = 107  # A Unix socket's, by sockaddr_un, in bytes.
+# Seconds, for the one that answers: to be asked, to think, to be heard.
+_WHOLE: Final = 10.0
+_OTHERS_MAY_WRITE: Final = 0o022
+
+
+class Answers(NamedTuple):
+    """What the others said.
+
+    Attributes:
+        said: One for each that answered.
+        silent: How many live, and did not answer in time.
+    """
+
+    said: list[bytes]
+    silent: int
+
+
+class Siblings:
+    """The workers of one service that share a folder.
+
+    An async context manager, for the service's lifespan, that must be entered in the worker and not before the fork.
+
+    Args:
+        folder: Theirs alone, on a local disk. It is made if it is not there.
+        answer: Called for each question of another, in a task of its own.
+        patience: Seconds that one waits for the others' answers.
+        observer: Told of an answer that raised. It may raise.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        answer: Callable[[bytes], Awaitable[bytes]],
+        *,
+        patience: float = 2.0,
+        observer: Observer = ignore,
+    ) -> None:
+        self._folder = Path(folder).absolute()
+        if len(os.fsencode(self._socket(_MOST))) > _LONGEST_PATH:
+            msg = f"the path is too long for a Unix socket: name a folder with a shorter one than {self._folder}"
+            raise ValueError(msg)
+        self._answer = answer
+        self._patience = patience
+        self._observe = fan_out([observer])
+        self._number: int | None = None
+        self._exit: AsyncExitStack | None = None
+
+    @property
+    def number(self) -> int:
+        """Which worker this is, from 0.
+
+        Raises:
+            RuntimeError: If it is not entered.
+        """
+        if self._number is None:
+            raise RuntimeError("a worker has a number only while its lifespan runs: does the server run it?")
+        return self._number
+
+    async def ask(self, question: bytes) -> Answers:
+        """Ask all others at once, and wait for those that are alive."""
+        answers: dict[int, bytes | None] = {}
+
+        async def hear(number: int) -> None:
+            with suppress(ConnectionRefusedError, FileNotFoundError):
+                answers[number] = None
+                answers[number] = await self._ask_one(number, question)
+                return
+            del answers[number]
+
+        async with anyio.create_task_group() as tasks:
+            for number in self._known():
+                if number != self.number:
+                    tasks.start_soon(hear, number)
+        said = [answers[number] for number in sorted(answers)]
+        return Answers([one for one in said if one is not None], said.count(None))
+
+    def _known(self) -> list[int]:
+        names = (path.stem.removeprefix("worker-") for path in self._folder.glob("worker-*.sock"))
+        return sorted(int(name) for name in names if name.isdecimal() and int(name) < _MOST)
+
+    async def _ask_one(self, number: int, question: bytes) -> bytes | None:
+        with anyio.move_on_after(self._patience), suppress(anyio.BrokenResourceError, ConnectionResetError):
+            async with await anyio.connect_unix(self._socket(number)) as stream:
+                await stream.send(question)
+                await stream.send_eof()
+                # Nothing is what one says whose answer raised, or that ended in the middle of the question.
+                return b"".join([part async for part in stream]) or None
+        return None
+
+    async def __aenter__(self) -> Self:
+        self._open_folder()
+        async with AsyncExitStack() as stack:
+            self._number = self._claim(stack)
+            path = Path(self._socket(self._number))
+            listener = await stack.enter_async_context(await anyio.create_unix_listener(path, mode=0o600))
+            stack.callback(path.unlink, missing_ok=True)
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            tasks.start_soon(listener.serve, self._serve, name="siblings")
+            stack.callback(tasks.cancel_scope.cancel)
+            self._exit = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if (stack := self._exit) is None:
+            raise AssertionError("left, but never entered")
+        self._exit = None
+        # What ended the block is not for the task group to wrap.
+        await stack.aclose()
+        self._number = None
+
+    def _open_folder(self) -> None:
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        about = self._folder.stat()
+        if about.st_uid != os.geteuid() or about.st_mode & _OTHERS_MAY_WRITE:
+            msg = (
+                f"others may write to {self._folder}, or it is another user's: name a folder in it that is not there"
+                " yet, which is then made"
+            )
+            raise PermissionError(msg)
+
+    def _claim(self, stack: AsyncExitStack) -> int:
+        for number in range(_MOST):
+            lock = os.open(self._folder / f"worker-{number}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                continue
+            stack.callback(os.close, lock)
+            # Of the one that had the number before, if it was killed.
+            Path(self._socket(number)).unlink(missing_ok=True)
+            return number
+        msg = f"{_MOST} workers have their numbers in {self._folder}: is it shared by several services?"
+        raise RuntimeError(msg)
+
+    async def _serve(self, stream: ByteStream) -> None:
+        try:
+            with anyio.move_on_after(_WHOLE), suppress(anyio.BrokenResourceError, anyio.EndOfStream):
+                async with stream:
+                    question = await self._hear(stream)
+                    await stream.send(await self._answer(question))
+        except Exception as error:  # noqa: BLE001 - one question must not end the worker
+            self._observe(TaskCrashed("siblings", error))
+
+    async def _hear(self, stream: ByteStream) -> bytes:
+        question = b""
+        while len(question) < _LONGEST_QUESTION:
+            try:
+                question += await stream.receive()
+            except anyio.EndOfStream:
+                break
+        return question
+
+    def _socket(self, number: int) -> str:
+        return str(self._folder / f"worker-{number}.sock")

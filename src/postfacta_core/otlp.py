@@ -1,0 +1,184 @@
+"""Send spans to an OpenTelemetry collector so that it can never hurt the service, however it fares itself.
+
+It needs the extra `otlp`, which brings OpenTelemetry's SDK. The SDK's own batches are used; what is added is what it
+leaves open: a loss is counted where it happens, and the end waits for two seconds, not for as long as the exporter
+tries. No request waits for anything but a lock that is held for a few instructions.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import Sampler
+
+from .events import Sample
+
+__all__ = ["CountedSpans", "Provider"]
+
+_METRIC: Final = "postfacta_telemetry_spans_dropped_total"
+_MOST_QUEUED: Final = 2048
+_BATCH: Final = 512
+_EVERY: Final = 1.0  # Seconds. What a crash takes with it.
+_PATIENCE: Final = 2.0  # Seconds, of the end.
+
+
+class CountedSpans(SpanProcessor):
+    """Queues spans for a thread that exports them, and counts each that is lost.
+
+    Args:
+        exporter: It may hang, raise or fail. Give it a timeout of 5 seconds or less.
+        queued: The most spans that wait; one more is dropped, and it is the new one.
+        batch: The most that are sent at once.
+        every: Seconds between two batches, if fewer come.
+        patience: The most seconds that `shutdown` takes; what is not sent by then is lost.
+    """
+
+    def __init__(
+        self,
+        exporter: SpanExporter,
+        *,
+        queued: int = _MOST_QUEUED,
+        batch: int = _BATCH,
+        every: float = _EVERY,
+        patience: float = _PATIENCE,
+    ) -> None:
+        self._queued = queued
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._pending = 0
+        self._dropped = {"queue_full": 0, "export_failed": 0, "shutdown": 0}
+        self._is_closing = self._is_over = False
+        self._batches = BatchSpanProcessor(
+            _Watched(exporter, self),
+            max_queue_size=queued,
+            max_export_batch_size=min(batch, queued),
+            schedule_delay_millis=every * 1000,
+        )
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """How many were lost, by why: `queue_full`, `export_failed`, `shutdown`."""
+        return dict(self._dropped)
+
+    def tally(self) -> Iterable[Sample]:
+        """Read the same, for metrics."""
+        for reason, count in self.dropped.items():
+            yield Sample(_METRIC, (reason,), count)
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Do nothing."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Queue a span, if its trace is stored and there is room."""
+        ids = span.context
+        if ids is None or not ids.trace_flags.sampled:
+            return
+        with self._lock:
+            reason = "shutdown" if self._is_over else "queue_full" if self._pending >= self._queued else ""
+            if reason:
+                self._dropped[reason] += 1
+                return
+            self._pending += 1
+        self._batches.on_end(span)
+
+    def settled(self, count: int, *, is_lost: bool) -> None:
+        """Take note of what became of a batch."""
+        with self._lock:
+            # What was given up at the end is counted already.
+            if not self._is_over:
+                self._pending -= count
+                self._dropped["export_failed"] += count * is_lost
+
+    def shutdown(self) -> None:
+        """Send what is left, as far as that can be done in time. It may be called again, which does nothing."""
+        with self._lock:
+            if self._is_closing:
+                return
+            self._is_closing = True
+        # The SDK's end lasts as long as the exporter's tries do. A thread that nobody waits for ends with the process.
+        last = threading.Thread(target=self._batches.shutdown, name="last spans", daemon=True)
+        last.start()
+        last.join(self._patience)
+        with self._lock:
+            self._is_over = True
+            self._dropped["shutdown"] += self._pending
+            self._pending = 0
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Send what is queued, now, and wait for it; for tests."""
+        return self._batches.force_flush(timeout_millis)
+
+
+class _Watched(SpanExporter):
+    """Tells what became of each batch."""
+
+    def __init__(self, exporter: SpanExporter, spans: CountedSpans) -> None:
+        self._exporter = exporter
+        self._spans = spans
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = SpanExportResult.FAILURE
+        try:
+            result = self._exporter.export(spans)
+        finally:
+            self._spans.settled(len(spans), is_lost=result is not SpanExportResult.SUCCESS)
+        return result
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
+
+
+class Provider(TracerProvider):
+    """A provider whose spans go to one exporter, and whose losses metrics can see.
+
+    Make it OpenTelemetry's global one by `opentelemetry.trace.set_tracer_provider`, or give it to `Tracing`. The
+    metrics of `harden` then show `postfacta_telemetry_spans_dropped_total` by themselves.
+
+        provider = Provider(OTLPSpanExporter(timeout=5), resource=Resource.create({"service.name": "billing"}))
+        trace.set_tracer_provider(provider)
+        ...
+        provider.shutdown()  # two seconds at most
+
+    Args:
+        exporter: Such as `opentelemetry.exporter.otlp.proto.http.trace_exporter.OTLPSpanExporter`.
+        resource: Who sends.
+        sampler: By default what `OTEL_TRACES_SAMPLER` says.
+        queued: See `CountedSpans`, as for the others.
+        batch: The most that are sent at once.
+        every: Seconds between two batches.
+        patience: The most seconds that `shutdown` takes.
+
+    Attributes:
+        spans: Where they wait.
+    """
+
+    def __init__(
+        self,
+        exporter: SpanExporter,
+        *,
+        resource: Resource | None = None,
+        sampler: Sampler | None = None,
+        queued: int = _MOST_QUEUED,
+        batch: int = _BATCH,
+        every: float = _EVERY,
+        patience: float = _PATIENCE,
+    ) -> None:
+        # The SDK would end it once more when the interpreter does, without a bound.
+        super().__init__(sampler=sampler, resource=resource, shutdown_on_exit=False)
+        self.spans: CountedSpans = CountedSpans(
+            exporter, queued=queued, batch=batch, every=every, patience=patience
+        )
+        self.add_span_processor(self.spans)
+
+    def tally(self) -> Iterable[Sample]:
+        """Read how many spans were lost, by why."""
+        return self.spans.tally()

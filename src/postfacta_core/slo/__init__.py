@@ -1,0 +1,1 @@
+"""What a service promises, as records and as the files that Prometheus, Grafana and people read."""

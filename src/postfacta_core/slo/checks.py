@@ -1,0 +1,113 @@
+"""What promtool is asked, and what it must find, written as promtool's unit tests are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+from .budget import span
+
+__all__ = ["Check", "Scraped", "Test", "Verdicts", "firing", "silence", "test"]
+
+Scraped = dict[str, str]
+"""The samples of each series, in promtool's notation."""
+Test = dict[str, Any]
+"""One of promtool's tests, as plain mappings and lists."""
+Verdicts = Mapping[str, Sequence[bool | None]]
+"""By tier, whether it fires at each evaluation; None where that hangs on rounding."""
+
+# Enough to see an alert flap; more would only repeat it.
+_MOST_TURNS: Final = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A query and what it must find.
+
+    Attributes:
+        expression: The query.
+        sample: At which sample it is asked.
+        found: The values by label set, as Prometheus writes it; nothing may be found if it is empty.
+    """
+
+    expression: str
+    sample: int
+    found: Mapping[str, float]
+
+
+def test(name: str, scraped: Scraped, checks: Iterable[Check], *, interval: int, compress: int) -> Test:
+    """Return a test as promtool reads it.
+
+    Args:
+        name: A sentence.
+        scraped: The series that come in.
+        checks: What is asked.
+        interval: Seconds between two samples.
+        compress: What all times are divided by.
+    """
+    return {
+        "name": name,
+        "interval": span(interval, compress),
+        "input_series": [{"series": series, "values": values} for series, values in scraped.items()],
+        "promql_expr_test": [
+            {
+                "expr": check.expression,
+                "eval_time": span(check.sample * interval, compress),
+                "exp_samples": [{"labels": labels, "value": value} for labels, value in check.found.items()],
+            }
+            for check in checks
+        ],
+    }
+
+
+def silence(alerts: str, sample: int, whole: str) -> Check:
+    """Return the check that nothing has fired up to a sample.
+
+    Args:
+        alerts: Conditions on the labels of alerts, as in a selector.
+        sample: The last one.
+        whole: The time from the beginning to it.
+    """
+    return Check(f'count_over_time(ALERTS{{alertstate="firing",{alerts}}}[{whole}])', sample, {})
+
+
+def firing(alerts: str, said: Verdicts, severities: Mapping[str, str], *, every: int) -> list[Check]:
+    """Return the checks that just these tiers fire at each turning point.
+
+    Args:
+        alerts: Conditions on the labels of alerts, as in a selector.
+        said: What must be.
+        severities: By tier, with which severity it fires.
+        every: How many samples lie between two evaluations.
+    """
+    checks: list[Check] = []
+    for place in _turns(said):
+        sure = [tier for tier, verdict in said.items() if verdict[place] is not None]
+        some = "" if len(sure) == len(said) else f',burnrate_tier=~"{"|".join(sure)}"'
+        if sure:
+            expression = f'count by (burnrate_tier, severity) (ALERTS{{alertstate="firing",{alerts}{some}}})'
+            fires = {_labels(tier, severities[tier]): 1.0 for tier in sure if said[tier][place]}
+            checks.append(Check(expression, place * every, fires))
+    return checks
+
+
+def _labels(tier: str, severity: str) -> str:
+    known = [("burnrate_tier", tier), ("severity", severity)]
+    return "{" + ", ".join(f'{name}="{value}"' for name, value in known if value) + "}"
+
+
+def _turns(said: Verdicts) -> list[int]:
+    """The evaluations just before and at each change, and the last one."""
+    found = sorted({place for verdict in said.values() for place in _changes(verdict)})
+    last = [len(verdict) - 1 for verdict in said.values()][:1]
+    return [*found[:_MOST_TURNS], *(place for place in last if place not in found[:_MOST_TURNS])]
+
+
+def _changes(verdict: Sequence[bool | None]) -> Iterator[int]:
+    known = [place for place, said in enumerate(verdict) if said is not None]
+    for one, other in pairwise(known):
+        if verdict[one] is not verdict[other]:
+            yield one
+            yield other

@@ -1,0 +1,388 @@
+"""What a service promises, as frozen records; `openslo.read` makes them, and everything else is generated from them.
+
+All times are whole seconds, as people write them: `--compress` divides them only where a rule is written.
+A record that cannot be met, measured or alerted upon is refused when it is made.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Final, cast
+
+from .promql import Matcher, Selector, SloError
+
+__all__ = [
+    "DAY",
+    "PRESENT",
+    "DataSource",
+    "Matcher",
+    "Model",
+    "Objective",
+    "RatioIndicator",
+    "Selector",
+    "Service",
+    "Slices",
+    "SloError",
+    "ThresholdIndicator",
+    "Tier",
+]
+
+DAY: Final = 86_400
+"""Seconds."""
+PRESENT: Final = 300
+"""The window of the present burn rate, and of the rates that longer windows are summed from, in seconds."""
+_LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_NAME: Final = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9.-]{0,61}[a-zA-Z0-9])?")
+_SHORTEST_SLICE: Final = 60
+# Fewer samples than these in a window, and one lost scrape empties it: rate() needs two.
+_SCRAPES_IN_A_WINDOW: Final = 4
+
+
+# The generator writes these itself, or Prometheus does.
+_RESERVED: Final = frozenset(
+    {
+        "alertname",
+        "burnrate_tier",
+        "instance",
+        "job",
+        "le",
+        "metric",
+        "quantile",
+        "service",
+        "severity",
+        "slo",
+    }
+)
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise SloError(f"needs a name of up to 63 letters, digits, dots and dashes: {name!r}")
+
+
+def _check_labels(labels: tuple[tuple[str, str], ...]) -> None:
+    for name, value in labels:
+        if not _LABEL.fullmatch(name) or name.startswith("__") or name in _RESERVED or not value:
+            raise SloError(f"cannot put this label onto alerts: {name}={value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSource:
+    """The Prometheus that measures.
+
+    Attributes:
+        name: Its name in the file.
+        scrape_interval: Seconds between two samples.
+        evaluation_interval: Seconds between two evaluations of the rules.
+        histograms: The upper edges of the buckets, ascending, by the histogram's name without `_bucket`.
+    """
+
+    name: str
+    scrape_interval: int
+    evaluation_interval: int
+    histograms: tuple[tuple[str, tuple[float, ...]], ...] = ()
+
+    def __post_init__(self) -> None:
+        if min(self.scrape_interval, self.evaluation_interval) < 1:
+            raise SloError("scrapes and evaluates at most once a second")
+        for name, edges in self.histograms:
+            if not edges or list(edges) != sorted(set(edges)):
+                raise SloError(f"histogram {name} needs its bucket edges, ascending")
+
+    def edges_of(self, histogram: str) -> tuple[float, ...] | None:
+        """Return the bucket edges of a histogram, or None if they were not stated."""
+        return dict(self.histograms).get(histogram)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """Who promises.
+
+    Attributes:
+        name: Becomes the label `service`.
+        title: The name that people read.
+        description: For people; may be empty.
+        job: The value of Prometheus's label `job` on all that this service exports.
+        runbook_url: Where an alert's runbook is; `{alert}` stands for the alert's name.
+        dashboard_url: Where to look; `{slo}` stands for the objective's name.
+        down_severity: The severity of the alert that no instance is up.
+        labels: Go onto each of its alerts.
+    """
+
+    name: str
+    title: str
+    description: str
+    job: str
+    runbook_url: str
+    dashboard_url: str
+    down_severity: str
+    labels: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in (self.name, self.down_severity):
+            _check_name(name)
+        _check_labels(self.labels)
+        if not self.job:
+            raise SloError("needs the job that its series are scraped under")
+        for address, what in ((self.runbook_url, "runbook"), (self.dashboard_url, "dashboard")):
+            if not address or address.split() != [address]:
+                raise SloError(f"needs the address of a {what} for its alerts, without spaces: {address!r}")
+
+    @property
+    def up(self) -> Selector:
+        """The series that says of each instance whether it can be scraped."""
+        return Selector("up", (Matcher("job", "=", self.job),))
+
+    @property
+    def alert_prefix(self) -> str:
+        """The service's name in CamelCase, with which each of its alerts begins."""
+        return "".join(word[:1].upper() + word[1:] for word in re.split(r"[^a-zA-Z0-9]+", self.name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RatioIndicator:
+    """A share of events. Exactly one of `good` and `bad` is given.
+
+    Attributes:
+        name: Its name in the file.
+        description: What counts, for people; may be empty.
+        good: The events that went well.
+        bad: The events that did not.
+        total: All events that count.
+        counter: Whether the series only ever grow; else they are gauges, and each sample is so many events.
+    """
+
+    name: str
+    description: str
+    good: Selector | None
+    bad: Selector | None
+    total: Selector
+    counter: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.good is None) == (self.bad is None):
+            raise SloError("needs either good or bad beside total")
+
+    @property
+    def counted(self) -> Selector:
+        """The good ones or the bad ones, whichever are given."""
+        return self.bad or cast("Selector", self.good)
+
+    @property
+    def watched(self) -> Selector:
+        """The series without which nothing is known."""
+        return self.total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThresholdIndicator:
+    """A measured value that must stay on one side of another.
+
+    Attributes:
+        name: Its name in the file.
+        description: What is measured, for people; may be empty.
+        metric: The series; for a quantile the buckets of a histogram.
+        aggregate: How several series become one: `max`, `min`, `avg` or `sum`; `quantile` for a histogram.
+        quantile: Which one, above 0 and below 1; None but for `quantile`.
+        op: What the value must be, compared with `value`: `lte`, `gte`, `lt` or `gt`.
+        value: The other value, in the metric's unit.
+    """
+
+    name: str
+    description: str
+    metric: Selector
+    aggregate: str
+    quantile: float | None
+    op: str
+    value: float
+
+    def __post_init__(self) -> None:
+        if self.aggregate not in {"max", "min", "avg", "sum", "quantile"}:
+            raise SloError(f"aggregates by max, min, avg, sum or quantile, not by {self.aggregate!r}")
+        if (self.aggregate == "quantile") != (self.quantile is not None):
+            raise SloError("needs the quantile if it aggregates by quantile, and only then")
+        if self.quantile is not None and not 0 < self.quantile < 1:
+            raise SloError(f"needs a quantile above 0 and below 1: {self.quantile}")
+        if self.op not in {"lte", "gte", "lt", "gt"}:
+            raise SloError(f"compares by lte, gte, lt or gt, not by {self.op!r}")
+
+    @property
+    def watched(self) -> Selector:
+        """The series without which nothing is known."""
+        return self.metric
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slices:
+    """How a slice of time is judged.
+
+    Attributes:
+        window: Its length in seconds.
+        target: The share of events in it that must be good, above 0 and up to 1; fewer, and the slice is bad.
+        min_requests: With fewer events the slice is not judged, and does no harm; 0 judges each that has any.
+        probe: A series that is 1 while a probe succeeds: any other value makes the slice bad.
+        needs_instance: Whether a slice is bad too while no instance of the service is up.
+    """
+
+    window: int
+    target: float
+    min_requests: int = 0
+    probe: Selector | None = None
+    needs_instance: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.target <= 1:
+            raise SloError(f"needs a target of the slice above 0 and up to 1: {self.target}")
+        if self.min_requests < 0 or self.window < _SHORTEST_SLICE:
+            raise SloError("needs slices of a minute or more, and no fewer than 0 requests in them")
+
+    @property
+    def budget(self) -> float:
+        """The share of events in a slice that may be bad, without the dust of binary fractions."""
+        return round(1 - self.target, 12)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """One alert on the burn rate: it fires while the rate is above `factor` over both windows.
+
+    Attributes:
+        policy: The name of the alert policy that it comes from.
+        name: Becomes the label `burnrate_tier`.
+        severity: Becomes the label `severity`, by which alerts are routed.
+        factor: How many times faster than allowed the budget is spent.
+        long: The window that says it is worth an alert, in seconds.
+        short: The window that says it still goes on, in seconds.
+        hold: How many seconds it must be so before the alert fires (Prometheus's `for`).
+        min_failures: The alert is silent with fewer failed events than these in the long window.
+        when_no_data: Whether silence of the indicator's series raises an alert of this severity too.
+    """
+
+    policy: str
+    name: str
+    severity: str
+    factor: float
+    long: int
+    short: int
+    hold: int
+    min_failures: int = 0
+    when_no_data: bool = False
+
+    def __post_init__(self) -> None:
+        for name in (self.name, self.severity):
+            _check_name(name)
+        if not 0 < self.factor < math.inf:
+            raise SloError(f"needs a factor above 0: {self.factor}")
+        if not 0 < self.short < self.long:
+            raise SloError(f"needs a short window below the long one: {self.short} s, {self.long} s")
+        if self.hold < 0 or self.min_failures < 0:
+            raise SloError("waits for no negative time, nor for a negative number of failures")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """One SLO: how much of what an indicator measures is promised, over which time, and who hears of it.
+
+    Attributes:
+        name: Becomes the label `slo`; no two of a service share it.
+        title: The name that people read.
+        description: For people; may be empty.
+        service: Who promises.
+        indicator: What is measured.
+        target: The promised share of good events or slices, above 0 and below 1.
+        period: The rolling window of the promise, in seconds.
+        slices: How slices are judged; None if events are counted (Occurrences).
+        tiers: Its alerts on the burn rate, the shortest long window first.
+        exhausted_severity: The severity of the alert that no budget is left; None for no such alert.
+        labels: Go onto each of its alerts, over those of the service.
+    """
+
+    name: str
+    title: str
+    description: str
+    service: Service
+    indicator: RatioIndicator | ThresholdIndicator
+    target: float
+    period: int
+    slices: Slices | None
+    tiers: tuple[Tier, ...]
+    exhausted_severity: str | None
+    labels: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        _check_labels(self.labels)
+        if not 0 < self.target < 1 or self.budget <= 0:
+            raise SloError(f"needs a target above 0 and below 1: {self.target}")
+        if self.period < PRESENT:
+            raise SloError(f"needs a time window of {PRESENT} s or more: {self.period} s")
+        names = [tier.name for tier in self.tiers]
+        if len(set(names)) < len(names) or sorted(t.long for t in self.tiers) != [t.long for t in self.tiers]:
+            raise SloError(f"needs tiers of different names, the shortest first: {', '.join(names)}")
+        counted = isinstance(self.indicator, RatioIndicator) and self.indicator.counter
+        if self.slices and self.slices.min_requests and not counted:
+            raise SloError("asks for so many requests in a slice, and its indicator counts none")
+        for tier in self.tiers:
+            self._check_tier(tier)
+
+    def _check_tier(self, tier: Tier) -> None:
+        counted = isinstance(self.indicator, RatioIndicator) and self.indicator.counter and not self.slices
+        if tier.factor * self.budget >= 1:
+            raise SloError(
+                f"alert policy {tier.policy} can never fire: {tier.factor:g} x (1 - {self.target:g}) is 1 or more, "
+                "and more than all cannot fail; lower the threshold"
+            )
+        if tier.long > self.period:
+            raise SloError(f"alert policy {tier.policy} looks back further than the objective's own window")
+        if tier.min_failures and not counted:
+            raise SloError(f"alert policy {tier.policy} counts failures, and this objective counts no events")
+
+    @property
+    def budget(self) -> float:
+        """The share that may be bad, without the dust of binary fractions."""
+        return round(1 - self.target, 12)
+
+    @property
+    def alert_labels(self) -> tuple[tuple[str, str], ...]:
+        """What goes onto each of its alerts beside severity and tier."""
+        return tuple((dict(self.service.labels) | dict(self.labels)).items())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """All that one file says.
+
+    Attributes:
+        source: The Prometheus that measures.
+        services: Who promises, in the file's order.
+        objectives: What is promised, in the file's order.
+    """
+
+    source: DataSource
+    services: tuple[Service, ...]
+    objectives: tuple[Objective, ...]
+
+    def __post_init__(self) -> None:
+        names = [one.name for one in self.objectives]
+        if not names or len(set(names)) < len(names):
+            raise SloError(f"needs objectives, each with a name of its own: {', '.join(names)}")
+        for one in self.objectives:
+            self._check_windows(one)
+
+    def _check_windows(self, objective: Objective) -> None:
+        step = max(self.source.scrape_interval, self.source.evaluation_interval)
+        windows = [(tier.short, f"alert policy {tier.policy}") for tier in objective.tiers]
+        windows += [(objective.slices.window, "its slice")] if objective.slices else []
+        windows += [(PRESENT, "its present burn rate")]
+        for window, whose in windows:
+            if window < _SCRAPES_IN_A_WINDOW * step:
+                raise SloError(
+                    f"SLO {objective.name}: {whose} has a window of {window} s and a sample each {step} s; "
+                    f"it needs {_SCRAPES_IN_A_WINDOW} samples or more: make it longer, or scrape more often"
+                )
+
+    def of(self, service: Service) -> tuple[Objective, ...]:
+        """Return what this service promises."""
+        return tuple(one for one in self.objectives if one.service == service)

@@ -1,0 +1,318 @@
+"""Read an OpenSLO v1 file into the model, and refuse whatever the generator would ignore.
+
+1. An object that nothing refers to is refused, as is a key that is not known, with its path.
+2. What OpenSLO has no word for stands in annotations that begin with `prometheus/`.
+3. Refused although the specification has them, because no rule could be written from them: calendar windows, months
+   and longer units, ready-made ratios (`raw`), several objectives in one SLO.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+from .model import (
+    DAY,
+    DataSource,
+    Model,
+    Objective,
+    RatioIndicator,
+    Selector,
+    Service,
+    Slices,
+    SloError,
+    ThresholdIndicator,
+    Tier,
+)
+from .promql import selector
+from .shelf import Entry, Shelf, entry
+from .strict import Node, seconds
+
+__all__ = ["read"]
+
+_BUCKET: Final = "_bucket"
+_Indicator = Callable[[Node], RatioIndicator | ThresholdIndicator]
+"""An SLI is made with its objective, where the value of a threshold stands."""
+
+
+def read(documents: Iterable[object]) -> Model:
+    """Return what the documents of an OpenSLO file promise.
+
+    Args:
+        documents: Plain mappings, lists, texts and numbers, as a YAML parser gives them.
+
+    Raises:
+        SloError: If anything is missing, not known, contradictory, or could not be kept watch over.
+    """
+    entries = [entry(value, f"document {place}") for place, value in enumerate(documents, 1)]
+    sources = Shelf(entries, "DataSource", _source)
+    if len(sources.all()) != 1:
+        raise SloError(
+            f"needs exactly one DataSource, the Prometheus that measures, not {len(sources.all())}"
+        )
+    targets = Shelf(entries, "AlertNotificationTarget", _target)
+    services = Shelf(entries, "Service", partial(_service, targets=targets))
+    indicators = Shelf(entries, "SLI", _Measures(sources).indicator)
+    conditions = Shelf(entries, "AlertCondition", _condition)
+    policies = Shelf(entries, "AlertPolicy", partial(_policy, conditions=conditions, targets=targets))
+    objectives = Shelf(entries, "SLO", _Promises(services, indicators, policies, targets).objective)
+    for shelf in (services, indicators, policies, conditions, targets):
+        shelf.end()
+    return Model(source=sources.all()[0], services=services.all(), objectives=objectives.all())
+
+
+def _source(one: Entry) -> DataSource:
+    if (kind := one.spec.text("type")) != "Prometheus":
+        raise one.spec.refuse("type", f"must be Prometheus, not {kind!r}")
+    details = one.spec.child("connectionDetails")
+    histograms = details.child("histograms", optional=True)
+    made = DataSource(
+        name=one.name,
+        scrape_interval=details.seconds("scrapeInterval"),
+        evaluation_interval=details.seconds("evaluationInterval"),
+        histograms=tuple((name, histograms.numbers(name)) for name in histograms.keys),
+    )
+    details.end()
+    return made
+
+
+def _target(one: Entry) -> str:
+    """A target is known by the severity that it is told of."""
+    return one.spec.text("target")
+
+
+def _routed(one: Entry, severity: str, targets: Shelf[str]) -> str:
+    if not targets.find(severity):
+        raise SloError(
+            f"{one.path}: severity {severity}: no AlertNotificationTarget has `target: {severity}`"
+        )
+    return severity
+
+
+def _service(one: Entry, targets: Shelf[str]) -> Service:
+    return Service(
+        name=one.name,
+        title=one.title,
+        description=one.description,
+        job=one.note("job"),
+        runbook_url=one.note("runbook-url"),
+        dashboard_url=one.note("dashboard-url"),
+        down_severity=_routed(one, one.note("down-severity", "page"), targets),
+        labels=one.labels,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Measures:
+    """Reads indicators."""
+
+    sources: Shelf[DataSource]
+
+    def indicator(self, one: Entry) -> _Indicator:
+        if "ratioMetric" in one.spec:
+            return self._ratio(one, one.spec.child("ratioMetric"))
+        return self._threshold(one, one.spec.child("thresholdMetric"))
+
+    def _ratio(self, one: Entry, ratio: Node) -> _Indicator:
+        made = RatioIndicator(
+            name=one.name,
+            description=one.description,
+            good=self._counted(ratio.child("good")) if "good" in ratio else None,
+            bad=self._counted(ratio.child("bad")) if "bad" in ratio else None,
+            total=self._counted(ratio.child("total")),
+            counter=ratio.flag("counter"),
+        )
+        ratio.end()
+        return lambda objective: made
+
+    def _threshold(self, one: Entry, threshold: Node) -> _Indicator:
+        spec = self._spec(threshold)
+        series = selector(spec.text("query"), spec.at("query"))
+        quantile = spec.number("quantile") if "quantile" in spec else None
+        aggregate = "quantile" if quantile is not None else spec.text("aggregate")
+        spec.end()
+        threshold.end()
+
+        def made(objective: Node) -> ThresholdIndicator:
+            value = objective.number("value")
+            if quantile is not None:
+                self._check_edge(series, value, objective.at("value"))
+            return ThresholdIndicator(
+                name=one.name,
+                description=one.description,
+                metric=series,
+                aggregate=aggregate,
+                quantile=quantile,
+                op=objective.text("op"),
+                value=value,
+            )
+
+        return made
+
+    def _counted(self, metric: Node) -> Selector:
+        spec = self._spec(metric)
+        path = spec.at("query")
+        series = selector(spec.text("query"), path)
+        spec.end()
+        metric.end()
+        if series.metric.endswith(_BUCKET):
+            self._check_edge(series, series.value_of("le"), path)
+        return series
+
+    def _spec(self, metric: Node) -> Node:
+        source = metric.child("metricSource")
+        referred = source.text("metricSourceRef", "")
+        if referred:
+            self.sources.get(referred, source.at("metricSourceRef"))
+        if (kind := source.text("type", "Prometheus" if referred else None)) != "Prometheus":
+            raise source.refuse("type", f"must be Prometheus, not {kind!r}")
+        spec = source.child("spec")
+        source.end()
+        return spec
+
+    def _check_edge(self, series: Selector, edge: float | str | None, path: str) -> None:
+        """Refuse what is no bucket's edge: nothing was counted there, so that the answer would be made up."""
+        histogram = series.metric.removesuffix(_BUCKET)
+        edges = self.sources.all()[0].edges_of(histogram)
+        if edges is None or histogram == series.metric:
+            raise SloError(
+                f"{path}: is measured by the histogram {histogram}; write its bucket edges below "
+                f"connectionDetails.histograms of the DataSource, and ask for {histogram}{_BUCKET}"
+            )
+        if str(edge) not in {text for one in edges for text in _spellings(one)}:
+            known = ", ".join(f"{one:g}" for one in edges)
+            asked = "no le" if edge is None else edge
+            raise SloError(f"{path}: {asked} is no bucket edge of {histogram}; it has {known}")
+
+
+def _spellings(edge: float) -> tuple[str, ...]:
+    """Return how a client may write a bucket's edge: 1 or 1.0, and from a million on 1e+06."""
+    short = f"{edge:g}" if float(f"{edge:g}") == edge else f"{edge:.15g}"
+    return (short,) if "e" in short else (short, str(edge))
+
+
+def _condition(one: Entry) -> Tier:
+    """Read a tier, as far as a condition knows it."""
+    condition = one.spec.child("condition")
+    for key, only in (("kind", "burnrate"), ("op", "gt")):
+        if (said := condition.text(key, only)) != only:
+            raise condition.refuse(key, f"must be {only}, not {said!r}")
+    made = Tier(
+        policy=one.name,
+        name=one.note("tier"),
+        severity=one.spec.text("severity"),
+        factor=condition.number("threshold"),
+        long=condition.seconds("lookbackWindow"),
+        short=seconds(one.note("short-window"), one.notes.at("prometheus/short-window")),
+        hold=condition.seconds("alertAfter"),
+        min_failures=one.count("min-failures"),
+    )
+    condition.end()
+    return made
+
+
+def _policy(one: Entry, conditions: Shelf[Tier], targets: Shelf[str]) -> Tier:
+    if not one.spec.flag("alertWhenBreaching", default=False):
+        raise one.spec.refuse("alertWhenBreaching", "must be true: a policy is an alert on the burn rate")
+    if one.spec.flag("alertWhenResolved", default=False):
+        raise one.spec.refuse("alertWhenResolved", "would be ignored: Alertmanager's send_resolved says it")
+    tier = conditions.refer(*one.spec.only("conditions"), "conditionRef")
+    told = {targets.refer(value, path, "targetRef") for value, path in one.spec.items("notificationTargets")}
+    if told != {tier.severity}:
+        heard = ", ".join(sorted(told)) or "nothing"
+        raise one.spec.refuse(
+            "notificationTargets", f"are told of {heard}, and the severity is {tier.severity}"
+        )
+    return replace(tier, policy=one.name, when_no_data=one.spec.flag("alertWhenNoData", default=False))
+
+
+@dataclass(frozen=True, slots=True)
+class _Promises:
+    """Reads objectives."""
+
+    services: Shelf[Service]
+    indicators: Shelf[_Indicator]
+    policies: Shelf[Tier]
+    targets: Shelf[str]
+
+    def objective(self, one: Entry) -> Objective:
+        spec = one.spec
+        terms = Node(*spec.only("objectives"))
+        period, tiers = _period(spec), self._tiers(one)
+        made = Objective(
+            name=one.name,
+            title=terms.text("displayName", one.title),
+            description=one.description,
+            service=self.services.get(spec.text("service"), spec.at("service")),
+            indicator=self._indicator(spec)(terms),
+            target=_target_of(terms),
+            period=period,
+            slices=_slices(one, terms),
+            tiers=tiers,
+            exhausted_severity=self._exhausted(one) if tiers and period >= DAY else None,
+            labels=one.labels,
+        )
+        terms.end()
+        return made
+
+    def _indicator(self, spec: Node) -> _Indicator:
+        if "indicatorRef" in spec:
+            return self.indicators.get(spec.text("indicatorRef"), spec.at("indicatorRef"))
+        return self.indicators.refer(spec.raw("indicator"), spec.at("indicator"), "indicatorRef")
+
+    def _tiers(self, one: Entry) -> tuple[Tier, ...]:
+        listed = one.spec.items("alertPolicies", optional=True)
+        tiers = [self.policies.refer(value, path, "alertPolicyRef") for value, path in listed]
+        if tiers and (severity := one.note("severity", "")):
+            tiers = [replace(tier, severity=_routed(one, severity, self.targets)) for tier in tiers]
+        return tuple(sorted(tiers, key=lambda tier: tier.long))
+
+    def _exhausted(self, one: Entry) -> str:
+        return _routed(one, one.note("exhausted-severity", "ticket"), self.targets)
+
+
+def _target_of(terms: Node) -> float:
+    if "targetPercent" in terms:
+        return round(terms.number("targetPercent") / 100, 12)
+    return terms.number("target")
+
+
+def _period(spec: Node) -> int:
+    window = Node(*spec.only("timeWindow"))
+    if not window.flag("isRolling"):
+        raise window.refuse("isRolling", "must be true: no rule can be written for a window of the calendar")
+    period = window.seconds("duration")
+    window.end()
+    return period
+
+
+def _slices(one: Entry, terms: Node) -> Slices | None:
+    method = one.spec.text("budgetingMethod")
+    if method == "Occurrences":
+        return None
+    if method != "Timeslices":
+        raise one.spec.refuse("budgetingMethod", f"must be Occurrences or Timeslices, not {method!r}")
+    probe = one.note("slice-probe", "")
+    instance = one.note("slice-needs-instance", "false")
+    if instance not in {"true", "false"}:
+        raise one.notes.refuse(
+            "prometheus/slice-needs-instance", f'must be "true" or "false", not {instance!r}'
+        )
+    return Slices(
+        window=_slice_window(terms),
+        target=terms.number("timeSliceTarget"),
+        min_requests=one.count("slice-min-requests"),
+        probe=selector(probe, one.notes.at("prometheus/slice-probe")) if probe else None,
+        needs_instance=instance == "true",
+    )
+
+
+def _slice_window(terms: Node) -> int:
+    value = terms.raw("timeSliceWindow")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return 60 * value  # OpenSLO: a bare number is minutes
+    if not isinstance(value, str):
+        raise terms.refuse("timeSliceWindow", "must be a number of minutes, or a duration such as 5m")
+    return seconds(value, terms.at("timeSliceWindow"))

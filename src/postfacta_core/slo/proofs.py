@@ -1,0 +1,194 @@
+"""Promtool's unit tests for a model: each alert fires in time, stops in time, and is silent when it should be.
+
+1. A test is a course of traffic, and what must fire at its turning points: just before an alert fires and when it
+   does, just before it stops and when its short window must have let go. The times come from `detection`.
+2. A turning point that hangs on the last bit of a float, or on how a Prometheus reads a window, is not asked about.
+3. Silence is asked about over the whole course, not at one moment.
+4. What an objective leaves out is there in abundance, once failing and once well: so each condition on a label has a
+   test that fails without it.
+5. A fault begins just after a scrape: that is the worst case.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from .budget import span
+from .checks import Check, Scraped, Test, silence, test
+from .courses import courses
+from .examples import near_misses, selected, series
+from .groups import rules_of
+from .model import Model, Objective, Service
+from .promql import Selector
+from .recordings import recordings
+from .scene import Scene
+from .stage import Stage
+from .traffic import notation
+
+__all__ = ["proofs_of"]
+
+_QUIET: Final = 1_800
+_MINUTE: Final = 60
+_SLOW: Final = 300
+# What the alerts of a service as a whole wait for.
+_DOWN_FOR: Final = 60
+_ABSENT_FOR: Final = 180
+
+
+def proofs_of(model: Model, *, slow: bool = False, compress: int = 1) -> dict[str, Any]:
+    """Return the content of a file of promtool's tests of the rules of `rules_of`, but for its `rule_files`.
+
+    Each objective is in one of two such files, since a file has one pace. The tests of alerts that see no less than
+    five minutes would take hours of samples; with the rules evaluated once a minute they take a sixteenth of the time.
+
+    Args:
+        model: What is promised.
+        slow: The file for those; else the one in which rules are evaluated as often as they will be.
+        compress: What the rules' windows were divided by.
+
+    Raises:
+        SloError: If an indicator has conditions for which no example was found.
+    """
+    source = model.source
+    pace = max(1, round(max(_MINUTE if slow else 0, source.evaluation_interval) / source.scrape_interval))
+    scenes = [Scene(source, objective, pace) for objective in model.objectives if _is_slow(objective) is slow]
+    stages = [Stage(scene, compress) for scene in scenes]
+    tests = [one for stage in stages for one in (*recordings(stage), *courses(stage))]
+    if not slow:
+        of_services = [
+            one
+            for service in model.services
+            for one in _Service(model, service, every=pace, compress=compress).tests()
+        ]
+        tests = of_services + tests
+    return {
+        "evaluation_interval": span(pace * source.scrape_interval, compress),
+        # Without it promtool evaluates groups in another order each time.
+        "group_eval_order": [group["name"] for group in rules_of(model, compress=compress)["groups"]],
+        "tests": tests,
+    }
+
+
+def _is_slow(objective: Objective) -> bool:
+    """Whether none of its alerts looks at less than five minutes."""
+    return all(tier.short >= _SLOW for tier in objective.tiers)
+
+
+class _Service:
+    """Makes the tests of a service as a whole: it is well, it is down, what it is measured by is gone."""
+
+    def __init__(self, model: Model, service: Service, *, every: int, compress: int) -> None:
+        self._scenes = [Scene(model.source, objective, every) for objective in model.of(service)]
+        self._source = model.source
+        self._service = service
+        self._compress = compress
+        # Any scene does: all see the same scrapes.
+        self._scene = Scene(model.source, model.objectives[0], every)
+        self._fault, self._end = self._scene.scrapes(_QUIET / 2), self._scene.scrapes(_QUIET)
+
+    def tests(self) -> list[Test]:
+        return [
+            self._well(),
+            self._half_down(),
+            self._down(),
+            *(self._absent(*one) for one in self._watched()),
+        ]
+
+    def _well(self) -> Test:
+        return self._test("all is well, and nothing fires", self._healthy(self._end), [self._silence()])
+
+    def _half_down(self) -> Test:
+        down = {series("up", selected(self._service.up) | {"instance": "two"}): self._falling()}
+        return self._test("one of two instances is down", self._healthy(self._end) | down, [self._silence()])
+
+    def _down(self) -> Test:
+        """Nothing is left, but for what other jobs export."""
+        scraped = self._stale(self._healthy(self._fault))
+        scraped[self._up()] = self._falling()
+        selectors = [self._service.up, *(metric for metric, _ in self._watched())]
+        scraped |= {name: _constant(1, self._end) for one in selectors for name in self._elsewhere(one)}
+        checks = self._fires("Down", [{"severity": self._service.down_severity}], hold=_DOWN_FOR)
+        absent = [{"metric": metric.metric, "severity": severity} for metric, severity in self._watched()]
+        if absent:
+            checks += self._fires("SLIMetricAbsent", absent, hold=_ABSENT_FOR)
+        return self._test("everything is gone", scraped, checks)
+
+    def _absent(self, watched: Selector, severity: str) -> Test:
+        """The instances answer, and one metric is not there any more."""
+        metric = watched.metric
+        gone = {
+            name: samples
+            for name, samples in self._healthy(self._fault).items()
+            if name.partition("{")[0] == metric
+        }
+        by = [{"metric": metric, "severity": severity}]
+        checks = self._fires("SLIMetricAbsent", by, hold=_ABSENT_FOR, metric=metric)
+        alerts = f'alertname="{self._service.alert_prefix}Down",service="{self._service.name}"'
+        scraped = self._healthy(self._end) | self._stale(gone)
+        return self._test(f"{metric} is gone ({severity})", scraped, [*checks, self._silence(alerts)])
+
+    def _watched(self) -> dict[tuple[Selector, str], None]:
+        """What must not fall silent, and how loud it is if it does."""
+        return dict.fromkeys(
+            (_job_of(scene.objective.indicator.watched), tier.severity)
+            for scene in self._scenes
+            for tier in scene.objective.tiers
+            if tier.when_no_data
+        )
+
+    def _healthy(self, scrapes: int) -> Scraped:
+        """All that the service exports while all is well."""
+        scraped = {self._up(): _constant(1, scrapes)}
+        for scene in self._scenes:
+            slices = scene.objective.slices
+            scraped |= scene.scraped(scene.traffic(scene.stretch(scrapes)), bad_since=None)
+            if slices and slices.probe:
+                scraped[series(slices.probe.metric, selected(slices.probe))] = _constant(1, scrapes)
+        return scraped
+
+    def _up(self) -> str:
+        return series("up", selected(self._service.up) | {"instance": "one"})
+
+    def _falling(self) -> str:
+        return notation([1] * (self._fault + 1) + [0] * (self._end - self._fault))
+
+    @staticmethod
+    def _stale(scraped: Scraped) -> Scraped:
+        return {name: f"{samples} stale" for name, samples in scraped.items()}
+
+    @staticmethod
+    def _elsewhere(selector: Selector) -> list[str]:
+        """The same metric of another job."""
+        asked = _job_of(selector)
+        return [series(selector.metric, labels) for labels in near_misses(asked, selected(asked))]
+
+    def _fires(self, what: str, by: list[dict[str, str]], *, hold: int, metric: str = "") -> list[Check]:
+        """Silence just before, and each set of labels once when it is time."""
+        every = self._scene.every
+        first = self._fault + every + self._scene.scrapes(hold)
+        chosen = f',metric="{metric}"' if metric else ""
+        alerts = f'alertname="{self._service.alert_prefix}{what}",service="{self._service.name}"{chosen}'
+        expression = f'count by ({", ".join(by[0])}) (ALERTS{{alertstate="firing",{alerts}}})'
+        return [
+            Check(expression, first - every, {}),
+            Check(expression, first, {series("", one): 1.0 for one in by}),
+        ]
+
+    def _silence(self, alerts: str = "") -> Check:
+        whole = span((self._end + 1) * self._source.scrape_interval, self._compress)
+        return silence(alerts or f'service="{self._service.name}"', self._end, whole)
+
+    def _test(self, name: str, scraped: Scraped, checks: list[Check]) -> Test:
+        interval = self._source.scrape_interval
+        return test(
+            f"{self._service.name}: {name}", scraped, checks, interval=interval, compress=self._compress
+        )
+
+
+def _job_of(selector: Selector) -> Selector:
+    """A metric with no condition but on its job."""
+    return Selector(selector.metric, tuple(one for one in selector.matchers if one.label == "job"))
+
+
+def _constant(value: int, scrapes: int) -> str:
+    return notation([value] * (scrapes + 1))

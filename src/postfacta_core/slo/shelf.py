@@ -1,0 +1,180 @@
+"""Keep the objects of an OpenSLO file by kind: find what another refers to, refuse what nobody refers to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from .promql import SloError
+from .strict import Node
+
+__all__ = ["KINDS", "Entry", "Shelf", "entry"]
+
+KINDS: Final = (
+    "DataSource",
+    "Service",
+    "SLI",
+    "AlertNotificationTarget",
+    "AlertCondition",
+    "AlertPolicy",
+    "SLO",
+)
+"""What a file may hold."""
+
+_VERSION: Final = "openslo/v1"
+# Labels elsewhere would be ignored.
+_LABELLED: Final = ("Service", "SLO")
+_MOST_CHARACTERS: Final = 1050
+
+_Made = TypeVar("_Made")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One object of the file: its head, and what is left to be read of it.
+
+    Attributes:
+        kind: One of `KINDS`.
+        name: What others call it.
+        path: Where it stands, for messages.
+        title: The name that people read.
+        description: For people, on one line; may be empty.
+        labels: Names and values.
+        notes: Its annotations.
+        spec: Its spec, without the description.
+    """
+
+    kind: str
+    name: str
+    path: str
+    title: str
+    description: str
+    labels: tuple[tuple[str, str], ...]
+    notes: Node
+    spec: Node
+
+    def note(self, name: str, default: str | None = None) -> str:
+        """Take an annotation of ours."""
+        return self.notes.text(f"prometheus/{name}", default)
+
+    def count(self, name: str) -> int:
+        """Take an annotation of ours that is a whole number; 0 if it is not there."""
+        text = self.note(name, "0")
+        if not (text.isascii() and text.isdecimal()):
+            raise self.notes.refuse(f"prometheus/{name}", f"must be a whole number in quotes, not {text!r}")
+        return int(text)
+
+    def into(self, make: Callable[[Entry], _Made]) -> _Made:
+        """Make a record of it, and refuse what the record left over."""
+        try:
+            made = make(self)
+        except SloError as error:
+            # A record knows what is wrong with it, and not where it stands.
+            raise SloError(str(error) if self.path in str(error) else f"{self.path}: {error}") from error
+        self.notes.end()
+        self.spec.end()
+        return made
+
+
+def entry(value: object, path: str, kind: str | None = None) -> Entry:
+    """Read the head of an object.
+
+    Args:
+        value: The object.
+        path: Where it stands.
+        kind: What it must be, if it stands inside another: then it need not say so, nor its version.
+    """
+    node = Node(value, path)
+    version, said = node.text("apiVersion", kind and _VERSION), node.text("kind", kind)
+    if version != _VERSION:
+        raise node.refuse("apiVersion", f"must be {_VERSION}, not {version!r}")
+    if said not in ((kind,) if kind else KINDS):
+        raise node.refuse("kind", f"must be {kind or 'one of ' + ', '.join(KINDS)}, not {said!r}")
+    meta = node.child("metadata")
+    name = meta.text("name")
+    where = f"{path} ({said} {name})"
+    notes = meta.child("annotations", optional=True, path=f"{where}: metadata.annotations")
+    labels = meta.child("labels", optional=True, path=f"{where}: metadata.labels")
+    if labels.keys and said not in _LABELLED:
+        raise labels.refuse(
+            labels.keys[0], f"would be ignored; only {' and '.join(_LABELLED)} may have labels"
+        )
+    texts = tuple((key, labels.text(key)) for key in labels.keys)
+    title = " ".join(meta.text("displayName", name).split())
+    spec = node.child("spec", path=f"{where}: spec")
+    meta.end()
+    node.end()
+    return Entry(said, name, where, title, _description(spec), texts, notes, spec)
+
+
+def _description(spec: Node) -> str:
+    text = " ".join(spec.text("description", "").split())
+    if len(text) > _MOST_CHARACTERS:
+        raise spec.refuse("description", f"has {len(text)} characters, and {_MOST_CHARACTERS} are the most")
+    return text
+
+
+class Shelf(Generic[_Made]):
+    """What was made of all objects of one kind, and which of it was asked for.
+
+    Args:
+        entries: The objects of the whole file.
+        kind: The kind that is kept here.
+        make: Makes a record of one of them.
+
+    Raises:
+        SloError: If two have one name, or one cannot be made.
+    """
+
+    __slots__ = ("_kind", "_made", "_make", "_unasked")
+
+    def __init__(self, entries: Iterable[Entry], kind: str, make: Callable[[Entry], _Made]) -> None:
+        self._kind = kind
+        self._make = make
+        self._made: dict[str, _Made] = {}
+        self._unasked: dict[str, str] = {}
+        for one in entries:
+            if one.kind == kind:
+                if one.name in self._made:
+                    raise SloError(f"{one.path}: there is another {kind} of this name")
+                self._made[one.name] = one.into(make)
+                self._unasked[one.name] = one.path
+
+    def all(self) -> tuple[_Made, ...]:
+        """Return all of them, in the file's order."""
+        return tuple(self._made.values())
+
+    def get(self, name: str, path: str) -> _Made:
+        """Return the one of this name; the path says who asks."""
+        if name not in self._made:
+            known = ", ".join(self._made) or "none"
+            raise SloError(f"{path}: there is no {self._kind} {name!r}; known are: {known}")
+        self._unasked.pop(name, None)
+        return self._made[name]
+
+    def find(self, value: _Made) -> bool:
+        """Say whether there is one that equals this, and take it for asked for."""
+        for name, made in self._made.items():
+            if made == value:
+                self._unasked.pop(name, None)
+                return True
+        return False
+
+    def refer(self, value: object, path: str, key: str) -> _Made:
+        """Return what is meant by an item of a list: one of these by its name below a key, or one written right there."""
+        node = Node(value, path)
+        if key not in node:
+            return entry(value, path, self._kind).into(self._make)
+        name = node.text(key)
+        node.end()
+        return self.get(name, node.at(key))
+
+    def end(self) -> None:
+        """Refuse what nobody asked for.
+
+        Raises:
+            SloError: If there is any.
+        """
+        for path in self._unasked.values():
+            raise SloError(f"{path}: nothing refers to it, so that it would be ignored")

@@ -1,0 +1,185 @@
+"""Where courses of traffic are played for one objective: what stands around them, and how promtool is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from .budget import span, windows_of
+from .checks import Check, Scraped, Test, firing, silence, test
+from .detection import Counting, Slicing, bad_slices
+from .examples import near_misses, selected, series
+from .model import Objective
+from .scene import Scene
+from .traffic import Stretch, Traffic, notation
+
+__all__ = ["Stage"]
+
+_HOUR: Final = 3_600
+_DISTURBED: Final = 1_800
+_GRACE: Final = 60
+# What sums of floats may be off by.
+_DUST: Final = 1e-9
+# One probe, or one instance, that says each time whether it is well.
+_PROBED: Final = Slicing(width=0, allowed=0.0)
+
+
+class Stage:
+    """One objective, its surroundings, and the words in which promtool is asked about it.
+
+    Args:
+        scene: The objective as it is scraped.
+        compress: What the rules' windows were divided by.
+
+    Attributes:
+        scene: The same.
+        objective: The same as the scene's.
+        own: Conditions on the labels of what is recorded of the objective, as in a selector.
+    """
+
+    scene: Scene
+    objective: Objective
+    own: str
+
+    def __init__(self, scene: Scene, compress: int = 1) -> None:
+        self.scene = scene
+        self.objective = scene.objective
+        self.own = f'service="{scene.objective.service.name}",slo="{scene.objective.name}"'
+        self._compress = compress
+        self._interval = scene.source.scrape_interval
+
+    @property
+    def counting(self) -> bool:
+        """Whether events are counted, not slices of time."""
+        return isinstance(self.scene.by, Counting)
+
+    @property
+    def bad_share(self) -> float:
+        """A share of failures that makes each slice bad, and overspends the budget."""
+        by = self.scene.by
+        return (1 + max(self.objective.budget, by.allowed if isinstance(by, Slicing) else 0.0)) / 2
+
+    @property
+    def probe(self) -> str:
+        """The probe's series, if a slice hangs on one."""
+        slices = self.objective.slices
+        return series(slices.probe.metric, selected(slices.probe)) if slices and slices.probe else ""
+
+    def instance(self, name: str) -> str:
+        """Return the series that says whether an instance is up, if a slice hangs on it."""
+        slices, up = self.objective.slices, self.objective.service.up
+        return (
+            series(up.metric, selected(up) | {"instance": name}) if slices and slices.needs_instance else ""
+        )
+
+    def history(self) -> int:
+        """Return for how long all has been well when a fault begins: an hour fills the windows of the fastest tiers."""
+        tiers = self.objective.tiers
+        longest = max(
+            (tier.long for tier in tiers if tier.long <= _HOUR), default=tiers[0].long if tiers else _HOUR
+        )
+        return self.scene.scrapes(longest)
+
+    def slice_length(self) -> int:
+        """Return for how many scrapes an event stays in a slice that sees it; 0 if there are none."""
+        by = self.scene.by
+        return by.width + (by.then.width if by.then else 0) if isinstance(by, Slicing) else 0
+
+    def burst(self) -> tuple[int, int]:
+        """Return for how many scrapes all must fail until a slice is surely bad, and for how many one then is."""
+        scene, by = self.scene, self.scene.by
+        if isinstance(by, Counting):
+            return scene.every, scene.every
+        around = scene.stretch(scene.whole(self.slice_length() + 2 * scene.every))
+        burst, bad = 0, 0
+        while not bad:
+            burst = 2 * burst or scene.every
+            bad = bad_slices(scene.traffic(around, scene.stretch(burst, 1), around), by, every=scene.every)
+        return burst, bad * scene.every
+
+    def steady(self, scrapes: int, volume: int | None = None) -> Traffic:
+        """Return traffic of which nothing fails."""
+        return self.scene.traffic(Stretch(scrapes, self.scene.volume if volume is None else volume))
+
+    def disturbed(self) -> tuple[Traffic, list[int]]:
+        """Half an hour of something that is well or not: as traffic of one event a scrape, and as samples."""
+        after = self.scene.scrapes((self.objective.tiers[0].short if self.objective.tiers else 0) + _GRACE)
+        before, lasts = self.history(), self.scene.scrapes(_DISTURBED)
+        traffic = Traffic((Stretch(before, 1), Stretch(lasts, 1, 1), Stretch(after, 1)), counted=False)
+        return traffic, [1] * (before + 1) + [0] * lasts + [1] * after
+
+    def left_out(self, scrapes: int) -> Scraped:
+        """Return all that the objective leaves out, whatever it would look like."""
+        return self.scene.left_out(scrapes, failing=True) | self.scene.left_out(scrapes, failing=False)
+
+    def course(
+        self,
+        name: str,
+        traffic: Traffic,
+        scraped: Scraped | None = None,
+        *,
+        others: Scraped | None = None,
+        checks: Iterable[Check] = (),
+    ) -> Test:
+        """Return a test of what fires.
+
+        Args:
+            name: What happens, within the objective.
+            traffic: The same as numbers.
+            scraped: Series of one's own, for which the traffic is what a probe says.
+            others: Series that do not count.
+            checks: What is asked beside the alerts.
+        """
+        said = self.scene.verdicts(traffic, _PROBED if scraped is not None else None)
+        severities = {tier.name: tier.severity for tier in self.objective.tiers}
+        alert = self.alert("ErrorBudgetBurn")
+        asked = [*checks, *firing(alert, said, severities, every=self.scene.every)]
+        never = [tier for tier, verdict in said.items() if set(verdict) == {False}]
+        if never:
+            asked.append(self.silence(traffic.scrapes, f'{alert},burnrate_tier=~"{"|".join(never)}"'))
+        own = self.scene.scraped(traffic) if scraped is None else scraped
+        return self.test(name, (others or {}) | own, asked)
+
+    def test(self, name: str, scraped: Scraped, checks: Sequence[Check]) -> Test:
+        """Return a test whose surroundings are well, but for what the series say. An empty one is not there."""
+        around = self._around(max(check.sample for check in checks))
+        found = {series: samples for series, samples in (around | scraped).items() if samples}
+        name = f"{self.objective.name}: {name}"
+        return test(name, found, checks, interval=self._interval, compress=self._compress)
+
+    def _around(self, scrapes: int) -> Scraped:
+        """Probe and instance are well; those of others look as if ours were in the opposite state."""
+        slices, up = self.objective.slices, self.objective.service.up
+        well, ill = notation([1] * (scrapes + 1)), notation([0] * (scrapes + 1))
+        found: Scraped = {}
+        if slices and slices.probe:
+            missed = near_misses(slices.probe, selected(slices.probe))
+            found |= {series(slices.probe.metric, labels): ill for labels in missed}
+        if slices and slices.needs_instance:
+            found |= {series(up.metric, labels): well for labels in near_misses(up, selected(up))}
+        return found | {name: well for name in (self.probe, self.instance("one")) if name}
+
+    def alert(self, what: str) -> str:
+        """Return conditions on the labels of one of the objective's alerts."""
+        return f'alertname="{self.objective.service.alert_prefix}{what}",{self.own}'
+
+    def silence(self, scrapes: int, alerts: str = "") -> Check:
+        """Return the check that nothing has fired up to a sample, or none of some alerts."""
+        return silence(alerts or self.own, scrapes, span((scrapes + 1) * self._interval, self._compress))
+
+    def count(self, expression: str, found: int, at: int) -> Check:
+        """Return the check that an expression finds so many series."""
+        return Check(f"count({expression})", at, {"{}": float(found)} if found else {})
+
+    def value(self, name: str, value: float, at: int) -> Check:
+        """Return the check that what is recorded has this value."""
+        return Check(f"sum({name}{{{self.own}}})", at, {"{}": float(value)})
+
+    def windows(self, condition: str, at: int, *, none: bool = False) -> Check:
+        """Return the check that a condition holds for the error share over each window, or over none."""
+        shares = f'{{__name__=~"slo:sli_error:ratio_rate.*",{self.own}}}'
+        return self.count(condition.format(shares), 0 if none else len(windows_of(self.objective)), at)
+
+    def near(self, share: float) -> str:
+        """Return the condition that an error share is this one; of slices, that nearly all were bad."""
+        return f"{{}} > {share - _DUST!r} < {share + _DUST!r}" if self.counting else "{} > 0.9"

@@ -1,0 +1,133 @@
+"""Decide which log lines are written when there are too many of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from ..clock import LUCK, Luck
+from ..events import LogsSuppressed
+
+__all__ = ["AccessSampler", "EventBudget"]
+
+OTHER: Final = "_OTHER"
+
+
+class AccessSampler:
+    """Tells of each ordinary access line for how many requests it stands; 0 if it is left out.
+
+    Up to `most` lines a second all are written. Above that, each is written with the same chance, 1 in N, and says N:
+    the sum of all N is then about the number of requests, of each route and caller too. N follows the second before,
+    so that about `most` lines a second are written. A sudden crowd of `r` requests a second is noticed at once: in its
+    first second about `most * (1 + ln(r / most))` lines are written, which are 560 of 10,000.
+
+    By chance, and not each N-th: else two requests that take turns would look like one.
+
+    It must be called from one thread, or lines may be miscounted.
+
+    Args:
+        most: Lines a second, at least 1.
+        slow: Seconds; a request that took longer is always written.
+        luck: Draws.
+    """
+
+    def __init__(self, most: int = 100, *, slow: float = 0.5, luck: Luck = LUCK) -> None:
+        if most < 1:
+            raise ValueError(f"the most lines a second must be at least 1, not {most}")
+        self._most = most
+        self._slow = slow
+        self._luck = luck
+        self._every = 1
+        self._seen = 0
+        self._until = -math.inf
+
+    def weigh(self, seconds: float, now: float) -> int:
+        """Tell for how many requests this line stands.
+
+        Args:
+            seconds: How long the request took.
+            now: Monotonic seconds; a step back is no new second.
+        """
+        if seconds > self._slow:
+            return 1
+        if now >= self._until:
+            self._turn(now)
+        every = max(self._every, 1 + self._seen // self._most)
+        self._seen += 1
+        if every == 1:
+            return 1
+        return every if self._luck() * every < 1.0 else 0
+
+    def _turn(self, now: float) -> None:
+        # After a pause of a second, what was before says nothing.
+        is_fresh = now < self._until + 1.0
+        self._every = max(1, math.ceil(self._seen / self._most)) if is_fresh else 1
+        self._seen = 0
+        self._until = now + 1.0
+
+
+class EventBudget:
+    """Gives the lines of each event a token bucket of its own, and counts what did not fit.
+
+    Args:
+        rate: Lines a second, of each event.
+        burst: Lines at once.
+        tell_every: Seconds from the first line left out until it is told of.
+        most_events: How many events have buckets of their own; later ones share one, called `_OTHER`.
+    """
+
+    def __init__(
+        self, *, rate: float = 100.0, burst: int = 200, tell_every: float = 10.0, most_events: int = 500
+    ) -> None:
+        if rate <= 0 or burst < 1:
+            raise ValueError(f"a rate above 0 and a burst of at least 1 are needed, not {rate} and {burst}")
+        self._rate = rate
+        self._burst = float(burst)
+        self._tell_every = tell_every
+        self._most_events = most_events
+        self._buckets: dict[str, _Bucket] = {}
+        self._tell_at = math.inf
+
+    def admit(self, event: str, now: float) -> bool:
+        """Take a token for one line; False if there is none.
+
+        Args:
+            event: What kind of line it is; one of few.
+            now: Monotonic seconds.
+        """
+        bucket = self._buckets.get(event) or self._add(event, now)
+        bucket.tokens = min(self._burst, bucket.tokens + max(0.0, now - bucket.at) * self._rate)
+        bucket.at = now
+        if bucket.tokens >= 1.0:
+            bucket.tokens -= 1.0
+            return True
+        bucket.suppressed += 1
+        if self._tell_at == math.inf:
+            self._tell_at = now + self._tell_every
+        return False
+
+    def _add(self, event: str, now: float) -> _Bucket:
+        if len(self._buckets) >= self._most_events:
+            event = OTHER
+        return self._buckets.setdefault(event, _Bucket(self._burst, now))
+
+    def due(self, now: float) -> list[LogsSuppressed]:
+        """Take what is to be told now: nothing, or all that was left out so far."""
+        if now < self._tell_at:
+            return []
+        self._tell_at = math.inf
+        told: list[LogsSuppressed] = []
+        for event, bucket in self._buckets.items():
+            if bucket.suppressed:
+                told.append(LogsSuppressed(event, bucket.suppressed))
+                bucket.suppressed = 0
+        return told
+
+
+class _Bucket:
+    __slots__ = ("at", "suppressed", "tokens")
+
+    def __init__(self, tokens: float, at: float) -> None:
+        self.tokens = tokens
+        self.at = at
+        self.suppressed = 0

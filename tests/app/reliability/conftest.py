@@ -1,0 +1,18 @@
+"""What the tests of the reliability page share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.app.reliability.told import Told
+from tests.core.slo.test_prometheus import server
+
+
+@pytest.fixture
+def told() -> Iterator[Told]:
+    """Run a server that answers like a Prometheus."""
+    prometheus = Told()
+    with server(prometheus.answer) as prometheus.url:
+        yield prometheus

@@ -1,0 +1,156 @@
+"""The page `/reliability`, inside the application, with and without a Prometheus."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import anyio
+import pytest
+from starlette.requests import Request
+
+from postfacta_app.principal import NOBODY
+from postfacta_app.reliability.pages import ReliabilityPage
+from postfacta_app.reliability.watch import Watch
+from postfacta_app.settings import SettingsError, load_settings
+from postfacta_app.web.render import Pages
+from postfacta_core.aio.health import HealthRegistry
+from postfacta_core.slo.prometheus import Prometheus
+from postfacta_core.telemetry.metrics import Metrics
+from tests.app.live import Service, in_process
+from tests.app.reliability.told import Told
+
+PATIENCE = 30.0
+HTML = {"Accept": "text/html"}
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """Use asyncio: asyncpg knows no other loop."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
+    limits: dict[str, Any] = {"rate_address": "100000/minute", "rate_read": "100000/minute"}
+    async with in_process(shared_app_dsn, **limits) as running:
+        yield running
+
+
+def plain(html: str) -> str:
+    """What is left of a page without its tags."""
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
+
+
+async def page_of(service: Service) -> str:
+    answer = await service.client.get("/reliability", headers=HTML | await service.as_role("viewer"))
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"].startswith("text/html")
+    return plain(answer.text)
+
+
+async def until_told(service: Service, words: str) -> str:
+    with anyio.fail_after(PATIENCE):
+        while words not in (page := await page_of(service)):
+            await anyio.sleep(0.02)
+    return page
+
+
+async def test_a_stranger_is_led_to_sign_in(service: Service) -> None:
+    answer = await service.client.get("/reliability", headers=HTML)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/signin?next=/reliability")
+
+
+async def test_without_a_prometheus_it_says_that_it_speaks_for_this_process_alone(service: Service) -> None:
+    for _ in range(3):
+        await service.client.get("/api/v1/me", headers=await service.as_role("viewer"))
+    page = await page_of(service)
+    assert "POSTFACTA_PROMETHEUS_URL , so this is what this process alone knows" in page
+    # Who asked before the database was found was refused, and that counts.
+    found = re.search(r"success-rate did not fail 99\.5 % ([✓✕]) ([\d.]+) % ([\d,]+)", page)
+    assert found
+    assert (found[1] == "✓") == (float(found[2]) >= 99.5)
+    assert int(found[3]) >= 3
+    assert "latency-p95 answered within 200 ms 95 % ✓" in page
+
+
+async def test_the_checks_are_there_with_their_age(service: Service) -> None:
+    page = await until_told(service, "✓ up")
+    assert re.search(r"database (✓ up|✕ \w+) no \d+ s (\d+ s ago|never)", page)
+    assert "schema" in page
+    assert "durability" in page
+
+
+async def test_what_protects_the_service_is_there_with_its_numbers(service: Service) -> None:
+    page = await page_of(service)
+    assert re.search(r"Circuit breaker postgres Closed Calls [\d,]+ Failed 0 Refused 0", page)
+    assert re.search(r"Connection pool postgres Used \d of 10 Idle \d Waiting 0 Waited in vain 0", page)
+    # Whoever asks for the page is under way.
+    assert re.search(r"Load shedding: requests Under way 1 of \d+ Waiting 0 Refused 0", page)
+    assert re.search(r"Rate limit address Refused 0", page)
+    assert re.search(r"Rate limit read Refused 0", page)
+
+
+async def test_with_a_prometheus_it_shows_the_budgets_of_thirty_days(shared_app_dsn: str, told: Told) -> None:
+    async with in_process(shared_app_dsn, prometheus_url=told.url) as service:
+        page = await until_told(service, "availability: 99 %")
+        assert "60 % of the budget left" in page
+        assert f"from {told.url}" in page
+        assert "Remaining 259 min (60 %)" in page
+        assert "success-rate did not fail" not in page
+        answer = await service.client.get("/reliability", headers=HTML | await service.as_role("viewer"))
+        assert '<path class="plot-curve"' in answer.text
+
+
+async def test_a_prometheus_without_our_rules_is_told_to_load_them(shared_app_dsn: str, told: Told) -> None:
+    told.broken = '{"status": "success", "data": {"resultType": "vector", "result": []}}'
+    async with in_process(shared_app_dsn, prometheus_url=told.url) as service:
+        page = await until_told(service, "load the generated rules")
+        assert "success-rate did not fail" in page
+
+
+async def test_a_prometheus_that_hangs_makes_no_page_wait(shared_app_dsn: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://ada:hunter2@127.0.0.1:{silent.getsockname()[1]}"
+        async with in_process(shared_app_dsn, prometheus_url=url) as service:
+            viewer = HTML | await service.as_role("viewer")
+            began = time.monotonic()
+            answer = await service.client.get("/reliability", headers=viewer)
+            # A question to it takes a second.
+            assert time.monotonic() - began < 0.9
+            assert "Nothing has been read from" in answer.text
+            page = await until_told(service, "did not answer in time")
+    assert "hunter2" not in page
+    assert "success-rate did not fail" in page
+
+
+async def test_a_prometheus_that_fails_later_leaves_its_last_figures_with_their_age(told: Told) -> None:
+    now = [1000.0]
+    watch = Watch(Prometheus(told.url), "postfacta", interval=0.01, clock=lambda: now[0])
+    page = ReliabilityPage(Pages(version="1"), HealthRegistry(), Metrics(with_process=False), watch=watch)
+    request = Request({"type": "http", "method": "GET", "path": "/reliability", "headers": []})
+
+    async def shown() -> str:
+        return plain(bytes((await page.show(request, NOBODY)).body).decode())
+
+    async with watch.running():
+        with anyio.fail_after(PATIENCE):
+            while "Over the last 30 days" not in await shown():
+                await anyio.sleep(0.01)
+            assert "These figures are" not in await shown()
+            told.broken = "<html>"
+            while "is the address right?" not in await shown():
+                await anyio.sleep(0.01)
+    now[0] = watch.seen.at + 190 if watch.seen else 0.0
+    assert "These figures are 3 min old." in await shown()
+    assert "60 % of the budget left" in await shown()
+
+
+@pytest.mark.parametrize("url", ["prometheus:9090", "ftp://prometheus", "http://p:9090/?x=hunter2", ""])
+def test_an_address_that_is_none_stops_the_start(url: str) -> None:
+    with pytest.raises(SettingsError, match="POSTFACTA_PROMETHEUS_URL") as caught:
+        load_settings({}, prometheus_url=url)
+    assert "hunter2" not in str(caught.value)

@@ -1,0 +1,77 @@
+"""Reading objectives in the background: what is kept, and what a bad Prometheus cannot do."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+
+import anyio
+import pytest
+
+from postfacta_app.reliability.watch import Watch
+from postfacta_core.slo.prometheus import Prometheus
+from tests.app.reliability.told import Told
+
+PATIENCE = 20.0
+
+
+def a_watch(url: str, *, interval: float = 0.01, clock: Callable[[], float] = time.monotonic) -> Watch:
+    return Watch(Prometheus(url, timeout=1.0), "postfacta", interval=interval, clock=clock)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    with anyio.fail_after(PATIENCE):
+        while not true():
+            await anyio.sleep(0.01)
+
+
+async def test_what_was_read_is_there_with_its_age(told: Told) -> None:
+    now = [100.0]
+    watch = a_watch(told.url, interval=60, clock=lambda: now[0])
+    assert (watch.seen, watch.age()) == (None, 0.0)
+    async with watch.running():
+        await until(lambda: watch.seen is not None)
+    assert watch.seen is not None
+    assert [one.slo for one in watch.seen.standings] == ["availability"]
+    assert watch.seen.standings[0].remaining == pytest.approx(0.6)
+    now[0] = 142.0
+    assert watch.age() == 42.0
+
+
+@pytest.mark.parametrize(
+    "broken", ["<html>", '{"status": "success", "data": {"resultType": "vector", "result": [{}]}}']
+)
+async def test_what_was_read_last_is_kept_while_nothing_can_be_read(told: Told, broken: str) -> None:
+    watch = a_watch(told.url)
+    async with watch.running():
+        await until(lambda: watch.seen is not None)
+        told.broken = broken
+        await until(lambda: bool(watch.error))
+        kept = watch.seen
+        assert kept is not None
+        assert kept.standings[0].slo == "availability"
+        told.broken = ""
+        await until(lambda: not watch.error)
+        assert watch.seen is not kept
+
+
+async def test_a_fault_of_our_own_ends_neither_the_reading_nor_the_service(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = a_watch(told.url)
+    with monkeypatch.context() as broken:
+        broken.setattr("postfacta_app.reliability.watch.inquire", None)
+        async with watch.running():
+            await until(lambda: watch.error == "TypeError")
+            broken.undo()
+            await until(lambda: watch.seen is not None)
+
+
+async def test_one_that_never_answers_does_not_hold_up_the_end() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        watch = Watch(Prometheus(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=1.0), "postfacta")
+        with anyio.fail_after(0.9):
+            async with watch.running():
+                await anyio.sleep(0.05)
+    assert watch.seen is None

@@ -1,0 +1,149 @@
+"""A collector that is away, slow or stuck costs spans, which are counted, and nothing else."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator, Sequence
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
+from opentelemetry.trace import Tracer
+
+from postfacta_core.asgi import Telemetry
+from postfacta_core.otlp import Provider
+from postfacta_core.telemetry.metrics import Metrics
+from postfacta_core.telemetry.tracing import Tracing
+
+
+class Exporter(SpanExporter):
+    """Takes spans, or fails, raises or waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+        self.result = SpanExportResult.SUCCESS
+        self.error: Exception | None = None
+        self.go = threading.Event()
+        self.go.set()
+        self.is_shut = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.go.wait(20)
+        if self.error is not None:
+            raise self.error
+        self.taken += [span.name for span in spans]
+        return self.result
+
+    def shutdown(self) -> None:
+        self.is_shut = True
+
+
+@pytest.fixture
+def exporter() -> Generator[Exporter]:
+    exporter = Exporter()
+    yield exporter
+    exporter.go.set()
+
+
+def tracer_of(provider: Provider) -> Tracer:
+    return provider.get_tracer("test")
+
+
+def end(provider: Provider, count: int) -> None:
+    for number in range(count):
+        tracer_of(provider).start_span(f"{number}").end()
+
+
+def lost(provider: Provider) -> dict[str, int]:
+    return {reason: count for reason, count in provider.spans.dropped.items() if count}
+
+
+def test_what_is_ended_is_sent(exporter: Exporter) -> None:
+    provider = Provider(exporter, sampler=ALWAYS_ON)
+    end(provider, 3)
+    provider.shutdown()
+    assert exporter.taken == ["0", "1", "2"]
+    assert exporter.is_shut
+    assert lost(provider) == {}
+
+
+def test_what_is_not_sampled_takes_no_place(exporter: Exporter) -> None:
+    provider = Provider(exporter, sampler=ALWAYS_OFF, queued=1)
+    end(provider, 3)
+    provider.shutdown()
+    assert exporter.taken == []
+    assert lost(provider) == {}
+
+
+def test_what_does_not_fit_is_dropped_and_counted_and_nobody_waits(exporter: Exporter) -> None:
+    exporter.go.clear()
+    provider = Provider(exporter, sampler=ALWAYS_ON, queued=10, batch=2, every=0.01)
+    began = time.monotonic()
+    end(provider, 1000)
+    assert time.monotonic() - began < 2
+    assert lost(provider) == {"queue_full": 990}
+    exporter.go.set()
+    assert provider.force_flush()
+    # There is room again.
+    end(provider, 5)
+    provider.shutdown()
+    assert len(exporter.taken) == 15
+    assert lost(provider) == {"queue_full": 990}
+
+
+@pytest.mark.parametrize("error", [None, ConnectionError("away")])
+def test_what_was_sent_in_vain_is_counted(exporter: Exporter, error: Exception | None) -> None:
+    exporter.result, exporter.error = SpanExportResult.FAILURE, error
+    provider = Provider(exporter, sampler=ALWAYS_ON, queued=10)
+    for _ in range(3):
+        end(provider, 10)
+        provider.force_flush()
+    provider.shutdown()
+    assert lost(provider) == {"export_failed": 30}
+
+
+def test_the_end_waits_no_longer_than_its_patience_and_counts_what_is_left(exporter: Exporter) -> None:
+    exporter.go.clear()
+    provider = Provider(exporter, sampler=ALWAYS_ON, batch=2, patience=0.3)
+    end(provider, 7)
+    began = time.monotonic()
+    provider.shutdown()
+    assert 0.2 < time.monotonic() - began < 2
+    assert lost(provider) == {"shutdown": 7}
+    # What comes after the end is lost too, and what was stuck does not count twice.
+    end(provider, 2)
+    provider.shutdown()
+    exporter.go.set()
+    assert lost(provider) == {"shutdown": 9}
+
+
+def test_what_ends_while_the_rest_is_sent_is_counted(exporter: Exporter) -> None:
+    exporter.go.clear()
+    provider = Provider(exporter, sampler=ALWAYS_ON, patience=2)
+    end(provider, 3)
+    closing = threading.Thread(target=provider.shutdown)
+    closing.start()
+    while not provider.spans._is_closing:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - nothing public tells
+        time.sleep(0.001)  # noqa: TID251 - another thread must get there
+    end(provider, 4)
+    exporter.go.set()
+    closing.join(20)
+    assert sum(lost(provider).values()) + len(exporter.taken) == 7
+
+
+def test_the_metrics_of_a_service_show_the_losses_by_themselves(exporter: Exporter) -> None:
+    exporter.result = SpanExportResult.FAILURE
+    provider = Provider(exporter, sampler=ALWAYS_ON)
+    telemetry = Telemetry(metrics=Metrics(with_process=False), tracing=Tracing(provider))
+    end(provider, 4)
+    provider.force_flush()
+    seen = {
+        reason: telemetry.metrics.registry.get_sample_value(
+            "postfacta_telemetry_spans_dropped_total", {"reason": reason}
+        )
+        for reason in ("queue_full", "export_failed", "shutdown")
+    }
+    assert seen == {"queue_full": 0, "export_failed": 4, "shutdown": 0}
+    provider.shutdown()
