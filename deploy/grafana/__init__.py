@@ -1,0 +1,1 @@
+"""Grafana dashboards of a service on `postfacta_core`, and what writes them."""

@@ -1,0 +1,108 @@
+"""Every query gets an answer from a real Prometheus that scraped the real service, or it is known why not."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Generator, Mapping
+
+import pytest
+
+from tests.ops.dashboards.reading import ROOT, Asked, asked, filled, seen
+from tests.ops.dashboards.scene import EXPORTER, Scene, played
+from tests.ops.dashboards.test_queries import COUNTERS_NOT_NAMED_SO, GAUGES_NAMED_SO, recorded
+from tests.ops.prometheus import needs
+from tests.pg import open_folder
+
+pytestmark = needs("prometheus")
+
+RULES = sorted((ROOT / "deploy/prometheus/rules").glob("*.yml"))
+# What Prometheus makes by itself.
+OWN = {"up", "ALERTS"}
+
+each = pytest.mark.parametrize("query", asked(), ids=str)
+
+# Queries without an answer here, by a pattern of where they stand, and why that is right.
+EMPTY: Mapping[str, str] = {
+    r"postfacta-database/Statements/Failures by SQLSTATE/A": "no statement fails while the database is well",
+    r"postfacta-runtime/.*/Crashes of background tasks/A": "no task crashes",
+}
+# Those that may be empty or not, as the machine pleases.
+PERHAPS: Mapping[str, str] = {
+    r"postfacta-slo/PostFacta: Latency.*/Budget lasts for/A": "nothing is spent of it while no answer is slow",
+    r"postfacta-runtime/Memory, CPU, files/(Memory|CPU)/B": "the machine that tests run on may have no limit",
+    r"postfacta-runtime/Memory, CPU, files/Share of memory in use/A": "as above",
+    r".*/@Alert/A": "whether an alert fires is for the rules to say",
+    r"postfacta-runtime/.*/Lost traces and log lines/B": "log lines are left out when there are too many",
+}
+
+
+@pytest.fixture(scope="module")
+def scene() -> Generator[Scene]:
+    with open_folder() as folder, played(folder, rules=RULES) as running:
+        yield running
+
+
+def reason(query: Asked, among: Mapping[str, str]) -> str:
+    """Tell why a query may be empty; nothing if it may not."""
+    return next((why for pattern, why in among.items() if re.fullmatch(pattern, str(query))), "")
+
+
+def needs_exporter(query: Asked) -> None:
+    """Skip what only PostgreSQL's exporter tells, if there is none."""
+    if EXPORTER is None and any(one.metric.startswith("pg_") for one in seen(query.expr)):
+        if "TEST_REQUIRE_ALL" in os.environ:
+            pytest.fail("install prometheus-postgres-exporter")
+        pytest.skip("prometheus-postgres-exporter is not installed")
+
+
+@each
+def test_every_metric_exists(scene: Scene, query: Asked) -> None:
+    needs_exporter(query)
+    for one in seen(query.expr):
+        assert one.metric in recorded() | OWN or scene.kind_of(one.metric), one.metric
+
+
+@each
+def test_what_grows_is_what_prometheus_knows_as_a_counter(scene: Scene, query: Asked) -> None:
+    needs_exporter(query)
+    for one in seen(query.expr):
+        grows = scene.kind_of(one.metric) in {"counter", "histogram"}
+        assert grows is bool(set(one.functions) & {"rate", "increase"}), (
+            one.metric,
+            scene.kind_of(one.metric),
+        )
+
+
+@each
+def test_it_has_an_answer(scene: Scene, query: Asked) -> None:
+    needs_exporter(query)
+    answers = [value for job in ("postfacta", "billing") for value in scene.ask(filled(query.expr, job=job))]
+    if not answers:
+        assert reason(query, {**EMPTY, **PERHAPS}), "no answer, and it is not known why"
+    assert not (answers and reason(query, EMPTY)), "it has an answer: strike it off the list"
+
+
+def test_no_reason_is_left_over() -> None:
+    places = [str(query) for query in asked()]
+    for pattern in (*EMPTY, *PERHAPS):
+        assert [place for place in places if re.fullmatch(pattern, place)], pattern
+
+
+def test_every_rule_could_be_evaluated(scene: Scene) -> None:
+    rules = [rule for group in scene.prometheus.get("rules")["groups"] for rule in group["rules"]]
+    assert rules
+    assert [(rule["name"], rule["lastError"]) for rule in rules if rule.get("lastError")] == []
+
+
+def test_the_names_that_mislead_are_as_they_were_listed(scene: Scene) -> None:
+    if EXPORTER is None and "TEST_REQUIRE_ALL" not in os.environ:
+        pytest.skip("prometheus-postgres-exporter is not installed")
+    assert {scene.kind_of(name) for name in GAUGES_NAMED_SO} == {"gauge"}
+    assert {scene.kind_of(name) for name in COUNTERS_NOT_NAMED_SO} == {"counter"}
+
+
+def test_the_choices_of_the_reader_are_there(scene: Scene) -> None:
+    builds = scene.prometheus.query("postfacta_build_info", at=scene.moment)
+    jobs = {sample.labels["job"] for sample in builds}
+    assert jobs == {"postfacta", "billing"}

@@ -1,0 +1,78 @@
+"""The error-budget policy is in date, is what its page says, and is about objectives that exist."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import yaml
+
+from postfacta_core.clock import WALL
+from postfacta_core.slo.gate import Gate, read_policy
+from postfacta_core.slo.openslo import read
+
+ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs/error-budget-policy.md").read_text()
+POLICY = read_policy(yaml.safe_load((ROOT / "deploy/slo/policy.yaml").read_text()))
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The rows of the table below a heading, without its head."""
+    section = PAGE.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_the_policy_has_been_reviewed_in_time() -> None:
+    today = datetime.fromtimestamp(WALL(), UTC).date()
+    assert POLICY.reviewed <= today
+    assert today <= POLICY.review_by, (
+        "read docs/error-budget-policy.md through with its owner, then set both dates in deploy/slo/policy.yaml"
+    )
+
+
+def test_it_is_reviewed_twice_a_year() -> None:
+    assert (POLICY.review_by - POLICY.reviewed).days <= 185
+
+
+def test_the_page_names_the_same_owner_and_the_same_days() -> None:
+    facts = dict(re.findall(r"^\| ([a-z ]+) \| ([^|]+) \|$", PAGE, re.MULTILINE))
+    assert facts["owner"] == POLICY.owner
+    assert date.fromisoformat(facts["last reviewed"]) == POLICY.reviewed
+    assert date.fromisoformat(facts["next review by"]) == POLICY.review_by
+
+
+def test_the_page_says_of_each_level_what_the_file_says() -> None:
+    told = {row[0]: row for row in rows("What happens")}
+    floors = [level.floor for level in POLICY.levels]
+    assert [*told] == [*(level.name for level in POLICY.levels), "no data"]
+    assert floors == [0.5, 0.25, 0.0, None]
+    assert [told[level.name][1] for level in POLICY.levels] == [
+        "50 % or more", "from 25 % to 50 %", "more than 0, less than 25 %", "nothing",
+    ]  # fmt: skip
+    for level in POLICY.levels:
+        assert told[level.name][2] == ("go ahead" if level.gate is Gate.OPEN else "stop, unless exempt")
+        assert told[level.name][3] == level.effect
+
+
+def test_the_page_and_the_file_agree_on_shares_and_exemptions() -> None:
+    assert PAGE.count(f"more than {POLICY.incident_share:.0%}".replace("%", " %")) == 2
+    assert POLICY.incident_share == POLICY.outage_share
+    assert all(f"`{label}`" in PAGE for label in POLICY.exempt)
+
+
+def test_the_page_tells_the_exit_codes_of_the_gate() -> None:
+    assert [int(row[0]) for row in rows("How to ask")] == sorted(gate.code for gate in Gate)
+
+
+def test_each_objective_of_the_policy_exists_with_the_aim_that_the_page_tells() -> None:
+    model = read(yaml.safe_load_all((ROOT / "deploy/slo/postfacta.openslo.yaml").read_text()))
+    objectives = {one.name: one for one in model.objectives if one.service.name == POLICY.service}
+    aims = {row[0]: row[1:] for row in rows("What counts")}
+    assert {*POLICY.objectives} == {*aims}
+    for name in POLICY.objectives:
+        assert objectives[name].period == POLICY.window
+        assert aims[name][0].startswith(f"{objectives[name].target:.0%}".replace("%", " % of "))
+        assert "432 minutes" in aims[name][1]
+        assert round(objectives[name].budget * POLICY.window / 60) == 432
