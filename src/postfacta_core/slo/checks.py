@@ -55,7 +55,9 @@ def test(name: str, scraped: Scraped, checks: Iterable[Check], *, interval: int,
             {
                 "expr": check.expression,
                 "eval_time": span(check.sample * interval, compress),
-                "exp_samples": [{"labels": labels, "value": value} for labels, value in check.found.items()],
+                "exp_samples": [
+                    {"labels": labels, "value": float(value)} for labels, value in check.found.items()
+                ],
             }
             for check in checks
         ],

@@ -74,33 +74,36 @@ def _fired(stage: Stage, verdict: Sequence[bool | None]) -> int:
 def _smoulder(stage: Stage, place: int) -> Test:
     """Just so much fails that this tier fires and no faster one."""
     tier, scene = stage.objective.tiers[place], stage.scene
-    above = threshold(stage.objective, stage.objective.tiers[place - 1]) if place else 1.0
+    faster = stage.objective.tiers[place - 1] if place else None
+    above = threshold(stage.objective, faster) if faster else 1.0
     share = math.sqrt(threshold(stage.objective, tier) * above)
+    name = f"{number(round(share * 100, 3))} % fail, for tier {tier.name}"
+    burst, bad = stage.burst()
+    period = max(burst, scene.whole(bad / share))
+    alone = scene.scrapes(faster.long) + scene.every if faster else period
+    if not stage.counting and period < alone < bad / (1.25 * threshold(stage.objective, tier)):
+        # Two bursts in the faster tier's window would be too much for it, and one in so long a time is enough.
+        period, share = alone, bad / alone
     # So long that the first burst alone is nothing to a faster tier.
-    before = max(stage.history(), scene.whole(min(_LONGEST, 1.5 * stage.burst()[1] / above)))
+    before = max(stage.history(), scene.whole(min(_LONGEST, 1.5 * bad / above)))
     after = scene.scrapes(tier.short + _GRACE)
     # So long that the long window still burns when the short one has let go.
     limit = min(1.15 * threshold(stage.objective, tier), 0.9 * share)
     lasts = scene.whole(limit * (before + after) / (share - limit))
-    fire = [
-        scene.stretch(before),
-        *_burning(stage, share, max(lasts, 4 * before + 2 * scene.scrapes(tier.hold))),
-    ]
-    fired = _fired(stage, scene.verdicts(scene.traffic(*fire))[tier.name])
-    traffic = scene.traffic(
-        *_until(fire, max(fired + scene.scrapes(2 * _GRACE), before + lasts)), scene.stretch(after)
+    most = max(lasts, 4 * before + 2 * scene.scrapes(tier.hold))
+    burning = (
+        [scene.stretch(most, share)] if stage.counting else _bursts(stage, burst, most=most, period=period)
     )
-    return stage.course(f"{number(round(share * 100, 3))} % fail, for tier {tier.name}", traffic)
+    fire = [scene.stretch(before), *burning]
+    fired = _fired(stage, scene.verdicts(scene.traffic(*fire))[tier.name])
+    played = _until(fire, max(fired + scene.scrapes(2 * _GRACE), before + lasts))
+    return stage.course(name, scene.traffic(*played, scene.stretch(after)))
 
 
-def _burning(stage: Stage, share: float, scrapes: int) -> list[Stretch]:
-    """Stretches in which this share of events fails, or of slices."""
-    scene = stage.scene
-    if stage.counting:
-        return [scene.stretch(scrapes, share)]
-    burst, bad = stage.burst()
-    period = max(burst, scene.whole(bad / share))
-    return [scene.stretch(burst, 1), scene.stretch(period - burst)] * (4 + math.ceil(scrapes / period))
+def _bursts(stage: Stage, burst: int, *, most: int, period: int) -> list[Stretch]:
+    """A burst of failures in each period, for so many scrapes or somewhat more."""
+    one = [stage.scene.stretch(burst, 1), stage.scene.stretch(period - burst)]
+    return one * (4 + math.ceil(most / period))
 
 
 def _blip(stage: Stage, tier: Tier) -> Test:

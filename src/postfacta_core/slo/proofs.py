@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Final
 
 from .budget import span
@@ -91,7 +92,7 @@ class _Service:
             self._well(),
             self._half_down(),
             self._down(),
-            *(self._absent(*one) for one in self._watched()),
+            *(self._absent(metric) for metric in dict.fromkeys(one.metric for one, _ in self._watched())),
         ]
 
     def _well(self) -> Test:
@@ -108,24 +109,26 @@ class _Service:
         selectors = [self._service.up, *(metric for metric, _ in self._watched())]
         scraped |= {name: _constant(1, self._end) for one in selectors for name in self._elsewhere(one)}
         checks = self._fires("Down", [{"severity": self._service.down_severity}], hold=_DOWN_FOR)
-        absent = [{"metric": metric.metric, "severity": severity} for metric, severity in self._watched()]
-        if absent:
+        if absent := self._absences():
             checks += self._fires("SLIMetricAbsent", absent, hold=_ABSENT_FOR)
         return self._test("everything is gone", scraped, checks)
 
-    def _absent(self, watched: Selector, severity: str) -> Test:
+    def _absent(self, metric: str) -> Test:
         """The instances answer, and one metric is not there any more."""
-        metric = watched.metric
         gone = {
             name: samples
             for name, samples in self._healthy(self._fault).items()
             if name.partition("{")[0] == metric
         }
-        by = [{"metric": metric, "severity": severity}]
-        checks = self._fires("SLIMetricAbsent", by, hold=_ABSENT_FOR, metric=metric)
+        absent = [one for one in self._absences() if one["metric"] == metric]
+        checks = self._fires("SLIMetricAbsent", absent, hold=_ABSENT_FOR, metric=metric)
         alerts = f'alertname="{self._service.alert_prefix}Down",service="{self._service.name}"'
         scraped = self._healthy(self._end) | self._stale(gone)
-        return self._test(f"{metric} is gone ({severity})", scraped, [*checks, self._silence(alerts)])
+        return self._test(f"{metric} is gone", scraped, [*checks, self._silence(alerts)])
+
+    def _absences(self) -> list[dict[str, str]]:
+        """The labels of each alert that something has fallen silent."""
+        return [{"metric": one.metric, "severity": severity} for one, severity in self._watched()]
 
     def _watched(self) -> dict[tuple[Selector, str], None]:
         """What must not fall silent, and how loud it is if it does."""
@@ -163,7 +166,7 @@ class _Service:
         return [series(selector.metric, labels) for labels in near_misses(asked, selected(asked))]
 
     def _fires(self, what: str, by: list[dict[str, str]], *, hold: int, metric: str = "") -> list[Check]:
-        """Silence just before, and each set of labels once when it is time."""
+        """Silence just before, and each set of labels as often as it is listed when it is time."""
         every = self._scene.every
         first = self._fault + every + self._scene.scrapes(hold)
         chosen = f',metric="{metric}"' if metric else ""
@@ -171,7 +174,7 @@ class _Service:
         expression = f'count by ({", ".join(by[0])}) (ALERTS{{alertstate="firing",{alerts}}})'
         return [
             Check(expression, first - every, {}),
-            Check(expression, first, {series("", one): 1.0 for one in by}),
+            Check(expression, first, Counter(series("", one) for one in by)),
         ]
 
     def _silence(self, alerts: str = "") -> Check:

@@ -31,7 +31,7 @@ def recordings(stage: Stage) -> list[Test]:
 def _quiet(stage: Stage) -> Test:
     objective, scrapes = stage.objective, stage.scene.scrapes(2 * PRESENT)
     constants = {
-        "slo:objective:ratio": objective.target,
+        "slo:objective:ratio": float(number(objective.target)),
         "slo:error_budget:ratio": objective.budget,
         "slo:time_period:days": float(number(objective.period / DAY)),
         "slo:info": 1,
@@ -148,10 +148,9 @@ def _probed(stage: Stage) -> list[Test]:
     if not stage.probe:
         return []
     traffic, well = stage.disturbed()
-    idle = stage.scene.scraped(stage.steady(traffic.scrapes, 0))
-    failing = stage.course(
-        "the probe fails and nobody else asks", traffic, idle | {stage.probe: notation(well)}
-    )
+    idle = stage.scene.scraped(stage.steady(traffic.scrapes, 0)) | {stage.probe: notation(well)}
+    name = "the probe fails and nobody else asks"
+    failing = stage.course(name, traffic, idle, checks=_during(stage, traffic.scrapes))
     steady = stage.scene.scraped(stage.steady(traffic.scrapes))
     checks = [
         stage.silence(traffic.scrapes),
@@ -166,19 +165,23 @@ def _instances(stage: Stage) -> list[Test]:
     if not one:
         return []
     traffic, well = stage.disturbed()
-    steady = stage.scene.scraped(stage.steady(traffic.scrapes))
+    steady = stage.scene.scraped(stage.steady(traffic.scrapes)) | {two: notation(well)}
     # Nobody asks and nobody probes: all that is known is that no instance is there.
     idle = stage.scene.scraped(stage.steady(traffic.scrapes, 0)) | {stage.probe: ""}
     down = {one: notation(well), two: notation([0] * len(well))}
     gone = {one: notation("stale" if was and not yes else yes or None for was, yes in pairwise([0, *well]))}
-    during = [_judged(stage, traffic.scrapes - stage.scene.scrapes(2 * PRESENT), yes=True)]
+    during = _during(stage, traffic.scrapes)
     return [
         stage.course("the last instance goes down", traffic, idle | down, checks=during),
         stage.course("the last instance is gone", traffic, idle | gone, checks=during),
-        stage.test(
-            "one of two instances goes down", steady | {two: notation(well)}, [stage.silence(traffic.scrapes)]
-        ),
+        stage.test("one of two instances goes down", steady, [stage.silence(traffic.scrapes)]),
     ]
+
+
+def _during(stage: Stage, end: int) -> list[Check]:
+    """The checks that a slice is known, and bad, while something other than events is disturbed."""
+    at = end - stage.scene.scrapes(4 * PRESENT)
+    return [stage.value("slo:slice_bad:bool", 1, at), _judged(stage, at, yes=True)]
 
 
 def _judged(stage: Stage, at: int, *, yes: bool) -> Check:

@@ -65,7 +65,8 @@ class Scene:
             for tier in self.objective.tiers
         ]
         if slices := self.objective.slices:
-            needs.append(4 * slices.min_requests / self.scrapes(slices.window))
+            # So that a slice is judged from the first scrape on.
+            needs.append(2 * slices.min_requests)
         return max(_VOLUME, math.ceil(max(needs, default=0) / 100) * 100)
 
     def traffic(self, *stretches: Stretch) -> Traffic:
@@ -186,7 +187,9 @@ class Scene:
         if indicator.quantile is None:
             good, bad = _values(indicator, far)
             bads = [other - one for one, other in pairwise(traffic.bads)]
-            return {series(metric, labels): notation([good, *(bad if failed else good for failed in bads)])}
+            return {
+                series(metric, labels): notation([bad if failed else good for failed in (bads[0], *bads)])
+            }
         edges = self.source.edges_of(metric.removesuffix("_bucket")) or (indicator.value,)
         slow_is_bad = indicator.op in {"lte", "lt"}
         low, high = (traffic.goods, traffic.bads) if slow_is_bad else (traffic.bads, traffic.goods)

@@ -16,6 +16,8 @@ from .traffic import Stretch, Traffic, notation
 __all__ = ["Stage"]
 
 _HOUR: Final = 3_600
+# Waiting longer for a window to fill would only take time: what has not been scraped is no part of it.
+_LONGEST: Final = 6 * _HOUR
 _DISTURBED: Final = 1_800
 _GRACE: Final = 60
 # What sums of floats may be off by.
@@ -74,10 +76,8 @@ class Stage:
 
     def history(self) -> int:
         """Return for how long all has been well when a fault begins: an hour fills the windows of the fastest tiers."""
-        tiers = self.objective.tiers
-        longest = max(
-            (tier.long for tier in tiers if tier.long <= _HOUR), default=tiers[0].long if tiers else _HOUR
-        )
+        longs = [tier.long for tier in self.objective.tiers] or [_HOUR]
+        longest = max((long for long in longs if long <= _HOUR), default=min(longs[0], _LONGEST))
         return self.scene.scrapes(longest)
 
     def slice_length(self) -> int:

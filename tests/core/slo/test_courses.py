@@ -70,11 +70,7 @@ def test_each_tier_fires_in_a_course_of_its_own_and_has_stopped_when_it_ends(
     assert said[-1] is False
 
 
-# Of slices, what is enough for the medium tier is still enough for the fast one.
-ALONE = [one for one in TIERS if not (one[1].startswith("latency") and one[2] == "medium")]
-
-
-@pytest.mark.parametrize(("file", "name", "tier"), ALONE)
+@pytest.mark.parametrize(("file", "name", "tier"), TIERS)
 def test_where_a_tier_fires_alone_no_faster_one_does(file: Path, name: str, tier: str) -> None:
     test = the(made(file, name), f"for tier {tier}")
     names = [one.name for one in objective(name, file).tiers]

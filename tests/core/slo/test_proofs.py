@@ -101,7 +101,7 @@ def test_a_service_that_is_gone_is_down_and_its_metrics_are_absent(quick: dict[s
 
 
 def test_a_metric_that_is_gone_alone_does_not_mean_that_the_service_is_down(quick: dict[str, Any]) -> None:
-    gone = by_name(quick, "postfacta")["http_server_request_duration_seconds_count is gone (page)"]
+    gone = by_name(quick, "postfacta")["http_server_request_duration_seconds_count is gone"]
     assert gone["promql_expr_test"][-1]["exp_samples"] == []
     assert "PostfactaDown" in gone["promql_expr_test"][-1]["expr"]
 
@@ -127,3 +127,12 @@ def test_conditions_that_no_request_can_meet_are_refused() -> None:
     keys = ["spec", "ratioMetric", "total", "metricSource", "spec", "query"]
     with pytest.raises(SloError, match="no example"):
         proofs_of(read(changed("SLI checkouts", keys, query)), slow=True)
+
+
+def test_a_metric_is_missed_as_loudly_as_each_of_its_alerts_says() -> None:
+    loud = changed("AlertPolicy hour-slow", ["spec", "alertWhenNoData"], value=True, file=APP)
+    gone = by_name(proofs_of(read(loud)), "postfacta")["http_server_request_duration_seconds_count is gone"]
+    assert [one["labels"].split(",")[1] for one in gone["promql_expr_test"][1]["exp_samples"]] == [
+        'severity="page"}',
+        'severity="ticket"}',
+    ]

@@ -137,3 +137,9 @@ def test_a_measured_value_has_no_events_that_could_all_fail() -> None:
         "what is left out goes well, and hides nothing",
         "the budget is touched, then spent",
     }
+
+
+def test_a_probe_is_proved_to_count_where_no_alert_would_tell() -> None:
+    mute = replace(objective("availability", APP), tiers=())
+    for name in ("the probe fails and nobody else asks", "the last instance is gone"):
+        assert asked(made(mute)[name], "slice_bad") == [1]

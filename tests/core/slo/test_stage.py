@@ -54,6 +54,7 @@ def test_a_fault_begins_when_the_windows_of_the_fastest_tiers_are_full() -> None
     assert stage("availability").history() == 240
     assert stage("success-rate").history() == 120
     assert shortened(objective("availability", APP), 7_200, 90_000).history() == 480
+    assert shortened(objective("availability", APP), 900_000, 900_000).history() == 1_440
     queue = objective("queue-is-short", ORDERS)
     assert Stage(Scene(model(APP).source, queue)).history() == 240
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
+# YAML is written without types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from tests.core.slo.promtool import refusal
 
@@ -23,14 +26,16 @@ def complaints(where: Path, groups: Sequence[Mapping[str, Any]], proof: Mapping[
     """
     names = {group["name"] for group in groups}
     order = [name for name in proof.get("group_eval_order", ()) if name in names]
-    # JSON is YAML as well, and written in a moment.
-    (where / "rules.yml").write_text(json.dumps({"groups": list(groups)}))
-    (where / "tests.yml").write_text(
-        json.dumps({**proof, "rule_files": ["rules.yml"], "group_eval_order": order})
-    )
+    _write(where / "rules.yml", {"groups": list(groups)})
+    _write(where / "tests.yml", {**proof, "rule_files": ["rules.yml"], "group_eval_order": order})
     said = refusal(where, "test", "rules", "tests.yml")
     assert not said or "FAILED" in said, said
     return said
+
+
+def _write(file: Path, content: object) -> None:
+    # The dumper in C, where it was built, for there is much to write. JSON is not YAML for all characters.
+    file.write_text(yaml.dump(content, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper)))
 
 
 def cost(test: dict[str, Any]) -> int:

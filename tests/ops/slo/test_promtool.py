@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 
 from postfacta_core.slo.groups import rules_of
 from postfacta_core.slo.openslo import read
+from postfacta_core.slo.promql import SloError
 from postfacta_core.slo.proofs import proofs_of
 from tests.core.slo.files import APP, ORDERS, Documents, model, some_documents
 from tests.core.slo.promtool import needs_promtool
@@ -177,8 +178,12 @@ def test_a_kind_of_request_that_counts_otherwise_is_noticed(find: str, put: str,
     assert complaints(tmp_path, rules, proof)
 
 
+# It may not look for the smallest failure: each look takes promtool some seconds.
 @settings(
-    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+    max_examples=3,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 @given(some_documents())
 def test_whatever_is_promised_is_kept_watch_over(
@@ -188,8 +193,13 @@ def test_whatever_is_promised_is_kept_watch_over(
     found[0]["spec"]["connectionDetails"] |= {"scrapeInterval": "15s", "evaluationInterval": "15s"}
     promised = read(found)
     for slow in (False, True):
-        proof = proofs_of(promised, slow=slow)
-        # Tiers of weeks take promtool minutes; what is left are all kinds of tests.
-        short = [test for test in proof["tests"] if cost(test) <= 1_000]
+        try:
+            proof = proofs_of(promised, slow=slow)
+        except SloError as error:
+            # What is drawn may count the same as good and as all, or what no request can be.
+            assume("no example" not in str(error))
+            raise
+        # Outages take promtool minutes, with tiers of weeks; this is about what is recorded and left out.
+        short = [test for test in proof["tests"] if cost(test) <= 200]
         where = tmp_path_factory.mktemp("any")
         assert complaints(where, rules_of(promised)["groups"], {**proof, "tests": short}) == ""
