@@ -1,1 +1,1 @@
-"""What a service promises, as records and as the files that Prometheus, Grafana and people read."""
+"""What a service promises: as records, then as files for Prometheus, Grafana and people."""

@@ -1,4 +1,4 @@
-"""The command line, `python -m postfacta_core.slo`: it alone reads and writes files, and alone knows YAML."""
+"""The command line, `python -m postfacta_core.slo`: it alone touches files, and alone knows YAML."""
 
 from __future__ import annotations
 

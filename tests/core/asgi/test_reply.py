@@ -126,8 +126,9 @@ async def test_it_leaves_nothing_for_the_cyclic_collector() -> None:
     gc.collect()
     gc.disable()
     try:
-        for _ in range(100):
+        for _ in range(1000):
             await app(dict(scope), None, nobody)  # type: ignore[arg-type] # it is not called
-        assert gc.collect() < 100
+        # Less than one object a request: a few may be from elsewhere in the process.
+        assert gc.collect() < 1000
     finally:
         gc.enable()
