@@ -20,7 +20,7 @@ import yaml
 from chaos.durations import divide
 
 # Each program here starts and ends in the same way.
-from chaos.processes import _Child, free_port, wait_until  # pyright: ignore[reportPrivateUsage]
+from chaos.processes import Child, free_port, wait_until
 
 __all__ = ["CONFIG", "SECRETS", "Alertmanager", "compress"]
 
@@ -51,7 +51,7 @@ def compress(config: object, by: float) -> object:
     }
 
 
-class Alertmanager(_Child):
+class Alertmanager(Child):
     """One Alertmanager; a context manager, running inside the block.
 
     Args:

@@ -10,14 +10,14 @@ from typing import Self
 import httpx2
 
 # Each program here starts and ends in the same way.
-from chaos.processes import _Child, free_port, wait_until  # pyright: ignore[reportPrivateUsage]
+from chaos.processes import Child, free_port, wait_until
 
 __all__ = ["DeadMan"]
 
 _PROGRAM = Path(__file__).parent.parent / "deploy/bin/deadman.py"
 
 
-class DeadMan(_Child):
+class DeadMan(Child):
     """One switch; a context manager, running inside the block.
 
     Args:

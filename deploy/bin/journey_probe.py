@@ -219,7 +219,7 @@ def _head(name: str, kind: str, about: str) -> tuple[str, str]:
 
 def _serve(board: Board, host: str, port: int) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
-        timeout = 10
+        timeout: float | None = 10.0
 
         def do_GET(self) -> None:
             known = urlsplit(self.path).path == "/metrics"

@@ -166,7 +166,7 @@ async def test_a_stranger_learns_nothing_from_the_prefix_of_a_token(world: World
         (["signals:write"], {"/ingest"}),
         (["signals:write", "incidents:read"], {"/read", "/ingest"}),
     ],
-    ids=str,
+    ids=lambda names: " ".join(sorted(names)),
 )
 async def test_a_scope_opens_what_it_names_and_nothing_else(
     world: World, scopes: list[str], allowed: set[str]
