@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 from urllib.parse import urlsplit
 
 __all__ = ["STEPS", "Board", "Journey", "Outcome", "main"]
@@ -219,7 +219,7 @@ def _head(name: str, kind: str, about: str) -> tuple[str, str]:
 
 def _serve(board: Board, host: str, port: int) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
-        timeout: float | None = 10.0
+        timeout: ClassVar[float | None] = 10.0
 
         def do_GET(self) -> None:
             known = urlsplit(self.path).path == "/metrics"
