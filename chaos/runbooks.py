@@ -36,7 +36,7 @@ FOLDER = Path(__file__).parent.parent / "docs/runbooks"
 """Where they are; each but the README is a runbook."""
 
 SECTIONS = ("Meaning", "Impact", "Diagnosis", "Mitigation", "Verification", "Escalation", "Afterwards")
-"""What each has, in this order."""
+"""What each has, in this order, but those about a process."""
 
 ROLES = ("diagnose", "mitigate", "verify", "manual")
 
@@ -74,7 +74,7 @@ class Runbook:
 
     Attributes:
         path: Where it is.
-        front: What stands above the text: ``alert`` or ``scenario``, ``owner``, ``last_rehearsed``.
+        front: What stands above the text: ``alert``, ``scenario`` or ``process``, ``owner``, ``last_rehearsed``.
         sections: The headings of the second level, in order.
         text: All below the front matter.
         blocks: Its commands, in order.
@@ -88,7 +88,7 @@ class Runbook:
 
     @property
     def name(self) -> str:
-        """The alert's or the scenario's name."""
+        """The name of the alert, the scenario or the process."""
         return self.path.stem
 
     def of(self, role: str) -> list[Block]:
