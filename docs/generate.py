@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import postfacta_core
+from postfacta_app.reliability.business import METRICS
 from postfacta_core import Bulkhead, CircuitBreaker, Fallback, Hedge, Mode, Retry, asgi, errors
 from postfacta_core.events import Event, PolicyCreated, Sample
 from postfacta_core.policy.concurrency import AdaptiveLimiter
@@ -337,6 +338,14 @@ def _runtime(_asked: str) -> str:
     return "\n".join([*_HEAD, *rows])
 
 
+def _business(_asked: str) -> str:
+    rows = [
+        _row(name, _policy_kind(name), _labels(labels, {}), text=text)
+        for name, (text, labels) in METRICS.items()
+    ]
+    return "\n".join([*_HEAD, *rows])
+
+
 def _policy_kind(name: str) -> str:
     return "counter" if name.endswith("_total") else "gauge"
 
@@ -394,6 +403,7 @@ _MAKERS: Final[Mapping[str, Callable[[str], str]]] = {
     "errors": _errors,
     "instruments": _instruments,
     "metrics": _metrics,
+    "business": _business,
     "runtime": _runtime,
     "types": _types,
 }

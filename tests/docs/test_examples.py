@@ -27,6 +27,7 @@ PAGES = [
     "docs/how-to/graceful-shutdown.md",
     "docs/how-to/hedging-and-fallback.md",
     "docs/how-to/load-shedding.md",
+    "docs/how-to/logs.md",
     "docs/how-to/migrate.md",
     "docs/how-to/pipeline.md",
     "docs/how-to/rate-limits.md",
