@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     (options.out / "gameday.json").write_text(json.dumps(as_json(told), indent=1) + "\n")
     (options.out / "report.html").write_text(as_html(told))
     if options.markdown:
-        put(options.markdown, "gameday", as_markdown(told))
+        put(options.markdown, options.section, as_markdown(told))
     _say(
         f"{told.verdict}; noise {told.noise}; {told.took / 60:.0f} min; report: {options.out / 'report.html'}"
     )
@@ -77,6 +77,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--out", type=Path, default=Path("build/gameday"), help="folder of the report (%(default)s)"
     )
     parser.add_argument("--markdown", type=Path, help="a page whose tables are replaced")
+    parser.add_argument("--section", default="gameday", help="which tables of the page (%(default)s)")
     parser.add_argument("--list", action="store_true", help="show the rows, and do nothing")
     options = parser.parse_args(argv)
     if not 1 <= options.compress <= 60:
@@ -102,7 +103,7 @@ def run_day(table: Table, rows: Sequence[Row], options: Options) -> Told:
                 except KeyboardInterrupt:  # What is known already is worth a report.
                     results += [not_run(it, "interrupted") for it in rows[len(results) :]]
                     break
-                _tell(results[-1], options.compression)
+                _tell(results[-1])
             episodes, arrivals = day.watch.episodes(), day.told()
     return Told(
         compression=options.compression,
@@ -116,12 +117,12 @@ def run_day(table: Table, rows: Sequence[Row], options: Options) -> Told:
     )
 
 
-def _tell(result: Result, compression: int) -> None:
+def _tell(result: Result) -> None:
     for it in result.findings:
         fired = (
             "never"
             if it.fired_after is None
-            else f"{it.fired_after:.1f} s, x{compression} = {it.fired_after * compression:.0f} s"
+            else f"{it.fired_after:.1f} s, x{result.compression:g} = {it.fired_after * result.compression:.0f} s"
         )
         _say(
             f"  {it.alert}: fired after {fired}; told after {it.told_after} s; resolved {it.resolved_after} s after the repair"

@@ -129,12 +129,14 @@ class Result:
         commands: What was run of the runbook.
         course: When what was done.
         users: Requests and failures while the fault lasted.
+        compression: How much shorter the waits of alerting were than in production.
     """
 
     name: str
     what: str
     verdict: str
     reasons: tuple[str, ...]
+    compression: float = 1.0
     findings: tuple[Finding, ...] = ()
     others: tuple[str, ...] = ()
     noise: tuple[str, ...] = ()
@@ -193,6 +195,7 @@ def judge(
         what=row.what,
         verdict="fail" if reasons else "pass",
         reasons=tuple(reasons),
+        compression=compression,
         findings=findings,
         others=tuple(sorted(others)),
         noise=odd,

@@ -96,7 +96,7 @@ def _rows(told: Told) -> list[list[str]]:
             finding.alert,
             finding.severity or "-",
             _seconds(finding.fired_after),
-            _seconds(finding.fired_after, told.compression),
+            _seconds(finding.fired_after, result.compression),
             _seconds(finding.told_after),
             _seconds(finding.resolved_after),
             finding.runbook or "-",

@@ -30,6 +30,7 @@ RESULT = Result(
     what="the dam is opened",
     verdict="pass",
     reasons=(),
+    compression=10.0,
     findings=(FINDING,),
     course=Course(began=100.0, caused=130.0, mended=150.0, ended=180.0),
     users={"requests": 600.0, "failed": 20.0},
@@ -80,6 +81,11 @@ def test_the_figures_are_given_as_measured_and_at_productions_pace() -> None:
     assert "| dam-broken | the dam is opened | pass | 20 of 600 | - | - |" in text
     assert "Notifications: 1; noise: 0." in text
     assert "| PostfactaDrought | nothing here is dry |" in text
+
+
+def test_a_row_at_a_pace_of_its_own_is_told_at_that_pace() -> None:
+    text = as_markdown(replace(TOLD, results=[replace(RESULT, compression=60.0)]))
+    assert "| page | 6.5 s | 6 m 30 s | 7.0 s |" in text
 
 
 def test_what_did_not_happen_is_told_as_never() -> None:
