@@ -266,7 +266,7 @@ FAULTS: Mapping[str, Fault] = {
     "database_killed": _outage("kill"),
     "database_frozen": _outage("frozen"),
     "database_locked": _outage("lock"),
-    "database_slow": _slow_database(1500),
+    "database_slow": _slow_database(900),
     "latency_burst": _slow_database(100),
     "disk_full": _outage("disk-full"),
     "table_gone": _altered(
