@@ -225,15 +225,18 @@ def _old_schema(site: Site) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _fsync_off(site: Site) -> Generator[None]:
-    """Let the database promise what it does not keep."""
-    setting = "alter system set fsync = {}"
-    for statement in (setting.format("off"), "select pg_reload_conf()"):
+def _unsafe_commits(site: Site) -> Generator[None]:
+    """Let the database acknowledge what is not on disk yet, to every session that begins from now on."""
+    setting = "alter role all {} synchronous_commit"
+    end_sessions = (
+        "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'postfacta%'"
+    )
+    for statement in (f"{setting.format('set')} = off", end_sessions):
         site.database.ask(statement)
     try:
         yield
     finally:
-        for statement in ("alter system reset fsync", "select pg_reload_conf()"):
+        for statement in (setting.format("reset"), end_sessions):
             site.database.ask(statement)
 
 
@@ -278,7 +281,7 @@ FAULTS: Mapping[str, Fault] = {
     "guessed_passwords": _guessed_passwords,
     "old_secret": _old_secret,
     "old_schema": _old_schema,
-    "fsync_off": _fsync_off,
+    "unsafe_commits": _unsafe_commits,
     "rate_store_killed": _killed("valkey"),
     "instance_killed": _killed("instance1"),
     "all_instances_killed": _killed("instance1", "instance2"),
