@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from starlette.applications import Starlette
@@ -27,10 +27,17 @@ from postfacta_core.policy.transfer import TransferLimits
 from postfacta_core.slo.prometheus import Prometheus
 from postfacta_core.telemetry.metrics import Metrics
 
+from .actions import service as action_service
+from .actions.http import ActionHttp
+from .actions.postgres import PostgresActions
 from .db import Transactions, housekeeping
+from .durations.http import DurationHttp
 from .errors import AppError, NotFoundError
+from .export import service as export
+from .export.http import ExportHttp
+from .export.postgres import PostgresExport
 from .identity.guard import Guard
-from .identity.http import IdentityHttp
+from .identity.http import Accounts, IdentityHttp
 from .identity.local import LocalAccounts
 from .identity.pages import SignInPages
 from .identity.postgres import PostgresIdentity
@@ -39,22 +46,36 @@ from .incidents.pages import IncidentPages
 from .incidents.postgres import PostgresIncidents
 from .incidents.v0 import V0Http, V0Store
 from .incidents.v0_postgres import PostgresV0
+from .links import service as link_service
+from .links.http import LinkHttp
+from .links.postgres import PostgresLinks
 from .migrations import HEAD, current_revision
 from .observability import watch_lines
 from .openapi import openapi_document
+from .postmortems import service as postmortems
+from .postmortems.http import PostMortemHttp
+from .postmortems.postgres import PostgresPostMortems
 from .principal import Principal
 from .problems import Fault, Problems
-from .rates import address_limits, principal_limits, priorities, shared_store
+from .rates import address_limits, limit_retrying, principal_limits, priorities, shared_store
 from .reliability.about import About, Codebase, load_codebase
 from .reliability.business import BusinessMetrics
 from .reliability.pages import ReliabilityPage
 from .reliability.postgres import PostgresBusiness
 from .reliability.watch import Watch
 from .routes import RouteClass, Rule, build_routes
-from .settings import Settings
+from .settings import AuthMode, Settings
+from .signals.alertmanager import AlertLabels
+from .signals.http import SignalHttp
+from .signals.postgres import PostgresSignals
 from .table import Handlers, rules
+from .timeline.http import TimelineHttp
+from .timeline.postgres import TimelineStore
 from .web.render import STATIC, Pages
 from .web.stale import StaleAnswers
+
+if TYPE_CHECKING:
+    from .identity.project import Project
 
 __all__ = ["create_app", "route_rules"]
 
@@ -99,7 +120,13 @@ def create_app(settings: Settings, *, v0_store: V0Store | None = None) -> Harden
     )
     pages = Pages(version=settings.app_version or codebase.version)
     problems = Problems(version="" if settings.is_local else settings.app_version, html=partial(_page, pages))
-    guard = Guard(PostgresIdentity(database), settings, attempted=partial(business.attempted, "token"))
+    project = _project(settings, database, business=business, telemetry=telemetry)
+    guard = Guard(
+        PostgresIdentity(database),
+        settings,
+        foreign=project.tokens if project else None,
+        attempted=partial(business.attempted, "token"),
+    )
     stale = StaleAnswers(database.name)
     health, watch = _health(settings, database, telemetry), _watch(settings)
     reliability = ReliabilityPage(pages, health, telemetry.metrics, watch=watch)
@@ -113,11 +140,15 @@ def create_app(settings: Settings, *, v0_store: V0Store | None = None) -> Harden
         pages=pages,
         v0_store=v0_store,
         reliability=reliability,
+        accounts=project.accounts if project else None,
     )
     rate_store = shared_store(settings)
     spend = principal_limits(settings, store=rate_store, observer=telemetry.observer)
     static = Mount("/static", StaticFiles(directory=STATIC))
-    routes: list[BaseRoute] = [*build_routes(table, guard.authenticate, spend=spend, stale=stale), static]
+    authenticate = limit_retrying(
+        guard.authenticate, settings, table, store=rate_store, observer=telemetry.observer
+    )
+    routes: list[BaseRoute] = [*build_routes(table, authenticate, spend=spend, stale=stale), static]
     app = Starlette(routes=routes, middleware=_cors(settings), exception_handlers=problems.handlers)
     app.router.redirect_slashes = False
     return harden(
@@ -133,6 +164,7 @@ def create_app(settings: Settings, *, v0_store: V0Store | None = None) -> Harden
                 PostgresBusiness(database, partial(_revision, database)), observer=telemetry.observer
             ),
             *([watch.running()] if watch else []),
+            *(project.resources if project else []),
         ],
         render=problems.core,
         resetters=[clear_contextvars],
@@ -150,14 +182,24 @@ def route_rules(
     pages: Pages,
     v0_store: V0Store | None = None,
     reliability: ReliabilityPage | None = None,
+    accounts: Accounts | None = None,
 ) -> list[Rule]:
     """Fill the route table with handlers."""
     business = business or BusinessMetrics(expected=HEAD)
     transactions = Transactions(database, count=business.count)
     identity = PostgresIdentity(database)
-    accounts = LocalAccounts(identity, transactions, attempted=partial(business.attempted, "password"))
+    accounts = accounts or LocalAccounts(
+        identity, transactions, attempted=partial(business.attempted, "password")
+    )
     http = IdentityHttp(settings, identity, transactions, accounts=accounts, forget=guard.forget)
     store = PostgresIncidents(database)
+
+    revisions, actions, links = (
+        PostgresPostMortems(database),
+        PostgresActions(database),
+        PostgresLinks(database),
+    )
+    timelines = TimelineStore(database)
 
     async def openapi(request: Request, principal: Principal) -> Response:
         return JSONResponse(document)
@@ -170,6 +212,21 @@ def route_rules(
             about=About(codebase, environment=settings.environment),
             v0=V0Http(v0_store or PostgresV0(database, transactions)),
             incidents=IncidentHttp(transactions, store, forget=stale.forget),
+            signals=SignalHttp(
+                transactions,
+                PostgresSignals(database),
+                store,
+                secret_keys=settings.secret_keys,
+                labels=AlertLabels(settings.alert_service_label, settings.alert_environment_label),
+            ),
+            postmortems=PostMortemHttp(transactions, postmortems.Needs(store, revisions, timelines, actions)),
+            actions=ActionHttp(transactions, action_service.Needs(store, actions)),
+            links=LinkHttp(transactions, link_service.Needs(store, links)),
+            export=ExportHttp(
+                transactions, export.Needs(PostgresExport(), timelines, revisions, actions, links)
+            ),
+            timeline=TimelineHttp(transactions, store, timelines),
+            durations=DurationHttp(timelines),
             identity=http,
             incident_pages=IncidentPages(store, pages),
             sign_in=SignInPages(accounts, http, pages, is_local=settings.is_local),
@@ -182,13 +239,31 @@ def route_rules(
     return table
 
 
+def _project(
+    settings: Settings, database: Database, *, business: BusinessMetrics, telemetry: Telemetry
+) -> Project | None:
+    if settings.auth_mode is not AuthMode.SUPABASE:
+        return None
+    from .identity.project import Project  # noqa: PLC0415 - its cryptography takes long to load, for who needs none
+
+    project = Project(
+        settings,
+        PostgresIdentity(database),
+        Transactions(database),
+        attempted=partial(business.attempted, "password"),
+        observer=telemetry.observer,
+    )
+    business.show("postfacta_jwks_age_seconds", project.keys.age)
+    return project
+
+
 def _policy(settings: Settings, table: list[Rule], rate_store: SharedStore | None) -> Policy:
     special = {
         (rule.method, rule.path): TransferLimits(
             max_header_bytes=settings.max_header_bytes, max_body_bytes=rule.route_class.body_bytes
         )
         for rule in table
-        if rule.route_class is RouteClass.AUTH
+        if rule.route_class in {RouteClass.AUTH, RouteClass.INGEST}
     }
     reads = TransferLimits(max_header_bytes=settings.max_header_bytes, max_body_bytes=0)
     writes = TransferLimits(
@@ -208,7 +283,7 @@ def _policy(settings: Settings, table: list[Rule], rate_store: SharedStore | Non
         limits=limits,
         request_timeout=RouteClass.WRITE.seconds,  # Until routing has told the class.
         cancel_on_disconnect=lambda scope: scope["method"] in {"GET", "HEAD"},
-        rate_limits=address_limits(settings),
+        rate_limits=address_limits(settings, table),
         rate_limit_store=rate_store,
         trusted_proxies=settings.trusted_proxies,
         shedding=settings.shedding,
@@ -282,10 +357,11 @@ def _cors(settings: Settings) -> list[Middleware]:
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_credentials=settings.cors_credentials,
-            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "If-Match", "If-None-Match", "Idempotency-Key"],
             expose_headers=[
                 "Age",
+                "As-Of",
                 "Cache-Status",
                 "ETag",
                 "Link",

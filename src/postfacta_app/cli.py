@@ -1,17 +1,20 @@
-"""The command line: serve, migrate, demo, admin, token, doctor, slo."""
+"""The command line: serve, migrate, demo, admin, token, verify, doctor, slo."""
 
 from __future__ import annotations
 
 import argparse
 import getpass
 import sys
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 import anyio
 
+from postfacta_core.aio.database import Database
 from postfacta_core.clock import WALL
 from postfacta_core.errors import ResilienceError
 from postfacta_embedded import EmbeddedPostgresError
@@ -19,13 +22,15 @@ from postfacta_embedded import EmbeddedPostgresError
 from .db import Unit
 from .errors import AppError, InvalidFieldsError
 from .identity.local import Passwords, add_token, add_user, mint
-from .identity.model import Kind, NewToken, NewUser, Scope
+from .identity.model import Kind, NewToken, NewUser, Scope, UserChange
 from .identity.postgres import PostgresIdentity
 from .migrations import HEAD, MigrationError, upgrade
 from .principal import Principal, Role
 from .reach import NoDatabaseError, reach, revision
 from .server import SERVERS, PortInUseError, serve
-from .settings import Settings, SettingsError, load_settings
+from .settings import AuthMode, Settings, SettingsError, load_settings
+from .timeline.postgres import TimelineStore
+from .timeline.verify import Verified, verify, write_metrics
 from .web.body import parse
 
 __all__ = ["main"]
@@ -66,12 +71,22 @@ Needs nothing but a free port and some disk space. What is recorded is there aga
 Needs a migrated database. The password has 12 to 128 characters and no other rule.
 
   postfacta admin create --email ada@example.org --name "Ada"
-  postfacta admin create --email ada@example.org --name "Ada" --password-stdin < password.txt""",
+  postfacta admin create --email ada@example.org --name "Ada" --password-stdin < password.txt
+
+In auth mode supabase the password lies in the project, and --sub says whose account there it is:
+
+  postfacta admin create --email ada@example.org --name "Ada" --sub 8d0fd2b3-9ca7-4d9e-a95f-9e13dded323e""",
     "token": """\
 Needs a migrated database. The secret is printed once, and nobody can look it up later.
 
   postfacta token create --name alertmanager --scope signals:write --source alertmanager
   postfacta token create --name dashboard --scope incidents:read --days 90""",
+    "verify": """\
+Rebuilds the timeline that each revision of a post-mortem saw, from the facts that are there now. Changes nothing;
+run it every night, and after every restore. Ends with 1 if one differs: then facts were lost or changed.
+
+  postfacta verify
+  postfacta verify --metrics-file /var/lib/node_exporter/postfacta.prom""",
     "doctor": """\
 Needs the settings the service runs with. Looks at them, at the port, the limits of this machine, the database with
 its schema, durability, connections and clock, and at what the server needs around it. Ends with 1 if anything fails.
@@ -152,6 +167,10 @@ def _parser() -> argparse.ArgumentParser:
     demo = _command(commands, "demo", "run everything on this machine; needs nothing", run=_demo)
     _admin(_group(commands, "admin", "create an administrator; needs a migrated database"))
     _token(_group(commands, "token", "create a machine's API token; needs a migrated database"))
+    verifying = _command(commands, "verify", "rebuild all timelines, and compare their digests", run=_verify)
+    verifying.add_argument(
+        "--metrics-file", type=Path, help="write the numbers there, for node_exporter's textfile collector"
+    )
     doctor = _command(commands, "doctor", "say whether all is well, and what to do if not", run=_doctor)
     doctor.add_argument(
         "--server",
@@ -202,6 +221,9 @@ def _admin(commands: _Commands) -> None:
     command.add_argument(
         "--password-stdin", action="store_true", help="read the password from standard input"
     )
+    command.add_argument(
+        "--sub", type=UUID, help="in auth mode supabase: the `User UID` of the account there"
+    )
 
 
 def _token(commands: _Commands) -> None:
@@ -245,12 +267,34 @@ def _demo(args: argparse.Namespace) -> int:
 def _create_admin(args: argparse.Namespace) -> int:
     settings = load_settings()
     sent = {"email": args.email, "display_name": args.name, "role": Role.ADMIN}
+    if (settings.auth_mode is AuthMode.SUPABASE) != (args.sub is not None):
+        raise _CommandError("--sub goes with POSTFACTA_AUTH_MODE=supabase, which needs it")
+    if args.sub is not None:
+        return _adopt_admin(settings, args.sub, sent)
     new = parse(NewUser, sent | {"password": _password(from_stdin=args.password_stdin)})
 
     async def run() -> None:
         password_hash = await Passwords().hash(new.password)
         async with _unit(settings) as (unit, store):
             await add_user(unit, store, new, password_hash=password_hash)
+
+    anyio.run(run)
+    _say(f"{new.email} is an administrator now, and signs in at /signin")
+    return 0
+
+
+def _adopt_admin(settings: Settings, sub: UUID, sent: Mapping[str, object]) -> int:
+    from .identity.supabase import Newcomer, external_name, meet  # noqa: PLC0415 - only this needs its cryptography
+
+    new, name = parse(Newcomer, sent), external_name(settings.issuer, sub)
+
+    async def run() -> None:
+        async with _unit(settings) as (unit, store):
+            if await meet(unit, store, name, new=new) or (user := await store.external(name)) is None:
+                return
+            now = datetime.fromtimestamp(WALL(), UTC)
+            await store.change_user(unit, user.id, UserChange(role=Role.ADMIN), now=now)
+            await unit.audit("user.change", f"user:{user.id}", detail={"role": Role.ADMIN})
 
     anyio.run(run)
     _say(f"{new.email} is an administrator now, and signs in at /signin")
@@ -285,13 +329,36 @@ def _create_token(args: argparse.Namespace) -> int:
     return 0
 
 
+def _verify(args: argparse.Namespace) -> int:
+    settings = load_settings()
+
+    async def run() -> Verified:
+        async with _migrated(settings) as database:
+            return await verify(TimelineStore(database))
+
+    result = anyio.run(run)
+    if args.metrics_file:
+        write_metrics(result, args.metrics_file, now=WALL())
+    for found in result.faults:
+        sys.stderr.write(f"{found.incident}, revision {found.rev}: the timeline is not what it was\n")
+    for found in result.other_rules:
+        _say(f"{found.incident}, revision {found.rev}: made under rules {found.rules}, and not compared")
+    _say(f"{len(result.equal)} revisions are equal, {len(result.faults)} differ")
+    return 1 if result.faults else 0
+
+
 @asynccontextmanager
-async def _unit(settings: Settings) -> AsyncGenerator[tuple[Unit, PostgresIdentity]]:
+async def _migrated(settings: Settings) -> AsyncGenerator[Database]:
     async with reach(settings) as database:
         if await revision(database) is None:
             raise _CommandError("the database has no tables yet: run `postfacta migrate` first")
-        async with database.transaction() as connection:
-            yield Unit(connection, _OPERATOR, None), PostgresIdentity(database)
+        yield database
+
+
+@asynccontextmanager
+async def _unit(settings: Settings) -> AsyncGenerator[tuple[Unit, PostgresIdentity]]:
+    async with _migrated(settings) as database, database.transaction() as connection:
+        yield Unit(connection, _OPERATOR, None), PostgresIdentity(database)
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Self
+from typing import Any, Self, TypeVar
 from uuid import UUID
 
 import anyio
@@ -31,9 +31,22 @@ from postfacta_core.policy.address import client_address
 from .errors import IdempotencyInProgressError, IdempotencyMismatchError
 from .principal import Principal
 
-__all__ = ["VISIBLE", "Answer", "Transactions", "Unit", "database_time", "housekeeping", "prune_keys", "sees"]
+__all__ = [
+    "VISIBLE",
+    "Answer",
+    "Fetch",
+    "Transactions",
+    "Unit",
+    "database_time",
+    "housekeeping",
+    "prune_keys",
+    "sees",
+]
 
+T = TypeVar("T")
 Address = IPv4Address | IPv6Address
+Fetch = Callable[..., Awaitable[Sequence[Any]]]
+"""Runs a query: the database's own way, or a unit's, which sees what the unit has written and locked."""
 
 # In words: internal ones are for everybody, private ones for admins and members. Machines are neither.
 VISIBLE = "(i.visibility = 'internal' or $1::boolean or coalesce($2::uuid = any (i.members), false))"
@@ -168,6 +181,14 @@ class Transactions:
         for count in unit.counts:
             self._count(*count)
         return answer.response()
+
+    async def read(self, principal: Principal, look: Callable[[Unit], Awaitable[T]]) -> T:
+        """Look at one moment of the database: all that the unit's queries see was true together."""
+
+        async def run(connection: Connection) -> T:
+            return await look(Unit(connection, principal, None))
+
+        return await self._database.run_transaction(run, isolation="repeatable read")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ __all__ = [
     "MalformedError",
     "MethodNotAllowedError",
     "NotFoundError",
+    "NotPublishableError",
     "PreconditionFailedError",
     "PreconditionRequiredError",
     "RateLimitedError",
@@ -118,6 +119,12 @@ class IllegalTransitionError(AppError):
     """The incident cannot move to that state from where it is."""
 
     slug, status, title = "illegal-transition", 409, "Not a move this incident can make"
+
+
+class NotPublishableError(AppError):
+    """The post-mortem lacks what readers need; `missing` lists it: a summary, an impact, factors, owners."""
+
+    slug, status, title = "not-publishable", 409, "The post-mortem cannot be published yet"
 
 
 class IdempotencyInProgressError(AppError):

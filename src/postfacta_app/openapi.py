@@ -28,8 +28,12 @@ _PATTERNS: Final[dict[str, JSON]] = {
         "description": "`INC-12`, or the incident's UUID.",
     },
     "id": {"type": "string", "format": "uuid"},
+    "root": {"type": "string", "format": "uuid"},
+    "rev": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
+    "type": {"enum": ["related", "duplicate_of", "follows"]},
     "slug": {"type": "string", "pattern": "^[a-z][a-z-]{0,62}$"},
 }
+_PATTERNS["other"] = _PATTERNS["ref"]
 _ETAGS: Final = r'^(\*|(W/)?"[!#-~]{0,100}"( ?, ?(W/)?"[!#-~]{0,100}"){0,9})$'
 _HEADERS: Final[dict[str, JSON]] = {
     "If-Match": {"type": "string", "pattern": _ETAGS, "description": "The ETag of the version you change."},
@@ -83,7 +87,7 @@ def openapi_document(rules: Iterable[Rule], *, version: str) -> JSON:
     paths: dict[str, JSON] = {}
     for rule in told:
         path = _PARAMETER.sub(r"{\1}", rule.path)
-        paths.setdefault(path, {})[rule.method.lower()] = _operation(rule, schemas)
+        paths.setdefault(path, {})[rule.method.lower()] = _operation(rule, schemas, definitions)
     return {
         "openapi": "3.1.0",
         "info": {"title": "PostFacta", "version": version, "license": {"name": "BSD-3-Clause"}},
@@ -120,11 +124,15 @@ def _forbid_nul(schema: object) -> None:
             _forbid_nul(part)
 
 
-def _operation(rule: Rule, schemas: Schemas) -> JSON:
+def _operation(rule: Rule, schemas: Schemas, definitions: JSON) -> JSON:
     operation: JSON = {
         "summary": rule.summary,
         "operationId": re.sub(r"\W+", "_", f"{rule.method.lower()}{rule.path}").strip("_"),
-        "parameters": [*_path_parameters(rule), *_query_parameters(rule), *_header_parameters(rule)],
+        "parameters": [
+            *_path_parameters(rule),
+            *_query_parameters(rule, schemas, definitions),
+            *_header_parameters(rule),
+        ],
         "responses": {str(status): answer for status, answer in sorted(_responses(rule, schemas).items())},
     }
     if rule.access is not Access.OPEN:
@@ -142,18 +150,18 @@ def _path_parameters(rule: Rule) -> list[JSON]:
     ]
 
 
-def _query_parameters(rule: Rule) -> list[JSON]:
+def _query_parameters(rule: Rule, schemas: Schemas, definitions: JSON) -> list[JSON]:
     if rule.query is None:
         return []
-    schema = rule.query.model_json_schema(ref_template="#/components/schemas/{model}")
-    _forbid_nul(schema)
+    # As it stands in the document: two models of one name have longer names there.
+    schema = definitions[schemas[rule.query, "validation"]["$ref"].rpartition("/")[2]]
     return [
         {
             "name": name,
             "in": "query",
             "required": name in schema.get("required", ()),
-            "description": of.pop("description", ""),
-            "schema": _not_null(of),
+            "description": of.get("description", ""),
+            "schema": _not_null({key: part for key, part in of.items() if key != "description"}),
         }
         for name, of in schema["properties"].items()
     ]
@@ -178,11 +186,13 @@ def _responses(rule: Rule, schemas: Schemas) -> dict[int, JSON]:
         answers[status] = {"description": "As asked"}
         if model is not None:
             answers[status]["content"] = {"application/json": {"schema": schemas[model, "serialization"]}}
+    for kind in rule.also:
+        answers[200].setdefault("content", {})[kind] = {"schema": {"type": "string"}}
     refusals = _ALWAYS | {
         cls.status: cls.title for cls in AppError.__subclasses__() if cls.slug in _slugs(rule)
     }
-    if rule.route_class is RouteClass.PROBE:
-        del refusals[429]  # A probe is never limited.
+    if rule.route_class is RouteClass.PROBE or rule.only_5xx:
+        del refusals[429]  # A probe is never limited; where callers give up after 429, 503 tells it.
     v1 = rule.path.startswith("/api/v1/")
     kind, schema = ("application/problem+json", "Problem") if v1 else ("application/json", "Message")
     for status, title in refusals.items():

@@ -23,19 +23,20 @@ class Access(StrEnum):
     OPEN = "open"
     SIGNED_IN = "signed-in"
     READ = "read"
+    ANNOTATE = "annotate"
     WRITE = "write"
     INGEST = "ingest"
     ADMIN = "admin"
 
 
 _PEOPLE = {
-    Role.VIEWER: {Access.OPEN, Access.SIGNED_IN, Access.READ},
-    Role.RESPONDER: {Access.OPEN, Access.SIGNED_IN, Access.READ, Access.WRITE, Access.INGEST},
+    Role.VIEWER: {Access.OPEN, Access.SIGNED_IN, Access.READ, Access.ANNOTATE},
+    Role.RESPONDER: set(Access) - {Access.ADMIN},
     Role.ADMIN: set(Access),
 }
 _SCOPES = {
     "incidents:read": {Access.READ},
-    "incidents:write": {Access.READ, Access.WRITE},
+    "incidents:write": {Access.READ, Access.ANNOTATE, Access.WRITE},
     "signals:write": {Access.INGEST},
 }
 

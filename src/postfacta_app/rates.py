@@ -6,33 +6,38 @@ import math
 from collections.abc import Iterable
 from typing import Final, Literal
 
+from starlette.requests import Request
+
 from postfacta_core.aio.ratelimit import RateLimiter
 from postfacta_core.aio.ratelimit_store import SharedStore
 from postfacta_core.asgi import RateLimit, Scope
 from postfacta_core.asgi.concurrency import PriorityOf
 from postfacta_core.clock import LUCK, Luck
+from postfacta_core.context import current_request
 from postfacta_core.events import Observer
 from postfacta_core.policy.concurrency import Priority
 from postfacta_core.policy.ratelimit import Decision
 
 from .errors import RateLimitedError
 from .principal import ANONYMOUS, Principal
-from .routes import RouteClass, Rule, Spend
+from .routes import Authenticate, RouteClass, Rule, Spend
 from .settings import Settings
 
-__all__ = ["address_limits", "principal_limits", "priorities", "shared_store"]
+__all__ = ["address_limits", "limit_retrying", "principal_limits", "priorities", "shared_store"]
 
 _PROBE: Final = "/healthz"
-_KINDS: Final[dict[RouteClass, Literal["read", "write"]]] = {
+_KINDS: Final[dict[RouteClass, Literal["read", "write", "ingest"]]] = {
     RouteClass.READ: "read",
     RouteClass.SEARCH: "read",
     RouteClass.WRITE: "write",
+    RouteClass.INGEST: "ingest",
 }
 _PRIORITIES: Final = {
     RouteClass.PROBE: Priority.CRITICAL_PLUS,
     RouteClass.READ: Priority.SHEDDABLE_PLUS,
     RouteClass.SEARCH: Priority.SHEDDABLE,
     RouteClass.WRITE: Priority.CRITICAL,
+    RouteClass.INGEST: Priority.SHEDDABLE_PLUS,
     RouteClass.AUTH: Priority.CRITICAL,
 }
 _READS: Final = frozenset({"GET", "HEAD"})
@@ -43,10 +48,47 @@ def shared_store(settings: Settings) -> SharedStore | None:
     return SharedStore(settings.rate_store.get_secret_value()) if settings.rate_store else None
 
 
-def address_limits(settings: Settings) -> list[RateLimit]:
-    """Limit what comes from one address, whoever sends it; a probe is never refused."""
-    rate = settings.rate("address")
-    return [RateLimit(rate, name="address", applies_to=lambda scope: scope["path"] != _PROBE)] if rate else []
+def address_limits(settings: Settings, rules: Iterable[Rule]) -> list[RateLimit]:
+    """Limit what comes from one address, whoever sends it; a probe is never refused.
+
+    Where callers try again after 5xx alone, `limit_retrying` does it: what is refused here is told by 429.
+    """
+    rate, others = settings.rate("address"), {_PROBE, *_retrying(rules)}
+    return (
+        [RateLimit(rate, name="address", applies_to=lambda scope: scope["path"] not in others)]
+        if rate
+        else []
+    )
+
+
+def limit_retrying(
+    authenticate: Authenticate,
+    settings: Settings,
+    rules: Iterable[Rule],
+    *,
+    store: SharedStore | None,
+    observer: Observer,
+    luck: Luck = LUCK,
+) -> Authenticate:
+    """Limit what comes from one address to the routes that answer it by 503, before anybody is asked who he is."""
+    rate, paths = settings.rate("address"), _retrying(rules)
+    if not rate or not paths:
+        return authenticate
+    limiter = RateLimiter("address_retrying", rate, store=store, observer=observer)
+
+    async def limited(request: Request) -> Principal:
+        if request.scope["path"] in paths:
+            known = current_request()
+            decision = await limiter.hit(known.client if known else "")
+            if not decision.allowed:
+                raise _refusal("ask", decision, luck())
+        return await authenticate(request)
+
+    return limited
+
+
+def _retrying(rules: Iterable[Rule]) -> set[str]:
+    return {rule.path for rule in rules if rule.only_5xx}
 
 
 def principal_limits(

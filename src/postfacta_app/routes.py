@@ -12,15 +12,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from postfacta_core.aio.deadline import limit_request
+from postfacta_core.errors import LoadShedError
 
-from .errors import ForbiddenError, MethodNotAllowedError, UnauthenticatedError
+from .errors import ForbiddenError, MethodNotAllowedError, RateLimitedError, UnauthenticatedError
 from .principal import Access, Principal
 from .web.stale import StaleAnswers
 
-__all__ = ["Handler", "RouteClass", "Rule", "Spend", "build_routes"]
+__all__ = ["Authenticate", "Handler", "RouteClass", "Rule", "Spend", "build_routes"]
 
 Handler = Callable[[Request, Principal], Awaitable[Response]]
 Authenticate = Callable[[Request], Awaitable[Principal]]
+"""Tells who sends a request."""
 
 
 class RouteClass(StrEnum):
@@ -30,6 +32,7 @@ class RouteClass(StrEnum):
     READ = "read"
     SEARCH = "search"
     WRITE = "write"
+    INGEST = "ingest"
     AUTH = "auth"
 
     @property
@@ -48,9 +51,10 @@ _SECONDS = {
     RouteClass.READ: 2.0,
     RouteClass.SEARCH: 5.0,
     RouteClass.WRITE: 5.0,
+    RouteClass.INGEST: 10.0,
     RouteClass.AUTH: 5.0,
 }
-_BODY_BYTES = {RouteClass.WRITE: 1_048_576, RouteClass.AUTH: 16_384}
+_BODY_BYTES = {RouteClass.WRITE: 1_048_576, RouteClass.INGEST: 4_194_304, RouteClass.AUTH: 16_384}
 
 
 Spend = Callable[[Principal, RouteClass], Awaitable[None]]
@@ -71,10 +75,13 @@ class Rule:
         body: The model of the JSON body, `body_type` its media type.
         query: The model of the query parameters.
         answers: Status to model, or to None for no body.
+        also: The media types that a 200 may have beside JSON.
         problems: The problem slugs this route adds to those that every route may answer.
         headers: Request headers it reads, such as `If-Match`, with whether each is required.
         stale: Whether its last answer may be given again while the database is away. The handler must also say of
             each answer that it shows nothing private: see `allow_stale`.
+        only_5xx: Whether its callers try again after 5xx alone, and give up after 429: then a rate limit is told by
+            503.
     """
 
     method: str
@@ -87,9 +94,11 @@ class Rule:
     body_type: str = "application/json"
     query: type[BaseModel] | None = None
     answers: Mapping[int, type[BaseModel] | None] = field(default_factory=dict[int, type[BaseModel] | None])
+    also: Sequence[str] = ()
     problems: Sequence[str] = ()
     headers: Mapping[str, bool] = field(default_factory=dict[str, bool])
     stale: bool = False
+    only_5xx: bool = False
 
 
 def build_routes(
@@ -143,9 +152,7 @@ class _Endpoint:
             detail = f"Method '{request.method}' is not allowed for '{path}'"
             raise MethodNotAllowedError(detail, headers={"Allow": ", ".join(sorted(self._rules))})
         limit_request(rule.route_class.seconds)
-        principal = await self._authenticate(request)
-        if self._spend is not None:
-            await self._spend(principal, rule.route_class)
+        principal = await self._admit(request, rule)
         if not principal.may(rule.access):
             if not principal.is_signed_in:
                 raise UnauthenticatedError(
@@ -155,3 +162,14 @@ class _Endpoint:
         if rule.stale and self._stale is not None:
             return await self._stale.answer(request, principal, rule.handler)
         return await rule.handler(request, principal)
+
+    async def _admit(self, request: Request, rule: Rule) -> Principal:
+        try:
+            principal = await self._authenticate(request)
+            if self._spend is not None:
+                await self._spend(principal, rule.route_class)
+        except RateLimitedError as error:
+            if not rule.only_5xx:
+                raise
+            raise LoadShedError(rule.route_class, float(error.headers["Retry-After"])) from error
+        return principal

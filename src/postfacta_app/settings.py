@@ -8,7 +8,8 @@ import os
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -41,8 +42,16 @@ _BARE = {
 _NOT_OURS = {"POSTFACTA_SECRETS_DIR"}
 
 
+_SHORTEST_SECRET = 32  # Bytes: as many as HMAC-SHA-256 makes.
+# From the documentation of Supabase, PostgREST and jwt.io: whoever knows one is whoever he likes.
+_PUBLISHED: Final = {
+    "super-secret-jwt-token-with-at-least-32-characters-long",
+    "your-super-secret-jwt-token-with-at-least-32-characters-long",
+    "reallyreallyreallyreallyverysafe",
+    "a-string-secret-at-least-256-bits-long",
+}
 # In production: what one address, and whoever is signed in, may ask for.
-_RATES = {"address": "1200/minute", "read": "600/minute", "write": "120/minute"}
+_RATES = {"address": "1200/minute", "read": "600/minute", "write": "120/minute", "ingest": "600/minute"}
 
 
 class SettingsError(Exception):
@@ -53,6 +62,7 @@ class AuthMode(StrEnum):
     """How callers prove who they are."""
 
     LOCAL = "local"
+    SUPABASE = "supabase"
     NONE = "none"
 
 
@@ -101,6 +111,38 @@ def _store(value: SecretStr) -> SecretStr:
     return value
 
 
+def _project(value: str) -> str:
+    value = value.strip().rstrip("/")
+    try:
+        parts = urlsplit(value)
+        is_safe = parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname or ""))
+        is_sound = (
+            bool(parts.hostname) and parts.port != 0 and not any(char in value for char in "@?# \t\r\n")
+        )
+    except ValueError:  # Such as a port of letters.
+        is_safe = is_sound = False
+    if value and not (is_safe and is_sound):
+        raise ValueError("is no address of a project: write https://<ref>.supabase.co, and nothing after it")
+    return value
+
+
+def _jwt_secret(value: SecretStr) -> SecretStr:
+    secret = value.get_secret_value()
+    if len(secret.encode()) < _SHORTEST_SECRET:
+        msg = f"is shorter than {_SHORTEST_SECRET} bytes, and so can be guessed: take the project's own, or make one"
+        raise ValueError(msg)
+    if secret.strip().lower() in _PUBLISHED:
+        raise ValueError("is a published example, with which anybody can sign tokens: make one of your own")
+    return value
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _prometheus(value: SecretStr) -> SecretStr:
     return SecretStr(check_address(value.get_secret_value()))
 
@@ -140,7 +182,17 @@ class Settings(BaseModel):
     )
     drain_timeout: float = Field(20.0, gt=0, le=600, description="Then requests may take so long to end.")
     ready_requires_db: bool = Field(default=True, description="Whether readiness falls without the database.")
-    auth_mode: AuthMode = Field(AuthMode.LOCAL, description="`local`, or `none` on a loopback address only.")
+    auth_mode: AuthMode = Field(
+        AuthMode.LOCAL, description="`local`, `supabase`, or `none` on a loopback address only."
+    )
+    db_url: Annotated[str, AfterValidator(_project)] = Field(
+        "", description="The Supabase project that signs people in: `https://<ref>.supabase.co`."
+    )
+    db_key: Secret | None = Field(None, description="The project's publishable (or `anon`) key.")
+    jwt_secret: Annotated[Secret, AfterValidator(_jwt_secret)] | None = Field(
+        None, description="The project's own secret, if it signs by HS256; else it publishes its keys."
+    )
+    jwt_issuer: str = Field("", description="`iss` of its tokens, if that is not `<db_url>/auth/v1`.")
     register_open: bool = Field(default=False, description="Whether anybody may register, as a viewer.")
     cors_origins: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
         (), description="Origins, comma separated, that browsers may call from."
@@ -158,8 +210,20 @@ class Settings(BaseModel):
     rate_write: Rates | None = Field(
         None, description="What who is signed in may write; 120/minute, in `local` no limit."
     )
+    rate_ingest: Rates | None = Field(
+        None, description="How often who is signed in may send signals; 600/minute, in `local` no limit."
+    )
     rate_store: Annotated[Secret, AfterValidator(_store)] | None = Field(
         None, description="Valkey in which processes count together: `async+valkey://host:6379`."
+    )
+    secret_keys: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
+        (), description="Keys, comma separated, whose values in signals are secret, as `password` is."
+    )
+    alert_service_label: str = Field(
+        "service", min_length=1, description="The label of an alert that names its service."
+    )
+    alert_environment_label: str = Field(
+        "env", min_length=1, description="The label of an alert that names its environment."
     )
     shedding: Mode = Field(
         Mode.ENFORCE, description="Under overload: `enforce` refuses early, `shadow` counts only, or `off`."
@@ -187,12 +251,14 @@ class Settings(BaseModel):
     @property
     def is_loopback(self) -> bool:
         """Whether it listens to this machine alone."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return _is_loopback(self.host)
 
-    def rate(self, of: Literal["address", "read", "write"]) -> str:
+    @property
+    def issuer(self) -> str:
+        """Who signs the tokens of the Supabase project."""
+        return self.jwt_issuer or f"{self.db_url}/auth/v1"
+
+    def rate(self, of: Literal["address", "read", "write", "ingest"]) -> str:
         """Tell what may be asked for; empty for as much as anybody likes."""
         given: str | None = getattr(self, f"rate_{of}")
         return given if given is not None else "" if self.is_local else _RATES[of]
@@ -204,6 +270,9 @@ class Settings(BaseModel):
             raise ValueError(msg)
         if self.auth_mode is AuthMode.NONE and not (self.is_local and self.is_loopback):
             msg = "POSTFACTA_AUTH_MODE: `none` needs ENVIRONMENT=local and a loopback POSTFACTA_HOST; else use `local`"
+            raise ValueError(msg)
+        if self.auth_mode is AuthMode.SUPABASE and not (self.db_url and self.db_key):
+            msg = "POSTFACTA_AUTH_MODE: `supabase` needs POSTFACTA_DB_URL and POSTFACTA_DB_KEY, the project and its key"
             raise ValueError(msg)
         return self
 

@@ -9,25 +9,38 @@ from pydantic import JsonValue, RootModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from .actions.http import ActionHttp
+from .aftermath import aftermath_rules
+from .durations import model as durations
+from .durations.http import DurationHttp
+from .export.http import ExportHttp
 from .identity import model as identity
 from .identity.http import IdentityHttp
 from .identity.pages import SignInPages
 from .incidents import model as incidents, v0
 from .incidents.http import IncidentHttp
 from .incidents.pages import IncidentPages
-from .incidents.query import IncidentQuery
+from .incidents.query import IncidentFilters, IncidentQuery
+from .links.http import LinkHttp
+from .postmortems.http import PostMortemHttp
 from .principal import Access, Principal
 from .reliability import about
 from .reliability.pages import ReliabilityPage
 from .routes import RouteClass, Rule
+from .signals import model as signals
+from .signals.alertmanager import Webhook
+from .signals.http import SignalHttp
+from .timeline import annotations as remarks, edits, query as timeline
+from .timeline.http import TimelineHttp
 
 __all__ = ["Handlers", "rules"]
 
-OPEN, SIGNED_IN, READ, WRITE, ADMIN = (
+OPEN, SIGNED_IN, READ, WRITE, INGEST, ADMIN = (
     Access.OPEN,
     Access.SIGNED_IN,
     Access.READ,
     Access.WRITE,
+    Access.INGEST,
     Access.ADMIN,
 )
 _ONCE = ("idempotency-in-progress", "idempotency-mismatch", "conflict")
@@ -45,6 +58,13 @@ class Handlers:
     about: about.About
     v0: v0.V0Http
     incidents: IncidentHttp
+    signals: SignalHttp
+    timeline: TimelineHttp
+    durations: DurationHttp
+    postmortems: PostMortemHttp
+    actions: ActionHttp
+    links: LinkHttp
+    export: ExportHttp
     identity: IdentityHttp
     incident_pages: IncidentPages
     sign_in: SignInPages
@@ -55,7 +75,16 @@ class Handlers:
 
 def rules(on: Handlers) -> list[Rule]:
     """List every route. They are tried in this order, so those that are asked for most come first."""
-    return [*_v1_incidents(on), *_v0(on), *_pages(on), *_v1_identity(on), *_system(on)]
+    return [
+        *_v1_incidents(on),
+        *_v1_signals(on),
+        *_v1_timeline(on),
+        *aftermath_rules(on.postmortems, actions=on.actions, links=on.links, export=on.export),
+        *_v0(on),
+        *_pages(on),
+        *_v1_identity(on),
+        *_system(on),
+    ]
 
 
 def _system(on: Handlers) -> list[Rule]:
@@ -157,6 +186,94 @@ def _v1_incidents(on: Handlers) -> list[Rule]:
     ]  # fmt: skip
 
 
+def _v1_signals(on: Handlers) -> list[Rule]:
+    read, search, write, ingest = RouteClass.READ, RouteClass.SEARCH, RouteClass.WRITE, RouteClass.INGEST
+    root, of_incident = "/api/v1/signals", "/api/v1/incidents/{ref}/signals"
+    return [
+        Rule(
+            method="GET", path=root, handler=on.signals.page, access=READ, route_class=search,
+            summary="List signals", query=signals.SignalQuery, answers={200: signals.SignalPage},
+            problems=("invalid-cursor",),
+        ),
+        Rule(
+            method="POST", path=root, handler=on.signals.ingest, access=INGEST, route_class=ingest,
+            summary="Store signals; each has a result of its own", body=signals.Batch,
+            answers={200: signals.Ingested}, problems=("conflict", "not-found"),
+        ),
+        Rule(
+            method="GET", path=f"{root}/{{id}}", handler=on.signals.read, access=READ, route_class=read,
+            summary="Read a signal, its conflicts and its incidents", answers={200: signals.SignalDetail},
+        ),
+        Rule(
+            method="POST", path="/api/v1/ingest/alertmanager", handler=on.signals.alertmanager, access=INGEST,
+            route_class=ingest, summary="Store the alerts of a notification of Alertmanager", body=Webhook,
+            answers={200: signals.Ingested}, only_5xx=True,
+        ),
+        Rule(
+            method="POST", path=of_incident, handler=on.signals.attach, access=WRITE, route_class=write,
+            summary="Attach signals to an incident", body=signals.Attachments, answers={200: signals.AttachedPage},
+            problems=_ONCE, headers={"Idempotency-Key": False},
+        ),
+        Rule(
+            method="DELETE", path=f"{of_incident}/{{id}}", handler=on.signals.detach, access=WRITE, route_class=write,
+            summary="Take a signal off an incident", answers={204: None}, problems=("conflict",),
+        ),
+    ]  # fmt: skip
+
+
+def _v1_timeline(on: Handlers) -> list[Rule]:
+    read, search, write = RouteClass.READ, RouteClass.SEARCH, RouteClass.WRITE
+    one, cursor = "/api/v1/incidents/{ref}", ("invalid-cursor",)
+    http, remark = on.timeline, "/api/v1/annotations/{root}"
+    return [
+        Rule(
+            method="GET", path=f"{one}/timeline", handler=http.timeline, access=READ, route_class=read,
+            summary="Read what happened, in order", query=timeline.TimelineQuery,
+            answers={200: timeline.TimelinePage, 304: None}, problems=cursor, headers={"If-None-Match": False},
+            stale=True,
+        ),
+        Rule(
+            method="GET", path=f"{one}/edits", handler=http.edits, access=READ, route_class=read,
+            summary="List what people decided about the timeline", query=timeline.Paging,
+            answers={200: edits.EditPage}, problems=cursor,
+        ),
+        Rule(
+            method="POST", path=f"{one}/edits", handler=http.add_edit, access=WRITE, route_class=write,
+            summary="Correct the timeline; originals stay", body=edits.AnyEdit, answers={201: edits.AddedEdit},
+            problems=_ONCE, headers={"Idempotency-Key": False},
+        ),
+        Rule(
+            method="GET", path=f"{one}/annotations", handler=http.annotations, access=READ, route_class=read,
+            summary="List notes, decisions, hypotheses and questions", query=timeline.Paging,
+            answers={200: remarks.AnnotationPage}, problems=cursor,
+        ),
+        Rule(
+            method="POST", path=f"{one}/annotations", handler=http.annotate, access=Access.ANNOTATE, route_class=write,
+            summary="Add a note, decision, hypothesis or question", body=remarks.NewAnnotation,
+            answers={201: remarks.ShownAnnotation}, problems=_ONCE, headers={"Idempotency-Key": False},
+        ),
+        Rule(
+            method="PUT", path=remark, handler=http.change, access=Access.ANNOTATE, route_class=write,
+            summary="Change the text or state of an annotation", body=remarks.AnnotationChange,
+            answers={200: remarks.ShownAnnotation}, problems=_VERSIONED, headers={"If-Match": True},
+        ),
+        Rule(
+            method="DELETE", path=remark, handler=http.retract, access=Access.ANNOTATE, route_class=write,
+            summary="Retract an annotation", answers={204: None}, problems=_VERSIONED, headers={"If-Match": True},
+        ),
+        Rule(
+            method="GET", path=f"{one}/durations", handler=on.durations.one, access=READ, route_class=read,
+            summary="Tell how long the phases of an incident took", answers={200: durations.IncidentDurations},
+            stale=True,
+        ),
+        Rule(
+            method="GET", path="/api/v1/durations", handler=on.durations.all, access=READ, route_class=search,
+            summary="Tell how long the phases of many incidents took", query=IncidentFilters,
+            answers={200: durations.Aggregates}, stale=True,
+        ),
+    ]  # fmt: skip
+
+
 def _v1_identity(on: Handlers) -> list[Rule]:
     read, search, write = RouteClass.READ, RouteClass.SEARCH, RouteClass.WRITE
     http, cursor = on.identity, ("invalid-cursor",)
@@ -185,7 +302,7 @@ def _v1_identity(on: Handlers) -> list[Rule]:
         Rule(
             method="POST", path="/api/v1/users", handler=http.add_user, access=ADMIN, route_class=write,
             summary="Add a person", body=identity.NewUser, answers={201: identity.User},
-            problems=("conflict", "rate-limited"),
+            problems=("conflict", "rate-limited", "registration-closed"),
         ),
         Rule(
             method="PATCH", path="/api/v1/users/{id}", handler=http.change_user, access=ADMIN, route_class=write,

@@ -43,6 +43,14 @@ JSON_ROUTES: list[tuple[str, str, Body, Sequence[str]]] = [
     ("POST", "/api/v1/incidents", NEW, ("title", "description", "severity", "kind", "reporter", "owner", "services", "teams", "visibility", "members", "declared_at")),
     ("PATCH", ONE, {}, ("title", "description", "severity", "reporter", "owner", "services", "teams", "visibility", "members")),
     ("POST", f"{ONE}/transitions", {"to": "RESOLVED"}, ("to", "occurred_at", "outcome", "reason")),
+    ("POST", "/api/v1/signals", {"items": [7]}, ("incident",)),
+    ("POST", f"{ONE}/signals", {"ids": ["00000000-0000-4000-8000-000000000000"]}, ("ids",)),
+    ("POST", f"{ONE}/postmortem/transitions", {"to": "in_review"}, ("to", "message")),
+    ("POST", f"{ONE}/postmortem/restore", {"rev": 1}, ("rev",)),
+    ("POST", f"{ONE}/action-items", {"type": "learn", "title": "Ask"}, ("type", "title", "factor", "owner", "priority", "due_on", "url")),
+    ("POST", f"{ONE}/links", {"to": "INC-1", "type": "related"}, ("to", "type", "note")),
+    ("POST", f"{ONE}/edits", {"op": "pin", "entry": {"source": "a", "id": "b"}}, ("op", "entry", "reason")),
+    ("POST", f"{ONE}/annotations", {"kind": "note", "body": "Said"}, ("kind", "body", "state", "entry", "occurred_at")),
     ("POST", "/api/v1/tokens", {"name": "ci", "scopes": ["incidents:read"]}, ("name", "scopes", "source", "expires_at")),
     ("POST", "/api/v1/users", LOGIN, ("email", "password", "display_name", "role")),
     ("PATCH", "/api/v1/users/{user}", {}, ("role", "disabled")),
@@ -93,9 +101,11 @@ class Service:
         """Begin a session, as the sign-in page does."""
         return {"Cookie": f"postfacta={await self._secret('session', user, expired=expired)}"}
 
-    async def machine(self, *scopes: str, expired: bool = False, revoked: bool = False) -> dict[str, str]:
-        """Make an API token."""
-        secret = await self._secret("api", None, scopes, expired=expired, revoked=revoked)
+    async def machine(
+        self, *scopes: str, source: str = "ci", expired: bool = False, revoked: bool = False
+    ) -> dict[str, str]:
+        """Make an API token; the source counts if it may send signals."""
+        secret = await self._secret("api", None, scopes, source=source, expired=expired, revoked=revoked)
         return {"Authorization": f"Bearer {secret}"}
 
     async def as_role(self, role: str) -> dict[str, str]:
@@ -125,12 +135,12 @@ class Service:
         user: UUID | None,
         scopes: tuple[str, ...] = (),
         *,
+        source: str = "",
         expired: bool,
         revoked: bool = False,
     ) -> str:
         prefix = secrets.token_hex(4) if kind == "api" else None
         secret = (f"pf_{prefix}_" if prefix else "") + secrets.token_urlsafe(32)
-        source = "ci" if "signals:write" in scopes else None
         times = (
             self.now - timedelta(hours=2),
             self.now + timedelta(hours=-1 if expired else 1),
@@ -138,8 +148,9 @@ class Service:
         )
         name = "machine" if prefix else None
         sha256 = hashlib.sha256(secret.encode()).digest()
+        written = source if "signals:write" in scopes else None
         await self.database.execute(
-            _INSERT, uuid4(), kind, sha256, user, name, prefix, list(scopes), source, *times
+            _INSERT, uuid4(), kind, sha256, user, name, prefix, list(scopes), written, *times
         )
         return secret
 

@@ -29,7 +29,9 @@ NOBODY = {"nobody", "expired session"}
 BAD = {"disabled person's token", "revoked token", "expired token", "unknown token", "basic"}
 VIEWERS = {"viewer", "viewer's session", "reading token", "writing token", "two-scope token"}
 RESPONDERS = {"responder", "admin", "writing token"}
+INGESTERS = {"responder", "admin", "ingest token", "two-scope token"}
 ADMINS = {"admin"}
+ANNOTATORS = {"viewer", "viewer's session", "responder", "admin", "writing token"}
 PEOPLE = {"viewer", "viewer's session", "responder", "admin"}
 SIGNED_IN = PEOPLE | {"reading token", "writing token", "ingest token", "two-scope token"}
 EVERYBODY = SIGNED_IN | NOBODY | BAD
@@ -51,6 +53,15 @@ EXPECTED: dict[str, set[str]] = {
     "POST /logout": PEOPLE,  # only administrators end an API token
     "POST /signout": NOBODY,  # whoever is somebody sends the form's token too: tests/app/identity
     "GET /api/v1/me": SIGNED_IN,
+    "GET /api/v1/incidents/{ref}/timeline": READ,
+    "GET /api/v1/incidents/{ref}/edits": READ,
+    "POST /api/v1/incidents/{ref}/edits": RESPONDERS,
+    "GET /api/v1/incidents/{ref}/annotations": READ,
+    "POST /api/v1/incidents/{ref}/annotations": ANNOTATORS,
+    "PUT /api/v1/annotations/{root}": ANNOTATORS,
+    "DELETE /api/v1/annotations/{root}": ANNOTATORS,
+    "GET /api/v1/incidents/{ref}/durations": READ,
+    "GET /api/v1/durations": READ,
     "GET /api/v0/incidents": READ,
     "GET /api/v0/incidents/{id:uuid}": READ,
     "POST /api/v0/incidents/start": RESPONDERS,
@@ -60,6 +71,28 @@ EXPECTED: dict[str, set[str]] = {
     "PATCH /api/v1/incidents/{ref}": RESPONDERS,
     "DELETE /api/v1/incidents/{ref}": ADMINS,
     "POST /api/v1/incidents/{ref}/transitions": RESPONDERS,
+    "GET /api/v1/signals": READ,
+    "POST /api/v1/signals": INGESTERS,
+    "GET /api/v1/signals/{id}": READ,
+    "POST /api/v1/ingest/alertmanager": INGESTERS,
+    "POST /api/v1/incidents/{ref}/signals": RESPONDERS,
+    "DELETE /api/v1/incidents/{ref}/signals/{id}": RESPONDERS,
+    "GET /api/v1/incidents/{ref}/postmortem": READ,
+    "PUT /api/v1/incidents/{ref}/postmortem": RESPONDERS,
+    "POST /api/v1/incidents/{ref}/postmortem/transitions": RESPONDERS,
+    "POST /api/v1/incidents/{ref}/postmortem/restore": RESPONDERS,
+    "GET /api/v1/incidents/{ref}/postmortem/revisions": READ,
+    "GET /api/v1/incidents/{ref}/postmortem/revisions/{rev}": READ,
+    "GET /api/v1/factors": READ,
+    "GET /api/v1/incidents/{ref}/action-items": READ,
+    "POST /api/v1/incidents/{ref}/action-items": RESPONDERS,
+    "GET /api/v1/action-items": READ,
+    "PATCH /api/v1/action-items/{id}": RESPONDERS,
+    "GET /api/v1/incidents/{ref}/links": READ,
+    "POST /api/v1/incidents/{ref}/links": RESPONDERS,
+    "DELETE /api/v1/incidents/{ref}/links/{other}/{type}": RESPONDERS,
+    "GET /api/v1/incidents/{ref}/export": READ,
+    "GET /api/v1/export": READ,
     "GET /api/v1/tokens": ADMINS,
     "POST /api/v1/tokens": ADMINS,
     "DELETE /api/v1/tokens/{id}": ADMINS,
@@ -125,7 +158,13 @@ def test_every_route_of_the_table_has_an_expectation() -> None:
 async def test_a_route_lets_in_whom_the_design_says_and_nobody_else(service: Service, route: str) -> None:
     method, template = route.split()
     incident = await service.record(await service.as_role("responder"))
-    ids = {"{ref}": incident["id"], "{id:uuid}": incident["id"], "{id}": str(uuid4()), "{slug}": "conflict"}
+    ids = {
+        "{ref}": incident["id"],
+        "{id:uuid}": incident["id"],
+        "{id}": str(uuid4()),
+        "{root}": str(uuid4()),
+        "{slug}": "conflict",
+    }
     path = template
     for name, value in ids.items():
         path = path.replace(name, value)
@@ -168,7 +207,8 @@ class Hidden:
     def paths(self, route: str) -> list[tuple[str, str]]:
         method, template = route.split()
         refs = [self.id, f"INC-{self.number}"] if "{ref}" in template else [self.id]
-        return [(method, template.replace("{ref}", ref).replace("{id:uuid}", ref)) for ref in refs]
+        paths = [template.replace("{ref}", ref).replace("{id:uuid}", ref) for ref in refs]
+        return [(method, path.replace("{id}", "00000000-0000-4000-8000-000000000000")) for path in paths]
 
 
 async def hide(service: Service, owner: Headers, **fields: object) -> Hidden:
@@ -184,6 +224,14 @@ LISTS = ["/api/v0/incidents", "/api/v1/incidents", "/incidents", "/api/v1/incide
 BODIES: dict[str, Any] = {
     "PATCH": {"title": "Mine now"},
     "POST": {"to": "RESOLVED"},
+    "PUT": {"content": {}},
+    "POST /api/v1/incidents/{ref}/edits": {"op": "pin", "entry": {"source": "a", "id": "b"}},
+    "POST /api/v1/incidents/{ref}/annotations": {"kind": "note", "body": "Mine now"},
+    "POST /api/v1/incidents/{ref}/postmortem/transitions": {"to": "in_review"},
+    "POST /api/v1/incidents/{ref}/postmortem/restore": {"rev": 1},
+    "POST /api/v1/incidents/{ref}/action-items": {"type": "learn", "title": "Mine now"},
+    "POST /api/v1/incidents/{ref}/links": {"to": "INC-1", "type": "related"},
+    "POST /api/v1/incidents/{ref}/signals": {"ids": ["00000000-0000-4000-8000-000000000000"]},
 }
 
 
@@ -199,10 +247,11 @@ async def test_a_private_incident_is_nowhere_for_a_stranger(
     seen: list[httpx2.Response] = []
     for route in NAMES_ONE:
         for method, path in hidden.paths(route):
-            body = BODIES.get(method)
+            body = BODIES.get(route, BODIES.get(method))
             answer = await service.client.request(method, path, json=body, headers=headers)
             # Who may not write at all learns that first, of whatever incident; for all others there is none.
-            may = stranger in (READ if method == "GET" else RESPONDERS)
+            writers = ANNOTATORS if route.endswith("/annotations") else RESPONDERS
+            may = stranger in (READ if method == "GET" else writers)
             assert answer.status_code == (404 if may else 403), (method, path)
             never = await service.client.request(
                 method,

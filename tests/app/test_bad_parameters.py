@@ -61,6 +61,22 @@ LISTS = {
         "unknown": ["1"],
         "%ED%A0%80": ["1"],
     },
+    "/api/v1/signals": {
+        "from": ["yesterday"], "to": [""], "kind": ["Change", ""], "service": ["-x"], "source": ["", "s" * 201, "%00"],
+        "attached": ["maybe"], "limit": ["0", "201"], "cursor": ["c" * 1001], "sort": ["-occurred_at"],
+    },
+    "/api/v1/action-items": {
+        "status": ["closed", ""], "owner": ["", "o" * 101], "overdue": ["maybe"], "limit": ["0", "201"],
+        "cursor": ["c" * 1001], "sort": ["due_on"],
+    },
+    "/api/v1/export": {"limit": ["0", "101"], "cursor": ["a%00b"], "updated_since": ["now"], "sort": ["changed"]},
+    "/api/v1/incidents/INC-1/postmortem/revisions": {"limit": ["0"], "cursor": ["c" * 1001], "against": ["1"]},
+    "/api/v1/incidents/INC-1/timeline": {
+        "as_of": ["now", ""], "known_as_of": ["1"], "include_hidden": ["maybe"], "kind": ["Note", ""], "source": ["", "s" * 201],
+        "pinned": ["maybe"], "limit": ["0", "2001"], "cursor": ["c" * 4001, "a%00b"], "sort": ["t"],
+    },
+    "/api/v1/incidents/INC-1/edits": {"limit": ["0", "201"], "cursor": ["c" * 1001], "op": ["pin"]},
+    "/api/v1/incidents/INC-1/annotations": {"limit": ["0", "201"], "cursor": ["c" * 1001], "kind": ["note"]},
     "/api/v1/users": {"limit": ["0", "x"], "offset": ["1"], "cursor": ["c" * 1001]},
     "/api/v1/tokens": {"limit": ["201"], "q": ["x"]},
     "/api/v1/audit": {
@@ -153,6 +169,8 @@ async def test_a_cursor_of_another_list_is_400(world: World, path: str) -> None:
         ("GET", "/incidents/{}"),
         ("PATCH", "/api/v1/users/{}"),
         ("DELETE", "/api/v1/tokens/{}"),
+        ("GET", "/api/v1/signals/{}"),
+        ("DELETE", "/api/v1/incidents/INC-1/signals/{}"),
         ("GET", "/problems/{}"),
     ],
 )
@@ -246,7 +264,8 @@ EVERY_ROUTE = [
     ("GET", "/"), ("GET", "/home"), ("GET", "/healthz"), ("GET", "/service-info"), ("GET", "/openapi.json"),
     ("POST", "/logout"), ("GET", "/api/v0/incidents"), ("GET", f"/api/v0/incidents/{ID}"), V0, *ROUTES,
     ("GET", "/api/v1/incidents"), ("GET", ONE), ("DELETE", ONE), ("GET", "/api/v1/me"), ("GET", "/api/v1/tokens"),
-    ("DELETE", f"/api/v1/tokens/{ID}"), ("GET", "/api/v1/users"), ("GET", "/api/v1/audit"), ("GET", "/incidents"),
+    ("DELETE", f"/api/v1/tokens/{ID}"), ("GET", "/api/v1/signals"), ("GET", f"/api/v1/signals/{ID}"),
+    ("POST", "/api/v1/ingest/alertmanager"), ("DELETE", f"{ONE}/signals/{ID}"), ("GET", "/api/v1/users"), ("GET", "/api/v1/audit"), ("GET", "/incidents"),
     ("GET", "/incidents/INC-1"), ("GET", "/signin"), ("POST", "/signin"), ("POST", "/signout"),
     ("GET", "/problems/conflict"), ("GET", "/static/postfacta.css"), ("OPTIONS", ONE), ("TRACE", "/home"), ("GET", "/x/"),
 ]  # fmt: skip

@@ -295,6 +295,19 @@ def test_what_happens_here_is_counted() -> None:
     assert told["postfacta_auth_attempts_total", "password", "bad_credentials"] == 1
 
 
+def test_what_callers_name_makes_a_thousand_series_and_one_for_all_others() -> None:
+    business = BusinessMetrics(expected=HEAD)
+    for number in range(1500):
+        business.count("postfacta_deployments_total", f"env-{number}", "failed")
+        business.count("postfacta_deployments_total", "env-0", "failed")
+    told = {labels: value for labels, value in shown(business).items() if "deployments" in labels[0]}
+    assert len(told) == 1001
+    assert told["postfacta_deployments_total", "_OTHER", "_OTHER"] == 500
+    assert told["postfacta_deployments_total", "env-0", "failed"] == 1501
+    business.count("postfacta_incidents_opened_total", "HIGH")
+    assert shown(business)["postfacta_incidents_opened_total", "HIGH"] == 1
+
+
 def test_no_other_collector_can_take_one_of_the_names() -> None:
     registry = CollectorRegistry()
     registry.register(BusinessMetrics(expected=HEAD))

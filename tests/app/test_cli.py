@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from uuid import UUID
 
 import httpx2
 import pytest
@@ -53,6 +54,7 @@ def test_the_help_lists_each_command_with_what_it_needs_and_begins_with_the_demo
         "demo run everything on this machine; needs nothing",
         "admin create an administrator; needs a migrated database",
         "token create a machine's API token; needs a migrated database",
+        "verify rebuild all timelines, and compare their digests",
         "doctor say whether all is well, and what to do if not",
         "Exit codes: 0 done, 1 failed, 2 wrong usage or settings.",
     ):
@@ -104,6 +106,16 @@ def test_settings_that_cannot_be_used_end_with_2_and_their_names(
     assert "did you mean POSTFACTA_DATABASE_DSN?" in text
     assert PASSWORD not in text
     assert "Traceback" not in text
+
+
+def test_a_secret_for_tokens_that_everybody_knows_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("POSTFACTA_JWT_SECRET", "super-secret-jwt-token-with-at-least-32-characters-long")
+    assert main(["serve", "--port", "0"]) == 2
+    said = capsys.readouterr().err
+    assert "POSTFACTA_JWT_SECRET: is a published example" in said
+    assert "super-secret" not in said
 
 
 def test_a_public_address_without_sign_in_does_not_start(
@@ -171,6 +183,32 @@ def test_admin_create_makes_an_administrator_and_leaves_an_audit_row(
     type_in(monkeypatch, f"{PASSWORD}\n")
     assert main(["admin", "create", *ADA, "--password-stdin"]) == 1
     assert "account with this e-mail address already" in capsys.readouterr().err
+
+
+def test_admin_create_adopts_an_account_of_the_project_whether_it_is_known_yet_or_not(
+    migrated: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("POSTFACTA_AUTH_MODE", "supabase")
+    monkeypatch.setenv("POSTFACTA_DB_URL", "https://abc.supabase.co")
+    monkeypatch.setenv("POSTFACTA_DB_KEY", "sb_publishable_abc")
+    known, sub = UUID(int=1), UUID(int=2)
+    name = f"https://abc.supabase.co/auth/v1 {known}"
+    insert = f"insert into users (id, external_sub, email, display_name, role) values ('{known}', '{name}', 'a@b', 'A', 'viewer') returning 1"  # fmt: skip  # noqa: S608 - of the test
+    assert fetch_value(migrated, insert) == 1
+    for whom in (known, sub):
+        assert main(["admin", "create", *ADA, "--sub", str(whom)]) == 0
+        assert "ada@example.org is an administrator now" in capsys.readouterr().out
+    admins = "select string_agg(external_sub, '|' order by external_sub) from users where role = 'admin'"
+    assert fetch_value(migrated, admins) == f"{name}|https://abc.supabase.co/auth/v1 {sub}"
+    assert fetch_value(migrated, "select count(password_hash) from users") == 0
+    actions = "select string_agg(actor || ' ' || action, '|' order by seq) from audit_log"
+    assert fetch_value(migrated, actions) == "operator user.change|operator user.create"
+
+    assert main(["admin", "create", *ADA]) == 1
+    assert "--sub" in capsys.readouterr().err
+    monkeypatch.setenv("POSTFACTA_AUTH_MODE", "local")
+    assert main(["admin", "create", *ADA, "--sub", str(sub)]) == 1
+    assert "POSTFACTA_AUTH_MODE=supabase" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("typed", ["short\n", "\n", "ada@example.org\n", ""])

@@ -68,7 +68,7 @@ async def test_a_preflight_of_a_listed_origin_is_granted_for_our_methods_and_hea
     service: Service,
 ) -> None:
     asked = ("Authorization", "Content-Type", "If-Match", "If-None-Match", "Idempotency-Key")
-    for method in ("GET", "POST", "PATCH", "DELETE"):
+    for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
         answer = await service.client.options("/api/v1/incidents", headers=preflight(LISTED, method, *asked))
         assert answer.status_code == 200
         assert answer.headers["access-control-allow-origin"] == LISTED
@@ -76,7 +76,7 @@ async def test_a_preflight_of_a_listed_origin_is_granted_for_our_methods_and_hea
 
 
 @pytest.mark.parametrize(
-    "asked", [preflight(FOREIGN), preflight(LISTED, "PUT"), preflight(LISTED, "POST", "X-Admin")], ids=str
+    "asked", [preflight(FOREIGN), preflight(LISTED, "TRACE"), preflight(LISTED, "POST", "X-Admin")], ids=str
 )
 async def test_any_other_preflight_is_refused(service: Service, asked: dict[str, str]) -> None:
     answer = await service.client.options("/api/v1/incidents", headers=asked)

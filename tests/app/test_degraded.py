@@ -18,6 +18,7 @@ from playwright.sync_api import Page, sync_playwright
 from postfacta_app.identity import guard
 from postfacta_app.migrations import upgrade
 from postfacta_embedded import EmbeddedPostgres
+from tests.app.desk import FULL, desk_of
 from tests.app.live import NEW, PATCH_JSON, Service, in_process
 from tests.app.running import ADMIN, LiveService, live_service, sign_in
 from tests.app.test_access import table
@@ -31,9 +32,14 @@ PATHS = {
     "/api/v0/incidents/{id:uuid}": "/api/v0/incidents/{id}",
     "/api/v1/incidents": LIST,
     "/api/v1/incidents/{ref}": "/api/v1/incidents/INC-{number}",
+    "/api/v1/incidents/{ref}/timeline": "/api/v1/incidents/INC-{number}/timeline",
+    "/api/v1/incidents/{ref}/durations": "/api/v1/incidents/INC-{number}/durations",
+    "/api/v1/durations": "/api/v1/durations?severity=HIGH",
     "/incidents": "/incidents?status=OPEN",
     "/incidents/{ref}": "/incidents/INC-{number}",
 }
+# The same, of what needs more than an incident to be there: each has a test of its own.
+MORE = {"/api/v1/incidents/{ref}/postmortem"}
 NEVER = ["/api/v1/audit", "/api/v1/tokens", "/api/v1/users"]
 PATIENCE = 30.0
 
@@ -114,7 +120,7 @@ def assert_unavailable(answer: httpx2.Response) -> None:
 
 
 def test_what_may_be_stale_is_what_the_design_says() -> None:
-    assert {rule.path for rule in table() if rule.stale} == PATHS.keys()
+    assert {rule.path for rule in table() if rule.stale} == PATHS.keys() | MORE
     assert {rule.method for rule in table() if rule.stale} == {"GET"}
 
 
@@ -233,6 +239,22 @@ async def test_one_that_becomes_private_elsewhere_is_gone_once_the_reader_was_to
             old = await service.client.get(url, headers=reader)
             assert NEW["title"] not in old.text
             assert old.status_code == (503 if answer.status_code == 404 else 200)
+
+
+@pytest.mark.parametrize("visibility", ["internal", "private"])
+async def test_a_post_mortem_is_kept_unless_it_is_private(
+    service: Service, mortal: EmbeddedPostgres, visibility: str
+) -> None:
+    desk = await desk_of(service, visibility=visibility)
+    await desk.publish(FULL)
+    fresh = await desk.send("GET", "/postmortem", expect=200)
+    with away(mortal):
+        answer = await service.client.get(f"{desk.path}/postmortem", headers=desk.headers)
+        if visibility == "private":
+            assert_unavailable(answer)
+        else:
+            assert_stale(answer)
+            assert answer.content == fresh.content
 
 
 async def test_a_write_is_refused_and_what_was_written_before_stands(

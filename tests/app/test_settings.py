@@ -163,10 +163,87 @@ def test_a_secrets_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["POSTFACTA_METRICS_TOKEN", "POSTFACTA_TRAFFIC_KEY", "POSTFACTA_DATABASE_DSN", "POSTFACTA_RATE_STORE"],
+    [
+        "POSTFACTA_METRICS_TOKEN",
+        "POSTFACTA_TRAFFIC_KEY",
+        "POSTFACTA_DATABASE_DSN",
+        "POSTFACTA_RATE_STORE",
+        "POSTFACTA_DB_KEY",
+        "POSTFACTA_JWT_SECRET",
+    ],
 )
 def test_an_empty_secret_is_refused(name: str) -> None:
     assert refusal({name: ""}).startswith(f"{name}:")
+
+
+# Supabase
+
+PROJECT: Final = {
+    "POSTFACTA_AUTH_MODE": "supabase",
+    "POSTFACTA_DB_URL": "https://abc.supabase.co/",
+    "POSTFACTA_DB_KEY": "sb_publishable_abc",
+}
+
+
+def test_a_project_is_an_address_and_a_key_and_issues_tokens_in_its_own_name() -> None:
+    settings = load_settings(PROJECT)
+    assert (settings.auth_mode, settings.db_url) == (AuthMode.SUPABASE, "https://abc.supabase.co")
+    assert settings.issuer == "https://abc.supabase.co/auth/v1"
+    other = load_settings(PROJECT | {"POSTFACTA_JWT_ISSUER": "https://id.example"})
+    assert other.issuer == "https://id.example"
+
+
+@pytest.mark.parametrize("missing", ["POSTFACTA_DB_URL", "POSTFACTA_DB_KEY"])
+def test_without_a_project_nobody_can_be_signed_in_by_it(missing: str) -> None:
+    text = refusal({name: value for name, value in PROJECT.items() if name != missing})
+    assert text.startswith("POSTFACTA_AUTH_MODE: `supabase` needs POSTFACTA_DB_URL and POSTFACTA_DB_KEY")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://abc.supabase.co",
+        "http://127.0.0.1.example",
+        "abc.supabase.co",
+        "ftp://127.0.0.1",
+        "https://",
+        "https://user:secret@abc.supabase.co",
+        "https://abc.supabase.co/?a=b",
+        "https://abc.supabase.co#a",
+        "https://abc.supabase.co:port",
+        "https://abc supabase.co",
+        "https://abc.supabase.co\t/a",
+        "https://[",
+    ],
+)
+def test_passwords_go_to_nothing_but_a_project_by_tls(url: str) -> None:
+    text = refusal(PROJECT | {"POSTFACTA_DB_URL": url})
+    assert text.startswith("POSTFACTA_DB_URL: is no address of a project: write https://<ref>.supabase.co")
+    assert "secret" not in text
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:54321", "http://localhost:54321", "http://[::1]:1"])
+def test_a_project_on_this_machine_needs_no_tls(url: str) -> None:
+    assert load_settings(PROJECT | {"POSTFACTA_DB_URL": url}).db_url == url
+
+
+@pytest.mark.parametrize(
+    ("secret", "why"),
+    [
+        ("x", "is shorter than 32 bytes"),
+        ("ä" * 15 + "x", "is shorter than 32 bytes"),
+        ("super-secret-jwt-token-with-at-least-32-characters-long", "is a published example"),
+        (" Super-Secret-JWT-token-with-at-least-32-characters-long", "is a published example"),
+        ("your-super-secret-jwt-token-with-at-least-32-characters-long", "is a published example"),
+        ("reallyreallyreallyreallyverysafe", "is a published example"),
+        ("a-string-secret-at-least-256-bits-long", "is a published example"),
+    ],
+)
+def test_a_weak_secret_for_tokens_stops_the_start_and_says_why(secret: str, why: str) -> None:
+    text = refusal(PROJECT | {"POSTFACTA_JWT_SECRET": secret})
+    assert text.startswith(f"POSTFACTA_JWT_SECRET: {why}")
+    assert secret.strip() not in text or len(secret) == 1
+    assert load_settings(PROJECT | {"POSTFACTA_JWT_SECRET": "ä" * 16}).jwt_secret is not None
 
 
 # Rates, proxies, shedding
@@ -252,6 +329,8 @@ def test_no_secret_is_in_the_settings_as_text() -> None:
             "POSTFACTA_DATABASE_OWNER_DSN": DSN,
             "POSTFACTA_METRICS_TOKEN": SECRET,
             "POSTFACTA_TRAFFIC_KEY": SECRET,
+            "POSTFACTA_DB_KEY": SECRET,
+            "POSTFACTA_JWT_SECRET": f"{SECRET}-{SECRET}-{SECRET}",
             "POSTFACTA_RATE_STORE": f"async+valkey://:{SECRET}@127.0.0.1:6379",
         }
     )

@@ -7,7 +7,7 @@ import ipaddress
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
@@ -23,8 +23,7 @@ from ..web.stale import MAX_AGE
 from .local import SECRET, cookie_name, csrf_token, digest, is_same_origin, presented
 from .model import Credential, Kind, Store
 
-__all__ = ["Guard"]
-
+__all__ = ["Foreign", "Guard"]
 _SAFE: Final = {"GET", "HEAD", "OPTIONS"}
 # Probes and scrapers bring credentials of their own; whoever signs in may still hold an old token.
 _UNASKED: Final = {
@@ -37,12 +36,21 @@ _MOST_TRUSTED = 1024
 _TOUCH_AFTER = 60.0
 
 
+class Foreign(Protocol):
+    """Reads tokens that others make."""
+
+    async def credential(self, request: Request, token: str) -> Credential | None:
+        """Tell what a token proves; None if nothing."""
+        ...
+
+
 class Guard:
     """Tells who asks, from a bearer token, an API token or a session cookie.
 
     Args:
         store: Where tokens are.
         settings: The auth mode, and whose pages may send cookies.
+        foreign: Reads bearer tokens that are not ours; without it there are none.
         attempted: Told what became of each token, unless it was a good one less than ten seconds before.
         clock: Seconds since the epoch, for expiry.
         monotonic: For how long a token is trusted without a look into the database, there or away.
@@ -53,11 +61,13 @@ class Guard:
         store: Store,
         settings: Settings,
         *,
+        foreign: Foreign | None = None,
         attempted: Callable[[str], object] = lambda _: None,
         clock: Clock = WALL,
         monotonic: Clock = MONOTONIC,
     ) -> None:
         self._store = store
+        self._foreign = foreign
         self._attempted = attempted
         self._is_open = settings.auth_mode is AuthMode.NONE
         self._cookie = cookie_name(is_local=settings.is_local)
@@ -121,15 +131,14 @@ class Guard:
             raise ForbiddenError("A page of another site sent this: open the page here and repeat it")
 
     async def _look_up(self, request: Request, secret: str, kinds: frozenset[Kind]) -> Credential | None:
-        found = SECRET.fullmatch(secret)
-        if found is None:
+        if SECRET.fullmatch(secret) is None and (self._foreign is None or Kind.BEARER not in kinds):
             self._attempted("bad_credentials")
             return None
         sha256 = digest(secret)
         token = self._recall(sha256, _TRUSTED_FOR)
         if token is None:
             try:
-                token = await self._fetch(sha256, found["prefix"])
+                token = await self._fetch(request, secret, sha256)
             except (RejectedError, DeadlineExceededError):
                 # To read what was read before, it is enough to have been let in lately; to write it never is.
                 token = self._recall(sha256, MAX_AGE) if request.method in _SAFE else None
@@ -144,9 +153,9 @@ class Guard:
         token, since = self._trusted.get(sha256, (None, 0.0))
         return token if self._monotonic() < since + seconds else None
 
-    async def _fetch(self, sha256: bytes, prefix: str | None) -> Credential | None:
+    async def _fetch(self, request: Request, secret: str, sha256: bytes) -> Credential | None:
         era, began = self._era, self._monotonic()
-        token = await self._store.credential(sha256, prefix)
+        token = await self._find(request, secret, sha256)
         now = datetime.fromtimestamp(self._clock(), UTC)
         outcome = _outcome(token, sha256, now)
         self._attempted(outcome)
@@ -161,6 +170,11 @@ class Guard:
                 del self._trusted[next(iter(self._trusted))]
             self._trusted[sha256] = (token, began)
         return token
+
+    async def _find(self, request: Request, secret: str, sha256: bytes) -> Credential | None:
+        if (found := SECRET.fullmatch(secret)) is not None:
+            return await self._store.credential(sha256, found["prefix"])
+        return await self._foreign.credential(request, secret) if self._foreign else None
 
     async def _touch(self, token: Credential, now: datetime) -> None:
         used = token.last_used_at

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,21 +19,11 @@ from ..errors import (
     NotFoundError,
     RegistrationClosedError,
 )
-from ..principal import NOBODY, Principal
+from ..principal import Principal
 from ..settings import Settings
 from ..web.body import if_match, read_body, read_query
 from ..web.paging import decode_cursor, encode_cursor, filters_hash, next_link
-from .local import (
-    LocalAccounts,
-    add_token,
-    add_user,
-    address,
-    clear_cookie,
-    cookie_name,
-    digest,
-    mint,
-    presented,
-)
+from .local import add_token, clear_cookie, cookie_name, digest, mint, presented
 from .model import (
     AuditPage,
     AuditQuery,
@@ -48,7 +37,6 @@ from .model import (
     NewToken,
     NewUser,
     Paging,
-    Registered,
     Registration,
     SignedIn,
     Store,
@@ -60,11 +48,33 @@ from .model import (
     keep_an_admin,
 )
 
-__all__ = ["IdentityHttp"]
+__all__ = ["Accounts", "IdentityHttp"]
 
 Row = TypeVar("Row", User, Token)
 
 _LONGEST_LIFE = timedelta(days=3650)
+
+
+class Accounts(Protocol):
+    """Where passwords are kept: here, or in somebody else's project."""
+
+    def now(self) -> datetime:
+        """Read the clock."""
+        ...
+
+    async def sign_in(
+        self, request: Request, credentials: Credentials, kind: Kind, *, answer: Callable[[Minted], Answer]
+    ) -> Response:
+        """Check a password, and answer with what proves it from now on."""
+        ...
+
+    async def register(self, request: Request, sent: Registration) -> Response:
+        """Make an account for whoever asks."""
+        ...
+
+    async def add(self, request: Request, principal: Principal, new: NewUser) -> Response:
+        """Add a person, as an administrator."""
+        ...
 
 
 class IdentityHttp:
@@ -74,7 +84,7 @@ class IdentityHttp:
         settings: Whether anybody may register, and how the cookie is called.
         store: Where accounts, tokens and audit are.
         transactions: Runs the writes.
-        accounts: Checks passwords.
+        accounts: Checks passwords, and makes accounts.
         forget: Told which tokens lost their rights; the guard's.
     """
 
@@ -84,7 +94,7 @@ class IdentityHttp:
         store: Store,
         transactions: Transactions,
         *,
-        accounts: LocalAccounts,
+        accounts: Accounts,
         forget: Callable[[Callable[[Credential], bool]], None],
     ) -> None:
         self._settings = settings
@@ -107,12 +117,7 @@ class IdentityHttp:
         """POST /register."""
         if not self._settings.register_open:
             raise RegistrationClosedError("An administrator adds people here: ask one")
-        sent = await read_body(request, Registration)
-        await self._accounts.throttle.spend(address(request))
-        new = NewUser.model_validate(sent.model_dump())
-        return await self._add(
-            request, NOBODY, new, body=lambda user: Registered(id=user.id, email=user.email)
-        )
+        return await self._accounts.register(request, await read_body(request, Registration))
 
     async def logout(self, request: Request, principal: Principal) -> Response:
         """POST /logout."""
@@ -152,7 +157,7 @@ class IdentityHttp:
 
     async def add_user(self, request: Request, principal: Principal) -> Response:
         """POST /api/v1/users."""
-        return await self._add(request, principal, await read_body(request, NewUser), body=lambda user: user)
+        return await self._accounts.add(request, principal, await read_body(request, NewUser))
 
     async def change_user(self, request: Request, principal: Principal) -> Response:
         """PATCH /api/v1/users/{id}."""
@@ -219,17 +224,6 @@ class IdentityHttp:
             cursor = encode_cursor("audit", (items[-1].at, UUID(int=items[-1].seq)), filters_hash(query))
         page = AuditPage(items=items, next_cursor=cursor)
         return Answer.of(200, page, next_link(request, cursor)).response()
-
-    async def _add(
-        self, request: Request, principal: Principal, new: NewUser, *, body: Callable[[User], BaseModel]
-    ) -> Response:
-        password_hash = await self._accounts.passwords.hash(new.password)
-
-        async def work(unit: Unit) -> Answer:
-            user = await add_user(unit, self._store, new, password_hash=password_hash)
-            return Answer.of(201, body(user), {"ETag": user.etag})
-
-        return await self._transactions.write(request, principal, work)
 
     async def _losing(
         self, request: Request, principal: Principal, work: Work, *, is_lost: Callable[[Credential], bool]

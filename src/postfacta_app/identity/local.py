@@ -17,6 +17,7 @@ import anyio
 import anyio.to_thread
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -27,8 +28,20 @@ from postfacta_core.policy.address import client_address
 
 from ..db import Answer, Transactions, Unit
 from ..errors import ConflictError, RateLimitedError, UnauthenticatedError
-from ..principal import Principal
-from .model import Credential, Credentials, Kind, Minted, NewToken, NewUser, Store, Token, User
+from ..principal import NOBODY, Principal
+from .model import (
+    Credential,
+    Credentials,
+    Kind,
+    Minted,
+    NewToken,
+    NewUser,
+    Registered,
+    Registration,
+    Store,
+    Token,
+    User,
+)
 
 __all__ = [
     "SECRET",
@@ -47,6 +60,7 @@ __all__ = [
     "mint",
     "presented",
     "session_cookie",
+    "wrong_password",
 ]
 
 T = TypeVar("T")
@@ -221,9 +235,7 @@ class LocalAccounts:
         stored = account.password_hash if account else None
         if not await self.passwords.verify(stored, credentials.password) or account is None or stored is None:
             self._attempted("bad_credentials")
-            raise UnauthenticatedError(
-                "The e-mail or the password is wrong", headers={"WWW-Authenticate": "Bearer"}
-            )
+            raise wrong_password()
         renewed = await self.passwords.renew(stored, credentials.password)
         user = account.user
         minted = mint(kind, user.principal, self.now())
@@ -238,6 +250,43 @@ class LocalAccounts:
         response = await self._transactions.write(request, user.principal, work)
         self._attempted("ok")
         return response
+
+    async def register(self, request: Request, sent: Registration) -> Response:
+        """Make somebody a viewer, who asks for it himself.
+
+        Raises:
+            ConflictError: If the address is taken.
+            RateLimitedError: After too many tries.
+        """
+        await self.throttle.spend(address(request))
+        new = NewUser.model_validate(sent.model_dump())
+        return await self._add(
+            request, NOBODY, new, body=lambda user: Registered(id=user.id, email=user.email)
+        )
+
+    async def add(self, request: Request, principal: Principal, new: NewUser) -> Response:
+        """Add a person, as an administrator.
+
+        Raises:
+            ConflictError: If the address is taken.
+        """
+        return await self._add(request, principal, new, body=lambda user: user)
+
+    async def _add(
+        self, request: Request, principal: Principal, new: NewUser, *, body: Callable[[User], BaseModel]
+    ) -> Response:
+        password_hash = await self.passwords.hash(new.password)
+
+        async def work(unit: Unit) -> Answer:
+            user = await add_user(unit, self._store, new, password_hash=password_hash)
+            return Answer.of(201, body(user), {"ETag": user.etag})
+
+        return await self._transactions.write(request, principal, work)
+
+
+def wrong_password() -> UnauthenticatedError:
+    """Refuse to sign somebody in, with one text for all that can be wrong."""
+    return UnauthenticatedError("The e-mail or the password is wrong", headers={"WWW-Authenticate": "Bearer"})
 
 
 async def add_user(unit: Unit, store: Store, new: NewUser, *, password_hash: str) -> User:

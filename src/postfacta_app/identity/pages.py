@@ -16,13 +16,13 @@ from ..errors import AppError, ForbiddenError, InvalidFieldsError
 from ..principal import Principal
 from ..web.body import parse
 from ..web.render import Pages
-from .http import IdentityHttp
-from .local import LocalAccounts, is_csrf_token, is_same_origin, session_cookie
+from .http import Accounts, IdentityHttp
+from .local import is_csrf_token, is_same_origin, session_cookie
 from .model import Credentials, Kind, Minted
 
 __all__ = ["SignInPages"]
 
-_AWAY = "The database is unreachable, so this was not saved. Type the password again in a moment."
+_AWAY = "Nobody can be signed in now, so this was not saved. Type the password again in a moment."
 
 
 class SignInPages:
@@ -35,7 +35,7 @@ class SignInPages:
         is_local: Whether the cookie may travel without TLS.
     """
 
-    def __init__(self, accounts: LocalAccounts, http: IdentityHttp, pages: Pages, *, is_local: bool) -> None:
+    def __init__(self, accounts: Accounts, http: IdentityHttp, pages: Pages, *, is_local: bool) -> None:
         self._accounts = accounts
         self._http = http
         self._pages = pages

@@ -44,6 +44,11 @@ select {_USER} from users where $1::timestamptz is null or (created_at, id) > ($
 _ADD_USER = f"""
 insert into users (id, email, display_name, role, password_hash) values ($1, $2, $3, $4, $5)
 on conflict (email) where external_sub is null do nothing returning {_USER}"""  # noqa: S608 - only constants of this module
+_EXTERNAL = f"select {_USER} from users where external_sub = $1"  # noqa: S608 - only constants of this module
+# What is lower case the database itself decides: its check is against its own.
+_ADD_EXTERNAL = """
+insert into users (id, external_sub, email, display_name, role) values ($1, $2, lower($3), $4, $5)
+on conflict (external_sub) do nothing returning id"""
 _REHASH = "update users set password_hash = $2 where id = $1"
 # Sorted, so that two of these never wait for each other in a circle.
 _LOCK = f"""
@@ -129,6 +134,19 @@ class PostgresIdentity:
         args = (uuid4(), new.email, new.name, new.role, password_hash)
         row = await unit.fetchrow(_ADD_USER, *args, operation="user_create")
         return None if row is None else _user(row)
+
+    async def external(self, name: str) -> User | None:
+        """Find an account of somebody who signs in elsewhere, by issuer and subject."""
+        row = await self._database.fetchrow(_EXTERNAL, name, operation="account_get", repeatable=True)
+        return None if row is None else _user(row)
+
+    async def add_external(
+        self, unit: Unit, name: str, *, email: str, display_name: str, role: Role
+    ) -> UUID | None:
+        """Add one; None if there is one."""
+        args = (uuid4(), name, email, display_name, role)
+        row = await unit.fetchrow(_ADD_EXTERNAL, *args, operation="user_create")
+        return None if row is None else row["id"]
 
     async def rehash(self, unit: Unit, user_id: UUID, password_hash: str) -> None:
         """Store a password under today's parameters."""

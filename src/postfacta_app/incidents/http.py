@@ -21,7 +21,7 @@ from . import service
 from .model import Change, Incident, IncidentPage, Move, NewIncident, Visibility
 from .query import IncidentQuery
 
-__all__ = ["IncidentHttp", "allow_stale_incidents", "parse_ref"]
+__all__ = ["IncidentHttp", "allow_stale_incidents", "parse_ref", "read_ref"]
 
 _NUMBER = re.compile(r"INC-([1-9][0-9]{0,17})", re.ASCII)  # 18 digits always fit a bigint
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
@@ -118,14 +118,19 @@ class IncidentHttp:
         return datetime.fromtimestamp(self._clock(), UTC)
 
 
-def parse_ref(request: Request) -> UUID | int:
-    """Read which incident the path means: `INC-12` or a UUID."""
-    text: str = request.path_params["ref"]
+def parse_ref(request: Request, name: str = "ref") -> UUID | int:
+    """Read which incident this part of the path means: `INC-12` or a UUID."""
+    ref = read_ref(request.path_params[name])
+    if ref is None:
+        raise service.missing()
+    return ref
+
+
+def read_ref(text: str) -> UUID | int | None:
+    """Read which incident a text means; None if it is neither `INC-12` nor a UUID."""
     if number := _NUMBER.fullmatch(text):
         return int(number[1])
-    if _UUID.fullmatch(text):
-        return UUID(text)
-    raise service.missing()
+    return UUID(text) if _UUID.fullmatch(text) else None
 
 
 def allow_stale_incidents(request: Request, shown: Iterable[Incident]) -> None:

@@ -13,30 +13,31 @@ from postfacta_core.aio.database import Database
 from ..db import VISIBLE, Unit, sees
 from ..principal import Principal
 from .model import Incident, Kind, Move, NewIncident, Severity, State
-from .query import IncidentQuery, Rows, Sort
+from .query import IncidentFilters, IncidentQuery, Rows, Sort
 
-__all__ = ["PostgresIncidents"]
+__all__ = ["COLUMNS", "PostgresIncidents", "Where", "incident_of", "ref_of", "where_of"]
 
 # Spelled out, never `*`: a column that a migration adds must not break a prepared statement.
-_COLUMNS = """i.id, i.number, i.title, i.description, i.kind, i.severity, i.status, i.outcome, i.reporter, i.owner,
+COLUMNS = """i.id, i.number, i.title, i.description, i.kind, i.severity, i.status, i.outcome, i.reporter, i.owner,
   i.services, i.teams, i.visibility, i.members, i.declared_at, i.ended_at, i.archived_at, i.version,
   i.created_by, i.created_at, i.updated_at"""
+"""What `incident_of` reads, of the incident `i`."""
 _FIND = f"""
-select {_COLUMNS} from incidents i
+select {COLUMNS} from incidents i
  where {VISIBLE} and (i.id = $3::uuid or i.number = $4::bigint)"""  # noqa: S608 - only constants of this module and db.py
 _INSERT = f"""
 insert into incidents as i (id, title, description, kind, severity, reporter, owner, services, teams,
   visibility, members, declared_at, created_by, timeline_at)
 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, clock_timestamp())
-returning {_COLUMNS}, i.timeline_at"""  # noqa: S608 - only constants of this module
+returning {COLUMNS}, i.timeline_at"""  # noqa: S608 - only constants of this module
 _UPDATE = f"""
 update incidents i set title = $2, description = $3, severity = $4, reporter = $5, owner = $6, services = $7,
   teams = $8, visibility = $9, members = $10, version = i.version + 1, updated_at = clock_timestamp()
- where i.id = $1 returning {_COLUMNS}"""  # noqa: S608 - only constants of this module
+ where i.id = $1 returning {COLUMNS}"""  # noqa: S608 - only constants of this module
 _MOVE = f"""
 update incidents i set status = $2, ended_at = $3, outcome = $4, version = i.version + 1,
   updated_at = clock_timestamp()
- where i.id = $1 returning {_COLUMNS}"""  # noqa: S608 - only constants of this module
+ where i.id = $1 returning {COLUMNS}"""  # noqa: S608 - only constants of this module
 _ARCHIVE = """
 update incidents set archived_at = clock_timestamp(), version = version + 1, updated_at = clock_timestamp()
  where id = $1"""
@@ -67,28 +68,30 @@ class PostgresIncidents:
 
     async def page(self, principal: Principal, query: IncidentQuery) -> Rows:
         """Read one page of what the asker may see, and whether more follows."""
-        key, order, _ = _ORDERS[query.sort]
-        where = _where(principal, query)
+        key, order, beyond = _ORDERS[query.sort]
+        where = where_of(principal, query)
+        if (after := query.after()) is not None:
+            where.add(f"({key}, i.id) {beyond} ({{}}::timestamptz, {{}}::uuid)", *after)
         limit = where.bind(query.limit + 1)
-        sql = _PAGE.format(columns=_COLUMNS, key=key, order=order, where=where, limit=limit)
+        sql = _PAGE.format(columns=COLUMNS, key=key, order=order, where=where, limit=limit)
         rows = await self._database.fetch(sql, *where.args, operation="incident_list", repeatable=True)
         found = [row for row in rows if row["id"] is not None]
         kept = found[: query.limit]
         last = (kept[-1]["sort_key"], kept[-1]["id"]) if len(found) > len(kept) else None
-        return Rows([_incident(row) for row in kept], last, rows[0]["as_of"])
+        return Rows([incident_of(row) for row in kept], last, rows[0]["as_of"])
 
     async def find(self, principal: Principal, ref: UUID | int) -> Incident | None:
         """Read one, if the asker may see it."""
         row = await self._database.fetchrow(
-            _FIND, *sees(principal), *_ref(ref), operation="incident_get", repeatable=True
+            _FIND, *sees(principal), *ref_of(ref), operation="incident_get", repeatable=True
         )
-        return None if row is None else _incident(row)
+        return None if row is None else incident_of(row)
 
     async def lock(self, unit: Unit, ref: UUID | int) -> Incident | None:
         """Read one, if the asker may see it, and keep others from changing it until the unit ends."""
-        args = (*sees(unit.principal), *_ref(ref))
+        args = (*sees(unit.principal), *ref_of(ref))
         row = await unit.fetchrow(f"{_FIND} for update", *args, operation="incident_lock")
-        return None if row is None else _incident(row)
+        return None if row is None else incident_of(row)
 
     async def insert(self, unit: Unit, new: NewIncident, *, reporter: str, declared_at: datetime) -> Incident:
         """Write a new one with its first status change."""
@@ -109,7 +112,7 @@ class PostgresIncidents:
             operation="incident_insert",
         )
         assert row is not None  # noqa: S101 - an insert returns its row or raises
-        incident = _incident(row)
+        incident = incident_of(row)
         change = (incident.id, None, incident.status, None, None, declared_at, row["timeline_at"])
         await unit.execute(_STATUS_CHANGE, uuid4(), *change, unit.principal.actor, operation="status_change")
         return incident
@@ -123,7 +126,7 @@ class PostgresIncidents:
             operation="incident_update",
         )
         assert row is not None  # noqa: S101 - the unit holds its lock
-        return _incident(row)
+        return incident_of(row)
 
     async def move(
         self, unit: Unit, old: Incident, new: State, *, wish: Move, occurred_at: datetime
@@ -136,7 +139,7 @@ class PostgresIncidents:
         assert row is not None  # noqa: S101 - the unit holds its lock
         change = (old.id, old.status, new.status, new.outcome, wish.reason, occurred_at, at)
         await unit.execute(_STATUS_CHANGE, uuid4(), *change, unit.principal.actor, operation="status_change")
-        return _incident(row)
+        return incident_of(row)
 
     async def archive(self, unit: Unit, incident: Incident) -> None:
         """Take it out of all lists."""
@@ -148,15 +151,17 @@ class PostgresIncidents:
         return set(users) - {row["id"] for row in rows}
 
 
-def _ref(ref: UUID | int) -> tuple[UUID | None, int | None]:
+def ref_of(ref: UUID | int) -> tuple[UUID | None, int | None]:
+    """Give the two arguments that name an incident by its id or its number."""
     return (ref, None) if isinstance(ref, UUID) else (None, ref)
 
 
-def _incident(row: asyncpg.Record) -> Incident:
+def incident_of(row: asyncpg.Record) -> Incident:
+    """Read one from a row that has its columns, and maybe others."""
     return Incident.model_validate(dict(row.items()))
 
 
-class _Where:
+class Where:
     """Joins conditions by "and"; the values go in as arguments, never into the text."""
 
     def __init__(self, principal: Principal) -> None:
@@ -164,6 +169,7 @@ class _Where:
         self._conditions = [VISIBLE, "i.archived_at is null"]
 
     def bind(self, value: object) -> str:
+        """Add an argument, and tell how the text names it."""
         self.args.append(value)
         return f"${len(self.args)}"
 
@@ -176,8 +182,9 @@ class _Where:
         return " and ".join(self._conditions)
 
 
-def _where(principal: Principal, query: IncidentQuery) -> _Where:
-    where = _Where(principal)
+def where_of(principal: Principal, query: IncidentFilters) -> Where:
+    """Ask for the incidents that the asker may see and that fit; archived ones never do."""
+    where = Where(principal)
     where.add("i.kind = any ({}::text[])", query.kind or [Kind.INCIDENT, Kind.NEAR_MISS])
     where.add("greatest(i.declared_at, coalesce(i.ended_at, now())) >= {}::timestamptz", query.since)
     where.add("i.declared_at < {}::timestamptz", query.until)
@@ -197,7 +204,4 @@ def _where(principal: Principal, query: IncidentQuery) -> _Where:
     if query.q:
         words = " or ".join("i.search @@ plainto_tsquery('simple', {})" for _ in query.q)
         where.add(f"({words})", *query.q)
-    if (after := query.after()) is not None:
-        key, _, beyond = _ORDERS[query.sort]
-        where.add(f"({key}, i.id) {beyond} ({{}}::timestamptz, {{}}::uuid)", *after)
     return where

@@ -15,7 +15,7 @@ from ..web.body import Time
 from ..web.paging import decode_cursor, encode_cursor, filters_hash
 from .model import Incident, Kind, Outcome, Owner, Severity, Slug, Status
 
-__all__ = ["IncidentQuery", "Key", "Rows", "Sort"]
+__all__ = ["IncidentFilters", "IncidentQuery", "Key", "Rows", "Sort"]
 
 
 class Sort(StrEnum):
@@ -50,8 +50,8 @@ Many = Annotated[list[T], Field(max_length=20)]  # A parameter sent again means 
 Word = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
-class IncidentQuery(BaseModel):
-    """The filters; different ones are joined by "and"."""
+class IncidentFilters(BaseModel):
+    """Which incidents; different filters are joined by "and"."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -70,6 +70,11 @@ class IncidentQuery(BaseModel):
     has_postmortem: bool | None = None
     updated_since: Time | None = None
     q: Many[Word] = []
+
+
+class IncidentQuery(IncidentFilters):
+    """The filters, the order, and the place in it."""
+
     sort: Sort = Sort.NEWEST
     limit: int = Field(50, ge=1, le=200)
     cursor: Annotated[str, StringConstraints(max_length=1000)] | None = None

@@ -14,7 +14,7 @@ from ..principal import Principal
 from .model import Change, Incident, Kind, Move, NewIncident, State, Visibility, check_time, move
 from .query import IncidentQuery, Rows
 
-__all__ = ["Matches", "Moved", "Store", "archive", "change", "create", "missing", "transition"]
+__all__ = ["Matches", "Moved", "Store", "archive", "change", "create", "lock_active", "missing", "transition"]
 
 Matches = Callable[[str], None]
 """Refuses, if the caller did not start from the version with this ETag."""
@@ -137,6 +137,18 @@ async def archive(unit: Unit, store: Store, ref: UUID | int, *, matches: Matches
 def missing() -> NotFoundError:
     """Make the answer for what is not there, and for what the asker may not see: the same."""
     return NotFoundError("There is no such incident")
+
+
+async def lock_active(unit: Unit, store: Store, ref: UUID | int) -> Incident:
+    """Read one, and keep others from changing it and all that belongs to it until the unit ends.
+
+    Raises:
+        NotFoundError: If the asker may not see it.
+        ConflictError: If it is archived.
+    """
+    incident = await _locked(unit, store, ref)
+    _check_active(incident)
+    return incident
 
 
 async def _locked(unit: Unit, store: Store, ref: UUID | int) -> Incident:

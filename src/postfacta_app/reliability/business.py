@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, Protocol
 
@@ -33,15 +33,27 @@ METRICS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
         "Changes of status made here.",
         ("from_status", "to_status", "severity"),
     ),
+    "postfacta_signals_ingested_total": ("Signals that were sent here.", ("kind", "result")),
+    "postfacta_alertmanager_truncated_total": (
+        "Notifications from which Alertmanager left alerts out.",
+        (),
+    ),
+    "postfacta_deployments_total": (
+        "Deployments that were reported here, once each.",
+        ("environment", "outcome"),
+    ),
     "postfacta_auth_attempts_total": (
         "Proofs of who somebody is, by what came of them.",
         ("mode", "outcome"),
     ),
     "postfacta_schema_revision_info": ("1 for the schema's revision.", ("expected", "actual")),
     "postfacta_schema_revision_mismatch": ("1 if the schema is not the one that this program expects.", ()),
+    "postfacta_jwks_age_seconds": ("How long ago the Supabase project's public keys were read.", ()),
     "postfacta_business_metrics_age_seconds": ("How long ago the database told these numbers.", ()),
 }
 """All of them with their labels; a counter's name ends in `_total`."""
+
+_MOST_SERIES: Final = 1000
 
 
 class Source(Protocol):
@@ -77,11 +89,19 @@ class BusinessMetrics(Collector):
         self._told: Sequence[Sample] = ()
         self._told_at = clock()
         self._counts: defaultdict[tuple[str, tuple[str, ...]], int] = defaultdict(int)
+        self._shown: dict[str, Callable[[], float | None]] = {}
         self._schema: Sequence[Sample] = ()
 
     def count(self, metric: str, *labels: str) -> None:
-        """Count one of what ends in `_total`."""
+        """Count one of what ends in `_total`. What would be the 1,001st series of a metric counts as `_OTHER`."""
+        if (metric, labels) not in self._counts:
+            known = sum(name == metric for name, _ in self._counts)
+            labels = labels if known < _MOST_SERIES else ("_OTHER",) * len(labels)
         self._counts[metric, labels] += 1
+
+    def show(self, metric: str, read: Callable[[], float | None]) -> None:
+        """Show a number as it is at each scrape, unless it is None."""
+        self._shown[metric] = read
 
     def attempted(self, mode: str, outcome: str) -> None:
         """Count a proof of who somebody is."""
@@ -134,7 +154,10 @@ class BusinessMetrics(Collector):
         families = {name: _family(name) for name in METRICS}
         counted = [Sample(metric, labels, value) for (metric, labels), value in tuple(self._counts.items())]
         age = Sample("postfacta_business_metrics_age_seconds", (), self._clock() - self._told_at)
-        for sample in (*self._told, *counted, *self._schema, age):
+        shown = [
+            Sample(metric, (), now) for metric, read in self._shown.items() if (now := read()) is not None
+        ]
+        for sample in (*self._told, *counted, *shown, *self._schema, age):
             families[sample.metric].add_metric(sample.labels, sample.value)
         yield from families.values()
 

@@ -27,6 +27,7 @@ from ..errors import (
 )
 
 __all__ = [
+    "WHOLE",
     "Moment",
     "Time",
     "format_time",
@@ -362,3 +363,14 @@ def _time_field(value: object) -> object:
 
 Time = Annotated[datetime, BeforeValidator(_time_field), PlainSerializer(format_time, when_used="json")]
 """A field of a model that holds an instant."""
+
+
+# Numbers
+
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)
+"""Stands last at a field that holds a strict `int`: JSON knows one kind of number, so 1.0 is a whole one too."""

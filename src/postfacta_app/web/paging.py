@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, cast
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -16,15 +17,22 @@ from starlette.requests import Request
 from ..errors import InvalidCursorError, MalformedError
 from .body import format_time, parse_json, parse_time
 
-__all__ = ["decode_cursor", "encode_cursor", "filters_hash", "next_link", "next_page"]
+__all__ = [
+    "decode_cursor",
+    "decode_members",
+    "encode_cursor",
+    "encode_members",
+    "filters_hash",
+    "next_link",
+    "next_page",
+]
 
 _CURSOR_VERSION: Final = 1
 
 
 def encode_cursor(sort: str, key: tuple[datetime, UUID], of_filters: str) -> str:
     """Write where a list goes on: after this key, in this order, under these filters."""
-    members = [_CURSOR_VERSION, sort, format_time(key[0]), str(key[1]), of_filters]
-    return base64.urlsafe_b64encode(json.dumps(members).encode()).decode().rstrip("=")
+    return encode_members(sort, [format_time(key[0]), str(key[1])], of_filters)
 
 
 def decode_cursor(text: str, sort: str, of_filters: str) -> tuple[datetime, UUID]:
@@ -33,19 +41,46 @@ def decode_cursor(text: str, sort: str, of_filters: str) -> tuple[datetime, UUID
     Raises:
         InvalidCursorError: If it is damaged, or belongs to another order or other filters.
     """
-    refusal = InvalidCursorError("Begin again without a cursor")
+    try:
+        match decode_members(text, sort, of_filters):
+            case [str(time), str(identity)]:
+                return parse_time(time), UUID(identity)
+            case _:
+                raise _refusal()
+    except ValueError:
+        raise _refusal() from None
+
+
+def encode_members(sort: str, key: Sequence[object], of_filters: str) -> str:
+    """Write a cursor whose key has members of another kind: texts, whole numbers, truth values."""
+    text = json.dumps([_CURSOR_VERSION, sort, *key, of_filters], ensure_ascii=False)
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def decode_members(text: str, sort: str, of_filters: str) -> Sequence[object]:
+    """Read the key of such a cursor back; what its members are is for the caller to check.
+
+    Raises:
+        InvalidCursorError: If it is damaged, or belongs to another order or other filters.
+    """
     try:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        match parse_json(raw):
-            case [int(version), str(given_sort), str(time), str(identity), str(given_hash)]:
-                key = (parse_time(time), UUID(identity))
-            case _:
-                raise refusal
+        members = parse_json(raw)
     except (ValueError, MalformedError):
-        raise refusal from None
-    if (version, given_sort, given_hash) != (_CURSOR_VERSION, sort, of_filters):
-        raise refusal
-    return key
+        raise _refusal() from None
+    if not isinstance(members, list):
+        raise _refusal()
+    match cast("list[object]", members):
+        case [int(version), str(given_sort), *key, str(given_hash)]:
+            if (version, given_sort, given_hash) == (_CURSOR_VERSION, sort, of_filters):
+                return key
+        case _:
+            pass
+    raise _refusal()
+
+
+def _refusal() -> InvalidCursorError:
+    return InvalidCursorError("Begin again without a cursor")
 
 
 def filters_hash(query: BaseModel) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
 
 import httpx2
 import pytest
@@ -15,15 +17,24 @@ from starlette.responses import JSONResponse, Response
 
 from postfacta_app.db import Transactions, Unit
 from postfacta_app.errors import AppError
-from postfacta_app.identity.guard import Guard
-from postfacta_app.identity.http import IdentityHttp
-from postfacta_app.identity.local import LocalAccounts, Passwords, mint, session_cookie
+from postfacta_app.identity.client import Client
+from postfacta_app.identity.gotrue import SupabaseAccounts
+from postfacta_app.identity.guard import Foreign, Guard
+from postfacta_app.identity.http import Accounts, IdentityHttp
+from postfacta_app.identity.jwks import Jwks
+from postfacta_app.identity.local import LocalAccounts, Passwords, Throttle, mint, session_cookie
 from postfacta_app.identity.model import Kind, NewUser, User
 from postfacta_app.identity.postgres import PostgresIdentity
+from postfacta_app.identity.supabase import SupabaseTokens
 from postfacta_app.principal import NOBODY, Access, Principal, Role
 from postfacta_app.routes import RouteClass, Rule, build_routes
 from postfacta_app.settings import Settings, load_settings
 from postfacta_core.aio.database import Database
+from postfacta_core.aio.timeout import Timeout
+
+from .project import FakeProject, Key, running_project
+
+Json = dict[str, Any]
 
 PASSWORD = "correct horse battery"  # noqa: S105 - of nobody
 
@@ -55,11 +66,21 @@ class World:
         self.transactions = Transactions(self.database)
         self.client, self.guard = self.instance(self.settings)
 
-    def instance(self, settings: Settings) -> tuple[httpx2.AsyncClient, Guard]:
+    def instance(
+        self, settings: Settings, foreign: Foreign | None = None, accounts: Accounts | None = None
+    ) -> tuple[httpx2.AsyncClient, Guard]:
         """Start one more process of the service, as far as accounts go."""
-        guard = Guard(self.store, settings, clock=lambda: self.wall, monotonic=lambda: self.monotonic)
+        guard = Guard(
+            self.store,
+            settings,
+            foreign=foreign,
+            clock=lambda: self.wall,
+            monotonic=lambda: self.monotonic,
+        )
         passwords = Passwords(self.hasher)
-        accounts = LocalAccounts(self.store, self.transactions, passwords=passwords, clock=lambda: self.wall)
+        accounts = accounts or LocalAccounts(
+            self.store, self.transactions, passwords=passwords, clock=lambda: self.wall
+        )
         http = IdentityHttp(settings, self.store, self.transactions, accounts=accounts, forget=guard.forget)
         app = Starlette(routes=build_routes(rules(http), guard.authenticate))
         app.add_exception_handler(AppError, _refuse)
@@ -101,6 +122,34 @@ class World:
         async with self.database.transaction() as connection:
             await self.store.add_secret(Unit(connection, NOBODY, None), minted.token)
         return {"Cookie": session_cookie(minted.secret, timedelta(days=7), is_local=True).partition(";")[0]}
+
+
+@dataclass
+class Realm:
+    """The service, and the project that it trusts."""
+
+    world: World
+    project: FakeProject
+    client: httpx2.AsyncClient
+    guard: Guard
+    jwks: Jwks
+    tokens: SupabaseTokens
+    accounts: SupabaseAccounts
+    attempts: list[str]
+
+    def token(self, *, by: Key | str | None = None, header: Json | None = None, **claims: object) -> str:
+        """Sign a token that is good now, but for what is given."""
+        return self.project.token(self.world.wall, by=by, header=header, **claims)
+
+    async def get(self, token: str, path: str = "/api/v1/me") -> httpx2.Response:
+        """Ask as whoever has it."""
+        return await self.client.get(path, headers={"Authorization": f"Bearer {token}"})
+
+    async def people(self) -> list[Json]:
+        """List all accounts."""
+        select = "select external_sub, email, display_name, role, password_hash from users order by email"
+        rows = await self.world.database.fetch(select, operation="test")
+        return [dict(row) for row in rows]
 
 
 def rules(http: IdentityHttp) -> list[Rule]:
@@ -150,9 +199,49 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(scope="session")
+def project_server() -> Iterator[FakeProject]:
+    """Run a Supabase project for all tests that ask."""
+    with running_project() as made:
+        yield made
+
+
+@pytest.fixture
+def project(project_server: FakeProject) -> FakeProject:
+    """Give the project, as if it had just been made."""
+    project_server.reset()
+    return project_server
+
+
 @pytest.fixture
 async def world(app_database: Database) -> AsyncGenerator[World]:
     """Start the service, with nobody in it."""
     made = World(app_database)
     async with made.client:
         yield made
+
+
+@pytest.fixture
+async def realm(world: World, project: FakeProject) -> AsyncGenerator[Realm]:
+    """Start the service in auth mode supabase, beside the project that it trusts."""
+    settings, attempts = project.settings(register_open=True), list[str]()
+    store, transactions = world.store, world.transactions
+    async with (
+        Client("jwks", settings, Timeout(20)) as publisher,
+        Client("gotrue", settings, Timeout(20)) as gotrue,
+    ):
+        fetch = partial(publisher.ask, "GET", ".well-known/jwks.json")
+        jwks = Jwks(fetch, clock=lambda: world.monotonic)
+        tokens = SupabaseTokens(settings, store, transactions, keys=jwks, clock=lambda: world.wall)
+        accounts = SupabaseAccounts(
+            gotrue,
+            tokens,
+            store,
+            transactions=transactions,
+            throttle=Throttle(clock=lambda: world.monotonic),
+            attempted=attempts.append,
+            clock=lambda: world.wall,
+        )
+        client, guard = world.instance(settings, tokens, accounts)
+        async with jwks.running(), client:
+            yield Realm(world, project, client, guard, jwks, tokens, accounts, attempts)

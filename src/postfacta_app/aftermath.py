@@ -1,0 +1,136 @@
+"""The routes of what comes after an incident: post-mortems, factors, actions, links, exports."""
+
+from __future__ import annotations
+
+from .actions import model as actions
+from .actions.http import ActionHttp
+from .export import model as export
+from .export.http import NDJSON, ExportHttp
+from .incidents.query import IncidentFilters
+from .links import model as links
+from .links.http import LinkHttp
+from .postmortems import model as postmortems
+from .postmortems.http import PostMortemHttp
+from .principal import Access
+from .routes import RouteClass, Rule
+
+__all__ = ["aftermath_rules"]
+
+READ, WRITE = Access.READ, Access.WRITE
+_ONCE = ("idempotency-in-progress", "idempotency-mismatch", "conflict")
+_VERSIONED = ("precondition-failed", "precondition-required", "conflict")
+_INCIDENT = "/api/v1/incidents/{ref}"
+
+
+def aftermath_rules(
+    on: PostMortemHttp, *, actions: ActionHttp, links: LinkHttp, export: ExportHttp
+) -> list[Rule]:
+    """List them; the table of all routes holds them with the others."""
+    return [*_postmortems(on), *_actions(actions), *_links(links), *_exports(export)]
+
+
+def _postmortems(http: PostMortemHttp) -> list[Rule]:
+    read, search, write = RouteClass.READ, RouteClass.SEARCH, RouteClass.WRITE
+    one = f"{_INCIDENT}/postmortem"
+    written = {200: postmortems.Revision, 201: postmortems.Revision}
+    starts_from = {"If-Match": False, "If-None-Match": False}
+    once = {**starts_from, "Idempotency-Key": False}
+    return [
+        Rule(
+            method="GET", path=one, handler=http.read, access=READ, route_class=read,
+            summary="Read the post-mortem, and what its timeline has done since",
+            answers={200: postmortems.PostMortem, 304: None}, headers={"If-None-Match": False}, stale=True,
+        ),
+        Rule(
+            method="PUT", path=one, handler=http.write, access=WRITE, route_class=write,
+            summary="Write the post-mortem's next revision", body=postmortems.Draft, answers=written,
+            problems=_VERSIONED, headers=starts_from,
+        ),
+        Rule(
+            method="POST", path=f"{one}/transitions", handler=http.move, access=WRITE, route_class=write,
+            summary="Move the post-mortem to another state", body=postmortems.Transition, answers=written,
+            problems=(*_ONCE, *_VERSIONED, "illegal-transition", "not-publishable"), headers=once,
+        ),
+        Rule(
+            method="POST", path=f"{one}/restore", handler=http.restore, access=WRITE, route_class=write,
+            summary="Write the content of an older revision again", body=postmortems.Restore, answers=written,
+            problems=(*_ONCE, *_VERSIONED), headers=once,
+        ),
+        Rule(
+            method="GET", path=f"{one}/revisions", handler=http.revisions, access=READ, route_class=read,
+            summary="List the revisions", query=postmortems.RevisionsQuery,
+            answers={200: postmortems.RevisionPage}, problems=("invalid-cursor",),
+        ),
+        Rule(
+            method="GET", path=f"{one}/revisions/{{rev}}", handler=http.revision, access=READ, route_class=read,
+            summary="Read a revision, beside another", query=postmortems.RevisionQuery,
+            answers={200: postmortems.RevisionWithDifferences},
+        ),
+        Rule(
+            method="GET", path="/api/v1/factors", handler=http.factors, access=READ, route_class=search,
+            summary="Count the factors of published post-mortems", query=IncidentFilters,
+            answers={200: postmortems.FactorList},
+        ),
+    ]  # fmt: skip
+
+
+def _actions(http: ActionHttp) -> list[Rule]:
+    read, search, write = RouteClass.READ, RouteClass.SEARCH, RouteClass.WRITE
+    root, of_incident = "/api/v1/action-items", f"{_INCIDENT}/action-items"
+    return [
+        Rule(
+            method="GET", path=of_incident, handler=http.of_incident, access=READ, route_class=read,
+            summary="List the actions of an incident", answers={200: actions.ActionList},
+        ),
+        Rule(
+            method="POST", path=of_incident, handler=http.add, access=WRITE, route_class=write,
+            summary="Write down an action", body=actions.NewAction, answers={201: actions.Action},
+            problems=_ONCE, headers={"Idempotency-Key": False},
+        ),
+        Rule(
+            method="GET", path=root, handler=http.page, access=READ, route_class=search,
+            summary="List actions of all incidents by due day", query=actions.ActionQuery,
+            answers={200: actions.ActionPage}, problems=("invalid-cursor",),
+        ),
+        Rule(
+            method="PATCH", path=f"{root}/{{id}}", handler=http.change, access=WRITE,
+            route_class=write, summary="Change an action by JSON Merge Patch", body=actions.ActionChange,
+            body_type="application/merge-patch+json", answers={200: actions.Action},
+            problems=_VERSIONED, headers={"If-Match": True},
+        ),
+    ]  # fmt: skip
+
+
+def _links(http: LinkHttp) -> list[Rule]:
+    read, write, root = RouteClass.READ, RouteClass.WRITE, f"{_INCIDENT}/links"
+    return [
+        Rule(
+            method="GET", path=root, handler=http.of_incident, access=READ, route_class=read,
+            summary="List the links of an incident", answers={200: links.LinkList},
+        ),
+        Rule(
+            method="POST", path=root, handler=http.link, access=WRITE, route_class=write,
+            summary="Link an incident to another", body=links.NewLink, answers={200: links.IncidentLink, 201: links.IncidentLink},
+            problems=_ONCE, headers={"Idempotency-Key": False},
+        ),
+        Rule(
+            method="DELETE", path=f"{root}/{{other}}/{{type}}", handler=http.unlink, access=WRITE,
+            route_class=write, summary="Take a link away", answers={204: None}, problems=("conflict",),
+        ),
+    ]  # fmt: skip
+
+
+def _exports(http: ExportHttp) -> list[Rule]:
+    read, search = RouteClass.READ, RouteClass.SEARCH
+    return [
+        Rule(
+            method="GET", path=f"{_INCIDENT}/export", handler=http.one, access=READ, route_class=read,
+            summary="Take out an incident whole", query=export.OneQuery, answers={200: export.Document, 304: None},
+            also=("text/markdown",), headers={"If-None-Match": False},
+        ),
+        Rule(
+            method="GET", path="/api/v1/export", handler=http.all, access=READ, route_class=search,
+            summary="Take out incidents, a line each, what changed longest ago first", query=export.ExportQuery,
+            answers={200: None}, also=(NDJSON,), problems=("invalid-cursor",),
+        ),
+    ]  # fmt: skip

@@ -1,0 +1,1 @@
+"""How long the phases of incidents took, as far as that is known."""

@@ -1,0 +1,75 @@
+"""The v1 API of durations: of one incident, or of all that fit the filters of the list."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+from uuid import UUID
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..db import Answer
+from ..incidents import service
+from ..incidents.http import allow_stale_incidents, parse_ref
+from ..incidents.model import Incident, Kind
+from ..incidents.query import IncidentFilters
+from ..principal import Principal
+from ..timeline.model import Facts, micros
+from ..web.body import read_query
+from .model import IncidentDurations, Measured, aggregate, durations, marks
+
+__all__ = ["DurationHttp", "Store"]
+
+
+class Store(Protocol):
+    """Where the facts of timelines are kept."""
+
+    async def facts(self, principal: Principal, ref: UUID | int) -> tuple[Incident, Facts] | None:
+        """Read an incident, if the asker may see it, and all its facts."""
+        ...
+
+    def all_facts(
+        self, principal: Principal, filters: IncidentFilters
+    ) -> AsyncIterator[tuple[Incident, Facts]]:
+        """Read all incidents that fit and the asker may see, each once, with the facts that durations need."""
+        ...
+
+
+class DurationHttp:
+    """The handlers of durations.
+
+    Args:
+        store: Where the facts of timelines are.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def one(self, request: Request, principal: Principal) -> Response:
+        """GET /api/v1/incidents/{ref}/durations."""
+        found = await self._store.facts(principal, parse_ref(request))
+        if found is None:
+            raise service.missing()
+        incident, facts = found
+        allow_stale_incidents(request, [incident])
+        known, is_open = marks(facts)
+        measured = durations(known, is_open=is_open)
+        body = IncidentDurations(incident=incident.ref, milestones=dict(known), durations=measured)
+        return Answer.of(200, body).response()
+
+    async def all(self, request: Request, principal: Principal) -> Response:
+        """GET /api/v1/durations."""
+        filters = read_query(request, IncidentFilters)
+        if not filters.kind:
+            filters = filters.model_copy(update={"kind": [Kind.INCIDENT]})
+        shown: list[Incident] = []
+        measured: list[Measured] = []
+        async for incident, facts in self._store.all_facts(principal, filters):
+            known, is_open = marks(facts)
+            shown.append(incident)
+            measured.append(
+                Measured(incident.ref, micros(incident.declared_at), durations(known, is_open=is_open))
+            )
+        allow_stale_incidents(request, shown)
+        return Answer.of(200, aggregate(measured)).response()

@@ -1,0 +1,238 @@
+"""From milestones to durations, and from many of them to quantiles; what is unknown is never a number."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from math import ceil
+from typing import Final
+
+from pydantic import BaseModel
+
+from ..timeline.model import Entry, Facts, Micros, Milestone, Precision
+from ..timeline.rules import build
+
+__all__ = [
+    "Aggregate",
+    "Aggregates",
+    "Basis",
+    "Duration",
+    "DurationStatus",
+    "IncidentDurations",
+    "Mark",
+    "Measured",
+    "Phase",
+    "Point",
+    "aggregate",
+    "durations",
+    "marks",
+    "measure",
+    "nearest_rank",
+]
+
+
+class Phase(StrEnum):
+    """A span of an incident."""
+
+    DETECT = "detect"
+    ACKNOWLEDGE = "acknowledge"
+    MITIGATE = "mitigate"
+    RESOLVE = "resolve"
+    OPEN = "open"
+
+
+class DurationStatus(StrEnum):
+    """What is known of a duration."""
+
+    OK = "ok"
+    IMPRECISE = "imprecise"
+    INVALID_ORDER = "invalid_order"
+    PENDING = "pending"
+    MISSING = "missing"
+
+
+class Basis(StrEnum):
+    """Where a milestone comes from: people said so, or it follows from alerts and moves."""
+
+    GIVEN = "given"
+    DERIVED = "derived"
+
+
+_DECLARED: Final = "declared"
+_ENDS: Final[Mapping[Phase, tuple[str, Milestone]]] = {
+    Phase.DETECT: (Milestone.IMPACT_STARTED, Milestone.DETECTED),
+    Phase.ACKNOWLEDGE: (Milestone.DETECTED, Milestone.ACKNOWLEDGED),
+    Phase.MITIGATE: (Milestone.IMPACT_STARTED, Milestone.MITIGATED),
+    Phase.RESOLVE: (Milestone.IMPACT_STARTED, Milestone.RESOLVED),
+    Phase.OPEN: (_DECLARED, Milestone.RESOLVED),
+}
+_ENDED: Final = ("RESOLVED", "CLOSED")
+_LEAST: Final = {50: 5, 90: 10}  # Below so many values a quantile says nothing.
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A milestone with where it comes from."""
+
+    t: Micros
+    p: Precision
+    basis: Basis
+
+
+class Duration(BaseModel):
+    """How long a phase took.
+
+    Attributes:
+        seconds: None unless the status is `ok`.
+        max_seconds: Of `imprecise`: the coarser precision; as they are written, the ends lie closer than that.
+        basis: `derived` if one of its ends is; None if one is unknown.
+        precision: The coarser one of its ends.
+    """
+
+    seconds: float | None = None
+    status: DurationStatus
+    basis: Basis | None = None
+    precision: Precision | None = None
+    max_seconds: float | None = None
+
+
+class IncidentDurations(BaseModel):
+    """The milestones of one incident that are known, and the durations between them."""
+
+    incident: str
+    milestones: dict[str, Mark]
+    durations: dict[Phase, Duration]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One incident for an aggregate: what people call it, when it was declared, and how long its phases took."""
+
+    incident: str
+    declared_at: int
+    durations: Mapping[Phase, Duration]
+
+
+class Point(BaseModel):
+    """One incident: when it was declared, and how many seconds the phase took."""
+
+    incident: str
+    x: Micros
+    y: float
+
+
+class Aggregate(BaseModel):
+    """One phase of many incidents, each of which is counted once; quantiles are by nearest rank."""
+
+    n_ok: int
+    n_imprecise: int
+    n_invalid: int
+    n_pending: int
+    n_missing: int
+    min: float | None
+    p50: float | None
+    p90: float | None
+    max: float | None
+    insufficient_data: list[str]
+    points: Sequence[Point]
+
+
+class Aggregates(BaseModel):
+    """The phases of all incidents that fit the filters."""
+
+    n: int
+    durations: dict[Phase, Aggregate]
+
+
+def marks(facts: Facts) -> tuple[Mapping[str, Mark], bool]:
+    """Find the milestones, and tell whether the incident is still open; what people say wins.
+
+    When the impact began and when it was mitigated are never derived: only people know.
+    """
+    timeline = build(facts, include_hidden=True)
+    entries = {(entry.source, entry.id): entry for entry in timeline.entries}
+    moves = [
+        (change.to_status, entries["postfacta", f"status:{change.id}"])
+        for change in sorted(facts.changes, key=lambda change: (change.at, change.id))
+    ]
+    alerts = [it for it in timeline.entries if it.kind == "alert_firing" and not it.hidden]
+    is_open = not moves or moves[-1][0] not in _ENDED
+    derived: dict[str, Entry | None] = {
+        _DECLARED: moves[0][1] if moves else None,
+        Milestone.DETECTED: min(
+            [*alerts[:1], *(it for _, it in moves[:1])], key=lambda it: it.t, default=None
+        ),
+        Milestone.ACKNOWLEDGED: next((it for status, it in moves if status == "IN_PROGRESS"), None),
+        Milestone.RESOLVED: None if is_open else _ending(moves),
+    }
+    found = {name: Mark(it.t, it.p, Basis.DERIVED) for name, it in derived.items() if it is not None}
+    given: dict[str, Mark] = {name: Mark(at.t, at.p, Basis.GIVEN) for name, at in timeline.milestones.items()}
+    return {**found, **given}, is_open
+
+
+def _ending(moves: Sequence[tuple[str, Entry]]) -> Entry:
+    """Find the move that ended it for the last time: to close what is resolved ends nothing."""
+    ending = moves[-1][1]
+    for status, entry in reversed(moves):
+        if status not in _ENDED:
+            break
+        ending = entry
+    return ending
+
+
+def durations(found: Mapping[str, Mark], *, is_open: bool) -> dict[Phase, Duration]:
+    """Measure every phase between the milestones that are known."""
+    return {
+        phase: measure(found.get(start), found.get(end), is_open=is_open)
+        for phase, (start, end) in _ENDS.items()
+    }
+
+
+def measure(start: Mark | None, end: Mark | None, *, is_open: bool) -> Duration:
+    """Measure one phase; it is a number only if both ends are known, in order, and far enough apart."""
+    if start is None or end is None:
+        return Duration(status=DurationStatus.PENDING if is_open and end is None else DurationStatus.MISSING)
+    basis = Basis.DERIVED if Basis.DERIVED in {start.basis, end.basis} else Basis.GIVEN
+    coarser = min(start.p, end.p, key=lambda precision: precision.rank)
+    length = end.t - start.t
+    if end.t + end.p.width <= start.t:
+        return Duration(status=DurationStatus.INVALID_ORDER, basis=basis, precision=coarser)
+    if coarser is not Precision.EXACT and length < coarser.width:
+        most = coarser.width / 1e6
+        return Duration(status=DurationStatus.IMPRECISE, basis=basis, precision=coarser, max_seconds=most)
+    return Duration(status=DurationStatus.OK, basis=basis, precision=coarser, seconds=length / 1e6)
+
+
+def aggregate(measured: Sequence[Measured]) -> Aggregates:
+    """Count every incident once in each phase, and take quantiles of the numbers."""
+    return Aggregates(n=len(measured), durations={phase: _aggregate(phase, measured) for phase in Phase})
+
+
+def _aggregate(phase: Phase, measured: Sequence[Measured]) -> Aggregate:
+    counts = Counter(it.durations[phase].status for it in measured)
+    points = [
+        Point(incident=it.incident, x=it.declared_at, y=seconds)
+        for it in measured
+        if (seconds := it.durations[phase].seconds) is not None
+    ]
+    values = sorted(point.y for point in points)
+    return Aggregate(
+        n_ok=counts[DurationStatus.OK],
+        n_imprecise=counts[DurationStatus.IMPRECISE],
+        n_invalid=counts[DurationStatus.INVALID_ORDER],
+        n_pending=counts[DurationStatus.PENDING],
+        n_missing=counts[DurationStatus.MISSING],
+        min=values[0] if values else None,
+        p50=nearest_rank(values, 50),
+        p90=nearest_rank(values, 90),
+        max=values[-1] if values else None,
+        insufficient_data=[f"p{percent}" for percent, least in _LEAST.items() if len(values) < least],
+        points=points,
+    )
+
+
+def nearest_rank(values: Sequence[float], percent: int) -> float | None:
+    """Take a percentile of sorted values, always one of them; None if there are too few to say."""
+    return None if len(values) < _LEAST[percent] else values[ceil(percent * len(values) / 100) - 1]

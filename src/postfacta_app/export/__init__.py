@@ -1,0 +1,1 @@
+"""Incidents taken out whole: as JSON, Markdown, or a line each."""

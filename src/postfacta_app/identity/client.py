@@ -1,0 +1,108 @@
+"""Ask the Supabase project over HTTP, bounded in time and size."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self, cast
+
+import httpx2
+from pydantic import JsonValue
+
+from postfacta_core.aio.outgoing import Outgoing, refusal_in
+from postfacta_core.aio.pipeline import Guard
+from postfacta_core.events import Observer, ignore
+
+from ..errors import RateLimitedError
+from ..settings import Settings
+
+__all__ = ["Client", "Reply"]
+
+_MOST_BYTES: Final = 65_536
+_TOO_MANY_REQUESTS, _SERVER_ERROR = 429, 500
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer."""
+
+    status_code: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def members(self) -> Mapping[str, JsonValue]:
+        """Read the JSON object that it is; empty if it is anything else, such as a page of HTML."""
+        try:
+            found = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return {}
+        return cast("dict[str, JsonValue]", found) if isinstance(found, dict) else {}
+
+    async def aclose(self) -> None:
+        """Do nothing: it holds no connection."""
+
+
+class Client:
+    """Asks for what lies below `/auth/v1` of the project. It follows no redirect, and takes no proxy from anywhere.
+
+    Args:
+        name: Names it in errors and metrics.
+        settings: Where the project is, and its key.
+        guards: Around each call, from the outermost. A `Timeout` must be among them: there is no other.
+        observer: Told of each call.
+    """
+
+    def __init__(self, name: str, settings: Settings, *guards: Guard, observer: Observer = ignore) -> None:
+        self.name: str = name
+        self._outgoing = Outgoing(name, *guards, tell=False, observer=observer)
+        key = settings.db_key.get_secret_value() if settings.db_key else ""
+        self._http = httpx2.AsyncClient(
+            base_url=f"{settings.db_url}/auth/v1/",
+            # Compressed, so many bytes could become a thousand times as many.
+            headers={"apikey": key, "Accept": "application/json", "Accept-Encoding": "identity"},
+            event_hooks={"request": [self._outgoing.pass_on]},
+            follow_redirects=False,
+            timeout=None,  # That of the guards is for the whole call.
+            trust_env=False,
+        )
+
+    async def ask(self, method: str, path: str, body: Mapping[str, JsonValue] | None = None) -> Reply:
+        """Send a request, and read all of the answer.
+
+        Raises:
+            RateLimitedError: If the project answers 429.
+            ResilienceError: If a guard refuses or ends it, or the project answers 503 with `Retry-After`.
+            httpx2.HTTPError: If it answers anything else from 500 up, or there is no whole answer.
+            ValueError: If that is longer than 64 KiB.
+        """
+        return await self._outgoing.call(self._ask, method, path, body)
+
+    async def _ask(self, method: str, path: str, body: Mapping[str, JsonValue] | None) -> Reply:
+        async with self._http.stream(method, path, json=body) as response:
+            read = bytearray()
+            async for part in response.aiter_raw():
+                read += part
+                if len(read) > _MOST_BYTES:
+                    raise ValueError(f"longer than {_MOST_BYTES} bytes")
+        reply = Reply(response.status_code, response.headers, bytes(read))
+        refusal = refusal_in(reply, self.name)
+        if reply.status_code == _TOO_MANY_REQUESTS:
+            wait = math.ceil(refusal.retry_after or 1) if refusal else 1
+            raise RateLimitedError(
+                "Too many tries: wait before the next one", headers={"Retry-After": str(max(1, wait))}
+            )
+        if reply.status_code >= _SERVER_ERROR and refusal is None:
+            response.raise_for_status()
+        return reply
+
+    async def __aenter__(self) -> Self:
+        await self._http.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()

@@ -1,0 +1,155 @@
+"""Keep the public keys by which the Supabase project signs.
+
+Requests read what is there. One task fetches: at the start, when the keys are ten minutes old, or when a token names
+a key that is not among them; never more than once in 30 seconds, whatever came of it. So no request waits for keys
+that are known, and no flood of tokens becomes a flood of fetches. While nothing better comes, keys are good for a day.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Final, cast
+
+import anyio
+from jwt import PyJWK
+from jwt.exceptions import PyJWTError
+from pydantic import JsonValue
+
+from postfacta_core.clock import MONOTONIC, Clock
+from postfacta_core.errors import RejectedError
+
+from .client import Reply
+
+__all__ = ["LONGEST_KID", "Jwks"]
+
+LONGEST_KID: Final = 128
+"""Characters that the name of a key may have."""
+
+_SOFT_AGE: Final = 600.0  # Seconds from which they are fetched anew, in the background.
+_HARD_AGE: Final = 86_400.0
+_PAUSE: Final = 30.0  # Seconds from one fetch to the next, also if it failed.
+_MOST_KEYS: Final = 16
+_MOST_UNKNOWN: Final = 128
+_OK: Final = 200
+# By the kind of key. Another one could let the token choose how it is verified: `oct` is no public key at all.
+_ALGORITHMS: Final = {"EC": "ES256", "RSA": "RS256"}
+
+Keys = Mapping[str, PyJWK]
+
+
+class Jwks:
+    """Knows the keys, by their names.
+
+    Args:
+        fetch: Asks for them, within 3 seconds or so.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, fetch: Callable[[], Awaitable[Reply]], *, clock: Clock = MONOTONIC) -> None:
+        self._fetch = fetch
+        self._clock = clock
+        self._keys: Keys = {}
+        self._read_at: float | None = None
+        self._not_before = 0.0
+        # Names that were asked for, and were not among the keys that were read then.
+        self._unknown: dict[str, None] = {}
+        self._wanted, self._settled = anyio.Event(), anyio.Event()
+
+    @property
+    def is_fetching(self) -> bool:
+        """Whether a fetch is under way, or about to begin."""
+        return self._wanted.is_set()
+
+    def age(self) -> float | None:
+        """Tell how many seconds ago the keys were read; None if they never were."""
+        return None if self._read_at is None else self._clock() - self._read_at
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Fetch whenever that is due, for as long as the block lasts."""
+        self._want(self._clock())
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._keep_fetching)
+            yield
+            tasks.cancel_scope.cancel()
+
+    async def key(self, kid: str) -> PyJWK | None:
+        """Find a key; None if the project has none of this name.
+
+        Raises:
+            RejectedError: If its keys could not be read for a day. Whoever asks did nothing wrong.
+        """
+        if len(kid) > LONGEST_KID:
+            return None
+        now = self._clock()
+        if self._is_good(now) and (kid in self._keys or kid in self._unknown):
+            if now >= (self._read_at or 0) + _SOFT_AGE:
+                self._want(now)
+            return self._keys.get(kid)
+        self._want(now)
+        if self.is_fetching:
+            await self._settled.wait()
+        if not self._is_good(self._clock()):
+            raise RejectedError("jwks", max(1.0, self._not_before - self._clock()))
+        if kid not in self._keys and self._read_at is not None and self._read_at >= now:
+            self._remember_unknown(kid)
+        return self._keys.get(kid)
+
+    def _remember_unknown(self, kid: str) -> None:
+        if len(self._unknown) >= _MOST_UNKNOWN:
+            del self._unknown[next(iter(self._unknown))]
+        self._unknown[kid] = None
+
+    def _is_good(self, now: float) -> bool:
+        return self._read_at is not None and now < self._read_at + _HARD_AGE
+
+    def _want(self, now: float) -> None:
+        if now >= self._not_before:
+            self._not_before = now + _PAUSE
+            self._wanted.set()
+
+    async def _keep_fetching(self) -> None:
+        while True:
+            await self._wanted.wait()
+            await self._read()
+            settled = self._settled
+            self._wanted, self._settled = anyio.Event(), anyio.Event()
+            settled.set()
+
+    async def _read(self) -> None:
+        began = self._clock()
+        try:
+            keys = _keys_in(await self._fetch())
+        except Exception as error:  # noqa: BLE001 - whatever it is, the keys that are known stay good
+            logging.getLogger(__name__).warning("jwks.failed", extra={"error": type(error).__name__})
+            return
+        # No keys at all is what a project says that signs by HS256. It takes none away from one that did not.
+        if keys or not self._keys or not self._is_good(began):
+            self._keys, self._read_at = keys, began
+
+
+def _keys_in(reply: Reply) -> Keys:
+    if reply.status_code != _OK:
+        raise ValueError(f"status {reply.status_code}")
+    given = reply.members().get("keys")
+    if not isinstance(given, list) or len(given) > _MOST_KEYS:
+        raise ValueError(f"no list of up to {_MOST_KEYS} keys")
+    keys = {key.key_id: key for key in map(_key, given) if key is not None and key.key_id is not None}
+    if given and not keys:
+        raise ValueError("none of the keys can be used")
+    return keys
+
+
+def _key(given: JsonValue) -> PyJWK | None:
+    if not isinstance(given, dict) or given.get("use", "sig") != "sig":
+        return None
+    kid, kind = given.get("kid"), given.get("kty")
+    if not isinstance(kid, str) or not isinstance(kind, str) or len(kid) > LONGEST_KID:
+        return None
+    try:
+        key = PyJWK.from_dict(cast("dict[str, object]", given))
+    except PyJWTError:
+        return None
+    return key if key.algorithm_name == _ALGORITHMS.get(kind) else None

@@ -1,0 +1,190 @@
+"""Tell whose a token of the Supabase project is.
+
+A good signature is not enough: the project's public and service keys, its anonymous visitors and other projects bear
+one too. So each claim is held to one value, and what an account may do here stands in our own row of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import partial
+from typing import Annotated, Final, Literal, Protocol
+from uuid import UUID
+
+import jwt
+from jwt.exceptions import PyJWTError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
+from starlette.requests import Request
+
+from postfacta_core.clock import WALL, Clock
+
+from ..db import Answer, Transactions, Unit
+from ..principal import NOBODY, Role
+from ..settings import Settings
+from .jwks import LONGEST_KID, Jwks
+from .local import digest
+from .model import Credential, Email, Kind, User
+
+__all__ = ["Newcomer", "People", "SupabaseTokens", "external_name", "meet"]
+
+_LONGEST: Final = 8_192  # Characters; theirs have about 1,000.
+_LEEWAY: Final = 30.0  # Seconds that their clock and ours may differ.
+_LATEST: Final = 253_402_300_000.0  # In the year 9999, which is the last that can be reckoned with.
+_SIGNED: Final = jwt.PyJWS(options={"enforce_minimum_key_length": True})
+
+Seconds = Annotated[float, Field(ge=0, le=_LATEST, allow_inf_nan=False)]
+
+
+class People(Protocol):
+    """Where the accounts of those who sign in elsewhere are kept."""
+
+    async def external(self, name: str) -> User | None:
+        """Find an account by issuer and subject."""
+        ...
+
+    async def add_external(
+        self, unit: Unit, name: str, *, email: str, display_name: str, role: Role
+    ) -> UUID | None:
+        """Add one; None if there is one."""
+        ...
+
+
+class Newcomer(BaseModel):
+    """Somebody whose account lies elsewhere, as far as it is known when we first meet."""
+
+    email: Email
+    display_name: Annotated[str, StringConstraints(min_length=1, max_length=100)]
+    role: Role
+
+
+def external_name(issuer: str, subject: UUID) -> str:
+    """Name an account of somebody else's, for good: its e-mail address may be another's tomorrow."""
+    return f"{issuer} {subject}"
+
+
+async def meet(unit: Unit, people: People, name: str, *, new: Newcomer) -> bool:
+    """Add somebody, unless he is known."""
+    user_id = await people.add_external(
+        unit, name, email=new.email, display_name=new.display_name, role=new.role
+    )
+    if user_id is not None:
+        await unit.audit("user.create", f"user:{user_id}", detail={"role": new.role})
+    return user_id is not None
+
+
+class _Claims(BaseModel):
+    """What a token says that is signed. `user_metadata` is not read: everybody writes into his own what he likes."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    iss: str
+    aud: Literal["authenticated"]
+    role: Literal["authenticated"]
+    sub: UUID
+    exp: Seconds
+    iat: Seconds
+    nbf: Seconds = 0.0
+    is_anonymous: Literal[False] = False
+    email: Email | Literal[""] | None = None
+    app_metadata: Mapping[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
+
+    @property
+    def newcomer(self) -> Newcomer:
+        """Who it is, if we have not met. Nobody is made an administrator by his token."""
+        # No set: what is asked for may be anything.
+        is_writer = self.app_metadata.get("postfacta_role") in (Role.RESPONDER, Role.ADMIN)
+        # Who signs in by telephone has no address.
+        email = self.email or f"{self.sub}@no-address.invalid"
+        name = email.partition("@")[0][:100]
+        return Newcomer(email=email, display_name=name, role=Role.RESPONDER if is_writer else Role.VIEWER)
+
+
+class SupabaseTokens:
+    """Reads the tokens, and knows the accounts behind them.
+
+    Args:
+        settings: The issuer, and the secret if there is one.
+        people: Where accounts are.
+        transactions: An account is made in one when it is met for the first time.
+        keys: The project's public keys.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        people: People,
+        transactions: Transactions,
+        *,
+        keys: Jwks,
+        clock: Clock = WALL,
+    ) -> None:
+        self._issuer = settings.issuer
+        self._secret = settings.jwt_secret
+        self._people = people
+        self._transactions = transactions
+        self._keys = keys
+        self._clock = clock
+
+    async def credential(self, request: Request, token: str) -> Credential | None:
+        """Tell what a token proves; None if nothing. One that has expired is nobody's.
+
+        Raises:
+            RejectedError: If the project's keys, or the account, cannot be read now.
+        """
+        claims = await self._verify(token)
+        if claims is None:
+            return None
+        if self._clock() >= claims.exp + _LEEWAY:
+            return self._credential(token, claims, None)
+        user = await self._account(request, claims)
+        return None if user is None else self._credential(token, claims, user)
+
+    async def _verify(self, token: str) -> _Claims | None:
+        if len(token) > _LONGEST:
+            return None
+        try:
+            key = await self._key(jwt.get_unverified_header(token))
+            if key is None:
+                return None
+            # One algorithm a call, and never the token's choice: the key knows its own.
+            algorithm = key.algorithm_name if isinstance(key, jwt.PyJWK) else "HS256"
+            claims = _Claims.model_validate_json(_SIGNED.decode(token, key, algorithms=[algorithm]))
+        except (PyJWTError, ValidationError):
+            return None
+        now = self._clock()
+        has_begun = max(claims.iat, claims.nbf) <= now + _LEEWAY
+        return claims if claims.iss == self._issuer and has_begun else None
+
+    async def _key(self, header: Mapping[str, object]) -> jwt.PyJWK | str | None:
+        algorithm, kid = header.get("alg"), header.get("kid")
+        if algorithm == "HS256":
+            return self._secret.get_secret_value() if self._secret else None
+        if algorithm not in ("ES256", "RS256") or not isinstance(kid, str) or len(kid) > LONGEST_KID:
+            return None
+        return await self._keys.key(kid)
+
+    async def _account(self, request: Request, claims: _Claims) -> User | None:
+        name = external_name(self._issuer, claims.sub)
+        user = await self._people.external(name)
+        if user is None:
+            await self._transactions.write(request, NOBODY, partial(self._meet, name, claims))
+            user = await self._people.external(name)
+        return user
+
+    async def _meet(self, name: str, claims: _Claims, unit: Unit) -> Answer:
+        await meet(unit, self._people, name, new=claims.newcomer)
+        return Answer(204)
+
+    def _credential(self, token: str, claims: _Claims, user: User | None) -> Credential:
+        return Credential(
+            id=claims.sub,
+            kind=Kind.BEARER,
+            secret_sha256=digest(token),
+            principal=user.principal if user else NOBODY,
+            created_at=datetime.fromtimestamp(claims.iat, UTC),
+            last_used_at=datetime.fromtimestamp(self._clock(), UTC),
+            expires_at=datetime.fromtimestamp(claims.exp + _LEEWAY, UTC),
+            disabled_at=user.disabled_at if user else None,
+        )

@@ -1,0 +1,1 @@
+"""How incidents hang together: related, duplicate of, follows."""

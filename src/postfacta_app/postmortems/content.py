@@ -1,0 +1,162 @@
+"""What a post-mortem holds, schema version 1: sections, their bounds, and how two contents differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated, Final
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
+
+from ..incidents.model import Slug
+from ..timeline.edits import EntryRef
+from ..web.body import WHOLE
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Category",
+    "Content",
+    "Detection",
+    "Factor",
+    "Impact",
+    "Quantity",
+    "SectionChange",
+    "Trigger",
+    "TriggerKind",
+    "differences",
+]
+
+SCHEMA_VERSION: Final = 1
+
+Text = Annotated[str, StringConstraints(max_length=20_000)]  # Markdown; HTML in it is text.
+Statement = Annotated[str, StringConstraints(min_length=1, max_length=20_000)]
+Items = Annotated[list[Statement], Field(max_length=50)]
+
+
+class TriggerKind(StrEnum):
+    """What set it off."""
+
+    CHANGE = "change"
+    CONFIG = "config"
+    LOAD = "load"
+    DEPENDENCY = "dependency"
+    EXPIRY = "expiry"
+    UNKNOWN = "unknown"
+
+
+class Category(StrEnum):
+    """Where a factor lies."""
+
+    CHANGE = "change"
+    CAPACITY = "capacity"
+    DEPENDENCY = "dependency"
+    DETECTION = "detection"
+    RESPONSE = "response"
+    DESIGN = "design"
+    PROCESS = "process"
+    KNOWLEDGE = "knowledge"
+    EXTERNAL = "external"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Quantity(_Part):
+    """A number that tells how much."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    value: Annotated[float, Field(strict=True, ge=-1e300, le=1e300, allow_inf_nan=False)]
+    unit: Annotated[str, StringConstraints(max_length=50)] = ""
+
+
+class Impact(_Part):
+    """Who was hit, and how much."""
+
+    description: Text = ""
+    users_affected: Annotated[int, Field(strict=True, ge=0, le=10**12), WHOLE] | None = Field(
+        default=None, description="Null is unknown, which is not 0."
+    )
+    quantities: Annotated[list[Quantity], Field(max_length=50)] = []
+
+
+class Detection(_Part):
+    """How people came to know of it."""
+
+    how: Text = ""
+    could_be_sooner: Text = ""
+
+
+class Trigger(_Part):
+    """What set it off; why that was enough, the factors tell."""
+
+    kind: TriggerKind = TriggerKind.UNKNOWN
+    description: Text = ""
+    entry: EntryRef | None = None
+
+
+class Factor(_Part):
+    """Something without which it would not have come so far."""
+
+    slug: Slug = Field(description="The same in every post-mortem that meets it.")
+    category: Category
+    statement: Statement
+    safeguard: Text | None = Field(None, description="What should have held, and did not.")
+    why_it_made_sense: Text | None = Field(None, description="Why people did what they did.")
+    evidence: Annotated[list[EntryRef], Field(max_length=50)] = []
+
+
+class Content(_Part):
+    """The sections of a post-mortem, in the order in which they are read. There is no root cause."""
+
+    summary: Text = ""
+    impact: Impact = Impact()
+    detection: Detection = Detection()
+    trigger: Trigger = Trigger()
+    response: Text = ""
+    factors: Annotated[list[Factor], Field(max_length=50)] = []
+    factors_none_found: Annotated[bool, Field(strict=True)] = False
+    went_well: Items = []
+    went_poorly: Items = []
+    got_lucky: Items = []
+    surprises: Items = []
+    open_questions: Items = []
+
+    @field_validator("factors")
+    @classmethod
+    def _unique(cls, factors: list[Factor]) -> list[Factor]:
+        if len({factor.slug for factor in factors}) < len(factors):
+            raise ValueError("must each have a slug of its own")
+        return factors
+
+    @model_validator(mode="after")
+    def _found_or_not(self) -> Content:
+        if self.factors and self.factors_none_found:
+            raise ValueError("must not name factors and say that none was found")
+        return self
+
+
+class SectionChange(BaseModel):
+    """A section that differs, as it is in either content."""
+
+    section: str
+    before: JsonValue
+    after: JsonValue
+
+
+def differences(before: Content, after: Content) -> Sequence[SectionChange]:
+    """List the sections that differ, in reading order."""
+    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
+    return [
+        SectionChange(section=name, before=old[name], after=new[name])
+        for name in new
+        if old[name] != new[name]
+    ]

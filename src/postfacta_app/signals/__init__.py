@@ -1,0 +1,1 @@
+"""Signals: what is reported from outside, stored once, attached to incidents."""

@@ -1,0 +1,149 @@
+"""Read a notification of Alertmanager's webhook, version 4, as signals.
+
+Both Alertmanagers of a pair, and every repeat, send the same keys, so each alert is stored once. What counts as its
+content is its labels and times: annotations are templates, and change from repeat to repeat. The first ones stay.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, Field, JsonValue, StringConstraints
+
+from ..errors import FieldError, InvalidFieldsError
+from ..principal import Principal
+from ..web.body import parse, parse_time
+from .model import Fact, ItemResult, Kind, NewSignal, Result
+
+__all__ = ["AlertLabels", "Webhook", "read_alerts"]
+
+_MOST_ITEMS: Final = 1000
+_TOO_MANY: Final = FieldError("", "too_long", f"makes more than {_MOST_ITEMS} signals: lower max_alerts")
+_ZERO: Final = "0001-01-01T00:00:00Z"  # Go's way to say that there is no time.
+_LONGEST_TITLE, _LONGEST_BODY, _LONGEST_SLUG = 500, 20_000, 63
+_ADDRESS: Final = re.compile(r"https?://[!#-\[\]-~]{1,3000}")
+
+
+class Webhook(BaseModel):
+    """A notification. What else Alertmanager may add counts for nothing, and what is odd does not lose the alerts."""
+
+    version: Literal["4"]
+    alerts: list[JsonValue]
+    group_key: JsonValue = Field("", alias="groupKey")
+    external_url: JsonValue = Field("", alias="externalURL")
+    truncated_alerts: JsonValue = Field(
+        0, alias="truncatedAlerts", description="How many alerts `max_alerts` made it leave out."
+    )
+
+    @property
+    def lost(self) -> int:
+        """How many alerts were left out."""
+        number = self.truncated_alerts
+        return number if isinstance(number, int) and number > 0 else 0
+
+
+def _time(text: str) -> str:
+    parse_time(text)
+    return text
+
+
+Sent = Annotated[str, AfterValidator(_time)]
+"""A time as it was sent, to the last digit."""
+
+
+class _Alert(BaseModel):
+    status: Literal["firing", "resolved"]
+    labels: dict[str, str]
+    annotations: dict[str, str] = {}
+    fingerprint: Annotated[str, StringConstraints(min_length=1, max_length=100)]
+    starts_at: Sent = Field(alias="startsAt")
+    ends_at: Sent = Field(_ZERO, alias="endsAt")
+    generator_url: str = Field("", alias="generatorURL")
+
+
+@dataclass(frozen=True, slots=True)
+class AlertLabels:
+    """The labels that tell which service an alert is about, and in which environment."""
+
+    service: str = "service"
+    environment: str = "env"
+
+
+def read_alerts(
+    webhook: Webhook,
+    principal: Principal,
+    *,
+    labels: AlertLabels,
+    clean: Callable[[JsonValue], JsonValue],
+) -> Sequence[Fact | ItemResult]:
+    """Turn each alert into one signal, and a resolved one into two; the index is that of the alert.
+
+    A bad alert is rejected, and so is what would make more than 1,000 items; the others are taken.
+
+    Args:
+        webhook: What was sent.
+        principal: Whoever sends it.
+        labels: Which labels to look at.
+        clean: Takes out secrets.
+    """
+    items: list[Fact | ItemResult] = []
+    source = None if principal.source else "alertmanager"
+    about = {"groupKey": clean(webhook.group_key), "externalURL": clean(webhook.external_url)}
+    for index, sent in enumerate(webhook.alerts):
+        try:
+            alert = parse(_Alert, clean(sent))
+            said: dict[str, object] = {**_said(alert, labels), "source": source}
+            said["payload"] = {"labels": alert.labels, "annotations": alert.annotations, **about}
+            found = [
+                Fact.of(index, parse(NewSignal, said | told), principal, content=content)
+                for told, content in _events(alert)
+            ]
+            errors = [] if len(items) + len(found) <= _MOST_ITEMS else [_TOO_MANY]
+        except InvalidFieldsError as refused:
+            found, errors = [], list(refused.errors)
+        items += found if not errors else [ItemResult(index=index, result=Result.REJECTED, errors=errors)]
+    return items
+
+
+def _events(alert: _Alert) -> Iterator[tuple[dict[str, object], dict[str, object]]]:
+    """Give what differs between an alert's signals, with what counts as the content of each."""
+    identity = f"{alert.fingerprint}:{alert.starts_at}"
+    began: dict[str, object] = {"labels": alert.labels, "starts_at": parse_time(alert.starts_at)}
+    yield (
+        {"kind": Kind.ALERT_FIRING, "id": f"{identity}:firing", "occurred_at": _known(alert.starts_at)},
+        began,
+    )
+    if alert.status == "resolved":
+        ended = began | {"ends_at": parse_time(alert.ends_at)}
+        at = _known(alert.ends_at)
+        yield {"kind": Kind.ALERT_RESOLVED, "id": f"{identity}:resolved", "occurred_at": at}, ended
+
+
+def _known(sent: str) -> str | None:
+    return None if parse_time(sent) == parse_time(_ZERO) else sent
+
+
+def _said(alert: _Alert, labels: AlertLabels) -> dict[str, object]:
+    notes = alert.annotations
+    title = alert.labels.get("alertname") or notes.get("summary") or "An alert without a name"
+    service, environment = (
+        _slug(alert.labels.get(name, "")) for name in (labels.service, labels.environment)
+    )
+    links = (
+        ("Prometheus", alert.generator_url),
+        ("Runbook", notes.get("runbook_url") or notes.get("runbook") or ""),
+    )
+    return {
+        "title": title[:_LONGEST_TITLE],
+        "body": notes["description"][:_LONGEST_BODY] if "description" in notes else None,
+        "services": [service] if service else [],
+        "environment": environment or None,
+        "links": [{"title": name, "url": url} for name, url in links if _ADDRESS.fullmatch(url)],
+    }
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:_LONGEST_SLUG].rstrip("-")

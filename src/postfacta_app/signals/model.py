@@ -1,0 +1,393 @@
+"""What a signal is, whose it is, what makes two of them the same, what callers send and get."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    JsonValue,
+    StringConstraints,
+    computed_field,
+)
+from pydantic_core import CoreSchema
+
+from ..errors import FieldError
+from ..incidents.model import Slug, Slugs
+from ..principal import Principal
+from ..web.body import Time
+from ..web.paging import decode_cursor, encode_cursor, filters_hash
+
+__all__ = [
+    "Attached",
+    "AttachedPage",
+    "Attachment",
+    "Attachments",
+    "Batch",
+    "ConflictingContent",
+    "Fact",
+    "IncidentOfSignal",
+    "Ingested",
+    "ItemResult",
+    "Key",
+    "Kind",
+    "NewSignal",
+    "Place",
+    "Precision",
+    "Result",
+    "Signal",
+    "SignalDetail",
+    "SignalPage",
+    "SignalQuery",
+    "is_suspect",
+    "source_of",
+]
+
+
+class Kind(StrEnum):
+    """What a signal tells of."""
+
+    CHANGE = "change"
+    ALERT_FIRING = "alert_firing"
+    ALERT_RESOLVED = "alert_resolved"
+    PAGE = "page"
+    METRIC = "metric"
+    LOG = "log"
+    ACTION = "action"
+    NOTE = "note"
+    OTHER = "other"
+
+
+class Precision(StrEnum):
+    """How closely its time is known, coarsest first."""
+
+    DAY = "day"
+    HOUR = "hour"
+    MINUTE = "minute"
+    SECOND = "second"
+    EXACT = "exact"
+
+
+# What callers send
+
+_PAYLOAD_BYTES: Final = 65_536
+_LINKS_BYTES: Final = 8192
+
+
+def _stored_bytes(value: object) -> int:
+    """Tell how long PostgreSQL's text of a JSON value is at most: it writes all digits of a number."""
+    text = json.dumps(value, ensure_ascii=False)
+    plain = json.loads(text, parse_float=lambda digits: format(Decimal(digits), "f"))
+    return len(json.dumps(plain, ensure_ascii=False).encode())
+
+
+def _small_payload(payload: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    if _stored_bytes(payload) > _PAYLOAD_BYTES:
+        raise ValueError("must be at most 64 KiB of JSON")
+    return payload
+
+
+def _small_links(links: list[Link]) -> list[Link]:
+    if _stored_bytes([link.model_dump() for link in links]) > _LINKS_BYTES:
+        raise ValueError("must be at most 8 KiB of JSON")
+    return links
+
+
+class Link(BaseModel):
+    """Where the evidence is. Only the web's own addresses, since people will follow them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: Annotated[str, StringConstraints(pattern=r"^https?://[!#-\[\]-~]+$", max_length=3900)]
+    title: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+
+
+class NewSignal(BaseModel):
+    """A fact that a machine or a person reports."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._/-]{0,126}$")] | None = Field(
+        None, description="Refines the source that the sender has by itself."
+    )
+    id: Annotated[str, StringConstraints(min_length=1, max_length=300)] | None = Field(
+        None, description="Its id within its source; by default the hash of its content."
+    )
+    kind: Kind
+    occurred_at: Time | None = Field(None, description="Default: when it is received.")
+    precision: Precision = Precision.EXACT
+    title: Annotated[str, StringConstraints(min_length=1, max_length=500)]
+    body: Annotated[str, StringConstraints(max_length=20_000)] | None = None
+    services: Slugs = []
+    environment: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
+    links: Annotated[list[Link], Field(max_length=50), AfterValidator(_small_links)] = []
+    sequence: Annotated[str, StringConstraints(max_length=100)] | None = Field(
+        None, description="Orders what has the same time, within its source, as text."
+    )
+    known_at: Time | None = Field(None, description="When people knew of it.")
+    payload: Annotated[dict[str, JsonValue], AfterValidator(_small_payload)] = {}
+
+
+class _Described:
+    """Documents an item as what it should be, and takes any: a bad one does not stop the others."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"anyOf": [handler(NewSignal.__pydantic_core_schema__), {}]}
+
+
+class Batch(BaseModel):
+    """Signals, and the incident to which to attach them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    incident: (
+        Annotated[
+            str,
+            StringConstraints(
+                pattern=r"^(INC-[1-9][0-9]{0,17}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$"
+            ),
+        ]
+        | None
+    ) = Field(None, description="`INC-12` or a UUID; needs the right to write incidents.")
+    items: Annotated[list[Annotated[JsonValue, _Described]], Field(min_length=1, max_length=500)]
+
+
+class Attachments(BaseModel):
+    """Signals to attach to an incident."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ids: Annotated[list[UUID], Field(min_length=1, max_length=500)]
+
+
+# Whose it is, and what makes two the same
+
+_PEOPLE: Final = "manual"
+_HASHED: Final = (
+    "kind", "occurred_at", "precision", "title", "body", "services", "environment", "links", "sequence", "known_at",
+    "payload",
+)  # fmt: skip
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_AHEAD: Final = timedelta(minutes=2)
+
+Key = tuple[str, str]
+"""The source of a signal, and its id there. No two signals have the same."""
+
+
+def source_of(principal: Principal, refinement: str | None) -> str:
+    """Tell under which source the caller writes: a token under its own, all people under `manual`.
+
+    Nobody can write elsewhere. No token has the source `manual`, `human` or `postfacta`, and none has a slash in it.
+    """
+    root = principal.source or _PEOPLE
+    return root if refinement is None else f"{root}/{refinement}"
+
+
+def is_suspect(occurred_at: datetime, received_at: datetime) -> bool:
+    """Tell whether the sender's clock is doubtful: it happened more than two minutes after it was received."""
+    return occurred_at > received_at + _AHEAD
+
+
+def _hash(content: Mapping[str, object]) -> bytes:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return (value - _EPOCH) // timedelta(microseconds=1)
+    assert isinstance(value, Link)  # noqa: S101 - there is nothing else in a signal
+    return value.model_dump()
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A signal that is ready to be stored: nothing in it is secret or breaks a rule.
+
+    Attributes:
+        index: Its place in what was sent.
+        sha256: The hash of its content, in canonical JSON: sorted keys, no spaces, times in microseconds. It is made
+            once, and never from what is stored: PostgreSQL writes numbers in its own way.
+    """
+
+    index: int
+    source: str
+    external_id: str
+    new: NewSignal
+    sha256: bytes
+
+    @classmethod
+    def of(
+        cls, index: int, new: NewSignal, principal: Principal, *, content: Mapping[str, object] | None = None
+    ) -> Fact:
+        """Give a signal its key and its hash; `content` is what counts, if that is not all that it says."""
+        sha256 = _hash({name: getattr(new, name) for name in _HASHED} if content is None else content)
+        source = source_of(principal, new.source)
+        return cls(index, source, new.id or f"sha256:{sha256.hex()}", new, sha256)
+
+    @property
+    def key(self) -> Key:
+        """Its source, and its id there."""
+        return self.source, self.external_id
+
+
+# What callers get
+
+
+class Result(StrEnum):
+    """What became of an item."""
+
+    CREATED = "created"
+    DUPLICATE = "duplicate"
+    CONFLICT = "conflict"
+    REJECTED = "rejected"
+
+
+class ItemResult(BaseModel):
+    """What became of one item, and why it was rejected."""
+
+    index: int = Field(description="Its place in what was sent, from 0.")
+    result: Result
+    signal_id: UUID | None = None
+    clock_suspect: bool = Field(
+        default=False, description="It lies more than two minutes in the future: look at the sender's clock."
+    )
+    errors: Sequence[FieldError] = ()
+
+
+class Ingested(BaseModel):
+    """What became of each item, in the order of the request."""
+
+    results: Sequence[ItemResult]
+    counts: Mapping[Result, int]
+    warnings: Sequence[str] = ()
+
+
+class Attached(StrEnum):
+    """What became of the wish to attach a signal."""
+
+    ATTACHED = "attached"
+    ALREADY = "already"
+    UNKNOWN = "unknown"
+
+
+class Attachment(BaseModel):
+    """What became of one id."""
+
+    id: UUID
+    result: Attached
+
+
+class AttachedPage(BaseModel):
+    """What became of each id, in the order of the request."""
+
+    results: Sequence[Attachment]
+
+
+class Signal(BaseModel):
+    """A stored signal, without its longer parts."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: UUID
+    source: str
+    external_id: str
+    kind: Kind
+    occurred_at: Time
+    precision: Precision
+    time_basis: str = Field(description="`event`, or `received` if the sender gave no time.")
+    known_at: Time | None
+    sequence: str | None
+    title: str
+    services: Sequence[str]
+    environment: str | None
+    links: Sequence[Link]
+    received_at: Time
+    received_by: str
+
+    @computed_field
+    def clock_suspect(self) -> bool:
+        """Whether it was received more than two minutes before it happened."""
+        return is_suspect(self.occurred_at, self.received_at)
+
+
+class ConflictingContent(BaseModel):
+    """What came under the key of a signal with another content; the first one stays."""
+
+    content: dict[str, JsonValue]
+    content_sha256: str
+    received_at: Time
+    received_by: str
+
+
+class IncidentOfSignal(BaseModel):
+    """An incident to which a signal is attached."""
+
+    id: UUID
+    ref: str
+    title: str
+
+
+class SignalDetail(Signal):
+    """A stored signal with all that is known of it."""
+
+    body: str | None
+    payload: dict[str, JsonValue]
+    content_sha256: str
+    conflicts: Sequence[ConflictingContent]
+    incidents: Sequence[IncidentOfSignal]
+
+
+class SignalPage(BaseModel):
+    """A page of signals, the latest first."""
+
+    items: Sequence[Signal]
+    next_cursor: str | None
+
+
+Place = tuple[datetime, UUID]
+"""The place of a signal in a list."""
+_SORT: Final = "-occurred_at"
+Words = Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=200)]], Field(max_length=20)]
+
+
+class SignalQuery(BaseModel):
+    """The filters; different ones are joined by "and"."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: Words = Field([], description="The whole source, with its refinement.")
+    kind: Annotated[list[Kind], Field(max_length=20)] = []
+    service: Annotated[list[Slug], Field(max_length=20)] = []
+    since: Time | None = Field(None, alias="from", description="Signals that occurred at or after it.")
+    until: Time | None = Field(None, alias="to", description="Signals that occurred before it.")
+    attached: bool | None = Field(None, description="Whether any incident has it.")
+    limit: int = Field(50, ge=1, le=200)
+    cursor: Annotated[str, StringConstraints(max_length=1000)] | None = None
+
+    def after(self) -> Place | None:
+        """Read the cursor.
+
+        Raises:
+            InvalidCursorError: If it is damaged, or was made for other filters.
+        """
+        return None if self.cursor is None else decode_cursor(self.cursor, _SORT, filters_hash(self))
+
+    def cursor_after(self, last: Signal) -> str:
+        """Write the cursor of the page that follows this signal."""
+        return encode_cursor(_SORT, (last.occurred_at, last.id), filters_hash(self))

@@ -1,0 +1,212 @@
+"""All SQL of the signals slice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence, Set as AbstractSet
+from typing import Any, Literal
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from postfacta_core.aio.database import Database
+
+from ..db import VISIBLE, Unit, sees
+from ..principal import Principal
+from .model import (
+    ConflictingContent,
+    Fact,
+    IncidentOfSignal,
+    Key,
+    Signal,
+    SignalDetail,
+    SignalQuery,
+)
+from .service import Conflicts, Stored
+
+__all__ = ["PostgresSignals"]
+
+# The incidents of the signal `s`: the last of its edits in each decides.
+_INCIDENTS = """
+(select distinct on (e.incident_id) e.incident_id, e.op from edits e where e.signal_id = s.id
+  order by e.incident_id, e.at desc, e.id desc) a
+  join incidents i on i.id = a.incident_id and a.op = 'attach'"""
+# Null if no incident has it, false if none that the asker may see: then it is as private as they are.
+_SEEN = f"(select bool_or({VISIBLE}) from {_INCIDENTS})"  # noqa: S608 - only constants of this module and db.py
+_COLUMNS = """s.id, s.source, s.external_id, s.kind, s.occurred_at, s.precision, s.time_basis, s.known_at, s.sequence,
+  s.title, s.services, s.environment, s.links::text, s.received_at, s.received_by"""
+_PAGE = f"""
+select {_COLUMNS} from signals s cross join lateral (select {_SEEN} as seen) v
+ where coalesce(v.seen, true) and {{where}} order by s.occurred_at desc, s.id desc limit {{limit}}"""  # noqa: S608 - only constants of this module
+_FIND = f"""
+select {_COLUMNS}, s.body, s.payload::text, encode(s.content_sha256, 'hex') as content_sha256
+  from signals s where s.id = $3 and coalesce({_SEEN}, true)"""  # noqa: S608 - only constants of this module
+_CONFLICTS = """
+select content::text, encode(content_sha256, 'hex') as content_sha256, received_at, received_by
+  from signal_conflicts where signal_id = $1 order by received_at, content_sha256"""
+_INCIDENTS_OF = f"""
+select i.id, 'INC-' || i.number as ref, i.title from signals s cross join lateral {_INCIDENTS}
+ where s.id = $3 and {VISIBLE} order by i.number"""  # noqa: S608 - only constants of this module and db.py
+
+# Sorted, by code point: two batches with the same keys never wait for each other in a circle.
+_INSERT = """
+insert into signals (id, source, external_id, kind, occurred_at, time_basis, known_at, sequence, precision, title,
+  body, services, environment, links, payload, content_sha256, received_by)
+select r.id, r.source, r.external_id, r.kind, coalesce(r.occurred_at, now()),
+       case when r.occurred_at is null then 'received' else 'event' end, r.known_at, r.sequence, r.precision,
+       r.title, r.body, r.services, r.environment, r.links, r.payload, decode(r.sha256, 'hex'), $2
+  from jsonb_to_recordset($1::text::jsonb) as r(id uuid, source text, external_id text, kind text,
+       occurred_at timestamptz, known_at timestamptz, sequence text, precision text, title text, body text,
+       services text[], environment text, links jsonb, payload jsonb, sha256 text)
+ order by r.source collate "C", r.external_id collate "C"
+on conflict (source, external_id) do nothing returning id, source, external_id"""
+_STORED = """
+select s.id, s.source, s.external_id, s.content_sha256
+  from signals s join unnest($1::text[], $2::text[]) k(source, external_id) using (source, external_id)"""
+# Facts cannot be locked, since nobody may change them. Whoever adds contents to the signals of a source waits.
+_ONE_BY_ONE = """
+select pg_advisory_xact_lock(hashtextextended(k.source, 0))
+  from (select source from unnest($1::text[]) source order by source collate "C") k"""
+_KEEP = """
+insert into signal_conflicts (signal_id, content_sha256, content, received_by)
+select n.signal_id, decode(n.sha256, 'hex'), n.content, $2 from (
+  select r.*, row_number() over (partition by r.signal_id order by r.place) as nth
+    from jsonb_to_recordset($1::text::jsonb) as r(place int, signal_id uuid, sha256 text, content jsonb)
+   where not exists (select from signal_conflicts c where c.signal_id = r.signal_id
+                       and c.content_sha256 = decode(r.sha256, 'hex'))) n
+ where n.nth + (select count(*) from signal_conflicts c where c.signal_id = n.signal_id) <= 20
+returning true"""
+_VISIBLE_OF = f"select s.id from signals s where s.id = any ($3::uuid[]) and coalesce({_SEEN}, true)"  # noqa: S608 - only constants of this module
+_ATTACHED = """
+select signal_id from (
+  select distinct on (signal_id) signal_id, op from edits where incident_id = $1 and signal_id = any ($2::uuid[])
+   order by signal_id, at desc, id desc) a
+ where op = 'attach'"""
+_EDIT = """
+insert into edits (id, incident_id, at, op, signal_id, actor)
+select gen_random_uuid(), $1, $2, $3, s.id, $5 from unnest($4::uuid[]) s(id)"""
+
+
+class PostgresSignals:
+    """Reads signals through the database, and writes them inside a unit of work."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def page(self, principal: Principal, query: SignalQuery) -> Sequence[Signal]:
+        """List one more than asked for of what the asker may see, the latest first."""
+        args: list[object] = [*sees(principal)]
+
+        def bind(condition: str, *values: object) -> str:
+            args.extend(values)
+            return condition.format(*(f"${len(args) - len(values) + n + 1}" for n in range(len(values))))
+
+        given = (
+            ("s.source = any ({}::text[])", query.source),
+            ("s.kind = any ({}::text[])", query.kind),
+            ("s.services && {}::text[]", query.service),
+            ("s.occurred_at >= {}::timestamptz", query.since),
+            ("s.occurred_at < {}::timestamptz", query.until),
+            ("(v.seen is not null) = {}::boolean", query.attached),
+        )
+        wanted = [bind(condition, value) for condition, value in given if value is not None and value != []]
+        if (after := query.after()) is not None:
+            wanted.append(bind("(s.occurred_at, s.id) < ({}::timestamptz, {}::uuid)", *after))
+        limit = bind("{}", query.limit + 1)
+        sql = _PAGE.format(where=" and ".join(wanted) or "true", limit=limit)
+        rows = await self._database.fetch(sql, *args, operation="signal_list", repeatable=True)
+        return [Signal.model_validate(_decoded(row)) for row in rows]
+
+    async def find(self, principal: Principal, signal_id: UUID) -> SignalDetail | None:
+        """Read one, if the asker may see it, with the incidents that he may see."""
+        args = (*sees(principal), signal_id)
+        row = await self._database.fetchrow(_FIND, *args, operation="signal_get", repeatable=True)
+        if row is None:
+            return None
+        conflicts = await self._database.fetch(
+            _CONFLICTS, signal_id, operation="signal_conflicts", repeatable=True
+        )
+        incidents = await self._database.fetch(
+            _INCIDENTS_OF, *args, operation="signal_incidents", repeatable=True
+        )
+        return SignalDetail.model_validate(
+            {
+                **_decoded(row),
+                "conflicts": [ConflictingContent.model_validate(_decoded(it)) for it in conflicts],
+                "incidents": [IncidentOfSignal.model_validate(dict(it)) for it in incidents],
+            }
+        )
+
+    async def insert(self, unit: Unit, facts: Sequence[Fact]) -> Mapping[Key, UUID]:
+        """Write those whose key is new; who writes one of them at the same time is waited for."""
+        if not facts:
+            return {}
+        rows = await unit.fetch(
+            _INSERT,
+            json.dumps([_row(fact) for fact in facts]),
+            unit.principal.actor,
+            operation="signal_insert",
+        )
+        return {(row["source"], row["external_id"]): row["id"] for row in rows}
+
+    async def stored(self, unit: Unit, keys: Sequence[Key]) -> Stored:
+        """Look up what is stored, seen by the asker or not."""
+        if not keys:
+            return {}
+        rows = await unit.fetch(
+            _STORED, *([key[part] for key in keys] for part in (0, 1)), operation="signal_stored"
+        )
+        return {(row["source"], row["external_id"]): (row["id"], row["content_sha256"]) for row in rows}
+
+    async def keep(self, unit: Unit, conflicts: Conflicts) -> int:
+        """Write the contents that are new, at most 20 a signal; return how many."""
+        if not conflicts:
+            return 0
+        sources = list({fact.source for fact in conflicts.values()})
+        await unit.execute(_ONE_BY_ONE, sources, operation="signal_conflict_lock")
+        contents = [
+            {
+                "place": place,
+                "signal_id": str(signal_id),
+                "sha256": sha256.hex(),
+                "content": _content(fact),
+            }
+            for place, ((signal_id, sha256), fact) in enumerate(conflicts.items())
+        ]
+        args = (json.dumps(contents), unit.principal.actor)
+        return len(await unit.fetch(_KEEP, *args, operation="signal_conflict_insert"))
+
+    async def visible(self, unit: Unit, ids: Sequence[UUID]) -> AbstractSet[UUID]:
+        """Tell which of these there are for the asker."""
+        rows = await unit.fetch(_VISIBLE_OF, *sees(unit.principal), ids, operation="signal_visible")
+        return {row["id"] for row in rows}
+
+    async def attached(self, unit: Unit, incident_id: UUID, ids: Sequence[UUID]) -> AbstractSet[UUID]:
+        """Tell which of these an incident has now."""
+        rows = await unit.fetch(_ATTACHED, incident_id, ids, operation="signal_attached")
+        return {row["signal_id"] for row in rows}
+
+    async def edit(
+        self, unit: Unit, op: Literal["attach", "detach"], *, incident_id: UUID, ids: Sequence[UUID]
+    ) -> None:
+        """Write the edit of each, at the next instant of the incident's timeline."""
+        at = await unit.stamp(incident_id)
+        args = (incident_id, at, op, ids, unit.principal.actor)
+        await unit.execute(_EDIT, *args, operation="signal_edit")
+
+
+def _content(fact: Fact) -> dict[str, Any]:
+    return fact.new.model_dump(mode="json", exclude={"source", "id"})
+
+
+def _row(fact: Fact) -> dict[str, Any]:
+    named = {"id": str(uuid4()), "source": fact.source, "external_id": fact.external_id}
+    return {**_content(fact), **named, "sha256": fact.sha256.hex()}
+
+
+def _decoded(row: asyncpg.Record) -> dict[str, Any]:
+    """Give a row with its JSON columns parsed."""
+    columns = dict(row.items())
+    return columns | {
+        name: json.loads(columns[name]) for name in ("links", "payload", "content") if name in columns
+    }

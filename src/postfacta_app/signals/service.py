@@ -1,0 +1,186 @@
+"""The use cases that store signals, or attach them to incidents, each inside one unit of work."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set as AbstractSet
+from datetime import datetime
+from typing import Final, Literal, Protocol
+from uuid import UUID
+
+from ..db import Unit
+from ..errors import NotFoundError
+from ..incidents.model import Incident
+from ..principal import Principal
+from .model import (
+    Attached,
+    Attachment,
+    Fact,
+    Ingested,
+    ItemResult,
+    Key,
+    Kind,
+    Result,
+    Signal,
+    SignalDetail,
+    SignalQuery,
+    is_suspect,
+    source_of,
+)
+
+__all__ = ["Conflicts", "Store", "Stored", "attach", "detach", "ingest", "missing"]
+
+Stored = Mapping[Key, tuple[UUID, bytes]]
+"""The id and the hash of stored signals."""
+
+Conflicts = Mapping[tuple[UUID, bytes], Fact]
+"""Other contents of stored signals, by signal and hash."""
+
+_DEPLOYED: Final = {"succeeded", "failed", "rolled_back"}
+
+
+class Store(Protocol):
+    """Where signals are kept. Nobody reads one that is attached to nothing but incidents he may not see."""
+
+    async def page(self, principal: Principal, query: SignalQuery) -> Sequence[Signal]:
+        """List one more than asked for, the latest first."""
+        ...
+
+    async def find(self, principal: Principal, signal_id: UUID) -> SignalDetail | None:
+        """Read one."""
+        ...
+
+    async def insert(self, unit: Unit, facts: Sequence[Fact]) -> Mapping[Key, UUID]:
+        """Write those whose key is new; the keys given are all different."""
+        ...
+
+    async def stored(self, unit: Unit, keys: Sequence[Key]) -> Stored:
+        """Look up what is stored, seen by the asker or not."""
+        ...
+
+    async def keep(self, unit: Unit, conflicts: Conflicts) -> int:
+        """Write the contents that are new, at most 20 a signal; return how many."""
+        ...
+
+    async def visible(self, unit: Unit, ids: Sequence[UUID]) -> AbstractSet[UUID]:
+        """Tell which of these there are for the asker."""
+        ...
+
+    async def attached(self, unit: Unit, incident_id: UUID, ids: Sequence[UUID]) -> AbstractSet[UUID]:
+        """Tell which of these an incident has now."""
+        ...
+
+    async def edit(
+        self, unit: Unit, op: Literal["attach", "detach"], *, incident_id: UUID, ids: Sequence[UUID]
+    ) -> None:
+        """Write the edit of each, at the next instant of the incident's timeline."""
+        ...
+
+
+async def ingest(
+    unit: Unit,
+    store: Store,
+    items: Sequence[Fact | ItemResult],
+    *,
+    incident: Incident | None = None,
+    now: datetime,
+) -> Ingested:
+    """Store what is new, tell of each item what became of it, and attach all that are good to an incident.
+
+    Args:
+        unit: All of it is one transaction.
+        store: Where signals are kept.
+        items: In the order of the request; the bad ones are rejected already, and stop nobody.
+        incident: Locked by this unit.
+        now: When they came.
+    """
+    first: dict[Key, Fact] = {}
+    for item in items:
+        if isinstance(item, Fact):
+            first.setdefault(item.key, item)
+    created = await store.insert(unit, list(first.values()))
+    stored = dict(await store.stored(unit, [key for key in first if key not in created]))
+    stored |= {key: (signal_id, first[key].sha256) for key, signal_id in created.items()}
+    results = [
+        item
+        if isinstance(item, ItemResult)
+        else _told(item, stored, is_new=item.key in created and item is first[item.key], now=now)
+        for item in items
+    ]
+    conflicts = {
+        (stored[item.key][0], item.sha256): item
+        for item, told in zip(items, results, strict=True)
+        if isinstance(item, Fact) and told.result is Result.CONFLICT
+    }
+    kept = await store.keep(unit, conflicts)
+    counts = Counter(result.result for result in results)
+    if created or kept:
+        detail = {"created": len(created), "conflicts_kept": kept}
+        await unit.audit("signal.ingest", f"source:{source_of(unit.principal, None)}", detail=detail)
+    if incident is not None and stored:
+        await attach(unit, store, incident, ids=[signal_id for signal_id, _ in stored.values()])
+    _count(unit, items, results)
+    return Ingested(results=results, counts={result: counts[result] for result in Result})
+
+
+def _told(fact: Fact, stored: Stored, *, is_new: bool, now: datetime) -> ItemResult:
+    signal_id, sha256 = stored[fact.key]
+    same = Result.CREATED if is_new else Result.DUPLICATE
+    return ItemResult(
+        index=fact.index,
+        result=same if sha256 == fact.sha256 else Result.CONFLICT,
+        signal_id=signal_id,
+        clock_suspect=fact.new.occurred_at is not None and is_suspect(fact.new.occurred_at, now),
+    )
+
+
+def _count(unit: Unit, items: Sequence[Fact | ItemResult], results: Sequence[ItemResult]) -> None:
+    for item, told in zip(items, results, strict=True):
+        # What was rejected may call itself anything.
+        kind = item.new.kind if isinstance(item, Fact) else "unknown"
+        unit.counts.append(("postfacta_signals_ingested_total", kind, told.result))
+        if isinstance(item, Fact) and told.result is Result.CREATED and kind == Kind.CHANGE:
+            outcome = item.new.payload.get("outcome")
+            if isinstance(outcome, str) and outcome in _DEPLOYED:
+                environment = item.new.environment or "unknown"
+                unit.counts.append(("postfacta_deployments_total", environment, outcome))
+
+
+async def attach(
+    unit: Unit, store: Store, incident: Incident, *, ids: Sequence[UUID]
+) -> Sequence[Attachment]:
+    """Attach signals to an incident that this unit has locked; those that it has already write nothing."""
+    known = await store.visible(unit, ids)
+    before = await store.attached(unit, incident.id, ids)
+    new = [signal_id for signal_id in dict.fromkeys(ids) if signal_id in known and signal_id not in before]
+    if new:
+        await store.edit(unit, "attach", incident_id=incident.id, ids=new)
+        detail = {"signals": new}
+        await unit.audit("signal.attach", incident.ref, incident_id=incident.id, detail=detail)
+    results: list[Attachment] = []
+    waiting = set(new)
+    for signal_id in ids:
+        result = Attached.ALREADY if signal_id in known else Attached.UNKNOWN
+        if signal_id in waiting:
+            waiting.remove(signal_id)
+            result = Attached.ATTACHED
+        results.append(Attachment(id=signal_id, result=result))
+    return results
+
+
+async def detach(unit: Unit, store: Store, incident: Incident, *, signal_id: UUID) -> None:
+    """Take a signal off an incident that this unit has locked.
+
+    Raises:
+        NotFoundError: If the incident does not have it.
+    """
+    if not await store.attached(unit, incident.id, [signal_id]):
+        raise missing()
+    await store.edit(unit, "detach", incident_id=incident.id, ids=[signal_id])
+    detail = {"signals": [signal_id]}
+    await unit.audit("signal.detach", incident.ref, incident_id=incident.id, detail=detail)
+
+
+def missing() -> NotFoundError:
+    """Make the answer for what is not there, and for what the asker may not see: the same."""
+    return NotFoundError("There is no such signal")

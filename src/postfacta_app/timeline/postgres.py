@@ -1,0 +1,316 @@
+"""All SQL of the timeline and of what is said about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from postfacta_core.aio.database import Database
+
+from ..db import VISIBLE, Unit, sees
+from ..incidents.model import Incident
+from ..incidents.postgres import COLUMNS, incident_of, ref_of, where_of
+from ..incidents.query import IncidentFilters
+from ..principal import Principal
+from .annotations import NewAnnotation, ShownAnnotation
+from .edits import EntryRef, NewEdit, ShownEdit
+from .model import Annotation, Edit, Facts, Op, Precision, Signal, StatusChange
+from .query import RowKey
+from .verify import Revision
+
+__all__ = ["TimelineStore"]
+
+
+def _us(column: str) -> str:
+    """Write a time as whole microseconds since 1970; `extract` is exact here."""
+    return f"(extract(epoch from {column}) * 1000000)::bigint"
+
+
+def _facts_of(signals: str, annotations: str) -> str:
+    """Select the facts of the incident `i` in one statement, and so as they are at one moment.
+
+    Rows are arrays, which PostgreSQL writes fast and Python reads fast.
+    """
+    return f"""
+  (select json_agg(json_build_array(s.id, s.source, s.external_id, s.kind, {_us("s.occurred_at")}, s.precision,
+      s.title, encode(s.content_sha256, 'hex'), s.sequence, {_us("s.known_at")}, {_us("s.received_at")},
+      s.time_basis, s.services, s.environment, s.links,
+      (select count(*) from signal_conflicts c where c.signal_id = s.id)))
+    from signals s where {signals} and s.id in (
+      select e.signal_id from edits e where e.incident_id = i.id and e.op = 'attach')) as signals,
+  (select json_agg(json_build_array(c.id, {_us("c.at")}, c.from_status, c.to_status, c.outcome, c.reason,
+      {_us("c.occurred_at")})) from status_changes c where c.incident_id = i.id) as changes,
+  (select json_agg(json_build_array(a.id, a.root, {_us("a.at")}, a.kind, a.state, a.body, {_us("a.occurred_at")},
+      a.retracted)) from annotations a where a.incident_id = i.id and {annotations}) as annotations,
+  (select json_agg(json_build_array(e.id, {_us("e.at")}, e.op, e.signal_id, e.source, e.external_id, e.value))
+    from edits e where e.incident_id = i.id) as edits"""  # noqa: S608 - only constants of this module
+
+
+_FACTS = _facts_of("true", "a.occurred_at is not null")
+_DURATION_FACTS = _facts_of("s.kind = 'alert_firing'", "false")
+_READ = f"""
+select {COLUMNS}, {_FACTS} from incidents i
+ where {VISIBLE} and (i.id = $3::uuid or i.number = $4::bigint)"""  # noqa: S608 - only constants of our modules
+_IN_UNIT = f"select {_FACTS} from incidents i where i.id = $1"  # noqa: S608 - only constants of this module
+_REVISED = f"""
+select i.id, i.number, {_FACTS},
+  (select json_agg(json_build_array(r.rev, r.timeline_digest, {_us("r.timeline_at")}, r.rules) order by r.rev)
+    from postmortem_revisions r where r.incident_id = i.id) as revisions
+  from incidents i where exists (select from postmortem_revisions r where r.incident_id = i.id)
+   and ($1::uuid is null or i.id > $1) order by i.id limit $2"""  # noqa: S608 - only constants of this module
+_DURATIONS = f"""
+select {COLUMNS}, {_DURATION_FACTS} from incidents i where {{where}}
+ order by i.declared_at desc, i.id desc limit {{limit}}"""  # noqa: S608 - only constants of our modules
+_BATCH = 100  # Incidents read at once.
+_EDIT = "e.id, e.at, e.op, e.signal_id, e.source, e.external_id, e.value::text, e.reason, e.actor"
+_EDITS = f"""
+select {_EDIT} from edits e where e.incident_id = $1 and ($2::timestamptz is null or (e.at, e.id) > ($2, $3::uuid))
+ order by e.at, e.id limit $4"""  # noqa: S608 - only constants of this module
+_ADD_EDIT = f"""
+insert into edits as e (id, incident_id, at, op, source, external_id, value, reason, actor)
+values ($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8, $9) returning {_EDIT}"""  # noqa: S608 - only constants of this module
+# A remark is shown as its last version, with the author and the time of its first. `version` counts them.
+_REMARKS = """
+select first.id, a.kind, a.state, a.body, a.entry_source, a.entry_id, a.occurred_at, first.author, first.at,
+  a.at as changed_at,
+  (select count(*) from annotations v where v.root = first.id and v.incident_id = first.incident_id) as version
+  from annotations first join annotations a on a.root = first.id and a.incident_id = first.incident_id
+ where not a.retracted and not exists (select from annotations later where later.supersedes = a.id)"""
+_ANNOTATIONS = f"""{_REMARKS} and first.root = first.id and first.incident_id = $1
+   and ($2::timestamptz is null or (first.at, first.id) > ($2, $3::uuid))
+ order by first.at, first.id limit $4"""
+_ANNOTATION = f"{_REMARKS} and first.id = $1"
+_ABOUT = "select incident_id from annotations where id = $1 and root = $1"
+_ADD_ANNOTATION = """
+insert into annotations (id, root, incident_id, at, author, kind, state, body, entry_source, entry_id, occurred_at)
+values ($1, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"""
+_SUPERSEDE = """
+insert into annotations (id, root, supersedes, incident_id, kind, entry_source, entry_id, occurred_at, at, author,
+  state, body, retracted)
+select $1, a.root, a.id, a.incident_id, a.kind, a.entry_source, a.entry_id, a.occurred_at, $3, $4, $5, $6, $7
+  from annotations a where a.root = $2 and not exists (select from annotations l where l.supersedes = a.id)"""
+
+
+class TimelineStore:
+    """Reads the facts of timelines through the database, and writes them inside a unit of work."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def facts(self, principal: Principal, ref: UUID | int) -> tuple[Incident, Facts] | None:
+        """Read an incident, if the asker may see it, and all its facts, as they are at one moment."""
+        row = await self._database.fetchrow(
+            _READ, *sees(principal), *ref_of(ref), operation="timeline_facts", repeatable=True
+        )
+        return None if row is None else (incident_of(row), _facts(row))
+
+    async def facts_in(self, unit: Unit, incident_id: UUID) -> Facts:
+        """Read the facts of an incident that the unit has locked."""
+        row = await unit.fetchrow(_IN_UNIT, incident_id, operation="timeline_facts")
+        if row is None:
+            raise LookupError(incident_id)
+        return _facts(row)
+
+    async def all_facts(
+        self, principal: Principal, filters: IncidentFilters
+    ) -> AsyncIterator[tuple[Incident, Facts]]:
+        """Read all incidents that fit and the asker may see, newest first, with the facts that durations need.
+
+        They come in batches, so that memory is bounded: who was there at the start comes once.
+        """
+        last: tuple[datetime, UUID] | None = None
+        while True:
+            where = where_of(principal, filters)
+            if last is not None:
+                where.add("(i.declared_at, i.id) < ({}::timestamptz, {}::uuid)", *last)
+            limit = where.bind(_BATCH)
+            sql = _DURATIONS.format(where=where, limit=limit)
+            rows = await self._database.fetch(sql, *where.args, operation="duration_facts", repeatable=True)
+            for row in rows:
+                yield incident_of(row), _facts(row)
+            if len(rows) < _BATCH:
+                return
+            last = (rows[-1]["declared_at"], rows[-1]["id"])
+
+    async def revised(self) -> AsyncIterator[tuple[Facts, Sequence[Revision]]]:
+        """Read every incident that has a post-mortem: its facts and all revisions, as they are at one moment."""
+        last: UUID | None = None
+        while True:
+            rows = await self._database.fetch(
+                _REVISED, last, _BATCH, operation="revised_facts", repeatable=True
+            )
+            for row in rows:
+                yield (
+                    _facts(row),
+                    [Revision(f"INC-{row['number']}", *it) for it in json.loads(row["revisions"])],
+                )
+            if len(rows) < _BATCH:
+                return
+            last = rows[-1]["id"]
+
+    async def edits(self, incident_id: UUID, after: RowKey | None, limit: int) -> Sequence[ShownEdit]:
+        """List the edits of an incident that the asker was seen to see, oldest first."""
+        at, last = after or (None, None)
+        rows = await self._database.fetch(
+            _EDITS, incident_id, at, last, limit, operation="edit_list", repeatable=True
+        )
+        return [_edit(row) for row in rows]
+
+    async def add_edit(self, unit: Unit, incident_id: UUID, new: NewEdit) -> ShownEdit:
+        """Write an edit at the next instant of the incident."""
+        entry = getattr(new, "entry", None)
+        source, external_id = (entry.source, entry.id) if entry else (getattr(new, "source", None), None)
+        value = getattr(new, "value", None)
+        row = await unit.fetchrow(
+            _ADD_EDIT,
+            *(uuid4(), incident_id, await unit.stamp(incident_id), new.op, source, external_id),
+            *(None if value is None else value.model_dump_json(), new.reason, unit.principal.actor),
+            operation="edit_insert",
+        )
+        assert row is not None  # noqa: S101 - an insert returns its row or raises
+        return _edit(row)
+
+    async def annotations(
+        self, incident_id: UUID, after: RowKey | None, limit: int
+    ) -> Sequence[ShownAnnotation]:
+        """List what was said about an incident that the asker was seen to see, oldest first."""
+        at, last = after or (None, None)
+        rows = await self._database.fetch(
+            _ANNOTATIONS, incident_id, at, last, limit, operation="annotation_list", repeatable=True
+        )
+        return [_annotation(row) for row in rows]
+
+    async def incident_of(self, unit: Unit, root: UUID) -> UUID | None:
+        """Tell which incident an annotation is about."""
+        row = await unit.fetchrow(_ABOUT, root, operation="annotation_about")
+        return None if row is None else row["incident_id"]
+
+    async def annotation(self, unit: Unit, root: UUID) -> ShownAnnotation | None:
+        """Read an annotation as it stands; None if it was retracted."""
+        row = await unit.fetchrow(_ANNOTATION, root, operation="annotation_get")
+        return None if row is None else _annotation(row)
+
+    async def add_annotation(self, unit: Unit, incident_id: UUID, new: NewAnnotation) -> UUID:
+        """Write a new annotation at the next instant of the incident; return its id."""
+        root, entry = uuid4(), new.entry
+        await unit.execute(
+            _ADD_ANNOTATION,
+            *(root, incident_id, await unit.stamp(incident_id), unit.principal.actor, new.kind, new.state),
+            *(new.body, entry and entry.source, entry and entry.id, new.occurred_at),
+            operation="annotation_insert",
+        )
+        return root
+
+    async def supersede(
+        self, unit: Unit, incident_id: UUID, new: ShownAnnotation, *, retracted: bool
+    ) -> None:
+        """Write another version of an annotation at the next instant of the incident."""
+        at = await unit.stamp(incident_id)
+        await unit.execute(
+            _SUPERSEDE,
+            *(uuid4(), new.id, at, unit.principal.actor, new.state, new.body, retracted),
+            operation="annotation_supersede",
+        )
+
+
+def _entry_ref(source: str | None, identity: str | None) -> EntryRef | None:
+    return None if source is None or identity is None else EntryRef(source=source, id=identity)
+
+
+def _edit(row: asyncpg.Record) -> ShownEdit:
+    return ShownEdit(
+        id=row["id"],
+        at=row["at"],
+        op=row["op"],
+        signal_id=row["signal_id"],
+        entry=_entry_ref(row["source"], row["external_id"]),
+        source=row["source"] if row["external_id"] is None else None,
+        value=None if row["value"] is None else json.loads(row["value"]),
+        reason=row["reason"],
+        actor=row["actor"],
+    )
+
+
+def _annotation(row: asyncpg.Record) -> ShownAnnotation:
+    return ShownAnnotation(
+        id=row["id"],
+        kind=row["kind"],
+        state=row["state"],
+        body=row["body"],
+        entry=_entry_ref(row["entry_source"], row["entry_id"]),
+        occurred_at=row["occurred_at"],
+        author=row["author"],
+        at=row["at"],
+        changed_at=row["changed_at"] if row["version"] > 1 else None,
+        version=row["version"],
+    )
+
+
+def _facts(row: asyncpg.Record) -> Facts:
+    signals, changes, annotations, edits = (
+        json.loads(row[name] or "[]") for name in ("signals", "changes", "annotations", "edits")
+    )
+    return Facts(
+        [
+            Signal(
+                signal_id=UUID(it[0]),
+                source=it[1],
+                external_id=it[2],
+                kind=it[3],
+                occurred_at=it[4],
+                precision=Precision(it[5]),
+                title=it[6],
+                content_sha256=it[7],
+                sequence=it[8],
+                known_at=it[9],
+                received_at=it[10],
+                time_basis=it[11],
+                services=tuple(it[12]),
+                environment=it[13],
+                links=tuple(it[14]),
+                conflicts=it[15],
+            )
+            for it in signals
+        ],
+        [
+            StatusChange(
+                id=UUID(it[0]),
+                at=it[1],
+                from_status=it[2],
+                to_status=it[3],
+                outcome=it[4],
+                reason=it[5],
+                occurred_at=it[6],
+            )
+            for it in changes
+        ],
+        [
+            Annotation(
+                id=UUID(it[0]),
+                root=UUID(it[1]),
+                at=it[2],
+                kind=it[3],
+                state=it[4],
+                body=it[5],
+                occurred_at=it[6],
+                retracted=it[7],
+            )
+            for it in annotations
+        ],
+        [
+            Edit(
+                id=UUID(it[0]),
+                at=it[1],
+                op=Op(it[2]),
+                signal_id=UUID(it[3]) if it[3] else None,
+                source=it[4],
+                external_id=it[5],
+                value=it[6],
+            )
+            for it in edits
+        ],
+    )

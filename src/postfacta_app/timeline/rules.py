@@ -1,0 +1,337 @@
+"""The rules of order, version 1: facts become a timeline, whatever the order in which they came.
+
+No clock, no order of rows, no randomness: the same facts give the same digest, to the last byte, on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Final, Protocol, TypeVar
+from uuid import UUID
+
+from .model import (
+    Annotation,
+    Edit,
+    Entry,
+    Facts,
+    Instant,
+    Milestone,
+    Op,
+    Precision,
+    Signal,
+    StatusChange,
+    micros,
+)
+
+__all__ = ["RULES", "Changes", "Place", "Timeline", "build", "changes", "sort_key"]
+
+RULES: Final = 1
+"""The version of these rules: a digest compares with digests of the same version alone."""
+
+# At one instant a cause is shown before its symptom, and a recovery last.
+_KINDS: Final = {
+    "change": 10,
+    "alert_firing": 20,
+    "page": 25,
+    "metric": 30,
+    "log": 30,
+    "status": 40,
+    "action": 50,
+    "note": 60,
+    "alert_resolved": 70,
+    "other": 80,
+}
+_FAMILIES: Final = {
+    Op.ATTACH: "attached",
+    Op.DETACH: "attached",
+    Op.SET_TIME: "time",
+    Op.SET_TITLE: "title",
+    Op.HIDE: "hidden",
+    Op.UNHIDE: "hidden",
+    Op.PIN: "pinned",
+    Op.UNPIN: "pinned",
+    Op.CLOCK_OFFSET: "offset",
+    Op.MILESTONE: "milestone",
+}
+_AHEAD: Final = 120_000_000  # Two minutes: a clock that is further ahead is suspect.
+_TITLE: Final = 200  # Of a note, so much of its first line is its title.
+
+Place = tuple[int, int, int, str, bool, str, str]
+"""Where an entry stands: strict and total, because source and id are unique."""
+Last = Mapping[tuple[str, Hashable], Edit]
+"""The edit that counts, for each family and target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """What happened, in order.
+
+    Attributes:
+        entries: In order.
+        milestones: Those that people have set.
+        digest: SHA-256 of all that is told here, in hexadecimal.
+        rules: The version of the rules.
+        conflicts: How many contents were refused because their key had another one. They are not in the digest,
+            since they depend on which came first.
+    """
+
+    entries: Sequence[Entry]
+    milestones: Mapping[Milestone, Instant]
+    digest: str
+    rules: int
+    conflicts: int
+
+    @property
+    def etag(self) -> str:
+        """The same exactly when the answer is the same."""
+        return f'"{self.digest[:32]}-{self.conflicts}"'
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """How a timeline differs from an earlier one; each entry as it is in the later, removed ones as they were."""
+
+    added: Sequence[Entry]
+    removed: Sequence[Entry]
+    moved: Sequence[Entry]
+    retitled: Sequence[Entry]
+
+
+def build(
+    facts: Facts, *, as_of: int | None = None, known_as_of: int | None = None, include_hidden: bool = False
+) -> Timeline:
+    """Make the timeline.
+
+    Args:
+        facts: All of one incident; their order does not matter, and neither does a fact that is there twice.
+        as_of: What had been recorded by then, in microseconds. Nothing that is added later changes it.
+        known_as_of: Only what people knew by then, in microseconds.
+        include_hidden: Show hidden entries too.
+    """
+    last = _last(_until(facts.edits, as_of))
+    shown = [entry for entry in _unique(_entries(facts, last, as_of)) if include_hidden or not entry.hidden]
+    ordered = _with_ties(_known_by(sorted(shown, key=sort_key), known_as_of))
+    milestones = _milestones(last)
+    conflicts = sum(entry.conflicts for entry in ordered)
+    return Timeline(ordered, milestones, _digest(ordered, milestones), RULES, conflicts)
+
+
+def sort_key(entry: Entry) -> Place:
+    """Tell where an entry stands; text is compared by code point."""
+    sequence = entry.sequence
+    return (
+        entry.t,
+        entry.p.rank,
+        _KINDS[entry.kind],
+        entry.source,
+        sequence is None,
+        sequence or "",
+        entry.id,
+    )
+
+
+def changes(before: Timeline, after: Timeline) -> Changes:
+    """Tell what is different between two timelines of one incident."""
+    old = {(entry.source, entry.id): entry for entry in before.entries}
+    new = {(entry.source, entry.id): entry for entry in after.entries}
+    both = [(old[key], entry) for key, entry in new.items() if key in old]
+    return Changes(
+        added=[entry for key, entry in new.items() if key not in old],
+        removed=[entry for key, entry in old.items() if key not in new],
+        moved=[entry for was, entry in both if (was.t, was.p) != (entry.t, entry.p)],
+        retitled=[entry for was, entry in both if (was.title, was.sha) != (entry.title, entry.sha)],
+    )
+
+
+# What counts
+
+
+class _Dated(Protocol):
+    @property
+    def id(self) -> UUID: ...
+    @property
+    def at(self) -> int: ...
+
+
+D = TypeVar("D", bound=_Dated)
+
+
+def _until(facts: Iterable[D], as_of: int | None) -> list[D]:
+    """Take what had been recorded by then, in the order in which it was."""
+    known = [fact for fact in facts if as_of is None or fact.at <= as_of]
+    return sorted(known, key=lambda fact: (fact.at, fact.id))
+
+
+def _last(edits: Iterable[Edit]) -> Last:
+    """Of the edits of one family about one target, the last one counts."""
+    return {(_FAMILIES[edit.op], _target(edit)): edit for edit in edits}
+
+
+def _target(edit: Edit) -> Hashable:
+    if edit.op is Op.MILESTONE and edit.value is not None:
+        return edit.value["name"]  # type: ignore[return-value] # a text: the table checks it
+    if edit.op is Op.CLOCK_OFFSET:
+        return edit.source
+    return edit.signal_id or (edit.source, edit.external_id)
+
+
+def _milestones(last: Last) -> dict[Milestone, Instant]:
+    given = {name: _instant(last.get(("milestone", name.value))) for name in Milestone}
+    return {name: at for name, at in given.items() if at is not None}
+
+
+def _instant(edit: Edit | None) -> Instant | None:
+    if edit is None or edit.value is None or edit.value["at"] is None:
+        return None
+    precision = Precision(str(edit.value["precision"]))
+    return Instant(precision.floor(micros(datetime.fromisoformat(str(edit.value["at"])))), precision)
+
+
+# Entries
+
+
+def _entries(facts: Facts, last: Last, as_of: int | None) -> Iterator[Entry]:
+    for signal in facts.signals:
+        edit = last.get(("attached", signal.signal_id))
+        if edit is not None and edit.op is Op.ATTACH:
+            yield _edited(_of_signal(signal), last)
+    for change in _until(facts.changes, as_of):
+        yield _edited(_of_change(change), last)
+    latest = {note.root: note for note in _until(facts.annotations, as_of)}
+    for note in latest.values():
+        if note.occurred_at is not None and not note.retracted:
+            yield _edited(_of_note(note, note.occurred_at), last)
+
+
+def _of_signal(signal: Signal) -> Entry:
+    return Entry(
+        source=signal.source,
+        id=signal.external_id,
+        kind=signal.kind,
+        t=signal.precision.floor(signal.occurred_at),
+        p=signal.precision,
+        title=signal.title,
+        sha=signal.content_sha256,
+        pinned=False,
+        hidden=False,
+        occurred_at=signal.occurred_at,
+        original_precision=signal.precision,
+        original_title=signal.title,
+        sequence=signal.sequence,
+        known_at=signal.known_at,
+        received_at=signal.received_at,
+        time_basis=signal.time_basis,
+        clock_suspect=signal.occurred_at > signal.received_at + _AHEAD,
+        signal_id=signal.signal_id,
+        services=signal.services,
+        environment=signal.environment,
+        links=signal.links,
+        conflicts=signal.conflicts,
+    )
+
+
+def _of_change(change: StatusChange) -> Entry:
+    title = "Declared" if change.from_status is None else f"Moved to {change.to_status}"
+    title = title if change.outcome is None else f"{title} ({change.outcome})"
+    sha = _sha256({"to": change.to_status, "outcome": change.outcome, "reason": change.reason})
+    return _of_person(
+        "postfacta", f"status:{change.id}", "status", at=change.occurred_at, title=title, sha=sha
+    )
+
+
+def _of_note(note: Annotation, at: int) -> Entry:
+    title = note.body.strip().partition("\n")[0][:_TITLE] or note.kind
+    sha = _sha256({"kind": note.kind, "state": note.state, "text": note.body})
+    return _of_person("human", f"annotation:{note.root}", "note", at=at, title=title, sha=sha)
+
+
+def _of_person(source: str, identity: str, kind: str, *, at: int, title: str, sha: str) -> Entry:
+    exact = Precision.EXACT
+    return Entry(
+        source=source,
+        id=identity,
+        kind=kind,
+        t=at,
+        p=exact,
+        title=title,
+        sha=sha,
+        pinned=False,
+        hidden=False,
+        occurred_at=at,
+        original_precision=exact,
+        original_title=title,
+    )
+
+
+def _edited(entry: Entry, last: Last) -> Entry:
+    target = (entry.source, entry.id)
+    offset = last.get(("offset", entry.source))
+    at = _when(entry, _instant(last.get(("time", target))), 0 if offset is None else _offset(offset))
+    retitled = last.get(("title", target))
+    title = entry.title if retitled is None or retitled.value is None else str(retitled.value["title"])
+    pinned = _is(Op.PIN, last.get(("pinned", target)))
+    hidden = _is(Op.HIDE, last.get(("hidden", target)))
+    if (at.t, at.p, title) == (entry.t, entry.p, entry.title) and not (pinned or hidden):
+        return entry
+    return replace(entry, t=at.t, p=at.p, title=title, pinned=pinned, hidden=hidden)
+
+
+def _when(entry: Entry, corrected: Instant | None, offset: int) -> Instant:
+    """Floor first, then shift: the other way round a source is reordered against itself."""
+    return corrected or Instant(entry.p.floor(entry.occurred_at) + offset, entry.p)
+
+
+def _offset(edit: Edit) -> int:
+    return 0 if edit.value is None else int(str(edit.value["ms"])) * 1000
+
+
+def _is(op: Op, edit: Edit | None) -> bool:
+    return edit is not None and edit.op is op
+
+
+def _unique(entries: Iterable[Entry]) -> Iterable[Entry]:
+    return {(entry.source, entry.id): entry for entry in entries}.values()
+
+
+def _known_by(entries: Sequence[Entry], known_as_of: int | None) -> Sequence[Entry]:
+    if known_as_of is None:
+        return entries
+    return [it for it in entries if (it.t if it.known_at is None else it.known_at) <= known_as_of]
+
+
+def _with_ties(entries: Sequence[Entry]) -> Sequence[Entry]:
+    at = Counter(entry.t for entry in entries)
+    return [replace(entry, tie=True) if at[entry.t] > 1 else entry for entry in entries]
+
+
+# Hashes
+
+
+def _digest(entries: Iterable[Entry], milestones: Mapping[Milestone, Instant]) -> str:
+    told = [
+        {
+            "source": entry.source,
+            "id": entry.id,
+            "kind": entry.kind,
+            "t": entry.t,
+            "p": entry.p,
+            "title": entry.title,
+            "sha": entry.sha,
+            "pinned": entry.pinned,
+            "hidden": entry.hidden,
+        }
+        for entry in entries
+    ]
+    turns = {name: {"t": at.t, "p": at.p} for name, at in milestones.items()}
+    return _sha256({"rules": RULES, "entries": told, "milestones": turns})
+
+
+def _sha256(value: object) -> str:
+    """Hash canonical JSON: sorted keys, no spaces, UTF-8."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

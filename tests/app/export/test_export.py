@@ -1,0 +1,243 @@
+"""An export holds all that its asker may see, in the published shape, and the same state gives the same bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+
+from postfacta_app.export import service as export
+from postfacta_app.export.model import Document
+from tests.app.desk import FULL, Desk, desk_of
+from tests.app.live import Body, Service
+
+SCHEMA = Path(__file__).parents[3] / "docs/reference/export.schema.json"
+
+
+@pytest.fixture
+async def full(service: Service) -> Desk:
+    """Give an incident that has some of everything."""
+    desk, other = await desk_of(service, title="Whole story", owner="Ada"), await desk_of(service)
+    signal = {"kind": "change", "id": "d1", "title": "Deploy", "occurred_at": "2026-01-05T10:00:00Z"}
+    await desk.send("POST", "/api/v1/signals", expect=200, json={"incident": desk.ref, "items": [signal]})
+    entry = {"source": "manual", "id": "d1"}
+    remarks: list[Body] = [
+        {"kind": "note", "body": "Of its own time", "occurred_at": "2026-01-05T10:05:00Z"},
+        {"kind": "question", "body": "Why then?", "entry": entry},
+    ]
+    for remark in remarks:
+        await desk.send("POST", "/annotations", expect=201, json=remark)
+    wrong = await desk.send("POST", "/annotations", expect=201, json={"kind": "note", "body": "Taken back"})
+    path, headers = f"/api/v1/annotations/{wrong.json()['id']}", {"If-Match": wrong.headers["etag"]}
+    await desk.send("DELETE", path, expect=204, headers=headers)
+    turn = {
+        "op": "milestone",
+        "value": {"name": "detected", "at": "2026-01-05T10:06:00Z", "precision": "minute"},
+    }
+    await desk.send("POST", "/edits", expect=201, json=turn)
+    await desk.add_action(owner="Ada", due_on="2026-03-01")
+    await desk.send("POST", "/links", expect=201, json={"to": other.ref, "type": "related"})
+    await desk.publish(FULL)
+    return desk
+
+
+def test_the_published_schema_is_that_of_the_code() -> None:
+    made = Document.model_json_schema(mode="serialization")
+    assert json.loads(SCHEMA.read_text()) == made, "write it anew: see docs/reference/export.md"
+
+
+async def test_an_export_fits_the_published_schema_and_has_some_of_everything(full: Desk) -> None:
+    document = await full.get("/export")
+    validator = jsonschema_rs.validator_for(json.loads(SCHEMA.read_text()))
+    assert [error.message for error in validator.iter_errors(document)] == []
+    assert not validator.is_valid({**document, "timeline": None})
+    assert document["incident"] == await full.get()
+    assert document["postmortem"] == await full.get("/postmortem")
+    assert document["actions"] == (await full.get("/action-items"))["items"]
+    assert document["links"] == (await full.get("/links"))["items"]
+    timeline = await full.get("/timeline")
+    assert document["timeline"]["digest"] == timeline["digest"]
+    assert [it["id"] for it in document["timeline"]["entries"]] == [it["id"] for it in timeline["items"]]
+    assert document["timeline"]["milestones"] == timeline["milestones"]
+    assert [it["body"] for it in document["annotations"]] == ["Of its own time", "Why then?"]
+
+
+@pytest.mark.parametrize("form", ["json", "md"])
+async def test_the_same_state_gives_the_same_bytes_and_another_gives_others(full: Desk, form: str) -> None:
+    first, again = [await full.send("GET", "/export", expect=200, params={"format": form}) for _ in range(2)]
+    assert again.content == first.content
+    assert again.headers["etag"] == first.headers["etag"]
+    kinds = {"json": "application/json", "md": "text/markdown; charset=utf-8"}
+    assert first.headers["content-type"] == kinds[form]
+    assert first.headers["content-disposition"] == f'attachment; filename="{full.ref}.{form}"'
+    known = {"If-None-Match": first.headers["etag"]}
+    await full.send("GET", "/export", expect=304, params={"format": form}, headers=known)
+    await full.send("POST", "/annotations", expect=201, json={"kind": "note", "body": "One more"})
+    later = await full.send("GET", "/export", expect=200, params={"format": form}, headers=known)
+    assert "One more" in later.text
+
+
+async def test_an_older_revision_can_be_taken_out(full: Desk) -> None:
+    await full.write(3, FULL | {"summary": "Written anew"})
+    assert (await full.get("/export"))["postmortem"]["content"]["summary"] == "Written anew"
+    old = await full.get("/export", rev=3)
+    assert (old["postmortem"]["rev"], old["postmortem"]["content"]["summary"]) == (3, FULL["summary"])
+    for query, status in (
+        ({"rev": 9}, 404),
+        ({"rev": 0}, 400),
+        ({"format": "pdf"}, 400),
+        ({"as_of": "x"}, 400),
+    ):
+        await full.send("GET", "/export", expect=status, params=query)
+    viewer = full.seen_by(await full.service.as_role("viewer"))
+    await viewer.send("GET", "/export", expect=404, params={"rev": 4})
+
+
+async def test_a_private_incident_is_not_taken_out_by_others(service: Service) -> None:
+    desk = await desk_of(service, visibility="private", title="Whisper")
+    for role in ("viewer", "responder"):
+        stranger = desk.seen_by(await service.as_role(role))
+        for form in ("json", "md"):
+            answer = await stranger.send("GET", "/export", expect=404, params={"format": form})
+            assert "Whisper" not in answer.text
+    assert (await desk.get("/export"))["incident"]["title"] == "Whisper"
+
+
+async def test_nothing_that_people_type_is_live_in_markdown(service: Service) -> None:
+    evil = "<script>alert(1)</script> [x](javascript:alert(1)) ![y](https://a/b.png)"
+    desk = await desk_of(service, title=evil, description=evil)
+    await desk.write(0, FULL | {"summary": evil, "surprises": [evil]}, expect=201)
+    await desk.send("POST", "/annotations", expect=201, json={"kind": "note", "body": evil})
+    text = (await desk.send("GET", "/export", expect=200, params={"format": "md"})).text
+    for live in ("<script", "[x](javascript", "](javascript", " ![y]"):
+        assert live not in text.replace("\\](", "").replace("\\!", ""), live
+
+
+# Lines
+
+
+async def pull(desk: Desk, **query: Any) -> tuple[list[Body], str]:
+    """Follow the pages to the end; give the documents, and where the next pull begins."""
+    answer = await desk.send("GET", "/api/v1/export", expect=200, params=query)
+    documents, as_of = lines(answer.content), answer.headers["as-of"]
+    while "link" in answer.headers:
+        path = answer.headers["link"].split(">")[0][1:]
+        answer = await desk.send("GET", path, expect=200)
+        assert answer.headers["content-type"] == "application/x-ndjson"
+        assert answer.headers["as-of"] == as_of
+        documents += lines(answer.content)
+    return documents, as_of
+
+
+def lines(body: bytes) -> list[Body]:
+    assert body == b"" or body.endswith(b"\n")
+    return [json.loads(line) for line in body.splitlines()]
+
+
+def refs(documents: list[Body]) -> list[str]:
+    return [f"INC-{it['incident']['number']}" for it in documents]
+
+
+async def test_a_line_is_what_the_export_of_its_incident_is(full: Desk) -> None:
+    answer = await full.send("GET", "/api/v1/export", expect=200, params={"q": "Whole story"})
+    alone = await full.send("GET", "/export", expect=200)
+    assert alone.content in answer.content.splitlines()
+
+
+async def test_pages_give_each_incident_that_was_there_at_the_start_once(service: Service) -> None:
+    made = [await desk_of(service, teams=["pages"]) for _ in range(5)]
+    whole = await made[0].send("GET", "/api/v1/export", expect=200, params={"team": "pages", "limit": 5})
+    assert "link" not in whole.headers
+    first = await made[0].send("GET", "/api/v1/export", expect=200, params={"team": "pages", "limit": 2})
+    seen, answer = lines(first.content), first
+    for late in range(9):
+        if "link" not in answer.headers:
+            break
+        if late < 2:
+            await desk_of(service, teams=["pages"])
+        answer = await made[0].send("GET", answer.headers["link"].split(">")[0][1:], expect=200)
+        seen += lines(answer.content)
+    there = refs(seen)
+    assert there[:5] == [desk.ref for desk in made]
+    assert len(set(there)) == len(there) == 7
+
+
+async def test_whatever_changes_of_an_incident_comes_with_the_next_pull(service: Service) -> None:
+    team = {"team": "pulled"}
+    one, two, three = [await desk_of(service, teams=["pulled"]) for _ in range(3)]
+    everything, as_of = await pull(one, limit=1, **team)
+    assert refs(everything) == [one.ref, two.ref, three.ref]
+    # The window of fifteen seconds repeats what is young, so here time passes before each change.
+    before = (
+        "update incidents set updated_at = updated_at - interval '1 hour',"
+        " timeline_at = timeline_at - interval '1 hour' where teams = '{pulled}'"
+    )
+
+    async def again() -> list[str]:
+        return refs((await pull(one, updated_since=as_of, **team))[0])
+
+    async def close() -> None:
+        action = (await one.get("/action-items"))["items"][0]
+        path, headers = f"/api/v1/action-items/{action['id']}", {"If-Match": '"act-1"'}
+        await one.send("PATCH", path, expect=200, json={"status": "done"}, headers=headers)
+
+    changes: dict[str, Callable[[], Awaitable[object]]] = {
+        "post-mortem": lambda: one.write(0, FULL, expect=201),
+        "state": lambda: one.move(1, "in_review"),
+        "action": one.add_action,
+        "action's end": close,
+        "remark": lambda: one.send("POST", "/annotations", expect=201, json={"kind": "note", "body": "x"}),
+        "move": lambda: one.send("POST", "/transitions", expect=201, json={"to": "RESOLVED"}),
+        "field": lambda: one.send("PATCH", expect=200, json={"owner": "Ada"}, headers={"If-Match": "*"}),
+    }
+    for name, change in changes.items():
+        await service.database.execute(before)
+        assert await again() == [], name
+        await change()
+        assert await again() == [one.ref], name
+    await service.database.execute(before)
+    await one.send("POST", "/links", expect=201, json={"to": two.ref, "type": "follows"})
+    assert set(await again()) == {one.ref, two.ref}
+
+
+async def test_a_pull_shows_neither_private_nor_archived_incidents_nor_unasked_exercises(
+    service: Service,
+) -> None:
+    team: Body = {"teams": ["kept"]}
+    shown, drill = await desk_of(service, **team), await desk_of(service, kind="exercise", **team)
+    hidden = await desk_of(service, visibility="private", title="Whisper", **team)
+    gone = await desk_of(service, "admin", **team)
+    await gone.send("DELETE", expect=204, headers={"If-Match": '"inc-1"'})
+    assert refs((await pull(shown, team="kept"))[0]) == [shown.ref]
+    assert refs((await pull(shown, team="kept", kind="exercise"))[0]) == [drill.ref]
+    assert refs((await pull(hidden, team="kept"))[0]) == [shown.ref, hidden.ref]
+    for headers in (await service.as_role("viewer"), await service.machine("incidents:read")):
+        assert refs((await pull(shown.seen_by(headers), team="kept"))[0]) == [shown.ref]
+
+
+async def test_a_page_ends_before_it_grows_too_large(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "_MOST_BYTES", 1)
+    made = [await desk_of(service, teams=["large"]) for _ in range(3)]
+    answer = await made[0].send("GET", "/api/v1/export", expect=200, params={"team": "large"})
+    assert len(lines(answer.content)) == 1
+    assert refs((await pull(made[0], team="large"))[0]) == [desk.ref for desk in made]
+
+
+async def test_a_cursor_fits_its_own_filters_alone(desk: Desk) -> None:
+    await desk_of(desk.service)
+    answer = await desk.send("GET", "/api/v1/export", expect=200, params={"limit": 1})
+    path = answer.headers["link"].split(">")[0][1:]
+    for damaged in (
+        f"{path}&severity=LOW",
+        f"{path}x",
+        "/api/v1/export?cursor=WzFd",
+        "/api/v1/export?limit=101",
+    ):
+        await desk.send("GET", damaged, expect=400)
+    await desk.send("GET", "/api/v1/export?sort=changed", expect=400)

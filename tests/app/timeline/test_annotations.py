@@ -1,0 +1,186 @@
+"""Remarks are added by everybody, changed by their authors, kept for ever, and shown in v0."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import pytest
+
+from tests.app.live import Service
+from tests.app.timeline.conftest import Body, Case, a_case
+
+NOTE: Body = {"kind": "note", "body": "Nobody could pay"}
+
+
+async def bodies(case: Case) -> list[str]:
+    return [it["body"] for it in (await case.get("annotations"))["items"]]
+
+
+async def v0_notes(case: Case) -> list[str]:
+    incident: Body = (await case.send("GET", f"/api/v0/incidents/{case.id}")).json()
+    notes: list[Body] = incident["additional_notes"] or []
+    return [it["message"] for it in notes]
+
+
+async def test_a_remark_is_answered_as_it_is_listed(service: Service) -> None:
+    case = await a_case(service)
+    entry = {"source": "a", "id": "not there yet"}
+    made = await case.send("POST", "annotations", {"kind": "hypothesis", "body": "It is DNS", "entry": entry})
+    assert (made.status_code, made.headers["etag"]) == (201, '"ann-1"')
+    told = made.json()
+    assert (told["state"], told["entry"], told["occurred_at"], told["version"]) == ("open", entry, None, 1)
+    assert (await case.get("annotations"))["items"] == [told]
+    assert (await case.get("timeline"))["items"][-1]["title"] == "Declared"  # It has no time of its own.
+
+
+BAD: list[tuple[Body, str]] = [
+    ({}, "/kind"),
+    ({"kind": "joke"}, "/kind"),
+    ({"kind": "note", "body": ""}, "/body"),
+    ({"kind": "note", "body": "x" * 10_001}, "/body"),
+    ({"state": "open"}, "/state"),
+    ({"kind": "question", "state": "refuted"}, "/state"),
+    ({"kind": "hypothesis", "state": "answered"}, "/state"),
+    ({"occurred_at": "2100-01-01T00:00:00Z"}, "/occurred_at"),
+    ({"occurred_at": "2026-01-01T00:00:00Z", "entry": {"source": "a", "id": "b"}}, "/occurred_at"),
+    ({"entry": {"source": "a"}}, "/entry/id"),
+    ({"author": "me"}, "/author"),
+]
+
+
+@pytest.mark.parametrize(("fields", "pointer"), BAD, ids=[f"{at}{it[1]}" for at, it in enumerate(BAD)])
+async def test_a_bad_remark_is_refused_and_its_field_named(
+    service: Service, fields: Body, pointer: str
+) -> None:
+    case = await a_case(service)
+    answer = await case.send("POST", "annotations", (NOTE | fields) if fields else {"body": "x"})
+    assert answer.status_code == 422, answer.text
+    assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
+    assert await bodies(case) == []
+
+
+async def test_a_change_supersedes_and_a_retraction_stays_on_record(service: Service) -> None:
+    case = await a_case(service)
+    made = await case.post("annotations", {"kind": "question", "body": "Who was paged?"})
+    path = f"/api/v1/annotations/{made['id']}"
+    changed = await case.send("PUT", path, {"state": "answered"}, headers={"If-Match": '"ann-1"'})
+    assert (changed.status_code, changed.headers["etag"]) == (200, '"ann-2"')
+    told = changed.json()
+    assert (told["id"], told["body"], told["state"]) == (made["id"], "Who was paged?", "answered")
+    assert (told["at"], told["author"]) == (made["at"], made["author"])
+    assert told["changed_at"] > made["at"]
+    same = await case.send("PUT", path, {"state": "answered"}, headers={"If-Match": '"ann-2"'})
+    assert same.json() == told
+    refused = await case.send("PUT", path, {"state": "refuted"}, headers={"If-Match": '"ann-2"'})
+    assert [it["pointer"] for it in refused.json()["errors"]] == ["/state"]
+    assert (await case.send("DELETE", path, headers={"If-Match": '"ann-2"'})).status_code == 204
+    assert await bodies(case) == []
+    for method in ("PUT", "DELETE"):
+        gone = await case.send(method, path, {"body": "x"}, headers={"If-Match": "*"})
+        assert gone.status_code == 404
+    rows = await service.database.fetch(
+        "select retracted from annotations where root = $1 order by at", made["id"]
+    )
+    assert [row[0] for row in rows] == [False, False, True]
+    audit = "select action from audit_log where incident_id = $1 and action like 'annotation%' order by seq"
+    actions = [row[0] for row in await service.database.fetch(audit, case.id)]
+    assert actions == ["annotation.add", "annotation.change", "annotation.retract"]
+
+
+async def test_a_change_names_the_version_it_starts_from(service: Service) -> None:
+    case = await a_case(service)
+    path = f"/api/v1/annotations/{(await case.post('annotations', NOTE))['id']}"
+    for method in ("PUT", "DELETE"):
+        assert (await case.send(method, path, {"body": "New"})).status_code == 428
+        stale = await case.send(method, path, {"body": "New"}, headers={"If-Match": '"ann-7"'})
+        assert (stale.status_code, stale.headers["etag"]) == (412, '"ann-1"')
+    assert await bodies(case) == [NOTE["body"]]
+
+
+async def test_only_the_author_or_an_administrator_changes_it(service: Service) -> None:
+    case = await a_case(service)
+    viewer, other = await service.as_role("viewer"), await service.as_role("responder")
+    made = (await case.send("POST", "annotations", NOTE, headers=viewer)).json()
+    path, any_version = f"/api/v1/annotations/{made['id']}", {"If-Match": "*"}
+    assert (await case.send("PUT", path, {"body": "Mine"}, headers=other | any_version)).status_code == 403
+    assert (await case.send("DELETE", path, headers=other | any_version)).status_code == 403
+    assert (await case.send("PUT", path, {"body": "Yes"}, headers=viewer | any_version)).status_code == 200
+    admin = await service.as_role("admin")
+    changed = (await case.send("PUT", path, {"body": "No"}, headers=admin | any_version)).json()
+    assert (changed["body"], changed["author"]) == ("No", made["author"])
+
+
+async def test_viewers_add_all_but_decisions_and_a_reading_token_adds_nothing(service: Service) -> None:
+    case = await a_case(service)
+    viewer, token = await service.as_role("viewer"), await service.machine("incidents:read")
+    for kind in ("note", "hypothesis", "question"):
+        assert (
+            await case.send("POST", "annotations", NOTE | {"kind": kind}, headers=viewer)
+        ).status_code == 201
+    decision = NOTE | {"kind": "decision"}
+    assert (await case.send("POST", "annotations", decision, headers=viewer)).status_code == 403
+    assert (await case.send("POST", "annotations", NOTE, headers=token)).status_code == 403
+    assert (await case.send("POST", "annotations", decision)).status_code == 201
+
+
+async def test_a_remark_on_a_hidden_incident_is_not_there(service: Service) -> None:
+    case = await a_case(service, visibility="private")
+    made = await case.post("annotations", NOTE)
+    stranger = await service.as_role("responder")
+    answers = [
+        await case.send(
+            "PUT", f"/api/v1/annotations/{root}", {"body": "x"}, headers=stranger | {"If-Match": "*"}
+        )
+        for root in (made["id"], str(uuid4()))
+    ]
+    assert [it.status_code for it in answers] == [404, 404]
+    assert answers[0].json()["detail"] == answers[1].json()["detail"]
+    for path in ("timeline", "edits", "annotations", "durations"):
+        assert (await case.send("GET", path, headers=stranger)).status_code == 404
+
+
+async def test_v0_shows_notes_that_v1_added_at_their_first_place_until_they_are_retracted(
+    service: Service,
+) -> None:
+    case = await a_case(service)
+    first = await case.post("annotations", NOTE)
+    timed = NOTE | {"body": "Later", "occurred_at": "2026-02-07T10:00:00.5Z"}
+    await case.post("annotations", timed)
+    await case.post("annotations", NOTE | {"body": "Beneath", "entry": {"source": "a", "id": "b"}})
+    await case.post("annotations", {"kind": "decision", "body": "Roll back"})
+    assert await v0_notes(case) == [NOTE["body"], "Later"]
+    path = f"/api/v1/annotations/{first['id']}"
+    await case.send("PUT", path, {"body": "Corrected"}, headers={"If-Match": '"ann-1"'})
+    assert await v0_notes(case) == ["Corrected", "Later"]
+    shown = (await case.send("GET", f"/api/v0/incidents/{case.id}")).json()
+    assert shown["additional_notes"][1]["timestamp"] == "2026-02-07T10:00:00.5Z"
+    await case.send("DELETE", path, headers={"If-Match": '"ann-2"'})
+    assert await v0_notes(case) == ["Later"]
+
+
+async def test_v0_notes_are_remarks_and_a_real_time_puts_them_into_the_timeline(service: Service) -> None:
+    headers = await service.as_role("responder")
+    start: Body = {
+        "title": "DB outage", "description": "Primary is away", "reporter": "sre", "severity": "HIGH",
+        "notes": [{"timestamp": "2026-02-07T10:00:00Z", "message": "Paged"}, {"message": "No time"}],
+    }  # fmt: skip
+    made = (await service.client.post("/api/v0/incidents/start", json=start, headers=headers)).json()
+    number = await service.database.fetchval("select number from incidents where id = $1", made["id"])
+    case = Case(service, headers, made["id"], number)
+    assert sorted(await bodies(case)) == ["No time", "Paged"]
+    assert await case.titles() == ["Paged", "Declared"]
+    await case.edit(
+        "set_title",
+        ("human", f"annotation:{(await case.get('annotations'))['items'][0]['id']}"),
+        value={"title": "?"},
+    )
+    initial = (await case.send("GET", f"/api/v0/incidents/{case.id}")).json()["initial_notes"]
+    assert [it["message"] for it in initial] == ["Paged", "No time"]
+
+
+async def test_remarks_come_in_pages(service: Service) -> None:
+    case = await a_case(service)
+    made = [await case.post("annotations", NOTE | {"body": str(n)}) for n in range(5)]
+    first = await case.get("annotations?limit=3")
+    rest = await case.get(f"annotations?limit=3&cursor={first['next_cursor']}")
+    assert first["items"] + rest["items"] == made

@@ -1,0 +1,231 @@
+"""What is stored gives the digest of the pure rules, also in another database, and `verify` notices what is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from postfacta_app.cli import main
+from postfacta_app.db import Unit
+from postfacta_app.principal import ANONYMOUS
+from postfacta_app.timeline.model import Annotation, Facts, Op, Precision, Signal, StatusChange, moment
+from postfacta_app.timeline.postgres import TimelineStore
+from postfacta_app.timeline.rules import RULES, build
+from postfacta_core.aio.database import Database
+from postfacta_embedded import EmbeddedPostgres
+from postfacta_embedded.binaries import find_binaries
+from tests.app.timeline.worlds import NOON, attach, edit, worlds
+from tests.pg import execute, fresh_database
+
+_INCIDENT = """
+insert into incidents (id, title, description, severity, reporter, declared_at, created_by, timeline_at)
+values ($1, 'An incident', 'Made by a test', 'LOW', 'test', now(), 'test', $2)"""
+_SIGNAL = """
+insert into signals (id, source, external_id, kind, occurred_at, known_at, sequence, precision, time_basis, title,
+  content_sha256, received_at, services, links, received_by)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, decode($11, 'hex'), $12, $13, $14::text::jsonb, 'test')"""
+_CONFLICT = """
+insert into signal_conflicts (signal_id, content_sha256, content, received_by)
+values ($1, sha256($2::text::bytea), '{}', 'test')"""
+_CHANGE = """
+insert into status_changes (id, incident_id, from_status, to_status, occurred_at, at, actor)
+values ($1, $2, $3, $4, $5, $6, 'test')"""
+_NOTE = """
+insert into annotations (id, root, supersedes, incident_id, kind, body, occurred_at, retracted, author, at)
+values ($1, $2, $3, $4, 'note', $5, $6, $7, 'test', $8)"""
+_EDIT = """
+insert into edits (id, incident_id, at, op, signal_id, source, external_id, value, reason, actor)
+values ($1, $2, $3, $4, $5, $6, $7, $8::text::jsonb, 'because', 'test')"""
+_REVISION = """
+insert into postmortem_revisions (incident_id, rev, status, schema_version, content, timeline_digest, timeline_at,
+  rules, author) values ($1, $2, 'draft', 1, '{}', $3, $4, $5, 'test')"""
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """Use asyncio: asyncpg knows no other loop."""
+    return "asyncio"
+
+
+async def keep(write: Callable[..., Awaitable[object]], facts: Facts, incident: UUID) -> None:
+    """Write facts as they are."""
+
+    def at(us: int | None) -> datetime | None:
+        return None if us is None else moment(us)
+
+    await write(_INCIDENT, incident, moment(NOON))
+    for it in facts.signals:
+        times = (at(it.occurred_at), at(it.known_at))
+        await write(
+            _SIGNAL, it.signal_id, it.source, it.external_id, it.kind, *times, it.sequence, it.precision,
+            it.time_basis, it.title, it.content_sha256, at(it.received_at), list(it.services), json.dumps(it.links),
+        )  # fmt: skip
+        for n in range(it.conflicts):
+            await write(_CONFLICT, it.signal_id, str(n))
+    for change in facts.changes:
+        await write(
+            _CHANGE,
+            change.id,
+            incident,
+            change.from_status,
+            change.to_status,
+            at(change.occurred_at),
+            at(change.at),
+        )
+    last: dict[UUID, UUID] = {}
+    for note in facts.annotations:
+        row = (
+            note.id,
+            note.root,
+            last.get(note.root),
+            incident,
+            note.body,
+            at(note.occurred_at),
+            note.retracted,
+            at(note.at),
+        )
+        await write(_NOTE, *row)
+        last[note.root] = note.id
+    for decision in facts.edits:
+        value = None if decision.value is None else json.dumps(decision.value)
+        await write(
+            _EDIT,
+            decision.id,
+            incident,
+            at(decision.at),
+            decision.op,
+            decision.signal_id,
+            decision.source,
+            decision.external_id,
+            value,
+        )
+
+
+class _RollBackError(Exception):
+    """Ends a transaction without a trace."""
+
+
+@settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(facts=worlds())
+async def test_what_is_read_back_gives_the_timeline_of_the_pure_rules(
+    app_database: Database, facts: Facts
+) -> None:
+    incident, store = uuid4(), TimelineStore(app_database)
+    with suppress(_RollBackError):
+        async with app_database.transaction() as connection:
+            await keep(connection.execute, facts, incident)
+            stored = await store.facts_in(Unit(connection, ANONYMOUS, None), incident)
+            for seen_at in (None, 3, 7):
+                for hidden in (False, True):
+                    pure = build(facts, as_of=seen_at, include_hidden=hidden)
+                    assert build(stored, as_of=seen_at, include_hidden=hidden) == pure
+            raise _RollBackError
+
+
+def a_world() -> Facts:
+    """Make facts of each kind, with a correction of each kind."""
+    deploy, firing = (
+        Signal(
+            signal_id=uuid4(), source="ci", external_id=name, kind=kind, occurred_at=at, precision=Precision.MINUTE,
+            title=name, content_sha256="ab" * 32, received_at=at, time_basis="event", conflicts=conflicts,
+        )
+        for name, kind, at, conflicts in (("deploy", "change", NOON, 0), ("Überlast", "alert_firing", NOON + 1, 2))
+    )  # fmt: skip
+    note = uuid4()
+    said = Annotation(id=note, root=note, at=5, kind="note", body="Paged", occurred_at=NOON + 2)
+    return Facts(
+        [deploy, firing],
+        [StatusChange(id=uuid4(), at=1, from_status=None, to_status="OPEN", occurred_at=NOON)],
+        [said, replace(said, id=uuid4(), at=9, body="Paged twice")],
+        [
+            attach(deploy, 2, uuid4()),
+            attach(firing, 3, uuid4()),
+            edit(Op.CLOCK_OFFSET, 4, uuid4(), source="ci", value={"ms": 1500}),
+            edit(Op.SET_TITLE, 6, uuid4(), source="ci", external_id="deploy", value={"title": "Deploy 7"}),
+            edit(Op.HIDE, 8, uuid4(), source="ci", external_id="Überlast"),
+        ],
+    )
+
+
+def test_verify_is_clean_before_and_after_a_restore_and_notices_a_lost_fact(
+    postgres_server: EmbeddedPostgres,
+    app_template: str,
+    tmp_path: Path,
+    *,
+    clean_environment: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    facts, incident, metrics = a_world(), uuid4(), tmp_path / "postfacta.prom"
+    rows = [(rev, build(facts, as_of=at).digest, at, RULES) for rev, at in enumerate((3, 7, 20), 1)]
+    rows.append((4, "another", 20, RULES + 1))
+
+    def verify() -> tuple[int, str]:
+        code = main(["verify", "--metrics-file", str(metrics)])
+        told = capsys.readouterr()
+        return code, told.out + told.err
+
+    with fresh_database(postgres_server, app_template) as dsn, fresh_database(postgres_server) as restored:
+        monkeypatch.setenv("POSTFACTA_DATABASE_DSN", dsn)
+        asyncio.run(fill(dsn, facts, incident, rows))
+        code, text = verify()
+        assert (code, "3 revisions are equal, 0 differ" in text, "rules 2, and not compared" in text) == (
+            0,
+            True,
+            True,
+        )
+        dump = run("pg_dump", "--dbname", dsn)
+        run("psql", "--quiet", "--set", "ON_ERROR_STOP=1", "--dbname", restored, given=dump)
+        monkeypatch.setenv("POSTFACTA_DATABASE_DSN", restored)
+        assert verify()[0] == 0
+        assert 'postfacta_timeline_revisions{result="equal"} 3.0' in metrics.read_text()
+        execute(restored, "set session_replication_role = replica; delete from edits where op = 'set_title'")
+        code, text = verify()
+        assert (code, "1 revisions are equal, 2 differ" in text) == (1, True)
+        assert [f"INC-1, revision {rev}: the timeline is not what it was" in text for rev in (1, 2, 3)] == [
+            False,
+            True,
+            True,
+        ]
+        assert 'postfacta_timeline_revisions{result="fault"} 2.0' in metrics.read_text()
+
+
+async def fill(
+    dsn: str, facts: Facts, incident: UUID, revisions: Sequence[tuple[int, str, int, int]]
+) -> None:
+    connection = await asyncpg.connect(dsn, timeout=10)
+    try:
+        await keep(connection.execute, facts, incident)
+        for rev, digest, at, rules in revisions:
+            await connection.execute(_REVISION, incident, rev, digest, moment(at), rules)
+    finally:
+        await connection.close()
+
+
+def run(program: str, *arguments: str, given: str = "") -> str:
+    """Run a program of PostgreSQL's."""
+    done = subprocess.run(  # noqa: S603 - found beside the server
+        [find_binaries().folder / program, *arguments],
+        input=given,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
