@@ -114,6 +114,8 @@ WRONG: dict[str, object] = {
 async def test_a_field_of_the_wrong_type_or_length_is_named(
     world: World, method: str, path: str, body: Body, *, name: str, kind: str
 ) -> None:
+    if (name, kind) == ("body", "long text"):
+        return  # A remark may be as long.
     content = json.dumps(body | {name: WRONG[kind]}).encode()
     answer = await world.send(method, path, content=content, headers=content_type(method))
     assert answer.status_code == 422, answer.text

@@ -189,7 +189,7 @@ async def test_nothing_that_shows_a_private_incident_is_kept_not_even_for_those_
     for url in seen:
         answer = await service.client.get(url, headers=reader)
         assert answer.status_code == 200
-        assert "Hush" in answer.text
+        assert "Hush" in answer.text or url.partition("?")[0].endswith(("/timeline", "/durations"))
         etag = answer.headers.get("ETag")
         if etag is not None:
             same = await service.client.get(url, headers=reader | {"If-None-Match": etag})

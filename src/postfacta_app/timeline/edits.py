@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, R
 from ..db import Unit
 from ..incidents import service
 from ..incidents.model import Reason, check_time
-from ..web.body import Time
+from ..web.body import WHOLE, Time
 from .model import Facts, Milestone, Op, Precision
 from .rules import build
 
@@ -56,15 +56,10 @@ class TitleValue(_Sent):
     title: Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
 
-def _whole(value: object) -> object:
-    # In JSON, 1500.0 is a whole number too.
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
 class OffsetValue(_Sent):
     """By how many milliseconds a source's clock is put forward; 0 ends it."""
 
-    ms: Annotated[int, BeforeValidator(_whole), Field(strict=True, ge=-86_400_000, le=86_400_000)]
+    ms: Annotated[int, Field(strict=True, ge=-86_400_000, le=86_400_000), WHOLE]
 
 
 class MilestoneValue(_Sent):
