@@ -1,4 +1,4 @@
-"""Write the pages of `docs` that follow from the code: signatures and docstrings, metrics, measured costs.
+"""Write the pages of `docs` that follow from the code: signatures, docstrings, routes, metrics, measured costs.
 
     python docs/generate.py            # writes them, and names those that changed
 
@@ -27,8 +27,19 @@ from pathlib import Path
 from typing import Any, Final
 
 import postfacta_core
+from postfacta_app.app import route_rules
+from postfacta_app.identity.guard import Guard
+from postfacta_app.identity.postgres import PostgresIdentity
+from postfacta_app.openapi import openapi_document
+from postfacta_app.principal import Access
+from postfacta_app.reliability.about import load_codebase
 from postfacta_app.reliability.business import METRICS
+from postfacta_app.routes import Rule
+from postfacta_app.settings import load_settings
+from postfacta_app.web.render import Pages
+from postfacta_app.web.stale import StaleAnswers
 from postfacta_core import Bulkhead, CircuitBreaker, Fallback, Hedge, Mode, Retry, asgi, errors
+from postfacta_core.aio.database import Database
 from postfacta_core.events import Event, PolicyCreated, Sample
 from postfacta_core.policy.concurrency import AdaptiveLimiter
 from postfacta_core.policy.concurrency_limits import LatencyTarget
@@ -36,13 +47,18 @@ from postfacta_core.policy.ratelimit import DECISIONS
 from postfacta_core.telemetry.catalogue import INSTRUMENTS, Instrument
 from postfacta_core.telemetry.policies import POLICY_METRICS, RUNTIME_METRICS
 
-__all__ = ["PAGES", "Doc", "parse", "render", "renew"]
+__all__ = ["PAGES", "Doc", "documented", "group_of", "parse", "render", "renew"]
 
 ROOT: Final = Path(__file__).parent.parent
 _RESULTS: Final = "benchmarks/results/policies.json"
 _WIDTH: Final = 100
 
-PAGES: Final = ("docs/reference/policies.md", "docs/reference/metrics.md", "docs/explanation/resilience.md")
+PAGES: Final = (
+    "docs/reference/policies.md",
+    "docs/reference/metrics.md",
+    "docs/reference/api.md",
+    "docs/explanation/resilience.md",
+)
 """The pages that have marks; what is between two of them is made here, and all else by hand."""
 
 # What a newcomer may meet in a signature, and would look up in vain.
@@ -396,7 +412,71 @@ def _costs(_asked: str) -> str:
     return "\n".join(rows)
 
 
+# The first that fits is the group of a path.
+_GROUPS: Final = {
+    "v0": r"/api/v0/",
+    "signals": r"/api/v1/(signals|ingest)|/api/v1/incidents/{ref}/signals",
+    "timeline": r"/api/v1/annotations|/api/v1/incidents/{ref}/(timeline|edits|annotations)",
+    "durations": r"/api/v1/(incidents/{ref}/)?durations",
+    "postmortems": r"/api/v1/factors|/api/v1/incidents/{ref}/postmortem",
+    "follow-up": r"/api/v1/action-items|/api/v1/incidents/{ref}/(action-items|links)",
+    "export": r"/api/v1/(incidents/{ref}/)?export",
+    "incidents": r"/api/v1/incidents",
+    "people": r"/api/v1/(me|tokens|users|audit)|/(login|register|logout)",
+    "service": r"/",
+}
+_MAY: Final = {
+    Access.OPEN: "anybody",
+    Access.SIGNED_IN: "whoever is signed in",
+    Access.READ: "viewer, `incidents:read`",
+    Access.ANNOTATE: "viewer, `incidents:write`",
+    Access.WRITE: "responder, `incidents:write`",
+    Access.INGEST: "responder, `signals:write`",
+    Access.ADMIN: "admin",
+}
+
+
+def group_of(path: str) -> str:
+    """Tell under which heading of the page on the API a path stands."""
+    return next(group for group, pattern in _GROUPS.items() if re.match(pattern, path))
+
+
+def documented() -> Sequence[Rule]:
+    """List the routes that the OpenAPI document has; none of them is ever called."""
+    settings, database = load_settings({}), Database("postgresql://127.0.0.1/none")
+    table = route_rules(
+        settings,
+        database,
+        Guard(PostgresIdentity(database), settings),
+        stale=StaleAnswers(database.name),
+        codebase=load_codebase(),
+        pages=Pages(version=""),
+    )
+    return [rule for rule in table if rule.summary]
+
+
+def _api(asked: str) -> str:
+    """Write a table of one group: the document's own words, and beside them who may."""
+    rules = documented()
+    paths = openapi_document(rules, version="")["paths"]
+    rows = [
+        "| method | path | who | what it does | answers | problems of its own |",
+        "|---|---|---|---|---|---|",
+    ]
+    for rule in rules:
+        path = re.sub(r":\w+", "", rule.path)
+        if group_of(path) == asked.strip():
+            told = paths[path][rule.method.lower()]
+            answers = " ".join(status for status in told["responses"] if status < "400")
+            own = ", ".join(f"`{slug}`" for slug in dict.fromkeys(rule.problems))
+            rows.append(
+                f"| {rule.method} | `{path}` | {_MAY[rule.access]} | {told['summary']} | {answers} | {own} |"
+            )
+    return "\n".join(rows)
+
+
 _MAKERS: Final[Mapping[str, Callable[[str], str]]] = {
+    "api": _api,
     "buckets": _buckets,
     "classes": _classes,
     "costs": _costs,

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 from structlog.contextvars import clear_contextvars
@@ -20,8 +18,7 @@ from structlog.contextvars import clear_contextvars
 from postfacta_core.aio.database import Database, PoolOptions
 from postfacta_core.aio.health import HealthRegistry
 from postfacta_core.aio.ratelimit_store import SharedStore
-from postfacta_core.asgi import PROBLEMS, Hardened, Policy, Scope, Telemetry, harden, problem_of
-from postfacta_core.context import current_request
+from postfacta_core.asgi import Hardened, Policy, Scope, Telemetry, harden
 from postfacta_core.policy.lifecycle import DrainLimits
 from postfacta_core.policy.transfer import TransferLimits
 from postfacta_core.slo.prometheus import Prometheus
@@ -29,10 +26,12 @@ from postfacta_core.telemetry.metrics import Metrics
 
 from .actions import service as action_service
 from .actions.http import ActionHttp
+from .actions.pages import ActionPages
 from .actions.postgres import PostgresActions
 from .db import Transactions, housekeeping
 from .durations.http import DurationHttp
-from .errors import AppError, NotFoundError
+from .durations.pages import InsightPage
+from .error_pages import ErrorPages
 from .export import service as export
 from .export.http import ExportHttp
 from .export.postgres import PostgresExport
@@ -41,6 +40,7 @@ from .identity.http import Accounts, IdentityHttp
 from .identity.local import LocalAccounts
 from .identity.pages import SignInPages
 from .identity.postgres import PostgresIdentity
+from .incident_page import IncidentPage, Needs as IncidentNeeds
 from .incidents.http import IncidentHttp
 from .incidents.pages import IncidentPages
 from .incidents.postgres import PostgresIncidents
@@ -53,10 +53,12 @@ from .migrations import HEAD, current_revision
 from .observability import watch_lines
 from .openapi import openapi_document
 from .postmortems import service as postmortems
+from .postmortems.history_page import HistoryPage
 from .postmortems.http import PostMortemHttp
+from .postmortems.pages import PostMortemPages
 from .postmortems.postgres import PostgresPostMortems
 from .principal import Principal
-from .problems import Fault, Problems
+from .problems import Problems
 from .rates import address_limits, limit_retrying, principal_limits, priorities, shared_store
 from .reliability.about import About, Codebase, load_codebase
 from .reliability.business import BusinessMetrics
@@ -64,6 +66,7 @@ from .reliability.pages import ReliabilityPage
 from .reliability.postgres import PostgresBusiness
 from .reliability.watch import Watch
 from .routes import RouteClass, Rule, build_routes
+from .screens import Screens
 from .settings import AuthMode, Settings
 from .signals.alertmanager import AlertLabels
 from .signals.http import SignalHttp
@@ -119,7 +122,9 @@ def create_app(settings: Settings, *, v0_store: V0Store | None = None) -> Harden
         observer=telemetry.observer,
     )
     pages = Pages(version=settings.app_version or codebase.version)
-    problems = Problems(version="" if settings.is_local else settings.app_version, html=partial(_page, pages))
+    problems = Problems(
+        version="" if settings.is_local else settings.app_version, html=ErrorPages(pages).fault
+    )
     project = _project(settings, database, business=business, telemetry=telemetry)
     guard = Guard(
         PostgresIdentity(database),
@@ -201,11 +206,10 @@ def route_rules(
     )
     timelines = TimelineStore(database)
 
+    written = postmortems.Needs(store, revisions, timelines, actions)
+
     async def openapi(request: Request, principal: Principal) -> Response:
         return JSONResponse(document)
-
-    async def problem_page(request: Request, principal: Principal) -> Response:
-        return _explain(pages, request.path_params["slug"], principal)
 
     table = rules(
         Handlers(
@@ -219,7 +223,7 @@ def route_rules(
                 secret_keys=settings.secret_keys,
                 labels=AlertLabels(settings.alert_service_label, settings.alert_environment_label),
             ),
-            postmortems=PostMortemHttp(transactions, postmortems.Needs(store, revisions, timelines, actions)),
+            postmortems=PostMortemHttp(transactions, written),
             actions=ActionHttp(transactions, action_service.Needs(store, actions)),
             links=LinkHttp(transactions, link_service.Needs(store, links)),
             export=ExportHttp(
@@ -228,11 +232,22 @@ def route_rules(
             timeline=TimelineHttp(transactions, store, timelines),
             durations=DurationHttp(timelines),
             identity=http,
-            incident_pages=IncidentPages(store, pages),
-            sign_in=SignInPages(accounts, http, pages, is_local=settings.is_local),
-            reliability=reliability or ReliabilityPage(pages, HealthRegistry(), Metrics()),
+            screens=Screens(
+                incidents=IncidentPages(transactions, store, pages),
+                incident=IncidentPage(
+                    transactions, IncidentNeeds(store, timelines, PostgresSignals(database)), pages
+                ),
+                postmortems=PostMortemPages(transactions, written, pages, names=timelines.names),
+                actions=ActionPages(transactions, action_service.Needs(store, actions), pages),
+                history=HistoryPage(
+                    written, pages, edits=timelines.latest_edits, audit=identity.audit, names=timelines.names
+                ),
+                insights=InsightPage(timelines, pages),
+                sign_in=SignInPages(accounts, http, pages, is_local=settings.is_local),
+                reliability=reliability or ReliabilityPage(pages, HealthRegistry(), Metrics()),
+                problem_page=ErrorPages(pages).explain,
+            ),
             openapi=openapi,
-            problem_page=problem_page,
         )
     )
     document = openapi_document(table, version=codebase.version)
@@ -374,26 +389,3 @@ def _cors(settings: Settings) -> list[Middleware]:
             ],
         )
     ]
-
-
-def _page(pages: Pages, fault: Fault, scope: Mapping[str, Any]) -> Response:
-    if fault.status == 401:  # noqa: PLR2004 - a browser is led to where it can sign in
-        return RedirectResponse(f"/signin?next={quote(scope['path'], safe='/')}", 303)
-    request = current_request()
-    context = {
-        "title": fault.title,
-        "detail": fault.detail,
-        "request_id": request.request_id if request else "",
-    }
-    return pages.page("problem.html", context, status=fault.status)
-
-
-def _explain(pages: Pages, slug: str, principal: Principal) -> Response:
-    kinds = {cls.slug: (cls.title, cls.__doc__) for cls in AppError.__subclasses__()}
-    for problem in (*PROBLEMS.values(), problem_of(Exception())):
-        kinds.setdefault(problem.code, (problem.title, problem.detail))
-    if slug not in kinds:
-        raise NotFoundError(f"There is no problem called '{slug}'")
-    title, detail = kinds[slug]
-    context = {"title": title, "detail": (detail or "").replace("`", ""), "request_id": ""}
-    return pages.page("problem.html", context, principal=principal)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,18 +21,14 @@ from .db import Unit
 from .identity.local import Passwords, add_user
 from .identity.model import NewUser
 from .identity.postgres import PostgresIdentity
-from .incidents import service
-from .incidents.model import Kind, Move, NewIncident
-from .incidents.postgres import PostgresIncidents
-from .principal import Principal, Role
+from .principal import Role
+from .samples import SEEDER, Samples
 from .server import check_port, serve
 from .settings import AuthMode, Settings
 
 __all__ = ["EMAIL", "run"]
 
 EMAIL = "admin@demo.example"
-_SAMPLES = Path(__file__).with_name("samples.json")
-_SEEDER = Principal(actor="demo", name="demo", role=Role.ADMIN)
 # The service does not own its tables: not even a mistake in its SQL could change what was recorded.
 _ROLE = """
 do $$ begin if not exists (select from pg_roles where rolname = 'postfacta_demo') then
@@ -97,25 +92,7 @@ async def _seed(database: Database, password: str) -> None:
     now = datetime.fromtimestamp(WALL(), UTC)
     person = NewUser(email=EMAIL, password=password, display_name="Demo admin", role=Role.ADMIN)
     password_hash = await Passwords().hash(password)
-    store = PostgresIncidents(database)
     async with database.transaction() as connection:
-        unit = Unit(connection, _SEEDER, None)
+        unit = Unit(connection, SEEDER, None)
         await add_user(unit, PostgresIdentity(database), person, password_hash=password_hash)
-        for sample in json.loads(_SAMPLES.read_text()):
-            began = now - timedelta(hours=sample["hours_ago"])
-            new = NewIncident(
-                title=sample["title"],
-                description=sample["description"],
-                severity=sample["severity"],
-                kind=sample.get("kind", Kind.INCIDENT),
-                reporter=sample["reporter"],
-                owner=sample.get("owner"),
-                services=sample["services"],
-                teams=sample["teams"],
-                declared_at=began,
-            )
-            incident = await service.create(unit, store, new, now=now)
-            for step in sample["moves"]:
-                at = min(now, began + timedelta(minutes=step["minutes"]))
-                wish = Move(to=step["to"], outcome=step.get("outcome"), occurred_at=at)
-                await service.transition(unit, store, incident.id, wish=wish, now=now)
+        await Samples(database, connection, now=now).record()

@@ -12,17 +12,20 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from postfacta_core.aio.deadline import limit_request
-from postfacta_core.errors import LoadShedError
+from postfacta_core.errors import LoadShedError, ResilienceError
 
 from .errors import ForbiddenError, MethodNotAllowedError, RateLimitedError, UnauthenticatedError
 from .principal import Access, Principal
+from .web.forms import keep_typed
 from .web.stale import StaleAnswers
 
-__all__ = ["Authenticate", "Handler", "RouteClass", "Rule", "Spend", "build_routes"]
+__all__ = ["PRINCIPAL", "Authenticate", "Handler", "RouteClass", "Rule", "Spend", "build_routes"]
 
 Handler = Callable[[Request, Principal], Awaitable[Response]]
 Authenticate = Callable[[Request], Awaitable[Principal]]
 """Tells who sends a request."""
+PRINCIPAL = "postfacta.principal"
+"""Where the scope of a request says who sends it, once that is known."""
 
 
 class RouteClass(StrEnum):
@@ -142,7 +145,11 @@ class _Endpoint:
 
     async def __call__(self, scope: dict[str, object], receive: object, send: object) -> None:
         request = Request(scope, receive, send)  # type: ignore[arg-type]
-        response = await self._answer(request)
+        try:
+            response = await self._answer(request)
+        except (RateLimitedError, ResilienceError):
+            await keep_typed(request)
+            raise
         await response(scope, receive, send)  # type: ignore[arg-type]
 
     async def _answer(self, request: Request) -> Response:
@@ -153,6 +160,7 @@ class _Endpoint:
             raise MethodNotAllowedError(detail, headers={"Allow": ", ".join(sorted(self._rules))})
         limit_request(rule.route_class.seconds)
         principal = await self._admit(request, rule)
+        request.scope[PRINCIPAL] = principal
         if not principal.may(rule.access):
             if not principal.is_signed_in:
                 raise UnauthenticatedError(

@@ -16,17 +16,15 @@ from .durations.http import DurationHttp
 from .export.http import ExportHttp
 from .identity import model as identity
 from .identity.http import IdentityHttp
-from .identity.pages import SignInPages
 from .incidents import model as incidents, v0
 from .incidents.http import IncidentHttp
-from .incidents.pages import IncidentPages
 from .incidents.query import IncidentFilters, IncidentQuery
 from .links.http import LinkHttp
 from .postmortems.http import PostMortemHttp
 from .principal import Access, Principal
 from .reliability import about
-from .reliability.pages import ReliabilityPage
 from .routes import RouteClass, Rule
+from .screens import Screens, screen_rules
 from .signals import model as signals
 from .signals.alertmanager import Webhook
 from .signals.http import SignalHttp
@@ -66,11 +64,8 @@ class Handlers:
     links: LinkHttp
     export: ExportHttp
     identity: IdentityHttp
-    incident_pages: IncidentPages
-    sign_in: SignInPages
-    reliability: ReliabilityPage
+    screens: Screens
     openapi: Callable[[Request, Principal], Awaitable[Response]]
-    problem_page: Callable[[Request, Principal], Awaitable[Response]]
 
 
 def rules(on: Handlers) -> list[Rule]:
@@ -81,7 +76,7 @@ def rules(on: Handlers) -> list[Rule]:
         *_v1_timeline(on),
         *aftermath_rules(on.postmortems, actions=on.actions, links=on.links, export=on.export),
         *_v0(on),
-        *_pages(on),
+        *screen_rules(on.screens),
         *_v1_identity(on),
         *_system(on),
     ]
@@ -315,22 +310,4 @@ def _v1_identity(on: Handlers) -> list[Rule]:
             summary="Read who did what", query=identity.AuditQuery, answers={200: identity.AuditPage},
             problems=cursor,
         ),
-    ]  # fmt: skip
-
-
-def _pages(on: Handlers) -> list[Rule]:
-    read, search, auth = RouteClass.READ, RouteClass.SEARCH, RouteClass.AUTH
-    return [
-        Rule(
-            method="GET", path="/incidents", handler=on.incident_pages.list, access=READ, route_class=search, stale=True,
-        ),
-        Rule(
-            method="GET", path="/incidents/{ref}", handler=on.incident_pages.one, access=READ, route_class=read,
-            stale=True,
-        ),
-        Rule(method="GET", path="/reliability", handler=on.reliability.show, access=READ, route_class=read),
-        Rule(method="GET", path="/signin", handler=on.sign_in.form, access=OPEN, route_class=read),
-        Rule(method="POST", path="/signin", handler=on.sign_in.submit, access=OPEN, route_class=auth),
-        Rule(method="POST", path="/signout", handler=on.sign_in.leave, access=OPEN, route_class=auth),
-        Rule(method="GET", path="/problems/{slug}", handler=on.problem_page, access=OPEN, route_class=read),
     ]  # fmt: skip

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import selectors
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
 
@@ -19,7 +21,17 @@ import httpx2
 from postfacta_embedded import EmbeddedPostgres
 from tests.pg import fresh_database
 
-__all__ = ["ADMIN", "Account", "LiveService", "command", "live_service", "read_until", "sign_in", "started"]
+__all__ = [
+    "ADMIN",
+    "Account",
+    "LiveService",
+    "command",
+    "demo",
+    "live_service",
+    "read_until",
+    "sign_in",
+    "started",
+]
 
 _LISTENING = re.compile(r"listening on (http://\S+?);")
 _PATIENCE = 30.0
@@ -115,6 +127,25 @@ def live_service(server: EmbeddedPostgres, template: str) -> Generator[LiveServi
         with started(environment=environment) as (process, url), httpx2.Client(base_url=url) as client:
             client.headers["Authorization"] = f"Bearer {sign_in(client, ADMIN)}"
             yield LiveService(url, client, process)
+
+
+@contextmanager
+def demo(folder: Path) -> Generator[tuple[subprocess.Popen[str], str]]:
+    """Run the demo until the block ends; give the process and what it printed until it listened."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "postfacta_app", "demo", "--port", "0"],
+        env={**os.environ, "POSTFACTA_DEMO_DIR": str(folder), "LOG_LEVEL": "ERROR"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        yield process, read_until("listening on", process.stdout)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
 
 
 def sign_in(client: httpx2.Client, who: Account) -> str:

@@ -101,7 +101,25 @@ EXPECTED: dict[str, set[str]] = {
     "PATCH /api/v1/users/{id}": ADMINS,
     "GET /api/v1/audit": ADMINS,
     "GET /incidents": READ,
+    "GET /incidents/new": RESPONDERS,
+    "POST /incidents/new": RESPONDERS,
     "GET /incidents/{ref}": READ,
+    "POST /incidents/{ref}/moves": RESPONDERS,
+    "POST /incidents/{ref}/edits": RESPONDERS,
+    # A session sends the form's token too: tests/app/timeline/test_pages.py.
+    "POST /incidents/{ref}/notes": ANNOTATORS - {"viewer's session"},
+    "GET /incidents/{ref}/postmortem": READ,
+    "POST /incidents/{ref}/postmortem/moves": RESPONDERS,
+    "POST /incidents/{ref}/postmortem/restore": RESPONDERS,
+    "GET /incidents/{ref}/postmortem/edit/{section}": RESPONDERS,
+    "POST /incidents/{ref}/postmortem/edit/{section}": RESPONDERS,
+    "GET /incidents/{ref}/postmortem/revisions": READ,
+    "GET /incidents/{ref}/postmortem/revisions/{rev}": READ,
+    "GET /incidents/{ref}/actions": READ,
+    "POST /incidents/{ref}/actions": RESPONDERS,
+    "POST /incidents/{ref}/actions/{id}": RESPONDERS,
+    "GET /incidents/{ref}/history": READ,
+    "GET /insights": READ,
     "GET /reliability": READ,
 }
 # The rest is 403: they are somebody, but may not.
@@ -250,8 +268,8 @@ async def test_a_private_incident_is_nowhere_for_a_stranger(
             body = BODIES.get(route, BODIES.get(method))
             answer = await service.client.request(method, path, json=body, headers=headers)
             # Who may not write at all learns that first, of whatever incident; for all others there is none.
-            writers = ANNOTATORS if route.endswith("/annotations") else RESPONDERS
-            may = stranger in (READ if method == "GET" else writers)
+            writers = ANNOTATORS if route.endswith(("/annotations", "/notes")) else RESPONDERS
+            may = stranger in (READ if method == "GET" and "/edit/" not in route else writers)
             assert answer.status_code == (404 if may else 403), (method, path)
             never = await service.client.request(
                 method,

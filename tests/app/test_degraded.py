@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import anyio
 import httpx2
 import pytest
 from playwright.sync_api import Page, sync_playwright
@@ -37,6 +39,8 @@ PATHS = {
     "/api/v1/durations": "/api/v1/durations?severity=HIGH",
     "/incidents": "/incidents?status=OPEN",
     "/incidents/{ref}": "/incidents/INC-{number}",
+    "/incidents/{ref}/postmortem": "/incidents/INC-{number}/postmortem",
+    "/insights": "/insights?severity=HIGH",
 }
 # The same, of what needs more than an incident to be there: each has a test of its own.
 MORE = {"/api/v1/incidents/{ref}/postmortem"}
@@ -145,7 +149,7 @@ async def test_whoever_was_let_in_reads_what_they_read_before_and_nobody_else_do
         for url, fresh in before.items():
             answer = await service.client.get(url, headers=mine)
             assert_stale(answer)
-            is_page = url.startswith("/incidents")
+            is_page = url.startswith(("/incidents", "/insights"))
             assert ("The database is unreachable; nothing can be saved." in answer.text) == is_page
             assert is_page or answer.content == fresh.content
             assert {"X-Request-ID", "Content-Security-Policy"} <= {
@@ -189,7 +193,8 @@ async def test_nothing_that_shows_a_private_incident_is_kept_not_even_for_those_
     for url in seen:
         answer = await service.client.get(url, headers=reader)
         assert answer.status_code == 200
-        assert "Hush" in answer.text or url.partition("?")[0].endswith(("/timeline", "/durations"))
+        has_title = not url.partition("?")[0].endswith(("/timeline", "/durations", "/insights"))
+        assert ("Hush" in answer.text) == has_title
         etag = answer.headers.get("ETag")
         if etag is not None:
             same = await service.client.get(url, headers=reader | {"If-None-Match": etag})
@@ -308,6 +313,66 @@ async def test_the_sign_in_form_comes_back_with_what_was_typed_but_the_password(
     assert 'name="next" value="/incidents/INC-7"' in answer.text
     assert "not saved" in answer.text
     assert typed["password"] not in answer.text
+
+
+@pytest.mark.parametrize("trusted", [0.0, 10.0], ids=["nobody is trusted", "the writer is trusted"])
+async def test_a_form_comes_back_with_what_was_typed_and_makes_one_incident_later(
+    service: Service, mortal: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, *, trusted: float
+) -> None:
+    monkeypatch.setattr(guard, "_TRUSTED_FOR", trusted)
+    page = {"Accept": "text/html", "Sec-Fetch-Site": "same-origin"}
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    who = page | await service.cookie(await service.person("responder"))
+    shown = (await service.client.get("/incidents/new", headers=who)).text
+    carried = re.findall(r'name="(csrf|key)" value="([^"]+)"', shown)
+    assert len({name for name, _ in carried}) == 2
+    typed = urlencode(NEW | dict(carried)).encode()
+    with away(mortal):
+        answer = await service.client.post("/incidents/new", content=typed, headers=who | form)
+        assert_unavailable(answer)
+        for _, value in [*carried, *NEW.items()]:
+            assert value in answer.text
+        assert 'method="post" action="/incidents/new"' in answer.text
+    with anyio.fail_after(PATIENCE):
+        while (
+            again := await service.client.post("/incidents/new", content=typed, headers=who | form)
+        ).is_error:
+            assert again.status_code == 503
+            await anyio.sleep(0.05)
+    assert again.status_code == 303
+    replayed = await service.client.post("/incidents/new", content=typed, headers=who | form)
+    assert replayed.headers["location"] == again.headers["location"]
+    incidents = await service.client.get("/api/v1/incidents", headers=who)
+    assert len(incidents.json()["items"]) == 1
+
+
+async def test_a_note_on_an_incident_comes_back_and_is_there_once_later(
+    service: Service, mortal: EmbeddedPostgres
+) -> None:
+    desk = await desk_of(service)
+    who = await service.cookie(await service.person("responder"))
+    path = f"/incidents/{desk.ref}"
+    shown = (await service.client.get(path, headers=who)).text
+    carried = dict(re.findall(r'name="(csrf|key)" value="([^"]+)"', shown))
+    typed = urlencode(carried | {"kind": "note", "body": "The cache is cold"}).encode()
+    form = {
+        **who,
+        "Accept": "text/html",
+        "Sec-Fetch-Site": "same-origin",
+        "Content-Type": "application/x-www-form-urlencoded",
+    }
+    with away(mortal):
+        answer = await service.client.post(f"{path}/notes", content=typed, headers=form)
+        assert_unavailable(answer)
+        assert "The cache is cold" in answer.text
+        assert carried["key"] in answer.text
+        assert f'method="post" action="{path}/notes"' in answer.text
+    with anyio.fail_after(PATIENCE):
+        while (again := await service.client.post(f"{path}/notes", content=typed, headers=form)).is_error:
+            assert again.status_code == 503
+            await anyio.sleep(0.05)
+    assert (await service.client.post(f"{path}/notes", content=typed, headers=form)).status_code == 303
+    assert [it["body"] for it in (await desk.get("/annotations"))["items"]] == ["The cache is cold"]
 
 
 # The process

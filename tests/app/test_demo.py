@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
 import pytest
 
 from postfacta_app.demo import EMAIL
-from tests.app.running import Account, read_until, sign_in
+from tests.app.running import Account, demo, sign_in
 from tests.pg import open_folder
 
 
@@ -23,25 +20,6 @@ from tests.pg import open_folder
 def folder() -> Generator[Path]:
     with open_folder() as path:
         yield path
-
-
-@contextmanager
-def demo(folder: Path) -> Generator[tuple[subprocess.Popen[str], str]]:
-    """Run the demo until the block ends; give the process and what it printed until it listened."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "postfacta_app", "demo", "--port", "0"],
-        env={**os.environ, "POSTFACTA_DEMO_DIR": str(folder), "LOG_LEVEL": "ERROR"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        yield process, read_until("listening on", process.stdout)
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
 
 
 def postgres_pid(folder: Path) -> int:
@@ -93,6 +71,9 @@ def test_what_was_recorded_is_there_again_even_after_the_demo_was_killed(folder:
                 "items"
             ]
             assert [it["title"] for it in found] == ["Still here"]
+            # The samples are not recorded once more.
+            everything = client.get("/api/v1/incidents", params={"limit": 200}, headers=headers).json()
+            assert len(everything["items"]) == 8
 
 
 def test_the_service_of_the_demo_cannot_change_what_was_recorded(folder: Path) -> None:

@@ -26,8 +26,15 @@ from tests.app.live import Service, in_process
 
 # Exactly these answer in HTML, and people find them without a document.
 PAGES = {
-    "GET /reliability",
+    "GET /reliability", "GET /insights",
     "GET /incidents", "GET /incidents/{ref}", "GET /signin", "POST /signin", "POST /signout", "GET /problems/{slug}",
+    "GET /incidents/new", "POST /incidents/new",
+    "POST /incidents/{ref}/moves", "POST /incidents/{ref}/edits", "POST /incidents/{ref}/notes",
+    "GET /incidents/{ref}/postmortem", "POST /incidents/{ref}/postmortem/moves", "POST /incidents/{ref}/postmortem/restore",
+    "GET /incidents/{ref}/postmortem/edit/{section}", "POST /incidents/{ref}/postmortem/edit/{section}",
+    "GET /incidents/{ref}/postmortem/revisions", "GET /incidents/{ref}/postmortem/revisions/{rev}",
+    "GET /incidents/{ref}/actions", "POST /incidents/{ref}/actions", "POST /incidents/{ref}/actions/{id}",
+    "GET /incidents/{ref}/history",
 }  # fmt: skip
 
 

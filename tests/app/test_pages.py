@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Generator
+from uuid import uuid4
 
 import pytest
 from playwright.sync_api import Browser, Page, StorageState, sync_playwright
@@ -153,7 +154,11 @@ def test_a_problem_is_explained_in_plain_words(page: Page) -> None:
 
 @pytest.mark.parametrize("width", [320, 1280])
 @pytest.mark.parametrize(
-    "path", ["/signin", "/incidents", "/incidents/INC-1", "/problems/validation", "/nowhere"]
+    "path",
+    [
+        *("/signin", "/incidents", "/incidents/INC-1", "/problems/validation", "/nowhere"),
+        *("/incidents/new", "/insights"),
+    ],
 )
 def test_no_page_scrolls_sideways(
     browser: Browser, service: LiveService, session: StorageState, path: str, width: int
@@ -185,6 +190,62 @@ def test_the_keyboard_alone_is_enough_to_sign_in(browser: Browser, service: Live
     context.close()
 
 
+def test_an_incident_is_recorded_by_its_form_and_a_mistake_costs_nothing_that_was_typed(inside: Page) -> None:
+    inside.goto("/incidents")
+    inside.click("text=Record an incident")
+    inside.fill("#f-title", "Recorded by a form")
+    inside.select_option("#f-severity", "HIGH")
+    inside.click("summary")
+    inside.fill("#f-declared_at", "2026-02-07 10:04")
+    inside.click("main button")
+    assert inside.url.endswith("/incidents/new")
+    assert "Description" in (inside.text_content("[role=alert]") or "")
+    inside.click("[role=alert] a")
+    assert inside.url.endswith("#f-description")
+    assert inside.input_value("#f-title") == "Recorded by a form"
+    assert inside.input_value("#f-declared_at") == "2026-02-07 10:04"
+    inside.fill("#f-description", "One line.\nAnother line.")
+    inside.click("main button")
+    inside.wait_for_url("**/incidents/INC-*")
+    assert inside.text_content("h1") == "Recorded by a form"
+    shown = inside.locator("main time").first.get_attribute("datetime")
+    assert (shown or "").startswith("2026-02-07T10:04:00")
+
+
+def test_the_keyboard_alone_is_enough_to_record_an_incident(
+    browser: Browser, service: LiveService, session: StorageState
+) -> None:
+    context = browser.new_context(base_url=service.url, storage_state=session, java_script_enabled=False)
+    page = context.new_page()
+    page.goto("/incidents/new")
+    page.focus("#f-title")
+    page.keyboard.type("Typed from end to end")
+    page.keyboard.press("Tab")
+    page.keyboard.type("Without a mouse, from the title to the button.")
+    page.keyboard.press("Tab")
+    page.keyboard.type("Med")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/incidents/INC-*")
+    assert page.text_content("h1") == "Typed from end to end"
+    assert page.locator(".severity-MEDIUM").count() >= 1
+    context.close()
+
+
+def test_the_charts_are_told_in_words_and_drawn_in_colours_that_the_policy_allows(
+    inside: Page, service: LiveService
+) -> None:
+    name = f"s{uuid4().hex}"
+    service.record(title="In the charts", severity="HIGH", services=[name])
+    inside.goto(f"/insights?service={name}")
+    chart = inside.get_by_role("img", name="Incidents per week, by severity")
+    assert "High: 1 in 4 weeks." in (chart.locator("desc").text_content() or "")
+    assert chart.locator("rect.mark").count() == 1
+    inside.click("section:has(#weeks) summary")
+    assert inside.locator("section:has(#weeks) tbody tr").count() == 1
+    assert "n = 0, 1 unknown, 0 contradictory" in (inside.text_content("main") or "")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_its_ground(
     browser: Browser, service: LiveService, session: StorageState, scheme: str
@@ -196,9 +257,14 @@ def test_text_stands_out_from_its_ground(
         base_url=service.url, color_scheme="dark" if is_dark else "light", storage_state=session
     )
     page = context.new_page()
-    page.goto("/incidents")
+    for path in ("/incidents", "/insights", "/incidents/new"):
+        page.goto(path)
+        worst = page.evaluate(CONTRAST)
+        assert worst["ratio"] >= 4.5, (path, worst)  # WCAG 2.2, 1.4.3
+    page.click("main button")
+    assert page.locator(".wrong").count() == 3
     worst = page.evaluate(CONTRAST)
-    assert worst["ratio"] >= 4.5, worst  # WCAG 2.2, 1.4.3
+    assert worst["ratio"] >= 4.5, worst
     context.close()
 
 

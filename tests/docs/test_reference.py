@@ -25,8 +25,10 @@ CLASSES = {
 OURS = [
     "docs/explanation/resilience.md",
     "docs/how-to/migrate.md",
+    "docs/reference/api.md",
     "docs/reference/metrics.md",
     "docs/reference/policies.md",
+    "docs/tutorial/first-post-mortem.md",
 ]
 
 

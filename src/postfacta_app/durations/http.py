@@ -19,7 +19,7 @@ from ..timeline.model import Facts, micros
 from ..web.body import read_query
 from .model import IncidentDurations, Measured, aggregate, durations, marks
 
-__all__ = ["DurationHttp", "Store"]
+__all__ = ["DurationHttp", "Store", "measure_all"]
 
 
 class Store(Protocol):
@@ -61,15 +61,23 @@ class DurationHttp:
     async def all(self, request: Request, principal: Principal) -> Response:
         """GET /api/v1/durations."""
         filters = read_query(request, IncidentFilters)
-        if not filters.kind:
-            filters = filters.model_copy(update={"kind": [Kind.INCIDENT]})
-        shown: list[Incident] = []
-        measured: list[Measured] = []
-        async for incident, facts in self._store.all_facts(principal, filters):
-            known, is_open = marks(facts)
-            shown.append(incident)
-            measured.append(
-                Measured(incident.ref, micros(incident.declared_at), durations(known, is_open=is_open))
-            )
+        shown, measured = await measure_all(self._store, principal, filters)
         allow_stale_incidents(request, shown)
         return Answer.of(200, aggregate(measured)).response()
+
+
+async def measure_all(
+    store: Store, principal: Principal, filters: IncidentFilters
+) -> tuple[list[Incident], list[Measured]]:
+    """Measure all incidents that fit and the asker may see; without a kind, near misses and exercises do not fit."""
+    if not filters.kind:
+        filters = filters.model_copy(update={"kind": [Kind.INCIDENT]})
+    shown: list[Incident] = []
+    measured: list[Measured] = []
+    async for incident, facts in store.all_facts(principal, filters):
+        known, is_open = marks(facts)
+        shown.append(incident)
+        measured.append(
+            Measured(incident.ref, micros(incident.declared_at), durations(known, is_open=is_open))
+        )
+    return shown, measured

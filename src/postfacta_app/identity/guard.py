@@ -19,8 +19,9 @@ from postfacta_core.errors import DeadlineExceededError, RejectedError
 from ..errors import ForbiddenError, UnauthenticatedError
 from ..principal import ANONYMOUS, NOBODY, Principal
 from ..settings import AuthMode, Settings
+from ..web.forms import csrf_token, is_same_origin
 from ..web.stale import MAX_AGE
-from .local import SECRET, cookie_name, csrf_token, digest, is_same_origin, presented
+from .local import SECRET, cookie_name, digest, presented
 from .model import Credential, Kind, Store
 
 __all__ = ["Foreign", "Guard"]

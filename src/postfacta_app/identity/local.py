@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import math
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import anyio
@@ -53,10 +51,7 @@ __all__ = [
     "address",
     "clear_cookie",
     "cookie_name",
-    "csrf_token",
     "digest",
-    "is_csrf_token",
-    "is_same_origin",
     "mint",
     "presented",
     "session_cookie",
@@ -336,34 +331,6 @@ def session_cookie(secret: str, expires_in: timedelta, *, is_local: bool) -> str
 def clear_cookie(*, is_local: bool) -> str:
     """Write the `Set-Cookie` that ends a session in the browser."""
     return session_cookie("", timedelta(0), is_local=is_local)
-
-
-def csrf_token(secret: str) -> str:
-    """Derive a form's token from the session's secret, which a page of another site never learns."""
-    return hashlib.sha256(b"postfacta csrf\n" + secret.encode()).hexdigest()
-
-
-def is_csrf_token(given: str, principal: Principal) -> bool:
-    """Tell whether a form carries the token of the session that sends it."""
-    expected = principal.session_csrf
-    return expected is not None and hmac.compare_digest(given.encode(), expected.encode())
-
-
-def is_same_origin(headers: Mapping[str, str], trusted: Sequence[str] = ()) -> bool:
-    """Tell whether a browser sent this from a page of ours, or of a trusted origin.
-
-    A page cannot forge `Sec-Fetch-Site`. Browsers leave it out on plain HTTP; then `Origin` must name our host.
-    """
-    origin = headers.get("origin", "")
-    if origin and origin in trusted:
-        return True
-    if (site := headers.get("sec-fetch-site")) is not None:
-        return site == "same-origin"
-    try:
-        host = urlsplit(origin).netloc
-    except ValueError:
-        return False
-    return bool(host) and host.lower() == headers.get("host", "").lower()
 
 
 _SCHEME: Final = re.compile(r"bearer +(\S+) *", re.IGNORECASE)

@@ -15,9 +15,10 @@ from ..db import Answer
 from ..errors import AppError, ForbiddenError, InvalidFieldsError
 from ..principal import Principal
 from ..web.body import parse
+from ..web.forms import is_same_origin, read_form
 from ..web.render import Pages
 from .http import Accounts, IdentityHttp
-from .local import is_csrf_token, is_same_origin, session_cookie
+from .local import session_cookie
 from .model import Credentials, Kind, Minted
 
 __all__ = ["SignInPages"]
@@ -72,8 +73,9 @@ class SignInPages:
     async def leave(self, request: Request, principal: Principal) -> Response:
         """POST /signout."""
         if principal.is_signed_in:
-            if not is_csrf_token((await _form(request)).get("csrf", ""), principal):
-                raise ForbiddenError("This form is out of date: open the page again and repeat it")
+            if principal.session_csrf is None:
+                raise ForbiddenError("Only a browser's session ends here: send POST /logout")
+            await read_form(request, principal)
             ended = await self._http.logout(request, principal)
             return RedirectResponse("/signin", 303, {"Set-Cookie": ended.headers["set-cookie"]})
         return RedirectResponse("/signin", 303)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from uuid import UUID, uuid4
 
@@ -11,9 +11,9 @@ import asyncpg
 from postfacta_core.aio.database import Database
 
 from ..db import VISIBLE, Unit, sees
-from ..principal import Principal
+from ..principal import Access, Principal
 from .model import Incident, Kind, Move, NewIncident, Severity, State
-from .query import IncidentFilters, IncidentQuery, Rows, Sort
+from .query import FollowUp, IncidentFilters, IncidentQuery, Rows, Sort
 
 __all__ = ["COLUMNS", "PostgresIncidents", "Where", "incident_of", "ref_of", "where_of"]
 
@@ -44,6 +44,12 @@ update incidents set archived_at = clock_timestamp(), version = version + 1, upd
 _STATUS_CHANGE = """
 insert into status_changes (id, incident_id, from_status, to_status, outcome, reason, occurred_at, at, actor)
 values ($1, $2, $3, $4, $5, $6, $7, $8, $9)"""
+# Drafts and waivers are for those who write.
+_FOLLOW_UPS = f"""
+select i.id, (select r.status from postmortem_revisions r where r.incident_id = i.id
+    and ($3::boolean or r.status in ('in_review', 'published')) order by r.rev desc limit 1) as postmortem,
+  (select count(*) from action_items a where a.incident_id = i.id and a.closed_at is null) as open_actions
+  from incidents i where {VISIBLE} and i.id = any ($4::uuid[])"""  # noqa: S608 - only constants of this module and db.py
 _USERS = "select id from users where id = any ($1::uuid[])"
 
 _CHANGED = "greatest(i.updated_at, i.timeline_at)"
@@ -79,6 +85,12 @@ class PostgresIncidents:
         kept = found[: query.limit]
         last = (kept[-1]["sort_key"], kept[-1]["id"]) if len(found) > len(kept) else None
         return Rows([incident_of(row) for row in kept], last, rows[0]["as_of"])
+
+    async def follow_ups(self, principal: Principal, incidents: Sequence[UUID]) -> Mapping[UUID, FollowUp]:
+        """Tell what has come of each of these that the asker may see."""
+        args = (*sees(principal), principal.may(Access.WRITE), list(incidents))
+        rows = await self._database.fetch(_FOLLOW_UPS, *args, operation="follow_ups", repeatable=True)
+        return {row["id"]: FollowUp(row["postmortem"], row["open_actions"]) for row in rows}
 
     async def find(self, principal: Principal, ref: UUID | int) -> Incident | None:
         """Read one, if the asker may see it."""

@@ -15,7 +15,7 @@ from ..web.body import Time
 from ..web.paging import decode_cursor, encode_cursor, filters_hash
 from .model import Incident, Kind, Outcome, Owner, Severity, Slug, Status
 
-__all__ = ["IncidentFilters", "IncidentQuery", "Key", "Rows", "Sort"]
+__all__ = ["FollowUp", "IncidentFilters", "IncidentQuery", "Key", "Rows", "Sort"]
 
 
 class Sort(StrEnum):
@@ -43,6 +43,14 @@ class Rows:
     items: Sequence[Incident]
     last: Key | None
     as_of: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class FollowUp:
+    """What has come of an incident: the status of its post-mortem, if the asker may see one, and its open actions."""
+
+    postmortem: str | None
+    open_actions: int
 
 
 T = TypeVar("T")

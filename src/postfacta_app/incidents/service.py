@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -12,7 +12,7 @@ from ..db import Unit
 from ..errors import ConflictError, FieldError, ForbiddenError, InvalidFieldsError, NotFoundError
 from ..principal import Principal
 from .model import Change, Incident, Kind, Move, NewIncident, State, Visibility, check_time, move
-from .query import IncidentQuery, Rows
+from .query import FollowUp, IncidentQuery, Rows
 
 __all__ = ["Matches", "Moved", "Store", "archive", "change", "create", "lock_active", "missing", "transition"]
 
@@ -35,6 +35,10 @@ class Store(Protocol):
 
     async def page(self, principal: Principal, query: IncidentQuery) -> Rows:
         """Read a page of a list."""
+        ...
+
+    async def follow_ups(self, principal: Principal, incidents: Sequence[UUID]) -> Mapping[UUID, FollowUp]:
+        """Tell what has come of each of these."""
         ...
 
     async def find(self, principal: Principal, ref: UUID | int) -> Incident | None:

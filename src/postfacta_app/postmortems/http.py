@@ -33,7 +33,7 @@ from .model import (
     Transition,
 )
 
-__all__ = ["PostMortemHttp"]
+__all__ = ["PostMortemHttp", "parse_rev", "read_page"]
 
 _NUMBER = re.compile("[1-9][0-9]{0,8}", re.ASCII)
 _LAST = 2**31 - 1
@@ -98,19 +98,13 @@ class PostMortemHttp:
     async def revisions(self, request: Request, principal: Principal) -> Response:
         """GET /api/v1/incidents/{ref}/postmortem/revisions."""
         query, incident_id = read_query(request, RevisionsQuery), await self._incident(request, principal)
-        before = _before(query, incident_id)
-        rows = await self._store.page(principal, incident_id, before=before, limit=query.limit + 1)
-        items, cursor = rows[: query.limit], None
-        if len(rows) > len(items):
-            cursor = encode_members(str(incident_id), [items[-1].rev], filters_hash(query))
-        page = RevisionPage(items=items, next_cursor=cursor)
-        return Answer.of(200, page, next_link(request, cursor)).response()
+        page = await read_page(self._store, principal, incident_id, query=query)
+        return Answer.of(200, page, next_link(request, page.next_cursor)).response()
 
     async def revision(self, request: Request, principal: Principal) -> Response:
         """GET /api/v1/incidents/{ref}/postmortem/revisions/{rev}."""
         query, incident_id = read_query(request, RevisionQuery), await self._incident(request, principal)
-        number = _NUMBER.fullmatch(request.path_params["rev"])
-        shown = await self._revision(principal, incident_id, int(number[0]) if number else 0)
+        shown = await self._revision(principal, incident_id, parse_rev(request))
         against = None
         if query.against is not None:
             other = await self._revision(principal, incident_id, query.against)
@@ -151,6 +145,24 @@ class PostMortemHttp:
             return Answer.of(201 if is_made else 200, written.revision, {"ETag": written.revision.etag})
 
         return await self._transactions.write(request, principal, answer, key=key)
+
+
+def parse_rev(request: Request) -> int:
+    """Read which revision the path means; 0, which there never is, if it is no number."""
+    number = _NUMBER.fullmatch(request.path_params["rev"])
+    return int(number[0]) if number else 0
+
+
+async def read_page(
+    store: service.Store, principal: Principal, incident_id: UUID, *, query: RevisionsQuery
+) -> RevisionPage:
+    """Read a page of the revisions of an incident that the asker was seen to see."""
+    before = _before(query, incident_id)
+    rows = await store.page(principal, incident_id, before=before, limit=query.limit + 1)
+    items, cursor = rows[: query.limit], None
+    if len(rows) > len(items):
+        cursor = encode_members(str(incident_id), [items[-1].rev], filters_hash(query))
+    return RevisionPage(items=items, next_cursor=cursor)
 
 
 def _before(query: RevisionsQuery, incident_id: UUID) -> int | None:

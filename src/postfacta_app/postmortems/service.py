@@ -6,7 +6,7 @@ take orders a revision among the facts: the timeline as of it is what its author
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
@@ -34,10 +34,12 @@ from .model import (
     next_stage,
 )
 
-__all__ = ["Matches", "Needs", "Store", "Written", "missing", "restore", "transition", "write"]
+__all__ = ["Matches", "Names", "Needs", "Store", "Written", "missing", "restore", "transition", "write"]
 
 Matches = Callable[[str | None], None]
 """Refuses, if the caller did not start from the revision with this ETag; None is before the first one."""
+Names = Callable[[Collection[str]], Awaitable[Mapping[str, str]]]
+"""Tells what people call those who signed facts; whoever has no name is left out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from ..web.body import format_time
 
 __all__ = [
     "Annotation",
+    "Content",
     "Edit",
     "Entry",
     "Facts",
@@ -212,6 +213,14 @@ class Facts:
     changes: Sequence[StatusChange] = ()
     annotations: Sequence[Annotation] = ()
     edits: Sequence[Edit] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a signal says besides its title, cut for reading; no rule looks at it."""
+
+    body: str | None
+    payload: str | None
 
 
 # What comes out

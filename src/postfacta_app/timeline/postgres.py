@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import datetime
 from uuid import UUID, uuid4
 
@@ -18,7 +18,7 @@ from ..incidents.query import IncidentFilters
 from ..principal import Principal
 from .annotations import NewAnnotation, ShownAnnotation
 from .edits import EntryRef, NewEdit, ShownEdit
-from .model import Annotation, Edit, Facts, Op, Precision, Signal, StatusChange
+from .model import Annotation, Content, Edit, Facts, Op, Precision, Signal, StatusChange
 from .query import RowKey
 from .verify import Revision
 
@@ -70,6 +70,9 @@ _EDIT = "e.id, e.at, e.op, e.signal_id, e.source, e.external_id, e.value::text, 
 _EDITS = f"""
 select {_EDIT} from edits e where e.incident_id = $1 and ($2::timestamptz is null or (e.at, e.id) > ($2, $3::uuid))
  order by e.at, e.id limit $4"""  # noqa: S608 - only constants of this module
+_LATEST_EDITS = f"""
+select {_EDIT} from edits e where e.incident_id = $1 and ($2::timestamptz is null or e.at < $2)
+ order by e.at desc, e.id desc limit $3"""  # noqa: S608 - only constants of this module
 _ADD_EDIT = f"""
 insert into edits as e (id, incident_id, at, op, source, external_id, value, reason, actor)
 values ($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8, $9) returning {_EDIT}"""  # noqa: S608 - only constants of this module
@@ -93,6 +96,14 @@ insert into annotations (id, root, supersedes, incident_id, kind, entry_source, 
   state, body, retracted)
 select $1, a.root, a.id, a.incident_id, a.kind, a.entry_source, a.entry_id, a.occurred_at, $3, $4, $5, $6, $7
   from annotations a where a.root = $2 and not exists (select from annotations l where l.supersedes = a.id)"""
+
+_CONTENTS = """
+select s.id, left(s.body, $2) as body,
+  case when s.payload <> '{}'::jsonb then left(jsonb_pretty(s.payload), $2) end as payload
+  from signals s where s.id = any ($1::uuid[])"""
+_NAMES = """
+select id, display_name as name from users where id = any ($1::uuid[])
+ union all select id, name from tokens where id = any ($1::uuid[]) and name is not null"""
 
 
 class TimelineStore:
@@ -160,6 +171,15 @@ class TimelineStore:
         )
         return [_edit(row) for row in rows]
 
+    async def latest_edits(
+        self, incident_id: UUID, before: datetime | None, limit: int
+    ) -> Sequence[ShownEdit]:
+        """List the edits of an incident that the asker was seen to see, newest first."""
+        rows = await self._database.fetch(
+            _LATEST_EDITS, incident_id, before, limit, operation="edit_latest", repeatable=True
+        )
+        return [_edit(row) for row in rows]
+
     async def add_edit(self, unit: Unit, incident_id: UUID, new: NewEdit) -> ShownEdit:
         """Write an edit at the next instant of the incident."""
         entry = getattr(new, "entry", None)
@@ -183,6 +203,19 @@ class TimelineStore:
             _ANNOTATIONS, incident_id, at, last, limit, operation="annotation_list", repeatable=True
         )
         return [_annotation(row) for row in rows]
+
+    async def contents(self, signals: Sequence[UUID], letters: int) -> Mapping[UUID, Content]:
+        """Read the beginnings of what signals say, which the asker was seen to see."""
+        rows = await self._database.fetch(
+            _CONTENTS, signals, letters, operation="signal_contents", repeatable=True
+        )
+        return {row["id"]: Content(row["body"], row["payload"]) for row in rows}
+
+    async def names(self, actors: Collection[str]) -> Mapping[str, str]:
+        """Tell what people call those who signed facts; whoever has no name is left out."""
+        ids = {UUID(actor.partition(":")[2]): actor for actor in actors if ":" in actor}
+        rows = await self._database.fetch(_NAMES, list(ids), operation="actor_names", repeatable=True)
+        return {ids[row["id"]]: row["name"] for row in rows}
 
     async def incident_of(self, unit: Unit, root: UUID) -> UUID | None:
         """Tell which incident an annotation is about."""

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
 from ..principal import Principal
+from .markdown import markdown
 
 __all__ = ["Pages", "mark_stale", "span"]
 
@@ -56,6 +57,7 @@ class Pages:
         self._always = {"version": version, "here": ""}
         self._environment.filters.update(
             words=lambda value: str(value).replace("_", " ").capitalize(),
+            markdown=markdown,
             iso=datetime.isoformat,
             day=lambda at: f"{at:%Y-%m-%d}",
             clock=lambda at: f"{at:%H:%M:%S}",

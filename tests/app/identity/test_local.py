@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import anyio
@@ -17,20 +16,17 @@ from postfacta_app.identity.local import (
     Throttle,
     address,
     clear_cookie,
-    csrf_token,
     digest,
-    is_csrf_token,
-    is_same_origin,
     mint,
     presented,
     session_cookie,
 )
 from postfacta_app.identity.model import Kind
-from postfacta_app.principal import NOBODY, Principal, Role
+from postfacta_app.principal import Principal, Role
 from postfacta_core.context import RequestContext, bind_request, release_request
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
-ADA = Principal(actor="user:1", name="Ada", role=Role.VIEWER, session_csrf=csrf_token("secret"))
+ADA = Principal(actor="user:1", name="Ada", role=Role.VIEWER)
 
 
 class CountingHasher(PasswordHasher):
@@ -241,43 +237,3 @@ def test_the_cookie_is_bound_to_host_and_tls_except_on_a_developers_machine() ->
     assert clear_cookie(is_local=False) == (
         "__Host-postfacta=; Max-Age=0; Path=/; Secure; HttpOnly; SameSite=Lax"
     )
-
-
-def test_a_form_token_fits_its_own_session_only() -> None:
-    assert is_csrf_token(csrf_token("secret"), ADA)
-    assert not is_csrf_token(csrf_token("other"), ADA)
-    assert not is_csrf_token("é", ADA)
-    assert not is_csrf_token("", NOBODY)
-    assert csrf_token("secret") != digest("secret").hex()
-
-
-@pytest.mark.parametrize(
-    ("headers", "same"),
-    [
-        ({}, False),
-        ({"origin": "https://app.example"}, True),
-        ({"origin": "http://APP.example"}, True),
-        ({"origin": "https://app.example:8443"}, False),
-        ({"origin": "https://app.example.evil"}, False),
-        ({"origin": "https://evil.example"}, False),
-        ({"origin": "null"}, False),
-        ({"origin": "https://[::1"}, False),
-        ({"sec-fetch-site": "same-origin"}, True),
-        ({"sec-fetch-site": "same-origin", "origin": "null"}, True),
-        ({"sec-fetch-site": "same-site"}, False),
-        ({"sec-fetch-site": "none"}, False),
-        ({"sec-fetch-site": "cross-site", "origin": "https://app.example"}, False),
-        ({"sec-fetch-site": "cross-site", "origin": "https://friend.example"}, True),
-    ],
-    ids=str,
-)
-def test_only_a_page_of_ours_or_of_a_trusted_origin_is_the_same_origin(
-    headers: Mapping[str, str], *, same: bool
-) -> None:
-    given = {"host": "app.example", **headers}
-    assert is_same_origin(given, ["https://friend.example"]) is same
-
-
-def test_nothing_is_the_same_origin_as_no_host() -> None:
-    assert not is_same_origin({"origin": "null"})
-    assert not is_same_origin({"origin": "file://"})

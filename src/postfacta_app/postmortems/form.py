@@ -1,0 +1,276 @@
+"""One section of a post-mortem as a form of plain texts: what is shown, what was typed, what it means.
+
+A list is a text with an item on each line, and a line that begins with a space goes on with the item above. Rows
+(quantities, factors) are numbered fields, `factors-0-slug`; rows without any text are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from pydantic import JsonValue
+
+from ..errors import FieldError, InvalidFieldsError, MalformedError
+from ..web.body import parse, parse_json
+from .content import Content
+from .model import Draft
+
+__all__ = ["LISTS", "MOST_ROWS", "SECTIONS", "Form", "draft", "entry_text", "label", "rows", "shown", "typed"]
+
+Form = Mapping[str, str]
+
+SECTIONS: Final[Mapping[str, str]] = {
+    "summary": "Summary",
+    "impact": "Impact",
+    "detection": "Detection",
+    "trigger": "Trigger",
+    "response": "Response",
+    "factors": "Contributing factors",
+    "went_well": "What went well",
+    "went_poorly": "What went poorly",
+    "got_lucky": "Where we got lucky",
+    "surprises": "Surprises",
+    "open_questions": "Open questions",
+}
+"""The sections in the order in which they are read, and their titles."""
+
+LISTS: Final = ("went_well", "went_poorly", "got_lucky", "surprises", "open_questions")
+MOST_ROWS: Final = 50
+"""So many rows a section may have."""
+
+_FIELDS: Final[Mapping[str, Sequence[str]]] = {
+    "impact": ("impact-description", "impact-users_affected"),
+    "detection": ("detection-how", "detection-could_be_sooner"),
+    "trigger": ("trigger-kind", "trigger-description", "trigger-entry"),
+    "factors": ("factors_none_found",),
+}
+_ROWS: Final[Mapping[str, tuple[str, Sequence[str]]]] = {
+    "impact": ("impact-quantities", ("name", "value", "unit")),
+    "factors": (
+        "factors",
+        ("slug", "category", "statement", "safeguard", "why_it_made_sense", "evidence"),
+    ),
+}
+_LABELS: Final[Mapping[str, str]] = {
+    "slug": "Short name",
+    "category": "Where it lies",
+    "statement": "What it was",
+    "safeguard": "What should have held, and did not",
+    "why_it_made_sense": "Why people did what they did",
+    "kind": "What set it off",
+    "how": "How people came to know",
+    "could_be_sooner": "Could it have been sooner",
+    "value": "Number",
+    "message": "Why it changes",
+    "factors_none_found": "We looked, and found none",
+}
+_ROW_FIELD: Final = re.compile(r".*-(\d+)-([a-z_]+)")
+_ENTRY_WORDS: Final = "must be the source of an entry, a space and its id"
+_SLUG_WORDS: Final = "must be small letters, digits and hyphens, such as no-canary"
+
+
+def typed(section: str, fields: Form) -> Form:
+    """Take the fields of a section out of those that were sent, without space around them."""
+    form = {name: fields.get(name, "").strip() for name in _FIELDS.get(section, (section,))}
+    return form | _numbered(section, rows(section, fields))
+
+
+def rows(section: str, form: Form) -> Sequence[Mapping[str, str]]:
+    """List the rows that hold something, each with its fields that do."""
+    if section not in _ROWS:
+        return []
+    prefix, names = _ROWS[section]
+    found = [
+        {name: text for name in names if (text := form.get(f"{prefix}-{n}-{name}", "").strip())}
+        for n in range(MOST_ROWS)
+    ]
+    return [row for row in found if row]
+
+
+def _numbered(section: str, of_rows: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    if section not in _ROWS:
+        return {}
+    prefix, _ = _ROWS[section]
+    return {f"{prefix}-{n}-{name}": text for n, row in enumerate(of_rows) for name, text in row.items()}
+
+
+# From what is stored
+
+
+def shown(section: str, content: Content) -> Form:
+    """Write a section as a form."""
+    match section:
+        case "impact":
+            impact = content.impact
+            users = "" if impact.users_affected is None else str(impact.users_affected)
+            quantities = [
+                {"name": it.name, "value": repr(it.value).removesuffix(".0"), "unit": it.unit}
+                for it in impact.quantities
+            ]
+            form = {"impact-description": impact.description, "impact-users_affected": users}
+            return form | _numbered(section, quantities)
+        case "detection":
+            detection = content.detection
+            return {"detection-how": detection.how, "detection-could_be_sooner": detection.could_be_sooner}
+        case "trigger":
+            trigger = content.trigger
+            entry = "" if trigger.entry is None else entry_text(trigger.entry.source, trigger.entry.id)
+            return {
+                "trigger-kind": trigger.kind,
+                "trigger-description": trigger.description,
+                "trigger-entry": entry,
+            }
+        case "factors":
+            factors = [
+                {
+                    "slug": it.slug,
+                    "category": it.category,
+                    "statement": it.statement,
+                    "safeguard": it.safeguard or "",
+                    "why_it_made_sense": it.why_it_made_sense or "",
+                    "evidence": "\n".join(entry_text(entry.source, entry.id) for entry in it.evidence),
+                }
+                for it in content.factors
+            ]
+            none_found = "yes" if content.factors_none_found else ""
+            return {"factors_none_found": none_found} | _numbered(section, factors)
+        case _:
+            value: str | Sequence[str] = getattr(content, section)
+            if not isinstance(value, str):
+                value = "\n".join(item.replace("\n", "\n  ") for item in value)
+            return {section: value}
+
+
+def entry_text(source: str, identity: str) -> str:
+    """Name an entry of the timeline as it is typed; odd names are JSON, so that each can be read back."""
+    if source.isprintable() and identity.isprintable() and " " not in source and not source.startswith("["):
+        return f"{source} {identity}"
+    return json.dumps([source, identity], ensure_ascii=False)
+
+
+# To what is stored
+
+
+def draft(base: Content, section: str, form: Form, *, message: str) -> Draft:
+    """Put what was typed in the place of a section.
+
+    Raises:
+        InvalidFieldsError: With the names of the form's fields as pointers.
+    """
+    content = base.model_dump(mode="json") | _value(section, form)
+    try:
+        return parse(Draft, {"content": content, "message": message.strip() or None})
+    except InvalidFieldsError as refusal:
+        raise InvalidFieldsError(
+            "Some fields need another look", errors=[_named(section, error) for error in refusal.errors]
+        ) from None
+
+
+def label(name: str) -> str:
+    """Say what a field is called; one of a row with the number of the row."""
+    row = _ROW_FIELD.fullmatch(name)
+    own = row[2] if row else name.rpartition("-")[2]
+    words = _LABELS.get(own) or SECTIONS.get(own) or own.replace("_", " ").capitalize()
+    return f"{words} (no. {int(row[1]) + 1})" if row else words
+
+
+def _value(section: str, form: Form) -> dict[str, JsonValue]:
+    # What cannot be read stays a text, so that the model says what it wanted instead.
+    match section:
+        case "impact":
+            return {
+                "impact": {
+                    "description": form["impact-description"],
+                    "users_affected": _number(form["impact-users_affected"])
+                    if form["impact-users_affected"]
+                    else None,
+                    "quantities": [
+                        {**row, "value": _number(row["value"])} if "value" in row else dict(row)
+                        for row in rows(section, form)
+                    ],
+                }
+            }
+        case "detection":
+            return {
+                "detection": {
+                    "how": form["detection-how"],
+                    "could_be_sooner": form["detection-could_be_sooner"],
+                }
+            }
+        case "trigger":
+            return {
+                "trigger": {
+                    "kind": form["trigger-kind"],
+                    "description": form["trigger-description"],
+                    "entry": _entry(form["trigger-entry"]) if form["trigger-entry"] else None,
+                }
+            }
+        case "factors":
+            return {
+                "factors": [
+                    {
+                        **row,
+                        "evidence": [
+                            _entry(line) for line in row.get("evidence", "").split("\n") if line.strip()
+                        ],
+                    }
+                    for row in rows(section, form)
+                ],
+                "factors_none_found": bool(form["factors_none_found"]),
+            }
+        case _:
+            return {section: [*_items(form[section])] if section in LISTS else form[section]}
+
+
+def _items(text: str) -> Sequence[str]:
+    items: list[str] = []
+    for line in text.split("\n"):
+        if items and line[:1].isspace():
+            items[-1] += "\n" + line.strip()
+        elif line.strip():
+            items.append(line.strip())
+    return [item.strip() for item in items]
+
+
+def _number(text: str) -> JsonValue:
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _entry(text: str) -> JsonValue:
+    text = text.strip()
+    if text.startswith("["):
+        try:
+            match parse_json(text.encode()):
+                case [str(source), str(identity)]:
+                    return {"source": source, "id": identity}
+                case _:
+                    return text
+        except MalformedError:
+            return text
+    source, _, identity = text.partition(" ")
+    return {"source": source, "id": identity.strip()}
+
+
+def _named(section: str, error: FieldError) -> FieldError:
+    """Call a broken rule by the name of its field."""
+    _, _, *parts = error.pointer.split("/")
+    message = error.message
+    if error.pointer == "/message":
+        parts = ["message"]
+    elif "evidence" in parts:
+        parts, message = parts[:3], _ENTRY_WORDS
+    elif parts[:2] == ["trigger", "entry"]:
+        parts, message = parts[:2], _ENTRY_WORDS
+    elif parts[-1:] == ["slug"]:
+        message = _SLUG_WORDS
+    elif section in LISTS and parts[1:]:
+        parts, message = parts[:1], f"item {int(parts[1]) + 1} {message}"
+    return FieldError("-".join(parts) or section, error.code, message)

@@ -1,0 +1,137 @@
+"""All that people did to an incident as one list, newest first: edits, revisions, and the audit log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import groupby
+from typing import Final
+
+from pydantic import JsonValue
+
+from ..identity.model import AuditEntry
+from ..timeline.edits import ShownEdit
+from ..timeline.model import Op
+from .model import RevisionSummary
+
+__all__ = ["MOST", "Event", "Source", "merge", "of_audit", "of_edits", "of_revisions"]
+
+MOST: Final = 200
+"""So many records of each kind are read for one page."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that somebody did.
+
+    Attributes:
+        kind: `timeline`, `post-mortem` or `audit`.
+        what: What was done, in words.
+        why: The reason or message that was given.
+        rev: The revision that came of it.
+    """
+
+    at: datetime
+    actor: str
+    kind: str
+    what: str
+    why: str | None = None
+    rev: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Events of one kind, and the moment back to which they are complete; None is the beginning."""
+
+    events: Sequence[Event]
+    since: datetime | None
+
+
+def merge(sources: Iterable[Source]) -> tuple[Sequence[Event], datetime | None]:
+    """Put the events in one order as far back as all kinds are complete; tell before when the next page begins."""
+    sources = list(sources)
+    horizon = max((it.since for it in sources if it.since is not None), default=None)
+    events = [it for source in sources for it in source.events if horizon is None or it.at > horizon]
+    before = None if horizon is None else horizon + timedelta(microseconds=1)
+    return sorted(events, key=lambda it: (it.at, it.rev or 0), reverse=True), before
+
+
+# What each kind is called
+
+
+_DONE: Final[Mapping[Op, str]] = {
+    Op.ATTACH: "Attached",
+    Op.DETACH: "Took off",
+    Op.SET_TIME: "Set the time of",
+    Op.SET_TITLE: "Named",
+    Op.CLOCK_OFFSET: "Shifted the clock of",
+    Op.MILESTONE: "Set the milestone",
+    Op.HIDE: "Hid",
+    Op.UNHIDE: "Showed again",
+    Op.PIN: "Pinned",
+    Op.UNPIN: "Unpinned",
+}
+
+
+def of_edits(edits: Sequence[ShownEdit]) -> Sequence[Event]:
+    """Tell what was decided about the timeline; signals that were attached at once are one event."""
+    events: list[Event] = []
+    for (at, op, actor, why), group in groupby(edits, lambda it: (it.at, it.op, it.actor, it.reason)):
+        together = list(group)
+        for edit in together[:1] if op in {Op.ATTACH, Op.DETACH} else together:
+            words = _edited(edit, len(together))
+            events.append(Event(at=at, actor=actor, kind="timeline", what=words, why=why))
+    return events
+
+
+def _edited(edit: ShownEdit, count: int) -> str:
+    value: Mapping[str, JsonValue] = edit.value or {}
+    entry = f"{edit.entry.source} {edit.entry.id}" if edit.entry else ""
+    match edit.op:
+        case Op.ATTACH | Op.DETACH:
+            about = f"{count} {'signal' if count == 1 else 'signals'}"
+        case Op.SET_TIME:
+            to = f"{value['at']}, known to the {value['precision']}" if value else "what its source says"
+            about = f"{entry} to {to}"
+        case Op.SET_TITLE:
+            about = f"{entry} “{value['title']}”" if value else f"{entry} what its source calls it"
+        case Op.CLOCK_OFFSET:
+            about = f"{edit.source} by {value.get('ms', 0)} ms"
+        case Op.MILESTONE:
+            name = str(value.get("name", "")).replace("_", " ")
+            about = f"“{name}” to {value.get('at') or 'unknown'}"
+        case _:
+            about = entry
+    return f"{_DONE[edit.op]} {about}"
+
+
+def of_revisions(revisions: Iterable[RevisionSummary]) -> Sequence[Event]:
+    """Tell which revisions of the post-mortem were written."""
+    return [
+        Event(
+            at=it.at,
+            actor=it.author,
+            kind="post-mortem",
+            what=f"Wrote revision {it.rev}, {it.status.replace('_', ' ')}"
+            + (f", from revision {it.restored_from}" if it.restored_from else ""),
+            why=it.message,
+            rev=it.rev,
+        )
+        for it in revisions
+    ]
+
+
+def of_audit(entries: Iterable[AuditEntry]) -> Sequence[Event]:
+    """Tell what the audit log says."""
+    return [
+        Event(
+            at=it.at,
+            actor=it.actor,
+            kind="audit",
+            what=f"{it.action} {it.object}"
+            + (f" {json.dumps(it.detail, ensure_ascii=False)}" if it.detail else ""),
+        )
+        for it in entries
+    ]

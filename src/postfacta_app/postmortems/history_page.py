@@ -1,0 +1,86 @@
+"""The page of what people did to an incident."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..identity.model import AuditEntry, AuditQuery
+from ..incidents import service as incidents
+from ..incidents.http import parse_ref
+from ..principal import Principal
+from ..timeline.edits import ShownEdit
+from ..web.body import Time, format_time, read_query
+from ..web.paging import next_page
+from ..web.render import Pages
+from . import service
+from .history import MOST, Source, merge, of_audit, of_edits, of_revisions
+
+__all__ = ["HistoryPage"]
+
+Edits = Callable[[UUID, datetime | None, int], Awaitable[Sequence[ShownEdit]]]
+"""Lists the edits of an incident before a moment, newest first."""
+Audit = Callable[[AuditQuery, int | None], Awaitable[Sequence[AuditEntry]]]
+"""Lists one entry more than asked for, newest first."""
+
+
+class _Before(BaseModel):
+    """Where a page of the history begins; the parameter is called as everywhere else."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cursor: Time | None = Field(None, description="Only what was done before it.")
+
+
+class HistoryPage:
+    """The page `/incidents/{ref}/history`.
+
+    Args:
+        needs: Where incidents and revisions are.
+        edits: Lists edits of the timeline.
+        audit: Lists the audit log, for administrators alone.
+        names: Tells what people call whoever did something.
+        pages: Renders.
+    """
+
+    def __init__(
+        self, needs: service.Needs, pages: Pages, *, edits: Edits, audit: Audit, names: service.Names
+    ) -> None:
+        self._needs = needs
+        self._pages = pages
+        self._edits = edits
+        self._audit = audit
+        self._names = names
+
+    async def show(self, request: Request, principal: Principal) -> Response:
+        """GET /incidents/{ref}/history."""
+        before = read_query(request, _Before).cursor
+        incident = await self._needs.incidents.find(principal, parse_ref(request))
+        if incident is None:
+            raise incidents.missing()
+        edits = await self._edits(incident.id, before, MOST)
+        revisions = await self._needs.revisions.page(principal, incident.id, before=None, limit=MOST)
+        written = [it for it in revisions if before is None or it.at < before]
+        sources = [
+            Source(of_edits(edits), edits[-1].at if len(edits) == MOST else None),
+            Source(of_revisions(written), revisions[-1].at if len(revisions) == MOST else None),
+        ]
+        if principal.is_admin:
+            query = AuditQuery.model_validate({"incident": incident.id, "to": before, "limit": MOST})
+            entries = await self._audit(query, None)
+            sources.append(Source(of_audit(entries), entries[-1].at if len(entries) > MOST else None))
+        events, older = merge(sources)
+        context = {
+            "here": "incidents",
+            "item": incident,
+            "tab": "history",
+            "events": events,
+            "names": await self._names({it.actor for it in events}),
+            "next_url": next_page(request, format_time(older)) if older else None,
+        }
+        return self._pages.page("history.html", context, principal=principal)

@@ -1,0 +1,139 @@
+"""The incidents of the demo, recorded by the same use cases as what comes through the API."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+from postfacta_core.aio.database import Connection, Database
+
+from .actions import service as actions
+from .actions.model import NewAction
+from .actions.postgres import PostgresActions
+from .db import Unit
+from .incidents import service as incidents
+from .incidents.model import Incident, Move, NewIncident
+from .incidents.postgres import PostgresIncidents
+from .links import service as links
+from .links.model import NewLink
+from .links.postgres import PostgresLinks
+from .postmortems import model, service as postmortems
+from .postmortems.postgres import PostgresPostMortems
+from .principal import Principal, Role
+from .signals import service as signals
+from .signals.model import Fact, NewSignal
+from .signals.postgres import PostgresSignals
+from .timeline import annotations as remarks, edits
+from .timeline.postgres import TimelineStore
+from .web.body import format_time, parse
+
+__all__ = ["SEEDER", "Samples"]
+
+SEEDER: Final = Principal(actor="demo", name="demo", role=Role.ADMIN)
+"""Whoever records them."""
+
+_FILE: Final = Path(__file__).with_name("samples.json")
+# A moment in minutes, or a day in days: from the declaration, and from today.
+_MOMENT: Final = re.compile(r'"T([+-]\d+(?:\.\d+)?)"')
+_DAY: Final = re.compile(r'"D([+-]\d+)"')
+_PEOPLE: Final = "manual"
+
+
+class Samples:
+    """Records the samples inside a transaction: all or nothing.
+
+    Args:
+        database: Where they go.
+        connection: Its connection that has the transaction.
+        now: They end at that time.
+    """
+
+    def __init__(self, database: Database, connection: Connection, *, now: datetime) -> None:
+        self._connection = connection
+        self._now = now
+        self._unit = Unit(connection, SEEDER, None)
+        self._incidents = PostgresIncidents(database)
+        self._signals = PostgresSignals(database)
+        self._timelines = TimelineStore(database)
+        self._actions = actions.Needs(self._incidents, PostgresActions(database))
+        self._links = links.Needs(self._incidents, PostgresLinks(database))
+        self._postmortems = postmortems.Needs(
+            self._incidents, PostgresPostMortems(database), self._timelines, self._actions.actions
+        )
+
+    async def record(self) -> None:
+        """Record each with all that is told of it; a link leads to one that stands before it in the file."""
+        known: dict[str, UUID] = {}
+        for written in json.loads(_FILE.read_text()):
+            sample = self._read(written)
+            incident = await self._incident(sample)
+            await self._attach(incident, sample.get("signals", {}))
+            await self._remarks(incident.id, sample)
+            await self._aftermath(incident.id, sample)
+            for link in sample.get("links", ()):
+                new = parse(NewLink, link)
+                await links.link(self._unit, self._links, incident.id, to=known[new.to], new=new)
+            known[sample["key"]] = incident.id
+
+    async def _incident(self, sample: Mapping[str, Any]) -> Incident:
+        new = parse(NewIncident, sample["incident"])
+        incident = await incidents.create(self._unit, self._incidents, new, now=self._now)
+        for move in sample["moves"]:
+            wish = parse(Move, move)
+            await incidents.transition(self._unit, self._incidents, incident.id, wish=wish, now=self._now)
+        return incident
+
+    async def _attach(self, incident: Incident, told: Mapping[str, Sequence[object]]) -> None:
+        for source, items in told.items():
+            # A machine has a token of its own source, and people have none.
+            token = Principal(actor="demo", name=source, scopes=frozenset({"signals:write"}), source=source)
+            who = SEEDER if source == _PEOPLE else token
+            facts = [Fact.of(index, parse(NewSignal, item), who) for index, item in enumerate(items)]
+            unit = Unit(self._connection, who, None)
+            done = await signals.ingest(unit, self._signals, facts, now=self._now)
+            ids = [result.signal_id for result in done.results if result.signal_id]
+            await signals.attach(self._unit, self._signals, incident, ids=ids)
+
+    async def _remarks(self, incident: UUID, sample: Mapping[str, Any]) -> None:
+        stores = (self._unit, self._incidents, self._timelines)
+        for edit in sample.get("edits", ()):
+            await edits.add(*stores, ref=incident, new=parse(edits.AnyEdit, edit).root, now=self._now)
+        for remark in sample.get("annotations", ()):
+            new = parse(remarks.NewAnnotation, remark)
+            await remarks.add(*stores, ref=incident, new=new, now=self._now)
+
+    async def _aftermath(self, incident: UUID, sample: Mapping[str, Any]) -> None:
+        for action in sample.get("actions", ()):
+            await actions.add(self._unit, self._actions, incident, new=parse(NewAction, action))
+        if (told := sample.get("postmortem")) is not None:
+            draft = parse(model.Draft, {"content": told["content"]})
+            await postmortems.write(
+                self._unit, self._postmortems, incident, wish=draft, matches=_whatever_there_is
+            )
+            for stage in told["to"]:
+                wish = parse(model.Transition, {"to": stage})
+                await postmortems.transition(
+                    self._unit, self._postmortems, incident, wish=wish, matches=_whatever_there_is
+                )
+
+    def _read(self, written: Mapping[str, Any]) -> dict[str, Any]:
+        """Put times in the place of marks: `T-2.5` is two and a half minutes before it was declared."""
+        began = self._now.replace(second=0, microsecond=0) - timedelta(hours=written["hours_ago"])
+
+        def moment(found: re.Match[str]) -> str:
+            return f'"{format_time(min(began + timedelta(minutes=float(found[1])), self._now))}"'
+
+        def day(found: re.Match[str]) -> str:
+            return f'"{self._now.date() + timedelta(days=int(found[1]))}"'
+
+        sample: dict[str, Any] = json.loads(_DAY.sub(day, _MOMENT.sub(moment, json.dumps(written))))
+        return sample
+
+
+def _whatever_there_is(_etag: str | None) -> None:
+    """Write on: nobody else does."""

@@ -1,0 +1,243 @@
+"""Swim lanes: where each entry stands on a drawing with one lane a source, from left to right by time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import pairwise
+from typing import Final
+
+from ..web.render import span
+from .model import moment
+from .view import Line, Turn, clock
+
+__all__ = ["Break", "Chart", "Lane", "Mark", "Rule", "Tick", "chart"]
+
+# In units of the drawing; the page gives it at least 0.77 pixels a unit, so that a mark's target has 24 of them.
+_WIDTH: Final = 960.0
+_LEFT: Final = 176.0
+_RIGHT: Final = 916.0
+_LANE: Final = 40.0
+_ROW: Final = 18.0
+_LETTER: Final = 7.6
+_NAME: Final = 19  # So many letters of a source fit beside its lane.
+_EDGE: Final = 14.0
+_BREAK: Final = 96.0  # What stands for a silence that was cut out.
+_APART: Final = 60.0  # Between the texts of two ticks, from middle to middle.
+_MOST_CUTS: Final = 3
+_MOST_TICKS: Final = 8
+_SECOND, _MINUTE, _HOUR, _DAY = 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000
+_YEAR: Final = 365 * _DAY
+_STEPS: Final = [
+    *(_SECOND * it for it in (1, 5, 15, 30)),
+    *(_MINUTE * it for it in (1, 2, 5, 10, 15, 30)),
+    *(_HOUR * it for it in (1, 2, 3, 6, 12)),
+    *(_DAY * it for it in (1, 2, 7, 30, 91)),
+    _YEAR,
+]
+_SHAPES: Final = {
+    "change": "M0-8 8 0 0 8-8 0Z",
+    "alert": "M0-8 8 6H-8Z",
+    "recovery": "M0 8-8-6H8Z",
+    "human": "M-7 0a7 7 0 1 0 14 0a7 7 0 1 0-14 0Z",
+    "decision": "M-7-7H7V7H-7Z",
+    "status": "M-9-3H9V3H-9Z",
+    "other": "M-6 0a6 6 0 1 0 12 0a6 6 0 1 0-12 0Z",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """An entry: its outline is drawn around the point, and `label` tells it in words."""
+
+    x: float
+    line: Line
+    outline: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """The entries of one source, around a horizontal line."""
+
+    name: str
+    source: str
+    y: float
+    marks: Sequence[Mark]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A milestone: a vertical line with its name at the top, on the left side of it if `is_left`."""
+
+    x: float
+    y: float
+    turn: Turn
+    is_left: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A time on the axis."""
+
+    x: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """A silence that was cut out, around a place on the axis; `words` tell how long it was."""
+
+    x: float
+    words: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """The whole drawing; `top` and `bottom` are where the lanes begin and end."""
+
+    width: float
+    height: float
+    left: float
+    right: float
+    top: float
+    bottom: float
+    lanes: Sequence[Lane]
+    rules: Sequence[Rule]
+    ticks: Sequence[Tick]
+    breaks: Sequence[Break]
+    words: str
+
+
+def chart(shown: Sequence[Line], turns: Sequence[Turn]) -> Chart | None:
+    """Draw the lanes; None if there is nothing to draw."""
+    if not shown:
+        return None
+    scale = _Scale([line.entry.t for line in shown] + [turn.t for turn in turns])
+    rules, rows = _rules(scale, turns)
+    sources: dict[str, list[Line]] = {}
+    for line in shown:
+        sources.setdefault(line.entry.source, []).append(line)
+    top = rows * _ROW + 8
+    lanes = [
+        Lane(_short(source), source, top + _LANE * (n + 0.5), [_mark(scale, line) for line in of])
+        for n, (source, of) in enumerate(sources.items())
+    ]
+    bottom = top + _LANE * len(lanes)
+    return Chart(
+        width=_WIDTH,
+        height=bottom + 26,
+        left=_LEFT,
+        right=_RIGHT,
+        top=top,
+        bottom=bottom,
+        lanes=lanes,
+        rules=rules,
+        ticks=scale.ticks(),
+        breaks=scale.breaks(),
+        words=_words(shown, lanes, turns),
+    )
+
+
+class _Scale:
+    """Where a time stands. Silences that are longer than twice all the rest are cut out; one instant gets a minute."""
+
+    def __init__(self, times: Sequence[int]) -> None:
+        points = sorted(set(times))
+        if len(points) == 1:
+            points = [points[0] - _MINUTE // 2, points[0] + _MINUTE // 2]
+        self._cuts = _cuts(points)
+        ends = [points[0], *(t for cut in self._cuts for t in cut), points[-1]]
+        spans = list(zip(ends[::2], ends[1::2], strict=True))
+        self._length = sum(end - start for start, end in spans)
+        self._unit = (_RIGHT - _LEFT - 2 * _EDGE - _BREAK * len(self._cuts)) / self._length
+        self._spans: list[tuple[int, int, float]] = []
+        x = _LEFT + _EDGE
+        for start, end in spans:
+            self._spans.append((start, end, x))
+            x += (end - start) * self._unit + _BREAK
+
+    def x(self, t: int) -> float:
+        """Give the place of a time, between the ends of the lanes."""
+        start, end, x = next(it for it in reversed(self._spans) if it[0] <= t)
+        return round(x + (min(t, end) - start) * self._unit, 1)
+
+    def ticks(self) -> list[Tick]:
+        """Choose round times, at most nine, and the time at which each silence ends."""
+        longer = -(-self._length // (_MOST_TICKS * _YEAR)) * _YEAR
+        step = next((it for it in _STEPS if self._length <= it * _MOST_TICKS), longer)
+        ticks: list[Tick] = []
+        for start, end, x in self._spans:
+            if ticks or x > _LEFT + _EDGE:
+                ticks.append(Tick(round(x, 1), f"{moment(start):%m-%d %H:%M}"))
+            first = -(-start // step) * step
+            places = [(self.x(t), _round_time(t, step)) for t in range(first, end + 1, step)]
+            ticks += [Tick(at, text) for at, text in places if not ticks or at >= ticks[-1].x + _APART]
+        return ticks
+
+    def breaks(self) -> list[Break]:
+        """Say what was cut out."""
+        return [
+            Break(self.x(start) + _BREAK / 2, span(timedelta(microseconds=end - start)))
+            for start, end in self._cuts
+        ]
+
+
+def _cuts(points: Sequence[int]) -> list[tuple[int, int]]:
+    left = points[-1] - points[0]
+    cuts: list[tuple[int, int]] = []
+    for start, end in sorted(pairwise(points), key=lambda gap: gap[0] - gap[1])[:_MOST_CUTS]:
+        left -= end - start
+        if left <= 0 or end - start <= 2 * left:
+            break
+        cuts.append((start, end))
+    return sorted(cuts)
+
+
+def _round_time(t: int, step: int) -> str:
+    at = moment(t)
+    if step >= _DAY:
+        return f"{at:%Y-%m-%d}"
+    if t % _DAY == 0:
+        return f"{at:%m-%d}"
+    return f"{at:%H:%M:%S}" if step < _MINUTE else f"{at:%H:%M}"
+
+
+def _rules(scale: _Scale, turns: Sequence[Turn]) -> tuple[list[Rule], int]:
+    """Place the milestones, each name in the first row where it covers no other; tell how many rows that takes."""
+    ends: list[float] = []
+    rules: list[Rule] = []
+    for turn in sorted(turns, key=lambda it: it.t):
+        x, length = scale.x(turn.t), len(turn.name) * _LETTER + 10
+        is_left = x + length > _RIGHT
+        start = x - length if is_left else x
+        row = next((n for n, end in enumerate(ends) if end <= start), len(ends))
+        ends[row : row + 1] = [start + length]
+        rules.append(Rule(x, (row + 1) * _ROW - 4, turn, is_left))
+    return rules, len(ends)
+
+
+def _mark(scale: _Scale, line: Line) -> Mark:
+    entry = line.entry
+    label = f"{moment(entry.t):%Y-%m-%d} {clock(entry.t, entry.p)} {line.sign.word}: {entry.title}"
+    return Mark(scale.x(entry.t), line, _SHAPES[line.sign.name], label)
+
+
+def _short(source: str) -> str:
+    return source if len(source) <= _NAME else source[: _NAME - 1] + "…"
+
+
+def _words(shown: Sequence[Line], lanes: Sequence[Lane], turns: Sequence[Turn]) -> str:
+    first, last = (
+        f"{moment(it.entry.t):%Y-%m-%d} {clock(it.entry.t, it.entry.p)}" for it in (shown[0], shown[-1])
+    )
+    said = [
+        f"{len(shown)} {'entry' if len(shown) == 1 else 'entries'}",
+        f"from {len(lanes)} {'source' if len(lanes) == 1 else 'sources'}",
+        f"between {first} and {last} UTC.",
+    ]
+    marked = ", ".join(f"{turn.name.replace('_', ' ')} {turn.clock}" for turn in turns)
+    return (
+        " ".join(said) + (f" Milestones: {marked}." if marked else "") + " The timeline below tells the same."
+    )

@@ -1,0 +1,69 @@
+"""Edits as people type them: a time says by its digits how closely it is known."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from pydantic import JsonValue
+
+from ..errors import FieldError
+from ..web.body import format_time
+from ..web.forms import parse, read_typed_time
+from .edits import NewEdit, model_of
+from .model import Op, Precision
+
+__all__ = ["read_edit", "read_instant"]
+
+_DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_SECONDS: Final = re.compile(r"\d:\d\d:\d\d(\.)?", re.ASCII)
+_OFFSET: Final = re.compile(r"[+-]?\d{1,6}(\.\d{1,3})?", re.ASCII)
+_ELSEWHERE: Final = {Op.ATTACH, Op.DETACH}
+
+
+def read_edit(fields: Mapping[str, str]) -> NewEdit | tuple[FieldError, ...]:
+    """Read an edit from the fields of a form, or tell which rules they break.
+
+    `op` says which; `source` and `id` name the entry, `value` is what was typed. An empty time or title takes the
+    correction back. A clock is put forward by seconds.
+    """
+    if (op := fields.get("op", "")) not in set(Op) - _ELSEWHERE:
+        return (FieldError("/op", "unknown", "is no edit: open the page again and repeat it"),)
+    try:
+        value = _value(Op(op), fields)
+    except ValueError as error:
+        return (FieldError("/value", "value", str(error)),)
+    entry = {"source": fields.get("source", ""), "id": fields.get("id", "")}
+    return parse(model_of(op), {**fields, "entry": entry, "value": value})
+
+
+def read_instant(text: str) -> dict[str, JsonValue]:
+    """Read a time in UTC to the precision that is typed: a day, a minute, a second, or exact with a fraction.
+
+    Raises:
+        ValueError: If it is no time.
+    """
+    text = text.strip()
+    if _DAY.fullmatch(text):
+        return {"at": format_time(read_typed_time(f"{text} 00:00")), "precision": Precision.DAY}
+    at, seconds = read_typed_time(text), _SECONDS.search(text)
+    if seconds is None:
+        return {"at": format_time(at), "precision": Precision.MINUTE}
+    return {"at": format_time(at), "precision": Precision.EXACT if seconds[1] else Precision.SECOND}
+
+
+def _value(op: Op, fields: Mapping[str, str]) -> JsonValue:
+    typed = fields.get("value", "")
+    if op is Op.SET_TIME:
+        return read_instant(typed) if typed.strip() else None
+    if op is Op.SET_TITLE:
+        return {"title": typed} if typed.strip() else None
+    if op is Op.MILESTONE:
+        at: dict[str, JsonValue] = read_instant(typed) if typed.strip() else {"at": None}
+        return {"name": fields.get("name", ""), **at}
+    if op is Op.CLOCK_OFFSET:
+        if _OFFSET.fullmatch(typed.strip()) is None:
+            raise ValueError("must be a number of seconds, such as 120 or -90.5")
+        return {"ms": round(float(typed) * 1000)}
+    return None

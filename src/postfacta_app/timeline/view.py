@@ -1,0 +1,321 @@
+"""A timeline as a page shows it: days, moments, silence between them, milestones across."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import groupby, pairwise
+from typing import ClassVar, Final
+from uuid import UUID
+
+from ..web.render import span
+from .annotations import AnnotationKind, ShownAnnotation
+from .edits import ShownEdit
+from .model import Content, Entry, Op, Precision, StatusChange, moment
+
+__all__ = [
+    "Day",
+    "Gap",
+    "Line",
+    "Moment",
+    "Sign",
+    "Turn",
+    "anchor",
+    "clock",
+    "days",
+    "is_narrative",
+    "lines",
+    "stamp",
+]
+
+_DAY: Final = Precision.DAY.width
+_SILENCE: Final = 600_000_000  # Ten minutes: a longer gap is written.
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """What sort of entry it is, for the eye and in a word; `name` is its class in the style sheet."""
+
+    name: str
+    shape: str
+    word: str
+
+
+_SIGNS: Final = {
+    "change": Sign("change", "◆", "Change"),
+    "alert_firing": Sign("alert", "▲", "Alert"),
+    "alert_resolved": Sign("recovery", "▽", "Recovery"),
+    "page": Sign("alert", "▲", "Page"),
+    "metric": Sign("other", "○", "Metric"),
+    "log": Sign("other", "○", "Log"),
+    "status": Sign("status", "▬", "Status"),
+    "action": Sign("human", "●", "Action"),
+    "note": Sign("human", "●", "Note"),
+    "other": Sign("other", "○", "Other"),
+}
+_REMARKS: Final = {
+    AnnotationKind.NOTE: _SIGNS["note"],
+    AnnotationKind.DECISION: Sign("decision", "■", "Decision"),
+    AnnotationKind.HYPOTHESIS: Sign("human", "●", "Hypothesis"),
+    AnnotationKind.QUESTION: Sign("human", "●", "Question"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """An entry with all that people said and decided about it.
+
+    Attributes:
+        anchor: Where it is on the page.
+        known: When people knew, if that was later than it happened.
+        shift: By how much its source's clock was put right, such as `+2 min`.
+        was: The time that its fact told, if people corrected it.
+        remark: What somebody said, if that is what the entry is.
+        reason: Why the incident was moved, if that is what the entry is.
+        beneath: What people said about it, oldest first.
+        decided: The edits that count for it, and why.
+        content: What its signal says besides the title.
+    """
+
+    entry: Entry
+    anchor: str
+    sign: Sign
+    known: str = ""
+    shift: str = ""
+    was: str = ""
+    remark: ShownAnnotation | None = None
+    reason: str | None = None
+    beneath: Sequence[ShownAnnotation] = ()
+    decided: Sequence[ShownEdit] = ()
+    content: Content | None = None
+
+    @property
+    def text(self) -> str:
+        """What was said at more length than the title has."""
+        said = (
+            self.remark.body if self.remark else (self.reason or (self.content and self.content.body) or "")
+        )
+        first, _, rest = said.strip().partition("\n")
+        return rest.strip() if first == self.entry.title else said
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Entries with one time."""
+
+    form: ClassVar[str] = "moment"
+    t: int
+    p: Precision
+    lines: Sequence[Line]
+
+    @property
+    def at(self) -> datetime:
+        """The beginning of it."""
+        return moment(self.t)
+
+    @property
+    def clock(self) -> str:
+        """Its time of day, as closely as it is known."""
+        return clock(self.t, self.p)
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A silence of more than ten minutes, in words."""
+
+    form: ClassVar[str] = "gap"
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A milestone across the timeline; `since` tells how long after the first one, in words, or nothing."""
+
+    form: ClassVar[str] = "turn"
+    name: str
+    t: int
+    p: Precision
+    since: str = ""
+    is_derived: bool = False
+
+    @property
+    def at(self) -> datetime:
+        """The beginning of it."""
+        return moment(self.t)
+
+    @property
+    def anchor(self) -> str:
+        """Where it is on the page."""
+        return f"m-{self.name}"
+
+    @property
+    def clock(self) -> str:
+        """Its time of day, as closely as it is known."""
+        return clock(self.t, self.p)
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """What happened on one day, in UTC."""
+
+    at: datetime
+    items: Sequence[Moment | Gap | Turn]
+
+
+def lines(
+    entries: Sequence[Entry],
+    *,
+    edits: Sequence[ShownEdit] = (),
+    remarks: Sequence[ShownAnnotation] = (),
+    moves: Sequence[StatusChange] = (),
+    contents: Mapping[UUID, Content] | None = None,
+) -> list[Line]:
+    """Put beside each entry, in the order given, what belongs to it; edits and remarks come oldest first."""
+    last = _last(edits)
+    said = {f"annotation:{it.id}": it for it in remarks}
+    why = {f"status:{it.id}": it.reason for it in moves}
+    beneath: dict[tuple[str, str], list[ShownAnnotation]] = defaultdict(list)
+    for it in remarks:
+        if it.entry is not None:
+            beneath[it.entry.source, it.entry.id].append(it)
+    made: list[Line] = []
+    for entry in entries:
+        decided = _decided(entry, last)
+        corrected = any(edit.op is Op.SET_TIME for edit in decided)
+        remark = said.get(entry.id) if entry.source == "human" else None
+        made.append(
+            Line(
+                entry=entry,
+                anchor=anchor(entry.source, entry.id),
+                sign=_REMARKS[remark.kind] if remark is not None else _SIGNS[entry.kind],
+                known=_known(entry),
+                shift="" if corrected else _shift(entry),
+                was=_original(entry) if corrected else "",
+                remark=remark,
+                reason=why.get(entry.id) if entry.source == "postfacta" else None,
+                beneath=beneath[entry.source, entry.id],
+                decided=decided,
+                content=(contents or {}).get(entry.signal_id) if entry.signal_id else None,
+            )
+        )
+    return made
+
+
+def is_narrative(line: Line) -> bool:
+    """Tell whether it belongs to the story: it is pinned, or comes from people, as moves do."""
+    return line.entry.pinned or line.entry.source in {"human", "postfacta"}
+
+
+def days(shown: Sequence[Line], turns: Sequence[Turn]) -> list[Day]:
+    """Lay lines out by day and moment; at one time a milestone stands before what happened."""
+    moments = list(_moments(shown))
+    placed: list[tuple[int, int, Moment | Gap | Turn]] = [
+        *((turn.t, 0, turn) for turn in turns),
+        *((it.t, 1, it) for it in moments),
+        *((it.t, 2, Gap(words)) for it, after in pairwise(moments) if (words := _silence(it, after))),
+    ]
+    placed.sort(key=lambda place: place[:2])
+    return [
+        Day(moment(day * _DAY), [item for _, _, item in items])
+        for day, items in groupby(placed, key=lambda place: place[0] // _DAY)
+    ]
+
+
+def anchor(source: str, identity: str) -> str:
+    """Name the place of an entry on the page: the same for ever, and fit for an address."""
+    return "e-" + hashlib.sha256(repr((source, identity)).encode()).hexdigest()[:12]
+
+
+def clock(t: int, p: Precision) -> str:
+    """Write the time of day as closely as it is known."""
+    at = moment(t)
+    match p:
+        case Precision.DAY:
+            return "that day"
+        case Precision.HOUR:
+            return f"≈{at:%H} h"
+        case Precision.MINUTE:
+            return f"≈{at:%H:%M}"
+        case _:
+            return f"{at:%H:%M:%S}"
+
+
+def stamp(t: int, p: Precision) -> str:
+    """Write a time as people type it, to its precision; what is typed back so means the same."""
+    at = moment(t)
+    match p:
+        case Precision.DAY:
+            return f"{at:%Y-%m-%d}"
+        case Precision.HOUR | Precision.MINUTE:
+            return f"{at:%Y-%m-%d %H:%M}"
+        case Precision.SECOND:
+            return f"{at:%Y-%m-%d %H:%M:%S}"
+        case _:
+            return f"{at:%Y-%m-%d %H:%M:%S.%f}"
+
+
+def _moments(shown: Sequence[Line]) -> Iterator[Moment]:
+    for (t, p), same in groupby(shown, key=lambda line: (line.entry.t, line.entry.p)):
+        yield Moment(t, p, list(same))
+
+
+def _silence(before: Moment, after: Moment) -> str:
+    """Write how long nothing was heard; within an hour or a day that are all one knows, nobody can tell."""
+    if min(before.p.rank, after.p.rank) < Precision.MINUTE.rank or after.t - before.t <= _SILENCE:
+        return ""
+    return span(timedelta(microseconds=after.t - before.t))
+
+
+def _last(edits: Sequence[ShownEdit]) -> dict[tuple[str, str, str], ShownEdit]:
+    """Of the edits of one sort about one target, the last one counts."""
+    same = {Op.UNHIDE: Op.HIDE, Op.UNPIN: Op.PIN}
+    last: dict[tuple[str, str, str], ShownEdit] = {}
+    for edit in edits:
+        source, identity = (edit.entry.source, edit.entry.id) if edit.entry else (edit.source or "", "")
+        last[same.get(edit.op, edit.op), source, identity] = edit
+    return last
+
+
+def _decided(entry: Entry, last: Mapping[tuple[str, str, str], ShownEdit]) -> list[ShownEdit]:
+    """Find the edits that made the entry other than its fact, and so need a who and a why."""
+    moved = (entry.t, entry.p) != (
+        entry.original_precision.floor(entry.occurred_at),
+        entry.original_precision,
+    )
+    corrected = last.get((Op.SET_TIME, entry.source, entry.id))
+    time = corrected if corrected and corrected.value else last.get((Op.CLOCK_OFFSET, entry.source, ""))
+    given = (
+        (moved, time),
+        (entry.title != entry.original_title, last.get((Op.SET_TITLE, entry.source, entry.id))),
+        (entry.hidden, last.get((Op.HIDE, entry.source, entry.id))),
+    )
+    return [edit for applies, edit in given if applies and edit is not None]
+
+
+def _shift(entry: Entry) -> str:
+    by = entry.t - entry.original_precision.floor(entry.occurred_at)
+    if by == 0:
+        return ""
+    sign, length = "+" if by > 0 else "\N{MINUS SIGN}", abs(by)
+    if length < 1_000_000:  # noqa: PLR2004 - a second
+        return f"{sign}{length // 1000} ms"
+    minutes, micros = divmod(length, 60_000_000)
+    hours, minutes = divmod(minutes, 60)
+    seconds = f"{micros / 1e6:g} s" if micros else ""
+    parts = (f"{hours} h" if hours else "", f"{minutes} min" if minutes else "", seconds)
+    return sign + " ".join(part for part in parts if part)
+
+
+def _original(entry: Entry) -> str:
+    t, p = entry.original_precision.floor(entry.occurred_at), entry.original_precision
+    return clock(t, p) if t // _DAY == entry.t // _DAY else f"{moment(t):%Y-%m-%d} {clock(t, p)}"
+
+
+def _known(entry: Entry) -> str:
+    if entry.known_at is None or entry.known_at < entry.t + max(entry.p.width, 60_000_000):
+        return ""
+    at = moment(entry.known_at)
+    return f"{at:%H:%M}" if entry.known_at // _DAY == entry.t // _DAY else f"{at:%Y-%m-%d %H:%M}"

@@ -1,0 +1,193 @@
+"""The page of an incident's actions: added, moved, given up, and marked when they are late."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from hypothesis import given, strategies as st
+
+from postfacta_app.actions.board import due_words, line, order
+from postfacta_app.actions.model import Action, ActionStatus, ActionType
+from tests.app.desk import Desk, desk_of
+from tests.app.live import Service
+from tests.app.screen import Screen, forms_of
+
+NOW = datetime(2026, 2, 7, 12, tzinfo=UTC)
+
+
+def action(**fields: object) -> Action:
+    base = Action(
+        id=UUID(int=1), incident_id=UUID(int=2), incident="INC-1", type=ActionType.PREVENT, title="Try one first",
+        factor=None, owner=None, priority=None, due_on=None, url=None, status=ActionStatus.OPEN, closed_at=None,
+        closed_reason=None, version=1, created_by="anonymous", created_at=NOW - timedelta(days=3), updated_at=NOW,
+    )  # fmt: skip
+    return base.model_copy(update=fields)
+
+
+@pytest.mark.parametrize(
+    ("days", "words"),
+    [
+        (-2, "overdue by 2 days"),
+        (-1, "overdue by 1 day"),
+        (0, "due today"),
+        (1, "due tomorrow"),
+        (2, "due in 2 days"),
+    ],
+)
+def test_how_far_a_day_is_off_is_said_in_words(days: int, words: str) -> None:
+    shown = line(action(due_on=NOW.date() + timedelta(days=days)), NOW)
+    assert (shown.due, due_words(days)) == (words, words)
+    assert shown.is_overdue == (days < 0)
+
+
+def test_a_closed_action_is_never_late_and_its_age_has_stopped() -> None:
+    done = action(due_on=date(2026, 1, 1), status=ActionStatus.DONE, closed_at=NOW - timedelta(days=1))
+    shown = line(done, NOW)
+    assert (shown.due, shown.is_overdue, shown.age) == ("", False, timedelta(days=2))
+    assert line(action(), NOW).age == timedelta(days=3)
+
+
+@given(
+    st.lists(st.tuples(st.none() | st.dates(date(2026, 1, 1), date(2026, 3, 1)), st.booleans()), max_size=8)
+)
+def test_what_is_due_first_stands_first_and_what_is_closed_last(
+    kinds: list[tuple[date | None, bool]],
+) -> None:
+    lines = [
+        line(
+            action(due_on=due, status=ActionStatus.OPEN if is_open else ActionStatus.DONE, closed_at=NOW), NOW
+        )
+        for due, is_open in kinds
+    ]
+    ordered = order(lines)
+    assert sorted(map(id, ordered)) == sorted(map(id, lines))
+    places = [(not it.action.is_open, it.action.due_on or date.max) for it in ordered]
+    assert places == sorted(places)
+
+
+@pytest.fixture
+async def screen(service: Service) -> Screen:
+    return await Screen.of(service)
+
+
+def path_of(desk: Desk) -> str:
+    return f"/incidents/{desk.ref}/actions"
+
+
+async def test_an_action_is_added_once_however_often_it_is_sent(desk: Desk, screen: Screen) -> None:
+    path = path_of(desk)
+    page = await screen.get(path)
+    assert "No action has been written down yet." in page.text
+    for _ in range(2):
+        await screen.send(
+            page, path, title="Try one server first", type="prevent", owner="Ada", due_on="2020-01-02", priority="1",
+            factor="no-canary", url="https://example.org/1",
+        )  # fmt: skip
+    (made,) = (await desk.get("/action-items"))["items"]
+    assert (made["title"], made["owner"], made["due_on"], made["priority"]) == ("Try one server first", "Ada", "2020-01-02", 1)  # fmt: skip
+    page = await screen.get(path)
+    assert "1 open, 1 overdue, 1 in all" in page.text
+    assert "Overdue by " in page.text
+    assert 'href="https://example.org/1" rel="noopener nofollow"' in page.text
+
+
+async def test_a_new_action_that_breaks_a_rule_comes_back_as_it_was_typed(desk: Desk, screen: Screen) -> None:
+    path = path_of(desk)
+    answer = await screen.send(
+        await screen.get(path),
+        path,
+        expect=422,
+        title="No",
+        due_on="tomorrow",
+        url="javascript:alert(1)",
+        owner="Ada",
+    )
+    fields = next(it for it in forms_of(answer) if it.action == path).fields
+    assert (fields["title"], fields["due_on"], fields["owner"]) == ("No", "tomorrow", "Ada")
+    for name, label in (("title", "What is to be done"), ("type", "What it is for"), ("due_on", "Due day")):
+        assert f'<a href="#f-{name}">{label}</a>' in answer.text
+    assert (await desk.get("/action-items"))["items"] == []
+
+
+async def test_buttons_move_an_action_and_nothing_is_given_up_without_a_reason(
+    desk: Desk, screen: Screen
+) -> None:
+    made = await desk.add_action()
+    path, one = path_of(desk), f"{path_of(desk)}/{made['id']}"
+    for status in ("in_progress", "done", "open"):
+        answer = await screen.send(await screen.get(path), one, having="status", status=status)
+        assert answer.headers["location"] == f"{path}#a-{made['id']}"
+        assert (await desk.get("/action-items"))["items"][0]["status"] == status
+    answer = await screen.send(await screen.get(path), one, expect=422, having="closed_reason")
+    assert f'<a href="#f-closed_reason-{made["id"]}">Why it will not be done</a>' in answer.text
+    await screen.send(answer, one, having="closed_reason", closed_reason="The server is gone.")
+    page = await screen.get(path)
+    assert "Will not be done" in page.text
+    assert "The server is gone." in page.text
+
+
+async def test_owner_and_day_are_changed_and_taken_away(desk: Desk, screen: Screen) -> None:
+    made = await desk.add_action(owner="Ada", due_on="2026-03-01")
+    path, one = path_of(desk), f"{path_of(desk)}/{made['id']}"
+    await screen.send(await screen.get(path), one, having="due_on", owner="Grace", due_on="")
+    (now,) = (await desk.get("/action-items"))["items"]
+    assert (now["owner"], now["due_on"]) == ("Grace", None)
+    answer = await screen.send(await screen.get(path), one, expect=422, having="due_on", due_on="soon")
+    assert f'id="e-due_on-{made["id"]}"' in answer.text
+    fields = next(it for it in forms_of(answer) if "due_on" in it.fields and it.action == one).fields
+    assert (fields["owner"], fields["due_on"]) == ("Grace", "soon")
+
+
+async def test_whoever_comes_second_is_told_and_shown_what_is_now(desk: Desk, screen: Screen) -> None:
+    made = await desk.add_action()
+    path, one = path_of(desk), f"{path_of(desk)}/{made['id']}"
+    page = await screen.get(path)
+    await screen.send(page, one, having="status", status="in_progress")
+    answer = await screen.send(page, one, expect=412, having="due_on", owner="Late")
+    assert "Somebody else changed this action meanwhile" in answer.text
+    await screen.send(answer, one, having="due_on")
+    (now,) = (await desk.get("/action-items"))["items"]
+    assert (now["owner"], now["status"], now["version"]) == ("Late", "in_progress", 3)
+
+
+async def test_an_action_is_changed_through_its_own_incident_alone(
+    desk: Desk, screen: Screen, service: Service
+) -> None:
+    made, other = await desk.add_action(), await desk_of(service)
+    headers = screen.headers | {"Sec-Fetch-Site": "same-origin"}
+    csrf = forms_of(await screen.get(path_of(desk)))[0].fields["csrf"]
+    for path in (f"{path_of(other)}/{made['id']}", f"{path_of(desk)}/nonsense"):
+        data = {"csrf": csrf, "version": "1", "status": "done"}
+        answer = await service.client.post(path, data=data, headers=headers)
+        assert answer.status_code == 404
+    assert (await desk.get("/action-items"))["items"][0]["status"] == "open"
+
+
+async def test_a_viewer_sees_actions_and_no_form(desk: Desk, service: Service) -> None:
+    await desk.add_action()
+    page = await (await Screen.of(service, "viewer")).get(path_of(desk))
+    assert "Try one server first" in page.text
+    assert [form.action for form in forms_of(page)] == ["/signout"]
+
+
+async def test_what_was_typed_survives_a_database_that_does_not_answer(desk: Desk, screen: Screen) -> None:
+    made = await desk.add_action()
+    path, one = path_of(desk), f"{path_of(desk)}/{made['id']}"
+    page = await screen.get(path)
+    async with desk.service.database.transaction():
+        await desk.service.database.execute(
+            "select from incidents where id = $1 for update", desk.incident["id"]
+        )
+        answer = await screen.send(
+            page, path, expect=503, title="Try one server first", type="prevent", owner="Ada"
+        )
+        given_up = await screen.send(
+            page, one, expect=503, having="closed_reason", closed_reason="Gone for good."
+        )
+    assert "Gone for good." in given_up.text
+    await screen.send(answer, path)
+    await screen.send(given_up, one)
+    old, new = (await desk.get("/action-items"))["items"]
+    assert (old["status"], new["title"], new["owner"]) == ("wont_do", "Try one server first", "Ada")

@@ -1,0 +1,159 @@
+"""The page of an incident in a real Chromium: a responder puts a timeline right, with and without JavaScript."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, StorageState, sync_playwright
+
+from postfacta_embedded import EmbeddedPostgres
+from tests.app.running import ADMIN, LiveService, live_service
+from tests.app.test_pages import CHROMIUM, CONTRAST, FLAGS, sign_in
+from tests.app.timeline.test_pages import DEPLOY, FIRING
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None and "TEST_REQUIRE_ALL" not in os.environ,
+    reason="there is no Chromium: install the package",
+)
+PAYLOAD = {"line": "unbroken" * 30}
+
+
+@pytest.fixture(scope="module")
+def site(postgres_server: EmbeddedPostgres, app_template: str) -> Generator[LiveService]:
+    with live_service(postgres_server, app_template) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser(site: LiveService) -> Generator[Browser]:
+    # After the service: while Playwright is on, its event loop runs in this thread, and no other can.
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def session(browser: Browser, site: LiveService) -> StorageState:
+    with browser.new_context(base_url=site.url) as context:
+        page = context.new_page()
+        page.goto("/signin")
+        sign_in(page, ADMIN)
+        return context.storage_state()
+
+
+def recorded(site: LiveService, source: str) -> str:
+    """Record an incident with a deployment and an alert; return its path."""
+    made = site.record(declared_at="2026-02-07T10:05:00Z")
+    items = [{**it, "source": source} for it in (FIRING, {**DEPLOY, "payload": PAYLOAD})]
+    sent = site.client.post("/api/v1/signals", json={"incident": made["id"], "items": items})
+    assert sent.status_code == 200, sent.text
+    return f"/incidents/INC-{made['number']}"
+
+
+@pytest.fixture(params=["with JavaScript", "without JavaScript"])
+def page(
+    request: pytest.FixtureRequest, browser: Browser, site: LiveService, session: StorageState
+) -> Generator[Page]:
+    """The page of a new incident, signed in; nothing on it may be refused by the browser."""
+    has_script = request.param == "with JavaScript"
+    path = recorded(site, "with" if has_script else "without")
+    context = browser.new_context(base_url=site.url, java_script_enabled=has_script, storage_state=session)
+    opened = context.new_page()
+    refused: list[str] = []
+    opened.on("console", lambda message: refused.append(message.text))
+    opened.goto(path)
+    yield opened
+    context.close()
+    assert [text for text in refused if "Failed to load resource" not in text] == []
+
+
+def test_a_responder_puts_a_timeline_right_by_forms_alone(page: Page) -> None:
+    alert = page.locator("article", has_text="Checkout fails")
+    add_a_note(page)
+
+    alert.locator("text=Pin").click()
+    page.click("text=Narrative")
+    assert "Checkout fails" in page.locator("article h4").all_text_contents()
+    assert "Deploy 7" not in page.locator("article h4").all_text_contents()
+
+    curate(alert, "Correct the time", value="2026-02-07 10:02", reason="By the log")
+    assert alert.locator("s").text_content() == "Before: 10:04:12"
+    assert page.locator("li.moment", has=alert).locator("> time").text_content() == "≈10:02"
+
+    curate(alert, "Hide it", reason="A test alert")
+    assert "Checkout fails" not in (page.text_content("main") or "")
+    page.click("text=Show 1 hidden")
+    assert alert.locator(".tag").all_text_contents() == ["pinned", "hidden"]
+
+    page.click("text=Resolve…")
+    resolve = page.locator("form", has_text="Resolve it")
+    resolve.locator("[name=occurred_at]").fill("2026-02-07 10:50")
+    resolve.locator("button").click()
+    assert page.locator(".status").text_content() == "Resolved"
+    assert "after 45 min" in (page.text_content(".facts") or "")
+
+
+def add_a_note(page: Page) -> None:
+    """Add a note at the second try: what was typed comes back with what was wrong."""
+    page.click("text=Add a note, decision")
+    note = page.locator("form[action$='/notes']").last
+    note.locator("textarea").fill("The cache is cold")
+    note.locator("[name=occurred_at]").fill("half past ten")
+    note.locator("button").click()
+    assert page.locator("[role=alert] a").get_attribute("href") == "#note-occurred_at"
+    assert note.locator("textarea").input_value() == "The cache is cold"
+    note.locator("[name=occurred_at]").fill("2026-02-07 10:30")
+    note.locator("button").click()
+    assert "#e-" in page.url
+    assert page.locator("article:target h4").text_content() == "The cache is cold"
+
+
+def curate(entry: Locator, button: str, **typed: str) -> None:
+    """Fill in one of the forms of an entry."""
+    entry.locator("summary", has_text="Correct or annotate").click()
+    form = entry.locator("form", has_text=button)
+    for name, text in typed.items():
+        form.locator(f"[name={name}]").fill(text)
+    form.locator("button").click()
+
+
+def test_a_mark_of_the_drawing_leads_to_its_entry(page: Page) -> None:
+    page.locator("svg a.mark").first.click(position={"x": 16, "y": 16})
+    assert page.locator("article:target h4").text_content() == "Deploy 7"
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(320, "light"), (1280, "dark")])
+def test_the_page_fits_any_screen_with_all_its_forms_open(
+    browser: Browser, site: LiveService, session: StorageState, width: int, scheme: str, tmp_path: Path
+) -> None:
+    path = recorded(site, f"wide-{width}-{scheme}")
+    context = browser.new_context(
+        base_url=site.url,
+        viewport={"width": width, "height": 900},
+        color_scheme="dark" if scheme == "dark" else "light",
+        storage_state=session,
+    )
+    page = context.new_page()
+    page.goto(f"{path}?from=2026-02-07")
+    page.evaluate("document.querySelectorAll('details').forEach(it => it.open = true)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("h1").count() == 1
+    worst = page.evaluate(CONTRAST)
+    assert worst["ratio"] >= 4.5, worst
+    small = page.evaluate(SMALL)
+    assert small == []
+    shot = Path(os.environ.get("SHOTS", tmp_path)) / f"incident-{width}-{scheme}.png"
+    page.screenshot(path=shot, full_page=True)
+    assert shot.stat().st_size > 10_000
+    context.close()
+
+
+# What can be clicked and is lower than 24 pixels (WCAG 2.2, 2.5.8), but for links inside a sentence.
+SMALL = """() => [...document.querySelectorAll("main button, main summary, main select, main input:not([type=hidden]),"
+    + " main nav a, main .hindsight a, main svg a")]
+  .filter(it => it.getClientRects().length && it.getBoundingClientRect().height < 23.5)
+  .map(it => it.outerHTML.slice(0, 80))"""

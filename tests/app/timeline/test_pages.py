@@ -1,0 +1,345 @@
+"""The page of an incident, as a browser gets it and sends its forms, on a real database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from urllib.parse import urlencode
+
+import httpx2
+
+from postfacta_app.durations.view import UNKNOWN
+from tests.app.live import Service
+from tests.app.timeline.conftest import Body, Case, a_case
+
+SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin", "Content-Type": "application/x-www-form-urlencoded"}
+FIRING: Body = {
+    "id": "firing", "kind": "alert_firing", "occurred_at": "2026-02-07T10:04:12Z", "title": "Checkout fails",
+    "payload": {"instance": "web-7"}, "links": [{"url": "https://grafana.example/d/7", "title": "The panel"}],
+}  # fmt: skip
+DEPLOY: Body = {
+    "id": "deploy", "kind": "change", "occurred_at": "2026-02-07T09:30:00Z", "title": "Deploy 7",
+    "known_at": "2026-02-07T10:40:00Z", "precision": "minute",
+}  # fmt: skip
+
+
+class _Forms(HTMLParser):
+    """Finds the forms of a page, each with the fields that a browser would send untouched, and all text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forms: list[dict[str, str]] = []
+        self.words: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag == "form":
+            self.forms.append({"action": given.get("action") or ""})
+        if tag in {"input", "textarea", "select"} and self.forms and given.get("type") != "checkbox":
+            self.forms[-1][given.get("name") or ""] = given.get("value") or ""
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+@dataclass
+class Seen:
+    """A page that somebody sees."""
+
+    html: str
+    forms: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        parser = _Forms()
+        parser.feed(self.html)
+        self.forms, self.text = parser.forms, " ".join(" ".join(parser.words).split())
+
+    @property
+    def story(self) -> str:
+        """The text of the timeline, without the drawing above it."""
+        return Seen(self.html.partition('<ol class="moments">')[2]).text
+
+    def form(self, path: str, **fields: str) -> dict[str, str]:
+        """Find the form that posts there and has these fields."""
+        at = [it for it in self.forms if it["action"].partition("?")[0].endswith(path)]
+        found = [it for it in at if fields.items() <= it.items()]
+        assert len(found) == 1, (path, fields, at)
+        return found[0]
+
+
+@dataclass
+class Browser:
+    """Somebody with a session, who looks at one incident."""
+
+    case: Case
+    headers: Mapping[str, str]
+
+    @property
+    def path(self) -> str:
+        return f"/incidents/INC-{self.case.number}"
+
+    async def get(self, query: str = "", *, expect: int = 200) -> Seen:
+        answer = await self.case.service.client.get(self.path + query, headers=self.headers)
+        assert answer.status_code == expect, answer.text
+        return Seen(answer.text)
+
+    async def post(
+        self,
+        form: Mapping[str, str],
+        *,
+        expect: int = 303,
+        also: Mapping[str, str] | None = None,
+        **typed: str,
+    ) -> httpx2.Response:
+        fields = {
+            name: value for name, value in {**form, **typed, **(also or {})}.items() if name != "action"
+        }
+        headers = {**self.headers, **SAME_ORIGIN}
+        answer = await self.case.service.client.post(
+            form["action"], content=urlencode(fields), headers=headers
+        )
+        assert answer.status_code == expect, answer.text
+        return answer
+
+
+async def at_work(service: Service, role: str = "responder", **fields: object) -> Browser:
+    """Record an incident with a deployment and an alert, and look at it in a browser."""
+    case = await a_case(service, **fields)
+    await case.signals(FIRING, DEPLOY)
+    return Browser(case, await service.cookie(await service.person(role)))
+
+
+async def test_the_page_tells_what_happened_in_order_with_durations_and_evidence(service: Service) -> None:
+    here = await at_work(service)
+    await here.case.edit("milestone", value={"name": "impact_started", "at": "2026-02-07T10:00:00Z"})
+    seen = await here.get()
+    order = [
+        "≈09:30", "Deploy 7", "Known 10:40", "34 min", "10:00:00 Impact started", "10:04:12 Detected",
+        "Checkout fails", "10:05:00", "Declared",
+    ]  # fmt: skip
+    places = [seen.story.find(words) for words in order]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert "Detected, +4 min" in seen.text
+    assert "To detect 4 min from alerts and moves" in seen.text
+    assert f"To mitigate {UNKNOWN} still open" in seen.text
+    assert 'href="https://grafana.example/d/7" rel="noopener nofollow">The panel' in seen.html
+    assert '"instance": "web-7"' in seen.text
+    assert seen.html.count("<article") == 3
+    assert seen.html.count('class="mark ') == 3
+    assert seen.html.count("<h1") == 1
+
+
+async def test_what_was_known_then_leaves_out_the_rest_and_takes_no_corrections(service: Service) -> None:
+    here = await at_work(service)
+    await here.case.edit("milestone", value={"name": "mitigated", "at": "2026-02-07T10:31:00Z"})
+    assert "Mitigated" in (await here.get()).story
+    seen = await here.get("?known_as_of=2026-02-07T10:10:00Z")
+    assert "Mitigated" not in seen.story
+    assert "What was known at 2026-02-07 10:10:00 UTC" in seen.text
+    assert "Checkout fails" in seen.text
+    assert "Deploy 7" not in seen.text
+    assert not [it for it in seen.forms if "INC-" in it["action"]]
+    assert "Deploy 7" in (await here.get("?known_as_of=2026-02-07T10:40:00Z")).text
+
+
+async def test_a_move_needs_what_it_needs_and_comes_back_with_what_was_typed(service: Service) -> None:
+    here = await at_work(service)
+    close = (await here.get()).form("/moves", to="CLOSED")
+    refused = await here.post(close, expect=422, reason="It was <nothing>", occurred_at="soon")
+    back = Seen(refused.text).form("/moves", to="CLOSED")
+    assert back["occurred_at"] == "soon"
+    assert back["key"] == close["key"]
+    assert "It was &lt;nothing&gt;" in refused.text
+    assert 'href="#move-CLOSED-occurred_at"' in refused.text
+    assert 'id="move-CLOSED-occurred_at-wrong"' in refused.text
+    await here.post(back, expect=422, reason="It was nothing", occurred_at="")
+    done = await here.post(back, outcome="false_alarm", occurred_at="2026-02-07 11:00")
+    assert done.headers["location"] == here.path
+    seen = await here.get()
+    assert "Closed False alarm" in seen.text
+    assert "after 55 min" in seen.text
+    reopen = seen.form("/moves", to="IN_PROGRESS")
+    await here.post(reopen, expect=422)
+    await here.post(reopen, reason="It is back")
+    assert "It is back" in (await here.get()).text
+
+
+async def test_a_note_that_is_sent_twice_is_there_once(service: Service) -> None:
+    here = await at_work(service)
+    form = next(it for it in (await here.get()).forms if "occurred_at" in it and "body" in it)
+    typed = {"kind": "hypothesis", "body": "The cache is cold", "occurred_at": "2026-02-07 10:06"}
+    first = await here.post(form, also=typed)
+    again = await here.post(form, also=typed)
+    assert again.headers["location"] == first.headers["location"]
+    seen = await here.get()
+    assert seen.html.count("<h4>The cache is cold</h4>") == 1
+    assert f'id="{first.headers["location"].partition("#")[2]}"' in seen.html
+    assert "Hypothesis Open" in seen.text
+
+
+async def test_remarks_stand_beneath_their_entry_or_under_the_timeline_with_a_name(service: Service) -> None:
+    here = await at_work(service)
+    seen = await here.get()
+    beneath = next(it for it in seen.forms if it.get("id") == "firing" and "body" in it)
+    await here.post(beneath, kind="question", body="Who was paged?")
+    whole = next(it for it in seen.forms if "occurred_at" in it and "body" in it)
+    await here.post(whole, kind="note", body="Nobody was <b>hurt</b>")
+    seen = await here.get()
+    assert "Question Open Responder, " in seen.text
+    places = [seen.story.find(words) for words in ("Checkout fails", "Who was paged?", "Declared")]
+    assert places == sorted(places)
+    assert "Nobody was &lt;b&gt;hurt&lt;/b&gt;" in seen.html
+    assert seen.text.find("About the incident as a whole") < seen.text.find("Nobody was")
+
+
+async def test_a_corrected_time_shows_the_old_one_and_who_and_why(service: Service) -> None:
+    here = await at_work(service)
+    form = (await here.get()).form("/edits", op="set_time", id="firing")
+    assert form["value"] == "2026-02-07 10:04:12.000000"
+    await here.post(form, expect=422, value="10:02", reason="By the log")
+    assert "By the log" in (await here.post(form, expect=422, value="10:02", reason="By the log")).text
+    done = await here.post(form, value="2026-02-07 10:02", reason="By the log")
+    assert done.headers["location"].startswith(f"{here.path}#e-")
+    seen = await here.get()
+    assert "≈10:02" in seen.text
+    assert '<s><span class="unseen">Before: </span>10:04:12</s>' in seen.html
+    assert "Set time by Responder, " in seen.text
+    assert ": By the log" in seen.text
+    again = (await here.get()).form("/edits", op="set_time", id="firing")
+    await here.post(again, value="", reason="It was right")
+    assert "≈10:02" not in (await here.get()).text
+
+
+async def test_what_is_hidden_is_shown_on_request_and_can_come_back(service: Service) -> None:
+    here = await at_work(service)
+    hide = (await here.get()).form("/edits", op="hide", id="firing")
+    await here.post(hide, expect=422)
+    await here.post(hide, reason="A test alert")
+    seen = await here.get()
+    assert "Checkout fails" not in seen.text
+    assert "Show 1 hidden" in seen.text
+    seen = await here.get("?hidden=true")
+    assert ": A test alert" in seen.text
+    back = seen.form("/edits", op="unhide", id="firing")
+    done = await here.post(back)
+    assert done.headers["location"].startswith(f"{here.path}?hidden=true#e-")
+    assert "Checkout fails" in (await here.get()).text
+
+
+async def test_pinned_entries_are_in_the_narrative(service: Service) -> None:
+    here = await at_work(service)
+    assert "Checkout fails" not in (await here.get("?view=narrative")).text
+    await here.post((await here.get()).form("/edits", op="pin", id="firing"))
+    seen = await here.get("?view=narrative")
+    assert "Checkout fails" in seen.text
+    assert "Deploy 7" not in seen.text
+    await here.post(seen.form("/edits", op="unpin", id="firing"))
+    assert "Checkout fails" not in (await here.get("?view=narrative")).text
+
+
+async def test_titles_clocks_and_milestones_are_put_right(service: Service) -> None:
+    here = await at_work(service)
+    seen = await here.get()
+    await here.post(seen.form("/edits", op="set_title", id="deploy"), value="Deploy 7 of checkout")
+    clock = seen.form("/edits", op="clock_offset")
+    await here.post(clock, expect=422, source=here.case.source, value="two minutes", reason="NTP was off")
+    await here.post(clock, source=here.case.source, value="120", reason="NTP was off")
+    milestone = seen.form("/edits", op="milestone")
+    await here.post(milestone, name="mitigated", value="2026-02-07 10:31")
+    seen = await here.get()
+    assert "Deploy 7 of checkout Before: Deploy 7" in seen.text
+    assert seen.text.count("+2 min clock") == 2
+    assert "10:06:12" in seen.text
+    assert "≈10:31 Mitigated" in seen.text
+    assert "known_as_of=2026-02-07T10%3A31%3A00" in seen.html
+
+
+async def test_signals_that_nobody_has_are_found_and_attached(service: Service) -> None:
+    here = await at_work(service)
+    case = here.case
+    loose = {"id": "late", "kind": "log", "occurred_at": "2026-02-07T10:20:00Z", "title": "Out of memory"}
+    await case.post("/api/v1/signals", {"items": [{**loose, "source": f"ci-{case.number}"}]})
+    assert "Out of memory" not in (await here.get()).text
+    query = urlencode({"from": "2026-02-07 10:00", "to": "2026-02-07 11:00", "source": case.source})
+    seen = await here.get(f"?{query}")
+    assert "1 found" in seen.text
+    assert "Out of memory" in seen.text
+    attach = seen.form("/edits", op="attach")
+    await here.post(attach, expect=422)
+    named = seen.html.partition('name="signal-')[2].partition('"')[0]
+    await here.post(attach, also={f"signal-{named}": "on"})
+    seen = await here.get(f"?{query}")
+    assert "No signal fits" in seen.text
+    assert "Out of memory" in seen.text
+    assert "must be a time in UTC" in (await here.get("?from=yesterday")).text
+
+
+async def test_a_form_from_elsewhere_or_without_its_token_changes_nothing(service: Service) -> None:
+    here = await at_work(service)
+    pin = (await here.get()).form("/edits", op="pin", id="firing")
+    await here.post(pin, expect=403, csrf="0" * 64)
+    elsewhere = Browser(here.case, {**here.headers, "Origin": "https://elsewhere.example"})
+    answer = await here.case.service.client.post(
+        pin["action"], content=urlencode(pin), headers={**elsewhere.headers, "Sec-Fetch-Site": "cross-site"}
+    )
+    assert answer.status_code == 403
+    assert (await here.case.get("edits"))["items"][2:] == []
+
+
+async def test_a_viewer_annotates_and_corrects_nothing(service: Service) -> None:
+    here = await at_work(service, "viewer")
+    seen = await here.get()
+    assert {it["action"].rpartition("/")[2] for it in seen.forms if "INC-" in it["action"]} == {"notes"}
+    assert "Decision" not in seen.text
+    edit = {
+        "action": f"{here.path}/edits",
+        "csrf": seen.forms[-1]["csrf"],
+        "op": "pin",
+        "source": "a",
+        "id": "b",
+    }
+    await here.post(edit, expect=403)
+
+
+async def test_a_private_incident_is_nowhere_for_whoever_may_not_see_it(service: Service) -> None:
+    here = await at_work(service, visibility="private")
+    await here.get(expect=404)
+    for path in ("moves", "edits", "notes"):
+        stranger = await service.cookie(await service.person("responder"))
+        csrf = Seen((await service.client.get("/incidents", headers=stranger)).text).forms[0]["csrf"]
+        form = {"action": f"{here.path}/{path}", "csrf": csrf, "to": "RESOLVED", "kind": "note", "body": "Ha"}
+        typed = {"op": "hide", "source": "a", "id": "b", "reason": "Ha"} if path == "edits" else {}
+        refused = await Browser(here.case, stranger).post(form, expect=404, also=typed)
+        assert "Checkout is down" not in refused.text
+
+
+async def test_an_archived_incident_has_no_forms_and_takes_none(service: Service) -> None:
+    here = await at_work(service)
+    pin = (await here.get()).form("/edits", op="pin", id="firing")
+    admin = await service.as_role("admin")
+    path = f"/api/v1/incidents/{here.case.id}"
+    await service.client.delete(path, headers={**admin, "If-Match": '"inc-1"'})
+    seen = await here.get()
+    assert "archived" in seen.text
+    assert not [it for it in seen.forms if "INC-" in it["action"]]
+    assert "is archived" in (await here.post(pin, expect=409)).text
+
+
+async def test_an_unknown_parameter_is_refused_and_an_odd_op_too(service: Service) -> None:
+    here = await at_work(service)
+    await here.get("?as-of=1", expect=400)
+    pin = (await here.get()).form("/edits", op="pin", id="firing")
+    await here.post(pin, expect=422, op="destroy")
+
+
+async def test_an_empty_timeline_says_so(service: Service) -> None:
+    case = await a_case(service)
+    here = Browser(case, await service.cookie(await service.person("viewer")))
+    declared = (await case.get("timeline"))["items"][0]
+    await case.edit("hide", (declared["source"], declared["id"]), reason="Only to see")
+    seen = await here.get()
+    assert "Declared" not in seen.text.partition("Timeline Everything")[2].partition("Show 1 hidden")[0]
+    assert (await here.get("?view=narrative&known_as_of=1999-01-01T00:00:00Z")).html.count("<article") == 0

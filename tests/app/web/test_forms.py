@@ -1,0 +1,314 @@
+"""Forms: whose they are, what typed texts mean, and why one comes back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from urllib.parse import urlencode
+
+import pytest
+from hypothesis import given, strategies as st
+from pydantic import BaseModel, ConfigDict
+from starlette.requests import Request
+from starlette.responses import Response
+
+from postfacta_app.errors import (
+    AppError,
+    ConflictError,
+    FieldError,
+    ForbiddenError,
+    IdempotencyMismatchError,
+    InvalidFieldsError,
+    MalformedError,
+    NotFoundError,
+)
+from postfacta_app.incidents.model import Kind, NewIncident, Severity, Slugs
+from postfacta_app.principal import ANONYMOUS, NOBODY, Principal, Role
+from postfacta_app.web.body import Time
+from postfacta_app.web.forms import (
+    Refusal,
+    attempt,
+    csrf_token,
+    is_csrf_token,
+    is_same_origin,
+    new_key,
+    parse,
+    read_form,
+    read_typed_time,
+)
+from postfacta_core.errors import (
+    CircuitOpenError,
+    DeadlineExceededError,
+    OutcomeUnknownError,
+    ResilienceError,
+)
+
+ADA = Principal(actor="user:1", name="Ada", role=Role.VIEWER, session_csrf=csrf_token("secret"))
+MACHINE = Principal(actor="token:1", name="ci", scopes=frozenset({"incidents:write"}))
+OURS = {"sec-fetch-site": "same-origin"}
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Use asyncio: nothing here differs on another loop."""
+    return "asyncio"
+
+
+def posted(content: bytes, headers: Mapping[str, str] = OURS) -> Request:
+    """Make the request that brings a form."""
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": content}
+
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    return Request({"type": "http", "method": "POST", "path": "/", "headers": raw}, receive)
+
+
+# Whose form it is
+
+
+def test_a_form_token_fits_its_own_session_only() -> None:
+    assert is_csrf_token(csrf_token("secret"), ADA)
+    assert not is_csrf_token(csrf_token("other"), ADA)
+    assert not is_csrf_token("é", ADA)
+    assert not is_csrf_token("", NOBODY)
+    assert csrf_token("secret") != hashlib.sha256(b"secret").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("headers", "same"),
+    [
+        ({}, False),
+        ({"origin": "https://app.example"}, True),
+        ({"origin": "http://APP.example"}, True),
+        ({"origin": "https://app.example:8443"}, False),
+        ({"origin": "https://app.example.evil"}, False),
+        ({"origin": "https://evil.example"}, False),
+        ({"origin": "null"}, False),
+        ({"origin": "https://[::1"}, False),
+        ({"sec-fetch-site": "same-origin"}, True),
+        ({"sec-fetch-site": "same-origin", "origin": "null"}, True),
+        ({"sec-fetch-site": "same-site"}, False),
+        ({"sec-fetch-site": "none"}, False),
+        ({"sec-fetch-site": "cross-site", "origin": "https://app.example"}, False),
+        ({"sec-fetch-site": "cross-site", "origin": "https://friend.example"}, True),
+    ],
+    ids=str,
+)
+def test_only_a_page_of_ours_or_of_a_trusted_origin_is_the_same_origin(
+    headers: Mapping[str, str], *, same: bool
+) -> None:
+    given = {"host": "app.example", **headers}
+    assert is_same_origin(given, ["https://friend.example"]) is same
+
+
+def test_nothing_is_the_same_origin_as_no_host() -> None:
+    assert not is_same_origin({"origin": "null"})
+    assert not is_same_origin({"origin": "file://"})
+
+
+@pytest.mark.parametrize(
+    ("csrf", "headers"),
+    [
+        (csrf_token("other"), OURS),
+        ("", OURS),
+        (csrf_token("secret"), {}),
+        (csrf_token("secret"), {"sec-fetch-site": "cross-site"}),
+    ],
+    ids=["another session's token", "no token", "no origin", "another site"],
+)
+async def test_a_browser_is_heard_from_a_form_of_its_own_session_only(
+    csrf: str, headers: Mapping[str, str]
+) -> None:
+    with pytest.raises(ForbiddenError):
+        await read_form(posted(urlencode({"csrf": csrf}).encode(), headers), ADA)
+
+
+@pytest.mark.parametrize("who", [MACHINE, ANONYMOUS], ids=["machine", "anonymous"])
+async def test_who_has_no_session_needs_no_token_of_one(who: Principal) -> None:
+    assert await read_form(posted(b"title=a", {}), who) == {"title": "a"}
+
+
+# What was typed
+
+
+async def test_a_form_is_read_as_it_was_sent_without_its_token() -> None:
+    content = urlencode(
+        {"csrf": csrf_token("secret"), "title": "ä &=+", "owner": "", "text": "one\r\ntwo"}
+    ).encode()
+    assert await read_form(posted(content + b"&title=%80"), ADA) == {
+        "title": "\ufffd",
+        "owner": "",
+        "text": "one\ntwo",
+    }
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"a=%00", b"%00=a", b"key=", b"key=a%20b", b"key=" + b"x" * 65, b"a=&" * 501],
+    ids=["nul", "nul in a name", "empty key", "key with a space", "long key", "many fields"],
+)
+async def test_what_no_form_of_ours_sends_is_malformed(content: bytes) -> None:
+    with pytest.raises(MalformedError):
+        await read_form(posted(content), MACHINE)
+
+
+@given(st.binary(max_size=200))
+async def test_any_bytes_are_a_form_or_refused(content: bytes) -> None:
+    try:
+        fields = await read_form(posted(content), MACHINE)
+    except AppError:
+        return
+    assert "\0" not in str(fields)
+
+
+async def test_a_new_key_is_fit_to_be_sent_and_is_never_given_twice() -> None:
+    keys = {new_key() for _ in range(50)}
+    assert len(keys) == 50
+    for key in keys:
+        assert await read_form(posted(f"key={key}".encode()), MACHINE) == {"key": key}
+
+
+def test_typed_texts_become_what_the_model_wants() -> None:
+    made = parse(
+        NewIncident,
+        {
+            "key": "k", "title": " a ", "description": "ten letters", "severity": "HIGH", "kind": "near_miss",
+            "owner": "", "services": "search, checkout ,\n pay,", "teams": " ", "declared_at": "2026-02-07 10:04",
+        },
+    )  # fmt: skip
+    assert isinstance(made, NewIncident)
+    assert (made.title, made.severity, made.kind, made.owner) == (" a ", Severity.HIGH, Kind.NEAR_MISS, None)
+    assert (made.services, made.declared_at) == (
+        ["search", "checkout", "pay"],
+        datetime(2026, 2, 7, 10, 4, tzinfo=UTC),
+    )
+
+
+class Everything(BaseModel):
+    """A model with what the others have not."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    at: Time
+    to: Time | None = None
+    due: date | None = None
+    done: bool = False
+    more: Slugs | None = None
+
+
+def test_optional_times_days_and_lists_are_read_too() -> None:
+    made = parse(
+        Everything,
+        {
+            "at": "2026-02-07 10:04",
+            "to": "2026-02-07T10:04:05.5+01:00",
+            "due": "2026-02-08",
+            "done": "true",
+            "more": ["a", "b"],
+        },
+    )
+    assert made == Everything(
+        at=datetime(2026, 2, 7, 10, 4, tzinfo=UTC),
+        to=datetime(2026, 2, 7, 9, 4, 5, 500_000, tzinfo=UTC),
+        due=date(2026, 2, 8),
+        done=True,
+        more=["a", "b"],
+    )
+
+
+def test_a_time_that_cannot_be_read_is_told_once_and_not_as_missing() -> None:
+    assert parse(Everything, {"at": "noon"}) == (
+        FieldError("/at", "time", "must be a time in UTC, such as 2026-02-07 10:04"),
+    )
+
+
+def test_every_broken_rule_is_told_under_the_name_of_its_field() -> None:
+    errors = parse(NewIncident, {"title": "a", "declared_at": "noon", "services": "ok, NOT"})
+    assert isinstance(errors, tuple)
+    words = Refusal(errors=errors).by_field
+    assert words.keys() == {"title", "description", "severity", "declared_at", "services"}
+    assert words["declared_at"] == "must be a time in UTC, such as 2026-02-07 10:04"
+    assert words["description"] == "is required"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2026-02-07 10:04", " 2026-02-07T10:04:00Z ", "2026-02-07 10:04 UTC", "2026-02-07  12:04:00 +02:00"],
+)
+def test_one_time_can_be_typed_in_many_ways(text: str) -> None:
+    assert read_typed_time(text) == datetime(2026, 2, 7, 10, 4, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "10:04",
+            "2026-02-07",
+            "07.02.2026 10:04",
+            "2026-02-30 10:04",
+            "2026-02-07 24:00",
+            "2026-02-07 1:04",
+        ),
+        *("0000-01-01 00:00", "0001-01-01 00:00 +01:00", "2026-02-07 10:04 CET", "٢٠٢٦-02-07 10:04"),
+    ],
+)
+def test_what_could_mean_another_time_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="must be a"):
+        read_typed_time(text)
+
+
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_a_time_that_is_shown_can_be_typed_again(at: datetime) -> None:
+    shown = f"{at.year:04}-{at:%m-%d %H:%M:%S.%f}"
+    assert read_typed_time(shown) == at
+
+
+# Why it comes back
+
+
+async def _fails(error: Exception) -> Response:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (InvalidFieldsError("Wrong", errors=[FieldError("/members/3", "unknown", "is no user")]), 422),
+        (ConflictError("INC-1 is archived"), 409),
+        (IdempotencyMismatchError("Another"), 422),
+        (CircuitOpenError("postgres", 2.5), 503),
+        (OutcomeUnknownError("postgres", 1.0), 503),
+        (DeadlineExceededError("request"), 504),
+    ],
+    ids=lambda it: type(it).__name__ if isinstance(it, Exception) else str(it),
+)
+async def test_a_write_that_can_be_mended_or_repeated_brings_the_form_back(
+    error: Exception, status: int
+) -> None:
+    refusal = await attempt(_fails(error))
+    assert isinstance(refusal, Refusal)
+    assert refusal.status == status
+    assert refusal.is_spent is isinstance(error, IdempotencyMismatchError)
+    if isinstance(error, AppError):
+        assert refusal.by_field == ({"members": "is no user"} if error.errors else {})
+    if isinstance(error, ResilienceError):
+        assert refusal.headers["retry-after"] == ("3" if error.retry_after == 2.5 else "1")
+        assert refusal.message.startswith("Not saved") is isinstance(error, CircuitOpenError)
+
+
+@pytest.mark.parametrize("error", [NotFoundError("Gone"), ForbiddenError("No"), KeyError("bug")], ids=repr)
+async def test_what_nobody_can_mend_by_typing_is_raised(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        await attempt(_fails(error))
+
+
+async def test_a_write_that_works_is_answered() -> None:
+    async def works() -> Response:
+        return Response(status_code=303)
+
+    done = await attempt(works())
+    assert isinstance(done, Response)
+    assert done.status_code == 303

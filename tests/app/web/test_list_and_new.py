@@ -1,0 +1,245 @@
+"""The list, the form that records, and the insights, on the whole application."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator
+from html import unescape
+from urllib.parse import urlencode
+from uuid import uuid4
+
+import httpx2
+import pytest
+
+from postfacta_app.durations.model import Aggregate
+from postfacta_app.durations.pages import caption
+from tests.app.live import Service, in_process
+
+Headers = dict[str, str]
+PAGE = {"Accept": "text/html", "Sec-Fetch-Site": "same-origin"}
+TYPED = {"title": "Checkout is down", "description": "Nobody can pay since noon.", "severity": "HIGH"}
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """Use asyncio: asyncpg knows no other loop."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
+    async with in_process(shared_app_dsn) as running:
+        yield running
+
+
+async def browser(service: Service, role: str) -> Headers:
+    """Begin a session, as a browser has it."""
+    return PAGE | await service.cookie(await service.person(role))
+
+
+async def hidden(service: Service, who: Headers) -> dict[str, str]:
+    """Open the form, and read what it carries unseen."""
+    page = (await service.client.get("/incidents/new", headers=who)).text
+    return dict(re.findall(r'type="hidden" name="(csrf|key)" value="([^"]+)"', page))
+
+
+async def send(service: Service, who: Headers, **fields: str) -> httpx2.Response:
+    return await service.client.post("/incidents/new", content=urlencode(fields), headers=who)
+
+
+async def incidents(service: Service) -> int:
+    count: int = await service.database.fetchval("select count(*) from incidents")
+    return count
+
+
+def text_of(answer: httpx2.Response) -> str:
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", answer.text)).split())
+
+
+# Recording
+
+
+async def test_a_sent_form_makes_one_incident_and_leads_to_it(service: Service) -> None:
+    who = await browser(service, "responder")
+    form = {
+        **TYPED,
+        **await hidden(service, who),
+        "declared_at": "2026-02-07 10:04",
+        "services": "pay, search",
+    }
+    before = await incidents(service)
+    answers = [await send(service, who, **form) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [303, 303]
+    assert answers[0].headers["location"] == answers[1].headers["location"]
+    assert await incidents(service) == before + 1
+    page = await service.client.get(answers[0].headers["location"], headers=who)
+    assert page.status_code == 200
+    assert "2026-02-07T10:04:00+00:00" in page.text
+    assert "pay, search" in page.text
+    audit = await service.database.fetchval(
+        "select action from audit_log where object = $1", answers[0].headers["location"].rpartition("/")[2]
+    )
+    assert audit == "incident.create"
+
+
+async def test_a_form_that_was_saved_with_other_words_is_not_saved_again(service: Service) -> None:
+    who = await browser(service, "responder")
+    form = TYPED | await hidden(service, who)
+    assert (await send(service, who, **form)).status_code == 303
+    before = await incidents(service)
+    answer = await send(service, who, **form | {"title": "Checkout is slow"})
+    assert answer.status_code == 422
+    assert "saved before, with other words" in answer.text
+    assert 'value="Checkout is slow"' in answer.text
+    assert form["key"] not in answer.text
+    assert await incidents(service) == before
+
+
+async def test_a_form_with_mistakes_comes_back_with_all_that_was_typed(service: Service) -> None:
+    who = await browser(service, "responder")
+    form = {
+        "title": '"><b>',
+        "description": "</textarea>",
+        "declared_at": "at noon",
+        "services": "pay Search",
+    }
+    carried = await hidden(service, who)
+    before = await incidents(service)
+    answer = await send(service, who, **form, **carried)
+    assert answer.status_code == 422
+    assert await incidents(service) == before
+    page = answer.text
+    assert 'value="&#34;&gt;&lt;b&gt;"' in page
+    assert "&lt;/textarea&gt;</textarea>" in page
+    assert f'value="{carried["key"]}"' in page
+    for name in ("declared_at", "severity", "services"):
+        assert f'<a href="#f-{name}">' in page
+        described = re.search(
+            f'id="f-{name}"[^>]* aria-describedby="e-{name}[^"]*" aria-invalid="true"', page
+        )
+        assert described, name
+        assert f'id="e-{name}"' in page
+    assert 'href="#f-title"' not in page
+
+
+async def test_another_sessions_form_records_nothing(service: Service) -> None:
+    who, other = await browser(service, "responder"), await browser(service, "responder")
+    before = await incidents(service)
+    answer = await send(service, who, **TYPED, **await hidden(service, other))
+    assert answer.status_code == 403
+    assert "open the page again" in answer.text
+    assert await incidents(service) == before
+
+
+async def test_who_may_not_write_is_told_so_by_a_page_that_knows_him(service: Service) -> None:
+    viewer = await browser(service, "viewer")
+    assert "/incidents/new" not in (await service.client.get("/incidents", headers=viewer)).text
+    answer = await service.client.get("/incidents/new", headers=viewer)
+    assert answer.status_code == 403
+    assert "Viewer, viewer" in answer.text
+    responder = await browser(service, "responder")
+    assert 'href="/incidents/new"' in (await service.client.get("/incidents", headers=responder)).text
+
+
+# The list
+
+
+async def test_the_list_tells_what_came_of_an_incident_and_drafts_to_writers_alone(service: Service) -> None:
+    who = await browser(service, "responder")
+    api = await service.as_role("responder")
+    incident = await service.record(api, services=["followed"])
+    one = f"/api/v1/incidents/{incident['id']}"
+    for title in ("First", "Second"):
+        sent = {"type": "prevent", "title": title}
+        assert (await service.client.post(f"{one}/action-items", json=sent, headers=api)).status_code == 201
+    action = (await service.client.get(f"{one}/action-items", headers=api)).json()["items"][0]
+    done = await service.client.patch(
+        f"/api/v1/action-items/{action['id']}",
+        json={"status": "done"},
+        headers=api | {"If-Match": '"act-1"', "Content-Type": "application/merge-patch+json"},
+    )
+    assert done.status_code == 200, done.text
+    draft = {"content": {"summary": "It broke"}}
+    written = await service.client.put(f"{one}/postmortem", json=draft, headers=api | {"If-None-Match": "*"})
+    assert written.status_code == 201, written.text
+
+    async def row(asker: Headers) -> list[str]:
+        page = (await service.client.get("/incidents?service=followed", headers=asker)).text
+        return re.findall(r'data-label="(?:Post-mortem|Open actions)">([^<]*)<', page)
+
+    assert await row(who) == ["Draft", "1"]
+    assert await row(await browser(service, "viewer")) == ["\u2013", "1"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("q=&service=pay", "?service=pay"),
+        ("from=2026-02-07", "?from=2026-02-07T00%3A00%3A00Z"),
+        ("to=2026-02-07 10:04&q=", "?to=2026-02-07T10%3A04%3A00Z"),
+        ("q=", ""),
+    ],
+)
+@pytest.mark.parametrize("path", ["/incidents", "/insights"])
+async def test_a_sent_filter_leads_to_its_shortest_address(
+    service: Service, path: str, typed: str, meant: str
+) -> None:
+    who = await browser(service, "viewer")
+    answer = await service.client.get(f"{path}?{typed}", headers=who)
+    assert (answer.status_code, answer.headers["location"]) == (303, path + meant)
+    assert (await service.client.get(path + meant, headers=who)).status_code == 200
+
+
+@pytest.mark.parametrize("query", ["from=noon", "severity=WORSE", "status=a&status=b", "nonsense=1"])
+@pytest.mark.parametrize("path", ["/incidents", "/insights"])
+async def test_a_filter_that_is_wrong_is_told_and_not_ignored(
+    service: Service, path: str, query: str
+) -> None:
+    answer = await service.client.get(f"{path}?{query}", headers=await browser(service, "viewer"))
+    assert answer.status_code == 400
+    assert "This filter cannot be used" in answer.text
+
+
+# The insights
+
+
+async def test_the_insights_count_what_the_asker_may_see(service: Service) -> None:
+    api = await service.as_role("responder")
+    name = f"s{uuid4().hex}"
+    for minute in range(5):
+        made = await service.record(api, services=[name], declared_at="2026-03-02T10:00:00Z")
+        moved = {"to": "RESOLVED", "occurred_at": f"2026-03-02T10:{minute + 1:02}:00Z"}
+        path = f"/api/v1/incidents/{made['id']}/transitions"
+        assert (await service.client.post(path, json=moved, headers=api)).status_code == 201
+    await service.record(api, services=[name], declared_at="2026-03-10T10:00:00Z", severity="LOW")
+    await service.record(api, services=[name], title="Hidden", visibility="private")
+    page = await service.client.get(f"/insights?service={name}", headers=await browser(service, "viewer"))
+    assert page.status_code == 200
+    told = text_of(page)
+    assert "n = 5, 1 unknown, 0 contradictory" in told
+    assert "The short line is the median, 3 min" in told
+    assert "Without a mark: 1 not over yet." in told
+    assert "2026-03-02 0 5 0 0" in told
+    assert "2026-03-09 0 0 0 1" in told
+    assert page.text.count('<path class="mark severity-HIGH" transform') == 5
+    owner = await service.client.get(f"/insights?service={name}", headers=PAGE | api)
+    assert "n = 5, 2 unknown, 0 contradictory" in text_of(owner)
+
+
+async def test_insights_without_lengths_or_without_incidents_say_so(service: Service) -> None:
+    who = await browser(service, "viewer")
+    name = f"s{uuid4().hex}"
+    empty = await service.client.get(f"/insights?service={name}", headers=who)
+    assert "No incident fits this filter" in empty.text
+    await service.record(await service.as_role("responder"), services=[name])
+    page = text_of(await service.client.get(f"/insights?service={name}&phase=mitigate", headers=who))
+    assert "No incident of this filter has a known length here." in page
+    assert "n = 0, 1 unknown, 0 contradictory" in page
+
+
+def test_a_caption_counts_each_incident_once() -> None:
+    phase = Aggregate(
+        n_ok=23, n_imprecise=1, n_invalid=1, n_pending=2, n_missing=1, min=1, p50=2, p90=3, max=4,
+        insufficient_data=[], points=[],
+    )  # fmt: skip
+    assert caption(phase) == "n = 23, 4 unknown, 1 contradictory"
