@@ -1,0 +1,71 @@
+"""axe finds nothing wrong on any page, full or empty, in light and in dark, wide and narrow."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped] # it has no types
+from playwright.sync_api import Page, sync_playwright
+
+from tests.app.running import Account, demo
+from tests.app.test_pages import CHROMIUM, FLAGS, sign_in
+from tests.pg import open_folder
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None and "TEST_REQUIRE_ALL" not in os.environ,
+    reason="there is no Chromium: install the package",
+)
+
+FULL, EMPTY = "/incidents/INC-4", "/incidents/INC-2"
+PATHS = [
+    *(
+        "/incidents",
+        "/incidents?q=nothing+has+this+word",
+        "/incidents?service=NOT+A+SLUG",
+        "/incidents/new",
+        "/insights",
+    ),
+    *(f"{one}{tab}" for one in (FULL, EMPTY) for tab in ("", "/postmortem", "/actions", "/history")),
+    *(
+        f"{FULL}?include_hidden=true",
+        f"{FULL}/postmortem/revisions",
+        f"{FULL}/postmortem/revisions/2?against=1",
+    ),
+    *(
+        f"{EMPTY}/postmortem/edit/{section}"
+        for section in ("summary", "impact", "trigger", "factors", "went_well")
+    ),
+    *("/reliability", "/problems/validation", "/nowhere", "/signin"),
+]
+LOOKS = {"light, wide": (1280, "light"), "dark, narrow": (320, "dark")}
+
+
+@pytest.fixture(scope="module", params=LOOKS)
+def page(request: pytest.FixtureRequest) -> Generator[Page]:
+    """A page of the demo, signed in."""
+    width, scheme = LOOKS[request.param]
+    with open_folder() as folder, demo(Path(folder)) as (_, printed), sync_playwright() as playwright:
+        found = re.search(r"sign in as +(\S+)\n +password +(\S+)(?s:.*)listening on (http://\S+?);", printed)
+        assert found is not None
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        opened = browser.new_page(
+            base_url=found[3],
+            viewport={"width": width, "height": 800},
+            color_scheme=scheme,  # type: ignore[arg-type] # one of its words
+        )
+        opened.goto("/signin")
+        sign_in(opened, Account(found[1], found[2]))
+        yield opened
+        browser.close()
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_axe_finds_nothing(page: Page, path: str) -> None:
+    page.goto(path)
+    page.evaluate("document.querySelectorAll('details').forEach(it => { it.open = true })")
+    results = Axe().run(page)  # pyright: ignore[reportUnknownMemberType] # it has no types
+    assert results.violations_count == 0, results.generate_report()
