@@ -241,6 +241,18 @@ def _unsafe_commits(site: Site) -> Generator[None]:
 
 
 @contextmanager
+def _hanging_writes(site: Site) -> Generator[None]:
+    """Let one write of seven hang in the database for longer than its request may take; the others are as quick as ever."""
+    hang = "begin if random() < 0.15 then perform pg_sleep(8); end if; return new; end"
+    site.database.ask(f"create function hang() returns trigger language plpgsql as '{hang}'")
+    site.database.ask("create trigger hang before insert on audit_log for each row execute function hang()")
+    try:
+        yield
+    finally:
+        site.database.ask("drop function hang() cascade")
+
+
+@contextmanager
 def _wrong_target(site: Site) -> Generator[None]:
     """Let Prometheus scrape something else in place of the service, as a slip in its configuration does."""
     prometheus, right = site.prometheus, site.prometheus.targets["postfacta"]
@@ -269,7 +281,7 @@ FAULTS: Mapping[str, Fault] = {
     "database_killed": _outage("kill"),
     "database_frozen": _outage("frozen"),
     "database_locked": _outage("lock"),
-    "database_slow": _slow_database(900),
+    "hanging_writes": _hanging_writes,
     "latency_burst": _slow_database(100),
     "disk_full": _outage("disk-full"),
     "table_gone": _altered(
