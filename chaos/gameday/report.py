@@ -138,7 +138,7 @@ def as_markdown(told: Told) -> str:
             it.verdict,
             _failed(it),
             ", ".join(it.others) or "-",
-            "; ".join(it.reasons) or "-",
+            " ".join("; ".join(it.reasons).split()) or "-",  # a cell is one line
         )
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", "| alert that no row causes | why |", "|---|---|"]

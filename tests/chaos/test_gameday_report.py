@@ -88,6 +88,11 @@ def test_a_row_at_a_pace_of_its_own_is_told_at_that_pace() -> None:
     assert "| page | 6.5 s | 6 m 30 s | 7.0 s |" in text
 
 
+def test_a_reason_of_several_lines_stays_in_its_cell() -> None:
+    text = as_markdown(replace(TOLD, results=[replace(RESULT, reasons=("its last words:\nlistening\n",))]))
+    assert "| its last words: listening |" in text
+
+
 def test_what_did_not_happen_is_told_as_never() -> None:
     silent = replace(FINDING, fired_after=None, told_after=None, resolved_after=None, severity="", runbook="")
     text = as_markdown(replace(TOLD, results=[replace(RESULT, findings=(silent,))]))
