@@ -62,16 +62,16 @@ def serve(settings: Settings, *, say: Callable[[str], None] | None = None) -> in
         # No request leaves what only the collector can free; to look after each 700 objects took 5 to 10 % of it.
         gc.freeze()
         gc.set_threshold(10_000, 10, 10)
-        # uvicorn raises the signal again after its graceful stop; so whoever called us can still tidy up.
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # Told here too, since uvicorn listens to signals only once its loop runs: a KeyboardInterrupt before that can
+        # be lost in an import. It raises them again after its graceful stop; so whoever called us can still tidy up.
+        before = {told: signal.signal(told, server.handle_exit) for told in (signal.SIGINT, signal.SIGTERM)}
         try:
             if say is not None:
                 say(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C stops it")
             server.run(sockets=[listener])
-        except KeyboardInterrupt:
-            return 0
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for told, handler in before.items():
+                signal.signal(told, handler)
             flush()
     return 0 if server.started else 1
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
+
+import pytest
 
 from postfacta_app.server import (
     _config,  # pyright: ignore[reportPrivateUsage] - it is the subject
@@ -37,3 +42,33 @@ def test_no_answer_waits_forty_milliseconds_for_an_acknowledgement() -> None:
         listener.accept()[0] as accepted,
     ):
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+# A signal that comes while nobody can raise: Python drops what a callback of a weak reference raises.
+_DEAF_MOMENT = """
+import signal, sys, weakref
+from postfacta_app.server import serve
+from postfacta_app.settings import load_settings
+
+class Gone: ...
+
+def say(_):
+    gone = Gone()
+    reference = weakref.ref(gone, lambda _: signal.raise_signal(int(sys.argv[1])))
+    del gone
+    print("said")
+
+sys.exit(serve(load_settings({"LOG_LEVEL": "ERROR"}, port=0), say=say))
+"""
+
+
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_heard_as_soon_as_the_address_is_told(told: signal.Signals) -> None:
+    done = subprocess.run(  # noqa: S603 - our own
+        [sys.executable, "-c", _DEAF_MOMENT, str(int(told))],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "said\n"), done.stderr

@@ -490,8 +490,8 @@ def test_numbers_of_an_open_circuit_are_those_that_opened_it() -> None:
 @pytest.mark.parametrize("kind", ["count", "time"])
 def test_a_window_costs_the_same_memory_however_many_calls_it_sees(kind: Literal["count", "time"]) -> None:
     config = CircuitConfig(sliding_window_type=kind, sliding_window_size=5, failure_rate_threshold=1.0)
-    played = Played(config).play("SFSFSF")
     tracemalloc.start()
+    played = Played(config).play("SFSFSF")
     for _ in range(2000):
         played.wait(1.0).play("SF")
     # Only what the policies hold: threads of other tests may allocate meanwhile.
