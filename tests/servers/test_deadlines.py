@@ -160,34 +160,38 @@ def test_a_resource_that_crashes_ends_the_service_and_the_others_close(tmp_path:
     assert "the fragile resource is gone" in service.log.read_text()
 
 
+def ask_on(port: int, stop: threading.Event, answers: set[bytes], failures: list[str]) -> None:
+    """Ask until told to stop; collect what differs of the answers, and what failed."""
+    connection = http.client.HTTPConnection(BIND, port, timeout=20)
+    repeated = False
+    while not stop.is_set():
+        # It honours `Connection: close` by connecting anew.
+        is_fresh = connection.sock is None
+        try:
+            connection.request("GET", "/quick")
+            answers.add(connection.getresponse().read())
+            repeated = False
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            # A server that stops resets what it accepted and has not read: as proxies do, try that once more.
+            if repeated or not (is_fresh and isinstance(error, ConnectionError)):
+                failures.append(repr(error))
+            repeated = True
+            continue
+        time.sleep(0.01)  # noqa: TID251 - a client's pause
+    connection.close()
+
+
 def test_workers_that_renew_themselves_fail_no_request(tmp_path: Path) -> None:
     command = SERVERS["uvicorn-httptools"] + " --workers 2"
     pids: set[bytes] = set()
     failures: list[str] = []
     stop = threading.Event()
 
-    def client(port: int) -> None:
-        connection = http.client.HTTPConnection(BIND, port, timeout=20)
-        repeated = False
-        while not stop.is_set():
-            # It honours `Connection: close` by connecting anew.
-            is_fresh = connection.sock is None
-            try:
-                connection.request("GET", "/quick")
-                pids.add(connection.getresponse().read())
-                repeated = False
-            except (OSError, http.client.HTTPException) as error:
-                connection.close()
-                # A server that stops resets what it accepted and has not read: as proxies do, try that once more.
-                if repeated or not (is_fresh and isinstance(error, ConnectionError)):
-                    failures.append(repr(error))
-                repeated = True
-                continue
-            time.sleep(0.01)  # noqa: TID251 - a client's pause
-        connection.close()
-
     with running(command, tmp_path, DEADLINES_AGE="2") as service:
-        clients = [threading.Thread(target=client, args=(service.port,)) for _ in range(6)]
+        clients = [
+            threading.Thread(target=ask_on, args=(service.port, stop, pids, failures)) for _ in range(6)
+        ]
         for one in clients:
             one.start()
         try:
