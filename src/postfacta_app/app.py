@@ -40,7 +40,8 @@ from .identity.http import Accounts, IdentityHttp
 from .identity.local import LocalAccounts
 from .identity.pages import SignInPages
 from .identity.postgres import PostgresIdentity
-from .incident_page import IncidentPage, Needs as IncidentNeeds
+from .incident_page import IncidentPage
+from .incident_view import Needs as IncidentNeeds
 from .incidents.http import IncidentHttp
 from .incidents.pages import IncidentPages
 from .incidents.postgres import PostgresIncidents
@@ -235,12 +236,17 @@ def route_rules(
             screens=Screens(
                 incidents=IncidentPages(transactions, store, pages),
                 incident=IncidentPage(
-                    transactions, IncidentNeeds(store, timelines, PostgresSignals(database)), pages
+                    transactions, IncidentNeeds(store, timelines, PostgresSignals(database), links), pages
                 ),
                 postmortems=PostMortemPages(transactions, written, pages, names=timelines.names),
                 actions=ActionPages(transactions, action_service.Needs(store, actions), pages),
                 history=HistoryPage(
-                    written, pages, edits=timelines.latest_edits, audit=identity.audit, names=timelines.names
+                    revisions,
+                    pages,
+                    read=timelines.facts,
+                    edits=timelines.latest_edits,
+                    audit=identity.audit,
+                    names=timelines.names,
                 ),
                 insights=InsightPage(timelines, pages),
                 sign_in=SignInPages(accounts, http, pages, is_local=settings.is_local),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -16,7 +17,7 @@ from .errors import AppError, NotFoundError, UnauthenticatedError
 from .principal import Principal
 from .problems import Fault
 from .routes import PRINCIPAL
-from .web.forms import TYPED
+from .web.forms import TYPED, is_same_origin
 from .web.render import Pages
 
 __all__ = ["ErrorPages"]
@@ -34,8 +35,12 @@ class ErrorPages:
 
     def fault(self, fault: Fault, scope: Mapping[str, Any]) -> Response:
         """Tell of an error; a form that was not saved is offered again, and who is nobody is led to sign in."""
+        sign_in = None
         if fault.status == UnauthenticatedError.status:
-            return RedirectResponse(f"/signin?next={quote(scope['path'], safe='/')}", 303)
+            sign_in = f"/signin?next={quote(_page_of(scope), safe='/')}"
+            # What somebody typed whose session has ended since is shown; no form of a page of others is.
+            if not (scope.get(TYPED) and is_same_origin(Headers(raw=scope["headers"]))):
+                return RedirectResponse(sign_in, 303)
         request = current_request()
         context = {
             "here": "problem",
@@ -44,6 +49,7 @@ class ErrorPages:
             "request_id": request.request_id if request else "",
             "typed": scope.get(TYPED),
             "path": quote(scope["path"]),
+            "sign_in": sign_in,
         }
         # Unless it was refused before anybody looked who asks.
         principal = scope.get(PRINCIPAL)
@@ -60,3 +66,16 @@ class ErrorPages:
         title, detail = kinds[slug]
         context = {"title": title, "detail": (detail or "").replace("`", ""), "request_id": "", "typed": None}
         return self._pages.page("problem.html", context, principal=principal)
+
+
+def _page_of(scope: Mapping[str, Any]) -> str:
+    """Give the page on which somebody is: where it was asked for, or that whose form was sent."""
+    if scope["method"] in {"GET", "HEAD"}:
+        query = scope["query_string"].decode("latin-1")
+        return str(scope["path"]) + (f"?{query}" if query else "")
+    headers = Headers(raw=scope["headers"])
+    try:
+        came_from = urlsplit(headers.get("referer", ""))
+    except ValueError:
+        return "/"
+    return (came_from.path if came_from.netloc == headers.get("host") else "") or "/"

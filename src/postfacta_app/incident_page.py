@@ -1,157 +1,44 @@
-"""The page of one incident: its state, its timeline, the forms that correct both."""
+"""What the forms of an incident's page send: moves, remarks, edits of the timeline, signals, links."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import Annotated, Final, Literal, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Final
 from urllib.parse import urlencode
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.requests import Request
 from starlette.responses import Response
 
 from postfacta_core.clock import WALL, Clock
 
 from .db import Answer, Transactions, Unit
-from .durations.model import durations, marks
-from .durations.view import strip, turns
-from .errors import FieldError
+from .errors import FieldError, PreconditionFailedError
+from .incident_view import IncidentView, Needs, Typed, Visit, visit_of
 from .incidents import service
-from .incidents.http import allow_stale_incidents, parse_ref
-from .incidents.model import MOVES, Incident, Move, Outcome
-from .principal import Access, Principal
+from .incidents.http import read_ref
+from .incidents.model import Move
+from .links import service as links
+from .links.model import NewLink
+from .principal import Principal
 from .signals import service as signals
-from .signals.model import Signal, SignalQuery
 from .timeline import annotations as remarks, edits, http as timeline
-from .timeline.annotations import AnnotationKind, NewAnnotation, ShownAnnotation
-from .timeline.lanes import chart
-from .timeline.model import Content, Facts, Milestone, Op, micros
-from .timeline.rules import build
+from .timeline.annotations import AnnotationChange, NewAnnotation
+from .timeline.model import Op
 from .timeline.typed import read_edit
-from .timeline.view import Line, anchor, days, is_narrative, lines, stamp
-from .web.body import Time, read_query
-from .web.forms import Refusal, attempt, new_key, parse, read_form
+from .timeline.view import anchor
+from .web.forms import Refusal, attempt, parse, read_form
 from .web.render import Pages
 
-__all__ = ["IncidentPage", "Needs", "Store"]
+__all__ = ["IncidentPage"]
 
-Word = Annotated[str, StringConstraints(max_length=200)]
-_MOST: Final = 5000  # Of edits and of remarks: who and why of what comes after is in the history alone.
-_LETTERS: Final = 2000  # Of a signal's text and payload; all of it is a link away.
 _SIGNAL: Final = re.compile(r"signal-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
-_SHORT: Final = 100
-_BEFORE: Final = timedelta(hours=1)  # Signals are looked for from so long before the incident.
-
-
-class Store(timeline.Store, Protocol):
-    """Where the facts of timelines are kept, what signals say, and who signed them."""
-
-    async def contents(self, signals: Sequence[UUID], letters: int) -> Mapping[UUID, Content]:
-        """Read the beginnings of what signals say."""
-        ...
-
-    async def names(self, actors: Collection[str]) -> Mapping[str, str]:
-        """Tell what people call those who signed facts."""
-        ...
-
-
-class View(BaseModel):
-    """Which entries are shown, which one is edited, and for which signals to look."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    view: Literal["all", "narrative"] = "all"
-    hidden: bool = False
-    known_as_of: Time | None = None
-    edit: Word = ""
-    service: Word = ""
-    source: Word = ""
-    since: Word | None = Field(None, alias="from")
-    until: Word = Field("", alias="to")
-
-
-@dataclass(frozen=True, slots=True)
-class Typed:
-    """A form that was not saved, as it was sent; without a refusal there is none.
-
-    Attributes:
-        form: Its name on the page.
-    """
-
-    form: str = ""
-    fields: Mapping[str, str] = field(default_factory=dict[str, str])
-    refusal: Refusal | None = None
-
-    def value(self, form: str, name: str, default: str) -> str:
-        """Give what was typed into a field."""
-        return self.fields.get(name, "") if form == self.form else default
-
-    def wrong(self, form: str, name: str) -> str:
-        """Tell which rule a field breaks, if it does."""
-        return self.refusal.by_field.get(name, "") if self.refusal and form == self.form else ""
-
-    def key(self, form: str) -> str:
-        """Give the idempotency key of a form: what is sent again has one effect."""
-        is_same = form == self.form and self.refusal is not None and not self.refusal.is_spent
-        return (self.fields.get("key") if is_same else None) or new_key()
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What is known of an incident: its entries, what was said about it as a whole, how many entries are hidden."""
-
-    lines: Sequence[Line]
-    notes: Sequence[ShownAnnotation]
-    hidden: int
-
-    @property
-    def is_short(self) -> bool:
-        """Whether every entry has its forms on the page; else each leads to them, and the page stays light."""
-        return len(self.lines) <= _SHORT
-
-    @property
-    def actors(self) -> set[str]:
-        """Whoever signed something that is shown."""
-        remarks = [*self.notes, *(it for line in self.lines for it in (*line.beneath, line.remark) if it)]
-        decided = [edit.actor for line in self.lines for edit in line.decided]
-        return {*decided, *(it.author for it in remarks)}
-
-
-@dataclass(frozen=True, slots=True)
-class Search:
-    """A search for signals that no incident has."""
-
-    fields: Mapping[str, str]
-    found: Sequence[Signal] | None = None
-    errors: Sequence[FieldError] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Visit:
-    """Somebody who asks for the page, and how it is to be shown."""
-
-    request: Request
-    principal: Principal
-    view: View
-
-    @property
-    def ref(self) -> UUID | int:
-        """Which incident it is."""
-        return parse_ref(self.request)
-
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """Where incidents are, the facts of their timelines, and signals."""
-
-    incidents: service.Store
-    timelines: Store
-    signals: signals.Store
+_OTHERS: Final = (
+    "Somebody else changed this remark meanwhile. It is shown as it is now: repeat what you wanted."
+)
 
 
 class IncidentPage:
@@ -169,16 +56,16 @@ class IncidentPage:
     ) -> None:
         self._transactions = transactions
         self._needs = needs
-        self._pages = pages
+        self._view = IncidentView(needs, pages, clock=clock)
         self._clock = clock
 
     async def show(self, request: Request, principal: Principal) -> Response:
         """GET /incidents/{ref}."""
-        return await self._page(_visit(request, principal), Typed())
+        return await self._view.page(visit_of(request, principal), Typed())
 
     async def move(self, request: Request, principal: Principal) -> Response:
         """POST /incidents/{ref}/moves."""
-        fields, visit = await read_form(request, principal), _visit(request, principal)
+        fields, visit = await read_form(request, principal), visit_of(request, principal)
         typed = Typed(f"move-{fields.get('to')}", fields)
         wish = parse(Move, fields)
         if isinstance(wish, tuple):
@@ -192,7 +79,7 @@ class IncidentPage:
 
     async def note(self, request: Request, principal: Principal) -> Response:
         """POST /incidents/{ref}/notes."""
-        fields, visit = await read_form(request, principal), _visit(request, principal)
+        fields, visit = await read_form(request, principal), visit_of(request, principal)
         entry = {"source": fields["source"], "id": fields.get("id", "")} if "source" in fields else None
         about = anchor(entry["source"], entry["id"]) if entry else ""
         typed = Typed(f"note-{about}" if about else "note", fields)
@@ -209,11 +96,40 @@ class IncidentPage:
 
         return await self._save(visit, typed, use)
 
+    async def renote(self, request: Request, principal: Principal) -> Response:
+        """POST /incidents/{ref}/notes/{root}: say it in other words, tell what became of it, or take it back."""
+        fields, visit = await read_form(request, principal), visit_of(request, principal)
+        typed = Typed(f"renote-{request.path_params['root']}", fields)
+        wish = parse(AnnotationChange, fields)
+        if isinstance(wish, tuple):
+            return await self._refuse(visit, typed, wish)
+        needs, root = self._needs, timeline.root_of(request)
+
+        def matches(etag: str) -> None:
+            if etag != f'"ann-{fields.get("version", "")}"':
+                raise PreconditionFailedError(_OTHERS)
+
+        async def use(unit: Unit) -> str:
+            incident = await service.lock_active(unit, needs.incidents, visit.ref)
+            if await needs.timelines.incident_of(unit, root) != incident.id:
+                raise remarks.missing()
+            if fields.get("op") == "retract":
+                await remarks.retract(unit, needs.incidents, needs.timelines, root=root, matches=matches)
+                return "timeline"
+            said = await remarks.change(
+                unit, needs.incidents, needs.timelines, root=root, wish=wish, matches=matches
+            )
+            return f"r-{said.id}"
+
+        return await self._save(visit, typed, use)
+
     async def edit(self, request: Request, principal: Principal) -> Response:
         """POST /incidents/{ref}/edits."""
-        fields, visit = await read_form(request, principal), _visit(request, principal)
+        fields, visit = await read_form(request, principal), visit_of(request, principal)
         if (op := fields.get("op", "")) == Op.ATTACH:
             return await self._attach(visit, Typed(op, fields))
+        if op == Op.DETACH:
+            return await self._detach(visit, Typed(op, fields))
         about = anchor(fields["source"], fields["id"]) if {"source", "id"} <= fields.keys() else ""
         typed = Typed(f"{op}-{about}" if about else op, fields)
         new = read_edit(fields)
@@ -227,6 +143,28 @@ class IncidentPage:
 
         return await self._save(visit, typed, use)
 
+    async def link(self, request: Request, principal: Principal) -> Response:
+        """POST /incidents/{ref}/links."""
+        fields, visit = await read_form(request, principal), visit_of(request, principal)
+        typed, new = Typed("link", fields), parse(NewLink, fields)
+        if isinstance(new, tuple):
+            return await self._refuse(visit, typed, new)
+
+        here, there = visit.ref, read_ref(new.to.strip().upper() if new.to[:1] in "iI" else new.to.strip())
+        needs = links.Needs(self._needs.incidents, self._needs.links)
+
+        async def use(unit: Unit) -> str:
+            if fields.get("op") != "unlink":
+                await links.link(unit, needs, here, to=there, new=new)
+            elif there is None:
+                raise service.missing()
+            else:
+                ends = (there, here) if fields.get("direction") == "in" else (here, there)
+                await links.unlink(unit, needs, ends[0], to=ends[1], of=new.type)
+            return ""
+
+        return await self._save(visit, typed, use)
+
     async def _attach(self, visit: Visit, typed: Typed) -> Response:
         ids = [UUID(name.removeprefix("signal-")) for name in typed.fields if _SIGNAL.fullmatch(name)]
         if not ids:
@@ -236,6 +174,19 @@ class IncidentPage:
         async def use(unit: Unit) -> str:
             incident = await service.lock_active(unit, self._needs.incidents, visit.ref)
             await signals.attach(unit, self._needs.signals, incident, ids=ids)
+            return "timeline"
+
+        return await self._save(visit, typed, use)
+
+    async def _detach(self, visit: Visit, typed: Typed) -> Response:
+        found = _SIGNAL.fullmatch(f"signal-{typed.fields.get('signal')}")
+        if found is None:
+            raise signals.missing()
+
+        async def use(unit: Unit) -> str:
+            incident = await service.lock_active(unit, self._needs.incidents, visit.ref)
+            signal_id = UUID(found[0].removeprefix("signal-"))
+            await signals.detach(unit, self._needs.signals, incident, signal_id=signal_id)
             return "timeline"
 
         return await self._save(visit, typed, use)
@@ -259,91 +210,7 @@ class IncidentPage:
     async def _again(self, visit: Visit, typed: Typed, refusal: Refusal) -> Response:
         # If nothing can be read, the page of that problem holds the form.
         typed = replace(typed, refusal=refusal)
-        return await self._page(visit, typed, status=refusal.status, headers=refusal.headers)
-
-    async def _page(
-        self, visit: Visit, typed: Typed, *, status: int = 200, headers: Mapping[str, str] | None = None
-    ) -> Response:
-        principal, view = visit.principal, visit.view
-        found = await self._needs.timelines.facts(principal, visit.ref)
-        if found is None:
-            raise service.missing()
-        incident, facts = found
-        allow_stale_incidents(visit.request, [incident])
-        told = await self._told(incident, facts, view)
-        shown = [line for line in told.lines if view.view == "all" or is_narrative(line)]
-        known, is_open = marks(facts)
-        until = None if view.known_as_of is None else micros(view.known_as_of)
-        across = [turn for turn in turns(known) if until is None or turn.t <= until]
-        is_now = until is None and incident.archived_at is None
-        context = {
-            "here": "incidents",
-            "tab": "timeline",
-            "item": incident,
-            "view": view,
-            "typed": typed,
-            "told": told,
-            "days": days(shown, across),
-            "chart": chart(shown, across),
-            "turns": turns(known),
-            "strip": strip(durations(known, is_open=is_open)),
-            "names": await self._needs.timelines.names(told.actors),
-            "moves": MOVES[incident.status],
-            "outcomes": list(Outcome),
-            "milestones": list(Milestone),
-            "kinds": [kind for kind in AnnotationKind if kind != "decision" or principal.may(Access.WRITE)],
-            "search": await self._search(visit, incident),
-            "may_write": is_now and principal.may(Access.WRITE),
-            "may_note": is_now and principal.may(Access.ANNOTATE),
-            "link": partial(_link, incident, view),
-            "query": "".join(_link(incident, view, edit="").partition("?")[1:]),
-            "stamp": stamp,
-        }
-        return self._pages.page("incident.html", context, principal=principal, status=status, headers=headers)
-
-    async def _told(self, incident: Incident, facts: Facts, view: View) -> Told:
-        until = None if view.known_as_of is None else micros(view.known_as_of)
-        entries = build(facts, known_as_of=until, include_hidden=True).entries
-        shown = [entry for entry in entries if view.hidden or not entry.hidden]
-        said = await self._needs.timelines.annotations(incident.id, None, _MOST)
-        made = lines(
-            shown,
-            edits=await self._needs.timelines.edits(incident.id, None, _MOST),
-            remarks=said,
-            moves=facts.changes,
-            contents=await self._needs.timelines.contents(
-                [it.signal_id for it in shown if it.signal_id], _LETTERS
-            ),
-        )
-        loose = [it for it in said if it.entry is None and it.occurred_at is None]
-        return Told(made, loose, sum(entry.hidden for entry in entries))
-
-    async def _search(self, visit: Visit, incident: Incident) -> Search:
-        view = visit.view
-        until = incident.ended_at or self._now()
-        fields = {
-            "service": view.service,
-            "source": view.source,
-            "from": view.since or f"{incident.declared_at - _BEFORE:%Y-%m-%d %H:%M}",
-            "to": view.until or f"{until + _BEFORE:%Y-%m-%d %H:%M}",
-        }
-        if view.since is None:
-            return Search(fields)
-        query = parse(SignalQuery, {**fields, "attached": False})
-        if isinstance(query, tuple):
-            return Search(fields, errors=query)
-        return Search(fields, (await self._needs.signals.page(visit.principal, query))[: query.limit])
+        return await self._view.page(visit, typed, status=refusal.status, headers=refusal.headers)
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)
-
-
-def _visit(request: Request, principal: Principal) -> Visit:
-    return Visit(request, principal, read_query(request, View))
-
-
-def _link(incident: Incident, shown: View, /, **changes: str) -> str:
-    """Give the address of this page with another view of it; an empty value takes a filter away."""
-    given = {**shown.model_dump(mode="json", by_alias=True, exclude_defaults=True), **changes}
-    kept = {name: "true" if value is True else value for name, value in given.items() if value}
-    return f"/incidents/{incident.ref}" + (f"?{urlencode(kept)}" if kept else "")

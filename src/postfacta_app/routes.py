@@ -147,7 +147,7 @@ class _Endpoint:
         request = Request(scope, receive, send)  # type: ignore[arg-type]
         try:
             response = await self._answer(request)
-        except (RateLimitedError, ResilienceError):
+        except (RateLimitedError, ResilienceError, UnauthenticatedError):
             await keep_typed(request)
             raise
         await response(scope, receive, send)  # type: ignore[arg-type]

@@ -54,6 +54,8 @@ def screen_rules(on: Screens) -> list[Rule]:
         Rule(method="POST", path=f"{path}/moves", handler=one.move, access=WRITE, route_class=write),
         Rule(method="POST", path=f"{path}/edits", handler=one.edit, access=WRITE, route_class=write),
         Rule(method="POST", path=f"{path}/notes", handler=one.note, access=ANNOTATE, route_class=write),
+        Rule(method="POST", path=f"{path}/notes/{{root}}", handler=one.renote, access=ANNOTATE, route_class=write),
+        Rule(method="POST", path=f"{path}/links", handler=one.link, access=WRITE, route_class=write),
         *_aftermath(on),
         Rule(
             method="GET", path="/insights", handler=on.insights.show, access=READ, route_class=search, stale=True,

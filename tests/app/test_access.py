@@ -106,8 +106,10 @@ EXPECTED: dict[str, set[str]] = {
     "GET /incidents/{ref}": READ,
     "POST /incidents/{ref}/moves": RESPONDERS,
     "POST /incidents/{ref}/edits": RESPONDERS,
+    "POST /incidents/{ref}/links": RESPONDERS,
     # A session sends the form's token too: tests/app/timeline/test_pages.py.
     "POST /incidents/{ref}/notes": ANNOTATORS - {"viewer's session"},
+    "POST /incidents/{ref}/notes/{root}": ANNOTATORS - {"viewer's session"},
     "GET /incidents/{ref}/postmortem": READ,
     "POST /incidents/{ref}/postmortem/moves": RESPONDERS,
     "POST /incidents/{ref}/postmortem/restore": RESPONDERS,
@@ -268,7 +270,9 @@ async def test_a_private_incident_is_nowhere_for_a_stranger(
             body = BODIES.get(route, BODIES.get(method))
             answer = await service.client.request(method, path, json=body, headers=headers)
             # Who may not write at all learns that first, of whatever incident; for all others there is none.
-            writers = ANNOTATORS if route.endswith(("/annotations", "/notes")) else RESPONDERS
+            writers = (
+                ANNOTATORS if route.endswith(("/annotations", "/notes", "/notes/{root}")) else RESPONDERS
+            )
             may = stranger in (READ if method == "GET" and "/edit/" not in route else writers)
             assert answer.status_code == (404 if may else 403), (method, path)
             never = await service.client.request(

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped] # it has no types
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
+from tests.app.browsing import NEEDS_CHROMIUM, chromium, sign_in
 from tests.app.running import Account, demo
-from tests.app.test_pages import CHROMIUM, FLAGS, sign_in
 from tests.pg import open_folder
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and "TEST_REQUIRE_ALL" not in os.environ,
-    reason="there is no Chromium: install the package",
-)
+pytestmark = NEEDS_CHROMIUM
 
 FULL, EMPTY = "/incidents/INC-4", "/incidents/INC-2"
 PATHS = [
@@ -48,10 +44,9 @@ LOOKS = {"light, wide": (1280, "light"), "dark, narrow": (320, "dark")}
 def page(request: pytest.FixtureRequest) -> Generator[Page]:
     """A page of the demo, signed in."""
     width, scheme = LOOKS[request.param]
-    with open_folder() as folder, demo(Path(folder)) as (_, printed), sync_playwright() as playwright:
+    with open_folder() as folder, demo(Path(folder)) as (_, printed), chromium() as browser:
         found = re.search(r"sign in as +(\S+)\n +password +(\S+)(?s:.*)listening on (http://\S+?);", printed)
         assert found is not None
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         opened = browser.new_page(
             base_url=found[3],
             viewport={"width": width, "height": 800},
@@ -60,7 +55,6 @@ def page(request: pytest.FixtureRequest) -> Generator[Page]:
         opened.goto("/signin")
         sign_in(opened, Account(found[1], found[2]))
         yield opened
-        browser.close()
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -69,3 +63,11 @@ def test_axe_finds_nothing(page: Page, path: str) -> None:
     page.evaluate("document.querySelectorAll('details').forEach(it => { it.open = true })")
     results = Axe().run(page)  # pyright: ignore[reportUnknownMemberType] # it has no types
     assert results.violations_count == 0, results.generate_report()
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_no_page_scrolls_sideways(page: Page, path: str) -> None:
+    page.goto(path)
+    page.evaluate("document.querySelectorAll('details').forEach(it => { it.open = true })")
+    width = page.viewport_size["width"] if page.viewport_size else 0
+    assert 0 < page.evaluate("document.documentElement.scrollWidth") <= width

@@ -15,16 +15,16 @@ from urllib.parse import urlencode
 import anyio
 import httpx2
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from postfacta_app.identity import guard
 from postfacta_app.migrations import upgrade
 from postfacta_embedded import EmbeddedPostgres
+from tests.app.browsing import CONTRAST, NEEDS_CHROMIUM, chromium, sign_in as sign_in_by_form
 from tests.app.desk import FULL, desk_of
 from tests.app.live import NEW, PATCH_JSON, Service, in_process
 from tests.app.running import ADMIN, LiveService, live_service, sign_in
 from tests.app.test_access import table
-from tests.app.test_pages import CHROMIUM, CONTRAST, FLAGS, sign_in as sign_in_by_form
 from tests.pg import create_database, fresh_database, open_folder
 
 LIST = "/api/v1/incidents?severity=HIGH"
@@ -426,17 +426,13 @@ def _wait_until(live: LiveService, is_so: Callable[[httpx2.Response], bool]) -> 
         assert time.monotonic() < until, answer.text
 
 
-@pytest.mark.skipif(
-    CHROMIUM is None and "TEST_REQUIRE_ALL" not in os.environ,
-    reason="there is no Chromium: install the package",
-)
+@NEEDS_CHROMIUM
 def test_a_reader_sees_when_the_page_was_true_on_a_wide_screen_and_on_a_phone(
     live: LiveService, mortal: EmbeddedPostgres, tmp_path: Path
 ) -> None:
     incident = live.record(title="Checkout is down", severity="CRITICAL", services=["payments"])
     paths = ("/incidents", f"/incidents/INC-{incident['number']}")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as browser:
         page = browser.new_context(base_url=live.url).new_page()
         page.goto("/signin")
         sign_in_by_form(page, ADMIN)
@@ -446,7 +442,6 @@ def test_a_reader_sees_when_the_page_was_true_on_a_wide_screen_and_on_a_phone(
         with away(mortal):
             for path in paths:
                 _look(page, path, tmp_path)
-        browser.close()
 
 
 def _look(page: Page, path: str, folder: Path) -> None:

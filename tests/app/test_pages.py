@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Generator
 from uuid import uuid4
 
 import pytest
-from playwright.sync_api import Browser, Page, StorageState, sync_playwright
+from playwright.sync_api import Browser, Page, StorageState
 
 from postfacta_embedded import EmbeddedPostgres
-from tests.app.running import ADMIN, Account, LiveService, live_service
+from tests.app.browsing import CONTRAST, NEEDS_CHROMIUM, chromium, session_of, sign_in
+from tests.app.running import Account, LiveService, live_service
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-# Without its background services it asks nobody else; as root it has no sandbox.
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
-
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and "TEST_REQUIRE_ALL" not in os.environ,
-    reason="there is no Chromium: install the package",
-)
+pytestmark = NEEDS_CHROMIUM
 
 
 @pytest.fixture(scope="module")
@@ -34,21 +23,14 @@ def service(postgres_server: EmbeddedPostgres, app_template: str) -> Generator[L
 
 @pytest.fixture(scope="module")
 def browser(service: LiveService) -> Generator[Browser]:
-    # After the service: while Playwright is on, its event loop runs in this thread, and no other can.
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield started
-        started.close()
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
 def session(browser: Browser, service: LiveService) -> StorageState:
     """The cookies of somebody who has signed in once."""
-    with browser.new_context(base_url=service.url) as context:
-        page = context.new_page()
-        page.goto("/signin")
-        sign_in(page, ADMIN)
-        return context.storage_state()
+    return session_of(browser, service.url)
 
 
 @pytest.fixture(params=["with JavaScript", "without JavaScript"])
@@ -72,12 +54,6 @@ def inside(page: Page, session: StorageState) -> Page:
     """The page, signed in."""
     page.context.add_cookies(session["cookies"])  # type: ignore[arg-type] # what it gave is what it takes
     return page
-
-
-def sign_in(page: Page, who: Account) -> None:
-    page.fill("#email", who.email)
-    page.fill("#password", who.password)
-    page.click("main button")
 
 
 def test_a_stranger_is_led_to_sign_in_and_back_to_where_he_wanted_to_be(
@@ -266,24 +242,3 @@ def test_text_stands_out_from_its_ground(
     worst = page.evaluate(CONTRAST)
     assert worst["ratio"] >= 4.5, worst
     context.close()
-
-
-# The lowest contrast of all text on the page, by WCAG's formula, against the nearest ground that is painted.
-CONTRAST = """() => {
-  const rgb = text => text.match(/[\\d.]+/g).map(Number);
-  const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
-    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  let worst = {ratio: 99, text: ""};
-  for (const element of document.querySelectorAll("body *")) {
-    const own = [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
-    if (!own || !element.getClientRects().length) continue;
-    let ground = element;
-    while (ground && rgb(getComputedStyle(ground).backgroundColor)[3] === 0) ground = ground.parentElement;
-    const [a, b] = [getComputedStyle(element).color, getComputedStyle(ground ?? document.body).backgroundColor]
-      .map(rgb).map(light).sort((x, y) => y - x);
-    const ratio = (a + 0.05) / (b + 0.05);
-    if (ratio < worst.ratio) worst = {ratio, text: element.textContent.trim().slice(0, 60)};
-  }
-  return worst;
-}"""

@@ -74,6 +74,7 @@ PLACES: dict[str, Callable[[Named], str]] = {
     "incidents/{id:uuid}": lambda it: it.ref,
     "signals/{id}": lambda it: it.signal,
     "annotations/{root}": lambda it: it.annotation,
+    "notes/{root}": lambda it: it.annotation,
     "action-items/{id}": lambda it: it.action,
     "links/{other}": lambda it: it.ref,
     "{other}/{type}": lambda it: "related",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from typing import Protocol
 from uuid import UUID
 
 from starlette.requests import Request
@@ -133,7 +134,15 @@ def read_ref(text: str) -> UUID | int | None:
     return UUID(text) if _UUID.fullmatch(text) else None
 
 
-def allow_stale_incidents(request: Request, shown: Iterable[Incident]) -> None:
+class Shown(Protocol):
+    """An incident, or what is shown of it."""
+
+    @property
+    def visibility(self) -> Visibility:
+        """Who may see it."""
+
+
+def allow_stale_incidents(request: Request, shown: Iterable[Shown]) -> None:
     """Let the answer be kept for when the database is away, unless one of these is private."""
     if all(incident.visibility is Visibility.INTERNAL for incident in shown):
         allow_stale(request)

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from ..incidents.model import Severity, Status
+from ..incidents.model import Severity, Status, Visibility
 from ..web.body import Time
 
 __all__ = ["Direction", "Far", "IncidentLink", "LinkList", "LinkType", "NewLink"]
@@ -55,6 +55,7 @@ class Far(BaseModel):
     title: str
     severity: Severity
     status: Status
+    visibility: Visibility
 
 
 class IncidentLink(BaseModel):

@@ -18,7 +18,7 @@ __all__ = ["PostgresLinks"]
 
 # `i` is the other end. Whoever asks for the links of an incident has found that one before, so sees it.
 _OF = f"""
-select i.id, i.number, i.title, i.severity, i.status, l.type, l.a = $3 as leads_away, l.note, l.created_by, l.created_at
+select i.id, i.number, i.title, i.severity, i.status, i.visibility, l.type, l.a = $3 as leads_away, l.note, l.created_by, l.created_at
   from incident_links l join incidents i on i.id = case when l.a = $3 then l.b else l.a end
  where {VISIBLE} and (l.a = $3 or l.b = $3) order by l.created_at, i.id, l.type, leads_away"""  # noqa: S608 - only constants of db.py
 _COUNT = "select count(*) from incident_links where a = $1 or b = $1"

@@ -13,7 +13,9 @@ from pydantic import JsonValue
 
 from ..identity.model import AuditEntry
 from ..timeline.edits import ShownEdit
-from ..timeline.model import Op
+from ..timeline.model import Op, Precision, micros
+from ..timeline.view import stamp
+from ..web.body import parse_time
 from .model import RevisionSummary
 
 __all__ = ["MOST", "Event", "Source", "merge", "of_audit", "of_edits", "of_revisions"]
@@ -75,36 +77,46 @@ _DONE: Final[Mapping[Op, str]] = {
 }
 
 
-def of_edits(edits: Sequence[ShownEdit]) -> Sequence[Event]:
-    """Tell what was decided about the timeline; signals that were attached at once are one event."""
+def of_edits(edits: Sequence[ShownEdit], titles: Mapping[tuple[str, str], str]) -> Sequence[Event]:
+    """Tell what was decided about the timeline; signals that were attached at once are one event.
+
+    Args:
+        edits: Newest first.
+        titles: What each entry is called by its source; others are named by their ids.
+    """
     events: list[Event] = []
     for (at, op, actor, why), group in groupby(edits, lambda it: (it.at, it.op, it.actor, it.reason)):
         together = list(group)
         for edit in together[:1] if op in {Op.ATTACH, Op.DETACH} else together:
-            words = _edited(edit, len(together))
+            words = _edited(edit, len(together), titles)
             events.append(Event(at=at, actor=actor, kind="timeline", what=words, why=why))
     return events
 
 
-def _edited(edit: ShownEdit, count: int) -> str:
+def _edited(edit: ShownEdit, count: int, titles: Mapping[tuple[str, str], str]) -> str:
     value: Mapping[str, JsonValue] = edit.value or {}
-    entry = f"{edit.entry.source} {edit.entry.id}" if edit.entry else ""
+    key = (edit.entry.source, edit.entry.id) if edit.entry else ("", "")
+    entry = f"“{titles[key]}”" if key in titles else " ".join(key)
     match edit.op:
         case Op.ATTACH | Op.DETACH:
             about = f"{count} {'signal' if count == 1 else 'signals'}"
         case Op.SET_TIME:
-            to = f"{value['at']}, known to the {value['precision']}" if value else "what its source says"
-            about = f"{entry} to {to}"
+            about = f"{entry} to {_when(value) if value else 'what its source says'}"
         case Op.SET_TITLE:
             about = f"{entry} “{value['title']}”" if value else f"{entry} what its source calls it"
         case Op.CLOCK_OFFSET:
-            about = f"{edit.source} by {value.get('ms', 0)} ms"
+            about = f"{edit.source} by {float(str(value['ms'])) / 1000:+g} s"
         case Op.MILESTONE:
-            name = str(value.get("name", "")).replace("_", " ")
-            about = f"“{name}” to {value.get('at') or 'unknown'}"
+            name = str(value["name"]).replace("_", " ")
+            about = f"“{name}” to {_when(value) if value.get('at') else 'unknown'}"
         case _:
             about = entry
     return f"{_DONE[edit.op]} {about}"
+
+
+def _when(value: Mapping[str, JsonValue]) -> str:
+    at, precision = parse_time(str(value["at"])), Precision(str(value["precision"]))
+    return stamp(micros(at), precision).removesuffix(".000000")
 
 
 def of_revisions(revisions: Iterable[RevisionSummary]) -> Sequence[Event]:

@@ -13,8 +13,11 @@ from starlette.responses import Response
 from ..identity.model import AuditEntry, AuditQuery
 from ..incidents import service as incidents
 from ..incidents.http import parse_ref
+from ..incidents.model import Incident
 from ..principal import Principal
 from ..timeline.edits import ShownEdit
+from ..timeline.model import Facts
+from ..timeline.rules import build
 from ..web.body import Time, format_time, read_query
 from ..web.paging import next_page
 from ..web.render import Pages
@@ -25,6 +28,8 @@ __all__ = ["HistoryPage"]
 
 Edits = Callable[[UUID, datetime | None, int], Awaitable[Sequence[ShownEdit]]]
 """Lists the edits of an incident before a moment, newest first."""
+Read = Callable[[Principal, UUID | int], Awaitable[tuple[Incident, Facts] | None]]
+"""Reads an incident, if the asker may see it, and the facts of its timeline."""
 Audit = Callable[[AuditQuery, int | None], Awaitable[Sequence[AuditEntry]]]
 """Lists one entry more than asked for, newest first."""
 
@@ -41,18 +46,27 @@ class HistoryPage:
     """The page `/incidents/{ref}/history`.
 
     Args:
-        needs: Where incidents and revisions are.
+        revisions: Where revisions of post-mortems are.
+        pages: Renders.
+        read: Reads the incident and what its entries are called.
         edits: Lists edits of the timeline.
         audit: Lists the audit log, for administrators alone.
         names: Tells what people call whoever did something.
-        pages: Renders.
     """
 
     def __init__(
-        self, needs: service.Needs, pages: Pages, *, edits: Edits, audit: Audit, names: service.Names
+        self,
+        revisions: service.Store,
+        pages: Pages,
+        *,
+        read: Read,
+        edits: Edits,
+        audit: Audit,
+        names: service.Names,
     ) -> None:
-        self._needs = needs
+        self._revisions = revisions
         self._pages = pages
+        self._read = read
         self._edits = edits
         self._audit = audit
         self._names = names
@@ -60,14 +74,16 @@ class HistoryPage:
     async def show(self, request: Request, principal: Principal) -> Response:
         """GET /incidents/{ref}/history."""
         before = read_query(request, _Before).cursor
-        incident = await self._needs.incidents.find(principal, parse_ref(request))
-        if incident is None:
+        found = await self._read(principal, parse_ref(request))
+        if found is None:
             raise incidents.missing()
+        incident, facts = found
+        titles = {(it.source, it.id): it.original_title for it in build(facts, include_hidden=True).entries}
         edits = await self._edits(incident.id, before, MOST)
-        revisions = await self._needs.revisions.page(principal, incident.id, before=None, limit=MOST)
+        revisions = await self._revisions.page(principal, incident.id, before=None, limit=MOST)
         written = [it for it in revisions if before is None or it.at < before]
         sources = [
-            Source(of_edits(edits), edits[-1].at if len(edits) == MOST else None),
+            Source(of_edits(edits, titles), edits[-1].at if len(edits) == MOST else None),
             Source(of_revisions(written), revisions[-1].at if len(revisions) == MOST else None),
         ]
         if principal.is_admin:

@@ -19,6 +19,7 @@ from ..web.body import Time
 from .edits import EntryRef
 
 __all__ = [
+    "STATES",
     "AnnotationChange",
     "AnnotationKind",
     "AnnotationPage",
@@ -28,6 +29,7 @@ __all__ = [
     "Store",
     "add",
     "change",
+    "missing",
     "retract",
 ]
 
@@ -50,10 +52,11 @@ class AnnotationState(StrEnum):
     ANSWERED = "answered"
 
 
-_STATES: Final = {
+STATES: Final = {
     AnnotationKind.HYPOTHESIS: (AnnotationState.OPEN, AnnotationState.SUPPORTED, AnnotationState.REFUTED),
     AnnotationKind.QUESTION: (AnnotationState.OPEN, AnnotationState.ANSWERED),
 }
+"""What a remark of each kind can come to; the others have no state."""
 Body = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
 
 
@@ -143,7 +146,7 @@ async def add(
         check_time("/occurred_at", new.occurred_at, now)
         if new.entry is not None:
             raise _refusal("/occurred_at", "forbidden", "what explains an entry has no time of its own")
-    if new.state is None and new.kind in _STATES:
+    if new.state is None and new.kind in STATES:
         new = new.model_copy(update={"state": AnnotationState.OPEN})
     _check_state(new.kind, new.state)
     incident = await service.lock_active(unit, incidents, ref)
@@ -189,11 +192,11 @@ async def _locked(
 ) -> tuple[Incident, ShownAnnotation]:
     incident_id = await store.incident_of(unit, root)
     if incident_id is None:
-        raise _missing()
+        raise missing()
     try:
         incident = await service.lock_active(unit, incidents, incident_id)
     except NotFoundError:  # Of a hidden incident, no other words may tell that there is a remark.
-        raise _missing() from None
+        raise missing() from None
     standing = await _standing(unit, store, root)
     if not (standing.author == unit.principal.actor or unit.principal.is_admin):
         raise ForbiddenError("Only whoever said it, or an administrator, changes it")
@@ -204,7 +207,7 @@ async def _locked(
 async def _standing(unit: Unit, store: Store, root: UUID) -> ShownAnnotation:
     standing = await store.annotation(unit, root)
     if standing is None:
-        raise _missing()
+        raise missing()
     return standing
 
 
@@ -218,15 +221,16 @@ def _check_decision(principal: Principal, kind: AnnotationKind) -> None:
 
 
 def _check_state(kind: AnnotationKind, state: AnnotationState | None) -> None:
-    if kind not in _STATES:
+    if kind not in STATES:
         if state is not None:
             raise _refusal("/state", "forbidden", "only a hypothesis or a question has a state")
-    elif state not in _STATES[kind]:
-        allowed = ", ".join(_STATES[kind])
+    elif state not in STATES[kind]:
+        allowed = ", ".join(STATES[kind])
         raise _refusal("/state", "state", f"of a {kind} is one of: {allowed}")
 
 
-def _missing() -> NotFoundError:
+def missing() -> NotFoundError:
+    """Make the answer for what is not there, and for what the asker may not see: the same."""
     return NotFoundError("There is no such annotation")
 
 

@@ -27,7 +27,7 @@ from .model import Facts, micros
 from .query import Paging, RowKey, TimelineQuery, cut
 from .rules import build
 
-__all__ = ["Store", "TimelineHttp"]
+__all__ = ["Store", "TimelineHttp", "root_of"]
 
 Row = TypeVar("Row", ShownEdit, ShownAnnotation)
 
@@ -128,7 +128,7 @@ class TimelineHttp:
 
     async def change(self, request: Request, principal: Principal) -> Response:
         """PUT /api/v1/annotations/{root}."""
-        root, wish = _root(request), await read_body(request, AnnotationChange)
+        root, wish = root_of(request), await read_body(request, AnnotationChange)
 
         async def work(unit: Unit) -> Answer:
             return _annotation(
@@ -142,7 +142,7 @@ class TimelineHttp:
 
     async def retract(self, request: Request, principal: Principal) -> Response:
         """DELETE /api/v1/annotations/{root}."""
-        root = _root(request)
+        root = root_of(request)
 
         async def work(unit: Unit) -> Answer:
             await remarks.retract(unit, self._incidents, self._store, root=root, matches=_matches(request))
@@ -167,7 +167,8 @@ def _page(rows: Sequence[Row], query: Paging, incident: Incident) -> tuple[Seque
     return items, query.cursor_after(incident.id, (items[-1].at, items[-1].id))
 
 
-def _root(request: Request) -> UUID:
+def root_of(request: Request) -> UUID:
+    """Read which annotation a path names; what cannot be one is not there."""
     try:
         return UUID(request.path_params["root"])
     except ValueError:

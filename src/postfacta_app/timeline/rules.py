@@ -236,12 +236,16 @@ def _of_signal(signal: Signal) -> Entry:
 
 
 def _of_change(change: StatusChange) -> Entry:
-    title = "Declared" if change.from_status is None else f"Moved to {change.to_status}"
-    title = title if change.outcome is None else f"{title} ({change.outcome})"
+    title = "Declared" if change.from_status is None else f"Moved to {_words(change.to_status)}"
+    title = title if change.outcome is None else f"{title}: {_words(change.outcome)}"
     sha = _sha256({"to": change.to_status, "outcome": change.outcome, "reason": change.reason})
     return _of_person(
         "postfacta", f"status:{change.id}", "status", at=change.occurred_at, title=title, sha=sha
     )
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").lower()
 
 
 def _of_note(note: Annotation, at: int) -> Entry:

@@ -140,7 +140,14 @@ def document_of(text: str) -> Document:
         "owner": text, "priority": 1, "due_on": "2026-01-05", "url": "https://a.example/(x)", "status": "wont_do",
         "closed_at": AT, "closed_reason": text, "version": 1, "created_by": text, "created_at": AT, "updated_at": AT,
     }  # fmt: skip
-    far = {"id": nobody, "number": 2, "title": text, "severity": "LOW", "status": "OPEN"}
+    far = {
+        "id": nobody,
+        "number": 2,
+        "title": text,
+        "severity": "LOW",
+        "status": "OPEN",
+        "visibility": "internal",
+    }
     link = {
         "type": "follows",
         "direction": "in",

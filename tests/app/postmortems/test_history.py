@@ -73,10 +73,10 @@ async def test_edits_and_revisions_are_told_in_words_and_by_name(desk: Desk, ser
     told = [
         "Wrote revision 1, draft",
         "Attached 3 signals",
-        "Set the milestone “detected” to 2026-02-07T10:00:00",
-        "Shifted the clock of ci by 1500 ms",
+        "Set the milestone “detected” to 2026-02-07 10:00:00<",
+        "Shifted the clock of ci by +1.5 s",
         "Set the time of ci 7 to what its source says",
-        "Set the time of ci 7 to 2026-02-07T10:00:00",
+        "Set the time of ci 7 to 2026-02-07 10:00<",
         "Named ci 7 “A deploy”",
         "Hid ci 7",
         "Pinned ci 7",

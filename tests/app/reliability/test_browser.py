@@ -11,21 +11,23 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, StorageState, sync_playwright
+from playwright.sync_api import Browser, StorageState
 
 from postfacta_core.clock import WALL
 from postfacta_embedded import EmbeddedPostgres
+from tests.app.browsing import CONTRAST, NEEDS_CHROMIUM, chromium, sign_in
 from tests.app.running import ADMIN, command, sign_in as get_token, started
-from tests.app.test_pages import CHROMIUM, CONTRAST, FLAGS, sign_in
 from tests.ops.prometheus import Prometheus, scrape_config
 from tests.ops.slo.history import EVERY, Series, write_blocks
 from tests.pg import fresh_database
 
 MISSING = [name for name in ("prometheus", "promtool") if shutil.which(name) is None]
-pytestmark = pytest.mark.skipif(
-    (CHROMIUM is None or bool(MISSING)) and "TEST_REQUIRE_ALL" not in os.environ,
-    reason="needs chromium and prometheus: install the packages",
-)
+pytestmark = [
+    NEEDS_CHROMIUM,
+    pytest.mark.skipif(
+        bool(MISSING) and "TEST_REQUIRE_ALL" not in os.environ, reason="needs prometheus: install the package"
+    ),
+]
 PATIENCE = 30.0
 # Minutes before now in which each objective was bad.
 BAD = {"availability": (2_880, 3_060), "latency-p95": (9_000, 9_500), "latency-p99": (20_000, 20_060)}
@@ -80,11 +82,8 @@ def url(prometheus: Prometheus, postgres_server: EmbeddedPostgres, app_template:
 
 @pytest.fixture(scope="module")
 def browser(url: str) -> Generator[Browser]:
-    # After the service: while Playwright is on, its event loop runs in this thread, and no other can.
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")

@@ -7,17 +7,14 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, StorageState, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, StorageState
 
 from postfacta_embedded import EmbeddedPostgres
-from tests.app.running import ADMIN, LiveService, live_service
-from tests.app.test_pages import CHROMIUM, CONTRAST, FLAGS, sign_in
+from tests.app.browsing import CONTRAST, NEEDS_CHROMIUM, chromium, session_of
+from tests.app.running import LiveService, live_service
 from tests.app.timeline.test_pages import DEPLOY, FIRING
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and "TEST_REQUIRE_ALL" not in os.environ,
-    reason="there is no Chromium: install the package",
-)
+pytestmark = NEEDS_CHROMIUM
 PAYLOAD = {"line": "unbroken" * 30}
 
 
@@ -29,20 +26,13 @@ def site(postgres_server: EmbeddedPostgres, app_template: str) -> Generator[Live
 
 @pytest.fixture(scope="module")
 def browser(site: LiveService) -> Generator[Browser]:
-    # After the service: while Playwright is on, its event loop runs in this thread, and no other can.
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")
 def session(browser: Browser, site: LiveService) -> StorageState:
-    with browser.new_context(base_url=site.url) as context:
-        page = context.new_page()
-        page.goto("/signin")
-        sign_in(page, ADMIN)
-        return context.storage_state()
+    return session_of(browser, site.url)
 
 
 def recorded(site: LiveService, source: str) -> str:

@@ -37,7 +37,7 @@ async def test_what_happened_comes_in_order_with_moves_and_timed_notes(service: 
         ("Declared", "status", True),
         ("Rolled back", "note", False),
         ("recovered", "alert_resolved", False),
-        ("Moved to RESOLVED", "status", False),
+        ("Moved to resolved", "status", False),
     ]
     firing = timeline["items"][1]
     told = {

@@ -195,6 +195,113 @@ async def test_remarks_stand_beneath_their_entry_or_under_the_timeline_with_a_na
     assert seen.text.find("About the incident as a whole") < seen.text.find("Nobody was")
 
 
+async def test_a_remark_is_said_in_other_words_comes_to_something_and_is_taken_back(service: Service) -> None:
+    here = await at_work(service)
+    seen = await here.get()
+    beneath = next(it for it in seen.forms if it.get("id") == "firing" and "body" in it)
+    await here.post(beneath, kind="hypothesis", body="The cache is cold")
+    root = (await here.case.get("annotations"))["items"][0]["id"]
+    form = (await here.get()).form(f"/notes/{root}")
+    assert (form["state"], form["version"]) == ("", "1")  # A select's own value stands in its options.
+    assert '<option value="open" selected>' in (await here.get()).html
+    done = await here.post(form, state="refuted", body="The cache was cold")
+    assert done.headers["location"] == f"{here.path}#r-{root}"
+    seen = await here.get()
+    assert "Hypothesis Refuted" in seen.text
+    assert "The cache was cold" in seen.story
+    assert f'id="r-{root}"' in seen.html
+    # Whoever saw the older version is told, and keeps what was typed.
+    late = await here.post(
+        {**form, "key": "another"}, expect=412, state="supported", body="It was my own idea"
+    )
+    assert "Somebody else changed this remark meanwhile." in late.text
+    assert "It was my own idea" in late.text
+    # A hypothesis is never answered.
+    wrong = await here.post(seen.form(f"/notes/{root}"), expect=422, state="answered", body="It is")
+    assert "of a hypothesis is one of: open, supported, refuted" in wrong.text
+    await here.post((await here.get()).form(f"/notes/{root}"), op="retract", state="open", body="Any")
+    assert "The cache was cold" not in (await here.get()).text
+
+
+async def test_a_remark_is_changed_by_whoever_said_it_through_its_own_incident_alone(
+    service: Service,
+) -> None:
+    here, elsewhere = await at_work(service), await at_work(service)
+    whole = next(it for it in (await here.get()).forms if "occurred_at" in it and "body" in it)
+    await here.post(whole, kind="note", body="Said once")
+    root = (await here.case.get("annotations"))["items"][0]["id"]
+    mine = (await here.get()).form(f"/notes/{root}")
+    moved = {**mine, "action": f"{elsewhere.path}/notes/{root}"}
+    await here.post(moved, expect=404, body="Changed")
+    await here.post({**mine, "action": f"{here.path}/notes/nothing"}, expect=404, body="Changed")
+    other = Browser(here.case, await service.cookie(await service.person("responder")))
+    seen = await other.get()
+    assert "Said once" in seen.text
+    assert not [it for it in seen.forms if root in it["action"]]
+    csrf = next(it["csrf"] for it in seen.forms if "csrf" in it)
+    await other.post({**mine, "csrf": csrf, "key": "theirs"}, expect=403, body="Changed")
+    admin = Browser(here.case, await service.cookie(await service.person("admin")))
+    await admin.post((await admin.get()).form(f"/notes/{root}"), body="Put right")
+    assert "Put right" in (await here.get()).text
+
+
+async def test_a_signal_is_detached_and_can_be_attached_again(service: Service) -> None:
+    here = await at_work(service)
+    firing = next(
+        it["signal_id"] for it in (await here.case.get("timeline"))["items"] if it["id"] == "firing"
+    )
+    form = (await here.get()).form("/edits", op="detach", signal=firing)
+    await here.post(form, expect=404, signal="nothing")
+    await here.post(form)
+    assert "Checkout fails" not in (await here.get()).text
+    await here.post({**form, "key": "again"}, expect=404)
+    found = await here.get(f"?{urlencode({'from': '2026-02-07 10:00', 'source': here.case.source})}")
+    await here.post(found.form("/edits", op="attach"), also={f"signal-{firing}": "on"})
+    assert "Checkout fails" in (await here.get()).story
+
+
+async def test_incidents_are_linked_from_either_end_and_parted(service: Service) -> None:
+    here, there = await at_work(service), await at_work(service)
+    form = (await here.get()).form("/links")
+    refused = await here.post(form, expect=422, type="follows", to="the last one", note="Same <cause>")
+    assert 'href="#link-to"' in refused.text
+    assert 'value="Same &lt;cause&gt;"' in refused.text
+    await here.post(form, type="follows", to=f"inc-{there.case.number}", note="Same <cause>")
+    await here.post({**form, "key": "another"}, type="related", to=f"INC-{there.case.number}")
+    assert f"Follows INC-{there.case.number} Checkout is down Open: Same <cause>" in (await here.get()).text
+    over_there = Browser(there.case, here.headers)
+    seen = await over_there.get()
+    assert f"Is followed by INC-{here.case.number}" in seen.text
+    assert f"Related to INC-{here.case.number}" in seen.text
+    await over_there.post(seen.form("/links", op="unlink", type="follows"))
+    seen = await here.get()
+    assert "Follows INC-" not in seen.text
+    await here.post(seen.form("/links", op="unlink", type="related"))
+    assert "Related to INC-" not in (await over_there.get()).text
+    assert await here.case.get("links") == {"items": []}
+
+
+async def test_what_was_typed_is_shown_to_who_is_signed_out_meanwhile(service: Service) -> None:
+    here = await at_work(service)
+    form = next(it for it in (await here.get()).forms if "occurred_at" in it and "body" in it)
+    gone = {
+        "Accept": "text/html",
+        "Cookie": "postfacta=" + "x" * 43,
+        "Referer": f"http://localhost{here.path}?view=all",
+    }
+    answer = await Browser(here.case, gone).post(form, expect=401, body="An hour of <i>writing</i>")
+    assert "An hour of &lt;i&gt;writing&lt;/i&gt;" in answer.text
+    assert f'href="/signin?next={here.path}"' in answer.text
+    assert form["csrf"] not in answer.text
+    # Not what a page of others sends, lest it look like ours.
+    headers = {**gone, "Sec-Fetch-Site": "cross-site", "Content-Type": SAME_ORIGIN["Content-Type"]}
+    led = await service.client.post(form["action"], content="body=Come+here", headers=headers)
+    assert (led.status_code, led.headers["location"]) == (303, f"/signin?next={here.path}")
+    # A page is found again as it was asked for.
+    seen = await service.client.get("/incidents?status=OPEN", headers={"Accept": "text/html"})
+    assert seen.headers["location"] == "/signin?next=/incidents%3Fstatus%3DOPEN"
+
+
 async def test_a_corrected_time_shows_the_old_one_and_who_and_why(service: Service) -> None:
     here = await at_work(service)
     form = (await here.get()).form("/edits", op="set_time", id="firing")
