@@ -30,7 +30,7 @@ from .model import (
 
 __all__ = ["RULES", "Changes", "Place", "Timeline", "build", "changes", "sort_key"]
 
-RULES: Final = 1
+RULES: Final = 2
 """The version of these rules: a digest compares with digests of the same version alone."""
 
 # At one instant a cause is shown before its symptom, and a recovery last.
