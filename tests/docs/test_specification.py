@@ -10,7 +10,7 @@ from docs.generate import documented
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs/reference/specification.md").read_text()
-NAMED = re.findall(r"`([\w./]+\.py)::(\w+)`", PAGE)
+NAMED = sorted(set(re.findall(r"`([\w./]+\.py)::(\w+)`", PAGE)))
 ROUTES = {re.sub(r":\w+", "", f"{rule.method} {rule.path}") for rule in documented()}
 
 
