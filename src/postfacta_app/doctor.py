@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import Final
 
 import anyio
+import httpx2
 
 from postfacta_core.aio.database import Database
+from postfacta_core.aio.timeout import Timeout
 from postfacta_core.clock import WALL
 from postfacta_core.errors import ResilienceError
 from postfacta_core.policy.lifecycle import DrainLimits
 
 from .db import database_time
+from .errors import AppError
 from .migrations import HEAD
 from .reach import NoDatabaseError, reach, revision
 from .server import BACKLOG, PortInUseError, check_port, graceful_timeout
@@ -22,6 +25,7 @@ from .settings import AuthMode, Settings
 
 __all__ = ["run"]
 
+_OK = 200
 _SKEW = (1.0, 30.0)  # Above the first, times of different machines look odd; above the second, they lie.
 _OTHER_FILES = 100  # Libraries, logs, the event loop.
 _ALLOWED = """
@@ -65,6 +69,7 @@ def run(settings: Settings, *, server: str, say: Callable[[str], None]) -> int:
         _look_at_port(settings),
         _look_at_files(settings),
         *_look_at_server(settings, server),
+        *anyio.run(_look_at_project, settings),
         *anyio.run(_look_at_database, settings),
     ]
     for it in findings:
@@ -127,6 +132,32 @@ def _look_at_server(settings: Settings, server: str) -> list[_Finding]:
     if closing <= limits.drain_timeout + limits.close_timeout:
         return [headers, _Finding("stop", "fail", "the server gives up before the drain ends", ends)]
     return [headers, _Finding("stop", "ok", ends, _STOP[server].format_map(words))]
+
+
+# Whoever signs people in
+
+
+async def _look_at_project(settings: Settings) -> list[_Finding]:
+    if settings.auth_mode is not AuthMode.SUPABASE:
+        return []
+    from .identity.client import Client  # noqa: PLC0415 - nobody else needs it
+
+    try:
+        async with Client("project", settings, Timeout(5, name="project")) as client:
+            told = await client.ask("GET", "settings")
+            keys = (await client.ask("GET", ".well-known/jwks.json")).members().get("keys")
+    except (AppError, ResilienceError, httpx2.HTTPError, ValueError) as error:
+        advice = "POSTFACTA_DB_URL must be its address, and this machine must be let out to it"
+        return [_Finding("project", "fail", f"{settings.db_url} cannot be asked: {error}", advice)]
+    if told.status_code != _OK:
+        text = f"{settings.db_url} answers {told.status_code} to our key"
+        return [_Finding("project", "fail", text, "POSTFACTA_DB_KEY must be its publishable (or anon) key")]
+    found = len(keys) if isinstance(keys, list) else 0
+    if not found and settings.jwt_secret is None:
+        advice = "let the project sign by keys (JWT signing keys), or set POSTFACTA_JWT_SECRET"
+        return [_Finding("project", "fail", "it publishes no key to check its tokens with", advice)]
+    by = f"{found} published keys" if found else "the secret"
+    return [_Finding("project", "ok", f"{settings.db_url} answers; tokens are checked with {by}")]
 
 
 # The database

@@ -11,6 +11,7 @@ import pytest
 from postfacta_app.cli import main
 from postfacta_app.server import SERVERS
 from postfacta_embedded import EmbeddedPostgres
+from tests.app.identity.project import ANON_KEY, running_project
 from tests.pg import create_database, open_folder
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
@@ -123,6 +124,38 @@ def test_a_sign_in_that_nobody_needs_is_warned_of(
 ) -> None:
     monkeypatch.setenv("POSTFACTA_AUTH_MODE", "none")
     assert doctor(capsys)[1]["sign-in"] == "warn"
+
+
+@pytest.mark.parametrize(
+    ("turned", "verdict", "words"),
+    [
+        ({}, "ok", "tokens are checked with 1 published keys"),
+        ({"published": '{"keys": []}'}, "ok", "tokens are checked with the secret"),
+        ({"published": '{"keys": []}', "jwt_secret": ""}, "fail", "-> let the project sign by keys"),
+        ({"published": "down"}, "fail", "cannot be asked: "),
+        ({"db_key": "another key"}, "fail", "answers 401 to our key"),
+        ({"db_url": "http://127.0.0.1:9"}, "fail", "-> POSTFACTA_DB_URL must be its address"),
+    ],
+)
+def test_a_project_is_asked_whether_it_can_sign_people_in(
+    turned: dict[str, str],
+    verdict: str,
+    words: str,
+    *,
+    migrated: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with running_project() as project:
+        project.published = turned.get("published")
+        given = {**project.given, **{name: value for name, value in turned.items() if name != "published"}}
+        for name, value in given.items():
+            if value:
+                monkeypatch.setenv(f"POSTFACTA_{name.upper()}", value)
+        _, shown, text = doctor(capsys)
+    assert shown["project"] == verdict
+    assert words in text
+    assert ANON_KEY not in text
 
 
 def test_a_database_that_is_not_there_fails_without_its_password(

@@ -81,7 +81,7 @@ def write_everything(write: Writer) -> int:
     path = f"/api/v1/incidents/{one['id']}"
     signals = [
         {
-            "source": f"manual/{n}", "id": write("signal id", 300) if n else "1", "kind": "change", "occurred_at": AT,
+            "source": f"{n}", "id": write("signal id", 300) if n else "1", "kind": "change", "occurred_at": AT,
             "title": write(f"signal title {n}", 500), "body": write(f"signal body {n}"), "payload": {"said": write(f"payload {n}")},
             "links": [{"url": "https://example.com/", "title": write(f"evidence {n}", 200)}],
         }

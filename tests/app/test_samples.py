@@ -13,7 +13,7 @@ from postfacta_core.aio.database import Database
 from postfacta_core.clock import WALL
 from tests.app.live import Service, in_process
 
-SIGN_IN, CHECKOUT = "INC-3", "INC-4"
+CHECKOUT, SIGN_IN, PAYMENTS = "INC-4", "INC-5", "INC-7"
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ async def test_three_incidents_have_facts_of_machines_and_of_people(service: Ser
     }
     assert len(told) == 7
     rich = {ref: sources for ref, sources in told.items() if "alertmanager" in sources}
-    assert rich.keys() == {"INC-1", SIGN_IN, CHECKOUT}
+    assert rich.keys() == {PAYMENTS, SIGN_IN, CHECKOUT}
     assert all(any(source.startswith("manual/") for source in sources) for sources in rich.values())
     assert rich[CHECKOUT] >= {"ci", "edge-logs", "human", "postfacta"}
 

@@ -29,6 +29,7 @@ from ..incidents.model import Slug, Slugs
 from ..principal import Principal
 from ..web.body import Time
 from ..web.paging import decode_cursor, encode_cursor, filters_hash
+from .precision import Precision
 
 __all__ = [
     "Attached",
@@ -45,7 +46,6 @@ __all__ = [
     "Kind",
     "NewSignal",
     "Place",
-    "Precision",
     "Result",
     "Signal",
     "SignalDetail",
@@ -68,16 +68,6 @@ class Kind(StrEnum):
     ACTION = "action"
     NOTE = "note"
     OTHER = "other"
-
-
-class Precision(StrEnum):
-    """How closely its time is known, coarsest first."""
-
-    DAY = "day"
-    HOUR = "hour"
-    MINUTE = "minute"
-    SECOND = "second"
-    EXACT = "exact"
 
 
 # What callers send

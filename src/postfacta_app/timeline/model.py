@@ -11,6 +11,7 @@ from uuid import UUID
 
 from pydantic import JsonValue, PlainSerializer
 
+from ..signals.precision import Precision
 from ..web.body import format_time
 
 __all__ = [
@@ -58,40 +59,6 @@ def _written(at: int) -> str:
 
 Micros = Annotated[int, PlainSerializer(_written, return_type=str, when_used="json")]
 """Microseconds since 1970, in UTC; in JSON a time as everywhere else."""
-
-
-class Precision(StrEnum):
-    """How closely a time is known, coarsest first."""
-
-    DAY = "day"
-    HOUR = "hour"
-    MINUTE = "minute"
-    SECOND = "second"
-    EXACT = "exact"
-
-    @property
-    def width(self) -> int:
-        """How many microseconds a time of this precision stands for: it lies at their beginning."""
-        return _WIDTHS[self]
-
-    @property
-    def rank(self) -> int:
-        """Its place among the precisions: of equal times the coarser stands first."""
-        return _RANKS[self]
-
-    def floor(self, at: int) -> int:
-        """Cut a time to this precision."""
-        return at - at % _WIDTHS[self]
-
-
-_WIDTHS: Final = {
-    Precision.DAY: 86_400_000_000,
-    Precision.HOUR: 3_600_000_000,
-    Precision.MINUTE: 60_000_000,
-    Precision.SECOND: 1_000_000,
-    Precision.EXACT: 1,
-}
-_RANKS: Final = {precision: rank for rank, precision in enumerate(Precision)}
 
 
 class Milestone(StrEnum):

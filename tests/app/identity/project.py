@@ -146,6 +146,14 @@ class FakeProject:
             return strange
         return Response(known if self.published is None else self.published, media_type="application/json")
 
+    async def settings_of(self, request: Request) -> Response:
+        """GET /auth/v1/settings, which the gateway answers to whoever shows the key."""
+        if request.headers.get("apikey") != ANON_KEY:
+            return Response('{"message": "Invalid API key"}', 401, media_type="application/json")
+        return Response(
+            '{"external": {"email": true}, "disable_signup": false}', media_type="application/json"
+        )
+
     async def publish_elsewhere(self, request: Request) -> Response:
         """GET /elsewhere: where nobody should look."""
         return Response(json.dumps({"keys": [key.public for key in self.keys]}))
@@ -198,6 +206,7 @@ def running_project() -> Generator[FakeProject]:
     project = FakeProject()
     routes = [
         Route("/auth/v1/.well-known/jwks.json", project.publish),
+        Route("/auth/v1/settings", project.settings_of),
         Route("/auth/v1/token", project.gotrue, methods=["POST"]),
         Route("/auth/v1/signup", project.gotrue, methods=["POST"]),
         Route("/elsewhere", project.publish_elsewhere),

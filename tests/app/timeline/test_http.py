@@ -8,6 +8,7 @@ from urllib.parse import quote
 import asyncpg
 import pytest
 
+from postfacta_app.timeline.rules import RULES
 from tests.app.live import Service
 from tests.app.timeline.conftest import Body, a_case
 
@@ -47,7 +48,7 @@ async def test_what_happened_comes_in_order_with_moves_and_timed_notes(service: 
         "source": case.source, "id": "firing", "t": "2026-02-07T10:05:00.000000Z", "p": "exact", "sequence": "7",
         "services": ["checkout"], "pinned": False, "hidden": False,
     }  # fmt: skip
-    assert (timeline["rules"], timeline["milestones"], timeline["next_cursor"]) == (1, {}, None)
+    assert (timeline["rules"], timeline["milestones"], timeline["next_cursor"]) == (RULES, {}, None)
 
 
 async def test_corrections_show_and_the_original_stays(service: Service) -> None:

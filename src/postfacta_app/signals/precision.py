@@ -1,0 +1,42 @@
+"""How closely a time is known."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+__all__ = ["Precision"]
+
+
+class Precision(StrEnum):
+    """How closely a time is known, coarsest first."""
+
+    DAY = "day"
+    HOUR = "hour"
+    MINUTE = "minute"
+    SECOND = "second"
+    EXACT = "exact"
+
+    @property
+    def width(self) -> int:
+        """How many microseconds a time of this precision stands for: it lies at their beginning."""
+        return _WIDTHS[self]
+
+    @property
+    def rank(self) -> int:
+        """Its place among the precisions: of equal times the coarser stands first."""
+        return _RANKS[self]
+
+    def floor(self, at: int) -> int:
+        """Cut a time to this precision."""
+        return at - at % _WIDTHS[self]
+
+
+_WIDTHS: Final = {
+    Precision.DAY: 86_400_000_000,
+    Precision.HOUR: 3_600_000_000,
+    Precision.MINUTE: 60_000_000,
+    Precision.SECOND: 1_000_000,
+    Precision.EXACT: 1,
+}
+_RANKS: Final = {precision: rank for rank, precision in enumerate(Precision)}
