@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -19,6 +20,8 @@ from ..web.body import parse_time
 from .model import RevisionSummary
 
 __all__ = ["MOST", "Event", "Source", "merge", "of_audit", "of_edits", "of_revisions"]
+
+_UUID: Final = re.compile(r"\b([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.ASCII)
 
 MOST: Final = 200
 """So many records of each kind are read for one page."""
@@ -136,14 +139,22 @@ def of_revisions(revisions: Iterable[RevisionSummary]) -> Sequence[Event]:
 
 
 def of_audit(entries: Iterable[AuditEntry]) -> Sequence[Event]:
-    """Tell what the audit log says."""
+    """Tell what the audit log says; whole ids and lists are in the log itself."""
     return [
         Event(
             at=it.at,
             actor=it.actor,
             kind="audit",
-            what=f"{it.action} {it.object}"
-            + (f" {json.dumps(it.detail, ensure_ascii=False)}" if it.detail else ""),
+            what=_UUID.sub(r"\1", ", ".join([f"{it.action} {it.object}", *_details(it.detail or {})])),
         )
         for it in entries
     ]
+
+
+def _details(detail: Mapping[str, JsonValue]) -> Iterator[str]:
+    for name, value in detail.items():
+        if isinstance(value, list):
+            yield f"{name}: {len(value)}"
+        elif value is not None:
+            words = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
+            yield f"{name}: {words}"

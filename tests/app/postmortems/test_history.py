@@ -95,6 +95,7 @@ async def test_the_audit_log_is_for_administrators_alone(desk: Desk, service: Se
         page = (await (await Screen.of(service, role)).get(path)).text
         assert ("postmortem.write" in page) == sees
         assert ("incident.create" in page) == sees
+        assert ("signal.attach INC-" in page and ", signals: 3<" in page) == sees
     # What a viewer may not read of the post-mortem is not told here either.
     assert "First thoughts" not in (await (await Screen.of(service, "viewer")).get(path)).text
 
