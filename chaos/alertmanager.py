@@ -22,7 +22,7 @@ from chaos.durations import divide
 # Each program here starts and ends in the same way.
 from chaos.processes import Child, free_port, wait_until
 
-__all__ = ["CONFIG", "SECRETS", "Alertmanager", "compress"]
+__all__ = ["CONFIG", "SECRETS", "Alertmanager", "compress", "told_too"]
 
 CONFIG = Path(__file__).parent.parent / "deploy/alertmanager/alertmanager.yml"
 """What is deployed."""
@@ -30,8 +30,26 @@ CONFIG = Path(__file__).parent.parent / "deploy/alertmanager/alertmanager.yml"
 SECRETS = "/etc/alertmanager/secrets"
 """Where that configuration looks for addresses and keys."""
 
+_KEEPING = CONFIG.parent / "examples/postfacta.yml"
 _START = 30.0
 _WAITS = frozenset({"group_wait", "group_interval", "repeat_interval", "resolve_timeout"})
+
+
+def told_too(url: str) -> dict[str, Any]:
+    """Give the deployed configuration with a PostFacta that is told of every alert before all others.
+
+    It is put together as the example beside it says: its receiver added, its route before the others.
+
+    Args:
+        url: Where that PostFacta is; its token is the secret `postfacta_token`.
+    """
+    config: dict[str, Any] = yaml.safe_load(CONFIG.read_text())
+    example: dict[str, Any] = yaml.safe_load(
+        _KEEPING.read_text().replace("https://postfacta.example.org", url)
+    )
+    config["receivers"] += [one for one in example["receivers"] if one["name"] == "postfacta"]
+    config["route"]["routes"] = example["route"]["routes"] + config["route"]["routes"]
+    return config
 
 
 def compress(config: object, by: float) -> object:

@@ -5,8 +5,9 @@
     python -m chaos.gameday --compress 1 error-burst     with production's own waits
     python -m chaos.gameday --list
 
-Prometheus' windows and waits are divided by --compress. Writes `gameday.json` and `report.html`. Exit codes: 0 all
-passed, 1 something did not, 2 nothing failed but a row was not run.
+Prometheus' windows and waits are divided by --compress. Writes `gameday.json`, `report.html`, and `incident.md`: the
+post-mortem that a PostFacta out of reach of the faults made of the day's alerts. Exit codes: 0 all passed, 1 something
+did not, 2 nothing failed but a row was not run.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "gameday.json").write_text(json.dumps(as_json(told), indent=1) + "\n")
     (options.out / "report.html").write_text(as_html(told))
+    (options.out / "incident.md").write_text(told.kept.markdown)
     if options.markdown:
         put(options.markdown, options.section, as_markdown(told))
     _say(
@@ -105,6 +107,7 @@ def run_day(table: Table, rows: Sequence[Row], options: Options) -> Told:
                     break
                 _tell(results[-1])
             episodes, arrivals = day.watch.episodes(), day.told()
+            kept = day.conclude(results)
     return Told(
         compression=options.compression,
         calm=calm,
@@ -113,6 +116,7 @@ def run_day(table: Table, rows: Sequence[Row], options: Options) -> Told:
         episodes=episodes,
         arrivals=arrivals,
         seconds=day.seconds.counts,
+        kept=kept,
         took=time.monotonic() - began,
     )
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
@@ -15,6 +16,7 @@ import httpx2
 from chaos import runbooks
 from chaos.gameday.faults import FAULTS, CannotBeCausedError
 from chaos.gameday.judge import Command, Course, Episode, Result, judge, noise, not_run
+from chaos.gameday.keeper import Keeper, Kept
 from chaos.gameday.rows import Row
 from chaos.gameday.site import Site
 from chaos.gameday.watch import Watch
@@ -103,11 +105,13 @@ class Day:
         self._folder, self._template = folder, template
         self._options = options
         self._began = time.monotonic()
+        self._date = datetime.now(UTC)  # noqa: TID251 - the incident's, in wall time
         self.watch = Watch(self._began)
         self.sink = Sink()
         self.seconds = Seconds()
         self.arrivals: list[Arrival] = []
         self._closing, self._stage = ExitStack(), ExitStack()
+        self._keeper = Keeper(folder, template)
         self._site: Site | None = None
         self._past: list[Sample] = []
         self._sites = 0
@@ -115,6 +119,7 @@ class Day:
     def __enter__(self) -> Self:
         self._closing.enter_context(self.sink)
         self._closing.enter_context(self.watch)
+        self._closing.enter_context(self._keeper)
         self._closing.callback(self._leave)
         return self
 
@@ -243,6 +248,10 @@ class Day:
         every = [replace(one, at=one.at - self._began) for one in self.sink.arrivals()]
         return [one for one in every if first <= one.at <= last]
 
+    def conclude(self, results: Sequence[Result]) -> Kept:
+        """Leave an incident behind: what was done, and every alert that was told."""
+        return self._keeper.conclude(results, self._date)
+
     def told(self) -> list[Arrival]:
         """List all that was told, in seconds since the start; without the sign of life."""
         return [one for one in self._told(0.0, self.now()) if one.receiver != "deadman"]
@@ -261,6 +270,7 @@ class Day:
             self._folder / f"site{self._sites}",
             self._template,
             sink=self.sink,
+            keeper=self._keeper,
             compression=compression,
             settings=settings,
             small_disk=small_disk,

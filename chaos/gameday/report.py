@@ -8,6 +8,7 @@ from html import escape
 
 from chaos.gameday.day import Calm
 from chaos.gameday.judge import FAST, Episode, Result
+from chaos.gameday.keeper import Kept
 from chaos.sink import Arrival
 from loadtests.page import Series, badge, chart, facts, machine, page, section, table
 
@@ -43,6 +44,7 @@ class Told:
         arrivals: All that was told.
         seconds: Requests and failures in each second.
         took: Seconds, all in all.
+        kept: The incident that the day left behind.
     """
 
     compression: int
@@ -53,6 +55,7 @@ class Told:
     arrivals: Sequence[Arrival]
     seconds: Mapping[int, Sequence[int]]
     took: float
+    kept: Kept
 
     @property
     def verdict(self) -> str:
@@ -83,6 +86,7 @@ def as_json(told: Told) -> dict[str, object]:
         "noise": told.noise,
         "notifications": told.notifications,
         "calm": told.calm.as_json(),
+        "incident": told.kept.as_json(),
         "rows": [it.as_json() for it in told.results],
         "not_caused": dict(told.not_caused),
         "episodes": [asdict(one) for one in told.episodes if one.severity != "none"],

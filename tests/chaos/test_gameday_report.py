@@ -10,6 +10,7 @@ import pytest
 
 from chaos.gameday.day import Calm
 from chaos.gameday.judge import Course, Episode, Finding, Result
+from chaos.gameday.keeper import Kept
 from chaos.gameday.report import Told, as_html, as_json, as_markdown
 from chaos.sink import Arrival
 
@@ -48,6 +49,7 @@ TOLD = Told(
     ],
     seconds={130: [30, 0], 131: [30, 12]},
     took=190.0,
+    kept=Kept("# Game day", {"timeline": {"entries": [{}, {}], "digest": "5f0c"}}),
 )
 FAILED = replace(
     RESULT, verdict="fail", reasons=("noise: page: PostfactaBurning",), noise=("page: PostfactaBurning",)

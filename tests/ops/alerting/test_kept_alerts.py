@@ -8,19 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from chaos.alertmanager import CONFIG, Alertmanager
+from chaos.alertmanager import Alertmanager, told_too
 from chaos.processes import wait_until
 from chaos.sink import Sink
 from postfacta_app.migrations import upgrade
 from postfacta_embedded import EmbeddedPostgres
 from tests.app.running import LiveService, live_service
-from tests.ops.alerting.rules import DEPLOY, needs_alertmanager
+from tests.ops.alerting.rules import needs_alertmanager
 from tests.pg import create_database
 
 pytestmark = needs_alertmanager
-EXAMPLE = DEPLOY / "alertmanager/examples/postfacta.yml"
 ALERT = {"alertname": "CheckoutErrorRatio", "service": "checkout", "env": "prod", "severity": "page"}
 _BY = 100.0
 """How much shorter its waits are: half a minute for a first notification is a third of a second."""
@@ -34,24 +32,13 @@ def live(postgres_server: EmbeddedPostgres) -> Generator[LiveService]:
         yield service
 
 
-def merged(url: str) -> dict[str, Any]:
-    """Put the example's receiver beside those that are deployed, and its route before theirs."""
-    config: dict[str, Any] = yaml.safe_load(CONFIG.read_text())
-    example: dict[str, Any] = yaml.safe_load(
-        EXAMPLE.read_text().replace("https://postfacta.example.org", url)
-    )
-    config["receivers"] += [one for one in example["receivers"] if one["name"] == "postfacta"]
-    config["route"]["routes"] = example["route"]["routes"] + config["route"]["routes"]
-    return config
-
-
 @pytest.fixture
 def alertmanager(live: LiveService, tmp_path: Path) -> Generator[tuple[Alertmanager, Sink]]:
     """Run one that tells the service with a token of its own, and a pager."""
     new = {"name": "alertmanager", "scopes": ["signals:write"], "source": "alertmanager"}
     token = live.client.post("/api/v1/tokens", json=new).raise_for_status().json()["secret"]
     config = tmp_path / "merged.yml"
-    config.write_text(json.dumps(merged(live.url)))
+    config.write_text(json.dumps(told_too(live.url)))
     with Sink() as sink:
         secrets = {f"{name}_url": sink.url(name) for name in ("pager", "ticket", "deadman")}
         secrets["postfacta_token"] = token
