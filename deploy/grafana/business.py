@@ -1,4 +1,4 @@
-"""Show what PostFacta is for: incidents, how long they take, and who signs in."""
+"""Show what PostFacta is for: incidents, how long they take, what machines report, and who signs in."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def rows() -> list[Row]:
     return [
         Row("Incidents", _incidents()),
         Row("How long they take", _durations()),
+        Row("Signals", _signals()),
         Row("Sign-ins, secrets, schema", _access()),
     ]
 
@@ -113,6 +114,57 @@ def _durations() -> list[Panel]:
             kind=Kind.NUMBERS,
             steps=(Step("red"), Step("green", 0.9)),
             width=6,
+        ),
+    ]
+
+
+def _signals() -> list[Panel]:
+    signals = "postfacta_signals_ingested_total"
+    return [
+        Panel(
+            title="Signals by what became of them",
+            description=(
+                "Signals a second. Duplicates are resent ones, and no harm; conflicts contradict what is stored, and "
+                "rejected ones broke a rule: look at who sends them."
+            ),
+            unit="ops",
+            queries=[Query(per_second(signals, by="result"), "{{result}}")],
+            stacked=True,
+        ),
+        Panel(
+            title="New signals by kind",
+            description="Signals that were stored in the time shown, by kind.",
+            unit="short",
+            queries=[Query(_in_span(signals, "kind", 'result="created"'), "{{kind}}")],
+            kind=Kind.NUMBERS,
+        ),
+        Panel(
+            title="Deployments",
+            description="Deployments that were reported in the time shown, by environment and outcome.",
+            unit="short",
+            queries=[
+                Query(
+                    _in_span("postfacta_deployments_total", "environment, outcome"),
+                    "{{environment}} {{outcome}}",
+                )
+            ],
+            kind=Kind.NUMBERS,
+        ),
+        Panel(
+            title="Notifications that were cut short",
+            description=(
+                "Notifications from which Alertmanager left alerts out, since they were more than `max_alerts`. Those "
+                "alerts are not kept here: group them otherwise, or allow more."
+            ),
+            unit="short",
+            queries=[
+                Query(
+                    f"sum (increase({chosen('postfacta_alertmanager_truncated_total')}[$__range]))",
+                    "cut short",
+                )
+            ],
+            kind=Kind.NUMBERS,
+            steps=(Step("green"), Step("orange", 1)),
         ),
     ]
 

@@ -135,8 +135,29 @@ def _invite(client: httpx2.Client) -> None:
     client.post("/api/v1/tokens", json=body, headers=_once()).raise_for_status()
 
 
+def _report(client: httpx2.Client) -> None:
+    """Report a deployment, as a build does, and an alert of a notification that was cut short."""
+    deployed = {
+        "kind": "change",
+        "title": "Deployed checkout",
+        "environment": "prod",
+        "occurred_at": "2026-02-07T10:04:00Z",
+        "payload": {"outcome": "succeeded"},
+    }
+    client.post("/api/v1/signals", json={"items": [{**deployed, "id": str(uuid4())}]}).raise_for_status()
+    alert = {
+        "status": "firing",
+        "labels": {"alertname": "CheckoutErrorRatio", "run": str(uuid4())},
+        "startsAt": "2026-02-07T10:05:00Z",
+        "fingerprint": uuid4().hex[:16],
+    }
+    told = {"version": "4", "status": "firing", "truncatedAlerts": 3, "alerts": [alert]}
+    client.post("/api/v1/ingest/alertmanager", json=told).raise_for_status()
+
+
 def _use(client: httpx2.Client, password: str) -> None:
     """Do once what people do: look, ask for what is not there, have no time, mistype, record an incident, move it."""
+    _report(client)
     client.get("/api/v1/incidents?limit=20").raise_for_status()
     client.get("/api/v1/nothing-here")
     client.get("/api/v1/incidents?limit=20", headers={"X-Request-Timeout": "0"})
