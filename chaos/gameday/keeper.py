@@ -98,7 +98,7 @@ class Keeper:
             self._send("POST", f"{path}/annotations", note)
         content = {"content": {"summary": _summary(results)}}
         self._send("PUT", f"{path}/postmortem", content, {"If-None-Match": "*"})
-        markdown = self._client.get(f"{path}/export", headers={"Accept": "text/markdown"})
+        markdown = self._client.get(f"{path}/export", params={"format": "md"})
         return Kept(markdown.raise_for_status().text, self._send("GET", f"{path}/export"))
 
     def _signals(self) -> Iterator[str]:
