@@ -140,6 +140,7 @@ class Shown(Protocol):
     @property
     def visibility(self) -> Visibility:
         """Who may see it."""
+        ...
 
 
 def allow_stale_incidents(request: Request, shown: Iterable[Shown]) -> None:
