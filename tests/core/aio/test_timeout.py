@@ -97,7 +97,8 @@ async def test_calls_at_the_same_time_each_end_at_their_own() -> None:
             tasks.start_soon(work, "c", LONG)
         # The timer of those that have ended serves those that come.
         await work("d", LONG)
-    assert ended == ["b", "a late", "c late", "d late"]
+    # Those two are late within a millisecond or so, which may be one turn of a busy loop.
+    assert (ended[0], sorted(ended[1:3]), ended[3:]) == ("b", ["a late", "c late"], ["d late"])
 
 
 async def test_a_cancellation_from_outside_passes() -> None:
