@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -136,16 +136,21 @@ class _Measures:
         threshold.end()
 
         def made(objective: Node) -> ThresholdIndicator:
-            value = objective.number("value")
+            value, op = objective.number("value"), objective.text("op")
             if quantile is not None:
-                self._check_edge(series, value, objective.at("value"))
+                edges = self._check_edge(series, value, objective.at("value"))
+                # Prometheus tells no quantile above the last edge, however much lies beyond it.
+                never = {"lte": "missed", "gt": "met"}.get(op)
+                if value == edges[-1] and never:
+                    why = f"{value:g} is the last bucket edge, so it could never be {never}: take a lower one"
+                    raise objective.refuse("value", why)
             return ThresholdIndicator(
                 name=one.name,
                 description=one.description,
                 metric=series,
                 aggregate=aggregate,
                 quantile=quantile,
-                op=objective.text("op"),
+                op=op,
                 value=value,
             )
 
@@ -172,8 +177,11 @@ class _Measures:
         source.end()
         return spec
 
-    def _check_edge(self, series: Selector, edge: float | str | None, path: str) -> None:
-        """Refuse what is no bucket's edge: nothing was counted there, so that the answer would be made up."""
+    def _check_edge(self, series: Selector, edge: float | str | None, path: str) -> Sequence[float]:
+        """Refuse what is no bucket's edge: nothing was counted there, so that the answer would be made up.
+
+        Return all edges.
+        """
         histogram = series.metric.removesuffix(_BUCKET)
         edges = self.sources.all()[0].edges_of(histogram)
         if edges is None or histogram == series.metric:
@@ -185,6 +193,7 @@ class _Measures:
             known = ", ".join(f"{one:g}" for one in edges)
             asked = "no le" if edge is None else edge
             raise SloError(f"{path}: {asked} is no bucket edge of {histogram}; it has {known}")
+        return edges
 
 
 def _spellings(edge: float) -> tuple[str, ...]:

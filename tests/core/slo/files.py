@@ -141,8 +141,13 @@ def _slos(draw: st.DrawFn, name: str, service: str) -> dict[str, Any]:
     indicator = draw(_indicators(counter=counter))
     if "thresholdMetric" in indicator:
         edge = "quantile" in indicator["thresholdMetric"]["metricSource"]["spec"]
-        value = draw(st.sampled_from([0.1, 1.0, 2.5])) if edge else draw(st.floats(-1e6, 1e6))
-        terms |= {"op": draw(st.sampled_from(["lte", "lt", "gte", "gt"])), "value": value}
+        # Nobody promises a number of three hundred digits, of which promtool keeps fewer.
+        anything = st.floats(-1e6, 1e6).map(lambda it: round(it, 6))
+        value = draw(st.sampled_from([0.1, 1.0, 2.5]) if edge else anything)
+        # Beyond the last edge nothing is told, so that these could never be missed, or met.
+        is_last = edge and value == 2.5
+        ops = ["lt", "gte"] if is_last else ["lte", "lt", "gte", "gt"]
+        terms |= {"op": draw(st.sampled_from(ops)), "value": value}
     tiers = draw(st.integers(0, 3))
     floor = draw(st.integers(0, 50)) if counter and not sliced else 0
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -220,6 +221,29 @@ def test_an_edge_of_a_million_is_written_as_a_power() -> None:
     for one in (quick, slow):
         one["spec"]["ratioMetric"]["good"]["metricSource"]["spec"]["query"] = 'size_bytes_bucket{le="1e+06"}'
     assert read(file).objectives
+
+
+@pytest.mark.parametrize(
+    ("op", "never"), [("lte", "could never be missed"), ("gt", "could never be met"), ("lt", ""), ("gte", "")]
+)
+def test_a_quantile_at_the_last_edge_must_be_one_that_can_be_missed_and_met(op: str, never: str) -> None:
+    file = changed(SLICED, TERMS, {**terms_of(SLICED), "op": op, "value": 2.5})
+    if never:
+        with pytest.raises(
+            SloError, match=rf"objectives\[0\]\.value: 2.5 is the last bucket edge, so it {never}"
+        ):
+            read(file)
+    else:
+        assert read(file).objectives
+    assert read(changed(SLICED, TERMS, {**terms_of(SLICED), "op": op, "value": 1})).objectives
+
+
+def terms_of(which: str) -> dict[str, Any]:
+    """Return what an objective of the file promises."""
+    name = which.split()[1]
+    one = next(it for it in documents() if it["kind"] == "SLO" and it["metadata"]["name"] == name)
+    found: dict[str, Any] = one["spec"]["objectives"][0]
+    return found
 
 
 def another(kind: str, name: str, new: str) -> Documents:
