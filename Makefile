@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test check fix lock bench bench-overload mutate load chaos drain faults slow slo rules-test dashboards gameday
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-PURE := src/postfacta_core/policy/*,src/postfacta_core/telemetry/*
+PURE := src/postfacta_core/policy/*,src/postfacta_core/telemetry/*,src/postfacta_core/slo/*
 PYTHON ?= python3
 URL ?= http://127.0.0.1:8080
 RATE ?= 10
