@@ -22,7 +22,8 @@ PIECES = [
     *("    ", "\t", "\n", "\n\n", "\r", "\r\n", "|", "*", "_", "a", "javascript:x", "https://a", "\u2028", "$$", "{{ x }}"),
 ]  # fmt: skip
 typed = st.lists(
-    st.sampled_from(PIECES) | st.text(st.characters(exclude_characters="\0"), max_size=3), max_size=12
+    st.sampled_from(PIECES) | st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=3),
+    max_size=12,
 ).map("".join)
 
 
