@@ -17,7 +17,7 @@ from .errors import AppError, NotFoundError, UnauthenticatedError
 from .principal import Principal
 from .problems import Fault
 from .routes import PRINCIPAL
-from .web.forms import TYPED, is_same_origin
+from .web.forms import TYPED
 from .web.render import Pages
 
 __all__ = ["ErrorPages"]
@@ -38,8 +38,7 @@ class ErrorPages:
         sign_in = None
         if fault.status == UnauthenticatedError.status:
             sign_in = f"/signin?next={quote(_page_of(scope), safe='/')}"
-            # What somebody typed whose session has ended since is shown; no form of a page of others is.
-            if not (scope.get(TYPED) and is_same_origin(Headers(raw=scope["headers"]))):
+            if not scope.get(TYPED):
                 return RedirectResponse(sign_in, 303)
         request = current_request()
         context = {

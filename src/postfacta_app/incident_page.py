@@ -128,10 +128,10 @@ class IncidentPage:
         fields, visit = await read_form(request, principal), visit_of(request, principal)
         if (op := fields.get("op", "")) == Op.ATTACH:
             return await self._attach(visit, Typed(op, fields))
-        if op == Op.DETACH:
-            return await self._detach(visit, Typed(op, fields))
         about = anchor(fields["source"], fields["id"]) if {"source", "id"} <= fields.keys() else ""
         typed = Typed(f"{op}-{about}" if about else op, fields)
+        if op == Op.DETACH:
+            return await self._detach(visit, typed)
         new = read_edit(fields)
         if isinstance(new, tuple):
             return await self._refuse(visit, typed, new)
@@ -146,15 +146,17 @@ class IncidentPage:
     async def link(self, request: Request, principal: Principal) -> Response:
         """POST /incidents/{ref}/links."""
         fields, visit = await read_form(request, principal), visit_of(request, principal)
-        typed, new = Typed("link", fields), parse(NewLink, fields)
+        is_over = fields.get("op") == "unlink"
+        form = f"unlink-{fields.get('type')}-{fields.get('to')}" if is_over else "link"
+        typed, new = Typed(form, fields), parse(NewLink, fields)
         if isinstance(new, tuple):
             return await self._refuse(visit, typed, new)
 
-        here, there = visit.ref, read_ref(new.to.strip().upper() if new.to[:1] in "iI" else new.to.strip())
+        here, there = visit.ref, read_ref(new.to.strip().upper())
         needs = links.Needs(self._needs.incidents, self._needs.links)
 
         async def use(unit: Unit) -> str:
-            if fields.get("op") != "unlink":
+            if not is_over:
                 await links.link(unit, needs, here, to=there, new=new)
             elif there is None:
                 raise service.missing()
@@ -179,13 +181,13 @@ class IncidentPage:
         return await self._save(visit, typed, use)
 
     async def _detach(self, visit: Visit, typed: Typed) -> Response:
-        found = _SIGNAL.fullmatch(f"signal-{typed.fields.get('signal')}")
-        if found is None:
-            raise signals.missing()
+        try:
+            signal_id = UUID(typed.fields.get("signal", ""))
+        except ValueError:
+            raise signals.missing() from None
 
         async def use(unit: Unit) -> str:
             incident = await service.lock_active(unit, self._needs.incidents, visit.ref)
-            signal_id = UUID(found[0].removeprefix("signal-"))
             await signals.detach(unit, self._needs.signals, incident, signal_id=signal_id)
             return "timeline"
 

@@ -16,7 +16,7 @@ from postfacta_core.errors import LoadShedError, ResilienceError
 
 from .errors import ForbiddenError, MethodNotAllowedError, RateLimitedError, UnauthenticatedError
 from .principal import Access, Principal
-from .web.forms import keep_typed
+from .web.forms import is_same_origin, keep_typed
 from .web.stale import StaleAnswers
 
 __all__ = ["PRINCIPAL", "Authenticate", "Handler", "RouteClass", "Rule", "Spend", "build_routes"]
@@ -147,8 +147,13 @@ class _Endpoint:
         request = Request(scope, receive, send)  # type: ignore[arg-type]
         try:
             response = await self._answer(request)
-        except (RateLimitedError, ResilienceError, UnauthenticatedError):
+        except (RateLimitedError, ResilienceError):
             await keep_typed(request)
+            raise
+        except UnauthenticatedError:
+            # Somebody's session may have ended while he wrote. What a page of others sends is not even read.
+            if is_same_origin(request.headers):
+                await keep_typed(request)
             raise
         await response(scope, receive, send)  # type: ignore[arg-type]
 
