@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator
 
 import anyio
 import pytest
+from playwright.sync_api import Browser, StorageState
 
 from postfacta_app.migrations import upgrade
 from postfacta_core.aio.database import Database, PoolOptions
 from postfacta_embedded import EmbeddedPostgres
+from tests.app.browsing import chromium, session_of
+from tests.app.running import LiveService, live_service
 from tests.pg import create_database, fresh_database
 
 
@@ -71,3 +74,23 @@ def taken_port() -> Iterator[int]:
     """Listen somewhere."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def live(postgres_server: EmbeddedPostgres, app_template: str) -> Generator[LiveService]:
+    """Run the whole service for a module whose tests look from outside."""
+    with live_service(postgres_server, app_template) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser(live: LiveService) -> Generator[Browser]:
+    """Run a Chromium for a module; it starts after the service, as it must."""
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def session(browser: Browser, live: LiveService) -> StorageState:
+    """Give the cookies of an administrator who has signed in once."""
+    return session_of(browser, live.url)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import Any
 
-import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, StorageState
 
-from postfacta_embedded import EmbeddedPostgres
-from tests.app.browsing import NEEDS_CHROMIUM, chromium, session_of
-from tests.app.running import LiveService, live_service
+from tests.app.browsing import NEEDS_CHROMIUM
+from tests.app.running import LiveService
 
 pytestmark = NEEDS_CHROMIUM
 
@@ -30,18 +27,6 @@ def hostile(name: str) -> str:
         f"{name} <x-owned>{name}</x-owned><img src=x onerror=alert(1)>\"'></textarea></title>"
         f"<a href='javascript:alert(1)'>a</a> [{name}](javascript:alert(1)) ![i](data:text/html,x) <script>alert(1)</script>"
     )
-
-
-@pytest.fixture(scope="module")
-def live(postgres_server: EmbeddedPostgres, app_template: str) -> Generator[LiveService]:
-    with live_service(postgres_server, app_template) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser(live: LiveService) -> Generator[Browser]:
-    with chromium() as running:
-        yield running
 
 
 class Writer:
@@ -160,12 +145,12 @@ def _pages(number: int) -> list[str]:
 
 
 def test_no_text_comes_to_life_and_each_is_read_as_it_was_written(
-    browser: Browser, live: LiveService
+    browser: Browser, live: LiveService, session: StorageState
 ) -> None:
     write = Writer(live)
     number = write_everything(write)
     # With scripts on, and as an administrator, who sees most.
-    context = browser.new_context(base_url=live.url, storage_state=session_of(browser, live.url))
+    context = browser.new_context(base_url=live.url, storage_state=session)
     page, said, alarms = context.new_page(), "", list[str]()
     page.on("dialog", lambda dialog: alarms.append(dialog.message))
     for path in _pages(number):

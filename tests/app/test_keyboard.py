@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass, field
 
-import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, StorageState
 
-from postfacta_embedded import EmbeddedPostgres
-from tests.app.browsing import NEEDS_CHROMIUM, chromium, session_of
-from tests.app.running import LiveService, live_service
+from tests.app.browsing import NEEDS_CHROMIUM
+from tests.app.running import LiveService
 
 pytestmark = NEEDS_CHROMIUM
 
@@ -22,18 +19,6 @@ FOCUS = """() => {
   return {tag: it.tagName, name: name.replace(/\\s+/g, " ").trim(),
     seen: looks.outlineStyle !== "none" && parseFloat(looks.outlineWidth) >= 1 || looks.boxShadow !== "none"};
 }"""
-
-
-@pytest.fixture(scope="module")
-def live(postgres_server: EmbeddedPostgres, app_template: str) -> Generator[LiveService]:
-    with live_service(postgres_server, app_template) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser(live: LiveService) -> Generator[Browser]:
-    with chromium() as running:
-        yield running
 
 
 @dataclass
@@ -79,15 +64,15 @@ class Keyboard:
         assert words in (self.page.text_content("main") or "")
 
 
-def test_an_incident_is_led_from_its_record_to_its_publication(browser: Browser, live: LiveService) -> None:
+def test_an_incident_is_led_from_its_record_to_its_publication(
+    browser: Browser, live: LiveService, session: StorageState
+) -> None:
     alert = {"source": "alerts", "id": "1", "kind": "alert_firing", "title": "Checkout fails"}
     sent = live.client.post(
         "/api/v1/signals", json={"items": [{**alert, "occurred_at": "2026-02-07T10:04:12Z"}]}
     )
     assert sent.json()["counts"]["created"] == 1
-    context = browser.new_context(
-        base_url=live.url, java_script_enabled=False, storage_state=session_of(browser, live.url)
-    )
+    context = browser.new_context(base_url=live.url, java_script_enabled=False, storage_state=session)
     keyboard = Keyboard(context.new_page())
     keyboard.page.goto("/incidents")
     _record(keyboard)

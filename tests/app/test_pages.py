@@ -8,36 +8,17 @@ from uuid import uuid4
 import pytest
 from playwright.sync_api import Browser, Page, StorageState
 
-from postfacta_embedded import EmbeddedPostgres
-from tests.app.browsing import CONTRAST, NEEDS_CHROMIUM, chromium, session_of, sign_in
-from tests.app.running import Account, LiveService, live_service
+from tests.app.browsing import CONTRAST, NEEDS_CHROMIUM, sign_in
+from tests.app.running import Account, LiveService
 
 pytestmark = NEEDS_CHROMIUM
 
 
-@pytest.fixture(scope="module")
-def service(postgres_server: EmbeddedPostgres, app_template: str) -> Generator[LiveService]:
-    with live_service(postgres_server, app_template) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser(service: LiveService) -> Generator[Browser]:
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def session(browser: Browser, service: LiveService) -> StorageState:
-    """The cookies of somebody who has signed in once."""
-    return session_of(browser, service.url)
-
-
 @pytest.fixture(params=["with JavaScript", "without JavaScript"])
-def page(request: pytest.FixtureRequest, browser: Browser, service: LiveService) -> Generator[Page]:
+def page(request: pytest.FixtureRequest, browser: Browser, live: LiveService) -> Generator[Page]:
     """A page that nobody has signed in on."""
     has_script = request.param == "with JavaScript"
-    context = browser.new_context(base_url=service.url, java_script_enabled=has_script)
+    context = browser.new_context(base_url=live.url, java_script_enabled=has_script)
     problems: list[str] = []
     opened = context.new_page()
     opened.on(
@@ -57,13 +38,13 @@ def inside(page: Page, session: StorageState) -> Page:
 
 
 def test_a_stranger_is_led_to_sign_in_and_back_to_where_he_wanted_to_be(
-    page: Page, service: LiveService
+    page: Page, live: LiveService
 ) -> None:
-    number = service.record(title="Led back after sign-in")["number"]
+    number = live.record(title="Led back after sign-in")["number"]
     page.goto(f"/incidents/INC-{number}")
     assert page.url.endswith(f"/signin?next=/incidents/INC-{number}")
-    sign_in(page, service.person())
-    assert page.url == f"{service.url}/incidents/INC-{number}"
+    sign_in(page, live.person())
+    assert page.url == f"{live.url}/incidents/INC-{number}"
     assert page.text_content("h1") == "Led back after sign-in"
 
 
@@ -75,9 +56,9 @@ def test_a_wrong_password_keeps_the_address_and_says_nothing_about_accounts(page
     assert "The e-mail or the password is wrong" in (page.text_content("[role=alert]") or "")
 
 
-def test_signing_out_ends_the_session_for_good(page: Page, service: LiveService) -> None:
+def test_signing_out_ends_the_session_for_good(page: Page, live: LiveService) -> None:
     page.goto("/signin")
-    sign_in(page, service.person())
+    sign_in(page, live.person())
     cookie = page.context.cookies()
     page.click("text=Sign out")
     assert "/signin" in page.url
@@ -87,19 +68,19 @@ def test_signing_out_ends_the_session_for_good(page: Page, service: LiveService)
 
 
 def test_the_list_filters_by_its_form_and_each_view_has_a_short_address(
-    inside: Page, service: LiveService
+    inside: Page, live: LiveService
 ) -> None:
-    service.record(title="A slow search", severity="LOW", services=["search"])
-    service.record(title="A lost payment", severity="CRITICAL", services=["payments"])
+    live.record(title="A slow search", severity="LOW", services=["search"])
+    live.record(title="A lost payment", severity="CRITICAL", services=["payments"])
     inside.goto("/incidents")
     inside.select_option("#f-severity_gte", "CRITICAL")
     inside.fill("#f-service", "payments")
     inside.click("text=Filter")
-    assert inside.url == f"{service.url}/incidents?severity_gte=CRITICAL&service=payments"
+    assert inside.url == f"{live.url}/incidents?severity_gte=CRITICAL&service=payments"
     assert inside.text_content("tbody th") == "A lost payment"
     assert inside.input_value("#f-service") == "payments"
     inside.click("text=Show all")
-    assert inside.url == f"{service.url}/incidents"
+    assert inside.url == f"{live.url}/incidents"
 
 
 def test_a_filter_that_fits_nothing_and_one_that_is_wrong_say_so(inside: Page) -> None:
@@ -111,9 +92,9 @@ def test_a_filter_that_fits_nothing_and_one_that_is_wrong_say_so(inside: Page) -
     assert "status" in (inside.text_content("[role=alert]") or "")
 
 
-def test_text_of_strangers_is_inert(inside: Page, service: LiveService) -> None:
+def test_text_of_strangers_is_inert(inside: Page, live: LiveService) -> None:
     title = '<script>document.title="owned"</script><img src=x onerror=alert(1)>'
-    number = service.record(title=title, description="<b>bold</b> & <a href='javascript:alert(1)'>link</a>")[
+    number = live.record(title=title, description="<b>bold</b> & <a href='javascript:alert(1)'>link</a>")[
         "number"
     ]
     inside.goto(f"/incidents/INC-{number}")
@@ -137,11 +118,11 @@ def test_a_problem_is_explained_in_plain_words(page: Page) -> None:
     ],
 )
 def test_no_page_scrolls_sideways(
-    browser: Browser, service: LiveService, session: StorageState, path: str, width: int
+    browser: Browser, live: LiveService, session: StorageState, path: str, width: int
 ) -> None:
-    service.record(title="W" * 200, description="unbroken" * 200, services=["a" * 63, "b" * 63])
+    live.record(title="W" * 200, description="unbroken" * 200, services=["a" * 63, "b" * 63])
     context = browser.new_context(
-        base_url=service.url, viewport={"width": width, "height": 800}, storage_state=session
+        base_url=live.url, viewport={"width": width, "height": 800}, storage_state=session
     )
     page = context.new_page()
     page.goto(path)
@@ -150,9 +131,9 @@ def test_no_page_scrolls_sideways(
     context.close()
 
 
-def test_the_keyboard_alone_is_enough_to_sign_in(browser: Browser, service: LiveService) -> None:
-    who = service.person()
-    context = browser.new_context(base_url=service.url)
+def test_the_keyboard_alone_is_enough_to_sign_in(browser: Browser, live: LiveService) -> None:
+    who = live.person()
+    context = browser.new_context(base_url=live.url)
     page = context.new_page()
     page.goto("/signin")
     page.keyboard.press("Tab")
@@ -189,9 +170,9 @@ def test_an_incident_is_recorded_by_its_form_and_a_mistake_costs_nothing_that_wa
 
 
 def test_the_keyboard_alone_is_enough_to_record_an_incident(
-    browser: Browser, service: LiveService, session: StorageState
+    browser: Browser, live: LiveService, session: StorageState
 ) -> None:
-    context = browser.new_context(base_url=service.url, storage_state=session, java_script_enabled=False)
+    context = browser.new_context(base_url=live.url, storage_state=session, java_script_enabled=False)
     page = context.new_page()
     page.goto("/incidents/new")
     page.focus("#f-title")
@@ -209,10 +190,10 @@ def test_the_keyboard_alone_is_enough_to_record_an_incident(
 
 
 def test_the_charts_are_told_in_words_and_drawn_in_colours_that_the_policy_allows(
-    inside: Page, service: LiveService
+    inside: Page, live: LiveService
 ) -> None:
     name = f"s{uuid4().hex}"
-    service.record(title="In the charts", severity="HIGH", services=[name])
+    live.record(title="In the charts", severity="HIGH", services=[name])
     inside.goto(f"/insights?service={name}")
     chart = inside.get_by_role("img", name="Incidents per week, by severity")
     assert "High: 1 in 4 weeks." in (chart.locator("desc").text_content() or "")
@@ -224,13 +205,13 @@ def test_the_charts_are_told_in_words_and_drawn_in_colours_that_the_policy_allow
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_its_ground(
-    browser: Browser, service: LiveService, session: StorageState, scheme: str
+    browser: Browser, live: LiveService, session: StorageState, scheme: str
 ) -> None:
     for severity in ("LOW", "MEDIUM", "HIGH", "CRITICAL"):
-        service.record(title=f"A {severity} one", severity=severity)
+        live.record(title=f"A {severity} one", severity=severity)
     is_dark = scheme == "dark"
     context = browser.new_context(
-        base_url=service.url, color_scheme="dark" if is_dark else "light", storage_state=session
+        base_url=live.url, color_scheme="dark" if is_dark else "light", storage_state=session
     )
     page = context.new_page()
     for path in ("/incidents", "/insights", "/incidents/new"):

@@ -10,30 +10,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, StorageState
 
-from postfacta_embedded import EmbeddedPostgres
-from tests.app.browsing import CONTRAST, NEEDS_CHROMIUM, chromium, session_of
-from tests.app.running import LiveService, live_service
+from tests.app.browsing import CONTRAST, NEEDS_CHROMIUM
+from tests.app.running import LiveService
 
 pytestmark = NEEDS_CHROMIUM
 TITLE = "Checkout is down " + "W" * 183
 LISTS = ("went_well", "went_poorly", "got_lucky", "surprises", "open_questions")
-
-
-@pytest.fixture(scope="module")
-def live(postgres_server: EmbeddedPostgres, app_template: str) -> Generator[LiveService]:
-    with live_service(postgres_server, app_template) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser(live: LiveService) -> Generator[Browser]:
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def session(browser: Browser, live: LiveService) -> StorageState:
-    return session_of(browser, live.url)
 
 
 def _edit(page: Page, section: str, **fields: str) -> None:

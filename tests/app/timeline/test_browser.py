@@ -9,49 +9,31 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, StorageState
 
-from postfacta_embedded import EmbeddedPostgres
-from tests.app.browsing import CONTRAST, NEEDS_CHROMIUM, chromium, session_of
-from tests.app.running import LiveService, live_service
+from tests.app.browsing import CONTRAST, NEEDS_CHROMIUM
+from tests.app.running import LiveService
 from tests.app.timeline.test_pages import DEPLOY, FIRING
 
 pytestmark = NEEDS_CHROMIUM
 PAYLOAD = {"line": "unbroken" * 30}
 
 
-@pytest.fixture(scope="module")
-def site(postgres_server: EmbeddedPostgres, app_template: str) -> Generator[LiveService]:
-    with live_service(postgres_server, app_template) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser(site: LiveService) -> Generator[Browser]:
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def session(browser: Browser, site: LiveService) -> StorageState:
-    return session_of(browser, site.url)
-
-
-def recorded(site: LiveService, source: str) -> str:
+def recorded(live: LiveService, source: str) -> str:
     """Record an incident with a deployment and an alert; return its path."""
-    made = site.record(declared_at="2026-02-07T10:05:00Z")
+    made = live.record(declared_at="2026-02-07T10:05:00Z")
     items = [{**it, "source": source} for it in (FIRING, {**DEPLOY, "payload": PAYLOAD})]
-    sent = site.client.post("/api/v1/signals", json={"incident": made["id"], "items": items})
+    sent = live.client.post("/api/v1/signals", json={"incident": made["id"], "items": items})
     assert sent.status_code == 200, sent.text
     return f"/incidents/INC-{made['number']}"
 
 
 @pytest.fixture(params=["with JavaScript", "without JavaScript"])
 def page(
-    request: pytest.FixtureRequest, browser: Browser, site: LiveService, session: StorageState
+    request: pytest.FixtureRequest, browser: Browser, live: LiveService, session: StorageState
 ) -> Generator[Page]:
     """The page of a new incident, signed in; nothing on it may be refused by the browser."""
     has_script = request.param == "with JavaScript"
-    path = recorded(site, "with" if has_script else "without")
-    context = browser.new_context(base_url=site.url, java_script_enabled=has_script, storage_state=session)
+    path = recorded(live, "with" if has_script else "without")
+    context = browser.new_context(base_url=live.url, java_script_enabled=has_script, storage_state=session)
     opened = context.new_page()
     refused: list[str] = []
     opened.on("console", lambda message: refused.append(message.text))
@@ -118,11 +100,11 @@ def test_a_mark_of_the_drawing_leads_to_its_entry(page: Page) -> None:
 
 @pytest.mark.parametrize(("width", "scheme"), [(320, "light"), (1280, "dark")])
 def test_the_page_fits_any_screen_with_all_its_forms_open(
-    browser: Browser, site: LiveService, session: StorageState, width: int, scheme: str, tmp_path: Path
+    browser: Browser, live: LiveService, session: StorageState, width: int, scheme: str, tmp_path: Path
 ) -> None:
-    path = recorded(site, f"wide-{width}-{scheme}")
+    path = recorded(live, f"wide-{width}-{scheme}")
     context = browser.new_context(
-        base_url=site.url,
+        base_url=live.url,
         viewport={"width": width, "height": 900},
         color_scheme="dark" if scheme == "dark" else "light",
         storage_state=session,
