@@ -1,0 +1,82 @@
+"""A wrong setting is refused with its field, its value, the rule and an example."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from postfacta_core import validation
+from postfacta_core.events import Mode
+
+
+def test_a_refusal_names_field_value_rule_and_example() -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"^Retry\.attempts must be a whole number at least 1, not 0; for example attempts=3$",
+    ):
+        validation.whole("Retry.attempts", 0, example="attempts=3")
+
+
+def test_a_long_value_is_cut() -> None:
+    with pytest.raises(ValueError, match=r"not 'x{96}\.\.\.; for example"):
+        validation.name("Retry", "x" * 1000)
+
+
+@pytest.mark.parametrize("value", ["", "a b", "ü", "x" * 65, "a\n", 3, None, b"a"])
+def test_names_are_short_and_plain(value: object) -> None:
+    with pytest.raises(ValueError, match="Retry must be a text of 1 to 64"):
+        validation.name("Retry", value)
+
+
+def test_a_name_is_returned() -> None:
+    assert validation.name("Retry", "api.v1:/orders_*-2") == "api.v1:/orders_*-2"
+
+
+@pytest.mark.parametrize("mode", [Mode.SHADOW, "shadow"], ids=["member", "text"])
+def test_text_and_member_mean_the_same(mode: object) -> None:
+    assert validation.choice("Retry.mode", mode, Mode) is Mode.SHADOW
+
+
+@pytest.mark.parametrize("mode", ["ENFORCE", "banana", "", None, 1, True])
+def test_another_word_is_refused_with_the_choices(mode: object) -> None:
+    with pytest.raises(ValueError, match=r"Retry\.mode must be one of 'enforce', 'shadow', 'off', not"):
+        validation.choice("Retry.mode", mode, Mode)
+
+
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "5", None, True])
+def test_seconds_are_finite_and_above_zero(value: object) -> None:
+    with pytest.raises(
+        ValueError, match=r"Timeout must be a finite number above 0, not .*; for example 5\.0"
+    ):
+        validation.seconds("Timeout", value)
+
+
+def test_numbers_keep_their_bounds() -> None:
+    assert validation.number("x", 1, at_least=1, at_most=1) == 1
+    assert validation.seconds("x", math.inf, finite=False) == math.inf
+    with pytest.raises(ValueError, match="x must be a number at least 0 and at most 1, not nan"):
+        validation.number("x", math.nan, at_least=0, at_most=1, finite=False)
+    with pytest.raises(ValueError, match="x must be a finite number, not inf"):
+        validation.number("x", math.inf)
+
+
+@pytest.mark.parametrize("value", [True, 1.0, "1", None, 4])
+def test_whole_numbers_are_int(value: object) -> None:
+    with pytest.raises(ValueError, match="x must be a whole number at least 0 and at most 3"):
+        validation.whole("x", value, at_least=0, at_most=3)
+    assert validation.whole("x", 3, at_least=0, at_most=3) == 3
+
+
+def test_texts_and_objects_and_functions_are_told_apart() -> None:
+    assert validation.text("x", "") == ""
+    assert validation.instance("x", Mode.OFF, Mode, example="Mode.OFF") is Mode.OFF
+    assert validation.function("x", len, example="len") is len
+    with pytest.raises(ValueError, match="x must be a text, not 1"):
+        validation.text("x", 1)
+    with pytest.raises(ValueError, match="x must be a text that is not empty, not ''"):
+        validation.text("x", "", empty=False)
+    with pytest.raises(ValueError, match=r"x must be a Mode, not 'off'; for example Mode\.OFF"):
+        validation.instance("x", "off", Mode, example="Mode.OFF")
+    with pytest.raises(ValueError, match="x must be a function, not 1; for example len"):
+        validation.function("x", 1, example="len")
