@@ -126,6 +126,7 @@ class CircuitBreaker:
         self._retry_after_of = retry_after_of or _retry_after_of
         self._lock = threading.Lock()
         self._moves: deque[CircuitChanged] = deque()
+        self._reporting = threading.Lock()
         self._transitions: dict[tuple[str, str], int] = {}
         self._calls: dict[Mode, dict[CallKind, int]] = {}
         self._circuit = Circuit(name, config or CircuitConfig(), clock(), moved=self._note)
@@ -306,15 +307,17 @@ class CircuitBreaker:
         self._moves.append(move)
         self._heeds = True
 
-    def _next_move(self) -> CircuitChanged | None:
-        with self._lock:
-            return self._moves.popleft() if self._moves else None
-
     def _tell(self) -> None:
-        if self._moves:
-            while move := self._next_move():
-                self._observe(move)
-                self._book.moved(move)
+        # One thread at a time reports moves, in their order; the others leave theirs to it and go on. A move that
+        # comes while that one lets go of its turn is seen by the outer loop.
+        while self._moves and self._reporting.acquire(blocking=False):
+            try:
+                while self._moves:
+                    move = self._moves.popleft()
+                    self._observe(move)
+                    self._book.moved(move)
+            finally:
+                self._reporting.release()
             self.heed()
 
     def _enter(

@@ -2,10 +2,10 @@
 
               too many failed, or were slow
     closed ──────────────────────────────────> open <─────────────────┐
-      ^                                          │  its wait is over,  │  the trial failed,
-      │                                          v  and a call comes   │  was slow, or hung
+      ^                                          │  its wait is over,  │  too many trials failed,
+      │                                          v  and a call comes   │  were slow, or one hung
       └──────────────────────────────────── half_open ─────────────────┘
-              enough trials succeeded
+              the trials were good enough
 
 By hand it becomes, from anywhere: closed anew, `forced_open` (refuses all), `disabled` (admits all, looks at nothing)
 or `metrics_only` (admits all, and counts).
@@ -13,9 +13,11 @@ or `metrics_only` (admits all, and counts).
 1. A call has a permit. One of a state that is past, or of a trial that is over, moves nothing: a success from before
    the trip closes nothing, and a failure from before prolongs nothing.
 2. A call that was ignored, as a cancelled one is, says nothing, and gives its permit back.
-3. In half_open there is one trial at a time. The first that fails or is slow opens the circuit again.
-4. half_open has an end. If a trial is still out then, or none succeeded, the circuit opens again. If all that were
-   made succeeded, it closes: calls may be too rare for as many trials as are wanted.
+3. In half_open there is one trial at a time. Trials are judged by the rates that opened the circuit: a dependency
+   that fails less often than that is not kept away for the one trial that failed. The circuit opens again as soon as
+   the rest of the trials can no longer bring a rate below its threshold.
+4. half_open has an end. If a trial is still out then, or none was made, the circuit opens again. Else those made
+   decide: calls may be too rare for as many trials as are wanted.
 5. A move that time brings is made when the circuit is next asked anything, and dated to the moment it was due.
 6. Each opening in a row waits longer, up to a maximum; so it does if the dependency asks for it (Retry-After).
 
@@ -95,7 +97,8 @@ class CircuitConfig:
         wait_multiplier: How much longer each wait is than the one before; 1 keeps it.
         wait_jitter: The part of a wait that luck may take off, lest all instances come back together; below 1.
         max_wait_duration_in_open_state: The longest wait.
-        permitted_number_of_calls_in_half_open_state: How many trials, one after another, must succeed.
+        permitted_number_of_calls_in_half_open_state: How many trials are made, one after another. They are judged
+            by the same two rates as any other calls.
         max_wait_duration_in_half_open_state: Seconds for all of them.
     """
 
@@ -157,6 +160,20 @@ class CircuitStatistics:
     failure_rate: float
     slow_call_rate: float
     retry_after: float | None
+
+
+@dataclass(slots=True)
+class _Trials:
+    """The trials of one half-open state that ended."""
+
+    calls: int = 0
+    failures: int = 0
+    slow: int = 0
+
+    def add(self, mark: int) -> None:
+        self.calls += 1
+        self.failures += mark & _FAILED
+        self.slow += mark >> 1
 
 
 class _CountWindow:
@@ -239,7 +256,8 @@ class Circuit:
         most = config.sliding_window_size if config.sliding_window_type == "count" else math.inf
         self._enough = min(config.minimum_number_of_calls, most)
         self._slow_after = config.slow_call_duration
-        self._generation, self._passed, self._trial_is_out, self._luck = 1, 0, False, 0.0
+        self._generation, self._trial_is_out, self._luck = 1, False, 0.0
+        self._trials = _Trials()
         # Of open: until when it refuses. Of half_open: when it ends.
         self._until = self._held_until = -math.inf
         self._begin(now)
@@ -350,11 +368,8 @@ class Circuit:
             self._window.add(mark, now)
         elif self._trial_is_out:
             self._trial_is_out = False
-            self._passed += 1
-            if mark:
-                self._open(now, luck, "trial_failed" if mark & _FAILED else "trial_slow")
-            elif self._passed >= self._config.permitted_number_of_calls_in_half_open_state:
-                self._move(_CLOSED, now, "trials_passed")
+            self._trials.add(mark)
+            self._judge_trials(self._config.permitted_number_of_calls_in_half_open_state, now, luck)
 
     def _judge(self, now: float, luck: float) -> None:
         window, config = self._window, self._config
@@ -364,12 +379,23 @@ class Circuit:
         elif window.slow / window.calls >= config.slow_call_rate_threshold:
             self._open(now, luck, "slow_calls")
 
+    def _judge_trials(self, wanted: int, now: float, luck: float) -> None:
+        """Leave half_open once the trials made decide it, whatever the rest of the `wanted` ones would say."""
+        trials, config = self._trials, self._config
+        if trials.failures / wanted >= config.failure_rate_threshold:
+            self._open(now, luck, "trial_failed")
+        elif trials.slow / wanted >= config.slow_call_rate_threshold:
+            self._open(now, luck, "trial_slow")
+        elif trials.calls >= wanted:
+            self._move(_CLOSED, now, "trials_passed")
+
     def _settle(self, now: float) -> None:
         """Make the move that time has brought."""
         if self.state is not _HALF_OPEN or now < self._until:
             return
-        if self._passed > 0 and not self._trial_is_out:
-            self._move(_CLOSED, self._until, "trials_passed")
+        if self._trials.calls > 0 and not self._trial_is_out:
+            # Fewer calls came than trials were wanted: those made decide.
+            self._judge_trials(self._trials.calls, self._until, self._luck)
         else:
             # A trial that hangs brings no luck of its own: that of the opening before it will do.
             self._open(self._until, self._luck, "trial_hung")
@@ -387,7 +413,7 @@ class Circuit:
             raise ValueError(msg)
         self.state, self._since = new, at
         self._generation += 1
-        self._passed, self._trial_is_out = 0, False
+        self._trials, self._trial_is_out = _Trials(), False
         if new in {_CLOSED, _METRICS_ONLY}:
             self._begin(at)
         self._moved(CircuitChanged(self._name, old, new, at, reason))

@@ -15,7 +15,7 @@ import pytest
 from postfacta_core.aio import _breaker_book
 from postfacta_core.aio.breaker import BreakerOpenError, CircuitBreaker
 from postfacta_core.clock import MONOTONIC
-from postfacta_core.events import CircuitChanged, ListenerFailed
+from postfacta_core.events import CircuitChanged, Event, ListenerFailed
 from postfacta_core.policy.breaker import CircuitConfig, CircuitState
 from postfacta_core.testing import ManualClock, RecordingObserver
 from tests.core.aio.notes import Notes
@@ -173,6 +173,26 @@ async def test_listeners_come_and_go() -> None:
     guard.book.remove_listener(notes)
     await guard.call(works)
     assert [note[0] for note in notes.take()] == ["before_call", "success"]
+
+
+def test_moves_are_reported_in_order_although_an_observer_is_slow() -> None:
+    reported: list[str] = []
+    guard: CircuitBreaker
+
+    def slow(event: Event) -> None:
+        if isinstance(event, CircuitChanged):
+            if event.new == "open":
+                # Another thread closes it meanwhile, and does not wait for this observer.
+                closing = threading.Thread(target=guard.reset)
+                closing.start()
+                closing.join(10)
+                assert not closing.is_alive()
+            reported.append(event.new)
+
+    guard = breaker(observer=slow)
+    guard.open()
+    assert reported == ["open", "closed"]
+    assert guard.statistics().state == guard.book.current_state == "closed"
 
 
 async def test_a_listener_may_move_the_circuit_that_tells_it() -> None:

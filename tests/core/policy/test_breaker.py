@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from random import Random
 from typing import Any, Literal
 
 import pytest
@@ -215,6 +216,49 @@ def test_half_open_is_left_by_its_trials(trials: str, state: CircuitState, reaso
     played = Played().play("FFFF").wait(8.0).play(trials)
     assert played.state is state
     assert played.path[-1][3] == reason
+
+
+@pytest.mark.parametrize(
+    ("trials", "state", "reason"),
+    [
+        ("FSS", CLOSED, "trials_passed"),
+        ("SSF", CLOSED, "trials_passed"),
+        ("LSS", CLOSED, "trials_passed"),
+        ("LFS", CLOSED, "trials_passed"),
+        ("FF", OPEN, "trial_failed"),
+        ("SLL", OPEN, "trial_slow"),
+        ("FSF", OPEN, "trial_failed"),
+        ("FS", HALF_OPEN, "wait_over"),
+    ],
+)
+def test_trials_are_judged_by_the_rates_that_opened_it(trials: str, state: CircuitState, reason: str) -> None:
+    config = replace(CONFIG, permitted_number_of_calls_in_half_open_state=3)
+    played = Played(config).play("FFFF").wait(8.0).play(trials)
+    assert (played.state, played.path[-1][3]) == (state, reason)
+
+
+def test_at_the_end_of_half_open_the_trials_made_decide() -> None:
+    config = replace(CONFIG, permitted_number_of_calls_in_half_open_state=5)
+    half_bad = Played(config).play("FFFF").wait(8.0).play("SF").wait(16.0)
+    assert half_bad.play("-").path[-1] == ("half_open", "open", 124.0, "trial_failed")
+    mostly_good = Played(config).play("FFFF").wait(8.0).play("SFS").wait(16.0)
+    assert mostly_good.state is CLOSED
+
+
+def test_a_dependency_below_the_threshold_is_mostly_called() -> None:
+    """40 % of its calls fail, the threshold is 50 %; one call each 0.1 s, for an hour."""
+    luck = Random(7)  # noqa: S311 - a simulation
+    circuit = Circuit("flaky", CircuitConfig(), 0.0, moved=lambda _: None)
+    refused, calls = 0, 36_000
+    for number in range(calls):
+        now = number / 10
+        permit = circuit.enter(now)
+        if permit == REFUSED:
+            refused += 1
+        else:
+            outcome = FAILURE if luck.random() < 0.4 else SUCCESS
+            circuit.leave(permit, outcome, started=now, now=now, luck=luck.random())
+    assert refused < calls / 4
 
 
 def test_a_trial_that_hangs_opens_it_at_the_end_of_half_open_and_counts_no_more() -> None:
@@ -568,13 +612,13 @@ class Oracle:
     holds: list[float] = field(default_factory=list[float])
     ended: list[tuple[float, bool, bool]] = field(default_factory=list[tuple[float, bool, bool]])
     trials: list[Ticket] = field(default_factory=list[Ticket])
-    passed: list[Ticket] = field(default_factory=list[Ticket])
+    tried: list[tuple[bool, bool]] = field(default_factory=list[tuple[bool, bool]])
     path: list[tuple[str, str, float]] = field(default_factory=list[tuple[str, str, float]])
 
     def go(self, state: CircuitState, at: float) -> None:
         self.path.append((self.state, state, at))
         self.state, self.since, self.stay = state, at, object()
-        self.trials, self.passed = [], []
+        self.trials, self.tried = [], []
         if state in {CLOSED, METRICS_ONLY}:
             self.ended, self.openings, self.holds = [], [], []
 
@@ -588,10 +632,10 @@ class Oracle:
     def tick(self) -> None:
         if self.state is HALF_OPEN and self.now >= self.since + 16.0:
             end = self.since + 16.0
-            if self.passed and not self.trials:
-                self.go(CLOSED, end)
-            else:
+            if self.trials or not self.tried or self.is_bad(self.tried, len(self.tried)):
                 self.trip(end, self.luck)
+            else:
+                self.go(CLOSED, end)
 
     def enter(self) -> tuple[bool, bool]:
         """Tell whether a call is admitted, and whether as a trial."""
@@ -616,29 +660,31 @@ class Oracle:
         if self.state is HALF_OPEN:
             if ticket in self.trials:
                 self.trials.remove(ticket)
-                self.end_trial(ticket, outcome, bad=failed or slow, luck=luck)
+                self.end_trial(outcome, (failed, slow), luck)
         elif outcome is not IGNORED and self.state in {CLOSED, METRICS_ONLY}:
             self.ended.append((self.now, failed, slow))
             if self.state is CLOSED:
                 self.judge(luck)
 
-    def end_trial(self, ticket: Ticket, outcome: Outcome, *, bad: bool, luck: float) -> None:
+    def end_trial(self, outcome: Outcome, marks: tuple[bool, bool], luck: float) -> None:
         if outcome is IGNORED:
             return
-        if bad:
+        self.tried.append(marks)
+        wanted = self.config.permitted_number_of_calls_in_half_open_state
+        if self.is_bad(self.tried, wanted):
             self.trip(self.now, luck)
-            return
-        self.passed.append(ticket)
-        if len(self.passed) == self.config.permitted_number_of_calls_in_half_open_state:
+        elif len(self.tried) == wanted:
             self.go(CLOSED, self.now)
 
     def judge(self, luck: float) -> None:
-        calls = self.window()
-        if len(calls) < min(self.config.minimum_number_of_calls, 4):
-            return
-        bad = max(sum(failed for _, failed, _ in calls), sum(slow for *_, slow in calls))
-        if 2 * bad >= len(calls):
+        calls = [(failed, slow) for _, failed, slow in self.window()]
+        if len(calls) >= min(self.config.minimum_number_of_calls, 4) and self.is_bad(calls, len(calls)):
             self.trip(self.now, luck)
+
+    @staticmethod
+    def is_bad(calls: list[tuple[bool, bool]], of: int) -> bool:
+        """Half of them failed, or half were slow."""
+        return 2 * max(sum(failed for failed, _ in calls), sum(slow for _, slow in calls)) >= of
 
 
 LUCK = st.sampled_from([0.0, 0.25, 0.5, 0.75])
@@ -661,7 +707,7 @@ class CircuitMachine(RuleBasedStateMachine):
             wait_duration_in_open_state=8.0,
             wait_jitter=0.25,
             max_wait_duration_in_open_state=32.0,
-            permitted_number_of_calls_in_half_open_state=2,
+            permitted_number_of_calls_in_half_open_state=3,
             max_wait_duration_in_half_open_state=16.0,
         )
         self.played = Played(self.config)
