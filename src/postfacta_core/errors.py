@@ -15,6 +15,7 @@
     - RateLimitExceededError     -- the caller has used up its rate
     - LoadShedError              -- the service has more work than it can do in time
   + DeadlineExceededError        -- the time ran out; the work may have begun
+  + FailedResponseError          -- a dependency answered that it failed
   + StoppedError                 -- the service stopped before the work was done; it may have begun
   + OutcomeUnknownError          -- the connection broke while the answer to a commit was on its way
 
@@ -22,6 +23,8 @@ The split is the one a caller needs: did my work start?
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 __all__ = [
     "BodyTooLargeError",
@@ -31,6 +34,7 @@ __all__ = [
     "DatabaseUnavailableError",
     "DeadlineExceededError",
     "DrainingError",
+    "FailedResponseError",
     "HeadersTooLargeError",
     "LoadShedError",
     "LockTimeoutError",
@@ -113,6 +117,29 @@ class LoadShedError(RejectedError):
 
 class DeadlineExceededError(ResilienceError):
     """The time ran out. The work may have begun."""
+
+
+class FailedResponseError(ResilienceError):
+    """A dependency answered that it failed, such as by a 500. The work may have begun.
+
+    Args:
+        policy: The dependency.
+        retry_after: As for every error.
+        response: What it answered.
+        is_repeatable: Whether the request was idempotent (RFC 9110, section 9.2.2), so that it may be sent again.
+    """
+
+    def __init__(
+        self,
+        policy: str,
+        retry_after: float | None = None,
+        *,
+        response: Any = None,
+        is_repeatable: bool = False,
+    ) -> None:
+        super().__init__(policy, retry_after)
+        self.response = response
+        self.is_repeatable = is_repeatable
 
 
 class StoppedError(ResilienceError):

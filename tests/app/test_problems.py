@@ -75,7 +75,7 @@ CORE: list[tuple[Exception, int, str, str | None]] = [
     (PoolTimeoutError("pool", 0.2), 503, "unavailable", "1"),
     (DatabaseUnavailableError("database", 1.2), 503, "unavailable", "2"),
     (ReadOnlyDatabaseError("database"), 503, "unavailable", None),
-    (OutcomeUnknownError("database", 3.0), 503, "outcome-unknown", "3"),
+    (OutcomeUnknownError("database", 3.0), 503, "outcome-unknown", None),
     (DeadlineExceededError("request"), 504, "deadline-exceeded", None),
     (BodyTooLargeError("body"), 413, "too-large", None),
     (OSError(CAUSE), 500, "internal", None),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, ParamSpec, TypeVar
 
 from ..clock import MONOTONIC, Clock
-from ..errors import ResilienceError
+from ..errors import FailedResponseError, ResilienceError
 from ..events import ListenerFailed, Mode, ModeChanged, Observer, PolicyCreated, Sample, fan_out, ignore
 
 __all__ = ["Answer", "Fallback"]
@@ -28,7 +28,7 @@ class Answer(Generic[T]):
     Attributes:
         value: What was asked for.
         age: Seconds since its call began: 0 for a fresh one, `math.inf` for one that `otherwise` made up.
-        error: Why it is not fresh; None if it is.
+        error: Why it is not fresh, or why the value is a failure; None if it is fresh and good.
     """
 
     value: T
@@ -54,6 +54,9 @@ class Fallback(Generic[T]):
         name: The operation's; its metric label.
         errors: Types of errors that it stands in for, beside `ResilienceError`: an open circuit, a deadline, a full
             bulkhead and so on.
+        is_failure: Which values are failures too, such as `postfacta_core.aio.outgoing.is_failure` of responses. They
+            are not kept. One that nothing can stand in for is returned, with the error. A predicate that raises
+            means no.
         max_age: Seconds, counted from when its call began, from which a value is not given any more.
         max_entries: The most values kept; what was not used for longest goes first. Their size is not looked at.
         otherwise: Makes a value up from the error when none is kept; it may raise to give none.
@@ -74,6 +77,7 @@ class Fallback(Generic[T]):
         name: str,
         *,
         errors: type[Exception] | tuple[type[Exception], ...] = (),
+        is_failure: Callable[[T], bool] | None = None,
         max_age: float = 900.0,
         max_entries: int = 1000,
         otherwise: Callable[[Exception], T] | None = None,
@@ -87,6 +91,7 @@ class Fallback(Generic[T]):
         self.name: str = name
         named = errors if isinstance(errors, tuple) else (errors,)
         self._errors: tuple[type[Exception], ...] = (ResilienceError, *named)
+        self._is_failure = is_failure
         self._max_age = max_age
         self._max_entries = max_entries
         self._otherwise = otherwise
@@ -146,13 +151,15 @@ class Fallback(Generic[T]):
             return Answer(await function(*args, **kwargs))
         began, era = self._clock(), self._era
         try:
-            value = await function(*args, **kwargs)
+            value = self._good(await function(*args, **kwargs))
         except self._errors as error:
             answer = self._stand_in(key, error)
             try:
-                if answer is None:
-                    raise
-                return answer
+                if answer is not None:
+                    return answer
+                if self._is_failure is not None and isinstance(error, FailedResponseError):
+                    return Answer(error.response, 0.0, error)
+                raise
             finally:
                 # The error holds this frame: with the answer in it, both would be garbage in a circle.
                 del answer
@@ -174,6 +181,16 @@ class Fallback(Generic[T]):
         """Keep nothing at all, nor of calls that are under way: for when somebody may see less than before."""
         self._kept.clear()
         self._era += 1
+
+    def _good(self, value: T) -> T:
+        try:
+            is_failure = self._is_failure is not None and self._is_failure(value)
+        except Exception as fault:  # noqa: BLE001 - it is foreign code, and may raise anything
+            self._observe(ListenerFailed(self.name, repr(fault)))
+            is_failure = False
+        if is_failure:
+            raise FailedResponseError(self.name, response=value)
+        return value
 
     def _keep(self, key: Hashable, began: float, value: T) -> None:
         kept = self._kept.get(key)

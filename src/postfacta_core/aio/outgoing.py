@@ -7,17 +7,18 @@ there is `outgoing_headers`. A service of this library reads `X-Request-Timeout`
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextvars import ContextVar
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from itertools import count
-from typing import Any, Final, ParamSpec, Protocol, TypeVar
+from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast
+
+import anyio
 
 from ..clock import MONOTONIC, WALL, Clock
 from ..context import current_request
-from ..errors import DeadlineExceededError, RejectedError
-from ..events import DeadlineExceeded, HttpCallFinished, Observer, fan_out, ignore
+from ..errors import DeadlineExceededError, FailedResponseError, RejectedError
+from ..events import DeadlineExceeded, HttpCallFinished, ListenerFailed, Observer, fan_out, ignore
 from ..policy.concurrency import Priority
 from ..policy.deadline import asked_timeout
 from ..telemetry.calls import CallSpan, CallSpans
@@ -25,7 +26,7 @@ from ..telemetry.spans import trace_headers
 from .deadline import current_deadline
 from .pipeline import Guard, Pipeline
 
-__all__ = ["Outgoing", "OutgoingRequest", "Response", "Url", "outgoing_headers", "refusal_in"]
+__all__ = ["Outgoing", "OutgoingRequest", "Response", "Url", "is_failure", "outgoing_headers", "refusal_in"]
 
 P = ParamSpec("P")
 
@@ -35,6 +36,10 @@ _PRIORITY_KEY: Final = "X-Priority-Key"
 _PRIORITIES: Final = tuple(priority.name.lower() for priority in Priority)
 _REFUSED: Final = frozenset({429, 503})
 _TOO_MANY_REQUESTS: Final = 429
+_SERVER_ERROR: Final = 500
+_NOT_IMPLEMENTED: Final = 501
+# RFC 9110, section 9.2.2.
+_IDEMPOTENT: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "TRACE"})
 # The four waits of an httpx request; of each, seconds or None for any number.
 _WAITS: Final = ("connect", "read", "write", "pool")
 _PORTS: Final = {"http": 80, "https": 443}
@@ -109,7 +114,7 @@ class Response(Protocol):
         ...
 
 
-R = TypeVar("R", bound=Response)
+R = TypeVar("R")
 
 
 def outgoing_headers(
@@ -139,6 +144,12 @@ def outgoing_headers(
         if float(headers[_TIMEOUT]) <= 0:
             raise DeadlineExceededError(name)
     return headers
+
+
+def is_failure(response: Any) -> bool:
+    """Return whether a response says that the dependency failed: a status of 500 or more, but 501, or 429."""
+    status: int = response.status_code
+    return status == _TOO_MANY_REQUESTS or (status >= _SERVER_ERROR and status != _NOT_IMPLEMENTED)
 
 
 def refusal_in(response: Response, name: str, *, wall: Clock = WALL) -> RejectedError | None:
@@ -173,6 +184,7 @@ class Outgoing:
     Args:
         name: The dependency, the `policy` of its errors.
         guards: Around each call, from the outermost; see `Pipeline`. There may be none.
+        is_failure: Which responses the guards see as a failure, besides refusals; see `is_failure`. It may raise.
         tell: Whether it gets the headers. For somebody else's service turn that off: only the time is bounded then.
         priority_key: The secret by which it believes the priority; see `LoadSheddingMiddleware`.
         observer: Told of each try, and of calls for which no time was left. It may raise.
@@ -185,6 +197,7 @@ class Outgoing:
         self,
         name: str,
         *guards: Guard,
+        is_failure: Callable[[Any], bool] = is_failure,
         tell: bool = True,
         priority_key: str = "",
         observer: Observer = ignore,
@@ -196,6 +209,7 @@ class Outgoing:
         self.pipeline: Pipeline | None = Pipeline(*guards) if guards else None
         self._observe = fan_out([observer])
         self._spans = spans or CallSpans()
+        self._is_failure = is_failure
         self._tell = tell
         self._priority_key = priority_key
         self._clock = clock
@@ -226,28 +240,57 @@ class Outgoing:
         if self._tell:
             _add(headers, request.headers)
 
-    def call(
-        self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Coroutine[Any, Any, R]:
-        """Call a client's method through the guards; a refusal that it answers is raised, see `refusal_in`.
+    async def call(self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a client's method through the guards.
+
+        A response that is a failure is one for the guards too: a circuit counts it, and `Retry` sends an idempotent
+        request again (RFC 9110, section 9.2.2). The last response is returned, whatever it is, and those before it are
+        closed. What is no response is passed through.
 
         Raises:
-            RejectedError: If a guard or the dependency refuses; `Retry` then waits as the dependency asks.
+            RejectedError: If a guard or the dependency refuses; `Retry` then waits as the dependency asks. See
+                `refusal_in`.
         """
-        tries = count()
+        tries = _Tries()
         if self.pipeline is None:
-            return self._ask(tries, function, *args, **kwargs)
-        return self.pipeline.call(self._ask, tries, function, *args, **kwargs)
+            return (await self._ask(tries, function, *args, **kwargs))[0]
+        try:
+            return await self.pipeline.call(self._try, tries, function, *args, **kwargs)
+        except FailedResponseError as error:
+            tries.failed = None
+            return cast("R", error.response)
+        finally:
+            await tries.close()
+
+    async def _try(
+        self, tries: _Tries, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        await tries.close()
+        answer, attempt = await self._ask(tries, function, *args, **kwargs)
+        if attempt.status and self._has_failed(answer):
+            tries.failed = answer
+            wait = _retry_after(cast("Response", answer).headers, self._wall)
+            is_repeatable = attempt.method in _IDEMPOTENT
+            raise FailedResponseError(self.name, wait, response=answer, is_repeatable=is_repeatable)
+        return answer
+
+    def _has_failed(self, answer: object) -> bool:
+        try:
+            return bool(self._is_failure(answer))
+        except Exception as error:  # noqa: BLE001 - it is foreign code, and may raise anything
+            self._observe(ListenerFailed(self.name, repr(error)))
+            return is_failure(answer)
 
     async def _ask(
-        self, tries: Iterator[int], function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> R:
-        attempt, outer = _Attempt(next(tries)), _ATTEMPT.get()
+        self, tries: _Tries, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> tuple[R, _Attempt]:
+        attempt, outer = _Attempt(tries.count), _ATTEMPT.get()
+        tries.count += 1
         span, began = self._spans.begin(), self._clock()
         _ATTEMPT.set(attempt)
         try:
-            response = await function(*args, **kwargs)
-            attempt.answered(response)
+            answer = await function(*args, **kwargs)
+            attempt.answered(answer)
         except Exception as error:
             attempt.error = error
             raise
@@ -255,11 +298,12 @@ class Outgoing:
             # Not by a token: one does not work where a loop that was given up closes its coroutines.
             _ATTEMPT.set(outer)
             self._record(attempt, span, self._clock() - began)
-        refusal = refusal_in(response, self.name, wall=self._wall)
-        if refusal is not None:
-            await response.aclose()
-            raise refusal
-        return response
+        if attempt.status:
+            response = cast("Response", answer)
+            if (refusal := refusal_in(response, self.name, wall=self._wall)) is not None:
+                await response.aclose()
+                raise refusal
+        return answer, attempt
 
     def _record(self, attempt: _Attempt, span: CallSpan | None, seconds: float) -> None:
         call = HttpCallFinished(
@@ -279,12 +323,32 @@ class Outgoing:
         attempt.error = None
 
 
+class _Tries:
+    """The tries of one call.
+
+    Attributes:
+        count: Those that were begun.
+        failed: The response that failed last, until it is returned or closed.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.failed: object = None
+
+    async def close(self) -> None:
+        """Close the response that failed last, also while the call is being cancelled."""
+        if self.failed is not None:
+            response, self.failed = cast("Response", self.failed), None
+            with anyio.CancelScope(shield=True):
+                await response.aclose()
+
+
 class _Attempt:
     """One try of a call, and what becomes known of it on the way."""
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.is_sent = True
+        self.is_sent = self.is_response = True
         self.method = self.address = self.url = ""
         self.port = self.status = 0
         self.error: Exception | None = None
@@ -298,9 +362,16 @@ class _Attempt:
         # Without user, password and query, which may be secret.
         self.url = f"{url.scheme}://{host}{f':{url.port}' if url.port else ''}{url.path}"
 
-    def answered(self, response: Response) -> None:
-        """Take note of the response; it knows its request too, if the client has no `pass_on`."""
-        self.status = response.status_code
+    def answered(self, response: object) -> None:
+        """Take note of the response; it knows its request too, if the client has no `pass_on`.
+
+        What has no status and no headers, as parsed data, is no response.
+        """
+        status = getattr(response, "status_code", None)
+        if not isinstance(status, int) or not hasattr(response, "headers"):
+            self.is_response = False
+            return
+        self.status = status
         if not self.method and (request := getattr(response, "request", None)) is not None:
             self.see(request)
 
@@ -309,7 +380,7 @@ class _Attempt:
         if self.error is not None:
             return "deadline_exceeded" if not self.is_sent else type(self.error).__name__
         if not self.status:
-            return "cancelled"
+            return "cancelled" if self.is_response else ""
         return str(self.status) if self.status >= _CLIENT_ERROR else ""
 
 

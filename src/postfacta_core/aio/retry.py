@@ -95,7 +95,7 @@ class Retry:
         attempts: The most tries, the first included; 1 only counts.
         backoff: The waits between them.
         budget: What all that try this dependency again share; by default one of its own, of the same name.
-        retryable: Types of errors after which the call may be made again, beside what `never_began`; or a function
+        retryable: Types of errors after which the call may be made again, beside those of `may_repeat`; or a function
             that alone decides. If that raises, the answer is no.
         throttled: Reads how many seconds an error asks to wait: None if it does not say, `math.inf` for no other
             try. By default its `retry_after`. If it raises, no other try is made.

@@ -18,6 +18,7 @@ from ..errors import (
     DatabaseUnavailableError,
     DeadlineExceededError,
     DrainingError,
+    FailedResponseError,
     HeadersTooLargeError,
     LoadShedError,
     LockTimeoutError,
@@ -171,6 +172,13 @@ PROBLEMS: Final[dict[type[ResilienceError], Problem]] = {
     RejectedError: Problem(
         status=503, code="unavailable", title="Unavailable", detail="Try again soon", error_type="rejected"
     ),
+    FailedResponseError: Problem(
+        status=502,
+        code="bad-gateway",
+        title="A service that this one needs has failed",
+        detail="The work may have begun",
+        error_type="dependency_failed",
+    ),
     ResilienceError: Problem(status=503, code="unavailable", title="Unavailable", error_type="unavailable"),
 }
 """Every error of the library has its line, or that of the nearest class above it."""
@@ -184,11 +192,16 @@ _INTERNAL: Final = Problem(
 
 
 def problem_of(error: BaseException) -> Problem:
-    """Find what to tell the caller of an error; all that is not ours is a 500 without its cause."""
+    """Return the problem of an error; all that is not ours is a 500 without its cause.
+
+    Only a refusal has a `retry_after`: callers read `503` with `Retry-After` as "nothing was done", and send a write
+    again. Where the work may have begun, that would double it.
+    """
     for kind in type(error).__mro__:
         if kind in PROBLEMS and isinstance(error, ResilienceError):
             known = PROBLEMS[kind]
-            return known if error.retry_after is None else replace(known, retry_after=error.retry_after)
+            wait = error.retry_after if isinstance(error, RejectedError) else None
+            return known if wait is None else replace(known, retry_after=wait)
     return _INTERNAL
 
 

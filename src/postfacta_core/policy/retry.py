@@ -23,6 +23,7 @@ from ..errors import (
     BodyTooLargeError,
     BodyTooSlowError,
     DrainingError,
+    FailedResponseError,
     HeadersTooLargeError,
     RejectedError,
 )
@@ -37,7 +38,7 @@ __all__ = [
     "Retryable",
     "Throttled",
     "asked_wait",
-    "never_began",
+    "may_repeat",
 ]
 
 # Past this many tries the exponent stands still: every larger int that fits a float is even, and no caller lives so long.
@@ -46,7 +47,7 @@ _MAX_EXPONENT = 2**53
 _FUTILE: Final = (BodyTooLargeError, BodyTooSlowError, HeadersTooLargeError, DrainingError)
 
 Retryable = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]
-"""Which errors a call may be made again after: types, beside what `never_began`, or a function that alone decides."""
+"""Which errors a call may be made again after: types, beside those of `may_repeat`, or a function that alone decides."""
 
 Throttled = Callable[[Exception], float | None]
 """How many seconds an error asks to wait: None if it does not say, `math.inf` for no other try at all."""
@@ -200,12 +201,14 @@ class RetryBudget:
         observer(PolicyCreated(self.name, tally))
 
 
-def never_began(error: Exception) -> bool:
-    """Tell whether the work was refused before it began, and may be taken another time.
+def may_repeat(error: Exception) -> bool:
+    """Return whether a call that failed so may be made again, whatever it does.
 
-    A `RejectedError` is, unless it is about the request itself, such as a body that is too large, or about
-    this service that stops.
+    That is so after a `RejectedError`, as the work never began; but not if it is about the request itself, such as a
+    body that is too large, or about this service that stops. And after a failed response to an idempotent request.
     """
+    if isinstance(error, FailedResponseError):
+        return error.is_repeatable
     return isinstance(error, RejectedError) and not isinstance(error, _FUTILE)
 
 
@@ -232,7 +235,7 @@ class RetryRules:
         backoff: The waits between them.
         max_wait: The longest wait in seconds, also where no deadline bounds it: a dependency that asks for more
             is not tried again. The answer is late, and the caller's own retry is better.
-        retryable: Types of errors beside what `never_began`, or a function that alone decides.
+        retryable: Types of errors beside those of `may_repeat`, or a function that alone decides.
         throttled: Reads how long an error asks to wait.
     """
 
@@ -271,7 +274,5 @@ class RetryRules:
 
     def _is_retryable(self, error: Exception) -> bool:
         if isinstance(cast("object", self.retryable), type | tuple):
-            return never_began(error) or isinstance(
-                error, cast("tuple[type[Exception], ...]", self.retryable)
-            )
+            return may_repeat(error) or isinstance(error, cast("tuple[type[Exception], ...]", self.retryable))
         return cast("Callable[[Exception], bool]", self.retryable)(error)

@@ -12,7 +12,7 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from postfacta_core.aio.fallback import Answer, Fallback
-from postfacta_core.errors import CircuitOpenError, DeadlineExceededError
+from postfacta_core.errors import CircuitOpenError, DeadlineExceededError, FailedResponseError
 from postfacta_core.events import Event, ListenerFailed, Mode, ModeChanged, PolicyCreated, Sample
 from postfacta_core.testing import ManualClock, RecordingObserver
 from tests.garbage import garbage
@@ -63,6 +63,33 @@ async def test_a_fresh_answer_is_given_as_such() -> None:
     assert given == Answer("fresh", 0.0, None)
     assert given.is_fresh
     assert bench.counts() == {"fresh": 1}
+
+
+def is_bad(value: str) -> bool:
+    if value == "odd":
+        raise ValueError(value)
+    return value.startswith("bad")
+
+
+async def test_a_value_that_is_a_failure_is_replaced_by_the_last_good_one() -> None:
+    fallback = Fallback[str]("invoices", is_failure=is_bad)
+    await fallback.call("key", answer, "good")
+    given = await fallback.call("key", answer, "bad")
+    assert (given.value, type(given.error), given.is_fresh) == ("good", FailedResponseError, False)
+
+
+async def test_a_failure_that_nothing_stands_in_for_is_returned_with_its_error() -> None:
+    fallback = Fallback[str]("invoices", is_failure=is_bad)
+    given = await fallback.call("key", answer, "bad")
+    assert (given.value, given.age, type(given.error)) == ("bad", 0.0, FailedResponseError)
+    assert len(fallback) == 0
+
+
+async def test_a_predicate_that_raises_lets_the_value_pass() -> None:
+    heard = RecordingObserver()
+    fallback = Fallback[str]("invoices", is_failure=is_bad, observer=heard)
+    assert (await fallback.call("key", answer, "odd")).is_fresh
+    assert ListenerFailed("invoices", "ValueError('odd')") in heard.events
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from postfacta_core.aio.breaker import CircuitBreaker
 from postfacta_core.aio.bulkhead import Bulkhead
 from postfacta_core.aio.deadline import RunningRequests
-from postfacta_core.aio.outgoing import Outgoing, outgoing_headers, refusal_in
+from postfacta_core.aio.outgoing import Outgoing, is_failure, outgoing_headers, refusal_in
 from postfacta_core.aio.pipeline import Guard
 from postfacta_core.aio.retry import Retry
 from postfacta_core.aio.timeout import Timeout
@@ -30,12 +31,19 @@ from postfacta_core.asgi import ContextMiddleware
 from postfacta_core.asgi.deadline import DeadlineMiddleware
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.context import RequestContext, bind_request, release_request
-from postfacta_core.errors import BulkheadFullError, DeadlineExceededError, RejectedError
-from postfacta_core.events import DeadlineExceeded, Event, HttpCallFinished
+from postfacta_core.errors import (
+    BulkheadFullError,
+    CircuitOpenError,
+    DeadlineExceededError,
+    FailedResponseError,
+    RejectedError,
+)
+from postfacta_core.events import DeadlineExceeded, Event, HttpCallFinished, ListenerFailed
+from postfacta_core.policy.breaker import CircuitConfig
 from postfacta_core.policy.concurrency import Priority
 from postfacta_core.policy.retry import Backoff
 from postfacta_core.telemetry.calls import CallSpans
-from postfacta_core.testing import ManualClock
+from postfacta_core.testing import ManualClock, RecordingObserver
 
 NOW = 1_700_000_000.0
 
@@ -229,8 +237,91 @@ async def test_a_refusal_of_the_service_is_raised_inside_of_the_guards(service: 
         for status in (200, 404, 500, 503):
             response = await billing.call(client.get, f"{service.url}/busy/{status}")
             assert response.status_code == status
-    told = [(getattr(error, "policy", ""), getattr(error, "retry_after", 0)) for error in seen]
-    assert told == [("billing", 7.0), ("billing", 7.0), ("billing", None)]
+    told = [(type(error), getattr(error, "policy", ""), getattr(error, "retry_after", 0)) for error in seen]
+    refused = [
+        (RejectedError, "billing", 7.0),
+        (RejectedError, "billing", 7.0),
+        (RejectedError, "billing", None),
+    ]
+    # The guards see a failure where the caller gets the response.
+    assert told == [*refused, *[(FailedResponseError, "billing", None)] * 2]
+
+
+async def test_failed_responses_open_the_circuit(service: Service) -> None:
+    breaker = CircuitBreaker("billing")
+    billing = Outgoing("billing", breaker)
+    statuses = list[int]()
+    async with client_of(billing) as client:
+        with pytest.raises(CircuitOpenError):
+            for _ in range(50):
+                response = await billing.call(client.get, f"{service.url}/busy/500")
+                statuses.append(response.status_code)
+    assert statuses == [500] * 20
+
+
+@pytest.mark.parametrize(("method", "sent"), [("GET", 3), ("PUT", 3), ("POST", 1), ("PATCH", 1)])
+async def test_only_idempotent_requests_are_sent_again_after_a_failure(
+    service: Service, method: str, sent: int
+) -> None:
+    billing = Outgoing("billing", Retry("billing", attempts=3, backoff=Backoff(base=0.001)))
+    limits = httpx2.Limits(max_connections=1)
+    async with client_of(billing, limits=limits, timeout=5.0) as client:
+        asked = client.build_request(method, f"{service.url}/busy/502")
+        # A stream holds the only connection until it is closed: all but the last were.
+        response = await billing.call(client.send, asked, stream=True)
+        assert (response.status_code, response.is_closed, len(service.requests)) == (502, False, sent)
+        assert (await response.aread()).startswith(b"{")
+
+
+async def test_a_failed_response_is_closed_if_the_call_ends_otherwise(service: Service) -> None:
+    breaker = CircuitBreaker("billing", config=CircuitConfig(minimum_number_of_calls=1))
+    billing = Outgoing("billing", Retry("billing", attempts=2, backoff=Backoff(base=0.001)), breaker)
+    limits = httpx2.Limits(max_connections=1)
+    async with client_of(billing, limits=limits, timeout=5.0) as client:
+        asked = client.build_request("GET", f"{service.url}/busy/500")
+        with pytest.raises(CircuitOpenError):
+            await billing.call(client.send, asked, stream=True)
+        assert (await client.get(service.url)).status_code == 200
+
+
+async def test_what_is_no_response_passes_through_the_guards(service: Service) -> None:
+    breaker = CircuitBreaker("billing", config=CircuitConfig(minimum_number_of_calls=1))
+    billing = Outgoing("billing", breaker)
+    async with client_of(billing) as client:
+
+        async def fetch() -> list[str]:
+            return sorted((await client.get(service.url)).json())
+
+        assert "host" in await billing.call(fetch)
+    assert breaker.statistics().state == "closed"
+
+
+async def test_the_caller_may_say_which_responses_are_failures(service: Service) -> None:
+    breaker = CircuitBreaker("billing", config=CircuitConfig(minimum_number_of_calls=2))
+    billing = Outgoing("billing", breaker, is_failure=lambda response: response.status_code == 404)
+    async with client_of(billing) as client:
+        await billing.call(client.get, f"{service.url}/busy/500")
+        await billing.call(client.get, f"{service.url}/busy/404")
+    assert breaker.statistics().state == "open"
+
+
+async def test_a_predicate_that_raises_is_reported_and_the_default_decides(service: Service) -> None:
+    observer = RecordingObserver()
+    breaker = CircuitBreaker("billing", config=CircuitConfig(minimum_number_of_calls=1))
+    billing = Outgoing("billing", breaker, is_failure=lambda response: response.lost, observer=observer)
+    async with client_of(billing) as client:
+        await billing.call(client.get, service.url)
+        assert breaker.statistics().state == "closed"
+        await billing.call(client.get, f"{service.url}/busy/500")
+    assert breaker.statistics().state == "open"
+    assert [event.policy for event in observer.events if isinstance(event, ListenerFailed)] == ["billing"] * 2
+
+
+@pytest.mark.parametrize(
+    ("status", "failed"), [(200, False), (404, False), (429, True), (500, True), (501, False), (503, True)]
+)
+def test_by_default_a_failure_is_a_server_error_or_a_refusal(status: int, *, failed: bool) -> None:
+    assert is_failure(httpx2.Response(status)) is failed
 
 
 async def test_a_refused_stream_is_closed(service: Service) -> None:

@@ -22,12 +22,14 @@ from postfacta_core.errors import (
     BodyTooLargeError,
     DatabaseUnavailableError,
     DeadlineExceededError,
+    FailedResponseError,
     HeadersTooLargeError,
     OutcomeUnknownError,
     PoolTimeoutError,
     ReadOnlyDatabaseError,
     RejectedError,
     ResilienceError,
+    StoppedError,
 )
 from postfacta_core.testing import AsgiResponse, call_asgi
 
@@ -52,6 +54,7 @@ async def answer(error: BaseException, **options: Any) -> AsgiResponse:
         (ReadOnlyDatabaseError("main"), 503, "unavailable", "database_unavailable"),
         (OutcomeUnknownError("main"), 503, "outcome-unknown", "database_unavailable"),
         (DeadlineExceededError("request"), 504, "deadline-exceeded", "deadline_exceeded"),
+        (FailedResponseError("billing"), 502, "bad-gateway", "dependency_failed"),
         (Bespoke("own"), 503, "unavailable", "rejected"),
         (ResilienceError("own"), 503, "unavailable", "unavailable"),
         (ValueError("a secret"), 500, "internal", ""),
@@ -161,3 +164,12 @@ async def test_an_answer_says_why_for_metric_and_log_unless_that_is_known_better
 async def test_the_handler_for_frameworks_answers_the_same() -> None:
     handled = await call_asgi(await problem_handler(None, PoolTimeoutError("main", 2)))
     assert handled.messages == (await answer(PoolTimeoutError("main", 2))).messages
+
+
+@pytest.mark.parametrize(
+    "kind", [OutcomeUnknownError, StoppedError, FailedResponseError, DeadlineExceededError]
+)
+def test_what_may_have_begun_has_no_retry_after(kind: type[ResilienceError]) -> None:
+    """A caller reads 503 with Retry-After as "nothing was done", and sends a write again."""
+    assert problem_of(kind("db", 1.0)).retry_after is None
+    assert problem_of(RejectedError("db", 1.0)).retry_after == 1.0

@@ -16,7 +16,13 @@ from hypothesis import example, given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from postfacta_core import errors
-from postfacta_core.errors import CircuitOpenError, DeadlineExceededError, RejectedError, ResilienceError
+from postfacta_core.errors import (
+    CircuitOpenError,
+    DeadlineExceededError,
+    FailedResponseError,
+    RejectedError,
+    ResilienceError,
+)
 from postfacta_core.events import PolicyCreated, ignore
 from postfacta_core.policy.retry import (
     Backoff,
@@ -26,7 +32,7 @@ from postfacta_core.policy.retry import (
     RetryPlan,
     RetryRules,
     asked_wait,
-    never_began,
+    may_repeat,
 )
 from postfacta_core.testing import ManualClock, RecordingObserver
 
@@ -324,12 +330,17 @@ REFUSALS: Final[list[type[ResilienceError]]] = [
 @pytest.mark.parametrize("kind", REFUSALS)
 def test_what_never_began_may_be_tried_again_unless_that_cannot_help(kind: type[ResilienceError]) -> None:
     futile = {"BodyTooLargeError", "BodyTooSlowError", "HeadersTooLargeError", "DrainingError"}
-    assert never_began(kind("db")) is (kind.__name__ not in futile)
+    assert may_repeat(kind("db")) is (kind.__name__ not in futile)
+
+
+def test_a_failed_response_to_an_idempotent_request_may_be_tried_again() -> None:
+    assert may_repeat(FailedResponseError("db", is_repeatable=True))
+    assert not may_repeat(FailedResponseError("db"))
 
 
 @pytest.mark.parametrize("error", [DeadlineExceededError("db"), OSError(), KeyError()], ids=repr)
 def test_what_may_have_begun_is_not_safe_to_try_again(error: Exception) -> None:
-    assert not never_began(error)
+    assert not may_repeat(error)
 
 
 class Asks(Exception):  # noqa: N818 - it is no error of ours
