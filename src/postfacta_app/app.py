@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
-from structlog.contextvars import clear_contextvars
 
+from postfacta_core import logs
 from postfacta_core.aio.database import Database, PoolOptions
 from postfacta_core.aio.health import HealthRegistry
 from postfacta_core.aio.ratelimit_store import SharedStore
@@ -51,7 +51,6 @@ from .links import service as link_service
 from .links.http import LinkHttp
 from .links.postgres import PostgresLinks
 from .migrations import HEAD, current_revision
-from .observability import watch_lines
 from .openapi import openapi_document
 from .postmortems import service as postmortems
 from .postmortems.history_page import HistoryPage
@@ -107,7 +106,7 @@ def create_app(settings: Settings, *, v0_store: V0Store | None = None) -> Harden
     """
     codebase = load_codebase()
     telemetry = Telemetry(version=settings.app_version or codebase.version)
-    watch_lines(telemetry.observer)
+    logs.watch(telemetry.observer)
     business = BusinessMetrics(expected=HEAD)
     telemetry.metrics.registry.register(business)
     database = Database(
@@ -173,7 +172,6 @@ def create_app(settings: Settings, *, v0_store: V0Store | None = None) -> Harden
             *(project.resources if project else []),
         ],
         render=problems.core,
-        resetters=[clear_contextvars],
     )
 
 

@@ -23,7 +23,8 @@ class RequestContext:
         client: Whom rate limits count it for by default: an address, or an IPv6 /64; empty until it is known.
         root_path: The server's own `root_path`, before any mount added to it.
         route: The route template once routing has told it, such as `/incidents/{ref}`; else None.
-        trace_id: The server span's trace, 32 hex digits, or empty without a recording SDK.
+        trace_id: The trace, 32 hex digits: the server span's; without a recording SDK the one that the caller's
+            `traceparent` names; else empty.
         span_id: The server span, 16 hex digits, or empty.
         trace_flags: Two hex digits, whose lowest bit says that the trace is sampled; empty without a span.
         error_type: Why a layer refused or failed it, for metric, span and log; empty if none did.

@@ -76,7 +76,7 @@ async def test_a_crash_is_one_500_in_the_shape_of_its_path_and_keeps_its_cause(
         r'http_server_request_duration_seconds_count\{[^}]*status_code="500"[^}]*} ([\d.]+)', metrics
     )
     assert sum(map(float, counted)) == 5
-    lines = [record for record in caplog.records if record.exc_info and record.getMessage() == "http.request"]
+    lines = [record for record in caplog.records if record.exc_info and record.msg == "http.request"]
     assert [vars(line)["status"] for line in lines] == [500] * 5
     assert {vars(line)["request_id"] for line in lines} >= {
         listed.headers["X-Request-ID"],

@@ -21,10 +21,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from postfacta_app import observability
 from postfacta_app.observability import RedactingExporter, configure_logging
 from postfacta_app.problems import Problems
 from postfacta_app.settings import Settings
+from postfacta_core import logs
 from postfacta_core.asgi import Telemetry, harden
 from postfacta_core.telemetry.tracing import Tracing
 from postfacta_embedded import EmbeddedPostgres
@@ -142,7 +142,7 @@ def _around(text: str) -> str:
 def written(monkeypatch: pytest.MonkeyPatch) -> Generator[int]:
     """Take the process's standard output for the lines, and give logging back afterwards."""
     reader, writer = os.pipe()
-    monkeypatch.setattr(observability, "_STDOUT", writer)
+    monkeypatch.setattr(logs, "_STDOUT", writer)
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield reader

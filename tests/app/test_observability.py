@@ -1,16 +1,10 @@
-"""A log line is one object with the names that operators search for, and holds no secret."""
+"""The service's log lines name it, and its spans hold no secret."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-import select
-import subprocess
-import sys
-import time
 from collections.abc import Generator
-from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -18,20 +12,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import Link, SpanKind, StatusCode
 
-from postfacta_app import observability
-from postfacta_app.observability import (
-    LineWriter,
-    RedactingExporter,
-    configure_logging,
-    instance,
-    watch_lines,
-)
+from postfacta_app.observability import RedactingExporter, configure_logging
 from postfacta_app.settings import Settings
-from postfacta_core.context import RequestContext, bind_request, release_request
-from postfacta_core.events import LogsSuppressed
-from postfacta_core.telemetry.logs import FloodFilter
-from postfacta_core.telemetry.sampling import EventBudget
-from postfacta_core.testing import RecordingObserver
 
 
 @pytest.fixture(autouse=True)
@@ -46,105 +28,23 @@ def root_logger() -> Generator[None]:
     root.setLevel(level)
 
 
-def settings(**fields: str) -> Settings:
-    return Settings.model_validate({"environment": "production", "app_version": "1.2.3", **fields})
-
-
-def said(capture: pytest.CaptureFixture[str]) -> str:
-    logging.getLogger().handlers[0].flush()
-    return capture.readouterr().out
-
-
-@pytest.fixture
-def pipe(monkeypatch: pytest.MonkeyPatch) -> Generator[tuple[int, int]]:
-    """Give both ends of a pipe that stands for standard output."""
-    reader, writer = os.pipe()
-    monkeypatch.setattr(observability, "_STDOUT", writer)
-    yield reader, writer
-    os.close(reader)
-    os.close(writer)
-
-
-def read_lines(reader: int, last: str) -> list[dict[str, Any]]:
-    """Read until an event has come."""
-    data, end = b"", time.monotonic() + 20
-    while True:
-        ready, _, _ = select.select([reader], [], [], 1)
-        data += os.read(reader, 65536) if ready else b""
-        lines = [json.loads(line) for line in data.splitlines()] if data.endswith(b"\n") else []
-        if any(line["event"] == last for line in lines):
-            return lines
-        assert time.monotonic() < end, f"no line {last}"
-
-
-def test_json_lines_carry_the_service_the_request_and_the_fields(capfd: pytest.CaptureFixture[str]) -> None:
-    configure_logging(settings(log_format="JSON"))
-    token = bind_request(RequestContext("request-12345", 0.0))
-    logging.getLogger("postfacta.test").warning("something.happened", extra={"retry_after": 2.5})
-    release_request(token)
-    line = json.loads(said(capfd))
-    assert line["event"] == "something.happened"
-    assert line["level"] == "warning"
-    assert line["logger"] == "postfacta.test"
-    assert line["request_id"] == "request-12345"
-    assert line["retry_after"] == 2.5
-    assert (line["service"], line["version"], line["environment"]) == ("postfacta", "1.2.3", "production")
-    assert line["timestamp"].endswith("Z")
-    ids = {"request_id", "trace_id", "span_id", "trace_flags"}
-    constant = {"service", "version", "environment", "instance"}
-    assert set(line) == {"timestamp", "level", "event", "logger", "retry_after"} | ids | constant
-
-
-def test_a_crash_has_its_stack_trace(capfd: pytest.CaptureFixture[str]) -> None:
-    configure_logging(settings(log_format="json"))
-    try:
-        _ = 1 / int("0")
-    except ZeroDivisionError:
-        logging.getLogger("test").exception("crashed")
-    line = json.loads(said(capfd))
-    assert line["exception.type"] == "builtins.ZeroDivisionError"
-    assert line["exception.message"] == "division by zero"
-    assert "ZeroDivisionError: division by zero" in line["exception.stacktrace"]
-    assert "test_observability.py" in line["exception.stacktrace"]
-    assert "exception" not in line
-
-
-def test_a_line_that_speaks_of_no_exception_has_none(capfd: pytest.CaptureFixture[str]) -> None:
-    configure_logging(settings(log_format="json"))
-    logging.getLogger("test").error("no.crash", exc_info=True)  # noqa: LOG014 - as careless code does
-    assert not [name for name in json.loads(said(capfd)) if name.startswith("exception")]
-
-
-def test_each_process_has_a_name_of_its_own_which_spans_have_too(capfd: pytest.CaptureFixture[str]) -> None:
-    configure_logging(settings(log_format="json"))
-    logging.getLogger("test").error("one.line")
-    assert json.loads(said(capfd))["instance"] == instance()
-    assert instance().endswith(f"-{os.getpid()}")
-
-
-def test_an_event_that_comes_too_often_is_held_back_and_counted(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("style", "is_json"), [("JSON", True), ("text", False)])
+def test_lines_are_in_the_format_of_the_settings(
+    capfd: pytest.CaptureFixture[str], style: str, *, is_json: bool
 ) -> None:
-    monkeypatch.setattr(observability, "_LOOK", 0.01)
-    configure_logging(settings(log_format="json"))
-    [handler] = logging.getLogger().handlers
-    assert isinstance(handler, LineWriter)
-    handler.flood = FloodFilter(EventBudget(rate=0.001, burst=3, tell_every=0.0))
-    handler.filters[:] = [handler.flood]
-    observer = RecordingObserver()
-    watch_lines(observer)
-    for _ in range(10):
-        logging.getLogger("test").info("the.same")
-    end = time.monotonic() + 20
-    # Nobody logs any more: the handler's own thread looks.
-    while sum(event.count for event in observer.of(LogsSuppressed)) < 7:
-        assert time.monotonic() < end
-        time.sleep(0.01)  # noqa: TID251 - there is no loop to block
-    lines = [json.loads(line) for line in said(capfd).splitlines()]
-    assert [line["event"] for line in lines].count("the.same") == 3
-    told = [line for line in lines if line["event"] == "log.suppressed"]
-    assert {line["suppressed_event"] for line in told} == {"the.same"}
-    assert sum(line["count"] for line in told) == 7
+    fields = {"environment": "production", "app_version": "1.2.3", "log_format": style, "log_level": "error"}
+    configure_logging(Settings.model_validate(fields))
+    logging.getLogger("test").warning("too.low")
+    logging.getLogger("test").error("one.line", extra={"half": "\ud800"})
+    logging.getLogger().handlers[0].flush()
+    out = capfd.readouterr().out
+    assert "too.low" not in out
+    if is_json:
+        line = json.loads(out)
+        assert (line["service"], line["version"], line["environment"]) == ("postfacta", "1.2.3", "production")
+        assert (line["event"], line["half"]) == ("one.line", "\ud800")
+    else:
+        assert "ERROR    test: one.line" in out
 
 
 def test_secrets_in_spans_do_not_leave_the_process_whoever_wrote_them() -> None:
@@ -173,154 +73,3 @@ def test_secrets_in_spans_do_not_leave_the_process_whoever_wrote_them() -> None:
     )
     assert work.end_time is not None
     provider.shutdown()
-
-
-@pytest.mark.parametrize("style", ["JSON", "text"])
-def test_secrets_reach_no_sink(capfd: pytest.CaptureFixture[str], style: str) -> None:
-    configure_logging(settings(log_format=style))
-    extra = {"password": "canary-1", "headers": {"authorization": "Bearer canary-2"}}
-    logging.getLogger("test").error("at postgresql://me:canary-3@host/db", extra=extra)
-    try:
-        raise ValueError("postgresql://me:canary-4@host/db")  # noqa: TRY301 - the stack trace is what is looked at
-    except ValueError:
-        logging.getLogger("test").exception("crashed", extra={"deep": [{"note": "Bearer canary-55555"}]})
-    out = said(capfd)
-    assert "ValueError" in out
-    assert "canary" not in out
-
-
-def test_text_lines_leave_out_what_is_empty(capfd: pytest.CaptureFixture[str]) -> None:
-    configure_logging(settings(log_format="text"))
-    logging.getLogger("test").info("quiet", extra={"color_message": "x"})
-    text = said(capfd)
-    assert "request_id" not in text
-    assert "color_message" not in text
-
-
-def test_the_servers_own_word_on_a_crash_is_not_a_second_line(capfd: pytest.CaptureFixture[str]) -> None:
-    configure_logging(settings(log_format="JSON"))
-    logging.getLogger("uvicorn.error").error("Exception in ASGI application\n")
-    assert said(capfd) == ""
-
-
-def test_levels_below_the_setting_are_not_written(capfd: pytest.CaptureFixture[str]) -> None:
-    configure_logging(settings(log_level="error"))
-    logging.getLogger("test").warning("too low")
-    assert said(capfd) == ""
-
-
-def test_a_line_tells_its_time_to_the_microsecond_in_utc(capfd: pytest.CaptureFixture[str]) -> None:
-    configure_logging(settings(log_format="JSON"))
-    record = logging.makeLogRecord({"msg": "then", "levelno": 40, "created": 1_790_000_000.000_25})
-    logging.getLogger().handle(record)
-    assert json.loads(said(capfd))["timestamp"] == "2026-09-21T14:13:20.000250Z"
-
-
-def test_what_json_cannot_say_does_not_cost_the_line(capfd: pytest.CaptureFixture[str]) -> None:
-    configure_logging(settings(log_format="JSON"))
-    extra = {"half": "\ud800", "thing": object(), "number": float("inf")}
-    logging.getLogger("test").warning("odd %s", "things", extra=extra)
-    line = json.loads(said(capfd))
-    assert line["event"] == "odd things"
-    assert line["half"] == "\ud800"
-
-
-def test_a_line_that_cannot_be_written_at_all_does_not_reach_the_request(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    configure_logging(settings(log_format="JSON"))
-    logging.getLogger("test").warning("%d", "no number")
-    logging.getLogger("test").warning("next")
-    assert json.loads(said(capfd))["event"] == "next"
-
-
-def test_lines_wait_for_each_other_but_a_warning_waits_for_nothing(
-    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(observability, "_COLLECT", 60.0)
-    configure_logging(settings(log_format="JSON"))
-    log = logging.getLogger("test")
-    log.info("first")
-    log.info("second")
-    assert not select.select([pipe[0]], [], [], 0.2)[0]
-    log.warning("third")
-    assert [line["event"] for line in read_lines(pipe[0], "third")] == ["first", "second", "third"]
-
-
-def test_a_line_below_a_warning_is_written_soon_too(pipe: tuple[int, int]) -> None:
-    configure_logging(settings(log_format="JSON"))
-    logging.getLogger("test").info("one")
-    assert read_lines(pipe[0], "one")
-    logging.getLogger("test").info("two")
-    assert read_lines(pipe[0], "two")
-
-
-def test_while_nobody_reads_no_request_waits_and_what_does_not_fit_is_counted(
-    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(observability, "_COLLECT", 60.0)
-    monkeypatch.setattr(observability, "_MOST_LINES", 100)
-    configure_logging(settings(log_format="JSON"))
-    log = logging.getLogger("test")
-    for _ in range(89):
-        log.info("x" * 1000)
-    log.warning("x" * 1000)  # These are more than a pipe holds: now the thread waits.
-    end = time.monotonic() + 20
-    while select.select([], [pipe[1]], [], 0)[1]:
-        assert time.monotonic() < end
-    for _ in range(30):
-        log.warning("y" * 1000)
-    lines = read_lines(pipe[0], "log.dropped")
-    told = [line.get("count", line["event"][0]) for line in lines]
-    assert sorted(told, key=str) == [20, *"x" * 90, *"y" * 10]
-
-
-def test_a_reader_that_is_gone_ends_nothing_and_the_next_is_told(pipe: tuple[int, int]) -> None:
-    configure_logging(settings(log_format="JSON"))
-    reader, writer = os.pipe()
-    os.dup2(writer, pipe[1])
-    os.close(writer)
-    os.close(reader)  # Now nobody reads.
-    logging.getLogger("test").warning("lost")
-    logging.getLogger().handlers[0].flush()
-    reader, writer = os.pipe()
-    os.dup2(writer, pipe[1])
-    os.close(writer)
-    logging.getLogger("test").warning("found")
-    lines = read_lines(reader, "log.dropped")
-    os.close(reader)
-    assert [line.get("count", line["event"]) for line in lines] == ["found", 1]
-
-
-_PROGRAM = """
-import logging, sys
-from postfacta_app.observability import configure_logging
-from postfacta_app.settings import Settings
-configure_logging(Settings(log_format="JSON"))
-for number in range(int(sys.argv[1])):
-    logging.getLogger(f"one.of.{number % 10}").info("x" * 1000)
-"""
-
-
-def test_the_end_of_the_process_loses_no_line() -> None:
-    command = [sys.executable, "-c", _PROGRAM, "300"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=True)  # noqa: S603 - our own
-    assert len(done.stdout.splitlines()) == 300
-
-
-def test_the_end_of_the_process_tells_what_was_held_back() -> None:
-    command = [sys.executable, "-c", _PROGRAM, "4000"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=True)  # noqa: S603 - our own
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    told = {line["suppressed_event"]: line["count"] for line in lines if line["event"] == "log.suppressed"}
-    assert set(told) == {f"one.of.{number}" for number in range(10)}
-    assert sum(told.values()) + len(lines) - len(told) == 4000
-
-
-def test_a_reader_that_is_stuck_does_not_keep_the_process_from_its_end() -> None:
-    command = [sys.executable, "-c", _PROGRAM, "300"]
-    out = subprocess.PIPE
-    with subprocess.Popen(command, stdout=out, stderr=out) as process:  # noqa: S603 - our own
-        assert process.wait(60) == 0
-        assert process.stderr is not None
-        assert process.stderr.read() == b""

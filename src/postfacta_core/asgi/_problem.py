@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -183,6 +184,9 @@ PROBLEMS: Final[dict[type[ResilienceError], Problem]] = {
 }
 """Every error of the library has its line, or that of the nearest class above it."""
 
+_STATUSES: Final = frozenset(HTTPStatus)
+# RFC 9110 renamed these; Python knows the new phrases from 3.13 on.
+_PHRASES: Final = {413: "Content Too Large", 422: "Unprocessable Content"}
 _INTERNAL: Final = Problem(
     status=500,
     code="internal",
@@ -207,19 +211,20 @@ def problem_of(error: BaseException) -> Problem:
 
 def _document(problem: Problem, scope: Scope) -> tuple[str, bytes]:
     request = request_of(scope)
-    members: dict[str, object] = {
-        "type": "about:blank",
-        "title": problem.title,
-        "status": problem.status,
-        # It is a URI reference, and a client may have put anything into the path.
-        "instance": quote(scope["path"], errors="replace"),
-        "code": problem.code,
-    }
-    if problem.detail:
-        members["detail"] = problem.detail
+    # `instance` is a URI reference, and a client may have put anything into the path.
+    members = kind_members(problem) | {"instance": quote(scope["path"], errors="replace")}
     if request is not None:
         members["request_id"] = request.request_id
     return "application/problem+json", json.dumps(members).encode()
+
+
+def kind_members(problem: Problem) -> dict[str, object]:
+    """Return the members that say what kind of problem it is, the same for each request."""
+    status = problem.status
+    known = _PHRASES.get(status) or (HTTPStatus(status).phrase if status in _STATUSES else "Error")
+    detail = f"{problem.title}. {problem.detail}" if problem.detail else problem.title
+    # With this type the title is the status' own phrase (RFC 9457, section 4.2.1).
+    return {"type": "about:blank", "title": known, "status": status, "code": problem.code, "detail": detail}
 
 
 def request_of(scope: Scope) -> RequestContext | None:

@@ -18,7 +18,7 @@ from ..events import Mode, ModeChanged, Observer, Outcome, PolicyCreated, fan_ou
 from ..policy.calm import Calm
 from ..policy.concurrency import ADMIT, AdaptiveLimiter, Admit, Priority, Shed, Wait
 from ..policy.concurrency_limits import LatencyTarget
-from ._problem import Problem, Render, problem_of, request_of, send_problem
+from ._problem import Problem, Render, kind_members, problem_of, request_of, send_problem
 from ._types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["LoadSheddingMiddleware", "PriorityOf"]
@@ -305,11 +305,7 @@ class _Refusal:
 
     def __init__(self, limiter: str, retry_after: float) -> None:
         self.problem: Problem = problem_of(LoadShedError(limiter, retry_after))
-        problem = self.problem
-        before = {"type": "about:blank", "title": problem.title, "status": problem.status}
-        after = {"code": problem.code, "detail": problem.detail}
-        self._before = json.dumps(before)[:-1] + ', "instance": "'
-        self._after = '", ' + json.dumps(after)[1:-1]
+        self._before = json.dumps(kind_members(self.problem))[:-1] + ', "instance": "'
         self._headers = (
             (b"content-type", b"application/problem+json"),
             (b"cache-control", b"no-store"),
@@ -318,8 +314,8 @@ class _Refusal:
 
     async def send(self, scope: Scope, request: RequestContext | None, send: Send) -> None:
         path = quote(scope["path"], errors="replace")
-        end = "}" if request is None else f', "request_id": "{request.request_id}"}}'
-        body = f"{self._before}{path}{self._after}{end}".encode()
+        end = '"}' if request is None else f'", "request_id": "{request.request_id}"}}'
+        body = f"{self._before}{path}{end}".encode()
         headers: list[tuple[bytes, bytes]] = [*self._headers, (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": self.problem.status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})

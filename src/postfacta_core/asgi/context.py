@@ -21,6 +21,11 @@ Resetter = Callable[[], Callable[[], object] | None]
 """Called when a request begins, and again when it ends; or then what it returned is called, if it did."""
 
 _REQUEST_ID: Final = b"x-request-id"
+_TRACEPARENT: Final = b"traceparent"
+# W3C Trace Context, section 3.2: all zeros are invalid.
+_trace_of = re.compile(
+    rb"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
+).fullmatch
 # No more than this goes into headers, log lines and problems: it stops log injection.
 _is_id = re.compile(rb"[A-Za-z0-9._-]{8,64}").fullmatch
 
@@ -61,9 +66,11 @@ class ContextMiddleware:
         undo: list[Callable[[], object]] = []
         for reset in self._resetters:
             undo.append(reset() or reset)  # noqa: PERF401 - a comprehension is a call
+        request_id, trace_id = _ids_of(scope["headers"])
         request = RequestContext(
-            _id_of(scope["headers"]) or self._ids(), self._clock(), root_path=scope.get("root_path", "")
+            request_id or self._ids(), self._clock(), root_path=scope.get("root_path", "")
         )
+        request.trace_id = trace_id
         scope["postfacta.request"] = request
         if kind == "http":
             send = reply_of(send)
@@ -78,8 +85,12 @@ class ContextMiddleware:
                 put_back()
 
 
-def _id_of(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+def _ids_of(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str, str]:
+    """Return the caller's request id and trace id; each is empty if it brings none, or one of another form."""
+    request_id = trace_id = b""
     for name, value in headers:
         if name == _REQUEST_ID:
-            return value.decode("ascii") if _is_id(value) else None
-    return None
+            request_id = value if _is_id(value) else b""
+        elif name == _TRACEPARENT and (found := _trace_of(value)):
+            trace_id = found[1]
+    return request_id.decode("ascii"), trace_id.decode("ascii")

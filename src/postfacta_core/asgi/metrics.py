@@ -57,7 +57,7 @@ class MetricsEndpoint:
         self._app = app
         self._metrics = metrics
         self._path = path
-        self._credentials = f"Bearer {token}".encode() if token else b""
+        self._token = token.encode()
         # A limiter of its own: a scrape takes no thread from the application's handlers.
         self._one = anyio.CapacityLimiter(1)
         self.siblings: Siblings | None = None
@@ -72,10 +72,12 @@ class MetricsEndpoint:
         if (request := request_of(scope)) is not None:
             request.route = self._path
         headers = dict(scope["headers"])
-        given = headers.get(b"authorization", b"")
+        # The scheme's name is case-insensitive (RFC 9110, section 11.1).
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        is_known = scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._token)
         if scope["method"] not in {"GET", "HEAD"}:
             await _answer(scope, send, _NOT_ALLOWED, status=405, header=(b"allow", b"GET, HEAD"))
-        elif self._credentials and not hmac.compare_digest(given, self._credentials):
+        elif self._token and not is_known:
             await _answer(scope, send, _NO_TOKEN, status=401, header=(b"www-authenticate", b"Bearer"))
         else:
             accept = headers.get(b"accept", b"").decode("latin-1")

@@ -1,7 +1,8 @@
-"""Log lines through the standard library: one for each exchange, one for each event that matters.
+"""Log records through the standard library: one for each exchange, one for each event that matters.
 
-Fields go into `extra`, and whoever formats the records decides how they look. Nothing is put together for a
-line whose level is switched off, or that is left out.
+A record's `msg` is a constant event name, and its fields are attributes, for formatters that write them
+(`telemetry.lines`). As plain text its message reads as a line, with any formatter. Nothing is put together for a record
+whose level is switched off, or that is left out.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import logging
 import math
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from ..clock import MONOTONIC, WALL, Clock
@@ -35,9 +36,10 @@ from ..events import (
     ignore,
 )
 from .exchange import Exchange, NullRecorder
+from .redaction import redact_text
 from .sampling import AccessSampler, EventBudget
 
-__all__ = ["LOGGER", "AccessLog", "EventLog", "FloodFilter", "RequestFilter"]
+__all__ = ["LOGGER", "STANDARD", "AccessLog", "EventLog", "EventRecord", "FloodFilter", "RequestFilter"]
 
 LOGGER: Final = logging.getLogger("postfacta")
 
@@ -47,6 +49,49 @@ _TOO_MANY_REQUESTS: Final = 429
 # What this library, and whoever logs as it does, calls an event. Other messages may hold anything.
 _is_event = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z0-9_]+)+").fullmatch
 _LONGEST_EVENT: Final = 64
+STANDARD: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
+"""The attributes of a record that are no fields of its own."""
+
+
+class EventRecord(logging.LogRecord):
+    """A record whose `msg` is an event's name. Its message is the name and its fields, as one line of text."""
+
+    def getMessage(self) -> str:  # noqa: N802 - logging's own name
+        """Return the event as text, without secrets, control characters and empty fields."""
+        event, fields = str(self.msg), dict(vars(self))
+        # A queue's handler has made a text of it already.
+        if not _is_event(event):
+            return event
+        said = [event]
+        if event == _ACCESS:
+            line = "{method} {path} {status} {duration_ms:.1f}ms"
+            said.append(line.format_map(fields))
+            fields = {name: fields.get(name) for name in ("error_type", "request_id", "trace_id")}
+        said += [f"{name}={value}" for name, value in shown(fields).items()]
+        return printable(redact_text(" ".join(said)))
+
+
+def shown(fields: Mapping[str, object]) -> dict[str, object]:
+    """Return the fields that a person reads: those of the record itself and empty ones left out."""
+    return {name: value for name, value in fields.items() if name not in STANDARD and value not in ("", None)}
+
+
+def printable(text: str) -> str:
+    """Escape what would move a terminal's cursor or end the line: control characters and Unicode's line ends."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+def _record(
+    logger: logging.Logger, level: int, event: str, *, error: BaseException | None = None
+) -> logging.LogRecord:
+    # `log` would look for its caller, and check that each field is new: half of its cost, for nothing.
+    exc_info = None if error is None else (type(error), error, error.__traceback__)
+    if logging.getLogRecordFactory() is logging.LogRecord:
+        return EventRecord(logger.name, level, __file__, 0, event, (), exc_info, "end")
+    # Somebody else's factory wants to be asked.
+    return logger.makeRecord(logger.name, level, __file__, 0, event, (), exc_info, "end")
 
 
 class RequestFilter(logging.Filter):
@@ -124,7 +169,9 @@ class FloodFilter(logging.Filter):
     def _tell(self, due: Sequence[LogsSuppressed]) -> None:
         # Outside of the lock: the line comes back to this filter.
         for told in due:
-            self._logger.warning(_SUPPRESSED, extra={"suppressed_event": told.event, "count": told.count})
+            record = _record(self._logger, logging.WARNING, _SUPPRESSED)
+            record.__dict__.update(suppressed_event=told.event, count=told.count)
+            self._logger.handle(record)
             fan_out([self.observer])(told)
 
 
@@ -179,7 +226,6 @@ class AccessLog(NullRecorder):
             weight = self._sampler.weigh(exchange.seconds, exchange.request.started + exchange.seconds)
             if not weight:
                 return
-        # Whoever put a factory of his own in place wants it to be asked.
         if error is None and logging.getLogRecordFactory() is logging.LogRecord:
             record = self._cast()
         else:
@@ -191,9 +237,7 @@ class AccessLog(NullRecorder):
         self._logger.handle(record)
 
     def _make(self, level: int, error: Exception | None) -> logging.LogRecord:
-        # `log` would look for its caller, and check that each field is new: half of its cost, for nothing.
-        exc_info = None if error is None else (type(error), error, error.__traceback__)
-        record = self._logger.makeRecord(self._logger.name, level, __file__, 0, _ACCESS, (), exc_info, "end")
+        record = _record(self._logger, level, _ACCESS, error=error)
         record.__dict__.update(self._constant)
         return record
 
@@ -207,7 +251,7 @@ class AccessLog(NullRecorder):
         mould = self._mould
         if mould.second != now // 1 or mould.thread != thread:
             mould = self._mould = self._make_mould(now // 1, thread)
-        record = logging.LogRecord.__new__(logging.LogRecord)
+        record = EventRecord.__new__(EventRecord)
         fields = record.__dict__ = mould.fields.copy()
         fields["created"] = now
         fields["msecs"] = now % 1 * 1000 // 1
@@ -281,11 +325,8 @@ class EventLog:
             case ListenerFailed():
                 self._write(logging.ERROR, "listener.failed", policy=event.policy, error=event.error)
             case TaskCrashed():
-                self._logger.error(
-                    "task.crashed",
-                    exc_info=event.error,
-                    extra={"task": event.task, "error_type": type(event.error).__name__},
-                )
+                fields = {"task": event.task, "error_type": type(event.error).__name__}
+                self._write(logging.ERROR, "task.crashed", event.error, **fields)
             case HealthChecked():
                 self._check(event)
             case ConnectionOpened() if event.error_type:
@@ -348,5 +389,9 @@ class EventLog:
                 error=event.error,
             )
 
-    def _write(self, level: int, event: str, **fields: object) -> None:
-        self._logger.log(level, event, extra=fields)
+    # By position: a field may be called `error`.
+    def _write(self, level: int, name: str, crash: BaseException | None = None, /, **fields: object) -> None:
+        if self._logger.isEnabledFor(level):
+            record = _record(self._logger, level, name, error=crash)
+            record.__dict__.update(fields)
+            self._logger.handle(record)

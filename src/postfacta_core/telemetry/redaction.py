@@ -46,8 +46,12 @@ def redact_text(text: str) -> str:
     if "pf_" in text or "eyJ" in text or "://" in text or "earer" in text or "asic" in text:
         for shape, replacement in _SHAPES:
             text = shape.sub(replacement, text)
-    # The same holds for pairs.
-    if "=" in text or ": " in text or '":' in text or "'," in text:
+    # The same holds for pairs: each has a part of a secret's name.
+    lower = text.lower()
+    if (
+        "pass" in lower or "secret" in lower or "token" in lower or "csrf" in lower or "dsn" in lower
+        or "key" in lower or "authorization" in lower or "cookie" in lower
+    ):  # fmt: skip
         for pair in _PAIRS:
             text = pair.sub(rf"\1{REDACTED}", text)
     return text

@@ -351,11 +351,11 @@ async def test_a_refusal_is_a_problem_that_tells_when_to_come_back() -> None:
     assert response.header("content-length") == str(len(response.body))
     assert response.json() == {
         "type": "about:blank",
-        "title": "The service has more to do than it can",
+        "title": "Service Unavailable",
         "status": 503,
         "instance": "/items/%C3%BC",
         "code": "overloaded",
-        "detail": "Try again after the time in Retry-After, and less often",
+        "detail": "The service has more to do than it can. Try again after the time in Retry-After, and less often",
         "request_id": response.header("x-request-id"),
     }
     request = response.scope["postfacta.request"]

@@ -153,3 +153,29 @@ async def test_a_websocket_has_a_context_and_the_lifespan_passes_untouched() -> 
     for scope in scopes:
         await ContextMiddleware(app)(scope, receive, send)
     assert sent == [{"type": "websocket.something"}, {"type": "lifespan.something"}]
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "trace_id"),
+    [
+        (f"00-{'a1' * 16}-{'b2' * 8}-01", "a1" * 16),
+        (f"cc-{'a1' * 16}-{'b2' * 8}-00-what-comes-later", "a1" * 16),
+        (f"00-{'0' * 32}-{'b2' * 8}-01", ""),
+        (f"00-{'a1' * 16}-{'0' * 16}-01", ""),
+        (f"00-{'A1' * 16}-{'b2' * 8}-01", ""),
+        ("00-a1-b2-01", ""),
+        ("x" * 8000, ""),
+    ],
+    ids=["good", "future", "no trace", "no parent", "capitals", "short", "long"],
+)
+async def test_the_callers_trace_is_known_without_an_sdk(traceparent: str, trace_id: str) -> None:
+    found: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        request = scope["postfacta.request"]
+        found.extend([request.trace_id, request.span_id, request.trace_flags])
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body"})
+
+    await call_asgi(ContextMiddleware(app), "GET", "/", headers=[("traceparent", traceparent)])
+    assert found == [trace_id, "", ""]

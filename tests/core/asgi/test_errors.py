@@ -11,7 +11,7 @@ from postfacta_core.asgi._types import Message, Receive, Scope, Send
 from postfacta_core.asgi.errors import ErrorMiddleware
 from postfacta_core.asgi.telemetry import TelemetryMiddleware
 from postfacta_core.context import RequestContext
-from postfacta_core.errors import DeadlineExceededError, PoolTimeoutError
+from postfacta_core.errors import PoolTimeoutError
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import AsgiResponse, call_asgi
 
@@ -51,8 +51,8 @@ async def test_a_crash_before_the_answer_is_a_500_and_goes_on_to_the_server() ->
 
 
 async def test_a_refusal_before_the_answer_is_an_answer_and_ends_here() -> None:
-    response = await call(Raising(DeadlineExceededError("request", 1)))
-    assert (response.status, response.error) == (504, None)
+    response = await call(Raising(PoolTimeoutError("db", 1)))
+    assert (response.status, response.error) == (503, None)
     assert response.header("retry-after") == "1"
 
 

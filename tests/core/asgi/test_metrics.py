@@ -64,6 +64,9 @@ async def test_other_methods_are_refused_and_other_paths_passed_on(metrics: Metr
     ("given", "status"),
     [
         ("Bearer s3cret", 200),
+        ("bearer s3cret", 200),
+        ("BEARER  s3cret", 200),
+        ("Basic s3cret", 401),
         ("Bearer wrong", 401),
         ("s3cret", 401),
         ("", 401),

@@ -10,6 +10,7 @@ from postfacta_core import errors
 from postfacta_core.asgi._problem import (
     PROBLEMS,
     Problem,
+    kind_members,
     problem_handler,
     problem_of,
     problem_response,
@@ -85,9 +86,9 @@ async def test_a_problem_is_a_whole_rfc_9457_document_that_nobody_keeps() -> Non
     )
     assert response.json() == {
         "type": "about:blank",
-        "title": "The request body is too large",
+        "title": "Content Too Large",
         "status": 413,
-        "detail": "Send less at once",
+        "detail": "The request body is too large. Send less at once",
         "instance": "/files/a%20b%3F.txt",
         "code": "too-large",
         "request_id": "request-1",
@@ -106,11 +107,21 @@ async def test_whatever_is_in_the_path_the_instance_is_a_plain_reference(path: s
     assert not set(instance) & set('"<>\x00\n ')
 
 
-async def test_without_a_context_there_is_no_request_id_and_without_a_detail_no_detail() -> None:
+async def test_without_a_context_there_is_no_request_id_and_without_advice_the_kind_is_the_detail() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send_problem(scope, send, TEAPOT)
 
-    assert set((await call_asgi(app)).json()) == {"type", "title", "status", "instance", "code"}
+    members = (await call_asgi(app)).json()
+    assert set(members) == {"type", "title", "status", "instance", "code", "detail"}
+    assert (members["title"], members["detail"]) == ("I'm a Teapot", "A teapot")
+
+
+@pytest.mark.parametrize("problem", [*PROBLEMS.values(), Problem(status=799, code="odd", title="Odd")])
+def test_without_a_type_the_title_is_the_phrase_of_the_status(problem: Problem) -> None:
+    phrases = {408: "Request Timeout", 413: "Content Too Large", 429: "Too Many Requests", 799: "Error"}
+    phrases |= {431: "Request Header Fields Too Large", 500: "Internal Server Error", 502: "Bad Gateway"}
+    phrases |= {503: "Service Unavailable", 504: "Gateway Timeout"}
+    assert kind_members(problem)["title"] == phrases[problem.status]
 
 
 @pytest.mark.parametrize(
@@ -140,8 +151,8 @@ def render_v0(problem: Problem, scope: Scope) -> tuple[str, bytes] | None:
     ("path", "content_type", "member"),
     [
         ("/v0/x", "application/json", "message"),
-        ("/v1/x", "application/problem+json", "title"),
-        ("/v0/broken", "application/problem+json", "title"),
+        ("/v1/x", "application/problem+json", "detail"),
+        ("/v0/broken", "application/problem+json", "detail"),
     ],
 )
 async def test_a_path_may_have_a_shape_of_its_own_and_a_broken_one_still_answers(
@@ -150,7 +161,7 @@ async def test_a_path_may_have_a_shape_of_its_own_and_a_broken_one_still_answers
     response = await call_asgi(problem_response(PoolTimeoutError("main", 3), render=render_v0), path=path)
     assert (response.status, response.header("retry-after")) == (503, "3")
     assert response.header("content-type") == content_type
-    assert response.json()[member] == "Unavailable"
+    assert response.json()[member].startswith("Unavailable")
 
 
 async def test_an_answer_says_why_for_metric_and_log_unless_that_is_known_better() -> None:

@@ -491,6 +491,6 @@ async def test_ordinary_access_lines_are_sampled_as_the_policy_says(
     with caplog.at_level(logging.INFO, logger="postfacta"):
         for _ in range(200):
             await call_asgi(app, "GET", "/items/7")
-    lines = [vars(record) for record in caplog.records if record.getMessage() == "http.request"]
+    lines = [vars(record) for record in caplog.records if record.msg == "http.request"]
     assert len([line for line in lines if "sample_rate" not in line]) == written
     assert len(lines) <= 100 or most is None

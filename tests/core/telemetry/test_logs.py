@@ -54,7 +54,7 @@ class Lines(logging.Handler):
 
     @property
     def events(self) -> list[str]:
-        return [record.getMessage() for record in self.records]
+        return [str(record.msg) for record in self.records]
 
 
 @pytest.fixture
@@ -230,7 +230,7 @@ async def test_an_access_line_has_all_that_logging_itself_puts_on_a_record() -> 
     )
     model.pop("taskName", None)
     times = {"created", "msecs", "relativeCreated"}
-    assert type(line) is logging.LogRecord
+    assert isinstance(line, logging.LogRecord)
     assert {key: vars(line)[key] for key in model if key not in times} == {
         key: value for key, value in model.items() if key not in times
     }
@@ -394,7 +394,7 @@ def test_an_event_that_comes_too_often_is_held_back_and_told_of_once() -> None:
     flood.clock.advance(10)
     flood.logger.info("something.else")
     told = flood.kept.records[-2]
-    assert (told.getMessage(), told.levelname) == ("log.suppressed", "WARNING")
+    assert (told.msg, told.levelname) == ("log.suppressed", "WARNING")
     assert (vars(told)["suppressed_event"], vars(told)["count"]) == ("pool.connection_failed", 3)
     assert flood.kept.events[-1] == "something.else"
     assert flood.observer.events == [LogsSuppressed("pool.connection_failed", 3)]
@@ -461,3 +461,38 @@ def test_a_request_that_waited_to_be_admitted_says_for_how_long(lines: Lines) ->
     for exchange in (waited, admitted):
         AccessLog().end(exchange)
     assert [vars(record).get("queue_ms") for record in lines.records] == [12.346, None]
+
+
+def test_with_any_formatter_an_access_record_reads_as_a_line(lines: Lines) -> None:
+    exchange = ended(503, error_type="shed", seconds=0.0123)
+    exchange.path = "/invoices/\x1b[2J\u2028/7"
+    AccessLog(service="billing").end(exchange)
+    text = logging.Formatter().format(lines.records[0])
+    assert text == (
+        r"http.request GET /invoices/\x1b[2J\u2028/7 503 12.3ms error_type=shed request_id=a-good-request-id"
+    )
+
+
+def test_with_any_formatter_an_event_reads_as_a_line(lines: Lines) -> None:
+    EventLog()(health(up=False))
+    assert logging.Formatter().format(lines.records[0]) == (
+        "health.changed check=db critical=True up=False error=refused"
+    )
+
+
+def test_a_message_holds_no_secret(lines: Lines) -> None:
+    EventLog()(ListenerFailed("db", "OSError('password:canary')"))
+    assert "canary" not in lines.records[0].getMessage()
+
+
+def test_a_text_that_a_queue_made_stays_as_it_is(lines: Lines) -> None:
+    EventLog()(ListenerFailed("db", "boom"))
+    (record,) = lines.records
+    record.msg = text = record.getMessage()
+    assert record.getMessage() == text
+
+
+def test_a_level_that_is_off_costs_no_event_record(lines: Lines) -> None:
+    LOGGER.setLevel(logging.CRITICAL)
+    EventLog()(ListenerFailed("db", "boom"))
+    assert lines.records == []

@@ -24,6 +24,8 @@ JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NSJ9.c2lnbmF0dXJlLWhlcmU"  # gitleak
         ("Authorization: Bearer abcdefgh12345678", "abcdefgh"),
         ("Basic YWRtaW46aHVudGVyMg==", "YWRtaW46"),
         ("host=db user=app password=canary dbname=x", "canary"),
+        ("password:canary", "canary"),
+        ("sent token:canary, and failed", "canary"),
         ("GET /callback?code=1&access_token=canary&x=1", "canary"),
         ('{"email": "a@b", "password": "two canary words"}', "canary"),
         ('{"password":"canary"}', "canary"),

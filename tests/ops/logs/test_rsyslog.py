@@ -19,8 +19,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from postfacta_app.observability import JsonFormatter
-from postfacta_app.settings import Settings
+from postfacta_core.telemetry.lines import JsonFormatter
 
 CONFIGURATION = Path(__file__).parents[3] / "deploy/logs/rsyslog.conf"
 RSYSLOGD = shutil.which("rsyslogd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
@@ -183,7 +182,7 @@ def crash_line() -> str:
     except ValueError as error:
         record = logging.makeLogRecord({"msg": "it.crashed", "levelno": logging.ERROR, "name": "test"})
         record.exc_info = (type(error), error, error.__traceback__)
-        line = JsonFormatter(Settings.model_validate({})).format(record)
+        line = JsonFormatter().format(record)
         assert len(line) > 65_536
         return f"{line}\n"
     raise AssertionError

@@ -1,0 +1,183 @@
+"""Send all log lines of a process to one place, in one format: `configure`.
+
+A thread writes the lines, so that no request waits for a slow reader: together, 20 ms after the first, but at once if
+one is a warning or worse; at the end of the process all that is left. A kill loses the others. What does not fit is
+dropped, and `log.dropped` says how many.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Collection
+from enum import StrEnum
+from typing import Any, Final
+
+from . import validation
+from .clock import MONOTONIC
+from .events import LogsSuppressed, Observer
+from .telemetry.lines import ConsoleFormatter, JsonFormatter
+from .telemetry.logs import FloodFilter, RequestFilter
+
+__all__ = ["LineWriter", "configure", "instance", "watch"]
+
+_STDOUT: Final = 1
+_COLLECT: Final = 0.02  # Seconds.
+_LOOK: Final = 1.0  # Seconds without a line until the suppressed ones are reported.
+_MOST_LINES: Final = 10_000
+_FLUSH: Final = 2.0  # Seconds.
+# uvicorn logs a crash again that `harden` has logged with its request already.
+_TWICE: Final = "Exception in ASGI application"
+# Servers configure loggers of their own. What they say goes with the rest; `harden` writes the access lines.
+_SERVERS: Final = ("uvicorn", "uvicorn.error", "hypercorn.error", "gunicorn.error", "_granian")
+_ACCESS: Final = ("uvicorn.access", "hypercorn.access", "gunicorn.access", "granian.access")
+
+
+class _Format(StrEnum):
+    JSON = "json"
+    CONSOLE = "console"
+
+
+def configure(
+    *,
+    format: str = "json",  # noqa: A002 - the word that operators know
+    level: str = "INFO",
+    service: str = "",
+    version: str = "",
+    environment: str = "",
+    encode: Callable[[Any], str] | None = None,
+) -> LineWriter:
+    """Send every log record of this process to standard output, each kind at most 100 times a second.
+
+    Call it once, before the server begins to serve; a second call replaces the first. Request and trace ids stand on
+    each line that belongs to a request. Secrets are replaced by `[redacted]`. The servers' own access lines are
+    switched off, since `harden` writes better ones.
+
+    Args:
+        format: `json` for one object a line, `console` for text.
+        level: The least level that is written, such as `INFO`.
+        service: Its name, on each JSON line; so are the next two.
+        version: Of the service.
+        environment: Where it runs, such as `production`.
+        encode: A faster writer of JSON; see `JsonFormatter`.
+
+    Returns:
+        The handler; its `flush` waits until all is written.
+
+    Raises:
+        ValueError: If the format or the level is unknown.
+    """
+    form = validation.choice("logs.configure(format=)", format, _Format)
+    known = logging.getLevelNamesMapping()
+    if validation.text("logs.configure(level=)", level, example="'INFO'").upper() not in known:
+        validation.refuse("logs.configure(level=)", level, f"one of {', '.join(known)}", example="'INFO'")
+    handler = LineWriter(_STDOUT)
+    handler.addFilter(handler.flood)
+    handler.addFilter(RequestFilter())
+    if form is _Format.JSON:
+        names = {"service": service, "version": version, "environment": environment}
+        constant = {name: value for name, value in names.items() if value} | {"instance": instance()}
+        handler.setFormatter(JsonFormatter(constant, encode=encode))
+    else:
+        handler.setFormatter(ConsoleFormatter(colours=os.isatty(_STDOUT)))
+    for name in _SERVERS:
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+    for name in _ACCESS:
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = False
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    return handler
+
+
+def watch(observer: Observer) -> None:
+    """Report suppressed and dropped lines to an observer, if `configure` was called before."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LineWriter):
+            handler.flood.observer = observer
+
+
+def instance() -> str:
+    """Name this process among all of the service, as `instance` in log lines and `service.instance.id` in spans."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_TWICE)
+
+
+class LineWriter(logging.Handler):
+    """Queues lines for a thread that ends with the process.
+
+    Args:
+        descriptor: The open file that the lines go to.
+
+    Attributes:
+        flood: Holds back kinds of lines that come too often.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self.flood: FloodFilter = FloodFilter()
+        self._descriptor = descriptor
+        self._lines: deque[str] = deque()
+        self._dropped = 0
+        self._wake, self._hurry = threading.Event(), threading.Event()
+        threading.Thread(target=self._run, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Put a line into the queue, if it fits."""
+        if len(self._lines) >= _MOST_LINES:
+            self._dropped += 1
+            return
+        try:
+            self._lines.append(self.format(record) + "\n")
+        except Exception:  # noqa: BLE001 - what is logged is foreign, and no line is worth a request
+            self.handleError(record)
+        if record.levelno >= logging.WARNING:
+            self._hurry.set()
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def flush(self) -> None:
+        """Wait until all is written, for two seconds at most: the reader may be stuck."""
+        self.flood.tell(at_once=True)
+        end = MONOTONIC() + _FLUSH
+        self._hurry.set()
+        self._wake.set()
+        pause = threading.Event()
+        while self._lines and MONOTONIC() < end:
+            pause.wait(0.001)
+
+    def _run(self) -> None:
+        while True:
+            if self._wake.wait(_LOOK):
+                self._hurry.wait(_COLLECT)
+                self._wake.clear()
+                self._hurry.clear()
+                self._write(self._lines.copy())
+            self.flood.tell()
+
+    def _write(self, lines: Collection[str]) -> None:
+        data = "".join(lines).encode(errors="backslashreplace")
+        try:  # By no stream: its lock, held here while nobody reads, would keep the process from ending.
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError:
+            self._dropped += len(lines)
+            return
+        finally:
+            for _ in lines:
+                self._lines.popleft()
+        if self._dropped:
+            count, self._dropped = self._dropped, 0
+            logging.getLogger(__name__).warning("log.dropped", extra={"count": count})
+            self.flood.observer(LogsSuppressed("log.dropped", count))

@@ -1,0 +1,86 @@
+"""Format log records as lines: JSON for machines, text for people. Neither holds a secret."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from .failure import failure_fields
+from .logs import STANDARD, EventRecord, printable, shown
+from .redaction import redact, redact_text
+
+__all__ = ["ConsoleFormatter", "JsonFormatter"]
+
+# What uvicorn adds for its own colours.
+_HIDDEN: Final = frozenset({"color_message", "service", "request_id", "trace_id", "span_id", "trace_flags"})
+_COLOURS: Final = {logging.WARNING: "\x1b[33m", logging.ERROR: "\x1b[31m", logging.CRITICAL: "\x1b[31m"}
+
+
+class JsonFormatter(logging.Formatter):
+    """Write a record as one JSON object: its time, level, event, logger, and each of its fields.
+
+    Args:
+        constant: Further members of each line, such as the service and its version.
+        encode: Writes the members as JSON; it may raise `ValueError` for what it cannot write.
+    """
+
+    def __init__(
+        self, constant: Mapping[str, object] | None = None, *, encode: Callable[[Any], str] | None = None
+    ) -> None:
+        super().__init__()
+        self._constant = dict(constant or {})
+        self._encode = encode or _encode
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one object, without a line end."""
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")
+        fields: dict[str, object] = {
+            "timestamp": at.replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "event": str(record.msg) if isinstance(record, EventRecord) else record.getMessage(),
+            "logger": record.name,
+            **self._constant,
+        }
+        fields |= {name: value for name, value in vars(record).items() if name not in STANDARD}
+        if record.exc_info and record.exc_info[1] is not None:
+            fields |= failure_fields(record.exc_info[1])
+        clean = redact(fields)
+        try:
+            return self._encode(clean)
+        except ValueError:  # Such as half of a surrogate pair.
+            return _encode(clean)
+
+
+def _encode(members: Mapping[str, object]) -> str:
+    return json.dumps(members, default=str)
+
+
+class ConsoleFormatter(logging.Formatter):
+    """Write a record as one line of text, and the stack trace of its error below. Control characters are escaped.
+
+    Args:
+        colours: Whether warnings and errors have a colour, by ANSI escapes.
+    """
+
+    def __init__(self, *, colours: bool = False) -> None:
+        super().__init__()
+        self._colours = colours
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines, without a line end."""
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        level = f"{record.levelname:<8}"
+        if self._colours and (colour := _COLOURS.get(record.levelno)):
+            level = f"{colour}{level}\x1b[0m"
+        text = printable(redact_text(record.getMessage()))
+        if not isinstance(record, EventRecord):
+            fields = {name: value for name, value in shown(vars(record)).items() if name not in _HIDDEN}
+            text = " ".join([text, *(printable(f"{name}={value}") for name, value in redact(fields).items())])
+        line = f"{at.replace('+00:00', 'Z')} {level} {record.name}: {text}"
+        if record.exc_info and record.exc_info[1] is not None:
+            trace = redact_text(str(failure_fields(record.exc_info[1])["exception.stacktrace"]))
+            line = "\n".join([line, *map(printable, trace.rstrip().split("\n"))])
+        return line
