@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from inspect import ismethod
+from typing import Final, Protocol
+from weakref import WeakMethod
+
+from . import validation
 
 __all__ = [
     "CircuitChanged",
@@ -34,10 +41,17 @@ __all__ = [
     "Sample",
     "SignalsIntercepted",
     "StoreChanged",
+    "Tally",
     "TaskCrashed",
     "fan_out",
     "ignore",
+    "observing",
+    "process_observer",
+    "weakly",
 ]
+
+
+_LOG: Final = logging.getLogger("postfacta")
 
 
 class Mode(StrEnum):
@@ -75,17 +89,21 @@ class Sample:
     value: float
 
 
+Tally = Callable[[], Iterable[Sample]]
+"""Reads the numbers of a policy."""
+
+
 @dataclass(frozen=True, slots=True)
 class PolicyCreated:
     """A policy exists. Its numbers are plain ones that cost nothing to keep, read when somebody looks.
 
     Attributes:
         policy: Its name.
-        tally: Reads them. It must be quick and not wait, and may be called from another thread.
+        tally: Reads them; as a method of the policy it is kept weakly. It must be quick and not wait, and may be called from another thread.
     """
 
     policy: str
-    tally: Callable[[], Iterable[Sample]]
+    tally: Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,8 +280,8 @@ class DeadlineExceeded:
     """A request's time ran out.
 
     Attributes:
-        stage: Where: `ingress` (it came too late), `handler`, `pool`, `database`, or `client`: there was none left for
-            a call to another service.
+        stage: Where: `ingress` (it came too late), `handler`, `pool`, `database`, `client`: there was none left for
+            a call to another service; or `timeout`: a `Timeout` ended a call.
     """
 
     stage: str
@@ -348,7 +366,7 @@ Event = (
 
 
 class Observer(Protocol):
-    """Whoever is told of events: metrics, spans, logs, tests. It must be quick and not wait."""
+    """Receives events: metrics, spans, logs, tests. It must be quick and not wait."""
 
     def __call__(self, event: Event, /) -> None:
         """Take note of the event."""
@@ -356,7 +374,7 @@ class Observer(Protocol):
 
 
 def ignore(event: Event, /) -> None:
-    """Take no note."""
+    """Ignore the event."""
 
 
 def fan_out(observers: Sequence[Observer]) -> Observer:
@@ -371,6 +389,94 @@ def fan_out(observers: Sequence[Observer]) -> Observer:
                 observer(event)
             except Exception as error:  # noqa: BLE001 - an observer is foreign code, and may raise anything
                 if not isinstance(event, ListenerFailed):
-                    tell(ListenerFailed(type(observer).__name__, repr(error)))
+                    tell(ListenerFailed(_name_of(observer), repr(error)))
+
+    return tell
+
+
+def _name_of(observer: Observer) -> str:
+    """Return the name that a reader finds in the code: a function's own, or the class of an object."""
+    return getattr(observer, "__qualname__", type(observer).__qualname__)
+
+
+def weakly(tally: Tally) -> Callable[[], Tally | None]:
+    """Refer to a tally so that it keeps its policy not alive; a plain function stays."""
+    return WeakMethod(tally) if ismethod(tally) else lambda: tally
+
+
+class ProcessObserver:
+    """The observer of every policy that was given none: by default the one of the last `asgi.Telemetry`.
+
+    It is looked up at each event, and the policies that exist are kept weakly, so that a `Telemetry` made after them
+    shows their numbers too. There is one a process, `process_observer`.
+    """
+
+    def __init__(self) -> None:
+        self._observer: Observer = ignore
+        self._created: dict[int, tuple[str, Callable[[], Tally | None]]] = {}
+        self._numbers = itertools.count()
+
+    def __call__(self, event: Event, /) -> None:
+        """Pass the event to the present observer."""
+        if isinstance(event, PolicyCreated):
+            self._keep(event)
+        self._observer(event)
+
+    def use(self, observer: Observer | None) -> None:
+        """Send events to this observer from now on, and show it every policy that exists; None sends them nowhere."""
+        self._observer = ignore if observer is None else observer
+        for name, tally in tuple(self._created.values()):
+            if (living := tally()) is not None:
+                self._observer(PolicyCreated(name, living))
+
+    def clear(self) -> None:
+        """Forget the observer and all policies: for between two tests."""
+        self._observer = ignore
+        self._created.clear()
+
+    def _keep(self, event: PolicyCreated) -> None:
+        # What is gone is dropped by twos as what is new comes: no callback runs in the collector.
+        for number in tuple(itertools.islice(self._created, 2)):
+            kept = self._created.pop(number, None)
+            if kept is not None and kept[1]() is not None:
+                self._created[next(self._numbers)] = kept
+        self._created[next(self._numbers)] = event.policy, weakly(event.tally)
+
+
+process_observer: Final = ProcessObserver()
+"""What every policy tells by default."""
+
+
+def observing(owner: str, name: str, observer: Observer | None) -> Observer:
+    """Check the `observer` of a policy, and make it one that never raises.
+
+    Args:
+        owner: The class, for the refusal.
+        name: The policy's: an observer that raises is reported under it, to the process's observer or, without
+            one, once to the log.
+        observer: None ignores all events.
+
+    Raises:
+        ValueError: If it cannot be called.
+    """
+    if observer is None or observer is ignore:
+        return ignore
+    validation.function(f"{owner}.observer", observer, example="observer=telemetry.observer, or None")
+    is_reported = False
+
+    def tell(event: Event, /) -> None:
+        nonlocal is_reported
+        try:
+            observer(event)
+        except Exception as error:  # noqa: BLE001 - an observer is foreign code, and may raise anything
+            if isinstance(event, ListenerFailed):
+                return
+            failed = ListenerFailed(name, repr(error))
+            for other in (observer, ignore if observer is process_observer else process_observer):
+                with suppress(Exception):
+                    other(failed)
+            if not is_reported:
+                is_reported = True
+                _LOG.warning("the observer of %s raised: %r", name, error)
 
     return tell

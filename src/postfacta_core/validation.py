@@ -8,11 +8,28 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Collection
 from enum import StrEnum
-from typing import Final, NoReturn, TypeVar
+from typing import Final, NoReturn, TypeVar, cast
 
-__all__ = ["choice", "function", "instance", "name", "number", "refuse", "seconds", "text", "whole"]
+__all__ = [
+    "choice",
+    "error_types",
+    "flag",
+    "function",
+    "functions",
+    "instance",
+    "name",
+    "number",
+    "one_of",
+    "refuse",
+    "seconds",
+    "secret",
+    "text",
+    "texts",
+    "whole",
+]
 
 E = TypeVar("E", bound=StrEnum)
 T = TypeVar("T")
@@ -64,6 +81,7 @@ def number(
     *,
     above: float = -math.inf,
     at_least: float = -math.inf,
+    below: float = math.inf,
     at_most: float = math.inf,
     finite: bool = True,
     example: str = "",
@@ -75,6 +93,7 @@ def number(
         value: What was given.
         above: It must be greater than this.
         at_least: It must be no less than this.
+        below: It must be less than this.
         at_most: It must be no greater than this.
         finite: Whether infinity is refused.
         example: As for `refuse`.
@@ -84,13 +103,20 @@ def number(
         and not isinstance(value, bool)
         and above < value
         and at_least <= value <= at_most
-        and (not finite or math.isfinite(value))
+        and (value < below or below == math.inf)
+        and (not finite or -sys.float_info.max <= value <= sys.float_info.max)
     ):
         return value
     refuse(
         field,
         value,
-        _bounds("a finite number" if finite else "a number", above=above, at_least=at_least, at_most=at_most),
+        _bounds(
+            "a finite number" if finite else "a number",
+            above=above,
+            at_least=at_least,
+            below=below,
+            at_most=at_most,
+        ),
         example=example,
     )
 
@@ -117,7 +143,7 @@ def whole(
     refuse(
         field,
         value,
-        _bounds("a whole number", above=-math.inf, at_least=at_least, at_most=at_most),
+        _bounds("a whole number", at_least=at_least, at_most=at_most),
         example=example or str(at_least),
     )
 
@@ -127,6 +153,11 @@ def text(field: str, value: object, *, empty: bool = True, example: str = '""') 
     if not isinstance(value, str) or not (value or empty):
         refuse(field, value, "a text" if empty else "a text that is not empty", example=example)
     return value
+
+
+def secret(field: str, value: object, *, example: str) -> str:
+    """Check a text that no error may repeat: what it is instead is told by its type alone."""
+    return value if isinstance(value, str) else refuse(field, type(value), "a text", example=example)
 
 
 def instance(field: str, value: object, kind: type[T], *, example: str) -> T:
@@ -143,10 +174,57 @@ def function(field: str, value: object, *, example: str) -> Callable[..., object
     return value
 
 
-def _bounds(kind: str, *, above: float, at_least: float, at_most: float) -> str:
+def functions(owner: str, **given: object) -> None:
+    """Check clocks and other functions that a test replaces, by the names of their parameters."""
+    for field, value in given.items():
+        function(f"{owner}.{field}", value, example="a function, or leave it out")
+
+
+def flag(field: str, value: object, *, example: str = "True") -> bool:
+    """Check a bool; what is only as good as one, such as 1 or a text, is refused."""
+    if not isinstance(value, bool):
+        refuse(field, value, "True or False", example=example)
+    return value
+
+
+def one_of(field: str, value: object, options: Collection[str]) -> str:
+    """Check one of a few texts."""
+    if not isinstance(value, str) or value not in options:
+        refuse(field, value, f"one of {', '.join(map(repr, options))}", example=repr(next(iter(options))))
+    return value
+
+
+def texts(field: str, value: object, *, example: str) -> tuple[str, ...]:
+    """Check a list of texts; one text alone is refused, since it would be taken for its characters."""
+    if isinstance(value, str | bytes) or not isinstance(value, Collection):
+        refuse(field, value, "a list of texts", example=example)
+    for each in cast("Collection[object]", value):
+        if not isinstance(each, str):
+            refuse(field, each, "a list of texts", example=example)
+    return tuple(cast("Collection[str]", value))
+
+
+def error_types(field: str, value: object, *, example: str) -> tuple[type[Exception], ...]:
+    """Check a type of errors, or a tuple of them. What is no `Exception`, such as a cancellation, is refused."""
+    types = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (value,)
+    for each in types:
+        if not (isinstance(each, type) and issubclass(each, Exception)):
+            refuse(field, value, "a type of Exception or a tuple of them", example=example)
+    return cast("tuple[type[Exception], ...]", types)
+
+
+def _bounds(
+    kind: str,
+    *,
+    above: float = -math.inf,
+    at_least: float,
+    below: float = math.inf,
+    at_most: float,
+) -> str:
     bounds = [
         f"above {above:g}" if above > -math.inf else "",
         f"at least {at_least:g}" if at_least > -math.inf else "",
+        f"below {below:g}" if below < math.inf else "",
         f"at most {at_most:g}" if at_most < math.inf else "",
     ]
     said = " and ".join(bound for bound in bounds if bound)

@@ -39,7 +39,7 @@ def test_an_observer_that_raises_keeps_nobody_from_hearing() -> None:
         raise RuntimeError("broken")
 
     fan_out([broken, heard.append])(CHANGE)
-    assert heard == [ListenerFailed("function", "RuntimeError('broken')"), CHANGE]
+    assert heard == [ListenerFailed(broken.__qualname__, "RuntimeError('broken')"), CHANGE]
 
 
 def test_a_listener_may_be_nobody() -> None:

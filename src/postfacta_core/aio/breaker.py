@@ -13,6 +13,7 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 
 import pybreaker
 
+from .. import validation
 from ..clock import LUCK, MONOTONIC, Clock, Luck
 from ..errors import (
     BulkheadFullError,
@@ -32,11 +33,12 @@ from ..events import (
     Outcome,
     PolicyCreated,
     Sample,
-    fan_out,
-    ignore,
+    observing,
+    process_observer,
 )
 from ..policy.breaker import REFUSED, CallKind, Circuit, CircuitConfig, CircuitState, CircuitStatistics
 from ._breaker_book import Book, Listener, Storage
+from ._functions import answer_of, is_async, must_be_guardable
 
 __all__ = ["BreakerOpenError", "CircuitBreaker"]
 
@@ -92,7 +94,8 @@ class CircuitBreaker:
         storage: Where pybreaker keeps its state, for others to see. Nothing is read from it to decide on a call;
             it is written, and looked at for what other processes do, by a thread.
         mode: Whether it refuses, only counts what it would refuse, or does nothing.
-        observer: Told of changes. It may raise, and must not mind threads.
+        observer: Told of changes. It may raise, and must not mind threads. By default the process's, see
+            `asgi.Telemetry`; None for none.
         clock: Monotonic seconds.
         luck: Spreads the waits.
         failures: Types of exceptions, or a predicate that knows them. By default all.
@@ -111,15 +114,33 @@ class CircuitBreaker:
         config: CircuitConfig | None = None,
         listeners: Sequence[Listener] = (),
         storage: Storage | None = None,
-        mode: Mode = Mode.ENFORCE,
-        observer: Observer = ignore,
+        mode: Mode | str = Mode.ENFORCE,
+        observer: Observer | None = process_observer,
         clock: Clock = MONOTONIC,
         luck: Luck = LUCK,
         failures: type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool] = Exception,
         retry_after_of: Callable[[Exception], float | None] | None = None,
     ) -> None:
-        self.name: str = name
-        self._observe = fan_out([observer])
+        self.name: str = validation.name("CircuitBreaker.name", name, example='CircuitBreaker("billing")')
+        if config is not None:
+            validation.instance("CircuitBreaker.config", config, CircuitConfig, example="CircuitConfig()")
+        if storage is not None:
+            validation.instance(
+                "CircuitBreaker.storage",
+                storage,
+                cast("type[object]", Storage),
+                example="a pybreaker.CircuitBreakerStorage, or None",
+            )
+        for listener in listeners:
+            validation.instance(
+                "CircuitBreaker.listeners", listener, Listener, example="[a pybreaker.CircuitBreakerListener]"
+            )
+        if isinstance(failures, type | tuple) or not callable(failures):
+            validation.error_types("CircuitBreaker.failures", failures, example="failures=ConnectionError")
+        if retry_after_of is not None:
+            validation.function("CircuitBreaker.retry_after_of", retry_after_of, example="None")
+        validation.functions("CircuitBreaker", clock=clock, luck=luck)
+        self._observe = observing("CircuitBreaker", name, observer)
         self._clock = clock
         self._luck = luck
         self._failures = failures
@@ -130,7 +151,7 @@ class CircuitBreaker:
         self._transitions: dict[tuple[str, str], int] = {}
         self._calls: dict[Mode, dict[CallKind, int]] = {}
         self._circuit = Circuit(name, config or CircuitConfig(), clock(), moved=self._note)
-        self._mode = Mode(mode)
+        self._mode = validation.choice("CircuitBreaker.mode", mode, Mode)
         self._counts = self._calls.setdefault(self._mode, dict.fromkeys(_KINDS, 0))
         self._heeds = True
         self._book = Book(self, listeners, storage, observe=self._observe)
@@ -144,8 +165,8 @@ class CircuitBreaker:
         return self._mode
 
     @mode.setter
-    def mode(self, mode: Mode) -> None:
-        old, self._mode = self._mode, Mode(mode)
+    def mode(self, mode: Mode | str) -> None:
+        old, self._mode = self._mode, validation.choice("CircuitBreaker.mode", mode, Mode)
         self._counts = self._calls.setdefault(self._mode, dict.fromkeys(_KINDS, 0))
         self.heed()
         if old is not self._mode:
@@ -162,7 +183,10 @@ class CircuitBreaker:
             permit = self._enter(started, function, *args, **kwargs)
         outcome = _IGNORED
         try:
-            answer = await function(*args, **kwargs)
+            result: Any = function(*args, **kwargs)
+            answer: T = await (
+                result if hasattr(result, "__await__") else answer_of("CircuitBreaker", function, result)
+            )
             outcome = _SUCCESS
         except Exception as error:
             outcome = self._judge(permit, error)
@@ -195,11 +219,10 @@ class CircuitBreaker:
         """Decorate a function, async or not, so that each call of it is guarded.
 
         Raises:
-            TypeError: If it is a generator function: its body runs after the call. Guard what it calls.
+            TypeError: If it is a generator function: its body runs after the call. Guard what it calls. At the call,
+                if a plain function returns a coroutine.
         """
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            msg = f"{function!r} is a generator function: guard the calls in it, or use a with block"
-            raise TypeError(msg)
+        must_be_guardable("CircuitBreaker", function)
 
         @wraps(function)
         async def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -207,11 +230,9 @@ class CircuitBreaker:
 
         @wraps(function)
         def guarded_sync(*args: Any, **kwargs: Any) -> Any:
-            return self.call_sync(function, *args, **kwargs)
+            return self.call_sync(_no_coroutine, function, *args, **kwargs)
 
-        by_object = getattr(function, "__call__", None)  # noqa: B004 - it is looked at, and not only whether it is there
-        is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(by_object)
-        return cast("F", guarded if is_async else guarded_sync)
+        return cast("F", guarded if is_async(function) else guarded_sync)
 
     def __enter__(self) -> None:
         started = self._clock()
@@ -381,6 +402,16 @@ class CircuitBreaker:
             self._tell()
             if outcome is _SUCCESS:
                 self._book.succeeded(of_trial=self._circuit.state is CircuitState.HALF_OPEN)
+
+
+def _no_coroutine(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Call a plain function; what it returns must not be a call that has yet to run, unguarded."""
+    answer = function(*args, **kwargs)
+    if inspect.iscoroutine(answer):
+        answer.close()
+        msg = f"CircuitBreaker cannot guard {function!r}, a plain function that returns a coroutine: make it an async def"
+        raise TypeError(msg)
+    return answer
 
 
 def _found(breaker: CircuitBreaker, entry: Any, *, loud: bool) -> Any:

@@ -6,13 +6,15 @@ import math
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from types import TracebackType
-from typing import ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 import anyio
 
+from .. import validation
 from ..clock import MONOTONIC, Clock
-from ..events import Mode, ModeChanged, Observer, PolicyCreated, Sample, fan_out, ignore
+from ..events import Mode, ModeChanged, Observer, PolicyCreated, Sample, observing, process_observer
 from ..policy.bulkhead import Slots
+from ._functions import answer_of, must_be_async
 from .deadline import current_deadline
 
 __all__ = ["Bulkhead"]
@@ -39,11 +41,12 @@ class Bulkhead:
         max_waiting: How many may wait for a slot; by default none.
         max_wait: How long each may wait, in seconds.
         mode: `SHADOW` counts and lets pass, `OFF` lets pass; see `policy.bulkhead`.
-        observer: Told of the bulkhead once, and of each change of mode. It may raise.
+        observer: Told of the bulkhead once, and of each change of mode. It may raise. By default the process's, see
+            `asgi.Telemetry`; None for none.
         clock: Monotonic seconds; it must be the clock of the request contexts.
 
     Raises:
-        ValueError: If a bound makes no sense.
+        ValueError: If a setting is wrong.
     """
 
     def __init__(
@@ -53,13 +56,14 @@ class Bulkhead:
         *,
         max_waiting: int = 0,
         max_wait: float = 1.0,
-        mode: Mode = Mode.ENFORCE,
-        observer: Observer = ignore,
+        mode: Mode | str = Mode.ENFORCE,
+        observer: Observer | None = process_observer,
         clock: Clock = MONOTONIC,
     ) -> None:
         self.name = name
         self._slots = Slots(name, slots, max_waiting, max_wait=max_wait, mode=mode)
-        self._observe = fan_out([observer])
+        validation.functions("Bulkhead", clock=clock)
+        self._observe = observing("Bulkhead", name, observer)
         self._clock = clock
         self._observe(PolicyCreated(name, self.tally))
 
@@ -76,11 +80,11 @@ class Bulkhead:
         return self._slots.mode
 
     @mode.setter
-    def mode(self, mode: Mode) -> None:
+    def mode(self, mode: Mode | str) -> None:
         old = self._slots.mode
-        if mode is not old:
-            self._slots.mode = mode
-            self._observe(ModeChanged(self.name, old, mode))
+        self._slots.mode = mode
+        if self._slots.mode is not old:
+            self._observe(ModeChanged(self.name, old, self._slots.mode))
 
     @property
     def used(self) -> int:
@@ -106,12 +110,17 @@ class Bulkhead:
         if not slots.enter():
             await self._wait()
         try:
-            return await function(*args, **kwargs)
+            result: Any = function(*args, **kwargs)
+            answer: T = await (
+                result if hasattr(result, "__await__") else answer_of("Bulkhead", function, result)
+            )
         finally:
             slots.leave()
+        return answer
 
     def __call__(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         """Decorate an async function, so that each call of it runs in a slot."""
+        must_be_async("Bulkhead", function)
 
         @wraps(function)
         async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:

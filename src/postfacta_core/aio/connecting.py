@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import anyio
 import asyncpg
 
+from .. import validation
 from ..clock import Clock
 from ..events import ConnectionOpened, Observer
 from ..policy.retry import Backoff
@@ -81,11 +82,24 @@ class PoolOptions:
     transaction_pooling: bool = False
 
     def __post_init__(self) -> None:
-        times = (self.acquire_timeout, self.connect_timeout, self.statement_timeout, self.lock_timeout)
-        more = (self.idle_in_transaction_timeout, self.close_timeout, self.max_lifetime, self.max_idle)
-        if self.max_size < 1 or self.max_waiting < 0 or min(*times, *more) <= 0:
-            msg = f"needs at least one connection, and times above 0: {self}"
-            raise ValueError(msg)
+        validation.whole("PoolOptions.max_size", self.max_size, example="max_size=10")
+        validation.whole("PoolOptions.max_waiting", self.max_waiting, at_least=0, example="max_waiting=100")
+        for time in (
+            "acquire_timeout",
+            "connect_timeout",
+            "statement_timeout",
+            "lock_timeout",
+            "idle_in_transaction_timeout",
+            "close_timeout",
+            "max_lifetime",
+            "max_idle",
+        ):
+            validation.seconds(f"PoolOptions.{time}", getattr(self, time))
+        validation.instance(
+            "PoolOptions.reconnect", self.reconnect, Backoff, example="Backoff(base=0.1, cap=2.0)"
+        )
+        validation.flag("PoolOptions.reset", self.reset)
+        validation.flag("PoolOptions.transaction_pooling", self.transaction_pooling)
 
     def session_settings(self) -> dict[str, str]:
         """Return what the server sees to by itself, by its own names."""

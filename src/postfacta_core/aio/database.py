@@ -11,9 +11,10 @@ from typing import Any, Literal, Self, TypeVar
 import anyio
 import asyncpg
 
+from .. import validation
 from ..clock import LUCK, MONOTONIC, Clock, Luck
 from ..errors import DatabaseUnavailableError, OutcomeUnknownError
-from ..events import Observer, QueryFinished, fan_out, ignore
+from ..events import Observer, QueryFinished, observing, process_observer
 from ..policy.deadline import Deadline
 from ..policy.retry import RetryBudget
 from .breaker import CircuitBreaker
@@ -135,23 +136,34 @@ class Database:
         password: Password | None = None,
         breaker: CircuitBreaker | None = None,
         retry_budget: RetryBudget | None = None,
-        observer: Observer = ignore,
+        observer: Observer | None = process_observer,
         clock: Clock = MONOTONIC,
         luck: Luck = LUCK,
     ) -> None:
-        self.name = name
+        self.name: str = validation.name("Database.name", name, example='name="orders"')
+        validation.secret("Database.dsn", dsn, example='"postgresql://user@host/name"')
+        for field, given, kind in (
+            ("options", options, PoolOptions),
+            ("breaker", breaker, CircuitBreaker),
+            ("retry_budget", retry_budget, RetryBudget),
+        ):
+            if given is not None:
+                validation.instance(f"Database.{field}", given, kind, example=f"{kind.__name__}(...)")
+        if password is not None and not callable(password):
+            validation.secret("Database.password", password, example="a text, or PasswordFile(path)")
+        validation.functions("Database", clock=clock, luck=luck)
         self._options = options or PoolOptions()
-        self._observe = fan_out([observer])
+        self._observe = observing("Database", name, observer)
         self._clock = clock
         self._pool = Pool(
-            name, dsn, self._options, password=password, observer=observer, clock=clock, luck=luck
+            name, dsn, self._options, password=password, observer=self._observe, clock=clock, luck=luck
         )
         self._guard = Guard(
             self._pool,
             max_size=self._options.max_size,
             breaker=breaker,
             budget=retry_budget,
-            observer=observer,
+            observer=self._observe,
             clock=clock,
             luck=luck,
         )

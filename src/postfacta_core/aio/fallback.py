@@ -6,11 +6,22 @@ import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from dataclasses import dataclass
-from typing import Final, Generic, ParamSpec, TypeVar
+from typing import Any, Final, Generic, ParamSpec, TypeVar
 
+from .. import validation
 from ..clock import MONOTONIC, Clock
 from ..errors import FailedResponseError, ResilienceError
-from ..events import ListenerFailed, Mode, ModeChanged, Observer, PolicyCreated, Sample, fan_out, ignore
+from ..events import (
+    ListenerFailed,
+    Mode,
+    ModeChanged,
+    Observer,
+    PolicyCreated,
+    Sample,
+    observing,
+    process_observer,
+)
+from ._functions import answer_of
 
 __all__ = ["Answer", "Fallback"]
 
@@ -62,14 +73,15 @@ class Fallback(Generic[T]):
         otherwise: Makes a value up from the error when none is kept; it may raise to give none.
         mode: `SHADOW` keeps values and counts what it would have given, and lets the error through; `OFF` is a plain
             call.
-        observer: Told of itself once, and of each change of mode. It may raise.
+        observer: Told of itself once, and of each change of mode. It may raise. By default the process's, see
+            `asgi.Telemetry`; None for none.
         clock: Monotonic seconds.
 
     Attributes:
         name: The operation's.
 
     Raises:
-        ValueError: If a bound makes no sense.
+        ValueError: If a setting is wrong.
     """
 
     def __init__(
@@ -81,22 +93,28 @@ class Fallback(Generic[T]):
         max_age: float = 900.0,
         max_entries: int = 1000,
         otherwise: Callable[[Exception], T] | None = None,
-        mode: Mode = Mode.ENFORCE,
-        observer: Observer = ignore,
+        mode: Mode | str = Mode.ENFORCE,
+        observer: Observer | None = process_observer,
         clock: Clock = MONOTONIC,
     ) -> None:
-        if not max_age > 0 or max_entries < 1:
-            msg = f"needs a longest age above 0, and room for at least 1: {max_age=}, {max_entries=}"
-            raise ValueError(msg)
-        self.name: str = name
-        named = errors if isinstance(errors, tuple) else (errors,)
+        self.name: str = validation.name("Fallback.name", name, example='Fallback("prices")')
+        named = validation.error_types("Fallback.errors", errors, example="errors=ConnectionError")
+        validation.seconds("Fallback.max_age", max_age, finite=False, example="max_age=900.0")
+        validation.whole("Fallback.max_entries", max_entries, example="max_entries=1000")
+        if otherwise is not None:
+            validation.function("Fallback.otherwise", otherwise, example="otherwise=lambda error: EMPTY")
+        if is_failure is not None:
+            validation.function(
+                "Fallback.is_failure", is_failure, example="is_failure=lambda answer: not answer.ok"
+            )
+        validation.functions("Fallback", clock=clock)
         self._errors: tuple[type[Exception], ...] = (ResilienceError, *named)
         self._is_failure = is_failure
         self._max_age = max_age
         self._max_entries = max_entries
         self._otherwise = otherwise
-        self._mode = Mode(mode)
-        self._observe = fan_out([observer])
+        self._mode = validation.choice("Fallback.mode", mode, Mode)
+        self._observe = observing("Fallback", name, observer)
         self._clock = clock
         self._kept: OrderedDict[Hashable, tuple[float, T]] = OrderedDict()
         self._era = 0
@@ -119,8 +137,8 @@ class Fallback(Generic[T]):
         return self._mode
 
     @mode.setter
-    def mode(self, mode: Mode) -> None:
-        old, self._mode = self._mode, Mode(mode)
+    def mode(self, mode: Mode | str) -> None:
+        old, self._mode = self._mode, validation.choice("Fallback.mode", mode, Mode)
         if self._mode is not old:
             self._observe(ModeChanged(self.name, old, self._mode))
 
@@ -148,10 +166,14 @@ class Fallback(Generic[T]):
             Exception: What the function raised, if nothing can stand in for it.
         """
         if self._mode is Mode.OFF:
-            return Answer(await function(*args, **kwargs))
+            return Answer(await answer_of("Fallback", function, function(*args, **kwargs)))
         began, era = self._clock(), self._era
         try:
-            value = self._good(await function(*args, **kwargs))
+            result: Any = function(*args, **kwargs)
+            given: T = await (
+                result if hasattr(result, "__await__") else answer_of("Fallback", function, result)
+            )
+            value = self._good(given)
         except self._errors as error:
             answer = self._stand_in(key, error)
             try:

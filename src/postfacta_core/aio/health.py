@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from inspect import isroutine
 from types import TracebackType
 from typing import Self
 
 import anyio
 from anyio.abc import TaskGroup
 
+from .. import validation
 from ..clock import LUCK, MONOTONIC, Clock, Luck
-from ..events import HealthChecked, Observer, fan_out, ignore
+from ..events import HealthChecked, Observer, observing, process_observer
 from ..policy.health import CheckConfig, CheckResult, CheckState, HealthReport, fold, inspect, summarize
+from ._functions import is_async
 
 __all__ = ["HealthRegistry"]
 
@@ -35,8 +38,11 @@ class HealthRegistry:
         luck: Spreads the runs.
     """
 
-    def __init__(self, *, observer: Observer = ignore, clock: Clock = MONOTONIC, luck: Luck = LUCK) -> None:
-        self._observe = fan_out([observer])
+    def __init__(
+        self, *, observer: Observer | None = process_observer, clock: Clock = MONOTONIC, luck: Luck = LUCK
+    ) -> None:
+        validation.functions("HealthRegistry", clock=clock, luck=luck)
+        self._observe = observing("HealthRegistry", "health", observer)
         self._clock = clock
         self._luck = luck
         self._checks: dict[str, _Watched] = {}
@@ -74,9 +80,17 @@ class HealthRegistry:
         if self._tasks is not None:
             msg = f"add the check {name!r} before the registry is entered"
             raise RuntimeError(msg)
+        validation.name("HealthRegistry.add.name", name, example='health.add("database", database.ping)')
         if name in self._checks:
-            msg = f"there is a check {name!r} already"
-            raise ValueError(msg)
+            validation.refuse("HealthRegistry.add.name", name, "a name that no other check has")
+        validation.function("HealthRegistry.add.check", check, example="an async function")
+        if not is_async(check) and isroutine(check) and getattr(check, "__name__", "") != "<lambda>":
+            validation.refuse(
+                "HealthRegistry.add.check",
+                check,
+                "an async function: a plain one would block the event loop",
+                example="async def check(): ...",
+            )
         config = CheckConfig(
             critical=critical,
             interval=interval,

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial, wraps
-from typing import Final, Generic, ParamSpec, TypeVar
+from typing import Final, Generic, ParamSpec, TypeVar, cast
 
 import anyio
 
+from .. import validation
 from ..clock import MONOTONIC, Clock
-from ..events import Mode, ModeChanged, Observer, PolicyCreated, Sample, fan_out, ignore
+from ..events import Mode, ModeChanged, Observer, PolicyCreated, Sample, observing, process_observer
 from ..policy.hedge import FixedDelay, HedgeDelay, HedgeOutcome
 from ..policy.retry import RetryBudget
+from ._functions import answer_of, must_be_async
 from .deadline import current_deadline
 
 __all__ = ["Hedge", "wait_for"]
@@ -47,7 +49,8 @@ class Hedge:
             own, of the same name.
         mode: `SHADOW` makes one try, and counts those that took longer than the delay without spending for them;
             `OFF` is a plain call.
-        observer: Told of itself once, and of each change of mode. It may raise.
+        observer: Told of itself once, and of each change of mode. It may raise. By default the process's, see
+            `asgi.Telemetry`; None for none.
         clock: Monotonic seconds; it must be the clock of the request contexts.
         wait: Waits for an event, and no longer than so many seconds.
 
@@ -57,7 +60,7 @@ class Hedge:
         delay: When they start.
 
     Raises:
-        ValueError: If the delay is below 0 or infinite.
+        ValueError: If a setting is wrong.
     """
 
     def __init__(
@@ -66,21 +69,24 @@ class Hedge:
         *,
         delay: float | HedgeDelay,
         budget: RetryBudget | None = None,
-        mode: Mode = Mode.ENFORCE,
-        observer: Observer = ignore,
+        mode: Mode | str = Mode.ENFORCE,
+        observer: Observer | None = process_observer,
         clock: Clock = MONOTONIC,
         wait: Callable[[anyio.Event, float], Awaitable[object]] = wait_for,
     ) -> None:
-        self.name: str = name
-        self.delay: HedgeDelay = FixedDelay(delay) if isinstance(delay, int | float) else delay
+        self.name: str = validation.name("Hedge.name", name, example='Hedge("billing", delay=0.1)')
+        self.delay: HedgeDelay = _delay(delay)
+        if budget is not None:
+            validation.instance("Hedge.budget", budget, RetryBudget, example='RetryBudget("billing")')
+        validation.functions("Hedge", clock=clock, wait=wait)
         self.budget: RetryBudget = RetryBudget(name) if budget is None else budget
-        self._mode = Mode(mode)
-        self._observe = fan_out([observer])
+        self._mode = validation.choice("Hedge.mode", mode, Mode)
+        self._observe = observing("Hedge", name, observer)
         self._clock = clock
         self._wait = wait
         self._counts = dict.fromkeys(HedgeOutcome, 0)
         self._observe(PolicyCreated(name, self.tally))
-        self.budget.announce(observer if observer is ignore else self._observe, clock)
+        self.budget.announce(self._observe, clock)
 
     def __repr__(self) -> str:
         return (
@@ -94,8 +100,8 @@ class Hedge:
         return self._mode
 
     @mode.setter
-    def mode(self, mode: Mode) -> None:
-        old, self._mode = self._mode, Mode(mode)
+    def mode(self, mode: Mode | str) -> None:
+        old, self._mode = self._mode, validation.choice("Hedge.mode", mode, Mode)
         if self._mode is not old:
             self._observe(ModeChanged(self.name, old, self._mode))
 
@@ -112,8 +118,8 @@ class Hedge:
         """
         mode = self._mode
         if mode is Mode.OFF:
-            return await function(*args, **kwargs)
-        race = _Race(partial(function, *args, **kwargs), self._clock)
+            return await answer_of("Hedge", function, function(*args, **kwargs))
+        race: _Race[T] = _Race(partial(_call, function, *args, **kwargs), self._clock)
         delay = self.delay.seconds
         # A Retry that shares the budget has paid in for this call.
         if not self.budget.is_fed:
@@ -133,6 +139,7 @@ class Hedge:
 
     def __call__(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         """Decorate an async function, so that each call of it that is slow is started a second time."""
+        must_be_async("Hedge", function)
 
         @wraps(function)
         async def hedged(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -177,6 +184,18 @@ class Hedge:
         if race.error is None:
             raise AssertionError("over, without an answer or an error")
         raise race.error
+
+
+def _delay(given: object) -> HedgeDelay:
+    if hasattr(given, "seconds") and hasattr(given, "record"):
+        return cast("HedgeDelay", given)
+    return FixedDelay(
+        validation.number("Hedge.delay", given, at_least=0, example="delay=0.1, or QuantileDelay()")
+    )
+
+
+async def _call(function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    return await answer_of("Hedge", function, function(*args, **kwargs))
 
 
 class _Race(Generic[T]):

@@ -15,14 +15,16 @@ from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast
 
 import anyio
 
+from .. import validation
 from ..clock import MONOTONIC, WALL, Clock
 from ..context import current_request
 from ..errors import DeadlineExceededError, FailedResponseError, RejectedError
-from ..events import DeadlineExceeded, HttpCallFinished, ListenerFailed, Observer, fan_out, ignore
+from ..events import DeadlineExceeded, HttpCallFinished, ListenerFailed, Observer, observing, process_observer
 from ..policy.concurrency import Priority
 from ..policy.deadline import asked_timeout
 from ..telemetry.calls import CallSpan, CallSpans
 from ..telemetry.spans import trace_headers
+from ._functions import answer_of
 from .deadline import current_deadline
 from .pipeline import Guard, Pipeline
 
@@ -187,7 +189,8 @@ class Outgoing:
         is_failure: Which responses the guards see as a failure, besides refusals; see `is_failure`. It may raise.
         tell: Whether it gets the headers. For somebody else's service turn that off: only the time is bounded then.
         priority_key: The secret by which it believes the priority; see `LoadSheddingMiddleware`.
-        observer: Told of each try, and of calls for which no time was left. It may raise.
+        observer: Told of each try, and of calls for which no time was left. It may raise. By default the process's,
+            see `asgi.Telemetry`; None for none.
         spans: Where the span of each try goes; by default OpenTelemetry's global provider, if there is one.
         clock: Monotonic seconds; it must be the clock of the request contexts.
         wall: Seconds since the epoch, to read dates by.
@@ -200,14 +203,19 @@ class Outgoing:
         is_failure: Callable[[Any], bool] = is_failure,
         tell: bool = True,
         priority_key: str = "",
-        observer: Observer = ignore,
+        observer: Observer | None = process_observer,
         spans: CallSpans | None = None,
         clock: Clock = MONOTONIC,
         wall: Clock = WALL,
     ) -> None:
-        self.name = name
+        self.name: str = validation.name("Outgoing.name", name, example='Outgoing("billing", Timeout(2))')
+        validation.flag("Outgoing.tell", tell)
+        validation.secret("Outgoing.priority_key", priority_key, example="a text, or leave it out")
+        if spans is not None:
+            validation.instance("Outgoing.spans", spans, CallSpans, example="CallSpans(provider)")
+        validation.functions("Outgoing", is_failure=is_failure, clock=clock, wall=wall)
         self.pipeline: Pipeline | None = Pipeline(*guards) if guards else None
-        self._observe = fan_out([observer])
+        self._observe = observing("Outgoing", name, observer)
         self._spans = spans or CallSpans()
         self._is_failure = is_failure
         self._tell = tell
@@ -289,7 +297,10 @@ class Outgoing:
         span, began = self._spans.begin(), self._clock()
         _ATTEMPT.set(attempt)
         try:
-            answer = await function(*args, **kwargs)
+            result: Any = function(*args, **kwargs)
+            answer: R = await (
+                result if hasattr(result, "__await__") else answer_of("Outgoing", function, result)
+            )
             attempt.answered(answer)
         except Exception as error:
             attempt.error = error

@@ -8,6 +8,7 @@ from functools import partial, wraps
 from types import TracebackType
 from typing import Any, ParamSpec, Protocol, Self, TypeVar, cast, runtime_checkable
 
+from ._functions import must_be_async
 from .timeout import Timeout
 
 __all__ = ["Guard", "Pipeline"]
@@ -81,6 +82,7 @@ class Pipeline:
 
     def __call__(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         """Decorate an async function, so that each call of it goes through all guards."""
+        must_be_async("Pipeline", function)
 
         @wraps(function)
         async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:

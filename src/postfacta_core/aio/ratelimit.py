@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
 from limits import RateLimitItem, RateLimitItemPerSecond, parse_many
 
+from .. import validation
 from ..clock import MONOTONIC, Clock
-from ..events import Mode, ModeChanged, Observer, PolicyCreated, Sample, StoreChanged, fan_out, ignore
+from ..events import (
+    Mode,
+    ModeChanged,
+    Observer,
+    PolicyCreated,
+    Sample,
+    StoreChanged,
+    observing,
+    process_observer,
+)
 from ..policy.ratelimit import (
     LONGEST_KEY,
     MAX_KEYS,
@@ -31,21 +41,27 @@ __all__ = ["Charge", "RateLimiter", "Rates", "hit_all", "parse_rates"]
 Rates = str | Rate | Sequence[Rate]
 """One or more rates: in the notation of `limits`, such as `10/second;1000/hour`, or as `Rate`."""
 
-# It stands in the RateLimit fields, where quotes would have to be escaped.
-_is_name = re.compile(r"[A-Za-z0-9_.:/*-]{1,64}").fullmatch
+_EXAMPLE: Final = "'100/minute', '10/second;1000/hour' or Rate(amount=100, period=60.0)"
 _UNLIMITED: Final = Decision(True, 0, 0, 0.0, 0.0, 0.0)  # noqa: FBT003 - a record
 _NEGATIVE: Final = "nothing costs less than 0"
 
 
-def parse_rates(rates: Rates) -> tuple[Rate, ...]:
-    """Read rates, or raise a ValueError."""
-    if not isinstance(rates, str):
-        return (rates,) if isinstance(rates, Rate) else tuple(rates)
-    try:
-        return tuple(Rate(amount=item.amount, period=float(item.get_expiry())) for item in parse_many(rates))
-    except ValueError as error:
-        msg = f"cannot read the rate {rates!r}: write it like '100/minute', or '10/second;1000/hour'"
-        raise ValueError(msg) from error
+def parse_rates(rates: Rates, *, field: str = "rates") -> tuple[Rate, ...]:
+    """Read rates.
+
+    Raises:
+        ValueError: If they are none, with the field in its text.
+    """
+    if isinstance(rates, Rate):
+        return (rates,)
+    if isinstance(rates, str):
+        with suppress(ValueError):
+            return tuple(
+                Rate(amount=item.amount, period=float(item.get_expiry())) for item in parse_many(rates)
+            )
+    elif isinstance(cast("object", rates), Sequence) and rates:
+        return tuple(validation.instance(field, rate, Rate, example=_EXAMPLE) for rate in rates)
+    return validation.refuse(field, rates, "one or more rates", example=_EXAMPLE)
 
 
 @dataclass(slots=True, eq=False)
@@ -78,7 +94,8 @@ class RateLimiter:
         store_timeout: Seconds for all that one hit asks of a store given by its address.
         max_keys: How many callers are told apart in memory, for each rate.
         mode: In `shadow` it counts, and lets all pass; in `off` it does not even count.
-        observer: Told when the store goes away or comes back, and when the mode changes. It may raise.
+        observer: Told when the store goes away or comes back, and when the mode changes. It may raise. By default the
+            process's, see `asgi.Telemetry`; None for none.
         clock: Monotonic seconds.
     """
 
@@ -92,23 +109,33 @@ class RateLimiter:
         store_timeout: float = 0.05,
         max_keys: int = MAX_KEYS,
         mode: Mode | str = Mode.ENFORCE,
-        observer: Observer = ignore,
+        observer: Observer | None = process_observer,
         clock: Clock = MONOTONIC,
     ) -> None:
-        if not _is_name(name):
-            msg = f"a rate limit's name has 1 to 64 letters, digits and _.:/*-: {name!r}"
-            raise ValueError(msg)
+        # It stands in the RateLimit fields, where quotes would have to be escaped.
+        self.name: str = validation.name(
+            "RateLimiter.name", name, example='RateLimiter("partner", "10/second")'
+        )
+        self.rates: tuple[Rate, ...] = parse_rates(rates, field="RateLimiter.rates")
+        validation.seconds("RateLimiter.store_timeout", store_timeout, example="store_timeout=0.05")
+        validation.functions("RateLimiter", clock=clock)
         if isinstance(store, str):
             store = SharedStore(store, timeout=store_timeout, clock=clock)
-        self.name = name
-        self.rates: tuple[Rate, ...] = parse_rates(rates)
+        if store is not None:
+            validation.instance(
+                "RateLimiter.store", store, SharedStore, example='"async+valkey://valkey:6379"'
+            )
         self.store: Final = store
-        buckets, failure = BucketSet(self.rates, max_keys), StoreFailure(on_store_failure)
+        buckets, failure = (
+            BucketSet(self.rates, max_keys),
+            validation.choice("RateLimiter.on_store_failure", on_store_failure, StoreFailure),
+        )
         items = () if store is None else tuple(map(_item, self.rates))
-        self._books = _Books(name, self.rates, items, buckets, clock, Mode(mode), store, failure, Counts())
+        initial = validation.choice("RateLimiter.mode", mode, Mode)
+        self._books = _Books(name, self.rates, items, buckets, clock, initial, store, failure, Counts())
         self._spend = self._books.buckets.spend
         self._clock = clock
-        self._observe = fan_out([observer])
+        self._observe = observing("RateLimiter", name, observer)
         self._reset_mode()
         if store is not None:
             store.subscribe(self._store_changed)
@@ -121,7 +148,7 @@ class RateLimiter:
 
     @mode.setter
     def mode(self, mode: Mode | str) -> None:
-        old, new = self._books.mode, Mode(mode)
+        old, new = self._books.mode, validation.choice("RateLimiter.mode", mode, Mode)
         self._books.mode = new
         self._reset_mode()
         if new is not old:
@@ -286,6 +313,10 @@ def _refuse(charges: Sequence[Charge]) -> bool:
 
 def _item(rate: Rate) -> RateLimitItem:
     if rate.size != rate.amount or rate.period != int(rate.period):
-        msg = f"a shared store knows no burst, and whole seconds alone: {rate}"
-        raise ValueError(msg)
+        validation.refuse(
+            "RateLimiter.rates",
+            rate,
+            "without a burst, and of whole seconds, where a store is shared",
+            example="'100/minute'",
+        )
     return RateLimitItemPerSecond(rate.amount, int(rate.period), namespace="POSTFACTA")

@@ -6,14 +6,16 @@ import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Final, Literal, Self, get_args
 
 import anyio
 from limits import RateLimitItem
 from limits.aio.storage import Storage
 from limits.aio.strategies import STRATEGIES, RateLimiter
+from limits.errors import ConfigurationError
 from limits.storage import storage_from_string
 
+from .. import validation
 from ..clock import LUCK, MONOTONIC, WALL, Clock, Luck
 from ..policy.ratelimit import Decision, StoreWatch
 from ..policy.retry import Backoff
@@ -22,6 +24,8 @@ __all__ = ["SharedStore", "Strategy"]
 
 Strategy = Literal["fixed-window", "moving-window", "sliding-window-counter"]
 """The strategies of `limits`."""
+
+_STRATEGIES: Final = get_args(Strategy)
 
 # A busy loop hears of an answer late, and takes it for none. A timeout so much too late is no news of a store that
 # answered within the last second; after that it is, or a store that is away would hold up a busy loop for ever.
@@ -55,8 +59,8 @@ class SharedStore:
         luck: Spreads the processes that ask again.
 
     Raises:
-        ValueError: If a bound makes no sense.
-        TypeError: If the storage would block the event loop.
+        ValueError: If a setting is wrong, or the storage would block the event loop.
+        ModuleNotFoundError: If the storage's client is not installed; it says what to install.
     """
 
     def __init__(
@@ -70,13 +74,15 @@ class SharedStore:
         clock: Clock = MONOTONIC,
         luck: Luck = LUCK,
     ) -> None:
-        if not 0 < timeout < math.inf or max_calls < 1:
-            msg = f"a store needs a timeout above 0 and calls from 1 up: timeout={timeout}, max_calls={max_calls}"
-            raise ValueError(msg)
-        built: object = storage_from_string(storage) if isinstance(storage, str) else storage
-        if not isinstance(built, Storage):
-            msg = f"needs an async storage, such as async+valkey://valkey:6379: {type(built).__name__}"
-            raise TypeError(msg)
+        validation.one_of("SharedStore.strategy", strategy, _STRATEGIES)
+        validation.seconds("SharedStore.timeout", timeout, example="timeout=0.05")
+        validation.whole("SharedStore.max_calls", max_calls, example="max_calls=16")
+        if backoff is not None:
+            validation.instance(
+                "SharedStore.backoff", backoff, Backoff, example="Backoff(base=1.0, cap=30.0)"
+            )
+        validation.functions("SharedStore", clock=clock, luck=luck)
+        built = _storage(storage)
         kind: Callable[[Storage], RateLimiter] = STRATEGIES[strategy]
         self._limits = kind(built)
         self._timeout = timeout
@@ -182,3 +188,26 @@ class SharedStore:
     def _changed(self, error: str) -> None:
         for tell in self._tell:
             tell(not error, error)
+
+
+def _storage(storage: str | Storage) -> Storage:
+    """Build the storage of an address. An address may hold a password, so no error repeats it."""
+    built: object = storage
+    if isinstance(storage, str):
+        scheme = storage.partition("://")[0]
+        try:
+            built = storage_from_string(storage)
+        except ConfigurationError as error:
+            if "prerequisite" in str(error):
+                hint = "pip install 'postfacta[valkey]'" if "valkey" in scheme else str(error)
+                msg = f"SharedStore.storage needs the client of {scheme}: {hint}"
+                raise ModuleNotFoundError(msg) from error
+            built = f"{scheme}://..."
+    if isinstance(built, Storage):
+        return built
+    return validation.refuse(
+        "SharedStore.storage",
+        built if isinstance(storage, str) else type(built),
+        "the address of an async storage, or one of limits.aio",
+        example='"async+valkey://valkey:6379"',
+    )

@@ -13,10 +13,11 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import wraps
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 import anyio
 
+from .. import validation
 from ..clock import LUCK, MONOTONIC, Clock, Haste, Luck, present_haste
 from ..events import (
     ListenerFailed,
@@ -26,8 +27,8 @@ from ..events import (
     PolicyCreated,
     RetryScheduled,
     Sample,
-    fan_out,
-    ignore,
+    observing,
+    process_observer,
 )
 from ..policy.retry import (
     Backoff,
@@ -39,6 +40,7 @@ from ..policy.retry import (
     Throttled,
     asked_wait,
 )
+from ._functions import answer_of, must_be_async
 from .deadline import current_deadline
 
 __all__ = ["Retry"]
@@ -101,9 +103,10 @@ class Retry:
             try. By default its `retry_after`. If it raises, no other try is made.
         max_wait: The longest wait in seconds. What asks for more is not tried again.
         retry_nested: Try again also what a `Retry` within has given up: then tries multiply.
-        mode: `SHADOW` makes one try, and counts what would have been tried again without spending for it; `OFF`
+        mode: Text or member. `SHADOW` makes one try, and counts what would have been tried again without spending for it; `OFF`
             is a plain call.
-        observer: Told of itself once, of each further try, and of each change of mode. It may raise.
+        observer: Told of itself once, of each further try, and of each change of mode. It may raise. By default the
+            process's, see `asgi.Telemetry`; None for none.
         clock: Monotonic seconds; it must be the clock of the request contexts.
         luck: Spreads the waits.
         sleep: Waits so many seconds.
@@ -114,7 +117,7 @@ class Retry:
         rules: What is tried again, how often, and after which waits.
 
     Raises:
-        ValueError: If a number makes no sense.
+        ValueError: If a setting is wrong.
     """
 
     def __init__(
@@ -128,28 +131,32 @@ class Retry:
         throttled: Throttled = asked_wait,
         max_wait: float = 30.0,
         retry_nested: bool = False,
-        mode: Mode = Mode.ENFORCE,
-        observer: Observer = ignore,
+        mode: Mode | str = Mode.ENFORCE,
+        observer: Observer | None = process_observer,
         clock: Clock = MONOTONIC,
         luck: Luck = LUCK,
         sleep: Callable[[float], Awaitable[object]] = anyio.sleep,
     ) -> None:
-        self.name: str = name
+        self.name: str = validation.name("Retry.name", name, example='Retry("billing", attempts=3)')
+        if budget is not None:
+            validation.instance("Retry.budget", budget, RetryBudget, example='RetryBudget("billing")')
+        validation.flag("Retry.retry_nested", retry_nested)
+        validation.functions("Retry", clock=clock, luck=luck, sleep=sleep)
+        self._observe = observing("Retry", name, observer)
         self.rules: RetryRules = RetryRules(
             attempts=attempts, backoff=backoff, max_wait=max_wait, retryable=retryable, throttled=throttled
         )
         self.budget: RetryBudget = RetryBudget(name) if budget is None else budget
         self.budget.is_fed = True
         self._retry_nested = retry_nested
-        self._mode = Mode(mode)
-        self._observe = fan_out([observer])
+        self._mode = validation.choice("Retry.mode", mode, Mode)
         self._clock = clock
         self._luck = luck
         self._sleep = sleep
         self._successes = 0
         self._counts = dict.fromkeys(RetryOutcome, 0)
         self._observe(PolicyCreated(name, self.tally))
-        self.budget.announce(observer if observer is ignore else self._observe, clock)
+        self.budget.announce(self._observe, clock)
 
     def __repr__(self) -> str:
         rules = self.rules
@@ -164,8 +171,8 @@ class Retry:
         return self._mode
 
     @mode.setter
-    def mode(self, mode: Mode) -> None:
-        old, self._mode = self._mode, Mode(mode)
+    def mode(self, mode: Mode | str) -> None:
+        old, self._mode = self._mode, validation.choice("Retry.mode", mode, Mode)
         if self._mode is not old:
             self._observe(ModeChanged(self.name, old, self._mode))
 
@@ -192,7 +199,10 @@ class Retry:
         try:
             while True:
                 try:
-                    answer = await function(*args, **kwargs)
+                    result: Any = function(*args, **kwargs)
+                    answer: T = await (
+                        result if hasattr(result, "__await__") else answer_of("Retry", function, result)
+                    )
                 except Exception as error:
                     # The error must not outlive this block: with its traceback it would be garbage in a circle.
                     if (delay := self._wait_after(error, call)) is None:
@@ -211,6 +221,7 @@ class Retry:
 
     def __call__(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         """Decorate an async function, so that each call of it is tried again if it fails and may be."""
+        must_be_async("Retry", function)
 
         @wraps(function)
         async def tried(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -222,10 +233,10 @@ class Retry:
         self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         if self._mode is Mode.OFF:
-            return await function(*args, **kwargs)
+            return await answer_of("Retry", function, function(*args, **kwargs))
         self.budget.deposit()
         try:
-            answer = await function(*args, **kwargs)
+            answer = await answer_of("Retry", function, function(*args, **kwargs))
         except Exception as error:
             now = self._clock()
             outcome = self._plan(error, 1, now=now).outcome

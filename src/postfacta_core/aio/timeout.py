@@ -24,9 +24,12 @@ from typing import Any, Final, ParamSpec, Self, TypeVar
 import anyio
 from anyio._backends import _asyncio as anyio_asyncio
 
+from .. import validation
 from ..clock import MONOTONIC, Clock
 from ..context import RequestContext, current_request
 from ..errors import DeadlineExceededError
+from ..events import DeadlineExceeded, Observer, observing, process_observer
+from ._functions import answer_of, must_be_async
 
 __all__ = ["Timeout", "is_shielded", "present_limit"]
 
@@ -34,6 +37,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _TASK_STATES: Final[Mapping[asyncio.Task[Any], Any]] = getattr(anyio_asyncio, "_task_states", {})
+_ENDED: Final = DeadlineExceeded("timeout")
 # How often it is looked whether a shield is gone.
 _TICK: Final = 0.025
 # So long after its deadline a request is ended by us, if nobody else does: `RunningRequests` needs 0.025 at most, unless
@@ -182,22 +186,32 @@ class Timeout:
       Only a request that nobody ends, as no middleware runs it, is ended here, 0.1 seconds after its deadline.
     * A call that has no time left is not begun.
     * What swallows its cancellation goes on, and its result counts. A thread cannot be cancelled.
-    * It has no mode and no metric of its own: what it ends is an error that the policies around it count.
+    * It has no mode. What it ends is counted as `postfacta_deadline_exceeded_total{stage="timeout"}`, and the policies
+      around it count an error.
 
     Args:
         seconds: For each call.
         name: The `policy` of its error.
+        observer: Told of each call that it ends. It may raise. By default the process's, see `asgi.Telemetry`; None
+            for none.
         clock: Monotonic seconds; it must be the clock of the request contexts.
 
     Raises:
-        ValueError: If the seconds are not above 0, or without end.
+        ValueError: If a setting is wrong.
     """
 
-    def __init__(self, seconds: float, *, name: str = "timeout", clock: Clock = MONOTONIC) -> None:
-        if not 0 < seconds < math.inf:
-            raise ValueError(f"timeout {name!r} needs a finite number of seconds above 0: {seconds}")
-        self.seconds = seconds
-        self.name = name
+    def __init__(
+        self,
+        seconds: float,
+        *,
+        name: str = "timeout",
+        observer: Observer | None = process_observer,
+        clock: Clock = MONOTONIC,
+    ) -> None:
+        self.seconds: float = validation.seconds("Timeout.seconds", seconds, example="Timeout(5.0)")
+        self.name: str = validation.name("Timeout.name", name)
+        validation.functions("Timeout", clock=clock)
+        self._observe = observing("Timeout", name, observer)
         self._clock = clock
         self._queue: _Queue | None = None
 
@@ -212,16 +226,20 @@ class Timeout:
         """
         bounded = self._begin()
         try:
-            result = await function(*args, **kwargs)
+            result: Any = function(*args, **kwargs)
+            answer: T = await (
+                result if hasattr(result, "__await__") else answer_of("Timeout", function, result)
+            )
         except BaseException as error:
             if self._end(bounded, error):
                 raise DeadlineExceededError(self.name) from error
             raise
         self._end(bounded, None)
-        return result
+        return answer
 
     def __call__(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         """Decorate an async function, so that each call of it is bounded."""
+        must_be_async("Timeout", function)
 
         @wraps(function)
         async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -281,7 +299,10 @@ class Timeout:
             if error is None:
                 bounded.scope.__exit__(None, None, None)
                 return False
-            return bool(bounded.scope.__exit__(type(error), error, error.__traceback__))
+            is_ours = bool(bounded.scope.__exit__(type(error), error, error.__traceback__))
+            if is_ours:
+                self._observe(_ENDED)
+            return is_ours
         task, bounded.task = bounded.task, None
         if bounded.calls is not None:
             bounded.calls.pop(bounded, None)
@@ -290,4 +311,7 @@ class Timeout:
         if task is None or not bounded.has_fired:
             return False
         # Whoever else has cancelled it, must see it go.
-        return task.uncancel() <= bounded.already and isinstance(error, asyncio.CancelledError)
+        is_ours = task.uncancel() <= bounded.already and isinstance(error, asyncio.CancelledError)
+        if is_ours:
+            self._observe(_ENDED)
+        return is_ours

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -71,7 +72,7 @@ Render = Callable[[Problem, Scope], tuple[str, bytes] | None]
 None means RFC 9457, and so does an exception: an answer is due in any case.
 """
 
-PROBLEMS: Final[dict[type[ResilienceError], Problem]] = {
+_KNOWN: Final[dict[type[ResilienceError], Problem]] = {
     HeadersTooLargeError: Problem(
         status=431,
         code="headers-too-large",
@@ -182,7 +183,8 @@ PROBLEMS: Final[dict[type[ResilienceError], Problem]] = {
     ),
     ResilienceError: Problem(status=503, code="unavailable", title="Unavailable", error_type="unavailable"),
 }
-"""Every error of the library has its line, or that of the nearest class above it."""
+PROBLEMS: Final[Mapping[type[ResilienceError], Problem]] = MappingProxyType(_KNOWN)
+"""Every error of the library has its line, or that of the nearest class above it. It cannot be changed: see `Render`."""
 
 _STATUSES: Final = frozenset(HTTPStatus)
 # RFC 9110 renamed these; Python knows the new phrases from 3.13 on.

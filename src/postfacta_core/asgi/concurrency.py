@@ -11,6 +11,7 @@ from urllib.parse import quote
 import anyio
 from anyio.lowlevel import checkpoint
 
+from .. import validation
 from ..clock import LUCK, MONOTONIC, Clock, Luck
 from ..context import RequestContext
 from ..errors import DeadlineExceededError, LoadShedError
@@ -80,14 +81,14 @@ class LoadSheddingMiddleware:
         priority_of: PriorityOf | None = None,
         priority_key: str = "",
         trusts: Callable[[Scope], bool] | None = None,
-        mode: Mode = Mode.ENFORCE,
+        mode: Mode | str = Mode.ENFORCE,
         render: Render | None = None,
         observer: Observer = ignore,
         clock: Clock = MONOTONIC,
         luck: Luck = LUCK,
     ) -> None:
         self.limiter: AdaptiveLimiter = limiter or AdaptiveLimiter("requests", LatencyTarget())
-        self.limiter.mode = mode
+        self.limiter.mode = validation.choice("LoadSheddingMiddleware.mode", mode, Mode)
         self._app = app
         self._priority_of = priority_of
         self._key = priority_key.encode()
@@ -108,7 +109,8 @@ class LoadSheddingMiddleware:
         return self.limiter.mode
 
     @mode.setter
-    def mode(self, new: Mode) -> None:
+    def mode(self, mode: Mode | str) -> None:
+        new = validation.choice("LoadSheddingMiddleware.mode", mode, Mode)
         old, self.limiter.mode = self.limiter.mode, new
         if new is not old:
             self._observe(ModeChanged(self.limiter.name, old, new))

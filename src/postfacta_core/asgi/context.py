@@ -10,8 +10,10 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from .. import validation
 from ..clock import MONOTONIC, Clock, Ids, random_id
 from ..context import RequestContext, bind_request, release_request
+from . import _settings
 from ._reply import reply_of, set_header
 from ._types import ASGIApp, Receive, Scope, Send
 
@@ -52,6 +54,10 @@ class ContextMiddleware:
         clock: Clock = MONOTONIC,
         ids: Ids = random_id,
     ) -> None:
+        _settings.application("ContextMiddleware", app)
+        for resetter in resetters:
+            _settings.function_or_none("ContextMiddleware.resetters", resetter)
+        validation.functions("ContextMiddleware", clock=clock, ids=ids)
         self._app = app
         self._resetters = tuple(resetters)
         self._clock = clock

@@ -5,14 +5,30 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from .. import validation
+from . import _settings
 from ._reply import Headers, reply_of
 from ._types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["ResponseHeadersMiddleware"]
+__all__ = ["ResponseHeadersMiddleware", "check_headers"]
 
 # RFC 9110, section 5: a name is a token, and a value holds no line end and no NUL.
 _is_name = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 _is_value = re.compile(r"[\t\x20-\x7e\x80-\xff]*").fullmatch
+
+
+def check_headers(field: str, given: object) -> list[tuple[str, str]]:
+    """Check headers, or raise a ValueError that names the field."""
+    headers = _settings.headers(field, given)
+    for pair in headers:
+        if not (_is_name(pair[0]) and _is_value(pair[1])):
+            validation.refuse(
+                field,
+                pair,
+                "a name and a value that HTTP allows",
+                example='("x-content-type-options", "nosniff")',
+            )
+    return headers
 
 
 class ResponseHeadersMiddleware:
@@ -27,11 +43,9 @@ class ResponseHeadersMiddleware:
     """
 
     def __init__(self, app: ASGIApp, headers: Iterable[tuple[str, str]]) -> None:
+        _settings.application("ResponseHeadersMiddleware", app)
         self._app = app
-        headers = list(headers)
-        if wrong := [pair for pair in headers if not (_is_name(pair[0]) and _is_value(pair[1]))]:
-            msg = f"no response can have these headers: {wrong}"
-            raise ValueError(msg)
+        headers = check_headers("ResponseHeadersMiddleware.headers", headers)
         added = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in headers]
         self._added = (added, frozenset(name for name, _ in added))
 

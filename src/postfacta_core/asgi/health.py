@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Final
 
+from .. import validation
 from ..aio.health import HealthRegistry
 from ..policy.health import CheckReport, HealthReport
+from . import _settings
 from ._problem import Problem, request_of, send_problem
 from ._route import local_path
 from ._types import ASGIApp, Receive, Scope, Send
@@ -43,9 +45,10 @@ class HealthMiddleware:
         prefix: str = "/healthz",
         allow_detail: Callable[[Scope], bool] | None = None,
     ) -> None:
-        if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
-            msg = f"needs a prefix that starts with a slash and does not end with one: {prefix!r}"
-            raise ValueError(msg)
+        _settings.application("HealthMiddleware", app)
+        validation.instance("HealthMiddleware.registry", registry, HealthRegistry, example="HealthRegistry()")
+        _settings.prefix("HealthMiddleware.prefix", prefix)
+        _settings.function_or_none("HealthMiddleware.allow_detail", allow_detail)
         self._app = app
         self._registry = registry
         self._allow_detail = allow_detail

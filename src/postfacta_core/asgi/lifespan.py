@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from ..aio.lifecycle import Lifecycle
 from ..aio.resources import Resource, hold
 from ..events import Observer, ignore
+from . import _settings
 from ._types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["LifespanMiddleware"]
@@ -36,8 +37,9 @@ class LifespanMiddleware:
         lifecycle: Lifecycle | None = None,
         observer: Observer = ignore,
     ) -> None:
+        _settings.application("LifespanMiddleware", app)
         self._app = app
-        self._resources = tuple(resources)
+        self._resources = tuple(_settings.resources("LifespanMiddleware.resources", resources))
         self._lifecycle = lifecycle
         self._observe = observer
 

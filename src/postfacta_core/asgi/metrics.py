@@ -10,10 +10,12 @@ from typing import Final
 import anyio
 import anyio.to_thread
 
+from .. import validation
 from ..aio.siblings import Siblings
 from ..events import Observer, ignore
 from ..telemetry.merging import merge
 from ..telemetry.metrics import Exposition, Metrics
+from . import _settings
 from ._problem import request_of
 from ._route import local_path
 from ._types import ASGIApp, Receive, Scope, Send
@@ -54,6 +56,12 @@ class MetricsEndpoint:
         workers: str | PathLike[str] = "",
         observer: Observer = ignore,
     ) -> None:
+        _settings.application("MetricsEndpoint", app)
+        validation.instance("MetricsEndpoint.metrics", metrics, Metrics, example="Metrics()")
+        _settings.path("MetricsEndpoint.path", path, example='"/metrics"')
+        validation.secret("MetricsEndpoint.token", token, example="a text, or leave it out")
+        if not isinstance(workers, PathLike):
+            validation.text("MetricsEndpoint.workers", workers, example='"/run/billing"')
         self._app = app
         self._metrics = metrics
         self._path = path

@@ -7,8 +7,9 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
-from typing import Final, Literal, NamedTuple, TypeVar, get_args
+from typing import Final, Literal, NamedTuple, TypeVar, cast, get_args
 
+from .. import validation
 from ..aio.ratelimit import Charge, RateLimiter, Rates, hit_all, parse_rates
 from ..aio.ratelimit_store import SharedStore
 from ..clock import LUCK, MONOTONIC, Clock, Luck
@@ -16,10 +17,11 @@ from ..errors import RateLimitExceededError
 from ..events import ListenerFailed, Mode, Observer, fan_out, ignore
 from ..policy.address import TrustedProxies, client_address
 from ..policy.ratelimit import MAX_KEYS, Decision, Rate, StoreFailure, strictest
+from . import _settings
 from ._problem import Render, problem_of, request_of, send_problem
 from ._types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["RateLimit", "RateLimitMiddleware", "parse_rate_limit"]
+__all__ = ["RateLimit", "RateLimitMiddleware", "check_rate_limits", "parse_rate_limit"]
 
 Scopes = Literal["client", "global", "principal", "route"]
 Key = Callable[[Scope], str | None]
@@ -65,15 +67,26 @@ class RateLimit:
     mode: Mode | str = Mode.ENFORCE
 
     def __post_init__(self) -> None:
-        parse_rates(self.rate)
-        if not callable(self.per) and self.per not in _SCOPES:
-            msg = f"a rate limit is per {', '.join(_SCOPES)} or a function of the scope, not per {self.per!r}"
-            raise ValueError(msg)
-        if callable(self.per) and not self.name:
-            raise ValueError("a rate limit per a function needs a name, such as name='tenant'")
-        if not callable(self.cost) and self.cost < 0:
-            msg = f"nothing costs less than 0: {self.cost}"
-            raise ValueError(msg)
+        parse_rates(self.rate, field="RateLimit.rate")
+        per: object = self.per
+        if not callable(per) and (not isinstance(per, str) or per not in _SCOPES):
+            known = ", ".join(map(repr, _SCOPES))
+            validation.refuse(
+                "RateLimit.per",
+                self.per,
+                f"one of {known} or a function of the scope",
+                example="per='client'",
+            )
+        if self.name or callable(self.per):
+            validation.name("RateLimit.name", self.name, example="name='tenant'")
+        if not callable(self.cost):
+            validation.whole(
+                "RateLimit.cost", self.cost, at_least=0, example="cost=1, or a function of the scope"
+            )
+        _settings.function_or_none("RateLimit.applies_to", self.applies_to)
+        failure = validation.choice("RateLimit.on_store_failure", self.on_store_failure, StoreFailure)
+        object.__setattr__(self, "on_store_failure", failure)
+        object.__setattr__(self, "mode", validation.choice("RateLimit.mode", self.mode, Mode))
 
 
 def parse_rate_limit(text: str) -> RateLimit:
@@ -82,6 +95,10 @@ def parse_rate_limit(text: str) -> RateLimit:
     Raises:
         ValueError: If it cannot be read.
     """
+    return _read("rate limit", text)
+
+
+def _read(field: str, text: str) -> RateLimit:
     found = _with_scope(text)
     per = _SCOPES.get(found[2].lower()) if found is not None else None
     if found is not None and per is not None:
@@ -89,8 +106,44 @@ def parse_rate_limit(text: str) -> RateLimit:
     try:
         return RateLimit(text)
     except ValueError as error:
-        msg = f"cannot read the rate limit {text!r}: write '100/minute per client'; it may be per {', '.join(_SCOPES)}"
+        rule = f"a rate, and whom it is per: {', '.join(_SCOPES)}"
+        msg = f"{field} must be {rule}, not {text!r}; for example '100/minute per client'"
         raise ValueError(msg) from error
+
+
+def check_rate_limits(field: str, rules: object) -> list[RateLimit]:
+    """Read a list of limits, and refuse two of one name.
+
+    Args:
+        field: For the refusal.
+        rules: Limits or texts.
+
+    Raises:
+        ValueError: If one cannot be read, or two have one name.
+    """
+    if isinstance(rules, str) or not isinstance(rules, Sequence):
+        validation.refuse(field, rules, "a list of rate limits", example="['100/minute per client']")
+    names: dict[str, object] = {}
+    limits: list[RateLimit] = []
+    for rule in cast("Sequence[object]", rules):
+        limit = _read(field, rule) if isinstance(rule, str) else rule
+        if not isinstance(limit, RateLimit):
+            validation.refuse(field, rule, "a list of rate limits", example="['100/minute per client']")
+        name = _name_of(limit)
+        if name in names:
+            msg = (
+                f"{field} must be of different names, and {names[name]!r} and {rule!r} are both named {name!r}: a "
+                "text that does not say whom it is per is per client. For example '1000/minute per global', "
+                "'10/second;100/minute per client' for both at once, or RateLimit('100/minute', name='slow')"
+            )
+            raise ValueError(msg)
+        names[name] = rule
+        limits.append(limit)
+    return limits
+
+
+def _name_of(limit: RateLimit) -> str:
+    return limit.name or str(limit.per)
 
 
 class RateLimitMiddleware:
@@ -142,12 +195,14 @@ class RateLimitMiddleware:
         clock: Clock = MONOTONIC,
         luck: Luck = LUCK,
     ) -> None:
-        if isinstance(rules, str):
-            msg = f"rate limits are a list: write [{rules!r}]"
-            raise TypeError(msg)
-        if headers not in {"always", "refused"}:
-            msg = f"the RateLimit fields come 'always' or with the 'refused': {headers!r}"
-            raise ValueError(msg)
+        _settings.application("RateLimitMiddleware", app)
+        limits = check_rate_limits("RateLimitMiddleware.rules", rules)
+        validation.one_of("RateLimitMiddleware.headers", headers, ("always", "refused"))
+        _settings.function_or_none("RateLimitMiddleware.principal_of", principal_of)
+        _settings.function_or_none("RateLimitMiddleware.route_of", route_of)
+        _settings.function_or_none("RateLimitMiddleware.render", render)
+        validation.whole("RateLimitMiddleware.max_keys", max_keys, example="max_keys=100_000")
+        validation.functions("RateLimitMiddleware", clock=clock, luck=luck)
         self._app = app
         self._proxies = (
             trusted_proxies
@@ -158,10 +213,10 @@ class RateLimitMiddleware:
             store = SharedStore(store, clock=clock)
         self._observe = fan_out([observer])
         self._rules: list[_Rule] = []
-        for rule in (parse_rate_limit(rule) if isinstance(rule, str) else rule for rule in rules):
+        for rule in limits:
             tell = _teller(rule, principal_of, route_of)
             limiter = RateLimiter(
-                rule.name or str(rule.per),
+                _name_of(rule),
                 rule.rate,
                 store=store,
                 on_store_failure=rule.on_store_failure,
@@ -172,10 +227,6 @@ class RateLimitMiddleware:
             )
             self._rules.append(_Rule(rule, limiter, tell=tell, observe=self._observe))
         self._limiters = {rule.limiter.name: rule.limiter for rule in self._rules}
-        if len(self._limiters) < len(self._rules):
-            names = [rule.limiter.name for rule in self._rules]
-            msg = f"two rate limits have one name: give them names of their own: {names}"
-            raise ValueError(msg)
         # With one plain rule in memory there is nothing to collect, and nobody to wait for.
         only = self._rules[0] if len(self._rules) == 1 else None
         self._only = only if only is not None and only.is_plain and store is None else None

@@ -25,6 +25,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 
+from .. import validation
 from ..aio.deadline import RunningRequests
 from ..aio.health import HealthRegistry
 from ..aio.lifecycle import Lifecycle
@@ -33,7 +34,7 @@ from ..aio.ratelimit_store import SharedStore
 from ..aio.resources import Resource
 from ..aio.runtime import Runtime
 from ..clock import MONOTONIC, Clock
-from ..events import Mode, Observer, PolicyCreated, fan_out
+from ..events import Mode, Observer, PolicyCreated, fan_out, process_observer
 from ..policy.address import TrustedProxies
 from ..policy.concurrency import AdaptiveLimiter, LimiterConfig
 from ..policy.concurrency_limits import LatencyTarget
@@ -43,18 +44,19 @@ from ..telemetry.logs import AccessLog, EventLog
 from ..telemetry.metrics import Metrics
 from ..telemetry.sampling import AccessSampler
 from ..telemetry.tracing import Tracing
+from . import _settings
 from ._problem import Render
 from ._types import ASGIApp, Receive, Scope, Send
 from .concurrency import LoadSheddingMiddleware, PriorityOf
 from .context import ContextMiddleware, Resetter
 from .deadline import DeadlineMiddleware, Timeout
 from .errors import ErrorMiddleware
-from .headers import ResponseHeadersMiddleware
+from .headers import ResponseHeadersMiddleware, check_headers
 from .health import HealthMiddleware
 from .lifecycle import LifecycleMiddleware
 from .lifespan import LifespanMiddleware
 from .metrics import MetricsEndpoint
-from .ratelimit import RateLimit, RateLimitMiddleware
+from .ratelimit import RateLimit, RateLimitMiddleware, check_rate_limits
 from .telemetry import RouteOf, TelemetryMiddleware
 from .transfer import TransferMiddleware
 
@@ -100,26 +102,104 @@ class Policy:
     rate_limits: Sequence[RateLimit | str] = ()
     rate_limit_store: SharedStore | None = None
     trusted_proxies: Sequence[str] | TrustedProxies = ()
-    shedding: Mode = Mode.ENFORCE
+    shedding: Mode | str = Mode.ENFORCE
     concurrency: LimiterConfig = field(default_factory=lambda: LimiterConfig(start=256))
     latency_target: float | None = None
     priority_of: PriorityOf | None = None
-    priority_key: str = ""
+    priority_key: str = field(default="", repr=False)
     drain: DrainLimits = field(default_factory=DrainLimits)
     recycle: RecycleLimits | None = None
     response_headers: Sequence[tuple[str, str]] = (("x-content-type-options", "nosniff"),)
     metrics_path: str = "/metrics"
-    metrics_token: str = ""
+    metrics_token: str = field(default="", repr=False)
     metrics_workers: str | PathLike[str] = ""
     health_prefix: str = "/healthz"
     allow_health_detail: Callable[[Scope], bool] | None = None
-    traffic_key: str = ""
+    traffic_key: str = field(default="", repr=False)
     quiet: Collection[str] = ()
     access_lines: int | None = 100
+
+    def __post_init__(self) -> None:
+        if not callable(self.limits):
+            validation.instance(
+                "Policy.limits",
+                self.limits,
+                TransferLimits,
+                example="TransferLimits(max_body_bytes=1_048_576)",
+            )
+        _settings.limit("Policy.request_timeout", self.request_timeout)
+        if self.stream_timeout is not None:
+            validation.seconds("Policy.stream_timeout", self.stream_timeout, example="600.0, or None")
+        _settings.switch("Policy.cancel_on_disconnect", self.cancel_on_disconnect)
+        self._check_rates()
+        object.__setattr__(self, "shedding", validation.choice("Policy.shedding", self.shedding, Mode))
+        validation.instance("Policy.concurrency", self.concurrency, LimiterConfig, example="LimiterConfig()")
+        if self.latency_target is not None:
+            validation.seconds("Policy.latency_target", self.latency_target, example="0.5, or None")
+        validation.instance("Policy.drain", self.drain, DrainLimits, example="DrainLimits(drain_delay=5.0)")
+        if self.recycle is not None:
+            validation.instance("Policy.recycle", self.recycle, RecycleLimits, example="RecycleLimits()")
+        check_headers("Policy.response_headers", self.response_headers)
+        for key in ("priority_key", "metrics_token", "traffic_key"):
+            validation.secret(f"Policy.{key}", getattr(self, key), example="a text, or leave it out")
+        for function in ("priority_of", "allow_health_detail"):
+            _settings.function_or_none(f"Policy.{function}", getattr(self, function))
+        self._check_paths()
+        if self.access_lines is not None:
+            validation.whole("Policy.access_lines", self.access_lines, example="100, or None for all")
+
+    def _check_rates(self) -> None:
+        for limit in check_rate_limits("Policy.rate_limits", self.rate_limits):
+            if limit.per in {"principal", "route"}:
+                validation.refuse(
+                    "Policy.rate_limits",
+                    limit,
+                    f"per client, global or a function, as nobody knows a {limit.per} before the application runs",
+                    example="RateLimit('100/minute', per=api_key_of, name='api-key')",
+                )
+        if self.rate_limit_store is not None:
+            validation.instance(
+                "Policy.rate_limit_store",
+                self.rate_limit_store,
+                SharedStore,
+                example="SharedStore('async+valkey://valkey:6379')",
+            )
+            if not self.rate_limits:
+                validation.refuse(
+                    "Policy.rate_limits",
+                    self.rate_limits,
+                    "set where there is a rate_limit_store, which nothing uses otherwise",
+                    example="['100/minute per client']",
+                )
+        if not isinstance(self.trusted_proxies, TrustedProxies):
+            TrustedProxies(self.trusted_proxies)
+
+    def _check_paths(self) -> None:
+        _settings.path("Policy.metrics_path", self.metrics_path, example='"/metrics"')
+        _settings.prefix("Policy.health_prefix", self.health_prefix)
+        if self.metrics_path in self.probes:
+            validation.refuse(
+                "Policy.metrics_path",
+                self.metrics_path,
+                "another path than the probes'",
+                example='"/metrics"',
+            )
+        if not isinstance(self.metrics_workers, PathLike):
+            validation.text("Policy.metrics_workers", self.metrics_workers, example='"/run/billing"')
+        for each in validation.texts("Policy.quiet", self.quiet, example='["/ping"]'):
+            _settings.path("Policy.quiet", each, example='["/ping"]')
+
+    @property
+    def probes(self) -> tuple[str, ...]:
+        """The paths of the probes."""
+        return tuple(f"{self.health_prefix}/{name}" for name in ("live", "ready", "startup", "deps"))
 
 
 class Telemetry:
     """Metrics, traces and logs of one service, and one observer that feeds all three.
+
+    That is the process's observer from now on: every policy that was given no `observer` of its own reports to it,
+    those that were made before it too. Of several, the last one counts.
 
     Args:
         version: Of the service.
@@ -136,10 +216,17 @@ class Telemetry:
         metrics: Metrics | None = None,
         tracing: Tracing | None = None,
     ) -> None:
+        validation.text("Telemetry.version", version)
+        validation.text("Telemetry.revision", revision)
+        if metrics is not None:
+            validation.instance("Telemetry.metrics", metrics, Metrics, example="Metrics()")
+        if tracing is not None:
+            validation.instance("Telemetry.tracing", tracing, Tracing, example="Tracing()")
         self.metrics: Metrics = metrics or Metrics(version=version, revision=revision)
         self.tracing: Tracing = tracing or Tracing()
         self.observer: Observer = fan_out([self.metrics, self.tracing, EventLog()])
         self.observer(PolicyCreated("tracing", self.tracing.tally))
+        process_observer.use(self.observer)
 
 
 class Hardened:
@@ -208,13 +295,19 @@ def harden(
         route_of: Tells the route template for other frameworks.
         resetters: For context variables of others, such as structlog's `clear_contextvars`.
         clock: Monotonic seconds.
+
+    Raises:
+        ValueError: If an argument is wrong, or the application is hardened already.
     """
-    if not service:
-        raise ValueError("a service has a name: harden(app, service='billing')")
+    _check(app, service=service, policy=policy, telemetry=telemetry, health=health, clock=clock)
+    for name, function in (("render", render), ("route_of", route_of)):
+        _settings.function_or_none(f"harden.{name}", function)
+    for resetter in resetters:
+        validation.function("harden.resetters", resetter, example="[clear_contextvars]")
+    resources = _settings.resources("harden.resources", resources)
     policy = policy or Policy()
     telemetry = telemetry or Telemetry()
     health = health or HealthRegistry(observer=telemetry.observer)
-    probes = [f"{policy.health_prefix}/{name}" for name in ("live", "ready", "startup", "deps")]
     observer = telemetry.observer
     running = RunningRequests(observer=observer, clock=clock)
     lifecycle = Lifecycle(
@@ -268,7 +361,7 @@ def harden(
         # Spans come first, so that the access line has their ids.
         [telemetry.tracing, telemetry.metrics, AccessLog(service=service, sampler=sampler)],
         route_of=route_of,
-        quiet={*probes, policy.metrics_path, *policy.quiet},
+        quiet={*policy.probes, policy.metrics_path, *policy.quiet},
         traffic_key=policy.traffic_key,
         clock=clock,
         observer=observer,
@@ -290,6 +383,29 @@ def harden(
         rate_limits=rate_limits,
         telemetry=telemetry,
     )
+
+
+def _check(
+    app: object, *, service: object, policy: object, telemetry: object, health: object, clock: object
+) -> None:
+    _settings.application("harden", app)
+    if isinstance(app, Hardened):
+        validation.refuse(
+            "harden.app",
+            app,
+            "an application that is not hardened yet",
+            example="harden(app, service='billing')",
+        )
+    if not isinstance(service, str) or not service.strip():
+        validation.refuse("harden.service", service, "the service's name", example="service='billing'")
+    for name, given, kind in (
+        ("policy", policy, Policy),
+        ("telemetry", telemetry, Telemetry),
+        ("health", health, HealthRegistry),
+    ):
+        if given is not None:
+            validation.instance(f"harden.{name}", given, kind, example=f"{kind.__name__}()")
+    validation.functions("harden", clock=clock)
 
 
 def _rate_limits(

@@ -6,10 +6,12 @@ import hmac
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
+from .. import validation
 from ..clock import MONOTONIC, Clock, random_id
 from ..context import RequestContext, bind_request, current_request, release_request
 from ..events import ListenerFailed, Observer, ignore
 from ..telemetry.exchange import ErrorTypes, Exchange, NullRecorder, Recorder
+from . import _settings
 from ._problem import request_of
 from ._reply import reply_of
 from ._route import RouteReader, local_path
@@ -57,6 +59,11 @@ class TelemetryMiddleware:
         clock: Clock = MONOTONIC,
         observer: Observer = ignore,
     ) -> None:
+        _settings.application("TelemetryMiddleware", app)
+        _settings.function_or_none("TelemetryMiddleware.route_of", route_of)
+        validation.texts("TelemetryMiddleware.quiet", quiet, example='["/ping"]')
+        validation.secret("TelemetryMiddleware.traffic_key", traffic_key, example="a text, or leave it out")
+        validation.functions("TelemetryMiddleware", clock=clock, observer=observer)
         self._app = app
         self._begin = _wanted(recorders, "begin")
         self._answered = _wanted(recorders, "answered")

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final, NamedTuple
 
+from .. import validation
+
 __all__ = ["NO_PROXIES", "TrustedProxies", "client_address"]
 
 _UNIX: Final = "unix"
@@ -53,13 +55,10 @@ class TrustedProxies:
     __slots__ = ("_known", "_networks", "field", "has_unix", "is_empty")
 
     def __init__(self, networks: Sequence[str] = (), *, field: str = _FIELDS[0]) -> None:
-        if isinstance(networks, str):
-            msg = f"trusted proxies are a list of networks: write ({networks!r},)"
-            raise TypeError(msg)
-        if field.lower() not in _FIELDS:
-            msg = f"proxies tell of clients by {' or '.join(_FIELDS)}, not by {field!r}"
-            raise ValueError(msg)
-        self.field: bytes = field.lower().encode("ascii")
+        validation.texts("TrustedProxies.networks", networks, example='["10.0.0.0/8"]')
+        field = validation.text("TrustedProxies.field", field).lower()
+        validation.one_of("TrustedProxies.field", field, _FIELDS)
+        self.field: bytes = field.encode("ascii")
         self.has_unix: bool = _UNIX in networks
         self.is_empty: bool = not networks
         self._networks = [_network(text) for text in networks if text != _UNIX]
@@ -159,5 +158,8 @@ def _network(text: str) -> IPv4Network | IPv6Network:
     try:
         return ip_network(text)
     except ValueError as error:
-        msg = f"{text!r} is no network to trust: write 10.0.0.0/8, 2001:db8::/32, one address, or 'unix'"
+        msg = (
+            f"TrustedProxies.networks must be networks, addresses or 'unix', not {text!r}; "
+            f"for example '10.0.0.0/8' or '2001:db8::/32'; {error}"
+        )
         raise ValueError(msg) from error

@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
 
+from .. import validation
 from ..events import CircuitChanged, Outcome
 
 __all__ = ["REFUSED", "CallKind", "Circuit", "CircuitConfig", "CircuitState", "CircuitStatistics"]
@@ -116,22 +117,40 @@ class CircuitConfig:
     max_wait_duration_in_half_open_state: float = 30.0
 
     def __post_init__(self) -> None:
-        # Each for itself, and chained: so nan is refused too.
-        rates = (self.failure_rate_threshold, self.slow_call_rate_threshold)
-        growth, jitter = self.wait_multiplier, self.wait_jitter
-        if not (all(0 < rate <= 1 for rate in rates) and 1 <= growth < math.inf and 0 <= jitter < 1):
-            msg = f"needs rates above 0 and up to 1 (0.5 is 50 %), a multiplier from 1 up, a jitter below 1: {self}"
-            raise ValueError(msg)
-        counts = (self.minimum_number_of_calls, self.permitted_number_of_calls_in_half_open_state)
-        known, size = self.sliding_window_type in {"count", "time"}, self.sliding_window_size
-        if not (known and min(counts) >= 1 and 1 <= size <= _LARGEST_WINDOW):
-            msg = f"needs counts from 1 up, and a window of 'count' or 'time' up to {_LARGEST_WINDOW}: {self}"
-            raise ValueError(msg)
+        for field in ("failure_rate_threshold", "slow_call_rate_threshold"):
+            validation.number(
+                f"CircuitConfig.{field}",
+                getattr(self, field),
+                above=0,
+                at_most=1,
+                example="0.5, which is 50 %",
+            )
+        for field in ("minimum_number_of_calls", "permitted_number_of_calls_in_half_open_state"):
+            validation.whole(f"CircuitConfig.{field}", getattr(self, field), example="3")
+        for field in (
+            "slow_call_duration",
+            "wait_duration_in_open_state",
+            "max_wait_duration_in_open_state",
+            "max_wait_duration_in_half_open_state",
+        ):
+            validation.seconds(f"CircuitConfig.{field}", getattr(self, field))
+        validation.one_of("CircuitConfig.sliding_window_type", self.sliding_window_type, ("count", "time"))
+        validation.whole(
+            "CircuitConfig.sliding_window_size",
+            self.sliding_window_size,
+            at_most=_LARGEST_WINDOW,
+            example="100",
+        )
+        validation.number("CircuitConfig.wait_multiplier", self.wait_multiplier, at_least=1, example="2.0")
+        validation.number("CircuitConfig.wait_jitter", self.wait_jitter, at_least=0, below=1, example="0.2")
         first, longest = self.wait_duration_in_open_state, self.max_wait_duration_in_open_state
-        others = (self.slow_call_duration, self.max_wait_duration_in_half_open_state)
-        if not (all(0 < other < math.inf for other in others) and 0 < first <= longest < math.inf):
-            msg = f"needs durations above 0, and no wait longer than the longest: {self}"
-            raise ValueError(msg)
+        if longest < first:
+            validation.refuse(
+                "CircuitConfig.max_wait_duration_in_open_state",
+                longest,
+                f"at least wait_duration_in_open_state, {first:g}",
+                example="60.0",
+            )
 
     def wait(self, opening: int, luck: float) -> float:
         """Return the seconds to refuse after so many openings in a row, from 1; `luck` is from 0 up to 1."""

@@ -13,11 +13,11 @@ The pattern is Nygard's (*Release It!*, 2nd ed., 2018, "Bulkheads").
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .. import validation
 from ..errors import BulkheadFullError
 from ..events import Mode, Sample
 
@@ -70,23 +70,26 @@ class Slots:
     """
 
     def __init__(
-        self, name: str, size: int, max_waiting: int = 0, *, max_wait: float = 1.0, mode: Mode = Mode.ENFORCE
+        self,
+        name: str,
+        size: int,
+        max_waiting: int = 0,
+        *,
+        max_wait: float = 1.0,
+        mode: Mode | str = Mode.ENFORCE,
     ) -> None:
-        if size < 1 or max_waiting < 0 or not 0 < max_wait < math.inf:
-            raise ValueError(
-                f"bulkhead {name!r} needs slots from 1 up, max_waiting from 0 up, and a finite max_wait above 0: "
-                f"{size}, {max_waiting}, {max_wait}"
-            )
-        self.size = size
-        self.max_waiting = max_waiting
-        self.max_wait = max_wait
+        self.size = validation.whole("Bulkhead.slots", size, example='Bulkhead("billing", 10)')
+        self.max_waiting = validation.whole(
+            "Bulkhead.max_waiting", max_waiting, at_least=0, example="max_waiting=20"
+        )
+        self.max_wait = validation.seconds("Bulkhead.max_wait", max_wait, example="max_wait=1.0")
         self.used: int = 0
-        self._name = name
+        self._name = validation.name("Bulkhead.name", name)
         self._queue: OrderedDict[Turn, None] = OrderedDict()
         self._counts = {each: _Decisions() for each in Mode}
-        self._mode = mode
+        self._mode = validation.choice("Bulkhead.mode", mode, Mode)
         # Those of the present mode at hand: the path of every call looks nothing up.
-        self._count = self._counts[mode]
+        self._count = self._counts[self._mode]
 
     @property
     def mode(self) -> Mode:
@@ -94,10 +97,10 @@ class Slots:
         return self._mode
 
     @mode.setter
-    def mode(self, mode: Mode) -> None:
-        self._mode = mode
-        self._count = self._counts[mode]
-        if mode is not Mode.ENFORCE:
+    def mode(self, mode: Mode | str) -> None:
+        self._mode = validation.choice("Bulkhead.mode", mode, Mode)
+        self._count = self._counts[self._mode]
+        if self._mode is not Mode.ENFORCE:
             while self._queue:
                 self.used += 1
                 self._admit_next()

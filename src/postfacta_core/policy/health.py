@@ -11,9 +11,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+from .. import validation
 
 __all__ = [
     "STALE",
@@ -56,11 +57,15 @@ class CheckConfig:
     stale_after: float | None = None
 
     def __post_init__(self) -> None:
-        waits = (self.interval, self.timeout, self.bound)
-        # Each for itself: min() and max() pass over a nan.
-        if not all(0 < wait < math.inf for wait in waits) or min(self.fall, self.rise) < 1:
-            msg = f"needs times above 0, and counts from 1 up: {self}"
-            raise ValueError(msg)
+        validation.flag("CheckConfig.critical", self.critical, example="critical=False")
+        validation.seconds("CheckConfig.interval", self.interval, example="interval=5.0")
+        validation.seconds("CheckConfig.timeout", self.timeout, example="timeout=1.0")
+        validation.whole("CheckConfig.fall", self.fall, example="fall=3")
+        validation.whole("CheckConfig.rise", self.rise, example="rise=2")
+        if self.stale_after is not None:
+            validation.seconds(
+                "CheckConfig.stale_after", self.stale_after, example="stale_after=30.0, or None"
+            )
 
     @property
     def bound(self) -> float:

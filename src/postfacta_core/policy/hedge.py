@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
+from .. import validation
+
 __all__ = ["FixedDelay", "HedgeDelay", "HedgeOutcome", "P2Quantile", "QuantileDelay"]
 
 _MARKERS: Final = 5
@@ -54,9 +56,7 @@ class FixedDelay:
     seconds: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seconds < math.inf:
-            msg = f"needs a delay from 0 seconds up: {self.seconds}"
-            raise ValueError(msg)
+        validation.number("FixedDelay.seconds", self.seconds, at_least=0, example="0.1")
 
     def record(self, seconds: float, /) -> None:
         """Take no note."""
@@ -84,15 +84,12 @@ class QuantileDelay:
     def __init__(
         self, quantile: float = 0.95, *, initial: float = 0.1, minimum: float = 0.001, window: int = 1000
     ) -> None:
-        sane = 0 < quantile < 1 and 0 <= minimum <= initial < math.inf
+        validation.number("QuantileDelay.quantile", quantile, above=0, below=1, example="0.95")
+        validation.number("QuantileDelay.minimum", minimum, at_least=0, example="minimum=0.001")
+        validation.number("QuantileDelay.initial", initial, at_least=minimum, example="initial=0.1")
         # Two beyond the quantile, and as many as the estimator has markers: with less it would be the maximum.
-        self._enough = max(_MARKERS, math.ceil(2 / (1 - quantile))) if sane else 0
-        if not sane or window < self._enough:
-            msg = (
-                "needs a quantile between 0 and 1, an initial delay from the minimum up, and a window of at least "
-                f"{self._enough}: {quantile=}, {initial=}, {minimum=}, {window=}"
-            )
-            raise ValueError(msg)
+        self._enough = max(_MARKERS, math.ceil(2 / (1 - quantile)))
+        validation.whole("QuantileDelay.window", window, at_least=self._enough, example="window=1000")
         self._quantile = quantile
         self._minimum = minimum
         self._window = window

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from .. import validation
 from ..events import PhaseChanged
 
 __all__ = ["Course", "DrainLimits", "Phase", "RecycleLimits"]
@@ -61,12 +62,11 @@ class DrainLimits:
     close_timeout: float = 5.0
 
     def __post_init__(self) -> None:
-        if not (0 <= self.drain_delay < math.inf and 0 <= self.drain_timeout < math.inf):
-            msg = f"needs a delay and a timeout from 0 up: {self}"
-            raise ValueError(msg)
-        if not 0 < self.close_timeout < math.inf:
-            msg = f"needs a close timeout above 0: {self}"
-            raise ValueError(msg)
+        validation.number("DrainLimits.drain_delay", self.drain_delay, at_least=0, example="drain_delay=5.0")
+        validation.number(
+            "DrainLimits.drain_timeout", self.drain_timeout, at_least=0, example="drain_timeout=20.0"
+        )
+        validation.seconds("DrainLimits.close_timeout", self.close_timeout, example="close_timeout=5.0")
 
     @property
     def total(self) -> float:
@@ -91,11 +91,15 @@ class RecycleLimits:
     jitter: float = 0.2
 
     def __post_init__(self) -> None:
-        limits = [limit for limit in (self.max_age, self.max_rss_bytes) if limit is not None]
-        # So put, NaN is refused too.
-        if not (all(limit > 0 for limit in limits) and 0 <= self.jitter < 1):
-            msg = f"needs limits above 0, and a jitter from 0 up to 1: {self}"
-            raise ValueError(msg)
+        if self.max_age is not None:
+            validation.seconds("RecycleLimits.max_age", self.max_age, example="max_age=86400, or None")
+        if self.max_rss_bytes is not None:
+            validation.whole(
+                "RecycleLimits.max_rss_bytes",
+                self.max_rss_bytes,
+                example="max_rss_bytes=500_000_000, or None",
+            )
+        validation.number("RecycleLimits.jitter", self.jitter, at_least=0, below=1, example="jitter=0.2")
 
     def is_due(self, *, age: float, rss_bytes: int, luck: float) -> bool:
         """Tell whether a worker of this age and size is to go; `luck` is the same in all of its life."""

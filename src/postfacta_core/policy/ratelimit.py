@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+from .. import validation
 from ..events import Mode, Sample
 
 __all__ = [
@@ -95,11 +96,10 @@ class Rate:
     burst: int | None = None
 
     def __post_init__(self) -> None:
-        # Chained, so that a nan fails as well.
-        sane = 1 <= self.amount <= _MOST and 1 <= self.size <= _MOST and 0 < self.period < math.inf
-        if not sane:
-            msg = f"needs an amount and a burst from 1 to {_MOST:,}, and a period above 0: {self}"
-            raise ValueError(msg)
+        validation.whole("Rate.amount", self.amount, at_most=_MOST, example="amount=100")
+        validation.seconds("Rate.period", self.period, example="period=60.0")
+        if self.burst is not None:
+            validation.whole("Rate.burst", self.burst, at_most=_MOST, example="burst=20, or None")
 
     @property
     def size(self) -> int:
@@ -143,9 +143,7 @@ class KeyTable:
     __slots__ = ("_forget", "_hand", "_max_keys", "_ring", "until")
 
     def __init__(self, max_keys: int = MAX_KEYS, *, forget: Callable[[str], object] | None = None) -> None:
-        if max_keys < 1:
-            msg = f"a table holds at least 1 key: max_keys={max_keys}"
-            raise ValueError(msg)
+        validation.whole("RateLimiter.max_keys", max_keys, example="max_keys=100_000")
         self.until: dict[str, float] = {}
         """The moment of each key. A known key's may be set here; to add or drop one is for the table."""
         self._max_keys = max_keys

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, cast
 
+from .. import validation
 from ..clock import Clock
 from ..errors import (
     BodyTooLargeError,
@@ -91,10 +92,11 @@ class Backoff:
     multiplier: float = 2.0
 
     def __post_init__(self) -> None:
-        # Chained, so that a nan fails as well.
-        if not 0 < self.base <= self.cap < math.inf or not 1 <= self.multiplier < math.inf:
-            msg = f"needs a base above 0, a cap from the base up, and a multiplier from 1 up: {self}"
-            raise ValueError(msg)
+        validation.seconds("Backoff.base", self.base, example="base=0.1")
+        validation.seconds("Backoff.cap", self.cap, example="cap=5.0")
+        validation.number("Backoff.multiplier", self.multiplier, at_least=1, example="multiplier=2.0")
+        if self.cap < self.base:
+            validation.refuse("Backoff.cap", self.cap, f"at least the base, {self.base:g}", example="cap=5.0")
 
     def delay(self, attempt: int, luck: float) -> float:
         """Return the seconds to wait after a try that failed: above 0, and up to the wait's bound.
@@ -148,14 +150,25 @@ class RetryBudget:
         ValueError: If a number is below 0 or infinite, if nothing would ever come in, or if the burst is below 1.
     """
 
-    __slots__ = ("_at", "_burst", "_floor", "_is_announced", "_ratio", "_tokens", "is_fed", "name")
+    __slots__ = (
+        "__weakref__",
+        "_at",
+        "_burst",
+        "_clock",
+        "_floor",
+        "_ratio",
+        "_tokens",
+        "is_fed",
+        "name",
+    )
 
     def __init__(self, name: str, *, ratio: float = 0.2, floor: float = 10.0, burst: float = 100.0) -> None:
-        sane = 0 <= ratio < math.inf and 0 <= floor < math.inf and 1 <= burst < math.inf
-        if not sane or ratio == floor == 0:
-            msg = f"needs a ratio or a floor above 0, and a burst from 1 up: {ratio=}, {floor=}, {burst=}"
-            raise ValueError(msg)
-        self.name: str = name
+        self.name: str = validation.name("RetryBudget.name", name)
+        validation.number("RetryBudget.ratio", ratio, at_least=0, example="ratio=0.2")
+        validation.number("RetryBudget.floor", floor, at_least=0, example="floor=10.0")
+        validation.number("RetryBudget.burst", burst, at_least=1, example="burst=100.0")
+        if ratio == floor == 0:
+            validation.refuse("RetryBudget.ratio", ratio, "above 0 where the floor is 0", example="ratio=0.2")
         self.is_fed: bool = False
         self._ratio = ratio
         self._floor = floor
@@ -163,7 +176,7 @@ class RetryBudget:
         self._tokens = burst
         # Before any moment: the first one fills what is full. Not -inf, of which a floor of 0 would make a nan.
         self._at = -sys.float_info.max
-        self._is_announced = False
+        self._clock: Clock | None = None
 
     def deposit(self) -> None:
         """Pay in for one call, whatever becomes of it. What is above the burst is lost when somebody looks."""
@@ -191,14 +204,15 @@ class RetryBudget:
             observer: `ignore` counts as none.
             clock: For the moment at which somebody looks.
         """
-        if observer is ignore or self._is_announced:
+        if observer is ignore or self._clock is not None:
             return
-        self._is_announced = True
+        self._clock = clock
+        observer(PolicyCreated(self.name, self.tally))
 
-        def tally() -> Iterable[Sample]:
-            yield Sample("postfacta_retry_budget_tokens", (self.name,), self.tokens(clock()))
-
-        observer(PolicyCreated(self.name, tally))
+    def tally(self) -> Iterable[Sample]:
+        """Yield its numbers, for metrics; none before it was announced."""
+        if self._clock is not None:
+            yield Sample("postfacta_retry_budget_tokens", (self.name,), self.tokens(self._clock()))
 
 
 def may_repeat(error: Exception) -> bool:
@@ -246,9 +260,12 @@ class RetryRules:
     throttled: Throttled = asked_wait
 
     def __post_init__(self) -> None:
-        if self.attempts < 1 or not 0 < self.max_wait < math.inf:
-            msg = f"needs attempts from 1 up, and a longest wait above 0: {self.attempts=}, {self.max_wait=}"
-            raise ValueError(msg)
+        validation.whole("Retry.attempts", self.attempts, example="attempts=3")
+        validation.instance("Retry.backoff", self.backoff, Backoff, example="Backoff(base=0.1)")
+        validation.seconds("Retry.max_wait", self.max_wait, example="max_wait=30.0")
+        if isinstance(self.retryable, type | tuple) or not callable(self.retryable):
+            validation.error_types("Retry.retryable", self.retryable, example="retryable=ConnectionError")
+        validation.function("Retry.throttled", self.throttled, example="throttled=asked_wait")
 
     def plan(self, error: Exception, attempt: int, *, now: float, deadline: float, luck: float) -> RetryPlan:
         """Decide what follows a try that failed, but for the budget. Both functions may raise what they like.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from .. import validation
 
 __all__ = ["TransferLimits", "may_have_body"]
 
@@ -39,14 +42,15 @@ class TransferLimits:
     write_timeout: float = 60.0
 
     def __post_init__(self) -> None:
-        if self.max_header_bytes < 1 or self.max_body_bytes < 0:
-            msg = f"needs at least 1 byte of headers and no negative body: {self}"
-            raise ValueError(msg)
-        # Asked this way round, NaN is refused too.
-        above_zero = (self.body_idle_timeout, self.min_body_rate, self.write_timeout)
-        if not (all(it > 0 for it in above_zero) and self.body_grace >= 0):
-            msg = f"needs timeouts and a rate above 0, and no negative grace: {self}"
-            raise ValueError(msg)
+        for field, least in (("max_header_bytes", 1), ("max_body_bytes", 0)):
+            # `math.inf` is no limit.
+            if (value := getattr(self, field)) != math.inf:
+                validation.whole(f"TransferLimits.{field}", value, at_least=least, example="1_048_576")
+        for field in ("body_idle_timeout", "min_body_rate", "write_timeout"):
+            validation.seconds(f"TransferLimits.{field}", getattr(self, field), finite=False, example="10.0")
+        validation.number(
+            "TransferLimits.body_grace", self.body_grace, at_least=0, finite=False, example="10.0"
+        )
 
     def headers_fit(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
         """Tell whether the header section is small enough."""

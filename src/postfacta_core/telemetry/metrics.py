@@ -18,6 +18,7 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from .. import validation
 from ..clock import MONOTONIC, WALL, Clock
 from ..context import RequestContext, current_request
 from ..events import (
@@ -88,6 +89,16 @@ class Metrics:
         with_process: bool = True,
         body_sizes: bool = False,
     ) -> None:
+        if registry is not None:
+            validation.instance(
+                "Metrics.registry", registry, CollectorRegistry, example="CollectorRegistry()"
+            )
+        validation.text("Metrics.version", version)
+        validation.text("Metrics.revision", revision)
+        validation.whole("Metrics.label_cap", label_cap, example="label_cap=1000")
+        validation.functions("Metrics", clock=clock, wall=wall)
+        validation.flag("Metrics.with_process", with_process)
+        validation.flag("Metrics.body_sizes", body_sizes)
         registry = registry or CollectorRegistry()
         self.registry: CollectorRegistry = registry
         self._clock = clock

@@ -7,28 +7,39 @@ knows of itself at any time, such as how many tasks there are, is shown in the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import logging
+import operator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from ..events import PolicyCreated, Sample
+from ..events import PolicyCreated, Sample, Tally, weakly
 
 __all__ = ["POLICY_METRICS", "RUNTIME_METRICS", "PolicyCollector", "PolicyMetric"]
 
+_LOG: Final = logging.getLogger("postfacta")
 _Family = CounterMetricFamily | GaugeMetricFamily
 
 
 class PolicyMetric(NamedTuple):
-    """A metric that policies fill; it is a counter if its name ends in `_total`."""
+    """A metric that policies fill; it is a counter if its name ends in `_total`.
+
+    Attributes:
+        text: What it says.
+        labels: The names of its labels.
+        merge: Makes one number of those of two policies with the same name: their sum; of a state, whether one of
+            them is in it; of what must be up, whether all are.
+    """
 
     text: str
     labels: tuple[str, ...]
+    merge: Callable[[float, float], float] = operator.add
 
 
 POLICY_METRICS: Final[dict[str, PolicyMetric]] = {
-    "postfacta_breaker_state": PolicyMetric("1 for the circuit's present state.", ("breaker", "state")),
+    "postfacta_breaker_state": PolicyMetric("1 for the circuit's present state.", ("breaker", "state"), max),
     "postfacta_breaker_calls_total": PolicyMetric(
         "Calls by how they ended, the rejected ones too.", ("breaker", "outcome", "mode")
     ),
@@ -62,7 +73,7 @@ POLICY_METRICS: Final[dict[str, PolicyMetric]] = {
         "Requests allowed or limited, and by what if the store is away.", ("policy", "decision", "mode")
     ),
     "postfacta_ratelimit_keys": PolicyMetric("Callers that the memory store knows.", ("policy",)),
-    "postfacta_ratelimit_store_up": PolicyMetric("1 if the shared store answers.", ("policy",)),
+    "postfacta_ratelimit_store_up": PolicyMetric("1 if the shared store answers.", ("policy",), min),
 }
 """Every metric whose numbers come from policies, by its full name."""
 
@@ -89,6 +100,8 @@ _METRICS: Final = {**POLICY_METRICS, **RUNTIME_METRICS}
 class PolicyCollector(Collector):
     """Asks every policy at a scrape. It is a collector of prometheus-client.
 
+    A policy that raises, or gives a number that is none, costs its own numbers, and is logged once.
+
     Args:
         cap: The most policies it asks; each has a name from the code, so that more of them are a mistake.
         overflow: Told of each policy above the cap.
@@ -97,12 +110,19 @@ class PolicyCollector(Collector):
     def __init__(self, cap: int, *, overflow: Callable[[], None]) -> None:
         self._cap = cap
         self._overflow = overflow
-        self._tallies: list[Callable[[], Iterable[Sample]]] = []
+        self._asked: dict[tuple[int, int], _Asked] = {}
 
     def add(self, event: PolicyCreated) -> None:
-        """Ask this one too from now on."""
-        if len(self._tallies) < self._cap:
-            self._tallies.append(event.tally)
+        """Ask this one too from now on, for as long as it lives. Adding it again changes nothing."""
+        tally = event.tally
+        key = (id(getattr(tally, "__self__", None)), id(getattr(tally, "__func__", tally)))
+        known = self._asked.get(key)
+        if known is not None and known.tally() is not None:
+            return
+        if known is None and len(self._asked) >= self._cap:
+            self._living()
+        if len(self._asked) < self._cap:
+            self._asked[key] = _Asked(event.policy, weakly(tally))
         else:
             self._overflow()
 
@@ -112,28 +132,70 @@ class PolicyCollector(Collector):
             yield _family(name)
 
     def collect(self) -> Iterator[_Family]:
-        """Read all numbers. Those of policies with the same name are added up."""
+        """Read all numbers. Those of policies with the same name are merged, see `PolicyMetric.merge`."""
         numbers: dict[str, dict[tuple[str, ...], float]] = {}
-        for tally in tuple(self._tallies):
-            for sample in _read(tally):
-                of_metric = numbers.setdefault(sample.metric, {})
-                of_metric[sample.labels] = of_metric.get(sample.labels, 0.0) + sample.value
+        for policy, tally in self._living():
+            for sample in policy.read(tally):
+                of_metric, labels = numbers.setdefault(sample.metric, {}), tuple(sample.labels)
+                known = of_metric.get(labels)
+                merge = _METRICS[sample.metric].merge
+                of_metric[labels] = sample.value if known is None else merge(known, sample.value)
         for name, values in numbers.items():
             family = _family(name)
             for labels, value in values.items():
                 family.add_metric(labels, value)
             yield family
 
+    def _living(self) -> list[tuple[_Asked, Tally]]:
+        living: list[tuple[_Asked, Tally]] = []
+        for key, policy in tuple(self._asked.items()):
+            tally = policy.tally()
+            if tally is None:
+                self._asked.pop(key, None)
+            else:
+                living.append((policy, tally))
+        return living
 
-def _read(tally: Callable[[], Iterable[Sample]]) -> list[Sample]:
-    # A policy with a fault of its own must not take the scrape of all others with it.
-    try:
-        return [sample for sample in tally() if sample.metric in _METRICS]
-    except Exception:  # noqa: BLE001 - a tally is foreign code, and may raise anything
-        return []
+
+class _Asked:
+    """A policy that is asked at each scrape."""
+
+    def __init__(self, name: str, tally: Callable[[], Tally | None]) -> None:
+        self.tally = tally
+        self._name = name
+        self._is_reported = False
+
+    def read(self, tally: Tally) -> list[Sample]:
+        """Read its numbers: those that can be shown."""
+        # A policy with a fault of its own must not take the scrape of all others with it.
+        try:
+            samples = [sample for sample in tally() if sample.metric in _METRICS]
+            good = [sample for sample in samples if _can_be_shown(sample)]
+        except Exception as error:  # noqa: BLE001 - a tally is foreign code, and may raise anything
+            self._report(repr(error))
+            return []
+        if len(good) < len(samples):
+            bad = next(sample for sample in samples if not _can_be_shown(sample))
+            self._report(f"its labels must be texts and its value a number: {bad!r}")
+        return good
+
+    def _report(self, why: str) -> None:
+        if not self._is_reported:
+            self._is_reported = True
+            _LOG.warning("policy %s is missing in the metrics: %s", self._name, why)
+
+
+def _can_be_shown(sample: Sample) -> bool:
+    labels: tuple[object, ...] = sample.labels
+    value: object = sample.value
+    return (
+        len(labels) == len(_METRICS[sample.metric].labels)
+        and all(isinstance(label, str) for label in labels)
+        and isinstance(value, int | float)
+    )
 
 
 def _family(name: str) -> _Family:
-    text, labels = _METRICS[name]
+    metric = _METRICS[name]
     kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-    return kind(name, text, labels=labels)
+    return kind(name, metric.text, labels=metric.labels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from .. import validation
 from ..clock import LUCK, Luck
 from ..events import LogsSuppressed
 
@@ -32,8 +33,8 @@ class AccessSampler:
     """
 
     def __init__(self, most: int = 100, *, slow: float = 0.5, luck: Luck = LUCK) -> None:
-        if most < 1:
-            raise ValueError(f"the most lines a second must be at least 1, not {most}")
+        validation.whole("AccessSampler.most", most, example="100")
+        validation.number("AccessSampler.slow", slow, at_least=0, finite=False, example="slow=0.5")
         self._most = most
         self._slow = slow
         self._luck = luck

@@ -219,5 +219,5 @@ def test_an_observer_that_raises_breaks_nothing() -> None:
 
 
 def test_bounds_that_make_no_sense_are_refused_at_once() -> None:
-    with pytest.raises(ValueError, match="bulkhead 'db' needs slots"):
+    with pytest.raises(ValueError, match=r"Bulkhead\.slots must be a whole number at least 1, not 0"):
         Bulkhead("db", 0)

@@ -207,8 +207,11 @@ async def answer_false() -> bool:
     return False
 
 
-def no_coroutine() -> Awaitable[object]:
-    return 7  # type: ignore[return-value]  # a check that lies about itself
+class NoCoroutine:
+    """A check that lies about itself in a way that nobody sees before it runs."""
+
+    def __call__(self) -> Awaitable[object]:
+        return 7  # type: ignore[return-value]  # the lie
 
 
 async def cancel_itself() -> None:
@@ -222,7 +225,7 @@ async def cancel_itself() -> None:
         (Dependency(up=False), "ConnectionRefusedError"),
         (raise_group, "ExceptionGroup"),
         (answer_false, "ReturnedFalse"),
-        (no_coroutine, "TypeError"),
+        (NoCoroutine(), "TypeError"),
     ],
 )
 async def test_a_check_that_raises_or_lies_has_failed_and_reaches_nothing_else(
@@ -408,7 +411,7 @@ async def test_the_schedule_is_spread_by_luck() -> None:
 
 async def test_a_name_is_taken_once_and_only_before_the_start(registry: HealthRegistry) -> None:
     registry.add("db", Dependency())
-    with pytest.raises(ValueError, match="there is a check 'db' already"):
+    with pytest.raises(ValueError, match="a name that no other check has, not 'db'"):
         registry.add("db", Dependency())
     async with registry:
         with pytest.raises(RuntimeError, match="before the registry is entered"):
@@ -420,7 +423,7 @@ async def test_a_name_is_taken_once_and_only_before_the_start(registry: HealthRe
 
 
 async def test_options_that_make_no_sense_are_refused_at_once(registry: HealthRegistry) -> None:
-    with pytest.raises(ValueError, match="needs times above 0"):
+    with pytest.raises(ValueError, match=r"CheckConfig\.interval must be a finite number above 0, not 0"):
         registry.add("db", Dependency(), interval=0)
     assert registry.snapshot().checks == ()
 

@@ -106,26 +106,35 @@ def test_rates_are_read_as_limits_writes_them(text: str, rates: tuple[Rate, ...]
     "text", ["", "100", "100/fortnight", "many/minute", "0/minute", "100/minute per client"]
 )
 def test_a_rate_that_cannot_be_read_is_refused_with_how_to_write_it(text: str) -> None:
-    with pytest.raises(ValueError, match="write it like '100/minute'"):
+    with pytest.raises(ValueError, match="RateLimiter.rates must be one or more rates, .*'100/minute'"):
         RateLimiter("client", text)
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (partial(RateLimiter, "", "1/second"), "name has 1 to 64"),
-        (partial(RateLimiter, 'a"b', "1/second"), "name has 1 to 64"),
-        (partial(RateLimiter, "a", ()), "needs a rate"),
-        (partial(RateLimiter, "a", "1/second", max_keys=0), "max_keys=0"),
+        (partial(RateLimiter, "", "1/second"), "RateLimiter.name must be a text of 1 to 64"),
+        (partial(RateLimiter, 'a"b', "1/second"), "RateLimiter.name must be a text of 1 to 64"),
+        (partial(RateLimiter, "a", ()), "RateLimiter.rates must be one or more rates"),
+        (partial(RateLimiter, "a", "1/second", max_keys=0), "RateLimiter.max_keys must be .*, not 0"),
         (partial(RateLimiter, "a", "1/second", on_store_failure="guess"), "guess"),
-        (partial(RateLimiter, "a", "1/second", store="async+nowhere://"), "unknown storage scheme"),
-        (partial(SharedStore, "async+bounded://", timeout=0.0), "timeout above 0"),
-        (partial(SharedStore, "async+bounded://", timeout=math.nan), "timeout above 0"),
-        (partial(SharedStore, "async+bounded://", max_calls=0), "max_calls=0"),
+        (
+            partial(RateLimiter, "a", "1/second", store="async+nowhere://"),
+            "SharedStore.storage must be the address",
+        ),
+        (
+            partial(SharedStore, "async+bounded://", timeout=0.0),
+            "SharedStore.timeout must be a finite number above 0",
+        ),
+        (
+            partial(SharedStore, "async+bounded://", timeout=math.nan),
+            "SharedStore.timeout must be a finite number above 0",
+        ),
+        (partial(SharedStore, "async+bounded://", max_calls=0), "SharedStore.max_calls must be .*, not 0"),
         (partial(RateLimiter, "a", Rate(amount=1, period=0.5), store="async+bounded://"), "whole seconds"),
         (
             partial(RateLimiter, "a", Rate(amount=1, period=1.0, burst=2), store="async+bounded://"),
-            "no burst",
+            "without a burst",
         ),
     ],
 )
@@ -135,7 +144,7 @@ def test_an_option_that_makes_no_sense_is_refused_at_once(wrong: Callable[[], ob
 
 
 def test_a_storage_that_would_block_the_loop_is_refused() -> None:
-    with pytest.raises(TypeError, match="needs an async storage"):
+    with pytest.raises(ValueError, match="the address of an async storage, .* not 'memory://...'"):
         SharedStore("memory://")
 
 

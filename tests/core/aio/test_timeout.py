@@ -437,5 +437,5 @@ def test_one_timeout_serves_several_loops(anyio_backend: str) -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, math.inf, math.nan])
 def test_seconds_that_make_no_sense_are_refused_at_once(seconds: float) -> None:
-    with pytest.raises(ValueError, match="timeout 'billing' needs a finite number of seconds above 0"):
+    with pytest.raises(ValueError, match=r"Timeout\.seconds must be a finite number above 0"):
         Timeout(seconds, name="billing")

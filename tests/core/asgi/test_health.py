@@ -142,7 +142,7 @@ async def test_the_prefix_can_be_another(app: App, registry: HealthRegistry) -> 
 async def test_a_prefix_that_no_path_can_have_is_refused(
     app: App, registry: HealthRegistry, prefix: str
 ) -> None:
-    with pytest.raises(ValueError, match="needs a prefix"):
+    with pytest.raises(ValueError, match=r"HealthMiddleware\.prefix must be "):
         HealthMiddleware(app, registry, prefix=prefix)
 
 

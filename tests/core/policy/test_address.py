@@ -161,14 +161,16 @@ def test_what_is_kept_of_addresses_is_bounded() -> None:
 
 @pytest.mark.parametrize("network", ["10.0.0.0/33", "10.0.0.1/8", "proxy.example.org", ""])
 def test_what_is_no_network_is_refused_at_once(network: str) -> None:
-    with pytest.raises(ValueError, match="is no network to trust"):
+    with pytest.raises(ValueError, match=r"TrustedProxies\.networks must be networks"):
         TrustedProxies([network])
 
 
 def test_a_single_text_and_another_field_are_refused_at_once() -> None:
-    with pytest.raises(TypeError, match=r"write \('10.0.0.0/8',\)"):
+    with pytest.raises(
+        ValueError, match=r"TrustedProxies\.networks must be a list of texts, not '10.0.0.0/8'"
+    ):
         TrustedProxies("10.0.0.0/8")
-    with pytest.raises(ValueError, match="not by 'x-real-ip'"):
+    with pytest.raises(ValueError, match=r"TrustedProxies\.field must be one of .*, not 'x-real-ip'"):
         TrustedProxies([], field="x-real-ip")
 
 

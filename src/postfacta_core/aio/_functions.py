@@ -1,0 +1,75 @@
+"""Tell which functions a guard can serve, and refuse the others before they run."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, TypeVar, cast
+
+T = TypeVar("T")
+
+__all__ = ["answer_of", "is_async", "must_be_async", "must_be_guardable"]
+
+
+def is_async(function: object) -> bool:
+    """Return whether it is an async function, also as a partial or as an object with an async `__call__`."""
+    while isinstance(function, partial):
+        function = function.func
+    by_object = getattr(function, "__call__", None)  # noqa: B004 - it is looked at, and not only whether it is there
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(by_object)
+
+
+def must_be_guardable(owner: str, function: object) -> None:
+    """Refuse to decorate what cannot be guarded by any call.
+
+    Raises:
+        TypeError: If it is no function, a `staticmethod` or `classmethod` object, or a generator function.
+    """
+    if isinstance(function, staticmethod | classmethod):
+        kind = type(function).__name__
+        msg = f"{owner} cannot decorate a {kind} object: put @{kind} above it, as the outermost decorator"
+        raise TypeError(msg)
+    if not callable(function):
+        msg = f"{owner} decorates functions, not {function!r}; for example @{owner}(...) above an async def"
+        raise TypeError(msg)
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        msg = (
+            f"{owner} cannot guard {_name(function)}: the body of a generator function runs after the call. "
+            "Guard the calls inside of it"
+        )
+        raise TypeError(msg)
+
+
+def must_be_async(owner: str, function: object) -> None:
+    """Refuse to decorate what is no async function.
+
+    Raises:
+        TypeError: If it is not, with what to do instead.
+    """
+    must_be_guardable(owner, function)
+    if not is_async(function):
+        msg = (
+            f"{owner} decorates async functions, and {_name(function)} is a plain one, which would block the event "
+            "loop: make it an async def, and run what blocks by anyio.to_thread.run_sync"
+        )
+        raise TypeError(msg)
+
+
+async def answer_of(owner: str, function: Callable[..., Awaitable[T]], result: Any) -> T:
+    """Return the answer of a call: what it is awaited for, or else the result itself, since its work is done.
+
+    Guards ask `hasattr(result, "__await__")` themselves, which is all that a coroutine needs.
+
+    Raises:
+        TypeError: If it is a generator function, whose body has not begun.
+    """
+    if inspect.isawaitable(result):
+        return cast("T", await result)
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        must_be_guardable(owner, function)
+    return cast("T", result)
+
+
+def _name(function: object) -> str:
+    return getattr(function, "__qualname__", repr(function))

@@ -1,0 +1,95 @@
+"""Check what the middlewares and `Policy` have in common, each under the name of its owner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
+from inspect import isclass, iscoroutinefunction
+from typing import cast
+
+from .. import validation
+
+__all__ = ["application", "function_or_none", "headers", "limit", "path", "prefix", "resources", "switch"]
+
+
+def application(owner: str, value: object) -> None:
+    """Check an ASGI application: an object that is called with scope, receive and send."""
+    if isclass(value) or not callable(value):
+        validation.refuse(
+            f"{owner}.app",
+            value,
+            "the application itself: a function of scope, receive and send, or an object of that kind",
+            example="app, and neither its class nor the text 'main:app'",
+        )
+
+
+def limit(field: str, value: object) -> None:
+    """Check seconds for a request, None for any number, or a function that tells them of a scope."""
+    if value is None or (callable(value) and not isclass(value)):
+        _refuse_async(field, value)
+    else:
+        validation.seconds(field, value, example="30.0, None, or a function of the scope")
+
+
+def switch(field: str, value: object) -> None:
+    """Check a bool, or a function that tells one of a scope."""
+    if callable(value) and not isclass(value):
+        _refuse_async(field, value)
+    else:
+        validation.flag(field, value, example="True, or a function of the scope")
+
+
+def function_or_none(field: str, value: object) -> None:
+    """Check a function that is called while a request waits, or None."""
+    if value is not None:
+        validation.function(field, value, example="a function, or None")
+        _refuse_async(field, value)
+
+
+def path(field: str, value: object, *, example: str) -> str:
+    """Check a path of this service's own, such as `/metrics`."""
+    if not isinstance(value, str) or not value.startswith("/") or any(mark in value for mark in "?# \n"):
+        validation.refuse(field, value, "a path that starts with a slash, without a query", example=example)
+    return value
+
+
+def prefix(field: str, value: object) -> str:
+    """Check what paths begin with: empty, or a path that ends with no slash."""
+    if value == "":
+        return ""
+    value = path(field, value, example='"/healthz"')
+    if value.endswith("/"):
+        validation.refuse(field, value, "without a slash at its end", example='"/healthz"')
+    return value
+
+
+def headers(field: str, value: object) -> list[tuple[str, str]]:
+    """Check a list of names and values."""
+    example = '[("x-content-type-options", "nosniff")]'
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes | dict):
+        validation.refuse(field, value, "a list of pairs of a name and a value", example=example)
+    pairs = list(cast("Iterable[object]", value))
+    for pair in pairs:
+        match pair:
+            case (str(), str()):
+                pass
+            case _:
+                validation.refuse(field, pair, "a list of pairs of a name and a value", example=example)
+    return cast("list[tuple[str, str]]", pairs)
+
+
+def resources(field: str, value: object) -> list[AbstractAsyncContextManager[object]]:
+    """Check a list of async context managers."""
+    example = "[database], each with __aenter__ and __aexit__"
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes):
+        validation.refuse(field, value, "a list of async context managers", example=example)
+    found = list(cast("Iterable[object]", value))
+    for each in found:
+        if isclass(each) or not isinstance(each, AbstractAsyncContextManager):
+            validation.refuse(field, each, "a list of async context managers", example=example)
+    return cast("list[AbstractAsyncContextManager[object]]", found)
+
+
+def _refuse_async(field: str, value: object) -> None:
+    if iscoroutinefunction(value):
+        validation.refuse(field, value, "a plain function, since no request waits for it", example="def")
