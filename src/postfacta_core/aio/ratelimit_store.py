@@ -197,6 +197,7 @@ def _storage(storage: str | Storage) -> Storage:
         scheme = storage.partition("://")[0]
         try:
             built = storage_from_string(storage)
+            built = built if isinstance(built, Storage) else f"{scheme}://..."
         except ConfigurationError as error:
             if "prerequisite" in str(error):
                 hint = "pip install 'postfacta[valkey]'" if "valkey" in scheme else str(error)

@@ -101,10 +101,8 @@ def parse_rate_limit(text: str) -> RateLimit:
 def _read(field: str, text: str) -> RateLimit:
     found = _with_scope(text)
     per = _SCOPES.get(found[2].lower()) if found is not None else None
-    if found is not None and per is not None:
-        return RateLimit(found[1], per=per)
     try:
-        return RateLimit(text)
+        return RateLimit(text) if found is None or per is None else RateLimit(found[1], per=per)
     except ValueError as error:
         rule = f"a rate, and whom it is per: {', '.join(_SCOPES)}"
         msg = f"{field} must be {rule}, not {text!r}; for example '100/minute per client'"

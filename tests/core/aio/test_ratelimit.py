@@ -106,7 +106,7 @@ def test_rates_are_read_as_limits_writes_them(text: str, rates: tuple[Rate, ...]
     "text", ["", "100", "100/fortnight", "many/minute", "0/minute", "100/minute per client"]
 )
 def test_a_rate_that_cannot_be_read_is_refused_with_how_to_write_it(text: str) -> None:
-    with pytest.raises(ValueError, match="RateLimiter.rates must be one or more rates, .*'100/minute'"):
+    with pytest.raises(ValueError, match=r"RateLimiter\.rates must be one or more rates, .*'100/minute'"):
         RateLimiter("client", text)
 
 
@@ -144,7 +144,7 @@ def test_an_option_that_makes_no_sense_is_refused_at_once(wrong: Callable[[], ob
 
 
 def test_a_storage_that_would_block_the_loop_is_refused() -> None:
-    with pytest.raises(ValueError, match="the address of an async storage, .* not 'memory://...'"):
+    with pytest.raises(ValueError, match=r"the address of an async storage, .* not 'memory://\.\.\.'"):
         SharedStore("memory://")
 
 
