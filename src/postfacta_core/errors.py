@@ -1,9 +1,9 @@
 """The errors this library raises, in one tree.
 
 * ResilienceError
-  + RejectedError                -- refused before any of the work began: safe to try again
+  + RejectedError                -- refused with no effect, before the work began or undone with it: safe to try again
     - PoolTimeoutError           -- no connection came free in time, or too many wait for one
-    - DatabaseUnavailableError   -- there is no database to talk to
+    - DatabaseUnavailableError   -- there is no database to talk to, or it was lost before anything was written
     - ReadOnlyDatabaseError      -- the database takes no writes: it is failing over
     - LockTimeoutError           -- others held what a statement needs for too long
     - BodyTooLargeError          -- the request body is larger than this route takes
@@ -17,9 +17,13 @@
   + DeadlineExceededError        -- the time ran out; the work may have begun
   + FailedResponseError          -- a dependency answered that it failed
   + StoppedError                 -- the service stopped before the work was done; it may have begun
-  + OutcomeUnknownError          -- the connection broke while the answer to a commit was on its way
+  + OutcomeUnknownError          -- the work was sent, and its answer was lost: it may have been done
+    - OutcomeTimeoutError        -- the same, as the time ran out: a DeadlineExceededError too
+  + InvalidInputError            -- a value is none that the database can store
 
-The split is the one a caller needs: did my work start?
+The split is the one a caller needs: can my work have had an effect? After a RejectedError it cannot: the default of
+`Retry` tries again, and nothing else. Each error is about the call that raised it: where a function makes two calls,
+the first may have been done when the second is rejected.
 """
 
 from __future__ import annotations
@@ -36,8 +40,10 @@ __all__ = [
     "DrainingError",
     "FailedResponseError",
     "HeadersTooLargeError",
+    "InvalidInputError",
     "LoadShedError",
     "LockTimeoutError",
+    "OutcomeTimeoutError",
     "OutcomeUnknownError",
     "PoolTimeoutError",
     "RateLimitExceededError",
@@ -64,7 +70,7 @@ class ResilienceError(Exception):
 
 
 class RejectedError(ResilienceError):
-    """The work was refused before it began, so another try is safe."""
+    """The work had no effect: it was refused before it began, or undone as a whole. Another try is safe."""
 
 
 class PoolTimeoutError(RejectedError):
@@ -72,7 +78,7 @@ class PoolTimeoutError(RejectedError):
 
 
 class DatabaseUnavailableError(RejectedError):
-    """There is no connection to the database, or it broke before the work was committed."""
+    """There is no connection to the database, or it broke before anything was sent or committed."""
 
 
 class ReadOnlyDatabaseError(RejectedError):
@@ -147,4 +153,12 @@ class StoppedError(ResilienceError):
 
 
 class OutcomeUnknownError(ResilienceError):
-    """The connection broke after a commit was sent: it may or may not have happened."""
+    """The work was sent, and its answer was lost: it may have been done, once. Look before it is sent again."""
+
+
+class OutcomeTimeoutError(OutcomeUnknownError, DeadlineExceededError):
+    """The time ran out after the work was sent: it may have been done."""
+
+
+class InvalidInputError(ResilienceError):
+    """A value is none that the database can store, such as a text with NUL; sent again, it fails again."""

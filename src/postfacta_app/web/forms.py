@@ -18,7 +18,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from postfacta_core.asgi import problem_of
-from postfacta_core.errors import DeadlineExceededError, OutcomeUnknownError, ResilienceError, StoppedError
+from postfacta_core.errors import (
+    DeadlineExceededError,
+    InvalidInputError,
+    OutcomeUnknownError,
+    ResilienceError,
+    StoppedError,
+)
 
 from ..errors import (
     AppError,
@@ -235,10 +241,11 @@ async def attempt(write: Awaitable[Response]) -> Response | Refusal:
     Raises:
         NotFoundError: It is no longer there, or no longer to be seen.
         ForbiddenError: It is not allowed.
+        InvalidInputError: A value is none that the database can store.
     """
     try:
         return await write
-    except (NotFoundError, ForbiddenError):
+    except (NotFoundError, ForbiddenError, InvalidInputError):
         raise
     except IdempotencyMismatchError as refusal:
         return Refusal(message=_SPENT, status=refusal.status, is_spent=True)

@@ -13,14 +13,14 @@ import asyncpg
 
 from .. import validation
 from ..clock import LUCK, MONOTONIC, Clock, Luck
-from ..errors import DatabaseUnavailableError, OutcomeUnknownError
+from ..errors import DatabaseUnavailableError
 from ..events import Observer, QueryFinished, observing, process_observer
 from ..policy.deadline import Deadline
 from ..policy.retry import RetryBudget
 from .breaker import CircuitBreaker
 from .connecting import Password, PasswordFile, PoolOptions, RawConnection, database_of
 from .deadline import current_deadline
-from .guarded import Guard, GuardedLoan, database_circuit, translate
+from .guarded import Guard, GuardedLoan, Sending, database_circuit, translate
 from .pool import Pool
 
 __all__ = [
@@ -54,10 +54,13 @@ class Connection:
     `statement_timeout`. When that has passed, this side gives up, and asks the server to end the statement.
 
     Every method raises:
-        DatabaseUnavailableError: If the connection breaks.
+        OutcomeUnknownError: If the connection breaks, or time runs out (`OutcomeTimeoutError`), after the statement was
+            sent, and no transaction is open that undoes it: it may have been done.
+        DatabaseUnavailableError: If the connection breaks before it was sent, or inside of a transaction.
         LockTimeoutError: If others hold a lock for longer than `lock_timeout`.
         ReadOnlyDatabaseError: If the database takes no writes.
         DeadlineExceededError: If the statement runs out of time, or the request has none left.
+        InvalidInputError: If a value is none that the database can store.
         asyncpg.InterfaceError: If the connection was given back.
         asyncpg.PostgresError: For all that is the statement's own fault, such as a broken constraint.
     """
@@ -239,7 +242,7 @@ class Database:
         """
         async with GuardedLoan(self._pool, self._guard) as loan:
             begin = loan.kept.connection.execute
-            await self.run(loan, begin, self._begin(isolation), operation="BEGIN")
+            await self.run(loan, begin, self._begin(isolation), operation="BEGIN", repeatable=True)
             yield Connection(loan, self)
             await self._commit(loan)
 
@@ -280,51 +283,62 @@ class Database:
             operation: Names it in metrics.
             collection: The table that it is about.
             repeatable: Whether it may run twice, as what only reads may. Then it is tried once more, on another
-                connection, if that broke.
+                connection, if that broke, and its outcome is never unknown.
 
         Raises:
+            OutcomeUnknownError: If its answer is lost, and it is not repeatable: it may have been done.
             CircuitOpenError: If too many connections broke or timed out of late.
         """
-        rows: list[asyncpg.Record]
-        if repeatable:
-            rows = await self._guard.reads.call(self._alone, "fetch", sql, args, operation, collection)
-        else:
-            rows = await self._alone("fetch", sql, args, operation, collection)
+        labels = (operation, collection)
+        rows: list[asyncpg.Record] = await self._alone(
+            "fetch", sql, args, labels=labels, repeatable=repeatable
+        )
         return rows
 
     async def fetchrow(
         self, sql: str, *args: object, operation: str = "", collection: str = "", repeatable: bool = False
     ) -> asyncpg.Record | None:
         """Run one query on a connection of its own; see `Connection.fetchrow`, and `fetch` for `repeatable`."""
-        row: asyncpg.Record | None
-        if repeatable:
-            row = await self._guard.reads.call(self._alone, "fetchrow", sql, args, operation, collection)
-        else:
-            row = await self._alone("fetchrow", sql, args, operation, collection)
+        labels = (operation, collection)
+        row: asyncpg.Record | None = await self._alone(
+            "fetchrow", sql, args, labels=labels, repeatable=repeatable
+        )
         return row
 
     async def fetchval(
         self, sql: str, *args: object, operation: str = "", collection: str = "", repeatable: bool = False
     ) -> Any:
         """Run one query on a connection of its own; see `Connection.fetchval`, and `fetch` for `repeatable`."""
-        if repeatable:
-            return await self._guard.reads.call(self._alone, "fetchval", sql, args, operation, collection)
-        return await self._alone("fetchval", sql, args, operation, collection)
+        return await self._alone("fetchval", sql, args, labels=(operation, collection), repeatable=repeatable)
 
-    async def execute(self, sql: str, *args: object, operation: str = "", collection: str = "") -> str:
-        """Run one statement on a connection of its own; see `Connection.execute`."""
-        tag: str = await self._alone("execute", sql, args, operation, collection)
+    async def execute(
+        self, sql: str, *args: object, operation: str = "", collection: str = "", repeatable: bool = False
+    ) -> str:
+        """Run one statement on a connection of its own; see `Connection.execute`, and `fetch` for `repeatable`."""
+        labels = (operation, collection)
+        tag: str = await self._alone("execute", sql, args, labels=labels, repeatable=repeatable)
         return tag
 
-    async def _alone(self, method: str, sql: str, args: Sequence[object], *labels: str) -> Any:
+    async def _alone(
+        self, method: str, sql: str, args: Sequence[object], *, labels: tuple[str, str], repeatable: bool
+    ) -> Any:
+        if repeatable:
+            return await self._guard.reads.call(self._once, method, sql, args, labels=labels, repeatable=True)
+        return await self._once(method, sql, args, labels=labels, repeatable=False)
+
+    async def _once(
+        self, method: str, sql: str, args: Sequence[object], *, labels: tuple[str, str], repeatable: bool
+    ) -> Any:
         operation, collection = labels
         async with GuardedLoan(self._pool, self._guard) as loan:
             call = getattr(loan.kept.connection, method)
-            return await self.run(loan, call, sql, args=args, operation=operation, collection=collection)
+            return await self.run(
+                loan, call, sql, args=args, operation=operation, collection=collection, repeatable=repeatable
+            )
 
     async def durability_problems(self) -> list[str]:
         """Name the server's settings under which an acknowledged commit may be lost; none is what one wants."""
-        rows = await self.fetch(_DURABILITY, operation="durability")
+        rows = await self.fetch(_DURABILITY, operation="durability", repeatable=True)
         return [f"{row['name']} = {row['setting']}" for row in rows if row["setting"] in {"off", "local"}]
 
     async def run(
@@ -336,12 +350,14 @@ class Database:
         args: Sequence[object] = (),
         operation: str = "",
         collection: str = "",
+        repeatable: bool = False,
     ) -> T:
         """Run one statement within its time, and tell its errors apart. For `Connection`, which says what it raises."""
         started = self._clock()
         limit = self._limit(started)
         loan.has_answered = False
         error_type, sqlstate = "cancelled", ""
+        sending = Sending(loan.kept.connection, sql, is_repeatable=repeatable)
         try:
             # Without any time left the driver raises, and sends nothing.
             result = await call(sql, *args, timeout=limit)
@@ -349,8 +365,9 @@ class Database:
             loan.has_answered = True
         except Exception as error:
             known = translate(error, self.name, broken=loan.kept.connection.is_closed())
-            error_type, sqlstate = type(known or error).__name__, getattr(error, "sqlstate", None) or ""
             self._guard.take_note(loan, error, known, limit=limit)
+            known = sending.judge(error, known)
+            error_type, sqlstate = type(known or error).__name__, getattr(error, "sqlstate", None) or ""
             if known is None:
                 raise
             raise known from error
@@ -386,25 +403,14 @@ class Database:
         return "; ".join([begin, *(f"set local {name} = {value}" for name, value in settings.items())])
 
     async def _commit(self, loan: GuardedLoan) -> None:
-        connection = loan.kept.connection
-        was_open = not connection.is_closed()
-        was_sent = False
+        execute = loan.kept.connection.execute
 
         async def commit(sql: str, *, timeout: float | None) -> None:  # noqa: ASYNC109 - the driver's own
-            nonlocal was_sent
-            was_sent = timeout is None or timeout > 0.0
             # asyncpg's own commit hides that the server answers the COMMIT of a failed transaction by ROLLBACK.
-            if await connection.execute(sql, timeout=timeout) != "COMMIT":
+            if await execute(sql, timeout=timeout) != "COMMIT":
                 raise asyncpg.InFailedSQLTransactionError("a statement had failed, so COMMIT rolled back")
 
-        try:
-            await self.run(loan, commit, "commit", operation="COMMIT")
-        except Exception as error:
-            # The server's own refusal, such as a deferred constraint, is an answer: nothing was written then.
-            is_open = not connection.is_closed()
-            if was_sent and was_open and (not is_open or isinstance(error.__cause__, TimeoutError)):
-                raise OutcomeUnknownError(self.name, 1.0) from error
-            raise
+        await self.run(loan, commit, "commit", operation="COMMIT")
 
 
 def _first_word(sql: str) -> str:

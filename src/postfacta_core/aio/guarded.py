@@ -5,10 +5,12 @@
    answered, be it by an error. One that nobody answered, and nobody is to blame for, says nothing.
 3. While it is known that there is no database, the circuit is not asked: a refusal is no news of the database.
 4. When the database is found again, the circuit forgets what was: whoever found it has just talked to it.
+5. What was sent and not answered may have been done, unless a transaction that is open around it undoes it.
 """
 
 from __future__ import annotations
 
+import re
 from contextvars import Context, copy_context
 from types import TracebackType
 from typing import Final, Self
@@ -17,27 +19,40 @@ import asyncpg
 
 from ..clock import Clock, Luck
 from ..context import current_request
-from ..errors import DatabaseUnavailableError, DeadlineExceededError, LockTimeoutError, ResilienceError
+from ..errors import (
+    DatabaseUnavailableError,
+    DeadlineExceededError,
+    InvalidInputError,
+    OutcomeTimeoutError,
+    OutcomeUnknownError,
+    RejectedError,
+    ResilienceError,
+)
 from ..events import DeadlineExceeded, Observer, fan_out
 from ..policy.breaker import CircuitConfig, CircuitState
-from ..policy.pool import refusal_of
+from ..policy.pool import meaning_of
 from ..policy.retry import Backoff, RetryBudget
 from .breaker import CircuitBreaker
+from .connecting import RawConnection
 from .pool import Loan, Pool
 from .retry import Retry
 
-__all__ = ["Guard", "GuardedLoan", "database_circuit", "translate"]
+__all__ = ["Guard", "GuardedLoan", "Sending", "database_circuit", "translate"]
 
 _OPEN_FOR: Final = 5.0
 _LARGEST_WINDOW: Final = 10_000
 # A statement that had less time, and whose request ran out of it, says nothing of the database.
 _FAIR: Final = 1.0
-_LOCK_NOT_AVAILABLE: Final = "55P03"
 _QUERY_CANCELED: Final = "57014"
 _READ_ONLY: Final = "25006"
 _CONFLICTS: Final = frozenset({"40001", "40P01"})
 # Such as a full disk: the server answers, on a connection that is well.
 _OUT_OF_RESOURCES: Final = "53"
+# These end the connection, and may come after a commit whose answer they overtake.
+_PARTING_WORDS: Final = ("08", "57P")
+_COMMITS: Final = re.compile(r"(?:^|;)\s*(?:commit|end|prepare\s+transaction)\b", re.IGNORECASE)
+# An error that follows may find a part committed: procedures and blocks may do so, and what has several statements.
+_COMMITS_A_PART: Final = re.compile(r"(?:^|;)\s*(?:call|do)\b|\b(?:commit|end)\s*;\s*\S", re.IGNORECASE)
 _BY_HAND: Final = frozenset({CircuitState.FORCED_OPEN, CircuitState.DISABLED, CircuitState.METRICS_ONLY})
 # What is no Exception is no outcome for a breaker. It is never raised.
 _NO_OUTCOME: Final = GeneratorExit("nobody answered, and nobody is to blame")
@@ -72,20 +87,84 @@ def translate(error: BaseException, name: str, *, broken: bool = False) -> Resil
         name: The database's name, for the error.
         broken: Whether the connection is closed: then even asyncpg's vague errors mean that.
     """
-    state = getattr(error, "sqlstate", None) or ""
-    if (refusal := refusal_of(state)) is not None:
-        return refusal(name, 1.0)
-    if state == _LOCK_NOT_AVAILABLE:
-        return LockTimeoutError(name, 1.0)
-    # A time-out on this side means that time is up, or a server that answers nothing; 57014 is its statement_timeout.
-    if state == _QUERY_CANCELED or isinstance(error, TimeoutError):
-        return DeadlineExceededError(name)
+    kind = meaning_of(_sqlstate(error))
+    if kind is None:
+        kind = _meaning_of_driver(error, broken=broken)
+    if kind is None:
+        return None
+    return kind(name, 1.0) if issubclass(kind, RejectedError) else kind(name)
+
+
+def _meaning_of_driver(error: BaseException, *, broken: bool) -> type[ResilienceError] | None:
+    # A time-out on this side means that time is up, or a server that answers nothing.
+    if isinstance(error, TimeoutError):
+        return DeadlineExceededError
+    if _is_unwritable(error):
+        return InvalidInputError
     # asyncpg is confused when a statement meets the server's parting words, which it has not read to the end.
     if isinstance(error, OSError | asyncpg.InternalClientError) or (
         broken and isinstance(error, asyncpg.InterfaceError | asyncpg.PostgresError)
     ):
-        return DatabaseUnavailableError(name, 1.0)
+        return DatabaseUnavailableError
     return None
+
+
+def _is_unwritable(error: BaseException) -> bool:
+    """Tell whether the driver could not write a value, such as a number too large, that is of a right type."""
+    return isinstance(error, asyncpg.DataError) and isinstance(error.__cause__, ValueError | OverflowError)
+
+
+class Sending:
+    """One statement on its way, and whether it may have had an effect though its answer is not there.
+
+    Args:
+        connection: Where it is sent.
+        sql: The statement.
+        is_repeatable: Whether that does not matter, since it may run twice.
+    """
+
+    __slots__ = ("_connection", "_is_repeatable", "_sent_before", "_sql", "_was_inside", "_was_open")
+
+    def __init__(self, connection: RawConnection, sql: str, *, is_repeatable: bool) -> None:
+        self._connection = connection
+        self._sql = sql
+        self._is_repeatable = is_repeatable
+        self._was_open: bool = not connection.is_closed()
+        self._was_inside: bool = self._was_open and connection.is_in_transaction()
+        self._sent_before = _count_of_sent(connection)
+
+    def judge(self, error: Exception, known: ResilienceError | None) -> ResilienceError | None:
+        """Return the error to raise for a failure; None if it is the driver's own.
+
+        Args:
+            error: What the driver raised.
+            known: What that is in this library's words.
+        """
+        if known is None or isinstance(known, InvalidInputError) or not self._may_be_done(error):
+            return known
+        if isinstance(known, DeadlineExceededError):
+            return OutcomeTimeoutError(known.policy)
+        # Without `retry_after`: the caller of a service that answers it would take the answer for a refusal.
+        return OutcomeUnknownError(known.policy)
+
+    def _may_be_done(self, error: Exception) -> bool:
+        if self._is_repeatable or not self._was_sent():
+            return False
+        state = _sqlstate(error)
+        if state and not state.startswith(_PARTING_WORDS) and not self._connection.is_closed():
+            return not self._was_inside and _COMMITS_A_PART.search(self._sql) is not None
+        return not self._was_inside or _COMMITS.search(self._sql) is not None
+
+    def _was_sent(self) -> bool:
+        count = _count_of_sent(self._connection)
+        return self._was_open and (count < 0 or count != self._sent_before)
+
+
+def _count_of_sent(connection: RawConnection) -> int:
+    """Return how many statements the driver has put on the wire to run; -1 if it does not tell."""
+    # The driver counts a statement once it is written, and not while it is only prepared.
+    count = getattr(getattr(connection, "_protocol", None), "queries_count", -1)
+    return count if isinstance(count, int) else -1
 
 
 class GuardedLoan(Loan):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Self
+from urllib.parse import urlsplit
 
 import anyio
 import asyncpg
@@ -16,7 +20,16 @@ from postfacta_core.errors import DatabaseUnavailableError, DeadlineExceededErro
 from postfacta_core.policy.retry import Backoff
 from postfacta_core.testing import RecordingObserver
 
-__all__ = ["QUICK", "opened", "request_within", "until", "until_answers", "until_quiet", "watcher"]
+__all__ = [
+    "QUICK",
+    "Flapping",
+    "opened",
+    "request_within",
+    "until",
+    "until_answers",
+    "until_quiet",
+    "watcher",
+]
 
 QUICK = PoolOptions(
     max_size=2,
@@ -30,6 +43,112 @@ _OURS = (
     "select count(*) {what} from pg_stat_activity where application_name = 'postfacta db'"
     " and datname = current_database() and pid <> pg_backend_pid()"
 )
+
+
+@dataclass(slots=True)
+class _Fate:
+    """What becomes of the answers on one connection of a relay."""
+
+    loses_answer: bool = False
+    is_mute: bool = False
+
+
+class Flapping:
+    """A relay to a server that breaks connections.
+
+    Attributes:
+        resets: The next so many statements that send the word victim get their connection reset.
+        swallows: The next so many that send it reach the server, and its answer is lost with the connection.
+        mutes: The same, but the connection stays, and says nothing any more.
+        refuses: Whether new connections are reset at once.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        parts = urlsplit(dsn)
+        self._upstream = (parts.hostname or "", parts.port or 0)
+        self._parts = parts
+        self._server: asyncio.Server | None = None
+        self._writers: list[asyncio.StreamWriter] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.resets = 0
+        self.swallows = 0
+        self.mutes = 0
+        self.refuses = False
+
+    def dsn(self) -> str:
+        """Give the address that leads through it."""
+        assert self._server is not None
+        port = self._server.sockets[0].getsockname()[1]
+        credentials = self._parts.netloc.rpartition("@")[0]
+        return self._parts._replace(netloc=f"{credentials}@127.0.0.1:{port}").geturl()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.cut()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def accepted(self) -> int:
+        """How many connections there were."""
+        return len(self._writers)
+
+    def cut(self, most: int | None = None) -> None:
+        """Break the connections that there are, or so many of the oldest."""
+        for writer in self._writers[:most]:
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._writers.append(writer)
+        if self.refuses:
+            writer.transport.abort()
+            return
+        there_reader, there_writer = await asyncio.open_connection(*self._upstream)
+        fate = _Fate()
+        back = asyncio.ensure_future(self._pump(there_reader, writer, fate))
+        try:
+            while piece := await reader.read(65536):
+                if b"victim" in piece and self._is_hit(fate):
+                    break
+                there_writer.write(piece)
+                await there_writer.drain()
+        except OSError:
+            pass
+        finally:
+            back.cancel()
+            writer.transport.abort()
+            there_writer.transport.abort()
+
+    def _is_hit(self, fate: _Fate) -> bool:
+        """Decide what becomes of a statement; whether it is that it never arrives."""
+        if self.resets > 0:
+            self.resets -= 1
+            return True
+        if self.swallows > 0:
+            self.swallows -= 1
+            fate.loses_answer = True
+        elif self.mutes > 0:
+            self.mutes -= 1
+            fate.is_mute = True
+        return False
+
+    @staticmethod
+    async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, fate: _Fate) -> None:
+        with suppress(OSError):
+            while piece := await reader.read(65536):
+                if fate.loses_answer:
+                    break
+                if not fate.is_mute:
+                    writer.write(piece)
+                    await writer.drain()
+        writer.transport.abort()
 
 
 @asynccontextmanager

@@ -472,7 +472,7 @@ async def test_closing_ends_a_stuck_query_within_its_bound(database_dsn: str) ->
             started = anyio.Event()
             group.start_soon(stuck, database, started)
             await started.wait()
-    assert ended == [DatabaseUnavailableError]
+    assert ended == [OutcomeUnknownError]
 
 
 async def test_unsafe_settings_of_the_server_are_named(
@@ -524,7 +524,7 @@ async def test_a_statement_has_no_more_than_the_request_has_left_and_is_ended_on
         assert await database.fetchval("select 1") == 1
         assert len(seen.of(ConnectionOpened)) == 2  # the connection was cleared and kept
     told = [(event.operation, event.error_type) for event in seen.of(QueryFinished)]
-    assert told[0] == ("SELECT", "DeadlineExceededError")
+    assert told[0] == ("SELECT", "OutcomeTimeoutError")
 
 
 async def test_in_a_transaction_the_server_itself_knows_the_requests_limit(database_dsn: str) -> None:
@@ -624,7 +624,7 @@ async def test_a_database_that_closes_with_a_frozen_server_ends_in_time_and_leav
     own_server: EmbeddedPostgres,
 ) -> None:
     async def stuck(database: Database, started: anyio.Event) -> None:
-        with suppress(DatabaseUnavailableError, DeadlineExceededError):
+        with suppress(OutcomeUnknownError, DeadlineExceededError):
             async with database.acquire() as connection:
                 started.set()
                 await connection.execute("select pg_sleep(60)")

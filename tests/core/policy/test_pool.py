@@ -8,8 +8,15 @@ import pytest
 from hypothesis import given, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from postfacta_core.errors import DatabaseUnavailableError, PoolTimeoutError, ReadOnlyDatabaseError
-from postfacta_core.policy.pool import Kept, Lending, Lifetimes, Turn, refusal_of
+from postfacta_core.errors import (
+    DatabaseUnavailableError,
+    DeadlineExceededError,
+    InvalidInputError,
+    LockTimeoutError,
+    PoolTimeoutError,
+    ReadOnlyDatabaseError,
+)
+from postfacta_core.policy.pool import Kept, Lending, Lifetimes, Turn, meaning_of
 
 LIFETIMES = Lifetimes(lifetime=100.0, idle=10.0)
 
@@ -185,14 +192,17 @@ def test_connections_opened_together_end_apart_and_none_lives_too_long(luck: flo
         ("25006", ReadOnlyDatabaseError),
         ("25P02", None),
         ("23505", None),
-        ("57014", None),
+        ("57014", DeadlineExceededError),
+        ("55P03", LockTimeoutError),
+        ("22021", InvalidInputError),
+        ("22012", None),
         ("", None),
     ],
 )
 def test_a_state_is_about_the_database_or_about_the_statement(
     state: str, expected: type[Exception] | None
 ) -> None:
-    assert refusal_of(state) is expected
+    assert meaning_of(state) is expected
 
 
 def test_each_eviction_begins_an_era_that_never_was() -> None:
