@@ -110,7 +110,9 @@ class Connection:
 class Database:
     """A PostgreSQL database that may be away at start, and may go and come back.
 
-    Use it as an async context manager, around all of the service's life, on asyncio. Entering it waits for nothing.
+    Use it as an async context manager, around all of the service's life, on asyncio. Entering it waits for nothing; who
+    asks before the first attempt to connect has ended waits for that, for `acquire_timeout` at most. It may be entered
+    again once it was left.
 
     Args:
         dsn: A `postgresql://` address. No error or event repeats it.
@@ -185,6 +187,7 @@ class Database:
 
     async def __aenter__(self) -> Self:
         group = await self._stack.enter_async_context(anyio.create_task_group())
+        self._guard.open()
         self._pool.open(group)
         self._stack.callback(group.cancel_scope.cancel)
         return self
@@ -199,7 +202,11 @@ class Database:
             await self._stack.aclose()
 
     async def wait_connected(self) -> None:
-        """Wait until there is a database, for scripts and tests; bound it by a timeout of your own."""
+        """Wait until there is a database, also if it comes late; bound it by a timeout of your own.
+
+        A statement waits for the first attempt to connect by itself. This is for what must outlast a database that
+        is away: a migration, a job in the background, a test.
+        """
         await self._pool.presence.found.wait()
 
     async def ping(self) -> None:
@@ -215,7 +222,7 @@ class Database:
         """Lend a connection for the block.
 
         Raises:
-            DatabaseUnavailableError: At once if there is no database.
+            DatabaseUnavailableError: At once if there is no database; in `acquire_timeout` if that is not known yet.
             CircuitOpenError: At once if too many connections broke or timed out of late.
             DeadlineExceededError: If the request's time is up before one is free.
             PoolTimeoutError: If all stay lent for `acquire_timeout`, or too many wait for one already.

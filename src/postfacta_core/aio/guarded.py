@@ -183,7 +183,8 @@ class GuardedLoan(Loan):
         self.has_answered: bool = False
 
     async def __aenter__(self) -> Self:
-        if self._pool.presence.is_there:
+        presence = self._pool.presence
+        if presence.is_there or presence.is_unknown:
             # The breaker keeps its permit in a context. In one of its own, a loan may end in another task.
             permit = copy_context()
             permit.run(self._guard.breaker.__enter__)
@@ -288,8 +289,12 @@ class Guard:
         """Whether there is a database, as far as is known, and this does not close."""
         return self._pool.presence.is_there and not self._is_closing
 
+    def open(self) -> None:
+        """Take note of connections that are refused."""
+        self._is_closing = False
+
     def close(self) -> None:
-        """Take no note any more of connections that are refused."""
+        """Take no note of them any more."""
         self._is_closing = True
 
     def take_note(

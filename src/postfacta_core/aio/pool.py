@@ -1,7 +1,8 @@
 """Lend connections to PostgreSQL, as long as there is a database behind them.
 
 1. `policy.pool` decides who gets a connection, and how long one is kept; `presence` knows whether there is a database.
-2. A caller waits in the order of its coming, and is refused at once while there is no database.
+2. A caller waits in the order of its coming, and is refused at once while there is no database. Before the first
+   attempt to connect has ended nobody knows, so that it waits for that.
 3. Every wait has a bound: for a connection, to open one, to clear one that comes back, to look, to close. A request's
    deadline shortens those that a caller sees.
 4. A caller that was cancelled or ran out of time goes at once. Its connection is cleared by a task of the pool, which
@@ -160,6 +161,7 @@ class Pool:
     def open(self, group: TaskGroup) -> None:
         """Begin to connect; it lasts until the group is cancelled, which must come after `close`."""
         self._group = group
+        self.presence.begin()
         group.start_soon(self.presence.keep)
         group.start_soon(self._keep_young)
 
@@ -191,7 +193,8 @@ class Pool:
         """Lend a connection, which must come back through `take_back`.
 
         Raises:
-            DatabaseUnavailableError: At once if there is no database; or if none could be opened in time.
+            DatabaseUnavailableError: At once if there is no database; or if none could be opened in time, the first
+                one of all included.
             DeadlineExceededError: If the request's time is up, or does not last until one is free.
             PoolTimeoutError: If all stayed lent for `acquire_timeout`, or too many wait already.
         """
@@ -209,6 +212,8 @@ class Pool:
         return kept
 
     async def _lend(self, started: float) -> Kept[RawConnection]:
+        if self.presence.is_unknown and self._group is not None:
+            await self._look(self._patience(started))
         if not self.presence.is_there or self._group is None:
             raise self.presence.absence()
         deadline = current_deadline()
@@ -219,6 +224,13 @@ class Pool:
         kept = self._take_idle() or await self._open(self._patience(started))
         self._lent.add(kept)
         return kept
+
+    async def _look(self, patience: _Patience) -> None:
+        """Wait until it is known whether there is a database."""
+        with anyio.move_on_after(patience.until - self.now()):
+            await self.presence.look()
+        if self.presence.is_unknown and patience.is_the_requests:
+            raise self._too_late()
 
     def _patience(self, now: float) -> _Patience:
         ours = now + self._options.acquire_timeout

@@ -5,6 +5,7 @@
 3. Whoever sees a connection break says so (`suspect`). All idle ones are then closed, the lent ones follow as they
    come back, and the database is looked for; callers are refused only if it is not found, for one connection may
    break alone.
+4. Until the first attempt to connect has ended nothing is known: callers wait for it, within their own time.
 """
 
 from __future__ import annotations
@@ -66,11 +67,26 @@ class Presence:
         self._has_moved = False
         self._pinging = anyio.Lock()
         self._retry_at = 0.0
+        self._looked: anyio.Event | None = None
 
     @property
     def is_there(self) -> bool:
         """Whether there is one."""
         return self._reserved is not None
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether the first attempt to connect is still under way."""
+        return self._looked is not None and not self._looked.is_set()
+
+    def begin(self) -> None:
+        """Say that `keep` is about to look."""
+        self._looked = anyio.Event()
+
+    async def look(self) -> None:
+        """Wait until the first attempt to connect has ended; it has no bound of its own."""
+        if self._looked is not None:
+            await self._looked.wait()
 
     def absence(self) -> DatabaseUnavailableError:
         """Make the error of its absence, which tells when it is looked for again."""
@@ -95,7 +111,7 @@ class Presence:
             kept.connection.terminate()
 
     async def keep(self) -> None:
-        """Connect, notice when the database is lost, connect again; until cancelled."""
+        """Connect, notice when the database is lost, connect again; until cancelled. It may run again after that."""
         try:
             while True:
                 self._reserve(await self._connect_somehow())
@@ -106,6 +122,9 @@ class Presence:
                 self._lose_all()
         finally:
             self._let_go()
+            self._end_look()
+            # What was awaited belongs to this event loop; the next run may have another.
+            self._doubted, self._pinging, self._looked = anyio.Event(), anyio.Lock(), None
 
     async def renew_if_old(self) -> None:
         """Replace the reserved connection once it is as old as a connection may be."""
@@ -121,6 +140,8 @@ class Presence:
         """
         try:
             with anyio.fail_after(_LOOK_TIMEOUT):
+                if self.is_unknown:
+                    await self.look()
                 async with self._pinging:
                     await self._ask(self._reserved)
         except Exception as error:
@@ -174,6 +195,7 @@ class Presence:
                 attempt += 1
                 delay = self._options.reconnect.delay(attempt, self._luck())
                 self._retry_at = self._clock() + delay
+                self._end_look()
                 await anyio.sleep(delay)
                 continue
             return connection
@@ -188,8 +210,13 @@ class Presence:
         connection.add_termination_listener(lambda _: self.suspect(kept) if kept is self._reserved else None)
         self._reserved = kept
         self.found.set()
+        self._end_look()
         if old is not None:
             old.connection.terminate()
+
+    def _end_look(self) -> None:
+        if self._looked is not None:
+            self._looked.set()
 
     def _let_go(self) -> None:
         if self._reserved is not None:

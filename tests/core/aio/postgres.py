@@ -179,7 +179,7 @@ async def until_answers(database: Database) -> None:
     with anyio.fail_after(10):
         while True:
             try:
-                await database.fetchval("select 1")
+                await database.fetchval("select 1", repeatable=True)
             except (DatabaseUnavailableError, DeadlineExceededError):
                 await anyio.sleep(0.02)
             else:

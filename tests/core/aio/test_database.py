@@ -284,7 +284,7 @@ async def test_a_database_that_is_stopped_or_killed_is_used_again_once_it_is_bac
         await anyio.to_thread.run_sync(own_server.stop)
         with anyio.fail_after(10), pytest.raises(DatabaseUnavailableError):
             while True:
-                await database.fetchval("select 1")
+                await database.fetchval("select 1", repeatable=True)
         await anyio.to_thread.run_sync(own_server.start)
         await until_answers(database)
         await database.ping()

@@ -178,7 +178,7 @@ async def test_a_pgbouncer_that_is_restarted_is_used_again(bouncer: PgBouncer) -
         await anyio.to_thread.run_sync(bouncer.stop)
         with anyio.fail_after(10), pytest.raises(DatabaseUnavailableError):
             while True:
-                await database.fetchval("select 1")
+                await database.fetchval("select 1", repeatable=True)
         await anyio.to_thread.run_sync(bouncer.start)
         started = anyio.current_time()
         await until_answers(database)

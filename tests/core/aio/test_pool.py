@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from contextlib import suppress
 from dataclasses import replace
@@ -9,12 +10,13 @@ from dataclasses import replace
 import anyio
 import pytest
 
+from postfacta_core.aio.database import Database
 from postfacta_core.aio.pool import PoolOptions
 from postfacta_core.errors import (
     DeadlineExceededError,
     PoolTimeoutError,
 )
-from postfacta_core.events import ConnectionAcquired, ConnectionOpened, DeadlineExceeded, PoolSized
+from postfacta_core.events import ConnectionAcquired, ConnectionOpened, DeadlineExceeded, Event, PoolSized
 from postfacta_core.testing import RecordingObserver
 
 from .postgres import QUICK, opened, request_within, until_quiet, watcher
@@ -119,6 +121,36 @@ async def test_a_caller_in_a_hurry_leaves_the_connection_it_began_to_open_to_the
         assert scope.cancelled_caught
         assert await database.fetchval("select 1") == 1
     assert [event.error_type for event in seen.of(ConnectionOpened)] == ["", ""]
+
+
+async def test_a_caller_cancelled_just_as_its_connection_was_opened_keeps_no_slot(database_dsn: str) -> None:
+    callers: list[asyncio.Task[object]] = []
+
+    def cancel_at_the_opening(event: Event) -> None:
+        if isinstance(event, ConnectionOpened) and callers:
+            # It runs after the opening has ended, and before the caller has seen that: a native cancellation.
+            asyncio.get_running_loop().call_soon(callers.pop().cancel)
+
+    options = replace(QUICK, max_size=1, acquire_timeout=5)
+    async with Database(database_dsn, name="db", options=options, observer=cancel_at_the_opening) as database:
+        await database.wait_connected()
+        caller = asyncio.ensure_future(database.fetchval("select 1"))
+        callers.append(caller)
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        assert callers == []
+        assert await database.fetchval("select 1") == 1
+
+
+async def test_a_caller_cancelled_just_as_its_turn_has_come_passes_the_slot_on(database_dsn: str) -> None:
+    async with opened(database_dsn, replace(QUICK, max_size=1, acquire_timeout=5)) as database:
+        async with database.acquire():
+            caller = asyncio.ensure_future(database.fetchval("select 1"))
+            await anyio.wait_all_tasks_blocked()
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        assert await database.fetchval("select 1") == 1
 
 
 async def test_a_connection_is_replaced_at_its_age_and_no_caller_notices(database_dsn: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import socket
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 
 import anyio
@@ -13,17 +15,19 @@ import pytest
 
 from postfacta_core.aio.database import Database
 from postfacta_core.errors import (
+    CircuitOpenError,
     DatabaseUnavailableError,
     DeadlineExceededError,
+    OutcomeUnknownError,
     ReadOnlyDatabaseError,
     RejectedError,
 )
-from postfacta_core.events import ConnectionOpened
+from postfacta_core.events import ConnectionAcquired, ConnectionOpened
 from postfacta_core.testing import RecordingObserver
 from postfacta_embedded import EmbeddedPostgres, StandbyPostgres
 from tests.pg import open_folder
 
-from .postgres import QUICK, opened, until, until_answers, until_quiet, watcher
+from .postgres import QUICK, opened, request_within, until, until_answers, until_quiet, watcher
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg knows no other
 
@@ -140,7 +144,7 @@ async def test_idle_connections_to_a_host_that_was_left_are_not_lent_again(pair:
     async with opened(pair.dsn(), replace(QUICK, connect_timeout=1.0)) as database:
         await make_table(database, pair)
         async with watcher(pair.primary.dsn()) as other:
-            with pytest.raises(DatabaseUnavailableError):
+            with pytest.raises((DatabaseUnavailableError, OutcomeUnknownError)):
                 async with database.acquire() as connection:
                     pid = await connection.fetchval("select pg_backend_pid()")
                     await other.execute("select pg_terminate_backend($1)", pid)
@@ -223,3 +227,81 @@ async def test_the_reserved_connection_is_renewed_at_its_age_without_a_gap(pair:
                 assert database.is_connected
                 await database.ping()
                 await anyio.sleep(0.005)
+
+
+# Before anything is known
+
+
+@contextmanager
+def silent_server() -> Generator[str]:
+    """Listen, and never say a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"postgresql://someone@127.0.0.1:{listener.getsockname()[1]}/db"
+
+
+async def test_the_first_caller_waits_for_the_first_attempt_to_connect(database_dsn: str) -> None:
+    seen = RecordingObserver()
+    patient = replace(QUICK, acquire_timeout=10.0)
+    async with Database(database_dsn, name="db", options=patient, observer=seen) as database:
+        async with anyio.create_task_group() as group:
+            group.start_soon(database.ping)
+            assert await database.fetchval("select 1") == 1
+        async with database.transaction() as connection:
+            assert await connection.fetchval("select 1") == 1
+    assert {event.error_type for event in seen.of(ConnectionAcquired)} == {""}
+
+
+async def test_the_first_caller_is_refused_as_soon_as_the_first_attempt_failed() -> None:
+    options = replace(QUICK, acquire_timeout=60.0)
+    async with Database("postgresql://nobody@127.0.0.1:1/nothing", name="db", options=options) as database:
+        with anyio.fail_after(30), pytest.raises(DatabaseUnavailableError):
+            await database.fetchval("select 1")
+        with anyio.fail_after(30), pytest.raises(DatabaseUnavailableError):
+            await database.ping()
+        assert database.breaker.statistics().failures == 0
+
+
+async def test_the_first_caller_waits_no_longer_than_it_may() -> None:
+    with silent_server() as dsn:
+        async with Database(dsn, name="db", options=replace(QUICK, connect_timeout=60.0)) as database:
+            with anyio.fail_after(30), pytest.raises(DatabaseUnavailableError):
+                await database.fetchval("select 1")
+            with anyio.fail_after(30), request_within(0.1), pytest.raises(DeadlineExceededError) as late:
+                await database.fetchval("select 1")
+            assert not isinstance(late.value, OutcomeUnknownError)
+            with anyio.fail_after(30), pytest.raises(DatabaseUnavailableError):
+                await database.ping()
+
+
+async def test_a_caller_that_waits_for_the_first_attempt_is_let_go_when_the_database_closes() -> None:
+    async def ask(database: Database) -> None:
+        with pytest.raises(DatabaseUnavailableError):
+            await database.fetchval("select 1")
+
+    options = replace(QUICK, connect_timeout=60.0, acquire_timeout=60.0)
+    with silent_server() as dsn, anyio.fail_after(30):
+        async with anyio.create_task_group() as group, Database(dsn, name="db", options=options) as database:
+            group.start_soon(ask, database)
+            await anyio.wait_all_tasks_blocked()
+
+
+async def test_a_circuit_that_was_opened_by_hand_refuses_the_first_caller_too(database_dsn: str) -> None:
+    database = Database(database_dsn, name="db", options=QUICK)
+    database.breaker.forced_open()
+    async with database:
+        with pytest.raises(CircuitOpenError):
+            await database.fetchval("select 1")
+
+
+def test_a_database_may_be_entered_again_in_another_event_loop(database_dsn: str, anyio_backend: str) -> None:
+    database = Database(database_dsn, name="db", options=replace(QUICK, acquire_timeout=10.0))
+
+    async def live() -> int:
+        async with database:
+            await database.wait_connected()
+            await database.ping()
+            assert not database.breaker.statistics().failures
+            return int(await database.fetchval("select 1"))
+
+    assert [asyncio.run(live()) for _ in range(3)] == [1, 1, 1]
+    assert not database.is_connected
