@@ -330,15 +330,10 @@ def _health(settings: Settings, database: Database, telemetry: Telemetry) -> Hea
     critical = settings.ready_requires_db
     right = {"schema": False, "durability": False}
 
-    async def answers() -> None:
-        await database.wait_connected()
-        await database.ping()
-
     async def schema() -> None:
         # What was right stays so while the database is away: that is the first check's affair.
         if right["schema"] and _is_away(database):
             return
-        await database.wait_connected()
         revision = await _revision(database)
         right["schema"] = revision is not None and revision >= HEAD
         if not right["schema"]:
@@ -346,11 +341,10 @@ def _health(settings: Settings, database: Database, telemetry: Telemetry) -> Hea
 
     async def durability() -> bool:
         if not (right["durability"] and _is_away(database)):
-            await database.wait_connected()
             right["durability"] = not await database.durability_problems()
         return right["durability"]
 
-    health.add("database", answers, critical=critical)
+    health.add("database", database.ping, critical=critical)
     health.add("schema", schema, critical=critical, rise=1)
     health.add("durability", durability, critical=critical, rise=1)
     return health

@@ -77,7 +77,7 @@ class PoolOptions:
     close_timeout: float = 5.0
     max_lifetime: float = 1800.0
     max_idle: float = 300.0
-    reconnect: Backoff = field(default_factory=lambda: Backoff(base=0.1, cap=2.0))
+    reconnect: Backoff = field(default_factory=lambda: Backoff(base=0.1, cap=1.0))
     reset: bool = True
     transaction_pooling: bool = False
 

@@ -172,9 +172,41 @@ def test_nothing_is_started_before_every_critical_check_has_passed() -> None:
 
 @given(st.floats(min_value=0, max_value=1, exclude_max=True), st.integers(min_value=1, max_value=9))
 def test_no_result_is_stale_before_two_more_could_have_come(luck: float, fall: int) -> None:
-    config = CheckConfig(fall=fall)
-    assert 4.5 <= config.wait(luck) <= 5.5
-    assert 2 * (config.wait(luck) + config.timeout) <= config.bound
+    config = CheckConfig(interval=5.0, fall=fall)
+    well = CheckState(since=0.0, up=True, passes=1)
+    assert 4.5 <= config.wait(well, luck) <= 5.5
+    assert 2 * (config.wait(well, luck) + config.timeout) <= config.bound
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        CheckState(since=0.0),
+        CheckState(since=0.0, failures=1),
+        CheckState(since=0.0, up=True, failures=1),
+        CheckState(since=0.0, up=False, failures=3),
+        CheckState(since=0.0, up=False, passes=1),
+    ],
+    ids=str,
+)
+def test_a_check_in_doubt_or_down_runs_five_times_as_often(state: CheckState) -> None:
+    config = CheckConfig(interval=5.0)
+    assert [config.wait(state, luck) for luck in (0.0, 0.5)] == pytest.approx([0.9, 1.0])
+
+
+def test_by_default_a_verdict_falls_within_five_seconds_and_rises_within_two() -> None:
+    config, state, now = CheckConfig(), CheckState(since=0.0, up=True, passes=9), 0.0
+    while state.up:
+        now += config.wait(state, 1.0) + (config.timeout if state.failures == 0 else 0.0)
+        state = fold(state, CheckResult(at=now, passed=False, seconds=0.0), config)
+    assert state.failures == 3
+    assert now <= 5.0
+    down = now
+    while not state.up:
+        now += config.wait(state, 1.0)
+        state = fold(state, CheckResult(at=now, passed=True, seconds=0.0), config)
+    assert state.passes == 2
+    assert now - down <= 2.0
 
 
 @pytest.mark.parametrize(
