@@ -112,7 +112,7 @@ class Database:
 
     Use it as an async context manager, around all of the service's life, on asyncio. Entering it waits for nothing; who
     asks before the first attempt to connect has ended waits for that, for `acquire_timeout` at most. It may be entered
-    again once it was left.
+    again once it was left, in another event loop too.
 
     Args:
         dsn: A `postgresql://` address. No error or event repeats it.

@@ -291,6 +291,9 @@ class RunningRequests:
             await self._idle.wait()
 
     async def __aenter__(self) -> Self:
+        # What an earlier lifespan left behind is bound to an event loop that is gone.
+        self._running.clear()
+        self._idle, self._overdue = None, 0
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._tasks.start_soon(self._keep_sweeping)

@@ -25,8 +25,9 @@ Check = Callable[[], Awaitable[object]]
 class HealthRegistry:
     """Knows how a service stands, from checks that run on their own schedules.
 
-    An async context manager: it owns the tasks of its checks, and may be entered once. It starts no matter how
-    the dependencies are, and a service becomes ready when they come. Without checks it is ready once entered.
+    An async context manager: it owns the tasks of its checks. It starts no matter how the dependencies are, and a
+    service becomes ready when they come. Without checks it is ready once entered. Once it was left it may be entered
+    again, and then knows nothing of what was before.
 
     A check is foreign code: what it raises is a failed result, what hangs is cancelled, what ignores that turns
     stale, and nothing of it reaches another check. Only a check that shields itself from cancellation can hold
@@ -48,6 +49,7 @@ class HealthRegistry:
         self._checks: dict[str, _Watched] = {}
         self._tasks: TaskGroup | None = None
         self._draining = False
+        self._is_over = False
 
     def add(
         self,
@@ -76,9 +78,9 @@ class HealthRegistry:
 
         Raises:
             ValueError: If the name is taken, or an option makes no sense.
-            RuntimeError: If the registry was entered.
+            RuntimeError: If the registry is entered.
         """
-        if self._tasks is not None:
+        if self.is_entered:
             msg = f"add the check {name!r} before the registry is entered"
             raise RuntimeError(msg)
         validation.name("HealthRegistry.add.name", name, example='health.add("database", database.ping)')
@@ -101,6 +103,11 @@ class HealthRegistry:
             stale_after=stale_after,
         )
         self._checks[name] = _Watched(check, config, CheckState(since=self._clock()))
+
+    @property
+    def is_entered(self) -> bool:
+        """Whether its checks run: between the start of the service's lifespan and its end."""
+        return self._tasks is not None and not self._is_over
 
     def snapshot(self) -> HealthReport:
         """Tell how the service stands, from memory."""
@@ -160,10 +167,14 @@ class HealthRegistry:
         """Start the checks; the first runs begin at once.
 
         Raises:
-            RuntimeError: If it was entered before.
+            RuntimeError: If it is entered already.
         """
-        if self._tasks is not None:
-            raise RuntimeError("a HealthRegistry is entered once")
+        if self.is_entered:
+            raise RuntimeError("these checks run already: a HealthRegistry is entered once at a time")
+        if self._is_over:
+            self._draining = self._is_over = False
+            for watched in self._checks.values():
+                watched.state = CheckState(since=self._clock())
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         for name in self._checks:
@@ -180,6 +191,7 @@ class HealthRegistry:
         self.drain()
         if (tasks := self._tasks) is None:
             raise AssertionError("left, but never entered")
+        self._is_over = True
         tasks.cancel_scope.cancel()
         if isinstance(exc, Exception):
             # The group would wrap the service's own error in an ExceptionGroup: it need not know of it.

@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -53,7 +54,7 @@ class Lifecycle:
     """Knows the phase of a service's life, and leads it through its end.
 
     An async context manager, to be entered in the main thread, inside the server's lifespan, before all resources.
-    It may be entered once.
+    Once it was left it may be entered again, and begins anew: a test client starts one application many times.
 
     Args:
         limits: How long the parts of a drain may take.
@@ -81,14 +82,112 @@ class Lifecycle:
         clock: Clock = MONOTONIC,
         luck: Luck = LUCK,
     ) -> None:
-        self._course = Course(limits or DrainLimits())
+        self._new: Callable[[], _Life] = partial(
+            _Life,
+            limits or DrainLimits(),
+            running=running,
+            on_drain=on_drain,
+            recycle=recycle,
+            force_exit=force_exit,
+            observe=fan_out([observer]),
+            clock=clock,
+            luck=luck(),
+        )
+        self._life = self._new()
+        self._is_entered = False
+
+    @property
+    def phase(self) -> Phase:
+        """Where the service is in its life."""
+        return self._life.course.phase
+
+    @property
+    def limits(self) -> DrainLimits:
+        """How long the parts of a drain may take."""
+        return self._life.course.limits
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it was told to stop, at whatever stage that is."""
+        return self._life.course.is_draining
+
+    @property
+    def can_stop_server(self) -> bool:
+        """Whether a drain ends with the server being told to stop; not so in a test client, for one."""
+        return self.mechanism not in {"", "none", "external"}
+
+    @property
+    def mechanism(self) -> str:
+        """How SIGTERM is heard; `none` if it is not, and empty before the start."""
+        return self._life.mechanism
+
+    def drain(self) -> None:
+        """Begin to drain, as after a SIGTERM; called again, wait no longer. From any thread."""
+        self._life.drain()
+
+    def started(self) -> None:
+        """Take note that the startup is complete."""
+        self._life.started()
+
+    async def finish_requests(self) -> None:
+        """Wait for the requests under way, and cancel those that take longer than the drain may.
+
+        For the server's `lifespan.shutdown`: by then it takes no new ones.
+        """
+        await self._life.finish_requests()
+
+    def share(self, left: int) -> float:
+        """Return the seconds that the next of so many resources may take to close."""
+        return self._life.share(left)
+
+    async def __aenter__(self) -> Self:
+        """Hear signals from now on.
+
+        Raises:
+            RuntimeError: If it is entered already: two lifespans at once have one end only.
+        """
+        if self._is_entered:
+            raise RuntimeError("this application runs already: a Lifecycle leads one lifespan at a time")
+        if self.phase is Phase.STOPPED:
+            self._life = self._new()
+        self._is_entered = True
+        await self._life.enter()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        if not self._is_entered:
+            raise AssertionError("left, but never entered")
+        try:
+            return await self._life.leave(kind, error, trace)
+        finally:
+            self._is_entered = False
+
+
+class _Life:
+    """One life, from the start of a lifespan to its end; the thread of one that is over still looks at its own."""
+
+    def __init__(
+        self,
+        limits: DrainLimits,
+        *,
+        running: RunningRequests,
+        on_drain: Callable[[], None],
+        recycle: RecycleLimits | None,
+        force_exit: bool,
+        observe: Observer,
+        clock: Clock,
+        luck: float,
+    ) -> None:
+        self.course: Course = Course(limits)
         self._running = running
         self._on_drain = on_drain
         self._recycle = recycle
         self._force_exit = force_exit
-        self._observe = fan_out([observer])
+        self._observe = observe
         self._clock = clock
-        self._luck = luck()
+        self._luck = luck
         self._close_by: float | None = None
         self._told = Phase.STARTING
         self._telling = threading.Lock()
@@ -103,71 +202,45 @@ class Lifecycle:
         self._tasks: TaskGroup | None = None
 
     @property
-    def phase(self) -> Phase:
-        """Where the service is in its life."""
-        return self._course.phase
-
-    @property
-    def limits(self) -> DrainLimits:
-        """How long the parts of a drain may take."""
-        return self._course.limits
-
-    @property
-    def is_draining(self) -> bool:
-        """Whether it was told to stop, at whatever stage that is."""
-        return self._course.is_draining
-
-    @property
-    def can_stop_server(self) -> bool:
-        """Whether a drain ends with the server being told to stop; not so in a test client, for one."""
-        return self.mechanism not in {"", "none", "external"}
-
-    @property
     def mechanism(self) -> str:
-        """How SIGTERM is heard; `none` if it is not, and empty before the start."""
         return self._interception.mechanism if self._interception else ""
 
     def drain(self) -> None:
-        """Begin to drain, as after a SIGTERM; called again, wait no longer. From any thread."""
-        if self._course.drain(self._clock()):
+        if self.course.drain(self._clock()):
             self._on_drain()
         self._calls.put("drain")
 
     def started(self) -> None:
-        """Take note that the startup is complete."""
         self._is_started = True
-        self._course.start(self._clock())
+        if not self.course.start(self._clock()):
+            self._on_drain()  # Of a signal that came during the startup, before there were health checks.
         self._tell()
 
     async def finish_requests(self) -> None:
-        """Wait for the requests under way, and cancel those that take longer than the drain may.
-
-        For the server's `lifespan.shutdown`: by then it takes no new ones.
-        """
         now = self._clock()
-        if not self.is_draining:
+        if not self.course.is_draining:
             self._on_drain()
-        self._course.stop(now)
+        self.course.stop(now)
         self._calls.put("look")
         self._tell()
-        with anyio.move_on_after(max(0.0, self._course.cancels_at - now)):
+        with anyio.move_on_after(max(0.0, self.course.cancels_at - now)):
             await self._running.wait_idle()
         self._running.is_closed = True
         self._cancel_all()
-        with anyio.move_on_after(min(_LAST_WORDS, self.limits.close_timeout / 2)):
+        with anyio.move_on_after(min(_LAST_WORDS, self.course.limits.close_timeout / 2)):
             await self._running.wait_idle()
         now = self._clock()
-        self._observe(Drained(self._cancelled, len(self._running), now - self._course.told_at))
-        self._close_by = self._course.closes_by(now)
+        self._observe(Drained(self._cancelled, len(self._running), now - self.course.told_at))
+        self._close_by = self.course.closes_by(now)
 
     def share(self, left: int) -> float:
-        """Return the seconds that the next of so many resources may take to close."""
         now = self._clock()
         if self._close_by is None:
-            self._close_by = self._course.closes_by(now)
+            self._close_by = self.course.closes_by(now)
         return max(0.0, self._close_by - now) / max(1, left)
 
-    async def __aenter__(self) -> Self:
+    async def enter(self) -> None:
+        self._running.is_closed = False
         self._interception = intercept(self._hear)
         self._observe(SignalsIntercepted(self.mechanism, in_place=self.mechanism != "none"))
         self._running.on_tick = self._on_tick
@@ -175,9 +248,8 @@ class Lifecycle:
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._tasks.start_soon(self._look_after)
-        return self
 
-    async def __aexit__(
+    async def leave(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         if (tasks := self._tasks) is None or self._interception is None:
@@ -191,8 +263,8 @@ class Lifecycle:
             return await tasks.__aexit__(kind, error, trace)
         finally:
             now = self._clock()
-            self._course.stop(now)
-            self._course.end(now)
+            self.course.stop(now)
+            self.course.end(now)
             self._calls.put("look")
             self._interception.close()
             self._tell()
@@ -200,22 +272,22 @@ class Lifecycle:
     def _hear(self, signum: int) -> None:
         # One Ctrl-C may come twice: as SIGINT from the terminal, and as SIGTERM from a parent that had it too. Only
         # the same signal again means: wait no longer.
-        if signum in self._heard or not self.is_draining:
+        if signum in self._heard or not self.course.is_draining:
             self.drain()
         self._heard.add(signum)
 
     def _tell(self) -> None:
         # On the loop or in our thread, never in a signal handler.
         with self._telling:
-            for change in self._course.changes_after(self._told):
+            for change in self.course.changes_after(self._told):
                 self._told = Phase(change.new)
                 self._observe(change)
 
     def _on_tick(self, now: float) -> None:
-        if now >= self._course.lets_go_at:
+        if now >= self.course.lets_go_at:
             self._cancelled += self._running.cancel(StoppedError("drain"), only_endless=True)
             self._told_endless = True
-        if now >= self._course.cancels_at:
+        if now >= self.course.cancels_at:
             self._cancel_all()
 
     def _cancel_all(self) -> None:
@@ -228,7 +300,7 @@ class Lifecycle:
         started = self._clock()
         while self._recycle is not None:
             await anyio.sleep(_RECYCLE_EVERY)
-            if self.is_draining:
+            if self.course.is_draining:
                 return  # A second signal would mean: wait no longer.
             age, size = self._clock() - started, _resident_bytes()
             if self._recycle.is_due(age=age, rss_bytes=size, luck=self._luck):
@@ -237,7 +309,12 @@ class Lifecycle:
 
     def _verify(self) -> None:
         interception = self._interception
-        if interception is None or self.is_draining or self.mechanism == "none" or interception.is_in_place():
+        if (
+            interception is None
+            or self.course.is_draining
+            or self.mechanism == "none"
+            or interception.is_in_place()
+        ):
             return
         interception.close()
         self._interception = intercept(self._hear)
@@ -247,31 +324,35 @@ class Lifecycle:
 
     def _mind_the_time(self) -> None:
         while self._calls.get() != "drain":
-            if self.phase is Phase.STOPPED:
+            if self.course.phase is Phase.STOPPED:
                 return
         self._tell()
-        self._wait(lambda: self._course.lets_go_at)
+        self._wait(lambda: self.course.lets_go_at)
         self._part_from_streams()
         self._outlast_startup()
         # A server that stops by itself needs no signal; one that has stopped would die of it.
-        if self._interception is not None and self.phase is Phase.DRAINING:
+        if self._interception is not None and self.course.phase is Phase.DRAINING:
             self._interception.release()
-        self._wait(lambda: self._course.gone_at + _MARGIN)
+        self._wait(lambda: self.course.gone_at + _MARGIN)
         # If the service has stopped, a handler's thread may still keep the process from its end.
-        threading.Event().wait(max(0.0, self._course.gone_at + _MARGIN - self._clock()))
-        is_over = self.phase is Phase.STOPPED and threading.main_thread().is_alive()
+        threading.Event().wait(max(0.0, self.course.gone_at + _MARGIN - self._clock()))
+        is_over = self.course.phase is Phase.STOPPED and threading.main_thread().is_alive()
         if self._force_exit and not is_over:
             self._end_the_process()
 
     def _outlast_startup(self) -> None:
         # A server that stops in the middle of its startup leaves out the shutdown, or raises. Told again, it must.
-        while not self._is_started and self.phase is Phase.DRAINING and self._clock() < self._course.gone_at:
+        while (
+            not self._is_started
+            and self.course.phase is Phase.DRAINING
+            and self._clock() < self.course.gone_at
+        ):
             with suppress(queue.Empty):
                 if self._calls.get(timeout=_GLANCE) == "drain":
                     return
 
     def _wait(self, until: Callable[[], float]) -> None:
-        while (left := until() - self._clock()) > 0 and self.phase is not Phase.STOPPED:
+        while (left := until() - self._clock()) > 0 and self.course.phase is not Phase.STOPPED:
             try:
                 self._calls.get(timeout=left)
             except queue.Empty:
@@ -281,13 +362,15 @@ class Lifecycle:
         end = self._clock() + _FAREWELL
         pause = threading.Event()
         # A tick first: it is the loop that tells the streams.
-        while self._clock() < end and self.phase is Phase.DRAINING:
+        while self._clock() < end and self.course.phase is Phase.DRAINING:
             if self._told_endless and not self._running.endless:
                 return
             pause.wait(0.01)
 
     def _end_the_process(self) -> None:
-        sys.stderr.write(f"postfacta: the drain took longer than {self.limits.total:g} s; all stacks:\n")
+        sys.stderr.write(
+            f"postfacta: the drain took longer than {self.course.limits.total:g} s; all stacks:\n"
+        )
         faulthandler.dump_traceback(all_threads=True)
         sys.stderr.flush()
         os._exit(1)

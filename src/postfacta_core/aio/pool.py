@@ -159,9 +159,11 @@ class Pool:
         return self._connector.server
 
     def open(self, group: TaskGroup) -> None:
-        """Begin to connect; it lasts until the group is cancelled, which must come after `close`."""
+        """Begin to connect, once more after a `close`; it lasts until the group is cancelled, which must come after that."""
         self._group = group
         self.presence.begin()
+        self._lent.clear()
+        self._all_home = anyio.Event()
         group.start_soon(self.presence.keep)
         group.start_soon(self._keep_young)
 

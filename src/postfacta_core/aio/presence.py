@@ -221,8 +221,8 @@ class Presence:
     def _let_go(self) -> None:
         if self._reserved is not None:
             kept, self._reserved = self._reserved, None
-            self.found = anyio.Event()
             kept.connection.terminate()
+        self.found = anyio.Event()
 
 
 def _nothing_to_do() -> None:

@@ -7,7 +7,7 @@ group must be left in the order in which scopes were entered. So each has its ow
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncContextDecorator, asynccontextmanager
 
 import anyio
 
@@ -39,7 +39,8 @@ async def hold(
     from being closed.
 
     Args:
-        resources: What to hold.
+        resources: What to hold. To be held again, each must be one that can be entered again; what
+            `asynccontextmanager` makes is.
         share: Given how many are still to close, tells the seconds that the next may take; None for any.
         lost: Called when a resource raises in the middle of the block, which goes on; it may do so without that
             resource until it ends.
@@ -110,12 +111,23 @@ class _Holder:
     def leave(self) -> None:
         self._leaving.set()
 
+    async def _live(self) -> None:
+        resource = self._resource
+        if isinstance(resource, AsyncContextDecorator):
+            # As a decorator it is made anew for each call: what `asynccontextmanager` made can be entered only once.
+            await resource(self._inside)()
+        else:
+            async with resource:
+                await self._inside()
+
+    async def _inside(self) -> None:
+        self.opened.set()
+        await self._leaving.wait()
+
     async def run(self) -> None:
         try:
             with self.scope:
-                async with self._resource:
-                    self.opened.set()
-                    await self._leaving.wait()
+                await self._live()
         except Exception as error:  # noqa: BLE001 - whatever it is, `hold` raises it
             self.error = error
             if self.opened.is_set() and not self._leaving.is_set():

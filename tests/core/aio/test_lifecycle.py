@@ -43,9 +43,9 @@ class Server:
         self._heard = heard
         Server.present = self
 
-    def signal(self) -> None:
+    def signal(self, signum: int = signal.SIGTERM) -> None:
         """Hear one, in a thread, as under a launcher."""
-        thread = threading.Thread(target=self._heard, args=(signal.SIGTERM,))
+        thread = threading.Thread(target=self._heard, args=(signum,))
         thread.start()
         thread.join()
 
@@ -154,6 +154,21 @@ async def test_a_second_signal_ends_the_delay() -> None:
         await until(lambda: server.released_at is not None)
     assert len(life.drains) == 1
     assert life.phases.count("draining") == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)], ids=str
+)
+async def test_one_stop_that_comes_as_two_signals_keeps_its_delay(first: int, second: int) -> None:
+    life = Life(delay=30)
+    async with life.lived() as server:
+        server.signal(first)
+        server.signal(second)
+        assert life.lifecycle.is_draining
+        await anyio.sleep(0.3)  # A release would have come by then.
+        assert server.released_at is None
+        server.signal(second)
+        await until(lambda: server.released_at is not None)
 
 
 async def test_a_signal_during_startup_is_passed_on_once_that_is_over_and_the_service_is_never_ready() -> (
