@@ -8,7 +8,7 @@ mean something else to servers are forwarded at once. The launcher ends when the
 128 + n if signal n killed it. It can be a container's first process: it reaps whatever is left to it.
 
 The server runs in a process group of its own, so that Ctrl-C in a terminal reaches the launcher alone, which then
-drains. Where the launcher is killed by force (SIGKILL), nobody tells the server: let the supervisor end the group or
+drains, without a delay. Where the launcher is killed by force (SIGKILL), nobody tells the server: let the supervisor end the group or
 container, as they do.
 """
 
@@ -26,6 +26,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from .clock import MONOTONIC
+from .terminal import is_ctrl_c
 
 __all__ = ["main"]
 
@@ -89,8 +90,9 @@ class _Watch:
             self._drain(signum)
 
     def _drain(self, signum: int) -> None:
-        self._stop = (signum, MONOTONIC() + self._drain_delay)
-        _say(f"{signal.Signals(signum).name}: draining for {self._drain_delay:g} s")
+        delay = 0.0 if is_ctrl_c(signum) else self._drain_delay
+        self._stop = (signum, MONOTONIC() + delay)
+        _say(f"{signal.Signals(signum).name}: draining for {delay:g} s")
         try:
             self._drain_file.touch()
         except OSError as error:

@@ -109,6 +109,13 @@ def test_a_second_signal_skips_the_wait(signum: signal.Signals, tmp_path: Path) 
         assert one.notes()[1:] == [f"{signum.name} draining"]
 
 
+def test_sigint_from_a_program_has_the_delay(tmp_path: Path) -> None:
+    with launched(tmp_path) as one:
+        one.send(signal.SIGINT)
+        one.until(one.drain_file().exists)
+        assert len(one.notes()) == 1
+
+
 @pytest.mark.parametrize(
     "signum", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT, signal.SIGTTIN]
 )
@@ -127,13 +134,10 @@ def test_it_ends_when_the_server_does_even_while_draining(tmp_path: Path) -> Non
         assert one.process.wait(30) == 0
 
 
-def test_ctrl_c_in_a_terminal_reaches_the_launcher_alone(tmp_path: Path) -> None:
+def test_ctrl_c_in_a_terminal_reaches_the_launcher_alone_and_has_no_delay(tmp_path: Path) -> None:
     terminal, its_side = pty.openpty()
     try:
         with launched(tmp_path, before=("setsid", "--ctty", "--wait"), stdin=its_side) as one:
-            os.write(terminal, b"\x03")
-            one.until(one.drain_file().exists)
-            assert len(one.notes()) == 1
             os.write(terminal, b"\x03")
             assert one.process.wait(30) == 7
             assert one.notes()[1:] == ["SIGINT draining"]

@@ -13,14 +13,17 @@ import anyio
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
+from starlette.routing import Mount
 
 from postfacta_core.aio.database import Database, PoolOptions
 from postfacta_core.aio.health import HealthRegistry
 from postfacta_core.aio.ratelimit_store import SharedStore
 from postfacta_core.asgi import Hardened, Policy, harden
 from postfacta_core.policy.lifecycle import Phase
+from postfacta_core.testing import call_asgi
 from tests.lifespan import running
 
 
@@ -129,3 +132,27 @@ def test_a_database_is_entered_again_in_another_loop(database_dsn: str) -> None:
                     return [await one.fetchval("select 1"), await other.fetchval("select 2")]
 
     assert [anyio.run(live) for _ in range(3)] == [[1, 2]] * 3
+
+
+async def test_a_mounted_application_says_that_it_gets_no_lifespan(caplog: pytest.LogCaptureFixture) -> None:
+    outer = Starlette(routes=[Mount("/shop", Lives().app)])
+    async with running(outer):
+        answers = [await call_asgi(outer, path="/shop/healthz/ready") for _ in range(3)]
+    said = [
+        (record.levelname, record.getMessage()) for record in caplog.records if record.name == "postfacta"
+    ]
+    told = [(level, text) for level, text in said if "lifespan" in text]
+    assert len(told) == 1
+    assert told[0][0] == "ERROR"
+    assert "Harden the outermost application" in told[0][1]
+    assert [answer.status for answer in answers] == [503] * 3
+    assert "Harden the outermost application" in answers[0].body.decode()
+
+
+def test_an_application_that_lives_says_nothing_of_its_lifespan(caplog: pytest.LogCaptureFixture) -> None:
+    lives = Lives()
+    with TestClient(lives.app) as client:
+        client.get("/")
+    after = TestClient(lives.app).get("/healthz/ready")
+    assert after.json() == {"status": "draining"}
+    assert not [record for record in caplog.records if "lifespan" in record.getMessage()]

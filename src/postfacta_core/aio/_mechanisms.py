@@ -28,7 +28,15 @@ from typing import Any, Protocol
 import anyio
 from anyio.lowlevel import current_token
 
-__all__ = ["LoopHandlers", "Mechanism", "PlainHandlers", "TrioHandlers", "WorkerEvent", "choose"]
+__all__ = [
+    "LoopHandlers",
+    "Mechanism",
+    "PlainHandlers",
+    "TrioHandlers",
+    "WorkerEvent",
+    "choose",
+    "is_reloaded",
+]
 
 _ACCEPTED = 0.1  # For what the kernel handed over last to arrive at the protocol.
 _FIRST_WORDS = 1.0  # A connection opened in advance may stay silent for ever.
@@ -245,6 +253,15 @@ def choose(heard: Heard) -> Mechanism | None:
         return WorkerEvent(heard, event)
     loop = _running_loop()
     return _by_loop(heard, loop) or _by_handler(heard, loop)
+
+
+def is_reloaded() -> bool:
+    """Tell whether this is uvicorn with `--reload`, which sends its process SIGTERM at each change of a file.
+
+    Called before `choose`, and on the event loop too.
+    """
+    server = _uvicorn_of(signal.getsignal(signal.SIGTERM))
+    return getattr(getattr(server, "config", None), "reload", False) is True
 
 
 def _by_loop(heard: Heard, loop: Any) -> Mechanism | None:

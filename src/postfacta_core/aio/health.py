@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from inspect import isroutine
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import anyio
 from anyio.abc import TaskGroup
@@ -17,7 +17,14 @@ from ..events import HealthChecked, Observer, observing, process_observer
 from ..policy.health import CheckConfig, CheckResult, CheckState, HealthReport, fold, inspect, summarize
 from ._functions import is_async
 
-__all__ = ["HealthRegistry"]
+__all__ = ["NO_LIFESPAN", "HealthRegistry"]
+
+NO_LIFESPAN: Final = (
+    "No lifespan has reached this application: its resources are not open, it is not ready, and it hears no SIGTERM."
+    " Harden the outermost application, since a Mount passes no lifespan on, and let the server run it, as"
+    " uvicorn does with --lifespan on."
+)
+"""What is wrong if a request comes before the lifespan has started, and what to do."""
 
 Check = Callable[[], Awaitable[object]]
 

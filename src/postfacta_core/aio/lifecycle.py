@@ -4,6 +4,8 @@ The signal is heard before the server hears it. From then on the service is unre
 `drain_delay` has passed; then the server gets its signal, and stops as it does by itself. What still runs after
 `drain_timeout` is cancelled and waited for, and only then resources close.
 
+There is no delay after a Ctrl-C at a terminal, and none under `uvicorn --reload`.
+
 A thread minds the time, since a blocked event loop must not keep the server from its signal.
 """
 
@@ -28,6 +30,7 @@ from ..clock import LUCK, MONOTONIC, Clock, Luck
 from ..errors import StoppedError
 from ..events import Drained, Observer, SignalsIntercepted, fan_out, ignore
 from ..policy.lifecycle import Course, DrainLimits, Phase, RecycleLimits
+from ..terminal import is_ctrl_c
 from .deadline import RunningRequests
 from .signals import intercept
 
@@ -44,6 +47,7 @@ _MARGIN: Final = 2.0
 
 class _Interception(Protocol):
     mechanism: str
+    is_reloaded: bool
 
     def is_in_place(self) -> bool: ...
     def release(self) -> None: ...
@@ -198,6 +202,7 @@ class _Life:
         self._thread = threading.Thread(target=self._mind_the_time, name="postfacta-drain", daemon=True)
         self._interception: _Interception | None = None
         self._heard: set[int] = set()
+        self._is_hurried = False
         self._is_started = False
         self._tasks: TaskGroup | None = None
 
@@ -205,8 +210,8 @@ class _Life:
     def mechanism(self) -> str:
         return self._interception.mechanism if self._interception else ""
 
-    def drain(self) -> None:
-        if self.course.drain(self._clock()):
+    def drain(self, *, at_once: bool = False) -> None:
+        if self.course.drain(self._clock(), at_once=at_once):
             self._on_drain()
         self._calls.put("drain")
 
@@ -270,10 +275,16 @@ class _Life:
             self._tell()
 
     def _hear(self, signum: int) -> None:
-        # One Ctrl-C may come twice: as SIGINT from the terminal, and as SIGTERM from a parent that had it too. Only
-        # the same signal again means: wait no longer.
-        if signum in self._heard or not self.course.is_draining:
-            self.drain()
+        # No load balancer looks at a developer's machine.
+        is_developers = is_ctrl_c(signum) or (
+            self._interception is not None and self._interception.is_reloaded
+        )
+        at_once = is_developers and not self._is_hurried
+        self._is_hurried |= is_developers
+        # One stop may come twice: as SIGINT, and as SIGTERM from a parent that had it too. Only the same signal again
+        # means: wait no longer.
+        if at_once or signum in self._heard or not self.course.is_draining:
+            self.drain(at_once=at_once)
         self._heard.add(signum)
 
     def _tell(self) -> None:

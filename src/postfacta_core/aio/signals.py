@@ -26,7 +26,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from ._mechanisms import Mechanism, choose
+from ._mechanisms import Mechanism, choose, is_reloaded
 
 __all__ = ["Interception", "intercept"]
 
@@ -61,6 +61,8 @@ class Interception:
 
     mechanism: str
     """How signals are heard: see the module's table."""
+    is_reloaded: bool
+    """Whether the server starts this process anew at each change of a file."""
 
     def __init__(self, on_signal: Callable[[int], None]) -> None:
         self._on_signal = on_signal
@@ -72,6 +74,7 @@ class Interception:
         self._drain_file = Path(path) if path else None
         self._watch: threading.Thread | None = None
         self._server: Mechanism | None = None
+        self.is_reloaded = is_reloaded()
         with contextlib.suppress(
             Exception
         ):  # foreign objects, private attributes: at worst there is no mechanism

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Final
 
 from .. import validation
-from ..aio.health import HealthRegistry
+from ..aio.health import NO_LIFESPAN, HealthRegistry
 from ..policy.health import CheckReport, HealthReport
 from . import _settings
 from ._problem import Problem, request_of, send_problem
@@ -21,6 +21,10 @@ _JSON: Final = b"application/json"
 _NOT_FOUND: Final = Problem(status=404, code="not-found", title="Not Found")
 _WRONG_METHOD: Final = b'{"type":"about:blank","title":"Method Not Allowed","status":405}'
 _Answer = tuple[int, bytes]
+_MISSING: Final = (
+    503,
+    json.dumps({"status": "unready", "detail": NO_LIFESPAN}, separators=(",", ":")).encode(),
+)
 
 
 class HealthMiddleware:
@@ -74,7 +78,9 @@ class HealthMiddleware:
         elif scope["method"] not in {"GET", "HEAD"}:
             await _send(scope, send, (405, _WRONG_METHOD))
         else:
-            await _send(scope, send, probe(self._registry.snapshot()))
+            report = self._registry.snapshot()
+            is_missing = probe is _ready and not (self._registry.is_entered or report.draining)
+            await _send(scope, send, _MISSING if is_missing else probe(report))
 
     def _may_see_detail(self, scope: Scope) -> bool:
         try:

@@ -84,8 +84,8 @@ class _Conversation:
         try:
             await app(scope, self._receive, self._send)
         except Exception:
-            # The protocol's way to say "no lifespan here" is to raise before any answer.
-            if self._told:
+            # The protocol's way to say "no lifespan here" is to raise at once. Later it is a startup that failed.
+            if self._told or self._asked:
                 raise
         if "lifespan.startup.failed" in self._told:
             return

@@ -22,12 +22,12 @@ last, and leaves them the other way round.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 
 from .. import validation
 from ..aio.deadline import RunningRequests
-from ..aio.health import HealthRegistry
+from ..aio.health import NO_LIFESPAN, HealthRegistry
 from ..aio.lifecycle import Lifecycle
 from ..aio.looplag import LoopLag
 from ..aio.ratelimit_store import SharedStore
@@ -40,7 +40,7 @@ from ..policy.concurrency import AdaptiveLimiter, LimiterConfig
 from ..policy.concurrency_limits import LatencyTarget
 from ..policy.lifecycle import DrainLimits, RecycleLimits
 from ..policy.transfer import TransferLimits
-from ..telemetry.logs import AccessLog, EventLog
+from ..telemetry.logs import LOGGER, AccessLog, EventLog
 from ..telemetry.metrics import Metrics
 from ..telemetry.sampling import AccessSampler
 from ..telemetry.tracing import Tracing
@@ -83,6 +83,8 @@ class Policy:
         priority_of: Tells by scope how much a request matters; None for `critical`.
         priority_key: Lets a caller who knows it say so in `X-Priority`; empty believes nobody.
         drain: How long the parts of a drain may take.
+        dev: Whether this is a developer's machine, with no load balancer to wait for: then a drain has no delay. It
+            has none either after Ctrl-C at a terminal, and under `uvicorn --reload`.
         recycle: When a worker ends by itself, to be replaced by its supervisor; None for never.
         response_headers: Given to every response that does not set them itself.
         metrics_path: Where the metrics are.
@@ -108,6 +110,7 @@ class Policy:
     priority_of: PriorityOf | None = None
     priority_key: str = field(default="", repr=False)
     drain: DrainLimits = field(default_factory=DrainLimits)
+    dev: bool = False
     recycle: RecycleLimits | None = None
     response_headers: Sequence[tuple[str, str]] = (("x-content-type-options", "nosniff"),)
     metrics_path: str = "/metrics"
@@ -255,6 +258,7 @@ class Hardened:
     ) -> None:
         self._app = app
         self._lifespan = lifespan
+        self._is_new = True  # Neither a lifespan nor a request has come.
         self.health = health
         self.lifecycle = lifecycle
         self.running = running
@@ -264,8 +268,14 @@ class Hardened:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection, or the lifespan."""
-        serve = self._lifespan if scope["type"] == "lifespan" else self._app
-        await serve(scope, receive, send)
+        if scope["type"] == "lifespan":
+            self._is_new = False
+            await self._lifespan(scope, receive, send)
+            return
+        if self._is_new:
+            self._is_new = False
+            LOGGER.error(NO_LIFESPAN)
+        await self._app(scope, receive, send)
 
 
 def harden(
@@ -311,7 +321,7 @@ def harden(
     observer = telemetry.observer
     running = RunningRequests(observer=observer, clock=clock)
     lifecycle = Lifecycle(
-        policy.drain,
+        replace(policy.drain, drain_delay=0.0) if policy.dev else policy.drain,
         running=running,
         on_drain=health.drain,
         recycle=policy.recycle,

@@ -149,12 +149,12 @@ class Course:
         """Be ready, unless a drain came first; tell whether it is."""
         return self._move(Phase.READY, now)
 
-    def drain(self, now: float) -> bool:
-        """Begin to drain. Told again, stop waiting; tell whether it was the first time.
+    def drain(self, now: float, *, at_once: bool = False) -> bool:
+        """Begin to drain, without the delay if it is at once. Told again, stop waiting; tell whether it was the first time.
 
         While it starts, nobody was served yet, and there is no load balancer to wait for.
         """
-        delay = self.limits.drain_delay if self.phase is Phase.READY else 0.0
+        delay = self.limits.drain_delay if self.phase is Phase.READY and not at_once else 0.0
         if self._move(Phase.DRAINING, now):
             self.lets_go_at = min(self.lets_go_at, now + delay)
             return True

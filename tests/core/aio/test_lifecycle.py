@@ -37,6 +37,7 @@ class Server:
 
     def __init__(self, heard: Callable[[int], None]) -> None:
         self.mechanism = "wrap"
+        self.is_reloaded = False
         self.in_place = True
         self.released_at: float | None = None
         self.closed = False
@@ -168,6 +169,43 @@ async def test_one_stop_that_comes_as_two_signals_keeps_its_delay(first: int, se
         await anyio.sleep(0.3)  # A release would have come by then.
         assert server.released_at is None
         server.signal(second)
+        await until(lambda: server.released_at is not None)
+
+
+@pytest.fixture
+def at_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "is_ctrl_c", lambda signum: signum == signal.SIGINT)
+
+
+@pytest.mark.usefixtures("at_terminal")
+@pytest.mark.parametrize("before", [[], [signal.SIGTERM]], ids=["alone", "after SIGTERM"])
+async def test_ctrl_c_at_a_terminal_has_no_delay(before: list[int]) -> None:
+    life = Life(delay=30)
+    async with life.lived() as server:
+        for signum in (*before, signal.SIGINT):
+            server.signal(signum)
+        await until(lambda: server.released_at is not None)
+    assert life.phases == ["ready", "draining", "stopping", "stopped"]
+
+
+async def test_a_server_that_reloads_has_no_delay() -> None:
+    life = Life(delay=30)
+    async with life.lived() as server:
+        server.is_reloaded = True
+        server.signal()
+        await until(lambda: server.released_at is not None)
+
+
+@pytest.mark.usefixtures("at_terminal")
+async def test_ctrl_c_during_startup_is_passed_on_once_that_is_over() -> None:
+    life = Life(delay=30)
+    async with life.lived(ready=False) as server:
+        server.is_reloaded = True
+        server.signal(signal.SIGINT)
+        server.signal()  # From the parent that reloads, which had the Ctrl-C too.
+        await anyio.sleep(0.3)  # A release would have come by then.
+        assert server.released_at is None
+        life.lifecycle.started()
         await until(lambda: server.released_at is not None)
 
 

@@ -18,7 +18,7 @@ import uvicorn
 import uvloop
 from uvicorn.server import Server
 
-from postfacta_core.aio._mechanisms import Mechanism, choose
+from postfacta_core.aio._mechanisms import Mechanism, choose, is_reloaded
 from tests.apart import apart
 
 BACKENDS = ("asyncio", "trio")
@@ -168,6 +168,17 @@ def asks_uvicorn(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["own", "overriding"])
 def test_uvicorn_is_asked_to_exit_and_does_not_die_of_the_signal(kind: str) -> None:
     assert apart(asks_uvicorn, kind) == 0
+
+
+def sees_a_reload(flag: str) -> None:
+    with Server(uvicorn.Config("none:none", reload=flag == "reload")).capture_signals():
+        assert is_reloaded() == (flag == "reload")
+    assert not is_reloaded()
+
+
+@pytest.mark.parametrize("flag", ["reload", "none"])
+def test_uvicorn_that_reloads_is_recognized(flag: str) -> None:
+    assert apart(sees_a_reload, flag) == 0
 
 
 # Nobody handles it.

@@ -288,3 +288,14 @@ async def test_a_startup_that_fails_under_a_lifecycle_is_told_as_it_is(lifecycle
         await drive(app, server)
     assert server.log == ["open db", "lifespan.startup", "lifespan.startup.failed", "close db"]
     assert lifecycle.phase == "stopped"
+
+
+async def test_an_application_that_raises_after_its_startup_was_asked_for_has_failed() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        raise OSError("no licence")
+
+    server = Server()
+    with pytest.raises(OSError, match="no licence"):
+        await server.run(app, "db")
+    assert server.log == ["open db", "lifespan.startup", "close db", "lifespan.startup.failed"]

@@ -50,6 +50,16 @@ def test_a_second_signal_ends_the_delay_and_a_third_changes_nothing() -> None:
     assert (course.lets_go_at, course.told_at) == (101, 100)
 
 
+def test_a_drain_at_once_has_no_delay_and_ends_one_that_runs() -> None:
+    course = ready()
+    assert course.drain(100.0, at_once=True)
+    assert (course.told_at, course.lets_go_at, course.cancels_at) == (100, 100, 120)
+    course = ready()
+    course.drain(100.0)
+    assert not course.drain(102.0, at_once=True)
+    assert (course.told_at, course.lets_go_at) == (100, 102)
+
+
 def test_a_second_signal_after_the_delay_does_not_put_the_end_off() -> None:
     course = ready()
     course.drain(100.0)
