@@ -19,7 +19,7 @@ from tests.servers.deadlines_app import LIMIT
 from tests.servers.serving import BIND, serving
 
 # What is promised is 0.1; the rest is for a machine that does more than this.
-LATE = 0.6
+LATE = 10  # Of a machine that is busy; who is not cut takes 20 s, or for ever.
 
 SERVERS = {
     "uvicorn-h11": "uvicorn --loop asyncio --http h11 --port {port}",
@@ -111,6 +111,7 @@ def test_each_server_keeps_deadlines_and_drains(server: str, tmp_path: Path) -> 
         assert seconds < LIMIT + LATE
         assert not service.noted("ended /thread")
         assert service.metric("postfacta_requests_overdue") == "1.0"
+        (tmp_path / "go").touch()
         until(lambda: service.noted("ended /thread"), service)
         until(lambda: service.metric("postfacta_requests_overdue") == "0.0", service)
 
