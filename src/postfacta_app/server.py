@@ -11,6 +11,7 @@ from typing import Final
 
 import uvicorn
 
+from .connections import Room, bounded, make_room
 from .observability import configure_logging, configure_tracing
 from .settings import Settings
 
@@ -18,6 +19,8 @@ __all__ = ["BACKLOG", "SERVERS", "PortInUseError", "check_port", "graceful_timeo
 
 BACKLOG: Final = 2048
 """How many connections may wait to be accepted."""
+
+_ROOM: Final = Room(4096, BACKLOG)
 
 SERVERS: Final = ("uvicorn", "granian", "hypercorn", "gunicorn")
 """Those that can run the application; `serve` takes the first."""
@@ -58,7 +61,8 @@ def serve(settings: Settings, *, say: Callable[[str], None] | None = None) -> in
         host, port = listener.getsockname()[:2]
         configure_logging(settings)
         flush = configure_tracing(settings)
-        server = uvicorn.Server(_config(settings))
+        room = make_room(*_ROOM, others=2 * settings.pool_max_size)
+        server = uvicorn.Server(_config(settings, room))
         # No request leaves what only the collector can free; to look after each 700 objects took 5 to 10 % of it.
         gc.freeze()
         gc.set_threshold(10_000, 10, 10)
@@ -76,13 +80,14 @@ def serve(settings: Settings, *, say: Callable[[str], None] | None = None) -> in
     return 0 if server.started else 1
 
 
-def _config(settings: Settings) -> uvicorn.Config:
+def _config(settings: Settings, room: Room = _ROOM) -> uvicorn.Config:
     from .app import create_app  # noqa: PLC0415 - a port in use is told before the slow part of the start
 
     return uvicorn.Config(
         create_app(settings),
         loop="asyncio",
-        http="httptools",
+        http=bounded(room.connections),
+        backlog=room.backlog,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -1,0 +1,147 @@
+"""Bound what a caller holds before it has sent a request: uvicorn's protocol, with a time and a number.
+
+uvicorn waits for ever for the headers of a request, and takes connections until the process has no file left to open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+from typing import Any, Final, NamedTuple
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+__all__ = ["HEADER_TIMEOUT", "Room", "bounded", "make_room"]
+
+HEADER_TIMEOUT: Final = 10.0
+"""Seconds that a caller has for the whole head of a request, from its connection or the head's first byte on."""
+
+_LOGGER: Final = logging.getLogger("postfacta_app")
+_RESERVE: Final = 64  # Files for all but callers and the database: logs, libraries, an event loop.
+# A connection that is accepted is looked at, and that which makes way for it closed, some turns of the loop later.
+_TURNS: Final = 5
+_SAY_EVERY: Final = 60.0
+_TOO_SLOW: Final = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+class Room(NamedTuple):
+    """How many connections there is room for.
+
+    Attributes:
+        connections: At once.
+        backlog: Accepted in one turn of the event loop, before any is looked at.
+    """
+
+    connections: int
+    backlog: int
+
+
+def make_room(connections: int, backlog: int, others: int) -> Room:
+    """Allow this process enough open files, and return what it can have.
+
+    Args:
+        connections: Wanted at once.
+        backlog: Wanted in one turn.
+        others: Files that it needs for connections of its own.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _TURNS * backlog + others + _RESERVE
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft >= wanted:
+        return Room(connections, backlog)
+    left = max(2 * _TURNS, soft - others - _RESERVE)
+    backlog = min(backlog, left // (2 * _TURNS))
+    return Room(min(connections, left - _TURNS * backlog), backlog)
+
+
+class _Bounded(HttpToolsProtocol):
+    """One connection; `bounded` makes the class of one server."""
+
+    most: int
+    patience: float
+    idle: dict[_Bounded, None]
+    """Those without a request under way, in the order in which they fell silent."""
+    said_at: float
+
+    _timer: asyncio.TimerHandle | None = None
+    _is_in_head = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.idle[self] = None
+        self._timer = self.loop.call_later(self.patience, self._give_up)
+        if len(self.connections) > self.most:
+            self._close_oldest()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.heard()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self._is_in_head or self._is_silent():
+            if self._timer is None:
+                self._timer = self.loop.call_later(self.patience, self._give_up)
+        elif self._timer is not None:
+            self.heard()
+
+    def on_message_begin(self) -> None:
+        self._is_in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._is_in_head = False
+        self.idle.pop(self, None)
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self in self.connections and self.cycle.response_complete:
+            self.idle[self] = None
+
+    def _is_silent(self) -> bool:
+        """Tell whether nothing is under way, and uvicorn does not look at the time, as after a lone line feed."""
+        is_over = self.cycle is None or self.cycle.response_complete
+        return is_over and self.timeout_keep_alive_task is None
+
+    def heard(self) -> None:
+        """Wait for no request any more."""
+        self.idle.pop(self, None)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_up(self) -> None:
+        self._timer = None
+        if self._is_in_head and (self.cycle is None or self.cycle.response_complete):
+            self.transport.write(_TOO_SLOW)
+        self.transport.close()
+
+    def _close_oldest(self) -> None:
+        # The newest is among them, and goes if all others have a request under way.
+        oldest = next(iter(self.idle))
+        oldest.heard()
+        oldest.transport.abort()
+        kind, now = type(self), self.loop.time()
+        if now >= kind.said_at + _SAY_EVERY:
+            kind.said_at = now
+            _LOGGER.warning("connections.full", extra={"connections": self.most})
+
+
+def bounded(most: int, *, patience: float = HEADER_TIMEOUT) -> type[HttpToolsProtocol]:
+    """Make the protocol of one server.
+
+    A connection that has not sent the head of a request in time is closed. One more than `most` closes the one that
+    has had no request under way for longest: so callers that send theirs get through, however many others hold on.
+
+    Args:
+        most: Connections at once.
+        patience: Seconds for a head.
+    """
+    own: dict[str, Any] = {"most": most, "patience": patience, "idle": {}, "said_at": float("-inf")}
+    return type("BoundedHttp", (_Bounded,), own)
