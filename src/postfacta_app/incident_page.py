@@ -16,7 +16,7 @@ from starlette.responses import Response
 from postfacta_core.clock import WALL, Clock
 
 from .db import Answer, Transactions, Unit
-from .errors import FieldError, PreconditionFailedError
+from .errors import ConflictError, FieldError, PreconditionFailedError
 from .incident_view import IncidentView, Needs, Typed, Visit, visit_of
 from .incidents import service
 from .incidents.http import read_ref
@@ -25,6 +25,7 @@ from .links import service as links
 from .links.model import NewLink
 from .principal import Principal
 from .signals import service as signals
+from .signals.model import Attached
 from .timeline import annotations as remarks, edits, http as timeline
 from .timeline.annotations import AnnotationChange, NewAnnotation
 from .timeline.model import Op
@@ -175,7 +176,9 @@ class IncidentPage:
 
         async def use(unit: Unit) -> str:
             incident = await service.lock_active(unit, self._needs.incidents, visit.ref)
-            await signals.attach(unit, self._needs.signals, incident, ids=ids)
+            done = await signals.attach(unit, self._needs.signals, incident, ids=ids)
+            if any(it.result is Attached.FULL for it in done):
+                raise ConflictError(f"Not attached: {signals.full(incident)}")
             return "timeline"
 
         return await self._save(visit, typed, use)

@@ -142,6 +142,62 @@ def test_a_hundred_levels_of_nesting_are_read() -> None:
     body.parse_json(b"[" * 100 + b"]" * 100)
 
 
+@given(any_json, st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", "\t:\r\n")]), st.booleans())
+@example({'x":': '":', "a": ['\\":']}, (",", ":"), True)
+@example({"a": [], "b": {}}, (",", ":"), False)
+@example([1e308, -0.0, 10**400], (",", ":"), False)
+def test_the_fast_reader_reads_what_the_slow_one_does(
+    value: object, separators: tuple[str, str], ascii_only: bool
+) -> None:
+    text = json.dumps(value, separators=separators, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+    outcomes: list[object] = []
+    for read in (body.parse_json, body._parse_slowly):
+        try:
+            outcomes.append(repr(read(text)))
+        except MalformedError as refusal:
+            outcomes.append(refusal.detail)
+    assert outcomes[0] == outcomes[1]
+
+
+def test_what_is_plain_does_not_go_the_slow_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(content: bytes) -> object:
+        raise AssertionError(content)
+
+    monkeypatch.setattr(body, "_parse_slowly", slowly)
+    batch = {"items": [{"title": f"Deploy: {n}", "payload": {"a": [n, None, 0.5]}} for n in range(500)]}
+    assert body.parse_json(json.dumps(batch).encode()) == batch
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"items":[' + b"{}," * 1_390_000 + b"{}]}",
+        b"[" + b'"",' * 1_390_000 + b'""]',
+        b"[" + b"0," * 100_000 + b"0]",
+        b"[" * 4_000_000,
+    ],
+    ids=["objects", "texts", "numbers", "nested"],
+)
+def test_too_many_values_are_refused_before_one_is_built(
+    content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body, "from_json", None)
+    with pytest.raises(MalformedError, match="more than 100,000 commas and brackets"):
+        body.parse_json(content)
+
+
+@pytest.mark.parametrize("text", ["[,{" * 1_000_000, '",[\\' * 500_000])
+def test_commas_and_brackets_within_texts_do_not_count(text: str) -> None:
+    assert body.parse_json(json.dumps({"a": text}).encode()) == {"a": text}
+
+
+async def test_a_hundred_broken_rules_are_told_at_most() -> None:
+    content = json.dumps({f"f{n}": n for n in range(40_000)}).encode()
+    with pytest.raises(InvalidFieldsError) as caught:
+        await body.read_body(a_request(("Content-Type", "application/json"), content=content), Reading)
+    assert len(caught.value.errors) == 100
+
+
 def test_each_broken_rule_has_a_pointer_a_code_and_no_echo_of_the_input() -> None:
     secret = "hunter2"  # noqa: S105 - it stands for one
     with pytest.raises(InvalidFieldsError) as caught:

@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from ..aside import aside
 from ..errors import AppError, FieldError
 from ..incidents.http import allow_stale_incidents
 from ..incidents.model import Severity
@@ -16,7 +17,7 @@ from ..principal import Principal
 from ..web.body import read_query
 from ..web.charts import Point, dot_plot, length, week_chart
 from ..web.render import Pages
-from .http import Store, measure_all
+from .http import EACH, Store, measure_all
 from .model import Aggregate, Phase, aggregate
 
 __all__ = ["InsightPage", "InsightQuery", "caption"]
@@ -53,28 +54,34 @@ class InsightPage:
             errors, query = refusal.errors, InsightQuery.model_validate({})
         shown, measured = await measure_all(self._store, principal, query)
         allow_stale_incidents(request, shown)
-        of_phase = aggregate(measured).durations[query.phase]
-        by_ref = {incident.ref: incident for incident in shown}
-        points = [
-            Point(it.incident, by_ref[it.incident].severity, by_ref[it.incident].declared_at, it.y)
-            for it in of_phase.points
-        ]
-        given = [(name, text) for name, text in request.query_params.multi_items() if name != "phase"]
-        context = {
-            **filter_form(request, errors),
-            "here": "insights",
-            "weeks": week_chart([(it.declared_at, it.severity) for it in shown], _SEVERITIES),
-            "plot": dot_plot(points, of_phase.p50),
-            "points": points,
-            "caption": caption(of_phase),
-            "without": _without(of_phase),
-            "of_phase": of_phase,
-            "phase": query.phase,
-            "phases": [(phase, f"/insights?{urlencode([*given, ('phase', phase)])}") for phase in Phase],
-            "length": length,
-            "has_kind": bool(query.kind),
-        }
-        return self._pages.page("insights.html", context, principal=principal, status=400 if errors else 200)
+
+        def draw() -> Response:
+            of_phase = aggregate(measured).durations[query.phase]
+            by_ref = {incident.ref: incident for incident in shown}
+            points = [
+                Point(it.incident, by_ref[it.incident].severity, by_ref[it.incident].declared_at, it.y)
+                for it in of_phase.points
+            ]
+            given = [(name, text) for name, text in request.query_params.multi_items() if name != "phase"]
+            context = {
+                **filter_form(request, errors),
+                "here": "insights",
+                "weeks": week_chart([(it.declared_at, it.severity) for it in shown], _SEVERITIES),
+                "plot": dot_plot(points, of_phase.p50),
+                "points": points,
+                "caption": caption(of_phase),
+                "without": _without(of_phase),
+                "of_phase": of_phase,
+                "phase": query.phase,
+                "phases": [(phase, f"/insights?{urlencode([*given, ('phase', phase)])}") for phase in Phase],
+                "length": length,
+                "has_kind": bool(query.kind),
+            }
+            return self._pages.page(
+                "insights.html", context, principal=principal, status=400 if errors else 200
+            )
+
+        return await aside(len(shown) * EACH, draw)
 
 
 def caption(phase: Aggregate) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from datetime import datetime
 from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ..aside import aside
 from ..db import Transactions, Unit
 from ..errors import InvalidCursorError
 from ..incidents.http import parse_ref
@@ -45,11 +47,11 @@ class ExportHttp:
             return await service.one(unit, self._needs, ref, rev=query.rev)
 
         document = await self._transactions.read(principal, look)
-        if query.format is ExportFormat.MD:
-            body, kind = to_markdown(document).encode(), _MARKDOWN
-        else:
-            body, kind = document.__pydantic_serializer__.to_json(document), "application/json"
-        etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+        is_text = query.format is ExportFormat.MD
+        kind = _MARKDOWN if is_text else "application/json"
+        write = to_markdown if is_text else document.__pydantic_serializer__.to_json
+        body, digest = await aside(document.size, _hashed, write, document)
+        etag = f'"{digest[:32]}"'
         if if_none_match(request, etag):
             return Response(status_code=304, headers={"ETag": etag})
         name = f"{document.incident.ref}.{query.format}"
@@ -73,6 +75,11 @@ class ExportHttp:
             cursor = encode_members("export", key, filters_hash(query))
         headers = {"Content-Type": NDJSON, "As-Of": as_of, **next_link(request, cursor)}
         return Response(pulled.lines, headers=headers)
+
+
+def _hashed(write: Callable[[Document], bytes], document: Document) -> tuple[bytes, str]:
+    body = write(document)
+    return body, hashlib.sha256(body).hexdigest()
 
 
 def _place(query: ExportQuery) -> tuple[datetime | None, tuple[datetime, UUID] | None]:

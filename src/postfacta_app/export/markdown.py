@@ -81,6 +81,6 @@ def _templates() -> Environment:
 _TEMPLATE: Final = _templates().get_template("incident.md")
 
 
-def to_markdown(document: Document) -> str:
-    """Write all of it for readers."""
-    return _TEMPLATE.render(document.model_dump(mode="json"))
+def to_markdown(document: Document) -> bytes:
+    """Write all of it for readers, in UTF-8."""
+    return _TEMPLATE.render(document.model_dump(mode="json")).encode()

@@ -10,6 +10,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from ..actions.model import Action
+from ..aside import LARGE
 from ..incidents.model import Incident
 from ..incidents.query import IncidentFilters
 from ..links.model import IncidentLink
@@ -81,3 +82,9 @@ class Document(BaseModel):
     )
     actions: Sequence[Action]
     links: Sequence[IncidentLink] = Field(description="Those whose other end the asker may see.")
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it has as JSON."""
+        rows = len(self.timeline.entries) + len(self.annotations) + len(self.actions) + len(self.links)
+        return 500 * rows + (LARGE if self.postmortem else 0)

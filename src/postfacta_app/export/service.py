@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from ..actions.model import Action
+from ..aside import aside
 from ..db import Fetch, Unit
 from ..errors import NotFoundError
 from ..incidents.model import Incident
@@ -146,7 +147,7 @@ async def pull(
         if at == limit or len(lines) >= _MOST_BYTES:
             break
         document = await _document(unit, needs, each.incident)
-        lines += document.__pydantic_serializer__.to_json(document) + b"\n"
+        lines += await aside(document.size, document.__pydantic_serializer__.to_json, document) + b"\n"
         last = (each.changed, each.incident.id) if at + 1 < len(seen) else None
     return Pulled(bytes(lines), last, await needs.store.as_of(unit))
 
@@ -154,18 +155,25 @@ async def pull(
 async def _document(unit: Unit, needs: Needs, incident: Incident, *, rev: int | None = None) -> Document:
     who, fetch = unit.principal, unit.fetch
     facts = await needs.timelines.facts_in(unit, incident.id)
-    timeline = build(facts)
     revision = await needs.postmortems.read(who, incident.id, rev, fetch=fetch)
-    return Document(
-        incident=incident,
-        timeline=TimelineDocument(
-            digest=timeline.digest,
-            rules=timeline.rules,
-            milestones=timeline.milestones,
-            entries=timeline.entries,
-        ),
-        annotations=await needs.store.remarks(unit, incident.id),
-        postmortem=None if revision is None else PostMortem.of(revision, facts),
-        actions=await needs.actions.of(who, incident.id, fetch=fetch),
-        links=await needs.links.of(who, incident.id, fetch=fetch),
-    )
+    remarks = await needs.store.remarks(unit, incident.id)
+    actions = await needs.actions.of(who, incident.id, fetch=fetch)
+    links = await needs.links.of(who, incident.id, fetch=fetch)
+
+    def put_together() -> Document:
+        timeline = build(facts)
+        return Document(
+            incident=incident,
+            timeline=TimelineDocument(
+                digest=timeline.digest,
+                rules=timeline.rules,
+                milestones=timeline.milestones,
+                entries=timeline.entries,
+            ),
+            annotations=remarks,
+            postmortem=None if revision is None else PostMortem.of(revision, facts),
+            actions=actions,
+            links=links,
+        )
+
+    return await aside(facts.size, put_together)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ..aside import LARGE, aside
 from ..identity.model import AuditEntry, AuditQuery
 from ..incidents import service as incidents
 from ..incidents.http import parse_ref
@@ -78,7 +79,7 @@ class HistoryPage:
         if found is None:
             raise incidents.missing()
         incident, facts = found
-        titles = {(it.source, it.id): it.original_title for it in build(facts, include_hidden=True).entries}
+        titles = await aside(facts.size, _titles, facts)
         edits = await self._edits(incident.id, before, MOST)
         revisions = await self._revisions.page(principal, incident.id, before=None, limit=MOST)
         written = [it for it in revisions if before is None or it.at < before]
@@ -99,4 +100,8 @@ class HistoryPage:
             "names": await self._names({it.actor for it in events}),
             "next_url": next_page(request, format_time(older)) if older else None,
         }
-        return self._pages.page("history.html", context, principal=principal)
+        return await aside(LARGE, self._pages.page, "history.html", context, principal=principal)
+
+
+def _titles(facts: Facts) -> Mapping[tuple[str, str], str]:
+    return {(it.source, it.id): it.original_title for it in build(facts, include_hidden=True).entries}

@@ -9,6 +9,7 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ..aside import aside
 from ..db import Answer, Transactions, Unit
 from ..errors import InvalidCursorError, NotFoundError, PreconditionFailedError, PreconditionRequiredError
 from ..incidents import service as incidents
@@ -62,11 +63,12 @@ class PostMortemHttp:
         if revision is None:
             raise service.missing()
         allow_stale_incidents(request, [incident])
-        shown = PostMortem.of(revision, facts)
+        shown = await aside(facts.size, PostMortem.of, revision, facts)
         # What the timeline has done is in the body, but not in the number of the revision.
         if not shown.timeline_changed and if_none_match(request, shown.etag):
             return Response(status_code=304, headers={"ETag": shown.etag})
-        return Answer.of(200, shown, {"ETag": shown.etag}).response()
+        answer = await aside(facts.size, Answer.of, 200, shown, {"ETag": shown.etag})
+        return answer.response()
 
     async def write(self, request: Request, principal: Principal) -> Response:
         """PUT /api/v1/incidents/{ref}/postmortem."""

@@ -8,6 +8,7 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ..aside import LARGE, aside
 from ..db import Answer, Transactions, Unit
 from ..errors import NotFoundError, PreconditionFailedError
 from ..incidents import service as incidents
@@ -29,6 +30,7 @@ from .model import MOVES, PostMortem, Restore, Revision, RevisionQuery, Revision
 
 __all__ = ["PostMortemPages"]
 
+_MOST_CHANGED = 100  # Entries that a page lists; the API lists all.
 _OTHERS = "Somebody else wrote a revision meanwhile. Yours is not saved: look at what is there now, then save again."
 
 
@@ -61,7 +63,7 @@ class PostMortemPages:
         incident, facts = await self._facts(request, principal)
         last = await self._store.read(principal, incident.id)
         form = shown(section, last.content if last else Content())
-        return self._form(
+        return await self._form(
             principal, section, form, known=(incident, facts, last), rev=last.rev if last else 0
         )
 
@@ -91,7 +93,7 @@ class PostMortemPages:
             if _is_outdated(done):
                 rev = known[2].rev if known[2] else 0
         sent = {"ref": request.path_params["ref"], **fields}
-        return self._form(principal, section, form, known=known, rev=rev, refusal=done, sent=sent)
+        return await self._form(principal, section, form, known=known, rev=rev, refusal=done, sent=sent)
 
     async def move(self, request: Request, principal: Principal) -> Response:
         """POST /incidents/{ref}/postmortem/moves: bring it to another state."""
@@ -150,17 +152,22 @@ class PostMortemPages:
         asked = await self._revision(principal, incident.id, parse_rev(request))
         against = query.against and await self._revision(principal, incident.id, query.against)
         last = await self._store.read(principal, incident.id)
-        context = {
-            "revision": asked,
-            "last": last,
-            "against": against,
-            "differences": compare(against.content, asked.content) if against else None,
-            "cited": reading.cited(asked.content, build(facts).entries),
-            "names": await self._names({asked.author}),
-            "sections": SECTIONS,
-            "key": new_key(),
-        }
-        return self._render(principal, incident, "revision.html", context=context)
+        names = await self._names({asked.author})
+
+        def draw() -> Response:
+            context = {
+                "revision": asked,
+                "last": last,
+                "against": against,
+                "differences": compare(against.content, asked.content) if against else None,
+                "cited": reading.cited(asked.content, build(facts).entries),
+                "names": names,
+                "sections": SECTIONS,
+                "key": new_key(),
+            }
+            return self._render(principal, incident, "revision.html", context=context)
+
+        return await aside(LARGE, draw)
 
     async def _show(
         self,
@@ -184,32 +191,39 @@ class PostMortemPages:
         actions = await self._needs.actions.of(principal, incident.id)
         if refusal is None:
             allow_stale_incidents(request, [incident])
-        content = last.content if last else Content()
-        entries = build(facts).entries
-        moved = PostMortem.of(last, facts).timeline_changes if last else None
-        stage = last.status if last else None
-        context = {
-            "revision": last,
-            "content": content,
-            "names": await self._names({last.author} if last else set()),
-            "headline": reading.headline(moved) if moved else None,
-            "changed": reading.changed(moved) if moved else [],
-            "cited": reading.cited(content, entries),
-            "narrative": reading.narrative(entries),
-            "actions": actions,
-            "missing": reading.missing(content, actions),
-            "moves": [it for it in MOVES[stage] if it is not Stage.WAIVED],
-            "may_waive": Stage.WAIVED in MOVES[stage],
-            "sections": SECTIONS,
-            "form": fields,
-            "refusal": refusal,
-            "errors": refusal.by_field if refusal else {},
-            "key": new_key() if "message" in fields else _key(refusal, fields),
-            "waive_key": _key(refusal, fields) if "message" in fields else new_key(),
-        }
-        return self._render(principal, incident, "postmortem.html", context=context, refusal=refusal)
+        names = await self._names({last.author} if last else set())
 
-    def _form(
+        def draw() -> Response:
+            content = last.content if last else Content()
+            entries = build(facts).entries
+            moved = PostMortem.of(last, facts).timeline_changes if last else None
+            changed = reading.changed(moved) if moved else []
+            stage = last.status if last else None
+            context = {
+                "revision": last,
+                "content": content,
+                "names": names,
+                "headline": reading.headline(moved) if moved else None,
+                "changed": changed[:_MOST_CHANGED],
+                "unlisted": len(changed[_MOST_CHANGED:]),
+                "cited": reading.cited(content, entries),
+                "narrative": reading.narrative(entries),
+                "actions": actions,
+                "missing": reading.missing(content, actions),
+                "moves": [it for it in MOVES[stage] if it is not Stage.WAIVED],
+                "may_waive": Stage.WAIVED in MOVES[stage],
+                "sections": SECTIONS,
+                "form": fields,
+                "refusal": refusal,
+                "errors": refusal.by_field if refusal else {},
+                "key": new_key() if "message" in fields else _key(refusal, fields),
+                "waive_key": _key(refusal, fields) if "message" in fields else new_key(),
+            }
+            return self._render(principal, incident, "postmortem.html", context=context, refusal=refusal)
+
+        return await aside(LARGE, draw)
+
+    async def _form(
         self,
         principal: Principal,
         section: str,
@@ -221,29 +235,33 @@ class PostMortemPages:
         sent: Mapping[str, str] | None = None,
     ) -> Response:
         sent = sent or {}
-        entries: Sequence[reading.Mention] = reading.offered(build(known[1]).entries) if known else []
-        there = known[2].content if known and known[2] and refusal and _is_outdated(refusal) else None
-        count = len(rows(section, form))
-        context = {
-            "ref": known[0].ref if known else sent.get("ref", ""),
-            "section": section,
-            "title": SECTIONS[section],
-            "sections": SECTIONS,
-            "is_list": section in LISTS,
-            "form": {**form, "message": sent.get("message", "")},
-            "count": min(count + 1, MOST_ROWS),
-            "rev": rev,
-            "there": there,
-            "cited": reading.cited(there, build(known[1]).entries) if known and there else {},
-            "entries": entries,
-            "refusal": refusal,
-            "errors": refusal.by_field if refusal else {},
-            "labels": {name: label(name) for name in refusal.by_field} if refusal else {},
-            "key": _key(refusal, sent),
-            "kinds": list(TriggerKind),
-            "categories": list(Category),
-        }
-        return self._answer(principal, "postmortem_edit.html", context, refusal=refusal)
+
+        def draw() -> Response:
+            entries = build(known[1]).entries if known else []
+            there = known[2].content if known and known[2] and refusal and _is_outdated(refusal) else None
+            count = len(rows(section, form))
+            context = {
+                "ref": known[0].ref if known else sent.get("ref", ""),
+                "section": section,
+                "title": SECTIONS[section],
+                "sections": SECTIONS,
+                "is_list": section in LISTS,
+                "form": {**form, "message": sent.get("message", "")},
+                "count": min(count + 1, MOST_ROWS),
+                "rev": rev,
+                "there": there,
+                "cited": reading.cited(there, entries) if there else {},
+                "entries": reading.offered(entries),
+                "refusal": refusal,
+                "errors": refusal.by_field if refusal else {},
+                "labels": {name: label(name) for name in refusal.by_field} if refusal else {},
+                "key": _key(refusal, sent),
+                "kinds": list(TriggerKind),
+                "categories": list(Category),
+            }
+            return self._answer(principal, "postmortem_edit.html", context, refusal=refusal)
+
+        return await aside(LARGE, draw)
 
     async def _facts(self, request: Request, principal: Principal) -> tuple[Incident, Facts]:
         found = await self._needs.timelines.facts(principal, parse_ref(request))

@@ -12,6 +12,7 @@ from typing import Protocol
 from uuid import UUID
 
 from ..actions.model import Action
+from ..aside import aside
 from ..db import Fetch, Unit
 from ..errors import FieldError, InvalidFieldsError, NotFoundError, NotPublishableError
 from ..incidents.model import Incident
@@ -191,7 +192,8 @@ async def _append(
 ) -> Written:
     incident, last = base.incident, base.last
     at = await unit.stamp(incident.id)
-    timeline = build(await needs.timelines.facts_in(unit, incident.id), as_of=micros(at))
+    facts = await needs.timelines.facts_in(unit, incident.id)
+    timeline = await aside(facts.size, build, facts, as_of=micros(at))
     revision = await needs.revisions.append(
         unit,
         Revision(

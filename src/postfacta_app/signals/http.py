@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from functools import partial
 from uuid import UUID
 
-from anyio.lowlevel import checkpoint
 from pydantic import JsonValue
 from starlette.requests import Request
 from starlette.responses import Response
 
 from postfacta_core.clock import WALL, Clock
 
+from ..aside import aside
 from ..db import Answer, Transactions, Unit
 from ..errors import ForbiddenError, InvalidFieldsError
 from ..incidents.http import parse_ref, read_ref
@@ -37,8 +37,6 @@ from .model import (
 from .redaction import without_secrets
 
 __all__ = ["SignalHttp"]
-
-_AT_ONCE = 25
 
 
 class SignalHttp:
@@ -77,12 +75,8 @@ class SignalHttp:
         if batch.incident is not None and not principal.may(Access.WRITE):
             raise ForbiddenError("To attach signals to an incident needs the right to write incidents")
         ref = None if batch.incident is None else read_ref(batch.incident)
-        items: list[Fact | ItemResult] = []
-        for index, sent in enumerate(batch.items):
-            if index % _AT_ONCE == 0:
-                await checkpoint()  # A large batch takes long: others go on in between.
-            items.append(self._item(index, sent, principal))
-        now = self._now()
+        size, now = len(await request.body()), self._now()
+        items = await aside(size, lambda: [self._item(*it, principal) for it in enumerate(batch.items)])
 
         async def work(unit: Unit) -> Answer:
             incident = None if ref is None else await lock_active(unit, self._incidents, ref)
@@ -93,7 +87,8 @@ class SignalHttp:
     async def alertmanager(self, request: Request, principal: Principal) -> Response:
         """POST /api/v1/ingest/alertmanager."""
         webhook = parse(Webhook, await read_json(request))
-        items = read_alerts(webhook, principal, labels=self._labels, clean=self._clean)
+        size = len(await request.body())
+        items = await aside(size, read_alerts, webhook, principal, labels=self._labels, clean=self._clean)
         lost, now = webhook.lost, self._now()
 
         async def work(unit: Unit) -> Answer:

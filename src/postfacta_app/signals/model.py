@@ -32,6 +32,8 @@ from ..web.paging import decode_cursor, encode_cursor, filters_hash
 from .precision import Precision
 
 __all__ = [
+    "MOST_BYTES",
+    "MOST_SIGNALS",
     "Attached",
     "AttachedPage",
     "Attachment",
@@ -165,6 +167,12 @@ class Attachments(BaseModel):
     ids: Annotated[list[UUID], Field(min_length=1, max_length=500)]
 
 
+MOST_SIGNALS: Final = 10_000
+"""So many signals an incident takes; those that were detached count, since what was known then is still asked for."""
+MOST_BYTES: Final = 16 * 2**20
+"""So many bytes the titles, links and services of an incident's signals may have together."""
+
+
 # Whose it is, and what makes two the same
 
 _PEOPLE: Final = "manual"
@@ -248,6 +256,15 @@ class Result(StrEnum):
     REJECTED = "rejected"
 
 
+class Attached(StrEnum):
+    """What became of the wish to attach a signal; `full` if the incident takes no more."""
+
+    ATTACHED = "attached"
+    ALREADY = "already"
+    UNKNOWN = "unknown"
+    FULL = "full"
+
+
 class ItemResult(BaseModel):
     """What became of one item, and why it was rejected."""
 
@@ -258,6 +275,10 @@ class ItemResult(BaseModel):
         default=False, description="It lies more than two minutes in the future: look at the sender's clock."
     )
     errors: Sequence[FieldError] = ()
+    attached: Attached | None = Field(
+        None,
+        description="Whether the incident that the request names has it; `full`: stored, but not attached.",
+    )
 
 
 class Ingested(BaseModel):
@@ -266,14 +287,6 @@ class Ingested(BaseModel):
     results: Sequence[ItemResult]
     counts: Mapping[Result, int]
     warnings: Sequence[str] = ()
-
-
-class Attached(StrEnum):
-    """What became of the wish to attach a signal."""
-
-    ATTACHED = "attached"
-    ALREADY = "already"
-    UNKNOWN = "unknown"
 
 
 class Attachment(BaseModel):

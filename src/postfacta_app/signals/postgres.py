@@ -11,9 +11,12 @@ import asyncpg
 
 from postfacta_core.aio.database import Database
 
+from ..aside import aside
 from ..db import VISIBLE, Unit, sees
 from ..principal import Principal
 from .model import (
+    MOST_BYTES,
+    MOST_SIGNALS,
     ConflictingContent,
     Fact,
     IncidentOfSignal,
@@ -78,10 +81,15 @@ select n.signal_id, decode(n.sha256, 'hex'), n.content, $2 from (
 returning true"""
 _VISIBLE_OF = f"select s.id from signals s where s.id = any ($3::uuid[]) and coalesce({_SEEN}, true)"  # noqa: S608 - only constants of this module
 _ATTACHED = """
-select signal_id from (
-  select distinct on (signal_id) signal_id, op from edits where incident_id = $1 and signal_id = any ($2::uuid[])
-   order by signal_id, at desc, id desc) a
- where op = 'attach'"""
+select distinct on (signal_id) signal_id, op = 'attach' as is_attached
+  from edits where incident_id = $1 and signal_id = any ($2::uuid[]) order by signal_id, at desc, id desc"""
+_SIZE = "octet_length(s.title) + octet_length(s.links::text) + octet_length(array_to_string(s.services, ' '))"
+_ROOM = f"""
+with held as (select count(*) as signals, coalesce(sum({_SIZE}), 0) as bytes from signals s
+   where s.id in (select e.signal_id from edits e where e.incident_id = $1 and e.op = 'attach')),
+ new as (select s.id, row_number() over (order by k.place) as signals, sum({_SIZE}) over (order by k.place) as bytes
+   from unnest($2::uuid[]) with ordinality k(id, place) join signals s on s.id = k.id)
+select new.id from new, held where held.signals + new.signals <= $3 and held.bytes + new.bytes <= $4"""  # noqa: S608 - only constants of this module
 _EDIT = """
 insert into edits (id, incident_id, at, op, signal_id, actor)
 select gen_random_uuid(), $1, $2, $3, s.id, $5 from unnest($4::uuid[]) s(id)"""
@@ -141,12 +149,8 @@ class PostgresSignals:
         """Write those whose key is new; who writes one of them at the same time is waited for."""
         if not facts:
             return {}
-        rows = await unit.fetch(
-            _INSERT,
-            json.dumps([_row(fact) for fact in facts]),
-            unit.principal.actor,
-            operation="signal_insert",
-        )
+        texts = await aside(2_000 * len(facts), lambda: json.dumps([_row(fact) for fact in facts]))
+        rows = await unit.fetch(_INSERT, texts, unit.principal.actor, operation="signal_insert")
         return {(row["source"], row["external_id"]): row["id"] for row in rows}
 
     async def stored(self, unit: Unit, keys: Sequence[Key]) -> Stored:
@@ -181,10 +185,15 @@ class PostgresSignals:
         rows = await unit.fetch(_VISIBLE_OF, *sees(unit.principal), ids, operation="signal_visible")
         return {row["id"] for row in rows}
 
-    async def attached(self, unit: Unit, incident_id: UUID, ids: Sequence[UUID]) -> AbstractSet[UUID]:
-        """Tell which of these an incident has now."""
+    async def attached(self, unit: Unit, incident_id: UUID, ids: Sequence[UUID]) -> Mapping[UUID, bool]:
+        """Tell which of these an incident ever had, and whether it has them now."""
         rows = await unit.fetch(_ATTACHED, incident_id, ids, operation="signal_attached")
-        return {row["signal_id"] for row in rows}
+        return {row["signal_id"]: row["is_attached"] for row in rows}
+
+    async def room(self, unit: Unit, incident_id: UUID, ids: Sequence[UUID]) -> AbstractSet[UUID]:
+        """Tell which of these, from the first on, an incident that never had them can take."""
+        args = (incident_id, ids, MOST_SIGNALS, MOST_BYTES)
+        return {row["id"] for row in await unit.fetch(_ROOM, *args, operation="signal_room")}
 
     async def edit(
         self, unit: Unit, op: Literal["attach", "detach"], *, incident_id: UUID, ids: Sequence[UUID]

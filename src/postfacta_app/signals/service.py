@@ -13,6 +13,8 @@ from ..errors import NotFoundError
 from ..incidents.model import Incident
 from ..principal import Principal
 from .model import (
+    MOST_BYTES,
+    MOST_SIGNALS,
     Attached,
     Attachment,
     Fact,
@@ -28,7 +30,7 @@ from .model import (
     source_of,
 )
 
-__all__ = ["Conflicts", "Store", "Stored", "attach", "detach", "ingest", "missing"]
+__all__ = ["Conflicts", "Store", "Stored", "attach", "detach", "full", "ingest", "missing"]
 
 Stored = Mapping[Key, tuple[UUID, bytes]]
 """The id and the hash of stored signals."""
@@ -66,8 +68,12 @@ class Store(Protocol):
         """Tell which of these there are for the asker."""
         ...
 
-    async def attached(self, unit: Unit, incident_id: UUID, ids: Sequence[UUID]) -> AbstractSet[UUID]:
-        """Tell which of these an incident has now."""
+    async def attached(self, unit: Unit, incident_id: UUID, ids: Sequence[UUID]) -> Mapping[UUID, bool]:
+        """Tell which of these an incident ever had, and whether it has them now."""
+        ...
+
+    async def room(self, unit: Unit, incident_id: UUID, ids: Sequence[UUID]) -> AbstractSet[UUID]:
+        """Tell which of these, from the first on, an incident that never had them can take."""
         ...
 
     async def edit(
@@ -117,10 +123,17 @@ async def ingest(
     if created or kept:
         detail = {"created": len(created), "conflicts_kept": kept}
         await unit.audit("signal.ingest", f"source:{source_of(unit.principal, None)}", detail=detail)
+    warnings: list[str] = []
     if incident is not None and stored:
-        await attach(unit, store, incident, ids=[signal_id for signal_id, _ in stored.values()])
+        ids = list(dict.fromkeys(stored[key][0] for key in first))
+        became = {it.id: it.result for it in await attach(unit, store, incident, ids=ids)}
+        results = [
+            told.model_copy(update={"attached": became[told.signal_id]}) if told.signal_id else told
+            for told in results
+        ]
+        warnings = [full(incident)] if Attached.FULL in became.values() else []
     _count(unit, items, results)
-    return Ingested(results=results, counts={result: counts[result] for result in Result})
+    return Ingested(results=results, counts={it: counts[it] for it in Result}, warnings=warnings)
 
 
 def _told(fact: Fact, stored: Stored, *, is_new: bool, now: datetime) -> ItemResult:
@@ -152,7 +165,10 @@ async def attach(
     """Attach signals to an incident that this unit has locked; those that it has already write nothing."""
     known = await store.visible(unit, ids)
     before = await store.attached(unit, incident.id, ids)
-    new = [signal_id for signal_id in dict.fromkeys(ids) if signal_id in known and signal_id not in before]
+    wanted = [it for it in dict.fromkeys(ids) if it in known and not before.get(it)]
+    never = [it for it in wanted if it not in before]
+    refused = set(never) - await store.room(unit, incident.id, never) if never else set[UUID]()
+    new = [it for it in wanted if it not in refused]
     if new:
         await store.edit(unit, "attach", incident_id=incident.id, ids=new)
         detail = {"signals": new}
@@ -164,6 +180,8 @@ async def attach(
         if signal_id in waiting:
             waiting.remove(signal_id)
             result = Attached.ATTACHED
+        elif signal_id in refused:
+            result = Attached.FULL
         results.append(Attachment(id=signal_id, result=result))
     return results
 
@@ -174,11 +192,19 @@ async def detach(unit: Unit, store: Store, incident: Incident, *, signal_id: UUI
     Raises:
         NotFoundError: If the incident does not have it.
     """
-    if not await store.attached(unit, incident.id, [signal_id]):
+    if not (await store.attached(unit, incident.id, [signal_id])).get(signal_id):
         raise missing()
     await store.edit(unit, "detach", incident_id=incident.id, ids=[signal_id])
     detail = {"signals": [signal_id]}
     await unit.audit("signal.detach", incident.ref, incident_id=incident.id, detail=detail)
+
+
+def full(incident: Incident) -> str:
+    """Say why an incident takes no more signals, and what to do."""
+    return (
+        f"{incident.ref} has all the signals that an incident takes ({MOST_SIGNALS:,}, or {MOST_BYTES >> 20} MiB of"
+        " titles, links and services): what is `full` is stored, and another incident can take it"
+    )
 
 
 def missing() -> NotFoundError:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, RootModel, StringConstraints
 
+from ..aside import aside
 from ..db import Unit
 from ..incidents import service
 from ..incidents.model import Reason, check_time
@@ -215,4 +216,5 @@ async def add(
     await unit.audit(
         "timeline.edit", incident.ref, incident_id=incident.id, detail={"edit": edit.id, "op": edit.op}
     )
-    return AddedEdit(edit=edit, digest=build(await store.facts_in(unit, incident.id)).digest)
+    facts = await store.facts_in(unit, incident.id)
+    return AddedEdit(edit=edit, digest=(await aside(facts.size, build, facts)).digest)

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from postfacta_core.clock import WALL, Clock
 
+from ..aside import aside
 from ..db import Answer, Transactions, Unit
 from ..errors import NotFoundError
 from ..incidents import service
@@ -76,16 +77,20 @@ class TimelineHttp:
             raise service.missing()
         incident, facts = found
         allow_stale_incidents(request, [incident])
-        timeline = build(
-            facts,
-            as_of=None if query.as_of is None else micros(query.as_of),
-            known_as_of=None if query.known_as_of is None else micros(query.known_as_of),
-            include_hidden=query.include_hidden,
-        )
-        page, headers = cut(timeline, query, incident.id), {"ETag": timeline.etag}
-        if if_none_match(request, timeline.etag):
-            return Response(status_code=304, headers=headers)
-        return Answer.of(200, page, headers | next_link(request, page.next_cursor)).response()
+
+        def slice_of() -> Response:
+            timeline = build(
+                facts,
+                as_of=None if query.as_of is None else micros(query.as_of),
+                known_as_of=None if query.known_as_of is None else micros(query.known_as_of),
+                include_hidden=query.include_hidden,
+            )
+            page, headers = cut(timeline, query, incident.id), {"ETag": timeline.etag}
+            if if_none_match(request, timeline.etag):
+                return Response(status_code=304, headers=headers)
+            return Answer.of(200, page, headers | next_link(request, page.next_cursor)).response()
+
+        return await aside(facts.size, slice_of)
 
     async def edits(self, request: Request, principal: Principal) -> Response:
         """GET /api/v1/incidents/{ref}/edits."""

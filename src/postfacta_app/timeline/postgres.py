@@ -11,6 +11,7 @@ import asyncpg
 
 from postfacta_core.aio.database import Database
 
+from ..aside import aside
 from ..db import VISIBLE, Unit, sees
 from ..incidents.model import Incident
 from ..incidents.postgres import COLUMNS, incident_of, ref_of, where_of
@@ -30,26 +31,35 @@ def _us(column: str) -> str:
     return f"(extract(epoch from {column}) * 1000000)::bigint"
 
 
-def _facts_of(signals: str, annotations: str) -> str:
-    """Select the facts of the incident `i` in one statement, and so as they are at one moment.
+def _rows(columns: str, of: str) -> str:
+    """Select rows as JSON, which PostgreSQL writes fast and Python reads fast, some hundred a text.
 
-    Rows are arrays, which PostgreSQL writes fast and Python reads fast.
+    Python does nothing else while it reads one text, so no text is long.
     """
     return f"""
-  (select json_agg(json_build_array(s.id, s.source, s.external_id, s.kind, {_us("s.occurred_at")}, s.precision,
-      s.title, encode(s.content_sha256, 'hex'), s.sequence, {_us("s.known_at")}, {_us("s.received_at")},
-      s.time_basis, s.services, s.environment, s.links,
-      (select count(*) from signal_conflicts c where c.signal_id = s.id)))
-    from signals s where {signals} and s.id in (
-      select e.signal_id from edits e where e.incident_id = i.id and e.op = 'attach')) as signals,
-  (select json_agg(json_build_array(c.id, {_us("c.at")}, c.from_status, c.to_status, c.outcome, c.reason,
-      {_us("c.occurred_at")})) from status_changes c where c.incident_id = i.id) as changes,
-  (select json_agg(json_build_array(a.id, a.root, {_us("a.at")}, a.kind, a.state, a.body, {_us("a.occurred_at")},
-      a.retracted)) from annotations a where a.incident_id = i.id and {annotations}) as annotations,
-  (select json_agg(json_build_array(e.id, {_us("e.at")}, e.op, e.signal_id, e.source, e.external_id, e.value))
-    from edits e where e.incident_id = i.id) as edits"""  # noqa: S608 - only constants of this module
+  array(select json_agg(f.fact)::text from (
+    select json_build_array({columns}) as fact, row_number() over () / 250 as part from {of}) f group by f.part)"""  # noqa: S608 - only constants of this module
 
 
+def _facts_of(signals: str, annotations: str) -> str:
+    """Select the facts of the incident `i` in one statement, and so as they are at one moment."""
+    of_signals = f"""s.id, s.source, s.external_id, s.kind, {_us("s.occurred_at")}, s.precision, s.title,
+      encode(s.content_sha256, 'hex'), s.sequence, {_us("s.known_at")}, {_us("s.received_at")}, s.time_basis,
+      s.services, s.environment, s.links, (select count(*) from signal_conflicts c where c.signal_id = s.id)"""  # noqa: S608 - only constants of this module
+    of_changes = (
+        f"c.id, {_us('c.at')}, c.from_status, c.to_status, c.outcome, c.reason, {_us('c.occurred_at')}"
+    )
+    of_notes = f"a.id, a.root, {_us('a.at')}, a.kind, a.state, a.body, {_us('a.occurred_at')}, a.retracted"
+    of_edits = f"e.id, {_us('e.at')}, e.op, e.signal_id, e.source, e.external_id, e.value"
+    attached = "(select e.signal_id from edits e where e.incident_id = i.id and e.op = 'attach')"
+    return f"""
+{_rows(of_signals, f"signals s where {signals} and s.id in {attached}")} as signals,
+{_rows(of_changes, "status_changes c where c.incident_id = i.id")} as changes,
+{_rows(of_notes, f"annotations a where a.incident_id = i.id and {annotations}")} as annotations,
+{_rows(of_edits, "edits e where e.incident_id = i.id")} as edits"""
+
+
+_FACT_COLUMNS = ("signals", "changes", "annotations", "edits")
 _FACTS = _facts_of("true", "a.occurred_at is not null")
 _DURATION_FACTS = _facts_of("s.kind = 'alert_firing'", "false")
 _READ = f"""
@@ -117,18 +127,18 @@ class TimelineStore:
         row = await self._database.fetchrow(
             _READ, *sees(principal), *ref_of(ref), operation="timeline_facts", repeatable=True
         )
-        return None if row is None else (incident_of(row), _facts(row))
+        return None if row is None else (incident_of(row), (await _read(row)))
 
     async def facts_in(self, unit: Unit, incident_id: UUID) -> Facts:
         """Read the facts of an incident that the unit has locked."""
         row = await unit.fetchrow(_IN_UNIT, incident_id, operation="timeline_facts")
         if row is None:
             raise LookupError(incident_id)
-        return _facts(row)
+        return await _read(row)
 
     async def all_facts(
         self, principal: Principal, filters: IncidentFilters
-    ) -> AsyncIterator[tuple[Incident, Facts]]:
+    ) -> AsyncIterator[Sequence[tuple[Incident, Facts]]]:
         """Read all incidents that fit and the asker may see, newest first, with the facts that durations need.
 
         They come in batches, so that memory is bounded: who was there at the start comes once.
@@ -141,8 +151,7 @@ class TimelineStore:
             limit = where.bind(_BATCH)
             sql = _DURATIONS.format(where=where, limit=limit)
             rows = await self._database.fetch(sql, *where.args, operation="duration_facts", repeatable=True)
-            for row in rows:
-                yield incident_of(row), _facts(row)
+            yield [(incident_of(row), await _read(row)) for row in rows]
             if len(rows) < _BATCH:
                 return
             last = (rows[-1]["declared_at"], rows[-1]["id"])
@@ -156,7 +165,7 @@ class TimelineStore:
             )
             for row in rows:
                 yield (
-                    _facts(row),
+                    await _read(row),
                     [Revision(f"INC-{row['number']}", *it) for it in json.loads(row["revisions"])],
                 )
             if len(rows) < _BATCH:
@@ -283,9 +292,13 @@ def _annotation(row: asyncpg.Record) -> ShownAnnotation:
     )
 
 
+async def _read(row: asyncpg.Record) -> Facts:
+    return await aside(sum(len(text) for name in _FACT_COLUMNS for text in row[name]), _facts, row)
+
+
 def _facts(row: asyncpg.Record) -> Facts:
     signals, changes, annotations, edits = (
-        json.loads(row[name] or "[]") for name in ("signals", "changes", "annotations", "edits")
+        [fact for text in row[name] for fact in json.loads(text)] for name in _FACT_COLUMNS
     )
     return Facts(
         [

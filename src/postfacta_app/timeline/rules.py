@@ -1,4 +1,4 @@
-"""The rules of order, version 1: facts become a timeline, whatever the order in which they came.
+"""The rules of order: facts become a timeline, whatever the order in which they came.
 
 No clock, no order of rows, no randomness: the same facts give the same digest, to the last byte, on every machine.
 """
@@ -58,6 +58,7 @@ _FAMILIES: Final = {
     Op.CLOCK_OFFSET: "offset",
     Op.MILESTONE: "milestone",
 }
+_CANONICAL: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 _AHEAD: Final = 120_000_000  # Two minutes: a clock that is further ahead is suspect.
 _TITLE: Final = 200  # Of a note, so much of its first line is its title.
 
@@ -317,8 +318,10 @@ def _with_ties(entries: Sequence[Entry]) -> Sequence[Entry]:
 
 
 def _digest(entries: Iterable[Entry], milestones: Mapping[Milestone, Instant]) -> str:
-    told = [
-        {
+    """Hash the canonical JSON of it all, an entry at a time: one text of it all would hold up every other thread."""
+    hashed, comma = hashlib.sha256(b'{"entries":['), b""
+    for entry in entries:
+        told = {
             "source": entry.source,
             "id": entry.id,
             "kind": entry.kind,
@@ -329,13 +332,13 @@ def _digest(entries: Iterable[Entry], milestones: Mapping[Milestone, Instant]) -
             "pinned": entry.pinned,
             "hidden": entry.hidden,
         }
-        for entry in entries
-    ]
+        hashed.update(comma + _CANONICAL.encode(told).encode())
+        comma = b","
     turns = {name: {"t": at.t, "p": at.p} for name, at in milestones.items()}
-    return _sha256({"rules": RULES, "entries": told, "milestones": turns})
+    rest = _CANONICAL.encode({"milestones": turns, "rules": RULES}).removeprefix("{")
+    hashed.update(b"]," + rest.encode())
+    return hashed.hexdigest()
 
 
 def _sha256(value: object) -> str:
-    """Hash canonical JSON: sorted keys, no spaces, UTF-8."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_CANONICAL.encode(value).encode()).hexdigest()

@@ -14,9 +14,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final, TypeVar, cast, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, PlainSerializer, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, from_json
 from starlette.requests import Request
 
+from ..aside import aside
 from ..errors import (
     FieldError,
     InvalidFieldsError,
@@ -27,6 +28,7 @@ from ..errors import (
 )
 
 __all__ = [
+    "MOST_PARTS",
     "WHOLE",
     "Moment",
     "Time",
@@ -45,7 +47,12 @@ __all__ = [
 
 M = TypeVar("M", bound=BaseModel)
 
+MOST_PARTS: Final = 100_000
+"""So many commas and opening brackets a JSON text may have: each is a value of some 100 bytes, however short it is."""
+_CONTAINERS: Final = (dict, list)
+_MOST_ERRORS: Final = 100  # Of a request, that are told.
 _DEPTH: Final = 100  # far above any body of ours, far below where Python's own stack ends
+_SPACED_COLON: Final = re.compile(rb'"[ \t\r\n]+:')
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _JSON_TYPE: Final = re.compile(r"application/([a-z0-9.+-]+\+)?json", re.IGNORECASE)
 
@@ -60,8 +67,54 @@ def parse_json(body: bytes) -> object:
     last written, so that whoever folds keys sees the last one last.
 
     Raises:
-        MalformedError: If it is anything else.
+        MalformedError: If it is anything else, or has more than 100,000 commas and brackets.
     """
+    if _parts(body) > MOST_PARTS:
+        raise MalformedError(f"more than {MOST_PARTS:,} commas and brackets")
+    try:
+        value = from_json(body, allow_inf_nan=False)
+    except ValueError:  # It is malformed, or strange: the slow way tells which.
+        return _parse_slowly(body)
+    return value if b"\\u0000" not in body and _is_plain(value, body) else _parse_slowly(body)
+
+
+def _parts(body: bytes) -> int:
+    """Count the commas and opening brackets before anything is built; those in texts only if there are too many."""
+    count = _commas(body)
+    if count <= MOST_PARTS:
+        return count
+    body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    # Before each text stands one of them, or a colon and a key before which one stands: there are not twice as many.
+    return count if body.count(b'"') > 5 * MOST_PARTS else _commas(b"".join(body.split(b'"')[::2]))
+
+
+def _commas(text: bytes) -> int:
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
+
+
+def _is_plain(value: object, body: bytes) -> bool:
+    """Tell that there is no repeated key, no number without an end, and no deep nesting."""
+    members, depth, level = 0, 0, [value]
+    while level:
+        if depth == _DEPTH and any(type(it) in _CONTAINERS for it in level):
+            return False
+        inner: list[object] = []
+        for each in level:
+            kind = type(each)
+            if kind is dict:
+                members += len(cast("dict[str, object]", each))
+                inner += [it for it in cast("dict[str, object]", each).values() if type(it) is not str]
+            elif kind is list:
+                inner += [it for it in cast("list[object]", each) if type(it) is not str]
+            elif kind is float and math.isinf(cast("float", each)):
+                return False
+        level, depth = inner, depth + 1
+    # A key's colon stands behind a quotation mark. In texts there may be more, but nowhere fewer than there are keys.
+    return members == body.count(b'":') + len(_SPACED_COLON.findall(body))
+
+
+def _parse_slowly(body: bytes) -> object:
+    """Parse by Python's own reader, which tells where what is wrong, and which shows repeated keys."""
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError:
@@ -119,7 +172,8 @@ def _text(text: str) -> str:
 
 async def read_json(request: Request) -> object:
     """Read the body as JSON, whatever its content type says."""
-    return parse_json(await request.body())
+    body = await request.body()
+    return await aside(len(body), parse_json, body)
 
 
 async def read_body(request: Request, model: type[M]) -> M:
@@ -127,7 +181,8 @@ async def read_body(request: Request, model: type[M]) -> M:
     given = [text.partition(";")[0].strip() for text in request.headers.getlist("content-type")]
     if len(given) != 1 or not _JSON_TYPE.fullmatch(given[0]):
         raise UnsupportedMediaTypeError("Send JSON, with Content-Type: application/json")
-    return parse(model, await read_json(request))
+    body = await request.body()
+    return await aside(len(body), lambda: parse(model, parse_json(body)))
 
 
 def parse(model: type[M], value: object) -> M:
@@ -144,7 +199,7 @@ def parse(model: type[M], value: object) -> M:
 
 
 def _details(invalid: ValidationError) -> list[ErrorDetails]:
-    return invalid.errors(include_url=False, include_context=False, include_input=False)
+    return invalid.errors(include_url=False, include_context=False, include_input=False)[:_MOST_ERRORS]
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:

@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
+from markupsafe import Markup
 from starlette.responses import HTMLResponse
 
 from ..principal import Principal
-from .markdown import markdown
+from .markdown import Markdown
 
 __all__ = ["Pages", "mark_stale", "span"]
 
+_RENDERS = "_markdown"  # Under this name a page has what renders its texts.
 STATIC = Path(__file__).parent / "static"
 _MAIN = b'<main id="main"><div class="wrap">'  # As base.html has it; what people type is escaped.
 
@@ -39,6 +42,12 @@ def mark_stale(page: bytes, at: datetime) -> bytes:
     return page.replace(_MAIN, _MAIN + line.encode(), 1)
 
 
+@pass_context
+def _markdown(context: Context, text: str) -> Markup:
+    renders: Markdown = context[_RENDERS]
+    return renders(text)
+
+
 class Pages:
     """Renders templates with what every page shows.
 
@@ -57,7 +66,7 @@ class Pages:
         self._always = {"version": version, "here": ""}
         self._environment.filters.update(
             words=lambda value: str(value).replace("_", " ").capitalize(),
-            markdown=markdown,
+            markdown=_markdown,
             iso=datetime.isoformat,
             day=lambda at: f"{at:%Y-%m-%d}",
             clock=lambda at: f"{at:%H:%M:%S}",
@@ -75,6 +84,6 @@ class Pages:
     ) -> HTMLResponse:
         """Render one page. It is never stored by caches: it belongs to whoever asked."""
         text = self._environment.get_template(template).render(
-            {**self._always, "principal": principal, **context}
+            {**self._always, "principal": principal, _RENDERS: Markdown(), **context}
         )
         return HTMLResponse(text, status, {"cache-control": "no-store", **(headers or {})})

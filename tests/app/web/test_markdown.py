@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_app.web.markdown import markdown
+from postfacta_app.web.markdown import Markdown, _Kept
 
 HARMLESS = {
     "a", "blockquote", "br", "code", "em", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre", "s", "strong", "table",
@@ -30,7 +31,7 @@ class _Seen(HTMLParser):
 
 def seen(text: str) -> list[tuple[str, dict[str, str | None]]]:
     reader = _Seen()
-    reader.feed(str(markdown(text)))
+    reader.feed(str(Markdown()(text)))
     return reader.tags
 
 
@@ -70,10 +71,41 @@ def test_what_people_use_is_rendered() -> None:
     tags = [tag for tag, _ in seen(text)]
     assert tags[:5] == ["h3", "p", "strong", "code", "ul"]
     assert tags.count("td") == 2
-    assert 'href="mailto:ops@example.org"' in markdown(text)
-    assert "style" not in markdown(text)
+    assert 'href="mailto:ops@example.org"' in Markdown()(text)
+    assert "style" not in Markdown()(text)
 
 
 def test_a_text_made_to_take_long_is_shown_as_it_is() -> None:
     text = "[" * 20_000 + "<b>"
-    assert markdown(text) == f'<p class="prose">{"[" * 20_000}&lt;b&gt;</p>'
+    assert Markdown()(text).startswith(f'<p class="prose">{"[" * 20_000}&lt;b&gt;</p>')
+    assert "Shown as it was typed" in Markdown()(text)
+
+
+def test_a_text_of_too_many_lines_is_shown_as_it_is() -> None:
+    assert "<li>" in Markdown()("- a\n" * 1_000)
+    assert "<li>" not in Markdown()("- a\n" * 2_001)
+
+
+def test_the_marks_of_a_page_are_bounded_however_many_texts_it_has() -> None:
+    page, text = Markdown(), "**a** " * 400
+    rendered = ["<strong>" in page(f"{n} {text}") for n in range(250)]
+    assert rendered == [True] * 3 + [False] * 247
+    assert "<em>" in page("What is *short* is still rendered.")
+    assert "<strong>" in Markdown()(text)
+
+
+def test_what_was_rendered_is_not_rendered_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, rendered = _Kept(), list[str]()
+    monkeypatch.setattr(kept, "_writer", SimpleNamespace(render=lambda text: rendered.append(text) or text))
+    for text in ("a", "b", "a", "b"):
+        assert kept.render(text) == text
+    assert rendered == ["a", "b"]
+
+
+def test_of_what_was_rendered_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, rendered = _Kept(), list[str]()
+    monkeypatch.setattr("postfacta_app.web.markdown._KEPT_BYTES", 10)
+    monkeypatch.setattr(kept, "_writer", SimpleNamespace(render=lambda text: rendered.append(text) or text))
+    for text in ("aaaa", "bbbb", "aaaa", "cccc", "aaaa", "bbbb"):
+        kept.render(text)
+    assert rendered == ["aaaa", "bbbb", "cccc", "bbbb"]
