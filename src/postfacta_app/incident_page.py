@@ -198,11 +198,18 @@ class IncidentPage:
 
     async def _save(self, visit: Visit, typed: Typed, use: Callable[[Unit], Awaitable[str]]) -> Response:
         """Do what a form asks for, and lead back to where it shows; or show the form again, and why."""
-        query = urlencode(visit.request.query_params.multi_items())
-        page = f"/incidents/{visit.request.path_params['ref']}" + (f"?{query}" if query else "")
+        path, given = (
+            f"/incidents/{visit.request.path_params['ref']}",
+            visit.request.query_params.multi_items(),
+        )
 
         async def work(unit: Unit) -> Answer:
-            place = await use(unit)
+            place, shown = await use(unit), given
+            if (
+                place.startswith("e-") and "page" in visit.request.query_params
+            ):  # It may stand on another one now.
+                shown = [(name, text) for name, text in given if name != "page"] + [("entry", place)]
+            page = f"{path}?{urlencode(shown)}" if shown else path
             return Answer(303, {"Location": f"{page}#{place}" if place else page})
 
         write = self._transactions.write(visit.request, visit.principal, work, key=typed.fields.get("key"))

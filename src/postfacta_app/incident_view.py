@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Annotated, Final, Literal, Protocol
+from typing import Annotated, Final, Literal, Protocol, Self
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -16,7 +16,8 @@ from starlette.responses import Response
 
 from postfacta_core.clock import WALL, Clock
 
-from .durations.model import durations, marks
+from .aside import LARGE, aside
+from .durations.model import Mark, durations, marks
 from .durations.view import strip, turns
 from .errors import FieldError
 from .incidents import service
@@ -29,10 +30,11 @@ from .signals import service as signals
 from .signals.model import Signal, SignalQuery
 from .timeline import annotations as remarks, http as timeline
 from .timeline.annotations import AnnotationKind, ShownAnnotation
+from .timeline.edits import ShownEdit
 from .timeline.lanes import chart
-from .timeline.model import Content, Facts, Milestone, micros
+from .timeline.model import Content, Entry, Facts, Milestone, micros
 from .timeline.rules import build
-from .timeline.view import Line, days, is_narrative, lines, stamp
+from .timeline.view import Line, Turn, anchor, days, is_narrative, lines, stamp
 from .web.body import Time, read_query
 from .web.forms import Refusal, new_key, parse
 from .web.render import Pages
@@ -40,9 +42,11 @@ from .web.render import Pages
 __all__ = ["IncidentView", "Needs", "Store", "Typed", "Visit", "visit_of"]
 
 Word = Annotated[str, StringConstraints(max_length=200)]
-_MOST: Final = 5000  # Of edits and of remarks: who and why of what comes after is in the history alone.
+_PAGE: Final = 100
+"""So many entries are drawn at once."""
+_MOST_SAID: Final = _PAGE + 100  # Remarks; the API lists all.
+_MOST_JOINED: Final = 100
 _LETTERS: Final = 2000  # Of a signal's text and payload; all of it is a link away.
-_SHORT: Final = 100
 _BEFORE: Final = timedelta(hours=1)  # Signals are looked for from so long before the incident.
 # What a link is, seen from either end.
 _JOINED: Final = {
@@ -57,6 +61,16 @@ _JOINED: Final = {
 class Store(timeline.Store, Protocol):
     """Where the facts of timelines are kept, what signals say, and who signed them."""
 
+    async def decided(self, incident_id: UUID, entries: Sequence[Entry]) -> Sequence[ShownEdit]:
+        """List the edits that count for these entries."""
+        ...
+
+    async def said(
+        self, incident_id: UUID, entries: Sequence[Entry], limit: int
+    ) -> Sequence[ShownAnnotation]:
+        """List what was said about these entries, or about the incident as a whole, oldest first."""
+        ...
+
     async def contents(self, signals: Sequence[UUID], letters: int) -> Mapping[UUID, Content]:
         """Read the beginnings of what signals say."""
         ...
@@ -67,7 +81,7 @@ class Store(timeline.Store, Protocol):
 
 
 class View(BaseModel):
-    """Which entries are shown, which one is edited, and for which signals to look."""
+    """Which entries are shown, which one is edited, and for which signals to look; `entry` names one to turn to."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -75,6 +89,8 @@ class View(BaseModel):
     hidden: bool = False
     known_as_of: Time | None = None
     edit: Word = ""
+    page: int = Field(1, ge=1, le=10_000)
+    entry: Word = ""
     service: Word = ""
     source: Word = ""
     since: Word | None = Field(None, alias="from")
@@ -107,18 +123,86 @@ class Typed:
         return (self.fields.get("key") if is_same else None) or new_key()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What is shown of a timeline.
+
+    Attributes:
+        entries: Those of this page.
+        page: Its number, from 1.
+        count: How many entries the view has.
+        hidden: How many entries are hidden.
+        known: The milestones.
+        turns: Those that lie within this page.
+        is_open: Whether the incident is.
+    """
+
+    entries: Sequence[Entry]
+    page: int
+    count: int
+    hidden: int
+    known: Mapping[str, Mark]
+    turns: Sequence[Turn]
+    is_open: bool
+
+    @classmethod
+    def of(cls, facts: Facts, view: View) -> Self:
+        """Build the timeline, and cut out the page."""
+        whole = build(facts, include_hidden=True)
+        until = None if view.known_as_of is None else micros(view.known_as_of)
+        then = whole if until is None else build(facts, known_as_of=until, include_hidden=True)
+        shown = [
+            it
+            for it in then.entries
+            if (view.hidden or not it.hidden) and (view.view == "all" or is_narrative(it))
+        ]
+        at = view.page - 1
+        if turned := view.entry or view.edit:
+            places = (n for n, it in enumerate(shown) if anchor(it.source, it.id) == turned)
+            at = next(places, at * _PAGE) // _PAGE
+        at = min(at, max(0, len(shown) - 1) // _PAGE)
+        entries, after = shown[at * _PAGE : (at + 1) * _PAGE], shown[(at + 1) * _PAGE :]
+        known, is_open = marks(facts, whole)
+        return cls(
+            entries=entries,
+            page=at + 1,
+            count=len(shown),
+            hidden=sum(it.hidden for it in then.entries),
+            known=known,
+            turns=[
+                it
+                for it in turns(known)
+                if (until is None or it.t <= until)
+                and (at == 0 or it.t >= entries[0].t)
+                and (not after or it.t < after[0].t)
+            ],
+            is_open=is_open,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What is known of an incident: its entries, what was said about it as a whole, how many entries are hidden."""
+    """What is known of the entries of a page, and what was said about the incident as a whole."""
 
+    seen: Seen
     lines: Sequence[Line]
     notes: Sequence[ShownAnnotation]
-    hidden: int
+    is_cut: bool
 
     @property
     def is_short(self) -> bool:
         """Whether every entry has its forms on the page; else each leads to them, and the page stays light."""
-        return len(self.lines) <= _SHORT
+        return self.seen.count <= _PAGE
+
+    @property
+    def first(self) -> int:
+        """The number of the first entry of the page, from 1."""
+        return (self.seen.page - 1) * _PAGE + 1
+
+    @property
+    def pages(self) -> int:
+        """How many pages there are."""
+        return -(-self.seen.count // _PAGE)
 
     @property
     def actors(self) -> set[str]:
@@ -184,59 +268,62 @@ class IncidentView:
         if found is None:
             raise service.missing()
         incident, facts = found
+        seen = await aside(facts.size, Seen.of, facts, view)
         joined = await self._needs.links.of(principal, incident.id)
         allow_stale_incidents(visit.request, [incident, *(it.incident for it in joined)])
-        told = await self._told(incident, facts, view)
-        shown = [line for line in told.lines if view.view == "all" or is_narrative(line)]
-        known, is_open = marks(facts)
-        until = None if view.known_as_of is None else micros(view.known_as_of)
-        across = [turn for turn in turns(known) if until is None or turn.t <= until]
-        is_now = until is None and incident.archived_at is None
-        context = {
-            "here": "incidents",
-            "tab": "timeline",
-            "item": incident,
-            "view": view,
-            "typed": typed,
-            "told": told,
-            "days": days(shown, across),
-            "chart": chart(shown, across),
-            "turns": turns(known),
-            "strip": strip(durations(known, is_open=is_open)),
-            "names": await self._needs.timelines.names(told.actors),
-            "joined": joined,
-            "joins": _JOINED,
-            "link_types": list(LinkType),
-            "moves": MOVES[incident.status],
-            "outcomes": list(Outcome),
-            "milestones": list(Milestone),
-            "states": remarks.STATES,
-            "kinds": [kind for kind in AnnotationKind if kind != "decision" or principal.may(Access.WRITE)],
-            "search": await self._search(visit, incident),
-            "may_write": is_now and principal.may(Access.WRITE),
-            "may_note": is_now and principal.may(Access.ANNOTATE),
-            "link": partial(_link, incident, view),
-            "query": "".join(_link(incident, view, edit="").partition("?")[1:]),
-            "stamp": stamp,
-        }
-        return self._pages.page("incident.html", context, principal=principal, status=status, headers=headers)
+        told = await self._told(incident, facts, seen)
+        names = await self._needs.timelines.names(told.actors)
+        search = await self._search(visit, incident)
+        is_now = view.known_as_of is None and incident.archived_at is None
+        here = str(seen.page) if told.pages > 1 else ""
 
-    async def _told(self, incident: Incident, facts: Facts, view: View) -> Told:
-        until = None if view.known_as_of is None else micros(view.known_as_of)
-        entries = build(facts, known_as_of=until, include_hidden=True).entries
-        shown = [entry for entry in entries if view.hidden or not entry.hidden]
-        said = await self._needs.timelines.annotations(incident.id, None, _MOST)
+        def draw() -> Response:
+            context = {
+                "here": "incidents",
+                "tab": "timeline",
+                "item": incident,
+                "view": view,
+                "typed": typed,
+                "told": told,
+                "days": days(told.lines, seen.turns),
+                "chart": chart(told.lines, seen.turns),
+                "turns": turns(seen.known),
+                "strip": strip(durations(seen.known, is_open=seen.is_open)),
+                "names": names,
+                "joined": joined[:_MOST_JOINED],
+                "unlisted": len(joined[_MOST_JOINED:]),
+                "joins": _JOINED,
+                "link_types": list(LinkType),
+                "moves": MOVES[incident.status],
+                "outcomes": list(Outcome),
+                "milestones": list(Milestone),
+                "states": remarks.STATES,
+                "kinds": [it for it in AnnotationKind if it != "decision" or principal.may(Access.WRITE)],
+                "search": search,
+                "may_write": is_now and principal.may(Access.WRITE),
+                "may_note": is_now and principal.may(Access.ANNOTATE),
+                "link": partial(_link, incident, view),
+                "query": "".join(_link(incident, view, edit="", entry="", page=here).partition("?")[1:]),
+                "stamp": stamp,
+            }
+            return self._pages.page(
+                "incident.html", context, principal=principal, status=status, headers=headers
+            )
+
+        return await aside(LARGE, draw)
+
+    async def _told(self, incident: Incident, facts: Facts, seen: Seen) -> Told:
+        timelines, entries = self._needs.timelines, seen.entries
+        said = await timelines.said(incident.id, entries, _MOST_SAID + 1)
         made = lines(
-            shown,
-            edits=await self._needs.timelines.edits(incident.id, None, _MOST),
+            entries,
+            edits=await timelines.decided(incident.id, entries),
             remarks=said,
             moves=facts.changes,
-            contents=await self._needs.timelines.contents(
-                [it.signal_id for it in shown if it.signal_id], _LETTERS
-            ),
+            contents=await timelines.contents([it.signal_id for it in entries if it.signal_id], _LETTERS),
         )
         loose = [it for it in said if it.entry is None and it.occurred_at is None]
-        return Told(made, loose, sum(entry.hidden for entry in entries))
+        return Told(seen, made, loose[:_MOST_SAID], len(said) > _MOST_SAID)
 
     async def _search(self, visit: Visit, incident: Incident) -> Search:
         view = visit.view

@@ -12,7 +12,7 @@ from typing import Final
 from pydantic import BaseModel
 
 from ..timeline.model import Entry, Facts, Micros, Milestone, Precision
-from ..timeline.rules import build
+from ..timeline.rules import Timeline, build
 
 __all__ = [
     "Aggregate",
@@ -146,12 +146,16 @@ class Aggregates(BaseModel):
     durations: dict[Phase, Aggregate]
 
 
-def marks(facts: Facts) -> tuple[Mapping[str, Mark], bool]:
+def marks(facts: Facts, timeline: Timeline | None = None) -> tuple[Mapping[str, Mark], bool]:
     """Find the milestones, and tell whether the incident is still open; what people say wins.
 
     When the impact began and when it was mitigated are never derived: only people know.
+
+    Args:
+        facts: Of one incident.
+        timeline: That of all these facts with its hidden entries, if it is built already.
     """
-    timeline = build(facts, include_hidden=True)
+    timeline = timeline or build(facts, include_hidden=True)
     entries = {(entry.source, entry.id): entry for entry in timeline.entries}
     moves = [
         (change.to_status, entries["postfacta", f"status:{change.id}"])

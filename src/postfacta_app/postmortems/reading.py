@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from ..actions.model import Action
 from ..timeline.edits import EntryRef
 from ..timeline.model import Entry, Precision, moment
-from ..timeline.view import anchor, clock
+from ..timeline.view import anchor, clock, is_narrative
 from .content import Content
 from .form import entry_text
 from .model import TimelineChanges, lacks
@@ -93,7 +93,7 @@ def cited(content: Content, entries: Iterable[Entry]) -> Mapping[tuple[str, str]
 
 def narrative(entries: Iterable[Entry]) -> Sequence[Mention]:
     """List the entries that tell the story: what people wrote, did or pinned."""
-    return [_mention(it) for it in entries if it.pinned or it.source in {"human", "postfacta"}][:_MOST]
+    return [_mention(it) for it in entries if is_narrative(it)][:_MOST]
 
 
 def offered(entries: Sequence[Entry]) -> Sequence[Mention]:

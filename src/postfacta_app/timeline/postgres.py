@@ -19,7 +19,7 @@ from ..incidents.query import IncidentFilters
 from ..principal import Principal
 from .annotations import NewAnnotation, ShownAnnotation
 from .edits import EntryRef, NewEdit, ShownEdit
-from .model import Annotation, Content, Edit, Facts, Op, Precision, Signal, StatusChange
+from .model import Annotation, Content, Edit, Entry, Facts, Op, Precision, Signal, StatusChange
 from .query import RowKey
 from .verify import Revision
 
@@ -83,6 +83,14 @@ select {_EDIT} from edits e where e.incident_id = $1 and ($2::timestamptz is nul
 _LATEST_EDITS = f"""
 select {_EDIT} from edits e where e.incident_id = $1 and ($2::timestamptz is null or e.at < $2)
  order by e.at desc, e.id desc limit $3"""  # noqa: S608 - only constants of this module
+# Of the edits of one sort about one entry, or of one clock, the last.
+_DECIDED = f"""
+select distinct on (s.sort, e.source, e.external_id) {_EDIT}
+  from edits e cross join lateral (select case e.op when 'unhide' then 'hide' else e.op end as sort) s
+ where e.incident_id = $1 and (e.op = 'clock_offset' and e.source = any ($2::text[])
+    or e.op in ('set_time', 'set_title', 'hide', 'unhide')
+       and (e.source, e.external_id) in (select * from unnest($2::text[], $3::text[])))
+ order by s.sort, e.source, e.external_id, e.at desc, e.id desc"""  # noqa: S608 - only constants of this module
 _ADD_EDIT = f"""
 insert into edits as e (id, incident_id, at, op, source, external_id, value, reason, actor)
 values ($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8, $9) returning {_EDIT}"""  # noqa: S608 - only constants of this module
@@ -96,6 +104,11 @@ select first.id, a.kind, a.state, a.body, a.entry_source, a.entry_id, a.occurred
 _ANNOTATIONS = f"""{_REMARKS} and first.root = first.id and first.incident_id = $1
    and ($2::timestamptz is null or (first.at, first.id) > ($2, $3::uuid))
  order by first.at, first.id limit $4"""
+# What entries are goes before what was said about them or about the incident as a whole: it may be cut.
+_SAID = f"""{_REMARKS} and first.root = first.id and first.incident_id = $1
+   and (first.id = any ($2::uuid[]) or (a.entry_source, a.entry_id) in (select * from unnest($3::text[], $4::text[]))
+        or a.entry_source is null and a.occurred_at is null)
+ order by first.id = any ($2::uuid[]) desc, first.at, first.id limit $5"""  # noqa: S608 - only constants of this module
 _ANNOTATION = f"{_REMARKS} and first.id = $1"
 _ABOUT = "select incident_id from annotations where id = $1 and root = $1"
 _ADD_ANNOTATION = """
@@ -213,6 +226,22 @@ class TimelineStore:
         )
         return [_annotation(row) for row in rows]
 
+    async def decided(self, incident_id: UUID, entries: Sequence[Entry]) -> Sequence[ShownEdit]:
+        """List the edits that count for entries that the asker was seen to see, and for the clocks of their sources."""
+        rows = await self._database.fetch(
+            *(_DECIDED, incident_id, *_keys(entries)), operation="edit_decided", repeatable=True
+        )
+        return [_edit(row) for row in rows]
+
+    async def said(
+        self, incident_id: UUID, entries: Sequence[Entry], limit: int
+    ) -> Sequence[ShownAnnotation]:
+        """List what was said about entries or about the incident as a whole, oldest first."""
+        roots = [UUID(it.id.partition(":")[2]) for it in entries if it.source == "human"]
+        args = (incident_id, roots, *_keys(entries), limit)
+        rows = await self._database.fetch(_SAID, *args, operation="annotation_said", repeatable=True)
+        return sorted([_annotation(row) for row in rows], key=lambda it: (it.at, it.id))
+
     async def contents(self, signals: Sequence[UUID], letters: int) -> Mapping[UUID, Content]:
         """Read the beginnings of what signals say, which the asker was seen to see."""
         rows = await self._database.fetch(
@@ -257,6 +286,10 @@ class TimelineStore:
             *(uuid4(), new.id, at, unit.principal.actor, new.state, new.body, retracted),
             operation="annotation_supersede",
         )
+
+
+def _keys(entries: Sequence[Entry]) -> tuple[list[str], list[str]]:
+    return [it.source for it in entries], [it.id for it in entries]
 
 
 def _entry_ref(source: str | None, identity: str | None) -> EntryRef | None:

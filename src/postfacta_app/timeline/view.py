@@ -204,9 +204,9 @@ def lines(
     return made
 
 
-def is_narrative(line: Line) -> bool:
+def is_narrative(entry: Entry) -> bool:
     """Tell whether it belongs to the story: it is pinned, or comes from people, as moves do."""
-    return line.entry.pinned or line.entry.source in {"human", "postfacta"}
+    return entry.pinned or entry.source in {"human", "postfacta"}
 
 
 def days(shown: Sequence[Line], turns: Sequence[Turn]) -> list[Day]:

@@ -271,7 +271,7 @@ def test_the_reason_of_a_move_stands_with_it_and_the_narrative_is_what_people_di
     moved = entry("10:00:00", source="postfacta", id=f"status:{NAMESPACE}", kind="status")
     shown = lines([moved, entry("10:01:00"), entry("10:02:00", pinned=True)], moves=[change])
     assert [line.text for line in shown] == ["It is back", "", ""]
-    assert [is_narrative(line) for line in shown] == [True, False, True]
+    assert [is_narrative(line.entry) for line in shown] == [True, False, True]
 
 
 def test_the_anchor_of_an_entry_fits_an_address_and_tells_source_from_id() -> None:
