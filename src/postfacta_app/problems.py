@@ -24,7 +24,7 @@ from postfacta_core.telemetry.redaction import redact_text
 
 from .errors import AppError, FieldError, MalformedError, MethodNotAllowedError, NotFoundError
 
-__all__ = ["Fault", "Problems", "encode", "redirect_target", "render"]
+__all__ = ["Fault", "Problems", "encode", "keep_private", "redirect_target", "render"]
 
 Html = Callable[["Fault", Scope], Response]
 """Renders a fault as a page."""
@@ -169,6 +169,7 @@ class Problems:
             content_type, body = self._render(fault, request.scope)
             response = Response(body, error.status, media_type=None, headers={"content-type": content_type})
         response.headers.update({"cache-control": "no-store", **error.headers})
+        keep_private(request.scope["path"], response)
         return response
 
     async def _http_exception(self, request: Request, error: HTTPException) -> Response:
@@ -185,6 +186,13 @@ class Problems:
         query = request.scope["query_string"].decode("latin-1")
         status = 301 if request.method in {"GET", "HEAD"} else 307
         return RedirectResponse(target + (f"?{query}" if query else ""), status)
+
+
+def keep_private(path: str, response: Response) -> None:
+    """Let no cache give an answer of the API to somebody else, or to the same one unasked."""
+    if path.startswith("/api/"):
+        response.headers.setdefault("cache-control", "private, no-cache")
+        response.headers.add_vary_header("Authorization, Cookie")
 
 
 def _wants_page(scope: Scope) -> bool:

@@ -16,6 +16,7 @@ from postfacta_core.errors import LoadShedError, ResilienceError
 
 from .errors import ForbiddenError, MethodNotAllowedError, RateLimitedError, UnauthenticatedError
 from .principal import Access, Principal
+from .problems import keep_private
 from .web.forms import is_same_origin, keep_typed
 from .web.stale import StaleAnswers
 
@@ -155,6 +156,7 @@ class _Endpoint:
             if is_same_origin(request.headers):
                 await keep_typed(request)
             raise
+        keep_private(request.scope["path"], response)
         await response(scope, receive, send)  # type: ignore[arg-type]
 
     async def _answer(self, request: Request) -> Response:

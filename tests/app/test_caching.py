@@ -1,0 +1,60 @@
+"""No cache may give an answer of the API to somebody else: each says so, whatever it is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from uuid import uuid4
+
+import pytest
+
+from postfacta_app.routes import Rule
+from tests.app.live import Service, in_process
+from tests.app.test_access import table
+
+RULES = [rule for rule in table() if rule.path.startswith("/api/")]
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """Use asyncio: asyncpg knows no other loop."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
+    """Run the service."""
+    async with in_process(shared_app_dsn) as running:
+        yield running
+
+
+@pytest.mark.parametrize("role", ["admin", "nobody"])
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.method} {rule.path}")
+async def test_each_answer_of_the_api_is_private(service: Service, rule: Rule, role: str) -> None:
+    headers = await service.as_role("admin") if role == "admin" else {}
+    incident = await service.record(await service.as_role("admin"))
+    path = rule.path.replace("{ref}", incident["id"]).replace("{id:uuid}", incident["id"])
+    for name in ("id", "root", "other", "type", "rev"):
+        path = path.replace(f"{{{name}}}", str(uuid4()))
+    answer = await service.client.request(rule.method, path, headers=headers)
+    assert answer.headers["cache-control"] in {"private, no-cache", "no-store"}
+    assert {"Authorization", "Cookie"} <= {it.strip() for it in answer.headers["vary"].split(",")}
+    if answer.status_code == 200:
+        assert answer.headers["cache-control"] == "private, no-cache"
+
+
+async def test_an_answer_that_has_not_changed_is_private_too(service: Service) -> None:
+    admin = await service.as_role("admin")
+    incident = await service.record(admin)
+    path = f"/api/v1/incidents/{incident['id']}/timeline"
+    etag = (await service.client.get(path, headers=admin)).headers["etag"]
+    answer = await service.client.get(path, headers=admin | {"If-None-Match": etag})
+    assert answer.status_code == 304
+    assert answer.headers["cache-control"] == "private, no-cache"
+    assert "Cookie" in answer.headers["vary"]
+
+
+async def test_what_is_no_route_of_the_api_is_answered_privately(service: Service) -> None:
+    answer = await service.client.get("/api/v1/nothing")
+    assert answer.status_code == 404
+    assert answer.headers["cache-control"] == "no-store"
+    assert "Authorization" in answer.headers["vary"]
