@@ -121,10 +121,10 @@ def _links(http: LinkHttp) -> list[Rule]:
 
 
 def _exports(http: ExportHttp) -> list[Rule]:
-    read, search = RouteClass.READ, RouteClass.SEARCH
+    search = RouteClass.SEARCH
     return [
         Rule(
-            method="GET", path=f"{_INCIDENT}/export", handler=http.one, access=READ, route_class=read,
+            method="GET", path=f"{_INCIDENT}/export", handler=http.one, access=READ, route_class=search,
             summary="Take out an incident whole", query=export.OneQuery, answers={200: export.Document, 304: None},
             also=("text/markdown",), headers={"If-None-Match": False},
         ),

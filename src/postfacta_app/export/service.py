@@ -171,7 +171,7 @@ async def _document(unit: Unit, needs: Needs, incident: Incident, *, rev: int | 
                 entries=timeline.entries,
             ),
             annotations=remarks,
-            postmortem=None if revision is None else PostMortem.of(revision, facts),
+            postmortem=None if revision is None else PostMortem.of(revision, facts, timeline),
             actions=actions,
             links=links,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Final, Protocol, cast
@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from postfacta_core.clock import WALL, Clock
 
+from ..aside import aside
 from ..db import Answer
 from ..errors import ConflictError, MalformedError, NotFoundError
 from ..principal import Principal
@@ -130,9 +131,11 @@ class V0Http:
         if listing.more:
             oldest = listing.incidents[0]
             older = encode_cursor("v0", (oldest.start_time, oldest.id), "")
-        rendered = [render_incident(incident) for incident in listing.incidents]
+        shown, headers = listing.incidents, next_link(request, older)
         allow_stale(request)  # v0 shows nothing private to anybody.
-        return _answer(200, rendered, next_link(request, older)).response()
+        return await aside(
+            _size(shown), lambda: _answer(200, [render_incident(it) for it in shown], headers).response()
+        )
 
     async def get(self, request: Request, principal: Principal) -> Response:
         """Answer one incident."""
@@ -140,7 +143,7 @@ class V0Http:
         if incident is None:
             raise NotFoundError("Incident not found")
         allow_stale(request)
-        return _answer(200, render_incident(incident)).response()
+        return await aside(_size([incident]), lambda: _answer(200, render_incident(incident)).response())
 
     async def start(self, request: Request, principal: Principal) -> Response:
         """Start an incident."""
@@ -155,6 +158,10 @@ class V0Http:
             return await self._store.start(request, principal, incident, answer=answer, key=key)
         except ConflictError as error:
             raise ConflictError("Incident with the same ID already exists: incident conflict") from error
+
+
+def _size(incidents: Iterable[V0Incident]) -> int:
+    return sum(300 + 500 * (len(it.initial_notes or ()) + len(it.additional_notes)) for it in incidents)
 
 
 def _answer(status: int, value: object, headers: Mapping[str, str] | None = None) -> Answer:

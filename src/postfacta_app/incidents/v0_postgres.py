@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 from starlette.requests import Request
@@ -12,6 +13,7 @@ from starlette.responses import Response
 
 from postfacta_core.aio.database import Database
 
+from ..aside import aside
 from ..db import Answer, Transactions, Unit
 from ..errors import ConflictError
 from ..principal import Principal
@@ -82,15 +84,7 @@ class PostgresV0:
     async def _with_notes(self, rows: Sequence[Mapping[str, object]]) -> Sequence[V0Incident]:
         ids = [row["id"] for row in rows]
         notes = await self._database.fetch(_NOTES, ids, operation="v0_notes", repeatable=True) if ids else []
-        initial: dict[object, list[Note]] = defaultdict(list)
-        additional: dict[object, list[Note]] = defaultdict(list)
-        for row in notes:
-            if row["v0_position"] is None:
-                shown = read_moment(format_time(row["shown"])).text
-                additional[row["incident_id"]].append(Note(shown, row["body"]))
-            else:
-                initial[row["incident_id"]].append(Note(row["v0_time"], row["body"]))
-        return [_incident(row, initial[row["id"]], additional[row["id"]]) for row in rows]
+        return await aside(300 * (len(rows) + len(notes)), _noted, rows, notes)
 
     async def start(
         self, request: Request, principal: Principal, incident: V0Incident, *, answer: Answer, key: str | None
@@ -102,6 +96,18 @@ class PostgresV0:
             return answer
 
         return await self._transactions.write(request, principal, work, key=key)
+
+
+def _noted(rows: Sequence[Mapping[str, Any]], notes: Sequence[Mapping[str, Any]]) -> Sequence[V0Incident]:
+    initial: dict[object, list[Note]] = defaultdict(list)
+    additional: dict[object, list[Note]] = defaultdict(list)
+    for row in notes:
+        if row["v0_position"] is None:
+            shown = read_moment(format_time(row["shown"])).text
+            additional[row["incident_id"]].append(Note(shown, row["body"]))
+        else:
+            initial[row["incident_id"]].append(Note(row["v0_time"], row["body"]))
+    return [_incident(row, initial[row["id"]], additional[row["id"]]) for row in rows]
 
 
 def _incident(row: Mapping[str, object], initial: Sequence[Note], additional: Sequence[Note]) -> V0Incident:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from ..errors import FieldError, IllegalTransitionError, InvalidFieldsError
 from ..incidents.model import Slug
 from ..timeline.model import Entry, Facts, Micros, Precision, micros
-from ..timeline.rules import Changes, build, changes
+from ..timeline.rules import Changes, Timeline, build, changes
 from ..web.body import WHOLE, Time
 from .content import Category, Content, SectionChange
 
@@ -187,12 +187,20 @@ class PostMortem(Revision):
     timeline_changes: TimelineChanges | None
 
     @classmethod
-    def of(cls, revision: Revision, facts: Facts) -> PostMortem:
-        """Compare the timeline as of the revision with the one of now, both by the rules of now."""
-        before, after = build(facts, as_of=micros(revision.timeline_at)), build(facts)
-        changed = before.digest != after.digest
-        told = TimelineChanges.of(changes(before, after)) if changed else None
-        return cls(**dict(revision), timeline_changed=changed, timeline_changes=told)
+    def of(cls, revision: Revision, facts: Facts, now: Timeline | None = None) -> PostMortem:
+        """Compare the timeline as of the revision with the one of now, both by the rules of now.
+
+        Args:
+            revision: The last one.
+            facts: Of its incident.
+            now: Their timeline, if it is built already.
+        """
+        at, told = micros(revision.timeline_at), None
+        if any(it.at > at for family in (facts.edits, facts.changes, facts.annotations) for it in family):
+            before, after = build(facts, as_of=at), now or build(facts)
+            if before.digest != after.digest:
+                told = TimelineChanges.of(changes(before, after))
+        return cls(**dict(revision), timeline_changed=told is not None, timeline_changes=told)
 
 
 class FactorCount(BaseModel):

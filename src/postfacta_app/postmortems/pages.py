@@ -195,8 +195,9 @@ class PostMortemPages:
 
         def draw() -> Response:
             content = last.content if last else Content()
-            entries = build(facts).entries
-            moved = PostMortem.of(last, facts).timeline_changes if last else None
+            timeline = build(facts)
+            entries = timeline.entries
+            moved = PostMortem.of(last, facts, timeline).timeline_changes if last else None
             changed = reading.changed(moved) if moved else []
             stage = last.status if last else None
             context = {

@@ -165,7 +165,7 @@ D = TypeVar("D", bound=_Dated)
 def _until(facts: Iterable[D], as_of: int | None) -> list[D]:
     """Take what had been recorded by then, in the order in which it was."""
     known = [fact for fact in facts if as_of is None or fact.at <= as_of]
-    return sorted(known, key=lambda fact: (fact.at, fact.id))
+    return sorted(known, key=lambda fact: (fact.at, fact.id.int))
 
 
 def _last(edits: Iterable[Edit]) -> Last:
