@@ -4,9 +4,11 @@
     python -m chaos C03 C04             these experiments
     python -m chaos durability --faults 20 --seed 7
     python -m chaos --quick             a short form of all, as CI runs it
+    python -m chaos billing-restart.yaml --url https://billing.staging.example --path /invoices/7
+                                        your own experiment on your own service; CHAOS_TOKEN is sent to it
 
-Writes `result.json` and `report.html`. Exit codes: 0 all held, 1 something did not, 2 nothing failed but something
-could not be told.
+Writes `result.json` and `report.html`. Exit codes: 0 all held, 1 something did not, 2 it could not be told, 3 nothing
+was measured.
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chaos.durability import Durability, Options, check_durability
-from chaos.experiment import Experiment, find, run
+from chaos.experiment import VERDICTS, Experiment, find, run
 from chaos.report import as_html
 from chaos.stack import prepare
 from chaos.tables import replace_tables
+from loadtests.mix import read_mix
 from loadtests.page import machine
+from loadtests.verdict import Verdict, overall
 
 __all__ = ["QUICK", "main"]
 
@@ -40,10 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = [name for word in options.only for name in word.split(",") if name]
     try:
         paths = find([name for name in names if name != _DURABILITY]) if set(names) != {_DURABILITY} else []
+        theirs = _their_service(options, names)
     except ValueError as error:
         print(error, file=sys.stderr)  # noqa: T201 - its job
-        return 2
+        return int(Verdict.INVALID)
     options.out.mkdir(parents=True, exist_ok=True)
+    if theirs:
+        return _conclude(options.out, None, [_experiment(path, options.out, theirs) for path in paths])
     with tempfile.TemporaryDirectory(prefix="postfacta-chaos-") as name:
         folder = Path(name)
         folder.chmod(0o755)  # PostgreSQL may run as another user
@@ -60,7 +67,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("only", nargs="*", help="ids of experiments, or `durability`; all without any")
+    parser.add_argument(
+        "only", nargs="*", help="ids of experiments, files of your own, or `durability`; all without any"
+    )
+    parser.add_argument("--url", help="a service that runs already")
+    parser.add_argument(
+        "--path", action="append", default=[], help="what its users ask for by GET; may be repeated"
+    )
     parser.add_argument("--quick", action="store_true", help="short windows, few faults")
     parser.add_argument("--faults", type=int, help="of the durability check (100; 6 with --quick)")
     parser.add_argument("--writers", type=int, default=8, help="its clients (%(default)s)")
@@ -71,6 +84,20 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--markdown", type=Path, help="a page whose tables are replaced")
     return parser.parse_args(argv)
+
+
+def _their_service(options: argparse.Namespace, names: Sequence[str]) -> dict[str, str]:
+    """Return the settings for a service that somebody else runs; none if it is ours."""
+    if not options.url:
+        if options.path:
+            raise ValueError("--path names what users of --url ask for: give both")
+        return {}
+    if not options.url.startswith(("http://", "https://")):
+        raise ValueError(f"--url must begin with http:// or https://, not {options.url!r}")
+    if not names or any(not Path(name).suffix for name in names):
+        raise ValueError("with --url, name the file of your own experiment: ours work on our own processes")
+    read_mix(options.path, None)
+    return {"CHAOS_URL": options.url, "CHAOS_READS": " ".join(options.path)}
 
 
 def _durability(options: argparse.Namespace, folder: Path, template: Path) -> Durability:
@@ -102,16 +129,13 @@ def _experiment(path: Path, out: Path, settings: dict[str, str]) -> Experiment:
 
 
 def _conclude(out: Path, durability: Durability | None, experiments: Sequence[Experiment]) -> int:
+    codes = {name: code for code, name in VERDICTS.items()} | {"fail": Verdict.FAIL}
     verdicts = [it.verdict for it in experiments] + ([durability.verdict] if durability else [])
-    if {"fail", "deviated"} & set(verdicts):
-        verdict, code = "fail", 1
-    elif "unknown" in verdicts or not verdicts:
-        verdict, code = "unknown", 2
-    else:
-        verdict, code = "pass", 0
+    code = overall(codes[it] for it in verdicts)
+    verdict = "fail" if code is Verdict.FAIL else VERDICTS[code]
     result = {
         "verdict": verdict,
-        "exit_code": code,
+        "exit_code": int(code),
         "machine": machine(),
         "durability": durability.as_json() if durability else None,
         "experiments": [it.as_json() for it in experiments],
@@ -119,7 +143,7 @@ def _conclude(out: Path, durability: Durability | None, experiments: Sequence[Ex
     (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     (out / "report.html").write_text(as_html(verdict, durability, experiments))
     _say(f"{verdict}; report: {out / 'report.html'}")
-    return code
+    return int(code)
 
 
 def _say(text: str) -> None:

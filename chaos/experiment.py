@@ -1,7 +1,7 @@
 """Runs one experiment of Chaos Toolkit as a process, and reads from its journal whether it held.
 
-The judge is the exit code, and what the journal says about deviation and rollbacks; never its `status`: an
-experiment that deviated is "completed", and a rollback that failed does not change the exit code.
+`chaos/judging.py` judges by the journal and by what users went through; the exit code of Chaos Toolkit can only make
+it worse.
 """
 
 from __future__ import annotations
@@ -18,9 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-__all__ = ["EXPERIMENTS", "Experiment", "find", "run"]
+from chaos.judging import judge
+from loadtests.verdict import Verdict
+
+__all__ = ["EXPERIMENTS", "VERDICTS", "Experiment", "find", "run"]
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
+VERDICTS = {
+    Verdict.PASS: "pass",
+    Verdict.FAIL: "deviated",
+    Verdict.INVALID: "unknown",
+    Verdict.NOTHING: "nothing",
+}
+"""What each exit code is called here."""
+
 _LONGEST = 600.0  # seconds; what takes longer is stuck
 _TIDY_UP = 120.0
 _ROOT = Path(__file__).parent.parent
@@ -33,7 +44,7 @@ class Experiment:
     Attributes:
         name: Its id, such as ``C03``.
         title: What it claims.
-        verdict: ``pass``, ``deviated``, or ``unknown`` if the steady state did not hold at the start.
+        verdict: ``pass``, ``deviated``, ``unknown`` or ``nothing``.
         reasons: What was not met.
         probes: Each claim, with what was found at the end, and whether that is within its tolerance.
         users: What the lab stored: users' requests, marks, history.
@@ -62,16 +73,23 @@ class Experiment:
 
 
 def find(wanted: Sequence[str] = ()) -> list[Path]:
-    """Find experiments by their ids, all of them without any.
+    """Find experiments by their ids or their files, all of ours without any.
 
     Raises:
-        ValueError: One is not known.
+        ValueError: One is not known, or its file is not there.
     """
     known = {path.name.partition("-")[0]: path for path in sorted(EXPERIMENTS.glob("*.yaml"))}
-    if strangers := [name for name in wanted if name not in known]:
+    files = {
+        name: Path(name).absolute() for name in wanted if Path(name).suffix in {".yaml", ".yml", ".json"}
+    }
+    if strangers := [name for name in wanted if name not in known and name not in files]:
         raise ValueError(
-            f"no experiment is called {strangers[0]}: there are {', '.join(known)} and durability"
+            f"no experiment is called {strangers[0]}: there are {', '.join(known)} and durability, "
+            "or name a file of your own (.yaml, .yml, .json)"
         )
+    if missing := [name for name, path in files.items() if not path.is_file()]:
+        raise ValueError(f"there is no file {missing[0]}")
+    known |= files
     return [known[name] for name in wanted] if wanted else list(known.values())
 
 
@@ -100,7 +118,13 @@ def run(path: Path, folder: Path, *, settings: Mapping[str, str] | None = None) 
     code, output = _execute(command, environment)
     seconds = time.monotonic() - began
     return _judge(
-        name, path, code, output=output, journal=_read(journal), users=_read(result), seconds=seconds
+        path,
+        code,
+        output=output,
+        journal=_read(journal),
+        users=_read(result),
+        own_service="CHAOS_URL" in environment,
+        seconds=seconds,
     )
 
 
@@ -128,48 +152,37 @@ def _execute(command: Sequence[str], environment: Mapping[str, str]) -> tuple[in
 
 
 def _judge(
-    name: str,
     path: Path,
     code: int,
     *,
     output: str,
     journal: Mapping[str, Any],
     users: Mapping[str, Any],
+    own_service: bool,
     seconds: float,
 ) -> Experiment:
-    states: Mapping[str, Any] = journal.get("steady_states", {})
+    watched = "chaos.lab" in path.read_text()
+    found = judge(journal, users, watched=watched or own_service)
+    if own_service and not watched:
+        found.nothing = "no user was watched: the experiment must name chaos.lab under `controls`"
+    history = str(users.get("findings_verdict", "not read back" if watched else "not asked"))
+    if history not in {"pass", "not asked"} and not found.nothing:
+        found.broken.append(f"history: {history}")
+    if code and not found.reasons:
+        found.broken.append(f"exit code {code}: {output.strip()[-400:]}")
+    if not journal:
+        found.flaws.append(f"it did not run, exit code {code}: {output.strip()[-400:]}")
+    states: Mapping[str, Any] = journal.get("steady_states") or {}
     nothing: Mapping[str, Any] = {}
-    before: Mapping[str, Any] = states.get("before") or nothing
-    after: Mapping[str, Any] = states.get("after") or nothing
-    reasons = _unmet("before", before) + _unmet("after", after)
-    reasons += [
-        f"{it['activity']['name']}: {_why(it)}"
-        for it in journal.get("run", [])
-        if it["status"] != "succeeded"
-    ]
-    reasons += [
-        f"rollback, {it['activity']['name']}: {_why(it)}"
-        for it in journal.get("rollbacks", [])
-        if it["status"] != "succeeded" or it["output"] is False
-    ]
-    has_lab = "chaos.lab" in path.read_text()
-    history = str(users.get("findings_verdict", "not read back" if has_lab else "not asked"))
-    if history not in {"pass", "not asked"}:
-        reasons.append(f"history: {history}")
-    if code and not reasons:
-        reasons.append(f"exit code {code}: {output.strip()[-400:]}")
-    if not journal or not before.get("steady_state_met"):
-        verdict = "unknown"
-    else:
-        verdict = "deviated" if code or journal["deviated"] or reasons else "pass"
+    last: Mapping[str, Any] = states.get("after") or states.get("before") or nothing
     experiment: Mapping[str, Any] = journal.get("experiment", nothing)
     return Experiment(
-        name=name,
+        name=path.name.partition("-")[0],
         title=str(experiment.get("title", path.stem)),
         description=" ".join(str(experiment.get("description", "")).split()),
-        verdict=verdict,
-        reasons=reasons,
-        probes=[_probe(it) for it in (after or before).get("probes", [])],
+        verdict=VERDICTS[found.verdict],
+        reasons=found.reasons,
+        probes=[_probe(it) for it in last.get("probes", [])],
         users=users,
         seconds=seconds,
     )
@@ -179,20 +192,6 @@ def _probe(it: Mapping[str, Any]) -> tuple[str, str, str]:
     found = it.get("output")
     text = f"{found:.3f}" if isinstance(found, float) else str(found)
     return it["activity"]["name"], text, "met" if it.get("tolerance_met") else "not met"
-
-
-def _unmet(when: str, state: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{when}, not so: {it['activity']['name']}: {_why(it)}"
-        for it in state.get("probes", [])
-        if not it.get("tolerance_met")
-    ]
-
-
-def _why(it: Mapping[str, Any]) -> str:
-    if it.get("exception"):
-        return str(it["exception"][-1]).strip()
-    return f"found {it.get('output')}"
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -4,18 +4,20 @@ Chaos Toolkit calls actions and probes by name, with nothing but what stands in 
 is kept here. As a *control* of the experiment this module builds it before the first probe, and takes it down at
 the end, whatever happened.
 
-With CHAOS_URL and CHAOS_TOKEN it works on a service that runs already: then the actions that need our own processes
-say so, and an experiment brings its own.
+With CHAOS_URL and CHAOS_READS (and CHAOS_TOKEN) it works on a service that runs already: then the actions that need our
+own processes say so, and an experiment brings its own. At the end the control marks the journal as deviated if
+anything was not as claimed, so that Chaos Toolkit's own exit code is 1 then, too.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,11 +27,21 @@ import httpx2
 
 from chaos.failover import FailoverStack
 from chaos.history import Findings, judge
+from chaos.judging import judge as judge_experiment
 from chaos.load import Load
 from chaos.reading import read_all
 from chaos.stack import Stack, prepare
+from loadtests.gate import percentile
 
-__all__ = ["Lab", "Mark", "cleanup_control", "configure_control", "current"]
+__all__ = [
+    "Lab",
+    "Mark",
+    "after_experiment_control",
+    "before_activity_control",
+    "cleanup_control",
+    "configure_control",
+    "current",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +108,18 @@ class Lab:
     def watch(self, stop: threading.Event) -> None:
         """Look at each instance's own health, beside the users."""
         urls = self.stack.urls if self.stack is not None else [self.load.url]
-        while not stop.wait(0.2):
-            for url in urls:
-                self._look(url)
+        headers = {"Connection": "close"}  # what restarts or balances connects anew each time
+        with httpx2.Client(timeout=2.0, headers=headers) as client:
+            while not stop.wait(0.2):
+                for url in urls:
+                    self._look(client, url)
 
-    def _look(self, url: str) -> None:
+    def _look(self, client: httpx2.Client, url: str) -> None:
         began = time.monotonic()
         try:
-            live = httpx2.get(f"{url}/healthz/live", timeout=2.0).status_code == 200
+            live = client.get(f"{url}/healthz/live").status_code == 200
             taken = time.monotonic() - began
-            self.unready += httpx2.get(f"{url}/healthz/ready", timeout=2.0).status_code == 503
+            self.unready += client.get(f"{url}/healthz/ready").status_code == 503
         except httpx2.ConnectError:
             return  # it does not run: that is no slow answer
         except httpx2.TransportError:
@@ -139,10 +153,29 @@ def configure_control(configuration: Mapping[str, Any], experiment: Mapping[str,
         closing.callback(stop.set)
         watcher.start()
         time.sleep(lab.window + 0.5)  # noqa: TID251 - Chaos Toolkit has no loop
-    except BaseException:
+    except BaseException as error:
+        # Chaos Toolkit goes on without the control, and says nothing.
+        print(f"chaos.lab: {error}", file=sys.stderr)  # noqa: T201 - its job
+        _write({"failure": str(error) or repr(error)})
         closing.close()
         raise
     _LABS.append((lab, closing))
+
+
+def before_activity_control(context: Mapping[str, Any], **_: object) -> None:
+    """Mark what an experiment does by itself; our own actions mark their moments themselves."""
+    ours = str((context.get("provider") or {}).get("module", "")).startswith("chaos.")
+    if _LABS and context.get("type") == "action" and not ours:
+        current().mark(str(context.get("name", "an action")))
+
+
+def after_experiment_control(state: MutableMapping[str, Any], **_: object) -> None:
+    """Mark the journal as deviated unless all was measured, and held."""
+    users = _noted(current()) if _LABS else {"failure": "the lab was not built"}
+    found = judge_experiment(state, users, watched=True)
+    if found.reasons:
+        state["deviated"] = True
+        print("\n".join(f"chaos.lab: {reason}" for reason in found.reasons), file=sys.stderr)  # noqa: T201 - its job
 
 
 def cleanup_control() -> None:
@@ -159,7 +192,9 @@ def cleanup_control() -> None:
 def _build(configuration: Mapping[str, Any], closing: ExitStack) -> Lab:
     rate, window = float(configuration.get("rate", 50.0)), float(configuration.get("window", 10.0))
     if url := os.environ.get("CHAOS_URL"):
-        reads = tuple(os.environ.get("CHAOS_READS", "/healthz").split())
+        reads = tuple(os.environ.get("CHAOS_READS", "").split())
+        if not reads:
+            raise ValueError('name what users ask for: CHAOS_READS="/invoices/7 /invoices", or --path')
         writes = os.environ.get("CHAOS_WRITES", "no") == "yes"
         load = Load(url, os.environ.get("CHAOS_TOKEN", ""), rate, reads=reads, writes=writes)
         return Lab(closing.enter_context(load), window)
@@ -183,22 +218,34 @@ def _store(lab: Lab) -> None:
         failure = ""
     except (httpx2.HTTPError, RuntimeError, KeyError, ValueError) as error:
         failure = f"it could not be read back: {error!r}"
-    target = os.environ.get("CHAOS_RESULT")
-    if not target:
-        return
-    data = {
+    _write(
+        {
+            **_noted(lab),
+            "findings": None if lab.findings is None else lab.findings.as_json(),
+            "findings_verdict": failure or (lab.findings.verdict if lab.findings else "not asked"),
+            "by_second": _by_second(lab),
+        }
+    )
+
+
+def _write(data: Mapping[str, object]) -> None:
+    if target := os.environ.get("CHAOS_RESULT"):
+        Path(target).write_text(json.dumps(data, indent=1) + "\n")
+
+
+def _noted(lab: Lab) -> dict[str, object]:
+    samples = tuple(lab.load.meter.samples)
+    return {
         "users": asdict(lab.load.since(0.0)),
+        "ended": len(samples),
+        "late": percentile([sample.began - sample.intended for sample in samples], 0.95),
         "marks": [asdict(mark) for mark in lab.marks],
         "recoveries": [round(value, 3) for value in lab.recoveries],
         "exit_codes": lab.exit_codes,
         "unready_answers": lab.unready,
         "slowest_live": round(lab.slowest_live, 4),
-        "findings": None if lab.findings is None else lab.findings.as_json(),
-        "findings_verdict": failure or (lab.findings.verdict if lab.findings else "not asked"),
         "errors": _errors(lab),
-        "by_second": _by_second(lab),
     }
-    Path(target).write_text(json.dumps(data, indent=1) + "\n")
 
 
 def _errors(lab: Lab) -> dict[str, int]:

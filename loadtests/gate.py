@@ -3,7 +3,7 @@
 * 0, pass: users would have noticed nothing.
 * 1, fail: too many failures, or too slow.
 * 2, invalid: the generator did not offer what it was asked to, so the figures flatter the service.
-* 3, nothing: no request was measured.
+* 3, nothing: no request was measured, nobody answered, or what was asked for is not there.
 
 A run with only failures can never be 0. Percentiles are exact: the smallest sample that at least this share of all
 samples does not exceed.
@@ -15,20 +15,11 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from enum import IntEnum
 
 from loadtests.arrivals import Sample
+from loadtests.verdict import FEWEST, Verdict, nothing_measured
 
 __all__ = ["Limits", "Outcome", "Row", "Run", "Verdict", "judge", "percentile", "summary"]
-
-
-class Verdict(IntEnum):
-    """How it ended; the number is the exit code."""
-
-    PASS = 0
-    FAIL = 1
-    INVALID = 2
-    NOTHING = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +40,7 @@ class Limits:
     p99: float = 0.5
     dropped: float = 0.001
     rate: float = 0.98
-    count: int = 100
+    count: int = FEWEST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,8 +108,9 @@ def judge(run: Run, limits: Limits) -> Outcome:
     achieved = _achieved(run)
     flaws = _flaws(run, limits, measured=len(samples), dropped=dropped, achieved=achieved)
     faults = _faults(rows, limits)
-    if not samples:
-        verdict, reasons = Verdict.NOTHING, ["no request was measured"]
+    # A service that was there in the warm-up is there.
+    if nothing := nothing_measured(len(run.samples) if samples else 0, _errors(run.samples)):
+        verdict, reasons = Verdict.NOTHING, [nothing]
     elif flaws:
         verdict, reasons = Verdict.INVALID, [*flaws, *faults]
     else:
@@ -129,7 +121,7 @@ def judge(run: Run, limits: Limits) -> Outcome:
         rows=rows,
         dropped=dropped,
         achieved=achieved,
-        errors=dict(Counter(sample.error for sample in samples if sample.error).most_common()),
+        errors=_errors(samples),
     )
 
 
@@ -145,6 +137,10 @@ def summary(route: str, samples: Sequence[Sample]) -> Row:
         p99=percentile(latencies, 0.99),
         most=latencies[-1] if latencies else 0.0,
     )
+
+
+def _errors(samples: Sequence[Sample]) -> dict[str, int]:
+    return dict(Counter(sample.error for sample in samples if sample.error).most_common())
 
 
 def _by_route(samples: Sequence[Sample]) -> list[Row]:

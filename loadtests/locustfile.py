@@ -1,10 +1,11 @@
-"""Load a running PostFacta with a believable mix, open loop, and fail the run if users would have noticed.
+"""Load a running service with a believable mix, open loop, and fail the run if users would have noticed.
 
-    make load URL=http://127.0.0.1:8080 TOKEN=<bearer token> [RATE=10] [TIME=30]
+    python -m loadtests --url http://127.0.0.1:8080 [--path /invoices/7 ...] [--rate 10] [--seconds 30]
 
-Arrivals come from a schedule made before the run, one greenlet each, so a slow service is not spared. The gate
-(`gate.py`) sets the exit code: 0 pass, 1 failed, 2 invalid run, 3 nothing measured. It writes `load.json` and
-`report.html`. Only this machine is loaded, and hosts that LOAD_HOSTS lists.
+Without `--path` and `--mix` it asks for what PostFacta has. Arrivals come from a schedule made before the run, one
+greenlet each, so a slow service is not spared. The gate (`gate.py`) sets the exit code: 0 pass, 1 failed, 2 invalid
+run, 3 nothing measured. It writes `load.json` and `report.html`. Only this machine is loaded, and hosts that
+LOAD_HOSTS lists.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import time
 import uuid
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -27,6 +27,7 @@ from locust.exception import StopUser
 from locust.runners import WorkerRunner
 
 from loadtests import arrivals, gate, report
+from loadtests.mix import Ask, read_mix
 
 __all__ = ["OpenLoop"]
 
@@ -71,35 +72,17 @@ class _Answer(Protocol):
 
 class _Client(Protocol):
     def request(
-        self, method: str, url: str, *, name: str, headers: Mapping[str, str], json: object
+        self,
+        method: str,
+        url: str,
+        *,
+        name: str,
+        headers: Mapping[str, str],
+        json: object,
     ) -> _Answer: ...
 
 
 gevent = cast("_Gevent", import_module("gevent"))
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """A kind of request: its share of the mix, and how it is sent."""
-
-    route: str
-    share: int
-    path: str
-    body: Mapping[str, str] | None = None
-    expected: int = 200
-
-
-_NEW = {
-    "title": "Load test incident",
-    "description": "Written by the load test; safe to archive",
-    "severity": "LOW",
-    "kind": "exercise",
-}
-_MIX = (
-    Ask("GET /api/v1/incidents", 6, "/api/v1/incidents?limit=20"),
-    Ask("GET /api/v0/incidents", 2, "/api/v0/incidents"),
-    Ask("POST /api/v1/incidents", 2, "/api/v1/incidents", _NEW, 201),
-)
 
 
 class OpenLoop(FastHttpUser):
@@ -108,6 +91,7 @@ class OpenLoop(FastHttpUser):
     fixed_count = 1
     network_timeout = 30.0
     connection_timeout = 5.0
+    max_redirects = 0  # a page for signing in is not what was asked for
     concurrency = 2000  # sockets; the cap on requests in flight lies below it
 
     @task
@@ -117,12 +101,15 @@ class OpenLoop(FastHttpUser):
         options = world.parsed_options
         try:
             moments = _schedule(options)
+            asks = read_mix(options.path, options.mix)
         except ValueError as error:
             print(error)  # noqa: T201 - its job
             gevent.spawn(world.runner.quit)
             raise StopUser from None
         meter = arrivals.Meter(cap=int(options.cap))
-        mix = _mix(len(moments), int(options.seed))
+        mix = arrivals.luck(int(options.seed)).choices(
+            asks, weights=[ask.share for ask in asks], k=len(moments)
+        )
         began = time.perf_counter()
         sent: list[object] = []
         for moment, ask in zip(moments, mix, strict=True):
@@ -145,13 +132,16 @@ class OpenLoop(FastHttpUser):
 
     def _send(self, ask: Ask, intended: float, start: float, meter: arrivals.Meter) -> None:
         began = time.perf_counter() - start
-        method = "GET" if ask.body is None else "POST"
         try:
             answer = cast("_Client", self.client).request(
-                method, ask.path, name=ask.route, headers=_headers(ask), json=ask.body
+                ask.method,
+                ask.path,
+                name=ask.route,
+                headers=_headers(ask),
+                json=ask.body,
             )
             code = int(answer.status_code or 0)
-            error = "" if code == ask.expected else str(code or type(getattr(answer, "error", None)).__name__)
+            error = "" if ask.is_good(code) else str(code or type(getattr(answer, "error", None)).__name__)
         except Exception as failure:  # noqa: BLE001 - whatever it is, a user would have seen it
             error = type(failure).__name__
         ended = time.perf_counter() - start
@@ -169,17 +159,13 @@ def _schedule(options: Namespace) -> Sequence[float]:
     return arrivals.constant(options.rate, options.seconds)
 
 
-def _mix(count: int, seed: int) -> list[Ask]:
-    """Choose what to ask; a run can be repeated exactly."""
-    luck = arrivals.luck(seed)
-    return luck.choices(_MIX, weights=[ask.share for ask in _MIX], k=count)
-
-
 def _headers(ask: Ask) -> dict[str, str]:
-    headers = {"Authorization": f"Bearer {os.environ.get('TOKEN', '')}", "X-Traffic-Class": "load"}
+    headers = {"X-Traffic-Class": "load"}
+    if token := os.environ.get("TOKEN"):
+        headers["Authorization"] = f"Bearer {token}"
     if key := os.environ.get("TRAFFIC_KEY"):
         headers["X-Traffic-Key"] = key
-    if ask.body is not None:
+    if ask.method not in {"GET", "HEAD"}:
         headers["Idempotency-Key"] = str(uuid.uuid4())
     if secrets.randbelow(100) == 0:
         headers["traceparent"] = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
@@ -197,6 +183,10 @@ def _limits(options: Namespace) -> gate.Limits:
 def _add_options(parser: ArgumentParser, **_: Any) -> None:
     for name, (default, about) in _NUMBERS.items():
         parser.add_argument(f"--{name}", type=float, default=default, help=about)
+    parser.add_argument(
+        "--path", action="append", default=[], help="of the service, asked for by GET; may be repeated"
+    )
+    parser.add_argument("--mix", type=Path, help="a file of requests, instead: YAML or JSON")
     parser.add_argument("--arrivals", choices=("constant", "poisson"), default="poisson", help="the schedule")
     parser.add_argument("--report", type=Path, default=Path("build/load"), help="folder of the report")
 

@@ -89,7 +89,7 @@ def a_run(folder: Path, *, before: str, after: str, back: str = "way_back") -> t
     [
         ("good", "good", "way_back", "pass"),
         ("good", "bad", "way_back", "deviated"),
-        ("bad", "good", "way_back", "unknown"),
+        ("bad", "good", "way_back", "deviated"),
         ("good", "good", "no_way_back", "deviated"),
     ],
 )

@@ -33,7 +33,7 @@ def experiment(deed: str) -> dict[str, object]:
     return {
         "title": "B01 Somebody else's service",
         "description": "It was started by somebody else.",
-        "configuration": {"window": 1, "rate": 30},
+        "configuration": {"window": 1, "rate": 60},
         "controls": [{"name": "users", "provider": {"type": "python", "module": "chaos.lab"}}],
         "steady-state-hypothesis": {
             "title": "Users notice nothing",

@@ -34,7 +34,25 @@ def test_one_percent_of_failures_fails() -> None:
 
 
 def test_a_run_with_nothing_but_failures_never_passes() -> None:
-    assert judge(run_of(*good(1000, error="ConnectionRefused")), Limits()).verdict == Verdict.FAIL
+    assert judge(run_of(*good(1000, error="503")), Limits()).verdict == Verdict.FAIL
+
+
+@pytest.mark.parametrize("error", ["ConnectionRefused", "404", "401", "302"])
+def test_a_run_that_reached_no_service_measured_nothing(error: str) -> None:
+    assert judge(run_of(*good(1000, error=error)), Limits()).verdict == Verdict.NOTHING
+    both = judge(run_of(*good(500, error=error), *good(500, error="TimeoutError")), Limits())
+    assert both.verdict == Verdict.NOTHING
+
+
+@pytest.mark.parametrize("error", ["", "500", "429", "408"])
+def test_one_answer_of_the_service_is_a_measurement(error: str) -> None:
+    run = run_of(*good(999, error="404"), *good(1, error=error))
+    assert judge(run, Limits()).verdict == Verdict.FAIL
+
+
+def test_a_service_that_dies_after_the_warm_up_was_there() -> None:
+    samples = [replace(sample, error="Refused" if sample.intended > 2 else "") for sample in good(1000)]
+    assert judge(run_of(*samples, warm_up=2.0), Limits()).verdict == Verdict.FAIL
 
 
 @pytest.mark.parametrize(("slow", "named"), [(60, "p95"), (20, "p99")])

@@ -1,0 +1,62 @@
+"""The exit codes of chaos, load and drain, and what counts as having measured nothing.
+
+| code | means |
+|---|---|
+| 0 | all that was claimed held |
+| 1 | something did not hold |
+| 2 | it could not be told: too few requests, the generator did not keep up, the fault was not confirmed |
+| 3 | nothing was measured: nobody answered, or what was asked for does not exist there |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import IntEnum
+
+__all__ = ["FEWEST", "Verdict", "nothing_measured", "overall"]
+
+FEWEST = 100
+"""Requests that a verdict can rest on."""
+
+# An answer below 500 that tells of load or of time was given by the service that was asked.
+_FROM_THE_SERVICE = {"408", "425", "429"}
+
+
+class Verdict(IntEnum):
+    """How a run ended; the number is the exit code."""
+
+    PASS = 0
+    FAIL = 1
+    INVALID = 2
+    NOTHING = 3
+
+
+def nothing_measured(count: int, errors: Mapping[str, int]) -> str:
+    """Say why requests measured nothing, or return an empty text if they measured something.
+
+    Args:
+        count: Requests that ended.
+        errors: How often each error came: a status such as ``404``, or the name of an exception.
+    """
+    if not count:
+        return "no request was measured"
+    if sum(errors.values()) < count or any(_is_from_the_service(error) for error in errors):
+        return ""
+    kinds = ", ".join(f"{error} {number} times" for error, number in errors.items())
+    if any(error.isdecimal() for error in errors):
+        return f"what was asked for is not there: {kinds}; name paths of the service, and a token if it needs one"
+    return f"nobody answered: {kinds}; is the address right, and does the service run?"
+
+
+def _is_from_the_service(error: str) -> bool:
+    return error.isdecimal() and (int(error) >= 500 or error in _FROM_THE_SERVICE)
+
+
+def overall(verdicts: Iterable[Verdict]) -> Verdict:
+    """Return the verdict of several parts: one that failed decides, then one that could not be told."""
+    found = set(verdicts)
+    if found <= {Verdict.NOTHING}:
+        return Verdict.NOTHING
+    if Verdict.FAIL in found:
+        return Verdict.FAIL
+    return Verdict.PASS if found == {Verdict.PASS} else Verdict.INVALID

@@ -1,0 +1,78 @@
+"""A load test asks for what its owner names, and refuses what it does not understand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from loadtests.mix import POSTFACTA, Ask, read_mix
+
+
+def test_without_paths_it_asks_for_what_postfacta_has() -> None:
+    assert read_mix([], None) is POSTFACTA
+
+
+def test_each_path_is_asked_for_alike() -> None:
+    found = read_mix(["/invoices/7", "/invoices?limit=20"], None)
+    assert found == (Ask("GET /invoices/7", 1, "/invoices/7"), Ask("GET /invoices", 1, "/invoices?limit=20"))
+
+
+@pytest.mark.parametrize("ending", ["yaml", "json"])
+def test_a_file_names_methods_shares_bodies_and_statuses(ending: str, tmp_path: Path) -> None:
+    asks = [
+        {"path": "/invoices/7", "share": 3, "route": "GET /invoices/{id}"},
+        {"path": "/invoices", "method": "post", "body": {"sum": 3}, "expected": 202},
+    ]
+    file = tmp_path / f"mix.{ending}"
+    file.write_text(json.dumps(asks) if ending == "json" else yaml.safe_dump(asks))
+    assert read_mix([], file) == (
+        Ask("GET /invoices/{id}", 3, "/invoices/7"),
+        Ask("POST /invoices", 1, "/invoices", "POST", {"sum": 3}, 202),
+    )
+
+
+def test_any_success_is_good_unless_a_status_is_named() -> None:
+    anything, created = Ask("GET /", 1, "/"), Ask("POST /", 1, "/", "POST", None, 201)
+    assert [anything.is_good(status) for status in (200, 204, 301, 404, 500, 0)] == [True, True] + [False] * 4
+    assert [created.is_good(status) for status in (200, 201)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "list of requests"),
+        ("path: /a", "list of requests"),
+        ("[", "mix.yaml"),
+        ("[a]", "request 1: must have fields"),
+        ("[{path: /a}, {paths: /b}]", "request 2: 'paths' is no field; there are method, path"),
+        ("[{}]", "must begin with /"),
+        ("[{path: a}]", "must begin with /"),
+        ("[{path: '/a b'}]", "must begin with /"),
+        ("[{path: /a, share: 0}]", "share must be at least 1"),
+        ("[{path: /a, share: true}]", "share cannot be True"),
+        ("[{path: /a, share: '3'}]", "share cannot be '3'"),
+        ("[{path: /a, method: FETCH}]", "method must be one of GET"),
+        ("[{path: /a, expected: 99}]", "expected must be a status"),
+        ("[{path: /a, body: text}]", "body cannot be 'text'"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_the_place_and_the_reason(
+    text: str, complaint: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "mix.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match="mix") as caught:
+        read_mix([], file)
+    assert complaint in str(caught.value)
+
+
+def test_a_missing_file_a_wrong_path_and_both_at_once_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nowhere"):
+        read_mix([], tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="--path: a path must begin with /"):
+        read_mix(["invoices"], None)
+    with pytest.raises(ValueError, match="not both"):
+        read_mix(["/a"], tmp_path)

@@ -1,0 +1,172 @@
+"""Load, chaos and drain, pointed at a service that is not PostFacta: green only if it was measured and held."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.servers.serving import free_port
+
+ROOT = Path(__file__).parents[2]
+BILLING = Path(__file__).with_name("billing.py")
+PAGE = ROOT / "docs/how-to/run-chaos-and-load.md"
+# Slack for a busy machine: what is judged here is whether users are served at all.
+SLOW = 20.0
+
+
+@contextmanager
+def billing(mode: str) -> Generator[str]:
+    """Run the service until the block ends, and give its address; a dead one has nobody behind its port."""
+    if mode == "dead":
+        yield f"http://127.0.0.1:{free_port()}"
+        return
+    with subprocess.Popen([sys.executable, BILLING, mode], stdout=subprocess.PIPE, text=True) as server:  # noqa: S603 - our own script
+        assert server.stdout is not None
+        try:
+            yield f"http://127.0.0.1:{server.stdout.readline().strip()}"
+        finally:
+            server.kill()
+
+
+def run(*words: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the page in the checkout, in which the page's reader is."""
+    return subprocess.run(  # noqa: S603 - our own commands
+        [sys.executable, *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONWARNINGS": "ignore", **variables},
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+
+
+MODES = [("alive", 0), ("failing", 1), ("dead", 3), ("gone", 3), ("away", 3)]
+
+
+@pytest.mark.parametrize(("mode", "code"), MODES)
+def test_load_on_a_strangers_service_ends_as_documented(mode: str, code: int, tmp_path: Path) -> None:
+    with billing(mode) as url:
+        done = run(
+            *("-m", "loadtests", "--url", url, "--path", "/invoices/7", "--path", "/invoices?limit=20"),
+            *("--rate", 60, "--seconds", 3, "--warm-up", 0, "--max-p95", SLOW, "--max-p99", SLOW),
+            *("--report", tmp_path),
+        )
+    assert done.returncode == code, done.stdout + done.stderr
+    routes = {row["route"] for row in json.loads((tmp_path / "load.json").read_text())["rows"]}
+    assert routes == {"all", "GET /invoices/7", "GET /invoices"}
+
+
+def test_load_of_a_mix_writes_what_its_file_says(tmp_path: Path) -> None:
+    mix = tmp_path / "mix.yaml"
+    mix.write_text(
+        "- {path: /invoices/7, share: 3}\n- {path: /invoices, method: POST, body: {sum: 3}, expected: 202}\n"
+    )
+    words = ("--rate", 60, "--seconds", 3, "--warm-up", 0, "--max-p95", SLOW, "--max-p99", SLOW)
+    with billing("alive") as url:
+        done = run("-m", "loadtests", "--url", url, "--mix", mix, "--report", tmp_path, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"POST /invoices +\d+ +0 ", done.stdout)
+
+
+def test_load_that_is_too_short_cannot_be_told(tmp_path: Path) -> None:
+    with billing("alive") as url:
+        done = run(
+            *("-m", "loadtests", "--url", url, "--path", "/", "--rate", 5, "--seconds", 2, "--warm-up", 0),
+            *("--report", tmp_path),
+        )
+    assert done.returncode == 2, done.stdout + done.stderr
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a chaos run of the page's own experiment gave."""
+
+    code: int
+    output: str
+    found: dict[str, Any]
+
+
+def experiment(folder: Path, deed: str = "true", **configuration: object) -> Path:
+    """Write the experiment of the page with another deed, and with slack for a busy machine."""
+    text = re.search(r"```yaml\n(title: B01.*?)```", PAGE.read_text(), re.DOTALL)
+    assert text is not None
+    whole = yaml.safe_load(text[1])
+    whole["configuration"] = {"window": 2, "rate": 30, **configuration}
+    for probe in whole["steady-state-hypothesis"]["probes"]:
+        if probe["provider"]["func"] == "p99":
+            probe["tolerance"]["range"] = [0, SLOW]
+    whole["method"][0]["provider"] = {"type": "process", "path": "sh", "arguments": ["-c", deed]}
+    whole["method"][1]["provider"]["arguments"] = {"within": 20}
+    whole["rollbacks"][-1]["provider"]["arguments"] = {"within": 5}
+    path = folder / "B01-billing.yaml"
+    path.write_text(yaml.safe_dump(whole))
+    return path
+
+
+def chaos(folder: Path, url: str, deed: str = "true", **configuration: object) -> Trial:
+    """Run it as the page says."""
+    path = experiment(folder, deed, **configuration)
+    done = run("-m", "chaos", path, "--url", url, "--path", "/invoices/7", "--out", folder / "out")
+    result = json.loads((folder / "out/result.json").read_text())
+    assert result["exit_code"] == done.returncode
+    return Trial(done.returncode, done.stdout + done.stderr, result["experiments"][0])
+
+
+@pytest.mark.parametrize(("mode", "code"), MODES)
+def test_chaos_on_a_strangers_service_ends_as_documented(mode: str, code: int, tmp_path: Path) -> None:
+    with billing(mode) as url:
+        trial = chaos(tmp_path, url)
+    assert trial.code == code, trial.output
+    assert bool(trial.found["reasons"]) == (code != 0)
+
+
+@pytest.mark.parametrize("mode", ["dead", "gone", "failing"])
+def test_chaos_toolkit_by_itself_is_not_green_either(mode: str, tmp_path: Path) -> None:
+    with billing(mode) as url:
+        done = run(
+            *("-m", "chaostoolkit", "--no-version-check", "--log-file", tmp_path / "log", "run"),
+            *("--rollback-strategy=always", "--hypothesis-strategy=continuously"),
+            *("--hypothesis-frequency=1", "--journal-path", tmp_path / "journal.json", experiment(tmp_path)),
+            CHAOS_URL=url,
+            CHAOS_READS="/invoices/7",
+        )
+    assert done.returncode == 1, done.stdout + done.stderr
+
+
+def fault(url: str, mode: str, seconds: float) -> str:
+    """Write the deed that breaks the service for a while."""
+    change = f"import urllib.request as u; u.urlopen(u.Request('{url}/mode/MODE', method='PUT'))"
+    begin, end = (f'{sys.executable} -c "{change.replace("MODE", name)}"' for name in (mode, "alive"))
+    return f"{begin}; sleep {seconds}; {end}"
+
+
+def test_users_who_fail_while_the_fault_lasts_are_not_forgotten_when_it_is_over(tmp_path: Path) -> None:
+    with billing("alive") as url:
+        trial = chaos(tmp_path, url, fault(url, "failing", 4))
+    assert trial.code == 1, trial.output
+    assert any(reason.startswith("during") for reason in trial.found["reasons"])
+
+
+def test_an_experiment_may_allow_that_users_notice_while_the_fault_lasts(tmp_path: Path) -> None:
+    with billing("alive") as url:
+        trial = chaos(tmp_path, url, fault(url, "failing", 3), may_break_during=True)
+    assert trial.code == 0, trial.output
+
+
+def test_a_fault_that_did_not_happen_cannot_be_told(tmp_path: Path) -> None:
+    with billing("alive") as url:
+        trial = chaos(tmp_path, url, "echo no such cluster >&2; exit 1")
+    assert trial.code == 2, trial.output
+    assert "no such cluster" in trial.output
