@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from .socket_client import hold_websocket
-from .wire import Connection, Outcome, RequestFailed
+from .wire import Connection, Headers, Outcome, RequestFailed
 
 __all__ = ["Attempt", "Balancer", "Clients", "Probes", "ask"]
 
@@ -62,14 +62,14 @@ class Balancer:
         return time.monotonic() >= self._ends
 
 
-async def ask(port: int, path: str) -> int:
+async def ask(port: int, path: str, *, headers: Headers = ()) -> int:
     """Probe on a connection of its own; return the status, or 0 if no answer came in time."""
     try:
         connection = await Connection.open(port, within=_PROBE_TIMEOUT)
     except RequestFailed:
         return 0
     try:
-        return (await connection.get(path, within=_PROBE_TIMEOUT)).status
+        return (await connection.get(path, within=_PROBE_TIMEOUT, headers=headers)).status
     except RequestFailed:
         return 0
     finally:
@@ -116,13 +116,15 @@ class Clients:
     Args:
         port: Of the instance, or of what stands before it.
         balancer: Says how long to send.
+        headers: Sent with each request.
 
     Attributes:
         attempts: Every request, in the order of the answers.
     """
 
-    def __init__(self, port: int, balancer: Balancer) -> None:
+    def __init__(self, port: int, balancer: Balancer, *, headers: Headers = ()) -> None:
         self._port = port
+        self._headers = headers
         self._balancer = balancer
         self.attempts: list[Attempt] = []
 
@@ -202,7 +204,7 @@ class Clients:
         at = time.monotonic()
         try:
             connection = connection or await Connection.open(self._port)
-            reply = await connection.get(path)
+            reply = await connection.get(path, headers=self._headers)
         except RequestFailed as failure:
             self.attempts.append(Attempt(client, failure.outcome, at))
             if connection is not None:

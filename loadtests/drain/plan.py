@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from loadtests.verdict import Verdict
+
 from .servers import Server, ServerKind
 
 __all__ = ["EXIT_MARGIN", "Plan", "Result", "Times"]
@@ -89,6 +91,7 @@ class Result:
         cells: Column to text, for the table.
         misses: Every goal that was not reached, in words; empty is good.
         facts: The figures behind the cells.
+        flaw: Set where it could not be told, or nothing was measured; the misses say why.
     """
 
     scenario: str
@@ -96,3 +99,9 @@ class Result:
     cells: dict[str, str]
     misses: list[str]
     facts: dict[str, object] = field(default_factory=dict[str, object])
+    flaw: Verdict | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """The exit code."""
+        return self.flaw or (Verdict.FAIL if self.misses else Verdict.PASS)

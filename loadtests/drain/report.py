@@ -6,9 +6,14 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from loadtests.verdict import Verdict
+
 from .plan import Result
 
 __all__ = ["markdown", "put", "text"]
+
+
+_SHORT = {Verdict.PASS: "ok", Verdict.FAIL: "MISSED", Verdict.INVALID: "UNKNOWN", Verdict.NOTHING: "NOTHING"}
 
 
 def text(results: Sequence[Result]) -> str:
@@ -18,7 +23,7 @@ def text(results: Sequence[Result]) -> str:
 
 def _lines(result: Result) -> Iterable[str]:
     cells = "; ".join(f"{name}: {cell}" for name, cell in result.cells.items())
-    yield f"{result.scenario:<12}{result.server:<20}{'MISSED' if result.misses else 'ok':<8}{cells}"
+    yield f"{result.scenario:<12}{result.server:<20}{_SHORT[result.verdict]:<8}{cells}"
     for miss in result.misses:
         yield f"{'':<32}- {miss}"
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import shlex
 import signal
 import socket
 import subprocess
@@ -172,18 +173,20 @@ class Server:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         # What measures coverage handles SIGTERM too; a server's own handlers are what is tried here.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
-        words = self.kind.command.format(
-            port=self.port, app=self._app, delay=self._environment.get("DRAIN_DELAY", 0)
-        ).split()
+        words = shlex.split(
+            self.kind.command.format(
+                port=self.port, app=self._app, delay=self._environment.get("DRAIN_DELAY", 0)
+            )
+        )
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603, ASYNC220 - our own command line, and it starts at once
-                [_BIN / words[0], *words[1:]],
+                words,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
                 env={
                     **inherited,
-                    # For what the command itself starts, and for the application.
+                    # Where the command is looked for, and what it starts.
                     "PATH": f"{_BIN}{os.pathsep}{os.environ.get('PATH', '')}",
                     "PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")]),
                     "DRAIN_JOURNAL": str(self._journal.absolute()),

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
 import h11
 
-__all__ = ["HOST", "Connection", "Outcome", "Reply", "RequestFailed"]
+__all__ = ["HOST", "Connection", "Headers", "Outcome", "Reply", "RequestFailed"]
 
 HOST = "127.0.0.1"
 _PATIENCE = 20.0
+Headers = Sequence[tuple[str, str]]
 
 
 class Outcome(StrEnum):
@@ -95,7 +96,7 @@ class Connection:
         except OSError:
             raise RequestFailed(Outcome.RESET) from None
 
-    async def get(self, path: str, *, within: float = _PATIENCE) -> Reply:
+    async def get(self, path: str, *, within: float = _PATIENCE, headers: Headers = ()) -> Reply:
         """Send a request and read the whole answer.
 
         Raises:
@@ -103,7 +104,7 @@ class Connection:
         """
         try:
             async with asyncio.timeout(within):
-                await self.send(path)
+                await self.send(path, headers=headers)
                 response = await self.head()
                 body = b"".join([part async for part in self.body()])
         except TimeoutError:
@@ -111,10 +112,10 @@ class Connection:
         types = [value.decode() for name, value in response.headers if name == b"content-type"]
         return Reply(response.status_code, "".join(types), body)
 
-    async def send(self, path: str) -> None:
+    async def send(self, path: str, *, headers: Headers = ()) -> None:
         """Send a request."""
         self._bytes = 0
-        request = h11.Request(method="GET", target=path, headers=[("host", HOST)])
+        request = h11.Request(method="GET", target=path, headers=[("host", HOST), *headers])
         data = self._http.send(request) or b""
         self._http.send(h11.EndOfMessage())
         try:

@@ -170,3 +170,44 @@ def test_a_fault_that_did_not_happen_cannot_be_told(tmp_path: Path) -> None:
         trial = chaos(tmp_path, url, "echo no such cluster >&2; exit 1")
     assert trial.code == 2, trial.output
     assert "no such cluster" in trial.output
+
+
+@pytest.mark.parametrize(
+    ("mode", "code"), [("alive", 0), ("rude", 1), ("failing", 1), ("gone", 3), ("away", 3), ("dead", 3)]
+)
+def test_drain_of_a_strangers_service_ends_as_documented(mode: str, code: int) -> None:
+    serve = f"{BILLING} {mode} {{port}}"
+    if mode == "dead":
+        serve = '-c "import time; time.sleep({port})"'
+    done = run(
+        *("-m", "loadtests.drain", "--command", f"{sys.executable} {serve}", "--path", "/invoices/7"),
+        *("--path", "/invoices?limit=20", "--slow", "/report", "--grace", 25),
+        *(() if mode == "rude" else ("--ready", "/ready")),
+        *(("--start", 3) if mode == "dead" else ()),
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+
+
+def test_drain_names_what_is_missing() -> None:
+    for words, complaint in (
+        (("--command", "serve --port 80", "--path", "/"), "where the port goes"),
+        (("--command", "serve --port {port}"), "name what clients ask for"),
+        (("--path", "/"), "of a service that --command starts"),
+        (("--only", "granian-1", "--scenarios", "second"), "nothing to run"),
+    ):
+        done = run("-m", "loadtests.drain", *words)
+        assert done.returncode in {2, 3}
+        assert complaint in done.stderr
+
+
+def test_chaos_names_what_is_missing(tmp_path: Path) -> None:
+    file = experiment(tmp_path)
+    for words, complaint in (
+        ((file, "--path", "/"), "give both"),
+        ((file, "--url", "billing", "--path", "/"), "must begin with http"),
+        (("C03", "--url", "http://127.0.0.1:9", "--path", "/"), "your own experiment"),
+        ((tmp_path / "nowhere.yaml", "--url", "http://127.0.0.1:9", "--path", "/"), "there is no file"),
+    ):
+        done = run("-m", "chaos", *words, "--out", tmp_path / "out")
+        assert done.returncode == 2
+        assert complaint in done.stderr
