@@ -1,11 +1,12 @@
-"""What all tests share: both event loops, and one real PostgreSQL for the whole run."""
+"""What all tests share: both event loops, one real PostgreSQL for the whole run, and what becomes of long tests."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 import pytest
+from hypothesis import settings
 
 from postfacta_embedded import EmbeddedPostgres
 from tests.pg import fresh_database, open_folder
@@ -13,6 +14,25 @@ from tests.pg import fresh_database, open_folder
 # A shell starts what runs in its background with SIGINT ignored, and what is started from here would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+settings.register_profile("long", max_examples=1000)
+_NOT_RUN = pytest.StashKey[int]()
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Count the long tests that this run leaves out."""
+    for item in items:
+        if item.get_closest_marker("long") is not None:
+            item.config.stash[_NOT_RUN] = item.config.stash.get(_NOT_RUN, 0) + 1
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
+    """Say, in the last line of all, how many that were and how they are run."""
+    yield
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and (count := session.config.stash.get(_NOT_RUN, 0)):
+        reporter.write_line(f"{count} long tests did not run: pytest -m long")
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from postfacta_embedded import EmbeddedPostgres
 from tests.app.running import LiveService, live_service
 
 # For each operation, beside the edge cases of its schema: the ordinary run is short.
-EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "8"))
+FEW, MANY = 8, 80
 CONFIGURATION = """
 headers = { Authorization = "%(admin)s" }
 
@@ -41,8 +43,19 @@ headers = { Authorization = "%(machine)s" }
 def test_schemathesis_finds_nothing_but_what_the_document_promises(
     postgres_server: EmbeddedPostgres, app_template: str, tmp_path: Path
 ) -> None:
-    with live_service(postgres_server, app_template) as service:
-        report, output = run(service, tmp_path)
+    finds_nothing(postgres_server, app_template, tmp_path, examples=FEW)
+
+
+@pytest.mark.long
+def test_schemathesis_finds_nothing_with_ten_times_the_examples(
+    postgres_server: EmbeddedPostgres, app_template: str, tmp_path: Path
+) -> None:
+    finds_nothing(postgres_server, app_template, tmp_path, examples=MANY)
+
+
+def finds_nothing(server: EmbeddedPostgres, template: str, folder: Path, *, examples: int) -> None:
+    with live_service(server, template) as service:
+        report, output = run(service, folder, examples)
     assert report["failures"] == [], output
     assert report["errors"] == [], output
     assert report["operations"]["tested"] == report["operations"]["total"] >= 24, output
@@ -50,7 +63,7 @@ def test_schemathesis_finds_nothing_but_what_the_document_promises(
     assert report["test_cases"]["generated"] >= 500
 
 
-def run(service: LiveService, folder: Path) -> tuple[dict[str, Any], str]:
+def run(service: LiveService, folder: Path, examples: int) -> tuple[dict[str, Any], str]:
     admin = service.client.get("/api/v1/me").json()["actor"].removeprefix("user:")
     machine = {"name": "machine", "scopes": ["incidents:read"]}
     token = service.client.post("/api/v1/tokens", json=machine).json()
@@ -61,7 +74,7 @@ def run(service: LiveService, folder: Path) -> tuple[dict[str, Any], str]:
         [
             *(sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json"),
             *("--checks", "all", "--continue-on-failure", "--workers", "2", "--seed", "1"),
-            *("--phases", "examples,coverage,fuzzing,stateful", "--max-examples", str(EXAMPLES)),
+            *("--phases", "examples,coverage,fuzzing,stateful", "--max-examples", str(examples)),
             *("--report", "json", "--report-json-path", "report.json"),
         ],
         cwd=folder,

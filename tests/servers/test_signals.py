@@ -1,6 +1,6 @@
 """SIGTERM is heard in every worker of every server, which serves on until it is released, and then ends cleanly.
 
-The cheap subset has one server for each way of hearing the signal; `DRAIN_ALL=1` runs them all.
+The cheap subset has one server for each way of hearing the signal; `pytest -m long` runs the others.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ SERVERS = {
     "gunicorn-asgi": Server("gunicorn -b {bind} -w 2 --no-control-socket -k asgi {app}", "uvloop", 2),
 }
 CHEAP = ("uvicorn-h11", "uvicorn-2", "granian-uvloop", "hypercorn-trio-0")
-CHOSEN = tuple(SERVERS) if os.environ.get("DRAIN_ALL") == "1" else CHEAP
+EACH = [pytest.param(name, marks=() if name in CHEAP else pytest.mark.long) for name in SERVERS]
 STARTUP = "a signal during startup"
 
 
@@ -214,12 +214,19 @@ def drain_while_starting(server: Server, folder: Path) -> Outcome:
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Generator[dict[str, Future[Outcome]]]:
-    """Drain the servers, some beside one another, while the tests take what is done."""
+def outcomes(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Generator[dict[str, Future[Outcome]]]:
+    """Drain the servers of this run, some beside one another, while the tests take what is done."""
+    names = dict.fromkeys(
+        item.callspec.params["name"]
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and "outcomes" in item.fixturenames
+    )
     folder = tmp_path_factory.mktemp("signals")
     with ThreadPoolExecutor(4) as threads:
         found: dict[str, Future[Outcome]] = {}
-        for name in CHOSEN:
+        for name in names:
             found[name] = threads.submit(drain, SERVERS[name], folder / name)
             found[name + STARTUP] = threads.submit(
                 drain_while_starting, SERVERS[name], folder / (name + " starting")
@@ -227,7 +234,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Generator[dict[str, Fu
         yield found
 
 
-@pytest.mark.parametrize("name", CHOSEN)
+@pytest.mark.parametrize("name", EACH)
 def test_sigterm_is_heard_in_every_worker_which_serves_until_it_is_released(
     name: str, outcomes: dict[str, Future[Outcome]]
 ) -> None:
@@ -241,7 +248,7 @@ def test_sigterm_is_heard_in_every_worker_which_serves_until_it_is_released(
     assert outcome.code == 0, outcome.log
 
 
-@pytest.mark.parametrize("name", CHOSEN)
+@pytest.mark.parametrize("name", EACH)
 def test_a_signal_during_startup_ends_the_server(name: str, outcomes: dict[str, Future[Outcome]]) -> None:
     server, outcome = SERVERS[name], outcomes[name + STARTUP].result()
     assert len(outcome.notes) == server.workers
@@ -268,7 +275,8 @@ INTERACTIVE = (
     ("uvicorn-h11", " --reload"),
     ("granian-uvloop", ""),
     ("hypercorn-trio-0", ""),
-    *([("uvicorn-2", ""), ("hypercorn-asyncio-0", "")] if CHOSEN != CHEAP else []),
+    pytest.param("uvicorn-2", "", marks=pytest.mark.long),
+    pytest.param("hypercorn-asyncio-0", "", marks=pytest.mark.long),
 )
 
 
@@ -282,7 +290,11 @@ def test_ctrl_c_is_kept_back_as_sigterm_is(name: str, more: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "name", ["uvicorn-2", *([] if CHOSEN == CHEAP else ["granian-2-uvloop", "hypercorn-asyncio-2"])]
+    "name",
+    [
+        "uvicorn-2",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("granian-2-uvloop", "hypercorn-asyncio-2")),
+    ],
 )
 def test_under_the_launcher_the_drain_begins_with_its_file_and_ends_with_its_signal(
     name: str, tmp_path: Path

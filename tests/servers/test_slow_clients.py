@@ -1,13 +1,12 @@
 """A slow client is cut in time on every server, and no other client notices.
 
-`SLOW_ALL=1 pytest tests/servers/test_slow_clients.py -s` floods every server, and writes
-docs/reference/slow-clients.md; without it, only uvicorn is flooded.
+`pytest tests/servers/test_slow_clients.py -m "" -s` floods every server, and writes docs/reference/slow-clients.md;
+without `-m ""`, only uvicorn is flooded.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Generator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,7 +21,6 @@ from tests.servers.slow_clients import Flood
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 BIND = slow_clients.BIND
-SLOW_ALL = os.environ.get("SLOW_ALL") == "1"
 
 # With its own backlog of 100, a burst of 620 connections loses some.
 HYPERCORN = "hypercorn --bind 127.0.0.1:{port} --workers 0 --keep-alive 5 --backlog 2048"
@@ -35,7 +33,9 @@ SERVERS = {
     "gunicorn, uvicorn-worker": "gunicorn --bind 127.0.0.1:{port} --worker-class uvicorn_worker.UvicornWorker",
     "gunicorn, asgi": "gunicorn --bind 127.0.0.1:{port} --worker-class asgi",
 }
-FLOODED = list(SERVERS) if SLOW_ALL else ["uvicorn, httptools"]
+FLOODED = [
+    pytest.param(name, marks=() if name == "uvicorn, httptools" else pytest.mark.long) for name in SERVERS
+]
 # Those that give up on a client that does not finish its headers; elsewhere a proxy must.
 TIME_HEADERS = {"granian", "hypercorn, asyncio", "hypercorn, trio"}
 # Its write to the socket is shielded from cancellation, so nothing can free the handler.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -13,14 +12,13 @@ from postfacta_app.timeline import query, rules
 from postfacta_app.timeline.model import Annotation, Edit, Entry, Instant, Milestone, Op
 from tests.app.timeline.properties import PROPERTIES
 
-# The ordinary run is short; the long one is TIMELINE_EXAMPLES=1000.
-EXAMPLES = int(os.environ.get("TIMELINE_EXAMPLES", "100"))
+# The ordinary run is short; the long one is `pytest --hypothesis-profile=long`.
 SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 
 
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_a_property_of_the_design_holds(name: str) -> None:
-    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=SLOW)
+    @settings(deadline=None, suppress_health_check=SLOW)
     @given(st.data())
     def holds(data: st.DataObject) -> None:
         PROPERTIES[name](data)

@@ -18,7 +18,7 @@ from tests.core.slo.files import APP, ORDERS, Documents, model, some_documents
 from tests.core.slo.promtool import needs_promtool
 from tests.ops.slo.promtool import complaints, cost, of, own, requests
 
-pytestmark = needs_promtool
+pytestmark = [needs_promtool, pytest.mark.long]
 
 FILES: Final = {"app": APP, "orders": ORDERS}
 WHOSE: Final = [

@@ -1,14 +1,8 @@
-"""The generated tests bite: with any clause taken out of any rule, at least one of them fails.
-
-All of them take many minutes, so that a plain run takes one rule of a kind: the error share over one window stands for
-those over others, which are written by the same line, and one objective for another that is alike. `SLO_MUTANTS=all`
-takes each.
-"""
+"""The generated tests bite: with any clause taken out of any rule, at least one of them fails."""
 
 from __future__ import annotations
 
 import copy
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +17,8 @@ from tests.core.slo.files import APP, ORDERS, model
 from tests.core.slo.promtool import needs_promtool
 from tests.ops.slo.promtool import complaints, cost, of
 
-ALL: Final = os.environ.get("SLO_MUTANTS") == "all"
+pytestmark = pytest.mark.long
+
 # Samples up to which tests are run together, since starting promtool takes as long as they do.
 SHORT: Final = (80, 480)
 # A condition on a label of the service's own series, with the comma that parts it from the one before.
@@ -31,10 +26,6 @@ _MATCHER: Final = re.compile(r',?(?!service=|slo=)\b([a-zA-Z_]+)(=~|!~|!=|=)"(?:
 _BRANCH: Final = re.compile(r"\n or [^\n]*? \* 0")
 _ENOUGH: Final = re.compile(r" and on\(\) \((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)")
 _SUM: Final = ("clamp_max(\n", "\n+ ", "\n, 1)")
-# What does not make a rule another kind: whose it is, how long its windows are, and which numbers it has.
-_INCIDENTAL: Final = re.compile(
-    r'service="[^"]*"|slo="[^"]*"|(ratio_rate|increase)\w+|\[\w+\]|(?<!\w)\d[\w.]*|for tier \w+'
-)
 
 
 @dataclass(frozen=True)
@@ -47,7 +38,6 @@ class Mutant:
         place: Which rule of it.
         name: What was taken out of what.
         rule: What is left.
-        kind: The same for all that are made alike.
     """
 
     file: Path
@@ -55,7 +45,6 @@ class Mutant:
     place: int
     name: str
     rule: dict[str, Any]
-    kind: str
 
     @property
     def whose(self) -> str:
@@ -106,14 +95,8 @@ def mutants(file: Path) -> Iterator[Mutant]:
             if rule.get("for", "0s") != "0s":
                 ways.append((f"for: {rule['for']}", rule | {"for": "0s"}))
             for way, (what, left) in enumerate(ways):
-                kind = f"{file} {way} {_INCIDENTAL.sub('', rule['expr'])}"
                 told = f"{group['name']} {name} without {way}: {what}".replace("\n", " ")
-                yield Mutant(file, group["name"], place, told, left, kind)
-
-
-def chosen() -> list[Mutant]:
-    found = [one for file in (APP, ORDERS) for one in mutants(file)]
-    return found if ALL else list({one.kind: one for one in reversed(found)}.values())[::-1]
+                yield Mutant(file, group["name"], place, told, left)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +105,9 @@ def proofs() -> dict[Path, list[dict[str, Any]]]:
 
 
 @needs_promtool
-@pytest.mark.parametrize("mutant", [pytest.param(one, id=one.name) for one in chosen()])
+@pytest.mark.parametrize(
+    "mutant", [pytest.param(one, id=one.name) for file in (APP, ORDERS) for one in mutants(file)]
+)
 def test_a_rule_that_lacks_a_clause_fails_a_test(
     mutant: Mutant, proofs: dict[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
