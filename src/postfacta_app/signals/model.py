@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -237,6 +237,11 @@ class Fact:
         sha256 = _hash({name: getattr(new, name) for name in _HASHED} if content is None else content)
         source = source_of(principal, new.source)
         return cls(index, source, new.id or f"sha256:{sha256.hex()}", new, sha256)
+
+    def within(self, ref: str) -> Fact:
+        """Give it a key that nobody outside a private incident can write, or find taken: no refinement has capitals."""
+        root, _, refinement = self.source.partition("/")
+        return replace(self, source=f"{root}/{ref}" + (f"/{refinement}" if refinement else ""))
 
     @property
     def key(self) -> Key:

@@ -29,27 +29,31 @@ from .service import Conflicts, Stored
 
 __all__ = ["PostgresSignals"]
 
-# The incidents of the signal `s`: the last of its edits in each decides.
-_INCIDENTS = """
+# The incidents of the signal `s` that the asker may see: the last of its edits in each decides.
+_INCIDENTS = f"""
 (select distinct on (e.incident_id) e.incident_id, e.op from edits e where e.signal_id = s.id
   order by e.incident_id, e.at desc, e.id desc) a
-  join incidents i on i.id = a.incident_id and a.op = 'attach'"""
-# Null if no incident has it, false if none that the asker may see: then it is as private as they are.
-_SEEN = f"(select bool_or({VISIBLE}) from {_INCIDENTS})"  # noqa: S608 - only constants of this module and db.py
+  join incidents i on i.id = a.incident_id and a.op = 'attach' and {VISIBLE}"""  # noqa: S608 - only constants of db.py
+_ATTACHED_TO = f"exists (select from {_INCIDENTS})"  # noqa: S608 - only constants of this module
+# A signal is for everybody, unless it came with an incident: then it is for those who see that one, or one that has it
+# now, and for whoever sent it. What lay open before it was attached has a note of that, and nothing hides it again.
+_SEEN = f"""
+(s.received_by = $3 or {_ATTACHED_TO} or coalesce((select bool_or({VISIBLE}) from edits e
+  join incidents i on i.id = e.incident_id where e.signal_id = s.id and e.op = 'attach' and e.value is null), true))"""  # noqa: S608 - only constants of this module and db.py
 _COLUMNS = """s.id, s.source, s.external_id, s.kind, s.occurred_at, s.precision, s.time_basis, s.known_at, s.sequence,
   s.title, s.services, s.environment, s.links::text, s.received_at, s.received_by"""
 _PAGE = f"""
-select {_COLUMNS} from signals s cross join lateral (select {_SEEN} as seen) v
- where coalesce(v.seen, true) and {{where}} order by s.occurred_at desc, s.id desc limit {{limit}}"""  # noqa: S608 - only constants of this module
+select {_COLUMNS} from signals s
+ where {_SEEN} and {{where}} order by s.occurred_at desc, s.id desc limit {{limit}}"""  # noqa: S608 - only constants of this module
 _FIND = f"""
 select {_COLUMNS}, s.body, s.payload::text, encode(s.content_sha256, 'hex') as content_sha256
-  from signals s where s.id = $3 and coalesce({_SEEN}, true)"""  # noqa: S608 - only constants of this module
+  from signals s where s.id = $4 and {_SEEN}"""  # noqa: S608 - only constants of this module
 _CONFLICTS = """
 select content::text, encode(content_sha256, 'hex') as content_sha256, received_at, received_by
   from signal_conflicts where signal_id = $1 order by received_at, content_sha256"""
 _INCIDENTS_OF = f"""
 select i.id, 'INC-' || i.number as ref, i.title from signals s cross join lateral {_INCIDENTS}
- where s.id = $3 and {VISIBLE} order by i.number"""  # noqa: S608 - only constants of this module and db.py
+ where s.id = $3 order by i.number"""  # noqa: S608 - only constants of this module
 
 # Sorted, by code point: two batches with the same keys never wait for each other in a circle.
 _INSERT = """
@@ -79,7 +83,7 @@ select n.signal_id, decode(n.sha256, 'hex'), n.content, $2 from (
                        and c.content_sha256 = decode(r.sha256, 'hex'))) n
  where n.nth + (select count(*) from signal_conflicts c where c.signal_id = n.signal_id) <= 20
 returning true"""
-_VISIBLE_OF = f"select s.id from signals s where s.id = any ($3::uuid[]) and coalesce({_SEEN}, true)"  # noqa: S608 - only constants of this module
+_VISIBLE_OF = f"select s.id from signals s where s.id = any ($4::uuid[]) and {_SEEN}"  # noqa: S608 - only constants of this module
 _ATTACHED = """
 select distinct on (signal_id) signal_id, op = 'attach' as is_attached
   from edits where incident_id = $1 and signal_id = any ($2::uuid[]) order by signal_id, at desc, id desc"""
@@ -91,8 +95,9 @@ with held as (select count(*) as signals, coalesce(sum({_SIZE}), 0) as bytes fro
    from unnest($2::uuid[]) with ordinality k(id, place) join signals s on s.id = k.id)
 select new.id from new, held where held.signals + new.signals <= $3 and held.bytes + new.bytes <= $4"""  # noqa: S608 - only constants of this module
 _EDIT = """
-insert into edits (id, incident_id, at, op, signal_id, actor)
-select gen_random_uuid(), $1, $2, $3, s.id, $5 from unnest($4::uuid[]) s(id)"""
+insert into edits (id, incident_id, at, op, signal_id, value, actor)
+select gen_random_uuid(), $1, $2, $3, s.id, case when not s.id = any ($5::uuid[]) then '{"lay_open": true}'::jsonb end, $6
+  from unnest($4::uuid[]) s(id)"""
 
 
 class PostgresSignals:
@@ -103,7 +108,7 @@ class PostgresSignals:
 
     async def page(self, principal: Principal, query: SignalQuery) -> Sequence[Signal]:
         """List one more than asked for of what the asker may see, the latest first."""
-        args: list[object] = [*sees(principal)]
+        args: list[object] = [*sees(principal), principal.actor]
 
         def bind(condition: str, *values: object) -> str:
             args.extend(values)
@@ -115,7 +120,7 @@ class PostgresSignals:
             ("s.services && {}::text[]", query.service),
             ("s.occurred_at >= {}::timestamptz", query.since),
             ("s.occurred_at < {}::timestamptz", query.until),
-            ("(v.seen is not null) = {}::boolean", query.attached),
+            (f"{_ATTACHED_TO} = {{}}::boolean", query.attached),
         )
         wanted = [bind(condition, value) for condition, value in given if value is not None and value != []]
         if (after := query.after()) is not None:
@@ -127,15 +132,17 @@ class PostgresSignals:
 
     async def find(self, principal: Principal, signal_id: UUID) -> SignalDetail | None:
         """Read one, if the asker may see it, with the incidents that he may see."""
-        args = (*sees(principal), signal_id)
-        row = await self._database.fetchrow(_FIND, *args, operation="signal_get", repeatable=True)
+        seen_by = sees(principal)
+        row = await self._database.fetchrow(
+            _FIND, *seen_by, principal.actor, signal_id, operation="signal_get", repeatable=True
+        )
         if row is None:
             return None
         conflicts = await self._database.fetch(
             _CONFLICTS, signal_id, operation="signal_conflicts", repeatable=True
         )
         incidents = await self._database.fetch(
-            _INCIDENTS_OF, *args, operation="signal_incidents", repeatable=True
+            _INCIDENTS_OF, *seen_by, signal_id, operation="signal_incidents", repeatable=True
         )
         return SignalDetail.model_validate(
             {
@@ -182,7 +189,8 @@ class PostgresSignals:
 
     async def visible(self, unit: Unit, ids: Sequence[UUID]) -> AbstractSet[UUID]:
         """Tell which of these there are for the asker."""
-        rows = await unit.fetch(_VISIBLE_OF, *sees(unit.principal), ids, operation="signal_visible")
+        seen_by = (*sees(unit.principal), unit.principal.actor)
+        rows = await unit.fetch(_VISIBLE_OF, *seen_by, ids, operation="signal_visible")
         return {row["id"] for row in rows}
 
     async def attached(self, unit: Unit, incident_id: UUID, ids: Sequence[UUID]) -> Mapping[UUID, bool]:
@@ -196,11 +204,17 @@ class PostgresSignals:
         return {row["id"] for row in await unit.fetch(_ROOM, *args, operation="signal_room")}
 
     async def edit(
-        self, unit: Unit, op: Literal["attach", "detach"], *, incident_id: UUID, ids: Sequence[UUID]
+        self,
+        unit: Unit,
+        op: Literal["attach", "detach"],
+        *,
+        incident_id: UUID,
+        ids: Sequence[UUID],
+        new: AbstractSet[UUID] = frozenset(),
     ) -> None:
-        """Write the edit of each, at the next instant of the incident's timeline."""
+        """Write the edit of each, at the next instant of the incident's timeline; new ones came with the incident."""
         at = await unit.stamp(incident_id)
-        args = (incident_id, at, op, ids, unit.principal.actor)
+        args = (incident_id, at, op, ids, list(new), unit.principal.actor)
         await unit.execute(_EDIT, *args, operation="signal_edit")
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from ..db import Unit
 from ..errors import NotFoundError
-from ..incidents.model import Incident
+from ..incidents.model import Incident, Visibility
 from ..principal import Principal
 from .model import (
     MOST_BYTES,
@@ -42,7 +42,7 @@ _DEPLOYED: Final = {"succeeded", "failed", "rolled_back"}
 
 
 class Store(Protocol):
-    """Where signals are kept. Nobody reads one that is attached to nothing but incidents he may not see."""
+    """Where signals are kept. One that came with a private incident is as private as that, for all but its sender."""
 
     async def page(self, principal: Principal, query: SignalQuery) -> Sequence[Signal]:
         """List one more than asked for, the latest first."""
@@ -77,9 +77,15 @@ class Store(Protocol):
         ...
 
     async def edit(
-        self, unit: Unit, op: Literal["attach", "detach"], *, incident_id: UUID, ids: Sequence[UUID]
+        self,
+        unit: Unit,
+        op: Literal["attach", "detach"],
+        *,
+        incident_id: UUID,
+        ids: Sequence[UUID],
+        new: AbstractSet[UUID] = frozenset(),
     ) -> None:
-        """Write the edit of each, at the next instant of the incident's timeline."""
+        """Write the edit of each, at the next instant of the incident's timeline; new ones came with the incident."""
         ...
 
 
@@ -100,17 +106,20 @@ async def ingest(
         incident: Locked by this unit.
         now: When they came.
     """
+    if incident is not None and incident.visibility is Visibility.PRIVATE:
+        items = [item.within(incident.ref) if isinstance(item, Fact) else item for item in items]
     first: dict[Key, Fact] = {}
     for item in items:
         if isinstance(item, Fact):
             first.setdefault(item.key, item)
     created = await store.insert(unit, list(first.values()))
     stored = dict(await store.stored(unit, [key for key in first if key not in created]))
+    known = await store.visible(unit, [signal_id for signal_id, _ in stored.values()]) | set(created.values())
     stored |= {key: (signal_id, first[key].sha256) for key, signal_id in created.items()}
     results = [
         item
         if isinstance(item, ItemResult)
-        else _told(item, stored, is_new=item.key in created and item is first[item.key], now=now)
+        else _told(item, stored, known, is_new=item.key in created and item is first[item.key], now=now)
         for item in items
     ]
     conflicts = {
@@ -126,7 +135,8 @@ async def ingest(
     warnings: list[str] = []
     if incident is not None and stored:
         ids = list(dict.fromkeys(stored[key][0] for key in first))
-        became = {it.id: it.result for it in await attach(unit, store, incident, ids=ids)}
+        done = await attach(unit, store, incident, ids=ids, came_with=set(created.values()))
+        became = {it.id: it.result for it in done}
         results = [
             told.model_copy(update={"attached": became[told.signal_id]}) if told.signal_id else told
             for told in results
@@ -136,13 +146,15 @@ async def ingest(
     return Ingested(results=results, counts={it: counts[it] for it in Result}, warnings=warnings)
 
 
-def _told(fact: Fact, stored: Stored, *, is_new: bool, now: datetime) -> ItemResult:
+def _told(
+    fact: Fact, stored: Stored, known: AbstractSet[UUID], *, is_new: bool, now: datetime
+) -> ItemResult:
     signal_id, sha256 = stored[fact.key]
     same = Result.CREATED if is_new else Result.DUPLICATE
     return ItemResult(
         index=fact.index,
         result=same if sha256 == fact.sha256 else Result.CONFLICT,
-        signal_id=signal_id,
+        signal_id=signal_id if signal_id in known else None,
         clock_suspect=fact.new.occurred_at is not None and is_suspect(fact.new.occurred_at, now),
     )
 
@@ -160,9 +172,17 @@ def _count(unit: Unit, items: Sequence[Fact | ItemResult], results: Sequence[Ite
 
 
 async def attach(
-    unit: Unit, store: Store, incident: Incident, *, ids: Sequence[UUID]
+    unit: Unit,
+    store: Store,
+    incident: Incident,
+    *,
+    ids: Sequence[UUID],
+    came_with: AbstractSet[UUID] = frozenset(),
 ) -> Sequence[Attachment]:
-    """Attach signals to an incident that this unit has locked; those that it has already write nothing."""
+    """Attach signals to an incident that this unit has locked; those that it has already write nothing.
+
+    Those that came with the incident are as private as it is, for good; all others stay as open as they are.
+    """
     known = await store.visible(unit, ids)
     before = await store.attached(unit, incident.id, ids)
     wanted = [it for it in dict.fromkeys(ids) if it in known and not before.get(it)]
@@ -170,7 +190,7 @@ async def attach(
     refused = set(never) - await store.room(unit, incident.id, never) if never else set[UUID]()
     new = [it for it in wanted if it not in refused]
     if new:
-        await store.edit(unit, "attach", incident_id=incident.id, ids=new)
+        await store.edit(unit, "attach", incident_id=incident.id, ids=new, new=came_with)
         detail = {"signals": new}
         await unit.audit("signal.attach", incident.ref, incident_id=incident.id, detail=detail)
     results: list[Attachment] = []

@@ -76,7 +76,9 @@ _DURATIONS = f"""
 select {COLUMNS}, {_DURATION_FACTS} from incidents i where {{where}}
  order by i.declared_at desc, i.id desc limit {{limit}}"""  # noqa: S608 - only constants of our modules
 _BATCH = 100  # Incidents read at once.
-_EDIT = "e.id, e.at, e.op, e.signal_id, e.source, e.external_id, e.value::text, e.reason, e.actor"
+# What an attachment notes of its signal's visibility is for the signals slice alone.
+_EDIT = """e.id, e.at, e.op, e.signal_id, e.source, e.external_id,
+  case when e.signal_id is null then e.value::text end as value, e.reason, e.actor"""
 _EDITS = f"""
 select {_EDIT} from edits e where e.incident_id = $1 and ($2::timestamptz is null or (e.at, e.id) > ($2, $3::uuid))
  order by e.at, e.id limit $4"""  # noqa: S608 - only constants of this module

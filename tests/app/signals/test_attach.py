@@ -156,12 +156,12 @@ async def test_an_incident_that_is_not_there_or_is_archived_takes_no_signals(ser
 
 @dataclass
 class Whisper:
-    """A signal that one private incident has, and a public one that may have it too."""
+    """A signal that came with a private incident, and a public incident that may have it too."""
 
     service: Service
     source: str
     owner: Headers
-    private: str
+    private: Body
     public: str
     signal: str
 
@@ -186,12 +186,14 @@ async def whisper(service: Service, source: str) -> Whisper:
     owner = await service.as_role("responder")
     private = await service.record(owner, title="Hush", visibility="private")
     public = await service.record(owner, title="Known to all")
-    (signal,) = await fresh(service, source, item(id="1", title="Whisper"))
-    assert await attach(service, owner, private["id"], signal) == ["attached"]
-    return Whisper(service, source, owner, private["id"], public["id"], signal)
+    new = item(id="1", title="Whisper", source=source)
+    (told,) = (await send(service, owner, new, incident=private["id"]))["results"]
+    assert told["result"] == "created"
+    stored = f"manual/INC-{private['number']}/{source}"
+    return Whisper(service, stored, owner, private, public["id"], told["signal_id"])
 
 
-async def test_a_signal_that_only_private_incidents_have_is_nowhere_for_a_stranger(service: Service) -> None:
+async def test_a_signal_that_came_with_a_private_incident_is_nowhere_for_a_stranger(service: Service) -> None:
     hidden = await whisper(service, "hidden")
     stranger, public = await service.as_role("responder"), hidden.public
     machine = await service.machine("incidents:write", "signals:write", source="hidden")
@@ -200,11 +202,69 @@ async def test_a_signal_that_only_private_incidents_have_is_nowhere_for_a_strang
     for headers in (stranger, machine, await service.as_role("viewer")):
         assert not await hidden.is_seen(headers)
     assert await attach(service, stranger, public, hidden.signal) == ["unknown"]
-    assert await hidden.detach(hidden.private, stranger) == 404
-    # Who sends the same key again learns that it is there, and cannot bring its content to light.
-    await send(service, machine, item(id="1", title="?"), incident=public)
+    assert await hidden.detach(hidden.private["id"], stranger) == 404
     assert await edits(service, public) == []
-    assert not await hidden.is_seen(machine)
+    # Taking it off again publishes nothing.
+    assert await hidden.detach(hidden.private["id"], hidden.owner) == 204
+    assert not await hidden.is_seen(stranger)
+
+
+async def test_the_key_of_a_private_signal_is_no_oracle(service: Service) -> None:
+    hidden = await whisper(service, "oracle")
+    stranger = await service.as_role("responder")
+    same = item(id="1", title="Whisper", source="oracle")
+    (told,) = (await send(service, stranger, same))["results"]
+    assert told["result"] == "created"
+    assert told["signal_id"] != hidden.signal
+    number = hidden.private["number"]
+    for source in (f"inc-{number}/oracle", f"INC-{number}/oracle"):
+        (told,) = (await send(service, stranger, same | {"source": source}))["results"]
+        assert told["result"] in {"created", "rejected"}
+    # Whoever brought it may repeat it: then it is a duplicate, as ever.
+    (again,) = (await send(service, hidden.owner, same, incident=hidden.private["id"]))["results"]
+    assert (again["result"], again["signal_id"]) == ("duplicate", hidden.signal)
+
+
+async def test_the_key_of_what_was_hidden_by_an_older_version_tells_no_id(service: Service) -> None:
+    owner, stranger = await service.as_role("responder"), await service.as_role("responder")
+    private = await service.record(owner, visibility="private")
+    new = item(id="1", title="Whisper", source="older")
+    (told,) = (await send(service, owner, new))["results"]
+    # As it was written before: without the note that the signal lay open.
+    await service.database.execute(
+        "insert into edits (id, incident_id, at, op, signal_id, actor)"
+        " values (gen_random_uuid(), $1, now(), 'attach', $2, 'user:1')",
+        private["id"],
+        told["signal_id"],
+    )
+    (again,) = (await send(service, owner, new))["results"]
+    assert again["signal_id"] == told["signal_id"]
+    for sent_again in (new, new | {"title": "Another"}):
+        (guessed,) = (await send(service, stranger, sent_again))["results"]
+        assert guessed["signal_id"] is None
+        assert (await get(service, f"{SIGNALS}/{told['signal_id']}", stranger)).status_code == 404
+
+
+async def test_attaching_to_a_private_incident_hides_nothing(service: Service) -> None:
+    attacker, viewer = await service.as_role("responder"), await service.as_role("viewer")
+    mine = await service.record(attacker, visibility="private")
+    victim = await service.record(await service.as_role("responder"), title="The outage")
+    (loose,) = await fresh(service, "evidence", item(id="1", title="Evidence"))
+    (used,) = (await send(service, attacker, item(id="2", title="Evidence"), incident=victim["id"]))["results"]
+    for signal in (loose, used["signal_id"]):
+        assert await attach(service, attacker, mine["id"], signal) == ["attached"]
+    path = f"/api/v1/incidents/{victim['id']}/signals/{used['signal_id']}"
+    assert (await service.client.delete(path, headers=attacker)).status_code == 204
+    for signal in (loose, used["signal_id"]):
+        # Nothing tells a viewer that a private incident has it.
+        assert await incidents_of(service, viewer, signal) == []
+    unassigned = (await get(service, f"{SIGNALS}?source=evidence&attached=false", viewer)).json()["items"]
+    assert [it["id"] for it in unassigned] == [loose]
+    # To send it again with a private incident makes it no more private.
+    again = item(id="1", title="Evidence")
+    headers = await service.machine("signals:write", source="evidence")
+    await send(service, headers, again)
+    assert await incidents_of(service, viewer, loose) == []
 
 
 async def test_one_public_incident_is_enough_to_see_a_signal_and_not_to_learn_of_the_private_one(
@@ -216,12 +276,6 @@ async def test_one_public_incident_is_enough_to_see_a_signal_and_not_to_learn_of
     assert await hidden.is_seen(viewer)
     assert await incidents_of(service, viewer, hidden.signal) == ["Known to all"]
     assert await incidents_of(service, owner, hidden.signal) == ["Hush", "Known to all"]
-    assert await hidden.detach(hidden.public, owner) == 204
-    assert not await hidden.is_seen(viewer)
-    # What no incident has is for everybody.
-    assert await hidden.detach(hidden.private, owner) == 204
-    assert await hidden.is_seen(viewer)
-    assert await incidents_of(service, viewer, hidden.signal) == []
 
 
 @pytest.mark.parametrize(
