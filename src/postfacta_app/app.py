@@ -40,6 +40,7 @@ from .identity.http import Accounts, IdentityHttp
 from .identity.local import LocalAccounts
 from .identity.pages import SignInPages
 from .identity.postgres import PostgresIdentity
+from .identity.revocations import Revocations
 from .incident_page import IncidentPage
 from .incident_view import Needs as IncidentNeeds
 from .incidents.http import IncidentHttp
@@ -67,7 +68,7 @@ from .reliability.postgres import PostgresBusiness
 from .reliability.watch import Watch
 from .routes import RouteClass, Rule, build_routes
 from .screens import Screens
-from .settings import AuthMode, Settings
+from .settings import AuthMode, Settings, is_loopback
 from .signals.alertmanager import AlertLabels
 from .signals.http import SignalHttp
 from .signals.postgres import PostgresSignals
@@ -91,6 +92,9 @@ _HEADERS = (
 )
 # One year: browsers then ask for this host by TLS alone. Never on a developer's machine, where there is none.
 _STRICT_TRANSPORT = ("strict-transport-security", "max-age=31536000")
+
+
+_FORWARDED = (b"x-forwarded-for", b"forwarded", b"x-real-ip", b"via")
 
 
 class SchemaOutdatedError(Exception):
@@ -133,6 +137,9 @@ def create_app(settings: Settings, *, v0_store: V0Store | None = None) -> Harden
         attempted=partial(business.attempted, "token"),
     )
     stale = StaleAnswers(database.name)
+    revocations = Revocations(
+        PostgresIdentity(database), distrust=partial(guard.forget, lambda _: True), hide=stale.forget
+    )
     health, watch = _health(settings, database, telemetry), _watch(settings)
     reliability = ReliabilityPage(pages, health, telemetry.metrics, watch=watch)
     table = route_rules(
@@ -165,6 +172,7 @@ def create_app(settings: Settings, *, v0_store: V0Store | None = None) -> Harden
         resources=[
             database,
             housekeeping(database, telemetry.observer),
+            revocations.running(database.wait_connected, observer=telemetry.observer),
             business.reading(
                 PostgresBusiness(database, partial(_revision, database)), observer=telemetry.observer
             ),
@@ -310,10 +318,20 @@ def _policy(settings: Settings, table: list[Rule], rate_store: SharedStore | Non
         drain=DrainLimits(drain_delay=delay, drain_timeout=settings.drain_timeout),
         response_headers=_HEADERS if settings.is_local else (*_HEADERS, _STRICT_TRANSPORT),
         metrics_token=token.get_secret_value() if token else "",
+        allow_metrics=partial(_may_scrape, settings),
         allow_health_detail=partial(_may_see_checks, settings),
         traffic_key=key.get_secret_value() if key else "",
         quiet=("/healthz",),
     )
+
+
+def _may_scrape(settings: Settings, scope: Scope) -> bool:
+    """Outside `local`, let only this machine read the metrics without a token; whom a proxy sends is elsewhere."""
+    if settings.is_local or settings.metrics_token is not None:
+        return True
+    peer = (scope.get("client") or ("",))[0]
+    names = {name for name, _ in scope["headers"]}
+    return is_loopback(peer) and not settings.trusted_proxies and names.isdisjoint(_FORWARDED)
 
 
 def _may_see_checks(settings: Settings, scope: Scope) -> bool:

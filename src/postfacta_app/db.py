@@ -28,7 +28,7 @@ from postfacta_core.errors import LockTimeoutError
 from postfacta_core.events import Observer, TaskCrashed
 from postfacta_core.policy.address import client_address
 
-from .errors import IdempotencyInProgressError, IdempotencyMismatchError
+from .errors import IdempotencyInProgressError, IdempotencyMismatchError, NotFoundError
 from .principal import Principal
 
 __all__ = [
@@ -65,6 +65,8 @@ _STORED = """
 select request_sha256, status, headers::text, body from idempotency_keys where principal = $1 and key = $2"""
 _STORE = """
 update idempotency_keys set status = $3, headers = $4::text::jsonb, body = $5 where principal = $1 and key = $2"""
+_HIDDEN = f"select from incidents i where i.id = any ($3::uuid[]) and not {VISIBLE} limit 1"
+_ABOUT = "Postfacta-About"  # In what is stored of an answer, beside its headers.
 _PRUNE = """
 delete from idempotency_keys where (principal, key) in (
   select principal, key from idempotency_keys where created_at < now() - interval '24 hours'
@@ -101,6 +103,7 @@ class Unit:
     Attributes:
         principal: Whoever asks; facts are signed with its `actor`.
         counts: What to count if it is committed: the names of a metric and its labels.
+        about: The incidents that it has locked or written to, which its answer may show.
     """
 
     def __init__(self, connection: Connection, principal: Principal, client: Address | None) -> None:
@@ -108,6 +111,7 @@ class Unit:
         self._client = client
         self.principal = principal
         self.counts: list[tuple[str, ...]] = []
+        self.about: set[UUID] = set()
         self.fetch = connection.fetch
         self.fetchrow = connection.fetchrow
         self.execute = connection.execute
@@ -132,6 +136,8 @@ class Unit:
         detail: Mapping[str, object] | None = None,
     ) -> None:
         """Write down who did what to which object, such as `incident.create` to `INC-12`."""
+        if incident_id is not None:
+            self.about.add(incident_id)
         context = current_request()
         request_id = context.request_id if context else None
         text = None if detail is None else json.dumps(detail, default=str)
@@ -167,6 +173,7 @@ class Transactions:
 
         Raises:
             IdempotencyMismatchError: If the key was used for another request.
+            NotFoundError: If the key's answer was about an incident that the caller may not see any more.
             IdempotencyInProgressError: If the first request with the key takes longer than the lock time-out.
             LockTimeoutError: If others hold the rows it needs for too long.
             DatabaseUnavailableError: If it lost to others' transactions again and again.
@@ -203,7 +210,8 @@ class _Once:
         if not await self._claim(unit):
             return await self._replay(unit)
         answer = await work(unit)
-        stored = (answer.status, json.dumps(dict(answer.headers)), answer.body)
+        about = {_ABOUT: ",".join(map(str, unit.about))} if unit.about else {}
+        stored = (answer.status, json.dumps({**answer.headers, **about}), answer.body)
         await unit.execute(_STORE, self.actor, self.key, *stored, operation="idempotency_store")
         return answer
 
@@ -222,7 +230,12 @@ class _Once:
             raise IdempotencyMismatchError(
                 "Use a new Idempotency-Key: this one was sent with another request"
             )
-        headers = json.loads(row["headers"]) | {"Idempotency-Replayed": "true"}
+        headers = json.loads(row["headers"])
+        about = [UUID(incident) for incident in headers.pop(_ABOUT, "").split(",") if incident]
+        # Who may see an incident can change between the two requests.
+        if await unit.fetch(_HIDDEN, *sees(unit.principal), about, operation="idempotency_visible"):
+            raise NotFoundError("There is no such incident")
+        headers |= {"Idempotency-Replayed": "true"}
         return Answer(row["status"], headers, row["body"])
 
 

@@ -94,7 +94,8 @@ def _look_at_settings(settings: Settings) -> list[_Finding]:
             _Finding("cookies", "warn", "they are sent without TLS while ENVIRONMENT is local", advice)
         )
     if settings.metrics_token is None and not (settings.is_local and settings.is_loopback):
-        findings.append(_Finding("metrics", "warn", "/metrics is open to all", "set POSTFACTA_METRICS_TOKEN"))
+        who = "open to all" if settings.is_local else "for this machine alone"
+        findings.append(_Finding("metrics", "warn", f"/metrics is {who}", "set POSTFACTA_METRICS_TOKEN"))
     if settings.rate("address") and not settings.trusted_proxies:
         advice = "a proxy in front is one caller for all: name it in POSTFACTA_TRUSTED_PROXIES"
         verdict = "warn" if settings.is_loopback else "ok"

@@ -28,7 +28,7 @@ from postfacta_core.aio.ratelimit_store import SharedStore
 from postfacta_core.events import Mode
 from postfacta_core.slo.prometheus import check_address
 
-__all__ = ["AuthMode", "Settings", "SettingsError", "load_settings"]
+__all__ = ["AuthMode", "Settings", "SettingsError", "is_loopback", "load_settings", "variable"]
 
 _PREFIX = "POSTFACTA_"
 # The original service had these names, so they keep them; everything else carries the prefix.
@@ -115,7 +115,7 @@ def _project(value: str) -> str:
     value = value.strip().rstrip("/")
     try:
         parts = urlsplit(value)
-        is_safe = parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname or ""))
+        is_safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
         is_sound = (
             bool(parts.hostname) and parts.port != 0 and not any(char in value for char in "@?# \t\r\n")
         )
@@ -136,7 +136,8 @@ def _jwt_secret(value: SecretStr) -> SecretStr:
     return value
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address, or `localhost`, is this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -235,7 +236,10 @@ class Settings(BaseModel):
         None,
         description="Prometheus whose view of the objectives `/reliability` shows; else this process only.",
     )
-    metrics_token: Secret | None = Field(None, description="Bearer token for `/metrics`; open without one.")
+    metrics_token: Secret | None = Field(
+        None,
+        description="Bearer token for `/metrics`; without it, outside `local`, only this machine reads them.",
+    )
     traffic_key: Secret | None = Field(None, description="Lets `X-Traffic-Class` be believed.")
     demo_dir: Path = Field(Path(".postfacta"), description="Where `postfacta demo` keeps its database.")
     postgres_bin: Path | None = Field(None, description="Folder of `initdb` and `postgres` for the demo.")
@@ -251,7 +255,7 @@ class Settings(BaseModel):
     @property
     def is_loopback(self) -> bool:
         """Whether it listens to this machine alone."""
-        return _is_loopback(self.host)
+        return is_loopback(self.host)
 
     @property
     def issuer(self) -> str:

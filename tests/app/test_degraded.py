@@ -246,6 +246,30 @@ async def test_one_that_becomes_private_elsewhere_is_gone_once_the_reader_was_to
             assert old.status_code == (503 if answer.status_code == 404 else 200)
 
 
+async def test_what_another_process_makes_private_is_not_served_stale(
+    service: Service, mortal_dsn: str, mortal: EmbeddedPostgres
+) -> None:
+    person, owner = await service.person("viewer"), await service.as_role("responder")
+    reader, marker = await service.bearer(person), await service.bearer(person)
+    incident = await service.record(owner)
+    async with in_process(mortal_dsn) as other:
+        for url in urls(incident):
+            assert (await other.client.get(url, headers=reader)).status_code == 200
+        assert (await other.client.get("/api/v1/me", headers=marker)).status_code == 200
+        version = {"If-Match": '"inc-1"', "Content-Type": PATCH_JSON}
+        body = {"visibility": "private"}
+        changed = await service.client.patch("/api/v1/incidents/INC-1", json=body, headers=owner | version)
+        assert changed.status_code == 200
+        assert (await service.client.post("/logout", headers=marker)).status_code == 204
+        # Once the later change has arrived, the earlier one has too.
+        with anyio.fail_after(PATIENCE):
+            while (await other.client.get("/api/v1/me", headers=marker)).status_code != 401:
+                await anyio.sleep(0.05)
+        with away(mortal):
+            for url in urls(incident):
+                assert_unavailable(await other.client.get(url, headers=reader))
+
+
 @pytest.mark.parametrize("visibility", ["internal", "private"])
 async def test_a_post_mortem_is_kept_unless_it_is_private(
     service: Service, mortal: EmbeddedPostgres, visibility: str

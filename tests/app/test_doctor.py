@@ -96,7 +96,7 @@ def test_a_public_address_that_is_called_local_is_warned_of(
     assert shown.keys().isdisjoint({"cookies", "metrics"})
 
 
-def test_open_metrics_are_warned_of_outside_of_local_behind_a_proxy_too(
+def test_metrics_without_a_token_are_warned_of_outside_local(
     migrated: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "metrics" not in doctor(capsys)[1]

@@ -258,7 +258,8 @@ class Scene:
             "services": slugs,
         }
         sent = await self.make("/api/v1/signals", {"incident": made["id"], "items": [signal]})
-        entry = {"source": f"manual/{word}", "id": f"{word}-entry"}
+        within = f"INC-{made['number']}/" if made["visibility"] == "private" else ""
+        entry = {"source": f"manual/{within}{word}", "id": f"{word}-entry"}
         await self.make(
             f"{path}/edits", {"op": "set_title", "entry": entry, "value": {"title": text}, "reason": text}
         )

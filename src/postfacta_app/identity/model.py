@@ -355,6 +355,13 @@ class Store(Protocol):
         """Note that a token was used."""
         ...
 
+    async def losses(self, after: int) -> tuple[int, Sequence[tuple[int, bool]]]:
+        """Read the newest number of the audit log, and those after one by which somebody may see less.
+
+        Each comes with whether it is about an incident; all others are about people and their tokens.
+        """
+        ...
+
     async def users(self, after: Key | None, limit: int) -> Sequence[User]:
         """List people, oldest first."""
         ...

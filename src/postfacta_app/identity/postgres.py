@@ -73,6 +73,11 @@ _REVOKE = """
 update tokens set revoked_at = $2 where id = $1 and kind = 'api' and revoked_at is null returning id"""
 _END_SESSION = """
 update tokens set revoked_at = $2 where secret_sha256 = $1 and kind <> 'api' and revoked_at is null"""
+_LOSSES = """
+select (select max(seq) from audit_log) as newest, seq, action = 'incident.change' as hides from (select) one
+  left join audit_log on seq > $1
+   and (action = any ($2::text[]) or (action = 'incident.change' and detail ? 'visibility'))"""
+_LESS = ["session.end", "session.revoke", "token.revoke", "password.change", "password.reset", "user.change"]
 _AUDIT = """
 select seq, at, actor, action, object, incident_id, detail::text, request_id, host(client) as client
   from audit_log
@@ -106,6 +111,11 @@ class PostgresIdentity:
     async def touch(self, token_id: UUID, now: datetime) -> None:
         """Note that a token was used."""
         await self._database.execute(_TOUCH, token_id, now, operation="token_touch")
+
+    async def losses(self, after: int) -> tuple[int, Sequence[tuple[int, bool]]]:
+        """Read the newest number of the audit log, and those after one by which somebody may see less."""
+        rows = await self._database.fetch(_LOSSES, after, _LESS, operation="audit_losses", repeatable=True)
+        return rows[0]["newest"] or 0, [(row["seq"], row["hides"]) for row in rows if row["seq"] is not None]
 
     async def users(self, after: Key | None, limit: int) -> Sequence[User]:
         """List people, oldest first."""

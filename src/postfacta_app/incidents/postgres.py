@@ -103,7 +103,10 @@ class PostgresIncidents:
         """Read one, if the asker may see it, and keep others from changing it until the unit ends."""
         args = (*sees(unit.principal), *ref_of(ref))
         row = await unit.fetchrow(f"{_FIND} for update", *args, operation="incident_lock")
-        return None if row is None else incident_of(row)
+        if row is None:
+            return None
+        unit.about.add(row["id"])
+        return incident_of(row)
 
     async def insert(self, unit: Unit, new: NewIncident, *, reporter: str, declared_at: datetime) -> Incident:
         """Write a new one with its first status change."""

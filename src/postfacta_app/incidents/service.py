@@ -84,7 +84,7 @@ async def create(unit: Unit, store: Store, new: NewIncident, *, now: datetime) -
     new = new.model_copy(update={"members": members})
     incident = await store.insert(unit, new, reporter=reporter, declared_at=declared_at)
     await unit.audit("incident.create", incident.ref, incident_id=incident.id)
-    if incident.kind != Kind.EXERCISE:
+    if _is_counted(incident):
         unit.counts.append(("postfacta_incidents_opened_total", incident.severity))
     return incident
 
@@ -122,7 +122,7 @@ async def transition(unit: Unit, store: Store, ref: UUID | int, *, wish: Move, n
     new = await store.move(unit, old, state, wish=wish, occurred_at=occurred_at)
     detail = {"from": old.status, "to": new.status, "outcome": new.outcome}
     await unit.audit("incident.move", new.ref, incident_id=new.id, detail=detail)
-    if new.kind != Kind.EXERCISE:
+    if _is_counted(new):
         unit.counts.append(("postfacta_incident_transitions_total", old.status, new.status, new.severity))
     return Moved(new, is_new=True)
 
@@ -136,6 +136,11 @@ async def archive(unit: Unit, store: Store, ref: UUID | int, *, matches: Matches
     if incident.archived_at is None:
         await store.archive(unit, incident)
         await unit.audit("incident.archive", incident.ref, incident_id=incident.id)
+
+
+def _is_counted(incident: Incident) -> bool:
+    # Whoever reads the metrics need not be a member.
+    return incident.kind != Kind.EXERCISE and incident.visibility is Visibility.INTERNAL
 
 
 def missing() -> NotFoundError:

@@ -9,12 +9,13 @@ from postfacta_core.events import Sample
 
 __all__ = ["PostgresBusiness"]
 
-# Exercises are no business. A moment that nobody wrote down is `missing`, and never a zero: when an impact began and
+# Exercises are no business, and private incidents are not everybody's. A moment that nobody wrote down is `missing`, and never a zero: when an impact began and
 # when it was mitigated are facts that only people know, and there is no place for them yet. Quantiles are by nearest
 # rank, and there are none below 5 values for the median and 10 for the ninth decile.
 _BUSINESS = """
 with kept as (
-  select id, kind, severity, status, declared_at, ended_at from incidents where archived_at is null and kind <> 'exercise'
+  select id, kind, severity, status, declared_at, ended_at from incidents
+   where archived_at is null and kind <> 'exercise' and visibility = 'internal'
 ), recent as (
   select k.declared_at, k.ended_at, k.ended_at is null as is_open,
     (select min(c.occurred_at) from status_changes c where c.incident_id = k.id and c.to_status = 'IN_PROGRESS') as begun_at

@@ -34,7 +34,7 @@ _INCIDENTS = f"""
 (select distinct on (e.incident_id) e.incident_id, e.op from edits e where e.signal_id = s.id
   order by e.incident_id, e.at desc, e.id desc) a
   join incidents i on i.id = a.incident_id and a.op = 'attach' and {VISIBLE}"""  # noqa: S608 - only constants of db.py
-_ATTACHED_TO = f"exists (select from {_INCIDENTS})"  # noqa: S608 - only constants of this module
+_ATTACHED_TO = f"exists (select from {_INCIDENTS})"
 # A signal is for everybody, unless it came with an incident: then it is for those who see that one, or one that has it
 # now, and for whoever sent it. What lay open before it was attached has a note of that, and nothing hides it again.
 _SEEN = f"""

@@ -146,9 +146,7 @@ async def ingest(
     return Ingested(results=results, counts={it: counts[it] for it in Result}, warnings=warnings)
 
 
-def _told(
-    fact: Fact, stored: Stored, known: AbstractSet[UUID], *, is_new: bool, now: datetime
-) -> ItemResult:
+def _told(fact: Fact, stored: Stored, known: AbstractSet[UUID], *, is_new: bool, now: datetime) -> ItemResult:
     signal_id, sha256 = stored[fact.key]
     same = Result.CREATED if is_new else Result.DUPLICATE
     return ItemResult(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
 from functools import partial
 from os import PathLike
 from typing import Final
@@ -38,6 +39,7 @@ class MetricsEndpoint:
         metrics: What to render.
         path: Where, below the server's `root_path`.
         token: The bearer token that a scrape must bring. Without one, whoever reaches the path may read.
+        allow: Decides for each scrape whether it may read at all, beside the token.
         workers: A folder that all workers of the service share, if there are several: then a scrape of one of them
             shows all, each with its number in the label `worker`. Without one, each worker shows itself.
         observer: Told of an answer to another worker that raised.
@@ -53,6 +55,7 @@ class MetricsEndpoint:
         *,
         path: str = "/metrics",
         token: str = "",
+        allow: Callable[[Scope], bool] | None = None,
         workers: str | PathLike[str] = "",
         observer: Observer = ignore,
     ) -> None:
@@ -66,6 +69,7 @@ class MetricsEndpoint:
         self._metrics = metrics
         self._path = path
         self._token = token.encode()
+        self._allow = allow
         # A limiter of its own: a scrape takes no thread from the application's handlers.
         self._one = anyio.CapacityLimiter(1)
         self.siblings: Siblings | None = None
@@ -85,7 +89,7 @@ class MetricsEndpoint:
         is_known = scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._token)
         if scope["method"] not in {"GET", "HEAD"}:
             await _answer(scope, send, _NOT_ALLOWED, status=405, header=(b"allow", b"GET, HEAD"))
-        elif self._token and not is_known:
+        elif (self._token and not is_known) or not (self._allow is None or self._allow(scope)):
             await _answer(scope, send, _NO_TOKEN, status=401, header=(b"www-authenticate", b"Bearer"))
         else:
             accept = headers.get(b"accept", b"").decode("latin-1")

@@ -89,6 +89,7 @@ class Policy:
         response_headers: Given to every response that does not set them itself.
         metrics_path: Where the metrics are.
         metrics_token: The bearer token that a scrape must bring; empty asks for none.
+        allow_metrics: Decides for each scrape whether it may read at all, beside the token; by default each may.
         metrics_workers: A folder that all workers share, if the server runs several; see `MetricsEndpoint`.
         health_prefix: Where the probes are.
         allow_health_detail: Who may see the checks by name.
@@ -115,6 +116,7 @@ class Policy:
     response_headers: Sequence[tuple[str, str]] = (("x-content-type-options", "nosniff"),)
     metrics_path: str = "/metrics"
     metrics_token: str = field(default="", repr=False)
+    allow_metrics: Callable[[Scope], bool] | None = None
     metrics_workers: str | PathLike[str] = ""
     health_prefix: str = "/healthz"
     allow_health_detail: Callable[[Scope], bool] | None = None
@@ -145,7 +147,7 @@ class Policy:
         check_headers("Policy.response_headers", self.response_headers)
         for key in ("priority_key", "metrics_token", "traffic_key"):
             validation.secret(f"Policy.{key}", getattr(self, key), example="a text, or leave it out")
-        for function in ("priority_of", "allow_health_detail"):
+        for function in ("priority_of", "allow_health_detail", "allow_metrics"):
             _settings.function_or_none(f"Policy.{function}", getattr(self, function))
         self._check_paths()
         if self.access_lines is not None:
@@ -358,6 +360,7 @@ def harden(
         telemetry.metrics,
         path=policy.metrics_path,
         token=policy.metrics_token,
+        allow=policy.allow_metrics,
         workers=policy.metrics_workers,
         observer=observer,
     )

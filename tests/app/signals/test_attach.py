@@ -250,7 +250,9 @@ async def test_attaching_to_a_private_incident_hides_nothing(service: Service) -
     mine = await service.record(attacker, visibility="private")
     victim = await service.record(await service.as_role("responder"), title="The outage")
     (loose,) = await fresh(service, "evidence", item(id="1", title="Evidence"))
-    (used,) = (await send(service, attacker, item(id="2", title="Evidence"), incident=victim["id"]))["results"]
+    (used,) = (await send(service, attacker, item(id="2", title="Evidence"), incident=victim["id"]))[
+        "results"
+    ]
     for signal in (loose, used["signal_id"]):
         assert await attach(service, attacker, mine["id"], signal) == ["attached"]
     path = f"/api/v1/incidents/{victim['id']}/signals/{used['signal_id']}"

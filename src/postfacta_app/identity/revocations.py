@@ -1,0 +1,96 @@
+"""Learn what other processes took away from somebody, so that nothing older is trusted or shown here."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+import anyio
+
+from postfacta_core.clock import MONOTONIC, Clock
+from postfacta_core.errors import ResilienceError
+from postfacta_core.events import Observer, TaskCrashed
+
+from .model import Store
+
+__all__ = ["Revocations"]
+
+# A transaction that took a lower number may commit after a higher one, but none lives as long as this.
+_SETTLED: Final = 30.0
+_UNSETTLED_AT_START: Final = 1000
+
+
+class Revocations:
+    """Reads the audit log for revoked tokens, changed people and hidden incidents.
+
+    Args:
+        store: Where the audit log is.
+        distrust: Called when a token or a person may have lost a right.
+        hide: Called when an incident may have been hidden from somebody.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        distrust: Callable[[], object],
+        hide: Callable[[], object],
+        clock: Clock = MONOTONIC,
+    ) -> None:
+        self._store = store
+        self._distrust = distrust
+        self._hide = hide
+        self._clock = clock
+        self._after: int | None = None
+        self._known = set[int]()
+        self._newest: deque[tuple[float, int]] = deque()
+
+    async def look(self) -> None:
+        """Act on what is new in the audit log since the last call; the first call only notes where it ends."""
+        now = self._clock()
+        if self._after is None:
+            newest, _ = await self._store.losses(1 << 62)
+            self._after = newest - _UNSETTLED_AT_START
+            self._known = {seq for seq, _ in (await self._store.losses(self._after))[1]}
+            return
+        newest, found = await self._store.losses(self._after)
+        kinds = {hides for seq, hides in found if seq not in self._known}
+        if True in kinds:
+            self._hide()
+        if False in kinds:
+            self._distrust()
+        self._known = {seq for seq, _ in found}
+        self._newest.append((now, newest))
+        while self._newest[0][0] <= now - _SETTLED:
+            self._after = self._newest.popleft()[1]
+
+    @asynccontextmanager
+    async def running(
+        self, connected: Callable[[], Awaitable[object]], *, observer: Observer, interval: float = 2.0
+    ) -> AsyncGenerator[None]:
+        """Look once an interval while there is a database, in the background of the block.
+
+        Args:
+            connected: Waits until there is one.
+            observer: Gets what fails for another reason than that it is away.
+            interval: Seconds.
+        """
+
+        async def keep_looking() -> None:
+            while True:
+                await connected()
+                try:
+                    await self.look()
+                except ResilienceError:
+                    pass
+                except Exception as error:  # noqa: BLE001 - a failure here must end neither the task nor the service
+                    observer(TaskCrashed("revocations", error))
+                await anyio.sleep(interval)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(keep_looking)
+            yield
+            group.cancel_scope.cancel()

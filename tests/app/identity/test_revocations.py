@@ -1,0 +1,105 @@
+"""What another process took away is noticed here once, and what was so before is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import anyio
+import pytest
+
+from postfacta_app.identity.model import Store
+from postfacta_app.identity.revocations import Revocations
+from postfacta_core.errors import DatabaseUnavailableError
+from postfacta_core.events import TaskCrashed
+
+
+class Log:
+    """An audit log that a test writes, with what became of it."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, bool]] = []
+        self.newest = 0
+        self.asked_after: list[int] = []
+        self.fails: Exception | None = None
+        self.told: list[str] = []
+        self.now = 0.0
+        self.looks = Revocations(
+            cast("Store", self),
+            distrust=lambda: self.told.append("distrust"),
+            hide=lambda: self.told.append("hide"),
+            clock=lambda: self.now,
+        )
+
+    def write(self, seq: int, *, hides: bool) -> None:
+        self.rows.append((seq, hides))
+        self.newest = max(self.newest, seq)
+
+    async def losses(self, after: int) -> tuple[int, Sequence[tuple[int, bool]]]:
+        self.asked_after.append(after)
+        if self.fails is not None:
+            raise self.fails
+        return self.newest, [row for row in sorted(self.rows) if row[0] > after]
+
+    async def look(self) -> list[str]:
+        self.told.clear()
+        await self.looks.look()
+        return list(self.told)
+
+
+async def test_each_loss_is_acted_on_once_and_none_from_before_the_start() -> None:
+    log = Log()
+    log.write(5, hides=True)
+    assert [await log.look() for _ in range(2)] == [[], []]
+    log.write(6, hides=True)
+    log.write(7, hides=False)
+    assert [await log.look() for _ in range(2)] == [["hide", "distrust"], []]
+    log.write(8, hides=False)
+    assert await log.look() == ["distrust"]
+
+
+async def test_a_lower_number_that_is_committed_later_is_not_missed() -> None:
+    log = Log()
+    log.write(9, hides=False)
+    await log.look()
+    for _ in range(3):
+        log.now += 5
+        await log.look()
+    log.write(8, hides=True)
+    assert await log.look() == ["hide"]
+
+
+async def test_what_is_settled_is_not_read_again() -> None:
+    log = Log()
+    await log.look()
+    for seq in range(1, 100):
+        log.write(seq, hides=False)
+        log.now += 2
+        assert await log.look() == ["distrust"]
+    assert 99 - log.asked_after[-1] <= 16
+
+
+async def test_a_failure_ends_nothing(anyio_backend: str) -> None:
+    log, seen, turns = Log(), list[object](), 0
+    failures: list[Exception | None] = [DatabaseUnavailableError("db"), LookupError(), None, None]
+
+    async def connected() -> None:
+        nonlocal turns
+        log.fails = failures[turns] if turns < len(failures) else None
+        turns += 1
+        if turns == len(failures):
+            log.write(1, hides=True)
+
+    with anyio.fail_after(10):
+        async with log.looks.running(connected, observer=seen.append, interval=0.001):
+            while not log.told:
+                await anyio.sleep(0.001)
+    assert log.told == ["hide"]
+    (crash,) = seen
+    assert isinstance(crash, TaskCrashed)
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """Run on both: nothing here knows a database."""
+    return str(request.param)
