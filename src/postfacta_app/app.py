@@ -41,6 +41,7 @@ from .identity.local import LocalAccounts
 from .identity.pages import SignInPages
 from .identity.postgres import PostgresIdentity
 from .identity.revocations import Revocations
+from .identity.throttle import Throttle
 from .incident_page import IncidentPage
 from .incident_view import Needs as IncidentNeeds
 from .incidents.http import IncidentHttp
@@ -129,7 +130,9 @@ def create_app(settings: Settings, *, v0_store: V0Store | None = None) -> Harden
     problems = Problems(
         version="" if settings.is_local else settings.app_version, html=ErrorPages(pages).fault
     )
-    project = _project(settings, database, business=business, telemetry=telemetry)
+    rate_store = shared_store(settings)
+    throttle = Throttle(store=rate_store)
+    project = _project(settings, database, throttle=throttle, business=business, telemetry=telemetry)
     guard = Guard(
         PostgresIdentity(database),
         settings,
@@ -153,8 +156,8 @@ def create_app(settings: Settings, *, v0_store: V0Store | None = None) -> Harden
         v0_store=v0_store,
         reliability=reliability,
         accounts=project.accounts if project else None,
+        throttle=throttle,
     )
-    rate_store = shared_store(settings)
     spend = principal_limits(settings, store=rate_store, observer=telemetry.observer)
     static = Mount("/static", StaticFiles(directory=STATIC))
     authenticate = limit_retrying(
@@ -195,13 +198,18 @@ def route_rules(
     v0_store: V0Store | None = None,
     reliability: ReliabilityPage | None = None,
     accounts: Accounts | None = None,
+    throttle: Throttle | None = None,
 ) -> list[Rule]:
     """Fill the route table with handlers."""
     business = business or BusinessMetrics(expected=HEAD)
     transactions = Transactions(database, count=business.count)
     identity = PostgresIdentity(database)
     accounts = accounts or LocalAccounts(
-        identity, transactions, attempted=partial(business.attempted, "password")
+        identity,
+        transactions,
+        throttle=throttle,
+        attempted=partial(business.attempted, "password"),
+        is_local=settings.is_local,
     )
     http = IdentityHttp(settings, identity, transactions, accounts=accounts, forget=guard.forget)
     store = PostgresIncidents(database)
@@ -267,7 +275,12 @@ def route_rules(
 
 
 def _project(
-    settings: Settings, database: Database, *, business: BusinessMetrics, telemetry: Telemetry
+    settings: Settings,
+    database: Database,
+    *,
+    throttle: Throttle,
+    business: BusinessMetrics,
+    telemetry: Telemetry,
 ) -> Project | None:
     if settings.auth_mode is not AuthMode.SUPABASE:
         return None
@@ -277,6 +290,7 @@ def _project(
         settings,
         PostgresIdentity(database),
         Transactions(database),
+        throttle=throttle,
         attempted=partial(business.attempted, "password"),
         observer=telemetry.observer,
     )

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from starlette.requests import Request
 
-from postfacta_core.aio.ratelimit import RateLimiter
+from postfacta_core.aio.ratelimit import RateLimiter, parse_rates
 from postfacta_core.aio.ratelimit_store import SharedStore
 from postfacta_core.asgi import RateLimit, Scope
 from postfacta_core.asgi.concurrency import PriorityOf
@@ -16,9 +16,10 @@ from postfacta_core.clock import LUCK, Luck
 from postfacta_core.context import current_request
 from postfacta_core.events import Observer
 from postfacta_core.policy.concurrency import Priority
-from postfacta_core.policy.ratelimit import Decision
+from postfacta_core.policy.ratelimit import Decision, Rate
 
 from .errors import RateLimitedError
+from .identity.throttle import site_of
 from .principal import ANONYMOUS, Principal
 from .routes import Authenticate, RouteClass, Rule, Spend
 from .settings import Settings
@@ -40,6 +41,7 @@ _PRIORITIES: Final = {
     RouteClass.INGEST: Priority.SHEDDABLE_PLUS,
     RouteClass.AUTH: Priority.CRITICAL,
 }
+_PER_SITE: Final = 10  # Addresses that the networks of one IPv6 /48 count for.
 _READS: Final = frozenset({"GET", "HEAD"})
 
 
@@ -54,11 +56,24 @@ def address_limits(settings: Settings, rules: Iterable[Rule]) -> list[RateLimit]
     Where callers try again after 5xx alone, `limit_retrying` does it: what is refused here is told by 429.
     """
     rate, others = settings.rate("address"), {_PROBE, *_retrying(rules)}
-    return (
-        [RateLimit(rate, name="address", applies_to=lambda scope: scope["path"] not in others)]
-        if rate
-        else []
-    )
+    if not rate:
+        return []
+    of_site = [Rate(amount=it.amount * _PER_SITE, period=it.period) for it in parse_rates(rate)]
+
+    def site(scope: Scope) -> str | None:
+        known = current_request()
+        client = known.client if known else ""
+        found = site_of(client)
+        return found if found != client else None
+
+    def applies(scope: Scope) -> bool:
+        return scope["path"] not in others
+
+    return [
+        RateLimit(rate, name="address", applies_to=applies),
+        # Whoever has a /48 has 65,536 networks of it.
+        RateLimit(of_site, name="site", per=site, applies_to=applies),
+    ]
 
 
 def limit_retrying(

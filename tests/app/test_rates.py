@@ -339,7 +339,7 @@ async def test_two_processes_count_together_in_valkey(shared_app_dsn: str, valke
         assert set(got) == {200, 429}
 
 
-LIMITERS = ("address", "address_retrying", "read", "write")
+LIMITERS = ("address", "address_retrying", "read", "site", "write")
 
 
 async def stores(service: Service) -> dict[str, float]:

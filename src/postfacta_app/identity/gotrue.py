@@ -27,9 +27,10 @@ from ..errors import (
 )
 from ..principal import Principal
 from .client import Client, Reply
-from .local import Throttle, address, digest, mint, wrong_password
+from .local import address, digest, mint, wrong_password
 from .model import Credentials, Kind, Minted, NewUser, Registered, Registration, Store
 from .supabase import SupabaseTokens
+from .throttle import Throttle
 
 __all__ = ["SignedUp", "SupabaseAccounts"]
 
@@ -119,8 +120,8 @@ class SupabaseAccounts:
             RejectedError: If the project cannot be asked now, or answers what cannot be used.
         """
         try:
-            await self._throttle.spend(address(request), credentials.email)
-            token = await self._token(credentials)
+            async with self._throttle.attempt(address(request), credentials.email):
+                token = await self._token(credentials)
         except AppError as error:
             self._attempted("limited" if isinstance(error, RateLimitedError) else "bad_credentials")
             raise
@@ -151,13 +152,13 @@ class SupabaseAccounts:
             AppError: If the project refuses it.
             RejectedError: If the project cannot be asked now, or answers what cannot be used.
         """
-        await self._throttle.spend(address(request))
         body: dict[str, JsonValue] = {
             "email": sent.email,
             "password": sent.password,
             "data": {"display_name": sent.name},
         }
-        reply = await self._ask("signup", body)
+        async with self._throttle.attempt(address(request)):
+            reply = await self._ask("signup", body)
         if reply.status_code != _OK:
             raise self._signup_refusal(_code(reply))
         said = reply.members()

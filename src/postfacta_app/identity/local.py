@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import math
+import hmac
 import re
 import secrets
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import anyio
 import anyio.to_thread
@@ -19,15 +19,15 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from postfacta_core.aio.ratelimit import RateLimiter, hit_all
-from postfacta_core.clock import MONOTONIC, WALL, Clock
+from postfacta_core.clock import WALL, Clock
 from postfacta_core.context import current_request
 from postfacta_core.policy.address import client_address
 
 from ..db import Answer, Transactions, Unit
-from ..errors import ConflictError, RateLimitedError, UnauthenticatedError
+from ..errors import AppError, ConflictError, RateLimitedError, UnauthenticatedError
 from ..principal import NOBODY, Principal
 from .model import (
+    Account,
     Credential,
     Credentials,
     Kind,
@@ -40,17 +40,18 @@ from .model import (
     Token,
     User,
 )
+from .throttle import Throttle, slow_down
 
 __all__ = [
     "SECRET",
     "LocalAccounts",
     "Passwords",
-    "Throttle",
     "add_token",
     "add_user",
     "address",
     "clear_cookie",
     "cookie_name",
+    "device_cookie",
     "digest",
     "mint",
     "presented",
@@ -67,7 +68,7 @@ _MOST_PENDING = 20  # They take under a second: whoever would wait longer is tol
 
 
 class Passwords:
-    """Hashes passwords with argon2id, in a worker thread.
+    """Hashes passwords with argon2id, in a worker thread; people on devices they have used before queue apart.
 
     Args:
         hasher: Its parameters hold for new hashes; older ones are verified as they are.
@@ -75,8 +76,8 @@ class Passwords:
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher()
-        self._limiter = anyio.CapacityLimiter(_AT_ONCE)
-        self._pending = 0
+        self._limiters = {True: anyio.CapacityLimiter(1), False: anyio.CapacityLimiter(_AT_ONCE)}
+        self._pending = {True: 0, False: 0}
         # Who has no account is verified against this one, so that the answer takes as long.
         self._nobody = self._hasher.hash(secrets.token_urlsafe())
 
@@ -84,11 +85,10 @@ class Passwords:
         """Hash a new password."""
         return await self._work(lambda: self._hasher.hash(password))
 
-    async def verify(self, stored: str | None, password: str) -> bool:
+    async def verify(self, stored: str | None, password: str, *, is_known: bool = False) -> bool:
         """Tell whether it is the password; without a stored hash it takes as long, and is not."""
-        return (
-            await self._work(lambda: self._matches(stored or self._nobody, password)) and stored is not None
-        )
+        matches = await self._work(lambda: self._matches(stored or self._nobody, password), is_known=is_known)
+        return matches and stored is not None
 
     async def renew(self, stored: str, password: str) -> str | None:
         """Hash a verified password anew if the parameters have changed since."""
@@ -100,50 +100,15 @@ class Passwords:
         except (Argon2Error, InvalidHashError):
             return False
 
-    async def _work(self, work: Callable[[], T]) -> T:
+    async def _work(self, work: Callable[[], T], *, is_known: bool = False) -> T:
         # Counted here: a limiter does not know yet who is on the way to its line.
-        if self._pending >= _MOST_PENDING:
-            raise _slow_down(1.0)
-        self._pending += 1
+        if self._pending[is_known] >= _MOST_PENDING:
+            raise slow_down(1.0)
+        self._pending[is_known] += 1
         try:
-            return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+            return await anyio.to_thread.run_sync(work, limiter=self._limiters[is_known])
         finally:
-            self._pending -= 1
-
-
-# Tries
-
-_PER_ADDRESS, _PER_ACCOUNT = "20/minute", "5/minute"
-
-
-class Throttle:
-    """Limits how often a password may be tried: per address and per account, whether it exists or not.
-
-    It holds for this process. So many may be tried at once, and then as many a minute, one after the other.
-
-    Args:
-        clock: Monotonic seconds.
-    """
-
-    def __init__(self, *, clock: Clock = MONOTONIC) -> None:
-        self._addresses = RateLimiter("sign-in-address", _PER_ADDRESS, clock=clock)
-        self._accounts = RateLimiter("sign-in-account", _PER_ACCOUNT, clock=clock)
-
-    async def spend(self, address: str, account: str | None = None) -> None:
-        """Count one try.
-
-        Raises:
-            RateLimitedError: If it is one too many; it is then not counted.
-        """
-        tries = [self._addresses.charge(address)] + ([self._accounts.charge(account)] if account else [])
-        waits = [decision.retry_after for decision in await hit_all(tries) if not decision.allowed]
-        if waits:
-            raise _slow_down(max(waits))
-
-
-def _slow_down(seconds: float) -> RateLimitedError:
-    wait = max(1, math.ceil(seconds))
-    return RateLimitedError("Too many tries: wait before the next one", headers={"Retry-After": str(wait)})
+            self._pending[is_known] -= 1
 
 
 # Secrets
@@ -188,6 +153,7 @@ class LocalAccounts:
         passwords: Hashes and verifies.
         throttle: Counts tries.
         attempted: Told how each attempt to sign in ended.
+        is_local: Whether cookies may travel without TLS.
         clock: Seconds since the epoch.
     """
 
@@ -199,9 +165,11 @@ class LocalAccounts:
         passwords: Passwords | None = None,
         throttle: Throttle | None = None,
         attempted: Callable[[str], object] = lambda _: None,
+        is_local: bool = True,
         clock: Clock = WALL,
     ) -> None:
         self._attempted = attempted
+        self._is_local = is_local
         self.passwords = passwords or Passwords()
         self.throttle = throttle or Throttle()
         self._store = store
@@ -221,18 +189,39 @@ class LocalAccounts:
             UnauthenticatedError: With one text, whatever was wrong.
             RateLimitedError: After too many tries.
         """
-        try:
-            await self.throttle.spend(address(request), credentials.email)
-        except RateLimitedError:
-            self._attempted("limited")
-            raise
         account = await self._store.account(credentials.email)
+        device = await self._device(request, account)
+        try:
+            async with self.throttle.attempt(address(request), credentials.email, device=device):
+                user, stored, renewed = await self._verified(account, credentials.password, device)
+                response = await self._begin(request, user, kind, answer=answer, renewed=renewed)
+        except AppError as error:
+            self._attempted("limited" if isinstance(error, RateLimitedError) else "bad_credentials")
+            raise
+        if kind is Kind.SESSION:
+            cookie = device_cookie(user.id, renewed or stored, is_local=self._is_local)
+            response.headers.append("set-cookie", cookie)
+        self._attempted("ok")
+        return response
+
+    async def _verified(
+        self, account: Account | None, password: str, device: str
+    ) -> tuple[User, str, str | None]:
         stored = account.password_hash if account else None
-        if not await self.passwords.verify(stored, credentials.password) or account is None or stored is None:
-            self._attempted("bad_credentials")
+        is_right = await self.passwords.verify(stored, password, is_known=bool(device))
+        if not is_right or account is None or stored is None:
             raise wrong_password()
-        renewed = await self.passwords.renew(stored, credentials.password)
-        user = account.user
+        return account.user, stored, await self.passwords.renew(stored, password)
+
+    async def _begin(
+        self,
+        request: Request,
+        user: User,
+        kind: Kind,
+        *,
+        answer: Callable[[Minted], Answer],
+        renewed: str | None,
+    ) -> Response:
         minted = mint(kind, user.principal, self.now())
 
         async def work(unit: Unit) -> Answer:
@@ -242,9 +231,24 @@ class LocalAccounts:
             await unit.audit("session.begin", unit.principal.actor, detail={"kind": kind})
             return answer(minted)
 
-        response = await self._transactions.write(request, user.principal, work)
-        self._attempted("ok")
-        return response
+        return await self._transactions.write(request, user.principal, work)
+
+    async def _device(self, request: Request, account: Account | None) -> str:
+        """Name the device, if it has a live session of this account or has begun one before; empty if not."""
+        session = request.cookies.get(cookie_name(is_local=self._is_local), "")
+        # Looked up whether there is an account or not: both take as long.
+        found = await self._store.credential(digest(session), None) if SECRET.fullmatch(session) else None
+        if account is None or account.password_hash is None:
+            return ""
+        if (
+            found is not None
+            and found.principal.user_id == account.user.id
+            and found.is_good(digest(session), self.now())
+        ):
+            return str(found.id)
+        name, _, proof = request.cookies.get(_device_name(is_local=self._is_local), "").partition(".")
+        expected = _device_proof(account.user.id, account.password_hash, name)
+        return name if hmac.compare_digest(proof.encode(), expected.encode()) else ""
 
     async def register(self, request: Request, sent: Registration) -> Response:
         """Make somebody a viewer, who asks for it himself.
@@ -253,11 +257,11 @@ class LocalAccounts:
             ConflictError: If the address is taken.
             RateLimitedError: After too many tries.
         """
-        await self.throttle.spend(address(request))
         new = NewUser.model_validate(sent.model_dump())
-        return await self._add(
-            request, NOBODY, new, body=lambda user: Registered(id=user.id, email=user.email)
-        )
+        async with self.throttle.attempt(address(request)):
+            return await self._add(
+                request, NOBODY, new, body=lambda user: Registered(id=user.id, email=user.email)
+            )
 
     async def add(self, request: Request, principal: Principal, new: NewUser) -> Response:
         """Add a person, as an administrator.
@@ -331,6 +335,30 @@ def session_cookie(secret: str, expires_in: timedelta, *, is_local: bool) -> str
 def clear_cookie(*, is_local: bool) -> str:
     """Write the `Set-Cookie` that ends a session in the browser."""
     return session_cookie("", timedelta(0), is_local=is_local)
+
+
+_DEVICE_SECONDS: Final = 180 * 86_400
+
+
+def device_cookie(user_id: UUID, password_hash: str, *, is_local: bool) -> str:
+    """Write the `Set-Cookie` by which a device is known again to one account, until its password changes.
+
+    It opens nothing. Whoever sends it may try the password although others have tried too often.
+    """
+    name = secrets.token_urlsafe(16)
+    text = f"{name}.{_device_proof(user_id, password_hash, name)}"
+    secure = "" if is_local else "; Secure"
+    return f"{_device_name(is_local=is_local)}={text}; Max-Age={_DEVICE_SECONDS}; Path=/{secure}; HttpOnly; SameSite=Lax"
+
+
+def _device_name(*, is_local: bool) -> str:
+    return f"{cookie_name(is_local=is_local)}-device"
+
+
+def _device_proof(user_id: UUID, password_hash: str, name: str) -> str:
+    # The key is what only the database knows, and every process does: it changes with the password.
+    text = f"postfacta device\n{user_id}\n{name}"
+    return hmac.new(password_hash.encode(), text.encode(), hashlib.sha256).hexdigest()
 
 
 _SCHEME: Final = re.compile(r"bearer +(\S+) *", re.IGNORECASE)

@@ -23,6 +23,7 @@ from .gotrue import SupabaseAccounts
 from .jwks import Jwks
 from .model import Store
 from .supabase import People, SupabaseTokens
+from .throttle import Throttle
 
 __all__ = ["Project"]
 
@@ -38,6 +39,7 @@ class Project:
         settings: Where it is.
         store: Where accounts and sessions are.
         transactions: Runs the writes.
+        throttle: Counts tries.
         attempted: Told how each attempt to sign in ended.
         observer: Told of calls, and of the circuit.
 
@@ -54,6 +56,7 @@ class Project:
         store: _Accounts,
         transactions: Transactions,
         *,
+        throttle: Throttle,
         attempted: Callable[[str], object],
         observer: Observer,
     ) -> None:
@@ -77,6 +80,6 @@ class Project:
         self.keys: Jwks = Jwks(partial(publisher.ask, "GET", ".well-known/jwks.json"))
         self.tokens: SupabaseTokens = SupabaseTokens(settings, store, transactions, keys=self.keys)
         self.accounts: SupabaseAccounts = SupabaseAccounts(
-            gotrue, self.tokens, store, transactions=transactions, attempted=attempted
+            gotrue, self.tokens, store, transactions=transactions, throttle=throttle, attempted=attempted
         )
         self.resources: Sequence[Resource] = (publisher, gotrue, self.keys.running())

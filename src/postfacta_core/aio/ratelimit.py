@@ -272,33 +272,37 @@ class Charge:
         return decision if books.mode is Mode.ENFORCE else decision._replace(allowed=True)
 
 
-async def hit_all(charges: Sequence[Charge]) -> list[Decision]:
+async def hit_all(charges: Sequence[Charge], *, spend: bool = True) -> list[Decision]:
     """Make several hits, if each is within its limiter's rates; else none. The decisions come in the same order.
 
     What a shared store counts is one question to it, with one timeout; so they all share one, or it is a ValueError.
+
+    Args:
+        charges: What to spend.
+        spend: Whether to spend it; False only tells whether that would be allowed.
     """
     for charge in charges:
         charge.test_here()
     shared = [charge for charge in charges if charge.store is not None]
     if shared and not _refuse(charges):
-        await _ask(shared)
-    spends = not _refuse(charges)
+        await _ask(shared, spend=spend)
+    spends = spend and not _refuse(charges)
     return [charge.settle(spends=spends) for charge in charges]
 
 
-async def _ask(charges: Sequence[Charge]) -> None:
+async def _ask(charges: Sequence[Charge], *, spend: bool) -> None:
     store, *others = {charge.store for charge in charges}
     if store is None or others:
         raise ValueError("limiters that are hit together share one store: give all of them the same one")
-    if not await store.ask(partial(_test_and_hit, store, charges)):
+    if not await store.ask(partial(_test_and_hit, store, charges, spend=spend)):
         for charge in charges:
             charge.fall_back()
 
 
-async def _test_and_hit(store: SharedStore, charges: Sequence[Charge]) -> None:
+async def _test_and_hit(store: SharedStore, charges: Sequence[Charge], *, spend: bool) -> None:
     for charge in charges:
         await charge.test_in(store)
-    if not _refuse(charges):
+    if spend and not _refuse(charges):
         for charge in charges:
             await charge.hit_in(store)
 

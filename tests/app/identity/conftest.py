@@ -22,10 +22,11 @@ from postfacta_app.identity.gotrue import SupabaseAccounts
 from postfacta_app.identity.guard import Foreign, Guard
 from postfacta_app.identity.http import Accounts, IdentityHttp
 from postfacta_app.identity.jwks import Jwks
-from postfacta_app.identity.local import LocalAccounts, Passwords, Throttle, mint, session_cookie
+from postfacta_app.identity.local import LocalAccounts, Passwords, mint, session_cookie
 from postfacta_app.identity.model import Kind, NewUser, User
 from postfacta_app.identity.postgres import PostgresIdentity
 from postfacta_app.identity.supabase import SupabaseTokens
+from postfacta_app.identity.throttle import Throttle
 from postfacta_app.principal import NOBODY, Access, Principal, Role
 from postfacta_app.routes import RouteClass, Rule, build_routes
 from postfacta_app.settings import Settings, load_settings

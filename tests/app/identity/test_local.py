@@ -13,7 +13,6 @@ from postfacta_app.errors import RateLimitedError
 from postfacta_app.identity.local import (
     SECRET,
     Passwords,
-    Throttle,
     address,
     clear_cookie,
     digest,
@@ -90,60 +89,7 @@ async def test_a_crowd_is_told_to_come_back_instead_of_waiting_in_a_line_without
     assert 0 < refused < 60
 
 
-# Throttle
-
-
-async def test_an_account_takes_five_tries_a_minute_from_wherever_they_come() -> None:
-    now = [0.0]
-    throttle = Throttle(clock=lambda: now[0])
-    for number in range(5):
-        await throttle.spend(f"192.0.2.{number}", "ada@example.org")
-    with pytest.raises(RateLimitedError) as refusal:
-        await throttle.spend("192.0.2.9", "ada@example.org")
-    assert refusal.value.headers["Retry-After"] == "12"
-    await throttle.spend("192.0.2.9", "bob@example.org")
-    now[0] = 12.1
-    await throttle.spend("192.0.2.9", "ada@example.org")
-    with pytest.raises(RateLimitedError):
-        await throttle.spend("192.0.2.9", "ada@example.org")
-
-
-async def test_an_address_takes_twenty_tries_a_minute_for_whatever_accounts() -> None:
-    now = [0.0]
-    throttle = Throttle(clock=lambda: now[0])
-    for number in range(20):
-        await throttle.spend("192.0.2.1", f"{number}@example.org" if number % 2 else None)
-    for account in ("fresh@example.org", None):
-        with pytest.raises(RateLimitedError) as refusal:
-            await throttle.spend("192.0.2.1", account)
-        assert refusal.value.headers["Retry-After"] == "3"
-    await throttle.spend("192.0.2.2", "fresh@example.org")
-
-
-@pytest.mark.parametrize("full", ["address", "account"])
-async def test_a_refused_try_is_not_counted_anywhere(full: str) -> None:
-    throttle = Throttle(clock=lambda: 0.0)
-    for number in range(20 if full == "address" else 5):
-        mine = f"{number}@example.org" if full == "address" else "ada@example.org"
-        await throttle.spend("192.0.2.1" if full == "address" else f"192.0.2.{number}", mine)
-    for _ in range(30):
-        with pytest.raises(RateLimitedError):
-            await throttle.spend("192.0.2.1" if full == "address" else "198.51.100.1", "ada@example.org")
-    if full == "account":
-        for number in range(20):
-            await throttle.spend("198.51.100.1", f"{number}@example.net")
-    else:
-        for number in range(5):
-            await throttle.spend(f"198.51.100.{number}", "ada@example.org")
-
-
-async def test_the_longer_wait_is_told() -> None:
-    throttle = Throttle(clock=lambda: 0.0)
-    for number in range(20):
-        await throttle.spend("192.0.2.1", "ada@example.org" if number < 5 else None)
-    with pytest.raises(RateLimitedError) as refusal:
-        await throttle.spend("192.0.2.1", "ada@example.org")
-    assert refusal.value.headers["Retry-After"] == "12"
+# Browsers, and where they are
 
 
 @pytest.mark.parametrize(
