@@ -15,6 +15,7 @@ import pybreaker
 
 from .. import validation
 from ..clock import LUCK, MONOTONIC, Clock, Luck
+from ..context import current_request
 from ..errors import (
     BulkheadFullError,
     CircuitOpenError,
@@ -374,11 +375,18 @@ class CircuitBreaker:
         except Exception as broken:  # noqa: BLE001 - a predicate is foreign code, and may raise anything
             self._observe(ListenerFailed(self.name, repr(broken)))
             outcome, seconds = _FAILURE, 0.0
+        if outcome is _FAILURE and self._is_callers():
+            # It had less time than the service gives, as its caller wished: that says nothing of the dependency.
+            return _IGNORED
         if outcome is _FAILURE:
             with self._lock:
                 self._circuit.hold(permit, seconds, self._clock())
             self._book.failed(error)
         return outcome
+
+    def _is_callers(self) -> bool:
+        request = current_request()
+        return request is not None and request.is_out_of_callers_time(self._clock())
 
     def _outcome_of(self, error: Exception) -> Outcome:
         known, is_local = self._failures, isinstance(error, _LOCAL)

@@ -57,7 +57,8 @@ def limit_request(seconds: float | None) -> None:
         seconds: None is no limit, for a stream.
     """
     if (request := current_request()) is not None:
-        request.deadline = request.started + min(request.asked, math.inf if seconds is None else seconds)
+        request.limit = math.inf if seconds is None else seconds
+        request.deadline = request.started + min(request.asked, request.limit)
 
 
 def time_limit(seconds: float | None) -> Callable[[F], F]:
@@ -255,7 +256,10 @@ class RunningRequests:
         timed = not self.is_sweeping and running.request.deadline < math.inf
         if await running.run_in_scope(handler, now=self._clock(), timed=timed):
             running.is_cancelled, running.error = True, DeadlineExceededError("request")
-            self._observe(DeadlineExceeded("handler"))
+            self._tell_late(running.request)
+
+    def _tell_late(self, request: RequestContext) -> None:
+        self._observe(DeadlineExceeded("caller" if request.deadline_is_callers else "handler"))
 
     async def _settle(self, running: Running) -> None:
         running.take_back()
@@ -337,7 +341,7 @@ class RunningRequests:
             return
         if not running.is_cancelled:
             running.cancel(DeadlineExceededError("request"))
-            self._observe(DeadlineExceeded("handler"))
+            self._tell_late(request)
         elif now >= request.deadline + _PATIENCE and not running.is_overdue:
             running.is_overdue = True
             self._tell_overdue(1)

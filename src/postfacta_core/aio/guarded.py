@@ -342,7 +342,7 @@ def _is_to_blame(error: Exception, known: Exception | None, limit: float | None)
 def _is_the_callers_wish() -> bool:
     """Tell whether the request's deadline is as early as it is because its caller asked for that."""
     request = current_request()
-    return request is not None and request.started + request.asked <= request.deadline
+    return request is not None and request.deadline_is_callers
 
 
 def _broke(error: BaseException | None, known: Exception | None) -> bool:

@@ -77,6 +77,7 @@ class RunningExchange(Running):
                 self.limit(math.inf)
             elif not self._has_pieces:
                 self._has_pieces = True
+                self.request.limit = self._stream_timeout
                 self.limit(min(self._stream_timeout, self.request.asked))
         return self._send(message)
 

@@ -297,8 +297,11 @@ class _Permit:
             return Outcome.IGNORED
         if 0 < status < _INTERNAL:
             return Outcome.SUCCESS
+        request = self._request
+        if request is not None and request.is_out_of_callers_time(now):
+            return Outcome.IGNORED
         # Nothing was sent: it was cancelled, at its deadline or for another reason, or it raised.
-        is_late = not status and self._request is not None and now >= self._request.deadline
+        is_late = not status and request is not None and now >= request.deadline
         return Outcome.FAILURE if is_late or status == _TIMEOUT else Outcome.IGNORED
 
 

@@ -109,7 +109,11 @@ class DeadlineMiddleware:
     ) -> Awaitable[None]:
         asked = asked_timeout(scope["headers"])
         limit = self._timeout(scope) if callable(self._timeout) else self._timeout
-        seconds = asked if limit is None or asked < limit else limit
+        seconds = asked
+        if limit is not None:
+            request.limit = limit
+            if limit < asked:
+                seconds = limit
         request.asked, request.deadline = asked, request.started + seconds
         # What the outer layers took counts too, but only a caller can give so little that it matters.
         is_late = seconds <= 0 or (asked < math.inf and self._clock() >= request.deadline)
@@ -133,7 +137,7 @@ class DeadlineMiddleware:
         error: ResilienceError = DrainingError("drain", 1.0)
         if not self._running.is_closed:
             error = DeadlineExceededError("request")
-            self._observe(DeadlineExceeded("ingress"))
+            self._observe(DeadlineExceeded("caller" if request.deadline_is_callers else "ingress"))
         problem = problem_of(error)
         request.route, request.error_type = "_prerouting", problem.error_type
         await send_problem(scope, send, problem, render=self._render)

@@ -9,8 +9,9 @@ A request passes these layers, outermost first:
 5. `LifecycleMiddleware`: while the service drains, every answer below says `Connection: close`, probes too.
 6. `MetricsEndpoint` and `HealthMiddleware`: never refused, whatever stands below them.
 7. `TransferMiddleware`: what is too large or too slow is refused; also while the application waits for it.
-8. `DeadlineMiddleware`: what lies below is cancelled at its deadline, and in a drain.
-9. `RateLimitMiddleware`, if there are limits or trusted proxies: a caller over its rate costs nothing below.
+8. `RateLimitMiddleware`, if there are limits or trusted proxies: a caller over its rate costs nothing below. A
+   request spends its rate before its time is looked at, since the time may be the caller's own wish.
+9. `DeadlineMiddleware`: what lies below is cancelled at its deadline, and in a drain.
 10. `LoadSheddingMiddleware`: innermost, since what it measures must be the application's own work.
 11. The application.
 
@@ -340,9 +341,8 @@ def harden(
         observer=observer,
         clock=clock,
     )
-    rate_limits = _rate_limits(shedding, policy, render=render, observer=observer, clock=clock)
     layers: ASGIApp = DeadlineMiddleware(
-        rate_limits or shedding,
+        shedding,
         running,
         timeout=policy.request_timeout,
         stream_timeout=policy.stream_timeout,
@@ -351,7 +351,8 @@ def harden(
         observer=observer,
         clock=clock,
     )
-    layers = TransferMiddleware(layers, policy.limits, render=render, clock=clock)
+    rate_limits = _rate_limits(layers, policy, render=render, observer=observer, clock=clock)
+    layers = TransferMiddleware(rate_limits or layers, policy.limits, render=render, clock=clock)
     layers = HealthMiddleware(
         layers, health, prefix=policy.health_prefix, allow_detail=policy.allow_health_detail
     )

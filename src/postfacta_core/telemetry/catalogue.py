@@ -95,10 +95,10 @@ INSTRUMENTS: Final[Mapping[str, Instrument]] = {
     ),
     "postfacta_deadline_exceeded_total": Instrument(
         "counter",
-        "Requests and calls that ran out of time, by where.",
+        "Requests and calls that ran out of time, by where; `caller` if the caller had set a shorter time.",
         ("stage",),
         wide=(),
-        values={"stage": ("ingress", "handler", "pool", "database", "client", "timeout")},
+        values={"stage": ("ingress", "handler", "pool", "database", "client", "caller", "timeout")},
     ),
     "postfacta_task_crashes_total": Instrument(
         "counter", "Background tasks that raised and were started again.", ("task",)

@@ -13,6 +13,7 @@ from typing import Final, Protocol, cast
 from ..context import RequestContext
 
 __all__ = [
+    "CALLERS_DEADLINE",
     "CLIENT_DISCONNECTED",
     "INCOMPLETE",
     "OTHER",
@@ -26,6 +27,9 @@ __all__ = [
 OTHER: Final = "_OTHER"
 """The label of all that is outside of a closed set; OpenTelemetry's word."""
 
+CALLERS_DEADLINE: Final = "callers_deadline"
+"""The caller gave the request less time than the service would have, and it failed as that was up."""
+
 CLIENT_DISCONNECTED: Final = "client_disconnected"
 INCOMPLETE: Final = "incomplete_response"
 
@@ -36,6 +40,7 @@ _SERVER_ERROR: Final = 500
 _OWN: Final = frozenset(
     {
         "",
+        CALLERS_DEADLINE,
         CLIENT_DISCONNECTED,
         INCOMPLETE,
         "breaker_open",
@@ -80,7 +85,8 @@ class Exchange:
         headers: The raw request headers.
         quiet: A probe or a scrape, which gets no span and no log line.
         traffic: `user`, `synthetic` or `load`.
-        status: Sent to the client; 0 until then. After `settle` never 0.
+        status: Sent to the client; 0 until then. After `settle` never 0, and 499 for what its client ended: it left
+            before it had the whole response, or gave too little time.
         seconds: From the first sight to the last byte sent.
         route: The route template; known at the end.
         error_type: Empty if all went well, or the client was at fault.
@@ -133,13 +139,24 @@ class Exchange:
             self.status = self.status or _SERVER_ERROR
             self.error_type = types.close(type(error).__name__)
         elif self.left_unanswered or (was_cancelled and not self.status):
-            self.status = _CLIENT_CLOSED_REQUEST
             self.error_type = CLIENT_DISCONNECTED
         else:
             named = self.request.error_type
             left = self.has_left or was_cancelled
             self.error_type = types.close(named) if named else self._why_failed(left=left)
             self.status = self.status or _SERVER_ERROR
+        if self.error_type:
+            self._blame_client()
+
+    def _blame_client(self) -> None:
+        request = self.request
+        # An error of a background task, after an answer that was fine, has nothing to do with the request's time.
+        has_answer = self.is_complete and self.status < _SERVER_ERROR
+        if not has_answer and request.is_out_of_callers_time(request.started + self.seconds):
+            self.error, self.error_type = None, CALLERS_DEADLINE
+            self.status = _CLIENT_CLOSED_REQUEST
+        elif self.error_type == CLIENT_DISCONNECTED:
+            self.status = _CLIENT_CLOSED_REQUEST
 
     def _why_failed(self, *, left: bool) -> str:
         if not self.is_complete and self.status:

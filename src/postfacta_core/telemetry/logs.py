@@ -289,9 +289,10 @@ def _fill(fields: dict[str, Any], exchange: Exchange) -> None:
     fields["request_bytes"] = exchange.request_bytes
     fields["bytes"] = exchange.response_bytes
     fields["traffic"] = exchange.traffic
-    if request.deadline < math.inf:
+    limit = min(request.asked, request.limit)
+    if limit < math.inf:
         # Below 0 it came too late.
-        left = request.deadline - request.started - exchange.seconds
+        left = limit - exchange.seconds
         fields["deadline_remaining_ms"] = (left * 1e6 + 0.5) // 1 / 1000
     if request.queued:
         fields["queue_ms"] = (request.queued * 1e6 + 0.5) // 1 / 1000

@@ -224,7 +224,7 @@ class Metrics:
     def _count_rest(self, event: Event) -> None:
         match event:
             case DeadlineExceeded():
-                self._late.child((event.stage,)).inc()
+                self._late.child((self._stage(event.stage),)).inc()
             case TaskCrashed():
                 self._task_crashes.child((event.task,)).inc()
             case HealthChecked():
@@ -233,6 +233,11 @@ class Metrics:
                 self._suppressed.child((event.event,)).inc(event.count)
             case _:
                 self._count_life(event)
+
+    def _stage(self, stage: str) -> str:
+        request = current_request()
+        is_callers = request is not None and request.is_out_of_callers_time(self._clock())
+        return "caller" if is_callers else stage
 
     def _count_life(self, event: Event) -> None:
         match event:

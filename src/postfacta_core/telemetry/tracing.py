@@ -23,7 +23,7 @@ from ..events import (
     RetryScheduled,
     Sample,
 )
-from .exchange import Exchange, NullRecorder
+from .exchange import CALLERS_DEADLINE, Exchange, NullRecorder
 from .redaction import redact_text
 from .spans import PROPAGATOR, Tracers, nanoseconds, of_exception, span_name
 
@@ -214,11 +214,10 @@ def _describe(span: Span, exchange: Exchange, began: float) -> None:
 
 def _tell_refusal(span: Span, exchange: Exchange, began: float) -> None:
     request = exchange.request
-    if exchange.error_type == "deadline_exceeded" and request.deadline < math.inf:
+    limit = min(request.asked, request.limit)
+    if exchange.error_type in {"deadline_exceeded", CALLERS_DEADLINE} and limit < math.inf:
         # At the moment when its time was up: what it did after that was in vain.
-        span.add_event(
-            "postfacta.deadline", timestamp=nanoseconds(began + request.deadline - request.started)
-        )
+        span.add_event("postfacta.deadline", timestamp=nanoseconds(began + limit))
     elif exchange.error_type and exchange.route == "_prerouting":
         reason = {"postfacta.reason": exchange.error_type}
         span.add_event("postfacta.refused", reason, nanoseconds(began + exchange.seconds))
@@ -238,9 +237,9 @@ def _known_at_end(exchange: Exchange, *, is_routed: bool) -> dict[str, str | int
     if exchange.client:
         known["client.address"] = exchange.client
     request = exchange.request
-    if request.deadline < math.inf:
-        left = request.deadline - request.started - exchange.seconds
-        known["postfacta.deadline_remaining_ms"] = round(left * 1000)
+    limit = min(request.asked, request.limit)
+    if limit < math.inf:
+        known["postfacta.deadline_remaining_ms"] = round((limit - exchange.seconds) * 1000)
     for header, value in exchange.headers:
         if header == b"user-agent":
             known["user_agent.original"] = redact_text(value.decode("latin-1"))

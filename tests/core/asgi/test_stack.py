@@ -342,11 +342,32 @@ async def test_a_request_past_the_policys_limit_is_504_in_metric_and_line(
     lines = list(map(vars, told(caplog)))
     assert [(line["status"], line["error_type"], line["route"]) for line in lines] == [
         (504, "deadline_exceeded", "/wait"),
-        (504, "deadline_exceeded", "_prerouting"),
+        (499, "callers_deadline", "_prerouting"),
     ]
     scrape = (await call_asgi(app, "GET", "/metrics")).body.decode()
     assert 'postfacta_deadline_exceeded_total{stage="handler"} 1.0' in scrape
-    assert 'postfacta_deadline_exceeded_total{stage="ingress"} 1.0' in scrape
+    assert 'postfacta_deadline_exceeded_total{stage="caller"} 1.0' in scrape
+
+
+async def test_line_and_span_say_how_much_time_was_left(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "postfacta")
+    exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    app = harden(
+        Starlette(routes=[Route("/wait", wait), Route("/items/{id}", hello)]),
+        service="billing",
+        policy=Policy(request_timeout=0.05),
+        telemetry=Telemetry(tracing=Tracing(provider)),
+    )
+    async with app.running:
+        await call_asgi(app, "GET", "/wait")
+        await call_asgi(app, "GET", "/items/7")
+    late, quick = exporter.get_finished_spans()
+    left = [(span.attributes or {})["postfacta.deadline_remaining_ms"] for span in (late, quick)]
+    assert [event.name for event in late.events] == ["postfacta.deadline"]
+    assert left[0] <= 0 < left[1] <= 50
+    lines = [vars(record)["deadline_remaining_ms"] for record in caplog.records]
+    assert lines[0] <= 0 < lines[1] <= 50
 
 
 async def test_a_service_that_drains_serves_on_says_close_and_is_unready(

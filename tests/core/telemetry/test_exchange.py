@@ -39,11 +39,11 @@ def exchange(*, status: int = 0, complete: bool = False, left: bool = False, dec
         (exchange(left=True), ValueError(), False, 500, "ValueError"),
         (exchange(), ClientDisconnect(), False, 500, "ClientDisconnect"),
         (exchange(left=True), None, False, 499, "client_disconnected"),
-        (exchange(status=200, left=True), None, False, 200, "client_disconnected"),
+        (exchange(status=200, left=True), None, False, 499, "client_disconnected"),
         (exchange(status=200, complete=True, left=True), None, False, 200, ""),
         (exchange(status=200, complete=True, left=True), OSError(), False, 200, "OSError"),
         (exchange(), None, True, 499, "client_disconnected"),
-        (exchange(status=200), None, True, 200, "client_disconnected"),
+        (exchange(status=200), None, True, 499, "client_disconnected"),
         (exchange(status=200, complete=True), None, True, 200, ""),
         (exchange(status=200, declared="deadline_exceeded"), None, False, 200, "deadline_exceeded"),
         (exchange(), None, False, 500, "500"),
@@ -71,3 +71,37 @@ def test_the_librarys_own_words_find_room_in_a_full_set() -> None:
     assert types.close("ValueError") == "_OTHER"
     assert types.close("pool_timeout") == "pool_timeout"
     assert types.close("") == ""
+
+
+@pytest.mark.parametrize(
+    ("asked", "limit", "error", "status", "error_type"),
+    [
+        (1.0, 30.0, None, 499, "callers_deadline"),
+        (1.09, 30.0, None, 499, "callers_deadline"),  # the share that a pool keeps
+        (1.2, 30.0, None, 504, "deadline_exceeded"),  # a timeout within it
+        (1.0, 1.0, None, 504, "deadline_exceeded"),
+        (1.0, 30.0, ValueError(), 499, "callers_deadline"),
+        (30.0, 1.0, ValueError(), 504, "ValueError"),
+    ],
+)
+def test_what_fails_as_the_callers_time_is_up_is_the_callers(
+    asked: float, limit: float, error: Exception | None, status: int, error_type: str
+) -> None:
+    one = exchange(status=504, complete=True, declared="deadline_exceeded")
+    one.request.asked, one.request.limit, one.seconds = asked, limit, 1.0
+    one.settle(error, ErrorTypes())
+    assert (one.status, one.error_type) == (status, error_type)
+
+
+def test_a_crash_of_a_background_task_is_ours_whatever_the_caller_asked() -> None:
+    one = exchange(status=200, complete=True)
+    one.request.asked, one.request.limit, one.seconds = 1.0, 30.0, 1.0
+    one.settle(ValueError(), ErrorTypes())
+    assert (one.status, one.error_type) == (200, "ValueError")
+
+
+def test_a_good_answer_to_a_hasty_caller_is_a_good_answer() -> None:
+    one = exchange(status=200, complete=True)
+    one.request.asked, one.request.limit, one.seconds = 1.0, 30.0, 1.0
+    one.settle(None, ErrorTypes())
+    assert (one.status, one.error_type) == (200, "")

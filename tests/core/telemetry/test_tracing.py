@@ -377,7 +377,7 @@ async def refused(error_type: str, *, route: str | None, deadline: float | None 
         request = scope["postfacta.request"]
         request.error_type, request.route = error_type, route
         if deadline is not None:
-            request.deadline = request.started + deadline
+            request.limit = deadline
         bench.clock.advance(2)
         await Response(status_code=503)(scope, receive, send)
 
