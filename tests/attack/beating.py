@@ -112,7 +112,7 @@ def beating(dsn: str, settings: Mapping[str, str] | None = None) -> Generator[Be
         "LOG_LEVEL": "ERROR",
         **(settings or {}),
     }
-    process = subprocess.Popen(  # noqa: S603 - our own program
+    process = subprocess.Popen(
         [sys.executable, "-m", "tests.attack.beating"],
         env=environment | given,
         stdout=subprocess.PIPE,
@@ -134,7 +134,9 @@ def _main() -> None:
     # What is measured is the loop, not how fast the machine is: so a request may take its time.
     routes._SECONDS.update(dict.fromkeys(RouteClass, 60.0))
     heart = _Heart(create_app(load_settings()))
-    config = uvicorn.Config(heart, port=0, loop="asyncio", http="httptools", log_config=None, access_log=False)
+    config = uvicorn.Config(
+        heart, port=0, loop="asyncio", http="httptools", log_config=None, access_log=False
+    )
     listener = config.bind_socket()
     # The line that tells where it listens.
     sys.stdout.write(f"http://127.0.0.1:{listener.getsockname()[1]}\n")

@@ -127,7 +127,9 @@ class Attack:
     world: Largest
     client: httpx2.Client
 
-    def send(self, rule: Rule, *, body: bytes = b"", kind: str = "", query: dict[str, str] | None = None) -> None:
+    def send(
+        self, rule: Rule, *, body: bytes = b"", kind: str = "", query: dict[str, str] | None = None
+    ) -> None:
         """Send one request, and see that the loop went on meanwhile."""
         names = {
             "{ref}": str(self.world.incident),

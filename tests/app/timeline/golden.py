@@ -21,8 +21,24 @@ __all__ = ["FILE", "Golden", "goldens", "made"]
 FILE: Final = Path(__file__).with_name("golden.json")
 _NOON: Final = 1_770_465_600_000_000
 _SECOND: Final = 1_000_000
-_KINDS: Final = ("change", "alert_firing", "page", "metric", "log", "action", "note", "alert_resolved", "other")
-_TITLES: Final = ("Deploy 4711", "p95 \u00fcber 2 s", "\u2028\U0001f525 </script>", 'a "quoted" title', "x" * 200)
+_KINDS: Final = (
+    "change",
+    "alert_firing",
+    "page",
+    "metric",
+    "log",
+    "action",
+    "note",
+    "alert_resolved",
+    "other",
+)
+_TITLES: Final = (
+    "Deploy 4711",
+    "p95 \u00fcber 2 s",
+    "\u2028\U0001f525 </script>",
+    'a "quoted" title',
+    "x" * 200,
+)
 _SEQUENCES: Final = (None, "1", "10", "2", "")
 
 
@@ -97,7 +113,14 @@ def _facts(seed: int) -> Facts:
     for n, (op, value) in enumerate(values.items()):
         about = signals[dice(14)]
         edits.append(
-            Edit(id=dice.uuid(), at=40 + n, op=op, source=about.source, external_id=about.external_id, value=value)
+            Edit(
+                id=dice.uuid(),
+                at=40 + n,
+                op=op,
+                source=about.source,
+                external_id=about.external_id,
+                value=value,
+            )
         )
     clock = {"ms": (dice(9) - 4) * 15_000}
     edits.append(Edit(id=dice.uuid(), at=50, op=Op.CLOCK_OFFSET, source="ci", value=clock))
@@ -109,7 +132,9 @@ def made() -> Iterator[Golden]:
     """Make twenty sets of facts, and what the rules of now make of them."""
     for seed in range(20):
         facts = _facts(seed)
-        options: dict[str, Any] = [{}, {"as_of": 41}, {"known_as_of": _NOON}, {"include_hidden": True}][seed % 4]
+        options: dict[str, Any] = [{}, {"as_of": 41}, {"known_as_of": _NOON}, {"include_hidden": True}][
+            seed % 4
+        ]
         timeline = build(facts, **options)
         yield Golden(facts, options, timeline.digest, [f"{it.source} {it.id}" for it in timeline.entries])
 
@@ -127,7 +152,10 @@ def _read(it: Mapping[str, Any]) -> Golden:
             for row in it["signals"]
         ],
         [StatusChange(**{**row, "id": UUID(row["id"])}) for row in it["changes"]],
-        [Annotation(**{**row, "id": UUID(row["id"]), "root": UUID(row["root"])}) for row in it["annotations"]],
+        [
+            Annotation(**{**row, "id": UUID(row["id"]), "root": UUID(row["root"])})
+            for row in it["annotations"]
+        ],
         [
             Edit(
                 **{
