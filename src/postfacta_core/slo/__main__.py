@@ -21,6 +21,7 @@ from .groups import rules_of
 from .model import Model, SloError
 from .openslo import read
 from .proofs import proofs_of
+from .starter import METRICS, starter
 from .table import table_of
 
 __all__ = ["COMMANDS", "Command", "main"]
@@ -206,6 +207,31 @@ def _difference(path: Path, found: str, text: str) -> str:
     return "\n".join([*shown[:_MOST_LINES], *(["..."] if len(shown) > _MOST_LINES else []), ""])
 
 
+def _describe_init(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="the file to write; it must not be there yet")
+    parser.add_argument("--service", required=True, help="the name of your service")
+    parser.add_argument("--job", default="", help="the label `job` of its series (default: its name)")
+    parser.add_argument(
+        "--metrics",
+        choices=sorted(METRICS),
+        default="postfacta",
+        help="what measures it (default: postfacta)",
+    )
+
+
+def _init(given: argparse.Namespace) -> int:
+    text = starter(given.service, given.job or given.service, given.metrics)
+    try:
+        with given.file.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise SloError(f"{given.file}: is there already, and stays as it is") from error
+    sys.stdout.write(
+        f"{given.file}: written; next: generate {given.file} --rules rules.yml --tests tests.yml\n"
+    )
+    return _DONE
+
+
 def _report(given: argparse.Namespace) -> int:
     return report(given, _load(given.file).objectives if given.file else ())
 
@@ -240,6 +266,7 @@ def _yaml(content: Mapping[str, Any]) -> str:
 
 
 COMMANDS: Final = (
+    Command("init", "write a first file of objectives for a service", _describe_init, _init),
     Command("generate", "write the files that follow from a file of objectives", _describe_files, _generate),
     Command(
         "check",

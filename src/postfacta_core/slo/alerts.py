@@ -176,7 +176,7 @@ def _alert(
         "for": hold,
         # Series have these labels too; on the rule they also tell one objective's alert from another's.
         "labels": labels | {"service": service.name} | own | {"component": "slo"} | _all_plain(more),
-        "annotations": texts | _all_plain(urls),
+        "annotations": texts | _all_plain({name: url for name, url in urls.items() if url}),
     }
 
 

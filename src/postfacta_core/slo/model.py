@@ -105,8 +105,8 @@ class Service:
         title: The name that people read.
         description: For people; may be empty.
         job: The value of Prometheus's label `job` on all that this service exports.
-        runbook_url: Where an alert's runbook is; `{alert}` stands for the alert's name.
-        dashboard_url: Where to look; `{slo}` stands for the objective's name.
+        runbook_url: Where an alert's runbook is; `{alert}` stands for the alert's name. Empty for none.
+        dashboard_url: Where to look; `{slo}` stands for the objective's name. Empty for none.
         down_severity: The severity of the alert that no instance is up.
         labels: Go onto each of its alerts.
     """
@@ -127,7 +127,7 @@ class Service:
         if not self.job:
             raise SloError("needs the job that its series are scraped under")
         for address, what in ((self.runbook_url, "runbook"), (self.dashboard_url, "dashboard")):
-            if not address or address.split() != [address]:
+            if address and address.split() != [address]:
                 raise SloError(f"needs the address of a {what} for its alerts, without spaces: {address!r}")
 
     @property

@@ -27,12 +27,14 @@ from .model import (
     Tier,
 )
 from .promql import selector
-from .shelf import Entry, Shelf, entry
-from .strict import Node, seconds
+from .shelf import Entry, Reported, Shelf, entry, every
+from .strict import Faults, Node, seconds
 
 __all__ = ["read"]
 
 _BUCKET: Final = "_bucket"
+# Of a file without a DataSource: Prometheus's own defaults are a minute, but charts of Kubernetes set these.
+_USUAL: Final = DataSource(name="prometheus", scrape_interval=30, evaluation_interval=30)
 _Indicator = Callable[[Node], RatioIndicator | ThresholdIndicator]
 """An SLI is made with its objective, where the value of a threshold stands."""
 
@@ -46,26 +48,43 @@ def read(documents: Iterable[object]) -> Model:
     Raises:
         SloError: If anything is missing, not known, contradictory, or could not be kept watch over.
     """
-    entries = [entry(value, f"document {place}") for place, value in enumerate(documents, 1)]
-    sources = Shelf(entries, "DataSource", _source)
-    if len(sources.all()) != 1:
-        raise SloError(
-            f"needs exactly one DataSource, the Prometheus that measures, not {len(sources.all())}"
-        )
-    targets = Shelf(entries, "AlertNotificationTarget", _target)
-    services = Shelf(entries, "Service", partial(_service, targets=targets))
-    indicators = Shelf(entries, "SLI", _Measures(sources).indicator)
-    conditions = Shelf(entries, "AlertCondition", _condition)
-    policies = Shelf(entries, "AlertPolicy", partial(_policy, conditions=conditions, targets=targets))
-    objectives = Shelf(entries, "SLO", _Promises(services, indicators, policies, targets).objective)
-    for shelf in (services, indicators, policies, conditions, targets):
-        shelf.end()
-    return Model(source=sources.all()[0], services=services.all(), objectives=objectives.all())
+    faults = Faults()
+    entries: list[Entry] = []
+    for place, value in enumerate(documents, 1):
+        try:
+            entries.append(entry(value, f"document {place}", faults=faults))
+        except SloError as error:
+            faults.add(error)
+    sources = Shelf(entries, "DataSource", _source, faults=faults)
+    if len([one for one in entries if one.kind == "DataSource"]) > 1:
+        faults.add(SloError("needs one DataSource, the Prometheus that measures, and has several"))
+    targets = Shelf(entries, "AlertNotificationTarget", _target, faults=faults)
+    services = Shelf(entries, "Service", partial(_service, targets=targets), faults=faults)
+    indicators = Shelf(entries, "SLI", _Measures(sources).indicator, faults=faults)
+    conditions = Shelf(entries, "AlertCondition", _condition, faults=faults)
+    policies = Shelf(
+        entries, "AlertPolicy", partial(_policy, conditions=conditions, targets=targets), faults=faults
+    )
+    objectives = Shelf(
+        entries, "SLO", _Promises(services, indicators, policies, targets).objective, faults=faults
+    )
+    # What is broken may refer to the rest.
+    if not faults:
+        for shelf in (services, indicators, policies, conditions, targets):
+            shelf.end()
+    faults.end()
+    return Model(source=_only(sources), services=services.all(), objectives=objectives.all())
+
+
+def _only(sources: Shelf[DataSource]) -> DataSource:
+    if sources.is_broken:
+        raise Reported
+    return next(iter(sources.all()), _USUAL)
 
 
 def _source(one: Entry) -> DataSource:
     if (kind := one.spec.text("type")) != "Prometheus":
-        raise one.spec.refuse("type", f"must be Prometheus, not {kind!r}")
+        one.spec.wrong("type", f"must be Prometheus, not {kind!r}")
     details = one.spec.child("connectionDetails")
     histograms = details.child("histograms", optional=True)
     made = DataSource(
@@ -96,10 +115,12 @@ def _service(one: Entry, targets: Shelf[str]) -> Service:
         name=one.name,
         title=one.title,
         description=one.description,
-        job=one.note("job"),
-        runbook_url=one.note("runbook-url"),
-        dashboard_url=one.note("dashboard-url"),
-        down_severity=_routed(one, one.note("down-severity", "page"), targets),
+        job=one.note("job", one.name),
+        runbook_url=one.note("runbook-url", ""),
+        dashboard_url=one.note("dashboard-url", ""),
+        down_severity=every(
+            one.spec.faults, lambda: _routed(one, one.note("down-severity", "page"), targets)
+        )[0],
         labels=one.labels,
     )
 
@@ -116,13 +137,15 @@ class _Measures:
         return self._threshold(one, one.spec.child("thresholdMetric"))
 
     def _ratio(self, one: Entry, ratio: Node) -> _Indicator:
+        counter = ratio.flag("counter")
+        good, bad, total = every(
+            one.spec.faults,
+            lambda: self._counted(ratio.child("good")) if "good" in ratio else None,
+            lambda: self._counted(ratio.child("bad")) if "bad" in ratio else None,
+            lambda: self._counted(ratio.child("total")),
+        )
         made = RatioIndicator(
-            name=one.name,
-            description=one.description,
-            good=self._counted(ratio.child("good")) if "good" in ratio else None,
-            bad=self._counted(ratio.child("bad")) if "bad" in ratio else None,
-            total=self._counted(ratio.child("total")),
-            counter=ratio.flag("counter"),
+            name=one.name, description=one.description, good=good, bad=bad, total=total, counter=counter
         )
         ratio.end()
         return lambda objective: made
@@ -169,10 +192,10 @@ class _Measures:
     def _spec(self, metric: Node) -> Node:
         source = metric.child("metricSource")
         referred = source.text("metricSourceRef", "")
-        if referred:
+        if referred and self.sources.all():
             self.sources.get(referred, source.at("metricSourceRef"))
         if (kind := source.text("type", "Prometheus" if referred else None)) != "Prometheus":
-            raise source.refuse("type", f"must be Prometheus, not {kind!r}")
+            source.wrong("type", f"must be Prometheus, not {kind!r}")
         spec = source.child("spec")
         source.end()
         return spec
@@ -183,7 +206,7 @@ class _Measures:
         Return all edges.
         """
         histogram = series.metric.removesuffix(_BUCKET)
-        edges = self.sources.all()[0].edges_of(histogram)
+        edges = _only(self.sources).edges_of(histogram)
         if edges is None or histogram == series.metric:
             raise SloError(
                 f"{path}: is measured by the histogram {histogram}; write its bucket edges below "
@@ -207,7 +230,7 @@ def _condition(one: Entry) -> Tier:
     condition = one.spec.child("condition")
     for key, only in (("kind", "burnrate"), ("op", "gt")):
         if (said := condition.text(key, only)) != only:
-            raise condition.refuse(key, f"must be {only}, not {said!r}")
+            condition.wrong(key, f"must be {only}, not {said!r}")
     made = Tier(
         policy=one.name,
         name=one.note("tier"),
@@ -224,9 +247,9 @@ def _condition(one: Entry) -> Tier:
 
 def _policy(one: Entry, conditions: Shelf[Tier], targets: Shelf[str]) -> Tier:
     if not one.spec.flag("alertWhenBreaching", default=False):
-        raise one.spec.refuse("alertWhenBreaching", "must be true: a policy is an alert on the burn rate")
+        one.spec.wrong("alertWhenBreaching", "must be true: a policy is an alert on the burn rate")
     if one.spec.flag("alertWhenResolved", default=False):
-        raise one.spec.refuse("alertWhenResolved", "would be ignored: Alertmanager's send_resolved says it")
+        one.spec.wrong("alertWhenResolved", "would be ignored: Alertmanager's send_resolved says it")
     tier = conditions.refer(*one.spec.only("conditions"), "conditionRef")
     told = {targets.refer(value, path, "targetRef") for value, path in one.spec.items("notificationTargets")}
     if told != {tier.severity}:
@@ -248,17 +271,24 @@ class _Promises:
 
     def objective(self, one: Entry) -> Objective:
         spec = one.spec
-        terms = Node(*spec.only("objectives"))
-        period, tiers = _period(spec), self._tiers(one)
+        terms = Node(*spec.only("objectives"), spec.faults)
+        period, tiers, service, indicator, slices = every(
+            spec.faults,
+            lambda: _period(spec),
+            lambda: self._tiers(one),
+            lambda: self.services.get(spec.text("service"), spec.at("service")),
+            lambda: self._indicator(spec)(terms),
+            lambda: _slices(one, terms),
+        )
         made = Objective(
             name=one.name,
             title=terms.text("displayName", one.title),
             description=one.description,
-            service=self.services.get(spec.text("service"), spec.at("service")),
-            indicator=self._indicator(spec)(terms),
+            service=service,
+            indicator=indicator,
             target=_target_of(terms),
             period=period,
-            slices=_slices(one, terms),
+            slices=slices,
             tiers=tiers,
             exhausted_severity=self._exhausted(one) if tiers and period >= DAY else None,
             labels=one.labels,
@@ -289,9 +319,9 @@ def _target_of(terms: Node) -> float:
 
 
 def _period(spec: Node) -> int:
-    window = Node(*spec.only("timeWindow"))
+    window = Node(*spec.only("timeWindow"), spec.faults)
     if not window.flag("isRolling"):
-        raise window.refuse("isRolling", "must be true: no rule can be written for a window of the calendar")
+        window.wrong("isRolling", "must be true: no rule can be written for a window of the calendar")
     period = window.seconds("duration")
     window.end()
     return period
@@ -302,7 +332,8 @@ def _slices(one: Entry, terms: Node) -> Slices | None:
     if method == "Occurrences":
         return None
     if method != "Timeslices":
-        raise one.spec.refuse("budgetingMethod", f"must be Occurrences or Timeslices, not {method!r}")
+        one.spec.wrong("budgetingMethod", f"must be Occurrences or Timeslices, not {method!r}")
+        return None
     probe = one.note("slice-probe", "")
     instance = one.note("slice-needs-instance", "false")
     if instance not in {"true", "false"}:

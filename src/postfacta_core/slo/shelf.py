@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from .promql import SloError
-from .strict import Node
+from .strict import Faults, Node
 
-__all__ = ["KINDS", "Entry", "Shelf", "entry"]
+__all__ = ["KINDS", "Entry", "Reported", "Shelf", "WhollyRead", "entry", "every"]
 
 KINDS: Final = (
     "DataSource",
@@ -67,25 +67,70 @@ class Entry:
 
     def into(self, make: Callable[[Entry], _Made]) -> _Made:
         """Make a record of it, and refuse what the record left over."""
+        faults = self.spec.faults
+        before = len(faults) if faults is not None else 0
         try:
             made = make(self)
+        except WhollyRead:
+            self.notes.end()
+            self.spec.end()
+            raise
+        except Reported:
+            raise
         except SloError as error:
-            # A record knows what is wrong with it, and not where it stands.
-            raise SloError(str(error) if self.path in str(error) else f"{self.path}: {error}") from error
+            if self.path not in str(error):
+                # A record knows what is wrong with it, and not where it stands. One made of stand-ins is wrong anyway.
+                if faults is not None and len(faults) > before:
+                    raise Reported from error
+                raise SloError(f"{self.path}: {error}") from error
+            raise
+        # What was given up halfway has keys that nobody asked for, yet.
         self.notes.end()
         self.spec.end()
+        if faults is not None and len(faults) > before:
+            raise Reported
         return made
 
 
-def entry(value: object, path: str, kind: str | None = None) -> Entry:
+class Reported(SloError):  # noqa: N818 - it is no error of its own
+    """An object could not be made, for reasons that were put down already."""
+
+
+class WhollyRead(Reported):
+    """The same, and all of it was looked at: what is left over is not known."""
+
+
+def every(faults: Faults | None, *parts: Callable[[], Any]) -> list[Any]:
+    """Make all parts of an object, so that one that is wrong does not hide what is wrong with the next.
+
+    Raises:
+        WhollyRead: If one could not be made; why, is put down.
+        SloError: Without a place to put it, why the first could not be made.
+    """
+    made: list[Any] = []
+    for part in parts:
+        try:
+            made.append(part())
+        except SloError as error:
+            if faults is None:
+                raise
+            if not isinstance(error, Reported):
+                faults.add(error)
+    if len(made) < len(parts):
+        raise WhollyRead
+    return made
+
+
+def entry(value: object, path: str, kind: str | None = None, *, faults: Faults | None = None) -> Entry:
     """Read the head of an object.
 
     Args:
         value: The object.
         path: Where it stands.
         kind: What it must be, if it stands inside another: then it need not say so, nor its version.
+        faults: Where what is wrong is put; None raises it.
     """
-    node = Node(value, path)
+    node = Node(value, path, faults)
     version, said = node.text("apiVersion", kind and _VERSION), node.text("kind", kind)
     if version != _VERSION:
         raise node.refuse("apiVersion", f"must be {_VERSION}, not {version!r}")
@@ -97,9 +142,7 @@ def entry(value: object, path: str, kind: str | None = None) -> Entry:
     notes = meta.child("annotations", optional=True, path=f"{where}: metadata.annotations")
     labels = meta.child("labels", optional=True, path=f"{where}: metadata.labels")
     if labels.keys and said not in _LABELLED:
-        raise labels.refuse(
-            labels.keys[0], f"would be ignored; only {' and '.join(_LABELLED)} may have labels"
-        )
+        labels.wrong(labels.keys[0], f"would be ignored; only {' and '.join(_LABELLED)} may have labels")
     texts = tuple((key, labels.text(key)) for key in labels.keys)
     title = " ".join(meta.text("displayName", name).split())
     spec = node.child("spec", path=f"{where}: spec")
@@ -122,31 +165,49 @@ class Shelf(Generic[_Made]):
         entries: The objects of the whole file.
         kind: The kind that is kept here.
         make: Makes a record of one of them.
-
-    Raises:
-        SloError: If two have one name, or one cannot be made.
+        faults: Takes what is wrong with them: that two have one name, or one cannot be made.
     """
 
-    __slots__ = ("_kind", "_made", "_make", "_unasked")
+    __slots__ = ("_broken", "_faults", "_kind", "_made", "_make", "_unasked")
 
-    def __init__(self, entries: Iterable[Entry], kind: str, make: Callable[[Entry], _Made]) -> None:
+    def __init__(
+        self, entries: Iterable[Entry], kind: str, make: Callable[[Entry], _Made], *, faults: Faults
+    ) -> None:
         self._kind = kind
         self._make = make
+        self._faults = faults
+        self._broken: set[str] = set()
         self._made: dict[str, _Made] = {}
         self._unasked: dict[str, str] = {}
         for one in entries:
             if one.kind == kind:
-                if one.name in self._made:
-                    raise SloError(f"{one.path}: there is another {kind} of this name")
-                self._made[one.name] = one.into(make)
-                self._unasked[one.name] = one.path
+                self._keep(one)
+
+    def _keep(self, one: Entry) -> None:
+        if one.name in self._made or one.name in self._broken:
+            self._faults.add(SloError(f"{one.path}: there is another {self._kind} of this name"))
+            return
+        try:
+            self._made[one.name] = one.into(self._make)
+            self._unasked[one.name] = one.path
+        except SloError as error:
+            self._broken.add(one.name)
+            if not isinstance(error, Reported):
+                self._faults.add(error)
 
     def all(self) -> tuple[_Made, ...]:
         """Return all of them, in the file's order."""
         return tuple(self._made.values())
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether one of them could not be made."""
+        return bool(self._broken)
+
     def get(self, name: str, path: str) -> _Made:
         """Return the one of this name; the path says who asks."""
+        if name in self._broken:
+            raise Reported
         if name not in self._made:
             known = ", ".join(self._made) or "none"
             raise SloError(f"{path}: there is no {self._kind} {name!r}; known are: {known}")
@@ -163,18 +224,14 @@ class Shelf(Generic[_Made]):
 
     def refer(self, value: object, path: str, key: str) -> _Made:
         """Return what is meant by an item of a list: one of these by its name below a key, or one written right there."""
-        node = Node(value, path)
+        node = Node(value, path, self._faults)
         if key not in node:
-            return entry(value, path, self._kind).into(self._make)
+            return entry(value, path, self._kind, faults=self._faults).into(self._make)
         name = node.text(key)
         node.end()
         return self.get(name, node.at(key))
 
     def end(self) -> None:
-        """Refuse what nobody asked for.
-
-        Raises:
-            SloError: If there is any.
-        """
+        """Put down what nobody asked for."""
         for path in self._unasked.values():
-            raise SloError(f"{path}: nothing refers to it, so that it would be ignored")
+            self._faults.add(SloError(f"{path}: nothing refers to it, so that it would be ignored"))

@@ -1,4 +1,8 @@
-"""Take a mapping apart so that nothing in it is overlooked: what nobody asked for is refused, with its path."""
+"""A strict mapping reader: unknown keys are errors, reported with their path, and all of a file at once.
+
+With a list of `Faults`, a wrong value is put there, and reading goes on with a stand-in, so that one run reports all that
+is wrong. Without one, the first error is raised.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import Final, cast
 
 from .promql import SloError
 
-__all__ = ["Node", "seconds"]
+__all__ = ["Faults", "Node", "seconds"]
 
 _SPAN: Final = re.compile(r"([0-9]{1,9})([smhdw])")
 _SECONDS: Final[Mapping[str, int]] = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
@@ -27,18 +31,55 @@ def seconds(text: str, path: str) -> int:
     return int(found[1]) * _SECONDS[found[2]]
 
 
+class Faults:
+    """What was found wrong so far, in the order of the file.
+
+    Attributes:
+        texts: The messages.
+    """
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self._places: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def add(self, error: SloError, place: str = "") -> None:
+        """Take an error, unless something at its place was found wrong already: it follows from that."""
+        text = str(error)
+        if not any(text.startswith(f"{known}:") for known in self._places) and text not in self.texts:
+            self.texts.append(text)
+        if place:
+            self._places.append(place)
+
+    def end(self) -> None:
+        """Raise if anything was wrong.
+
+        Raises:
+            SloError: With all of it.
+        """
+        if len(self.texts) == 1:
+            raise SloError(self.texts[0])
+        if self.texts:
+            raise SloError("\n  ".join([f"{len(self.texts)} things are wrong:", *self.texts]))
+
+
 class Node:
     """A mapping of the file and where it stands there. Each key is taken once; `end` refuses what is left.
 
     Attributes:
         path: Where it stands, for messages.
+        faults: Where errors are put; None raises them.
     """
 
-    __slots__ = ("_known", "_left", "path")
+    __slots__ = ("_known", "_left", "faults", "path")
 
     path: str
+    faults: Faults | None
 
-    def __init__(self, value: object, path: str) -> None:
+    def __init__(self, value: object, path: str, faults: Faults | None = None) -> None:
+        self.faults = faults
         if not isinstance(value, dict):
             raise SloError(f"{path}: must be a mapping, not {_name(value)}")
         mapping = cast("dict[object, object]", value)
@@ -73,7 +114,7 @@ class Node:
         """
         for key in self._left:
             known = ", ".join(sorted(self._known)) or "none"
-            raise self.refuse(key, f"is not known here and would be ignored; known are: {known}")
+            self.wrong(key, f"is not known here and would be ignored; known are: {known}")
 
     def text(self, key: str, default: str | None = None) -> str:
         """Take a text, or the default if there is none; without a default it must be there, and not be empty."""
@@ -81,7 +122,8 @@ class Node:
         if value is None and default is not None:
             return default
         if not isinstance(value, str) or not (value or default is not None):
-            raise self.refuse(key, f"must be a text{'' if value else ' and is missing'}, not {_name(value)}")
+            self.wrong(key, f"must be a text{'' if value else ' and is missing'}, not {_name(value)}")
+            return ""
         return value
 
     def number(self, key: str) -> float:
@@ -89,7 +131,8 @@ class Node:
         value = self._take(key)
         # A bool is an int to Python, not to people.
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise self.refuse(key, f"must be a number, not {_name(value)}")
+            self.wrong(key, f"must be a number, not {_name(value)}")
+            return 0.0
         return float(value)
 
     def flag(self, key: str, *, default: bool | None = None) -> bool:
@@ -98,17 +141,25 @@ class Node:
         if value is None and default is not None:
             return default
         if not isinstance(value, bool):
-            raise self.refuse(key, f"must be true or false, not {_name(value)}")
+            self.wrong(key, f"must be true or false, not {_name(value)}")
+            return True
         return value
 
     def seconds(self, key: str) -> int:
         """Take a duration, which must be there."""
-        return seconds(self.text(key), self.at(key))
+        text = self.text(key)
+        try:
+            return seconds(text, self.at(key))
+        except SloError as error:
+            if self.faults is None:
+                raise
+            self.faults.add(error, self.at(key))
+            return 3_600
 
     def child(self, key: str, *, optional: bool = False, path: str | None = None) -> Node:
         """Take a mapping, or an empty one if it is optional and not there; it may be given a path to be called by."""
         value = self._take(key)
-        return Node({} if value is None and optional else value, path or self.at(key))
+        return Node({} if value is None and optional else value, path or self.at(key), self.faults)
 
     def items(self, key: str, *, optional: bool = False) -> tuple[tuple[object, str], ...]:
         """Take a list: each item with its path."""
@@ -116,7 +167,8 @@ class Node:
         if value is None and optional:
             return ()
         if not isinstance(value, list):
-            raise self.refuse(key, f"must be a list, not {_name(value)}")
+            self.wrong(key, f"must be a list, not {_name(value)}")
+            return ()
         listed = cast("list[object]", value)
         return tuple((one, f"{self.at(key)}[{place}]") for place, one in enumerate(listed))
 
@@ -129,11 +181,18 @@ class Node:
 
     def numbers(self, key: str) -> tuple[float, ...]:
         """Take a list of finite numbers, which must be there."""
-        return tuple(Node({"": value}, path).number("") for value, path in self.items(key))
+        return tuple(Node({"": value}, path, self.faults).number("") for value, path in self.items(key))
 
     def raw(self, key: str) -> object:
         """Take whatever stands there, None if nothing does."""
         return self._take(key)
+
+    def wrong(self, key: str, why: str) -> None:
+        """Put down, or raise, what is wrong with a key."""
+        error = self.refuse(key, why)
+        if self.faults is None:
+            raise error
+        self.faults.add(error, self.at(key))
 
     def _take(self, key: str) -> object:
         self._known.append(key)

@@ -139,7 +139,9 @@ def test_a_file_that_is_not_understood_is_named(
     file = tmp_path / "mine.yaml"
     file.write_bytes(content)
     assert main(["check", str(file), "--rules", "r.yml"]) == 1
-    assert f"slo: {file}: {why}" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith(f"slo: {file}: ")
+    assert why in told
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,3 +215,35 @@ def test_the_how_to_works_as_it_stands(tmp_path: Path) -> None:
             check=False,
         )
         assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("metrics", ["postfacta", "fastapi-instrumentator"])
+def test_a_first_file_becomes_rules_at_once(
+    tmp_path: Path, metrics: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, rules, tests = (tmp_path / name for name in ("a.yaml", "rules.yml", "tests.yml"))
+    assert main(["init", str(file), "--service", "my-shop", "--job", "shop", "--metrics", metrics]) == 0
+    made = ["generate", str(file), "--rules", str(rules), "--tests", str(tests)]
+    assert main(made) == 0, capsys.readouterr().err
+    text = rules.read_text()
+    assert "alert: MyShopErrorBudgetBurn" in text
+    assert 'job="shop"' in text
+    assert "runbook_url" not in text
+
+
+@needs_promtool
+@pytest.mark.parametrize("metrics", ["postfacta", "fastapi-instrumentator"])
+def test_promtool_proves_the_rules_of_a_first_file(tmp_path: Path, metrics: str) -> None:
+    file, rules, tests = (tmp_path / name for name in ("a.yaml", "rules.yml", "tests.yml"))
+    assert main(["init", str(file), "--service", "shop", "--metrics", metrics]) == 0
+    assert main(["generate", str(file), "--rules", str(rules), "--tests", str(tests)]) == 0
+    assert refusal(tmp_path, "check", "rules", "--lint=all", "--lint-fatal", "rules.yml") == ""
+    assert refusal(tmp_path, "test", "rules", "tests.yml", "tests.slow.yml") == ""
+
+
+def test_a_first_file_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("mine")
+    assert main(["init", str(file), "--service", "shop"]) == 1
+    assert "is there already" in capsys.readouterr().err
+    assert file.read_text() == "mine"

@@ -51,9 +51,8 @@ def test_the_edges_of_a_histogram_are_known_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"runbook_url": ""}, "address of a runbook"),
         ({"runbook_url": "a runbook"}, "address of a runbook"),
-        ({"dashboard_url": ""}, "address of a dashboard"),
+        ({"dashboard_url": "a b"}, "address of a dashboard"),
         ({"job": ""}, "job"),
         ({"name": 'a"b'}, "needs a name"),
         ({"down_severity": ""}, "needs a name"),

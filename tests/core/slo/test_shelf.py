@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from postfacta_core.slo.promql import SloError
-from postfacta_core.slo.shelf import Entry, Shelf, entry
+from postfacta_core.slo.shelf import Entry, Reported, Shelf, entry
+from postfacta_core.slo.strict import Faults
 
 HEAD: dict[str, Any] = {
     "apiVersion": "openslo/v1",
@@ -101,15 +102,27 @@ def test_a_refusal_says_once_where_the_object_stands() -> None:
         entry(HEAD, "document 1").into(refuse_with_path)
 
 
-def shelf(*names: str) -> Shelf[str]:
+def shelf(*names: str, faults: Faults | None = None) -> Shelf[str]:
     entries = [entry(changed(metadata={"name": name}), f"document {name}") for name in names]
-    return Shelf(entries, "Service", name_of)
+    return Shelf(entries, "Service", name_of, faults=Faults() if faults is None else faults)
 
 
 def test_a_name_is_given_once_for_each_kind() -> None:
-    with pytest.raises(SloError, match="another Service of this name"):
-        shelf("a", "a")
-    assert Shelf([entry(HEAD, "document 1")], "SLO", name_of).all() == ()
+    faults = Faults()
+    shelf("a", "a", faults=faults)
+    assert faults.texts == ["document a (Service a): there is another Service of this name"]
+    assert Shelf([entry(HEAD, "document 1")], "SLO", name_of, faults=faults).all() == ()
+
+
+def test_what_is_broken_is_reported_once_and_not_by_those_who_refer_to_it() -> None:
+    def refuse(one: Entry) -> str:
+        raise SloError("is wrong")
+
+    faults = Faults()
+    found = Shelf([entry(HEAD, "document 1")], "Service", refuse, faults=faults)
+    with pytest.raises(Reported):
+        found.get("shop", "here")
+    assert faults.texts == ["document 1 (Service shop): is wrong"]
 
 
 def test_what_is_not_there_cannot_be_referred_to() -> None:
@@ -121,20 +134,23 @@ def test_what_is_not_there_cannot_be_referred_to() -> None:
 
 
 def test_what_nothing_refers_to_is_refused() -> None:
-    found = shelf("a", "b", "c")
+    faults = Faults()
+    found = shelf("a", "b", "c", faults=faults)
     found.get("a", "here")
     assert found.find("b")
     assert not found.find("d")
-    with pytest.raises(SloError, match=r"document c \(Service c\): nothing refers to it"):
-        found.end()
+    found.end()
+    assert faults.texts == ["document c (Service c): nothing refers to it, so that it would be ignored"]
     assert found.refer({"ref": "c"}, "here", "ref") == "c"
     found.end()
+    assert len(faults) == 1
 
 
 def test_an_item_is_a_reference_or_the_object_itself() -> None:
-    found = shelf("a")
+    faults = Faults()
+    found = shelf("a", faults=faults)
     assert found.refer({"metadata": {"name": "inside"}, "spec": {}}, "here", "ref") == "inside"
-    with pytest.raises(SloError, match=r"here\.more: is not known"):
-        found.refer({"ref": "a", "more": 1}, "here", "ref")
+    found.refer({"ref": "a", "more": 1}, "here", "ref")
+    assert [text.partition(" known")[0] for text in faults.texts] == ["here.more: is not"]
     with pytest.raises(SloError, match=r"here\.ref: there is no Service 'z'"):
         found.refer({"ref": "z"}, "here", "ref")
