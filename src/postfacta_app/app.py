@@ -35,12 +35,14 @@ from .error_pages import ErrorPages
 from .export import service as export
 from .export.http import ExportHttp
 from .export.postgres import PostgresExport
+from .identity.account_pages import AccountPages
 from .identity.guard import Guard
 from .identity.http import Accounts, IdentityHttp
 from .identity.local import LocalAccounts
 from .identity.pages import SignInPages
 from .identity.postgres import PostgresIdentity
 from .identity.revocations import Revocations
+from .identity.sessions import SessionHttp
 from .identity.throttle import Throttle
 from .incident_page import IncidentPage
 from .incident_view import Needs as IncidentNeeds
@@ -211,6 +213,13 @@ def route_rules(
         attempted=partial(business.attempted, "password"),
         is_local=settings.is_local,
     )
+    sessions = SessionHttp(
+        identity,
+        transactions,
+        local=accounts if isinstance(accounts, LocalAccounts) else None,
+        forget=guard.forget,
+        is_local=settings.is_local,
+    )
     http = IdentityHttp(settings, identity, transactions, accounts=accounts, forget=guard.forget)
     store = PostgresIncidents(database)
 
@@ -247,6 +256,7 @@ def route_rules(
             timeline=TimelineHttp(transactions, store, timelines),
             durations=DurationHttp(timelines),
             identity=http,
+            sessions=sessions,
             screens=Screens(
                 incidents=IncidentPages(transactions, store, pages),
                 incident=IncidentPage(
@@ -264,6 +274,7 @@ def route_rules(
                 ),
                 insights=InsightPage(timelines, pages),
                 sign_in=SignInPages(accounts, http, pages, is_local=settings.is_local),
+                accounts=AccountPages(identity, http, sessions, pages=pages),
                 reliability=reliability or ReliabilityPage(pages, HealthRegistry(), Metrics()),
                 problem_page=ErrorPages(pages).explain,
             ),

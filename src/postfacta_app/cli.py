@@ -1,11 +1,11 @@
-"""The command line: serve, migrate, demo, admin, token, verify, doctor, slo."""
+"""The command line: serve, migrate, demo, admin, user, token, verify, doctor, slo."""
 
 from __future__ import annotations
 
 import argparse
 import getpass
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,8 +22,19 @@ from postfacta_embedded import EmbeddedPostgresError
 from .db import Unit
 from .errors import AppError, InvalidFieldsError
 from .identity.local import Passwords, add_token, add_user, mint
-from .identity.model import Kind, NewToken, NewUser, Scope, UserChange
+from .identity.model import (
+    Account,
+    Kind,
+    NewToken,
+    NewUser,
+    PasswordChange,
+    Scope,
+    User,
+    UserChange,
+    keep_an_admin,
+)
 from .identity.postgres import PostgresIdentity
+from .identity.sessions import new_password, reset_password
 from .migrations import HEAD, MigrationError, upgrade
 from .principal import Principal, Role
 from .reach import NoDatabaseError, reach, revision
@@ -37,6 +48,7 @@ __all__ = ["main"]
 
 _OPERATOR = Principal(actor="operator", name="operator", role=Role.ADMIN)
 _MOST_DAYS = 3650
+_MOST_LISTED = 10_000
 
 _START = """\
 to look around:
@@ -80,7 +92,17 @@ In auth mode supabase the password lies in the project, and --sub says whose acc
 Needs a migrated database. The secret is printed once, and nobody can look it up later.
 
   postfacta token create --name alertmanager --scope signals:write --source alertmanager
-  postfacta token create --name dashboard --scope incidents:read --days 90""",
+  postfacta token create --name dashboard --scope incidents:read --days 90
+  postfacta token list
+  postfacta token revoke 8d0fd2b3-9ca7-4d9e-a95f-9e13dded323e""",
+    "user": """\
+Needs a migrated database. A person is named by e-mail address or by id.
+
+  postfacta user list
+  postfacta user reset-password ada@example.org
+  postfacta user sessions ada@example.org
+  postfacta user sign-out ada@example.org
+  postfacta user disable ada@example.org""",
     "verify": """\
 Rebuilds the timeline that each revision of a post-mortem saw, from the facts that are there now. Changes nothing;
 run it every night, and after every restore. Ends with 1 if one differs: then facts were lost or changed.
@@ -166,7 +188,8 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "migrate", "create or upgrade the tables; needs their owner's rights", run=_migrate)
     demo = _command(commands, "demo", "run everything on this machine; needs nothing", run=_demo)
     _admin(_group(commands, "admin", "create an administrator; needs a migrated database"))
-    _token(_group(commands, "token", "create a machine's API token; needs a migrated database"))
+    _user(_group(commands, "user", "list people, reset passwords, end sessions; needs a migrated database"))
+    _token(_group(commands, "token", "create, list and revoke API tokens; needs a migrated database"))
     verifying = _command(commands, "verify", "rebuild all timelines, and compare their digests", run=_verify)
     verifying.add_argument(
         "--metrics-file", type=Path, help="write the numbers there, for node_exporter's textfile collector"
@@ -226,7 +249,32 @@ def _admin(commands: _Commands) -> None:
     )
 
 
+def _user(commands: _Commands) -> None:
+    named: Sequence[tuple[str, str, Callable[[argparse.Namespace], int]]] = (
+        ("list", "list people", _list_users),
+        ("reset-password", "replace a password by a new one, and end all sessions", _reset_password),
+        ("sessions", "list a person's sessions", _list_sessions),
+        ("sign-out", "end a person's sessions, or one of them", _sign_out),
+        ("disable", "disable an account, and end all sessions", _disable),
+        ("enable", "enable a disabled account", _disable),
+    )
+    for name, summary, run in named:
+        command = _command(commands, name, summary, run=run, examples="user")
+        command.set_defaults(is_disabled=name == "disable")
+        if name != "list":
+            command.add_argument("person", help="e-mail address or id")
+        if name == "reset-password":
+            command.add_argument(
+                "--password-stdin", action="store_true", help="read it from standard input, and make none"
+            )
+        if name == "sign-out":
+            command.add_argument("--session", type=UUID, help="the session's id; without it all end")
+
+
 def _token(commands: _Commands) -> None:
+    _command(commands, "list", "list API tokens", run=_list_tokens, examples="token")
+    revoke = _command(commands, "revoke", "revoke an API token", run=_revoke_token, examples="token")
+    revoke.add_argument("id", type=UUID, help="as `token list` shows it")
     command = _command(
         commands, "create", "create a machine's API token", run=_create_token, examples="token"
     )
@@ -292,8 +340,7 @@ def _adopt_admin(settings: Settings, sub: UUID, sent: Mapping[str, object]) -> i
         async with _unit(settings) as (unit, store):
             if await meet(unit, store, name, new=new) or (user := await store.external(name)) is None:
                 return
-            now = datetime.fromtimestamp(WALL(), UTC)
-            await store.change_user(unit, user.id, UserChange(role=Role.ADMIN), now=now)
+            await store.change_user(unit, user.id, UserChange(role=Role.ADMIN), now=_now())
             await unit.audit("user.change", f"user:{user.id}", detail={"role": Role.ADMIN})
 
     anyio.run(run)
@@ -313,7 +360,7 @@ def _password(*, from_stdin: bool) -> str:
 
 
 def _create_token(args: argparse.Namespace) -> int:
-    settings, now = load_settings(), datetime.fromtimestamp(WALL(), UTC)
+    settings, now = load_settings(), _now()
     if not 1 <= args.days <= _MOST_DAYS:
         raise _CommandError(f"--days must lie between 1 and {_MOST_DAYS}")
     new = parse(NewToken, {"name": args.name, "scopes": args.scope, "source": args.source})
@@ -326,6 +373,126 @@ def _create_token(args: argparse.Namespace) -> int:
     anyio.run(run)
     _say(minted.secret)
     sys.stderr.write(f"Keep it: it is not shown again. It expires in {args.days} days.\n")
+    return 0
+
+
+def _now() -> datetime:
+    return datetime.fromtimestamp(WALL(), UTC)
+
+
+def _each(lines: Callable[[PostgresIdentity], Awaitable[Sequence[Sequence[object]]]]) -> int:
+    settings = load_settings()
+
+    async def run() -> Sequence[Sequence[object]]:
+        async with _migrated(settings) as database:
+            return await lines(PostgresIdentity(database))
+
+    for line in anyio.run(run):
+        _say("\t".join(f"{it:%Y-%m-%d %H:%M}Z" if isinstance(it, datetime) else str(it) for it in line))
+    return 0
+
+
+def _list_users(args: argparse.Namespace) -> int:
+    async def lines(store: PostgresIdentity) -> Sequence[Sequence[object]]:
+        people = await store.users(None, _MOST_LISTED)
+        return [(it.id, it.email, it.role, "disabled" if it.disabled_at else "active") for it in people]
+
+    return _each(lines)
+
+
+def _list_tokens(args: argparse.Namespace) -> int:
+    async def lines(store: PostgresIdentity) -> Sequence[Sequence[object]]:
+        tokens = await store.tokens(None, _MOST_LISTED)
+        return [
+            (it.id, it.name, ",".join(it.scopes), it.last_used_at or "never", it.expires_at)
+            for it in tokens
+            if it.revoked_at is None
+        ]
+
+    return _each(lines)
+
+
+def _list_sessions(args: argparse.Namespace) -> int:
+    async def lines(store: PostgresIdentity) -> Sequence[Sequence[object]]:
+        user = (await _person(store, args.person)).user
+        sessions = await store.sessions(user.id, b"", _now())
+        return [(it.id, it.kind, it.created_at, it.last_used_at or "never", it.expires_at) for it in sessions]
+
+    return _each(lines)
+
+
+async def _person(store: PostgresIdentity, who: str) -> Account:
+    account = await store.person(who)
+    if account is None:
+        raise _CommandError(f"there is no account {who}: see `postfacta user list`")
+    return account
+
+
+def _reset_password(args: argparse.Namespace) -> int:
+    settings = load_settings()
+    given = _password(from_stdin=True) if args.password_stdin else new_password()
+
+    async def run() -> User:
+        async with _unit(settings) as (unit, store):
+            account = await _person(store, args.person)
+            if account.password_hash is None:
+                raise _CommandError("the password of this account is not kept here")
+            sent = parse(PasswordChange, {"current_password": "", "password": given})
+            hashed = await Passwords().hash(sent.password)
+            await reset_password(unit, store, account.user, hashed=hashed, now=_now())
+            return account.user
+
+    user = anyio.run(run)
+    if not args.password_stdin:
+        _say(given)
+    sys.stderr.write(f"This is the password of {user.email} now. All sessions have ended.\n")
+    return 0
+
+
+def _sign_out(args: argparse.Namespace) -> int:
+    settings = load_settings()
+
+    async def run() -> int:
+        async with _unit(settings) as (unit, store):
+            user = (await _person(store, args.person)).user
+            ended = await store.end_sessions(unit, user.id, _now(), only=args.session)
+            await unit.audit("session.revoke", user.actor, detail={"sessions": ended})
+            return ended
+
+    _say(f"{anyio.run(run)} sessions have ended")
+    return 0
+
+
+def _disable(args: argparse.Namespace) -> int:
+    settings = load_settings()
+
+    async def run() -> User:
+        async with _unit(settings) as (unit, store):
+            user, admins = await store.lock_user(unit, (await _person(store, args.person)).user.id)
+            if user is None:
+                raise _CommandError("this account has just gone")
+            change = UserChange(disabled=args.is_disabled)
+            keep_an_admin(user, change, admins)
+            changed = await store.change_user(unit, user.id, change, now=_now())
+            await unit.audit("user.change", user.actor, detail={"disabled": args.is_disabled})
+            return changed
+
+    user = anyio.run(run)
+    _say(f"{user.email} is {'disabled' if user.disabled_at else 'enabled'}")
+    return 0
+
+
+def _revoke_token(args: argparse.Namespace) -> int:
+    settings = load_settings()
+
+    async def run() -> None:
+        async with _unit(settings) as (unit, store):
+            if not await store.revoke_token(unit, args.id, _now()):
+                raise _CommandError("there is no such token, or it is revoked already")
+            await unit.audit("token.revoke", f"token:{args.id}")
+
+    anyio.run(run)
+    _say("the token is revoked")
     return 0
 
 

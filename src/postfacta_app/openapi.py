@@ -29,6 +29,7 @@ _PATTERNS: Final[dict[str, JSON]] = {
     },
     "id": {"type": "string", "format": "uuid"},
     "root": {"type": "string", "format": "uuid"},
+    "session": {"type": "string", "format": "uuid"},
     "rev": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
     "type": {"enum": ["related", "duplicate_of", "follows"]},
     "slug": {"type": "string", "pattern": "^[a-z][a-z-]{0,62}$"},

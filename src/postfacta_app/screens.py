@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from .actions.pages import ActionPages
 from .durations.pages import InsightPage
+from .identity.account_pages import AccountPages
 from .identity.pages import SignInPages
 from .incident_page import IncidentPage
 from .incidents.pages import IncidentPages
@@ -22,6 +23,7 @@ from .routes import RouteClass, Rule
 __all__ = ["Screens", "screen_rules"]
 
 OPEN, READ, ANNOTATE, WRITE = Access.OPEN, Access.READ, Access.ANNOTATE, Access.WRITE
+SIGNED_IN, ADMIN = Access.SIGNED_IN, Access.ADMIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Screens:
     history: HistoryPage
     insights: InsightPage
     sign_in: SignInPages
+    accounts: AccountPages
     reliability: ReliabilityPage
     problem_page: Callable[[Request, Principal], Awaitable[Response]]
 
@@ -42,7 +45,7 @@ class Screens:
 def screen_rules(on: Screens) -> list[Rule]:
     """List them; the table of all routes holds them with the others."""
     read, search, write, auth = RouteClass.READ, RouteClass.SEARCH, RouteClass.WRITE, RouteClass.AUTH
-    incidents, one, path = on.incidents, on.incident, "/incidents/{ref}"
+    incidents, one, account, path = on.incidents, on.incident, on.accounts, "/incidents/{ref}"
     return [
         Rule(
             method="GET", path="/incidents", handler=incidents.list, access=READ, route_class=search, stale=True,
@@ -62,6 +65,16 @@ def screen_rules(on: Screens) -> list[Rule]:
         ),
         Rule(method="GET", path="/reliability", handler=on.reliability.show, access=READ, route_class=read),
         Rule(method="GET", path="/signin", handler=on.sign_in.form, access=OPEN, route_class=read),
+        Rule(method="GET", path="/account", handler=account.own, access=SIGNED_IN, route_class=read),
+        Rule(method="POST", path="/account/password", handler=account.change, access=SIGNED_IN, route_class=auth),
+        Rule(method="POST", path="/account/sessions", handler=account.end, access=SIGNED_IN, route_class=write),
+        Rule(method="POST", path="/account/sessions/{session}", handler=account.end, access=SIGNED_IN, route_class=write),
+        Rule(method="GET", path="/people", handler=account.people, access=ADMIN, route_class=search),
+        Rule(method="POST", path="/people/tokens/{id}", handler=account.revoke_token, access=ADMIN, route_class=write),
+        Rule(method="GET", path="/people/{id}", handler=account.person, access=ADMIN, route_class=read),
+        Rule(method="POST", path="/people/{id}/password", handler=account.reset, access=ADMIN, route_class=auth),
+        Rule(method="POST", path="/people/{id}/sessions", handler=account.end, access=ADMIN, route_class=write),
+        Rule(method="POST", path="/people/{id}/sessions/{session}", handler=account.end, access=ADMIN, route_class=write),
         Rule(method="POST", path="/signin", handler=on.sign_in.submit, access=OPEN, route_class=auth),
         Rule(method="POST", path="/signout", handler=on.sign_in.leave, access=OPEN, route_class=auth),
         Rule(method="GET", path="/problems/{slug}", handler=on.problem_page, access=OPEN, route_class=read),

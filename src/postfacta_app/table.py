@@ -16,6 +16,7 @@ from .durations.http import DurationHttp
 from .export.http import ExportHttp
 from .identity import model as identity
 from .identity.http import IdentityHttp
+from .identity.sessions import SessionHttp
 from .incidents import model as incidents, v0
 from .incidents.http import IncidentHttp
 from .incidents.query import IncidentFilters, IncidentQuery
@@ -64,6 +65,7 @@ class Handlers:
     links: LinkHttp
     export: ExportHttp
     identity: IdentityHttp
+    sessions: SessionHttp
     screens: Screens
     openapi: Callable[[Request, Principal], Awaitable[Response]]
 
@@ -271,11 +273,45 @@ def _v1_timeline(on: Handlers) -> list[Rule]:
 
 def _v1_identity(on: Handlers) -> list[Rule]:
     read, search, write = RouteClass.READ, RouteClass.SEARCH, RouteClass.WRITE
-    http, cursor = on.identity, ("invalid-cursor",)
+    http, sessions, cursor = on.identity, on.sessions, ("invalid-cursor",)
     return [
         Rule(
             method="GET", path="/api/v1/me", handler=http.me, access=SIGNED_IN, route_class=read,
             summary="Tell who is asking", answers={200: identity.Me},
+        ),
+        Rule(
+            method="PUT", path="/api/v1/me/password", handler=sessions.change_password, access=SIGNED_IN,
+            route_class=write, summary="Change your password, and end your other sessions",
+            body=identity.PasswordChange, answers={204: None}, problems=("conflict",),
+        ),
+        Rule(
+            method="GET", path="/api/v1/me/sessions", handler=sessions.list, access=SIGNED_IN, route_class=search,
+            summary="List your sessions", answers={200: identity.SessionList},
+        ),
+        Rule(
+            method="DELETE", path="/api/v1/me/sessions", handler=sessions.end, access=SIGNED_IN, route_class=write,
+            summary="Sign out everywhere", answers={204: None},
+        ),
+        Rule(
+            method="DELETE", path="/api/v1/me/sessions/{session}", handler=sessions.end, access=SIGNED_IN,
+            route_class=write, summary="End one of your sessions", answers={204: None},
+        ),
+        Rule(
+            method="POST", path="/api/v1/users/{id}/password", handler=sessions.reset, access=ADMIN,
+            route_class=write, summary="Replace a person's password; the new one is answered once",
+            answers={200: identity.IssuedPassword}, problems=("conflict",),
+        ),
+        Rule(
+            method="GET", path="/api/v1/users/{id}/sessions", handler=sessions.list, access=ADMIN,
+            route_class=search, summary="List a person's sessions", answers={200: identity.SessionList},
+        ),
+        Rule(
+            method="DELETE", path="/api/v1/users/{id}/sessions", handler=sessions.end, access=ADMIN,
+            route_class=write, summary="Sign a person out everywhere", answers={204: None},
+        ),
+        Rule(
+            method="DELETE", path="/api/v1/users/{id}/sessions/{session}", handler=sessions.end, access=ADMIN,
+            route_class=write, summary="End one of a person's sessions", answers={204: None},
         ),
         Rule(
             method="GET", path="/api/v1/tokens", handler=http.tokens, access=ADMIN, route_class=search,

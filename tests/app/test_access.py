@@ -53,6 +53,25 @@ EXPECTED: dict[str, set[str]] = {
     "POST /logout": PEOPLE,  # only administrators end an API token
     "POST /signout": NOBODY,  # whoever is somebody sends the form's token too: tests/app/identity
     "GET /api/v1/me": SIGNED_IN,
+    "PUT /api/v1/me/password": PEOPLE,
+    "GET /api/v1/me/sessions": PEOPLE,
+    "DELETE /api/v1/me/sessions": PEOPLE,
+    "DELETE /api/v1/me/sessions/{session}": PEOPLE,
+    "POST /api/v1/users/{id}/password": ADMINS,
+    "GET /api/v1/users/{id}/sessions": ADMINS,
+    "DELETE /api/v1/users/{id}/sessions": ADMINS,
+    "DELETE /api/v1/users/{id}/sessions/{session}": ADMINS,
+    "GET /account": SIGNED_IN,
+    # A session sends the form's token too: tests/app/identity/test_sessions.py.
+    "POST /account/password": PEOPLE - {"viewer's session"},
+    "POST /account/sessions": PEOPLE - {"viewer's session"},
+    "POST /account/sessions/{session}": PEOPLE - {"viewer's session"},
+    "GET /people": ADMINS,
+    "GET /people/{id}": ADMINS,
+    "POST /people/{id}/password": ADMINS,
+    "POST /people/{id}/sessions": ADMINS,
+    "POST /people/{id}/sessions/{session}": ADMINS,
+    "POST /people/tokens/{id}": ADMINS,
     "GET /api/v1/incidents/{ref}/timeline": READ,
     "GET /api/v1/incidents/{ref}/edits": READ,
     "POST /api/v1/incidents/{ref}/edits": RESPONDERS,
@@ -160,7 +179,8 @@ async def callers(service: Service) -> dict[str, Headers]:
         "unknown token": {"Authorization": f"Bearer {secret}"},
         "basic": {"Authorization": "Basic YTpi"},
         "viewer": await service.bearer(viewer),
-        "viewer's session": await service.cookie(viewer),
+        # Somebody else's: to sign out everywhere ends all that one person has.
+        "viewer's session": await service.cookie(await service.person("viewer")),
         "responder": await service.as_role("responder"),
         "admin": await service.as_role("admin"),
         "reading token": await service.machine("incidents:read"),
@@ -184,6 +204,7 @@ async def test_a_route_lets_in_whom_the_design_says_and_nobody_else(service: Ser
         "{id}": str(uuid4()),
         "{root}": str(uuid4()),
         "{slug}": "conflict",
+        "{session}": str(uuid4()),
     }
     path = template
     for name, value in ids.items():

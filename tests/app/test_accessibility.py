@@ -35,7 +35,7 @@ PATHS = [
         f"{EMPTY}/postmortem/edit/{section}"
         for section in ("summary", "impact", "trigger", "factors", "went_well")
     ),
-    *("/reliability", "/problems/validation", "/nowhere", "/signin"),
+    *("/reliability", "/problems/validation", "/nowhere", "/signin", "/account", "/people"),
 ]
 LOOKS = {"light, wide": (1280, "light"), "dark, narrow": (320, "dark")}
 

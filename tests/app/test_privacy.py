@@ -20,7 +20,14 @@ from pydantic import BaseModel, JsonValue
 
 from postfacta_app.actions.model import ActionChange, NewAction
 from postfacta_app.durations.pages import InsightQuery
-from postfacta_app.identity.model import Credentials, NewToken, NewUser, Registration, UserChange
+from postfacta_app.identity.model import (
+    Credentials,
+    NewToken,
+    NewUser,
+    PasswordChange,
+    Registration,
+    UserChange,
+)
 from postfacta_app.incidents.model import Change, Move, NewIncident
 from postfacta_app.incidents.query import IncidentQuery
 from postfacta_app.incidents.v0 import Start
@@ -84,6 +91,8 @@ PLACES: dict[str, Callable[[Named], str]] = {
     "tokens/{id}": lambda it: "00000000-0000-4000-8000-000000000000",
     "users/{id}": lambda it: "00000000-0000-4000-8000-000000000000",
     "problems/{slug}": lambda it: "conflict",
+    "people/{id}": lambda it: "00000000-0000-4000-8000-000000000000",
+    "sessions/{session}": lambda it: "00000000-0000-4000-8000-000000000000",
 }
 LOGIN: Body = {"email": "nobody@example.org", "password": "wrong"}
 ENTRY = {"source": "manual/gossip"}
@@ -108,6 +117,7 @@ BODIES: dict[type[BaseModel], Callable[[Named], Body]] = {
     Registration: lambda it: LOGIN,
     NewUser: lambda it: LOGIN,
     UserChange: lambda it: {"disabled": True},
+    PasswordChange: lambda it: {"current_password": "wrong", "password": "correct horse battery"},
     NewToken: lambda it: {"name": "x", "scopes": ["incidents:read"]},
 }
 LATER = "2099-01-01T00:00:00Z"
@@ -148,6 +158,7 @@ QUERIES: dict[str, type[BaseModel]] = {"/incidents": IncidentQuery, "/insights":
 SILENT = {
     "/", "/home", "/healthz", "/service-info", "/openapi.json", "/signin", "/problems/{slug}", "/reliability",
     "/api/v1/me", "/api/v1/tokens", "/api/v1/users",
+    "/api/v1/me/sessions", "/api/v1/users/{id}/sessions", "/account", "/people", "/people/{id}",
     "/api/v0/incidents", "/api/v0/incidents/{id:uuid}",
     "/api/v1/durations", "/api/v1/incidents/{ref}/durations",  # Numbers alone: they are compared.
     "/incidents/new", "/insights",  # A form for something new, and numbers alone.

@@ -194,7 +194,9 @@ class LocalAccounts:
         try:
             async with self.throttle.attempt(address(request), credentials.email, device=device):
                 user, stored, renewed = await self._verified(account, credentials.password, device)
-                response = await self._begin(request, user, kind, answer=answer, renewed=renewed)
+                response = await self._begin(
+                    request, user, kind, answer=answer, passwords=(stored, renewed or stored)
+                )
         except AppError as error:
             self._attempted("limited" if isinstance(error, RateLimitedError) else "bad_credentials")
             raise
@@ -220,13 +222,14 @@ class LocalAccounts:
         kind: Kind,
         *,
         answer: Callable[[Minted], Answer],
-        renewed: str | None,
+        passwords: tuple[str, str],
     ) -> Response:
         minted = mint(kind, user.principal, self.now())
 
         async def work(unit: Unit) -> Answer:
-            if renewed is not None:
-                await self._store.rehash(unit, user.id, renewed)
+            old, new = passwords
+            if not await self._store.set_password(unit, user.id, new, old=old):
+                raise wrong_password()  # It was changed while it was verified.
             await self._store.add_secret(unit, minted.token)
             await unit.audit("session.begin", unit.principal.actor, detail={"kind": kind})
             return answer(minted)

@@ -32,6 +32,7 @@ __all__ = [
     "AuditQuery",
     "Credential",
     "Credentials",
+    "IssuedPassword",
     "IssuedToken",
     "Key",
     "Kind",
@@ -40,9 +41,12 @@ __all__ = [
     "NewToken",
     "NewUser",
     "Paging",
+    "PasswordChange",
     "Registered",
     "Registration",
     "Scope",
+    "Session",
+    "SessionList",
     "SignedIn",
     "Store",
     "Token",
@@ -91,6 +95,13 @@ class Credentials(_Sent):
 
     email: Annotated[str, BeforeValidator(_lower), StringConstraints(max_length=320, pattern=r"^[^\x00]*$")]
     password: Annotated[str, StringConstraints(max_length=128)]
+
+
+class PasswordChange(_Sent):
+    """A person's new password, with the one that it replaces."""
+
+    current_password: Annotated[str, StringConstraints(max_length=128)]
+    password: Password
 
 
 class Registration(_Sent):
@@ -210,9 +221,14 @@ class User(BaseModel):
         return f'"usr-{self.version}"'
 
     @property
+    def actor(self) -> str:
+        """What this person's facts are signed with."""
+        return f"user:{self.id}"
+
+    @property
     def principal(self) -> Principal:
         """This person as somebody who asks."""
-        return Principal(actor=f"user:{self.id}", name=self.display_name, user_id=self.id, role=self.role)
+        return Principal(actor=self.actor, name=self.display_name, user_id=self.id, role=self.role)
 
 
 class Token(BaseModel):
@@ -234,6 +250,29 @@ class IssuedToken(Token):
     """An API token with its secret, shown once."""
 
     secret: str
+
+
+class IssuedPassword(BaseModel):
+    """A new password, shown once."""
+
+    password: str
+
+
+class Session(BaseModel):
+    """What a person is signed in by: a browser's session, or a program's bearer token."""
+
+    id: UUID
+    kind: Literal["session", "bearer"]
+    created_at: Time
+    last_used_at: Time | None
+    expires_at: Time
+    is_this: bool = Field(description="Whether the request was sent with it.")
+
+
+class SessionList(BaseModel):
+    """What a person is signed in by now, newest first."""
+
+    items: Sequence[Session]
 
 
 class AuditEntry(BaseModel):
@@ -347,6 +386,14 @@ class Store(Protocol):
         """Find a local account that is not disabled."""
         ...
 
+    async def person(self, who: UUID | str) -> Account | None:
+        """Find somebody by id or e-mail address, disabled or not; of several with one address the local account."""
+        ...
+
+    async def sessions(self, user_id: UUID, this: bytes, now: datetime) -> Sequence[Session]:
+        """List the sessions and bearer tokens of a person that are good now, newest first."""
+        ...
+
     async def credential(self, sha256: bytes, prefix: str | None) -> Credential | None:
         """Find a token by its hash, an API token by its prefix."""
         ...
@@ -378,8 +425,16 @@ class Store(Protocol):
         """Add a person; None if the address is taken."""
         ...
 
-    async def rehash(self, unit: Unit, user_id: UUID, password_hash: str) -> None:
-        """Store a password under today's parameters."""
+    async def set_password(
+        self, unit: Unit, user_id: UUID, password_hash: str, *, old: str | None = None
+    ) -> bool:
+        """Store a password, and keep others from changing it until the unit ends; False if it is not `old` any more."""
+        ...
+
+    async def end_sessions(
+        self, unit: Unit, user_id: UUID, now: datetime, *, only: UUID | None = None, keep: bytes = b""
+    ) -> int:
+        """End a person's sessions and bearer tokens, or one of them, but not that with the hash `keep`; count them."""
         ...
 
     async def lock_user(self, unit: Unit, user_id: UUID) -> tuple[User | None, Sequence[User]]:

@@ -23,6 +23,7 @@ from .model import (
     Minted,
     NewToken,
     NewUser,
+    Session,
     Token,
     User,
     UserChange,
@@ -49,7 +50,16 @@ _EXTERNAL = f"select {_USER} from users where external_sub = $1"  # noqa: S608 -
 _ADD_EXTERNAL = """
 insert into users (id, external_sub, email, display_name, role) values ($1, $2, lower($3), $4, $5)
 on conflict (external_sub) do nothing returning id"""
-_REHASH = "update users set password_hash = $2 where id = $1"
+_PERSON = f"""
+select {_USER}, password_hash from users where id::text = $1 or email = lower($1)
+ order by external_sub is not null, id limit 1"""  # noqa: S608 - only constants of this module
+_SESSIONS = """
+select id, kind, created_at, last_used_at, expires_at, secret_sha256 = $2 as is_this from tokens
+ where user_id = $1 and revoked_at is null and expires_at > $3
+   and (kind = 'bearer' or coalesce(last_used_at, created_at) > $3::timestamptz - interval '12 hours')
+ order by created_at desc, id"""
+_SET_HASH = """
+update users set password_hash = $2 where id = $1 and ($3::text is null or password_hash = $3) returning id"""
 # Sorted, so that two of these never wait for each other in a circle.
 _LOCK = f"""
 select {_USER} from users where id = $1 or (role = 'admin' and disabled_at is null) order by id for update"""  # noqa: S608 - only constants of this module
@@ -57,7 +67,9 @@ _CHANGE_USER = f"""
 update users set role = coalesce($2, role), version = version + 1,
        disabled_at = case when $3::boolean is null then disabled_at when $3 then coalesce(disabled_at, $4) end
  where id = $1 returning {_USER}"""  # noqa: S608 - only constants of this module
-_END_SESSIONS = "update tokens set revoked_at = $2 where user_id = $1 and revoked_at is null"
+_END_SESSIONS = """
+update tokens set revoked_at = $2
+ where user_id = $1 and revoked_at is null and ($3::uuid is null or id = $3) and secret_sha256 <> $4 returning id"""
 _MACHINE = "id, name, prefix, scopes, source, created_by, created_at, last_used_at, expires_at, revoked_at"
 _MACHINES = f"""
 select {_MACHINE} from tokens
@@ -99,6 +111,17 @@ class PostgresIdentity:
         """Find a local account that is not disabled."""
         row = await self._database.fetchrow(_ACCOUNT, email, operation="account_get", repeatable=True)
         return None if row is None else Account(_user(row), row["password_hash"])
+
+    async def person(self, who: UUID | str) -> Account | None:
+        """Find somebody by id or e-mail address, disabled or not; of several with one address the local account."""
+        row = await self._database.fetchrow(_PERSON, str(who), operation="user_get", repeatable=True)
+        return None if row is None else Account(_user(row), row["password_hash"])
+
+    async def sessions(self, user_id: UUID, this: bytes, now: datetime) -> Sequence[Session]:
+        """List the sessions and bearer tokens of a person that are good now, newest first."""
+        args = (user_id, this, now)
+        rows = await self._database.fetch(_SESSIONS, *args, operation="session_list", repeatable=True)
+        return [Session.model_validate(dict(row)) for row in rows]
 
     async def credential(self, sha256: bytes, prefix: str | None) -> Credential | None:
         """Find a token by its hash, an API token by its prefix."""
@@ -158,9 +181,18 @@ class PostgresIdentity:
         row = await unit.fetchrow(_ADD_EXTERNAL, *args, operation="user_create")
         return None if row is None else row["id"]
 
-    async def rehash(self, unit: Unit, user_id: UUID, password_hash: str) -> None:
-        """Store a password under today's parameters."""
-        await unit.execute(_REHASH, user_id, password_hash, operation="user_rehash")
+    async def set_password(
+        self, unit: Unit, user_id: UUID, password_hash: str, *, old: str | None = None
+    ) -> bool:
+        """Store a password, and keep others from changing it until the unit ends; False if it is not `old` any more."""
+        args = (user_id, password_hash, old)
+        return await unit.fetchrow(_SET_HASH, *args, operation="user_password") is not None
+
+    async def end_sessions(
+        self, unit: Unit, user_id: UUID, now: datetime, *, only: UUID | None = None, keep: bytes = b""
+    ) -> int:
+        """End a person's sessions and bearer tokens, or one of them, but not that with the hash `keep`; count them."""
+        return len(await unit.fetch(_END_SESSIONS, user_id, now, only, keep, operation="session_end"))
 
     async def lock_user(self, unit: Unit, user_id: UUID) -> tuple[User | None, Sequence[User]]:
         """Lock a person and all enabled administrators, until the end of the transaction."""
@@ -176,7 +208,7 @@ class PostgresIdentity:
         if row is None:
             raise LookupError(user_id)
         if sent.get("disabled"):
-            await unit.execute(_END_SESSIONS, user_id, now, operation="session_end")
+            await self.end_sessions(unit, user_id, now)
         return _user(row)
 
     async def add_secret(self, unit: Unit, token: Credential) -> None:

@@ -127,7 +127,7 @@ async def keep_typed(request: Request) -> None:
     """Put what a form says beside its request, for the page of the error that stopped it; a password never."""
     if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
         fields = await _sent(request)
-        request.scope[TYPED] = {name: text for name, text in fields.items() if name != "password"}
+        request.scope[TYPED] = {name: text for name, text in fields.items() if "password" not in name}
 
 
 async def _sent(request: Request) -> dict[str, str]:
