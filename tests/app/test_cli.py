@@ -13,6 +13,7 @@ from uuid import UUID
 
 import httpx2
 import pytest
+from argon2 import PasswordHasher
 
 from postfacta_app.cli import main
 from postfacta_app.migrations import HEAD
@@ -53,7 +54,8 @@ def test_the_help_lists_each_command_with_what_it_needs_and_begins_with_the_demo
         "migrate create or upgrade the tables; needs their owner's rights",
         "demo run everything on this machine; needs nothing",
         "admin create an administrator; needs a migrated database",
-        "token create a machine's API token; needs a migrated database",
+        "user list people, reset passwords, end sessions; needs a migrated database",
+        "token create, list and revoke API tokens; needs a migrated database",
         "verify rebuild all timelines, and compare their digests",
         "doctor say whether all is well, and what to do if not",
         "Exit codes: 0 done, 1 failed, 2 wrong usage or settings.",
@@ -64,7 +66,15 @@ def test_the_help_lists_each_command_with_what_it_needs_and_begins_with_the_demo
 
 @pytest.mark.parametrize(
     "words",
-    [("serve",), ("migrate",), ("demo",), ("admin", "create"), ("token", "create"), ("doctor",)],
+    [
+        ("serve",),
+        ("migrate",),
+        ("demo",),
+        ("admin", "create"),
+        ("token", "create"),
+        ("user", "list"),
+        ("doctor",),
+    ],
     ids=" ".join,
 )
 def test_the_help_of_each_command_says_what_it_needs_and_shows_how_it_is_called(
@@ -272,6 +282,69 @@ def test_token_create_prints_the_secret_and_nothing_else_and_stores_its_hash(
     assert secret not in str(fetch_value(migrated, "select tokens::text from tokens"))
     kept = fetch_value(migrated, "select secret_sha256 from tokens")
     assert kept == hashlib.sha256(secret.encode()).digest()
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 0) -> str:
+    assert main(list(argv)) == code
+    told = capsys.readouterr()
+    return told.err if code else told.out
+
+
+def test_a_password_is_reset_and_printed_once(
+    migrated: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    type_in(monkeypatch, f"{PASSWORD}\n")
+    run(capsys, "admin", "create", *ADA, "--password-stdin")
+    begun = "insert into tokens (id, kind, secret_sha256, user_id, expires_at) select gen_random_uuid(), 'session',"
+    begun += " sha256(n::text::bytea), id, now() + interval '1 day' from users, generate_series(1, 2) n returning id"
+    fetch_value(migrated, begun)
+    listed = run(capsys, "user", "sessions", "Ada@example.org").splitlines()
+    assert [line.split("\t")[1] for line in listed] == ["session"] * 2
+    one = listed[0].split("\t")[0]
+    assert "1 sessions" in run(capsys, "user", "sign-out", "ada@example.org", "--session", one)
+    before = fetch_value(migrated, "select password_hash from users")
+    printed = run(capsys, "user", "reset-password", "ada@example.org").strip()
+    after = str(fetch_value(migrated, "select password_hash from users"))
+    assert before != after
+    assert PasswordHasher().verify(after, printed)
+    assert run(capsys, "user", "sessions", "ada@example.org") == ""
+    type_in(monkeypatch, "another horse battery\n")
+    assert run(capsys, "user", "reset-password", "ada@example.org", "--password-stdin") == ""
+    assert PasswordHasher().verify(
+        str(fetch_value(migrated, "select password_hash from users")), "another horse battery"
+    )
+    type_in(monkeypatch, "short\n")
+    assert "password" in run(capsys, "user", "reset-password", "ada@example.org", "--password-stdin", code=2)
+    audited = "select string_agg(action, ' ' order by seq) from audit_log where actor = 'operator'"
+    told = "user.create session.revoke password.reset password.reset"
+    assert fetch_value(migrated, audited) == told
+
+
+def test_people_are_listed_disabled_and_enabled(
+    migrated: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    type_in(monkeypatch, f"{PASSWORD}\n")
+    run(capsys, "admin", "create", *ADA, "--password-stdin")
+    (line,) = run(capsys, "user", "list").splitlines()
+    user_id, email, role, state = line.split("\t")
+    assert (email, role, state) == ("ada@example.org", "admin", "active")
+    assert "last enabled administrator" in run(capsys, "user", "disable", user_id, code=1)
+    type_in(monkeypatch, f"{PASSWORD}\n")
+    run(capsys, "admin", "create", "--email", "bob@example.org", "--name", "Bob", "--password-stdin")
+    assert "ada@example.org is disabled" in run(capsys, "user", "disable", user_id)
+    assert "disabled" in run(capsys, "user", "list")
+    assert "ada@example.org is enabled" in run(capsys, "user", "enable", "ada@example.org")
+    assert "there is no account" in run(capsys, "user", "sign-out", "eve@example.org", code=1)
+
+
+def test_tokens_are_listed_and_revoked(migrated: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "token", "create", "--name", "dashboard", "--scope", "incidents:read")
+    (line,) = run(capsys, "token", "list").splitlines()
+    token, name, scopes, used, _ = line.split("\t")
+    assert (name, scopes, used) == ("dashboard", "incidents:read", "never")
+    assert "is revoked" in run(capsys, "token", "revoke", token)
+    assert run(capsys, "token", "list") == ""
+    assert "no such token" in run(capsys, "token", "revoke", token, code=1)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Passwords that change, and sessions that end: the use cases, and their API."""
+"""Change and reset passwords, list sessions, end them: the use cases with their API."""
 
 from __future__ import annotations
 
