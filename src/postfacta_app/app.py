@@ -19,6 +19,7 @@ from postfacta_core.aio.database import Database, PoolOptions
 from postfacta_core.aio.health import HealthRegistry
 from postfacta_core.aio.ratelimit_store import SharedStore
 from postfacta_core.asgi import Hardened, Policy, Scope, Telemetry, harden
+from postfacta_core.policy.address import TrustedProxies
 from postfacta_core.policy.lifecycle import DrainLimits
 from postfacta_core.policy.transfer import TransferLimits
 from postfacta_core.slo.prometheus import Prometheus
@@ -343,20 +344,22 @@ def _policy(settings: Settings, table: list[Rule], rate_store: SharedStore | Non
         drain=DrainLimits(drain_delay=delay, drain_timeout=settings.drain_timeout),
         response_headers=_HEADERS if settings.is_local else (*_HEADERS, _STRICT_TRANSPORT),
         metrics_token=token.get_secret_value() if token else "",
-        allow_metrics=partial(_may_scrape, settings),
+        allow_metrics=partial(_may_scrape, settings, TrustedProxies(settings.trusted_proxies)),
         allow_health_detail=partial(_may_see_checks, settings),
         traffic_key=key.get_secret_value() if key else "",
         quiet=("/healthz",),
     )
 
 
-def _may_scrape(settings: Settings, scope: Scope) -> bool:
+def _may_scrape(settings: Settings, proxies: TrustedProxies, scope: Scope) -> bool:
     """Outside `local`, let only this machine read the metrics without a token; whom a proxy sends is elsewhere."""
     if settings.is_local or settings.metrics_token is not None:
         return True
     peer = (scope.get("client") or ("",))[0]
     names = {name for name, _ in scope["headers"]}
-    return is_loopback(peer) and not settings.trusted_proxies and names.isdisjoint(_FORWARDED)
+    known = proxies.look_up(peer)
+    is_proxy = known is None or known.is_trusted
+    return is_loopback(peer) and not is_proxy and names.isdisjoint(_FORWARDED)
 
 
 def _may_see_checks(settings: Settings, scope: Scope) -> bool:

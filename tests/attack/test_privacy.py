@@ -162,6 +162,7 @@ async def test_no_metric_counts_what_happens_to_a_private_incident(app_database_
 @pytest.mark.parametrize(
     ("peer", "headers", "status"),
     [
+        ("127.0.0.2", {}, 401),
         ("192.0.2.7", {}, 401),
         ("192.0.2.7", {"X-Forwarded-For": "127.0.0.1"}, 401),
         ("127.0.0.1", {"X-Forwarded-For": "192.0.2.7"}, 401),
@@ -175,7 +176,7 @@ async def test_no_metric_counts_what_happens_to_a_private_incident(app_database_
 async def test_a_stranger_reads_no_metrics_outside_local(
     shared_app_dsn: str, peer: str, headers: dict[str, str], status: int
 ) -> None:
-    async with in_process(shared_app_dsn, environment="production") as service:
+    async with in_process(shared_app_dsn, environment="production", trusted_proxies="127.0.0.2") as service:
         transport = httpx2.ASGITransport(service.app, client=(peer, 4711))
         async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
             answer = await client.get("/metrics", headers=headers)

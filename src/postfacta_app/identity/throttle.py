@@ -67,11 +67,14 @@ class Throttle:
             RateLimitedError: If it is one too many.
         """
         places, wrong = await self._places(address, account, device)
-        await self._check(places)
         held = [(limiter.name, key) for limiter, key in places]
+        # Before it is asked for: another that comes meanwhile is one more.
         self._pending.update(held)
-        counts: Sequence[_Place] = (*places, *wrong)
+        counts: Sequence[_Place] = ()
         try:
+            if wait := await self._wait(places):
+                raise slow_down(wait)
+            counts = (*places, *wrong)
             yield
             # A right one costs the account nothing.
             counts = [it for it in places if it[0] in {self._address, self._site}]
@@ -103,16 +106,12 @@ class Throttle:
             return places, ()
         here, everywhere = _hashed(account, site), [(self._account, who)]
         places.append((self._account_here, here))
-        if await self._wait(everywhere):
+        if await self._wait(everywhere, more=1):
             places.append((self._slowly, here))
         return places, everywhere
 
-    async def _check(self, places: Sequence[_Place]) -> None:
-        if wait := await self._wait(places):
-            raise slow_down(wait)
-
-    async def _wait(self, places: Sequence[_Place]) -> float:
-        charges = [limiter.charge(key, 1 + self._pending[limiter.name, key]) for limiter, key in places]
+    async def _wait(self, places: Sequence[_Place], *, more: int = 0) -> float:
+        charges = [limiter.charge(key, self._pending[limiter.name, key] + more) for limiter, key in places]
         decisions = await hit_all(charges, spend=False)
         return max(0.0 if one.allowed else min(one.retry_after, one.period) for one in decisions)
 

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from postfacta_app.errors import RateLimitedError, UnauthenticatedError
+from postfacta_app.identity import throttle
 from postfacta_app.identity.throttle import Throttle, site_of
+from postfacta_core.aio.ratelimit import Charge, hit_all
 from postfacta_core.errors import DatabaseUnavailableError, DeadlineExceededError
+from postfacta_core.policy.ratelimit import Decision
 
 ADA = "ada@example.org"
+
+
+async def hit_all_slowly(charges: Sequence[Charge], *, spend: bool = True) -> list[Decision]:
+    """Ask as a store on another machine is asked: others come in between."""
+    await checkpoint()
+    return await hit_all(charges, spend=spend)
 
 
 class Tries:
@@ -97,8 +108,13 @@ async def test_a_try_that_its_caller_cut_short_counts() -> None:
     assert await tries.right("192.0.2.1") == "12"
 
 
-async def test_tries_at_once_count_before_they_end() -> None:
+@pytest.mark.parametrize("is_shared", [False, True])
+async def test_tries_at_once_count_before_they_end(
+    monkeypatch: pytest.MonkeyPatch, *, is_shared: bool
+) -> None:
     tries, refused, started = Tries(), 0, anyio.Event()
+    if is_shared:
+        monkeypatch.setattr(throttle, "hit_all", hit_all_slowly)
 
     async def guess() -> None:
         nonlocal refused
