@@ -18,9 +18,9 @@ from postfacta_core.events import Observer, Sample, TaskCrashed
 __all__ = ["METRICS", "BusinessMetrics", "Source"]
 
 METRICS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
-    "postfacta_incidents": ("Incidents, as they stand now.", ("severity", "status")),
+    "postfacta_incidents": ("Incidents that are not private, as they stand now.", ("severity", "status")),
     "postfacta_incident_duration_seconds": (
-        "Quantiles of the incidents declared in the last 30 days.",
+        "Quantiles of the incidents declared in the last 30 days, private ones left out.",
         ("phase", "stat"),
     ),
     "postfacta_incident_duration_samples": (
@@ -28,9 +28,9 @@ METRICS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
         ("phase", "status"),
     ),
     "postfacta_secret_age_seconds": ("The age of the oldest secret in use.", ("secret",)),
-    "postfacta_incidents_opened_total": ("Incidents recorded here.", ("severity",)),
+    "postfacta_incidents_opened_total": ("Incidents recorded here, private ones left out.", ("severity",)),
     "postfacta_incident_transitions_total": (
-        "Changes of status made here.",
+        "Changes of status made here, private incidents left out.",
         ("from_status", "to_status", "severity"),
     ),
     "postfacta_signals_ingested_total": ("Signals that were sent here.", ("kind", "result")),
