@@ -41,7 +41,8 @@ class Throttle:
     """
 
     def __init__(self, *, store: SharedStore | None = None, clock: Clock = MONOTONIC) -> None:
-        limiter = partial(RateLimiter, store=store, max_keys=_MOST_KEYS, clock=clock)
+        # What became of each try is counted where people sign in.
+        limiter = partial(RateLimiter, store=store, max_keys=_MOST_KEYS, observer=None, clock=clock)
         self._address = limiter("sign-in-address", "20/minute")
         self._site = limiter("sign-in-site", "100/minute")
         self._account_here = limiter("sign-in-account", "5/minute")
