@@ -128,5 +128,5 @@ class AccountPages:
             "password": password,
             "done": _DONE.get(request.query_params.get("done", "")),
         }
-        status, headers = (refusal.status, refusal.headers) if refusal else (200, {})
+        status, headers = (refusal.status, refusal.headers) if refusal else (200, None)
         return self._pages.page("account.html", context, principal=principal, status=status, headers=headers)
