@@ -13,7 +13,7 @@ from anyio import CapacityLimiter
 from anyio.lowlevel import RunVar
 from anyio.to_thread import run_sync
 
-__all__ = ["LARGE", "aside"]
+__all__ = ["LARGE", "aside", "aside_locked"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,7 +25,8 @@ LARGE: Final = _SMALL + 1
 """The size of what may be large."""
 
 _THREADS: Final = 2  # Each holds what it builds, up to some 100 MB.
-_LIMITER: RunVar[CapacityLimiter] = RunVar("postfacta_aside")
+_READS: RunVar[CapacityLimiter] = RunVar("postfacta_reads_aside")
+_WRITES: RunVar[CapacityLimiter] = RunVar("postfacta_writes_aside")
 
 
 async def aside(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -39,9 +40,18 @@ async def aside(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwar
         args: What it is called with.
         kwargs: What it is called with.
     """
+    return await _aside(_READS, size, lambda: work(*args, **kwargs))
+
+
+async def aside_locked(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do the same for whoever holds a lock that others wait for, and so must not wait behind those who read."""
+    return await _aside(_WRITES, size, lambda: work(*args, **kwargs))
+
+
+async def _aside(threads: RunVar[CapacityLimiter], size: int, work: Callable[[], T]) -> T:
     if size <= _SMALL:
-        return work(*args, **kwargs)
-    limiter = _LIMITER.get(None)
+        return work()
+    limiter = threads.get(None)
     if limiter is None:
-        _LIMITER.set(limiter := CapacityLimiter(_THREADS))
-    return await run_sync(lambda: work(*args, **kwargs), limiter=limiter)
+        threads.set(limiter := CapacityLimiter(_THREADS))
+    return await run_sync(work, limiter=limiter)

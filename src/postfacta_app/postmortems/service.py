@@ -12,7 +12,7 @@ from typing import Protocol
 from uuid import UUID
 
 from ..actions.model import Action
-from ..aside import aside
+from ..aside import aside_locked
 from ..db import Fetch, Unit
 from ..errors import FieldError, InvalidFieldsError, NotFoundError, NotPublishableError
 from ..incidents.model import Incident
@@ -193,7 +193,7 @@ async def _append(
     incident, last = base.incident, base.last
     at = await unit.stamp(incident.id)
     facts = await needs.timelines.facts_in(unit, incident.id)
-    timeline = await aside(facts.size, build, facts, as_of=micros(at))
+    timeline = await aside_locked(facts.size, build, facts, as_of=micros(at))
     revision = await needs.revisions.append(
         unit,
         Revision(

@@ -11,7 +11,7 @@ import asyncpg
 
 from postfacta_core.aio.database import Database
 
-from ..aside import aside
+from ..aside import aside_locked
 from ..db import VISIBLE, Unit, sees
 from ..principal import Principal
 from .model import (
@@ -156,7 +156,7 @@ class PostgresSignals:
         """Write those whose key is new; who writes one of them at the same time is waited for."""
         if not facts:
             return {}
-        texts = await aside(2_000 * len(facts), lambda: json.dumps([_row(fact) for fact in facts]))
+        texts = await aside_locked(2_000 * len(facts), lambda: json.dumps([_row(fact) for fact in facts]))
         rows = await unit.fetch(_INSERT, texts, unit.principal.actor, operation="signal_insert")
         return {(row["source"], row["external_id"]): row["id"] for row in rows}
 

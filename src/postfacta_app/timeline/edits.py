@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, RootModel, StringConstraints
 
-from ..aside import aside
+from ..aside import aside_locked
 from ..db import Unit
 from ..incidents import service
 from ..incidents.model import Reason, check_time
@@ -217,4 +217,4 @@ async def add(
         "timeline.edit", incident.ref, incident_id=incident.id, detail={"edit": edit.id, "op": edit.op}
     )
     facts = await store.facts_in(unit, incident.id)
-    return AddedEdit(edit=edit, digest=(await aside(facts.size, build, facts)).digest)
+    return AddedEdit(edit=edit, digest=(await aside_locked(facts.size, build, facts)).digest)

@@ -11,7 +11,7 @@ import asyncpg
 
 from postfacta_core.aio.database import Database
 
-from ..aside import aside
+from ..aside import aside, aside_locked
 from ..db import VISIBLE, Unit, sees
 from ..incidents.model import Incident
 from ..incidents.postgres import COLUMNS, incident_of, ref_of, where_of
@@ -149,7 +149,7 @@ class TimelineStore:
         row = await unit.fetchrow(_IN_UNIT, incident_id, operation="timeline_facts")
         if row is None:
             raise LookupError(incident_id)
-        return await _read(row)
+        return await aside_locked(_size(row), _facts, row)
 
     async def all_facts(
         self, principal: Principal, filters: IncidentFilters
@@ -328,7 +328,11 @@ def _annotation(row: asyncpg.Record) -> ShownAnnotation:
 
 
 async def _read(row: asyncpg.Record) -> Facts:
-    return await aside(sum(len(text) for name in _FACT_COLUMNS for text in row[name]), _facts, row)
+    return await aside(_size(row), _facts, row)
+
+
+def _size(row: asyncpg.Record) -> int:
+    return sum(len(text) for name in _FACT_COLUMNS for text in row[name])
 
 
 def _facts(row: asyncpg.Record) -> Facts:
