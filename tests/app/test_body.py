@@ -142,16 +142,22 @@ def test_a_hundred_levels_of_nesting_are_read() -> None:
     body.parse_json(b"[" * 100 + b"]" * 100)
 
 
-@given(any_json, st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", "\t:\r\n")]), st.booleans())
-@example({'x":': '":', "a": ['\\":']}, (",", ":"), True)
-@example({"a": [], "b": {}}, (",", ":"), False)
-@example([1e308, -0.0, 10**400], (",", ":"), False)
+@given(
+    any_json,
+    st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", "\t:\r\n")]),
+    st.sampled_from(["ascii", "utf-8"]),
+)
+@example({'x":': '":', "a": ['\\":']}, (",", ":"), "ascii")
+@example({"a": [], "b": {}}, (",", ":"), "utf-8")
+@example([1e308, -0.0, 10**400], (",", ":"), "utf-8")
 def test_the_fast_reader_reads_what_the_slow_one_does(
-    value: object, separators: tuple[str, str], ascii_only: bool
+    value: object, separators: tuple[str, str], written: str
 ) -> None:
-    text = json.dumps(value, separators=separators, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+    text = json.dumps(value, separators=separators, ensure_ascii=written == "ascii").encode(
+        "utf-8", "surrogatepass"
+    )
     outcomes: list[object] = []
-    for read in (body.parse_json, body._parse_slowly):
+    for read in (body.parse_json, vars(body)["_parse_slowly"]):
         try:
             outcomes.append(repr(read(text)))
         except MalformedError as refusal:

@@ -83,7 +83,9 @@ class Storm:
             while not self.over.is_set():
                 etag = client.get(f"{path}/postmortem").headers["etag"]
                 content = postmortem(f"{secrets.token_hex(4)} {MARKS}")
-                answer = client.put(f"{path}/postmortem", json={"content": content}, headers={"If-Match": etag})
+                answer = client.put(
+                    f"{path}/postmortem", json={"content": content}, headers={"If-Match": etag}
+                )
                 self.answers["write", answer.status_code] += 1
                 note = {"kind": "note", "body": "<b>*_[" * 1_600}
                 self.answers["write", client.post(f"{path}/annotations", json=note).status_code] += 1
@@ -177,8 +179,12 @@ def test_a_storm_holds_nobody_up(storm: Storm) -> None:
 def test_what_is_full_stays_full_and_what_it_has_can_come_back(storm: Storm) -> None:
     path = f"/api/v1/incidents/{storm.world.incident}"
     with storm.client() as client:
-        some = client.get("/api/v1/signals", params={"source": "flood", "attached": "true", "limit": "1"}).json()
-        other = client.get("/api/v1/signals", params={"source": "flood", "attached": "false", "limit": "1"}).json()
+        some = client.get(
+            "/api/v1/signals", params={"source": "flood", "attached": "true", "limit": "1"}
+        ).json()
+        other = client.get(
+            "/api/v1/signals", params={"source": "flood", "attached": "false", "limit": "1"}
+        ).json()
         mine, new = some["items"][0]["id"], other["items"][0]["id"]
         attach = {"ids": [mine, new]}
         told = client.post(f"{path}/signals", json=attach).json()["results"]

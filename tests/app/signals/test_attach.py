@@ -288,3 +288,51 @@ async def test_a_wish_of_another_shape_is_refused(service: Service, body: Body) 
     incident = await service.record(responder)
     path = f"/api/v1/incidents/{incident['id']}/signals"
     assert (await service.client.post(path, json=body, headers=responder)).status_code == 422
+
+
+async def test_an_incident_takes_so_many_signals_and_says_which_it_does_not(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postfacta_app.signals.postgres.MOST_SIGNALS", 3)
+    responder = await service.as_role("responder")
+    incident = await service.record(responder, title="The full one")
+    one, two, three, four, five = await fresh(service, "full", count=5)
+    assert await attach(service, responder, incident["id"], one, two) == ["attached", "attached"]
+    got = await attach(service, responder, incident["id"], one, three, four, three, NOWHERE)
+    assert got == ["already", "attached", "full", "already", "unknown"]
+    # What was taken off counts, and can come back.
+    path = f"/api/v1/incidents/{incident['id']}/signals/{one}"
+    assert (await service.client.delete(path, headers=responder)).status_code == 204
+    assert await attach(service, responder, incident["id"], five, one) == ["full", "attached"]
+
+
+async def test_an_incident_takes_so_many_bytes_of_signals(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    responder = await service.as_role("responder")
+    incident = await service.record(responder, title="The heavy one")
+    ids = await fresh(service, "heavy", *(item(id=f"{n}", title="\u20ac" * 100) for n in range(4)))
+    monkeypatch.setattr("postfacta_app.signals.postgres.MOST_BYTES", 1_000)  # Each has some 300.
+    assert await attach(service, responder, incident["id"], *ids) == ["attached"] * 3 + ["full"]
+
+
+async def test_what_a_full_incident_does_not_take_is_stored_and_said(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postfacta_app.signals.postgres.MOST_SIGNALS", 2)
+    responder = await service.as_role("responder")
+    incident = await service.record(responder, title="The stormy one")
+    items = [item(source="storm", id=f"{n}") for n in (0, 1, 1, 2)] + [{"kind": "nothing"}]
+    told = await send(service, responder, *items, incident=incident["id"])
+    became = [(it["result"], it["attached"]) for it in told["results"]]
+    assert became == [
+        ("created", "attached"),
+        ("created", "attached"),
+        ("duplicate", "attached"),
+        ("created", "full"),
+        ("rejected", None),
+    ]
+    assert "another incident can take it" in told["warnings"][0]
+    assert (await get(service, f"{SIGNALS}/{told['results'][3]['signal_id']}", responder)).status_code == 200
+    again = await send(service, responder, items[0], incident=incident["id"])
+    assert (again["results"][0]["attached"], again["warnings"]) == ("already", [])

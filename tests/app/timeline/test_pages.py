@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from urllib.parse import urlencode
 
 import httpx2
+import pytest
 
 from postfacta_app.durations.view import UNKNOWN
+from postfacta_app.timeline.view import anchor
 from tests.app.live import Service
 from tests.app.timeline.conftest import Body, Case, a_case
 
@@ -450,3 +453,65 @@ async def test_an_empty_timeline_says_so(service: Service) -> None:
     seen = await here.get()
     assert "Declared" not in seen.text.partition("Timeline Everything")[2].partition("Show 1 hidden")[0]
     assert (await here.get("?view=narrative&known_as_of=1999-01-01T00:00:00Z")).html.count("<article") == 0
+
+
+async def test_a_long_timeline_is_turned_page_by_page(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postfacta_app.incident_view._PAGE", 3)
+    case = await a_case(service)
+    await case.signals(
+        *(
+            {**DEPLOY, "id": f"d{n}", "title": f"Deploy {n}", "occurred_at": f"2026-02-07T09:0{n}:00Z"}
+            for n in range(7)
+        )
+    )
+    page = f"/incidents/INC-{case.number}"
+    pages = [(await case.send("GET", f"{page}?page={n}")).text for n in (1, 2, 3, 9)]
+    found = [re.findall(r"<h4>([^<]+)</h4>", it) for it in pages]
+    assert found[:3] == [
+        [f"Deploy {n}" for n in (0, 1, 2)],
+        [f"Deploy {n}" for n in (3, 4, 5)],
+        ["Deploy 6", "Declared"],
+    ]
+    assert found[3] == found[2]
+    assert "Entries 4 to 6 of 8." in " ".join(pages[1].split())
+    # A milestone stands on the page of its time alone.
+    assert [it.count('id="m-detected"') for it in pages[:3]] == [0, 0, 1]
+    place = anchor(case.source, "d4")
+    turned = (await case.send("GET", f"{page}?entry={place}")).text
+    assert f'id="{place}"' in turned
+    edited = (await case.send("GET", f"{page}?edit={place}")).text
+    assert "Correct the time" in edited
+    assert f'id="{place}"' in edited
+    unknown = (await case.send("GET", f"{page}?entry=e-nothing")).text
+    assert re.findall(r"<h4>([^<]+)</h4>", unknown) == found[0]
+
+
+async def test_a_form_on_a_later_page_leads_back_to_its_entry(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postfacta_app.incident_view._PAGE", 3)
+    case = await a_case(service)
+    await case.signals(
+        *({**FIRING, "id": f"f{n}", "occurred_at": f"2026-02-07T10:0{n}:00Z"} for n in range(6))
+    )
+    page, place = f"/incidents/INC-{case.number}", anchor(case.source, "f5")
+    fields = urlencode({"op": "pin", "source": case.source, "id": "f5", "key": "k" * 16})
+    headers = {**case.headers, **SAME_ORIGIN}
+    sent = f"{page}/edits?page=2&view=all"
+    answer = await service.client.post(sent, content=fields, headers=headers)
+    assert answer.headers["location"] == f"{page}?view=all&entry={place}#{place}"
+
+
+async def test_who_and_why_is_shown_however_many_edits_came_before(service: Service) -> None:
+    case = await a_case(service)
+    await case.signals(FIRING)
+    entry = (case.source, "firing")
+    for n in range(3):
+        await case.edit("set_title", entry, value={"title": f"Named {n}"}, reason=f"Because {n}")
+    await case.edit("hide", entry, reason="Noise")
+    await case.edit("unhide", entry)
+    text = (await case.send("GET", f"/incidents/INC-{case.number}")).text
+    assert "Because 2" in text
+    assert not {"Because 0", "Because 1", "Noise"} & set(re.findall(r"Because \d|Noise", text))
