@@ -81,10 +81,14 @@ async def measure_all(
     async for batch in store.all_facts(principal, filters):
         shown += [incident for incident, _ in batch]
         size = sum(EACH + facts.size for _, facts in batch)
-        measured += await aside(size, lambda found: [_measured(*it) for it in found], batch)
+        measured += await aside(size, _measured, batch)
     return shown, measured
 
 
-def _measured(incident: Incident, facts: Facts) -> Measured:
-    known, is_open = marks(facts)
-    return Measured(incident.ref, micros(incident.declared_at), durations(known, is_open=is_open))
+def _measured(batch: Sequence[tuple[Incident, Facts]]) -> list[Measured]:
+    measured: list[Measured] = []
+    for incident, facts in batch:
+        known, is_open = marks(facts)
+        lengths = durations(known, is_open=is_open)
+        measured.append(Measured(incident.ref, micros(incident.declared_at), lengths))
+    return measured

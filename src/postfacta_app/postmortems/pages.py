@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from starlette.requests import Request
@@ -15,7 +15,7 @@ from ..incidents import service as incidents
 from ..incidents.http import allow_stale_incidents, parse_ref
 from ..incidents.model import Incident
 from ..principal import Access, Principal
-from ..timeline.model import Facts
+from ..timeline.model import Entry, Facts
 from ..timeline.rules import build
 from ..web.body import parse, read_query
 from ..web.forms import Refusal, attempt, new_key, read_form
@@ -198,7 +198,7 @@ class PostMortemPages:
             timeline = build(facts)
             entries = timeline.entries
             moved = PostMortem.of(last, facts, timeline).timeline_changes if last else None
-            changed = reading.changed(moved) if moved else []
+            changed: Sequence[reading.Mention] = reading.changed(moved) if moved else ()
             stage = last.status if last else None
             context = {
                 "revision": last,
@@ -238,7 +238,7 @@ class PostMortemPages:
         sent = sent or {}
 
         def draw() -> Response:
-            entries = build(known[1]).entries if known else []
+            entries: Sequence[Entry] = build(known[1]).entries if known else ()
             there = known[2].content if known and known[2] and refusal and _is_outdated(refusal) else None
             count = len(rows(section, form))
             context = {

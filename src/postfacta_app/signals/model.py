@@ -281,7 +281,7 @@ class ItemResult(BaseModel):
     )
     errors: Sequence[FieldError] = ()
     attached: Attached | None = Field(
-        None,
+        default=None,
         description="Whether the incident that the request names has it; `full`: stored, but not attached.",
     )
 

@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 from markdown_it.rules_core import StateCore
 from markupsafe import Markup
 
-__all__ = ["Markdown"]
+__all__ = ["Kept", "Markdown"]
 
 _FOLLOWED: Final = re.compile(r"(https?://|mailto:)", re.IGNORECASE)
 _BELOW: Final = 2  # A text stands under the page's `h1` and a section's `h2`.
@@ -54,7 +54,7 @@ def _tame(state: StateCore) -> None:
                 child.attrSet("rel", "noopener nofollow")
 
 
-class _Kept:
+class Kept:
     """What was rendered, by the hash of its text; what was not asked for longest goes first."""
 
     def __init__(self) -> None:
@@ -64,6 +64,7 @@ class _Kept:
         self._writer = _Writer()
 
     def render(self, text: str) -> Markup:
+        """Render a text, or give what it was rendered to before."""
         key = hashlib.sha256(text.encode()).digest()
         with self._lock:  # Pages are drawn in several threads.
             html = self._html.pop(key, None)
@@ -76,7 +77,7 @@ class _Kept:
         return html
 
 
-_KEPT: Final = _Kept()
+_KEPT: Final = Kept()
 
 
 class Markdown:

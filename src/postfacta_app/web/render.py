@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any, cast
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
@@ -66,7 +67,7 @@ class Pages:
         self._always = {"version": version, "here": ""}
         self._environment.filters.update(
             words=lambda value: str(value).replace("_", " ").capitalize(),
-            markdown=_markdown,
+            markdown=cast("Any", _markdown),  # What a filter may be is told by no type.
             iso=datetime.isoformat,
             day=lambda at: f"{at:%Y-%m-%d}",
             clock=lambda at: f"{at:%H:%M:%S}",

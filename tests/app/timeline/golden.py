@@ -8,16 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
+
+from pydantic import TypeAdapter
 
 from postfacta_app.timeline.model import Annotation, Edit, Facts, Op, Precision, Signal, StatusChange
 from postfacta_app.timeline.rules import RULES, build
 
 __all__ = ["FILE", "Golden", "goldens", "made"]
 
+_FACTS: Final = TypeAdapter(Facts)
 FILE: Final = Path(__file__).with_name("golden.json")
 _NOON: Final = 1_770_465_600_000_000
 _SECOND: Final = 1_000_000
@@ -40,6 +43,14 @@ _TITLES: Final = (
     "x" * 200,
 )
 _SEQUENCES: Final = (None, "1", "10", "2", "")
+
+
+_OPTIONS: Final[list[dict[str, Any]]] = [
+    {},
+    {"as_of": 41},
+    {"known_as_of": _NOON},
+    {"include_hidden": True},
+]
 
 
 @dataclass(frozen=True)
@@ -106,7 +117,7 @@ def _facts(seed: int) -> Facts:
     ]
     edits = [Edit(id=dice.uuid(), at=1, op=Op.ATTACH, signal_id=it.signal_id) for it in signals]
     edits.append(Edit(id=dice.uuid(), at=30, op=Op.DETACH, signal_id=signals[dice(14)].signal_id))
-    at = {"at": "2026-02-07T12:00:30.5Z", "precision": list(Precision)[dice(5)].value}
+    at: dict[str, Any] = {"at": "2026-02-07T12:00:30.5Z", "precision": list(Precision)[dice(5)].value}
     values: dict[Op, dict[str, Any] | None] = {
         Op.SET_TIME: at, Op.SET_TITLE: {"title": "Renamed"}, Op.HIDE: None, Op.PIN: None, Op.UNHIDE: None,
     }  # fmt: skip
@@ -122,7 +133,7 @@ def _facts(seed: int) -> Facts:
                 value=value,
             )
         )
-    clock = {"ms": (dice(9) - 4) * 15_000}
+    clock: dict[str, Any] = {"ms": (dice(9) - 4) * 15_000}
     edits.append(Edit(id=dice.uuid(), at=50, op=Op.CLOCK_OFFSET, source="ci", value=clock))
     edits.append(Edit(id=dice.uuid(), at=51, op=Op.MILESTONE, value={"name": "detected", **at}))
     return Facts(signals, changes, notes, edits)
@@ -132,9 +143,7 @@ def made() -> Iterator[Golden]:
     """Make twenty sets of facts, and what the rules of now make of them."""
     for seed in range(20):
         facts = _facts(seed)
-        options: dict[str, Any] = [{}, {"as_of": 41}, {"known_as_of": _NOON}, {"include_hidden": True}][
-            seed % 4
-        ]
+        options = _OPTIONS[seed % 4]
         timeline = build(facts, **options)
         yield Golden(facts, options, timeline.digest, [f"{it.source} {it.id}" for it in timeline.entries])
 
@@ -146,39 +155,14 @@ def goldens() -> tuple[int, list[Golden]]:
 
 
 def _read(it: Mapping[str, Any]) -> Golden:
-    facts = Facts(
-        [
-            Signal(**{**row, "signal_id": UUID(row["signal_id"]), "precision": Precision(row["precision"])})
-            for row in it["signals"]
-        ],
-        [StatusChange(**{**row, "id": UUID(row["id"])}) for row in it["changes"]],
-        [
-            Annotation(**{**row, "id": UUID(row["id"]), "root": UUID(row["root"])})
-            for row in it["annotations"]
-        ],
-        [
-            Edit(
-                **{
-                    **row,
-                    "id": UUID(row["id"]),
-                    "op": Op(row["op"]),
-                    "signal_id": UUID(row["signal_id"]) if row["signal_id"] else None,
-                }
-            )
-            for row in it["edits"]
-        ],
+    facts = _FACTS.validate_python(
+        {name: it[name] for name in ("signals", "changes", "annotations", "edits")}
     )
     return Golden(facts, it["options"], it["digest"], it["order"])
 
 
 def _written(it: Golden) -> dict[str, Any]:
-    families = {"signals": it.facts.signals, "changes": it.facts.changes}
-    families |= {"annotations": it.facts.annotations, "edits": it.facts.edits}
-    rows = {
-        name: [{field: getattr(row, field) for field in row.__dataclass_fields__} for row in family]
-        for name, family in families.items()
-    }
-    return {**rows, "options": it.options, "digest": it.digest, "order": it.order}
+    return {**asdict(it.facts), "options": it.options, "digest": it.digest, "order": it.order}
 
 
 if __name__ == "__main__":

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from html.parser import HTMLParser
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_app.web.markdown import Markdown, _Kept
+from postfacta_app.web.markdown import Kept, Markdown
 
 HARMLESS = {
     "a", "blockquote", "br", "code", "em", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre", "s", "strong", "table",
@@ -94,18 +93,29 @@ def test_the_marks_of_a_page_are_bounded_however_many_texts_it_has() -> None:
     assert "<strong>" in Markdown()(text)
 
 
+class _Writer:
+    """Renders texts as they are, and notes which."""
+
+    def __init__(self, rendered: list[str]) -> None:
+        self._rendered = rendered
+
+    def render(self, text: str) -> str:
+        self._rendered.append(text)
+        return text
+
+
 def test_what_was_rendered_is_not_rendered_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, rendered = _Kept(), list[str]()
-    monkeypatch.setattr(kept, "_writer", SimpleNamespace(render=lambda text: rendered.append(text) or text))
+    kept, rendered = Kept(), list[str]()
+    monkeypatch.setattr(kept, "_writer", _Writer(rendered))
     for text in ("a", "b", "a", "b"):
         assert kept.render(text) == text
     assert rendered == ["a", "b"]
 
 
 def test_of_what_was_rendered_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, rendered = _Kept(), list[str]()
+    kept, rendered = Kept(), list[str]()
     monkeypatch.setattr("postfacta_app.web.markdown._KEPT_BYTES", 10)
-    monkeypatch.setattr(kept, "_writer", SimpleNamespace(render=lambda text: rendered.append(text) or text))
+    monkeypatch.setattr(kept, "_writer", _Writer(rendered))
     for text in ("aaaa", "bbbb", "aaaa", "cccc", "aaaa", "bbbb"):
         kept.render(text)
     assert rendered == ["aaaa", "bbbb", "cccc", "bbbb"]
