@@ -6,12 +6,10 @@ it did, and a probe that comes meanwhile is answered.
 
 from __future__ import annotations
 
+from asyncio import wrap_future
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
-
-from anyio import CapacityLimiter
-from anyio.lowlevel import RunVar
-from anyio.to_thread import run_sync
 
 __all__ = ["LARGE", "aside", "aside_locked"]
 
@@ -24,15 +22,15 @@ _SMALL: Final = (
 LARGE: Final = _SMALL + 1
 """The size of what may be large."""
 
-_THREADS: Final = 2  # Each holds what it builds, up to some 100 MB.
-_READS: RunVar[CapacityLimiter] = RunVar("postfacta_reads_aside")
-_WRITES: RunVar[CapacityLimiter] = RunVar("postfacta_writes_aside")
+# Each thread holds what it builds, up to some 100 MB: so there are few, also if those who asked have left meanwhile.
+_READS: Final = ThreadPoolExecutor(2, "postfacta-read")
+_WRITES: Final = ThreadPoolExecutor(2, "postfacta-write")
 
 
 async def aside(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Do the work here if it is small, else in a thread; two are at work at once, and others wait.
 
-    Who is cancelled while the work goes on waits for its end.
+    If whoever asked is cancelled, it is not begun; what has begun goes on to its end, and nobody hears of it.
 
     Args:
         size: About how many bytes of JSON or text it reads or writes.
@@ -40,18 +38,13 @@ async def aside(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwar
         args: What it is called with.
         kwargs: What it is called with.
     """
-    return await _aside(_READS, size, lambda: work(*args, **kwargs))
+    if size <= _SMALL:
+        return work(*args, **kwargs)
+    return await wrap_future(_READS.submit(work, *args, **kwargs))
 
 
 async def aside_locked(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Do the same for whoever holds a lock that others wait for, and so must not wait behind those who read."""
-    return await _aside(_WRITES, size, lambda: work(*args, **kwargs))
-
-
-async def _aside(threads: RunVar[CapacityLimiter], size: int, work: Callable[[], T]) -> T:
     if size <= _SMALL:
-        return work()
-    limiter = threads.get(None)
-    if limiter is None:
-        threads.set(limiter := CapacityLimiter(_THREADS))
-    return await run_sync(work, limiter=limiter)
+        return work(*args, **kwargs)
+    return await wrap_future(_WRITES.submit(work, *args, **kwargs))

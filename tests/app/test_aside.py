@@ -1,8 +1,10 @@
-"""What takes long is done in a thread; what does not is done at once."""
+"""What takes long is done in a thread, of which there are few; what does not is done at once."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import anyio
 import pytest
@@ -10,17 +12,51 @@ import pytest
 from postfacta_app.aside import LARGE, aside, aside_locked
 
 
-def _thread() -> int:
-    return threading.get_ident()
+@pytest.fixture
+def anyio_backend() -> str:
+    """Use asyncio: the app knows no other loop."""
+    return "asyncio"
+
+
+@dataclass
+class Held:
+    """Work that goes on until it may end."""
+
+    gate: threading.Event = field(default_factory=threading.Event)
+    begun: list[str] = field(default_factory=list[str])
+
+    def work(self, name: str) -> None:
+        """Note that it has begun, and wait."""
+        self.begun.append(name)
+        assert self.gate.wait(30)
+
+    async def wait_for(self, name: str) -> None:
+        """Have it done."""
+        await aside(LARGE, self.work, name)
+
+    async def wait_begun(self, count: int) -> None:
+        """Wait until so many are at work."""
+        with anyio.fail_after(30):
+            while len(self.begun) < count:
+                await anyio.sleep(0.001)
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    """Give work that ends with the test at the latest."""
+    held = Held()
+    yield held
+    held.gate.set()
 
 
 async def test_what_is_small_is_done_here() -> None:
-    assert await aside(LARGE - 1, _thread) == threading.get_ident()
+    assert await aside(LARGE - 1, threading.get_ident) == threading.get_ident()
+    assert await aside_locked(LARGE - 1, threading.get_ident) == threading.get_ident()
 
 
 async def test_what_is_large_is_done_elsewhere() -> None:
-    assert await aside(LARGE, _thread) != threading.get_ident()
-    assert await aside_locked(LARGE, _thread) != threading.get_ident()
+    assert await aside(LARGE, threading.get_ident) != threading.get_ident()
+    assert await aside_locked(LARGE, threading.get_ident) != threading.get_ident()
 
 
 async def test_an_error_comes_back() -> None:
@@ -28,26 +64,27 @@ async def test_an_error_comes_back() -> None:
         await aside(LARGE, int, "x")
 
 
-async def test_two_are_at_work_at_once_and_who_holds_a_lock_goes_past_them() -> None:
-    gate, begun, order = threading.Event(), threading.Semaphore(0), list[str]()
-
-    def hold(name: str) -> None:
-        order.append(name)
-        begun.release()
-        assert gate.wait(30)
-
-    async def wait_for(name: str) -> None:
-        await aside(LARGE, hold, name)
-
-    def arrived() -> None:
-        assert begun.acquire(timeout=30)
-
+async def test_two_are_at_work_at_once_and_who_holds_a_lock_goes_past_them(held: Held) -> None:
     async with anyio.create_task_group() as tasks:
         for name in ("first", "second", "third"):
-            tasks.start_soon(wait_for, name)
-        for _ in range(2):
-            await anyio.to_thread.run_sync(arrived)
-        assert await aside_locked(LARGE, order.copy) == order
-        assert len(order) == 2
-        gate.set()
-    assert sorted(order) == ["first", "second", "third"]
+            tasks.start_soon(held.wait_for, name)
+        await held.wait_begun(2)
+        assert await aside_locked(LARGE, sorted, held.begun) == ["first", "second"]
+        held.gate.set()
+    assert sorted(held.begun) == ["first", "second", "third"]
+
+
+async def test_work_whose_asker_has_left_still_counts_and_is_not_begun_if_it_waits(held: Held) -> None:
+    async with anyio.create_task_group() as tasks:
+        for name in ("first", "second"):
+            tasks.start_soon(held.wait_for, name)
+        await held.wait_begun(2)
+        tasks.start_soon(held.wait_for, "waits")
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(held.wait_for, "later")
+        await anyio.wait_all_tasks_blocked()
+        assert sorted(held.begun) == ["first", "second"]
+        held.gate.set()
+    assert sorted(held.begun) == ["first", "later", "second"]

@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-import asyncpg
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -99,7 +98,7 @@ class PostgresV0:
         return await self._transactions.write(request, principal, work, key=key)
 
 
-def _noted(rows: Sequence[Mapping[str, Any]], notes: Sequence[asyncpg.Record]) -> Sequence[V0Incident]:
+def _noted(rows: Sequence[Mapping[str, Any]], notes: Sequence[Any]) -> Sequence[V0Incident]:
     initial: dict[object, list[Note]] = defaultdict(list)
     additional: dict[object, list[Note]] = defaultdict(list)
     for row in notes:
