@@ -138,7 +138,7 @@ def _main() -> None:
         heart, port=0, loop="asyncio", http="httptools", log_config=None, access_log=False
     )
     listener = config.bind_socket()
-    # The line that tells where it listens.
+    listener.listen()  # So that who comes before the server is ready waits, and is not refused.
     sys.stdout.write(f"http://127.0.0.1:{listener.getsockname()[1]}\n")
     sys.stdout.flush()
     # As `postfacta serve` does it.

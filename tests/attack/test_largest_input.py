@@ -32,6 +32,11 @@ NOT_COVERED = {
     "POST /logout": "ends the token that all others are asked with, and reads no body",
     "POST /signout": "ends the session that sends it, and reads one form field",
 }
+# What is deleted takes no more, so that comes last.
+WRITES = sorted(
+    RULES.keys() - NOT_COVERED.keys() - {it for it in RULES if it.startswith("GET ")}, reverse=True
+)
+WRITES.sort(key=lambda route: route.startswith("DELETE "))
 
 # Queries that make a read as large as it gets, beside none.
 QUERIES: dict[str, list[dict[str, str]]] = {
@@ -163,7 +168,7 @@ class Attack:
 async def _fill(dsn: str) -> Largest:
     database = await asyncpg.connect(dsn, timeout=10)
     try:
-        return await fill(database, storm=STORM)
+        return await fill(database, storm=STORM - 500)  # So that some can still be attached.
     finally:
         await database.close()
 
@@ -185,7 +190,7 @@ def test_no_read_holds_the_loop(route: str, attack: Attack) -> None:
         attack.send(RULES[route], query=query)
 
 
-@pytest.mark.parametrize("route", [it for it in RULES if not it.startswith("GET ") and it not in NOT_COVERED])
+@pytest.mark.parametrize("route", WRITES)
 def test_no_write_holds_the_loop(route: str, attack: Attack) -> None:
     rule = RULES[route]
     is_form = not (rule.path.startswith("/api/") or rule.path in {"/login", "/register"})
