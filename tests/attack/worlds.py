@@ -65,7 +65,7 @@ class Largest:
 
 def postmortem(text: str) -> dict[str, Any]:
     """Make a content of almost 512 KiB, of as many texts as there may be."""
-    count = min(50, 500_000 // (5 * len(text)))
+    count = min(50, 500_000 // (5 * len(json.dumps(text))))
     texts = [f"{n} {text}" for n in range(count)]
     return {"summary": text, **dict.fromkeys(LISTS, texts)}
 
