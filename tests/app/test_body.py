@@ -28,6 +28,12 @@ from postfacta_app.errors import (
 from postfacta_app.web import body, paging
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    """Use asyncio: the app knows no other loop."""
+    return "asyncio"
+
+
 def a_request(*headers: tuple[str, str], query: str = "", content: bytes = b"") -> Request:
     raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
 
