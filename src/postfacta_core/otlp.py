@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerPro
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import Sampler
 
+from . import validation
 from .events import Sample
 
 __all__ = ["CountedSpans", "Provider"]
@@ -48,6 +49,11 @@ class CountedSpans(SpanProcessor):
         every: float = _EVERY,
         patience: float = _PATIENCE,
     ) -> None:
+        validation.instance("CountedSpans.exporter", exporter, SpanExporter, example="OTLPSpanExporter()")
+        validation.whole("CountedSpans.queued", queued, example="queued=2048")
+        validation.whole("CountedSpans.batch", batch, example="batch=512")
+        validation.seconds("CountedSpans.every", every, example="every=1.0")
+        validation.seconds("CountedSpans.patience", patience, example="patience=2.0")
         self._queued = queued
         self._patience = patience
         self._lock = threading.Lock()

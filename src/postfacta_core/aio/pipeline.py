@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial, wraps
 from types import TracebackType
-from typing import Any, ParamSpec, Protocol, Self, TypeVar, cast, runtime_checkable
+from typing import Any, Final, ParamSpec, Protocol, Self, TypeVar, cast, runtime_checkable
 
 from ._functions import must_be_async
 from .timeout import Timeout
@@ -15,6 +15,7 @@ __all__ = ["Guard", "Pipeline"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_EXAMPLE: Final = 'for example Pipeline(Timeout(2), Retry("billing"))'
 # A guard's `call`, as it is used here: (function, *arguments of the function).
 _Call = Callable[..., Coroutine[Any, Any, Any]]
 
@@ -144,12 +145,13 @@ def _flat(guards: Sequence[Guard]) -> list[Guard]:
 
 def _refuse_nonsense(guards: Sequence[Guard]) -> None:
     if not guards:
-        raise ValueError("a pipeline needs one guard at least")
+        raise ValueError(f"Pipeline.guards must be one guard at least, not none; {_EXAMPLE}")
     seen: list[Guard] = []
     shortest: Timeout | None = None
     for guard in guards:
         if isinstance(guard, type) or not isinstance(cast("object", guard), Guard):
-            raise TypeError(f"no guard, as it is no object with a call(function): {guard!r}")
+            msg = f"Pipeline.guards must be guards, objects with a call(function), not {guard!r}; {_EXAMPLE}"
+            raise TypeError(msg)
         if not _takes_a_function_alone(guard):
             raise TypeError(f"no guard, as its call needs more than a function: {_line(guard)}")
         if any(guard is other for other in seen):

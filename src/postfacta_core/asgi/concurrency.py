@@ -19,6 +19,7 @@ from ..events import Mode, ModeChanged, Observer, Outcome, PolicyCreated, fan_ou
 from ..policy.calm import Calm
 from ..policy.concurrency import ADMIT, AdaptiveLimiter, Admit, Priority, Shed, Wait
 from ..policy.concurrency_limits import LatencyTarget
+from . import _settings
 from ._problem import Problem, Render, kind_members, problem_of, request_of, send_problem
 from ._types import ASGIApp, Message, Receive, Scope, Send
 
@@ -87,6 +88,15 @@ class LoadSheddingMiddleware:
         clock: Clock = MONOTONIC,
         luck: Luck = LUCK,
     ) -> None:
+        _settings.application("LoadSheddingMiddleware", app)
+        if limiter is not None:
+            validation.instance("LoadSheddingMiddleware.limiter", limiter, AdaptiveLimiter, example="None")
+        for name, function in (("priority_of", priority_of), ("trusts", trusts), ("render", render)):
+            _settings.function_or_none(f"LoadSheddingMiddleware.{name}", function)
+        validation.secret(
+            "LoadSheddingMiddleware.priority_key", priority_key, example="a text, or leave it out"
+        )
+        validation.functions("LoadSheddingMiddleware", observer=observer, clock=clock, luck=luck)
         self.limiter: AdaptiveLimiter = limiter or AdaptiveLimiter("requests", LatencyTarget())
         self.limiter.mode = validation.choice("LoadSheddingMiddleware.mode", mode, Mode)
         self._app = app

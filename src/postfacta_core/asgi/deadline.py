@@ -74,7 +74,7 @@ class DeadlineMiddleware:
             validation.seconds("DeadlineMiddleware.stream_timeout", stream_timeout, example="600.0, or None")
         _settings.switch("DeadlineMiddleware.cancel_on_disconnect", cancel_on_disconnect)
         _settings.function_or_none("DeadlineMiddleware.render", render)
-        validation.functions("DeadlineMiddleware", clock=clock)
+        validation.functions("DeadlineMiddleware", observer=observer, clock=clock)
         self._app = app
         self._running = running
         self._timeout = timeout

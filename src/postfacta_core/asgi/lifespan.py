@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
+from .. import validation
 from ..aio.lifecycle import Lifecycle
 from ..aio.resources import Resource, hold
 from ..events import Observer, ignore
@@ -38,6 +39,9 @@ class LifespanMiddleware:
         observer: Observer = ignore,
     ) -> None:
         _settings.application("LifespanMiddleware", app)
+        if lifecycle is not None:
+            validation.instance("LifespanMiddleware.lifecycle", lifecycle, Lifecycle, example="None")
+        validation.functions("LifespanMiddleware", observer=observer)
         self._app = app
         self._resources = tuple(_settings.resources("LifespanMiddleware.resources", resources))
         self._lifecycle = lifecycle

@@ -200,7 +200,7 @@ class RateLimitMiddleware:
         _settings.function_or_none("RateLimitMiddleware.route_of", route_of)
         _settings.function_or_none("RateLimitMiddleware.render", render)
         validation.whole("RateLimitMiddleware.max_keys", max_keys, example="max_keys=100_000")
-        validation.functions("RateLimitMiddleware", clock=clock, luck=luck)
+        validation.functions("RateLimitMiddleware", observer=observer, clock=clock, luck=luck)
         self._app = app
         self._proxies = (
             trusted_proxies

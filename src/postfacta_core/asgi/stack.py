@@ -144,7 +144,9 @@ class Policy:
             validation.seconds("Policy.latency_target", self.latency_target, example="0.5, or None")
         validation.instance("Policy.drain", self.drain, DrainLimits, example="DrainLimits(drain_delay=5.0)")
         if self.recycle is not None:
-            validation.instance("Policy.recycle", self.recycle, RecycleLimits, example="RecycleLimits()")
+            validation.instance(
+                "Policy.recycle", self.recycle, RecycleLimits, example="RecycleLimits(max_age=86400)"
+            )
         check_headers("Policy.response_headers", self.response_headers)
         for key in ("priority_key", "metrics_token", "traffic_key"):
             validation.secret(f"Policy.{key}", getattr(self, key), example="a text, or leave it out")
@@ -159,7 +161,7 @@ class Policy:
             if limit.per in {"principal", "route"}:
                 validation.refuse(
                     "Policy.rate_limits",
-                    limit,
+                    f"{limit.rate} per {limit.per}",
                     f"per client, global or a function, as nobody knows a {limit.per} before the application runs",
                     example="RateLimit('100/minute', per=api_key_of, name='api-key')",
                 )

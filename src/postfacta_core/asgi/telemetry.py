@@ -61,6 +61,10 @@ class TelemetryMiddleware:
     ) -> None:
         _settings.application("TelemetryMiddleware", app)
         _settings.function_or_none("TelemetryMiddleware.route_of", route_of)
+        if error_types is not None:
+            validation.instance(
+                "TelemetryMiddleware.error_types", error_types, ErrorTypes, example="ErrorTypes()"
+            )
         validation.texts("TelemetryMiddleware.quiet", quiet, example='["/ping"]')
         validation.secret("TelemetryMiddleware.traffic_key", traffic_key, example="a text, or leave it out")
         validation.functions("TelemetryMiddleware", clock=clock, observer=observer)

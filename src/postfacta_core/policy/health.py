@@ -51,7 +51,7 @@ class CheckConfig:
         fall: Failures in a row until it counts as down.
         rise: Successes in a row until it counts as up again.
         stale_after: The age from which a result counts as failed. By default the time in which `fall`
-            results, and at least two, should have come.
+            results, and at least two, should have come. It is longer than the interval.
     """
 
     critical: bool = True
@@ -68,8 +68,12 @@ class CheckConfig:
         validation.whole("CheckConfig.fall", self.fall, example="fall=3")
         validation.whole("CheckConfig.rise", self.rise, example="rise=2")
         if self.stale_after is not None:
+            # Else the next result comes when the last one is too old already.
             validation.seconds(
-                "CheckConfig.stale_after", self.stale_after, example="stale_after=30.0, or None"
+                "CheckConfig.stale_after",
+                self.stale_after,
+                above=self.interval,
+                example="stale_after=30.0, or None",
             )
 
     @property

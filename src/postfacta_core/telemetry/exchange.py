@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol, cast
 
+from .. import validation
 from ..context import RequestContext
 
 __all__ = [
@@ -60,7 +61,7 @@ class ErrorTypes:
     """The closed set of error types of one process: the first `limit` foreign names, then `_OTHER`."""
 
     def __init__(self, limit: int = 30) -> None:
-        self._limit = limit
+        self._limit = validation.whole("ErrorTypes.limit", limit, at_least=0, example="limit=30")
         self._seen: set[str] = set()
 
     def close(self, name: str) -> str:

@@ -80,8 +80,10 @@ class EventBudget:
     def __init__(
         self, *, rate: float = 100.0, burst: int = 200, tell_every: float = 10.0, most_events: int = 500
     ) -> None:
-        if rate <= 0 or burst < 1:
-            raise ValueError(f"a rate above 0 and a burst of at least 1 are needed, not {rate} and {burst}")
+        validation.number("EventBudget.rate", rate, above=0, example="rate=100.0")
+        validation.number("EventBudget.burst", burst, at_least=1, example="burst=200")
+        validation.seconds("EventBudget.tell_every", tell_every, example="tell_every=10.0")
+        validation.whole("EventBudget.most_events", most_events, example="most_events=500")
         self._rate = rate
         self._burst = float(burst)
         self._tell_every = tell_every

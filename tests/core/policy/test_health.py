@@ -57,7 +57,7 @@ def oracle(results: str, config: CheckConfig) -> bool | None:
 )
 def test_the_verdict_agrees_with_one_that_reads_the_whole_history(results: str, fall: int, rise: int) -> None:
     # A result is stale after 1.5 steps: a run that never ended makes the one before it stale.
-    config = CheckConfig(fall=fall, rise=rise, stale_after=1.5)
+    config = CheckConfig(interval=1.0, fall=fall, rise=rise, stale_after=1.5)
     state = after(results, config)
     now = len(results) + (0.5 if results.endswith(".") else 0.0)
     assert inspect("db", state, config, now=now).up is (oracle(results, config) is True)

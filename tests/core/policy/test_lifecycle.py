@@ -177,6 +177,7 @@ def test_no_delay_and_no_time_for_requests_are_possible_but_resources_need_some(
 @pytest.mark.parametrize(
     "wrong",
     [
+        {},
         {"max_age": 0},
         {"max_age": -1},
         {"max_age": math.nan},
@@ -192,8 +193,8 @@ def test_limits_of_a_worker_that_make_no_sense_are_refused_at_once(wrong: dict[s
         RecycleLimits(**wrong)
 
 
-def test_a_worker_without_limits_is_never_due() -> None:
-    assert not RecycleLimits().is_due(age=1e9, rss_bytes=10**15, luck=0.5)
+def test_what_has_no_limit_is_never_due() -> None:
+    assert not RecycleLimits(max_age=2e9).is_due(age=1e9, rss_bytes=10**15, luck=0.5)
 
 
 @pytest.mark.parametrize(
