@@ -63,6 +63,7 @@ class MetricsEndpoint:
         validation.instance("MetricsEndpoint.metrics", metrics, Metrics, example="Metrics()")
         _settings.path("MetricsEndpoint.path", path, example='"/metrics"')
         validation.secret("MetricsEndpoint.token", token, example="a text, or leave it out")
+        _settings.function_or_none("MetricsEndpoint.allow", allow)
         validation.functions("MetricsEndpoint", observer=observer)
         if not isinstance(workers, PathLike):
             validation.text("MetricsEndpoint.workers", workers, example='"/run/billing"')

@@ -143,6 +143,7 @@ class Policy:
         if self.latency_target is not None:
             validation.seconds("Policy.latency_target", self.latency_target, example="0.5, or None")
         validation.instance("Policy.drain", self.drain, DrainLimits, example="DrainLimits(drain_delay=5.0)")
+        validation.flag("Policy.dev", self.dev, example="dev=True")
         if self.recycle is not None:
             validation.instance(
                 "Policy.recycle", self.recycle, RecycleLimits, example="RecycleLimits(max_age=86400)"

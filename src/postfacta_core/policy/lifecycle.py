@@ -99,9 +99,9 @@ class RecycleLimits:
                 self.max_rss_bytes,
                 example="max_rss_bytes=500_000_000, or None",
             )
+        validation.number("RecycleLimits.jitter", self.jitter, at_least=0, below=1, example="jitter=0.2")
         if self.max_age is None and self.max_rss_bytes is None:
             validation.refuse("RecycleLimits.max_age", None, "set, or max_rss_bytes", example="max_age=86400")
-        validation.number("RecycleLimits.jitter", self.jitter, at_least=0, below=1, example="jitter=0.2")
 
     def is_due(self, *, age: float, rss_bytes: int, luck: float) -> bool:
         """Tell whether a worker of this age and size is to go; `luck` is the same in all of its life."""
