@@ -8,6 +8,7 @@ from collections.abc import Generator, Sequence
 import pytest
 from hypothesis import settings
 
+from postfacta_core.events import process_observer
 from postfacta_embedded import EmbeddedPostgres
 from tests.pg import fresh_database, open_folder
 
@@ -55,3 +56,11 @@ def database_dsn(postgres_server: EmbeddedPostgres) -> Generator[str]:
     """Give the test an empty database of its own, by its address."""
     with fresh_database(postgres_server) as dsn:
         yield dsn
+
+
+@pytest.fixture(autouse=True)
+def _unobserved() -> Generator[None]:
+    """Let no test report to another one's `Telemetry`, nor show the policies of another."""
+    process_observer.clear()
+    yield
+    process_observer.clear()
