@@ -422,6 +422,15 @@ class ProcessObserver:
             self._keep(event)
         self._observer(event)
 
+    def __len__(self) -> int:
+        """Count the policies that it would show."""
+        return len(self._created)
+
+    @property
+    def is_set(self) -> bool:
+        """Whether anything observes."""
+        return self._observer is not ignore
+
     def use(self, observer: Observer | None) -> None:
         """Send events to this observer from now on, and show it every policy that exists; None sends them nowhere."""
         self._observer = ignore if observer is None else observer
@@ -475,8 +484,8 @@ def observing(owner: str, name: str, observer: Observer | None) -> Observer:
             for other in (observer, ignore if observer is process_observer else process_observer):
                 with suppress(Exception):
                     other(failed)
-            if not is_reported:
+            if not (is_reported or process_observer.is_set):
                 is_reported = True
-                _LOG.warning("the observer of %s raised: %r", name, error)
+                _LOG.error("listener.failed", extra={"policy": name, "error": repr(error)})
 
     return tell

@@ -80,3 +80,58 @@ def test_texts_and_objects_and_functions_are_told_apart() -> None:
         validation.instance("x", "off", Mode, example="Mode.OFF")
     with pytest.raises(ValueError, match="x must be a function, not 1; for example len"):
         validation.function("x", 1, example="len")
+
+
+def test_a_secret_is_told_by_its_type_alone() -> None:
+    assert validation.secret("x", "hunter2", example="a text") == "hunter2"
+    with pytest.raises(ValueError, match="x must be a text, not <class 'bytes'>; for example a text"):
+        validation.secret("x", b"hunter2", example="a text")
+
+
+@pytest.mark.parametrize("value", ["yes", 1, 0, None])
+def test_flags_are_true_or_false(value: object) -> None:
+    assert validation.flag("x", False) is False
+    with pytest.raises(ValueError, match="x must be True or False, not"):
+        validation.flag("x", value)
+
+
+@pytest.mark.parametrize("value", ["c", "", None, 1, ["a"]])
+def test_one_of_a_few_texts_is_told_with_all(value: object) -> None:
+    assert validation.one_of("x", "a", ("a", "b")) == "a"
+    with pytest.raises(ValueError, match="x must be one of 'a', 'b', not .*; for example 'a'"):
+        validation.one_of("x", value, ("a", "b"))
+
+
+@pytest.mark.parametrize("value", ["text", b"bytes", 3, None, [3], iter(["a"])])
+def test_a_list_of_texts_is_no_text(value: object) -> None:
+    assert validation.texts("x", {"a"}, example="") == ("a",)
+    with pytest.raises(ValueError, match="x must be a list of texts, not"):
+        validation.texts("x", value, example='["a"]')
+
+
+@pytest.mark.parametrize(
+    "value", [BaseException, KeyboardInterrupt, ValueError(), [ValueError], (ValueError, int)]
+)
+def test_types_of_errors_are_exceptions(value: object) -> None:
+    assert validation.error_types("x", ValueError, example="") == (ValueError,)
+    assert validation.error_types("x", (), example="") == ()
+    with pytest.raises(ValueError, match="x must be a type of Exception or a tuple of them, not"):
+        validation.error_types("x", value, example="ValueError")
+
+
+def test_functions_are_checked_by_their_names() -> None:
+    validation.functions("Retry", clock=len)
+    with pytest.raises(ValueError, match=r"Retry\.luck must be a function, not 4"):
+        validation.functions("Retry", clock=len, luck=4)
+
+
+def test_bounds_are_said_as_they_are() -> None:
+    with pytest.raises(ValueError, match="x must be a finite number at least 0 and below 1, not 1"):
+        validation.number("x", 1, at_least=0, below=1)
+    with pytest.raises(ValueError, match="x must be a finite number, not 1000"):
+        validation.number("x", 10**400)
+
+
+def test_a_missing_extra_is_named() -> None:
+    error = validation.missing_extra("core.db", "postgres", ModuleNotFoundError("no", name="asyncpg"))
+    assert (str(error), error.name) == ("core.db needs asyncpg: pip install 'postfacta[postgres]'", "asyncpg")

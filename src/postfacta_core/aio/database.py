@@ -9,9 +9,14 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 import anyio
-import asyncpg
 
 from .. import validation
+
+try:
+    import asyncpg
+except ModuleNotFoundError as error:
+    raise validation.missing_extra(__name__, "postgres", error) from error
+
 from ..clock import LUCK, MONOTONIC, Clock, Luck
 from ..errors import DatabaseUnavailableError
 from ..events import Observer, QueryFinished, observing, process_observer

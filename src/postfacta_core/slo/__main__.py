@@ -13,7 +13,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
+from .. import validation
+
+try:
+    import yaml
+except ModuleNotFoundError as error:
+    raise validation.missing_extra("postfacta_core.slo", "slo", error) from error
 
 from .commands import budget, describe_budget, describe_report, report
 from .dashboard import dashboard_of

@@ -7,14 +7,21 @@ labels, and sends what is new after that to `_OTHER` in the labels that an error
 
 from __future__ import annotations
 
+import logging
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from prometheus_client import CollectorRegistry, GCCollector, Info, PlatformCollector, ProcessCollector
-from prometheus_client.core import Metric
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+)
+from prometheus_client.core import InfoMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
@@ -53,6 +60,8 @@ _STAGES: Final = INSTRUMENTS["postfacta_deadline_exceeded_total"].values["stage"
 _POOL_TIMEOUTS: Final = frozenset({"pool_timeout", "PoolTimeoutError"})
 # The lowest bit of the flags says that the trace is stored.
 _SAMPLED: Final = frozenset("13579bdf")
+_OURS: Final = ("prometheus_client.", "postfacta_core.")
+_LOG: Final = logging.getLogger("postfacta")
 _NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -105,6 +114,7 @@ class Metrics:
         self._wall = wall
         self._checked_at: dict[tuple[str, ...], float] = {}
         self._sized: dict[str, PoolSized] = {}
+        self._broken: set[str] = set()
         families = Families(registry, label_cap)
         self._make_http(families, body_sizes=body_sizes)
         self._make_database(families)
@@ -303,23 +313,70 @@ class Metrics:
             labels: Put on each series, besides its own.
         """
         encode, content_type = choose_encoder(accept)
-        source: Any = _Labelled(self.registry, labels) if labels else self.registry
+        source: Any = _Isolated(self.registry, labels, self._broken, encode=encode)
         return Exposition(encode(source), content_type)
 
 
-class _Labelled(Collector):
-    """Puts more labels on each series of a registry."""
+class _Isolated(Collector):
+    """Reads each collector of a registry by itself: one that fails costs its own series.
 
-    def __init__(self, registry: CollectorRegistry, labels: Mapping[str, str]) -> None:
+    Args:
+        registry: What to read.
+        labels: Put on each series, besides its own.
+        broken: The collectors that were reported already.
+        encode: Writes them out.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        labels: Mapping[str, str],
+        broken: set[str],
+        *,
+        encode: Callable[[Any], bytes],
+    ) -> None:
         self._registry = registry
         self._labels = labels
+        self._broken = broken
+        self._encode = encode
 
     def collect(self) -> Iterator[Metric]:
         """Read all series."""
-        for metric in self._registry.collect():
+        if info := self._registry.get_target_info():
+            yield InfoMetricFamily("target", "Target metadata", value=info)
+        # The registry reads its collectors in one go, of which the first that raises ends all.
+        for collector in tuple(self._registry._collector_to_names):  # noqa: SLF001 - it has no public list of them
+            try:
+                # Written out once, since a label that is no text is found only then.
+                metrics = list(collector.collect())
+                if not type(collector).__module__.startswith(_OURS):
+                    self._encode(_Read(metrics))
+            except Exception as error:  # noqa: BLE001 - a collector is foreign code, and may raise anything
+                self._report(type(collector).__qualname__, error)
+            else:
+                yield from self._labelled(metrics) if self._labels else metrics
+
+    def _report(self, collector: str, error: Exception) -> None:
+        if collector not in self._broken:
+            self._broken.add(collector)
+            _LOG.error("metrics.collector_failed", extra={"collector": collector, "error": repr(error)})
+
+    def _labelled(self, metrics: Iterable[Metric]) -> Iterator[Metric]:
+        for metric in metrics:
             # A copy: what never changes, such as the platform, is the collector's own and comes again.
             more = copy(metric)
             more.samples = [
                 sample._replace(labels={**self._labels, **sample.labels}) for sample in metric.samples
             ]
             yield more
+
+
+class _Read(Collector):
+    """Series that were read already, as a registry."""
+
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Sequence[Metric]:
+        """Return them."""
+        return self._metrics

@@ -182,7 +182,7 @@ class _Asked:
     def _report(self, why: str) -> None:
         if not self._is_reported:
             self._is_reported = True
-            _LOG.warning("policy %s is missing in the metrics: %s", self._name, why)
+            _LOG.error("metrics.policy_failed", extra={"policy": self._name, "error": why})
 
 
 def _can_be_shown(sample: Sample) -> bool:

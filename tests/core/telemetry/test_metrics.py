@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.registry import Collector
 
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.events import (
@@ -340,3 +344,51 @@ def test_a_pool_shows_its_latest_size(metrics: Metrics) -> None:
     metrics(PoolSized("main", 5, 2, 10, 3, 0))
     assert value(metrics, "db_client_connection_pending_requests", **POOL) == 0
     assert value(metrics, "db_client_connection_count", **POOL, db_client_connection_state="idle") == 5
+
+
+class Foreign(Collector):
+    """A collector of the application's own."""
+
+    def __init__(self, *samples: Metric, fails: bool = False) -> None:
+        self._samples = samples
+        self._fails = fails
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._samples
+        if self._fails:
+            raise RuntimeError("no")
+
+
+def gauge(name: str, label: object) -> Metric:
+    metric = Metric(name, "A gauge of the application.", "gauge")
+    labels: dict[str, Any] = {"shop": label}
+    metric.add_sample(name, labels, 1.0)
+    return metric
+
+
+@pytest.mark.parametrize("accept", ["", OPEN_METRICS])
+@pytest.mark.parametrize(
+    "broken",
+    [Foreign(gauge("shop_open", "x"), fails=True), Foreign(gauge("shop_open", 7))],
+    ids=["raises", "label"],
+)
+@pytest.mark.parametrize("labels", [{}, {"worker": "1"}], ids=["one", "workers"])
+def test_a_foreign_collector_that_fails_costs_its_own_series_and_is_logged_once(
+    metrics: Metrics, broken: Foreign, accept: str, labels: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics.registry.register(broken)
+    metrics.registry.register(Foreign(gauge("shop_doors", "y")))
+    for _ in range(3):
+        page = metrics.render(accept, labels=labels).body.decode()
+        assert "shop_open{" not in page
+        assert 'shop="y"' in page
+        assert "postfacta_build_info{" in page
+    assert [(record.message, vars(record)["collector"]) for record in caplog.records] == [
+        ("metrics.collector_failed", "Foreign")
+    ]
+
+
+def test_what_the_registry_says_of_its_target_is_shown() -> None:
+    registry = CollectorRegistry(target_info={"env": "test"})
+    page = Metrics(registry, with_process=False).render().body.decode()
+    assert 'target_info{env="test"} 1.0' in page

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable
 from functools import partial
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from postfacta_core import Bulkhead, CircuitBreaker
 from postfacta_core.events import PolicyCreated, Sample
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.policies import POLICY_METRICS
@@ -87,3 +89,53 @@ def test_all_names_and_labels_are_ones_that_prometheus_takes() -> None:
         assert name.startswith("postfacta_")
         assert metric.text.endswith(".")
         assert len(set(metric.labels)) == len(metric.labels)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Sample("postfacta_bulkhead_used", (3,), 1.0),  # type: ignore[arg-type] # a name that is no text
+        Sample("postfacta_bulkhead_used", ("a", "b"), 1.0),
+        Sample("postfacta_bulkhead_used", (), 1.0),
+        Sample("postfacta_bulkhead_used", ("a",), "many"),  # type: ignore[arg-type]
+        Sample("postfacta_bulkhead_used", ("a",), None),  # type: ignore[arg-type]
+        Sample("postfacta_bulkhead_used", None, 1.0),  # type: ignore[arg-type]
+    ],
+    ids=str,
+)
+def test_a_number_that_cannot_be_shown_costs_itself_and_is_logged_once(
+    metrics: Metrics, bad: Sample, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics(PolicyCreated("a", lambda: [bad]))
+    metrics(PolicyCreated("b", partial(_of_one, "b", 1.0)))
+    for _ in range(3):
+        assert b'postfacta_bulkhead_used{bulkhead="b"} 1.0' in metrics.render().body
+        assert b'bulkhead="a"' not in metrics.render().body
+    assert [(record.message, vars(record)["policy"]) for record in caplog.records] == [
+        ("metrics.policy_failed", "a")
+    ]
+
+
+def test_two_circuits_of_one_name_show_each_state_that_one_is_in(metrics: Metrics) -> None:
+    breakers = [CircuitBreaker("db", observer=metrics) for _ in range(3)]
+    breakers[0].open()
+    page = metrics.render().body.decode()
+    for state, number in (("open", 1), ("closed", 1), ("half_open", 0)):
+        assert f'postfacta_breaker_state{{breaker="db",state="{state}"}} {number}.0' in page
+
+
+def test_two_limiters_of_one_name_are_up_if_both_stores_are(metrics: Metrics) -> None:
+    for value in (1.0, 0.0):
+        sample = Sample("postfacta_ratelimit_store_up", ("db",), value)
+        metrics(PolicyCreated("db", partial(list, [sample])))
+    assert metrics.registry.get_sample_value("postfacta_ratelimit_store_up", {"policy": "db"}) == 0
+
+
+def test_what_died_makes_room_for_new_policies(metrics: Metrics) -> None:
+    for number in range(10):
+        bulkhead = Bulkhead(f"b{number}", 1, observer=metrics)
+        del bulkhead
+        gc.collect()
+    kept = Bulkhead("kept", 1, observer=metrics)
+    assert used(metrics, "kept") == 0
+    assert kept.used == 0

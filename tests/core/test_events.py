@@ -1,0 +1,206 @@
+"""Every policy is observed unless somebody says otherwise, whatever is made first, and an observer breaks nothing."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+import anyio
+import pytest
+
+from postfacta_core import (
+    Bulkhead,
+    CircuitBreaker,
+    Fallback,
+    HealthRegistry,
+    Hedge,
+    Outgoing,
+    RateLimiter,
+    Retry,
+    Timeout,
+)
+from postfacta_core.aio.database import Database
+from postfacta_core.asgi import Telemetry
+from postfacta_core.errors import DeadlineExceededError
+from postfacta_core.events import (
+    DeadlineExceeded,
+    Event,
+    HealthChecked,
+    HttpCallFinished,
+    ListenerFailed,
+    ModeChanged,
+    PolicyCreated,
+    Sample,
+    observing,
+    process_observer,
+    weakly,
+)
+from postfacta_core.testing import RecordingObserver
+
+POLICIES: Final[dict[str, Callable[..., Any]]] = {
+    "postfacta_retry_attempts_total": lambda **given: Retry("billing", **given),
+    "postfacta_breaker_state": lambda **given: CircuitBreaker("billing", **given),
+    "postfacta_bulkhead_slots": lambda **given: Bulkhead("billing", 4, **given),
+    "postfacta_hedge_attempts_total": lambda **given: Hedge("billing", delay=1.0, **given),
+    "postfacta_fallback_answers_total": lambda **given: Fallback[str]("billing", **given),
+    "postfacta_ratelimit_keys": lambda **given: RateLimiter("billing", "10/second", **given),
+    "postfacta_retry_budget_tokens": lambda **given: Retry("billing", **given),
+}
+
+
+def scraped(telemetry: Telemetry) -> str:
+    return telemetry.metrics.render().body.decode()
+
+
+@pytest.mark.parametrize("metric", POLICIES)
+@pytest.mark.parametrize("is_first", [True, False], ids=["policy first", "telemetry first"])
+def test_a_policy_is_observed_by_default(metric: str, *, is_first: bool) -> None:
+    if is_first:
+        policy = POLICIES[metric]()
+        telemetry = Telemetry()
+    else:
+        telemetry = Telemetry()
+        policy = POLICIES[metric]()
+    assert f"{metric}{{" in scraped(telemetry)
+    assert '"billing"' in scraped(telemetry)
+    assert policy is not None
+
+
+@pytest.mark.parametrize("metric", POLICIES)
+def test_no_observer_means_that_none_hears(metric: str) -> None:
+    telemetry = Telemetry()
+    policy = POLICIES[metric](observer=None)
+    assert '"billing"' not in scraped(telemetry)
+    assert policy is not None
+
+
+@pytest.mark.parametrize("metric", [name for name in POLICIES if name != "postfacta_retry_budget_tokens"])
+def test_the_last_telemetry_hears_of_changes(metric: str) -> None:
+    first, last = RecordingObserver(), RecordingObserver()
+    policy = POLICIES[metric]()
+    process_observer.use(first)
+    process_observer.use(last)
+    policy.mode = "shadow"
+    assert first.of(ModeChanged) == []
+    assert [event.policy for event in last.of(ModeChanged)] == ["billing"]
+
+
+def test_a_policy_that_is_gone_is_neither_kept_nor_shown() -> None:
+    telemetry = Telemetry()
+    policy = Bulkhead("billing", 4)
+    assert '"billing"' in scraped(telemetry)
+    is_alive = weakly(policy.tally)
+    del policy
+    gc.collect()
+    assert is_alive() is None
+    assert '"billing"' not in scraped(telemetry)
+    later = Telemetry()
+    assert '"billing"' not in scraped(later)
+
+
+def test_ten_thousand_policies_of_the_past_take_no_memory() -> None:
+    for _ in range(10_000):
+        Bulkhead("billing", 4)
+    assert len(process_observer) < 100
+
+
+def test_a_telemetry_made_twice_counts_no_policy_twice() -> None:
+    telemetry = Telemetry()
+    bulkhead = Bulkhead("billing", 4)
+    process_observer.use(telemetry.observer)
+    assert 'postfacta_bulkhead_slots{bulkhead="billing"} 4.0' in scraped(telemetry)
+    assert bulkhead.used == 0
+
+
+def test_a_tally_that_is_no_method_is_kept() -> None:
+    seen = RecordingObserver()
+    process_observer(PolicyCreated("billing", lambda: [Sample("postfacta_bulkhead_slots", ("billing",), 4)]))
+    gc.collect()
+    process_observer.use(seen)
+    assert [event.policy for event in seen.of(PolicyCreated)] == ["billing"]
+
+
+async def test_what_a_timeout_ends_is_observed() -> None:
+    seen = RecordingObserver()
+    process_observer.use(seen)
+    with pytest.raises(DeadlineExceededError):
+        await Timeout(0.01, name="billing").call(anyio.sleep, 60)
+    with pytest.raises(DeadlineExceededError):
+        await Timeout(0.01, observer=None).call(anyio.sleep, 60)
+    assert seen.of(DeadlineExceeded) == [DeadlineExceeded("timeout")]
+
+
+async def test_a_call_to_another_service_is_observed() -> None:
+    seen = RecordingObserver()
+    process_observer.use(seen)
+
+    async def get() -> dict[str, int]:
+        return {"id": 7}
+
+    assert await Outgoing("billing").call(get) == {"id": 7}
+    assert [event.service for event in seen.of(HttpCallFinished)] == ["billing"]
+
+
+async def test_a_check_is_observed() -> None:
+    seen = RecordingObserver()
+    process_observer.use(seen)
+    health = HealthRegistry()
+    health.add("billing", anyio.lowlevel.checkpoint)
+    await health.run_once("billing")
+    assert [event.check for event in seen.of(HealthChecked)] == ["billing"]
+
+
+def test_a_database_and_its_circuit_are_observed() -> None:
+    telemetry = Telemetry()
+    database = Database("postgresql://localhost/billing", name="billing")
+    assert 'postfacta_breaker_state{breaker="billing",state="closed"} 1.0' in scraped(telemetry)
+    assert 'postfacta_retry_budget_tokens{budget="billing"}' in scraped(telemetry)
+    assert not database.is_connected
+
+
+def _broken(event: Event, /) -> None:
+    raise RuntimeError("no")
+
+
+def test_an_observer_that_raises_is_reported_under_the_policys_name() -> None:
+    seen = RecordingObserver()
+    process_observer.use(seen)
+    breaker = CircuitBreaker("billing", observer=_broken)
+    breaker.open()
+    assert {(event.policy, event.error) for event in seen.of(ListenerFailed)} == {
+        ("billing", "RuntimeError('no')")
+    }
+
+
+def test_an_observer_that_raises_is_logged_once_where_nothing_observes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.ERROR, "postfacta")
+    breaker = CircuitBreaker("billing", observer=_broken)
+    breaker.open()
+    breaker.reset()
+    records = [(record.message, vars(record)["policy"]) for record in caplog.records]
+    assert records == [("listener.failed", "billing")]
+
+
+def test_the_process_observer_may_raise_too(caplog: pytest.LogCaptureFixture) -> None:
+    process_observer.use(_raising_later())
+    breaker = CircuitBreaker("billing")
+    breaker.open()
+    assert breaker.statistics().state == "open"
+
+
+def _raising_later() -> Callable[[Event], None]:
+    def observe(event: Event, /) -> None:
+        if not isinstance(event, PolicyCreated):
+            raise TypeError("no")
+
+    return observe
+
+
+def test_nothing_hears_without_an_observer() -> None:
+    observe = observing("Retry", "billing", None)
+    observe(DeadlineExceeded("client"))
+    assert not process_observer.is_set

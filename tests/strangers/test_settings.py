@@ -1,0 +1,69 @@
+"""What a stranger sets is refused or heard, and what is not installed is named."""
+
+from __future__ import annotations
+
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.strangers.kit import Environments
+
+SERVICE = """
+    from fastapi import FastAPI
+    from postfacta_core import CircuitBreaker, Pipeline, Retry, Timeout
+    from postfacta_core.asgi import harden
+
+    billing = Pipeline(Timeout(5), Retry("billing"), CircuitBreaker("billing"))
+    api = FastAPI()
+
+    @billing
+    async def fetch() -> str:
+        return "an invoice"
+
+    @api.get("/invoices")
+    async def invoices() -> str:
+        return await fetch()
+
+    app = harden(api, service="shop")
+"""
+
+
+def get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - a service that we started
+        return str(answer.read().decode())
+
+
+def test_guards_made_without_an_observer_stand_in_the_metrics(
+    environments: Environments, tmp_path: Path
+) -> None:
+    environment = environments("fastapi", "uvicorn")
+    with environment.serve(SERVICE, cwd=tmp_path) as served:
+        assert get(f"{served.url}/invoices") == '"an invoice"'
+        page = get(f"{served.url}/metrics")
+    assert 'postfacta_retry_attempts_total{operation="billing",outcome="success"} 1.0' in page
+    assert 'postfacta_breaker_calls_total{breaker="billing",mode="enforce",outcome="success"} 1.0' in page
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        (
+            "from postfacta_core.aio.database import Database",
+            "needs asyncpg: pip install 'postfacta[postgres]'",
+        ),
+        ("import postfacta_core.otlp", "pip install 'postfacta[otlp]'"),
+        ("import postfacta_core.slo.__main__", "needs yaml: pip install 'postfacta[slo]'"),
+        (
+            "from postfacta_core import RateLimiter; RateLimiter('a', '10/second', store='async+valkey://localhost:1')",
+            "pip install 'postfacta[valkey]'",
+        ),
+    ],
+    ids=["postgres", "otlp", "slo", "valkey"],
+)
+def test_an_extra_that_is_missing_is_named(
+    environments: Environments, tmp_path: Path, line: str, hint: str
+) -> None:
+    ended = environments().script(line, cwd=tmp_path)
+    assert ended.returncode == 1
+    assert hint in ended.stderr.splitlines()[-1]
