@@ -72,7 +72,7 @@ def test_resources_are_context_managers() -> None:
 
 def test_headers_are_pairs() -> None:
     assert _settings.headers("x", iter([("a", "b")])) == [("a", "b")]
-    with pytest.raises(ValueError, match="x must be a list of pairs of a name and a value, not {}"):
+    with pytest.raises(ValueError, match=r"x must be a list of pairs of a name and a value, not \{\}"):
         _settings.headers("x", {})
 
 
