@@ -12,7 +12,7 @@ from inspect import ismethod
 from typing import Final, Protocol
 from weakref import WeakMethod
 
-from . import validation
+from .validation import validation
 
 __all__ = [
     "CircuitChanged",

@@ -16,11 +16,11 @@ from collections.abc import Callable, Collection
 from enum import StrEnum
 from typing import Any, Final
 
-from . import validation
 from .clock import MONOTONIC
 from .events import LogsSuppressed, Observer
 from .telemetry.lines import ConsoleFormatter, JsonFormatter
 from .telemetry.logs import FloodFilter, RequestFilter
+from .validation import validation
 
 __all__ = ["LineWriter", "configure", "instance", "watch"]
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from opentelemetry.context import Context
 
-from . import validation
+from .validation import validation
 
 try:
     from opentelemetry.sdk.resources import Resource

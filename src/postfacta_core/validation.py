@@ -29,8 +29,12 @@ __all__ = [
     "secret",
     "text",
     "texts",
+    "validation",
     "whole",
 ]
+
+# `from .validation import validation` imports this module by its name and not the package, which imports all others.
+import postfacta_core.validation as validation  # noqa: PLR0402, PLW0406 - see above
 
 E = TypeVar("E", bound=StrEnum)
 T = TypeVar("T")
@@ -207,10 +211,11 @@ def texts(field: str, value: object, *, example: str) -> tuple[str, ...]:
 
 def error_types(field: str, value: object, *, example: str) -> tuple[type[Exception], ...]:
     """Check a type of errors, or a tuple of them. What is no `Exception`, such as a cancellation, is refused."""
-    types = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (value,)
+    given: object = value
+    types = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (given,)
     for each in types:
         if not (isinstance(each, type) and issubclass(each, Exception)):
-            refuse(field, value, "a type of Exception or a tuple of them", example=example)
+            refuse(field, given, "a type of Exception or a tuple of them", example=example)
     return cast("tuple[type[Exception], ...]", types)
 
 

@@ -27,7 +27,7 @@ def must_be_guardable(owner: str, function: object) -> None:
         TypeError: If it is no function, a `staticmethod` or `classmethod` object, or a generator function.
     """
     if isinstance(function, staticmethod | classmethod):
-        kind = type(function).__name__
+        kind = "staticmethod" if isinstance(function, staticmethod) else "classmethod"
         msg = f"{owner} cannot decorate a {kind} object: put @{kind} above it, as the outermost decorator"
         raise TypeError(msg)
     if not callable(function):

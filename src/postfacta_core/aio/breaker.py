@@ -13,7 +13,6 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 
 import pybreaker
 
-from .. import validation
 from ..clock import LUCK, MONOTONIC, Clock, Luck
 from ..context import current_request
 from ..errors import (
@@ -38,6 +37,7 @@ from ..events import (
     process_observer,
 )
 from ..policy.breaker import REFUSED, CallKind, Circuit, CircuitConfig, CircuitState, CircuitStatistics
+from ..validation import validation
 from ._breaker_book import Book, Listener, Storage
 from ._functions import answer_of, is_async, must_be_guardable
 
@@ -136,7 +136,7 @@ class CircuitBreaker:
             validation.instance(
                 "CircuitBreaker.listeners", listener, Listener, example="[a pybreaker.CircuitBreakerListener]"
             )
-        if isinstance(failures, type | tuple) or not callable(failures):
+        if isinstance(cast("object", failures), type | tuple) or not callable(failures):
             validation.error_types("CircuitBreaker.failures", failures, example="failures=ConnectionError")
         if retry_after_of is not None:
             validation.function("CircuitBreaker.retry_after_of", retry_after_of, example="None")

@@ -10,10 +10,10 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 import anyio
 
-from .. import validation
 from ..clock import MONOTONIC, Clock
 from ..events import Mode, ModeChanged, Observer, PolicyCreated, Sample, observing, process_observer
 from ..policy.bulkhead import Slots
+from ..validation import validation
 from ._functions import answer_of, must_be_async
 from .deadline import current_deadline
 

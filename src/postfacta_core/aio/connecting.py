@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 import anyio
 import asyncpg
 
-from .. import validation
 from ..clock import Clock
 from ..events import ConnectionOpened, Observer
 from ..policy.retry import Backoff
+from ..validation import validation
 
 __all__ = ["Connector", "Password", "PasswordFile", "PoolOptions", "RawConnection", "database_of", "hosts_of"]
 

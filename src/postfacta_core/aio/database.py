@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, TypeVar
 
 import anyio
 
-from .. import validation
+from ..validation import validation
 
 try:
     import asyncpg

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, ParamSpec, TypeVar
 
-from .. import validation
 from ..clock import MONOTONIC, Clock
 from ..errors import FailedResponseError, ResilienceError
 from ..events import (
@@ -21,6 +20,7 @@ from ..events import (
     observing,
     process_observer,
 )
+from ..validation import validation
 from ._functions import answer_of
 
 __all__ = ["Answer", "Fallback"]

@@ -9,11 +9,11 @@ from typing import Final, Generic, ParamSpec, TypeVar, cast
 
 import anyio
 
-from .. import validation
 from ..clock import MONOTONIC, Clock
 from ..events import Mode, ModeChanged, Observer, PolicyCreated, Sample, observing, process_observer
 from ..policy.hedge import FixedDelay, HedgeDelay, HedgeOutcome
 from ..policy.retry import RetryBudget
+from ..validation import validation
 from ._functions import answer_of, must_be_async
 from .deadline import current_deadline
 

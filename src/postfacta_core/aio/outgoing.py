@@ -15,7 +15,6 @@ from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast
 
 import anyio
 
-from .. import validation
 from ..clock import MONOTONIC, WALL, Clock
 from ..context import current_request
 from ..errors import DeadlineExceededError, FailedResponseError, RejectedError
@@ -24,6 +23,7 @@ from ..policy.concurrency import Priority
 from ..policy.deadline import asked_timeout
 from ..telemetry.calls import CallSpan, CallSpans
 from ..telemetry.spans import trace_headers
+from ..validation import validation
 from ._functions import answer_of
 from .deadline import current_deadline
 from .pipeline import Guard, Pipeline

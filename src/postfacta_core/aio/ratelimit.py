@@ -10,7 +10,6 @@ from typing import Final, cast
 
 from limits import RateLimitItem, RateLimitItemPerSecond, parse_many
 
-from .. import validation
 from ..clock import MONOTONIC, Clock
 from ..events import (
     Mode,
@@ -34,6 +33,7 @@ from ..policy.ratelimit import (
     strictest,
     without_store,
 )
+from ..validation import validation
 from .ratelimit_store import SharedStore
 
 __all__ = ["Charge", "RateLimiter", "Rates", "hit_all", "parse_rates"]

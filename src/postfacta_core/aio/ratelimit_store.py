@@ -15,10 +15,10 @@ from limits.aio.strategies import STRATEGIES, RateLimiter
 from limits.errors import ConfigurationError
 from limits.storage import storage_from_string
 
-from .. import validation
 from ..clock import LUCK, MONOTONIC, WALL, Clock, Luck
 from ..policy.ratelimit import Decision, StoreWatch
 from ..policy.retry import Backoff
+from ..validation import validation
 
 __all__ = ["SharedStore", "Strategy"]
 

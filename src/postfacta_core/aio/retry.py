@@ -17,7 +17,6 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 import anyio
 
-from .. import validation
 from ..clock import LUCK, MONOTONIC, Clock, Haste, Luck, present_haste
 from ..events import (
     ListenerFailed,
@@ -40,6 +39,7 @@ from ..policy.retry import (
     Throttled,
     asked_wait,
 )
+from ..validation import validation
 from ._functions import answer_of, must_be_async
 from .deadline import current_deadline
 

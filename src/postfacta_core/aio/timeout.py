@@ -24,11 +24,11 @@ from typing import Any, Final, ParamSpec, Self, TypeVar
 import anyio
 from anyio._backends import _asyncio as anyio_asyncio
 
-from .. import validation
 from ..clock import MONOTONIC, Clock
 from ..context import RequestContext, current_request
 from ..errors import DeadlineExceededError
 from ..events import DeadlineExceeded, Observer, observing, process_observer
+from ..validation import validation
 from ._functions import answer_of, must_be_async
 
 __all__ = ["Timeout", "is_shielded", "present_limit"]

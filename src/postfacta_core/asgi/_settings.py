@@ -7,9 +7,21 @@ from contextlib import AbstractAsyncContextManager
 from inspect import isclass, iscoroutinefunction
 from typing import cast
 
-from .. import validation
+import postfacta_core.asgi._settings as settings  # noqa: PLW0406 - see `validation`
 
-__all__ = ["application", "function_or_none", "headers", "limit", "path", "prefix", "resources", "switch"]
+from ..validation import validation
+
+__all__ = [
+    "application",
+    "function_or_none",
+    "headers",
+    "limit",
+    "path",
+    "prefix",
+    "resources",
+    "settings",
+    "switch",
+]
 
 
 def application(owner: str, value: object) -> None:
@@ -65,9 +77,9 @@ def prefix(field: str, value: object) -> str:
 
 def headers(field: str, value: object) -> list[tuple[str, str]]:
     """Check a list of names and values."""
-    example = '[("x-content-type-options", "nosniff")]'
+    example, given = '[("x-content-type-options", "nosniff")]', value
     if not isinstance(value, Iterable) or isinstance(value, str | bytes | dict):
-        validation.refuse(field, value, "a list of pairs of a name and a value", example=example)
+        validation.refuse(field, given, "a list of pairs of a name and a value", example=example)
     pairs = list(cast("Iterable[object]", value))
     for pair in pairs:
         match pair:

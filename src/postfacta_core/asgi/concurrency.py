@@ -11,7 +11,6 @@ from urllib.parse import quote
 import anyio
 from anyio.lowlevel import checkpoint
 
-from .. import validation
 from ..clock import LUCK, MONOTONIC, Clock, Luck
 from ..context import RequestContext
 from ..errors import DeadlineExceededError, LoadShedError
@@ -19,8 +18,9 @@ from ..events import Mode, ModeChanged, Observer, Outcome, PolicyCreated, fan_ou
 from ..policy.calm import Calm
 from ..policy.concurrency import ADMIT, AdaptiveLimiter, Admit, Priority, Shed, Wait
 from ..policy.concurrency_limits import LatencyTarget
-from . import _settings
+from ..validation import validation
 from ._problem import Problem, Render, kind_members, problem_of, request_of, send_problem
+from ._settings import settings
 from ._types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["LoadSheddingMiddleware", "PriorityOf"]
@@ -88,11 +88,11 @@ class LoadSheddingMiddleware:
         clock: Clock = MONOTONIC,
         luck: Luck = LUCK,
     ) -> None:
-        _settings.application("LoadSheddingMiddleware", app)
+        settings.application("LoadSheddingMiddleware", app)
         if limiter is not None:
             validation.instance("LoadSheddingMiddleware.limiter", limiter, AdaptiveLimiter, example="None")
         for name, function in (("priority_of", priority_of), ("trusts", trusts), ("render", render)):
-            _settings.function_or_none(f"LoadSheddingMiddleware.{name}", function)
+            settings.function_or_none(f"LoadSheddingMiddleware.{name}", function)
         validation.secret(
             "LoadSheddingMiddleware.priority_key", priority_key, example="a text, or leave it out"
         )

@@ -10,11 +10,11 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from .. import validation
 from ..clock import MONOTONIC, Clock, Ids, random_id
 from ..context import RequestContext, bind_request, release_request
-from . import _settings
+from ..validation import validation
 from ._reply import reply_of, set_header
+from ._settings import settings
 from ._types import ASGIApp, Receive, Scope, Send
 
 __all__ = ["ContextMiddleware", "Resetter"]
@@ -54,9 +54,9 @@ class ContextMiddleware:
         clock: Clock = MONOTONIC,
         ids: Ids = random_id,
     ) -> None:
-        _settings.application("ContextMiddleware", app)
+        settings.application("ContextMiddleware", app)
         for resetter in resetters:
-            _settings.function_or_none("ContextMiddleware.resetters", resetter)
+            settings.function_or_none("ContextMiddleware.resetters", resetter)
         validation.functions("ContextMiddleware", clock=clock, ids=ids)
         self._app = app
         self._resetters = tuple(resetters)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 
-from .. import validation
 from ..aio.deadline import RunningRequests
 from ..clock import MONOTONIC, Clock, random_id
 from ..context import RequestContext, bind_request, release_request
 from ..errors import DeadlineExceededError, DrainingError, ResilienceError
 from ..events import DeadlineExceeded, Observer, fan_out, ignore
 from ..policy.deadline import asked_timeout
-from . import _settings
+from ..validation import validation
 from ._problem import Render, problem_of, request_of, send_problem
 from ._running import SERVICE_RESTART, RunningExchange, RunningSocket
+from ._settings import settings
 from ._types import ASGIApp, Receive, Scope, Send
 
 __all__ = ["DeadlineMiddleware", "Timeout"]
@@ -65,15 +65,15 @@ class DeadlineMiddleware:
         observer: Observer = ignore,
         clock: Clock = MONOTONIC,
     ) -> None:
-        _settings.application("DeadlineMiddleware", app)
+        settings.application("DeadlineMiddleware", app)
         validation.instance(
             "DeadlineMiddleware.running", running, RunningRequests, example="RunningRequests()"
         )
-        _settings.limit("DeadlineMiddleware.timeout", timeout)
+        settings.limit("DeadlineMiddleware.timeout", timeout)
         if stream_timeout is not None:
             validation.seconds("DeadlineMiddleware.stream_timeout", stream_timeout, example="600.0, or None")
-        _settings.switch("DeadlineMiddleware.cancel_on_disconnect", cancel_on_disconnect)
-        _settings.function_or_none("DeadlineMiddleware.render", render)
+        settings.switch("DeadlineMiddleware.cancel_on_disconnect", cancel_on_disconnect)
+        settings.function_or_none("DeadlineMiddleware.render", render)
         validation.functions("DeadlineMiddleware", observer=observer, clock=clock)
         self._app = app
         self._running = running

@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 
 from ..errors import ResilienceError
-from . import _settings
 from ._problem import Render, problem_of, request_of, send_problem
 from ._reply import reply_of
+from ._settings import settings
 from ._types import ASGIApp, Receive, Scope, Send
 
 __all__ = ["ErrorMiddleware"]
@@ -25,8 +25,8 @@ class ErrorMiddleware:
     """
 
     def __init__(self, app: ASGIApp, *, render: Render | None = None) -> None:
-        _settings.application("ErrorMiddleware", app)
-        _settings.function_or_none("ErrorMiddleware.render", render)
+        settings.application("ErrorMiddleware", app)
+        settings.function_or_none("ErrorMiddleware.render", render)
         self._app = app
         self._render = render
 

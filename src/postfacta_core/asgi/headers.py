@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from .. import validation
-from . import _settings
+from ..validation import validation
 from ._reply import Headers, reply_of
+from ._settings import settings
 from ._types import ASGIApp, Receive, Scope, Send
 
 __all__ = ["ResponseHeadersMiddleware", "check_headers"]
@@ -19,7 +19,7 @@ _is_value = re.compile(r"[\t\x20-\x7e\x80-\xff]*").fullmatch
 
 def check_headers(field: str, given: object) -> list[tuple[str, str]]:
     """Check headers, or raise a ValueError that names the field."""
-    headers = _settings.headers(field, given)
+    headers = settings.headers(field, given)
     for pair in headers:
         if not (_is_name(pair[0]) and _is_value(pair[1])):
             validation.refuse(
@@ -43,7 +43,7 @@ class ResponseHeadersMiddleware:
     """
 
     def __init__(self, app: ASGIApp, headers: Iterable[tuple[str, str]]) -> None:
-        _settings.application("ResponseHeadersMiddleware", app)
+        settings.application("ResponseHeadersMiddleware", app)
         self._app = app
         headers = check_headers("ResponseHeadersMiddleware.headers", headers)
         added = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in headers]

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Final
 
-from .. import validation
 from ..aio.health import NO_LIFESPAN, HealthRegistry
 from ..policy.health import CheckReport, HealthReport
-from . import _settings
+from ..validation import validation
 from ._problem import Problem, request_of, send_problem
 from ._route import local_path
+from ._settings import settings
 from ._types import ASGIApp, Receive, Scope, Send
 
 __all__ = ["HealthMiddleware"]
@@ -49,10 +49,10 @@ class HealthMiddleware:
         prefix: str = "/healthz",
         allow_detail: Callable[[Scope], bool] | None = None,
     ) -> None:
-        _settings.application("HealthMiddleware", app)
+        settings.application("HealthMiddleware", app)
         validation.instance("HealthMiddleware.registry", registry, HealthRegistry, example="HealthRegistry()")
-        _settings.prefix("HealthMiddleware.prefix", prefix)
-        _settings.function_or_none("HealthMiddleware.allow_detail", allow_detail)
+        settings.prefix("HealthMiddleware.prefix", prefix)
+        settings.function_or_none("HealthMiddleware.allow_detail", allow_detail)
         self._app = app
         self._registry = registry
         self._allow_detail = allow_detail

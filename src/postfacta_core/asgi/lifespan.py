@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
-from .. import validation
 from ..aio.lifecycle import Lifecycle
 from ..aio.resources import Resource, hold
 from ..events import Observer, ignore
-from . import _settings
+from ..validation import validation
+from ._settings import settings
 from ._types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["LifespanMiddleware"]
@@ -38,12 +38,12 @@ class LifespanMiddleware:
         lifecycle: Lifecycle | None = None,
         observer: Observer = ignore,
     ) -> None:
-        _settings.application("LifespanMiddleware", app)
+        settings.application("LifespanMiddleware", app)
         if lifecycle is not None:
             validation.instance("LifespanMiddleware.lifecycle", lifecycle, Lifecycle, example="None")
         validation.functions("LifespanMiddleware", observer=observer)
         self._app = app
-        self._resources = tuple(_settings.resources("LifespanMiddleware.resources", resources))
+        self._resources = tuple(settings.resources("LifespanMiddleware.resources", resources))
         self._lifecycle = lifecycle
         self._observe = observer
 

@@ -11,14 +11,14 @@ from typing import Final
 import anyio
 import anyio.to_thread
 
-from .. import validation
 from ..aio.siblings import Siblings
 from ..events import Observer, ignore
 from ..telemetry.merging import merge
 from ..telemetry.metrics import Exposition, Metrics
-from . import _settings
+from ..validation import validation
 from ._problem import request_of
 from ._route import local_path
+from ._settings import settings
 from ._types import ASGIApp, Receive, Scope, Send
 
 __all__ = ["MetricsEndpoint"]
@@ -59,11 +59,11 @@ class MetricsEndpoint:
         workers: str | PathLike[str] = "",
         observer: Observer = ignore,
     ) -> None:
-        _settings.application("MetricsEndpoint", app)
+        settings.application("MetricsEndpoint", app)
         validation.instance("MetricsEndpoint.metrics", metrics, Metrics, example="Metrics()")
-        _settings.path("MetricsEndpoint.path", path, example='"/metrics"')
+        settings.path("MetricsEndpoint.path", path, example='"/metrics"')
         validation.secret("MetricsEndpoint.token", token, example="a text, or leave it out")
-        _settings.function_or_none("MetricsEndpoint.allow", allow)
+        settings.function_or_none("MetricsEndpoint.allow", allow)
         validation.functions("MetricsEndpoint", observer=observer)
         if not isinstance(workers, PathLike):
             validation.text("MetricsEndpoint.workers", workers, example='"/run/billing"')

@@ -9,7 +9,6 @@ from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Final, Literal, NamedTuple, TypeVar, cast, get_args
 
-from .. import validation
 from ..aio.ratelimit import Charge, RateLimiter, Rates, hit_all, parse_rates
 from ..aio.ratelimit_store import SharedStore
 from ..clock import LUCK, MONOTONIC, Clock, Luck
@@ -17,8 +16,9 @@ from ..errors import RateLimitExceededError
 from ..events import ListenerFailed, Mode, Observer, fan_out, ignore
 from ..policy.address import TrustedProxies, client_address
 from ..policy.ratelimit import MAX_KEYS, Decision, Rate, StoreFailure, strictest
-from . import _settings
+from ..validation import validation
 from ._problem import Render, problem_of, request_of, send_problem
+from ._settings import settings
 from ._types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["RateLimit", "RateLimitMiddleware", "check_rate_limits", "parse_rate_limit"]
@@ -68,7 +68,7 @@ class RateLimit:
 
     def __post_init__(self) -> None:
         parse_rates(self.rate, field="RateLimit.rate")
-        per: object = self.per
+        per = cast("object", self.per)
         if not callable(per) and (not isinstance(per, str) or per not in _SCOPES):
             known = ", ".join(map(repr, _SCOPES))
             validation.refuse(
@@ -83,7 +83,7 @@ class RateLimit:
             validation.whole(
                 "RateLimit.cost", self.cost, at_least=0, example="cost=1, or a function of the scope"
             )
-        _settings.function_or_none("RateLimit.applies_to", self.applies_to)
+        settings.function_or_none("RateLimit.applies_to", self.applies_to)
         failure = validation.choice("RateLimit.on_store_failure", self.on_store_failure, StoreFailure)
         object.__setattr__(self, "on_store_failure", failure)
         object.__setattr__(self, "mode", validation.choice("RateLimit.mode", self.mode, Mode))
@@ -193,12 +193,12 @@ class RateLimitMiddleware:
         clock: Clock = MONOTONIC,
         luck: Luck = LUCK,
     ) -> None:
-        _settings.application("RateLimitMiddleware", app)
+        settings.application("RateLimitMiddleware", app)
         limits = check_rate_limits("RateLimitMiddleware.rules", rules)
         validation.one_of("RateLimitMiddleware.headers", headers, ("always", "refused"))
-        _settings.function_or_none("RateLimitMiddleware.principal_of", principal_of)
-        _settings.function_or_none("RateLimitMiddleware.route_of", route_of)
-        _settings.function_or_none("RateLimitMiddleware.render", render)
+        settings.function_or_none("RateLimitMiddleware.principal_of", principal_of)
+        settings.function_or_none("RateLimitMiddleware.route_of", route_of)
+        settings.function_or_none("RateLimitMiddleware.render", render)
         validation.whole("RateLimitMiddleware.max_keys", max_keys, example="max_keys=100_000")
         validation.functions("RateLimitMiddleware", observer=observer, clock=clock, luck=luck)
         self._app = app

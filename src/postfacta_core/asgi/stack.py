@@ -26,7 +26,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 
-from .. import validation
 from ..aio.deadline import RunningRequests
 from ..aio.health import NO_LIFESPAN, HealthRegistry
 from ..aio.lifecycle import Lifecycle
@@ -45,8 +44,9 @@ from ..telemetry.logs import LOGGER, AccessLog, EventLog
 from ..telemetry.metrics import Metrics
 from ..telemetry.sampling import AccessSampler
 from ..telemetry.tracing import Tracing
-from . import _settings
+from ..validation import validation
 from ._problem import Render
+from ._settings import settings
 from ._types import ASGIApp, Receive, Scope, Send
 from .concurrency import LoadSheddingMiddleware, PriorityOf
 from .context import ContextMiddleware, Resetter
@@ -133,10 +133,10 @@ class Policy:
                 TransferLimits,
                 example="TransferLimits(max_body_bytes=1_048_576)",
             )
-        _settings.limit("Policy.request_timeout", self.request_timeout)
+        settings.limit("Policy.request_timeout", self.request_timeout)
         if self.stream_timeout is not None:
             validation.seconds("Policy.stream_timeout", self.stream_timeout, example="600.0, or None")
-        _settings.switch("Policy.cancel_on_disconnect", self.cancel_on_disconnect)
+        settings.switch("Policy.cancel_on_disconnect", self.cancel_on_disconnect)
         self._check_rates()
         object.__setattr__(self, "shedding", validation.choice("Policy.shedding", self.shedding, Mode))
         validation.instance("Policy.concurrency", self.concurrency, LimiterConfig, example="LimiterConfig()")
@@ -152,7 +152,7 @@ class Policy:
         for key in ("priority_key", "metrics_token", "traffic_key"):
             validation.secret(f"Policy.{key}", getattr(self, key), example="a text, or leave it out")
         for function in ("priority_of", "allow_health_detail", "allow_metrics"):
-            _settings.function_or_none(f"Policy.{function}", getattr(self, function))
+            settings.function_or_none(f"Policy.{function}", getattr(self, function))
         self._check_paths()
         if self.access_lines is not None:
             validation.whole("Policy.access_lines", self.access_lines, example="100, or None for all")
@@ -184,8 +184,8 @@ class Policy:
             TrustedProxies(self.trusted_proxies)
 
     def _check_paths(self) -> None:
-        _settings.path("Policy.metrics_path", self.metrics_path, example='"/metrics"')
-        _settings.prefix("Policy.health_prefix", self.health_prefix)
+        settings.path("Policy.metrics_path", self.metrics_path, example='"/metrics"')
+        settings.prefix("Policy.health_prefix", self.health_prefix)
         if self.metrics_path in self.probes:
             validation.refuse(
                 "Policy.metrics_path",
@@ -196,7 +196,7 @@ class Policy:
         if not isinstance(self.metrics_workers, PathLike):
             validation.text("Policy.metrics_workers", self.metrics_workers, example='"/run/billing"')
         for each in validation.texts("Policy.quiet", self.quiet, example='["/ping"]'):
-            _settings.path("Policy.quiet", each, example='["/ping"]')
+            settings.path("Policy.quiet", each, example='["/ping"]')
 
     @property
     def probes(self) -> tuple[str, ...]:
@@ -317,10 +317,10 @@ def harden(
     """
     _check(app, service=service, policy=policy, telemetry=telemetry, health=health, clock=clock)
     for name, function in (("render", render), ("route_of", route_of)):
-        _settings.function_or_none(f"harden.{name}", function)
+        settings.function_or_none(f"harden.{name}", function)
     for resetter in resetters:
         validation.function("harden.resetters", resetter, example="[clear_contextvars]")
-    resources = _settings.resources("harden.resources", resources)
+    resources = settings.resources("harden.resources", resources)
     policy = policy or Policy()
     telemetry = telemetry or Telemetry()
     health = health or HealthRegistry(observer=telemetry.observer)
@@ -405,7 +405,7 @@ def harden(
 def _check(
     app: object, *, service: object, policy: object, telemetry: object, health: object, clock: object
 ) -> None:
-    _settings.application("harden", app)
+    settings.application("harden", app)
     if isinstance(app, Hardened):
         validation.refuse(
             "harden.app",

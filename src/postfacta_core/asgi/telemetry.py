@@ -6,15 +6,15 @@ import hmac
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
-from .. import validation
 from ..clock import MONOTONIC, Clock, random_id
 from ..context import RequestContext, bind_request, current_request, release_request
 from ..events import ListenerFailed, Observer, ignore
 from ..telemetry.exchange import ErrorTypes, Exchange, NullRecorder, Recorder
-from . import _settings
+from ..validation import validation
 from ._problem import request_of
 from ._reply import reply_of
 from ._route import RouteReader, local_path
+from ._settings import settings
 from ._types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["RouteOf", "RouteProbe", "TelemetryMiddleware"]
@@ -59,8 +59,8 @@ class TelemetryMiddleware:
         clock: Clock = MONOTONIC,
         observer: Observer = ignore,
     ) -> None:
-        _settings.application("TelemetryMiddleware", app)
-        _settings.function_or_none("TelemetryMiddleware.route_of", route_of)
+        settings.application("TelemetryMiddleware", app)
+        settings.function_or_none("TelemetryMiddleware.route_of", route_of)
         if error_types is not None:
             validation.instance(
                 "TelemetryMiddleware.error_types", error_types, ErrorTypes, example="ErrorTypes()"

@@ -8,13 +8,13 @@ from typing import Final
 
 import anyio
 
-from .. import validation
 from ..clock import MONOTONIC, Clock
 from ..errors import BodyTooLargeError, BodyTooSlowError, HeadersTooLargeError
 from ..policy.transfer import TransferLimits, may_have_body
 from ..telemetry.exchange import CLIENT_DISCONNECTED, tells_of_disconnect
-from . import _settings
+from ..validation import validation
 from ._problem import Render, problem_of, request_of, send_problem
+from ._settings import settings
 from ._types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["TransferMiddleware"]
@@ -67,12 +67,12 @@ class TransferMiddleware:
         render: Render | None = None,
         clock: Clock = MONOTONIC,
     ) -> None:
-        _settings.application("TransferMiddleware", app)
+        settings.application("TransferMiddleware", app)
         if limits is not None and not callable(limits):
             validation.instance(
                 "TransferMiddleware.limits", limits, TransferLimits, example="TransferLimits()"
             )
-        _settings.function_or_none("TransferMiddleware.render", render)
+        settings.function_or_none("TransferMiddleware.render", render)
         validation.functions("TransferMiddleware", clock=clock)
         self._app = app
         self._limits = limits or TransferLimits()

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final, NamedTuple
 
-from .. import validation
+from ..validation import validation
 
 __all__ = ["NO_PROXIES", "TrustedProxies", "client_address"]
 

@@ -33,8 +33,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
 
-from .. import validation
 from ..events import CircuitChanged, Outcome
+from ..validation import validation
 
 __all__ = ["REFUSED", "CallKind", "Circuit", "CircuitConfig", "CircuitState", "CircuitStatistics"]
 

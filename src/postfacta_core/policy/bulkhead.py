@@ -17,9 +17,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .. import validation
 from ..errors import BulkheadFullError
 from ..events import Mode, Sample
+from ..validation import validation
 
 __all__ = ["Slots", "Turn"]
 

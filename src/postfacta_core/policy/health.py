@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .. import validation
+from ..validation import validation
 
 __all__ = [
     "STALE",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
-from .. import validation
+from ..validation import validation
 
 __all__ = ["FixedDelay", "HedgeDelay", "HedgeOutcome", "P2Quantile", "QuantileDelay"]
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from .. import validation
 from ..events import PhaseChanged
+from ..validation import validation
 
 __all__ = ["Course", "DrainLimits", "Phase", "RecycleLimits"]
 

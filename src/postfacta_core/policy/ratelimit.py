@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from .. import validation
 from ..events import Mode, Sample
+from ..validation import validation
 
 __all__ = [
     "COARSE",

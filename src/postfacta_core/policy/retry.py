@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, cast
 
-from .. import validation
 from ..clock import Clock
 from ..errors import (
     BodyTooLargeError,
@@ -29,6 +28,7 @@ from ..errors import (
     RejectedError,
 )
 from ..events import Observer, PolicyCreated, Sample, ignore
+from ..validation import validation
 
 __all__ = [
     "Backoff",
@@ -263,7 +263,7 @@ class RetryRules:
         validation.whole("Retry.attempts", self.attempts, example="attempts=3")
         validation.instance("Retry.backoff", self.backoff, Backoff, example="Backoff(base=0.1)")
         validation.seconds("Retry.max_wait", self.max_wait, example="max_wait=30.0")
-        if isinstance(self.retryable, type | tuple) or not callable(self.retryable):
+        if isinstance(cast("object", self.retryable), type | tuple) or not callable(self.retryable):
             validation.error_types("Retry.retryable", self.retryable, example="retryable=ConnectionError")
         validation.function("Retry.throttled", self.throttled, example="throttled=asked_wait")
 

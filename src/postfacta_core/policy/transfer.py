@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .. import validation
+from ..validation import validation
 
 __all__ = ["TransferLimits", "may_have_body"]
 

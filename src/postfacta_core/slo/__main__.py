@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from .. import validation
+from ..validation import validation
 
 try:
     import yaml

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol, cast
 
-from .. import validation
 from ..context import RequestContext
+from ..validation import validation
 
 __all__ = [
     "CALLERS_DEADLINE",

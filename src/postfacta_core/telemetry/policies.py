@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import operator
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -186,8 +186,7 @@ class _Asked:
 
 
 def _can_be_shown(sample: Sample) -> bool:
-    labels: tuple[object, ...] = sample.labels
-    value: object = sample.value
+    labels, value = cast("tuple[object, ...]", sample.labels), cast("object", sample.value)
     return (
         len(labels) == len(_METRICS[sample.metric].labels)
         and all(isinstance(label, str) for label in labels)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from .. import validation
 from ..clock import LUCK, Luck
 from ..events import LogsSuppressed
+from ..validation import validation
 
 __all__ = ["AccessSampler", "EventBudget"]
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 
-from postfacta_core.asgi import Hardened, Policy, RateLimit, _settings, harden
+from postfacta_core.asgi import Hardened, Policy, RateLimit, harden
+from postfacta_core.asgi._settings import settings
 from postfacta_core.policy.transfer import TransferLimits
 
 
@@ -29,7 +30,7 @@ def test_a_limit_is_seconds_none_or_a_function(limit: Any) -> None:
     assert Policy(request_timeout=limit).request_timeout is limit
 
 
-@pytest.mark.parametrize("check", [_settings.limit, _settings.switch, _settings.function_or_none])
+@pytest.mark.parametrize("check", [settings.limit, settings.switch, settings.function_or_none])
 def test_a_function_that_nobody_would_await_is_refused(check: Callable[[str, object], None]) -> None:
     with pytest.raises(
         ValueError, match=r"^Policy\.x must be a plain function, since no request waits for it"
@@ -42,10 +43,10 @@ def test_limits_may_be_a_function_of_the_scope() -> None:
 
 
 def test_an_application_is_an_object_or_a_function() -> None:
-    _settings.application("harden", Starlette())
-    _settings.application("harden", told_later)
+    settings.application("harden", Starlette())
+    settings.application("harden", told_later)
     with pytest.raises(ValueError, match=r"harden\.app must be the application itself.* not 'main:app'"):
-        _settings.application("harden", "main:app")
+        settings.application("harden", "main:app")
 
 
 async def test_an_application_that_is_hardened_is_refused() -> None:
@@ -56,24 +57,24 @@ async def test_an_application_that_is_hardened_is_refused() -> None:
 
 
 def test_paths_begin_with_a_slash_and_prefixes_end_with_none() -> None:
-    assert _settings.path("x", "/metrics", example="") == "/metrics"
-    assert _settings.prefix("x", "") == ""
-    assert _settings.prefix("x", "/-") == "/-"
+    assert settings.path("x", "/metrics", example="") == "/metrics"
+    assert settings.prefix("x", "") == ""
+    assert settings.prefix("x", "/-") == "/-"
     with pytest.raises(ValueError, match="x must be without a slash at its end"):
-        _settings.prefix("x", "/healthz/")
+        settings.prefix("x", "/healthz/")
 
 
 def test_resources_are_context_managers() -> None:
     stack = AsyncExitStack()
-    assert _settings.resources("x", (stack,)) == [stack]
+    assert settings.resources("x", (stack,)) == [stack]
     with pytest.raises(ValueError, match="x must be a list of async context managers, not <class"):
-        _settings.resources("x", [AsyncExitStack])
+        settings.resources("x", [AsyncExitStack])
 
 
 def test_headers_are_pairs() -> None:
-    assert _settings.headers("x", iter([("a", "b")])) == [("a", "b")]
+    assert settings.headers("x", iter([("a", "b")])) == [("a", "b")]
     with pytest.raises(ValueError, match=r"x must be a list of pairs of a name and a value, not \{\}"):
-        _settings.headers("x", {})
+        settings.headers("x", {})
 
 
 def test_a_text_for_shedding_is_the_mode() -> None:
