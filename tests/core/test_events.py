@@ -204,3 +204,8 @@ def test_nothing_hears_without_an_observer() -> None:
     observe = observing("Retry", "billing", None)
     observe(DeadlineExceeded("client"))
     assert not process_observer.is_set
+
+
+def test_an_observer_that_raises_at_its_own_failure_is_left_alone() -> None:
+    observe = observing("Retry", "billing", _broken)
+    observe(ListenerFailed("billing", "no"))

@@ -456,3 +456,7 @@ def test_a_longest_wait_may_be_shorter_than_a_second() -> None:
     rules = RetryRules(backoff=Backoff(base=0.125), max_wait=0.5)
     assert plan(rules, RejectedError("db", 0.25)).outcome == "retried"
     assert plan(rules, RejectedError("db", 0.5)).outcome == "deadline"
+
+
+def test_a_budget_that_was_not_announced_shows_nothing() -> None:
+    assert list(RetryBudget("db").tally()) == []

@@ -155,3 +155,9 @@ def test_only_http_1_says_beforehand_that_there_is_no_body(
     may: bool,  # noqa: FBT001 - a table
 ) -> None:
     assert may_have_body(headers, version) is may
+
+
+def test_infinity_turns_a_limit_of_bytes_off() -> None:
+    limits = TransferLimits(max_header_bytes=math.inf, max_body_bytes=math.inf)  # type: ignore[arg-type] # as the docs say
+    assert limits.body_fits(10**18)
+    assert limits.headers_fit([(b"a", b"b" * 10**6)])
