@@ -29,7 +29,7 @@ from .actions import service as action_service
 from .actions.http import ActionHttp
 from .actions.pages import ActionPages
 from .actions.postgres import PostgresActions
-from .db import Transactions, housekeeping
+from .db import SCHEMA_ERRORS, Transactions, housekeeping
 from .durations.http import DurationHttp
 from .durations.pages import InsightPage
 from .error_pages import ErrorPages
@@ -167,7 +167,8 @@ def create_app(settings: Settings, *, v0_store: V0Store | None = None) -> Harden
         guard.authenticate, settings, table, store=rate_store, observer=telemetry.observer
     )
     routes: list[BaseRoute] = [*build_routes(table, authenticate, spend=spend, stale=stale), static]
-    app = Starlette(routes=routes, middleware=_cors(settings), exception_handlers=problems.handlers)
+    handlers = problems.handlers | dict.fromkeys(SCHEMA_ERRORS, problems.schema_missing)
+    app = Starlette(routes=routes, middleware=_cors(settings), exception_handlers=handlers)
     app.router.redirect_slashes = False
     return harden(
         app,
@@ -391,6 +392,7 @@ def _health(settings: Settings, database: Database, telemetry: Telemetry) -> Hea
         return right["durability"]
 
     health.add("database", database.ping, critical=critical)
+    health.add("writes", database.check_writes, critical=False, fall=1, rise=1)
     health.add("schema", schema, critical=critical, rise=1)
     health.add("durability", durability, critical=critical, rise=1)
     return health

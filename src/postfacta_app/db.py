@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 from uuid import UUID
 
 import anyio
+import asyncpg
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
@@ -32,6 +33,7 @@ from .errors import IdempotencyInProgressError, IdempotencyMismatchError, NotFou
 from .principal import Principal
 
 __all__ = [
+    "SCHEMA_ERRORS",
     "VISIBLE",
     "Answer",
     "Fetch",
@@ -51,6 +53,14 @@ Fetch = Callable[..., Awaitable[Sequence[Any]]]
 # In words: internal ones are for everybody, private ones for admins and members. Machines are neither.
 VISIBLE = "(i.visibility = 'internal' or $1::boolean or coalesce($2::uuid = any (i.members), false))"
 """Whether the asker may see the incident `i`. A query that holds it takes `*sees(principal)` as its first two."""
+
+SCHEMA_ERRORS = (
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.UndefinedFunctionError,
+    asyncpg.InvalidSchemaNameError,
+)
+"""What a statement meets in a database that was not migrated, or was emptied."""
 
 _STAMP = """
 update incidents set timeline_at = greatest(clock_timestamp(), timeline_at + interval '1 microsecond')

@@ -24,6 +24,7 @@ __all__ = [
     "PreconditionRequiredError",
     "RateLimitedError",
     "RegistrationClosedError",
+    "SchemaMissingError",
     "UnauthenticatedError",
     "UnsupportedMediaTypeError",
 ]
@@ -167,3 +168,9 @@ class RateLimitedError(AppError):
     """Too many requests, or tries to sign in, in a short time."""
 
     slug, status, title = "rate-limited", 429, "Too many requests"
+
+
+class SchemaMissingError(AppError):
+    """The database lacks tables that this version needs: an operator runs `postfacta migrate`."""
+
+    slug, status, title = "schema-missing", 503, "The database is not ready for this version"

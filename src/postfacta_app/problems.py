@@ -22,7 +22,14 @@ from postfacta_core.context import current_request
 from postfacta_core.errors import ResilienceError
 from postfacta_core.telemetry.redaction import redact_text
 
-from .errors import AppError, FieldError, MalformedError, MethodNotAllowedError, NotFoundError
+from .errors import (
+    AppError,
+    FieldError,
+    MalformedError,
+    MethodNotAllowedError,
+    NotFoundError,
+    SchemaMissingError,
+)
 
 __all__ = ["Fault", "Problems", "encode", "keep_private", "redirect_target", "render"]
 
@@ -171,6 +178,13 @@ class Problems:
         response.headers.update({"cache-control": "no-store", **error.headers})
         keep_private(request.scope["path"], response)
         return response
+
+    async def schema_missing(self, request: Request, error: Exception) -> Response:
+        """Answer a statement that met a database without our tables; the check `schema` says so too."""
+        if (context := current_request()) is not None and not context.error_type:
+            context.error_type = "schema_missing"
+        detail = "Try again later: an operator has to run `postfacta migrate`"
+        return await self._app_error(request, SchemaMissingError(detail, headers={"Retry-After": "10"}))
 
     async def _http_exception(self, request: Request, error: HTTPException) -> Response:
         """Answer what Starlette itself refuses, such as a path that is no route."""

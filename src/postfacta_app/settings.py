@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from postfacta_core.aio import connecting
 from postfacta_core.aio.ratelimit import parse_rates
 from postfacta_core.aio.ratelimit_store import SharedStore
 from postfacta_core.events import Mode
@@ -148,8 +149,13 @@ def _prometheus(value: SecretStr) -> SecretStr:
     return SecretStr(check_address(value.get_secret_value()))
 
 
+def _postgresql(value: SecretStr) -> SecretStr:
+    return SecretStr(connecting.check_address("it", value.get_secret_value()))
+
+
 # An empty secret is a forgotten one: it must not open what it should close.
 Secret = Annotated[SecretStr, Field(min_length=1)]
+Dsn = Annotated[Secret, AfterValidator(_postgresql)]
 # Longer, it would hold numbers that no clock can count with.
 Rates = Annotated[str, StringConstraints(strip_whitespace=True, max_length=100), AfterValidator(_rates)]
 
@@ -171,10 +177,8 @@ class Settings(BaseModel):
     log_format: str = Field("text", description="`JSON` for one object a line; anything else is text.")
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    database_dsn: Secret = Field(
-        SecretStr("postgresql://127.0.0.1:5432/postfacta"), description="PostgreSQL."
-    )
-    database_owner_dsn: Secret | None = Field(None, description="For `migrate`; default: `database_dsn`.")
+    database_dsn: Dsn = Field(SecretStr("postgresql://127.0.0.1:5432/postfacta"), description="PostgreSQL.")
+    database_owner_dsn: Dsn | None = Field(None, description="For `migrate`; default: `database_dsn`.")
     pool_max_size: int = Field(10, ge=2, le=500, description="Connections a process opens at most.")
     pool_acquire_timeout: float = Field(1.0, gt=0, le=60, description="Longest wait for a connection.")
     statement_timeout: float = Field(5.0, gt=0, le=300, description="Longest run of one statement.")

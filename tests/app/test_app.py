@@ -38,6 +38,12 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+BROKEN = (
+    "alter table incidents rename to gone;"
+    "create view incidents as select * from gone where 1 / (select 0) = 1"
+)
+
+
 def assert_says_nothing(answer: httpx2.Response) -> None:
     assert answer.status_code == 500
     assert not any(cause in answer.text + str(answer.headers) for cause in CAUSES)
@@ -54,7 +60,7 @@ async def test_a_crash_is_one_500_in_the_shape_of_its_path_and_keeps_its_cause(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     async with in_process(app_database_dsn, v0_store=FailingStore()) as service:
-        await service.database.execute("alter table incidents rename to gone")
+        await service.database.execute(BROKEN)
         listed = await crash(service, "GET", "/api/v0/incidents")
         started = await crash(service, "POST", "/api/v0/incidents/start", json=START)
         v1 = await crash(service, "GET", "/api/v1/incidents")
@@ -86,10 +92,10 @@ async def test_a_crash_is_one_500_in_the_shape_of_its_path_and_keeps_its_cause(
 
 async def test_after_a_crash_the_next_request_is_served(app_database_dsn: str) -> None:
     async with in_process(app_database_dsn, pool_max_size=2) as service:
-        await service.database.execute("alter table incidents rename to gone")
+        await service.database.execute(BROKEN)
         for _ in range(5):
             assert (await crash(service, "GET", "/api/v1/incidents")).status_code == 500
-        await service.database.execute("alter table gone rename to incidents")
+        await service.database.execute("drop view incidents; alter table gone rename to incidents")
         assert (await crash(service, "GET", "/api/v1/incidents")).status_code == 200
 
 
@@ -273,6 +279,24 @@ async def test_the_checks_are_shown_by_name_to_whoever_may_scrape(
         if status == 200:
             assert [check["name"] for check in answer.json()["checks"]] == [
                 "database",
+                "writes",
                 "schema",
                 "durability",
             ]
+
+
+@pytest.mark.parametrize("path", ["/api/v1/incidents", "/api/v0/incidents", "/incidents"])
+async def test_a_database_without_tables_is_unavailable_and_no_crash(
+    app_database_dsn: str, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    async with in_process(app_database_dsn, v0_store=None) as service:
+        headers = await service.as_role("responder") | {"Accept": "application/json"}
+        await service.database.execute("alter table incidents rename to gone")
+        answer = await service.client.get(path, headers=headers)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "10")
+        if "v1" in path:
+            assert answer.json()["type"] == "/problems/schema-missing"
+        assert (await service.client.get("/problems/schema-missing")).status_code == 200
+        metrics = (await service.client.get("/metrics")).text
+    assert 'error_type="schema_missing"' in metrics
+    assert not [record for record in caplog.records if record.exc_info and record.msg == "http.request"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,25 @@ def test_what_a_killed_creation_left_is_begun_again(
     assert not cluster.unfinished.exists()
 
 
+@pytest.mark.parametrize("left", ["empty", "missing"])
+def test_a_data_folder_that_was_emptied_is_not_made_anew(
+    folder: Path, account: Account, binaries: Binaries, left: str
+) -> None:
+    cluster, said = Cluster(folder / "data"), list[str]()
+    prepare_cluster(cluster, binaries, account, log=quiet, fsync=False)
+    shutil.rmtree(cluster.data_dir)
+    if left == "empty":
+        cluster.data_dir.mkdir()
+    with pytest.raises(EmbeddedPostgresError, match=f"is {left}, and its password file") as refused:
+        prepare_cluster(cluster, binaries, account, log=said.append, fsync=False)
+    assert "put the data back" in refused.value.do
+    assert said == []
+    assert cluster.major is None
+    cluster.password_file.unlink()
+    prepare_cluster(cluster, binaries, account, log=said.append, fsync=False)
+    assert cluster.major == binaries.major
+
+
 def test_a_failed_creation_leaves_no_data_folder(folder: Path, account: Account) -> None:
     for name in ("postgres", "initdb"):
         (folder / name).write_text("#!/bin/sh\necho it went wrong\nexit 1\n")
@@ -68,6 +88,7 @@ def test_a_failed_creation_leaves_no_data_folder(folder: Path, account: Account)
         prepare_cluster(cluster, broken, account, log=quiet, fsync=False)
     assert not cluster.data_dir.exists()
     assert not cluster.unfinished.exists()
+    assert not cluster.password_file.exists()
 
 
 def test_a_folder_with_other_files_is_left_alone(folder: Path, account: Account, binaries: Binaries) -> None:

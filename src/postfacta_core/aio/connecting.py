@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import stat
+import warnings
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from os import PathLike
-from typing import Any, TypeAlias, cast
-from urllib.parse import urlsplit
+from typing import Any, Final, TypeAlias, cast
+from urllib.parse import parse_qs, urlsplit
 
 import anyio
 import asyncpg
@@ -16,7 +19,16 @@ from ..events import ConnectionOpened, Observer
 from ..policy.retry import Backoff
 from ..validation import validation
 
-__all__ = ["Connector", "Password", "PasswordFile", "PoolOptions", "RawConnection", "database_of", "hosts_of"]
+__all__ = [
+    "Connector",
+    "Password",
+    "PasswordFile",
+    "PoolOptions",
+    "RawConnection",
+    "check_address",
+    "database_of",
+    "hosts_of",
+]
 
 RawConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Password = str | Callable[[], str] | Callable[[], Awaitable[str]]
@@ -26,12 +38,15 @@ Password = str | Callable[[], str] | Callable[[], Awaitable[str]]
 class PasswordFile:
     """A `Password` that is read from a file each time, as an orchestrator mounts it and replaces it.
 
+    It warns once if every user of the machine may read the file.
+
     Args:
         path: The file. A line feed at its end is not part of the password.
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
         self._path = anyio.Path(path)
+        self._has_warned = False
 
     async def __call__(self) -> str:
         """Read it.
@@ -39,6 +54,10 @@ class PasswordFile:
         Raises:
             OSError: If there is no such file at this moment; the next attempt to connect reads it again.
         """
+        if not self._has_warned and (await self._path.stat()).st_mode & stat.S_IROTH:
+            self._has_warned = True
+            message = f"every user of this machine may read the password in {self._path}: chmod o-r"
+            warnings.warn(message, UserWarning, stacklevel=2)
         return (await self._path.read_text(encoding="utf-8")).rstrip("\r\n")
 
 
@@ -208,6 +227,16 @@ class Connector:
         return connection
 
 
+_EXAMPLE: Final = '"postgresql://billing@db:5432/billing"'
+_LAST_PORT: Final = 65_535
+_PLACE: Final = re.compile(r"(?:\[[0-9A-Fa-f:.%\w]+\]|[^\s\[\]:/@]*)(?::(?P<port>[0-9]{1,5}))?")
+_CHOICES: Final = {
+    "sslmode": frozenset({"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}),
+    "target_session_attrs": frozenset(
+        {"any", "primary", "standby", "read-write", "read-only", "prefer-standby"}
+    ),
+}
+
 # The driver's overloads ask for arguments one by one.
 _connect = cast("Callable[..., Awaitable[RawConnection]]", asyncpg.connect)
 
@@ -227,15 +256,72 @@ def _arguments(name: str, options: PoolOptions) -> dict[str, Any]:
     return arguments
 
 
+def check_address(field: str, dsn: str) -> str:
+    """Return an address if a server could be there, so that a wrong one is not tried for ever.
+
+    Args:
+        field: What was set, such as `Database.dsn`.
+        dsn: The address. Its password is never shown, nor is anything that may be a part of it.
+
+    Raises:
+        ValueError: If it is no address of a PostgreSQL.
+    """
+    scheme, mark, rest = validation.secret(field, dsn, example=_EXAMPLE).partition("://")
+    if not mark or scheme not in {"postgresql", "postgres"}:
+        # It may be anything, such as a password that was given in place of an address.
+        validation.refuse(
+            field,
+            _Hidden("a text without it"),
+            'an address that begins with "postgresql://"',
+            example=_EXAMPLE,
+        )
+    netloc = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    _, at, places = netloc.rpartition("@")
+    if "@" in rest[len(netloc) :]:
+        # A part of the password may stand where the host should.
+        shown = _Hidden(f"{scheme}://***")
+        rule = "an address whose password has /, ?, # and @ written as %2F, %3F, %23 and %40"
+    else:
+        shown = _Hidden(f"{scheme}://{'***@' if at else ''}{places}")
+        rule = "an address with hosts and ports from 1 to 65535"
+    if not all(map(_is_place, places.split(","))) or (query := _query_of(dsn)) is None:
+        validation.refuse(field, shown, rule, example=_EXAMPLE)
+    for name, known in _CHOICES.items():
+        if not set(query.get(name, ())) <= known:
+            rule = f"an address whose {name} is one of {', '.join(sorted(known))}"
+            validation.refuse(field, shown, rule, example=_EXAMPLE)
+    return dsn
+
+
+class _Hidden:
+    """What is shown of an address."""
+
+    def __init__(self, shown: str) -> None:
+        self._shown = shown
+
+    def __repr__(self) -> str:
+        return self._shown
+
+
+def _query_of(dsn: str) -> dict[str, list[str]] | None:
+    try:
+        return parse_qs(urlsplit(dsn).query)
+    except ValueError:  # Such as a host with odd characters; the text repeats the password.
+        return None
+
+
+def _is_place(place: str) -> bool:
+    """Tell whether this is a host with or without a port, in an address; an empty one is the machine's own socket."""
+    found = _PLACE.fullmatch(place)
+    return found is not None and (not found["port"] or 1 <= int(found["port"]) <= _LAST_PORT)
+
+
 def hosts_of(dsn: str) -> list[str]:
     """Split an address with several hosts into one address for each.
 
     The driver would try them in turn by itself, but the first one that does not answer would take all the time.
     """
-    try:
-        parts = urlsplit(dsn)
-    except ValueError:  # The driver will say so too, at each attempt to connect.
-        return [dsn]
+    parts = urlsplit(dsn)
     credentials, at, places = parts.netloc.rpartition("@")
     if "," not in places:
         return [dsn]
@@ -243,18 +329,12 @@ def hosts_of(dsn: str) -> list[str]:
 
 
 def database_of(dsn: str) -> str:
-    """Name the database of an address, for spans; empty if the address is not plain."""
-    try:
-        return urlsplit(dsn).path.removeprefix("/")
-    except ValueError:
-        return ""
+    """Name the database of an address, for spans; empty if the address does not name it."""
+    return urlsplit(dsn).path.removeprefix("/")
 
 
 def _server_of(dsn: str) -> str:
-    try:
-        return urlsplit(dsn).hostname or ""
-    except ValueError:
-        return ""
+    return urlsplit(dsn).hostname or ""
 
 
 def _milliseconds(seconds: float) -> str:

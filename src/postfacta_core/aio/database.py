@@ -23,7 +23,7 @@ from ..events import Observer, QueryFinished, observing, process_observer
 from ..policy.deadline import Deadline
 from ..policy.retry import RetryBudget
 from .breaker import CircuitBreaker
-from .connecting import Password, PasswordFile, PoolOptions, RawConnection, database_of
+from .connecting import Password, PasswordFile, PoolOptions, RawConnection, check_address, database_of
 from .deadline import current_deadline
 from .guarded import Guard, GuardedLoan, Sending, database_circuit, translate
 from .pool import Pool
@@ -120,7 +120,7 @@ class Database:
     again once it was left, in another event loop too.
 
     Args:
-        dsn: A `postgresql://` address. No error or event repeats it.
+        dsn: A `postgresql://` address, refused if no server could be there. No error or event repeats its password.
         name: Names it in errors, events and metrics.
         options: Pool size and time limits.
         breaker: Refuses to lend connections while too many break or time out; by default one of this name, with
@@ -151,7 +151,7 @@ class Database:
         luck: Luck = LUCK,
     ) -> None:
         self.name: str = validation.name("Database.name", name, example='name="orders"')
-        validation.secret("Database.dsn", dsn, example='"postgresql://user@host/name"')
+        check_address("Database.dsn", dsn)
         for field, given, kind in (
             ("options", options, PoolOptions),
             ("breaker", breaker, CircuitBreaker),
@@ -221,6 +221,18 @@ class Database:
             DatabaseUnavailableError: If it does not, within a second.
         """
         await self._pool.presence.ping()
+
+    async def check_writes(self) -> None:
+        """Check that no write was refused in the last 30 seconds: a health check that asks the database nothing.
+
+        A database whose disk is full, or that is read-only, answers `ping` and reads. As it still serves reads, add this
+        check as one that is not critical: `health.add("writes", database.check_writes, critical=False, fall=1)`.
+
+        Raises:
+            DatabaseUnavailableError: If the disk was full.
+            ReadOnlyDatabaseError: If it took no writes.
+        """
+        self._guard.check_writes()
 
     @asynccontextmanager
     async def acquire(self) -> AsyncGenerator[Connection]:

@@ -44,6 +44,9 @@ _LARGEST_WINDOW: Final = 10_000
 # A statement that had less time, and whose request ran out of it, says nothing of the database.
 _FAIR: Final = 1.0
 _QUERY_CANCELED: Final = "57014"
+_DISK_FULL: Final = "53100"
+# Longer than writes of a service that has any are apart.
+_REFUSED_FOR: Final = 30.0
 _READ_ONLY: Final = "25006"
 _CONFLICTS: Final = frozenset({"40001", "40P01"})
 # Such as a full disk: the server answers, on a connection that is well.
@@ -253,6 +256,8 @@ class Guard:
         name = pool.name
         self._pool = pool
         self._is_closing = False
+        self._refused_write: tuple[ResilienceError, float] | None = None
+        self._clock = clock
         self._observe = fan_out([observer])
         self.breaker: CircuitBreaker = breaker or CircuitBreaker(
             name, config=database_circuit(max_size), observer=observer, clock=clock, luck=luck
@@ -319,12 +324,22 @@ class Guard:
             # A server that does not even end a statement at its own limit, or that says what nobody asked.
             kept.connection.terminate()
         moved = state == _READ_ONLY
+        if known is not None and (moved or state == _DISK_FULL):
+            self._refused_write = known, self._clock()
         if moved or kept.connection.is_closed():
             presence.suspect(kept, moved=moved)
         if _is_to_blame(error, known, limit):
             loan.failed(known or error)
         # What the driver finds wrong by itself has no SQLSTATE, and may never have been sent.
         loan.has_answered = state not in {"", _QUERY_CANCELED}
+
+    def check_writes(self) -> None:
+        """Raise what refused a write of late; see `Database.check_writes`."""
+        if self._refused_write is not None:
+            error, at = self._refused_write
+            if self._clock() < at + _REFUSED_FOR:
+                raise type(error)(error.policy, error.retry_after)
+            self._refused_write = None
 
     def _forget(self) -> None:
         """Let the circuit forget what was: the database is there again. What was set by hand stays."""

@@ -7,6 +7,7 @@ from collections.abc import Generator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
@@ -49,7 +50,6 @@ def deaf() -> Generator[str]:
         ("postgresql://u:p,q@[::1]:1,b/d", ["postgresql://u:p,q@[::1]:1/d", "postgresql://u:p,q@b/d"]),
         ("postgresql://a,b", ["postgresql://a", "postgresql://b"]),
         ("postgresql:///d?host=/run/postgresql", ["postgresql:///d?host=/run/postgresql"]),
-        ("postgresql://[::1", ["postgresql://[::1"]),
     ],
 )
 def test_an_address_with_several_hosts_is_one_for_each(
@@ -65,7 +65,6 @@ def test_an_address_with_several_hosts_is_one_for_each(
         ("postgresql://[::1]/billing", "::1", "billing"),
         ("postgresql://a:1,b:2/billing", "a", "billing"),
         ("postgresql:///billing?host=/run/postgresql", "", "billing"),
-        ("postgresql://[::1", "", ""),
     ],
 )
 def test_a_span_names_the_server_where_it_is_plain(
@@ -158,6 +157,7 @@ async def test_a_password_that_is_changed_needs_no_restart_and_fails_only_those_
     nameless = f"postgresql://{role}@{place.hostname}:{place.port}{place.path}"
     file = tmp_path / "password"
     file.write_text("first\n")
+    file.chmod(0o600)
     seen = RecordingObserver()
     answers: list[bool] = []
     ended = 0
@@ -203,3 +203,67 @@ async def test_a_password_file_that_is_missing_for_a_moment_is_read_again(
             await database.wait_connected()
     assert seen.of(ConnectionOpened)[0].error_type == "FileNotFoundError"
     assert right not in f"{seen.events!r} {PasswordFile(file)!r}"
+
+
+@pytest.mark.parametrize(
+    ("dsn", "said"),
+    [
+        ("", "begins with"),
+        ("kanarie", "begins with"),
+        ("host=localhost password=kanarie", "begins with"),
+        ("mysql://someone:kanarie@db/name", "begins with"),
+        ("postgresql://someone:kanarie@db:99999/name", "db:99999"),
+        ("postgresql://someone:kanarie@db:five/name", "db:five"),
+        ("postgresql://someone:kanarie@one:1,two:2:3/name", "one:1,two:2:3"),
+        ("postgresql://someone:kanarie@[::1/name", "hosts and ports"),
+        ("postgresql://someone:kanarie@d b/name", "hosts and ports"),
+        ("postgresql://someone:kanarie@\N{DIGIT ONE}\N{CARE OF}/name", "hosts and ports"),
+        ("postgresql://someone:kan/arie@db/name", "%2F"),
+        ("postgresql://someone:kan?arie@db/name", "%3F"),
+        ("postgresql://someone:kan#arie@db/name", "%23"),
+        ("postgresql://someone:kanarie@db/name?sslmode=banana", "sslmode is one of"),
+        ("postgresql://someone:kanarie@db/name?target_session_attrs=rw", "target_session_attrs is one of"),
+        (None, "a text"),
+    ],
+    ids=str,
+)
+def test_an_address_where_no_server_can_be_is_refused_without_its_password(
+    dsn: Any, said: str, anyio_backend: str
+) -> None:
+    with pytest.raises(ValueError, match="must be") as refused:
+        Database(dsn)
+    assert said in str(refused.value)
+    assert "for example" in str(refused.value)
+    assert "arie" not in str(refused.value)
+    assert refused.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://",
+        "postgres://db",
+        "postgresql:///name?host=/run/postgresql",
+        "postgresql://someone:p%40ss@db.example:5432/name?user=a@b",
+        "postgresql://someone:p@ss@[::1]:5432/name",
+        "postgresql://one:1,two,[::1]:2/name?target_session_attrs=read-write&sslmode=verify-full",
+    ],
+)
+def test_an_address_where_a_server_can_be_is_taken(dsn: str, anyio_backend: str) -> None:
+    if "a@b" in dsn:
+        dsn = dsn.replace("?user=a@b", "?user=a%40b")
+    assert repr(Database(dsn)) == "Database('postgres')"
+
+
+async def test_a_password_file_that_everybody_may_read_is_warned_of_once(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("hunter2\n")
+    file.chmod(0o644)
+    password = PasswordFile(file)
+    with pytest.warns(UserWarning, match="every user of this machine may read") as warned:
+        assert await password() == "hunter2"
+    assert await password() == "hunter2"
+    assert len(warned) == 1
+    assert "hunter2" not in str(warned[0].message)
+    file.chmod(0o640)
+    assert await PasswordFile(file)() == "hunter2"

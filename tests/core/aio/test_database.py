@@ -496,18 +496,6 @@ async def test_no_secret_is_told_in_an_error_an_event_or_a_repr() -> None:
     assert "canary" not in told
 
 
-@pytest.mark.parametrize("host", ["[::1", "\N{DIGIT ONE}\N{CARE OF}", "127.0.0.1:canary"])
-async def test_an_address_that_makes_no_sense_is_not_told_either(host: str) -> None:
-    seen = RecordingObserver()
-    async with Database(
-        f"postgresql://someone:canary-secret@{host}/db", options=QUICK, observer=seen
-    ) as database:
-        with anyio.fail_after(5):
-            while not seen.of(ConnectionOpened):
-                await anyio.sleep(0.01)
-        assert "canary" not in f"{database!r} {seen.events!r}"
-
-
 async def test_a_statement_has_no_more_than_the_request_has_left_and_is_ended_on_the_server(
     database_dsn: str,
 ) -> None:

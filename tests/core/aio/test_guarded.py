@@ -14,6 +14,7 @@ import pytest
 
 from postfacta_core.aio.breaker import CircuitBreaker
 from postfacta_core.aio.database import Connection, Database, PoolOptions, database_circuit
+from postfacta_core.clock import MONOTONIC
 from postfacta_core.errors import (
     CircuitOpenError,
     DatabaseUnavailableError,
@@ -22,6 +23,7 @@ from postfacta_core.errors import (
     OutcomeUnknownError,
     PoolTimeoutError,
     ReadOnlyDatabaseError,
+    ResilienceError,
 )
 from postfacta_core.events import CircuitChanged, Mode, Outcome, PolicyCreated, QueryFinished, RetryScheduled
 from postfacta_core.policy.breaker import Circuit, CircuitConfig, CircuitState
@@ -786,3 +788,28 @@ async def test_statements_leave_no_garbage_for_the_cyclic_collector(database_dsn
             assert gc.collect() == 0
         finally:
             gc.enable()
+
+
+# Writes
+
+
+@pytest.mark.parametrize(
+    ("state", "error"), [("53100", DatabaseUnavailableError), ("25006", ReadOnlyDatabaseError)]
+)
+async def test_a_write_that_was_refused_is_reported_for_half_a_minute(
+    database_dsn: str, state: str, error: type[ResilienceError]
+) -> None:
+    later = 0.0
+    async with Database(
+        database_dsn, name="db", options=PATIENT, clock=lambda: MONOTONIC() + later
+    ) as database:
+        await database.check_writes()
+        with pytest.raises(error):
+            await database.execute(f"do $$ begin raise sqlstate '{state}'; end $$", repeatable=True)
+        for _ in range(2):
+            with pytest.raises(error):
+                await database.check_writes()
+        later = 31.0
+        await database.check_writes()
+        later = 0.0
+        await database.check_writes()

@@ -1,0 +1,218 @@
+"""A FastAPI service on `Database`, as its owner writes it, behind a network that loses answers."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+
+from tests.strangers.kit import Environments, Served
+
+SERVICE = """
+    import os
+    from contextlib import asynccontextmanager
+
+    from fastapi import FastAPI
+    from pydantic import BaseModel
+
+    from postfacta_core.aio.database import Database
+    from postfacta_core.aio.retry import Retry
+    from postfacta_core.asgi import harden, problem_handler
+    from postfacta_core.errors import ResilienceError
+
+    database = Database(os.environ["DSN"])
+    retry = Retry("orders", attempts=3)
+
+
+    @asynccontextmanager
+    async def lifespan(app):
+        await database.execute("create table if not exists orders (title text)")
+        yield
+
+
+    api = FastAPI(lifespan=lifespan, exception_handlers={ResilienceError: problem_handler})
+
+
+    class Order(BaseModel):
+        title: str
+
+
+    @api.post("/orders", status_code=201)
+    async def place(order: Order):
+        await retry.call(database.execute, "insert into orders values ($1)", order.title)
+
+
+    @api.get("/orders")
+    async def count():
+        return await database.fetchval("select count(*) from orders", repeatable=True)
+
+
+    app = harden(api, service="orders", resources=[database])
+    app.health.add("database", database.ping)
+"""
+PATIENCE = 60.0
+
+
+class LossyNetwork:
+    """A relay to a server, in threads.
+
+    Attributes:
+        delay: Seconds before a connection is made.
+        is_down: Whether new connections are ended at once.
+        losses: The answers to the next so many statements that send the word victim are lost, with the connection.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        self._parts = urlsplit(dsn)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: set[socket.socket] = set()
+        self.delay = 0.0
+        self.is_down = False
+        self.losses = 0
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        self.cut()
+
+    @property
+    def dsn(self) -> str:
+        """The address that leads through it."""
+        credentials = self._parts.netloc.rpartition("@")[0]
+        port = self._listener.getsockname()[1]
+        return self._parts._replace(netloc=f"{credentials}@127.0.0.1:{port}").geturl()
+
+    def cut(self) -> None:
+        """Break the connections that there are."""
+        for connection in list(self._open):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                if self.is_down:
+                    client.close()
+                else:
+                    threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        time.sleep(self.delay)  # noqa: TID251 - a thread of its own, not a loop
+        server = socket.create_connection((self._parts.hostname or "", self._parts.port or 0))
+        self._open |= {client, server}
+        loses = threading.Event()
+        back = threading.Thread(target=self._pump, args=(server, client, loses.is_set), daemon=True)
+        back.start()
+
+        def forward(piece: bytes) -> None:
+            if b"victim" in piece and self.losses > 0:
+                self.losses -= 1
+                loses.set()
+
+        self._pump(client, server, lambda: False, forward)
+        back.join(PATIENCE)
+        for connection in (client, server):
+            self._open.discard(connection)
+            connection.close()
+
+    @staticmethod
+    def _pump(
+        source: socket.socket,
+        sink: socket.socket,
+        ends: Callable[[], bool],
+        look: Callable[[bytes], None] = lambda _: None,
+    ) -> None:
+        with suppress(OSError):
+            while (piece := source.recv(65536)) and not ends():
+                look(piece)
+                sink.sendall(piece)
+        for connection in (source, sink):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def network(database_dsn: str) -> Generator[LossyNetwork]:
+    """Stand between the service and its database."""
+    with LossyNetwork(database_dsn) as network:
+        network.delay = 0.3
+        yield network
+
+
+@pytest.fixture
+def served(environments: Environments, network: LossyNetwork, tmp_path: Path) -> Generator[Served]:
+    """Serve it by uvicorn, from the wheel."""
+    environment = environments("fastapi", "uvicorn", extras=["postgres"])
+    with environment.serve(SERVICE, cwd=tmp_path, environment={"DSN": network.dsn}) as served:
+        network.delay = 0.0
+        yield served
+
+
+def count(served: Served) -> int:
+    return int(httpx2.get(f"{served.url}/orders", timeout=PATIENCE).raise_for_status().json())
+
+
+def until_ready(served: Served, status: int) -> None:
+    until = time.monotonic() + PATIENCE
+    while httpx2.get(f"{served.url}/healthz/ready", timeout=PATIENCE).status_code != status:
+        assert time.monotonic() < until, f"never {status}: {served.log}"
+        time.sleep(0.05)  # noqa: TID251 - a thread of its own, not a loop
+
+
+def test_a_query_in_the_services_own_lifespan_starts_and_warns_of_nothing(served: Served) -> None:
+    until_ready(served, 200)
+    assert count(served) == 0
+    assert "Application startup complete" in served.log
+    assert "WARNING" not in served.log
+    assert "Traceback" not in served.log
+
+
+def test_a_write_whose_answer_was_lost_is_there_once(served: Served, network: LossyNetwork) -> None:
+    network.losses = 9
+    answer = httpx2.post(f"{served.url}/orders", json={"title": "victim"}, timeout=PATIENCE)
+    assert (answer.status_code, answer.json()["code"]) == (503, "outcome-unknown")
+    assert "retry-after" not in answer.headers
+    assert network.losses == 8
+    assert count(served) == 1
+    assert "Traceback" not in served.log
+
+
+@pytest.mark.parametrize("text", [r"\u0000", r"\ud800"])
+def test_a_text_that_no_column_takes_is_the_callers_fault(served: Served, text: str) -> None:
+    headers = {"content-type": "application/json"}
+    body = f'{{"title": "{text}"}}'
+    answer = httpx2.post(f"{served.url}/orders", content=body, headers=headers, timeout=PATIENCE)
+    assert answer.status_code == 422
+    assert count(served) == 0
+    metrics = httpx2.get(f"{served.url}/metrics", timeout=PATIENCE).text
+    assert 'status_code="5' not in metrics
+    assert "Traceback" not in served.log
+
+
+def test_a_database_that_is_away_is_503_and_unready_until_it_is_back(
+    served: Served, network: LossyNetwork
+) -> None:
+    until_ready(served, 200)
+    network.is_down = True
+    network.cut()
+    until_ready(served, 503)
+    answer = httpx2.post(f"{served.url}/orders", json={"title": "now"}, timeout=PATIENCE)
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    assert int(answer.headers["retry-after"]) >= 1
+    network.is_down = False
+    until_ready(served, 200)
+    answer = httpx2.post(f"{served.url}/orders", json={"title": "now"}, timeout=PATIENCE)
+    assert answer.status_code == 201
+    assert count(served) == 1
