@@ -4,7 +4,9 @@
 
 Two instances and a PostgreSQL run as processes. Clients record incidents, move them through their states and change
 them, and repeat each write until its outcome is known. Meanwhile instances and database are killed, stopped and
-frozen. Afterwards everything is read back, and `chaos/history.py` judges.
+frozen. Afterwards everything is read back, and `chaos/history.py` judges. Beside them, a program writes single statements,
+some with a default `Retry` around, behind a network that loses answers (`chaos/orders.py`): they too must be there as often
+as their writer was told.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from chaos.faults import FAULTS, Fault, Tormentor
 from chaos.history import Findings, judge
 from chaos.reading import read_all
 from chaos.stack import Stack, prepare
+from chaos.statements import StatementFindings, Statements
 from chaos.writers import Journal, Writer
 
 __all__ = ["Durability", "Options", "check_durability"]
@@ -56,6 +59,7 @@ class Durability:
 
     Attributes:
         problems: What went wrong with the run itself, such as a service that did not come back.
+        statements: What became of single statements.
         gaps: The longest time without any acknowledgement, for each kind of fault, in seconds.
     """
 
@@ -66,13 +70,15 @@ class Durability:
     gaps: dict[str, float]
     problems: Sequence[str]
     seconds: float
+    statements: StatementFindings
 
     @property
     def verdict(self) -> str:
         """``pass``, ``fail`` or ``unknown``."""
-        if self.findings.verdict == "fail":
+        verdicts = {self.findings.verdict, self.statements.findings.verdict}
+        if "fail" in verdicts:
             return "fail"
-        return "unknown" if self.problems else self.findings.verdict
+        return "unknown" if self.problems or "unknown" in verdicts else "pass"
 
     @property
     def exit_code(self) -> int:
@@ -89,6 +95,9 @@ class Durability:
             "seconds": round(self.seconds, 1),
             "faults_caused": len(self.faults),
             "findings": self.findings.as_json(),
+            "statements": self.statements.findings.as_json(),
+            "statements_told": dict(self.statements.told.most_common()),
+            "lost_answers": self.statements.lost_answers,
             "answers": self.answers,
             "longest_gap_seconds": self.gaps,
             "faults": [asdict(fault) for fault in self.faults],
@@ -109,9 +118,15 @@ def check_durability(folder: Path, options: Options, *, template: Path | None = 
     with Stack(folder / "stack", template, environment=environment, database=database) as stack:
         tormentor = Tormentor(stack, seed=options.seed, kinds=options.kinds)
         start = time.monotonic()
-        problems += _under_writes(stack, options, journal, tormentor)
-        problems += _attempted(stack.restore)
-        findings = _read_back(stack, options, journal, problems)
+        statements = Statements(stack.dsn(), stack.folder, seed=options.seed)
+        try:
+            statements.start()
+            problems += _under_writes(stack, options, journal, tormentor)
+            problems += _attempted(stack.restore)
+            findings = _read_back(stack, options, journal, problems)
+            told = _end_statements(statements, options, problems)
+        finally:
+            statements.kill()
     return Durability(
         options=options,
         findings=findings,
@@ -120,7 +135,16 @@ def check_durability(folder: Path, options: Options, *, template: Path | None = 
         gaps=_gaps([at - start for at in journal.acknowledged_at], tormentor.faults),
         problems=problems,
         seconds=time.monotonic() - began,
+        statements=told,
     )
+
+
+def _end_statements(statements: Statements, options: Options, problems: list[str]) -> StatementFindings:
+    try:
+        return statements.end(minimum=options.minimum)
+    except (RuntimeError, TimeoutError, ValueError) as error:
+        problems.append(f"the statements could not be judged: {error}")
+        return StatementFindings(findings=Findings(minimum=options.minimum))
 
 
 def _read_back(stack: Stack, options: Options, journal: Journal, problems: list[str]) -> Findings:

@@ -75,12 +75,19 @@ def _durability(found: Durability) -> list[str]:
             about="Replayed: an earlier attempt had been done, and its answer was given again. Repeated: none had. "
             "Read: the client looked.",
         ),
+        section(
+            "Single statements",
+            table(("write: told", "writes"), found.statements.told.most_common()),
+            about=f"Statements alone and in transactions, half of them with a default Retry around, behind a network that "
+            f"kept {found.statements.lost_answers:,} answers from their writers.",
+        ),
         section("Answers to attempts", table(("write: answer", "attempts"), list(found.answers.items()))),
     ]
 
 
 def _wrong(found: Durability) -> list[str]:
-    lines = [f"{kind}: {text}" for kind, texts in found.findings.wrong.items() for text in texts[:20]]
+    every = (*found.findings.wrong.items(), *found.statements.findings.wrong.items())
+    lines = [f"{kind}: {text}" for kind, texts in every for text in texts[:20]]
     odd = [f"{fault.kind} of {fault.victim}: {fault.note}" for fault in found.faults if fault.note]
     return [escape(line) for line in (*found.problems, *lines, *odd)]
 

@@ -107,8 +107,22 @@ def _tables(found: Durability) -> str:
             *_table(("unknown first, and why", "writes"), explained),
             "",
             *_table(("how its client found out", "writes"), findings.resolved.most_common()),
+            "",
+            *_table(("single statements", "measured"), _statements(found)),
         ]
     )
+
+
+def _statements(found: Durability) -> list[tuple[object, ...]]:
+    findings = found.statements.findings
+    return [
+        ("acknowledged", f"{findings.acknowledged:,}"),
+        ("answers that were kept from their writer", f"{found.statements.lost_answers:,}"),
+        ("told that it was not done", f"{findings.refused:,}"),
+        ("told that the outcome is unknown", f"{findings.unknown:,}"),
+        ("of those, done", f"{findings.unknown_done:,}"),
+        *((name, len(wrong)) for name, wrong in findings.wrong.items()),
+    ]
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:

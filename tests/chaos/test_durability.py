@@ -38,6 +38,17 @@ def test_nothing_acknowledged_is_lost_doubled_or_torn(found: Durability) -> None
     assert (found.verdict, found.exit_code, list(found.problems)) == ("pass", 0, [])
 
 
+def test_no_single_statement_is_lost_or_doubled_and_none_is_called_refused_that_was_done(
+    found: Durability,
+) -> None:
+    told = found.statements
+    assert told.findings.wrong == {name: [] for name in told.findings.wrong}
+    assert told.findings.acknowledged >= 200
+    assert told.lost_answers > 0
+    assert told.findings.unknown > 0
+    assert told.findings.unknown_done > 0
+
+
 def test_there_were_faults_of_many_kinds_and_writes_to_lose(found: Durability) -> None:
     assert len(found.faults) == FAULTS_OF_A_SHORT_RUN
     assert len({fault.kind for fault in found.faults}) == FAULTS_OF_A_SHORT_RUN
