@@ -196,7 +196,7 @@ async def _look_at_durability(database: Database) -> _Finding:
 
 
 async def _look_at_connections(database: Database, pool: int) -> _Finding:
-    allowed = await database.fetchval(_ALLOWED, operation="connections")
+    allowed = await database.fetchval(_ALLOWED, operation="connections", repeatable=True)
     text = f"a process opens up to {pool} of the {allowed} that PostgreSQL allows"
     if pool * 2 <= allowed:
         return _Finding("connections", "ok", text)

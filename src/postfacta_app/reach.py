@@ -53,6 +53,6 @@ async def revision(database: Database) -> str | None:
     """Tell the revision of the schema; None before the first migration."""
 
     async def fetch(sql: str) -> object:
-        return await database.fetchval(sql, operation="revision")
+        return await database.fetchval(sql, operation="revision", repeatable=True)
 
     return await current_revision(fetch)

@@ -133,7 +133,7 @@ class PostgresIdentity:
 
     async def touch(self, token_id: UUID, now: datetime) -> None:
         """Note that a token was used."""
-        await self._database.execute(_TOUCH, token_id, now, operation="token_touch")
+        await self._database.execute(_TOUCH, token_id, now, operation="token_touch", repeatable=True)
 
     async def losses(self, after: int) -> tuple[int, Sequence[tuple[int, bool]]]:
         """Read the newest number of the audit log, and those after one by which somebody may see less."""

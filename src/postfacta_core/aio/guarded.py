@@ -303,7 +303,7 @@ class Guard:
         self._is_closing = True
 
     def take_note(
-        self, loan: GuardedLoan, error: Exception, known: Exception | None, *, limit: float | None
+        self, loan: GuardedLoan, error: Exception, known: ResilienceError | None, *, limit: float | None
     ) -> None:
         """See what the failure of a statement means for its connection, the presence of the database, and the circuit.
 
