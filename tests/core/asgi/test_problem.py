@@ -124,7 +124,7 @@ async def test_without_a_context_there_is_no_request_id_and_without_advice_the_k
 def test_without_a_type_the_title_is_the_phrase_of_the_status(problem: Problem) -> None:
     phrases = {408: "Request Timeout", 413: "Content Too Large", 429: "Too Many Requests", 799: "Error"}
     phrases |= {431: "Request Header Fields Too Large", 500: "Internal Server Error", 502: "Bad Gateway"}
-    phrases |= {503: "Service Unavailable", 504: "Gateway Timeout"}
+    phrases |= {422: "Unprocessable Content", 503: "Service Unavailable", 504: "Gateway Timeout"}
     assert kind_members(problem)["title"] == phrases[problem.status]
 
 
