@@ -93,13 +93,13 @@ def test_the_result_is_plain_data_and_the_report_needs_nothing_else(
 
 def test_the_tables_of_a_page_are_replaced_and_the_rest_is_kept(found: Durability, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("# Before\n<!-- durability: begin -->\nold\n<!-- durability: end -->\nafter\n")
+    page.write_text("# Before\n<!-- durability: begin -->\nbygone\n<!-- durability: end -->\nafter\n")
     for _ in range(2):
         replace_tables(page, found, [])
     text = page.read_text()
     assert text.startswith("# Before\n<!-- durability: begin -->\n")
     assert text.endswith("\n<!-- durability: end -->\nafter\n")
-    assert "old" not in text
+    assert "bygone" not in text
     assert text.count("| verdict | **pass** |") == 1
     page.write_text("no marks")
     with pytest.raises(ValueError, match="lacks the lines"):
