@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,7 @@ from .reliability.business import BusinessMetrics
 from .reliability.pages import ReliabilityPage
 from .reliability.postgres import PostgresBusiness
 from .reliability.watch import Watch
+from .rotation import Rotation, password_of
 from .routes import RouteClass, Rule, build_routes
 from .screens import Screens
 from .settings import AuthMode, Settings, is_loopback
@@ -105,13 +107,17 @@ class SchemaOutdatedError(Exception):
     """The database is not at the revision that this program needs."""
 
 
-def create_app(settings: Settings, *, v0_store: V0Store | None = None) -> Hardened:
+def create_app(
+    settings: Settings, *, v0_store: V0Store | None = None, read: Callable[[], Settings] | None = None
+) -> Hardened:
     """Make the service; nothing is opened before its lifespan starts.
 
     Args:
         settings: All there is to set.
         v0_store: Where v0 keeps its incidents; by default the database.
+        read: Reads the settings again, for secrets that are replaced; by default none is.
     """
+    rotation = Rotation(settings, read)
     codebase = load_codebase()
     telemetry = Telemetry(version=settings.app_version or codebase.version)
     logs.watch(telemetry.observer)
@@ -127,6 +133,7 @@ def create_app(settings: Settings, *, v0_store: V0Store | None = None) -> Harden
             statement_timeout=settings.statement_timeout,
             reset=False,  # No statement of ours leaves anything behind in its session.
         ),
+        password=rotation.password if password_of(settings) else None,
         observer=telemetry.observer,
     )
     pages = Pages(version=settings.app_version or codebase.version)
@@ -135,7 +142,7 @@ def create_app(settings: Settings, *, v0_store: V0Store | None = None) -> Harden
     )
     rate_store = shared_store(settings)
     throttle = Throttle(store=rate_store)
-    project = _project(settings, database, throttle=throttle, business=business, telemetry=telemetry)
+    project = _project(rotation, database, throttle=throttle, business=business, telemetry=telemetry)
     guard = Guard(
         PostgresIdentity(database),
         settings,
@@ -173,10 +180,11 @@ def create_app(settings: Settings, *, v0_store: V0Store | None = None) -> Harden
     return harden(
         app,
         service="postfacta",
-        policy=_policy(settings, table, rate_store),
+        policy=_policy(rotation, table, rate_store),
         telemetry=telemetry,
         health=health,
         resources=[
+            rotation.watching(),
             database,
             housekeeping(database, telemetry.observer),
             revocations.running(database.wait_connected, observer=telemetry.observer),
@@ -288,13 +296,14 @@ def route_rules(
 
 
 def _project(
-    settings: Settings,
+    rotation: Rotation,
     database: Database,
     *,
     throttle: Throttle,
     business: BusinessMetrics,
     telemetry: Telemetry,
 ) -> Project | None:
+    settings = rotation.current
     if settings.auth_mode is not AuthMode.SUPABASE:
         return None
     from .identity.project import Project  # noqa: PLC0415 - its cryptography takes long to load, for who needs none
@@ -304,6 +313,7 @@ def _project(
         PostgresIdentity(database),
         Transactions(database),
         throttle=throttle,
+        secrets=lambda: rotation.current.jwt_secrets,
         attempted=partial(business.attempted, "password"),
         observer=telemetry.observer,
     )
@@ -311,7 +321,8 @@ def _project(
     return project
 
 
-def _policy(settings: Settings, table: list[Rule], rate_store: SharedStore | None) -> Policy:
+def _policy(rotation: Rotation, table: list[Rule], rate_store: SharedStore | None) -> Policy:
+    settings = rotation.current
     special = {
         (rule.method, rule.path): TransferLimits(
             max_header_bytes=settings.max_header_bytes, max_body_bytes=rule.route_class.body_bytes
@@ -329,7 +340,6 @@ def _policy(settings: Settings, table: list[Rule], rate_store: SharedStore | Non
             return reads
         return special.get((scope["method"], scope["path"]), writes)
 
-    token, key = settings.metrics_token, settings.traffic_key
     delay = settings.drain_delay
     if delay is None:
         delay = 0.0 if settings.is_local else DrainLimits().drain_delay
@@ -344,10 +354,10 @@ def _policy(settings: Settings, table: list[Rule], rate_store: SharedStore | Non
         priority_of=priorities(table),
         drain=DrainLimits(drain_delay=delay, drain_timeout=settings.drain_timeout),
         response_headers=_HEADERS if settings.is_local else (*_HEADERS, _STRICT_TRANSPORT),
-        metrics_token=token.get_secret_value() if token else "",
+        metrics_token=(lambda: rotation.current.metrics_tokens) if settings.metrics_token else "",
         allow_metrics=partial(_may_scrape, settings, TrustedProxies(settings.trusted_proxies)),
-        allow_health_detail=partial(_may_see_checks, settings),
-        traffic_key=key.get_secret_value() if key else "",
+        allow_health_detail=partial(_may_see_checks, rotation),
+        traffic_key=(lambda: rotation.current.traffic_keys) if settings.traffic_key else "",
         quiet=("/healthz",),
     )
 
@@ -363,13 +373,13 @@ def _may_scrape(settings: Settings, proxies: TrustedProxies, scope: Scope) -> bo
     return is_loopback(peer) and not is_proxy and names.isdisjoint(_FORWARDED)
 
 
-def _may_see_checks(settings: Settings, scope: Scope) -> bool:
+def _may_see_checks(rotation: Rotation, scope: Scope) -> bool:
     """Let whoever may scrape the metrics see the checks too; on a developer's machine that is everybody."""
+    settings = rotation.current
     if settings.metrics_token is None:
         return settings.is_local
-    expected = f"Bearer {settings.metrics_token.get_secret_value()}".encode()
     given = dict(scope["headers"]).get(b"authorization", b"")
-    return hmac.compare_digest(given, expected)
+    return any(hmac.compare_digest(given, f"Bearer {one}".encode()) for one in settings.metrics_tokens)
 
 
 def _health(settings: Settings, database: Database, telemetry: Telemetry) -> HealthRegistry:

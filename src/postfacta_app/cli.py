@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -293,8 +294,9 @@ def _settings(args: argparse.Namespace, **overrides: object) -> Settings:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    settings = _settings(args, environment="local", log_level="DEBUG") if args.dev else _settings(args)
-    return serve(settings, say=_say)
+    dev = {"environment": "local", "log_level": "DEBUG"} if args.dev else {}
+    read = partial(_settings, args, **dev)
+    return serve(read(), say=_say, read=read)
 
 
 def _migrate(args: argparse.Namespace) -> int:

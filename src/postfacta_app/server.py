@@ -7,9 +7,12 @@ import gc
 import signal
 import socket
 from collections.abc import Callable
+from types import FrameType
 from typing import Final
 
 import uvicorn
+
+from postfacta_core.terminal import has_terminal
 
 from .connections import Room, bounded, make_room
 from .observability import configure_logging, configure_tracing
@@ -47,12 +50,20 @@ def graceful_timeout(settings: Settings) -> int:
     return round(settings.drain_timeout + _CLOSING)
 
 
-def serve(settings: Settings, *, say: Callable[[str], None] | None = None) -> int:
+def serve(
+    settings: Settings,
+    *,
+    say: Callable[[str], None] | None = None,
+    read: Callable[[], Settings] | None = None,
+) -> int:
     """Serve until Ctrl-C or SIGTERM, then end what is under way; return the exit code.
+
+    SIGHUP has the secrets read again, and ends nothing, unless a terminal was closed.
 
     Args:
         settings: Where to listen, and everything the application needs.
         say: Told where it listens.
+        read: Reads the settings again, for secrets that are replaced; by default none is.
 
     Raises:
         PortInUseError: If the port is taken.
@@ -62,13 +73,21 @@ def serve(settings: Settings, *, say: Callable[[str], None] | None = None) -> in
         configure_logging(settings)
         flush = configure_tracing(settings)
         room = make_room(*_ROOM, others=2 * settings.pool_max_size)
-        server = uvicorn.Server(_config(settings, room))
+        server = uvicorn.Server(_config(settings, room, read))
         # No request leaves what only the collector can free; to look after each 700 objects took 5 to 10 % of it.
         gc.freeze()
         gc.set_threshold(10_000, 10, 10)
         # Told here too, since uvicorn listens to signals only once its loop runs: a KeyboardInterrupt before that can
         # be lost in an import. It raises them again after its graceful stop; so whoever called us can still tidy up.
         before = {told: signal.signal(told, server.handle_exit) for told in (signal.SIGINT, signal.SIGTERM)}
+        had_terminal = has_terminal()
+
+        def hang_up(signum: int, frame: FrameType | None) -> None:
+            # Until the application hears it.
+            if had_terminal and not has_terminal():
+                server.handle_exit(signum, frame)
+
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, hang_up)
         try:
             if say is not None:
                 say(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}; Ctrl-C stops it")
@@ -80,11 +99,13 @@ def serve(settings: Settings, *, say: Callable[[str], None] | None = None) -> in
     return 0 if server.started else 1
 
 
-def _config(settings: Settings, room: Room = _ROOM) -> uvicorn.Config:
+def _config(
+    settings: Settings, room: Room = _ROOM, read: Callable[[], Settings] | None = None
+) -> uvicorn.Config:
     from .app import create_app  # noqa: PLC0415 - a port in use is told before the slow part of the start
 
     return uvicorn.Config(
-        create_app(settings),
+        create_app(settings, read=read),
         loop="asyncio",
         http=bounded(room.connections),
         backlog=room.backlog,

@@ -128,13 +128,20 @@ def _project(value: str) -> str:
 
 
 def _jwt_secret(value: SecretStr) -> SecretStr:
-    secret = value.get_secret_value()
-    if len(secret.encode()) < _SHORTEST_SECRET:
-        msg = f"is shorter than {_SHORTEST_SECRET} bytes, and so can be guessed: take the project's own, or make one"
-        raise ValueError(msg)
-    if secret.strip().lower() in _PUBLISHED:
-        raise ValueError("is a published example, with which anybody can sign tokens: make one of your own")
+    # An empty one is refused before.
+    for secret in _lines(value):
+        if len(secret.encode()) < _SHORTEST_SECRET:
+            msg = f"is shorter than {_SHORTEST_SECRET} bytes, and so can be guessed: take the project's own, or make one"
+            raise ValueError(msg)
+        if secret.strip().lower() in _PUBLISHED:
+            raise ValueError(
+                "is a published example, with which anybody can sign tokens: make one of your own"
+            )
     return value
+
+
+def _lines(secret: SecretStr | None) -> tuple[str, ...]:
+    return tuple(line for line in secret.get_secret_value().splitlines() if line) if secret else ()
 
 
 def is_loopback(host: str) -> bool:
@@ -265,6 +272,21 @@ class Settings(BaseModel):
     def issuer(self) -> str:
         """Who signs the tokens of the Supabase project."""
         return self.jwt_issuer or f"{self.db_url}/auth/v1"
+
+    @property
+    def jwt_secrets(self) -> tuple[str, ...]:
+        """What tokens may be signed with: while it is replaced, the new one and the former, one a line."""
+        return _lines(self.jwt_secret)
+
+    @property
+    def metrics_tokens(self) -> tuple[str, ...]:
+        """What a scrape may bring, as `jwt_secrets`."""
+        return _lines(self.metrics_token)
+
+    @property
+    def traffic_keys(self) -> tuple[str, ...]:
+        """What lets a traffic class be believed, as `jwt_secrets`."""
+        return _lines(self.traffic_key)
 
     def rate(self, of: Literal["address", "read", "write", "ingest"]) -> str:
         """Tell what may be asked for; empty for as much as anybody likes."""

@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 import signal
 
-__all__ = ["is_ctrl_c"]
+__all__ = ["has_terminal", "is_ctrl_c"]
 
 _TERMINAL = "/dev/tty"  # The terminal that controls this process, wherever its input and output go.
+
+
+def has_terminal() -> bool:
+    """Tell whether a terminal controls this process, and is still open."""
+    return _foreground() is not None
 
 
 def is_ctrl_c(signum: int) -> bool:
@@ -16,15 +21,18 @@ def is_ctrl_c(signum: int) -> bool:
     That is SIGINT in the foreground of a terminal. A supervisor that stops its services by SIGINT has none. It takes
     some microseconds, and may be called in a signal handler.
     """
-    if signum != signal.SIGINT:
-        return False
+    return signum == signal.SIGINT and _foreground() == os.getpgrp()
+
+
+def _foreground() -> int | None:
+    """Tell which group of processes has the terminal; None if there is none."""
     try:
         terminal = os.open(_TERMINAL, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
-        return False
+        return None
     try:
-        return os.tcgetpgrp(terminal) == os.getpgrp()
+        return os.tcgetpgrp(terminal)
     except OSError:
-        return False
+        return None
     finally:
         os.close(terminal)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -40,6 +40,7 @@ class Project:
         store: Where accounts and sessions are.
         transactions: Runs the writes.
         throttle: Counts tries.
+        secrets: Tells what its tokens may be signed with by HS256.
         attempted: Told how each attempt to sign in ended.
         observer: Told of calls, and of the circuit.
 
@@ -57,6 +58,7 @@ class Project:
         transactions: Transactions,
         *,
         throttle: Throttle,
+        secrets: Callable[[], Collection[str]],
         attempted: Callable[[str], object],
         observer: Observer,
     ) -> None:
@@ -78,7 +80,9 @@ class Project:
             observer=observer,
         )
         self.keys: Jwks = Jwks(partial(publisher.ask, "GET", ".well-known/jwks.json"))
-        self.tokens: SupabaseTokens = SupabaseTokens(settings, store, transactions, keys=self.keys)
+        self.tokens: SupabaseTokens = SupabaseTokens(
+            settings, store, transactions, keys=self.keys, secrets=secrets
+        )
         self.accounts: SupabaseAccounts = SupabaseAccounts(
             gotrue, self.tokens, store, transactions=transactions, throttle=throttle, attempted=attempted
         )

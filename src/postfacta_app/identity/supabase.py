@@ -6,14 +6,14 @@ one too. So each claim is held to one value, and what an account may do here sta
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Final, Literal, Protocol
 from uuid import UUID
 
 import jwt
-from jwt.exceptions import PyJWTError
+from jwt.exceptions import InvalidSignatureError, PyJWTError
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
 from starlette.requests import Request
 
@@ -104,10 +104,11 @@ class SupabaseTokens:
     """Reads the tokens, and knows the accounts behind them.
 
     Args:
-        settings: The issuer, and the secret if there is one.
+        settings: The issuer.
         people: Where accounts are.
         transactions: An account is made in one when it is met for the first time.
         keys: The project's public keys.
+        secrets: Tells what tokens may be signed with by HS256; by default what the settings say.
         clock: Seconds since the epoch.
     """
 
@@ -118,10 +119,11 @@ class SupabaseTokens:
         transactions: Transactions,
         *,
         keys: Jwks,
+        secrets: Callable[[], Collection[str]] | None = None,
         clock: Clock = WALL,
     ) -> None:
         self._issuer = settings.issuer
-        self._secret = settings.jwt_secret
+        self._secrets = secrets or (lambda: settings.jwt_secrets)
         self._people = people
         self._transactions = transactions
         self._keys = keys
@@ -145,25 +147,25 @@ class SupabaseTokens:
         if len(token) > _LONGEST:
             return None
         try:
-            key = await self._key(jwt.get_unverified_header(token))
-            if key is None:
+            keys = await self._keys_for(jwt.get_unverified_header(token))
+            payload = next((signed for key in keys if (signed := _payload(token, key)) is not None), None)
+            if payload is None:
                 return None
-            # One algorithm a call, and never the token's choice: the key knows its own.
-            algorithm = key.algorithm_name if isinstance(key, jwt.PyJWK) else "HS256"
-            claims = _Claims.model_validate_json(_SIGNED.decode(token, key, algorithms=[algorithm]))
+            claims = _Claims.model_validate_json(payload)
         except (PyJWTError, ValidationError):
             return None
         now = self._clock()
         has_begun = max(claims.iat, claims.nbf) <= now + _LEEWAY
         return claims if claims.iss == self._issuer and has_begun else None
 
-    async def _key(self, header: Mapping[str, object]) -> jwt.PyJWK | str | None:
+    async def _keys_for(self, header: Mapping[str, object]) -> Collection[jwt.PyJWK | str]:
         algorithm, kid = header.get("alg"), header.get("kid")
         if algorithm == "HS256":
-            return self._secret.get_secret_value() if self._secret else None
+            return self._secrets()
         if algorithm not in ("ES256", "RS256") or not isinstance(kid, str) or len(kid) > LONGEST_KID:
-            return None
-        return await self._keys.key(kid)
+            return ()
+        key = await self._keys.key(kid)
+        return () if key is None else (key,)
 
     async def _account(self, request: Request, claims: _Claims) -> User | None:
         name = external_name(self._issuer, claims.sub)
@@ -188,3 +190,12 @@ class SupabaseTokens:
             expires_at=datetime.fromtimestamp(claims.exp + _LEEWAY, UTC),
             disabled_at=user.disabled_at if user else None,
         )
+
+
+def _payload(token: str, key: jwt.PyJWK | str) -> bytes | None:
+    # One algorithm a call, and never the token's choice: the key knows its own.
+    algorithm = key.algorithm_name if isinstance(key, jwt.PyJWK) else "HS256"
+    try:
+        return _SIGNED.decode(token, key, algorithms=[algorithm])
+    except InvalidSignatureError:
+        return None

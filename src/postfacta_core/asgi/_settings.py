@@ -19,6 +19,7 @@ __all__ = [
     "path",
     "prefix",
     "resources",
+    "secret",
     "settings",
     "switch",
 ]
@@ -56,6 +57,14 @@ def function_or_none(field: str, value: object) -> None:
     if value is not None:
         validation.function(field, value, example="a function, or None")
         _refuse_async(field, value)
+
+
+def secret(field: str, value: object) -> None:
+    """Check a secret, or a function that returns all that hold."""
+    if callable(value) and not isclass(value):
+        _refuse_async(field, value)
+    else:
+        validation.secret(field, value, example="a text, a function that returns several, or leave it out")
 
 
 def path(field: str, value: object, *, example: str) -> str:

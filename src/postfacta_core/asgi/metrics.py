@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable
 from functools import partial
 from os import PathLike
@@ -18,6 +17,7 @@ from ..telemetry.metrics import Exposition, Metrics
 from ..validation import validation
 from ._problem import request_of
 from ._route import local_path
+from ._secret import Secret, knows
 from ._settings import settings
 from ._types import ASGIApp, Receive, Scope, Send
 
@@ -38,7 +38,8 @@ class MetricsEndpoint:
         app: The application to wrap.
         metrics: What to render.
         path: Where, below the server's `root_path`.
-        token: The bearer token that a scrape must bring. Without one, whoever reaches the path may read.
+        token: The bearer token that a scrape must bring, or a function that returns all that hold now. Without one,
+            whoever reaches the path may read.
         allow: Decides for each scrape whether it may read at all, beside the token.
         workers: A folder that all workers of the service share, if there are several: then a scrape of one of them
             shows all, each with its number in the label `worker`. Without one, each worker shows itself.
@@ -54,7 +55,7 @@ class MetricsEndpoint:
         metrics: Metrics,
         *,
         path: str = "/metrics",
-        token: str = "",
+        token: Secret = "",
         allow: Callable[[Scope], bool] | None = None,
         workers: str | PathLike[str] = "",
         observer: Observer = ignore,
@@ -62,7 +63,7 @@ class MetricsEndpoint:
         settings.application("MetricsEndpoint", app)
         validation.instance("MetricsEndpoint.metrics", metrics, Metrics, example="Metrics()")
         settings.path("MetricsEndpoint.path", path, example='"/metrics"')
-        validation.secret("MetricsEndpoint.token", token, example="a text, or leave it out")
+        settings.secret("MetricsEndpoint.token", token)
         settings.function_or_none("MetricsEndpoint.allow", allow)
         validation.functions("MetricsEndpoint", observer=observer)
         if not isinstance(workers, PathLike):
@@ -70,7 +71,7 @@ class MetricsEndpoint:
         self._app = app
         self._metrics = metrics
         self._path = path
-        self._token = token.encode()
+        self._token = token
         self._allow = allow
         # A limiter of its own: a scrape takes no thread from the application's handlers.
         self._one = anyio.CapacityLimiter(1)
@@ -88,7 +89,7 @@ class MetricsEndpoint:
         headers = dict(scope["headers"])
         # The scheme's name is case-insensitive (RFC 9110, section 11.1).
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-        is_known = scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._token)
+        is_known = scheme.lower() == b"bearer" and knows(self._token, given.strip())
         if scope["method"] not in {"GET", "HEAD"}:
             await _answer(scope, send, _NOT_ALLOWED, status=405, header=(b"allow", b"GET, HEAD"))
         elif (self._token and not is_known) or not (self._allow is None or self._allow(scope)):

@@ -46,6 +46,7 @@ from ..telemetry.sampling import AccessSampler
 from ..telemetry.tracing import Tracing
 from ..validation import validation
 from ._problem import Render
+from ._secret import Secret
 from ._settings import settings
 from ._types import ASGIApp, Receive, Scope, Send
 from .concurrency import LoadSheddingMiddleware, PriorityOf
@@ -89,12 +90,13 @@ class Policy:
         recycle: When a worker ends by itself, to be replaced by its supervisor; None for never.
         response_headers: Given to every response that does not set them itself.
         metrics_path: Where the metrics are.
-        metrics_token: The bearer token that a scrape must bring; empty asks for none.
+        metrics_token: The bearer token that a scrape must bring; empty asks for none. Or a function that returns all
+            that hold now, so that it can be replaced in a running service.
         allow_metrics: Decides for each scrape whether it may read at all, beside the token; by default each may.
         metrics_workers: A folder that all workers share, if the server runs several; see `MetricsEndpoint`.
         health_prefix: Where the probes are.
         allow_health_detail: Who may see the checks by name.
-        traffic_key: Lets `X-Traffic-Class` be believed; empty believes nobody.
+        traffic_key: Lets `X-Traffic-Class` be believed; empty believes nobody. Or a function, as for `metrics_token`.
         quiet: More paths that get no span and no access line.
         access_lines: How many ordinary access lines a second are written before they are sampled; None for all.
     """
@@ -116,12 +118,12 @@ class Policy:
     recycle: RecycleLimits | None = None
     response_headers: Sequence[tuple[str, str]] = (("x-content-type-options", "nosniff"),)
     metrics_path: str = "/metrics"
-    metrics_token: str = field(default="", repr=False)
+    metrics_token: Secret = field(default="", repr=False)
     allow_metrics: Callable[[Scope], bool] | None = None
     metrics_workers: str | PathLike[str] = ""
     health_prefix: str = "/healthz"
     allow_health_detail: Callable[[Scope], bool] | None = None
-    traffic_key: str = field(default="", repr=False)
+    traffic_key: Secret = field(default="", repr=False)
     quiet: Collection[str] = ()
     access_lines: int | None = 100
 
@@ -149,8 +151,9 @@ class Policy:
                 "Policy.recycle", self.recycle, RecycleLimits, example="RecycleLimits(max_age=86400)"
             )
         check_headers("Policy.response_headers", self.response_headers)
-        for key in ("priority_key", "metrics_token", "traffic_key"):
-            validation.secret(f"Policy.{key}", getattr(self, key), example="a text, or leave it out")
+        validation.secret("Policy.priority_key", self.priority_key, example="a text, or leave it out")
+        for key in ("metrics_token", "traffic_key"):
+            settings.secret(f"Policy.{key}", getattr(self, key))
         for function in ("priority_of", "allow_health_detail", "allow_metrics"):
             settings.function_or_none(f"Policy.{function}", getattr(self, function))
         self._check_paths()

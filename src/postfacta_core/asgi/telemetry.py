@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
@@ -14,6 +13,7 @@ from ..validation import validation
 from ._problem import request_of
 from ._reply import reply_of
 from ._route import RouteReader, local_path
+from ._secret import Secret, knows
 from ._settings import settings
 from ._types import ASGIApp, Message, Receive, Scope, Send
 
@@ -40,7 +40,8 @@ class TelemetryMiddleware:
         recorders: Each is told when the exchange begins, is answered and ends. One that raises is passed over.
         route_of: Tells the route for a framework that is neither Starlette, FastAPI nor Litestar.
         quiet: Paths of probes and scrapes: without span and log line.
-        traffic_key: The secret that a caller must give in `X-Traffic-Key` for its `X-Traffic-Class` to count.
+        traffic_key: The secret that a caller must give in `X-Traffic-Key` for its `X-Traffic-Class` to count, or a
+            function that returns all that hold now.
             Without one, all traffic is `user`.
         error_types: The closed set of error types; middlewares of one process may share it.
         clock: Monotonic seconds.
@@ -54,7 +55,7 @@ class TelemetryMiddleware:
         *,
         route_of: RouteOf | None = None,
         quiet: Collection[str] = (),
-        traffic_key: str = "",
+        traffic_key: Secret = "",
         error_types: ErrorTypes | None = None,
         clock: Clock = MONOTONIC,
         observer: Observer = ignore,
@@ -66,7 +67,7 @@ class TelemetryMiddleware:
                 "TelemetryMiddleware.error_types", error_types, ErrorTypes, example="ErrorTypes()"
             )
         validation.texts("TelemetryMiddleware.quiet", quiet, example='["/ping"]')
-        validation.secret("TelemetryMiddleware.traffic_key", traffic_key, example="a text, or leave it out")
+        settings.secret("TelemetryMiddleware.traffic_key", traffic_key)
         validation.functions("TelemetryMiddleware", clock=clock, observer=observer)
         self._app = app
         self._begin = _wanted(recorders, "begin")
@@ -75,7 +76,7 @@ class TelemetryMiddleware:
         self._route_of = route_of
         self._reader = RouteReader()
         self._quiet = frozenset(quiet)
-        self._traffic_key = traffic_key.encode()
+        self._traffic_key = traffic_key
         self._error_types = error_types or ErrorTypes()
         self._clock = clock
         self._observe = observer
@@ -164,7 +165,7 @@ class TelemetryMiddleware:
                 given = _TRAFFIC.get(value, "user")
             elif name == b"x-traffic-key":
                 key = value
-        return given if hmac.compare_digest(key, self._traffic_key) else "user"
+        return given if knows(self._traffic_key, key) else "user"
 
     def _route(self, exchange: Exchange, scope: Scope) -> str:
         root_path = exchange.request.root_path

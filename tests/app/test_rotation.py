@@ -1,0 +1,356 @@
+"""Secrets are replaced in a running service, and no request fails of it."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit, urlunsplit
+
+import anyio
+import httpx2
+import pytest
+
+from postfacta_app.rotation import Rotation, password_of
+from postfacta_app.settings import Settings, SettingsError, load_settings
+from postfacta_embedded import EmbeddedPostgres
+from tests.app.running import ADMIN, command, read_until, started
+from tests.pg import execute, fetch_value, fresh_database
+
+PATIENCE = 30.0
+FORMER, NEXT = "the-former-secret", "the-next-secret"
+
+
+class Source:
+    """Where settings are read from."""
+
+    def __init__(self, **environ: str) -> None:
+        self.environ = {f"POSTFACTA_{name}": value for name, value in environ.items()}
+
+    def __call__(self) -> Settings:
+        return load_settings(self.environ)
+
+    def set(self, name: str, value: str) -> None:
+        self.environ[f"POSTFACTA_{name}"] = value
+
+
+def replace(file: Path, text: str) -> None:
+    """Put another file in the place of one, as orchestrators do."""
+    new = file.with_name("new")
+    new.touch(mode=0o600)
+    new.write_text(text)
+    new.replace(file)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)  # noqa: TID251 - another process, in a test
+
+
+def test_what_was_replaced_holds_and_is_told_by_name_alone(caplog: pytest.LogCaptureFixture) -> None:
+    source = Source(METRICS_TOKEN=FORMER, DATABASE_DSN="postgresql://app:one@db/shop")
+    rotation = Rotation(source(), source)
+    source.set("METRICS_TOKEN", f"{NEXT}\n{FORMER}\n")
+    source.set("DATABASE_DSN", "postgresql://app:t%20wo@db/shop")
+    rotation.reread()
+    rotation.reread()
+    assert rotation.current.metrics_tokens == (NEXT, FORMER)
+    assert anyio.run(rotation.password) == "t wo"
+    told = [(record.getMessage(), vars(record).get("settings")) for record in caplog.records]
+    assert told == [("secrets.changed", "database_dsn, metrics_token")]
+    assert NEXT not in str([vars(record) for record in caplog.records])
+
+
+def test_nothing_but_secrets_changes() -> None:
+    source = Source(PORT="8080", TRAFFIC_KEY=FORMER)
+    rotation = Rotation(source(), source)
+    source.set("PORT", "9090")
+    source.set("TRAFFIC_KEY", NEXT)
+    rotation.reread()
+    assert (rotation.current.port, rotation.current.traffic_keys) == (8080, (NEXT,))
+
+
+def test_what_cannot_be_read_leaves_the_former_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    source = Source(METRICS_TOKEN=FORMER)
+    rotation = Rotation(source(), source)
+    source.set("METRICS_TOKEN", "")
+    for _ in range(3):
+        rotation.reread()
+    assert rotation.current.metrics_tokens == (FORMER,)
+    source.set("METRICS_TOKEN", NEXT)
+    rotation.reread()
+    assert rotation.current.metrics_tokens == (NEXT,)
+    assert [record.getMessage() for record in caplog.records] == ["secrets.unreadable", "secrets.changed"]
+    assert "POSTFACTA_METRICS_TOKEN" in vars(caplog.records[0])["reason"]
+
+
+def test_another_database_needs_a_restart_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    source = Source(DATABASE_DSN="postgresql://app:one@db/shop")
+    rotation = Rotation(source(), source)
+    source.set("DATABASE_DSN", "postgresql://app:two@elsewhere/shop")
+    source.set("TRAFFIC_KEY", NEXT)
+    rotation.reread()
+    assert anyio.run(rotation.password) == "one"
+    assert rotation.current.traffic_keys == (NEXT,)
+    assert caplog.records[0].getMessage() == "secrets.need_restart"
+    assert "elsewhere" not in str(vars(caplog.records[0]))
+
+
+def test_without_a_source_all_stays() -> None:
+    rotation = Rotation(load_settings({}))
+    rotation.reread()
+    assert rotation.current == load_settings({})
+    assert anyio.run(rotation.password) == ""
+
+
+@pytest.mark.parametrize(
+    ("dsn", "password"),
+    [
+        ("postgresql://app:p%40ss@one:1,two:2/shop", "p@ss"),
+        ("postgresql://app@one/shop?password=p%40ss&sslmode=require", "p@ss"),
+        ("postgresql://app@one/shop", None),
+        ("postgresql://one/shop", None),
+    ],
+)
+def test_the_password_is_found_wherever_it_stands_in_the_address(dsn: str, password: str | None) -> None:
+    assert password_of(load_settings({"POSTFACTA_DATABASE_DSN": dsn})) == password
+
+
+async def _watch_in_a_thread() -> None:
+    source = Source(METRICS_TOKEN=FORMER)
+    rotation = Rotation(source(), source, every=0.02)
+    async with rotation.watching():
+        source.set("METRICS_TOKEN", NEXT)
+        with anyio.fail_after(PATIENCE):
+            while rotation.current.metrics_tokens != (NEXT,):
+                await anyio.sleep(0.01)
+
+
+def test_it_looks_by_itself_also_where_no_signal_can_be_heard() -> None:
+    thread = threading.Thread(target=anyio.run, args=(_watch_in_a_thread,))
+    failed: list[object] = []
+    before, threading.excepthook = threading.excepthook, failed.append
+    try:
+        thread.start()
+        thread.join()
+    finally:
+        threading.excepthook = before
+    assert failed == []
+
+
+def test_sighup_has_its_former_meaning_again_afterwards() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+
+    async def live() -> None:
+        async with Rotation(load_settings({})).watching():
+            assert signal.getsignal(signal.SIGHUP) is not before
+
+    anyio.run(live)
+    assert signal.getsignal(signal.SIGHUP) == before
+
+
+def test_a_source_that_fails_otherwise_is_not_hidden() -> None:
+    def read() -> Settings:
+        raise SettingsError("POSTFACTA_SECRETS_DIR: /gone is not a folder")
+
+    rotation = Rotation(load_settings({}), read)
+    rotation.reread()
+    assert rotation.current == load_settings({})
+
+
+# The service as a process.
+
+
+class Load:
+    """Callers that read and write as long as the block lasts, and what each was answered."""
+
+    def __init__(self, url: str, token: str, callers: int) -> None:
+        self.answers: Counter[int] = Counter()
+        self._url = url
+        self._headers = {"Authorization": f"Bearer {token}"}
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(callers)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def more(self, number: int) -> None:
+        """Wait for further answers."""
+        wanted = self.answers.total() + number
+        until(lambda: self.answers.total() >= wanted)
+
+    def _ask(self, number: int) -> None:
+        new = {"title": "Under load", "description": "Recorded by a test", "severity": "LOW"}
+        with httpx2.Client(base_url=self._url, headers=self._headers, timeout=PATIENCE) as client:
+            while not self._stop.is_set():
+                try:
+                    answer = (
+                        client.get("/api/v1/incidents")
+                        if number % 2
+                        else client.post("/api/v1/incidents", json=new)
+                    )
+                    self.answers[answer.status_code] += 1
+                except httpx2.TransportError:
+                    self.answers[0] += 1
+
+
+class Service:
+    """The service as a process, its secrets, and what its database sees of it."""
+
+    process: subprocess.Popen[str]
+    url: str
+    session: str
+
+    def __init__(self, owner: str, role: str, folder: Path) -> None:
+        self.dsn, self.token = folder / "dsn", folder / "token"
+        self._owner = owner
+        self._role = role
+
+    def put_password(self, password: str) -> None:
+        parts = urlsplit(self._owner)
+        where = parts.netloc.rpartition("@")[2]
+        replace(self.dsn, urlunsplit(parts._replace(netloc=f"{self._role}:{password}@{where}")))
+
+    def load(self, callers: int) -> Load:
+        return Load(self.url, self.session, callers)
+
+    def scrape(self, secret: str) -> int:
+        return self._get(secret, "/metrics").status_code
+
+    def has_database(self, secret: str) -> bool:
+        checks = self._get(secret, "/healthz/deps").json().get("checks", ())
+        return any(check["name"] == "database" and check["passed"] for check in checks)
+
+    def connections(self) -> int:
+        return int(str(fetch_value(self._owner, f"select count(*) {self._own}")))
+
+    def end_connections(self) -> None:
+        execute(self._owner, f"select pg_terminate_backend(pid) {self._own}")
+
+    @property
+    def _own(self) -> str:
+        return f"from pg_stat_activity where usename = '{self._role}'"
+
+    def _get(self, secret: str, path: str) -> httpx2.Response:
+        headers = {"Authorization": f"Bearer {secret}"}
+        return httpx2.get(f"{self.url}{path}", headers=headers, timeout=PATIENCE)
+
+
+def test_a_password_and_a_token_are_replaced_under_load(
+    postgres_server: EmbeddedPostgres, app_template: str, tmp_path: Path
+) -> None:
+    role = f"rotating_{os.getpid()}"
+    with fresh_database(postgres_server, app_template) as owner:
+        who = ("--email", ADMIN.email, "--name", "Admin", "--password-stdin")
+        database = {"POSTFACTA_DATABASE_DSN": owner}
+        command("admin", "create", *who, environment=database, given=ADMIN.password + "\n")
+        execute(
+            owner,
+            f"create role {role} login password '{FORMER}' in role postfacta_app",
+        )
+        try:
+            _rotate(owner, role, tmp_path)
+        finally:
+            execute(owner, f"drop owned by {role}", f"drop role {role}")
+
+
+@contextmanager
+def serving(owner: str, role: str, folder: Path) -> Generator[Service]:
+    """Run the service with its secrets in files, and somebody signed in."""
+    service = Service(owner, role, folder)
+    service.put_password(FORMER)
+    replace(service.token, FORMER)
+    environment = {
+        "POSTFACTA_DATABASE_DSN_FILE": str(service.dsn),
+        "POSTFACTA_METRICS_TOKEN_FILE": str(service.token),
+        "POSTFACTA_READY_REQUIRES_DB": "false",
+        "LOG_LEVEL": "ERROR",
+    }
+    with started(environment=environment) as (service.process, service.url):
+        until(lambda: service.has_database(FORMER))
+        login = {"email": ADMIN.email, "password": ADMIN.password}
+        service.session = httpx2.post(f"{service.url}/login", json=login, timeout=PATIENCE).json()["token"]
+        yield service
+
+
+def _rotate(owner: str, role: str, folder: Path) -> None:
+    with serving(owner, role, folder) as service:
+        with service.load(1) as few:
+            few.more(20)
+            execute(owner, f"alter role {role} password '{NEXT}'")
+            service.put_password(NEXT)
+            few.more(20)
+            before = service.connections()
+            # More callers need more connections, which are opened with the new password.
+            with service.load(8) as many:
+                until(lambda: service.connections() > before)
+                many.more(200)
+        replace(service.token, f"{NEXT}\n{FORMER}\n")
+        service.process.send_signal(signal.SIGHUP)
+        until(lambda: service.scrape(NEXT) == 200)
+        assert service.scrape(FORMER) == 200
+        # As at the end of their lives: nothing is left that was opened with the former password.
+        service.end_connections()
+        until(lambda: service.has_database(NEXT))
+        with service.load(4) as renewed:
+            renewed.more(100)
+        replace(service.token, NEXT)
+        service.process.send_signal(signal.SIGHUP)
+        until(lambda: service.scrape(FORMER) == 401)
+        assert service.scrape(NEXT) == 200
+        assert service.process.poll() is None
+    for load in (few, many, renewed):
+        assert load.answers.keys() <= {200, 201}
+
+
+def test_a_service_whose_terminal_is_closed_drains() -> None:
+    terminal, its_side = pty.openpty()
+    process = subprocess.Popen(
+        [
+            "/usr/bin/setsid",
+            "--ctty",
+            "--wait",
+            sys.executable,
+            "-m",
+            "postfacta_app",
+            "serve",
+            "--port",
+            "0",
+        ],
+        stdin=its_side,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={
+            "POSTFACTA_DATABASE_DSN": "postgresql://127.0.0.1:1/none",
+            "LOG_LEVEL": "ERROR",
+            "PATH": os.environ["PATH"],
+        },
+    )
+    assert process.stdout is not None
+    try:
+        assert "listening" in read_until("listening on", process.stdout)
+        os.close(its_side)
+        os.close(terminal)
+        assert process.wait(PATIENCE) == 0
+    finally:
+        process.kill()
+        process.communicate()
