@@ -40,7 +40,7 @@ from .migrations import HEAD, MigrationError, upgrade
 from .principal import Principal, Role
 from .reach import NoDatabaseError, reach, revision
 from .server import SERVERS, PortInUseError, serve
-from .settings import AuthMode, Settings, SettingsError, load_settings
+from .settings import AuthMode, Settings, SettingsError, exposed_secrets, load_settings
 from .timeline.postgres import TimelineStore
 from .timeline.verify import Verified, verify, write_metrics
 from .web.body import parse
@@ -296,6 +296,8 @@ def _settings(args: argparse.Namespace, **overrides: object) -> Settings:
 def _serve(args: argparse.Namespace) -> int:
     dev = {"environment": "local", "log_level": "DEBUG"} if args.dev else {}
     read = partial(_settings, args, **dev)
+    for file in exposed_secrets():
+        sys.stderr.write(f"postfacta: warning: every user may read the secret in {file}: chmod 600 {file}\n")
     return serve(read(), say=_say, read=read)
 
 

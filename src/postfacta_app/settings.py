@@ -29,7 +29,15 @@ from postfacta_core.aio.ratelimit_store import SharedStore
 from postfacta_core.events import Mode
 from postfacta_core.slo.prometheus import check_address
 
-__all__ = ["AuthMode", "Settings", "SettingsError", "is_loopback", "load_settings", "variable"]
+__all__ = [
+    "AuthMode",
+    "Settings",
+    "SettingsError",
+    "exposed_secrets",
+    "is_loopback",
+    "load_settings",
+    "variable",
+]
 
 _PREFIX = "POSTFACTA_"
 # The original service had these names, so they keep them; everything else carries the prefix.
@@ -332,18 +340,40 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: object)
         raise SettingsError(_explain(invalid)) from None
 
 
+def exposed_secrets(environ: Mapping[str, str] | None = None) -> list[Path]:
+    """List the files of secrets that every user of this machine may read.
+
+    Raises:
+        SettingsError: If one cannot be found.
+    """
+    environ = os.environ if environ is None else environ
+    secrets = (
+        field for field, about in Settings.model_fields.items() if "SecretStr" in str(about.annotation)
+    )
+    found = (_file_of(field, environ) for field in secrets)
+    return [file for file, _ in filter(None, found) if file.exists() and file.stat().st_mode & 0o004]
+
+
 def _look_up(field: str, environ: Mapping[str, str]) -> str | None:
+    if (name := variable(field)) in environ:
+        return environ[name]
+    found = _file_of(field, environ)
+    return _read(*found) if found else None
+
+
+def _file_of(field: str, environ: Mapping[str, str]) -> tuple[Path, str] | None:
+    """Tell from which file a setting is read, and the variable that says so."""
     name = variable(field)
     if name in environ:
-        return environ[name]
+        return None
     if f"{name}_FILE" in environ:
-        return _read(Path(environ[f"{name}_FILE"]), f"{name}_FILE")
+        return Path(environ[f"{name}_FILE"]), f"{name}_FILE"
     if "POSTFACTA_SECRETS_DIR" in environ:
         folder = Path(environ["POSTFACTA_SECRETS_DIR"])
         if not folder.is_dir():
             raise SettingsError(f"POSTFACTA_SECRETS_DIR: {folder} is not a folder")
         if (file := folder / name.lower()).is_file():
-            return _read(file, "POSTFACTA_SECRETS_DIR")
+            return file, "POSTFACTA_SECRETS_DIR"
     return None
 
 

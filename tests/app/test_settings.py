@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from postfacta_app.settings import AuthMode, Settings, SettingsError, load_settings
+from postfacta_app.settings import AuthMode, Settings, SettingsError, exposed_secrets, load_settings
 from postfacta_core.events import Mode
 
 SECRET = "hunter2-hunter2"  # noqa: S105 - of nobody
@@ -349,3 +349,42 @@ def test_no_value_is_in_an_error_not_even_of_another_setting() -> None:
 
 def test_every_field_says_what_it_is() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_a_secret_that_every_user_may_read_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    files = {
+        "dsn": 0o644,
+        "token": 0o600,
+        "secrets/postfacta_traffic_key": 0o644,
+        "secrets/postfacta_jwt_secret": 0o640,
+    }
+    for name, mode in (*files.items(), ("secrets/log_level", 0o644)):
+        (tmp_path / name).write_text("secret")
+        (tmp_path / name).chmod(mode)
+    environ = {
+        "POSTFACTA_DATABASE_DSN_FILE": str(tmp_path / "dsn"),
+        "POSTFACTA_METRICS_TOKEN_FILE": str(tmp_path / "token"),
+        "POSTFACTA_DB_KEY_FILE": str(tmp_path / "gone"),
+        "POSTFACTA_SECRETS_DIR": str(folder),
+    }
+    assert exposed_secrets(environ) == [tmp_path / "dsn", folder / "postfacta_traffic_key"]
+    assert exposed_secrets({}) == []
+
+
+def test_several_secrets_hold_at_once_one_a_line() -> None:
+    settings = load_settings({"POSTFACTA_METRICS_TOKEN": "one\ntwo\n\n", "POSTFACTA_TRAFFIC_KEY": "only"})
+    assert (settings.metrics_tokens, settings.traffic_keys, settings.jwt_secrets) == (
+        ("one", "two"),
+        ("only",),
+        (),
+    )
+
+
+def test_each_of_several_jwt_secrets_is_long_enough() -> None:
+    assert load_settings({"POSTFACTA_JWT_SECRET": "a" * 32 + "\n" + "b" * 32}).jwt_secrets == (
+        "a" * 32,
+        "b" * 32,
+    )
+    assert "shorter than 32 bytes" in refusal({"POSTFACTA_JWT_SECRET": "a" * 32 + "\nshort"})
