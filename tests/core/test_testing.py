@@ -219,7 +219,7 @@ def examples(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_each_test_on_the_page_passes(backend: str, tmp_path: Path) -> None:
     tests = {name: it for name, it in examples(tmp_path).items() if name.startswith("test_")}
-    assert len(tests) == 6
+    assert len(tests) == 8
     for test in tests.values():
         if inspect.iscoroutinefunction(test):
             anyio.run(test, backend=backend)
