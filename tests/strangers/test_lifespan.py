@@ -161,9 +161,10 @@ def at_terminal(
 
 @pytest.mark.parametrize("flags", [[], ["--workers", "2"], ["--reload"]], ids=" ".join)
 def test_ctrl_c_at_a_terminal_ends_at_once(shop: Environment, tmp_path: Path, flags: list[str]) -> None:
-    code, log = at_terminal(
-        shop, tmp_path, *flags, act=lambda terminal, url: os.write(terminal, b"\x03") and None
-    )
+    def act(terminal: int, url: str) -> None:
+        os.write(terminal, b"\x03")
+
+    code, log = at_terminal(shop, tmp_path, *flags, act=act)
     assert code == 0, log
 
 

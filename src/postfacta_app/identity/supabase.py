@@ -196,6 +196,7 @@ def _payload(token: str, key: jwt.PyJWK | str) -> bytes | None:
     # One algorithm a call, and never the token's choice: the key knows its own.
     algorithm = key.algorithm_name if isinstance(key, jwt.PyJWK) else "HS256"
     try:
-        return _SIGNED.decode(token, key, algorithms=[algorithm])
+        payload: bytes = _SIGNED.decode(token, key, algorithms=[algorithm])
     except InvalidSignatureError:
         return None
+    return payload
