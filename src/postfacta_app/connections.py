@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 __all__ = ["HEADER_TIMEOUT", "Room", "bounded", "make_room"]
 
@@ -69,8 +69,8 @@ class _Bounded(HttpToolsProtocol):
     _timer: asyncio.TimerHandle | None = None
     _is_in_head = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast("asyncio.Transport", transport))
         self.idle[self] = None
         self._timer = self.loop.call_later(self.patience, self._give_up)
         if len(self.connections) > self.most:
@@ -106,8 +106,12 @@ class _Bounded(HttpToolsProtocol):
 
     def _is_silent(self) -> bool:
         """Tell whether nothing is under way, and uvicorn does not look at the time, as after a lone line feed."""
-        is_over = self.cycle is None or self.cycle.response_complete
-        return is_over and self.timeout_keep_alive_task is None
+        return self._is_free() and self.timeout_keep_alive_task is None
+
+    def _is_free(self) -> bool:
+        # uvicorn says that there always is one, and sets None until there is.
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        return cycle is None or cycle.response_complete
 
     def heard(self) -> None:
         """Wait for no request any more."""
@@ -118,7 +122,7 @@ class _Bounded(HttpToolsProtocol):
 
     def _give_up(self) -> None:
         self._timer = None
-        if self._is_in_head and (self.cycle is None or self.cycle.response_complete):
+        if self._is_in_head and self._is_free():
             self.transport.write(_TOO_SLOW)
         self.transport.close()
 

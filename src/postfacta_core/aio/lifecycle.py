@@ -12,6 +12,7 @@ A thread minds the time, since a blocked event loop must not keep the server fro
 from __future__ import annotations
 
 import faulthandler
+import math
 import os
 import queue
 import signal
@@ -124,6 +125,10 @@ class Lifecycle:
     def mechanism(self) -> str:
         """How SIGTERM is heard; `none` if it is not, and empty before the start."""
         return self._life.mechanism
+
+    def found(self, moment: float) -> bool:
+        """Tell whether the drain has begun, and at this moment had not: so it found what came then under way."""
+        return moment <= self._life.course.told_at < math.inf
 
     def drain(self) -> None:
         """Begin to drain, as after a SIGTERM; called again, wait no longer. From any thread."""

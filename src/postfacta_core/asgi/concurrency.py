@@ -60,6 +60,8 @@ class LoadSheddingMiddleware:
         priority_key: A caller that gives this secret in `X-Priority-Key` may say in `X-Priority` how much its
             request matters: `critical_plus`, `critical`, `sheddable_plus` or `sheddable`. That goes first. Empty
             believes nobody.
+        spares: Tells of a request that would be shed, by the moment in which it reached the process at the latest,
+            whether it is served all the same: one that was under way when a drain began has nowhere else to go.
         trusts: Tells of a scope whether its `X-Priority` counts, besides those who know the key.
         mode: `shadow` counts who would be shed, and lets everybody pass at once.
         render: Another shape of problem, for APIs that have one. Without it a refusal is cheaper.
@@ -81,6 +83,7 @@ class LoadSheddingMiddleware:
         *,
         priority_of: PriorityOf | None = None,
         priority_key: str = "",
+        spares: Callable[[float], bool] | None = None,
         trusts: Callable[[Scope], bool] | None = None,
         mode: Mode | str = Mode.ENFORCE,
         render: Render | None = None,
@@ -102,6 +105,8 @@ class LoadSheddingMiddleware:
         self._app = app
         self._priority_of = priority_of
         self._key = priority_key.encode()
+        self._spares = spares
+        self._late = 0.0
         self._trusts = trusts
         self._has_priorities = bool(priority_of or priority_key or trusts)
         self._render = render
@@ -127,6 +132,7 @@ class LoadSheddingMiddleware:
 
     def beat(self, late: float) -> None:
         """Hear of `LoopLag` by how many seconds the event loop is late."""
+        self._late = late
         self.limiter.lagged(late)
         now = self.clock()
         self.calm.beat(late, now)
@@ -210,10 +216,14 @@ class LoadSheddingMiddleware:
                 limiter.finish(clock(), wait.decided, Outcome.IGNORED)
         return verdict
 
+    def _is_spared(self, request: RequestContext | None) -> bool:
+        # A loop that runs late sees a request only so much later.
+        return request is not None and self._spares is not None and self._spares(request.started - self._late)
+
     async def _shed(
         self, shed: Shed, request: RequestContext | None, scope: Scope, *, receive: Receive, send: Send
     ) -> None:
-        if self.limiter.mode is not Mode.ENFORCE:
+        if self.limiter.mode is not Mode.ENFORCE or self._is_spared(request):
             await self._app(scope, receive, send)
             return
         refusal = self._refusals.get(shed.retry_after)

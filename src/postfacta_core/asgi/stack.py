@@ -342,6 +342,7 @@ def harden(
         AdaptiveLimiter("requests", LatencyTarget(policy.latency_target), policy.concurrency),
         priority_of=policy.priority_of,
         priority_key=policy.priority_key,
+        spares=lifecycle.found,
         mode=policy.shedding,
         render=render,
         observer=observer,

@@ -13,8 +13,10 @@ from postfacta_core.asgi._types import Receive, Scope, Send
 from postfacta_core.context import current_request
 from postfacta_core.events import Mode
 from postfacta_core.policy.concurrency import LimiterConfig, Priority
+from postfacta_core.policy.lifecycle import DrainLimits
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import call_asgi
+from tests.lifespan import running
 
 SMALL = LimiterConfig(start=4, minimum=4, maximum=4)
 
@@ -189,3 +191,38 @@ async def test_a_mode_may_be_changed_while_it_serves() -> None:
         await anyio.sleep(0.2)  # Longer than anybody would wait to be admitted.
         leave.set()
     assert statuses == [200] * 30
+
+
+async def test_what_a_drain_finds_under_way_is_not_shed_and_what_comes_later_is() -> None:
+    begun, go_on = 0, anyio.Event()
+
+    async def hold(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal begun
+        if scope["type"] == "lifespan":
+            return
+        begun += 1
+        await go_on.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    app = hardened(Policy(concurrency=SMALL, drain=DrainLimits(drain_delay=30)), hold)
+    statuses: list[int] = []
+
+    async def ask() -> None:
+        statuses.append((await call_asgi(app)).status)
+
+    with anyio.fail_after(20):
+        async with running(app), anyio.create_task_group() as tasks:
+            # As many as may be in the handler and in the queue before it: who waits there is shed in the end.
+            for _ in range(SMALL.maximum + 3):
+                tasks.start_soon(ask)
+            while len(app.running) < SMALL.maximum + 3:
+                await anyio.sleep(0)
+            app.lifecycle.drain()
+            while begun < SMALL.maximum + 3:
+                await anyio.sleep(0.01)
+            await anyio.sleep(0.3)  # Longer than the loop was ever late.
+            late = [(await call_asgi(app)).status for _ in range(3)]
+            go_on.set()
+    assert statuses == [200] * (SMALL.maximum + 3)
+    assert late == [503] * 3
