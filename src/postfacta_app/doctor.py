@@ -16,6 +16,7 @@ from postfacta_core.clock import WALL
 from postfacta_core.errors import ResilienceError
 from postfacta_core.policy.lifecycle import DrainLimits
 
+from .connections import HEADER_TIMEOUT
 from .db import database_time
 from .errors import AppError
 from .migrations import HEAD
@@ -35,7 +36,10 @@ _NEVER = ("never gives up on a client that does not finish its headers", "a prox
 _PROXY = "haproxy `timeout http-request 10s`"
 # What was measured of each server is in docs/reference/slow-clients.md and drain.md.
 _HEADERS: Final = {
-    "uvicorn": _NEVER,
+    "uvicorn": (
+        f"by itself waits for ever for headers; `postfacta serve` gives up after {HEADER_TIMEOUT:g} s",
+        "uvicorn of your own: {proxy}",
+    ),
     "gunicorn": _NEVER,
     "granian": (
         "gives up on slow headers with --http 1 only",
@@ -128,7 +132,9 @@ def _look_at_server(settings: Settings, server: str) -> list[_Finding]:
     closing = graceful_timeout(settings)
     words = {"closing": closing, "longest": round(delay + closing), "proxy": _PROXY}
     text, advice = _HEADERS[server]
-    headers = _Finding("headers", "warn", f"{server} {text}", advice.format_map(words))
+    headers = _Finding(
+        "headers", "ok" if server == "uvicorn" else "warn", f"{server} {text}", advice.format_map(words)
+    )
     ends = f"within {words['longest']} s of SIGTERM: let systemd or Kubernetes wait longer"
     if closing <= limits.drain_timeout + limits.close_timeout:
         return [headers, _Finding("stop", "fail", "the server gives up before the drain ends", ends)]
