@@ -13,12 +13,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from ..validation import validation
-
 try:
     import yaml
-except ModuleNotFoundError as error:
-    raise validation.missing_extra("postfacta_core.slo", "slo", error) from error
+except ModuleNotFoundError:
+    sys.stderr.write(
+        'slo: this command needs an extra that is not installed: pip install "postfacta[slo]" (no module yaml)\n'
+    )
+    raise SystemExit(2) from None
 
 from .commands import budget, describe_budget, describe_report, report
 from .dashboard import dashboard_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shlex
@@ -247,3 +248,16 @@ def test_a_first_file_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["init", str(file), "--service", "shop"]) == 1
     assert "is there already" in capsys.readouterr().err
     assert file.read_text() == "mine"
+
+
+def test_without_yaml_the_extra_is_named_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    monkeypatch.delitem(sys.modules, "postfacta_core.slo.__main__", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module("postfacta_core.slo.__main__")
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert 'pip install "postfacta[slo]"' in said
+    assert said.count("\n") == 1

@@ -1,0 +1,83 @@
+"""Each command of the bare wheel names the extra that it needs, and each extra brings what the wheel has code for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.strangers.kit import Environments
+
+_APP = (
+    'postfacta: this command needs an extra that is not installed: pip install "postfacta[app]" (no module '
+)
+_SLO = (
+    'slo: this command needs an extra that is not installed: pip install "postfacta[slo]" (no module yaml)\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("postfacta --help", _APP),
+        ("postfacta serve", _APP),
+        ("python -m postfacta_app", _APP),
+        ("python -m postfacta_core.slo", _SLO),
+        ("python -m postfacta_core.slo --help", _SLO),
+    ],
+)
+def test_a_command_without_its_extra_names_it_in_one_line(
+    command: str, line: str, environments: Environments, tmp_path: Path
+) -> None:
+    done = environments().run(*command.split(), cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(line)
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_core_runs_without_any_extra(environments: Environments, tmp_path: Path) -> None:
+    done = environments().script(
+        """
+        import asyncio
+        from postfacta_core import Retry
+        async def answer() -> int:
+            return 7
+        print(asyncio.run(Retry("upstream").call(answer)))
+        """,
+        cwd=tmp_path,
+    )
+    assert (done.stdout, done.stderr) == ("7\n", "")
+
+
+@pytest.mark.parametrize(
+    ("extra", "command"),
+    [
+        ("app", "postfacta --help"),
+        ("app", "postfacta slo --help"),
+        ("slo", "python -m postfacta_core.slo --help"),
+    ],
+)
+def test_a_command_with_its_extra_runs(
+    extra: str, command: str, environments: Environments, tmp_path: Path
+) -> None:
+    done = environments(extras=[extra]).run(*command.split(), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "usage" in done.stdout
+
+
+def test_no_extra_lacks_its_code_or_brings_tools_that_build(
+    environments: Environments, tmp_path: Path
+) -> None:
+    bare, app = environments(), environments(extras=["app"])
+    told = bare.script(
+        "from importlib.metadata import metadata; print(*metadata('postfacta').get_all('Provides-Extra'))",
+        cwd=tmp_path,
+    )
+    assert set(told.stdout.split()) == {"app", "demo", "otlp", "postgres", "slo", "valkey"}
+    names = app.script(
+        "from importlib.metadata import distributions\nprint(*(it.metadata['Name'] for it in distributions()))",
+        cwd=tmp_path,
+    )
+    installed = set(names.stdout.lower().split())
+    assert "starlette" in installed
+    assert not installed & {"hatchling", "editables", "locust", "chaostoolkit", "pytest", "fastapi"}
