@@ -2,16 +2,16 @@
 
 Real servers (uvicorn, one process each) on one real PostgreSQL serve the same incident over sockets, by the same
 query. Servers have one core to themselves, clients and PostgreSQL the other; so it is the server that limits the rate,
-as *busy* shows (its share of its core; near 1, unless others use the machine). Rounds take turns, so that a slow moment
-hits all; figures are medians, and ratios are medians of each round's own ratio. On a busy machine trust *cpu_ratio*:
-how the CPU time of a request by hand compares to that of ours, which is the ratio of rates that the core allows.
+as *busy* shows (its share of its core; near 1). Where it is below 0.8 the machine has other work, and nothing is told: no
+figure, and exit code 2. Rounds take turns, so that a slow moment hits all; figures are medians, and ratios are medians
+of each round's own ratio. *cpu_ratio* is how the CPU time of a request by hand compares to that of ours, which is the
+ratio of rates that the core allows. Like is compared with like:
 
-* `postfacta` logs each request as JSON, as it does in production
-* `postfacta, no log` logs nothing
-* `by hand` logs nothing either, and has nothing of the rest
-* `by hand, access log` has uvicorn's access log, which is on by default
+* `postfacta` logs each request as JSON, as it does in production; against `by hand, access log`, which has uvicorn's
+  access log, on by default
+* `postfacta, no log` logs nothing; against `by hand`, which logs nothing either
 
-All write to a pipe that somebody reads, as they do under a supervisor.
+What is written by hand has nothing of the rest. All write to a pipe that somebody reads, as they do under a supervisor.
 
     python -m benchmarks.bench_incident [--rounds 9] [--seconds 2] [--clients 8] [--json FILE]
 """
@@ -30,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, cast
@@ -42,14 +42,16 @@ from chaos.processes import free_port, wait_until
 from chaos.stack import prepare, sign_in
 from postfacta_embedded import EmbeddedPostgres
 
-__all__ = ["main"]
+__all__ = ["figures", "main"]
 
-_HAND: Final = "by hand"
+_AGAINST: Final = {"postfacta": "by hand, access log", "postfacta, no log": "by hand"}
+_BUSY: Final = 0.8
+_Round = dict[str, tuple[float, float, float]]  # requests a second, CPU in microseconds, share of its core
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 @contextmanager
-def _server(command: list[str], port: int, environment: dict[str, str], core: int | None) -> Generator[int]:
+def _server(command: list[str], port: int, environment: dict[str, str], core: int) -> Generator[int]:
     """Run a server until the block ends; give its pid."""
     reader = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)  # noqa: S607 - every system's
     process = subprocess.Popen(  # noqa: S603 - our own
@@ -58,8 +60,7 @@ def _server(command: list[str], port: int, environment: dict[str, str], core: in
         stdout=reader.stdin,
         stderr=subprocess.DEVNULL,
     )
-    if core is not None:
-        os.sched_setaffinity(process.pid, {core})
+    os.sched_setaffinity(process.pid, {core})
 
     def answers() -> bool:
         try:
@@ -134,32 +135,50 @@ def _cpu(pid: int) -> float:
 def _compare(
     servers: dict[str, tuple[int, int]], request: bytes, options: argparse.Namespace
 ) -> dict[str, dict[str, float]]:
-    rounds: list[dict[str, tuple[float, float, float]]] = []
+    rounds: list[_Round] = []
     for _ in range(options.rounds + 1):
-        measured: dict[str, tuple[float, float, float]] = {}
+        measured: _Round = {}
         for name, (port, pid) in servers.items():
             before = _cpu(pid)
             done, seconds = _round(port, request, clients=options.clients, seconds=options.seconds)
             spent = _cpu(pid) - before
             measured[name] = (done / seconds, spent / done * 1e6, spent / seconds)
         rounds.append(measured)
-    del rounds[0]  # It warmed up.
+    return figures(rounds[1:])  # The first warmed up.
+
+
+def figures(rounds: Sequence[_Round]) -> dict[str, dict[str, float]]:
+    """Return the medians of each server, and ratios to what it is compared with.
+
+    Raises:
+        SystemExit: With 2 if a server did not have its core to itself.
+    """
 
     def median(name: str, at: int) -> float:
         return statistics.median(one[name][at] for one in rounds)
 
     def ratio(name: str, at: int) -> float:
-        return statistics.median(one[name][at] / one[_HAND][at] for one in rounds)
+        return statistics.median(one[name][at] / one[_AGAINST[name]][at] for one in rounds)
 
+    idle = {name: busy for name in rounds[0] if (busy := round(median(name, 2), 2)) < _BUSY}
+    if idle:
+        sys.stderr.write(
+            f"no figures: a server needs a core to itself, busy {_BUSY:g} or more; found {idle}. "
+            "Stop what else runs here, and ask again.\n"
+        )
+        raise SystemExit(2)
     return {
         name: {
             "requests_per_second": round(median(name, 0), 1),
-            "ratio": round(ratio(name, 0), 3),
             "cpu_us": round(median(name, 1), 1),
-            "cpu_ratio": round(1 / ratio(name, 1), 3),
             "busy": round(median(name, 2), 2),
+            **(
+                {"ratio": round(ratio(name, 0), 3), "cpu_ratio": round(1 / ratio(name, 1), 3)}
+                if name in _AGAINST
+                else {}
+            ),
         }
-        for name in servers
+        for name in rounds[0]
     }
 
 
@@ -174,16 +193,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
-    core = cores[-1] if len(cores) > 1 else None
-    if core is not None:
-        os.sched_setaffinity(0, {*cores} - {core})
-    figures = _measure(options, core)
-    print(json.dumps(figures, indent=2))  # noqa: T201 - its job
+    if len(cores) < 2:
+        parser.error("it needs two cores: one for the servers, one for all else")
+    core = cores[-1]
+    os.sched_setaffinity(0, {*cores} - {core})
+    found = _measure(options, core)
+    print(json.dumps(found, indent=2))  # noqa: T201 - its job
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
-def _measure(options: argparse.Namespace, core: int | None) -> dict[str, dict[str, float]]:
+def _measure(options: argparse.Namespace, core: int) -> dict[str, dict[str, float]]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="postfacta-bench-")))
         folder.chmod(0o755)  # PostgreSQL may run as another user
@@ -195,7 +215,7 @@ def _measure(options: argparse.Namespace, core: int | None) -> dict[str, dict[st
         commands: dict[str, tuple[list[str], dict[str, str]]] = {
             "postfacta": (ours, {}),
             "postfacta, no log": (ours, {"LOG_LEVEL": "ERROR"}),
-            _HAND: ([*theirs, "--no-access-log"], {}),
+            "by hand": ([*theirs, "--no-access-log"], {}),
             "by hand, access log": (theirs, {}),
         }
         servers: dict[str, tuple[int, int]] = {}

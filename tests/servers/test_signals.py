@@ -219,7 +219,7 @@ def outcomes(
 ) -> Generator[dict[str, Future[Outcome]]]:
     """Drain the servers of this run, some beside one another, while the tests take what is done."""
     names = dict.fromkeys(
-        item.callspec.params["name"]
+        str(item.callspec.params["name"])
         for item in request.session.items
         if isinstance(item, pytest.Function) and "outcomes" in item.fixturenames
     )
