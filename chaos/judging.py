@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from loadtests.verdict import FEWEST, Verdict, nothing_measured
 
@@ -61,18 +61,18 @@ def judge(journal: Mapping[str, Any], users: Mapping[str, Any], *, watched: bool
     found = Judgement()
     if watched:
         _judge_users(users, found)
-    states: Mapping[str, Any] = journal.get("steady_states") or {}
-    experiment: Mapping[str, Any] = journal.get("experiment") or {}
-    before, after = states.get("before") or {}, states.get("after") or {}
+    states = _part(journal, "steady_states")
+    before, after = _part(states, "before"), _part(states, "after")
     if not before:
         found.flaws.append("no steady state was looked at before the fault: nothing was claimed")
     found.broken += _unmet("before", before) + _unmet("after", after)
-    if not (experiment.get("configuration") or {}).get("may_break_during"):
+    if not _part(_part(journal, "experiment"), "configuration").get("may_break_during"):
         found.broken += _unmet_during(states.get("during") or [])
     _judge_deeds(journal.get("run") or [], found)
+    rollbacks: Sequence[Mapping[str, Any]] = journal.get("rollbacks", ())
     found.broken += [
         f"rollback, {it['activity']['name']}: {_why(it)}"
-        for it in journal.get("rollbacks") or []
+        for it in rollbacks
         if it["status"] != "succeeded" or it["output"] is False
     ]
     if journal.get("status") in {"interrupted", "aborted"}:
@@ -86,7 +86,7 @@ def _judge_users(users: Mapping[str, Any], found: Judgement) -> None:
     count = int(users.get("ended", 0))
     if failure := users.get("failure"):
         found.nothing = f"no user was watched: {failure}"
-    elif nothing := nothing_measured(count, users.get("errors") or {}):
+    elif nothing := nothing_measured(count, _part(users, "errors")):
         found.nothing = nothing
     elif count < FEWEST:
         found.flaws.append(f"{count} requests ended, at least {FEWEST} are needed")
@@ -97,7 +97,7 @@ def _judge_users(users: Mapping[str, Any], found: Judgement) -> None:
 def _judge_deeds(deeds: Iterable[Mapping[str, Any]], found: Judgement) -> None:
     for it in deeds:
         activity: Mapping[str, Any] = it["activity"]
-        provider: Mapping[str, Any] = activity.get("provider") or {}
+        provider = _part(activity, "provider")
         if it["status"] != "succeeded":
             # What waits for users says that they are not well; what is to break the service did not.
             ours = str(provider.get("module", "")).startswith("chaos.")
@@ -110,8 +110,9 @@ def _refusal(output: object) -> str:
     """Say how a program or a request failed that Chaos Toolkit takes for done."""
     if not isinstance(output, dict) or "status" not in output:
         return ""
-    status, text = output["status"], str(output.get("stderr") or output.get("body") or "").strip()
-    if "stdout" in output:
+    told = cast("dict[str, object]", output)
+    status, text = told["status"], str(told.get("stderr") or told.get("body") or "").strip()
+    if "stdout" in told:
         return f"ended with {status}: {text[-200:]}" if status else ""
     return f"was answered {status}: {text[-200:]}" if isinstance(status, int) and status >= 400 else ""
 
@@ -120,7 +121,7 @@ def _was_something_done(deeds: Sequence[Mapping[str, Any]]) -> bool:
     waiting = {"await_steady", "observe", "restore"}
     return any(
         it["activity"].get("type") == "action"
-        and (it["activity"].get("provider") or {}).get("func") not in waiting
+        and _part(it["activity"], "provider").get("func") not in waiting
         for it in deeds
     )
 
@@ -144,6 +145,11 @@ def _unmet_during(states: Sequence[Mapping[str, Any] | None]) -> list[str]:
     return [
         f"during, not so {times} of {len(looks)} times: {name}: {why}" for name, (times, why) in last.items()
     ]
+
+
+def _part(whole: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return what stands under a name; nothing if it is missing, or null."""
+    return whole.get(name) or cast("Mapping[str, Any]", {})
 
 
 def _why(it: Mapping[str, Any]) -> str:

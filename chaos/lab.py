@@ -164,7 +164,8 @@ def configure_control(configuration: Mapping[str, Any], experiment: Mapping[str,
 
 def before_activity_control(context: Mapping[str, Any], **_: object) -> None:
     """Mark what an experiment does by itself; our own actions mark their moments themselves."""
-    ours = str((context.get("provider") or {}).get("module", "")).startswith("chaos.")
+    provider: Mapping[str, Any] = context.get("provider", {})
+    ours = str(provider.get("module", "")).startswith("chaos.")
     if _LABS and context.get("type") == "action" and not ours:
         current().mark(str(context.get("name", "an action")))
 

@@ -111,7 +111,7 @@ def experiment(folder: Path, deed: str = "true", **configuration: object) -> Pat
     whole["method"][1]["provider"]["arguments"] = {"within": 20}
     whole["rollbacks"][-1]["provider"]["arguments"] = {"within": 5}
     path = folder / "B01-billing.yaml"
-    path.write_text(yaml.safe_dump(whole))
+    path.write_text(json.dumps(whole))
     return path
 
 
