@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from enum import Enum
 from importlib import import_module
 from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,6 +56,7 @@ _WIDTH: Final = 100
 
 PAGES: Final = (
     "docs/reference/policies.md",
+    "docs/reference/harden.md",
     "docs/reference/metrics.md",
     "docs/reference/api.md",
     "docs/explanation/resilience.md",
@@ -77,9 +79,13 @@ _NAME: Final = re.compile(r"```.*?```|^    .*?$|\[`\w+`\]|`(\w+)`", re.MULTILINE
 # It is a header field too, and mostly so where it is spoken of.
 _AMBIGUOUS: Final = {"RateLimit"}
 # Called by other parts of the library, and not by those who use it.
-_INNER: Final = {"announce", "heed", "tally"}
+_INNER: Final = {
+    *("announce", "heed", "tally", "probes", "is_due"),
+    *("headers_fit", "declared_body_fits", "body_fits", "next_chunk_due"),
+}
 
 _SECTION: Final = re.compile(r"(Args|Attributes|Raises):")
+_FACTORY: Final = re.compile(r"field\(default_factory=(?:lambda: (.+)|(\w+))\)")
 _ENTRY: Final = re.compile(r"    (\*{0,2}\w+): (.+)")
 _MORE: Final = " " * 8
 _Rows = Sequence[tuple[str, str]]
@@ -166,14 +172,16 @@ def _import(kind: type[object]) -> str:
     """Write where it comes from, and the signature if it can be made."""
     faces = (postfacta_core, asgi)
     home = next((face.__name__ for face in faces if kind.__name__ in face.__all__), kind.__module__)
-    made = "" if issubclass(kind, Enum) else f"\n\n{_signature(kind)}"
+    made = "" if issubclass(kind, Enum) else f"\n\n{_signature(kind, kind.__name__)}"
     return f"```text\nfrom {home} import {kind.__name__}{made}\n```"
 
 
-def _signature(kind: type[object]) -> str:
+def _signature(kind: Callable[..., object], called: str) -> str:
     texts = _default_texts(kind)
     parts: list[str] = []
     for name, parameter in inspect.signature(kind).parameters.items():
+        if name == "self":
+            continue
         if parameter.kind is parameter.KEYWORD_ONLY and not any(part.startswith("*") for part in parts):
             parts.append("*")
         star = "*" if parameter.kind is parameter.VAR_POSITIONAL else ""
@@ -182,25 +190,23 @@ def _signature(kind: type[object]) -> str:
         annotation: object = parameter.annotation
         text = annotation if isinstance(annotation, str) else str(getattr(annotation, "__forward_arg__", ""))
         parts.append(f"{star}{name}: {text}{given}".replace("'", '"'))
-    short = f"{kind.__name__}({', '.join(parts)})"
-    return (
-        short
-        if len(short) <= _WIDTH
-        else f"{kind.__name__}(\n" + "".join(f"    {one},\n" for one in parts) + ")"
-    )
+    short = f"{called}({', '.join(parts)})"
+    return short if len(short) <= _WIDTH else f"{called}(\n" + "".join(f"    {one},\n" for one in parts) + ")"
 
 
 def _default(value: object, text: str) -> str:
+    if made := _FACTORY.fullmatch(text):
+        return made[1] or f"{made[2]}()"
     if isinstance(value, Enum) or not isinstance(value, bool | int | float | str | None):
         return text
     return f"{value:_}" if type(value) is int else repr(value)
 
 
-def _default_texts(kind: type[object]) -> Mapping[str, str]:
+def _default_texts(kind: Callable[..., object]) -> Mapping[str, str]:
     """Read the defaults as they are written: `MONOTONIC` says more than the function that it is."""
     texts: dict[str, str] = {}
     for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(kind)))):
-        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+        if isinstance(node, ast.FunctionDef) and node.name in {"__init__", kind.__name__}:
             pairs = [*zip(reversed(node.args.args), reversed(node.args.defaults), strict=False)]
             pairs += [
                 (arg, one)
@@ -246,6 +252,24 @@ def _classes(asked: str) -> str:
     module_name, *names = asked.split()
     module = import_module(f"postfacta_core.{module_name}")
     return "\n\n".join(render(getattr(module, name)) for name in names)
+
+
+def _functions(asked: str) -> str:
+    module_name, *names = asked.split()
+    module = import_module(f"postfacta_core.{module_name}")
+    return "\n\n".join(_function(name, attrgetter(name)(module)) for name in names)
+
+
+def _function(name: str, function: Callable[..., object]) -> str:
+    doc = parse(function.__doc__)
+    arguments, errors_ = (_rows(doc.sections.get(section, {})) for section in ("Args", "Raises"))
+    parts = (
+        f"### {name}\n\n```text\n{_signature(function, name)}\n```",
+        doc.prose,
+        _table("argument", "what it is", arguments),
+        _table("it raises", "when", errors_),
+    )
+    return "\n\n".join(part for part in parts if part)
 
 
 def _errors(_asked: str) -> str:
@@ -481,6 +505,7 @@ _MAKERS: Final[Mapping[str, Callable[[str], str]]] = {
     "classes": _classes,
     "costs": _costs,
     "errors": _errors,
+    "functions": _functions,
     "instruments": _instruments,
     "metrics": _metrics,
     "business": _business,

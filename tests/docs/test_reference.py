@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import import_module
@@ -12,6 +13,10 @@ from pathlib import Path
 import pytest
 from docs.generate import PAGES, parse, render, renew
 
+from postfacta_core.aio.health import HealthRegistry
+from postfacta_core.asgi import Policy, harden
+from postfacta_core.policy.lifecycle import DrainLimits
+from postfacta_core.policy.transfer import TransferLimits
 from postfacta_core.telemetry.policies import POLICY_METRICS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -26,6 +31,7 @@ OURS = [
     "docs/explanation/resilience.md",
     "docs/how-to/migrate.md",
     "docs/reference/api.md",
+    "docs/reference/harden.md",
     "docs/reference/metrics.md",
     "docs/reference/policies.md",
     "docs/tutorial/first-post-mortem.md",
@@ -62,6 +68,15 @@ def test_no_argument_is_without_a_word(name: str) -> None:
             [],
             PROSE.get(name),
         )
+
+
+@pytest.mark.parametrize("settings", [harden, Policy, HealthRegistry.add, TransferLimits, DrainLimits])
+def test_every_setting_of_the_stack_has_its_row(settings: Callable[..., object]) -> None:
+    page = (ROOT / "docs/reference/harden.md").read_text()
+    section = re.split(r"^### ", page, flags=re.MULTILINE)
+    (own,) = (one for one in section if one.startswith(f"{settings.__qualname__}\n"))
+    names = [name for name in inspect.signature(settings).parameters if name != "self"]
+    assert [name for name in names if f"\n| `{name}` |" not in own] == []
 
 
 # These are told of in sentences.
