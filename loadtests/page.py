@@ -41,7 +41,7 @@ svg text.c1, svg text.c2, svg text.c3, svg text.c4 { fill: var(--c) }
 .mark { stroke: var(--c4); stroke-dasharray: 3 3 } ul { margin: .4rem 0; padding-left: 1.2rem }
 """
 _GOOD = {"pass", "done", "met"}
-_BAD = {"fail", "failed", "deviated", "not met"}
+_BAD = {"fail", "failed", "deviated", "nothing", "not met"}
 _WIDTH, _HEIGHT = 860, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 24, 34
 _TICKS = 6
