@@ -180,16 +180,18 @@ class Running:
         self.request.deadline = math.inf
         self._task = None
         self._has_ended = True
-        if self.is_watched:
-            self.is_watched = False
         if self._watcher is not None:
             self._watcher.cancel()
 
     async def answer(self) -> None:
         """Answer the caller although the handler goes on, if that can still be done."""
 
+    def may_watch(self) -> bool:
+        """Return whether to begin to watch now."""
+        return True
+
     async def watch(self) -> None:
-        """Wait for the client to go away, and cancel the handler then."""
+        """Wait for the client to go away."""
 
 
 class RunningRequests:
@@ -332,7 +334,7 @@ class RunningRequests:
 
     def _look_at(self, running: Running, now: float) -> None:
         request = running.request
-        if running.is_watched and now >= request.started + _WATCH_AFTER:
+        if running.is_watched and now >= request.started + _WATCH_AFTER and running.may_watch():
             running.is_watched = False
             self._start(running.watch, "watch")
         if running.is_cancelled:

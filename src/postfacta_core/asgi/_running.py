@@ -13,6 +13,7 @@ from anyio.lowlevel import checkpoint
 from ..aio.deadline import Running
 from ..context import RequestContext
 from ..errors import StoppedError
+from ..policy.transfer import may_have_body
 from ._problem import Render, problem_of, send_problem
 from ._types import Message, Receive, Scope, Send
 
@@ -26,19 +27,33 @@ _SSE_FAREWELL: Final = b"retry: 3000\n\n"
 _BODY: Final = frozenset({"http.response.body", "http.response.pathsend", "http.response.zerocopysend"})
 _CONTENT_TYPE: Final = len(b"content-type")
 _POLL: Final = 0.1
+_MOST_KEPT: Final = 8
 
 
 class RunningExchange(Running):
     """One HTTP request.
 
+    Once it is older than 0.2 seconds and its body is complete, its client is watched: what tells of its leaving passes
+    the `receive` of the layers outside, which count it, though the application never asks.
+
     Args:
         request: Its context.
         scope: Its scope.
+        receive: The server's.
         send: The server's.
         stream_timeout: The limit of a response in pieces, from the request's beginning; `math.inf` for none.
         render: Another shape of problem.
+
+    Attributes:
+        cancels: Whether it is cancelled when its client has left.
     """
 
+    cancels: bool = False
+    is_watched: bool = True
+    _has_body: bool = False  # All of it was received by the application.
+    _is_read: bool = False
+    _is_read_ahead: bool = False
+    _kept: list[Message] | None = None
     _started: bool = False
     _has_pieces: bool = False
     _is_complete: bool = False
@@ -49,12 +64,14 @@ class RunningExchange(Running):
         self,
         request: RequestContext,
         scope: Scope,
+        receive: Receive,
         send: Send,
         stream_timeout: float,
         render: Render | None,
     ) -> None:
         self.request = request
         self._scope = scope
+        self._receive = receive
         self._send = send
         self._stream_timeout = stream_timeout
         self._render = render
@@ -72,6 +89,9 @@ class RunningExchange(Running):
         elif kind in _BODY:
             if not message.get("more_body", False):
                 self._is_complete = True
+                if self._watcher is not None:
+                    # Some servers tell of a disconnect as the last byte goes out.
+                    self._watcher.cancel()
                 if self.is_endless:
                     self.is_endless = False
                 self.limit(math.inf)
@@ -107,45 +127,60 @@ class RunningExchange(Running):
                 farewell = {"type": "http.response.body", "body": _SSE_FAREWELL, "more_body": False}
                 await self._send(farewell)
 
-    def watched(self, receive: Receive) -> Receive:
-        """Have the client watched; return the `receive` for the application, which shares its messages."""
-        self._receive = receive
-        self._kept: list[Message] = []
-        self._is_read = False
-        self._is_read_ahead = False
-        self.is_watched = True
-        return self.receive
-
     async def receive(self) -> Message:
         """Receive for the application, also what was received while the client was watched."""
-        while self._is_read_ahead and not self._kept:
-            await self._news.wait()
-        if self._kept:
-            return self._kept.pop(0)
+        if self._kept is not None:
+            while self._is_read_ahead and not self._kept:
+                await self._news.wait()
+            if self._kept:
+                return self._kept.pop(0)
         self._is_read = True
         try:
-            return await self._receive()
+            message = await self._receive()
         finally:
             self._is_read = False
+        if not message.get("more_body", False):
+            self._has_body = True
+        return message
+
+    def may_watch(self) -> bool:
+        """Return whether to begin now: never while the application itself receives, nor before it has the body.
+
+        One that is cancelled when its client leaves is watched in any case, and read ahead of.
+        """
+        if self.cancels:
+            return True
+        scope = self._scope
+        return not self._is_read and (
+            self._has_body or not may_have_body(scope["headers"], scope.get("http_version", "1.1"))
+        )
 
     async def watch(self) -> None:
         """Receive ahead of the application, but no more of a body than one piece; cancel it if it is alone."""
+        self._kept = kept = []
         with anyio.CancelScope() as self._watcher:
             while not (self._has_ended or self._is_complete):
-                if self._is_read or any(message.get("more_body", False) for message in self._kept):
+                if self._is_read and not self.cancels:
+                    # The application sees for itself; the sweep looks whether it goes on to.
+                    self.is_watched = True
+                    return
+                if self._is_read or any(message.get("more_body", False) for message in kept):
                     # The application sees for itself, or has not yet taken what there is.
                     await anyio.sleep(_POLL)
-                elif await self._next_message() == "http.disconnect":
-                    if not self._is_complete:
+                elif await self._next_message(kept) == "http.disconnect":
+                    if self.cancels and not self._is_complete:
                         self.cancel(None)
                     return
+                elif len(kept) > _MOST_KEPT:
+                    # A server that gives empty bodies for ever never tells of a disconnect.
+                    return
 
-    async def _next_message(self) -> str:
+    async def _next_message(self, kept: list[Message]) -> str:
         self._news = anyio.Event()
         self._is_read_ahead = True
         try:
             message = await self._receive()
-            self._kept.append(message)
+            kept.append(message)
             return str(message["type"])
         finally:
             self._is_read_ahead = False

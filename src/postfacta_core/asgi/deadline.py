@@ -119,10 +119,10 @@ class DeadlineMiddleware:
         is_late = seconds <= 0 or (asked < math.inf and self._clock() >= request.deadline)
         if is_late or self._running.is_closed:
             return self._refuse(request, scope, send)
-        exchange = RunningExchange(request, scope, send, self._stream_timeout, self._render)
+        exchange = RunningExchange(request, scope, receive, send, self._stream_timeout, self._render)
         if self._cancels is not False and (self._cancels is True or self._cancels(scope)):
-            receive = exchange.watched(receive)
-        return self._running.run(exchange, self._app(scope, receive, exchange.send))
+            exchange.cancels = True
+        return self._running.run(exchange, self._app(scope, exchange.receive, exchange.send))
 
     async def _websocket(  # noqa: PLR0917 - called as `_http` is
         self, request: RequestContext, scope: Scope, receive: Receive, send: Send

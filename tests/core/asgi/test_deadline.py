@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -24,8 +24,10 @@ from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.asgi.context import ContextMiddleware
 from postfacta_core.asgi.deadline import DeadlineMiddleware
 from postfacta_core.asgi.errors import ErrorMiddleware
+from postfacta_core.asgi.telemetry import TelemetryMiddleware
 from postfacta_core.errors import StoppedError
 from postfacta_core.events import DeadlineExceeded, RequestsOverdue
+from postfacta_core.telemetry.exchange import Exchange, NullRecorder
 from postfacta_core.testing import AsgiResponse, ManualClock, RecordingObserver, call_asgi
 
 # What is promised is 0.1; the rest is for a machine that does more than this.
@@ -423,12 +425,27 @@ async def test_a_client_that_leaves_cancels_its_handler_where_that_is_wanted(can
     assert (response.messages, log, service.stages) == ([], ["began", "ended"], [])
 
 
-async def test_else_nobody_watches() -> None:
-    log = Log()
-    service = Service(sleeping(log, 0.4), cancel_on_disconnect=_is_watched)
+async def test_else_a_client_that_leaves_is_only_counted() -> None:
+    log, seen = Log(), list[Exchange]()
+
+    class Recorder(NullRecorder):
+        def end(self, exchange: Exchange, /) -> None:
+            seen.append(exchange)
+
+    service = Service(sleeping(log, 0.5), cancel_on_disconnect=_is_watched)
+    app = TelemetryMiddleware(service.app, [Recorder()])
+
+    async def silent(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_silently(message: Message) -> None:
+            with suppress(OSError):  # as uvicorn does
+                await send(message)
+
+        await app(scope, receive, send_silently)
+
     async with service.running_now():
-        assert (await service.get("/", disconnect_after=0)).status == 200
+        await call_asgi(silent, disconnect_after=0)
     assert log == ["began", "ended"]
+    assert [(one.status, one.error_type) for one in seen] == [(499, "client_disconnected")]
 
 
 async def test_a_body_in_pieces_arrives_whole_while_the_client_is_watched() -> None:

@@ -55,7 +55,9 @@ class Wire:
 def exchange_on(wire: Wire, *, stream_timeout: float = math.inf) -> RunningExchange:
     request = RequestContext("request-id", 1000.0)
     request.deadline = 1030.0
-    return RunningExchange(request, SCOPE, wire.send, stream_timeout=stream_timeout, render=None)
+    return RunningExchange(
+        request, SCOPE, wire.receive, wire.send, stream_timeout=stream_timeout, render=None
+    )
 
 
 def body(piece: bytes, *, more: bool) -> Message:
@@ -237,7 +239,7 @@ async def test_a_websocket_whose_client_is_gone_need_not_be_told(error: Exceptio
 async def test_a_client_that_leaves_cancels_its_handler() -> None:
     wire = Wire(part(b"", more=False))
     exchange = exchange_on(wire)
-    receive = exchange.watched(wire.receive)
+    exchange.cancels, receive = True, exchange.receive
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(exchange.watch)
@@ -254,7 +256,7 @@ async def test_a_client_that_leaves_cancels_its_handler() -> None:
 async def test_one_that_leaves_after_its_response_cancels_nothing() -> None:
     wire = Wire()
     exchange = exchange_on(wire)
-    exchange.watched(wire.receive)
+    exchange.cancels = True
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(exchange.watch)
@@ -268,7 +270,7 @@ async def test_one_that_leaves_after_its_response_cancels_nothing() -> None:
 async def test_no_more_of_a_body_is_read_ahead_than_one_piece() -> None:
     wire = Wire(*(part(b"x", more=True) for _ in range(5)))
     exchange = exchange_on(wire)
-    exchange.watched(wire.receive)
+    exchange.cancels = True
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(exchange.watch)
@@ -280,7 +282,7 @@ async def test_no_more_of_a_body_is_read_ahead_than_one_piece() -> None:
 async def test_an_application_in_its_own_receive_is_not_disturbed() -> None:
     wire = Wire()
     exchange = exchange_on(wire)
-    receive = exchange.watched(wire.receive)
+    exchange.cancels, receive = True, exchange.receive
     got: list[Message] = []
 
     async def read() -> None:
@@ -301,7 +303,7 @@ async def test_an_application_in_its_own_receive_is_not_disturbed() -> None:
 async def test_a_look_at_the_client_that_does_not_wait_loses_nothing() -> None:
     wire = Wire(part(b"", more=False))
     exchange = exchange_on(wire)
-    receive = exchange.watched(wire.receive)
+    exchange.cancels, receive = True, exchange.receive
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(exchange.watch)
@@ -320,7 +322,7 @@ async def test_a_look_at_the_client_that_does_not_wait_loses_nothing() -> None:
 async def test_the_watcher_ends_with_the_request(reading: bool) -> None:  # noqa: FBT001 - a table
     wire = Wire(*([] if reading else [part(b"x", more=True)]))
     exchange = exchange_on(wire)
-    exchange.watched(wire.receive)
+    exchange.cancels = True
     began = 0.0
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
@@ -333,10 +335,8 @@ async def test_the_watcher_ends_with_the_request(reading: bool) -> None:  # noqa
 
 async def test_one_that_ended_before_it_was_watched_never_is() -> None:
     exchange = exchange_on(Wire())
-    exchange.watched(Wire().receive)
     exchange.end()
-    assert not exchange.is_watched
-    # Also if the sweep had already sent for the watcher.
+    # The sweep had already sent for the watcher.
     with anyio.fail_after(5):
         await exchange.watch()
 
@@ -352,7 +352,7 @@ async def test_a_body_is_the_same_to_the_byte_wherever_the_watching_begins(
 ) -> None:
     wire = Wire()
     exchange = exchange_on(wire)
-    receive = exchange.watched(wire.receive)
+    exchange.cancels, receive = True, exchange.receive
     got: list[bytes] = []
 
     async def client() -> None:
@@ -380,3 +380,72 @@ async def test_a_body_is_the_same_to_the_byte_wherever_the_watching_begins(
                 reading.start_soon(application)
             exchange.end()
     assert got == pieces
+
+
+async def test_one_that_is_only_counted_is_watched_once_it_has_its_body_and_does_not_read() -> None:
+    wire = Wire(part(b"a", more=True), part(b"b", more=False))
+    exchange = RunningExchange(
+        RequestContext("request-id", 1000.0),
+        {**SCOPE, "headers": [(b"content-length", b"2")]},
+        wire.receive,
+        wire.send,
+        math.inf,
+        None,
+    )
+    seen = [exchange.may_watch()]
+    for _ in range(2):
+        await exchange.receive()
+        seen.append(exchange.may_watch())
+    assert seen == [False, False, True]
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(exchange.receive)
+            await anyio.sleep(0.02)
+            assert not exchange.may_watch()
+            # It began to read as the watcher was on its way: the watcher leaves it to the sweep to come back.
+            exchange.is_watched = False
+            await exchange.watch()
+            assert exchange.is_watched
+            wire.arrive(DISCONNECT)
+
+
+async def test_one_that_is_only_counted_goes_on_when_its_client_leaves() -> None:
+    wire = Wire(DISCONNECT)
+    exchange = exchange_on(wire)
+    with anyio.fail_after(5):
+        await exchange.watch()
+    assert not exchange.is_cancelled
+    assert await exchange.receive() == DISCONNECT
+
+
+async def test_what_a_server_says_as_the_last_byte_goes_out_is_no_leaving() -> None:
+    wire, seen = Wire(), list[str]()
+
+    async def receive() -> Message:
+        message = await wire.receive()
+        seen.append(message["type"])
+        return message
+
+    async def send(message: Message) -> None:
+        wire.arrive(DISCONNECT)
+        await anyio.sleep(0.02)
+
+    exchange = RunningExchange(RequestContext("request-id", 1000.0), SCOPE, receive, send, math.inf, None)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(exchange.watch)
+            await anyio.sleep(0.02)
+            await exchange.send({"type": "http.response.body", "body": b"done"})
+            exchange.end()
+    assert seen == []
+
+
+async def test_a_server_that_gives_bodies_for_ever_is_not_watched() -> None:
+    async def receive() -> Message:
+        return part(b"", more=False)
+
+    exchange = RunningExchange(
+        RequestContext("request-id", 1000.0), SCOPE, receive, Wire().send, math.inf, None
+    )
+    await exchange.watch()
+    assert await exchange.receive() == part(b"", more=False)
