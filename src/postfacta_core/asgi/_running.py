@@ -55,6 +55,7 @@ class RunningExchange(Running):
     _is_read_ahead: bool = False
     _kept: list[Message] | None = None
     _started: bool = False
+    _headers: Iterable[tuple[bytes, bytes]] = ()
     _has_pieces: bool = False
     _is_complete: bool = False
     _answered: anyio.Event | None = None
@@ -84,22 +85,33 @@ class RunningExchange(Running):
         kind = message["type"]
         if kind == "http.response.start":
             self._started = True
-            if _is_event_stream(message.get("headers", ())):
+            self._headers = message.get("headers", ())
+            if _is_event_stream(self._headers):
                 self.is_endless = True
         elif kind in _BODY:
             if not message.get("more_body", False):
-                self._is_complete = True
-                if self._watcher is not None:
-                    # Some servers tell of a disconnect as the last byte goes out.
-                    self._watcher.cancel()
-                if self.is_endless:
-                    self.is_endless = False
-                self.limit(math.inf)
+                self._complete()
             elif not self._has_pieces:
                 self._has_pieces = True
-                self.request.limit = self._stream_timeout
-                self.limit(min(self._stream_timeout, self.request.asked))
+                self._begin_stream(message)
         return self._send(message)
+
+    def _complete(self) -> None:
+        self._is_complete = True
+        if self._watcher is not None:
+            # Some servers tell of a disconnect as the last byte goes out.
+            self._watcher.cancel()
+        if self.is_endless:
+            self.is_endless = False
+        self.limit(math.inf)
+
+    def _begin_stream(self, first: Message) -> None:
+        # Behind Starlette's BaseHTTPMiddleware each response comes in pieces, with an empty one at the end: one whose
+        # first piece is all of it is no stream.
+        whole = b"%d" % len(first.get("body", b""))
+        if not any(name.lower() == b"content-length" and value == whole for name, value in self._headers):
+            self.request.limit = self._stream_timeout
+            self.limit(min(self._stream_timeout, self.request.asked))
 
     async def answer(self) -> None:
         """Tell the caller why there is no answer, as far as that can still be told."""
@@ -157,7 +169,8 @@ class RunningExchange(Running):
 
     async def watch(self) -> None:
         """Receive ahead of the application, but no more of a body than one piece; cancel it if it is alone."""
-        self._kept = kept = []
+        kept: list[Message] = []
+        self._kept = kept
         with anyio.CancelScope() as self._watcher:
             while not (self._has_ended or self._is_complete):
                 if self._is_read and not self.cancels:

@@ -29,7 +29,8 @@ class DeadlineMiddleware:
     A caller may shorten the limit by `X-Request-Timeout` or `grpc-timeout`. One that has no time left is refused
     before the application sees it. A handler may give its route a limit of its own: `aio.deadline.time_limit`.
 
-    * A response in pieces is a stream: from its first piece on it has `stream_timeout`, and not the limit.
+    * A response in pieces is a stream: from its first piece on it has `stream_timeout`, and not the limit. One whose
+      first piece is as long as its `Content-Length` is none.
     * What runs after the response, such as a background task, has no limit but the drain's.
     * A handler in a thread cannot be cancelled: its caller gets the 504 in time, the thread goes on to its end
       and keeps its place in anyio's limiter (40 by default), so that their number stays bounded. `RequestsOverdue`

@@ -410,6 +410,26 @@ async def test_an_error_of_the_application_in_time_is_its_own() -> None:
     assert (response.status, service.stages) == (500, [])
 
 
+@pytest.mark.parametrize(("declared", "is_cut"), [(True, True), (False, False)])
+async def test_a_response_whose_first_piece_is_all_of_it_is_no_stream(
+    *, declared: bool, is_cut: bool
+) -> None:
+    """Behind BaseHTTPMiddleware each response is in pieces: one that is whole keeps the request's limit."""
+
+    async def half(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"Content-Length", b"2")] if declared else []
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"{}", "more_body": True})
+        await anyio.sleep(0.4)
+        await send({"type": "http.response.body", "body": b""})
+
+    service = Service(half, timeout=0.1)
+    async with service.running_now():
+        response = await service.get("/")
+    assert service.stages == (["handler"] if is_cut else [])
+    assert response.body == b"{}"
+
+
 def _is_watched(scope: Scope) -> bool:
     return str(scope["path"]) == "/watched"
 
