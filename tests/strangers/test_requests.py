@@ -56,6 +56,21 @@ FASTAPI = """
         ),
     )
 """
+TALK = """
+    import urllib.request
+
+    from websockets.exceptions import ConnectionClosed
+    from websockets.sync.client import connect
+
+    with connect("ws://127.0.0.1:PORT/rooms/red") as room:
+        page = urllib.request.urlopen("http://127.0.0.1:PORT/metrics").read()
+        print("open" if b"postfacta_websocket_open 1.0" in page else page)
+        room.send("hello")
+        try:
+            room.recv(timeout=20)
+        except ConnectionClosed:
+            print("closed")
+"""
 SERVERS = {
     "uvicorn": "uvicorn service:app --port {port}",
     "uvicorn-h11": "uvicorn service:app --port {port} --http h11",
@@ -71,6 +86,19 @@ def metrics(served: Served) -> list[str]:
 
 def series(served: Served, *parts: str, name: str = COUNT) -> list[str]:
     return [line for line in metrics(served) if line.startswith(name) and all(part in line for part in parts)]
+
+
+def test_a_websocket_that_crashes_is_counted_and_logged(environments: Environments, tmp_path: Path) -> None:
+    environment = environments(*PACKAGES)
+    with environment.serve(FASTAPI, cwd=tmp_path) as served:
+        done = environment.script(TALK.replace("PORT", str(served.port)), cwd=tmp_path)
+        assert done.stdout.split() == ["open", "closed"], done.stderr
+        (crashed,) = series(served, name="postfacta_websocket_duration_seconds_count")
+        for label in ('http_route="/rooms/{name}"', 'outcome="crashed"', 'error_type="LookupError"'):
+            assert label in crashed
+        assert "postfacta_websocket_open 0.0" in metrics(served)
+        assert 'postfacta_unhandled_exceptions_total{error_type="LookupError"} 1.0' in metrics(served)
+        assert "websocket.closed" in served.log
 
 
 def raw(served: Served, request: bytes, *, wait: float = 5.0) -> bytes:

@@ -201,7 +201,7 @@ class RunningExchange(Running):
 
 
 class RunningSocket(Running):
-    """One WebSocket."""
+    """One WebSocket. The request's limit is for its handshake: once it is accepted, it has none but its handler's."""
 
     is_endless: bool = True
     _is_closed: bool = False
@@ -210,12 +210,19 @@ class RunningSocket(Running):
     def __init__(self, request: RequestContext, send: Send) -> None:
         super().__init__(request)
         self._send = send
+        self._limit = request.limit
 
     def send(self, message: Message) -> Awaitable[None]:
         """Send what the application sends, unless the socket was closed without it."""
         if self._answered is not None:
             return checkpoint()
-        if message["type"] in {"websocket.close", "websocket.http.response.start"}:
+        kind = message["type"]
+        if kind == "websocket.accept":
+            # A limit that the handler gave itself stays.
+            if self.request.limit == self._limit:
+                self.request.limit = math.inf
+                self.limit(math.inf)
+        elif kind in {"websocket.close", "websocket.http.response.start"}:
             self._is_closed = True
         return self._send(message)
 
@@ -225,6 +232,8 @@ class RunningSocket(Running):
             await self._answered.wait()
         elif self.error is not None and not self._is_closed:
             self._answered = anyio.Event()
+            if not self.request.error_type:
+                self.request.error_type = problem_of(self.error).error_type
             code = SERVICE_RESTART if isinstance(self.error, StoppedError) else _POLICY_VIOLATION
             try:
                 with suppress(OSError, RuntimeError):

@@ -35,7 +35,8 @@ class DeadlineMiddleware:
     * A handler in a thread cannot be cancelled: its caller gets the 504 in time, the thread goes on to its end
       and keeps its place in anyio's limiter (40 by default), so that their number stays bounded. `RequestsOverdue`
       tells how many there are.
-    * A WebSocket has no limit, unless its handler gives it one; then it is closed with 1008.
+    * A WebSocket must be accepted within the limit, or its handshake is refused. Then it has none, unless its handler
+      gives it one; at that it is closed with 1008.
     * Once a response has begun, all that can be done is to end it unfinished, which closes the connection.
 
     It is also the door of a drain: while the service stops, what still runs is cancelled in the same way. Then
@@ -129,8 +130,12 @@ class DeadlineMiddleware:
         self, request: RequestContext, scope: Scope, receive: Receive, send: Send
     ) -> None:
         if self._running.is_closed:
+            request.route, request.error_type = "_prerouting", "draining"
             await send({"type": "websocket.close", "code": SERVICE_RESTART})
             return
+        limit = self._timeout(scope) if callable(self._timeout) else self._timeout
+        if limit is not None:
+            request.limit, request.deadline = limit, request.started + limit
         socket = RunningSocket(request, send)
         await self._running.run(socket, self._app(scope, receive, socket.send))
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from ..clock import MONOTONIC, Clock, random_id
 from ..context import RequestContext, bind_request, current_request, release_request
 from ..events import ListenerFailed, Observer, ignore
-from ..telemetry.exchange import ErrorTypes, Exchange, NullRecorder, Recorder
+from ..telemetry.exchange import ErrorTypes, Exchange, NullRecorder, Recorder, SocketExchange
 from ..validation import validation
 from ._problem import request_of
 from ._reply import reply_of
@@ -22,14 +22,19 @@ __all__ = ["RouteOf", "RouteProbe", "TelemetryMiddleware"]
 RouteOf = Callable[[Scope], str | None]
 """Tells the route template of a scope that the application is done with, or None."""
 
+E = TypeVar("E", bound=Exchange)
+
 _UNMATCHED: Final = "_unmatched"
+_SWITCHING_PROTOCOLS: Final = 101
+# The close codes of RFC 6455, section 7.4.1.
+_NORMAL, _ABNORMAL = 1000, 1006
 # What carries the response's bytes, or a file that the server sends in their place.
 _BODY: Final = frozenset({"http.response.body", "http.response.pathsend", "http.response.zerocopysend"})
 _TRAFFIC: Final = {b"synthetic": "synthetic", b"load": "load"}
 
 
 class TelemetryMiddleware:
-    """Make one `Exchange` of each HTTP request. What the application raises is recorded, and raised again.
+    """Make one `Exchange` of each HTTP request or WebSocket. What the application raises is recorded, and raised again.
 
     It belongs outside of all that may answer or refuse, and right inside of `ContextMiddleware`; without that
     it makes a request context of its own. A layer that answers before the application may set, on the
@@ -73,6 +78,9 @@ class TelemetryMiddleware:
         self._begin = _wanted(recorders, "begin")
         self._answered = _wanted(recorders, "answered")
         self._end = _wanted(recorders, "end")
+        self._connect = _wanted(recorders, "connect")
+        self._opened = _wanted(recorders, "opened")
+        self._closed = _wanted(recorders, "closed")
         self._route_of = route_of
         self._reader = RouteReader()
         self._quiet = frozenset(quiet)
@@ -83,14 +91,18 @@ class TelemetryMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] != "http":
+        kind = scope["type"]
+        if kind not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
         request = request_of(scope)
         if request is None:
             await self._alone(scope, receive, send)
             return
-        exchange = self._open(request, scope)
+        if kind == "websocket":
+            await self._socket(request, scope, receive, send)
+            return
+        exchange = self._open(Exchange(request, scope["method"], scope["path"]), scope)
         self._tell(self._begin, exchange)
         reply = reply_of(send)
         reply.forward = self._watch_send(exchange, reply.forward)
@@ -121,9 +133,49 @@ class TelemetryMiddleware:
         finally:
             release_request(token)
 
-    def _open(self, request: RequestContext, scope: Scope) -> Exchange:
-        path = scope["path"]
-        exchange = Exchange(request, scope["method"], path)
+    async def _socket(  # noqa: PLR0917 - called as `__call__` is
+        self, request: RequestContext, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        exchange = self._open(SocketExchange(request, "GET", scope["path"]), scope)
+        self._tell(self._connect, exchange)
+        error: Exception | None = None
+        was_cancelled = True
+        try:
+            watched = self._watch_socket(exchange, send)
+            await self._app(scope, _watch_receive(exchange, receive), watched)
+            was_cancelled = False
+        except Exception as raised:
+            error, was_cancelled = raised, False
+            raise
+        finally:
+            exchange.seconds = self._clock() - request.started
+            exchange.route = request.route or self._route(exchange, scope)
+            exchange.settle(error, self._error_types, was_cancelled=was_cancelled)
+            self._tell(self._closed, exchange)
+            error = exchange.error = None
+
+    def _watch_socket(self, exchange: SocketExchange, send: Send) -> Send:
+        async def watched_send(message: Message) -> None:
+            try:
+                await send(message)
+            except OSError:
+                exchange.leave()
+                raise
+            kind = message["type"]
+            if kind == "websocket.send":
+                return
+            if kind == "websocket.accept":
+                exchange.status, exchange.is_open = _SWITCHING_PROTOCOLS, True
+                self._tell(self._opened, exchange)
+            elif kind == "websocket.close" and not exchange.has_left:
+                exchange.close_code, exchange.is_complete = message.get("code", _NORMAL), True
+            elif kind == "websocket.http.response.start":
+                exchange.status = message["status"]
+
+        return watched_send
+
+    def _open(self, exchange: E, scope: Scope) -> E:
+        request, path = exchange.request, exchange.path
         exchange.headers = scope["headers"]
         exchange.scheme = scope.get("scheme", "http")
         exchange.http_version = scope.get("http_version", "1.1")
@@ -177,7 +229,7 @@ class TelemetryMiddleware:
             self._observe(ListenerFailed("route_of", repr(error)))
             return _UNMATCHED
 
-    def _tell(self, recorders: tuple[Callable[[Exchange], None], ...], exchange: Exchange) -> None:
+    def _tell(self, recorders: tuple[Callable[[Any], None], ...], exchange: Exchange) -> None:
         for record in recorders:
             try:
                 record(exchange)
@@ -185,13 +237,13 @@ class TelemetryMiddleware:
                 self._observe(ListenerFailed(getattr(record, "__qualname__", "recorder"), repr(error)))
 
 
-def _wanted(recorders: Sequence[Recorder], moment: str) -> tuple[Callable[[Exchange], None], ...]:
+def _wanted(recorders: Sequence[Recorder], moment: str) -> tuple[Callable[[Any], None], ...]:
     """Take the methods for one moment, but not those that do nothing."""
     empty = getattr(NullRecorder, moment)
     return tuple(
         getattr(recorder, moment)
         for recorder in recorders
-        if getattr(type(recorder), moment, None) is not empty
+        if getattr(type(recorder), moment, empty) is not empty
     )
 
 
@@ -202,6 +254,13 @@ def _watch_receive(exchange: Exchange, receive: Receive) -> Receive:
         if kind == "http.request":
             exchange.request_bytes += len(message.get("body", b""))
         elif kind == "http.disconnect":
+            exchange.leave()
+        elif (
+            kind == "websocket.disconnect"
+            and isinstance(exchange, SocketExchange)
+            and not exchange.is_complete
+        ):
+            exchange.close_code = message.get("code") or _ABNORMAL
             exchange.leave()
         return message
 
@@ -225,7 +284,7 @@ class RouteProbe:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         request = request_of(scope) or current_request()
-        if scope["type"] != "http" or request is None:
+        if scope["type"] == "lifespan" or request is None:
             await self._app(scope, receive, send)
             return
         path = local_path(scope["path"], request.root_path)

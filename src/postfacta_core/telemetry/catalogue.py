@@ -15,6 +15,7 @@ __all__ = ["CALL_BUCKETS", "HTTP_BUCKETS", "INSTRUMENTS", "LAG_BUCKETS", "METHOD
 # The buckets of the semantic conventions, and 0.2: the 95th percentile's objective must be a bucket edge.
 HTTP_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.2, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 CALL_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
+SOCKET_BUCKETS: Final = (0.1, 1, 10, 60, 300, 1800, 3600, 21_600, 86_400)
 LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 # A header field or two, a form, a document, an upload; the largest body that is let in by default is 1 MiB.
 SIZE_BUCKETS: Final = (0, 128, 1024, 8192, 65_536, 262_144, 1_048_576, 10_485_760, 104_857_600)
@@ -82,6 +83,17 @@ INSTRUMENTS: Final[Mapping[str, Instrument]] = {
     ),
     "http_last_request_received_time": Instrument(
         "plain gauge", "When the last request came.", ("path", "method"), note="unix seconds"
+    ),
+    "postfacta_websocket_open": Instrument(
+        "plain gauge", "WebSockets that were accepted and are not closed yet."
+    ),
+    "postfacta_websocket_duration_seconds": Instrument(
+        "histogram",
+        "From the handshake of a WebSocket to its close, or to its refusal.",
+        ("http_route", "outcome", "close_code", "error_type"),
+        wide=(0, 3),
+        values={"outcome": ("closed", "left", "refused", "crashed", "unfinished")},
+        buckets=SOCKET_BUCKETS,
     ),
     "http_client_request_duration_seconds": Instrument(
         "histogram",

@@ -22,6 +22,7 @@ __all__ = [
     "Exchange",
     "NullRecorder",
     "Recorder",
+    "SocketExchange",
     "tells_of_disconnect",
 ]
 
@@ -35,7 +36,9 @@ CLIENT_DISCONNECTED: Final = "client_disconnected"
 INCOMPLETE: Final = "incomplete_response"
 
 _CLIENT_CLOSED_REQUEST: Final = 499  # nginx's status for it; RFC 9110 has none
+_FORBIDDEN: Final = 403
 _SERVER_ERROR: Final = 500
+_DISCONNECTS: Final = frozenset({"ClientDisconnect", "WebSocketDisconnect"})
 
 # What a layer of this library says of its own refusals. They are not counted as class names.
 _OWN: Final = frozenset(
@@ -167,17 +170,59 @@ class Exchange:
         return str(status) if status >= _SERVER_ERROR else ""
 
 
+class SocketExchange(Exchange):
+    """One WebSocket, from its handshake to its close.
+
+    Attributes:
+        status: Of the handshake: 101 once it is accepted, 403 if it was refused without a status of its own.
+        close_code: As the application or its client closed it; 0 if neither did.
+        outcome: `closed` by the application, `left` by its client, `refused` before it was accepted, `crashed`, or
+            `unfinished` if the application returned without closing it; known after `settle`.
+        is_open: It was accepted.
+    """
+
+    close_code: int = 0
+    outcome: str = ""
+    is_open: bool = False
+
+    def settle(self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False) -> None:
+        """Decide the outcome and the error type, once, when the application has returned or raised.
+
+        Args:
+            error: What the application let through, if it did.
+            types: The closed set that the error type must belong to.
+            was_cancelled: The application was cancelled; by the server, since no layer inside answered for it.
+        """
+        self.status = self.status or _FORBIDDEN
+        named = types.close(self.request.error_type) if self.request.error_type else ""
+        if error is not None and not (self.has_left and tells_of_disconnect(error)):
+            self.outcome, self.error, self.error_type = "crashed", error, types.close(type(error).__name__)
+        elif not self.is_open:
+            # A client that gives up in the handshake was not refused.
+            self.outcome, self.error_type = "left" if self.has_left or was_cancelled else "refused", named
+        elif self.has_left or was_cancelled:
+            self.outcome = "left"
+        elif self.is_complete:
+            self.outcome, self.error_type = "closed", named
+        else:
+            self.outcome, self.error_type = "unfinished", named or INCOMPLETE
+
+
 def tells_of_disconnect(error: BaseException) -> bool:
     """Tell whether an application raised this because its client is gone, and for nothing else."""
     if isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
         return all(map(tells_of_disconnect, group.exceptions))
-    # ASGI lets `send` raise OSError to a client that is gone; frameworks turn it into a class of this name.
-    return isinstance(error, OSError) or type(error).__name__ == "ClientDisconnect"
+    # ASGI lets `send` raise OSError to a client that is gone; frameworks turn it into a class of one of these names.
+    return isinstance(error, OSError) or type(error).__name__ in _DISCONNECTS
 
 
 class Recorder(Protocol):
-    """Whoever records exchanges. The three are called once each, in this order, and must not wait."""
+    """What records exchanges. The three are called once each, in this order, and must not wait.
+
+    For WebSockets it may have the others of `NullRecorder` too: `connect` and `closed` are called once each, and `opened`
+    between them if the WebSocket is accepted.
+    """
 
     def begin(self, exchange: Exchange, /) -> None:
         """See the request before the application does."""
@@ -202,4 +247,13 @@ class NullRecorder:
         """Do nothing."""
 
     def end(self, exchange: Exchange, /) -> None:
+        """Do nothing."""
+
+    def connect(self, exchange: SocketExchange, /) -> None:
+        """Do nothing."""
+
+    def opened(self, exchange: SocketExchange, /) -> None:
+        """Do nothing."""
+
+    def closed(self, exchange: SocketExchange, /) -> None:
         """Do nothing."""

@@ -35,7 +35,7 @@ from ..events import (
     fan_out,
     ignore,
 )
-from .exchange import Exchange, NullRecorder
+from .exchange import Exchange, NullRecorder, SocketExchange
 from .redaction import redact_text
 from .sampling import AccessSampler, EventBudget
 
@@ -234,6 +234,32 @@ class AccessLog(NullRecorder):
         _fill(fields, exchange)
         if weight > 1:
             fields["sample_rate"] = weight
+        self._logger.handle(record)
+
+    def closed(self, exchange: SocketExchange, /) -> None:
+        """Write the line of a WebSocket: `websocket.closed`, at ERROR with the stack trace for a crash, else at INFO."""
+        error = exchange.error
+        level = logging.INFO if error is None else logging.ERROR
+        if not self._logger.isEnabledFor(level):
+            return
+        request = exchange.request
+        record = _record(self._logger, level, "websocket.closed", error=error)
+        record.__dict__.update(
+            self._constant,
+            route=exchange.route,
+            path=exchange.path,
+            status=exchange.status,
+            outcome=exchange.outcome,
+            close_code=exchange.close_code,
+            duration_ms=round(exchange.seconds * 1000, 3),
+            error_type=exchange.error_type,
+            client=exchange.client,
+            principal=request.principal,
+            request_id=request.request_id,
+            trace_id=request.trace_id,
+            span_id=request.span_id,
+            trace_flags=request.trace_flags,
+        )
         self._logger.handle(record)
 
     def _make(self, level: int, error: Exception | None) -> logging.LogRecord:

@@ -47,7 +47,7 @@ from ..events import (
 )
 from ..validation import validation
 from .catalogue import INSTRUMENTS, METHODS
-from .exchange import OTHER, Exchange
+from .exchange import OTHER, Exchange, SocketExchange
 from .families import Families, Family
 from .plain import Buckets
 from .policies import PolicyCollector
@@ -62,6 +62,7 @@ _POOL_TIMEOUTS: Final = frozenset({"pool_timeout", "PoolTimeoutError"})
 _SAMPLED: Final = frozenset("13579bdf")
 _OURS: Final = ("prometheus_client.", "postfacta_core.")
 _LOG: Final = logging.getLogger("postfacta")
+_CLOSE_CODES: Final = frozenset({*range(1000, 1016), 3000, 3003, 3008})
 _NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -135,6 +136,8 @@ class Metrics:
         self._active = make("http_server_active_requests")
         self._received = make("http_last_request_received_time", read=self._when)
         self._crashes = make("postfacta_unhandled_exceptions_total")
+        self._sockets = make("postfacta_websocket_duration_seconds")
+        self._open_sockets = make("postfacta_websocket_open").child(())
         self._calls = make("http_client_request_duration_seconds")
         self._bodies: tuple[Family, Family] | None = None
         if body_sizes:
@@ -192,6 +195,19 @@ class Metrics:
             read, sent = self._bodies
             read.child((method, route)).observe(exchange.request_bytes)
             sent.child((method, route)).observe(exchange.response_bytes)
+        if exchange.error is not None:
+            self._crashes.child((exchange.error_type,)).inc()
+
+    def opened(self, exchange: SocketExchange, /) -> None:
+        """Count a WebSocket as open."""
+        self._open_sockets.value += 1
+
+    def closed(self, exchange: SocketExchange, /) -> None:
+        """Observe how long it was open, and how it ended."""
+        if exchange.is_open:
+            self._open_sockets.value -= 1
+        key = (exchange.route, exchange.outcome, _code(exchange.close_code), exchange.error_type)
+        self._sockets.child(key).observe(exchange.seconds)
         if exchange.error is not None:
             self._crashes.child((exchange.error_type,)).inc()
 
@@ -315,6 +331,11 @@ class Metrics:
         encode, content_type = choose_encoder(accept)
         source: Any = _Isolated(self.registry, labels, self._broken, encode=encode)
         return Exposition(encode(source), content_type)
+
+
+def _code(code: int) -> str:
+    # The registry of IANA. What a client makes up is no label.
+    return str(code) if code in _CLOSE_CODES else OTHER if code else ""
 
 
 class _Isolated(Collector):

@@ -23,7 +23,7 @@ from ..events import (
     RetryScheduled,
     Sample,
 )
-from .exchange import CALLERS_DEADLINE, Exchange, NullRecorder
+from .exchange import CALLERS_DEADLINE, Exchange, NullRecorder, SocketExchange
 from .redaction import redact_text
 from .spans import PROPAGATOR, Tracers, nanoseconds, of_exception, span_name
 
@@ -101,6 +101,18 @@ class Tracing(NullRecorder):
             _describe(span, exchange, opened.began)
         span.end(nanoseconds(opened.began + exchange.seconds))
         context.detach(opened.token)
+
+    def connect(self, exchange: SocketExchange, /) -> None:
+        """Start the span of a WebSocket, which lasts until it is closed."""
+        self.begin(exchange)
+
+    def closed(self, exchange: SocketExchange, /) -> None:
+        """End it."""
+        opened = exchange.span
+        if isinstance(opened, _Open) and opened.span.is_recording():
+            opened.span.set_attribute("postfacta.outcome", exchange.outcome)
+            opened.span.set_attribute("postfacta.close_code", exchange.close_code)
+        self.end(exchange)
 
     def __call__(self, event: Event, /) -> None:
         """Make a span of a statement that has ended, below the span it ran in; put other news on that span.

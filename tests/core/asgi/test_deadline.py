@@ -529,6 +529,18 @@ async def test_a_websocket_with_a_limit_of_its_own_is_closed_with_1008() -> None
     assert sent[1:] == [{"type": "websocket.close", "code": 1008, "reason": "The time ran out"}]
 
 
+async def test_a_handshake_that_is_never_accepted_is_refused_at_the_requests_limit() -> None:
+    async def mute(scope: Scope, receive: Receive, send: Send) -> None:
+        await anyio.sleep_forever()
+
+    service = Service(mute, timeout=0.1)
+    with anyio.fail_after(10):
+        async with service.running_now():
+            sent = await socket_messages(service, "/")
+    assert sent == [{"type": "websocket.close", "code": 1008, "reason": "The time ran out"}]
+    assert service.stages == ["handler"]
+
+
 async def test_a_websocket_has_no_limit_and_is_told_of_a_restart() -> None:
     service = Service(Starlette(routes=SOCKETS), timeout=0.05)
     closed: list[Message] = []

@@ -27,7 +27,7 @@ from postfacta_core.context import RequestContext, bind_request, current_request
 from postfacta_core.errors import PoolTimeoutError
 from postfacta_core.events import ListenerFailed
 from postfacta_core.policy.transfer import TransferLimits
-from postfacta_core.telemetry.exchange import Exchange, NullRecorder
+from postfacta_core.telemetry.exchange import Exchange, NullRecorder, SocketExchange
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import AsgiResponse, ManualClock, RecordingObserver, call_asgi
 
@@ -463,11 +463,11 @@ async def test_other_connections_pass_untouched() -> None:
         raise AssertionError
 
     kept = Kept()
-    for kind in ("lifespan", "websocket"):
+    for kind in ("lifespan", "another"):
         await TelemetryMiddleware(app, [kept])({"type": kind}, receive, send)
         await RouteProbe(app)({"type": kind}, receive, send)
     assert [dict(scope) for scope in seen] == [
-        {"type": kind} for kind in ("lifespan", "websocket") for _ in "ab"
+        {"type": kind} for kind in ("lifespan", "another") for _ in "ab"
     ]
     assert kept.told == []
 
@@ -528,3 +528,112 @@ async def _garbage(once: Callable[[], Awaitable[object]], times: int) -> int:
         return gc.collect() // 100
     finally:
         gc.enable()
+
+
+class Sockets(NullRecorder):
+    """Keeps what is told of WebSockets too."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, bool]] = []
+        self.last: tuple[Any, ...] = ()
+
+    def connect(self, exchange: SocketExchange, /) -> None:
+        self.told.append(("connect", exchange.is_open))
+
+    def opened(self, exchange: SocketExchange, /) -> None:
+        self.told.append(("opened", exchange.is_open))
+
+    def closed(self, exchange: SocketExchange, /) -> None:
+        self.told.append(("closed", exchange.is_open))
+        self.last = (exchange.outcome, exchange.status, exchange.close_code, exchange.error_type)
+
+
+class Gone(Exception):  # noqa: N818 - the label is its name
+    """A crash."""
+
+
+WebSocketDisconnect = type("WebSocketDisconnect", (Exception,), {})
+ACCEPT: Message = {"type": "websocket.accept"}
+CLOSE: Message = {"type": "websocket.close"}
+LEFT: Message = {"type": "websocket.disconnect", "code": 1001}
+REFUSE: Message = {"type": "websocket.http.response.start", "status": 401, "headers": []}
+
+
+@pytest.mark.parametrize(
+    ("script", "last"),
+    [
+        ([ACCEPT, CLOSE], ("closed", 101, 1000, "")),
+        (
+            [ACCEPT, {"type": "websocket.send", "text": "hello"}, {**CLOSE, "code": 4000}],
+            ("closed", 101, 4000, ""),
+        ),
+        ([ACCEPT, LEFT], ("left", 101, 1001, "")),
+        ([ACCEPT, {"type": "websocket.disconnect"}], ("left", 101, 1006, "")),
+        ([ACCEPT, LEFT, CLOSE], ("left", 101, 1001, "")),
+        ([ACCEPT, CLOSE, LEFT], ("closed", 101, 1000, "")),
+        ([ACCEPT, LEFT, WebSocketDisconnect()], ("left", 101, 1001, "")),
+        ([ACCEPT, OSError("gone")], ("left", 101, 0, "")),
+        ([ACCEPT, Gone()], ("crashed", 101, 0, "Gone")),
+        ([Gone()], ("crashed", 403, 0, "Gone")),
+        ([ACCEPT], ("unfinished", 101, 0, "incomplete_response")),
+        ([CLOSE], ("refused", 403, 1000, "")),
+        ([REFUSE], ("refused", 401, 0, "")),
+        (["shed", CLOSE], ("refused", 403, 1000, "shed")),
+        (["deadline_exceeded", ACCEPT, {**CLOSE, "code": 1008}], ("closed", 101, 1008, "deadline_exceeded")),
+        ([LEFT], ("left", 403, 1001, "")),
+    ],
+    ids=str,
+)
+async def test_a_websocket_is_recorded_with_how_it_ended(  # noqa: C901 - one case for each step
+    script: list[Any], last: tuple[Any, ...]
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        for step in script:
+            match step:
+                case str():
+                    scope["postfacta.request"].error_type = step
+                case OSError():
+                    with contextlib.suppress(OSError):
+                        await send({"type": "websocket.send", "text": "?"})
+                case Exception():
+                    raise step
+                case {"type": "websocket.disconnect"}:
+                    await receive()
+                case _:
+                    await send(step)
+
+    coming = [step for step in script if isinstance(step, dict) and step["type"] == "websocket.disconnect"]
+
+    async def receive() -> Message:
+        return coming.pop(0)
+
+    async def send(message: Message) -> None:
+        if message.get("text") == "?":
+            raise OSError
+
+    kept = Sockets()
+    scope: Scope = {"type": "websocket", "path": "/", "headers": [], "client": ("127.0.0.1", 1)}
+    with contextlib.suppress(Gone, WebSocketDisconnect):
+        await TelemetryMiddleware(app, [kept])(scope, receive, send)
+    assert kept.last == last
+    opened = [("opened", True)] if ACCEPT in script else []
+    assert kept.told == [("connect", False), *opened, ("closed", bool(opened))]
+
+
+async def test_a_websocket_that_the_server_cancels_was_left() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(ACCEPT)
+        scope_of_test.cancel()
+        await anyio.sleep_forever()
+
+    async def send(message: Message) -> None:
+        """Take it."""
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    kept = Sockets()
+    with anyio.CancelScope() as scope_of_test:
+        scope: Scope = {"type": "websocket", "path": "/", "headers": []}
+        await TelemetryMiddleware(app, [kept])(scope, receive, send)
+    assert kept.last == ("left", 101, 0, "")

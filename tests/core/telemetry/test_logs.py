@@ -36,7 +36,7 @@ from postfacta_core.events import (
     StoreChanged,
     TaskCrashed,
 )
-from postfacta_core.telemetry.exchange import Exchange
+from postfacta_core.telemetry.exchange import Exchange, SocketExchange
 from postfacta_core.telemetry.logs import LOGGER, AccessLog, EventLog, FloodFilter, RequestFilter
 from postfacta_core.telemetry.sampling import AccessSampler, EventBudget
 from postfacta_core.testing import ManualClock, RecordingObserver, call_asgi
@@ -496,3 +496,20 @@ def test_a_level_that_is_off_costs_no_event_record(lines: Lines) -> None:
     LOGGER.setLevel(logging.CRITICAL)
     EventLog()(ListenerFailed("db", "boom"))
     assert lines.records == []
+
+
+@pytest.mark.parametrize("error", [None, ValueError("no")])
+def test_a_websocket_is_one_line_with_its_end(lines: Lines, error: Exception | None) -> None:
+    exchange = SocketExchange(RequestContext(ID, 1000.0), "GET", "/rooms/7")
+    exchange.outcome, exchange.close_code, exchange.seconds, exchange.error = "left", 1001, 1.5, error
+    log = AccessLog(service="chat")
+    log.closed(exchange)
+    (record,) = lines.records
+    assert (record.msg, record.levelno) == ("websocket.closed", logging.ERROR if error else logging.INFO)
+    assert record.getMessage().startswith("websocket.closed ")
+    fields = vars(record)
+    assert (fields["outcome"], fields["close_code"], fields["duration_ms"]) == ("left", 1001, 1500.0)
+    assert (fields["service"], fields["request_id"], bool(record.exc_info)) == ("chat", ID, bool(error))
+    LOGGER.setLevel(logging.CRITICAL)
+    log.closed(exchange)
+    assert len(lines.records) == 1

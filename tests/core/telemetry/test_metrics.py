@@ -28,7 +28,7 @@ from postfacta_core.events import (
     SignalsIntercepted,
     TaskCrashed,
 )
-from postfacta_core.telemetry.exchange import Exchange
+from postfacta_core.telemetry.exchange import Exchange, SocketExchange
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import ManualClock
 from tests.exposition import OPEN_METRICS, read_open_metrics
@@ -46,6 +46,16 @@ def finished(metrics: Metrics, route: str = "/i/{id}", method: str = "GET", *, e
     exchange.status, exchange.route, exchange.error_type = 500 if error else 200, route, error
     exchange.error = ValueError() if error else None
     metrics.end(exchange)
+
+
+def socket(
+    outcome: str, *, code: int = 0, is_open: bool = True, error: Exception | None = None
+) -> SocketExchange:
+    exchange = SocketExchange(RequestContext("an-id-of-some-kind", 990.0), "GET", "/rooms/7")
+    exchange.route, exchange.outcome, exchange.close_code = "/rooms/{id}", outcome, code
+    exchange.seconds, exchange.error, exchange.is_open = 5.0, error, is_open
+    exchange.error_type = type(error).__name__ if error else ""
+    return exchange
 
 
 @pytest.fixture
@@ -392,3 +402,25 @@ def test_what_the_registry_says_of_its_target_is_shown() -> None:
     registry = CollectorRegistry(target_info={"env": "test"})
     page = Metrics(registry, with_process=False).render().body.decode()
     assert 'target_info{env="test"} 1.0' in page
+
+
+@pytest.mark.parametrize(
+    ("code", "label"),
+    [(0, ""), (1000, "1000"), (1012, "1012"), (3000, "3000"), (4007, "_OTHER"), (-1, "_OTHER")],
+)
+def test_a_websocket_is_one_observation_with_a_close_code_of_the_registry(
+    metrics: Metrics, code: int, label: str
+) -> None:
+    one = socket("left", code=code)
+    metrics.opened(one)
+    assert value(metrics, "postfacta_websocket_open") == 1
+    metrics.closed(one)
+    assert value(metrics, "postfacta_websocket_open") == 0
+    labels = {"http_route": "/rooms/{id}", "outcome": "left", "close_code": label, "error_type": ""}
+    assert value(metrics, "postfacta_websocket_duration_seconds_sum", **labels) == 5
+
+
+def test_a_websocket_that_crashed_in_its_handshake_is_an_unhandled_exception(metrics: Metrics) -> None:
+    metrics.closed(socket("crashed", is_open=False, error=ValueError()))
+    assert value(metrics, "postfacta_websocket_open") == 0
+    assert value(metrics, "postfacta_unhandled_exceptions_total", error_type="ValueError") == 1

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from postfacta_core.asgi._types import Receive, Scope, Send
+from postfacta_core.asgi._types import Message, Receive, Scope, Send
 from postfacta_core.asgi.context import ContextMiddleware
 from postfacta_core.asgi.telemetry import TelemetryMiddleware
 from postfacta_core.context import current_request
@@ -450,3 +450,32 @@ def test_without_an_sdk_a_background_task_runs_all_the_same() -> None:
 
 def test_losses_are_told_by_the_provider() -> None:
     assert list(Tracing(TracerProvider()).tally()) == []
+
+
+@pytest.mark.parametrize("sampler", [ALWAYS_ON, ALWAYS_OFF])
+async def test_a_websocket_is_one_span_from_handshake_to_close(sampler: Sampler) -> None:
+    bench = Bench(sampler)
+
+    async def room(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        bench.clock.advance(3)
+        await send({"type": "websocket.close", "code": 1001})
+
+    async def send(message: object) -> None:
+        """Take it."""
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    scope: Scope = {"type": "websocket", "path": "/rooms/7", "headers": []}
+    await ContextMiddleware(TelemetryMiddleware(room, [bench.tracing], clock=bench.clock), clock=bench.clock)(
+        scope, receive, send
+    )
+    if sampler is ALWAYS_OFF:
+        assert bench.spans == ()
+        return
+    (span,) = bench.spans
+    known = span.attributes or {}
+    assert (known["postfacta.outcome"], known["postfacta.close_code"]) == ("closed", 1001)
+    assert known["http.response.status_code"] == 101
+    assert (span.end_time or 0) - (span.start_time or 0) == 3_000_000_000
