@@ -8,8 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount
@@ -19,7 +17,7 @@ from postfacta_core import logs
 from postfacta_core.aio.database import Database, PoolOptions
 from postfacta_core.aio.health import HealthRegistry
 from postfacta_core.aio.ratelimit_store import SharedStore
-from postfacta_core.asgi import Hardened, Policy, Scope, Telemetry, harden
+from postfacta_core.asgi import Cors, Hardened, Policy, Scope, Telemetry, harden
 from postfacta_core.policy.address import TrustedProxies
 from postfacta_core.policy.lifecycle import DrainLimits
 from postfacta_core.policy.transfer import TransferLimits
@@ -175,7 +173,7 @@ def create_app(
     )
     routes: list[BaseRoute] = [*build_routes(table, authenticate, spend=spend, stale=stale), static]
     handlers = problems.handlers | dict.fromkeys(SCHEMA_ERRORS, problems.schema_missing)
-    app = Starlette(routes=routes, middleware=_cors(settings), exception_handlers=handlers)
+    app = Starlette(routes=routes, exception_handlers=handlers)
     app.router.redirect_slashes = False
     return harden(
         app,
@@ -344,6 +342,7 @@ def _policy(rotation: Rotation, table: list[Rule], rate_store: SharedStore | Non
     if delay is None:
         delay = 0.0 if settings.is_local else DrainLimits().drain_delay
     return Policy(
+        cors=_cors(settings),
         limits=limits,
         request_timeout=RouteClass.WRITE.seconds,  # Until routing has told the class.
         cancel_on_disconnect=lambda scope: scope["method"] in {"GET", "HEAD"},
@@ -422,26 +421,11 @@ def _is_away(database: Database) -> bool:
     return not database.is_connected or database.breaker.statistics().retry_after is not None
 
 
-def _cors(settings: Settings) -> list[Middleware]:
-    return [
-        Middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_credentials=settings.cors_credentials,
-            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "If-Match", "If-None-Match", "Idempotency-Key"],
-            expose_headers=[
-                "Age",
-                "As-Of",
-                "Cache-Status",
-                "ETag",
-                "Link",
-                "Location",
-                "RateLimit",
-                "RateLimit-Policy",
-                "Retry-After",
-                "X-Request-ID",
-                "Idempotency-Replayed",
-            ],
-        )
-    ]
+def _cors(settings: Settings) -> Cors:
+    return Cors(
+        allow_origins=settings.cors_origins,
+        allow_credentials=settings.cors_credentials,
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+        allow_headers=["Authorization", "If-Match", "If-None-Match", "Idempotency-Key"],
+        expose_headers=["Age", "As-Of", "Cache-Status", "ETag", "Link", "Location", "Idempotency-Replayed"],
+    )

@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from postfacta_core.aio.breaker import CircuitBreaker
 from postfacta_core.aio.deadline import current_deadline
-from postfacta_core.asgi import Hardened, Policy, Telemetry, harden
+from postfacta_core.asgi import Cors, Hardened, Policy, Telemetry, harden
 from postfacta_core.asgi._types import ASGIApp
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.events import Outcome
@@ -36,7 +36,7 @@ SECRET = "s" * 32
 CALLERS_OWN = {"", "callers_deadline", "client_disconnected"}
 
 READ = {
-    "accept", "authorization", "baggage",
+    "accept", "access-control-request-headers", "access-control-request-method", "authorization", "baggage",
     "content-length", "content-type", "forwarded", "grpc-timeout", "host", "idempotency-key",
     "if-match", "if-none-match", "origin", "referer", "sec-fetch-site", "traceparent", "tracestate",
     "transfer-encoding", "user-agent", "x-forwarded-for", "x-priority", "x-priority-key", "x-request-id",
@@ -53,7 +53,7 @@ SENT = {
     "set-cookie", "strict-transport-security", "vary", "www-authenticate", "x-content-type-options",
 }  # fmt: skip
 # Words that are like header names and are none.
-_WORDS = {"bearer", "close", "no-store", "load", "synthetic", "h", "m", "n", "s", "u"}
+_WORDS = {"bearer", "true", "close", "no-store", "load", "synthetic", "h", "m", "n", "s", "u"}
 
 VALUES = (
     "", "0", "0.0", "-1", "nan", "inf", "1e-9", "0.001", "0.02", "0S", "1n", "20m", "99999999H", "9" * 400,
@@ -142,6 +142,7 @@ class Victim:
             telemetry=self.telemetry,
             policy=Policy(
                 **{"rate_limits": ["100000/minute per client"], **settings},
+                cors=Cors(allow_origins=["https://console.example.org"], allow_headers=["*"]),
                 trusted_proxies=["127.0.0.0/8"],
                 metrics_token=SECRET,
                 priority_key=SECRET,

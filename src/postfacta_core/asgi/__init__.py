@@ -6,6 +6,7 @@ from ._problem import PROBLEMS, Problem, Render, problem_handler, problem_of, pr
 from ._types import ASGIApp, Message, Receive, Scope, Send
 from .concurrency import LoadSheddingMiddleware
 from .context import ContextMiddleware
+from .cors import Cors, CorsMiddleware
 from .deadline import DeadlineMiddleware
 from .errors import ErrorMiddleware
 from .headers import ResponseHeadersMiddleware
@@ -22,6 +23,8 @@ __all__ = [
     "PROBLEMS",
     "ASGIApp",
     "ContextMiddleware",
+    "Cors",
+    "CorsMiddleware",
     "DeadlineMiddleware",
     "ErrorMiddleware",
     "Hardened",

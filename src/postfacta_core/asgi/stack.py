@@ -5,6 +5,7 @@ A request passes these layers, outermost first:
 1. `ContextMiddleware`: all others need the request's identity.
 2. `TelemetryMiddleware`: it must see every answer, refusals and crashes among them.
 3. `ResponseHeadersMiddleware`: every answer below it gets its headers, the framework's own 500 too.
+   `CorsMiddleware`, if there is a `cors`, stands inside of it: browsers read refusals too.
 4. `ErrorMiddleware`: it answers for whatever lies below and raises, so that this answer is recorded as well.
 5. `LifecycleMiddleware`: while the service drains, every answer below says `Connection: close`, probes too.
 6. `MetricsEndpoint` and `HealthMiddleware`: never refused, whatever stands below them.
@@ -51,6 +52,7 @@ from ._settings import settings
 from ._types import ASGIApp, Receive, Scope, Send
 from .concurrency import LoadSheddingMiddleware, PriorityOf
 from .context import ContextMiddleware, Resetter
+from .cors import Cors, CorsMiddleware
 from .deadline import DeadlineMiddleware, Timeout
 from .errors import ErrorMiddleware
 from .headers import ResponseHeadersMiddleware, check_headers
@@ -88,6 +90,8 @@ class Policy:
         dev: Whether this is a developer's machine, with no load balancer to wait for: then a drain has no delay. It
             has none either after Ctrl-C at a terminal, and under `uvicorn --reload`.
         recycle: When a worker ends by itself, to be replaced by its supervisor; None for never.
+        cors: Which pages of other origins may read the answers, refusals among them; None if the application decides
+            that by itself, for its own answers.
         response_headers: Given to every response that does not set them itself.
         metrics_path: Where the metrics are.
         metrics_token: The bearer token that a scrape must bring; empty asks for none. Or a function that returns all
@@ -116,6 +120,7 @@ class Policy:
     drain: DrainLimits = field(default_factory=DrainLimits)
     dev: bool = False
     recycle: RecycleLimits | None = None
+    cors: Cors | None = None
     response_headers: Sequence[tuple[str, str]] = (("x-content-type-options", "nosniff"),)
     metrics_path: str = "/metrics"
     metrics_token: Secret = field(default="", repr=False)
@@ -375,7 +380,7 @@ def harden(
     layers = scrapes
     layers = LifecycleMiddleware(layers, lifecycle)
     layers = ErrorMiddleware(layers, render=render)
-    layers = ResponseHeadersMiddleware(layers, policy.response_headers)
+    layers = _with_headers(layers, policy, render=render)
     sampler = None if policy.access_lines is None else AccessSampler(policy.access_lines)
     layers = TelemetryMiddleware(
         layers,
@@ -427,6 +432,12 @@ def _check(
         if given is not None:
             validation.instance(f"harden.{name}", given, kind, example=f"{kind.__name__}()")
     validation.functions("harden", clock=clock)
+
+
+def _with_headers(app: ASGIApp, policy: Policy, *, render: Render | None) -> ASGIApp:
+    if policy.cors is not None:
+        app = CorsMiddleware(app, policy.cors, render=render)
+    return ResponseHeadersMiddleware(app, policy.response_headers)
 
 
 def _rate_limits(

@@ -301,7 +301,7 @@ async def test_each_middleware_lets_other_connections_pass(name: str) -> None:
 
     middleware = ALONE[name]
     layer: ASGIApp = middleware.cls(app, *middleware.args, **middleware.kwargs)
-    await layer({"type": "websocket", "headers": []}, receive, send)
+    await layer({"type": "websocket", "path": "/", "headers": []}, receive, send)
     assert seen == ["websocket"]
 
 
