@@ -56,6 +56,105 @@ FASTAPI = """
         ),
     )
 """
+EXPORTER = """
+    from asgi_correlation_id import CorrelationIdMiddleware, correlation_id
+    from prometheus_client import REGISTRY
+    from starlette.applications import Starlette
+    from starlette.responses import PlainTextResponse
+    from starlette_exporter import PrometheusMiddleware, handle_metrics
+
+    from postfacta_core.asgi import Telemetry, harden
+
+
+    async def id_(request):
+        return PlainTextResponse(correlation_id.get())
+
+
+    web = Starlette()
+    web.add_middleware(PrometheusMiddleware)
+    web.add_middleware(CorrelationIdMiddleware)
+    web.add_route("/id", id_)
+    web.add_route("/metrics", handle_metrics)
+    app = harden(web, service="shop", telemetry=Telemetry(include=[REGISTRY]))
+"""
+DJANGO = """
+    import django
+    from django.conf import settings
+
+    settings.configure(ROOT_URLCONF="service", ALLOWED_HOSTS=["*"], SECRET_KEY="only-of-a-test")
+    django.setup()
+
+    from django.core.handlers.asgi import ASGIHandler
+    from django.http import HttpResponse
+    from django.urls import Resolver404, path, resolve
+
+    from postfacta_core.asgi import harden
+
+
+    async def order(request, number):
+        return HttpResponse(str(number))
+
+
+    urlpatterns = [path("orders/<int:number>/", order)]
+
+
+    def route_of(scope):
+        try:
+            return "/" + resolve(scope["path"]).route
+        except Resolver404:
+            return None
+
+
+    app = harden(ASGIHandler(), service="shop", route_of=route_of)
+"""
+QUART = """
+    from quart import Quart
+    from werkzeug.exceptions import HTTPException
+
+    from postfacta_core.asgi import harden
+
+    web = Quart(__name__)
+
+
+    @web.get("/orders/<int:number>/")
+    async def order(number):
+        return str(number)
+
+
+    def route_of(scope):
+        is_socket = scope["type"] == "websocket"
+        method = scope.get("method", "GET")
+        try:
+            rule, _ = web.url_map.bind("").match(scope["path"], method, return_rule=True, websocket=is_socket)
+        except HTTPException:
+            return None
+        return rule.rule
+
+
+    app = harden(web, service="shop", route_of=route_of)
+"""
+LITESTAR = """
+    from litestar import Litestar, get
+
+    from postfacta_core.asgi import harden
+
+
+    @get("/orders/{number:int}", sync_to_thread=False)
+    def order(number: int) -> int:
+        return number
+
+
+    @get("/crash", sync_to_thread=False)
+    def crash() -> str:
+        raise ZeroDivisionError
+
+
+    app = harden(Litestar([order, crash]), service="shop")
+"""
+OTHERS = {
+    "django": (DJANGO, "/orders/<int:number>/", "5.2.8"),
+    "quart": (QUART, "/orders/<int:number>/", "0.20.0"),
+}
 TALK = """
     import urllib.request
 
@@ -99,6 +198,65 @@ def test_a_websocket_that_crashes_is_counted_and_logged(environments: Environmen
         assert "postfacta_websocket_open 0.0" in metrics(served)
         assert 'postfacta_unhandled_exceptions_total{error_type="LookupError"} 1.0' in metrics(served)
         assert "websocket.closed" in served.log
+
+
+def test_refusals_and_crashes_are_counted_as_what_they_are(
+    environments: Environments, tmp_path: Path
+) -> None:
+    with environments(*PACKAGES).serve(FASTAPI, cwd=tmp_path) as served:
+        url = served.url
+        assert httpx2.get(f"{url}/crash", timeout=10).status_code == 500
+        assert httpx2.post(f"{url}/orders", json={"a": "x" * 200}, timeout=10).status_code == 413
+        assert httpx2.get(f"{url}/nowhere", headers={"x-a": "x" * 5000}, timeout=10).status_code == 431
+        half = b"POST /orders HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+        assert b" 408 " in raw(served, half)
+        assert httpx2.get(f"{url}/slow/5", timeout=10).status_code == 504
+        hasty = httpx2.get(f"{url}/slow/5", headers={"X-Request-Timeout": "0.2"}, timeout=10)
+        assert hasty.status_code == 504
+        for labels in (
+            ('route="/crash"', 'status_code="500"', 'error_type="ZeroDivisionError"'),
+            ('route="_prerouting"', 'status_code="413"', 'error_type=""'),
+            ('route="_prerouting"', 'status_code="431"', 'error_type=""'),
+            ('route="/orders"', 'status_code="408"', 'error_type=""'),
+            ('route="/slow/{seconds}"', 'status_code="504"', 'error_type="deadline_exceeded"'),
+            ('route="/slow/{seconds}"', 'status_code="499"', 'error_type="callers_deadline"'),
+        ):
+            assert len(series(served, *labels)) == 1, labels
+
+
+def test_nothing_of_the_application_is_shadowed_silently(environments: Environments, tmp_path: Path) -> None:
+    environment = environments(
+        "starlette", "uvicorn", "starlette-exporter==0.24.0", "asgi-correlation-id==4.3.4"
+    )
+    with environment.serve(EXPORTER, cwd=tmp_path) as served:
+        answer = httpx2.get(f"{served.url}/id", timeout=10)
+        given = httpx2.get(f"{served.url}/id", headers={"X-Request-ID": "a" * 32}, timeout=10)
+        assert answer.text == answer.headers["x-request-id"]
+        assert given.text == given.headers["x-request-id"] == "a" * 32
+        assert "own route /metrics is not reached" in served.log
+        assert series(served, 'path="/id"', name="starlette_requests_total")
+        assert series(served, 'http_route="/id"')
+
+
+@pytest.mark.parametrize("framework", ["django", "quart"])
+def test_the_routes_of_other_frameworks_are_labelled(
+    framework: str, environments: Environments, tmp_path: Path
+) -> None:
+    code, template, version = OTHERS[framework]
+    with environments("uvicorn", f"{framework}=={version}").serve(code, cwd=tmp_path) as served:
+        assert httpx2.get(f"{served.url}/orders/7/", timeout=10).text == "7"
+        assert httpx2.get(f"{served.url}/nowhere", timeout=10).status_code == 404
+        assert len(series(served, f'http_route="{template}"', 'status_code="200"')) == 1
+        assert len(series(served, 'http_route="_unmatched"', 'status_code="404"')) == 1
+
+
+def test_litestar_on_granian_is_observed(environments: Environments, tmp_path: Path) -> None:
+    environment = environments("litestar", "granian")
+    with environment.serve(LITESTAR, cwd=tmp_path, command=SERVERS["granian"]) as served:
+        assert httpx2.get(f"{served.url}/orders/7", timeout=10).json() == 7
+        assert httpx2.get(f"{served.url}/crash", timeout=10).status_code == 500
+        assert series(served, 'http_route="/orders/{number:int}"', 'status_code="200"')
+        assert series(served, 'http_route="/crash"', 'status_code="500"')
 
 
 def raw(served: Served, request: bytes, *, wait: float = 5.0) -> bytes:

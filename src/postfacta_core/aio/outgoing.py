@@ -33,6 +33,7 @@ __all__ = ["Outgoing", "OutgoingRequest", "Response", "Url", "is_failure", "outg
 P = ParamSpec("P")
 
 _TIMEOUT: Final = "X-Request-Timeout"
+_REQUEST_ID: Final = "X-Request-ID"
 _PRIORITY: Final = "X-Priority"
 _PRIORITY_KEY: Final = "X-Priority-Key"
 _PRIORITIES: Final = tuple(priority.name.lower() for priority in Priority)
@@ -125,7 +126,7 @@ def outgoing_headers(
     """Write the headers for a call made now, on behalf of the present request.
 
     `X-Request-Timeout` is less than what is left, see `Deadline.for_next_hop`; without a deadline there is none. Outside
-    of a request there is no `X-Priority` either.
+    of a request there is no `X-Priority` and no `X-Request-ID` either.
 
     Args:
         name: The dependency, for the error.
@@ -138,6 +139,7 @@ def outgoing_headers(
     headers = trace_headers()
     request, deadline = current_request(), current_deadline()
     if request is not None:
+        headers[_REQUEST_ID] = request.request_id
         headers[_PRIORITY] = _PRIORITIES[min(max(request.priority, 0), len(_PRIORITIES) - 1)]
         if priority_key:
             headers[_PRIORITY_KEY] = priority_key
@@ -415,6 +417,8 @@ def _add(ours: dict[str, str], theirs: MutableMapping[str, str]) -> None:
             ours[_TIMEOUT] = theirs[_TIMEOUT]
     if "traceparent" in theirs:
         ours = {name: value for name, value in ours.items() if name not in {"traceparent", "tracestate"}}
+    if _REQUEST_ID in theirs:
+        ours = {name: value for name, value in ours.items() if name != _REQUEST_ID}
     theirs.update(ours)
 
 

@@ -6,15 +6,16 @@ nothing that a client chose. Where that cannot be told, there is no template.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, Final, NamedTuple, cast
 
 from ._types import Scope
 
-__all__ = ["RouteReader", "local_path"]
+__all__ = ["RouteReader", "local_path", "shadowed"]
 
 _MOUNT_END: Final = "/{path}"
+_MAX_LAYERS: Final = 50
 # One entry for each route below a parameterised mount: an application has no more of them than this.
 _MAX_KNOWN: Final = 1000
 
@@ -22,6 +23,21 @@ _MAX_KNOWN: Final = 1000
 def local_path(path: str, root_path: str) -> str:
     """Return the path without the server's `root_path`, which newer servers put in front of it."""
     return path[len(root_path) :] if root_path and path.startswith(root_path + "/") else path
+
+
+def shadowed(app: object, paths: Collection[str]) -> list[str]:
+    """Return which of these paths an application has routes for: Starlette, FastAPI or Litestar, or around one.
+
+    A mount counts if it stands at such a path, and not if it stands above it.
+    """
+    for _ in range(_MAX_LAYERS):
+        routes: object = getattr(app, "routes", None)
+        if isinstance(routes, Iterable):
+            own = {getattr(route, "path", None) for route in cast("Iterable[object]", routes)}
+            return [path for path in paths if path in own]
+        # Middleware in pure ASGI calls what it wraps so, as a rule.
+        app = getattr(app, "app", None)
+    return []
 
 
 class _Place(NamedTuple):

@@ -36,7 +36,7 @@ class ContextMiddleware:
     """Bind a fresh `RequestContext` for each HTTP request and WebSocket. It belongs outermost.
 
     The context is the scope's `postfacta.request` too, where layers find it even if a task in between runs
-    in another context. The response carries its `X-Request-ID`.
+    in another context. The response carries its `X-Request-ID`, and so does the request inside.
 
     Args:
         app: The application to wrap.
@@ -73,9 +73,12 @@ class ContextMiddleware:
         for reset in self._resetters:
             undo.append(reset() or reset)  # noqa: PERF401 - a comprehension is a call
         request_id, trace_id = _ids_of(scope["headers"])
-        request = RequestContext(
-            request_id or self._ids(), self._clock(), root_path=scope.get("root_path", "")
-        )
+        if not request_id:
+            request_id = self._ids()
+            # What reads the header inside, such as asgi-correlation-id, sees the same id.
+            others = [pair for pair in scope["headers"] if pair[0] != _REQUEST_ID]
+            scope["headers"] = [*others, (_REQUEST_ID, request_id.encode("ascii"))]
+        request = RequestContext(request_id, self._clock(), root_path=scope.get("root_path", ""))
         request.trace_id = trace_id
         scope["postfacta.request"] = request
         if kind == "http":

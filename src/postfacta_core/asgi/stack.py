@@ -25,7 +25,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from os import PathLike
+from typing import Final
 
 from ..aio.deadline import RunningRequests
 from ..aio.health import NO_LIFESPAN, HealthRegistry
@@ -42,11 +44,12 @@ from ..policy.concurrency_limits import LatencyTarget
 from ..policy.lifecycle import DrainLimits, RecycleLimits
 from ..policy.transfer import TransferLimits
 from ..telemetry.logs import LOGGER, AccessLog, EventLog
-from ..telemetry.metrics import Metrics
+from ..telemetry.metrics import Metrics, Registry
 from ..telemetry.sampling import AccessSampler
 from ..telemetry.tracing import Tracing
 from ..validation import validation
 from ._problem import Render
+from ._route import shadowed
 from ._secret import Secret
 from ._settings import settings
 from ._types import ASGIApp, Receive, Scope, Send
@@ -155,7 +158,7 @@ class Policy:
             validation.instance(
                 "Policy.recycle", self.recycle, RecycleLimits, example="RecycleLimits(max_age=86400)"
             )
-        check_headers("Policy.response_headers", self.response_headers)
+        self._check_headers()
         validation.secret("Policy.priority_key", self.priority_key, example="a text, or leave it out")
         for key in ("metrics_token", "traffic_key"):
             settings.secret(f"Policy.{key}", getattr(self, key))
@@ -164,6 +167,13 @@ class Policy:
         self._check_paths()
         if self.access_lines is not None:
             validation.whole("Policy.access_lines", self.access_lines, example="100, or None for all")
+
+    def _check_headers(self) -> None:
+        if self.cors is not None:
+            validation.instance(
+                "Policy.cors", self.cors, Cors, example='Cors(allow_origins=["https://app.example.org"])'
+            )
+        check_headers("Policy.response_headers", self.response_headers)
 
     def _check_rates(self) -> None:
         for limit in check_rate_limits("Policy.rate_limits", self.rate_limits):
@@ -212,6 +222,12 @@ class Policy:
         return tuple(f"{self.health_prefix}/{name}" for name in ("live", "ready", "startup", "deps"))
 
 
+_TAKEN: Final = (
+    "the application's own route %s is not reached, as harden answers there: "
+    "move it, or set Policy.metrics_path or Policy.health_prefix"
+)
+
+
 class Telemetry:
     """Metrics, traces and logs of one service, and one observer that feeds all three.
 
@@ -223,6 +239,8 @@ class Telemetry:
         revision: The commit it was built from.
         metrics: By default on a registry of their own, with this version and revision.
         tracing: By default through the globally installed OpenTelemetry SDK, if there is one.
+        include: More registries whose series are shown with these, such as `prometheus_client.REGISTRY`; see
+            `Metrics`, which takes them where `metrics` is given.
     """
 
     def __init__(
@@ -232,6 +250,7 @@ class Telemetry:
         revision: str = "",
         metrics: Metrics | None = None,
         tracing: Tracing | None = None,
+        include: Sequence[Registry] = (),
     ) -> None:
         validation.text("Telemetry.version", version)
         validation.text("Telemetry.revision", revision)
@@ -239,7 +258,14 @@ class Telemetry:
             validation.instance("Telemetry.metrics", metrics, Metrics, example="Metrics()")
         if tracing is not None:
             validation.instance("Telemetry.tracing", tracing, Tracing, example="Tracing()")
-        self.metrics: Metrics = metrics or Metrics(version=version, revision=revision)
+        if include and metrics is not None:
+            validation.refuse(
+                "Telemetry.include",
+                include,
+                "given to Metrics, where metrics is",
+                example="Metrics(include=[REGISTRY])",
+            )
+        self.metrics: Metrics = metrics or Metrics(version=version, revision=revision, include=include)
         self.tracing: Tracing = tracing or Tracing()
         self.observer: Observer = fan_out([self.metrics, self.tracing, EventLog()])
         self.observer(PolicyCreated("tracing", self.tracing.tally))
@@ -269,9 +295,11 @@ class Hardened:
         shedding: LoadSheddingMiddleware,
         rate_limits: RateLimitMiddleware | None,
         telemetry: Telemetry,
+        taken: Callable[[], Sequence[str]],
     ) -> None:
         self._app = app
         self._lifespan = lifespan
+        self._taken = taken
         self._is_new = True  # Neither a lifespan nor a request has come.
         self.health = health
         self.lifecycle = lifecycle
@@ -284,6 +312,9 @@ class Hardened:
         """Serve one connection, or the lifespan."""
         if scope["type"] == "lifespan":
             self._is_new = False
+            # Not before: a router may get routes until it starts.
+            for path in self._taken():
+                LOGGER.warning(_TAKEN, path)
             await self._lifespan(scope, receive, send)
             return
         if self._is_new:
@@ -408,6 +439,7 @@ def harden(
         shedding=shedding,
         rate_limits=rate_limits,
         telemetry=telemetry,
+        taken=partial(shadowed, app, (policy.metrics_path, policy.health_prefix, *policy.probes)),
     )
 
 

@@ -52,7 +52,10 @@ from .families import Families, Family
 from .plain import Buckets
 from .policies import PolicyCollector
 
-__all__ = ["Exposition", "Metrics"]
+__all__ = ["Exposition", "Metrics", "Registry"]
+
+Registry = CollectorRegistry
+"""prometheus-client's own, for whoever may not import it."""
 
 _METHODS: Final = {method: method for method in METHODS}
 _PHASES: Final = INSTRUMENTS["postfacta_lifecycle_state"].values["state"]
@@ -85,6 +88,8 @@ class Metrics:
         wall: Seconds since the epoch, for `http_last_request_received_time` and exemplars.
         with_process: Whether to add what is known of the process, the platform and the garbage collector.
         body_sizes: Whether to observe the sizes of bodies: 20 series more for each route and method.
+        include: More registries, such as `prometheus_client.REGISTRY`, where libraries put their series by default. What
+            has a name of ours is left out of them.
     """
 
     def __init__(
@@ -98,6 +103,7 @@ class Metrics:
         wall: Clock = WALL,
         with_process: bool = True,
         body_sizes: bool = False,
+        include: Sequence[Registry] = (),
     ) -> None:
         if registry is not None:
             validation.instance(
@@ -109,8 +115,11 @@ class Metrics:
         validation.functions("Metrics", clock=clock, wall=wall)
         validation.flag("Metrics.with_process", with_process)
         validation.flag("Metrics.body_sizes", body_sizes)
+        for other in include:
+            validation.instance("Metrics.include", other, CollectorRegistry, example="[REGISTRY]")
         registry = registry or CollectorRegistry()
         self.registry: CollectorRegistry = registry
+        self._include = tuple(include)
         self._clock = clock
         self._wall = wall
         self._checked_at: dict[tuple[str, ...], float] = {}
@@ -329,7 +338,8 @@ class Metrics:
             labels: Put on each series, besides its own.
         """
         encode, content_type = choose_encoder(accept)
-        source: Any = _Isolated(self.registry, labels, self._broken, encode=encode)
+        registries = (self.registry, *self._include)
+        source: Any = _Isolated(registries, labels, self._broken, encode=encode)
         return Exposition(encode(source), content_type)
 
 
@@ -339,10 +349,12 @@ def _code(code: int) -> str:
 
 
 class _Isolated(Collector):
-    """Reads each collector of a registry by itself: one that fails costs its own series.
+    """Shows several registries as one, and reads each collector by itself: one that fails costs its own series.
+
+    Of two metrics of one name, the first is shown.
 
     Args:
-        registry: What to read.
+        registries: What to read.
         labels: Put on each series, besides its own.
         broken: The collectors that were reported already.
         encode: Writes them out.
@@ -350,50 +362,58 @@ class _Isolated(Collector):
 
     def __init__(
         self,
-        registry: CollectorRegistry,
+        registries: Sequence[CollectorRegistry],
         labels: Mapping[str, str],
         broken: set[str],
         *,
         encode: Callable[[Any], bytes],
     ) -> None:
-        self._registry = registry
+        self._registries = registries
         self._labels = labels
         self._broken = broken
         self._encode = encode
 
     def collect(self) -> Iterator[Metric]:
         """Read all series."""
-        if info := self._registry.get_target_info():
-            yield InfoMetricFamily("target", "Target metadata", value=info)
-        # The registry reads its collectors in one go, of which the first that raises ends all.
-        for collector in tuple(self._collectors()):
-            try:
-                # Written out once, since a label that is no text is found only then.
-                metrics = list(collector.collect())
-                if not type(collector).__module__.startswith(_OURS):
-                    self._encode(_Read(metrics))
-            except Exception as error:  # noqa: BLE001 - a collector is foreign code, and may raise anything
-                self._report(type(collector).__qualname__, error)
-            else:
-                yield from self._labelled(metrics) if self._labels else metrics
+        seen: set[str] = set()
+        for registry in self._registries:
+            if info := registry.get_target_info():
+                yield InfoMetricFamily("target", "Target metadata", value=info)
+            # The registry reads its collectors in one go, of which the first that raises ends all.
+            for collector in _collectors(registry):
+                for metric in self._read(collector):
+                    if metric.name not in seen:
+                        seen.add(metric.name)
+                        yield self._labelled(metric) if self._labels else metric
 
-    def _collectors(self) -> Iterable[Collector]:
-        # It has no public list of them. Were the list elsewhere one day, a test would turn red.
-        return cast("Iterable[Collector]", vars(self._registry)["_collector_to_names"])
+    def _read(self, collector: Collector) -> Sequence[Metric]:
+        try:
+            # Written out once, since a label that is no text is found only then.
+            metrics = list(collector.collect())
+            if not type(collector).__module__.startswith(_OURS):
+                self._encode(_Read(metrics))
+        except Exception as error:  # noqa: BLE001 - a collector is foreign code, and may raise anything
+            self._report(type(collector).__qualname__, error)
+            return ()
+        return metrics
 
     def _report(self, collector: str, error: Exception) -> None:
         if collector not in self._broken:
             self._broken.add(collector)
             _LOG.error("metrics.collector_failed", extra={"collector": collector, "error": repr(error)})
 
-    def _labelled(self, metrics: Iterable[Metric]) -> Iterator[Metric]:
-        for metric in metrics:
-            # A copy: what never changes, such as the platform, is the collector's own and comes again.
-            more = copy(metric)
-            more.samples = [
-                sample._replace(labels={**self._labels, **sample.labels}) for sample in metric.samples
-            ]
-            yield more
+    def _labelled(self, metric: Metric) -> Metric:
+        # A copy: what never changes, such as the platform, is the collector's own and comes again.
+        more = copy(metric)
+        more.samples = [
+            sample._replace(labels={**self._labels, **sample.labels}) for sample in metric.samples
+        ]
+        return more
+
+
+def _collectors(registry: CollectorRegistry) -> Sequence[Collector]:
+    # It has no public list of them. Were the list elsewhere one day, a test would turn red.
+    return tuple(cast("Iterable[Collector]", vars(registry)["_collector_to_names"]))
 
 
 class _Read(Collector):

@@ -351,7 +351,11 @@ def test_headers_for_any_client() -> None:
     clock = ManualClock()
     assert outgoing_headers(clock=clock) == {}
     with request(10, now=clock.now):
-        assert outgoing_headers(clock=clock) == {"X-Priority": "critical", "X-Request-Timeout": "9.500"}
+        assert outgoing_headers(clock=clock) == {
+            "X-Request-ID": "request-id",
+            "X-Priority": "critical",
+            "X-Request-Timeout": "9.500",
+        }
         clock.advance(9.996)
         with pytest.raises(DeadlineExceededError) as caught:
             outgoing_headers("billing", clock=clock)
@@ -361,11 +365,15 @@ def test_headers_for_any_client() -> None:
         outgoing_headers(clock=clock)
     with request(float("inf"), priority=99, now=clock.now):
         assert outgoing_headers(priority_key="k", clock=clock) == {
+            "X-Request-ID": "request-id",
             "X-Priority": "sheddable",
             "X-Priority-Key": "k",
         }
     with request(float("inf"), priority=-1, now=clock.now):
-        assert outgoing_headers(clock=clock) == {"X-Priority": "critical_plus"}
+        assert outgoing_headers(clock=clock) == {
+            "X-Request-ID": "request-id",
+            "X-Priority": "critical_plus",
+        }
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 import pytest
 import structlog
 from opentelemetry import baggage, context
+from starlette.responses import PlainTextResponse
 
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.asgi.context import ContextMiddleware
@@ -179,3 +180,17 @@ async def test_the_callers_trace_is_known_without_an_sdk(traceparent: str, trace
 
     await call_asgi(ContextMiddleware(app), "GET", "/", headers=[("traceparent", traceparent)])
     assert found == [trace_id, "", ""]
+
+
+@pytest.mark.parametrize(
+    "given", [[], [("x-request-id", "\u00e9")], [("x-request-id", "0123456789abcdef"), ("x-request-id", "?")]]
+)
+async def test_what_reads_the_header_inside_sees_the_same_id(given: list[tuple[str, str]]) -> None:
+    seen: list[bytes] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.extend(value for name, value in scope["headers"] if name == b"x-request-id")
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    response = await call_asgi(ContextMiddleware(app), headers=given)
+    assert [value.decode() for value in seen] == [response.header("x-request-id")]

@@ -10,10 +10,10 @@ from litestar import Litestar, Router as LitestarRouter, asgi, get
 from litestar.params import FromPath
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Host, Mount, Route, Router
 
-from postfacta_core.asgi._route import RouteReader, local_path
+from postfacta_core.asgi._route import RouteReader, local_path, shadowed
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
 from postfacta_core.testing import call_asgi
 
@@ -161,3 +161,27 @@ async def test_one_route_under_two_prefixes_has_two_templates() -> None:
         "/b/in/{id}",
         "/a/in/{id}",
     ]
+
+
+def test_routes_that_are_answered_before_them_are_found_in_layers_too() -> None:
+    async def handle(request: Request) -> Response:
+        raise AssertionError
+
+    app = Starlette(
+        routes=[
+            Route("/metrics", handle),
+            Mount("/healthz", routes=[Route("/live", handle)]),
+            Route("/x", handle),
+        ]
+    )
+    paths = ["/metrics", "/healthz", "/healthz/live"]
+
+    class Layer:
+        def __init__(self, app: object) -> None:
+            self.app = app
+
+    assert shadowed(app, paths) == shadowed(Layer(Layer(app)), paths) == ["/metrics", "/healthz"]
+    circle = Layer(None)
+    circle.app = circle
+    assert shadowed(circle, paths) == shadowed(object(), paths) == []
+    assert shadowed(Starlette(routes=[Mount("/", Router([Route("/metrics", handle)]))]), paths) == []

@@ -13,7 +13,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -363,7 +363,9 @@ async def test_line_and_span_say_how_much_time_was_left(caplog: pytest.LogCaptur
         await call_asgi(app, "GET", "/wait")
         await call_asgi(app, "GET", "/items/7")
     late, quick = exporter.get_finished_spans()
-    left = [(span.attributes or {})["postfacta.deadline_remaining_ms"] for span in (late, quick)]
+    left = [
+        float(str((span.attributes or {})["postfacta.deadline_remaining_ms"])) for span in (late, quick)
+    ]
     assert [event.name for event in late.events] == ["postfacta.deadline"]
     assert left[0] <= 0 < left[1] <= 50
     lines = [vars(record)["deadline_remaining_ms"] for record in told(caplog)]
@@ -521,3 +523,34 @@ async def test_ordinary_access_lines_are_sampled_as_the_policy_says(
     lines = [vars(record) for record in caplog.records if record.msg == "http.request"]
     assert len([line for line in lines if "sample_rate" not in line]) == written
     assert len(lines) <= 100 or most is None
+
+
+async def test_a_route_of_the_application_that_is_never_reached_is_told_at_start(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    web = Starlette(routes=ROUTES)
+    app = harden(web, service="billing")
+    web.add_route("/metrics", hello)
+    async with running(app):
+        pass
+    told = [record.getMessage() for record in caplog.records if "not reached" in record.getMessage()]
+    assert len(told) == 1
+    assert "/metrics" in told[0]
+
+
+async def test_series_of_other_registries_are_shown_too() -> None:
+    other = CollectorRegistry()
+    Counter("orders", "Orders.", registry=other).inc(3)
+    Gauge("postfacta_websocket_open", "Ours.", registry=other).set(7)
+    app = harden(Starlette(routes=ROUTES), service="billing", telemetry=Telemetry(include=[other]))
+    page = (await call_asgi(app, "GET", "/metrics")).body.decode()
+    assert "orders_total 3.0" in page
+    assert "postfacta_websocket_open 0.0" in page
+    assert page.count("# TYPE postfacta_websocket_open") == 1
+    with pytest.raises(ValueError, match=r"Telemetry\.include"):
+        Telemetry(metrics=Metrics(), include=[other])
+
+
+def test_cors_of_another_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"Policy\.cors"):
+        Policy(cors=["https://console.example.org"])  # type: ignore[arg-type]
