@@ -156,7 +156,7 @@ class Environments:
         """
         key = (*sorted(packages), "|", *sorted(extras))
         if key not in self._made:
-            folder = self._folder / f"env{len(self._made)}"
+            folder = self._folder / f"env{len(list(self._folder.iterdir()))}"
             _done([BIN / "uv", "venv", "-q", "--python", sys.executable, folder])
             wanted = f"{self._wheel}[{','.join(extras)}]" if extras else str(self._wheel)
             constraints = ["-c", ROOT / "requirements/dev.txt"]

@@ -226,7 +226,7 @@ def test_refusals_and_crashes_are_counted_as_what_they_are(
 
 def test_nothing_of_the_application_is_shadowed_silently(environments: Environments, tmp_path: Path) -> None:
     environment = environments(
-        "starlette", "uvicorn", "starlette-exporter==0.24.0", "asgi-correlation-id==4.3.4"
+        "starlette", "uvicorn", "starlette-exporter", "asgi-correlation-id"
     )
     with environment.serve(EXPORTER, cwd=tmp_path) as served:
         answer = httpx2.get(f"{served.url}/id", timeout=10)
@@ -255,7 +255,7 @@ def test_litestar_on_granian_is_observed(environments: Environments, tmp_path: P
     with environment.serve(LITESTAR, cwd=tmp_path, command=SERVERS["granian"]) as served:
         assert httpx2.get(f"{served.url}/orders/7", timeout=10).json() == 7
         assert httpx2.get(f"{served.url}/crash", timeout=10).status_code == 500
-        assert series(served, 'http_route="/orders/{number:int}"', 'status_code="200"')
+        assert series(served, 'http_route="/orders/{number}"', 'status_code="200"')
         assert series(served, 'http_route="/crash"', 'status_code="500"')
 
 
