@@ -225,9 +225,7 @@ def test_refusals_and_crashes_are_counted_as_what_they_are(
 
 
 def test_nothing_of_the_application_is_shadowed_silently(environments: Environments, tmp_path: Path) -> None:
-    environment = environments(
-        "starlette", "uvicorn", "starlette-exporter", "asgi-correlation-id"
-    )
+    environment = environments("starlette", "uvicorn", "starlette-exporter", "asgi-correlation-id")
     with environment.serve(EXPORTER, cwd=tmp_path) as served:
         answer = httpx2.get(f"{served.url}/id", timeout=10)
         given = httpx2.get(f"{served.url}/id", headers={"X-Request-ID": "a" * 32}, timeout=10)

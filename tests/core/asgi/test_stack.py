@@ -363,9 +363,7 @@ async def test_line_and_span_say_how_much_time_was_left(caplog: pytest.LogCaptur
         await call_asgi(app, "GET", "/wait")
         await call_asgi(app, "GET", "/items/7")
     late, quick = exporter.get_finished_spans()
-    left = [
-        float(str((span.attributes or {})["postfacta.deadline_remaining_ms"])) for span in (late, quick)
-    ]
+    left = [float(str((span.attributes or {})["postfacta.deadline_remaining_ms"])) for span in (late, quick)]
     assert [event.name for event in late.events] == ["postfacta.deadline"]
     assert left[0] <= 0 < left[1] <= 50
     lines = [vars(record)["deadline_remaining_ms"] for record in told(caplog)]
