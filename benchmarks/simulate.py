@@ -1,257 +1,412 @@
-"""Play hours of overload in virtual time, in seconds, to see whether a limit stays where it should.
+"""Play overload in virtual time: the library's own limiter, a service with a hidden queue, and its callers.
 
-Requests come at random to a service with some slots, such as a pool of connections: whoever is admitted waits for a
-slot in order of arrival, then holds it. Nothing else is modelled, neither processor nor network. What is simulated is
-the library's own `AdaptiveLimiter` with each of its strategies.
+    python -m benchmarks.simulate            # the grid of issue 11; renews the page; about an hour of processor time
+    python -m benchmarks.simulate pool leave 20 5 step      # one cell, second by second
 
-    python -m benchmarks.simulate            # writes docs/images/overload-*.svg, prints the figures
+Services: `io` has a semaphore; `pool` lends connections FIFO for at most 1 s of waiting, and its waits are known;
+`slow` is a pool whose statements take 0.4 s instead of 0.04 s while the load lasts; `cpu` is one thread that serves in
+turns of an event loop, where reading and refusing cost processor time as well. Beyond the grid: `stolen` is `cpu` with
+half of the processor taken by others while the load lasts; `mixed` has one dear request in ten; `polls` has three
+long-polls in ten, which step aside; `sick` is a semaphore whose work takes ten times longer during the load.
+
+Callers: `patient` ones wait for ever, `leave` hang up after 1 s and nobody notices while they are served, `cancel` hang up
+and their request is cancelled, `retry` hang up or are refused and come back up to three times, with backoff.
+
+A cell lasts 5 s at 60 % of the capacity, then 20 s of load (a step, a ramp over 5 s, a spike of 2 s), then 8 s at 60 %.
 """
 
 from __future__ import annotations
 
 import heapq
 import random
-import sys
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
-from itertools import count
-from pathlib import Path
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-from benchmarks.overload.plot import Panel, write
-from benchmarks.overload.report import renew
-from postfacta_core.events import Outcome
-from postfacta_core.policy.concurrency import (
-    ADMIT,
-    AdaptiveLimiter,
-    LimiterConfig,
-    LimitStrategy,
-    Priority,
-    Wait,
-)
-from postfacta_core.policy.concurrency_limits import Gradient, LatencyTarget, Vegas
+from postfacta_core.policy.overload import Ending, OverloadConfig, OverloadLimiter
+from postfacta_core.policy.waiting import ADMIT, Priority, Shed, Wait
 
-__all__ = ["SCENARIOS", "STRATEGIES", "Course", "Scenario", "main", "simulate"]
+__all__ = ["BEGIN", "Cell", "Result", "play"]
 
-IMAGES = Path(__file__).parents[1] / "docs" / "images"
-IN_TIME = 0.5
+BEGIN, REST = 5, 8
+CALM = 0.6
+IN_TIME = 1.0
 """An answer that takes longer is worth nothing."""
+HANGS_UP = 1.0
+_ACQUIRE_TIMEOUT, _MAX_WAITING = 1.0, 100
+_READ, _REFUSE = 6e-5, 8e-5
+"""Processor time to read a request and to refuse it, as measured under uvicorn on a core of 2026."""
+_BEAT = 0.05
 
-STRATEGIES: Mapping[str, Callable[[], LimitStrategy]] = {
-    "latency target": LatencyTarget,
-    "Vegas": Vegas,
-    "gradient": Gradient,
-}
+_SLOTS = {5: 1, 20: 2, 50: 5, 400: 20, 2000: 40}
+_PEOPLE_HEAR = 0.02
+"""Who waited longer than this before its turn is looked up, and not served if its caller has left."""
 
 
 @dataclass(frozen=True, slots=True)
-class Scenario:
-    """What happens to a service.
+class Cell:
+    """One service, its callers and its load; `load` is a multiple of `capacity`, in requests a second."""
+
+    service: str
+    callers: str
+    capacity: int
+    load: float
+    shape: str = "step"
+
+    @property
+    def seconds(self) -> int:
+        """How long the load lasts: shorter where there are too many requests to play."""
+        if self.shape == "spike":
+            return 2
+        return 20 if self.capacity * self.load <= 12000 else 8
+
+    @property
+    def end(self) -> int:
+        """The second at which the load ends."""
+        return BEGIN + self.seconds
+
+    def rate(self, now: float) -> float:
+        """Return the requests a second at a moment."""
+        calm = min(CALM, self.load)
+        if not BEGIN <= now < self.end:
+            return calm * self.capacity
+        reached = min(1.0, (now - BEGIN) / 5) if self.shape == "ramp" else 1.0
+        return self.capacity * (calm + (self.load - calm) * reached)
+
+    def possible(self, now: float, rate: float) -> float:
+        """Return the answers a second that a perfect limiter would give to this many requests a second."""
+        capacity = float(self.capacity)
+        if self.service in {"cpu", "stolen"}:
+            share = 0.5 if self.service == "stolen" and BEGIN <= now < self.end else 1.0
+            refusal = min(_READ + _REFUSE, 0.4 / capacity)
+            spent = rate * refusal
+            capacity = (
+                max(0.02 * capacity, (share - spent) / (1 / capacity - refusal))
+                if rate > share * capacity
+                else rate
+            )
+        elif self.service == "sick" and BEGIN <= now < self.end:
+            capacity /= 10
+        demand = rate * 0.7 if self.service == "polls" else rate
+        return min(capacity, demand)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a cell: shares of what was possible, and seconds.
 
     Attributes:
-        title: In a few words.
-        seconds: How long.
-        rate: Requests a second at a moment.
-        holds: Seconds for which a request holds a slot at a moment, on average; a quarter to each side.
-        slots: How many there are.
+        early: Good answers from 5 s after the begin of the load to 15 s after it.
+        late: The same from 15 s to its end; for a spike and short cells, `early` again.
+        refusal: The 99th percentile of how long a refusal took, from 5 s after the begin on.
+        refused: The share of attempts that were refused from then on.
+        recovery: Whole seconds from the end of the load until nine tenths of the demand are answered in time again.
     """
 
-    title: str
-    seconds: float
-    rate: Callable[[float], float]
-    holds: Callable[[float], float]
-    slots: int = 5
-
-    def capacity(self, at: float) -> float:
-        """Tell how many requests a second can be served at a moment."""
-        return self.slots / self.holds(at)
-
-    def due(self, at: float) -> float:
-        """Tell how many requests a second a perfect limit would serve."""
-        return min(self.rate(at), self.capacity(at))
-
-
-def _step(at: float) -> float:
-    return 0.15 if 60 <= at < 120 else 0.05
-
-
-SCENARIOS: Mapping[str, Scenario] = {
-    "step": Scenario("three times slower for a minute", 180, lambda at: 150.0, _step),
-    "drift": Scenario("slowly three times slower", 600, lambda at: 110.0, lambda at: 0.05 * (1 + at / 300)),
-    "hour": Scenario("an hour at 1.1 times the capacity", 3600, lambda at: 110.0, lambda at: 0.05),
-}
-
-
-@dataclass(slots=True)
-class Course:
-    """What happened, for each second.
-
-    Attributes:
-        good: Answers in time.
-        due: What a perfect limit would have had.
-        limit: The limit at its end.
-        latencies: Of all that was served, in order of the end.
-        shed: How many were refused in all.
-    """
-
-    good: list[int] = field(default_factory=list[int])
-    due: list[float] = field(default_factory=list[float])
-    limit: list[float] = field(default_factory=list[float])
-    latencies: list[float] = field(default_factory=list[float])
-    shed: int = 0
-
-    def goodput(self, since: int = 0, until: int | None = None) -> float:
-        """Tell the share of what was due that was served in time, between two seconds."""
-        return sum(self.good[since:until]) / sum(self.due[since:until])
+    early: float
+    late: float
+    refusal: float
+    refused: float
+    recovery: float
 
 
 @dataclass(slots=True, eq=False)
 class _Request:
     came: float
+    kind: str
+    tries: int = 0
     admitted: float = 0.0
+    started: float = 0.0
+    wait: Wait | None = None
+    stage: str = "new"
+    has_left: bool = False
 
 
-class _Service:
-    """A simulation under way: a heap of moments and what happens at each."""
+class _Play:
+    """A cell under way: a heap of moments and what happens at each."""
 
-    def __init__(self, scenario: Scenario, limiter: AdaptiveLimiter | None, *, seed: int) -> None:
-        self.course = Course()
-        self._scenario = scenario
-        self._limiter = limiter
-        self._luck = random.Random(seed)  # noqa: S311 - a simulation, no secret
-        self._events: list[tuple[float, int, Callable[[float], None]]] = []
-        self._order = count()
-        self._free = scenario.slots
-        self._queue: deque[_Request] = deque()
+    def __init__(self, cell: Cell, limiter: OverloadLimiter | None, seed: int) -> None:
+        self.cell, self.limiter = cell, limiter
+        self.luck = random.Random(seed)  # noqa: S311 - a simulation, no secret
+        self.last = cell.end + REST
+        self.now, self.number = 0.0, 0
+        self.events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self.good = [0] * (self.last + 1)
+        self.came = [0] * (self.last + 1)
+        self.tried = [0] * (self.last + 1)
+        self.refusals: list[tuple[float, float]] = []
+        slow = cell.service == "slow"
+        self.slots = max(1, round(cell.capacity * 0.4)) if slow else _SLOTS[cell.capacity]
+        self.hold = self.slots / cell.capacity
+        self.has_pool = cell.service in {"pool", "slow"}
+        self.busy = 0
+        self.hidden: OrderedDict[_Request, None] = OrderedDict()
+        # The thread of `cpu`.
+        self.has_thread = cell.service in {"cpu", "stolen"}
+        self.work = 1 / cell.capacity - min(_READ, 0.2 / cell.capacity)
+        self.sockets: deque[_Request] = deque()
+        self.ready: deque[_Request] = deque()
+        self.is_turning, self.free_at, self.owed = False, 0.0, 0.0
 
-    def play(self) -> Course:
-        """Play it to its end."""
-        self._at(0.0, self._arrive)
-        for second in range(int(self._scenario.seconds)):
-            self._play_until(second + 1.0)
-            self.course.due.append(self._scenario.due(second + 0.5))
-            self.course.limit.append(self._limiter.limit if self._limiter else 0.0)
-        return self.course
+    def at(self, moment: float, happen: Callable[..., None], *args: Any) -> None:
+        self.number += 1
+        heapq.heappush(self.events, (moment, self.number, happen, args))
 
-    def _play_until(self, end: float) -> None:
-        self.course.good.append(0)
-        while self._events[0][0] < end:
-            now, _, happen = heapq.heappop(self._events)
-            happen(now)
+    def run(self) -> None:
+        self.at(self.next_arrival(), self.arrive)
+        if self.limiter is not None:
+            self.at(_BEAT, self.beat)
+        events = self.events
+        while events and events[0][0] < self.last:
+            self.now, _, happen, args = heapq.heappop(events)
+            happen(*args)
 
-    def _at(self, moment: float, happen: Callable[[float], None]) -> None:
-        heapq.heappush(self._events, (moment, next(self._order), happen))
+    def beat(self) -> None:
+        if self.limiter is not None and self.now >= self.free_at:
+            self.limiter.beat(self.now)
+        self.at(max(self.now, self.free_at) + _BEAT, self.beat)
 
-    def _arrive(self, now: float) -> None:
-        self._at(now + self._luck.expovariate(self._scenario.rate(now)), self._arrive)
-        request = _Request(now)
-        if self._limiter is None:
-            self._admit(request, now)
-            return
-        decision = self._limiter.arrive(Priority.CRITICAL, now, luck=self._luck.random())
-        if isinstance(decision, Wait):
-            self._let_wait(decision, request)
-        elif decision is ADMIT:
-            self._admit(request, now)
+    def next_arrival(self) -> float:
+        now, cell = self.now, self.cell
+        while now < self.last:
+            rate = cell.rate(now)
+            now += self.luck.expovariate(rate)
+            # A second in which the rate changes is drawn again from its begin.
+            if rate == cell.rate(now) or cell.shape == "ramp":
+                return now
+            now = float(BEGIN if now - BEGIN < cell.end - now else cell.end) if rate > cell.rate(now) else now
+        return now
+
+    def arrive(self) -> None:
+        self.at(self.next_arrival(), self.arrive)
+        self.came[int(self.now)] += 1
+        draw, service = self.luck.random(), self.cell.service
+        kind = (
+            "poll"
+            if service == "polls" and draw < 0.3
+            else "dear"
+            if service == "mixed" and draw < 0.1
+            else ""
+        )
+        self.attempt(_Request(self.now, kind))
+
+    def attempt(self, request: _Request) -> None:
+        request.came = self.now
+        self.tried[int(self.now)] += 1
+        if self.cell.callers != "patient":
+            self.at(self.now + HANGS_UP, self.leave, request)
+        if self.has_thread:
+            self.sockets.append(request)
+            self.turn_soon()
         else:
-            self.course.shed += 1
+            self.decide(request)
 
-    def _let_wait(self, wait: Wait, request: _Request) -> None:
-        limiter = self._limiter
+    # The door.
+
+    def decide(self, request: _Request) -> None:
+        limiter = self.limiter
         if limiter is None:
-            raise AssertionError("nobody waits without a limiter")
+            self.admit(request)
+            return
+        decision = limiter.arrive(Priority.CRITICAL, self.now, luck=self.luck.random())
+        if decision is ADMIT:
+            self.admit(request)
+        elif isinstance(decision, Wait):
+            request.wait, request.stage = decision, "waits"
+            decision.wake = lambda: self.at(max(self.now, self.free_at), self.woken, request)
+            self.at(decision.until, self.times_out, request)
+        else:
+            self.refuse(request)
 
-        def woken() -> None:
-            if wait.verdict is ADMIT:
-                self._admit(request, wait.decided)
-            else:
-                self.course.shed += 1
+    def times_out(self, request: _Request) -> None:
+        if self.now < self.free_at:
+            self.at(self.free_at, self.times_out, request)
+        elif request.wait is not None and request.wait.verdict is None and self.limiter is not None:
+            self.limiter.give_up(request.wait, self.now)
 
-        def timed_out(now: float) -> None:
-            if wait.verdict is None:
-                limiter.give_up(wait, now)
+    def woken(self, request: _Request) -> None:
+        if request.wait is not None and isinstance(request.wait.verdict, Shed):
+            self.refuse(request)
+        elif request.stage == "waits":
+            self.admit(request)
 
-        wait.wake = woken
-        self._at(wait.until, timed_out)
+    def refuse(self, request: _Request) -> None:
+        request.stage = "done"
+        self.owed += _REFUSE
+        if request.has_left:
+            return
+        self.refusals.append((self.now, self.now - request.came))
+        if self.cell.callers == "retry":
+            self.come_again(request, self.luck.uniform(0.05, 0.2) * 2**request.tries)
 
-    def _admit(self, request: _Request, now: float) -> None:
-        request.admitted = now
-        if self._limiter is not None:
-            self._limiter.start(now, now)
-        self._queue.append(request)
-        self._lend(now)
+    def come_again(self, request: _Request, after: float) -> None:
+        if request.tries < 3:
+            self.at(self.now + after, self.attempt, _Request(self.now, request.kind, request.tries + 1))
 
-    def _lend(self, now: float) -> None:
-        while self._free and self._queue:
-            self._free -= 1
-            request = self._queue.popleft()
-            holds = self._scenario.holds(now) * self._luck.uniform(0.75, 1.25)
-            self._at(now + holds, partial(self._finish, request))
+    def leave(self, request: _Request) -> None:
+        if request.stage == "done" or request.has_left:
+            return
+        request.has_left = True
+        if self.cell.callers == "retry":
+            self.come_again(request, self.luck.uniform(0.0, 0.1))
+        if self.cell.callers != "cancel" or self.has_thread:
+            return
+        if request.wait is not None and request.stage == "waits" and self.limiter is not None:
+            if self.limiter.give_up(request.wait, self.now) is ADMIT:
+                self.release(request, Ending.UNKNOWN)
+        elif request.stage == "hidden":
+            del self.hidden[request]
+            self.release(request, Ending.LOST)
+        elif request.stage == "runs":
+            self.release(request, Ending.LOST)
+            self.free_slot(request)
+        request.stage = "done"
 
-    def _finish(self, request: _Request, now: float) -> None:
-        self._free += 1
-        latency = now - request.came
-        self.course.latencies.append(latency)
-        self.course.good[-1] += latency <= IN_TIME
-        if self._limiter is not None:
-            self._limiter.finish(now, request.admitted, Outcome.SUCCESS)
-        self._lend(now)
+    def admit(self, request: _Request) -> None:
+        request.admitted = self.now
+        if self.limiter is not None and request.has_left and self.now - request.came >= _PEOPLE_HEAR:
+            request.stage = "done"
+            self.release(request, Ending.UNKNOWN)
+        elif self.has_thread:
+            self.ready.append(request)
+            self.turn_soon()
+        elif request.kind == "poll":
+            self.release(request, Ending.UNKNOWN)
+            request.stage = "done"
+        elif self.busy < self.slots:
+            self.begin(request)
+        elif self.has_pool and len(self.hidden) >= max(_MAX_WAITING, self.slots):
+            self.fail(request)
+        else:
+            request.stage = "hidden"
+            self.hidden[request] = None
+            if self.has_pool:
+                self.at(self.now + _ACQUIRE_TIMEOUT, self.pool_times_out, request)
+
+    def release(self, request: _Request, ending: Ending) -> None:
+        if self.limiter is None:
+            return
+        before = max(0.0, request.started - request.admitted)
+        waited = before if self.has_pool else 0.0
+        lag = before if self.has_thread else 0.0
+        self.limiter.finish(self.now, request.admitted, ending, request.kind, waited, lag)
+
+    # The slots.
+
+    def pool_times_out(self, request: _Request) -> None:
+        if request.stage == "hidden":
+            del self.hidden[request]
+            self.fail(request)
+
+    def fail(self, request: _Request) -> None:
+        request.started = self.now
+        self.release(request, Ending.LOST)
+        self.refuse(request)
+
+    def begin(self, request: _Request) -> None:
+        self.busy += 1
+        request.stage, request.started = "runs", self.now
+        hold, cell = self.hold * self.luck.uniform(0.6, 1.4), self.cell
+        is_loaded = BEGIN <= self.now < cell.end
+        if cell.service == "sick" and is_loaded:
+            hold *= 10
+        elif cell.service == "slow" and not is_loaded:
+            hold /= 10
+        elif cell.service == "mixed":
+            hold *= 7.3 if request.kind == "dear" else 0.3
+        self.at(self.now + hold, self.served, request)
+
+    def served(self, request: _Request) -> None:
+        if request.stage == "done":
+            return
+        request.stage = "done"
+        self.release(request, Ending.ANSWERED)
+        self.count(request)
+        self.free_slot(request)
+
+    def free_slot(self, request: _Request) -> None:
+        self.busy -= 1
+        while self.hidden and self.busy < self.slots:
+            following, _ = self.hidden.popitem(last=False)
+            self.begin(following)
+
+    def count(self, request: _Request) -> None:
+        if not request.has_left and self.now - request.came <= IN_TIME:
+            self.good[min(int(self.now), self.last)] += 1
+
+    # The thread.
+
+    def turn_soon(self) -> None:
+        if not self.is_turning:
+            self.is_turning = True
+            self.at(max(self.now, self.free_at) + 1e-9, self.turn)  # after the timers that are due
+
+    def compute(self, seconds: float) -> None:
+        now = self.now
+        if self.cell.service == "stolen" and BEGIN <= now < self.cell.end:
+            # The processor is away in the second half of each 50 ms.
+            while seconds > 1e-12:
+                into = now % 0.05
+                if into >= 0.025 - 1e-9:
+                    now += 0.05 - into + 1e-9
+                    continue
+                step = min(seconds, 0.025 - into)
+                now, seconds = now + step, seconds - step
+            self.now = now
+        else:
+            self.now = now + seconds
+
+    def turn(self) -> None:
+        ready, self.ready = self.ready, deque()
+        self.compute(self.owed)
+        self.owed = 0.0
+        for _ in range(len(self.sockets)):
+            self.compute(min(_READ, 0.2 / self.cell.capacity))
+            self.decide(self.sockets.popleft())
+        for request in ready:
+            request.started = self.now
+            if self.limiter is not None and request.has_left:
+                request.stage = "done"
+                self.release(request, Ending.UNKNOWN)
+                continue
+            self.compute(self.work)
+            request.stage = "done"
+            self.release(request, Ending.ANSWERED)
+            self.count(request)
+        self.free_at = self.now
+        self.is_turning = False
+        if self.sockets or self.ready:
+            self.turn_soon()
+
+    # What came of it.
+
+    def share(self, first: int, last: int) -> float:
+        due = sum(self.cell.possible(s + 0.5, self.tried[s]) for s in range(first, last))
+        return sum(self.good[first:last]) / due if due else 1.0
+
+    def result(self) -> Result:
+        cell = self.cell
+        early = (
+            (BEGIN + 5, self.last - 1) if cell.shape == "spike" else (BEGIN + 5, min(BEGIN + 15, cell.end))
+        )
+        late = (BEGIN + 15, cell.end) if cell.seconds > 15 else early
+        slowest = sorted(took for at, took in self.refusals if at >= BEGIN + 5)
+        recovery = next(
+            (s for s in range(REST - 2) if self.share(cell.end + s, cell.end + s + 2) >= 0.9), float("inf")
+        )
+        return Result(
+            self.share(*early),
+            self.share(*late),
+            slowest[int(len(slowest) * 0.99)] if slowest else 0.0,
+            sum(at >= BEGIN + 5 for at, _ in self.refusals) / max(1, sum(self.tried[BEGIN + 5 :])),
+            recovery,
+        )
 
 
-def simulate(scenario: Scenario, strategy: Callable[[], LimitStrategy] | None, *, seed: int = 1) -> Course:
-    """Play a scenario with a strategy, or without any limit; the same seed gives the same course."""
-    limiter = AdaptiveLimiter("simulated", strategy(), LimiterConfig()) if strategy else None
-    return _Service(scenario, limiter, seed=seed).play()
-
-
-def _mean(values: list[float], width: int) -> list[tuple[float, float]]:
-    return [(at + width / 2, sum(values[at : at + width]) / width) for at in range(0, len(values), width)]
-
-
-def draw(name: str, scenario: Scenario, courses: Mapping[str, Course]) -> None:
-    """Draw the courses of a scenario into one picture."""
-    width = max(1, int(scenario.seconds) // 180)
-    due = next(iter(courses.values())).due
-    good = {key: _mean([float(good) for good in course.good], width) for key, course in courses.items()}
-    limits = {key: _mean(course.limit, width) for key, course in courses.items()}
-    limits["no limit"] = []
-    write(
-        IMAGES / f"overload-{name}.svg",
-        [
-            Panel(
-                f"Goodput: {scenario.title}", "seconds", "a second", {**good, "possible": _mean(due, width)}
-            ),
-            Panel(f"Limit: {scenario.title}", "seconds", "requests at once", limits),
-        ],
-    )
-
-
-def main() -> None:
-    """Play every scenario with every strategy and without; draw, and renew the page."""
-    lines = [
-        "| scenario | strategy | goodput, of what is possible | limit | median | 99th percentile |",
-        "|---|---|---:|---:|---:|---:|",
-    ]
-    for name, scenario in SCENARIOS.items():
-        courses = {"no limit": simulate(scenario, None)}
-        courses |= {key: simulate(scenario, strategy) for key, strategy in STRATEGIES.items()}
-        draw(name, scenario, courses)
-        lines += [_line(scenario, key, course) for key, course in courses.items()]
-    text = "\n".join(lines)
-    sys.stdout.write(text + "\n")
-    renew("simulated", text)
-
-
-def _line(scenario: Scenario, strategy: str, course: Course) -> str:
-    settled = course.limit[len(course.limit) // 10 :]
-    limit = "-" if strategy == "no limit" else f"{min(settled):.0f} to {max(settled):.0f}"
-    ordered = sorted(course.latencies)
-    middle, most = ordered[len(ordered) // 2], ordered[int(len(ordered) * 0.99)]
-    return (
-        f"| {scenario.title} | {strategy} | {course.goodput(10):.1%} | {limit} | {middle:.2f} | {most:.2f} |"
-    )
-
-
-if __name__ == "__main__":
-    main()
+def play(cell: Cell, *, seed: int, bare: bool = False, config: OverloadConfig | None = None) -> Result:
+    """Play a cell; the same seed gives the same result."""
+    limiter = None if bare else OverloadLimiter("simulated", config)
+    playing = _Play(cell, limiter, seed)
+    playing.run()
+    return playing.result()

@@ -42,8 +42,7 @@ from postfacta_app.web.stale import StaleAnswers
 from postfacta_core import Bulkhead, CircuitBreaker, Fallback, Hedge, Mode, Retry, asgi, errors
 from postfacta_core.aio.database import Database
 from postfacta_core.events import Event, PolicyCreated, Sample
-from postfacta_core.policy.concurrency import AdaptiveLimiter
-from postfacta_core.policy.concurrency_limits import LatencyTarget
+from postfacta_core.policy.overload import OverloadLimiter
 from postfacta_core.policy.ratelimit import DECISIONS
 from postfacta_core.telemetry.catalogue import INSTRUMENTS, Instrument
 from postfacta_core.telemetry.policies import POLICY_METRICS, RUNTIME_METRICS
@@ -66,7 +65,7 @@ PAGES: Final = (
 # What a newcomer may meet in a signature, and would look up in vain.
 _TYPES: Final = (
     *("clock.Clock", "aio.pipeline.Guard", "policy.hedge.HedgeDelay", "asgi.ratelimit.Key"),
-    *("policy.concurrency.LimitStrategy", "clock.Luck", "events.Observer", "asgi.concurrency.PriorityOf"),
+    *("clock.Luck", "events.Observer", "asgi.concurrency.PriorityOf"),
     *("aio.ratelimit.Rates", "asgi._problem.Render", "policy.retry.Retryable"),
     *("aio.ratelimit_store.Strategy", "policy.retry.Throttled"),
 )
@@ -305,7 +304,7 @@ def _type(path: str) -> tuple[str, str]:
 
 def _label_values() -> Mapping[tuple[str, str], Sequence[str]]:
     """Ask one policy of each kind for the values of its labels."""
-    tallies: list[Callable[[], Iterable[Sample]]] = [AdaptiveLimiter("x", LatencyTarget()).tally]
+    tallies: list[Callable[[], Iterable[Sample]]] = [OverloadLimiter("x").tally]
 
     def hear(event: Event) -> None:
         if isinstance(event, PolicyCreated):

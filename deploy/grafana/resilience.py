@@ -180,6 +180,29 @@ def _limiters() -> list[Panel]:
             queries=[Query(f"{per_second(waited, by='limiter')} / ({admitted} > 0)", "{{limiter}}")],
             width=6,
         ),
+        Panel(
+            title="Lateness",
+            description="How old requests get by what they may take, and how many times longer than usual they take for a "
+            "reason outside. Above 1: a queue grows; a scale above 1.5: a dependency became slow.",
+            unit="short",
+            queries=[
+                Query(f"max by (limiter) ({chosen(f'postfacta_limiter_{what}')})", f"{{{{limiter}}}}: {what}")
+                for what in ("pressure", "scale")
+            ],
+            width=12,
+        ),
+        Panel(
+            title="Verdicts",
+            description="What cuts of the limit showed, a second: a queue of our own, or work that became slow.",
+            unit="short",
+            queries=[
+                Query(
+                    per_second("postfacta_limiter_verdicts_total", by="limiter, verdict"),
+                    "{{limiter}} {{verdict}}",
+                )
+            ],
+            width=12,
+        ),
     ]
 
 

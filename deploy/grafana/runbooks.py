@@ -20,6 +20,7 @@ ALERTS: Final[Mapping[str, tuple[str, ...]]] = {
     "Vain waits": ("PostfactaPoolTimeouts",),
     "Shed": ("PostfactaLoadShedding",),
     "Share of shed requests": ("PostfactaLoadShedding",),
+    "Lateness": ("PostfactaDependencySlow",),
     "Event loop lag": ("PostfactaEventLoopLag",),
     "P99 of the lag": ("PostfactaEventLoopLag",),
     "Out of time by stage": ("PostfactaDeadlineExceeded",),

@@ -15,8 +15,8 @@ from postfacta_core.asgi.concurrency import PriorityOf
 from postfacta_core.clock import LUCK, Luck
 from postfacta_core.context import current_request
 from postfacta_core.events import Observer
-from postfacta_core.policy.concurrency import Priority
 from postfacta_core.policy.ratelimit import Decision, Rate
+from postfacta_core.policy.waiting import Priority
 
 from .errors import RateLimitedError
 from .identity.throttle import site_of

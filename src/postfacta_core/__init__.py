@@ -26,13 +26,13 @@ from .context import RequestContext, current_request
 from .errors import CircuitOpenError, DeadlineExceededError, RejectedError, ResilienceError
 from .events import Mode
 from .policy.breaker import CircuitConfig
-from .policy.concurrency import AdaptiveLimiter, Priority
 from .policy.deadline import Deadline
 from .policy.lifecycle import DrainLimits
+from .policy.overload import OverloadConfig, OverloadLimiter
 from .policy.retry import Backoff, RetryBudget
+from .policy.waiting import Priority
 
 __all__ = [
-    "AdaptiveLimiter",
     "Backoff",
     "Bulkhead",
     "CircuitBreaker",
@@ -47,6 +47,8 @@ __all__ = [
     "Lifecycle",
     "Mode",
     "Outgoing",
+    "OverloadConfig",
+    "OverloadLimiter",
     "Pipeline",
     "Priority",
     "RateLimiter",

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import math
 from contextvars import ContextVar, Token
-from typing import Final
+from typing import Final, Protocol
 
-__all__ = ["RequestContext", "bind_request", "current_request", "release_request"]
+__all__ = ["RequestContext", "Slot", "add_wait", "bind_request", "current_request", "release_request"]
+
+
+class Slot(Protocol):
+    """A request's part of the limit on requests under way."""
+
+    def step_aside(self) -> None:
+        """Give it back for a while."""
+        ...
+
+    def come_back(self) -> None:
+        """Take it again, at once."""
+        ...
 
 # Two hops in a row keep a twentieth of the time each, and 5 ms at least.
 _NEARLY: Final = 0.02
@@ -25,7 +37,10 @@ class RequestContext:
         limit: The seconds that the service gives it; `math.inf` for any number.
         deadline: Monotonic seconds at which it must have ended; `math.inf` if it may take for ever, or is over.
         queued: Seconds for which it waited to be admitted.
-        priority: How much it matters, a `policy.concurrency.Priority`: 0 the most, 3 the least.
+        waited: Seconds for which it waited after that, for a connection of a pool or a slot of a bulkhead. It tells a
+            queue from slow work, so whatever makes a request wait adds to it by `add_wait`.
+        slot: Its part of the limit on requests under way; None before it is admitted and once its response began.
+        priority: How much it matters, a `policy.waiting.Priority`: 0 the most, 3 the least.
         client: Whom rate limits count it for by default: an address, or an IPv6 /64; empty until it is known.
         root_path: The server's own `root_path`, before any mount added to it.
         route: The route template once routing has told it, such as `/incidents/{ref}`; else None.
@@ -49,10 +64,12 @@ class RequestContext:
         "request_id",
         "root_path",
         "route",
+        "slot",
         "span_id",
         "started",
         "trace_flags",
         "trace_id",
+        "waited",
     )
 
     def __init__(self, request_id: str, started: float, *, root_path: str = "") -> None:
@@ -63,6 +80,8 @@ class RequestContext:
         self.deadline: float = math.inf
         self.priority: int = 1
         self.queued: float = 0.0
+        self.waited: float = 0.0
+        self.slot: Slot | None = None
         self.client: str = ""
         self.root_path: str = root_path
         self.route: str | None = None
@@ -96,6 +115,12 @@ _CURRENT: ContextVar[RequestContext | None] = ContextVar("postfacta_request", de
 def current_request() -> RequestContext | None:
     """Return the request the present task works for, or None outside of one."""
     return _CURRENT.get()
+
+
+def add_wait(seconds: float) -> None:
+    """Add to what the present request has waited; outside of one nothing happens."""
+    if (request := _CURRENT.get()) is not None:
+        request.waited += seconds
 
 
 def bind_request(request: RequestContext | None) -> Token[RequestContext | None]:

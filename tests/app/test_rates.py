@@ -31,7 +31,7 @@ from postfacta_app.web.stale import StaleAnswers
 from postfacta_core.aio.database import Database
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.events import Mode, Outcome, ignore
-from postfacta_core.policy.concurrency import Admit, Priority
+from postfacta_core.policy.waiting import Admit, Priority
 from tests.app.live import NEW, ONE, START, Service, in_process
 
 LIST, V0 = "/api/v1/incidents", "/api/v0/incidents"

@@ -14,7 +14,6 @@ import pytest
 from benchmarks.overload import plot, report
 from benchmarks.overload.generator import Answer, Plan, run, summarize
 from benchmarks.overload.servers import serving
-from benchmarks.simulate import SCENARIOS, simulate
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +114,3 @@ def test_a_picture_is_well_formed(tmp_path: Path) -> None:
     plot.write(tmp_path / "picture.svg", [panel, panel, panel])
     root = ET.parse(tmp_path / "picture.svg").getroot()  # noqa: S314 - we wrote it
     assert len(root.findall(".//{http://www.w3.org/2000/svg}polyline")) == 6
-
-
-def test_a_simulation_with_the_same_seed_is_the_same() -> None:
-    scenario = SCENARIOS["step"]
-    assert simulate(scenario, None, seed=3).good == simulate(scenario, None, seed=3).good

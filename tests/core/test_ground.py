@@ -10,7 +10,7 @@ import pytest
 
 from postfacta_core import errors
 from postfacta_core.clock import LUCK, MONOTONIC, WALL, random_id
-from postfacta_core.context import RequestContext, bind_request, current_request, release_request
+from postfacta_core.context import RequestContext, add_wait, bind_request, current_request, release_request
 from postfacta_core.errors import ResilienceError
 from postfacta_core.events import CircuitChanged, Event, ListenerFailed, fan_out, ignore
 
@@ -69,3 +69,8 @@ def test_clocks_and_luck_are_what_they_say() -> None:
     assert MONOTONIC() <= MONOTONIC()
     assert WALL() > 1_700_000_000
     assert all(0 <= LUCK() < 1 for _ in range(100))
+
+
+def test_a_wait_outside_of_a_request_is_nobodys() -> None:
+    add_wait(1.0)
+    assert current_request() is None

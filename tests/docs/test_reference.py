@@ -47,9 +47,9 @@ def test_a_page_says_what_the_code_says(page: str) -> None:
 NAMES = re.findall(
     r"\w+",
     """
-    AdaptiveLimiter Answer Backoff BoundedStorage Bulkhead CircuitBreaker CircuitConfig Fallback Gradient Hedge
-    LatencyTarget LimiterConfig LoadSheddingMiddleware LoopLag Mode Outgoing Pipeline Priority QuantileDelay RateLimit
-    RateLimitMiddleware RateLimiter ResilienceError Retry RetryBudget SharedStore Timeout TrustedProxies Vegas
+    Answer Backoff BoundedStorage Bulkhead CircuitBreaker CircuitConfig Ending Fallback Hedge LoadSheddingMiddleware
+    LoopLag Mode Outgoing OverloadConfig OverloadLimiter Pipeline Priority QuantileDelay RateLimit RateLimitMiddleware
+    RateLimiter ResilienceError Retry RetryBudget SharedStore Timeout TrustedProxies
     """,
 )
 

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 import anyio
 
 from ..clock import MONOTONIC, Clock
+from ..context import add_wait
 from ..events import Mode, ModeChanged, Observer, PolicyCreated, Sample, observing, process_observer
 from ..policy.bulkhead import Slots
 from ..validation import validation
@@ -143,12 +144,15 @@ class Bulkhead:
         patience = slots.patience(self._left())
         event = anyio.Event()
         turn = slots.queue(event.set, patience)
+        began = self._clock()
         try:
             with anyio.move_on_after(patience):
                 await event.wait()
         except BaseException:
             slots.give_up(turn)
             raise
+        finally:
+            add_wait(self._clock() - began)
         slots.take(turn)
 
     def _left(self) -> float:

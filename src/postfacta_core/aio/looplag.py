@@ -29,7 +29,7 @@ class LoopLag:
     once it was left.
 
     Args:
-        listeners: Called with the seconds at each beat, such as `AdaptiveLimiter.lagged`. They must be quick and
+        listeners: Called with the seconds at each beat, such as `LoadSheddingMiddleware.beat`. They must be quick and
             must not raise.
         observer: Told of each beat. It may raise.
         clock: Monotonic seconds.

@@ -19,8 +19,8 @@ from ..clock import MONOTONIC, WALL, Clock
 from ..context import current_request
 from ..errors import DeadlineExceededError, FailedResponseError, RejectedError
 from ..events import DeadlineExceeded, HttpCallFinished, ListenerFailed, Observer, observing, process_observer
-from ..policy.concurrency import Priority
 from ..policy.deadline import asked_timeout
+from ..policy.waiting import Priority
 from ..telemetry.calls import CallSpan, CallSpans
 from ..telemetry.spans import trace_headers
 from ..validation import validation

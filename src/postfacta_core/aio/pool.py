@@ -22,6 +22,7 @@ import asyncpg
 from anyio.abc import TaskGroup
 
 from ..clock import LUCK, MONOTONIC, Clock, Luck
+from ..context import add_wait
 from ..errors import (
     DeadlineExceededError,
     OutcomeUnknownError,
@@ -222,7 +223,10 @@ class Pool:
         if deadline is not None and deadline.for_next_hop(started) <= 0.0:
             raise self._too_late()
         if not self._lending.enter():
-            await self._queue(self._patience(started))
+            try:
+                await self._queue(self._patience(started))
+            finally:
+                add_wait(self.now() - started)  # also if it was in vain
         kept = self._take_idle() or await self._open(self._patience(started))
         self._lent.add(kept)
         return kept

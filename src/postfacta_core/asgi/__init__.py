@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ._problem import PROBLEMS, Problem, Render, problem_handler, problem_of, problem_response
 from ._types import ASGIApp, Message, Receive, Scope, Send
-from .concurrency import LoadSheddingMiddleware
+from .concurrency import LoadSheddingMiddleware, aside
 from .context import ContextMiddleware
 from .cors import Cors, CorsMiddleware
 from .deadline import DeadlineMiddleware
@@ -47,6 +47,7 @@ __all__ = [
     "Telemetry",
     "TelemetryMiddleware",
     "TransferMiddleware",
+    "aside",
     "harden",
     "problem_handler",
     "problem_of",

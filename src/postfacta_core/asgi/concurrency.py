@@ -4,35 +4,38 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Final
 from urllib.parse import quote
 
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ..clock import LUCK, MONOTONIC, Clock, Luck
-from ..context import RequestContext
-from ..errors import DeadlineExceededError, LoadShedError
-from ..events import Mode, ModeChanged, Observer, Outcome, PolicyCreated, fan_out, ignore
+from ..clock import LUCK, MONOTONIC, PROCESS, Clock, Luck
+from ..context import RequestContext, current_request
+from ..errors import LoadShedError
+from ..events import Mode, ModeChanged, Observer, PolicyCreated, fan_out, ignore
 from ..policy.calm import Calm
-from ..policy.concurrency import ADMIT, AdaptiveLimiter, Admit, Priority, Shed, Wait
-from ..policy.concurrency_limits import LatencyTarget
+from ..policy.overload import Ending, OverloadLimiter
+from ..policy.waiting import ADMIT, Admit, Priority, Shed, Wait
 from ..validation import validation
 from ._problem import Problem, Render, kind_members, problem_of, request_of, send_problem
 from ._settings import settings
 from ._types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["LoadSheddingMiddleware", "PriorityOf"]
+__all__ = ["LoadSheddingMiddleware", "PriorityOf", "aside"]
 
 PriorityOf = Callable[[Scope], Priority | None]
 """Tells how much a request matters; None, or an exception, is `Priority.CRITICAL`."""
 
 # RFC 6455 leaves the registry to IANA: 1013 is "try again later".
 _TRY_AGAIN_LATER: Final = 1013
-_INTERNAL, _TIMEOUT = 500, 504
+_INTERNAL: Final = 500
 # With a beat each 50 ms, a slot is back before those who wait 100 ms for one give up.
 _SLOW: Final = 0.02
+# A request that came longer ago is not begun before its server was asked whether the client is still there.
+_MAY_HAVE_LEFT: Final = 0.02
 _NAMES: Final = {priority.name.lower().encode(): priority for priority in Priority}
 
 
@@ -42,20 +45,22 @@ class LoadSheddingMiddleware:
     * After its admission a request lets the event loop go round once. A handler that keeps the processor busy runs
       to its end in one step: without this, no limit would ever see more than one request at once. While `beat` hears
       that the loop is hardly ever late, there is nothing to see, and a request is spared that round.
-    * A request gives its slot back with the first piece of its response, and counts as one of that length: a stream
-      may last for hours, and so may a client that does not read. What comes then is seen by the loop's lag alone.
-    * Nor does a request hold a slot while it waits for its client's body for longer than 20 ms, as `beat` finds:
-      else a hundred slow clients would be all that is served. It is not measured then.
+    * A request gives its slot back with the first piece of its response, and counts as answered then: a stream may
+      last for hours, and so may a client that does not read.
+    * An answer from 500 up, an exception, a deadline and a cancellation count as lost at the age that the request had.
+    * What made a request wait, `RequestContext.waited`, counts as a queue and not as work.
+    * Nor does a request hold a slot while it waits for its client's body for longer than 20 ms, as `beat` finds: else
+      a hundred slow clients would be all that is served. Its length then says nothing.
+    * A request that came more than 20 ms ago is dropped before it begins if the server says that its client has left.
+    * A handler that waits for something else than work, such as a long-poll, gives its slot back by `aside`.
     * A WebSocket is admitted or refused (close code 1013) at its handshake, and gives its slot back once it is
-      accepted. Its length says nothing, and is not measured.
-    * Requests that were cancelled, and answers from 500 up, are not measured either: they were quick or slow for
-      another reason. Those that ran out of time are, as is a 504.
+      accepted. Its length says nothing.
 
     It belongs innermost, around the application: what it measures must be the application's work.
 
     Args:
         app: The application.
-        limiter: By default one named `requests` with `LatencyTarget()`. It belongs to one middleware alone.
+        limiter: By default one named `requests`. It belongs to one middleware alone.
         priority_of: Tells priorities by scope, such as by path.
         priority_key: A caller that gives this secret in `X-Priority-Key` may say in `X-Priority` how much its
             request matters: `critical_plus`, `critical`, `sheddable_plus` or `sheddable`. That goes first. Empty
@@ -67,6 +72,7 @@ class LoadSheddingMiddleware:
         render: Another shape of problem, for APIs that have one. Without it a refusal is cheaper.
         observer: Told of the limiter, and of changes of the mode. It may raise.
         clock: Monotonic seconds; it must be the clock of the request contexts.
+        processor: Seconds of processor time that the process used: less than a late loop took, if others had the rest.
         luck: Spreads `Retry-After`.
 
     Attributes:
@@ -79,7 +85,7 @@ class LoadSheddingMiddleware:
     def __init__(
         self,
         app: ASGIApp,
-        limiter: AdaptiveLimiter | None = None,
+        limiter: OverloadLimiter | None = None,
         *,
         priority_of: PriorityOf | None = None,
         priority_key: str = "",
@@ -89,18 +95,21 @@ class LoadSheddingMiddleware:
         render: Render | None = None,
         observer: Observer = ignore,
         clock: Clock = MONOTONIC,
+        processor: Clock = PROCESS,
         luck: Luck = LUCK,
     ) -> None:
         settings.application("LoadSheddingMiddleware", app)
         if limiter is not None:
-            validation.instance("LoadSheddingMiddleware.limiter", limiter, AdaptiveLimiter, example="None")
+            validation.instance("LoadSheddingMiddleware.limiter", limiter, OverloadLimiter, example="None")
         for name, function in (("priority_of", priority_of), ("trusts", trusts), ("render", render)):
             settings.function_or_none(f"LoadSheddingMiddleware.{name}", function)
         validation.secret(
             "LoadSheddingMiddleware.priority_key", priority_key, example="a text, or leave it out"
         )
-        validation.functions("LoadSheddingMiddleware", observer=observer, clock=clock, luck=luck)
-        self.limiter: AdaptiveLimiter = limiter or AdaptiveLimiter("requests", LatencyTarget())
+        validation.functions(
+            "LoadSheddingMiddleware", observer=observer, clock=clock, processor=processor, luck=luck
+        )
+        self.limiter: OverloadLimiter = limiter or OverloadLimiter("requests")
         self.limiter.mode = validation.choice("LoadSheddingMiddleware.mode", mode, Mode)
         self._app = app
         self._priority_of = priority_of
@@ -114,6 +123,8 @@ class LoadSheddingMiddleware:
         self._observe = fan_out([observer])
         self.clock: Clock = clock
         self._luck = luck
+        self._processor = processor
+        self._used = processor()
         self.calm: Calm = Calm()
         self.reading: set[_Permit] = set()
         self._observe(PolicyCreated(self.limiter.name, self.limiter.tally))
@@ -131,11 +142,12 @@ class LoadSheddingMiddleware:
             self._observe(ModeChanged(self.limiter.name, old, new))
 
     def beat(self, late: float) -> None:
-        """Hear of `LoopLag` by how many seconds the event loop is late."""
+        """Take note of how many seconds late the event loop is, from `LoopLag`."""
         self._late = late
-        self.limiter.lagged(late)
-        now = self.clock()
-        self.calm.beat(late, now)
+        now, used = self.clock(), self._processor()
+        self.calm.beat(late, now, used - self._used)
+        self._used = used
+        self.limiter.beat(now, self.calm.own)
         for permit in self.reading:
             permit.beat(now)
 
@@ -149,7 +161,7 @@ class LoadSheddingMiddleware:
         priority = self._priority(scope) if self._has_priorities else Priority.CRITICAL
         if request is not None:
             request.priority = priority
-        admitted = clock()
+        came = admitted = clock()
         decision = limiter.arrive(priority, admitted, luck=self._luck())
         if decision is not ADMIT:
             if isinstance(decision, Wait):
@@ -159,14 +171,15 @@ class LoadSheddingMiddleware:
             if isinstance(decision, Shed):
                 await self._shed(decision, request, scope, receive=receive, send=send)
                 return
-        permit = _Permit(self, request, admitted, receive, send)
+        permit = _Permit(self, scope, request, admitted, receive, send)
         try:
             permit.started = admitted if self.calm.spares(admitted) else await self._go_round()
-            limiter.start(permit.started, admitted)
-            await self._app(scope, permit.receive, permit.send)
-        except DeadlineExceededError:
-            permit.status = _TIMEOUT
-            raise
+            if (
+                permit.started - came < _MAY_HAVE_LEFT
+                or scope["type"] != "http"
+                or not await permit.has_left()
+            ):
+                await self._app(scope, permit.receive, permit.send)
         finally:
             permit.end()
 
@@ -213,7 +226,7 @@ class LoadSheddingMiddleware:
             if request is not None:
                 request.queued = wait.decided - wait.since
             if not is_here and verdict is ADMIT:
-                limiter.finish(clock(), wait.decided, Outcome.IGNORED)
+                limiter.finish(clock(), wait.decided, Ending.UNKNOWN)
         return verdict
 
     def _is_spared(self, request: RequestContext | None) -> bool:
@@ -226,6 +239,7 @@ class LoadSheddingMiddleware:
         if self.limiter.mode is not Mode.ENFORCE or self._is_spared(request):
             await self._app(scope, receive, send)
             return
+        self.calm.refused()
         refusal = self._refusals.get(shed.retry_after)
         if refusal is None:
             refusal = self._refusals[shed.retry_after] = _Refusal(self.limiter.name, shed.retry_after)
@@ -240,17 +254,18 @@ class LoadSheddingMiddleware:
 
 
 class _Permit:
-    """An admitted request's slot, which goes back once; or for a while, if its client is slow."""
+    """An admitted request's slot, which goes back once; or for a while, if its client is slow or it steps aside."""
 
     __slots__ = (
-        "_admitted", "_has_body", "_is_away", "_receive", "_request", "_send", "_shedding", "_since", "_was_away",
-        "is_held", "started", "status",
+        "_admitted", "_has_body", "_is_away", "_kept", "_receive", "_request", "_scope", "_send", "_shedding", "_since",
+        "_was_away", "is_held", "started", "status",
     )  # fmt: skip
 
     # By position, and with few of them: it is made for each request.
     def __init__(  # noqa: PLR0917 - see above
         self,
         shedding: LoadSheddingMiddleware,
+        scope: Scope,
         request: RequestContext | None,
         admitted: float,
         receive: Receive,
@@ -259,17 +274,24 @@ class _Permit:
         self.status = 0
         self.is_held = True
         self._shedding = shedding
+        self._scope = scope
         self._receive = receive
         self._send = send
         self._request = request
         self._admitted = admitted
         self._has_body = self._is_away = self._was_away = False
+        self._kept: Message | None = None
         self._since = self.started = admitted
+        if request is not None:
+            request.slot = self
 
     async def receive(self) -> Message:
         """Receive a message; it counts as waiting for the client until the body is complete."""
+        if self._kept is not None:
+            message, self._kept = self._kept, None
+            return message
         # What is received then is the client's leaving, for which an application may look while it works.
-        if self._has_body or not self.is_held:
+        if self._has_body or self._is_away or not self.is_held:
             return await self._receive()
         reading = self._shedding.reading
         self._since = self._shedding.clock()
@@ -278,17 +300,34 @@ class _Permit:
             message = await self._receive()
         finally:
             reading.discard(self)
-            if self._is_away:
-                self._is_away = False
-                self._shedding.limiter.resume()
+            self.come_back()
         self._has_body = not message.get("more_body", False)
         return message
 
+    async def has_left(self) -> bool:
+        """Return whether the client has left, which uvicorn says in place of the body; what else it says is kept."""
+        self._kept = message = await self.receive()
+        has_left: bool = message["type"] == "http.disconnect"
+        self._was_away = self._was_away or has_left
+        return has_left
+
     def beat(self, now: float) -> None:
         """Give the slot back if the client has been waited for, for longer than its body takes to be read."""
-        if self.is_held and not self._is_away and now >= self._since + _SLOW:
+        if now >= self._since + _SLOW:
+            self.step_aside()
+
+    def step_aside(self) -> None:
+        """Give the slot back for a while; the request's length says nothing any more."""
+        if self.is_held and not self._is_away:
             self._is_away = self._was_away = True
-            self._shedding.limiter.finish(now, self._admitted, Outcome.IGNORED)
+            shedding = self._shedding
+            shedding.limiter.finish(shedding.clock(), self._admitted, Ending.UNKNOWN)
+
+    def come_back(self) -> None:
+        """Take a slot again, if it was given back."""
+        if self._is_away:
+            self._is_away = False
+            self._shedding.limiter.resume()
 
     # No coroutine of its own: each that stands between costs.
     def send(self, message: Message) -> Awaitable[None]:
@@ -303,26 +342,43 @@ class _Permit:
         if not self.is_held:
             return
         self.is_held = False
+        request, waited = self._request, 0.0
+        if request is not None:
+            request.slot = None  # else the two would keep each other alive
+            waited = request.waited
         if self._is_away:
             self._is_away = False  # It has no slot to give back.
             return
         shedding = self._shedding
         now = shedding.clock()
-        shedding.calm.took(now - self.started)
-        shedding.limiter.finish(now, self._admitted, self._outcome(now))
+        # A foreign endpoint may have no hash; it lasts as long as its route. Waits side by side add up to more.
+        kind, waited = id(self._scope.get("endpoint")), min(waited, now - self.started)
+        shedding.limiter.finish(
+            now, self._admitted, self._ending(), kind, waited, self.started - self._admitted
+        )
 
-    def _outcome(self, now: float) -> Outcome:
-        status = self.status
-        if self._was_away:
-            return Outcome.IGNORED
-        if 0 < status < _INTERNAL:
-            return Outcome.SUCCESS
-        request = self._request
-        if request is not None and request.is_out_of_callers_time(now):
-            return Outcome.IGNORED
-        # Nothing was sent: it was cancelled, at its deadline or for another reason, or it raised.
-        is_late = not status and request is not None and now >= request.deadline
-        return Outcome.FAILURE if is_late or status == _TIMEOUT else Outcome.IGNORED
+    def _ending(self) -> Ending:
+        if self._was_away or self._scope["type"] != "http":
+            return Ending.UNKNOWN
+        return Ending.ANSWERED if 0 < self.status < _INTERNAL else Ending.LOST
+
+
+@asynccontextmanager
+async def aside() -> AsyncGenerator[None]:
+    """Give back the present request's slot while it waits for something else than work, such as news in a long-poll.
+
+    Else its wait counts as work under way, and others are refused for it. Afterwards it has a slot again at once.
+    Outside of a request, or once its response began, nothing happens.
+    """
+    request = current_request()
+    slot = request.slot if request is not None else None
+    if slot is not None:
+        slot.step_aside()
+    try:
+        yield
+    finally:
+        if slot is not None:
+            slot.come_back()
 
 
 class _Refusal:

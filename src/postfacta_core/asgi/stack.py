@@ -39,9 +39,8 @@ from ..aio.runtime import Runtime
 from ..clock import MONOTONIC, Clock
 from ..events import Mode, Observer, PolicyCreated, fan_out, process_observer
 from ..policy.address import TrustedProxies
-from ..policy.concurrency import AdaptiveLimiter, LimiterConfig
-from ..policy.concurrency_limits import LatencyTarget
 from ..policy.lifecycle import DrainLimits, RecycleLimits
+from ..policy.overload import OverloadConfig, OverloadLimiter
 from ..policy.transfer import TransferLimits
 from ..telemetry.logs import LOGGER, AccessLog, EventLog
 from ..telemetry.metrics import Metrics, Registry
@@ -84,9 +83,7 @@ class Policy:
         rate_limit_store: Shared by several processes; by default each counts by itself. It is opened and closed here.
         trusted_proxies: Networks whose `X-Forwarded-For` names the client; by default nobody is believed.
         shedding: Whether requests that cannot be served in time are refused early; in `shadow` they are counted.
-        concurrency: The bounds of how many requests may be under way. It starts at 256: a burst is no overload, and
-            what is one brings the limit down within a second.
-        latency_target: Seconds that a request may take under load; None to find them.
+        concurrency: What the limit on requests under way starts from; it finds its level from what is finished.
         priority_of: Tells by scope how much a request matters; None for `critical`.
         priority_key: Lets a caller who knows it say so in `X-Priority`; empty believes nobody.
         drain: How long the parts of a drain may take.
@@ -116,8 +113,7 @@ class Policy:
     rate_limit_store: SharedStore | None = None
     trusted_proxies: Sequence[str] | TrustedProxies = ()
     shedding: Mode | str = Mode.ENFORCE
-    concurrency: LimiterConfig = field(default_factory=lambda: LimiterConfig(start=256))
-    latency_target: float | None = None
+    concurrency: OverloadConfig = field(default_factory=OverloadConfig)
     priority_of: PriorityOf | None = None
     priority_key: str = field(default="", repr=False)
     drain: DrainLimits = field(default_factory=DrainLimits)
@@ -375,7 +371,7 @@ def harden(
     )
     shedding = LoadSheddingMiddleware(
         app,
-        AdaptiveLimiter("requests", LatencyTarget(policy.latency_target), policy.concurrency),
+        OverloadLimiter("requests", policy.concurrency),
         priority_of=policy.priority_of,
         priority_key=policy.priority_key,
         spares=lifecycle.found,

@@ -1,9 +1,10 @@
-"""Decide whether a request may be spared a turn of the event loop, which it takes to see the queue inside of it.
+"""Decide when a request may skip the turn of the event loop that exposes the queue inside it.
 
-1. While the loop's heartbeat is in time there is no queue to be seen, and some requests between two beats are spared.
-2. Where requests take next to no time, all are spared. To refuse one costs about as much as to serve it, so there is
-   nothing to be won; and the heartbeat still tells when the loop is late.
-3. At first it is not known how long requests take, nor whether the loop is in time: nobody is spared.
+1. While the loop's heartbeat is in time there is no queue to be seen, and some requests between two beats skip it.
+2. Where requests cost next to no processor time, all do. To refuse one costs about as much as to serve it, so nothing
+   is won; and the heartbeat still tells when the loop is late. What counts is the process's own processor time: the
+   length of a request grows when others take the processor, and then nothing is won by refusing either.
+3. At first neither is known: nobody skips it.
 """
 
 from __future__ import annotations
@@ -20,45 +21,67 @@ _WATCHED_FOR: Final = 1.0
 """Seconds: a loop that was late once may be late again soon."""
 
 _HEARD_FOR: Final = 0.25
-"""Seconds: five beats of the default heartbeat. A loop of which nobody has heard for so long might be late."""
+"""Seconds: five beats of the default heartbeat. A loop not heard of for longer might be late."""
 
 _MOST_SPARED: Final = 16
 """Between two beats, lest a sudden crowd of handlers that keep the processor busy runs before it is seen."""
 
 _CHEAP: Final = 0.0005
-"""Seconds from admission to the response's first piece; reading and refusing a request takes up to half of that."""
+"""Seconds of processor time a request; reading and refusing one takes up to half of that."""
 
-_WEIGHT: Final = 1 / 16
-"""Of the latest request in the mean: one of 15 ms among cheap ones is felt by the next ten or so."""
+_REFUSAL: Final = 0.00015
+"""Seconds of processor time a refusal, with its server."""
+
+_FEWEST: Final = 16
+"""Requests for a mean of their cost: what the process does besides is shared among them."""
 
 
 class Calm:
-    """How late a loop's last beats came, and how long its last requests took.
+    """How late a loop's last beats came, and what its last requests cost.
 
-    Whoever owns it gives it the moments of one clock, in order.
+    Its owner gives it the moments of one clock, in order.
+
+    Attributes:
+        own: The share of the loop's lag that is the process's own doing; less if others took the processor.
     """
 
-    __slots__ = ("_heard_until", "_mean", "_spared", "_watched_until")
+    __slots__ = ("_began", "_busy", "_cost", "_heard_until", "_refused", "_spared", "_watched_until", "own")
 
     def __init__(self) -> None:
+        self.own: float = 1.0
         self._watched_until = self._heard_until = -math.inf
-        self._spared = 0
-        self._mean = _LATE
+        self._cost = _LATE
+        self._spared = self._began = self._refused = 0
+        self._busy = 0.0
 
-    def beat(self, late: float, now: float) -> None:
-        """Hear a beat that came so many seconds late."""
+    def beat(self, late: float, now: float, busy: float) -> None:
+        """Take note of a beat.
+
+        Args:
+            late: Seconds by which it came late.
+            now: Its moment.
+            busy: Seconds of processor time that the process used since the last beat.
+        """
         self._heard_until = now + _HEARD_FOR
         self._spared = 0
+        self._busy += busy
+        if self._began >= _FEWEST:
+            self._cost = max(0.0, self._busy - self._refused * _REFUSAL) / self._began
+            self._busy, self._began, self._refused = 0.0, 0, 0
+        own = 1.0
         if late >= _LATE:
             self._watched_until = now + _WATCHED_FOR
+            own = min(1.0, busy / late)
+        self.own += (own - self.own) / 2
 
-    def took(self, seconds: float) -> None:
-        """Hear how long a request took."""
-        self._mean += (seconds - self._mean) * _WEIGHT
+    def refused(self) -> None:
+        """Take note of a refusal."""
+        self._refused += 1
 
     def spares(self, now: float) -> bool:
-        """Tell whether a request that is admitted now may go on at once; it counts as one of those between two beats."""
-        if self._mean < _CHEAP:
+        """Return whether a request that is admitted now may go on at once; it counts as one of those between two beats."""
+        self._began += 1
+        if self._cost < _CHEAP:
             return True
         if self._watched_until < now < self._heard_until and self._spared < _MOST_SPARED:
             self._spared += 1

@@ -69,6 +69,17 @@ POLICY_METRICS: Final[dict[str, PolicyMetric]] = {
     "postfacta_limiter_queue_time_seconds_total": PolicyMetric(
         "All the time that admitted requests waited.", ("limiter",)
     ),
+    "postfacta_limiter_pressure": PolicyMetric(
+        "How old requests get, by what they may take, for each that is answered; late above 1.", ("limiter",)
+    ),
+    "postfacta_limiter_work": PolicyMetric("The requests at once that answers prove.", ("limiter",)),
+    "postfacta_limiter_scale": PolicyMetric(
+        "How many times longer than usual requests take for a reason outside.", ("limiter",)
+    ),
+    "postfacta_limiter_overloaded": PolicyMetric("1 if requests were refused lately.", ("limiter",)),
+    "postfacta_limiter_verdicts_total": PolicyMetric(
+        "What cuts of the limit showed: a queue, or work that became slow.", ("limiter", "verdict")
+    ),
     "postfacta_ratelimit_decisions_total": PolicyMetric(
         "Requests allowed or limited, and by what if the store is away.", ("policy", "decision", "mode")
     ),

@@ -9,7 +9,7 @@ import pytest
 
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.events import Outcome
-from postfacta_core.policy.concurrency import Admit, Priority
+from postfacta_core.policy.waiting import Admit, Priority
 from tests.app.live import Service, in_process
 from tests.app.signals.conftest import ALERTMANAGER, SIGNALS, Body, Headers, get, recorded
 from tests.app.signals.test_http import counted

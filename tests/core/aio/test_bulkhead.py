@@ -108,6 +108,25 @@ async def test_nobody_waits_longer_than_its_request_can() -> None:
     assert scene.log == ["a"] + ["b refused"] * 4
 
 
+async def test_a_request_knows_how_long_it_waited_for_a_slot_even_in_vain() -> None:
+    clock = ManualClock()
+    scene = Scene(Bulkhead("db", 1, max_waiting=2, max_wait=0.05, clock=clock))
+    request = RequestContext("request-id", clock.now)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(scene.come, "a")
+        await until(lambda: "a" in scene.gates)
+        token = bind_request(request)
+        try:
+            tasks.start_soon(scene.come, "b")
+            await until(lambda: scene.bulkhead.waiting == 1)
+            clock.advance(0.25)
+            await until(lambda: "b refused" in scene.log)
+        finally:
+            release_request(token)
+        scene.gates["a"].set()
+    assert request.waited == pytest.approx(0.25)
+
+
 async def test_a_caller_that_is_cancelled_while_it_waits_leaves_no_trace() -> None:
     # hyx 0.0.2 loses a place for each.
     scene = Scene(Bulkhead("db", 1, max_waiting=1, max_wait=NEVER_HERE))

@@ -8,8 +8,6 @@ from anyio.lowlevel import checkpoint
 
 from postfacta_core.aio.looplag import LoopLag
 from postfacta_core.events import LoopLagged
-from postfacta_core.policy.concurrency import ADMIT, AdaptiveLimiter, Priority, Wait
-from postfacta_core.policy.concurrency_limits import LatencyTarget
 from postfacta_core.testing import ManualClock, RecordingObserver
 
 
@@ -35,17 +33,6 @@ async def test_what_a_beat_takes_above_its_interval_is_the_lag(took: float, late
     assert await beat_for(lag, clock, took) == pytest.approx(late, abs=1e-9)
     assert heard == [pytest.approx(late, abs=1e-9)]
     assert observer.of(LoopLagged) == [LoopLagged(heard[0])]
-
-
-async def test_a_limiter_that_listens_sheds_the_sheddable_first_while_the_loop_is_late() -> None:
-    clock = ManualClock()
-    limiter = AdaptiveLimiter("requests", LatencyTarget())
-    lag = LoopLag(limiter.lagged, clock=clock)
-    for _ in range(60):
-        assert limiter.arrive(Priority.CRITICAL, 0.0) is ADMIT
-    await beat_for(lag, clock, 0.5)
-    assert isinstance(limiter.arrive(Priority.SHEDDABLE, 0.0), Wait)
-    assert limiter.arrive(Priority.CRITICAL, 0.0) is ADMIT
 
 
 async def test_it_beats_while_it_is_entered_and_not_after() -> None:

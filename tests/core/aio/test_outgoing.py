@@ -40,8 +40,8 @@ from postfacta_core.errors import (
 )
 from postfacta_core.events import DeadlineExceeded, Event, HttpCallFinished, ListenerFailed
 from postfacta_core.policy.breaker import CircuitConfig
-from postfacta_core.policy.concurrency import Priority
 from postfacta_core.policy.retry import Backoff
+from postfacta_core.policy.waiting import Priority
 from postfacta_core.telemetry.calls import CallSpans
 from postfacta_core.testing import ManualClock, RecordingObserver
 

@@ -70,6 +70,17 @@ async def test_a_request_that_can_wait_longer_than_the_pool_is_told_that_the_poo
             await database.fetchval("select 1")
 
 
+async def test_a_request_knows_how_long_it_waited_for_a_connection_even_in_vain(database_dsn: str) -> None:
+    async with opened(database_dsn, replace(QUICK, max_size=1)) as database:
+        with request_within(60) as request:
+            await database.fetchval("select 1")
+            assert request.waited == 0
+            async with database.acquire():
+                with pytest.raises(PoolTimeoutError):
+                    await database.fetchval("select 1")
+            assert request.waited >= 0.9 * QUICK.acquire_timeout
+
+
 async def test_one_more_than_may_wait_is_refused_at_once(database_dsn: str) -> None:
     options = PoolOptions(max_size=1, max_waiting=2, acquire_timeout=10)
     answers: list[object] = []

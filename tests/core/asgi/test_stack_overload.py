@@ -13,13 +13,14 @@ from postfacta_core.asgi import Hardened, Policy, Telemetry, harden
 from postfacta_core.asgi._types import Receive, Scope, Send
 from postfacta_core.context import current_request
 from postfacta_core.events import Mode
-from postfacta_core.policy.concurrency import LimiterConfig, Priority
 from postfacta_core.policy.lifecycle import DrainLimits
+from postfacta_core.policy.overload import OverloadConfig
+from postfacta_core.policy.waiting import Priority
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import call_asgi
 from tests.lifespan import running
 
-SMALL = LimiterConfig(start=4, minimum=4, maximum=4)
+SMALL = OverloadConfig(start=4, patience=0.1)
 
 
 async def client(scope: Scope, receive: Receive, send: Send) -> None:
