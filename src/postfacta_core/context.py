@@ -20,6 +20,7 @@ class Slot(Protocol):
         """Take it again, at once."""
         ...
 
+
 # Two hops in a row keep a twentieth of the time each, and 5 ms at least.
 _NEARLY: Final = 0.02
 _NEARLY_SHARE: Final = 0.1
@@ -99,7 +100,8 @@ class RequestContext:
     def is_out_of_callers_time(self, now: float) -> bool:
         """Return whether the caller's time is up, or nearly, and was shorter than the service's.
 
-        What fails then is the caller's outcome: no error, breaker failure or limiter sample of the service. "Nearly",
+        What fails then is the caller's outcome: no error or breaker failure of the service. The limiter counts the age
+        that it reached, but only above what such requests may take, which no caller can shorten. "Nearly",
         since pools and outgoing calls keep a share of the time, and begin nothing in the rest.
 
         Args:

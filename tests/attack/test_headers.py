@@ -23,8 +23,8 @@ from postfacta_core.aio.deadline import current_deadline
 from postfacta_core.asgi import Cors, Hardened, Policy, Telemetry, harden
 from postfacta_core.asgi._types import ASGIApp
 from postfacta_core.clock import MONOTONIC
-from postfacta_core.events import Outcome
-from postfacta_core.policy.concurrency import AdaptiveLimiter, Priority
+from postfacta_core.policy.overload import OverloadConfig
+from postfacta_core.policy.waiting import Priority
 from postfacta_core.testing import call_asgi
 from tests.exposition import OPEN_METRICS, read_open_metrics
 from tests.lifespan import running
@@ -131,8 +131,7 @@ def _fits(labels: dict[str, str], label: str, operator: str, value: str) -> bool
 class Victim:
     """A hardened service with every setting that reads a header."""
 
-    def __init__(self, outcomes: list[Outcome], **settings: Any) -> None:
-        self.outcomes = outcomes
+    def __init__(self, **settings: Any) -> None:
         self.telemetry = Telemetry()
         self.breaker = CircuitBreaker("billing", observer=self.telemetry.observer)
         self.objectives = Objectives.read()
@@ -199,30 +198,24 @@ class Victim:
                 assert sample.name != "postfacta_unhandled_exceptions_total", sample
         assert errors <= CALLERS_OWN
         assert self.breaker.statistics().failures == 0
-        assert Outcome.FAILURE not in self.outcomes
+        limiter = self.app.shedding.limiter
+        assert limiter.limit >= OverloadConfig().start
+        numbers = {sample.metric: sample.value for sample in limiter.tally()}
+        assert numbers["postfacta_limiter_pressure"] <= 1
+        assert numbers["postfacta_limiter_scale"] == 1
 
 
 @asynccontextmanager
-async def victim(patch: pytest.MonkeyPatch, **settings: Any) -> AsyncGenerator[Victim]:
-    outcomes: list[Outcome] = []
-    finish = AdaptiveLimiter.finish
-
-    def recorded(limiter: AdaptiveLimiter, now: float, admitted: float, outcome: Outcome) -> None:
-        outcomes.append(outcome)
-        finish(limiter, now, admitted, outcome)
-
-    patch.setattr(AdaptiveLimiter, "finish", recorded)
-    one = Victim(outcomes, **settings)
+async def victim(**settings: Any) -> AsyncGenerator[Victim]:
+    one = Victim(**settings)
     with anyio.fail_after(60):
         async with running(one.app):
             yield one
 
 
 @pytest.mark.parametrize("name", sorted(READ))
-async def test_no_header_moves_an_objective_a_breaker_or_the_limiter(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with victim(monkeypatch) as service:
+async def test_no_header_moves_an_objective_a_breaker_or_the_limiter(name: str) -> None:
+    async with victim() as service:
         async with anyio.create_task_group() as tasks:
             # A few at a time: what the service sheds under load is another matter.
             for first in range(6):
@@ -231,23 +224,19 @@ async def test_no_header_moves_an_objective_a_breaker_or_the_limiter(
 
 
 @pytest.mark.parametrize("header", [("x-request-timeout", "0"), ("grpc-timeout", "0S")])
-async def test_a_request_without_time_spends_its_rate(
-    header: tuple[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with victim(monkeypatch, rate_limits=["2/minute per client"]) as service:
+async def test_a_request_without_time_spends_its_rate(header: tuple[str, str]) -> None:
+    async with victim(rate_limits=["2/minute per client"]) as service:
         statuses = [
             (await call_asgi(service.app, path="/guarded", headers=[header])).status for _ in range(5)
         ]
         assert statuses == [504, 504, 429, 429, 429]
         await service.assert_unharmed()
-        assert service.outcomes == []
+        assert service.app.shedding.limiter.in_flight == 0
 
 
 @pytest.mark.parametrize("seconds", ["0", "0.02"])
-async def test_a_shortened_request_is_counted_as_its_callers(
-    seconds: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with victim(monkeypatch) as service:
+async def test_a_shortened_request_is_counted_as_its_callers(seconds: str) -> None:
+    async with victim() as service:
         before = service.objectives.ask(await service.page())
         for _ in range(5):
             await call_asgi(
@@ -260,8 +249,8 @@ async def test_a_shortened_request_is_counted_as_its_callers(
         await service.assert_unharmed()
 
 
-async def test_our_own_deadline_stays_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with victim(monkeypatch, request_timeout=0.02) as service:
+async def test_our_own_deadline_stays_ours() -> None:
+    async with victim(request_timeout=0.02) as service:
         answer = await call_asgi(
             service.app, path="/guarded", headers=[("x-request-timeout", "0.5")], raise_errors=False
         )

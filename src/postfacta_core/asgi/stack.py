@@ -145,9 +145,9 @@ class Policy:
         settings.switch("Policy.cancel_on_disconnect", self.cancel_on_disconnect)
         self._check_rates()
         object.__setattr__(self, "shedding", validation.choice("Policy.shedding", self.shedding, Mode))
-        validation.instance("Policy.concurrency", self.concurrency, LimiterConfig, example="LimiterConfig()")
-        if self.latency_target is not None:
-            validation.seconds("Policy.latency_target", self.latency_target, example="0.5, or None")
+        validation.instance(
+            "Policy.concurrency", self.concurrency, OverloadConfig, example="OverloadConfig()"
+        )
         validation.instance("Policy.drain", self.drain, DrainLimits, example="DrainLimits(drain_delay=5.0)")
         validation.flag("Policy.dev", self.dev, example="dev=True")
         if self.recycle is not None:
