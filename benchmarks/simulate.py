@@ -1,7 +1,6 @@
 """Play overload in virtual time: the library's own limiter, a service with a hidden queue, and its callers.
 
-    python -m benchmarks.simulate            # the grid of issue 11; renews the page; about an hour of processor time
-    python -m benchmarks.simulate pool leave 20 5 step      # one cell, second by second
+    python -m benchmarks.simulate --seed 3              # the whole grid; renews the page; some minutes
 
 Services: `io` has a semaphore; `pool` lends connections FIFO for at most 1 s of waiting, and its waits are known;
 `slow` is a pool whose statements take 0.4 s instead of 0.04 s while the load lasts; `cpu` is one thread that serves in
@@ -13,21 +12,26 @@ Callers: `patient` ones wait for ever, `leave` hang up after 1 s and nobody noti
 and their request is cancelled, `retry` hang up or are refused and come back up to three times, with backoff.
 
 A cell lasts 5 s at 60 % of the capacity, then 20 s of load (a step, a ramp over 5 s, a spike of 2 s), then 8 s at 60 %.
+From 2,500 requests a second on the load lasts 7 s; more than 12,000 a second are not played, since no process reads them.
 """
 
 from __future__ import annotations
 
+import argparse
 import heapq
 import random
+import sys
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.overload.report import renew
 from postfacta_core.policy.overload import Ending, OverloadConfig, OverloadLimiter
 from postfacta_core.policy.waiting import ADMIT, Priority, Shed, Wait
 
-__all__ = ["BEGIN", "Cell", "Result", "play"]
+__all__ = ["BEGIN", "Cell", "Result", "Row", "grid", "main", "play", "table"]
 
 BEGIN, REST = 5, 8
 CALM = 0.6
@@ -38,10 +42,9 @@ _ACQUIRE_TIMEOUT, _MAX_WAITING = 1.0, 100
 _READ, _REFUSE = 6e-5, 8e-5
 """Processor time to read a request and to refuse it, as measured under uvicorn on a core of 2026."""
 _BEAT = 0.05
+_MANY, _TOO_MANY = 2500, 12000
 
 _SLOTS = {5: 1, 20: 2, 50: 5, 400: 20, 2000: 40}
-_PEOPLE_HEAR = 0.02
-"""Who waited longer than this before its turn is looked up, and not served if its caller has left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class Cell:
         """How long the load lasts: shorter where there are too many requests to play."""
         if self.shape == "spike":
             return 2
-        return 20 if self.capacity * self.load <= 12000 else 8
+        return 20 if self.capacity * self.load <= _MANY else 7
 
     @property
     def end(self) -> int:
@@ -265,12 +268,12 @@ class _Play:
 
     def admit(self, request: _Request) -> None:
         request.admitted = self.now
-        if self.limiter is not None and request.has_left and self.now - request.came >= _PEOPLE_HEAR:
-            request.stage = "done"
-            self.release(request, Ending.UNKNOWN)
-        elif self.has_thread:
+        if self.has_thread:
             self.ready.append(request)
             self.turn_soon()
+        elif self.limiter is not None and request.has_left:
+            request.stage = "done"
+            self.release(request, Ending.LEFT)
         elif request.kind == "poll":
             self.release(request, Ending.UNKNOWN)
             request.stage = "done"
@@ -368,7 +371,7 @@ class _Play:
             request.started = self.now
             if self.limiter is not None and request.has_left:
                 request.stage = "done"
-                self.release(request, Ending.UNKNOWN)
+                self.release(request, Ending.LEFT)
                 continue
             self.compute(self.work)
             request.stage = "done"
@@ -410,3 +413,90 @@ def play(cell: Cell, *, seed: int, bare: bool = False, config: OverloadConfig | 
     playing = _Play(cell, limiter, seed)
     playing.run()
     return playing.result()
+
+
+def grid() -> Iterator[Cell]:
+    """Return the cells of issue 11 that can be played: beyond some 6,000 a second a thread refuses and does nothing else."""
+    for service in ("cpu", "io", "pool", "slow"):
+        for capacity in _SLOTS:
+            for load in (0.8, 1, 3, 5, 10, 30):
+                for callers in ("patient", "leave", "retry"):
+                    for shape in ("step", "ramp", "spike"):
+                        rate = capacity * load * (4 if callers == "retry" else 1)
+                        most = 6000 if service == "cpu" else _TOO_MANY
+                        if rate <= most and (shape == "step" or load > 1):
+                            yield Cell(service, callers, capacity, load, shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A cell with the limiter and without."""
+
+    cell: Cell
+    ours: Result
+    bare: Result
+
+    def misses(self) -> str:
+        """Return which goals were missed, as letters."""
+        ours, bare = self.ours, self.bare
+        found = {
+            "E": ours.early < 0.8,
+            "L": ours.late < 0.9,
+            "R": ours.refusal > 0.2,
+            "B": ours.early < bare.early - 0.05 or ours.late < bare.late - 0.05,
+            "S": ours.recovery > 5,
+            "0": self.cell.load < 1 and ours.refused > 0,
+        }
+        return "".join(letter for letter, is_missed in found.items() if is_missed)
+
+
+def _both(job: tuple[Cell, int]) -> Row:
+    cell, seed = job
+    return Row(cell, play(cell, seed=seed), play(cell, seed=seed, bare=True))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the Markdown of many cells: means and misses for each service, capacity and load."""
+    lines = [
+        "| service | capacity | load | cells | from 5 s | from 15 s | bare from 5 s | worst refusal | refused | misses |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
+    ]
+    groups: dict[tuple[str, int, float], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.cell.service, row.cell.capacity, row.cell.load), []).append(row)
+    for (service, capacity, load), these in groups.items():
+        missed = [f"{row.cell.callers} {row.cell.shape} {row.misses()}" for row in these if row.misses()]
+        lines.append(
+            f"| {service} | {capacity} | {load:g}x | {len(these)} | {_mean(r.ours.early for r in these):.0%} "
+            f"| {_mean(r.ours.late for r in these):.0%} | {_mean(r.bare.early for r in these):.0%} "
+            f"| {max(r.ours.refusal for r in these):.2f} s | {_mean(r.ours.refused for r in these):.1%} "
+            f"| {', '.join(missed) or '-'} |"
+        )
+    missed_by = {letter: sum(letter in row.misses() for row in rows) for letter in "ELRBS0"}
+    said = ", ".join(f"{letter} {count}" for letter, count in missed_by.items())
+    return "\n".join([f"{len(rows)} cells; missed: {said}.", "", *lines])
+
+
+def _mean(values: Iterable[float]) -> float:
+    listed = [min(1.0, value) for value in values]
+    return sum(listed) / len(listed)
+
+
+def main() -> None:
+    """Play the grid, and renew the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--most", type=int, default=_TOO_MANY, help="requests a second of the largest cell")
+    chosen = parser.parse_args()
+    jobs = [(cell, chosen.seed) for cell in grid() if cell.capacity * cell.load <= chosen.most]
+    rows: list[Row] = []
+    with ProcessPoolExecutor(chosen.processes) as pool:
+        for row in pool.map(_both, jobs):
+            rows.append(row)
+            sys.stderr.write(f"{row.cell} {row.ours} bare {row.bare} {row.misses()}\n")
+    renew("simulated", f"Seed {chosen.seed}. {table(rows)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["CORES", "HANDLERS", "SERVERS", "VARIANTS", "on_core", "serving"]
+__all__ = ["CORES", "HANDLERS", "ROOT", "SERVERS", "VARIANTS", "free_port", "on_core", "serving", "wait_for"]
 
 ROOT = Path(__file__).parents[2]
 HANDLERS = ("cpu", "pool")
@@ -49,7 +49,7 @@ def on_core(core: int, command: list[str]) -> list[str]:
 @contextmanager
 def serving(server: str, handler: str, variant: str) -> Generator[tuple[int, subprocess.Popen[bytes]]]:
     """Start a server, wait until it answers; give its port and its process."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", *SERVERS[server], "--host", "127.0.0.1", "--port", str(port)]
     if variant == "own":
         limit = "--backpressure" if server == "granian" else "--limit-concurrency"
@@ -68,7 +68,7 @@ def serving(server: str, handler: str, variant: str) -> Generator[tuple[int, sub
         process_group=0,
     )
     try:
-        _wait_for(port, process)
+        wait_for(port, process)
         yield port, process
     finally:
         # The group: granian's worker outlives its parent, and would take half of the next one's core.
@@ -76,14 +76,16 @@ def serving(server: str, handler: str, variant: str) -> Generator[tuple[int, sub
         process.wait(10)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody has now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the server answers."""
     for _ in range(200):
         if process.poll() is not None:
             raise RuntimeError(f"the server ended at once, with {process.returncode}")

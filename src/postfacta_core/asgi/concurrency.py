@@ -257,7 +257,7 @@ class _Permit:
     """An admitted request's slot, which goes back once; or for a while, if its client is slow or it steps aside."""
 
     __slots__ = (
-        "_admitted", "_has_body", "_is_away", "_kept", "_receive", "_request", "_scope", "_send", "_shedding", "_since",
+        "_admitted", "_has_body", "_has_left", "_is_away", "_kept", "_receive", "_request", "_scope", "_send", "_shedding", "_since",
         "_was_away", "is_held", "started", "status",
     )  # fmt: skip
 
@@ -279,7 +279,7 @@ class _Permit:
         self._send = send
         self._request = request
         self._admitted = admitted
-        self._has_body = self._is_away = self._was_away = False
+        self._has_body = self._has_left = self._is_away = self._was_away = False
         self._kept: Message | None = None
         self._since = self.started = admitted
         if request is not None:
@@ -307,9 +307,8 @@ class _Permit:
     async def has_left(self) -> bool:
         """Return whether the client has left, which uvicorn says in place of the body; what else it says is kept."""
         self._kept = message = await self.receive()
-        has_left: bool = message["type"] == "http.disconnect"
-        self._was_away = self._was_away or has_left
-        return has_left
+        self._has_left = message["type"] == "http.disconnect"
+        return self._has_left
 
     def beat(self, now: float) -> None:
         """Give the slot back if the client has been waited for, for longer than its body takes to be read."""
@@ -360,6 +359,8 @@ class _Permit:
     def _ending(self) -> Ending:
         if self._was_away or self._scope["type"] != "http":
             return Ending.UNKNOWN
+        if self._has_left:
+            return Ending.LEFT
         return Ending.ANSWERED if 0 < self.status < _INTERNAL else Ending.LOST
 
 

@@ -9,9 +9,10 @@
    and short turns cost nothing.
 3. The limit falls only while requests take longer than allowed and somebody finds no room, or requests are lost: a
    service that is slow and keeps up is not overloaded. It grows, at most to twice, while somebody finds no room and nothing is late; then
-   not again before half as many requests admitted since are answered.
+   not again before half as many requests admitted since are answered, and a window after that.
 4. A request that was given up, by its caller, a pool or its deadline, took at least as long as it lived, and is no
-   answer. Within its allowance it says nothing; nor does one of a kind that was never answered.
+   answer. Within its allowance it says nothing; nor does one of a kind that was never answered. Whose caller left before
+   it began is of no known kind: the mean of all is its usual time.
 5. A cut is an experiment, to a quarter at first. A queue gets shorter with the limit. If requests admitted after the cut
    take no less in proportion, the service is slow, and what it takes now is usual (`scale`). While somebody finds no
    room that verdict is tested again by halving the limit: after 2 s, 4 s, up to 30 s.
@@ -49,11 +50,12 @@ _NEVER_ANSWERED: Final = [math.inf]
 
 
 class Ending(IntEnum):
-    """How a request ended: answered; given up before that; or in a way that says nothing of its length."""
+    """How a request ended: answered; given up; in a way that says nothing; or left by its caller before it began."""
 
     ANSWERED = 0
     LOST = 1
     UNKNOWN = 2
+    LEFT = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +123,7 @@ class OverloadLimiter:
         self._untried = 0.0
         self._is_calm = True
         self._kinds: dict[Hashable, list[float]] = {}
+        self._mean = [0.0]
         self._rate = self._work = self._lag = self._pressure = self._queue_seconds = 0.0
         self._stretch = self._scale = 1.0
         self._spare, self._tolerance, self._lag_weight = config.spare, _TOLERANCE, _LAG_COUNTS - 1.0
@@ -198,11 +201,14 @@ class OverloadLimiter:
         self.in_flight -= 1
         if ending != Ending.UNKNOWN:
             took = now - admitted
-            known = self._kinds.get(kind) or self._learn_kind(kind, took - waited - lag, ending)
-            usual = known[0]
-            allowed = usual * self._tolerance + self._spare
-            if ending == Ending.ANSWERED or took > allowed:
-                self._late += (took + lag * self._lag_weight) / allowed
+            if ending == Ending.LEFT:
+                known = self._mean  # of what kind it was, nobody knows
+            else:
+                known = self._kinds.get(kind) or self._learn_kind(kind, took - waited - lag, ending)
+            allowed = known[0] * self._tolerance + self._spare
+            age = took + lag * self._lag_weight
+            if ending == Ending.ANSWERED or age > allowed:
+                self._late += age / allowed
                 self._ended += 1
                 if ending == Ending.ANSWERED:
                     self._answered += 1
@@ -311,6 +317,7 @@ class OverloadLimiter:
 
     def _learn(self, known: list[float], took: float, admitted: float) -> None:
         usual = known[0]
+        self._mean[0] += (usual - self._mean[0]) * _WEIGHT
         self._took += took
         self._usual += usual
         if admitted >= self._grew_at:
@@ -332,6 +339,7 @@ class OverloadLimiter:
         self._took = self._usual = self._allowed = self._late = 0.0
         self._peak = self.in_flight
         self._was_short = self._line.count > 0
+        self._may_grow = self._untried <= 0.0
 
     def _close(self, now: float) -> None:
         lasted = now - self._opened
@@ -367,7 +375,7 @@ class OverloadLimiter:
         self._open(now)
 
     def _grow(self, pressure: float, now: float) -> None:
-        if self._untried <= 0.0:
+        if self._may_grow:
             self._grew_at = now
             wanted = max(self._work, self.limit * (1.0 + 4.0 * (1.0 - pressure)))
             self._set_limit(max(self.limit, min(2.0 * self.limit, wanted)))
@@ -375,7 +383,7 @@ class OverloadLimiter:
 
     def _test(self, stretch: float, now: float) -> bool:
         """Return whether the verdict that the service is slow is tested from now on."""
-        if self._scale <= 1.0 or now < self._test_at or self._untried > 0.0 or int(self.limit) == 1:
+        if self._scale <= 1.0 or now < self._test_at or not self._may_grow or int(self.limit) == 1:
             return False
         self._trial = _Trial(self.limit, stretch, now, is_test=True)
         self._set_limit(self.limit / 2)

@@ -23,7 +23,7 @@ from postfacta_core.policy.overload import Ending, OverloadConfig, OverloadLimit
 from postfacta_core.policy.waiting import Admit, Priority, Shed, Wait
 from postfacta_core.testing import ManualClock, RecordingObserver, call_asgi
 
-ANSWERED, LOST, UNKNOWN = Ending
+ANSWERED, LOST, UNKNOWN, LEFT = Ending
 
 
 class Recording(OverloadLimiter):
@@ -879,7 +879,7 @@ async def test_a_caller_who_left_while_it_waited_is_not_served() -> None:
         clock.advance(0.03)
         held.go.set()
     assert (held.begun, limiter.in_flight, sent) == (1, 0, [])
-    assert limiter.endings == [ANSWERED, UNKNOWN]
+    assert limiter.endings == [ANSWERED, LEFT]
 
 
 async def test_a_body_read_while_looking_for_the_caller_reaches_the_handler() -> None:

@@ -17,7 +17,7 @@ from postfacta_core.policy.waiting import ADMIT, Admit, Priority, Shed, Wait
 from postfacta_core.telemetry.policies import POLICY_METRICS
 
 PLUS, CRITICAL, SHEDDABLE_PLUS, SHEDDABLE = Priority
-ANSWERED, LOST, UNKNOWN = Ending
+ANSWERED, LOST, UNKNOWN, LEFT = Ending
 
 
 def limiter_of(start: int = 16, **options: Any) -> OverloadLimiter:
@@ -158,6 +158,18 @@ def test_requests_that_are_given_up_count_at_their_age() -> None:
     assert samples(limiter, "pressure")["test",] > 100
 
 
+def test_requests_left_before_they_began_count_by_the_mean_of_all_kinds() -> None:
+    limiter = limiter_of(16)
+    now = learn(limiter, 0.05)
+    for age, is_late in ((0.15, False), (1.0, True)):
+        limiter.finish(now + 5, now + 5, UNKNOWN)
+        limiter.resume()
+        crowd(limiter, now + 5)
+        now += 5.2
+        end(limiter, 8, now, age=age, ending=LEFT, kind="whatever")
+        assert (samples(limiter, "pressure")["test",] > 1) is is_late
+
+
 def test_requests_given_up_within_their_allowance_say_nothing() -> None:
     limiter = limiter_of(16)
     now = learn(limiter, 0.05)
@@ -209,7 +221,7 @@ def test_the_limit_doubles_only_once_until_half_as_many_new_requests_are_answere
     crowd(limiter, now)
     end(limiter, 8, now + 0.06, age=0.06)
     assert limiter.limit == 32
-    for age, limit in ((0.13, 32), (0.05, 32), (0.05, 32), (0.05, 64)):
+    for age, limit in ((0.13, 32), (0.05, 32), (0.05, 32), (0.05, 32), (0.05, 64)):
         now += 0.06
         crowd(limiter, now + 0.01)
         end(limiter, 12, now + 0.06, age=age)
