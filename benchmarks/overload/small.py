@@ -89,9 +89,10 @@ def _serving(cell: Cell, dsn: str) -> Generator[int]:
         process.wait(10)
 
 
-def _send(port: int, rate: float, seconds: float) -> list[driver.Answer]:
+def _send(port: int, rate: float, seconds: float, *, connections: int = 1) -> list[driver.Answer]:
+    plan = driver.Plan(port, rate=rate, seconds=seconds, warmup=0.0, connections=connections)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(driver.Generator(driver.Plan(port, rate=rate, seconds=seconds, warmup=0.0)).run())
+        return runner.run(driver.Generator(plan).run())
 
 
 def _good(answers: list[driver.Answer], first: float, last: float) -> int:
@@ -104,9 +105,11 @@ def _good(answers: list[driver.Answer], first: float, last: float) -> int:
 def measure(cell: Cell, dsn: str) -> str:
     """Run one cell; return its line of the table."""
     with _serving(cell, dsn) as port:
+        closed = _send(port, 0.0, 4, connections=cell.slots + 1)
         calm = _send(port, 0.8 * cell.capacity, 6)
         load = _send(port, cell.times * cell.capacity, 20)
         after = _send(port, 0.6 * cell.capacity, 6)
+    reached = _good(closed, 1, 4) / 3
     early = _good(load, 5, 15) / (10 * cell.capacity)
     late = _good(load, 15, 20) / (5 * cell.capacity)
     refusals = sorted(a.latency for a in load if a.status == 503 and a.due >= 5)
@@ -114,7 +117,7 @@ def measure(cell: Cell, dsn: str) -> str:
     refused = sum(a.status == 503 for a in calm)
     recovery = next((s for s in range(5) if _good(after, s, s + 1) >= 0.85 * 0.6 * cell.capacity), None)
     return (
-        f"| {cell.title} | {cell.times:g}x | {cell.mode} | {early:.0%} | {late:.0%} | {slowest} "
+        f"| {cell.title} | {cell.times:g}x | {cell.mode} | {reached / cell.capacity:.0%} | {early:.0%} | {late:.0%} | {slowest} "
         f"| {refused} of {len(calm)} | {'more than 5 s' if recovery is None else f'{recovery} s'} |"
     )
 
@@ -125,8 +128,8 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="write the page")
     chosen = parser.parse_args()
     lines = [
-        "| service | load | variant | from 5 s | from 15 s | refusal p99 | refused at 0.8x | recovered after |",
-        "|---|---:|---|---:|---:|---:|---:|---:|",
+        "| service | load | variant | closed loop | from 5 s | from 15 s | refusal p99 | refused at 0.8x | recovered after |",
+        "|---|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
     with tempfile.TemporaryDirectory(prefix="postfacta-bench-") as name:
         folder = Path(name).resolve()

@@ -30,7 +30,8 @@ class Recording(OverloadLimiter):
     """Writes down what it learns of requests that end."""
 
     def __init__(self, limit: int = 1, **options: Any) -> None:
-        super().__init__("requests", OverloadConfig(**{"start": limit, "patience": 5.0, **options}))
+        chosen: dict[str, Any] = {"start": limit, "patience": 5.0, **options}
+        super().__init__("requests", OverloadConfig(**chosen))
         self.endings: list[Ending] = []
         self.kinds: list[object] = []
         self.waits: list[float] = []
