@@ -433,7 +433,7 @@ async def test_the_mode_may_change_at_any_time_and_is_told_of_once(bench: Bench)
         await retry.call(down)
     assert down.asked == 3
     with pytest.raises(ValueError, match="on"):
-        retry.mode = "on"  # type: ignore[assignment]
+        retry.mode = "on"
     assert retry.mode is Mode.ENFORCE
 
 

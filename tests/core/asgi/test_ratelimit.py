@@ -97,9 +97,9 @@ def test_a_limit_that_cannot_be_read_is_refused_with_how_to_write_it(text: str) 
     ("wrong", "message"),
     [
         (
-            lambda: RateLimit("100/minute", per="user"),
+            lambda: RateLimit("100/minute", per="user"),  # type: ignore[arg-type]
             "RateLimit.per must be one of 'client', 'global', 'principal', 'route'",
-        ),  # type: ignore[arg-type]
+        ),
         (lambda: RateLimit("100/minute", per=lambda scope: ""), "RateLimit.name must be a text of 1 to 64"),
         (lambda: RateLimit("100/minute", cost=-1), "RateLimit.cost must be a whole number at least 0"),
         (lambda: RateLimit("100/never"), "RateLimit.rate must be one or more rates"),
