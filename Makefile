@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix lock bench bench-overload mutate load chaos drain faults slow slo rules-test dashboards gameday
+.PHONY: help demo test check fix lock bench bench-overload mutate load chaos drain faults slow slo proofs rules-test dashboards gameday
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PURE := src/postfacta_core/policy/*,src/postfacta_core/telemetry/*,src/postfacta_core/slo/*
 PYTHON ?= python3
@@ -39,19 +39,22 @@ drain: .venv/dev  ## Stop each server of the matrix under load, and roll instanc
 faults: .venv/dev ## Cause each outage of the database under load, or ONLY="kill failover"
 	python -m chaos.database_faults $(ONLY) $(if $(ONLY),,--markdown docs/reference/database-faults.md)
 slow: .venv/dev   ## Hold slow clients against each server of the matrix
-	SLOW_ALL=1 pytest tests/servers/test_slow_clients.py -s
+	pytest tests/servers/test_slow_clients.py -m "" -s
 slo: .venv/dev    ## Generate rules, their proofs, dashboards and a table from the file of objectives
 	python -m postfacta_core.slo generate deploy/slo/postfacta.openslo.yaml --rules deploy/prometheus/rules/slo.gen.yml --tests deploy/prometheus/tests/slo.gen.yml --dashboard deploy/grafana/dashboards/postfacta-slo.gen.json --table docs/reference/objectives.md
 dashboards: .venv/dev ## Generate the other dashboards of Grafana
 	python deploy/grafana/generate.py
+proofs: .venv/dev ## Run the long tests, which make test leaves out (about an hour), or ONLY=tests/ops
+	pytest -m long $(ONLY)
+	$(if $(ONLY),,pytest --hypothesis-profile=long tests/app/timeline tests/app/durations)
 rules-test: .venv/dev ## Let promtool prove that each alert fires and stays silent (needs Debian's prometheus)
 	promtool check rules --lint=all --lint-fatal deploy/prometheus/rules/*.yml
 	promtool test rules deploy/prometheus/tests/*.yml
 gameday: .venv/dev ## Cause each fault, and see its alert come and go (needs prometheus and prometheus-alertmanager), or ONLY="flood"
 	python -m chaos.gameday $(ONLY) $(if $(ONLY),,--markdown docs/reference/gameday.md)
 lock: .venv/dev   ## Compile requirements/*.txt anew, with hashes and without hosts
-	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header pyproject.toml --extra app -o requirements/app.txt
-	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header pyproject.toml --extra app --extra dev -c requirements/app.txt -o requirements/dev.txt
+	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header pyproject.toml --extra app --group build -o requirements/app.txt
+	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header pyproject.toml --extra app --extra valkey --group dev -c requirements/app.txt -o requirements/dev.txt
 .venv/app: requirements/app.txt pyproject.toml setup.sh
 	@sh setup.sh $(PYTHON) requirements/app.txt && touch $@
 .venv/dev: .venv/app requirements/dev.txt
