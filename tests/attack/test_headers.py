@@ -40,7 +40,7 @@ READ = {
     "content-length", "content-type", "forwarded", "grpc-timeout", "host", "idempotency-key",
     "if-match", "if-none-match", "origin", "referer", "sec-fetch-site", "traceparent", "tracestate",
     "transfer-encoding", "user-agent", "x-forwarded-for", "x-priority", "x-priority-key", "x-request-id",
-    "x-request-timeout", "x-traffic-class", "x-traffic-key",
+    "via", "x-real-ip", "x-request-timeout", "x-traffic-class", "x-traffic-key",
 }  # fmt: skip
 """Each request header that the core or the app reads."""
 
