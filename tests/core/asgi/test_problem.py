@@ -77,6 +77,12 @@ def test_every_error_of_the_library_has_a_line_of_its_own() -> None:
     assert {kind.__name__ for kind in PROBLEMS} == set(errors.__all__)
 
 
+def test_nobody_changes_the_problems_of_the_library() -> None:
+    everybodys: Any = PROBLEMS
+    with pytest.raises(TypeError):
+        everybodys[BodyTooLargeError] = TEAPOT
+
+
 async def test_a_foreign_error_tells_nothing_of_itself() -> None:
     response = await answer(ValueError("password=hunter2"))
     assert b"hunter2" not in response.body
