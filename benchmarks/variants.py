@@ -6,9 +6,11 @@ import asyncio
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from secure import Secure
 
 from postfacta_core.aio.deadline import RunningRequests
 from postfacta_core.aio.health import HealthRegistry
@@ -32,6 +34,12 @@ from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.tracing import Tracing
 
 __all__ = ["sampling", "variants"]
+
+_LIKE_PEERS: Final = Policy(
+    shedding=Mode.OFF,
+    rate_limits=["1000000000/minute per client"],
+    response_headers=list(Secure.with_default_headers().headers.items()),
+)
 
 
 def variants(bare: ASGIApp) -> Mapping[str, ASGIApp]:
@@ -59,6 +67,8 @@ def variants(bare: ASGIApp) -> Mapping[str, ASGIApp]:
         "harden, SDK at 1 %, no shedding": _hardened(
             bare, Telemetry(tracing=Tracing(sampling())), Policy(shedding=Mode.OFF)
         ),
+        # Like for like: the headers and the rate of the peers, and no shedding, which no peer has.
+        "harden, rate limit and headers": _hardened(bare, Telemetry(), _LIKE_PEERS),
         "harden, no SDK": _hardened(bare, Telemetry()),
         "harden, SDK at 1 %": _hardened(bare, Telemetry(tracing=Tracing(sampling()))),
     }
