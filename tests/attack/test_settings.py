@@ -441,7 +441,6 @@ SETTINGS: Final[dict[Callable[..., object], Setting]] = {
             "trusted_proxies": ("10.0.0.0/8", ["proxy"], [3], 3, None),
             "shedding": MODE,
             "concurrency": (100, "100", None),
-            "latency_target": SECONDS_OR_NONE,
             "priority_of": FUNCTION_OR_NONE,
             "priority_key": SECRET,
             "drain": (*OBJECT, None),
@@ -539,6 +538,7 @@ SETTINGS: Final[dict[Callable[..., object], Setting]] = {
             "mode": MODE,
             "render": FUNCTION_OR_NONE,
             **_OBSERVED,
+            "processor": FUNCTION,
             "luck": FUNCTION,
         },
     ),
@@ -711,8 +711,8 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
         ("AccessLog", "EventLog", "FloodFilter"), "made by the library; a logger is foreign code"
     ),
     **dict.fromkeys(
-        ("AdaptiveLimiter", "Gradient", "LatencyTarget", "LimiterConfig", "Vegas"),
-        "checked in tests/core/policy/test_concurrency.py and test_concurrency_limits.py",
+        ("OverloadConfig", "OverloadLimiter"),
+        "checked in tests/core/policy/test_overload.py",
     ),
 }
 

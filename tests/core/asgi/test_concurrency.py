@@ -938,29 +938,3 @@ async def test_the_slot_leaves_the_context_with_the_response() -> None:
     app = ContextMiddleware(LoadSheddingMiddleware(answer(200), Recording()))
     response = await call_asgi(app)
     assert response.scope["postfacta.request"].slot is None
-
-
-# --- the end ---
-
-
-@pytest.mark.parametrize("seen_by", ["a beat", "an arrival", "a wait that ends"])
-async def test_requests_that_wait_when_a_drain_begins_are_served(seen_by: str) -> None:
-    held, limiter = Held(), Recording(1, patience=0.05 if seen_by == "a wait that ends" else 5.0)
-    app = LoadSheddingMiddleware(held, limiter)
-    statuses: list[int] = []
-
-    async def get() -> None:
-        statuses.append((await call_asgi(app)).status)
-
-    async with anyio.create_task_group() as tasks:
-        for _ in range(5):
-            tasks.start_soon(get)
-        await until(lambda: held.begun == 1 and limiter.waiting == 4)
-        app.drain()
-        if seen_by == "a beat":
-            app.beat(0.0)
-        elif seen_by == "an arrival":
-            tasks.start_soon(get)
-        await until(lambda: held.begun == 5)
-        held.go.set()
-    assert set(statuses) == {200}

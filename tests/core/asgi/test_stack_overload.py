@@ -217,15 +217,15 @@ async def test_what_a_drain_finds_under_way_is_not_shed_and_what_comes_later_is(
     with anyio.fail_after(20):
         async with running(app), anyio.create_task_group() as tasks:
             # As many as may be in the handler and in the queue before it: who waits there is shed in the end.
-            for _ in range(SMALL.maximum + 3):
+            for _ in range(SMALL.start + 3):
                 tasks.start_soon(ask)
-            while len(app.running) < SMALL.maximum + 3:
+            while len(app.running) < SMALL.start + 3:
                 await anyio.lowlevel.checkpoint()
             app.lifecycle.drain()
-            while begun < SMALL.maximum + 3:
+            while begun < SMALL.start + 3:
                 await anyio.sleep(0.01)
             await anyio.sleep(0.3)  # Longer than the loop was ever late.
             late.extend([(await call_asgi(app)).status for _ in range(3)])
             go_on.set()
-    assert statuses == [200] * (SMALL.maximum + 3)
+    assert statuses == [200] * (SMALL.start + 3)
     assert late == [503] * 3

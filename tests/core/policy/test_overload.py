@@ -440,15 +440,6 @@ def test_a_higher_limit_admits_who_waits_at_once() -> None:
     assert all(wait.verdict is ADMIT for wait in waits)
 
 
-def test_a_service_that_stops_admits_all_that_wait() -> None:
-    limiter = limiter_of(1)
-    fill(limiter, 1)
-    waits = [waiting(limiter, priority, 0.0) for priority in (SHEDDABLE, CRITICAL)]
-    limiter.let_in(0.01)
-    assert [wait.verdict for wait in waits] == [ADMIT, ADMIT]
-    assert (limiter.in_flight, limiter.waiting) == (3, 0)
-
-
 # --- priorities
 
 
