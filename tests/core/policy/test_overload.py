@@ -191,6 +191,16 @@ def test_waits_for_a_pool_are_a_queue_although_they_are_bounded() -> None:
     assert "slow" not in verdicts(limiter)
 
 
+def test_known_waits_are_no_part_of_what_is_usual() -> None:
+    limiter, now = limiter_of(16), 0.0
+    while now < 10:
+        fill(limiter, 1, now)
+        now += 0.5
+        limiter.finish(now, now - 0.5, ANSWERED, None, 0.4)
+    overloaded(limiter, now, rate=100, queue=2.0, windows=15)
+    assert samples(limiter, "work")["test",] == pytest.approx(100 * (0.1 * 1.25 + 0.1), rel=0.1)
+
+
 @pytest.mark.parametrize(("own", "limit"), [(1.0, 25), (0.0, 100)])
 def test_a_wait_for_the_loop_counts_four_times_unless_others_had_the_processor(
     own: float, limit: int
