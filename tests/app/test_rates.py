@@ -30,7 +30,8 @@ from postfacta_app.web.render import Pages
 from postfacta_app.web.stale import StaleAnswers
 from postfacta_core.aio.database import Database
 from postfacta_core.clock import MONOTONIC
-from postfacta_core.events import Mode, Outcome, ignore
+from postfacta_core.events import Mode, ignore
+from postfacta_core.policy.overload import Ending
 from postfacta_core.policy.waiting import Admit, Priority
 from tests.app.live import NEW, ONE, START, Service, in_process
 
@@ -460,7 +461,7 @@ async def test_under_load_searches_are_refused_first_then_reads_and_writes_last(
             assert int(refused.headers["Retry-After"]) >= 1
         finally:
             for admitted in held:
-                limiter.finish(MONOTONIC(), admitted, Outcome.IGNORED)
+                limiter.finish(MONOTONIC(), admitted, Ending.UNKNOWN)
 
 
 @pytest.mark.parametrize("mode", ["enforce", "shadow", "off"])

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from postfacta_core.clock import MONOTONIC
-from postfacta_core.events import Outcome
+from postfacta_core.policy.overload import Ending
 from postfacta_core.policy.waiting import Admit, Priority
 from tests.app.live import Service, in_process
 from tests.app.signals.conftest import ALERTMANAGER, SIGNALS, Body, Headers, get, recorded
@@ -124,7 +124,7 @@ async def test_under_overload_it_is_told_503_before_writes_are(shared_app_dsn: s
             await service.record(await service.as_role("responder"))
         finally:
             for admitted in held:
-                limiter.finish(MONOTONIC(), admitted, Outcome.IGNORED)
+                limiter.finish(MONOTONIC(), admitted, Ending.UNKNOWN)
 
 
 async def test_the_document_promises_no_429_there(service: Service) -> None:

@@ -1,69 +1,82 @@
-"""What the middlewares and their settings have in common is checked under the name of its owner."""
+"""What middlewares and `Policy` have in common is checked in one way; `tests/attack/test_settings.py` has each field."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 
-from postfacta_core.asgi import _settings as settings
-
-
-class App:
-    """An application as a class, which is not yet one."""
-
-
-async def app(scope: object, receive: object, send: object) -> None:
-    """Serve nothing."""
+from postfacta_core.asgi import Hardened, Policy, RateLimit, harden
+from postfacta_core.asgi._settings import settings
+from postfacta_core.policy.transfer import TransferLimits
 
 
-async def soon(scope: object) -> float:
-    return 1.0
+class Told:
+    """Tells of a scope, as an object."""
+
+    def __call__(self, scope: object) -> float:
+        return 5.0
 
 
-@pytest.mark.parametrize(
-    ("check", "value", "why"),
-    [
-        (lambda it: settings.application("harden", it), None, r"^harden\.app must be the application itself"),
-        (lambda it: settings.application("harden", it), App, r"^harden\.app must be"),
-        (lambda it: settings.application("harden", it), "main:app", "not 'main:app'"),
-        (lambda it: settings.limit("Policy.request_timeout", it), -1, "above 0, not -1"),
-        (lambda it: settings.limit("Policy.request_timeout", it), soon, "a plain function"),
-        (lambda it: settings.switch("Policy.cancel", it), "yes", "Policy.cancel must be"),
-        (lambda it: settings.function_or_none("Policy.priority_of", it), 1, "must be a function"),
-        (lambda it: settings.function_or_none("Policy.priority_of", it), soon, "a plain function"),
-        (lambda it: settings.path("Policy.metrics_path", it, example='"/metrics"'), "metrics", "a slash"),
-        (
-            lambda it: settings.path("Policy.metrics_path", it, example='"/metrics"'),
-            "/m?x",
-            "without a query",
-        ),
-        (lambda it: settings.prefix("Policy.health_prefix", it), "/healthz/", "without a slash at its end"),
-        (lambda it: settings.headers("Policy.response_headers", it), {"a": "b"}, "a list of pairs"),
-        (lambda it: settings.headers("Policy.response_headers", it), [("a", 1)], r"not \('a', 1\)"),
-        (lambda it: settings.resources("harden.resources", it), [object()], "async context managers"),
-        (lambda it: settings.resources("harden.resources", it), "db", "async context managers"),
-        (lambda it: settings.secret("Policy.metrics_token", it), 7, "Policy.metrics_token must be"),
-    ],
-    ids=str,
-)
-def test_a_wrong_value_is_refused_under_its_name(
-    check: Callable[[object], object], value: object, why: str
-) -> None:
-    with pytest.raises(ValueError, match=why):
-        check(value)
+async def told_later(scope: object) -> float:
+    return 5.0
 
 
-def test_right_values_pass() -> None:
-    settings.application("harden", app)
-    for limit in (None, 1.5, lambda scope: 1.0):
-        settings.limit("Policy.request_timeout", limit)
-    settings.switch("Policy.cancel", True)  # noqa: FBT003 - the value is what is tested
-    settings.switch("Policy.cancel", lambda scope: True)
-    settings.function_or_none("Policy.priority_of", None)
-    settings.secret("Policy.metrics_token", "a secret")
-    assert settings.path("Policy.metrics_path", "/metrics", example="") == "/metrics"
-    assert settings.prefix("Policy.health_prefix", "") == ""
-    assert settings.headers("Policy.response_headers", (("a", "b"),)) == [("a", "b")]
-    assert len(settings.resources("harden.resources", [AsyncExitStack()])) == 1
+@pytest.mark.parametrize("limit", [None, 5, 0.5, Told(), lambda scope: 5.0])
+def test_a_limit_is_seconds_none_or_a_function(limit: Any) -> None:
+    assert Policy(request_timeout=limit).request_timeout is limit
+
+
+@pytest.mark.parametrize("check", [settings.limit, settings.switch, settings.function_or_none])
+def test_a_function_that_nobody_would_await_is_refused(check: Callable[[str, object], None]) -> None:
+    with pytest.raises(
+        ValueError, match=r"^Policy\.x must be a plain function, since no request waits for it"
+    ):
+        check("Policy.x", told_later)
+
+
+def test_limits_may_be_a_function_of_the_scope() -> None:
+    assert callable(Policy(limits=lambda scope: TransferLimits()).limits)
+
+
+def test_an_application_is_an_object_or_a_function() -> None:
+    settings.application("harden", Starlette())
+    settings.application("harden", told_later)
+    with pytest.raises(ValueError, match=r"harden\.app must be the application itself.* not 'main:app'"):
+        settings.application("harden", "main:app")
+
+
+async def test_an_application_that_is_hardened_is_refused() -> None:
+    app = harden(Starlette(), service="billing")
+    assert isinstance(app, Hardened)
+    with pytest.raises(ValueError, match=r"harden\.app must be an application that is not hardened yet"):
+        harden(app, service="billing")
+
+
+def test_paths_begin_with_a_slash_and_prefixes_end_with_none() -> None:
+    assert settings.path("x", "/metrics", example="") == "/metrics"
+    assert settings.prefix("x", "") == ""
+    assert settings.prefix("x", "/-") == "/-"
+    with pytest.raises(ValueError, match="x must be without a slash at its end"):
+        settings.prefix("x", "/healthz/")
+
+
+def test_resources_are_context_managers() -> None:
+    stack = AsyncExitStack()
+    assert settings.resources("x", (stack,)) == [stack]
+    with pytest.raises(ValueError, match="x must be a list of async context managers, not <class"):
+        settings.resources("x", [AsyncExitStack])
+
+
+def test_headers_are_pairs() -> None:
+    assert settings.headers("x", iter([("a", "b")])) == [("a", "b")]
+    with pytest.raises(ValueError, match=r"x must be a list of pairs of a name and a value, not \{\}"):
+        settings.headers("x", {})
+
+
+def test_a_text_for_shedding_is_the_mode() -> None:
+    assert repr(Policy(shedding="shadow").shedding) == "<Mode.SHADOW: 'shadow'>"
+    assert repr(RateLimit("1/second", mode="off").mode) == "<Mode.OFF: 'off'>"
