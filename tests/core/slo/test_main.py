@@ -232,6 +232,7 @@ def test_a_first_file_becomes_rules_at_once(
     assert "runbook_url" not in text
 
 
+@pytest.mark.long
 @needs_promtool
 @pytest.mark.parametrize("metrics", ["postfacta", "fastapi-instrumentator"])
 def test_promtool_proves_the_rules_of_a_first_file(tmp_path: Path, metrics: str) -> None:
