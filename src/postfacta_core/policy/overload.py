@@ -6,7 +6,7 @@
 2. An allowance is 1.25 times what requests of this kind (route) usually take, and `spare`. The usual time is learned
    while nobody waits, nothing is lost and less than half of the limit is used. Known waits, for a connection or for the
    event loop, are no part of it. A wait for the loop counts four times: as long again it waited in its socket, unseen,
-   and short turns cost nothing.
+   and short turns cost nothing. It counts half of that if others had the processor.
 3. The limit falls only while requests take longer than allowed and somebody finds no room, or requests are lost: a
    service that is slow and keeps up is not overloaded. It grows, at most to twice, while somebody finds no room and nothing is late; then
    not again before half as many requests admitted since are answered, and a window after that.
@@ -240,7 +240,7 @@ class OverloadLimiter:
             now: Its moment.
             own: The share of the loop's lag that is the service's own doing; 0 if others took the processor.
         """
-        self._lag_weight = _LAG_COUNTS * own - 1.0
+        self._lag_weight = _LAG_COUNTS * max(own, 0.5) - 1.0
         self._is_overloaded = self._line.is_overloaded(now)
         if self._line.count:
             self._hand_over(now)

@@ -202,14 +202,14 @@ def test_known_waits_are_no_part_of_what_is_usual() -> None:
 
 
 @pytest.mark.parametrize(("own", "limit"), [(1.0, 25), (0.0, 100)])
-def test_a_wait_for_the_loop_counts_four_times_unless_others_had_the_processor(
+def test_a_wait_for_the_loop_counts_four_times_and_half_if_others_had_the_processor(
     own: float, limit: int
 ) -> None:
     limiter = limiter_of(100)
     now = learn(limiter, 0.005)
     limiter.beat(now, own)
     crowd(limiter, now)
-    end(limiter, 12, now + 0.06, age=0.06, lag=0.055)
+    end(limiter, 12, now + 0.06, age=0.045, lag=0.04)
     assert limiter.limit == pytest.approx(limit) if own else limiter.limit > limit
 
 
