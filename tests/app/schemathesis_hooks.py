@@ -21,7 +21,7 @@ BEYOND_SCHEMA = re.compile(
     r"|/to (unknown|same)|/rev unknown|/message required|/closed_reason (required|forbidden)|/content too_long"
     r"|/content(/factors)? value_error"
     r"|/value/at out_of_range|/state (forbidden|state)|/occurred_at forbidden"
-    r"|/outcome (required|forbidden)|/reason required"
+    r"|/outcome (required|forbidden)|/reason required|/current_password invalid"
     r"| value_error"
 )
 # A cursor is opaque, and whether a key was used before only the database knows. v0 has no slugs.

@@ -406,9 +406,11 @@ def test_every_route_matters_as_much_as_its_class_says(rules: list[Rule]) -> Non
     }
     for rule in rules:
         path = re.sub(r"{[^}]*}", "x", rule.path)
-        assert priority_of({"method": rule.method, "path": path}) is expected[rule.route_class]
+        # Of one incident, what takes long is a read all the same.
+        of = "read" if rule.route_class == "search" and "{" in rule.path else rule.route_class
+        assert priority_of({"method": rule.method, "path": path}) is expected[of]
         if rule.method == "GET":
-            assert priority_of({"method": "HEAD", "path": path}) is expected[rule.route_class]
+            assert priority_of({"method": "HEAD", "path": path}) is expected[of]
     assert {rule.path for rule in rules if rule.route_class == "probe"} == {"/healthz"}
 
 
@@ -450,9 +452,9 @@ async def test_under_load_searches_are_refused_first_then_reads_and_writes_last(
 
         try:
             assert await outcome() == [200, 200, 200, 201]
-            hold(0.85)
+            hold(0.8)
             assert await outcome() == [503, 200, 200, 201]
-            hold(0.95)
+            hold(0.9)
             assert await outcome() == [503, 503, 200, 201]
             hold(1.0)
             assert await outcome() == [503, 503, 200, 503]

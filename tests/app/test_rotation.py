@@ -150,14 +150,19 @@ def test_it_looks_by_itself_also_where_no_signal_can_be_heard() -> None:
 
 
 def test_sighup_has_its_former_meaning_again_afterwards() -> None:
-    before = signal.getsignal(signal.SIGHUP)
+    def mine(number: int, frame: object) -> None:
+        """Do nothing."""
 
     async def live() -> None:
         async with Rotation(load_settings({})).watching():
-            assert signal.getsignal(signal.SIGHUP) is not before
+            assert signal.getsignal(signal.SIGHUP) is not mine
 
-    anyio.run(live)
-    assert signal.getsignal(signal.SIGHUP) == before
+    before = signal.signal(signal.SIGHUP, mine)
+    try:
+        anyio.run(live)
+        assert signal.getsignal(signal.SIGHUP) is mine
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_source_that_fails_otherwise_is_not_hidden() -> None:

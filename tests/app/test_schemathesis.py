@@ -33,9 +33,10 @@ expected-statuses = ["2xx", "3xx", "401", "403", "404", "409", "412", "428", "42
 [checks.use_after_free]
 enabled = false
 
-# It would end the session that all other requests need; an API token is refused here.
+# These would end the session that all other requests need; an API token is refused here.
 [[operations]]
-include-path = "/logout"
+include-path-regex = "^(/logout|/api/v1/me/sessions.*)$"
+include-method-regex = "^(POST|DELETE)$"
 headers = { Authorization = "%(machine)s" }
 """
 

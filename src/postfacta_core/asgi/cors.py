@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ..validation import refuse, whole
+from ..validation import validation
 from ._problem import Problem, Render, request_of, send_problem
 from ._reply import Headers, reply_of
 from ._types import ASGIApp, Receive, Scope, Send
@@ -19,6 +19,12 @@ _SAFE: Final = ("Accept", "Accept-Language", "Content-Language", "Content-Type")
 _TOLD: Final = ("Retry-After", "X-Request-ID", "RateLimit", "RateLimit-Policy")
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s*]+|null")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_TOKENS: Final = {
+    "allow_methods": 'allow_methods=["GET", "PUT"]',
+    "allow_headers": 'allow_headers=["Authorization"]',
+    "expose_headers": 'expose_headers=["ETag"]',
+}
+_REGEX: Final = r'allow_origin_regex=r"https://[a-z]+\.example\.org"'
 _EXAMPLE: Final = 'allow_origins=["https://console.example.org"]'
 _VARY: Final = (b"vary", b"Origin")
 _VARY_PREFLIGHT: Final = (
@@ -53,35 +59,34 @@ class Cors:
     max_age: int = 600
 
     def __post_init__(self) -> None:
-        for field in ("allow_origins", "allow_methods", "allow_headers", "expose_headers"):
+        validation.texts("Cors.allow_origins", self.allow_origins, example=_EXAMPLE)
+        for field, example in _TOKENS.items():
             value: object = getattr(self, field)
-            if isinstance(value, str):
-                refuse(f"Cors.{field}", value, "a list of texts", example=_EXAMPLE)
-        for name in (*self.allow_methods, *self.allow_headers, *self.expose_headers):
-            if not _TOKEN.fullmatch(name):
-                refuse(
-                    "Cors",
-                    name,
-                    "a method or the name of a header",
-                    example='allow_headers=["Authorization"]',
-                )
-        whole("Cors.max_age", self.max_age, at_least=0)
+            validation.texts(f"Cors.{field}", value, example=example)
+            for name in getattr(self, field):
+                if not _TOKEN.fullmatch(name):
+                    validation.refuse(f"Cors.{field}", name, "names without blanks", example=example)
+        validation.text("Cors.allow_origin_regex", self.allow_origin_regex, example=_REGEX)
+        validation.flag("Cors.allow_credentials", self.allow_credentials)
+        validation.whole("Cors.max_age", self.max_age, at_least=0, example="600")
         self._check_origins()
 
     def _check_origins(self) -> None:
         for origin in self.allow_origins:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
-                refuse(
+                validation.refuse(
                     "Cors.allow_origins", origin, "origins: scheme and host, without a path", example=_EXAMPLE
                 )
         if self.allow_credentials and "*" in self.allow_origins:
-            refuse(
+            validation.refuse(
                 "Cors.allow_origins", "*", "a list of origins where credentials are allowed", example=_EXAMPLE
             )
         try:
             re.compile(self.allow_origin_regex)
         except re.error:
-            refuse("Cors.allow_origin_regex", self.allow_origin_regex, "a regular expression")
+            validation.refuse(
+                "Cors.allow_origin_regex", self.allow_origin_regex, "a regular expression", example=_REGEX
+            )
 
     def allows(self, origin: str) -> bool:
         """Return whether pages of this origin may read answers."""

@@ -219,7 +219,7 @@ def test_a_pipeline_that_makes_no_sense_is_refused_at_once() -> None:
         Pipeline(guard, Timeout(1), guard)
     wrong: Any
     for wrong in (Timeout, print, None, 2):
-        with pytest.raises(TypeError, match="no guard|must be guards"):
+        with pytest.raises(TypeError, match=r"no guard|must be guards"):
             Pipeline(guard, wrong)
     for seconds in (1.0, 2.0):
         with pytest.raises(ValueError, match=r"never ends a call, as it stands inside of Timeout\(1,"):
