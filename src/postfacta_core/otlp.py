@@ -20,8 +20,8 @@ try:
     from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
     from opentelemetry.sdk.trace.sampling import Sampler
-except ModuleNotFoundError as error:
-    raise validation.missing_extra(__name__, "otlp", error) from error
+except ModuleNotFoundError as _error:
+    raise validation.missing_extra(__name__, "otlp", _error) from _error
 
 from .events import Sample
 

@@ -132,6 +132,7 @@ class Victim:
     """A hardened service with every setting that reads a header."""
 
     def __init__(self, **settings: Any) -> None:
+        settings.setdefault("rate_limits", ["100000/minute per client"])
         self.telemetry = Telemetry()
         self.breaker = CircuitBreaker("billing", observer=self.telemetry.observer)
         self.objectives = Objectives.read()
@@ -140,7 +141,7 @@ class Victim:
             service="victim",
             telemetry=self.telemetry,
             policy=Policy(
-                **{"rate_limits": ["100000/minute per client"], **settings},
+                **settings,
                 cors=Cors(allow_origins=["https://console.example.org"], allow_headers=["*"]),
                 trusted_proxies=["127.0.0.0/8"],
                 metrics_token=SECRET,

@@ -14,7 +14,7 @@ import math
 import pkgutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pybreaker
 import pytest
@@ -134,10 +134,10 @@ STORE_FAILURE: Final[Wrong] = ("guess", "", None, 1)
 class Setting:
     """How a class or function is called rightly, and what is wrong for each of its parameters."""
 
-    right: Mapping[str, object] = field(default_factory=dict)
-    wrong: Mapping[str, Wrong] = field(default_factory=dict)
-    free: Mapping[str, str] = field(default_factory=dict)
-    shown_as: Mapping[str, str] = field(default_factory=dict)
+    right: Mapping[str, object] = field(default_factory=dict[str, object])
+    wrong: Mapping[str, Wrong] = field(default_factory=dict[str, Wrong])
+    free: Mapping[str, str] = field(default_factory=dict[str, str])
+    shown_as: Mapping[str, str] = field(default_factory=dict[str, str])
     hidden: Collection[str] = ()
     call: Callable[..., object] | None = None
 
@@ -148,6 +148,14 @@ _OBSERVED: Final = {"observer": OBSERVER, **_CLOCK}
 
 def _add(**given: Any) -> None:
     HealthRegistry().add(**given)
+
+
+def _pipeline(guards: Any) -> Pipeline:
+    return Pipeline(*[guards])
+
+
+def _outgoing(name: Any, guards: Any = None, **given: Any) -> Outgoing:
+    return Outgoing(name, *([] if guards is None else [guards]), **given)
 
 
 SETTINGS: Final[dict[Callable[..., object], Setting]] = {
@@ -315,7 +323,7 @@ SETTINGS: Final[dict[Callable[..., object], Setting]] = {
     Pipeline: Setting(
         right={"guards": Retry("billing")},
         wrong={"guards": ("retry", 3, None, Retry, dict)},
-        call=lambda guards: Pipeline(*[guards]),
+        call=_pipeline,
         shown_as={"guards": "guard"},
     ),
     Outgoing: Setting(
@@ -330,9 +338,7 @@ SETTINGS: Final[dict[Callable[..., object], Setting]] = {
             "spans": OBJECT,
             "wall": FUNCTION,
         },
-        call=lambda name, guards=None, **given: Outgoing(
-            name, *([] if guards is None else [guards]), **given
-        ),
+        call=_outgoing,
         shown_as={"guards": "guard"},
     ),
     Database: Setting(
@@ -725,9 +731,9 @@ def public_classes() -> Iterator[type]:
             continue
         found = importlib.import_module(module.name)
         for name in getattr(found, "__all__", ()):
-            each = getattr(found, name)
+            each: object = getattr(found, name)
             if (
-                isinstance(each, type)
+                inspect.isclass(each)
                 and each.__module__ == module.name
                 and not issubclass(each, BaseException | enum.Enum)
                 and not getattr(each, "_is_protocol", False)
@@ -796,7 +802,9 @@ async def test_a_wrong_setting_is_refused_with_field_value_rule_and_example(
     assert SETTINGS[subject].shown_as.get(parameter, parameter) in text
     assert " must be " in text
     assert "; for example " in text
-    shown = [value, *value] if isinstance(value, list | tuple | dict) else [value, type(value)]
+    shown: list[object] = [value, type(value)]
+    if isinstance(value, list | tuple | dict):
+        shown = [value, *cast("Collection[object]", value)]
     if parameter not in SETTINGS[subject].hidden:
         assert any(repr(each)[:60] in text for each in shown)
     assert _SECRET not in text
@@ -865,7 +873,7 @@ async def test_two_checks_of_one_name_are_refused() -> None:
         health.add("database", check)
 
 
-MODES: Final[dict[str, Callable[..., Any]]] = {
+MODES: Final[dict[str, Callable[[str], Any]]] = {
     "Retry": lambda mode: Retry("a", mode=mode),
     "CircuitBreaker": lambda mode: CircuitBreaker("a", mode=mode),
     "Bulkhead": lambda mode: Bulkhead("a", 1, mode=mode),
@@ -881,7 +889,7 @@ MODES: Final[dict[str, Callable[..., Any]]] = {
 @pytest.mark.parametrize("kind", MODES)
 @pytest.mark.parametrize("mode", Mode, ids=str)
 async def test_a_mode_as_text_is_the_mode(kind: str, mode: Mode) -> None:
-    text: Any = mode.value
+    text: str = mode.value
     policy = MODES[kind](text)
     assert policy.mode is mode
     policy.mode = Mode.ENFORCE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -40,13 +41,13 @@ from postfacta_core.events import (
 from postfacta_core.testing import RecordingObserver
 
 POLICIES: Final[dict[str, Callable[..., Any]]] = {
-    "postfacta_retry_attempts_total": lambda **given: Retry("billing", **given),
-    "postfacta_breaker_state": lambda **given: CircuitBreaker("billing", **given),
-    "postfacta_bulkhead_slots": lambda **given: Bulkhead("billing", 4, **given),
-    "postfacta_hedge_attempts_total": lambda **given: Hedge("billing", delay=1.0, **given),
-    "postfacta_fallback_answers_total": lambda **given: Fallback[str]("billing", **given),
-    "postfacta_ratelimit_keys": lambda **given: RateLimiter("billing", "10/second", **given),
-    "postfacta_retry_budget_tokens": lambda **given: Retry("billing", **given),
+    "postfacta_retry_attempts_total": partial(Retry, "billing"),
+    "postfacta_breaker_state": partial(CircuitBreaker, "billing"),
+    "postfacta_bulkhead_slots": partial(Bulkhead, "billing", 4),
+    "postfacta_hedge_attempts_total": partial(Hedge, "billing", delay=1.0),
+    "postfacta_fallback_answers_total": partial(Fallback[str], "billing"),
+    "postfacta_ratelimit_keys": partial(RateLimiter, "billing", "10/second"),
+    "postfacta_retry_budget_tokens": partial(Retry, "billing"),
 }
 
 

@@ -14,8 +14,8 @@ from ..validation import validation
 
 try:
     import asyncpg
-except ModuleNotFoundError as error:
-    raise validation.missing_extra(__name__, "postgres", error) from error
+except ModuleNotFoundError as _error:
+    raise validation.missing_extra(__name__, "postgres", _error) from _error
 
 from ..clock import LUCK, MONOTONIC, Clock, Luck
 from ..errors import DatabaseUnavailableError

@@ -78,11 +78,11 @@ class Slots:
         max_wait: float = 1.0,
         mode: Mode | str = Mode.ENFORCE,
     ) -> None:
-        self.size = validation.whole("Bulkhead.slots", size, example='Bulkhead("billing", 10)')
-        self.max_waiting = validation.whole(
+        self.size: int = validation.whole("Bulkhead.slots", size, example='Bulkhead("billing", 10)')
+        self.max_waiting: int = validation.whole(
             "Bulkhead.max_waiting", max_waiting, at_least=0, example="max_waiting=20"
         )
-        self.max_wait = validation.seconds("Bulkhead.max_wait", max_wait, example="max_wait=1.0")
+        self.max_wait: float = validation.seconds("Bulkhead.max_wait", max_wait, example="max_wait=1.0")
         self.used: int = 0
         self._name = validation.name("Bulkhead.name", name)
         self._queue: OrderedDict[Turn, None] = OrderedDict()

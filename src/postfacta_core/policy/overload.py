@@ -30,8 +30,8 @@ from enum import IntEnum
 from math import sqrt
 from typing import Final
 
-from .. import validation
 from ..events import Mode, Sample
+from ..validation import validation
 from .waiting import ADMIT, Admit, Priority, Shed, Wait, WaitingLine
 
 __all__ = ["Ending", "OverloadConfig", "OverloadLimiter"]

@@ -174,7 +174,10 @@ async def test_one_stop_that_comes_as_two_signals_keeps_its_delay(first: int, se
 
 @pytest.fixture
 def at_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "is_ctrl_c", lambda signum: signum == signal.SIGINT)
+    def is_ctrl_c(signum: int) -> bool:
+        return signum == signal.SIGINT
+
+    monkeypatch.setattr(module, "is_ctrl_c", is_ctrl_c)
 
 
 @pytest.mark.usefixtures("at_terminal")

@@ -71,11 +71,13 @@ async def preflight(app: Hardened, origin: str, method: str = "POST", headers: s
     ],
     ids=str,
 )
-async def test_each_answer_and_refusal_can_be_read(options: Any, request_: Any, status: int) -> None:
+async def test_each_answer_and_refusal_can_be_read(
+    options: dict[str, Any], request_: dict[str, Any], status: int
+) -> None:
     app = hardened(**options)
     await call_asgi(app)
-    headers = [("origin", LISTED), *request_.get("headers", ())]
-    response = await call_asgi(app, **{**request_, "headers": headers}, raise_errors=False)
+    asked: dict[str, Any] = {**request_, "headers": [("origin", LISTED), *request_.get("headers", ())]}
+    response = await call_asgi(app, **asked, raise_errors=False)
     assert (response.status, told(response)["allow-origin"]) == (status, LISTED)
     assert told(response)["expose-headers"].startswith("Retry-After, X-Request-ID")
     assert b"Origin" in vary(response)

@@ -21,11 +21,15 @@ class Told:
         return 5.0
 
 
+def told(scope: object) -> float:
+    return 5.0
+
+
 async def told_later(scope: object) -> float:
     return 5.0
 
 
-@pytest.mark.parametrize("limit", [None, 5, 0.5, Told(), lambda scope: 5.0])
+@pytest.mark.parametrize("limit", [None, 5, 0.5, Told(), told])
 def test_a_limit_is_seconds_none_or_a_function(limit: Any) -> None:
     assert Policy(request_timeout=limit).request_timeout is limit
 

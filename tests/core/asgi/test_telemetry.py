@@ -585,7 +585,7 @@ REFUSE: Message = {"type": "websocket.http.response.start", "status": 401, "head
     ids=str,
 )
 async def test_a_websocket_is_recorded_with_how_it_ended(  # noqa: C901 - one case for each step
-    script: list[Any], last: tuple[Any, ...]
+    script: list[Message | Exception | str], last: tuple[Any, ...]
 ) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         for step in script:
@@ -602,7 +602,9 @@ async def test_a_websocket_is_recorded_with_how_it_ended(  # noqa: C901 - one ca
                 case _:
                     await send(step)
 
-    coming = [step for step in script if isinstance(step, dict) and step["type"] == "websocket.disconnect"]
+    coming = [
+        step for step in script if isinstance(step, MutableMapping) and step["type"] == "websocket.disconnect"
+    ]
 
     async def receive() -> Message:
         return coming.pop(0)

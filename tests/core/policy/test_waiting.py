@@ -24,7 +24,7 @@ def test_an_empty_line_has_nobody_next_and_nobody_to_displace() -> None:
 
 def test_a_burst_is_served_in_order_of_arrival() -> None:
     line, waits = line_of((CRITICAL, 0.0), (CRITICAL, 0.1), (CRITICAL, 0.2))
-    order = []
+    order: list[Wait] = []
     while (wait := line.first(0.3)) is not None:
         order.append(wait)
         line.remove(wait)

@@ -127,7 +127,7 @@ def test_two_circuits_of_one_name_show_each_state_that_one_is_in(metrics: Metric
 def test_two_limiters_of_one_name_are_up_if_both_stores_are(metrics: Metrics) -> None:
     for value in (1.0, 0.0):
         sample = Sample("postfacta_ratelimit_store_up", ("db",), value)
-        metrics(PolicyCreated("db", partial(list, [sample])))
+        metrics(PolicyCreated("db", partial(list[Sample], [sample])))
     assert metrics.registry.get_sample_value("postfacta_ratelimit_store_up", {"policy": "db"}) == 0
 
 
