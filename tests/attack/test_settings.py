@@ -19,6 +19,7 @@ from typing import Any, Final, cast
 import pybreaker
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client import CollectorRegistry
 
 import postfacta_core
 from postfacta_core import (
@@ -44,6 +45,8 @@ from postfacta_core.aio.ratelimit_memory import BoundedStorage
 from postfacta_core.aio.ratelimit_store import SharedStore
 from postfacta_core.asgi import (
     ContextMiddleware,
+    Cors,
+    CorsMiddleware,
     DeadlineMiddleware,
     ErrorMiddleware,
     HealthMiddleware,
@@ -126,6 +129,8 @@ ERRORS: Final[Wrong] = (
 APP: Final[Wrong] = (None, "billing:app", 3, dict)
 PATH: Final[Wrong] = ("metrics", "", None, 3, "/metrics?x=1", "/a b")
 PREFIX: Final[Wrong] = ("healthz", "/healthz/", "/", None, 3)
+TEXTS: Final[Wrong] = ("text", b"text", 3, None, [3], ["a b"])
+REGISTRIES: Final[Wrong] = ("text", 3, None, {}, [3], ["REGISTRY"], CollectorRegistry())
 RATES: Final[Wrong] = ("", "100", "100/fortnight", "many/minute", (), None, 100, ["100/minute"])
 STORE_FAILURE: Final[Wrong] = ("guess", "", None, 1)
 
@@ -445,6 +450,7 @@ SETTINGS: Final[dict[Callable[..., object], Setting]] = {
             "rate_limits": ("100/minute", [100], ["100/fortnight"], ["1/minute per principal"], None, {}),
             "rate_limit_store": OBJECT,
             "trusted_proxies": ("10.0.0.0/8", ["proxy"], [3], 3, None),
+            "cors": (*OBJECT, Cors, ["https://console.example.org"]),
             "shedding": MODE,
             "concurrency": (100, "100", None),
             "priority_of": FUNCTION_OR_NONE,
@@ -475,7 +481,13 @@ SETTINGS: Final[dict[Callable[..., object], Setting]] = {
         shown_as={"trusted_proxies": "networks"},
     ),
     Telemetry: Setting(
-        wrong={"version": TEXT, "revision": TEXT, "metrics": OBJECT, "tracing": OBJECT},
+        wrong={
+            "version": TEXT,
+            "revision": TEXT,
+            "metrics": OBJECT,
+            "tracing": OBJECT,
+            "include": REGISTRIES,
+        },
     ),
     Metrics: Setting(
         wrong={
@@ -487,6 +499,7 @@ SETTINGS: Final[dict[Callable[..., object], Setting]] = {
             "wall": FUNCTION,
             "with_process": FLAG,
             "body_sizes": FLAG,
+            "include": REGISTRIES,
         }
     ),
     harden: Setting(
@@ -506,6 +519,21 @@ SETTINGS: Final[dict[Callable[..., object], Setting]] = {
     ),
     ContextMiddleware: Setting(
         right={"app": app}, wrong={"app": APP, "resetters": (["clear"], [3]), **_CLOCK, "ids": FUNCTION}
+    ),
+    Cors: Setting(
+        wrong={
+            "allow_origins": (*TEXTS, ["console.example.org"], ["https://console.example.org/"]),
+            "allow_origin_regex": ("(", 3, None, ["https://console.example.org"]),
+            "allow_methods": TEXTS,
+            "allow_headers": TEXTS,
+            "allow_credentials": FLAG,
+            "expose_headers": TEXTS,
+            "max_age": COUNT_FROM_ZERO,
+        }
+    ),
+    CorsMiddleware: Setting(
+        right={"app": app, "cors": Cors()},
+        wrong={"app": APP, "cors": (*OBJECT, None), "render": FUNCTION_OR_NONE},
     ),
     DeadlineMiddleware: Setting(
         right={"app": app, "running": RunningRequests()},
@@ -540,6 +568,7 @@ SETTINGS: Final[dict[Callable[..., object], Setting]] = {
             "limiter": OBJECT,
             "priority_of": FUNCTION_OR_NONE,
             "priority_key": SECRET,
+            "spares": FUNCTION_OR_NONE,
             "trusts": FUNCTION_OR_NONE,
             "mode": MODE,
             "render": FUNCTION_OR_NONE,
@@ -654,7 +683,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "RetryPlan",
             "EventRecord",
             "Shed",
-            "Window",
+            "SocketExchange",
             "Answers",
         ),
         "a record",
@@ -710,6 +739,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "Tracing",
             "Turn",
             "Wait",
+            "WaitingLine",
         ),
         "made by the library, from settings that were checked",
     ),

@@ -101,7 +101,8 @@ class LoadSheddingMiddleware:
         settings.application("LoadSheddingMiddleware", app)
         if limiter is not None:
             validation.instance("LoadSheddingMiddleware.limiter", limiter, OverloadLimiter, example="None")
-        for name, function in (("priority_of", priority_of), ("trusts", trusts), ("render", render)):
+        asked = {"priority_of": priority_of, "spares": spares, "trusts": trusts, "render": render}
+        for name, function in asked.items():
             settings.function_or_none(f"LoadSheddingMiddleware.{name}", function)
         validation.secret(
             "LoadSheddingMiddleware.priority_key", priority_key, example="a text, or leave it out"

@@ -10,6 +10,7 @@ from typing import Final
 from ..validation import validation
 from ._problem import Problem, Render, request_of, send_problem
 from ._reply import Headers, reply_of
+from ._settings import settings
 from ._types import ASGIApp, Receive, Scope, Send
 
 __all__ = ["Cors", "CorsMiddleware"]
@@ -19,13 +20,13 @@ _SAFE: Final = ("Accept", "Accept-Language", "Content-Language", "Content-Type")
 _TOLD: Final = ("Retry-After", "X-Request-ID", "RateLimit", "RateLimit-Policy")
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s*]+|null")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_TOKENS: Final = {
-    "allow_methods": 'allow_methods=["GET", "PUT"]',
-    "allow_headers": 'allow_headers=["Authorization"]',
-    "expose_headers": 'expose_headers=["ETag"]',
-}
-_REGEX: Final = r'allow_origin_regex=r"https://[a-z]+\.example\.org"'
 _EXAMPLE: Final = 'allow_origins=["https://console.example.org"]'
+_REGEX: Final = r'r"https://[a-z]+\.example\.org"'
+_LISTS: Final = (
+    ("allow_methods", "methods", 'allow_methods=["GET", "PUT"]'),
+    ("allow_headers", "names of headers", 'allow_headers=["Authorization"]'),
+    ("expose_headers", "names of headers", 'expose_headers=["ETag"]'),
+)
 _VARY: Final = (b"vary", b"Origin")
 _VARY_PREFLIGHT: Final = (
     b"vary",
@@ -60,15 +61,12 @@ class Cors:
 
     def __post_init__(self) -> None:
         validation.texts("Cors.allow_origins", self.allow_origins, example=_EXAMPLE)
-        for field, example in _TOKENS.items():
-            value: object = getattr(self, field)
-            validation.texts(f"Cors.{field}", value, example=example)
-            for name in getattr(self, field):
+        for field, rule, example in _LISTS:
+            for name in validation.texts(f"Cors.{field}", getattr(self, field), example=example):
                 if not _TOKEN.fullmatch(name):
-                    validation.refuse(f"Cors.{field}", name, "names without blanks", example=example)
-        validation.text("Cors.allow_origin_regex", self.allow_origin_regex, example=_REGEX)
+                    validation.refuse(f"Cors.{field}", name, rule, example=example)
         validation.flag("Cors.allow_credentials", self.allow_credentials)
-        validation.whole("Cors.max_age", self.max_age, at_least=0, example="600")
+        validation.whole("Cors.max_age", self.max_age, at_least=0)
         self._check_origins()
 
     def _check_origins(self) -> None:
@@ -81,12 +79,11 @@ class Cors:
             validation.refuse(
                 "Cors.allow_origins", "*", "a list of origins where credentials are allowed", example=_EXAMPLE
             )
+        field, pattern = "Cors.allow_origin_regex", self.allow_origin_regex
         try:
-            re.compile(self.allow_origin_regex)
+            re.compile(validation.text(field, pattern, example=_REGEX))
         except re.error:
-            validation.refuse(
-                "Cors.allow_origin_regex", self.allow_origin_regex, "a regular expression", example=_REGEX
-            )
+            validation.refuse(field, pattern, "a regular expression", example=_REGEX)
 
     def allows(self, origin: str) -> bool:
         """Return whether pages of this origin may read answers."""
@@ -109,6 +106,9 @@ class CorsMiddleware:
     """
 
     def __init__(self, app: ASGIApp, cors: Cors, *, render: Render | None = None) -> None:
+        settings.application("CorsMiddleware", app)
+        validation.instance("CorsMiddleware.cors", cors, Cors, example=f"Cors({_EXAMPLE})")
+        settings.function_or_none("CorsMiddleware.render", render)
         self._app = app
         self._cors = cors
         self._render = render

@@ -115,11 +115,9 @@ class Metrics:
         validation.functions("Metrics", clock=clock, wall=wall)
         validation.flag("Metrics.with_process", with_process)
         validation.flag("Metrics.body_sizes", body_sizes)
-        for other in include:
-            validation.instance("Metrics.include", other, CollectorRegistry, example="[REGISTRY]")
         registry = registry or CollectorRegistry()
         self.registry: CollectorRegistry = registry
-        self._include = tuple(include)
+        self._include = _registries("Metrics.include", include)
         self._clock = clock
         self._wall = wall
         self._checked_at: dict[tuple[str, ...], float] = {}
@@ -425,3 +423,10 @@ class _Read(Collector):
     def collect(self) -> Sequence[Metric]:
         """Return them."""
         return self._metrics
+
+
+def _registries(field: str, value: object) -> tuple[CollectorRegistry, ...]:
+    if not isinstance(value, list | tuple):
+        validation.refuse(field, value, "a list of registries", example="[REGISTRY]")
+    given = cast("Sequence[object]", value)
+    return tuple(validation.instance(field, each, CollectorRegistry, example="[REGISTRY]") for each in given)
