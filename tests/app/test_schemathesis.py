@@ -36,7 +36,6 @@ enabled = false
 # These would end the session that all other requests need; an API token is refused here.
 [[operations]]
 include-path-regex = "^(/logout|/api/v1/me/sessions.*)$"
-include-method-regex = "^(POST|DELETE)$"
 headers = { Authorization = "%(machine)s" }
 """
 
