@@ -12,9 +12,10 @@ from postfacta_core.events import process_observer
 from postfacta_embedded import EmbeddedPostgres
 from tests.pg import fresh_database, open_folder
 
-# A shell starts what runs in its background with SIGINT ignored, and what is started from here would inherit that.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell starts what runs in its background with both ignored, and what is started from here would inherit that.
+for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 settings.register_profile("long", max_examples=1000)
 _NOT_RUN = pytest.StashKey[int]()

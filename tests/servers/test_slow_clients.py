@@ -94,7 +94,10 @@ def test_a_flood_of_slow_clients_is_not_noticed_by_others(
     with run(server, tmp_path / "log") as (port, _):
         flood = results[server] = asyncio.run(slow_clients.flood_with(port))
     assert flood.well_behaved[200] == flood.well_behaved.total() > 20
-    assert {(answer.status, answer.closed) for answer in flood.bodies} == {(408, True)}
+    # Those that the limiter has no place for, as all come at the same moment, are refused before that.
+    cut = [answer for answer in flood.bodies if answer.status != 503]
+    assert {(answer.status, answer.closed) for answer in cut} == {(408, True)}
+    assert len(cut) >= 16
     assert len(flood.bodies) == 100
     assert flood.streams_before == 20
     assert flood.streams_after == (20 if server in STUCK_ON_WRITE else 0)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
-from typing import Final
+from types import coroutine
+from typing import Any, Final
 from urllib.parse import quote
 
 import anyio
@@ -32,7 +33,7 @@ PriorityOf = Callable[[Scope], Priority | None]
 # RFC 6455 leaves the registry to IANA: 1013 is "try again later".
 _TRY_AGAIN_LATER: Final = 1013
 _INTERNAL: Final = 500
-# With a beat each 50 ms, a slot is back before those who wait 100 ms for one give up.
+# A client that takes longer for a piece of its body makes the request's length say nothing of the service.
 _SLOW: Final = 0.02
 # A request that came longer ago is not begun before its server was asked whether the client is still there.
 _MAY_HAVE_LEFT: Final = 0.02
@@ -49,8 +50,8 @@ class LoadSheddingMiddleware:
       last for hours, and so may a client that does not read.
     * An answer from 500 up, an exception, a deadline and a cancellation count as lost at the age that the request had.
     * What made a request wait, `RequestContext.waited`, counts as a queue and not as work.
-    * Nor does a request hold a slot while it waits for its client's body for longer than 20 ms, as `beat` finds: else
-      a hundred slow clients would be all that is served. Its length then says nothing.
+    * Nor does a request hold a slot while it waits for its client's body: else a hundred slow clients would be all that
+      is served. If that takes 20 ms or more, the request's length says nothing.
     * A request that came more than 20 ms ago is dropped before it begins if the server says that its client has left.
     * A handler that waits for something else than work, such as a long-poll, gives its slot back by `aside`.
     * A WebSocket is admitted or refused (close code 1013) at its handshake, and gives its slot back once it is
@@ -79,7 +80,6 @@ class LoadSheddingMiddleware:
         limiter: The one that decides.
         calm: Tells who is spared the turn of the loop.
         clock: Monotonic seconds.
-        reading: The permits of requests that wait for a piece of their body.
     """
 
     def __init__(
@@ -127,7 +127,6 @@ class LoadSheddingMiddleware:
         self._processor = processor
         self._used = processor()
         self.calm: Calm = Calm()
-        self.reading: set[_Permit] = set()
         self._observe(PolicyCreated(self.limiter.name, self.limiter.tally))
 
     @property
@@ -149,8 +148,6 @@ class LoadSheddingMiddleware:
         self.calm.beat(late, now, used - self._used)
         self._used = used
         self.limiter.beat(now, self.calm.own)
-        for permit in self.reading:
-            permit.beat(now)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -294,14 +291,10 @@ class _Permit:
         # What is received then is the client's leaving, for which an application may look while it works.
         if self._has_body or self._is_away or not self.is_held:
             return await self._receive()
-        reading = self._shedding.reading
-        self._since = self._shedding.clock()
-        reading.add(self)
         try:
-            message = await self._receive()
+            message = await _watched(self._receive(), self._pause)
         finally:
-            reading.discard(self)
-            self.come_back()
+            self._go_on()
         self._has_body = not message.get("more_body", False)
         return message
 
@@ -311,17 +304,21 @@ class _Permit:
         self._has_left = message["type"] == "http.disconnect"
         return self._has_left
 
-    def beat(self, now: float) -> None:
-        """Give the slot back if the client has been waited for, for longer than its body takes to be read."""
-        if now >= self._since + _SLOW:
-            self.step_aside()
-
     def step_aside(self) -> None:
         """Give the slot back for a while; the request's length says nothing any more."""
         if self.is_held and not self._is_away:
-            self._is_away = self._was_away = True
-            shedding = self._shedding
-            shedding.limiter.finish(shedding.clock(), self._admitted, Ending.UNKNOWN)
+            self._was_away = True
+            self._pause()
+
+    def _go_on(self) -> None:
+        if self._is_away:
+            self._was_away |= self._shedding.clock() >= self._since + _SLOW
+            self.come_back()
+
+    def _pause(self) -> None:
+        self._is_away = True
+        self._since = now = self._shedding.clock()
+        self._shedding.limiter.finish(now, self._admitted, Ending.UNKNOWN)
 
     def come_back(self) -> None:
         """Take a slot again, if it was given back."""
@@ -363,6 +360,32 @@ class _Permit:
         if self._has_left:
             return Ending.LEFT
         return Ending.ANSWERED if 0 < self.status < _INTERNAL else Ending.LOST
+
+
+@coroutine
+def _watched(awaitable: Awaitable[Message], waits: Callable[[], None]) -> Generator[Any, Any, Message]:
+    """Await something, and call a function if and when it has to be waited for."""
+    steps = awaitable.__await__()
+    try:
+        step = next(steps)
+    except StopIteration as done:
+        message: Message = done.value
+        return message
+    waits()
+    while True:
+        try:
+            try:
+                sent = yield step
+            except GeneratorExit:
+                steps.close()
+                raise
+            except BaseException as error:  # noqa: BLE001 - a cancellation, which is for whoever waits inside
+                step = steps.throw(error)
+            else:
+                step = steps.send(sent)
+        except StopIteration as done:
+            message = done.value
+            return message
 
 
 @asynccontextmanager

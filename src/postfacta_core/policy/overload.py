@@ -353,7 +353,9 @@ class OverloadLimiter:
         weight = min(1.0, 2 * lasted)
         self._rate += (answered / lasted - self._rate) * weight
         self._work += (self._allowed / lasted - self._work) * weight
-        self._line.pace(self._rate, self._lag)
+        # While nobody was short of room, nobody knows how much more could be answered: as much as the limit holds.
+        possible = 0.0 if short else self.limit / max(self._mean[0], _NONE)
+        self._line.pace(self._rate, self._lag, possible)
         self._spare = max(self._config.spare, min(2.0 / max(self._rate, _NONE), 0.4))
         self._pressure = pressure = self._late / max(answered, _NONE)
         stretch = self._took / max(self._usual, _NONE) if answered else self._stretch

@@ -23,6 +23,7 @@ from typing import Final
 __all__ = ["ADMIT", "Admit", "Priority", "Shed", "Wait", "WaitingLine"]
 
 _PLACES: Final = 16
+_MOST_PLACES: Final = 256
 _LONGEST: Final = 4.0
 _OVERLOAD_LASTS: Final = 1.0
 _LEAST: Final = 0.2
@@ -97,15 +98,17 @@ class WaitingLine:
         self._overloaded_until = -math.inf
         self.pace(0.0, 0.0)
 
-    def pace(self, rate: float, lag: float) -> None:
+    def pace(self, rate: float, lag: float, possible: float = 0.0) -> None:
         """Set the lengths of the queue.
 
         Args:
             rate: Answers a second; 0 if that is not known.
             lag: Seconds that a request waited for the event loop, where nobody sees it.
+            possible: Answers a second that may be possible, of a service that was asked for less; 0 if that is not known.
         """
         self._longest = max(self._patience, min(_PLACES / rate, _LONGEST) if rate else 0.0)
-        self._places = max(_PLACES, rate * self._patience)
+        burst = min(possible * self._patience, _MOST_PLACES)
+        self._places = max(_PLACES, rate * self._patience, burst)
         self._places_in_overload = max(2.0, rate * self._spare)
         self._longest_in_overload = max(_LEAST * self._spare, self._spare - 2.0 * lag)
 

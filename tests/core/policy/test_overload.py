@@ -372,6 +372,13 @@ def fill_up(limiter: OverloadLimiter, count: int) -> None:
 # --- the queue
 
 
+def test_a_burst_on_a_service_that_was_asked_for_little_refuses_nobody() -> None:
+    limiter = limiter_of()
+    now = learn(limiter, 0.005)
+    decisions = [limiter.arrive(CRITICAL, now) for _ in range(200)]
+    assert [each for each in decisions if isinstance(each, Shed)] == []
+
+
 def test_a_burst_is_served_in_order_and_refuses_nobody() -> None:
     limiter = limiter_of(4)
     fill(limiter, 4)

@@ -79,6 +79,21 @@ def test_a_burst_is_as_long_as_sixteen_answers_or_patience(rate: float, places: 
     assert line.is_full(0.0)
 
 
+@pytest.mark.parametrize(
+    ("rate", "possible", "places"),
+    [(5, 100, 50), (5, 3200, 256), (5, 20, 16), (800, 1000, 400)],
+)
+def test_a_service_that_was_asked_for_little_has_places_for_what_may_be_possible(
+    rate: float, possible: float, places: int
+) -> None:
+    line, _ = line_of()
+    line.pace(rate, 0.0, possible)
+    for _ in range(places):
+        assert not line.is_full(0.0)
+        line.enter(CRITICAL, 0.0, shed=SHED)
+    assert line.is_full(0.0)
+
+
 @pytest.mark.parametrize(("rate", "places"), [(0, 2), (5, 2), (400, 40)])
 def test_an_overload_has_places_for_what_is_answered_in_spare(rate: float, places: int) -> None:
     line, _ = line_of()
