@@ -184,6 +184,8 @@ def create_app(
         resources=[
             rotation.watching(),
             database,
+            # With limits by address, harden opens it.
+            *([rate_store] if rate_store and not address_limits(settings, table) else []),
             housekeeping(database, telemetry.observer),
             revocations.running(database.wait_connected, observer=telemetry.observer),
             business.reading(
@@ -341,13 +343,14 @@ def _policy(rotation: Rotation, table: list[Rule], rate_store: SharedStore | Non
     delay = settings.drain_delay
     if delay is None:
         delay = 0.0 if settings.is_local else DrainLimits().drain_delay
+    rates = address_limits(settings, table)
     return Policy(
         cors=_cors(settings),
         limits=limits,
         request_timeout=RouteClass.WRITE.seconds,  # Until routing has told the class.
         cancel_on_disconnect=lambda scope: scope["method"] in {"GET", "HEAD"},
-        rate_limits=address_limits(settings, table),
-        rate_limit_store=rate_store,
+        rate_limits=rates,
+        rate_limit_store=rate_store if rates else None,
         trusted_proxies=settings.trusted_proxies,
         shedding=settings.shedding,
         priority_of=priorities(table),

