@@ -12,10 +12,10 @@ from postfacta_core.events import process_observer
 from postfacta_embedded import EmbeddedPostgres
 from tests.pg import fresh_database, open_folder
 
-# A shell starts what runs in its background with both ignored, and what is started from here would inherit that.
-for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+# A shell, or nohup, starts what runs in its background with these ignored, and what is started from here would inherit it.
+for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
     if signal.getsignal(_number) is signal.SIG_IGN:
-        signal.signal(_number, _usual)
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 settings.register_profile("long", max_examples=1000)
 _NOT_RUN = pytest.StashKey[int]()

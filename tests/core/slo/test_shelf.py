@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from postfacta_core.slo.promql import SloError
-from postfacta_core.slo.shelf import Entry, Reported, Shelf, entry
+from postfacta_core.slo.shelf import Entry, Reported, Shelf, WhollyRead, entry, every
 from postfacta_core.slo.strict import Faults
 
 HEAD: dict[str, Any] = {
@@ -154,3 +154,16 @@ def test_an_item_is_a_reference_or_the_object_itself() -> None:
     assert [text.partition(" known")[0] for text in faults.texts] == ["here.more: is not"]
     with pytest.raises(SloError, match=r"here\.ref: there is no Service 'z'"):
         found.refer({"ref": "z"}, "here", "ref")
+
+
+def test_every_part_is_made_although_one_before_it_is_wrong() -> None:
+    def wrong() -> str:
+        raise SloError("here: is wrong")
+
+    faults = Faults()
+    with pytest.raises(WhollyRead):
+        every(faults, wrong, lambda: "made", wrong)
+    assert faults.texts == ["here: is wrong"]
+    assert every(None, lambda: 1, lambda: 2) == [1, 2]
+    with pytest.raises(SloError, match="here: is wrong"):
+        every(None, wrong)

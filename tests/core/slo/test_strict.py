@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from postfacta_core.slo.promql import SloError
-from postfacta_core.slo.strict import Node, seconds
+from postfacta_core.slo.strict import Faults, Node, seconds
 
 
 def node(**keys: object) -> Node:
@@ -104,3 +104,16 @@ def test_what_is_there_is_taken_once() -> None:
     assert one.numbers("f") == (1.0, 2.5)
     assert one.only("g") == ("only", "file: spec.g[0]")
     one.end()
+
+
+def test_with_a_place_for_faults_each_wrong_value_is_put_there_and_reading_goes_on() -> None:
+    faults = Faults()
+    node = Node({"text": 1, "flag": 1, "number": "1", "span": "1y", "list": {}, "more": 1}, "spec", faults)
+    assert (node.text("text"), node.flag("flag"), node.number("number")) == ("", True, 0.0)
+    assert (node.seconds("span"), node.items("list")) == (3_600, ())
+    node.end()
+    assert [text.partition(": ")[0] for text in faults.texts] == [
+        f"spec.{key}" for key in ("text", "flag", "number", "span", "list", "more")
+    ]
+    with pytest.raises(SloError, match=r"^6 things are wrong:\n  spec\.text: must be a text"):
+        faults.end()
