@@ -16,9 +16,7 @@ __all__ = ["LARGE", "aside", "aside_locked"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_SMALL: Final = (
-    32_768  # With so many bytes a few milliseconds of work are done, which are not worth a thread.
-)
+_SMALL: Final = 32_768  # This many bytes take a few milliseconds, which are not worth a thread.
 LARGE: Final = _SMALL + 1
 """The size of what may be large."""
 
@@ -30,7 +28,7 @@ _WRITES: Final = ThreadPoolExecutor(2, "postfacta-write")
 async def aside(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Do the work here if it is small, else in a thread; two are at work at once, and others wait.
 
-    If whoever asked is cancelled, it is not begun; what has begun goes on to its end, and nobody hears of it.
+    If the caller is cancelled, it is not begun; what has begun goes on to its end, and its result is dropped.
 
     Args:
         size: About how many bytes of JSON or text it reads or writes.
@@ -44,7 +42,7 @@ async def aside(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwar
 
 
 async def aside_locked(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Do the same for whoever holds a lock that others wait for, and so must not wait behind those who read."""
+    """Do the same for callers that hold a lock, which must not wait behind reads."""
     if size <= _SMALL:
         return work(*args, **kwargs)
     return await wrap_future(_WRITES.submit(work, *args, **kwargs))

@@ -77,7 +77,7 @@ class _Bounded(HttpToolsProtocol):
             self._close_oldest()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.heard()
+        self.stop_waiting()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -88,7 +88,7 @@ class _Bounded(HttpToolsProtocol):
             if self._timer is None:
                 self._timer = self.loop.call_later(self.patience, self._give_up)
         elif self._timer is not None:
-            self.heard()
+            self.stop_waiting()
 
     def on_message_begin(self) -> None:
         self._is_in_head = True
@@ -113,7 +113,7 @@ class _Bounded(HttpToolsProtocol):
         cycle = cast("RequestResponseCycle | None", self.cycle)
         return cycle is None or cycle.response_complete
 
-    def heard(self) -> None:
+    def stop_waiting(self) -> None:
         """Wait for no request any more."""
         self.idle.pop(self, None)
         if self._timer is not None:
@@ -129,7 +129,7 @@ class _Bounded(HttpToolsProtocol):
     def _close_oldest(self) -> None:
         # The newest is among them, and goes if all others have a request under way.
         oldest = next(iter(self.idle))
-        oldest.heard()
+        oldest.stop_waiting()
         oldest.transport.abort()
         kind, now = type(self), self.loop.time()
         if now >= kind.said_at + _SAY_EVERY:

@@ -43,7 +43,7 @@ __all__ = ["IncidentView", "Needs", "Store", "Typed", "Visit", "visit_of"]
 
 Word = Annotated[str, StringConstraints(max_length=200)]
 _PAGE: Final = 100
-"""So many entries are drawn at once."""
+"""The most entries of one page."""
 _MOST_SAID: Final = _PAGE + 100  # Remarks; the API lists all.
 _MOST_JOINED: Final = 100
 _LETTERS: Final = 2000  # Of a signal's text and payload; all of it is a link away.

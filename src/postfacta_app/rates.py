@@ -71,7 +71,7 @@ def address_limits(settings: Settings, rules: Iterable[Rule]) -> list[RateLimit]
 
     return [
         RateLimit(rate, name="address", applies_to=applies),
-        # Whoever has a /48 has 65,536 networks of it.
+        # A /48 holds 65,536 networks.
         RateLimit(of_site, name="site", per=site, applies_to=applies),
     ]
 

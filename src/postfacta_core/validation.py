@@ -161,7 +161,7 @@ def text(field: str, value: object, *, empty: bool = True, example: str = '""') 
 
 
 def secret(field: str, value: object, *, example: str) -> str:
-    """Check a text that no error may repeat: what it is instead is told by its type alone."""
+    """Check a text that no error may repeat: a refusal shows only the type of the value."""
     return value if isinstance(value, str) else refuse(field, type(value), "a text", example=example)
 
 

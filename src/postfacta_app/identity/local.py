@@ -346,7 +346,7 @@ _DEVICE_SECONDS: Final = 180 * 86_400
 def device_cookie(user_id: UUID, password_hash: str, *, is_local: bool) -> str:
     """Write the `Set-Cookie` by which a device is known again to one account, until its password changes.
 
-    It opens nothing. Whoever sends it may try the password although others have tried too often.
+    It opens nothing. Its sender may try the password although others have tried too often.
     """
     name = secrets.token_urlsafe(16)
     text = f"{name}.{_device_proof(user_id, password_hash, name)}"

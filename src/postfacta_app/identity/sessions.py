@@ -118,7 +118,7 @@ class SessionHttp:
         user, keep = account.user, self._presented(request)
         if sent.password.strip().lower() == user.email:
             raise _refusal("/password", "must not be the e-mail address")
-        # Whoever holds this session may guess; all others cannot use up its tries.
+        # Only the holder of this session can use up its tries.
         async with local.throttle.attempt("", device=f"password of {user.id}"):
             if not await local.passwords.verify(stored, sent.current_password, is_known=True):
                 raise _refusal("/current_password", "is wrong")

@@ -57,7 +57,7 @@ class Throttle:
         """Hold a try while its block runs, and count it at the end.
 
         A block that raises UnauthenticatedError was a wrong password. One that was refused or had no database, which
-        is told by 429 or 503, was no try.
+        ends in 429 or 503, was no try.
 
         Args:
             address: The network that it comes from; an IPv6 network counts for the /48 around it as well.

@@ -139,7 +139,7 @@ async def archive(unit: Unit, store: Store, ref: UUID | int, *, matches: Matches
 
 
 def _is_counted(incident: Incident) -> bool:
-    # Whoever reads the metrics need not be a member.
+    # A reader of the metrics need not be a member.
     return incident.kind != Kind.EXERCISE and incident.visibility is Visibility.INTERNAL
 
 

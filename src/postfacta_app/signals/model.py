@@ -168,9 +168,9 @@ class Attachments(BaseModel):
 
 
 MOST_SIGNALS: Final = 10_000
-"""So many signals an incident takes; those that were detached count, since what was known then is still asked for."""
+"""The most signals of an incident; those that were detached count, since what was known then is still asked for."""
 MOST_BYTES: Final = 16 * 2**20
-"""So many bytes the titles, links and services of an incident's signals may have together."""
+"""The most bytes of the titles, links and services of an incident's signals together."""
 
 
 # Whose it is, and what makes two the same

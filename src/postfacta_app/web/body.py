@@ -48,9 +48,9 @@ __all__ = [
 M = TypeVar("M", bound=BaseModel)
 
 MOST_PARTS: Final = 100_000
-"""So many commas and opening brackets a JSON text may have: each is a value of some 100 bytes, however short it is."""
+"""The most commas and opening brackets of a JSON text: each is a value of some 100 bytes, however short it is."""
 _CONTAINERS: Final = (dict, list)
-_MOST_ERRORS: Final = 100  # Of a request, that are told.
+_MOST_ERRORS: Final = 100  # Listed for one request.
 _DEPTH: Final = 100  # far above any body of ours, far below where Python's own stack ends
 _SPACED_COLON: Final = re.compile(rb'"[ \t\r\n]+:')
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")

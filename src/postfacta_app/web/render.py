@@ -67,7 +67,7 @@ class Pages:
         self._always = {"version": version, "here": ""}
         self._environment.filters.update(
             words=lambda value: str(value).replace("_", " ").capitalize(),
-            markdown=cast("Any", _markdown),  # What a filter may be is told by no type.
+            markdown=cast("Any", _markdown),  # No type says what a filter may be.
             iso=datetime.isoformat,
             day=lambda at: f"{at:%Y-%m-%d}",
             clock=lambda at: f"{at:%H:%M:%S}",

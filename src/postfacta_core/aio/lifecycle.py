@@ -146,7 +146,7 @@ class Lifecycle:
         await self._life.finish_requests()
 
     def share(self, left: int) -> float:
-        """Return the seconds that the next of so many resources may take to close."""
+        """Return the seconds that the next resource may take to close."""
         return self._life.share(left)
 
     async def __aenter__(self) -> Self:

@@ -33,7 +33,7 @@ _MOST_KEPT: Final = 8
 class RunningExchange(Running):
     """One HTTP request.
 
-    Once it is older than 0.2 seconds and its body is complete, its client is watched: what tells of its leaving passes
+    Once it is older than 0.2 seconds and its body is complete, its client is watched: the message of its leaving passes
     the `receive` of the layers outside, which count it, though the application never asks.
 
     Args:
@@ -99,7 +99,7 @@ class RunningExchange(Running):
     def _complete(self) -> None:
         self._is_complete = True
         if self._watcher is not None:
-            # Some servers tell of a disconnect as the last byte goes out.
+            # Some servers report a disconnect as the last byte goes out.
             self._watcher.cancel()
         if self.is_endless:
             self.is_endless = False
@@ -185,7 +185,7 @@ class RunningExchange(Running):
                         self.cancel(None)
                     return
                 elif len(kept) > _MOST_KEPT:
-                    # A server that gives empty bodies for ever never tells of a disconnect.
+                    # A server that gives empty bodies for ever never reports a disconnect.
                     return
 
     async def _next_message(self, kept: list[Message]) -> str:

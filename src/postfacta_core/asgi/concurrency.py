@@ -66,8 +66,8 @@ class LoadSheddingMiddleware:
         priority_key: A caller that gives this secret in `X-Priority-Key` may say in `X-Priority` how much its
             request matters: `critical_plus`, `critical`, `sheddable_plus` or `sheddable`. That goes first. Empty
             believes nobody.
-        spares: Tells of a request that would be shed, by the moment in which it reached the process at the latest,
-            whether it is served all the same: one that was under way when a drain began has nowhere else to go.
+        spares: Returns whether a request that would be shed is served all the same, by the latest moment at which it
+            reached the process: one that was under way when a drain began has nowhere else to go.
         trusts: Tells of a scope whether its `X-Priority` counts, besides those who know the key.
         mode: `shadow` counts who would be shed, and lets everybody pass at once.
         render: Another shape of problem, for APIs that have one. Without it a refusal is cheaper.
@@ -379,7 +379,7 @@ def _watched(awaitable: Awaitable[Message], waits: Callable[[], None]) -> Genera
             except GeneratorExit:
                 steps.close()
                 raise
-            except BaseException as error:  # noqa: BLE001 - a cancellation, which is for whoever waits inside
+            except BaseException as error:  # noqa: BLE001 - a cancellation, which belongs inside
                 step = steps.throw(error)
             else:
                 step = steps.send(sent)

@@ -21,7 +21,7 @@ _WATCHED_FOR: Final = 1.0
 """Seconds: a loop that was late once may be late again soon."""
 
 _HEARD_FOR: Final = 0.25
-"""Seconds: five beats of the default heartbeat. A loop not heard of for longer might be late."""
+"""Seconds: five beats of the default heartbeat. A loop without a beat for longer might be late."""
 
 _MOST_SPARED: Final = 16
 """Between two beats, lest a sudden crowd of handlers that keep the processor busy runs before it is seen."""

@@ -372,7 +372,7 @@ class OverloadLimiter:
             if self._is_calm:
                 self._set_scale(max(1.0, min(self._scale, stretch)))
         elif short or (lost and self._peak >= 0.25 * self.limit):
-            # If some were lost, the others tell of those that lived long enough.
+            # If some were lost, the others stand for those that lived long enough.
             self._cut(stretch * self._ended / answered if answered else math.inf, now)
         self._open(now)
 

@@ -55,7 +55,7 @@ from .policies import PolicyCollector
 __all__ = ["Exposition", "Metrics", "Registry"]
 
 Registry = CollectorRegistry
-"""prometheus-client's own, for whoever may not import it."""
+"""prometheus-client's own, for code that may not import it."""
 
 _METHODS: Final = {method: method for method in METHODS}
 _PHASES: Final = INSTRUMENTS["postfacta_lifecycle_state"].values["state"]
