@@ -44,7 +44,7 @@ class Storm:
     token: str
     over: threading.Event = field(default_factory=threading.Event)
     reads: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
-    probes: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
+    probes: list[float] = field(default_factory=list[float])
     answers: Counter[tuple[str, int]] = field(default_factory=Counter[tuple[str, int]])
 
     def client(self, token: str = "") -> httpx2.Client:
@@ -105,13 +105,18 @@ class Storm:
                     self.answers["read", client.get(path).status_code] += 1
                     self.reads.append((began, time.monotonic()))
 
-    def live(self) -> None:
-        """Do what others do meanwhile: probe, record an incident, look at it."""
+    def probe(self) -> None:
+        """Ask whether the service lives, as its supervisor does."""
         with self.client() as client:
             while not self.over.is_set():
-                began = time.monotonic()
                 self.answers["probe", client.get("/healthz").status_code] += 1
-                self.probes.append((began, time.monotonic()))
+                self.probes.append(time.monotonic())
+                time.sleep(0.05)  # noqa: TID251 - there is no loop to block
+
+    def live(self) -> None:
+        """Do what others do meanwhile: record an incident, look at it."""
+        with self.client() as client:
+            while not self.over.is_set():
                 new = {"title": "Another one", "description": "Of somebody else", "severity": "LOW"}
                 made = client.post("/api/v1/incidents", json=new)
                 self.answers["record", made.status_code] += 1
@@ -157,7 +162,9 @@ def storm(postgres_server: EmbeddedPostgres, app_template: str) -> Generator[Sto
 def test_a_storm_holds_nobody_up(storm: Storm) -> None:
     storm.beating.beat()
     with ThreadPoolExecutor(8) as pool:
-        others = [pool.submit(work) for work in (storm.write, storm.read, storm.read, storm.live)]
+        others = [
+            pool.submit(work) for work in (storm.write, storm.read, storm.read, storm.live, storm.probe)
+        ]
         became = pool.submit(storm.flood).result(timeout=500)
         for other in others:
             other.result(timeout=120)
@@ -171,10 +178,11 @@ def test_a_storm_holds_nobody_up(storm: Storm) -> None:
     assert {status for (who, status) in storm.answers if who == "read"} == {200}
     assert beat.stall <= LONGEST_TURN
     assert beat.most_bytes <= MOST_BYTES
-    # While a long read was under way, probes were answered.
+    # While long reads were under way, probes were answered: none would be, if a read held the loop. How many it is depends
+    # on how much of the processor others leave, the caller of this test among them.
     long = [(began, ended) for began, ended in storm.reads if ended - began > 1]
-    seen = [any(began < at and done < ended for at, done in storm.probes) for began, ended in long]
-    assert sum(seen) >= 0.8 * len(seen)
+    seen = [sum(began < answered < ended for answered in storm.probes) for began, ended in long]
+    assert sum(seen) >= len(long), seen
 
 
 def test_what_is_full_stays_full_and_what_it_has_can_come_back(storm: Storm) -> None:
