@@ -450,7 +450,7 @@ _GROUPS: Final = {
 }
 _MAY: Final = {
     Access.OPEN: "anybody",
-    Access.SIGNED_IN: "whoever is signed in",
+    Access.SIGNED_IN: "any signed-in person",
     Access.READ: "viewer, `incidents:read`",
     Access.ANNOTATE: "viewer, `incidents:write`",
     Access.WRITE: "responder, `incidents:write`",

@@ -25,9 +25,11 @@ from postfacta_core.testing import RecordingObserver
 
 @pytest.fixture(autouse=True)
 def root_logger() -> Generator[None]:
-    """Give the process its own logging back."""
+    """Restore the process's own logging; tests that served with uvicorn in this process left its levels behind."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
     yield
     for handler in set(root.handlers) - set(handlers):
         handler.flush()

@@ -60,7 +60,7 @@ class Interception:
     """
 
     mechanism: str
-    """How signals are heard: see the module's table."""
+    """How signals are received: see the module's table."""
     is_reloaded: bool
     """Whether the server starts this process anew at each change of a file."""
 

@@ -1,4 +1,4 @@
-"""Serve the metrics to whoever scrapes them, without holding up the event loop."""
+"""Serve the metrics without holding up the event loop."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class MetricsEndpoint:
         metrics: What to render.
         path: Where, below the server's `root_path`.
         token: The bearer token that a scrape must bring, or a function that returns all that hold now. Without one,
-            whoever reaches the path may read.
+            every client that reaches the path may read.
         allow: Decides for each scrape whether it may read at all, beside the token.
         workers: A folder that all workers of the service share, if there are several: then a scrape of one of them
             shows all, each with its number in the label `worker`. Without one, each worker shows itself.

@@ -273,7 +273,7 @@ class Hardened:
 
     Attributes:
         health: Add checks to it before the service starts.
-        lifecycle: Tells the phase, and how SIGTERM is heard; `drain` begins the end.
+        lifecycle: The phase of the process, and what SIGTERM does to it; `drain` begins the end.
         running: The requests under way.
         shedding: Its `mode` may be set at any time.
         rate_limits: Its `limiters` have a mode each; None if there are none.

@@ -737,10 +737,11 @@ async def test_a_crowd_of_slow_bodies_leaves_the_slots_to_others() -> None:
     app = LoadSheddingMiddleware(echo, OverloadLimiter("requests", OverloadConfig(start=4)))
     crowd = [Client() for _ in range(100)]
     async with anyio.create_task_group() as tasks:
-        for slow in crowd:
-            tasks.start_soon(app, POST, slow.receive, slow.send)
-            while not slow.asked:
-                await checkpoint()
+        with anyio.fail_after(20):
+            for slow in crowd:
+                tasks.start_soon(app, POST, slow.receive, slow.send)
+                while not slow.asked:
+                    await checkpoint()
         assert [(await call_asgi(app)).status for _ in range(20)] == [200] * 20
         tasks.cancel_scope.cancel()
     assert app.limiter.in_flight == 0
