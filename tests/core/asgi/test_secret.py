@@ -32,7 +32,7 @@ def several() -> list[str]:
         (list, b"", False),
         (lambda: [""], b"", False),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_what_holds_is_known(secret: Secret, given: bytes, *, known: bool) -> None:
     assert knows(secret, given) is known
