@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix lock bench bench-overload mutate load chaos drain faults slow slo proofs rules-test dashboards gameday
+.PHONY: help demo test test-all test-rest check fix lock bench bench-overload mutate load chaos drain faults slow slo proofs rules-test dashboards gameday
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PURE := src/postfacta_core/policy/*,src/postfacta_core/telemetry/*,src/postfacta_core/slo/*
 PYTHON ?= python3
@@ -12,12 +12,17 @@ help:             ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 demo: .venv/app   ## Serve PostFacta with an embedded PostgreSQL, and print where
 	@postfacta demo
-test: .venv/dev   ## Run all tests against real servers and a real PostgreSQL
-	pytest
-check: .venv/dev  ## Run all that CI checks, cheapest first
+test: .venv/test  ## Run the fast tests, with a real PostgreSQL: about three minutes
+	pytest -n 2 --dist loadfile -m fast
+test-all: .venv/dev test-rest ## Run all tests but the long ones: about fifteen minutes
+	pytest -n 2 --dist loadfile -m fast
+test-rest: .venv/dev
+	pytest -n 2 --dist loadfile -m process
+	pytest -m "clock or browser"
+check: .venv/dev  ## Run linters, type checkers, and the fast tests under coverage: about seven minutes
 	ruff check . && ruff format --check . && lint-imports && mypy && pyright
 	pyright --ignoreexternal --verifytypes postfacta_core
-	coverage erase && coverage run -m pytest && coverage combine -q && coverage report && coverage report --include='$(PURE)' --fail-under=100
+	coverage erase && coverage run -m pytest -n 2 --dist loadfile -m fast && coverage combine -q && coverage report && coverage report --include='$(PURE)' --fail-under=100
 fix: .venv/dev    ## Let the tools tidy up
 	ruff check --fix . && ruff format .
 bench: .venv/dev  ## Measure what the hardening adds to a request, by ratio, beside the peers and a hand-written handler
@@ -44,9 +49,9 @@ slo: .venv/dev    ## Generate rules, their proofs, dashboards and a table from t
 	python -m postfacta_core.slo generate deploy/slo/postfacta.openslo.yaml --rules deploy/prometheus/rules/slo.gen.yml --tests deploy/prometheus/tests/slo.gen.yml --dashboard deploy/grafana/dashboards/postfacta-slo.gen.json --table docs/reference/objectives.md
 dashboards: .venv/dev ## Generate the other dashboards of Grafana
 	python deploy/grafana/generate.py
-proofs: .venv/dev ## Run the long tests, which make test leaves out (about an hour), or ONLY=tests/ops
+proofs: .venv/dev ## Run the long tests (about an hour), or ONLY=tests/ops
 	pytest -m long $(ONLY)
-	$(if $(ONLY),,pytest --hypothesis-profile=long tests/app/timeline tests/app/durations)
+	$(if $(ONLY),,pytest --hypothesis-profile=night -m fast tests/app/timeline tests/app/durations)
 rules-test: .venv/dev ## Let promtool prove that each alert fires and stays silent (needs Debian's prometheus)
 	promtool check rules --lint=all --lint-fatal deploy/prometheus/rules/*.yml
 	promtool test rules deploy/prometheus/tests/*.yml
@@ -54,8 +59,11 @@ gameday: .venv/dev ## Cause each fault, and see its alert come and go (needs pro
 	python -m chaos.gameday $(ONLY) $(if $(ONLY),,--markdown docs/reference/gameday.md)
 lock: .venv/dev   ## Compile requirements/*.txt anew, with hashes and without hosts
 	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header pyproject.toml --extra app --group build -o requirements/app.txt
-	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header pyproject.toml --extra app --extra valkey --group dev -c requirements/app.txt -o requirements/dev.txt
+	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header pyproject.toml --extra app --group test -c requirements/app.txt -o requirements/test.txt
+	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header pyproject.toml --extra app --extra valkey --group dev -c requirements/test.txt -o requirements/dev.txt
 .venv/app: requirements/app.txt pyproject.toml setup.sh
 	@sh setup.sh $(PYTHON) requirements/app.txt && touch $@
-.venv/dev: .venv/app requirements/dev.txt
+.venv/test: requirements/test.txt pyproject.toml setup.sh
+	@sh setup.sh $(PYTHON) requirements/test.txt && touch .venv/app $@
+.venv/dev: .venv/test requirements/dev.txt
 	@sh setup.sh $(PYTHON) requirements/dev.txt && touch $@

@@ -1,15 +1,17 @@
-"""What all tests share: both event loops, one real PostgreSQL for the whole run, and what becomes of long tests."""
+"""What all tests share: both event loops, and one real PostgreSQL for the whole run."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
+from contextlib import ExitStack
 
 import pytest
 from hypothesis import settings
 
 from postfacta_core.events import process_observer
 from postfacta_embedded import EmbeddedPostgres
+from tests.kit.watch import sparing
 from tests.pg import fresh_database, open_folder
 
 # A shell, or nohup, starts what runs in its background with these ignored, and what is started from here would inherit it.
@@ -17,24 +19,23 @@ for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
-settings.register_profile("long", max_examples=1000)
-_NOT_RUN = pytest.StashKey[int]()
+pytest_plugins = ["tests.kit.tiers"]
+
+# None has a deadline by the wall clock: a busy machine would miss it.
+settings.register_profile("dev", max_examples=50, deadline=None)
+settings.register_profile("ci", max_examples=100, deadline=None, print_blob=True)
+settings.register_profile("night", max_examples=1000, deadline=None)
+settings.load_profile("dev")
 
 
-def pytest_deselected(items: Sequence[pytest.Item]) -> None:
-    """Count the long tests that this run leaves out."""
-    for item in items:
-        if item.get_closest_marker("long") is not None:
-            item.config.stash[_NOT_RUN] = item.config.stash.get(_NOT_RUN, 0) + 1
+@pytest.fixture(scope="session")
+def programs() -> None:
+    """Allow a test to start programs, and put it into the tier `process`."""
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
-    """Say, in the last line of all, how many that were and how they are run."""
-    yield
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None and (count := session.config.stash.get(_NOT_RUN, 0)):
-        reporter.write_line(f"{count} long tests did not run: pytest -m long")
+@pytest.fixture(scope="session")
+def chromiums() -> None:
+    """Allow a test to start Chromium, and put it into the tier `browser`."""
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -48,8 +49,13 @@ def postgres_server() -> Generator[EmbeddedPostgres]:
     """Run one PostgreSQL for all tests, from the first that asks to the end of the run."""
     # Its data dies with the run, so it need not survive a crash of the machine.
     settings = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
-    with open_folder() as folder, EmbeddedPostgres(folder / "data", settings=settings) as server:
+    with ExitStack() as stack:
+        with sparing():
+            folder = stack.enter_context(open_folder())
+            server = stack.enter_context(EmbeddedPostgres(folder / "data", settings=settings))
         yield server
+        with sparing():
+            stack.close()
 
 
 @pytest.fixture

@@ -1,49 +1,89 @@
-"""What is left out of a plain run is counted and named, and nothing is switched on by a variable that nobody knows."""
+"""Each test has one tier, a fast one is held to it, and what a run leaves out is counted and named."""
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.kit import tiers
+
+pytest_plugins = ["pytester"]
+
 ROOT = Path(__file__).parent.parent
 # CI sets the first, so that nothing is skipped; the others say where something is.
 KNOWN = {"TEST_REQUIRE_ALL", "TOXIPROXY_URL", "SHOTS", "PATH"}
+SUITE = """
+    import subprocess, time, pytest
+
+    @pytest.fixture
+    def programs(): ...
+    @pytest.fixture
+    def chromiums(): ...
+    @pytest.fixture
+    def server(programs): ...
+    @pytest.fixture
+    def unruly(): subprocess.run(["true"], check=True)
+
+    def test_fast(): ...
+    def test_process(server): subprocess.run(["true"], check=True)
+    def test_browser(chromiums, server): ...
+    @pytest.mark.clock
+    def test_clock(server): ...
+    @pytest.mark.long
+    def test_long(chromiums): ...
+
+    def test_starts(): subprocess.run(["true"], check=True)
+    def test_has_started(unruly): ...
+    def test_computes():
+        end = time.process_time() + 1.01
+        while time.process_time() < end: pass
+"""
+FAST = {
+    "test_fast": "passed",
+    "test_starts": "failed",
+    "test_has_started": "failed",
+    "test_computes": "failed",
+}
+
+pytestmark = pytest.mark.usefixtures("programs")
 
 
-def collected(*words: str) -> list[str]:
-    done = subprocess.run(  # noqa: S603 - our own tests
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "--collect-only",
-            "-q",
-            "tests/servers/test_slow_clients.py",
-            *words,
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+@pytest.fixture
+def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+    pytester.makepyfile(SUITE)
+    markers = "\n".join(f"  {tier}: a tier" for tier in tiers.TIERS)
+    pytester.makeini(f"[pytest]\naddopts = -p tests.kit.tiers\nmarkers =\n{markers}\n")
+    return pytester
+
+
+def executed(suite: pytest.Pytester) -> dict[str, str]:
+    [written] = (suite.path / ".pytest_cache" / "executed").glob("*.txt")
+    lines = [line.split() for line in written.read_text().splitlines()]
+    return {name.partition("::")[2]: outcome for outcome, name in lines}
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["one process", "two workers"])
+def test_fast_is_held_to_fast_and_the_rest_is_counted(
+    suite: pytest.Pytester, workers: tuple[str, ...]
+) -> None:
+    result = suite.runpytest_subprocess("-m", "fast", *workers)
+    assert result.outlines[-1] == (
+        "not run: 1 process, 1 browser, 1 clock (make test-all); not run: 1 long (make proofs)"
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.splitlines()
+    assert executed(suite) == FAST
+    text = result.stdout.str()
+    assert text.count("A fast test started subprocess.Popen('true'); mark it or mend it") == 2
+    assert re.search(r"A fast test took 1\.\d\d s of the processor; mark it or mend it", text)
 
 
-def test_the_last_line_counts_the_long_tests_and_says_how_they_run() -> None:
-    assert collected()[-1] == "6 long tests did not run: pytest -m long"
-
-
-@pytest.mark.parametrize("words", [("-m", "long"), ("-m", "")])
-def test_the_command_of_the_last_line_leaves_no_long_test_out(words: tuple[str, ...]) -> None:
-    lines = collected(*words)
-    assert "long tests did not run" not in lines[-1]
-    assert sum("test_a_flood_of_slow_clients" in line for line in lines) >= 6
+def test_each_tier_is_chosen_by_its_mark(suite: pytest.Pytester) -> None:
+    result = suite.runpytest_subprocess("-m", "process or browser or clock")
+    assert "not run: 1 long (make proofs)" in result.outlines[-1]
+    assert executed(suite) == dict.fromkeys(["test_process", "test_browser", "test_clock"], "passed")
 
 
 def test_no_variable_of_the_environment_chooses_tests() -> None:
@@ -58,5 +98,5 @@ def test_no_variable_of_the_environment_chooses_tests() -> None:
         for name in match.groups()
         if name and name not in KNOWN
     }
-    # The program of another process is told where its files are by whoever starts it.
+    # The program of another process finds its files by it.
     assert {name for _, name in found} <= {"POSTFACTA_DRAIN_FILE"}

@@ -77,14 +77,14 @@ def taken_port() -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def live(postgres_server: EmbeddedPostgres, app_template: str) -> Generator[LiveService]:
+def live(programs: None, postgres_server: EmbeddedPostgres, app_template: str) -> Generator[LiveService]:
     """Run the whole service for a module whose tests look from outside."""
     with live_service(postgres_server, app_template) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def browser(live: LiveService) -> Generator[Browser]:
+def browser(chromiums: None, live: LiveService) -> Generator[Browser]:
     """Run a Chromium for a module; it starts after the service, as it must."""
     with chromium() as running:
         yield running

@@ -41,7 +41,7 @@ LOOKS = {"light, wide": (1280, "light"), "dark, narrow": (320, "dark")}
 
 
 @pytest.fixture(scope="module", params=LOOKS)
-def page(request: pytest.FixtureRequest) -> Generator[Page]:
+def page(chromiums: None, request: pytest.FixtureRequest) -> Generator[Page]:
     """A page of the demo, signed in."""
     width, scheme = LOOKS[request.param]
     with open_folder() as folder, demo(Path(folder)) as (_, printed), chromium() as browser:

@@ -153,6 +153,7 @@ def serving(folder: Path, environment: Mapping[str, str], *arguments: str) -> Ge
             child.kill()
 
 
+@pytest.mark.usefixtures("programs")
 def test_without_a_database_it_lives_and_says_503_and_is_ready_by_itself_when_the_database_comes(
     tmp_path: Path,
 ) -> None:
@@ -245,6 +246,7 @@ def assert_unavailable(client: httpx2.Client) -> None:
     assert page.headers["content-type"].startswith("text/html")
 
 
+@pytest.mark.usefixtures("programs")
 def test_a_port_in_use_ends_the_start_with_a_way_out(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -315,6 +315,7 @@ def test_no_other_collector_can_take_one_of_the_names() -> None:
         registry.register(BusinessMetrics(expected=HEAD))
 
 
+@pytest.mark.usefixtures("programs")
 async def test_the_age_grows_while_the_database_is_dead_and_ends_when_it_is_back() -> None:
     settings = {"fsync": "off", "full_page_writes": "off"}
     with open_folder() as folder, EmbeddedPostgres(folder / "data", settings=settings) as server:

@@ -69,6 +69,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.mark.usefixtures("programs")
 def test_secrets_that_are_sent_and_set_reach_no_sink(
     postgres_server: EmbeddedPostgres, app_template: str
 ) -> None:

@@ -369,6 +369,7 @@ def test_token_create_names_the_argument_that_is_wrong(
 # Serve
 
 
+@pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_serve_answers_until_it_is_told_to_stop_and_ends_with_0(stop: signal.Signals, migrated: str) -> None:
     command = [sys.executable, "-m", "postfacta_app", "serve", "--port", "0"]

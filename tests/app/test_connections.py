@@ -193,6 +193,7 @@ print(json.dumps([*room, resource.getrlimit(resource.RLIMIT_NOFILE)[0]]))
 """
 
 
+@pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize(
     ("soft", "hard", "room", "after"),
     [

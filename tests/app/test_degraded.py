@@ -27,6 +27,8 @@ from tests.app.running import ADMIN, LiveService, live_service, sign_in
 from tests.app.test_access import table
 from tests.pg import create_database, fresh_database, open_folder
 
+pytestmark = pytest.mark.usefixtures("programs")
+
 LIST = "/api/v1/incidents?severity=HIGH"
 # Written out from the design (section 10.2): what may be stale, of what there is.
 PATHS = {
@@ -451,6 +453,7 @@ def _wait_until(live: LiveService, is_so: Callable[[httpx2.Response], bool]) -> 
 
 
 @NEEDS_CHROMIUM
+@pytest.mark.usefixtures("chromiums")
 def test_a_reader_sees_when_the_page_was_true_on_a_wide_screen_and_on_a_phone(
     live: LiveService, mortal: EmbeddedPostgres, tmp_path: Path
 ) -> None:

@@ -15,6 +15,8 @@ from postfacta_app.demo import EMAIL
 from tests.app.running import Account, demo, sign_in
 from tests.pg import open_folder
 
+pytestmark = pytest.mark.usefixtures("programs")
+
 
 @pytest.fixture
 def folder() -> Generator[Path]:

@@ -51,6 +51,7 @@ def doctor(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[s
     return code, verdicts(text), text
 
 
+@pytest.mark.usefixtures("programs")
 def test_on_a_sound_set_up_only_the_header_reading_is_left_to_do(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

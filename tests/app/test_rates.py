@@ -59,7 +59,7 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-def valkey(tmp_path: Path) -> Generator[Server]:
+def valkey(programs: None, tmp_path: Path) -> Generator[Server]:
     server: Any = ValkeyServer(data_dir=tmp_path)
     server.start()
     yield server

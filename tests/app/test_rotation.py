@@ -259,6 +259,7 @@ class Service:
         return httpx2.get(f"{self.url}{path}", headers=headers, timeout=PATIENCE)
 
 
+@pytest.mark.usefixtures("programs")
 def test_a_password_and_a_token_are_replaced_under_load(
     postgres_server: EmbeddedPostgres, app_template: str, tmp_path: Path
 ) -> None:
@@ -326,6 +327,7 @@ def _rotate(owner: str, role: str, folder: Path) -> None:
         assert load.answers.keys() <= {200, 201}
 
 
+@pytest.mark.usefixtures("programs")
 def test_a_service_whose_terminal_is_closed_drains() -> None:
     terminal, its_side = pty.openpty()
     process = subprocess.Popen(

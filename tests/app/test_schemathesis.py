@@ -40,12 +40,14 @@ headers = { Authorization = "%(machine)s" }
 """
 
 
+@pytest.mark.usefixtures("programs")
 def test_schemathesis_finds_nothing_but_what_the_document_promises(
     postgres_server: EmbeddedPostgres, app_template: str, tmp_path: Path
 ) -> None:
     finds_nothing(postgres_server, app_template, tmp_path, examples=FEW)
 
 
+@pytest.mark.usefixtures("programs")
 @pytest.mark.long
 def test_schemathesis_finds_nothing_with_ten_times_the_examples(
     postgres_server: EmbeddedPostgres, app_template: str, tmp_path: Path

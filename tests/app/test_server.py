@@ -62,6 +62,7 @@ sys.exit(serve(load_settings({"LOG_LEVEL": "ERROR"}, port=0), say=say))
 """
 
 
+@pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_is_heard_as_soon_as_the_address_is_told(told: signal.Signals) -> None:
     done = subprocess.run(  # noqa: S603 - our own

@@ -20,6 +20,7 @@ BLOCK = re.compile(r"^```sh\n(.*?)^```$(?:\n+```text\n(.*?)^```$)?", re.MULTILIN
 NEXT = "-- next block --"
 
 
+@pytest.mark.usefixtures("programs")
 @pytest.mark.skipif(
     shutil.which("curl") is None and "TEST_REQUIRE_ALL" not in os.environ, reason="curl is not installed"
 )

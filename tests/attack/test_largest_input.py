@@ -174,7 +174,7 @@ async def _fill(dsn: str) -> Largest:
 
 
 @pytest.fixture(scope="module")
-def attack(postgres_server: EmbeddedPostgres, app_template: str) -> Generator[Attack]:
+def attack(programs: None, postgres_server: EmbeddedPostgres, app_template: str) -> Generator[Attack]:
     """Run a service on a database that is full."""
     with fresh_database(postgres_server, app_template) as dsn:
         world = asyncio.run(_fill(dsn))

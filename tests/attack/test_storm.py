@@ -148,7 +148,7 @@ async def _count(dsn: str, sql: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def storm(postgres_server: EmbeddedPostgres, app_template: str) -> Generator[Storm]:
+def storm(programs: None, postgres_server: EmbeddedPostgres, app_template: str) -> Generator[Storm]:
     """Let it blow once, for all that is asked of it afterwards."""
     with fresh_database(postgres_server, app_template) as dsn:
         world, token = asyncio.run(_prepare(dsn))

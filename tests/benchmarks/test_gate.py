@@ -11,6 +11,8 @@ import pytest
 
 from benchmarks.gate import Verdict
 
+pytestmark = pytest.mark.usefixtures("programs")
+
 ROOT = Path(__file__).parent.parent.parent
 
 

@@ -17,7 +17,7 @@ from benchmarks.overload.servers import serving
 
 
 @pytest.fixture(scope="module")
-def server() -> Generator[tuple[int, int]]:
+def server(programs: None) -> Generator[tuple[int, int]]:
     """Run uvicorn with the pool handler; give its port and process id."""
     with serving("uvicorn", "pool", "plain") as (port, process):
         yield port, process.pid

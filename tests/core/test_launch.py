@@ -17,6 +17,8 @@ import pytest
 
 from postfacta_core.launch import main
 
+pytestmark = pytest.mark.usefixtures("programs")
+
 # A server: it says what it hears, and ends with 7 on SIGTERM or SIGINT, or when `end` appears.
 SERVER = """
 import os, pathlib, signal, sys, time

@@ -264,12 +264,14 @@ for number in range(int(sys.argv[1])):
 """
 
 
+@pytest.mark.usefixtures("programs")
 def test_the_end_of_the_process_loses_no_line() -> None:
     command = [sys.executable, "-c", _PROGRAM, "300"]
     done = subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=True)  # noqa: S603 - our own
     assert len(done.stdout.splitlines()) == 300
 
 
+@pytest.mark.usefixtures("programs")
 def test_the_end_of_the_process_tells_what_was_held_back() -> None:
     command = [sys.executable, "-c", _PROGRAM, "4000"]
     done = subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=True)  # noqa: S603 - our own
@@ -279,6 +281,7 @@ def test_the_end_of_the_process_tells_what_was_held_back() -> None:
     assert sum(told.values()) + len(lines) - len(told) == 4000
 
 
+@pytest.mark.usefixtures("programs")
 def test_a_reader_that_is_stuck_does_not_keep_the_process_from_its_end() -> None:
     command = [sys.executable, "-c", _PROGRAM, "300"]
     out = subprocess.PIPE

@@ -35,14 +35,17 @@ def asked(code: str, *before: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.usefixtures("programs")
 def test_sigint_in_the_foreground_of_a_terminal_is_a_persons() -> None:
     assert asked(ASK, "setsid", "--ctty", "--wait") == "True"
 
 
+@pytest.mark.usefixtures("programs")
 def test_sigint_in_the_background_of_a_terminal_is_a_programs() -> None:
     assert asked(BACKGROUND, "setsid", "--ctty", "--wait") == "False"
 
 
+@pytest.mark.usefixtures("programs")
 def test_sigint_without_a_terminal_is_a_programs() -> None:
     assert asked(ASK) == "False"
 

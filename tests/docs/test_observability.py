@@ -76,6 +76,7 @@ def test_the_page_has_what_this_reads() -> None:
     assert {step.text.split()[0] for step in steps() if step.role == "none"} == {"pip", "docker"}
 
 
+@pytest.mark.usefixtures("programs")
 @needs("prometheus")
 @needs("promtool")
 def test_whoever_follows_the_page_sees_the_alert_fire_and_end(tmp_path: Path) -> None:

@@ -81,3 +81,8 @@ def fill(file: Path) -> None:
     with file.open("wb", buffering=0) as filler, suppress(OSError):
         while True:
             filler.write(bytes(4096))
+
+
+@pytest.fixture(autouse=True)
+def _programs(programs: None) -> None:
+    """Put the folder into the tier `process`."""

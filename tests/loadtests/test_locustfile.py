@@ -14,6 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+pytestmark = pytest.mark.usefixtures("programs")
+
 ROOT = Path(__file__).parent.parent.parent
 FROZEN = 5.0
 

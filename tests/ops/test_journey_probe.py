@@ -43,7 +43,7 @@ def probe() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def live(postgres_server: EmbeddedPostgres) -> Iterator[LiveService]:
+def live(programs: None, postgres_server: EmbeddedPostgres) -> Iterator[LiveService]:
     """Run the service for the tests of this module."""
     upgrade(create_database(postgres_server, "journey_template"), progress=lambda _: None)
     with live_service(postgres_server, "journey_template") as service:
@@ -71,6 +71,7 @@ def run_once(*arguments: str, token: str = TOKEN) -> subprocess.CompletedProcess
     )
 
 
+@pytest.mark.usefixtures("programs")
 def test_two_journeys_get_through_and_record_one_exercise(live: LiveService, token: str) -> None:
     for _ in range(2):
         done = run_once("--url", live.url, token=token)
@@ -80,24 +81,28 @@ def test_two_journeys_get_through_and_record_one_exercise(live: LiveService, tok
     assert len(found) == 1
 
 
+@pytest.mark.usefixtures("programs")
 def test_a_token_that_may_only_read_fails_at_the_write(live: LiveService) -> None:
     done = run_once("--url", live.url, token=token_of(live, "incidents:read"))
     assert done.returncode == 1
     assert done.stdout.startswith("write: status 403 (sign_in ")
 
 
+@pytest.mark.usefixtures("programs")
 def test_an_unknown_token_fails_at_once_and_is_not_shown(live: LiveService) -> None:
     done = run_once("--url", live.url)
     assert done.stdout.startswith("sign_in: status 401")
     assert TOKEN not in done.stdout + done.stderr
 
 
+@pytest.mark.usefixtures("programs")
 def test_a_service_that_is_away_is_told(live: LiveService) -> None:
     done = run_once("--url", "http://127.0.0.1:1")
     assert done.returncode == 1
     assert done.stdout.startswith("sign_in: no connection")
 
 
+@pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -116,6 +121,7 @@ def test_wrong_usage_ends_with_2_and_says_what_to_do(arguments: tuple[str, ...],
     assert complaint in done.stderr
 
 
+@pytest.mark.usefixtures("programs")
 def test_without_a_token_it_says_where_to_put_one() -> None:
     done = run_once("--url", "http://host", token="")
     assert (done.returncode, "POSTFACTA_PROBE_TOKEN" in done.stderr) == (2, True)
@@ -246,6 +252,7 @@ def running(url: str, token: str) -> Generator[str]:
             process.kill()
 
 
+@pytest.mark.usefixtures("programs")
 @needs("promtool")
 def test_its_metrics_are_what_prometheus_reads(live: LiveService, token: str) -> None:
     with running(live.url, token) as url:
@@ -264,6 +271,7 @@ def test_its_metrics_are_what_prometheus_reads(live: LiveService, token: str) ->
     assert (linted.returncode, linted.stderr) == (0, "")
 
 
+@pytest.mark.usefixtures("programs")
 def test_its_metrics_tell_of_a_service_that_goes_away(probe: ModuleType) -> None:
     with answering(GOOD) as (url, _), running(url, TOKEN) as metrics:
         wait_until(lambda: "\nprobe_success 1\n" in httpx2.get(metrics).text, "it is well", within=30.0)

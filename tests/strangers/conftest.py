@@ -19,3 +19,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environments(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environments:
     """Make environments with the wheel: `environments("fastapi", "uvicorn", extras=["postgres"])`."""
     return Environments(wheel, tmp_path_factory.mktemp("environments"))
+
+
+@pytest.fixture(autouse=True)
+def _programs(programs: None) -> None:
+    """Put the folder into the tier `process`."""

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Page
 
 from tests.app.browsing import NEEDS_CHROMIUM, chromium
@@ -95,6 +96,7 @@ def ask(page: Page, url: str, **options: object) -> list[object]:
 
 
 @NEEDS_CHROMIUM
+@pytest.mark.usefixtures("chromiums")
 def test_a_page_of_another_origin_reads_each_refusal(environments: Environments, tmp_path: Path) -> None:
     environment = environments("fastapi", "uvicorn")
     with (

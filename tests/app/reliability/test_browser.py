@@ -81,7 +81,7 @@ def url(prometheus: Prometheus, postgres_server: EmbeddedPostgres, app_template:
 
 
 @pytest.fixture(scope="module")
-def browser(url: str) -> Generator[Browser]:
+def browser(chromiums: None, url: str) -> Generator[Browser]:
     with chromium() as running:
         yield running
 

@@ -162,6 +162,7 @@ def a_world() -> Facts:
     )
 
 
+@pytest.mark.usefixtures("programs")
 def test_verify_is_clean_before_and_after_a_restore_and_notices_a_lost_fact(
     postgres_server: EmbeddedPostgres,
     app_template: str,

@@ -495,6 +495,7 @@ def run_script(anyio_backend: str, *, hang: str, force: bool) -> subprocess.Comp
     )
 
 
+@pytest.mark.usefixtures("programs")
 def test_a_process_that_hangs_beyond_all_limits_ends_itself_and_shows_its_stacks(anyio_backend: str) -> None:
     began = time.monotonic()
     done = run_script(anyio_backend, hang="threading.Event().wait()", force=True)
@@ -504,6 +505,7 @@ def test_a_process_that_hangs_beyond_all_limits_ends_itself_and_shows_its_stacks
     assert re.search(r'File "<string>", line \d+ in main', done.stderr)
 
 
+@pytest.mark.usefixtures("programs")
 def test_a_thread_that_goes_on_does_not_keep_the_process_from_its_end(anyio_backend: str) -> None:
     done = run_script(
         anyio_backend, hang="threading.Thread(target=threading.Event().wait).start()", force=True
@@ -512,11 +514,13 @@ def test_a_thread_that_goes_on_does_not_keep_the_process_from_its_end(anyio_back
     assert "all stacks:" in done.stderr
 
 
+@pytest.mark.usefixtures("programs")
 def test_a_process_that_closes_late_but_in_time_is_left_alone(anyio_backend: str) -> None:
     done = run_script(anyio_backend, hang="await anyio.sleep(1.5)", force=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "server heard\nclosed\n", "")
 
 
+@pytest.mark.usefixtures("programs")
 def test_the_end_by_force_can_be_left_to_others(anyio_backend: str) -> None:
     done = run_script(anyio_backend, hang="await anyio.sleep(3.5)", force=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "server heard\nclosed\n", "")

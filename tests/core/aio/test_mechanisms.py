@@ -21,6 +21,8 @@ from uvicorn.server import Server
 from postfacta_core.aio._mechanisms import Mechanism, choose, is_reloaded
 from tests.apart import apart
 
+pytestmark = pytest.mark.usefixtures("programs")
+
 BACKENDS = ("asyncio", "trio")
 LOOPS = {"loop": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 

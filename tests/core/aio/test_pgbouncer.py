@@ -88,7 +88,7 @@ max_client_conn = 500
 
 
 @pytest.fixture
-def bouncer(database_dsn: str) -> Generator[PgBouncer]:
+def bouncer(programs: None, database_dsn: str) -> Generator[PgBouncer]:
     """Run a pgbouncer before the test's database."""
     with open_folder() as folder:
         bouncer = PgBouncer(folder, database_dsn)

@@ -108,6 +108,7 @@ async def make_table(database: Database, pair: Pair) -> None:
     await until(pair.standby.dsn(), "select count(*) from pg_class where relname = 't'", 1)
 
 
+@pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize("how", ["stop", "kill"])
 async def test_after_a_failover_writes_go_to_the_new_primary_within_a_reconnect_interval(
     pair: Pair, how: str
@@ -127,6 +128,7 @@ async def test_after_a_failover_writes_go_to_the_new_primary_within_a_reconnect_
             assert await until_quiet(other, most=3) <= 3
 
 
+@pytest.mark.usefixtures("programs")
 async def test_after_a_failover_from_a_frozen_primary_writes_go_to_the_new_one(pair: Pair) -> None:
     options = replace(QUICK, connect_timeout=1.0, statement_timeout=0.5)
     async with opened(pair.dsn(), options) as database:
@@ -140,6 +142,7 @@ async def test_after_a_failover_from_a_frozen_primary_writes_go_to_the_new_one(p
             assert await two_ports(database) == {pair.standby.port}
 
 
+@pytest.mark.usefixtures("programs")
 async def test_idle_connections_to_a_host_that_was_left_are_not_lent_again(pair: Pair) -> None:
     async with opened(pair.dsn(), replace(QUICK, connect_timeout=1.0)) as database:
         await make_table(database, pair)
@@ -168,6 +171,7 @@ async def test_the_host_that_takes_no_writes_is_passed_by(pair: Pair) -> None:
         assert await database.fetchval("select inet_server_port()") == pair.primary.port
 
 
+@pytest.mark.usefixtures("programs")
 async def test_a_primary_that_became_a_standby_behind_one_name_is_left(pair: Pair) -> None:
     # As behind a proxy: sessions stay open on a server that takes no writes any more.
     seen = RecordingObserver()

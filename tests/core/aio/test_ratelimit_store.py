@@ -47,7 +47,7 @@ def client(server: Server) -> Any:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Generator[Server]:
+def server(programs: None, tmp_path: Path) -> Generator[Server]:
     first: Any = ValkeyServer(data_dir=tmp_path)
     first.start()
     port = first.port

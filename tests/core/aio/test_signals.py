@@ -18,6 +18,8 @@ from postfacta_core.aio import signals
 from postfacta_core.aio.signals import Interception, intercept
 from tests.apart import apart
 
+pytestmark = pytest.mark.usefixtures("programs")
+
 BACKENDS = ("asyncio", "trio")
 VARIABLE = "POSTFACTA_DRAIN_FILE"
 

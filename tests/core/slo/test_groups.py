@@ -22,6 +22,7 @@ def lint(where: Path, rules: object) -> str:
     return refusal(where, "check", "rules", "--lint=all", "--lint-fatal", "rules.yml")
 
 
+@pytest.mark.usefixtures("programs")
 @needs_promtool
 @pytest.mark.parametrize("compress", [1, 7, 60, 150])
 @pytest.mark.parametrize("file", [APP, ORDERS], ids=["app", "orders"])
@@ -29,6 +30,7 @@ def test_promtool_finds_nothing_wrong(tmp_path: Path, file: Path, compress: int)
     assert lint(tmp_path, rules_of(model(file), compress=compress)) == ""
 
 
+@pytest.mark.usefixtures("programs")
 @needs_promtool
 @settings(
     deadline=None,

@@ -57,6 +57,7 @@ def test_a_second_time_nothing_changes(tmp_path: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.usefixtures("programs")
 @needs_promtool
 def test_promtool_takes_the_rules_as_they_are_written(tmp_path: Path) -> None:
     main(["generate", str(ORDERS), "--rules", f"{tmp_path}/slo.gen.yml"])
@@ -173,6 +174,7 @@ def test_without_data_the_gate_stays_shut(tmp_path: Path, capsys: pytest.Capture
     assert "must hold one document, not 2" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("programs")
 def test_it_runs_as_a_program(tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -198,6 +200,7 @@ def test_the_committed_files_follow_from_the_objectives(capsys: pytest.CaptureFi
     assert main(["check", str(APP), *words]) == 0, capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("programs")
 @needs_promtool
 def test_the_how_to_works_as_it_stands(tmp_path: Path) -> None:
     page = (ROOT / "docs/how-to/slo-as-code.md").read_text()

@@ -20,6 +20,8 @@ from postfacta_core.slo.rules import period_rules, recorded, sli_rules
 from .files import APP, ORDERS, Documents, model, objective, some_documents
 from .promtool import needs_promtool, refusal
 
+pytestmark = pytest.mark.usefixtures("programs")
+
 RATE: Final = objective("success-rate", APP)
 MINUTES: Final = objective("availability", APP)
 SLOW: Final = objective("latency-p95", APP)

@@ -31,6 +31,7 @@ def sink() -> Generator[Sink]:
         yield sink
 
 
+@pytest.mark.usefixtures("programs")
 @needs_promtool
 @needs_alertmanager
 @pytest.mark.parametrize("victim", ["prometheus", "alertmanager"])
@@ -147,6 +148,7 @@ def test_a_page_that_was_not_delivered_is_tried_again(program: ModuleType) -> No
     assert pager.pages == ["firing"]
 
 
+@pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize(
     ("text", "arguments", "complaint"),
     [

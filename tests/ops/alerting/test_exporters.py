@@ -23,6 +23,8 @@ from postfacta_embedded import EmbeddedPostgres
 from tests.ops.alerting.rules import Alert, alerts, metrics_of, needs_alertmanager, needs_promtool, program
 from tests.ops.runbooks.reading import queries
 
+pytestmark = pytest.mark.usefixtures("programs")
+
 _START = 30.0
 # Patroni needs a cluster around it. Its names were read in the source of version 4.1.
 PATRONI = {"patroni_cluster_unlocked", "patroni_postgres_running", "patroni_primary"}

@@ -78,11 +78,13 @@ def test_the_schema_refuses_what_it_should(change: _Change) -> None:
         jsonschema.validate(made, schema)
 
 
+@pytest.mark.usefixtures("programs")
 def test_there_is_no_gap_and_no_double_in_the_next_90_days() -> None:
     code, said, _ = oncall("check", "--days", "90")
     assert (code, said[:26]) == (0, "no gap and no double from ")
 
 
+@pytest.mark.usefixtures("programs")
 def test_the_present_holder_is_told() -> None:
     code, said, _ = oncall("who")
     assert code == 0
@@ -90,6 +92,7 @@ def test_the_present_holder_is_told() -> None:
     assert said.endswith("after 30 min  engineering-manager\n")
 
 
+@pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize(
     ("at", "primary", "secondary"),
     [
@@ -111,6 +114,7 @@ def _swap(start: str, end: str, seat: str, rotation: str = "primary") -> _Change
     )
 
 
+@pytest.mark.usefixtures("programs")
 def test_who_takes_anothers_time_is_told_for_that_time_alone(tmp_path: Path) -> None:
     file = changed(tmp_path, _swap("2026-09-08T08:00", "2026-09-08T20:00", "engineer-4"))
     held = {
@@ -129,6 +133,7 @@ def _goes_on(made: dict[str, Any]) -> None:
     shifts.append({"from": "2026-09-28", "seats": ["engineer-9"]})
 
 
+@pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
@@ -171,11 +176,13 @@ def test_a_gap_a_double_and_a_dead_end_are_found(changes: list[_Change], found: 
     assert found in said
 
 
+@pytest.mark.usefixtures("programs")
 def test_nobody_on_call_is_no_quiet_answer(tmp_path: Path) -> None:
     code, _, complaint = oncall("who", "--at", "2026-11-01", file=changed(tmp_path, _ends))
     assert (code, complaint) == (1, "oncall: primary: nobody at 2026-11-01T00:00:00+00:00\n")
 
 
+@pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize(
     ("arguments", "change", "complaint"),
     [
@@ -200,11 +207,13 @@ def test_what_cannot_be_used_is_refused_with_its_place(
     assert len(told.splitlines()) == 1
 
 
+@pytest.mark.usefixtures("programs")
 def test_an_unknown_rotation_is_answered_with_those_that_there_are() -> None:
     code, _, told = oncall("who", "--rotation", "tertiary")
     assert (code, told) == (1, "oncall: there is no rotation 'tertiary': there are primary, secondary\n")
 
 
+@pytest.mark.usefixtures("programs")
 def test_a_handover_is_at_ten_by_the_clock_on_the_wall_in_summer_and_in_winter(tmp_path: Path) -> None:
     try:
         zone = ZoneInfo("Europe/Berlin")

@@ -32,6 +32,7 @@ def test_the_same_service_gives_the_same_bytes(tmp_path: Path) -> None:
     assert [file.read_bytes() for file in first] == [file.read_bytes() for file in second]
 
 
+@pytest.mark.usefixtures("programs")
 def test_it_runs_from_anywhere_and_says_what_it_wrote(tmp_path: Path) -> None:
     done = subprocess.run(  # noqa: S603 - our own program
         [sys.executable, ROOT / "deploy/grafana/generate.py", "--service", "billing", "--out", "grafana"],

@@ -85,7 +85,7 @@ class Pipeline:
 
 
 @pytest.fixture
-def pipeline(tmp_path: Path) -> Pipeline:
+def pipeline(programs: None, tmp_path: Path) -> Pipeline:
     made = Pipeline(tmp_path)
     made.source.touch()
     for part in ("out", "state"):

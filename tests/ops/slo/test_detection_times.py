@@ -62,6 +62,7 @@ def test_the_page_holds_the_times_that_follow_from_the_objectives() -> None:
     assert between == table()
 
 
+@pytest.mark.usefixtures("programs")
 @needs_promtool
 @pytest.mark.parametrize("name", dict.fromkeys(name for name, _, _ in COLUMNS))
 def test_promtool_sees_each_alert_at_its_time_and_not_one_scrape_before(name: str, tmp_path: Path) -> None:
@@ -97,6 +98,7 @@ def file_of(groups: list[dict[str, Any]], tests: list[dict[str, Any]]) -> dict[s
     }
 
 
+@pytest.mark.usefixtures("programs")
 @needs_promtool
 @pytest.mark.parametrize(("alert", "seconds"), [("PostfactaDown", 75), ("PostfactaSLIMetricAbsent", 195)])
 def test_promtool_sees_that_a_service_is_gone_at_the_time_that_the_page_says(

@@ -89,7 +89,7 @@ def _history() -> Iterator[Series]:
 
 
 @pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+def prometheus(programs: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     folder = tmp_path_factory.mktemp("month")
     write_blocks(folder, list(_history()), int(WALL()) // EVERY * EVERY)
     with Prometheus(folder, scrape_config({}), keep="90d") as running:

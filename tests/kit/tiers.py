@@ -1,0 +1,161 @@
+"""Tiers of tests: each test has one, by its marks and fixtures, and a fast one is held to what fast means.
+
+| tier | of tests that |
+|---|---|
+| `fast` | run in this process; they may use the session's PostgreSQL |
+| `process` | start programs: they ask for the fixture `programs`, by themselves or through another fixture |
+| `browser` | use Chromium: they ask for the fixture `chromiums` |
+| `clock` | are decided by a wall-clock threshold: they run alone, and state their slack |
+| `long` | take more than two seconds of the processor |
+
+The last line of a run counts what it left out. `.pytest_cache/executed` lists what it ran: see `executed.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kit.watch import watch
+
+TIERS = ("fast", "process", "browser", "clock", "long")
+# A fast test takes less than half of it on an idle machine.
+_MOST_CPU = 1.0
+_LEFT_OUT = pytest.StashKey[Counter[str]]()
+_TIER = pytest.StashKey[str]()
+
+
+def tier_of(item: pytest.Item) -> str:
+    """Return the tier of a test."""
+    for tier in ("long", "clock"):
+        if item.get_closest_marker(tier) is not None:
+            return tier
+    fixtures = getattr(item, "fixturenames", ())
+    if "chromiums" in fixtures:
+        return "browser"
+    return "process" if "programs" in fixtures else "fast"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin to watch."""
+    config.stash[_LEFT_OUT] = Counter()
+    sys.addaudithook(watch)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its tier, before `-m` chooses."""
+    for item in items:
+        tier = item.stash[_TIER] = tier_of(item)
+        if item.get_closest_marker(tier) is None:
+            item.add_marker(tier)
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Count what is left out."""
+    for item in items:
+        item.config.stash[_LEFT_OUT][item.stash[_TIER]] += 1
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Hold the fixtures of a fast test to the rules too: they may start nothing."""
+    if item.stash[_TIER] != "fast":
+        return (yield)
+    watch.started = []
+    try:
+        return (yield)
+    finally:
+        watch.started = None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Fail a fast test that is not fast."""
+    if item.stash[_TIER] != "fast":
+        return (yield)
+    began = time.process_time()
+    yield
+    took = time.process_time() - began
+    _judge(took)
+    return None
+
+
+def _judge(took: float) -> None:
+    remedy = "mark it or mend it: see the tiers in CONTRIBUTING.md"
+    if watch.started:
+        pytest.fail(f"A fast test started {', '.join(watch.started)}; {remedy}.", pytrace=False)
+    if took > _MOST_CPU and not _is_traced():
+        pytest.fail(f"A fast test took {took:.2f} s of the processor; {remedy}.", pytrace=False)
+
+
+def _is_traced() -> bool:
+    coverage = sys.modules.get("coverage")
+    return coverage is not None and coverage.Coverage.current() is not None
+
+
+class _Executed:
+    """Write down what this run executed, for `executed.py` to compare with what there is."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / f"{time.monotonic_ns()}-{os.getpid()}.txt").open("w", encoding="utf-8")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Add a line to the file for each test, with its outcome."""
+        if report.when == "call" or (report.when == "setup" and report.outcome != "passed"):
+            self._file.write(f"{report.outcome} {report.nodeid}\n")
+
+    def pytest_sessionfinish(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Write the list of what is executed, in the process that reports."""
+    config = session.config
+    if not _is_worker(config) and not config.option.collectonly:
+        folder = config.rootpath / ".pytest_cache" / "executed"
+        config.pluginmanager.register(_Executed(folder), "executed")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker left out; each of them collects everything."""
+    node.config.stash[_LEFT_OUT] = Counter(node.workeroutput.get("left_out", {}))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
+    """Say, in the last line of all, how many tests of which tier did not run, and what runs them."""
+    config = session.config
+    left_out = config.stash[_LEFT_OUT]
+    if _is_worker(config):
+        config.workeroutput["left_out"] = dict(left_out)  # type: ignore[attr-defined] # of pytest-xdist
+    yield
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and (text := _left_out_text(left_out)):
+        reporter.write_line(text)
+
+
+def _left_out_text(left_out: Counter[str]) -> str:
+    """Return a sentence for each command that runs what was left out."""
+    counts = [
+        (f"{left_out[tier]} {tier}", "make proofs" if tier == "long" else "make test-all") for tier in TIERS
+    ]
+    commands = {
+        command: [text for text, of in counts if of == command and not text.startswith("0 ")]
+        for command in ("make test-all", "make proofs")
+    }
+    return "; ".join(f"not run: {', '.join(of)} ({command})" for command, of in commands.items() if of)
