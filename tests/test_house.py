@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import subprocess
 from pathlib import Path
-
-import pytest
 
 import postfacta_core
 from postfacta_app.settings import Settings, variable
 from postfacta_core import errors
 from postfacta_core.asgi._problem import PROBLEMS
+from tests.kit.every import every
 
 ROOT = Path(__file__).parent.parent
 SRC = ROOT / "src"
@@ -26,28 +24,30 @@ TRACKED = subprocess.run(
 ).stdout.split("\0")[:-1]
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_a_module_can_be_read_at_one_sitting(name: str) -> None:
-    assert len(MODULES[name].splitlines()) <= 600
+def test_a_module_can_be_read_at_one_sitting() -> None:
+    with every() as case:
+        for name, text in MODULES.items():
+            with case(name):
+                assert len(text.splitlines()) <= 600
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_a_module_says_in_one_sentence_what_it_is(name: str) -> None:
-    first = (ast.get_docstring(ast.parse(MODULES[name])) or "").split("\n\n")[0]
-    assert first.endswith(".")
-    assert first.count(" and ") < 2
+def test_a_module_says_in_one_sentence_what_it_is() -> None:
+    with every() as case:
+        for name, text in MODULES.items():
+            with case(name):
+                docstring = re.match(r'r?"""(.*?)\s*("""|\n\n)', text, re.DOTALL)
+                assert docstring
+                assert docstring[1].endswith(".")
+                assert docstring[1].count(" and ") < 2
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_a_module_says_what_it_exports(name: str) -> None:
-    body = ast.parse(MODULES[name]).body
-    stated = [node for node in body if isinstance(node, ast.Assign | ast.AnnAssign)]
-    targets = [
-        t for node in stated for t in (node.targets if isinstance(node, ast.Assign) else [node.target])
-    ]
-    public = [n for n in body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
-    if any(not n.name.startswith("_") for n in public) and "/migrations/" not in name:
-        assert any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets)
+def test_a_module_says_what_it_exports() -> None:
+    with every() as case:
+        for name, text in MODULES.items():
+            with case(name):
+                public = re.search(r"^(async def|def|class) [^_]", text, re.MULTILINE)
+                exports = re.search(r"^__all__\b.*=", text, re.MULTILINE)
+                assert exports or not public or "/migrations/" in name
 
 
 def test_the_app_stays_thin() -> None:
@@ -61,39 +61,49 @@ def test_the_app_stays_thin() -> None:
 READERS = ("postfacta_app/settings.py", "postfacta_core/aio/signals.py", "postfacta_core/launch.py")
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name not in READERS])
-def test_only_the_settings_read_the_environment(name: str) -> None:
-    assert not re.search(r"\bos\.(environ|getenv)\b|from os import .*(environ|getenv)", MODULES[name])
+def test_only_the_settings_read_the_environment() -> None:
+    with every() as case:
+        for name, text in MODULES.items():
+            with case(name):
+                read = re.search(r"\bos\.(environ|getenv)\b|from os import .*(environ|getenv)", text)
+                assert name in READERS or not read
 
 
-@pytest.mark.parametrize("floor", ["policy", "telemetry", "slo", "aio", "asgi"])
-def test_a_module_has_a_test_of_its_name(floor: str) -> None:
-    modules = {path.stem.strip("_") for path in (SRC / "postfacta_core" / floor).glob("*.py")}
-    tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests/core" / floor).glob("test_*.py")}
-    assert modules - {"init", "types"} <= tests
+def test_a_module_has_a_test_of_its_name() -> None:
+    with every() as case:
+        for floor in ("policy", "telemetry", "slo", "aio", "asgi"):
+            with case(floor):
+                modules = {path.stem.strip("_") for path in (SRC / "postfacta_core" / floor).glob("*.py")}
+                tests = {
+                    path.stem.removeprefix("test_")
+                    for path in (ROOT / "tests/core" / floor).glob("test_*.py")
+                }
+                assert modules - {"init", "types"} <= tests
 
 
-@pytest.mark.parametrize("public", postfacta_core.__all__)
-def test_what_is_public_is_documented(public: str) -> None:
-    assert public in (ROOT / "docs/reference/core.md").read_text()
+def test_what_is_public_is_documented() -> None:
+    page = (ROOT / "docs/reference/core.md").read_text()
+    assert [name for name in postfacta_core.__all__ if name not in page] == []
 
 
-@pytest.mark.parametrize("error", errors.__all__)
-def test_every_error_has_a_status(error: str) -> None:
-    assert getattr(errors, error) in PROBLEMS
+def test_every_error_has_a_status() -> None:
+    assert [name for name in errors.__all__ if getattr(errors, name) not in PROBLEMS] == []
 
 
-@pytest.mark.parametrize("field", Settings.model_fields)
-def test_every_setting_is_documented(field: str) -> None:
-    assert f"`{variable(field)}`" in (ROOT / "docs/reference/settings.md").read_text()
+def test_every_setting_is_documented() -> None:
+    page = (ROOT / "docs/reference/settings.md").read_text()
+    assert [field for field in Settings.model_fields if f"`{variable(field)}`" not in page] == []
 
 
-@pytest.mark.parametrize("name", TRACKED)
-def test_no_committed_file_names_a_package_registry(name: str) -> None:
-    file = ROOT / name
-    if file.suffix in {".png", ".svg"} or not file.is_file() or name == "tests/test_house.py":
-        return
-    assert not re.search(r"(pypi|pythonhosted|npmjs|deb\.debian)\.org|registry\.npm", file.read_text())
+def test_no_committed_file_names_a_package_registry() -> None:
+    registry = re.compile(r"(pypi|pythonhosted|npmjs|deb\.debian)\.org|registry\.npm")
+    with every() as case:
+        for name in TRACKED:
+            file = ROOT / name
+            if file.suffix in {".png", ".svg"} or not file.is_file() or name == "tests/test_house.py":
+                continue
+            with case(name):
+                assert not registry.search(file.read_text())
 
 
 def test_no_lock_file_records_an_address() -> None:
