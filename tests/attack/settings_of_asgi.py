@@ -1,0 +1,234 @@
+"""The settings of `harden` and of each middleware, and what is wrong for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from postfacta_core import (
+    HealthRegistry,
+)
+from postfacta_core.aio.database import Database
+from postfacta_core.aio.deadline import RunningRequests
+from postfacta_core.asgi import (
+    ContextMiddleware,
+    Cors,
+    CorsMiddleware,
+    DeadlineMiddleware,
+    ErrorMiddleware,
+    HealthMiddleware,
+    LifespanMiddleware,
+    LoadSheddingMiddleware,
+    MetricsEndpoint,
+    Policy,
+    RateLimit,
+    RateLimitMiddleware,
+    ResponseHeadersMiddleware,
+    TelemetryMiddleware,
+    TransferMiddleware,
+    harden,
+)
+from postfacta_core.telemetry.metrics import Metrics
+from tests.attack.wrong import (
+    APP,
+    CLOCK,
+    COUNT,
+    COUNT_FROM_ZERO,
+    FLAG,
+    FUNCTION,
+    FUNCTION_OR_NONE,
+    MODE,
+    OBJECT,
+    OBSERVED,
+    OBSERVER,
+    PATH,
+    PREFIX,
+    RATES,
+    SECONDS_OR_NONE,
+    SECRET,
+    STORE_FAILURE,
+    TEXTS,
+    Setting,
+    app,
+)
+
+__all__ = ["ASGI"]
+
+ASGI: Final[dict[Callable[..., object], Setting]] = {
+    RateLimit: Setting(
+        right={"rate": "10/second"},
+        wrong={
+            "rate": RATES,
+            "per": ("user", "", None, 3),
+            "name": (3, "two words", "x" * 65),
+            "cost": (-1, 1.5, "1", None, True),
+            "applies_to": FUNCTION_OR_NONE,
+            "on_store_failure": STORE_FAILURE,
+            "mode": MODE,
+        },
+    ),
+    Policy: Setting(
+        wrong={
+            "limits": (*OBJECT, None),
+            "request_timeout": SECONDS_OR_NONE,
+            "stream_timeout": SECONDS_OR_NONE,
+            "cancel_on_disconnect": FLAG,
+            "rate_limits": ("100/minute", [100], ["100/fortnight"], ["1/minute per principal"], None, {}),
+            "rate_limit_store": OBJECT,
+            "trusted_proxies": ("10.0.0.0/8", ["proxy"], [3], 3, None),
+            "cors": (*OBJECT, Cors, ["https://console.example.org"]),
+            "shedding": MODE,
+            "concurrency": (100, "100", None),
+            "priority_of": FUNCTION_OR_NONE,
+            "priority_key": SECRET,
+            "drain": (*OBJECT, None),
+            "recycle": OBJECT,
+            "response_headers": (
+                {},
+                {"a": "b"},
+                "a: b",
+                [("a",)],
+                [("a", 1)],
+                [("a b", "c")],
+                [("a", "b\n")],
+                None,
+            ),
+            "metrics_path": PATH,
+            "metrics_token": SECRET,
+            "allow_metrics": FUNCTION_OR_NONE,
+            "dev": FLAG,
+            "metrics_workers": (3, None),
+            "health_prefix": PREFIX,
+            "allow_health_detail": FUNCTION_OR_NONE,
+            "traffic_key": SECRET,
+            "quiet": ("/ping", ["ping"], [3], None),
+            "access_lines": (0, -1, 1.5, "all", True),
+        },
+        shown_as={"trusted_proxies": "networks"},
+    ),
+    harden: Setting(
+        right={"app": app, "service": "billing"},
+        wrong={
+            "app": (*APP, harden(app, service="billing")),
+            "service": ("", " ", None, 3),
+            "policy": OBJECT,
+            "telemetry": OBJECT,
+            "health": OBJECT,
+            "resources": ([object()], ["database"], [Database], 3, None),
+            "render": FUNCTION_OR_NONE,
+            "route_of": FUNCTION_OR_NONE,
+            "resetters": (["clear"], [3]),
+            **CLOCK,
+        },
+    ),
+    ContextMiddleware: Setting(
+        right={"app": app}, wrong={"app": APP, "resetters": (["clear"], [3]), **CLOCK, "ids": FUNCTION}
+    ),
+    Cors: Setting(
+        wrong={
+            "allow_origins": (*TEXTS, ["console.example.org"], ["https://console.example.org/"]),
+            "allow_origin_regex": ("(", 3, None, ["https://console.example.org"]),
+            "allow_methods": TEXTS,
+            "allow_headers": TEXTS,
+            "allow_credentials": FLAG,
+            "expose_headers": TEXTS,
+            "max_age": COUNT_FROM_ZERO,
+        }
+    ),
+    CorsMiddleware: Setting(
+        right={"app": app, "cors": Cors()},
+        wrong={"app": APP, "cors": (*OBJECT, None), "render": FUNCTION_OR_NONE},
+    ),
+    DeadlineMiddleware: Setting(
+        right={"app": app, "running": RunningRequests()},
+        wrong={
+            "app": APP,
+            "running": (*OBJECT, None),
+            "timeout": SECONDS_OR_NONE,
+            "stream_timeout": SECONDS_OR_NONE,
+            "cancel_on_disconnect": FLAG,
+            "render": FUNCTION_OR_NONE,
+            **OBSERVED,
+        },
+    ),
+    ErrorMiddleware: Setting(right={"app": app}, wrong={"app": APP, "render": FUNCTION_OR_NONE}),
+    HealthMiddleware: Setting(
+        right={"app": app, "registry": HealthRegistry()},
+        wrong={"app": APP, "registry": (*OBJECT, None), "prefix": PREFIX, "allow_detail": FUNCTION_OR_NONE},
+    ),
+    LifespanMiddleware: Setting(
+        right={"app": app, "resources": []},
+        wrong={
+            "app": APP,
+            "resources": ([object()], [Database], 3, None),
+            "lifecycle": OBJECT,
+            "observer": OBSERVER,
+        },
+    ),
+    LoadSheddingMiddleware: Setting(
+        right={"app": app},
+        wrong={
+            "app": APP,
+            "limiter": OBJECT,
+            "priority_of": FUNCTION_OR_NONE,
+            "priority_key": SECRET,
+            "spares": FUNCTION_OR_NONE,
+            "trusts": FUNCTION_OR_NONE,
+            "mode": MODE,
+            "render": FUNCTION_OR_NONE,
+            **OBSERVED,
+            "processor": FUNCTION,
+            "luck": FUNCTION,
+        },
+    ),
+    MetricsEndpoint: Setting(
+        right={"app": app, "metrics": Metrics()},
+        wrong={
+            "app": APP,
+            "metrics": (*OBJECT, None),
+            "path": PATH,
+            "token": SECRET,
+            "allow": FUNCTION_OR_NONE,
+            "workers": (3, None),
+            "observer": OBSERVER,
+        },
+    ),
+    RateLimitMiddleware: Setting(
+        right={"app": app, "rules": ["10/second"]},
+        wrong={
+            "app": APP,
+            "rules": ("10/second", [10], ["10/fortnight"], ["10/second per user"], None),
+            "trusted_proxies": ("10.0.0.0/8", ["proxy"], [3], 3),
+            "store": (3, {}, "memory://", "banana"),
+            "principal_of": FUNCTION_OR_NONE,
+            "route_of": FUNCTION_OR_NONE,
+            "headers": ("never", "", None, True),
+            "max_keys": COUNT,
+            "render": FUNCTION_OR_NONE,
+            **OBSERVED,
+            "luck": FUNCTION,
+        },
+        shown_as={"trusted_proxies": "networks", "store": "stor"},
+        hidden={"store"},
+    ),
+    ResponseHeadersMiddleware: Setting(
+        right={"app": app, "headers": []},
+        wrong={"app": APP, "headers": ({}, "a: b", [("a",)], [("a b", "c")], [("a", "b\n")], None)},
+    ),
+    TelemetryMiddleware: Setting(
+        right={"app": app, "recorders": []},
+        wrong={
+            "app": APP,
+            "route_of": FUNCTION_OR_NONE,
+            "quiet": ("/ping", [3], None),
+            "traffic_key": SECRET,
+            "error_types": OBJECT,
+            **OBSERVED,
+        },
+        free={"recorders": "any object: of its methods those are called that it has"},
+    ),
+    TransferMiddleware: Setting(
+        right={"app": app},
+        wrong={"app": APP, "limits": OBJECT, "render": FUNCTION_OR_NONE, **CLOCK},
+    ),
+}

@@ -1,0 +1,251 @@
+"""The settings of what guards a call or limits a rate, and what is wrong for each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Final
+
+import pybreaker
+
+from postfacta_core import (
+    Backoff,
+    Bulkhead,
+    CircuitBreaker,
+    CircuitConfig,
+    Fallback,
+    Hedge,
+    Outgoing,
+    Pipeline,
+    RateLimiter,
+    Retry,
+    RetryBudget,
+    Timeout,
+)
+from postfacta_core.aio.ratelimit_memory import BoundedStorage
+from postfacta_core.aio.ratelimit_store import SharedStore
+from postfacta_core.policy.bulkhead import Slots
+from postfacta_core.policy.hedge import FixedDelay, QuantileDelay
+from postfacta_core.policy.ratelimit import Rate
+from postfacta_core.policy.retry import RetryRules
+from tests.attack.wrong import (
+    CLOCK,
+    COUNT,
+    COUNT_FROM_ZERO,
+    COUNT_OR_NONE,
+    ERRORS,
+    FLAG,
+    FROM_ONE,
+    FROM_ZERO,
+    FUNCTION,
+    FUNCTION_OR_NONE,
+    JITTER,
+    MODE,
+    NAME,
+    OBJECT,
+    OBSERVED,
+    RATE,
+    RATES,
+    SECONDS,
+    SECONDS_OR_INF,
+    SECRET,
+    SECRET_TEXT,
+    STORE_FAILURE,
+    Setting,
+)
+
+__all__ = ["GUARDS"]
+
+
+def _pipeline(guards: Any) -> Pipeline:
+    return Pipeline(*[guards])
+
+
+def _outgoing(name: Any, guards: Any = None, **given: Any) -> Outgoing:
+    return Outgoing(name, *([] if guards is None else [guards]), **given)
+
+
+GUARDS: Final[dict[Callable[..., object], Setting]] = {
+    Retry: Setting(
+        right={"name": "billing"},
+        wrong={
+            "name": NAME,
+            "attempts": COUNT,
+            "backoff": (*OBJECT, None),
+            "budget": OBJECT,
+            "retryable": ERRORS,
+            "throttled": FUNCTION,
+            "max_wait": SECONDS,
+            "retry_nested": FLAG,
+            "mode": MODE,
+            **OBSERVED,
+            "luck": FUNCTION,
+            "sleep": FUNCTION,
+        },
+    ),
+    RetryRules: Setting(
+        wrong={
+            "attempts": COUNT,
+            "backoff": (*OBJECT, None),
+            "max_wait": SECONDS,
+            "retryable": ERRORS,
+            "throttled": FUNCTION,
+        }
+    ),
+    Backoff: Setting(wrong={"base": SECONDS, "cap": SECONDS, "multiplier": FROM_ONE}),
+    RetryBudget: Setting(
+        right={"name": "billing"},
+        wrong={"name": NAME, "ratio": FROM_ZERO, "floor": FROM_ZERO, "burst": FROM_ONE},
+    ),
+    CircuitBreaker: Setting(
+        right={"name": "billing"},
+        wrong={
+            "name": NAME,
+            "config": OBJECT,
+            "listeners": (["listener"], [3], [pybreaker.CircuitBreakerListener]),
+            "storage": OBJECT,
+            "mode": MODE,
+            **OBSERVED,
+            "luck": FUNCTION,
+            "failures": ERRORS,
+            "retry_after_of": FUNCTION_OR_NONE,
+        },
+    ),
+    CircuitConfig: Setting(
+        wrong={
+            "failure_rate_threshold": RATE,
+            "slow_call_rate_threshold": RATE,
+            "slow_call_duration": SECONDS,
+            "sliding_window_type": ("calls", "", None, 1),
+            "sliding_window_size": (*COUNT, 10_001),
+            "minimum_number_of_calls": COUNT,
+            "wait_duration_in_open_state": SECONDS,
+            "wait_multiplier": FROM_ONE,
+            "wait_jitter": JITTER,
+            "max_wait_duration_in_open_state": SECONDS,
+            "permitted_number_of_calls_in_half_open_state": COUNT,
+            "max_wait_duration_in_half_open_state": SECONDS,
+        }
+    ),
+    Bulkhead: Setting(
+        right={"name": "billing", "slots": 4},
+        wrong={
+            "name": NAME,
+            "slots": COUNT,
+            "max_waiting": COUNT_FROM_ZERO,
+            "max_wait": SECONDS,
+            "mode": MODE,
+            **OBSERVED,
+        },
+    ),
+    Slots: Setting(
+        right={"name": "billing", "size": 4},
+        wrong={
+            "name": NAME,
+            "size": COUNT,
+            "max_waiting": COUNT_FROM_ZERO,
+            "max_wait": SECONDS,
+            "mode": MODE,
+        },
+        shown_as={"size": "slots"},
+    ),
+    Timeout: Setting(
+        right={"seconds": 1.0},
+        wrong={"seconds": SECONDS, "name": NAME, **OBSERVED},
+    ),
+    Hedge: Setting(
+        right={"name": "billing", "delay": 0.1},
+        wrong={
+            "name": NAME,
+            "delay": FROM_ZERO,
+            "budget": OBJECT,
+            "mode": MODE,
+            **OBSERVED,
+            "wait": FUNCTION,
+        },
+    ),
+    FixedDelay: Setting(right={"seconds": 0.1}, wrong={"seconds": FROM_ZERO}),
+    QuantileDelay: Setting(
+        wrong={
+            "quantile": (0, 1, 95, -0.5, math.nan, "95%", None, True),
+            "initial": FROM_ZERO,
+            "minimum": FROM_ZERO,
+            "window": (*COUNT, 39),
+        }
+    ),
+    Fallback: Setting(
+        right={"name": "billing"},
+        wrong={
+            "name": NAME,
+            "errors": ERRORS,
+            "is_failure": FUNCTION_OR_NONE,
+            "max_age": SECONDS_OR_INF,
+            "max_entries": COUNT,
+            "otherwise": FUNCTION_OR_NONE,
+            "mode": MODE,
+            **OBSERVED,
+        },
+    ),
+    RateLimiter: Setting(
+        right={"name": "billing", "rates": "10/second"},
+        wrong={
+            "name": NAME,
+            "rates": RATES,
+            "store": (3, {}, "memory://", "banana", "async+nowhere://x"),
+            "on_store_failure": STORE_FAILURE,
+            "store_timeout": SECONDS,
+            "max_keys": COUNT,
+            "mode": MODE,
+            **OBSERVED,
+        },
+        shown_as={"store": "stor"},
+        hidden={"store"},
+    ),
+    Rate: Setting(
+        right={"amount": 1, "period": 1.0},
+        wrong={"amount": COUNT, "period": SECONDS, "burst": COUNT_OR_NONE},
+    ),
+    SharedStore: Setting(
+        right={"storage": "async+bounded://"},
+        wrong={
+            "storage": ("banana", "memory://", "", 3, None, f"memory://user:{SECRET_TEXT}@host"),
+            "strategy": ("x", "", None, 1),
+            "timeout": SECONDS,
+            "max_calls": COUNT,
+            "backoff": OBJECT,
+            **CLOCK,
+            "luck": FUNCTION,
+        },
+        hidden={"storage"},
+    ),
+    BoundedStorage: Setting(
+        wrong={"max_keys": COUNT},
+        free={
+            "uri": "`limits` hands it over, and SharedStore has checked it",
+            "wrap_exceptions": "`limits` hands it over",
+            "clock": "for tests",
+            "wall": "for tests",
+        },
+    ),
+    Pipeline: Setting(
+        right={"guards": Retry("billing")},
+        wrong={"guards": ("retry", 3, None, Retry, dict)},
+        call=_pipeline,
+        shown_as={"guards": "guard"},
+    ),
+    Outgoing: Setting(
+        right={"name": "billing"},
+        wrong={
+            "name": NAME,
+            "guards": ("retry", 3, Retry),
+            "is_failure": FUNCTION,
+            "tell": FLAG,
+            "priority_key": SECRET,
+            **OBSERVED,
+            "spans": OBJECT,
+            "wall": FUNCTION,
+        },
+        call=_outgoing,
+        shown_as={"guards": "guard"},
+    ),
+}

@@ -1,0 +1,192 @@
+"""The settings of a process: its database, health, limits and telemetry, and what is wrong for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from postfacta_core import (
+    DrainLimits,
+    HealthRegistry,
+)
+from postfacta_core.aio.database import Database, PoolOptions
+from postfacta_core.asgi import (
+    Telemetry,
+)
+from postfacta_core.otlp import CountedSpans, Provider
+from postfacta_core.policy.address import TrustedProxies
+from postfacta_core.policy.health import CheckConfig
+from postfacta_core.policy.lifecycle import RecycleLimits
+from postfacta_core.policy.transfer import TransferLimits
+from postfacta_core.telemetry.exchange import ErrorTypes
+from postfacta_core.telemetry.metrics import Metrics
+from postfacta_core.telemetry.sampling import AccessSampler, EventBudget
+from tests.attack.wrong import (
+    BYTES,
+    CLOCK,
+    COUNT,
+    COUNT_FROM_ZERO,
+    COUNT_OR_NONE,
+    FLAG,
+    FROM_ONE,
+    FROM_ZERO,
+    FROM_ZERO_OR_INF,
+    FUNCTION,
+    JITTER,
+    NAME,
+    OBJECT,
+    OBSERVED,
+    REGISTRIES,
+    SECONDS,
+    SECONDS_OR_INF,
+    SECONDS_OR_NONE,
+    SECRET,
+    SECRET_TEXT,
+    TEXT,
+    Setting,
+    check,
+    sync_check,
+)
+
+__all__ = ["PROCESS"]
+
+
+def _add(**given: Any) -> None:
+    HealthRegistry().add(**given)
+
+
+PROCESS: Final[dict[Callable[..., object], Setting]] = {
+    Database: Setting(
+        right={"dsn": "postgresql://localhost/x"},
+        wrong={
+            "dsn": SECRET,
+            "name": NAME,
+            "options": OBJECT,
+            "password": (3, SECRET_TEXT.encode()),
+            "breaker": OBJECT,
+            "retry_budget": OBJECT,
+            **OBSERVED,
+            "luck": FUNCTION,
+        },
+    ),
+    PoolOptions: Setting(
+        wrong={
+            "max_size": COUNT,
+            "max_waiting": COUNT_FROM_ZERO,
+            **dict.fromkeys(
+                (
+                    "acquire_timeout",
+                    "connect_timeout",
+                    "statement_timeout",
+                    "lock_timeout",
+                    "idle_in_transaction_timeout",
+                    "close_timeout",
+                    "max_lifetime",
+                    "max_idle",
+                ),
+                SECONDS,
+            ),
+            "reconnect": (*OBJECT, None),
+            "reset": FLAG,
+            "transaction_pooling": FLAG,
+        }
+    ),
+    HealthRegistry: Setting(wrong={**OBSERVED, "luck": FUNCTION}),
+    HealthRegistry.add: Setting(
+        right={"name": "database", "check": check},
+        wrong={
+            "name": NAME,
+            "check": (None, "check", sync_check, len),
+            "critical": FLAG,
+            "interval": SECONDS,
+            "timeout": SECONDS,
+            "fall": COUNT,
+            "rise": COUNT,
+            "stale_after": SECONDS_OR_NONE,
+        },
+        call=_add,
+    ),
+    CheckConfig: Setting(
+        wrong={
+            "critical": FLAG,
+            "interval": SECONDS,
+            "timeout": SECONDS,
+            "fall": COUNT,
+            "rise": COUNT,
+            "stale_after": SECONDS_OR_NONE,
+        }
+    ),
+    TransferLimits: Setting(
+        wrong={
+            "max_header_bytes": (0, *BYTES),
+            "max_body_bytes": BYTES,
+            "body_idle_timeout": SECONDS_OR_INF,
+            "body_grace": FROM_ZERO_OR_INF,
+            "min_body_rate": SECONDS_OR_INF,
+            "write_timeout": SECONDS_OR_INF,
+        }
+    ),
+    DrainLimits: Setting(
+        wrong={"drain_delay": FROM_ZERO, "drain_timeout": FROM_ZERO, "close_timeout": SECONDS}
+    ),
+    RecycleLimits: Setting(
+        right={"max_age": 60.0, "max_rss_bytes": 1000},
+        wrong={"max_age": SECONDS_OR_NONE, "max_rss_bytes": COUNT_OR_NONE, "jitter": JITTER},
+    ),
+    TrustedProxies: Setting(
+        wrong={
+            "networks": ("10.0.0.0/8", ["10.0.0.1/8"], ["proxy"], [3], 3, None),
+            "field": ("x-real-ip", "", None, 3),
+        }
+    ),
+    Telemetry: Setting(
+        wrong={
+            "version": TEXT,
+            "revision": TEXT,
+            "metrics": OBJECT,
+            "tracing": OBJECT,
+            "include": REGISTRIES,
+        },
+    ),
+    Metrics: Setting(
+        wrong={
+            "registry": OBJECT,
+            "version": TEXT,
+            "revision": TEXT,
+            "label_cap": COUNT,
+            **CLOCK,
+            "wall": FUNCTION,
+            "with_process": FLAG,
+            "body_sizes": FLAG,
+            "include": REGISTRIES,
+        }
+    ),
+    AccessSampler: Setting(wrong={"most": COUNT, "slow": FROM_ZERO_OR_INF}, free={"luck": "for tests"}),
+    EventBudget: Setting(
+        wrong={"rate": SECONDS, "burst": FROM_ONE, "tell_every": SECONDS, "most_events": COUNT}
+    ),
+    ErrorTypes: Setting(wrong={"limit": COUNT_FROM_ZERO}),
+    CountedSpans: Setting(
+        right={"exporter": InMemorySpanExporter()},
+        wrong={
+            "exporter": (*OBJECT, None),
+            "queued": COUNT,
+            "batch": COUNT,
+            "every": SECONDS,
+            "patience": SECONDS,
+        },
+    ),
+    Provider: Setting(
+        right={"exporter": InMemorySpanExporter()},
+        wrong={
+            "exporter": (*OBJECT, None),
+            "queued": COUNT,
+            "batch": COUNT,
+            "every": SECONDS,
+            "patience": SECONDS,
+        },
+        free={"resource": "OpenTelemetry's", "sampler": "OpenTelemetry's"},
+    ),
+}
