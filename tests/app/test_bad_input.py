@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Sequence
+from itertools import product
 
 import httpx2
 import pytest
@@ -20,6 +21,7 @@ from tests.app.live import (
     said,
     world_of,
 )
+from tests.kit.every import every
 
 
 @pytest.fixture(scope="module")
@@ -67,35 +69,28 @@ def named(answer: httpx2.Response) -> list[str]:
     return [f"{it['pointer']} {it['message']}" for it in body["errors"] if it["code"]]
 
 
-@pytest.mark.parametrize("kind", BROKEN)
 @pytest.mark.parametrize(("method", "path"), [*ROUTES, V0])
-async def test_what_is_no_json_is_400_and_says_where(
-    world: World, method: str, path: str, *, kind: str
-) -> None:
-    if path in {"/login", "/register"} and kind.startswith("deep"):
-        return  # too long for them
-    content, word = BROKEN[kind]
-    answer = await world.send(method, path, content=content, headers=content_type(method))
-    assert answer.status_code == 400, answer.text
-    assert word in said(answer)
-    await world.assert_untouched()
+async def test_what_is_no_json_is_400_and_says_where(world: World, method: str, path: str) -> None:
+    with every() as case:
+        for kind, (content, word) in BROKEN.items():
+            if path in {"/login", "/register"} and kind.startswith("deep"):
+                continue  # too long for them
+            with case(kind):
+                answer = await world.send(method, path, content=content, headers=content_type(method))
+                assert answer.status_code == 400, answer.text
+                assert word in said(answer)
+                await world.assert_untouched()
 
 
-@pytest.mark.parametrize("value", [None, True, 7, 1.5, "text", [], [{}]], ids=json.dumps)
-@pytest.mark.parametrize(("method", "path"), ROUTES)
-async def test_a_body_that_is_no_object_is_refused(
-    world: World, method: str, path: str, *, value: object
-) -> None:
-    content = json.dumps(value).encode()
-    answer = await world.send(method, path, content=content, headers=content_type(method))
-    assert answer.status_code == 422
-    assert len(named(answer)) == 1
-    await world.assert_untouched()
-
-
-FIELDS = [
-    (method, path, body, name) for method, path, body, names in JSON_ROUTES for name in (*names, "unknown~/")
-]
+async def test_a_body_that_is_no_object_is_refused(world: World) -> None:
+    with every() as case:
+        for (method, path), value in product(ROUTES, [None, True, 7, 1.5, "text", [], [{}]]):
+            content = json.dumps(value).encode()
+            with case(method, path, value):
+                answer = await world.send(method, path, content=content, headers=content_type(method))
+                assert answer.status_code == 422
+                assert len(named(answer)) == 1
+                await world.assert_untouched()
 
 
 # None of them is a value of any field.
@@ -109,35 +104,41 @@ WRONG: dict[str, object] = {
 }
 
 
-@pytest.mark.parametrize("kind", WRONG)
-@pytest.mark.parametrize(("method", "path", "body", "name"), FIELDS, ids=lambda it: str(it)[:30])
+@pytest.mark.parametrize(
+    ("method", "path", "body", "names"), JSON_ROUTES, ids=[f"{method}-{path}" for method, path in ROUTES]
+)
 async def test_a_field_of_the_wrong_type_or_length_is_named(
-    world: World, method: str, path: str, body: Body, *, name: str, kind: str
+    world: World, method: str, path: str, body: Body, *, names: Sequence[str]
 ) -> None:
-    if (name, kind) == ("body", "long text"):
-        return  # A remark may be as long.
-    content = json.dumps(body | {name: WRONG[kind]}).encode()
-    answer = await world.send(method, path, content=content, headers=content_type(method))
-    assert answer.status_code == 422, answer.text
-    pointer = "/" + name.replace("~", "~0").replace("/", "~1")
-    fields = named(answer)
-    assert fields
-    assert all(it.startswith(pointer) for it in fields)
-    assert all(len(it) > len(pointer) + 5 for it in fields)
-    await world.assert_untouched()
+    with every() as case:
+        for name, kind in product([*names, "unknown~/"], WRONG):
+            if (name, kind) == ("body", "long text"):
+                continue  # A remark may be as long.
+            content = json.dumps(body | {name: WRONG[kind]}).encode()
+            with case(name, kind):
+                answer = await world.send(method, path, content=content, headers=content_type(method))
+                assert answer.status_code == 422, answer.text
+                pointer = "/" + name.replace("~", "~0").replace("/", "~1")
+                fields = named(answer)
+                assert fields
+                assert all(it.startswith(pointer) for it in fields)
+                assert all(len(it) > len(pointer) + 5 for it in fields)
+                await world.assert_untouched()
 
 
-@pytest.mark.parametrize("kind", WRONG)
-@pytest.mark.parametrize("name", ["title", "description", "reporter", "severity", "owner", "notes"])
-async def test_v0_names_the_field_in_its_one_sentence(world: World, *, name: str, kind: str) -> None:
-    # An empty note is a note.
-    value = [7] if (name, kind) == ("notes", "list of objects") else WRONG[kind]
-    content = json.dumps(START | {name: value}).encode()
-    answer = await world.send(*V0, content=content)
-    assert answer.status_code == 400, answer.text
-    assert answer.json().keys() == {"message", "requestId"}
-    assert name.removesuffix("s") in said(answer)
-    await world.assert_untouched()
+async def test_v0_names_the_field_in_its_one_sentence(world: World) -> None:
+    names = ["title", "description", "reporter", "severity", "owner", "notes"]
+    with every() as case:
+        for name, kind in product(names, WRONG):
+            # An empty note is a note.
+            value = [7] if (name, kind) == ("notes", "list of objects") else WRONG[kind]
+            content = json.dumps(START | {name: value}).encode()
+            with case(name, kind):
+                answer = await world.send(*V0, content=content)
+                assert answer.status_code == 400, answer.text
+                assert answer.json().keys() == {"message", "requestId"}
+                assert name.removesuffix("s") in said(answer)
+                await world.assert_untouched()
 
 
 async def test_a_lone_surrogate_becomes_one_replacement_character(world: World) -> None:
@@ -148,34 +149,31 @@ async def test_a_lone_surrogate_becomes_one_replacement_character(world: World) 
     world.before = await world.service.rows()
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        [],
-        [("Content-Type", "")],
-        [("Content-Type", "text/plain")],
-        [("Content-Type", "application/x-www-form-urlencoded")],
-        [("Content-Type", "application/jsonp")],
-        [("Content-Type", "application/json"), ("Content-Type", "text/plain")],
-        [("Content-Type", "application/json"), ("Content-Type", "application/json")],
-        [("Content-Type", b"application/\xffjson")],
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize(("method", "path", "body", "names"), JSON_ROUTES, ids=lambda it: str(it)[:30])
-async def test_a_body_that_is_not_called_json_is_415(
-    world: World,
-    method: str,
-    path: str,
-    body: Body,
-    *,
-    names: Sequence[str],
-    given: list[tuple[str, str | bytes]],
-) -> None:
-    headers = [*world.admin.items(), ("If-Match", "*"), *given]
-    raw = [(name.encode(), value if isinstance(value, bytes) else value.encode()) for name, value in headers]
-    url = path.replace("{user}", world.user_id)
-    answer = await world.service.client.request(method, url, content=json.dumps(body), headers=raw)
-    assert answer.status_code == 415, answer.text
-    assert "Content-Type" in said(answer)
-    await world.assert_untouched()
+NO_JSON: list[list[tuple[str, str | bytes]]] = [
+    [],
+    [("Content-Type", "")],
+    [("Content-Type", "text/plain")],
+    [("Content-Type", "application/x-www-form-urlencoded")],
+    [("Content-Type", "application/jsonp")],
+    [("Content-Type", "application/json"), ("Content-Type", "text/plain")],
+    [("Content-Type", "application/json"), ("Content-Type", "application/json")],
+    [("Content-Type", b"application/\xffjson")],
+]
+
+
+async def test_a_body_that_is_not_called_json_is_415(world: World) -> None:
+    with every() as case:
+        for (method, path, body, _), given in product(JSON_ROUTES, NO_JSON):
+            headers = [*world.admin.items(), ("If-Match", "*"), *given]
+            raw = [
+                (name.encode(), value if isinstance(value, bytes) else value.encode())
+                for name, value in headers
+            ]
+            url = path.replace("{user}", world.user_id)
+            with case(method, path, given):
+                answer = await world.service.client.request(
+                    method, url, content=json.dumps(body), headers=raw
+                )
+                assert answer.status_code == 415, answer.text
+                assert "Content-Type" in said(answer)
+                await world.assert_untouched()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import AsyncGenerator
+from itertools import product
 from urllib.parse import quote
 
 import pytest
@@ -24,6 +25,7 @@ from tests.app.live import (
     said,
     world_of,
 )
+from tests.kit.every import every
 
 
 @pytest.fixture(scope="module")
@@ -83,26 +85,29 @@ LISTS = {
         "incident": ["INC-1", "1"], "actor": ["", "a" * 201, "%00"], "from": ["now"], "to": ["x"], "limit": ["0"],
     },
 }  # fmt: skip
-PARAMETERS = [
-    (path, name, text) for path, names in LISTS.items() for name, texts in names.items() for text in texts
-]
 
 
-@pytest.mark.parametrize(("path", "name", "text"), PARAMETERS, ids=lambda it: str(it)[:30])
-async def test_a_bad_parameter_is_400_and_named(world: World, path: str, name: str, text: str) -> None:
-    answer = await world.send("GET", f"{path}?{name}={text}")
-    assert answer.status_code == 400, answer.text
-    errors = answer.json()["errors"]
-    shown = "?\ufffd\ufffd\ufffd" if name.startswith("%") else f"?{name}"
-    assert {it["pointer"] for it in errors} == {shown}
-    assert all(it["code"] and it["message"] for it in errors)
+@pytest.mark.parametrize("path", LISTS)
+async def test_a_bad_parameter_is_400_and_named(world: World, path: str) -> None:
+    with every() as case:
+        for name, texts in LISTS[path].items():
+            for text in texts:
+                with case(name, repr(text)):
+                    answer = await world.send("GET", f"{path}?{name}={text}")
+                    assert answer.status_code == 400, answer.text
+                    errors = answer.json()["errors"]
+                    shown = "?\ufffd\ufffd\ufffd" if name.startswith("%") else f"?{name}"
+                    assert {it["pointer"] for it in errors} == {shown}
+                    assert all(it["code"] and it["message"] for it in errors)
 
 
-@pytest.mark.parametrize("name", ["limit", "cursor", "sort", "from", "severity_gte", "has_postmortem"])
-async def test_a_parameter_that_stands_for_one_value_may_not_come_twice(world: World, name: str) -> None:
-    answer = await world.send("GET", f"/api/v1/incidents?{name}=1&{name}=1")
-    assert answer.status_code == 400
-    assert [it["pointer"] for it in answer.json()["errors"]] == [f"?{name}"]
+async def test_a_parameter_that_stands_for_one_value_may_not_come_twice(world: World) -> None:
+    with every() as case:
+        for name in ("limit", "cursor", "sort", "from", "severity_gte", "has_postmortem"):
+            with case(name):
+                answer = await world.send("GET", f"/api/v1/incidents?{name}=1&{name}=1")
+                assert answer.status_code == 400
+                assert [it["pointer"] for it in answer.json()["errors"]] == [f"?{name}"]
 
 
 def cursor(*members: object) -> str:
@@ -131,35 +136,42 @@ CURSORS = {
 }
 
 
-@pytest.mark.parametrize("kind", CURSORS)
 @pytest.mark.parametrize("path", [*LISTS, "/api/v0/incidents", "/incidents"])
-async def test_a_bad_cursor_is_400(world: World, path: str, kind: str) -> None:
-    answer = await world.send("GET", f"{path}?cursor={CURSORS[kind]}", headers={"Accept": "*/*"})
-    if path == "/incidents":
-        # For people: an empty field of a form is left out of the address, and a page says what is wrong.
-        assert answer.status_code == (303 if kind == "empty" else 400)
-        return
-    assert answer.status_code == 400
-    assert "cursor" in said(answer)
-    if "/v1/" in path:
-        assert answer.json()["type"] == "/problems/invalid-cursor"
+async def test_a_bad_cursor_is_400(world: World, path: str) -> None:
+    with every() as case:
+        for kind, sent in CURSORS.items():
+            with case(kind):
+                answer = await world.send("GET", f"{path}?cursor={sent}", headers={"Accept": "*/*"})
+                if path == "/incidents":
+                    # For people: an empty field of a form is left out of the address, and a page says what is wrong.
+                    assert answer.status_code == (303 if kind == "empty" else 400)
+                    continue
+                assert answer.status_code == 400
+                assert "cursor" in said(answer)
+                if "/v1/" in path:
+                    assert answer.json()["type"] == "/problems/invalid-cursor"
 
 
-@pytest.mark.parametrize("path", ["/api/v1/incidents", "/api/v1/users", "/api/v1/audit", "/api/v0/incidents"])
-async def test_a_cursor_of_another_list_is_400(world: World, path: str) -> None:
-    foreign = {"/api/v1/incidents": "users", "/api/v1/users": "audit", "/api/v1/audit": "v0"}.get(
-        path, "tokens"
-    )
-    answer = await world.send("GET", f"{path}?cursor={cursor(1, foreign, AT, ID, '')}")
-    assert answer.status_code == 400
+async def test_a_cursor_of_another_list_is_400(world: World) -> None:
+    of_another = {
+        "/api/v1/incidents": "users",
+        "/api/v1/users": "audit",
+        "/api/v1/audit": "v0",
+        "/api/v0/incidents": "tokens",
+    }
+    with every() as case:
+        for path, foreign in of_another.items():
+            with case(path):
+                answer = await world.send("GET", f"{path}?cursor={cursor(1, foreign, AT, ID, '')}")
+                assert answer.status_code == 400
 
 
-@pytest.mark.parametrize(
-    "ref",
-    ["INC-0", "INC-01", "INC-", "INC-1x", "inc-1", "INC-9223372036854775808", "INC-99999999999999999999", "1", ID[:-1],
-     "%00", "INC-1%00", "%ED%A0%80", "INC-%D9%A1", "..%2F..%2Fetc%2Fpasswd", "x" * 3000, ID, "{ref}", "%0A"],
-    ids=lambda it: it[:60],
-)  # fmt: skip
+REFS = [
+    "INC-0", "INC-01", "INC-", "INC-1x", "inc-1", "INC-9223372036854775808", "INC-99999999999999999999", "1", ID[:-1],
+    "%00", "INC-1%00", "%ED%A0%80", "INC-%D9%A1", "..%2F..%2Fetc%2Fpasswd", "x" * 3000, ID, "{ref}", "%0A",
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -174,86 +186,92 @@ async def test_a_cursor_of_another_list_is_400(world: World, path: str) -> None:
         ("GET", "/problems/{}"),
     ],
 )
-async def test_what_names_nothing_is_404(world: World, method: str, path: str, *, ref: str) -> None:
+async def test_what_names_nothing_is_404(world: World, method: str, path: str) -> None:
     body = b'{"to": "RESOLVED"}' if method == "POST" else b"" if method in {"GET", "DELETE"} else b"{}"
-    answer = await world.send(method, path.format(ref), content=body, headers=content_type(method))
-    assert answer.status_code in {404, 405} if "%2F" in ref else answer.status_code == 404, answer.text
-    await world.assert_untouched()
+    with every() as case:
+        for ref in REFS:
+            with case(ref[:60]):
+                answer = await world.send(
+                    method, path.format(ref), content=body, headers=content_type(method)
+                )
+                assert answer.status_code in ({404, 405} if "%2F" in ref else {404}), answer.text
+                await world.assert_untouched()
 
 
 # Headers
 
 
-@pytest.mark.parametrize(
-    "value",
-    ["", "inc-1", '"inc-1', '"a" "b"', "W/", '"a",,"b"', '"a\tb"', b'"\x00"', b"\xff", "*, *", "'x'"],
-    ids=repr,
-)
+NO_TAGS = ["", "inc-1", '"inc-1', '"a" "b"', "W/", '"a",,"b"', '"a\tb"', b'"\x00"', b"\xff", "*, *", "'x'"]
+
+
 @pytest.mark.parametrize("route", ["GET", "PATCH", "DELETE", "user"])
-async def test_an_entity_tag_that_is_none_is_400_and_its_header_named(
-    world: World, route: str, value: str | bytes
-) -> None:
+async def test_an_entity_tag_that_is_none_is_400_and_its_header_named(world: World, route: str) -> None:
     method, path = ("PATCH", f"/api/v1/users/{world.user_id}") if route == "user" else (route, ONE)
     name = "If-None-Match" if method == "GET" else "If-Match"
-    raw = value if isinstance(value, bytes) else value.encode()
-    headers = [*((key.encode(), text.encode()) for key, text in world.admin.items()), (name.encode(), raw)]
-    content = b"{}" if method == "PATCH" else b""
+    sent = [(key.encode(), text.encode()) for key, text in world.admin.items()]
+    content = b""
     if method == "PATCH":
-        headers.append((b"Content-Type", b"application/json"))
-    answer = await world.service.client.request(method, path, content=content, headers=headers)
-    assert answer.status_code == 400, answer.text
-    assert said(answer).startswith(name)
-    await world.assert_untouched()
+        content = b"{}"
+        sent.append((b"Content-Type", b"application/json"))
+    with every() as case:
+        for value in NO_TAGS:
+            raw = value if isinstance(value, bytes) else value.encode()
+            with case(repr(value)):
+                answer = await world.service.client.request(
+                    method, path, content=content, headers=[*sent, (name.encode(), raw)]
+                )
+                assert answer.status_code == 400, answer.text
+                assert said(answer).startswith(name)
+                await world.assert_untouched()
 
 
-@pytest.mark.parametrize(
-    "value", ['"inc-0"', 'W/"inc-1"', '"inc-1x"', '"", "x"', '"usr-1"', b'"\xff"'], ids=repr
-)
-@pytest.mark.parametrize("method", ["PATCH", "DELETE"])
-async def test_another_version_is_412_with_the_present_one(
-    world: World, method: str, value: str | bytes
-) -> None:
-    raw = {key.encode(): text.encode() for key, text in world.admin.items()}
-    raw |= {
-        b"If-Match": value if isinstance(value, bytes) else value.encode(),
-        b"Content-Type": PATCH_JSON.encode(),
-    }
-    answer = await world.service.client.request(method, ONE, content=b'{"title": "Another"}', headers=raw)
-    assert (answer.status_code, answer.headers["ETag"]) == (412, '"inc-1"')
-    await world.assert_untouched()
+async def test_another_version_is_412_with_the_present_one(world: World) -> None:
+    sent = {key.encode(): text.encode() for key, text in world.admin.items()}
+    sent[b"Content-Type"] = PATCH_JSON.encode()
+    values = (b'"inc-0"', b'W/"inc-1"', b'"inc-1x"', b'"", "x"', b'"usr-1"', b'"\xff"')
+    with every() as case:
+        for method, value in product(("PATCH", "DELETE"), values):
+            with case(method, value):
+                answer = await world.service.client.request(
+                    method, ONE, content=b'{"title": "Another"}', headers=sent | {b"If-Match": value}
+                )
+                assert (answer.status_code, answer.headers["ETag"]) == (412, '"inc-1"')
+                await world.assert_untouched()
 
 
-@pytest.mark.parametrize(
-    ("method", "path"), [("PATCH", ONE), ("DELETE", ONE), ("PATCH", "/api/v1/users/{user}")]
-)
-async def test_without_a_version_it_is_428(world: World, method: str, path: str) -> None:
-    url = path.replace("{user}", world.user_id)
-    headers = world.admin | content_type(method)
-    answer = await world.service.client.request(method, url, content=b"{}", headers=headers)
-    assert answer.status_code == 428
-    assert "If-Match" in said(answer)
-    await world.assert_untouched()
+async def test_without_a_version_it_is_428(world: World) -> None:
+    routes = [("PATCH", ONE), ("DELETE", ONE), ("PATCH", f"/api/v1/users/{world.user_id}")]
+    with every() as case:
+        for method, path in routes:
+            with case(method, path):
+                headers = world.admin | content_type(method)
+                answer = await world.service.client.request(method, path, content=b"{}", headers=headers)
+                assert answer.status_code == 428
+                assert "If-Match" in said(answer)
+                await world.assert_untouched()
 
 
-@pytest.mark.parametrize(
-    "values", [[b""], [b" "], [b'""'], [b'"'], [b'"a'], [b"a b"], [b"\xff"], [b"k" * 256], [b"a\x00"], [b"a", b"a"]],
-    ids=lambda it: repr(it)[:60],
-)  # fmt: skip
+NO_KEYS = [
+    [b""], [b" "], [b'""'], [b'"'], [b'"a'], [b"a b"], [b"\xff"], [b"k" * 256], [b"a\x00"], [b"a", b"a"],
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("method", "path"), [("POST", "/api/v1/incidents"), ("POST", f"{ONE}/transitions"), V0]
 )
-async def test_a_bad_idempotency_key_is_400(
-    world: World, method: str, path: str, *, values: list[bytes]
-) -> None:
+async def test_a_bad_idempotency_key_is_400(world: World, method: str, path: str) -> None:
     body = json.dumps(
         START if "v0" in path else {"to": "CLOSED", "outcome": "fixed"} if "trans" in path else NEW
     )
-    headers = [(key.encode(), text.encode()) for key, text in (world.admin | content_type("POST")).items()]
-    headers += [(b"Idempotency-Key", value) for value in values]
-    answer = await world.service.client.request(method, path, content=body, headers=headers)
-    assert answer.status_code == 400, answer.text
-    assert "Idempotency-Key" in said(answer)
-    await world.assert_untouched()
+    sent = [(key.encode(), text.encode()) for key, text in (world.admin | content_type("POST")).items()]
+    with every() as case:
+        for values in NO_KEYS:
+            with case(repr(values)[:60]):
+                headers = [*sent, *((b"Idempotency-Key", value) for value in values)]
+                answer = await world.service.client.request(method, path, content=body, headers=headers)
+                assert answer.status_code == 400, answer.text
+                assert "Idempotency-Key" in said(answer)
+                await world.assert_untouched()
 
 
 SENT_HEADERS = [
@@ -271,20 +289,26 @@ EVERY_ROUTE = [
 ]  # fmt: skip
 
 
+ODD_VALUES = [b"", b"\xff\xfe\x80", b"\x00", b"x" * 9000, b'"', b";=,", "\u0661".encode()]
+
+
 @pytest.mark.parametrize("name", SENT_HEADERS)
-@pytest.mark.parametrize("value", [b"", b"\xff\xfe\x80", b"\x00", b"x" * 9000, b'"', b";=,", "\u0661".encode()], ids=lambda it: repr(it)[:60])  # fmt: skip
-async def test_no_header_makes_any_route_fail(world: World, name: str, value: bytes) -> None:
-    for method, path in EVERY_ROUTE:
-        if path == "/logout":
-            continue  # it may well end the session
-        headers = dict(world.admin) | {"If-Match": '"inc-0"', "X-Filler": "1"}
-        headers.pop(name, None)
-        raw = [(key.encode(), text.encode()) for key, text in headers.items()] + [(name.encode(), value)]
-        url = path.replace("{user}", world.user_id)
-        answer = await world.service.client.request(method, url, headers=raw)
-        assert answer.status_code < 500, (method, path, answer.text)
-        assert answer.headers["X-Request-ID"]
-    await world.assert_untouched()
+async def test_no_header_makes_any_route_fail(world: World, name: str) -> None:
+    headers = dict(world.admin) | {"If-Match": '"inc-0"', "X-Filler": "1"}
+    headers.pop(name, None)
+    sent = [(key.encode(), text.encode()) for key, text in headers.items()]
+    with every() as case:
+        for value, (method, path) in product(ODD_VALUES, EVERY_ROUTE):
+            if path == "/logout":
+                continue  # it may well end the session
+            with case(repr(value)[:60], method, path):
+                url = path.replace("{user}", world.user_id)
+                raw = [*sent, (name.encode(), value)]
+                answer = await world.service.client.request(method, url, headers=raw)
+                assert answer.status_code < 500, answer.text
+                assert answer.headers["X-Request-ID"]
+        with case("nothing is written"):
+            await world.assert_untouched()
 
 
 odd = st.text(max_size=30) | st.sampled_from(
