@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from itertools import starmap
+from functools import partial
+from itertools import product, starmap
 
-import anyio.lowlevel
+import anyio
 import asyncpg
 import pytest
 from alembic import command
@@ -24,6 +25,7 @@ from postfacta_app.migrations import (
     current_revision,
     migrate,
 )
+from tests.kit.every import every
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
@@ -319,20 +321,36 @@ def quiet(message: str) -> None:
     """Tell nobody."""
 
 
-@pytest.mark.parametrize("table", GOOD)
-async def test_a_second_good_row_is_taken(shared_app_dsn: str, table: str) -> None:
-    async with filled(shared_app_dsn) as connection:
-        await connection.execute(insert(table, GOOD[table] | AGAIN.get(table, {"id": NEW})))
+@asynccontextmanager
+async def undone(connection: asyncpg.Connection) -> AsyncGenerator[None]:
+    """Undo what the block does, whether it fails or not."""
+    savepoint: Transaction = connection.transaction()
+    await savepoint.start()
+    try:
+        yield
+    finally:
+        await savepoint.rollback()
 
 
-@pytest.mark.parametrize("case", BAD)
-async def test_each_check_refuses_its_bad_row(shared_app_dsn: str, case: tuple[str, str, Row]) -> None:
-    table, constraint, bad = case
-    row = GOOD[table] | AGAIN.get(table, {"id": NEW}) | bad
+async def test_a_second_good_row_is_taken(shared_app_dsn: str) -> None:
     async with filled(shared_app_dsn) as connection:
-        with pytest.raises(asyncpg.IntegrityConstraintViolationError) as refused:
-            await connection.execute(insert(table, row))
-    assert refused.value.constraint_name == constraint
+        with every() as case:
+            for table, row in GOOD.items():
+                with case(table):
+                    async with undone(connection):
+                        await connection.execute(insert(table, row | AGAIN.get(table, {"id": NEW})))
+
+
+async def test_each_check_refuses_its_bad_row(shared_app_dsn: str) -> None:
+    async with filled(shared_app_dsn) as connection:
+        with every() as case:
+            for table, constraint, bad in BAD:
+                row = GOOD[table] | AGAIN.get(table, {"id": NEW}) | bad
+                with case(constraint, bad):
+                    async with undone(connection):
+                        with pytest.raises(asyncpg.IntegrityConstraintViolationError) as refused:
+                            await connection.execute(insert(table, row))
+                    assert refused.value.constraint_name == constraint
 
 
 async def test_no_check_is_without_its_bad_row(shared_app_dsn: str) -> None:
@@ -346,20 +364,20 @@ async def test_no_check_is_without_its_bad_row(shared_app_dsn: str) -> None:
 CHANGES = ("update {} set {} = {}", "delete from {}", "truncate {} cascade")
 
 
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("table", FACTS)
-@pytest.mark.parametrize("by", [("owner", "23001"), ("postfacta_app", "42501")])
-async def test_a_fact_cannot_be_changed(
-    shared_app_dsn: str, table: str, *, change: str, by: tuple[str, str]
-) -> None:
-    role, state = by
-    column = next(iter(GOOD[table]))
+async def test_a_fact_cannot_be_changed(shared_app_dsn: str) -> None:
+    roles = (("owner", "23001"), ("postfacta_app", "42501"))
     async with filled(shared_app_dsn) as connection:
-        if role != "owner":
-            await connection.execute(f"set local role {role}")
-        with pytest.raises(asyncpg.PostgresError) as refused:
-            await connection.execute(change.format(table, column, column))
-    assert refused.value.sqlstate == state
+        with every() as case:
+            for table, change, (role, state) in product(FACTS, CHANGES, roles):
+                column = next(iter(GOOD[table]))
+                statement = change.format(table, column, column)
+                with case(role, statement):
+                    async with undone(connection):
+                        if role != "owner":
+                            await connection.execute(f"set local role {role}")
+                        with pytest.raises(asyncpg.PostgresError) as refused:
+                            await connection.execute(statement)
+                    assert refused.value.sqlstate == state
 
 
 async def test_the_service_can_write_what_it_must_and_make_no_table(shared_app_dsn: str) -> None:
@@ -412,12 +430,17 @@ async def test_two_upgrades_at_once_apply_each_revision_once(database_dsn: str) 
 
 async def test_an_upgrade_waits_its_turn_and_says_so(database_dsn: str) -> None:
     said: list[str] = []
+    spoke = anyio.Event()
+
+    def progress(message: str) -> None:
+        said.append(message)
+        spoke.set()
+
     holder = await asyncpg.connect(database_dsn)
     await holder.execute("select pg_advisory_lock(x'706F737466616374'::bigint)")
     async with anyio.create_task_group() as group:
-        group.start_soon(lambda: migrate(database_dsn, progress=said.append, luck=lambda: -0.99))
-        while not said:
-            await anyio.lowlevel.checkpoint()
+        group.start_soon(lambda: migrate(database_dsn, progress=progress, luck=lambda: -0.99))
+        await spoke.wait()
         await holder.close()
     assert said[0].startswith("a lock is not free, or another upgrade runs: try 2 of 12")
     assert said[-1] == f"applied revision {HEAD}"
@@ -477,11 +500,14 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("dsn", BROKEN)
-async def test_a_failure_says_why_and_not_the_password(dsn: str) -> None:
-    for attempt in (migrate(dsn, progress=quiet), current_revision(dsn)):
-        with pytest.raises(MigrationError, match=BROKEN[dsn]) as failed:
-            await attempt
-        assert "hush@" not in str(failed.value)
-        assert failed.value.__cause__ is None
-        assert failed.value.__suppress_context__
+async def test_a_failure_says_why_and_not_the_password() -> None:
+    with every() as case:
+        for (dsn, why), attempt in product(
+            BROKEN.items(), (partial(migrate, progress=quiet), current_revision)
+        ):
+            with case(dsn, attempt):
+                with pytest.raises(MigrationError, match=why) as failed:
+                    await attempt(dsn)
+                assert "hush@" not in str(failed.value)
+                assert failed.value.__cause__ is None
+                assert failed.value.__suppress_context__

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from itertools import product
 from typing import Any, cast
 
 import httpx2
-import pytest
 from hypothesis import example, given, strategies as st
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -28,6 +28,7 @@ from postfacta_core.errors import (
     ReadOnlyDatabaseError,
 )
 from tests.app.v0_app import a_client
+from tests.kit.every import every
 
 CAUSE = "select * from incidents"
 PATHS = ("/api/v1/incidents", "/api/v0/incidents", "/api/v0/incidents/start", "/healthz", "/incidents")
@@ -82,57 +83,59 @@ CORE: list[tuple[Exception, int, str, str | None]] = [
 ]
 
 
-@pytest.mark.parametrize("error", every_app_error(), ids=lambda error: error.slug)
-async def test_under_v1_an_error_is_a_problem_document(error: AppError) -> None:
-    got = await answer(error, "/api/v1/incidents")
-    assert got.headers["content-type"] == "application/problem+json"
-    assert got.headers["cache-control"] == "no-store"
-    assert got.json() == {
-        "type": f"/problems/{error.slug}",
-        "title": error.title,
-        "status": got.status_code,
-        "detail": "Do this instead",
-        "instance": "/api/v1/incidents",
-        "request_id": "0123456789abcdef",
+async def test_under_v1_an_error_is_a_problem_document() -> None:
+    with every() as case:
+        for error in every_app_error():
+            with case(error.slug):
+                got = await answer(error, "/api/v1/incidents")
+                assert got.headers["content-type"] == "application/problem+json"
+                assert got.headers["cache-control"] == "no-store"
+                assert got.json() == {
+                    "type": f"/problems/{error.slug}",
+                    "title": error.title,
+                    "status": got.status_code,
+                    "detail": "Do this instead",
+                    "instance": "/api/v1/incidents",
+                    "request_id": "0123456789abcdef",
+                }
+                assert got.status_code == error.status
+
+
+async def test_elsewhere_an_error_has_the_shape_of_the_original() -> None:
+    paths = [path for path in PATHS if "v1" not in path]
+    with every() as case:
+        for error, path in product(every_app_error(), paths):
+            with case(error.slug, path):
+                got = await answer(error, path)
+                assert got.headers["content-type"] == "application/json; charset=utf-8"
+                assert got.json() == {"message": "Do this instead", "requestId": "0123456789abcdef"}
+                assert got.status_code == error.status
+
+
+async def test_errors_of_the_core_have_their_status_and_no_cause() -> None:
+    with every() as case:
+        for (error, status, slug, retry_after), path in product(CORE, PATHS):
+            with case(slug, path):
+                got = await answer(error, path)
+                assert (got.status_code, got.headers.get("retry-after")) == (status, retry_after)
+                assert CAUSE not in got.text
+                if "v1" in path:
+                    assert got.json()["type"] == f"/problems/{slug}"
+                    assert got.json()["detail"]
+                else:
+                    assert list(got.json()) == ["message", "requestId"]
+
+
+async def test_a_crash_says_what_failed_and_not_why() -> None:
+    messages = {
+        "/api/v0/incidents": "Failed to retrieve incidents",
+        "/api/v0/incidents/start": "Failed to store incident",
+        "/healthz": "Internal Server Error",
     }
-    assert got.status_code == error.status
-
-
-@pytest.mark.parametrize("error", every_app_error(), ids=lambda error: error.slug)
-@pytest.mark.parametrize("path", [path for path in PATHS if "v1" not in path])
-async def test_elsewhere_an_error_has_the_shape_of_the_original(error: AppError, path: str) -> None:
-    got = await answer(error, path)
-    assert got.headers["content-type"] == "application/json; charset=utf-8"
-    assert got.json() == {"message": "Do this instead", "requestId": "0123456789abcdef"}
-    assert got.status_code == error.status
-
-
-@pytest.mark.parametrize("expected", CORE, ids=str)
-@pytest.mark.parametrize("path", PATHS)
-async def test_errors_of_the_core_have_their_status_and_no_cause(
-    expected: tuple[Exception, int, str, str | None], path: str
-) -> None:
-    error, status, slug, retry_after = expected
-    got = await answer(error, path)
-    assert (got.status_code, got.headers.get("retry-after")) == (status, retry_after)
-    assert CAUSE not in got.text
-    if "v1" in path:
-        assert got.json()["type"] == f"/problems/{slug}"
-        assert got.json()["detail"]
-    else:
-        assert list(got.json()) == ["message", "requestId"]
-
-
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        ("/api/v0/incidents", "Failed to retrieve incidents"),
-        ("/api/v0/incidents/start", "Failed to store incident"),
-        ("/healthz", "Internal Server Error"),
-    ],
-)
-async def test_a_crash_says_what_failed_and_not_why(path: str, message: str) -> None:
-    assert (await answer(OSError(CAUSE), path)).json()["message"] == message
+    with every() as case:
+        for path, message in messages.items():
+            with case(path):
+                assert (await answer(OSError(CAUSE), path)).json()["message"] == message
 
 
 async def test_who_sends_no_key_is_told_that_the_outcome_is_unknown() -> None:
@@ -155,11 +158,13 @@ async def test_v0_shows_the_version_that_it_is_given() -> None:
     assert "serviceVersion" not in (await answer(OSError(), "/api/v1/incidents", problems=problems)).json()
 
 
-@pytest.mark.parametrize("status", [400, 401, 413])
-async def test_what_the_framework_refuses_is_malformed(status: int) -> None:
-    got = await answer(HTTPException(status, CAUSE), "/api/v1/incidents")
-    assert (got.status_code, got.json()["type"]) == (400, "/problems/malformed")
-    assert CAUSE not in got.text
+async def test_what_the_framework_refuses_is_malformed() -> None:
+    with every() as case:
+        for status in (400, 401, 413):
+            with case(status):
+                got = await answer(HTTPException(status, CAUSE), "/api/v1/incidents")
+                assert (got.status_code, got.json()["type"]) == (400, "/problems/malformed")
+                assert CAUSE not in got.text
 
 
 async def test_a_method_that_the_framework_refuses_is_named_with_those_allowed() -> None:
@@ -175,17 +180,22 @@ def a_page(fault: Fault, scope: Mapping[str, Any]) -> Response:
 BROWSER = {"Accept": "text/html,application/xhtml+xml"}
 
 
-@pytest.mark.parametrize("error", [errors.NotFoundError("No"), OSError(CAUSE), PoolTimeoutError("pool", 1.0)])
-async def test_a_browser_gets_a_page_outside_of_the_apis(error: Exception) -> None:
+async def test_a_browser_gets_a_page_outside_of_the_apis() -> None:
     problems = Problems(html=a_page)
-    page = await answer(error, "/incidents", problems=problems, headers=BROWSER)
-    assert page.headers["content-type"] == "text/html; charset=utf-8"
-    assert page.text.startswith("<h1>")
-    for path in ("/api/v1/incidents", "/api/v0/incidents"):
-        assert (
-            "json" in (await answer(error, path, problems=problems, headers=BROWSER)).headers["content-type"]
-        )
-    assert "json" in (await answer(error, "/incidents", problems=problems)).headers["content-type"]
+    with every() as case:
+        for error in (errors.NotFoundError("No"), OSError(CAUSE), PoolTimeoutError("pool", 1.0)):
+            with case(type(error)):
+                page = await answer(error, "/incidents", problems=problems, headers=BROWSER)
+                assert page.headers["content-type"] == "text/html; charset=utf-8"
+                assert page.text.startswith("<h1>")
+            for path, headers in (
+                ("/api/v1/incidents", BROWSER),
+                ("/api/v0/incidents", BROWSER),
+                ("/incidents", None),
+            ):
+                with case(type(error), path):
+                    got = await answer(error, path, problems=problems, headers=headers)
+                    assert "json" in got.headers["content-type"]
 
 
 async def test_an_unknown_path_is_named_as_it_is_decoded() -> None:
@@ -195,10 +205,12 @@ async def test_an_unknown_path_is_named_as_it_is_decoded() -> None:
     assert got.json()["instance"] == "/api/v1/a%20b%3C"
 
 
-@pytest.mark.parametrize(("method", "status"), [("GET", 301), ("HEAD", 301), ("POST", 307), ("DELETE", 307)])
-async def test_a_slash_too_many_leads_to_the_path_without_it(method: str, status: int) -> None:
-    got = await answer(OSError(), "/healthz/?a=b%20c", method=method)
-    assert (got.status_code, got.headers["location"]) == (status, "/healthz?a=b%20c")
+async def test_a_slash_too_many_leads_to_the_path_without_it() -> None:
+    with every() as case:
+        for method, status in (("GET", 301), ("HEAD", 301), ("POST", 307), ("DELETE", 307)):
+            with case(method):
+                got = await answer(OSError(), "/healthz/?a=b%20c", method=method)
+                assert (got.status_code, got.headers["location"]) == (status, "/healthz?a=b%20c")
 
 
 ROUTES = [
@@ -208,23 +220,25 @@ ROUTES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("path", "target"),
-    [
-        ("/a/", "/a"),
-        ("/é/x y/", "/%C3%A9/x%20y"),
-        ("/a", None),
-        ("/", None),
-        ("//", "/"),
-        ("/a//", None),
-        ("//evil.example/", None),
-        ("//a/", None),
-        ("/nowhere/", None),
-        ("/\\evil.example/", None),
-    ],
-)
-def test_only_a_route_is_a_target(path: str, target: str | None) -> None:
-    assert redirect_target(path, ROUTES) == target
+TARGETS: list[tuple[str, str | None]] = [
+    ("/a/", "/a"),
+    ("/é/x y/", "/%C3%A9/x%20y"),
+    ("/a", None),
+    ("/", None),
+    ("//", "/"),
+    ("/a//", None),
+    ("//evil.example/", None),
+    ("//a/", None),
+    ("/nowhere/", None),
+    ("/\\evil.example/", None),
+]
+
+
+def test_only_a_route_is_a_target() -> None:
+    with every() as case:
+        for path, target in TARGETS:
+            with case(path):
+                assert redirect_target(path, ROUTES) == target
 
 
 @given(st.text())

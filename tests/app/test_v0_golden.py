@@ -24,6 +24,7 @@ from postfacta_app.settings import Settings, load_settings
 from postfacta_core.aio.database import Database
 from postfacta_embedded import EmbeddedPostgres
 from tests.app.v0_app import FailingStore, FixedStore, MemoryStore, a_client, an_application
+from tests.kit.every import every
 from tests.pg import fresh_database
 
 
@@ -140,18 +141,20 @@ def test_there_are_seventy_exchanges() -> None:
     assert len(GOLDEN) == 70
 
 
-@pytest.mark.parametrize("name", GOLDEN)
-def test_a_client_of_the_original_sees_no_difference(
-    name: str, in_memory: Mapping[str, httpx2.Response]
-) -> None:
-    check(GOLDEN[name], in_memory[name])
+def test_a_client_of_the_original_sees_no_difference(in_memory: Mapping[str, httpx2.Response]) -> None:
+    with every() as case:
+        for name, exchange in GOLDEN.items():
+            with case(name):
+                check(exchange, in_memory[name])
 
 
-@pytest.mark.parametrize("name", IN_DATABASE)
 def test_nor_does_it_when_the_incidents_are_in_postgresql(
-    name: str, in_postgres: Mapping[str, httpx2.Response]
+    in_postgres: Mapping[str, httpx2.Response],
 ) -> None:
-    check(GOLDEN[name], in_postgres[name])
+    with every() as case:
+        for name, exchange in IN_DATABASE.items():
+            with case(name):
+                check(exchange, in_postgres[name])
 
 
 @pytest.mark.parametrize("answers", ["in_memory", "in_postgres"])
