@@ -172,11 +172,13 @@ class Pool:
         """Wait for the lent connections, but not for long, then end what is left."""
         self._group = None
         self.presence.evict(self._lending.era)
-        with anyio.move_on_after(self._options.close_timeout, shield=True):
-            while self._lent:
-                await self._all_home.wait()
-        for kept in self._lent:
-            kept.connection.terminate()
+        try:
+            with anyio.move_on_after(self._options.close_timeout, shield=True):
+                while self._lent:
+                    await self._all_home.wait()
+        finally:  # asyncio's own cancellation passes the shield
+            for kept in self._lent:
+                kept.connection.terminate()
 
     async def _keep_young(self) -> None:
         """Close the idle connections that nobody needs, or that are too old; until cancelled."""
