@@ -2,9 +2,9 @@
 
 1. Only what a trusted proxy wrote is believed. Each hop adds the address it saw at the right end of the field, so
    it is read from the right: the first address there that is no trusted proxy is the client.
-2. What cannot be read ends the walk at the last trusted hop: further left stands what anybody may have sent.
+2. What cannot be read ends the walk at the last trusted hop: further left stands what any client may have sent.
 3. An IPv4 address mapped into IPv6 is the IPv4 address. An IPv6 client is its /64, the smallest network that is
-   given out (RFC 6177): whoever has one address there has 2^64 of them.
+   assigned (RFC 6177): a client with one address there has 2^64 of them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _Known(NamedTuple):
 
 
 class TrustedProxies:
-    """The proxies whose word is taken for where a request comes from.
+    """The proxies that are trusted to name the client of a request.
 
     Args:
         networks: Addresses and networks, such as `10.0.0.0/8`. `unix` stands for a peer without an address: a
@@ -70,7 +70,7 @@ class TrustedProxies:
         return len(self._known)
 
     def look_up(self, text: str) -> _Known | None:
-        """Tell what an address is, or None if it is no address. Up to 4,096 answers are kept."""
+        """Classify an address; None if the text is no address. The results of up to 4,096 texts are cached."""
         try:
             return self._known[text]
         except KeyError:
@@ -85,7 +85,7 @@ class TrustedProxies:
         is_trusted = any(address in network for network in self._networks)
         if isinstance(address, IPv4Address):
             return _Known(is_trusted, str(address))
-        # Without the zone: it is the client's word, and names an interface of somebody else's.
+        # Without the zone: it is chosen by the client, and names an interface of its own machine.
         network = IPv6Network((int(address) >> 64 << 64, 64))
         return _Known(is_trusted, str(network))
 
@@ -129,7 +129,7 @@ def _walk(nearest: str, headers: Iterable[tuple[bytes, bytes]], trusted: Trusted
 
 
 def _from_the_right(headers: Iterable[tuple[bytes, bytes]], field: bytes) -> Iterator[str]:
-    """Yield what each hop wrote, the nearest first; nothing further left is looked at before it is asked for."""
+    """Yield what each hop wrote, the nearest first; lazily, from right to left."""
     lines = [value for name, value in headers if name == field]
     for line in reversed(lines):
         rest = line

@@ -1,4 +1,4 @@
-"""Decide whether a dependency is called, from how the calls before ended.
+"""Decide from the outcomes of recent calls whether a dependency may be called.
 
               too many failed, or were slow
     closed ──────────────────────────────────> open <─────────────────┐
@@ -12,7 +12,7 @@ or `metrics_only` (admits all, and counts).
 
 1. A call has a permit. One of a state that is past, or of a trial that is over, moves nothing: a success from before
    the trip closes nothing, and a failure from before prolongs nothing.
-2. A call that was ignored, as a cancelled one is, says nothing, and gives its permit back.
+2. An ignored call, such as a cancelled one, counts for nothing and returns its permit.
 3. In half_open there is one trial at a time. Trials are judged by the rates that opened the circuit: a dependency
    that fails less often than that is not kept away for the one trial that failed. The circuit opens again as soon as
    the rest of the trials can no longer bring a rate below its threshold.
@@ -22,7 +22,7 @@ or `metrics_only` (admits all, and counts).
 6. Each opening in a row waits longer, up to a maximum; so it does if the dependency asks for it (Retry-After).
 
 States, windows and the names of the options are those of resilience4j 2. Moments are those of a monotonic clock. One
-thread at a time: whoever has more brings a lock.
+thread at a time: callers with several threads must hold a lock.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ _Moved = Callable[[CircuitChanged], object]
 REFUSED: Final = 0
 """The permit of a call that is not admitted."""
 
-_SOON: Final = 1.0  # While a trial is out, nobody knows when the next may be made.
-_LARGEST_WINDOW: Final = 10_000  # It is laid out at once; so many seconds are a megabyte.
+_SOON: Final = 1.0  # While a trial is out, it is unknown when the next may be made.
+_LARGEST_WINDOW: Final = 10_000  # Allocated when the window is made: this many seconds take a megabyte.
 
 
 class CircuitState(StrEnum):
-    """Where a circuit is."""
+    """The state of a circuit."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -96,7 +96,8 @@ class CircuitConfig:
         minimum_number_of_calls: The fewest calls in the window for a rate to mean anything.
         wait_duration_in_open_state: Seconds for which it refuses, the first time.
         wait_multiplier: How much longer each wait is than the one before; 1 keeps it.
-        wait_jitter: The part of a wait that luck may take off, lest all instances come back together; below 1.
+        wait_jitter: The largest fraction that is randomly taken off a wait, so that instances do not retry together;
+            below 1.
         max_wait_duration_in_open_state: The longest wait.
         permitted_number_of_calls_in_half_open_state: How many trials are made, one after another. They are judged
             by the same two rates as any other calls.
@@ -153,7 +154,7 @@ class CircuitConfig:
             )
 
     def wait(self, opening: int, luck: float) -> float:
-        """Return the seconds to refuse after so many openings in a row, from 1; `luck` is from 0 up to 1."""
+        """Return the seconds to refuse after this many openings in a row, from 1; `luck` is from 0 up to 1."""
         longest = self.max_wait_duration_in_open_state
         try:
             wait = min(longest, self.wait_duration_in_open_state * self.wait_multiplier ** (opening - 1))
@@ -164,10 +165,10 @@ class CircuitConfig:
 
 @dataclass(frozen=True, slots=True)
 class CircuitStatistics:
-    """How a circuit stands at a moment.
+    """A snapshot of a circuit.
 
     `generation` rises with each move and trial. The calls are those in the window, or those that opened the circuit;
-    rates are from 0 to 1. `retry_after` is None if it does not refuse, or nobody knows for how long.
+    rates are from 0 to 1. `retry_after` is None if it does not refuse, or it is unknown for how long.
     """
 
     state: CircuitState
@@ -204,7 +205,7 @@ class _CountWindow:
         self._size = size
 
     def add(self, mark: int, now: float) -> bool:
-        """Take a call in, and tell whether that can have raised a rate."""
+        """Add a call; return whether that can have raised a rate."""
         at = self._next
         old = self._marks[at]
         self._next = at + 1 if at + 1 < self._size else 0
@@ -217,7 +218,7 @@ class _CountWindow:
         return True
 
     def forget(self, now: float) -> None:
-        """Calls do not grow old here."""
+        """Do nothing: calls do not expire here."""
 
 
 class _TimeWindow:
@@ -229,7 +230,7 @@ class _TimeWindow:
         self._second = second
 
     def add(self, mark: int, now: float) -> bool:
-        """Take a call in, and tell whether that can have raised a rate."""
+        """Add a call; return whether that can have raised a rate."""
         if now >= self._second + 1:
             self.forget(now)
         # A thread that read the clock before another one did counts into the other's second.
@@ -244,7 +245,7 @@ class _TimeWindow:
         return self.failures + self.slow > 0
 
     def forget(self, now: float) -> None:
-        """Let the seconds that are too old fall out, each once."""
+        """Drop the seconds that have expired."""
         second, size = math.floor(now), len(self._buckets)
         for past in range(max(self._second + 1, second - size + 1), second + 1):
             calls, failures, slow = self._buckets[past % size]
@@ -259,10 +260,10 @@ class Circuit:
     """A circuit, its window and its permits.
 
     Args:
-        name: Stands in what it tells of its moves.
+        name: The name in its state-change events.
         config: When it opens and closes.
         now: The moment it begins at.
-        moved: Told of each move, once it is made; it must not raise, nor call the circuit.
+        moved: Called with each state change, after it; it must not raise, nor call the circuit.
 
     Attributes:
         state: Where it was when it was last asked anything.
@@ -301,9 +302,9 @@ class Circuit:
         return self._generation
 
     def leave(self, permit: int, outcome: Outcome, *, started: float, now: float, luck: float) -> CallKind:
-        """Give a permit back, say how and when the call ended, and hear what it counts as.
+        """Return a permit with the outcome of its call; return what the call counts as.
 
-        The luck, from 0 up to, not including, 1, is for the wait if the circuit opens.
+        `luck`, from 0 up to, not including, 1, is the random number for the wait if the circuit opens.
         """
         if outcome is _IGNORED:
             self._settle(now)
@@ -322,7 +323,7 @@ class Circuit:
         return _KINDS[mark]
 
     def hold(self, permit: int, seconds: float, now: float) -> None:
-        """Take note that the dependency, by a call that failed, asks to be left alone for so long.
+        """Record that a failed call asked for this wait (Retry-After).
 
         An open circuit does not try before, up to the longest wait. What is no sensible number is passed over.
         """
@@ -332,7 +333,7 @@ class Circuit:
             self._held_until = max(self._held_until, now + wait)
 
     def open(self, now: float, luck: float, reason: _Reason = "by_hand") -> None:
-        """Open it, as if too much had failed; nothing happens if it is open.
+        """Open it, as if a threshold had been reached; nothing happens if it is open.
 
         Raises:
             ValueError: If it is forced open, disabled or measures only: put it to closed first.
@@ -342,7 +343,7 @@ class Circuit:
             self._open(now, luck, reason)
 
     def put(self, state: CircuitState, now: float) -> None:
-        """Set it by hand to forced_open, disabled or metrics_only; or to closed, where it knows nothing of what was.
+        """Set it by hand to forced_open, disabled or metrics_only; or to closed, with an empty window.
 
         Raises:
             ValueError: If it is to be open or half_open.
@@ -359,14 +360,14 @@ class Circuit:
             self._move(state, now, "by_hand")
 
     def retry_after(self, now: float) -> float | None:
-        """Tell after how many seconds it may admit a call, if it refuses and that is known."""
+        """Return after how many seconds it may admit a call, if it refuses and that is known."""
         self._settle(now)
         if self.state is _OPEN:
             return max(0.0, self._until - now)
         return min(_SOON, self._until - now) if self._trial_is_out else None
 
     def statistics(self, now: float) -> CircuitStatistics:
-        """Tell how it stands."""
+        """Return a snapshot."""
         self._settle(now)
         window = self._window
         if self.state in {_CLOSED, _METRICS_ONLY}:
@@ -379,7 +380,7 @@ class Circuit:
         )
 
     def _take(self, permit: int, mark: int, *, now: float, luck: float) -> None:
-        """Take in how a call ended while it is not closed."""
+        """Count the outcome of a call while the circuit is not closed."""
         self._settle(now)
         if permit != self._generation:
             return
@@ -409,14 +410,14 @@ class Circuit:
             self._move(_CLOSED, now, "trials_passed")
 
     def _settle(self, now: float) -> None:
-        """Make the move that time has brought."""
+        """Make the state change that is due."""
         if self.state is not _HALF_OPEN or now < self._until:
             return
         if self._trials.calls > 0 and not self._trial_is_out:
             # Fewer calls came than trials were wanted: those made decide.
             self._judge_trials(self._trials.calls, self._until, self._luck)
         else:
-            # A trial that hangs brings no luck of its own: that of the opening before it will do.
+            # A trial that hangs has no random number of its own: that of the opening before it is used.
             self._open(self._until, self._luck, "trial_hung")
 
     def _open(self, now: float, luck: float, reason: _Reason) -> None:

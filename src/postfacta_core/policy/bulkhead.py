@@ -1,12 +1,12 @@
-"""Decide who works with a dependency at once, who waits for a slot, and who is refused.
+"""Decide which calls to a dependency run at once, which wait for a slot, and which are refused.
 
-1. There is a fixed number of slots. Whoever comes while one is free takes it; nobody waits then.
-2. Whoever comes while all are taken stands in the waiting room, in the order of coming; whoever finds that full is
-   refused at once, and whoever has waited too long is refused then.
-3. A slot that comes back goes to whoever has waited longest, never to a newcomer. One that leaves the waiting room
-   just as its turn has come passes the slot on.
-4. In every mode calls under way are counted, so that a change of mode takes effect on those that come next. Only
-   `ENFORCE` makes wait and refuses; once it ends, all who wait are let in.
+1. There is a fixed number of slots. A caller takes a free slot without waiting.
+2. When all slots are taken, callers queue in FIFO order. A caller that finds the queue full is refused immediately,
+   and one that has waited too long is refused then.
+3. A returned slot goes to the caller that has waited longest, never to a newcomer. A caller that leaves the queue
+   just as its turn comes passes the slot on.
+4. Calls under way are counted in every mode, so that a change of mode takes effect on the next call. Only `ENFORCE`
+   makes callers wait and refuses them; when it ends, all waiting callers are admitted.
 
 The pattern is Nygard's (*Release It!*, 2nd ed., 2018, "Bulkheads").
 """
@@ -25,7 +25,7 @@ __all__ = ["Slots", "Turn"]
 
 
 class Turn:
-    """A caller's place in the waiting room.
+    """A caller's place in the queue.
 
     Attributes:
         has_come: Whether the caller has a slot now. It must hand it back, even if it no longer waits.
@@ -41,14 +41,14 @@ class Turn:
 
 @dataclass(slots=True)
 class _Decisions:
-    """How many calls were let in, and how many were not."""
+    """Counts of admitted and refused calls."""
 
     admitted: int = 0
     refused: int = 0
 
 
 class Slots:
-    """The slots of one dependency, and its waiting room.
+    """The slots of one dependency, and its queue.
 
     It belongs to one event loop, whose single thread is its lock.
 
@@ -93,7 +93,7 @@ class Slots:
 
     @property
     def mode(self) -> Mode:
-        """How decisions are used. Once it is not `ENFORCE`, all who wait are let in."""
+        """How decisions are used. On a change away from `ENFORCE`, all waiting callers are admitted."""
         return self._mode
 
     @mode.setter
@@ -107,11 +107,11 @@ class Slots:
 
     @property
     def waiting(self) -> int:
-        """The callers in the waiting room."""
+        """The number of callers in the queue."""
         return len(self._queue)
 
     def enter(self) -> bool:
-        """Take a slot if one is free, or if this mode stops nobody.
+        """Take a slot if one is free, or if the mode does not refuse.
 
         In `SHADOW` a call that would have waited counts as admitted, as if a slot had come in time; one that would
         have found the waiting room full counts as refused.
@@ -135,7 +135,7 @@ class Slots:
         return min(self.max_wait, left)
 
     def queue(self, wake: Callable[[], object], patience: float) -> Turn:
-        """Stand in the waiting room, after `enter` has said no; `take` or `give_up` ends it.
+        """Join the queue, after `enter` returned False; leave it by `take` or `give_up`.
 
         Raises:
             BulkheadFullError: If it is full, or there is no time to wait.
@@ -147,7 +147,7 @@ class Slots:
         return turn
 
     def take(self, turn: Turn) -> None:
-        """End a wait with the slot, which is to be handed back by `leave`.
+        """End a wait with the slot, which must be returned by `leave`.
 
         Raises:
             BulkheadFullError: If its turn has not come; then it waits no more.
@@ -158,14 +158,14 @@ class Slots:
         self._count.admitted += 1
 
     def give_up(self, turn: Turn) -> None:
-        """End the wait of a caller that is gone; a slot that it was given goes on to the next."""
+        """End the wait of a caller that left; a slot that it was given goes to the next."""
         if turn.has_come:
             self.leave()
         else:
             del self._queue[turn]
 
     def leave(self) -> None:
-        """Hand back a slot: to whoever has waited longest, if anybody waits and there is one to hand on."""
+        """Return a slot: to the caller that has waited longest, if one waits and there is one to pass on."""
         if self._queue and self.used <= self.size:
             self._admit_next()
         else:
@@ -178,11 +178,11 @@ class Slots:
 
     def _refusal(self) -> BulkheadFullError:
         self._count.refused += 1
-        # By then everybody who waits now is through, one way or the other. Without waiting nothing is known.
+        # By then everyone who waits now is served or refused. Without a queue there is no estimate.
         return BulkheadFullError(self._name, self.max_wait if self.max_waiting else None)
 
     def tally(self) -> list[Sample]:
-        """Read the numbers, for metrics."""
+        """Return the counts, for metrics."""
         name = self._name
         gauges = {"used": self.used, "waiting": len(self._queue), "slots": self.size}
         samples = [Sample(f"postfacta_bulkhead_{what}", (name,), number) for what, number in gauges.items()]

@@ -1,10 +1,10 @@
-"""Decide when a request may skip the turn of the event loop that exposes the queue inside it.
+"""Decide when a request may skip the one-tick yield that exposes the loop's queue.
 
-1. While the loop's heartbeat is in time there is no queue to be seen, and some requests between two beats skip it.
+1. While the loop's heartbeat is in time there is no queue, and some requests between two beats skip the yield.
 2. Where requests cost next to no processor time, all do. To refuse one costs about as much as to serve it, so nothing
    is won; and the heartbeat still tells when the loop is late. What counts is the process's own processor time: the
    length of a request grows when others take the processor, and then nothing is won by refusing either.
-3. At first neither is known: nobody skips it.
+3. At first neither is known: no request skips it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HEARD_FOR: Final = 0.25
 """Seconds: five beats of the default heartbeat. A loop without a beat for longer might be late."""
 
 _MOST_SPARED: Final = 16
-"""Between two beats, lest a sudden crowd of handlers that keep the processor busy runs before it is seen."""
+"""Requests between two beats, so that a sudden burst of CPU-bound handlers does not start before it is seen."""
 
 _CHEAP: Final = 0.0005
 """Seconds of processor time a request; reading and refusing one takes up to half of that."""
@@ -37,7 +37,7 @@ _FEWEST: Final = 16
 
 
 class Calm:
-    """How late a loop's last beats came, and what its last requests cost.
+    """The lateness of a loop's last beats, and the cost of its last requests.
 
     Its owner gives it the moments of one clock, in order.
 
@@ -55,7 +55,7 @@ class Calm:
         self._busy = 0.0
 
     def beat(self, late: float, now: float, busy: float) -> None:
-        """Take note of a beat.
+        """Record a beat.
 
         Args:
             late: Seconds by which it came late.
@@ -75,11 +75,11 @@ class Calm:
         self.own += (own - self.own) / 2
 
     def refused(self) -> None:
-        """Take note of a refusal."""
+        """Record a refusal."""
         self._refused += 1
 
     def spares(self, now: float) -> bool:
-        """Return whether a request that is admitted now may go on at once; it counts as one of those between two beats."""
+        """Return whether a request admitted now may skip the yield; it counts as one between two beats."""
         self._began += 1
         if self._cost < _CHEAP:
             return True

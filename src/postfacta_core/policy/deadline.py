@@ -1,4 +1,4 @@
-"""Decide until when a request may take, and what of that time the next hop gets."""
+"""Decide how long a request may take, and how much of that time the next hop gets."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _LONGEST: Final = 999_999_999.0
 class Deadline:
     """A point in time on the monotonic clock, in its seconds; `math.inf` never comes.
 
-    It is a point and not a length, so that whoever is handed it, and however late, means the same moment.
+    It is a point and not a length, so that it means the same moment to every holder, however late.
     """
 
     at: float
 
     @classmethod
     def after(cls, seconds: float, now: float) -> Deadline:
-        """Make one that lies so many seconds ahead."""
+        """Make one this many seconds ahead."""
         return cls(now + seconds)
 
     def remaining(self, now: float) -> float:
@@ -40,11 +40,11 @@ class Deadline:
         return max(0.0, self.at - now)
 
     def has_passed(self, now: float) -> bool:
-        """Tell whether it has passed."""
+        """Return whether it has passed."""
         return now >= self.at
 
     def tighten(self, seconds: float, now: float) -> Deadline:
-        """Return the earlier one of this and so many seconds ahead."""
+        """Return the earlier of this one and one `seconds` ahead."""
         return Deadline(min(self.at, now + seconds))
 
     def for_next_hop(self, now: float) -> float:
@@ -68,7 +68,7 @@ class Deadline:
 
 
 def asked_timeout(headers: Iterable[tuple[bytes, bytes]]) -> float:
-    """Read how many seconds the caller gives the request: `math.inf` if it does not say.
+    """Parse the caller's timeout in seconds; `math.inf` if there is none.
 
     `X-Request-Timeout` is seconds, such as `2.5`; `grpc-timeout` is gRPC's form, such as `2500m`. What cannot be
     read is no wish: a caller's nonsense must not fail a request. Of several, the shortest counts.

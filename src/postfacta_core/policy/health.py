@@ -84,7 +84,7 @@ class CheckConfig:
         return max(2, self.fall) * (self.interval * (1 + _JITTER) + self.timeout)
 
     def wait(self, state: CheckState, luck: float) -> float:
-        """Return the time to the next run, for a luck from 0 up to 1."""
+        """Return the time to the next run, `luck` is from 0 up to 1."""
         is_well = state.up is True and state.failures == 0
         interval = self.interval if is_well else self.interval * _HURRY
         return interval * (1 - _JITTER + 2 * _JITTER * luck)
@@ -92,7 +92,7 @@ class CheckConfig:
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """How one run of a check ended: at which moment, how, after how long, and with what class of error."""
+    """The result of one run of a check: its time, outcome, duration and class of error."""
 
     at: float
     passed: bool
@@ -123,7 +123,7 @@ class CheckState:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """How a check stands at a moment.
+    """A snapshot of a check.
 
     Attributes:
         name: Its name.
@@ -148,7 +148,7 @@ class CheckReport:
 
 @dataclass(frozen=True, slots=True)
 class HealthReport:
-    """How a service stands at a moment."""
+    """A snapshot of a service."""
 
     live: bool
     ready: bool
@@ -158,7 +158,7 @@ class HealthReport:
 
 
 def fold(state: CheckState, result: CheckResult, config: CheckConfig) -> CheckState:
-    """Take a result into account."""
+    """Add a result."""
     before = _settled(state, config, result.at)
     passes = before.passes + 1 if result.passed else 0
     failures = 0 if result.passed else before.failures + 1
@@ -178,7 +178,7 @@ def fold(state: CheckState, result: CheckResult, config: CheckConfig) -> CheckSt
 
 
 def inspect(name: str, state: CheckState, config: CheckConfig, *, now: float) -> CheckReport:
-    """Tell how a check stands now."""
+    """Return the report of a check."""
     settled = _settled(state, config, now)
     last = settled.last
     stale = last is not None and _is_stale(last, config, now)
@@ -197,7 +197,7 @@ def inspect(name: str, state: CheckState, config: CheckConfig, *, now: float) ->
 def summarize(
     checks: Sequence[CheckReport], *, entered: bool, draining: bool, has_started: bool
 ) -> HealthReport:
-    """Join the checks into one answer.
+    """Combine the checks into one report.
 
     Args:
         checks: How each stands.
@@ -206,7 +206,7 @@ def summarize(
         has_started: Whether every critical check passed once.
     """
     return HealthReport(
-        # Whoever gets an answer sees that the process and its loop are alive; no dependency has a say.
+        # Any answer shows that the process and its loop are alive; dependencies do not count.
         live=True,
         ready=entered and not draining and all(check.up for check in checks if check.critical),
         started=entered and has_started,
@@ -220,7 +220,7 @@ def _is_stale(result: CheckResult, config: CheckConfig, now: float) -> bool:
 
 
 def _settled(state: CheckState, config: CheckConfig, now: float) -> CheckState:
-    """Count a last result that is too old as failed: the check is down, and no row of successes goes on."""
+    """Count a last result that is too old as failed: the check is down, and its run of successes ends."""
     if state.last is None or not _is_stale(state.last, config, now):
         return state
     since = state.since if state.up is False else state.last.at + config.bound

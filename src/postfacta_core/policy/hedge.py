@@ -19,7 +19,7 @@ _MARKERS: Final = 5
 
 
 class HedgeOutcome(StrEnum):
-    """What came of a call whose first try took longer than the delay; a cancelled call has no outcome.
+    """The outcome of a call whose first try took longer than the delay; a cancelled call has none.
 
     A second try ran: `FIRST` or `SECOND` answered, or both `FAILED`. None ran: `BUDGET_REFUSED` found the budget
     empty, `SHADOW` would have started one, but for the mode.
@@ -37,17 +37,17 @@ class HedgeDelay(Protocol):
 
     @property
     def seconds(self) -> float:
-        """The wait, as it is now."""
+        """The present delay."""
         ...
 
     def record(self, seconds: float, /) -> None:
-        """Take note that a first try took so long, or longer if it was cut off then."""
+        """Record the duration of a first try, or a lower bound if it was cut off."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class FixedDelay:
-    """A wait that somebody has chosen.
+    """A fixed delay.
 
     Attributes:
         seconds: From 0 up; 0 starts both at once.
@@ -59,11 +59,11 @@ class FixedDelay:
         validation.number("FixedDelay.seconds", self.seconds, at_least=0, example="0.1")
 
     def record(self, seconds: float, /) -> None:
-        """Take no note."""
+        """Ignore it."""
 
 
 class QuantileDelay:
-    """A wait that follows the latency: a quantile of the first tries.
+    """A delay that follows the latency: a quantile of the first tries.
 
     The latencies are taken in windows. The estimate is that of the last full window, so that it follows a
     dependency that changes; in the first window it is that of what there is, once that is enough to say anything.
@@ -99,11 +99,11 @@ class QuantileDelay:
 
     @property
     def seconds(self) -> float:
-        """The wait, as it is now."""
+        """The present delay."""
         return max(self._minimum, self._estimate)
 
     def record(self, seconds: float, /) -> None:
-        """Take note that a first try took so long."""
+        """Record the duration of a first try."""
         present = self._present
         present.record(seconds)
         if present.count >= self._window:
@@ -145,7 +145,7 @@ class P2Quantile:
         return self._heights[2]
 
     def record(self, value: float, /) -> None:
-        """Take one value into account."""
+        """Add a value."""
         self.count += 1
         heights = self._heights
         if self.count <= _MARKERS:

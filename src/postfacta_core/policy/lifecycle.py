@@ -1,9 +1,9 @@
-"""Decide when a service that was told to stop lets go, cancels what still runs, closes what is open.
+"""Decide when a stopping service stops listening, cancels what still runs, and closes its resources.
 
 A drain has three parts, whose lengths are `DrainLimits`:
 
-    signal ── drain_delay ──> lets go ── drain_timeout ──> cancels ── close_timeout ──> gone
-      unready, but serving:      the server stops listening,     what still ran was told;
+    signal ── drain_delay ──> stops ── drain_timeout ──> cancels ── close_timeout ──> gone
+      unready, but serving:      the server stops listening,     what still ran is cancelled;
       the load balancer looks    requests under way finish       resources close
       away in this time
 
@@ -24,7 +24,7 @@ __all__ = ["Course", "DrainLimits", "Phase", "RecycleLimits"]
 
 
 class Phase(StrEnum):
-    """Where a service is in its life."""
+    """A phase of a service's life."""
 
     STARTING = "starting"
     READY = "ready"
@@ -83,7 +83,8 @@ class RecycleLimits:
     Attributes:
         max_age: Seconds, or None for no limit.
         max_rss_bytes: Resident memory, or None for no limit.
-        jitter: The part of the age by which workers differ, lest all go at once; from 0 up to 1.
+        jitter: The fraction of the age by which workers differ, so that they do not all recycle at once; from 0 up to
+            1.
     """
 
     max_age: float | None = None
@@ -104,21 +105,21 @@ class RecycleLimits:
             validation.refuse("RecycleLimits.max_age", None, "set, or max_rss_bytes", example="max_age=86400")
 
     def is_due(self, *, age: float, rss_bytes: int, luck: float) -> bool:
-        """Tell whether a worker of this age and size is to go; `luck` is the same in all of its life."""
+        """Return whether a worker of this age and size must go; `luck` is constant for each worker."""
         too_old = self.max_age is not None and age >= self.max_age * (1.0 - self.jitter * luck)
         return too_old or (self.max_rss_bytes is not None and rss_bytes >= self.max_rss_bytes)
 
 
 class Course:
-    """The course of one life: the phases that have come, and the moments that a drain has set.
+    """The schedule of one process: the phases that it has reached, and the deadlines of its drain.
 
     Every method may be called from any thread and from a signal handler, also in the midst of another. What has
     come is only ever added to, so none of them can undo what another one did.
 
     Attributes:
         limits: How long the parts of a drain may take.
-        is_draining: Whether it was told to stop, at whatever stage that is.
-        lets_go_at: When the server may begin to stop; never, until a drain begins.
+        is_draining: Whether it was asked to stop, in whatever phase that was.
+        lets_go_at: When the server gets the signal; `inf` before a drain.
     """
 
     def __init__(self, limits: DrainLimits) -> None:
@@ -129,12 +130,12 @@ class Course:
 
     @property
     def phase(self) -> Phase:
-        """Where it is: the furthest phase that has come."""
+        """The furthest phase that it has reached."""
         return next((phase for phase in reversed(_ORDER) if phase in self._since), Phase.STARTING)
 
     @property
     def told_at(self) -> float:
-        """When it was told to stop, or the server stopped unasked; never, until then."""
+        """When it was asked to stop, or the server stopped by itself; `inf` before."""
         return self._since.get(Phase.DRAINING, self._since.get(Phase.STOPPING, math.inf))
 
     @property
@@ -144,17 +145,17 @@ class Course:
 
     @property
     def gone_at(self) -> float:
-        """When it must be over."""
+        """When the drain must have ended."""
         return self.cancels_at + self.limits.close_timeout
 
     def start(self, now: float) -> bool:
-        """Be ready, unless a drain came first; tell whether it is."""
+        """Mark the service ready unless it drains; return whether it is ready."""
         return self._move(Phase.READY, now)
 
     def drain(self, now: float, *, at_once: bool = False) -> bool:
-        """Begin to drain, without the delay if it is at once. Told again, stop waiting; tell whether it was the first time.
+        """Begin to drain, at once without the delay. A second call ends the delay. Return whether it was the first.
 
-        While it starts, nobody was served yet, and there is no load balancer to wait for.
+        During startup no request was served yet, so there is no load balancer to wait for.
         """
         delay = self.limits.drain_delay if self.phase is Phase.READY and not at_once else 0.0
         if self._move(Phase.DRAINING, now):
@@ -164,12 +165,12 @@ class Course:
         return False
 
     def stop(self, now: float) -> bool:
-        """Take note that the server itself has stopped listening: there is nothing more to wait for."""
+        """Record that the server itself has stopped listening, which ends the delay."""
         self.lets_go_at = min(self.lets_go_at, now)
         return self._move(Phase.STOPPING, now)
 
     def end(self, now: float) -> bool:
-        """Be over."""
+        """Mark the service stopped."""
         return self._move(Phase.STOPPED, now)
 
     def closes_by(self, now: float) -> float:
@@ -177,7 +178,7 @@ class Course:
         return min(now + self.limits.close_timeout, max(self.gone_at, now))
 
     def changes_after(self, told: Phase) -> list[PhaseChanged]:
-        """Tell how it came from this phase to the present one."""
+        """Return the phase changes since this phase."""
         changes: list[PhaseChanged] = []
         for phase in _ORDER[_ORDER.index(told) + 1 :]:
             if phase in self._since:

@@ -1,23 +1,23 @@
-"""Decide whether a request may start, waits a moment, or is refused, from what the service finishes.
+"""Decide whether a request starts, waits or is refused, from the requests that the service completes.
 
 1. The limit is what is proved. Each answer adds its allowance, the time that it may take; the allowances of a second
    are the requests that may be under way (Little's law, N = X * T). A rate of answers is true at once, however late
    the answers are: the limit is set to it, and old answers cannot cut it twice.
 2. An allowance is 1.25 times what requests of this kind (route) usually take, and `spare`. The usual time is learned
-   while nobody waits, nothing is lost and less than half of the limit is used. Known waits, for a connection or for the
-   event loop, are no part of it. A wait for the loop counts four times: as long again it waited in its socket, unseen,
-   and short turns cost nothing. It counts half of that if others had the processor.
-3. The limit falls only while requests take longer than allowed and somebody finds no room, or requests are lost: a
-   service that is slow and keeps up is not overloaded. It grows, at most to twice, while somebody finds no room and nothing is late; then
-   not again before half as many requests admitted since are answered, and a window after that.
+   while no request waits, nothing is lost and less than half of the limit is used. Known waits, for a connection or
+   for the event loop, are no part of it. A wait for the loop counts four times: as long again it waited in its
+   socket, unseen, and short turns cost nothing. It counts half of that if others had the processor.
+3. The limit falls only while requests take longer than allowed and one finds no room, or requests are lost: a
+   service that is slow and keeps up is not overloaded. It grows, at most to twice, while requests find no room and
+   none is late; then not again before half as many requests admitted since are answered, and a window after that.
 4. A request that was given up, by its caller, a pool or its deadline, took at least as long as it lived, and is no
    answer. Within its allowance it says nothing; nor does one of a kind that was never answered. Whose caller left before
    it began is of no known kind: the mean of all is its usual time.
 5. A cut is an experiment, to a quarter at first. A queue gets shorter with the limit. If requests admitted after the cut
-   take no less in proportion, the service is slow, and what it takes now is usual (`scale`). While somebody finds no
+   take no less in proportion, the service is slow, and what it takes now is usual (`scale`). While requests find no
    room that verdict is tested again by halving the limit: after 2 s, 4 s, up to 30 s.
-6. Who finds no room waits in `policy.waiting`. Higher priorities go first; lower ones may use only part of the limit, and
-   the highest has a reserve.
+6. Requests that find no room wait in `policy.waiting`. Higher priorities go first; lower ones may use only part of
+   the limit, and the highest has a reserve.
 7. A request costs O(1); a window of measurements is closed at most 20 times a second.
 """
 
@@ -50,7 +50,7 @@ _NEVER_ANSWERED: Final = [math.inf]
 
 
 class Ending(IntEnum):
-    """How a request ended: answered; given up; in a way that says nothing; or left by its caller before it began."""
+    """How a request ended: answered; given up; without evidence; or left by its caller before it began."""
 
     ANSWERED = 0
     LOST = 1
@@ -66,7 +66,7 @@ class OverloadConfig:
         spare: Seconds that a request may wait inside the service, beyond what it usually takes.
         patience: Seconds that a caller may wait in a burst before it is admitted.
         start: How many may be under way before anything is known.
-        retry_after: Seconds told to the refused: whole ones from this up to three times as much, at random.
+        retry_after: Seconds in the answer to the refused: whole ones from this up to three times as much, at random.
 
     Raises:
         ValueError: If a time is not above 0, or `start` or `retry_after` is not a whole number from 1 up.
@@ -139,7 +139,7 @@ class OverloadLimiter:
 
     @property
     def mode(self) -> Mode:
-        """How the decisions are used. In `shadow` nobody waits: who would, counts as refused. `off` is the runner's."""
+        """How the decisions are used. In `shadow` one that would wait counts as refused. `off` is for the runner."""
         return self._mode
 
     @mode.setter
@@ -188,7 +188,7 @@ class OverloadLimiter:
         waited: float = 0.0,
         lag: float = 0.0,
     ) -> None:
-        """Take back the slot of an admitted request, and learn from it.
+        """Free the slot of an admitted request, and learn from its outcome.
 
         Args:
             now: The moment it ended.
@@ -202,7 +202,7 @@ class OverloadLimiter:
         if ending != Ending.UNKNOWN:
             took = now - admitted
             if ending == Ending.LEFT:
-                known = self._mean  # of what kind it was, nobody knows
+                known = self._mean  # its kind is unknown
             else:
                 known = self._kinds.get(kind) or self._learn_kind(kind, took - waited - lag, ending)
             allowed = known[0] * self._tolerance + self._spare
@@ -225,7 +225,7 @@ class OverloadLimiter:
         self.in_flight += 1
 
     def give_up(self, wait: Wait, now: float) -> Admit | Shed:
-        """End a wait; what is returned is final.
+        """End a wait; the returned decision is final.
 
         A caller that was cancelled and gets `ADMIT` hands the slot back by `finish`.
         """
@@ -234,7 +234,7 @@ class OverloadLimiter:
         return wait.verdict or wait.shed
 
     def beat(self, now: float, own: float = 1.0) -> None:
-        """Take note of the event loop's heartbeat, some 20 times a second.
+        """Record a heartbeat of the event loop, some 20 times a second.
 
         Args:
             now: Its moment.
@@ -246,7 +246,7 @@ class OverloadLimiter:
             self._hand_over(now)
 
     def tally(self) -> Iterator[Sample]:
-        """Read the numbers for the metrics."""
+        """Return the numbers for the metrics."""
         label = (self.name,)
         gauges = {
             "limit": int(self.limit),
@@ -307,7 +307,7 @@ class OverloadLimiter:
 
     def _learn_kind(self, kind: Hashable, took: float, ending: Ending) -> list[float]:
         if ending != Ending.ANSWERED:
-            return _NEVER_ANSWERED  # nobody knows whether it is late
+            return _NEVER_ANSWERED  # it is unknown whether it is late
         if len(self._kinds) >= _KINDS:
             kind = None
             if (known := self._kinds.get(kind)) is not None:
@@ -353,7 +353,7 @@ class OverloadLimiter:
         weight = min(1.0, 2 * lasted)
         self._rate += (answered / lasted - self._rate) * weight
         self._work += (self._allowed / lasted - self._work) * weight
-        # While nobody was short of room, nobody knows how much more could be answered: as much as the limit holds.
+        # While no request was short of room, the spare capacity is unknown: assume what the limit holds.
         possible = 0.0 if short else self.limit / max(self._mean[0], _NONE)
         self._line.pace(self._rate, self._lag, possible)
         self._spare = max(self._config.spare, min(2.0 / max(self._rate, _NONE), 0.4))

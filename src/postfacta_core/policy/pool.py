@@ -1,7 +1,7 @@
 """Decide when a pool lends a connection, makes a caller wait, refuses, renews one or evicts all.
 
-1. A connection may be lent for each slot, and there are `max_size` slots. Whoever comes while all are taken stands
-   in a queue; whoever finds the queue full is refused at once.
+1. There are `max_size` slots, one for each lent connection. When all are taken, callers queue in FIFO order; a caller
+   that finds the queue full is refused immediately.
 2. A slot that comes back goes to the head of the queue, never to a newcomer. A caller that leaves the queue just
    as its turn has come passes the slot on.
 3. A connection belongs to an era. When the database is lost or has moved, a new era begins: the idle ones of the
@@ -51,7 +51,7 @@ def meaning_of(sqlstate: str) -> type[ResilienceError] | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lifetimes:
-    """How long a connection is kept, in seconds.
+    """The maximum age and idle time of a connection, in seconds.
 
     Attributes:
         lifetime: From its opening; a tenth less on average, and a fifth at most.
@@ -68,7 +68,7 @@ class Lifetimes:
 
 @dataclass(slots=True, eq=False)
 class Kept(Generic[C]):
-    """A connection that a pool keeps, and what it knows of it."""
+    """A connection of a pool, with its age and era."""
 
     connection: C
     era: int
@@ -116,17 +116,17 @@ class Lending(Generic[C]):
 
     @property
     def era(self) -> int:
-        """The present era. Read it before a connection is opened: it may end meanwhile."""
+        """The present era. Read it before a connection is opened, since it may change meanwhile."""
         return self._era
 
     @property
     def idle(self) -> int:
-        """The connections that nobody uses."""
+        """The number of idle connections."""
         return len(self._idle)
 
     @property
     def waiting(self) -> int:
-        """The callers in the queue."""
+        """The number of callers in the queue."""
         return len(self._queue)
 
     def enter(self) -> bool:
@@ -137,7 +137,7 @@ class Lending(Generic[C]):
         return True
 
     def queue(self, wake: Callable[[], object]) -> Turn:
-        """Stand in the queue for a slot.
+        """Join the queue for a slot.
 
         Raises:
             PoolTimeoutError: If the queue is as long as it may be.
@@ -149,14 +149,14 @@ class Lending(Generic[C]):
         return turn
 
     def give_up(self, turn: Turn) -> None:
-        """Leave the queue, or hand back the slot that came too late."""
+        """Leave the queue, or return the slot that came too late."""
         if turn.has_come:
             self.leave()
         else:
             self._queue.pop(turn, None)
 
     def leave(self) -> None:
-        """Hand back a slot: to the head of the queue, if anybody waits."""
+        """Return a slot: to the head of the queue, if a caller waits."""
         if not self._queue:
             self.used -= 1
             return
@@ -165,15 +165,15 @@ class Lending(Generic[C]):
         turn.wake()
 
     def opened(self, connection: C, *, era: int, now: float, luck: float) -> Kept[C]:
-        """Take note of a connection whose opening began in this era."""
+        """Add a connection whose opening began in this era."""
         return Kept(connection, era, self._lifetimes.ends_at(now, luck))
 
     def take(self) -> Kept[C] | None:
-        """Take the connection that lay idle last, to lend it; None if one must be opened."""
+        """Take the most recently used idle connection; None if one must be opened."""
         return self._idle.pop() if self._idle else None
 
     def keep(self, kept: Kept[C], now: float) -> bool:
-        """Lay a connection by, unless it must be closed instead."""
+        """Return a connection to the idle list; False if it must be closed."""
         if kept.era != self._era or now >= kept.ends_at:
             return False
         kept.idle_since = now
@@ -183,7 +183,7 @@ class Lending(Generic[C]):
     def evict(self, era: int) -> list[Kept[C]]:
         """End an era, and return the idle connections, which are to be closed.
 
-        News of an era that is past is old: whoever brings it lost a connection that would not be lent again.
+        A report of an earlier era is stale: its connection would not be lent again anyway.
         """
         if era != self._era:
             return []
@@ -192,7 +192,7 @@ class Lending(Generic[C]):
         return evicted
 
     def sweep(self, now: float) -> list[Kept[C]]:
-        """Take out the idle connections that are too old or were too long idle, to be closed."""
+        """Remove and return expired idle connections."""
         swept = [kept for kept in self._idle if self._is_stale(kept, now)]
         self._idle = [kept for kept in self._idle if not self._is_stale(kept, now)]
         return swept

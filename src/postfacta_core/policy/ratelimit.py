@@ -3,7 +3,7 @@
 1. A rate is a token bucket, kept as one moment a key: the one at which all that it spent has come back (GCRA, the
    "theoretical arrival time" of ITU-T I.371). So a key may spend its burst at once and its rate for ever, and in no
    window of `t` seconds more than `burst + t * amount / period`. What is refused costs nothing.
-2. A key whose moment has passed is like one that was never seen. Only such keys are forgotten, so that nobody can
+2. A key whose moment has passed is like one that was never seen. Only such keys are forgotten, so that no client can
    push out a caller that has spent something by inventing other callers.
 3. When the table is full of keys that have spent something, an unknown key is counted in one of 1,024 coarse
    buckets, picked by its hash (which strings draw anew in each process), together with the others there. Later, in
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 MAX_KEYS: Final = 100_000
-"""How many keys are told apart by default: some 18 MB for each rate, if they are addresses."""
+"""How many keys are kept by default: some 18 MB for each rate, if they are addresses."""
 
 COARSE: Final = 1024
 """How many buckets the keys share for which there is no room."""
@@ -61,10 +61,10 @@ LONGEST_KEY: Final = 128
 
 # Up to here a float counts without a gap.
 _MOST: Final = 2**53
-# With each new key so many old ones are looked at: more than one, so that a table shrinks as well as it grows.
+# The old keys checked with each new one: more than one, so that a table shrinks as well as it grows.
 _LOOKS: Final = 2
 _LOOKS_AT_THE_BOUND: Final = 8
-# Seconds after which one that was denied may try again: nobody knows when the store comes back.
+# Seconds after which one that was denied may try again: it is unknown when the store comes back.
 _DENIED: Final = 1.0
 # Of one interval: sums of floats may be off by less, and it never adds up to one more.
 _ROUNDING: Final = 1e-6
@@ -83,7 +83,7 @@ class StoreFailure(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """So much in so long.
+    """An amount per period.
 
     Attributes:
         amount: What comes back in each period.
@@ -108,7 +108,7 @@ class Rate:
 
 
 class Decision(NamedTuple):
-    """Whether a caller may, and what it has left.
+    """A decision, and what the caller has left.
 
     Attributes:
         allowed: Whether it may; then the cost is spent.
@@ -192,7 +192,7 @@ class Buckets:
 
     Args:
         rate: The rate.
-        max_keys: How many keys are told apart.
+        max_keys: The most keys that are kept.
     """
 
     __slots__ = ("_coarse", "_interval", "_per_second", "_span", "_table", "_until", "rate")
@@ -207,7 +207,7 @@ class Buckets:
         self._coarse = [-math.inf] * COARSE
 
     def __len__(self) -> int:
-        """Tell how many keys it knows."""
+        """Return the number of its keys."""
         return len(self._until)
 
     def spend(self, key: str, cost: int, now: float) -> Decision:
@@ -222,7 +222,7 @@ class Buckets:
         return self._allow(after, now)
 
     def test(self, key: str, cost: int, now: float) -> Decision:
-        """Decide as `spend` would, and tell what would be left, but spend nothing."""
+        """Return what `spend` would, without spending."""
         until = self._until.get(key)
         if until is None:
             until = self._coarse[hash(key) % COARSE]
@@ -256,7 +256,7 @@ class BucketSet:
 
     Args:
         rates: At least one.
-        max_keys: How many keys are told apart, for each rate.
+        max_keys: The most keys that are kept for each rate.
     """
 
     __slots__ = ("_buckets", "spend", "test")
@@ -274,7 +274,7 @@ class BucketSet:
         """Decide the same, but spend nothing."""
 
     def __len__(self) -> int:
-        """Tell how many keys it knows."""
+        """Return the number of keys of the largest one."""
         return max(map(len, self._buckets))
 
     def _test_each(self, key: str, cost: int, now: float) -> Decision:
@@ -289,7 +289,7 @@ class BucketSet:
 
 
 def strictest(decisions: Sequence[Decision]) -> Decision:
-    """Pick the one that keeps a caller away for the longest, or else leaves it the least."""
+    """Return the decision with the longest wait, or else the least left."""
     strict, *others = decisions
     for other in others:
         if not other.allowed:
@@ -301,7 +301,7 @@ def strictest(decisions: Sequence[Decision]) -> Decision:
 
 
 def without_store(failure: StoreFailure, rate: Rate) -> Decision | None:
-    """Decide without the store; None if the counts of this process do."""
+    """Decide without the store; None if the counts of this process decide."""
     if failure is StoreFailure.LOCAL:
         return None
     if failure is StoreFailure.ALLOW:
@@ -310,7 +310,7 @@ def without_store(failure: StoreFailure, rate: Rate) -> Decision | None:
 
 
 class Counts:
-    """How often it was decided how, apart for each mode.
+    """Counts of decisions, for each mode.
 
     Attributes:
         now: The numbers of the present mode, to add to.
@@ -327,7 +327,7 @@ class Counts:
         self.now = self._by_mode[mode]
 
     def samples(self, policy: str) -> Iterator[Sample]:
-        """Yield all that is not 0, and how many were allowed and limited in the present mode."""
+        """Yield all counts that are not 0, and those of the present mode in any case."""
         for mode, numbers in self._by_mode.items():
             for decision, number in numbers.items():
                 if number or (numbers is self.now and decision in DECISIONS[:2]):
@@ -361,14 +361,14 @@ class StoreWatch:
         return self._era
 
     def answered(self, ticket: int) -> bool:
-        """Take note that it answered, and tell whether it is back."""
+        """Record that it answered; return whether it has recovered."""
         if ticket != self._era or self.is_up:
             return False
         self._change(is_up=True, failures=0)
         return True
 
     def failed(self, ticket: int, again_at: float) -> bool:
-        """Take note that it did not, and tell whether it went away just now.
+        """Record that it did not answer; return whether it has just become unavailable.
 
         Args:
             ticket: From `ask`.
@@ -386,7 +386,7 @@ class StoreWatch:
         return was_up
 
     def gave_up(self, ticket: int) -> None:
-        """Take note that nobody waits for the answer any more: that tells nothing of the store."""
+        """Record that the caller stopped waiting, which says nothing about the store."""
         if ticket == self._era:
             self._is_tried = False
 

@@ -1,12 +1,12 @@
 """Decide whether a call that failed is tried again, and after which wait.
 
-1. An error is retryable, or it is not; nobody but the caller knows whether a call may be made twice. What was
+1. An error is retryable, or it is not; only the caller knows whether a call may be made twice. What was
    refused before it began may always be.
 2. A retryable error may carry a wait of its own, `retry_after`. The next try comes no sooner, and some jitter
-   later: callers that were told the same moment must not come back at the same moment. A wait below 0, infinite or
+   later: callers that were given the same moment must not return at the same moment. A wait below 0, infinite or
    nan says: do not try again. (gRPC's gRFC A6 reads a negative pushback so.)
-3. There are so many tries and no more; none whose wait would end at the deadline or after it.
-4. The last word has the budget, so that what is refused for another reason spends nothing.
+3. At most `max_attempts` tries are made, and none whose wait would end at the deadline or after it.
+4. The budget is asked last, so a retry refused for another reason costs no token.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Backoff:
         if attempt < 1:
             msg = f"counts tries from 1: {attempt}"
             raise ValueError(msg)
-        # 1 - luck is never 0: a wait of nothing would turn a loop of tries into a spin.
+        # `1 - luck` is never 0: a wait of nothing would turn a loop of tries into a spin.
         return self._longest(attempt) * (1.0 - luck)
 
     def _longest(self, attempt: int) -> float:
@@ -179,11 +179,11 @@ class RetryBudget:
         self._clock: Clock | None = None
 
     def deposit(self) -> None:
-        """Pay in for one call, whatever becomes of it. What is above the burst is lost when somebody looks."""
+        """Add the share of one call, whatever its outcome. The excess over the burst is dropped later."""
         self._tokens += self._ratio
 
     def try_withdraw(self, now: float) -> bool:
-        """Take what one further try costs; False if it is not there."""
+        """Take a token for one retry; False if there is none."""
         tokens = self._tokens
         if now > self._at:
             tokens += (now - self._at) * self._floor
@@ -194,15 +194,15 @@ class RetryBudget:
         return allowed
 
     def tokens(self, now: float) -> float:
-        """Return how many further tries could be made now; nothing is taken."""
+        """Return how many retries could be made now, without taking any."""
         return min(self._burst, self._tokens + max(0.0, now - self._at) * self._floor)
 
     def announce(self, observer: Observer, clock: Clock) -> None:
-        """Tell an observer where the numbers are. Each who spends from it offers its own; the first one hears.
+        """Announce the budget to an observer. Each guard that spends from it offers its own; the first one gets it.
 
         Args:
             observer: `ignore` counts as none.
-            clock: For the moment at which somebody looks.
+            clock: The time of each read.
         """
         if observer is ignore or self._clock is not None:
             return
@@ -210,7 +210,7 @@ class RetryBudget:
         observer(PolicyCreated(self.name, self.tally))
 
     def tally(self) -> Iterable[Sample]:
-        """Yield its numbers, for metrics; none before it was announced."""
+        """Yield its counts, for metrics; none before it was announced."""
         if self._clock is not None:
             yield Sample("postfacta_retry_budget_tokens", (self.name,), self.tokens(self._clock()))
 
@@ -234,7 +234,7 @@ def asked_wait(error: Exception) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class RetryPlan:
-    """What follows a try that failed: another after `delay` seconds if the outcome is `RETRIED`, else nothing."""
+    """The decision after a failed try: another after `delay` seconds if the outcome is `RETRIED`, else none."""
 
     outcome: RetryOutcome
     delay: float = 0.0
@@ -268,7 +268,7 @@ class RetryRules:
         validation.function("Retry.throttled", self.throttled, example="throttled=asked_wait")
 
     def plan(self, error: Exception, attempt: int, *, now: float, deadline: float, luck: float) -> RetryPlan:
-        """Decide what follows a try that failed, but for the budget. Both functions may raise what they like.
+        """Decide about a retry, apart from the budget. Both functions may raise anything.
 
         Args:
             error: What the try raised.

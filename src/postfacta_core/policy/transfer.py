@@ -53,14 +53,14 @@ class TransferLimits:
         )
 
     def headers_fit(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        """Tell whether the header section is small enough."""
+        """Return whether the header section is small enough."""
         left = self.max_header_bytes
         for name, value in headers:
             left -= len(name) + len(value) + _FIELD_OVERHEAD
         return left >= 0
 
     def declared_body_fits(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        """Tell whether the `Content-Length` allows the body; without one, only counting can tell.
+        """Return whether the `Content-Length` allows the body; without one, the body must be counted.
 
         One that is no number is the server's business: it ends the message there, or refuses it.
         """
@@ -71,11 +71,11 @@ class TransferLimits:
         return True
 
     def body_fits(self, received: int) -> bool:
-        """Tell whether so many bytes of body may be taken in."""
+        """Return whether a body of this many bytes is allowed."""
         return received <= self.max_body_bytes
 
     def next_chunk_due(self, now: float, *, received: int, waited: float) -> float:
-        """Tell until when the next chunk of the body must have come.
+        """Return when the next chunk of the body is due.
 
         Args:
             now: When the waiting for it begins.
@@ -90,7 +90,7 @@ class TransferLimits:
 
 
 def may_have_body(headers: Iterable[tuple[bytes, bytes]], http_version: str) -> bool:
-    """Tell whether a request may have a body at all: in HTTP/1, only if a header says so (RFC 9112, section 6.3)."""
+    """Return whether a request may have a body: in HTTP/1, only if a header says so (RFC 9112, section 6.3)."""
     if not http_version.startswith("1"):
         return True
     return any(

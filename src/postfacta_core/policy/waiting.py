@@ -1,11 +1,12 @@
-"""Decide who waits for room, in which order, and when a queue is an overload.
+"""Decide which requests wait for room, in which order, and when a queue is an overload.
 
-1. A burst refuses nobody. Its queue is FIFO; once the oldest has waited longer than `patience`, the newest goes first,
-   because a late answer is worth less than one in time. The old ones stay, and are served when the burst is over.
-2. The first refusal begins an overload: the queue had no place, or somebody waited to the end. It lasts until nobody was
-   refused for a second. Meanwhile nobody waits longer than `spare`, the newest goes first, and a newcomer takes the place
-   of the oldest, whose caller has probably given up. (With thanks to CoDel: Nichols and Jacobson, ACM Queue 2012; and to
-   the adaptive LIFO of Maurer, "Fail at Scale", ACM Queue 2015.)
+1. A burst is not refused. Its queue is FIFO; once the oldest has waited longer than `patience`, the newest goes
+   first, because a late answer is worth less than one in time. The old ones stay, and are served when the burst is
+   over.
+2. The first refusal begins an overload: the queue had no place, or a request waited to the end. It lasts until none
+   was refused for a second. Meanwhile none waits longer than `spare`, the newest goes first, and a newcomer takes the
+   place of the oldest: its caller has probably given up. (With thanks to CoDel: Nichols and Jacobson, ACM Queue 2012;
+   and to the adaptive LIFO of Maurer, "Fail at Scale", ACM Queue 2015.)
 3. A queue grows by what comes and is not answered. So its length separates chance from overload: 16 places, or what is
    answered within `patience`, are next to never full at 80 % of the capacity, and soon full above it.
 4. Higher priorities go first, and take the places of lower ones.
@@ -99,11 +100,11 @@ class WaitingLine:
         self.pace(0.0, 0.0)
 
     def pace(self, rate: float, lag: float, possible: float = 0.0) -> None:
-        """Set the lengths of the queue.
+        """Set the bounds of the queue.
 
         Args:
             rate: Answers a second; 0 if that is not known.
-            lag: Seconds that a request waited for the event loop, where nobody sees it.
+            lag: Seconds that a request waited for the event loop, unseen.
             possible: Answers a second that may be possible, of a service that was asked for less; 0 if that is not known.
         """
         self._longest = max(self._patience, min(_PLACES / rate, _LONGEST) if rate else 0.0)
@@ -113,7 +114,7 @@ class WaitingLine:
         self._longest_in_overload = max(_LEAST * self._spare, self._spare - 2.0 * lag)
 
     def is_overloaded(self, now: float) -> bool:
-        """Return whether somebody was refused within the last second."""
+        """Return whether a request was refused within the last second."""
         return now < self._overloaded_until
 
     def refuse(self, now: float) -> None:
@@ -129,11 +130,11 @@ class WaitingLine:
         return wait
 
     def is_full(self, now: float) -> bool:
-        """Return whether the next request needs the place of another."""
+        """Return whether the next request must replace another."""
         return self.count >= (self._places_in_overload if now < self._overloaded_until else self._places)
 
     def displaced_by(self, priority: int, now: float) -> Wait | None:
-        """Return whose place a newcomer takes; None if all who wait go before it."""
+        """Return the request that a newcomer replaces; None if all that wait go before it."""
         for queue in reversed(self._queues):
             if queue:
                 oldest = next(iter(queue))
@@ -143,7 +144,7 @@ class WaitingLine:
         return None
 
     def first(self, now: float) -> Wait | None:
-        """Return who is next."""
+        """Return the next request."""
         for queue in self._queues:
             if queue:
                 oldest = next(iter(queue))
@@ -154,10 +155,10 @@ class WaitingLine:
         return None
 
     def remove(self, wait: Wait) -> None:
-        """Take a request out; it must be in."""
+        """Remove a request, which must be in the queue."""
         del self._queues[wait.priority][wait]
         self.count -= 1
 
 
 def _wake_nobody() -> None:
-    """Wake nobody."""
+    """Do nothing."""
