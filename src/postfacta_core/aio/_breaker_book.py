@@ -1,9 +1,9 @@
-"""Keep pybreaker's book of a circuit: its states, its listeners, its storage.
+"""Mirror a circuit into a `pybreaker.CircuitBreaker`: its states, its listeners, its storage.
 
-A storage may be far away, so that a call never touches it. What is to be written is put down in memory, and a thread
-writes it, in order. The thread also reads, once a second at most while calls come: if another process has opened its
-circuit since the last look, a closed one here opens too, for a wait of its own. Nothing else is taken over, and until it
-has closed again nothing is written, lest two processes open one another for ever.
+A storage may be far away, so calls never touch it. Writes are queued and applied in order by a background thread. It
+also reads, once a second at most while calls come: if another process has opened its circuit since the last read, a
+closed one here opens too, for a wait of its own. Nothing else is taken over, and nothing is written until it has
+closed again, so that two processes do not keep opening each other.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _STATES: Final = {
     CircuitState.DISABLED: pybreaker.CircuitClosedState,
     CircuitState.METRICS_ONLY: pybreaker.CircuitClosedState,
 }
-# So many changes a storage may lag behind; then the oldest are given up, as the last one tells the present state.
+# The queue of changes for a storage; beyond it the oldest are dropped, since the last one holds the present state.
 _MOST_CHANGES: Final = 100
 _LOOK_EVERY: Final = 1.0
 # So long the thread waits for more to write before it ends.
@@ -44,12 +44,12 @@ _IDLE: Final = 5.0
 
 
 class Guarded(Protocol):
-    """The breaker whose book it is."""
+    """The breaker that is mirrored."""
 
     name: str
 
     def heed(self) -> None:
-        """See again whether a call has more to do than to count itself."""
+        """Recompute the fast-path flag."""
         ...
 
     def open(self) -> None:
@@ -61,7 +61,7 @@ class Guarded(Protocol):
         ...
 
     def call_sync(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-        """Call a function, if the circuit lets it."""
+        """Call a function, unless the circuit refuses."""
         ...
 
     def __call__(self, function: Callable[..., Any], /) -> Callable[..., Any]:
@@ -70,11 +70,11 @@ class Guarded(Protocol):
 
 
 class Book(pybreaker.CircuitBreaker):
-    """What pybreaker, and code written for it, sees of a circuit. It decides nothing, and passes on what it is told.
+    """A circuit as pybreaker, and code written for it, sees it. It decides nothing, and forwards calls.
 
     Args:
-        breaker: Whose book it is.
-        listeners: May raise; the observer hears of it.
+        breaker: The breaker that is mirrored.
+        listeners: May raise; the observer gets an event then.
         storage: One in memory is used as it is, any other one from a thread. Every process begins closed.
         observe: Must not raise.
     """
@@ -101,7 +101,7 @@ class Book(pybreaker.CircuitBreaker):
         return bool(self._listeners or self._clerk or self._near.counter)
 
     def has_news(self, now: float) -> bool:
-        """Tell, once, whether another process has opened its circuit."""
+        """Return, once, whether another process has opened its circuit."""
         if self._clerk is None:
             return False
         if now >= self._look_at:
@@ -110,19 +110,19 @@ class Book(pybreaker.CircuitBreaker):
         return self._clerk.take_news()
 
     def will_call(self, function: Callable[..., object], /, *args: object, **kwargs: object) -> None:
-        """Take note that a call is admitted."""
+        """Record that a call is admitted."""
         for listener in self._heard():
             self._tell(listener.before_call, self, function, *args, **kwargs)
 
     def failed(self, error: Exception) -> None:
-        """Take note that a call failed, before what follows from it."""
+        """Record that a call failed, before the circuit changes."""
         self._write(lambda storage: storage.increment_counter())
         self._breaker.heed()
         for listener in self._heard():
             self._tell(listener.failure, self, error)
 
     def succeeded(self, *, of_trial: bool) -> None:
-        """Take note that a call succeeded, after what follows from it."""
+        """Record that a call succeeded, after the circuit has changed."""
         # pybreaker writes at each success; once for a row of them says the same.
         if self._near.counter:
             self._write(lambda storage: storage.reset_counter())
@@ -133,7 +133,7 @@ class Book(pybreaker.CircuitBreaker):
             self._tell(listener.success, self)
 
     def moved(self, move: CircuitChanged) -> None:
-        """Take note of a move, and tell of it if pybreaker has two states for it."""
+        """Record a state change, and notify listeners if pybreaker has different states for it."""
         self._is_adopted = self._is_adopted or move.reason == "remote"
         old, new = self._state, _STATES[CircuitState(move.new)](self, self._state)
         self._state = new
@@ -145,7 +145,7 @@ class Book(pybreaker.CircuitBreaker):
         self._is_adopted = self._is_adopted and new.name != pybreaker.STATE_CLOSED
 
     def _heard(self) -> tuple[Listener, ...]:
-        # One that is told may remove itself.
+        # A listener may remove itself when called.
         return tuple(self._listeners)
 
     def _write(self, change: _Change, state: str | None = None) -> None:
@@ -166,7 +166,7 @@ class Book(pybreaker.CircuitBreaker):
 
     @property
     def state(self) -> Any:
-        """The state as pybreaker's object; set by name, the circuit moves."""
+        """The state as pybreaker's object; setting it by name changes the circuit."""
         return self._state
 
     @state.setter
@@ -175,17 +175,17 @@ class Book(pybreaker.CircuitBreaker):
         moves.get(state_str, self.half_open)()
 
     def add_listener(self, listener: Listener) -> None:
-        """Tell it too."""
+        """Add a listener."""
         super().add_listener(listener)
         self._breaker.heed()
 
     def remove_listener(self, listener: Listener) -> None:
-        """Tell it no more."""
+        """Remove a listener."""
         super().remove_listener(listener)
         self._breaker.heed()
 
     def call(self, func: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Call a function, if the circuit lets it."""
+        """Call a function, unless the circuit refuses."""
         return self._breaker.call_sync(func, *args, **kwargs)
 
     def calling(self) -> Any:
@@ -206,7 +206,7 @@ class Book(pybreaker.CircuitBreaker):
         self._breaker.reset()
 
     def half_open(self) -> None:
-        """Refuse: a circuit tries by itself.
+        """Raise: a circuit becomes half-open by itself.
 
         Raises:
             NotImplementedError: Always.
@@ -224,12 +224,12 @@ def _write_state(storage: Storage, name: str, at: datetime) -> None:
 
 
 class _Clerk:
-    """Writes to a storage and looks into it, in order, on a thread that ends when there is nothing to do.
+    """Writes to a storage and reads it, in order, on a thread that ends when it is idle.
 
     Args:
         name: Names the thread.
         storage: May raise or hang.
-        failed: Told, on that thread, of the first failure in a row.
+        failed: Called, on that thread, with the first failure in a row.
     """
 
     def __init__(self, name: str, storage: Storage, failed: Callable[[Exception], None]) -> None:
@@ -243,19 +243,19 @@ class _Clerk:
         self._seen: str | None = None
 
     def post(self, change: _Change, state: str | None) -> None:
-        """Have a change made; `state` is the one it brings, if it brings one."""
+        """Queue a change; `state` is the new state, if it has one."""
         with self._wakes:
             self._changes.append((change, state))
             self._wake()
 
     def look(self) -> None:
-        """Have it looked whether another process opened its circuit."""
+        """Schedule a check for circuits opened by other processes."""
         with self._wakes:
             self._is_to_look = True
             self._wake()
 
     def take_news(self) -> bool:
-        """Tell, once, whether another process did."""
+        """Return, once, whether another process did."""
         news = self._has_news
         if news:
             self._has_news = False
@@ -299,7 +299,7 @@ class _Clerk:
 
     def _look(self, storage: Storage) -> None:
         state = storage.state
-        # What stood there at the first look is no news: whoever wrote it may be gone.
+        # The value of the first read is ignored: the process that wrote it may be gone.
         if state == pybreaker.STATE_OPEN and self._seen not in {None, state}:
             self._has_news = True
         self._seen = state

@@ -1,4 +1,4 @@
-"""Tell which functions a guard can serve, and refuse the others before they run."""
+"""Check which functions a guard can serve, and refuse the others at decoration."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def must_be_async(owner: str, function: object) -> None:
 
 
 async def answer_of(owner: str, function: Callable[..., Awaitable[T]], result: Any) -> T:
-    """Return the answer of a call: what it is awaited for, or else the result itself, since its work is done.
+    """Return the result of a call, awaited if it is awaitable.
 
     Guards ask `hasattr(result, "__await__")` themselves, which is all that a coroutine needs.
 

@@ -1,12 +1,12 @@
-"""Get in front of a server's signal handler: one class for each way in which servers hear signals.
+"""Intercept a server's signal handling: one class for each way in which servers handle signals.
 
-A server installs its handlers before the lifespan starts, so what it did can be seen there. Each class here keeps
-what the server installed, puts its own in front, and can later let the server have the signal.
+A server installs its handlers before the lifespan starts, so they can be found there. Each class here keeps
+what the server installed, puts its own in front, and can later pass the signal to the server.
 
 | class | who handles SIGTERM | seen with |
 |---|---|---|
-| `PlainHandlers` | a `signal.signal` handler, or nobody | uvicorn, gunicorn with uvicorn-worker |
-| `TrioHandlers` | nobody, and trio turns SIGINT into KeyboardInterrupt | hypercorn on trio without workers |
+| `PlainHandlers` | a `signal.signal` handler, or none | uvicorn, gunicorn with uvicorn-worker |
+| `TrioHandlers` | none; trio turns SIGINT into KeyboardInterrupt | hypercorn on trio without workers |
 | `LoopHandlers` | the event loop's `add_signal_handler` | granian, hypercorn without workers, gunicorn's own |
 | `WorkerEvent` | an event that the parent process sets | hypercorn's workers |
 
@@ -53,15 +53,15 @@ class Mechanism(Protocol):
     name: str
 
     def is_in_place(self) -> bool:
-        """Tell whether our handlers are still the ones installed."""
+        """Return whether our handlers are still the ones installed."""
         ...
 
     def pass_on(self) -> None:
-        """Let the server have one signal. Called once, from any thread or from a signal handler."""
+        """Pass one signal to the server. Called once, from any thread or from a signal handler."""
         ...
 
     def restore(self) -> None:
-        """Put back what the server had installed, where ours still stands."""
+        """Restore the server's handlers where ours are still installed."""
         ...
 
 
@@ -86,7 +86,7 @@ class PlainHandlers:
             signal.signal(signum, self._ours)
 
     def is_in_place(self) -> bool:
-        """Tell whether our handlers are still the ones installed."""
+        """Return whether our handlers are still the ones installed."""
         return all(signal.getsignal(signum) is self._ours for signum in self._theirs)
 
     def pass_on(self) -> None:
@@ -103,7 +103,7 @@ class PlainHandlers:
         signal.pthread_kill(self._thread, signal.SIGTERM)
 
     def restore(self) -> None:
-        """Put back what the server had installed, where ours still stands."""
+        """Restore the server's handlers where ours are still installed."""
         self._is_restored = True
         for signum, theirs in self._theirs.items():
             if signal.getsignal(signum) is self._ours:
@@ -124,7 +124,7 @@ class PlainHandlers:
 
 
 class TrioHandlers(PlainHandlers):
-    """In front of trio, where nobody handles SIGTERM: what is passed on is SIGINT.
+    """In front of trio, where SIGTERM has no handler: SIGINT is passed on.
 
     trio raises KeyboardInterrupt wherever the signal finds the program. In a request's task it would end all other
     requests. Raised from a context that trio protects, it goes to the main task, where a server awaits it.
@@ -171,7 +171,7 @@ class LoopHandlers:
         self._below = {signum: signal.getsignal(signum) for signum in self._theirs}
 
     def is_in_place(self) -> bool:
-        """Tell whether our handlers are still the ones installed."""
+        """Return whether our handlers are still the ones installed."""
         return all(
             self._table.get(signum) is ours and signal.getsignal(signum) == self._below[signum]
             for signum, ours in self._ours.items()
@@ -182,14 +182,14 @@ class LoopHandlers:
         self._loop.call_soon_threadsafe(*self._callback)
 
     def restore(self) -> None:
-        """Put back what the server had installed, where ours still stands."""
+        """Restore the server's handlers where ours are still installed."""
         for signum, ours in self._ours.items():
             if self._table.get(signum) is ours:
                 self._table[signum] = self._theirs[signum]
 
 
 class WorkerEvent:
-    """In front of the event by which hypercorn tells its workers to stop; a worker polls it.
+    """In front of the event that stops hypercorn's workers; a worker polls it.
 
     Once the first worker has ended, the parent sends SIGTERM to the others, and that would kill their requests. Here
     it is no signal of its own once the event was seen, and it has no effect until the process is gone.
@@ -209,7 +209,7 @@ class WorkerEvent:
         self._term = PlainHandlers(self._hear, [signal.SIGTERM])
 
     def is_in_place(self) -> bool:
-        """Tell whether our handlers are still the ones installed."""
+        """Return whether our handlers are still the ones installed."""
         return self._event.is_set is self._ours and self._term.is_in_place()
 
     def pass_on(self) -> None:
@@ -217,7 +217,7 @@ class WorkerEvent:
         self._is_open = True
 
     def restore(self) -> None:
-        """Put the event back, and the signal too if the process is to go on."""
+        """Restore the event, and the signal too if the process continues."""
         if self._event.is_set is self._ours:
             self._event.is_set = self._was_set
         if not self._is_open:
@@ -238,7 +238,7 @@ class WorkerEvent:
 
 
 def choose(heard: Heard) -> Mechanism | None:
-    """Look at what the server installed, and get in front of it. Called on the event loop.
+    """Find the server's handlers, and install ours in front of them. Called on the event loop.
 
     Args:
         heard: Called with each signal, from a signal handler or on the loop. It must not raise.
@@ -256,7 +256,7 @@ def choose(heard: Heard) -> Mechanism | None:
 
 
 def is_reloaded() -> bool:
-    """Tell whether this is uvicorn with `--reload`, which sends its process SIGTERM at each change of a file.
+    """Return whether this is uvicorn with `--reload`, which sends its process SIGTERM at each change of a file.
 
     Called before `choose`, and on the event loop too.
     """

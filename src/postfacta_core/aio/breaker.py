@@ -1,4 +1,4 @@
-"""Guard the calls to a dependency by a circuit: `policy.breaker` decides, and pybreaker keeps the book."""
+"""Guard calls to a dependency by a circuit: `policy.breaker` decides, and pybreaker mirrors it."""
 
 from __future__ import annotations
 
@@ -69,15 +69,15 @@ def _retry_after_of(error: Exception) -> float | None:
 
 
 def _block() -> None:
-    """Stand for the body of a with block, where listeners are told what is called."""
+    """The body of a with block, as listeners get it."""
 
 
 class BreakerOpenError(CircuitOpenError, pybreaker.CircuitBreakerError):
-    """The circuit is open; for those who catch ours, and for those who catch pybreaker's."""
+    """The circuit is open; caught as this library's error and as pybreaker's."""
 
 
 class CircuitBreaker:
-    """Calls a dependency while it answers, and leaves it in peace while it does not.
+    """Calls a dependency while it works, and refuses calls while it fails.
 
     It guards by `await call(...)`, `call_sync(...)`, as a decorator of functions and async functions, and as a
     context manager, `with` or `async with`. One object serves all tasks and threads. A block must be left in the
@@ -85,17 +85,17 @@ class CircuitBreaker:
 
     * An `Exception` that `failures` names is a failure. Refusals of our own policies, from below, are ignored: the
       dependency was not asked. Any other exception is a success: it answered.
-    * What is no `Exception`, as a cancellation, is no outcome; it is passed on, and gives its permit back.
-    * Foreign code (listeners, predicates, storages) may raise. The observer hears of it, and the call does not.
+    * What is no `Exception`, such as a cancellation, is no outcome; it is raised, and the permit is returned.
+    * Foreign code (listeners, predicates, storages) may raise. The observer gets an event; the call is not affected.
 
     Args:
         name: Names it in errors, events and metrics.
         config: When it opens and closes.
-        listeners: Told of calls and changes, as pybreaker tells them. They must be quick.
+        listeners: pybreaker's listeners, called at calls and state changes. They must be quick.
         storage: Where pybreaker keeps its state, for others to see. Nothing is read from it to decide on a call;
             it is written, and looked at for what other processes do, by a thread.
         mode: Whether it refuses, only counts what it would refuse, or does nothing.
-        observer: Told of changes. It may raise, and must not mind threads. By default the process's, see
+        observer: Receives state changes. It may raise, and must be thread-safe. By default the process's, see
             `asgi.Telemetry`; None for none.
         clock: Monotonic seconds.
         luck: Spreads the waits.
@@ -174,7 +174,7 @@ class CircuitBreaker:
             self._observe(ModeChanged(self.name, old, self._mode))
 
     async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call an async function, if the circuit lets it.
+        """Call an async function, unless the circuit refuses.
 
         Raises:
             BreakerOpenError: If it does not.
@@ -197,7 +197,7 @@ class CircuitBreaker:
         return answer
 
     def call_sync(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function, if the circuit lets it.
+        """Call a function, unless the circuit refuses.
 
         Raises:
             BreakerOpenError: If it does not.
@@ -272,7 +272,7 @@ class CircuitBreaker:
         self._leave(entry[1], entry[2], _SUCCESS)
 
     def open(self) -> None:
-        """Open it, as if too much had failed.
+        """Open it, as if a threshold had been reached.
 
         Raises:
             ValueError: If it is forced open, disabled or measures only: reset it first.
@@ -294,16 +294,16 @@ class CircuitBreaker:
         self._put(CircuitState.METRICS_ONLY)
 
     def reset(self) -> None:
-        """Be closed, and know nothing of what was."""
+        """Close it, with an empty window."""
         self._put(_CLOSED)
 
     def statistics(self) -> CircuitStatistics:
-        """Tell how the circuit stands. It may be called from any thread."""
+        """Return a snapshot of the circuit. It may be called from any thread."""
         with self._lock:
             return self._circuit.statistics(self._clock())
 
     def tally(self) -> Iterator[Sample]:
-        """Yield its numbers, as metrics show them. It may be called from any thread."""
+        """Yield its counts, for metrics. It may be called from any thread."""
         now = self.statistics().state
         for state in CircuitState:
             yield Sample("postfacta_breaker_state", (self.name, state), float(state is now))
@@ -314,7 +314,7 @@ class CircuitBreaker:
             yield Sample("postfacta_breaker_transitions_total", (self.name, old, new), count)
 
     def heed(self) -> None:
-        """See again whether a call has more to do than to count itself. The book asks for it."""
+        """Recompute the fast-path flag."""
         calm = self._circuit.state is _CLOSED and self._mode is Mode.ENFORCE and not self._book.is_busy
         self._heeds = not calm
 
@@ -324,7 +324,7 @@ class CircuitBreaker:
         self._tell()
 
     def _note(self, move: CircuitChanged) -> None:
-        # Under the lock; foreign code hears of it outside.
+        # Under the lock; foreign code is called outside of it.
         self._transitions[move.old, move.new] = self._transitions.get((move.old, move.new), 0) + 1
         self._moves.append(move)
         self._heeds = True
@@ -413,7 +413,7 @@ class CircuitBreaker:
 
 
 def _no_coroutine(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Call a plain function; what it returns must not be a call that has yet to run, unguarded."""
+    """Call a plain function; its result must not be an awaitable, which would run unguarded."""
     answer = function(*args, **kwargs)
     if inspect.iscoroutine(answer):
         answer.close()
@@ -423,7 +423,7 @@ def _no_coroutine(function: Callable[..., Any], /, *args: Any, **kwargs: Any) ->
 
 
 def _found(breaker: CircuitBreaker, entry: Any, *, loud: bool) -> Any:
-    """Take the last block of a breaker out of those that are entered, for blocks that do not nest."""
+    """Remove the last block of a breaker from those that are entered, for blocks that do not nest."""
     if entry is None:
         if loud:
             msg = f"a block of {breaker.name!r} was left in another context than it was entered in: use call"

@@ -1,4 +1,4 @@
-"""Wait for one of a dependency's slots, no longer than the request can."""
+"""Limit concurrent calls to a dependency; wait for a slot no longer than the request can."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Bulkhead:
-    """Let so many calls at once work with a dependency, a few more wait, and refuse the rest.
+    """Run at most `size` calls to a dependency at once, let a few more wait, and refuse the rest.
 
     One dependency that hangs then holds this many tasks, and not all of them. Use it as a guard of a `Pipeline`,
     by `call`, as a decorator of async functions, or by `async with`, all of them on one event loop.
@@ -42,7 +42,7 @@ class Bulkhead:
         max_waiting: How many may wait for a slot; by default none.
         max_wait: How long each may wait, in seconds.
         mode: `SHADOW` counts and lets pass, `OFF` lets pass; see `policy.bulkhead`.
-        observer: Told of the bulkhead once, and of each change of mode. It may raise. By default the process's, see
+        observer: Receives its announcement once, and each change of mode. It may raise. By default the process's, see
             `asgi.Telemetry`; None for none.
         clock: Monotonic seconds; it must be the clock of the request contexts.
 
@@ -77,7 +77,7 @@ class Bulkhead:
 
     @property
     def mode(self) -> Mode:
-        """How its decisions are used. Once it is not `ENFORCE`, all who wait are let in."""
+        """How its decisions are used. On a change away from `ENFORCE`, all waiting callers are admitted."""
         return self._slots.mode
 
     @mode.setter
@@ -89,16 +89,16 @@ class Bulkhead:
 
     @property
     def used(self) -> int:
-        """The calls under way."""
+        """The number of calls under way."""
         return self._slots.used
 
     @property
     def waiting(self) -> int:
-        """The calls that wait for a slot."""
+        """The number of calls that wait for a slot."""
         return self._slots.waiting
 
     def tally(self) -> list[Sample]:
-        """Read its numbers, for metrics."""
+        """Return its counts, for metrics."""
         return self._slots.tally()
 
     async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:

@@ -1,4 +1,4 @@
-"""Open connections to PostgreSQL: to the host that will have us, with the password of this moment."""
+"""Open connections to PostgreSQL: to the first host that accepts, with the current password."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class PoolOptions:
         validation.flag("PoolOptions.transaction_pooling", self.transaction_pooling)
 
     def session_settings(self) -> dict[str, str]:
-        """Return what the server sees to by itself, by its own names."""
+        """Return the settings that the server enforces, by its own names."""
         return {
             "statement_timeout": _milliseconds(self.statement_timeout),
             "lock_timeout": _milliseconds(self.lock_timeout),
@@ -140,7 +140,7 @@ class Connector:
         dsn: A `postgresql://` address, with one host or several. It is kept to itself.
         options: The bounds.
         password: Wins over the one in the address.
-        observer: Told of each attempt. It must not raise.
+        observer: Receives each attempt. It must not raise.
         clock: Monotonic seconds.
 
     Attributes:
@@ -173,7 +173,7 @@ class Connector:
         return self._servers[self.host]
 
     async def find(self, timeout: float) -> RawConnection:  # noqa: ASYNC109 - it is shared by the hosts
-        """Open a connection to the first host that has us, beginning with the one that was found last.
+        """Open a connection to the first host that accepts, beginning with the one that was found last.
 
         Raises:
             Exception: Whatever the driver, the system or the password's function raised for the host tried last.
@@ -203,7 +203,7 @@ class Connector:
         return connection
 
     async def _ask_in_turn(self, until: float) -> RawConnection:
-        """Give each host its share of the time and no more: if it does not answer, the rest is for the others."""
+        """Limit each host to its share of the time; what is left is for the others."""
         count = len(self._hosts)
         for tried in range(count):
             host = (self.host + tried) % count
@@ -251,13 +251,13 @@ def _arguments(name: str, options: PoolOptions) -> dict[str, Any]:
     if options.transaction_pooling:
         # Both settings above are among those that pgbouncer follows; it refuses a client that names others.
         return arguments | {"statement_cache_size": 0}
-    # A statement whose client is gone is ended within a second, and not when it has an answer for nobody.
+    # A statement whose client is gone is ended within a second, and not when it has an answer to send.
     settings |= options.session_settings() | {"client_connection_check_interval": "1000"}
     return arguments
 
 
 def check_address(field: str, dsn: str) -> str:
-    """Return an address if a server could be there, so that a wrong one is not tried for ever.
+    """Return an address if it is valid, so that a wrong one is not tried for ever.
 
     Args:
         field: What was set, such as `Database.dsn`.
@@ -294,7 +294,7 @@ def check_address(field: str, dsn: str) -> str:
 
 
 class _Hidden:
-    """What is shown of an address."""
+    """The part of an address that may be shown."""
 
     def __init__(self, shown: str) -> None:
         self._shown = shown
@@ -311,7 +311,7 @@ def _query_of(dsn: str) -> dict[str, list[str]] | None:
 
 
 def _is_place(place: str) -> bool:
-    """Tell whether this is a host with or without a port, in an address; an empty one is the machine's own socket."""
+    """Return whether this is a host with or without a port; an empty one is the machine's own socket."""
     found = _PLACE.fullmatch(place)
     return found is not None and (not found["port"] or 1 <= int(found["port"]) <= _LAST_PORT)
 

@@ -50,7 +50,7 @@ _DURABILITY = (
 
 
 class Connection:
-    """A lent connection whose statements are timed and whose errors are told apart.
+    """A lent connection whose statements are timed and whose errors are classified.
 
     `operation` names a statement in metrics and spans: a word from code, such as `incident_get`; without it, the
     statement's first word. `collection` names the table it is about.
@@ -76,7 +76,7 @@ class Connection:
 
     @property
     def raw(self) -> RawConnection:
-        """The driver's own connection, for what is missing here; its errors are the driver's, and no event tells of it."""
+        """The driver's own connection, for what is missing here; it raises the driver's errors, without events."""
         return self._loan.kept.connection
 
     async def fetch(
@@ -113,7 +113,7 @@ class Connection:
 
 
 class Database:
-    """A PostgreSQL database that may be away at start, and may go and come back.
+    """A PostgreSQL database that may be unavailable at start and at any time later.
 
     Use it as an async context manager, around all of the service's life, on asyncio. Entering it waits for nothing; who
     asks before the first attempt to connect has ended waits for that, for `acquire_timeout` at most. It may be entered
@@ -128,7 +128,7 @@ class Database:
             which a connection is lent is no slow call of the database, so set no `slow_call_duration` either.
         retry_budget: What further tries are spent from; by default one of this name.
         password: Wins over the one in the address; a function is asked for each new connection.
-        observer: Told of connections and statements; see `events`. It may raise.
+        observer: Receives events of connections and statements; see `events`. It may raise.
         clock: Monotonic seconds.
         luck: Spreads the attempts to connect, and the waits before further tries.
 
@@ -251,7 +251,7 @@ class Database:
     async def transaction(self, *, isolation: Isolation | None = None) -> AsyncGenerator[Connection]:
         """Run the block in one transaction, committed at its end and rolled back if it raises.
 
-        The server ends a statement in it by itself when a request's time runs out: the limit is told in the same
+        The server ends a statement in it by itself when a request's time runs out: the limit is sent in the same
         message as BEGIN, since one of its own would cost a round trip. It is the remaining time at BEGIN, so that
         for later statements this side is earlier, as it is for all outside of a transaction.
 
@@ -361,7 +361,7 @@ class Database:
             )
 
     async def durability_problems(self) -> list[str]:
-        """Name the server's settings under which an acknowledged commit may be lost; none is what one wants."""
+        """Name the server's settings under which an acknowledged commit may be lost; ideally none."""
         rows = await self.fetch(_DURABILITY, operation="durability", repeatable=True)
         return [f"{row['name']} = {row['setting']}" for row in rows if row["setting"] in {"off", "local"}]
 
@@ -376,7 +376,7 @@ class Database:
         collection: str = "",
         repeatable: bool = False,
     ) -> T:
-        """Run one statement within its time, and tell its errors apart. For `Connection`, which says what it raises."""
+        """Run one statement within its time, and classify its errors. For `Connection`, which documents them."""
         started = self._clock()
         limit = self._limit(started)
         loan.has_answered = False

@@ -1,4 +1,4 @@
-"""Keep the requests under way, and cancel each whose time has run out.
+"""Track the requests under way, and cancel each whose time has run out.
 
 One task sweeps over all of them 40 times a second. So a request that ends in time pays for a place in a set, and
 not for a timer; and it is cancelled no later than a tick after its deadline. The sweep also answers in the place
@@ -37,20 +37,20 @@ _TICK: Final = 0.025
 _PATIENCE: Final = 0.05
 # A request that ends before pays nothing for being watched.
 _WATCH_AFTER: Final = 0.2
-# A handler that swallows its cancellation gets another after so many ticks.
+# A handler that swallows its cancellation gets another after this many ticks.
 _AGAIN_AFTER: Final = 40
 
 
 def current_deadline() -> Deadline | None:
-    """Return until when the present request may take, or the `Timeout` it is in; None if neither has a bound."""
+    """Return the earlier deadline of the present request and of the `Timeout` it is in; None if neither has one."""
     at = present_limit()
     return None if at == math.inf else Deadline(at)
 
 
 def limit_request(seconds: float | None) -> None:
-    """Give the present request another limit, from its beginning: what its caller asked for still counts.
+    """Set another time limit for the present request, from its start; its caller's limit still applies.
 
-    For a handler, once routing has told which it is. It may be longer than the one that all requests have.
+    For a handler, once the route is known. It may be longer than the limit that all requests have.
     Outside of a request nothing happens, and without a running lifespan it has no effect.
 
     Args:
@@ -99,10 +99,10 @@ class Running:
     Attributes:
         request: Its context, with the deadline.
         error: Why it was cancelled; None if it was not, or if its client has left.
-        is_cancelled: Its handler was told to end.
-        is_endless: It does not end by itself, such as server-sent events: nobody waits for it in a drain.
+        is_cancelled: Its handler was cancelled.
+        is_endless: It does not end by itself, such as server-sent events: a drain does not wait for it.
         is_overdue: It was cancelled, and yet goes on.
-        is_watched: Somebody wants to know when the client goes away, and nobody looks yet.
+        is_watched: Disconnect watching is requested but not started.
     """
 
     # Of most requests, none of this ever changes: what is not set for each costs nothing.
@@ -123,18 +123,18 @@ class Running:
         self.request: RequestContext = request
 
     def begin_in_task(self, loop: asyncio.AbstractEventLoop) -> int:
-        """Have the present task of this loop cancelled, if need be; return how often others have cancelled it."""
+        """Register the present task of this loop for cancellation; return how often others have cancelled it."""
         # Without the loop it would be looked for, with a system call (until Python 3.12) that costs 1 microsecond.
         task = self._task = asyncio.current_task(loop)
         return task.cancelling() if task else 0
 
     async def run_in_scope(self, handler: Awaitable[None], *, now: float, timed: bool) -> bool:
-        """Run its handler in a cancel scope; tell whether a timer ended it.
+        """Run its handler in a cancel scope; return whether a timer ended it.
 
         Args:
             handler: What to run.
             now: The time on the clock of the deadline.
-            timed: Whether the scope keeps the deadline, since nobody sweeps.
+            timed: Whether the scope keeps the deadline, since no sweep runs.
         """
         with anyio.CancelScope() as self._cancel_scope:
             if timed:
@@ -144,20 +144,20 @@ class Running:
         return self._cancel_scope.cancelled_caught and not self.is_cancelled
 
     def limit(self, seconds: float) -> None:
-        """Give it so many seconds from its beginning, unless it was cancelled."""
+        """Limit it to this many seconds from its start, unless it was cancelled."""
         if not self.is_cancelled:
             deadline = self.request.deadline = self.request.started + seconds
             if self._cancel_scope is not None and self._time_ahead is not None:
                 self._cancel_scope.deadline = deadline + self._time_ahead
 
     def cancel(self, error: ResilienceError | None) -> None:
-        """Cancel its handler, and say why; the first reason stays."""
+        """Cancel its handler with a reason; the first reason stays."""
         self.error = self.error or error
         self.is_cancelled = True
         self.press()
 
     def press(self) -> None:
-        """Cancel a handler that was told to end and has not, unless a shield keeps that off, or it is too soon."""
+        """Cancel a handler again that ignored its cancellation, unless it is shielded or it is too soon."""
         if self._cancel_scope is not None:
             self._cancel_scope.cancel()
         elif self._again_after > 0:
@@ -168,7 +168,7 @@ class Running:
             self._task.cancel()
 
     def take_back(self) -> int:
-        """Take our cancellations off the task's account; return how many are left, which are others'."""
+        """Remove our cancellations from the task's count; return how many are left, made by others."""
         left = self._task.cancelling() if self._task else 0
         while self._cancels and self._task is not None:
             self._cancels -= 1
@@ -176,7 +176,7 @@ class Running:
         return left
 
     def end(self) -> None:
-        """Take note that the handler has ended: it has no deadline any more, and nobody need cancel or watch it."""
+        """Record that the handler has ended: there is no deadline, no cancellation and no watch any more."""
         self.request.deadline = math.inf
         self._task = None
         self._has_ended = True
@@ -198,10 +198,10 @@ class RunningRequests:
     """All requests under way in one process; their number is its length.
 
     An async context manager, for the service's lifespan: it owns the task that sweeps. Before it is entered
-    it keeps its books, but cancels nobody. On asyncio, requests run on the loop that it was entered on.
+    it tracks requests, but cancels none. On asyncio, requests run on the loop that it was entered on.
 
     Args:
-        observer: Told of each handler that ran out of time, and of how many did not heed it. It may raise.
+        observer: Receives each handler that ran out of time, and the number of those that ignored it. It may raise.
         clock: Monotonic seconds.
 
     Attributes:
@@ -227,11 +227,11 @@ class RunningRequests:
 
     @property
     def endless(self) -> int:
-        """How many of them do not end by themselves."""
+        """The number of those that do not end by themselves."""
         return sum(running.is_endless for running in tuple(self._running))
 
     async def run(self, running: Running, handler: Awaitable[None]) -> None:
-        """Run the handler of one, and keep it in the books until it has ended and its caller is answered.
+        """Run the handler of a request, tracked until it has ended and its caller is answered.
 
         If it was cancelled through us, the cancellation ends here, and the reason is its `error`.
         """
@@ -283,7 +283,7 @@ class RunningRequests:
             self._tell_overdue(-1)
 
     def cancel(self, error: ResilienceError, *, only_endless: bool = False) -> int:
-        """Cancel what is under way, for this reason; return how many were not cancelled before."""
+        """Cancel all requests with this reason; return how many were not cancelled before."""
         chosen = [r for r in self._running if not r.is_cancelled and (r.is_endless or not only_endless)]
         for running in chosen:
             running.cancel(error)
@@ -326,7 +326,7 @@ class RunningRequests:
             self._sweep(self._clock())
 
     # Not in the loop above: the last one looked at would stay in its frame, with all that it refers to. granian
-    # closes a connection when nobody refers to it any more.
+    # closes a connection when nothing refers to it any more.
     def _sweep(self, now: float) -> None:
         self.on_tick(now)
         for running in tuple(self._running):

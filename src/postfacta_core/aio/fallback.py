@@ -34,7 +34,7 @@ _FRESH, _STALE, _DEFAULT, _NONE, _SHADOW = "fresh", "stale", "default", "none", 
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[T]):
-    """A value, and how far it can be trusted.
+    """A value, with its age and staleness.
 
     Attributes:
         value: What was asked for.
@@ -53,10 +53,10 @@ class Answer(Generic[T]):
 
 
 class Fallback(Generic[T]):
-    """Keep the last good value of each key, and give it in the place of an error.
+    """Keep the last good value of each key, and return it instead of an error.
 
-    In a `Pipeline` it would be the outermost; it is called with a key besides. Who may see an answer belongs into the
-    key: what one caller was given is given again to whoever asks with the same key.
+    In a `Pipeline` it would be the outermost; it is called with a key besides. The caller's identity belongs in the
+    key if answers differ by it: a kept answer is given to every caller with the same key.
 
     An error that it does not stand in for is the dependency's answer, such as that the thing is gone: then what was
     kept of it is forgotten. A cancelled call changes nothing.
@@ -73,7 +73,7 @@ class Fallback(Generic[T]):
         otherwise: Makes a value up from the error when none is kept; it may raise to give none.
         mode: `SHADOW` keeps values and counts what it would have given, and lets the error through; `OFF` is a plain
             call.
-        observer: Told of itself once, and of each change of mode. It may raise. By default the process's, see
+        observer: Receives its announcement once, and each change of mode. It may raise. By default the process's, see
             `asgi.Telemetry`; None for none.
         clock: Monotonic seconds.
 
@@ -128,7 +128,7 @@ class Fallback(Generic[T]):
         )
 
     def __len__(self) -> int:
-        """Count what is kept, with what is too old and was not asked for since."""
+        """The number of kept values, including expired ones not yet removed."""
         return len(self._kept)
 
     @property
@@ -143,7 +143,7 @@ class Fallback(Generic[T]):
             self._observe(ModeChanged(self.name, old, self._mode))
 
     def tally(self) -> Iterable[Sample]:
-        """Read its numbers, for metrics.
+        """Return its counts, for metrics.
 
         Where answers came from: `fresh` (the call), `stale` (kept), `default` (made up); `none` was to be had, so
         the error was raised; `shadow` would have been given, but for the mode.
@@ -154,10 +154,10 @@ class Fallback(Generic[T]):
     async def call(
         self, key: Hashable, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Answer[T]:
-        """Call it; if that fails, answer from what is kept.
+        """Call a function; if it fails, return the kept value.
 
         Args:
-            key: What is asked for, and for whom.
+            key: Identifies the question, and the caller if answers differ by it.
             function: Asks for it.
             *args: For the function.
             **kwargs: For the function.
@@ -195,12 +195,12 @@ class Fallback(Generic[T]):
         return Answer(value)
 
     def forget(self, key: Hashable) -> None:
-        """Keep nothing of this key, nor of calls for any key that are under way."""
+        """Drop the value of this key, and ignore the results of all calls under way."""
         self._kept.pop(key, None)
         self._era += 1
 
     def clear(self) -> None:
-        """Keep nothing at all, nor of calls that are under way: for when somebody may see less than before."""
+        """Drop all values, and ignore calls under way: for when permissions have been reduced."""
         self._kept.clear()
         self._era += 1
 

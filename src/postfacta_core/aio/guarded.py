@@ -1,10 +1,10 @@
-"""Know how a database fares: what its errors mean, whether its circuit lends connections, what is tried again.
+"""Guard a database by a circuit, a budget and retries, from what its errors mean.
 
 1. What the circuit lets pass is a loan: a statement alone, or a transaction. Within one nothing is refused.
-2. A loan in which the database failed is a failure, told at once. Else it is a success if its last statement was
-   answered, be it by an error. One that nobody answered, and nobody is to blame for, says nothing.
-3. While it is known that there is no database, the circuit is not asked: a refusal is no news of the database.
-4. When the database is found again, the circuit forgets what was: whoever found it has just talked to it.
+2. A loan in which the database failed is a failure, counted immediately. Else it is a success if its last statement
+   was answered, even by an error. One without an answer, for which the database is not to blame, does not count.
+3. While it is known that there is no database, the circuit is not asked: a refusal says nothing about the database.
+4. When the database is found again, the circuit is reset: it has just answered.
 5. What was sent and not answered may have been done, unless a transaction that is open around it undoes it.
 """
 
@@ -58,11 +58,11 @@ _COMMITS: Final = re.compile(r"(?:^|;)\s*(?:commit|end|prepare\s+transaction)\b"
 _COMMITS_A_PART: Final = re.compile(r"(?:^|;)\s*(?:call|do)\b|\b(?:commit|end)\s*;\s*\S", re.IGNORECASE)
 _BY_HAND: Final = frozenset({CircuitState.FORCED_OPEN, CircuitState.DISABLED, CircuitState.METRICS_ONLY})
 # What is no Exception is no outcome for a breaker. It is never raised.
-_NO_OUTCOME: Final = GeneratorExit("nobody answered, and nobody is to blame")
+_NO_OUTCOME: Final = GeneratorExit("no answer, and not the database's fault")
 
 
 def database_circuit(max_size: int) -> CircuitConfig:
-    """Tell when the circuit of a database opens by default, for a pool of so many connections.
+    """Return the default circuit of a database, for a pool of this size.
 
     It looks at the last calls and not at the last seconds: when a database hangs, each connection gives one failure
     per `statement_timeout`, and the many successes of the seconds before would outweigh them for long. The window is
@@ -83,7 +83,7 @@ def database_circuit(max_size: int) -> CircuitConfig:
 
 
 def translate(error: BaseException, name: str, *, broken: bool = False) -> ResilienceError | None:
-    """Tell which error of this library a driver's error is; None if it is the caller's own affair.
+    """Map a driver's error to one of this library; None if the caller caused it.
 
     Args:
         error: What asyncpg or the operating system raised.
@@ -113,12 +113,12 @@ def _meaning_of_driver(error: BaseException, *, broken: bool) -> type[Resilience
 
 
 def _is_unwritable(error: BaseException) -> bool:
-    """Tell whether the driver could not write a value, such as a number too large, that is of a right type."""
+    """Return whether the driver could not encode a value of a right type, such as a number too large."""
     return isinstance(error, asyncpg.DataError) and isinstance(error.__cause__, ValueError | OverflowError)
 
 
 class Sending:
-    """One statement on its way, and whether it may have had an effect though its answer is not there.
+    """One statement under way, and whether it may have had an effect without an answer.
 
     Args:
         connection: Where it is sent.
@@ -164,14 +164,14 @@ class Sending:
 
 
 def _count_of_sent(connection: RawConnection) -> int:
-    """Return how many statements the driver has put on the wire to run; -1 if it does not tell."""
+    """Return how many statements the driver has put on the wire to run; -1 if that is unknown."""
     # The driver counts a statement once it is written, and not while it is only prepared.
     count = getattr(getattr(connection, "_protocol", None), "queries_count", -1)
     return count if isinstance(count, int) else -1
 
 
 class GuardedLoan(Loan):
-    """A connection for the length of an `async with` block, if the circuit lets it.
+    """A connection for the length of an `async with` block, unless the circuit refuses.
 
     Attributes:
         has_answered: Whether the statement sent last was answered.
@@ -197,7 +197,7 @@ class GuardedLoan(Loan):
             self._kept = await self._pool.lend()
             self._started = self._pool.now()
         except DatabaseUnavailableError as error:
-            # Without a cause none could be opened in time, or nobody tried: it was lost meanwhile, or is closed.
+            # Without a cause none could be opened in time, or none was tried: it was lost meanwhile, or is closed.
             if error.__cause__ is not None or self._guard.is_lending:
                 self.failed(error)
             raise
@@ -214,7 +214,7 @@ class GuardedLoan(Loan):
         await self._pool.take_back(kept, error, self._started)
 
     def failed(self, error: Exception) -> None:
-        """Tell the circuit that the database failed. What else becomes of this loan does not count."""
+        """Count a failure of the database in the circuit. A later outcome of this loan does not count."""
         self._leave(error)
 
     def _leave(self, error: BaseException | None) -> None:
@@ -231,7 +231,7 @@ class Guard:
         max_size: How many it lends at once.
         breaker: Whether it lends; None is one with `database_circuit`.
         budget: What further tries are spent from; None is one with the defaults.
-        observer: Told of them. It may raise.
+        observer: Receives their events. It may raise.
         clock: Monotonic seconds.
         luck: Spreads the waits.
 
@@ -295,17 +295,17 @@ class Guard:
         return self._pool.presence.is_there and not self._is_closing
 
     def open(self) -> None:
-        """Take note of connections that are refused."""
+        """Begin to count refused connections."""
         self._is_closing = False
 
     def close(self) -> None:
-        """Take no note of them any more."""
+        """Stop counting refused connections."""
         self._is_closing = True
 
     def take_note(
         self, loan: GuardedLoan, error: Exception, known: ResilienceError | None, *, limit: float | None
     ) -> None:
-        """See what the failure of a statement means for its connection, the presence of the database, and the circuit.
+        """Apply the failure of a statement to its connection, the database's availability, and the circuit.
 
         Args:
             loan: Where.
@@ -321,7 +321,7 @@ class Guard:
             if limit > 0.0:
                 presence.suspect()
         elif is_late or isinstance(error, asyncpg.InternalClientError):
-            # A server that does not even end a statement at its own limit, or that says what nobody asked.
+            # A server that does not even end a statement at its own limit, or that sends an unexpected message.
             kept.connection.terminate()
         moved = state == _READ_ONLY
         if known is not None and (moved or state == _DISK_FULL):
@@ -342,31 +342,31 @@ class Guard:
             self._refused_write = None
 
     def _forget(self) -> None:
-        """Let the circuit forget what was: the database is there again. What was set by hand stays."""
+        """Reset the circuit, since the database is available again. A state set by hand stays."""
         if self.breaker.statistics().state not in _BY_HAND:
             self.breaker.reset()
 
 
 def _is_to_blame(error: Exception, known: Exception | None, limit: float | None) -> bool:
-    """Tell whether it was the database that failed, and neither the statement nor a caller in a hurry."""
+    """Return whether the database failed, and neither the statement nor the caller's short deadline."""
     if isinstance(known, DeadlineExceededError):
         return limit is None or (limit >= _FAIR and not _is_the_callers_wish())
     return _broke(error, known)
 
 
 def _is_the_callers_wish() -> bool:
-    """Tell whether the request's deadline is as early as it is because its caller asked for that."""
+    """Return whether the request's deadline was set by its caller."""
     request = current_request()
     return request is not None and request.deadline_is_callers
 
 
 def _broke(error: BaseException | None, known: Exception | None) -> bool:
-    """Tell whether the connection broke, or could not be opened."""
+    """Return whether the connection broke, or could not be opened."""
     return isinstance(known, DatabaseUnavailableError) and not _sqlstate(error).startswith(_OUT_OF_RESOURCES)
 
 
 def _is_repeatable(error: Exception) -> bool:
-    # Without a cause nobody was asked, as it is known that there is no database.
+    # Without a cause nothing was sent, as it is known that there is no database.
     return error.__cause__ is not None and _broke(error.__cause__, error)
 
 
@@ -375,7 +375,7 @@ def _lost_to_another(error: Exception) -> bool:
 
 
 def _asks_no_wait(error: Exception) -> None:
-    """Wait for no longer than the backoff says: `retry_after` is for whoever gets the error in the end."""
+    """Ignore `retry_after`, which is for the final caller: the backoff alone sets the wait."""
 
 
 def _sqlstate(error: BaseException | None) -> str:

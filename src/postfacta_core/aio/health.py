@@ -20,7 +20,7 @@ from ._functions import is_async
 __all__ = ["NO_LIFESPAN", "HealthRegistry"]
 
 NO_LIFESPAN: Final = (
-    "No lifespan has reached this application: its resources are not open, it is not ready, and it hears no SIGTERM."
+    "No lifespan has reached this application: its resources are not open, it is not ready, and it gets no SIGTERM."
     " Harden the outermost application, since a Mount passes no lifespan on, and let the server run it, as"
     " uvicorn does with --lifespan on."
 )
@@ -30,7 +30,7 @@ Check = Callable[[], Awaitable[object]]
 
 
 class HealthRegistry:
-    """Knows how a service stands, from checks that run on their own schedules.
+    """Holds a service's health, from checks that run on their own schedules.
 
     An async context manager: it owns the tasks of its checks. It starts no matter how the dependencies are, and a
     service becomes ready when they come. Without checks it is ready once entered. Once it was left it may be entered
@@ -41,7 +41,7 @@ class HealthRegistry:
     up the exit.
 
     Args:
-        observer: Told of every result. It may raise.
+        observer: Receives every result. It may raise.
         clock: Monotonic seconds.
         luck: Spreads the runs.
     """
@@ -117,7 +117,7 @@ class HealthRegistry:
         return self._tasks is not None and not self._is_over
 
     def snapshot(self) -> HealthReport:
-        """Tell how the service stands, from memory."""
+        """Return the service's health, from memory."""
         now = self._clock()
         watched = self._checks.values()
         return summarize(
@@ -128,11 +128,11 @@ class HealthRegistry:
         )
 
     def drain(self) -> None:
-        """Be unready from now on, whatever a check says later. It may be called twice."""
+        """Mark the service unready, whatever checks report later. It may be called twice."""
         self._draining = True
 
     async def run_once(self, name: str) -> HealthChecked:
-        """Run one check now, besides its schedule, and take its result into account.
+        """Run one check now, besides its schedule, and count its result.
 
         Raises:
             KeyError: If there is no such check.
@@ -194,7 +194,7 @@ class HealthRegistry:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:
-        """Drain, and end the checks."""
+        """Mark it unready, and end the checks."""
         self.drain()
         if (tasks := self._tasks) is None:
             raise AssertionError("left, but never entered")

@@ -26,7 +26,7 @@ _METRIC: Final = "postfacta_hedge_attempts_total"
 
 
 async def wait_for(event: anyio.Event, seconds: float) -> None:
-    """Wait for an event, and no longer than so many seconds."""
+    """Wait for an event, at most for this many seconds."""
     with anyio.move_on_after(seconds):
         await event.wait()
 
@@ -49,10 +49,10 @@ class Hedge:
             own, of the same name.
         mode: `SHADOW` makes one try, and counts those that took longer than the delay without spending for them;
             `OFF` is a plain call.
-        observer: Told of itself once, and of each change of mode. It may raise. By default the process's, see
+        observer: Receives its announcement once, and each change of mode. It may raise. By default the process's, see
             `asgi.Telemetry`; None for none.
         clock: Monotonic seconds; it must be the clock of the request contexts.
-        wait: Waits for an event, and no longer than so many seconds.
+        wait: Waits for an event, at most for the given seconds.
 
     Attributes:
         name: The operation's.
@@ -106,7 +106,7 @@ class Hedge:
             self._observe(ModeChanged(self.name, old, self._mode))
 
     def tally(self) -> Iterable[Sample]:
-        """Read its numbers, for metrics: what came of the calls that were slow."""
+        """Return its counts, for metrics: the outcomes of slow calls."""
         for outcome, count in self._counts.items():
             yield Sample(_METRIC, (self.name, outcome.value), count)
 
@@ -267,7 +267,7 @@ class _Race(Generic[T]):
                 self.latency = self._clock() - self.began
 
     def clear(self) -> None:
-        """Let go of all: what is left of a cancelled task, or of an error's traceback, may hold this for a while."""
+        """Drop all references: a cancelled task, or an error's traceback, may hold this for a while."""
         self.error = None
         self.answers = []
         self.stop = _do_nothing

@@ -1,12 +1,12 @@
 """Carry a service from SIGTERM to closed, without failing a request.
 
-The signal is heard before the server hears it. From then on the service is unready but serves on, until
+The signal is caught before the server gets it. From then on the service is unready but serves on, until
 `drain_delay` has passed; then the server gets its signal, and stops as it does by itself. What still runs after
 `drain_timeout` is cancelled and waited for, and only then resources close.
 
 There is no delay after a Ctrl-C at a terminal, and none under `uvicorn --reload`.
 
-A thread minds the time, since a blocked event loop must not keep the server from its signal.
+A thread runs the timer, since a blocked event loop must not keep the server from its signal.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class _Interception(Protocol):
 
 
 class Lifecycle:
-    """Knows the phase of a service's life, and leads it through its end.
+    """Holds the phase of a service's life, and runs its drain.
 
     An async context manager, to be entered in the main thread, inside the server's lifespan, before all resources.
     Once it was left it may be entered again, and begins anew: a test client starts one application many times.
@@ -69,8 +69,8 @@ class Lifecycle:
         recycle: When to end by itself, so that a supervisor starts a fresh worker.
         force_exit: Whether to end the process, with all stacks on stderr and exit code 1, when a drain that a
             signal began is not over 2 seconds after its limits, or a thread keeps the process from its end. Else
-            something that hangs has to be killed from outside, which says less.
-        observer: Told of phases, of the mechanism, and of how the drain went. It may raise.
+            something that hangs has to be killed from outside, without a report.
+        observer: Receives phases, the mechanism, and the outcome of the drain. It may raise.
         clock: Monotonic seconds.
         luck: Spreads the recycling.
     """
@@ -103,7 +103,7 @@ class Lifecycle:
 
     @property
     def phase(self) -> Phase:
-        """Where the service is in its life."""
+        """The phase of the service's life."""
         return self._life.course.phase
 
     @property
@@ -113,29 +113,29 @@ class Lifecycle:
 
     @property
     def is_draining(self) -> bool:
-        """Whether it was told to stop, at whatever stage that is."""
+        """Whether it was asked to stop, in whatever phase that was."""
         return self._life.course.is_draining
 
     @property
     def can_stop_server(self) -> bool:
-        """Whether a drain ends with the server being told to stop; not so in a test client, for one."""
+        """Whether a drain ends by stopping the server; false in a test client, for example."""
         return self.mechanism not in {"", "none", "external"}
 
     @property
     def mechanism(self) -> str:
-        """How SIGTERM is heard; `none` if it is not, and empty before the start."""
+        """How SIGTERM is caught; `none` if it is not, and empty before the start."""
         return self._life.mechanism
 
     def found(self, moment: float) -> bool:
-        """Tell whether the drain has begun, and at this moment had not: so it found what came then under way."""
+        """Return whether the drain began after this moment, so that what started then was under way."""
         return moment <= self._life.course.told_at < math.inf
 
     def drain(self) -> None:
-        """Begin to drain, as after a SIGTERM; called again, wait no longer. From any thread."""
+        """Begin to drain, as after a SIGTERM; a second call ends the delay. From any thread."""
         self._life.drain()
 
     def started(self) -> None:
-        """Take note that the startup is complete."""
+        """Record that the startup is complete."""
         self._life.started()
 
     async def finish_requests(self) -> None:
@@ -146,11 +146,11 @@ class Lifecycle:
         await self._life.finish_requests()
 
     def share(self, left: int) -> float:
-        """Return the seconds that the next resource may take to close."""
+        """Return the seconds that the next resource has to close."""
         return self._life.share(left)
 
     async def __aenter__(self) -> Self:
-        """Hear signals from now on.
+        """Begin to catch signals.
 
         Raises:
             RuntimeError: If it is entered already: two lifespans at once have one end only.
@@ -175,7 +175,7 @@ class Lifecycle:
 
 
 class _Life:
-    """One life, from the start of a lifespan to its end; the thread of one that is over still looks at its own."""
+    """One lifespan; the thread of one that has ended still uses its own."""
 
     def __init__(
         self,
@@ -204,7 +204,7 @@ class _Life:
         self._told_endless = False
         # Its `put` may be called again while it runs, as a signal handler does.
         self._calls: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._mind_the_time, name="postfacta-drain", daemon=True)
+        self._thread = threading.Thread(target=self._run_drain_timer, name="postfacta-drain", daemon=True)
         self._interception: _Interception | None = None
         self._heard: set[int] = set()
         self._is_hurried = False
@@ -257,7 +257,7 @@ class _Life:
         self._thread.start()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
-        self._tasks.start_soon(self._look_after)
+        self._tasks.start_soon(self._verify_and_recycle)
 
     async def leave(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -310,7 +310,7 @@ class _Life:
         self._running.is_closed = True
         self._cancelled += self._running.cancel(StoppedError("drain"))
 
-    async def _look_after(self) -> None:
+    async def _verify_and_recycle(self) -> None:
         await anyio.sleep(_VERIFY_AFTER)
         self._verify()
         started = self._clock()
@@ -338,14 +338,14 @@ class _Life:
 
     # From here on in a thread of its own.
 
-    def _mind_the_time(self) -> None:
+    def _run_drain_timer(self) -> None:
         while self._calls.get() != "drain":
             if self.course.phase is Phase.STOPPED:
                 return
         self._tell()
         self._wait(lambda: self.course.lets_go_at)
-        self._part_from_streams()
-        self._outlast_startup()
+        self._await_stream_goodbyes()
+        self._await_startup()
         # A server that stops by itself needs no signal; one that has stopped would die of it.
         if self._interception is not None and self.course.phase is Phase.DRAINING:
             self._interception.release()
@@ -356,8 +356,9 @@ class _Life:
         if self._force_exit and not is_over:
             self._end_the_process()
 
-    def _outlast_startup(self) -> None:
-        # A server that stops in the middle of its startup leaves out the shutdown, or raises. Told again, it must.
+    def _await_startup(self) -> None:
+        # A server that stops in the middle of its startup leaves out the shutdown, or raises. A second signal makes
+        # it stop.
         while (
             not self._is_started
             and self.course.phase is Phase.DRAINING
@@ -374,7 +375,7 @@ class _Life:
             except queue.Empty:
                 return
 
-    def _part_from_streams(self) -> None:
+    def _await_stream_goodbyes(self) -> None:
         end = self._clock() + _FAREWELL
         pause = threading.Event()
         # A tick first: it is the loop that tells the streams.

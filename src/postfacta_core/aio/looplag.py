@@ -23,7 +23,7 @@ _INTERVAL: Final = 0.05
 
 
 class LoopLag:
-    """Tells 20 times a second how late the event loop is.
+    """Measures 20 times a second how late the event loop is.
 
     An async context manager, for the service's lifespan: it owns the task that measures. It may be entered again
     once it was left.
@@ -31,7 +31,7 @@ class LoopLag:
     Args:
         listeners: Called with the seconds at each beat, such as `LoadSheddingMiddleware.beat`. They must be quick and
             must not raise.
-        observer: Told of each beat. It may raise.
+        observer: Receives each beat. It may raise.
         clock: Monotonic seconds.
     """
 

@@ -1,8 +1,8 @@
-"""Tell the next service what this one knows of the request: how long it may take, how much it matters, its trace.
+"""Pass a request's context on to the next service: its remaining time, its priority, its trace.
 
 It knows no HTTP client by name. `Outgoing` works with any whose requests and responses look like httpx's; for others
-there is `outgoing_headers`. A service of this library reads `X-Request-Timeout` and `traceparent` from everybody, and
-`X-Priority` from those it trusts.
+there is `outgoing_headers`. A service of this library reads `X-Request-Timeout` and `traceparent` from every caller,
+and `X-Priority` from those it trusts.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _LONGEST: Final = 86_400.0
 
 
 class Url(Protocol):
-    """What is needed of a request's address; `httpx.URL` has it."""
+    """The parts of a request's address that are used; `httpx.URL` has them."""
 
     @property
     def scheme(self) -> str:
@@ -76,7 +76,7 @@ class Url(Protocol):
 
 
 class OutgoingRequest(Protocol):
-    """What is needed of a client's request; `httpx.Request` has it."""
+    """The parts of a client's request that are used; `httpx.Request` has them."""
 
     @property
     def method(self) -> str:
@@ -95,12 +95,12 @@ class OutgoingRequest(Protocol):
 
     @property
     def extensions(self) -> MutableMapping[str, Any]:
-        """What else the transport is told; its `timeout` has the seconds of each wait."""
+        """Options of the transport; `timeout` has the seconds of each wait."""
         ...
 
 
 class Response(Protocol):
-    """What is needed of a client's response; `httpx.Response` has it."""
+    """The parts of a client's response that are used; `httpx.Response` has them."""
 
     @property
     def status_code(self) -> int:
@@ -113,7 +113,7 @@ class Response(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Let go of its connection. It may be called although it is closed."""
+        """Release its connection. It may be called when it is closed."""
         ...
 
 
@@ -151,13 +151,13 @@ def outgoing_headers(
 
 
 def is_failure(response: Any) -> bool:
-    """Return whether a response says that the dependency failed: a status of 500 or more, but 501, or 429."""
+    """Return whether a response is a failure of the dependency: a status of 500 or more, but 501, or 429."""
     status: int = response.status_code
     return status == _TOO_MANY_REQUESTS or (status >= _SERVER_ERROR and status != _NOT_IMPLEMENTED)
 
 
 def refusal_in(response: Response, name: str, *, wall: Clock = WALL) -> RejectedError | None:
-    """Make an error of a response that says: not now, and nothing was done.
+    """Make an error of a response by which the dependency refused before it did anything.
 
     That is 429, and 503 with `Retry-After`. A 503 without it may be anything, such as a proxy that lost its server in
     the middle: it is the caller's to judge.
@@ -179,7 +179,7 @@ def refusal_in(response: Response, name: str, *, wall: Clock = WALL) -> Rejected
 
 
 class Outgoing:
-    """Call one dependency behind guards, and tell it what the request has left.
+    """Call one dependency behind guards, and pass on the request's remaining time.
 
         billing = Outgoing("billing", Timeout(2), Retry("billing"), breaker)
         client = httpx.AsyncClient(event_hooks={"request": [billing.pass_on]})
@@ -189,9 +189,9 @@ class Outgoing:
         name: The dependency, the `policy` of its errors.
         guards: Around each call, from the outermost; see `Pipeline`. There may be none.
         is_failure: Which responses the guards see as a failure, besides refusals; see `is_failure`. It may raise.
-        tell: Whether it gets the headers. For somebody else's service turn that off: only the time is bounded then.
-        priority_key: The secret by which it believes the priority; see `LoadSheddingMiddleware`.
-        observer: Told of each try, and of calls for which no time was left. It may raise. By default the process's,
+        tell: Whether it gets the headers. Turn that off for a third party's service: only the time is bounded then.
+        priority_key: The secret that makes it trust the priority; see `LoadSheddingMiddleware`.
+        observer: Receives each try, and calls for which no time was left. It may raise. By default the process's,
             see `asgi.Telemetry`; None for none.
         spans: Where the span of each try goes; by default OpenTelemetry's global provider, if there is one.
         clock: Monotonic seconds; it must be the clock of the request contexts.
@@ -245,7 +245,8 @@ class Outgoing:
             raise
         deadline = current_deadline()
         if deadline is not None:
-            # All that is left, and not what the service is told: its answer that the time is up must still come in.
+            # All that is left, and not the value in the header: the service's answer that the time is up must still
+            # arrive.
             _bound(request, deadline.remaining(self._clock()))
         if self._tell:
             _add(headers, request.headers)
@@ -357,7 +358,7 @@ class _Tries:
 
 
 class _Attempt:
-    """One try of a call, and what becomes known of it on the way."""
+    """One try of a call, with the details gathered during it."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -367,7 +368,7 @@ class _Attempt:
         self.error: Exception | None = None
 
     def see(self, request: OutgoingRequest) -> None:
-        """Take note of what is asked; of several, since one led to the next, the last counts."""
+        """Record the request; after redirects, the last one counts."""
         url = request.url
         self.method, self.address = request.method, url.host
         self.port = url.port or _PORTS.get(url.scheme, 0)
@@ -376,7 +377,7 @@ class _Attempt:
         self.url = f"{url.scheme}://{host}{f':{url.port}' if url.port else ''}{url.path}"
 
     def answered(self, response: object) -> None:
-        """Take note of the response; it knows its request too, if the client has no `pass_on`.
+        """Record the response, and its request if the client has no `pass_on`.
 
         What has no status and no headers, as parsed data, is no response.
         """
@@ -389,7 +390,7 @@ class _Attempt:
             self.see(request)
 
     def error_type(self) -> str:
-        """Tell what went wrong: the status, the error's class, or a cancellation; empty if nothing did."""
+        """Return the cause of the failure: the status, the error's class, or a cancellation; empty if none."""
         if self.error is not None:
             return "deadline_exceeded" if not self.is_sent else type(self.error).__name__
         if not self.status:

@@ -121,7 +121,7 @@ class Pipeline:
 
 
 async def _leave(guards: Sequence[Guard], error: BaseException | None) -> bool:
-    """Leave guards from the innermost to the outermost; tell whether one of them took the error for its own."""
+    """Leave guards from the innermost to the outermost; return whether one of them suppressed the error."""
     if not guards:
         return False
     *outer, innermost = guards
@@ -176,7 +176,7 @@ def _can_hold(guard: Guard) -> bool:
 
 
 def _variadic(guard: Guard) -> _Call:
-    """Return a `call` that hands on the function's arguments: the guard's own, if it does so."""
+    """Return a `call` that passes the function's arguments: the guard's own, if it does so."""
     kinds = [parameter.kind for parameter in inspect.signature(guard.call).parameters.values()]
     if kinds[1:2] == [inspect.Parameter.VAR_POSITIONAL]:
         return cast("_Call", guard.call)

@@ -1,8 +1,9 @@
-"""Lend connections to PostgreSQL, as long as there is a database behind them.
+"""Lend connections to PostgreSQL, while the database is available.
 
-1. `policy.pool` decides who gets a connection, and how long one is kept; `presence` knows whether there is a database.
-2. A caller waits in the order of its coming, and is refused at once while there is no database. Before the first
-   attempt to connect has ended nobody knows, so that it waits for that.
+1. `policy.pool` decides who gets a connection, and how long one is kept; `presence` tracks whether there is a
+   database.
+2. Callers wait in FIFO order, and are refused immediately while there is no database. Before the first
+   attempt to connect has ended that is unknown, so they wait for it.
 3. Every wait has a bound: for a connection, to open one, to clear one that comes back, to look, to close. A request's
    deadline shortens those that a caller sees.
 4. A caller that was cancelled or ran out of time goes at once. Its connection is cleared by a task of the pool, which
@@ -62,7 +63,7 @@ class _Patience:
 
 @dataclass(slots=True, eq=False)
 class _Opening:
-    """A connection that is being opened for a caller, who may not wait for it to the end."""
+    """A connection that is being opened for a caller, which may stop waiting before it is open."""
 
     ended: anyio.Event
     scope: anyio.CancelScope
@@ -112,7 +113,7 @@ class Pool:
         dsn: A `postgresql://` address. It is kept to itself: no error or event repeats it.
         options: The bounds.
         password: Wins over the one in the address.
-        observer: Told of each connection opened, lent and given back. It may raise.
+        observer: Receives each connection opened, lent and returned. It may raise.
         clock: Monotonic seconds; it must be the clock of the request contexts.
         luck: Spreads the attempts to connect, and the ends of connections.
     """
@@ -181,7 +182,7 @@ class Pool:
                 kept.connection.terminate()
 
     async def _keep_young(self) -> None:
-        """Close the idle connections that nobody needs, or that are too old; until cancelled."""
+        """Close idle connections that are not needed or too old; until cancelled."""
         options = self._options
         pause = min(options.max_lifetime / 4, options.max_idle / 4, _SWEEP_AT_MOST_EVERY)
         while True:
@@ -268,7 +269,7 @@ class Pool:
         return kept
 
     async def _open(self, patience: _Patience) -> Kept[RawConnection]:
-        """Wait for a new connection; the slot goes on to whoever opens it.
+        """Wait for a new connection; the slot passes to the task that opens it.
 
         A caller that leaves does not end the attempt: if no request had the time that it takes to open one, there
         would never be one.
@@ -304,7 +305,7 @@ class Pool:
             with opening.scope:
                 connection = await self._connector.there(self._options.connect_timeout)
                 opening.kept = self._lending.opened(connection, era=era, now=self.now(), luck=self._luck())
-        except Exception as error:  # noqa: BLE001 - whatever it is, it was told as an event
+        except Exception as error:  # noqa: BLE001 - whatever it is, an event reported it
             opening.error = error
         finally:
             self._openings.discard(opening)
@@ -315,7 +316,7 @@ class Pool:
             self._settle(opening.kept)
 
     def _end_openings(self) -> None:
-        """Let nobody wait for a host that is lost, nor keep a slot for it."""
+        """Fail the openings to a host that is lost, and free their slots."""
         for opening in self._openings:
             opening.scope.cancel()
 
@@ -324,7 +325,7 @@ class Pool:
         return DeadlineExceededError(self.name)
 
     async def take_back(self, kept: Kept[RawConnection], error: BaseException | None, started: float) -> None:
-        """Clear a connection that was lent, and keep it for the next caller, or close it.
+        """Reset a returned connection and keep it for the next caller, or close it.
 
         Args:
             kept: What was lent.
@@ -342,7 +343,7 @@ class Pool:
         else:
             try:
                 await self._clear(kept)
-            except Exception:  # noqa: BLE001 - it is on its way out, and nobody waits for it
+            except Exception:  # noqa: BLE001 - it is being closed, and no caller waits for it
                 kept.connection.terminate()
                 self.presence.suspect(kept)
             except BaseException:
@@ -383,7 +384,7 @@ class Pool:
             await connection.reset(timeout=_RELEASE_TIMEOUT)
 
     def _settle(self, kept: Kept[RawConnection]) -> None:
-        """Put away a connection that is clear, or closed."""
+        """Store a connection that was reset, or drop a closed one."""
         connection = kept.connection
         if not connection.is_closed() and (self._group is None or not self._lending.keep(kept, self.now())):
             connection.terminate()

@@ -1,9 +1,9 @@
-"""Know whether there is a database, from a connection that is kept for nothing else.
+"""Track database availability through one reserved connection.
 
 1. There is a database if the reserved connection is open: one more than callers may borrow, for this and for `ping`.
 2. Without one, it is looked for until it is found, with waits that grow and vary.
-3. Whoever sees a connection break says so (`suspect`). All idle ones are then closed, the lent ones follow as they
-   come back, and the database is looked for; callers are refused only if it is not found, for one connection may
+3. Code that sees a connection break reports it (`suspect`). Idle ones are then closed, lent ones as they
+   come back, and a new connection is tried; callers are refused only if it is not found, for one connection may
    break alone.
 4. Until the first attempt to connect has ended nothing is known: callers wait for it, within their own time.
 """
@@ -80,7 +80,7 @@ class Presence:
         return self._looked is not None and not self._looked.is_set()
 
     def begin(self) -> None:
-        """Say that `keep` is about to look."""
+        """Record that `keep` is about to connect."""
         self._looked = anyio.Event()
 
     async def look(self) -> None:
@@ -89,11 +89,11 @@ class Presence:
             await self._looked.wait()
 
     def absence(self) -> DatabaseUnavailableError:
-        """Make the error of its absence, which tells when it is looked for again."""
+        """Return the error for an unavailable database, with the time of the next attempt."""
         return DatabaseUnavailableError(self._name, max(1.0, self._retry_at - self._clock()))
 
     def suspect(self, kept: Kept[RawConnection] | None = None, *, moved: bool = False) -> None:
-        """Say that something is wrong, so that it is looked whether the database is still there.
+        """Report a suspected loss, so that availability is checked.
 
         Args:
             kept: The connection that broke: those that are as old may be broken as well. None if it is only that
@@ -106,7 +106,7 @@ class Presence:
         self._doubted.set()
 
     def evict(self, era: int) -> None:
-        """Close the idle connections of an era, and see to it that its lent ones are not lent again."""
+        """Close the idle connections of an era; its lent ones are not lent again."""
         for kept in self._lending.evict(era):
             kept.connection.terminate()
 
@@ -114,9 +114,9 @@ class Presence:
         """Connect, notice when the database is lost, connect again; until cancelled. It may run again after that."""
         try:
             while True:
-                self._reserve(await self._connect_somehow())
+                self._reserve(await self._connect_with_backoff())
                 self.when_found()
-                while await self._outlives_a_doubt():
+                while await self._still_available():
                     pass
                 self._let_go()
                 self._lose_all()
@@ -133,7 +133,7 @@ class Presence:
                 await self._finds_another()
 
     async def ping(self) -> None:
-        """Ask the database for a sign of life, on the reserved connection, which no load can take.
+        """Ping the database on the reserved connection, which no load can take.
 
         Raises:
             DatabaseUnavailableError: If there is none within a second.
@@ -158,8 +158,8 @@ class Presence:
             self.suspect(reserved)
             raise
 
-    async def _outlives_a_doubt(self) -> bool:
-        """Wait until somebody doubts that the database is there, and look."""
+    async def _still_available(self) -> bool:
+        """Wait for a reported suspicion, and check the database."""
         await self._doubted.wait()
         self._doubted = anyio.Event()
         if self._has_moved:
@@ -175,7 +175,7 @@ class Presence:
         host = self._connector.host
         try:
             connection = await self._connector.find(min(_LOOK_TIMEOUT, self._options.connect_timeout))
-        except Exception:  # noqa: BLE001 - whatever it is, it was told as an event, and will be tried again
+        except Exception:  # noqa: BLE001 - whatever it is, an event reported it, and it is tried again
             return False
         has_moved = self._connector.host != host
         if has_moved:
@@ -186,7 +186,7 @@ class Presence:
             self.when_found()
         return True
 
-    async def _connect_somehow(self) -> RawConnection:
+    async def _connect_with_backoff(self) -> RawConnection:
         attempt = 0
         while True:
             try:
@@ -226,4 +226,4 @@ class Presence:
 
 
 def _nothing_to_do() -> None:
-    """Stand for whoever does not care."""
+    """Do nothing."""

@@ -47,7 +47,7 @@ _NEGATIVE: Final = "nothing costs less than 0"
 
 
 def parse_rates(rates: Rates, *, field: str = "rates") -> tuple[Rate, ...]:
-    """Read rates.
+    """Parse rates.
 
     Raises:
         ValueError: If they are none, with the field in its text.
@@ -66,7 +66,7 @@ def parse_rates(rates: Rates, *, field: str = "rates") -> tuple[Rate, ...]:
 
 @dataclass(slots=True, eq=False)
 class _Books:
-    """What a limiter is made of; its charges write into them."""
+    """The parts of a limiter, which its charges share."""
 
     name: str
     rates: tuple[Rate, ...]
@@ -80,7 +80,7 @@ class _Books:
 
 
 class RateLimiter:
-    """Limits how much each caller may do.
+    """Limits the rate of each caller.
 
     In memory it is a token bucket for each key (see `policy.ratelimit`), at a microsecond for a hit. With a shared
     store, that one's strategy decides, and a hit waits for it twice for each rate. Several rates hold together:
@@ -92,9 +92,9 @@ class RateLimiter:
         store: A shared store or its address; None keeps the counts in this process.
         on_store_failure: What decides while the store is away: `local`, `allow` or `deny`.
         store_timeout: Seconds for all that one hit asks of a store given by its address.
-        max_keys: How many callers are told apart in memory, for each rate.
+        max_keys: The most callers kept in memory for each rate.
         mode: In `shadow` it counts, and lets all pass; in `off` it does not even count.
-        observer: Told when the store goes away or comes back, and when the mode changes. It may raise. By default the
+        observer: Receives changes of the store's availability and of the mode. It may raise. By default the
             process's, see `asgi.Telemetry`; None for none.
         clock: Monotonic seconds.
     """
@@ -194,7 +194,7 @@ class RateLimiter:
         return Charge(self._books, key, cost)
 
     def tally(self) -> Iterator[Sample]:
-        """Yield the numbers as they are now."""
+        """Yield the present counts."""
         books = self._books
         yield from books.counts.samples(self.name)
         yield Sample("postfacta_ratelimit_keys", (self.name,), len(books.buckets))
@@ -228,7 +228,7 @@ class Charge:
         return not self._decision.allowed and self._books.mode is Mode.ENFORCE
 
     def test_here(self) -> None:
-        """Decide from the counts in this process, if they are what counts."""
+        """Decide from the counts in this process, if those decide."""
         if self._is_here:
             self._decision = self._books.buckets.test(self._key, self._cost, self._books.clock())
 

@@ -9,7 +9,8 @@ brings looks at all keys at each turn of the loop, and keeps each hit of a movin
 3. A moving window keeps up to 32 groups of hits. The first 16 are single calls, so small limits are exact. Then
    calls within a sixteenth of the window become one group, which counts as its latest: it never lets more pass
    than the limit in any window, and may hold back a sixteenth of the window longer than an exact one.
-4. It decides by a clock that does not jump. What it tells `limits` is a moment of the wall clock, as that asks for.
+4. It decides by a clock that does not jump. What it returns to `limits` is a time of the wall clock, as required
+   there.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ class BoundedStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport):
         return found[1] if found else 0
 
     async def get_expiry(self, key: str) -> float:
-        """Tell when a fixed window ends, by the wall clock."""
+        """Return when a fixed window ends, by the wall clock."""
         now = self._clock()
         found = self._fixed.read(key, now)
         return self._wall() + (found[0] - now if found else 0.0)
@@ -159,7 +160,7 @@ class BoundedStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport):
         return True
 
     async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
-        """Tell when the oldest hit in a moving window was, by the wall clock, and how many there are."""
+        """Return the time of the oldest hit in a moving window, by the wall clock, and the number of hits."""
         now = self._clock()
         groups = self._groups(key, expiry, now)
         oldest = groups[0][0] if groups else now
@@ -180,27 +181,27 @@ class BoundedStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport):
         return True
 
     async def get_sliding_window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
-        """Tell count and seconds left of the previous window, and of the current one."""
+        """Return count and seconds left of the previous window, and of the current one."""
         now = self._clock()
         number, previous, current = self._windows(key, expiry, now)
         left = (number + 1) * expiry - now
         return previous, left if previous else 0.0, current, left + expiry
 
     async def clear_sliding_window(self, key: str, expiry: int) -> None:
-        """Forget a key's sliding windows."""
+        """Drop a key's sliding windows."""
         self._sliding.end(key)
 
     async def clear(self, key: str) -> None:
-        """Forget what a key has spent, but not what it shares with others."""
+        """Drop a key's counts, but not what it shares with others."""
         self._fixed.end(key)
         self._moving.end(key)
 
     async def check(self) -> bool:
-        """Tell that it works."""
+        """Return True: it works."""
         return True
 
     async def reset(self) -> int:
-        """Forget all, and tell how many keys that were."""
+        """Drop all keys, and return how many there were."""
         return self._fixed.clear() + self._sliding.clear() + self._moving.clear()
 
     def _groups(self, key: str, expiry: float, now: float) -> _Groups:

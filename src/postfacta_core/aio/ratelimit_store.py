@@ -1,4 +1,4 @@
-"""Ask a store of `limits` that several processes share, in bounded time, and leave it in peace while it is away."""
+"""Query a `limits` store shared by several processes, in bounded time, and pause while it is unavailable."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Strategy = Literal["fixed-window", "moving-window", "sliding-window-counter"]
 
 _STRATEGIES: Final = get_args(Strategy)
 
-# A busy loop hears of an answer late, and takes it for none. A timeout so much too late is no news of a store that
+# A busy loop sees an answer late, and takes it for none. A timeout late by this much says nothing about a store that
 # answered within the last second; after that it is, or a store that is away would hold up a busy loop for ever.
 _LATE: Final = 1.5
 _RECENTLY: Final = 1.0
@@ -37,7 +37,7 @@ _ROUNDING: Final = 1e-3
 
 
 class SharedStore:
-    """A store that limiters share, also those of other processes.
+    """A store shared by limiters, including those of other processes.
 
     An error of whatever kind, and an answer later than the timeout, mean that it is away. Then one request at a
     time asks it again, after a wait that grows, and all others do without. No more than `max_calls` requests ask
@@ -96,7 +96,7 @@ class SharedStore:
 
     @property
     def is_up(self) -> bool:
-        """Whether it answered when it was asked last."""
+        """Whether it answered the last query."""
         return self._watch.is_up
 
     def subscribe(self, tell: Callable[[bool, str], None]) -> None:
@@ -104,7 +104,7 @@ class SharedStore:
         self._tell.append(tell)
 
     async def ask(self, work: Callable[[], Awaitable[object]]) -> bool:
-        """Do something with the store, and tell whether it was there for that.
+        """Run an operation on the store; return whether the store was available.
 
         Args:
             work: It is cancelled at the timeout, and may raise anything.
@@ -126,14 +126,14 @@ class SharedStore:
         except Exception as raised:  # noqa: BLE001 - a client of a store may raise anything
             error = type(raised).__name__
         finally:
-            # An answer that nobody waits for any more is no failure of the store.
+            # An answer that is no longer awaited is no failure of the store.
             self._watch.gave_up(ticket)
         if error:
             self._failed(ticket, error)
         return False
 
     async def __aenter__(self) -> Self:
-        """Begin to own its connections. It works without that too, and then nobody closes them."""
+        """Take ownership of its connections. It works without that too, but then they are never closed."""
         return self
 
     async def __aexit__(
@@ -153,7 +153,7 @@ class SharedStore:
             await close()
 
     async def test(self, item: RateLimitItem, cost: int, *key: str) -> Decision:
-        """Tell whether a cost is within the rate, and what is left without it."""
+        """Return whether a cost is within the rate, and what is left without it."""
         reset_at, left = await self._limits.get_window_stats(item, *key)
         period = float(item.get_expiry())
         # The strategies read this clock too, and cannot be given another. Without any hit, a window ends now.
@@ -179,7 +179,7 @@ class SharedStore:
             self._changed(error)
 
     def _is_news(self, began: float, turn_at: float) -> bool:
-        """Tell whether a timeout says something of the store, and not of how busy we are."""
+        """Return whether a timeout is due to the store, and not to our own load."""
         now = self._clock()
         if now < turn_at + self._timeout / 2:
             return False

@@ -44,7 +44,7 @@ async def hold(
         share: Given how many are still to close, tells the seconds that the next may take; None for any.
         lost: Called when a resource raises in the middle of the block, which goes on; it may do so without that
             resource until it ends.
-        observer: Told of one that did not close in time, and of one that raised in the middle. It may raise.
+        observer: Receives each one that did not close in time or raised while open. It may raise.
         clock: Monotonic seconds.
 
     Raises:
@@ -80,7 +80,7 @@ async def _close(holder: _Holder, seconds: float | None, *, observe: Observer, c
     started = clock()
     holder.leave()
     if not holder.opened.is_set():
-        # Whoever waited for it was cancelled.
+        # The waiting task was cancelled.
         holder.scope.cancel()
     with anyio.move_on_after(seconds):
         await holder.closed.wait()

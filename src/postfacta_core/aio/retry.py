@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 _METRIC: Final = "postfacta_retry_attempts_total"
 _MARK: Final = "_postfacta_retried_in"
-# So many causes back the mark is looked for. Errors are seldom wrapped so often, and a chain may be a circle.
+# The mark is searched for in this many causes. Errors are seldom wrapped so often, and a chain may be a circle.
 _LONGEST_CHAIN: Final = 10
 # Why no other try was made of what may be tried again. The words hold no number that grows without end.
 _REASONS: Final = {
@@ -105,11 +105,11 @@ class Retry:
         retry_nested: Try again also what a `Retry` within has given up: then tries multiply.
         mode: Text or member. `SHADOW` makes one try, and counts what would have been tried again without spending for it; `OFF`
             is a plain call.
-        observer: Told of itself once, of each further try, and of each change of mode. It may raise. By default the
+        observer: Receives its announcement once, each retry, and each change of mode. It may raise. By default the
             process's, see `asgi.Telemetry`; None for none.
         clock: Monotonic seconds; it must be the clock of the request contexts.
         luck: Spreads the waits.
-        sleep: Waits so many seconds.
+        sleep: Waits the given seconds.
 
     Attributes:
         name: The operation's.
@@ -177,7 +177,7 @@ class Retry:
             self._observe(ModeChanged(self.name, old, self._mode))
 
     def tally(self) -> Iterable[Sample]:
-        """Read its numbers, for metrics: how many tries ended in which way."""
+        """Return its counts, for metrics: the number of tries by outcome."""
         for outcome, count in self._counts.items():
             more = self._successes if outcome is RetryOutcome.SUCCESS else 0
             yield Sample(_METRIC, (self.name, outcome.value), count + more)
@@ -254,7 +254,7 @@ class Retry:
         plan = self._plan(error, call.attempt, now=now)
         outcome = plan.outcome
         if outcome is RetryOutcome.RETRIED:
-            if not self._retry_nested and _bears_mark(error, call):
+            if not self._retry_nested and _was_retried_inside(error, call):
                 outcome = RetryOutcome.NESTED
             elif not self.budget.try_withdraw(now):
                 outcome = RetryOutcome.BUDGET_REFUSED
@@ -303,7 +303,7 @@ def _hurried(plan: RetryPlan, attempt: int, haste: Haste) -> RetryPlan:
     return RetryPlan(RetryOutcome.EXHAUSTED if is_last else RetryOutcome.RETRIED)
 
 
-def _bears_mark(error: BaseException, call: _Call) -> bool:
+def _was_retried_inside(error: BaseException, call: _Call) -> bool:
     link: BaseException | None = error
     for _ in range(_LONGEST_CHAIN):
         if link is None:

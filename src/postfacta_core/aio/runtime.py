@@ -1,4 +1,4 @@
-"""Tell what the process has under way, next to what it may use.
+"""Report the process's tasks, memory and processors, with their limits.
 
 The numbers are read at the scrape, in the scrape's thread: between two of them they cost nothing.
 """
@@ -23,13 +23,13 @@ _UNLIMITED: Final = 1 << 62
 
 
 class Runtime:
-    """Tells how many tasks there are, and the limits of memory and processors.
+    """Reports the number of tasks, and the limits of memory and processors.
 
     An async context manager, for the service's lifespan: it remembers the event loop that it is entered in. Of tasks
     it knows nothing on trio, whose loop no other thread may ask.
 
     Args:
-        observer: Told once that there are these numbers. It may raise.
+        observer: Receives its announcement once. It may raise.
         root: Where the file system begins.
     """
 
@@ -39,7 +39,7 @@ class Runtime:
         fan_out([observer])(PolicyCreated("runtime", self.tally))
 
     def tally(self) -> Iterable[Sample]:
-        """Read the numbers; it may be called from any thread, and takes some 0.1 ms, or 1 ms for 2,000 tasks."""
+        """Return the numbers; it may be called from any thread, and takes some 0.1 ms, or 1 ms for 2,000 tasks."""
         if (loop := self._loop) is not None:
             yield Sample("postfacta_asyncio_tasks", (), len(asyncio.all_tasks(loop)))
         yield Sample("postfacta_memory_limit_bytes", (), memory_limit(self._root))
@@ -81,7 +81,7 @@ def _quota(place: Path) -> float:
     if not words:
         words = [_read(place / "cpu.cfs_quota_us"), _read(place / "cpu.cfs_period_us")]
     # Without a bound the first says `max`, or -1; without a file, nothing.
-    if len(words) == 2 and all(word.isdigit() and int(word) for word in words):  # noqa: PLR2004 - microseconds of so many
+    if len(words) == 2 and all(word.isdigit() and int(word) for word in words):  # noqa: PLR2004 - quota and period in microseconds
         return int(words[0]) / int(words[1])
     return float("inf")
 

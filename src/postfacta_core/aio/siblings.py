@@ -1,4 +1,4 @@
-"""Let the workers of one service answer for each other, so that whoever asks one of them hears them all.
+"""Let the workers of one service answer for each other, so that a query to one reaches them all.
 
 Each worker holds the lowest number that is free, by a lock which the kernel takes back when the process ends, however
 it ends: a number is never left over from the dead, and the worker that takes the place of one gets its number too. It
@@ -23,17 +23,17 @@ from ..events import Observer, TaskCrashed, fan_out, ignore
 
 __all__ = ["Answers", "Siblings"]
 
-# More workers than that on one machine share no service; it bounds a folder that somebody fills.
+# More workers than that on one machine share no service; it bounds a folder that others can fill.
 _MOST: Final = 1024
 _LONGEST_QUESTION: Final = 4096
 _LONGEST_PATH: Final = 107  # A Unix socket's, by sockaddr_un, in bytes.
-# Seconds, for the one that answers: to be asked, to think, to be heard.
+# Seconds for one whole exchange, on the side that answers.
 _WHOLE: Final = 10.0
 _OTHERS_MAY_WRITE: Final = 0o022
 
 
 class Answers(NamedTuple):
-    """What the others said.
+    """The answers of the others.
 
     Attributes:
         said: One for each that answered.
@@ -53,7 +53,7 @@ class Siblings:
         folder: Theirs alone, on a local disk. It is made if it is not there.
         answer: Called for each question of another, in a task of its own.
         patience: Seconds that one waits for the others' answers.
-        observer: Told of an answer that raised. It may raise.
+        observer: Receives each answer that raised. It may raise.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Siblings:
         return self._number
 
     async def ask(self, question: bytes) -> Answers:
-        """Ask all others at once, and wait for those that are alive."""
+        """Query all others concurrently, and wait for those that are alive."""
         answers: dict[int, bytes | None] = {}
 
         async def hear(number: int) -> None:

@@ -1,14 +1,14 @@
-"""Hear SIGTERM before the server does: one mechanism for each kind of server.
+"""Catch SIGTERM before the server does: one mechanism for each kind of server.
 
 | mechanism | who had the signal | servers |
 |---|---|---|
 | `wrap` | a `signal.signal` handler | uvicorn, its workers; gunicorn with uvicorn-worker |
 | `loop` | asyncio's `add_signal_handler` | granian and hypercorn (no workers) on asyncio |
 | `uvloop` | the same, in uvloop's own table | granian and gunicorn's `asgi` worker on uvloop |
-| `default` | nobody | hypercorn on trio (no workers) |
+| `default` | none | hypercorn on trio (no workers) |
 | `event` | the parent, which sets an event | hypercorn's workers |
 | `external` | `postfacta_core.launch` alone | whatever runs its loop outside the main thread, under the launcher |
-| `none` | cannot be told: not in the main thread | test clients, servers in a thread |
+| `none` | unknown: not in the main thread | test clients, servers in a thread |
 
 Under the launcher (`POSTFACTA_DRAIN_FILE` names its file) the mechanism is the server's own, and the file is watched
 beside it. The drain delay is then the launcher's: the file begins the drain, and the signal that the launcher sends
@@ -35,13 +35,14 @@ _POLL = 0.05
 
 
 def intercept(on_signal: Callable[[int], None]) -> Interception:
-    """Get in front of the server's handling of SIGTERM, and of SIGINT where the server handles that too.
+    """Intercept the server's handling of SIGTERM, and of SIGINT where the server handles that too.
 
     Call it on the event loop while the lifespan starts: by then servers have installed their handlers. It raises
-    nothing; where no mechanism applies, the server hears its signals as if we were not here.
+    nothing; where no mechanism applies, the server gets its signals as if we were not here.
 
-    A worker whose loop is blocked by Python code hears at once with `wrap` and `default`, and when the loop goes on
-    with `loop`, `uvloop` and `event`. In a terminal, Ctrl-C reaches a worker as SIGINT and once more as its parent's
+    A worker whose loop is blocked by Python code catches it immediately with `wrap` and `default`, and when the loop
+    goes on with `loop`, `uvloop` and `event`. In a terminal, Ctrl-C reaches a worker as SIGINT and once more as its
+    parent's
     SIGTERM: these two are one request to stop, and a second one of the same kind is a second request.
 
     Args:
@@ -85,13 +86,13 @@ class Interception:
             self._watch.start()
 
     def is_in_place(self) -> bool:
-        """Tell whether our handler is still the one installed."""
+        """Return whether our handler is still the one installed."""
         if self._closed.is_set():
             return False
         return self._server.is_in_place() if self._server else self._watch is not None
 
     def release(self) -> None:
-        """Let the server have the signal now, as if it had just come; only the first call does something.
+        """Pass the signal to the server now, as if it had just come; only the first call has an effect.
 
         It may be called from any thread, from a signal handler, and before any signal came. Under the launcher
         the signal itself does this.

@@ -1,4 +1,4 @@
-"""End a call that takes too long, and tell all that it calls until when it may take.
+"""End a call that takes too long, and give its deadline to everything that it calls.
 
 On asyncio, calls of one `Timeout` end in the order in which they began, as each has the same seconds. So they stand in
 a queue, and one timer looks at its head: a call that ends in time pays for a place in the queue, and not for a timer.
@@ -40,8 +40,8 @@ _TASK_STATES: Final[Mapping[asyncio.Task[Any], Any]] = getattr(anyio_asyncio, "_
 _ENDED: Final = DeadlineExceeded("timeout")
 # How often it is looked whether a shield is gone.
 _TICK: Final = 0.025
-# So long after its deadline a request is ended by us, if nobody else does: `RunningRequests` needs 0.025 at most, unless
-# the loop lags.
+# The delay after its deadline until we end a request that nothing else ends: `RunningRequests` needs 0.025 at most,
+# unless the loop lags.
 _GRACE: Final = 0.1
 
 
@@ -49,7 +49,7 @@ class _Bounded:
     """A call under way.
 
     Attributes:
-        at: When it must have ended, whoever ends it; once it has, `math.inf`, for tasks that it has left behind.
+        at: Its deadline, whatever enforces it; once it has, `math.inf`, for tasks that it has left behind.
         ends_at: When it is ended here.
         request: The request it is part of. A server may run another one in the same context variables.
         outer: What was bound when it began.
@@ -87,7 +87,7 @@ class _Bounded:
         self.has_fired = False
 
     def watch(self, task: asyncio.Task[Any]) -> None:
-        """Remember what is to be cancelled, and by whom else that was."""
+        """Remember the task, and how often others have cancelled it."""
         self.task = task
         self.already: int = task.cancelling()
         state = _TASK_STATES.get(task)
@@ -109,7 +109,7 @@ _BOUND: ContextVar[_Bounded | None] = ContextVar("postfacta_timeout", default=No
 
 
 def present_limit() -> float:
-    """Return the moment at which the present work must have ended: of its request or a `Timeout`, the earlier one.
+    """Return the deadline of the present work: the earlier of its request's and its `Timeout`'s.
 
     `math.inf` if nothing limits it.
     """
@@ -119,7 +119,7 @@ def present_limit() -> float:
 
 
 def is_shielded(task: asyncio.Task[Any], *, within: object = None) -> bool:
-    """Tell whether a shielded cancel scope of anyio, entered inside of the scope `within`, protects a task."""
+    """Return whether a shielded cancel scope of anyio, entered inside of the scope `within`, protects a task."""
     # anyio keeps the scopes of a task to itself. If it keeps them elsewhere one day, a test turns red.
     state = _TASK_STATES.get(task)
     scope = None if state is None else state.cancel_scope
@@ -141,7 +141,7 @@ class _Queue:
         self._clock = clock
 
     def add(self, bounded: _Bounded, seconds: float, *, is_last: bool) -> None:
-        """Let it end after so many seconds; `is_last` says that all others end before it."""
+        """End it after this many seconds; `is_last` says that all others end before it."""
         if not is_last:
             bounded.timer = self.loop.call_later(seconds, bounded.press, self.context, context=self.context)
             return
@@ -175,7 +175,7 @@ def _present_task() -> asyncio.Task[Any] | None:
 
 
 class Timeout:
-    """Bound each call by so many seconds, or by what its request has left, if that is less.
+    """Bound each call by `seconds`, or by what its request has left, if that is less.
 
     After its seconds the call is cancelled and awaited, and `DeadlineExceededError` is raised. A cancellation from
     outside passes, and so does what the call itself raises. Use it as a guard of a `Pipeline`, by `call`, as a decorator
@@ -183,7 +183,7 @@ class Timeout:
 
     * `current_deadline()` inside of the call knows the bound, and so do all that keep to it, such as `Database`.
     * If the request or an outer `Timeout` leaves less, the call is cancelled by that one, and this one says nothing.
-      Only a request that nobody ends, as no middleware runs it, is ended here, 0.1 seconds after its deadline.
+      Only a request that no middleware ends is ended here, 0.1 seconds after its deadline.
     * A call that has no time left is not begun.
     * What swallows its cancellation goes on, and its result counts. A thread cannot be cancelled.
     * It has no mode. What it ends is counted as `postfacta_deadline_exceeded_total{stage="timeout"}`, and the policies
@@ -192,7 +192,7 @@ class Timeout:
     Args:
         seconds: For each call.
         name: The `policy` of its error.
-        observer: Told of each call that it ends. It may raise. By default the process's, see `asgi.Telemetry`; None
+        observer: Receives each call that it ends. It may raise. By default the process's, see `asgi.Telemetry`; None
             for none.
         clock: Monotonic seconds; it must be the clock of the request contexts.
 
@@ -292,7 +292,7 @@ class Timeout:
         return bounded
 
     def _end(self, bounded: _Bounded, error: BaseException | None) -> bool:
-        """End the watch; tell whether this error is the timeout's own doing."""
+        """End the watch; return whether this timeout caused the error."""
         _BOUND.set(bounded.outer)
         bounded.at = math.inf
         if bounded.scope is not None:
@@ -310,7 +310,7 @@ class Timeout:
             bounded.timer.cancel()
         if task is None or not bounded.has_fired:
             return False
-        # Whoever else has cancelled it, must see it go.
+        # Another canceller must see it raised.
         is_ours = task.uncancel() <= bounded.already and isinstance(error, asyncio.CancelledError)
         if is_ours:
             self._observe(_ENDED)
