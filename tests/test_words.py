@@ -55,7 +55,6 @@ TO_DO = (
     "docs",
     "loadtests",
     "src/postfacta_app",
-    "src/postfacta_core",
     "src/postfacta_embedded",
     "tests",
 )

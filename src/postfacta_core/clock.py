@@ -1,4 +1,4 @@
-"""Time and luck, as values that are passed in, so that a test can set both; a test may also spare the waits."""
+"""Time and randomness as values that are passed in, so that tests can control both, and skip waits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Luck = Callable[[], float]
 """A number from 0 up to, not including, 1."""
 
 Ids = Callable[[], str]
-"""A new identifier that nobody has had before."""
+"""A new, unique identifier."""
 
 MONOTONIC: Final[Clock] = time.monotonic
 """For every decision and every duration: it never steps back."""
@@ -47,13 +47,13 @@ LUCK: Final[Luck] = random.random
 
 
 def random_id() -> str:
-    """Make 128 random bits as 32 hex digits: a tenth of the cost of a UUID object."""
+    """Return 128 random bits as 32 hex digits: a tenth of the cost of a UUID object."""
     return os.urandom(16).hex()
 
 
 @dataclass(frozen=True, slots=True)
 class Haste:
-    """How tries are cut short in a test; `attempts` is the most of them, or None for as many as are set."""
+    """How retries are cut short in a test; `attempts` is the most of them, or None for as many as are set."""
 
     attempts: int | None
 
@@ -64,7 +64,7 @@ _HASTE: Final[list[Haste]] = []
 
 
 def present_haste() -> Haste | None:
-    """Return how a test wants its tries cut short; None outside of tests. Look only before a wait."""
+    """Return how a test cuts retries short; None outside of tests. Call it only before a wait."""
     return _HASTE[-1] if _HASTE else None
 
 

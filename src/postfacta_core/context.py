@@ -1,4 +1,4 @@
-"""What is known of the request that the present task works for."""
+"""The context of the request that the present task works for."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["RequestContext", "Slot", "add_wait", "bind_request", "current_reques
 
 
 class Slot(Protocol):
-    """A request's part of the limit on requests under way."""
+    """A request's slot in the limit on requests under way."""
 
     def step_aside(self) -> None:
-        """Give it back for a while."""
+        """Release it for a while."""
         ...
 
     def come_back(self) -> None:
-        """Take it again, at once."""
+        """Take it again, without waiting."""
         ...
 
 
@@ -42,9 +42,9 @@ class RequestContext:
             queue from slow work, so whatever makes a request wait adds to it by `add_wait`.
         slot: Its part of the limit on requests under way; None before it is admitted and once its response began.
         priority: How much it matters, a `policy.waiting.Priority`: 0 the most, 3 the least.
-        client: Whom rate limits count it for by default: an address, or an IPv6 /64; empty until it is known.
+        client: The key of rate limits by default: an address, or an IPv6 /64; empty until it is known.
         root_path: The server's own `root_path`, before any mount added to it.
-        route: The route template once routing has told it, such as `/incidents/{ref}`; else None.
+        route: The route template once it is known, such as `/incidents/{ref}`; else None.
         trace_id: The trace, 32 hex digits: the server span's; without a recording SDK the one that the caller's
             `traceparent` names; else empty.
         span_id: The server span, 16 hex digits, or empty.
@@ -98,7 +98,7 @@ class RequestContext:
         return self.asked < self.limit
 
     def is_out_of_callers_time(self, now: float) -> bool:
-        """Return whether the caller's time is up, or nearly, and was shorter than the service's.
+        """Return whether the caller's time has run out, or nearly, and was shorter than the service's.
 
         What fails then is the caller's outcome: no error or breaker failure of the service. The limiter counts the age
         that it reached, but only above what such requests may take, which no caller can shorten. "Nearly",
@@ -126,10 +126,10 @@ def add_wait(seconds: float) -> None:
 
 
 def bind_request(request: RequestContext | None) -> Token[RequestContext | None]:
-    """Make it the present one. Whoever binds must release, or the task keeps itself alive in a circle."""
+    """Make it the present one. It must be released, or the task keeps itself alive in a reference cycle."""
     return _CURRENT.set(request)
 
 
 def release_request(token: Token[RequestContext | None]) -> None:
-    """Put back what was bound before."""
+    """Restore what was bound before."""
     _CURRENT.reset(token)

@@ -55,7 +55,7 @@ __all__ = [
 
 
 class ResilienceError(Exception):
-    """Any refusal or failure that a policy of this library decided.
+    """Any refusal or failure decided by a policy of this library.
 
     Args:
         policy: The name of the policy, pool or dependency that speaks.
@@ -102,11 +102,11 @@ class HeadersTooLargeError(RejectedError):
 
 
 class DrainingError(RejectedError):
-    """The service is stopping, and takes no more work: another instance does."""
+    """The service is stopping, and accepts no more work; another instance does."""
 
 
 class CircuitOpenError(RejectedError):
-    """The circuit is open: the dependency has been failing, and is left in peace for a while."""
+    """The circuit is open: the dependency has been failing, and is not called for a while."""
 
 
 class BulkheadFullError(RejectedError):
@@ -118,7 +118,7 @@ class RateLimitExceededError(RejectedError):
 
 
 class LoadShedError(RejectedError):
-    """The service has more work than it can do in time, and does what matters more."""
+    """The service has more work than it can do in time, and serves higher priorities."""
 
 
 class DeadlineExceededError(ResilienceError):
@@ -153,7 +153,7 @@ class StoppedError(ResilienceError):
 
 
 class OutcomeUnknownError(ResilienceError):
-    """The work was sent, and its answer was lost: it may have been done, once. Look before it is sent again."""
+    """The work was sent, and its answer was lost: it may have been done, once. Check before it is sent again."""
 
 
 class OutcomeTimeoutError(OutcomeUnknownError, DeadlineExceededError):

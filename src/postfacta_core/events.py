@@ -1,4 +1,4 @@
-"""What policies and runners tell of: frozen records, to an observer."""
+"""Events that policies and runners emit to an observer."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ Tally = Callable[[], Iterable[Sample]]
 
 @dataclass(frozen=True, slots=True)
 class PolicyCreated:
-    """A policy exists. Its numbers are plain ones that cost nothing to keep, read when somebody looks.
+    """A policy was created. Its counts are plain numbers that cost nothing to keep, read at the scrape.
 
     Attributes:
         policy: Its name.
@@ -108,7 +108,7 @@ class PolicyCreated:
 
 @dataclass(frozen=True, slots=True)
 class ModeChanged:
-    """Somebody changed how a policy's decisions are used."""
+    """The mode of a policy was changed."""
 
     policy: str
     old: Mode
@@ -117,7 +117,7 @@ class ModeChanged:
 
 @dataclass(frozen=True, slots=True)
 class CircuitChanged:
-    """A circuit moved from one state to another at a moment of its clock; `reason` is one of a closed set."""
+    """A circuit changed from one state to another at a moment of its clock; `reason` is one of a closed set."""
 
     breaker: str
     old: str
@@ -138,7 +138,7 @@ class RetryScheduled:
 
 @dataclass(frozen=True, slots=True)
 class StoreChanged:
-    """A shared store of a rate limit went away or came back; `error` is empty if it came back.
+    """A shared store of a rate limit became unavailable or recovered; `error` is empty if it recovered.
 
     Attributes:
         fallback: What decides meanwhile: `local`, `allow` or `deny`.
@@ -159,7 +159,7 @@ class LoopLagged:
 
 @dataclass(frozen=True, slots=True)
 class ListenerFailed:
-    """Foreign code raised while it was told of something; `error` is its repr."""
+    """A listener or observer raised; `error` is the repr of the error."""
 
     policy: str
     error: str
@@ -167,11 +167,11 @@ class ListenerFailed:
 
 @dataclass(frozen=True, slots=True)
 class LogsSuppressed:
-    """So many log records of one kind were not written, since they were sampled or came too often.
+    """A number of log records of one kind were not written, since they were sampled or too frequent.
 
     Attributes:
         event: What kind they were: a logger's or an event's name from the code, never a message's text.
-        count: How many since the last time it was told of.
+        count: How many since the last report.
     """
 
     event: str
@@ -180,7 +180,7 @@ class LogsSuppressed:
 
 @dataclass(frozen=True, slots=True)
 class HealthChecked:
-    """A background check came back; `up` is the verdict after hysteresis, `passed` this one result."""
+    """A background check ended; `up` is the verdict after hysteresis, `passed` this one result."""
 
     check: str
     critical: bool
@@ -210,7 +210,7 @@ class ConnectionAcquired:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionReleased:
-    """A connection came back after `seconds` of use."""
+    """A connection was returned after `seconds` of use."""
 
     pool: str
     seconds: float
@@ -218,7 +218,7 @@ class ConnectionReleased:
 
 @dataclass(frozen=True, slots=True)
 class PoolSized:
-    """How a pool stands: connections idle and used, the most and fewest it keeps, callers waiting."""
+    """The state of a pool: connections idle and used, the most and fewest it keeps, callers waiting."""
 
     pool: str
     idle: int
@@ -289,7 +289,7 @@ class DeadlineExceeded:
 
 @dataclass(frozen=True, slots=True)
 class RequestsOverdue:
-    """So many handlers were cancelled and go on nevertheless, as one in a thread does."""
+    """Handlers were cancelled and still run, as one in a thread does; `count` of them."""
 
     count: int
 
@@ -305,7 +305,7 @@ class PhaseChanged:
 
 @dataclass(frozen=True, slots=True)
 class SignalsIntercepted:
-    """It is settled who hears SIGTERM first; `in_place` says whether that is this library."""
+    """The signal handling is installed; `in_place` says whether this library gets SIGTERM first."""
 
     mechanism: str
     in_place: bool
@@ -333,7 +333,7 @@ class ResourceStuck:
 
 @dataclass(frozen=True, slots=True)
 class TaskCrashed:
-    """A background task raised; its owner starts it again, or does without it."""
+    """A background task raised; its owner restarts it, or works without it."""
 
     task: str
     error: Exception
@@ -369,7 +369,7 @@ class Observer(Protocol):
     """Receives events: metrics, spans, logs, tests. It must be quick and not wait."""
 
     def __call__(self, event: Event, /) -> None:
-        """Take note of the event."""
+        """Handle the event."""
         ...
 
 
@@ -380,7 +380,7 @@ def ignore(event: Event, /) -> None:
 def fan_out(observers: Sequence[Observer]) -> Observer:
     """Join observers into one that never raises.
 
-    One that raises does not keep the others from hearing, and the others hear of its failure.
+    If one raises, the others still get the event, and an event for its failure.
     """
 
     def tell(event: Event, /) -> None:
@@ -395,17 +395,17 @@ def fan_out(observers: Sequence[Observer]) -> Observer:
 
 
 def _name_of(observer: Observer) -> str:
-    """Return the name that a reader finds in the code: a function's own, or the class of an object."""
+    """Return the name as it is in the code: a function's own, or the class of an object."""
     return getattr(observer, "__qualname__", type(observer).__qualname__)
 
 
 def weakly(tally: Tally) -> Callable[[], Tally | None]:
-    """Refer to a tally so that it keeps its policy not alive; a plain function stays."""
+    """Refer weakly to a bound tally, so that it does not keep its policy alive; a plain function stays."""
     return WeakMethod(tally) if ismethod(tally) else lambda: tally
 
 
 class ProcessObserver:
-    """The observer of every policy that was given none: by default the one of the last `asgi.Telemetry`.
+    """The observer of every policy without one of its own: by default that of the last `asgi.Telemetry`.
 
     It is looked up at each event, and the policies that exist are kept weakly, so that a `Telemetry` made after them
     shows their numbers too. There is one a process, `process_observer`.
@@ -423,7 +423,7 @@ class ProcessObserver:
         self._observer(event)
 
     def __len__(self) -> int:
-        """Count the policies that it would show."""
+        """The number of policies that it would show."""
         return len(self._created)
 
     @property
@@ -439,7 +439,7 @@ class ProcessObserver:
                 self._observer(PolicyCreated(name, living))
 
     def clear(self) -> None:
-        """Forget the observer and all policies: for between two tests."""
+        """Drop the observer and all policies: for use between tests."""
         self._observer = ignore
         self._created.clear()
 

@@ -1,4 +1,4 @@
-"""Start any server as a child, and give it a lame duck when it is told to stop.
+"""Start any server as a child, and drain it before it is stopped.
 
     python -m postfacta_core.launch --drain-delay 5 -- uvicorn app:app --workers 4
 
@@ -8,8 +8,8 @@ mean something else to servers are forwarded at once. The launcher ends when the
 128 + n if signal n killed it. It can be a container's first process: it reaps whatever is left to it.
 
 The server runs in a process group of its own, so that Ctrl-C in a terminal reaches the launcher alone, which then
-drains, without a delay. Where the launcher is killed by force (SIGKILL), nobody tells the server: let the supervisor end the group or
-container, as they do.
+drains, without a delay. Where the launcher is killed by force (SIGKILL), the server gets no signal: let the
+supervisor end the group or container, as they do.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Watch:
-    """Over one server: hears signals, forwards them, and sees it end."""
+    """Supervises one server: catches signals, forwards them, and waits for its end."""
 
     def __init__(self, server: int, drain_file: Path, drain_delay: float) -> None:
         self._server = server
@@ -105,7 +105,7 @@ class _Watch:
             self._stop = None
 
     def _reap(self) -> int | None:
-        """Take in all processes that ended; return the server's exit code if it is among them."""
+        """Reap all processes that ended; return the server's exit code if it is among them."""
         while True:
             # The server itself is not gone before this loop has seen it, so there is a child to wait for.
             process, status = os.waitpid(-1, os.WNOHANG)
@@ -123,7 +123,7 @@ def _start(command: list[str], drain_file: Path) -> int:
 
 @contextmanager
 def _wakeups() -> Generator[int]:
-    """Write each signal into a pipe, and give its end to read from."""
+    """Write each signal into a pipe, and return the end to read from."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)

@@ -168,7 +168,7 @@ class LineWriter(logging.Handler):
 
     def _write(self, lines: Collection[str]) -> None:
         data = "".join(lines).encode(errors="backslashreplace")
-        try:  # By no stream: its lock, held here while nobody reads, would keep the process from ending.
+        try:  # By no stream: its lock, held here while the reader is stuck, would keep the process from ending.
             while data:
                 data = data[os.write(self._descriptor, data) :]
         except OSError:

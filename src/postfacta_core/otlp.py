@@ -1,4 +1,4 @@
-"""Send spans to an OpenTelemetry collector so that it can never hurt the service, however it fares itself.
+"""Send spans to an OpenTelemetry collector, without any effect on the service when that fails.
 
 It needs the extra `otlp`, which brings OpenTelemetry's SDK. The SDK's own batches are used; what is added is what it
 leaves open: a loss is counted where it happens, and the end waits for two seconds, not for as long as the exporter
@@ -74,11 +74,11 @@ class CountedSpans(SpanProcessor):
 
     @property
     def dropped(self) -> Mapping[str, int]:
-        """How many were lost, by why: `queue_full`, `export_failed`, `shutdown`."""
+        """The number of lost spans by reason: `queue_full`, `export_failed`, `shutdown`."""
         return dict(self._dropped)
 
     def tally(self) -> Iterable[Sample]:
-        """Read the same, for metrics."""
+        """Return the same, for metrics."""
         for reason, count in self.dropped.items():
             yield Sample(_METRIC, (reason,), count)
 
@@ -99,7 +99,7 @@ class CountedSpans(SpanProcessor):
         self._batches.on_end(span)
 
     def settled(self, count: int, *, is_lost: bool) -> None:
-        """Take note of what became of a batch."""
+        """Record the outcome of a batch."""
         with self._lock:
             # What was given up at the end is counted already.
             if not self._is_over:
@@ -112,7 +112,7 @@ class CountedSpans(SpanProcessor):
             if self._is_closing:
                 return
             self._is_closing = True
-        # The SDK's end lasts as long as the exporter's tries do. A thread that nobody waits for ends with the process.
+        # The SDK's end lasts as long as the exporter's tries do. A daemon thread ends with the process.
         last = threading.Thread(target=self._batches.shutdown, name="last spans", daemon=True)
         last.start()
         last.join(self._patience)
@@ -127,7 +127,7 @@ class CountedSpans(SpanProcessor):
 
 
 class _Watched(SpanExporter):
-    """Tells what became of each batch."""
+    """Reports the outcome of each batch."""
 
     def __init__(self, exporter: SpanExporter, spans: CountedSpans) -> None:
         self._exporter = exporter
@@ -191,5 +191,5 @@ class Provider(TracerProvider):
         self.add_span_processor(self.spans)
 
     def tally(self) -> Iterable[Sample]:
-        """Read how many spans were lost, by why."""
+        """Return the number of lost spans by reason."""
         return self.spans.tally()

@@ -1,4 +1,4 @@
-"""Tell a person's Ctrl-C from a signal that a program sent."""
+"""Distinguish Ctrl-C at a terminal from a signal that a program sent."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _TERMINAL = "/dev/tty"  # The terminal that controls this process, wherever its 
 
 
 def has_terminal() -> bool:
-    """Tell whether a terminal controls this process, and is still open."""
+    """Return whether a terminal controls this process, and is still open."""
     return _foreground() is not None
 
 
 def is_ctrl_c(signum: int) -> bool:
-    """Tell whether a signal that this process got may be a person's Ctrl-C.
+    """Return whether a signal to this process may come from Ctrl-C.
 
     That is SIGINT in the foreground of a terminal. A supervisor that stops its services by SIGINT has none. It takes
     some microseconds, and may be called in a signal handler.
@@ -25,7 +25,7 @@ def is_ctrl_c(signum: int) -> bool:
 
 
 def _foreground() -> int | None:
-    """Tell which group of processes has the terminal; None if there is none."""
+    """Return the process group that has the terminal; None if there is none."""
     try:
         terminal = os.open(_TERMINAL, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:

@@ -1,4 +1,4 @@
-"""Turn an error into an RFC 9457 problem: the one place where an error meets a status code."""
+"""Turn an error into an RFC 9457 problem: the one place that maps errors to status codes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """What a caller is told of an error.
+    """The problem document that a caller gets for an error.
 
     Attributes:
         status: The HTTP status.
@@ -236,7 +236,7 @@ def _document(problem: Problem, scope: Scope) -> tuple[str, bytes]:
 
 
 def kind_members(problem: Problem) -> dict[str, object]:
-    """Return the members that say what kind of problem it is, the same for each request."""
+    """Return the members that identify the type of problem, the same for each request."""
     status = problem.status
     known = _PHRASES.get(status) or (HTTPStatus(status).phrase if status in _STATUSES else "Error")
     detail = f"{problem.title}. {problem.detail}" if problem.detail else problem.title
@@ -245,7 +245,7 @@ def kind_members(problem: Problem) -> dict[str, object]:
 
 
 def request_of(scope: Scope) -> RequestContext | None:
-    """Find the request context that the outermost layer put into the scope."""
+    """Return the request context that the outermost layer put into the scope."""
     request = scope.get("postfacta.request")
     return request if isinstance(request, RequestContext) else None
 
@@ -275,8 +275,8 @@ async def send_problem(
         send: The server's.
         problem: What to tell.
         render: Another shape of it.
-        close: Whether the connection ends with this response, where the protocol lets one say so.
-        more_body: Whether the caller ends the response himself, with an empty body message.
+        close: Whether the connection ends with this response, where the protocol can express it.
+        more_body: Whether the calling code ends the response itself, with an empty body message.
     """
     content_type, body = _rendered(problem, scope, render)
     headers = [

@@ -1,4 +1,4 @@
-"""One `send` for all neighbouring layers, so that a message passes one call and not one for each of them."""
+"""One `send` shared by neighbouring layers, so that a message takes one call and not one for each of them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Reply:
     layers and wraps it, the inner one gets another: so each sees what it would see with a wrapper of its own.
 
     Args:
-        send: The server's, or of whoever stands outside.
+        send: The `send` of the server or of the layer outside.
 
     Attributes:
-        forward: Where messages go on to. A layer may put itself in between.
-        has_begun: A response was started, by whomever.
+        forward: The next `send`. A layer may put itself in between.
+        has_begun: A response was started, by any layer.
     """
 
     __slots__ = ("_edits", "forward", "has_begun")
@@ -36,7 +36,7 @@ class Reply:
         self._edits: Any = None
 
     def edit(self, edit: Callable[[Headers, set[bytes], T], None], what: T) -> None:
-        """Have the headers changed when the response starts; whoever asks last, who is innermost, comes first.
+        """Register a change of the headers for the response start; the last one, the innermost, runs first.
 
         Args:
             edit: Called with the headers, with their names in lower case, and with `what`. It changes the first
@@ -71,7 +71,7 @@ def reply_of(send: Send) -> Reply:
 
 
 def set_header(headers: Headers, names: set[bytes], pair: tuple[bytes, bytes]) -> None:
-    """Let a header stand once, and with this value."""
+    """Set a header, and remove its duplicates."""
     name = pair[0]
     if name in names:
         headers[:] = [other for other in headers if other[0].lower() != name]

@@ -1,7 +1,7 @@
 """Read the route template that a framework left in the scope.
 
-No framework is imported: Starlette, FastAPI and Litestar are known by what they put there. A template holds
-nothing that a client chose. Where that cannot be told, there is no template.
+No framework is imported: Starlette, FastAPI and Litestar are recognised by what they put there. A template holds
+nothing that a client chose. Where that is unknown, there is no template.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ def shadowed(app: object, paths: Collection[str]) -> list[str]:
 
 
 class _Place(NamedTuple):
-    """Where a route stands: the templates of the mounts around it, and its whole template."""
+    """The place of a route: the templates of the mounts around it, and its whole template."""
 
     mounts: str
     template: str
 
 
 class RouteReader:
-    """Tells the route template of a scope that the application is done with."""
+    """Finds the route template of a scope after the application has run."""
 
     def __init__(self) -> None:
         # What is searched for is kept, so that its id stays its own.
@@ -88,12 +88,12 @@ class RouteReader:
         return known[1]
 
     def _of_endpoint(self, scope: Scope, growth: str) -> str | None:
-        """Find a Starlette route in a FastAPI application, which tells no more of it than the endpoint."""
+        """Find a Starlette route in a FastAPI application, which leaves only the endpoint in the scope."""
         endpoint = scope.get("endpoint")
         return None if endpoint is None else self._search(scope, endpoint, growth)
 
     def _search(self, scope: Scope, wanted: object, growth: str) -> str | None:
-        """Put together the templates of the mounts around a route."""
+        """Join the templates of the mounts around a route."""
         known = self._known.get(id(wanted))
         if known is None:
             routes = getattr(scope.get("router"), "routes", ())
@@ -106,7 +106,7 @@ class RouteReader:
 
 
 def _of_route(scope: Scope, route: object) -> str | None:
-    """Return what the route calls itself, without the mounts around it."""
+    """Return the route's own template, without the mounts around it."""
     if _is_mount(route) and getattr(route, "routes", None):
         return None  # the mount of a router that matched nothing
     template = _of_included(scope, route) if "fastapi" in scope else None
@@ -136,7 +136,7 @@ def _is_mount(route: object) -> bool:
 
 
 def _has_foreign_parameters(scope: Scope, template: str) -> bool:
-    """Tell whether a mount around the route has parameters: its values are in the `root_path`."""
+    """Return whether a mount around the route has parameters: its values are in the `root_path`."""
     return len(scope.get("path_params", ())) > template.removesuffix(_MOUNT_END).count("{")
 
 
@@ -155,13 +155,13 @@ def _places(wanted: object, routes: Sequence[Any], mounts: str, *, depth: int) -
 
 
 def _fits(mounts: str, growth: str) -> bool:
-    """Tell whether these mounts may have grown the root_path so."""
+    """Return whether these mounts may have grown the root_path so."""
     pairs = zip_longest(mounts.split("/"), growth.split("/"))
     return all(word == value or (word or "").startswith("{") for word, value in pairs)
 
 
 def _of_litestar(scope: Scope, path: str) -> str | None:
-    """Return Litestar's template; a mounted ASGI application has none, so its place is worked out."""
+    """Return Litestar's template; a mounted ASGI application has none, so its place is derived."""
     template = scope.get("path_template")
     if not isinstance(template, str):
         return None

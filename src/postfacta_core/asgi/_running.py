@@ -1,4 +1,4 @@
-"""What is known of a request under way: how far its response got, and whether its client is still there."""
+"""The state of a request under way: how far its response got, and whether its client is still connected."""
 
 from __future__ import annotations
 
@@ -114,9 +114,9 @@ class RunningExchange(Running):
             self.limit(min(self._stream_timeout, self.request.asked))
 
     async def answer(self) -> None:
-        """Tell the caller why there is no answer, as far as that can still be told."""
+        """Answer the caller with the reason for the cancellation, if a response can still be sent."""
         if self._answered is not None:
-            # Whoever answers already may not be through, and the server must have it all before the end.
+            # An answer under way must reach the server completely before the end.
             await self._answered.wait()
         elif self.error is not None and not self._is_complete:
             self._answered = anyio.Event()
@@ -227,7 +227,7 @@ class RunningSocket(Running):
         return self._send(message)
 
     async def answer(self) -> None:
-        """Close the socket, and say why."""
+        """Close the socket with a reason."""
         if self._answered is not None:
             await self._answered.wait()
         elif self.error is not None and not self._is_closed:

@@ -1,4 +1,4 @@
-"""Compare what a caller gave with a secret, or with those that hold at this moment."""
+"""Compare a caller's value with a secret, or with all that are valid now."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ Secret = str | Callable[[], Collection[str]]
 
 
 def knows(secret: Secret, given: bytes) -> bool:
-    """Tell whether one of the secrets was given; each is compared in a time that tells nothing of it."""
+    """Return whether one of the secrets was given; each is compared in constant time."""
     held = secret() if callable(secret) else (secret,)
     return any(bool(one) and hmac.compare_digest(given, one.encode()) for one in held)

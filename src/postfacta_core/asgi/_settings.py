@@ -1,4 +1,4 @@
-"""Check what the middlewares and `Policy` have in common, each under the name of its owner."""
+"""Check the options that the middlewares and `Policy` share, each under its owner's name."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def application(owner: str, value: object) -> None:
 
 
 def limit(field: str, value: object) -> None:
-    """Check seconds for a request, None for any number, or a function that tells them of a scope."""
+    """Check seconds for a request, None for any number, or a function that returns them for a scope."""
     if value is None or (callable(value) and not isclass(value)):
         _refuse_async(field, value)
     else:
@@ -45,7 +45,7 @@ def limit(field: str, value: object) -> None:
 
 
 def switch(field: str, value: object) -> None:
-    """Check a bool, or a function that tells one of a scope."""
+    """Check a bool, or a function that returns one for a scope."""
     if callable(value) and not isclass(value):
         _refuse_async(field, value)
     else:
@@ -75,7 +75,7 @@ def path(field: str, value: object, *, example: str) -> str:
 
 
 def prefix(field: str, value: object) -> str:
-    """Check what paths begin with: empty, or a path that ends with no slash."""
+    """Check a path prefix: empty, or a path without a slash at its end."""
     if value == "":
         return ""
     value = path(field, value, example='"/healthz"')

@@ -1,4 +1,4 @@
-"""The shapes of ASGI, spelled once."""
+"""The types of ASGI, defined once."""
 
 from __future__ import annotations
 

@@ -41,11 +41,11 @@ _NAMES: Final = {priority.name.lower().encode(): priority for priority in Priori
 
 
 class LoadSheddingMiddleware:
-    """Admit a request, let it wait a moment, or answer 503 with `Retry-After` before anything else is done for it.
+    """Admit a request, queue it for a moment, or answer 503 with `Retry-After` before any other work is done for it.
 
-    * After its admission a request lets the event loop go round once. A handler that keeps the processor busy runs
-      to its end in one step: without this, no limit would ever see more than one request at once. While `beat` hears
-      that the loop is hardly ever late, there is nothing to see, and a request is spared that round.
+    * After its admission a request yields to the event loop once. A handler that keeps the processor busy runs
+      to its end in one step: without this, no limit would ever see more than one request at once. While `beat` shows
+      that the loop is hardly ever late, there is no queue, and a request skips that yield.
     * A request gives its slot back with the first piece of its response, and counts as answered then: a stream may
       last for hours, and so may a client that does not read.
     * An answer from 500 up, an exception, a deadline and a cancellation count as lost at the age that the request had.
@@ -65,13 +65,13 @@ class LoadSheddingMiddleware:
         priority_of: Tells priorities by scope, such as by path.
         priority_key: A caller that gives this secret in `X-Priority-Key` may say in `X-Priority` how much its
             request matters: `critical_plus`, `critical`, `sheddable_plus` or `sheddable`. That goes first. Empty
-            believes nobody.
+            trusts no caller.
         spares: Returns whether a request that would be shed is served all the same, by the latest moment at which it
             reached the process: one that was under way when a drain began has nowhere else to go.
-        trusts: Tells of a scope whether its `X-Priority` counts, besides those who know the key.
-        mode: `shadow` counts who would be shed, and lets everybody pass at once.
+        trusts: Returns for a scope whether its `X-Priority` counts, besides callers that know the key.
+        mode: `shadow` counts requests that would be shed, and admits all immediately.
         render: Another shape of problem, for APIs that have one. Without it a refusal is cheaper.
-        observer: Told of the limiter, and of changes of the mode. It may raise.
+        observer: Receives the limiter's announcement, and changes of the mode. It may raise.
         clock: Monotonic seconds; it must be the clock of the request contexts.
         processor: Seconds of processor time that the process used: less than a late loop took, if others had the rest.
         luck: Spreads `Retry-After`.
@@ -131,7 +131,7 @@ class LoadSheddingMiddleware:
 
     @property
     def mode(self) -> Mode:
-        """How the decisions are used. It may be set at any time; who waits is still decided about."""
+        """How the decisions are used. It may be set at any time; waiting requests are still decided."""
         return self.limiter.mode
 
     @mode.setter
@@ -142,7 +142,7 @@ class LoadSheddingMiddleware:
             self._observe(ModeChanged(self.limiter.name, old, new))
 
     def beat(self, late: float) -> None:
-        """Take note of how many seconds late the event loop is, from `LoopLag`."""
+        """Record how many seconds late the event loop is, from `LoopLag`."""
         self._late = late
         now, used = self.clock(), self._processor()
         self.calm.beat(late, now, used - self._used)
@@ -207,7 +207,7 @@ class LoadSheddingMiddleware:
             return True
         try:
             return self._trusts is not None and self._trusts(scope) is True
-        except Exception:  # noqa: BLE001 - foreign code; whom it cannot judge it does not trust
+        except Exception:  # noqa: BLE001 - foreign code; an error is no trust
             return False
 
     async def _wait(self, wait: Wait, request: RequestContext | None) -> Admit | Shed:
@@ -252,7 +252,7 @@ class LoadSheddingMiddleware:
 
 
 class _Permit:
-    """An admitted request's slot, which goes back once; or for a while, if its client is slow or it steps aside."""
+    """The slot of an admitted request: released once, or for a while if its client is slow or it steps aside."""
 
     __slots__ = (
         "_admitted", "_has_body", "_has_left", "_is_away", "_kept", "_receive", "_request", "_scope", "_send", "_shedding", "_since",
@@ -299,13 +299,13 @@ class _Permit:
         return message
 
     async def has_left(self) -> bool:
-        """Return whether the client has left, which uvicorn says in place of the body; what else it says is kept."""
+        """Return whether the client has left, which uvicorn sends in place of the body; other messages are kept."""
         self._kept = message = await self.receive()
         self._has_left = message["type"] == "http.disconnect"
         return self._has_left
 
     def step_aside(self) -> None:
-        """Give the slot back for a while; the request's length says nothing any more."""
+        """Release the slot for a while; the request's duration is no evidence any more."""
         if self.is_held and not self._is_away:
             self._was_away = True
             self._pause()
@@ -321,7 +321,7 @@ class _Permit:
         self._shedding.limiter.finish(now, self._admitted, Ending.UNKNOWN)
 
     def come_back(self) -> None:
-        """Take a slot again, if it was given back."""
+        """Take a slot again, if it was released."""
         if self._is_away:
             self._is_away = False
             self._shedding.limiter.resume()
@@ -364,7 +364,7 @@ class _Permit:
 
 @coroutine
 def _watched(awaitable: Awaitable[Message], waits: Callable[[], None]) -> Generator[Any, Any, Message]:
-    """Await something, and call a function if and when it has to be waited for."""
+    """Await something, and call a function if it has to wait."""
     steps = awaitable.__await__()
     try:
         step = next(steps)
@@ -390,7 +390,7 @@ def _watched(awaitable: Awaitable[Message], waits: Callable[[], None]) -> Genera
 
 @asynccontextmanager
 async def aside() -> AsyncGenerator[None]:
-    """Give back the present request's slot while it waits for something else than work, such as news in a long-poll.
+    """Release the present request's slot while it waits without working, such as in a long poll.
 
     Else its wait counts as work under way, and others are refused for it. Afterwards it has a slot again at once.
     Outside of a request, or once its response began, nothing happens.
@@ -407,7 +407,7 @@ async def aside() -> AsyncGenerator[None]:
 
 
 class _Refusal:
-    """The answer to whoever is shed: the parts that are always the same are made once."""
+    """The answer to a shed request: its constant parts are made once."""
 
     def __init__(self, limiter: str, retry_after: float) -> None:
         self.problem: Problem = problem_of(LoadShedError(limiter, retry_after))

@@ -1,7 +1,7 @@
-"""Give each request a context of its own, whatever the server left in the task.
+"""Give each request its own context, whatever the server left in the task.
 
 A server may run a request in the context variables of an earlier one: uvicorn 0.54 does on the asyncio loop,
-once a body above 64 KiB was read on the connection. So nothing that is found at entry is trusted.
+once a body above 64 KiB was read on the connection. So nothing found at entry is trusted.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class ContextMiddleware:
         if kind == "http":
             send = reply_of(send)
             send.edit(set_header, (_REQUEST_ID, request.request_id.encode("ascii")))
-        # Whoever binds must release: else the task would hold its context, which holds the task.
+        # What is bound must be released: else the task would hold its context, which holds the task.
         token = bind_request(request)
         try:
             await self._app(scope, receive, send)

@@ -1,4 +1,4 @@
-"""Let pages of other origins read answers, also those that are given in the application's place."""
+"""Let pages of other origins read answers, including those that a layer sends instead of the application."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _VARY_PREFLIGHT: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cors:
-    """Which pages of other origins may call, and what they may read.
+    """The origins that may call, and what their pages may read.
 
     Attributes:
         allow_origins: Such as `https://console.example.org`, without a path; `*` for all.
@@ -95,7 +95,7 @@ class Cors:
 
 
 class CorsMiddleware:
-    """Answer preflights, and put the decision on every answer, refusals and crashes among them.
+    """Answer preflights, and put the CORS headers on every answer, including refusals and crashes.
 
     What an application inside decides by itself is replaced.
 

@@ -1,4 +1,4 @@
-"""Give each request a deadline, and answer for a handler that did not meet it."""
+"""Give each request a deadline, and answer for a handler that missed it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class DeadlineMiddleware:
         cancel_on_disconnect: Whether a handler is cancelled when its client goes away, or a function that tells
             so of a scope. It begins to be watched after 0.2 seconds, so that a quick request does not pay.
         render: Another shape of problem, for APIs that have one.
-        observer: Told of each request that ran out of time. It may raise.
+        observer: Receives each request that ran out of time. It may raise.
         clock: Monotonic seconds; it must be the clock of the request contexts.
     """
 

@@ -44,7 +44,7 @@ class ErrorMiddleware:
                 problem = problem_of(error)
                 if (request := request_of(scope)) is not None and not request.error_type:
                     request.error_type = problem.error_type
-                # If the client is gone, there is nobody to tell; the crash itself is still one.
+                # If the client is gone, the answer cannot be sent; the crash is still recorded.
                 with suppress(OSError):
                     await send_problem(scope, send, problem, render=self._render)
             if has_begun or not isinstance(error, ResilienceError):

@@ -1,4 +1,4 @@
-"""Give every response the headers that the service owes it, whoever made the response."""
+"""Add the service's headers to every response, whichever layer made it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answer the probes of an orchestrator or load balancer from what the registry remembers."""
+"""Answer the probes of an orchestrator or load balancer from the registry's memory."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _MISSING: Final = (
 
 
 class HealthMiddleware:
-    """Serve `live`, `ready`, `startup`, and to whom it is allowed `deps`, below a prefix.
+    """Serve `live`, `ready`, `startup`, and to permitted callers `deps`, below a prefix.
 
     No probe waits: each is answered from memory. `live` depends on nothing but the loop and is 200 while
     draining too; `ready` and `startup` are 200 or 503. All else goes on to the application, the bare prefix too.
 
     Args:
         app: The application to wrap.
-        registry: Knows how the service stands. Whoever made it enters it.
+        registry: Holds the service's health. It must be entered by the code that made it.
         prefix: Where, below the server's `root_path`; such as `/healthz`, or empty.
         allow_detail: Tells whether a request may see the checks by name; all others get a 404, and so do all
             if it raises. None leaves that path to the application.

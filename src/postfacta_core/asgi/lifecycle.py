@@ -1,4 +1,4 @@
-"""Part from keep-alive connections while the service drains."""
+"""Send `Connection: close` while the service drains."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class LifecycleMiddleware:
 
     Args:
         app: The application to wrap.
-        lifecycle: Knows whether the service drains. Whoever made it enters it.
+        lifecycle: Holds whether the service drains. It must be entered by the code that made it.
     """
 
     def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:

@@ -1,4 +1,4 @@
-"""Open and close resources with the server's lifespan, also around applications that have none."""
+"""Open and close resources with the server's lifespan, even around applications that have none."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LifespanMiddleware:
         app: The application. If it knows no lifespan, its place is taken.
         resources: What to enter. One that raises stops the startup, and the server says why.
         lifecycle: Entered before all of them, and left after.
-        observer: Told of a resource that did not close in time. It may raise.
+        observer: Receives each resource that did not close in time. It may raise.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class LifespanMiddleware:
 
 
 class _Conversation:
-    """The lifespan's messages between the server and the application, with our part put in between."""
+    """The lifespan's messages between the server and the application, with our part in between."""
 
     def __init__(self, receive: Receive, send: Send, lifecycle: Lifecycle | None) -> None:
         self._receive_message = receive
@@ -84,7 +84,7 @@ class _Conversation:
         self._last: Message | None = None
 
     async def hold(self, app: ASGIApp, scope: Scope) -> None:
-        """Let the application have its lifespan; keep the place of one that has none."""
+        """Run the application's lifespan; stand in for one that has none."""
         try:
             await app(scope, self._receive, self._send)
         except Exception:
@@ -101,7 +101,7 @@ class _Conversation:
             await self._receive()
 
     async def fail(self, error: Exception) -> None:
-        """Tell the server that the startup or the shutdown failed, unless it knows."""
+        """Report a failed startup or shutdown to the server, unless that was sent."""
         phase = "shutdown" if "lifespan.startup.complete" in self._told else "startup"
         if f"lifespan.{phase}.failed" not in self._told:
             if phase == "startup" and "lifespan.startup" not in self._asked:
@@ -109,7 +109,7 @@ class _Conversation:
             await self._send_message({"type": f"lifespan.{phase}.failed", "message": repr(error)})
 
     async def end(self) -> None:
-        """Tell the server how the shutdown ended, now that all resources are closed."""
+        """Report the end of the shutdown to the server, now that all resources are closed."""
         if self._last is not None:
             await self._send_message(self._last)
         elif "lifespan.startup.failed" not in self._told:
@@ -125,7 +125,7 @@ class _Conversation:
     async def _send(self, message: Message) -> None:
         self._told.add(message["type"])
         if message["type"].startswith("lifespan.shutdown."):
-            # The server may exit as soon as it hears this: our resources come first.
+            # The server may exit as soon as it gets this: our resources close first.
             self._last = message
         else:
             await self._send_message(message)

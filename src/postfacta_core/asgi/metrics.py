@@ -1,4 +1,4 @@
-"""Serve the metrics without holding up the event loop."""
+"""Serve the metrics without blocking the event loop."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class MetricsEndpoint:
         allow: Decides for each scrape whether it may read at all, beside the token.
         workers: A folder that all workers of the service share, if there are several: then a scrape of one of them
             shows all, each with its number in the label `worker`. Without one, each worker shows itself.
-        observer: Told of an answer to another worker that raised.
+        observer: Receives each answer to another worker that raised.
 
     Attributes:
         siblings: To be entered in the service's lifespan; None without `workers`.
@@ -115,7 +115,7 @@ class MetricsEndpoint:
         """Render for another worker, which was asked by this `Accept`."""
         siblings = self.siblings
         if siblings is None:
-            raise AssertionError("nobody else knows of this worker")
+            raise AssertionError("no other worker has the address of this one")
         return (await self._render_ours(question.decode("latin-1"), siblings.number)).body
 
 

@@ -25,13 +25,13 @@ __all__ = ["RateLimit", "RateLimitMiddleware", "check_rate_limits", "parse_rate_
 
 Scopes = Literal["client", "global", "principal", "route"]
 Key = Callable[[Scope], str | None]
-"""Tells whom a request is counted for, or None if for nobody."""
+"""Returns the key that a request is counted for, or None if there is none."""
 
 _SCOPES: Final[dict[str, Scopes]] = {scope: scope for scope in get_args(Scopes)}
 _Fields = tuple[tuple[bytes, bytes], ...]
 T = TypeVar("T")
 
-# Whom those requests are counted for whose key cannot be told.
+# The key of requests whose own key is unknown.
 _NOBODY: Final = "?"
 _UNMATCHED: Final = "_unmatched"
 # Of the wait, and one second at least: the field has whole seconds.
@@ -44,12 +44,12 @@ _with_scope = re.compile(r"(.*\S)\s+per\s+([a-z]+)", re.IGNORECASE | re.DOTALL).
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """How much may be asked for by whom.
+    """A rate, and the key that it is counted by.
 
     Attributes:
         rate: Such as `100/minute`, or `10/second;1000/hour`.
-        per: Whom each budget is for: each `client` address, each `principal`, each `route`, all together
-            (`global`), or what a function tells of a scope; from it None means that this limit does not apply.
+        per: The key of each budget: each `client` address, each `principal`, each `route`, all together
+            (`global`), or what a function returns for a scope; there None means that this limit does not apply.
         name: Names it in metrics and in the RateLimit fields; by default what it is per.
         cost: What a request costs, or a function that tells it of a scope.
         applies_to: Tells whether it applies to a scope; by default to all.
@@ -90,7 +90,7 @@ class RateLimit:
 
 
 def parse_rate_limit(text: str) -> RateLimit:
-    """Read a limit such as `100/minute per client`; without a scope it is per client.
+    """Parse a limit such as `100/minute per client`; without a scope it is per client.
 
     Raises:
         ValueError: If it cannot be read.
@@ -104,13 +104,13 @@ def _read(field: str, text: str) -> RateLimit:
     try:
         return RateLimit(text) if found is None or per is None else RateLimit(found[1], per=per)
     except ValueError as error:
-        rule = f"a rate, and whom it is per: {', '.join(_SCOPES)}"
+        rule = f"a rate, and what it is per: {', '.join(_SCOPES)}"
         msg = f"{field} must be {rule}, not {text!r}; for example '100/minute per client'"
         raise ValueError(msg) from error
 
 
 def check_rate_limits(field: str, rules: object) -> list[RateLimit]:
-    """Read a list of limits, and refuse two of one name.
+    """Parse a list of limits, and refuse two of one name.
 
     Args:
         field: For the refusal.
@@ -131,7 +131,7 @@ def check_rate_limits(field: str, rules: object) -> list[RateLimit]:
         if name in names:
             msg = (
                 f"{field} must be of different names, and {names[name]!r} and {rule!r} are both named {name!r}: a "
-                "text that does not say whom it is per is per client. For example '1000/minute per global', "
+                "text that does not name what it is per is per client. For example '1000/minute per global', "
                 "'10/second;100/minute per client' for both at once, or RateLimit('100/minute', name='slow')"
             )
             raise ValueError(msg)
@@ -152,7 +152,7 @@ class RateLimitMiddleware:
 
     The answer has `Retry-After`, a little later than needed, so that those who were refused together do not come
     back together; and with every answer come `RateLimit-Policy`, with all limits that apply, and `RateLimit`, with
-    the one that has the least left (draft-ietf-httpapi-ratelimit-headers-10). A limit in shadow is not told of.
+    the one that has the least left (draft-ietf-httpapi-ratelimit-headers-10). A limit in shadow is not shown.
 
     The key of a limit never holds the URL. Who asks and which route it is for are not known before the application
     runs: for limits per principal or route, say how to tell them from a scope. A function that raises bypasses
@@ -167,9 +167,9 @@ class RateLimitMiddleware:
         principal_of: Who asks; None for one who is not known, and is counted by address.
         route_of: The template of a route; None for none.
         headers: Whether the RateLimit fields come with `always` or with `refused` alone.
-        max_keys: How many callers are told apart in memory, for each rate.
+        max_keys: The most callers kept in memory for each rate.
         render: Another shape of problem, for APIs that have one.
-        observer: Told of changes of the store and of functions that raise. It may raise.
+        observer: Receives changes of the store and functions that raise. It may raise.
         clock: Monotonic seconds.
         luck: Spreads `Retry-After`.
 
@@ -225,7 +225,7 @@ class RateLimitMiddleware:
             )
             self._rules.append(_Rule(rule, limiter, tell=tell, observe=self._observe))
         self._limiters = {rule.limiter.name: rule.limiter for rule in self._rules}
-        # With one plain rule in memory there is nothing to collect, and nobody to wait for.
+        # With one plain rule in memory there is nothing to collect, and nothing to wait for.
         only = self._rules[0] if len(self._rules) == 1 else None
         self._only = only if only is not None and only.is_plain and store is None else None
         self._always = headers == "always"
@@ -322,7 +322,7 @@ class _Rule:
 
     @property
     def is_told(self) -> bool:
-        """Whether callers are told of it: they are not while it only looks on."""
+        """Whether its headers are sent: not while it is in shadow."""
         return self.limiter.mode is Mode.ENFORCE
 
     def item(self, decision: Decision) -> str:
@@ -331,7 +331,7 @@ class _Rule:
         return self._items.get((decision.limit, decision.period), f'"{self.limiter.name}"')
 
     def charge(self, scope: Scope, client: str) -> Charge | None:
-        """Tell what a request costs whom; None if this limit does not apply to it."""
+        """Return the charge for a request; None if this limit does not apply to it."""
         rule = self._rule
         if self.limiter.mode is Mode.OFF:
             return None
@@ -374,7 +374,7 @@ class _Rule:
 
 
 class _Verdict(NamedTuple):
-    """What is decided of a request: the limit and the decision that callers are told, and the policy field."""
+    """The result for a request: the limit and the decision that callers see, and the policy field."""
 
     rule: _Rule
     decision: Decision
@@ -398,7 +398,7 @@ def _with_fields(send: Send, fields: _Fields) -> Send:
 
 
 def _teller(rule: RateLimit, principal_of: Key | None, route_of: Key | None) -> Key | None:
-    """Find the function that tells the key, for a limit that needs one."""
+    """Return the function for the key, for a limit that needs one."""
     if callable(rule.per):
         return rule.per
     if rule.per in {"client", "global"}:

@@ -6,18 +6,18 @@ A request passes these layers, outermost first:
 2. `TelemetryMiddleware`: it must see every answer, refusals and crashes among them.
 3. `ResponseHeadersMiddleware`: every answer below it gets its headers, the framework's own 500 too.
    `CorsMiddleware`, if there is a `cors`, stands inside of it: browsers read refusals too.
-4. `ErrorMiddleware`: it answers for whatever lies below and raises, so that this answer is recorded as well.
+4. `ErrorMiddleware`: it answers for anything below that raises, so that this answer is recorded too.
 5. `LifecycleMiddleware`: while the service drains, every answer below says `Connection: close`, probes too.
 6. `MetricsEndpoint` and `HealthMiddleware`: never refused, whatever stands below them.
 7. `TransferMiddleware`: what is too large or too slow is refused; also while the application waits for it.
 8. `RateLimitMiddleware`, if there are limits or trusted proxies: a caller over its rate costs nothing below. A
-   request spends its rate before its time is looked at, since the time may be the caller's own wish.
+   request spends its rate before its time is looked at, since the caller may have set the time.
 9. `DeadlineMiddleware`: what lies below is cancelled at its deadline, and in a drain.
 10. `LoadSheddingMiddleware`: innermost, since what it measures must be the application's own work.
 11. The application.
 
 `LifespanMiddleware` stands beside all of them, since it has nothing to do with requests. It enters the lifecycle
-first, then the sweep of deadlines, the loop's heartbeat, what the process tells of itself, the resources, and health
+first, then the sweep of deadlines, the loop's heartbeat, the process's metrics, the resources, and health
 last, and leaves them the other way round.
 """
 
@@ -74,18 +74,18 @@ class Policy:
     """What a service decides about itself; the defaults suit one in production.
 
     Attributes:
-        limits: The largest headers and body, for all requests or told by scope.
+        limits: The largest headers and body, for all requests or by scope.
         request_timeout: Seconds from a request's beginning until it is cancelled; None for any number, or a
             function that tells them of a scope. A handler may have its own: `aio.deadline.time_limit`.
         stream_timeout: The same for a response in pieces, once the first is sent.
-        cancel_on_disconnect: Whether a handler is cancelled when its client goes away, or told by scope.
+        cancel_on_disconnect: Whether a handler is cancelled when its client goes away, or a function of the scope.
         rate_limits: How much each caller may ask for, such as `100/minute per client`; by default without bound.
         rate_limit_store: Shared by several processes; by default each counts by itself. It is opened and closed here.
-        trusted_proxies: Networks whose `X-Forwarded-For` names the client; by default nobody is believed.
+        trusted_proxies: Networks whose `X-Forwarded-For` names the client; by default none is trusted.
         shedding: Whether requests that cannot be served in time are refused early; in `shadow` they are counted.
         concurrency: What the limit on requests under way starts from; it finds its level from what is finished.
-        priority_of: Tells by scope how much a request matters; None for `critical`.
-        priority_key: Lets a caller who knows it say so in `X-Priority`; empty believes nobody.
+        priority_of: Returns for a scope how much a request matters; None for `critical`.
+        priority_key: Lets a caller that knows it set `X-Priority`; empty trusts no caller.
         drain: How long the parts of a drain may take.
         dev: Whether this is a developer's machine, with no load balancer to wait for: then a drain has no delay. It
             has none either after Ctrl-C at a terminal, and under `uvicorn --reload`.
@@ -100,7 +100,7 @@ class Policy:
         metrics_workers: A folder that all workers share, if the server runs several; see `MetricsEndpoint`.
         health_prefix: Where the probes are.
         allow_health_detail: Who may see the checks by name.
-        traffic_key: Lets `X-Traffic-Class` be believed; empty believes nobody. Or a function, as for `metrics_token`.
+        traffic_key: Makes `X-Traffic-Class` trusted; empty trusts no caller. Or a function, as for `metrics_token`.
         quiet: More paths that get no span and no access line.
         access_lines: How many ordinary access lines a second are written before they are sampled; None for all.
     """
@@ -177,7 +177,7 @@ class Policy:
                 validation.refuse(
                     "Policy.rate_limits",
                     f"{limit.rate} per {limit.per}",
-                    f"per client, global or a function, as nobody knows a {limit.per} before the application runs",
+                    f"per client, global or a function, as the {limit.per} is unknown before the application runs",
                     example="RateLimit('100/minute', per=api_key_of, name='api-key')",
                 )
         if self.rate_limit_store is not None:
@@ -332,7 +332,7 @@ def harden(
     resetters: Sequence[Resetter] = (),
     clock: Clock = MONOTONIC,
 ) -> Hardened:
-    """Wrap a whole ASGI application, so that even what its framework answers by itself is covered.
+    """Wrap a whole ASGI application, so that its framework's own answers are covered too.
 
     Args:
         app: Starlette, FastAPI, Litestar or any ASGI application.

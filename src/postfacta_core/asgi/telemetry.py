@@ -1,4 +1,4 @@
-"""Observe each request once, and hand the result to whoever records it."""
+"""Observe each request once, and pass the result to every recorder."""
 
 from __future__ import annotations
 
@@ -42,15 +42,16 @@ class TelemetryMiddleware:
 
     Args:
         app: The application to observe.
-        recorders: Each is told when the exchange begins, is answered and ends. One that raises is passed over.
-        route_of: Tells the route for a framework that is neither Starlette, FastAPI nor Litestar.
+        recorders: Each is called when the exchange begins, is answered and ends. Errors that they raise are reported
+            as events.
+        route_of: Returns the route for a framework that is neither Starlette, FastAPI nor Litestar.
         quiet: Paths of probes and scrapes: without span and log line.
         traffic_key: The secret that a caller must give in `X-Traffic-Key` for its `X-Traffic-Class` to count, or a
             function that returns all that hold now.
             Without one, all traffic is `user`.
         error_types: The closed set of error types; middlewares of one process may share it.
         clock: Monotonic seconds.
-        observer: Told of a recorder that raised.
+        observer: Receives each recorder that raised.
     """
 
     def __init__(
@@ -238,7 +239,7 @@ class TelemetryMiddleware:
 
 
 def _wanted(recorders: Sequence[Recorder], moment: str) -> tuple[Callable[[Any], None], ...]:
-    """Take the methods for one moment, but not those that do nothing."""
+    """Collect the methods for one moment, without those that do nothing."""
     empty = getattr(NullRecorder, moment)
     return tuple(
         getattr(recorder, moment)
@@ -268,7 +269,7 @@ def _watch_receive(exchange: Exchange, receive: Receive) -> Receive:
 
 
 class RouteProbe:
-    """Carry the route out past a middleware that copies the scope.
+    """Copy the route to the outer scope, past a middleware that copies the scope.
 
     Without it, a layer that hands on `dict(scope)` hides from all layers outside of it what the router put
     there. Put the probe innermost, around the router: in Starlette as the last of the `middleware`.

@@ -1,4 +1,4 @@
-"""Cut off clients that send too much or too slowly, and those that do not read."""
+"""Cut off clients that send too much or too slowly, and those that stop reading."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ LimitsOf = Callable[[Scope], TransferLimits]
 _ROOM: Final = 65_536
 # Each piece of a longer one must get away within the write timeout; so it decides what rate a reader needs.
 _PIECE: Final = 65_536
-# Whoever closes a connection on which bytes still arrive resets it, and the client may lose the answer with it.
+# Closing a connection on which bytes still arrive resets it, and the client may lose the answer with it.
 _LINGER: Final = 2.0
 
 
 class TransferMiddleware:
-    """Answer 431 to oversized headers, 413 to oversized bodies and 408 to slow ones; give up on who does not read.
+    """Answer 431 to oversized headers, 413 to oversized bodies and 408 to slow ones; drop clients that do not read.
 
     A body whose `Content-Length` is too large is refused before the application sees it; one of unknown length
     is counted. The time for it runs only while the application waits in `receive`. A client that is refused in
@@ -41,7 +41,7 @@ class TransferMiddleware:
     get away within the write timeout means that the client is gone: `send` raises `ConnectionAbortedError`, an
     OSError, then and ever after. That frees the handler; the socket is the server's, and ASGI cannot close it.
     Smaller responses get no timer, which would cost more than all the rest of this layer: they fit into buffers.
-    A client that pipelines requests and reads no answers can fill those; the request's deadline is for him.
+    A client that pipelines requests and reads no answers can fill those; the request's deadline covers that.
 
     A request without a body costs no timer either; each message of one that has a body costs some 7 µs.
 
@@ -98,7 +98,7 @@ class TransferMiddleware:
             try:
                 await self._app(scope, transfer.receive, transfer.send)
             except Exception as error:
-                # What the application makes of the disconnect is of no use to anybody; a crash is one all the same.
+                # The application's reaction to the disconnect is of no use; a crash is recorded all the same.
                 if not (transfer.has_cut_off and tells_of_disconnect(error)):
                     raise
 
@@ -126,7 +126,7 @@ class _Transfer:
 
     @property
     def has_cut_off(self) -> bool:
-        """Whether the application was told that its client is gone."""
+        """Whether the application got a disconnect."""
         return self._is_refused or self._is_gone
 
     # The request
@@ -205,7 +205,7 @@ class _Transfer:
 
 
 async def _nothing() -> None:
-    """Send nothing."""
+    """Discard the message."""
 
 
 def _set_prerouting(scope: Scope) -> None:
@@ -214,7 +214,7 @@ def _set_prerouting(scope: Scope) -> None:
 
 
 def _blame_client(scope: Scope) -> None:
-    """Say why the response will never be complete, since the layers outside see no disconnect."""
+    """Record why the response will never be complete, since the layers outside see no disconnect."""
     if (request := request_of(scope)) is not None and not request.error_type:
         request.error_type = CLIENT_DISCONNECTED
 

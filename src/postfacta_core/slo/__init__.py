@@ -1,1 +1,1 @@
-"""What a service promises: as records, then as files for Prometheus, Grafana and people."""
+"""A service's objectives: as records, then as files for Prometheus, Grafana and readers."""

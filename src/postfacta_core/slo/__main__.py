@@ -1,4 +1,4 @@
-"""The command line, `python -m postfacta_core.slo`: it alone touches files, and alone knows YAML."""
+"""The command line, `python -m postfacta_core.slo`: the only module that touches files or knows YAML."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _MADE_BY: Final = "# Generated from the file of objectives; a change here would 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A word after the program's name.
+    """A subcommand.
 
     Attributes:
         name: The word.
@@ -88,7 +88,7 @@ def _complain(text: str) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what YAML would let pass: of a key that stands twice, the first value would be ignored."""
+    """Refuses duplicate keys, of which YAML would ignore the first value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - PyYAML's signature
         """Make a mapping whose keys are all different."""
@@ -139,7 +139,7 @@ _FILES: Final = {
 
 
 def _made(given: argparse.Namespace) -> dict[Path, str]:
-    """Return what each file that was asked for must hold."""
+    """Return the content of each requested file."""
     model = _load(given.file)
     if given.compress != 1 and (given.dashboard or given.table):
         raise SloError(
@@ -173,7 +173,7 @@ def _proofs(given: argparse.Namespace, model: Model) -> dict[Path, str]:
 
 
 def _slow(path: Path) -> Path:
-    """Return the second file of tests: promtool takes one pace for each, and months need another than minutes."""
+    """Return the second file of tests: promtool takes one interval for each, and months need another than minutes."""
     first, _, rest = path.name.partition(".")
     return path.with_name(f"{first}.slow.{rest}")
 
@@ -250,7 +250,7 @@ def _budget(given: argparse.Namespace) -> int:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes expressions as people write them: each on lines of its own, none by reference to another."""
+    """Writes expressions in readable form: each on its own lines, without YAML references."""
 
     def ignore_aliases(self, data: Any) -> bool:
         """Write everything out."""

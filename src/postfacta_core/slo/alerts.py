@@ -1,8 +1,8 @@
-"""Write the alerts: a budget that burns, one that is gone, an indicator that fell silent, a service that is down.
+"""Write the alerts: budget burn, exhausted budget, absent indicator, service down.
 
 1. A budget burns if the error share is above the tier's threshold over both its windows: the long one says that it
    is worth an alert, the short one that it still goes on. Where there is little traffic, a floor of failed events
-   keeps one unlucky request from waking anybody.
+   keeps a single failed request from paging.
 2. All tiers share one alert name. A louder tier silences the quieter ones of its objective: see `inhibit_rules`.
 3. Silence is an alert of its own, since every other one is silent without data. It watches the metric whatever its
    labels but `job` are: a fresh process has served no user yet.
@@ -36,7 +36,7 @@ def burn_alerts(objective: Objective, compress: int = 1) -> list[Rule]:
 
 
 def period_alerts(objective: Objective, compress: int = 1) -> list[Rule]:
-    """Return the alert that nothing is left of the budget, if there is to be one."""
+    """Return the alert for an exhausted budget, if it is enabled."""
     if objective.exhausted_severity is None:
         return []
     left = recorded("slo:period_error_budget_remaining:ratio", objective)
@@ -58,7 +58,7 @@ def period_alerts(objective: Objective, compress: int = 1) -> list[Rule]:
 
 
 def service_alerts(model: Model, service: Service, compress: int = 1) -> list[Rule]:
-    """Return the alerts of a service that belong to no single objective: no instance is up, no data comes.
+    """Return the alerts of the whole service: no instance is up, no data arrives.
 
     Args:
         model: What all services promise.
@@ -67,7 +67,7 @@ def service_alerts(model: Model, service: Service, compress: int = 1) -> list[Ru
     """
     texts = {
         "summary": f"{_plain(service.title)}: no instance is up",
-        "description": "Prometheus reaches none of them. Whoever calls the service gets no answer.",
+        "description": "Prometheus cannot scrape any instance. Clients get no answer.",
     }
     labels = {"severity": service.down_severity}
     hold = span(_DOWN_FOR, compress)
@@ -185,7 +185,7 @@ def _all_plain(texts: dict[str, str]) -> dict[str, str]:
 
 
 def _plain(text: str) -> str:
-    """Return a text of the file so that Prometheus's templates leave it as it is."""
+    """Escape a text for Prometheus's templates."""
     return text.replace("{{", '{{ "{{" }}')
 
 

@@ -1,7 +1,7 @@
-"""Put panels together to a whole Grafana dashboard, with what its reader may choose.
+"""Compose panels into a Grafana dashboard, with its variables.
 
 A `Board` has rows, a `Row` has panels. `render` places the panels from left to right in Grafana's 24 columns, numbers
-them, and fills in what Grafana asks for. The same board gives the same dictionary.
+them, and fills in what Grafana requires. The same board gives the same dictionary.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variable:
-    """What the reader chooses at the top; the data source is always there and is none of these.
+    """A variable at the top of the dashboard; the data source is always there and is none of these.
 
     Attributes:
         name: As queries spell it, without the `$`.
@@ -100,7 +100,7 @@ class Board:
 
 
 def render(board: Board) -> dict[str, Any]:
-    """Write a board as Grafana reads it from a file."""
+    """Return a board in Grafana's file format."""
     return {
         "id": None,
         "uid": board.uid,

@@ -1,4 +1,4 @@
-"""The arithmetic of error budgets: how much may fail, how fast it is spent, what is left, and what that is called.
+"""The arithmetic of error budgets: how much may fail, how fast it is spent, what is left, and the names of all that.
 
 Shares are from 0 to 1, times are seconds. Nothing here knows how a rule is written, but for the names of the series.
 """
@@ -55,7 +55,7 @@ def span(seconds: int, compress: int = 1) -> str:
 
 
 def in_words(seconds: float) -> str:
-    """Return about how long it is, as people say it: `50 h`, `7.2 h`, `never` for infinity."""
+    """Return an approximate duration for readers: `50 h`, `7.2 h`, `never` for infinity."""
     if math.isinf(seconds):
         return "never"
     for size, name in ((2 * DAY, "d"), (3_600, "h"), (60, "min")):
@@ -65,7 +65,7 @@ def in_words(seconds: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share as people write it, to four digits."""
+    """Return a share as a percentage, to four digits."""
     return f"{share * 100:.4g} %"
 
 
@@ -142,5 +142,5 @@ def fires_after(objective: Objective, tier: Tier, failing: float) -> float:
 
 
 def budget_at(objective: Objective, events: float) -> float:
-    """Return how many of so many events may fail."""
+    """Return how many of this number of events may fail."""
     return events * objective.budget

@@ -1,4 +1,4 @@
-"""What promtool is asked, and what it must find, written as promtool's unit tests are."""
+"""Queries with expected results, written as promtool's unit tests are."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST_TURNS: Final = 24
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A query and what it must find.
+    """A query and its expected result.
 
     Attributes:
         expression: The query.

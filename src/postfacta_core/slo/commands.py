@@ -1,4 +1,4 @@
-"""The commands that ask a Prometheus: `report` tells how objectives stand, `budget` what that allows."""
+"""The commands that query a Prometheus: `report` shows the objectives, `budget` what their policy allows."""
 
 from __future__ import annotations
 
@@ -39,9 +39,7 @@ Without it: 0.""",
 def describe_report(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `report`."""
     _describe_source(parser, "report")
-    parser.add_argument(
-        "--service", default="", metavar="NAME", help="whose objectives (default: everybody's)"
-    )
+    parser.add_argument("--service", default="", metavar="NAME", help="of which service (default: all)")
     parser.add_argument("--slo", default="", metavar="NAME", help="which objective (default: all)")
     parser.add_argument(
         "--window", type=_window, default=MONTH, metavar="LENGTH", help="such as 7d (default: 30d)"
@@ -69,7 +67,10 @@ def _describe_source(parser: argparse.ArgumentParser, name: str) -> None:
     parser.epilog = _EXAMPLES[name]
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
-        "--prometheus", required=True, metavar="URL", help="whom to ask; a user and password may stand in it"
+        "--prometheus",
+        required=True,
+        metavar="URL",
+        help="the server's address; it may contain a user and password",
     )
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="holds a bearer token for it")
     parser.add_argument(
@@ -96,7 +97,7 @@ def _source(given: argparse.Namespace) -> Prometheus:
 
 
 def report(given: argparse.Namespace, objectives: Sequence[Objective] = (), *, clock: Clock = WALL) -> int:
-    """Tell how objectives stand.
+    """Report the state of objectives.
 
     Args:
         given: What `describe_report` describes.
@@ -107,7 +108,7 @@ def report(given: argparse.Namespace, objectives: Sequence[Objective] = (), *, c
         The exit code.
 
     Raises:
-        SloError: If nothing can be told.
+        SloError: If nothing can be reported.
         OSError: If the file with the token cannot be read.
     """
     source, at = _source(given), clock()
@@ -134,7 +135,7 @@ def report(given: argparse.Namespace, objectives: Sequence[Objective] = (), *, c
 
 
 def budget(given: argparse.Namespace, document: object, *, clock: Clock = WALL) -> int:
-    """Tell what is left of the budgets, and what the policy makes of it.
+    """Report what is left of the budgets, and the policy's decision.
 
     Args:
         given: What `describe_budget` describes.

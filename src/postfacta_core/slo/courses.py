@@ -1,7 +1,7 @@
-"""Courses of traffic that show what fires: outages, and what each tier alone sees or must not mind.
+"""Traffic scenarios that must (or must not) fire each alert tier.
 
-The numbers are chosen so that each condition of each alert decides one of the courses: without the long window a blip
-would fire, without the short one an alert would go on, without the floor a handful of failures would page.
+The numbers are chosen so that each condition of each alert decides one of the scenarios: without the long window a
+blip would fire, without the short one an alert would go on, without the floor a handful of failures would page.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _GRACE: Final = 60
 
 
 def courses(stage: Stage) -> list[Test]:
-    """Return the tests of what fires for an objective."""
+    """Return the tests of an objective's alerts."""
     tests = _outages(stage)
     for place, tier in enumerate(stage.objective.tiers):
         tests += [_smoulder(stage, place), _blip(stage, tier), *_few(stage, tier)]
@@ -72,7 +72,7 @@ def _fired(stage: Stage, verdict: Sequence[bool | None]) -> int:
 
 
 def _smoulder(stage: Stage, place: int) -> Test:
-    """Just so much fails that this tier fires and no faster one."""
+    """The failures just suffice for this tier, and for no faster one."""
     tier, scene = stage.objective.tiers[place], stage.scene
     faster = stage.objective.tiers[place - 1] if place else None
     above = threshold(stage.objective, faster) if faster else 1.0
@@ -101,13 +101,13 @@ def _smoulder(stage: Stage, place: int) -> Test:
 
 
 def _bursts(stage: Stage, burst: int, *, most: int, period: int) -> list[Stretch]:
-    """A burst of failures in each period, for so many scrapes or somewhat more."""
+    """A burst of failures in each period, for this many scrapes or somewhat more."""
     one = [stage.scene.stretch(burst, 1), stage.scene.stretch(period - burst)]
     return one * (4 + math.ceil(most / period))
 
 
 def _blip(stage: Stage, tier: Tier) -> Test:
-    """What fails shows in the short window for long enough, and in the long one it does not matter."""
+    """The failures exceed the short window's threshold for long enough, but not the long window's."""
     scene, burn = stage.scene, stage.scene.burn(tier)
     limit = burn.threshold
     if stage.counting:
@@ -124,7 +124,7 @@ def _blip(stage: Stage, tier: Tier) -> Test:
 
 
 def _few(stage: Stage, tier: Tier) -> list[Test]:
-    """So little happens that the floor decides: one in twenty fails, then one too few, then twice enough."""
+    """There is so little traffic that the floor decides: one in twenty fails, then one too few, then twice enough."""
     if not tier.min_failures:
         return []
     burn, floor = stage.scene.burn(tier), tier.min_failures
@@ -132,14 +132,14 @@ def _few(stage: Stage, tier: Tier) -> list[Test]:
     quiet = [*spread(burn.long, 20, 1), *spread(burn.long, max(most, floor - 1), floor - 1) * 2]
     loud = spread(burn.long, max(most, 2 * floor), 2 * floor) * 2
     traffic = stage.scene.traffic(*quiet, *loud)
-    # A handful is not always in the short window: at no time may it fire, not only at the end.
+    # A handful is not always in the short window: it must not fire at any time, not only at the end.
     silent = stage.silence(3 * burn.long, f'{stage.alert("ErrorBudgetBurn")},burnrate_tier="{tier.name}"')
     name = f"a handful fails, and tier {tier.name} waits for more"
     return [stage.course(name, traffic, others=stage.left_out(traffic.scrapes), checks=[silent])]
 
 
 def _until(stretches: Iterable[Stretch], scrapes: int) -> list[Stretch]:
-    """The first so many scrapes of some stretches."""
+    """The first `scrapes` scrapes of some stretches."""
     kept: list[Stretch] = []
     for stretch in stretches:
         kept.append(Stretch(min(stretch.scrapes, scrapes), stretch.total, stretch.bad))

@@ -1,4 +1,4 @@
-"""Draw what is promised: a Grafana dashboard with a row for each objective of a file."""
+"""Build a Grafana dashboard of a file's objectives, with a row for each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SAID: Final = {0: "no", 1: "yes"}
 
 
 def dashboard_of(model: Model) -> dict[str, Any]:
-    """Draw all objectives of a model, as Grafana reads a dashboard from a file.
+    """Return a dashboard of all objectives of a model, in Grafana's file format.
 
     Its queries ask for the series that the generated rules record, and for those that the indicators name.
 

@@ -1,7 +1,7 @@
-"""When a burn-rate alert must fire for some traffic, and when it must be silent: arithmetic alone, no Prometheus.
+"""Compute when a burn-rate alert must fire for some traffic, and when not: arithmetic alone, no Prometheus.
 
-This is a second way to the same answer as the generated rules, and knows nothing of how they are written. What both
-agree on is proved; `proofs` writes down what they have to agree on.
+This computes the result of the generated rules a second time, independently of how they are written. What both
+agree on is proved; `proofs` generates the tests that compare them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Counting:
     """Events are counted, each for one.
 
     Attributes:
-        beyond: A window longer than so many scrapes adds up pieces, one for each evaluation.
+        beyond: A window longer than this many scrapes adds up pieces, one for each evaluation.
         piece: How long a piece is, in scrapes.
     """
 
@@ -68,7 +68,7 @@ class Slicing:
 
 
 def verdicts(traffic: Traffic, burn: Burn, by: Counting | Slicing, *, every: int = 1) -> list[bool | None]:
-    """Say at each evaluation whether the alert fires; None where it hangs on how a window is read.
+    """Return for each evaluation whether the alert fires; None where that depends on how a window is read.
 
     Args:
         traffic: What happened.
@@ -84,7 +84,7 @@ def verdicts(traffic: Traffic, burn: Burn, by: Counting | Slicing, *, every: int
 
 
 def bad_slices(traffic: Traffic, slicing: Slicing, *, every: int = 1) -> int:
-    """Return at how many evaluations a slice is bad, however a window is read; the fewest, if that matters."""
+    """Return at how many evaluations a slice is bad: the fewest over all ways to read a window."""
     samples = range(0, traffic.scrapes + 1, every)
     return min(sum(_slices(traffic, slicing, reading=reading, samples=samples)) for reading in READINGS)
 
@@ -142,7 +142,7 @@ def _means(values: Sequence[float], width: float, reading: Reading) -> list[floa
 
 
 def _firing(holds: Sequence[bool], hold: int) -> list[bool]:
-    """Whether the alert fires at each evaluation: once its condition has held for so long without a break."""
+    """Whether the alert fires at each evaluation: once its condition has held for its `for` without a break."""
     firing: list[bool] = []
     since: int | None = None
     for place, held in enumerate(holds):

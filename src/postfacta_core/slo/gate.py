@@ -1,4 +1,4 @@
-"""Say what an error budget allows: a policy's levels, read strictly, and the gate that a deployment asks."""
+"""Decide what an error budget allows: a policy's levels, read strictly, and the gate for deployments."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DIGITS: Final = 9
 
 
 class Gate(StrEnum):
-    """What a deployment is told."""
+    """The decision about a deployment."""
 
     OPEN = "open"
     RESTRICTED = "restricted"
@@ -29,7 +29,7 @@ class Gate(StrEnum):
 
     @property
     def code(self) -> int:
-        """The exit code of the command that a deployment asks."""
+        """The exit code of the gate command."""
         return _CODES[self]
 
 
@@ -40,12 +40,12 @@ _STRICTNESS: Final = (Gate.OPEN, Gate.RESTRICTED, Gate.UNKNOWN, Gate.CLOSED)
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """What holds with so much of a budget left.
+    """A level of a policy: what applies above a share of the budget.
 
     Attributes:
         name: Names it.
         floor: The smallest share with which it holds; with 0, it holds above that. None for the last one.
-        gate: What a deployment is told.
+        gate: The decision about a deployment.
         effect: What people do then.
     """
 
@@ -55,19 +55,19 @@ class Level:
     effect: str
 
     def holds(self, share: float) -> bool:
-        """Tell whether it holds with this share left. Nothing left is never above a floor."""
+        """Return whether it holds with this share left. Nothing left is never above a floor."""
         return self.floor is None or (share >= self.floor and share > 0)
 
 
 NO_DATA: Final = Level(
     "no data", None, Gate.UNKNOWN, "Find out why nothing is measured, before anything is deployed."
 )
-"""Beside the levels of each policy: what holds while nobody knows how much is left."""
+"""Beside the levels of each policy: what applies while the remaining budget is unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetPolicy:
-    """What a team has agreed on.
+    """An error budget policy, as agreed by a team.
 
     Attributes:
         owner: Who decides.
@@ -96,10 +96,10 @@ class BudgetPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the policy says now.
+    """The policy's decision now.
 
     Attributes:
-        gate: What a deployment is told.
+        gate: The decision about a deployment.
         level: The level's name, or `no data`.
         effect: What people do then.
         reasons: A sentence about each objective, the one that decides first.
@@ -112,7 +112,7 @@ class Verdict:
 
 
 def judge(policy: BudgetPolicy, standings: Sequence[Standing]) -> Verdict:
-    """Let the worst objective decide: one exhausted, else one unknown, else the one with the least left."""
+    """Decide by the worst objective: one exhausted, else one unknown, else the one with the least left."""
     by_name = {one.slo: one for one in standings if one.service == policy.service}
     seen = sorted(
         (_see(policy, name, by_name.get(name)) for name in policy.objectives),
@@ -146,7 +146,7 @@ def _see(policy: BudgetPolicy, name: str, one: Standing | None) -> _Seen:
 
 
 def read_policy(document: object) -> BudgetPolicy:
-    """Make a policy of what its file holds.
+    """Make a policy from the content of its file.
 
     Args:
         document: Plain mappings, lists, texts, numbers and dates, as a YAML parser gives them.
@@ -176,7 +176,7 @@ def read_policy(document: object) -> BudgetPolicy:
 
 
 def _check(levels: Sequence[Level]) -> None:
-    """Refuse levels of which one could never hold, or would be milder than one with more left."""
+    """Refuse levels that could never apply, or that are milder than one with more budget left."""
     floors = [level.floor for level in levels]
     if not floors or floors[-1] is not None or None in floors[:-1]:
         raise SloError(

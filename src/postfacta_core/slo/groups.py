@@ -1,4 +1,4 @@
-"""Put the rules and the alerts of a file into groups, as Prometheus loads them."""
+"""Arrange the rules and alerts of a file in groups, as Prometheus loads them."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Ask how objectives stand: the questions to a Prometheus that runs the generated rules, and what the answers mean.
+"""Query the state of objectives from a Prometheus that runs the generated rules.
 
-Nearly everything is asked of recorded series, for all objectives at once: that needs no file of objectives, and shows
-what the alerts and dashboards see. The report, the gate of deployments and a service's own page all ask here.
+Nearly everything is read from recorded series, for all objectives at once: that needs no file of objectives, and
+shows what the alerts and dashboards see. The report, the gate of deployments and a service's own page all use this.
 
 1. All figures are of one window, by default of 30 days, also those of an objective by the hour.
-2. Of time that nobody recorded nothing is known: it counts neither as good nor as bad. `coverage` tells how much is.
+2. Time that was not recorded counts neither as good nor as bad; `coverage` is the recorded share.
 3. The burn rate is the share that was bad, over the share that may be.
 """
 
@@ -43,14 +43,14 @@ _SLICE, _POINT, _BAD, _TOTAL = (
 
 
 class Source(Protocol):
-    """What is asked; a `Prometheus` is one."""
+    """A source of series; a `Prometheus` is one."""
 
     def instant(self, query: str, *, at: float | None = None) -> list[Point]:
-        """Give all series of an expression at one moment."""
+        """Return all series of an expression at one moment."""
         ...
 
     def over_time(self, query: str, *, start: float, end: float, step: float) -> list[Line]:
-        """Give all series of an expression at each step."""
+        """Return all series of an expression at each step."""
         ...
 
 
@@ -64,13 +64,13 @@ def inquire(
     objectives: Sequence[Objective] = (),
     by: str = "http_route",
 ) -> list[Standing]:
-    """Ask how objectives stand at a moment.
+    """Query the state of objectives at a moment.
 
     Args:
-        source: Whom to ask. What it raises is raised here.
+        source: The source of the series. Its errors are passed on.
         at: The end of the window, in seconds since the epoch.
         window: Whole seconds, at least an hour.
-        service: Whose objectives; empty for everybody's.
+        service: The service's name; empty for all.
         slo: Which one; empty for all.
         objectives: As their file has them. Of these it is asked too where most failed, of the service's own series.
         by: The label that says where.
@@ -106,7 +106,7 @@ def _which(service: str, slo: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Asker:
-    """Asks about all objectives; `{which}` and `{window}` in an expression are filled in."""
+    """Queries all objectives; `{which}` and `{window}` in an expression are filled in."""
 
     source: Source
     at: float
@@ -200,7 +200,7 @@ def _standing(asker: _Asker, answers: _Answers, key: _Key, *, aim: float) -> Sta
 
 
 def _spent(one: Standing, curve: _Curve, start: float) -> list[tuple[float, float]]:
-    """Add up a curve of what was bad, so that it begins with nothing and ends at what was spent in all."""
+    """Add up the bad share over time, from nothing to the total that was spent."""
     if not one.is_known or not curve:
         return []
     sums = list(accumulate(bad for _, bad in curve))

@@ -1,4 +1,4 @@
-"""What a service promises, as frozen records; `openslo.read` makes them, and everything else is generated from them.
+"""A service's objectives as frozen records, made by `openslo.read`; everything else is generated from them.
 
 All times are whole seconds, as people write them: `--compress` divides them only where a rule is written.
 A record that cannot be met, measured or alerted upon is refused when it is made.
@@ -98,7 +98,7 @@ class DataSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """Who promises.
+    """The service that has the objectives.
 
     Attributes:
         name: Becomes the label `service`.
@@ -132,7 +132,7 @@ class Service:
 
     @property
     def up(self) -> Selector:
-        """The series that says of each instance whether it can be scraped."""
+        """The series that shows for each instance whether it can be scraped."""
         return Selector("up", (Matcher("job", "=", self.job),))
 
     @property
@@ -151,7 +151,7 @@ class RatioIndicator:
         good: The events that went well.
         bad: The events that did not.
         total: All events that count.
-        counter: Whether the series only ever grow; else they are gauges, and each sample is so many events.
+        counter: Whether the series only ever grow; else they are gauges, and each sample is a number of events.
     """
 
     name: str
@@ -283,7 +283,7 @@ class Tier:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """One SLO: how much of what an indicator measures is promised, over which time, and who hears of it.
+    """One SLO: the target for an indicator, its period, and its alert tiers.
 
     Attributes:
         name: Becomes the label `slo`; no two of a service share it.
@@ -323,7 +323,7 @@ class Objective:
             raise SloError(f"needs tiers of different names, the shortest first: {', '.join(names)}")
         counted = isinstance(self.indicator, RatioIndicator) and self.indicator.counter
         if self.slices and self.slices.min_requests and not counted:
-            raise SloError("asks for so many requests in a slice, and its indicator counts none")
+            raise SloError("sets a minimum of requests for a slice, but its indicator counts none")
         for tier in self.tiers:
             self._check_tier(tier)
 
@@ -346,13 +346,13 @@ class Objective:
 
     @property
     def alert_labels(self) -> tuple[tuple[str, str], ...]:
-        """What goes onto each of its alerts beside severity and tier."""
+        """The labels of each of its alerts beside severity and tier."""
         return tuple((dict(self.service.labels) | dict(self.labels)).items())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """All that one file says.
+    """The content of one file.
 
     Attributes:
         source: The Prometheus that measures.
@@ -384,5 +384,5 @@ class Model:
                 )
 
     def of(self, service: Service) -> tuple[Objective, ...]:
-        """Return what this service promises."""
+        """Return this service's objectives."""
         return tuple(one for one in self.objectives if one.service == service)

@@ -1,7 +1,7 @@
-"""Read an OpenSLO v1 file into the model, and refuse whatever the generator would ignore.
+"""Read an OpenSLO v1 file into the model, and refuse anything that the generator would ignore.
 
 1. An object that nothing refers to is refused, as is a key that is not known, with its path.
-2. What OpenSLO has no word for stands in annotations that begin with `prometheus/`.
+2. What OpenSLO has no field for is in annotations that begin with `prometheus/`.
 3. Refused although the specification has them, because no rule could be written from them: calendar windows, months
    and longer units, ready-made ratios (`raw`), several objectives in one SLO.
 """
@@ -40,7 +40,7 @@ _Indicator = Callable[[Node], RatioIndicator | ThresholdIndicator]
 
 
 def read(documents: Iterable[object]) -> Model:
-    """Return what the documents of an OpenSLO file promise.
+    """Return the objectives in the documents of an OpenSLO file.
 
     Args:
         documents: Plain mappings, lists, texts and numbers, as a YAML parser gives them.
@@ -98,7 +98,7 @@ def _source(one: Entry) -> DataSource:
 
 
 def _target(one: Entry) -> str:
-    """A target is known by the severity that it is told of."""
+    """A target is identified by the severity that it receives."""
     return one.spec.text("target")
 
 
@@ -201,7 +201,7 @@ class _Measures:
         return spec
 
     def _check_edge(self, series: Selector, edge: float | str | None, path: str) -> Sequence[float]:
-        """Refuse what is no bucket's edge: nothing was counted there, so that the answer would be made up.
+        """Refuse a value that is no bucket's edge: nothing was counted there, so the result would be invented.
 
         Return all edges.
         """
@@ -254,9 +254,7 @@ def _policy(one: Entry, conditions: Shelf[Tier], targets: Shelf[str]) -> Tier:
     told = {targets.refer(value, path, "targetRef") for value, path in one.spec.items("notificationTargets")}
     if told != {tier.severity}:
         heard = ", ".join(sorted(told)) or "nothing"
-        raise one.spec.refuse(
-            "notificationTargets", f"are told of {heard}, and the severity is {tier.severity}"
-        )
+        raise one.spec.refuse("notificationTargets", f"receive {heard}, but the severity is {tier.severity}")
     return replace(tier, policy=one.name, when_no_data=one.spec.flag("alertWhenNoData", default=False))
 
 

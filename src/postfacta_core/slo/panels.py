@@ -1,4 +1,4 @@
-"""Write single Grafana panels as plain dictionaries, so that a diff of two of them can be read.
+"""Write single Grafana panels as plain dictionaries, so that their diffs are readable.
 
 A `Panel` has queries, and says what it shows. It does not know a metric by name: `dashboard.py` and `deploy/grafana`
 do.
@@ -34,7 +34,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is asked of Prometheus.
+    """A query to Prometheus.
 
     Attributes:
         expr: In PromQL, with Grafana's variables.
@@ -105,7 +105,7 @@ class Panel:
 
 
 def panel_json(panel: Panel, number: int, *, at: tuple[int, int]) -> dict[str, Any]:
-    """Write a panel as Grafana reads it, with its number on the dashboard and its place as column and row."""
+    """Return a panel in Grafana's format, with its number on the dashboard and its place as column and row."""
     x, y = at
     steps = [{"color": step.color, "value": step.value} for step in panel.steps]
     defaults: dict[str, Any] = {

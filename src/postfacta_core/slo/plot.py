@@ -1,4 +1,4 @@
-"""Draw how a budget was spent: an SVG for a page, coloured by the page's own classes."""
+"""Plot how a budget was spent: an SVG for a page, coloured by the page's own classes."""
 
 from __future__ import annotations
 

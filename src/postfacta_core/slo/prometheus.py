@@ -1,4 +1,4 @@
-"""Ask a Prometheus, by its HTTP API and within a bound of time."""
+"""Query a Prometheus by its HTTP API, in bounded time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHOWN: Final = 300
 
 
 class PrometheusError(Exception):
-    """It gave no usable answer; the text says which one was asked, and why. It holds no password."""
+    """It gave no usable answer; the text names the server and the reason, without a password."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,12 @@ class Line:
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Follow nobody: a password is for the host that it was given for."""
+    """Follow no redirect: a password is for the host that it was given for."""
 
     def redirect_request(  # noqa: PLR0917 - as the base class has it
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> None:  # fmt: skip
-        """Let the answer stand as it is."""
+        """Return None, so that the redirect itself is the answer."""
 
 
 # It asks the environment for no proxy: what a service measures stays near it.
@@ -60,7 +60,7 @@ _OPENER: Final = urllib.request.build_opener(_NoRedirects, urllib.request.ProxyH
 
 
 def check_address(url: str) -> str:
-    """Give an address back without what ends it, if it is one of a Prometheus.
+    """Return an address of a Prometheus without its final slashes.
 
     Raises:
         ValueError: If it is none. The text does not repeat it: it may hold a password.
@@ -81,7 +81,7 @@ def check_address(url: str) -> str:
 
 
 class Prometheus:
-    """Asks one server. It may be used from any thread, and keeps no connection.
+    """Queries one server. It may be used from any thread, and keeps no connection.
 
     Args:
         url: Where it is; a user and a password may stand in it. Below a path, that is kept.
@@ -108,7 +108,7 @@ class Prometheus:
         self._clock = clock
 
     def instant(self, query: str, *, at: float | None = None) -> list[Point]:
-        """Ask for all series of an expression at one moment, by default now; what is not a number is left out.
+        """Query all series of an expression at one moment, by default now; what is not a number is left out.
 
         Raises:
             PrometheusError: If there is no usable answer.
@@ -117,7 +117,7 @@ class Prometheus:
         return self._ask("query", form, _points)
 
     def over_time(self, query: str, *, start: float, end: float, step: float) -> list[Line]:
-        """Ask for all series of an expression at each step from start to end, in seconds since the epoch.
+        """Query all series of an expression at each step from start to end, in seconds since the epoch.
 
         Raises:
             ValueError: If the step is not above 0, or makes more points than a Prometheus gives.
@@ -151,7 +151,7 @@ class Prometheus:
             with _OPENER.open(request, timeout=self._timeout) as response:
                 return self._body(response, end)
         except urllib.error.HTTPError as refusal:
-            # What cannot be parsed is told with a status of 400 and a document that says why.
+            # An expression that cannot be parsed is answered by a status of 400 and a document with the reason.
             with refusal:
                 body = refusal.read(_CHUNK)
             if body.lstrip().startswith(b"{"):

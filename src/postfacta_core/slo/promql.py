@@ -1,4 +1,4 @@
-"""Read and write the little of PromQL that objectives are made of."""
+"""Read and write the subset of PromQL that objectives are made of."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ESCAPED: Final = {"n": "\n", "t": "\t", "\\": "\\", '"': '"', "'": "'"}
 
 
 class SloError(ValueError):
-    """A promise that cannot be read, or not be watched over. The message says where it stands and why."""
+    """An objective that cannot be read or measured. The message has its place and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Selector:
         return self.metric + (f"{{{','.join(map(str, self.matchers))}}}" if self.matchers else "")
 
     def value_of(self, label: str) -> str | None:
-        """Return what the label must be equal to; None if nothing is asked of it, or something else."""
+        """Return what the label must be equal to; None if there is no condition, or another one."""
         return next((m.value for m in self.matchers if m.label == label and m.op == "="), None)
 
 
@@ -114,5 +114,5 @@ def _unescaped(value: str, path: str) -> str:
 
 
 def number(value: float) -> str:
-    """Write a number as short as it may be, and never as a power of ten that people misread."""
+    """Write a number as short as possible, but never as a power of ten."""
     return f"{round(value, 12):.12f}".rstrip("0").rstrip(".")

@@ -1,10 +1,10 @@
 """Promtool's unit tests for a model: each alert fires in time, stops in time, and is silent when it should be.
 
-1. A test is a course of traffic, and what must fire at its turning points: just before an alert fires and when it
-   does, just before it stops and when its short window must have let go. The times come from `detection`.
-2. A turning point that hangs on the last bit of a float, or on how a Prometheus reads a window, is not asked about.
-3. Silence is asked about over the whole course, not at one moment.
-4. What an objective leaves out is there in abundance, once failing and once well: so each condition on a label has a
+1. A test is a traffic scenario, and the alerts that must fire at its turning points: just before an alert fires and
+   when it does, just before it stops and when its short window must be clear. The times come from `detection`.
+2. A turning point that depends on the last bit of a float, or on how a Prometheus reads a window, is not tested.
+3. Silence is tested over the whole scenario, not at one moment.
+4. What an objective excludes is there in abundance, once failing and once well: so each condition on a label has a
    test that fails without it.
 5. A fault begins just after a scrape: that is the worst case.
 """

@@ -1,4 +1,4 @@
-"""Courses of traffic that show what is recorded: what counts and what is left out, when a slice is bad, what is left."""
+"""Traffic scenarios for recording rules: what counts and what is excluded, when a slice is bad, what is left."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["recordings"]
 _HOUR: Final = 3_600
 # What the alert on an empty budget waits for.
 _EXHAUSTED_FOR: Final = 300
-# A budget so small that a touch spends it in so many scrapes is only spent.
+# A budget so small that a touch spends it in this many scrapes is only spent.
 _LONGEST: Final = 3_000
 
 
@@ -58,7 +58,7 @@ def _weighed(stage: Stage) -> Test:
         stage.value("slo:period_ok:bool", 0, scrapes),
     ]
     if stage.objective.slices and isinstance(stage.objective.indicator, RatioIndicator):
-        # A slice stays bad however much dilutes it, until its share is below what it bears.
+        # A slice stays bad however much dilutes it, until its share is below its limit.
         share = stretch.bad / stretch.total
         near = f"slo:slice_error:ratio{{{stage.own}}} > {share - 1e-9!r} < {share + 1e-9!r}"
         checks.append(stage.count(near, 1, scrapes))
@@ -84,7 +84,7 @@ def _one_sided(stage: Stage) -> list[Test]:
 
 
 def _idle(stage: Stage) -> list[Test]:
-    """Nobody ever asks for anything; a measured value knows no such thing."""
+    """There are no requests at all; a measured value has no such case."""
     if not stage.scene.counted and isinstance(stage.objective.indicator, ThresholdIndicator):
         return []
     end, name = stage.scene.scrapes(2 * PRESENT), "nothing ever happens"
@@ -101,7 +101,7 @@ def _idle(stage: Stage) -> list[Test]:
     if stage.probe:
         unseen = scraped | {stage.probe: ""}
         tests.append(
-            stage.test(f"{name}, and nobody looks", unseen, [*checks, _judged(stage, end, yes=False)])
+            stage.test(f"{name}, and no scrape succeeds", unseen, [*checks, _judged(stage, end, yes=False)])
         )
     return tests
 
@@ -149,7 +149,7 @@ def _probed(stage: Stage) -> list[Test]:
         return []
     traffic, well = stage.disturbed()
     idle = stage.scene.scraped(stage.steady(traffic.scrapes, 0)) | {stage.probe: notation(well)}
-    name = "the probe fails and nobody else asks"
+    name = "the probe fails and there are no other requests"
     failing = stage.course(name, traffic, idle, checks=_during(stage, traffic.scrapes))
     steady = stage.scene.scraped(stage.steady(traffic.scrapes))
     checks = [
@@ -166,7 +166,7 @@ def _instances(stage: Stage) -> list[Test]:
         return []
     traffic, well = stage.disturbed()
     steady = stage.scene.scraped(stage.steady(traffic.scrapes)) | {two: notation(well)}
-    # Nobody asks and nobody probes: all that is known is that no instance is there.
+    # There are no requests and no probes: all that is known is that no instance is there.
     idle = stage.scene.scraped(stage.steady(traffic.scrapes, 0)) | {stage.probe: ""}
     down = {one: notation(well), two: notation([0] * len(well))}
     gone = {one: notation("stale" if was and not yes else yes or None for was, yes in pairwise([0, *well]))}

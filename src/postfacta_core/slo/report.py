@@ -1,4 +1,4 @@
-"""Write how objectives stand: as text, JSON, Markdown or a page with plots."""
+"""Write the state of objectives: as text, JSON, Markdown or a page with plots."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NEVER: Final = "not at this rate"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All objectives that were asked for.
+    """The requested objectives.
 
     Attributes:
         source: The Prometheus that was asked, as it may be shown.
@@ -47,7 +47,7 @@ def render(report: Report, form: str) -> str:
 
 
 def percent(ratio: float, digits: int = 3) -> str:
-    """Write a share with up to so many digits, at least 1, rounded down: 99.4999 is not yet 99.5."""
+    """Write a share with up to `digits` digits, at least 1, rounded down: 99.4999 is not yet 99.5."""
     scale = 10.0**digits
     # What a float holds a little below a digit is that digit.
     return f"{math.floor(ratio * 100 * scale + 1e-6) / scale:,.{digits}f}".rstrip("0").rstrip(".") + " %"
@@ -69,7 +69,7 @@ def _when(at: float) -> str:
 
 
 def facts(one: Standing) -> list[tuple[str, str]]:
-    """Say all that is known of an objective, as names and values."""
+    """Return all figures of an objective, as names and values."""
     coverage, burn = ("coverage", percent(one.coverage, 1)), ("burn", _burn(one))
     if not one.is_known:
         return [("state", _insufficient(one)), burn, coverage]

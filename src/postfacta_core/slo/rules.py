@@ -4,7 +4,8 @@
 2. A window of two hours or less reads the service's own series. A longer one adds up what was recorded of five
    minutes each, so that busy hours weigh more than quiet ones; a mean of ratios would count them alike.
 3. A slice slides: it is judged at each evaluation for the time just before. That is the same share as of slices side
-   by side, without the luck of where they begin; and promtool evaluates all rules alike, so what it proves is what runs.
+   by side, without depending on where they begin; and promtool evaluates all rules alike, so what it proves is what
+   runs.
 4. Rules of one objective stand in one group, each after what it reads: Prometheus evaluates a group in order.
    Windows longer than three days, which no alert waits for, have a slower group of their own.
 """

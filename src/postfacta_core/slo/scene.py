@@ -1,4 +1,4 @@
-"""What Prometheus would scrape of one service while some traffic comes in, and what its alerts must make of it."""
+"""The series that Prometheus would scrape of one service under some traffic, and the expected alerts."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Scene:
     every: int = 1
 
     def whole(self, scrapes: float) -> int:
-        """So many scrapes, rounded up to whole evaluations."""
+        """This number of scrapes, rounded up to whole evaluations."""
         return math.ceil(scrapes / self.every) * self.every
 
     def scrapes(self, seconds: float) -> int:
-        """How many scrapes there are in so many seconds, rounded up to whole evaluations."""
+        """The number of scrapes in this many seconds, rounded up to whole evaluations."""
         return self.whole(seconds / self.source.scrape_interval)
 
     @property
@@ -56,7 +56,7 @@ class Scene:
 
     @property
     def volume(self) -> int:
-        """Events between two scrapes, so many that no bound on small numbers is in the way."""
+        """Events between two scrapes: enough to be above every bound on small numbers."""
         if not self.counted and isinstance(self.objective.indicator, ThresholdIndicator):
             return 1
         needs = [3 / threshold(self.objective, tier) for tier in self.objective.tiers]
@@ -74,7 +74,7 @@ class Scene:
         return Traffic(stretches, self.counted)
 
     def stretch(self, scrapes: int, share: float = 0.0) -> Stretch:
-        """Return so many scrapes during which this share fails, to the nearest whole event."""
+        """Return this many scrapes during which this share fails, to the nearest whole event."""
         return Stretch(scrapes, self.volume, round(share * self.volume))
 
     def burn(self, tier: Tier) -> Burn:
@@ -117,7 +117,7 @@ class Scene:
         return Slicing(width=round(window / self.source.scrape_interval), allowed=allowed, then=then)
 
     def verdicts(self, traffic: Traffic, by: Slicing | None = None) -> dict[str, list[bool | None]]:
-        """Say for each tier at each evaluation whether it fires; None where that hangs on rounding.
+        """Return for each tier at each evaluation whether it fires; None where that depends on rounding.
 
         Args:
             traffic: What happens.

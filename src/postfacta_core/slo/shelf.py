@@ -1,4 +1,4 @@
-"""Keep the objects of an OpenSLO file by kind: find what another refers to, refuse what nobody refers to."""
+"""Keep the objects of an OpenSLO file by kind: resolve references, refuse unreferenced objects."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _Made = TypeVar("_Made")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One object of the file: its head, and what is left to be read of it.
+    """One object of the file: its head, and what is still to be read of it.
 
     Attributes:
         kind: One of `KINDS`.
@@ -84,7 +84,7 @@ class Entry:
                     raise Reported from error
                 raise SloError(f"{self.path}: {error}") from error
             raise
-        # What was given up halfway has keys that nobody asked for, yet.
+        # An object that failed halfway has keys that were not read yet.
         self.notes.end()
         self.spec.end()
         if faults is not None and len(faults) > before:
@@ -93,7 +93,7 @@ class Entry:
 
 
 class Reported(SloError):  # noqa: N818 - it is no error of its own
-    """An object could not be made, for reasons that were put down already."""
+    """An object could not be made, for reasons that were recorded already."""
 
 
 class WhollyRead(Reported):
@@ -159,7 +159,7 @@ def _description(spec: Node) -> str:
 
 
 class Shelf(Generic[_Made]):
-    """What was made of all objects of one kind, and which of it was asked for.
+    """The objects of one kind, and which of them are referenced.
 
     Args:
         entries: The objects of the whole file.
@@ -215,7 +215,7 @@ class Shelf(Generic[_Made]):
         return self._made[name]
 
     def find(self, value: _Made) -> bool:
-        """Say whether there is one that equals this, and take it for asked for."""
+        """Return whether there is one that equals this, and mark it as referenced."""
         for name, made in self._made.items():
             if made == value:
                 self._unasked.pop(name, None)
@@ -232,6 +232,6 @@ class Shelf(Generic[_Made]):
         return self.get(name, node.at(key))
 
     def end(self) -> None:
-        """Put down what nobody asked for."""
+        """Record what was not referenced."""
         for path in self._unasked.values():
             self._faults.add(SloError(f"{path}: nothing refers to it, so that it would be ignored"))

@@ -1,4 +1,4 @@
-"""Where courses of traffic are played for one objective: what stands around them, and how promtool is asked."""
+"""Tests of traffic scenarios for one objective: the surroundings, and promtool's queries."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PROBED: Final = Slicing(width=0, allowed=0.0)
 
 
 class Stage:
-    """One objective, its surroundings, and the words in which promtool is asked about it.
+    """One objective, its surroundings, and its promtool queries.
 
     Args:
         scene: The objective as it is scraped.
@@ -63,12 +63,12 @@ class Stage:
 
     @property
     def probe(self) -> str:
-        """The probe's series, if a slice hangs on one."""
+        """The probe's series, if a slice depends on one."""
         slices = self.objective.slices
         return series(slices.probe.metric, selected(slices.probe)) if slices and slices.probe else ""
 
     def instance(self, name: str) -> str:
-        """Return the series that says whether an instance is up, if a slice hangs on it."""
+        """Return the series that says whether an instance is up, if a slice depends on it."""
         slices, up = self.objective.slices, self.objective.service.up
         return (
             series(up.metric, selected(up) | {"instance": name}) if slices and slices.needs_instance else ""
@@ -168,7 +168,7 @@ class Stage:
         return silence(alerts or self.own, scrapes, span((scrapes + 1) * self._interval, self._compress))
 
     def count(self, expression: str, found: int, at: int) -> Check:
-        """Return the check that an expression finds so many series."""
+        """Return the check that an expression finds this many series."""
         return Check(f"count({expression})", at, {"{}": float(found)} if found else {})
 
     def value(self, name: str, value: float, at: int) -> Check:

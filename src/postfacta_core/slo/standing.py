@@ -1,4 +1,4 @@
-"""How an objective stands over a window of time, from what was recorded of it."""
+"""The state of an objective over a window of time, from its recorded series."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 __all__ = ["ENOUGH", "Hours", "Standing", "Unit"]
 
 ENOUGH: Final = 0.9
-"""The share of a window that must be recorded; with less of it, its figures would say more than anybody knows."""
+"""The share of a window that must be recorded; with less, its figures would claim more than is known."""
 
 _PRESENT: Final = "6h"
 """The burn that is taken for the present one: that of an hour swings with each minute."""

@@ -32,7 +32,7 @@ def seconds(text: str, path: str) -> int:
 
 
 class Faults:
-    """What was found wrong so far, in the order of the file.
+    """The errors found so far, in the order of the file.
 
     Attributes:
         texts: The messages.
@@ -46,7 +46,7 @@ class Faults:
         return len(self.texts)
 
     def add(self, error: SloError, place: str = "") -> None:
-        """Take an error, unless something at its place was found wrong already: it follows from that."""
+        """Add an error, unless its place has one already, of which it is a consequence."""
         text = str(error)
         if not any(text.startswith(f"{known}:") for known in self._places) and text not in self.texts:
             self.texts.append(text)
@@ -99,7 +99,7 @@ class Node:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The keys that nobody has taken yet."""
+        """The keys that have not been read."""
         return tuple(self._left)
 
     def refuse(self, key: str, why: str) -> SloError:
@@ -107,7 +107,7 @@ class Node:
         return SloError(f"{self.at(key)}: {why}")
 
     def end(self) -> None:
-        """Refuse what nobody has taken.
+        """Refuse keys that have not been read.
 
         Raises:
             SloError: If there is any.
@@ -188,7 +188,7 @@ class Node:
         return self._take(key)
 
     def wrong(self, key: str, why: str) -> None:
-        """Put down, or raise, what is wrong with a key."""
+        """Record or raise the error of a key."""
         error = self.refuse(key, why)
         if self.faults is None:
             raise error

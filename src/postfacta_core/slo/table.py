@@ -1,4 +1,4 @@
-"""Tell people what is promised: the objectives of a file, and who hears of what, as Markdown tables."""
+"""Write the objectives of a file, and the severities of their alerts, as Markdown tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OPERATORS = {"lte": "≤", "lt": "<", "gte": "≥", "gt": ">"}
 
 
 def table_of(model: Model) -> str:
-    """Return a Markdown page with all that is promised; the same model gives the same page."""
+    """Return a Markdown page of all objectives; the same model gives the same page."""
     return "\n".join(line for service in model.services for line in _service(model, service))
 
 

@@ -1,4 +1,4 @@
-"""Events between two scrapes: as the series that promtool reads, and as what a window over them comes to.
+"""Events between two scrapes: as series for promtool, and as the values of a window over them.
 
 1. Time is counted in scrapes. Sample 0 is there before anything happens; what happened between sample n - 1 and
    sample n is counted in sample n.
@@ -127,7 +127,7 @@ class Traffic:
             closed: Whether a window is read with the sample at its beginning.
         """
         read = width + 1 if closed else max(1, width)
-        # Between so many samples lies one interval less; but a sample that does not count on is an interval itself.
+        # Between n samples there are n - 1 intervals; but a sample that does not count on is an interval itself.
         intervals = read - 1 if self.counted else read
         # A counter is extrapolated over the interval that the window's edge cuts off.
         stretch = width / intervals if self.counted else 1.0
@@ -138,7 +138,7 @@ class Traffic:
 
 
 def spread(scrapes: int, total: int, bad: int) -> list[Stretch]:
-    """Return so many events spread evenly over so many scrapes, and the bad ones evenly among them."""
+    """Return `total` events spread evenly over `scrapes` scrapes, and the bad ones evenly among them."""
     events = [place * total // scrapes for place in range(scrapes + 1)]
     bads = [event * bad // total if total else 0 for event in events]
     return [Stretch(1, events[at + 1] - events[at], bads[at + 1] - bads[at]) for at in range(scrapes)]

@@ -25,7 +25,7 @@ class CallSpan(NamedTuple):
 class CallSpans:
     """Begins and ends the spans of calls, below the span that is the present one.
 
-    A call outside of any recording span gets none, as a statement does: it would be a trace that tells of nothing.
+    A call outside of any recording span gets none, as a statement does: it would be a trace without context.
 
     Args:
         provider: Where the spans go; by default OpenTelemetry's global one, whenever that is installed.

@@ -1,7 +1,7 @@
-"""Every metric that is made with the registry: its kind, its labels, what it says.
+"""Every metric that is made with the registry: its kind, its labels, its description.
 
 `Metrics` makes its instruments from this table, and the reference is written from it: neither can lag behind. What
-policies tell of themselves at the scrape stands in `policies`.
+policies report at the scrape is listed in `policies`.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ INSTRUMENTS: Final[Mapping[str, Instrument]] = {
         values={"state": ("starting", "ready", "draining", "stopping", "stopped")},
     ),
     "postfacta_lifecycle_interception": Instrument(
-        "gauge", "1 for how SIGTERM is heard; 0 if it is not.", ("mechanism",)
+        "gauge", "1 for the mechanism that catches SIGTERM; 0 if there is none.", ("mechanism",)
     ),
     "db_client_operation_duration_seconds": Instrument(
         "histogram",

@@ -1,4 +1,4 @@
-"""What one request came to, observed once for metrics, span and log line alike.
+"""One request and its outcome, observed once for metrics, span and log line alike.
 
 An exchange begins when the outermost layer sees the request, is answered when the last byte of its response
 is sent, and ends when the application has returned: a background task after the response is not latency.
@@ -68,7 +68,7 @@ class ErrorTypes:
         self._seen: set[str] = set()
 
     def close(self, name: str) -> str:
-        """Return the name if it belongs to the set, or still finds room in it."""
+        """Return the name if it belongs to the set, or if there is still room in it."""
         if name in _OWN or name in self._seen:
             return name
         if len(self._seen) >= self._limit:
@@ -125,7 +125,7 @@ class Exchange:
         self.path: str = path
 
     def leave(self) -> None:
-        """Note that the client is gone. After the last byte that is how every connection ends."""
+        """Record that the client is gone. After the last byte that is how every connection ends."""
         if not self.is_complete:
             self.has_left = True
             self.left_unanswered = self.status == 0
@@ -212,7 +212,7 @@ class SocketExchange(Exchange):
 
 
 def tells_of_disconnect(error: BaseException) -> bool:
-    """Tell whether an application raised this because its client is gone, and for nothing else."""
+    """Return whether an application raised this only because its client is gone."""
     if isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
         return all(map(tells_of_disconnect, group.exceptions))
@@ -221,22 +221,22 @@ def tells_of_disconnect(error: BaseException) -> bool:
 
 
 class Recorder(Protocol):
-    """What records exchanges. The three are called once each, in this order, and must not wait.
+    """A recorder of exchanges. The three are called once each, in this order, and must not wait.
 
     For WebSockets it may have the others of `NullRecorder` too: `connect` and `closed` are called once each, and `opened`
     between them if the WebSocket is accepted.
     """
 
     def begin(self, exchange: Exchange, /) -> None:
-        """See the request before the application does."""
+        """Handle the request before the application does."""
         ...
 
     def answered(self, exchange: Exchange, /) -> None:
-        """See that the last byte was sent, or that none will be; `seconds` is known."""
+        """Handle the last byte, or the end without one; `seconds` is known."""
         ...
 
     def end(self, exchange: Exchange, /) -> None:
-        """See the settled exchange: status, route, error type."""
+        """Handle the settled exchange: status, route, error type."""
         ...
 
 

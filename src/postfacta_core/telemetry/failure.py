@@ -1,4 +1,4 @@
-"""Describe an error for whoever has to find its cause: its type, its message, its stack trace."""
+"""Describe an error for debugging: its type, its message, its stack trace."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LEFT_OUT: Final = "Frames in the middle of each stack are left out.\n"
 def failure_fields(error: BaseException, *, most: int = _MOST) -> dict[str, object]:
     """Return `exception.type`, `.message` and `.stacktrace`, and `retry_after` if the error carries one.
 
-    The stack trace tells of the causes too, and holds no local variables. One that is too long loses the frames in
+    The stack trace includes the causes, and holds no local variables. One that is too long loses the frames in
     the middle of each stack first, so that every cause is still there.
 
     Args:
@@ -62,7 +62,7 @@ def _size(text: str) -> int:
 
 
 def _chain(told: TracebackException) -> Iterator[TracebackException]:
-    """Walk through an error, all that led to it, and what is inside of groups."""
+    """Walk through an error, its causes, and the members of groups."""
     waiting: list[TracebackException | None] = [told]
     while waiting:
         link = waiting.pop()

@@ -24,7 +24,7 @@ class Family:
     Args:
         metric: The instrument.
         cap: The most sets of labels.
-        overflow: Told of each observation that was sent to `_OTHER`.
+        overflow: Called for each observation that was sent to `_OTHER`.
         wide: The places of the labels that may be replaced; all others are closed sets.
     """
 
@@ -38,7 +38,7 @@ class Family:
         self._children: dict[tuple[str, ...], Any] = {}
 
     def child(self, key: tuple[str, ...]) -> Any:
-        """Return the series of these label values, or the one that takes its place."""
+        """Return the series of these label values, or the one that stands in for it."""
         if (known := self._children.get(key)) is not None:
             return known
         if len(self._children) < self._cap:
@@ -71,7 +71,7 @@ class Families:
         self._overflows = Counter(_OVERFLOWS, about.text, about.labels, registry=registry)
 
     def overflow(self, metric: str) -> Callable[[], None]:
-        """Return what counts an observation of a metric that had too many series."""
+        """Return the counter for an observation of a metric that had too many series."""
         # The bound child is made here: `labels` costs more than the observation itself.
         return self._overflows.labels(metric).inc
 

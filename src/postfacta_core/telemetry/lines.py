@@ -1,4 +1,4 @@
-"""Format log records as lines: JSON for machines, text for people. Neither holds a secret."""
+"""Format log records as lines without secrets: JSON for machines, text for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log records through the standard library: one for each exchange, one for each event that matters.
+"""Write log records through the standard library: one for each exchange, one for each notable event.
 
 A record's `msg` is a constant event name, and its fields are attributes, for formatters that write them
 (`telemetry.lines`). As plain text its message reads as a line, with any formatter. Nothing is put together for a record
@@ -46,7 +46,7 @@ LOGGER: Final = logging.getLogger("postfacta")
 _ACCESS: Final = "http.request"
 _SUPPRESSED: Final = "log.suppressed"
 _TOO_MANY_REQUESTS: Final = 429
-# What this library, and whoever logs as it does, calls an event. Other messages may hold anything.
+# The event names of this library, and of code that logs in the same way. Other messages may hold anything.
 _is_event = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z0-9_]+)+").fullmatch
 _LONGEST_EVENT: Final = 64
 STANDARD: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
@@ -90,19 +90,19 @@ def _record(
     exc_info = None if error is None else (type(error), error, error.__traceback__)
     if logging.getLogRecordFactory() is logging.LogRecord:
         return EventRecord(logger.name, level, __file__, 0, event, (), exc_info, "end")
-    # Somebody else's factory wants to be asked.
+    # Respect a custom record factory.
     return logger.makeRecord(logger.name, level, __file__, 0, event, (), exc_info, "end")
 
 
 class RequestFilter(logging.Filter):
-    """Put the present request's ids on each record: `request_id`, `trace_id`, `span_id`, `trace_flags`.
+    """Add the present request's ids to each record: `request_id`, `trace_id`, `span_id`, `trace_flags`.
 
     Add it to a handler, not to a logger: a logger's filters do not see the records of the loggers below it.
     Outside of a request the four are empty strings, so that a format string may always name them.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let every record pass, with its ids."""
+        """Accept every record, and add its ids."""
         request = current_request()
         if request is not None:
             record.request_id = request.request_id
@@ -115,11 +115,11 @@ class RequestFilter(logging.Filter):
 
 
 class FloodFilter(logging.Filter):
-    """Let no kind of line through more often than 100 times a second, after a burst of 200.
+    """Limit each kind of line to 100 a second, after a burst of 200.
 
     Add it to a handler, not to a logger. What it holds back is counted: ten seconds after the first, one
-    `log.suppressed` line for each kind tells how many, and so does the event `LogsSuppressed`. It comes with the next
-    record of any kind, or by `tell`, which whoever has a timer should call.
+    `log.suppressed` line for each kind has the number, and so does the event `LogsSuppressed`. It comes with the next
+    record of any kind, or by `tell`, which a timer should call.
 
     A kind is an event, such as `pool.connection_failed`. All records of a logger whose message is no event's name are
     of one kind, which has the logger's name. Access lines pass: `AccessLog` samples them itself, and never the errors.
@@ -130,7 +130,7 @@ class FloodFilter(logging.Filter):
         clock: Monotonic seconds.
 
     Attributes:
-        observer: Told of `LogsSuppressed`. It may be set at any time.
+        observer: Receives `LogsSuppressed`. It may be set at any time.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class FloodFilter(logging.Filter):
         self._lock = threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let a record pass if there is room for its kind."""
+        """Return whether there is room for a record of its kind."""
         if record.msg in (_ACCESS, _SUPPRESSED):
             return True
         kind, now = _kind(record), self._clock()
@@ -161,7 +161,7 @@ class FloodFilter(logging.Filter):
         return passes
 
     def tell(self, *, at_once: bool = False) -> None:
-        """Tell of what was held back, if that is due or the process ends."""
+        """Report suppressed lines, if that is due or the process ends."""
         with self._lock:
             due = self._budget.due(math.inf if at_once else self._clock())
         self._tell(due)
@@ -331,7 +331,7 @@ def _fill(fields: dict[str, Any], exchange: Exchange) -> None:
 
 
 class EventLog:
-    """Write a line for each event that a person may want to know of. It is an `Observer`.
+    """Write a line for each notable event. It is an `Observer`.
 
     A health check is worth a line when its verdict changes, and when its first verdict is down.
 

@@ -1,6 +1,6 @@
-"""Make one page of metrics from those of several workers.
+"""Merge the metrics pages of several workers into one.
 
-Each worker's series bear its own label, so that nothing has to be added up, and none is there twice. What Prometheus
+Each worker's series carry its own label, so that nothing has to be added up, and none occurs twice. What Prometheus
 asks for is that all series of a metric stand together, below one heading.
 """
 

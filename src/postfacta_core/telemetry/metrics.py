@@ -1,7 +1,7 @@
 """Every metric of the library, made once on a registry that is passed in.
 
-`Metrics` records exchanges (it is a `Recorder`) and hears the events of pools, checks and tasks (it is an
-`Observer`). Children are looked up in a dict by their label values; a metric takes at most so many sets of
+`Metrics` records exchanges (it is a `Recorder`) and receives the events of pools, checks and tasks (it is an
+`Observer`). Children are looked up in a dict by their label values; a metric takes a bounded number of sets of
 labels, and sends what is new after that to `_OTHER` in the labels that an error or a route can widen.
 """
 
@@ -309,7 +309,7 @@ class Metrics:
                 self._sized[event.pool] = event
 
     def _show_pool(self, pool: str) -> None:
-        # As for active requests: the pool tells its size twice for each statement, and somebody looks now and then.
+        # As for active requests: the pool reports its size twice for each statement, and it is read now and then.
         sized = self._sized
         self._connections.child((pool, "idle")).set_function(lambda: sized[pool].idle)
         self._connections.child((pool, "used")).set_function(lambda: sized[pool].used)

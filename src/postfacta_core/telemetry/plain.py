@@ -1,4 +1,4 @@
-"""Metrics that count in plain numbers, read when somebody looks.
+"""Metrics counted in plain numbers, read at the scrape.
 
 An observation of prometheus-client takes a lock or two and walks over the buckets; here it is a step of one number.
 For what happens at each request or statement, that is the difference between 1.5 and 0.2 microseconds.
@@ -51,7 +51,7 @@ class Buckets:
         self._sum += value
 
     def exemplify(self, value: float, labels: dict[str, str], at: float) -> None:
-        """Let a value that was observed stand for its bucket, in place of the one before.
+        """Set an observed value as the example of its bucket, in place of the one before.
 
         Args:
             value: As it was observed.
@@ -65,7 +65,7 @@ class Buckets:
         return list(accumulate(self._counts)), self._sum
 
     def exemplar(self, bucket: int) -> Exemplar | None:
-        """Return what stands for a bucket, if anything does."""
+        """Return the example of a bucket, if there is one."""
         return self._exemplars.get(bucket)
 
 

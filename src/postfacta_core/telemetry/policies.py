@@ -1,7 +1,7 @@
-"""Show the numbers of policies as metrics, read when somebody looks.
+"""Export the counts of policies as metrics, read at the scrape.
 
-A policy is called many times a second, and scraped four times a minute: it counts in plain numbers, tells of itself
-once by `PolicyCreated`, and is asked at the scrape. So the request path pays no lock and no label. What the process
+A policy is called many times a second, and scraped four times a minute: it counts in plain numbers, announces itself
+once by `PolicyCreated`, and is read at the scrape. So the request path pays no lock and no label. What the process
 knows of itself at any time, such as how many tasks there are, is shown in the same way.
 """
 
@@ -103,19 +103,19 @@ RUNTIME_METRICS: Final[dict[str, PolicyMetric]] = {
         "Workers by whether their metrics are on this page.", ("state",)
     ),
 }
-"""Every metric that the process tells of itself in the same way."""
+"""Every metric that the process reports in the same way."""
 
 _METRICS: Final = {**POLICY_METRICS, **RUNTIME_METRICS}
 
 
 class PolicyCollector(Collector):
-    """Asks every policy at a scrape. It is a collector of prometheus-client.
+    """Reads every policy at a scrape. It is a collector of prometheus-client.
 
     A policy that raises, or gives a number that is none, costs its own numbers, and is logged once.
 
     Args:
-        cap: The most policies it asks; each has a name from the code, so that more of them are a mistake.
-        overflow: Told of each policy above the cap.
+        cap: The most policies it reads; each has a name from the code, so that more of them are a mistake.
+        overflow: Called for each policy above the cap.
     """
 
     def __init__(self, cap: int, *, overflow: Callable[[], None]) -> None:
@@ -124,7 +124,7 @@ class PolicyCollector(Collector):
         self._asked: dict[tuple[int, int], _Asked] = {}
 
     def add(self, event: PolicyCreated) -> None:
-        """Ask this one too from now on, for as long as it lives. Adding it again changes nothing."""
+        """Read this one too from now on, while it exists. Adding it again changes nothing."""
         tally = event.tally
         key = (id(getattr(tally, "__self__", None)), id(getattr(tally, "__func__", tally)))
         known = self._asked.get(key)
@@ -169,7 +169,7 @@ class PolicyCollector(Collector):
 
 
 class _Asked:
-    """A policy that is asked at each scrape."""
+    """A policy that is read at each scrape."""
 
     def __init__(self, name: str, tally: Callable[[], Tally | None]) -> None:
         self.tally = tally

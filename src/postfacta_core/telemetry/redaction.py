@@ -1,4 +1,4 @@
-"""Take secrets out of what is about to be recorded."""
+"""Remove secrets from what is about to be recorded."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ OTHER: Final = "_OTHER"
 
 
 class AccessSampler:
-    """Tells of each ordinary access line for how many requests it stands; 0 if it is left out.
+    """Returns the number of requests that an ordinary access line represents; 0 if it is left out.
 
     Up to `most` lines a second all are written. Above that, each is written with the same chance, 1 in N, and says N:
     the sum of all N is then about the number of requests, of each route and caller too. N follows the second before,
@@ -43,7 +43,7 @@ class AccessSampler:
         self._until = -math.inf
 
     def weigh(self, seconds: float, now: float) -> int:
-        """Tell for how many requests this line stands.
+        """Return the number of requests that this line represents.
 
         Args:
             seconds: How long the request took.
@@ -68,12 +68,12 @@ class AccessSampler:
 
 
 class EventBudget:
-    """Gives the lines of each event a token bucket of its own, and counts what did not fit.
+    """Limits the lines of each event by a token bucket of its own, and counts those left out.
 
     Args:
         rate: Lines a second, of each event.
         burst: Lines at once.
-        tell_every: Seconds from the first line left out until it is told of.
+        tell_every: Seconds from the first line left out until it is reported.
         most_events: How many events have buckets of their own; later ones share one, called `_OTHER`.
     """
 
@@ -115,7 +115,7 @@ class EventBudget:
         return self._buckets.setdefault(event, _Bucket(self._burst, now))
 
     def due(self, now: float) -> list[LogsSuppressed]:
-        """Take what is to be told now: nothing, or all that was left out so far."""
+        """Return the reports that are due: none, or all that was left out so far."""
         if now < self._tell_at:
             return []
         self._tell_at = math.inf

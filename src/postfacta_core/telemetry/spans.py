@@ -1,4 +1,4 @@
-"""What all spans have in common: where they go, how they tell of an error, and of a trace to the next service."""
+"""The common parts of all spans: the tracer, errors, and trace context for the next service."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MAX_STACKTRACE: Final = 16_384
 
 
 class Tracers:
-    """Finds what makes spans; nothing does without an SDK.
+    """Finds the tracer; there is none without an SDK.
 
     Args:
         provider: Where the spans go; by default OpenTelemetry's global one, whenever that is installed.
@@ -40,7 +40,7 @@ class Tracers:
         return self._tracer or self._installed()
 
     def tally(self) -> Iterable[Sample]:
-        """Read what the provider tells of the spans that it lost; one of ours does, see `otlp`."""
+        """Return the number of spans that the provider lost, if it reports that, as `otlp` does."""
         self.find()
         tally = getattr(self._provider, "tally", None)
         return () if tally is None else tally()
@@ -66,12 +66,12 @@ def trace_headers() -> dict[str, str]:
 
 
 def nanoseconds(seconds: float) -> int:
-    """Turn a moment into what OpenTelemetry counts in."""
+    """Convert a time to OpenTelemetry's unit."""
     return int(seconds * 1e9)
 
 
 def span_name(method: str) -> str:
-    """Return the method, or the word that the semantic conventions want for one that nobody knows."""
+    """Return the method, or the semantic conventions' name for an unknown one."""
     return method if method in _METHODS else "HTTP"
 
 

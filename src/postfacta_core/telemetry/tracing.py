@@ -48,7 +48,7 @@ class _Open(NamedTuple):
 class Tracing(NullRecorder):
     """Make a SERVER span for each request, and a CLIENT span for each database statement.
 
-    What befalls a request on the way stands on its span as an event: a wait for a connection, a retry, a circuit that
+    Retries, waits, circuit changes and refusals become span events: a wait for a connection, a retry, a circuit that
     opens or closes, a deadline, a refusal.
 
     Args:
@@ -61,7 +61,7 @@ class Tracing(NullRecorder):
         self._wall = wall
 
     def fresh_context(self) -> Callable[[], object] | None:
-        """Shut out what an earlier request left in the task's OpenTelemetry context.
+        """Detach the OpenTelemetry context that an earlier request left in the task.
 
         Returns:
             What puts it back, or None if there was nothing. Made for `ContextMiddleware`'s resetters.
@@ -88,7 +88,7 @@ class Tracing(NullRecorder):
         exchange.span = _Open(span, token, began)
 
     def end(self, exchange: Exchange, /) -> None:
-        """End the span with what is known by now, at the moment of the last byte.
+        """End the span at the last byte, with the attributes known by then.
 
         Until now it was open: what the application does after the response still belongs to it.
         """
@@ -115,7 +115,7 @@ class Tracing(NullRecorder):
         self.end(exchange)
 
     def __call__(self, event: Event, /) -> None:
-        """Make a span of a statement that has ended, below the span it ran in; put other news on that span.
+        """Make a span of a statement that has ended, below the span it ran in; add other events to that span.
 
         What happens outside of any recording span, such as a health check's statement, leaves nothing.
         """
@@ -149,7 +149,7 @@ class Tracing(NullRecorder):
 
     @contextmanager
     def background(self, name: str) -> Generator[None]:
-        """Make a trace of its own of what a background task does, linked to the request that caused it.
+        """Start a separate trace for a background task, linked to the request that caused it.
 
         Use it inside of the task, around its work: `with telemetry.tracing.background("send mail"):`. The task may
         last longer than the request, whose span would else have children after its end.
@@ -181,7 +181,7 @@ class Tracing(NullRecorder):
             span.end(nanoseconds(self._wall()))
 
     def tally(self) -> Iterable[Sample]:
-        """Read how many spans were lost, if their provider tells."""
+        """Read how many spans were lost, if their provider reports it."""
         return self._tracers.tally()
 
 
@@ -204,7 +204,7 @@ def _tell(request: RequestContext, span: Span) -> None:
 
 
 def _known_at_start(exchange: Exchange) -> dict[str, str]:
-    """Give what a sampler may decide by."""
+    """Return the attributes for a sampler's decision."""
     known = {"http.request.method": exchange.method, "url.path": exchange.path, "url.scheme": exchange.scheme}
     if span_name(exchange.method) != exchange.method:
         known["http.request.method"] = "_OTHER"
@@ -307,7 +307,7 @@ def _of_deadline(event: DeadlineExceeded) -> _Told:
     return "postfacta.deadline_exceeded", {"postfacta.stage": event.stage}
 
 
-# Pools tell of more than half a dozen things for each statement: what is not for a span must cost one look.
+# Pools emit more than half a dozen events for each statement: those not for a span must cost one lookup.
 _TOLD: Final[Mapping[type, Callable[[Any], _Told]]] = {
     CircuitChanged: _of_circuit,
     ConnectionAcquired: _of_wait,

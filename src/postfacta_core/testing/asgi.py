@@ -19,7 +19,7 @@ _App = Callable[
 
 @dataclass(slots=True)
 class AsgiResponse:
-    """What an application answered.
+    """An application's answer.
 
     Attributes:
         status: 0 if no response was started.
@@ -38,12 +38,12 @@ class AsgiResponse:
     scope: _Message = field(default_factory=dict[str, Any])
 
     def header(self, name: str) -> str | None:
-        """Find a header's value, or None."""
+        """Return a header's value, or None."""
         wanted = name.lower().encode()
         return next((value.decode("latin-1") for key, value in self.headers if key.lower() == wanted), None)
 
     def json(self) -> Any:
-        """Read the body as JSON."""
+        """Return the body as JSON."""
         return json.loads(self.body)
 
 
@@ -71,8 +71,8 @@ async def call_asgi(
         query: The query string, without `?`.
         root_path: Where the server says the application is mounted.
         scope: More keys for the scope; they win.
-        disconnect_after: After so many messages from the application the client is gone: `receive` says so, and
-            `send` raises OSError. 0: it is gone once the body is read.
+        disconnect_after: After this many messages from the application the client is gone: `receive` returns a
+            disconnect, and `send` raises OSError. 0: it is gone once the body is read.
         raise_errors: Whether what the application raises is raised here, or kept in `error`.
     """
     raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]

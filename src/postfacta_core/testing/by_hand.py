@@ -1,4 +1,4 @@
-"""Move time by hand, and keep the events on a list."""
+"""A clock moved by hand, and an observer that keeps its events in a list."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ E = TypeVar("E")
 
 
 class ManualClock:
-    """A clock that stands until it is moved.
+    """A clock that stands still until it is moved.
 
     Args:
         start: What it shows at first, in seconds.
@@ -22,24 +22,24 @@ class ManualClock:
         self.now: float = start
 
     def __call__(self) -> float:
-        """Read it."""
+        """Return its time."""
         return self.now
 
     def advance(self, seconds: float) -> None:
-        """Move it on."""
+        """Advance it."""
         self.now += seconds
 
 
 class RecordingObserver:
-    """Keeps every event it is told of, in order."""
+    """Keeps every event, in order."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
 
     def __call__(self, event: Event, /) -> None:
-        """Keep one."""
+        """Keep an event."""
         self.events.append(event)
 
     def of(self, kind: type[E]) -> list[E]:
-        """Pick the events of one kind."""
+        """Return the events of one kind."""
         return [event for event in self.events if isinstance(event, kind)]

@@ -1,4 +1,4 @@
-"""Cancel a piece of work at each of its awaits in turn, to see that it leaves nothing behind."""
+"""Cancel a piece of work at each of its awaits in turn, to check that it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def cancel_at_each_await(
         How often an uncancelled run waits.
 
     Raises:
-        RuntimeError: If so many runs are not enough.
+        RuntimeError: If this many runs are not enough.
     """
     for at in range(1, most + 1):
         scope = anyio.CancelScope()
@@ -46,7 +46,7 @@ async def cancel_at_each_await(
 
 
 class _Run:
-    """Hands on what the work and the event loop tell each other, and cancels at one of its waits."""
+    """Passes values between the work and the event loop, and cancels at one of its waits."""
 
     def __init__(self, work: Awaitable[object], at: int, cancel: Callable[[], object]) -> None:
         self.awaits = 0

@@ -27,7 +27,7 @@ _SCOPE: ContextVar[anyio.CancelScope | None] = ContextVar("postfacta_chaos_scope
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """What goes wrong in one call; the latency comes first.
+    """The fault of one call; the latency comes first.
 
     Attributes:
         latency: Seconds to wait; `math.inf` hangs until it is cancelled.
@@ -50,7 +50,7 @@ class Fault:
 
 
 class Chaos:
-    """Calls functions, and lets some of the calls go wrong.
+    """Calls functions, and makes some of the calls fail.
 
     It is a guard: let it stand in a `Pipeline`, the last one for a dependency that fails, the first one for a
     caller that does. Or wrap an async function in it.
@@ -59,8 +59,8 @@ class Chaos:
 
     Args:
         faults: One for each call, in order; None lets a call pass, and so does the end. It may be endless.
-        name: To know it by, in the description of a pipeline.
-        sleep: Waits so many seconds.
+        name: Its name in the description of a pipeline.
+        sleep: Waits the given seconds.
 
     Attributes:
         is_active: Whether faults are injected. While it is false calls pass, and use none of them up.
@@ -86,13 +86,13 @@ class Chaos:
         name: str = "chaos",
         sleep: _Sleep = anyio.sleep,
     ) -> Self:
-        """Let each call go wrong by chance, and in one way at most.
+        """Make calls fail at random, each in one way at most.
 
         Args:
             chances: A probability for each fault; what is missing to 1 lets the call pass.
             luck: Drawn once a call: `random.Random(7).random` gives the same faults in each run.
-            name: To know it by.
-            sleep: Waits so many seconds.
+            name: Its name in the description of a pipeline.
+            sleep: Waits the given seconds.
 
         Raises:
             ValueError: If a probability is below 0, or they are more than 1 together.
@@ -108,7 +108,7 @@ class Chaos:
         return f"Chaos({self.name!r}, calls={self.calls}, injected={len(self.injected)})"
 
     async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call the function, or let that go wrong.
+        """Call the function, or make that fail.
 
         Raises:
             Exception: The fault's error, or the function's own.
@@ -163,9 +163,7 @@ def cancellable() -> Generator[anyio.CancelScope]:
 async def _cancel_caller() -> None:
     scope = _SCOPE.get()
     if scope is None:
-        raise RuntimeError(
-            "needs `with cancellable():` around the call: else nobody is there to be cancelled"
-        )
+        raise RuntimeError("needs `with cancellable():` around the call: else there is nothing to cancel")
     scope.cancel()
     # The cancellation arrives here; behind a shield it arrives once that has ended.
     await checkpoint()

@@ -1,4 +1,4 @@
-"""Spare a test the waits between tries."""
+"""Skip the waits between tries in a test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["testing_mode"]
 
 
 def testing_mode(*, attempts: int | None = None) -> AbstractContextManager[None]:  # noqa: PT028 - it is no test
-    """Let no `Retry` of this process wait between its tries, inside of the block.
+    """Skip the waits of every `Retry` of this process inside the block.
 
     All else is as it is in production: what is tried again, the budget, the deadline, the counts, the events. It
     holds for all threads and tasks, those of a server or a `TestClient` too. Blocks may be nested; the innermost

@@ -46,7 +46,7 @@ def run_in_virtual_time(
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop of asyncio whose clock stands while there is something to do, and jumps when all wait.
+    """An event loop of asyncio whose clock stands still while there is work, and jumps when all tasks wait.
 
     It is the counterpart of `trio.testing.MockClock(autojump_threshold=0)`: code that does the same on both
     takes the same virtual time, and the order of its timers is the same in every run.
@@ -81,7 +81,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._waits.is_closed = self._is_closed_world
 
     def time(self) -> float:
-        """Read the clock."""
+        """Return the clock's time."""
         return self.clock.now
 
     def run_in_executor(
@@ -132,7 +132,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
 
 class _Selector(selectors.BaseSelector):
-    """Waits in place of the real one, by having the clock jump."""
+    """Replaces the real selector: it waits by making the clock jump."""
 
     def __init__(self, jump: Callable[[], None], threshold: float) -> None:
         self.is_closed = False
@@ -143,7 +143,7 @@ class _Selector(selectors.BaseSelector):
         self._has_failed = False
 
     def refuse(self, what: str) -> RuntimeError:
-        """Have the run end at its next wait: whom an error would reach now may keep it to itself."""
+        """Fail at the loop's next wait; raised here, the error could be swallowed."""
         refusal = f"{what}: {_REMEDY}"
         self._refusal = None if self._has_failed else refusal
         return RuntimeError(refusal)

@@ -139,5 +139,5 @@ async def test_a_worker_by_itself_has_no_number(metrics: Metrics) -> None:
     app = MetricsEndpoint(teapot, metrics)
     assert app.siblings is None
     assert b"worker=" not in (await call_asgi(app, "GET", "/metrics")).body
-    with pytest.raises(AssertionError, match="nobody else knows"):
+    with pytest.raises(AssertionError, match="no other worker"):
         await app._answer_sibling(b"")  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - nothing calls it

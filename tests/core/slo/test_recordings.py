@@ -74,7 +74,7 @@ def test_without_traffic_there_is_no_share_of_events_and_no_slice_is_bad() -> No
     assert (asked(latency, "slice_bad"), asked(latency, "slice_judged")) == ([0], [0])
     tests = made(objective("availability", APP))
     assert asked(tests["nothing ever happens"], "slice_judged") == [1]
-    assert asked(tests["nothing ever happens, and nobody looks"], "slice_judged") == [0]
+    assert asked(tests["nothing ever happens, and no scrape succeeds"], "slice_judged") == [0]
     assert "nothing ever happens" not in made(objective("queue-is-short", ORDERS), ORDERS)
 
 
@@ -96,7 +96,7 @@ def test_several_reasons_make_one_bad_slice() -> None:
 def test_a_probe_counts_and_its_absence_does_not() -> None:
     tests = made(objective("availability", APP))
     probe = 'probe_success{job="postfacta-journey"}'
-    assert probe in {one["series"] for one in tests["the probe fails and nobody else asks"]["input_series"]}
+    assert probe in {one["series"] for one in tests["the probe fails and there are no other requests"]["input_series"]}
     missing = tests["there is no probe"]
     assert probe not in {one["series"] for one in missing["input_series"]}
     assert asked(missing, "slice_bad") == [0]
@@ -141,5 +141,5 @@ def test_a_measured_value_has_no_events_that_could_all_fail() -> None:
 
 def test_a_probe_is_proved_to_count_where_no_alert_would_tell() -> None:
     mute = replace(objective("availability", APP), tiers=())
-    for name in ("the probe fails and nobody else asks", "the last instance is gone"):
+    for name in ("the probe fails and there are no other requests", "the last instance is gone"):
         assert asked(made(mute)[name], "slice_bad") == [1]
