@@ -73,7 +73,7 @@ async def _send(message: Message) -> None:
 
 
 async def serve(app: ASGIApp, requests: int) -> None:
-    """Serve so many requests."""
+    """Serve this many requests."""
     for _ in range(requests):
         await app(_scope(), _receive, _send)
 

@@ -65,7 +65,7 @@ def _serving(server: str, variant: str) -> Generator[tuple[str, int]]:
 
 
 def _cpu(group: int) -> float:
-    """Tell the seconds for which all threads of a group of processes have run."""
+    """Return the CPU seconds of all threads of a group of processes."""
     spent = 0
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):

@@ -56,7 +56,7 @@ values ($1, 'An incident', 'Made by a benchmark', 'HIGH', 'bench', now(), 'bench
 
 
 def facts_of(count: int) -> Facts:
-    """Make so many signals, each attached, every tenth of them corrected."""
+    """Make this many signals, each attached, every tenth of them corrected."""
     signals = [_signal(number) for number in range(count)]
     edits = [
         Edit(id=UUID(int=number), at=number, op=Op.ATTACH, signal_id=signal.signal_id)

@@ -89,13 +89,13 @@ async def _measure(make: Callable[[], ASGIApp], budget: float) -> Verdict:
     await request(200)
     works: dict[str, Work] = {"request": request, "unit": _reference}
     times = await interleaved(works, _ROUNDS, {"request": _REQUESTS, "unit": _UNITS})
-    # The least of each is what it takes when nobody interferes.
+    # The least of each is what it takes when nothing interferes.
     ratio = min(times["request"]) / min(times["unit"])
     return Verdict(ratio=ratio, cyclic_objects=await cyclic_objects(request, 1000), budget=budget)
 
 
 async def _reference(repeats: int) -> None:
-    """Do something like what a stack does: calls, awaits, small objects. Whoever changes it moves the budget."""
+    """Do something like what a stack does: calls, awaits, small objects. A change of it moves the budget."""
     for number in range(repeats):
         headers = [(f"x-{index}".encode(), b"value") for index in range(4)]
         await _layer({"number": number, "headers": headers}, 4)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 __all__ = ["Work", "cpu_seconds", "cyclic_objects", "interleaved", "medians"]
 
 Work = Callable[[int], Awaitable[object]]
-"""Does a thing so many times."""
+"""Does a thing this many times."""
 
 
 async def cpu_seconds(work: Work, repeats: int) -> float:

@@ -8,7 +8,7 @@ turns of an event loop, where reading and refusing cost processor time as well. 
 half of the processor taken by others while the load lasts; `mixed` has one dear request in ten; `polls` has three
 long-polls in ten, which step aside; `sick` is a semaphore whose work takes ten times longer during the load.
 
-Callers: `patient` ones wait for ever, `leave` hang up after 1 s and nobody notices while they are served, `cancel` hang up
+Callers: `patient` ones wait for ever, `leave` hang up after 1 s and are still served to the end, `cancel` hang up
 and their request is cancelled, `retry` hang up or are refused and come back up to three times, with backoff.
 
 A cell lasts 5 s at 60 % of the capacity, then 20 s of load (a step, a ramp over 5 s, a spike of 2 s), then 8 s at 60 %.

@@ -95,9 +95,9 @@ def _sweep(running: RunningRequests) -> None:
 
 
 def _calm(shedding: LoadSheddingMiddleware) -> LoadSheddingMiddleware:
-    # As if the loop's heartbeat had just been heard, and was in time.
+    # As if the loop's heartbeat had just come, and was in time.
     calm = shedding.calm
-    calm._heard_until, calm._spared = math.inf, -(10**9)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - as hearing of it would
+    calm._heard_until, calm._spared = math.inf, -(10**9)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - as a beat would
     return shedding
 
 

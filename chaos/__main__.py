@@ -7,7 +7,7 @@
     python -m chaos billing-restart.yaml --url https://billing.staging.example --path /invoices/7
                                         your own experiment on your own service; CHAOS_TOKEN is sent to it
 
-Writes `result.json` and `report.html`. Exit codes: 0 all held, 1 something did not, 2 it could not be told, 3 nothing
+Writes `result.json` and `report.html`. Exit codes: 0 all held, 1 something did not, 2 undecided, 3 nothing
 was measured.
 """
 
@@ -87,7 +87,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _their_service(options: argparse.Namespace, names: Sequence[str]) -> dict[str, str]:
-    """Return the settings for a service that somebody else runs; none if it is ours."""
+    """Return the settings for a service that was not started here; none if it is ours."""
     if not options.url:
         if options.path:
             raise ValueError("--path names what users of --url ask for: give both")

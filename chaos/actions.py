@@ -105,7 +105,7 @@ def observe(seconds: float) -> str:
 def await_steady(within: float = 60.0) -> float:
     """Wait until users are well, note how long that took, then for a whole window more.
 
-    They are well from the beginning of the first second in which nobody failed or waited long.
+    They are well from the beginning of the first second in which no user failed or waited long.
 
     Raises:
         TimeoutError: They are not, in time.

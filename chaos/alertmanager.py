@@ -36,7 +36,7 @@ _WAITS = frozenset({"group_wait", "group_interval", "repeat_interval", "resolve_
 
 
 def told_too(url: str) -> dict[str, Any]:
-    """Give the deployed configuration with a PostFacta that is told of every alert before all others.
+    """Return the deployed configuration with a PostFacta that gets every alert before all others.
 
     It is put together as the example beside it says: its receiver added, its route before the others.
 
@@ -140,7 +140,7 @@ class Alertmanager(Child):
             {
                 "labels": dict(labels),
                 "annotations": dict(annotations or {}),
-                # Not earlier: a group whose wait is over already is told at once, before anything can silence it.
+                # Not earlier: a group whose wait is over already is sent at once, before anything can silence it.
                 "startsAt": now.isoformat(),
                 "endsAt": (now + timedelta(seconds=lasting)).isoformat(),
             }

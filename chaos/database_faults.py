@@ -155,7 +155,7 @@ class _Users:
 
 
 def run(outage: Outage, folder: Path, template: Path, *, seconds: float) -> Result:
-    """Cause one outage for so many seconds under load, mend it, and judge."""
+    """Cause one outage for this many seconds under load, repair it, and judge."""
     with opened(outage, folder, template) as site:
         incident = _make_incident(site)
         if outage.at_boot:

@@ -42,7 +42,7 @@ class DeadMan(Child):
         )
 
     def age(self) -> float | None:
-        """Tell how many seconds ago the last ping came; None if it does not answer."""
+        """Return how many seconds ago the last ping came; None if it does not answer."""
         try:
             return float(httpx2.get(self.url, timeout=2.0).text)
         except httpx2.TransportError:

@@ -6,7 +6,7 @@ Two instances and a PostgreSQL run as processes. Clients record incidents, move 
 them, and repeat each write until its outcome is known. Meanwhile instances and database are killed, stopped and
 frozen. Afterwards everything is read back, and `chaos/history.py` judges. Beside them, a program writes single statements,
 some with a default `Retry` around, behind a network that loses answers (`chaos/orders.py`): they too must be there as often
-as their writer was told.
+as was acknowledged to their writer.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def _under_writes(stack: Stack, options: Options, journal: Journal, tormentor: T
     def work(writer: Writer) -> None:
         try:
             writer.run(stop)
-        except Exception as error:  # noqa: BLE001 - a client that broke must be told of, not lost with its thread
+        except Exception as error:  # noqa: BLE001 - a client that broke must be reported, not lost with its thread
             crashes.append(f"a client broke: {error!r}")
 
     writers = [
@@ -202,7 +202,7 @@ def _attempted(step: Callable[[], None]) -> list[str]:
 
 
 def _gaps(acknowledged: Sequence[float], faults: Sequence[Fault]) -> dict[str, float]:
-    """Find the longest silence around each kind of fault: what somebody who writes all the time would see."""
+    """Find the longest silence around each kind of fault: what a client that writes all the time would see."""
     moments = sorted(acknowledged)
     longest: dict[str, float] = {}
     for fault in faults:

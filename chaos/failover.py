@@ -19,7 +19,7 @@ class FailoverStack(Stack):
     """As ``Stack``, with a standby; the instances know both addresses and look for the one that takes writes.
 
     The standby is synchronous: what was acknowledged is on both. With an asynchronous one a failover loses the
-    last moments, and no client could be told.
+    last moments, without any client knowing.
     """
 
     settings: ClassVar[Mapping[str, str]] = {"synchronous_standby_names": _NAME}

@@ -6,9 +6,9 @@ which waits for an outcome before the next write, so the n-th fact of an inciden
 
 * OK    -- acknowledged: its fact must be there, once, at the acknowledged version, with the same content.
 * FAIL  -- certainly not done: no fact of it may be there.
-* INFO  -- nobody knows (time-out, reset, 5xx): at most one fact of it may be there.
+* INFO  -- unknown (time-out, reset, 5xx): at most one fact of it may be there.
 
-Nothing here talks to anybody.
+Nothing here does any I/O.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Findings:
 
     Attributes:
         lost: Acknowledged, and not there.
-        phantom: There, and wanted by nobody, or certainly refused.
+        phantom: There, but never sent, or certainly refused.
         doubled: There twice.
         mismatched: There with other content than was acknowledged.
         torn: Halves that do not fit: a version that is not the number of facts, an illegal or unconnected move,
@@ -183,7 +183,7 @@ class Findings:
 def judge(
     writes: Iterable[Write], stored: Iterable[Stored], *, minimum: int, orphans: Sequence[str] = ()
 ) -> Findings:
-    """Compare what clients were told with what is there.
+    """Compare the answers of clients with what is there.
 
     Args:
         writes: The whole history.

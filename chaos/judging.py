@@ -24,7 +24,7 @@ class Judgement:
     Attributes:
         broken: Claims that did not hold.
         flaws: Why the figures say nothing, whatever they are.
-        doubts: Why it cannot be told although all held.
+        doubts: Why it is undecided although all held.
         nothing: Why nothing was measured.
     """
 
@@ -107,7 +107,7 @@ def _judge_deeds(deeds: Iterable[Mapping[str, Any]], found: Judgement) -> None:
 
 
 def _refusal(output: object) -> str:
-    """Say how a program or a request failed that Chaos Toolkit takes for done."""
+    """Return how a program or a request failed that Chaos Toolkit takes for done."""
     if not isinstance(output, dict) or "status" not in output:
         return ""
     told = cast("dict[str, object]", output)

@@ -58,7 +58,7 @@ class Lab:
 
     Attributes:
         load: Its users.
-        stack: Its processes; None if somebody else runs it.
+        stack: Its processes; None if it was not started here.
         window: Seconds that a steady state is judged over.
         marks: What was done.
         recoveries: Seconds from the end of each fault until users were well again.
@@ -89,7 +89,7 @@ class Lab:
             RuntimeError: They are not ours.
         """
         if self.stack is None:
-            raise RuntimeError("this service was started by somebody else: bring an action of your own")
+            raise RuntimeError("this service was not started here: bring an action of your own")
         return self.stack
 
     def mark(self, what: str) -> None:
@@ -98,7 +98,7 @@ class Lab:
         self.marks.append(Mark(what, self.load.now()))
 
     def judge(self) -> Findings:
-        """Read everything back, and compare it with what writers were told so far."""
+        """Read everything back, and compare it with the answers to writers so far."""
         known = tuple(self.load.history)  # before the reading: what is acknowledged during it may be missing
         reading = read_all(self.load.url, self.load.token)
         titles = {write.incident for write in known}

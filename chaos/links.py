@@ -54,7 +54,7 @@ class _Link:
         target: Where they are written.
         tasks: Owns all tasks.
         reset: Resets the whole connection.
-        done: Told once, when nothing more will be written.
+        done: Called once, when nothing more will be written.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ _TIMEOUT = 15.0
 _LONGEST_PAUSE = 5.0
 _EVERY = 5  # each fifth request writes
 SLOW = 0.5
-"""Seconds that nobody should wait; a request in flight for longer counts though it has no end yet."""
+"""Seconds that no user should wait; a request in flight for longer counts though it has no end yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Window:
 
     @property
     def error_share(self) -> float:
-        """Which share failed; all, if nobody was served."""
+        """The share that failed; all, if no request was served."""
         return self.failed / self.count if self.count else 1.0
 
 
@@ -57,7 +57,7 @@ class Load:
         rate: Arrivals a second.
         reads: What is asked for in turn.
         writes: Whether every fifth records an incident.
-        fault: What was done last; whoever does it says so here.
+        fault: What was done last; set by the code that does it.
     """
 
     url: str
@@ -89,15 +89,15 @@ class Load:
             self._thread.join(_TIMEOUT + 45.0)
 
     def now(self) -> float:
-        """Tell the seconds since it began."""
+        """Return the seconds since it began."""
         return time.monotonic() - self._began
 
     def since(self, moment: float) -> Window:
-        """Tell how those fared whose requests were meant to begin after a moment."""
+        """Return the figures of requests that were meant to begin after a moment."""
         return self.between(moment, self.now())
 
     def between(self, first: float, last: float) -> Window:
-        """Tell how those fared whose requests were meant to begin between two moments.
+        """Return the figures of requests that were meant to begin between two moments.
 
         One in flight counts with the time it has waited, once that is long.
         """
@@ -114,7 +114,7 @@ class Load:
         )
 
     def is_well(self, since: float) -> bool:
-        """Tell whether users have been well for a second: nobody failed, and nobody waited long.
+        """Return whether users have been well for a second: none failed, and none waited long.
 
         The last moment is left out: who began there may still be waiting.
 

@@ -4,7 +4,7 @@
 
 It does what a service does that has no transactions around its writes: a statement alone, on a borrowed connection, or
 in a transaction, half of them with a default `Retry` around. Nothing forbids a row to be there twice. Each line of the
-journal is one write and what its caller was told; the last line is what is stored.
+journal is one write and its answer; the last line is what is stored.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ _WAYS: dict[str, _Way] = {
 
 
 class _Writer:
-    """Writes one row after the other, and notes what it was told of each."""
+    """Writes one row after the other, and notes the answer to each."""
 
     def __init__(self, number: int, database: Database, journal: IO[str], luck: random.Random) -> None:
         self._number = number

@@ -92,7 +92,7 @@ class Site:
         return self.portal.call(self._held[0].fetchval, sql)
 
     def hold(self, *, count: int, sql: str = "") -> int:
-        """Open connections of somebody else's and keep them, each in a transaction with this statement if any."""
+        """Open connections of another client and keep them, each in a transaction with this statement if any."""
         return self.portal.call(self._hold, count, sql)
 
     async def _hold(self, count: int, sql: str) -> int:
@@ -187,7 +187,7 @@ def _fill(site: Site) -> None:
 
 def _free(site: Site) -> None:
     (site.folder / "filler").unlink()
-    # Out of space for its log, PostgreSQL ends itself; somebody then starts it again.
+    # Out of space for its log, PostgreSQL ends itself; an operator then restarts it.
     if not site.stack.postgres.is_running:
         site.stack.postgres.kill()
         site.stack.postgres.start()
@@ -248,7 +248,7 @@ OUTAGES = (
     ),
     Outage(
         name="lock",
-        what="somebody holds an exclusive lock on the incidents",
+        what="another session holds an exclusive lock on the incidents",
         cause=_lock,
         mend=lambda site: site.let_go(),
         falls=False,

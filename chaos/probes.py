@@ -1,6 +1,6 @@
 """What Chaos Toolkit asks about the service: each gives a number, or fails.
 
-Those that tell of a fault's course say "all is well" before the first fault, so that one hypothesis serves before,
+Those about a fault's course say "all is well" before the first fault, so that one hypothesis serves before,
 during and after.
 """
 
@@ -34,13 +34,13 @@ _THREE_CHECKS = 20.0  # seconds: three waits of 5.5 at most, three checks of 1
 
 
 def error_share() -> float:
-    """Tell which share of users' requests failed in the window."""
+    """Return which share of users' requests failed in the window."""
     lab = current()
     return lab.load.since(lab.load.now() - lab.window).error_share
 
 
 def p99() -> float:
-    """Tell the 99th percentile of users' waits in the window, in seconds."""
+    """Return the 99th percentile of users' waits in the window, in seconds."""
     lab = current()
     return lab.load.since(lab.load.now() - lab.window).p99
 
@@ -52,25 +52,25 @@ def failures() -> int:
 
 
 def longest_answer() -> float:
-    """Tell the longest that a user waited since the first fault, in seconds."""
+    """Return the longest wait of a user since the first fault, in seconds."""
     lab = current()
     return 0.0 if lab.began is None else lab.load.since(lab.began).longest
 
 
 def longest_recovery() -> float:
-    """Tell the longest time from the end of a fault until users were well again, in seconds."""
+    """Return the longest time from the end of a fault until users were well again, in seconds."""
     return max(current().recoveries, default=0.0)
 
 
 def odd_exits() -> int:
     """Count the instances that were asked to end, and did so with another code than 0."""
     lab = current()
-    lab.own_stack()  # nobody else's exit codes are known
+    lab.own_stack()  # only those exit codes are known
     return sum(code != 0 for code in lab.exit_codes)
 
 
 def slowest_live() -> float:
-    """Tell the longest that an instance took to say that it is alive, in seconds.
+    """Return the longest time that an instance's liveness probe took, in seconds.
 
     Raises:
         RuntimeError: None ever did.
@@ -81,7 +81,7 @@ def slowest_live() -> float:
 
 
 def readiness_fell() -> int:
-    """Tell whether instances said that they were not ready, as they should during a long fault: 1 for yes.
+    """Return whether instances said that they were not ready, as they should during a long fault: 1 for yes.
 
     Before they say so they look three times, every five seconds; a shorter fault says nothing about it.
     """
@@ -138,5 +138,5 @@ async def _idle_in_transaction(dsn: str) -> int:
 
 
 def steady() -> bool:
-    """Tell whether users are well now: for the end of a rollback."""
+    """Return whether users are well now: for the end of a rollback."""
     return error_share() < 0.005 and p99() < 0.5 and journey() == 1

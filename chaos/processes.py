@@ -61,7 +61,7 @@ def wait_until(true: Callable[[], bool], what: str, *, within: float, every: flo
 
 
 def free_port() -> int:
-    """Find a port that nobody listens on, and that no client is given by the system."""
+    """Find a port that is free, and that the system assigns to no client."""
     for _ in range(200):
         port = _PORTS[secrets.randbelow(len(_PORTS))]
         with socket.socket() as probe:
@@ -99,7 +99,7 @@ def freeze(pid: int) -> list[int]:
 
 
 def thaw(pid: int) -> None:
-    """Let a process and all below it go on; the children first, so that nobody sees them missing."""
+    """Let a process and all below it go on; the children first, so that their parents do not miss them."""
     for one in (*reversed(descendants(pid)), pid):
         _signal(one, signal.SIGCONT)
 
@@ -364,7 +364,8 @@ def _haproxy_config(port: int, ports: Sequence[int], *, retries: int) -> str:
     checked = "\n".join(
         f"  server instance{number} 127.0.0.1:{at} check" for number, at in enumerate(ports, 1)
     )
-    # While nobody is ready, an instance's own answer (with its reason and Retry-After) is better than the proxy's.
+    # While no instance is ready, an instance's own answer (with its reason and Retry-After) is better than the
+    # proxy's.
     unchecked = "\n".join(
         f"  server spare{number} 127.0.0.1:{at} backup" for number, at in enumerate(ports, 1)
     )

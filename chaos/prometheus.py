@@ -156,7 +156,7 @@ class Prometheus(Child):
         return [(one["metric"], one.get("values") or [one["value"]]) for one in found]
 
     def troubles(self) -> Sequence[str]:
-        """Tell which rules failed when they were evaluated last, and why."""
+        """Return the rules that failed at their last evaluation, with the reasons."""
         groups = self._ask("/api/v1/rules")["groups"]
         return [
             f"{rule['name']}: {rule['lastError']}"

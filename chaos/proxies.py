@@ -1,4 +1,4 @@
-"""The proxies of the fault proxy: who listens where, for which upstream, with which toxics."""
+"""The proxies of the fault proxy: their addresses, upstreams and toxics."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ApiError(Exception):
     """A request that cannot be granted.
 
     Attributes:
-        message: What the caller is told.
+        message: The message for the caller.
         status: The HTTP status.
     """
 
@@ -86,7 +86,7 @@ class Proxy:
         raise ApiError("toxic not found", 404)
 
     async def differs(self, listen: str, upstream: str) -> bool:
-        """Tell whether these are other addresses than its own."""
+        """Return whether these are other addresses than its own."""
         return self.upstream != upstream or self.listen not in {listen, _text(await _resolve(listen))}
 
     async def start(self) -> None:

@@ -35,7 +35,7 @@ __all__ = ["create_app", "main"]
 VERSION = "2.12.0+postfacta"
 _Field = TypeVar("_Field", bound=str | bool)
 _Endpoint = Callable[[Request], Awaitable[Response]]
-_GRACE = 5  # seconds for API requests that are under way when it is told to end
+_GRACE = 5  # seconds for API requests that are under way at its end
 
 
 class _NoBrowsers:
@@ -307,7 +307,7 @@ def _bad(why: str) -> ApiError:
 
 
 def _answer(error: ApiError | OSError, **more: object) -> JSONResponse:
-    """Tell of an error as the original does; one of the operating system has no better status."""
+    """Answer an error as the original does; one of the operating system has no better status."""
     status = error.status if isinstance(error, ApiError) else 500
     return JSONResponse({"error": str(error), "status": status, **more}, status)
 

@@ -22,7 +22,7 @@ class Reading:
 
     Attributes:
         stored: Every exercise.
-        orphans: Incidents that facts tell of, and that are not there.
+        orphans: Incidents that facts refer to, and that are not there.
     """
 
     stored: tuple[Stored, ...]
@@ -43,7 +43,7 @@ def read_all(url: str, token: str) -> Reading:
     """
     headers = {"Authorization": f"Bearer {token}"}
     with httpx2.Client(base_url=url, headers=headers, timeout=30.0) as client:
-        # The log first: what it tells of must be there afterwards, also while others write.
+        # The log first: what it refers to must be there afterwards, also while others write.
         entries = [it for it in _pages(client, "/api/v1/audit", {}) if it["incident_id"] is not None]
         incidents = list(_pages(client, "/api/v1/incidents", {"kind": "exercise"}))
     facts: dict[str, list[Mapping[str, Any]]] = {}

@@ -77,7 +77,7 @@ def _durability(found: Durability) -> list[str]:
         ),
         section(
             "Single statements",
-            table(("write: told", "writes"), found.statements.told.most_common()),
+            table(("write: answer", "writes"), found.statements.told.most_common()),
             about=f"Statements alone and in transactions, half of them with a default Retry around, behind a network that "
             f"kept {found.statements.lost_answers:,} answers from their writers.",
         ),

@@ -1,4 +1,4 @@
-"""Reads the runbooks, and runs their commands as somebody would who was woken at night.
+"""Reads the runbooks, and runs their commands as a person on call would.
 
 A fenced block that begins with ``sh`` and a role is a command: ``diagnose`` looks, ``mitigate`` changes something,
 ``verify`` ends with 0 once all is well again, and ``manual`` is never run by a program: its first line says why.

@@ -177,6 +177,6 @@ class Sink:
                 self.end_headers()
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-                """Say nothing: what came can be asked for."""
+                """Log nothing: what came can be queried."""
 
         return Handler

@@ -68,7 +68,7 @@ class Statements:
 
 
 def judge_journal(lines: Iterable[str], *, minimum: int) -> StatementFindings:
-    """Compare what the writers were told with what is stored.
+    """Compare the answers to the writers with what is stored.
 
     Args:
         lines: The journal: a JSON object a line.

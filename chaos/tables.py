@@ -118,8 +118,8 @@ def _statements(found: Durability) -> list[tuple[object, ...]]:
     return [
         ("acknowledged", f"{findings.acknowledged:,}"),
         ("answers that were kept from their writer", f"{found.statements.lost_answers:,}"),
-        ("told that it was not done", f"{findings.refused:,}"),
-        ("told that the outcome is unknown", f"{findings.unknown:,}"),
+        ("answered as not done", f"{findings.refused:,}"),
+        ("answered as unknown", f"{findings.unknown:,}"),
         ("of those, done", f"{findings.unknown_done:,}"),
         *((name, len(wrong)) for name, wrong in findings.wrong.items()),
     ]

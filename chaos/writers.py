@@ -113,7 +113,7 @@ class Writer:
         self._count = 0
 
     def run(self, stop: threading.Event) -> None:
-        """Write until told to stop; the write that is under way is brought to its end."""
+        """Write until stopped; the write under way is brought to its end."""
         try:
             while not stop.is_set():
                 self._one_incident(stop)
@@ -223,7 +223,7 @@ class Writer:
         return None, "repeated" if unclear else ""
 
     def _look(self, wish: _Wish) -> tuple[Mapping[str, Any] | None, str | None]:
-        """Another version is there than we thought: was that us, in an attempt we heard nothing of?"""
+        """Check whether an unexpected version comes from our own attempt without an answer."""
         try:
             answer = self._clients[self._at].get(wish.path)
         except httpx2.TransportError:

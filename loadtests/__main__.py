@@ -3,7 +3,7 @@
     python -m loadtests --url http://127.0.0.1:8080 --path /invoices/7 --path "/invoices?limit=20" --rate 20
 
 The same as Locust with `loadtests/locustfile.py`, whose other options may follow. TOKEN is sent as a bearer token.
-Exit codes: 0 held, 1 did not hold, 2 could not be told, 3 nothing measured.
+Exit codes: 0 held, 1 did not hold, 2 undecided, 3 nothing measured.
 """
 
 from __future__ import annotations

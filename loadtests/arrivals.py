@@ -1,7 +1,7 @@
 """Says before a run when each request is to begin, and counts what became of it.
 
 An open loop: the moments come from a schedule, so a slow server gets as many requests as a quick one. A latency
-counts from the moment the request was *meant* to begin: whoever would have waited in a queue is seen to wait.
+counts from the moment the request was *meant* to begin: a wait in a queue is measured too.
 """
 
 from __future__ import annotations

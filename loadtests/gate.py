@@ -3,7 +3,7 @@
 * 0, pass: users would have noticed nothing.
 * 1, fail: too many failures, or too slow.
 * 2, invalid: the generator did not offer what it was asked to, so the figures flatter the service.
-* 3, nothing: no request was measured, nobody answered, or what was asked for is not there.
+* 3, nothing: no request was measured, there was no answer, or what was asked for is not there.
 
 A run with only failures can never be 0. Percentiles are exact: the smallest sample that at least this share of all
 samples does not exceed.
@@ -151,7 +151,7 @@ def _by_route(samples: Sequence[Sample]) -> list[Row]:
 
 
 def _achieved(run: Run) -> float:
-    """Tell which share of the planned rate was really sent: late and dropped starts both lower it."""
+    """Return the share of the planned rate that was really sent: late and dropped starts both lower it."""
     if not run.samples or not run.planned:
         return 0.0
     length = max(run.seconds, *(sample.began for sample in run.samples))

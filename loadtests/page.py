@@ -56,7 +56,7 @@ class Series:
 
 
 def machine() -> dict[str, str]:
-    """Tell on what and from which revision figures come."""
+    """Return the machine and the revision that figures come from."""
     try:
         command = ["git", "describe", "--always", "--dirty"]
         found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603 - fixed

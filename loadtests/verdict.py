@@ -4,8 +4,8 @@
 |---|---|
 | 0 | all that was claimed held |
 | 1 | something did not hold |
-| 2 | it could not be told: too few requests, the generator did not keep up, the fault was not confirmed |
-| 3 | nothing was measured: nobody answered, or what was asked for does not exist there |
+| 2 | undecided: too few requests, the generator did not keep up, the fault was not confirmed |
+| 3 | nothing was measured: no answer, or what was asked for does not exist there |
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["FEWEST", "Verdict", "nothing_measured", "overall"]
 FEWEST = 100
 """Requests that a verdict can rest on."""
 
-# An answer below 500 that tells of load or of time was given by the service that was asked.
+# An answer below 500 about load or time was given by the requested service.
 _FROM_THE_SERVICE = {"408", "425", "429"}
 
 
@@ -32,7 +32,7 @@ class Verdict(IntEnum):
 
 
 def nothing_measured(count: int, errors: Mapping[str, int]) -> str:
-    """Say why requests measured nothing, or return an empty text if they measured something.
+    """Return why requests measured nothing, or an empty text if they measured something.
 
     Args:
         count: Requests that ended.
@@ -45,7 +45,7 @@ def nothing_measured(count: int, errors: Mapping[str, int]) -> str:
     kinds = ", ".join(f"{error} {number} times" for error, number in errors.items())
     if any(error.isdecimal() for error in errors):
         return f"what was asked for is not there: {kinds}; name paths of the service, and a token if it needs one"
-    return f"nobody answered: {kinds}; is the address right, and does the service run?"
+    return f"no answer: {kinds}; is the address right, and does the service run?"
 
 
 def _is_from_the_service(error: str) -> bool:
@@ -53,7 +53,7 @@ def _is_from_the_service(error: str) -> bool:
 
 
 def overall(verdicts: Iterable[Verdict]) -> Verdict:
-    """Return the verdict of several parts: one that failed decides, then one that could not be told."""
+    """Return the verdict of several parts: one that failed decides, then an undecided one."""
     found = set(verdicts)
     if found <= {Verdict.NOTHING}:
         return Verdict.NOTHING

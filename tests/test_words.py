@@ -43,19 +43,20 @@ OPENINGS = {
     r"mind": "Watch, Respect",
 }
 # Lines on which such a word is right: a part of the line, and why.
-EXCEPTIONS: dict[str, dict[str, str]] = {}
+EXCEPTIONS = {
+    "deploy/alertmanager/alertmanager.yml": {
+        "receiver: nobody": "the name of a receiver",
+        "name: nobody": "the name of a receiver",
+    },
+    "src/postfacta_embedded/account.py": {"no user called nobody": "the name of an account"},
+}
 # Still to be converted: the only change that this list may see is that it becomes shorter.
 TO_DO = (
     "README.md",
     "SECURITY.md",
-    "benchmarks",
     "changelog.d",
-    "chaos",
-    "deploy",
     "docs",
-    "loadtests",
     "src/postfacta_app",
-    "src/postfacta_embedded",
     "tests",
 )
 

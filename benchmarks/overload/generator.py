@@ -276,7 +276,7 @@ def summarize(plan: Plan, answers: list[Answer]) -> dict[str, Summary]:
 
 
 def _cpu_of(pid: int) -> float:
-    """Tell the processor time of a process and its children so far."""
+    """Return the processor time of a process and its children so far."""
     if not pid:
         return 0.0
     process = Path(f"/proc/{pid}")

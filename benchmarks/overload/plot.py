@@ -12,7 +12,7 @@ __all__ = ["Panel", "write"]
 
 _WIDTH, _HEIGHT = 360, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 28, 52
-# Told apart by those who see no red or green too (Okabe and Ito).
+# Distinguishable without seeing red or green (Okabe and Ito).
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#555555")
 _DASHES = ("", "6 3", "2 2", "8 2 2 2", "1 3")
 

@@ -31,7 +31,7 @@ _GOAL_OK, _GOAL_REFUSED = 0.3, 0.2
 
 
 def ceiling(row: Row, times: float) -> float:
-    """Tell the goodput that no limit could exceed, as a share of the capacity: refusals cost the server time too.
+    """Return the goodput that no limit could exceed, as a share of the capacity: refusals cost the server time too.
 
     With its own seconds s for a request that it serves and r for one that it refuses, x that are served of n leave
     it x * s + (n - x) * r <= 1.
@@ -41,7 +41,7 @@ def ceiling(row: Row, times: float) -> float:
 
 
 def line(row: Row) -> str:
-    """Say in one line what came of a run."""
+    """Return the outcome of a run in one line."""
     said = (
         f"{row['server']:15}{row['handler']:5}{row['variant']:6}{row['times']:3}x  goodput {row['goodput']:6.0f}/s "
         f"{_share(row)}  p99 served {_ms(row['p99_ok'])} refused {_ms(row['p99_refused'])}  sent {row['sent']} "
@@ -90,7 +90,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def missed(rows: Sequence[Row]) -> list[str]:
-    """Tell which goals were not reached; none are set for uvloop, which accepts too slowly."""
+    """Return the goals that were missed; none are set for uvloop, which accepts too slowly."""
     found: list[str] = []
     for row in rows:
         if row["server"] == "uvicorn-uvloop":

@@ -77,7 +77,7 @@ def serving(server: str, handler: str, variant: str) -> Generator[tuple[int, sub
 
 
 def free_port() -> int:
-    """Return a port that nobody has now."""
+    """Return a port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -129,7 +129,7 @@ def _tell(result: Result) -> None:
             else f"{it.fired_after:.1f} s, x{result.compression:g} = {it.fired_after * result.compression:.0f} s"
         )
         _say(
-            f"  {it.alert}: fired after {fired}; told after {it.told_after} s; resolved {it.resolved_after} s after the repair"
+            f"  {it.alert}: fired after {fired}; sent after {it.told_after} s; resolved {it.resolved_after} s after the repair"
         )
     if result.others:
         _say(f"  also: {', '.join(result.others)}")
@@ -141,6 +141,6 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    # Whoever ends us by this signal must find that all we have started ends with us.
+    # This signal must also end everything that was started here.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -2,7 +2,7 @@
 
     CROWD_TOKEN=... python -m chaos.gameday.crowd http://127.0.0.1:8080/service-info --connections 200
 
-It runs until it is ended. A process of its own, so that it does not slow down whoever measures.
+It runs until it is ended. A process of its own, so that it does not slow down the measurement.
 """
 
 from __future__ import annotations

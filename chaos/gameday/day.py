@@ -1,4 +1,4 @@
-"""Runs the day: a time in which nothing happens and nothing may be told, then one fault after the other."""
+"""Runs the day: a calm time in which no notification may be sent, then one fault after the other."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Calm:
 
     Attributes:
         seconds: How long it was.
-        noise: What fired or was told in it.
+        noise: What fired or was sent in it.
         watchdog: How often the sign of life came.
         troubles: Rules that could not be evaluated, and objectives that were missed all the same.
     """
@@ -68,7 +68,7 @@ class Calm:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Tell what was not as it should be."""
+        """Return what was not as it should be."""
         dead = () if self.watchdog else ("the dead man's switch got no sign of life",)
         return (*(f"noise: {name}" for name in self.noise), *self.troubles, *dead)
 
@@ -127,11 +127,11 @@ class Day:
         self._closing.close()
 
     def now(self) -> float:
-        """Tell the seconds since the start."""
+        """Return the seconds since the start."""
         return self.watch.now()
 
     def be_calm(self) -> Calm:
-        """Let users do what they do; nothing may be told.
+        """Run the users alone; no notification may be sent.
 
         First everything runs for a while, unjudged: that becomes the past of each Prometheus from then on.
         """
@@ -249,11 +249,11 @@ class Day:
         return [one for one in every if first <= one.at <= last]
 
     def conclude(self, results: Sequence[Result]) -> Kept:
-        """Leave an incident behind: what was done, and every alert that was told."""
+        """Leave an incident behind: what was done, and every alert that was sent."""
         return self._keeper.conclude(results, self._date)
 
     def told(self) -> list[Arrival]:
-        """List all that was told, in seconds since the start; without the sign of life."""
+        """List all notifications, in seconds since the start; without the sign of life."""
         return [one for one in self._told(0.0, self.now()) if one.receiver != "deadman"]
 
     def _enter(

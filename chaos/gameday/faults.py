@@ -37,7 +37,7 @@ class CannotBeCausedError(Exception):
 
 @contextmanager
 def _again_and_again(deed: Callable[[threading.Event], object]) -> Generator[None]:
-    """Do something in a thread until the block is left; it is told when to end.
+    """Do something in a thread until the block is left; an event ends it.
 
     Raises:
         RuntimeError: At the end, if it could not be done once: then there was no fault.
@@ -49,7 +49,7 @@ def _again_and_again(deed: Callable[[threading.Event], object]) -> Generator[Non
         try:
             while not stop.is_set():
                 deed(stop)
-        except Exception as error:  # noqa: BLE001 - it is told in the other thread
+        except Exception as error:  # noqa: BLE001 - it is raised in the other thread
             wrong.append(error)
 
     thread = threading.Thread(target=run, name="fault", daemon=True)
@@ -120,7 +120,7 @@ def _altered(table: str, there: str, back: str) -> Fault:
 
 @contextmanager
 def _rare_crash(site: Site) -> Generator[None]:
-    """Break one page that hardly anybody asks for."""
+    """Break one page that is rarely requested."""
     headers = {"Authorization": f"Bearer {site.stack.token}"}
 
     def ask(stop: threading.Event) -> None:

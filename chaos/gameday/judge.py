@@ -1,8 +1,8 @@
 """Judges what alerts did about a fault; it looks at what was seen, and at no clock.
 
-1. Each expected alert must fire, be told to whoever its severity names, lead to a runbook that exists, and end after
-   the repair. That it ended must be told as well.
-2. What fires or is told without being expected or allowed is noise. Noise that pages is a failure, other noise too.
+1. Each expected alert must fire, be sent to the receiver of its severity, lead to a runbook that exists, and end
+   after the repair. Its end must be sent as well.
+2. What fires or is sent without being expected or allowed is noise. Noise that pages is a failure, other noise too.
 3. The runbook's commands were run: the diagnosis must answer during the fault, and what says "recovered" must say so
    after the repair and not before.
 4. A row that could not be caused is `not run`, with the reason; never a pass.
@@ -34,7 +34,7 @@ FAST = 120.0
 """Seconds at production's pace within which a fast burn must fire."""
 
 RECEIVERS = {"page": "pager", "ticket": "ticket"}
-"""Who is told of what."""
+"""The receiver of each severity."""
 
 _HONEST = 10.0  # Compressed by more, a second of the service's own counts for too much of the two minutes.
 
@@ -59,7 +59,7 @@ class Episode:
 
     @property
     def severity(self) -> str:
-        """Whom it concerns: `page`, `ticket` or `none`."""
+        """Its severity: `page`, `ticket` or `none`."""
         return self.labels.get("severity", "none")
 
 
@@ -71,7 +71,7 @@ class Course:
         began: Nothing was done yet, and all was quiet.
         caused: The fault began.
         mended: Its cause was gone.
-        ended: Nobody looked any longer.
+        ended: The observation ended.
     """
 
     began: float
@@ -150,7 +150,7 @@ class Result:
 
 
 def not_run(row: Row, reason: str) -> Result:
-    """Say that a row was not run, and why."""
+    """Return the result of a row that was not run, with the reason."""
     return Result(name=row.name, what=row.what, verdict="not run", reasons=(reason,))
 
 
@@ -171,7 +171,7 @@ def judge(
         row: What was to happen.
         course: When it was done.
         episodes: Alerts that were there at some time between its beginning and its end.
-        arrivals: What was told in that time, at moments of the same clock.
+        arrivals: Notifications in that time, at moments of the same clock.
         runbooks: The names of the files that there are.
         compression: How much shorter the waits of alerting were than in production.
         commands: What was run of the runbook.
@@ -208,7 +208,7 @@ def judge(
 def noise(
     episodes: Sequence[Episode], arrivals: Sequence[Arrival], known: Sequence[Pattern] = ()
 ) -> tuple[str, ...]:
-    """List what fired or was told, and was neither expected nor allowed; what concerns nobody is left out."""
+    """List what fired or was sent, and was neither expected nor allowed; alerts without a receiver are left out."""
     labels = [one.labels for one in episodes if one.fired is not None]
     labels += [one.labels for one in arrivals if one.status == "firing"]
     return tuple(
@@ -267,15 +267,15 @@ def _unmet(finding: Finding) -> list[str]:
         return [f"{finding.alert} did not fire{seen}"]
     reasons: list[str] = []
     if finding.severity not in RECEIVERS:
-        reasons.append(f"{finding.alert} has the severity {finding.severity!r}, which concerns nobody")
+        reasons.append(f"{finding.alert} has the severity {finding.severity!r}, which has no receiver")
     elif finding.told_after is None:
-        reasons.append(f"{finding.alert} fired, and {RECEIVERS[finding.severity]} was not told")
+        reasons.append(f"{finding.alert} fired, and {RECEIVERS[finding.severity]} was not notified")
     if not finding.has_runbook:
         reasons.append(f"{finding.alert} leads to no runbook: {finding.runbook or 'it names none'}")
     if finding.resolved_after is None:
         reasons.append(f"{finding.alert} was not resolved after the repair")
     elif finding.told_resolved_after is None:
-        reasons.append(f"{finding.alert} was resolved, and nobody was told")
+        reasons.append(f"{finding.alert} was resolved, and no notification was sent")
     return reasons
 
 

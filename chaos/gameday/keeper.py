@@ -35,7 +35,7 @@ class Kept:
     document: Mapping[str, Any]
 
     def as_json(self) -> dict[str, object]:
-        """Tell of its timeline in short."""
+        """Summarise its timeline."""
         timeline = self.document["timeline"]
         return {"entries": len(timeline["entries"]), "digest": timeline["digest"]}
 
@@ -74,7 +74,7 @@ class Keeper:
         self._closing.close()
 
     def conclude(self, results: Sequence[Result], began: datetime) -> Kept:
-        """Record the day as an incident: what was done, and every alert that was told.
+        """Record the day as an incident: what was done, and every alert that was sent.
 
         Args:
             results: Of all rows.

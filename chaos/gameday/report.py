@@ -23,7 +23,7 @@ _HEAD = (
     "severity",
     "fired after",
     "at production's pace",
-    "told after",
+    "sent after",
     "resolved after repair",
     "runbook",
 )
@@ -41,7 +41,7 @@ class Told:
         results: Of each row, in order.
         not_caused: Alerts that no row causes, and why.
         episodes: All alerts of the day.
-        arrivals: All that was told.
+        arrivals: All notifications.
         seconds: Requests and failures in each second.
         took: Seconds, all in all.
         kept: The incident that the day left behind.
@@ -67,12 +67,12 @@ class Told:
 
     @property
     def noise(self) -> int:
-        """How many alerts fired or were told without a cause of ours."""
+        """How many alerts fired or were sent without a cause of ours."""
         return len(self.calm.noise) + sum(len(it.noise) for it in self.results)
 
     @property
     def notifications(self) -> int:
-        """How many alerts were told of, resolutions left out."""
+        """How many alerts were sent, without resolutions."""
         return sum(one.status == "firing" for one in self.arrivals)
 
 
@@ -235,7 +235,7 @@ def _course(result: Result, told: Told) -> str:
         arrived = [one for one in told.arrivals if any(one.labels == it.labels for it in episodes)]
         parts += [
             f'<circle class="dot" r="4" cx="{x(one.at):.1f}" cy="{_TOP + number * _ROW + 11}">'
-            f"<title>{escape(one.status)}, told to {escape(one.receiver)}</title></circle>"
+            f"<title>{escape(one.status)}, sent to {escape(one.receiver)}</title></circle>"
             for one in arrived
             if course.began <= one.at <= course.ended
         ]
@@ -243,7 +243,7 @@ def _course(result: Result, told: Told) -> str:
         text = f"{moment - course.caused:+.0f} s"
         parts.append(f'<text x="{x(moment):.1f}" y="{height - 6}" text-anchor="middle">{text}</text>')
     drawn = f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="alerts over time">{"".join(parts)}</svg>'
-    about = "Shaded: the fault lasted. Light: pending; dark: firing; dots: somebody was told, of the end too."
+    about = "Shaded: the fault lasted. Light: pending; dark: firing; dots: a notification was sent, also of the end."
     return section(f"{result.name}: {result.what}", f"<p>{badge(result.verdict)}</p>", drawn, about=about)
 
 

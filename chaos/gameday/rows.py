@@ -1,4 +1,4 @@
-"""Reads the table of the game day: which fault must be told by which alerts, and which runbook it leads to."""
+"""Reads the table of the game day: which fault must fire which alerts, and which runbook it leads to."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Pattern:
     labels: tuple[tuple[str, str], ...] = ()
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Tell whether an alert with these labels is one of them."""
+        """Return whether an alert with these labels is one of them."""
         return labels.get("alertname") == self.alert and all(
             labels.get(key) == value for key, value in self.labels
         )
@@ -47,7 +47,7 @@ class Row:
         name: Its id.
         what: What is done, in words.
         fault: What causes and mends it, a name of `chaos.gameday.faults`.
-        expect: Each must fire, be told, and be resolved after the repair.
+        expect: Each must fire, be sent, and be resolved after the repair.
         allow: What else may fire, since the fault is that as well. Everything else is noise.
         runbook: Where the first expected alert must lead to.
         fast: Whether the first page must fire within two minutes at production's pace.
@@ -113,7 +113,7 @@ def _row(number: int, one: Mapping[str, Any]) -> Row:
     if missing := sorted({"id", "what", "fault", "expect", "runbook"} - set(one)):
         raise TableError(f"row {name}: {missing[0]!r} is missing")
     if not one["expect"]:
-        raise TableError(f"row {name}: a fault that no alert tells of has no place here")
+        raise TableError(f"row {name}: a fault without an alert has no place here")
     return Row(
         name=name,
         what=str(one["what"]),

@@ -1,4 +1,4 @@
-"""Puts the stage of a game day together: the service under load, and all that watches it and tells of it."""
+"""Puts the stage of a game day together: the service under load, and all that monitors and reports it."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class Site:
         folder: Where everything is written; must be open to all users.
         template: What `chaos.stack.prepare` made.
         sink: Takes the notifications.
-        keeper: Is told of the alerts too.
+        keeper: Gets the alerts too.
         compression: How much shorter the waits of alerting are than in production.
         settings: More environment variables of the service.
         small_disk: Whether the database has a small disk of its own; needs root.
@@ -237,7 +237,7 @@ class Site:
         self._start_prometheus()
 
     def _start_prometheus(self) -> None:
-        """Start it, and give it the rules once it has seen everything: for five seconds it scrapes nobody."""
+        """Start it, and give it the rules once it has seen everything: for five seconds it scrapes nothing."""
         prometheus = self.prometheus
         prometheus.start()
         prometheus.wait_ready()
@@ -259,7 +259,7 @@ class Site:
         return str(answer.raise_for_status().json()["secret"])
 
     def targets(self) -> dict[str, list[str]]:
-        """Tell what is scraped, by job."""
+        """Return what is scraped, by job."""
         return {
             "postfacta": [_host(url) for url in self.stack.urls],
             "postfacta-journey": [f"127.0.0.1:{self.probe.port}"],
@@ -316,7 +316,7 @@ class Site:
         wait_until(lambda: self._serves(since), "users are served again", within=within, every=0.1)
 
     def _serves(self, since: float) -> bool:
-        """Tell whether nobody failed for two seconds; how long they waited is for alerts to judge."""
+        """Return whether no user failed for two seconds; how long they waited is for alerts to judge."""
         last = self.load.now() - 0.5
         seconds = self.load.between(last - 2.0, last)
         return last - since >= 2.0 and seconds.count >= _RATE and not seconds.failed
@@ -333,7 +333,7 @@ class Site:
         }
 
     def users(self, first: float, last: float) -> Mapping[str, float]:
-        """Tell how users fared between two moments of `time.monotonic`."""
+        """Return how users fared between two moments of `time.monotonic`."""
         began = time.monotonic() - self.load.now()
         window = self.load.between(first - began, last - began)
         return {

@@ -22,7 +22,7 @@ Ask = Callable[[], Sequence[Mapping[str, Any]]]
 def advance(
     open_: Mapping[_Key, Episode], alerts: Sequence[Mapping[str, Any]], now: float
 ) -> dict[_Key, Episode]:
-    """Tell what is to be known of each alert now: new ones are seen, some fire, and those that are gone have ended.
+    """Record the state of each alert now: new ones are seen, some fire, and those that are gone have ended.
 
     Args:
         open_: What was known; those that have ended are no longer among them.
@@ -64,7 +64,7 @@ class Watch:
         self._thread.join(30.0)
 
     def now(self) -> float:
-        """Tell the seconds since the start of the day."""
+        """Return the seconds since the start of the day."""
         return time.monotonic() - self._began
 
     def look_at(self, ask: Ask | None) -> None:
@@ -86,7 +86,7 @@ class Watch:
 
     @property
     def blind(self) -> float:
-        """How many seconds no answer came, though somebody was asked."""
+        """How many seconds no answer came, though queries were sent."""
         with self._lock:
             return self._blind
 

@@ -105,7 +105,7 @@ def _handler(switch: Switch) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-            """Say nothing: a line each minute tells nobody anything."""
+            """Log nothing: a line each minute would be noise."""
 
     return Handler
 

@@ -143,7 +143,7 @@ class Journey:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Follow nobody: the token is for the service alone."""
+    """Follow no redirect: the token is for the service alone."""
 
     def redirect_request(  # noqa: PLR0917 - as the base class has it
         self, req: urllib.request.Request, fp: object, code: int, msg: str, headers: object, newurl: str
@@ -169,7 +169,7 @@ def _exercise() -> dict[str, str]:
 
 
 class Board:
-    """Holds the last outcome for whoever scrapes, from any thread.
+    """Holds the last outcome for scrapes from any thread.
 
     Args:
         stale_after: Seconds after which an outcome says nothing any more: then the probe itself hangs.
@@ -231,7 +231,7 @@ def _serve(board: Board, host: str, port: int) -> ThreadingHTTPServer:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-            """Say nothing: a line for each scrape tells nobody anything."""
+            """Log nothing: a line for each scrape would be noise."""
 
     server = ThreadingHTTPServer((host, port), Handler)
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()

@@ -1,10 +1,10 @@
-"""Say who is on call at a time, from `deploy/oncall.yaml`, and find its gaps and doubles.
+"""Print who is on call at a time, from `deploy/oncall.yaml`, and find its gaps and overlaps.
 
     python deploy/bin/oncall.py who
     python deploy/bin/oncall.py who --at 2026-12-24T18:00 --rotation primary
     python deploy/bin/oncall.py check --days 90
 
-A time without an offset is in the file's own time zone. Exit codes: 0 done, 1 `check` found something or nobody is on
+A time without an offset is in the file's own time zone. Exit codes: 0 done, 1 `check` found something or no one is on
 call, 2 wrong usage or a file that cannot be read. Needs PyYAML alone, so that it works at night on any machine.
 """
 
@@ -69,7 +69,7 @@ class _Rotation:
         return taken or [one.seat(at) for one in self.shifts if one.start <= at < one.end]
 
     def changes(self, start: datetime, end: datetime) -> Iterator[datetime]:
-        """Tell each moment at which somebody else may hold it."""
+        """Yield each moment at which the holder may change."""
         spans: tuple[_Span, ...] = (*self.shifts, *self.overrides)
         for span in spans:
             yield from (moment for moment in (span.start, span.end) if start < moment < end)
@@ -105,7 +105,7 @@ class OnCall:
         return list(self._rotations)
 
     def who(self, rotation: str, at: datetime) -> str:
-        """Tell which seat holds a rotation.
+        """Return the seat that holds a rotation.
 
         Raises:
             OnCallError: None does, or two do, or there is no such rotation.
@@ -122,7 +122,7 @@ class OnCall:
         return at.astimezone(self.zone).replace(tzinfo=None)
 
     def problems(self, start: datetime, days: int) -> list[str]:
-        """List each stretch in which a rotation has nobody or two, or somebody is his own deputy."""
+        """List each stretch in which a rotation has no holder or two, or primary and deputy are the same person."""
         begin = self.local(start)
         end = begin + timedelta(days=days)
         moments = sorted({begin, *(at for one in self._rotations.values() for at in one.changes(begin, end))})
@@ -136,7 +136,7 @@ class OnCall:
         for name, rotation in self._rotations.items():
             seats = rotation.seats(at)
             if not seats:
-                yield f"{name} has nobody"
+                yield f"{name} has no one"
             elif len(seats) > 1:
                 yield f"{name} has {' and '.join(seats)}"
             elif (other := holders.setdefault(seats[0], name)) != name:

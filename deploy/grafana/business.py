@@ -40,7 +40,7 @@ def _incidents() -> list[Panel]:
     return [
         Panel(
             title="Incidents under way",
-            description="Incidents that nobody has resolved yet, by severity.",
+            description="Unresolved incidents by severity.",
             unit="short",
             queries=[
                 Query(f"sum by (severity) ({_largest(incidents, 'severity, status', live)})", "{{severity}}")
@@ -173,7 +173,7 @@ def _access() -> list[Panel]:
     return [
         Panel(
             title="Sign-ins and tokens",
-            description="Attempts a second by outcome. Many `bad_credentials` are somebody who guesses.",
+            description="Attempts a second by outcome. Many `bad_credentials` indicate password guessing.",
             unit="ops",
             queries=[Query(per_second(_AUTH, by="mode, outcome"), "{{mode}} {{outcome}}")],
             stacked=True,

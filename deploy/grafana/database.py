@@ -155,7 +155,7 @@ def _server() -> list[Panel]:
         Panel(
             title="Sessions by state",
             description=(
-                "Sessions of everybody, and the most there may be. `idle in transaction` holds locks and keeps dead "
+                "Sessions of all users, and the maximum. `idle in transaction` holds locks and keeps dead "
                 "rows alive."
             ),
             unit="short",

@@ -109,7 +109,7 @@ def _requests() -> list[Panel]:
         ),
         Panel(
             title="Share of failures",
-            description="Failed requests among all. It is 0 while none fails, and empty while nobody asks.",
+            description="Failed requests among all. It is 0 while none fails, and empty without requests.",
             unit="percentunit",
             queries=[Query(share(failed, asked), "failed")],
             steps=(Step("green"), Step("red", 0.005)),
@@ -171,7 +171,7 @@ def _saturation() -> list[Panel]:
         ),
         Panel(
             title="Event loop lag",
-            description="How late the event loop runs. Above 0.25 s something blocks it, and everybody waits.",
+            description="How late the event loop runs. Above 0.25 s something blocks it, and every request waits.",
             unit="s",
             queries=[Query(faster_than(q, LAG), f"P{q * 100:g}") for q in (0.5, 0.99)],
             steps=(Step("green"), Step("red", 0.25)),

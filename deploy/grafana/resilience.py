@@ -220,7 +220,7 @@ def _rates() -> list[Panel]:
         ),
         Panel(
             title="Share of limited requests",
-            description="Requests answered 429 among all. Above a fifth somebody abuses us, or a limit is too low.",
+            description="Requests answered 429 among all. Above a fifth a client abuses the service, or a limit is low.",
             unit="percentunit",
             queries=[Query(share(limited, per_second(decisions, by="policy")), "{{policy}}")],
             steps=(Step("green"), Step("red", 0.2)),

@@ -10,7 +10,7 @@ Any other service is stopped the same way, known by its command and its paths:
     python -m loadtests.drain --command "uvicorn billing:app --port {port}" --path /invoices/7 [--slow "/report?year=7"]
                               [--ready /healthz/ready] [--grace 30]
 
-Exit codes: 0 held, 1 did not hold, 2 could not be told, 3 nothing measured.
+Exit codes: 0 held, 1 did not hold, 2 undecided, 3 nothing measured.
 """
 
 from __future__ import annotations

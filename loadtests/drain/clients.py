@@ -132,7 +132,7 @@ class Clients:
         """Send at a steady pace on one connection, as long as the server lets it.
 
         A balancer that stops sending opens no more connections; what is open goes on. So a client learns of the
-        end from the server alone: told to close, it opens another only while the balancer sends.
+        end from the server alone: asked to close, it opens another only while the balancer sends.
         """
         connection: Connection | None = None
         due = time.monotonic()

@@ -43,7 +43,7 @@ class Closing:
         )
 
     def misses(self) -> list[str]:
-        """Say what was not in order."""
+        """Return what was not in order."""
         found: list[str] = []
         if self.shut_down < self.started:
             found.append(f"lifespan shutdown ran in {self.shut_down} of {self.started} workers")
@@ -54,7 +54,7 @@ class Closing:
         return found
 
     def __str__(self) -> str:
-        """Say it in a cell."""
+        """Return the text of a table cell."""
         late = f", {self.late} handlers late" if self.late else ""
         return f"{self.shut_down}/{self.started}{late}"
 

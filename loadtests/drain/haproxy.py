@@ -60,7 +60,7 @@ class HAProxy:
     control: Path
 
     def up(self) -> list[bool]:
-        """Tell of each instance whether requests go to it."""
+        """Return for each instance whether requests go to it."""
         rows = [line.split() for line in self._command("show servers state instances").splitlines()]
         # Columns 6 and 7 are the operational and the administrative state; 2 is "running".
         return [row[5] == "2" for row in rows if len(row) > 6 and not row[0].startswith("#")]

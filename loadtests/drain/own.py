@@ -80,7 +80,7 @@ def judge(seen: Seen, service: OwnService) -> tuple[Verdict, list[str]]:
     if len(seen.attempts) < FEWEST:
         flaws.append(f"{len(seen.attempts)} requests ended, at least {FEWEST} are needed")
     if not after:
-        flaws.append("no request was sent after the signal: nobody can have noticed it")
+        flaws.append("no request was sent after the signal, so no client can have noticed it")
     if flaws:
         return Verdict.INVALID, flaws
     misses = _misses(seen, after, service)

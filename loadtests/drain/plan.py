@@ -62,7 +62,7 @@ class Plan:
     def server(
         self, kind: ServerKind, times: Times, *, label: str, port: int | None = None, **more: str
     ) -> Server:
-        """Make an instance that is told these limits."""
+        """Make an instance with these limits."""
         environment = {
             "DRAIN_DELAY": str(times.drain_delay),
             "DRAIN_TIMEOUT": str(times.drain_timeout),
@@ -91,7 +91,7 @@ class Result:
         cells: Column to text, for the table.
         misses: Every goal that was not reached, in words; empty is good.
         facts: The figures behind the cells.
-        flaw: Set where it could not be told, or nothing was measured; the misses say why.
+        flaw: Set where it was undecided, or nothing was measured; the misses say why.
     """
 
     scenario: str

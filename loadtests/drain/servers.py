@@ -39,7 +39,7 @@ class ServerKind:
         command: With `{port}` and `{app}`, and `{delay}` for a launcher.
         workers: How many processes run the application.
         unready_within: The goal for readiness, in seconds after the signal.
-        own_signals: The process that we start runs the application, so it hears every signal itself.
+        own_signals: The process that we start runs the application, so it gets every signal itself.
     """
 
     name: str
@@ -126,7 +126,7 @@ class Event:
         pid: In which process.
         at: When, on the monotonic clock, which all processes of a machine share.
         path: Of the request, for handlers.
-        mechanism: By which the library hears signals, for a startup.
+        mechanism: By which the library catches signals, for a startup.
     """
 
     name: str
@@ -143,7 +143,7 @@ class Server:
         kind: Which server.
         app: Import string of the application.
         folder: Where the journal and the log go; made if it is missing.
-        environment: What the application is told.
+        environment: The application's environment.
         port: Where; by default a free one.
     """
 

@@ -92,7 +92,7 @@ class _Load:
     async def _see_it_off(self) -> None:
         self.exited = await self.server.exited(within=self.times.budget + 1)
         self.leftover = self.exited is not None and not await self.server.leaves_nothing()
-        # Whoever still waits for an answer of a killed server gets none, and says so.
+        # A client that still waits for an answer of a killed server gets none, and reports that.
         self.server.kill()
 
 
@@ -148,7 +148,7 @@ def _kinds(failed: list[Attempt]) -> str:
 
 
 def _stayed_live(load: _Load) -> bool:
-    # Once the listener is closed there is nobody to ask.
+    # Once the listener is closed nothing answers.
     return all(status in {0, 200} for _, status in load.live.seen)
 
 

@@ -1,4 +1,4 @@
-"""Speak HTTP over one TCP connection, so that each way to fail can be told apart."""
+"""Speak HTTP over one TCP connection, so that each way to fail can be distinguished."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Connection:
     """One connection of a client that keeps it as long as the server does not say otherwise.
 
     Attributes:
-        closing: The server told the client not to use it again.
+        closing: The server asked the client not to use it again.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,7 +1,7 @@
-"""Decides as whom PostgreSQL runs, because it refuses to run as root.
+"""Chooses the user that PostgreSQL runs as, because it refuses to run as root.
 
-* direct    -- an ordinary user runs it as himself.
-* namespace -- root runs it in a user namespace where he is called ``nobody``: no capability is left, the files
+* direct    -- an ordinary user runs it under the same account.
+* namespace -- root runs it in a user namespace in which it is called ``nobody``: no capability is left, the files
   stay root's, and ``unshare`` execs, so that PostgreSQL is our direct child.
 * setuid    -- where the kernel forbids namespaces, the child becomes ``nobody`` before it execs.
 
@@ -39,7 +39,7 @@ class Means(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """As whom a child runs.
+    """The account that a child runs as.
 
     Args:
         means: How it comes to be that user.
@@ -124,7 +124,7 @@ class Account:
         """Make a data folder of ours belong to the account, if root ran it by the other means before.
 
         Raises:
-            EmbeddedPostgresError: It is somebody else's.
+            EmbeddedPostgresError: It belongs to another user.
         """
         found = folder.stat().st_uid
         if found == self.uid:
@@ -166,7 +166,7 @@ def direct() -> Account:
 
 
 def namespace() -> Account:
-    """Run children in a user namespace where we are called nobody.
+    """Run children in a user namespace in which it is called ``nobody``.
 
     Raises:
         EmbeddedPostgresError: This system does not offer it.
@@ -182,7 +182,7 @@ def namespace() -> Account:
 
 
 def setuid() -> Account:
-    """Run children as nobody, which only root can.
+    """Run children as ``nobody``, which only root can.
 
     Raises:
         EmbeddedPostgresError: We are not root, or the system does not let root change its user.

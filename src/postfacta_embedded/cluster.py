@@ -106,8 +106,8 @@ def prepare_cluster(
     Args:
         cluster: Where it is, or shall be.
         binaries: What shall run it.
-        account: As whom.
-        log: Told what takes long.
+        account: The account it runs as.
+        log: Called with a message about each long step.
         needed_bytes: What must be free on the disk before a new one is begun.
         fsync: Whether a new one must survive a crash of the machine; without, its creation is faster.
 
@@ -154,7 +154,7 @@ def _create(
     if shutil.disk_usage(parent).free < needed_bytes:
         raise disk_full(_CREATE, parent, needed_bytes)
     log(f"creating the database cluster in {cluster.data_dir} with PostgreSQL {binaries.version}")
-    # It grows under another name: whoever is killed here leaves no half cluster that looks like a whole one.
+    # It grows under another name: a process killed here leaves no partial cluster that looks complete.
     if cluster.unfinished.exists():
         shutil.rmtree(cluster.unfinished)
     cluster.unfinished.mkdir(mode=0o700)
@@ -187,7 +187,7 @@ def _run_initdb(
         f"--pgdata={cluster.unfinished}",
         f"--username={SUPERUSER}",
         f"--pwfile={cluster.password_file}",
-        # Any user of this machine can reach a port on the loopback address: nobody gets in without the password.
+        # Any user of this machine can reach a port on the loopback address: no one gets in without the password.
         "--auth=scram-sha-256",
         "--encoding=UTF8",
         *_locale_options(binaries.major),

@@ -1,4 +1,4 @@
-"""Turns what the system or a failed program says into an error that tells what to do."""
+"""Turns an error of the system or of a failed program into one that says how to fix it."""
 
 from __future__ import annotations
 

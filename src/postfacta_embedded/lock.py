@@ -1,4 +1,4 @@
-"""Lets one data folder have one owner at a time."""
+"""Allows a data folder one owner at a time."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def end_orphan(data_dir: Path, *, timeout: float, log: Callable[[str], None]) ->
     Args:
         data_dir: The folder, resolved.
         timeout: Seconds to wait for its end.
-        log: Told what is being done.
+        log: Called with a message about each step.
 
     Raises:
         EmbeddedPostgresError: It belongs to another user, or does not end in time.

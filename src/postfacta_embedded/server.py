@@ -2,8 +2,8 @@
 
 The rules:
 
-1. One owner at a time has a data folder; a lock that dies with its owner says who.
-2. The owner notices the child's death at once, and always reaps it. A child that nobody reaps keeps its
+1. One owner at a time has a data folder; a lock that ends with its owner's process holds that.
+2. The owner notices the child's death at once, and always reaps it. A child that is not reaped keeps its
    postmaster.pid valid, and the next start is refused.
 3. PostgreSQL alone removes its postmaster.pid. An orphan that an owner left behind is proven to be one, then
    stopped cleanly.
@@ -63,7 +63,7 @@ class _StartFailure(Exception):  # noqa: N818 -- it never leaves this module
 
 
 def _ignore(message: str) -> None:
-    """Tell nobody."""
+    """Discard the message."""
 
 
 class EmbeddedPostgres:
@@ -77,9 +77,9 @@ class EmbeddedPostgres:
             its name and a suffix. Made if it is missing; its parent, too.
         port: Where to listen; 0 takes a free one, and keeps it for later starts if it can.
         binaries: The folder of ``initdb`` and ``postgres``; None searches.
-        account: As whom to run; None chooses.
+        account: The account to run as; None chooses.
         settings: More server settings. They win over the safe defaults, but not over address and port.
-        log: Told, in words for people, whatever takes longer than a second.
+        log: Called with a readable message about anything that takes longer than a second.
         start_timeout: Seconds until it must answer; recovery after a crash counts, too.
         stop_timeout: Seconds for a clean shutdown before it is forced.
     """
@@ -185,7 +185,7 @@ class EmbeddedPostgres:
         self.stop()
 
     def restart(self) -> None:
-        """Stop it and start it again, on the same port if nobody has taken it.
+        """Stop it and start it again, on the same port if it is still free.
 
         Raises:
             EmbeddedPostgresError: It cannot be started again.
@@ -252,7 +252,7 @@ class EmbeddedPostgres:
         env: dict[str, str] = {}
         if before is not None and is_alive(before.pid):
             # The pid of a dead postmaster now belongs to another process (end_orphan has looked), or it is a
-            # zombie that nobody reaps. PostgreSQL cannot know and would refuse to start. It ignores the pid of its
+            # zombie that is never reaped. PostgreSQL cannot know and would refuse to start. It ignores the pid of its
             # grandparent, as pg_ctl needs it, and goes on with its own checks: so that is what we call it.
             env["PG_GRANDPARENT_PID"] = str(before.pid)
         fixed = {"listen_addresses": _HOST, "port": str(self._port), "unix_socket_directories": ""}

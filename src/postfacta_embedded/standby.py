@@ -28,7 +28,7 @@ _COPY_TIMEOUT = 300.0  # a second for an empty cluster; a large one takes as lon
 
 
 def _ignore(message: str) -> None:
-    """Tell nobody."""
+    """Discard the message."""
 
 
 class StandbyPostgres(EmbeddedPostgres):
@@ -38,14 +38,14 @@ class StandbyPostgres(EmbeddedPostgres):
     starts follow it again, or go on as a primary if it was promoted. The primary must keep its port.
 
     Args:
-        primary: Whom to follow; a promoted standby will do.
+        primary: The server to follow; a promoted standby will do.
         data_dir: Where its own data is kept; as for ``EmbeddedPostgres``.
         name: As it calls itself to the primary, for ``synchronous_standby_names``: a plain word.
         port: Where to listen; 0 takes a free one, and keeps it for later starts if it can.
         binaries: The folder of ``postgres``, ``pg_basebackup`` and ``pg_ctl``; None searches.
-        account: As whom to run; None chooses.
+        account: The account to run as; None chooses.
         settings: More server settings.
-        log: Told, in words for people, whatever takes longer than a second.
+        log: Called with a readable message about anything that takes longer than a second.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class StandbyPostgres(EmbeddedPostgres):
     def _copy(self, pg_basebackup: Path, account: Account) -> None:
         cluster = self._cluster
         self._log(f"copying the primary to {cluster.data_dir}")
-        # As for a new cluster: whoever is killed here leaves no half copy that looks like a whole one.
+        # As for a new cluster: a process killed here leaves no partial copy that looks complete.
         shutil.rmtree(cluster.unfinished, ignore_errors=True)
         cluster.unfinished.mkdir(mode=0o700)
         os.chown(cluster.unfinished, account.uid, account.gid)

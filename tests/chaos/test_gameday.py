@@ -82,7 +82,7 @@ def test_a_row_of_the_short_form_is_one_of_the_long() -> None:
     ("change", "complaint"),
     [
         ({"expects": []}, "row one: unknown key 'expects'"),
-        ({"expect": []}, "row one: a fault that no alert tells of"),
+        ({"expect": []}, "row one: a fault without an alert"),
         ({"runbook": None}, "row one: 'runbook' is missing"),
         ({"allow": [{"slo": "one"}]}, "names no alert; write a name"),
     ],

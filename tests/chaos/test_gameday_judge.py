@@ -75,14 +75,14 @@ AMISS: Mapping[str, tuple[Callable[[], Result], str]] = {
         lambda: judged(episodes=(replace(EPISODE, seen=10.0, fired=12.0, ended=99.0),), arrivals=()),
         "Flooded did not fire",
     ),
-    "nobody was told": (lambda: judged(arrivals=()), "Flooded fired, and pager was not told"),
+    "no notification": (lambda: judged(arrivals=()), "Flooded fired, and pager was not notified"),
     "somebody else was told": (
         lambda: judged(arrivals=(arrival(137.0, "firing", "ticket"), arrival(162.0, "resolved", "ticket"))),
-        "Flooded fired, and pager was not told",
+        "Flooded fired, and pager was not notified",
     ),
     "it was told before the fault": (
         lambda: judged(arrivals=(arrival(120.0, "firing"), ARRIVALS[1])),
-        "Flooded fired, and pager was not told",
+        "Flooded fired, and pager was not notified",
     ),
     "its runbook is missing": (
         lambda: judged(runbooks=("Other.md",)),
@@ -104,13 +104,13 @@ AMISS: Mapping[str, tuple[Callable[[], Result], str]] = {
         lambda: judged(episodes=(EPISODE, replace(EPISODE, labels={**LABELS, "at": "two"}, ended=None))),
         "Flooded was not resolved after the repair",
     ),
-    "its end was not told": (
+    "its end was not sent": (
         lambda: judged(arrivals=ARRIVALS[:1]),
-        "Flooded was resolved, and nobody was told",
+        "Flooded was resolved, and no notification was sent",
     ),
-    "it concerns nobody": (
+    "it has no receiver": (
         lambda: judged(episodes=(replace(EPISODE, labels={**LABELS, "severity": "none"}),)),
-        "Flooded has the severity 'none', which concerns nobody",
+        "Flooded has the severity 'none', which has no receiver",
     ),
     "it is too slow": (
         lambda: judged(

@@ -63,7 +63,7 @@ UNANSWERED = {"ended": 1000, "errors": {"ConnectError": 1000}}
             id="no way back",
         ),
         pytest.param(journal(rollbacks=[deed(output=False)]), GOOD, Verdict.FAIL, id="back, and not well"),
-        pytest.param(journal(), UNANSWERED, Verdict.NOTHING, id="nobody answered"),
+        pytest.param(journal(), UNANSWERED, Verdict.NOTHING, id="no answer"),
         pytest.param(journal(), {"failure": "no lab"}, Verdict.NOTHING, id="no users"),
         pytest.param(journal(), {**GOOD, "ended": 99}, Verdict.INVALID, id="too few"),
         pytest.param(journal(), {**GOOD, "late": 1.5}, Verdict.INVALID, id="a late generator"),

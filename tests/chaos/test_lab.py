@@ -32,7 +32,7 @@ def experiment(deed: str) -> dict[str, object]:
     ours = {"type": "python", "module": "chaos.actions"}
     return {
         "title": "B01 Somebody else's service",
-        "description": "It was started by somebody else.",
+        "description": "It was not started here.",
         "configuration": {"window": 1, "rate": 60},
         "controls": [{"name": "users", "provider": {"type": "python", "module": "chaos.lab"}}],
         "steady-state-hypothesis": {

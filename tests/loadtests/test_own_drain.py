@@ -52,7 +52,7 @@ def test_what_was_noticed_did_not_hold(change: dict[str, Any], reason: str) -> N
 
 @pytest.mark.parametrize(
     ("found", "reason"),
-    [(attempts(before=20, after=20), "at least 100"), (attempts(after=0), "nobody can have noticed")],
+    [(attempts(before=20, after=20), "at least 100"), (attempts(after=0), "no client can have noticed")],
 )
 def test_too_few_clients_cannot_tell(found: Sequence[Attempt], reason: str) -> None:
     verdict, reasons = judge(replace(GOOD, attempts=found), SERVICE)

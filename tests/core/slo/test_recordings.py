@@ -96,7 +96,9 @@ def test_several_reasons_make_one_bad_slice() -> None:
 def test_a_probe_counts_and_its_absence_does_not() -> None:
     tests = made(objective("availability", APP))
     probe = 'probe_success{job="postfacta-journey"}'
-    assert probe in {one["series"] for one in tests["the probe fails and there are no other requests"]["input_series"]}
+    assert probe in {
+        one["series"] for one in tests["the probe fails and there are no other requests"]["input_series"]
+    }
     missing = tests["there is no probe"]
     assert probe not in {one["series"] for one in missing["input_series"]}
     assert asked(missing, "slice_bad") == [0]
