@@ -54,7 +54,7 @@ from .incidents.v0_postgres import PostgresV0
 from .links import service as link_service
 from .links.http import LinkHttp
 from .links.postgres import PostgresLinks
-from .migrations import HEAD, current_revision
+from .migrations import HEAD, revision
 from .openapi import openapi_document
 from .postmortems import service as postmortems
 from .postmortems.history_page import HistoryPage
@@ -189,7 +189,7 @@ def create_app(
             housekeeping(database, telemetry.observer),
             revocations.running(database.wait_connected, observer=telemetry.observer),
             business.reading(
-                PostgresBusiness(database, partial(_revision, database)), observer=telemetry.observer
+                PostgresBusiness(database, partial(revision, database)), observer=telemetry.observer
             ),
             *([watch.running()] if watch else []),
             *(project.resources if project else []),
@@ -393,10 +393,10 @@ def _health(settings: Settings, database: Database, telemetry: Telemetry) -> Hea
         # What was right stays so while the database is away: that is the first check's affair.
         if right["schema"] and _is_away(database):
             return
-        revision = await _revision(database)
-        right["schema"] = revision is not None and revision >= HEAD
+        found = await revision(database)
+        right["schema"] = found is not None and found >= HEAD
         if not right["schema"]:
-            raise SchemaOutdatedError(revision)
+            raise SchemaOutdatedError(found)
 
     async def durability() -> bool:
         if not (right["durability"] and _is_away(database)):
@@ -414,10 +414,6 @@ def _watch(settings: Settings) -> Watch | None:
     url = settings.prometheus_url
     # One second for a question: at the end, the process waits for as long as one that is not answered.
     return Watch(Prometheus(url.get_secret_value(), timeout=1.0), "postfacta") if url else None
-
-
-async def _revision(database: Database) -> str | None:
-    return await current_revision(lambda sql: database.fetchval(sql, operation="revision", repeatable=True))
 
 
 def _is_away(database: Database) -> bool:

@@ -36,9 +36,9 @@ from .identity.model import (
 )
 from .identity.postgres import PostgresIdentity
 from .identity.sessions import new_password, reset_password
-from .migrations import HEAD, MigrationError, upgrade
+from .migrations import HEAD, MigrationError, revision, upgrade
 from .principal import Principal, Role
-from .reach import NoDatabaseError, reach, revision
+from .reach import NoDatabaseError, reach
 from .server import SERVERS, PortInUseError, serve
 from .settings import AuthMode, Settings, SettingsError, exposed_secrets, load_settings
 from .timeline.postgres import TimelineStore

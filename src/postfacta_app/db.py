@@ -59,8 +59,9 @@ SCHEMA_ERRORS = (
     asyncpg.UndefinedColumnError,
     asyncpg.UndefinedFunctionError,
     asyncpg.InvalidSchemaNameError,
+    asyncpg.InsufficientPrivilegeError,
 )
-"""What a statement meets in a database that was not migrated, or was emptied."""
+"""What a statement meets in a database that was not migrated, was emptied, or lacks grants."""
 
 _STAMP = """
 update incidents set timeline_at = greatest(clock_timestamp(), timeline_at + interval '1 microsecond')

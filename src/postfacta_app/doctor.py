@@ -19,8 +19,8 @@ from postfacta_core.policy.lifecycle import DrainLimits
 from .connections import HEADER_TIMEOUT
 from .db import database_time
 from .errors import AppError
-from .migrations import HEAD
-from .reach import NoDatabaseError, reach, revision
+from .migrations import HEAD, revision, role_rights
+from .reach import NoDatabaseError, reach
 from .server import BACKLOG, PortInUseError, check_port, graceful_timeout
 from .settings import AuthMode, Settings
 
@@ -32,6 +32,7 @@ _OTHER_FILES = 100  # Libraries, logs, the event loop.
 _ALLOWED = """
 select current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
   - coalesce(current_setting('reserved_connections', true), '0')::int"""
+_MANY = 3  # Missing rights that are named.
 _NEVER = ("never gives up on a client that does not finish its headers", "a proxy in front must: {proxy}")
 _PROXY = "haproxy `timeout http-request 10s`"
 # What was measured of each server is in docs/reference/slow-clients.md and drain.md.
@@ -175,22 +176,32 @@ async def _look_at_database(settings: Settings) -> list[_Finding]:
         async with reach(settings) as database:
             return [
                 _Finding("database", "ok", "it answers"),
-                await _look_at_schema(database),
+                *await _look_at_schema(database, is_local=settings.is_local),
                 await _look_at_durability(database),
                 await _look_at_connections(database, settings.pool_max_size),
                 await _look_at_clock(database),
             ]
     except (NoDatabaseError, ResilienceError) as error:
-        return [_Finding("database", "fail", str(error), "what follows from it was not looked at")]
+        return [_Finding("database", "fail", str(error), "dependent checks were skipped")]
 
 
-async def _look_at_schema(database: Database) -> _Finding:
+async def _look_at_schema(database: Database, *, is_local: bool) -> list[_Finding]:
+    role, lacking, can_change = await role_rights(database)
+    if lacking:
+        more = f" and {len(lacking) - _MANY} more" if len(lacking) > _MANY else ""
+        text = f"role {role} lacks {', '.join(lacking[:_MANY])}{more}"
+        advice = f"as the tables' owner: `postfacta migrate`, then `grant postfacta_app to {role}`"
+        return [_Finding("rights", "fail", text, advice)]
     found = await revision(database)
-    if found is not None and found >= HEAD:
-        return _Finding("schema", "ok", f"revision {found}")
-    return _Finding(
-        "schema", "fail", f"revision {found or 'none'}, {HEAD} is needed", "run `postfacta migrate`"
-    )
+    if found is None or found < HEAD:
+        text = f"revision {found or 'none'}, {HEAD} is needed"
+        return [_Finding("schema", "fail", text, "run `postfacta migrate`")]
+    schema = _Finding("schema", "ok", f"revision {found}")
+    if not can_change:
+        return [schema, _Finding("rights", "ok", f"role {role} can add facts, and change none")]
+    text = f"role {role} can change or delete recorded facts"
+    advice = "let POSTFACTA_DATABASE_DSN name a role of its own that is only a member of postfacta_app"
+    return [schema, _Finding("rights", "warn" if is_local else "fail", text, advice)]
 
 
 async def _look_at_durability(database: Database) -> _Finding:

@@ -180,10 +180,10 @@ class Problems:
         return response
 
     async def schema_missing(self, request: Request, error: Exception) -> Response:
-        """Answer a statement that met a database without our tables; the check `schema` says so too."""
+        """Answer a statement that met a database without our tables or grants; the check `schema` says so too."""
         if (context := current_request()) is not None and not context.error_type:
             context.error_type = "schema_missing"
-        detail = "Try again later: an operator has to run `postfacta migrate`"
+        detail = "Try again later: an operator has to run `postfacta doctor`"
         return await self._app_error(request, SchemaMissingError(detail, headers={"Retry-After": "10"}))
 
     async def _http_exception(self, request: Request, error: HTTPException) -> Response:

@@ -11,10 +11,10 @@ import anyio
 from postfacta_core.aio.database import Database, PoolOptions
 from postfacta_core.events import ConnectionOpened, Event
 
-from .migrations import current_revision
+from .db import SCHEMA_ERRORS
 from .settings import Settings
 
-__all__ = ["NoDatabaseError", "reach", "revision"]
+__all__ = ["NoDatabaseError", "reach"]
 
 _WAIT = 5.0  # Seconds.
 
@@ -28,7 +28,7 @@ async def reach(settings: Settings) -> AsyncGenerator[Database]:
     """Connect, and disconnect at the end of the block.
 
     Raises:
-        NoDatabaseError: If it does not answer in time.
+        NoDatabaseError: If it does not answer in time, or has not the tables or grants that the block needs.
     """
     dsn = settings.database_dsn.get_secret_value()
     reason = "it does not answer"
@@ -46,13 +46,7 @@ async def reach(settings: Settings) -> AsyncGenerator[Database]:
             raise NoDatabaseError(
                 f"no database at {where} ({reason}): is it running, and is POSTFACTA_DATABASE_DSN right?"
             )
-        yield database
-
-
-async def revision(database: Database) -> str | None:
-    """Tell the revision of the schema; None before the first migration."""
-
-    async def fetch(sql: str) -> object:
-        return await database.fetchval(sql, operation="revision", repeatable=True)
-
-    return await current_revision(fetch)
+        try:
+            yield database
+        except SCHEMA_ERRORS as error:
+            raise NoDatabaseError(f"{error}: run `postfacta doctor`, which says what to do") from error

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import socket
 from collections.abc import Iterator
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
@@ -12,7 +14,7 @@ from postfacta_app.cli import main
 from postfacta_app.server import SERVERS
 from postfacta_embedded import EmbeddedPostgres
 from tests.app.identity.project import ANON_KEY, running_project
-from tests.pg import create_database, open_folder
+from tests.pg import create_database, execute, fetch_value, open_folder
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
@@ -25,10 +27,12 @@ CHECKS = [
     "stop",
     "database",
     "schema",
+    "rights",
     "durability",
     "connections",
     "clock",
 ]
+ROLE = f"doctor_{os.getpid()}"  # Roles are the whole server's, which other tests use too.
 
 
 @pytest.fixture
@@ -37,6 +41,29 @@ def set_open_files() -> Iterator[None]:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def as_role(dsn: str, role: str = ROLE) -> str:
+    """Give the address of the same database for another role."""
+    parts = urlsplit(dsn)
+    where = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{role}:{PASSWORD}@{where}"))
+
+
+@pytest.fixture
+def role(migrated: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Make a role without any rights, and set it as the one to use; give the owner's address."""
+    execute(migrated, f"create role {ROLE} login password '{PASSWORD}'")
+    monkeypatch.setenv("POSTFACTA_DATABASE_DSN", as_role(migrated))
+    yield migrated
+    for name in (f"{ROLE}_owner", ROLE):
+        if fetch_value(migrated, f"select to_regrole('{name}')"):
+            execute(
+                migrated,
+                f"reassign owned by {name} to postgres",
+                f"drop owned by {name}",
+                f"drop role {name}",
+            )
 
 
 def verdicts(text: str) -> dict[str, str]:
@@ -51,16 +78,40 @@ def doctor(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[s
     return code, verdicts(text), text
 
 
-@pytest.mark.usefixtures("programs")
-def test_on_a_sound_set_up_only_the_header_reading_is_left_to_do(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    # Its durability is what it is by itself, unlike that of the server the other tests use.
+@pytest.fixture(scope="module")
+def durable_server(programs: None) -> Iterator[EmbeddedPostgres]:
+    """Run a PostgreSQL whose durability is what it is by itself, and that has no role but its superuser."""
     with open_folder() as folder, EmbeddedPostgres(folder / "data") as server:
-        monkeypatch.setenv("POSTFACTA_DATABASE_DSN", create_database(server, "sound"))
-        assert main(["migrate"]) == 0
-        capsys.readouterr()
-        code, shown, text = doctor(capsys)
+        yield server
+
+
+def test_an_owner_who_may_not_create_the_role_learns_what_to_do(
+    durable_server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    admin = create_database(durable_server, "owned")
+    # In whatever order these tests run.
+    execute(admin, "drop database if exists sound with (force)", "drop role if exists postfacta_app")
+    execute(admin, f"create role {ROLE} login password '{PASSWORD}'", f"alter database owned owner to {ROLE}")
+    monkeypatch.setenv("POSTFACTA_DATABASE_DSN", as_role(admin))
+    assert main(["migrate"]) == 0
+    assert "run `create role postfacta_app nologin` as a superuser" in capsys.readouterr().out
+    execute(admin, "create role postfacta_app nologin")
+    assert main(["migrate"]) == 0
+    assert "create role" not in capsys.readouterr().out
+    execute(admin, f"reassign owned by {ROLE} to postgres", f"grant postfacta_app to {ROLE}")
+    assert doctor(capsys)[1]["rights"] == "ok"
+
+
+def test_on_a_sound_set_up_only_the_header_reading_is_left_to_do(
+    durable_server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    owner = create_database(durable_server, "sound")
+    monkeypatch.setenv("POSTFACTA_DATABASE_DSN", owner)
+    assert main(["migrate"]) == 0
+    execute(owner, f"create role {ROLE}_sound login password '{PASSWORD}' in role postfacta_app")
+    monkeypatch.setenv("POSTFACTA_DATABASE_DSN", as_role(owner, f"{ROLE}_sound"))
+    capsys.readouterr()
+    code, shown, text = doctor(capsys)
     assert list(shown) == CHECKS
     # How many files may be open is this machine's affair.
     assert {about for about, verdict in shown.items() if verdict != "ok"} <= {"files"}
@@ -84,6 +135,78 @@ def test_each_fault_is_named_with_what_to_do(
     assert "-> run `postfacta migrate`" in text
     assert "fsync = off" in text
     assert "-> let both machines follow one time server" in text
+
+
+@pytest.mark.parametrize(("environment", "verdict"), [("production", "fail"), ("local", "warn")])
+def test_a_role_that_could_change_facts_is_found(
+    migrated: str,
+    environment: str,
+    verdict: str,
+    *,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("ENVIRONMENT", environment)
+    _, shown, text = doctor(capsys)
+    assert shown["rights"] == verdict
+    assert "role postgres can change or delete recorded facts" in text
+    assert (
+        "-> let POSTFACTA_DATABASE_DSN name a role of its own that is only a member of postfacta_app" in text
+    )
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "grant delete on audit_log to {0}",
+        "grant truncate on edits to {0}",
+        "alter table signals owner to {0}",
+        "create role {0}_owner role {0}; alter table signals owner to {0}_owner",
+    ],
+)
+def test_each_way_to_change_facts_is_found(
+    role: str, given: str, monkeypatch: pytest.MonkeyPatch, *, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    execute(role, f"grant postfacta_app to {ROLE}")
+    assert doctor(capsys)[1]["rights"] == "ok"
+    execute(role, given.format(ROLE))
+    code, shown, _ = doctor(capsys)
+    assert (code, shown["rights"]) == (1, "fail")
+
+
+def test_a_role_without_any_right_is_found(role: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, shown, text = doctor(capsys)
+    assert (code, shown["rights"]) == (1, "fail")
+    assert "schema" not in shown
+    assert (
+        f"role {ROLE} lacks insert on action_items, select on action_items, update on action_items and 32 more"
+        in text
+    )
+    assert f"-> as the tables' owner: `postfacta migrate`, then `grant postfacta_app to {ROLE}`" in text
+
+
+def test_each_single_right_that_is_missing_is_named(role: str, capsys: pytest.CaptureFixture[str]) -> None:
+    execute(role, f"grant postfacta_app to {ROLE}")
+    granted = (
+        str(
+            fetch_value(
+                role,
+                "select string_agg(privilege_type || ' on ' || table_name, ',') from information_schema.role_table_grants"
+                " where grantee = 'postfacta_app'",
+            )
+        )
+        .lower()
+        .split(",")
+    )
+    assert len(granted) == 35
+    for right in granted:
+        execute(role, f"revoke {right} from postfacta_app")
+        code, shown, text = doctor(capsys)
+        assert (code, shown["rights"]) == (1, "fail")
+        assert f"role {ROLE} lacks {right}\n" in text
+        execute(role, f"grant {right} to postfacta_app")
+    assert doctor(capsys)[1]["rights"] == "ok"
 
 
 def test_a_public_address_that_is_called_local_is_warned_of(

@@ -405,6 +405,21 @@ async def test_an_empty_database_comes_to_the_newest_revision_and_says_so(databa
     assert len(said) == 1
 
 
+async def test_an_upgrade_gives_back_what_the_service_lost(app_database_dsn: str) -> None:
+    granted = (
+        "select array_agg(table_name || privilege_type order by table_name || privilege_type) from information_schema.role_table_grants"
+        " where grantee = 'postfacta_app'"
+    )
+    before = await query(app_database_dsn, granted)
+    for lost in ("all on all tables in schema public", "usage on schema public"):
+        await query(app_database_dsn, f"revoke {lost} from postfacta_app, public")
+    assert await query(app_database_dsn, granted) == [None]
+    await migrate(app_database_dsn, progress=quiet)
+    assert await query(app_database_dsn, granted) == before != [None]
+    usage = "select has_schema_privilege('postfacta_app', 'public', 'usage')"
+    assert await query(app_database_dsn, usage) == [True]
+
+
 async def test_the_revision_can_be_read_through_any_connection(shared_app_dsn: str) -> None:
     connection = await asyncpg.connect(shared_app_dsn)
     try:

@@ -9,7 +9,7 @@ older code does not mind, and a mistake is mended by the next one.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import anyio
@@ -21,9 +21,21 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from postfacta_core.aio.database import Database
 from postfacta_core.clock import LUCK, Luck
 
-__all__ = ["HEAD", "MigrationError", "NoDowngradeError", "current_revision", "migrate", "upgrade"]
+from .rights import CAN_CHANGE_FACTS, LACKS, grant
+
+__all__ = [
+    "HEAD",
+    "MigrationError",
+    "NoDowngradeError",
+    "current_revision",
+    "migrate",
+    "revision",
+    "role_rights",
+    "upgrade",
+]
 
 HEAD: Final = "0001"
 """The revision this program needs."""
@@ -105,6 +117,29 @@ async def current_revision(database: str | FetchValue) -> str | None:
         await engine.dispose()
 
 
+async def revision(database: Database) -> str | None:
+    """Return the revision of a connected database; None if it was never migrated."""
+    return await _revision(_asking(database))
+
+
+async def role_rights(database: Database) -> tuple[str, Sequence[str], bool]:
+    """Return the connected role, what it lacks to run the service, and whether it could change recorded facts."""
+    ask = _asking(database)
+    lacking = await ask(LACKS)
+    return (
+        str(await ask("select current_user")),
+        str(lacking).split(", ") if lacking else [],
+        bool(await ask(CAN_CHANGE_FACTS)),
+    )
+
+
+def _asking(database: Database) -> FetchValue:
+    async def ask(sql: str) -> object:
+        return await database.fetchval(sql, operation="revision", repeatable=True)
+
+    return ask
+
+
 async def _revision(fetch: FetchValue) -> str | None:
     if await fetch("select to_regclass('alembic_version') is null"):
         return None
@@ -145,6 +180,8 @@ def _run(connection: Connection, progress: Progress) -> None:
     config.set_main_option("script_location", "postfacta_app:migrations")
     config.set_main_option("path_separator", "os")
     command.upgrade(config, "head")
+    grant(connection, progress)
+    connection.commit()
 
 
 def _state(error: Exception) -> str | None:

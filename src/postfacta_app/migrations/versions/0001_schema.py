@@ -224,32 +224,10 @@ do $$ declare t text; begin
     """,
 )
 
-# A role belongs to the whole cluster: another database's migration may make it at the same moment, and an
-# owner without CREATEROLE leaves it to the operator. The service logs in as a member of it.
-_ROLE = """
-do $$ begin
-  create role postfacta_app nologin;
-exception when duplicate_object or unique_violation or insufficient_privilege then null; end $$
-"""
-# The version table was made before this ran: it is read for readiness, never written by the service.
-_GRANTS = """
-do $$ begin
-  if not exists (select from pg_roles where rolname = 'postfacta_app') then
-    raise warning 'role postfacta_app is missing and may not be created: nothing is granted'; return;
-  end if;
-  grant usage on schema public to postfacta_app;
-  grant select, insert on all tables in schema public to postfacta_app;
-  revoke insert on alembic_version from postfacta_app;
-  grant usage on all sequences in schema public to postfacta_app;
-  grant update on users, tokens, incidents, action_items, idempotency_keys to postfacta_app;
-  grant delete on idempotency_keys, incident_links, tokens to postfacta_app;
-end $$
-"""
-
 
 def upgrade() -> None:
     """Make everything in one transaction."""
-    for statement in (*_TABLES, _ROLE, _GRANTS):
+    for statement in _TABLES:
         op.get_bind().exec_driver_sql(statement)
 
 

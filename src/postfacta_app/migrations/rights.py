@@ -1,0 +1,60 @@
+"""Grant the service's role what it needs, and nothing that could change a recorded fact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from sqlalchemy import Connection
+
+__all__ = ["CAN_CHANGE_FACTS", "LACKS", "grant"]
+
+
+def _lacking(role: str) -> str:
+    # Facts are in the tables whose trigger refuses changes. The version is read for readiness.
+    return f"""
+select verb, object from (
+  select v.verb, format('%I', c.relname) as object, has_table_privilege({role}, c.oid, v.verb) as has_it
+    from pg_class c left join pg_trigger t on t.tgrelid = c.oid and t.tgname = 'append_only',
+         unnest(array['select', 'insert', 'update', 'delete']) as v (verb)
+   where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' and case
+     when t.tgname is not null then v.verb in ('select', 'insert')
+     when c.relname = 'alembic_version' then v.verb = 'select'
+     when c.relname in ('idempotency_keys', 'tokens') then true
+     when c.relname = 'incident_links' then v.verb <> 'update'
+     else c.relname in ('action_items', 'incidents', 'users') and v.verb <> 'delete' end
+  union all select 'usage', 'schema public', has_schema_privilege({role}, 'public', 'usage')
+) needed where not has_it"""  # noqa: S608 - the names of roles below
+
+
+LACKS: Final = f"""
+select string_agg(verb || ' on ' || object, ', ' order by object, verb) from ({_lacking("current_user")}) lacking"""  # noqa: S608
+"""What the role that asks may not do, though the service does it; null if nothing."""
+
+CAN_CHANGE_FACTS: Final = """
+select bool_or(pg_has_role(c.relowner, 'member') or has_table_privilege(c.oid, 'update, delete, truncate'))
+  from pg_class c join pg_trigger t on t.tgrelid = c.oid where t.tgname = 'append_only'"""
+"""Whether the role that asks could change what was recorded: a superuser, the owner, or one with rights to it."""
+
+_HAS_ROLE: Final = "select exists (select from pg_roles where rolname = 'postfacta_app')"
+# A role belongs to the whole cluster: another database's migration may make it at the same moment.
+_MAKE_ROLE: Final = """
+do $$ begin
+  create role postfacta_app nologin;
+exception when duplicate_object or unique_violation or insufficient_privilege then null; end $$"""
+_ADVICE: Final = (
+    "role postfacta_app is missing, and this role may not create it: nothing was granted;"
+    " run `create role postfacta_app nologin` as a superuser, then `postfacta migrate` again"
+)
+
+
+def grant(connection: Connection, progress: Callable[[str], None]) -> None:
+    """Make the role if it is missing, and grant it what it lacks; the service logs in as a member of it."""
+    run = connection.exec_driver_sql
+    if not run(_HAS_ROLE).scalar():
+        run(_MAKE_ROLE)
+        if not run(_HAS_ROLE).scalar():
+            progress(_ADVICE)
+            return
+    for verb, name in run(_lacking("'postfacta_app'")).all():
+        run(f"grant {verb} on {name} to postfacta_app")
