@@ -96,8 +96,6 @@ _HEADERS = (
 )
 # One year: browsers then ask for this host by TLS alone. Never on a developer's machine, where there is none.
 _STRICT_TRANSPORT = ("strict-transport-security", "max-age=31536000")
-
-
 _FORWARDED = (b"x-forwarded-for", b"forwarded", b"x-real-ip", b"via")
 
 

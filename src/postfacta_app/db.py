@@ -25,7 +25,7 @@ from starlette.responses import Response
 
 from postfacta_core.aio.database import Connection, Database
 from postfacta_core.context import current_request
-from postfacta_core.errors import LockTimeoutError
+from postfacta_core.errors import LockTimeoutError, ResilienceError
 from postfacta_core.events import Observer, TaskCrashed
 from postfacta_core.policy.address import client_address
 
@@ -34,12 +34,12 @@ from .principal import Principal
 
 __all__ = [
     "SCHEMA_ERRORS",
+    "UNUSABLE",
     "VISIBLE",
     "Answer",
     "Fetch",
     "Transactions",
     "Unit",
-    "database_time",
     "housekeeping",
     "prune_keys",
     "sees",
@@ -62,6 +62,9 @@ SCHEMA_ERRORS = (
     asyncpg.InsufficientPrivilegeError,
 )
 """What a statement meets in a database that was not migrated, was emptied, or lacks grants."""
+
+UNUSABLE = (ResilienceError, *SCHEMA_ERRORS)
+"""What the health checks report, so that no task of the background has to."""
 
 _STAMP = """
 update incidents set timeline_at = greatest(clock_timestamp(), timeline_at + interval '1 microsecond')
@@ -302,9 +305,3 @@ async def prune_keys(database: Database, *, batch: int = 1000) -> int:
         total += deleted
         if deleted < batch:
             return total
-
-
-async def database_time(database: Database) -> datetime:
-    """Read the database's clock, to compare it with ours."""
-    now: datetime = await database.fetchval("select clock_timestamp()", operation="clock", repeatable=True)
-    return now

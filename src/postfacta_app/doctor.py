@@ -17,7 +17,6 @@ from postfacta_core.errors import ResilienceError
 from postfacta_core.policy.lifecycle import DrainLimits
 
 from .connections import HEADER_TIMEOUT
-from .db import database_time
 from .errors import AppError
 from .migrations import HEAD, revision, role_rights
 from .reach import NoDatabaseError, reach
@@ -32,6 +31,7 @@ _OTHER_FILES = 100  # Libraries, logs, the event loop.
 _ALLOWED = """
 select current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
   - coalesce(current_setting('reserved_connections', true), '0')::int"""
+_NOW = "select extract(epoch from clock_timestamp())::float8"
 _MANY = 3  # Missing rights that are named.
 _NEVER = ("never gives up on a client that does not finish its headers", "a proxy in front must: {proxy}")
 _PROXY = "haproxy `timeout http-request 10s`"
@@ -223,7 +223,8 @@ async def _look_at_connections(database: Database, pool: int) -> _Finding:
 
 
 async def _look_at_clock(database: Database) -> _Finding:
-    skew = abs((await database_time(database)).timestamp() - WALL())
+    now = await database.fetchval(_NOW, operation="clock", repeatable=True)
+    skew = abs(now - WALL())
     verdict = "ok" if skew < _SKEW[0] else "warn" if skew < _SKEW[1] else "fail"
     advice = "" if verdict == "ok" else "let both machines follow one time server (NTP)"
     return _Finding("clock", verdict, f"{skew:.1f} s between here and the database", advice)

@@ -28,6 +28,7 @@ from tests.pg import open_folder
 
 START = {"title": "DB outage", "description": "Primary is away", "reporter": "sre", "severity": "HIGH"}
 NEW = {"title": "Checkout is down", "description": "Nobody can pay since noon.", "severity": "HIGH"}
+GRANTED = f"granted_{os.getpid()}"  # A role; they belong to the whole server, which others use too.
 # What the causes below are made of.
 CAUSES = ("db unavailable", "write failed", "relation", "UndefinedTable", "Traceback", "asyncpg", "select ")
 
@@ -285,6 +286,26 @@ async def test_the_checks_are_shown_by_name_to_whoever_may_scrape(
                 "schema",
                 "durability",
             ]
+
+
+async def test_a_database_without_grants_is_unavailable_and_no_crash(
+    app_database_dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with in_process(app_database_dsn) as owner:
+        await owner.database.execute(f"create role {GRANTED} login password 'x' in role postfacta_app")
+        try:
+            dsn = re.sub(r"//.*@", f"//{GRANTED}:x@", app_database_dsn)
+            async with in_process(app_database_dsn, database_dsn=dsn) as service:
+                headers = await service.as_role("responder")
+                assert (await service.client.get("/api/v1/incidents", headers=headers)).status_code == 200
+                await service.database.execute("revoke select on incidents from postfacta_app")
+                answer = await service.client.get("/api/v1/incidents", headers=headers)
+        finally:
+            await owner.database.execute(f"drop owned by {GRANTED}")
+            await owner.database.execute(f"drop role {GRANTED}")
+    assert (answer.status_code, answer.json()["type"]) == (503, "/problems/schema-missing")
+    assert "postfacta doctor" in answer.json()["detail"]
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 @pytest.mark.parametrize("path", ["/api/v1/incidents", "/api/v0/incidents", "/incidents"])

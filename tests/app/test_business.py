@@ -13,6 +13,7 @@ import asyncpg
 import httpx2
 import pytest
 from anyio.lowlevel import checkpoint
+from asyncpg import InsufficientPrivilegeError
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -246,7 +247,10 @@ async def test_numbers_that_never_came_are_as_old_as_the_process() -> None:
     assert shown(business) == {AGE: 700}
 
 
-@pytest.mark.parametrize("error", [DatabaseUnavailableError("main", 1.0), LookupError("a mistake")])
+@pytest.mark.parametrize(
+    "error",
+    [DatabaseUnavailableError("main", 1.0), InsufficientPrivilegeError("no grant"), LookupError("a mistake")],
+)
 async def test_while_reads_fail_the_numbers_grow_old_and_only_a_mistake_is_told(
     error: Exception,
 ) -> None:

@@ -186,6 +186,16 @@ def test_a_role_without_any_right_is_found(role: str, capsys: pytest.CaptureFixt
     assert f"-> as the tables' owner: `postfacta migrate`, then `grant postfacta_app to {ROLE}`" in text
 
 
+@pytest.mark.parametrize("words", [("user", "list"), ("verify",), ("user", "disable", "ada@example.org")])
+def test_a_command_without_rights_ends_with_a_sentence(
+    role: str, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 1
+    assert capsys.readouterr().err == (
+        "postfacta: permission denied for table alembic_version: run `postfacta doctor`, which says what to do\n"
+    )
+
+
 def test_each_single_right_that_is_missing_is_named(role: str, capsys: pytest.CaptureFixture[str]) -> None:
     execute(role, f"grant postfacta_app to {ROLE}")
     granted = (

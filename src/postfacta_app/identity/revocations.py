@@ -10,9 +10,9 @@ from typing import Final
 import anyio
 
 from postfacta_core.clock import MONOTONIC, Clock
-from postfacta_core.errors import ResilienceError
 from postfacta_core.events import Observer, TaskCrashed
 
+from ..db import UNUSABLE
 from .model import Store
 
 __all__ = ["Revocations"]
@@ -75,7 +75,7 @@ class Revocations:
 
         Args:
             connected: Waits until there is one.
-            observer: Gets what fails for another reason than that it is away.
+            observer: Gets each failure but those of a database that is away or unprepared: health checks report these.
             interval: Seconds.
         """
 
@@ -84,7 +84,7 @@ class Revocations:
                 await connected()
                 try:
                     await self.look()
-                except ResilienceError:
+                except UNUSABLE:
                     pass
                 except Exception as error:  # noqa: BLE001 - a failure here must end neither the task nor the service
                     observer(TaskCrashed("revocations", error))

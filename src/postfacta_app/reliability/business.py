@@ -12,8 +12,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from postfacta_core.clock import MONOTONIC, Clock
-from postfacta_core.errors import ResilienceError
 from postfacta_core.events import Observer, Sample, TaskCrashed
+
+from ..db import UNUSABLE
 
 __all__ = ["METRICS", "BusinessMetrics", "Source"]
 
@@ -115,7 +116,7 @@ class BusinessMetrics(Collector):
 
         Args:
             source: Where they are.
-            observer: Told of what fails, unless it is that the database is away: others tell of that.
+            observer: Gets each failure but those of a database that is away or unprepared: health checks report these.
             interval: Seconds.
         """
 
@@ -124,7 +125,7 @@ class BusinessMetrics(Collector):
                 await source.connected()
                 try:
                     await self._read(source)
-                except ResilienceError:
+                except UNUSABLE:
                     pass
                 except Exception as error:  # noqa: BLE001 - a failure here must end neither the task nor the service
                     observer(TaskCrashed("business_metrics", error))

@@ -7,6 +7,7 @@ from typing import cast
 
 import anyio
 import pytest
+from asyncpg import InsufficientPrivilegeError, UndefinedTableError
 
 from postfacta_app.identity.model import Store
 from postfacta_app.identity.revocations import Revocations
@@ -81,7 +82,8 @@ async def test_what_is_settled_is_not_read_again() -> None:
 
 async def test_a_failure_ends_nothing(anyio_backend: str) -> None:
     log, seen, turns = Log(), list[object](), 0
-    failures: list[Exception | None] = [DatabaseUnavailableError("db"), LookupError(), None, None]
+    expected = [DatabaseUnavailableError("db"), UndefinedTableError(), InsufficientPrivilegeError()]
+    failures: list[Exception | None] = [*expected, LookupError(), None, None]
 
     async def connected() -> None:
         nonlocal turns
