@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ def rule_files() -> list[Path]:
     return sorted((DEPLOY / "prometheus/rules").glob("*.yml"))
 
 
+@cache
 def groups(file: Path) -> list[dict[str, Any]]:
     """Read the groups of one file."""
     found: list[dict[str, Any]] = yaml.safe_load(file.read_text())["groups"]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
+from tests.kit.every import every
 from tests.ops.alerting.rules import DEPLOY, Alert, alerts, needs_alertmanager, ran
 
 CONFIG = DEPLOY / "alertmanager/alertmanager.yml"
@@ -22,28 +21,32 @@ def config() -> dict[str, Any]:
 
 
 @needs_alertmanager
-@pytest.mark.parametrize("file", [CONFIG, *EXAMPLES], ids=lambda file: file.name)
-def test_alertmanager_takes_the_configuration(file: Path) -> None:
-    done = ran("amtool", "check-config", file)
-    assert (done.returncode, "SUCCESS" in done.stdout) == (0, True), done.stdout
+def test_alertmanager_takes_the_configuration() -> None:
+    with every() as case:
+        for file in (CONFIG, *EXAMPLES):
+            with case(file.name):
+                done = ran("amtool", "check-config", file)
+                assert (done.returncode, "SUCCESS" in done.stdout) == (0, True), done.stdout
 
 
 @needs_alertmanager
-@pytest.mark.parametrize("one", alerts(), ids=str)
-def test_each_alert_goes_where_its_severity_says(one: Alert) -> None:
-    expected = "deadman" if one.name == "Watchdog" else RECEIVERS[one.labels["severity"]]
-    labels = {name: text for name, text in one.labels.items() if "{{" not in text}
-    told = [f"{name}={text}" for name, text in {**labels, "alertname": one.name}.items()]
-    done = ran(
-        "amtool",
-        "config",
-        "routes",
-        "test",
-        f"--config.file={CONFIG}",
-        f"--verify.receivers={expected}",
-        *told,
-    )
-    assert done.returncode == 0, done.stdout
+def test_each_alert_goes_where_its_severity_says() -> None:
+    with every() as case:
+        for one in alerts():
+            with case(one):
+                expected = "deadman" if one.name == "Watchdog" else RECEIVERS[one.labels["severity"]]
+                labels = {name: text for name, text in one.labels.items() if "{{" not in text}
+                told = [f"{name}={text}" for name, text in {**labels, "alertname": one.name}.items()]
+                done = ran(
+                    "amtool",
+                    "config",
+                    "routes",
+                    "test",
+                    f"--config.file={CONFIG}",
+                    f"--verify.receivers={expected}",
+                    *told,
+                )
+                assert done.returncode == 0, done.stdout
 
 
 @needs_alertmanager
@@ -57,15 +60,17 @@ def test_pages_of_one_outage_come_together() -> None:
     assert pages["group_by"] == ["service"]
 
 
-@pytest.mark.parametrize("file", [CONFIG, *EXAMPLES], ids=lambda file: file.name)
-def test_secrets_stand_in_files_of_their_own(file: Path) -> None:
-    lines = [line.strip(" -") for line in file.read_text().splitlines()]
-    keys = {line.partition(":")[0] for line in lines if ":" in line and not line.startswith("#")}
-    secrets = {key for key in keys if re.search(r"password|secret|token|_key|^url|_url", key)}
-    assert secrets <= {key for key in secrets if key.endswith("_file")} | {"url"}
-    if file == CONFIG:
-        assert "url" not in keys
-    assert secrets
+def test_secrets_stand_in_files_of_their_own() -> None:
+    with every() as case:
+        for file in (CONFIG, *EXAMPLES):
+            with case(file.name):
+                lines = [line.strip(" -") for line in file.read_text().splitlines()]
+                keys = {line.partition(":")[0] for line in lines if ":" in line and not line.startswith("#")}
+                secrets = {key for key in keys if re.search(r"password|secret|token|_key|^url|_url", key)}
+                assert secrets <= {key for key in secrets if key.endswith("_file")} | {"url"}
+                if file == CONFIG:
+                    assert "url" not in keys
+                assert secrets
 
 
 def wanted(matchers: list[str]) -> dict[str, str]:
@@ -77,15 +82,17 @@ def meets(one: Alert, matchers: list[str]) -> bool:
     return all(re.fullmatch(pattern, labels.get(name, "")) for name, pattern in wanted(matchers).items())
 
 
-@pytest.mark.parametrize("rule", config()["inhibit_rules"], ids=lambda rule: rule["source_matchers"][-1])
-def test_what_an_inhibition_compares_stands_on_every_rule_that_it_can_meet(rule: dict[str, Any]) -> None:
-    # What both sides lack counts as equal, and would silence strangers. An instance comes with the series.
-    sources = [one for one in alerts() if meets(one, rule["source_matchers"])]
-    targets = [one for one in alerts() if meets(one, rule["target_matchers"])]
-    assert sources
-    assert targets
-    for one in (*sources, *targets):
-        assert set(rule["equal"]) - {"instance"} <= one.labels.keys(), one
+def test_what_an_inhibition_compares_stands_on_every_rule_that_it_can_meet() -> None:
+    with every() as case:
+        for rule in config()["inhibit_rules"]:
+            with case(rule["source_matchers"][-1]):
+                # What both sides lack counts as equal, and would silence strangers. An instance comes with the series.
+                sources = [one for one in alerts() if meets(one, rule["source_matchers"])]
+                targets = [one for one in alerts() if meets(one, rule["target_matchers"])]
+                assert sources
+                assert targets
+                for one in (*sources, *targets):
+                    assert set(rule["equal"]) - {"instance"} <= one.labels.keys(), one
 
 
 def test_no_alert_silences_another_service() -> None:

@@ -16,6 +16,7 @@ import yaml
 from postfacta_app.app import create_app
 from postfacta_app.settings import load_settings
 from postfacta_core.telemetry.policies import POLICY_METRICS, RUNTIME_METRICS
+from tests.kit.every import every
 from tests.ops.alerting.rules import (
     DEPLOY,
     Alert,
@@ -81,21 +82,25 @@ def test_each_alert_fires_and_is_silent_as_its_tests_say(file: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize(
-    "name", sorted({one.name for one in alerts() if written_by_hand(one)} - {"Watchdog"})
-)
-def test_each_alert_has_a_test_of_firing_and_one_of_silence(name: str) -> None:
-    of_alert = [case for _, case in cases() if re.match(rf"{name}\b", case["name"])]
-    assert any(fires(case) == {name} for case in of_alert)
-    silent = [case for case in of_alert if "silent" in case["name"]]
-    assert silent
-    assert not any(fires(case) for case in silent)
+def test_each_alert_has_a_test_of_firing_and_one_of_silence() -> None:
+    with every() as case:
+        for name in sorted({one.name for one in filter(written_by_hand, alerts())} - {"Watchdog"}):
+            with case(name):
+                of_alert = [one for _, one in cases() if re.match(rf"{name}\b", one["name"])]
+                assert any(fires(one) == {name} for one in of_alert)
+                silent = [one for one in of_alert if "silent" in one["name"]]
+                assert silent
+                assert not any(fires(one) for one in silent)
 
 
-@pytest.mark.parametrize("severity", ["ticket", "page"])
-def test_each_severity_of_a_certificate_that_expires_is_tested(severity: str) -> None:
-    text = (DEPLOY / "prometheus/tests/infra.test.yml").read_text()
-    assert re.search(rf'alertname="PostfactaCertificateExpiring",[^}}]*severity="{severity}"', text)
+def test_each_severity_of_a_certificate_that_expires_is_tested() -> None:
+    with every() as case:
+        for severity in ("ticket", "page"):
+            with case(severity):
+                text = (DEPLOY / "prometheus/tests/infra.test.yml").read_text()
+                assert re.search(
+                    rf'alertname="PostfactaCertificateExpiring",[^}}]*severity="{severity}"', text
+                )
 
 
 def test_the_watchdog_fires_from_the_first_moment() -> None:
@@ -120,37 +125,43 @@ def rendered(case: dict[str, Any], of: Path, folder: Path) -> str:
 
 
 @needs_promtool
-@pytest.mark.parametrize(
-    ("file", "case"),
-    [(file, case) for file, case in cases() if fires(case)],
-    ids=[case["name"] for _, case in cases() if fires(case)],
-)
-def test_what_an_alert_says_can_be_read(file: Path, case: dict[str, Any], tmp_path: Path) -> None:
-    said = rendered(case, file, tmp_path)
-    for name in fires(case):
-        assert f'runbook_url="{RUNBOOKS}/{name}.md"' in said
-    texts = re.findall(r'(?:summary|description)="((?:\\.|[^"\\])*)"', said)
-    assert len(texts) >= 2, said
-    for text in texts:
-        assert not re.search(r"error expanding|<no value>|%!|NaN|\{\{|  | \.|Inf", text), text
-        assert text[-1] != " "
+def test_what_an_alert_says_can_be_read(tmp_path: Path) -> None:
+    with every() as case:
+        for file, test in cases():
+            if not fires(test):
+                continue
+            with case(test["name"]):
+                said = rendered(test, file, tmp_path)
+                for name in fires(test):
+                    assert f'runbook_url="{RUNBOOKS}/{name}.md"' in said
+                texts = re.findall(r'(?:summary|description)="((?:\\.|[^"\\])*)"', said)
+                assert len(texts) >= 2, said
+                for text in texts:
+                    assert not re.search(r"error expanding|<no value>|%!|NaN|\{\{|  | \.|Inf", text), text
+                    assert text[-1] != " "
 
 
-@pytest.mark.parametrize("one", alerts(), ids=str)
-def test_each_alert_says_who_what_and_where(one: Alert) -> None:
-    assert one.labels["severity"] in {"page", "ticket", "none"}
-    assert {"severity", "service", "component"} <= one.labels.keys()
-    assert all(one.labels.values())
-    assert set(one.annotations) == {"summary", "description", "runbook_url", "dashboard_url"}
-    assert all(one.annotations.values())
-    assert one.annotations["runbook_url"] == f"{RUNBOOKS}/{one.name}.md"
-    assert re.fullmatch(r"https://grafana\.example\.org/d/postfacta-\w+", one.annotations["dashboard_url"])
+def test_each_alert_says_who_what_and_where() -> None:
+    with every() as case:
+        for one in alerts():
+            with case(one):
+                assert one.labels["severity"] in {"page", "ticket", "none"}
+                assert {"severity", "service", "component"} <= one.labels.keys()
+                assert all(one.labels.values())
+                assert set(one.annotations) == {"summary", "description", "runbook_url", "dashboard_url"}
+                assert all(one.annotations.values())
+                assert one.annotations["runbook_url"] == f"{RUNBOOKS}/{one.name}.md"
+                assert re.fullmatch(
+                    r"https://grafana\.example\.org/d/postfacta-\w+", one.annotations["dashboard_url"]
+                )
 
 
-@pytest.mark.parametrize("one", alerts(), ids=str)
-def test_each_alert_leads_to_a_dashboard_that_is_there(one: Alert) -> None:
-    uid = one.annotations["dashboard_url"].rpartition("/")[2]
-    assert (DEPLOY / f"grafana/dashboards/{uid}.gen.json").is_file()
+def test_each_alert_leads_to_a_dashboard_that_is_there() -> None:
+    with every() as case:
+        for one in alerts():
+            with case(one):
+                uid = one.annotations["dashboard_url"].rpartition("/")[2]
+                assert (DEPLOY / f"grafana/dashboards/{uid}.gen.json").is_file()
 
 
 def test_only_what_users_feel_pages() -> None:
@@ -163,10 +174,12 @@ def test_only_what_users_feel_pages() -> None:
     }
 
 
-@pytest.mark.parametrize("one", [one for one in alerts() if one.file == "postfacta.yml"], ids=str)
-def test_each_alert_looks_at_what_the_service_exposes(one: Alert) -> None:
-    assert metrics_of(one.expr)
-    assert metrics_of(one.expr) <= exposed() | recorded() | NOT_OURS
+def test_each_alert_looks_at_what_the_service_exposes() -> None:
+    with every() as case:
+        for one in (one for one in alerts() if one.file == "postfacta.yml"):
+            with case(one):
+                assert metrics_of(one.expr)
+                assert metrics_of(one.expr) <= exposed() | recorded() | NOT_OURS
 
 
 def test_a_metric_that_nobody_exposes_would_be_noticed() -> None:
@@ -179,12 +192,14 @@ def test_the_journey_probe_exposes_what_its_alert_looks_at() -> None:
     assert "probe_success " in (DEPLOY / "bin/journey_probe.py").read_text()
 
 
-@pytest.mark.parametrize("one", [one for one in alerts() if written_by_hand(one)], ids=str)
-def test_each_alert_looks_at_one_job_that_is_scraped(one: Alert) -> None:
-    config = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
-    jobs = set(re.findall(r'job="([^"]+)"', one.expr))
-    assert jobs <= {job["job_name"] for job in config["scrape_configs"]}
-    assert len(jobs) == (0 if one.name == "Watchdog" else 1)
+def test_each_alert_looks_at_one_job_that_is_scraped() -> None:
+    with every() as case:
+        for one in filter(written_by_hand, alerts()):
+            with case(one):
+                config = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
+                jobs = set(re.findall(r'job="([^"]+)"', one.expr))
+                assert jobs <= {job["job_name"] for job in config["scrape_configs"]}
+                assert len(jobs) == (0 if one.name == "Watchdog" else 1)
 
 
 def test_no_two_groups_of_all_files_have_one_name() -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from pathlib import Path
 from typing import Any, cast
 
-import pytest
 import yaml
 
 from deploy.grafana.runbooks import ALERTS
+from tests.kit.every import every
 from tests.ops.dashboards.reading import BOARDS, ROOT, panels
 
 KINDS = {"timeseries", "stat", "table", "state-timeline", "heatmap", "row"}
@@ -18,121 +17,150 @@ KINDS = {"timeseries", "stat", "table", "state-timeline", "heatmap", "row"}
 UNITS = {"s", "reqps", "ops", "percentunit", "short", "none", "bytes"}
 NAMES = ["overview", "slo", "database", "resilience", "runtime", "business"]
 
-each = pytest.mark.parametrize("board", BOARDS.values(), ids=list(BOARDS))
-
 
 def test_every_dashboard_is_there_once() -> None:
     assert len(list((ROOT / "deploy/grafana/dashboards").glob("*.json"))) == len(BOARDS)
     assert set(BOARDS) == {f"postfacta-{name}" for name in NAMES}
 
 
-@each
-def test_it_is_found_by_its_name_and_by_its_tag(board: dict[str, Any]) -> None:
-    assert len(board["uid"]) <= 40
-    assert board["title"].startswith("PostFacta: ")
-    assert board["description"]
-    assert board["tags"][0] == "postfacta"
-    assert board["id"] is None
+def test_it_is_found_by_its_name_and_by_its_tag() -> None:
+    with every() as case:
+        for name, board in BOARDS.items():
+            with case(name):
+                assert len(board["uid"]) <= 40
+                assert board["title"].startswith("PostFacta: ")
+                assert board["description"]
+                assert board["tags"][0] == "postfacta"
+                assert board["id"] is None
 
 
-@each
-def test_nobody_can_change_it_in_the_browser(board: dict[str, Any]) -> None:
-    assert board["editable"] is False
+def test_nobody_can_change_it_in_the_browser() -> None:
+    with every() as case:
+        for name, board in BOARDS.items():
+            with case(name):
+                assert board["editable"] is False
 
 
-@each
-def test_grafana_knows_its_shape(board: dict[str, Any]) -> None:
-    assert board["schemaVersion"] == 39
-    assert board["time"]["from"].startswith("now-")
-    assert {panel["type"] for panel in board["panels"]} <= KINDS
-    numbers = [panel["id"] for panel in board["panels"]]
-    assert len(set(numbers)) == len(numbers)
-    for panel in panels(board):
-        assert {"fieldConfig", "options", "targets", "gridPos", "datasource"} <= set(panel)
-        references = [target["refId"] for target in panel["targets"]]
-        assert references
-        assert len(set(references)) == len(references)
-        for target in panel["targets"]:
-            assert target["instant"] is not target["range"]
-        steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
-        values = [step["value"] for step in steps]
-        assert values[0] is None
-        assert values[1:] == sorted(values[1:])
+def test_grafana_knows_its_shape() -> None:
+    with every() as case:
+        for name, board in BOARDS.items():
+            with case(name):
+                assert board["schemaVersion"] == 39
+                assert board["time"]["from"].startswith("now-")
+                assert {panel["type"] for panel in board["panels"]} <= KINDS
+                numbers = [panel["id"] for panel in board["panels"]]
+                assert len(set(numbers)) == len(numbers)
+                for panel in panels(board):
+                    assert {"fieldConfig", "options", "targets", "gridPos", "datasource"} <= set(panel)
+                    references = [target["refId"] for target in panel["targets"]]
+                    assert references
+                    assert len(set(references)) == len(references)
+                    for target in panel["targets"]:
+                        assert target["instant"] is not target["range"]
+                    steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+                    values = [step["value"] for step in steps]
+                    assert values[0] is None
+                    assert values[1:] == sorted(values[1:])
 
 
-@each
-def test_no_panel_lies_on_another_or_outside_of_the_24_columns(board: dict[str, Any]) -> None:
-    taken: dict[tuple[int, int], str] = {}
-    for panel in board["panels"]:
-        place = panel["gridPos"]
-        assert place["x"] >= 0
-        assert place["x"] + place["w"] <= 24
-        assert place["w"] >= 4
-        assert place["h"] >= 1
-        columns, rows = range(place["x"], place["x"] + place["w"]), range(place["y"], place["y"] + place["h"])
-        for cell in itertools.product(columns, rows):
-            assert taken.setdefault(cell, panel["title"]) == panel["title"]
-    # No line is left with a hole: each row of the grid is as wide as the page, but for what stands below a lower one.
-    for y in {row for _, row in taken}:
-        assert min(column for column, row in taken if row == y) == 0
+def test_no_panel_lies_on_another_or_outside_of_the_24_columns() -> None:
+    with every() as case:
+        for name, board in BOARDS.items():
+            with case(name):
+                taken: dict[tuple[int, int], str] = {}
+                for panel in board["panels"]:
+                    place = panel["gridPos"]
+                    assert place["x"] >= 0
+                    assert place["x"] + place["w"] <= 24
+                    assert place["w"] >= 4
+                    assert place["h"] >= 1
+                    columns, rows = (
+                        range(place["x"], place["x"] + place["w"]),
+                        range(place["y"], place["y"] + place["h"]),
+                    )
+                    for cell in itertools.product(columns, rows):
+                        assert taken.setdefault(cell, panel["title"]) == panel["title"]
+                # No line is left with a hole: each row of the grid is as wide as the page, but for what stands below a lower one.
+                for y in {row for _, row in taken}:
+                    assert min(column for column, row in taken if row == y) == 0
 
 
-@each
-def test_every_panel_says_what_it_shows_and_in_what_unit(board: dict[str, Any]) -> None:
-    for panel in panels(board):
-        assert panel["title"]
-        assert panel["description"].endswith(".")
-        assert panel["fieldConfig"]["defaults"]["unit"] in UNITS, panel["title"]
-        if panel["type"] != "table":
-            assert all(target["legendFormat"] != "__auto" for target in panel["targets"]), panel["title"]
+def test_every_panel_says_what_it_shows_and_in_what_unit() -> None:
+    with every() as case:
+        for name, board in BOARDS.items():
+            with case(name):
+                for panel in panels(board):
+                    assert panel["title"]
+                    assert panel["description"].endswith(".")
+                    assert panel["fieldConfig"]["defaults"]["unit"] in UNITS, panel["title"]
+                    if panel["type"] != "table":
+                        assert all(target["legendFormat"] != "__auto" for target in panel["targets"]), panel[
+                            "title"
+                        ]
 
 
-@each
-def test_no_two_panels_under_a_heading_have_one_title(board: dict[str, Any]) -> None:
-    heading, known = "", set[tuple[str, str]]()
-    for panel in board["panels"]:
-        heading = panel["title"] if panel["type"] == "row" else heading
-        assert (heading, panel["title"]) not in known
-        known.add((heading, panel["title"]))
+def test_no_two_panels_under_a_heading_have_one_title() -> None:
+    with every() as case:
+        for name, board in BOARDS.items():
+            with case(name):
+                heading, known = "", set[tuple[str, str]]()
+                for panel in board["panels"]:
+                    heading = panel["title"] if panel["type"] == "row" else heading
+                    assert (heading, panel["title"]) not in known
+                    known.add((heading, panel["title"]))
 
 
-@each
-def test_the_reader_chooses_the_prometheus(board: dict[str, Any]) -> None:
-    chosen = {"type": "prometheus", "uid": "${datasource}"}
-    assert board["templating"]["list"][0]["type"] == "datasource"
-    assert board["templating"]["list"][0]["name"] == "datasource"
-    for panel in panels(board):
-        assert panel["datasource"] == chosen
-        assert all(target["datasource"] == chosen for target in panel["targets"])
-    assert all(event["datasource"] == chosen for event in board["annotations"]["list"])
+def test_the_reader_chooses_the_prometheus() -> None:
+    with every() as case:
+        for name, board in BOARDS.items():
+            with case(name):
+                chosen = {"type": "prometheus", "uid": "${datasource}"}
+                assert board["templating"]["list"][0]["type"] == "datasource"
+                assert board["templating"]["list"][0]["name"] == "datasource"
+                for panel in panels(board):
+                    assert panel["datasource"] == chosen
+                    assert all(target["datasource"] == chosen for target in panel["targets"])
+                assert all(event["datasource"] == chosen for event in board["annotations"]["list"])
 
 
-@each
-def test_every_variable_of_a_query_is_one_that_the_reader_or_grafana_sets(board: dict[str, Any]) -> None:
-    known = {variable["name"] for variable in board["templating"]["list"]} | {"__rate_interval", "__range"}
-    used = {
-        name
-        for panel in panels(board)
-        for t in panel["targets"]
-        for name in re.findall(r"\$\{?(\w+)", t["expr"])
-    }
-    assert used <= known
-    # One that no query asks for would be a switch without a wire.
-    assert known - used <= {"datasource", "__rate_interval", "__range", "service"}
+def test_every_variable_of_a_query_is_one_that_the_reader_or_grafana_sets() -> None:
+    with every() as case:
+        for name, board in BOARDS.items():
+            with case(name):
+                known = {variable["name"] for variable in board["templating"]["list"]} | {
+                    "__rate_interval",
+                    "__range",
+                }
+                used = {
+                    name
+                    for panel in panels(board)
+                    for t in panel["targets"]
+                    for name in re.findall(r"\$\{?(\w+)", t["expr"])
+                }
+                assert used <= known
+                # One that no query asks for would be a switch without a wire.
+                assert known - used <= {"datasource", "__rate_interval", "__range", "service"}
 
 
-@each
-def test_a_reader_gets_to_the_other_dashboards(board: dict[str, Any]) -> None:
-    link = board["links"][0]
-    assert (link["type"], link["tags"]) == ("dashboards", ["postfacta"])
-    assert link["includeVars"] is link["keepTime"] is True
+def test_a_reader_gets_to_the_other_dashboards() -> None:
+    with every() as case:
+        for name, board in BOARDS.items():
+            with case(name):
+                link = board["links"][0]
+                assert (link["type"], link["tags"]) == ("dashboards", ["postfacta"])
+                assert link["includeVars"] is link["keepTime"] is True
 
 
-@each
-def test_every_link_to_a_runbook_leads_to_a_file(board: dict[str, Any]) -> None:
-    for link in (*board["links"][1:], *(link for panel in panels(board) for link in panel["links"])):
-        path = link["url"].partition("/src/main/")[2]
-        assert (ROOT / path).exists(), link
+def test_every_link_to_a_runbook_leads_to_a_file() -> None:
+    with every() as case:
+        for name, board in BOARDS.items():
+            with case(name):
+                for link in (
+                    *board["links"][1:],
+                    *(link for panel in panels(board) for link in panel["links"]),
+                ):
+                    path = link["url"].partition("/src/main/")[2]
+                    assert (ROOT / path).exists(), link
 
 
 def test_what_leads_to_a_runbook_is_a_panel() -> None:
@@ -159,17 +187,19 @@ def test_an_alert_leads_to_a_dashboard_that_exists() -> None:
 PROVISIONING = sorted((ROOT / "deploy/grafana/provisioning").rglob("*.yaml"))
 
 
-@pytest.mark.parametrize("file", PROVISIONING, ids=lambda file: file.name)
-def test_what_grafana_is_given_cannot_be_changed_in_the_browser(file: Path) -> None:
-    given = cast("dict[str, Any]", yaml.safe_load(file.read_text()))
-    assert given["apiVersion"] == 1
-    for provider in given.get("providers", ()):
-        assert provider["allowUiUpdates"] is False
-        assert provider["disableDeletion"] is True
-        assert provider["options"]["path"].startswith("/")
-    for source in given.get("datasources", ()):
-        assert source["editable"] is False
-        assert source["url"].startswith("$")
+def test_what_grafana_is_given_cannot_be_changed_in_the_browser() -> None:
+    with every() as case:
+        for file in PROVISIONING:
+            with case(file.name):
+                given = cast("dict[str, Any]", yaml.safe_load(file.read_text()))
+                assert given["apiVersion"] == 1
+                for provider in given.get("providers", ()):
+                    assert provider["allowUiUpdates"] is False
+                    assert provider["disableDeletion"] is True
+                    assert provider["options"]["path"].startswith("/")
+                for source in given.get("datasources", ()):
+                    assert source["editable"] is False
+                    assert source["url"].startswith("$")
 
 
 def test_a_dot_on_a_graph_leads_to_a_store_of_traces_that_exists() -> None:

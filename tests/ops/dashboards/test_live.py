@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 
 import pytest
 
+from tests.kit.every import every
 from tests.ops.dashboards.reading import ROOT, Asked, asked, filled, seen
 from tests.ops.dashboards.scene import EXPORTER, Scene, played
 from tests.ops.dashboards.test_queries import COUNTERS_NOT_NAMED_SO, GAUGES_NAMED_SO, recorded
@@ -19,8 +20,6 @@ pytestmark = needs("prometheus")
 RULES = sorted((ROOT / "deploy/prometheus/rules").glob("*.yml"))
 # What Prometheus makes by itself.
 OWN = {"up", "ALERTS"}
-
-each = pytest.mark.parametrize("query", asked(), ids=str)
 
 # Queries without an answer here, by a pattern of where they stand, and why that is right.
 EMPTY: Mapping[str, str] = {
@@ -48,39 +47,56 @@ def reason(query: Asked, among: Mapping[str, str]) -> str:
     return next((why for pattern, why in among.items() if re.fullmatch(pattern, str(query))), "")
 
 
-def needs_exporter(query: Asked) -> None:
-    """Skip what only PostgreSQL's exporter tells, if there is none."""
-    if EXPORTER is None and any(one.metric.startswith("pg_") for one in seen(query.expr)):
-        if "TEST_REQUIRE_ALL" in os.environ:
-            pytest.fail("install prometheus-postgres-exporter")
-        pytest.skip("prometheus-postgres-exporter is not installed")
+def check_every_query(rule: Callable[[Asked], None]) -> None:
+    """Check every query; without PostgreSQL's exporter, skip in the end for those that only it answers."""
+    missing = EXPORTER is None
+    left_out = [
+        query for query in asked() if missing and any(m.metric.startswith("pg_") for m in seen(query.expr))
+    ]
+    with every() as case:
+        for query in asked():
+            if query not in left_out:
+                with case(query):
+                    rule(query)
+    if left_out:
+        without_exporter(f"{len(left_out)} queries were not asked")
 
 
-@each
-def test_every_metric_exists(scene: Scene, query: Asked) -> None:
-    needs_exporter(query)
-    for one in seen(query.expr):
-        assert one.metric in recorded() | OWN or scene.kind_of(one.metric), one.metric
+def without_exporter(why: str) -> None:
+    """Skip, but fail where nothing may be missing."""
+    (pytest.fail if "TEST_REQUIRE_ALL" in os.environ else pytest.skip)(
+        f"{why}: prometheus-postgres-exporter is not installed"
+    )
 
 
-@each
-def test_what_grows_is_what_prometheus_knows_as_a_counter(scene: Scene, query: Asked) -> None:
-    needs_exporter(query)
-    for one in seen(query.expr):
-        grows = scene.kind_of(one.metric) in {"counter", "histogram"}
-        assert grows is bool(set(one.functions) & {"rate", "increase"}), (
-            one.metric,
-            scene.kind_of(one.metric),
-        )
+def test_every_metric_exists(scene: Scene) -> None:
+    def exists(query: Asked) -> None:
+        for one in seen(query.expr):
+            assert one.metric in recorded() | OWN or scene.kind_of(one.metric), one.metric
+
+    check_every_query(exists)
 
 
-@each
-def test_it_has_an_answer(scene: Scene, query: Asked) -> None:
-    needs_exporter(query)
-    answers = [value for job in ("postfacta", "billing") for value in scene.ask(filled(query.expr, job=job))]
-    if not answers:
-        assert reason(query, {**EMPTY, **PERHAPS}), "no answer, and it is not known why"
-    assert not (answers and reason(query, EMPTY)), "it has an answer: strike it off the list"
+def test_what_grows_is_what_prometheus_knows_as_a_counter(scene: Scene) -> None:
+    def is_typed_so(query: Asked) -> None:
+        for one in seen(query.expr):
+            kind = scene.kind_of(one.metric)
+            grows = kind in {"counter", "histogram"}
+            assert grows is bool(set(one.functions) & {"rate", "increase"}), (one.metric, kind)
+
+    check_every_query(is_typed_so)
+
+
+def test_it_has_an_answer(scene: Scene) -> None:
+    def is_answered(query: Asked) -> None:
+        answers = [
+            value for job in ("postfacta", "billing") for value in scene.ask(filled(query.expr, job=job))
+        ]
+        if not answers:
+            assert reason(query, {**EMPTY, **PERHAPS}), "no answer, and it is not known why"
+        assert not (answers and reason(query, EMPTY)), "it has an answer: strike it off the list"
+
+    check_every_query(is_answered)
 
 
 def test_no_reason_is_left_over() -> None:
@@ -96,8 +112,8 @@ def test_every_rule_could_be_evaluated(scene: Scene) -> None:
 
 
 def test_the_names_that_mislead_are_as_they_were_listed(scene: Scene) -> None:
-    if EXPORTER is None and "TEST_REQUIRE_ALL" not in os.environ:
-        pytest.skip("prometheus-postgres-exporter is not installed")
+    if EXPORTER is None:
+        without_exporter("the names of its metrics")
     assert {scene.kind_of(name) for name in GAUGES_NAMED_SO} == {"gauge"}
     assert {scene.kind_of(name) for name in COUNTERS_NOT_NAMED_SO} == {"counter"}
 

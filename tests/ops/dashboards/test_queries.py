@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.kit.every import every
 from tests.ops.dashboards.reading import BOARDS, ROOT, Asked, asked, filled, seen
 
 QUERIES = asked()
@@ -23,8 +25,6 @@ COUNTERS_NOT_NAMED_SO = {
     "pg_stat_database_xact_rollback",
     "pg_stat_database_deadlocks",
 }
-
-each = pytest.mark.parametrize("query", QUERIES, ids=str)
 
 
 @cache
@@ -44,13 +44,11 @@ def test_there_are_queries() -> None:
     assert len(QUERIES) > 100
 
 
-@each
-def test_it_is_promql(query: Asked) -> None:
+def parses(query: Asked) -> None:
     assert seen(query.expr)
 
 
-@each
-def test_what_grows_is_only_asked_for_how_fast(query: Asked) -> None:
+def asks_how_fast(query: Asked) -> None:
     for one in seen(query.expr):
         named_so = re.search(r"_(total|bucket|sum|count)$", one.metric) and one.metric not in GAUGES_NAMED_SO
         if named_so or one.metric in COUNTERS_NOT_NAMED_SO:
@@ -60,8 +58,7 @@ def test_what_grows_is_only_asked_for_how_fast(query: Asked) -> None:
             assert one.functions[-1] not in GROWING, f"{one.metric} may fall"
 
 
-@each
-def test_a_rate_is_over_as_much_time_as_the_graph_needs(query: Asked) -> None:
+def has_the_graphs_window(query: Asked) -> None:
     windows = re.findall(r"\[([^\]]*)\]", query.expr)
     assert set(windows) <= {"$__rate_interval", "$__range"}
     for call in re.findall(r"(\w+)\([^()]*\[\$__range\]", query.expr):
@@ -69,8 +66,7 @@ def test_a_rate_is_over_as_much_time_as_the_graph_needs(query: Asked) -> None:
         assert call in {"increase", "changes", "avg_over_time"}, call
 
 
-@each
-def test_it_asks_for_what_the_reader_chose(query: Asked) -> None:
+def asks_for_the_choice(query: Asked) -> None:
     for one in seen(query.expr):
         named = filled('job="$job"') in one.matchers and filled('instance=~"$instance"') in one.matchers
         of_server = one.metric.startswith("pg_") and one.matchers == filled('{job="$postgres"}')
@@ -82,10 +78,36 @@ def test_it_asks_for_what_the_reader_chose(query: Asked) -> None:
         assert named or of_server or of_whole or of_file or of_slo_event or of_choice, one
 
 
-@each
-def test_what_a_rule_records_is_recorded_by_ours(query: Asked) -> None:
+def names_recorded(query: Asked) -> None:
     names = {one.metric for one in seen(query.expr) if ":" in one.metric}
     assert names <= recorded()
+
+
+def check_every_query(rule: Callable[[Asked], None]) -> None:
+    with every() as case:
+        for query in QUERIES:
+            with case(query):
+                rule(query)
+
+
+def test_it_is_promql() -> None:
+    check_every_query(parses)
+
+
+def test_what_grows_is_only_asked_for_how_fast() -> None:
+    check_every_query(asks_how_fast)
+
+
+def test_a_rate_is_over_as_much_time_as_the_graph_needs() -> None:
+    check_every_query(has_the_graphs_window)
+
+
+def test_it_asks_for_what_the_reader_chose() -> None:
+    check_every_query(asks_for_the_choice)
+
+
+def test_what_a_rule_records_is_recorded_by_ours() -> None:
+    check_every_query(names_recorded)
 
 
 def test_the_rules_above_see_what_breaks_them() -> None:
@@ -94,19 +116,19 @@ def test_the_rules_above_see_what_breaks_them() -> None:
 
     chosen = '{job="$job",instance=~"$instance"}'
     with pytest.raises(AssertionError):
-        test_what_grows_is_only_asked_for_how_fast(broken(f"sum(requests_total{chosen})"))
+        asks_how_fast(broken(f"sum(requests_total{chosen})"))
     with pytest.raises(AssertionError, match="may fall"):
-        test_what_grows_is_only_asked_for_how_fast(broken(f"rate(temperature{chosen}[$__rate_interval])"))
+        asks_how_fast(broken(f"rate(temperature{chosen}[$__rate_interval])"))
     with pytest.raises(AssertionError):
-        test_a_rate_is_over_as_much_time_as_the_graph_needs(broken(f"rate(requests_total{chosen}[5m])"))
+        has_the_graphs_window(broken(f"rate(requests_total{chosen}[5m])"))
     with pytest.raises(AssertionError):
-        test_a_rate_is_over_as_much_time_as_the_graph_needs(broken(f"rate(requests_total{chosen}[$__range])"))
+        has_the_graphs_window(broken(f"rate(requests_total{chosen}[$__range])"))
     with pytest.raises(AssertionError):
-        test_it_asks_for_what_the_reader_chose(broken('up{job="$job"}'))
+        asks_for_the_choice(broken('up{job="$job"}'))
     with pytest.raises(AssertionError):
-        test_what_a_rule_records_is_recorded_by_ours(broken("slo:unheard_of:ratio"))
+        names_recorded(broken("slo:unheard_of:ratio"))
     with pytest.raises(ValueError, match=r"."):
-        test_it_is_promql(broken("sum by (route"))
+        parses(broken("sum by (route"))
 
 
 def test_exemplars_are_asked_of_a_histogram_alone() -> None:

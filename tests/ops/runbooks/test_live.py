@@ -18,6 +18,7 @@ from chaos.runbooks import Block, Runbook, run
 from chaos.sink import Sink
 from chaos.stack import Stack, prepare
 from postfacta_embedded.binaries import find_binaries
+from tests.kit.every import every
 from tests.ops.alerting.rules import needs_alertmanager, needs_promtool, program
 from tests.ops.runbooks.reading import books
 from tests.pg import open_folder
@@ -93,23 +94,25 @@ def blocks(*roles: str) -> list[tuple[Runbook, Block]]:
     return [(book, block) for book in books() for block in book.blocks if block.role in roles]
 
 
-def names(*roles: str) -> list[str]:
-    return [f"{book.name}:{block.line}" for book, block in blocks(*roles)]
-
-
 def book_of(name: str) -> Runbook:
     (found,) = [book for book in books() if book.name == name]
     return found
 
 
-@pytest.mark.parametrize(("book", "block"), blocks("diagnose"), ids=names("diagnose"))
-def test_a_diagnosis_answers(book: Runbook, block: Block, live: Live) -> None:
-    done = run(block, live.environment)
-    assert (done.code, "no answer" in done.output) == (0, False), done
-    assert not done.errors.strip(), done.errors
+def test_a_diagnosis_answers(live: Live) -> None:
+    with every() as case:
+        for book, block in blocks("diagnose"):
+            with case(f"{book.name}:{block.line}"):
+                done = run(block, live.environment)
+                assert (done.code, "no answer" in done.output) == (0, False), done
+                assert not done.errors.strip(), done.errors
 
 
-@pytest.mark.parametrize(("book", "block"), blocks("mitigate"), ids=names("mitigate"))
+@pytest.mark.parametrize(
+    ("book", "block"),
+    blocks("mitigate"),
+    ids=[f"{book.name}:{block.line}" for book, block in blocks("mitigate")],
+)
 def test_a_mitigation_can_be_carried_out_and_leaves_the_service_well(
     book: Runbook, block: Block, live: Live
 ) -> None:
@@ -118,10 +121,12 @@ def test_a_mitigation_can_be_carried_out_and_leaves_the_service_well(
     assert httpx2.get(f"{live.stack.url}/healthz/ready", timeout=5.0).status_code == 200
 
 
-@pytest.mark.parametrize(("book", "block"), blocks("verify"), ids=names("verify"))
-def test_a_verification_sees_that_all_is_well(book: Runbook, block: Block, live: Live) -> None:
-    done = run(block, live.environment)
-    assert done.code == 0, done
+def test_a_verification_sees_that_all_is_well(live: Live) -> None:
+    with every() as case:
+        for book, block in blocks("verify"):
+            with case(f"{book.name}:{block.line}"):
+                done = run(block, live.environment)
+                assert done.code == 0, done
 
 
 def verdicts(name: str, live: Live, role: str) -> set[int]:
