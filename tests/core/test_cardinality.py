@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import string
 
+import pytest
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -18,6 +19,11 @@ from postfacta_core.testing import call_asgi
 from tests.lifespan import running
 
 REQUESTS = 10_000
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"  # What runs calls is tested on both loops, in `aio`.
 
 
 def service() -> Hardened:

@@ -39,6 +39,11 @@ TEMPLATE = "/v1/tenants/{tenant}/items/{id}"
 ID = "0123456789abcdef"
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"  # What runs calls is tested on both loops, in `aio`.
+
+
 class Boom(Exception):  # noqa: N818 - the label is its name
     """A crash."""
 

@@ -5,14 +5,14 @@ The numbers are those of the list of defects that the design was made from.
 
 | line | defect of a peer | here |
 |---|---|---|
-| 1 to 6 | breakers: cancellations, trials, stale failures, the wall clock | `aio/test_breaker`: pitfalls 1 to 6 |
+| 1 to 6 | breakers: cancellations, trials, stale failures, the wall clock | `aio/test_breaker_permits`, `aio/test_breaker` |
 | 7 | a 404, a 405 or a cancelled request is not counted | `asgi/test_telemetry`: the table of routes; cancelled requests |
 | 7, 8 | a series for each path that is scanned or redirected | below; `asgi/test_telemetry`: ten thousand requests |
 | 7, 8, 24 | a background task counts as an active request, or as latency | below; `asgi/test_telemetry`: latency |
 | 8 | a crash in mid-stream counts as a 2xx without a word | `asgi/test_telemetry`: crashes |
 | 8 | a histogram with three buckets | `telemetry/test_metrics`: buckets |
 | 9 | each method that a client invents is a series | `asgi/test_telemetry`: ten thousand requests |
-| 9 | a client that leaves in mid-stream is a plain 200 | `asgi/test_telemetry`: clients that leave |
+| 9 | a client that leaves in mid-stream is a plain 200 | `asgi/test_telemetry_clients` |
 | 11 | the template lacks the prefixes of mounts and routers | `asgi/test_route`, `test_frameworks` |
 | 12 | the tenant in a mount's prefix is a label's value | below |
 | 13 | limits miss mounts, included routers and 404s, or count each address apart | `asgi/test_ratelimit` |
@@ -61,6 +61,11 @@ from postfacta_core.asgi._types import Receive, Scope, Send
 from postfacta_core.context import current_request
 from postfacta_core.telemetry.tracing import Tracing
 from postfacta_core.testing import ManualClock, call_asgi
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"  # What runs calls is tested on both loops, in `aio`.
 
 
 async def hello(request: Request) -> Response:

@@ -6,7 +6,6 @@ import contextlib
 import gc
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
-from typing import Any
 
 import anyio
 import pytest
@@ -15,8 +14,8 @@ from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Mount, Route
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
 
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.asgi.context import ContextMiddleware
@@ -27,110 +26,10 @@ from postfacta_core.context import RequestContext, bind_request, current_request
 from postfacta_core.errors import PoolTimeoutError
 from postfacta_core.events import ListenerFailed
 from postfacta_core.policy.transfer import TransferLimits
-from postfacta_core.telemetry.exchange import Exchange, NullRecorder, SocketExchange
+from postfacta_core.telemetry.exchange import Exchange, NullRecorder
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import AsgiResponse, ManualClock, RecordingObserver, call_asgi
-
-
-class Kept:
-    """A recorder that keeps what it is told, and what the exchange said then."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-        self.exchanges: list[Exchange] = []
-        self.errors: list[Exception | None] = []
-
-    def begin(self, exchange: Exchange, /) -> None:
-        self.told.append("begin")
-
-    def answered(self, exchange: Exchange, /) -> None:
-        self.told.append("answered")
-
-    def end(self, exchange: Exchange, /) -> None:
-        self.told.append("end")
-        self.exchanges.append(exchange)
-        self.errors.append(exchange.error)
-
-    @property
-    def only(self) -> Exchange:
-        assert self.told == ["begin", "answered", "end"]
-        return self.exchanges[0]
-
-    @property
-    def summary(self) -> tuple[int, str, str]:
-        return self.only.status, self.only.route, self.only.error_type
-
-
-async def observe(app: ASGIApp, method: str = "GET", path: str = "/", **options: Any) -> Kept:
-    kept = Kept()
-    await call_asgi(
-        TelemetryMiddleware(app, [kept]),
-        method,
-        path,
-        raise_errors=False,
-        **options,
-    )
-    return kept
-
-
-class Boom(Exception):  # noqa: N818 - the label is its name
-    """A crash."""
-
-
-async def hello(request: Request) -> Response:
-    return PlainTextResponse("hello")
-
-
-async def crash(request: Request) -> Response:
-    raise Boom
-
-
-async def crash_midway(request: Request) -> Response:
-    async def body() -> AsyncGenerator[bytes]:
-        yield b"a"
-        raise Boom
-
-    return StreamingResponse(body())
-
-
-async def crash_after(request: Request) -> Response:
-    def task() -> None:
-        raise Boom
-
-    return PlainTextResponse("all of it", background=BackgroundTask(task))
-
-
-async def read(request: Request) -> Response:
-    return PlainTextResponse(str(len(await request.body())))
-
-
-async def files(scope: Scope, receive: Receive, send: Send) -> None:
-    """An application without routes, such as one for static files."""
-    await PlainTextResponse("file", 404 if scope["path"].endswith("none") else 200)(scope, receive, send)
-
-
-class CopyingMiddleware:
-    """Hands on a copy of the scope, as many third-party middlewares do."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.app(dict(scope), receive, send)
-
-
-ROUTES = [
-    Route("/i/{id}", hello),
-    Route("/s/", hello),
-    Route("/crash/{id}", crash),
-    Route("/midway/{id}", crash_midway),
-    Route("/after/{id}", crash_after),
-    Route("/read", read, methods=["POST"]),
-    Mount("/static", files),
-    Mount("/api", routes=[Mount("/in", routes=[Route("/v/{x}", hello), Mount("/static", files)])]),
-    Mount("/t/{tenant}", routes=[Mount("/u/{user}", routes=[Route("/v/{x}", hello), Mount("/f", files)])]),
-]
-APP = Starlette(routes=ROUTES)
+from tests.core.asgi.observed import APP, ROUTES, Boom, CopyingMiddleware, Kept, files, hello, observe
 
 
 @pytest.mark.parametrize(
@@ -263,50 +162,6 @@ async def test_what_is_not_a_whole_good_answer_says_why(app: ASGIApp, status: in
 
 async def test_a_file_sent_by_the_server_is_a_whole_answer() -> None:
     assert (await observe(a_file)).summary == (200, "_unmatched", "")
-
-
-async def test_a_client_that_leaves_before_the_answer_is_a_499_whatever_the_framework_makes_of_it() -> None:
-    async def shrug(scope: Scope, receive: Receive, send: Send) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        await send({"type": "http.response.start", "status": 500})
-
-    for app in (APP, shrug):
-        kept = await observe(app, "POST", "/read", body=[], disconnect_after=0)
-        assert kept.only.status == 499
-        assert kept.only.error_type == "client_disconnected"
-        assert kept.errors == [None]
-
-
-async def test_a_real_crash_after_the_client_left_is_still_a_crash() -> None:
-    async def bare(scope: Scope, receive: Receive, send: Send) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        raise Boom
-
-    kept = await observe(bare, disconnect_after=0)
-    assert kept.summary == (500, "_unmatched", "Boom")
-
-
-async def test_a_client_that_leaves_in_mid_stream_is_not_a_plain_200() -> None:
-    async def endless(request: Request) -> Response:
-        async def body() -> AsyncGenerator[bytes]:
-            while True:
-                yield b"a"
-                await anyio.lowlevel.checkpoint()
-
-        return StreamingResponse(body())
-
-    kept = await observe(Starlette(routes=[Route("/", endless)]), body=[], disconnect_after=5)
-    assert kept.summary == (499, "/", "client_disconnected")
-    assert kept.errors == [None]
-
-
-async def test_an_error_of_the_application_that_looks_like_a_disconnect_is_a_crash() -> None:
-    async def bare(scope: Scope, receive: Receive, send: Send) -> None:
-        raise FileNotFoundError
-
-    assert (await observe(bare)).summary == (500, "_unmatched", "FileNotFoundError")
 
 
 @pytest.mark.parametrize("starts", [False, True])
@@ -528,114 +383,3 @@ async def _garbage(once: Callable[[], Awaitable[object]], times: int) -> int:
         return gc.collect() // 100
     finally:
         gc.enable()
-
-
-class Sockets(NullRecorder):
-    """Keeps what is told of WebSockets too."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, bool]] = []
-        self.last: tuple[Any, ...] = ()
-
-    def connect(self, exchange: SocketExchange, /) -> None:
-        self.told.append(("connect", exchange.is_open))
-
-    def opened(self, exchange: SocketExchange, /) -> None:
-        self.told.append(("opened", exchange.is_open))
-
-    def closed(self, exchange: SocketExchange, /) -> None:
-        self.told.append(("closed", exchange.is_open))
-        self.last = (exchange.outcome, exchange.status, exchange.close_code, exchange.error_type)
-
-
-class Gone(Exception):  # noqa: N818 - the label is its name
-    """A crash."""
-
-
-WebSocketDisconnect = type("WebSocketDisconnect", (Exception,), {})
-ACCEPT: Message = {"type": "websocket.accept"}
-CLOSE: Message = {"type": "websocket.close"}
-LEFT: Message = {"type": "websocket.disconnect", "code": 1001}
-REFUSE: Message = {"type": "websocket.http.response.start", "status": 401, "headers": []}
-
-
-@pytest.mark.parametrize(
-    ("script", "last"),
-    [
-        ([ACCEPT, CLOSE], ("closed", 101, 1000, "")),
-        (
-            [ACCEPT, {"type": "websocket.send", "text": "hello"}, {**CLOSE, "code": 4000}],
-            ("closed", 101, 4000, ""),
-        ),
-        ([ACCEPT, LEFT], ("left", 101, 1001, "")),
-        ([ACCEPT, {"type": "websocket.disconnect"}], ("left", 101, 1006, "")),
-        ([ACCEPT, LEFT, CLOSE], ("left", 101, 1001, "")),
-        ([ACCEPT, CLOSE, LEFT], ("closed", 101, 1000, "")),
-        ([ACCEPT, LEFT, WebSocketDisconnect()], ("left", 101, 1001, "")),
-        ([ACCEPT, OSError("gone")], ("left", 101, 0, "")),
-        ([ACCEPT, Gone()], ("crashed", 101, 0, "Gone")),
-        ([Gone()], ("crashed", 403, 0, "Gone")),
-        ([ACCEPT], ("unfinished", 101, 0, "incomplete_response")),
-        ([CLOSE], ("refused", 403, 1000, "")),
-        ([REFUSE], ("refused", 401, 0, "")),
-        (["shed", CLOSE], ("refused", 403, 1000, "shed")),
-        (["deadline_exceeded", ACCEPT, {**CLOSE, "code": 1008}], ("closed", 101, 1008, "deadline_exceeded")),
-        ([LEFT], ("left", 403, 1001, "")),
-    ],
-    ids=str,
-)
-async def test_a_websocket_is_recorded_with_how_it_ended(  # noqa: C901 - one case for each step
-    script: list[Message | Exception | str], last: tuple[Any, ...]
-) -> None:
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        for step in script:
-            match step:
-                case str():
-                    scope["postfacta.request"].error_type = step
-                case OSError():
-                    with contextlib.suppress(OSError):
-                        await send({"type": "websocket.send", "text": "?"})
-                case Exception():
-                    raise step
-                case {"type": "websocket.disconnect"}:
-                    await receive()
-                case _:
-                    await send(step)
-
-    coming = [
-        step for step in script if isinstance(step, MutableMapping) and step["type"] == "websocket.disconnect"
-    ]
-
-    async def receive() -> Message:
-        return coming.pop(0)
-
-    async def send(message: Message) -> None:
-        if message.get("text") == "?":
-            raise OSError
-
-    kept = Sockets()
-    scope: Scope = {"type": "websocket", "path": "/", "headers": [], "client": ("127.0.0.1", 1)}
-    with contextlib.suppress(Gone, WebSocketDisconnect):
-        await TelemetryMiddleware(app, [kept])(scope, receive, send)
-    assert kept.last == last
-    opened = [("opened", True)] if ACCEPT in script else []
-    assert kept.told == [("connect", False), *opened, ("closed", bool(opened))]
-
-
-async def test_a_websocket_that_the_server_cancels_was_left() -> None:
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await send(ACCEPT)
-        scope_of_test.cancel()
-        await anyio.sleep_forever()
-
-    async def send(message: Message) -> None:
-        """Take it."""
-
-    async def receive() -> Message:
-        raise AssertionError
-
-    kept = Sockets()
-    with anyio.CancelScope() as scope_of_test:
-        scope: Scope = {"type": "websocket", "path": "/", "headers": []}
-        await TelemetryMiddleware(app, [kept])(scope, receive, send)
-    assert kept.last == ("left", 101, 0, "")

@@ -1,0 +1,252 @@
+"""A client that is slow, leaves or waits for long holds no slot, and its request is measured without it."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from postfacta_core.asgi._types import Message, Receive, Scope, Send
+from postfacta_core.asgi.concurrency import LoadSheddingMiddleware, aside
+from postfacta_core.asgi.context import ContextMiddleware
+from postfacta_core.context import current_request
+from postfacta_core.policy.overload import OverloadConfig, OverloadLimiter
+from postfacta_core.testing import ManualClock, call_asgi
+from tests.core.asgi.concurrency import (
+    ANSWERED,
+    LEFT,
+    POST,
+    UNKNOWN,
+    Client,
+    Held,
+    Recording,
+    _send,
+    _take,
+    answer,
+    echo,
+    until,
+)
+
+
+async def test_a_request_that_waits_for_its_body_holds_no_slot_until_it_has_come() -> None:
+    clock, limiter = ManualClock(), Recording(1)
+    app = LoadSheddingMiddleware(echo, limiter, clock=clock)
+    slow = Client(pieces=2)
+    slow.reads.set()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(app, POST, slow.receive, slow.send)
+        await until(lambda: slow.asked == 1)
+        assert limiter.in_flight == 0
+        assert (await call_asgi(app)).status == 200
+        clock.advance(0.02)
+        slow.gives.set()
+    assert limiter.in_flight == 0
+    # The one that was quick is measured, the other is not: neither at its two waits nor at its end.
+    assert limiter.endings == [UNKNOWN, ANSWERED, UNKNOWN, UNKNOWN]
+
+
+async def test_a_crowd_of_slow_bodies_leaves_the_slots_to_others() -> None:
+    app = LoadSheddingMiddleware(echo, OverloadLimiter("requests", OverloadConfig(start=4)))
+    crowd = [Client() for _ in range(100)]
+    async with anyio.create_task_group() as tasks:
+        with anyio.fail_after(20):
+            for slow in crowd:
+                tasks.start_soon(app, POST, slow.receive, slow.send)
+                while not slow.asked:
+                    await checkpoint()
+        assert [(await call_asgi(app)).status for _ in range(20)] == [200] * 20
+        tasks.cancel_scope.cancel()
+    assert app.limiter.in_flight == 0
+
+
+async def test_a_body_that_is_there_costs_no_slot_and_is_measured() -> None:
+    clock, limiter = ManualClock(), Recording(1)
+    app = LoadSheddingMiddleware(echo, limiter, clock=clock)
+    for _ in range(3):
+        client = Client()
+        client.reads.set()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(app, POST, client.receive, client.send)
+            while not client.asked:
+                await checkpoint()
+            clock.advance(0.019)
+            client.gives.set()
+    assert limiter.endings == [UNKNOWN, ANSWERED] * 3
+    assert (await call_asgi(app, body=b"there")).status == 200
+    assert limiter.endings[6:] == [ANSWERED]
+
+
+async def test_a_slow_client_that_is_cut_off_leaves_the_count_as_it_was() -> None:
+    clock, limiter = ManualClock(), Recording(1)
+    app = LoadSheddingMiddleware(echo, limiter, clock=clock)
+    slow = Client()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(app, POST, slow.receive, slow.send)
+        await until(lambda: slow.asked == 1)
+        assert limiter.in_flight == 0
+        tasks.cancel_scope.cancel()
+    assert limiter.in_flight == 0
+
+
+async def test_a_client_that_does_not_read_holds_no_slot() -> None:
+    limiter = Recording(1)
+    app = LoadSheddingMiddleware(answer(200), limiter)
+    slow = Client()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(app, POST, slow.receive, slow.send)
+        await until(lambda: limiter.endings == [ANSWERED])
+        assert limiter.in_flight == 0
+        slow.reads.set()
+
+
+async def test_who_looks_whether_the_client_has_left_while_it_works_keeps_its_slot() -> None:
+    clock, limiter = ManualClock(), Recording(1)
+    leaves = anyio.Event()
+
+    async def works(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        async with anyio.create_task_group() as looking:
+            looking.start_soon(_take, receive)
+            await leaves.wait()
+            looking.cancel_scope.cancel()
+        await answer(200)(scope, receive, send)
+
+    app = LoadSheddingMiddleware(works, limiter, clock=clock)
+    client = Client()
+    client.gives.set()
+    client.reads.set()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(app, POST, client.receive, client.send)
+        await until(lambda: client.asked == 2)
+        clock.advance(0.05)
+        app.beat(0.0)
+        assert limiter.in_flight == 1
+        leaves.set()
+    assert limiter.endings == [UNKNOWN, ANSWERED]
+
+
+async def test_who_answers_before_a_slow_body_has_come_takes_no_slot_when_it_comes() -> None:
+    clock, limiter = ManualClock(), Recording(1)
+    goes, answered = anyio.Event(), anyio.Event()
+
+    async def hasty(scope: Scope, receive: Receive, send: Send) -> None:
+        async with anyio.create_task_group() as reading:
+            reading.start_soon(_take, receive)
+            await goes.wait()
+            await answer(413)(scope, receive, send)
+            answered.set()
+
+    app = LoadSheddingMiddleware(hasty, limiter, clock=clock)
+    slow = Client()
+    slow.reads.set()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(app, POST, slow.receive, slow.send)
+        await until(lambda: slow.asked == 1)
+        clock.advance(0.05)
+        app.beat(0.0)
+        assert limiter.in_flight == 0
+        goes.set()
+        await answered.wait()
+        slow.gives.set()
+    assert limiter.in_flight == 0
+    assert limiter.endings == [UNKNOWN]
+
+
+async def test_a_request_knows_how_long_it_waited_for_a_slot() -> None:
+    held, limiter, clock = Held(), Recording(), ManualClock()
+    queued: list[float] = []
+
+    async def inner(scope: Scope, receive: Receive, send: Send) -> None:
+        queued.append(scope["postfacta.request"].queued)
+        await held(scope, receive, send)
+
+    app = ContextMiddleware(LoadSheddingMiddleware(inner, limiter, clock=clock))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call_asgi, app)
+        tasks.start_soon(call_asgi, app)
+        await until(lambda: held.begun == 1 and limiter.waiting == 1)
+        clock.advance(0.01)
+        held.go.set()
+    assert queued == [0.0, pytest.approx(0.01)]
+
+
+def leaving(*messages: Message) -> Receive:
+    left = list(messages)
+
+    async def receive() -> Message:
+        return left.pop(0) if left else {"type": "http.disconnect"}
+
+    return receive
+
+
+async def test_a_caller_who_left_while_it_waited_is_not_served() -> None:
+    held, limiter, clock = Held(), Recording(), ManualClock()
+    app = LoadSheddingMiddleware(held, limiter, clock=clock)
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call_asgi, app)
+        await until(lambda: held.begun == 1)
+        tasks.start_soon(app, POST, leaving(), send)
+        await until(lambda: limiter.waiting == 1)
+        clock.advance(0.03)
+        held.go.set()
+    assert (held.begun, limiter.in_flight, sent) == (1, 0, [])
+    assert limiter.endings == [ANSWERED, LEFT]
+
+
+async def test_a_body_read_while_looking_for_the_caller_reaches_the_handler() -> None:
+    clock, limiter, bodies = ManualClock(), Recording(), list[bytes]()
+    limiter.on_arrival = lambda: clock.advance(0.03)
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        for _ in range(2):
+            message = await receive()
+            bodies.append(message.get("body", b"-"))
+        await answer(200)(scope, receive, send)
+
+    app = LoadSheddingMiddleware(handler, limiter, clock=clock)
+    pieces: list[Message] = [
+        {"type": "http.request", "body": b"a", "more_body": True},
+        {"type": "http.request", "body": b"b"},
+    ]
+    await app(POST, leaving(*pieces), _send)
+    assert bodies == [b"a", b"b"]
+    assert limiter.endings == [ANSWERED]
+
+
+async def test_a_long_poll_that_steps_aside_holds_no_slot_and_says_nothing() -> None:
+    limiter, news, begun = Recording(1), anyio.Event(), anyio.Event()
+
+    async def poll(scope: Scope, receive: Receive, send: Send) -> None:
+        async with aside():
+            await receive()
+            begun.set()
+            await news.wait()
+        assert limiter.in_flight == 1
+        await answer(200)(scope, receive, send)
+        async with aside():
+            assert limiter.in_flight == 0
+
+    app = ContextMiddleware(LoadSheddingMiddleware(poll, limiter))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call_asgi, app)
+        await begun.wait()
+        assert limiter.in_flight == 0
+        news.set()
+    assert limiter.endings == [UNKNOWN, UNKNOWN]
+    assert limiter.in_flight == 0
+
+
+async def test_stepping_aside_outside_of_a_request_does_nothing() -> None:
+    async with aside():
+        assert current_request() is None
+
+
+async def test_the_slot_leaves_the_context_with_the_response() -> None:
+    app = ContextMiddleware(LoadSheddingMiddleware(answer(200), Recording()))
+    response = await call_asgi(app)
+    assert response.scope["postfacta.request"].slot is None

@@ -1,0 +1,275 @@
+"""A client that sends or reads too slowly is cut off, and an honest slow one is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
+from postfacta_core.asgi.telemetry import TelemetryMiddleware
+from postfacta_core.asgi.transfer import TransferMiddleware
+from postfacta_core.context import RequestContext
+from postfacta_core.policy.transfer import TransferLimits
+from postfacta_core.telemetry.exchange import Exchange
+from postfacta_core.testing import ManualClock
+from tests.core.asgi.transfers import ClientDisconnect, fastapi_app, length, reading_crash, starlette_app
+
+
+class SlowClient:
+    """Sends chunks with pauses in between, on a clock that the test moves; real time passes only at the cut."""
+
+    def __init__(self, clock: ManualClock, *chunks: tuple[float, bytes]) -> None:
+        self._clock = clock
+        self._chunks = list(chunks)
+        self.sent: list[Message] = []
+
+    async def receive(self) -> Message:
+        if not self._chunks:
+            await anyio.sleep_forever()
+        await anyio.lowlevel.checkpoint()  # Here it may be cancelled, as at a socket.
+        pause, chunk = self._chunks.pop(0)
+        self._clock.advance(pause)
+        return {"type": "http.request", "body": chunk, "more_body": bool(chunk)}
+
+    async def send(self, message: Message) -> None:
+        self.sent.append(message)
+
+    async def call(self, app: ASGIApp, limits: TransferLimits, **more: object) -> None:
+        headers = [(b"transfer-encoding", b"chunked")]
+        scope: Scope = {"type": "http", "method": "POST", "path": "/", "headers": headers, **more}
+        with anyio.fail_after(20):
+            await TransferMiddleware(app, limits, clock=self._clock)(scope, self.receive, self.send)
+
+    @property
+    def unsent(self) -> int:
+        return len(self._chunks)
+
+    @property
+    def status(self) -> int:
+        return int(self.sent[0]["status"])
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent)
+
+
+# Only silence takes real time in these tests, and little of it.
+QUICK = TransferLimits(body_idle_timeout=0.02, body_grace=5, min_body_rate=10)
+
+
+async def test_a_body_that_stops_coming_is_answered_once_with_408_and_the_connection_closed() -> None:
+    client = SlowClient(ManualClock(), (0, b"xx"))
+    await client.call(length, QUICK)
+    assert client.status == 408
+    assert (b"connection", b"close") in client.sent[0]["headers"]
+    assert json.loads(client.body)["code"] == "request-timeout"
+    assert [message["type"] for message in client.sent] == ["http.response.start", "http.response.body"]
+
+
+async def test_http_2_knows_no_connection_header() -> None:
+    client = SlowClient(ManualClock())
+    await client.call(length, QUICK, http_version="2")
+    assert client.status == 408
+    assert b"connection" not in dict(client.sent[0]["headers"])
+
+
+@pytest.mark.parametrize("make", [starlette_app, fastapi_app])
+async def test_a_frameworks_own_reader_adds_nothing_to_the_408(make: Callable[[], ASGIApp]) -> None:
+    client = SlowClient(ManualClock(), (0, b"xx"))
+    more = {"path": "/body", "raw_path": b"/body", "query_string": b"", "root_path": ""}
+    await client.call(make(), QUICK, **more)
+    assert (client.status, len(client.sent)) == (408, 2)
+
+
+async def test_a_byte_now_and_then_is_too_slow_though_never_silent_for_long() -> None:
+    client = SlowClient(ManualClock(), *[(1, b"x")] * 20)
+    # With one byte a second the patience, 5 s and 0.1 s for each byte, is over after the sixth.
+    await client.call(length, replace(QUICK, body_idle_timeout=2))
+    assert (client.status, client.unsent) == (408, 14)
+    assert len(client.sent) == 2
+
+
+async def test_a_slow_but_honest_client_is_waited_for() -> None:
+    client = SlowClient(ManualClock(), *[(1, b"x" * 20)] * 50, (0, b""))
+    await client.call(length, QUICK)
+    assert (client.status, client.body) == (200, b"1000")
+
+
+async def test_the_time_the_application_takes_between_chunks_is_not_the_clients() -> None:
+    clock = ManualClock()
+
+    async def busy(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body", False):
+            clock.advance(100)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    client = SlowClient(clock, *[(1, b"x")] * 3, (0, b""))
+    await client.call(busy, QUICK)
+    assert client.status == 200
+
+
+async def test_a_response_under_way_is_broken_off_when_its_request_is_too_slow() -> None:
+    async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while (message := await receive())["type"] == "http.request":
+            await send({"type": "http.response.body", "body": message["body"], "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    request = RequestContext("request-1", 0.0)
+    client = SlowClient(ManualClock(), (0, b"xx"))
+    await client.call(echo, QUICK, **{"postfacta.request": request})
+    assert [message.get("more_body") for message in client.sent] == [None, True]
+    assert request.error_type == "client_disconnected"
+
+
+async def test_a_crash_after_the_408_is_seen_by_the_layers_outside() -> None:
+    client = SlowClient(ManualClock())
+    with pytest.raises(RuntimeError, match="a crash"):
+        await client.call(reading_crash(RuntimeError("a crash")), QUICK)
+    assert client.status == 408
+
+
+async def test_without_a_body_nothing_bounds_the_wait_for_the_disconnect() -> None:
+    async def wait(scope: Scope, receive: Receive, send: Send) -> None:
+        assert (await receive())["more_body"] is False
+        with anyio.move_on_after(0.1) as patience:
+            await receive()
+        assert patience.cancelled_caught
+
+    client = SlowClient(ManualClock(), (0, b""))
+    await client.call(wait, QUICK)
+    assert client.sent == []
+
+
+class NonReader:
+    """Takes so many bytes, and no more."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self.taken: list[Message] = []
+
+    async def receive(self) -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(self, message: Message) -> None:
+        if len(message.get("body", b"")) > self._room:
+            await anyio.sleep_forever()
+        self._room -= len(message.get("body", b""))
+        self.taken.append(message)
+
+    async def call(self, app: ASGIApp, request: RequestContext | None = None) -> None:
+        scope: Scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+        scope["postfacta.request"] = request
+        with anyio.fail_after(20):
+            await TransferMiddleware(app, TransferLimits(write_timeout=0.02))(scope, self.receive, self.send)
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.taken)
+
+
+def streaming(chunk: bytes, times: int, raised: list[BaseException] | None = None) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(times):
+            try:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            except OSError as error:
+                if raised is None:
+                    raise
+                raised.append(error)
+        if raised:
+            assert (await receive())["type"] == "http.disconnect"
+        await send({"type": "http.response.body", "body": b""})
+
+    return app
+
+
+async def test_a_client_that_does_not_read_is_taken_for_gone() -> None:
+    request = RequestContext("request-1", 0.0)
+    client = NonReader(200_000)
+    await client.call(streaming(b"x" * 10_000, 50), request)
+    assert len(client.body) == 200_000
+    assert all(message.get("more_body", True) for message in client.taken)
+    assert request.error_type == "client_disconnected"
+
+
+async def test_every_later_send_fails_at_once_too_and_receive_says_why() -> None:
+    raised: list[BaseException] = []
+    client = NonReader(200_000)
+    await client.call(streaming(b"x" * 10_000, 50, raised))
+    assert len(raised) == 30
+    assert {type(error) for error in raised} == {ConnectionAbortedError}
+
+
+async def test_a_long_body_is_handed_on_in_pieces_each_of_which_must_get_away() -> None:
+    body = bytes(range(256)) * 1000
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+
+    reader, non_reader = NonReader(len(body)), NonReader(100_000)
+    await reader.call(app)
+    assert reader.body == body
+    assert [message.get("more_body", False) for message in reader.taken[1:]] == [True, True, True, False]
+    assert max(len(message.get("body", b"")) for message in reader.taken) == 65_536
+    await non_reader.call(app)
+    assert non_reader.body == body[:65_536]
+
+
+async def test_a_small_response_is_handed_on_as_it_is() -> None:
+    message = {"type": "http.response.body", "body": b"x" * 65_536, "more_body": False}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send(message)
+
+    client = NonReader(100_000)
+    await client.call(app)
+    assert client.taken[1] is message
+
+
+async def test_a_small_response_gets_no_timer() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.body", "body": b"x" * 65_536, "more_body": False})
+
+    with anyio.move_on_after(0.1) as patience:
+        await NonReader(0).call(app)
+    assert patience.cancelled_caught
+
+
+async def recorded(app: ASGIApp, client: SlowClient | NonReader) -> tuple[int, str]:
+    """Serve a client under telemetry; return the status and the error type that it recorded."""
+    seen: list[tuple[int, str]] = []
+
+    class Keep:
+        def begin(self, exchange: Exchange, /) -> None: ...
+        def answered(self, exchange: Exchange, /) -> None: ...
+        def end(self, exchange: Exchange, /) -> None:
+            seen.append((exchange.status, exchange.error_type))
+
+    headers = [(b"transfer-encoding", b"chunked")]
+    scope: Scope = {"type": "http", "method": "POST", "path": "/", "headers": headers}
+    with anyio.fail_after(20):
+        await TelemetryMiddleware(app, [Keep()])(scope, client.receive, client.send)
+    return seen[0]
+
+
+async def test_telemetry_counts_a_client_that_does_not_read_as_one_that_left() -> None:
+    app = TransferMiddleware(streaming(b"x" * 10_000, 50), TransferLimits(write_timeout=0.02))
+    assert await recorded(app, NonReader(200_000)) == (499, "client_disconnected")
+
+
+async def test_telemetry_counts_a_slow_body_as_the_clients_fault() -> None:
+    app = TransferMiddleware(reading_crash(ClientDisconnect()), QUICK)
+    assert await recorded(app, SlowClient(ManualClock(), (0, b"x"))) == (408, "")
+    app = TransferMiddleware(reading_crash(RuntimeError()), QUICK)
+    with pytest.raises(RuntimeError):
+        await recorded(app, SlowClient(ManualClock()))

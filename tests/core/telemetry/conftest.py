@@ -1,0 +1,10 @@
+"""What is observed does not depend on the event loop; what runs calls is tested on both, in `aio`."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
