@@ -39,6 +39,7 @@ from postfacta_core.events import (
     weakly,
 )
 from postfacta_core.testing import RecordingObserver
+from tests.kit.every import every
 
 POLICIES: Final[dict[str, Callable[..., Any]]] = {
     "postfacta_retry_attempts_total": partial(Retry, "billing"),
@@ -55,37 +56,44 @@ def scraped(telemetry: Telemetry) -> str:
     return telemetry.metrics.render().body.decode()
 
 
-@pytest.mark.parametrize("metric", POLICIES)
-@pytest.mark.parametrize("is_first", [True, False], ids=["policy first", "telemetry first"])
-def test_a_policy_is_observed_by_default(metric: str, *, is_first: bool) -> None:
-    if is_first:
-        policy = POLICIES[metric]()
-        telemetry = Telemetry()
-    else:
-        telemetry = Telemetry()
-        policy = POLICIES[metric]()
-    assert f"{metric}{{" in scraped(telemetry)
-    assert '"billing"' in scraped(telemetry)
-    assert policy is not None
+def test_a_policy_is_observed_by_default() -> None:
+    is_firsts: dict[str, bool] = {"policy first": True, "telemetry first": False}
+    with every() as case:
+        for metric in POLICIES:
+            for name_1, is_first in is_firsts.items():
+                with case(metric, name_1):
+                    if is_first:
+                        policy = POLICIES[metric]()
+                        telemetry = Telemetry()
+                    else:
+                        telemetry = Telemetry()
+                        policy = POLICIES[metric]()
+                    assert f"{metric}{{" in scraped(telemetry)
+                    assert '"billing"' in scraped(telemetry)
+                    assert policy is not None
 
 
-@pytest.mark.parametrize("metric", POLICIES)
-def test_no_observer_means_that_none_hears(metric: str) -> None:
-    telemetry = Telemetry()
-    policy = POLICIES[metric](observer=None)
-    assert '"billing"' not in scraped(telemetry)
-    assert policy is not None
+def test_no_observer_means_that_none_hears() -> None:
+    with every() as case:
+        for metric in POLICIES:
+            with case(metric):
+                telemetry = Telemetry()
+                policy = POLICIES[metric](observer=None)
+                assert '"billing"' not in scraped(telemetry)
+                assert policy is not None
 
 
-@pytest.mark.parametrize("metric", [name for name in POLICIES if name != "postfacta_retry_budget_tokens"])
-def test_the_last_telemetry_hears_of_changes(metric: str) -> None:
-    first, last = RecordingObserver(), RecordingObserver()
-    policy = POLICIES[metric]()
-    process_observer.use(first)
-    process_observer.use(last)
-    policy.mode = "shadow"
-    assert first.of(ModeChanged) == []
-    assert [event.policy for event in last.of(ModeChanged)] == ["billing"]
+def test_the_last_telemetry_hears_of_changes() -> None:
+    with every() as case:
+        for metric in [name for name in POLICIES if name != "postfacta_retry_budget_tokens"]:
+            with case(metric):
+                first, last = RecordingObserver(), RecordingObserver()
+                policy = POLICIES[metric]()
+                process_observer.use(first)
+                process_observer.use(last)
+                policy.mode = "shadow"
+                assert first.of(ModeChanged) == []
+                assert [event.policy for event in last.of(ModeChanged)] == ["billing"]
 
 
 def test_a_policy_that_is_gone_is_neither_kept_nor_shown() -> None:

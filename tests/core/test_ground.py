@@ -6,30 +6,33 @@ import copy
 import pickle
 import re
 
-import pytest
-
 from postfacta_core import errors
 from postfacta_core.clock import LUCK, MONOTONIC, WALL, random_id
 from postfacta_core.context import RequestContext, add_wait, bind_request, current_request, release_request
 from postfacta_core.errors import ResilienceError
 from postfacta_core.events import CircuitChanged, Event, ListenerFailed, fan_out, ignore
+from tests.kit.every import every
 
 ERRORS = [getattr(errors, name) for name in errors.__all__]
 CHANGE = CircuitChanged("db", "up", "down", 1.0, "failures")
 
 
-@pytest.mark.parametrize("kind", ERRORS)
-def test_an_error_survives_pickle_and_copy_with_its_data(kind: type[ResilienceError]) -> None:
-    error = kind("db", 2.5)
-    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):  # noqa: S301 - our own bytes
-        assert type(twin) is kind
-        assert (twin.policy, twin.retry_after) == ("db", 2.5)
+def test_an_error_survives_pickle_and_copy_with_its_data() -> None:
+    with every() as case:
+        for kind in ERRORS:
+            with case(kind):
+                error = kind("db", 2.5)
+                for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):  # noqa: S301 - our own bytes
+                    assert type(twin) is kind
+                    assert (twin.policy, twin.retry_after) == ("db", 2.5)
 
 
-@pytest.mark.parametrize("kind", ERRORS)
-def test_the_tree_in_the_docstring_names_every_error(kind: type[ResilienceError]) -> None:
-    assert re.search(rf"^ *[*+-] {kind.__name__}\b", errors.__doc__ or "", re.MULTILINE)
-    assert issubclass(kind, ResilienceError)
+def test_the_tree_in_the_docstring_names_every_error() -> None:
+    with every() as case:
+        for kind in ERRORS:
+            with case(kind):
+                assert re.search(rf"^ *[*+-] {kind.__name__}\b", errors.__doc__ or "", re.MULTILINE)
+                assert issubclass(kind, ResilienceError)
 
 
 def test_an_observer_that_raises_keeps_nobody_from_hearing() -> None:

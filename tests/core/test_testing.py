@@ -15,6 +15,7 @@ from anyio.lowlevel import checkpoint
 from postfacta_core.asgi._types import Receive, Scope, Send
 from postfacta_core.events import HealthChecked, ListenerFailed
 from postfacta_core.testing import AsgiResponse, ManualClock, RecordingObserver, call_asgi
+from tests.kit.every import every
 
 
 async def answer(send: Send, *chunks: bytes, status: int = 200) -> None:
@@ -91,13 +92,17 @@ async def test_the_scope_is_what_a_server_makes_of_the_request() -> None:
     assert (scope["client"], scope["more"], scope["left"]) == (None, 1, True)
 
 
-@pytest.mark.parametrize(
-    ("body", "expected"), [(b"", b"|"), (b"abc", b"abc|"), ([b"a", b"b"], b"a|b|"), ([b""], b"|")]
-)
-async def test_a_body_comes_in_one_message_or_in_one_for_each_chunk(
-    body: bytes | list[bytes], expected: bytes
-) -> None:
-    assert (await call_asgi(echo, "POST", body=body)).body == expected
+async def test_a_body_comes_in_one_message_or_in_one_for_each_chunk() -> None:
+    cases: list[tuple[bytes | list[bytes], bytes]] = [
+        (b"", b"|"),
+        (b"abc", b"abc|"),
+        ([b"a", b"b"], b"a|b|"),
+        ([b""], b"|"),
+    ]
+    with every() as case:
+        for body, expected in cases:
+            with case(body, expected):
+                assert (await call_asgi(echo, "POST", body=body)).body == expected
 
 
 async def test_the_client_stays_until_it_has_the_whole_answer() -> None:

@@ -26,6 +26,7 @@ from postfacta_core.testing import (
     cancellable,
     testing_mode,
 )
+from tests.kit.every import every
 
 
 class Worker:
@@ -172,21 +173,21 @@ async def test_by_chance_the_shares_are_those_asked_for_and_the_same_in_each_run
     assert shares == pytest.approx({"ok": 0.7, "ConnectionResetError": 0.2, "TimeoutError": 0.1}, abs=0.02)
 
 
-@pytest.mark.parametrize(
-    ("drawn", "kind"),
-    [
+async def test_luck_is_drawn_once_and_meets_the_bounds_exactly() -> None:
+    cases: list[tuple[float, str]] = [
         (0.0, "ConnectionResetError"),
         (math.nextafter(0.2, 0), "ConnectionResetError"),
         (0.2, "TimeoutError"),
         (math.nextafter(0.2 + 0.1, 0), "TimeoutError"),
         (0.2 + 0.1, "ok"),
         (math.nextafter(1, 0), "ok"),
-    ],
-)
-async def test_luck_is_drawn_once_and_meets_the_bounds_exactly(drawn: float, kind: str) -> None:
-    luck = iter([drawn])
-    chaos = Chaos.by_chance(*CHANCES, luck=luck.__next__)
-    assert await outcome(partial(chaos.call, Worker())) == kind
+    ]
+    with every() as case:
+        for drawn, kind in cases:
+            with case(drawn, kind):
+                luck = iter([drawn])
+                chaos = Chaos.by_chance(*CHANCES, luck=luck.__next__)
+                assert await outcome(partial(chaos.call, Worker())) == kind
 
 
 def test_probabilities_may_add_up_to_one_in_floats() -> None:
@@ -313,10 +314,12 @@ async def test_in_testing_mode_tries_follow_each_other_without_a_wait() -> None:
     assert (calls, waits) == (4, [0.05, 0.1, 0.2])
 
 
-@pytest.mark.parametrize(("attempts", "calls"), [(1, 1), (2, 2), (9, 3), (None, 3)])
-async def test_testing_mode_makes_fewer_tries_and_never_more(attempts: int | None, calls: int) -> None:
-    with testing_mode(attempts=attempts):
-        assert (await tries(attempts=3))[0] == calls
+async def test_testing_mode_makes_fewer_tries_and_never_more() -> None:
+    cases: list[tuple[int | None, int]] = [(1, 1), (2, 2), (9, 3), (None, 3)]
+    with every() as case:
+        for attempts, calls in cases:
+            with case(attempts, calls), testing_mode(attempts=attempts):
+                assert (await tries(attempts=3))[0] == calls
 
 
 def _in_a_minute(error: Exception) -> float:

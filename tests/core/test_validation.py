@@ -8,6 +8,7 @@ import pytest
 
 from postfacta_core import validation
 from postfacta_core.events import Mode
+from tests.kit.every import every
 
 
 def test_a_refusal_names_field_value_rule_and_example() -> None:
@@ -23,10 +24,12 @@ def test_a_long_value_is_cut() -> None:
         validation.name("Retry", "x" * 1000)
 
 
-@pytest.mark.parametrize("value", ["", "a b", "ü", "x" * 65, "a\n", 3, None, b"a"])
-def test_names_are_short_and_plain(value: object) -> None:
-    with pytest.raises(ValueError, match="Retry must be a text of 1 to 64"):
-        validation.name("Retry", value)
+def test_names_are_short_and_plain() -> None:
+    cases: list[object] = ["", "a b", "ü", "x" * 65, "a\n", 3, None, b"a"]
+    with every() as case:
+        for value in cases:
+            with case(value), pytest.raises(ValueError, match="Retry must be a text of 1 to 64"):
+                validation.name("Retry", value)
 
 
 def test_a_name_is_returned() -> None:
@@ -38,18 +41,29 @@ def test_text_and_member_mean_the_same(mode: object) -> None:
     assert validation.choice("Retry.mode", mode, Mode) is Mode.SHADOW
 
 
-@pytest.mark.parametrize("mode", ["ENFORCE", "banana", "", None, 1, True])
-def test_another_word_is_refused_with_the_choices(mode: object) -> None:
-    with pytest.raises(ValueError, match=r"Retry\.mode must be one of 'enforce', 'shadow', 'off', not"):
-        validation.choice("Retry.mode", mode, Mode)
+def test_another_word_is_refused_with_the_choices() -> None:
+    with every() as case:
+        for mode in ("ENFORCE", "banana", "", None, 1, True):
+            with (
+                case(mode),
+                pytest.raises(
+                    ValueError, match=r"Retry\.mode must be one of 'enforce', 'shadow', 'off', not"
+                ),
+            ):
+                validation.choice("Retry.mode", mode, Mode)
 
 
-@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "5", None, True])
-def test_seconds_are_finite_and_above_zero(value: object) -> None:
-    with pytest.raises(
-        ValueError, match=r"Timeout must be a finite number above 0, not .*; for example 5\.0"
-    ):
-        validation.seconds("Timeout", value)
+def test_seconds_are_finite_and_above_zero() -> None:
+    cases: list[object] = [0, -1, math.nan, math.inf, "5", None, True]
+    with every() as case:
+        for value in cases:
+            with (
+                case(value),
+                pytest.raises(
+                    ValueError, match=r"Timeout must be a finite number above 0, not .*; for example 5\.0"
+                ),
+            ):
+                validation.seconds("Timeout", value)
 
 
 def test_numbers_keep_their_bounds() -> None:
@@ -103,11 +117,14 @@ def test_one_of_a_few_texts_is_told_with_all(value: object) -> None:
         validation.one_of("x", value, ("a", "b"))
 
 
-@pytest.mark.parametrize("value", ["text", b"bytes", 3, None, [3], iter(["a"])])
-def test_a_list_of_texts_is_no_text(value: object) -> None:
-    assert validation.texts("x", {"a"}, example="") == ("a",)
-    with pytest.raises(ValueError, match="x must be a list of texts, not"):
-        validation.texts("x", value, example='["a"]')
+def test_a_list_of_texts_is_no_text() -> None:
+    cases: list[object] = ["text", b"bytes", 3, None, [3], iter(["a"])]
+    with every() as case:
+        for value in cases:
+            with case(value):
+                assert validation.texts("x", {"a"}, example="") == ("a",)
+                with pytest.raises(ValueError, match="x must be a list of texts, not"):
+                    validation.texts("x", value, example='["a"]')
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ from tests.core.aio.breakers import (
     works,
 )
 from tests.core.aio.notes import Notes
+from tests.kit.every import every
 
 pytestmark = pytest.mark.usefixtures("anyio_backend")
 
@@ -232,11 +233,11 @@ FAILURES: list[tuple[Any, Exception, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("failures", "error", "outcome"), FAILURES)
-async def test_an_error_counts_as_what_it_says_of_the_dependency(
-    failures: Any, error: Exception, outcome: str
-) -> None:
-    assert await ends(breaker(failures=failures), error) == {outcome: 1}
+async def test_an_error_counts_as_what_it_says_of_the_dependency() -> None:
+    with every() as case:
+        for failures, error, outcome in FAILURES:
+            with case(failures, error, outcome):
+                assert await ends(breaker(failures=failures), error) == {outcome: 1}
 
 
 async def test_a_predicate_that_raises_changes_nothing_for_the_caller() -> None:
@@ -276,14 +277,14 @@ WAITS: list[tuple[dict[str, Any], Exception, float | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "error", "wait"), WAITS)
-async def test_a_dependency_may_ask_for_a_longer_wait(
-    options: dict[str, Any], error: Exception, wait: float | None
-) -> None:
-    guard = breaker(**options)
-    for _ in range(4):
-        await ends(guard, error)
-    assert guard.statistics().retry_after == wait
+async def test_a_dependency_may_ask_for_a_longer_wait() -> None:
+    with every() as case:
+        for options, error, wait in WAITS:
+            with case(options, error, wait):
+                guard = breaker(**options)
+                for _ in range(4):
+                    await ends(guard, error)
+                assert guard.statistics().retry_after == wait
 
 
 async def test_in_shadow_it_counts_what_it_would_refuse_and_lets_it_pass() -> None:

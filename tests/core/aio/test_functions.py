@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from postfacta_core import Bulkhead, CircuitBreaker, Fallback, Hedge, Outgoing, Pipeline, Retry, Timeout
+from tests.kit.every import every
 
 GUARDS: Final[dict[str, Callable[[], Any]]] = {
     "Retry": lambda: Retry("billing"),
@@ -66,66 +67,79 @@ class AsyncObject:
         return f"paid {amount}"
 
 
-@pytest.mark.parametrize("guard", GUARDS)
-@pytest.mark.parametrize(
-    ("function", "reason"),
-    [
-        (Payments().pay, "pay is a plain one, which would block the event loop: make it an async def"),
-        (len, "len is a plain one"),
-        (functools.partial(Payments().pay, 1), "is a plain one"),
-        (Payments().numbers, "runs after the call. Guard the calls inside of it"),
-        (Payments().numbers_later, "runs after the call. Guard the calls inside of it"),
-        (staticmethod(Payments().pay), "put @staticmethod above it"),
-        (classmethod(_of_class), "put @classmethod above it"),
-        (None, "decorates functions, not None"),
-        ("pay", "decorates functions, not 'pay'"),
-    ],
-    ids=["plain", "builtin", "partial", "generator", "async-generator", "static", "class", "none", "text"],
-)
-def test_what_cannot_be_guarded_is_refused_at_decoration(guard: str, function: Any, reason: str) -> None:
-    with pytest.raises(TypeError, match=f"^{guard} .*{reason}"):
-        GUARDS[guard]()(function)
+def test_what_cannot_be_guarded_is_refused_at_decoration() -> None:
+    cases: dict[str, tuple[Any, str]] = {
+        "plain": (
+            Payments().pay,
+            "pay is a plain one, which would block the event loop: make it an async def",
+        ),
+        "builtin": (len, "len is a plain one"),
+        "partial": (functools.partial(Payments().pay, 1), "is a plain one"),
+        "generator": (Payments().numbers, "runs after the call. Guard the calls inside of it"),
+        "async-generator": (Payments().numbers_later, "runs after the call. Guard the calls inside of it"),
+        "static": (staticmethod(Payments().pay), "put @staticmethod above it"),
+        "class": (classmethod(_of_class), "put @classmethod above it"),
+        "none": (None, "decorates functions, not None"),
+        "text": ("pay", "decorates functions, not 'pay'"),
+    }
+    with every() as case:
+        for guard in GUARDS:
+            for name, (function, reason) in cases.items():
+                with case(guard, name), pytest.raises(TypeError, match=f"^{guard} .*{reason}"):
+                    GUARDS[guard]()(function)
 
 
-@pytest.mark.parametrize("guard", [*GUARDS, "CircuitBreaker"])
-@pytest.mark.parametrize(
-    "function",
-    [Payments().pay_later, AsyncObject(), functools.partial(Payments().pay_later)],
-    ids=["async", "object", "partial"],
-)
-async def test_async_functions_of_each_kind_are_decorated(guard: str, function: Any) -> None:
-    # `wraps` takes the name of a function, which a partial and an object do not have.
-    guarded = CALLERS[guard]()(function)
-    assert await guarded(7) == "paid 7"
+async def test_async_functions_of_each_kind_are_decorated() -> None:
+    guards: list[str] = [*GUARDS, "CircuitBreaker"]
+    functions: dict[str, Any] = {
+        "async": Payments().pay_later,
+        "object": AsyncObject(),
+        "partial": functools.partial(Payments().pay_later),
+    }
+    with every() as case:
+        for guard in guards:
+            for name, function in functions.items():
+                with case(guard, name):
+                    # `wraps` takes the name of a function, which a partial and an object do not have.
+                    guarded = CALLERS[guard]()(function)
+                    assert await guarded(7) == "paid 7"
 
 
-@pytest.mark.parametrize("guard", CALLERS)
-async def test_the_answer_of_a_plain_function_is_not_lost(guard: str) -> None:
+async def test_the_answer_of_a_plain_function_is_not_lost() -> None:
+    with every() as case:
+        for guard in CALLERS:
+            with case(guard):
+                payments = Payments()
+                assert await CALLERS[guard]().call(payments.pay, 7) == "paid 7"
+                assert payments.made == 1
+
+
+async def test_the_answer_of_a_plain_function_is_not_lost_in_any_mode() -> None:
+    with every() as case:
+        for guard in MODED:
+            for mode in ("off", "shadow"):
+                with case(guard, mode):
+                    payments, policy = Payments(), CALLERS[guard]()
+                    policy.mode = mode
+                    assert await policy.call(payments.pay, 7) == "paid 7"
+                    assert payments.made == 1
+
+
+async def test_a_fallback_keeps_the_answer_of_a_plain_function() -> None:
+    with every() as case:
+        for mode in ("off", "shadow", "enforce"):
+            with case(mode):
+                payments, fallback = Payments(), Fallback[str]("billing", mode=mode)
+                answer: Any = await fallback.call("key", payments.pay, 7)  # type: ignore[arg-type] # it is no coroutine function
+                assert (answer.value, payments.made) == ("paid 7", 1)
+
+
+async def test_a_function_that_returns_a_coroutine_is_awaited() -> None:
     payments = Payments()
-    assert await CALLERS[guard]().call(payments.pay, 7) == "paid 7"
-    assert payments.made == 1
-
-
-@pytest.mark.parametrize("guard", MODED)
-@pytest.mark.parametrize("mode", ["off", "shadow"])
-async def test_the_answer_of_a_plain_function_is_not_lost_in_any_mode(guard: str, mode: str) -> None:
-    payments, policy = Payments(), CALLERS[guard]()
-    policy.mode = mode
-    assert await policy.call(payments.pay, 7) == "paid 7"
-    assert payments.made == 1
-
-
-@pytest.mark.parametrize("mode", ["off", "shadow", "enforce"])
-async def test_a_fallback_keeps_the_answer_of_a_plain_function(mode: str) -> None:
-    payments, fallback = Payments(), Fallback[str]("billing", mode=mode)
-    answer: Any = await fallback.call("key", payments.pay, 7)  # type: ignore[arg-type] # it is no coroutine function
-    assert (answer.value, payments.made) == ("paid 7", 1)
-
-
-@pytest.mark.parametrize("guard", CALLERS)
-async def test_a_function_that_returns_a_coroutine_is_awaited(guard: str) -> None:
-    payments = Payments()
-    assert await CALLERS[guard]().call(lambda: payments.pay_later(7)) == "paid 7"
+    with every() as case:
+        for guard in CALLERS:
+            with case(guard):
+                assert await CALLERS[guard]().call(lambda: payments.pay_later(7)) == "paid 7"
 
 
 @types.coroutine
@@ -135,18 +149,22 @@ def pay_as_of_old() -> Generator[None, None, str]:
     return "paid 7"
 
 
-@pytest.mark.parametrize("guard", CALLERS)
-async def test_a_coroutine_made_of_a_generator_is_awaited(guard: str) -> None:
-    assert await CALLERS[guard]().call(pay_as_of_old) == "paid 7"
+async def test_a_coroutine_made_of_a_generator_is_awaited() -> None:
+    with every() as case:
+        for guard in CALLERS:
+            with case(guard):
+                assert await CALLERS[guard]().call(pay_as_of_old) == "paid 7"
 
 
-@pytest.mark.parametrize("guard", CALLERS)
-@pytest.mark.parametrize("function", ["numbers", "numbers_later"])
-async def test_a_generator_function_is_refused_before_its_body_begins(guard: str, function: str) -> None:
-    payments = Payments()
-    with pytest.raises(TypeError, match="Guard the calls inside of it"):
-        await CALLERS[guard]().call(getattr(payments, function))
-    assert payments.made == 0
+async def test_a_generator_function_is_refused_before_its_body_begins() -> None:
+    with every() as case:
+        for guard in CALLERS:
+            for function in ("numbers", "numbers_later"):
+                with case(guard, function):
+                    payments = Payments()
+                    with pytest.raises(TypeError, match="Guard the calls inside of it"):
+                        await CALLERS[guard]().call(getattr(payments, function))
+                    assert payments.made == 0
 
 
 async def test_an_error_of_a_plain_function_is_tried_again() -> None:

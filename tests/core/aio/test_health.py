@@ -13,6 +13,7 @@ from postfacta_core.clock import MONOTONIC
 from postfacta_core.events import Event, HealthChecked
 from postfacta_core.policy.health import CheckReport
 from postfacta_core.testing import ManualClock, RecordingObserver
+from tests.kit.every import every
 
 pytestmark = pytest.mark.usefixtures("anyio_backend")
 Check = Callable[[], Awaitable[object]]
@@ -219,22 +220,20 @@ async def cancel_itself() -> None:
     raise anyio.get_cancelled_exc_class()
 
 
-@pytest.mark.parametrize(
-    ("check", "error"),
-    [
+async def test_a_check_that_raises_or_lies_has_failed_and_reaches_nothing_else() -> None:
+    cases: list[tuple[Check, str]] = [
         (Dependency(up=False), "ConnectionRefusedError"),
         (raise_group, "ExceptionGroup"),
         (answer_false, "ReturnedFalse"),
         (NoCoroutine(), "TypeError"),
-    ],
-)
-async def test_a_check_that_raises_or_lies_has_failed_and_reaches_nothing_else(
-    check: Check, error: str
-) -> None:
-    async with running(check) as (registry, heard):
-        assert (await heard.until("bad", count=3)).error == error
-        assert (await heard.until("good", count=3)).passed
-        assert [one.up for one in registry.snapshot().checks] == [False, True]
+    ]
+    with every() as case:
+        for check, error in cases:
+            with case(check, error):
+                async with running(check) as (registry, heard):
+                    assert (await heard.until("bad", count=3)).error == error
+                    assert (await heard.until("good", count=3)).passed
+                    assert [one.up for one in registry.snapshot().checks] == [False, True]
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # trio lets nobody make a Cancelled of his own

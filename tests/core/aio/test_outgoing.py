@@ -44,6 +44,7 @@ from postfacta_core.policy.retry import Backoff
 from postfacta_core.policy.waiting import Priority
 from postfacta_core.telemetry.calls import CallSpans
 from postfacta_core.testing import ManualClock, RecordingObserver
+from tests.kit.every import every
 
 NOW = 1_700_000_000.0
 
@@ -317,11 +318,19 @@ async def test_a_predicate_that_raises_is_reported_and_the_default_decides(servi
     assert [event.policy for event in observer.events if isinstance(event, ListenerFailed)] == ["billing"] * 2
 
 
-@pytest.mark.parametrize(
-    ("status", "failed"), [(200, False), (404, False), (429, True), (500, True), (501, False), (503, True)]
-)
-def test_by_default_a_failure_is_a_server_error_or_a_refusal(status: int, *, failed: bool) -> None:
-    assert is_failure(httpx2.Response(status)) is failed
+def test_by_default_a_failure_is_a_server_error_or_a_refusal() -> None:
+    cases: list[tuple[int, bool]] = [
+        (200, False),
+        (404, False),
+        (429, True),
+        (500, True),
+        (501, False),
+        (503, True),
+    ]
+    with every() as case:
+        for status, failed in cases:
+            with case(status, failed):
+                assert is_failure(httpx2.Response(status)) is failed
 
 
 async def test_a_refused_stream_is_closed(service: Service) -> None:
@@ -376,9 +385,8 @@ def test_headers_for_any_client() -> None:
         }
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
+def test_retry_after_is_read_as_seconds_or_as_a_date() -> None:
+    cases: list[tuple[str, float | None]] = [
         ("0", 0.0),
         ("120", 120.0),
         (" 5 ", 5.0),
@@ -393,15 +401,20 @@ def test_headers_for_any_client() -> None:
         ("soon", None),
         ("Tue, 99 Nov 2026 99:99:99 GMT", None),
         ("", None),
-    ],
-)
-def test_retry_after_is_read_as_seconds_or_as_a_date(text: str, seconds: float | None) -> None:
-    response = httpx2.Response(429, headers=[(b"retry-after", text.encode())])
-    refusal = refusal_in(response, "billing", wall=lambda: NOW)
-    assert refusal is not None
-    assert (type(refusal), refusal.policy, refusal.retry_after) == (RejectedError, "billing", seconds)
-    other = httpx2.Response(503, headers=[(b"retry-after", text.encode())])
-    assert (refusal_in(other, "billing", wall=lambda: NOW) is None) is (seconds is None)
+    ]
+    with every() as case:
+        for text, seconds in cases:
+            with case(text, seconds):
+                response = httpx2.Response(429, headers=[(b"retry-after", text.encode())])
+                refusal = refusal_in(response, "billing", wall=lambda: NOW)
+                assert refusal is not None
+                assert (type(refusal), refusal.policy, refusal.retry_after) == (
+                    RejectedError,
+                    "billing",
+                    seconds,
+                )
+                other = httpx2.Response(503, headers=[(b"retry-after", text.encode())])
+                assert (refusal_in(other, "billing", wall=lambda: NOW) is None) is (seconds is None)
 
 
 def test_a_date_is_read_by_the_clock_of_the_service_that_sent_it() -> None:
@@ -411,9 +424,11 @@ def test_a_date_is_read_by_the_clock_of_the_service_that_sent_it() -> None:
     assert refusal.retry_after == 90
 
 
-@pytest.mark.parametrize("status", [200, 302, 400, 408, 500, 502, 504])
-def test_no_other_status_says_that_nothing_was_done(status: int) -> None:
-    assert refusal_in(httpx2.Response(status, headers={"retry-after": "5"}), "billing") is None
+def test_no_other_status_says_that_nothing_was_done() -> None:
+    with every() as case:
+        for status in (200, 302, 400, 408, 500, 502, 504):
+            with case(status):
+                assert refusal_in(httpx2.Response(status, headers={"retry-after": "5"}), "billing") is None
 
 
 class Traced:

@@ -19,6 +19,7 @@ from postfacta_core.policy.ratelimit import Rate
 from postfacta_core.policy.retry import Backoff
 from postfacta_core.telemetry.policies import POLICY_METRICS
 from postfacta_core.testing import ManualClock, RecordingObserver
+from tests.kit.every import every
 
 
 class Faulty(BoundedStorage):
@@ -102,17 +103,21 @@ def test_rates_are_read_as_limits_writes_them(text: str, rates: tuple[Rate, ...]
     assert parse_rates(rates[0]) == rates[:1]
 
 
-@pytest.mark.parametrize(
-    "text", ["", "100", "100/fortnight", "many/minute", "0/minute", "100/minute per client"]
-)
-def test_a_rate_that_cannot_be_read_is_refused_with_how_to_write_it(text: str) -> None:
-    with pytest.raises(ValueError, match=r"RateLimiter\.rates must be one or more rates, .*'100/minute'"):
-        RateLimiter("client", text)
+def test_a_rate_that_cannot_be_read_is_refused_with_how_to_write_it() -> None:
+    cases = ["", "100", "100/fortnight", "many/minute", "0/minute", "100/minute per client"]
+    with every() as case:
+        for text in cases:
+            with (
+                case(text),
+                pytest.raises(
+                    ValueError, match=r"RateLimiter\.rates must be one or more rates, .*'100/minute'"
+                ),
+            ):
+                RateLimiter("client", text)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
+def test_an_option_that_makes_no_sense_is_refused_at_once() -> None:
+    cases: list[tuple[Callable[[], object], str]] = [
         (partial(RateLimiter, "", "1/second"), "RateLimiter.name must be a text of 1 to 64"),
         (partial(RateLimiter, 'a"b', "1/second"), "RateLimiter.name must be a text of 1 to 64"),
         (partial(RateLimiter, "a", ()), "RateLimiter.rates must be one or more rates"),
@@ -136,11 +141,11 @@ def test_a_rate_that_cannot_be_read_is_refused_with_how_to_write_it(text: str) -
             partial(RateLimiter, "a", Rate(amount=1, period=1.0, burst=2), store="async+bounded://"),
             "without a burst",
         ),
-    ],
-)
-def test_an_option_that_makes_no_sense_is_refused_at_once(wrong: Callable[[], object], message: str) -> None:
-    with pytest.raises(Exception, match=message):
-        wrong()
+    ]
+    with every() as case:
+        for wrong, message in cases:
+            with case(wrong, message), pytest.raises(Exception, match=message):
+                wrong()
 
 
 def test_a_storage_that_would_block_the_loop_is_refused() -> None:

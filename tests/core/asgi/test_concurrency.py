@@ -30,6 +30,7 @@ from tests.core.asgi.concurrency import (
     raising,
     until,
 )
+from tests.kit.every import every
 
 
 async def test_a_request_that_finds_room_is_served_and_its_slot_comes_back() -> None:
@@ -168,14 +169,21 @@ async def test_the_limiter_learns_route_and_known_waits_of_a_request() -> None:
     assert limiter.waits == [pytest.approx(0.3), pytest.approx(0.5)]
 
 
-@pytest.mark.parametrize(
-    ("status", "ending"),
-    [(200, ANSWERED), (404, ANSWERED), (499, ANSWERED), (500, LOST), (503, LOST), (504, LOST)],
-)
-async def test_an_answer_from_500_up_counts_as_lost(status: int, ending: Ending) -> None:
-    limiter = Recording()
-    assert (await call_asgi(LoadSheddingMiddleware(answer(status), limiter))).status == status
-    assert limiter.endings == [ending]
+async def test_an_answer_from_500_up_counts_as_lost() -> None:
+    cases: list[tuple[int, Ending]] = [
+        (200, ANSWERED),
+        (404, ANSWERED),
+        (499, ANSWERED),
+        (500, LOST),
+        (503, LOST),
+        (504, LOST),
+    ]
+    with every() as case:
+        for status, ending in cases:
+            with case(status, ending):
+                limiter = Recording()
+                assert (await call_asgi(LoadSheddingMiddleware(answer(status), limiter))).status == status
+                assert limiter.endings == [ending]
 
 
 @pytest.mark.parametrize(

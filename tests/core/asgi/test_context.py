@@ -15,6 +15,7 @@ from postfacta_core.asgi.context import ContextMiddleware
 from postfacta_core.context import RequestContext, bind_request, current_request, release_request
 from postfacta_core.telemetry.tracing import Tracing
 from postfacta_core.testing import ManualClock, call_asgi
+from tests.kit.every import every
 
 
 class Seen:
@@ -46,15 +47,24 @@ async def test_a_good_request_id_is_kept_and_echoed(given: str) -> None:
     assert app.only.request_id == response.header("x-request-id") == given
 
 
-@pytest.mark.parametrize(
-    "given",
-    ["", "short", "x" * 65, "with space", "line\nbreak-1", "12345678\n", "<script>alert", "über-lang-id"],
-)
-async def test_any_other_request_id_is_replaced(given: str) -> None:
-    app = Seen()
-    middleware = ContextMiddleware(app, ids=lambda: "made-anew")
-    response = await call_asgi(middleware, headers=[("X-Request-ID", given)])
-    assert app.only.request_id == response.header("x-request-id") == "made-anew"
+async def test_any_other_request_id_is_replaced() -> None:
+    cases: list[str] = [
+        "",
+        "short",
+        "x" * 65,
+        "with space",
+        "line\nbreak-1",
+        "12345678\n",
+        "<script>alert",
+        "über-lang-id",
+    ]
+    with every() as case:
+        for given in cases:
+            with case(given):
+                app = Seen()
+                middleware = ContextMiddleware(app, ids=lambda: "made-anew")
+                response = await call_asgi(middleware, headers=[("X-Request-ID", given)])
+                assert app.only.request_id == response.header("x-request-id") == "made-anew"
 
 
 async def test_the_applications_headers_do_not_grow_and_its_own_id_does_not_stand_twice() -> None:
@@ -156,20 +166,16 @@ async def test_a_websocket_has_a_context_and_the_lifespan_passes_untouched() -> 
     assert sent == [{"type": "websocket.something"}, {"type": "lifespan.something"}]
 
 
-@pytest.mark.parametrize(
-    ("traceparent", "trace_id"),
-    [
-        (f"00-{'a1' * 16}-{'b2' * 8}-01", "a1" * 16),
-        (f"cc-{'a1' * 16}-{'b2' * 8}-00-what-comes-later", "a1" * 16),
-        (f"00-{'0' * 32}-{'b2' * 8}-01", ""),
-        (f"00-{'a1' * 16}-{'0' * 16}-01", ""),
-        (f"00-{'A1' * 16}-{'b2' * 8}-01", ""),
-        ("00-a1-b2-01", ""),
-        ("x" * 8000, ""),
-    ],
-    ids=["good", "future", "no trace", "no parent", "capitals", "short", "long"],
-)
-async def test_the_callers_trace_is_known_without_an_sdk(traceparent: str, trace_id: str) -> None:
+async def test_the_callers_trace_is_known_without_an_sdk() -> None:
+    cases: dict[str, tuple[str, str]] = {
+        "good": (f"00-{'a1' * 16}-{'b2' * 8}-01", "a1" * 16),
+        "future": (f"cc-{'a1' * 16}-{'b2' * 8}-00-what-comes-later", "a1" * 16),
+        "no trace": (f"00-{'0' * 32}-{'b2' * 8}-01", ""),
+        "no parent": (f"00-{'a1' * 16}-{'0' * 16}-01", ""),
+        "capitals": (f"00-{'A1' * 16}-{'b2' * 8}-01", ""),
+        "short": ("00-a1-b2-01", ""),
+        "long": ("x" * 8000, ""),
+    }
     found: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -178,8 +184,12 @@ async def test_the_callers_trace_is_known_without_an_sdk(traceparent: str, trace
         await send({"type": "http.response.start", "status": 200})
         await send({"type": "http.response.body"})
 
-    await call_asgi(ContextMiddleware(app), "GET", "/", headers=[("traceparent", traceparent)])
-    assert found == [trace_id, "", ""]
+    with every() as case:
+        for name, (traceparent, trace_id) in cases.items():
+            with case(name):
+                found.clear()
+                await call_asgi(ContextMiddleware(app), "GET", "/", headers=[("traceparent", traceparent)])
+                assert found == [trace_id, "", ""]
 
 
 @pytest.mark.parametrize(

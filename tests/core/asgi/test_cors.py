@@ -17,6 +17,7 @@ from postfacta_core.asgi._problem import Problem
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
 from postfacta_core.policy.transfer import TransferLimits
 from postfacta_core.testing import AsgiResponse, call_asgi
+from tests.kit.every import every
 
 LISTED, FOREIGN = "https://console.example.org", "https://evil.example.net"
 
@@ -54,9 +55,8 @@ async def preflight(app: Hardened, origin: str, method: str = "POST", headers: s
     )
 
 
-@pytest.mark.parametrize(
-    ("options", "request_", "status"),
-    [
+async def test_each_answer_and_refusal_can_be_read() -> None:
+    cases: list[tuple[dict[str, Any], dict[str, Any], int]] = [
         ({}, {}, 200),
         ({}, {"path": "/nowhere"}, 404),
         ({}, {"path": "/crash"}, 500),
@@ -68,19 +68,20 @@ async def preflight(app: Hardened, origin: str, method: str = "POST", headers: s
             413,
         ),
         ({"limits": TransferLimits(max_header_bytes=1)}, {}, 431),
-    ],
-    ids=str,
-)
-async def test_each_answer_and_refusal_can_be_read(
-    options: dict[str, Any], request_: dict[str, Any], status: int
-) -> None:
-    app = hardened(**options)
-    await call_asgi(app)
-    asked: dict[str, Any] = {**request_, "headers": [("origin", LISTED), *request_.get("headers", ())]}
-    response = await call_asgi(app, **asked, raise_errors=False)
-    assert (response.status, told(response)["allow-origin"]) == (status, LISTED)
-    assert told(response)["expose-headers"].startswith("Retry-After, X-Request-ID")
-    assert b"Origin" in vary(response)
+    ]
+    with every() as case:
+        for options, request_, status in cases:
+            with case(options, request_, status):
+                app = hardened(**options)
+                await call_asgi(app)
+                asked: dict[str, Any] = {
+                    **request_,
+                    "headers": [("origin", LISTED), *request_.get("headers", ())],
+                }
+                response = await call_asgi(app, **asked, raise_errors=False)
+                assert (response.status, told(response)["allow-origin"]) == (status, LISTED)
+                assert told(response)["expose-headers"].startswith("Retry-After, X-Request-ID")
+                assert b"Origin" in vary(response)
 
 
 async def test_another_origin_or_none_gets_nothing_but_vary() -> None:
@@ -202,9 +203,8 @@ async def test_other_connections_pass() -> None:
     assert seen == ["websocket"]
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
+def test_a_wrong_setting_is_refused_by_name() -> None:
+    cases: list[dict[str, Any]] = [
         {"allow_origins": LISTED},
         {"allow_origins": [f"{LISTED}/"]},
         {"allow_origins": ["console.example.org"]},
@@ -215,9 +215,8 @@ async def test_other_connections_pass() -> None:
         {"expose_headers": [""]},
         {"max_age": -1},
         {"allow_origin_regex": "("},
-    ],
-    ids=str,
-)
-def test_a_wrong_setting_is_refused_by_name(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"^Cors"):
-        Cors(**wrong)
+    ]
+    with every() as case:
+        for wrong in cases:
+            with case(wrong), pytest.raises(ValueError, match=r"^Cors"):
+                Cors(**wrong)

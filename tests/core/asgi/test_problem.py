@@ -35,6 +35,7 @@ from postfacta_core.errors import (
     StoppedError,
 )
 from postfacta_core.testing import AsgiResponse, call_asgi
+from tests.kit.every import every
 
 TEAPOT = Problem(status=418, code="teapot", title="A teapot")
 
@@ -47,9 +48,8 @@ async def answer(error: BaseException, **options: Any) -> AsgiResponse:
     return await call_asgi(problem_response(error), **options)
 
 
-@pytest.mark.parametrize(
-    ("error", "status", "code", "error_type"),
-    [
+async def test_an_error_has_its_status_and_its_name() -> None:
+    cases: list[tuple[Exception, int, str, str]] = [
         (HeadersTooLargeError("transfer"), 431, "headers-too-large", ""),
         (BodyTooLargeError("transfer"), 413, "too-large", ""),
         (PoolTimeoutError("main"), 503, "unavailable", "pool_timeout"),
@@ -63,14 +63,17 @@ async def answer(error: BaseException, **options: Any) -> AsgiResponse:
         (Bespoke("own"), 503, "unavailable", "rejected"),
         (ResilienceError("own"), 503, "unavailable", "unavailable"),
         (ValueError("a secret"), 500, "internal", ""),
-    ],
-)
-async def test_an_error_has_its_status_and_its_name(
-    error: Exception, status: int, code: str, *, error_type: str
-) -> None:
-    response = await answer(error)
-    assert (response.status, response.json()["status"], response.json()["code"]) == (status, status, code)
-    assert problem_of(error).error_type == error_type
+    ]
+    with every() as case:
+        for error, status, code, error_type in cases:
+            with case(error, status, code, error_type):
+                response = await answer(error)
+                assert (response.status, response.json()["status"], response.json()["code"]) == (
+                    status,
+                    status,
+                    code,
+                )
+                assert problem_of(error).error_type == error_type
 
 
 def test_every_error_of_the_library_has_a_line_of_its_own() -> None:
@@ -126,12 +129,24 @@ async def test_without_a_context_there_is_no_request_id_and_without_advice_the_k
     assert (members["title"], members["detail"]) == ("I'm a Teapot", "A teapot")
 
 
-@pytest.mark.parametrize("problem", [*PROBLEMS.values(), Problem(status=799, code="odd", title="Odd")])
-def test_without_a_type_the_title_is_the_phrase_of_the_status(problem: Problem) -> None:
-    phrases = {408: "Request Timeout", 413: "Content Too Large", 429: "Too Many Requests", 799: "Error"}
-    phrases |= {431: "Request Header Fields Too Large", 500: "Internal Server Error", 502: "Bad Gateway"}
-    phrases |= {422: "Unprocessable Content", 503: "Service Unavailable", 504: "Gateway Timeout"}
-    assert kind_members(problem)["title"] == phrases[problem.status]
+def test_without_a_type_the_title_is_the_phrase_of_the_status() -> None:
+    cases: list[Problem] = [*PROBLEMS.values(), Problem(status=799, code="odd", title="Odd")]
+    with every() as case:
+        for problem in cases:
+            with case(problem):
+                phrases = {
+                    408: "Request Timeout",
+                    413: "Content Too Large",
+                    429: "Too Many Requests",
+                    799: "Error",
+                }
+                phrases |= {
+                    431: "Request Header Fields Too Large",
+                    500: "Internal Server Error",
+                    502: "Bad Gateway",
+                }
+                phrases |= {422: "Unprocessable Content", 503: "Service Unavailable", 504: "Gateway Timeout"}
+                assert kind_members(problem)["title"] == phrases[problem.status]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from postfacta_core.events import ListenerFailed, Mode, ModeChanged, PolicyCreat
 from postfacta_core.policy.address import TrustedProxies
 from postfacta_core.policy.ratelimit import Rate
 from postfacta_core.testing import AsgiResponse, ManualClock, RecordingObserver, call_asgi
+from tests.kit.every import every
 
 
 @pytest.fixture
@@ -70,19 +71,19 @@ async def statuses(app: ASGIApp, count: int, **options: Any) -> list[int]:
 # Rules
 
 
-@pytest.mark.parametrize(
-    ("text", "rate", "per"),
-    [
+def test_a_limit_can_be_written_as_it_is_said() -> None:
+    cases: list[tuple[str, str, str]] = [
         ("100/minute per client", "100/minute", "client"),
         ("100/minute", "100/minute", "client"),
         ("100 per minute", "100 per minute", "client"),
         ("100 per minute per global", "100 per minute", "global"),
         ("10/second;1000/hour per Principal", "10/second;1000/hour", "principal"),
         ("5/10 seconds  per  route", "5/10 seconds", "route"),
-    ],
-)
-def test_a_limit_can_be_written_as_it_is_said(text: str, rate: str, per: str) -> None:
-    assert parse_rate_limit(text) == RateLimit(rate, per=per)  # type: ignore[arg-type] # one of the scopes
+    ]
+    with every() as case:
+        for text, rate, per in cases:
+            with case(text, rate, per):
+                assert parse_rate_limit(text) == RateLimit(rate, per=per)  # type: ignore[arg-type] # one of the scopes
 
 
 @pytest.mark.parametrize(
@@ -93,9 +94,8 @@ def test_a_limit_that_cannot_be_read_is_refused_with_how_to_write_it(text: str) 
         limited(text)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
+def test_an_option_that_makes_no_sense_is_refused_at_once() -> None:
+    cases: list[tuple[Callable[[], object], str]] = [
         (
             lambda: RateLimit("100/minute", per="user"),  # type: ignore[arg-type]
             "RateLimit.per must be one of 'client', 'global', 'principal', 'route'",
@@ -117,11 +117,11 @@ def test_a_limit_that_cannot_be_read_is_refused_with_how_to_write_it(text: str) 
             "TrustedProxies.networks must be a list of texts",
         ),
         (lambda: limited("1/minute", store="async+nowhere://x"), "SharedStore.storage must be the address"),
-    ],
-)
-def test_an_option_that_makes_no_sense_is_refused_at_once(wrong: Callable[[], object], message: str) -> None:
-    with pytest.raises(Exception, match=message):
-        wrong()
+    ]
+    with every() as case:
+        for wrong, message in cases:
+            with case(wrong, message), pytest.raises(Exception, match=message):
+                wrong()
 
 
 # Answers

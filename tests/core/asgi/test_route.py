@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from fastapi import APIRouter, FastAPI
 from litestar import Litestar, Router as LitestarRouter, asgi, get
 from litestar.params import FromPath
@@ -16,6 +15,7 @@ from starlette.routing import Host, Mount, Route, Router
 from postfacta_core.asgi._route import RouteReader, local_path, shadowed
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
 from postfacta_core.testing import call_asgi
+from tests.kit.every import every
 
 reader = RouteReader()
 
@@ -61,9 +61,8 @@ def fastapi_app() -> FastAPI:
     return app
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "template"),
-    [
+async def test_fastapi() -> None:
+    cases: list[tuple[str, str, str | None]] = [
         ("GET", "/plain/7", "/plain/{id}"),
         ("DELETE", "/plain/7", "/plain/{id}"),
         ("GET", "/api/tenants/acme/v1/in/7", "/api/tenants/{t}/v1/in/{id}"),
@@ -77,11 +76,12 @@ def fastapi_app() -> FastAPI:
         ("GET", "/files/a.css", "/files/{path}"),
         ("GET", "/files-of/acme/a.css", "/files-of/{who}/{path}"),
         ("GET", "/openapi.json", "/openapi.json"),
-    ],
-)
-@pytest.mark.parametrize("prefix", ["", "/pre"])
-async def test_fastapi(method: str, path: str, template: str | None, *, prefix: str) -> None:
-    assert await route_of(fastapi_app(), prefix + path, method, root_path=prefix) == template
+    ]
+    with every() as case:
+        for method, path, template in cases:
+            for prefix in ("", "/pre"):
+                with case(method, path, template, prefix):
+                    assert await route_of(fastapi_app(), prefix + path, method, root_path=prefix) == template
 
 
 async def test_what_fastapi_hides_is_left_out_and_never_replaced_by_what_the_client_sent() -> None:
@@ -130,9 +130,8 @@ def litestar_app() -> Litestar:
     return Litestar([LitestarRouter("/v1/{tenant:str}", route_handlers=[item]), flat, files, copied])
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "template"),
-    [
+async def test_litestar() -> None:
+    cases: list[tuple[str, str, str | None]] = [
         ("GET", "/v1/acme/in/7", "/v1/{tenant}/in/{id}"),
         ("HEAD", "/plain", None),  # Litestar has no HEAD of its own: 405, and it does not say of what
         ("GET", "/plain", "/plain"),
@@ -141,13 +140,14 @@ def litestar_app() -> Litestar:
         ("GET", "/static/a/static", "/static/{path}"),
         ("GET", "/copied/a/b.css", "/copied/{path}"),
         ("GET", "/nothing", None),
-    ],
-)
-@pytest.mark.parametrize("prefix", ["", "/pre"])
-async def test_litestar(method: str, path: str, template: str | None, *, prefix: str) -> None:
-    # Litestar is typed by its own ASGI shapes, which are narrower than the protocol's.
-    app: Any = litestar_app()
-    assert await route_of(app, prefix + path, method, root_path=prefix) == template
+    ]
+    with every() as case:
+        for method, path, template in cases:
+            for prefix in ("", "/pre"):
+                with case(method, path, template, prefix):
+                    # Litestar is typed by its own ASGI shapes, which are narrower than the protocol's.
+                    app: Any = litestar_app()
+                    assert await route_of(app, prefix + path, method, root_path=prefix) == template
 
 
 async def test_one_route_under_two_prefixes_has_two_templates() -> None:

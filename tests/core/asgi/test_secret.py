@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
-
 from postfacta_core.asgi._secret import Secret, knows
 from postfacta_core.asgi._types import Receive, Scope, Send
 from postfacta_core.asgi.metrics import MetricsEndpoint
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import call_asgi
+from tests.kit.every import every
 
 
 async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
@@ -19,9 +18,8 @@ def several() -> list[str]:
     return ["next", "former"]
 
 
-@pytest.mark.parametrize(
-    ("secret", "given", "known"),
-    [
+def test_what_holds_is_known() -> None:
+    cases: list[tuple[Secret, bytes, bool]] = [
         ("one", b"one", True),
         ("one", b"two", False),
         ("", b"", False),
@@ -31,11 +29,11 @@ def several() -> list[str]:
         (several, b"other", False),
         (list, b"", False),
         (lambda: [""], b"", False),
-    ],
-    ids=lambda value: getattr(value, "__name__", str(value)),
-)
-def test_what_holds_is_known(secret: Secret, given: bytes, *, known: bool) -> None:
-    assert knows(secret, given) is known
+    ]
+    with every() as case:
+        for secret, given, known in cases:
+            with case(secret, given, known):
+                assert knows(secret, given) is known
 
 
 async def test_a_token_that_is_replaced_holds_at_once() -> None:

@@ -49,6 +49,7 @@ from postfacta_core.policy.transfer import TransferLimits
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.tracing import Tracing
 from postfacta_core.testing import ManualClock, call_asgi
+from tests.kit.every import every
 from tests.lifespan import running
 
 ID = "0123456789abcdef"
@@ -96,9 +97,8 @@ def told(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [record for record in caplog.records if record.msg != NO_LIFESPAN]
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "headers", "status"),
-    [
+async def test_every_answer_has_the_id_and_the_headers_and_is_counted() -> None:
+    cases: list[tuple[str, str, list[tuple[str, str]], int]] = [
         ("GET", "/items/7", [], 200),
         ("GET", "/nothing", [], 404),
         ("PUT", "/items/7", [], 405),
@@ -110,18 +110,21 @@ def told(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
         ("GET", "/healthz/ready", [], 503),
         ("GET", "/metrics", [], 200),
         ("POST", "/metrics", [], 405),
-    ],
-)
-async def test_every_answer_has_the_id_and_the_headers_and_is_counted(
-    method: str, path: str, headers: list[tuple[str, str]], *, status: int
-) -> None:
-    app = harden(starlette(), service="billing", policy=SMALL)
-    response = await call_asgi(app, method, path, headers=[*GIVEN, *headers], raise_errors=False)
-    assert (response.status, response.header("x-request-id")) == (status, ID)
-    assert response.header("x-content-type-options") == "nosniff"
-    samples = [sample for family in app.telemetry.metrics.registry.collect() for sample in family.samples]
-    counted = [s for s in samples if s.name == "http_server_request_duration_seconds_count"]
-    assert [(s.labels["http_response_status_code"], s.value) for s in counted] == [(str(status), 1)]
+    ]
+    with every() as case:
+        for method, path, headers, status in cases:
+            with case(method, path, headers, status):
+                app = harden(starlette(), service="billing", policy=SMALL)
+                response = await call_asgi(app, method, path, headers=[*GIVEN, *headers], raise_errors=False)
+                assert (response.status, response.header("x-request-id")) == (status, ID)
+                assert response.header("x-content-type-options") == "nosniff"
+                samples = [
+                    sample for family in app.telemetry.metrics.registry.collect() for sample in family.samples
+                ]
+                counted = [s for s in samples if s.name == "http_server_request_duration_seconds_count"]
+                assert [(s.labels["http_response_status_code"], s.value) for s in counted] == [
+                    (str(status), 1)
+                ]
 
 
 @pytest.mark.parametrize(("path", "status"), [("/items/7", 200), ("/crash", 500), ("/unavailable", 503)])
@@ -256,15 +259,16 @@ ALONE: dict[str, Middleware] = {
 }
 
 
-@pytest.mark.parametrize("name", ALONE)
-async def test_each_middleware_stands_alone_in_starlette_and_around_it(name: str) -> None:
-    middleware = ALONE[name]
-    inside = starlette(middleware=[middleware])
-    around = middleware.cls(starlette(), *middleware.args, **middleware.kwargs)
-    for app in (inside, around):
-        assert (await call_asgi(app, "GET", "/items/7")).status == 200
-        assert (await call_asgi(app, "GET", "/nothing")).status == 404
-        assert (await call_asgi(app, "POST", "/read", body=[b"12", b"3"])).body == b"3"
+async def test_each_middleware_stands_alone_in_starlette_and_around_it() -> None:
+    with every() as case:
+        for name, middleware in ALONE.items():
+            with case(name):
+                inside = starlette(middleware=[middleware])
+                around = middleware.cls(starlette(), *middleware.args, **middleware.kwargs)
+                for app in (inside, around):
+                    assert (await call_asgi(app, "GET", "/items/7")).status == 200
+                    assert (await call_asgi(app, "GET", "/nothing")).status == 404
+                    assert (await call_asgi(app, "POST", "/read", body=[b"12", b"3"])).body == b"3"
 
 
 async def test_each_middleware_does_its_part_alone() -> None:
@@ -286,8 +290,7 @@ async def test_each_middleware_does_its_part_alone() -> None:
     assert b'http_route="/items/{id}"' in (await call_asgi(inside, "GET", "/metrics")).body
 
 
-@pytest.mark.parametrize("name", ALONE)
-async def test_each_middleware_lets_other_connections_pass(name: str) -> None:
+async def test_each_middleware_lets_other_connections_pass() -> None:
     seen: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -299,10 +302,13 @@ async def test_each_middleware_lets_other_connections_pass(name: str) -> None:
     async def send(message: Message) -> None:
         raise AssertionError
 
-    middleware = ALONE[name]
-    layer: ASGIApp = middleware.cls(app, *middleware.args, **middleware.kwargs)
-    await layer({"type": "websocket", "path": "/", "headers": []}, receive, send)
-    assert seen == ["websocket"]
+    with every() as case:
+        for name, middleware in ALONE.items():
+            with case(name):
+                seen.clear()
+                layer: ASGIApp = middleware.cls(app, *middleware.args, **middleware.kwargs)
+                await layer({"type": "websocket", "path": "/", "headers": []}, receive, send)
+                assert seen == ["websocket"]
 
 
 class Interception:

@@ -30,11 +30,11 @@ from postfacta_core.telemetry.exchange import Exchange, NullRecorder
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import AsgiResponse, ManualClock, RecordingObserver, call_asgi
 from tests.core.asgi.observed import APP, ROUTES, Boom, CopyingMiddleware, Kept, files, hello, observe
+from tests.kit.every import every
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "status", "route"),
-    [
+async def test_the_route_is_the_template_and_nothing_of_the_client_or_the_server() -> None:
+    cases: list[tuple[str, str, int, str]] = [
         ("GET", "/i/7", 200, "/i/{id}"),
         ("HEAD", "/i/7", 200, "/i/{id}"),
         ("DELETE", "/i/7", 405, "/i/{id}"),
@@ -51,14 +51,13 @@ from tests.core.asgi.observed import APP, ROUTES, Boom, CopyingMiddleware, Kept,
         ("GET", "/t/u/u/u/v/u", 200, "/t/{tenant}/u/{user}/v/{x}"),
         ("GET", "/t/acme/u/7/f/a.css", 200, "/t/{tenant}/u/{user}/f/{path}"),
         ("GET", "/t/acme/u/7/nothing", 404, "_unmatched"),
-    ],
-)
-@pytest.mark.parametrize("prefix", ["", "/pre"])
-async def test_the_route_is_the_template_and_nothing_of_the_client_or_the_server(
-    method: str, path: str, status: int, *, route: str, prefix: str
-) -> None:
-    kept = await observe(APP, method, prefix + path, root_path=prefix)
-    assert kept.summary == (status, route, "")
+    ]
+    with every() as case:
+        for method, path, status, route in cases:
+            for prefix in ("", "/pre"):
+                with case(method, path, status, route, prefix):
+                    kept = await observe(APP, method, prefix + path, root_path=prefix)
+                    assert kept.summary == (status, route, "")
 
 
 async def test_an_old_server_that_leaves_the_root_path_out_of_the_path_changes_nothing() -> None:

@@ -25,29 +25,37 @@ from tests.core.asgi.transfers import (
     starlette_app,
     whole,
 )
+from tests.kit.every import every
 
 
-@pytest.mark.parametrize("chunks", [(b"x" * 10,), (b"x" * 4, b"x" * 6), (b"",), (b"x" * 10, b"")])
-async def test_a_body_up_to_the_limit_reaches_the_application(chunks: tuple[bytes, ...]) -> None:
-    assert (await post(length, *chunks)).body == str(len(b"".join(chunks))).encode()
+async def test_a_body_up_to_the_limit_reaches_the_application() -> None:
+    cases: list[tuple[bytes, ...]] = [(b"x" * 10,), (b"x" * 4, b"x" * 6), (b"",), (b"x" * 10, b"")]
+    with every() as case:
+        for chunks in cases:
+            with case(chunks):
+                assert (await post(length, *chunks)).body == str(len(b"".join(chunks))).encode()
 
 
-@pytest.mark.parametrize("chunks", [(b"x" * 11,), (b"x" * 4, b"x" * 7), (b"x" * 10, b"x", b"x" * 20)])
-async def test_a_body_beyond_it_is_answered_once_with_413(chunks: tuple[bytes, ...]) -> None:
-    response = await post(length, *chunks)
-    assert (response.status, whole(response)) == (413, True)
-    assert response.json()["code"] == "too-large"
-    assert response.header("connection") == "close"
+async def test_a_body_beyond_it_is_answered_once_with_413() -> None:
+    cases: list[tuple[bytes, ...]] = [(b"x" * 11,), (b"x" * 4, b"x" * 7), (b"x" * 10, b"x", b"x" * 20)]
+    with every() as case:
+        for chunks in cases:
+            with case(chunks):
+                response = await post(length, *chunks)
+                assert (response.status, whole(response)) == (413, True)
+                assert response.json()["code"] == "too-large"
+                assert response.header("connection") == "close"
 
 
-@pytest.mark.parametrize("make", [starlette_app, fastapi_app])
-@pytest.mark.parametrize("path", ["/body", "/json"])
-async def test_a_frameworks_own_reader_adds_nothing_to_the_413(
-    make: Callable[[], ASGIApp], path: str
-) -> None:
-    headers = [("content-type", "application/json")]
-    response = await post(make(), b"[1, 2", b", 3, 4, 5, 6]", path=path, headers=headers)
-    assert (response.status, whole(response)) == (413, True)
+async def test_a_frameworks_own_reader_adds_nothing_to_the_413() -> None:
+    makes: list[Callable[[], ASGIApp]] = [starlette_app, fastapi_app]
+    with every() as case:
+        for make in makes:
+            for path in ("/body", "/json"):
+                with case(make, path):
+                    headers = [("content-type", "application/json")]
+                    response = await post(make(), b"[1, 2", b", 3, 4, 5, 6]", path=path, headers=headers)
+                    assert (response.status, whole(response)) == (413, True)
 
 
 async def test_a_body_that_is_declared_too_large_never_reaches_the_application() -> None:
@@ -117,23 +125,27 @@ async def test_a_client_that_still_sends_is_read_until_it_stops_so_that_it_can_r
     ]
 
 
-@pytest.mark.parametrize("error", REACTIONS, ids=repr)
-async def test_what_tells_of_the_disconnect_after_a_refusal_is_nobodys_crash(error: Exception) -> None:
-    assert (await post(reading_crash(error), b"x" * 11)).status == 413
-    # Without a refusal it is the application's own.
-    response = await call_asgi(
-        TransferMiddleware(reading_crash(error), LIMITS), body=b"x", raise_errors=False
-    )
-    assert response.error is error
+async def test_what_tells_of_the_disconnect_after_a_refusal_is_nobodys_crash() -> None:
+    with every() as case:
+        for error in REACTIONS:
+            with case(error):
+                assert (await post(reading_crash(error), b"x" * 11)).status == 413
+                # Without a refusal it is the application's own.
+                response = await call_asgi(
+                    TransferMiddleware(reading_crash(error), LIMITS), body=b"x", raise_errors=False
+                )
+                assert response.error is error
 
 
-@pytest.mark.parametrize("error", CRASHES, ids=repr)
-@pytest.mark.parametrize("size", [1, 11])
-async def test_a_crash_is_seen_by_the_layers_outside_after_a_refusal_too(error: Exception, size: int) -> None:
-    app = TransferMiddleware(reading_crash(error), LIMITS)
-    response = await call_asgi(app, "POST", body=b"x" * size, raise_errors=False)
-    assert response.error is error
-    assert response.status == (413 if size == 11 else 0)
+async def test_a_crash_is_seen_by_the_layers_outside_after_a_refusal_too() -> None:
+    with every() as case:
+        for error in CRASHES:
+            for size in (1, 11):
+                with case(error, size):
+                    app = TransferMiddleware(reading_crash(error), LIMITS)
+                    response = await call_asgi(app, "POST", body=b"x" * size, raise_errors=False)
+                    assert response.error is error
+                    assert response.status == (413 if size == 11 else 0)
 
 
 async def test_limits_may_differ_by_route() -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from postfacta_core.policy.address import NO_PROXIES, TrustedProxies, client_address
+from tests.kit.every import every
 
 PROXY = "10.0.0.1"
 TRUSTED = TrustedProxies(["10.0.0.0/8", "2001:db8:f::/48"])
@@ -18,9 +19,8 @@ def forwarded(*lines: str, name: str = "x-forwarded-for") -> list[tuple[bytes, b
     return [(b"host", b"example.org"), *((name.encode(), line.encode("latin-1")) for line in lines)]
 
 
-@pytest.mark.parametrize(
-    ("peer", "client"),
-    [
+def test_without_a_proxy_the_peer_is_the_client() -> None:
+    cases: list[tuple[str | None, str]] = [
         ("192.0.2.7", "192.0.2.7"),
         ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
         ("2001:db8:1:2::", "2001:db8:1:2::/64"),
@@ -32,19 +32,18 @@ def forwarded(*lines: str, name: str = "x-forwarded-for") -> list[tuple[bytes, b
         ("not:an:address", "not:an:address"),
         ("", ""),
         (None, ""),
-    ],
-)
-@pytest.mark.parametrize("trusted", [NO_PROXIES, TRUSTED])
-def test_without_a_proxy_the_peer_is_the_client(
-    peer: str | None, client: str, trusted: TrustedProxies
-) -> None:
-    assert client_address(peer, forwarded("203.0.113.9"), trusted) == client
-    assert client_address(peer, forwarded("203.0.113.9"), trusted) == client
+    ]
+    trusteds: list[TrustedProxies] = [NO_PROXIES, TRUSTED]
+    with every() as case:
+        for peer, client in cases:
+            for trusted in trusteds:
+                with case(peer, client, trusted):
+                    assert client_address(peer, forwarded("203.0.113.9"), trusted) == client
+                    assert client_address(peer, forwarded("203.0.113.9"), trusted) == client
 
 
-@pytest.mark.parametrize(
-    ("lines", "client"),
-    [
+def test_a_trusted_proxy_tells_the_client() -> None:
+    cases: list[tuple[list[str], str]] = [
         ([], PROXY),
         (["192.0.2.7"], "192.0.2.7"),
         ([" 192.0.2.7 "], "192.0.2.7"),
@@ -76,15 +75,15 @@ def test_without_a_proxy_the_peer_is_the_client(
         # More hops than any architecture has.
         ([", ".join(["192.0.2.7"] + ["10.0.0.2"] * 15)], "192.0.2.7"),
         ([", ".join(["192.0.2.7"] + ["10.0.0.2"] * 16)], "10.0.0.2"),
-    ],
-)
-def test_a_trusted_proxy_tells_the_client(lines: list[str], client: str) -> None:
-    assert client_address(PROXY, forwarded(*lines), TRUSTED) == client
+    ]
+    with every() as case:
+        for lines, client in cases:
+            with case(lines, client):
+                assert client_address(PROXY, forwarded(*lines), TRUSTED) == client
 
 
-@pytest.mark.parametrize(
-    ("lines", "client"),
-    [
+def test_forwarded_is_read_in_its_own_way() -> None:
+    cases: list[tuple[list[str], str]] = [
         (["for=192.0.2.7"], "192.0.2.7"),
         (["For=192.0.2.7;proto=https;by=10.0.0.1"], "192.0.2.7"),
         (['proto=https; for="192.0.2.7:4711"'], "192.0.2.7"),
@@ -97,10 +96,11 @@ def test_a_trusted_proxy_tells_the_client(lines: list[str], client: str) -> None
         (["for=192.0.2.7, for="], PROXY),
         (["192.0.2.7"], PROXY),
         (["xfor=192.0.2.7"], PROXY),
-    ],
-)
-def test_forwarded_is_read_in_its_own_way(lines: list[str], client: str) -> None:
-    assert client_address(PROXY, forwarded(*lines, name="forwarded"), FORWARDED) == client
+    ]
+    with every() as case:
+        for lines, client in cases:
+            with case(lines, client):
+                assert client_address(PROXY, forwarded(*lines, name="forwarded"), FORWARDED) == client
 
 
 def test_the_field_that_the_proxy_does_not_write_is_not_looked_at() -> None:
@@ -174,17 +174,17 @@ def test_a_single_text_and_another_field_are_refused_at_once() -> None:
         TrustedProxies([], field="x-real-ip")
 
 
-@pytest.mark.parametrize(
-    ("written", "client"),
-    [
+def test_an_address_is_the_same_with_a_port_and_in_brackets() -> None:
+    cases: list[tuple[str, str]] = [
         ("203.0.113.9:4711", "203.0.113.9"),
         ("[2001:db8::9]:4711", "2001:db8::/64"),
         ("[2001:db8::9]", "2001:db8::/64"),
         ("2001:db8::9", "2001:db8::/64"),
         ("::ffff:203.0.113.9", "203.0.113.9"),
         ("[::ffff:203.0.113.9]:4711", "203.0.113.9"),
-    ],
-)
-def test_an_address_is_the_same_with_a_port_and_in_brackets(written: str, client: str) -> None:
-    trusted = TrustedProxies(["10.0.0.0/8"])
-    assert client_address("10.0.0.1", [(b"x-forwarded-for", written.encode())], trusted) == client
+    ]
+    with every() as case:
+        for written, client in cases:
+            with case(written, client):
+                trusted = TrustedProxies(["10.0.0.0/8"])
+                assert client_address("10.0.0.1", [(b"x-forwarded-for", written.encode())], trusted) == client

@@ -25,6 +25,7 @@ from tests.core.policy.circuits import (
     SUCCESS,
     Played,
 )
+from tests.kit.every import every
 
 
 def test_its_moves_are_told_with_their_moment_and_reason() -> None:
@@ -39,9 +40,8 @@ def test_its_moves_are_told_with_their_moment_and_reason() -> None:
     assert {move.breaker for move in played.moves} == {"db"}
 
 
-@pytest.mark.parametrize(
-    ("calls", "state"),
-    [
+def test_a_circuit_opens_at_the_rate_of_its_last_calls_and_not_before_there_are_enough() -> None:
+    cases: list[tuple[str, CircuitState]] = [
         ("", CLOSED),
         ("FFF", CLOSED),
         ("FFFF", OPEN),
@@ -60,12 +60,11 @@ def test_its_moves_are_told_with_their_moment_and_reason() -> None:
         ("XSSL", OPEN),
         ("FSSL", CLOSED),
         ("SSSSFSSSFSSSF", CLOSED),
-    ],
-)
-def test_a_circuit_opens_at_the_rate_of_its_last_calls_and_not_before_there_are_enough(
-    calls: str, state: CircuitState
-) -> None:
-    assert Played().play(calls).state is state
+    ]
+    with every() as case:
+        for calls, state in cases:
+            with case(calls, state):
+                assert Played().play(calls).state is state
 
 
 def test_a_rate_that_is_just_the_threshold_opens_although_floats_round() -> None:
@@ -111,12 +110,14 @@ def test_a_window_of_seconds_forgets_what_is_older() -> None:
     assert played.play("F").state is OPEN
 
 
-@pytest.mark.parametrize("gap", range(25))
-def test_a_window_of_seconds_forgets_each_call_after_any_gap(gap: int) -> None:
-    config = CircuitConfig(sliding_window_type="time", sliding_window_size=10)
-    played = Played(config).play("F").wait(gap).play("S")
-    found = played.circuit.statistics(played.now)
-    assert (found.calls, found.failures) == ((2, 1) if gap < 10 else (1, 0))
+def test_a_window_of_seconds_forgets_each_call_after_any_gap() -> None:
+    with every() as case:
+        for gap in range(25):
+            with case(gap):
+                config = CircuitConfig(sliding_window_type="time", sliding_window_size=10)
+                played = Played(config).play("F").wait(gap).play("S")
+                found = played.circuit.statistics(played.now)
+                assert (found.calls, found.failures) == ((2, 1) if gap < 10 else (1, 0))
 
 
 def test_a_window_of_seconds_forgets_each_call_with_its_own_second() -> None:
@@ -233,9 +234,8 @@ def test_a_window_costs_the_same_memory_however_many_calls_it_sees(kind: Literal
     assert played.circuit.statistics(played.now).calls == (5 if kind == "count" else 10)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "what"),
-    [
+def test_options_that_make_no_sense_are_refused_at_once() -> None:
+    cases: list[tuple[Callable[[], CircuitConfig], str]] = [
         (partial(CircuitConfig, failure_rate_threshold=50), "failure_rate_threshold"),
         (partial(CircuitConfig, failure_rate_threshold=0.0), "failure_rate_threshold"),
         (partial(CircuitConfig, failure_rate_threshold=math.nan), "failure_rate_threshold"),
@@ -266,13 +266,11 @@ def test_a_window_costs_the_same_memory_however_many_calls_it_sees(kind: Literal
         (partial(CircuitConfig, wait_duration_in_open_state=0.0), "wait_duration_in_open_state"),
         (partial(CircuitConfig, wait_duration_in_open_state=61.0), "max_wait_duration_in_open_state"),
         (partial(CircuitConfig, max_wait_duration_in_open_state=math.inf), "max_wait_duration_in_open_state"),
-    ],
-)
-def test_options_that_make_no_sense_are_refused_at_once(
-    wrong: Callable[[], CircuitConfig], what: str
-) -> None:
-    with pytest.raises(ValueError, match=rf"^CircuitConfig\.{what} must be "):
-        wrong()
+    ]
+    with every() as case:
+        for wrong, what in cases:
+            with case(wrong, what), pytest.raises(ValueError, match=rf"^CircuitConfig\.{what} must be "):
+                wrong()
 
 
 def test_the_edges_of_the_options_are_taken() -> None:

@@ -22,6 +22,7 @@ from tests.core.policy.circuits import (
     SUCCESS,
     Played,
 )
+from tests.kit.every import every
 
 
 def test_half_open_admits_one_trial_at_a_time() -> None:
@@ -33,9 +34,8 @@ def test_half_open_admits_one_trial_at_a_time() -> None:
     assert [played.enter() for _ in range(3)][1:] == [REFUSED] * 2
 
 
-@pytest.mark.parametrize(
-    ("trials", "state", "reason"),
-    [
+def test_half_open_is_left_by_its_trials() -> None:
+    cases: list[tuple[str, CircuitState, str]] = [
         ("S", HALF_OPEN, "wait_over"),
         ("SS", CLOSED, "trials_passed"),
         ("SF", OPEN, "trial_failed"),
@@ -43,17 +43,17 @@ def test_half_open_admits_one_trial_at_a_time() -> None:
         ("X", OPEN, "trial_failed"),
         ("IIII", HALF_OPEN, "wait_over"),
         ("ISIS", CLOSED, "trials_passed"),
-    ],
-)
-def test_half_open_is_left_by_its_trials(trials: str, state: CircuitState, reason: str) -> None:
-    played = Played().play("FFFF").wait(8.0).play(trials)
-    assert played.state is state
-    assert played.path[-1][3] == reason
+    ]
+    with every() as case:
+        for trials, state, reason in cases:
+            with case(trials, state, reason):
+                played = Played().play("FFFF").wait(8.0).play(trials)
+                assert played.state is state
+                assert played.path[-1][3] == reason
 
 
-@pytest.mark.parametrize(
-    ("trials", "state", "reason"),
-    [
+def test_trials_are_judged_by_the_rates_that_opened_it() -> None:
+    cases: list[tuple[str, CircuitState, str]] = [
         ("FSS", CLOSED, "trials_passed"),
         ("SSF", CLOSED, "trials_passed"),
         ("LSS", CLOSED, "trials_passed"),
@@ -62,12 +62,13 @@ def test_half_open_is_left_by_its_trials(trials: str, state: CircuitState, reaso
         ("SLL", OPEN, "trial_slow"),
         ("FSF", OPEN, "trial_failed"),
         ("FS", HALF_OPEN, "wait_over"),
-    ],
-)
-def test_trials_are_judged_by_the_rates_that_opened_it(trials: str, state: CircuitState, reason: str) -> None:
-    config = replace(CONFIG, permitted_number_of_calls_in_half_open_state=3)
-    played = Played(config).play("FFFF").wait(8.0).play(trials)
-    assert (played.state, played.path[-1][3]) == (state, reason)
+    ]
+    with every() as case:
+        for trials, state, reason in cases:
+            with case(trials, state, reason):
+                config = replace(CONFIG, permitted_number_of_calls_in_half_open_state=3)
+                played = Played(config).play("FFFF").wait(8.0).play(trials)
+                assert (played.state, played.path[-1][3]) == (state, reason)
 
 
 def test_at_the_end_of_half_open_the_trials_made_decide() -> None:
@@ -217,9 +218,8 @@ def test_no_wait_is_nothing_or_longer_than_the_longest(opening: int, luck: float
     assert 0 < CircuitConfig().wait(opening, luck) <= CircuitConfig().max_wait_duration_in_open_state
 
 
-@pytest.mark.parametrize(
-    ("seconds", "wait"),
-    [
+def test_what_the_dependency_asks_for_prolongs_the_wait_and_no_further_than_the_longest() -> None:
+    cases: list[tuple[float, float]] = [
         (20.0, 20.0),
         (4.0, 8.0),
         (1e9, 32.0),
@@ -227,17 +227,16 @@ def test_no_wait_is_nothing_or_longer_than_the_longest(opening: int, luck: float
         (math.nan, 8.0),
         (-5.0, 8.0),
         (0.0, 8.0),
-    ],
-)
-def test_what_the_dependency_asks_for_prolongs_the_wait_and_no_further_than_the_longest(
-    seconds: float, wait: float
-) -> None:
-    played = Played().play("SFF")
-    permit = played.enter()
-    played.circuit.hold(permit, seconds, played.now)
-    assert played.state is CLOSED
-    played.leave(permit, FAILURE)
-    assert played.circuit.retry_after(played.now) == wait
+    ]
+    with every() as case:
+        for seconds, wait in cases:
+            with case(seconds, wait):
+                played = Played().play("SFF")
+                permit = played.enter()
+                played.circuit.hold(permit, seconds, played.now)
+                assert played.state is CLOSED
+                played.leave(permit, FAILURE)
+                assert played.circuit.retry_after(played.now) == wait
 
 
 def test_of_what_was_asked_for_the_latest_moment_counts_until_it_is_closed_again() -> None:

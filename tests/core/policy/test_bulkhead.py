@@ -19,6 +19,7 @@ from postfacta_core.errors import BulkheadFullError
 from postfacta_core.events import Mode, Sample
 from postfacta_core.policy.bulkhead import Slots, Turn
 from postfacta_core.telemetry.policies import POLICY_METRICS
+from tests.kit.every import every
 
 
 def full(size: int = 1, max_waiting: int = 0, *, max_wait: float = 1.0) -> Slots:
@@ -257,13 +258,22 @@ def test_its_numbers_are_those_that_metrics_know() -> None:
         assert Sample(f"postfacta_bulkhead_{what}", ("db",), number) in samples
 
 
-@pytest.mark.parametrize(
-    ("size", "max_waiting", "max_wait"),
-    [(0, 0, 1.0), (-1, 0, 1.0), (1, -1, 1.0), (1, 0, 0.0), (1, 0, math.inf), (1, 0, math.nan)],
-)
-def test_bounds_that_make_no_sense_are_refused_at_once(size: int, max_waiting: int, max_wait: float) -> None:
-    with pytest.raises(ValueError, match=r"Bulkhead\.\w+ must be a"):
-        Slots("db", size, max_waiting, max_wait=max_wait)
+def test_bounds_that_make_no_sense_are_refused_at_once() -> None:
+    cases: list[tuple[int, int, float]] = [
+        (0, 0, 1.0),
+        (-1, 0, 1.0),
+        (1, -1, 1.0),
+        (1, 0, 0.0),
+        (1, 0, math.inf),
+        (1, 0, math.nan),
+    ]
+    with every() as case:
+        for size, max_waiting, max_wait in cases:
+            with (
+                case(size, max_waiting, max_wait),
+                pytest.raises(ValueError, match=r"Bulkhead\.\w+ must be a"),
+            ):
+                Slots("db", size, max_waiting, max_wait=max_wait)
 
 
 def test_by_default_nobody_waits_and_whoever_may_waits_a_second_at_most() -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from postfacta_core.policy.deadline import Deadline, asked_timeout
+from tests.kit.every import every
 
 SECONDS = st.floats(min_value=0, max_value=1e12)
 NOW = st.floats(min_value=0, max_value=1e7)
@@ -69,9 +70,8 @@ def test_a_deadline_that_never_comes_has_no_header_and_takes_nothing_from_the_ne
         never.header(5)
 
 
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
+def test_a_timeout_is_plain_seconds_or_no_wish() -> None:
+    cases: list[tuple[bytes, float]] = [
         (b"2.5", 2.5),
         (b"0", 0),
         (b"0.000", 0),
@@ -98,15 +98,15 @@ def test_a_deadline_that_never_comes_has_no_header_and_takes_nothing_from_the_ne
         (b"", math.inf),
         (b"\xff\xfe", math.inf),
         ("\u0665".encode(), math.inf),
-    ],
-)
-def test_a_timeout_is_plain_seconds_or_no_wish(value: bytes, seconds: float) -> None:
-    assert asked(("x-request-timeout", value)) == seconds
+    ]
+    with every() as case:
+        for value, seconds in cases:
+            with case(value, seconds):
+                assert asked(("x-request-timeout", value)) == seconds
 
 
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
+def test_grpcs_form_is_read_as_its_specification_says() -> None:
+    cases: list[tuple[bytes, float]] = [
         (b"1H", 3600),
         (b"2M", 120),
         (b"3S", 3),
@@ -124,10 +124,11 @@ def test_a_timeout_is_plain_seconds_or_no_wish(value: bytes, seconds: float) -> 
         (b"", math.inf),
         (b"1S\n", math.inf),
         (b"\xff", math.inf),
-    ],
-)
-def test_grpcs_form_is_read_as_its_specification_says(value: bytes, seconds: float) -> None:
-    assert asked(("grpc-timeout", value)) == pytest.approx(seconds)
+    ]
+    with every() as case:
+        for value, seconds in cases:
+            with case(value, seconds):
+                assert asked(("grpc-timeout", value)) == pytest.approx(seconds)
 
 
 def test_of_several_wishes_the_shortest_counts_and_nonsense_does_not() -> None:

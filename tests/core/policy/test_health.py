@@ -20,6 +20,7 @@ from postfacta_core.policy.health import (
     inspect,
     summarize,
 )
+from tests.kit.every import every
 
 CONFIG = CheckConfig()
 BOUND = CONFIG.bound
@@ -64,9 +65,8 @@ def test_the_verdict_agrees_with_one_that_reads_the_whole_history(results: str, 
     assert state.has_passed is ("S" in results)
 
 
-@pytest.mark.parametrize(
-    ("results", "up"),
-    [
+def test_only_results_in_a_row_change_the_verdict() -> None:
+    cases: list[tuple[str, bool | None]] = [
         ("", None),
         ("F", None),
         ("FF", None),
@@ -82,10 +82,11 @@ def test_the_verdict_agrees_with_one_that_reads_the_whole_history(results: str, 
         ("SFFFSFSFSF", False),
         ("FFFS", False),
         ("FFFSS", True),
-    ],
-)
-def test_only_results_in_a_row_change_the_verdict(results: str, up: bool | None) -> None:  # noqa: FBT001 - a table
-    assert after(results).up is up
+    ]
+    with every() as case:
+        for results, up in cases:
+            with case(results, up):
+                assert after(results).up is up
 
 
 def test_the_verdict_holds_since_the_result_that_changed_it() -> None:
@@ -218,9 +219,8 @@ def test_by_default_a_verdict_falls_within_five_seconds_and_rises_within_two(
     assert now <= bound
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
+def test_a_check_that_makes_no_sense_is_refused_at_once() -> None:
+    cases: list[Callable[[], CheckConfig]] = [
         partial(CheckConfig, interval=0.0),
         partial(CheckConfig, interval=math.nan),
         partial(CheckConfig, interval=math.inf),
@@ -231,8 +231,8 @@ def test_by_default_a_verdict_falls_within_five_seconds_and_rises_within_two(
         partial(CheckConfig, stale_after=math.nan),
         partial(CheckConfig, fall=0),
         partial(CheckConfig, rise=0),
-    ],
-)
-def test_a_check_that_makes_no_sense_is_refused_at_once(wrong: Callable[[], CheckConfig]) -> None:
-    with pytest.raises(ValueError, match=r"CheckConfig\.\w+ must be a"):
-        wrong()
+    ]
+    with every() as case:
+        for wrong in cases:
+            with case(wrong), pytest.raises(ValueError, match=r"CheckConfig\.\w+ must be a"):
+                wrong()

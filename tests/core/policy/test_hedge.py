@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings, strategies as st
 
 from postfacta_core.policy.hedge import FixedDelay, P2Quantile, QuantileDelay
+from tests.kit.every import every
 
 VALUES = st.floats(min_value=0, max_value=1e6)
 QUANTILES = st.floats(min_value=0.01, max_value=0.99)
@@ -42,15 +43,17 @@ def test_of_a_few_values_the_quantile_is_exact(quantile: float, values: list[flo
     assert estimate(quantile, values).value == sorted(values)[rank - 1]
 
 
-@pytest.mark.parametrize("quantile", [0.5, 0.9, 0.95, 0.99])
-@pytest.mark.parametrize("draw", DRAWS)
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_about_as_many_values_lie_below_the_estimate_as_should(quantile: float, draw: str, seed: int) -> None:
-    luck = random.Random(seed)  # noqa: S311 - a fixed series, no secret
-    values = [DRAWS[draw](luck) for _ in range(4000)]
-    found = estimate(quantile, values).value
-    share = sum(value <= found for value in values) / len(values)
-    assert share == pytest.approx(quantile, abs=0.012)
+def test_about_as_many_values_lie_below_the_estimate_as_should() -> None:
+    with every() as case:
+        for quantile in (0.5, 0.9, 0.95, 0.99):
+            for name, draw in DRAWS.items():
+                for seed in (1, 2, 3):
+                    with case(quantile, name, seed):
+                        luck = random.Random(seed)  # noqa: S311 - a fixed series, no secret
+                        values = [draw(luck) for _ in range(4000)]
+                        found = estimate(quantile, values).value
+                        share = sum(value <= found for value in values) / len(values)
+                        assert share == pytest.approx(quantile, abs=0.012)
 
 
 def test_the_worked_example_of_the_paper_comes_out() -> None:
@@ -150,9 +153,8 @@ def test_a_fixed_wait_that_makes_no_sense_is_refused_at_once(seconds: float) -> 
         FixedDelay(seconds)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
+def test_a_moving_wait_that_makes_no_sense_is_refused_at_once() -> None:
+    cases: list[dict[str, Any]] = [
         {"quantile": 0.0},
         {"quantile": 1.0},
         {"quantile": math.nan},
@@ -162,8 +164,8 @@ def test_a_fixed_wait_that_makes_no_sense_is_refused_at_once(seconds: float) -> 
         {"initial": math.nan},
         {"quantile": 0.95, "window": 39},
         {"quantile": 0.1, "window": 4},
-    ],
-)
-def test_a_moving_wait_that_makes_no_sense_is_refused_at_once(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"QuantileDelay\.\w+ must be a"):
-        QuantileDelay(**wrong)
+    ]
+    with every() as case:
+        for wrong in cases:
+            with case(wrong), pytest.raises(ValueError, match=r"QuantileDelay\.\w+ must be a"):
+                QuantileDelay(**wrong)

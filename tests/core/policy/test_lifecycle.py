@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from postfacta_core.policy.lifecycle import Course, DrainLimits, Phase, RecycleLimits
+from tests.kit.every import every
 
 LIMITS = DrainLimits(drain_delay=5, drain_timeout=20, close_timeout=4)
 ORDER = list(Phase)
@@ -149,23 +150,30 @@ class Interrupted(Course):
         return object.__getattribute__(self, name)
 
 
-@pytest.mark.parametrize("step", ["start", "drain", "stop"])
-@pytest.mark.parametrize("at", range(6))
-def test_a_signal_in_the_midst_of_a_step_is_not_lost(step: str, at: int) -> None:
-    course = Interrupted(at)
-    STEPS[step](course, 100.0)
-    interrupted = next(object.__getattribute__(course, "_reads")) > at
-    if interrupted:
-        assert course.is_draining
-        assert ORDER.index(course.phase) >= ORDER.index(Phase.DRAINING)
-        assert course.lets_go_at <= 105
+def test_a_signal_in_the_midst_of_a_step_is_not_lost() -> None:
+    with every() as case:
+        for step in ("start", "drain", "stop"):
+            for at in range(6):
+                with case(step, at):
+                    course = Interrupted(at)
+                    STEPS[step](course, 100.0)
+                    interrupted = next(object.__getattribute__(course, "_reads")) > at
+                    if interrupted:
+                        assert course.is_draining
+                        assert ORDER.index(course.phase) >= ORDER.index(Phase.DRAINING)
+                        assert course.lets_go_at <= 105
 
 
-@pytest.mark.parametrize("field", ["drain_delay", "drain_timeout", "close_timeout"])
-@pytest.mark.parametrize("wrong", [-1.0, math.inf, math.nan])
-def test_limits_of_a_drain_that_make_no_sense_are_refused_at_once(field: str, wrong: float) -> None:
-    with pytest.raises(ValueError, match=rf"DrainLimits\.{field} must be a finite number"):
-        DrainLimits(**{field: wrong})
+def test_limits_of_a_drain_that_make_no_sense_are_refused_at_once() -> None:
+    wrongs: list[float] = [-1.0, math.inf, math.nan]
+    with every() as case:
+        for field in ("drain_delay", "drain_timeout", "close_timeout"):
+            for wrong in wrongs:
+                with (
+                    case(field, wrong),
+                    pytest.raises(ValueError, match=rf"DrainLimits\.{field} must be a finite number"),
+                ):
+                    DrainLimits(**{field: wrong})
 
 
 def test_no_delay_and_no_time_for_requests_are_possible_but_resources_need_some() -> None:
@@ -174,9 +182,8 @@ def test_no_delay_and_no_time_for_requests_are_possible_but_resources_need_some(
         DrainLimits(close_timeout=0)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
+def test_limits_of_a_worker_that_make_no_sense_are_refused_at_once() -> None:
+    cases: list[dict[str, Any]] = [
         {},
         {"max_age": 0},
         {"max_age": -1},
@@ -186,28 +193,28 @@ def test_no_delay_and_no_time_for_requests_are_possible_but_resources_need_some(
         {"jitter": 1.0},
         {"jitter": -0.1},
         {"jitter": math.nan},
-    ],
-)
-def test_limits_of_a_worker_that_make_no_sense_are_refused_at_once(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"RecycleLimits\.\w+ must be (a |set)"):
-        RecycleLimits(**wrong)
+    ]
+    with every() as case:
+        for wrong in cases:
+            with case(wrong), pytest.raises(ValueError, match=r"RecycleLimits\.\w+ must be (a |set)"):
+                RecycleLimits(**wrong)
 
 
 def test_what_has_no_limit_is_never_due() -> None:
     assert not RecycleLimits(max_age=2e9).is_due(age=1e9, rss_bytes=10**15, luck=0.5)
 
 
-@pytest.mark.parametrize(
-    ("age", "size", "luck", "due"),
-    [
+def test_a_worker_is_due_by_age_or_by_size() -> None:
+    cases: list[tuple[float, int, float, bool]] = [
         (99.9, 0, 0.0, False),
         (100, 0, 0.0, True),
         (80, 0, 1.0, True),
         (79.9, 0, 1.0, False),
         (0, 999, 0.0, False),
         (0, 1000, 0.0, True),
-    ],
-)
-def test_a_worker_is_due_by_age_or_by_size(age: float, size: int, luck: float, due: bool) -> None:  # noqa: FBT001 - a table
-    limits = RecycleLimits(max_age=100, max_rss_bytes=1000)
-    assert limits.is_due(age=age, rss_bytes=size, luck=luck) is due
+    ]
+    with every() as case:
+        for age, size, luck, due in cases:
+            with case(age, size, luck, due):
+                limits = RecycleLimits(max_age=100, max_rss_bytes=1000)
+                assert limits.is_due(age=age, rss_bytes=size, luck=luck) is due

@@ -29,6 +29,7 @@ from tests.core.policy.limiters import (
     verdicts,
     waiting,
 )
+from tests.kit.every import every
 
 
 def test_it_starts_at_sixteen_and_the_next_one_waits() -> None:
@@ -306,21 +307,22 @@ def test_every_number_has_its_metric_with_all_its_labels() -> None:
     assert samples(limiter, "scale") == {("test",): 1}
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
+def test_settings_that_make_no_sense_are_refused() -> None:
+    cases: list[dict[str, Any]] = [
         {"spare": 0.0},
         {"patience": math.nan},
         {"start": 0},
         {"start": 1.5},
         {"retry_after": 0},
         {"spare": "1"},
-    ],
-    ids=str,
-)
-def test_settings_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"OverloadConfig.{next(iter(options))} must be"):
-        OverloadConfig(**options)
+    ]
+    with every() as case:
+        for options in cases:
+            with (
+                case(options),
+                pytest.raises(ValueError, match=f"OverloadConfig.{next(iter(options))} must be"),
+            ):
+                OverloadConfig(**options)
 
 
 def test_a_name_that_is_no_label_is_refused() -> None:

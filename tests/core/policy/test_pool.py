@@ -17,6 +17,7 @@ from postfacta_core.errors import (
     ReadOnlyDatabaseError,
 )
 from postfacta_core.policy.pool import Kept, Lending, Lifetimes, Turn, meaning_of
+from tests.kit.every import every
 
 LIFETIMES = Lifetimes(lifetime=100.0, idle=10.0)
 
@@ -183,9 +184,8 @@ def test_connections_opened_together_end_apart_and_none_lives_too_long(luck: flo
     assert LIFETIMES.ends_at(0, 0) - LIFETIMES.ends_at(0, 0.5) == pytest.approx(10)
 
 
-@pytest.mark.parametrize(
-    ("state", "expected"),
-    [
+def test_a_state_is_about_the_database_or_about_the_statement() -> None:
+    cases: list[tuple[str, type[Exception] | None]] = [
         ("08006", DatabaseUnavailableError),
         ("57P01", DatabaseUnavailableError),
         ("53300", DatabaseUnavailableError),
@@ -197,12 +197,11 @@ def test_connections_opened_together_end_apart_and_none_lives_too_long(luck: flo
         ("22021", InvalidInputError),
         ("22012", None),
         ("", None),
-    ],
-)
-def test_a_state_is_about_the_database_or_about_the_statement(
-    state: str, expected: type[Exception] | None
-) -> None:
-    assert meaning_of(state) is expected
+    ]
+    with every() as case:
+        for state, expected in cases:
+            with case(state, expected):
+                assert meaning_of(state) is expected
 
 
 def test_each_eviction_begins_an_era_that_never_was() -> None:

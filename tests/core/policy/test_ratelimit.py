@@ -28,6 +28,7 @@ from postfacta_core.policy.ratelimit import (
     strictest,
     without_store,
 )
+from tests.kit.every import every
 
 # An interval of 2 seconds, and moments in eighths: all sums are exact in floats.
 RATE = Rate(amount=4, period=8.0)
@@ -382,9 +383,8 @@ def test_a_key_of_any_length_takes_a_bounded_place() -> None:
     assert shorten(long) != shorten(other)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
+def test_a_rate_that_makes_no_sense_is_refused_at_once() -> None:
+    cases: list[Callable[[], Rate]] = [
         partial(Rate, amount=0, period=1.0),
         partial(Rate, amount=-1, period=1.0),
         partial(Rate, amount=1, period=0.0),
@@ -395,11 +395,11 @@ def test_a_key_of_any_length_takes_a_bounded_place() -> None:
         partial(Rate, amount=2**53 + 1, period=1.0),
         partial(Rate, amount=1, period=1.0, burst=2**53 + 1),
         partial(Rate, amount=10**400, period=1.0),
-    ],
-)
-def test_a_rate_that_makes_no_sense_is_refused_at_once(wrong: Callable[[], Rate]) -> None:
-    with pytest.raises(ValueError, match=r"Rate\.\w+ must be a"):
-        wrong()
+    ]
+    with every() as case:
+        for wrong in cases:
+            with case(wrong), pytest.raises(ValueError, match=r"Rate\.\w+ must be a"):
+                wrong()
 
 
 def test_the_greatest_rate_counts_to_the_last_unit() -> None:

@@ -35,6 +35,7 @@ from postfacta_core.policy.retry import (
     may_repeat,
 )
 from postfacta_core.testing import ManualClock, RecordingObserver
+from tests.kit.every import every
 
 SECONDS = st.floats(min_value=1e-9, max_value=1e9)
 LUCK = st.floats(min_value=0, max_value=1, exclude_max=True)
@@ -60,11 +61,12 @@ def test_waits_get_longer_with_each_try_and_shorter_with_more_luck(
     assert backoff.delay(attempt, luck) <= backoff.delay(attempt, luck / 2)
 
 
-@pytest.mark.parametrize(
-    ("attempt", "longest"), [(1, 0.1), (2, 0.2), (3, 0.4), (6, 3.2), (7, 5.0), (10**6, 5.0)]
-)
-def test_the_longest_wait_doubles_up_to_the_cap(attempt: int, longest: float) -> None:
-    assert Backoff().delay(attempt, 0.0) == pytest.approx(longest)
+def test_the_longest_wait_doubles_up_to_the_cap() -> None:
+    cases: list[tuple[int, float]] = [(1, 0.1), (2, 0.2), (3, 0.4), (6, 3.2), (7, 5.0), (10**6, 5.0)]
+    with every() as case:
+        for attempt, longest in cases:
+            with case(attempt, longest):
+                assert Backoff().delay(attempt, 0.0) == pytest.approx(longest)
 
 
 @given(LUCK)
@@ -89,9 +91,8 @@ def test_tries_are_counted_from_1(attempt: int) -> None:
         Backoff().delay(attempt, 0.5)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
+def test_a_backoff_that_makes_no_sense_is_refused_at_once() -> None:
+    cases: list[dict[str, float]] = [
         {"base": 0.0},
         {"base": -1.0},
         {"base": math.nan},
@@ -102,11 +103,11 @@ def test_tries_are_counted_from_1(attempt: int) -> None:
         {"multiplier": 0.99},
         {"multiplier": math.inf},
         {"multiplier": math.nan},
-    ],
-)
-def test_a_backoff_that_makes_no_sense_is_refused_at_once(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"Backoff\.\w+ must be a"):
-        Backoff(**wrong)
+    ]
+    with every() as case:
+        for wrong in cases:
+            with case(wrong), pytest.raises(ValueError, match=r"Backoff\.\w+ must be a"):
+                Backoff(**wrong)
 
 
 # In sixty-fourths every sum is exact, so that the oracle and the budget may not differ at all.
@@ -231,16 +232,19 @@ def test_to_look_at_the_tokens_takes_none() -> None:
     assert [budget.tokens(0.0), budget.tokens(0.05), budget.tokens(-5.0)] == [0, 0.5, 0]
 
 
-@pytest.mark.parametrize("start", [-1e9, 0.0, 1e18])
-@pytest.mark.parametrize("floor", [0.0, 10.0])
-def test_a_budget_is_full_whenever_its_clock_begins(start: float, floor: float) -> None:
-    budget = RetryBudget("db", floor=floor)
-    budget.deposit()
-    assert budget.tokens(start) == 100
-    assert sum(budget.try_withdraw(start) for _ in range(200)) == 100
-    # From then on its time runs.
-    assert budget.tokens(start + 1024) == (100 if floor else 0)
-    assert budget.try_withdraw(start + 1024) is bool(floor)
+def test_a_budget_is_full_whenever_its_clock_begins() -> None:
+    starts: list[float] = [-1e9, 0.0, 1e18]
+    with every() as case:
+        for start in starts:
+            for floor in (0.0, 10.0):
+                with case(start, floor):
+                    budget = RetryBudget("db", floor=floor)
+                    budget.deposit()
+                    assert budget.tokens(start) == 100
+                    assert sum(budget.try_withdraw(start) for _ in range(200)) == 100
+                    # From then on its time runs.
+                    assert budget.tokens(start + 1024) == (100 if floor else 0)
+                    assert budget.try_withdraw(start + 1024) is bool(floor)
 
 
 @pytest.mark.parametrize("method", [RetryBudget.deposit, RetryBudget.try_withdraw])
@@ -278,9 +282,8 @@ def test_threads_that_share_a_budget_spend_no_token_twice() -> None:
     assert sum(spent) + budget.tokens(0.0) == 10_000
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
+def test_a_budget_that_makes_no_sense_is_refused_at_once() -> None:
+    cases: list[dict[str, float]] = [
         {"ratio": -0.1},
         {"ratio": math.inf},
         {"ratio": math.nan},
@@ -291,11 +294,11 @@ def test_threads_that_share_a_budget_spend_no_token_twice() -> None:
         {"burst": math.inf},
         {"burst": math.nan},
         {"ratio": 0.0, "floor": 0.0},
-    ],
-)
-def test_a_budget_that_makes_no_sense_is_refused_at_once(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"RetryBudget\.\w+ must be a"):
-        RetryBudget("db", **wrong)
+    ]
+    with every() as case:
+        for wrong in cases:
+            with case(wrong), pytest.raises(ValueError, match=r"RetryBudget\.\w+ must be a"):
+                RetryBudget("db", **wrong)
 
 
 def test_a_floor_alone_is_a_budget_and_so_is_a_ratio_alone() -> None:
@@ -327,10 +330,12 @@ REFUSALS: Final[list[type[ResilienceError]]] = [
 ]
 
 
-@pytest.mark.parametrize("kind", REFUSALS)
-def test_what_never_began_may_be_tried_again_unless_that_cannot_help(kind: type[ResilienceError]) -> None:
-    futile = {"BodyTooLargeError", "BodyTooSlowError", "HeadersTooLargeError", "DrainingError"}
-    assert may_repeat(kind("db")) is (kind.__name__ not in futile)
+def test_what_never_began_may_be_tried_again_unless_that_cannot_help() -> None:
+    with every() as case:
+        for kind in REFUSALS:
+            with case(kind):
+                futile = {"BodyTooLargeError", "BodyTooSlowError", "HeadersTooLargeError", "DrainingError"}
+                assert may_repeat(kind("db")) is (kind.__name__ not in futile)
 
 
 def test_a_failed_response_to_an_idempotent_request_may_be_tried_again() -> None:
@@ -351,22 +356,19 @@ class Asks(Exception):  # noqa: N818 - it is no error of ours
         self.retry_after = retry_after
 
 
-@pytest.mark.parametrize(
-    ("error", "seconds"),
-    [
+def test_the_wait_that_an_error_asks_for_is_read_if_it_is_a_number() -> None:
+    cases: list[tuple[Exception, float | None]] = [
         (CircuitOpenError("db", 2.5), 2.5),
         (CircuitOpenError("db"), None),
         (Asks(3), 3.0),
         (Asks("3"), None),
         (Asks(None), None),
         (OSError(), None),
-    ],
-    ids=repr,
-)
-def test_the_wait_that_an_error_asks_for_is_read_if_it_is_a_number(
-    error: Exception, seconds: float | None
-) -> None:
-    assert asked_wait(error) == seconds
+    ]
+    with every() as case:
+        for error, seconds in cases:
+            with case(error, seconds):
+                assert asked_wait(error) == seconds
 
 
 def plan(
@@ -379,9 +381,8 @@ def is_os_error(error: Exception) -> bool:
     return isinstance(error, OSError)
 
 
-@pytest.mark.parametrize(
-    ("retryable", "error", "outcome"),
-    [
+def test_only_what_the_caller_names_and_what_never_began_is_tried_again() -> None:
+    cases: list[tuple[Retryable, Exception, str]] = [
         ((), RejectedError("db"), "retried"),
         ((), OSError(), "failure"),
         ((), DeadlineExceededError("db"), "failure"),
@@ -391,12 +392,11 @@ def is_os_error(error: Exception) -> bool:
         ((OSError, KeyError), KeyError(), "retried"),
         (is_os_error, OSError(), "retried"),
         (is_os_error, RejectedError("db"), "failure"),
-    ],
-)
-def test_only_what_the_caller_names_and_what_never_began_is_tried_again(
-    retryable: Retryable, error: Exception, outcome: str
-) -> None:
-    assert plan(RetryRules(retryable=retryable), error).outcome == outcome
+    ]
+    with every() as case:
+        for retryable, error, outcome in cases:
+            with case(retryable, error, outcome):
+                assert plan(RetryRules(retryable=retryable), error).outcome == outcome
 
 
 @given(st.floats(min_value=0, max_value=29.8), LUCK)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from postfacta_core.policy.transfer import TransferLimits, may_have_body
+from tests.kit.every import every
 
 HEADERS = st.lists(st.tuples(st.binary(max_size=20), st.binary(max_size=40)), max_size=20)
 
@@ -25,9 +26,8 @@ def test_a_flood_of_empty_headers_is_not_free() -> None:
     assert not TransferLimits(max_header_bytes=1000).headers_fit([(b"", b"")] * 100)
 
 
-@pytest.mark.parametrize(
-    ("length", "fits"),
-    [
+def test_a_declared_length_is_judged_if_it_is_a_number() -> None:
+    cases: list[tuple[bytes, bool]] = [
         (b"0", True),
         (b"10", True),
         (b"0000000010", True),
@@ -39,11 +39,12 @@ def test_a_flood_of_empty_headers_is_not_free() -> None:
         (b"-1", True),
         (b"1e9", True),
         ("\u0661\u0661".encode(), True),
-    ],
-)
-def test_a_declared_length_is_judged_if_it_is_a_number(length: bytes, fits: bool) -> None:  # noqa: FBT001 - a table
-    limits = TransferLimits(max_body_bytes=10)
-    assert limits.declared_body_fits([(b"host", b"x"), (b"content-length", length)]) is fits
+    ]
+    with every() as case:
+        for length, fits in cases:
+            with case(length, fits):
+                limits = TransferLimits(max_body_bytes=10)
+                assert limits.declared_body_fits([(b"host", b"x"), (b"content-length", length)]) is fits
 
 
 def test_a_body_without_declared_length_has_to_be_counted() -> None:
@@ -73,18 +74,16 @@ def test_limits_that_make_no_sense_are_refused_at_once(wrong: dict[str, int]) ->
         TransferLimits(**wrong)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
+def test_timeouts_that_make_no_sense_are_refused_at_once() -> None:
+    cases: list[dict[str, Any]] = [
         *({name: 0} for name in ("body_idle_timeout", "min_body_rate", "write_timeout")),
         *({name: math.nan} for name in ("body_idle_timeout", "min_body_rate", "write_timeout", "body_grace")),
         {"body_grace": -1},
-    ],
-    ids=str,
-)
-def test_timeouts_that_make_no_sense_are_refused_at_once(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"TransferLimits\.\w+ must be a"):
-        TransferLimits(**wrong)
+    ]
+    with every() as case:
+        for wrong in cases:
+            with case(wrong), pytest.raises(ValueError, match=r"TransferLimits\.\w+ must be a"):
+                TransferLimits(**wrong)
 
 
 def cut_after(rate: float, limits: TransferLimits, *, size: int, chunk: int = 1) -> float | None:
@@ -137,9 +136,8 @@ def test_who_keeps_the_rate_is_never_cut_and_who_does_not_is(
         assert grace <= cut <= grace / (1 - rate / least) + chunk / rate + 1e-6
 
 
-@pytest.mark.parametrize(
-    ("headers", "version", "may"),
-    [
+def test_only_http_1_says_beforehand_that_there_is_no_body() -> None:
+    cases: list[tuple[list[tuple[bytes, bytes]], str, bool]] = [
         ([], "1.1", False),
         ([], "1.0", False),
         ([(b"content-length", b"0")], "1.1", False),
@@ -147,14 +145,11 @@ def test_who_keeps_the_rate_is_never_cut_and_who_does_not_is(
         ([(b"host", b"x"), (b"transfer-encoding", b"chunked")], "1.1", True),
         ([], "2", True),
         ([], "3", True),
-    ],
-)
-def test_only_http_1_says_beforehand_that_there_is_no_body(
-    headers: list[tuple[bytes, bytes]],
-    version: str,
-    may: bool,  # noqa: FBT001 - a table
-) -> None:
-    assert may_have_body(headers, version) is may
+    ]
+    with every() as case:
+        for headers, version, may in cases:
+            with case(headers, version, may):
+                assert may_have_body(headers, version) is may
 
 
 def test_infinity_turns_a_limit_of_bytes_off() -> None:

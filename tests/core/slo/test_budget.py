@@ -26,6 +26,7 @@ from postfacta_core.slo.budget import (
     windows_of,
 )
 from postfacta_core.slo.promql import SloError
+from tests.kit.every import every
 
 from .files import APP, objective
 
@@ -33,16 +34,27 @@ AVAILABILITY = objective("availability", APP)
 RATE = objective("success-rate", APP)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "compress", "text"),
-    [
-        (0, 1, "0s"), (15, 1, "15s"), (60, 1, "1m"), (90, 1, "90s"), (300, 1, "5m"), (3600, 1, "1h"),
-        (7200, 1, "2h"), (86400, 1, "1d"), (2592000, 1, "30d"), (2592000, 60, "12h"), (300, 60, "5s"),
-        (15, 60, "250ms"), (60, 7, "8571ms"), (0, 7, "0s"),
-    ],
-)  # fmt: skip
-def test_a_length_is_written_as_prometheus_writes_it(seconds: int, compress: int, text: str) -> None:
-    assert span(seconds, compress) == text
+def test_a_length_is_written_as_prometheus_writes_it() -> None:
+    cases: list[tuple[int, int, str]] = [
+        (0, 1, "0s"),
+        (15, 1, "15s"),
+        (60, 1, "1m"),
+        (90, 1, "90s"),
+        (300, 1, "5m"),
+        (3600, 1, "1h"),
+        (7200, 1, "2h"),
+        (86400, 1, "1d"),
+        (2592000, 1, "30d"),
+        (2592000, 60, "12h"),
+        (300, 60, "5s"),
+        (15, 60, "250ms"),
+        (60, 7, "8571ms"),
+        (0, 7, "0s"),
+    ]
+    with every() as case:
+        for seconds, compress, text in cases:
+            with case(seconds, compress, text):
+                assert span(seconds, compress) == text
 
 
 def test_nothing_is_compressed_to_nothing() -> None:
@@ -120,13 +132,20 @@ def test_what_is_counted_has_a_name() -> None:
     assert unit(replace(RATE, slices=AVAILABILITY.slices, tiers=())) == "slices"
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(math.inf, "never"), (30 * 86400, "30 d"), (50 * 3600, "2.08 d"), (7.2 * 3600, "7.2 h"), (638.4, "10.6 min"),
-     (59, "59 s"), (0, "0 s")],
-)  # fmt: skip
-def test_a_time_is_told_in_words(seconds: float, words: str) -> None:
-    assert in_words(seconds) == words
+def test_a_time_is_told_in_words() -> None:
+    cases: list[tuple[float, str]] = [
+        (math.inf, "never"),
+        (30 * 86400, "30 d"),
+        (50 * 3600, "2.08 d"),
+        (7.2 * 3600, "7.2 h"),
+        (638.4, "10.6 min"),
+        (59, "59 s"),
+        (0, "0 s"),
+    ]
+    with every() as case:
+        for seconds, words in cases:
+            with case(seconds, words):
+                assert in_words(seconds) == words
 
 
 def test_a_share_is_told_in_percent() -> None:

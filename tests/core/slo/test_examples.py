@@ -9,6 +9,7 @@ from hypothesis import given, strategies as st
 
 from postfacta_core.slo.examples import near_misses, selected, series, spared
 from postfacta_core.slo.promql import Matcher, Selector, SloError
+from tests.kit.every import every
 
 TOTAL = Selector(
     "requests_count",
@@ -54,9 +55,8 @@ def test_a_matcher_that_cannot_be_missed_with_the_others_held_is_passed_over() -
     assert near_misses(asked, {"code": "500"}) == [{"code": "200"}]
 
 
-@pytest.mark.parametrize(
-    "pattern",
-    [
+def test_a_pattern_has_an_example_and_a_counterexample() -> None:
+    patterns = [
         "5..",
         "5[0-9]{2}",
         "5\\d\\d|4(0|2)9",
@@ -69,16 +69,17 @@ def test_a_matcher_that_cannot_be_missed_with_the_others_held_is_passed_over() -
         "\\w+",
         "",
         "(a(b|c)|d)e",
-    ],
-)
-@pytest.mark.parametrize("op", ["=~", "!~"])
-def test_a_pattern_has_an_example_and_a_counterexample(pattern: str, op: str) -> None:
-    matcher = Matcher("label", op, pattern)
-    if pattern or op == "!~":
-        assert matches(matcher, selected(Selector("m", (matcher,))))
-    missed = near_misses(Selector("m", (matcher,)), {})
-    assert missed
-    assert all(not matches(matcher, labels) for labels in missed)
+    ]
+    with every() as case:
+        for pattern in patterns:
+            for op in ("=~", "!~"):
+                with case(pattern, op):
+                    matcher = Matcher("label", op, pattern)
+                    if pattern or op == "!~":
+                        assert matches(matcher, selected(Selector("m", (matcher,))))
+                    missed = near_misses(Selector("m", (matcher,)), {})
+                    assert missed
+                    assert all(not matches(matcher, labels) for labels in missed)
 
 
 def test_what_excludes_itself_has_no_example_and_says_so() -> None:

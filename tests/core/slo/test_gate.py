@@ -14,6 +14,7 @@ from postfacta_core.slo.gate import Gate, judge, read_policy
 from postfacta_core.slo.model import SloError
 from postfacta_core.slo.standing import Standing
 from tests.core.slo.test_standing import ONE
+from tests.kit.every import every
 
 Document = dict[str, Any]
 
@@ -46,9 +47,8 @@ def left(share: float, slo: str = "availability") -> Standing:
     return replace(ONE, slo=slo, error=(1 - share) * ONE.allowed)
 
 
-@pytest.mark.parametrize(
-    ("share", "level", "code"),
-    [
+def test_what_is_left_decides_what_a_deployment_is_told() -> None:
+    cases: list[tuple[float, str, int]] = [
         (1.0, "normal", 0),
         (0.5, "normal", 0),
         (0.4999, "careful", 0),
@@ -57,12 +57,13 @@ def left(share: float, slo: str = "availability") -> Standing:
         (0.0001, "restricted", 3),
         (0.0, "exhausted", 4),
         (-3.0, "exhausted", 4),
-    ],
-)
-def test_what_is_left_decides_what_a_deployment_is_told(share: float, level: str, code: int) -> None:
-    verdict = judge(POLICY, [left(share), left(1.0, "latency")])
-    assert (verdict.level, verdict.gate.code) == (level, code)
-    assert verdict.reasons[-1].endswith("normal")
+    ]
+    with every() as case:
+        for share, level, code in cases:
+            with case(share, level, code):
+                verdict = judge(POLICY, [left(share), left(1.0, "latency")])
+                assert (verdict.level, verdict.gate.code) == (level, code)
+                assert verdict.reasons[-1].endswith("normal")
 
 
 @pytest.mark.parametrize("worst", ["availability", "latency"])
@@ -113,9 +114,8 @@ def test_less_budget_never_opens_a_gate(shares: list[float]) -> None:
 GONE = object()
 
 
-@pytest.mark.parametrize(
-    ("where", "value", "told"),
-    [
+def test_a_policy_that_makes_no_sense_is_refused_with_its_place() -> None:
+    cases: list[tuple[list[Any], object, str]] = [
         (["budget"], 1, r"policy\.budget: is not known here"),
         (["owner"], GONE, r"policy\.owner: must be a text"),
         (["service"], GONE, r"policy\.service: must be a text"),
@@ -139,21 +139,20 @@ GONE = object()
             r"levels\[0\]\.gate: must be open, restricted or closed, not 'unknown'",
         ),
         (["levels", 0, "color"], "red", r"levels\[0\]\.color: is not known here"),
-    ],
-)
-def test_a_policy_that_makes_no_sense_is_refused_with_its_place(
-    where: list[Any], value: object, told: str
-) -> None:
-    spoiled: Any = document()
-    within = spoiled
-    for key in where[:-1]:
-        within = within[key]
-    if value is GONE:
-        del within[where[-1]]
-    else:
-        within[where[-1]] = value
-    with pytest.raises(SloError, match=told):
-        read_policy(spoiled)
+    ]
+    with every() as case:
+        for where, value, told in cases:
+            with case(where, value, told):
+                spoiled: Any = document()
+                within = spoiled
+                for key in where[:-1]:
+                    within = within[key]
+                if value is GONE:
+                    del within[where[-1]]
+                else:
+                    within[where[-1]] = value
+                with pytest.raises(SloError, match=told):
+                    read_policy(spoiled)
 
 
 def test_a_list_is_no_policy() -> None:

@@ -18,6 +18,7 @@ from postfacta_core.slo.model import (
     Tier,
 )
 from postfacta_core.slo.promql import Selector, SloError
+from tests.kit.every import every
 
 from .files import APP, model, objective
 
@@ -48,9 +49,8 @@ def test_the_edges_of_a_histogram_are_known_by_its_name() -> None:
     assert source.edges_of("another") is None
 
 
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
+def test_a_service_whose_alerts_would_lead_nowhere_is_refused() -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"runbook_url": "a runbook"}, "address of a runbook"),
         ({"dashboard_url": "a b"}, "address of a dashboard"),
         ({"job": ""}, "job"),
@@ -60,11 +60,11 @@ def test_the_edges_of_a_histogram_are_known_by_its_name() -> None:
         ({"labels": (("__name__", "x"),)}, "__name__"),
         ({"labels": (("a-b", "x"),)}, "a-b"),
         ({"labels": (("team", ""),)}, "team"),
-    ],
-)
-def test_a_service_whose_alerts_would_lead_nowhere_is_refused(change: dict[str, Any], why: str) -> None:
-    with pytest.raises(SloError, match=why):
-        replace(model().services[0], **change)
+    ]
+    with every() as case:
+        for change, why in cases:
+            with case(change, why), pytest.raises(SloError, match=why):
+                replace(model().services[0], **change)
 
 
 @pytest.mark.parametrize(
@@ -113,14 +113,21 @@ def test_a_slice_asks_for_no_negative_number_of_requests() -> None:
         Slices(window=60, target=1, min_requests=-1)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"factor": 0.0}, {"factor": float("inf")}, {"short": 3600}, {"short": 0}, {"hold": -1}, {"min_failures": -1},
-     {"name": "a b"}, {"severity": "a|b"}],
-)  # fmt: skip
-def test_a_tier_that_makes_no_sense_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(SloError, match=r"needs|waits"):
-        replace(TIER, **change)
+def test_a_tier_that_makes_no_sense_is_refused() -> None:
+    cases: list[dict[str, Any]] = [
+        {"factor": 0.0},
+        {"factor": float("inf")},
+        {"short": 3600},
+        {"short": 0},
+        {"hold": -1},
+        {"min_failures": -1},
+        {"name": "a b"},
+        {"severity": "a|b"},
+    ]
+    with every() as case:
+        for change in cases:
+            with case(change), pytest.raises(SloError, match=r"needs|waits"):
+                replace(TIER, **change)
 
 
 @pytest.mark.parametrize("target", [0.0, 1.0, 1 - 1e-16, 1.5])
@@ -135,9 +142,8 @@ def test_an_alert_that_can_never_fire_is_refused() -> None:
     replace(objective("availability", APP), target=0.94)
 
 
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
+def test_an_objective_whose_alerts_contradict_it_is_refused() -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"tiers": (TIER, TIER)}, "different names"),
         ({"tiers": (replace(TIER, long=7200), replace(TIER, name="b"))}, "shortest first"),
         ({"tiers": (replace(TIER, long=31 * DAY),)}, "further than"),
@@ -145,11 +151,11 @@ def test_an_alert_that_can_never_fire_is_refused() -> None:
         ({"tiers": (replace(TIER, min_failures=1),)}, "counts no events"),
         ({"name": 'a"'}, "needs a name"),
         ({"labels": (("slo", "x"),)}, "label"),
-    ],
-)
-def test_an_objective_whose_alerts_contradict_it_is_refused(change: dict[str, Any], why: str) -> None:
-    with pytest.raises(SloError, match=why):
-        replace(objective("availability", APP), **change)
+    ]
+    with every() as case:
+        for change, why in cases:
+            with case(change, why), pytest.raises(SloError, match=why):
+                replace(objective("availability", APP), **change)
 
 
 def test_only_who_counts_requests_can_ask_for_so_many() -> None:

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from postfacta_core.slo.model import DAY, RatioIndicator, ThresholdIndicator
 from postfacta_core.slo.openslo import read
 from postfacta_core.slo.promql import SloError
+from tests.kit.every import every
 
 from .files import APP, Documents, changed, documents, model, objective, some_documents
 
@@ -111,24 +112,53 @@ def test_the_budget_of_an_objective_without_alerts_runs_out_in_silence() -> None
     assert objective("success-rate", APP).exhausted_severity is None
 
 
-@pytest.mark.parametrize(
-    ("which", "keys", "value", "why"),
-    [
+def test_what_would_be_ignored_or_misunderstood_is_refused() -> None:
+    cases: list[tuple[str, Sequence[str | int], object, str]] = [
         ("DataSource main", ("spec", "type"), "Datadog", r"spec\.type: must be Prometheus, not 'Datadog'"),
         ("DataSource main", (*DETAILS, "url"), "http://x", r"connectionDetails\.url: is not known"),
-        ("DataSource main", (*DETAILS, "scrapeInterval"), None, r"scrapeInterval: must be a text and is missing"),
+        (
+            "DataSource main",
+            (*DETAILS, "scrapeInterval"),
+            None,
+            r"scrapeInterval: must be a text and is missing",
+        ),
         ("DataSource main", (*DETAILS, "scrapeInterval"), "0s", "at most once a second"),
-        ("DataSource main", (*DETAILS, "histograms"), None, "is measured by the histogram http_request_duration_highr"),
-        ("Service orders-api", ("metadata", "annotations", "prometheus/down-severity"), "sev1", "no AlertNotification"),
+        (
+            "DataSource main",
+            (*DETAILS, "histograms"),
+            None,
+            "is measured by the histogram http_request_duration_highr",
+        ),
+        (
+            "Service orders-api",
+            ("metadata", "annotations", "prometheus/down-severity"),
+            "sev1",
+            "no AlertNotification",
+        ),
         ("Service orders-api", ("spec", "x"), 1, r"\(Service orders-api\): spec\.x: is not known"),
         ("AlertNotificationTarget backlog", ("spec", "target"), "page", "ticket"),
-        (FAST, ("spec", "severity"), "ticket", r"notificationTargets: receive page, but the severity is ticket"),
+        (
+            FAST,
+            ("spec", "severity"),
+            "ticket",
+            r"notificationTargets: receive page, but the severity is ticket",
+        ),
         (FAST, ("spec", "condition", "kind"), "anomaly", r"condition\.kind: must be burnrate"),
         (FAST, ("spec", "condition", "op"), "lt", r"condition\.op: must be gt"),
         (FAST, ("spec", "condition", "threshold"), 0, "factor above 0"),
-        (FAST, ("spec", "condition", "threshold"), 1000, r"SLO checkouts-succeed\): alert policy fast can never fire"),
+        (
+            FAST,
+            ("spec", "condition", "threshold"),
+            1000,
+            r"SLO checkouts-succeed\): alert policy fast can never fire",
+        ),
         (FAST, ("spec", "condition", "typo"), 1, r"condition\.typo: is not known"),
-        (FAST, ("metadata", "annotations", "prometheus/short-window"), "1M", "short-window: must be a duration"),
+        (
+            FAST,
+            ("metadata", "annotations", "prometheus/short-window"),
+            "1M",
+            "short-window: must be a duration",
+        ),
         (FAST, ("metadata", "annotations", "prometheus/short-window"), "1m", "fast has a window of 60 s"),
         (FAST, ("metadata", "annotations", "prometheus/tier"), None, "prometheus/tier: must be a text"),
         (FAST, ("metadata", "annotations", "other/key"), "x", "annotations.other/key: is not known"),
@@ -140,12 +170,42 @@ def test_the_budget_of_an_objective_without_alerts_runs_out_in_silence() -> None
         ("SLI checkouts", ("spec", "ratioMetric", "raw"), {}, r"ratioMetric\.raw: is not known"),
         ("SLI checkouts", ("spec", "ratioMetric", "good"), None, "either good or bad"),
         ("SLI checkouts", ("spec", "ratioMetric", "counter"), None, "counter: must be true or false"),
-        ("SLI checkouts", ("spec", "ratioMetric", "total", "metricSource", "type"), None, "type: must be a text"),
-        ("SLI checkouts", ("spec", "ratioMetric", "total", "metricSource", "type"), "X", "type: must be Prometheus"),
-        ("SLI checkouts", ("spec", "ratioMetric", "total", "metricSource", "metricSourceRef"), "x", "no DataSource 'x'"),
-        ("SLI checkouts", ("spec", "ratioMetric", "total", "metricSource", "spec", "query"), "sum(up)", "spec.query: mu"),
-        ("SLI checkouts", ("spec", "ratioMetric", "total", "metricSource", "spec", "x"), 1, r"spec\.x: is not known"),
-        ("SLI checkouts", ("spec", "ratioMetric", "total", "metricSource", "x"), 1, r"metricSource\.x: is not known"),
+        (
+            "SLI checkouts",
+            ("spec", "ratioMetric", "total", "metricSource", "type"),
+            None,
+            "type: must be a text",
+        ),
+        (
+            "SLI checkouts",
+            ("spec", "ratioMetric", "total", "metricSource", "type"),
+            "X",
+            "type: must be Prometheus",
+        ),
+        (
+            "SLI checkouts",
+            ("spec", "ratioMetric", "total", "metricSource", "metricSourceRef"),
+            "x",
+            "no DataSource 'x'",
+        ),
+        (
+            "SLI checkouts",
+            ("spec", "ratioMetric", "total", "metricSource", "spec", "query"),
+            "sum(up)",
+            "spec.query: mu",
+        ),
+        (
+            "SLI checkouts",
+            ("spec", "ratioMetric", "total", "metricSource", "spec", "x"),
+            1,
+            r"spec\.x: is not known",
+        ),
+        (
+            "SLI checkouts",
+            ("spec", "ratioMetric", "total", "metricSource", "x"),
+            1,
+            r"metricSource\.x: is not known",
+        ),
         ("SLI checkouts", ("spec", "ratioMetric", "total", "x"), 1, r"total\.x: is not known"),
         ("SLI checkouts", ("spec", "thresholdMetric"), {}, r"spec\.thresholdMetric: is not known"),
         (ORDERS, ("spec", "indicator"), {}, r"spec\.indicator: is not known"),
@@ -158,8 +218,18 @@ def test_the_budget_of_an_objective_without_alerts_runs_out_in_silence() -> None
         (QUEUE, (*TERMS, "value"), "many", r"objectives\[0\]\.value: must be a number"),
         (QUEUE, (*TERMS, "timeSliceTarget"), 0.5, r"objectives\[0\]\.timeSliceTarget: is not known"),
         (QUEUE, ("metadata", "annotations"), {"prometheus/slice-probe": "up"}, "slice-probe: is not known"),
-        (QUEUE, ("metadata", "annotations"), {"prometheus/severity": "page"}, "prometheus/severity: is not known"),
-        (QUEUE, ("metadata", "annotations"), {"prometheus/exhausted-severity": "page"}, "exhausted-severity: is not k"),
+        (
+            QUEUE,
+            ("metadata", "annotations"),
+            {"prometheus/severity": "page"},
+            "prometheus/severity: is not known",
+        ),
+        (
+            QUEUE,
+            ("metadata", "annotations"),
+            {"prometheus/exhausted-severity": "page"},
+            "exhausted-severity: is not k",
+        ),
         (ORDERS, (*TERMS, "value"), 5, r"objectives\[0\]\.value: is not known"),
         (ORDERS, (*TERMS, "target"), 0.5, r"objectives\[0\]\.target: is not known"),
         (ORDERS, ("spec", "objectives"), [{"target": 0.9}, {"target": 0.8}], "exactly one item, not 2"),
@@ -169,7 +239,12 @@ def test_the_budget_of_an_objective_without_alerts_runs_out_in_silence() -> None
         (ORDERS, ("spec", "timeWindow", 0, "isRolling"), False, r"isRolling: must be true"),
         (ORDERS, ("spec", "timeWindow", 0, "duration"), "1M", "must be a duration"),
         (ORDERS, ("spec", "timeWindow", 0, "calendar"), {}, r"timeWindow\[0\]\.calendar: is not known"),
-        (ORDERS, (*INLINE, "spec", "conditions", 0, "spec", "x"), 1, r"\(AlertCondition slow\): spec\.x: is not known"),
+        (
+            ORDERS,
+            (*INLINE, "spec", "conditions", 0, "spec", "x"),
+            1,
+            r"\(AlertCondition slow\): spec\.x: is not known",
+        ),
         (ORDERS, ("metadata", "annotations"), {"prometheus/severity": "sev1"}, "`target: sev1`"),
         (ORDERS, ("metadata", "annotations"), {"prometheus/exhausted-severity": "sev1"}, "`target: sev1`"),
         (ORDERS, ("metadata", "labels"), {"severity": "x"}, "severity='x'"),
@@ -177,33 +252,45 @@ def test_the_budget_of_an_objective_without_alerts_runs_out_in_silence() -> None
         (SLICED, (*TERMS, "timeSliceWindow"), True, "timeSliceWindow: must be a number of minutes"),
         (SLICED, (*TERMS, "timeSliceWindow"), "1M", "must be a duration"),
         (SLICED, (*TERMS, "timeSliceWindow"), 0, "a minute or more"),
-        (SLICED, (*TERMS, "value"), 0.7, "0.7 is no bucket edge of http_request_duration_highr_seconds; it has 0.05, "),
-        (SLICED, ("metadata", "annotations"), {"prometheus/slice-needs-instance": "yes"}, '"true" or "false"'),
+        (
+            SLICED,
+            (*TERMS, "value"),
+            0.7,
+            "0.7 is no bucket edge of http_request_duration_highr_seconds; it has 0.05, ",
+        ),
+        (
+            SLICED,
+            ("metadata", "annotations"),
+            {"prometheus/slice-needs-instance": "yes"},
+            '"true" or "false"',
+        ),
         (SLICED, ("metadata", "annotations"), {"prometheus/slice-min-requests": "3"}, "counts none"),
-        (SLICED, ("metadata", "annotations"), {"prometheus/slice-probe": "1 - up"}, "slice-probe: must be one metric"),
-    ],
-)  # fmt: skip
-def test_what_would_be_ignored_or_misunderstood_is_refused(
-    which: str, keys: Sequence[str | int], value: object, why: str
-) -> None:
-    with pytest.raises(SloError, match=why):
-        read(changed(which, keys, value))
+        (
+            SLICED,
+            ("metadata", "annotations"),
+            {"prometheus/slice-probe": "1 - up"},
+            "slice-probe: must be one metric",
+        ),
+    ]
+    with every() as case:
+        for which, keys, value, why in cases:
+            with case(which, keys, value, why), pytest.raises(SloError, match=why):
+                read(changed(which, keys, value))
 
 
-@pytest.mark.parametrize(
-    ("selector", "why"),
-    [
+def test_a_latency_that_is_no_bucket_edge_is_refused() -> None:
+    cases: list[tuple[str, str]] = [
         ('took_bucket{le="0.2"}', r"good\.metricSource\.spec\.query: is measured by the histogram took"),
         ('http_server_request_duration_seconds_bucket{le="0.3"}', "0.3 is no bucket edge of"),
         ('http_server_request_duration_seconds_bucket{le="0.20"}', "0.20 is no bucket edge of"),
         ("http_server_request_duration_seconds_bucket", "no le is no bucket edge of"),
         ('http_server_request_duration_seconds_bucket{le=~"0.2"}', "no le is no bucket edge of"),
         ('http_server_request_duration_seconds_bucket{le="+Inf"}', "it has 0.005, 0.01, "),
-    ],
-)
-def test_a_latency_that_is_no_bucket_edge_is_refused(selector: str, why: str) -> None:
-    with pytest.raises(SloError, match=why):
-        read(changed(LATENCY, BUCKETS, selector, APP))
+    ]
+    with every() as case:
+        for selector, why in cases:
+            with case(selector, why), pytest.raises(SloError, match=why):
+                read(changed(LATENCY, BUCKETS, selector, APP))
 
 
 @pytest.mark.parametrize("edge", ["1", "1.0", "2.5", "10"])

@@ -16,6 +16,7 @@ import pytest
 
 from postfacta_core.slo import prometheus
 from postfacta_core.slo.prometheus import Line, Point, Prometheus, PrometheusError, check_address
+from tests.kit.every import every
 
 Answer = Callable[[BaseHTTPRequestHandler, str], None]
 
@@ -146,9 +147,8 @@ def test_nobody_is_followed_to_another_place() -> None:
     assert reached == []
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "told"),
-    [
+def test_an_answer_that_is_of_no_use_says_why_in_one_line() -> None:
+    cases: list[tuple[str, int, str]] = [
         (
             '{"status": "error", "errorType": "bad_data", "error": "no such thing"}',
             400,
@@ -167,12 +167,16 @@ def test_nobody_is_followed_to_another_place() -> None:
             "is the address right",
         ),
         ('{"status": "success", "data": {"resultType": "vector", "result": 7}}', 200, "is the address right"),
-    ],
-)
-def test_an_answer_that_is_of_no_use_says_why_in_one_line(body: str, status: int, told: str) -> None:
-    with server(sending(body, status)) as url, pytest.raises(PrometheusError, match=told) as caught:
-        Prometheus(url).instant("x")
-    assert len(str(caught.value)) < 500
+    ]
+    with every() as case:
+        for body, status, told in cases:
+            with case(body, status, told):
+                with (
+                    server(sending(body, status)) as url,
+                    pytest.raises(PrometheusError, match=told) as caught,
+                ):
+                    Prometheus(url).instant("x")
+                assert len(str(caught.value)) < 500
 
 
 def test_a_line_that_is_no_line_is_of_no_use_either() -> None:
@@ -226,13 +230,24 @@ def test_an_address_may_have_a_path_and_a_password(url: str) -> None:
     assert check_address(f" {url}/ ") == url
 
 
-@pytest.mark.parametrize(
-    "url", ["", "localhost:9090", "file:///etc/passwd", "http://", "http://h:port", "http://h:0", "http://a b", "http://h/?q=1", "http://h/#x"]
-)  # fmt: skip
-def test_what_is_no_address_is_refused_and_not_repeated(url: str) -> None:
-    with pytest.raises(ValueError, match="of a Prometheus") as caught:
-        check_address(url.replace("//", "//ada:hunter2@"))
-    assert "hunter2" not in str(caught.value)
+def test_what_is_no_address_is_refused_and_not_repeated() -> None:
+    cases = [
+        "",
+        "localhost:9090",
+        "file:///etc/passwd",
+        "http://",
+        "http://h:port",
+        "http://h:0",
+        "http://a b",
+        "http://h/?q=1",
+        "http://h/#x",
+    ]
+    with every() as case:
+        for url in cases:
+            with case(url):
+                with pytest.raises(ValueError, match="of a Prometheus") as caught:
+                    check_address(url.replace("//", "//ada:hunter2@"))
+                assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("timeout", [0.0, -1.0, float("nan")])

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, strategies as st
 
 from postfacta_core.slo.promql import Matcher, Selector, SloError, number, selector
+from tests.kit.every import every
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=20)
 
 
-@pytest.mark.parametrize(
-    ("text", "written"),
-    [
+def test_a_selector_is_read_and_written() -> None:
+    cases: list[tuple[str, str]] = [
         ("up", "up"),
         (" up {} ", "up"),
         ('up{job="a"}', 'up{job="a"}'),
@@ -21,20 +21,33 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_siz
         (r'up{path="a\\b\"c\n"}', r'up{path="a\\b\"c\n"}'),
         (r"up{path='it\'s\t'}", 'up{path="it\'s\t"}'),
         ('up{\n  job="a",\n  code="200"\n}', 'up{job="a",code="200"}'),
-    ],
-)
-def test_a_selector_is_read_and_written(text: str, written: str) -> None:
-    assert str(selector(text, "here")) == written
+    ]
+    with every() as case:
+        for text, written in cases:
+            with case(text, written):
+                assert str(selector(text, "here")) == written
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "sum(up)", "up[5m]", "up offset 5m", "{job='a'}", "up{job}", 'up{job="a}', 'up{job=="a"}', r'up{job="\d"}',
-     "up{job=`a`}", "up + up", 'up{job="a" code="b"}', "up{,}"],
-)  # fmt: skip
-def test_anything_but_one_selector_is_refused(text: str) -> None:
-    with pytest.raises(SloError, match=r"^here: "):
-        selector(text, "here")
+def test_anything_but_one_selector_is_refused() -> None:
+    cases = [
+        "",
+        "sum(up)",
+        "up[5m]",
+        "up offset 5m",
+        "{job='a'}",
+        "up{job}",
+        'up{job="a}',
+        'up{job=="a"}',
+        r'up{job="\d"}',
+        "up{job=`a`}",
+        "up + up",
+        'up{job="a" code="b"}',
+        "up{,}",
+    ]
+    with every() as case:
+        for text in cases:
+            with case(text), pytest.raises(SloError, match=r"^here: "):
+                selector(text, "here")
 
 
 @given(
@@ -71,16 +84,16 @@ def test_only_equality_pins_a_label_down() -> None:
     assert one.value_of("c") is None
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
+def test_a_number_is_written_without_the_dust_of_floats() -> None:
+    cases: list[tuple[float, str]] = [
         (0.1 + 0.2, "0.3"),
         (1 - 0.95, "0.05"),
         (0.00001, "0.00001"),
         (600.0, "600"),
         (0.0, "0"),
         (-2.5, "-2.5"),
-    ],
-)
-def test_a_number_is_written_without_the_dust_of_floats(value: float, text: str) -> None:
-    assert number(value) == text
+    ]
+    with every() as case:
+        for value, text in cases:
+            with case(value, text):
+                assert number(value) == text

@@ -6,13 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from postfacta_core.slo.budget import windows_of
 from postfacta_core.slo.model import Objective, ThresholdIndicator
 from postfacta_core.slo.recordings import recordings
 from postfacta_core.slo.scene import Scene
 from postfacta_core.slo.stage import Stage
+from tests.kit.every import every
 
 from .files import APP, ORDERS, model, objective
 
@@ -34,31 +33,39 @@ def asked(test: dict[str, Any], what: str) -> list[float | None]:
     ]
 
 
-@pytest.mark.parametrize(("file", "name"), OBJECTIVES)
-def test_each_window_is_proved_silent_and_burning(file: Path, name: str) -> None:
-    one = objective(name, file)
-    tests = made(one, file)
-    assert asked(tests["what is left out fails, and none of it counts"], "ratio_rate.*") == [
-        len(windows_of(one))
-    ]
-    assert asked(tests["what is left out goes well, and hides nothing"], "ratio_rate.*") == [
-        len(windows_of(one))
-    ]
+def test_each_window_is_proved_silent_and_burning() -> None:
+    with every() as case:
+        for file, name in OBJECTIVES:
+            with case(file, name):
+                one = objective(name, file)
+                tests = made(one, file)
+                assert asked(tests["what is left out fails, and none of it counts"], "ratio_rate.*") == [
+                    len(windows_of(one))
+                ]
+                assert asked(tests["what is left out goes well, and hides nothing"], "ratio_rate.*") == [
+                    len(windows_of(one))
+                ]
 
 
-@pytest.mark.parametrize(("file", "name"), OBJECTIVES)
-def test_the_budget_is_seen_untouched_touched_and_spent(file: Path, name: str) -> None:
-    tests = made(objective(name, file), file)
-    left = "period_error_budget_remaining"
-    assert asked(tests["what is left out fails, and none of it counts"], left) == [1]
-    spent = tests["the budget is touched, then spent"]
-    assert asked(spent, "< 0") == [1]
-    assert asked(spent, "> 0 < 1") == [1]
-    alerts = [check["exp_samples"] for check in spent["promql_expr_test"] if "Exhausted" in check["expr"]]
-    assert bool(alerts) is bool(objective(name, file).exhausted_severity)
-    if alerts:
-        assert alerts[0] == []
-        assert alerts[-1] == [{"labels": '{severity="ticket"}', "value": 1}]
+def test_the_budget_is_seen_untouched_touched_and_spent() -> None:
+    with every() as case:
+        for file, name in OBJECTIVES:
+            with case(file, name):
+                tests = made(objective(name, file), file)
+                left = "period_error_budget_remaining"
+                assert asked(tests["what is left out fails, and none of it counts"], left) == [1]
+                spent = tests["the budget is touched, then spent"]
+                assert asked(spent, "< 0") == [1]
+                assert asked(spent, "> 0 < 1") == [1]
+                alerts = [
+                    check["exp_samples"]
+                    for check in spent["promql_expr_test"]
+                    if "Exhausted" in check["expr"]
+                ]
+                assert bool(alerts) is bool(objective(name, file).exhausted_severity)
+                if alerts:
+                    assert alerts[0] == []
+                    assert alerts[-1] == [{"labels": '{severity="ticket"}', "value": 1}]
 
 
 def test_a_budget_that_a_touch_would_spend_is_only_spent() -> None:

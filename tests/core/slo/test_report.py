@@ -11,6 +11,7 @@ import pytest
 from postfacta_core.slo.report import FORMATS, Report, facts, length, percent, render
 from postfacta_core.slo.standing import Hours, Standing, Unit
 from tests.core.slo.test_standing import DAY, MONTH, ONE
+from tests.kit.every import every
 
 AT = 1_790_000_000.0
 RICH = replace(
@@ -162,27 +163,35 @@ def test_an_overspent_budget_has_less_than_nothing_left() -> None:
     assert ("remaining", "-108 min (-25 %)") in facts(replace(ONE, error=0.0125))
 
 
-@pytest.mark.parametrize(
-    ("ratio", "told"),
-    [
+def test_what_is_just_missed_is_not_rounded_to_be_met() -> None:
+    cases: list[tuple[float, str]] = [
         (0.994999, "99.499 %"),
         (0.995, "99.5 %"),
         (0.9999999, "99.999 %"),
         (1.0, "100 %"),
         (0.0, "0 %"),
         (-2.5, "-250 %"),
-    ],
-)
-def test_what_is_just_missed_is_not_rounded_to_be_met(ratio: float, told: str) -> None:
-    assert percent(ratio) == told
+    ]
+    with every() as case:
+        for ratio, told in cases:
+            with case(ratio, told):
+                assert percent(ratio) == told
 
 
-@pytest.mark.parametrize(
-    ("seconds", "told"),
-    [(59, "0 min"), (60, "1 min"), (3599, "59 min"), (3600, "1 h"), (3900, "1 h 05 min"), (86_400, "1 d"), (97_200, "1 d 3 h")],
-)  # fmt: skip
-def test_a_length_is_told_in_its_largest_units(seconds: float, told: str) -> None:
-    assert length(seconds) == told
+def test_a_length_is_told_in_its_largest_units() -> None:
+    cases: list[tuple[float, str]] = [
+        (59, "0 min"),
+        (60, "1 min"),
+        (3599, "59 min"),
+        (3600, "1 h"),
+        (3900, "1 h 05 min"),
+        (86_400, "1 d"),
+        (97_200, "1 d 3 h"),
+    ]
+    with every() as case:
+        for seconds, told in cases:
+            with case(seconds, told):
+                assert length(seconds) == told
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -12,6 +12,7 @@ from postfacta_core.slo.model import Objective, RatioIndicator, ThresholdIndicat
 from postfacta_core.slo.promql import Matcher, Selector, selector
 from postfacta_core.slo.scene import Scene
 from postfacta_core.slo.traffic import Stretch
+from tests.kit.every import every
 
 from .files import APP, ORDERS, model, objective
 
@@ -46,35 +47,51 @@ def grown(samples: str) -> int:
     return sum(int(step) * int(times) for step, times in re.findall(r"([+-]\d+)x(\d+)", samples))
 
 
-@pytest.mark.parametrize(("file", "name"), RATIOS)
-def test_what_is_scraped_is_what_the_objective_counts(file: object, name: str) -> None:
-    one = scene(name, file)
-    indicator = one.objective.indicator
-    assert isinstance(indicator, RatioIndicator)
-    scraped = one.scraped(one.traffic(Stretch(10, 100, 30)))
-    assert len(scraped) == 2
-    if not indicator.counter:
-        return
-    judged, share = (indicator.bad, 300) if indicator.bad else (indicator.good, 700)
-    assert (
-        sum(grown(samples) for series, samples in scraped.items() if selects(indicator.total, series)) == 1000
-    )
-    assert sum(grown(samples) for series, samples in scraped.items() if selects(judged, series)) == share
+def test_what_is_scraped_is_what_the_objective_counts() -> None:
+    with every() as case:
+        for file, name in RATIOS:
+            with case(file, name):
+                one = scene(name, file)
+                indicator = one.objective.indicator
+                assert isinstance(indicator, RatioIndicator)
+                scraped = one.scraped(one.traffic(Stretch(10, 100, 30)))
+                assert len(scraped) == 2
+                if not indicator.counter:
+                    continue
+                judged, share = (indicator.bad, 300) if indicator.bad else (indicator.good, 700)
+                assert (
+                    sum(
+                        grown(samples)
+                        for series, samples in scraped.items()
+                        if selects(indicator.total, series)
+                    )
+                    == 1000
+                )
+                assert (
+                    sum(grown(samples) for series, samples in scraped.items() if selects(judged, series))
+                    == share
+                )
 
 
-@pytest.mark.parametrize(("file", "name"), OBJECTIVES)
-@pytest.mark.parametrize("failing", [True, False])
-def test_what_is_left_out_is_selected_by_nothing(file: object, name: str, failing: bool) -> None:  # noqa: FBT001
-    one = scene(name, file)
-    indicator = one.objective.indicator
-    left_out = one.left_out(10, failing=failing)
-    if isinstance(indicator, RatioIndicator):
-        assert indicator.total.matchers == () or left_out
-        judged = indicator.bad or indicator.good
-        assert not any(selects(wanted, series) for series in left_out for wanted in (indicator.total, judged))
-    else:
-        assert bool(left_out) is bool(indicator.metric.matchers)
-        assert not any(selects(indicator.metric, series) for series in left_out)
+def test_what_is_left_out_is_selected_by_nothing() -> None:
+    with every() as case:
+        for file, name in OBJECTIVES:
+            for failing in (True, False):
+                with case(file, name, failing):
+                    one = scene(name, file)
+                    indicator = one.objective.indicator
+                    left_out = one.left_out(10, failing=failing)
+                    if isinstance(indicator, RatioIndicator):
+                        assert indicator.total.matchers == () or left_out
+                        judged = indicator.bad or indicator.good
+                        assert not any(
+                            selects(wanted, series)
+                            for series in left_out
+                            for wanted in (indicator.total, judged)
+                        )
+                    else:
+                        assert bool(left_out) is bool(indicator.metric.matchers)
+                        assert not any(selects(indicator.metric, series) for series in left_out)
 
 
 def test_each_condition_of_the_apps_requests_is_missed_once_for_each_of_its_alternatives() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given, strategies as st
 
 from postfacta_core.context import RequestContext
 from postfacta_core.telemetry.exchange import ErrorTypes, Exchange
+from tests.kit.every import every
 
 
 class ClientDisconnect(Exception):  # noqa: N818 - Starlette's name for it
@@ -24,9 +24,8 @@ def exchange(*, status: int = 0, complete: bool = False, left: bool = False, dec
     return made
 
 
-@pytest.mark.parametrize(
-    ("before", "error", "cancelled", "status", "error_type"),
-    [
+def test_what_was_seen_settles_the_status_and_the_error_type() -> None:
+    cases: list[tuple[Exchange, Exception | None, bool, int, str]] = [
         (exchange(status=200, complete=True), None, False, 200, ""),
         (exchange(status=404, complete=True), None, False, 404, ""),
         (exchange(status=503, complete=True), None, False, 503, "503"),
@@ -48,14 +47,13 @@ def exchange(*, status: int = 0, complete: bool = False, left: bool = False, dec
         (exchange(status=200, declared="deadline_exceeded"), None, False, 200, "deadline_exceeded"),
         (exchange(), None, False, 500, "500"),
         (exchange(status=200), None, False, 200, "incomplete_response"),
-    ],
-)
-def test_what_was_seen_settles_the_status_and_the_error_type(
-    before: Exchange, error: Exception | None, *, cancelled: bool, status: int, error_type: str
-) -> None:
-    before.settle(error, ErrorTypes(), was_cancelled=cancelled)
-    assert (before.status, before.error_type) == (status, error_type)
-    assert (before.error is not None) == (error_type == type(error).__name__)
+    ]
+    with every() as case:
+        for before, error, cancelled, status, error_type in cases:
+            with case(before, error, cancelled, status, error_type):
+                before.settle(error, ErrorTypes(), was_cancelled=cancelled)
+                assert (before.status, before.error_type) == (status, error_type)
+                assert (before.error is not None) == (error_type == type(error).__name__)
 
 
 @given(st.lists(st.text(max_size=3)), st.integers(0, 5))
@@ -73,24 +71,22 @@ def test_the_librarys_own_words_find_room_in_a_full_set() -> None:
     assert types.close("") == ""
 
 
-@pytest.mark.parametrize(
-    ("asked", "limit", "error", "status", "error_type"),
-    [
+def test_what_fails_as_the_callers_time_is_up_is_the_callers() -> None:
+    cases: list[tuple[float, float, Exception | None, int, str]] = [
         (1.0, 30.0, None, 499, "callers_deadline"),
         (1.09, 30.0, None, 499, "callers_deadline"),  # the share that a pool keeps
         (1.2, 30.0, None, 504, "deadline_exceeded"),  # a timeout within it
         (1.0, 1.0, None, 504, "deadline_exceeded"),
         (1.0, 30.0, ValueError(), 499, "callers_deadline"),
         (30.0, 1.0, ValueError(), 504, "ValueError"),
-    ],
-)
-def test_what_fails_as_the_callers_time_is_up_is_the_callers(
-    asked: float, limit: float, error: Exception | None, status: int, error_type: str
-) -> None:
-    one = exchange(status=504, complete=True, declared="deadline_exceeded")
-    one.request.asked, one.request.limit, one.seconds = asked, limit, 1.0
-    one.settle(error, ErrorTypes())
-    assert (one.status, one.error_type) == (status, error_type)
+    ]
+    with every() as case:
+        for asked, limit, error, status, error_type in cases:
+            with case(asked, limit, error, status, error_type):
+                one = exchange(status=504, complete=True, declared="deadline_exceeded")
+                one.request.asked, one.request.limit, one.seconds = asked, limit, 1.0
+                one.settle(error, ErrorTypes())
+                assert (one.status, one.error_type) == (status, error_type)
 
 
 def test_a_crash_of_a_background_task_is_ours_whatever_the_caller_asked() -> None:

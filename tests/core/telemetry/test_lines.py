@@ -7,11 +7,10 @@ import logging
 import sys
 from typing import Any
 
-import pytest
-
 from postfacta_core.events import ListenerFailed
 from postfacta_core.telemetry.lines import ConsoleFormatter, JsonFormatter
 from postfacta_core.telemetry.logs import EventLog, EventRecord
+from tests.kit.every import every
 
 
 def record(message: str = "sent", *, level: int = logging.INFO, **fields: object) -> logging.LogRecord:
@@ -68,13 +67,14 @@ def test_text_is_one_line_with_the_fields_that_say_something() -> None:
     assert line == "2026-09-21T14:13:20.000Z INFO     shop: sent count=3 password=[redacted]"
 
 
-@pytest.mark.parametrize(
-    "hostile", ["\x1b[2J", "\x07", "\u2028", "\n2026 ERROR forged", "\r", "\x9b", "\u202e"]
-)
-def test_text_escapes_what_would_move_the_cursor_or_end_the_line(hostile: str) -> None:
-    line = ConsoleFormatter().format(record(f"sent{hostile}", name_of_it=hostile))
-    assert line.isprintable()
-    assert ascii(hostile)[1:-1] in line
+def test_text_escapes_what_would_move_the_cursor_or_end_the_line() -> None:
+    cases = ["\x1b[2J", "\x07", "\u2028", "\n2026 ERROR forged", "\r", "\x9b", "\u202e"]
+    with every() as case:
+        for hostile in cases:
+            with case(hostile):
+                line = ConsoleFormatter().format(record(f"sent{hostile}", name_of_it=hostile))
+                assert line.isprintable()
+                assert ascii(hostile)[1:-1] in line
 
 
 def test_text_has_the_stack_trace_below() -> None:

@@ -40,6 +40,7 @@ from postfacta_core.telemetry.exchange import Exchange, SocketExchange
 from postfacta_core.telemetry.logs import LOGGER, AccessLog, EventLog, FloodFilter, RequestFilter
 from postfacta_core.telemetry.sampling import AccessSampler, EventBudget
 from postfacta_core.testing import ManualClock, RecordingObserver, call_asgi
+from tests.kit.every import every
 
 
 class Lines(logging.Handler):
@@ -421,17 +422,18 @@ def test_the_end_does_not_wait_until_it_is_time_to_tell() -> None:
     assert flood.observer.events == [LogsSuppressed("a.b", 3)]
 
 
-@pytest.mark.parametrize(
-    "message", ["no event: %s", "user.7 said hello", "a.b" * 30, "Traceback", 7, "deadbeef"]
-)
-def test_a_message_that_is_no_event_counts_for_its_logger_and_names_nothing(message: object) -> None:
-    flood = Flood()
-    for number in range(4):
-        record = {"name": "a.server", "msg": message, "args": (number,), "levelno": logging.INFO}
-        flood.logger.handle(logging.makeLogRecord(record))
-    flood.clock.advance(10)
-    flood.filter.tell()
-    assert flood.observer.events == [LogsSuppressed("a.server", 2)]
+def test_a_message_that_is_no_event_counts_for_its_logger_and_names_nothing() -> None:
+    cases: list[object] = ["no event: %s", "user.7 said hello", "a.b" * 30, "Traceback", 7, "deadbeef"]
+    with every() as case:
+        for message in cases:
+            with case(message):
+                flood = Flood()
+                for number in range(4):
+                    record = {"name": "a.server", "msg": message, "args": (number,), "levelno": logging.INFO}
+                    flood.logger.handle(logging.makeLogRecord(record))
+                flood.clock.advance(10)
+                flood.filter.tell()
+                assert flood.observer.events == [LogsSuppressed("a.server", 2)]
 
 
 def test_access_lines_are_not_held_back_a_second_time() -> None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 
-import pytest
 from hypothesis import given, strategies as st
 
 from postfacta_core.telemetry.redaction import REDACTED, redact, redact_text
+from tests.kit.every import every
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NSJ9.c2lnbmF0dXJlLWhlcmU"  # gitleaks:allow - made for this test
 
 
-@pytest.mark.parametrize(
-    ("text", "canary"),
-    [
+def test_a_secrets_shape_is_known_anywhere() -> None:
+    cases: list[tuple[str, str]] = [
         ("the token pf_ab12cd34_Zx9Yw8Vu7Ts6Rq5Po4Nm3Lk2Ji1Hg0 was used", "Zx9Yw8"),
         (f"jwt={JWT};", "c2lnbmF0dXJl"),
         (f"jwt={JWT};", "eyJzdWIi"),
@@ -36,27 +35,31 @@ JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NSJ9.c2lnbmF0dXJlLWhlcmU"  # gitleak
         ("X-Api-Key: canary", "canary"),
         ("X-Traffic-Key: canary", "canary"),
         ("Key (token)=(canary) already exists.", "canary"),
-    ],
-)
-def test_a_secrets_shape_is_known_anywhere(text: str, canary: str) -> None:
-    for rendered in (
-        redact_text(text),
-        str(redact({"event": text, "deep": [{"er": (text, text.encode())}]})),
-    ):
-        assert canary not in rendered
-        assert REDACTED in rendered
+    ]
+    with every() as case:
+        for text, canary in cases:
+            with case(text, canary):
+                for rendered in (
+                    redact_text(text),
+                    str(redact({"event": text, "deep": [{"er": (text, text.encode())}]})),
+                ):
+                    assert canary not in rendered
+                    assert REDACTED in rendered
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
+def test_a_secrets_name_is_enough() -> None:
+    cases: list[str] = [
         *("authorization", "Cookie", "set-cookie", "Set-Cookie", "password", "db_password", "client_secret"),
         *("token", "access_token", "http.request.header.authorization", "X-Api-Key", "api_key", "DSN"),
         *("X-Traffic-Key", "private_key", "session_csrf", "passphrase"),
-    ],
-)
-def test_a_secrets_name_is_enough(key: str) -> None:
-    assert redact({"deep": {key: "canary"}, key: ["canary"]}) == {"deep": {key: REDACTED}, key: REDACTED}
+    ]
+    with every() as case:
+        for key in cases:
+            with case(key):
+                assert redact({"deep": {key: "canary"}, key: ["canary"]}) == {
+                    "deep": {key: REDACTED},
+                    key: REDACTED,
+                }
 
 
 def test_what_is_no_secret_stays_as_it_is() -> None:
@@ -99,19 +102,19 @@ def test_a_line_without_secrets_is_a_copy_of_what_was_given() -> None:
     assert clean is not line
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_to_speak_of_secrets_is_no_secret() -> None:
+    cases = [
         "max_tokens=3, token_count=4",
         "    token = await self._look_up(request, secret, kinds)",
         "Authorization must be one Bearer token",
         "The e-mail or the password is wrong",
         "https://example.org/tokens?sort=newest",
         'route="/api/v1/tokens/{id}"',
-    ],
-)
-def test_to_speak_of_secrets_is_no_secret(text: str) -> None:
-    assert redact_text(text) == text
+    ]
+    with every() as case:
+        for text in cases:
+            with case(text):
+                assert redact_text(text) == text
 
 
 @given(st.text(), st.sampled_from(["password=", '"token": "', "cookie: ", "Bearer ", "pf_", "https://u:"]))

@@ -34,6 +34,7 @@ from postfacta_core.events import (
 )
 from postfacta_core.telemetry.tracing import Tracing
 from postfacta_core.testing import AsgiResponse, ManualClock, call_asgi
+from tests.kit.every import every
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
@@ -144,9 +145,8 @@ async def test_the_handler_sees_the_ids_of_the_span() -> None:
     assert not trace.get_current_span().get_span_context().is_valid
 
 
-@pytest.mark.parametrize(
-    ("headers", "continues"),
-    [
+async def test_a_valid_parent_is_continued_and_any_other_starts_a_new_trace() -> None:
+    cases: list[tuple[list[tuple[str, str]], bool]] = [
         ([("traceparent", f"00-{TRACE}-{PARENT}-01")], True),
         ([("traceparent", f"00-{TRACE}-{PARENT}-01"), ("tracestate", "a=1"), ("tracestate", "b=2")], True),
         ([("traceparent", f"00-{'0' * 32}-{PARENT}-01")], False),
@@ -154,16 +154,15 @@ async def test_the_handler_sees_the_ids_of_the_span() -> None:
         ([("traceparent", "nonsense \xff")], False),
         ([("tracestate", "a=1")], False),
         ([], False),
-    ],
-)
-async def test_a_valid_parent_is_continued_and_any_other_starts_a_new_trace(
-    headers: list[tuple[str, str]], *, continues: bool
-) -> None:
-    bench = Bench()
-    response = await bench.call("/i/7", headers=headers)
-    assert response.status == 200
-    assert (bench.seen[0][0] == TRACE) == continues
-    assert (bench.spans[-1].parent is not None) == continues
+    ]
+    with every() as case:
+        for headers, continues in cases:
+            with case(headers, continues):
+                bench = Bench()
+                response = await bench.call("/i/7", headers=headers)
+                assert response.status == 200
+                assert (bench.seen[0][0] == TRACE) == continues
+                assert (bench.spans[-1].parent is not None) == continues
 
 
 async def test_a_crash_is_an_error_with_its_class_its_stack_and_no_secret() -> None:
@@ -314,9 +313,8 @@ def within(bench: Bench, *events: Event) -> list[tuple[str, dict[str, object]]]:
 POOL = "db.client.connection.pool.name"
 
 
-@pytest.mark.parametrize(
-    ("event", "expected"),
-    [
+def test_what_befalls_a_request_stands_on_its_span() -> None:
+    cases: list[tuple[Event, tuple[str, dict[str, object]] | None]] = [
         (
             ConnectionAcquired("main", 0.25),
             ("postfacta.pool_wait", {POOL: "main", "postfacta.wait_ms": 250.0}),
@@ -355,12 +353,11 @@ POOL = "db.client.connection.pool.name"
         ),
         (DeadlineExceeded("pool"), ("postfacta.deadline_exceeded", {"postfacta.stage": "pool"})),
         (PoolSized("main", 1, 2, 10, 3, 4), None),
-    ],
-)
-def test_what_befalls_a_request_stands_on_its_span(
-    event: Event, expected: tuple[str, dict[str, object]] | None
-) -> None:
-    assert within(Bench(), event) == ([] if expected is None else [expected])
+    ]
+    with every() as case:
+        for event, expected in cases:
+            with case(event, expected):
+                assert within(Bench(), event) == ([] if expected is None else [expected])
 
 
 def test_without_a_span_or_an_sdk_such_news_is_nothing() -> None:
