@@ -1,7 +1,8 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-rest check fix lock bench bench-overload mutate load chaos drain faults slow slo proofs rules-test dashboards gameday
+.PHONY: help demo test test-all test-rest check docs fix lock bench bench-overload mutate load chaos drain faults slow slo proofs rules-test dashboards gameday
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PURE := src/postfacta_core/policy/*,src/postfacta_core/telemetry/*,src/postfacta_core/slo/*
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 PYTHON ?= python3
 URL ?= http://127.0.0.1:8080
 RATE ?= 10
@@ -23,6 +24,9 @@ check: .venv/dev  ## Run linters, type checkers, and the fast tests under covera
 	ruff check . && ruff format --check . && lint-imports && mypy && pyright
 	pyright --ignoreexternal --verifytypes postfacta_core
 	coverage erase && coverage run -m pytest -n 2 --dist loadfile -m fast && coverage combine -q && coverage report && coverage report --include='$(PURE)' --fail-under=100
+docs: .venv/dev   ## Build the site from docs/, strictly: any warning fails
+	python -m sphinx -W --keep-going -q -E -c docs -d build/doctrees . build/site/$(VERSION)
+	@echo "build/site/$(VERSION)/index.html"
 fix: .venv/dev    ## Let the tools tidy up
 	ruff check --fix . && ruff format .
 bench: .venv/dev  ## Measure what the hardening adds to a request, by ratio, beside the peers and a hand-written handler
