@@ -220,7 +220,7 @@ def _default_texts(kind: Callable[..., object]) -> Mapping[str, str]:
 
 
 def _members(kind: type[object]) -> Iterator[tuple[str, str]]:
-    """Tell how each public method is called, and what it does; what a base class asks for is described there."""
+    """Describe each public method: its signature and its effect; those of a base class are described there."""
     for name, member in vars(kind).items():
         if name in _INNER or any(hasattr(base, name) for base in kind.__mro__[1:-1]):
             continue
@@ -283,7 +283,7 @@ def _types(_asked: str) -> str:
 
 
 def _type(path: str) -> tuple[str, str]:
-    """Tell of an alias what it stands for, and of a protocol what it is for."""
+    """Describe an alias by its value, and a protocol by its docstring."""
     module_name, _, name = path.rpartition(".")
     module = import_module(f"postfacta_core.{module_name}")
     value = getattr(module, name)
@@ -362,7 +362,7 @@ def _buckets(_asked: str) -> str:
     return "\n".join(["| Bounds | Histograms |", "|---|---|", *rows])
 
 
-# Who tells of these is not in a table that could be asked.
+# The sources of these metrics are in no table that could be read.
 _TOLD: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
     "postfacta_telemetry_spans_dropped_total": {"reason": ("queue_full", "export_failed", "shutdown")},
     "postfacta_metrics_workers": {"state": ("answered", "silent")},
@@ -449,7 +449,7 @@ _GROUPS: Final = {
     "service": r"/",
 }
 _MAY: Final = {
-    Access.OPEN: "anybody",
+    Access.OPEN: "anyone",
     Access.SIGNED_IN: "any signed-in person",
     Access.READ: "viewer, `incidents:read`",
     Access.ANNOTATE: "viewer, `incidents:write`",
@@ -460,7 +460,7 @@ _MAY: Final = {
 
 
 def group_of(path: str) -> str:
-    """Tell under which heading of the page on the API a path stands."""
+    """Return the heading of a path on the page about the API."""
     return next(group for group, pattern in _GROUPS.items() if re.match(pattern, path))
 
 
@@ -517,7 +517,7 @@ def renew(page: str) -> str:
     """Make anew what stands between the marks of a page, and link the classes that have a heading on it.
 
     Raises:
-        KeyError: If a mark asks for what nobody makes.
+        KeyError: If a mark names a table that is not made.
     """
     new = _MARKED.sub(lambda found: f"{found[1]}{_MAKERS[found[2]](found[3])}\n<!-- end -->", page)
     names = {*_HEADING.findall(new)} - _AMBIGUOUS

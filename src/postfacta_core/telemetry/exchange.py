@@ -1,4 +1,4 @@
-"""One request and its outcome, observed once for metrics, span and log line alike.
+"""One request and its outcome, observed once for metrics, span, log line alike.
 
 An exchange begins when the outermost layer sees the request, is answered when the last byte of its response
 is sent, and ends when the application has returned: a background task after the response is not latency.

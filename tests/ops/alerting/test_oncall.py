@@ -137,7 +137,7 @@ def _goes_on(made: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        ([_ends], "2026-10-05 10:00 to 2026-10-12 10:00: primary has nobody"),
+        ([_ends], "2026-10-05 10:00 to 2026-10-12 10:00: primary has no one"),
         ([_ends, _goes_on], "2026-09-28 10:00 to 2026-10-05 10:00: primary has engineer-4 and engineer-9"),
         (
             [_swap("2026-09-08T08:00", "2026-09-08T20:00", "engineer-2")],
