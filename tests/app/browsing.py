@@ -6,11 +6,14 @@ import os
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser, Page, StorageState, sync_playwright
 
 from tests.app.running import ADMIN, Account
+
+if TYPE_CHECKING:  # the fast tests do without Chromium
+    from playwright.sync_api import Browser, Page, StorageState
 
 __all__ = ["CONTRAST", "NEEDS_CHROMIUM", "chromium", "session_of", "sign_in"]
 
@@ -32,6 +35,8 @@ def chromium() -> Generator[Browser]:
 
     Begin with it after all else that runs: while Playwright is on, its event loop runs in this thread, and no other can.
     """
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - the fast tests do without
+
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=_CHROMIUM, args=_FLAGS)
         yield running

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import AsyncGenerator, Generator, Iterator
+from typing import TYPE_CHECKING
 
 import anyio
 import pytest
-from playwright.sync_api import Browser, StorageState
 
 from postfacta_app.migrations import upgrade
 from postfacta_core.aio.database import Database, PoolOptions
@@ -16,6 +16,9 @@ from postfacta_embedded import EmbeddedPostgres
 from tests.app.browsing import chromium, session_of
 from tests.app.running import LiveService, live_service
 from tests.pg import create_database, fresh_database
+
+if TYPE_CHECKING:  # the fast tests do without Chromium
+    from playwright.sync_api import Browser, StorageState
 
 
 def _ignore(message: str) -> None:

