@@ -21,6 +21,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from importlib import import_module
 from itertools import pairwise
 from operator import attrgetter
@@ -464,6 +465,7 @@ def group_of(path: str) -> str:
     return next(group for group, pattern in _GROUPS.items() if re.match(pattern, path))
 
 
+@cache
 def documented() -> Sequence[Rule]:
     """List the routes that the OpenAPI document has; none of them is ever called."""
     settings, database = load_settings({}), Database("postgresql://127.0.0.1/none")
@@ -478,10 +480,15 @@ def documented() -> Sequence[Rule]:
     return [rule for rule in table if rule.summary]
 
 
+@cache
+def _paths() -> Mapping[str, Any]:
+    paths: Mapping[str, Any] = openapi_document(documented(), version="")["paths"]
+    return paths
+
+
 def _api(asked: str) -> str:
     """Write a table of one group: the document's own words, and beside them who may."""
-    rules = documented()
-    paths = openapi_document(rules, version="")["paths"]
+    rules, paths = documented(), _paths()
     rows = [
         "| method | path | who | what it does | answers | problems of its own |",
         "|---|---|---|---|---|---|",

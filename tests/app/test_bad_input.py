@@ -82,9 +82,12 @@ async def test_what_is_no_json_is_400_and_says_where(world: World, method: str, 
                 await world.assert_untouched()
 
 
+NO_OBJECTS: list[object] = [None, True, 7, 1.5, "text", [], [{}]]
+
+
 async def test_a_body_that_is_no_object_is_refused(world: World) -> None:
     with every() as case:
-        for (method, path), value in product(ROUTES, [None, True, 7, 1.5, "text", [], [{}]]):
+        for (method, path), value in product(ROUTES, NO_OBJECTS):
             content = json.dumps(value).encode()
             with case(method, path, value):
                 answer = await world.send(method, path, content=content, headers=content_type(method))

@@ -18,6 +18,7 @@ from postfacta_core.asgi import Policy, harden
 from postfacta_core.policy.lifecycle import DrainLimits
 from postfacta_core.policy.transfer import TransferLimits
 from postfacta_core.telemetry.policies import POLICY_METRICS
+from tests.kit.every import every
 
 ROOT = Path(__file__).parent.parent.parent
 POLICIES = (ROOT / "docs/reference/policies.md").read_text()
@@ -54,29 +55,31 @@ NAMES = re.findall(
 )
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_policy_has_its_place(name: str) -> None:
-    assert f"\n### {name}\n" in POLICIES
+def test_every_policy_has_its_place() -> None:
+    assert [name for name in NAMES if f"\n### {name}\n" not in POLICIES] == []
 
 
-@pytest.mark.parametrize("name", CLASSES)
-def test_no_argument_is_without_a_word(name: str) -> None:
-    section = re.split(r"^#+ ", POLICIES.split(f"\n### {name}\n")[1], flags=re.MULTILINE)[0]
-    if "```text\nfrom" in section and f"{name}(" in section:
-        arguments = inspect.signature(CLASSES[name]).parameters
-        assert [argument for argument in arguments if f"\n| `{argument}` |" not in section] in (
-            [],
-            PROSE.get(name),
-        )
+def test_no_argument_is_without_a_word() -> None:
+    with every() as case:
+        for name, kind in CLASSES.items():
+            with case(name):
+                section = re.split(r"^#+ ", POLICIES.split(f"\n### {name}\n")[1], flags=re.MULTILINE)[0]
+                if "```text\nfrom" in section and f"{name}(" in section:
+                    arguments = inspect.signature(kind).parameters
+                    missing = [argument for argument in arguments if f"\n| `{argument}` |" not in section]
+                    assert missing in ([], PROSE.get(name))
 
 
-@pytest.mark.parametrize("settings", [harden, Policy, HealthRegistry.add, TransferLimits, DrainLimits])
-def test_every_setting_of_the_stack_has_its_row(settings: Callable[..., object]) -> None:
+def test_every_setting_of_the_stack_has_its_row() -> None:
     page = (ROOT / "docs/reference/harden.md").read_text()
-    section = re.split(r"^### ", page, flags=re.MULTILINE)
-    (own,) = (one for one in section if one.startswith(f"{settings.__qualname__}\n"))
-    names = [name for name in inspect.signature(settings).parameters if name != "self"]
-    assert [name for name in names if f"\n| `{name}` |" not in own] == []
+    sections = re.split(r"^### ", page, flags=re.MULTILINE)
+    given: list[Callable[..., object]] = [harden, Policy, HealthRegistry.add, TransferLimits, DrainLimits]
+    with every() as case:
+        for settings in given:
+            with case(settings.__qualname__):
+                (own,) = (one for one in sections if one.startswith(f"{settings.__qualname__}\n"))
+                names = [name for name in inspect.signature(settings).parameters if name != "self"]
+                assert [name for name in names if f"\n| `{name}` |" not in own] == []
 
 
 # These are told of in sentences.
@@ -86,24 +89,29 @@ PROSE = {
 }
 
 
-@pytest.mark.parametrize("metric", POLICY_METRICS)
-def test_every_metric_of_a_policy_is_told_of(metric: str) -> None:
-    page = (ROOT / "docs/reference/metrics.md").read_text()
-    (row,) = (line for line in page.splitlines() if line.startswith(f"| `{metric}` |"))
-    assert POLICY_METRICS[metric].text in row
-    assert all(f"`{label}`" in row for label in POLICY_METRICS[metric].labels)
+def test_every_metric_of_a_policy_is_told_of() -> None:
+    rows = (ROOT / "docs/reference/metrics.md").read_text().splitlines()
+    with every() as case:
+        for name, metric in POLICY_METRICS.items():
+            with case(name):
+                (row,) = (line for line in rows if line.startswith(f"| `{name}` |"))
+                assert metric.text in row
+                assert all(f"`{label}`" in row for label in metric.labels)
 
 
-@pytest.mark.parametrize("page", OURS)
-def test_every_link_leads_somewhere(page: str) -> None:
-    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
-    links = re.findall(r"\]\(([^)\s]*)\)", text)
-    assert links
-    for link in links:
-        path, _, anchor = link.partition("#")
-        target = (ROOT / page).parent / path if path else ROOT / page
-        assert target.is_file(), link
-        assert not anchor or anchor in _anchors(target.read_text()), link
+def test_every_link_leads_somewhere() -> None:
+    with every() as case:
+        for page in OURS:
+            text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
+            links = re.findall(r"\]\(([^)\s]*)\)", text)
+            with case(page):
+                assert links
+            for link in links:
+                path, _, anchor = link.partition("#")
+                target = (ROOT / page).parent / path if path else ROOT / page
+                with case(page, link):
+                    assert target.is_file()
+                    assert not anchor or anchor in _anchors(target.read_text())
 
 
 def _anchors(text: str) -> set[str]:
@@ -136,12 +144,11 @@ def test_a_docstring_is_taken_apart() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "docstring", [None, "", "One.\n\nArgs:\n    no entry\n", "One.\n\nArgs:\n        too deep\n"]
-)
-def test_a_docstring_that_cannot_be_read_is_no_page(docstring: str | None) -> None:
-    with pytest.raises(ValueError, match=r"docstring|no entry"):
-        parse(docstring)
+def test_a_docstring_that_cannot_be_read_is_no_page() -> None:
+    with every() as case:
+        for docstring in (None, "", "One.\n\nArgs:\n    no entry\n", "One.\n\nArgs:\n        too deep\n"):
+            with case(repr(docstring)), pytest.raises(ValueError, match=r"docstring|no entry"):
+                parse(docstring)
 
 
 class Colour(StrEnum):
