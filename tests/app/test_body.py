@@ -26,6 +26,7 @@ from postfacta_app.errors import (
     UnsupportedMediaTypeError,
 )
 from postfacta_app.web import body, paging
+from tests.kit.every import every
 
 
 @pytest.fixture
@@ -98,38 +99,41 @@ def test_random_json_raises_nothing_but_an_app_error(value: object) -> None:
     json.dumps(parsed, ensure_ascii=False, allow_nan=False).encode()  # it can be encoded and stored
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"{bad",
-        b'{"a":1} trailing',
-        b"{}{}",
-        b"\xef\xbb\xbf{}",
-        '{"a":1}'.encode("utf-16"),
-        b'"\xed\xa0\x80"',
-        b'"a\tb"',
-        b'"a\\u0000b"',
-        b'{"\\u0000":1}',
-        b"NaN",
-        b"[Infinity]",
-        b"[1e400]",
-        b"9" * 4301,
-        b"[" * 101 + b"]" * 101,
-        b"{'a':1}",
-        b"\x0b{}",
-    ],
-)
-def test_what_is_not_strict_json_is_malformed_and_the_words_are_ours(content: bytes) -> None:
-    with pytest.raises(MalformedError) as caught:
-        body.parse_json(content)
-    assert "Expecting" not in caught.value.detail
-    assert "codec" not in caught.value.detail
+NOT_STRICT = [
+    b"{bad",
+    b'{"a":1} trailing',
+    b"{}{}",
+    b"\xef\xbb\xbf{}",
+    '{"a":1}'.encode("utf-16"),
+    b'"\xed\xa0\x80"',
+    b'"a\tb"',
+    b'"a\\u0000b"',
+    b'{"\\u0000":1}',
+    b"NaN",
+    b"[Infinity]",
+    b"[1e400]",
+    b"9" * 4301,
+    b"[" * 101 + b"]" * 101,
+    b"{'a':1}",
+    b"\x0b{}",
+]
 
 
-@pytest.mark.parametrize("content", [b"", b"  \r\n\t"])
-def test_a_blank_body_is_the_end_of_the_file(content: bytes) -> None:
-    with pytest.raises(MalformedError, match=r"^EOF$"):
-        body.parse_json(content)
+def test_what_is_not_strict_json_is_malformed_and_the_words_are_ours() -> None:
+    with every() as case:
+        for content in NOT_STRICT:
+            with case(content[:60]):
+                with pytest.raises(MalformedError) as caught:
+                    body.parse_json(content)
+                assert "Expecting" not in caught.value.detail
+                assert "codec" not in caught.value.detail
+
+
+def test_a_blank_body_is_the_end_of_the_file() -> None:
+    with every() as case:
+        for content in [b"", b"  \r\n\t"]:
+            with case(content), pytest.raises(MalformedError, match=r"^EOF$"):
+                body.parse_json(content)
 
 
 def test_each_lone_surrogate_becomes_one_replacement_character_and_pairs_stay() -> None:
@@ -228,20 +232,27 @@ def test_a_value_that_is_no_object_points_to_the_whole() -> None:
     assert [error.pointer for error in caught.value.errors] == [""]
 
 
-@pytest.mark.parametrize(
-    "media_type", ["application/json", "Application/JSON; charset=utf-8", "application/merge-patch+json"]
-)
-async def test_a_body_that_claims_to_be_json_is_read(media_type: str) -> None:
-    request = a_request(("Content-Type", media_type), content=b'{"name":"abc"}')
-    assert (await body.read_body(request, Reading)).name == "abc"
+JSON_TYPES = ["application/json", "Application/JSON; charset=utf-8", "application/merge-patch+json"]
 
 
-@pytest.mark.parametrize(
-    "media_type", ["", "text/plain", "application/jsonp", "text/json", "application/xjson"]
-)
-async def test_a_body_that_claims_to_be_something_else_is_refused(media_type: str) -> None:
-    with pytest.raises(UnsupportedMediaTypeError):
-        await body.read_body(a_request(("Content-Type", media_type), content=b'{"name":"abc"}'), Reading)
+async def test_a_body_that_claims_to_be_json_is_read() -> None:
+    with every() as case:
+        for media_type in JSON_TYPES:
+            with case(media_type):
+                request = a_request(("Content-Type", media_type), content=b'{"name":"abc"}')
+                assert (await body.read_body(request, Reading)).name == "abc"
+
+
+OTHER_TYPES = ["", "text/plain", "application/jsonp", "text/json", "application/xjson"]
+
+
+async def test_a_body_that_claims_to_be_something_else_is_refused() -> None:
+    with every() as case:
+        for media_type in OTHER_TYPES:
+            with case(media_type), pytest.raises(UnsupportedMediaTypeError):
+                await body.read_body(
+                    a_request(("Content-Type", media_type), content=b'{"name":"abc"}'), Reading
+                )
 
 
 def test_lists_take_a_parameter_as_often_as_it_comes() -> None:
@@ -251,22 +262,24 @@ def test_lists_take_a_parameter_as_often_as_it_comes() -> None:
     assert found.start == datetime(2026, 2, 7, 1, tzinfo=UTC)
 
 
-@pytest.mark.parametrize(
-    ("query", "pointer"),
-    [
-        ("tags=a", "?tags"),
-        ("start=2026-02-07T10:00:00Z", "?start"),
-        ("limit=1&limit=2", "?limit"),
-        ("limit=0", "?limit"),
-        ("limit=", "?limit"),
-        ("from=yesterday", "?from"),
-        ("tag=a%00", "?tag"),
-    ],
-)
-def test_an_unknown_repeated_or_invalid_parameter_is_refused(query: str, pointer: str) -> None:
-    with pytest.raises(MalformedError) as caught:
-        body.read_query(a_request(query=query), Filters)
-    assert [error.pointer for error in caught.value.errors] == [pointer]
+WRONG_QUERIES = [
+    ("tags=a", "?tags"),
+    ("start=2026-02-07T10:00:00Z", "?start"),
+    ("limit=1&limit=2", "?limit"),
+    ("limit=0", "?limit"),
+    ("limit=", "?limit"),
+    ("from=yesterday", "?from"),
+    ("tag=a%00", "?tag"),
+]
+
+
+def test_an_unknown_repeated_or_invalid_parameter_is_refused() -> None:
+    with every() as case:
+        for query, pointer in WRONG_QUERIES:
+            with case(query, pointer):
+                with pytest.raises(MalformedError) as caught:
+                    body.read_query(a_request(query=query), Filters)
+                assert [error.pointer for error in caught.value.errors] == [pointer]
 
 
 @given(st.text(st.characters(max_codepoint=255, exclude_characters="\r\n")))
@@ -280,16 +293,20 @@ def test_random_headers_raise_nothing_but_an_app_error(text: str) -> None:
     assert all(refusal is None or refusal.status in {400, 412} for refusal in refusals)
 
 
-@pytest.mark.parametrize("header", ['"7"', "*", '"6", "7"', '"6","7"', ' "7" '])
-def test_if_match_lets_the_current_version_pass(header: str) -> None:
-    body.if_match(a_request(("If-Match", header)), '"7"')
+def test_if_match_lets_the_current_version_pass() -> None:
+    with every() as case:
+        for header in ['"7"', "*", '"6", "7"', '"6","7"', ' "7" ']:
+            with case(header):
+                body.if_match(a_request(("If-Match", header)), '"7"')
 
 
-@pytest.mark.parametrize("header", ['"6"', 'W/"7"', '"a", "b"'])
-def test_if_match_refuses_other_versions_and_names_the_current_one(header: str) -> None:
-    with pytest.raises(PreconditionFailedError) as caught:
-        body.if_match(a_request(("If-Match", header)), '"7"')
-    assert caught.value.headers == {"ETag": '"7"'}
+def test_if_match_refuses_other_versions_and_names_the_current_one() -> None:
+    with every() as case:
+        for header in ['"6"', 'W/"7"', '"a", "b"']:
+            with case(header):
+                with pytest.raises(PreconditionFailedError) as caught:
+                    body.if_match(a_request(("If-Match", header)), '"7"')
+                assert caught.value.headers == {"ETag": '"7"'}
 
 
 def test_a_change_without_if_match_is_refused() -> None:
@@ -297,31 +314,38 @@ def test_a_change_without_if_match_is_refused() -> None:
         body.if_match(a_request(), '"7"')
 
 
-@pytest.mark.parametrize("header", ["7", '"7', '"7" "8"', '*, "7"', 'w/"7"'])
-def test_an_entity_tag_without_quotes_is_malformed(header: str) -> None:
-    with pytest.raises(MalformedError):
-        body.if_match(a_request(("If-Match", header)), '"7"')
+def test_an_entity_tag_without_quotes_is_malformed() -> None:
+    with every() as case:
+        for header in ["7", '"7', '"7" "8"', '*, "7"', 'w/"7"']:
+            with case(header), pytest.raises(MalformedError):
+                body.if_match(a_request(("If-Match", header)), '"7"')
 
 
-@pytest.mark.parametrize(
-    ("header", "known"), [('"7"', True), ('W/"7"', True), ("*", True), ('"6"', False), ('"6", "7"', True)]
-)
-def test_if_none_match_compares_weakly(header: str, known: bool) -> None:  # noqa: FBT001 - a parameter of the table
-    assert body.if_none_match(a_request(("If-None-Match", header)), '"7"') is known
+WEAK_MATCHES = [('"7"', True), ('W/"7"', True), ("*", True), ('"6"', False), ('"6", "7"', True)]
 
 
-@pytest.mark.parametrize(
-    ("header", "key"),
-    [("abc", "abc"), ('"abc"', "abc"), (r'"a\"b\\ c"', r'a"b\ c'), ("k" * 255, "k" * 255), ("a;b", "a;b")],
-)
-def test_an_idempotency_key_is_read_quoted_or_bare(header: str, key: str) -> None:
-    assert body.idempotency_key(a_request(("Idempotency-Key", header))) == key
+def test_if_none_match_compares_weakly() -> None:
+    with every() as case:
+        for header, known in WEAK_MATCHES:
+            with case(header, known):
+                assert body.if_none_match(a_request(("If-None-Match", header)), '"7"') is known
 
 
-@pytest.mark.parametrize("header", ["", '""', '"abc', "k" * 256, "ä", "a b", r'"a\b"', "\x7f"])
-def test_an_idempotency_key_of_other_characters_or_lengths_is_malformed(header: str) -> None:
-    with pytest.raises(MalformedError):
-        body.idempotency_key(a_request(("Idempotency-Key", header)))
+KEYS = [("abc", "abc"), ('"abc"', "abc"), (r'"a\"b\\ c"', r'a"b\ c'), ("k" * 255, "k" * 255), ("a;b", "a;b")]
+
+
+def test_an_idempotency_key_is_read_quoted_or_bare() -> None:
+    with every() as case:
+        for header, key in KEYS:
+            with case(header, key):
+                assert body.idempotency_key(a_request(("Idempotency-Key", header))) == key
+
+
+def test_an_idempotency_key_of_other_characters_or_lengths_is_malformed() -> None:
+    with every() as case:
+        for header in ["", '""', '"abc', "k" * 256, "ä", "a b", r'"a\b"', "\x7f"]:
+            with case(header), pytest.raises(MalformedError):
+                body.idempotency_key(a_request(("Idempotency-Key", header)))
 
 
 def test_two_idempotency_keys_are_malformed() -> None:
@@ -359,61 +383,67 @@ def test_a_damaged_cursor_is_refused(text: str) -> None:
         paging.decode_cursor(text, "s", "h")
 
 
-@pytest.mark.parametrize(
-    ("written", "echo"),
-    [
-        ("2026-02-07T10:00:00+09:00", "2026-02-07T10:00:00+09:00"),
-        ("2026-02-07T10:00:00.123456789Z", "2026-02-07T10:00:00.123456789Z"),
-        ("2026-02-07T10:00:00.12345678999Z", "2026-02-07T10:00:00.123456789Z"),
-        ("2026-02-07T10:00:00.1200Z", "2026-02-07T10:00:00.12Z"),
-        ("2026-02-07T10:00:00.000+00:00", "2026-02-07T10:00:00Z"),
-        ("2026-02-07T10:00:00-00:00", "2026-02-07T10:00:00Z"),
-        ("2024-02-29T23:59:59-23:59", "2024-02-29T23:59:59-23:59"),
-        ("0000-02-29T00:00:00Z", "0000-02-29T00:00:00Z"),
-    ],
-)
-def test_a_time_is_echoed_in_its_normal_form(written: str, echo: str) -> None:
-    assert body.read_moment(written).text == echo
+NORMAL_FORMS = [
+    ("2026-02-07T10:00:00+09:00", "2026-02-07T10:00:00+09:00"),
+    ("2026-02-07T10:00:00.123456789Z", "2026-02-07T10:00:00.123456789Z"),
+    ("2026-02-07T10:00:00.12345678999Z", "2026-02-07T10:00:00.123456789Z"),
+    ("2026-02-07T10:00:00.1200Z", "2026-02-07T10:00:00.12Z"),
+    ("2026-02-07T10:00:00.000+00:00", "2026-02-07T10:00:00Z"),
+    ("2026-02-07T10:00:00-00:00", "2026-02-07T10:00:00Z"),
+    ("2024-02-29T23:59:59-23:59", "2024-02-29T23:59:59-23:59"),
+    ("0000-02-29T00:00:00Z", "0000-02-29T00:00:00Z"),
+]
 
 
-@pytest.mark.parametrize(
-    "written",
-    [
-        "",
-        "2026-02-07",
-        "2026-02-07 10:00:00Z",
-        "2026-02-07T10:00:00",
-        "2026-02-07t10:00:00Z",
-        "2026-02-07T10:00:00z",
-        "2026-02-07T10:00Z",
-        "2026-02-07T24:00:00Z",
-        "2026-02-07T23:59:60Z",
-        "2026-02-07T10:00:00,5Z",
-        "2026-02-07T10:00:00.Z",
-        "2026-02-07T10:00:00+0900",
-        "2026-02-07T10:00:00+24:00",
-        "2026-02-07T10:00:00+09:60",
-        "2026-02-30T10:00:00Z",
-        "2025-02-29T10:00:00Z",
-        "2026-00-10T10:00:00Z",
-        "2026-01-00T10:00:00Z",
-        "2026-13-10T10:00:00Z",
-        "2026-02-07T10:00:00Z\n",
-        "٢٠٢٦-02-07T10:00:00Z",
-    ],
-)
-def test_any_other_way_to_write_a_time_is_refused(written: str) -> None:
-    with pytest.raises(ValueError, match="must be"):
-        body.read_moment(written)
+def test_a_time_is_echoed_in_its_normal_form() -> None:
+    with every() as case:
+        for written, echo in NORMAL_FORMS:
+            with case(written, echo):
+                assert body.read_moment(written).text == echo
 
 
-@pytest.mark.parametrize(
-    "written", ["0000-06-01T00:00:00Z", "0001-01-01T00:30:00+01:00", "9999-12-31T23:30:00-01:00"]
-)
-def test_a_time_outside_the_years_1_to_9999_is_echoed_but_is_no_instant(written: str) -> None:
-    assert body.read_moment(written) == body.Moment(written, None)
-    with pytest.raises(ValueError, match="years 1 to 9999"):
-        body.parse_time(written)
+NO_TIMES = [
+    "",
+    "2026-02-07",
+    "2026-02-07 10:00:00Z",
+    "2026-02-07T10:00:00",
+    "2026-02-07t10:00:00Z",
+    "2026-02-07T10:00:00z",
+    "2026-02-07T10:00Z",
+    "2026-02-07T24:00:00Z",
+    "2026-02-07T23:59:60Z",
+    "2026-02-07T10:00:00,5Z",
+    "2026-02-07T10:00:00.Z",
+    "2026-02-07T10:00:00+0900",
+    "2026-02-07T10:00:00+24:00",
+    "2026-02-07T10:00:00+09:60",
+    "2026-02-30T10:00:00Z",
+    "2025-02-29T10:00:00Z",
+    "2026-00-10T10:00:00Z",
+    "2026-01-00T10:00:00Z",
+    "2026-13-10T10:00:00Z",
+    "2026-02-07T10:00:00Z\n",
+    "٢٠٢٦-02-07T10:00:00Z",
+]
+
+
+def test_any_other_way_to_write_a_time_is_refused() -> None:
+    with every() as case:
+        for written in NO_TIMES:
+            with case(written), pytest.raises(ValueError, match="must be"):
+                body.read_moment(written)
+
+
+NO_INSTANTS = ["0000-06-01T00:00:00Z", "0001-01-01T00:30:00+01:00", "9999-12-31T23:30:00-01:00"]
+
+
+def test_a_time_outside_the_years_1_to_9999_is_echoed_but_is_no_instant() -> None:
+    with every() as case:
+        for written in NO_INSTANTS:
+            with case(written):
+                assert body.read_moment(written) == body.Moment(written, None)
+                with pytest.raises(ValueError, match="years 1 to 9999"):
+                    body.parse_time(written)
 
 
 @given(

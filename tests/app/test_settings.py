@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Final
 
@@ -9,6 +10,7 @@ import pytest
 
 from postfacta_app.settings import AuthMode, Settings, SettingsError, exposed_secrets, load_settings
 from postfacta_core.events import Mode
+from tests.kit.every import every
 
 SECRET = "hunter2-hunter2"  # noqa: S105 - of nobody
 DSN = f"postgresql://app:{SECRET}@db.example/postfacta"
@@ -112,25 +114,28 @@ def test_a_wrong_flag_is_named_too() -> None:
     assert refusal({}, port=70_000).startswith("POSTFACTA_PORT:")
 
 
-@pytest.mark.parametrize(
-    "environ",
-    [
-        {"POSTFACTA_AUTH_MODE": "none", "POSTFACTA_HOST": "0.0.0.0"},  # noqa: S104 - it is refused
-        {"POSTFACTA_AUTH_MODE": "none", "POSTFACTA_HOST": "::"},
-        {"POSTFACTA_AUTH_MODE": "none", "POSTFACTA_HOST": "app.example"},
-        {"POSTFACTA_AUTH_MODE": "none", "POSTFACTA_HOST": ""},
-        {"POSTFACTA_AUTH_MODE": "none", "ENVIRONMENT": "production"},
-    ],
-    ids=str,
-)
-def test_no_sign_in_needs_a_developers_machine_and_a_loopback_address(environ: dict[str, str]) -> None:
-    text = refusal(environ)
-    assert text.startswith(("POSTFACTA_AUTH_MODE: ", "POSTFACTA_HOST: "))
+NO_SIGN_IN: list[dict[str, str]] = [
+    {"POSTFACTA_AUTH_MODE": "none", "POSTFACTA_HOST": "0.0.0.0"},  # noqa: S104 - it is refused
+    {"POSTFACTA_AUTH_MODE": "none", "POSTFACTA_HOST": "::"},
+    {"POSTFACTA_AUTH_MODE": "none", "POSTFACTA_HOST": "app.example"},
+    {"POSTFACTA_AUTH_MODE": "none", "POSTFACTA_HOST": ""},
+    {"POSTFACTA_AUTH_MODE": "none", "ENVIRONMENT": "production"},
+]
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
-def test_no_sign_in_is_allowed_on_a_loopback_address(host: str) -> None:
-    assert load_settings({"POSTFACTA_AUTH_MODE": "none", "POSTFACTA_HOST": host}).is_loopback
+def test_no_sign_in_needs_a_developers_machine_and_a_loopback_address() -> None:
+    with every() as case:
+        for environ in NO_SIGN_IN:
+            with case(environ):
+                text = refusal(environ)
+                assert text.startswith(("POSTFACTA_AUTH_MODE: ", "POSTFACTA_HOST: "))
+
+
+def test_no_sign_in_is_allowed_on_a_loopback_address() -> None:
+    with every() as case:
+        for host in ["127.0.0.1", "127.8.8.8", "::1", "localhost"]:
+            with case(host):
+                assert load_settings({"POSTFACTA_AUTH_MODE": "none", "POSTFACTA_HOST": host}).is_loopback
 
 
 def test_a_flag_cannot_open_what_the_environment_keeps_closed() -> None:
@@ -161,19 +166,21 @@ def test_a_secrets_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert refusal({"POSTFACTA_SECRETS_DIR": str(tmp_path / "gone")}).startswith("POSTFACTA_SECRETS_DIR:")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "POSTFACTA_METRICS_TOKEN",
-        "POSTFACTA_TRAFFIC_KEY",
-        "POSTFACTA_DATABASE_DSN",
-        "POSTFACTA_RATE_STORE",
-        "POSTFACTA_DB_KEY",
-        "POSTFACTA_JWT_SECRET",
-    ],
-)
-def test_an_empty_secret_is_refused(name: str) -> None:
-    assert refusal({name: ""}).startswith(f"{name}:")
+MAY_NOT_BE_EMPTY = [
+    "POSTFACTA_METRICS_TOKEN",
+    "POSTFACTA_TRAFFIC_KEY",
+    "POSTFACTA_DATABASE_DSN",
+    "POSTFACTA_RATE_STORE",
+    "POSTFACTA_DB_KEY",
+    "POSTFACTA_JWT_SECRET",
+]
+
+
+def test_an_empty_secret_is_refused() -> None:
+    with every() as case:
+        for name in MAY_NOT_BE_EMPTY:
+            with case(name):
+                assert refusal({name: ""}).startswith(f"{name}:")
 
 
 # Supabase
@@ -193,57 +200,69 @@ def test_a_project_is_an_address_and_a_key_and_issues_tokens_in_its_own_name() -
     assert other.issuer == "https://id.example"
 
 
-@pytest.mark.parametrize("missing", ["POSTFACTA_DB_URL", "POSTFACTA_DB_KEY"])
-def test_without_a_project_nobody_can_be_signed_in_by_it(missing: str) -> None:
-    text = refusal({name: value for name, value in PROJECT.items() if name != missing})
-    assert text.startswith("POSTFACTA_AUTH_MODE: `supabase` needs POSTFACTA_DB_URL and POSTFACTA_DB_KEY")
+def test_without_a_project_nobody_can_be_signed_in_by_it() -> None:
+    with every() as case:
+        for missing in ["POSTFACTA_DB_URL", "POSTFACTA_DB_KEY"]:
+            with case(missing):
+                text = refusal({name: value for name, value in PROJECT.items() if name != missing})
+                assert text.startswith(
+                    "POSTFACTA_AUTH_MODE: `supabase` needs POSTFACTA_DB_URL and POSTFACTA_DB_KEY"
+                )
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://abc.supabase.co",
-        "http://127.0.0.1.example",
-        "abc.supabase.co",
-        "ftp://127.0.0.1",
-        "https://",
-        "https://user:secret@abc.supabase.co",
-        "https://abc.supabase.co/?a=b",
-        "https://abc.supabase.co#a",
-        "https://abc.supabase.co:port",
-        "https://abc supabase.co",
-        "https://abc.supabase.co\t/a",
-        "https://[",
-    ],
-)
-def test_passwords_go_to_nothing_but_a_project_by_tls(url: str) -> None:
-    text = refusal(PROJECT | {"POSTFACTA_DB_URL": url})
-    assert text.startswith("POSTFACTA_DB_URL: is no address of a project: write https://<ref>.supabase.co")
-    assert "secret" not in text
+NO_PROJECTS = [
+    "http://abc.supabase.co",
+    "http://127.0.0.1.example",
+    "abc.supabase.co",
+    "ftp://127.0.0.1",
+    "https://",
+    "https://user:secret@abc.supabase.co",
+    "https://abc.supabase.co/?a=b",
+    "https://abc.supabase.co#a",
+    "https://abc.supabase.co:port",
+    "https://abc supabase.co",
+    "https://abc.supabase.co\t/a",
+    "https://[",
+]
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:54321", "http://localhost:54321", "http://[::1]:1"])
-def test_a_project_on_this_machine_needs_no_tls(url: str) -> None:
-    assert load_settings(PROJECT | {"POSTFACTA_DB_URL": url}).db_url == url
+def test_passwords_go_to_nothing_but_a_project_by_tls() -> None:
+    with every() as case:
+        for url in NO_PROJECTS:
+            with case(url):
+                text = refusal(PROJECT | {"POSTFACTA_DB_URL": url})
+                assert text.startswith(
+                    "POSTFACTA_DB_URL: is no address of a project: write https://<ref>.supabase.co"
+                )
+                assert "secret" not in text
 
 
-@pytest.mark.parametrize(
-    ("secret", "why"),
-    [
-        ("x", "is shorter than 32 bytes"),
-        ("ä" * 15 + "x", "is shorter than 32 bytes"),
-        ("super-secret-jwt-token-with-at-least-32-characters-long", "is a published example"),
-        (" Super-Secret-JWT-token-with-at-least-32-characters-long", "is a published example"),
-        ("your-super-secret-jwt-token-with-at-least-32-characters-long", "is a published example"),
-        ("reallyreallyreallyreallyverysafe", "is a published example"),
-        ("a-string-secret-at-least-256-bits-long", "is a published example"),
-    ],
-)
-def test_a_weak_secret_for_tokens_stops_the_start_and_says_why(secret: str, why: str) -> None:
-    text = refusal(PROJECT | {"POSTFACTA_JWT_SECRET": secret})
-    assert text.startswith(f"POSTFACTA_JWT_SECRET: {why}")
-    assert secret.strip() not in text or len(secret) == 1
-    assert load_settings(PROJECT | {"POSTFACTA_JWT_SECRET": "ä" * 16}).jwt_secret is not None
+def test_a_project_on_this_machine_needs_no_tls() -> None:
+    with every() as case:
+        for url in ["http://127.0.0.1:54321", "http://localhost:54321", "http://[::1]:1"]:
+            with case(url):
+                assert load_settings(PROJECT | {"POSTFACTA_DB_URL": url}).db_url == url
+
+
+WEAK_SECRETS = [
+    ("x", "is shorter than 32 bytes"),
+    ("ä" * 15 + "x", "is shorter than 32 bytes"),
+    ("super-secret-jwt-token-with-at-least-32-characters-long", "is a published example"),
+    (" Super-Secret-JWT-token-with-at-least-32-characters-long", "is a published example"),
+    ("your-super-secret-jwt-token-with-at-least-32-characters-long", "is a published example"),
+    ("reallyreallyreallyreallyverysafe", "is a published example"),
+    ("a-string-secret-at-least-256-bits-long", "is a published example"),
+]
+
+
+def test_a_weak_secret_for_tokens_stops_the_start_and_says_why() -> None:
+    with every() as case:
+        for secret, why in WEAK_SECRETS:
+            with case(secret, why):
+                text = refusal(PROJECT | {"POSTFACTA_JWT_SECRET": secret})
+                assert text.startswith(f"POSTFACTA_JWT_SECRET: {why}")
+                assert secret.strip() not in text or len(secret) == 1
+                assert load_settings(PROJECT | {"POSTFACTA_JWT_SECRET": "ä" * 16}).jwt_secret is not None
 
 
 # Rates, proxies, shedding
@@ -264,15 +283,17 @@ def test_rates_are_limited_unless_this_is_a_developers_machine_and_each_may_be_s
         assert [load_settings(environ).rate(kind) for kind in KINDS[:2]] == ["", "5/second;100/hour"]
 
 
-@pytest.mark.parametrize("field", KINDS)
-@pytest.mark.parametrize(
-    "value", ["600", "often", "0/minute", "-1/minute", ";", "5/minute per client", SECRET]
-)
-def test_what_is_no_rate_is_refused_with_what_to_write(field: str, value: str) -> None:
-    name = f"POSTFACTA_RATE_{field.upper()}"
-    text = refusal({name: value})
-    assert text.startswith(f"{name}: cannot be read as a rate: write 600/minute")
-    assert value not in text.replace("600/minute, or 10/second;1000/hour;", "")
+NO_RATES = ["600", "often", "0/minute", "-1/minute", ";", "5/minute per client", SECRET]
+
+
+def test_what_is_no_rate_is_refused_with_what_to_write() -> None:
+    with every() as case:
+        for field, value in product(KINDS, NO_RATES):
+            with case(field, value):
+                name = f"POSTFACTA_RATE_{field.upper()}"
+                text = refusal({name: value})
+                assert text.startswith(f"{name}: cannot be read as a rate: write 600/minute")
+                assert value not in text.replace("600/minute, or 10/second;1000/hour;", "")
 
 
 def test_a_rate_that_no_clock_can_count_with_is_refused() -> None:
@@ -286,31 +307,40 @@ def test_trusted_proxies_are_networks_addresses_or_a_socket() -> None:
     assert listed.trusted_proxies == ("10.0.0.0/8", "::1", "unix")
 
 
-@pytest.mark.parametrize(
-    "value", ["proxy.example", "10.0.0.300", "10.0.0.1/8", "0.0.0.0/0", "::/0", "*", SECRET]
-)
-def test_what_is_no_network_to_trust_is_named_by_its_place(value: str) -> None:
-    text = refusal({"POSTFACTA_TRUSTED_PROXIES": f"10.0.0.0/8, {value}"})
-    assert text.startswith("POSTFACTA_TRUSTED_PROXIES: entry 2 is no network to trust: write 10.0.0.0/8")
-    assert value not in text
+NO_NETWORKS = ["proxy.example", "10.0.0.300", "10.0.0.1/8", "0.0.0.0/0", "::/0", "*", SECRET]
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        f"valkey://:{SECRET}@127.0.0.1",
-        f"async+valkey://:{SECRET}@h:port",
-        f"async+valkey://:{SECRET}@[",
-        f"async+memory://{SECRET}",
-        SECRET,
-    ],
-)
-def test_what_is_no_store_is_refused_and_never_shown(value: str) -> None:
-    with pytest.raises(SettingsError) as caught:
-        load_settings({"POSTFACTA_RATE_STORE": value})
-    assert str(caught.value).startswith("POSTFACTA_RATE_STORE: is no store: write async+valkey://host:6379")
-    assert SECRET not in repr(caught.value)
-    assert caught.value.__suppress_context__
+def test_what_is_no_network_to_trust_is_named_by_its_place() -> None:
+    with every() as case:
+        for value in NO_NETWORKS:
+            with case(value):
+                text = refusal({"POSTFACTA_TRUSTED_PROXIES": f"10.0.0.0/8, {value}"})
+                assert text.startswith(
+                    "POSTFACTA_TRUSTED_PROXIES: entry 2 is no network to trust: write 10.0.0.0/8"
+                )
+                assert value not in text
+
+
+NO_STORES = [
+    f"valkey://:{SECRET}@127.0.0.1",
+    f"async+valkey://:{SECRET}@h:port",
+    f"async+valkey://:{SECRET}@[",
+    f"async+memory://{SECRET}",
+    SECRET,
+]
+
+
+def test_what_is_no_store_is_refused_and_never_shown() -> None:
+    with every() as case:
+        for value in NO_STORES:
+            with case(value):
+                with pytest.raises(SettingsError) as caught:
+                    load_settings({"POSTFACTA_RATE_STORE": value})
+                assert str(caught.value).startswith(
+                    "POSTFACTA_RATE_STORE: is no store: write async+valkey://host:6379"
+                )
+                assert SECRET not in repr(caught.value)
+                assert caught.value.__suppress_context__
 
 
 def test_shedding_is_on_and_may_only_look_on() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from postfacta_app.errors import IllegalTransitionError, InvalidFieldsError
 from postfacta_app.incidents.model import Move, Outcome, State, Status, check_time, move
+from tests.kit.every import every
 
 THEN, NOW = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
 OPEN, BUSY, RESOLVED, CLOSED = Status
@@ -36,39 +37,49 @@ def a_wish(to: Status) -> Move:
     return Move(to=to, reason="because", outcome=Outcome.DUPLICATE if to == CLOSED else None)
 
 
-@pytest.mark.parametrize("pair", list(product(Status, Status)))
-def test_exactly_the_moves_of_the_table_can_be_made(pair: tuple[Status, Status]) -> None:
-    start, to = pair
-    if start == to:
-        assert move(STATES[start], a_wish(to), NOW) is None
-    elif pair in MOVES:
-        assert move(STATES[start], a_wish(to), NOW) == MOVES[pair]
-    else:
-        with pytest.raises(IllegalTransitionError) as refused:
-            move(STATES[start], a_wish(to), NOW)
-        allowed = cast("list[Status]", refused.value.extra["allowed"])
-        assert {(start, there) for there in allowed} == {pair for pair in MOVES if pair[0] == start}
+def test_exactly_the_moves_of_the_table_can_be_made() -> None:
+    with every() as case:
+        for pair in product(Status, Status):
+            with case(*pair):
+                start, to = pair
+                if start == to:
+                    assert move(STATES[start], a_wish(to), NOW) is None
+                elif pair in MOVES:
+                    assert move(STATES[start], a_wish(to), NOW) == MOVES[pair]
+                else:
+                    with pytest.raises(IllegalTransitionError) as refused:
+                        move(STATES[start], a_wish(to), NOW)
+                    allowed = cast("list[Status]", refused.value.extra["allowed"])
+                    assert {(start, there) for there in allowed} == {
+                        pair for pair in MOVES if pair[0] == start
+                    }
 
 
-@pytest.mark.parametrize("start", [OPEN, BUSY, RESOLVED])
-def test_to_close_needs_an_outcome(start: Status) -> None:
-    with pytest.raises(InvalidFieldsError) as refused:
-        move(STATES[start], Move(to=CLOSED), NOW)
-    assert refused.value.errors[0].pointer == "/outcome"
+def test_to_close_needs_an_outcome() -> None:
+    with every() as case:
+        for start in [OPEN, BUSY, RESOLVED]:
+            with case(start):
+                with pytest.raises(InvalidFieldsError) as refused:
+                    move(STATES[start], Move(to=CLOSED), NOW)
+                assert refused.value.errors[0].pointer == "/outcome"
 
 
-@pytest.mark.parametrize("pair", [pair for pair in MOVES if pair[1] != CLOSED])
-def test_nothing_but_the_close_has_an_outcome(pair: tuple[Status, Status]) -> None:
-    with pytest.raises(InvalidFieldsError) as refused:
-        move(STATES[pair[0]], Move(to=pair[1], outcome=Outcome.FIXED, reason="because"), NOW)
-    assert refused.value.errors[0].pointer == "/outcome"
+def test_nothing_but_the_close_has_an_outcome() -> None:
+    with every() as case:
+        for pair in [pair for pair in MOVES if pair[1] != CLOSED]:
+            with case(*pair):
+                with pytest.raises(InvalidFieldsError) as refused:
+                    move(STATES[pair[0]], Move(to=pair[1], outcome=Outcome.FIXED, reason="because"), NOW)
+                assert refused.value.errors[0].pointer == "/outcome"
 
 
-@pytest.mark.parametrize("start", [RESOLVED, CLOSED])
-def test_to_reopen_needs_a_reason(start: Status) -> None:
-    with pytest.raises(InvalidFieldsError) as refused:
-        move(STATES[start], Move(to=BUSY), NOW)
-    assert refused.value.errors[0].pointer == "/reason"
+def test_to_reopen_needs_a_reason() -> None:
+    with every() as case:
+        for start in [RESOLVED, CLOSED]:
+            with case(start):
+                with pytest.raises(InvalidFieldsError) as refused:
+                    move(STATES[start], Move(to=BUSY), NOW)
+                assert refused.value.errors[0].pointer == "/reason"
 
 
 def test_a_time_may_lie_five_minutes_ahead_and_no_more() -> None:
