@@ -6,9 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, cast
-
-from limits import RateLimitItem, RateLimitItemPerSecond, parse_many
+from typing import TYPE_CHECKING, Final, cast
 
 from ..clock import MONOTONIC, Clock
 from ..events import (
@@ -36,6 +34,9 @@ from ..policy.ratelimit import (
 from ..validation import validation
 from .ratelimit_store import SharedStore
 
+if TYPE_CHECKING:
+    from limits import RateLimitItem
+
 __all__ = ["Charge", "RateLimiter", "Rates", "hit_all", "parse_rates"]
 
 Rates = str | Rate | Sequence[Rate]
@@ -55,6 +56,8 @@ def parse_rates(rates: Rates, *, field: str = "rates") -> tuple[Rate, ...]:
     if isinstance(rates, Rate):
         return (rates,)
     if isinstance(rates, str):
+        from limits import parse_many  # noqa: PLC0415 - see `ratelimit_store`
+
         with suppress(ValueError):
             return tuple(
                 Rate(amount=item.amount, period=float(item.get_expiry())) for item in parse_many(rates)
@@ -323,4 +326,6 @@ def _item(rate: Rate) -> RateLimitItem:
             "without a burst, and of whole seconds, where a store is shared",
             example="'100/minute'",
         )
+    from limits import RateLimitItemPerSecond  # noqa: PLC0415 - see `ratelimit_store`
+
     return RateLimitItemPerSecond(rate.amount, int(rate.period), namespace="POSTFACTA")

@@ -1,4 +1,7 @@
-"""Query a `limits` store shared by several processes, in bounded time, and pause while it is unavailable."""
+"""Query a `limits` store shared by several processes, in bounded time, and pause while it is unavailable.
+
+`limits` is imported when a store is made: that takes as long as a quarter of all else that `harden` imports.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,19 @@ import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Final, Literal, Self, get_args
+from typing import TYPE_CHECKING, Final, Literal, Self, get_args
 
 import anyio
-from limits import RateLimitItem
-from limits.aio.storage import Storage
-from limits.aio.strategies import STRATEGIES, RateLimiter
-from limits.errors import ConfigurationError
-from limits.storage import storage_from_string
 
 from ..clock import LUCK, MONOTONIC, WALL, Clock, Luck
 from ..policy.ratelimit import Decision, StoreWatch
 from ..policy.retry import Backoff
 from ..validation import validation
+
+if TYPE_CHECKING:
+    from limits import RateLimitItem
+    from limits.aio.storage import Storage
+    from limits.aio.strategies import RateLimiter
 
 __all__ = ["SharedStore", "Strategy"]
 
@@ -74,6 +77,8 @@ class SharedStore:
         clock: Clock = MONOTONIC,
         luck: Luck = LUCK,
     ) -> None:
+        from limits.aio.strategies import STRATEGIES  # noqa: PLC0415 - see above
+
         validation.one_of("SharedStore.strategy", strategy, _STRATEGIES)
         validation.seconds("SharedStore.timeout", timeout, example="timeout=0.05")
         validation.whole("SharedStore.max_calls", max_calls, example="max_calls=16")
@@ -192,6 +197,10 @@ class SharedStore:
 
 def _storage(storage: str | Storage) -> Storage:
     """Build the storage of an address. An address may hold a password, so no error repeats it."""
+    from limits.aio.storage import Storage  # noqa: PLC0415 - see above
+    from limits.errors import ConfigurationError  # noqa: PLC0415
+    from limits.storage import storage_from_string  # noqa: PLC0415
+
     built: object = storage
     if isinstance(storage, str):
         scheme = storage.partition("://")[0]

@@ -1,0 +1,38 @@
+"""Load the names of a package when they are first used (PEP 562)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+
+__all__ = ["lazy"]
+
+
+def lazy(
+    package: str, names: Mapping[str, tuple[str, ...]]
+) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    """Return `__getattr__` and `__dir__` for a package that imports nothing by itself.
+
+    A name becomes an attribute of the package at its first use, so that later uses cost nothing. Type checkers read
+    the same names from imports under `TYPE_CHECKING`; a test holds both lists together.
+
+    Args:
+        package: The package's `__name__`.
+        names: What each of its modules exports; the module is relative to the package.
+    """
+    homes = {name: module for module, exported in names.items() for name in exported}
+
+    def load(name: str) -> object:
+        if name not in homes:
+            raise AttributeError(
+                f"module {package!r} has no attribute {name!r}", name=name, obj=sys.modules[package]
+            )
+        found: object = getattr(import_module(f"{package}.{homes[name]}"), name)
+        setattr(sys.modules[package], name, found)
+        return found
+
+    def everything() -> list[str]:
+        return [*{**vars(sys.modules[package]), **homes}]
+
+    return load, everything
