@@ -1,1 +1,12 @@
-"""The reference app: an incident service on PostgreSQL, hardened by `postfacta_core`."""
+"""An incident service on PostgreSQL; its subcommands stand here, where no package of an extra is imported."""
+
+COMMANDS = {
+    "serve": "run the service (needs a migrated database)",
+    "migrate": "create or upgrade the tables (needs the owner role)",
+    "demo": "run everything on this machine, database included",
+    "admin": "create an administrator (needs a migrated database)",
+    "user": "list people, reset passwords, end sessions (needs a migrated database)",
+    "token": "create, list and revoke API tokens (needs a migrated database)",
+    "verify": "rebuild all timelines and compare their digests",
+    "doctor": "check the installation and suggest fixes",
+}

@@ -1,27 +1,70 @@
-"""The command `postfacta`, also as `python -m postfacta_app`."""
+"""The command `postfacta`, also as `python -m postfacta_app`: it imports a subcommand when that is run."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
+from typing import Final
+
+from postfacta_core import __version__
+
+from . import COMMANDS
 
 __all__ = ["main"]
 
+_START: Final = """\
+[app] and [slo] name the extra that a command needs: pip install "postfacta[app]"
+
+to try it:
+  postfacta demo        PostgreSQL, sample incidents and the service, on this machine
+
+to run it in production:
+  postfacta migrate     creates or upgrades the tables
+  postfacta admin create --email ada@example.org --name "Ada"
+  postfacta serve       listens on 127.0.0.1:8080
+  postfacta doctor      checks the installation
+
+Settings come from environment variables, such as POSTFACTA_DATABASE_DSN=postgresql://user@host/name, or from a file
+that POSTFACTA_DATABASE_DSN_FILE names. Exit codes: 0 success, 1 failure, 2 invalid usage or settings."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit code, 2 if the packages of the extra `app` are not installed."""
+    """Run one command; return the exit code, 2 if the packages of its extra are not installed."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if _named(words) == "slo":
+        from postfacta_core.slo.__main__ import main as slo  # noqa: PLC0415 - it needs its extra, and names it
+
+        return slo(words[1:])
     try:
-        from .cli import main as run  # noqa: PLC0415 - without the extra it cannot be imported
+        from .cli import main as run  # noqa: PLC0415 - it needs the extra
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if missing.startswith("postfacta"):
-            raise  # no extra has it
+            raise  # no extra provides it
         sys.stderr.write(
             "postfacta: this command needs an extra that is not installed: "
             f'pip install "postfacta[app]" (no module {missing})\n'
         )
         return 2
-    return run(argv)
+    return run(words)
+
+
+def _named(words: list[str]) -> str:
+    parser = argparse.ArgumentParser(
+        "postfacta",
+        description="Record operational incidents, their timelines and post-mortems.",
+        epilog=_START,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"postfacta {__version__}")
+    commands = parser.add_subparsers(title="commands", dest="name", required=True, metavar="<command>")
+    for name, summary in COMMANDS.items():
+        commands.add_parser(name, help=f"{summary} [app]", add_help=False)
+    commands.add_parser(
+        "slo", help="objectives as code: generate, check, report, budget [slo]", add_help=False
+    )
+    return str(parser.parse_args(words[:1]).name)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command line: serve, migrate, demo, admin, user, token, verify, doctor, slo."""
+"""The subcommands of the service: serve, migrate, demo, admin, user, token, verify, doctor."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from postfacta_core.clock import WALL
 from postfacta_core.errors import ResilienceError
 from postfacta_embedded import EmbeddedPostgresError
 
+from . import COMMANDS
 from .db import Unit
 from .errors import AppError, InvalidFieldsError
 from .identity.local import Passwords, add_token, add_user, mint
@@ -51,18 +52,6 @@ _OPERATOR = Principal(actor="operator", name="operator", role=Role.ADMIN)
 _MOST_DAYS = 3650
 _MOST_LISTED = 10_000
 
-_START = """\
-to look around:
-  postfacta demo        PostgreSQL, sample incidents and the service, on this machine
-
-to run it for real:
-  postfacta migrate     creates or upgrades the tables
-  postfacta admin create --email ada@example.org --name "Ada"
-  postfacta serve       listens on 127.0.0.1:8080
-  postfacta doctor      says whether all is well
-
-Settings come from the environment, such as POSTFACTA_DATABASE_DSN=postgresql://user@host/name, or from a file
-that POSTFACTA_DATABASE_DSN_FILE names. Exit codes: 0 done, 1 failed, 2 wrong usage or settings."""
 _EXAMPLES: Final = {
     "serve": """\
 Needs a database that `postfacta migrate` was run on. It may be away: the service starts, and is ready when it comes.
@@ -120,6 +109,7 @@ its schema, durability, connections and clock, and at what the server needs arou
 
 _Commands = Any
 """What `add_subparsers` returns; its class is private."""
+_Run = Callable[[argparse.Namespace], int]
 
 
 class _CommandError(Exception):
@@ -137,17 +127,11 @@ _FAILURES = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(words: Sequence[str]) -> int:
     """Run one command; return the exit code."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    if words[:1] == ["slo"]:
-        from postfacta_core.slo.__main__ import main as slo  # noqa: PLC0415 - the other commands need none of it
-
-        return slo(words[1:])
     args = _parser().parse_args(words)
-    run: Callable[[argparse.Namespace], int] = args.run
     try:
-        return run(args)
+        return int(args.run(args))
     except (SettingsError, InvalidFieldsError) as error:
         return _complain(error, 2)
     except _FAILURES as error:
@@ -175,35 +159,28 @@ def _say(text: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "postfacta",
-        description="Keep the history of operational incidents.",
-        epilog=_START,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="<command>")
-    serving = _command(commands, "serve", "run the service; needs a migrated database", run=_serve)
+    parser = argparse.ArgumentParser("postfacta")
+    commands = parser.add_subparsers(required=True, metavar="<command>")
+    serving = _command(commands, "serve", run=_serve)
     serving.add_argument(
         "--dev", action="store_true", help="as on a developer's machine: local, with debug logs"
     )
-    _command(commands, "migrate", "create or upgrade the tables; needs their owner's rights", run=_migrate)
-    demo = _command(commands, "demo", "run everything on this machine; needs nothing", run=_demo)
-    _admin(_group(commands, "admin", "create an administrator; needs a migrated database"))
-    _user(_group(commands, "user", "list people, reset passwords, end sessions; needs a migrated database"))
-    _token(_group(commands, "token", "create, list and revoke API tokens; needs a migrated database"))
-    verifying = _command(commands, "verify", "rebuild all timelines, and compare their digests", run=_verify)
+    _command(commands, "migrate", run=_migrate)
+    demo = _command(commands, "demo", run=_demo)
+    _admin(_group(commands, "admin"))
+    _user(_group(commands, "user"))
+    _token(_group(commands, "token"))
+    verifying = _command(commands, "verify", run=_verify)
     verifying.add_argument(
         "--metrics-file", type=Path, help="write the numbers there, for node_exporter's textfile collector"
     )
-    doctor = _command(commands, "doctor", "say whether all is well, and what to do if not", run=_doctor)
+    doctor = _command(commands, "doctor", run=_doctor)
     doctor.add_argument(
         "--server",
         choices=SERVERS,
         default="uvicorn",
         help="what is to run it (%(default)s, as `serve` does)",
     )
-    # Its own words are for the library: this is for the list of commands.
-    commands.add_parser("slo", help="objectives as code: generate, check, report, budget", add_help=False)
     for command in (serving, demo, doctor):
         command.add_argument("--host", help="address to listen on (POSTFACTA_HOST, else 127.0.0.1)")
         command.add_argument(
@@ -213,13 +190,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(
-    commands: _Commands,
-    name: str,
-    summary: str,
-    *,
-    run: Callable[[argparse.Namespace], int],
-    examples: str = "",
+    commands: _Commands, name: str, summary: str = "", *, run: _Run, examples: str = ""
 ) -> argparse.ArgumentParser:
+    summary = summary or COMMANDS[name]
     command: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
@@ -231,9 +204,9 @@ def _command(
     return command
 
 
-def _group(commands: _Commands, name: str, summary: str) -> _Commands:
+def _group(commands: _Commands, name: str) -> _Commands:
     group: argparse.ArgumentParser = commands.add_parser(
-        name, help=summary, epilog=_EXAMPLES[name], formatter_class=argparse.RawDescriptionHelpFormatter
+        name, epilog=_EXAMPLES[name], formatter_class=argparse.RawDescriptionHelpFormatter
     )
     return group.add_subparsers(title="commands", required=True, metavar="<command>")
 
@@ -251,7 +224,7 @@ def _admin(commands: _Commands) -> None:
 
 
 def _user(commands: _Commands) -> None:
-    named: Sequence[tuple[str, str, Callable[[argparse.Namespace], int]]] = (
+    named: Sequence[tuple[str, str, _Run]] = (
         ("list", "list people", _list_users),
         ("reset-password", "replace a password by a new one, and end all sessions", _reset_password),
         ("sessions", "list a person's sessions", _list_sessions),

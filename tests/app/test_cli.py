@@ -15,7 +15,7 @@ import httpx2
 import pytest
 from argon2 import PasswordHasher
 
-from postfacta_app.cli import main
+from postfacta_app.__main__ import main
 from postfacta_app.migrations import HEAD
 from tests.pg import fetch_value
 
@@ -50,15 +50,17 @@ def test_the_help_lists_each_command_with_what_it_needs_and_begins_with_the_demo
 ) -> None:
     text = re.sub(r"\s+", " ", help_of(capsys))
     for line in (
-        "serve run the service; needs a migrated database",
-        "migrate create or upgrade the tables; needs their owner's rights",
-        "demo run everything on this machine; needs nothing",
-        "admin create an administrator; needs a migrated database",
-        "user list people, reset passwords, end sessions; needs a migrated database",
-        "token create, list and revoke API tokens; needs a migrated database",
-        "verify rebuild all timelines, and compare their digests",
-        "doctor say whether all is well, and what to do if not",
-        "Exit codes: 0 done, 1 failed, 2 wrong usage or settings.",
+        "serve run the service (needs a migrated database) [app]",
+        "migrate create or upgrade the tables (needs the owner role) [app]",
+        "demo run everything on this machine, database included [app]",
+        "admin create an administrator (needs a migrated database) [app]",
+        "user list people, reset passwords, end sessions (needs a migrated database) [app]",
+        "token create, list and revoke API tokens (needs a migrated database) [app]",
+        "verify rebuild all timelines and compare their digests [app]",
+        "doctor check the installation and suggest fixes [app]",
+        "slo objectives as code: generate, check, report, budget [slo]",
+        'pip install "postfacta[app]"',
+        "Exit codes: 0 success, 1 failure, 2 invalid usage or settings.",
     ):
         assert line in text
     assert text.index("postfacta demo") < text.index("postfacta migrate")

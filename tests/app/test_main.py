@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+import postfacta_core
+from postfacta_app import COMMANDS
 from postfacta_app.__main__ import main
 
 
@@ -44,8 +48,33 @@ def test_a_module_of_our_own_that_is_missing_is_no_extra(monkeypatch: pytest.Mon
         main(["serve"])
 
 
-def test_with_all_there_the_words_are_handed_on(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["dance"]])
+def test_help_version_and_usage_import_no_subcommand(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without(monkeypatch, "postfacta_app.cli")
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "postfacta" in "".join(capsys.readouterr())
+
+
+def test_the_version_stands_in_one_place(capsys: pytest.CaptureFixture[str]) -> None:
+    stated = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["version"]
     with pytest.raises(SystemExit) as ended:
-        main(["--help"])
+        main(["--version"])
     assert ended.value.code == 0
-    assert "serve" in capsys.readouterr().out
+    assert capsys.readouterr().out == f"postfacta {stated}\n"
+    assert postfacta_core.__version__ == stated
+
+
+def test_slo_takes_the_words_after_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["slo", "report", "--prometheus", "http://127.0.0.1:9", "--file", "no.yaml"]) == 1
+    assert "no.yaml" in capsys.readouterr().err
+
+
+def test_each_listed_command_has_its_own_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in COMMANDS:
+        with pytest.raises(SystemExit) as ended:
+            main([name, "--help"])
+        assert ended.value.code == 0
+        assert f"usage: postfacta {name} " in capsys.readouterr().out
