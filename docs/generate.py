@@ -26,9 +26,9 @@ from importlib import import_module
 from itertools import pairwise
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Final
+from types import ModuleType
+from typing import Any, Final, Protocol
 
-import postfacta_core
 from postfacta_app.app import route_rules
 from postfacta_app.identity.guard import Guard
 from postfacta_app.identity.postgres import PostgresIdentity
@@ -40,7 +40,7 @@ from postfacta_app.routes import Rule
 from postfacta_app.settings import load_settings
 from postfacta_app.web.render import Pages
 from postfacta_app.web.stale import StaleAnswers
-from postfacta_core import Bulkhead, CircuitBreaker, Fallback, Hedge, Mode, Retry, asgi, errors
+from postfacta_core import Bulkhead, CircuitBreaker, Fallback, Hedge, Mode, Retry, errors
 from postfacta_core.aio.database import Database
 from postfacta_core.events import Event, PolicyCreated, Sample
 from postfacta_core.policy.overload import OverloadLimiter
@@ -48,7 +48,7 @@ from postfacta_core.policy.ratelimit import DECISIONS
 from postfacta_core.telemetry.catalogue import INSTRUMENTS, Instrument
 from postfacta_core.telemetry.policies import POLICY_METRICS, RUNTIME_METRICS
 
-__all__ = ["PAGES", "Doc", "documented", "group_of", "parse", "render", "renew"]
+__all__ = ["FACES", "PAGES", "Doc", "documented", "group_of", "list_entries", "parse", "render", "renew"]
 
 ROOT: Final = Path(__file__).parent.parent
 _RESULTS: Final = "benchmarks/results/policies.json"
@@ -57,25 +57,34 @@ _WIDTH: Final = 100
 PAGES: Final = (
     "docs/reference/policies.md",
     "docs/reference/harden.md",
+    "docs/reference/services.md",
+    "docs/reference/middlewares.md",
+    "docs/reference/errors.md",
+    "docs/reference/events.md",
+    "docs/reference/testing.md",
+    "docs/reference/embedded.md",
     "docs/reference/metrics.md",
     "docs/reference/api.md",
     "docs/explanation/resilience.md",
+    # After the others, since it links to their entries.
+    "docs/reference/core.md",
 )
 """The pages that have marks; what is between two of them is made here, and all else by hand."""
 
-# What a newcomer may meet in a signature, and would look up in vain.
-_TYPES: Final = (
-    *("clock.Clock", "aio.pipeline.Guard", "policy.hedge.HedgeDelay", "asgi.ratelimit.Key"),
-    *("clock.Luck", "events.Observer", "asgi.concurrency.PriorityOf"),
-    *("aio.ratelimit.Rates", "asgi._problem.Render", "policy.retry.Retryable"),
-    *("aio.ratelimit_store.Strategy", "policy.retry.Throttled"),
+FACES: Final = (
+    *("postfacta_core", "postfacta_core.asgi", "postfacta_core.testing", "postfacta_core.errors"),
+    *("postfacta_core.events", "postfacta_core.context", "postfacta_core.clock", "postfacta_core.logs"),
+    *("postfacta_core.otlp", "postfacta_core.aio.database", "postfacta_embedded"),
 )
+"""The modules to import from: each name in their `__all__` has an entry in the reference."""
 _MARKED: Final = re.compile(
     r"^(<!-- made by docs/generate\.py: (\w+)([^\n]*) -->\n).*?^<!-- end -->$", re.MULTILINE | re.DOTALL
 )
 _HEADING: Final = re.compile(r"^### (\w+)$", re.MULTILINE)
 # Code and links are passed over.
 _NAME: Final = re.compile(r"```.*?```|^    .*?$|\[`\w+`\]|`(\w+)`", re.MULTILINE | re.DOTALL)
+_SECTIONS: Final = re.compile(r"^(#+) (.+)\n((?:(?!#).*\n)*)", re.MULTILINE)
+_LINK: Final = re.compile(r"\[(`\w+`)\]\(#\w+\)")
 # It is a header field too, and mostly so where it is spoken of.
 _AMBIGUOUS: Final = {"RateLimit"}
 # Called by other parts of the library, and not by those who use it.
@@ -84,9 +93,11 @@ _INNER: Final = {
     *("headers_fit", "declared_body_fits", "body_fits", "next_chunk_due"),
 }
 
-_SECTION: Final = re.compile(r"(Args|Attributes|Raises):")
+_SECTION: Final = re.compile(r"(Args|Attributes|Returns|Raises):")
+# It has a text and no entries.
+_RETURNS: Final = re.compile(r"^Returns:\n((?: {4}.+\n?)+)", re.MULTILINE)
 _FACTORY: Final = re.compile(r"field\(default_factory=(?:lambda: (.+)|(\w+))\)")
-_ENTRY: Final = re.compile(r"    (\*{0,2}\w+): (.+)")
+_ENTRY: Final = re.compile(r"    (\*{0,2}[\w.]+): (.+)")
 _MORE: Final = " " * 8
 _Rows = Sequence[tuple[str, str]]
 
@@ -113,7 +124,10 @@ def parse(docstring: str | None) -> Doc:
     prose: list[str] = []
     sections: dict[str, dict[str, str]] = {}
     last = ""
-    for line in inspect.cleandoc(docstring or "").splitlines():
+    text = _RETURNS.sub(
+        lambda it: f"Returns:\n    it: {' '.join(it[1].split())}\n", inspect.cleandoc(docstring or "")
+    )
+    for line in text.splitlines():
         entries = next(reversed(sections.values()), None)
         if found := _SECTION.fullmatch(line):
             sections[found[1]] = {}
@@ -170,10 +184,15 @@ def _table(first: str, second: str, rows: _Rows) -> str:
 
 def _import(kind: type[object]) -> str:
     """Write where it comes from, and the signature if it can be made."""
-    faces = (postfacta_core, asgi)
-    home = next((face.__name__ for face in faces if kind.__name__ in face.__all__), kind.__module__)
-    made = "" if issubclass(kind, Enum) else f"\n\n{_signature(kind, kind.__name__)}"
-    return f"```text\nfrom {home} import {kind.__name__}{made}\n```"
+    is_made = not issubclass(kind, Enum) and Protocol not in kind.__bases__
+    signature = f"\n\n{_signature(kind, kind.__name__)}" if is_made else ""
+    return f"```text\n{_from(kind.__name__, kind, kind.__module__)}{signature}\n```"
+
+
+def _from(name: str, value: object, module: str) -> str:
+    """Write how a name is imported: from the first face that has it, or else from its module."""
+    home = next((face for face in FACES if getattr(import_module(face), name, None) is value), module)
+    return f"from {home} import {name}"
 
 
 def _signature(kind: Callable[..., object], called: str) -> str:
@@ -249,24 +268,31 @@ def _invocation(name: str, function: Callable[..., object]) -> str:
 
 
 def _classes(asked: str) -> str:
-    module_name, *names = asked.split()
-    module = import_module(f"postfacta_core.{module_name}")
+    module, names = _asked_of(asked)
     return "\n\n".join(render(getattr(module, name)) for name in names)
 
 
+def _asked_of(asked: str) -> tuple[ModuleType, Sequence[str]]:
+    """Import the module that a mark names, of the core unless it names a package; return it and the names."""
+    module, *names = asked.split()
+    return import_module(module if module.startswith("postfacta_") else f"postfacta_core.{module}"), names
+
+
 def _functions(asked: str) -> str:
-    module_name, *names = asked.split()
-    module = import_module(f"postfacta_core.{module_name}")
+    module, names = _asked_of(asked)
     return "\n\n".join(_function(name, attrgetter(name)(module)) for name in names)
 
 
 def _function(name: str, function: Callable[..., object]) -> str:
     doc = parse(function.__doc__)
     arguments, errors_ = (_rows(doc.sections.get(section, {})) for section in ("Args", "Raises"))
+    imported = "" if "." in name else f"{_from(name, function, function.__module__)}\n\n"
+    returned = doc.sections.get("Returns", {}).get("it", "")
     parts = (
-        f"### {name}\n\n```text\n{_signature(function, name)}\n```",
+        f"### {name}\n\n```text\n{imported}{_signature(function, name)}\n```",
         doc.prose,
         _table("argument", "what it is", arguments),
+        f"Returns: {returned}" if returned else "",
         _table("it raises", "when", errors_),
     )
     return "\n\n".join(part for part in parts if part)
@@ -279,28 +305,50 @@ def _errors(_asked: str) -> str:
     return f"```text\n{drawn[0]}```"
 
 
-def _types(_asked: str) -> str:
-    return _table("name", "what it is", [_type(path) for path in _TYPES])
+def _values(asked: str) -> str:
+    """Write an entry for each alias or constant."""
+    module, names = _asked_of(asked)
+    parts: list[str] = []
+    for name in names:
+        source, means = _assigned(module, name)
+        imported = _from(name, getattr(module, name), module.__name__)
+        parts.append(f"### {name}\n\n```text\n{imported}\n\n{name} = {source}\n```\n\n{means.prose}")
+    return "\n\n".join(parts)
 
 
-def _type(path: str) -> tuple[str, str]:
-    """Describe an alias by its value, and a protocol by its docstring."""
-    module_name, _, name = path.rpartition(".")
-    module = import_module(f"postfacta_core.{module_name}")
-    value = getattr(module, name)
-    if isinstance(value, type):
-        return f"`{name}`", f"{parse(value.__doc__).summary} A protocol of `{module_name}`."
+def _assigned(module: ModuleType, name: str) -> tuple[str, Doc]:
+    """Read what a module assigns to a name, and the docstring below."""
     for node, below in pairwise(ast.parse(inspect.getsource(module)).body):
-        if (
-            isinstance(node, ast.Assign)
-            and ast.unparse(node.targets[0]) == name
-            and isinstance(below, ast.Expr)
-        ):
-            means = parse(ast.literal_eval(below.value)).summary
-            stands_for = ast.unparse(node.value).replace("'", '"')
-            return f"`{name}`", f"`{stands_for}`: {means[0].lower()}{means[1:]}"
-    msg = f"{path} has no docstring below it"
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or not isinstance(below, ast.Expr):
+            continue
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        if ast.unparse(target) == name and node.value is not None:
+            source = " ".join(ast.unparse(node.value).split()).replace("'", '"')
+            return source, parse(ast.literal_eval(below.value))
+    msg = f"{module.__name__}.{name} has no docstring below it"
     raise ValueError(msg)
+
+
+def list_entries() -> Mapping[str, tuple[str, str]]:
+    """List the entries of the reference by name: the page with the anchor, and the first paragraph."""
+    found: dict[str, tuple[str, str]] = {}
+    for page in PAGES[:-1]:
+        seen: dict[str, int] = {}
+        for level, title, text in _SECTIONS.findall((ROOT / page).read_text()):
+            slug = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+            number = seen[slug] = seen.get(slug, -1) + 1
+            prose = _LINK.sub(r"\1", text.partition("\n```\n\n")[2].partition("\n\n")[0])
+            link = f"{Path(page).name}#{slug}{f'-{number}' * (number > 0)}"
+            if level == "###":
+                found.setdefault(title, (link, prose.partition("\n<!--")[0].replace("\n", " ")))
+    return found
+
+
+def _names(asked: str) -> str:
+    """Write the table of all that a face exports, each name with a link to its entry."""
+    known = list_entries()
+    names: Sequence[str] = import_module(asked.strip()).__all__
+    return _table("name", "what it is", [(f"[`{name}`]({known[name][0]})", known[name][1]) for name in names])
 
 
 def _label_values() -> Mapping[tuple[str, str], Sequence[str]]:
@@ -516,7 +564,8 @@ _MAKERS: Final[Mapping[str, Callable[[str], str]]] = {
     "metrics": _metrics,
     "business": _business,
     "runtime": _runtime,
-    "types": _types,
+    "names": _names,
+    "values": _values,
 }
 
 

@@ -363,6 +363,7 @@ Event = (
     | StoreChanged
     | LoopLagged
 )
+"""Any of the records: match on its class."""
 
 
 class Observer(Protocol):

@@ -9,7 +9,16 @@ __all__ = ["ASGIApp", "Message", "Receive", "Scope", "Send"]
 
 # The values are whatever ASGI says they are; no narrower type is true.
 Scope = MutableMapping[str, Any]
+"""What ASGI says of a connection: its type, path, headers."""
+
 Message = MutableMapping[str, Any]
+"""One event of ASGI, with its `type`."""
+
 Receive = Callable[[], Awaitable[Message]]
+"""Wait for the next message from the client or the server."""
+
 Send = Callable[[Message], Awaitable[None]]
+"""Send a message to the client or the server."""
+
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+"""An ASGI application, version 3: called once for each connection."""
