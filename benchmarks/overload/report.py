@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.overload.plot import Panel, write
 
-__all__ = ["ceiling", "keep", "line", "missed", "renew", "table"]
+__all__ = ["RESULTS", "ceiling", "draw", "keep", "line", "missed", "renew", "table"]
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "overload.json"
@@ -129,7 +129,7 @@ def keep(rows: Sequence[Row]) -> None:
         ]
     )
     renew("measured", text)
-    _draw(rows)
+    draw(rows)
 
 
 def renew(part: str, text: str) -> None:
@@ -140,7 +140,8 @@ def renew(part: str, text: str) -> None:
     PAGE.write_text(before + first + text + last + after)
 
 
-def _draw(rows: Sequence[Row]) -> None:
+def draw(rows: Sequence[Row], file: Path = PICTURE) -> None:
+    """Write the picture of all runs."""
     panels: list[Panel] = []
     for server, handler in dict.fromkeys((row["server"], row["handler"]) for row in rows):
         lines = {
@@ -162,7 +163,7 @@ def _draw(rows: Sequence[Row]) -> None:
                 ticks=(1, 2, 5, 10),
             )
         )
-    write(PICTURE, panels)
+    write(file, panels)
 
 
 def _kind(row: Row) -> tuple[str, str, str]:
