@@ -1,0 +1,80 @@
+"""Hosted CI is checked before it is pushed: by its schema and by zizmor, offline; and both find what is broken."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GITHUB = Path(__file__).parent.parent.parent / ".github"
+CI = (GITHUB / "workflows/ci.yml").read_text()
+SCHEMAS = {
+    "workflows/*.yml": "github-workflows",
+    "dependabot.yml": "dependabot",
+    "ISSUE_TEMPLATE/config.yml": "github-issue-config",
+    "ISSUE_TEMPLATE/[!c]*.yml": "github-issue-forms",
+}
+PINNED = "actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1 # v7.0.1"
+RUN = "- run: make docs PYTHON=python"
+
+pytestmark = pytest.mark.usefixtures("programs")
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)  # noqa: S603 - both are ours
+
+
+def schema(name: str, *files: Path) -> subprocess.CompletedProcess[str]:
+    """Validate files by a schema that the package brings."""
+    return run(
+        sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{name}", *map(str, files)
+    )
+
+
+def zizmor(where: Path) -> subprocess.CompletedProcess[str]:
+    """Audit workflows without asking any host."""
+    program = shutil.which("zizmor", path=Path(sys.executable).parent) or "zizmor"
+    return run(program, "--offline", "--no-progress", "--persona", "pedantic", str(where))
+
+
+def test_every_file_of_the_forge_matches_its_schema() -> None:
+    checked = 0
+    for pattern, name in SCHEMAS.items():
+        files = sorted(GITHUB.glob(pattern))
+        done = schema(name, *files)
+        assert done.returncode == 0, done.stdout + done.stderr
+        checked += len(files)
+    assert checked == len(list(GITHUB.rglob("*.yml")))
+
+
+def test_zizmor_finds_nothing_in_the_workflows() -> None:
+    done = zizmor(GITHUB)
+    assert (done.returncode, "No findings" in done.stdout) == (0, True), done.stdout + done.stderr
+
+
+BROKEN = {
+    "unpinned-uses": (PINNED, "actions/checkout@v7"),
+    "template-injection": (RUN, "- run: echo ${{ github.event.pull_request.title }}"),
+    "excessive-permissions": ("permissions: {}", "permissions: write-all"),
+    "artipacked": ("persist-credentials: false", "fetch-depth: 1"),
+}
+
+
+def test_zizmor_finds_each_break(tmp_path: Path) -> None:
+    for audit, (sound, broken) in BROKEN.items():
+        file = tmp_path / audit / ".github/workflows/ci.yml"
+        file.parent.mkdir(parents=True)
+        assert sound in CI
+        file.write_text(CI.replace(sound, broken, 1))
+        done = zizmor(file)
+        assert done.returncode > 10, audit
+        assert f"[{audit}]" in done.stdout, done.stdout
+
+
+def test_the_schema_finds_a_job_without_a_runner(tmp_path: Path) -> None:
+    file = tmp_path / "ci.yml"
+    file.write_text(CI.replace("    runs-on: ubuntu-24.04\n", "", 1))
+    assert schema("github-workflows", file).returncode == 1
