@@ -72,7 +72,7 @@ def run(settings: Settings, *, server: str, say: Callable[[str], None]) -> int:
     findings = [
         *_look_at_settings(settings),
         _look_at_port(settings),
-        _look_at_files(settings),
+        _look_at_files(settings, server),
         *_look_at_server(settings, server),
         *anyio.run(_look_at_project, settings),
         *anyio.run(_look_at_database, settings),
@@ -116,8 +116,9 @@ def _look_at_port(settings: Settings) -> _Finding:
     return _Finding("port", "ok", f"{settings.port} of {settings.host} is free")
 
 
-def _look_at_files(settings: Settings) -> _Finding:
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+def _look_at_files(settings: Settings, server: str) -> _Finding:
+    # `postfacta serve` raises its limit by itself as far as it may.
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[server == "uvicorn"]
     needed = BACKLOG + settings.pool_max_size + _OTHER_FILES
     if allowed == resource.RLIM_INFINITY or allowed >= needed:
         return _Finding("files", "ok", f"room for {BACKLOG} connections")

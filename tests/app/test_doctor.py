@@ -331,9 +331,17 @@ def test_too_few_open_files_for_the_backlog_are_found(
     if hard != resource.RLIM_INFINITY and hard < allowed:
         pytest.skip("this machine's hard limit is lower still")
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    _, shown, text = doctor(capsys)
+    _, shown, text = doctor(capsys, "--server", "granian")
     assert shown["files"] == verdict
     assert ("ulimit -n" in text) == (verdict == "warn")
+
+
+@pytest.mark.usefixtures("set_open_files", "migrated")
+def test_a_low_limit_of_open_files_that_serve_raises_is_no_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, hard), hard))
+    expected = "ok" if hard == resource.RLIM_INFINITY or hard >= 2158 else "warn"
+    assert doctor(capsys)[1]["files"] == expected
 
 
 def test_a_server_that_gives_up_before_the_drain_ends_fails(
