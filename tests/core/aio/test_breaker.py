@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import gc
 import inspect
 import pickle
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -48,6 +47,7 @@ from tests.core.aio.breakers import (
     works,
 )
 from tests.core.aio.notes import Notes
+from tests.garbage import garbage
 from tests.kit.every import every
 
 pytestmark = pytest.mark.usefixtures("anyio_backend")
@@ -421,21 +421,7 @@ async def test_a_call_leaves_nothing_for_the_cyclic_collector(style: Style, heed
             await style(forced, works)
         notes.take()
 
-    # What other tests have left may come to an end meanwhile; what a call leaves is there each time.
-    assert min([await _garbage(once) for _ in range(3)]) == 0
-
-
-async def _garbage(once: Callable[[], Awaitable[object]], times: int = 200) -> int:
-    """Count the objects that only the cyclic collector can free, made by so many runs."""
-    await once()
-    gc.collect()
-    gc.disable()
-    try:
-        for _ in range(times):
-            await once()
-        return gc.collect()
-    finally:
-        gc.enable()
+    assert await garbage(once) == 0
 
 
 async def test_once_all_is_well_again_a_call_pays_for_nothing_but_itself() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from contextlib import suppress
 from dataclasses import replace
 
@@ -28,6 +27,7 @@ from postfacta_core.policy.breaker import Circuit, CircuitState
 from postfacta_core.testing import RecordingObserver
 from postfacta_embedded import EmbeddedPostgres
 from tests.core.aio.guarded import ECHO, IMPATIENT, ONE, PATIENT, TOUCHY, counts, guarded, time_out, tries
+from tests.garbage import garbage
 
 from .postgres import QUICK, Flapping, request_within, until_quiet, watcher
 
@@ -480,14 +480,7 @@ async def test_statements_leave_no_garbage_for_the_cyclic_collector(database_dsn
                     await database.fetchval(ONE)
             database.breaker.reset()
 
-        await all_of_them()
-        gc.collect()
-        gc.disable()
-        try:
-            await all_of_them()
-            assert gc.collect() == 0
-        finally:
-            gc.enable()
+        assert await garbage(all_of_them, 1) == 0
 
 
 @pytest.mark.parametrize(

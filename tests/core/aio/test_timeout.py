@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import math
 import sys
 import threading
@@ -21,6 +20,7 @@ from postfacta_core.clock import MONOTONIC
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.errors import DeadlineExceededError
 from postfacta_core.testing import ManualClock
+from tests.garbage import garbage
 
 SOON = 0.02
 LONG = 60.0
@@ -335,19 +335,13 @@ async def test_a_block_and_a_decorated_function_are_bounded() -> None:
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_ended_calls_leave_no_garbage_and_no_timer_each() -> None:
     timeout = Timeout(LONG)
-    with request_ending(asyncio.get_running_loop().time() + 30):
+
+    async def once() -> None:
         await timeout.call(nothing)
-    await timeout.call(nothing)
-    gc.collect()
-    gc.disable()
-    try:
-        for _ in range(100):
+        with request_ending(asyncio.get_running_loop().time() + 30):
             await timeout.call(nothing)
-            with request_ending(asyncio.get_running_loop().time() + 30):
-                await timeout.call(nothing)
-        assert gc.collect() == 0
-    finally:
-        gc.enable()
+
+    assert await garbage(once) == 0
     queue = timeout._queue  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     assert queue is not None
     assert queue.calls == {}

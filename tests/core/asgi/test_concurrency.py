@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 import anyio
@@ -30,6 +29,7 @@ from tests.core.asgi.concurrency import (
     raising,
     until,
 )
+from tests.garbage import garbage
 from tests.kit.every import every
 
 
@@ -348,20 +348,10 @@ async def test_a_request_leaves_nothing_for_the_cyclic_collector() -> None:
     app = LoadSheddingMiddleware(answer(200), Recording(10))
     refusing = full()
 
-    async def serve(scope: dict[str, Any]) -> None:
+    scope: dict[str, Any] = {"type": "http", "path": "/", "method": "GET", "headers": []}
+
+    async def once() -> None:
         await app(scope, _receive, _send)
         await refusing(scope, _receive, _send)
 
-    scope: dict[str, Any] = {"type": "http", "path": "/", "method": "GET", "headers": []}
-    for _ in range(5):
-        await serve(scope)
-    gc.collect()
-    gc.disable()
-    try:
-        await app(scope, _receive, _send)
-        for _ in range(20):
-            refusing.limiter.arrive(Priority.CRITICAL, 1.0)
-        await app(scope, _receive, _send)
-        assert gc.collect() == 0
-    finally:
-        gc.enable()
+    assert await garbage(once) == 0

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gc
-import math
 import threading
 import time
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Any
 
 import anyio
@@ -18,12 +17,13 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from postfacta_core.aio.deadline import RunningRequests, current_deadline, time_limit
-from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
+from postfacta_core.asgi._types import Message, Receive, Scope, Send
 from postfacta_core.asgi.context import ContextMiddleware
 from postfacta_core.asgi.deadline import DeadlineMiddleware
 from postfacta_core.events import RequestsOverdue
 from postfacta_core.testing import AsgiResponse, ManualClock, call_asgi
 from tests.core.asgi.deadlines import LATE, Log, Service, asgi, sleeping, until
+from tests.garbage import garbage
 
 
 async def test_the_answer_is_504_in_time_and_the_handler_has_ended_before_it_returns() -> None:
@@ -419,18 +419,6 @@ async def test_nothing_is_left_behind() -> None:
     assert len(anyio.get_running_tasks()) == before
 
 
-async def _garbage(app: ASGIApp, times: int) -> int:
-    await call_asgi(app)
-    gc.collect()
-    gc.disable()
-    try:
-        for _ in range(times):
-            await call_asgi(app)
-        return gc.collect()
-    finally:
-        gc.enable()
-
-
 @pytest.mark.parametrize("options", [{}, {"cancel_on_disconnect": True}, {"stream_timeout": 5.0}])
 async def test_a_request_leaves_nothing_for_the_cyclic_collector(options: dict[str, Any]) -> None:
     async def bare(scope: Scope, receive: Receive, send: Send) -> None:
@@ -440,24 +428,18 @@ async def test_a_request_leaves_nothing_for_the_cyclic_collector(options: dict[s
     service = Service(bare, **options)
     async with service.running_now():
         # A layer that made a circle would leave some objects each time.
-        assert await _garbage(service.app, 200) <= await _garbage(bare, 200) + 20
+        left = [await garbage(partial(call_asgi, app)) for app in (service.app, bare)]
+        assert left[0] <= left[1] + 20
 
 
 async def test_a_watched_or_cancelled_request_leaves_little_for_the_cyclic_collector() -> None:
     service = Service(sleeping(Log()), timeout=0.3, cancel_on_disconnect=True)
 
-    async def many(times: int) -> int:
-        gc.collect()
-        gc.disable()
-        try:
-            async with anyio.create_task_group() as tasks:
-                for _ in range(times):
-                    tasks.start_soon(service.get, "/")
-            return gc.collect()
-        finally:
-            gc.enable()
+    async def many(times: int) -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(times):
+                tasks.start_soon(service.get, "/")
 
     async with service.running_now():
-        few = await many(1)
-        assert (await many(41) - few) / 40 < 60
-    assert math.isfinite(few)
+        few, more = [await garbage(partial(many, times), 1) for times in (1, 41)]
+        assert (more - few) / 40 < 60
