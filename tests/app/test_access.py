@@ -21,6 +21,7 @@ from postfacta_app.web.render import Pages
 from postfacta_app.web.stale import StaleAnswers
 from postfacta_core.aio.database import Database
 from tests.app.live import NEW, Service, in_process
+from tests.kit.every import every
 
 Headers = dict[str, str]
 
@@ -190,12 +191,36 @@ async def callers(service: Service) -> dict[str, Headers]:
     }
 
 
+GROUPS = ("reads of the API", "writes of the API", "pages of an incident", "other pages", "forms")
+
+
+def group_of(route: str) -> str:
+    method, path = route.split()
+    if path.startswith("/api/"):
+        return "reads of the API" if method == "GET" else "writes of the API"
+    if method != "GET":
+        return "forms"
+    return "pages of an incident" if path.startswith("/incidents/") else "other pages"
+
+
+def test_every_route_is_in_one_group() -> None:
+    assert {group_of(route) for route in EXPECTED} == set(GROUPS)
+
+
 def test_every_route_of_the_table_has_an_expectation() -> None:
     assert {f"{rule.method} {rule.path}" for rule in table()} == EXPECTED.keys()
 
 
-@pytest.mark.parametrize("route", EXPECTED)
-async def test_a_route_lets_in_whom_the_design_says_and_nobody_else(service: Service, route: str) -> None:
+@pytest.mark.parametrize("group", GROUPS)
+async def test_a_route_lets_in_whom_the_design_says_and_nobody_else(service: Service, group: str) -> None:
+    with every() as case:
+        for route in EXPECTED:
+            if group == group_of(route):
+                with case(route):
+                    await assert_lets_in(service, route)
+
+
+async def assert_lets_in(service: Service, route: str) -> None:
     method, template = route.split()
     incident = await service.record(await service.as_role("responder"))
     ids = {

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from loadtests.mix import POSTFACTA, Ask, read_mix
+from tests.kit.every import every
 
 
 def test_without_paths_it_asks_for_what_postfacta_has() -> None:
@@ -39,33 +40,33 @@ def test_any_success_is_good_unless_a_status_is_named() -> None:
     assert [created.is_good(status) for status in (200, 201)] == [False, True]
 
 
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        ("", "list of requests"),
-        ("path: /a", "list of requests"),
-        ("[", "mix.yaml"),
-        ("[a]", "request 1: must have fields"),
-        ("[{path: /a}, {paths: /b}]", "request 2: 'paths' is no field; there are method, path"),
-        ("[{}]", "must begin with /"),
-        ("[{path: a}]", "must begin with /"),
-        ("[{path: '/a b'}]", "must begin with /"),
-        ("[{path: /a, share: 0}]", "share must be at least 1"),
-        ("[{path: /a, share: true}]", "share cannot be True"),
-        ("[{path: /a, share: '3'}]", "share cannot be '3'"),
-        ("[{path: /a, method: FETCH}]", "method must be one of GET"),
-        ("[{path: /a, expected: 99}]", "expected must be a status"),
-        ("[{path: /a, body: text}]", "body cannot be 'text'"),
-    ],
-)
-def test_a_wrong_file_is_refused_with_the_place_and_the_reason(
-    text: str, complaint: str, tmp_path: Path
-) -> None:
-    file = tmp_path / "mix.yaml"
-    file.write_text(text)
-    with pytest.raises(ValueError, match="mix") as caught:
-        read_mix([], file)
-    assert complaint in str(caught.value)
+WRONG = [
+    ("", "list of requests"),
+    ("path: /a", "list of requests"),
+    ("[", "mix.yaml"),
+    ("[a]", "request 1: must have fields"),
+    ("[{path: /a}, {paths: /b}]", "request 2: 'paths' is no field; there are method, path"),
+    ("[{}]", "must begin with /"),
+    ("[{path: a}]", "must begin with /"),
+    ("[{path: '/a b'}]", "must begin with /"),
+    ("[{path: /a, share: 0}]", "share must be at least 1"),
+    ("[{path: /a, share: true}]", "share cannot be True"),
+    ("[{path: /a, share: '3'}]", "share cannot be '3'"),
+    ("[{path: /a, method: FETCH}]", "method must be one of GET"),
+    ("[{path: /a, expected: 99}]", "expected must be a status"),
+    ("[{path: /a, body: text}]", "body cannot be 'text'"),
+]
+
+
+def test_a_wrong_file_is_refused_with_the_place_and_the_reason(tmp_path: Path) -> None:
+    with every() as case:
+        for text, complaint in WRONG:
+            with case(text, complaint):
+                file = tmp_path / "mix.yaml"
+                file.write_text(text)
+                with pytest.raises(ValueError, match="mix") as caught:
+                    read_mix([], file)
+                assert complaint in str(caught.value)
 
 
 def test_a_missing_file_a_wrong_path_and_both_at_once_are_refused(tmp_path: Path) -> None:

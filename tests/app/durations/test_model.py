@@ -36,6 +36,7 @@ from tests.app.timeline.worlds import (
     with_edits,
     worlds,
 )
+from tests.kit.every import every
 
 MINUTE = 60_000_000
 
@@ -130,13 +131,13 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("start", "end", "status", "seconds", "most"), CASES)
-def test_precision_decides_what_is_known(
-    start: Mark, end: Mark, status: Status, *, seconds: float | None, most: float | None
-) -> None:
-    found = measure(start, end, is_open=False)
-    assert (found.status, found.seconds, found.max_seconds) == (status, seconds, most)
-    assert found.precision == min(start.p, end.p, key=lambda precision: precision.rank)
+def test_precision_decides_what_is_known() -> None:
+    with every() as case:
+        for start, end, status, seconds, most in CASES:
+            with case(start, end):
+                found = measure(start, end, is_open=False)
+                assert (found.status, found.seconds, found.max_seconds) == (status, seconds, most)
+                assert found.precision == min(start.p, end.p, key=lambda precision: precision.rank)
 
 
 # Milestones

@@ -19,6 +19,7 @@ from postfacta_app.postmortems.content import (
 )
 from postfacta_app.postmortems.form import LISTS, SECTIONS, draft, entry_text, label, rows, shown, typed
 from postfacta_app.timeline.edits import EntryRef
+from tests.kit.every import every
 
 # What a form can hold: line breaks within, no space around any line, nothing but text.
 _LINE = st.text(
@@ -111,44 +112,69 @@ def test_rows_without_text_are_left_out_and_the_others_move_up() -> None:
     assert [row["slug"] for row in rows("factors", form)] == ["a", "b"]
 
 
-@pytest.mark.parametrize(
-    ("section", "fields", "names"),
-    [
-        ("impact", {"impact-users_affected": "many"}, {"impact-users_affected"}),
-        ("impact", {"impact-users_affected": "-1"}, {"impact-users_affected"}),
-        ("impact", {"impact-quantities-4-name": "orders", "impact-quantities-4-value": "x"}, {"impact-quantities-0-value"}),
-        ("impact", {"impact-quantities-0-value": "nan"}, {"impact-quantities-0-name", "impact-quantities-0-value"}),
-        ("trigger", {"trigger-kind": "load", "trigger-entry": "ci"}, {"trigger-entry"}),
-        ("trigger", {"trigger-kind": "load", "trigger-entry": "[" * 5000}, {"trigger-entry"}),
-        ("trigger", {"trigger-kind": "load", "trigger-entry": '["a"]'}, {"trigger-entry"}),
-        ("trigger", {"trigger-kind": "bad luck"}, {"trigger-kind"}),
-        ("factors", {"factors-0-slug": "No Canary"}, {"factors-0-slug", "factors-0-category", "factors-0-statement"}),
-        (
-            "factors",
-            {f"factors-{n}-{name}": text for n in (0, 1) for name, text in (("slug", "a"), ("category", "design"), ("statement", "s"))},
-            {"factors"},
-        ),
-        (
-            "factors",
-            {"factors-0-slug": "a", "factors-0-category": "design", "factors-0-statement": "s", "factors-0-evidence": "ci 1\nci"},
-            {"factors-0-evidence"},
-        ),
-        (
-            "factors",
-            {"factors-0-slug": "a", "factors-0-category": "design", "factors-0-statement": "s", "factors_none_found": "yes"},
-            {"factors"},
-        ),
-        ("surprises", {"surprises": "one\n" + "x" * 20_001}, {"surprises"}),
-        ("summary", {"summary": "x" * 20_001}, {"summary"}),
-    ],
-    ids=range(14),
-)  # fmt: skip
-def test_a_broken_rule_is_told_by_the_name_of_its_field(
-    section: str, fields: dict[str, str], names: set[str]
-) -> None:
-    with pytest.raises(InvalidFieldsError) as refused:
-        draft(Content(), section, typed(section, fields), message="")
-    assert {error.pointer for error in refused.value.errors} == names
+BROKEN: list[tuple[str, dict[str, str], set[str]]] = [
+    ("impact", {"impact-users_affected": "many"}, {"impact-users_affected"}),
+    ("impact", {"impact-users_affected": "-1"}, {"impact-users_affected"}),
+    (
+        "impact",
+        {"impact-quantities-4-name": "orders", "impact-quantities-4-value": "x"},
+        {"impact-quantities-0-value"},
+    ),
+    (
+        "impact",
+        {"impact-quantities-0-value": "nan"},
+        {"impact-quantities-0-name", "impact-quantities-0-value"},
+    ),
+    ("trigger", {"trigger-kind": "load", "trigger-entry": "ci"}, {"trigger-entry"}),
+    ("trigger", {"trigger-kind": "load", "trigger-entry": "[" * 5000}, {"trigger-entry"}),
+    ("trigger", {"trigger-kind": "load", "trigger-entry": '["a"]'}, {"trigger-entry"}),
+    ("trigger", {"trigger-kind": "bad luck"}, {"trigger-kind"}),
+    (
+        "factors",
+        {"factors-0-slug": "No Canary"},
+        {"factors-0-slug", "factors-0-category", "factors-0-statement"},
+    ),
+    (
+        "factors",
+        {
+            f"factors-{n}-{name}": text
+            for n in (0, 1)
+            for name, text in (("slug", "a"), ("category", "design"), ("statement", "s"))
+        },
+        {"factors"},
+    ),
+    (
+        "factors",
+        {
+            "factors-0-slug": "a",
+            "factors-0-category": "design",
+            "factors-0-statement": "s",
+            "factors-0-evidence": "ci 1\nci",
+        },
+        {"factors-0-evidence"},
+    ),
+    (
+        "factors",
+        {
+            "factors-0-slug": "a",
+            "factors-0-category": "design",
+            "factors-0-statement": "s",
+            "factors_none_found": "yes",
+        },
+        {"factors"},
+    ),
+    ("surprises", {"surprises": "one\n" + "x" * 20_001}, {"surprises"}),
+    ("summary", {"summary": "x" * 20_001}, {"summary"}),
+]
+
+
+def test_a_broken_rule_is_told_by_the_name_of_its_field() -> None:
+    with every() as case:
+        for section, fields, names in BROKEN:
+            with case(section, names):
+                with pytest.raises(InvalidFieldsError) as refused:
+                    draft(Content(), section, typed(section, fields), message="")
+                assert {error.pointer for error in refused.value.errors} == names
 
 
 def test_a_message_has_a_bound_too() -> None:

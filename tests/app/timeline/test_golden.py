@@ -14,7 +14,8 @@ import pytest
 from postfacta_app.timeline import rules
 from postfacta_app.timeline.model import Edit, Entry, Facts, Op, Precision, Signal
 from postfacta_app.timeline.rules import RULES, Place, build, sort_key
-from tests.app.timeline.goldens import FOLDER, Golden, goldens, outcome, rewrite, sealed, seals
+from tests.app.timeline.goldens import FOLDER, goldens, outcome, rewrite, sealed, seals
+from tests.kit.every import every
 
 SETS = goldens()
 
@@ -28,17 +29,21 @@ def test_there_are_twenty_sets_with_twenty_digests() -> None:
     assert len({it.expected["digest"] for it in SETS}) == 20
 
 
-@pytest.mark.parametrize("golden", [pytest.param(it, id=it.name) for it in SETS])
-def test_fixed_facts_keep_their_order_and_digest(golden: Golden) -> None:
-    assert outcome(golden.build()) == golden.expected, "restore the file, and raise RULES by one"
+def test_fixed_facts_keep_their_order_and_digest() -> None:
+    with every() as case:
+        for golden in SETS:
+            with case(golden.name):
+                assert outcome(golden.build()) == golden.expected, "restore the file, and raise RULES by one"
 
 
-@pytest.mark.parametrize("golden", [pytest.param(it, id=it.name) for it in SETS])
-def test_the_order_of_the_rows_changes_no_digest(golden: Golden) -> None:
-    # But for a key that came twice: the last one in its place is shown.
-    facts = golden.facts
-    turned = Facts(facts.signals, facts.changes[::-1], facts.annotations[::-1], facts.edits[::-1])
-    assert build(turned, **golden.options).digest == golden.expected["digest"]
+def test_the_order_of_the_rows_changes_no_digest() -> None:
+    with every() as case:
+        for golden in SETS:
+            # But for a key that came twice: the last one in its place is shown.
+            facts = golden.facts
+            turned = Facts(facts.signals, facts.changes[::-1], facts.annotations[::-1], facts.edits[::-1])
+            with case(golden.name):
+                assert build(turned, **golden.options).digest == golden.expected["digest"]
 
 
 def test_the_digests_of_a_version_are_sealed() -> None:
@@ -87,10 +92,12 @@ MUTANTS: dict[str, Key] = {
 }
 
 
-@pytest.mark.parametrize("mutant", MUTANTS)
-def test_another_order_is_seen_in_the_golden_digests(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules, "sort_key", MUTANTS[mutant])
-    assert digests() != [it.expected["digest"] for it in SETS]
+def test_another_order_is_seen_in_the_golden_digests(monkeypatch: pytest.MonkeyPatch) -> None:
+    with every() as case:
+        for name, mutant in MUTANTS.items():
+            monkeypatch.setattr(rules, "sort_key", mutant)
+            with case(name):
+                assert digests() != [it.expected["digest"] for it in SETS]
 
 
 def test_numbered_entries_stand_before_unnumbered_ones_of_their_source() -> None:

@@ -19,6 +19,7 @@ from postfacta_app.timeline.rules import build
 from postfacta_app.timeline.typed import read_edit, read_instant
 from postfacta_app.timeline.view import Line, Moment, Turn, anchor, clock, days, is_narrative, lines, stamp
 from tests.app.timeline.worlds import precisions, times, worlds
+from tests.kit.every import every
 
 DAY = datetime(2026, 2, 7, tzinfo=UTC)
 NAMESPACE = UUID(int=7)
@@ -179,34 +180,40 @@ def test_a_milestone_stands_before_what_happened_at_its_time_and_each_day_has_a_
     ]
 
 
-@pytest.mark.parametrize(
-    ("precision", "words"),
-    [
-        ("exact", "10:04:12"),
-        ("second", "10:04:12"),
-        ("minute", "≈10:04"),
-        ("hour", "≈10 h"),
-        ("day", "that day"),
-    ],
-)
-def test_a_clock_shows_no_more_than_is_known(precision: str, words: str) -> None:
-    assert clock(at("10:04:12"), Precision(precision)) == words
+CLOCKS = [
+    ("exact", "10:04:12"),
+    ("second", "10:04:12"),
+    ("minute", "≈10:04"),
+    ("hour", "≈10 h"),
+    ("day", "that day"),
+]
 
 
-@pytest.mark.parametrize(
-    ("ms", "words"),
-    [
-        (120_000, "+2 min"),
-        (-90_500, "\N{MINUS SIGN}1 min 30.5 s"),
-        (-400, "\N{MINUS SIGN}400 ms"),
-        (3_660_000, "+1 h 1 min"),
-        (0, ""),
-    ],
-)
-def test_a_shifted_clock_says_by_how_much(ms: int, words: str) -> None:
-    shifted = one(entry("10:04:12", t=at("10:04:12") + ms * 1000), decision(Op.CLOCK_OFFSET, source="ci"))
-    assert (shifted.shift, shifted.was) == (words, "")
-    assert bool(shifted.decided) == bool(ms)
+def test_a_clock_shows_no_more_than_is_known() -> None:
+    with every() as case:
+        for precision, words in CLOCKS:
+            with case(precision, words):
+                assert clock(at("10:04:12"), Precision(precision)) == words
+
+
+SHIFTS = [
+    (120_000, "+2 min"),
+    (-90_500, "\N{MINUS SIGN}1 min 30.5 s"),
+    (-400, "\N{MINUS SIGN}400 ms"),
+    (3_660_000, "+1 h 1 min"),
+    (0, ""),
+]
+
+
+def test_a_shifted_clock_says_by_how_much() -> None:
+    with every() as case:
+        for ms, words in SHIFTS:
+            with case(ms, words):
+                shifted = one(
+                    entry("10:04:12", t=at("10:04:12") + ms * 1000), decision(Op.CLOCK_OFFSET, source="ci")
+                )
+                assert (shifted.shift, shifted.was) == (words, "")
+                assert bool(shifted.decided) == bool(ms)
 
 
 def test_a_corrected_entry_shows_what_was_there_before_and_the_edits_that_count() -> None:
@@ -333,18 +340,20 @@ def test_a_length_is_shown_exactly_where_it_is_known(facts: Facts) -> None:
 # What people type
 
 
-@pytest.mark.parametrize(
-    ("text", "instant", "precision"),
-    [
-        ("2026-02-07", "2026-02-07T00:00:00.000000Z", "day"),
-        (" 2026-02-07 10:04 ", "2026-02-07T10:04:00.000000Z", "minute"),
-        ("2026-02-07 10:04+02:00", "2026-02-07T08:04:00.000000Z", "minute"),
-        ("2026-02-07T10:04:12Z", "2026-02-07T10:04:12.000000Z", "second"),
-        ("2026-02-07 10:04:12.5 UTC", "2026-02-07T10:04:12.500000Z", "exact"),
-    ],
-)
-def test_a_time_says_by_its_digits_how_closely_it_is_known(text: str, instant: str, precision: str) -> None:
-    assert read_instant(text) == {"at": instant, "precision": precision}
+TYPED = [
+    ("2026-02-07", "2026-02-07T00:00:00.000000Z", "day"),
+    (" 2026-02-07 10:04 ", "2026-02-07T10:04:00.000000Z", "minute"),
+    ("2026-02-07 10:04+02:00", "2026-02-07T08:04:00.000000Z", "minute"),
+    ("2026-02-07T10:04:12Z", "2026-02-07T10:04:12.000000Z", "second"),
+    ("2026-02-07 10:04:12.5 UTC", "2026-02-07T10:04:12.500000Z", "exact"),
+]
+
+
+def test_a_time_says_by_its_digits_how_closely_it_is_known() -> None:
+    with every() as case:
+        for text, instant, precision in TYPED:
+            with case(text, instant, precision):
+                assert read_instant(text) == {"at": instant, "precision": precision}
 
 
 @given(times, st.sampled_from([it for it in Precision if it is not Precision.HOUR]))
@@ -358,37 +367,41 @@ def test_a_time_that_is_sent_back_as_it_was_shown_means_the_same(t: int, precisi
 ENTRY = {"source": "ci", "id": "7", "reason": "By the log"}
 
 
-@pytest.mark.parametrize(
-    ("fields", "value"),
-    [
-        ({"op": "set_time", "value": ""}, None),
-        ({"op": "set_title", "value": "Deploy"}, {"title": "Deploy"}),
-        ({"op": "set_title", "value": " "}, None),
-        ({"op": "clock_offset", "value": "-90.5"}, {"ms": -90_500}),
-        ({"op": "clock_offset", "value": "+120"}, {"ms": 120_000}),
-        ({"op": "clock_offset", "value": "-0"}, {"ms": 0}),
-    ],
-)  # fmt: skip
-def test_an_edit_is_read_from_a_form(fields: dict[str, str], value: object) -> None:
-    edit = read_edit({**ENTRY, **fields})
-    assert not isinstance(edit, tuple)
-    assert edit.op == fields["op"]
-    assert edit.model_dump()["value"] == value
+EDITS: list[tuple[dict[str, str], object]] = [
+    ({"op": "set_time", "value": ""}, None),
+    ({"op": "set_title", "value": "Deploy"}, {"title": "Deploy"}),
+    ({"op": "set_title", "value": " "}, None),
+    ({"op": "clock_offset", "value": "-90.5"}, {"ms": -90_500}),
+    ({"op": "clock_offset", "value": "+120"}, {"ms": 120_000}),
+    ({"op": "clock_offset", "value": "-0"}, {"ms": 0}),
+]
 
 
-@pytest.mark.parametrize(
-    ("fields", "pointer"),
-    [
-        ({"op": "set_time", "value": "10:04"}, "/value"),
-        ({"op": "set_time", "value": "2026-02-07", "reason": ""}, "/reason"),
-        ({"op": "clock_offset", "value": "two"}, "/value"),
-        ({"op": "clock_offset", "value": "90000"}, "/value/ms"),
-        ({"op": "hide", "reason": ""}, "/reason"),
-        ({"op": "attach"}, "/op"),
-        ({"op": "milestone", "name": "lunch", "value": "2026-02-07"}, "/value/name"),
-    ],
-)  # fmt: skip
-def test_a_bad_edit_names_the_field(fields: dict[str, str], pointer: str) -> None:
-    errors = read_edit({**ENTRY, **fields})
-    assert isinstance(errors, tuple)
-    assert [error.pointer for error in errors] == [pointer]
+def test_an_edit_is_read_from_a_form() -> None:
+    with every() as case:
+        for fields, value in EDITS:
+            with case(fields, value):
+                edit = read_edit({**ENTRY, **fields})
+                assert not isinstance(edit, tuple)
+                assert edit.op == fields["op"]
+                assert edit.model_dump()["value"] == value
+
+
+BAD_EDITS = [
+    ({"op": "set_time", "value": "10:04"}, "/value"),
+    ({"op": "set_time", "value": "2026-02-07", "reason": ""}, "/reason"),
+    ({"op": "clock_offset", "value": "two"}, "/value"),
+    ({"op": "clock_offset", "value": "90000"}, "/value/ms"),
+    ({"op": "hide", "reason": ""}, "/reason"),
+    ({"op": "attach"}, "/op"),
+    ({"op": "milestone", "name": "lunch", "value": "2026-02-07"}, "/value/name"),
+]
+
+
+def test_a_bad_edit_names_the_field() -> None:
+    with every() as case:
+        for fields, pointer in BAD_EDITS:
+            with case(fields, pointer):
+                errors = read_edit({**ENTRY, **fields})
+                assert isinstance(errors, tuple)
+                assert [error.pointer for error in errors] == [pointer]
