@@ -191,16 +191,15 @@ async def callers(service: Service) -> dict[str, Headers]:
     }
 
 
-GROUPS = ("reads of the API", "writes of the API", "pages of an incident", "other pages", "forms")
+GROUPS = ("reads of one", "reads of many", "writes", "pages of one", "pages of many", "forms")
 
 
 def group_of(route: str) -> str:
     method, path = route.split()
-    if path.startswith("/api/"):
-        return "reads of the API" if method == "GET" else "writes of the API"
+    api = path.startswith("/api/")
     if method != "GET":
-        return "forms"
-    return "pages of an incident" if path.startswith("/incidents/") else "other pages"
+        return "writes" if api else "forms"
+    return f"{'reads' if api else 'pages'} of {'one' if '{' in path else 'many'}"
 
 
 def test_every_route_is_in_one_group() -> None:
