@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -117,11 +116,10 @@ async def test_a_prometheus_that_hangs_makes_no_page_wait(shared_app_dsn: str) -
         url = f"http://ada:hunter2@127.0.0.1:{silent.getsockname()[1]}"
         async with in_process(shared_app_dsn, prometheus_url=url) as service:
             viewer = HTML | await service.as_role("viewer")
-            began = time.monotonic()
             answer = await service.client.get("/reliability", headers=viewer)
-            # A question to it takes a second.
-            assert time.monotonic() - began < 0.9
             assert "Nothing has been read from" in answer.text
+            # It says so once a question to it has ended, after a second.
+            assert "did not answer in time" not in answer.text
             page = await until_told(service, "did not answer in time")
     assert "hunter2" not in page
     assert "success-rate did not fail" in page

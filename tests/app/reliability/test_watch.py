@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from postfacta_app.reliability.watch import Watch
@@ -70,8 +71,11 @@ async def test_a_fault_of_our_own_ends_neither_the_reading_nor_the_service(
 
 async def test_one_that_never_answers_does_not_hold_up_the_end() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        watch = Watch(Prometheus(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=1.0), "postfacta")
-        with anyio.fail_after(0.9):
+        silent.settimeout(PATIENCE / 2)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        watch = Watch(Prometheus(url, timeout=2 * PATIENCE), "postfacta")
+        with anyio.fail_after(PATIENCE):
             async with watch.running():
-                await anyio.sleep(0.05)
+                asked, _ = await anyio.to_thread.run_sync(silent.accept)
+        asked.close()
     assert watch.seen is None
