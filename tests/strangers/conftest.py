@@ -6,13 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.strangers.kit import Environments, build_wheel
+from tests.strangers.kit import Environments, build
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel of this checkout."""
-    return build_wheel(tmp_path_factory.mktemp("wheel"))
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Build the source distribution and the wheel of this checkout."""
+    return build(tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="session")
+def wheel(distributions: tuple[Path, Path]) -> Path:
+    """Return the wheel of this checkout."""
+    return distributions[1]
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from textwrap import dedent
 
 from tests.servers.serving import BIND, free_port, wait_for
 
-__all__ = ["Environment", "Environments", "Served", "build_wheel"]
+__all__ = ["Environment", "Environments", "Served", "build"]
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -21,13 +21,13 @@ BIN = Path(sys.executable).parent
 _KEPT = ("HOME", "LANG", "PATH", "TMPDIR", "UV_CACHE_DIR")
 
 
-def build_wheel(folder: Path) -> Path:
-    """Build the wheel of this checkout into a folder."""
+def build(folder: Path, tree: Path = ROOT, **variables: str) -> tuple[Path, Path]:
+    """Build the source distribution and the wheel of a tree into a folder, each from the tree itself."""
     _done(
-        [BIN / "python", "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, ROOT]
+        [BIN / "python", "-m", "hatchling", "build", "-d", folder], cwd=tree, env={**os.environ, **variables}
     )
-    (wheel,) = folder.glob("postfacta-*.whl")
-    return wheel
+    (source,), (wheel,) = folder.glob("postfacta-*.tar.gz"), folder.glob("postfacta-*.whl")
+    return source, wheel
 
 
 @dataclass(frozen=True)
@@ -146,18 +146,21 @@ class Environments:
         self._folder = folder
         self._made: dict[tuple[str, ...], Environment] = {}
 
-    def __call__(self, *packages: str, extras: Sequence[str] = ()) -> Environment:
+    def __call__(
+        self, *packages: str, extras: Sequence[str] = (), python: str = sys.executable
+    ) -> Environment:
         """Return an environment with the wheel and packages.
 
         Args:
             packages: Requirements besides the wheel, such as `fastapi`. Their versions are those that this checkout
                 is tested with; a package that it does not know is pinned here: `quart==0.20.0`.
             extras: Of the wheel, such as `postgres`.
+            python: The interpreter.
         """
-        key = (*sorted(packages), "|", *sorted(extras))
+        key = (*sorted(packages), "|", *sorted(extras), "|", python)
         if key not in self._made:
             folder = self._folder / f"env{len(list(self._folder.iterdir()))}"
-            _done([BIN / "uv", "venv", "-q", "--python", sys.executable, folder])
+            _done([BIN / "uv", "venv", "-q", "--python", python, folder])
             wanted = f"{self._wheel}[{','.join(extras)}]" if extras else str(self._wheel)
             constraints = ["-c", ROOT / "requirements/dev.txt"]
             _done(
@@ -172,8 +175,20 @@ def _clean(more: Mapping[str, str] | None) -> dict[str, str]:
     return {name: os.environ[name] for name in _KEPT if name in os.environ} | dict(more or {})
 
 
-def _done(command: Sequence[object], *, timeout: float = 120) -> None:
+def _done(
+    command: Sequence[object],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 120,
+) -> None:
     done = subprocess.run(  # noqa: S603 - our own tools
-        list(map(str, command)), capture_output=True, text=True, timeout=timeout, check=False
+        list(map(str, command)),
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
     )
     assert done.returncode == 0, done.stderr + done.stdout

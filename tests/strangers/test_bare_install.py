@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from postfacta_app import COMMANDS
 from tests.strangers.kit import Environments
 
 _APP = (
@@ -16,23 +18,34 @@ _SLO = (
 )
 
 
-@pytest.mark.parametrize(
-    ("command", "line"),
-    [
-        ("postfacta --help", _APP),
+def test_a_command_without_its_extra_names_it_in_one_line(environments: Environments, tmp_path: Path) -> None:
+    for command, line in (
+        *((f"postfacta {name} --help", _APP) for name in COMMANDS),
         ("postfacta serve", _APP),
-        ("python -m postfacta_app", _APP),
+        ("python -m postfacta_app serve", _APP),
+        ("postfacta slo", _SLO),
         ("python -m postfacta_core.slo", _SLO),
         ("python -m postfacta_core.slo --help", _SLO),
-    ],
-)
-def test_a_command_without_its_extra_names_it_in_one_line(
-    command: str, line: str, environments: Environments, tmp_path: Path
+    ):
+        done = environments().run(*command.split(), cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, ""), command
+        assert done.stderr.startswith(line), command
+        assert done.stderr.count("\n") == 1, command
+
+
+def test_the_command_without_any_extra_lists_all_that_there_are(
+    environments: Environments, tmp_path: Path
 ) -> None:
-    done = environments().run(*command.split(), cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(line)
-    assert done.stderr.count("\n") == 1
+    for command in ("postfacta --help", "python -m postfacta_app --help"):
+        done = environments().run(*command.split(), cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        for name in (*COMMANDS, "slo"):
+            extra = "slo" if name == "slo" else "app"
+            assert re.search(rf"^    {name} [^\[]+\[{extra}\]$", done.stdout, re.MULTILINE), name
+        assert 'pip install "postfacta[app]"' in done.stdout
+    done = environments().run("postfacta", "--version", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"postfacta \d+\.\d+\.\d+\n", done.stdout)
 
 
 def test_the_core_runs_without_any_extra(environments: Environments, tmp_path: Path) -> None:
@@ -55,6 +68,7 @@ def test_the_core_runs_without_any_extra(environments: Environments, tmp_path: P
         ("app", "postfacta --help"),
         ("app", "postfacta slo --help"),
         ("slo", "python -m postfacta_core.slo --help"),
+        ("slo", "postfacta slo --help"),
     ],
 )
 def test_a_command_with_its_extra_runs(
