@@ -2,10 +2,8 @@
 
     python docs/generate.py            # writes them, and names those that changed
 
-What is generated cannot lag behind the code: `tests/docs/test_reference.py` fails while a page is not what this makes.
-It stands here and not in the library, since a service has no use for it; and not among tests or benchmarks, since what
-it makes are pages, and it imports none of those. The parser is a few lines, as our docstrings need no more: sections of
-Google style at the margin, in each an entry a line, indented by four, and what belongs to an entry by more.
+`tests/docs/test_reference.py` fails while a page differs from what this writes, and `test_site.py` while an exported name
+has no entry. Docstrings have sections of Google style: one entry a line, indented by four, and its continuation by more.
 """
 
 # ruff: noqa: INP001 - a tool, and no package: `docs` has pages

@@ -24,10 +24,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
-from playwright.sync_api import Browser, FloatRect, Page, sync_playwright
 
 from benchmarks.overload import report
 from postfacta_app import migrations
@@ -41,7 +40,10 @@ from postfacta_app.samples import SEEDER, Samples
 from postfacta_core.aio.database import Connection, Database
 from postfacta_embedded import EmbeddedPostgres
 
-__all__ = ["NAMES", "main"]
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+__all__ = ["CHROMIUM", "NAMES", "main"]
 
 ROOT: Final = Path(__file__).parent.parent
 _NOW: Final = datetime(2026, 3, 3, 14, 30, tzinfo=UTC)
@@ -49,7 +51,7 @@ _NOW: Final = datetime(2026, 3, 3, 14, 30, tzinfo=UTC)
 
 _PASSWORD: Final = "correct horse battery staple"  # noqa: S105 - of a database that is thrown away
 _LISTENING: Final = re.compile(r"listening on (http://\S+?);")
-_CHROMIUM: Final = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM: Final = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS: Final = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 _COLUMNS: Final = """
 select table_name, column_name from information_schema.columns
@@ -153,7 +155,9 @@ def _service(dsn: str) -> Generator[str]:
 
 @contextmanager
 def _chromium() -> Generator[Browser]:
-    program = next(filter(None, map(shutil.which, _CHROMIUM)), None)
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - NAMES can be read without it
+
+    program = next(filter(None, map(shutil.which, CHROMIUM)), None)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=_FLAGS)
         yield browser
@@ -174,8 +178,11 @@ def _take(browser: Browser, url: str, folder: Path) -> None:
         page.goto(shot.path)
         box = page.locator(shot.top).first.bounding_box() if shot.top else None
         top = box["y"] - 24 if box else 0
-        area = FloatRect(x=0, y=top, width=_WIDTH, height=shot.height)
-        page.screenshot(path=folder / name, full_page=True, clip=area)
+        page.screenshot(
+            path=folder / name,
+            full_page=True,
+            clip={"x": 0, "y": top, "width": _WIDTH, "height": shot.height},
+        )
         (folder / name).with_suffix(".txt").write_text(_text(page))
 
 

@@ -48,11 +48,16 @@ EXCEPTIONS = {
         "receiver: nobody": "the name of a receiver",
         "name: nobody": "the name of a receiver",
     },
+    "docs/reference/services.md": {
+        "docs/generate.py:": "names of the code",
+        "### Luck": "the name of a type",
+        "### LUCK": "the name of a constant",
+        "### Haste": "the name of a class",
+    },
     "src/postfacta_embedded/account.py": {"no user called nobody": "the name of an account"},
 }
 # Still to be converted: the only change that this list may see is that it becomes shorter.
 TO_DO = (
-    "README.md",
     "docs/explanation/degraded.md",
     "docs/explanation/timeline.md",
     "docs/how-to/manage-accounts.md",

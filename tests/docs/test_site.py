@@ -124,6 +124,18 @@ def test_the_first_forty_lines_of_the_readme_lead_through_three_doors() -> None:
     assert [door for door, _ in doors] == ["Adopt", "Operate", "Test"]
 
 
+def test_each_command_of_the_pages_is_there() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in ("README.md", "CONTRIBUTING.md", "docs/reference/protection.md", ".github/workflows/ci.yml"):
+        text = (ROOT / page).read_text()
+        assert set(re.findall(r"(?:^|`|run: )make ([a-z-]+)", text, re.MULTILINE)) - targets == set(), page
+        paths = [path for line in re.findall(r"pytest ([^`\n#]+)", text) for path in line.split()]
+        named = [
+            path.strip('"').partition("::")[0] for path in paths if path.lstrip('"').startswith("tests/")
+        ]
+        assert [path for path in named if not (ROOT / path).exists()] == [], page
+
+
 def test_each_protection_has_its_command_duration_and_needs() -> None:
     rows = [
         [cell.strip() for cell in line.strip("|").split(" | ")]
