@@ -265,20 +265,15 @@ def _invocation(name: str, function: Callable[..., object]) -> str:
     return f"{'await ' * awaits}{name}{inspect.Signature(bare)}".replace("/, *args", "*args")
 
 
-def _classes(asked: str) -> str:
-    module, names = _asked_of(asked)
-    return "\n\n".join(render(getattr(module, name)) for name in names)
+def _each(write: Callable[[ModuleType, str], str]) -> Callable[[str], str]:
+    """Return a maker of entries: a mark has a module, of the core unless it says which package, and the names."""
 
+    def make(asked: str) -> str:
+        home, *names = asked.split()
+        module = import_module(home if home.startswith("postfacta_") else f"postfacta_core.{home}")
+        return "\n\n".join(write(module, name) for name in names)
 
-def _asked_of(asked: str) -> tuple[ModuleType, Sequence[str]]:
-    """Import the module that a mark names, of the core unless it names a package; return it and the names."""
-    module, *names = asked.split()
-    return import_module(module if module.startswith("postfacta_") else f"postfacta_core.{module}"), names
-
-
-def _functions(asked: str) -> str:
-    module, names = _asked_of(asked)
-    return "\n\n".join(_function(name, attrgetter(name)(module)) for name in names)
+    return make
 
 
 def _function(name: str, function: Callable[..., object]) -> str:
@@ -303,15 +298,11 @@ def _errors(_asked: str) -> str:
     return f"```text\n{drawn[0]}```"
 
 
-def _values(asked: str) -> str:
-    """Write an entry for each alias or constant."""
-    module, names = _asked_of(asked)
-    parts: list[str] = []
-    for name in names:
-        source, means = _assigned(module, name)
-        imported = _from(name, getattr(module, name), module.__name__)
-        parts.append(f"### {name}\n\n```text\n{imported}\n\n{name} = {source}\n```\n\n{means.prose}")
-    return "\n\n".join(parts)
+def _value(module: ModuleType, name: str) -> str:
+    """Write the entry of an alias or a constant."""
+    source, means = _assigned(module, name)
+    imported = _from(name, getattr(module, name), module.__name__)
+    return f"### {name}\n\n```text\n{imported}\n\n{name} = {source}\n```\n\n{means.prose}"
 
 
 def _assigned(module: ModuleType, name: str) -> tuple[str, Doc]:
@@ -554,16 +545,16 @@ def _api(asked: str) -> str:
 _MAKERS: Final[Mapping[str, Callable[[str], str]]] = {
     "api": _api,
     "buckets": _buckets,
-    "classes": _classes,
+    "classes": _each(lambda module, name: render(getattr(module, name))),
     "costs": _costs,
     "errors": _errors,
-    "functions": _functions,
+    "functions": _each(lambda module, name: _function(name, attrgetter(name)(module))),
     "instruments": _instruments,
     "metrics": _metrics,
     "business": _business,
     "runtime": _runtime,
     "names": _names,
-    "values": _values,
+    "values": _each(_value),
 }
 
 
