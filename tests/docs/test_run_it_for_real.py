@@ -250,7 +250,7 @@ def until(true: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def machine() -> Generator[Machine]:
+def machine(programs: None) -> Generator[Machine]:
     """Make one with an empty PostgreSQL, and what the blocks that are not run would have installed."""
     with ExitStack() as stack:
         root = stack.enter_context(open_folder())
@@ -297,8 +297,10 @@ def systemctl_for(machine: Machine) -> Generator[None]:
             yield
         finally:
             server.shutdown()
-            for name in list(units.processes):
-                units.stop(name)
+            for process in units.processes.values():
+                process.send_signal(signal.SIGTERM)
+            for process in units.processes.values():
+                process.wait(PATIENCE)
 
 
 # What each section must have brought about. What stands before the `yield` happens before its commands.
