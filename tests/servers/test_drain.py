@@ -6,11 +6,14 @@ without the library, the same server under the same load fails in every way that
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
+import anyio
 import pytest
 
 from loadtests.drain import corners, report, stop
+from loadtests.drain.closing import Closing
 from loadtests.drain.plan import Plan, Result, Times
 from loadtests.drain.servers import MATRIX
 
@@ -52,6 +55,22 @@ async def test_requests_that_never_end_get_a_clean_refusal_at_the_deadline(
 async def test_a_second_signal_ends_the_lame_duck(server: str, tmp_path: Path) -> None:
     result = await corners.second_signal(MATRIX[server], plan(tmp_path))
     assert result.misses == []
+
+
+async def test_sigint_after_sigterm_ends_the_lame_duck_only_when_it_comes_twice(tmp_path: Path) -> None:
+    # In a session of its own no terminal sends it: SIGINT and SIGTERM are one request to stop.
+    kind, quick = MATRIX["uvicorn-1"], plan(tmp_path)
+    async with quick.server(kind, quick.limits(20.0, 5.0, 2.0), label="sigint") as server:
+        await server.ready()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            server.process.send_signal(signum)
+            await anyio.sleep(1.0)
+            assert server.process.poll() is None
+            assert server.count("shutdown-begin") == 0
+        server.process.send_signal(signal.SIGINT)
+        assert await server.exited(within=10) is not None
+        assert server.process.poll() == 0
+        assert Closing.of(server.journal()).misses() == []
 
 
 async def test_the_harness_notices_what_a_server_without_the_library_does(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -315,3 +316,33 @@ def test_under_the_launcher_the_drain_begins_with_its_file_and_ends_with_its_sig
         running.process.terminate()
         assert running.end() == 0, running.story("it failed")
         assert running.noting("shutdown") == server.workers
+
+
+def heard(running: Running, words: str, times: int) -> bool:
+    return running.notes()[running.process.pid].count(words) == times
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "uvicorn-h11",
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in ("uvicorn-uvloop", "hypercorn-asyncio-0", "hypercorn-uvloop-0", "hypercorn-trio-0")
+        ),
+    ],
+)
+def test_sigint_after_sigterm_is_kept_back_too(name: str, tmp_path: Path) -> None:
+    # Without the interception uvicorn would end at once: requests cut off, no shutdown of the lifespan.
+    server = SERVERS[name]
+    with serving(server, tmp_path / "server") as running:
+        start(running, server.workers)
+        running.process.terminate()
+        running.until(lambda: running.noting("heard 15") == 1, "not heard")
+        for times in (1, 2):
+            running.process.send_signal(signal.SIGINT)
+            running.until(partial(heard, running, "heard 2", times), "not heard")
+            assert [running.get() for _ in range(5)] == [200] * 5
+        running.go()
+        assert running.end() == 0, running.story("it failed")
+        assert running.noting("shutdown") == 1
