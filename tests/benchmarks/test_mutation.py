@@ -1,25 +1,153 @@
-"""The score counts what no test noticed, and nothing that was not tried."""
+"""Each change is one that a test can notice, runs in place of the function that it changes, and is counted once."""
 
 from __future__ import annotations
 
-from benchmarks.mutation import read, table
+import ast
+from types import FunctionType
 
-RESULTS = """
-    postfacta_core.policy.health.x_fold__mutmut_1: killed
-    postfacta_core.policy.health.x_fold__mutmut_2: timeout
-    postfacta_core.policy.health.x_fold__mutmut_3: survived
-    postfacta_core.policy.health.x_fold__mutmut_4: no tests
-    postfacta_core.policy.health.x_fold__mutmut_5: not checked
-    postfacta_core.policy.pool.xǁLendingǁadmit__mutmut_1: killed
-    postfacta_core.policy.pool.xǁLendingǁadmit__mutmut_2: check was interrupted by user
-    postfacta_core.clock.x_random_id__mutmut_1: survived
-"""
+import pytest
+
+from benchmarks.mutants import Mutant, compiled, functions, mutants_of
+from benchmarks.mutation_page import OPEN, change, counted, page, score, table, verdicts
+
+SOURCE = '''
+LIMIT = 3
 
 
-def test_a_break_that_survives_or_that_no_test_runs_lowers_the_score() -> None:
-    counts, survivors = read(RESULTS)
-    assert list(table(counts))[2:] == ["| health | 4 | 2 | 50.0 % |", "| pool | 1 | 1 | 100.0 % |"]
-    assert survivors == [
-        "postfacta_core.policy.health.x_fold__mutmut_3: survived",
-        "postfacta_core.policy.health.x_fold__mutmut_4: no tests",
+class Counter:
+    """Counts."""
+
+    def __init__(self, start: int = 0) -> None:
+        """Begin."""
+        self.count = start
+
+    @property
+    def is_full(self) -> bool:
+        return self.count >= LIMIT
+
+    def add(self, *, by: int = 1) -> int:
+        if self.is_full or by < 0:
+            raise ValueError("too " + "many")
+        self.count += by
+        return self.count
+
+
+def outer(items: list[int]) -> int:
+    def inner(item: int) -> int:
+        return item + 1
+
+    with open("x"):
+        total = sum(map(inner, items), start=2)
+    try:
+        return min(total, 10)
+    except ValueError:
+        pass
+    return None
+'''
+TREE = ast.parse(SOURCE)
+
+
+def changes(name: str) -> list[tuple[str, str]]:
+    return [(it.before, it.after) for it in mutants_of(TREE) if it.function == name]
+
+
+def test_statements_are_removed_and_operators_exchanged() -> None:
+    found = changes("Counter.add")
+    assert ("self.count += by", "pass") in found
+    assert ("self.is_full or by < 0", "self.is_full and by < 0") in found
+    assert ("by < 0", "by <= 0") in found
+    assert ("0", "1") in found
+    assert ("return self.count", "return None") in found
+    assert any(before.startswith("raise ValueError") and after == "pass" for before, after in found)
+    assert changes("Counter.is_full") == [
+        ("return self.count >= LIMIT", "return None"),
+        ("self.count >= LIMIT", "self.count > LIMIT"),
     ]
+
+
+def test_a_block_loses_its_condition_its_care_or_its_scope() -> None:
+    found = [(before.split("\n")[0], after.split("\n")[0]) for before, after in changes("outer")]
+    assert ("with open('x'):", "if True:") in found
+    assert ("try:", "if True:") in found
+    assert ("sum(map(inner, items), start=2)", "sum(map(inner, items))") in found
+    assert ("min", "max") in found
+    assert ("item + 1", "item - 1") in found
+
+
+def test_docstrings_defaults_and_the_words_of_errors_stay() -> None:
+    assert changes("Counter.__init__") == [("self.count = start", "pass")]
+    assert not [before for before, _ in changes("Counter.add") if before in {"'too '", "1"}]
+
+
+def test_each_change_compiles_alone_and_leaves_the_tree_as_it_is() -> None:
+    before = ast.dump(TREE)
+    whole = {code.co_qualname: code for code in functions(compile(TREE, "x.py", "exec", dont_inherit=True))}
+    for mutant in mutants_of(TREE):
+        changed = {code.co_qualname: code for code in functions(compiled(TREE, "x.py", mutant.number))}
+        assert [name for name in whole if whole[name] != changed[name]] == [mutant.function]
+    assert ast.dump(TREE) == before
+
+
+@pytest.mark.parametrize(("before", "result"), [("item + 1", 1), ("min", 10)])
+def test_the_changed_code_runs_in_place_of_the_old(before: str, result: int) -> None:
+    source = SOURCE.replace('    with open("x"):\n        total', "    if True:\n        total")
+    tree = ast.parse(source)
+    space: dict[str, object] = {}
+    exec(compile(tree, "x.py", "exec"), space)  # noqa: S102 - a text of this file
+    outer = space["outer"]
+    assert isinstance(outer, FunctionType)
+    assert outer([1]) == 4
+    mutant = next(it for it in mutants_of(tree) if (it.function, it.before) == ("outer", before))
+    codes = {code.co_qualname: code for code in functions(compiled(tree, "x.py", mutant.number))}
+    outer.__code__ = codes["outer"]
+    assert outer([1]) == result + (1 if before != "min" else 0)
+
+
+def test_a_change_is_judged_by_the_tests_of_all_its_lines() -> None:
+    lines = {it.before.split("\n")[0]: it.lines for it in mutants_of(TREE)}
+    start = SOURCE.splitlines().index("    try:") + 1
+    assert lines["try:"] == range(start, start + 4)
+    assert lines["min"] == range(start + 1, start + 2)
+
+
+def result(number: int, status: str, *, before: str = "a", module: str = "src/m.py") -> dict[str, object]:
+    mutant = Mutant(number, "f", 10 + number, range(1), before, "pass")
+    return {
+        "module": module, "number": number, "line": mutant.line,
+        "before": mutant.before, "after": mutant.after, "status": status,
+    }  # fmt: skip
+
+
+RESULTS = [
+    result(0, "killed"),
+    result(1, "timeout"),
+    result(2, "survived", before="x | y"),
+    result(3, "uncovered", before="text `code`"),
+    result(4, "unreachable"),
+    result(-1, "control survived"),
+    result(-2, "control killed"),
+]
+
+
+def test_what_no_test_noticed_or_ran_lowers_the_score_and_what_changes_nothing_does_not() -> None:
+    assert score(RESULTS, {}) == 50.0
+    known = {("src/m.py", change(RESULTS[2])): "equivalent: nobody can tell"}
+    assert round(score(RESULTS, known), 1) == 66.7
+    assert list(table(RESULTS, known, {"src/m.py": 9}))[2:] == [
+        "| m.py | 9 | 4 | 1 | 1 | 1 | 1 | 1 | 66.7 % |",
+        "| all | 9 | 4 | 1 | 1 | 1 | 1 | 1 | 66.7 % |",
+    ]
+    assert len(counted(RESULTS)) == 4
+    # A verdict on a mutant that is noticed now counts no more.
+    assert score([result(0, "killed", before="x | y")], known) == 100.0
+
+
+def test_the_page_keeps_the_verdicts_that_were_written_into_it() -> None:
+    first = page("# Head", RESULTS, "", {"src/m.py": 9})
+    assert "the same tests without any change: 2, of which 1 failed." in first
+    assert f"| m.py:12 | `` x ¦ y `` → ` pass ` | survived | {OPEN} |".replace("``", "`") in first
+    judged = first.replace(f"| survived | {OPEN} |", "| survived | equivalent: nobody can tell |")
+    assert verdicts(judged)["src/m.py", change(RESULTS[2])] == "equivalent: nobody can tell"
+    again = page("# Head", RESULTS, judged, {"src/m.py": 9})
+    assert "| survived | equivalent: nobody can tell |" in again
+    assert again.count(f"| {OPEN} |") == 1
