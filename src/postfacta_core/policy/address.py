@@ -56,7 +56,7 @@ class TrustedProxies:
 
     def __init__(self, networks: Sequence[str] = (), *, field: str = _FIELDS[0]) -> None:
         validation.texts("TrustedProxies.networks", networks, example='["10.0.0.0/8"]')
-        field = validation.text("TrustedProxies.field", field).lower()
+        field = validation.text("TrustedProxies.field", field, example=repr(_FIELDS[0])).lower()
         validation.one_of("TrustedProxies.field", field, _FIELDS)
         self.field: bytes = field.encode("ascii")
         self.has_unix: bool = _UNIX in networks

@@ -1,0 +1,47 @@
+"""Each setting that makes no sense is refused with a sentence that names the field, the rule, the value and an example.
+
+`refusals.txt` has the call, and below it the whole sentence.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from postfacta_core.aio.bulkhead import Bulkhead
+from postfacta_core.aio.connecting import PoolOptions
+from postfacta_core.aio.fallback import Fallback
+from postfacta_core.aio.ratelimit import RateLimiter
+from postfacta_core.aio.retry import Retry
+from postfacta_core.policy.address import TrustedProxies
+from postfacta_core.policy.breaker import CircuitConfig
+from postfacta_core.policy.health import CheckConfig
+from postfacta_core.policy.hedge import FixedDelay, QuantileDelay
+from postfacta_core.policy.lifecycle import DrainLimits, RecycleLimits
+from postfacta_core.policy.overload import OverloadConfig, OverloadLimiter
+from postfacta_core.policy.ratelimit import Rate
+from postfacta_core.policy.retry import Backoff, RetryBudget
+from postfacta_core.policy.transfer import TransferLimits
+from tests.kit.every import every
+
+KINDS = (
+    Backoff, Bulkhead, CheckConfig, CircuitConfig, DrainLimits, Fallback, FixedDelay, OverloadConfig,
+    OverloadLimiter, PoolOptions, QuantileDelay, Rate, RateLimiter, RecycleLimits, Retry, RetryBudget,
+    TransferLimits, TrustedProxies,
+)  # fmt: skip
+NAMES = {kind.__name__: kind for kind in KINDS}
+CASES = re.findall(r"^(\S.*)\n    (.+)$", Path(__file__).with_name("refusals.txt").read_text(), re.MULTILINE)
+
+
+def test_each_refusal_is_the_whole_sentence() -> None:
+    assert len(CASES) == 108
+    with every() as case:
+        for call, sentence in CASES:
+            with case(call), pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+                eval(call, NAMES.copy())  # noqa: S307 - of the file beside this one
+
+
+def test_each_kind_of_setting_is_there() -> None:
+    assert {call.partition("(")[0] for call, _ in CASES} == NAMES.keys()
