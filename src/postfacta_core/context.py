@@ -50,7 +50,7 @@ class RequestContext:
         span_id: The server span, 16 hex digits, or empty.
         trace_flags: Two hex digits, whose lowest bit says that the trace is sampled; empty without a span.
         error_type: Why a layer refused or failed it, for metric, span and log; empty if none did.
-        principal: Who asks, for the access line: set by the application once it knows.
+        principal: Who asks, for the access line: set by the application once it is known.
     """
 
     __slots__ = (

@@ -58,7 +58,7 @@ class ResilienceError(Exception):
     """Any refusal or failure decided by a policy of this library.
 
     Args:
-        policy: The name of the policy, pool or dependency that speaks.
+        policy: The name of the policy, pool or dependency.
         retry_after: Seconds after which a new try makes sense, if that is known.
     """
 

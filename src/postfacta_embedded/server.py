@@ -138,7 +138,7 @@ class EmbeddedPostgres:
         return None if self._child is None else self._child.pid
 
     def poll(self) -> int | None:
-        """Look whether the child has died.
+        """Check whether the child has died.
 
         Returns:
             Its exit code, negative for a signal; None while it runs, and when none was started.

@@ -99,8 +99,8 @@ class CircuitBreaker:
             `asgi.Telemetry`; None for none.
         clock: Monotonic seconds.
         luck: Spreads the waits.
-        failures: Types of exceptions, or a predicate that knows them. By default all.
-        retry_after_of: Reads from a failure for how many seconds the dependency wants to be left alone. By
+        failures: Types of exceptions, or a predicate. By default all.
+        retry_after_of: Reads from a failure how many seconds the dependency asks not to be called. By
             default what an error of this library says.
 
     Attributes:
@@ -177,7 +177,7 @@ class CircuitBreaker:
         """Call an async function, unless the circuit refuses.
 
         Raises:
-            BreakerOpenError: If it does not.
+            BreakerOpenError: If it refuses.
         """
         started = self._clock()
         if self._heeds or not (permit := self._circuit.pass_closed()):
@@ -200,7 +200,7 @@ class CircuitBreaker:
         """Call a function, unless the circuit refuses.
 
         Raises:
-            BreakerOpenError: If it does not.
+            BreakerOpenError: If it refuses.
         """
         started = self._clock()
         if self._heeds or not (permit := self._circuit.pass_closed()):

@@ -32,7 +32,7 @@ class Bulkhead:
 
     * A caller waits no longer than `max_wait`, and no longer than its request or an outer `Timeout` gives it, less
       what is kept for the answer (`Deadline.for_next_hop`).
-    * Callers are let in as they came. One that is cancelled leaves no trace.
+    * Callers are admitted in FIFO order. One that is cancelled leaves no trace.
     * A call inside of another takes a slot of its own. With one slot it waits for what it holds itself, until
       `max_wait` ends that: give nested calls one bulkhead each.
 

@@ -67,7 +67,7 @@ class PoolOptions:
 
     Attributes:
         max_size: Connections lent at once; one more is reserved for health.
-        max_waiting: Callers that may wait for one; who comes then is refused at once. Ten times `max_size` would
+        max_waiting: Callers that may wait for one; later ones are refused immediately. Ten times `max_size` would
             be served in time if each used its connection for a tenth of `acquire_timeout`.
         acquire_timeout: Longest wait for one. A request's deadline may shorten it.
         connect_timeout: Longest time to open one, shared by the hosts that are tried.

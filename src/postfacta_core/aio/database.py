@@ -240,7 +240,7 @@ class Database:
 
         Raises:
             DatabaseUnavailableError: At once if there is no database; in `acquire_timeout` if that is not known yet.
-            CircuitOpenError: At once if too many connections broke or timed out of late.
+            CircuitOpenError: At once if too many connections broke or timed out recently.
             DeadlineExceededError: If the request's time is up before one is free.
             PoolTimeoutError: If all stay lent for `acquire_timeout`, or too many wait for one already.
         """
@@ -311,7 +311,7 @@ class Database:
 
         Raises:
             OutcomeUnknownError: If its answer is lost, and it is not repeatable: it may have been done.
-            CircuitOpenError: If too many connections broke or timed out of late.
+            CircuitOpenError: If too many connections broke or timed out recently.
         """
         labels = (operation, collection)
         rows: list[asyncpg.Record] = await self._alone(

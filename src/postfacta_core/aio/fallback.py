@@ -58,7 +58,7 @@ class Fallback(Generic[T]):
     In a `Pipeline` it would be the outermost; it is called with a key besides. The caller's identity belongs in the
     key if answers differ by it: a kept answer is given to every caller with the same key.
 
-    An error that it does not stand in for is the dependency's answer, such as that the thing is gone: then what was
+    An error that it does not cover is the dependency's answer, such as that the thing is gone: then what was
     kept of it is forgotten. A cancelled call changes nothing.
 
     Args:
@@ -69,8 +69,8 @@ class Fallback(Generic[T]):
             are not kept. One that nothing can stand in for is returned, with the error. A predicate that raises
             means no.
         max_age: Seconds, counted from when its call began, from which a value is not given any more.
-        max_entries: The most values kept; what was not used for longest goes first. Their size is not looked at.
-        otherwise: Makes a value up from the error when none is kept; it may raise to give none.
+        max_entries: The most values kept; what was not used for longest goes first. Their size does not count.
+        otherwise: Makes a value from the error when none is kept; it may raise to give none.
         mode: `SHADOW` keeps values and counts what it would have given, and lets the error through; `OFF` is a plain
             call.
         observer: Receives its announcement once, and each change of mode. It may raise. By default the process's, see

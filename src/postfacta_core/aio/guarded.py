@@ -334,7 +334,7 @@ class Guard:
         loan.has_answered = state not in {"", _QUERY_CANCELED}
 
     def check_writes(self) -> None:
-        """Raise what refused a write of late; see `Database.check_writes`."""
+        """Raise the error of a recently refused write; see `Database.check_writes`."""
         if self._refused_write is not None:
             error, at = self._refused_write
             if self._clock() < at + _REFUSED_FOR:

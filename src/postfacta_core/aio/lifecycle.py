@@ -59,7 +59,7 @@ class Lifecycle:
     """Holds the phase of a service's life, and runs its drain.
 
     An async context manager, to be entered in the main thread, inside the server's lifespan, before all resources.
-    Once it was left it may be entered again, and begins anew: a test client starts one application many times.
+    After its exit it may be entered again, and begins anew: a test client starts one application many times.
 
     Args:
         limits: How long the parts of a drain may take.

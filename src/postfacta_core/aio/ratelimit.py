@@ -170,7 +170,7 @@ class RateLimiter:
         It never raises because of the store, and waits no longer for it than the store's timeout.
 
         Args:
-            key: Who spends; the end of a key of more than 128 characters becomes its hash.
+            key: The key that spends; the end of a key of more than 128 characters becomes its hash.
             cost: From 0 up: below that it is a ValueError. One above the burst is never allowed.
         """
         if self.store is None:

@@ -95,7 +95,7 @@ class BoundedStorage(Storage, MovingWindowSupport, SlidingWindowCounterSupport):
     Args:
         uri: `async+bounded://`, or with a bound `async+bounded://?max_keys=1000`.
         wrap_exceptions: For `limits`; it raises none.
-        max_keys: How many keys it tells apart, for each strategy.
+        max_keys: The most keys that it keeps for each strategy.
         clock: Monotonic seconds.
         wall: Seconds since the epoch.
     """

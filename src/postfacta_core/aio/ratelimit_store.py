@@ -44,7 +44,7 @@ class SharedStore:
 
     An error of whatever kind, and an answer later than the timeout, mean that it is away. Then one request at a
     time asks it again, after a wait that grows, and all others do without. No more than `max_calls` requests ask
-    it at once; one that got its turn too late does without it, which tells nothing of the store.
+    it at once; one that got its turn too late does without it, which says nothing about the store.
 
     A call that is cut off leaves no answer behind for the next one: the Valkey client closes a connection whose
     reading was cancelled. That client runs on asyncio alone: on trio such a store is always away.
@@ -57,9 +57,9 @@ class SharedStore:
             key and uses the server's clock; `moving-window` keeps each hit, and uses the clock of each process.
         timeout: Seconds for all that one request asks of it, its turn included.
         max_calls: The most requests that ask it at once, which is the most connections too.
-        backoff: How long it is left in peace after each failure in a row.
+        backoff: How long it is not asked after each failure in a row.
         clock: Monotonic seconds.
-        luck: Spreads the processes that ask again.
+        luck: Spreads the retries of processes.
 
     Raises:
         ValueError: If a setting is wrong, or the storage would block the event loop.

@@ -82,10 +82,10 @@ _CALL: ContextVar[_Call | None] = ContextVar("postfacta_retry", default=None)
 
 
 class Retry:
-    """Try calls again that failed: a few times, later each time, and never more than the budget has.
+    """Retry calls that failed: a few times, with growing waits, and never more than the budget has.
 
     Use it as a guard of a `Pipeline`, by `call`, or as a decorator of async functions. Threads and event loops may
-    share it. What may be called twice only its caller knows, so by default only what was refused before it began
+    share it. Only the caller knows what may be called twice, so by default only what was refused before it began
     is tried again.
 
     When no other try is made, the last error of the dependency itself is raised, with a note that says why. No try
@@ -102,7 +102,7 @@ class Retry:
         throttled: Reads how many seconds an error asks to wait: None if it does not say, `math.inf` for no other
             try. By default its `retry_after`. If it raises, no other try is made.
         max_wait: The longest wait in seconds. What asks for more is not tried again.
-        retry_nested: Try again also what a `Retry` within has given up: then tries multiply.
+        retry_nested: Also retry what an inner `Retry` has given up: then tries multiply.
         mode: Text or member. `SHADOW` makes one try, and counts what would have been tried again without spending for it; `OFF`
             is a plain call.
         observer: Receives its announcement once, each retry, and each change of mode. It may raise. By default the
@@ -183,7 +183,7 @@ class Retry:
             yield Sample(_METRIC, (self.name, outcome.value), count + more)
 
     async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call it, and again if that fails and may be done.
+        """Call it, and again if it fails and may be repeated.
 
         Raises:
             Exception: What the last try raised, as it is.

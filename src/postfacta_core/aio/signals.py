@@ -101,7 +101,7 @@ class Interception:
             self._pass_on()
 
     def close(self) -> None:
-        """Put everything back, on the loop when the lifespan has shut down. It may be called twice, and never raises."""
+        """Restore everything, on the loop when the lifespan has shut down. It may be called twice, and never raises."""
         if self._closed.is_set():
             return
         self._closed.set()

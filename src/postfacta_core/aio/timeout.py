@@ -181,11 +181,11 @@ class Timeout:
     outside passes, and so does what the call itself raises. Use it as a guard of a `Pipeline`, by `call`, as a decorator
     of async functions, or by `async with`.
 
-    * `current_deadline()` inside of the call knows the bound, and so do all that keep to it, such as `Database`.
-    * If the request or an outer `Timeout` leaves less, the call is cancelled by that one, and this one says nothing.
+    * `current_deadline()` inside of the call knows the bound, as does code that respects it, such as `Database`.
+    * If the request or an outer `Timeout` leaves less, the call is cancelled by that one, and this one raises nothing.
       Only a request that no middleware ends is ended here, 0.1 seconds after its deadline.
-    * A call that has no time left is not begun.
-    * What swallows its cancellation goes on, and its result counts. A thread cannot be cancelled.
+    * A call without time left is not started.
+    * A call that swallows its cancellation goes on, and its result counts. A thread cannot be cancelled.
     * It has no mode. What it ends is counted as `postfacta_deadline_exceeded_total{stage="timeout"}`, and the policies
       around it count an error.
 

@@ -149,7 +149,7 @@ _KNOWN: Final[dict[type[ResilienceError], Problem]] = {
     LoadShedError: Problem(
         status=503,
         code="overloaded",
-        title="The service has more to do than it can",
+        title="The service is overloaded",
         detail="Try again after the time in Retry-After, and less often",
         error_type="shed",
     ),

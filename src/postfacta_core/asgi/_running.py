@@ -80,7 +80,7 @@ class RunningExchange(Running):
     def send(self, message: Message) -> Awaitable[None]:
         """Send what the application sends, unless its caller was answered without it."""
         if self._answered is not None:
-            # Nothing is sent. Who sends on and on is cancelled here, and does not keep the loop from others.
+            # Nothing is sent. A handler that keeps sending is cancelled here, and does not block the loop.
             return checkpoint()
         kind = message["type"]
         if kind == "http.response.start":

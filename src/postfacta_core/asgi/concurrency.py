@@ -49,20 +49,20 @@ class LoadSheddingMiddleware:
     * A request gives its slot back with the first piece of its response, and counts as answered then: a stream may
       last for hours, and so may a client that does not read.
     * An answer from 500 up, an exception, a deadline and a cancellation count as lost at the age that the request had.
-    * What made a request wait, `RequestContext.waited`, counts as a queue and not as work.
+    * Time that a request waited, `RequestContext.waited`, counts as a queue and not as work.
     * Nor does a request hold a slot while it waits for its client's body: else a hundred slow clients would be all that
-      is served. If that takes 20 ms or more, the request's length says nothing.
+      is served. If that takes 20 ms or more, the request's duration does not count.
     * A request that came more than 20 ms ago is dropped before it begins if the server says that its client has left.
-    * A handler that waits for something else than work, such as a long-poll, gives its slot back by `aside`.
+    * A handler that waits without working, such as a long poll, releases its slot by `aside`.
     * A WebSocket is admitted or refused (close code 1013) at its handshake, and gives its slot back once it is
-      accepted. Its length says nothing.
+      accepted. Its duration does not count.
 
     It belongs innermost, around the application: what it measures must be the application's work.
 
     Args:
         app: The application.
         limiter: By default one named `requests`. It belongs to one middleware alone.
-        priority_of: Tells priorities by scope, such as by path.
+        priority_of: Returns the priority for a scope, such as by path.
         priority_key: A caller that gives this secret in `X-Priority-Key` may say in `X-Priority` how much its
             request matters: `critical_plus`, `critical`, `sheddable_plus` or `sheddable`. That goes first. Empty
             trusts no caller.
@@ -78,7 +78,7 @@ class LoadSheddingMiddleware:
 
     Attributes:
         limiter: The one that decides.
-        calm: Tells who is spared the turn of the loop.
+        calm: Decides which requests skip the yield.
         clock: Monotonic seconds.
     """
 

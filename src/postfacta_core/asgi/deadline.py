@@ -20,7 +20,7 @@ from ._types import ASGIApp, Receive, Scope, Send
 __all__ = ["DeadlineMiddleware", "Timeout"]
 
 Timeout = float | None | Callable[[Scope], float | None]
-"""Seconds for a request, None for any number of them, or a function that tells them of a scope."""
+"""Seconds for a request, None for any number of them, or a function that returns them for a scope."""
 
 
 class DeadlineMiddleware:

@@ -51,8 +51,8 @@ class RateLimit:
         per: The key of each budget: each `client` address, each `principal`, each `route`, all together
             (`global`), or what a function returns for a scope; there None means that this limit does not apply.
         name: Names it in metrics and in the RateLimit fields; by default what it is per.
-        cost: What a request costs, or a function that tells it of a scope.
-        applies_to: Tells whether it applies to a scope; by default to all.
+        cost: What a request costs, or a function that returns it for a scope.
+        applies_to: Returns whether it applies to a scope; by default to all.
         on_store_failure: What decides while a shared store is away: `local`, `allow` or `deny`.
         mode: In `shadow` it counts, and lets all pass; in `off` it does nothing.
     """
@@ -155,7 +155,7 @@ class RateLimitMiddleware:
     the one that has the least left (draft-ietf-httpapi-ratelimit-headers-10). A limit in shadow is not shown.
 
     The key of a limit never holds the URL. Who asks and which route it is for are not known before the application
-    runs: for limits per principal or route, say how to tell them from a scope. A function that raises bypasses
+    runs: for limits per principal or route, pass functions that get them from a scope. A function that raises bypasses
     nothing: then the request is counted for one key that all such requests share, and costs 1.
 
     Args:
@@ -164,7 +164,7 @@ class RateLimitMiddleware:
         trusted_proxies: Whose `X-Forwarded-For` is believed: networks, or `TrustedProxies` for `Forwarded`. If the
             server itself replaces the address by what such a field says, leave this empty.
         store: A store that several processes share, or its address; by default each process counts by itself.
-        principal_of: Who asks; None for one who is not known, and is counted by address.
+        principal_of: Returns the caller; None if unknown: then it is counted by address.
         route_of: The template of a route; None for none.
         headers: Whether the RateLimit fields come with `always` or with `refused` alone.
         max_keys: The most callers kept in memory for each rate.

@@ -71,7 +71,7 @@ __all__ = ["Hardened", "Policy", "Telemetry", "harden"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What a service decides about itself; the defaults suit one in production.
+    """The options of a service; the defaults suit production.
 
     Attributes:
         limits: The largest headers and body, for all requests or by scope.
@@ -99,7 +99,7 @@ class Policy:
         allow_metrics: Decides for each scrape whether it may read at all, beside the token; by default each may.
         metrics_workers: A folder that all workers share, if the server runs several; see `MetricsEndpoint`.
         health_prefix: Where the probes are.
-        allow_health_detail: Who may see the checks by name.
+        allow_health_detail: Decides which callers see the checks by name.
         traffic_key: Makes `X-Traffic-Class` trusted; empty trusts no caller. Or a function, as for `metrics_token`.
         quiet: More paths that get no span and no access line.
         access_lines: How many ordinary access lines a second are written before they are sampled; None for all.
@@ -343,7 +343,7 @@ def harden(
         resources: Opened before the application starts and closed after it and after the last request, each
             within its share of the time; such as a `Database`.
         render: Another shape of problem for some paths; None from it means RFC 9457.
-        route_of: Tells the route template for other frameworks.
+        route_of: Returns the route template for other frameworks.
         resetters: For context variables of others, such as structlog's `clear_contextvars`.
         clock: Monotonic seconds.
 

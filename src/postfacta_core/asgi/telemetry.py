@@ -20,7 +20,7 @@ from ._types import ASGIApp, Message, Receive, Scope, Send
 __all__ = ["RouteOf", "RouteProbe", "TelemetryMiddleware"]
 
 RouteOf = Callable[[Scope], str | None]
-"""Tells the route template of a scope that the application is done with, or None."""
+"""Returns the route template of a scope that the application is done with, or None."""
 
 E = TypeVar("E", bound=Exchange)
 

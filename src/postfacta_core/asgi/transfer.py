@@ -50,7 +50,7 @@ class TransferMiddleware:
 
     Args:
         app: The application to protect.
-        limits: One set of limits, or a function that tells those of a scope. It must be quick.
+        limits: One set of limits, or a function that returns them for a scope. It must be quick.
         render: Another shape of problem, for APIs that have one.
         clock: Monotonic seconds.
 

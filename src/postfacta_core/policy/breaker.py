@@ -85,16 +85,16 @@ _KINDS: Final[tuple[CallKind, ...]] = ("success", "failure", "slow", "failure")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CircuitConfig:
-    """When a circuit opens, and how it finds out that it may close. Rates are fractions: half is 0.5.
+    """When a circuit opens and closes. Rates are fractions: half is 0.5.
 
     Attributes:
         failure_rate_threshold: It opens when this part of the calls in the window failed; above 0, up to 1.
         slow_call_rate_threshold: Or when this part was slow, failed or not.
         slow_call_duration: Seconds from which a call is slow.
         sliding_window_type: The last calls (`count`), or those that ended in the last seconds (`time`).
-        sliding_window_size: How many calls or whole seconds. In a window of seconds the oldest one falls out whole.
+        sliding_window_size: How many calls or whole seconds. In a window of seconds the oldest one is dropped whole.
         minimum_number_of_calls: The fewest calls in the window for a rate to mean anything.
-        wait_duration_in_open_state: Seconds for which it refuses, the first time.
+        wait_duration_in_open_state: Seconds for which it refuses after the first opening.
         wait_multiplier: How much longer each wait is than the one before; 1 keeps it.
         wait_jitter: The largest fraction that is randomly taken off a wait, so that instances do not retry together;
             below 1.
@@ -325,7 +325,7 @@ class Circuit:
     def hold(self, permit: int, seconds: float, now: float) -> None:
         """Record that a failed call asked for this wait (Retry-After).
 
-        An open circuit does not try before, up to the longest wait. What is no sensible number is passed over.
+        An open circuit does not try before, up to the longest wait. Invalid values are ignored.
         """
         self._settle(now)
         if permit == self._generation and seconds > 0:

@@ -51,7 +51,7 @@ class DrainLimits:
     counts from the end of the delay), or than all three (granian and gunicorn count from the signal).
 
     Attributes:
-        drain_delay: Serve on for so long while unready. It must exceed the load balancer's check interval times
+        drain_delay: How long to serve on while unready. It must exceed the load balancer's check interval times
             the failures it waits for; 0 for a service without one.
         drain_timeout: After it, requests still under way are cancelled.
         close_timeout: For all resources together, once the last request has ended.

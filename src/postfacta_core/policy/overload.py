@@ -65,7 +65,7 @@ class OverloadConfig:
     Attributes:
         spare: Seconds that a request may wait inside the service, beyond what it usually takes.
         patience: Seconds that a caller may wait in a burst before it is admitted.
-        start: How many may be under way before anything is known.
+        start: The limit before anything is known.
         retry_after: Seconds in the answer to the refused: whole ones from this up to three times as much, at random.
 
     Raises:
@@ -98,7 +98,7 @@ class _Trial:
 
 
 class OverloadLimiter:
-    """How many requests may be under way, who waits, and who is refused.
+    """Decides how many requests run at once, which wait, and which are refused.
 
     It belongs to one event loop, whose single thread is its lock.
 

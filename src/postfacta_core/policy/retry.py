@@ -123,7 +123,7 @@ class Backoff:
 
 
 class RetryBudget:
-    """How many further tries a dependency gets: a share of the calls, and some each second besides.
+    """How many retries a dependency gets: a share of the calls, and some each second besides.
 
     One budget for one dependency, shared by all that try it again: with the dependency down, it sees no more
     than `1 + ratio` times the calls, and the floor. In any stretch of time, whatever happens in it, there are at

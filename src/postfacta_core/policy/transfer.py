@@ -27,11 +27,11 @@ class TransferLimits:
         max_header_bytes: Of the header section, with 32 more for each field.
         max_body_bytes: Of the body as it arrives.
         body_idle_timeout: Longest silence while the body is waited for.
-        body_grace: What is waited for a body of any size.
+        body_grace: The time allowed for a body of any size.
         min_body_rate: Bytes a second that a body must reach beyond the grace. A phone on the edge of its
             network does 2,000.
         write_timeout: Longest time that one piece of a long response may take to be sent: a client that
-            reads none of it for so long is taken for gone. `math.inf` turns any of these limits off.
+            reads none of it for so long is considered gone. `math.inf` turns any of these limits off.
     """
 
     max_header_bytes: int = 32_768

@@ -273,15 +273,17 @@ def _yaml(content: Mapping[str, Any]) -> str:
 
 COMMANDS: Final = (
     Command("init", "write a first file of objectives for a service", _describe_init, _init),
-    Command("generate", "write the files that follow from a file of objectives", _describe_files, _generate),
+    Command("generate", "generate the files for a file of objectives", _describe_files, _generate),
     Command(
         "check",
-        "say whether the files still follow from it: 1 and a difference if not",
+        "check that the files match it: exit code 1 and a difference if not",
         _describe_files,
         _check,
     ),
-    Command("report", "tell how objectives stand, from a Prometheus", describe_report, _report),
-    Command("budget", "tell what the error budget allows; with --check, as a gate", describe_budget, _budget),
+    Command("report", "report the state of objectives, from a Prometheus", describe_report, _report),
+    Command(
+        "budget", "report what the error budget allows; with --check, as a gate", describe_budget, _budget
+    ),
 )
 """All commands, in the order of the help."""
 

@@ -16,7 +16,7 @@ Scraped = dict[str, str]
 Test = dict[str, Any]
 """One of promtool's tests, as plain mappings and lists."""
 Verdicts = Mapping[str, Sequence[bool | None]]
-"""By tier, whether it fires at each evaluation; None where that hangs on rounding."""
+"""By tier, whether it fires at each evaluation; None where that depends on rounding."""
 
 # Enough to see an alert flap; more would only repeat it.
 _MOST_TURNS: Final = 24

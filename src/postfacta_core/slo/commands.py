@@ -45,9 +45,14 @@ def describe_report(parser: argparse.ArgumentParser) -> None:
         "--window", type=_window, default=MONTH, metavar="LENGTH", help="such as 7d (default: 30d)"
     )
     parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="(default: %(default)s)")
-    parser.add_argument("--file", type=Path, help="the file of objectives, to tell too where most failed")
     parser.add_argument(
-        "--by", default="http_route", metavar="LABEL", help="the label that says where (default: %(default)s)"
+        "--file", type=Path, help="the file of objectives, to report where most failures were"
+    )
+    parser.add_argument(
+        "--by",
+        default="http_route",
+        metavar="LABEL",
+        help="the label to group them by (default: %(default)s)",
     )
 
 
@@ -57,9 +62,7 @@ def describe_budget(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy", type=Path, required=True, metavar="FILE", help="the error-budget policy, in YAML"
     )
-    parser.add_argument(
-        "--check", action="store_true", help="tell it by the exit code too, to stop a deployment"
-    )
+    parser.add_argument("--check", action="store_true", help="also set the exit code, to stop a deployment")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="(default: %(default)s)")
 
 
@@ -74,7 +77,7 @@ def _describe_source(parser: argparse.ArgumentParser, name: str) -> None:
     )
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="holds a bearer token for it")
     parser.add_argument(
-        "--timeout", type=float, default=30.0, help="seconds for each question (default: %(default)g)"
+        "--timeout", type=float, default=30.0, help="seconds for each query (default: %(default)g)"
     )
 
 

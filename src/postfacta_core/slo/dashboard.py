@@ -39,7 +39,7 @@ def dashboard_of(model: Model) -> dict[str, Any]:
     board = Board(
         uid=_uid(names[0]),
         title=f"{titles}: Objectives",
-        description="What is promised, what was kept, and how much of the error budget is left.",
+        description="Objectives, their results, and the remaining error budget.",
         tags=[*names, "slo", "generated"],
         rows=rows,
         variables=[Variable(name="service", label="Service", choices=names, default=names[0])],
@@ -78,7 +78,7 @@ def _together(names: list[str]) -> list[Panel]:
     return [
         Panel(
             title="Budget left",
-            description="What is left of each error budget in its period; below zero the promise is broken.",
+            description="What is left of each error budget in its period; below zero the objective is missed.",
             unit="percentunit",
             queries=[left],
             kind=Kind.NUMBERS,
@@ -140,7 +140,7 @@ def _figures(objective: Objective) -> list[Panel]:
         ),
         _figure(
             "Budget lasts for",
-            "How long until nothing is left, if it goes on like this. Empty while nothing is spent.",
+            "Time until the budget is exhausted at the present rate. Empty while nothing is spent.",
             exhausted,
             unit="s",
             steps=(Step("red"), Step("yellow", DAY), Step("green", 7 * DAY)),
@@ -264,8 +264,8 @@ def _slices(objective: Objective, slices: Slices) -> Panel:
 
 def _periods(objective: Objective) -> Panel:
     return Panel(
-        title=f"Was the promise kept in each {span(objective.period)}",
-        description="The share of the time shown in which the promise held, by the period that had just passed.",
+        title=f"Was the objective met in each {span(objective.period)}",
+        description="The share of the time shown in which the objective was met, by the period that had just passed.",
         unit="percentunit",
         queries=[Query(f"avg_over_time({recorded('slo:period_ok:bool', objective)}[$__range])", "kept")],
         kind=Kind.NUMBERS,

@@ -1,6 +1,6 @@
 """A service's objectives as frozen records, made by `openslo.read`; everything else is generated from them.
 
-All times are whole seconds, as people write them: `--compress` divides them only where a rule is written.
+All times are whole seconds, before compression: `--compress` divides them only where a rule is written.
 A record that cannot be met, measured or alerted upon is refused when it is made.
 """
 

@@ -99,7 +99,7 @@ class Prometheus:
 
     def __init__(self, url: str, *, timeout: float = 10.0, token: str = "", clock: Clock = MONOTONIC) -> None:
         if not timeout > 0:
-            raise ValueError(f"a question needs some time: {timeout=}")
+            raise ValueError(f"a query needs some time: {timeout=}")
         parts = urllib.parse.urlsplit(check_address(url))
         host = parts.netloc.rpartition("@")[2]
         self.name: str = urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
@@ -143,7 +143,7 @@ class Prometheus:
             raise PrometheusError(
                 f"{self.name} answers what no Prometheus would: is the address right?"
             ) from None
-        raise PrometheusError(f"{self.name} refuses the question: {told}")
+        raise PrometheusError(f"{self.name} refuses the query: {told}")
 
     def _read(self, request: urllib.request.Request) -> bytes:
         end = self._clock() + self._timeout

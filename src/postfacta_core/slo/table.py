@@ -20,12 +20,12 @@ def table_of(model: Model) -> str:
 
 def _service(model: Model, service: Service) -> Iterable[str]:
     objectives = model.of(service)
-    yield f"# What {service.title} promises"
+    yield f"# Objectives of {service.title}"
     yield ""
     yield "Generated from the file of objectives; a change here would be lost."
     yield ""
     yield from _table(
-        ("SLO", "promise", "window", "counted in", "budget", "indicator"), map(_promise, objectives)
+        ("SLO", "target", "window", "counted in", "budget", "indicator"), map(_promise, objectives)
     )
     for one in objectives:
         yield f"**{one.title}** (`{one.name}`). {one.description}".rstrip()

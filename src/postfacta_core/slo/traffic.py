@@ -5,7 +5,7 @@
 2. A fault that begins at scrape n is first seen in sample n + 1: it began just after a scrape, which is the worst
    case for a detection time.
 3. Prometheus 2 reads a window with the sample at its very beginning, Prometheus 3 without it. A `Reading` is one of
-   the two, and a nudge of the thresholds: what all readings agree on does not hang on a last bit of a float.
+   the two, and a nudge of the thresholds: what all readings agree on does not depend on the last bit of a float.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ INSTRUMENTS: Final[Mapping[str, Instrument]] = {
         buckets=HTTP_BUCKETS,
     ),
     "postfacta_unhandled_exceptions_total": Instrument(
-        "counter", "Exceptions that an application let through.", ("error_type",)
+        "counter", "Exceptions that an application did not handle.", ("error_type",)
     ),
     "postfacta_deadline_exceeded_total": Instrument(
         "counter",
@@ -115,9 +115,7 @@ INSTRUMENTS: Final[Mapping[str, Instrument]] = {
     "postfacta_task_crashes_total": Instrument(
         "counter", "Background tasks that raised and were started again.", ("task",)
     ),
-    "postfacta_requests_overdue": Instrument(
-        "plain gauge", "Handlers that were cancelled and go on nevertheless."
-    ),
+    "postfacta_requests_overdue": Instrument("plain gauge", "Handlers that were cancelled and still run."),
     "postfacta_event_loop_lag_seconds": Instrument(
         "histogram", "How late the event loop ran, sampled.", buckets=LAG_BUCKETS
     ),
@@ -155,7 +153,7 @@ INSTRUMENTS: Final[Mapping[str, Instrument]] = {
         "counter", "Waits for a connection that took too long.", (_POOL,)
     ),
     "db_client_connection_wait_time_seconds": Instrument(
-        "histogram", "Waits for a connection, the vain ones too.", (_POOL,)
+        "histogram", "Waits for a connection, including failed ones.", (_POOL,)
     ),
     "db_client_connection_use_time_seconds": Instrument(
         "histogram", "How long connections were lent.", (_POOL,)

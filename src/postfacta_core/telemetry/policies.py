@@ -41,15 +41,15 @@ class PolicyMetric(NamedTuple):
 POLICY_METRICS: Final[dict[str, PolicyMetric]] = {
     "postfacta_breaker_state": PolicyMetric("1 for the circuit's present state.", ("breaker", "state"), max),
     "postfacta_breaker_calls_total": PolicyMetric(
-        "Calls by how they ended, the rejected ones too.", ("breaker", "outcome", "mode")
+        "Calls by outcome, including rejected ones.", ("breaker", "outcome", "mode")
     ),
     "postfacta_breaker_transitions_total": PolicyMetric(
         "Changes of state.", ("breaker", "from_state", "to_state")
     ),
-    "postfacta_retry_attempts_total": PolicyMetric("Tries by how they ended.", ("operation", "outcome")),
+    "postfacta_retry_attempts_total": PolicyMetric("Tries by outcome.", ("operation", "outcome")),
     "postfacta_retry_budget_tokens": PolicyMetric("Retries that may be made now.", ("budget",)),
     "postfacta_hedge_attempts_total": PolicyMetric(
-        "Calls slower than the delay, by what came of a second try.", ("operation", "outcome")
+        "Calls slower than the delay, by outcome of the second try.", ("operation", "outcome")
     ),
     "postfacta_fallback_answers_total": PolicyMetric(
         "Answers by where they came from.", ("operation", "source")
@@ -60,7 +60,7 @@ POLICY_METRICS: Final[dict[str, PolicyMetric]] = {
     "postfacta_bulkhead_decisions_total": PolicyMetric(
         "Calls admitted or refused.", ("bulkhead", "decision", "mode")
     ),
-    "postfacta_limiter_limit": PolicyMetric("The most requests at once, as it is now.", ("limiter",)),
+    "postfacta_limiter_limit": PolicyMetric("The present limit on requests at once.", ("limiter",)),
     "postfacta_limiter_inflight": PolicyMetric("Requests under way.", ("limiter",)),
     "postfacta_limiter_queued": PolicyMetric("Requests that wait to be admitted.", ("limiter",)),
     "postfacta_limiter_decisions_total": PolicyMetric(
@@ -76,7 +76,7 @@ POLICY_METRICS: Final[dict[str, PolicyMetric]] = {
     "postfacta_limiter_scale": PolicyMetric(
         "How many times longer than usual requests take for a reason outside.", ("limiter",)
     ),
-    "postfacta_limiter_overloaded": PolicyMetric("1 if requests were refused lately.", ("limiter",)),
+    "postfacta_limiter_overloaded": PolicyMetric("1 if requests were refused recently.", ("limiter",)),
     "postfacta_limiter_verdicts_total": PolicyMetric(
         "What cuts of the limit showed: a queue, or work that became slow.", ("limiter", "verdict")
     ),
@@ -91,10 +91,10 @@ POLICY_METRICS: Final[dict[str, PolicyMetric]] = {
 RUNTIME_METRICS: Final[dict[str, PolicyMetric]] = {
     "postfacta_asyncio_tasks": PolicyMetric("Tasks of the event loop that have not ended.", ()),
     "postfacta_memory_limit_bytes": PolicyMetric(
-        "The most memory that the process may use; none if nothing bounds it.", ()
+        "The most memory that the process may use; absent if unlimited.", ()
     ),
     "postfacta_cpu_limit_cores": PolicyMetric(
-        "The most processors that it may keep busy; none if nothing bounds them.", ()
+        "The most processors that it may keep busy; absent if unlimited.", ()
     ),
     "postfacta_telemetry_spans_dropped_total": PolicyMetric(
         "Spans that were recorded and never reached the collector.", ("reason",)

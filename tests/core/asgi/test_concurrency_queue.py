@@ -100,7 +100,7 @@ async def test_a_refusal_is_a_problem_that_tells_when_to_come_back() -> None:
         "status": 503,
         "instance": "/items/%C3%BC",
         "code": "overloaded",
-        "detail": "The service has more to do than it can. Try again after the time in Retry-After, and less often",
+        "detail": "The service is overloaded. Try again after the time in Retry-After, and less often",
         "request_id": response.header("x-request-id"),
     }
     request = response.scope["postfacta.request"]

@@ -217,7 +217,7 @@ def test_slices_are_shown_only_where_there_are_some() -> None:
 def test_hours_met_are_shown_for_what_is_promised_by_the_hour() -> None:
     made = board(AVAILABLE, HOURLY)
     assert not [title for title in of_row(made, "Shop: Availability") if "each" in title]
-    panel = of_row(made, "Shop: Success")["Was the promise kept in each 1h"]
+    panel = of_row(made, "Shop: Success")["Was the objective met in each 1h"]
     assert exprs(panel) == ['avg_over_time(slo:period_ok:bool{service="shop",slo="success"}[$__range])']
 
 
