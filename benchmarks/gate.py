@@ -120,7 +120,7 @@ def stack() -> ASGIApp:
 
 
 def record_nothing() -> None:
-    """Let each line of the log be made, and dropped."""
+    """Format each log line, and drop it."""
     logging.basicConfig(level=logging.INFO, handlers=[logging.NullHandler()])
 
 

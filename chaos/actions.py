@@ -61,7 +61,7 @@ def freeze(part: str, seconds: float = 0.0) -> str:
 
 
 def thaw(part: str) -> str:
-    """Let a part go on."""
+    """Resume a part."""
     lab = current()
     lab.own_stack().parts[part].thaw()
     lab.mark(f"thaw {part}")

@@ -86,7 +86,7 @@ class Durability:
         return {"pass": 0, "fail": 1}.get(self.verdict, 2)
 
     def as_json(self) -> dict[str, object]:
-        """Give it as plain data."""
+        """Return it as plain data."""
         return {
             "verdict": self.verdict,
             "exit_code": self.exit_code,
@@ -105,7 +105,7 @@ class Durability:
 
 
 def check_durability(folder: Path, options: Options, *, template: Path | None = None) -> Durability:
-    """Do it all.
+    """Run the whole check.
 
     Args:
         folder: Where data and logs are written.

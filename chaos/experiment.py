@@ -60,7 +60,7 @@ class Experiment:
     seconds: float
 
     def as_json(self) -> dict[str, object]:
-        """Give it as plain data."""
+        """Return it as plain data."""
         return {
             "name": self.name,
             "title": self.title,

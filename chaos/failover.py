@@ -25,7 +25,7 @@ class FailoverStack(Stack):
     settings: ClassVar[Mapping[str, str]] = {"synchronous_standby_names": _NAME}
 
     def dsn(self) -> str:
-        """Give both addresses, and what to look for."""
+        """Return both addresses, and what to look for."""
         primary, standby = (urlsplit(server.dsn()) for server in (self._first, self._standby))
         user, _, one = primary.netloc.rpartition("@")
         other = standby.netloc.rpartition("@")[2]

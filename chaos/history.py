@@ -155,7 +155,7 @@ class Findings:
         }
 
     def as_json(self) -> dict[str, object]:
-        """Give it as plain data."""
+        """Return it as plain data."""
         figures = (
             "minimum",
             "acknowledged",
@@ -220,7 +220,7 @@ def _count(findings: Findings, write: Write) -> None:
 
 
 def _compare(findings: Findings, writes: Sequence[Write], row: Stored) -> None:
-    """Give each fact to the write that made it; what is left over on either side is wrong."""
+    """Assign each fact to the write that made it; what is left over on either side is wrong."""
     claimed: set[int] = set()
     for write in writes:
         if write.outcome is not Outcome.OK:
@@ -246,7 +246,7 @@ def _compare(findings: Findings, writes: Sequence[Write], row: Stored) -> None:
 
 
 def _look_at(findings: Findings, row: Stored) -> None:
-    """See whether an incident agrees with its own facts."""
+    """Check whether an incident agrees with its own facts."""
     said = f"{row.incident}: "
     if row.version != len(row.facts):
         findings.torn.append(f"{said}version {row.version} after {len(row.facts)} facts")

@@ -83,7 +83,7 @@ class Lab:
         return self.marks[0].at if self.marks else None
 
     def own_stack(self) -> Stack:
-        """Give the processes.
+        """Return the processes.
 
         Raises:
             RuntimeError: They are not ours.
@@ -106,7 +106,7 @@ class Lab:
         return judge(known, ours, minimum=1, orphans=reading.orphans)
 
     def watch(self, stop: threading.Event) -> None:
-        """Look at each instance's own health, beside the users."""
+        """Read each instance's own health, beside the users."""
         urls = self.stack.urls if self.stack is not None else [self.load.url]
         headers = {"Connection": "close"}  # what restarts or balances connects anew each time
         with httpx2.Client(timeout=2.0, headers=headers) as client:
@@ -132,7 +132,7 @@ _LABS: list[tuple[Lab, ExitStack]] = []
 
 
 def current() -> Lab:
-    """Give the lab of this process.
+    """Return the lab of this process.
 
     Raises:
         RuntimeError: There is none: the experiment lacks `controls` with this module.
@@ -258,7 +258,7 @@ def _errors(lab: Lab) -> dict[str, int]:
 
 
 def _by_second(lab: Lab) -> list[tuple[int, int, int, float]]:
-    """Give, for each second: requests, failures, the longest latency."""
+    """Return for each second: requests, failures, the longest latency."""
     seconds: dict[int, tuple[int, int, float]] = {}
     for sample in lab.load.meter.samples:
         count, failed, longest = seconds.get(int(sample.intended), (0, 0, 0.0))

@@ -32,7 +32,7 @@ class _Stage:
             self.flow.since, self.flow.due = asyncio.get_running_loop().time(), 0.0
 
     def leave(self) -> None:
-        """Give back what is still here, or end what cannot go on, after being stopped for good."""
+        """Return what is still here, or end what cannot go on, after being stopped for good."""
         if self._effect.closes_when_removed:
             self.flow.sink.end()
         self.flow.sink.absorb(self.flow.source)
@@ -82,7 +82,7 @@ class _Link:
         self._place(toxics)
 
     async def arrange(self, toxics: Sequence[Toxic]) -> None:
-        """Let these toxics act from now on, in this order; nothing that is under way is lost."""
+        """Apply these toxics from now on, in this order; nothing that is under way is lost."""
         await _cancel(self._running)
         if not self._is_stopped:  # while waiting
             self._place(toxics)
@@ -176,7 +176,7 @@ class Connection:
             self._server.close()
 
     async def arrange(self, stream: str, toxics: Sequence[Toxic]) -> None:
-        """Let these toxics act on one direction from now on."""
+        """Apply these toxics to one direction from now on."""
         if (link := self._links.get(stream)) is not None:
             await link.arrange(toxics)
 

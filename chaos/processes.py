@@ -99,7 +99,7 @@ def freeze(pid: int) -> list[int]:
 
 
 def thaw(pid: int) -> None:
-    """Let a process and all below it go on; the children first, so that their parents do not miss them."""
+    """Resume a process and all its descendants; the children first, so that their parents do not miss them."""
     for one in (*reversed(descendants(pid)), pid):
         _signal(one, signal.SIGCONT)
 
@@ -191,7 +191,7 @@ class Child:
         freeze(self.pid)
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Resume it."""
         if self.is_running:
             thaw(self.pid)
 
@@ -309,7 +309,7 @@ class Postgres:
             freeze(self.server.pid)
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Resume it."""
         if self.server.pid is not None and self.is_running:
             thaw(self.server.pid)
 

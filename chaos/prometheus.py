@@ -123,7 +123,7 @@ class Prometheus(Child):
         self.config.write_text(json.dumps(local, indent=1))
 
     def reload(self) -> None:
-        """Let it read the configuration again, with what the targets are now."""
+        """Make it read the configuration again, with what the targets are now."""
         self.reconfigure()
         os.kill(self.pid, signal.SIGHUP)
 
@@ -201,7 +201,7 @@ def _localized(job: Mapping[str, Any], where: Sequence[str], by: float) -> dict[
 def make_history(
     data: Path, samples: Sequence[Sample], *, length: float, folder: Path, spacing: float = 1.0
 ) -> int:
-    """Give a Prometheus that does not run yet a past, in which each series had the last of these values.
+    """Write a past for a Prometheus that does not run yet, in which each series had the last of these values.
 
     A window of an hour over a minute of data is a window of a minute. A service that has been well for days is
     what alerts are made for, and this is such a past: at the same spacing as the samples.

@@ -65,7 +65,7 @@ class Proxy:
         return self._listener is not None
 
     def as_json(self) -> dict[str, object]:
-        """Show it as the API does."""
+        """Return it as the API shows it."""
         return {
             "name": self.name,
             "listen": self.listen,
@@ -75,7 +75,7 @@ class Proxy:
         }
 
     def sorted_toxics(self) -> list[Toxic]:
-        """Give those of the upstream direction first, each direction in the order of effect."""
+        """Return those of the upstream direction first, each direction in the order of effect."""
         return [toxic for stream in STREAMS for toxic in self.toxics if toxic.stream == stream]
 
     def toxic(self, name: str) -> Toxic:
@@ -121,7 +121,7 @@ class Proxy:
             await asyncio.wait(self._serving)
 
     async def arrange(self, toxics: Sequence[Toxic]) -> None:
-        """Let these toxics act from now on, on new connections and on those that live."""
+        """Apply these toxics from now on, on new connections and on those that live."""
         changed = set(toxics) ^ set(self.toxics)
         self.toxics = list(toxics)
         for stream in {toxic.stream for toxic in changed}:
@@ -190,7 +190,7 @@ class Proxies:
         await self._tasks.__aexit__(kind, error, trace)
 
     def find(self, name: str) -> Proxy:
-        """Give a proxy."""
+        """Return a proxy."""
         if (proxy := self.by_name.get(name)) is None:
             raise ApiError("proxy not found", 404)
         return proxy
@@ -200,7 +200,7 @@ class Proxies:
         return Proxy(name, listen or "127.0.0.1:0", upstream, tasks=self._tasks, everywhere=self._everywhere)
 
     async def add(self, proxy: Proxy, *, enabled: bool) -> None:
-        """Take a new proxy in."""
+        """Add a new proxy."""
         if proxy.name in self.by_name:
             raise ApiError("proxy already exists", 409)
         if enabled:
@@ -208,7 +208,7 @@ class Proxies:
         self.by_name[proxy.name] = proxy
 
     async def put(self, proxy: Proxy, *, enabled: bool) -> Proxy:
-        """Take a proxy in, unless there is one with its name and addresses; replace one with others."""
+        """Add a proxy, unless there is one with its name and addresses; replace one with others."""
         before = self.by_name.get(proxy.name)
         if before is not None:
             if not await before.differs(proxy.listen, proxy.upstream):
@@ -235,7 +235,7 @@ class Proxies:
         del self.by_name[name]
 
     async def reset(self) -> None:
-        """Let all proxies listen, with no toxic."""
+        """Enable all proxies, without toxics."""
         for proxy in self.by_name.values():
             await proxy.start()
             await proxy.arrange([])
@@ -269,7 +269,7 @@ async def _look_up(
 
 
 async def _resolve(listen: str) -> tuple[str, int]:
-    """Look an address to listen on up; one of IPv4 is preferred."""
+    """Resolve an address to listen on; one of IPv4 is preferred."""
     found = await _look_up(listen, passive=True)
     return min(found, key=lambda one: one[0] != socket.AF_INET)[1]
 

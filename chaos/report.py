@@ -15,7 +15,7 @@ __all__ = ["as_html"]
 
 
 def as_html(verdict: str, durability: Durability | None, experiments: Sequence[Experiment]) -> str:
-    """Draw it for people."""
+    """Render it as HTML."""
     sections: list[str] = []
     if experiments:
         rows = [

@@ -167,7 +167,7 @@ def run(block: Block, environment: Mapping[str, str], *, timeout: float = 60.0) 
 
 
 def rehearsed(path: Path, day: date) -> None:
-    """Write down that all of a runbook's commands did what they should.
+    """Record that all of a runbook's commands did what they should.
 
     Raises:
         RunbookError: It has no place for that in its front matter.

@@ -72,7 +72,7 @@ class Sink:
         self._server.server_close()
 
     def url(self, receiver: str) -> str:
-        """Give the address to post to."""
+        """Return the address to post to."""
         return f"http://127.0.0.1:{self._server.server_port}/{receiver}"
 
     def arrivals(

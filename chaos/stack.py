@@ -45,7 +45,7 @@ class Part(Protocol):
         ...
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Resume it."""
         ...
 
 
@@ -137,7 +137,7 @@ class Stack:
         return parts | ({"haproxy": self.proxy} if self.proxy is not None else {})
 
     def dsn(self) -> str:
-        """Give the address of the database."""
+        """Return the address of the database."""
         return self.postgres.server.dsn()
 
     def restore(self) -> None:

@@ -56,7 +56,7 @@ class Statements:
         self._child.kill()
 
     def end(self, *, minimum: int) -> StatementFindings:
-        """Let it read back what is stored, and judge.
+        """Make it read back what is stored, and judge.
 
         Raises:
             RuntimeError: If it broke, or did not come to an end.

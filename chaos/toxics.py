@@ -81,7 +81,7 @@ class Pipe:
             self._resize(len(chunk.data))
 
     def end(self) -> None:
-        """Let nothing more in; what is in can still be taken. May be called twice."""
+        """Accept nothing more; what is in can still be taken. May be called twice."""
         self.ended = True
         self._ready.set()
 
@@ -119,7 +119,7 @@ class Flow:
     due: float = 0.0
 
     async def carry(self) -> None:
-        """Hand on all chunks as they come, until the end."""
+        """Forward all chunks as they come, until the end."""
         while await self.source.head() is not None:
             await self.hand_on()
 
@@ -157,12 +157,12 @@ class Effect:
 
 
 class Noop(Effect):
-    """Let everything pass."""
+    """Forward everything."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Latency(Effect):
-    """Let each chunk pass `latency` ± `jitter` milliseconds after it came."""
+    """Forward each chunk `latency` ± `jitter` milliseconds after it came."""
 
     buffer: ClassVar[int] = _LATENCY_BYTES
     latency: int = 0
@@ -179,7 +179,7 @@ class Latency(Effect):
 
 @dataclass(frozen=True, kw_only=True)
 class Bandwidth(Effect):
-    """Let `rate` kilobytes (of 1,000 bytes) pass in a second."""
+    """Forward `rate` kilobytes (of 1,000 bytes) a second."""
 
     rate: int = 0
 
@@ -189,7 +189,7 @@ class Bandwidth(Effect):
             raise ValueError("attribute rate must be 1 or more")
 
     async def run(self, flow: Flow) -> None:
-        """Let a piece pass when its time on the wire is over, on a schedule that makes up for late wake-ups."""
+        """Forward a piece when its time on the wire is over, on a schedule that makes up for late wake-ups."""
         bytes_per_second = self.rate * 1000
         while True:
             was_idle = flow.source.is_empty
@@ -262,7 +262,7 @@ class Slicer(Effect):
             raise ValueError("attribute average_size must be 1 or more, and greater than size_variation")
 
     async def run(self, flow: Flow) -> None:
-        """Hand on piece after piece."""
+        """Forward piece after piece."""
         while await flow.source.head() is not None:
             size = self.average_size + random.randint(-self.size_variation, self.size_variation)  # noqa: S311 - no secret
             await flow.hand_on(size)
@@ -272,7 +272,7 @@ class Slicer(Effect):
 
 @dataclass(frozen=True, kw_only=True)
 class LimitData(Effect):
-    """Let `bytes` bytes pass, then close."""
+    """Forward `bytes` bytes, then close."""
 
     bytes: int = 0
 
@@ -317,7 +317,7 @@ class Toxic:
     effect: Effect
 
     def as_json(self) -> dict[str, object]:
-        """Show it as the API does."""
+        """Return it as the API shows it."""
         return {
             "attributes": {field.name: getattr(self.effect, field.name) for field in fields(self.effect)},
             "name": self.name,

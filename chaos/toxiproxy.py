@@ -79,15 +79,15 @@ class Toxiproxy:
         self._ask("DELETE", _path(name))
 
     def enable(self, name: str) -> None:
-        """Let a proxy listen again, on the same address."""
+        """Enable a proxy again, on the same address."""
         self._ask("POST", _path(name), {"enabled": True})
 
     def disable(self, name: str) -> None:
-        """Let a proxy refuse connections, and close those that live."""
+        """Make a proxy refuse connections, and close those that live."""
         self._ask("POST", _path(name), {"enabled": False})
 
     def redirect(self, name: str, upstream: str) -> None:
-        """Let a proxy connect to somewhere else, and close the connections that live."""
+        """Change the upstream of a proxy, and close the connections that live."""
         self._ask("POST", _path(name), {"upstream": upstream})
 
     def add(
@@ -101,7 +101,7 @@ class Toxiproxy:
         toxic: str | None = None,
         **attributes: int,
     ) -> str:
-        """Put a toxic on a proxy.
+        """Add a toxic to a proxy.
 
         Args:
             name: The proxy's.
@@ -120,12 +120,12 @@ class Toxiproxy:
         return str(self._ask("POST", _path(name, ""), {**new, "attributes": attributes})["name"])
 
     def change(self, name: str, toxic: str, /, *, toxicity: float | None = None, **attributes: int) -> None:
-        """Give a toxic other attributes; those not named stay."""
+        """Change attributes of a toxic; those not named stay."""
         changes: dict[str, object] = {} if toxicity is None else {"toxicity": toxicity}
         self._ask("POST", _path(name, toxic), {**changes, "attributes": attributes})
 
     def remove(self, name: str, toxic: str) -> None:
-        """Take a toxic off a proxy."""
+        """Remove a toxic from a proxy."""
         self._ask("DELETE", _path(name, toxic))
 
     def reset(self) -> None:

@@ -23,7 +23,7 @@ class _Locust(Protocol):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Hand the address and the other options to Locust, which ends the process.
+    """Pass the address and the other options to Locust, which ends the process.
 
     Raises:
         SystemExit: With the exit code of the run.

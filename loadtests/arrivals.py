@@ -22,7 +22,7 @@ def constant(rate: float, seconds: float) -> tuple[float, ...]:
 
 
 def poisson(rate: float, seconds: float, *, seed: int) -> tuple[float, ...]:
-    """Let arrivals come independently of one another, as people do; the same seed gives the same moments."""
+    """Space arrivals at random (Poisson); the same seed gives the same moments."""
     _bounded(rate, seconds)
     gaps = luck(seed)
     moments: list[float] = []
@@ -34,7 +34,7 @@ def poisson(rate: float, seconds: float, *, seed: int) -> tuple[float, ...]:
 
 
 def luck(seed: int) -> random.Random:
-    """Give numbers that look random, and can be had again."""
+    """Return a seeded generator of random numbers."""
     return random.Random(seed)  # noqa: S311 - a schedule, no secret
 
 
@@ -89,7 +89,7 @@ class Meter:
     dropped: list[float] = field(default_factory=list[float])
 
     def admit(self, intended: float) -> bool:
-        """Take an arrival, or drop it; each that is taken must come to ``finish``."""
+        """Accept an arrival, or drop it; each accepted one must come to ``finish``."""
         if self.in_flight >= self.cap:
             self.dropped.append(intended)
             return False

@@ -89,19 +89,19 @@ class Outcome:
     errors: dict[str, int] = field(default_factory=dict[str, int])
 
     def as_json(self) -> dict[str, object]:
-        """Give it as plain data."""
+        """Return it as plain data."""
         return {**asdict(self), "verdict": self.verdict.name.lower(), "exit_code": int(self.verdict)}
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Give the smallest value that at least this share of them does not exceed; 0 of none."""
+    """Return the smallest value that at least this share of them does not exceed; 0 of none."""
     if not values:
         return 0.0
     return sorted(values)[max(math.ceil(share * len(values)), 1) - 1]
 
 
 def judge(run: Run, limits: Limits) -> Outcome:
-    """Come to a verdict; an invalid run is invalid whatever its figures say."""
+    """Return the verdict; an invalid run is invalid whatever its figures say."""
     samples = [sample for sample in run.samples if sample.intended >= run.warm_up]
     dropped = sum(at >= run.warm_up for at in run.dropped)
     rows = (summary("all", samples), *_by_route(samples))
@@ -126,7 +126,7 @@ def judge(run: Run, limits: Limits) -> Outcome:
 
 
 def summary(route: str, samples: Sequence[Sample]) -> Row:
-    """Work out the figures of some samples; failed ones count with the time they took."""
+    """Compute the figures of some samples; failed ones count with the time they took."""
     latencies = sorted(sample.latency for sample in samples)
     return Row(
         route=route,

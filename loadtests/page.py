@@ -72,7 +72,7 @@ def machine() -> dict[str, str]:
 
 
 def page(title: str, verdict: str, sections: Iterable[str], *, lead: str = "") -> str:
-    """Put sections together to a whole document."""
+    """Combine sections into a document."""
     about = ", ".join(f"{name} {value}" for name, value in machine().items())
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'

@@ -29,7 +29,7 @@ def as_text(outcome: Outcome) -> str:
 
 
 def as_html(run: Run, outcome: Outcome, about: Mapping[str, str]) -> str:
-    """Draw it for people."""
+    """Render it as HTML."""
     every, by_second = outcome.rows[0], _by_second(run)
     what = "Latency counts from the intended start of each request."
     sections = [

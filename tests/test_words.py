@@ -102,10 +102,12 @@ def _python(text: str) -> Iterator[tuple[int, str]]:
 def _tests(text: str) -> Iterator[tuple[int, str]]:
     """Yield the names of tests, and the lines of docstrings."""
     for found in re.finditer(
-        r'^ *(?:async def|def|class) (test_\w+|Test\w+)|^ *("""(?:.|\n)*?""")', text, re.MULTILINE
+        r'^ *(?:async def|def|class) (test_\w+|Test\w+)|"""(?:.|\n)*?"""', text, re.MULTILINE
     ):
-        lines = found[1].replace("_", " ") if found[1] else found[2]
-        yield from enumerate(lines.splitlines(), text.count("\n", 0, found.start()) + 1)
+        before = text[text.rfind("\n", 0, found.start()) + 1 : found.start()]
+        if found[1] or not before.strip():
+            lines = found[1].replace("_", " ") if found[1] else found[0]
+            yield from enumerate(lines.splitlines(), text.count("\n", 0, found.start()) + 1)
 
 
 def _markdown(text: str) -> Iterator[tuple[int, str]]:
@@ -200,6 +202,10 @@ def test_a_word_of_the_lists_is_found(name: str, text: str) -> None:
     ("name", "text"),
     [
         ("src/a.py", 'def f(luck, told="told"): return f"a {told} b"'),
+        (
+            "tests/a.py",
+            'CODE = """\nx\n"""\n\n\ndef answer() -> str:\n    return "so many"\n\n\nOTHER = """y"""',
+        ),
         ("src/a.py", '"""Draw.\n\n    luck: From 0 to 1; see `luck`.\n"""'),
         ("tests/a.py", "def test_it_waits() -> None: ...  # nobody"),
         ("docs/a.md", "```python\nluck = 1\n```"),

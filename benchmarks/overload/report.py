@@ -133,7 +133,7 @@ def keep(rows: Sequence[Row]) -> None:
 
 
 def renew(part: str, text: str) -> None:
-    """Put a text between the marks of a part of the page."""
+    """Write a text between the marks of a part of the page."""
     first, last = f"<!-- {part} -->\n", f"\n<!-- end of {part} -->"
     before, _, rest = PAGE.read_text().partition(first)
     _, _, after = rest.partition(last)

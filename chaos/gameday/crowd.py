@@ -63,7 +63,7 @@ async def _all(url: str, count: int, pause: float) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Be many."""
+    """Run all connections."""
     parser = argparse.ArgumentParser(
         "python -m chaos.gameday.crowd", description=(__doc__ or "").partition("\n")[0]
     )

@@ -73,7 +73,7 @@ class Calm:
         return (*(f"noise: {name}" for name in self.noise), *self.troubles, *dead)
 
     def as_json(self) -> dict[str, object]:
-        """Give it as plain data."""
+        """Return it as plain data."""
         return {**asdict(self), "verdict": "fail" if self.reasons else "pass", "reasons": list(self.reasons)}
 
 

@@ -96,7 +96,7 @@ def _killed(*parts: str) -> Fault:
 
 
 def _slow_database(milliseconds: int) -> Fault:
-    """Let each answer of the database take longer."""
+    """Make each answer of the database take longer."""
 
     @contextmanager
     def fault(site: Site) -> Generator[None]:
@@ -226,7 +226,7 @@ def _old_schema(site: Site) -> AbstractContextManager[None]:
 
 @contextmanager
 def _unsafe_commits(site: Site) -> Generator[None]:
-    """Let the database acknowledge what is not on disk yet, to every session that begins from now on."""
+    """Make the database acknowledge what is not on disk yet, to every session that begins from now on."""
     setting = "alter role all {} synchronous_commit"
     end_sessions = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name like 'postfacta%'"
     for statement in (f"{setting.format('set')} = off", end_sessions):
@@ -240,7 +240,7 @@ def _unsafe_commits(site: Site) -> Generator[None]:
 
 @contextmanager
 def _hanging_writes(site: Site) -> Generator[None]:
-    """Let one write of seven hang in the database for longer than its request may take; the others are as quick as ever."""
+    """Make one write of seven hang in the database for longer than its request may take; the others are as quick as ever."""
     hang = "begin if random() < 0.15 then perform pg_sleep(8); end if; return new; end"
     site.database.ask(f"create function hang() returns trigger language plpgsql as '{hang}'")
     site.database.ask("create trigger hang before insert on audit_log for each row execute function hang()")
@@ -252,7 +252,7 @@ def _hanging_writes(site: Site) -> Generator[None]:
 
 @contextmanager
 def _wrong_target(site: Site) -> Generator[None]:
-    """Let Prometheus scrape something else in place of the service, as a slip in its configuration does."""
+    """Make Prometheus scrape something else in place of the service, as a slip in its configuration does."""
     prometheus, right = site.prometheus, site.prometheus.targets["postfacta"]
     prometheus.targets["postfacta"] = prometheus.targets["postfacta-journey"]
     prometheus.reload()

@@ -145,7 +145,7 @@ class Result:
     users: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def as_json(self) -> dict[str, object]:
-        """Give it as plain data."""
+        """Return it as plain data."""
         return asdict(self)
 
 

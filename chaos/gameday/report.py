@@ -77,7 +77,7 @@ class Told:
 
 
 def as_json(told: Told) -> dict[str, object]:
-    """Give it as plain data."""
+    """Return it as plain data."""
     return {
         "verdict": told.verdict,
         "compression": told.compression,
@@ -157,7 +157,7 @@ def _failed(result: Result) -> str:
 
 
 def as_html(told: Told) -> str:
-    """Draw it for people."""
+    """Render it as HTML."""
     lead = (
         "Each fault was caused on real processes under users' load, while a real Prometheus and a real Alertmanager "
         f"watched. Their windows, waits and intervals were {told.compression} times shorter than in production; what "

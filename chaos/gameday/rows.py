@@ -81,7 +81,7 @@ class Table:
     not_caused: Mapping[str, str]
 
     def choose(self, names: Sequence[str]) -> tuple[Row, ...]:
-        """Give the rows of these ids; all without any.
+        """Return the rows of these ids; all without any.
 
         Raises:
             TableError: One is not known.

@@ -280,7 +280,7 @@ class Site:
         return prometheus
 
     def slices(self, seconds: float) -> list[Sample]:
-        """Give what the slices of objectives were in the last seconds."""
+        """Return what the slices of objectives were in the last seconds."""
         found = self.prometheus.query(f"{_SLICES}[{max(1, round(1000 * seconds))}ms]")
         return [(labels, values) for labels, values in found if len(values) >= 3]
 
@@ -322,7 +322,7 @@ class Site:
         return last - since >= 2.0 and seconds.count >= _RATE and not seconds.failed
 
     def environment(self) -> dict[str, str]:
-        """Give the variables that the runbooks' commands need."""
+        """Return the variables that the runbooks' commands need."""
         return {
             "APP_URL": self.stack.url,
             "METRICS_TOKEN": "",

@@ -71,7 +71,7 @@ class Switch:
         return self._clock() - self._pinged
 
     def ping(self) -> None:
-        """Take note of a sign of life."""
+        """Record a ping."""
         self._pinged = self._clock()
 
     def look(self) -> None:

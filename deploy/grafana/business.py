@@ -1,4 +1,4 @@
-"""Show what PostFacta is for: incidents, how long they take, what machines report, and who signs in."""
+"""Show the business metrics: incidents, how long they take, what machines report, and who signs in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DURATION: Final = "postfacta_incident_duration"
 
 
 def rows() -> list[Row]:
-    """Give all rows."""
+    """Return all rows."""
     return [
         Row("Incidents", _incidents()),
         Row("How long they take", _durations()),

@@ -29,7 +29,7 @@ VARIABLE: Final = Variable(
 
 
 def rows() -> list[Row]:
-    """Give all rows."""
+    """Return all rows."""
     return [
         Row("Statements", _statements()),
         Row("Connections of the service", _pool()),

@@ -95,7 +95,7 @@ _KINDS: Final = {
 
 
 def boards(service: Service) -> list[Board]:
-    """Put together all dashboards of a service; `business` is there for PostFacta alone."""
+    """Return all dashboards of a service; `business` is there for PostFacta alone."""
     return [
         _board(service, name, kind)
         for name, kind in _KINDS.items()

@@ -1,4 +1,4 @@
-"""Show a service at one glance: promises, requests, saturation, dependencies, instances."""
+"""Show a service at one glance: objectives, requests, saturation, dependencies, instances."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EVENTS: Final = (
 
 
 def rows() -> list[Row]:
-    """Give all rows."""
+    """Return all rows."""
     return [
         Row("Promises", _promises()),
         Row("Requests", _requests()),

@@ -17,7 +17,7 @@ _ONE_PERCENT: Final = (Step("green"), Step("red", 0.01))
 
 
 def rows() -> list[Row]:
-    """Give all rows."""
+    """Return all rows."""
     return [
         Row("Circuit breakers", _breakers()),
         Row("Retries", _retries()),

@@ -51,7 +51,7 @@ ALERTS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 def linked(rows: list[Row], runbooks: str) -> list[Row]:
-    """Give each panel its links; the runbook of an alert is the file of its name."""
+    """Add links to each panel; the runbook of an alert is the file of its name."""
     return [Row(row.title, [_linked(panel, runbooks) for panel in row.panels]) for row in rows]
 
 

@@ -17,7 +17,7 @@ _ANY_IS_RED: Final = (Step("green"), Step("red", 0.001))
 
 
 def rows() -> list[Row]:
-    """Give all rows."""
+    """Return all rows."""
     return [
         Row("Memory, CPU, files", _resources()),
         Row("Event loop and collector", _loop()),

@@ -44,11 +44,11 @@ class Balancer:
         self._ends = float("inf")
 
     def saw_unready(self) -> None:
-        """Take the instance out, soon."""
+        """Stop sending requests to the instance, soon."""
         self._stops = min(self._stops, time.monotonic() + self._notice)
 
     def end_by(self, at: float) -> None:
-        """Be over at that moment: what is still open then is closed too."""
+        """End at that moment: what is still open then is closed too."""
         self._ends = min(self._ends, at)
 
     @property

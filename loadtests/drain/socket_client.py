@@ -1,4 +1,4 @@
-"""Hold a WebSocket open, and tell with which code the server closed it."""
+"""Hold a WebSocket open, and print the code with which the server closed it."""
 
 from __future__ import annotations
 

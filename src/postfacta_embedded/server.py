@@ -146,7 +146,7 @@ class EmbeddedPostgres:
         return None if self._child is None else self._child.poll()
 
     def dsn(self, database: str = "postgres") -> str:
-        """Give the address of a database, with the superuser's password in it."""
+        """Return the address of a database, with the superuser's password in it."""
         password = quote(self._cluster.password(), safe="")
         return f"postgresql://{SUPERUSER}:{password}@{_HOST}:{self._port}/{quote(database, safe='')}"
 
