@@ -410,6 +410,7 @@ def live(mortal: EmbeddedPostgres) -> Generator[LiveService]:
         yield running
 
 
+@pytest.mark.clock("2 s an answer")
 def test_a_real_process_serves_old_answers_at_once_and_new_ones_again_without_a_restart(
     live: LiveService, mortal: EmbeddedPostgres
 ) -> None:

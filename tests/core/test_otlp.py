@@ -77,6 +77,7 @@ def test_what_is_not_sampled_takes_no_place(exporter: Exporter) -> None:
     assert lost(provider) == {}
 
 
+@pytest.mark.clock("2 s")
 def test_what_does_not_fit_is_dropped_and_counted_and_nobody_waits(exporter: Exporter) -> None:
     exporter.go.clear()
     provider = Provider(exporter, sampler=ALWAYS_ON, queued=10, batch=2, every=0.01)
@@ -104,6 +105,7 @@ def test_what_was_sent_in_vain_is_counted(exporter: Exporter, error: Exception |
     assert lost(provider) == {"export_failed": 30}
 
 
+@pytest.mark.clock("1.7 s")
 def test_the_end_waits_no_longer_than_its_patience_and_counts_what_is_left(exporter: Exporter) -> None:
     exporter.go.clear()
     provider = Provider(exporter, sampler=ALWAYS_ON, batch=2, patience=0.3)

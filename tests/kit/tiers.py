@@ -5,7 +5,7 @@
 | `fast` | run in this process; they may use the session's PostgreSQL |
 | `process` | start programs: they ask for the fixture `programs`, by themselves or through another fixture |
 | `browser` | use Chromium: they ask for the fixture `chromiums` |
-| `clock` | are decided by a wall-clock threshold: they run alone, and state their slack |
+| `clock` | are decided by a wall-clock threshold: they run alone; the mark states their slack, `clock("0.4 s")` |
 | `long` | take more than two seconds of the processor |
 
 The last line of a run counts what it left out. `.pytest_cache/executed` lists what it ran: see `executed.py`.
@@ -62,8 +62,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test with its tier, before `-m` chooses."""
     for item in items:
         tier = item.stash[_TIER] = tier_of(item)
-        if item.get_closest_marker(tier) is None:
+        mark = item.get_closest_marker(tier)
+        if mark is None:
             item.add_marker(tier)
+        elif tier == "clock" and not mark.args:
+            raise pytest.UsageError(f'{item.nodeid}: clock needs the slack, as in clock("0.4 s")')
 
 
 @pytest.hookimpl(wrapper=True)

@@ -141,6 +141,7 @@ def end(process: subprocess.Popen[str]) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.clock("4 s")
 @pytest.mark.parametrize("trouble", ["frozen", "away", "black hole"])
 def test_a_collector_in_trouble_costs_spans_and_no_time(
     database_dsn: str, tmp_path: Path, trouble: str
@@ -165,6 +166,7 @@ def test_a_collector_in_trouble_costs_spans_and_no_time(
     assert took < 5.0
 
 
+@pytest.mark.clock("2 s")
 def test_the_end_is_as_quick_with_a_collector_that_works(database_dsn: str, tmp_path: Path) -> None:
     with collector(tmp_path) as (_, url), service(database_dsn, url, tmp_path) as (served, port):
         slowest = percentile_99(port, 1000)

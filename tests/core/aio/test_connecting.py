@@ -74,6 +74,7 @@ def test_a_span_names_the_server_where_it_is_plain(
     assert (connector.server, database_of(address)) == (server, namespace)
 
 
+@pytest.mark.clock("0.4 s")
 async def test_a_host_that_does_not_answer_has_its_share_of_the_time_and_is_asked_last_from_then_on(
     database_dsn: str, deaf: str
 ) -> None:
@@ -92,6 +93,7 @@ async def test_a_host_that_does_not_answer_has_its_share_of_the_time_and_is_aske
     assert {event.server for event in seen.of(QueryFinished)} == {"127.0.0.1"}
 
 
+@pytest.mark.clock("0.6 s")
 async def test_if_no_host_answers_the_attempt_takes_no_longer_than_one(deaf: str) -> None:
     seen = RecordingObserver()
     options = replace(QUICK, connect_timeout=0.4)

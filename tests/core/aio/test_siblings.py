@@ -97,6 +97,7 @@ async def test_a_worker_that_was_killed_is_heard_no_more_and_another_takes_its_n
             assert await siblings.ask(b"you") == ([b"1 heard you"], 0)
 
 
+@pytest.mark.clock("1.7 s")
 @pytest.mark.usefixtures("programs")
 async def test_a_worker_that_is_stuck_holds_nobody_up_for_longer_than_the_patience(folder: Path) -> None:
     siblings = Siblings(folder, answer, patience=0.3)

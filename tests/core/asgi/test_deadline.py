@@ -26,6 +26,7 @@ from tests.core.asgi.deadlines import LATE, Log, Service, asgi, sleeping, until
 from tests.garbage import garbage
 
 
+@pytest.mark.clock("0.4 s")
 async def test_the_answer_is_504_in_time_and_the_handler_has_ended_before_it_returns() -> None:
     log = Log()
     service = Service(sleeping(log), timeout=0.1)
@@ -369,6 +370,7 @@ async def test_a_response_whose_first_piece_is_all_of_it_is_no_stream(
     assert response.body == b"{}"
 
 
+@pytest.mark.clock("0.4 s")
 async def test_without_a_lifespan_the_limit_holds_all_the_same() -> None:
     log = Log()
     service = Service(sleeping(log), timeout=0.1)

@@ -27,6 +27,7 @@ def _is_watched(scope: Scope) -> bool:
     return str(scope["path"]) == "/watched"
 
 
+@pytest.mark.clock("1.5 s")
 @pytest.mark.parametrize("cancels", [True, _is_watched])
 async def test_a_client_that_leaves_cancels_its_handler_where_that_is_wanted(cancels: Any) -> None:
     log = Log()

@@ -318,6 +318,7 @@ async def test_a_look_at_the_client_that_does_not_wait_loses_nothing() -> None:
         assert exchange.is_cancelled
 
 
+@pytest.mark.clock("0.07 s: it has slept 0.02 of 0.1 s")
 @pytest.mark.parametrize("reading", [False, True])
 async def test_the_watcher_ends_with_the_request(reading: bool) -> None:  # noqa: FBT001 - a table
     wire = Wire(*([] if reading else [part(b"x", more=True)]))
