@@ -25,15 +25,19 @@ def local_path(path: str, root_path: str) -> str:
     return path[len(root_path) :] if root_path and path.startswith(root_path + "/") else path
 
 
-def shadowed(app: object, paths: Collection[str]) -> list[str]:
+def shadowed(app: object, paths: Collection[str], *, prefix: str = "") -> list[str]:
     """Return which of these paths an application has routes for: Starlette, FastAPI or Litestar, or around one.
 
-    A mount counts if it stands at such a path, and not if it stands above it.
+    A mount counts if it stands at such a path, and not if it stands above it. At the prefix it alone counts: what is
+    below the prefix is answered before the application, and the prefix itself is not.
     """
     for _ in range(_MAX_LAYERS):
         routes: object = getattr(app, "routes", None)
         if isinstance(routes, Iterable):
-            own = {getattr(route, "path", None) for route in cast("Iterable[object]", routes)}
+            found = [
+                (getattr(it, "path", None), hasattr(it, "routes")) for it in cast("Iterable[object]", routes)
+            ]
+            own = {path for path, is_mount in found if path != prefix or is_mount}
             return [path for path in paths if path in own]
         # Middleware in pure ASGI calls what it wraps so, as a rule.
         app = getattr(app, "app", None)

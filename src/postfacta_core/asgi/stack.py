@@ -435,7 +435,12 @@ def harden(
         shedding=shedding,
         rate_limits=rate_limits,
         telemetry=telemetry,
-        taken=partial(shadowed, app, (policy.metrics_path, policy.health_prefix, *policy.probes)),
+        taken=partial(
+            shadowed,
+            app,
+            (policy.metrics_path, policy.health_prefix, *policy.probes),
+            prefix=policy.health_prefix,
+        ),
     )
 
 

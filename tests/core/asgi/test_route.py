@@ -181,6 +181,12 @@ def test_routes_that_are_answered_before_them_are_found_in_layers_too() -> None:
             self.app = app
 
     assert shadowed(app, paths) == shadowed(Layer(Layer(app)), paths) == ["/metrics", "/healthz"]
+    assert shadowed(app, paths, prefix="/healthz") == ["/metrics", "/healthz"]
+    # Below the prefix is answered before the application, and the prefix itself is not.
+    assert shadowed(Starlette(routes=[Route("/healthz", handle)]), paths, prefix="/healthz") == []
+    assert shadowed(Starlette(routes=[Route("/healthz/live", handle)]), paths, prefix="/healthz") == [
+        "/healthz/live"
+    ]
     circle = Layer(None)
     circle.app = circle
     assert shadowed(circle, paths) == shadowed(object(), paths) == []
