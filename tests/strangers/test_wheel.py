@@ -186,4 +186,3 @@ def test_a_face_loads_only_what_is_used(
     loaded = json.loads(done.stdout)
     assert {name for name in HEAVY if name in loaded} == heavy
     assert len(loaded) <= most, len(loaded)
-    print("NN", statement, len(loaded))
