@@ -524,20 +524,20 @@ def _paths() -> Mapping[str, Any]:
 
 
 def _api(asked: str) -> str:
-    """Write a table of one group: the document's own words, and beside them who may."""
+    """Return the table of one group of routes, from the OpenAPI document."""
     rules, paths = documented(), _paths()
     rows = [
-        "| method | path | who | what it does | answers | problems of its own |",
+        "| method | path | access | summary | success | further problems |",
         "|---|---|---|---|---|---|",
     ]
     for rule in rules:
         path = re.sub(r":\w+", "", rule.path)
         if group_of(path) == asked.strip():
-            told = paths[path][rule.method.lower()]
-            answers = " ".join(status for status in told["responses"] if status < "400")
+            operation = paths[path][rule.method.lower()]
+            answers = " ".join(status for status in operation["responses"] if status < "400")
             own = ", ".join(f"`{slug}`" for slug in dict.fromkeys(rule.problems))
             rows.append(
-                f"| {rule.method} | `{path}` | {_MAY[rule.access]} | {told['summary']} | {answers} | {own} |"
+                f"| {rule.method} | `{path}` | {_MAY[rule.access]} | {operation['summary']} | {answers} | {own} |"
             )
     return "\n".join(rows)
 

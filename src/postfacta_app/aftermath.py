@@ -1,4 +1,4 @@
-"""The routes of what comes after an incident: post-mortems, factors, actions, links, exports."""
+"""Routes of post-mortems, factors, action items, links and exports."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _INCIDENT = "/api/v1/incidents/{ref}"
 def aftermath_rules(
     on: PostMortemHttp, *, actions: ActionHttp, links: LinkHttp, export: ExportHttp
 ) -> list[Rule]:
-    """List them; the table of all routes holds them with the others."""
+    """List these routes for the route table."""
     return [*_postmortems(on), *_actions(actions), *_links(links), *_exports(export)]
 
 
@@ -38,7 +38,7 @@ def _postmortems(http: PostMortemHttp) -> list[Rule]:
     return [
         Rule(
             method="GET", path=one, handler=http.read, access=READ, route_class=read,
-            summary="Read the post-mortem, and what its timeline has done since",
+            summary="Read the post-mortem, and how its timeline has changed since",
             answers={200: postmortems.PostMortem, 304: None}, headers={"If-None-Match": False}, stale=True,
         ),
         Rule(
@@ -48,12 +48,12 @@ def _postmortems(http: PostMortemHttp) -> list[Rule]:
         ),
         Rule(
             method="POST", path=f"{one}/transitions", handler=http.move, access=WRITE, route_class=write,
-            summary="Move the post-mortem to another state", body=postmortems.Transition, answers=written,
+            summary="Change the status of the post-mortem", body=postmortems.Transition, answers=written,
             problems=(*_ONCE, *_VERSIONED, "illegal-transition", "not-publishable"), headers=once,
         ),
         Rule(
             method="POST", path=f"{one}/restore", handler=http.restore, access=WRITE, route_class=write,
-            summary="Write the content of an older revision again", body=postmortems.Restore, answers=written,
+            summary="Restore the content of an older revision", body=postmortems.Restore, answers=written,
             problems=(*_ONCE, *_VERSIONED), headers=once,
         ),
         Rule(
@@ -63,7 +63,7 @@ def _postmortems(http: PostMortemHttp) -> list[Rule]:
         ),
         Rule(
             method="GET", path=f"{one}/revisions/{{rev}}", handler=http.revision, access=READ, route_class=read,
-            summary="Read a revision, beside another", query=postmortems.RevisionQuery,
+            summary="Read a revision, or compare it with another", query=postmortems.RevisionQuery,
             answers={200: postmortems.RevisionWithDifferences},
         ),
         Rule(
@@ -80,21 +80,21 @@ def _actions(http: ActionHttp) -> list[Rule]:
     return [
         Rule(
             method="GET", path=of_incident, handler=http.of_incident, access=READ, route_class=read,
-            summary="List the actions of an incident", answers={200: actions.ActionList},
+            summary="List the action items of an incident", answers={200: actions.ActionList},
         ),
         Rule(
             method="POST", path=of_incident, handler=http.add, access=WRITE, route_class=write,
-            summary="Write down an action", body=actions.NewAction, answers={201: actions.Action},
+            summary="Create an action item", body=actions.NewAction, answers={201: actions.Action},
             problems=_ONCE, headers={"Idempotency-Key": False},
         ),
         Rule(
             method="GET", path=root, handler=http.page, access=READ, route_class=search,
-            summary="List actions of all incidents by due day", query=actions.ActionQuery,
+            summary="List action items of all incidents by due date", query=actions.ActionQuery,
             answers={200: actions.ActionPage}, problems=("invalid-cursor",),
         ),
         Rule(
             method="PATCH", path=f"{root}/{{id}}", handler=http.change, access=WRITE,
-            route_class=write, summary="Change an action by JSON Merge Patch", body=actions.ActionChange,
+            route_class=write, summary="Change an action item by JSON Merge Patch", body=actions.ActionChange,
             body_type="application/merge-patch+json", answers={200: actions.Action},
             problems=_VERSIONED, headers={"If-Match": True},
         ),
@@ -115,7 +115,7 @@ def _links(http: LinkHttp) -> list[Rule]:
         ),
         Rule(
             method="DELETE", path=f"{root}/{{other}}/{{type}}", handler=http.unlink, access=WRITE,
-            route_class=write, summary="Take a link away", answers={204: None}, problems=("conflict",),
+            route_class=write, summary="Remove a link", answers={204: None}, problems=("conflict",),
         ),
     ]  # fmt: skip
 
@@ -125,12 +125,12 @@ def _exports(http: ExportHttp) -> list[Rule]:
     return [
         Rule(
             method="GET", path=f"{_INCIDENT}/export", handler=http.one, access=READ, route_class=search,
-            summary="Take out an incident whole", query=export.OneQuery, answers={200: export.Document, 304: None},
+            summary="Export an incident", query=export.OneQuery, answers={200: export.Document, 304: None},
             also=("text/markdown",), headers={"If-None-Match": False},
         ),
         Rule(
             method="GET", path="/api/v1/export", handler=http.all, access=READ, route_class=search,
-            summary="Take out incidents, a line each, what changed longest ago first", query=export.ExportQuery,
+            summary="Export incidents as NDJSON, least recently changed first", query=export.ExportQuery,
             answers={200: None}, also=(NDJSON,), problems=("invalid-cursor",),
         ),
     ]  # fmt: skip

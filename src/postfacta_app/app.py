@@ -1,4 +1,4 @@
-"""Put the service together: the only place where its parts meet."""
+"""The composition root: the only module that wires the parts together."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ _HEADERS = (
     ("referrer-policy", "same-origin"),
     ("cross-origin-opener-policy", "same-origin"),
 )
-# One year: browsers then ask for this host by TLS alone. Never on a developer's machine, where there is none.
+# One year of TLS only for this host. Not in `local`, where there is no TLS.
 _STRICT_TRANSPORT = ("strict-transport-security", "max-age=31536000")
 _FORWARDED = (b"x-forwarded-for", b"forwarded", b"x-real-ip", b"via")
 
@@ -106,12 +106,12 @@ class SchemaOutdatedError(Exception):
 def create_app(
     settings: Settings, *, v0_store: V0Store | None = None, read: Callable[[], Settings] | None = None
 ) -> Hardened:
-    """Make the service; nothing is opened before its lifespan starts.
+    """Create the application; nothing is opened before its lifespan starts.
 
     Args:
-        settings: All there is to set.
+        settings: All settings.
         v0_store: Where v0 keeps its incidents; by default the database.
-        read: Reads the settings again, for secrets that are replaced; by default none is.
+        read: Reloads the settings for replaced secrets; by default they are not reloaded.
     """
     rotation = Rotation(settings, read)
     codebase = load_codebase()
@@ -127,7 +127,7 @@ def create_app(
             max_waiting=20 * settings.pool_max_size,
             acquire_timeout=settings.pool_acquire_timeout,
             statement_timeout=settings.statement_timeout,
-            reset=False,  # No statement of ours leaves anything behind in its session.
+            reset=False,  # None of our statements leaves session state behind.
         ),
         password=rotation.password if password_of(settings) else None,
         observer=telemetry.observer,
@@ -182,7 +182,7 @@ def create_app(
         resources=[
             rotation.watching(),
             database,
-            # With limits by address, harden opens it.
+            # With limits by address, `harden` opens it.
             *([rate_store] if rate_store and not address_limits(settings, table) else []),
             housekeeping(database, telemetry.observer),
             revocations.running(database.wait_connected, observer=telemetry.observer),
@@ -210,7 +210,7 @@ def route_rules(
     accounts: Accounts | None = None,
     throttle: Throttle | None = None,
 ) -> list[Rule]:
-    """Fill the route table with handlers."""
+    """Create the handlers and the route table."""
     business = business or BusinessMetrics(expected=HEAD)
     transactions = Transactions(database, count=business.count)
     identity = PostgresIdentity(database)
@@ -304,7 +304,7 @@ def _project(
     settings = rotation.current
     if settings.auth_mode is not AuthMode.SUPABASE:
         return None
-    from .identity.project import Project  # noqa: PLC0415 - its cryptography takes long to load, for who needs none
+    from .identity.project import Project  # noqa: PLC0415 - its cryptography is slow to import, and needed by this mode only
 
     project = Project(
         settings,
@@ -345,7 +345,7 @@ def _policy(rotation: Rotation, table: list[Rule], rate_store: SharedStore | Non
     return Policy(
         cors=_cors(settings),
         limits=limits,
-        request_timeout=RouteClass.WRITE.seconds,  # Until routing has told the class.
+        request_timeout=RouteClass.WRITE.seconds,  # Until routing has found the class.
         cancel_on_disconnect=lambda scope: scope["method"] in {"GET", "HEAD"},
         rate_limits=rates,
         rate_limit_store=rate_store if rates else None,
@@ -363,7 +363,7 @@ def _policy(rotation: Rotation, table: list[Rule], rate_store: SharedStore | Non
 
 
 def _may_scrape(settings: Settings, proxies: TrustedProxies, scope: Scope) -> bool:
-    """Outside `local`, let only this machine read the metrics without a token; whom a proxy sends is elsewhere."""
+    """Outside `local`, only this machine may read the metrics without a token; proxied requests may not."""
     if settings.is_local or settings.metrics_token is not None:
         return True
     peer = (scope.get("client") or ("",))[0]
@@ -374,7 +374,7 @@ def _may_scrape(settings: Settings, proxies: TrustedProxies, scope: Scope) -> bo
 
 
 def _may_see_checks(rotation: Rotation, scope: Scope) -> bool:
-    """Let whoever may scrape the metrics see the checks too; on a developer's machine that is everybody."""
+    """Show the checks to callers that may scrape the metrics; in `local`, to all."""
     settings = rotation.current
     if settings.metrics_token is None:
         return settings.is_local
@@ -388,7 +388,7 @@ def _health(settings: Settings, database: Database, telemetry: Telemetry) -> Hea
     right = {"schema": False, "durability": False}
 
     async def schema() -> None:
-        # What was right stays so while the database is away: that is the first check's affair.
+        # Keep the last result while the database is unavailable: the first check reports that.
         if right["schema"] and _is_away(database):
             return
         found = await revision(database)
@@ -410,7 +410,7 @@ def _health(settings: Settings, database: Database, telemetry: Telemetry) -> Hea
 
 def _watch(settings: Settings) -> Watch | None:
     url = settings.prometheus_url
-    # One second for a question: at the end, the process waits for as long as one that is not answered.
+    # One second a query: at exit, the process waits for one that is still running.
     return Watch(Prometheus(url.get_secret_value(), timeout=1.0), "postfacta") if url else None
 
 

@@ -1,7 +1,7 @@
-"""Do what takes long in a thread of its own, so that the loop goes on answering others.
+"""Run long synchronous work in a thread, so that the event loop stays responsive.
 
-Python runs one thread at a time, but changes between them every few milliseconds: what is done here takes as long as
-it did, and a probe that comes meanwhile is answered.
+Python runs one thread at a time and switches every few milliseconds: the work takes as long as before, but
+probes are answered in the meantime.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ __all__ = ["LARGE", "aside", "aside_locked"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_SMALL: Final = 32_768  # This many bytes take a few milliseconds, which are not worth a thread.
+_SMALL: Final = 32_768  # This many bytes take a few milliseconds, less than a thread is worth.
 LARGE: Final = _SMALL + 1
-"""The size of what may be large."""
+"""A size that always runs in a thread."""
 
-# Each thread holds what it builds, up to some 100 MB: so there are few, also if those who asked have left meanwhile.
+# Each thread can hold some 100 MB, so there are few, even when their callers have left.
 _READS: Final = ThreadPoolExecutor(2, "postfacta-read")
 _WRITES: Final = ThreadPoolExecutor(2, "postfacta-write")
 
 
 async def aside(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Do the work here if it is small, else in a thread; two are at work at once, and others wait.
+    """Run small work inline and other work in a thread; at most two run at once, others wait.
 
-    If the caller is cancelled, it is not begun; what has begun goes on to its end, and its result is dropped.
+    Cancelling the caller prevents a start; running work finishes and its result is dropped.
 
     Args:
-        size: About how many bytes of JSON or text it reads or writes.
-        work: Must touch nothing that the loop changes meanwhile.
-        args: What it is called with.
-        kwargs: What it is called with.
+        size: Approximate bytes of JSON or text that it reads or writes.
+        work: Must not touch anything that the event loop may change.
+        args: Positional arguments of `work`.
+        kwargs: Keyword arguments of `work`.
     """
     if size <= _SMALL:
         return work(*args, **kwargs)
@@ -42,7 +42,7 @@ async def aside(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwar
 
 
 async def aside_locked(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Do the same for callers that hold a lock, which must not wait behind reads."""
+    """Like `aside`, for callers that hold a lock and must not wait behind reads."""
     if size <= _SMALL:
         return work(*args, **kwargs)
     return await wrap_future(_WRITES.submit(work, *args, **kwargs))

@@ -54,39 +54,39 @@ _MOST_LISTED = 10_000
 
 _EXAMPLES: Final = {
     "serve": """\
-Needs a database that `postfacta migrate` was run on. It may be away: the service starts, and is ready when it comes.
+Needs a migrated database. It may be down at first: the service starts, and becomes ready once the database is up.
 
   postfacta serve
   ENVIRONMENT=production postfacta serve --host 0.0.0.0 --port 80
   postfacta serve --dev --port 9000""",
     "migrate": """\
-Needs a role that owns the tables: POSTFACTA_DATABASE_OWNER_DSN, or else POSTFACTA_DATABASE_DSN.
-May run while the service serves, twice, and on several machines at once.
+Needs the role that owns the tables, from POSTFACTA_DATABASE_OWNER_DSN, or else POSTFACTA_DATABASE_DSN.
+Safe to run while the service is running, repeatedly, and on several machines at once.
 
   POSTFACTA_DATABASE_OWNER_DSN=postgresql://owner@host/name postfacta migrate""",
     "demo": """\
-Needs nothing but a free port and some disk space. What is recorded is there again next time.
+Needs only a free port and some disk space. Data is kept between runs.
 
   postfacta demo
   postfacta demo --port 9000""",
     "admin": """\
-Needs a migrated database. The password has 12 to 128 characters and no other rule.
+Needs a migrated database. The password must have 12 to 128 characters.
 
   postfacta admin create --email ada@example.org --name "Ada"
   postfacta admin create --email ada@example.org --name "Ada" --password-stdin < password.txt
 
-In auth mode supabase the password lies in the project, and --sub says whose account there it is:
+In auth mode supabase the project holds the password; --sub is the user's id there:
 
   postfacta admin create --email ada@example.org --name "Ada" --sub 8d0fd2b3-9ca7-4d9e-a95f-9e13dded323e""",
     "token": """\
-Needs a migrated database. The secret is printed once, and nobody can look it up later.
+Needs a migrated database. The secret is printed once and cannot be looked up later.
 
   postfacta token create --name alertmanager --scope signals:write --source alertmanager
   postfacta token create --name dashboard --scope incidents:read --days 90
   postfacta token list
   postfacta token revoke 8d0fd2b3-9ca7-4d9e-a95f-9e13dded323e""",
     "user": """\
-Needs a migrated database. A person is named by e-mail address or by id.
+Needs a migrated database. Identify a person by e-mail address or id.
 
   postfacta user list
   postfacta user reset-password ada@example.org
@@ -94,14 +94,14 @@ Needs a migrated database. A person is named by e-mail address or by id.
   postfacta user sign-out ada@example.org
   postfacta user disable ada@example.org""",
     "verify": """\
-Rebuilds the timeline that each revision of a post-mortem saw, from the facts that are there now. Changes nothing;
-run it every night, and after every restore. Ends with 1 if one differs: then facts were lost or changed.
+Rebuilds the timeline of each post-mortem revision from the stored facts and compares digests. Read-only; run it
+every night and after every restore. Exits with 1 if a digest differs: facts were lost or changed.
 
   postfacta verify
   postfacta verify --metrics-file /var/lib/node_exporter/postfacta.prom""",
     "doctor": """\
-Needs the settings the service runs with. Looks at them, at the port, the limits of this machine, the database with
-its schema, durability, connections and clock, and at what the server needs around it. Ends with 1 if anything fails.
+Needs the settings of the service. Checks settings, port, machine limits, the database (schema, durability,
+connections, clock) and the server's time-outs. Exits with 1 if a check fails.
 
   postfacta doctor && postfacta serve
   postfacta doctor --server granian""",
@@ -113,7 +113,7 @@ _Run = Callable[[argparse.Namespace], int]
 
 
 class _CommandError(Exception):
-    """A sentence for whoever typed the command."""
+    """A one-sentence error for the user of the command."""
 
 
 _FAILURES = (
@@ -163,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="<command>")
     serving = _command(commands, "serve", run=_serve)
     serving.add_argument(
-        "--dev", action="store_true", help="as on a developer's machine: local, with debug logs"
+        "--dev", action="store_true", help="development mode: ENVIRONMENT=local and debug logs"
     )
     _command(commands, "migrate", run=_migrate)
     demo = _command(commands, "demo", run=_demo)
@@ -172,19 +172,19 @@ def _parser() -> argparse.ArgumentParser:
     _token(_group(commands, "token"))
     verifying = _command(commands, "verify", run=_verify)
     verifying.add_argument(
-        "--metrics-file", type=Path, help="write the numbers there, for node_exporter's textfile collector"
+        "--metrics-file", type=Path, help="write metrics there, for node_exporter's textfile collector"
     )
     doctor = _command(commands, "doctor", run=_doctor)
     doctor.add_argument(
         "--server",
         choices=SERVERS,
         default="uvicorn",
-        help="what is to run it (%(default)s, as `serve` does)",
+        help="the ASGI server that will run it (default: %(default)s, as in `serve`)",
     )
     for command in (serving, demo, doctor):
         command.add_argument("--host", help="address to listen on (POSTFACTA_HOST, else 127.0.0.1)")
         command.add_argument(
-            "--port", type=int, help="port to listen on (POSTFACTA_PORT, else 8080); 0: a free one"
+            "--port", type=int, help="port to listen on (POSTFACTA_PORT, else 8080); 0 for a free one"
         )
     return parser
 
@@ -213,8 +213,8 @@ def _group(commands: _Commands, name: str) -> _Commands:
 
 def _admin(commands: _Commands) -> None:
     command = _command(commands, "create", "create an administrator", run=_create_admin, examples="admin")
-    command.add_argument("--email", required=True, help="what to sign in with")
-    command.add_argument("--name", required=True, help="what others read")
+    command.add_argument("--email", required=True, help="the address to sign in with")
+    command.add_argument("--name", required=True, help="display name")
     command.add_argument(
         "--password-stdin", action="store_true", help="read the password from standard input"
     )
@@ -226,10 +226,10 @@ def _admin(commands: _Commands) -> None:
 def _user(commands: _Commands) -> None:
     named: Sequence[tuple[str, str, _Run]] = (
         ("list", "list people", _list_users),
-        ("reset-password", "replace a password by a new one, and end all sessions", _reset_password),
+        ("reset-password", "set a new password and end all sessions", _reset_password),
         ("sessions", "list a person's sessions", _list_sessions),
         ("sign-out", "end a person's sessions, or one of them", _sign_out),
-        ("disable", "disable an account, and end all sessions", _disable),
+        ("disable", "disable an account and end all sessions", _disable),
         ("enable", "enable a disabled account", _disable),
     )
     for name, summary, run in named:
@@ -238,24 +238,22 @@ def _user(commands: _Commands) -> None:
         if name != "list":
             command.add_argument("person", help="e-mail address or id")
         if name == "reset-password":
-            command.add_argument(
-                "--password-stdin", action="store_true", help="read it from standard input, and make none"
-            )
+            command.add_argument("--password-stdin", action="store_true", help="read it from standard input")
         if name == "sign-out":
-            command.add_argument("--session", type=UUID, help="the session's id; without it all end")
+            command.add_argument("--session", type=UUID, help="the session's id (default: all sessions)")
 
 
 def _token(commands: _Commands) -> None:
     _command(commands, "list", "list API tokens", run=_list_tokens, examples="token")
     revoke = _command(commands, "revoke", "revoke an API token", run=_revoke_token, examples="token")
-    revoke.add_argument("id", type=UUID, help="as `token list` shows it")
+    revoke.add_argument("id", type=UUID, help="the id shown by `token list`")
     command = _command(
-        commands, "create", "create a machine's API token", run=_create_token, examples="token"
+        commands, "create", "create an API token for a machine", run=_create_token, examples="token"
     )
-    command.add_argument("--name", required=True, help="what it is for")
+    command.add_argument("--name", required=True, help="a name for it")
     scopes = [str(scope) for scope in Scope]
-    command.add_argument("--scope", required=True, action="append", choices=scopes, help="may be given again")
-    command.add_argument("--source", help="the one source of its signals; signals:write needs it")
+    command.add_argument("--scope", required=True, action="append", choices=scopes, help="may be repeated")
+    command.add_argument("--source", help="the source of its signals (required for signals:write)")
     command.add_argument("--days", type=int, default=365, help="days until it expires (%(default)s)")
 
 
@@ -270,7 +268,9 @@ def _serve(args: argparse.Namespace) -> int:
     dev = {"environment": "local", "log_level": "DEBUG"} if args.dev else {}
     read = partial(_settings, args, **dev)
     for file in exposed_secrets():
-        sys.stderr.write(f"postfacta: warning: every user may read the secret in {file}: chmod 600 {file}\n")
+        sys.stderr.write(
+            f"postfacta: warning: every user can read the secret in {file}; run chmod 600 {file}\n"
+        )
     return serve(read(), say=_say, read=read)
 
 
@@ -284,7 +284,7 @@ def _migrate(args: argparse.Namespace) -> int:
 
 def _demo(args: argparse.Namespace) -> int:
     settings = _settings(args)
-    from . import demo  # noqa: PLC0415 - the other commands need none of it
+    from . import demo  # noqa: PLC0415 - the other commands do not need it
 
     return demo.run(settings, say=_say)
 
@@ -293,7 +293,7 @@ def _create_admin(args: argparse.Namespace) -> int:
     settings = load_settings()
     sent = {"email": args.email, "display_name": args.name, "role": Role.ADMIN}
     if (settings.auth_mode is AuthMode.SUPABASE) != (args.sub is not None):
-        raise _CommandError("--sub goes with POSTFACTA_AUTH_MODE=supabase, which needs it")
+        raise _CommandError("--sub is required with POSTFACTA_AUTH_MODE=supabase, and only allowed there")
     if args.sub is not None:
         return _adopt_admin(settings, args.sub, sent)
     new = parse(NewUser, sent | {"password": _password(from_stdin=args.password_stdin)})
@@ -304,12 +304,12 @@ def _create_admin(args: argparse.Namespace) -> int:
             await add_user(unit, store, new, password_hash=password_hash)
 
     anyio.run(run)
-    _say(f"{new.email} is an administrator now, and signs in at /signin")
+    _say(f"{new.email} is now an administrator and can sign in at /signin")
     return 0
 
 
 def _adopt_admin(settings: Settings, sub: UUID, sent: Mapping[str, object]) -> int:
-    from .identity.supabase import Newcomer, external_name, meet  # noqa: PLC0415 - only this needs its cryptography
+    from .identity.supabase import Newcomer, external_name, meet  # noqa: PLC0415 - only this mode needs its cryptography
 
     new, name = parse(Newcomer, sent), external_name(settings.issuer, sub)
 
@@ -321,7 +321,7 @@ def _adopt_admin(settings: Settings, sub: UUID, sent: Mapping[str, object]) -> i
             await unit.audit("user.change", f"user:{user.id}", detail={"role": Role.ADMIN})
 
     anyio.run(run)
-    _say(f"{new.email} is an administrator now, and signs in at /signin")
+    _say(f"{new.email} is now an administrator and can sign in at /signin")
     return 0
 
 
@@ -329,17 +329,17 @@ def _password(*, from_stdin: bool) -> str:
     if from_stdin:
         return sys.stdin.readline().rstrip("\r\n")
     if not sys.stdin.isatty():
-        raise _CommandError("there is no terminal to type the password at: use --password-stdin")
+        raise _CommandError("no terminal to read the password from: use --password-stdin")
     password = getpass.getpass("Password: ")
     if getpass.getpass("Again: ") != password:
-        raise _CommandError("the two passwords differ: nothing was created")
+        raise _CommandError("the passwords do not match; nothing was created")
     return password
 
 
 def _create_token(args: argparse.Namespace) -> int:
     settings, now = load_settings(), _now()
     if not 1 <= args.days <= _MOST_DAYS:
-        raise _CommandError(f"--days must lie between 1 and {_MOST_DAYS}")
+        raise _CommandError(f"--days must be between 1 and {_MOST_DAYS}")
     new = parse(NewToken, {"name": args.name, "scopes": args.scope, "source": args.source})
     minted = mint(Kind.API, _OPERATOR, now, expires_at=now + timedelta(days=args.days))
 
@@ -349,7 +349,7 @@ def _create_token(args: argparse.Namespace) -> int:
 
     anyio.run(run)
     _say(minted.secret)
-    sys.stderr.write(f"Keep it: it is not shown again. It expires in {args.days} days.\n")
+    sys.stderr.write(f"Store it now: it is not shown again. It expires in {args.days} days.\n")
     return 0
 
 
@@ -401,7 +401,7 @@ def _list_sessions(args: argparse.Namespace) -> int:
 async def _person(store: PostgresIdentity, who: str) -> Account:
     account = await store.person(who)
     if account is None:
-        raise _CommandError(f"there is no account {who}: see `postfacta user list`")
+        raise _CommandError(f"no account {who}: see `postfacta user list`")
     return account
 
 
@@ -413,7 +413,7 @@ def _reset_password(args: argparse.Namespace) -> int:
         async with _unit(settings) as (unit, store):
             account = await _person(store, args.person)
             if account.password_hash is None:
-                raise _CommandError("the password of this account is not kept here")
+                raise _CommandError("this account's password is managed elsewhere")
             sent = parse(PasswordChange, {"current_password": "", "password": given})
             hashed = await Passwords().hash(sent.password)
             await reset_password(unit, store, account.user, hashed=hashed, now=_now())
@@ -422,7 +422,7 @@ def _reset_password(args: argparse.Namespace) -> int:
     user = anyio.run(run)
     if not args.password_stdin:
         _say(given)
-    sys.stderr.write(f"This is the password of {user.email} now. All sessions have ended.\n")
+    sys.stderr.write(f"The password of {user.email} was reset. All sessions have ended.\n")
     return 0
 
 
@@ -436,7 +436,7 @@ def _sign_out(args: argparse.Namespace) -> int:
             await unit.audit("session.revoke", user.actor, detail={"sessions": ended})
             return ended
 
-    _say(f"{anyio.run(run)} sessions have ended")
+    _say(f"{anyio.run(run)} sessions ended")
     return 0
 
 
@@ -447,7 +447,7 @@ def _disable(args: argparse.Namespace) -> int:
         async with _unit(settings) as (unit, store):
             user, admins = await store.lock_user(unit, (await _person(store, args.person)).user.id)
             if user is None:
-                raise _CommandError("this account has just gone")
+                raise _CommandError("this account no longer exists")
             change = UserChange(disabled=args.is_disabled)
             keep_an_admin(user, change, admins)
             changed = await store.change_user(unit, user.id, change, now=_now())
@@ -465,7 +465,7 @@ def _revoke_token(args: argparse.Namespace) -> int:
     async def run() -> None:
         async with _unit(settings) as (unit, store):
             if not await store.revoke_token(unit, args.id, _now()):
-                raise _CommandError("there is no such token, or it is revoked already")
+                raise _CommandError("no such token, or it is already revoked")
             await unit.audit("token.revoke", f"token:{args.id}")
 
     anyio.run(run)
@@ -484,9 +484,9 @@ def _verify(args: argparse.Namespace) -> int:
     if args.metrics_file:
         write_metrics(result, args.metrics_file, now=WALL())
     for found in result.faults:
-        sys.stderr.write(f"{found.incident}, revision {found.rev}: the timeline is not what it was\n")
+        sys.stderr.write(f"{found.incident}, revision {found.rev}: the timeline has changed\n")
     for found in result.other_rules:
-        _say(f"{found.incident}, revision {found.rev}: made under rules {found.rules}, and not compared")
+        _say(f"{found.incident}, revision {found.rev}: written under rules {found.rules}, not compared")
     _say(f"{len(result.equal)} revisions are equal, {len(result.faults)} differ")
     return 1 if result.faults else 0
 
@@ -495,7 +495,7 @@ def _verify(args: argparse.Namespace) -> int:
 async def _migrated(settings: Settings) -> AsyncGenerator[Database]:
     async with reach(settings) as database:
         if await revision(database) is None:
-            raise _CommandError("the database has no tables yet: run `postfacta migrate` first")
+            raise _CommandError("the database is not migrated: run `postfacta migrate` first")
         yield database
 
 
@@ -507,6 +507,6 @@ async def _unit(settings: Settings) -> AsyncGenerator[tuple[Unit, PostgresIdenti
 
 def _doctor(args: argparse.Namespace) -> int:
     settings = _settings(args)
-    from . import doctor  # noqa: PLC0415 - the other commands need none of it
+    from . import doctor  # noqa: PLC0415 - the other commands do not need it
 
     return doctor.run(settings, server=args.server, say=_say)

@@ -1,6 +1,6 @@
-"""Bound what a caller holds before it has sent a request: uvicorn's protocol, with a time and a number.
+"""uvicorn's HTTP protocol with a header timeout and a connection limit.
 
-uvicorn waits for ever for the headers of a request, and takes connections until the process has no file left to open.
+uvicorn has neither: it waits forever for request headers and accepts connections until file descriptors run out.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 __all__ = ["HEADER_TIMEOUT", "Room", "bounded", "make_room"]
 
 HEADER_TIMEOUT: Final = 10.0
-"""Seconds that a caller has for the whole head of a request, from its connection or the head's first byte on."""
+"""Seconds a client has for a whole request head, from its connection or the first byte."""
 
 _LOGGER: Final = logging.getLogger("postfacta_app")
-_RESERVE: Final = 64  # Files for all but callers and the database: logs, libraries, an event loop.
-# A connection that is accepted is looked at, and that which makes way for it closed, some turns of the loop later.
+_RESERVE: Final = 64  # File descriptors for logs, libraries and the event loop.
+# A new connection is registered, and the one it displaces closed, a few loop iterations later.
 _TURNS: Final = 5
 _SAY_EVERY: Final = 60.0
 _TOO_SLOW: Final = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 class Room(NamedTuple):
-    """How many connections there is room for.
+    """How many connections the process can hold.
 
     Attributes:
-        connections: At once.
-        backlog: Accepted in one turn of the event loop, before any is looked at.
+        connections: At most this many at once.
+        backlog: Accepted in one iteration of the event loop.
     """
 
     connections: int
@@ -38,12 +38,12 @@ class Room(NamedTuple):
 
 
 def make_room(connections: int, backlog: int, others: int) -> Room:
-    """Allow this process enough open files, and return what it can have.
+    """Raise the limit of open files as far as allowed, and return the resulting room.
 
     Args:
         connections: Wanted at once.
-        backlog: Wanted in one turn.
-        others: Files that it needs for connections of its own.
+        backlog: Wanted in one iteration.
+        others: File descriptors for its own connections.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections + _TURNS * backlog + others + _RESERVE
@@ -63,7 +63,7 @@ class _Bounded(HttpToolsProtocol):
     most: int
     patience: float
     idle: dict[_Bounded, None]
-    """Those without a request under way, in the order in which they fell silent."""
+    """Idle connections, longest idle first."""
     said_at: float
 
     _timer: asyncio.TimerHandle | None = None
@@ -105,16 +105,16 @@ class _Bounded(HttpToolsProtocol):
             self.idle[self] = None
 
     def _is_silent(self) -> bool:
-        """Tell whether nothing is under way, and uvicorn does not look at the time, as after a lone line feed."""
+        """Return whether the connection is idle without uvicorn's keep-alive timer, as after a lone line feed."""
         return self._is_free() and self.timeout_keep_alive_task is None
 
     def _is_free(self) -> bool:
-        # uvicorn says that there always is one, and sets None until there is.
+        # Typed as always set, but None at first.
         cycle = cast("RequestResponseCycle | None", self.cycle)
         return cycle is None or cycle.response_complete
 
     def stop_waiting(self) -> None:
-        """Wait for no request any more."""
+        """Stop waiting for a request."""
         self.idle.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
@@ -127,7 +127,7 @@ class _Bounded(HttpToolsProtocol):
         self.transport.close()
 
     def _close_oldest(self) -> None:
-        # The newest is among them, and goes if all others have a request under way.
+        # The newest is among them, and is closed if all others are serving a request.
         oldest = next(iter(self.idle))
         oldest.stop_waiting()
         oldest.transport.abort()
@@ -138,14 +138,14 @@ class _Bounded(HttpToolsProtocol):
 
 
 def bounded(most: int, *, patience: float = HEADER_TIMEOUT) -> type[HttpToolsProtocol]:
-    """Make the protocol of one server.
+    """Create the protocol class of one server.
 
-    A connection that has not sent the head of a request in time is closed. One more than `most` closes the one that
-    has had no request under way for longest: so callers that send theirs get through, however many others hold on.
+    A connection that does not send a request head in time is closed. Above `most`, the connection that has been
+    idle longest is closed, so clients that send requests get through however many others hold connections.
 
     Args:
-        most: Connections at once.
-        patience: Seconds for a head.
+        most: The most connections at once.
+        patience: Seconds for a request head.
     """
     own: dict[str, Any] = {"most": most, "patience": patience, "idle": {}, "said_at": float("-inf")}
     return type("BoundedHttp", (_Bounded,), own)

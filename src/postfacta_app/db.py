@@ -1,8 +1,8 @@
 """One write, one transaction: stamps, audit rows, idempotency keys, and who may see an incident.
 
-A second request with the same Idempotency-Key waits at the unique index of the first one's row. If the first
-commits, its stored answer is given again, byte for byte; if it rolls back, or its process dies, the second
-becomes the first. Nothing says "running" that a crash could leave behind.
+A second request with the same Idempotency-Key waits on the unique index of the first one's row. If the first
+commits, its stored response is replayed byte for byte; if it rolls back, or its process dies, the second
+takes its place. There is no "running" marker that a crash could leave behind.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ __all__ = [
 T = TypeVar("T")
 Address = IPv4Address | IPv6Address
 Fetch = Callable[..., Awaitable[Sequence[Any]]]
-"""Runs a query: the database's own way, or a unit's, which sees what the unit has written and locked."""
+"""Runs a query: through the database, or through a unit, which sees its own writes and locks."""
 
-# In words: internal ones are for everybody, private ones for admins and members. Machines are neither.
+# Internal incidents are visible to all, private ones to admins and members; a token is neither.
 VISIBLE = "(i.visibility = 'internal' or $1::boolean or coalesce($2::uuid = any (i.members), false))"
-"""Whether the asker may see the incident `i`. A query that holds it takes `*sees(principal)` as its first two."""
+"""Whether the caller may see the incident `i`. A query that holds it takes `*sees(principal)` as its first two."""
 
 SCHEMA_ERRORS = (
     asyncpg.UndefinedTableError,
@@ -61,10 +61,10 @@ SCHEMA_ERRORS = (
     asyncpg.InvalidSchemaNameError,
     asyncpg.InsufficientPrivilegeError,
 )
-"""What a statement meets in a database that was not migrated, was emptied, or lacks grants."""
+"""The errors of a statement in a database that was never migrated, was emptied, or lacks grants."""
 
 UNUSABLE = (ResilienceError, *SCHEMA_ERRORS)
-"""What the health checks report, so that no task of the background has to."""
+"""Errors that health checks report, so that background tasks need not."""
 
 _STAMP = """
 update incidents set timeline_at = greatest(clock_timestamp(), timeline_at + interval '1 microsecond')
@@ -80,7 +80,7 @@ select request_sha256, status, headers::text, body from idempotency_keys where p
 _STORE = """
 update idempotency_keys set status = $3, headers = $4::text::jsonb, body = $5 where principal = $1 and key = $2"""
 _HIDDEN = f"select from incidents i where i.id = any ($3::uuid[]) and not {VISIBLE} limit 1"
-_ABOUT = "Postfacta-About"  # In what is stored of an answer, beside its headers.
+_ABOUT = "Postfacta-About"  # Stored with the headers of a response.
 _PRUNE = """
 delete from idempotency_keys where (principal, key) in (
   select principal, key from idempotency_keys where created_at < now() - interval '24 hours'
@@ -88,13 +88,13 @@ delete from idempotency_keys where (principal, key) in (
 
 
 def sees(principal: Principal) -> tuple[bool, UUID | None]:
-    """Give the two arguments that `VISIBLE` needs for this asker."""
+    """Return the two arguments of `VISIBLE` for this caller."""
     return principal.is_admin, principal.user_id
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer that can be stored and given again."""
+    """A response that can be stored and replayed."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -102,12 +102,12 @@ class Answer:
 
     @classmethod
     def of(cls, status: int, body: BaseModel, headers: Mapping[str, str] | None = None) -> Self:
-        """Make one with a JSON body."""
+        """Return one with a JSON body."""
         text = body.__pydantic_serializer__.to_json(body)
         return cls(status, {"Content-Type": "application/json", **(headers or {})}, text)
 
     def response(self) -> Response:
-        """Make the HTTP response."""
+        """Return the HTTP response."""
         return Response(self.body, self.status, dict(self.headers))
 
 
@@ -115,9 +115,9 @@ class Unit:
     """The work of one request, inside one transaction.
 
     Attributes:
-        principal: Whoever asks; facts are signed with its `actor`.
-        counts: What to count if it is committed: the names of a metric and its labels.
-        about: The incidents that it has locked or written to, which its answer may show.
+        principal: The caller; facts record its `actor`.
+        counts: What to count once committed: names of metrics and their labels.
+        about: The incidents that it has locked or written to, which its response may show.
     """
 
     def __init__(self, connection: Connection, principal: Principal, client: Address | None) -> None:
@@ -131,9 +131,9 @@ class Unit:
         self.execute = connection.execute
 
     async def stamp(self, incident_id: UUID) -> datetime:
-        """Take the next instant of an incident's timeline; its row stays locked until the end.
+        """Return the next instant of an incident's timeline; its row stays locked until the end.
 
-        Instants of one incident grow strictly, also when the database's clock steps back.
+        Instants of one incident increase strictly, even when the database's clock steps back.
         """
         row = await self.fetchrow(_STAMP, incident_id, operation="stamp")
         if row is None:
@@ -149,7 +149,7 @@ class Unit:
         incident_id: UUID | None = None,
         detail: Mapping[str, object] | None = None,
     ) -> None:
-        """Write down who did what to which object, such as `incident.create` to `INC-12`."""
+        """Write an audit row: who did what to which object, such as `incident.create` to `INC-12`."""
         if incident_id is not None:
             self.about.add(incident_id)
         context = current_request()
@@ -167,7 +167,7 @@ class Transactions:
 
     Args:
         database: Where they are written.
-        count: Told of each of a unit's `counts`, once it is committed.
+        count: Called with each of a unit's `counts` once it is committed.
     """
 
     def __init__(self, database: Database, *, count: Callable[..., object] = lambda *_: None) -> None:
@@ -177,20 +177,20 @@ class Transactions:
     async def write(
         self, request: Request, principal: Principal, work: Work, *, key: str | None = None
     ) -> Response:
-        """Do the work in one transaction; answer only after it is committed.
+        """Run the work in one transaction; respond only after the commit.
 
         Args:
             request: Its method, path and body are the fingerprint of an idempotent request.
-            principal: Whoever asks, and is allowed to.
-            work: May run again from the start, after a deadlock: it must change nothing but the database.
+            principal: The caller, already authorized.
+            work: May run again after a deadlock, so it must change nothing but the database.
             key: The Idempotency-Key, if one was sent.
 
         Raises:
             IdempotencyMismatchError: If the key was used for another request.
-            NotFoundError: If the key's answer was about an incident that the caller may not see any more.
+            NotFoundError: If the stored response is about an incident that the caller may no longer see.
             IdempotencyInProgressError: If the first request with the key takes longer than the lock time-out.
-            LockTimeoutError: If others hold the rows it needs for too long.
-            DatabaseUnavailableError: If it lost to others' transactions again and again.
+            LockTimeoutError: If it cannot lock its rows in time.
+            DatabaseUnavailableError: If it repeatedly lost to other transactions.
         """
         once = None if key is None else _Once(principal.actor, key, await _fingerprint(request))
 
@@ -204,7 +204,7 @@ class Transactions:
         return answer.response()
 
     async def read(self, principal: Principal, look: Callable[[Unit], Awaitable[T]]) -> T:
-        """Look at one moment of the database: all that the unit's queries see was true together."""
+        """Read from one snapshot of the database: all queries of the unit see the same state."""
 
         async def run(connection: Connection) -> T:
             return await look(Unit(connection, principal, None))
@@ -214,7 +214,7 @@ class Transactions:
 
 @dataclass(frozen=True, slots=True)
 class _Once:
-    """A request that must have one effect, however often it is sent."""
+    """A request that has one effect, however often it is sent."""
 
     actor: str
     key: str
@@ -238,38 +238,38 @@ class _Once:
 
     async def _replay(self, unit: Unit) -> Answer:
         row = await unit.fetchrow(_STORED, self.actor, self.key, operation="idempotency_replay")
-        if row is None:  # Pruned since: a day has passed between two statements.
+        if row is None:  # Pruned in between: a day has passed between two statements.
             raise _in_progress()
         if row["request_sha256"] != self.fingerprint:
             raise IdempotencyMismatchError(
-                "Use a new Idempotency-Key: this one was sent with another request"
+                "This Idempotency-Key was used with another request; use a new one"
             )
         headers = json.loads(row["headers"])
         about = [UUID(incident) for incident in headers.pop(_ABOUT, "").split(",") if incident]
-        # Who may see an incident can change between the two requests.
+        # Visibility can change between the two requests.
         if await unit.fetch(_HIDDEN, *sees(unit.principal), about, operation="idempotency_visible"):
-            raise NotFoundError("There is no such incident")
+            raise NotFoundError("No such incident")
         headers |= {"Idempotency-Replayed": "true"}
         return Answer(row["status"], headers, row["body"])
 
 
 def _in_progress() -> IdempotencyInProgressError:
-    detail = "A request with this Idempotency-Key is at work: send it again to get its answer"
+    detail = "A request with this Idempotency-Key is in progress; repeat it to get its response"
     return IdempotencyInProgressError(detail, headers={"Retry-After": "1"})
 
 
 async def _fingerprint(request: Request) -> bytes:
-    # The path as Python writes it: a decoded line break must not pass for the one that ends it.
+    # The path as a Python literal: a decoded line break must not end it.
     head = f"{request.method} {request.scope['path']!r}\n".encode()
     return hashlib.sha256(head + await request.body()).digest()
 
 
 def _client(request: Request) -> Address | None:
-    # PostgreSQL knows no zone of an address.
+    # PostgreSQL's inet has no zone.
     peer, known = request.client.host.partition("%")[0] if request.client else "", current_request()
     if known is not None and known.client and known.client != client_address(peer, ()):
-        peer = known.client.removesuffix("/64")  # Our proxy says so; of an IPv6 client, the network is told.
-    try:  # A server on a socket file knows no address.
+        peer = known.client.removesuffix("/64")  # From our proxy; for IPv6, the network.
+    try:  # A server on a Unix socket knows no address.
         return ip_address(peer)
     except ValueError:
         return None
@@ -279,7 +279,7 @@ def _client(request: Request) -> Address | None:
 async def housekeeping(
     database: Database, observe: Observer, *, interval: float = 3600.0
 ) -> AsyncGenerator[None]:
-    """Delete old idempotency keys once an interval, in the background of the block; what fails waits for the next."""
+    """Delete old idempotency keys once an interval while the block runs; retry failures at the next."""
 
     async def keep_pruning() -> None:
         while True:

@@ -29,7 +29,7 @@ from .settings import AuthMode, Settings
 __all__ = ["EMAIL", "run"]
 
 EMAIL = "admin@demo.example"
-# The service does not own its tables: not even a mistake in its SQL could change what was recorded.
+# The service does not own its tables, so not even faulty SQL could change recorded facts.
 _ROLE = """
 do $$ begin if not exists (select from pg_roles where rolname = 'postfacta_demo') then
   create role postfacta_demo login in role postfacta_app; end if; end $$"""
@@ -38,7 +38,7 @@ Say = Callable[[str], None]
 
 
 def run(settings: Settings, *, say: Say) -> int:
-    """Serve until Ctrl-C or SIGTERM; return the exit code. What is recorded is there again next time.
+    """Serve until Ctrl-C or SIGTERM; return the exit code. Data is kept between runs.
 
     Raises:
         EmbeddedPostgresError: If PostgreSQL cannot be started.
@@ -59,7 +59,7 @@ def run(settings: Settings, *, say: Say) -> int:
 
 
 async def _prepare(server: EmbeddedPostgres, folder: Path, say: Say) -> tuple[str, str]:
-    """Make what is missing; return the password of the demo's administrator and the service's own address."""
+    """Create what is missing; return the administrator's password and the service's DSN."""
     async with Database(server.dsn(), name="setup") as database:
         await database.wait_connected()
         if not await database.fetchval("select exists (select from pg_database where datname = 'postfacta')"):
@@ -80,7 +80,7 @@ async def _prepare(server: EmbeddedPostgres, folder: Path, say: Say) -> tuple[st
 
 
 def _secret(file: Path) -> str:
-    """Read a secret that an earlier run made, or make it, for its owner's eyes only."""
+    """Read the secret of an earlier run, or create it, readable by its owner only."""
     if not file.exists():
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as made:
             made.write(secrets.token_urlsafe(12))

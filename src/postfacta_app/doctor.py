@@ -1,4 +1,4 @@
-"""Say whether the service will do well here, and what to do if not."""
+"""Check whether the service can run here, and suggest fixes."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ from .settings import AuthMode, Settings
 __all__ = ["run"]
 
 _OK = 200
-_SKEW = (1.0, 30.0)  # Above the first, times of different machines look odd; above the second, they lie.
+_SKEW = (1.0, 30.0)  # Above the first, timestamps look odd; above the second, they are wrong.
 _OTHER_FILES = 100  # Libraries, logs, the event loop.
 _ALLOWED = """
 select current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
   - coalesce(current_setting('reserved_connections', true), '0')::int"""
 _NOW = "select extract(epoch from clock_timestamp())::float8"
-_MANY = 3  # Missing rights that are named.
-_NEVER = ("never gives up on a client that does not finish its headers", "a proxy in front must: {proxy}")
+_MANY = 3  # The most missing rights to name.
+_NEVER = ("has no timeout for request headers", "set one in a proxy in front: {proxy}")
 _PROXY = "haproxy `timeout http-request 10s`"
-# What was measured of each server is in docs/reference/slow-clients.md and drain.md.
+# Measured: docs/reference/slow-clients.md and drain.md.
 _HEADERS: Final = {
     "uvicorn": (
-        f"by itself waits for ever for headers; `postfacta serve` gives up after {HEADER_TIMEOUT:g} s",
-        "uvicorn of your own: {proxy}",
+        f"alone has no header timeout; `postfacta serve` sets {HEADER_TIMEOUT:g} s",
+        "for your own uvicorn: {proxy}",
     ),
     "gunicorn": _NEVER,
     "granian": (
-        "gives up on slow headers with --http 1 only",
-        "granian --http 1 --http1-header-read-timeout 10000; it is the keep-alive timeout too",
+        "has a header timeout with --http 1 only",
+        "granian --http 1 --http1-header-read-timeout 10000; it is also the keep-alive timeout",
     ),
     "hypercorn": (
-        "gives up on slow headers after --keep-alive seconds",
+        "times out headers after --keep-alive seconds",
         "hypercorn --keep-alive 10 --backlog 2048; never --read-timeout, which cuts streams",
     ),
 }
 _STOP: Final = {
     "uvicorn": "uvicorn --timeout-graceful-shutdown {closing} --reset-contextvars: `postfacta serve` sets both",
-    "gunicorn": "gunicorn --graceful-timeout {longest}: then it kills; --timeout is no request timeout",
-    "granian": "granian --workers-kill-timeout {longest}: then it kills; and --respawn-failed-workers",
-    "hypercorn": "hypercorn --graceful-timeout {closing}; one worker a process: with more, requests are lost",
+    "gunicorn": "gunicorn --graceful-timeout {longest}, then it kills; --timeout is not a request timeout",
+    "granian": "granian --workers-kill-timeout {longest}, then it kills; add --respawn-failed-workers",
+    "hypercorn": "hypercorn --graceful-timeout {closing}; one worker per process, since more lose requests",
 }
 
 
@@ -68,7 +68,7 @@ class _Finding:
 
 
 def run(settings: Settings, *, server: str, say: Callable[[str], None]) -> int:
-    """Look at everything, say a line about each; return 1 if any of it fails."""
+    """Run all checks and print a line for each; return 1 if any fails."""
     findings = [
         *_look_at_settings(settings),
         _look_at_port(settings),
@@ -92,19 +92,17 @@ def _look_at_settings(settings: Settings) -> list[_Finding]:
         _Finding("settings", "ok", f"environment {settings.environment}, sign-in {settings.auth_mode}")
     ]
     if settings.auth_mode is AuthMode.NONE:
-        findings.append(_Finding("sign-in", "warn", "everybody on this machine may write", "AUTH_MODE=local"))
+        findings.append(_Finding("sign-in", "warn", "anyone on this machine can write", "AUTH_MODE=local"))
     if settings.is_local and not settings.is_loopback:
-        advice = "set ENVIRONMENT, to production for example"
-        findings.append(
-            _Finding("cookies", "warn", "they are sent without TLS while ENVIRONMENT is local", advice)
-        )
+        advice = "set ENVIRONMENT, for example to production"
+        findings.append(_Finding("cookies", "warn", "sent without TLS while ENVIRONMENT is local", advice))
     if settings.metrics_token is None and not (settings.is_local and settings.is_loopback):
-        who = "open to all" if settings.is_local else "for this machine alone"
+        who = "public" if settings.is_local else "only readable from this machine"
         findings.append(_Finding("metrics", "warn", f"/metrics is {who}", "set POSTFACTA_METRICS_TOKEN"))
     if settings.rate("address") and not settings.trusted_proxies:
-        advice = "a proxy in front is one caller for all: name it in POSTFACTA_TRUSTED_PROXIES"
+        advice = "behind a proxy all clients share one limit: list the proxy in POSTFACTA_TRUSTED_PROXIES"
         verdict = "warn" if settings.is_loopback else "ok"
-        findings.append(_Finding("rates", verdict, "each address that connects is a caller", advice))
+        findings.append(_Finding("rates", verdict, "limits count by the address that connects", advice))
     return findings
 
 
@@ -112,20 +110,18 @@ def _look_at_port(settings: Settings) -> _Finding:
     try:
         check_port(settings.host, settings.port)
     except PortInUseError as error:
-        return _Finding("port", "warn", str(error), "all is well if it is PostFacta that listens there")
+        return _Finding("port", "warn", str(error), "ignore this if PostFacta itself listens there")
     return _Finding("port", "ok", f"{settings.port} of {settings.host} is free")
 
 
 def _look_at_files(settings: Settings, server: str) -> _Finding:
-    # `postfacta serve` raises its limit by itself as far as it may.
+    # `postfacta serve` raises its soft limit itself.
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[server == "uvicorn"]
     needed = BACKLOG + settings.pool_max_size + _OTHER_FILES
     if allowed == resource.RLIM_INFINITY or allowed >= needed:
         return _Finding("files", "ok", f"room for {BACKLOG} connections")
     advice = f"ulimit -n {4 * BACKLOG}, or LimitNOFILE={4 * BACKLOG} in the systemd unit"
-    return _Finding(
-        "files", "warn", f"{allowed} may be open, and {BACKLOG} connections need {needed}", advice
-    )
+    return _Finding("files", "warn", f"the limit is {allowed}; {BACKLOG} connections need {needed}", advice)
 
 
 def _look_at_server(settings: Settings, server: str) -> list[_Finding]:
@@ -137,36 +133,36 @@ def _look_at_server(settings: Settings, server: str) -> list[_Finding]:
     headers = _Finding(
         "headers", "ok" if server == "uvicorn" else "warn", f"{server} {text}", advice.format_map(words)
     )
-    ends = f"within {words['longest']} s of SIGTERM: let systemd or Kubernetes wait longer"
+    ends = f"within {words['longest']} s of SIGTERM; set a longer stop timeout in systemd or Kubernetes"
     if closing <= limits.drain_timeout + limits.close_timeout:
-        return [headers, _Finding("stop", "fail", "the server gives up before the drain ends", ends)]
+        return [headers, _Finding("stop", "fail", "the server's timeout ends before the drain", ends)]
     return [headers, _Finding("stop", "ok", ends, _STOP[server].format_map(words))]
 
 
-# Whoever signs people in
+# The Supabase project
 
 
 async def _look_at_project(settings: Settings) -> list[_Finding]:
     if settings.auth_mode is not AuthMode.SUPABASE:
         return []
-    from .identity.client import Client  # noqa: PLC0415 - nobody else needs it
+    from .identity.client import Client  # noqa: PLC0415 - only this check needs it
 
     try:
         async with Client("project", settings, Timeout(5, name="project")) as client:
-            told = await client.ask("GET", "settings")
+            reply = await client.ask("GET", "settings")
             keys = (await client.ask("GET", ".well-known/jwks.json")).members().get("keys")
     except (AppError, ResilienceError, httpx2.HTTPError, ValueError) as error:
-        advice = "POSTFACTA_DB_URL must be its address, and this machine must be let out to it"
-        return [_Finding("project", "fail", f"{settings.db_url} cannot be asked: {error}", advice)]
-    if told.status_code != _OK:
-        text = f"{settings.db_url} answers {told.status_code} to our key"
-        return [_Finding("project", "fail", text, "POSTFACTA_DB_KEY must be its publishable (or anon) key")]
+        advice = "check POSTFACTA_DB_URL, and that a firewall allows outbound HTTPS to it"
+        return [_Finding("project", "fail", f"{settings.db_url} cannot be reached: {error}", advice)]
+    if reply.status_code != _OK:
+        text = f"{settings.db_url} answers {reply.status_code} to the key"
+        return [_Finding("project", "fail", text, "set POSTFACTA_DB_KEY to its publishable (or anon) key")]
     found = len(keys) if isinstance(keys, list) else 0
     if not found and settings.jwt_secret is None:
-        advice = "let the project sign by keys (JWT signing keys), or set POSTFACTA_JWT_SECRET"
-        return [_Finding("project", "fail", "it publishes no key to check its tokens with", advice)]
+        advice = "enable JWT signing keys in the project, or set POSTFACTA_JWT_SECRET"
+        return [_Finding("project", "fail", "it publishes no key to verify its tokens with", advice)]
     by = f"{found} published keys" if found else "the secret"
-    return [_Finding("project", "ok", f"{settings.db_url} answers; tokens are checked with {by}")]
+    return [_Finding("project", "ok", f"{settings.db_url} is reachable; tokens are verified with {by}")]
 
 
 # The database
@@ -176,7 +172,7 @@ async def _look_at_database(settings: Settings) -> list[_Finding]:
     try:
         async with reach(settings) as database:
             return [
-                _Finding("database", "ok", "it answers"),
+                _Finding("database", "ok", "reachable"),
                 *await _look_at_schema(database, is_local=settings.is_local),
                 await _look_at_durability(database),
                 await _look_at_connections(database, settings.pool_max_size),
@@ -195,31 +191,31 @@ async def _look_at_schema(database: Database, *, is_local: bool) -> list[_Findin
         return [_Finding("rights", "fail", text, advice)]
     found = await revision(database)
     if found is None or found < HEAD:
-        text = f"revision {found or 'none'}, {HEAD} is needed"
+        text = f"revision {found or 'none'}, needs {HEAD}"
         return [_Finding("schema", "fail", text, "run `postfacta migrate`")]
     schema = _Finding("schema", "ok", f"revision {found}")
     if not can_change:
-        return [schema, _Finding("rights", "ok", f"role {role} can add facts, and change none")]
+        return [schema, _Finding("rights", "ok", f"role {role} can add facts, but not change them")]
     text = f"role {role} can change or delete recorded facts"
-    advice = "let POSTFACTA_DATABASE_DSN name a role of its own that is only a member of postfacta_app"
+    advice = "use a role in POSTFACTA_DATABASE_DSN that is only a member of postfacta_app"
     return [schema, _Finding("rights", "warn" if is_local else "fail", text, advice)]
 
 
 async def _look_at_durability(database: Database) -> _Finding:
     problems = await database.durability_problems()
     if not problems:
-        return _Finding("durability", "ok", "what is acknowledged survives a crash")
-    advice = "turn them on in postgresql.conf: the service is not ready until then"
+        return _Finding("durability", "ok", "acknowledged writes survive a crash")
+    advice = "enable them in postgresql.conf; the service is not ready until then"
     return _Finding("durability", "fail", ", ".join(problems), advice)
 
 
 async def _look_at_connections(database: Database, pool: int) -> _Finding:
     allowed = await database.fetchval(_ALLOWED, operation="connections", repeatable=True)
-    text = f"a process opens up to {pool} of the {allowed} that PostgreSQL allows"
+    text = f"up to {pool} per process; PostgreSQL allows {allowed}"
     if pool * 2 <= allowed:
         return _Finding("connections", "ok", text)
     verdict = "fail" if pool > allowed else "warn"
-    advice = "lower POSTFACTA_POOL_MAX_SIZE or raise max_connections: in a restart, two processes run at once"
+    advice = "lower POSTFACTA_POOL_MAX_SIZE or raise max_connections: two processes run during a restart"
     return _Finding("connections", verdict, text, advice)
 
 
@@ -227,5 +223,5 @@ async def _look_at_clock(database: Database) -> _Finding:
     now = await database.fetchval(_NOW, operation="clock", repeatable=True)
     skew = abs(now - WALL())
     verdict = "ok" if skew < _SKEW[0] else "warn" if skew < _SKEW[1] else "fail"
-    advice = "" if verdict == "ok" else "let both machines follow one time server (NTP)"
-    return _Finding("clock", verdict, f"{skew:.1f} s between here and the database", advice)
+    advice = "" if verdict == "ok" else "synchronize both machines with NTP"
+    return _Finding("clock", verdict, f"{skew:.1f} s difference from the database", advice)

@@ -1,4 +1,4 @@
-"""The pages that tell people of errors, and what each kind of problem means."""
+"""Error pages, and the pages that explain each problem type."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class ErrorPages:
     """The page of an error, and `/problems/{slug}`.
 
     Args:
-        pages: Renders.
+        pages: Renders templates.
     """
 
     def __init__(self, pages: Pages) -> None:
         self._pages = pages
 
     def fault(self, fault: Fault, scope: Mapping[str, Any]) -> Response:
-        """Tell of an error; a form that was not saved is offered again, and who is nobody is led to sign in."""
+        """Render an error; offer an unsaved form again, and lead unauthenticated users to sign-in."""
         sign_in = None
         if fault.status == UnauthenticatedError.status:
             sign_in = f"/signin?next={quote(_page_of(scope), safe='/')}"
@@ -50,7 +50,7 @@ class ErrorPages:
             "path": quote(scope["path"]),
             "sign_in": sign_in,
         }
-        # Unless it was refused before anybody looked who asks.
+        # Absent if it was refused before authentication.
         principal = scope.get(PRINCIPAL)
         return self._pages.page("problem.html", context, principal=principal, status=fault.status)
 
@@ -61,14 +61,14 @@ class ErrorPages:
         for problem in (*PROBLEMS.values(), problem_of(Exception())):
             kinds.setdefault(problem.code, (problem.title, problem.detail))
         if slug not in kinds:
-            raise NotFoundError(f"There is no problem called '{slug}'")
+            raise NotFoundError(f"No such problem: '{slug}'")
         title, detail = kinds[slug]
         context = {"title": title, "detail": (detail or "").replace("`", ""), "request_id": "", "typed": None}
         return self._pages.page("problem.html", context, principal=principal)
 
 
 def _page_of(scope: Mapping[str, Any]) -> str:
-    """Give the page on which somebody is: where it was asked for, or that whose form was sent."""
+    """Return the user's current page: the one requested, or the one whose form was sent."""
     if scope["method"] in {"GET", "HEAD"}:
         query = scope["query_string"].decode("latin-1")
         return str(scope["path"]) + (f"?{query}" if query else "")

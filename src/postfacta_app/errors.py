@@ -1,4 +1,4 @@
-"""The app's errors: one class for each problem that a caller can be told of."""
+"""The app's errors: one class for each problem type."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One broken rule: a JSON pointer or `?parameter`, a short code, and the rule in plain words."""
+    """One invalid field: a JSON pointer or `?parameter`, a short code, and a message."""
 
     pointer: str
     code: str
@@ -40,12 +40,12 @@ class FieldError:
 
 
 class AppError(Exception):
-    """A refusal with a documented type.
+    """An error with a documented problem type.
 
     Args:
-        detail: What is wrong here and what to do about it, in one sentence; no cause, SQL or path.
-        errors: The fields that broke a rule.
-        headers: Further answer headers, such as `ETag`.
+        detail: What is wrong and how to fix it, in one sentence; no cause, SQL or path.
+        errors: The invalid fields.
+        headers: Further response headers, such as `ETag`.
         extra: Further members of the problem document, such as `allowed`.
     """
 
@@ -69,67 +69,67 @@ class AppError(Exception):
 
 
 class MalformedError(AppError):
-    """The request cannot be read: JSON, a header or a parameter is not what it claims to be."""
+    """The request is malformed: its JSON, a header or a parameter is invalid."""
 
-    slug, status, title = "malformed", 400, "The request cannot be read"
+    slug, status, title = "malformed", 400, "Malformed request"
 
 
 class InvalidCursorError(AppError):
-    """A paging cursor is damaged, or belongs to another list."""
+    """The cursor is damaged, or was issued for another list."""
 
-    slug, status, title = "invalid-cursor", 400, "The cursor does not fit this list"
+    slug, status, title = "invalid-cursor", 400, "Invalid cursor"
 
 
 class UnauthenticatedError(AppError):
-    """Nobody is signed in, or the token is no longer good."""
+    """There are no credentials, or they are invalid or expired."""
 
-    slug, status, title = "unauthenticated", 401, "Sign in first"
+    slug, status, title = "unauthenticated", 401, "Authentication required"
 
 
 class ForbiddenError(AppError):
     """Signed in, but not allowed to do this."""
 
-    slug, status, title = "forbidden", 403, "Not allowed"
+    slug, status, title = "forbidden", 403, "Forbidden"
 
 
 class RegistrationClosedError(AppError):
-    """People are added by an administrator here."""
+    """Accounts are created by an administrator here."""
 
     slug, status, title = "registration-closed", 403, "Registration is closed"
 
 
 class NotFoundError(AppError):
-    """There is no such thing, or none that the caller may see."""
+    """It does not exist, or the caller may not see it."""
 
     slug, status, title = "not-found", 404, "Not found"
 
 
 class MethodNotAllowedError(AppError):
-    """The path exists, the method does not; `Allow` names those that do."""
+    """The path does not support this method; `Allow` lists those it supports."""
 
     slug, status, title = "method-not-allowed", 405, "Method not allowed"
 
 
 class ConflictError(AppError):
-    """The request contradicts what is stored."""
+    """The request conflicts with the stored state."""
 
-    slug, status, title = "conflict", 409, "Conflict with what is stored"
+    slug, status, title = "conflict", 409, "Conflict with the stored state"
 
 
 class IllegalTransitionError(AppError):
-    """The incident cannot move to that state from where it is."""
+    """The incident or post-mortem cannot change from its current status to that one."""
 
-    slug, status, title = "illegal-transition", 409, "Not a move this incident can make"
+    slug, status, title = "illegal-transition", 409, "Invalid status transition"
 
 
 class NotPublishableError(AppError):
-    """The post-mortem lacks what readers need; `missing` lists it: a summary, an impact, factors, owners."""
+    """The post-mortem is incomplete; `missing` lists what it needs: a summary, an impact, factors, owners."""
 
     slug, status, title = "not-publishable", 409, "The post-mortem cannot be published yet"
 
 
 class IdempotencyInProgressError(AppError):
-    """Another request with this Idempotency-Key is still at work."""
+    """Another request with this Idempotency-Key is still in progress."""
 
     slug, status, title = "idempotency-in-progress", 409, "The same request is still being processed"
 
@@ -137,19 +137,19 @@ class IdempotencyInProgressError(AppError):
 class PreconditionFailedError(AppError):
     """`If-Match` names an older version than the stored one."""
 
-    slug, status, title = "precondition-failed", 412, "Somebody changed it in the meantime"
+    slug, status, title = "precondition-failed", 412, "Changed in the meantime"
 
 
 class UnsupportedMediaTypeError(AppError):
     """The body is not JSON."""
 
-    slug, status, title = "unsupported-media-type", 415, "Only JSON is understood here"
+    slug, status, title = "unsupported-media-type", 415, "Unsupported media type"
 
 
 class InvalidFieldsError(AppError):
-    """The JSON is sound, but some fields break a rule."""
+    """The JSON is well-formed, but some fields are invalid."""
 
-    slug, status, title = "validation", 422, "Some fields break a rule"
+    slug, status, title = "validation", 422, "Invalid fields"
 
 
 class IdempotencyMismatchError(AppError):
@@ -159,18 +159,18 @@ class IdempotencyMismatchError(AppError):
 
 
 class PreconditionRequiredError(AppError):
-    """A change must say which version it starts from."""
+    """A change must name the version it starts from."""
 
-    slug, status, title = "precondition-required", 428, "Say which version you change"
+    slug, status, title = "precondition-required", 428, "Precondition required"
 
 
 class RateLimitedError(AppError):
-    """Too many requests, or tries to sign in, in a short time."""
+    """Too many requests or sign-in attempts in a short time."""
 
     slug, status, title = "rate-limited", 429, "Too many requests"
 
 
 class SchemaMissingError(AppError):
-    """The database lacks tables that this version needs: an operator runs `postfacta migrate`."""
+    """The database lacks tables that this version needs: an operator must run `postfacta migrate`."""
 
     slug, status, title = "schema-missing", 503, "The database is not ready for this version"

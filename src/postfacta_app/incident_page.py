@@ -1,4 +1,4 @@
-"""What the forms of an incident's page send: moves, remarks, edits of the timeline, signals, links."""
+"""The forms of an incident's page: status changes, annotations, timeline edits, signals, links."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ __all__ = ["IncidentPage"]
 
 _SIGNAL: Final = re.compile(r"signal-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _OTHERS: Final = (
-    "Somebody else changed this remark meanwhile. It is shown as it is now: repeat what you wanted."
+    "This note was changed by someone else in the meantime. Check its current text, then repeat your change."
 )
 
 
 class IncidentPage:
-    """The page of one incident, and what its forms send.
+    """The handlers of one incident's page and its forms.
 
     Args:
         transactions: Runs the writes.
-        needs: What it reads and writes.
-        pages: Renders.
+        needs: The stores it reads and writes.
+        pages: Renders templates.
         clock: Seconds since the epoch.
     """
 
@@ -98,7 +98,7 @@ class IncidentPage:
         return await self._save(visit, typed, use)
 
     async def renote(self, request: Request, principal: Principal) -> Response:
-        """POST /incidents/{ref}/notes/{root}: say it in other words, tell what became of it, or take it back."""
+        """POST /incidents/{ref}/notes/{root}: edit an annotation, set its state, or retract it."""
         fields, visit = await read_form(request, principal), visit_of(request, principal)
         typed = Typed(f"renote-{request.path_params['root']}", fields)
         wish = parse(AnnotationChange, fields)
@@ -197,7 +197,7 @@ class IncidentPage:
         return await self._save(visit, typed, use)
 
     async def _save(self, visit: Visit, typed: Typed, use: Callable[[Unit], Awaitable[str]]) -> Response:
-        """Do what a form asks for, and lead back to where it shows; or show the form again, and why."""
+        """Run the write of a form and redirect to its result, or show the form again with the error."""
         path, given = (
             f"/incidents/{visit.request.path_params['ref']}",
             visit.request.query_params.multi_items(),
@@ -207,7 +207,7 @@ class IncidentPage:
             place, shown = await use(unit), given
             if (
                 place.startswith("e-") and "page" in visit.request.query_params
-            ):  # It may stand on another one now.
+            ):  # It may be on another page now.
                 shown = [(name, text) for name, text in given if name != "page"] + [("entry", place)]
             page = f"{path}?{urlencode(shown)}" if shown else path
             return Answer(303, {"Location": f"{page}#{place}" if place else page})
@@ -220,7 +220,7 @@ class IncidentPage:
         return await self._again(visit, typed, Refusal(errors=errors))
 
     async def _again(self, visit: Visit, typed: Typed, refusal: Refusal) -> Response:
-        # If nothing can be read, the page of that problem holds the form.
+        # If reads fail too, the error page holds the form.
         typed = replace(typed, refusal=refusal)
         return await self._view.page(visit, typed, status=refusal.status, headers=refusal.headers)
 

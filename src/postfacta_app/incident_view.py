@@ -1,4 +1,4 @@
-"""What the page of one incident shows: its state, its timeline, what is typed into its forms."""
+"""The content of an incident's page: its status, its timeline, the input of its forms."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ __all__ = ["IncidentView", "Needs", "Store", "Typed", "Visit", "visit_of"]
 Word = Annotated[str, StringConstraints(max_length=200)]
 _PAGE: Final = 100
 """The most entries of one page."""
-_MOST_SAID: Final = _PAGE + 100  # Remarks; the API lists all.
+_MOST_SAID: Final = _PAGE + 100  # Annotations; the API lists all.
 _MOST_JOINED: Final = 100
-_LETTERS: Final = 2000  # Of a signal's text and payload; all of it is a link away.
-_BEFORE: Final = timedelta(hours=1)  # Signals are looked for from so long before the incident.
-# What a link is, seen from either end.
+_LETTERS: Final = 2000  # Characters of a signal's text and payload; a link leads to the rest.
+_BEFORE: Final = timedelta(hours=1)  # The search for signals begins this long before the incident.
+# A link in words, from either end.
 _JOINED: Final = {
     "related": "Related to",
     "duplicate_of out": "Duplicate of",
@@ -59,29 +59,29 @@ _JOINED: Final = {
 
 
 class Store(timeline.Store, Protocol):
-    """Where the facts of timelines are kept, what signals say, and who signed them."""
+    """Stores the facts of timelines, the content of signals, and names of actors."""
 
     async def decided(self, incident_id: UUID, entries: Sequence[Entry]) -> Sequence[ShownEdit]:
-        """List the edits that count for these entries."""
+        """List the effective edits of these entries."""
         ...
 
     async def said(
         self, incident_id: UUID, entries: Sequence[Entry], limit: int
     ) -> Sequence[ShownAnnotation]:
-        """List what was said about these entries, or about the incident as a whole, oldest first."""
+        """List annotations on these entries or on the incident as a whole, oldest first."""
         ...
 
     async def contents(self, signals: Sequence[UUID], letters: int) -> Mapping[UUID, Content]:
-        """Read the beginnings of what signals say."""
+        """Read the beginnings of the signals' contents."""
         ...
 
     async def names(self, actors: Collection[str]) -> Mapping[str, str]:
-        """Tell what people call those who signed facts."""
+        """Return the display names of actors."""
         ...
 
 
 class View(BaseModel):
-    """Which entries are shown, which one is edited, and for which signals to look; `entry` names one to turn to."""
+    """Which entries to show, which one to edit, which signals to search; `entry` selects its page."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -99,7 +99,7 @@ class View(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Typed:
-    """A form that was not saved, as it was sent; without a refusal there is none.
+    """The input of a form that was not saved; without a refusal there is none.
 
     Attributes:
         form: Its name on the page.
@@ -110,31 +110,31 @@ class Typed:
     refusal: Refusal | None = None
 
     def value(self, form: str, name: str, default: str) -> str:
-        """Give what was typed into a field."""
+        """Return the input of a field."""
         return self.fields.get(name, "") if form == self.form else default
 
     def wrong(self, form: str, name: str) -> str:
-        """Tell which rule a field breaks, if it does."""
+        """Return the error message of a field, if any."""
         return self.refusal.by_field.get(name, "") if self.refusal and form == self.form else ""
 
     def key(self, form: str) -> str:
-        """Give the idempotency key of a form: what is sent again has one effect."""
+        """Return the idempotency key of a form, so that sending it again has one effect."""
         is_same = form == self.form and self.refusal is not None and not self.refusal.is_spent
         return (self.fields.get("key") if is_same else None) or new_key()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What is shown of a timeline.
+    """One page of a timeline.
 
     Attributes:
-        entries: Those of this page.
+        entries: The entries of this page.
         page: Its number, from 1.
         count: How many entries the view has.
         hidden: How many entries are hidden.
-        known: The milestones.
-        turns: Those that lie within this page.
-        is_open: Whether the incident is.
+        known: The milestones of the incident.
+        turns: The milestones within this page.
+        is_open: Whether the incident is open.
     """
 
     entries: Sequence[Entry]
@@ -147,7 +147,7 @@ class Seen:
 
     @classmethod
     def of(cls, facts: Facts, view: View) -> Self:
-        """Build the timeline, and cut out the page."""
+        """Build the timeline and select the page."""
         whole = build(facts, include_hidden=True)
         until = None if view.known_as_of is None else micros(view.known_as_of)
         then = whole if until is None else build(facts, known_as_of=until, include_hidden=True)
@@ -182,7 +182,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What is known of the entries of a page, and what was said about the incident as a whole."""
+    """The lines of a page, and the annotations on the incident as a whole."""
 
     seen: Seen
     lines: Sequence[Line]
@@ -191,7 +191,7 @@ class Told:
 
     @property
     def is_short(self) -> bool:
-        """Whether every entry has its forms on the page; else each leads to them, and the page stays light."""
+        """Whether the page holds the forms of all entries; else each entry links to them."""
         return self.seen.count <= _PAGE
 
     @property
@@ -206,7 +206,7 @@ class Told:
 
     @property
     def actors(self) -> set[str]:
-        """Whoever signed something that is shown."""
+        """The actors of everything shown."""
         remarks = [*self.notes, *(it for line in self.lines for it in (*line.beneath, line.remark) if it)]
         decided = [edit.actor for line in self.lines for edit in line.decided]
         return {*decided, *(it.author for it in remarks)}
@@ -214,7 +214,7 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """A search for signals that no incident has."""
+    """A search for unassigned signals."""
 
     fields: Mapping[str, str]
     found: Sequence[Signal] | None = None
@@ -223,7 +223,7 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """Somebody who asks for the page, and how it is to be shown."""
+    """The caller, and the requested view of the page."""
 
     request: Request
     principal: Principal
@@ -231,13 +231,13 @@ class Visit:
 
     @property
     def ref(self) -> UUID | int:
-        """Which incident it is."""
+        """The incident's id or number."""
         return parse_ref(self.request)
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Where incidents are, the facts of their timelines, signals, and what joins incidents."""
+    """The stores of incidents, timelines, signals and links."""
 
     incidents: service.Store
     timelines: Store
@@ -249,8 +249,8 @@ class IncidentView:
     """Shows the page of one incident.
 
     Args:
-        needs: What it reads.
-        pages: Renders.
+        needs: The stores it reads.
+        pages: Renders templates.
         clock: Seconds since the epoch.
     """
 
@@ -262,7 +262,7 @@ class IncidentView:
     async def page(
         self, visit: Visit, typed: Typed, *, status: int = 200, headers: Mapping[str, str] | None = None
     ) -> Response:
-        """Show all of it, and in the form that was not saved what was typed."""
+        """Show the page, with the input of a form that was not saved."""
         principal, view = visit.principal, visit.view
         found = await self._needs.timelines.facts(principal, visit.ref)
         if found is None:
@@ -284,7 +284,7 @@ class IncidentView:
                 "item": incident,
                 "view": view,
                 "typed": typed,
-                "told": told,
+                "shown": told,
                 "days": days(told.lines, seen.turns),
                 "chart": chart(told.lines, seen.turns),
                 "turns": turns(seen.known),
@@ -346,12 +346,12 @@ class IncidentView:
 
 
 def visit_of(request: Request, principal: Principal) -> Visit:
-    """Read how the page is to be shown."""
+    """Return the requested view of the page."""
     return Visit(request, principal, read_query(request, View))
 
 
 def _link(incident: Incident, shown: View, /, **changes: str) -> str:
-    """Give the address of this page with another view of it; an empty value takes a filter away."""
+    """Return the URL of this page with other parameters; an empty value removes one."""
     given = {**shown.model_dump(mode="json", by_alias=True, exclude_defaults=True), **changes}
     kept = {name: "true" if value is True else value for name, value in given.items() if value}
     return f"/incidents/{incident.ref}" + (f"?{urlencode(kept)}" if kept else "")

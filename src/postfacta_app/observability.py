@@ -1,4 +1,4 @@
-"""Set up what the process tells the outside: log lines, and spans by OpenTelemetry's SDK."""
+"""Set up logging, and tracing with OpenTelemetry's SDK."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["RedactingExporter", "configure_logging", "configure_tracing"]
 
 
 def configure_logging(settings: Settings) -> None:
-    """Send every log record of this process to standard output, in one format; no kind of them too often."""
+    """Log to standard output in one format, with a rate limit for each kind of record."""
     logs.configure(
         format="json" if settings.log_format.upper() == "JSON" else "console",
         level=settings.log_level,
@@ -35,10 +35,10 @@ def configure_logging(settings: Settings) -> None:
 
 
 def configure_tracing(settings: Settings) -> Callable[[], None]:
-    """Send spans by OTLP over HTTP, if the settings want it; return what flushes them at the end.
+    """Export spans by OTLP over HTTP if the settings enable it; return a function that flushes them.
 
-    The SDK itself reads where to, and which traces, from its own `OTEL_*` variables. The queue is bounded: what does
-    not fit, or cannot be sent, is dropped and counted, and no request waits for it.
+    The SDK reads the endpoint and the sampler from its own `OTEL_*` variables. The queue is bounded: spans that do
+    not fit, or cannot be sent, are dropped and counted; no request waits for them.
     """
     if settings.traces != "otlp":
         return lambda: None
@@ -56,21 +56,21 @@ def configure_tracing(settings: Settings) -> Callable[[], None]:
 
 
 class RedactingExporter(SpanExporter):
-    """Takes secrets out of spans, whoever made them, before another exporter sends them; no request waits for it."""
+    """Removes secrets from all spans before another exporter sends them, outside of requests."""
 
     def __init__(self, inner: SpanExporter) -> None:
         self._inner = inner
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Send copies without secrets."""
+        """Export copies without secrets."""
         return self._inner.export([_without_secrets(span) for span in spans])
 
     def shutdown(self) -> None:
-        """End the other one."""
+        """Shut the other exporter down."""
         self._inner.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Let the other one send what it still has."""
+        """Flush the other exporter."""
         return self._inner.force_flush(timeout_millis)
 
 

@@ -41,12 +41,12 @@ _HEADERS: Final[dict[str, JSON]] = {
     "If-None-Match": {
         "type": "string",
         "pattern": _ETAGS,
-        "description": "The ETag you have; 304 if it still holds.",
+        "description": "The ETag you have; the response is 304 if it is current.",
     },
     "Idempotency-Key": {
         "type": "string",
         "pattern": r'^("[!#-\[\]-~]{1,255}"|[!#-~][!-~]{0,254})$',
-        "description": "Makes a repeat harmless: the first answer is replayed for 24 hours.",
+        "description": "Makes a repeat safe: the first response is replayed for 24 hours.",
     },
 }
 _PROBLEM: Final[JSON] = {
@@ -74,10 +74,10 @@ _MESSAGE: Final[JSON] = {
     "required": ["message", "requestId"],
     "properties": {key: {"type": "string"} for key in ("message", "requestId", "serviceVersion")},
 }
-# What any route may answer, beside what its rule names: the core's problems, and a crash.
+# What any route may return besides the problems of its rule: the core's problems, and a crash.
 _ALWAYS: Final = {problem.status: problem.title for problem in (*PROBLEMS.values(), problem_of(Exception()))}
 _ANSWER_HEADERS: Final = {401: "WWW-Authenticate", 405: "Allow", 429: "Retry-After"}
-# PostgreSQL stores no U+0000, so no text may hold one.
+# PostgreSQL cannot store U+0000, so no text may contain one.
 _TEXT_PATTERN: Final = r"^[^\u0000]*$"
 
 
@@ -113,7 +113,7 @@ def _schemas(rules: Sequence[Rule]) -> tuple[Schemas, JSON]:
 
 
 def _forbid_nul(schema: object) -> None:
-    """Say of every text that has no narrower rule which character it cannot hold."""
+    """Add the excluded character to every text without a narrower pattern."""
     if isinstance(schema, list):
         for part in cast("list[object]", schema):
             _forbid_nul(part)
@@ -154,7 +154,7 @@ def _path_parameters(rule: Rule) -> list[JSON]:
 def _query_parameters(rule: Rule, schemas: Schemas, definitions: JSON) -> list[JSON]:
     if rule.query is None:
         return []
-    # As it stands in the document: two models of one name have longer names there.
+    # Models with the same name have longer names in the document.
     schema = definitions[schemas[rule.query, "validation"]["$ref"].rpartition("/")[2]]
     return [
         {
@@ -169,7 +169,7 @@ def _query_parameters(rule: Rule, schemas: Schemas, definitions: JSON) -> list[J
 
 
 def _not_null(schema: JSON) -> JSON:
-    # A parameter that is absent is null in our model; null cannot be sent.
+    # An absent parameter is null in our model, but null cannot be sent.
     parts = [part for part in schema.get("anyOf", ()) if part != {"type": "null"}]
     return parts[0] if parts else {key: of for key, of in schema.items() if key not in {"default", "title"}}
 
@@ -193,7 +193,7 @@ def _responses(rule: Rule, schemas: Schemas) -> dict[int, JSON]:
         cls.status: cls.title for cls in AppError.__subclasses__() if cls.slug in _slugs(rule)
     }
     if rule.route_class is RouteClass.PROBE or rule.only_5xx:
-        del refusals[429]  # A probe is never limited; where callers give up after 429, 503 tells it.
+        del refusals[429]  # Probes are not limited; callers that retry only after 5xx get 503 instead of 429.
     v1 = rule.path.startswith("/api/v1/")
     kind, schema = ("application/problem+json", "Problem") if v1 else ("application/json", "Message")
     for status, title in refusals.items():
@@ -210,7 +210,7 @@ def _slugs(rule: Rule) -> set[str]:
         slugs |= {"unauthenticated", "forbidden"}
     if _PARAMETER.search(rule.path):
         slugs.add("not-found")
-    # v0 looks at no content type, and calls every broken rule a 400.
+    # v0 ignores the content type, and returns 400 for every invalid field.
     if rule.body is not None and not rule.path.startswith("/api/v0/"):
         slugs |= {"unsupported-media-type", "validation"}
     return slugs

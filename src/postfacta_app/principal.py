@@ -1,4 +1,4 @@
-"""Who is asking, and what each may do."""
+"""Callers, roles and access levels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["ANONYMOUS", "NOBODY", "Access", "Principal", "Role"]
 
 
 class Role(StrEnum):
-    """What a person may do, least first."""
+    """The role of a person, least privileged first."""
 
     VIEWER = "viewer"
     RESPONDER = "responder"
@@ -18,7 +18,7 @@ class Role(StrEnum):
 
 
 class Access(StrEnum):
-    """What a route asks of its caller."""
+    """The access that a route requires."""
 
     OPEN = "open"
     SIGNED_IN = "signed-in"
@@ -46,13 +46,13 @@ class Principal:
     """A person, or a machine with an API token.
 
     Attributes:
-        actor: The stable name that facts are signed with: `user:<uuid>`, `token:<uuid>` or `anonymous`.
-        name: What people read.
-        user_id: The person's row; None for tokens and nobody.
-        role: A person's role; None for tokens and nobody.
-        scopes: A token's scopes.
-        source: The one signal source a token may write.
-        session_csrf: The form token of a browser session; None for every other way to sign in.
+        actor: The stable name that facts record: `user:<uuid>`, `token:<uuid>` or `anonymous`.
+        name: The display name.
+        user_id: The person's id; None for tokens and anonymous callers.
+        role: The person's role; None for tokens and anonymous callers.
+        scopes: The token's scopes.
+        source: The one source whose signals a token may write.
+        session_csrf: The CSRF token of a browser session; None otherwise.
     """
 
     actor: str
@@ -65,16 +65,16 @@ class Principal:
 
     @property
     def is_signed_in(self) -> bool:
-        """Whether somebody is there at all."""
+        """Whether the caller is authenticated."""
         return self.role is not None or bool(self.scopes)
 
     @property
     def is_admin(self) -> bool:
-        """Whether it is an administrator; tokens never are."""
+        """Whether the caller is an administrator; tokens never are."""
         return self.role is Role.ADMIN
 
     def may(self, access: Access) -> bool:
-        """Tell whether a route that asks for this lets the caller in."""
+        """Return whether the caller has this access."""
         if access is Access.OPEN:
             return True
         if self.role is not None:
@@ -88,4 +88,4 @@ NOBODY = Principal(actor="nobody", name="nobody")
 """Not signed in."""
 
 ANONYMOUS = Principal(actor="anonymous", name="anonymous", role=Role.RESPONDER)
-"""Everybody, in auth mode `none`."""
+"""Every caller in auth mode `none`."""

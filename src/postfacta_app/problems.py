@@ -1,7 +1,7 @@
-"""Turn every error into an answer, in the shape that its path promises.
+"""Turn every error into a response in the format of its path.
 
-Under `/api/v1` that is an RFC 9457 problem, for a browser that asks for a page it is one, and everywhere else it
-is the original's `{"message", "requestId", "serviceVersion"?}`.
+Under `/api/v1` that is an RFC 9457 problem, for browsers an HTML page, and everywhere else the
+original's `{"message", "requestId", "serviceVersion"?}`.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ from .errors import (
 __all__ = ["Fault", "Problems", "encode", "keep_private", "redirect_target", "render"]
 
 Html = Callable[["Fault", Scope], Response]
-"""Renders a fault as a page."""
+"""Renders an error as a page."""
 
 _SPECIAL: Final = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"})
 
 
 def encode(value: object) -> bytes:
-    """Write JSON as the original does: compact, and safe inside HTML."""
-    # None of these characters can stand in JSON outside a string.
+    """Serialize JSON as the original does: compact, and safe inside HTML."""
+    # In JSON these characters only occur in strings.
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).translate(_SPECIAL)
     return text.encode("utf-8", "replace")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """What a caller is told.
+    """An error as the caller sees it.
 
     Attributes:
-        slug: Names the page that explains this kind of problem.
-        detail: What is wrong here, in one sentence; no cause.
-        message: The same for callers of v0, if they are told other words.
+        slug: The problem type, and its page.
+        detail: What is wrong, in one sentence; no cause.
+        message: The v0 message, if it differs from the detail.
         extra: Further members of a problem document.
     """
 
@@ -67,7 +67,7 @@ class Fault:
 
 
 def render(fault: Fault, *, path: str, request_id: str, version: str = "") -> tuple[str, bytes]:
-    """Write a fault as the API of this path does; `version` is shown by v0 alone, unless empty.
+    """Serialize an error in the format of its path; only v0 shows a `version` that is not empty.
 
     Returns:
         The content type and the body.
@@ -75,7 +75,7 @@ def render(fault: Fault, *, path: str, request_id: str, version: str = "") -> tu
     detail, message = redact_text(fault.detail), redact_text(fault.message)
     if not _is_v1(path):
         shown = {"serviceVersion": version} if version else {}
-        # This shape has no list of fields: the sentence names them.
+        # This format has no list of fields: the message names them.
         fields = "; ".join(f"{it.pointer.lstrip('/') or 'the body'} {it.message}" for it in fault.errors)
         message = fields or message or detail
         return "application/json; charset=utf-8", encode(
@@ -98,7 +98,7 @@ def _is_v1(path: str) -> bool:
     return path == "/api/v1" or path.startswith("/api/v1/")
 
 
-# The original names what failed, not why. The core tells of a crash as of any other error.
+# The original names what failed, not why. The core reports a crash like any other error.
 _CRASHES: Final = {
     "/api/v0/incidents": "Failed to retrieve incidents",
     "/api/v0/incidents/start": "Failed to store incident",
@@ -106,7 +106,7 @@ _CRASHES: Final = {
 
 
 def _of_core(problem: Problem, path: str) -> Fault:
-    if problem.status == 500:  # noqa: PLR2004 - the status that means a crash
+    if problem.status == 500:  # noqa: PLR2004 - the status of a crash
         message = _CRASHES.get(path, problem.title)
     else:
         message = f"{problem.title}. {problem.detail}".removesuffix(". ")
@@ -120,7 +120,7 @@ def _of_core(problem: Problem, path: str) -> Fault:
 
 
 class Problems:
-    """Answers errors inside the application; `core` does it for the layers around it.
+    """Handles errors inside the application; `core` does so for the layers around it.
 
     Args:
         version: The version that v0 shows in errors; empty shows none.
@@ -143,7 +143,7 @@ class Problems:
 
     @property
     def core(self) -> Render:
-        """The renderer for problems that the core's middleware makes."""
+        """The renderer for problems of the core's middleware."""
         return self._render_core
 
     def _render_core(self, problem: Problem, scope: Scope) -> tuple[str, bytes]:
@@ -180,14 +180,14 @@ class Problems:
         return response
 
     async def schema_missing(self, request: Request, error: Exception) -> Response:
-        """Answer a statement that met a database without our tables or grants; the check `schema` says so too."""
+        """Handle a statement in a database without our tables or grants; the check `schema` fails too."""
         if (context := current_request()) is not None and not context.error_type:
             context.error_type = "schema_missing"
-        detail = "Try again later: an operator has to run `postfacta doctor`"
+        detail = "The database is not ready: an operator must run `postfacta doctor`"
         return await self._app_error(request, SchemaMissingError(detail, headers={"Retry-After": "10"}))
 
     async def _http_exception(self, request: Request, error: HTTPException) -> Response:
-        """Answer what Starlette itself refuses, such as a path that is no route."""
+        """Handle errors that Starlette raises, such as an unknown path."""
         path: str = request.scope["path"]
         if error.status_code == MethodNotAllowedError.status:
             detail = f"Method '{request.method}' is not allowed for '{path}'"
@@ -203,7 +203,7 @@ class Problems:
 
 
 def keep_private(path: str, response: Response) -> None:
-    """Let no cache give an answer of the API to somebody else, or to the same one unasked."""
+    """Keep caches from sharing API responses, or reusing them without revalidation."""
     if path.startswith("/api/"):
         response.headers.setdefault("cache-control", "private, no-cache")
         response.headers.add_vary_header("Authorization, Cookie")
@@ -216,9 +216,9 @@ def _wants_page(scope: Scope) -> bool:
 
 
 def redirect_target(path: str, routes: Iterable[BaseRoute]) -> str | None:
-    """Find the route that a path with a slash at its end means; None if there is none.
+    """Return the route that a path with a trailing slash means; None if there is none.
 
-    Only a route of ours is ever a target. To take the slash off any path would make `//host/` lead to `host`.
+    Only our own routes are targets: stripping the slash of any path would make `//host/` lead to `host`.
     """
     target = path[:-1]
     if not path.endswith("/") or not target.startswith("/") or target.startswith("//"):

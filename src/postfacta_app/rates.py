@@ -1,4 +1,4 @@
-"""Say how much each caller may ask for, and how much each request matters."""
+"""Rate limits of callers, and priorities of requests."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ _PRIORITIES: Final = {
     RouteClass.INGEST: Priority.SHEDDABLE_PLUS,
     RouteClass.AUTH: Priority.CRITICAL,
 }
-_PER_SITE: Final = 10  # Addresses that the networks of one IPv6 /48 count for.
+_PER_SITE: Final = 10  # The networks of one IPv6 /48 count as this many addresses.
 _READS: Final = frozenset({"GET", "HEAD"})
 
 
 def shared_store(settings: Settings) -> SharedStore | None:
-    """Make the store in which several processes count together, if there is one."""
+    """Return the shared counter store of several processes, if configured."""
     return SharedStore(settings.rate_store.get_secret_value()) if settings.rate_store else None
 
 
 def address_limits(settings: Settings, rules: Iterable[Rule]) -> list[RateLimit]:
-    """Limit what comes from one address, whoever sends it; a probe is never refused.
+    """Return the rate limit by client address; probes are exempt.
 
-    Where callers try again after 5xx alone, `limit_retrying` does it: what is refused here is told by 429.
+    It responds with 429. For callers that retry only after 5xx there is `limit_retrying`.
     """
     rate, others = settings.rate("address"), {_PROBE, *_retrying(rules)}
     if not rate:
@@ -71,7 +71,7 @@ def address_limits(settings: Settings, rules: Iterable[Rule]) -> list[RateLimit]
 
     return [
         RateLimit(rate, name="address", applies_to=applies),
-        # A /48 holds 65,536 networks.
+        # A /48 contains 65,536 networks.
         RateLimit(of_site, name="site", per=site, applies_to=applies),
     ]
 
@@ -85,7 +85,7 @@ def limit_retrying(
     observer: Observer,
     luck: Luck = LUCK,
 ) -> Authenticate:
-    """Limit what comes from one address to the routes that answer it by 503, before anybody is asked who he is."""
+    """Return the rate limit by address of routes that respond with 503, applied before authentication."""
     rate, paths = settings.rate("address"), _retrying(rules)
     if not rate or not paths:
         return authenticate
@@ -109,9 +109,9 @@ def _retrying(rules: Iterable[Rule]) -> set[str]:
 def principal_limits(
     settings: Settings, *, store: SharedStore | None, observer: Observer, luck: Luck = LUCK
 ) -> Spend | None:
-    """Limit what one who is signed in may do, from all addresses and with all tokens; None for no limit.
+    """Return the rate limit of authenticated callers, over all addresses and tokens; None for no limit.
 
-    To read and to search is one budget, to write another. Nobody who is anonymous has one: the address counts.
+    Reads and searches share one budget, writes have another. Anonymous callers are limited by address only.
     """
     limiters = {
         kind: RateLimiter(kind, rate, store=store, observer=observer)
@@ -132,10 +132,10 @@ def principal_limits(
 
 
 def _refusal(kind: str, decision: Decision, luck: float) -> RateLimitedError:
-    # A little later than needed: who was refused together should not come back together.
+    # Jitter, so that clients rejected together do not return together.
     wait = math.ceil(decision.retry_after + luck * max(1.0, decision.retry_after / 10))
     return RateLimitedError(
-        f"You {kind} too often: wait as long as Retry-After says, and then do it less often",
+        f'Rate limit for "{kind}" exceeded; retry after {max(1, wait)} s',
         headers={
             "Retry-After": str(max(1, wait)),
             "RateLimit-Policy": f'"{kind}";q={decision.limit};w={math.ceil(decision.period)}',
@@ -145,10 +145,10 @@ def _refusal(kind: str, decision: Decision, luck: float) -> RateLimitedError:
 
 
 def priorities(rules: Iterable[Rule]) -> PriorityOf:
-    """Tell how much a request matters, before any route sees it.
+    """Return the priority of a request before routing.
 
-    A path without parameters has the priority of its route's class. All others are told by the method: to read one
-    thing is `READ`, and what may write is critical, with the preflight that a browser sends before it.
+    A path without parameters has the priority of its route's class. For others the method decides: a read
+    is `READ`, a write and its preflight request are critical.
     """
     exact = {
         (rule.method, rule.path): _PRIORITIES[rule.route_class] for rule in rules if "{" not in rule.path

@@ -1,4 +1,4 @@
-"""Reach the database for a person who waits for the answer."""
+"""Connect to the database for an interactive command."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WAIT = 5.0  # Seconds.
 
 
 class NoDatabaseError(Exception):
-    """There is none, or it does not answer; the text says where, why, and what to look at."""
+    """The database is unreachable; the message says where, why, and what to check."""
 
 
 @asynccontextmanager
@@ -28,10 +28,10 @@ async def reach(settings: Settings) -> AsyncGenerator[Database]:
     """Connect, and disconnect at the end of the block.
 
     Raises:
-        NoDatabaseError: If it does not answer in time, or has not the tables or grants that the block needs.
+        NoDatabaseError: If it is not reachable in time, or lacks tables or grants that the block needs.
     """
     dsn = settings.database_dsn.get_secret_value()
-    reason = "it does not answer"
+    reason = "no response"
 
     def listen(event: Event, /) -> None:
         nonlocal reason
@@ -44,9 +44,9 @@ async def reach(settings: Settings) -> AsyncGenerator[Database]:
         if not database.is_connected:
             where = urlsplit(dsn).netloc.rpartition("@")[2]
             raise NoDatabaseError(
-                f"no database at {where} ({reason}): is it running, and is POSTFACTA_DATABASE_DSN right?"
+                f"no database at {where} ({reason}); check that it is running, and POSTFACTA_DATABASE_DSN"
             )
         try:
             yield database
         except SCHEMA_ERRORS as error:
-            raise NoDatabaseError(f"{error}: run `postfacta doctor`, which says what to do") from error
+            raise NoDatabaseError(f"{error}: run `postfacta doctor` for advice") from error

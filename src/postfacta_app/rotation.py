@@ -1,7 +1,7 @@
-"""Read the secrets again from where they came, so that a new one needs no restart.
+"""Reload secrets from their files, so that replacing one needs no restart.
 
-`database_dsn` (its password), `metrics_token`, `traffic_key` and `jwt_secret` are read again every ten seconds, at
-SIGHUP, and the password for each new connection too. What cannot be read, or is invalid, leaves the former in place.
+`database_dsn` (its password), `metrics_token`, `traffic_key` and `jwt_secret` are reloaded every ten seconds, on
+SIGHUP, and the password for each new connection. If a value is unreadable or invalid, the former one stays.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _EVERY: Final = 10.0
 
 
 class Rotation:
-    """The settings of a running service, with the secrets of this moment.
+    """The settings of a running service, with its current secrets.
 
     Args:
-        settings: Those that it was started with.
-        read: Reads them again; it may raise `SettingsError`. None leaves all as it is.
-        every: Seconds between two looks.
+        settings: The settings it was started with.
+        read: Reloads them; may raise `SettingsError`. None disables reloading.
+        every: Seconds between reloads.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class Rotation:
 
     @property
     def current(self) -> Settings:
-        """The settings with the secrets that were read last."""
+        """The settings with the secrets last read."""
         return self._current
 
     def reread(self) -> None:
-        """Read again. It reads files: call it in a thread."""
+        """Reload. It reads files, so call it in a thread."""
         if self._read is None:
             return
         with self._turn:
@@ -79,17 +79,17 @@ class Rotation:
             _LOGGER.error(event, extra={"reason": reason})
 
     async def password(self) -> str:
-        """Tell the database's password of this moment; it is asked for each new connection."""
+        """Return the current database password; called for each new connection."""
         await anyio.to_thread.run_sync(self.reread)
         return password_of(self._current) or ""
 
     @asynccontextmanager
     async def watching(self) -> AsyncGenerator[None]:
-        """Look again and again until the block ends, and at each SIGHUP where this is the main thread."""
+        """Reload until the block ends, and on SIGHUP if this is the main thread."""
         loop, wake, had_terminal = asyncio.get_running_loop(), asyncio.Event(), has_terminal()
 
         def hang_up() -> None:
-            # Of a terminal that was closed, or of an operator who has replaced a secret.
+            # From a closed terminal, or from an operator who replaced a secret.
             if had_terminal and not has_terminal():
                 os.kill(os.getpid(), signal.SIGTERM)
             wake.set()
@@ -115,14 +115,14 @@ class Rotation:
 
 
 def password_of(settings: Settings) -> str | None:
-    """Tell the password in the database's address, if there is one."""
+    """Return the password in the database's DSN, if any."""
     parts = urlsplit(settings.database_dsn.get_secret_value())
     _, separator, secret = parts.netloc.rpartition("@")[0].partition(":")
     return unquote(secret) if separator else next(iter(parse_qs(parts.query).get("password", [])), None)
 
 
 def _place(settings: Settings) -> str:
-    """Tell the database's address without the password."""
+    """Return the database's DSN without the password."""
     parts = urlsplit(settings.database_dsn.get_secret_value())
     who, _, where = parts.netloc.rpartition("@")
     query = "&".join(word for word in parts.query.split("&") if not word.startswith("password="))

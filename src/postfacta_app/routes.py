@@ -1,4 +1,4 @@
-"""The shape of the route table: what each route is, asks of its caller, takes in, and answers."""
+"""The rules of the route table: access, limits, request and response of each route."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = ["PRINCIPAL", "Authenticate", "Handler", "RouteClass", "Rule", "Spend"
 
 Handler = Callable[[Request, Principal], Awaitable[Response]]
 Authenticate = Callable[[Request], Awaitable[Principal]]
-"""Tells who sends a request."""
+"""Returns the sender of a request."""
 PRINCIPAL = "postfacta.principal"
-"""Where the scope of a request says who sends it, once that is known."""
+"""The scope key of a request's sender, once authenticated."""
 
 
 class RouteClass(StrEnum):
-    """What kind of work a route does, and so how much it may be sent and how long it may take."""
+    """The kind of work of a route, which sets its body limit and deadline."""
 
     PROBE = "probe"
     READ = "read"
@@ -41,12 +41,12 @@ class RouteClass(StrEnum):
 
     @property
     def body_bytes(self) -> int:
-        """The largest body it takes."""
+        """The largest request body."""
         return _BODY_BYTES.get(self, 0)
 
     @property
     def seconds(self) -> float:
-        """Its deadline, from the request's beginning; a caller may ask for less."""
+        """Its deadline from the start of the request; a caller may request a shorter one."""
         return _SECONDS[self]
 
 
@@ -62,29 +62,29 @@ _BODY_BYTES = {RouteClass.WRITE: 1_048_576, RouteClass.INGEST: 4_194_304, RouteC
 
 
 Spend = Callable[[Principal, RouteClass], Awaitable[None]]
-"""Counts a request for whoever sends it, and raises if it is one too many."""
+"""Counts a request against its sender's limit, and raises if that is exceeded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One row of the table.
+    """One row of the route table.
 
     Attributes:
         method: The HTTP method; GET answers HEAD too.
         path: A Starlette path template.
-        handler: Called with the request and whoever asks, once access is granted.
-        access: What the caller must be allowed.
+        handler: Called with the request and the caller once access is granted.
+        access: The access that the caller needs.
         route_class: Its kind, which sets its limits.
         summary: One line for the OpenAPI document; empty leaves the route out of it (pages).
         body: The model of the JSON body, `body_type` its media type.
         query: The model of the query parameters.
-        answers: Status to model, or to None for no body.
-        also: The media types that a 200 may have beside JSON.
-        problems: The problem slugs this route adds to those that every route may answer.
-        headers: Request headers it reads, such as `If-Match`, with whether each is required.
-        stale: Whether its last answer may be given again while the database is away. The handler must also say of
-            each answer that it shows nothing private: see `allow_stale`.
-        only_5xx: Whether its callers try again after 5xx alone, and give up after 429: then a rate limit is told by
+        answers: The model of each success status; None for no body.
+        also: The media types of a 200 besides JSON.
+        problems: Problem slugs besides those of every route.
+        headers: Request headers it reads, such as `If-Match`, and whether each is required.
+        stale: Whether its last response may be replayed while the database is unavailable. The handler must also
+            declare each response free of private data: see `allow_stale`.
+        only_5xx: Whether its callers retry after 5xx but not after 429; then an exceeded rate limit is reported as
             503.
     """
 
@@ -112,7 +112,7 @@ def build_routes(
     spend: Spend | None = None,
     stale: StaleAnswers | None = None,
 ) -> list[Route]:
-    """Make one Starlette route for each path, so that a 405 can name every method of it."""
+    """Create one Starlette route for each path, so that a 405 can list all its methods."""
     paths: dict[str, dict[str, Rule]] = {}
     for rule in rules:
         methods = paths.setdefault(rule.path, {})
@@ -127,7 +127,7 @@ def build_routes(
 
 
 class _Endpoint:
-    """Answer the methods of one path. A class, so that Starlette leaves the methods to it."""
+    """The endpoint of one path. A class, so that Starlette leaves method checks to it."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class _Endpoint:
             await keep_typed(request)
             raise
         except UnauthenticatedError:
-            # Somebody's session may have ended while he wrote. What a page of others sends is not even read.
+            # The session may have ended while the form was filled in. Cross-site requests are not read.
             if is_same_origin(request.headers):
                 await keep_typed(request)
             raise
@@ -171,7 +171,7 @@ class _Endpoint:
         if not principal.may(rule.access):
             if not principal.is_signed_in:
                 raise UnauthenticatedError(
-                    "Send a token, or sign in at /signin", headers={"WWW-Authenticate": "Bearer"}
+                    "Send a bearer token, or sign in at /signin", headers={"WWW-Authenticate": "Bearer"}
                 )
             raise ForbiddenError(f"This needs '{rule.access}' rights, which {principal.name} does not have")
         if rule.stale and self._stale is not None:

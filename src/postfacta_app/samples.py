@@ -1,4 +1,4 @@
-"""The incidents of the demo, recorded by the same use cases as what comes through the API."""
+"""The sample incidents of the demo, recorded through the use cases of the API."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ from .web.body import format_time, parse
 __all__ = ["SEEDER", "Samples"]
 
 SEEDER: Final = Principal(actor="demo", name="demo", role=Role.ADMIN)
-"""Whoever records them."""
+"""The actor that records them."""
 
 _FILE: Final = Path(__file__).with_name("samples.json")
-# A moment in minutes, or a day in days: from the declaration, and from today.
+# An instant in minutes from the declaration, or a date in days from today.
 _MOMENT: Final = re.compile(r'"T([+-]\d+(?:\.\d+)?)"')
 _DAY: Final = re.compile(r'"D([+-]\d+)"')
 _PEOPLE: Final = "manual"
 
 
 class Samples:
-    """Records the samples inside a transaction: all or nothing.
+    """Records the samples in one transaction.
 
     Args:
-        database: Where they go.
-        connection: Its connection that has the transaction.
-        now: They end at that time.
+        database: The database to write to.
+        connection: Its connection, inside the transaction.
+        now: The time at which they end.
     """
 
     def __init__(self, database: Database, connection: Connection, *, now: datetime) -> None:
@@ -67,7 +67,7 @@ class Samples:
         )
 
     async def record(self) -> None:
-        """Record each with all that is told of it; a link leads to one that stands before it in the file."""
+        """Record each sample with everything below it; links only lead to earlier samples."""
         known: dict[str, UUID] = {}
         for written in json.loads(_FILE.read_text()):
             sample = self._read(written)
@@ -90,7 +90,7 @@ class Samples:
 
     async def _attach(self, incident: Incident, told: Mapping[str, Sequence[object]]) -> None:
         for source, items in told.items():
-            # A machine has a token of its own source, and people have none.
+            # Machine sources need a token; people do not.
             token = Principal(actor="demo", name=source, scopes=frozenset({"signals:write"}), source=source)
             who = SEEDER if source == _PEOPLE else token
             facts = [Fact.of(index, parse(NewSignal, item), who) for index, item in enumerate(items)]
@@ -122,7 +122,7 @@ class Samples:
                 )
 
     def _read(self, written: Mapping[str, Any]) -> dict[str, Any]:
-        """Put times in the place of marks: `T-2.5` is two and a half minutes before it was declared."""
+        """Replace relative times: `T-2.5` is two and a half minutes before the declaration."""
         began = self._now.replace(second=0, microsecond=0) - timedelta(hours=written["hours_ago"])
 
         def moment(found: re.Match[str]) -> str:
@@ -136,4 +136,4 @@ class Samples:
 
 
 def _whatever_there_is(_etag: str | None) -> None:
-    """Write on: nobody else does."""
+    """Always pass: there are no concurrent writers."""

@@ -1,4 +1,4 @@
-"""The routes of pages, for people with a browser."""
+"""The routes of HTML pages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SIGNED_IN, ADMIN = Access.SIGNED_IN, Access.ADMIN
 
 @dataclass(frozen=True, slots=True)
 class Screens:
-    """What answers the routes of pages."""
+    """The handlers of the page routes."""
 
     incidents: IncidentPages
     incident: IncidentPage
@@ -43,14 +43,14 @@ class Screens:
 
 
 def screen_rules(on: Screens) -> list[Rule]:
-    """List them; the table of all routes holds them with the others."""
+    """List these routes for the route table."""
     read, search, write, auth = RouteClass.READ, RouteClass.SEARCH, RouteClass.WRITE, RouteClass.AUTH
     incidents, one, account, path = on.incidents, on.incident, on.accounts, "/incidents/{ref}"
     return [
         Rule(
             method="GET", path="/incidents", handler=incidents.list, access=READ, route_class=search, stale=True,
         ),
-        # Before {ref}, which it would be taken for.
+        # Before {ref}, which would match it.
         Rule(method="GET", path="/incidents/new", handler=incidents.blank, access=WRITE, route_class=read),
         Rule(method="POST", path="/incidents/new", handler=incidents.record, access=WRITE, route_class=write),
         Rule(method="GET", path=path, handler=one.show, access=READ, route_class=read, stale=True),

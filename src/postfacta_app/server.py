@@ -1,4 +1,4 @@
-"""Listen on an address, and run the application there under uvicorn."""
+"""Run the application under uvicorn."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from .settings import Settings
 __all__ = ["BACKLOG", "SERVERS", "PortInUseError", "check_port", "graceful_timeout", "serve"]
 
 BACKLOG: Final = 2048
-"""How many connections may wait to be accepted."""
+"""The listen backlog."""
 
 _ROOM: Final = Room(4096, BACKLOG)
 
 SERVERS: Final = ("uvicorn", "granian", "hypercorn", "gunicorn")
-"""Those that can run the application; `serve` takes the first."""
+"""The supported servers; `serve` uses the first."""
 
-# The core's drain ends everything before; this is for a client that does not read, whose socket nothing else ends.
+# The core's drain ends everything earlier, except the sockets of clients that do not read.
 _CLOSING = 10.0
 
 
 class PortInUseError(Exception):
-    """The address cannot be listened on; the text says why, and what to do."""
+    """The address cannot be bound; the message says why and how to fix it."""
 
 
 def check_port(host: str, port: int) -> None:
-    """See whether the address is free, before anything slow begins.
+    """Check that the address is free before any slow startup work.
 
     Raises:
         PortInUseError: If it is not.
@@ -46,7 +46,7 @@ def check_port(host: str, port: int) -> None:
 
 
 def graceful_timeout(settings: Settings) -> int:
-    """Tell how many seconds the server waits for its connections to end, once the drain's delay is over."""
+    """Return the seconds that the server waits for connections after the drain delay."""
     return round(settings.drain_timeout + _CLOSING)
 
 
@@ -56,14 +56,14 @@ def serve(
     say: Callable[[str], None] | None = None,
     read: Callable[[], Settings] | None = None,
 ) -> int:
-    """Serve until Ctrl-C or SIGTERM, then end what is under way; return the exit code.
+    """Serve until Ctrl-C or SIGTERM, then drain; return the exit code.
 
-    SIGHUP has the secrets read again, and ends nothing, unless a terminal was closed.
+    SIGHUP reloads the secrets; it stops the service only if a terminal was closed.
 
     Args:
-        settings: Where to listen, and everything the application needs.
-        say: Told where it listens.
-        read: Reads the settings again, for secrets that are replaced; by default none is.
+        settings: The address to listen on, and the settings of the application.
+        say: Called with a line that names the address.
+        read: Reloads the settings for replaced secrets; by default they are not reloaded.
 
     Raises:
         PortInUseError: If the port is taken.
@@ -74,16 +74,16 @@ def serve(
         flush = configure_tracing(settings)
         room = make_room(*_ROOM, others=2 * settings.pool_max_size)
         server = uvicorn.Server(_config(settings, room, read))
-        # No request leaves what only the collector can free; to look after each 700 objects took 5 to 10 % of it.
+        # Requests leave no reference cycles; collecting every 700 objects took 5 to 10 % of their time.
         gc.freeze()
         gc.set_threshold(10_000, 10, 10)
-        # Told here too, since uvicorn listens to signals only once its loop runs: a KeyboardInterrupt before that can
-        # be lost in an import. It raises them again after its graceful stop; so whoever called us can still tidy up.
+        # Handled here too, since uvicorn handles signals only once its loop runs: a KeyboardInterrupt before that can
+        # be lost in an import. uvicorn re-raises them after its graceful stop, so that our caller can clean up.
         before = {told: signal.signal(told, server.handle_exit) for told in (signal.SIGINT, signal.SIGTERM)}
         had_terminal = has_terminal()
 
         def hang_up(signum: int, frame: FrameType | None) -> None:
-            # Until the application hears it.
+            # Until the application handles it.
             if had_terminal and not has_terminal():
                 server.handle_exit(signum, frame)
 
@@ -102,7 +102,7 @@ def serve(
 def _config(
     settings: Settings, room: Room = _ROOM, read: Callable[[], Settings] | None = None
 ) -> uvicorn.Config:
-    from .app import create_app  # noqa: PLC0415 - a port in use is told before the slow part of the start
+    from .app import create_app  # noqa: PLC0415 - after the port check, since it is slow
 
     return uvicorn.Config(
         create_app(settings, read=read),
@@ -114,10 +114,10 @@ def _config(
         log_config=None,
         access_log=False,
         server_header=False,
-        # It would believe whoever asks from this machine; whom the core believes is a setting.
+        # uvicorn would trust any local sender; the core trusts those of a setting.
         proxy_headers=False,
         timeout_graceful_shutdown=graceful_timeout(settings),
-        # Else what one request puts into a context variable is still there in the next one of its connection.
+        # Else context variables of one request leak into the next one of its connection.
         reset_contextvars=True,
     )
 
@@ -126,8 +126,8 @@ def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
-        # asyncio sets it only on sockets that name their protocol, which these do not. Without it, an answer on a
-        # kept connection waits 40 ms for the client's delayed acknowledgement. What is accepted inherits it.
+        # asyncio sets it only on sockets that name their protocol, which these do not. Without it, a response on a
+        # kept connection waits 40 ms for the client's delayed acknowledgement. Accepted sockets inherit it.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
         raise PortInUseError(_advice(host, port, error)) from None
@@ -138,9 +138,9 @@ def _advice(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         other = port + 1 if port < 65535 else 8080  # noqa: PLR2004 - the last port
         return (
-            f"port {port} of {host} is in use: stop what listens there, or take another with --port {other}"
+            f"port {port} of {host} is in use: stop the process that listens there, or choose another port with --port {other}"
             f" (or POSTFACTA_PORT={other})"
         )
     if error.errno == errno.EACCES:
-        return f"port {port} needs more rights than you have: take one above 1023, such as --port 8080"
-    return f"cannot listen on {host}: {error.strerror}; --host takes an address of this machine"
+        return f"port {port} needs more privileges: choose a port above 1023, such as --port 8080"
+    return f"cannot listen on {host}: {error.strerror}; --host must be an address of this machine"

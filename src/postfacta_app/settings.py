@@ -1,4 +1,4 @@
-"""The only reader of the environment: settings, their rules, and where each may come from."""
+"""The settings: their rules and sources; the only module that reads the environment."""
 
 from __future__ import annotations
 
@@ -40,35 +40,35 @@ __all__ = [
 ]
 
 _PREFIX = "POSTFACTA_"
-# The original service had these names, so they keep them; everything else carries the prefix.
+# Names of the original service, kept without the prefix of all others.
 _BARE = {
     "environment": "ENVIRONMENT",
     "app_version": "APP_VERSION",
     "log_level": "LOG_LEVEL",
     "log_format": "LOG_FORMAT",
 }
-# A name under our prefix that is no field: it says where fields may be read from.
+# Has our prefix but is not a field: it says where fields may be read from.
 _NOT_OURS = {"POSTFACTA_SECRETS_DIR"}
 
 
-_SHORTEST_SECRET = 32  # Bytes: as many as HMAC-SHA-256 makes.
-# From the documentation of Supabase, PostgREST and jwt.io: whoever knows one is whoever he likes.
+_SHORTEST_SECRET = 32  # Bytes, the output size of HMAC-SHA-256.
+# From the documentation of Supabase, PostgREST and jwt.io: with one of these, anyone can forge tokens.
 _PUBLISHED: Final = {
     "super-secret-jwt-token-with-at-least-32-characters-long",
     "your-super-secret-jwt-token-with-at-least-32-characters-long",
     "reallyreallyreallyreallyverysafe",
     "a-string-secret-at-least-256-bits-long",
 }
-# In production: what one address, and whoever is signed in, may ask for.
+# The limits in production.
 _RATES = {"address": "1200/minute", "read": "600/minute", "write": "120/minute", "ingest": "600/minute"}
 
 
 class SettingsError(Exception):
-    """Settings that cannot be used; the text names each and says what to do. It holds no values of secrets."""
+    """Invalid settings; the message names each and how to fix it, without values of secrets."""
 
 
 class AuthMode(StrEnum):
-    """How callers prove who they are."""
+    """How callers authenticate."""
 
     LOCAL = "local"
     SUPABASE = "supabase"
@@ -93,7 +93,7 @@ def _networks(value: tuple[str, ...]) -> tuple[str, ...]:
         except ValueError:
             is_sound = False
         if not is_sound:
-            msg = f"entry {number} is no network to trust: write 10.0.0.0/8, one address, or `unix`; never /0"
+            msg = f"entry {number} is not a valid network: use 10.0.0.0/8, one address, or `unix`; never /0"
             raise ValueError(msg)
     return value
 
@@ -103,7 +103,7 @@ def _rates(value: str) -> str:
         if value:
             parse_rates(value)
     except ValueError:
-        msg = "cannot be read as a rate: write 600/minute, or 10/second;1000/hour; empty sets no limit"
+        msg = "is not a valid rate: use 600/minute, or 10/second;1000/hour; empty for no limit"
         raise ValueError(msg) from None
     return value
 
@@ -111,12 +111,12 @@ def _rates(value: str) -> str:
 def _store(value: SecretStr) -> SecretStr:
     address = value.get_secret_value()
     try:
-        SharedStore(address)  # To try it: it connects to nothing.
+        SharedStore(address)  # To validate it; this does not connect.
         is_sound = address.startswith("async+valkey")
-    except Exception:  # noqa: BLE001 - each client has errors of its own, which may show the address
+    except Exception:  # noqa: BLE001 - each client has its own errors, which may contain the address
         is_sound = False
     if not is_sound:
-        raise ValueError("is no store: write async+valkey://host:6379, and `pip install postfacta[valkey]`")
+        raise ValueError("is not a valid store: use async+valkey://host:6379 and postfacta[valkey]")
     return value
 
 
@@ -128,23 +128,21 @@ def _project(value: str) -> str:
         is_sound = (
             bool(parts.hostname) and parts.port != 0 and not any(char in value for char in "@?# \t\r\n")
         )
-    except ValueError:  # Such as a port of letters.
+    except ValueError:  # Such as a port that is not a number.
         is_safe = is_sound = False
     if value and not (is_safe and is_sound):
-        raise ValueError("is no address of a project: write https://<ref>.supabase.co, and nothing after it")
+        raise ValueError("is not a project URL: use https://<ref>.supabase.co, without a path")
     return value
 
 
 def _jwt_secret(value: SecretStr) -> SecretStr:
-    # An empty one is refused before.
+    # Empty ones are rejected earlier.
     for secret in _lines(value):
         if len(secret.encode()) < _SHORTEST_SECRET:
-            msg = f"is shorter than {_SHORTEST_SECRET} bytes, and so can be guessed: take the project's own, or make one"
+            msg = f"is shorter than {_SHORTEST_SECRET} bytes, and so can be guessed: use the project's own, or generate one"
             raise ValueError(msg)
         if secret.strip().lower() in _PUBLISHED:
-            raise ValueError(
-                "is a published example, with which anybody can sign tokens: make one of your own"
-            )
+            raise ValueError("is a published example, with which anyone can sign tokens: generate your own")
     return value
 
 
@@ -153,7 +151,7 @@ def _lines(secret: SecretStr | None) -> tuple[str, ...]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address, or `localhost`, is this machine."""
+    """Whether an address, or `localhost`, is a loopback address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -168,15 +166,15 @@ def _postgresql(value: SecretStr) -> SecretStr:
     return SecretStr(connecting.check_address("it", value.get_secret_value()))
 
 
-# An empty secret is a forgotten one: it must not open what it should close.
+# An empty secret is a mistake, and must not grant access.
 Secret = Annotated[SecretStr, Field(min_length=1)]
 Dsn = Annotated[Secret, AfterValidator(_postgresql)]
-# Longer, it would hold numbers that no clock can count with.
+# Longer texts could hold numbers beyond any clock.
 Rates = Annotated[str, StringConstraints(strip_whitespace=True, max_length=100), AfterValidator(_rates)]
 
 
 class Settings(BaseModel):
-    """Everything that can be set. Durations are seconds, sizes bytes.
+    """All settings. Durations are in seconds, sizes in bytes.
 
     Each field is read from `POSTFACTA_<NAME>` (the first four from their bare name), from the file named by
     `POSTFACTA_<NAME>_FILE`, or from a file `<NAME>` in lower case in the secrets folder, in this order.
@@ -187,21 +185,25 @@ class Settings(BaseModel):
     environment: str = Field("local", description="`local` relaxes cookies and allows auth mode `none`.")
     app_version: str = Field("", description="Shown in errors outside `local`, in metrics and spans.")
     log_level: Annotated[str, BeforeValidator(_level)] = Field(
-        "INFO", description="Any case; unknown is INFO."
+        "INFO", description="Case-insensitive; unknown values mean INFO."
     )
-    log_format: str = Field("text", description="`JSON` for one object a line; anything else is text.")
+    log_format: str = Field("text", description="`JSON` for one object per line; anything else means text.")
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
-    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     database_dsn: Dsn = Field(SecretStr("postgresql://127.0.0.1:5432/postfacta"), description="PostgreSQL.")
     database_owner_dsn: Dsn | None = Field(None, description="For `migrate`; default: `database_dsn`.")
-    pool_max_size: int = Field(10, ge=2, le=500, description="Connections a process opens at most.")
+    pool_max_size: int = Field(10, ge=2, le=500, description="At most this many connections per process.")
     pool_acquire_timeout: float = Field(1.0, gt=0, le=60, description="Longest wait for a connection.")
     statement_timeout: float = Field(5.0, gt=0, le=300, description="Longest run of one statement.")
     drain_delay: float | None = Field(
-        None, ge=0, le=300, description="Serve on, unready, for so long after SIGTERM; 5, in `local` 0."
+        None, ge=0, le=300, description="Seconds to keep serving, unready, after SIGTERM; 5 (0 in `local`)."
     )
-    drain_timeout: float = Field(20.0, gt=0, le=600, description="Then requests may take so long to end.")
-    ready_requires_db: bool = Field(default=True, description="Whether readiness falls without the database.")
+    drain_timeout: float = Field(
+        20.0, gt=0, le=600, description="Seconds for running requests to finish after that."
+    )
+    ready_requires_db: bool = Field(
+        default=True, description="Whether the service is unready without the database."
+    )
     auth_mode: AuthMode = Field(
         AuthMode.LOCAL, description="`local`, `supabase`, or `none` on a loopback address only."
     )
@@ -213,31 +215,32 @@ class Settings(BaseModel):
         None, description="The project's own secret, if it signs by HS256; else it publishes its keys."
     )
     jwt_issuer: str = Field("", description="`iss` of its tokens, if that is not `<db_url>/auth/v1`.")
-    register_open: bool = Field(default=False, description="Whether anybody may register, as a viewer.")
+    register_open: bool = Field(
+        default=False, description="Whether registration is open; new accounts are viewers."
+    )
     cors_origins: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
         (), description="Origins, comma separated, that browsers may call from."
     )
     cors_credentials: bool = Field(default=False, description="Whether those origins may send cookies.")
     trusted_proxies: Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_networks)] = Field(
-        (), description="Networks, comma separated, whose `X-Forwarded-For` is true, or `unix` for a socket."
+        (),
+        description="Networks, comma separated, whose `X-Forwarded-For` is trusted, or `unix` for a socket.",
     )
-    rate_address: Rates | None = Field(
-        None, description="What an address may ask for; 1200/minute, in `local` no limit."
-    )
+    rate_address: Rates | None = Field(None, description="Limit per address (1200/minute; none in `local`).")
     rate_read: Rates | None = Field(
-        None, description="What who is signed in may read and search; 600/minute, in `local` no limit."
+        None, description="Read and search limit per signed-in user (600/minute; none in `local`)."
     )
     rate_write: Rates | None = Field(
-        None, description="What who is signed in may write; 120/minute, in `local` no limit."
+        None, description="Write limit per signed-in user (120/minute; none in `local`)."
     )
     rate_ingest: Rates | None = Field(
-        None, description="How often who is signed in may send signals; 600/minute, in `local` no limit."
+        None, description="Ingest limit per signed-in user or token (600/minute; none in `local`)."
     )
     rate_store: Annotated[Secret, AfterValidator(_store)] | None = Field(
-        None, description="Valkey in which processes count together: `async+valkey://host:6379`."
+        None, description="Valkey for shared counters of several processes: `async+valkey://host:6379`."
     )
     secret_keys: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
-        (), description="Keys, comma separated, whose values in signals are secret, as `password` is."
+        (), description="Keys, comma separated, whose values in signals are redacted, as for `password`."
     )
     alert_service_label: str = Field(
         "service", min_length=1, description="The label of an alert that names its service."
@@ -246,20 +249,20 @@ class Settings(BaseModel):
         "env", min_length=1, description="The label of an alert that names its environment."
     )
     shedding: Mode = Field(
-        Mode.ENFORCE, description="Under overload: `enforce` refuses early, `shadow` counts only, or `off`."
+        Mode.ENFORCE, description="Under overload: `enforce` rejects early, `shadow` only counts, or `off`."
     )
     traces: str = Field(
-        "none", pattern="^(none|otlp)$", description="`otlp` sends spans; `OTEL_*` variables say where."
+        "none", pattern="^(none|otlp)$", description="`otlp` exports spans, configured by `OTEL_*` variables."
     )
     prometheus_url: Annotated[Secret, AfterValidator(_prometheus)] | None = Field(
         None,
-        description="Prometheus whose view of the objectives `/reliability` shows; else this process only.",
+        description="Prometheus from which `/reliability` reads the objectives; else it shows this process only.",
     )
     metrics_token: Secret | None = Field(
         None,
-        description="Bearer token for `/metrics`; without it, outside `local`, only this machine reads them.",
+        description="Bearer token for `/metrics`; without it, outside `local`, only this machine may read them.",
     )
-    traffic_key: Secret | None = Field(None, description="Lets `X-Traffic-Class` be believed.")
+    traffic_key: Secret | None = Field(None, description="Secret with which `X-Traffic-Class` is trusted.")
     demo_dir: Path = Field(Path(".postfacta"), description="Where `postfacta demo` keeps its database.")
     postgres_bin: Path | None = Field(None, description="Folder of `initdb` and `postgres` for the demo.")
     max_header_bytes: int = Field(
@@ -268,60 +271,60 @@ class Settings(BaseModel):
 
     @property
     def is_local(self) -> bool:
-        """Whether this is a developer's machine."""
+        """Whether this is a development environment."""
         return self.environment == "local"
 
     @property
     def is_loopback(self) -> bool:
-        """Whether it listens to this machine alone."""
+        """Whether it listens on a loopback address."""
         return is_loopback(self.host)
 
     @property
     def issuer(self) -> str:
-        """Who signs the tokens of the Supabase project."""
+        """The issuer of the Supabase project's tokens."""
         return self.jwt_issuer or f"{self.db_url}/auth/v1"
 
     @property
     def jwt_secrets(self) -> tuple[str, ...]:
-        """What tokens may be signed with: while it is replaced, the new one and the former, one a line."""
+        """The valid signing secrets: during a rotation the new and the former one, one per line."""
         return _lines(self.jwt_secret)
 
     @property
     def metrics_tokens(self) -> tuple[str, ...]:
-        """What a scrape may bring, as `jwt_secrets`."""
+        """The valid tokens for scrapes, as in `jwt_secrets`."""
         return _lines(self.metrics_token)
 
     @property
     def traffic_keys(self) -> tuple[str, ...]:
-        """What lets a traffic class be believed, as `jwt_secrets`."""
+        """The valid keys for traffic classes, as in `jwt_secrets`."""
         return _lines(self.traffic_key)
 
     def rate(self, of: Literal["address", "read", "write", "ingest"]) -> str:
-        """Tell what may be asked for; empty for as much as anybody likes."""
+        """Return the limit of this kind; empty for no limit."""
         given: str | None = getattr(self, f"rate_{of}")
         return given if given is not None else "" if self.is_local else _RATES[of]
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
         if "*" in self.cors_origins and self.cors_credentials:
-            msg = "POSTFACTA_CORS_ORIGINS: `*` cannot go with POSTFACTA_CORS_CREDENTIALS: list the origins"
+            msg = "POSTFACTA_CORS_ORIGINS: `*` cannot be combined with POSTFACTA_CORS_CREDENTIALS: list the origins"
             raise ValueError(msg)
         if self.auth_mode is AuthMode.NONE and not (self.is_local and self.is_loopback):
-            msg = "POSTFACTA_AUTH_MODE: `none` needs ENVIRONMENT=local and a loopback POSTFACTA_HOST; else use `local`"
+            msg = "POSTFACTA_AUTH_MODE: `none` requires ENVIRONMENT=local and a loopback POSTFACTA_HOST; otherwise use `local`"
             raise ValueError(msg)
         if self.auth_mode is AuthMode.SUPABASE and not (self.db_url and self.db_key):
-            msg = "POSTFACTA_AUTH_MODE: `supabase` needs POSTFACTA_DB_URL and POSTFACTA_DB_KEY, the project and its key"
+            msg = "POSTFACTA_AUTH_MODE: `supabase` requires POSTFACTA_DB_URL and POSTFACTA_DB_KEY, the project and its key"
             raise ValueError(msg)
         return self
 
 
 def variable(field: str) -> str:
-    """Name the environment variable of a field."""
+    """Return the environment variable of a field."""
     return _BARE.get(field, _PREFIX + field.upper())
 
 
 def load_settings(environ: Mapping[str, str] | None = None, **overrides: object) -> Settings:
-    """Read the settings, by default from the process's environment; `overrides` (from the command line) win.
+    """Read the settings, by default from the environment; `overrides` (from the command line) win.
 
     Raises:
         SettingsError: If a value is invalid, a name under `POSTFACTA_` is unknown, or a file cannot be read.
@@ -341,7 +344,7 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: object)
 
 
 def exposed_secrets(environ: Mapping[str, str] | None = None) -> list[Path]:
-    """List the files of secrets that every user of this machine may read.
+    """List the secret files that every user of this machine can read.
 
     Raises:
         SettingsError: If one cannot be found.
@@ -362,7 +365,7 @@ def _look_up(field: str, environ: Mapping[str, str]) -> str | None:
 
 
 def _file_of(field: str, environ: Mapping[str, str]) -> tuple[Path, str] | None:
-    """Tell from which file a setting is read, and the variable that says so."""
+    """Return the file that a setting is read from, and the variable that names it."""
     name = variable(field)
     if name in environ:
         return None
@@ -398,7 +401,7 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
 
 
 def _explain(invalid: ValidationError) -> str:
-    # The input is left out on purpose: it may be a secret.
+    # Without the input, which may be a secret.
     lines: list[str] = []
     for error in invalid.errors(include_url=False, include_input=False, include_context=False):
         text = error["msg"].removeprefix("Value error, ")

@@ -52,7 +52,7 @@ class Document(RootModel[dict[str, JsonValue]]):
 
 @dataclass(frozen=True, slots=True)
 class Handlers:
-    """What answers the routes."""
+    """The handlers of the routes."""
 
     about: about.About
     v0: v0.V0Http
@@ -71,7 +71,7 @@ class Handlers:
 
 
 def rules(on: Handlers) -> list[Rule]:
-    """List every route. They are tried in this order, so those that are asked for most come first."""
+    """List every route in matching order, most requested first."""
     return [
         *_v1_incidents(on),
         *_v1_signals(on),
@@ -90,7 +90,7 @@ def _system(on: Handlers) -> list[Rule]:
     return [
         Rule(
             method="GET", path="/", handler=on.about.root, access=OPEN, route_class=read,
-            summary="Greet programs, and lead browsers to the incidents", answers={200: about.Greeting, 303: None},
+            summary="Greet API clients; redirect browsers to the incidents", answers={200: about.Greeting, 303: None},
         ),
         Rule(
             method="GET", path="/home", handler=on.about.home, access=OPEN, route_class=read,
@@ -98,15 +98,15 @@ def _system(on: Handlers) -> list[Rule]:
         ),
         Rule(
             method="GET", path="/healthz", handler=on.about.healthz, access=OPEN, route_class=probe,
-            summary="Say that the process answers", answers={200: about.Healthy},
+            summary="Report that the process is running", answers={200: about.Healthy},
         ),
         Rule(
             method="GET", path="/service-info", handler=on.about.service_info, access=OPEN, route_class=read,
-            summary="Tell what runs here", answers={200: about.ServiceInfo},
+            summary="Describe this service", answers={200: about.ServiceInfo},
         ),
         Rule(
             method="GET", path="/openapi.json", handler=on.openapi, access=OPEN, route_class=read,
-            summary="Read this document", answers={200: Document},
+            summary="Read this OpenAPI document", answers={200: Document},
         ),
         Rule(
             method="POST", path="/login", handler=on.identity.login, access=OPEN, route_class=auth,
@@ -115,12 +115,12 @@ def _system(on: Handlers) -> list[Rule]:
         ),
         Rule(
             method="POST", path="/register", handler=on.identity.register, access=OPEN, route_class=auth,
-            summary="Make an account, where that is open to everybody", body=identity.Registration,
+            summary="Register an account, if registration is open", body=identity.Registration,
             answers={201: identity.Registered}, problems=("registration-closed", "conflict", "rate-limited"),
         ),
         Rule(
             method="POST", path="/logout", handler=on.identity.logout, access=SIGNED_IN, route_class=auth,
-            summary="End the session or bearer token that is presented", answers={204: None},
+            summary="End the current session or bearer token", answers={204: None},
         ),
     ]  # fmt: skip
 
@@ -176,7 +176,7 @@ def _v1_incidents(on: Handlers) -> list[Rule]:
         ),
         Rule(
             method="POST", path=f"{one}/transitions", handler=on.incidents.move, access=WRITE, route_class=write,
-            summary="Move an incident to another state", body=incidents.Move,
+            summary="Change the status of an incident", body=incidents.Move,
             answers={200: incidents.Incident, 201: incidents.Incident},
             problems=(*_ONCE, "illegal-transition"), headers={"Idempotency-Key": False},
         ),
@@ -194,7 +194,7 @@ def _v1_signals(on: Handlers) -> list[Rule]:
         ),
         Rule(
             method="POST", path=root, handler=on.signals.ingest, access=INGEST, route_class=ingest,
-            summary="Store signals; each has a result of its own", body=signals.Batch,
+            summary="Store signals, with a result for each", body=signals.Batch,
             answers={200: signals.Ingested}, problems=("conflict", "not-found"),
         ),
         Rule(
@@ -203,7 +203,7 @@ def _v1_signals(on: Handlers) -> list[Rule]:
         ),
         Rule(
             method="POST", path="/api/v1/ingest/alertmanager", handler=on.signals.alertmanager, access=INGEST,
-            route_class=ingest, summary="Store the alerts of a notification of Alertmanager", body=Webhook,
+            route_class=ingest, summary="Store the alerts of an Alertmanager notification", body=Webhook,
             answers={200: signals.Ingested}, only_5xx=True,
         ),
         Rule(
@@ -213,7 +213,7 @@ def _v1_signals(on: Handlers) -> list[Rule]:
         ),
         Rule(
             method="DELETE", path=f"{of_incident}/{{id}}", handler=on.signals.detach, access=WRITE, route_class=write,
-            summary="Take a signal off an incident", answers={204: None}, problems=("conflict",),
+            summary="Detach a signal", answers={204: None}, problems=("conflict",),
         ),
     ]  # fmt: skip
 
@@ -225,18 +225,18 @@ def _v1_timeline(on: Handlers) -> list[Rule]:
     return [
         Rule(
             method="GET", path=f"{one}/timeline", handler=http.timeline, access=READ, route_class=read,
-            summary="Read what happened, in order", query=timeline.TimelineQuery,
+            summary="Read the timeline of an incident", query=timeline.TimelineQuery,
             answers={200: timeline.TimelinePage, 304: None}, problems=cursor, headers={"If-None-Match": False},
             stale=True,
         ),
         Rule(
             method="GET", path=f"{one}/edits", handler=http.edits, access=READ, route_class=read,
-            summary="List what people decided about the timeline", query=timeline.Paging,
+            summary="List the edits of a timeline", query=timeline.Paging,
             answers={200: edits.EditPage}, problems=cursor,
         ),
         Rule(
             method="POST", path=f"{one}/edits", handler=http.add_edit, access=WRITE, route_class=write,
-            summary="Correct the timeline; originals stay", body=edits.AnyEdit, answers={201: edits.AddedEdit},
+            summary="Edit a timeline; originals are kept", body=edits.AnyEdit, answers={201: edits.AddedEdit},
             problems=_ONCE, headers={"Idempotency-Key": False},
         ),
         Rule(
@@ -260,12 +260,12 @@ def _v1_timeline(on: Handlers) -> list[Rule]:
         ),
         Rule(
             method="GET", path=f"{one}/durations", handler=on.durations.one, access=READ, route_class=read,
-            summary="Tell how long the phases of an incident took", answers={200: durations.IncidentDurations},
+            summary="Read the durations of an incident", answers={200: durations.IncidentDurations},
             stale=True,
         ),
         Rule(
             method="GET", path="/api/v1/durations", handler=on.durations.all, access=READ, route_class=search,
-            summary="Tell how long the phases of many incidents took", query=IncidentFilters,
+            summary="Read aggregated durations of incidents", query=IncidentFilters,
             answers={200: durations.Aggregates}, stale=True,
         ),
     ]  # fmt: skip
@@ -277,11 +277,11 @@ def _v1_identity(on: Handlers) -> list[Rule]:
     return [
         Rule(
             method="GET", path="/api/v1/me", handler=http.me, access=SIGNED_IN, route_class=read,
-            summary="Tell who is asking", answers={200: identity.Me},
+            summary="Read the current user or token", answers={200: identity.Me},
         ),
         Rule(
             method="PUT", path="/api/v1/me/password", handler=sessions.change_password, access=SIGNED_IN,
-            route_class=write, summary="Change your password, and end your other sessions",
+            route_class=write, summary="Change your password and end your other sessions",
             body=identity.PasswordChange, answers={204: None}, problems=("conflict",),
         ),
         Rule(
@@ -298,7 +298,7 @@ def _v1_identity(on: Handlers) -> list[Rule]:
         ),
         Rule(
             method="POST", path="/api/v1/users/{id}/password", handler=sessions.reset, access=ADMIN,
-            route_class=write, summary="Replace a person's password; the new one is answered once",
+            route_class=write, summary="Reset a person's password; the new one is returned once",
             answers={200: identity.IssuedPassword}, problems=("conflict",),
         ),
         Rule(
@@ -319,7 +319,7 @@ def _v1_identity(on: Handlers) -> list[Rule]:
         ),
         Rule(
             method="POST", path="/api/v1/tokens", handler=http.add_token, access=ADMIN, route_class=write,
-            summary="Make an API token; its secret is answered once", body=identity.NewToken,
+            summary="Create an API token; its secret is returned once", body=identity.NewToken,
             answers={201: identity.IssuedToken},
         ),
         Rule(
@@ -343,7 +343,7 @@ def _v1_identity(on: Handlers) -> list[Rule]:
         ),
         Rule(
             method="GET", path="/api/v1/audit", handler=http.audit, access=ADMIN, route_class=search,
-            summary="Read who did what", query=identity.AuditQuery, answers={200: identity.AuditPage},
+            summary="Read the audit log", query=identity.AuditQuery, answers={200: identity.AuditPage},
             problems=cursor,
         ),
     ]  # fmt: skip

@@ -34,7 +34,7 @@ class Desk:
 
     @property
     def ref(self) -> str:
-        """What people call it."""
+        """Its reference, such as `INC-1`."""
         return f"INC-{self.incident['number']}"
 
     async def send(self, method: str, path: str = "", *, expect: int, **request: Any) -> httpx2.Response:
@@ -69,7 +69,7 @@ class Desk:
         return 3
 
     async def add_action(self, **fields: object) -> Body:
-        """Write down an action."""
+        """Create an action item."""
         body = {"type": "prevent", "title": "Try one server first", **fields}
         made: Body = (await self.send("POST", "/action-items", expect=201, json=body)).json()
         return made

@@ -28,10 +28,10 @@ BEYOND_SCHEMA = re.compile(
 REFUSALS = {
     "/problems/invalid-cursor",
     "/problems/idempotency-mismatch",
-    "Begin again without a cursor",
-    "Use a new Idempotency-Key: this one was sent with another request",
+    "Start again without a cursor",
+    "This Idempotency-Key was used with another request; use a new one",
     # What earlier answers held is tried as a header too, pattern or not.
-    'If-Match: an entity tag stands in double quotes, as in "inc-3"',
+    'If-Match: an entity tag must be in double quotes, as in "inc-3"',
     # In a field that v0 does not know, and ignores otherwise; the known ones have a pattern.
     "Invalid request body: a text contains U+0000",
     # Where any JSON may stand, a schema has no place to say it.

@@ -92,7 +92,7 @@ def test_broken_metadata_stops_the_start_and_says_what_is_wrong(
 ) -> None:
     file = tmp_path / "codebase.json"
     file.write_text(content)
-    with pytest.raises(SettingsError, match="install the package again") as caught:
+    with pytest.raises(SettingsError, match="reinstall the package") as caught:
         load_codebase(file)
     assert words in str(caught.value)
 

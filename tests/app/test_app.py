@@ -254,7 +254,7 @@ def test_a_port_in_use_ends_the_start_with_a_way_out(tmp_path: Path) -> None:
         with serving(tmp_path, {}, "--port", str(port)) as process:
             assert process.child.wait(20) == 1
     assert process.output == (
-        f"postfacta: port {port} of 127.0.0.1 is in use: stop what listens there, or take another with --port {port + 1}"
+        f"postfacta: port {port} of 127.0.0.1 is in use: stop the process that listens there, or choose another port with --port {port + 1}"
         f" (or POSTFACTA_PORT={port + 1})\n"
     )
 

@@ -152,7 +152,7 @@ async def test_whoever_was_let_in_reads_what_they_read_before_and_nobody_else_do
             answer = await service.client.get(url, headers=mine)
             assert_stale(answer)
             is_page = url.startswith(("/incidents", "/insights"))
-            assert ("The database is unreachable; nothing can be saved." in answer.text) == is_page
+            assert ("The database is unavailable; nothing can be saved." in answer.text) == is_page
             assert is_page or answer.content == fresh.content
             assert {"X-Request-ID", "Content-Security-Policy"} <= {
                 it.title().replace("Id", "ID") for it in answer.headers
@@ -480,7 +480,7 @@ def _look(page: Page, path: str, folder: Path) -> None:
         assert answer.status == 200
         assert "Checkout is down" in (page.text_content("main") or "")
         said = page.text_content("main .stale") or ""
-        assert said.endswith(" UTC. The database is unreachable; nothing can be saved.")
+        assert said.endswith(" UTC. The database is unavailable; nothing can be saved.")
         assert said.startswith("As of ")
         assert page.locator("[role=status]").is_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= width

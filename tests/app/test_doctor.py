@@ -115,7 +115,7 @@ def test_on_a_sound_set_up_only_the_header_reading_is_left_to_do(
     assert list(shown) == CHECKS
     # How many files may be open is this machine's affair.
     assert {about for about, verdict in shown.items() if verdict != "ok"} <= {"files"}
-    assert "`postfacta serve` gives up after 10 s" in text
+    assert "`postfacta serve` sets 10 s" in text
     assert code == 0
 
 
@@ -134,7 +134,7 @@ def test_each_fault_is_named_with_what_to_do(
     ]
     assert "-> run `postfacta migrate`" in text
     assert "fsync = off" in text
-    assert "-> let both machines follow one time server" in text
+    assert "-> synchronize both machines with NTP" in text
 
 
 @pytest.mark.parametrize(("environment", "verdict"), [("production", "fail"), ("local", "warn")])
@@ -150,9 +150,7 @@ def test_a_role_that_could_change_facts_is_found(
     _, shown, text = doctor(capsys)
     assert shown["rights"] == verdict
     assert "role postgres can change or delete recorded facts" in text
-    assert (
-        "-> let POSTFACTA_DATABASE_DSN name a role of its own that is only a member of postfacta_app" in text
-    )
+    assert "-> use a role in POSTFACTA_DATABASE_DSN that is only a member of postfacta_app" in text
 
 
 @pytest.mark.parametrize(
@@ -192,7 +190,7 @@ def test_a_command_without_rights_ends_with_a_sentence(
 ) -> None:
     assert main(words) == 1
     assert capsys.readouterr().err == (
-        "postfacta: permission denied for table alembic_version: run `postfacta doctor`, which says what to do\n"
+        "postfacta: permission denied for table alembic_version: run `postfacta doctor` for advice\n"
     )
 
 
@@ -244,7 +242,9 @@ def test_a_proxy_that_would_be_one_caller_for_all_is_warned_of(
     monkeypatch.setenv("ENVIRONMENT", "production")
     _, shown, text = doctor(capsys)
     assert shown["rates"] == "warn"
-    assert "-> a proxy in front is one caller for all: name it in POSTFACTA_TRUSTED_PROXIES" in text
+    assert (
+        "-> behind a proxy all clients share one limit: list the proxy in POSTFACTA_TRUSTED_PROXIES" in text
+    )
     assert doctor(capsys, "--host", "0.0.0.0")[1]["rates"] == "ok"  # noqa: S104 - nothing answers there
     monkeypatch.setenv("POSTFACTA_TRUSTED_PROXIES", "127.0.0.1")
     assert "rates" not in doctor(capsys)[1]
@@ -263,12 +263,12 @@ def test_a_sign_in_that_nobody_needs_is_warned_of(
 @pytest.mark.parametrize(
     ("turned", "verdict", "words"),
     [
-        ({}, "ok", "tokens are checked with 1 published keys"),
-        ({"published": '{"keys": []}'}, "ok", "tokens are checked with the secret"),
-        ({"published": '{"keys": []}', "jwt_secret": ""}, "fail", "-> let the project sign by keys"),
-        ({"published": "down"}, "fail", "cannot be asked: "),
-        ({"db_key": "another key"}, "fail", "answers 401 to our key"),
-        ({"db_url": "http://127.0.0.1:9"}, "fail", "-> POSTFACTA_DB_URL must be its address"),
+        ({}, "ok", "tokens are verified with 1 published keys"),
+        ({"published": '{"keys": []}'}, "ok", "tokens are verified with the secret"),
+        ({"published": '{"keys": []}', "jwt_secret": ""}, "fail", "-> enable JWT signing keys"),
+        ({"published": "down"}, "fail", "cannot be reached: "),
+        ({"db_key": "another key"}, "fail", "answers 401 to the key"),
+        ({"db_url": "http://127.0.0.1:9"}, "fail", "-> check POSTFACTA_DB_URL"),
     ],
 )
 def test_a_project_is_asked_whether_it_can_sign_people_in(
@@ -318,7 +318,9 @@ def test_a_pool_that_postgresql_has_no_connections_for_is_found(
     monkeypatch.setenv("POSTFACTA_POOL_MAX_SIZE", str(pool))
     _, shown, text = doctor(capsys)
     assert shown["connections"] == verdict
-    assert f"up to {pool} of the 97" in text  # max_connections is 100, of which 3 are reserved.
+    assert (
+        f"up to {pool} per process; PostgreSQL allows 97" in text
+    )  # max_connections is 100, of which 3 are reserved.
     assert ("lower POSTFACTA_POOL_MAX_SIZE" in text) == (verdict != "ok")
 
 
@@ -363,7 +365,7 @@ def test_each_server_is_told_what_it_needs(
     assert (shown["headers"], shown["stop"]) == ("ok" if server == "uvicorn" else "warn", "ok")
     assert "within 30 s of SIGTERM" in text
     wanted = {
-        "uvicorn": ("gives up after 10 s", "--timeout-graceful-shutdown 23", "--reset-contextvars"),
+        "uvicorn": ("sets 10 s", "--timeout-graceful-shutdown 23", "--reset-contextvars"),
         "granian": ("--http1-header-read-timeout", "--workers-kill-timeout 30", "--respawn-failed-workers"),
         "hypercorn": ("--keep-alive 10", "--graceful-timeout 23", "--backlog"),
         "gunicorn": ("timeout http-request", "--graceful-timeout 30"),

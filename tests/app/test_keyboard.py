@@ -80,7 +80,7 @@ def test_an_incident_is_led_from_its_record_to_its_publication(
     _write(keyboard)
     _act(keyboard)
     keyboard.press("Post-mortem")
-    keyboard.press("Ask for review")
+    keyboard.press("Request review")
     keyboard.press("Publish")
     assert keyboard.page.text_content(".standing .stage") == "Published"
     assert keyboard.unseen == []
@@ -90,14 +90,14 @@ def test_an_incident_is_led_from_its_record_to_its_publication(
 def _record(keyboard: Keyboard) -> None:
     keyboard.press("Record an incident")
     keyboard.fill(Title="Checkout is down", Description="Nobody can pay since noon.", Severity="High")
-    keyboard.open("More: when")
+    keyboard.open("More: start time")
     keyboard.fill(Started="2026-02-07 10:05")
     keyboard.press("Record")
     assert keyboard.page.text_content("h1") == "Checkout is down"
 
 
 def _curate(keyboard: Keyboard) -> None:
-    keyboard.open("Attach signals")
+    keyboard.open("Attach unassigned signals")
     keyboard.press("Search")
     keyboard.go("2026-02-07 10:04:12 Checkout fails")
     keyboard.page.keyboard.press("Space")
@@ -107,30 +107,30 @@ def _curate(keyboard: Keyboard) -> None:
     keyboard.press("Correct the time")
     keyboard.see("≈10:02")
     keyboard.open("Add a note")
-    keyboard.fill(Kind="Dec", What_there_is_to_say="We roll back", When_it_happened="2026-02-07 10:20")
-    keyboard.press("Add it")
+    keyboard.fill(Kind="Dec", Text="We roll back", When_it_happened="2026-02-07 10:20")
+    keyboard.press("Add")
     keyboard.see("We roll back")
     keyboard.open("Resolve…")
-    keyboard.press("Resolve it")
+    keyboard.press("Resolve")
     keyboard.see("Resolved")
 
 
 def _write(keyboard: Keyboard) -> None:
     keyboard.press("Post-mortem")
-    keyboard.press("Begin with the summary")
+    keyboard.press("Start with the summary")
     keyboard.fill(Summary="The checkout was down.")
     keyboard.press("Save")
     keyboard.press("Edit Impact")
-    keyboard.fill(Who_was_hit="Nobody could pay.")
+    keyboard.fill(Who_was_affected="Nobody could pay.")
     keyboard.press("Save")
     keyboard.press("Edit Contributing factors")
-    keyboard.fill(Short_name="no-canary", Where_it_lies="Change", What_it_was="All at once.")
+    keyboard.fill(Short_name="no-canary", Category="Change", Description="All at once.")
     keyboard.press("Save")
     keyboard.see("no-canary")
 
 
 def _act(keyboard: Keyboard) -> None:
     keyboard.press("Actions")
-    keyboard.fill(What_is_to_be_done="Change one first", What_it_is_for="Prevent", Owner="Ada")
+    keyboard.fill(Title="Change one first", Type="Prevent", Owner="Ada")
     keyboard.press("Add")
     keyboard.see("Change one first")

@@ -457,7 +457,7 @@ async def test_an_upgrade_waits_its_turn_and_says_so(database_dsn: str) -> None:
         group.start_soon(lambda: migrate(database_dsn, progress=progress, luck=lambda: -0.99))
         await spoke.wait()
         await holder.close()
-    assert said[0].startswith("a lock is not free, or another upgrade runs: try 2 of 12")
+    assert said[0].startswith("a lock is not free, or another upgrade is running: try 2 of 12")
     assert said[-1] == f"applied revision {HEAD}"
 
 
@@ -475,7 +475,7 @@ async def test_an_upgrade_gives_up_in_the_end(database_dsn: str) -> None:
 async def test_a_database_of_a_newer_program_is_left_alone(database_dsn: str) -> None:
     await migrate(database_dsn, progress=quiet)
     await query(database_dsn, "update alembic_version set version_num = '9999' returning 1")
-    with pytest.raises(MigrationError, match="newer program"):
+    with pytest.raises(MigrationError, match="newer version"):
         await migrate(database_dsn, progress=quiet)
 
 
@@ -490,7 +490,7 @@ async def test_there_is_no_way_down(app_database_dsn: str) -> None:
         "postgresql+asyncpg://", connect_args={"dsn": app_database_dsn}, poolclass=NullPool
     )
     try:
-        with pytest.raises(NoDowngradeError, match="0001 has no way back"):
+        with pytest.raises(NoDowngradeError, match="0001 has no downgrade"):
             async with engine.connect() as connection:
                 await connection.run_sync(down)
     finally:
@@ -507,7 +507,7 @@ def test_alembic_alone_is_told_what_to_use(anyio_backend: str) -> None:
 
 
 BROKEN = {
-    "postgresql://ada:hush@127.0.0.1:1/x": "no database answers",
+    "postgresql://ada:hush@127.0.0.1:1/x": "the database is unreachable",
     "postgresql://ada:hu#sh@127.0.0.1:5432/x": "cannot be read",
     "postgresql://ada:hush@127.0.0.1:port/x": "cannot be read",
     "mysql://ada:hush@127.0.0.1/x": "scheme is expected",

@@ -53,7 +53,7 @@ def test_a_wrong_password_keeps_the_address_and_says_nothing_about_accounts(page
     sign_in(page, Account("nobody@tests.example", "not the password of anybody"))
     assert page.input_value("#email") == "nobody@tests.example"
     assert page.input_value("#password") == ""
-    assert "The e-mail or the password is wrong" in (page.text_content("[role=alert]") or "")
+    assert "Wrong e-mail or password" in (page.text_content("[role=alert]") or "")
 
 
 def test_signing_out_ends_the_session_for_good(page: Page, live: LiveService) -> None:
@@ -85,7 +85,7 @@ def test_the_list_filters_by_its_form_and_each_view_has_a_short_address(
 
 def test_a_filter_that_fits_nothing_and_one_that_is_wrong_say_so(inside: Page) -> None:
     inside.goto("/incidents?service=no-such-service")
-    assert "No incident fits this filter" in (inside.text_content(".empty") or "")
+    assert "No incidents match this filter" in (inside.text_content(".empty") or "")
     answer = inside.goto("/incidents?status=WRONG")
     assert answer is not None
     assert answer.status == 400
@@ -105,7 +105,7 @@ def test_text_of_strangers_is_inert(inside: Page, live: LiveService) -> None:
 
 def test_a_problem_is_explained_in_plain_words(page: Page) -> None:
     page.goto("/problems/precondition-failed")
-    assert page.text_content("h1") == "Somebody changed it in the meantime"
+    assert page.text_content("h1") == "Changed in the meantime"
     assert page.text_content(".lead") == "If-Match names an older version than the stored one."
 
 

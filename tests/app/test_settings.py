@@ -206,7 +206,7 @@ def test_without_a_project_nobody_can_be_signed_in_by_it() -> None:
             with case(missing):
                 text = refusal({name: value for name, value in PROJECT.items() if name != missing})
                 assert text.startswith(
-                    "POSTFACTA_AUTH_MODE: `supabase` needs POSTFACTA_DB_URL and POSTFACTA_DB_KEY"
+                    "POSTFACTA_AUTH_MODE: `supabase` requires POSTFACTA_DB_URL and POSTFACTA_DB_KEY"
                 )
 
 
@@ -232,7 +232,7 @@ def test_passwords_go_to_nothing_but_a_project_by_tls() -> None:
             with case(url):
                 text = refusal(PROJECT | {"POSTFACTA_DB_URL": url})
                 assert text.startswith(
-                    "POSTFACTA_DB_URL: is no address of a project: write https://<ref>.supabase.co"
+                    "POSTFACTA_DB_URL: is not a project URL: use https://<ref>.supabase.co"
                 )
                 assert "secret" not in text
 
@@ -292,7 +292,7 @@ def test_what_is_no_rate_is_refused_with_what_to_write() -> None:
             with case(field, value):
                 name = f"POSTFACTA_RATE_{field.upper()}"
                 text = refusal({name: value})
-                assert text.startswith(f"{name}: cannot be read as a rate: write 600/minute")
+                assert text.startswith(f"{name}: is not a valid rate: use 600/minute")
                 assert value not in text.replace("600/minute, or 10/second;1000/hour;", "")
 
 
@@ -316,7 +316,7 @@ def test_what_is_no_network_to_trust_is_named_by_its_place() -> None:
             with case(value):
                 text = refusal({"POSTFACTA_TRUSTED_PROXIES": f"10.0.0.0/8, {value}"})
                 assert text.startswith(
-                    "POSTFACTA_TRUSTED_PROXIES: entry 2 is no network to trust: write 10.0.0.0/8"
+                    "POSTFACTA_TRUSTED_PROXIES: entry 2 is not a valid network: use 10.0.0.0/8"
                 )
                 assert value not in text
 
@@ -337,7 +337,7 @@ def test_what_is_no_store_is_refused_and_never_shown() -> None:
                 with pytest.raises(SettingsError) as caught:
                     load_settings({"POSTFACTA_RATE_STORE": value})
                 assert str(caught.value).startswith(
-                    "POSTFACTA_RATE_STORE: is no store: write async+valkey://host:6379"
+                    "POSTFACTA_RATE_STORE: is not a valid store: use async+valkey://host:6379"
                 )
                 assert SECRET not in repr(caught.value)
                 assert caught.value.__suppress_context__

@@ -341,7 +341,7 @@ async def test_a_page_says_when_it_was_true_once_and_no_json_does() -> None:
     old = await world.get()
     line = (
         '<p class="stale" role="status">As of <time datetime="2026-03-01T10:16Z">10:16 UTC</time>.'
-        " The database is unreachable; nothing can be saved.</p>"
+        " The database is unavailable; nothing can be saved.</p>"
     )
     assert bytes(old.body).decode() == page.replace(main, main + line)
     assert old.headers["content-length"] == str(len(old.body))

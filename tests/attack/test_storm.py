@@ -209,7 +209,7 @@ def test_what_is_full_stays_full_and_what_it_has_can_come_back(storm: Storm) -> 
         form = {"op": "attach", f"signal-{new}": "on", "key": secrets.token_hex(16)}
         refused = client.post(f"/incidents/{storm.world.incident}/edits", data=form)
         assert refused.status_code == 409
-        assert "has all the signals that an incident takes" in refused.text
+        assert "is at the limit of signals per incident" in refused.text
 
 
 def test_the_page_of_a_storm_is_cut_and_leads_to_the_rest(storm: Storm) -> None:

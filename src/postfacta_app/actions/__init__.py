@@ -1,1 +1,1 @@
-"""What is to be done after an incident: action items, their owners and their ends."""
+"""Action items of an incident: owners, due dates and status."""

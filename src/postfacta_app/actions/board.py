@@ -1,4 +1,4 @@
-"""What an action shows to people: its age, how far its day is off, and what can be done with it."""
+"""Action items as the pages show them: age, due date and possible status changes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Line", "due_words", "line", "order"]
 
 _MOVES: Final[Mapping[ActionStatus, Sequence[tuple[ActionStatus, str]]]] = {
     ActionStatus.OPEN: ((ActionStatus.IN_PROGRESS, "Start"), (ActionStatus.DONE, "Done")),
-    ActionStatus.IN_PROGRESS: ((ActionStatus.DONE, "Done"), (ActionStatus.OPEN, "Put back")),
+    ActionStatus.IN_PROGRESS: ((ActionStatus.DONE, "Done"), (ActionStatus.OPEN, "Move back to open")),
     ActionStatus.DONE: ((ActionStatus.OPEN, "Reopen"),),
     ActionStatus.WONT_DO: ((ActionStatus.OPEN, "Reopen"),),
 }
@@ -22,13 +22,13 @@ _SOON: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """An action as it is shown.
+    """An action item as it is shown.
 
     Attributes:
-        age: How long it has been there; of a closed one, how long it took.
-        due: How far its day is off, in words; empty without one, or once it is closed.
-        is_overdue: Whether it is open after its day, in UTC.
-        moves: The states that one button leads to, with the button's word.
+        age: Time since it was created; for a closed one, time until it was closed.
+        due: The due date relative to today, in words; empty without one, or once it is closed.
+        is_overdue: Whether it is open after its due date, in UTC.
+        moves: The status that each button sets, with the button's text.
     """
 
     action: Action
@@ -39,7 +39,7 @@ class Line:
 
 
 def line(action: Action, now: datetime) -> Line:
-    """Tell what is shown of an action now."""
+    """Return what is shown of an action item now."""
     days = None if action.due_on is None or not action.is_open else (action.due_on - now.date()).days
     return Line(
         action=action,
@@ -51,7 +51,7 @@ def line(action: Action, now: datetime) -> Line:
 
 
 def due_words(days: int) -> str:
-    """Say how far a day is off; days before it are negative."""
+    """Return a due date in words; `days` is negative when it is in the past."""
     if days < 0:
         return f"overdue by {-days} {'day' if days == -1 else 'days'}"
     if days <= _SOON:
@@ -60,7 +60,7 @@ def due_words(days: int) -> str:
 
 
 def order(lines: Sequence[Line]) -> Sequence[Line]:
-    """Put open ones first: by their day, those without one last, and then by age."""
+    """Sort open ones first, by due date (none last), then by age."""
     return sorted(
         lines,
         key=lambda it: (

@@ -1,4 +1,4 @@
-"""The v1 API of actions: read the request, call a use case, answer."""
+"""The v1 API of action items: read the request, call a use case, respond."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an action item is, how it ends, what callers send and get."""
+"""Action items: their model, status rules, requests and responses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class ActionType(StrEnum):
-    """What an action is to bring about."""
+    """What an action item is for."""
 
     PREVENT = "prevent"
     DETECT = "detect"
@@ -39,7 +39,7 @@ class ActionType(StrEnum):
 
 
 class ActionStatus(StrEnum):
-    """Where an action stands."""
+    """The status of an action item."""
 
     OPEN = "open"
     IN_PROGRESS = "in_progress"
@@ -55,7 +55,7 @@ def _day(value: object) -> object:
         return date.fromisoformat(value)
     if isinstance(value, date) and not isinstance(value, datetime):
         return value
-    raise ValueError("must be a day, such as 2026-02-07")
+    raise ValueError("must be a date, such as 2026-02-07")
 
 
 Day = Annotated[date, BeforeValidator(_day)]
@@ -65,25 +65,25 @@ Url = Annotated[str, StringConstraints(pattern=r"^https?://[!#-;=?-\[\]_a-z~]+$"
 
 
 class NewAction(BaseModel):
-    """What it takes to write down an action."""
+    """A new action item."""
 
     model_config = ConfigDict(extra="forbid")
 
     type: ActionType
     title: Title
-    factor: Slug | None = Field(None, description="The factor of the post-mortem that it is about.")
+    factor: Slug | None = Field(None, description="The slug of the contributing factor it addresses.")
     owner: Owner | None = None
     priority: Priority | None = Field(None, description="1 is the most urgent.")
     due_on: Day | None = None
-    url: Url | None = Field(None, description="Where it is tracked.")
+    url: Url | None = Field(None, description="Its page in an issue tracker.")
 
 
 class ActionChange(BaseModel):
-    """A JSON Merge Patch (RFC 7396): what is absent stays, null takes away what need not be there."""
+    """A JSON Merge Patch (RFC 7396): absent fields stay, null clears optional ones."""
 
     model_config = ConfigDict(extra="forbid")
 
-    # See incidents.model.Change: a factory makes a field optional, and its value is never read.
+    # See incidents.model.Change: a factory makes a field optional; its value is never read.
     type: ActionType = Field(default_factory=lambda: ActionType.LEARN)
     title: Title = Field(default_factory=str)
     factor: Slug | None = None
@@ -96,13 +96,13 @@ class ActionChange(BaseModel):
 
 
 class Action(BaseModel):
-    """An action as it is stored, and as it is answered."""
+    """An action item as it is stored and returned."""
 
     model_config = ConfigDict(frozen=True)
 
     id: UUID
     incident_id: UUID
-    incident: str = Field(description="What people call its incident, such as `INC-12`.")
+    incident: str = Field(description="The reference of its incident, such as `INC-12`.")
     type: ActionType
     title: str
     factor: str | None
@@ -120,23 +120,23 @@ class Action(BaseModel):
 
     @property
     def etag(self) -> str:
-        """Its version, as a change must name it."""
+        """Its version, which a change must name."""
         return f'"act-{self.version}"'
 
     @property
     def is_open(self) -> bool:
-        """Whether something is still to be done."""
+        """Whether it is not closed yet."""
         return self.status not in _CLOSED
 
 
 class ActionList(BaseModel):
-    """All actions of one incident, oldest first."""
+    """All action items of one incident, oldest first."""
 
     items: Sequence[Action]
 
 
 class ActionPage(BaseModel):
-    """Actions of many incidents by due day, those without one last, and where the next page begins."""
+    """Action items of many incidents by due date (none last), and the cursor of the next page."""
 
     items: Sequence[Action]
     next_cursor: str | None
@@ -149,7 +149,7 @@ class ActionQuery(BaseModel):
 
     status: Annotated[list[ActionStatus], Field(max_length=20)] = []
     owner: Annotated[list[Owner], Field(max_length=20)] = []
-    overdue: bool | None = Field(None, description="Whether it is open after its due day, in UTC.")
+    overdue: bool | None = Field(None, description="Whether it is open after its due date, in UTC.")
     limit: int = Field(50, ge=1, le=200)
     cursor: Annotated[str, StringConstraints(max_length=1000)] | None = None
 
@@ -158,23 +158,23 @@ _CLOSED = (ActionStatus.DONE, ActionStatus.WONT_DO)
 
 
 def change(old: Action, wish: ActionChange, now: datetime) -> Action:
-    """Tell what an action becomes; if it is so already, it is the same.
+    """Apply a change to an action item; return the same object if nothing changes.
 
-    Whoever closes it anew begins without the reason of the time before, and reopening forgets both.
+    Closing it again drops the earlier reason; reopening drops the reason and the time.
 
     Raises:
-        InvalidFieldsError: If it is given up without a reason, or has one and is open.
+        InvalidFieldsError: If it is closed as `wont_do` without a reason, or is open and has one.
     """
     wanted = {name: getattr(wish, name) for name in wish.model_fields_set}
     status = wanted.get("status", old.status)
     kept = old if status == old.status else old.model_copy(update={"closed_at": now, "closed_reason": None})
     if status not in _CLOSED:
         if wanted.get("closed_reason") is not None:
-            raise _refusal("forbidden", "only a closed action has one")
+            raise _refusal("forbidden", "only a closed action item may have a reason")
         wanted |= {"closed_at": None, "closed_reason": None}
     new = kept.model_copy(update=wanted)
     if status is ActionStatus.WONT_DO and new.closed_reason is None:
-        raise _refusal("required", "say why it will not be done")
+        raise _refusal("required", "closing as won't do requires a reason")
     return new
 
 

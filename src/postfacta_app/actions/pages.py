@@ -1,4 +1,4 @@
-"""The actions of an incident for people: listed, added, moved."""
+"""The page of an incident's action items: list, add, change."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from .model import Action, ActionChange, ActionType, NewAction
 __all__ = ["ActionPages"]
 
 _CHANGEABLE = ("status", "closed_reason", "owner", "due_on")
-_OTHERS = "Somebody else changed this action meanwhile. It is shown as it is now: repeat what you wanted."
+_OTHERS = "This action item was changed by someone else in the meantime. Check its current state, then repeat your change."
 _LABELS = {
-    "title": "What is to be done",
-    "type": "What it is for",
-    "closed_reason": "Why it will not be done",
-    "due_on": "Due day",
-    "url": "Where it is tracked",
+    "title": "Title",
+    "type": "Type",
+    "closed_reason": "Reason",
+    "due_on": "Due date",
+    "url": "Tracker link",
 }
 
 
@@ -43,7 +43,7 @@ class ActionPages:
     Args:
         transactions: Runs the writes.
         needs: Where actions and their incidents are.
-        pages: Renders.
+        pages: Renders templates.
         clock: Seconds since the epoch.
     """
 
@@ -81,7 +81,7 @@ class ActionPages:
         )
 
     async def change(self, request: Request, principal: Principal) -> Response:
-        """POST /incidents/{ref}/actions/{id}: what the form holds is changed, an empty field taken away."""
+        """POST /incidents/{ref}/actions/{id}: change the fields of the form; an empty field is cleared."""
         ref, action_id = parse_ref(request), _id(request)
         fields = await read_form(request, principal)
 
@@ -103,7 +103,7 @@ class ActionPages:
         done = await attempt(self._transactions.write(request, principal, work, key=fields.get("key")))
         if not isinstance(done, Refusal):
             return done
-        # There is a form for each action, so their fields have its id.
+        # Each action item has its own form, so field names carry its id.
         errors = [FieldError(f"{it.pointer}-{action_id}", it.code, it.message) for it in done.errors]
         return await self._page(
             request, principal, refusal=replace(done, errors=errors), fields=fields, about=action_id
@@ -118,9 +118,9 @@ class ActionPages:
         fields: Mapping[str, str] | None = None,
         about: UUID | None = None,
     ) -> Response:
-        """Show all actions, and in the form that was refused (the new one's, or that of an action) what was typed."""
+        """Show all action items, and the input of the form that was refused."""
         fields = fields or {}
-        is_away = refusal is not None and refusal.status >= 500  # noqa: PLR2004 - then nothing can be read either
+        is_away = refusal is not None and refusal.status >= 500  # noqa: PLR2004 - then reads fail too
         incident = None if is_away else await self._needs.incidents.find(principal, parse_ref(request))
         if incident is None and not is_away:
             raise incidents.missing()

@@ -24,7 +24,7 @@ select a.id, a.incident_id, 'INC-' || i.number as incident, a.type, a.title, a.f
  where {VISIBLE}"""  # noqa: S608 - only constants of this module and db.py
 _FIND = f"{_SELECT} and a.id = $3"
 _OF = f"{_SELECT} and a.incident_id = $3 order by a.created_at, a.id"
-# To the driver, the last day there is (`date.max`) is infinity: no day at all stands beside it.
+# The driver maps `date.max` to infinity, so it sorts with the items without a due date.
 _PAGE = f"""{_SELECT} and i.archived_at is null
    and ($3::text[] = '{{}}' or a.status = any ($3)) and ($4::text[] = '{{}}' or a.owner = any ($4))
    and ($5::boolean is null or $5 = coalesce(a.closed_at is null and a.due_on < (now() at time zone 'UTC')::date, false))
@@ -40,7 +40,7 @@ update action_items set type = $2, title = $3, factor = $4, owner = $5, priority
 
 
 class PostgresActions:
-    """Reads actions through the database, or inside a unit's transaction, and writes them there."""
+    """Reads action items through the database or a unit's transaction; writes inside a unit."""
 
     def __init__(self, database: Database) -> None:
         self._fetch: Fetch = partial(database.fetch, repeatable=True)
@@ -48,7 +48,7 @@ class PostgresActions:
     async def page(
         self, principal: Principal, query: ActionQuery, after: tuple[date, UUID] | None
     ) -> Sequence[Action]:
-        """Read one more than a page holds, by due day."""
+        """Read one more than a page holds, by due date."""
         filters = (query.status, query.owner, query.overdue, *(after or (None, None)), query.limit + 1)
         rows = await self._fetch(_PAGE, *sees(principal), *filters, operation="action_list")
         return [_action(row) for row in rows]
@@ -56,14 +56,14 @@ class PostgresActions:
     async def find(
         self, principal: Principal, action_id: UUID, *, fetch: Fetch | None = None
     ) -> Action | None:
-        """Read one, if the asker may see its incident."""
+        """Read one, if the caller may see its incident."""
         rows = await (fetch or self._fetch)(_FIND, *sees(principal), action_id, operation="action_get")
         return _action(rows[0]) if rows else None
 
     async def of(
         self, principal: Principal, incident_id: UUID, *, fetch: Fetch | None = None
     ) -> Sequence[Action]:
-        """Read all of an incident, oldest first, if the asker may see it."""
+        """Read all of an incident, oldest first, if the caller may see it."""
         rows = await (fetch or self._fetch)(_OF, *sees(principal), incident_id, operation="actions_of")
         return [_action(row) for row in rows]
 
@@ -79,7 +79,7 @@ class PostgresActions:
         return await self._written(unit, action_id)
 
     async def update(self, unit: Unit, new: Action) -> Action:
-        """Write what a change may change, as the next version."""
+        """Write the changed fields as the next version."""
         await unit.execute(
             _UPDATE,
             *(new.id, new.type, new.title, new.factor, new.owner, new.priority, new.due_on, new.url),

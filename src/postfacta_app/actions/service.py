@@ -1,7 +1,7 @@
-"""The use cases that write actions, each inside one unit of work.
+"""The use cases that write action items, each inside one unit of work.
 
-They lock the incident first, as everything does that belongs to one, and stamp it, so that whoever pulls what has
-changed meets it again.
+They lock the incident first, as all writes below an incident do, and stamp it, so that an incremental
+pull sees the change.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from .model import Action, ActionChange, ActionQuery, NewAction, change as chang
 __all__ = ["MOST", "Needs", "Store", "add", "change", "missing"]
 
 MOST = 200
-"""So many actions has an incident, and no more: they are shown together."""
+"""The most action items of an incident; they are shown on one page."""
 
 
 class Store(Protocol):
-    """Where actions are kept. Nobody gets one of an incident that the asker may not see."""
+    """Stores action items; returns only those of incidents that the caller may see."""
 
     async def page(
         self, principal: Principal, query: ActionQuery, after: tuple[date, UUID] | None
     ) -> Sequence[Action]:
-        """Read one more than a page holds, by due day."""
+        """Read one more than a page holds, by due date."""
         ...
 
     async def find(
@@ -50,23 +50,23 @@ class Store(Protocol):
         ...
 
     async def update(self, unit: Unit, new: Action) -> Action:
-        """Write what a change may change, as the next version."""
+        """Write the changed fields as the next version."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """All that an action is written with."""
+    """The stores that writing an action item needs."""
 
     incidents: incidents.Store
     actions: Store
 
 
 async def add(unit: Unit, needs: Needs, ref: UUID | int, *, new: NewAction) -> Action:
-    """Write down an action of an incident."""
+    """Create an action item of an incident."""
     incident = await incidents.lock_active(unit, needs.incidents, ref)
     if len(await needs.actions.of(unit.principal, incident.id, fetch=unit.fetch)) >= MOST:
-        raise ConflictError(f"{incident.ref} has {MOST} actions, which is the most")
+        raise ConflictError(f"{incident.ref} has {MOST} action items, which is the maximum")
     action = await needs.actions.insert(unit, incident.id, new)
     await unit.stamp(incident.id)
     await unit.audit("action.create", f"action:{action.id}", incident_id=incident.id)
@@ -82,14 +82,14 @@ async def change(
     matches: Callable[[str], None],
     now: datetime,
 ) -> Action:
-    """Change what was sent, if the caller knows the present version; what is already so changes nothing."""
+    """Apply a change if the caller names the current version; write nothing if it changes nothing."""
     seen = await needs.actions.find(unit.principal, action_id, fetch=unit.fetch)
     if seen is None:
         raise missing()
     await incidents.lock_active(unit, needs.incidents, seen.incident_id)
     old = await needs.actions.find(
         unit.principal, action_id, fetch=unit.fetch
-    )  # Now nobody else can change it.
+    )  # From here on the row is locked.
     if old is None:
         raise missing()
     matches(old.etag)
@@ -106,4 +106,4 @@ async def change(
 
 def missing() -> NotFoundError:
     """Make the answer for what is not there, and for what belongs to a hidden incident: the same."""
-    return NotFoundError("There is no such action item")
+    return NotFoundError("No such action item")

@@ -1,1 +1,1 @@
-"""How long the phases of incidents took, as far as that is known."""
+"""Durations of the phases of incidents."""

@@ -1,4 +1,4 @@
-"""The v1 API of durations: of one incident, or of all that fit the filters of the list."""
+"""The v1 API of durations: of one incident, or of all that match the filters of the list."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from .model import IncidentDurations, Measured, aggregate, durations, marks
 __all__ = ["EACH", "DurationHttp", "Store", "measure_all"]
 
 EACH: Final = 500
-"""About how many bytes of JSON the durations of one incident have."""
+"""Approximate JSON bytes of the durations of one incident."""
 
 
 class Store(Protocol):
-    """Where the facts of timelines are kept."""
+    """Stores the facts of timelines."""
 
     async def facts(self, principal: Principal, ref: UUID | int) -> tuple[Incident, Facts] | None:
-        """Read an incident, if the asker may see it, and all its facts."""
+        """Read an incident, if the caller may see it, and all its facts."""
         ...
 
     def all_facts(
         self, principal: Principal, filters: IncidentFilters
     ) -> AsyncIterator[Sequence[tuple[Incident, Facts]]]:
-        """Read in batches all incidents that fit and the asker may see, with the facts that durations need."""
+        """Read in batches all matching incidents that the caller may see, with the facts that durations need."""
         ...
 
 
@@ -73,7 +73,7 @@ class DurationHttp:
 async def measure_all(
     store: Store, principal: Principal, filters: IncidentFilters
 ) -> tuple[list[Incident], list[Measured]]:
-    """Measure all incidents that fit and the asker may see; without a kind, near misses and exercises do not fit."""
+    """Measure all matching incidents that the caller may see; without a kind, near misses and exercises do not match."""
     if not filters.kind:
         filters = filters.model_copy(update={"kind": [Kind.INCIDENT]})
     shown: list[Incident] = []

@@ -1,4 +1,4 @@
-"""From milestones to durations, and from many of them to quantiles; what is unknown is never a number."""
+"""Durations between milestones, and their quantiles; an unknown duration is never a number."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Phase(StrEnum):
 
 
 class DurationStatus(StrEnum):
-    """What is known of a duration."""
+    """The status of a duration."""
 
     OK = "ok"
     IMPRECISE = "imprecise"
@@ -54,7 +54,7 @@ class DurationStatus(StrEnum):
 
 
 class Basis(StrEnum):
-    """Where a milestone comes from: people said so, or it follows from alerts and moves."""
+    """The basis of a milestone: entered manually, or derived from alerts and status changes."""
 
     GIVEN = "given"
     DERIVED = "derived"
@@ -69,7 +69,7 @@ _ENDS: Final[Mapping[Phase, tuple[str, Milestone]]] = {
     Phase.OPEN: (_DECLARED, Milestone.RESOLVED),
 }
 _ENDED: Final = ("RESOLVED", "CLOSED")
-_LEAST: Final = {50: 5, 90: 10}  # Below so many values a quantile says nothing.
+_LEAST: Final = {50: 5, 90: 10}  # The fewest values for each quantile.
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +82,11 @@ class Mark:
 
 
 class Duration(BaseModel):
-    """How long a phase took.
+    """The duration of a phase.
 
     Attributes:
         seconds: None unless the status is `ok`.
-        max_seconds: Of `imprecise`: the coarser precision; as they are written, the ends lie closer than that.
+        max_seconds: Of `imprecise`: the coarser precision, which is more than the difference of the ends.
         basis: `derived` if one of its ends is; None if one is unknown.
         precision: The coarser one of its ends.
     """
@@ -108,7 +108,7 @@ class IncidentDurations(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One incident for an aggregate: what people call it, when it was declared, and how long its phases took."""
+    """One incident for an aggregate: its reference, when it was declared, and its durations."""
 
     incident: str
     declared_at: int
@@ -124,7 +124,7 @@ class Point(BaseModel):
 
 
 class Aggregate(BaseModel):
-    """One phase of many incidents, each of which is counted once; quantiles are by nearest rank."""
+    """One phase of many incidents, each counted once; quantiles by nearest rank."""
 
     n_ok: int
     n_imprecise: int
@@ -140,20 +140,20 @@ class Aggregate(BaseModel):
 
 
 class Aggregates(BaseModel):
-    """The phases of all incidents that fit the filters."""
+    """The phases of all incidents that match the filters."""
 
     n: int
     durations: dict[Phase, Aggregate]
 
 
 def marks(facts: Facts, timeline: Timeline | None = None) -> tuple[Mapping[str, Mark], bool]:
-    """Find the milestones, and tell whether the incident is still open; what people say wins.
+    """Return the milestones, and whether the incident is still open; manual entries win.
 
-    When the impact began and when it was mitigated are never derived: only people know.
+    The start of the impact and its mitigation are never derived: they must be entered.
 
     Args:
         facts: Of one incident.
-        timeline: That of all these facts with its hidden entries, if it is built already.
+        timeline: The timeline of all these facts with hidden entries, if already built.
     """
     timeline = timeline or build(facts, include_hidden=True)
     entries = {(entry.source, entry.id): entry for entry in timeline.entries}
@@ -177,7 +177,7 @@ def marks(facts: Facts, timeline: Timeline | None = None) -> tuple[Mapping[str, 
 
 
 def _ending(moves: Sequence[tuple[str, Entry]]) -> Entry:
-    """Find the move that ended it for the last time: to close what is resolved ends nothing."""
+    """Return the status change that last ended it; closing a resolved incident is not one."""
     ending = moves[-1][1]
     for status, entry in reversed(moves):
         if status not in _ENDED:
@@ -210,7 +210,7 @@ def measure(start: Mark | None, end: Mark | None, *, is_open: bool) -> Duration:
 
 
 def aggregate(measured: Sequence[Measured]) -> Aggregates:
-    """Count every incident once in each phase, and take quantiles of the numbers."""
+    """Count every incident once in each phase, and compute the quantiles."""
     return Aggregates(n=len(measured), durations={phase: _aggregate(phase, measured) for phase in Phase})
 
 
@@ -238,5 +238,5 @@ def _aggregate(phase: Phase, measured: Sequence[Measured]) -> Aggregate:
 
 
 def nearest_rank(values: Sequence[float], percent: int) -> float | None:
-    """Take a percentile of sorted values, always one of them; None if there are too few to say."""
+    """Return a percentile by nearest rank of sorted values; None if there are too few."""
     return None if len(values) < _LEAST[percent] else values[ceil(percent * len(values) / 100) - 1]

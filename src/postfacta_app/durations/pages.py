@@ -1,4 +1,4 @@
-"""The page `/insights`: how often incidents happened, and how long they took."""
+"""The page `/insights`: frequency and durations of incidents."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class InsightPage:
 
     Args:
         store: Where the facts of timelines are.
-        pages: Renders.
+        pages: Renders templates.
     """
 
     def __init__(self, store: Store, pages: Pages) -> None:
@@ -44,7 +44,7 @@ class InsightPage:
         self._pages = pages
 
     async def show(self, request: Request, principal: Principal) -> Response:
-        """Show the charts of the incidents that fit the filters of the list."""
+        """Show the charts of the incidents that match the filters of the list."""
         if (target := tidied(request)) is not None:
             return RedirectResponse(target, 303)
         errors: tuple[FieldError, ...] = ()
@@ -85,16 +85,16 @@ class InsightPage:
 
 
 def caption(phase: Aggregate) -> str:
-    """Say how many dots there are, and of how many incidents there is none: each is counted once."""
+    """Return the counts of plotted and unplotted incidents; each is counted once."""
     unknown = phase.n_missing + phase.n_pending + phase.n_imprecise
     return f"n = {phase.n_ok}, {unknown} unknown, {phase.n_invalid} contradictory"
 
 
 def _without(phase: Aggregate) -> list[str]:
     reasons = {
-        "not over yet": phase.n_pending,
-        "with a milestone that nobody noted": phase.n_missing,
-        "shorter than their times are exact": phase.n_imprecise,
-        "that end before they begin": phase.n_invalid,
+        "still open": phase.n_pending,
+        "without a recorded milestone": phase.n_missing,
+        "shorter than the precision of their times": phase.n_imprecise,
+        "ending before they begin": phase.n_invalid,
     }
     return [f"{count} {why}" for why, count in reasons.items() if count]

@@ -1,4 +1,4 @@
-"""Milestones and durations in words, for a page: what is unknown is never a number."""
+"""Milestones and durations as a page shows them; an unknown duration is a dash."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ UNKNOWN: Final = "\u2013"
 """A dash, for a length that is not known."""
 
 _ENDS: Final = {
-    Phase.DETECT: ("To detect", "impact began → detected"),
+    Phase.DETECT: ("To detect", "impact start → detected"),
     Phase.ACKNOWLEDGE: ("To acknowledge", "detected → acknowledged"),
-    Phase.MITIGATE: ("To mitigate", "impact began → mitigated"),
-    Phase.RESOLVE: ("To resolve", "impact began → resolved"),
+    Phase.MITIGATE: ("To mitigate", "impact start → mitigated"),
+    Phase.RESOLVE: ("To resolve", "impact start → resolved"),
     Phase.OPEN: ("Open for", "declared → resolved"),
 }
 _WHY: Final = {
     DurationStatus.INVALID_ORDER: "contradictory: it ends before it begins",
     DurationStatus.PENDING: "still open",
-    DurationStatus.MISSING: "not known",
+    DurationStatus.MISSING: "unknown",
 }
 _WITHIN: Final = {
     Precision.DAY: "within a day",
@@ -39,7 +39,7 @@ _WITHIN: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """One duration: its name, its length or a dash, what is known of it, and between what it lies."""
+    """One duration: its name, its length or a dash, its status, and its two ends."""
 
     name: str
     length: str
@@ -48,7 +48,7 @@ class Stat:
 
 
 def strip(measured: Mapping[Phase, Duration]) -> list[Stat]:
-    """Write all durations of an incident."""
+    """Return all durations of an incident."""
     return [_stat(phase, measured[phase]) for phase in Phase]
 
 
@@ -73,10 +73,10 @@ def _since(known: Sequence[tuple[str, Mark]], mark: Mark) -> str:
 def _stat(phase: Phase, length: Duration) -> Stat:
     name, ends = _ENDS[phase]
     if length.seconds is not None:
-        status = "from alerts and moves" if length.basis is Basis.DERIVED else "as people said"
+        status = "derived" if length.basis is Basis.DERIVED else "entered manually"
         return Stat(name, _length(length), status, ends)
     if length.status is DurationStatus.IMPRECISE:
-        return Stat(name, UNKNOWN, f"{_within(length)}: not known more closely", ends)
+        return Stat(name, UNKNOWN, f"{_within(length)}: not known more precisely", ends)
     return Stat(name, UNKNOWN, _WHY[length.status], ends)
 
 

@@ -1,1 +1,1 @@
-"""Incidents taken out whole: as JSON, Markdown, or a line each."""
+"""Export of incidents as JSON, Markdown or NDJSON."""

@@ -1,4 +1,4 @@
-"""The v1 API of exports: read the request, put documents together, answer."""
+"""The v1 API of exports: read the request, build documents, respond."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class ExportHttp:
     """The handlers of exports.
 
     Args:
-        transactions: Gives one moment of the database to each answer.
-        needs: All that a document is put together from.
+        transactions: Gives each response one snapshot of the database.
+        needs: The stores that a document is built from.
     """
 
     def __init__(self, transactions: Transactions, needs: service.Needs) -> None:
@@ -67,7 +67,7 @@ class ExportHttp:
             return await service.pull(unit, self._needs, query, after=after, limit=query.limit)
 
         pulled = await self._transactions.read(principal, look)
-        # What changes while somebody pulls may slip behind a page: the next pull begins where this one began.
+        # A change during a pull may fall behind its cursor: the next pull begins where this one began.
         as_of, cursor = format_time(begun or pulled.as_of), None
         if pulled.last is not None:
             changed, identity = pulled.last
@@ -85,7 +85,7 @@ def _hashed(write: Callable[[Document], bytes], document: Document) -> tuple[byt
 def _place(query: ExportQuery) -> tuple[datetime | None, tuple[datetime, UUID] | None]:
     if query.cursor is None:
         return None, None
-    refusal = InvalidCursorError("Begin again without a cursor")
+    refusal = InvalidCursorError("Start again without a cursor")
     try:
         match decode_members(query.cursor, "export", filters_hash(query)):
             case [str(as_of), str(changed), str(identity)]:

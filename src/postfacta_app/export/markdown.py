@@ -1,8 +1,8 @@
-"""Write an incident as Markdown in which nothing that people typed can do anything.
+"""Render an incident as Markdown in which user input is inert.
 
-What is one line of plain text is escaped. What people wrote as Markdown keeps its form, but no HTML, no image and no
-link that leads anywhere but to http, https or mailto; and it stands in a quote or a list, where it ends with its own
-last line, whatever it left open. The template gets only the first kind, unless it asks for the second.
+Single lines of plain text are escaped. Markdown input keeps its formatting, but no HTML, no images and no links
+except to http, https or mailto; it is placed in a quote or list item, so constructs it leaves open end there.
+The template gets the escaped form unless it asks for the other.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ __all__ = ["item", "plain", "quote", "to_markdown"]
 
 
 class _Inert(str):
-    """Text that has been made harmless."""
+    """Text that is already safe."""
 
     __slots__ = ()
 
 
 _ACTIVE: Final = re.compile(r"[\\`*_\[\]~|]")
-# A backslash stands with what it escapes. An image becomes a link; a link or its definition, text.
+# A backslash and what it escapes, or what must become inert: images become links; other links, text.
 _LIVE: Final = re.compile(r"\\.|<|!(?=\[)|\](?=\s*\((?!(?:https?://|mailto:)))|\](?=\s*:)", re.DOTALL)
 _BREAK: Final = re.compile(r"\r\n?|\n")
 
 
 def plain(text: object) -> str:
-    """Write a value as one line of plain text."""
+    """Escape a value as one line of plain text."""
     if isinstance(text, _Inert):
         return text
     line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
@@ -39,17 +39,13 @@ def plain(text: object) -> str:
 
 
 def quote(markdown: str) -> str:
-    """Write what people wrote as Markdown, as a quote; say so if it is nothing."""
-    return (
-        _Inert("> " + "\n> ".join(_lines(markdown)))
-        if markdown.strip()
-        else _Inert("Nothing is written down.")
-    )
+    """Return Markdown input as a quote, or a note that it is empty."""
+    return _Inert("> " + "\n> ".join(_lines(markdown))) if markdown.strip() else _Inert("Nothing recorded.")
 
 
 def item(markdown: str) -> str:
-    """Write what people wrote as Markdown, as an item of a list."""
-    # An item that began with two blank lines would end there.
+    """Return Markdown input as a list item."""
+    # A list item that begins with two blank lines would end there.
     return _Inert("- " + "\n  ".join(_lines(markdown.strip())))
 
 
@@ -58,7 +54,7 @@ def _lines(markdown: str) -> list[str]:
 
 
 def _still(found: re.Match[str]) -> str:
-    # An entity, since not every dialect lets a backslash escape it.
+    # An entity, since not every dialect escapes it with a backslash.
     if found[0] in {"<", "\\<"}:
         return "&lt;"
     return found[0] if found[0].startswith("\\") else f"\\{found[0]}"
@@ -67,7 +63,7 @@ def _still(found: re.Match[str]) -> str:
 def _templates() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=False,  # noqa: S701 - this is no HTML, and `finalize` escapes it
+        autoescape=False,  # noqa: S701 - not HTML; `finalize` escapes
         finalize=plain,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -82,5 +78,5 @@ _TEMPLATE: Final = _templates().get_template("incident.md")
 
 
 def to_markdown(document: Document) -> bytes:
-    """Write all of it for readers, in UTF-8."""
+    """Render the document in UTF-8."""
     return _TEMPLATE.render(document.model_dump(mode="json")).encode()

@@ -1,4 +1,4 @@
-"""An incident as it is taken out: one document, the same for JSON, Markdown and a line of NDJSON."""
+"""The export document of an incident, for JSON, Markdown and NDJSON."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ __all__ = ["Document", "ExportFormat", "ExportQuery", "OneQuery", "Remark", "Tim
 
 
 class ExportFormat(StrEnum):
-    """How one incident is written down."""
+    """The format of a single export."""
 
     JSON = "json"
     MD = "md"
 
 
 class OneQuery(BaseModel):
-    """How to take out one incident."""
+    """The parameters of a single export."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -42,14 +42,14 @@ class OneQuery(BaseModel):
 
 
 class ExportQuery(IncidentFilters):
-    """Which incidents to take out, and where to go on."""
+    """Which incidents to export, and where to continue."""
 
-    limit: int = Field(20, ge=1, le=100, description="The most lines. Fewer come if they are long.")
+    limit: int = Field(20, ge=1, le=100, description="The most lines; fewer if they are long.")
     cursor: Annotated[str, StringConstraints(max_length=1000)] | None = None
 
 
 class TimelineDocument(BaseModel):
-    """The timeline without its hidden entries, and the digest that tells whether it is the same."""
+    """The timeline without hidden entries, and its digest."""
 
     digest: str
     rules: int
@@ -58,7 +58,7 @@ class TimelineDocument(BaseModel):
 
 
 class Remark(BaseModel):
-    """What somebody said, as it stands now: on an entry, at a time of its own, or on the whole."""
+    """The current version of an annotation: on an entry, at a time of its own, or on the incident."""
 
     id: UUID
     kind: AnnotationKind
@@ -71,20 +71,20 @@ class Remark(BaseModel):
 
 
 class Document(BaseModel):
-    """All that the asker may see of an incident. Equal states give equal bytes: nothing tells when it was taken."""
+    """What the caller may see of an incident. Equal states give equal bytes: there is no time of export."""
 
     format: Literal["postfacta-incident/1"] = "postfacta-incident/1"
     incident: Incident
     timeline: TimelineDocument
     annotations: Sequence[Remark]
     postmortem: PostMortem | None = Field(
-        description="Null if there is none, or none that the asker may read."
+        description="Null if there is none, or none that the caller may read."
     )
     actions: Sequence[Action]
-    links: Sequence[IncidentLink] = Field(description="Those whose other end the asker may see.")
+    links: Sequence[IncidentLink] = Field(description="Those whose other end the caller may see.")
 
     @property
     def size(self) -> int:
-        """About how many bytes it has as JSON."""
+        """Its approximate size as JSON, in bytes."""
         rows = len(self.timeline.entries) + len(self.annotations) + len(self.actions) + len(self.links)
         return 500 * rows + (LARGE if self.postmortem else 0)

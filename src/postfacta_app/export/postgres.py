@@ -22,7 +22,7 @@ select {COLUMNS} from incidents i
 _CHANGED = "greatest(i.updated_at, i.timeline_at)"
 _PAGE = f"""
 select {COLUMNS}, {_CHANGED} as changed from incidents i where {{where}} order by changed, i.id limit {{limit}}"""  # noqa: S608 - only constants of our modules
-_AS_OF = "select now() - interval '15 seconds' as as_of"  # No transaction of a write lives longer.
+_AS_OF = "select now() - interval '15 seconds' as as_of"  # No write transaction lives longer.
 _REMARKS = """
 select a.root as id, a.kind, a.state, a.body, a.entry_source, a.entry_id, a.occurred_at, f.author, f.at
   from annotations a join annotations f on f.id = a.root
@@ -31,17 +31,17 @@ select a.root as id, a.kind, a.state, a.body, a.entry_source, a.entry_id, a.occu
 
 
 class PostgresExport:
-    """Reads incidents and what was said about them, inside a unit that looks at one moment."""
+    """Reads incidents and their annotations inside a unit with one snapshot."""
 
     async def find(self, unit: Unit, ref: UUID | int) -> Incident | None:
-        """Read one, if the asker may see it."""
+        """Read one, if the caller may see it."""
         row = await unit.fetchrow(_FIND, *sees(unit.principal), *ref_of(ref), operation="export_find")
         return None if row is None else incident_of(row)
 
     async def page(
         self, unit: Unit, filters: IncidentFilters, *, after: Key | None, limit: int
     ) -> Sequence[Seen]:
-        """List those that the asker may see, what changed longest ago first."""
+        """List those that the caller may see, least recently changed first."""
         where = where_of(unit.principal, filters)
         if after is not None:
             where.add(f"({_CHANGED}, i.id) > ({{}}::timestamptz, {{}}::uuid)", *after)
@@ -50,13 +50,13 @@ class PostgresExport:
         return [Seen(incident_of(row), row["changed"]) for row in rows]
 
     async def as_of(self, unit: Unit) -> datetime:
-        """Tell the instant before which no change is missing from what the unit sees."""
+        """Return the instant before which the unit misses no change."""
         rows = await unit.fetch(_AS_OF, operation="export_as_of")
         as_of: datetime = rows[0]["as_of"]
         return as_of
 
     async def remarks(self, unit: Unit, incident_id: UUID) -> Sequence[Remark]:
-        """Read what was said about an incident that the unit has seen, oldest first."""
+        """Read the annotations of an incident that the unit has read, oldest first."""
         rows = await unit.fetch(_REMARKS, incident_id, operation="export_remarks")
         return [
             Remark(

@@ -1,4 +1,4 @@
-"""Put documents together, each from one moment of the database."""
+"""Build export documents, each from one snapshot of the database."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from .model import Document, Remark, TimelineDocument
 __all__ = ["Needs", "Pulled", "Seen", "one", "pull"]
 
 _MOST_BYTES: Final = 8 * 2**20
-"""A page of lines ends after this many, so that a few large incidents do not fill the memory."""
+"""The most bytes of a page, so that a few large incidents do not exhaust memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """An incident, and when it or what belongs to it changed last."""
+    """An incident, and the last change of it or anything below it."""
 
     incident: Incident
     changed: datetime
@@ -42,8 +42,8 @@ class Pulled:
 
     Attributes:
         lines: Documents as JSON, each with its line break.
-        last: The place of the last one, if more follow.
-        as_of: All that was committed before it is in this page and those that follow, or had not changed since.
+        last: The position of the last one, if more follow.
+        as_of: Every change committed before it is in this page, a later one, or an earlier pull.
     """
 
     lines: bytes
@@ -52,47 +52,47 @@ class Pulled:
 
 
 class Store(Protocol):
-    """Where incidents are, and what was said about them."""
+    """Stores incidents and their annotations."""
 
     async def find(self, unit: Unit, ref: UUID | int) -> Incident | None:
-        """Read one, if the asker may see it."""
+        """Read one, if the caller may see it."""
         ...
 
     async def page(
         self, unit: Unit, filters: IncidentFilters, *, after: Key | None, limit: int
     ) -> Sequence[Seen]:
-        """List those that the asker may see, what changed longest ago first."""
+        """List those that the caller may see, least recently changed first."""
         ...
 
     async def as_of(self, unit: Unit) -> datetime:
-        """Tell the instant before which no change is missing from what the unit sees."""
+        """Return the instant before which the unit misses no change."""
         ...
 
     async def remarks(self, unit: Unit, incident_id: UUID) -> Sequence[Remark]:
-        """Read what was said about an incident that the unit has seen, oldest first."""
+        """Read the annotations of an incident that the unit has read, oldest first."""
         ...
 
 
 class Timelines(Protocol):
-    """Where the facts of timelines are."""
+    """Stores the facts of timelines."""
 
     async def facts_in(self, unit: Unit, incident_id: UUID) -> Facts:
-        """Read the facts of an incident that the unit has seen."""
+        """Read the facts of an incident that the unit has read."""
         ...
 
 
 class PostMortems(Protocol):
-    """Where revisions are."""
+    """Stores revisions."""
 
     async def read(
         self, principal: Principal, incident_id: UUID, rev: int | None = None, *, fetch: Fetch | None = None
     ) -> Revision | None:
-        """Read one that the asker may see, by default the last."""
+        """Read one that the caller may see, by default the last."""
         ...
 
 
 class Actions(Protocol):
-    """Where actions are."""
+    """Stores action items."""
 
     async def of(
         self, principal: Principal, incident_id: UUID, *, fetch: Fetch | None = None
@@ -102,18 +102,18 @@ class Actions(Protocol):
 
 
 class Links(Protocol):
-    """Where links are."""
+    """Stores links."""
 
     async def of(
         self, principal: Principal, incident_id: UUID, *, fetch: Fetch | None = None
     ) -> Sequence[IncidentLink]:
-        """Read all of an incident whose other end the asker may see."""
+        """Read all of an incident whose other end the caller may see."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """All that a document is put together from."""
+    """The stores that a document is built from."""
 
     store: Store
     timelines: Timelines
@@ -123,24 +123,24 @@ class Needs:
 
 
 async def one(unit: Unit, needs: Needs, ref: UUID | int, *, rev: int | None) -> Document:
-    """Take out one incident, with its post-mortem as of a revision, or the last.
+    """Export one incident, with a given revision of its post-mortem or the last.
 
     Raises:
-        NotFoundError: If the asker may not see it, or there is no such revision.
+        NotFoundError: If the caller may not see it, or there is no such revision.
     """
     incident = await needs.store.find(unit, ref)
     if incident is None:
         raise missing()
     document = await _document(unit, needs, incident, rev=rev)
     if rev is not None and document.postmortem is None:
-        raise NotFoundError("There is no such revision, or none that you may read")
+        raise NotFoundError("No such revision, or none that you may read")
     return document
 
 
 async def pull(
     unit: Unit, needs: Needs, filters: IncidentFilters, *, after: Key | None, limit: int
 ) -> Pulled:
-    """Take out a page of incidents, what changed longest ago first: one that changes meanwhile comes again."""
+    """Export a page of incidents, least recently changed first; one that changes in the meantime is repeated."""
     seen = await needs.store.page(unit, filters, after=after, limit=limit + 1)
     lines, last = bytearray(), None
     for at, each in enumerate(seen):

@@ -1,1 +1,1 @@
-"""Who is asking: accounts, sign-in, tokens, and the guard before every route."""
+"""Accounts, sign-in, tokens, and the authentication of every request."""

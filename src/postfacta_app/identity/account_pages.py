@@ -1,4 +1,4 @@
-"""The pages of accounts: one's own, and for administrators those of others with the API tokens."""
+"""The account page, and for administrators the pages of people and API tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .sessions import SessionHttp
 __all__ = ["AccountPages"]
 
 _DONE: Final = {
-    "password": "The password is changed. All other sessions have ended.",
+    "password": "Password changed. All other sessions have ended.",
     "sessions": "Signed out.",
     "token": "The token is revoked.",
 }
@@ -30,10 +30,10 @@ class AccountPages:
     """The pages `/account` and `/people`.
 
     Args:
-        store: Where people, sessions and tokens are.
+        store: Stores people, sessions and tokens.
         http: Revokes API tokens.
         sessions: Changes passwords, and ends sessions.
-        pages: Renders.
+        pages: Renders templates.
     """
 
     def __init__(self, store: Store, http: IdentityHttp, sessions: SessionHttp, *, pages: Pages) -> None:
@@ -45,7 +45,7 @@ class AccountPages:
     async def own(self, request: Request, principal: Principal) -> Response:
         """GET /account."""
         if principal.user_id is None:
-            raise NotFoundError("Nobody signs in with a password here, so there is no account")
+            raise NotFoundError("This account has no password or sessions here")
         return await self._account(request, principal)
 
     async def person(self, request: Request, principal: Principal) -> Response:
@@ -71,7 +71,7 @@ class AccountPages:
         if isinstance(sent, tuple):
             return await self._account(request, principal, Refusal(errors=sent))
         if fields.get("password_again") != sent.password:
-            errors = [FieldError("/password_again", "invalid", "differs from the new password")]
+            errors = [FieldError("/password_again", "invalid", "does not match the new password")]
             return await self._account(request, principal, Refusal(errors=errors))
         done = await attempt(self._sessions.change(request, principal, sent))
         if isinstance(done, Refusal):
@@ -88,7 +88,7 @@ class AccountPages:
         return await self._account(request, principal, password=password)
 
     async def end(self, request: Request, principal: Principal) -> Response:
-        """POST …/sessions: sign out everywhere, but not here on one's own page; POST …/sessions/{session}: end one."""
+        """POST …/sessions: end all but the current session; POST …/sessions/{session}: end one."""
         await read_form(request, principal)
         is_own = "id" not in request.path_params
         work = self._sessions.end(

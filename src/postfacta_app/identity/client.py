@@ -1,4 +1,4 @@
-"""Ask the Supabase project over HTTP, bounded in time and size."""
+"""An HTTP client for the Supabase project, bounded in time and size."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _TOO_MANY_REQUESTS, _SERVER_ERROR = 429, 500
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole answer."""
+    """A complete response."""
 
     status_code: int
     headers: Mapping[str, str]
     body: bytes
 
     def members(self) -> Mapping[str, JsonValue]:
-        """Read the JSON object that it is; empty if it is anything else, such as a page of HTML."""
+        """Return its JSON object; empty if it is anything else, such as HTML."""
         try:
             found = json.loads(self.body)
         except (ValueError, RecursionError):
@@ -46,13 +46,13 @@ class Reply:
 
 
 class Client:
-    """Asks for what lies below `/auth/v1` of the project. It follows no redirect, and takes no proxy from anywhere.
+    """Requests paths below `/auth/v1` of the project. Follows no redirects and uses no proxy.
 
     Args:
-        name: Names it in errors and metrics.
+        name: Its name in errors and metrics.
         settings: Where the project is, and its key.
-        guards: Around each call, from the outermost. A `Timeout` must be among them: there is no other.
-        observer: Told of each call.
+        guards: Policies around each call, outermost first. Must include a `Timeout`: there is no other.
+        observer: Called with each call.
     """
 
     def __init__(self, name: str, settings: Settings, *guards: Guard, observer: Observer = ignore) -> None:
@@ -61,22 +61,22 @@ class Client:
         key = settings.db_key.get_secret_value() if settings.db_key else ""
         self._http = httpx2.AsyncClient(
             base_url=f"{settings.db_url}/auth/v1/",
-            # Compressed, so many bytes could become a thousand times as many.
+            # A compressed response could expand a thousandfold.
             headers={"apikey": key, "Accept": "application/json", "Accept-Encoding": "identity"},
             event_hooks={"request": [self._outgoing.pass_on]},
             follow_redirects=False,
-            timeout=None,  # That of the guards is for the whole call.
+            timeout=None,  # The guards' timeout is for the whole call.
             trust_env=False,
         )
 
     async def ask(self, method: str, path: str, body: Mapping[str, JsonValue] | None = None) -> Reply:
-        """Send a request, and read all of the answer.
+        """Send a request and read the whole response.
 
         Raises:
-            RateLimitedError: If the project answers 429.
-            ResilienceError: If a guard refuses or ends it, or the project answers 503 with `Retry-After`.
-            httpx2.HTTPError: If it answers anything else from 500 up, or there is no whole answer.
-            ValueError: If that is longer than 64 KiB.
+            RateLimitedError: If the project responds with 429.
+            ResilienceError: If a guard rejects or ends it, or the project responds 503 with `Retry-After`.
+            httpx2.HTTPError: If it responds with any other 5xx, or not completely.
+            ValueError: If the response is longer than 64 KiB.
         """
         return await self._outgoing.call(self._ask, method, path, body)
 
@@ -92,7 +92,7 @@ class Client:
         if reply.status_code == _TOO_MANY_REQUESTS:
             wait = math.ceil(refusal.retry_after or 1) if refusal else 1
             raise RateLimitedError(
-                "Too many tries: wait before the next one", headers={"Retry-After": str(max(1, wait))}
+                "Too many attempts; wait before the next one", headers={"Retry-After": str(max(1, wait))}
             )
         if reply.status_code >= _SERVER_ERROR and refusal is None:
             response.raise_for_status()

@@ -1,4 +1,4 @@
-"""Sign people in, and up, at the Supabase project (GoTrue)."""
+"""Sign-in and sign-up through the Supabase project (GoTrue)."""
 
 from __future__ import annotations
 
@@ -35,11 +35,9 @@ from .throttle import Throttle
 __all__ = ["SignedUp", "SupabaseAccounts"]
 
 _OK: Final = 200
-_SESSION: Final = timedelta(
-    hours=12
-)  # Of a person whom the project bans since, this is the last that is seen.
-_SOON: Final = 5.0  # Seconds, if nobody says when a new try makes sense.
-# Whatever was wrong, whoever tries to sign in learns no more than that.
+_SESSION: Final = timedelta(hours=12)  # A ban in the project takes effect here when this session ends.
+_SOON: Final = 5.0  # Default Retry-After, in seconds.
+# Answered alike, so that a failed sign-in reveals nothing else.
 _WRONG: Final = {
     "email_not_confirmed",
     "invalid_credentials",
@@ -51,15 +49,15 @@ _WRONG: Final = {
 _CLOSED: Final = {"email_provider_disabled", "signup_disabled"}
 _TAKEN: Final = {"email_exists", "user_already_exists"}
 _FIELDS: Final = {
-    "email_address_invalid": ("/email", "is no address that the project takes"),
-    "email_address_not_authorized": ("/email", "is no address that the project sends to"),
-    "validation_failed": ("", "the project does not take this e-mail address, or this password"),
+    "email_address_invalid": ("/email", "is not accepted by the project"),
+    "email_address_not_authorized": ("/email", "is not an address the project can send mail to"),
+    "validation_failed": ("", "the project rejects this e-mail address or password"),
     "weak_password": ("/password", "is too weak for the project"),
 }
 
 
 class SignedUp(Registered):
-    """A new account of the project; until its address is confirmed, nobody can sign in with it."""
+    """A new account of the project; it cannot sign in before its address is confirmed."""
 
     confirmation_required: bool
 
@@ -74,15 +72,15 @@ class _User(BaseModel):
 
 
 class SupabaseAccounts:
-    """Signs in people whose passwords the project keeps.
+    """Signs people in with passwords that the project holds.
 
     Args:
-        client: Asks the project; it must let nothing take longer than a request to sign in may.
-        tokens: Reads what it answers.
-        store: Where sessions are.
-        transactions: A session begins in one.
-        throttle: Counts tries: for the project they all come from one address, which is ours.
-        attempted: Told how each attempt to sign in ended.
+        client: Calls the project, within the deadline of a sign-in request.
+        tokens: Reads the tokens it issues.
+        store: Stores sessions.
+        transactions: Runs the writes.
+        throttle: Limits attempts: to the project, all of them come from our address.
+        attempted: Called with how each attempt to sign in ended.
         clock: Seconds since the epoch.
     """
 
@@ -106,18 +104,18 @@ class SupabaseAccounts:
         self._clock = clock
 
     def now(self) -> datetime:
-        """Read the clock."""
+        """Return the current time."""
         return datetime.fromtimestamp(self._clock(), UTC)
 
     async def sign_in(
         self, request: Request, credentials: Credentials, kind: Kind, *, answer: Callable[[Minted], Answer]
     ) -> Response:
-        """Let the project check a password, and answer with its token, or with a session of our own.
+        """Have the project check a password; respond with its token, or with a session of ours.
 
         Raises:
-            UnauthenticatedError: With one text, whatever was wrong.
-            RateLimitedError: After too many tries.
-            RejectedError: If the project cannot be asked now, or answers what cannot be used.
+            UnauthenticatedError: With the same text whatever was wrong.
+            RateLimitedError: After too many attempts.
+            RejectedError: If the project is unreachable, or its response unusable.
         """
         try:
             async with self._throttle.attempt(address(request), credentials.email):
@@ -146,11 +144,11 @@ class SupabaseAccounts:
         return response
 
     async def register(self, request: Request, sent: Registration) -> Response:
-        """Sign somebody up. Here he becomes a viewer when he first signs in.
+        """Sign a person up. They become a viewer here when they first sign in.
 
         Raises:
-            AppError: If the project refuses it.
-            RejectedError: If the project cannot be asked now, or answers what cannot be used.
+            AppError: If the project rejects it.
+            RejectedError: If the project is unreachable, or its response unusable.
         """
         body: dict[str, JsonValue] = {
             "email": sent.email,
@@ -163,7 +161,7 @@ class SupabaseAccounts:
             raise self._signup_refusal(_code(reply))
         said = reply.members()
         try:
-            # A user, or a session that holds one: then there is nothing to confirm.
+            # A user, or a session with one: then there is nothing to confirm.
             user = _User.model_validate(said.get("user", said))
         except ValidationError:
             raise self._unusable("answer_unreadable") from None
@@ -171,13 +169,13 @@ class SupabaseAccounts:
         return Answer.of(201, signed_up).response()
 
     async def add(self, request: Request, principal: Principal, new: NewUser) -> Response:
-        """Refuse to: whoever is added in the project becomes known here when he first signs in.
+        """Refuse: people added in the project appear here when they first sign in.
 
         Raises:
             RegistrationClosedError: Always.
         """
         raise RegistrationClosedError(
-            "Add people in the Supabase project: here they appear with their first sign-in"
+            "Add people in the Supabase project; they appear here when they first sign in"
         )
 
     async def _token(self, credentials: Credentials) -> str:
@@ -201,22 +199,22 @@ class SupabaseAccounts:
 
     def _signup_refusal(self, code: str) -> Exception:
         if code in _CLOSED:
-            return RegistrationClosedError("The Supabase project takes nobody on: ask an administrator")
+            return RegistrationClosedError("Sign-ups are disabled in the Supabase project")
         if code in _TAKEN:
-            return ConflictError("There is an account with this e-mail address already")
+            return ConflictError("An account with this e-mail address already exists")
         if code in _FIELDS:
             pointer, message = _FIELDS[code]
             return InvalidFieldsError(message, errors=[FieldError(pointer, code, message)])
         return self._unusable(code)
 
     def _unusable(self, reason: str) -> RejectedError:
-        # Whoever signs in can do nothing about it: the settings here and the project there do not fit.
+        # Not the user's fault: our settings do not match the project.
         logging.getLogger(__name__).warning("gotrue.unusable", extra={"reason": reason})
         return RejectedError(self._client.name, _SOON)
 
 
 def _code(reply: Reply) -> str:
-    """Read why it was refused; older versions call a wrong password `invalid_grant`."""
+    """Return the error code; older versions use `invalid_grant` for a wrong password."""
     said = reply.members()
     if said.get("error") == "invalid_grant":
         return "invalid_credentials"

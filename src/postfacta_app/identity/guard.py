@@ -1,4 +1,4 @@
-"""Find out who sends a request, before any route sees it."""
+"""Authenticate each request before its route runs."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ from .model import Credential, Kind, Store
 
 __all__ = ["Foreign", "Guard"]
 _SAFE: Final = {"GET", "HEAD", "OPTIONS"}
-# Probes and scrapers bring credentials of their own; whoever signs in may still hold an old token.
+# Probes and scrapers have other credentials; a sign-in request may carry an old token.
 _UNASKED: Final = {
     "/", "/home", "/healthz", "/healthz/live", "/healthz/ready", "/healthz/startup", "/metrics", "/service-info",
     "/login", "/register", "/signin",
 }  # fmt: skip
 _IN_HEADER, _IN_COOKIE = frozenset({Kind.BEARER, Kind.API}), frozenset({Kind.SESSION})
-_TRUSTED_FOR = 10.0  # Seconds until another process's revocation is noticed here.
+_TRUSTED_FOR = 10.0  # Seconds until a revocation in another process takes effect here.
 _MOST_TRUSTED = 1024
 _TOUCH_AFTER = 60.0
 
 
 class Foreign(Protocol):
-    """Reads tokens that others make."""
+    """Verifies tokens that others issue."""
 
     async def credential(self, request: Request, token: str) -> Credential | None:
-        """Tell what a token proves; None if nothing."""
+        """Return the principal of a token; None if it is not valid."""
         ...
 
 
 class Guard:
-    """Tells who asks, from a bearer token, an API token or a session cookie.
+    """Authenticates requests by bearer token, API token or session cookie.
 
     Args:
-        store: Where tokens are.
-        settings: The auth mode, and whose pages may send cookies.
-        foreign: Reads bearer tokens that are not ours; without it there are none.
-        attempted: Told what became of each token, unless it was a good one less than ten seconds before.
+        store: Stores tokens.
+        settings: The auth mode, and the origins that may send cookies.
+        foreign: Verifies bearer tokens that others issue; None if there are none.
+        attempted: Called with the outcome of each token check that is not answered from memory.
         clock: Seconds since the epoch, for expiry.
-        monotonic: For how long a token is trusted without a look into the database, there or away.
+        monotonic: Measures how long a token is trusted without a lookup.
     """
 
     def __init__(
@@ -79,16 +79,16 @@ class Guard:
         self._era = 0
 
     def forget(self, is_lost: Callable[[Credential], bool]) -> None:
-        """Trust these no more: call it after a revocation, so that it works here at once."""
+        """Stop trusting these tokens; called after a revocation, so that it takes effect at once."""
         self._trusted = {key: seen for key, seen in self._trusted.items() if not is_lost(seen[0])}
         self._era += 1
 
     async def authenticate(self, request: Request) -> Principal:
-        """Tell who sends this.
+        """Return the sender of a request.
 
         Raises:
-            UnauthenticatedError: If `Authorization` proves nothing. A stale cookie is nobody.
-            ForbiddenError: If a page of another site makes a browser send it.
+            UnauthenticatedError: If `Authorization` is not valid. A stale cookie is ignored.
+            ForbiddenError: If a page of another site made a browser send it.
         """
         principal = self._anyone(request) if self._is_open else await self._someone(request)
         if (context := current_request()) is not None:
@@ -98,7 +98,7 @@ class Guard:
     def _anyone(self, request: Request) -> Principal:
         hosts = request.headers.getlist("host")
         if len(hosts) != 1 or not _is_loopback(hosts[0]):
-            raise ForbiddenError("Without sign-in this answers to localhost only: check the address")
+            raise ForbiddenError("Without sign-in, only requests to localhost are accepted")
         names_page = "origin" in request.headers or "sec-fetch-site" in request.headers
         if names_page and request.method not in _SAFE:
             self._refuse_foreign(request)
@@ -129,7 +129,7 @@ class Guard:
 
     def _refuse_foreign(self, request: Request) -> None:
         if not is_same_origin(request.headers, self._origins):
-            raise ForbiddenError("A page of another site sent this: open the page here and repeat it")
+            raise ForbiddenError("This request came from another site; open the page here and repeat it")
 
     async def _look_up(self, request: Request, secret: str, kinds: frozenset[Kind]) -> Credential | None:
         if SECRET.fullmatch(secret) is None and (self._foreign is None or Kind.BEARER not in kinds):
@@ -141,7 +141,7 @@ class Guard:
             try:
                 token = await self._fetch(request, secret, sha256)
             except (RejectedError, DeadlineExceededError):
-                # To read what was read before, it is enough to have been let in lately; to write it never is.
+                # A recent verification is enough for stale reads, never for writes.
                 token = self._recall(sha256, MAX_AGE) if request.method in _SAFE else None
                 if token is None:
                     raise
@@ -164,7 +164,7 @@ class Guard:
             self._trusted.pop(sha256, None)
             return None
         await self._touch(token, now)
-        # What was revoked here while the database answered must not be trusted after all.
+        # It may have been revoked here during the lookup.
         if era == self._era:
             self._trusted.pop(sha256, None)
             if len(self._trusted) >= _MOST_TRUSTED:
@@ -184,7 +184,7 @@ class Guard:
         try:
             await self._store.touch(token.id, now)
         except RejectedError:
-            return  # Reads go on while the database takes no writes.
+            return  # Reads continue while the database is read-only.
 
 
 def _outcome(token: Credential | None, sha256: bytes, now: datetime) -> str:

@@ -1,4 +1,4 @@
-"""The API of accounts: signing in, people, tokens, the audit log."""
+"""The API of accounts: sign-in, people, tokens and the audit log."""
 
 from __future__ import annotations
 
@@ -56,20 +56,20 @@ _LONGEST_LIFE = timedelta(days=3650)
 
 
 class Accounts(Protocol):
-    """Where passwords are kept: here, or in somebody else's project."""
+    """Manages passwords: local ones, or those of a Supabase project."""
 
     def now(self) -> datetime:
-        """Read the clock."""
+        """Return the current time."""
         ...
 
     async def sign_in(
         self, request: Request, credentials: Credentials, kind: Kind, *, answer: Callable[[Minted], Answer]
     ) -> Response:
-        """Check a password, and answer with what proves it from now on."""
+        """Check a password; respond with a token or a session."""
         ...
 
     async def register(self, request: Request, sent: Registration) -> Response:
-        """Make an account for whoever asks."""
+        """Register the caller."""
         ...
 
     async def add(self, request: Request, principal: Principal, new: NewUser) -> Response:
@@ -81,11 +81,11 @@ class IdentityHttp:
     """The handlers of `/login`, `/register`, `/logout`, and of people, tokens and audit under `/api/v1`.
 
     Args:
-        settings: Whether anybody may register, and how the cookie is called.
-        store: Where accounts, tokens and audit are.
+        settings: Whether registration is open, and the cookie's name.
+        store: Stores accounts, tokens and the audit log.
         transactions: Runs the writes.
-        accounts: Checks passwords, and makes accounts.
-        forget: Told which tokens lost their rights; the guard's.
+        accounts: Checks passwords and creates accounts.
+        forget: Called with tokens that lost their rights; the guard's.
     """
 
     def __init__(
@@ -116,13 +116,13 @@ class IdentityHttp:
     async def register(self, request: Request, principal: Principal) -> Response:
         """POST /register."""
         if not self._settings.register_open:
-            raise RegistrationClosedError("An administrator adds people here: ask one")
+            raise RegistrationClosedError("Registration is closed; ask an administrator for an account")
         return await self._accounts.register(request, await read_body(request, Registration))
 
     async def logout(self, request: Request, principal: Principal) -> Response:
         """POST /logout."""
         if principal.scopes:
-            raise ForbiddenError("An administrator revokes API tokens: DELETE /api/v1/tokens/{id}")
+            raise ForbiddenError("An administrator must revoke API tokens: DELETE /api/v1/tokens/{id}")
         cookie = request.cookies.get(cookie_name(is_local=self._settings.is_local))
         secret = presented(request.headers.getlist("authorization"), cookie)
 
@@ -217,7 +217,7 @@ class IdentityHttp:
         query = read_query(request, AuditQuery)
         place = _after(query, "audit")
         if place is not None and place[1].int >= 1 << 63:
-            raise InvalidCursorError("Begin again without a cursor")
+            raise InvalidCursorError("Start again without a cursor")
         rows = await self._store.audit(query, None if place is None else place[1].int)
         items, cursor = rows[: query.limit], None
         if len(rows) > len(items):
@@ -228,7 +228,7 @@ class IdentityHttp:
     async def _losing(
         self, request: Request, principal: Principal, work: Work, *, is_lost: Callable[[Credential], bool]
     ) -> Response:
-        # Also after a failure: an unknown outcome may have been a commit.
+        # Also after a failure: the outcome may be unknown, and the change committed.
         try:
             return await self._transactions.write(request, principal, work)
         finally:
@@ -243,12 +243,12 @@ def _id(request: Request) -> UUID:
 
 
 def _missing() -> NotFoundError:
-    return NotFoundError("There is nothing with this id")
+    return NotFoundError("No such id")
 
 
 def _check_expiry(expires_at: datetime | None, now: datetime) -> None:
     if expires_at is not None and not now < expires_at <= now + _LONGEST_LIFE:
-        message = "must lie within the next ten years"
+        message = "must be within the next ten years"
         raise InvalidFieldsError(message, errors=[FieldError("/expires_at", "out_of_range", message)])
 
 

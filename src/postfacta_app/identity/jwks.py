@@ -1,8 +1,8 @@
-"""Keep the public keys by which the Supabase project signs.
+"""A cache of the public keys that the Supabase project signs with.
 
-Requests read what is there. One task fetches: at the start, when the keys are ten minutes old, or when a token names
-a key that is not among them; never more than once in 30 seconds, whatever came of it. So no request waits for keys
-that are known, and no flood of tokens becomes a flood of fetches. While nothing better comes, keys are good for a day.
+Requests read the cache. One task fetches: at startup, when the keys are ten minutes old, or when a token names an
+unknown key; at most once in 30 seconds, failed or not. So no request waits for a known key, and a flood of tokens
+does not become a flood of fetches. If fetches fail, keys stay valid for a day.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from .client import Reply
 __all__ = ["LONGEST_KID", "Jwks"]
 
 LONGEST_KID: Final = 128
-"""Characters that the name of a key may have."""
+"""The longest key name, in characters."""
 
-_SOFT_AGE: Final = 600.0  # Seconds from which they are fetched anew, in the background.
+_SOFT_AGE: Final = 600.0  # Seconds after which they are fetched again in the background.
 _HARD_AGE: Final = 86_400.0
-_PAUSE: Final = 30.0  # Seconds from one fetch to the next, also if it failed.
+_PAUSE: Final = 30.0  # Seconds between fetches, failed or not.
 _MOST_KEYS: Final = 16
 _MOST_UNKNOWN: Final = 128
 _OK: Final = 200
-# By the kind of key. Another one could let the token choose how it is verified: `oct` is no public key at all.
+# By key type. Others could let the token choose its verification: `oct` is not a public key.
 _ALGORITHMS: Final = {"EC": "ES256", "RSA": "RS256"}
 
 Keys = Mapping[str, PyJWK]
 
 
 class Jwks:
-    """Knows the keys, by their names.
+    """Holds the keys by name.
 
     Args:
-        fetch: Asks for them, within 3 seconds or so.
+        fetch: Fetches them, within about 3 seconds.
         clock: Monotonic seconds.
     """
 
@@ -53,22 +53,22 @@ class Jwks:
         self._keys: Keys = {}
         self._read_at: float | None = None
         self._not_before = 0.0
-        # Names that were asked for, and were not among the keys that were read then.
+        # Requested names that the last fetched keys lacked.
         self._unknown: dict[str, None] = {}
         self._wanted, self._settled = anyio.Event(), anyio.Event()
 
     @property
     def is_fetching(self) -> bool:
-        """Whether a fetch is under way, or about to begin."""
+        """Whether a fetch is running or about to start."""
         return self._wanted.is_set()
 
     def age(self) -> float | None:
-        """Tell how many seconds ago the keys were read; None if they never were."""
+        """Return the age of the keys in seconds; None if they were never fetched."""
         return None if self._read_at is None else self._clock() - self._read_at
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Fetch whenever that is due, for as long as the block lasts."""
+        """Fetch when due while the block runs."""
         self._want(self._clock())
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._keep_fetching)
@@ -76,10 +76,10 @@ class Jwks:
             tasks.cancel_scope.cancel()
 
     async def key(self, kid: str) -> PyJWK | None:
-        """Find a key; None if the project has none of this name.
+        """Return a key; None if the project has none of this name.
 
         Raises:
-            RejectedError: If its keys could not be read for a day. Whoever asks did nothing wrong.
+            RejectedError: If its keys could not be fetched for a day.
         """
         if len(kid) > LONGEST_KID:
             return None
@@ -122,10 +122,10 @@ class Jwks:
         began = self._clock()
         try:
             keys = _keys_in(await self._fetch())
-        except Exception as error:  # noqa: BLE001 - whatever it is, the keys that are known stay good
+        except Exception as error:  # noqa: BLE001 - on any failure the known keys stay valid
             logging.getLogger(__name__).warning("jwks.failed", extra={"error": type(error).__name__})
             return
-        # No keys at all is what a project says that signs by HS256. It takes none away from one that did not.
+        # An empty set means that the project signs with HS256; it does not revoke known keys.
         if keys or not self._keys or not self._is_good(began):
             self._keys, self._read_at = keys, began
 
@@ -135,10 +135,10 @@ def _keys_in(reply: Reply) -> Keys:
         raise ValueError(f"status {reply.status_code}")
     given = reply.members().get("keys")
     if not isinstance(given, list) or len(given) > _MOST_KEYS:
-        raise ValueError(f"no list of up to {_MOST_KEYS} keys")
+        raise ValueError(f"not a list of at most {_MOST_KEYS} keys")
     keys = {key.key_id: key for key in map(_key, given) if key is not None and key.key_id is not None}
     if given and not keys:
-        raise ValueError("none of the keys can be used")
+        raise ValueError("none of the keys is usable")
     return keys
 
 

@@ -1,4 +1,4 @@
-"""Sign people in with a password, and make the secrets that prove it afterwards."""
+"""Local sign-in with a password, and the secrets issued for it."""
 
 from __future__ import annotations
 
@@ -64,21 +64,21 @@ T = TypeVar("T")
 # Passwords
 
 _AT_ONCE = 2  # Each hash takes 64 MiB.
-_MOST_PENDING = 20  # They take under a second: whoever would wait longer is told to come back.
+_MOST_PENDING = 20  # They take under a second; requests that would wait longer get 429.
 
 
 class Passwords:
-    """Hashes passwords with argon2id, in a worker thread; people on devices they have used before queue apart.
+    """Hashes passwords with argon2id in worker threads; known devices have a queue of their own.
 
     Args:
-        hasher: Its parameters hold for new hashes; older ones are verified as they are.
+        hasher: Its parameters apply to new hashes; older ones keep theirs.
     """
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher()
         self._limiters = {True: anyio.CapacityLimiter(1), False: anyio.CapacityLimiter(_AT_ONCE)}
         self._pending = {True: 0, False: 0}
-        # Who has no account is verified against this one, so that the answer takes as long.
+        # Unknown accounts are verified against this hash, so that timing reveals nothing.
         self._nobody = self._hasher.hash(secrets.token_urlsafe())
 
     async def hash(self, password: str) -> str:
@@ -86,12 +86,12 @@ class Passwords:
         return await self._work(lambda: self._hasher.hash(password))
 
     async def verify(self, stored: str | None, password: str, *, is_known: bool = False) -> bool:
-        """Tell whether it is the password; without a stored hash it takes as long, and is not."""
+        """Return whether the password matches; without a stored hash, False after the same time."""
         matches = await self._work(lambda: self._matches(stored or self._nobody, password), is_known=is_known)
         return matches and stored is not None
 
     async def renew(self, stored: str, password: str) -> str | None:
-        """Hash a verified password anew if the parameters have changed since."""
+        """Rehash a verified password if the parameters have changed."""
         return await self.hash(password) if self._hasher.check_needs_rehash(stored) else None
 
     def _matches(self, stored: str, password: str) -> bool:
@@ -101,7 +101,7 @@ class Passwords:
             return False
 
     async def _work(self, work: Callable[[], T], *, is_known: bool = False) -> T:
-        # Counted here: a limiter does not know yet who is on the way to its line.
+        # Counted here: the limiter does not yet count tasks on the way to its queue.
         if self._pending[is_known] >= _MOST_PENDING:
             raise slow_down(1.0)
         self._pending[is_known] += 1
@@ -114,7 +114,7 @@ class Passwords:
 # Secrets
 
 SECRET: Final = re.compile(r"(?:pf_(?P<prefix>[A-Za-z0-9_-]{8})_)?[A-Za-z0-9_-]{43}")
-"""What a secret looks like: nothing else is worth a look into the database."""
+"""The format of a secret; nothing else is looked up in the database."""
 
 _LIVES: Final = {
     Kind.SESSION: timedelta(days=7),
@@ -124,7 +124,7 @@ _LIVES: Final = {
 
 
 def mint(kind: Kind, owner: Principal, now: datetime, *, expires_at: datetime | None = None) -> Minted:
-    """Make a secret of 256 random bits; an API token also gets a prefix to find it by."""
+    """Generate a secret of 256 random bits; an API token also gets a prefix for lookup."""
     prefix = secrets.token_urlsafe(6) if kind is Kind.API else ""
     secret = (f"pf_{prefix}_" if prefix else "") + secrets.token_urlsafe(32)
     token = Credential(
@@ -140,20 +140,20 @@ def mint(kind: Kind, owner: Principal, now: datetime, *, expires_at: datetime | 
 
 
 def digest(secret: str) -> bytes:
-    """Hash a secret of 256 random bits: it needs no salt and no slowness."""
+    """Hash a secret of 256 random bits, which needs neither salt nor a slow hash."""
     return hashlib.sha256(secret.encode()).digest()
 
 
 class LocalAccounts:
-    """Signs in people whose passwords this service keeps.
+    """Signs in people with local passwords.
 
     Args:
-        store: Where accounts are.
-        transactions: A session begins in one.
+        store: Stores accounts.
+        transactions: Runs the writes.
         passwords: Hashes and verifies.
-        throttle: Counts tries.
-        attempted: Told how each attempt to sign in ended.
-        is_local: Whether cookies may travel without TLS.
+        throttle: Limits attempts.
+        attempted: Called with how each attempt to sign in ended.
+        is_local: Whether cookies may be sent without TLS.
         clock: Seconds since the epoch.
     """
 
@@ -177,17 +177,17 @@ class LocalAccounts:
         self._clock = clock
 
     def now(self) -> datetime:
-        """Read the clock."""
+        """Return the current time."""
         return datetime.fromtimestamp(self._clock(), UTC)
 
     async def sign_in(
         self, request: Request, credentials: Credentials, kind: Kind, *, answer: Callable[[Minted], Answer]
     ) -> Response:
-        """Check a password, begin a session or make a bearer token, and answer with it.
+        """Check a password; respond with a new session or bearer token.
 
         Raises:
-            UnauthenticatedError: With one text, whatever was wrong.
-            RateLimitedError: After too many tries.
+            UnauthenticatedError: With the same text whatever was wrong.
+            RateLimitedError: After too many attempts.
         """
         account = await self._store.account(credentials.email)
         device = await self._device(request, account)
@@ -229,7 +229,7 @@ class LocalAccounts:
         async def work(unit: Unit) -> Answer:
             old, new = passwords
             if not await self._store.set_password(unit, user.id, new, old=old):
-                raise wrong_password()  # It was changed while it was verified.
+                raise wrong_password()  # It changed during verification.
             await self._store.add_secret(unit, minted.token)
             await unit.audit("session.begin", unit.principal.actor, detail={"kind": kind})
             return answer(minted)
@@ -237,9 +237,9 @@ class LocalAccounts:
         return await self._transactions.write(request, user.principal, work)
 
     async def _device(self, request: Request, account: Account | None) -> str:
-        """Name the device, if it has a live session of this account or has begun one before; empty if not."""
+        """Return the device's id if it has or had a session of this account, else an empty string."""
         session = request.cookies.get(cookie_name(is_local=self._is_local), "")
-        # Looked up whether there is an account or not: both take as long.
+        # Looked up even without an account, so that both take equally long.
         found = await self._store.credential(digest(session), None) if SECRET.fullmatch(session) else None
         if account is None or account.password_hash is None:
             return ""
@@ -254,11 +254,11 @@ class LocalAccounts:
         return name if hmac.compare_digest(proof.encode(), expected.encode()) else ""
 
     async def register(self, request: Request, sent: Registration) -> Response:
-        """Make somebody a viewer, who asks for it himself.
+        """Register the caller as a viewer.
 
         Raises:
             ConflictError: If the address is taken.
-            RateLimitedError: After too many tries.
+            RateLimitedError: After too many attempts.
         """
         new = NewUser.model_validate(sent.model_dump())
         async with self.throttle.attempt(address(request)):
@@ -287,8 +287,8 @@ class LocalAccounts:
 
 
 def wrong_password() -> UnauthenticatedError:
-    """Refuse to sign somebody in, with one text for all that can be wrong."""
-    return UnauthenticatedError("The e-mail or the password is wrong", headers={"WWW-Authenticate": "Bearer"})
+    """Return the one error of every failed sign-in."""
+    return UnauthenticatedError("Wrong e-mail or password", headers={"WWW-Authenticate": "Bearer"})
 
 
 async def add_user(unit: Unit, store: Store, new: NewUser, *, password_hash: str) -> User:
@@ -299,24 +299,24 @@ async def add_user(unit: Unit, store: Store, new: NewUser, *, password_hash: str
     """
     user = await store.add_user(unit, new, password_hash)
     if user is None:
-        raise ConflictError("There is an account with this e-mail address already")
+        raise ConflictError("An account with this e-mail address already exists")
     await unit.audit("user.create", f"user:{user.id}", detail={"role": user.role})
     return user
 
 
 async def add_token(unit: Unit, store: Store, new: NewToken, *, minted: Minted) -> Token:
-    """Keep what is stored of a machine's new secret."""
+    """Store a new API token."""
     token = await store.add_token(unit, new, minted)
     await unit.audit("token.create", f"token:{token.id}", detail={"scopes": sorted(new.scopes)})
     return token
 
 
 def address(request: Request) -> str:
-    """Name where a request comes from: behind our proxies the client. An IPv6 /64 is one, as it has one owner."""
+    """Return the client's address behind trusted proxies; for IPv6 the /64, which has one owner."""
     known = current_request()
     if known is not None and known.client:
         return known.client
-    # The layer that knows the proxies is not there, so there are none.
+    # Without the layer that knows the proxies there are none.
     return client_address(request.client.host if request.client else None, ())
 
 
@@ -324,19 +324,19 @@ def address(request: Request) -> str:
 
 
 def cookie_name(*, is_local: bool) -> str:
-    """Name the cookie: `__Host-` binds it to this host and to TLS, which a developer's machine has not."""
+    """Return the cookie's name; `__Host-` binds it to this host and TLS, so not in `local`."""
     return "postfacta" if is_local else "__Host-postfacta"
 
 
 def session_cookie(secret: str, expires_in: timedelta, *, is_local: bool) -> str:
-    """Write the `Set-Cookie` of a new session."""
+    """Return the `Set-Cookie` of a new session."""
     secure = "" if is_local else "; Secure"
     age = max(0, int(expires_in.total_seconds()))
     return f"{cookie_name(is_local=is_local)}={secret}; Max-Age={age}; Path=/{secure}; HttpOnly; SameSite=Lax"
 
 
 def clear_cookie(*, is_local: bool) -> str:
-    """Write the `Set-Cookie` that ends a session in the browser."""
+    """Return the `Set-Cookie` that removes the session cookie."""
     return session_cookie("", timedelta(0), is_local=is_local)
 
 
@@ -344,9 +344,9 @@ _DEVICE_SECONDS: Final = 180 * 86_400
 
 
 def device_cookie(user_id: UUID, password_hash: str, *, is_local: bool) -> str:
-    """Write the `Set-Cookie` by which a device is known again to one account, until its password changes.
+    """Return the `Set-Cookie` that makes a device known to one account until its password changes.
 
-    It opens nothing. Its sender may try the password although others have tried too often.
+    It grants no access. It exempts the device from the limits that other clients have exhausted.
     """
     name = secrets.token_urlsafe(16)
     text = f"{name}.{_device_proof(user_id, password_hash, name)}"
@@ -359,7 +359,7 @@ def _device_name(*, is_local: bool) -> str:
 
 
 def _device_proof(user_id: UUID, password_hash: str, name: str) -> str:
-    # The key is what only the database knows, and every process does: it changes with the password.
+    # Keyed by the stored hash: secret, shared by all processes, and changed with the password.
     text = f"postfacta device\n{user_id}\n{name}"
     return hmac.new(password_hash.encode(), text.encode(), hashlib.sha256).hexdigest()
 
@@ -368,14 +368,14 @@ _SCHEME: Final = re.compile(r"bearer +(\S+) *", re.IGNORECASE)
 
 
 def presented(authorization: Sequence[str], cookie: str | None) -> str | None:
-    """Find the secret that a request presents; None without any.
+    """Return the secret that a request presents; None if there is none.
 
     Raises:
-        ValueError: If `Authorization` is there, and is not one Bearer token.
+        ValueError: If `Authorization` is present but not a single Bearer token.
     """
     if not authorization:
         return cookie or None
     found = _SCHEME.fullmatch(authorization[0])
     if found is None or len(authorization) > 1:
-        raise ValueError("Authorization must be one Bearer token")
+        raise ValueError("Authorization must be a single Bearer token")
     return found[1]

@@ -1,4 +1,4 @@
-"""Who has an account, what proves it, and what callers send or get."""
+"""Accounts and credentials: their model, requests and responses."""
 
 from __future__ import annotations
 
@@ -68,18 +68,18 @@ def _lower(value: object) -> object:
     return value.strip().lower() if isinstance(value, str) else value
 
 
-# Whether an address exists only a message can tell; this refuses what cannot be one.
+# Only a message can verify an address; this rejects what cannot be one.
 Email = Annotated[
     str,
     StringConstraints(max_length=320, pattern=r"^[^\s@\x00-\x1f\x7f]+@[^\s@\x00-\x1f\x7f]+$"),
-    BeforeValidator(_lower),  # last, and yet run first: else the OpenAPI document has no pattern
+    BeforeValidator(_lower),  # last but run first, else the OpenAPI document has no pattern
 ]
-# Length alone makes a password strong (NIST SP 800-63B): no rules about its letters.
+# Length alone makes a password strong (NIST SP 800-63B): no rules about characters.
 Password = Annotated[str, StringConstraints(min_length=12, max_length=128)]
 
 
 class Scope(StrEnum):
-    """What an API token is for."""
+    """What an API token may do."""
 
     SIGNALS_WRITE = "signals:write"
     INCIDENTS_READ = "incidents:read"
@@ -91,21 +91,21 @@ class _Sent(BaseModel):
 
 
 class Credentials(_Sent):
-    """What somebody signs in with. Too short a password is a wrong one, like any other."""
+    """Credentials of a sign-in. A password that is too short is simply wrong."""
 
     email: Annotated[str, BeforeValidator(_lower), StringConstraints(max_length=320, pattern=r"^[^\x00]*$")]
     password: Annotated[str, StringConstraints(max_length=128)]
 
 
 class PasswordChange(_Sent):
-    """A person's new password, with the one that it replaces."""
+    """A new password, with the one it replaces."""
 
     current_password: Annotated[str, StringConstraints(max_length=128)]
     password: Password
 
 
 class Registration(_Sent):
-    """What it takes to get an account."""
+    """A new account, as its owner requests it."""
 
     email: Email
     password: Password
@@ -119,36 +119,36 @@ class Registration(_Sent):
 
     @property
     def name(self) -> str:
-        """What people read; by default what stands before the @."""
+        """The display name; by default the part of the address before the @."""
         return self.display_name or self.email.partition("@")[0][:100]
 
 
 class NewUser(Registration):
-    """A person whom an administrator adds."""
+    """A new account, as an administrator adds it."""
 
     role: Role = Role.VIEWER
 
 
 class UserChange(_Sent):
-    """A JSON Merge Patch: what is absent stays."""
+    """A JSON Merge Patch: absent fields stay."""
 
-    # The factories make the fields optional without making null one of their values: only what was sent is read.
+    # The factories make the fields optional without allowing null; only sent fields are read.
     role: Role = Field(default_factory=lambda: Role.VIEWER)
     disabled: bool = Field(default_factory=bool)
 
 
 class NewToken(_Sent):
-    """A machine's token: a name, what it may do, and the one source it may write signals of."""
+    """A new API token: its name, its scopes, and the one source whose signals it may write."""
 
     name: Text100
     scopes: Annotated[frozenset[Scope], Field(min_length=1)]
     source: Source | None = None
-    expires_at: Time | None = Field(None, description="Default: in a year.")
+    expires_at: Time | None = Field(None, description="Default: in one year.")
 
     @model_validator(mode="after")
     def _bound(self) -> Self:
         if (Scope.SIGNALS_WRITE in self.scopes) != (self.source is not None):
-            raise ValueError("signals:write needs a source, and nothing else has one")
+            raise ValueError("a source is required with signals:write, and only allowed with it")
         if self.source in _RESERVED:
             raise ValueError("source: postfacta, human and manual are reserved")
         return self
@@ -171,7 +171,7 @@ class AuditQuery(Paging):
 
 
 Key = tuple[datetime, UUID]
-"""The place of a row in a list."""
+"""The position of a row in a list."""
 
 
 # What callers get
@@ -193,7 +193,7 @@ class Registered(BaseModel):
 
 
 class Me(BaseModel):
-    """Who asks."""
+    """The caller."""
 
     actor: str
     name: str
@@ -222,12 +222,12 @@ class User(BaseModel):
 
     @property
     def actor(self) -> str:
-        """What this person's facts are signed with."""
+        """The actor that this person's facts record."""
         return f"user:{self.id}"
 
     @property
     def principal(self) -> Principal:
-        """This person as somebody who asks."""
+        """This person as a caller."""
         return Principal(actor=self.actor, name=self.display_name, user_id=self.id, role=self.role)
 
 
@@ -259,24 +259,24 @@ class IssuedPassword(BaseModel):
 
 
 class Session(BaseModel):
-    """What a person is signed in by: a browser's session, or a program's bearer token."""
+    """A browser session or bearer token of a person."""
 
     id: UUID
     kind: Literal["session", "bearer"]
     created_at: Time
     last_used_at: Time | None
     expires_at: Time
-    is_this: bool = Field(description="Whether the request was sent with it.")
+    is_this: bool = Field(description="Whether this request was sent with it.")
 
 
 class SessionList(BaseModel):
-    """What a person is signed in by now, newest first."""
+    """The current sessions and bearer tokens of a person, newest first."""
 
     items: Sequence[Session]
 
 
 class AuditEntry(BaseModel):
-    """Who did what, when."""
+    """An entry of the audit log: who did what, when."""
 
     seq: int
     at: Time
@@ -314,7 +314,7 @@ class AuditPage(BaseModel):
 
 
 class Kind(StrEnum):
-    """How a secret is carried: in a cookie, by a person's program, by a machine."""
+    """The kind of a token: browser session, bearer token of a person, API token of a machine."""
 
     SESSION = "session"
     BEARER = "bearer"
@@ -326,7 +326,7 @@ _IDLE: Final = timedelta(hours=12)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credential:
-    """A stored token with its owner: what a presented secret is checked against."""
+    """A stored token and its owner, to check a presented secret against."""
 
     id: UUID
     kind: Kind
@@ -339,7 +339,7 @@ class Credential:
     disabled_at: datetime | None = None
 
     def is_good(self, sha256: bytes, now: datetime) -> bool:
-        """Tell whether this secret proves anything now."""
+        """Return whether this secret is valid now."""
         idle_since = self.last_used_at or self.created_at
         return (
             hmac.compare_digest(self.secret_sha256, sha256)
@@ -352,7 +352,7 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class Minted:
-    """A new secret, which only its owner keeps, and what is stored of it; an API token has a prefix."""
+    """A new secret and its stored form; an API token has a prefix."""
 
     secret: str
     token: Credential
@@ -361,51 +361,51 @@ class Minted:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A person with the hash of the password; None if there is none."""
+    """A person with their password hash; None if they have no password here."""
 
     user: User
     password_hash: str | None
 
 
 def keep_an_admin(user: User, change: UserChange, admins: Sequence[User]) -> None:
-    """Refuse to lose the last enabled administrator.
+    """Keep at least one enabled administrator.
 
     Raises:
-        ConflictError: If nobody could administrate after the change.
+        ConflictError: If no enabled administrator would be left.
     """
     demotes = "role" in change.model_fields_set and change.role is not Role.ADMIN
     disables = "disabled" in change.model_fields_set and change.disabled
     if (demotes or disables) and [admin.id for admin in admins] == [user.id]:
-        raise ConflictError("This is the last enabled administrator: make somebody else one first")
+        raise ConflictError("This is the last enabled administrator; make another person one first")
 
 
 class Store(Protocol):
-    """Where accounts, tokens and the audit log are kept. What takes a `Unit` is part of its transaction."""
+    """Stores accounts, tokens and the audit log. Methods with a `Unit` take part in its transaction."""
 
     async def account(self, email: str) -> Account | None:
         """Find a local account that is not disabled."""
         ...
 
     async def person(self, who: UUID | str) -> Account | None:
-        """Find somebody by id or e-mail address, disabled or not; of several with one address the local account."""
+        """Find a person by id or e-mail address, disabled or not; of several with one address, the local account."""
         ...
 
     async def sessions(self, user_id: UUID, this: bytes, now: datetime) -> Sequence[Session]:
-        """List the sessions and bearer tokens of a person that are good now, newest first."""
+        """List the valid sessions and bearer tokens of a person, newest first."""
         ...
 
     async def credential(self, sha256: bytes, prefix: str | None) -> Credential | None:
-        """Find a token by its hash, an API token by its prefix."""
+        """Find a token by its hash; an API token by its prefix."""
         ...
 
     async def touch(self, token_id: UUID, now: datetime) -> None:
-        """Note that a token was used."""
+        """Record that a token was used."""
         ...
 
     async def losses(self, after: int) -> tuple[int, Sequence[tuple[int, bool]]]:
-        """Read the newest number of the audit log, and those after one by which somebody may see less.
+        """Read the newest sequence number of the audit log, and later entries that reduce access.
 
-        Each comes with whether it is about an incident; all others are about people and their tokens.
+        Each comes with whether it is about an incident; the others are about people and tokens.
         """
         ...
 
@@ -428,17 +428,17 @@ class Store(Protocol):
     async def set_password(
         self, unit: Unit, user_id: UUID, password_hash: str, *, old: str | None = None
     ) -> bool:
-        """Store a password, and keep others from changing it until the unit ends; False if it is not `old` any more."""
+        """Store a password and lock it until the unit ends; False if it is no longer `old`."""
         ...
 
     async def end_sessions(
         self, unit: Unit, user_id: UUID, now: datetime, *, only: UUID | None = None, keep: bytes = b""
     ) -> int:
-        """End a person's sessions and bearer tokens, or one of them, but not that with the hash `keep`; count them."""
+        """End a person's sessions and bearer tokens, or one, except the one with hash `keep`; return the count."""
         ...
 
     async def lock_user(self, unit: Unit, user_id: UUID) -> tuple[User | None, Sequence[User]]:
-        """Lock a person and all enabled administrators, until the end of the transaction."""
+        """Lock a person and all enabled administrators until the transaction ends."""
         ...
 
     async def change_user(self, unit: Unit, user_id: UUID, change: UserChange, *, now: datetime) -> User:
@@ -454,9 +454,9 @@ class Store(Protocol):
         ...
 
     async def revoke_token(self, unit: Unit, token_id: UUID, now: datetime) -> bool:
-        """Revoke an API token; False if there is none that is not revoked yet."""
+        """Revoke an API token; False if there is none, or it is already revoked."""
         ...
 
     async def revoke_secret(self, unit: Unit, sha256: bytes, now: datetime) -> None:
-        """End the session or bearer token with this hash, if there is one."""
+        """End the session or bearer token with this hash, if any."""
         ...

@@ -1,4 +1,4 @@
-"""The sign-in form: for people with a browser."""
+"""The sign-in page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .model import Credentials, Kind, Minted
 
 __all__ = ["SignInPages"]
 
-_AWAY = "Nobody can be signed in now, so this was not saved. Type the password again in a moment."
+_AWAY = "Sign-in is temporarily unavailable. Please try again in a moment."
 
 
 class SignInPages:
@@ -32,8 +32,8 @@ class SignInPages:
     Args:
         accounts: Checks passwords.
         http: Ends sessions.
-        pages: Renders.
-        is_local: Whether the cookie may travel without TLS.
+        pages: Renders templates.
+        is_local: Whether the cookie may be sent without TLS.
     """
 
     def __init__(self, accounts: Accounts, http: IdentityHttp, pages: Pages, *, is_local: bool) -> None:
@@ -47,9 +47,9 @@ class SignInPages:
         return self._render(request.query_params.get("next", ""), "", "")
 
     async def submit(self, request: Request, principal: Principal) -> Response:
-        """POST /signin: begin a session, and go on to where the reader wanted to be."""
+        """POST /signin: begin a session and redirect to the requested page."""
         if not is_same_origin(request.headers):
-            raise ForbiddenError("A page of another site sent this: open the sign-in page here")
+            raise ForbiddenError("This request came from another site; open the sign-in page here")
         fields = await _form(request)
         email, target = fields.get("email", ""), _local_path(fields.get("next", ""))
 
@@ -62,7 +62,7 @@ class SignInPages:
             sent = parse(Credentials, {"email": email, "password": fields.get("password", "")})
             return await self._accounts.sign_in(request, sent, Kind.SESSION, answer=answer)
         except InvalidFieldsError:
-            return self._render(target, email, "The e-mail or the password is wrong", status=422)
+            return self._render(target, email, "Wrong e-mail or password", status=422)
         except AppError as refusal:
             return self._render(target, email, refusal.detail, status=refusal.status, headers=refusal.headers)
         except ResilienceError as failure:
@@ -74,7 +74,7 @@ class SignInPages:
         """POST /signout."""
         if principal.is_signed_in:
             if principal.session_csrf is None:
-                raise ForbiddenError("Only a browser's session ends here: send POST /logout")
+                raise ForbiddenError("Only browser sessions end here; send POST /logout instead")
             await read_form(request, principal)
             ended = await self._http.logout(request, principal)
             return RedirectResponse("/signin", 303, {"Set-Cookie": ended.headers["set-cookie"]})
@@ -88,7 +88,7 @@ class SignInPages:
 
 
 async def _form(request: Request) -> dict[str, str]:
-    # Simple enough to need no form library: three short fields, and the last one of a name counts.
+    # Three short fields need no form library; the last of a repeated name counts.
     text = (await request.body()).decode("utf-8", "replace")
     try:
         return {name: values[-1] for name, values in parse_qs(text, max_num_fields=10).items()}
@@ -97,7 +97,7 @@ async def _form(request: Request) -> dict[str, str]:
 
 
 def _local_path(target: str) -> str:
-    """Keep a path of this site; anything else leads to the incidents."""
-    # What is not printable would end the header; browsers read `//` and `/\` as the start of a host.
+    """Return a path of this site; anything else becomes the incident list."""
+    # Control characters would end the header; browsers read `//` and `/\` as the start of a host.
     is_here = target.startswith("/") and not target.startswith(("//", "/\\"))
     return target if is_here and target.isascii() and target.isprintable() else "/incidents"

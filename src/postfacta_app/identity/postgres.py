@@ -1,4 +1,4 @@
-"""All SQL of accounts, tokens and the audit log's readers."""
+"""All SQL of accounts and tokens, and of reading the audit log."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _ADD_USER = f"""
 insert into users (id, email, display_name, role, password_hash) values ($1, $2, $3, $4, $5)
 on conflict (email) where external_sub is null do nothing returning {_USER}"""  # noqa: S608 - only constants of this module
 _EXTERNAL = f"select {_USER} from users where external_sub = $1"  # noqa: S608 - only constants of this module
-# What is lower case the database itself decides: its check is against its own.
+# Lowered by the database, since its check compares with its own `lower`.
 _ADD_EXTERNAL = """
 insert into users (id, external_sub, email, display_name, role) values ($1, $2, lower($3), $4, $5)
 on conflict (external_sub) do nothing returning id"""
@@ -60,7 +60,7 @@ select id, kind, created_at, last_used_at, expires_at, secret_sha256 = $2 as is_
  order by created_at desc, id"""
 _SET_HASH = """
 update users set password_hash = $2 where id = $1 and ($3::text is null or password_hash = $3) returning id"""
-# Sorted, so that two of these never wait for each other in a circle.
+# Sorted, so that two of these cannot deadlock.
 _LOCK = f"""
 select {_USER} from users where id = $1 or (role = 'admin' and disabled_at is null) order by id for update"""  # noqa: S608 - only constants of this module
 _CHANGE_USER = f"""
@@ -102,7 +102,7 @@ Row = asyncpg.Record
 
 
 class PostgresIdentity:
-    """Reads through the database, and writes inside a unit of work."""
+    """Reads through the database, writes inside a unit of work."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -113,18 +113,18 @@ class PostgresIdentity:
         return None if row is None else Account(_user(row), row["password_hash"])
 
     async def person(self, who: UUID | str) -> Account | None:
-        """Find somebody by id or e-mail address, disabled or not; of several with one address the local account."""
+        """Find a person by id or e-mail address, disabled or not; of several with one address, the local account."""
         row = await self._database.fetchrow(_PERSON, str(who), operation="user_get", repeatable=True)
         return None if row is None else Account(_user(row), row["password_hash"])
 
     async def sessions(self, user_id: UUID, this: bytes, now: datetime) -> Sequence[Session]:
-        """List the sessions and bearer tokens of a person that are good now, newest first."""
+        """List the valid sessions and bearer tokens of a person, newest first."""
         args = (user_id, this, now)
         rows = await self._database.fetch(_SESSIONS, *args, operation="session_list", repeatable=True)
         return [Session.model_validate(dict(row)) for row in rows]
 
     async def credential(self, sha256: bytes, prefix: str | None) -> Credential | None:
-        """Find a token by its hash, an API token by its prefix."""
+        """Find a token by its hash; an API token by its prefix."""
         where, key = ("t.secret_sha256 = $1", sha256) if prefix is None else ("t.prefix = $1", prefix)
         row = await self._database.fetchrow(
             _CREDENTIAL + where, key, operation="credential_get", repeatable=True
@@ -132,11 +132,11 @@ class PostgresIdentity:
         return None if row is None else _credential(row)
 
     async def touch(self, token_id: UUID, now: datetime) -> None:
-        """Note that a token was used."""
+        """Record that a token was used."""
         await self._database.execute(_TOUCH, token_id, now, operation="token_touch", repeatable=True)
 
     async def losses(self, after: int) -> tuple[int, Sequence[tuple[int, bool]]]:
-        """Read the newest number of the audit log, and those after one by which somebody may see less."""
+        """Read the newest sequence number of the audit log, and later entries that reduce access."""
         rows = await self._database.fetch(_LOSSES, after, _LESS, operation="audit_losses", repeatable=True)
         return rows[0]["newest"] or 0, [(row["seq"], row["hides"]) for row in rows if row["seq"] is not None]
 
@@ -169,14 +169,14 @@ class PostgresIdentity:
         return None if row is None else _user(row)
 
     async def external(self, name: str) -> User | None:
-        """Find an account of somebody who signs in elsewhere, by issuer and subject."""
+        """Find an external account by issuer and subject."""
         row = await self._database.fetchrow(_EXTERNAL, name, operation="account_get", repeatable=True)
         return None if row is None else _user(row)
 
     async def add_external(
         self, unit: Unit, name: str, *, email: str, display_name: str, role: Role
     ) -> UUID | None:
-        """Add one; None if there is one."""
+        """Add an external account; None if it exists."""
         args = (uuid4(), name, email, display_name, role)
         row = await unit.fetchrow(_ADD_EXTERNAL, *args, operation="user_create")
         return None if row is None else row["id"]
@@ -184,18 +184,18 @@ class PostgresIdentity:
     async def set_password(
         self, unit: Unit, user_id: UUID, password_hash: str, *, old: str | None = None
     ) -> bool:
-        """Store a password, and keep others from changing it until the unit ends; False if it is not `old` any more."""
+        """Store a password and lock it until the unit ends; False if it is no longer `old`."""
         args = (user_id, password_hash, old)
         return await unit.fetchrow(_SET_HASH, *args, operation="user_password") is not None
 
     async def end_sessions(
         self, unit: Unit, user_id: UUID, now: datetime, *, only: UUID | None = None, keep: bytes = b""
     ) -> int:
-        """End a person's sessions and bearer tokens, or one of them, but not that with the hash `keep`; count them."""
+        """End a person's sessions and bearer tokens, or one, except the one with hash `keep`; return the count."""
         return len(await unit.fetch(_END_SESSIONS, user_id, now, only, keep, operation="session_end"))
 
     async def lock_user(self, unit: Unit, user_id: UUID) -> tuple[User | None, Sequence[User]]:
-        """Lock a person and all enabled administrators, until the end of the transaction."""
+        """Lock a person and all enabled administrators until the transaction ends."""
         locked = [_user(row) for row in await unit.fetch(_LOCK, user_id, operation="user_lock")]
         admins = [user for user in locked if user.role is Role.ADMIN and user.disabled_at is None]
         return next((user for user in locked if user.id == user_id), None), admins
@@ -227,11 +227,11 @@ class PostgresIdentity:
         return Token.model_validate(dict(row or {}))
 
     async def revoke_token(self, unit: Unit, token_id: UUID, now: datetime) -> bool:
-        """Revoke an API token; False if there is none that is not revoked yet."""
+        """Revoke an API token; False if there is none, or it is already revoked."""
         return await unit.fetchrow(_REVOKE, token_id, now, operation="token_revoke") is not None
 
     async def revoke_secret(self, unit: Unit, sha256: bytes, now: datetime) -> None:
-        """End the session or bearer token with this hash, if there is one."""
+        """End the session or bearer token with this hash, if any."""
         await unit.execute(_END_SESSION, sha256, now, operation="session_end")
 
 

@@ -1,4 +1,4 @@
-"""Put together what signs people in by the Supabase project."""
+"""The composition of sign-in with the Supabase project."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ __all__ = ["Project"]
 
 
 class _Accounts(Store, People, Protocol):
-    """Where accounts of both kinds are."""
+    """Stores local and external accounts."""
 
 
 class Project:
-    """The Supabase project, as far as we need it.
+    """The parts that sign-in with a Supabase project needs.
 
     Args:
-        settings: Where it is.
-        store: Where accounts and sessions are.
+        settings: Its address and key.
+        store: Stores accounts and sessions.
         transactions: Runs the writes.
-        throttle: Counts tries.
-        secrets: Tells what its tokens may be signed with by HS256.
-        attempted: Told how each attempt to sign in ended.
-        observer: Told of calls, and of the circuit.
+        throttle: Limits attempts.
+        secrets: Returns the secrets for HS256 tokens.
+        attempted: Called with how each attempt to sign in ended.
+        observer: Receives the events of calls and of the circuit.
 
     Attributes:
-        tokens: Reads its tokens.
+        tokens: Verifies its tokens.
         accounts: Signs people in.
         keys: Its public keys.
-        resources: What must be open for all that.
+        resources: The context managers to keep open.
     """
 
     def __init__(
@@ -62,20 +62,20 @@ class Project:
         attempted: Callable[[str], object],
         observer: Observer,
     ) -> None:
-        # In their own pipelines: who cannot sign in is no reason to stop those who have, and the other way round.
+        # Separate pipelines: failing sign-ins must not stop the fetching of keys, nor the reverse.
         publisher = Client("jwks", settings, Timeout(3, name="jwks"), observer=observer)
         gotrue = Client(
             "gotrue",
             settings,
             CircuitBreaker(
                 "gotrue",
-                # People sign in seldom: with the usual numbers it would not open before an hour has passed.
+                # Sign-ins are rare: with the defaults the circuit would take an hour to open.
                 config=CircuitConfig(sliding_window_size=20, minimum_number_of_calls=5),
                 failures=(httpx2.HTTPError, DeadlineExceededError, ValueError),
                 observer=observer,
             ),
             Bulkhead("gotrue", 20, observer=observer),
-            # A request to sign in has 5 seconds, and must still be answered.
+            # A sign-in request has a deadline of 5 seconds.
             Timeout(4, name="gotrue"),
             observer=observer,
         )

@@ -1,4 +1,4 @@
-"""Learn what other processes took away from somebody, so that nothing older is trusted or shown here."""
+"""Apply the revocations of other processes to what this process trusts and caches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .model import Store
 
 __all__ = ["Revocations"]
 
-# A transaction that took a lower number may commit after a higher one, but none lives as long as this.
+# A lower number may commit after a higher one, but no transaction lives this long.
 _SETTLED: Final = 30.0
 _UNSETTLED_AT_START: Final = 1000
 
@@ -26,9 +26,9 @@ class Revocations:
     """Reads the audit log for revoked tokens, changed people and hidden incidents.
 
     Args:
-        store: Where the audit log is.
+        store: Stores the audit log.
         distrust: Called when a token or a person may have lost a right.
-        hide: Called when an incident may have been hidden from somebody.
+        hide: Called when an incident's visibility may have been reduced.
         clock: Monotonic seconds.
     """
 
@@ -49,7 +49,7 @@ class Revocations:
         self._newest: deque[tuple[float, int]] = deque()
 
     async def look(self) -> None:
-        """Act on what is new in the audit log since the last call; the first call only notes where it ends."""
+        """Process new entries of the audit log; the first call only records where it ends."""
         now = self._clock()
         if self._after is None:
             newest, _ = await self._store.losses(1 << 62)
@@ -71,11 +71,11 @@ class Revocations:
     async def running(
         self, connected: Callable[[], Awaitable[object]], *, observer: Observer, interval: float = 2.0
     ) -> AsyncGenerator[None]:
-        """Look once an interval while there is a database, in the background of the block.
+        """Poll once an interval, while the block runs and the database is available.
 
         Args:
-            connected: Waits until there is one.
-            observer: Gets each failure but those of a database that is away or unprepared: health checks report these.
+            connected: Waits until the database is available.
+            observer: Receives failures other than an unavailable or unprepared database, which health checks report.
             interval: Seconds.
         """
 

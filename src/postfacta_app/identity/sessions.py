@@ -1,4 +1,4 @@
-"""Change and reset passwords, list sessions, end them: the use cases with their API."""
+"""The use cases and API of passwords and sessions."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class SessionHttp:
     """The handlers of passwords and sessions under `/api/v1/me` and `/api/v1/users/{id}`.
 
     Args:
-        store: Where accounts and sessions are.
+        store: Stores accounts and sessions.
         transactions: Runs the writes.
-        local: Checks and hashes passwords; None if they are kept elsewhere.
-        forget: Called with which tokens lost their rights; the guard's.
-        is_local: Whether cookies may travel without TLS.
+        local: Checks and hashes passwords; None if they are managed elsewhere.
+        forget: Called with tokens that lost their rights; the guard's.
+        is_local: Whether cookies may be sent without TLS.
         clock: Seconds since the epoch.
     """
 
@@ -54,11 +54,11 @@ class SessionHttp:
         self._clock = clock
 
     async def owner(self, request: Request, principal: Principal) -> Account:
-        """Find whose password and sessions a request is about: the caller's, unless its path names somebody.
+        """Return the person a request is about: the one in its path, else the caller.
 
         Raises:
             NotFoundError: If there is no such person.
-            ForbiddenError: If the caller is no person.
+            ForbiddenError: If the caller is not a person.
         """
         given = request.path_params.get("id")
         try:
@@ -78,7 +78,7 @@ class SessionHttp:
         return Answer.of(200, await self.sessions(request, account.user)).response()
 
     async def sessions(self, request: Request, user: User) -> SessionList:
-        """List what a person is signed in by now."""
+        """List a person's current sessions."""
         items = await self._store.sessions(user.id, self._presented(request), self.now())
         return SessionList(items=items)
 
@@ -97,7 +97,7 @@ class SessionHttp:
 
         try:
             return await self._transactions.write(request, principal, work)
-        finally:  # Also after a failure: an unknown outcome may have been a commit.
+        finally:  # Also after a failure: the outcome may be unknown, and the change committed.
             self._forget(lambda it: it.principal.user_id == user.id and it.secret_sha256 != keep)
 
     async def change_password(self, request: Request, principal: Principal) -> Response:
@@ -106,19 +106,19 @@ class SessionHttp:
         return await self.change(request, principal, await read_body(request, PasswordChange))
 
     async def change(self, request: Request, principal: Principal, sent: PasswordChange) -> Response:
-        """Set the caller's own password; all sessions but the one that asks end.
+        """Set the caller's own password and end all their other sessions.
 
         Raises:
-            InvalidFieldsError: If the present password is wrong, or the new one is the e-mail address.
-            ConflictError: If no password is kept here, or it has just been changed.
-            RateLimitedError: After too many tries.
+            InvalidFieldsError: If the current password is wrong, or the new one is the e-mail address.
+            ConflictError: If the password is managed elsewhere, or has just been changed.
+            RateLimitedError: After too many attempts.
         """
         account = await self.owner(request, principal)
         local, stored = self._kept_here(account)
         user, keep = account.user, self._presented(request)
         if sent.password.strip().lower() == user.email:
             raise _refusal("/password", "must not be the e-mail address")
-        # Only the holder of this session can use up its tries.
+        # Only the holder of this session can use up its attempts.
         async with local.throttle.attempt("", device=f"password of {user.id}"):
             if not await local.passwords.verify(stored, sent.current_password, is_known=True):
                 raise _refusal("/current_password", "is wrong")
@@ -126,7 +126,7 @@ class SessionHttp:
 
         async def work(unit: Unit) -> Answer:
             if not await self._store.set_password(unit, user.id, hashed, old=stored):
-                raise ConflictError("This password has just been changed elsewhere")
+                raise ConflictError("The password was just changed elsewhere")
             ended = await self._store.end_sessions(unit, user.id, self.now(), keep=keep)
             await unit.audit("password.change", user.actor, detail={"sessions": ended})
             return Answer(204)
@@ -153,12 +153,12 @@ class SessionHttp:
             self._forget(lambda it: it.principal.user_id == account.user.id)
 
     def is_kept_here(self, account: Account) -> bool:
-        """Whether this service keeps the password of an account."""
+        """Whether this service holds the password of an account."""
         return self._local is not None and account.password_hash is not None
 
     def _kept_here(self, account: Account) -> tuple[LocalAccounts, str]:
         if self._local is None or account.password_hash is None:
-            raise ConflictError("No password of this account is kept here: change it where you sign in")
+            raise ConflictError("This account's password is managed by your sign-in provider")
         return self._local, account.password_hash
 
     def _presented(self, request: Request) -> bytes:
@@ -166,17 +166,17 @@ class SessionHttp:
         return digest(secret or "")
 
     def now(self) -> datetime:
-        """Read the clock."""
+        """Return the current time."""
         return datetime.fromtimestamp(self._clock(), UTC)
 
 
 def new_password() -> str:
-    """Make one that nobody can guess, for its owner to change."""
+    """Generate a random password for its owner to change."""
     return secrets.token_urlsafe(15)
 
 
 async def reset_password(unit: Unit, store: Store, user: User, *, hashed: str, now: datetime) -> None:
-    """Replace a person's password, and end all sessions."""
+    """Replace a person's password and end all sessions."""
     await store.set_password(unit, user.id, hashed)
     ended = await store.end_sessions(unit, user.id, now)
     await unit.audit("password.reset", user.actor, detail={"sessions": ended})
@@ -191,7 +191,7 @@ def _session(request: Request) -> UUID | None:
 
 
 def _missing() -> NotFoundError:
-    return NotFoundError("There is nothing with this id")
+    return NotFoundError("No such id")
 
 
 def _refusal(pointer: str, message: str) -> InvalidFieldsError:

@@ -1,7 +1,7 @@
-"""Tell whose a token of the Supabase project is.
+"""Verify tokens of the Supabase project, and map them to accounts.
 
-A good signature is not enough: the project's public and service keys, its anonymous visitors and other projects bear
-one too. So each claim is held to one value, and what an account may do here stands in our own row of it.
+A valid signature is not enough: the project's own API keys, anonymous users and other projects have one too. So each
+claim must have one value, and the role of an account is that of our own row.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from .model import Credential, Email, Kind, User
 
 __all__ = ["Newcomer", "People", "SupabaseTokens", "external_name", "meet"]
 
-_LONGEST: Final = 8_192  # Characters; theirs have about 1,000.
-_LEEWAY: Final = 30.0  # Seconds that their clock and ours may differ.
-_LATEST: Final = 253_402_300_000.0  # In the year 9999, which is the last that can be reckoned with.
+_LONGEST: Final = 8_192  # Characters; the project's have about 1,000.
+_LEEWAY: Final = 30.0  # Allowed clock difference in seconds.
+_LATEST: Final = 253_402_300_000.0  # In the year 9999, the last that datetime supports.
 _SIGNED: Final = jwt.PyJWS(options={"enforce_minimum_key_length": True})
 
 Seconds = Annotated[float, Field(ge=0, le=_LATEST, allow_inf_nan=False)]
 
 
 class People(Protocol):
-    """Where the accounts of those who sign in elsewhere are kept."""
+    """Stores external accounts."""
 
     async def external(self, name: str) -> User | None:
         """Find an account by issuer and subject."""
@@ -46,12 +46,12 @@ class People(Protocol):
     async def add_external(
         self, unit: Unit, name: str, *, email: str, display_name: str, role: Role
     ) -> UUID | None:
-        """Add one; None if there is one."""
+        """Add an account; None if it exists."""
         ...
 
 
 class Newcomer(BaseModel):
-    """Somebody whose account lies elsewhere, as far as it is known when we first meet."""
+    """A person with an external account, as known at their first sign-in."""
 
     email: Email
     display_name: Annotated[str, StringConstraints(min_length=1, max_length=100)]
@@ -59,12 +59,12 @@ class Newcomer(BaseModel):
 
 
 def external_name(issuer: str, subject: UUID) -> str:
-    """Name an account of somebody else's, for good: its e-mail address may be another's tomorrow."""
+    """Return the permanent name of an external account; e-mail addresses can change owners."""
     return f"{issuer} {subject}"
 
 
 async def meet(unit: Unit, people: People, name: str, *, new: Newcomer) -> bool:
-    """Add somebody, unless he is known."""
+    """Create the account of a person unless it exists."""
     user_id = await people.add_external(
         unit, name, email=new.email, display_name=new.display_name, role=new.role
     )
@@ -74,7 +74,7 @@ async def meet(unit: Unit, people: People, name: str, *, new: Newcomer) -> bool:
 
 
 class _Claims(BaseModel):
-    """What a token says that is signed. `user_metadata` is not read: everybody writes into his own what he likes."""
+    """The claims of a verified token. `user_metadata` is not read: users can edit their own."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -91,24 +91,24 @@ class _Claims(BaseModel):
 
     @property
     def newcomer(self) -> Newcomer:
-        """Who it is, if we have not met. Nobody is made an administrator by his token."""
-        # No set: what is asked for may be anything.
+        """The person, for their first sign-in. A token cannot make anyone an administrator."""
+        # Not a set: the value may be unhashable.
         is_writer = self.app_metadata.get("postfacta_role") in (Role.RESPONDER, Role.ADMIN)
-        # Who signs in by telephone has no address.
+        # Sign-in by telephone has no address.
         email = self.email or f"{self.sub}@no-address.invalid"
         name = email.partition("@")[0][:100]
         return Newcomer(email=email, display_name=name, role=Role.RESPONDER if is_writer else Role.VIEWER)
 
 
 class SupabaseTokens:
-    """Reads the tokens, and knows the accounts behind them.
+    """Verifies tokens and finds their accounts.
 
     Args:
         settings: The issuer.
-        people: Where accounts are.
-        transactions: An account is made in one when it is met for the first time.
+        people: Stores accounts.
+        transactions: Runs the write that creates an account at its first sign-in.
         keys: The project's public keys.
-        secrets: Tells what tokens may be signed with by HS256; by default what the settings say.
+        secrets: Returns the secrets for HS256 tokens; by default those of the settings.
         clock: Seconds since the epoch.
     """
 
@@ -130,7 +130,7 @@ class SupabaseTokens:
         self._clock = clock
 
     async def credential(self, request: Request, token: str) -> Credential | None:
-        """Tell what a token proves; None if nothing. One that has expired is nobody's.
+        """Return the principal of a token; None if it is invalid or expired.
 
         Raises:
             RejectedError: If the project's keys, or the account, cannot be read now.
@@ -193,7 +193,7 @@ class SupabaseTokens:
 
 
 def _payload(token: str, key: jwt.PyJWK | str) -> bytes | None:
-    # One algorithm a call, and never the token's choice: the key knows its own.
+    # One algorithm per call, set by the key and never by the token.
     algorithm = key.algorithm_name if isinstance(key, jwt.PyJWK) else "HS256"
     try:
         payload: bytes = _SIGNED.decode(token, key, algorithms=[algorithm])

@@ -1,8 +1,8 @@
-"""Limit how often a password may be tried, so that guessing is slow and locks nobody out.
+"""Limit sign-in attempts: guessing is slow, and cannot lock an account's owner out.
 
-An outsider can use up what is for unknown devices on a network of theirs, and nothing else: a known device has a budget
-of its own, and a network that has not tried an account before always has a try. Only what was answered counts: a right
-password costs an account nothing, and a try that failed for want of the database costs nobody anything.
+An attacker can exhaust only the budget of unknown devices on their own networks: known devices have their own budget,
+and a network that has not tried an account always has an attempt. Only completed attempts count: a correct password
+costs an account nothing, and an attempt that failed because the database was down costs nothing at all.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from ..errors import RateLimitedError
 __all__ = ["Throttle", "site_of", "slow_down"]
 
 _SITE_BITS: Final = 48
-_MOST_KEYS: Final = 20_000  # Far more than passwords that can be verified in a minute.
+_MOST_KEYS: Final = 20_000  # Far more than can be verified in a minute.
 _Place = tuple[RateLimiter, str]
 
 
 class Throttle:
-    """Counts tries per network, per account from a network, and per account.
+    """Counts attempts per network, per account from a network, and per account.
 
     Args:
-        store: Where several processes count together; without one each process counts by itself.
+        store: Shared counters of several processes; without it each process counts by itself.
         clock: Monotonic seconds.
     """
 
     def __init__(self, *, store: SharedStore | None = None, clock: Clock = MONOTONIC) -> None:
-        # What became of each try is counted where people sign in.
+        # Outcomes of attempts are counted by the caller.
         limiter = partial(RateLimiter, store=store, max_keys=_MOST_KEYS, observer=None, clock=clock)
         self._address = limiter("sign-in-address", "20/minute")
         self._site = limiter("sign-in-site", "100/minute")
         self._account_here = limiter("sign-in-account", "5/minute")
-        # From all networks together. What is beyond it is only slowed down: one try a minute from each network.
+        # From all networks together. Beyond it, each network has one attempt a minute.
         self._account = limiter("sign-in-account-anywhere", "30/minute")
         self._slowly = limiter("sign-in-account-slow", "1/minute")
         self._device = limiter("sign-in-device", "10/minute")
@@ -54,22 +54,22 @@ class Throttle:
 
     @asynccontextmanager
     async def attempt(self, address: str, account: str = "", *, device: str = "") -> AsyncGenerator[None]:
-        """Hold a try while its block runs, and count it at the end.
+        """Reserve an attempt while the block runs, and count it at the end.
 
-        A block that raises UnauthenticatedError was a wrong password. One that was refused or had no database, which
-        ends in 429 or 503, was no try.
+        A block that raises UnauthenticatedError was a wrong password. One that ends in 429 or 503 was not an
+        attempt.
 
         Args:
-            address: The network that it comes from; an IPv6 network counts for the /48 around it as well.
-            account: The account, whether it exists or not; empty counts for the network alone.
-            device: Names a device that the account's owner has used before; then nothing else counts.
+            address: The client's network; an IPv6 network also counts for its /48.
+            account: The account, existing or not; if empty, only the network counts.
+            device: The id of a known device; then only its own budget counts.
 
         Raises:
-            RateLimitedError: If it is one too many.
+            RateLimitedError: If the limit is exceeded.
         """
         places, wrong = await self._places(address, account, device)
         held = [(limiter.name, key) for limiter, key in places]
-        # Before it is asked for: another that comes meanwhile is one more.
+        # Reserved first, so that concurrent attempts count.
         self._pending.update(held)
         counts: Sequence[_Place] = ()
         try:
@@ -77,10 +77,10 @@ class Throttle:
                 raise slow_down(wait)
             counts = (*places, *wrong)
             yield
-            # A right one costs the account nothing.
+            # A correct password costs the account nothing.
             counts = [it for it in places if it[0] in {self._address, self._site}]
         except DeadlineExceededError:
-            raise  # The caller may have asked for less time than it takes.
+            raise  # The caller's deadline may already have passed.
         except (ResilienceError, RateLimitedError):
             counts = ()
             raise
@@ -96,7 +96,7 @@ class Throttle:
     async def _places(
         self, address: str, account: str, device: str
     ) -> tuple[Sequence[_Place], Sequence[_Place]]:
-        """List where a try counts, and where beside that only a wrong one does."""
+        """Return the limits of every attempt, and those of wrong passwords only."""
         who, site = _hashed(account), site_of(address)
         if device:
             return [(self._device, _hashed(account, device))], ()
@@ -118,7 +118,7 @@ class Throttle:
 
 
 def site_of(address: str) -> str:
-    """Name the /48 that an IPv6 network lies in, as one site often has all of it; any other address as it is."""
+    """Return the /48 of an IPv6 network, which often is one site; other addresses unchanged."""
     if "/" not in address:
         return address
     try:
@@ -129,11 +129,11 @@ def site_of(address: str) -> str:
 
 
 def slow_down(seconds: float) -> RateLimitedError:
-    """Refuse a try for a while."""
+    """Return the error of an exceeded limit."""
     wait = max(1, math.ceil(seconds))
-    return RateLimitedError("Too many tries: wait before the next one", headers={"Retry-After": str(wait)})
+    return RateLimitedError("Too many attempts; wait before the next one", headers={"Retry-After": str(wait)})
 
 
 def _hashed(*parts: str) -> str:
-    # The store that processes share learns no addresses of people.
+    # Hashed, so that the shared store holds no addresses.
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

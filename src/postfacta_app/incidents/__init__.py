@@ -1,1 +1,1 @@
-"""Incidents: what is recorded of them, and the states they move through."""
+"""Incidents: their fields and status transitions."""

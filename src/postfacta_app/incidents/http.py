@@ -1,4 +1,4 @@
-"""The v1 API of incidents: read the request, call a use case, answer."""
+"""The v1 API of incidents: read the request, call a use case, respond."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class IncidentHttp:
 
     Args:
         transactions: Runs the writes.
-        store: Where incidents are.
-        forget: Told when an incident may have been hidden from somebody.
+        store: Stores incidents.
+        forget: Called when an incident's visibility may have been reduced.
         clock: Seconds since the epoch.
     """
 
@@ -91,7 +91,7 @@ class IncidentHttp:
 
         try:
             return await self._transactions.write(request, principal, work)
-        finally:  # Also after a failure: an unknown outcome may have been a commit.
+        finally:  # Also after a failure: the outcome may be unknown, and the change committed.
             if "visibility" in wish.model_fields_set:
                 self._forget()
 
@@ -120,7 +120,7 @@ class IncidentHttp:
 
 
 def parse_ref(request: Request, name: str = "ref") -> UUID | int:
-    """Read which incident this part of the path means: `INC-12` or a UUID."""
+    """Return the incident that this part of the path names: `INC-12` or a UUID."""
     ref = read_ref(request.path_params[name])
     if ref is None:
         raise service.missing()
@@ -128,14 +128,14 @@ def parse_ref(request: Request, name: str = "ref") -> UUID | int:
 
 
 def read_ref(text: str) -> UUID | int | None:
-    """Read which incident a text means; None if it is neither `INC-12` nor a UUID."""
+    """Return the incident that a text names; None if it is neither `INC-12` nor a UUID."""
     if number := _NUMBER.fullmatch(text):
         return int(number[1])
     return UUID(text) if _UUID.fullmatch(text) else None
 
 
 class Shown(Protocol):
-    """An incident, or what is shown of it."""
+    """An incident, or a view of it."""
 
     @property
     def visibility(self) -> Visibility:
@@ -144,7 +144,7 @@ class Shown(Protocol):
 
 
 def allow_stale_incidents(request: Request, shown: Iterable[Shown]) -> None:
-    """Let the answer be kept for when the database is away, unless one of these is private."""
+    """Allow the response to be cached for database outages unless one of these is private."""
     if all(incident.visibility is Visibility.INTERNAL for incident in shown):
         allow_stale(request)
 

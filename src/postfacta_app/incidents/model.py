@@ -1,4 +1,4 @@
-"""What an incident is, which moves it can make, what callers send and get."""
+"""Incidents: their model, status transitions, requests and responses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 
 
 class Status(StrEnum):
-    """Where an incident stands."""
+    """The status of an incident."""
 
     OPEN = "OPEN"
     IN_PROGRESS = "IN_PROGRESS"
@@ -42,7 +42,7 @@ class Status(StrEnum):
 
 
 class Severity(StrEnum):
-    """How bad it is, least first."""
+    """The severity, lowest first."""
 
     LOW = "LOW"
     MEDIUM = "MEDIUM"
@@ -51,7 +51,7 @@ class Severity(StrEnum):
 
 
 class Kind(StrEnum):
-    """What sort of event it was."""
+    """The kind of event."""
 
     INCIDENT = "incident"
     NEAR_MISS = "near_miss"
@@ -59,7 +59,7 @@ class Kind(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How a closed incident came to its end."""
+    """How a closed incident ended."""
 
     FIXED = "fixed"
     WORKAROUND = "workaround"
@@ -71,13 +71,13 @@ class Outcome(StrEnum):
 
 
 class Visibility(StrEnum):
-    """Who may see it: everybody signed in, or members and administrators."""
+    """Who may see it: all signed-in users, or members and administrators."""
 
     INTERNAL = "internal"
     PRIVATE = "private"
 
 
-# Lengths count code points, and nothing is trimmed: three spaces are a title.
+# Lengths count code points without trimming: three spaces are a title.
 Title = Annotated[str, StringConstraints(min_length=3, max_length=200)]
 Description = Annotated[str, StringConstraints(min_length=10, max_length=2000)]
 Reporter = Annotated[str, StringConstraints(min_length=2, max_length=100)]
@@ -89,7 +89,7 @@ Members = Annotated[list[UUID], Field(max_length=100)]
 
 
 class NewIncident(BaseModel):
-    """What it takes to record an incident."""
+    """A new incident."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -107,12 +107,12 @@ class NewIncident(BaseModel):
 
 
 class Change(BaseModel):
-    """A JSON Merge Patch (RFC 7396): what is absent stays; only the owner can be taken away, by null."""
+    """A JSON Merge Patch (RFC 7396): absent fields stay; null clears the owner, the only optional one."""
 
     model_config = ConfigDict(extra="forbid")
 
-    # A factory makes a field optional without making null one of its values, and without a default in the
-    # schema. What it makes is never read: only what was sent is.
+    # A factory makes a field optional without allowing null, and without a default in the
+    # schema. Its value is never read: only sent fields are.
     title: Title = Field(default_factory=str)
     description: Description = Field(default_factory=str)
     severity: Severity = Field(default_factory=lambda: Severity.LOW)
@@ -125,7 +125,7 @@ class Change(BaseModel):
 
 
 class Move(BaseModel):
-    """A wish to bring an incident to another state."""
+    """A requested status transition of an incident."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -136,7 +136,7 @@ class Move(BaseModel):
 
 
 class Incident(BaseModel):
-    """An incident as it is stored, and as it is answered."""
+    """An incident as it is stored and returned."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -164,26 +164,24 @@ class Incident(BaseModel):
 
     @property
     def ref(self) -> str:
-        """What people call it."""
+        """Its reference, such as `INC-12`."""
         return f"INC-{self.number}"
 
     @property
     def etag(self) -> str:
-        """The version of its own fields and status. New notes do not move it."""
+        """The version of its own fields and status. New notes do not change it."""
         return f'"inc-{self.version}"'
 
 
 class IncidentPage(BaseModel):
-    """A page of incidents, and where the next one begins."""
+    """A page of incidents, and the cursor of the next one."""
 
     items: Sequence[Incident]
     next_cursor: str | None
-    as_of: Time = Field(
-        description="Use it as the next `updated_since`: rows may come twice, none is missed."
-    )
+    as_of: Time = Field(description="Use it as the next `updated_since`: rows may repeat, none is missed.")
 
 
-# What may follow a state. To stay where one is is no move, and is always allowed.
+# The allowed transitions. Staying in a status is always allowed, and is not a transition.
 MOVES: Mapping[Status, Sequence[Status]] = {
     Status.OPEN: (Status.IN_PROGRESS, Status.RESOLVED, Status.CLOSED),
     Status.IN_PROGRESS: (Status.RESOLVED, Status.CLOSED),
@@ -195,7 +193,7 @@ _ENDED = (Status.RESOLVED, Status.CLOSED)
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The part of an incident that only a move changes."""
+    """The fields of an incident that only a transition changes."""
 
     status: Status
     ended_at: datetime | None
@@ -203,11 +201,11 @@ class State:
 
 
 def move(state: State, wish: Move, occurred_at: datetime) -> State | None:
-    """Tell which state follows, or None if the incident is already there.
+    """Return the standing after a transition, or None if the incident is already in that status.
 
     Raises:
-        IllegalTransitionError: If no such move leads away from where it is.
-        InvalidFieldsError: If the move needs an outcome or a reason, or cannot have one.
+        IllegalTransitionError: If there is no such transition.
+        InvalidFieldsError: If an outcome or a reason is missing, or not allowed.
     """
     if wish.to == state.status:
         return None
@@ -223,25 +221,25 @@ def move(state: State, wish: Move, occurred_at: datetime) -> State | None:
 
 def _check_needs(state: State, wish: Move) -> None:
     if wish.to == Status.CLOSED and wish.outcome is None:
-        raise _refusal("/outcome", "required", "CLOSED needs an outcome")
+        raise _refusal("/outcome", "required", "CLOSED requires an outcome")
     if wish.to != Status.CLOSED and wish.outcome is not None:
-        raise _refusal("/outcome", "forbidden", "only CLOSED has an outcome")
+        raise _refusal("/outcome", "forbidden", "only CLOSED may have an outcome")
     if state.status in _ENDED and wish.to == Status.IN_PROGRESS and wish.reason is None:
-        raise _refusal("/reason", "required", "to reopen an incident needs a reason")
+        raise _refusal("/reason", "required", "reopening an incident requires a reason")
 
 
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
-_AHEAD = timedelta(minutes=5)  # Clocks disagree; a plan is no fact.
+_AHEAD = timedelta(minutes=5)  # Clocks differ; the future is not a fact.
 
 
 def check_time(pointer: str, when: datetime, now: datetime) -> datetime:
-    """Refuse a time before 1970 or more than five minutes in the future.
+    """Reject a time before 1970 or more than five minutes in the future.
 
     Raises:
-        InvalidFieldsError: If it is one.
+        InvalidFieldsError: If it is outside that range.
     """
     if not _EARLIEST <= when <= now + _AHEAD:
-        raise _refusal(pointer, "out_of_range", "must lie between 1970 and five minutes from now")
+        raise _refusal(pointer, "out_of_range", "the time must be between 1970 and five minutes from now")
     return when
 
 

@@ -1,4 +1,4 @@
-"""Incidents for people: the list, and the form that records one."""
+"""The pages of the incident list and of the form for a new incident."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .query import IncidentQuery
 __all__ = ["IncidentPages", "filter_form", "tidied"]
 
 _FILTERS = ("q", "status", "severity_gte", "service", "team", "kind", "has_postmortem", "from", "to")
-_LABELS = {"declared_at": "Started (UTC)", "reporter": "Reported by", "visibility": "Who may see it"}
+_LABELS = {"declared_at": "Started (UTC)", "reporter": "Reported by", "visibility": "Visibility"}
 
 
 class IncidentPages:
@@ -34,8 +34,8 @@ class IncidentPages:
 
     Args:
         transactions: Runs the writes.
-        store: Where incidents are.
-        pages: Renders.
+        store: Stores incidents.
+        pages: Renders templates.
         clock: Seconds since the epoch.
     """
 
@@ -48,7 +48,7 @@ class IncidentPages:
         self._clock = clock
 
     async def list(self, request: Request, principal: Principal) -> Response:
-        """GET /incidents: every view of the list is an address."""
+        """GET /incidents: every view of the list has its own URL."""
         if (target := tidied(request)) is not None:
             return RedirectResponse(target, 303)
         errors: tuple[FieldError, ...] = ()
@@ -83,7 +83,7 @@ class IncidentPages:
         return self._form(principal, defaults)
 
     async def record(self, request: Request, principal: Principal) -> Response:
-        """POST /incidents/new: record it, and show it."""
+        """POST /incidents/new: record an incident and show it."""
         fields = await read_form(request, principal)
         new = parse(NewIncident, fields)
         if isinstance(new, tuple):
@@ -116,9 +116,9 @@ class IncidentPages:
 
 
 def tidied(request: Request) -> str | None:
-    """Give the shorter address that a sent filter form means; None if it is that already.
+    """Return the canonical URL of a submitted filter form; None if it is canonical already.
 
-    A form sends its empty fields too, and a day or time as people type it.
+    A form also sends empty fields, and times in input format.
     """
     given = request.query_params.multi_items()
     meant = [(name, _instant(value) if name in {"from", "to"} else value) for name, value in given if value]
@@ -136,7 +136,7 @@ def _instant(text: str) -> str:
 
 
 def filter_form(request: Request, errors: Sequence[FieldError]) -> dict[str, object]:
-    """Give what the template of the filter form shows."""
+    """Return the template context of the filter form."""
     form = {name: request.query_params.get(name, "") for name in _FILTERS}
     return {
         "form": form,

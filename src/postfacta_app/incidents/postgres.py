@@ -17,11 +17,11 @@ from .query import FollowUp, IncidentFilters, IncidentQuery, Rows, Sort
 
 __all__ = ["COLUMNS", "PostgresIncidents", "Where", "incident_of", "ref_of", "where_of"]
 
-# Spelled out, never `*`: a column that a migration adds must not break a prepared statement.
+# Spelled out, never `*`: a column added by a migration must not break a prepared statement.
 COLUMNS = """i.id, i.number, i.title, i.description, i.kind, i.severity, i.status, i.outcome, i.reporter, i.owner,
   i.services, i.teams, i.visibility, i.members, i.declared_at, i.ended_at, i.archived_at, i.version,
   i.created_by, i.created_at, i.updated_at"""
-"""What `incident_of` reads, of the incident `i`."""
+"""The columns of the incident `i` that `incident_of` reads."""
 _FIND = f"""
 select {COLUMNS} from incidents i
  where {VISIBLE} and (i.id = $3::uuid or i.number = $4::bigint)"""  # noqa: S608 - only constants of this module and db.py
@@ -44,7 +44,7 @@ update incidents set archived_at = clock_timestamp(), version = version + 1, upd
 _STATUS_CHANGE = """
 insert into status_changes (id, incident_id, from_status, to_status, outcome, reason, occurred_at, at, actor)
 values ($1, $2, $3, $4, $5, $6, $7, $8, $9)"""
-# Drafts and waivers are for those who write.
+# Only writers see drafts and waivers.
 _FOLLOW_UPS = f"""
 select i.id, (select r.status from postmortem_revisions r where r.incident_id = i.id
     and ($3::boolean or r.status in ('in_review', 'published')) order by r.rev desc limit 1) as postmortem,
@@ -58,7 +58,7 @@ _ORDERS = {
     Sort.OLDEST: ("i.declared_at", "asc", ">"),
     Sort.CHANGED: (_CHANGED, "asc", ">"),
 }
-# The lateral join answers a row also when the list is empty: `as_of` and the rows come from one snapshot.
+# The lateral join returns a row even when the list is empty: `as_of` and the rows come from one snapshot.
 _PAGE = """
 select s.as_of, p.* from (select now() - interval '15 seconds' as as_of) s left join lateral (
   select {columns}, {key} as sort_key from incidents i where {where} order by {key} {order}, i.id {order}
@@ -67,13 +67,13 @@ select s.as_of, p.* from (select now() - interval '15 seconds' as as_of) s left 
 
 
 class PostgresIncidents:
-    """Reads incidents through the database, and writes them inside a unit of work."""
+    """Reads incidents through the database, writes them inside a unit of work."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def page(self, principal: Principal, query: IncidentQuery) -> Rows:
-        """Read one page of what the asker may see, and whether more follows."""
+        """Read one page of what the caller may see, and whether more follow."""
         key, order, beyond = _ORDERS[query.sort]
         where = where_of(principal, query)
         if (after := query.after()) is not None:
@@ -87,20 +87,20 @@ class PostgresIncidents:
         return Rows([incident_of(row) for row in kept], last, rows[0]["as_of"])
 
     async def follow_ups(self, principal: Principal, incidents: Sequence[UUID]) -> Mapping[UUID, FollowUp]:
-        """Tell what has come of each of these that the asker may see."""
+        """Return the follow-up of each of these that the caller may see."""
         args = (*sees(principal), principal.may(Access.WRITE), list(incidents))
         rows = await self._database.fetch(_FOLLOW_UPS, *args, operation="follow_ups", repeatable=True)
         return {row["id"]: FollowUp(row["postmortem"], row["open_actions"]) for row in rows}
 
     async def find(self, principal: Principal, ref: UUID | int) -> Incident | None:
-        """Read one, if the asker may see it."""
+        """Read one, if the caller may see it."""
         row = await self._database.fetchrow(
             _FIND, *sees(principal), *ref_of(ref), operation="incident_get", repeatable=True
         )
         return None if row is None else incident_of(row)
 
     async def lock(self, unit: Unit, ref: UUID | int) -> Incident | None:
-        """Read one, if the asker may see it, and keep others from changing it until the unit ends."""
+        """Read one if the caller may see it, locked until the unit ends."""
         args = (*sees(unit.principal), *ref_of(ref))
         row = await unit.fetchrow(f"{_FIND} for update", *args, operation="incident_lock")
         if row is None:
@@ -133,7 +133,7 @@ class PostgresIncidents:
         return incident
 
     async def update(self, unit: Unit, new: Incident) -> Incident:
-        """Write the fields that people may change, as the next version."""
+        """Write the changeable fields as the next version."""
         row = await unit.fetchrow(
             _UPDATE,
             *(new.id, new.title, new.description, new.severity, new.reporter, new.owner),
@@ -146,7 +146,7 @@ class PostgresIncidents:
     async def move(
         self, unit: Unit, old: Incident, new: State, *, wish: Move, occurred_at: datetime
     ) -> Incident:
-        """Write a move, and the status change that tells of it."""
+        """Write a transition and its status change."""
         at = await unit.stamp(old.id)
         row = await unit.fetchrow(
             _MOVE, old.id, new.status, new.ended_at, new.outcome, operation="incident_move"
@@ -157,39 +157,39 @@ class PostgresIncidents:
         return incident_of(row)
 
     async def archive(self, unit: Unit, incident: Incident) -> None:
-        """Take it out of all lists."""
+        """Remove it from all lists."""
         await unit.execute(_ARCHIVE, incident.id, operation="incident_archive")
 
     async def unknown_users(self, unit: Unit, users: Sequence[UUID]) -> set[UUID]:
-        """Tell which of these are nobody."""
+        """Return those of these ids that are not users."""
         rows = await unit.fetch(_USERS, list(users), operation="users_known")
         return set(users) - {row["id"] for row in rows}
 
 
 def ref_of(ref: UUID | int) -> tuple[UUID | None, int | None]:
-    """Give the two arguments that name an incident by its id or its number."""
+    """Return the two arguments that select an incident by id or number."""
     return (ref, None) if isinstance(ref, UUID) else (None, ref)
 
 
 def incident_of(row: asyncpg.Record) -> Incident:
-    """Read one from a row that has its columns, and maybe others."""
+    """Build an incident from a row that has its columns, among others."""
     return Incident.model_validate(dict(row.items()))
 
 
 class Where:
-    """Joins conditions by "and"; the values go in as arguments, never into the text."""
+    """Joins conditions with "and"; values become arguments, never part of the text."""
 
     def __init__(self, principal: Principal) -> None:
         self.args: list[object] = [*sees(principal)]
         self._conditions = [VISIBLE, "i.archived_at is null"]
 
     def bind(self, value: object) -> str:
-        """Add an argument, and tell how the text names it."""
+        """Add an argument and return its placeholder."""
         self.args.append(value)
         return f"${len(self.args)}"
 
     def add(self, condition: str, *values: object) -> None:
-        """Add a condition whose `{}` stand for the values; the empty ones ask for nothing."""
+        """Add a condition with a `{}` for each value; skip it if the values are empty."""
         if all(value is not None and value != [] for value in values):
             self._conditions.append(condition.format(*map(self.bind, values)))
 
@@ -198,7 +198,7 @@ class Where:
 
 
 def where_of(principal: Principal, query: IncidentFilters) -> Where:
-    """Ask for the incidents that the asker may see and that fit; archived ones never do."""
+    """Select the matching incidents that the caller may see, never archived ones."""
     where = Where(principal)
     where.add("i.kind = any ({}::text[])", query.kind or [Kind.INCIDENT, Kind.NEAR_MISS])
     where.add("greatest(i.declared_at, coalesce(i.ended_at, now())) >= {}::timestamptz", query.since)

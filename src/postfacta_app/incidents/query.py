@@ -1,4 +1,4 @@
-"""What a list of incidents can be asked for, and where its next page begins."""
+"""The filters, order and cursor of a list of incidents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["FollowUp", "IncidentFilters", "IncidentQuery", "Key", "Rows", "Sort"
 
 
 class Sort(StrEnum):
-    """The order of a list; the id decides between equals."""
+    """The order of a list; ties are broken by id."""
 
     NEWEST = "-declared_at"
     OLDEST = "declared_at"
@@ -27,7 +27,7 @@ class Sort(StrEnum):
 
 
 Key = tuple[datetime, UUID]
-"""The place of one incident in a list: its instant by the list's order, and its id."""
+"""The position of an incident in a list: its instant in the list's order, and its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,9 @@ class Rows:
     """A page as the store reads it.
 
     Attributes:
-        items: At most as many as asked for.
-        last: The place of the last one, if more follow.
-        as_of: All that was committed before it is in here, or had not changed since.
+        items: At most the requested number.
+        last: The position of the last one, if more follow.
+        as_of: Every change committed before it is included.
     """
 
     items: Sequence[Incident]
@@ -47,19 +47,19 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class FollowUp:
-    """What has come of an incident: the status of its post-mortem, if the asker may see one, and its open actions."""
+    """The follow-up of an incident: its post-mortem's status, if visible to the caller, and open action items."""
 
     postmortem: str | None
     open_actions: int
 
 
 T = TypeVar("T")
-Many = Annotated[list[T], Field(max_length=20)]  # A parameter sent again means "or".
+Many = Annotated[list[T], Field(max_length=20)]  # A repeated parameter means "or".
 Word = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 class IncidentFilters(BaseModel):
-    """Which incidents; different filters are joined by "and"."""
+    """Filters of incidents; different ones are joined by "and"."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -81,20 +81,20 @@ class IncidentFilters(BaseModel):
 
 
 class IncidentQuery(IncidentFilters):
-    """The filters, the order, and the place in it."""
+    """The filters, the order, and the position in it."""
 
     sort: Sort = Sort.NEWEST
     limit: int = Field(50, ge=1, le=200)
     cursor: Annotated[str, StringConstraints(max_length=1000)] | None = None
 
     def after(self) -> Key | None:
-        """Read the cursor.
+        """Return the position that the cursor holds.
 
         Raises:
-            InvalidCursorError: If it is damaged, or was made for other filters or another order.
+            InvalidCursorError: If it is damaged, or was issued for other filters or another order.
         """
         return None if self.cursor is None else decode_cursor(self.cursor, self.sort, filters_hash(self))
 
     def cursor_after(self, key: Key) -> str:
-        """Write the cursor of the page that follows this place."""
+        """Return the cursor of the page after this position."""
         return encode_cursor(self.sort, key, filters_hash(self))

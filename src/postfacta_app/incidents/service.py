@@ -17,28 +17,28 @@ from .query import FollowUp, IncidentQuery, Rows
 __all__ = ["Matches", "Moved", "Store", "archive", "change", "create", "lock_active", "missing", "transition"]
 
 Matches = Callable[[str], None]
-"""Refuses, if the caller did not start from the version with this ETag."""
+"""Raises if the caller did not start from the version with this ETag."""
 
 _MOST_MEMBERS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """An incident after a transition, and whether it has just come there."""
+    """An incident after a transition, and whether its status changed."""
 
     incident: Incident
     is_new: bool
 
 
 class Store(Protocol):
-    """Where incidents are kept. Nobody gets one that the asker may not see."""
+    """Stores incidents; returns only those that the caller may see."""
 
     async def page(self, principal: Principal, query: IncidentQuery) -> Rows:
         """Read a page of a list."""
         ...
 
     async def follow_ups(self, principal: Principal, incidents: Sequence[UUID]) -> Mapping[UUID, FollowUp]:
-        """Tell what has come of each of these."""
+        """Return the follow-up of each of these."""
         ...
 
     async def find(self, principal: Principal, ref: UUID | int) -> Incident | None:
@@ -46,7 +46,7 @@ class Store(Protocol):
         ...
 
     async def lock(self, unit: Unit, ref: UUID | int) -> Incident | None:
-        """Read one, and keep others from changing it until the unit ends."""
+        """Read one, locked until the unit ends."""
         ...
 
     async def insert(self, unit: Unit, new: NewIncident, *, reporter: str, declared_at: datetime) -> Incident:
@@ -54,32 +54,32 @@ class Store(Protocol):
         ...
 
     async def update(self, unit: Unit, new: Incident) -> Incident:
-        """Write the fields that people may change, as the next version."""
+        """Write the changeable fields as the next version."""
         ...
 
     async def move(
         self, unit: Unit, old: Incident, new: State, *, wish: Move, occurred_at: datetime
     ) -> Incident:
-        """Write a move, and the status change that tells of it."""
+        """Write a transition and its status change."""
         ...
 
     async def archive(self, unit: Unit, incident: Incident) -> None:
-        """Take it out of all lists."""
+        """Remove it from all lists."""
         ...
 
     async def unknown_users(self, unit: Unit, users: Sequence[UUID]) -> set[UUID]:
-        """Tell which of these are nobody."""
+        """Return those of these ids that are not users."""
         ...
 
 
 async def create(unit: Unit, store: Store, new: NewIncident, *, now: datetime) -> Incident:
-    """Record an incident; whoever records it becomes a member."""
+    """Record an incident; its creator becomes a member."""
     declared_at = check_time("/declared_at", new.declared_at, now) if new.declared_at else now
     await _check_members(unit, store, new.members)
     members = _with_asker(unit, new.members)
     _check_private(unit, new.visibility, members)
     who = unit.principal
-    # A name of one letter is allowed, a reporter of one is not.
+    # Names may have one character, reporters need two.
     reporter = new.reporter or (who.name[:100] if len(who.name) > 1 else who.actor)
     new = new.model_copy(update={"members": members})
     incident = await store.insert(unit, new, reporter=reporter, declared_at=declared_at)
@@ -90,7 +90,7 @@ async def create(unit: Unit, store: Store, new: NewIncident, *, now: datetime) -
 
 
 async def change(unit: Unit, store: Store, ref: UUID | int, *, wish: Change, matches: Matches) -> Incident:
-    """Change what was sent, if the caller knows the present version; what is already so changes nothing."""
+    """Apply a change if the caller names the current version; write nothing if it changes nothing."""
     old = await _locked(unit, store, ref)
     matches(old.etag)
     _check_active(old)
@@ -112,7 +112,7 @@ async def change(unit: Unit, store: Store, ref: UUID | int, *, wish: Change, mat
 
 
 async def transition(unit: Unit, store: Store, ref: UUID | int, *, wish: Move, now: datetime) -> Moved:
-    """Bring it to another state. If it is there already, nothing is written."""
+    """Change its status. If it has that status already, write nothing."""
     old = await _locked(unit, store, ref)
     occurred_at = check_time("/occurred_at", wish.occurred_at, now) if wish.occurred_at else now
     state = move(State(old.status, old.ended_at, old.outcome), wish, occurred_at)
@@ -128,10 +128,10 @@ async def transition(unit: Unit, store: Store, ref: UUID | int, *, wish: Move, n
 
 
 async def archive(unit: Unit, store: Store, ref: UUID | int, *, matches: Matches) -> None:
-    """Take it out of all lists; again changes nothing. Administrators may, and responders an exercise."""
+    """Archive it; archiving again changes nothing. Responders may archive only exercises."""
     incident = await _locked(unit, store, ref)
     if not (unit.principal.is_admin or incident.kind == Kind.EXERCISE):
-        raise ForbiddenError("Only administrators archive what is not an exercise")
+        raise ForbiddenError("Only administrators may archive anything but exercises")
     matches(incident.etag)
     if incident.archived_at is None:
         await store.archive(unit, incident)
@@ -139,20 +139,20 @@ async def archive(unit: Unit, store: Store, ref: UUID | int, *, matches: Matches
 
 
 def _is_counted(incident: Incident) -> bool:
-    # A reader of the metrics need not be a member.
+    # Readers of the metrics may not be members.
     return incident.kind != Kind.EXERCISE and incident.visibility is Visibility.INTERNAL
 
 
 def missing() -> NotFoundError:
-    """Make the answer for what is not there, and for what the asker may not see: the same."""
-    return NotFoundError("There is no such incident")
+    """Return the one error for what does not exist and for what the caller may not see."""
+    return NotFoundError("No such incident")
 
 
 async def lock_active(unit: Unit, store: Store, ref: UUID | int) -> Incident:
-    """Read one, and keep others from changing it and all that belongs to it until the unit ends.
+    """Read one; it and everything below it stay locked until the unit ends.
 
     Raises:
-        NotFoundError: If the asker may not see it.
+        NotFoundError: If the caller may not see it.
         ConflictError: If it is archived.
     """
     incident = await _locked(unit, store, ref)
@@ -175,11 +175,11 @@ def _check_active(incident: Incident) -> None:
 async def _check_members(unit: Unit, store: Store, members: Sequence[UUID]) -> None:
     if members and (unknown := await store.unknown_users(unit, members)):
         errors = [
-            FieldError(f"/members/{at}", "unknown", "is no user")
+            FieldError(f"/members/{at}", "unknown", "is not a user")
             for at, who in enumerate(members)
             if who in unknown
         ]
-        raise InvalidFieldsError("Members are users of this service", errors=errors)
+        raise InvalidFieldsError("Members must be users of this service", errors=errors)
 
 
 def _with_asker(unit: Unit, members: Sequence[UUID]) -> list[UUID]:
@@ -189,11 +189,11 @@ def _with_asker(unit: Unit, members: Sequence[UUID]) -> list[UUID]:
 
 def _check_private(unit: Unit, visibility: Visibility, members: Sequence[UUID]) -> None:
     if len(members) > _MOST_MEMBERS:
-        raise _refusal("/members", "too_long", f"at most {_MOST_MEMBERS}, with whoever makes the change")
+        raise _refusal("/members", "too_long", f"at most {_MOST_MEMBERS} members, including yourself")
     if visibility == Visibility.PRIVATE and unit.principal.user_id is None:
-        raise _refusal("/visibility", "forbidden", "only a person can make an incident private")
+        raise _refusal("/visibility", "forbidden", "an API token cannot make an incident private")
     if visibility == Visibility.PRIVATE and not members:
-        raise _refusal("/members", "too_short", "a private incident keeps at least one member")
+        raise _refusal("/members", "too_short", "a private incident needs at least one member")
 
 
 def _refusal(pointer: str, code: str, message: str) -> InvalidFieldsError:

@@ -50,7 +50,7 @@ _NEVER: Final = "0001-01-01T00:00:00Z"
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A remark: its time as it is echoed, its text, and the instant if the time is a real one."""
+    """A note: its time as echoed, its text, and the instant if the time is valid."""
 
     timestamp: str
     message: str
@@ -62,8 +62,8 @@ class V0Incident:
     """An incident as v0 shows it.
 
     Attributes:
-        initial_notes: Those it was started with; None if the request had none, not even an empty array.
-        additional_notes: Those added since.
+        initial_notes: The notes of the start request; None if it had none, not even an empty array.
+        additional_notes: The notes added later.
     """
 
     id: UUID
@@ -81,30 +81,30 @@ class V0Incident:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The newest incidents, oldest of them first, and whether there are older ones."""
+    """The newest incidents in ascending order, and whether there are older ones."""
 
     incidents: Sequence[V0Incident]
     more: bool = False
 
 
 class V0Store(Protocol):
-    """Where the incidents are."""
+    """Stores the incidents."""
 
     async def list(self, before: tuple[datetime, UUID] | None) -> Listing:
-        """Read the newest ones that v0 shows and that come before this start time and id."""
+        """Read the newest ones visible in v0 before this start time and id."""
         ...
 
     async def get(self, incident_id: UUID) -> V0Incident | None:
-        """Read one, if v0 shows it."""
+        """Read one if it is visible in v0."""
         ...
 
     async def start(
         self, request: Request, principal: Principal, incident: V0Incident, *, answer: Answer, key: str | None
     ) -> Response:
-        """Keep a new one, once for each Idempotency-Key, and give the answer to it.
+        """Store a new one, once per Idempotency-Key, and return the response.
 
         Raises:
-            ConflictError: If there is one with this id.
+            ConflictError: If the id is taken.
         """
         ...
 
@@ -113,9 +113,9 @@ class V0Http:
     """The handlers of v0.
 
     Args:
-        store: Where the incidents are.
-        now: Wall time, which an incident starts at.
-        new_id: Makes the id of a new one.
+        store: Stores the incidents.
+        now: Returns the wall time of a new incident.
+        new_id: Returns the id of a new incident.
     """
 
     def __init__(self, store: V0Store, *, now: Clock = WALL, new_id: Callable[[], UUID] = uuid4) -> None:
@@ -124,7 +124,7 @@ class V0Http:
         self._new_id = new_id
 
     async def list(self, request: Request, principal: Principal) -> Response:
-        """Answer the newest incidents as a bare array; a `Link` leads to older ones."""
+        """Return the newest incidents as a bare array; a `Link` header leads to older ones."""
         cursor = request.query_params.get("cursor")
         listing = await self._store.list(None if cursor is None else decode_cursor(cursor, "v0", ""))
         older = None
@@ -132,13 +132,13 @@ class V0Http:
             oldest = listing.incidents[0]
             older = encode_cursor("v0", (oldest.start_time, oldest.id), "")
         shown, headers = listing.incidents, next_link(request, older)
-        allow_stale(request)  # v0 shows nothing private to anybody.
+        allow_stale(request)  # v0 never shows private incidents.
         return await aside(
             _size(shown), lambda: _answer(200, [render_incident(it) for it in shown], headers).response()
         )
 
     async def get(self, request: Request, principal: Principal) -> Response:
-        """Answer one incident."""
+        """Return one incident."""
         incident = await self._store.get(request.path_params["id"])
         if incident is None:
             raise NotFoundError("Incident not found")
@@ -170,7 +170,7 @@ def _answer(status: int, value: object, headers: Mapping[str, str] | None = None
     )
 
 
-# What the document says. The code below is the truth: it takes keys in any case, and fields that it ignores.
+# For the OpenAPI document only. The code below also accepts keys in any case, and ignores unknown fields.
 
 
 class Remark(BaseModel):
@@ -181,7 +181,7 @@ class Remark(BaseModel):
 
 
 class Start(BaseModel):
-    """What an incident is started with."""
+    """The request that starts an incident."""
 
     title: Title
     description: Description
@@ -206,7 +206,7 @@ class ShownNote(BaseModel):
 
 
 class ShownIncident(BaseModel):
-    """An incident; one that goes on ends in the year 1."""
+    """An incident; an open one ends in the year 1."""
 
     id: UUID
     title: str
@@ -226,7 +226,7 @@ class ShownIncidents(RootModel[list[ShownIncident]]):
 
 
 class V0Query(BaseModel):
-    """Which page of the list; the `Link` of the one before names it."""
+    """Which page of the list, as the `Link` of the previous one names it."""
 
     cursor: str | None = None
 
@@ -239,7 +239,7 @@ def _invalid(detail: str) -> MalformedError:
 
 
 def parse_start(value: object, incident_id: UUID, start_time: datetime) -> V0Incident:
-    """Make an incident of a request's JSON value.
+    """Build an incident from a request's JSON value.
 
     Keys match in any case, and the last of equal ones wins. Absent, null and "" are the same.
 
@@ -295,7 +295,7 @@ def _note(value: object) -> Note:
 
 
 def _is_real(instant: datetime | None) -> bool:
-    # The first instant, under whatever offset, means that there is none; asyncpg takes the last one for infinity.
+    # The first instant, with any offset, means none; asyncpg reads the last one as infinity.
     ends = {datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)}
     return instant is not None and instant not in ends
 
@@ -304,7 +304,7 @@ _LENGTHS: Final = {"title": (3, 200), "description": (10, 2000), "reporter": (2,
 
 
 def _broken_rules(text: Mapping[str, str]) -> Sequence[str]:
-    """Name the first broken rule of each field."""
+    """Return the first error of each field."""
     broken: list[str] = []
     for name, (shortest, longest) in _LENGTHS.items():
         length = len(text[name])
@@ -327,7 +327,7 @@ def _broken_rules(text: Mapping[str, str]) -> Sequence[str]:
 
 
 def render_incident(incident: V0Incident) -> Mapping[str, object]:
-    """Give the members of an incident in the original's order."""
+    """Return the members of an incident in the original's order."""
     members: dict[str, object] = {
         "id": str(incident.id),
         "title": incident.title,

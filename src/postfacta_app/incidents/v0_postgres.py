@@ -22,7 +22,7 @@ from .v0 import Listing, Note, V0Incident
 
 __all__ = ["PostgresV0"]
 
-# v0 knows no private, archived or exercise incidents, whoever asks.
+# v0 shows no private, archived or exercise incidents, to any caller.
 _COLUMNS = """
 select id, title, description, severity, status, reporter, owner, declared_at, ended_at, v0_notes_null
   from incidents where visibility = 'internal' and archived_at is null and kind <> 'exercise'"""
@@ -30,7 +30,7 @@ _LIST = f"""{_COLUMNS} and (declared_at, id) <
    (coalesce($1::timestamptz, 'infinity'), coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
  order by declared_at desc, id desc limit $3"""
 _GET = f"{_COLUMNS} and id = $1"
-# Initial notes stand as they were sent. Of an additional one the last version counts, at the place of the first.
+# Initial notes are as sent. An additional one has its last version at the position of its first.
 _NOTES = """
 select a.incident_id, a.v0_position, a.v0_time, a.body, coalesce(a.occurred_at, a.at) as shown
   from annotations a join annotations first on first.id = a.root
@@ -54,12 +54,12 @@ select n.id, n.id, $1, 'note', n.body, n.occurred_at, n.position - 1, n.time, $2
 
 
 class PostgresV0:
-    """Keeps the incidents of v0 in the tables of v1.
+    """Stores the incidents of v0 in the tables of v1.
 
     Args:
         database: For reads.
         transactions: For writes.
-        limit: How many incidents a list holds at most.
+        limit: The most incidents of a list.
     """
 
     def __init__(self, database: Database, transactions: Transactions, *, limit: int = 1000) -> None:
@@ -68,7 +68,7 @@ class PostgresV0:
         self._limit = limit
 
     async def list(self, before: tuple[datetime, UUID] | None) -> Listing:
-        """Read the newest ones that come before this start time and id."""
+        """Read the newest ones before this start time and id."""
         at, last = before or (None, None)
         rows = await self._database.fetch(
             _LIST, at, last, self._limit + 1, operation="v0_list", repeatable=True
@@ -89,7 +89,7 @@ class PostgresV0:
     async def start(
         self, request: Request, principal: Principal, incident: V0Incident, *, answer: Answer, key: str | None
     ) -> Response:
-        """Write it with its first status change, its notes, and who did it."""
+        """Write it with its first status change, its notes, and an audit row."""
 
         async def work(unit: Unit) -> Answer:
             await _insert(unit, incident)

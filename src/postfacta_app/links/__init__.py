@@ -1,1 +1,1 @@
-"""How incidents hang together: related, duplicate of, follows."""
+"""Links between incidents: related, duplicate of, follows."""

@@ -1,4 +1,4 @@
-"""The v1 API of links: read the request, call a use case, answer."""
+"""The v1 API of links: read the request, call a use case, respond."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LinkHttp:
 
     Args:
         transactions: Runs the writes.
-        needs: Where links and their incidents are.
+        needs: The stores of links and incidents.
     """
 
     def __init__(self, transactions: Transactions, needs: service.Needs) -> None:
@@ -54,7 +54,7 @@ class LinkHttp:
         try:
             of = LinkType(request.path_params["type"])
         except ValueError:
-            raise NotFoundError("There is no such link") from None
+            raise NotFoundError("No such link") from None
 
         async def work(unit: Unit) -> Answer:
             await service.unlink(unit, self._needs, ref, to=to, of=of)

@@ -1,4 +1,4 @@
-"""What joins two incidents, what callers send and get."""
+"""Links between incidents: their model, requests and responses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Direction", "Far", "IncidentLink", "LinkList", "LinkType", "NewLink"
 
 
 class LinkType(StrEnum):
-    """What the one incident is to the other."""
+    """The relation of one incident to another."""
 
     RELATED = "related"
     DUPLICATE_OF = "duplicate_of"
@@ -24,7 +24,7 @@ class LinkType(StrEnum):
 
 
 class Direction(StrEnum):
-    """Which end says it: this incident of the other, the other of this one, or each of the other."""
+    """The direction of a link: from this incident, to it, or both."""
 
     OUT = "out"
     IN = "in"
@@ -36,11 +36,11 @@ Note = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
 
 class NewLink(BaseModel):
-    """What the incident of the path is to another."""
+    """The relation of the incident in the path to another."""
 
     model_config = ConfigDict(extra="forbid")
 
-    to: Ref = Field(description="The other one: `INC-12` or a UUID.")
+    to: Ref = Field(description="The other incident: `INC-12` or a UUID.")
     type: LinkType
     note: Note | None = None
 
@@ -59,7 +59,7 @@ class Far(BaseModel):
 
 
 class IncidentLink(BaseModel):
-    """A link as it is seen from one of its incidents."""
+    """A link, seen from one of its incidents."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -72,6 +72,6 @@ class IncidentLink(BaseModel):
 
 
 class LinkList(BaseModel):
-    """All links of one incident whose other end the asker may see, oldest first."""
+    """All links of one incident whose other end the caller may see, oldest first."""
 
     items: Sequence[IncidentLink]

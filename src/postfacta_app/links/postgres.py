@@ -16,7 +16,7 @@ from .model import Direction, Far, IncidentLink, LinkType, NewLink
 
 __all__ = ["PostgresLinks"]
 
-# `i` is the other end. Whoever asks for the links of an incident has found that one before, so sees it.
+# `i` is the other end; callers have already checked that this end is visible.
 _OF = f"""
 select i.id, i.number, i.title, i.severity, i.status, i.visibility, l.type, l.a = $3 as leads_away, l.note, l.created_by, l.created_at
   from incident_links l join incidents i on i.id = case when l.a = $3 then l.b else l.a end
@@ -32,7 +32,7 @@ _DELETE = "delete from incident_links where a = $1 and b = $2 and type = $3 retu
 
 
 class PostgresLinks:
-    """Reads links through the database, or inside a unit's transaction, and writes them there."""
+    """Reads links through the database or a unit's transaction; writes inside a unit."""
 
     def __init__(self, database: Database) -> None:
         self._fetch: Fetch = partial(database.fetch, repeatable=True)
@@ -40,30 +40,30 @@ class PostgresLinks:
     async def of(
         self, principal: Principal, incident_id: UUID, *, fetch: Fetch | None = None
     ) -> Sequence[IncidentLink]:
-        """Read all of an incident whose other end the asker may see, oldest first."""
+        """Read all of an incident whose other end the caller may see, oldest first."""
         rows = await (fetch or self._fetch)(_OF, *sees(principal), incident_id, operation="links_of")
         return [_link(row) for row in rows]
 
     async def count(self, unit: Unit, incident_id: UUID) -> int:
-        """Count all of an incident, whoever may see them."""
+        """Count all links of an incident, visible to the caller or not."""
         rows = await unit.fetch(_COUNT, incident_id, operation="links_count")
         count: int = rows[0][0]
         return count
 
     async def ids(self, unit: Unit, refs: Sequence[UUID | int]) -> Sequence[UUID]:
-        """Find the incidents that the asker may see among these, by id."""
+        """Return the incidents that the caller may see among these, by id."""
         ids = [ref for ref in refs if isinstance(ref, UUID)]
         numbers = [ref for ref in refs if isinstance(ref, int)]
         rows = await unit.fetch(_IDS, *sees(unit.principal), ids, numbers, operation="link_ends")
         return [row["id"] for row in rows]
 
     async def insert(self, unit: Unit, a: UUID, b: UUID, *, new: NewLink) -> bool:
-        """Write a new one; tell whether it was not there."""
+        """Write a new one; return False if it existed."""
         args = (a, b, new.type, new.note, unit.principal.actor)
         return await unit.fetchrow(_INSERT, *args, operation="link_insert") is not None
 
     async def delete(self, unit: Unit, a: UUID, b: UUID, *, of: LinkType) -> bool:
-        """Take one away; tell whether it was there."""
+        """Remove one; return whether it existed."""
         return await unit.fetchrow(_DELETE, a, b, of, operation="link_delete") is not None
 
 

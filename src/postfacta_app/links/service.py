@@ -17,19 +17,19 @@ from .model import IncidentLink, LinkType, NewLink
 __all__ = ["MOST", "Linked", "Needs", "Store", "link", "unlink"]
 
 MOST = 200
-"""So many links has an incident, and no more: they are shown together."""
+"""The most links of an incident; they are shown on one page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Linked:
-    """A link, and whether it was made just now."""
+    """A link, and whether it is new."""
 
     link: IncidentLink
     is_new: bool
 
 
 class Store(Protocol):
-    """Where links are kept. Nobody gets one with an end that the asker may not see."""
+    """Stores links; returns only those whose ends the caller may see."""
 
     async def of(
         self, principal: Principal, incident_id: UUID, *, fetch: Fetch | None = None
@@ -38,43 +38,45 @@ class Store(Protocol):
         ...
 
     async def count(self, unit: Unit, incident_id: UUID) -> int:
-        """Count all of an incident, whoever may see them."""
+        """Count all links of an incident, visible to the caller or not."""
         ...
 
     async def ids(self, unit: Unit, refs: Sequence[UUID | int]) -> Sequence[UUID]:
-        """Find the incidents that the asker may see among these, by id."""
+        """Return the incidents that the caller may see among these, by id."""
         ...
 
     async def insert(self, unit: Unit, a: UUID, b: UUID, *, new: NewLink) -> bool:
-        """Write a new one; tell whether it was not there."""
+        """Write a new one; return False if it existed."""
         ...
 
     async def delete(self, unit: Unit, a: UUID, b: UUID, *, of: LinkType) -> bool:
-        """Take one away; tell whether it was there."""
+        """Remove one; return whether it existed."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """All that a link is made with."""
+    """The stores that a link needs."""
 
     incidents: Incidents
     links: Store
 
 
 async def link(unit: Unit, needs: Needs, ref: UUID | int, *, to: UUID | int | None, new: NewLink) -> Linked:
-    """Join two incidents. If they are joined so already, nothing is written."""
+    """Link two incidents. If the link exists, write nothing."""
     here, there = await _ends(unit, needs, (ref, to))
     if here is None:
         raise missing()
     if there is None or there.id == here.id:
-        code, message = ("unknown", "is no incident") if there is None else ("same", "must be another one")
+        code, message = (
+            ("unknown", "no such incident") if there is None else ("same", "must be a different one")
+        )
         raise InvalidFieldsError(f"/to {message}", errors=[FieldError("/to", code, message)])
     is_new = await needs.links.insert(unit, *_ordered(here.id, there.id, new.type), new=new)
     if is_new:
         for end in (here, there):
             if await needs.links.count(unit, end.id) > MOST:
-                raise ConflictError(f"{end.ref} has {MOST} links, which is the most")
+                raise ConflictError(f"{end.ref} has {MOST} links, which is the maximum")
         await _tell(unit, "link.create", (here, there), of=new.type)
     links = await needs.links.of(unit.principal, here.id, fetch=unit.fetch)
     made = next(
@@ -84,7 +86,7 @@ async def link(unit: Unit, needs: Needs, ref: UUID | int, *, to: UUID | int | No
 
 
 async def unlink(unit: Unit, needs: Needs, ref: UUID | int, *, to: UUID | int, of: LinkType) -> None:
-    """Take a link away; both of its incidents must be visible.
+    """Remove a link; both of its incidents must be visible.
 
     Raises:
         NotFoundError: If there is none.
@@ -93,25 +95,25 @@ async def unlink(unit: Unit, needs: Needs, ref: UUID | int, *, to: UUID | int, o
     if here is None or there is None:
         raise missing()
     if not await needs.links.delete(unit, *_ordered(here.id, there.id, of), of=of):
-        raise NotFoundError("There is no such link")
+        raise NotFoundError("No such link")
     await _tell(unit, "link.delete", (here, there), of=of)
 
 
 async def _ends(
     unit: Unit, needs: Needs, refs: tuple[UUID | int, UUID | int | None]
 ) -> Sequence[Incident | None]:
-    """Lock both, always in the order of their ids, so that two who join the same ones never wait in a circle."""
+    """Lock both in the order of their ids, so that concurrent links cannot deadlock."""
     ids = await needs.links.ids(unit, [ref for ref in refs if ref is not None])
     found = [await lock_active(unit, needs.incidents, each) for each in sorted(ids)]
     return [next((it for it in found if ref in (it.id, it.number)), None) for ref in refs]
 
 
 def _ordered(here: UUID, there: UUID, of: LinkType) -> tuple[UUID, UUID]:
-    # Related is the same both ways, and stored once.
+    # `related` is symmetric, and stored once.
     return (min(here, there), max(here, there)) if of is LinkType.RELATED else (here, there)
 
 
 async def _tell(unit: Unit, action: str, ends: tuple[Incident, Incident], *, of: LinkType) -> None:
     for one, other in (ends, ends[::-1]):
-        await unit.stamp(one.id)  # Whoever pulls what has changed meets both again.
+        await unit.stamp(one.id)  # So that an incremental pull sees both.
         await unit.audit(action, one.ref, incident_id=one.id, detail={"type": of, "with": other.ref})

@@ -1,9 +1,9 @@
-"""Bring a database to the schema this program needs, once, whoever else tries at the same time.
+"""Upgrade a database to the schema this program needs, safely when several processes try at once.
 
-Each revision runs in its own transaction under a short lock timeout: a migration that waits for a lock makes
-all later queries of that table wait behind it, so it gives up early, and the whole upgrade tries again. An
-upgrade that was killed half-way goes on where it stopped. There is no way down: a revision only adds what
-older code does not mind, and a mistake is mended by the next one.
+Each revision runs in its own transaction with a short lock timeout: a migration that waits for a lock makes
+all later queries of that table wait behind it, so it gives up early and the whole upgrade is retried. An
+upgrade that was killed half-way resumes where it stopped. There are no downgrades: a revision only adds what
+older code tolerates, and the next one fixes its mistakes.
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ FetchValue = Callable[[str], Awaitable[object]]
 
 _TRIES = 12
 _LOCK_NOT_AVAILABLE = "55P03"
-# Any number will do, as long as nobody else's advisory lock has it: "postfact" in ASCII.
+# Any number that no other advisory lock uses: "postfact" in ASCII.
 _ONE_AT_A_TIME = 0x706F737466616374
 
 
 class MigrationError(Exception):
-    """The upgrade did not happen; the text says why, without the password."""
+    """The upgrade failed; the message says why, without the password."""
 
 
 class NoDowngradeError(MigrationError):
-    """There is no way down."""
+    """Raised by `downgrade`: there are no downgrades."""
 
     def __init__(self, revision: str) -> None:
-        super().__init__(f"revision {revision} has no way back: write a new revision that mends it")
+        super().__init__(f"revision {revision} has no downgrade: write a new revision that fixes it")
 
 
 def upgrade(dsn: str, *, progress: Progress, luck: Luck = LUCK) -> None:
-    """Run `migrate` to its end, for callers without an event loop."""
+    """Run `migrate` synchronously."""
 
     async def run() -> None:
         await migrate(dsn, progress=progress, luck=luck)
@@ -70,16 +70,16 @@ def upgrade(dsn: str, *, progress: Progress, luck: Luck = LUCK) -> None:
 
 
 async def migrate(dsn: str, *, progress: Progress, tries: int = _TRIES, luck: Luck = LUCK) -> None:
-    """Upgrade to the newest revision; may be called again and by several at once.
+    """Upgrade to the newest revision; safe to repeat and to run concurrently.
 
     Args:
-        dsn: The owner's address, as asyncpg reads it: several hosts and `sslmode` are fine.
-        progress: Told, in a sentence, each revision that was applied and each wait.
-        tries: How often to start when a lock is not free.
-        luck: Spreads the waits of 2.5 to 5 seconds.
+        dsn: The owner's DSN for asyncpg; several hosts and `sslmode` are supported.
+        progress: Called with a sentence for each applied revision and each wait.
+        tries: The most attempts when a lock is not free.
+        luck: Adds jitter to the waits of 2.5 to 5 seconds.
 
     Raises:
-        MigrationError: If the database cannot be reached, refuses, is newer, or stays locked.
+        MigrationError: If the database is unreachable, rejects the upgrade, is newer, or stays locked.
     """
     engine = _engine(dsn)
     try:
@@ -88,7 +88,7 @@ async def migrate(dsn: str, *, progress: Progress, tries: int = _TRIES, luck: Lu
                 return
             wait = 2.5 * (1 + luck())
             progress(
-                f"a lock is not free, or another upgrade runs: try {attempt + 1} of {tries} in {wait:.1f} s"
+                f"a lock is not free, or another upgrade is running: try {attempt + 1} of {tries} in {wait:.1f} s"
             )
             await anyio.sleep(wait)
     finally:
@@ -96,10 +96,10 @@ async def migrate(dsn: str, *, progress: Progress, tries: int = _TRIES, luck: Lu
 
 
 async def current_revision(database: str | FetchValue) -> str | None:
-    """Read the revision a database is at; None if it was never migrated.
+    """Return a database's revision; None if it was never migrated.
 
     Args:
-        database: Its address, or a coroutine function that answers one SQL text with one value.
+        database: Its DSN, or a coroutine function that returns the single value of a query.
     """
     if not isinstance(database, str):
         return await _revision(database)
@@ -123,7 +123,7 @@ async def revision(database: Database) -> str | None:
 
 
 async def role_rights(database: Database) -> tuple[str, Sequence[str], bool]:
-    """Return the connected role, what it lacks to run the service, and whether it could change recorded facts."""
+    """Return the connected role, the rights it lacks, and whether it could change recorded facts."""
     ask = _asking(database)
     lacking = await ask(LACKS)
     return (
@@ -148,7 +148,7 @@ async def _revision(fetch: FetchValue) -> str | None:
 
 
 def _engine(dsn: str) -> AsyncEngine:
-    # The address goes to asyncpg as it is: SQLAlchemy's own parser knows neither `sslmode` nor several hosts.
+    # The DSN goes to asyncpg unparsed: SQLAlchemy supports neither `sslmode` nor several hosts.
     return create_async_engine(
         "postgresql+asyncpg://", connect_args={"dsn": dsn, "timeout": 10}, poolclass=NullPool
     )
@@ -160,7 +160,7 @@ async def _try(engine: AsyncEngine, progress: Progress, *, last: bool) -> bool:
             await _lock(connection)
             await connection.run_sync(_run, progress)
     except (DBAPIError, OSError, ValueError, CommandError) as error:
-        # The cause is cut off: SQLAlchemy's and asyncpg's may repeat the address.
+        # Without the cause: SQLAlchemy's and asyncpg's messages may repeat the DSN.
         if last or _state(error) != _LOCK_NOT_AVAILABLE:
             raise MigrationError(_reason(error)) from None
         return False
@@ -170,7 +170,7 @@ async def _try(engine: AsyncEngine, progress: Progress, *, last: bool) -> bool:
 async def _lock(connection: AsyncConnection) -> None:
     for setting in ("lock_timeout = '1s'", "statement_timeout = '5s'"):
         await connection.exec_driver_sql(f"set {setting}")
-    # Held by the session, so it outlasts the transactions and ends with the connection.
+    # A session lock: it outlasts the transactions and ends with the connection.
     await connection.exec_driver_sql(f"select pg_advisory_lock({_ONE_AT_A_TIME})")
     await connection.commit()
 
@@ -192,7 +192,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, DBAPIError):
         return re.sub(r"^<class '[\w.]+'>: ", "", str(error.orig))
     if isinstance(error, CommandError):
-        return f"the database was upgraded by a newer program: {error}"
+        return f"the database was upgraded by a newer version: {error}"
     if isinstance(error, OSError):
-        return f"no database answers: {error.strerror or type(error).__name__}"
-    return "the database address cannot be read; it looks like postgresql://user:password@host:5432/name"
+        return f"the database is unreachable: {error.strerror or type(error).__name__}"
+    return "invalid database DSN; expected postgresql://user:password@host:5432/name"

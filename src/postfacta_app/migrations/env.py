@@ -1,4 +1,4 @@
-"""What Alembic runs for each upgrade: one transaction for a revision, on the connection it is given."""
+"""The Alembic environment: one transaction for each revision, on the given connection."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__: list[str] = []
 def _run() -> None:
     connection = context.config.attributes.get("connection")
     if connection is None:
-        raise MigrationError("use `postfacta migrate`: it sets the timeouts and keeps others out")
+        raise MigrationError("use `postfacta migrate`: it sets timeouts and takes the lock")
     progress = context.config.attributes["progress"]
 
     def applied(  # noqa: PLR0917 - Alembic's own signature

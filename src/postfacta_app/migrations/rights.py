@@ -1,4 +1,4 @@
-"""Grant the service's role what it needs, and nothing that could change a recorded fact."""
+"""Grant the service's role the rights it needs, without any to change recorded facts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["CAN_CHANGE_FACTS", "LACKS", "grant"]
 
 
 def _lacking(role: str) -> str:
-    # Facts are in the tables whose trigger refuses changes. The version is read for readiness.
+    # Fact tables have a trigger that rejects changes. The version is read for readiness.
     return f"""
 select verb, object from (
   select v.verb, format('%I', c.relname) as object, has_table_privilege({role}, c.oid, v.verb) as has_it
@@ -24,32 +24,32 @@ select verb, object from (
      when c.relname = 'incident_links' then v.verb <> 'update'
      else c.relname in ('action_items', 'incidents', 'users') and v.verb <> 'delete' end
   union all select 'usage', 'schema public', has_schema_privilege({role}, 'public', 'usage')
-) needed where not has_it"""  # noqa: S608 - the names of roles below
+) needed where not has_it"""  # noqa: S608 - only role names of this module
 
 
 LACKS: Final = f"""
 select string_agg(verb || ' on ' || object, ', ' order by object, verb) from ({_lacking("current_user")}) lacking"""  # noqa: S608
-"""What the role that asks may not do, though the service does it; null if nothing."""
+"""The rights that the current role lacks to run the service; null if none."""
 
 CAN_CHANGE_FACTS: Final = """
 select bool_or(pg_has_role(c.relowner, 'member') or has_table_privilege(c.oid, 'update, delete, truncate'))
   from pg_class c join pg_trigger t on t.tgrelid = c.oid where t.tgname = 'append_only'"""
-"""Whether the role that asks could change what was recorded: a superuser, the owner, or one with rights to it."""
+"""Whether the current role could change recorded facts: a superuser, the owner, or one with such rights."""
 
 _HAS_ROLE: Final = "select exists (select from pg_roles where rolname = 'postfacta_app')"
-# A role belongs to the whole cluster: another database's migration may make it at the same moment.
+# A role belongs to the whole cluster: another database's migration may create it at the same moment.
 _MAKE_ROLE: Final = """
 do $$ begin
   create role postfacta_app nologin;
 exception when duplicate_object or unique_violation or insufficient_privilege then null; end $$"""
 _ADVICE: Final = (
-    "role postfacta_app is missing, and this role may not create it: nothing was granted;"
+    "role postfacta_app is missing and this role may not create it, so nothing was granted;"
     " run `create role postfacta_app nologin` as a superuser, then `postfacta migrate` again"
 )
 
 
 def grant(connection: Connection, progress: Callable[[str], None]) -> None:
-    """Make the role if it is missing, and grant it what it lacks; the service logs in as a member of it."""
+    """Create the role if it is missing and grant its missing rights; the service logs in as a member of it."""
     run = connection.exec_driver_sql
     if not run(_HAS_ROLE).scalar():
         run(_MAKE_ROLE)

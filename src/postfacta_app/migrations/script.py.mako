@@ -17,7 +17,7 @@ down_revision: str | None = ${repr(down_revision)}
 branch_labels: str | None = ${repr(branch_labels)}
 depends_on: str | None = ${repr(depends_on)}
 
-# Only what the code before this revision also understands: expand now, contract once nobody needs the old.
+# Only what the previous version of the code also understands: expand now, contract when nothing uses the old schema.
 _STATEMENTS: tuple[str, ...] = ()
 
 

@@ -1,1 +1,1 @@
-"""What was learned from an incident: post-mortems in revisions, and the factors that recur in them."""
+"""Post-mortems in revisions, and recurring contributing factors."""

@@ -1,4 +1,4 @@
-"""How two revisions differ, for reading: section by section, line by line."""
+"""A readable diff of two revisions, by section and line."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from .form import SECTIONS, label, shown
 
 __all__ = ["Line", "Mark", "SectionDifference", "compare"]
 
-_MOST_LINES: Final = (
-    500  # A section of more is shown whole, before and after: matching takes the square of it.
-)
+_MOST_LINES: Final = 500  # A longer section is shown whole, before and after: matching takes quadratic time.
 
 
 class Mark(StrEnum):
-    """What has become of a line."""
+    """Whether a line was kept, removed or added."""
 
     KEPT = "kept"
     REMOVED = "removed"
@@ -36,7 +34,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class SectionDifference:
-    """A section that differs, with all its lines."""
+    """A section that differs, with its lines."""
 
     section: str
     title: str

@@ -1,4 +1,4 @@
-"""What a post-mortem holds, schema version 1: sections, their bounds, and how two contents differ."""
+"""The content of a post-mortem, schema version 1: sections, limits, differences."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ __all__ = [
 
 SCHEMA_VERSION: Final = 1
 
-Text = Annotated[str, StringConstraints(max_length=20_000)]  # Markdown; HTML in it is text.
+Text = Annotated[str, StringConstraints(max_length=20_000)]  # Markdown; HTML is shown as text.
 Statement = Annotated[str, StringConstraints(min_length=1, max_length=20_000)]
 Items = Annotated[list[Statement], Field(max_length=50)]
 
 
 class TriggerKind(StrEnum):
-    """What set it off."""
+    """The kind of trigger."""
 
     CHANGE = "change"
     CONFIG = "config"
@@ -53,7 +53,7 @@ class TriggerKind(StrEnum):
 
 
 class Category(StrEnum):
-    """Where a factor lies."""
+    """The category of a contributing factor."""
 
     CHANGE = "change"
     CAPACITY = "capacity"
@@ -71,7 +71,7 @@ class _Part(BaseModel):
 
 
 class Quantity(_Part):
-    """A number that tells how much."""
+    """A measure of the impact."""
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     value: Annotated[float, Field(strict=True, ge=-1e300, le=1e300, allow_inf_nan=False)]
@@ -79,24 +79,24 @@ class Quantity(_Part):
 
 
 class Impact(_Part):
-    """Who was hit, and how much."""
+    """Who was affected, and how much."""
 
     description: Text = ""
     users_affected: Annotated[int, Field(strict=True, ge=0, le=10**12), WHOLE] | None = Field(
-        default=None, description="Null is unknown, which is not 0."
+        default=None, description="Null means unknown, which is not 0."
     )
     quantities: Annotated[list[Quantity], Field(max_length=50)] = []
 
 
 class Detection(_Part):
-    """How people came to know of it."""
+    """How the incident was detected."""
 
     how: Text = ""
     could_be_sooner: Text = ""
 
 
 class Trigger(_Part):
-    """What set it off; why that was enough, the factors tell."""
+    """What triggered the incident; the factors explain why that was enough."""
 
     kind: TriggerKind = TriggerKind.UNKNOWN
     description: Text = ""
@@ -104,18 +104,18 @@ class Trigger(_Part):
 
 
 class Factor(_Part):
-    """Something without which it would not have come so far."""
+    """A condition without which the incident would not have happened, or been less severe."""
 
-    slug: Slug = Field(description="The same in every post-mortem that meets it.")
+    slug: Slug = Field(description="The same in every post-mortem where it recurs.")
     category: Category
     statement: Statement
-    safeguard: Text | None = Field(None, description="What should have held, and did not.")
-    why_it_made_sense: Text | None = Field(None, description="Why people did what they did.")
+    safeguard: Text | None = Field(None, description="The safeguard that failed.")
+    why_it_made_sense: Text | None = Field(None, description="Why it made sense at the time.")
     evidence: Annotated[list[EntryRef], Field(max_length=50)] = []
 
 
 class Content(_Part):
-    """The sections of a post-mortem, in the order in which they are read. There is no root cause."""
+    """The sections of a post-mortem in reading order. There is no single root cause."""
 
     summary: Text = ""
     impact: Impact = Impact()
@@ -134,18 +134,18 @@ class Content(_Part):
     @classmethod
     def _unique(cls, factors: list[Factor]) -> list[Factor]:
         if len({factor.slug for factor in factors}) < len(factors):
-            raise ValueError("must each have a slug of its own")
+            raise ValueError("must have unique slugs")
         return factors
 
     @model_validator(mode="after")
     def _found_or_not(self) -> Content:
         if self.factors and self.factors_none_found:
-            raise ValueError("must not name factors and say that none was found")
+            raise ValueError("must not be set together with factors")
         return self
 
 
 class SectionChange(BaseModel):
-    """A section that differs, as it is in either content."""
+    """A section that differs, with both versions."""
 
     section: str
     before: JsonValue

@@ -1,7 +1,7 @@
-"""One section of a post-mortem as a form of plain texts: what is shown, what was typed, what it means.
+"""The form of one section of a post-mortem: from stored content to text fields, and back.
 
-A list is a text with an item on each line, and a line that begins with a space goes on with the item above. Rows
-(quantities, factors) are numbered fields, `factors-0-slug`; rows without any text are left out.
+A list is a text with one item per line; a line that begins with a space continues the item above. Rows
+(quantities, factors) are numbered fields, `factors-0-slug`; empty rows are omitted.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ SECTIONS: Final[Mapping[str, str]] = {
     "surprises": "Surprises",
     "open_questions": "Open questions",
 }
-"""The sections in the order in which they are read, and their titles."""
+"""The sections in reading order, and their titles."""
 
 LISTS: Final = ("went_well", "went_poorly", "got_lucky", "surprises", "open_questions")
 MOST_ROWS: Final = 50
-"""So many rows a section may have."""
+"""The most rows of a section."""
 
 _FIELDS: Final[Mapping[str, Sequence[str]]] = {
     "impact": ("impact-description", "impact-users_affected"),
@@ -56,30 +56,30 @@ _ROWS: Final[Mapping[str, tuple[str, Sequence[str]]]] = {
 }
 _LABELS: Final[Mapping[str, str]] = {
     "slug": "Short name",
-    "category": "Where it lies",
-    "statement": "What it was",
-    "safeguard": "What should have held, and did not",
-    "why_it_made_sense": "Why people did what they did",
-    "kind": "What set it off",
-    "how": "How people came to know",
+    "category": "Category",
+    "statement": "Description",
+    "safeguard": "Safeguard that failed",
+    "why_it_made_sense": "Why it made sense at the time",
+    "kind": "Kind",
+    "how": "How it was detected",
     "could_be_sooner": "Could it have been sooner",
     "value": "Number",
-    "message": "Why it changes",
-    "factors_none_found": "We looked, and found none",
+    "message": "Reason for the change",
+    "factors_none_found": "We looked and found none",
 }
 _ROW_FIELD: Final = re.compile(r".*-(\d+)-([a-z_]+)")
 _ENTRY_WORDS: Final = "must be the source of an entry, a space and its id"
-_SLUG_WORDS: Final = "must be small letters, digits and hyphens, such as no-canary"
+_SLUG_WORDS: Final = "must be lowercase letters, digits and hyphens, such as no-canary"
 
 
 def typed(section: str, fields: Form) -> Form:
-    """Take the fields of a section out of those that were sent, without space around them."""
+    """Return the trimmed fields of a section from a submitted form."""
     form = {name: fields.get(name, "").strip() for name in _FIELDS.get(section, (section,))}
     return form | _numbered(section, rows(section, fields))
 
 
 def rows(section: str, form: Form) -> Sequence[Mapping[str, str]]:
-    """List the rows that hold something, each with its fields that do."""
+    """Return the rows that are not empty, each with its filled fields."""
     if section not in _ROWS:
         return []
     prefix, names = _ROWS[section]
@@ -97,11 +97,11 @@ def _numbered(section: str, of_rows: Sequence[Mapping[str, str]]) -> dict[str, s
     return {f"{prefix}-{n}-{name}": text for n, row in enumerate(of_rows) for name, text in row.items()}
 
 
-# From what is stored
+# From stored content
 
 
 def shown(section: str, content: Content) -> Form:
-    """Write a section as a form."""
+    """Return a section as form fields."""
     match section:
         case "impact":
             impact = content.impact
@@ -145,32 +145,32 @@ def shown(section: str, content: Content) -> Form:
 
 
 def entry_text(source: str, identity: str) -> str:
-    """Name an entry of the timeline as it is typed; odd names are JSON, so that each can be read back."""
+    """Return a timeline entry as form text; unusual names are JSON, so that each can be parsed."""
     if source.isprintable() and identity.isprintable() and " " not in source and not source.startswith("["):
         return f"{source} {identity}"
     return json.dumps([source, identity], ensure_ascii=False)
 
 
-# To what is stored
+# To stored content
 
 
 def draft(base: Content, section: str, form: Form, *, message: str) -> Draft:
-    """Put what was typed in the place of a section.
+    """Replace a section by the input of its form.
 
     Raises:
-        InvalidFieldsError: With the names of the form's fields as pointers.
+        InvalidFieldsError: With the names of form fields as pointers.
     """
     content = base.model_dump(mode="json") | _value(section, form)
     try:
         return parse(Draft, {"content": content, "message": message.strip() or None})
     except InvalidFieldsError as refusal:
         raise InvalidFieldsError(
-            "Some fields need another look", errors=[_named(section, error) for error in refusal.errors]
+            "Some fields are invalid", errors=[_named(section, error) for error in refusal.errors]
         ) from None
 
 
 def label(name: str) -> str:
-    """Say what a field is called; one of a row with the number of the row."""
+    """Return the label of a field, with the row number if it is in a row."""
     row = _ROW_FIELD.fullmatch(name)
     own = row[2] if row else name.rpartition("-")[2]
     words = _LABELS.get(own) or SECTIONS.get(own) or own.replace("_", " ").capitalize()
@@ -178,7 +178,7 @@ def label(name: str) -> str:
 
 
 def _value(section: str, form: Form) -> dict[str, JsonValue]:
-    # What cannot be read stays a text, so that the model says what it wanted instead.
+    # Unparsable values stay text, so that the model reports what it expected.
     match section:
         case "impact":
             return {
@@ -260,7 +260,7 @@ def _entry(text: str) -> JsonValue:
 
 
 def _named(section: str, error: FieldError) -> FieldError:
-    """Call a broken rule by the name of its field."""
+    """Map an error of the model to its form field."""
     _, _, *parts = error.pointer.split("/")
     message = error.message
     if error.pointer == "/message":

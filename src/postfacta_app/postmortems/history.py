@@ -1,4 +1,4 @@
-"""All that people did to an incident as one list, newest first: edits, revisions, and the audit log."""
+"""The history of an incident, newest first: edits, revisions and the audit log."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ __all__ = ["MOST", "Event", "Source", "merge", "of_audit", "of_edits", "of_revis
 _UUID: Final = re.compile(r"\b([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.ASCII)
 
 MOST: Final = 200
-"""So many records of each kind are read for one page."""
+"""The most records of each kind that one page reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that somebody did.
+    """One action in the history.
 
     Attributes:
         kind: `timeline`, `post-mortem` or `audit`.
-        what: What was done, in words.
-        why: The reason or message that was given.
-        rev: The revision that came of it.
+        what: A description of the action.
+        why: The given reason or message.
+        rev: The resulting revision.
     """
 
     at: datetime
@@ -48,14 +48,14 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Events of one kind, and the moment back to which they are complete; None is the beginning."""
+    """Events of one kind, and the instant back to which they are complete; None means all of them."""
 
     events: Sequence[Event]
     since: datetime | None
 
 
 def merge(sources: Iterable[Source]) -> tuple[Sequence[Event], datetime | None]:
-    """Put the events in one order as far back as all kinds are complete; tell before when the next page begins."""
+    """Merge the events as far back as all kinds are complete; also return where the next page begins."""
     sources = list(sources)
     horizon = max((it.since for it in sources if it.since is not None), default=None)
     events = [it for source in sources for it in source.events if horizon is None or it.at > horizon]
@@ -63,29 +63,29 @@ def merge(sources: Iterable[Source]) -> tuple[Sequence[Event], datetime | None]:
     return sorted(events, key=lambda it: (it.at, it.rev or 0), reverse=True), before
 
 
-# What each kind is called
+# Descriptions
 
 
 _DONE: Final[Mapping[Op, str]] = {
     Op.ATTACH: "Attached",
-    Op.DETACH: "Took off",
+    Op.DETACH: "Detached",
     Op.SET_TIME: "Set the time of",
-    Op.SET_TITLE: "Named",
+    Op.SET_TITLE: "Renamed",
     Op.CLOCK_OFFSET: "Shifted the clock of",
     Op.MILESTONE: "Set the milestone",
     Op.HIDE: "Hid",
-    Op.UNHIDE: "Showed again",
+    Op.UNHIDE: "Unhid",
     Op.PIN: "Pinned",
     Op.UNPIN: "Unpinned",
 }
 
 
 def of_edits(edits: Sequence[ShownEdit], titles: Mapping[tuple[str, str], str]) -> Sequence[Event]:
-    """Tell what was decided about the timeline; signals that were attached at once are one event.
+    """Return the edits of a timeline as events; signals attached together are one event.
 
     Args:
         edits: Newest first.
-        titles: What each entry is called by its source; others are named by their ids.
+        titles: The original title of each entry; entries without one are named by id.
     """
     events: list[Event] = []
     for (at, op, actor, why), group in groupby(edits, lambda it: (it.at, it.op, it.actor, it.reason)):
@@ -104,9 +104,9 @@ def _edited(edit: ShownEdit, count: int, titles: Mapping[tuple[str, str], str]) 
         case Op.ATTACH | Op.DETACH:
             about = f"{count} {'signal' if count == 1 else 'signals'}"
         case Op.SET_TIME:
-            about = f"{entry} to {_when(value) if value else 'what its source says'}"
+            about = f"{entry} to {_when(value) if value else 'the time of its source'}"
         case Op.SET_TITLE:
-            about = f"{entry} “{value['title']}”" if value else f"{entry} what its source calls it"
+            about = f"{entry} to “{value['title']}”" if value else f"{entry} to its original title"
         case Op.CLOCK_OFFSET:
             about = f"{edit.source} by {float(str(value['ms'])) / 1000:+g} s"
         case Op.MILESTONE:
@@ -123,7 +123,7 @@ def _when(value: Mapping[str, JsonValue]) -> str:
 
 
 def of_revisions(revisions: Iterable[RevisionSummary]) -> Sequence[Event]:
-    """Tell which revisions of the post-mortem were written."""
+    """Return the revisions of the post-mortem as events."""
     return [
         Event(
             at=it.at,
@@ -139,7 +139,7 @@ def of_revisions(revisions: Iterable[RevisionSummary]) -> Sequence[Event]:
 
 
 def of_audit(entries: Iterable[AuditEntry]) -> Sequence[Event]:
-    """Tell what the audit log says; whole ids and lists are in the log itself."""
+    """Return audit log entries as events, with shortened ids and lists."""
     return [
         Event(
             at=it.at,

@@ -1,4 +1,4 @@
-"""The page of what people did to an incident."""
+"""The history page of an incident."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ from .history import MOST, Source, merge, of_audit, of_edits, of_revisions
 __all__ = ["HistoryPage"]
 
 Edits = Callable[[UUID, datetime | None, int], Awaitable[Sequence[ShownEdit]]]
-"""Lists the edits of an incident before a moment, newest first."""
+"""Lists the edits of an incident before an instant, newest first."""
 Read = Callable[[Principal, UUID | int], Awaitable[tuple[Incident, Facts] | None]]
-"""Reads an incident, if the asker may see it, and the facts of its timeline."""
+"""Reads an incident, if the caller may see it, and the facts of its timeline."""
 Audit = Callable[[AuditQuery, int | None], Awaitable[Sequence[AuditEntry]]]
 """Lists one entry more than asked for, newest first."""
 
 
 class _Before(BaseModel):
-    """Where a page of the history begins; the parameter is called as everywhere else."""
+    """Where a page of the history begins, under the usual parameter name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    cursor: Time | None = Field(None, description="Only what was done before it.")
+    cursor: Time | None = Field(None, description="Only events before this instant.")
 
 
 class HistoryPage:
     """The page `/incidents/{ref}/history`.
 
     Args:
-        revisions: Where revisions of post-mortems are.
-        pages: Renders.
-        read: Reads the incident and what its entries are called.
+        revisions: Stores revisions of post-mortems.
+        pages: Renders templates.
+        read: Reads the incident and the titles of its entries.
         edits: Lists edits of the timeline.
-        audit: Lists the audit log, for administrators alone.
-        names: Tells what people call whoever did something.
+        audit: Lists the audit log, for administrators only.
+        names: Returns the display names of actors.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The v1 API of post-mortems: read the request, call a use case, answer."""
+"""The v1 API of post-mortems: read the request, call a use case, respond."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class PostMortemHttp:
 
     Args:
         transactions: Runs the writes.
-        needs: All that a post-mortem is made from.
+        needs: The stores that a post-mortem needs.
     """
 
     def __init__(self, transactions: Transactions, needs: service.Needs) -> None:
@@ -64,7 +64,7 @@ class PostMortemHttp:
             raise service.missing()
         allow_stale_incidents(request, [incident])
         shown = await aside(facts.size, PostMortem.of, revision, facts)
-        # What the timeline has done is in the body, but not in the number of the revision.
+        # The body also depends on the timeline, which the revision number does not reflect.
         if not shown.timeline_changed and if_none_match(request, shown.etag):
             return Response(status_code=304, headers={"ETag": shown.etag})
         answer = await aside(facts.size, Answer.of, 200, shown, {"ETag": shown.etag})
@@ -128,7 +128,7 @@ class PostMortemHttp:
     async def _revision(self, principal: Principal, incident_id: UUID, rev: int) -> Revision:
         revision = await self._store.read(principal, incident_id, rev)
         if revision is None:
-            raise NotFoundError("There is no such revision, or none that you may read")
+            raise NotFoundError("No such revision, or none that you may read")
         return revision
 
     async def _answer(
@@ -142,7 +142,7 @@ class PostMortemHttp:
     ) -> Response:
         async def answer(unit: Unit) -> Answer:
             written = await work(unit)
-            # A POST makes a revision; a PUT makes the post-mortem, and from then on changes it.
+            # A POST creates a revision; a PUT creates the post-mortem, and later changes it.
             is_made = written.is_new and (written.revision.rev == 1 or not only_first)
             return Answer.of(201 if is_made else 200, written.revision, {"ETag": written.revision.etag})
 
@@ -150,7 +150,7 @@ class PostMortemHttp:
 
 
 def parse_rev(request: Request) -> int:
-    """Read which revision the path means; 0, which there never is, if it is no number."""
+    """Return the revision in the path; 0, which never exists, if it is not a number."""
     number = _NUMBER.fullmatch(request.path_params["rev"])
     return int(number[0]) if number else 0
 
@@ -158,7 +158,7 @@ def parse_rev(request: Request) -> int:
 async def read_page(
     store: service.Store, principal: Principal, incident_id: UUID, *, query: RevisionsQuery
 ) -> RevisionPage:
-    """Read a page of the revisions of an incident that the asker was seen to see."""
+    """Read a page of the revisions of an incident visible to the caller."""
     before = _before(query, incident_id)
     rows = await store.page(principal, incident_id, before=before, limit=query.limit + 1)
     items, cursor = rows[: query.limit], None
@@ -174,23 +174,23 @@ def _before(query: RevisionsQuery, incident_id: UUID) -> int | None:
         case [int(rev)] if 1 <= rev <= _LAST:
             return rev
         case _:
-            raise InvalidCursorError("Begin again without a cursor")
+            raise InvalidCursorError("Start again without a cursor")
 
 
 def _matches(request: Request) -> service.Matches:
-    """Hold a write to the revision it starts from: `If-Match` names it, `If-None-Match: *` says there is none."""
+    """Check the revision a write starts from: `If-Match` names it, `If-None-Match: *` means none."""
     named, none = (", ".join(request.headers.getlist(name)) for name in ("if-match", "if-none-match"))
 
     def matches(etag: str | None) -> None:
         if named.strip() == "*" or (not named and none.strip() != "*"):
-            detail = "Send If-Match with the ETag of the revision you change; for the first, If-None-Match: *"
+            detail = "Send If-Match with the ETag of the revision you change; for the first revision, send If-None-Match: *"
             raise PreconditionRequiredError(detail)
         if named and etag is not None:
             if_match(request, etag)
         elif named:
-            raise PreconditionFailedError("Nobody has written one: send If-None-Match: * instead of If-Match")
+            raise PreconditionFailedError("There is no post-mortem yet: send If-None-Match: *")
         elif etag is not None:
-            detail = "Somebody has written one: read it, and send If-Match with its ETag"
+            detail = "There already is a post-mortem: read it, and send If-Match with its ETag"
             raise PreconditionFailedError(detail, headers={"ETag": etag})
 
     return matches

@@ -1,4 +1,4 @@
-"""What a revision is, which moves a post-mortem can make, what callers send and get."""
+"""Revisions of post-mortems: their model, status transitions, requests and responses."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ __all__ = [
 
 
 class Stage(StrEnum):
-    """Where a post-mortem stands."""
+    """The status of a post-mortem."""
 
     DRAFT = "draft"
     IN_REVIEW = "in_review"
@@ -53,7 +53,7 @@ Number = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1), WHOLE]
 
 
 class Draft(BaseModel):
-    """The whole new content, and why it changes."""
+    """The complete new content, and the reason for the change."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -62,16 +62,16 @@ class Draft(BaseModel):
 
 
 class Transition(BaseModel):
-    """A wish to bring it to another state."""
+    """A requested status transition."""
 
     model_config = ConfigDict(extra="forbid")
 
     to: Stage
-    message: Message | None = Field(None, description="`waived` needs one: why there will be no post-mortem.")
+    message: Message | None = Field(None, description="Required for `waived`: why no post-mortem is needed.")
 
 
 class Restore(BaseModel):
-    """A wish for the content of an older revision."""
+    """The older revision to restore."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -88,15 +88,15 @@ class RevisionsQuery(BaseModel):
 
 
 class RevisionQuery(BaseModel):
-    """What to show a revision beside."""
+    """What to compare a revision with."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    against: int | None = Field(None, ge=1, le=2**31 - 1, description="Another revision: list what differs.")
+    against: int | None = Field(None, ge=1, le=2**31 - 1, description="The revision to compare with.")
 
 
 class RevisionSummary(BaseModel):
-    """What is told of a revision in a list."""
+    """A revision without its content, for lists."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -114,38 +114,38 @@ class Revision(RevisionSummary):
     incident_id: UUID
     schema_version: int
     content: Content
-    timeline_digest: str = Field(description="The digest of the timeline as it was then.")
-    timeline_at: Time = Field(description="Ask for the timeline `as_of` this to see it as it was then.")
-    rules: int = Field(description="The version of the timeline's rules then.")
+    timeline_digest: str = Field(description="The digest of the timeline at that time.")
+    timeline_at: Time = Field(description="Use it as `as_of` to see the timeline of that time.")
+    rules: int = Field(description="The version of the timeline rules at that time.")
 
     @property
     def etag(self) -> str:
-        """The number of the revision: a change must name it."""
+        """The ETag of the revision, which a change must name."""
         return f'"pm-{self.rev}"'
 
 
 class RevisionPage(BaseModel):
-    """Revisions, newest first, and where the next page begins."""
+    """Revisions, newest first, and the cursor of the next page."""
 
     items: Sequence[RevisionSummary]
     next_cursor: str | None
 
 
 class Against(BaseModel):
-    """What another revision says differently: `before` is there, `after` is here."""
+    """A section that differs: `before` is the other revision, `after` this one."""
 
     rev: int
     sections: Sequence[SectionChange]
 
 
 class RevisionWithDifferences(Revision):
-    """A revision, beside another one if that was asked for."""
+    """A revision, with its differences from another if requested."""
 
     against: Against | None
 
 
 class ChangedEntry(BaseModel):
-    """An entry that the revision did not know so: a removed one as it was, any other as it is."""
+    """A changed entry: the former one if removed, else the current one."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -158,7 +158,7 @@ class ChangedEntry(BaseModel):
 
 
 class TimelineChanges(BaseModel):
-    """What has happened to the timeline since a revision was written; all empty if only pins or milestones moved."""
+    """Changes of the timeline since a revision; all lists are empty if only pins or milestones changed."""
 
     added: Sequence[ChangedEntry]
     removed: Sequence[ChangedEntry]
@@ -167,7 +167,7 @@ class TimelineChanges(BaseModel):
 
     @classmethod
     def of(cls, changes: Changes) -> TimelineChanges:
-        """Tell of each entry what is needed to find it."""
+        """Return the entries that differ, with what is needed to find them."""
 
         def shown(entries: Sequence[Entry]) -> list[ChangedEntry]:
             return [ChangedEntry.model_validate(entry) for entry in entries]
@@ -181,19 +181,19 @@ class TimelineChanges(BaseModel):
 
 
 class PostMortem(Revision):
-    """The post-mortem: its last revision that the asker may read, and what its timeline has done since."""
+    """The post-mortem: its last revision that the caller may read, and how its timeline has changed since."""
 
     timeline_changed: bool
     timeline_changes: TimelineChanges | None
 
     @classmethod
     def of(cls, revision: Revision, facts: Facts, now: Timeline | None = None) -> PostMortem:
-        """Compare the timeline as of the revision with the one of now, both by the rules of now.
+        """Compare the timeline as of the revision with the current one, both under current rules.
 
         Args:
-            revision: The last one.
-            facts: Of its incident.
-            now: Their timeline, if it is built already.
+            revision: The last revision.
+            facts: The facts of its incident.
+            now: Their timeline, if already built.
         """
         at, told = micros(revision.timeline_at), None
         if any(it.at > at for family in (facts.edits, facts.changes, facts.annotations) for it in family):
@@ -204,7 +204,7 @@ class PostMortem(Revision):
 
 
 class FactorCount(BaseModel):
-    """A factor, and the incidents whose published post-mortems name it."""
+    """A contributing factor, and the incidents whose published post-mortems name it."""
 
     slug: Slug
     category: Category
@@ -213,27 +213,27 @@ class FactorCount(BaseModel):
 
 
 class FactorList(BaseModel):
-    """Factors, those of most incidents first, at most 500."""
+    """Contributing factors, most frequent first, at most 500."""
 
     items: Sequence[FactorCount]
 
 
 MOVES: Mapping[Stage | None, Sequence[Stage]] = {
-    None: (Stage.WAIVED,),  # Nobody need write one to say that there will be none.
+    None: (Stage.WAIVED,),  # Waiving needs no earlier revision.
     Stage.DRAFT: (Stage.IN_REVIEW, Stage.WAIVED),
     Stage.IN_REVIEW: (Stage.PUBLISHED, Stage.WAIVED),
     Stage.PUBLISHED: (Stage.DRAFT,),
     Stage.WAIVED: (Stage.DRAFT,),
 }
-"""What may follow a state; None is before the first revision. To stay where one is is no move."""
+"""The allowed transitions; None is before the first revision. Staying is not a transition."""
 
 
 def move(stage: Stage | None, wish: Transition) -> bool:
-    """Tell whether this is a move, and not where it is already.
+    """Return whether this is a transition; False if the post-mortem already has that status.
 
     Raises:
-        IllegalTransitionError: If no such move leads away from where it is.
-        InvalidFieldsError: If it is waived without a word.
+        IllegalTransitionError: If there is no such transition.
+        InvalidFieldsError: If it is waived without a message.
     """
     if wish.to == stage:
         return False
@@ -241,13 +241,13 @@ def move(stage: Stage | None, wish: Transition) -> bool:
         detail = f"A post-mortem that is {stage or 'not yet written'} cannot become {wish.to}"
         raise IllegalTransitionError(detail, extra={"allowed": list(MOVES[stage])})
     if wish.to is Stage.WAIVED and wish.message is None:
-        message = "say why there will be no post-mortem"
+        message = "waiving requires a message: why no post-mortem is needed"
         raise InvalidFieldsError(message, errors=[FieldError("/message", "required", message)])
     return True
 
 
 def next_stage(stage: Stage | None) -> Stage:
-    """Tell where new content stands: a review goes on, and all else begins again as a draft."""
+    """Return the status of new content: a review continues, anything else becomes a draft."""
     return Stage.IN_REVIEW if stage is Stage.IN_REVIEW else Stage.DRAFT
 
 
@@ -256,7 +256,7 @@ def lacks(content: Content, *, has_owners: bool) -> Sequence[str]:
 
     Args:
         content: What would be published.
-        has_owners: Whether each open action of the incident has an owner.
+        has_owners: Whether each open action item of the incident has an owner.
     """
     there = {
         "summary": bool(content.summary.strip()),

@@ -1,4 +1,4 @@
-"""Post-mortems for people: read, written a section at a time, moved, compared, restored."""
+"""The pages of a post-mortem: read, edit by section, change status, compare, restore."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .model import MOVES, PostMortem, Restore, Revision, RevisionQuery, Revision
 __all__ = ["PostMortemPages"]
 
 _MOST_CHANGED = 100  # Entries that a page lists; the API lists all.
-_OTHERS = "Somebody else wrote a revision meanwhile. Yours is not saved: look at what is there now, then save again."
+_OTHERS = "Not saved: someone else wrote a new revision in the meantime. Compare with the current version, then save again."
 
 
 class PostMortemPages:
@@ -39,9 +39,9 @@ class PostMortemPages:
 
     Args:
         transactions: Runs the writes.
-        needs: All that a post-mortem is made from.
-        pages: Renders.
-        names: Tells what people call those who signed revisions.
+        needs: The stores that a post-mortem needs.
+        pages: Renders templates.
+        names: Returns the display names of authors.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class PostMortemPages:
         return await self._form(principal, section, form, known=known, rev=rev, refusal=done, sent=sent)
 
     async def move(self, request: Request, principal: Principal) -> Response:
-        """POST /incidents/{ref}/postmortem/moves: bring it to another state."""
+        """POST /incidents/{ref}/postmortem/moves: change its status."""
         ref, fields = parse_ref(request), await read_form(request, principal)
 
         async def work(unit: Unit) -> Answer:
@@ -116,7 +116,7 @@ class PostMortemPages:
         )
 
     async def restore(self, request: Request, principal: Principal) -> Response:
-        """POST /incidents/{ref}/postmortem/restore: write an older revision's content again."""
+        """POST /incidents/{ref}/postmortem/restore: restore an older revision."""
         ref, fields = parse_ref(request), await read_form(request, principal)
 
         async def work(unit: Unit) -> Answer:
@@ -146,7 +146,7 @@ class PostMortemPages:
         return self._render(principal, incident, "revisions.html", context=context)
 
     async def revision(self, request: Request, principal: Principal) -> Response:
-        """GET /incidents/{ref}/postmortem/revisions/{rev}: it, or what differs from another one."""
+        """GET /incidents/{ref}/postmortem/revisions/{rev}: show it, or its differences from another."""
         query = read_query(request, RevisionQuery)
         incident, facts = await self._facts(request, principal)
         asked = await self._revision(principal, incident.id, parse_rev(request))
@@ -279,7 +279,7 @@ class PostMortemPages:
     async def _revision(self, principal: Principal, incident_id: UUID, rev: int) -> Revision:
         revision = await self._store.read(principal, incident_id, rev)
         if revision is None:
-            raise NotFoundError("There is no such revision, or none that you may read")
+            raise NotFoundError("No such revision, or none that you may read")
         return revision
 
     def _render(
@@ -306,12 +306,12 @@ class PostMortemPages:
 def _section(request: Request) -> str:
     section: str = request.path_params["section"]
     if section not in SECTIONS:
-        raise NotFoundError("A post-mortem has no such section")
+        raise NotFoundError("No such section of a post-mortem")
     return section
 
 
 def _number(text: str) -> int:
-    """Read the number of a revision; 0 is before the first, and for what is no number."""
+    """Parse the number of a revision; 0 is before the first, or not a number."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else 0  # noqa: PLR2004 - 9 digits fit
 
 
@@ -324,7 +324,7 @@ def _follows(rev: int) -> service.Matches:
 
 
 def _is_away(refusal: Refusal) -> bool:
-    return refusal.status >= 500  # noqa: PLR2004 - then nothing can be read either
+    return refusal.status >= 500  # noqa: PLR2004 - then reads fail too
 
 
 def _is_outdated(refusal: Refusal) -> bool:

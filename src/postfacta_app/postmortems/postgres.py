@@ -21,7 +21,7 @@ __all__ = ["PostgresPostMortems"]
 
 _SUMMARY = "r.rev, r.status, r.message, r.restored_from, r.author, r.at"
 _COLUMNS = f"""{_SUMMARY}, r.incident_id, r.schema_version, r.content::text, r.timeline_digest, r.timeline_at, r.rules"""
-# Drafts and waivers are for those who write.
+# Only writers see drafts and waivers.
 _READABLE = f"{VISIBLE} and ($3::boolean or r.status in ('in_review', 'published')) and r.incident_id = $4"
 _READ = f"""
 select {_COLUMNS} from postmortem_revisions r join incidents i on i.id = r.incident_id
@@ -29,7 +29,7 @@ select {_COLUMNS} from postmortem_revisions r join incidents i on i.id = r.incid
 _PAGE = f"""
 select {_SUMMARY} from postmortem_revisions r join incidents i on i.id = r.incident_id
  where {_READABLE} and ($5::int is null or r.rev < $5) order by r.rev desc limit $6"""  # noqa: S608 - only constants of this module and db.py
-# The database measures what it stores: `jsonb` writes numbers and spaces in its own way.
+# The database checks the size: `jsonb` formats numbers and spaces in its own way.
 _APPEND = f"""
 insert into postmortem_revisions as r (incident_id, rev, status, schema_version, content, timeline_digest, timeline_at,
   rules, message, restored_from, author, at)
@@ -48,7 +48,7 @@ select f->>'slug' as slug, f->>'category' as category, count(*) as count,
 
 
 class PostgresPostMortems:
-    """Reads revisions through the database, or inside a unit's transaction, and writes them there."""
+    """Reads revisions through the database or a unit's transaction; writes inside a unit."""
 
     def __init__(self, database: Database) -> None:
         self._fetch: Fetch = partial(database.fetch, repeatable=True)
@@ -56,7 +56,7 @@ class PostgresPostMortems:
     async def read(
         self, principal: Principal, incident_id: UUID, rev: int | None = None, *, fetch: Fetch | None = None
     ) -> Revision | None:
-        """Read one that the asker may see, by default the last."""
+        """Read one that the caller may see, by default the last."""
         args = (*_reads(principal), incident_id, rev)
         rows = await (fetch or self._fetch)(_READ, *args, operation="postmortem_get")
         return _revision(rows[0]) if rows else None
@@ -64,13 +64,13 @@ class PostgresPostMortems:
     async def page(
         self, principal: Principal, incident_id: UUID, *, before: int | None, limit: int
     ) -> Sequence[RevisionSummary]:
-        """List those that the asker may see, newest first."""
+        """List those that the caller may see, newest first."""
         args = (*_reads(principal), incident_id, before, limit)
         rows = await self._fetch(_PAGE, *args, operation="postmortem_revisions")
         return [RevisionSummary.model_validate(dict(row.items())) for row in rows]
 
     async def append(self, unit: Unit, revision: Revision) -> Revision | None:
-        """Write the next one; None if its content is larger than a row may hold."""
+        """Write the next one; None if its content is too large."""
         row = await unit.fetchrow(
             _APPEND,
             *(revision.incident_id, revision.rev, revision.status, revision.schema_version),
@@ -81,7 +81,7 @@ class PostgresPostMortems:
         return None if row is None else _revision(row)
 
     async def factors(self, principal: Principal, filters: IncidentFilters) -> Sequence[FactorCount]:
-        """Count the factors of the last published revision of each incident that the asker may see."""
+        """Count the factors of the last published revision of each incident that the caller may see."""
         where = where_of(principal, filters)
         rows = await self._fetch(_FACTORS.format(where=where), *where.args, operation="factors")
         return [FactorCount.model_validate(dict(row.items())) for row in rows]

@@ -1,4 +1,4 @@
-"""What a post-mortem's page tells besides its text: what its timeline did since, and the entries that it names."""
+"""Entries on a post-mortem's page: those that changed since, those it cites, those a form offers."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .model import TimelineChanges, lacks
 __all__ = ["Mention", "changed", "cited", "headline", "missing", "narrative", "offered"]
 
 _KINDS: Final = {
-    "added": "arrived",
+    "added": "added",
     "moved": "moved",
-    "retitled": "got another title",
-    "removed": "went away",
+    "retitled": "renamed",
+    "removed": "removed",
 }
 _MOST: Final = 500
 
@@ -32,10 +32,10 @@ class Mention:
 
     Attributes:
         at: When it happened; None if there is no such entry now.
-        clock: Its time of day, as closely as it is known.
-        place: Where it is on the incident's page; None if it is not there.
-        typed: How a form names it.
-        how: What has become of it, in a word.
+        clock: Its time of day, to its precision.
+        place: Its anchor on the incident's page; None if it has none.
+        typed: Its text in a form.
+        how: How it changed, in a word.
     """
 
     title: str
@@ -60,7 +60,7 @@ class _Placed(Protocol):
 
 
 def headline(changes: TimelineChanges) -> str:
-    """Say in one line what the timeline did since a revision was written."""
+    """Return one line about the changes of the timeline since a revision."""
     kinds = [word for name, word in _KINDS.items() if getattr(changes, name)]
     count = len({(it.source, it.id) for name in _KINDS for it in getattr(changes, name)})
     if not count:
@@ -69,7 +69,7 @@ def headline(changes: TimelineChanges) -> str:
 
 
 def changed(changes: TimelineChanges) -> Sequence[Mention]:
-    """List the entries that the timeline changed, each with what became of it."""
+    """List the changed entries, each with its change."""
     return [
         _mention(it, how=word, is_there=name != "removed")
         for name, word in _KINDS.items()
@@ -78,7 +78,7 @@ def changed(changes: TimelineChanges) -> Sequence[Mention]:
 
 
 def cited(content: Content, entries: Iterable[Entry]) -> Mapping[tuple[str, str], Mention]:
-    """Look up the entries that a content names, by source and id; those that are not there have no time."""
+    """Return the cited entries by source and id; those not on the timeline have no time."""
     there = {(it.source, it.id): it for it in entries}
     named: list[EntryRef] = [ref for factor in content.factors for ref in factor.evidence]
     if content.trigger.entry is not None:
@@ -92,12 +92,12 @@ def cited(content: Content, entries: Iterable[Entry]) -> Mapping[tuple[str, str]
 
 
 def narrative(entries: Iterable[Entry]) -> Sequence[Mention]:
-    """List the entries that tell the story: what people wrote, did or pinned."""
+    """List the entries of the narrative: written, done or pinned by people."""
     return [_mention(it) for it in entries if is_narrative(it)][:_MOST]
 
 
 def offered(entries: Sequence[Entry]) -> Sequence[Mention]:
-    """List the entries that a form offers: all, or only those that tell the story if there are too many."""
+    """List the entries that a form offers: all, or only the narrative if there are too many."""
     return [_mention(it) for it in entries] if len(entries) <= _MOST else narrative(entries)
 
 

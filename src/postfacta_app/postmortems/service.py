@@ -1,7 +1,7 @@
 """The use cases that write revisions, each inside one unit of work.
 
-They lock the incident first, so of two writers of one revision the second sees the first one's. The stamp that they
-take orders a revision among the facts: the timeline as of it is what its author could see.
+They lock the incident first, so of two concurrent writers the second sees the first one's revision. Their stamp
+orders the revision among the facts: the timeline as of it is what its author could see.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ from .model import (
 __all__ = ["Matches", "Names", "Needs", "Store", "Written", "missing", "restore", "transition", "write"]
 
 Matches = Callable[[str | None], None]
-"""Refuses, if the caller did not start from the revision with this ETag; None is before the first one."""
+"""Raises if the caller did not start from the revision with this ETag; None is before the first one."""
 Names = Callable[[Collection[str]], Awaitable[Mapping[str, str]]]
-"""Tells what people call those who signed facts; whoever has no name is left out."""
+"""Returns the display names of actors; those without one are omitted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The post-mortem's last revision, and whether it was written just now."""
+    """The post-mortem's last revision, and whether it is new."""
 
     revision: Revision
     is_new: bool
 
 
 class Store(Protocol):
-    """Where revisions are kept. Nobody gets one of an incident, or in a state, that the asker may not see."""
+    """Stores revisions; returns only those whose incident and status the caller may see."""
 
     async def read(
         self, principal: Principal, incident_id: UUID, rev: int | None = None, *, fetch: Fetch | None = None
@@ -67,7 +67,7 @@ class Store(Protocol):
         ...
 
     async def append(self, unit: Unit, revision: Revision) -> Revision | None:
-        """Write the next one; None if its content is larger than a row may hold."""
+        """Write the next one; None if its content is too large."""
         ...
 
     async def factors(self, principal: Principal, filters: IncidentFilters) -> Sequence[FactorCount]:
@@ -76,10 +76,10 @@ class Store(Protocol):
 
 
 class Timelines(Protocol):
-    """Where the facts of timelines are."""
+    """Stores the facts of timelines."""
 
     async def facts(self, principal: Principal, ref: UUID | int) -> tuple[Incident, Facts] | None:
-        """Read an incident and its facts, if the asker may see it."""
+        """Read an incident and its facts, if the caller may see it."""
         ...
 
     async def facts_in(self, unit: Unit, incident_id: UUID) -> Facts:
@@ -88,7 +88,7 @@ class Timelines(Protocol):
 
 
 class Actions(Protocol):
-    """Where actions are."""
+    """Stores action items."""
 
     async def of(
         self, principal: Principal, incident_id: UUID, *, fetch: Fetch | None = None
@@ -99,7 +99,7 @@ class Actions(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """All that a post-mortem is made from."""
+    """The stores that a post-mortem needs."""
 
     incidents: Incidents
     revisions: Store
@@ -108,7 +108,7 @@ class Needs:
 
 
 async def write(unit: Unit, needs: Needs, ref: UUID | int, *, wish: Draft, matches: Matches) -> Written:
-    """Write new content as the next revision. Equal content makes none."""
+    """Write new content as the next revision; equal content writes nothing."""
     base = await _locked(unit, needs, ref, matches=matches)
     if base.last is not None and base.last.content == wish.content:
         return Written(base.last, is_new=False)
@@ -119,7 +119,7 @@ async def write(unit: Unit, needs: Needs, ref: UUID | int, *, wish: Draft, match
 async def transition(
     unit: Unit, needs: Needs, ref: UUID | int, *, wish: Transition, matches: Matches
 ) -> Written:
-    """Bring it to another state, as a revision with the same content.
+    """Change its status, as a revision with the same content.
 
     Raises:
         NotPublishableError: With all that is missing.
@@ -134,12 +134,12 @@ async def transition(
 
 
 async def restore(unit: Unit, needs: Needs, ref: UUID | int, *, wish: Restore, matches: Matches) -> Written:
-    """Write the content of an older revision as the next one. Equal content makes none."""
+    """Write the content of an older revision as the next one; equal content writes nothing."""
     base = await _locked(unit, needs, ref, matches=matches)
     source = await needs.revisions.read(unit.principal, base.incident.id, wish.rev, fetch=unit.fetch)
     if base.last is None or source is None:
         raise InvalidFieldsError(
-            "/rev is no revision", errors=[FieldError("/rev", "unknown", "is no revision")]
+            "/rev is not a revision", errors=[FieldError("/rev", "unknown", "is not a revision")]
         )
     if base.last.content == source.content:
         return Written(base.last, is_new=False)
@@ -148,13 +148,13 @@ async def restore(unit: Unit, needs: Needs, ref: UUID | int, *, wish: Restore, m
 
 
 def missing() -> NotFoundError:
-    """Make the answer for what is not written, and for what the asker may not read yet: the same."""
-    return NotFoundError("There is no post-mortem, or none that you may read")
+    """Make the answer for what is not written, and for what the caller may not read yet: the same."""
+    return NotFoundError("No post-mortem, or none that you may read")
 
 
 @dataclass(frozen=True, slots=True)
 class _Base:
-    """What a revision is written on: an incident, locked, and the revision before."""
+    """The base of a new revision: the locked incident and the previous revision."""
 
     incident: Incident
     last: Revision | None
@@ -212,7 +212,7 @@ async def _append(
         ),
     )
     if revision is None:
-        error = FieldError("/content", "too_long", "must be 512 KiB in all at most")
+        error = FieldError("/content", "too_long", "must be at most 512 KiB in total")
         raise InvalidFieldsError("Shorten the post-mortem, or move parts of it elsewhere", errors=[error])
     detail = {"rev": revision.rev, "from": base.stage, "to": status}
     await unit.audit("postmortem.write", incident.ref, incident_id=incident.id, detail=detail)

@@ -1,1 +1,1 @@
-"""What the service tells about itself."""
+"""Service information, objectives and metrics."""

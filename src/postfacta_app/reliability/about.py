@@ -1,4 +1,4 @@
-"""The greeting, the plain health check of the original, and where the code comes from."""
+"""The greeting, the original's health check, and the origin of the code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PACKAGED = Path(__file__).with_name("codebase.json")
 
 
 class Codebase(BaseModel):
-    """Where the code comes from."""
+    """The origin of the code."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -41,13 +41,13 @@ class Greeting(BaseModel):
 
 
 class Healthy(BaseModel):
-    """That the process answers."""
+    """The process is running."""
 
     status: Literal["healthy"]
 
 
 class ServiceInfo(BaseModel):
-    """What runs here, since how many seconds."""
+    """Name, version, environment and uptime in seconds."""
 
     name: str
     environment: str
@@ -59,7 +59,7 @@ def load_codebase(path: Path = _PACKAGED) -> Codebase:
     """Read the packaged metadata.
 
     Raises:
-        SettingsError: If the file is missing or broken: the package is, too, and should not start.
+        SettingsError: If the file is missing or invalid: then so is the package, which must not start.
     """
     try:
         return Codebase.model_validate_json(path.read_bytes())
@@ -68,7 +68,7 @@ def load_codebase(path: Path = _PACKAGED) -> Codebase:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
-        raise SettingsError(f"{path.name}: {where}: {first['msg']}; install the package again") from error
+        raise SettingsError(f"{path.name}: {where}: {first['msg']}; reinstall the package") from error
 
 
 class About:
@@ -76,7 +76,7 @@ class About:
 
     Args:
         codebase: Where the code comes from.
-        environment: The name that `/service-info` tells.
+        environment: The name that `/service-info` shows.
         clock: Monotonic seconds; the uptime counts from now on.
     """
 
@@ -87,7 +87,7 @@ class About:
         self._started = clock()
 
     async def root(self, request: Request, principal: Principal) -> Response:
-        """Greet programs, and lead browsers to the incidents."""
+        """Greet API clients, and redirect browsers to the incidents."""
         if "text/html" in request.headers.get("accept", "").lower():
             return RedirectResponse("/incidents", 303, {"Vary": "Accept"})
         response = await self.home(request, principal)
@@ -99,11 +99,11 @@ class About:
         return _json({"message": "Welcome to the PostFacta API!"})
 
     async def healthz(self, request: Request, principal: Principal) -> Response:
-        """Say that the process answers. It never looks at the database."""
+        """Report that the process is running. It never queries the database."""
         return _json({"status": "healthy"})
 
     async def service_info(self, request: Request, principal: Principal) -> Response:
-        """Tell what runs here, and for how long."""
+        """Return name, version, environment and uptime."""
         return _json(
             {
                 "name": "PostFacta API",

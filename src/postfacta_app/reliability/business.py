@@ -1,4 +1,4 @@
-"""Show how the service's own business goes: incidents, how long they take, who signs in, which schema there is."""
+"""Business metrics: incidents, durations, sign-ins, schema revision."""
 
 from __future__ import annotations
 
@@ -19,68 +19,68 @@ from ..db import UNUSABLE
 __all__ = ["METRICS", "BusinessMetrics", "Source"]
 
 METRICS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
-    "postfacta_incidents": ("Incidents that are not private, as they stand now.", ("severity", "status")),
+    "postfacta_incidents": ("Incidents by current status, without private ones.", ("severity", "status")),
     "postfacta_incident_duration_seconds": (
-        "Quantiles of the incidents declared in the last 30 days, private ones left out.",
+        "Quantiles of the incidents declared in the last 30 days, without private ones.",
         ("phase", "stat"),
     ),
     "postfacta_incident_duration_samples": (
-        "Of how many of these incidents a duration is known, or why it is not.",
+        "How many of these incidents have a known duration, or why not.",
         ("phase", "status"),
     ),
     "postfacta_secret_age_seconds": ("The age of the oldest secret in use.", ("secret",)),
-    "postfacta_incidents_opened_total": ("Incidents recorded here, private ones left out.", ("severity",)),
+    "postfacta_incidents_opened_total": ("Incidents recorded here, without private ones.", ("severity",)),
     "postfacta_incident_transitions_total": (
-        "Changes of status made here, private incidents left out.",
+        "Status transitions made by this process, without private incidents.",
         ("from_status", "to_status", "severity"),
     ),
-    "postfacta_signals_ingested_total": ("Signals that were sent here.", ("kind", "result")),
+    "postfacta_signals_ingested_total": ("Signals received by this process.", ("kind", "result")),
     "postfacta_alertmanager_truncated_total": (
-        "Notifications from which Alertmanager left alerts out.",
+        "Alertmanager notifications that were truncated.",
         (),
     ),
     "postfacta_deployments_total": (
-        "Deployments that were reported here, once each.",
+        "Deployments reported to this process, once each.",
         ("environment", "outcome"),
     ),
     "postfacta_auth_attempts_total": (
-        "Proofs of who somebody is, by what came of them.",
+        "Authentication attempts by outcome.",
         ("mode", "outcome"),
     ),
-    "postfacta_schema_revision_info": ("1 for the schema's revision.", ("expected", "actual")),
-    "postfacta_schema_revision_mismatch": ("1 if the schema is not the one that this program expects.", ()),
-    "postfacta_jwks_age_seconds": ("How long ago the Supabase project's public keys were read.", ()),
-    "postfacta_business_metrics_age_seconds": ("How long ago the database told these numbers.", ()),
+    "postfacta_schema_revision_info": ("1 for the current revision of the schema.", ("expected", "actual")),
+    "postfacta_schema_revision_mismatch": ("1 if the schema is not the one that this version expects.", ()),
+    "postfacta_jwks_age_seconds": ("Age of the Supabase project's public keys.", ()),
+    "postfacta_business_metrics_age_seconds": ("Age of the values read from the database.", ()),
 }
-"""All of them with their labels; a counter's name ends in `_total`."""
+"""All metrics with their texts and labels; names of counters end in `_total`."""
 
 _MOST_SERIES: Final = 1000
 
 
 class Source(Protocol):
-    """Where the numbers are."""
+    """Reads the values."""
 
     async def connected(self) -> None:
-        """Wait until it can be asked."""
+        """Wait until it is available."""
         ...
 
     async def revision(self) -> str | None:
-        """Read the schema's revision; None if there is no schema."""
+        """Return the schema's revision; None if there is no schema."""
         ...
 
     async def read(self) -> Sequence[Sample]:
-        """Read the numbers, by the names of `METRICS`."""
+        """Read the values of `METRICS`."""
         ...
 
 
 class BusinessMetrics(Collector):
-    """Reads the business's numbers in the background, counts what happens here, and shows both at a scrape.
+    """Reads values in the background, counts events of this process, and exports both at a scrape.
 
-    No scrape waits for the database. If it is away the numbers grow old, and the age says so. All instances read the
-    same numbers, so take their `max`; what they count is their own, so take the `sum`.
+    No scrape waits for the database. During an outage the values grow old, as their age shows. All instances read
+    the same values, so use `max`; each counts its own events, so use `sum`.
 
     Args:
-        expected: The schema's revision that this program needs.
+        expected: The schema revision that this version needs.
         clock: Monotonic seconds.
     """
 
@@ -94,29 +94,29 @@ class BusinessMetrics(Collector):
         self._schema: Sequence[Sample] = ()
 
     def count(self, metric: str, *labels: str) -> None:
-        """Count one of what ends in `_total`. What would be the 1,001st series of a metric counts as `_OTHER`."""
+        """Increment a counter. Beyond 1,000 series of a metric, `_OTHER` is counted."""
         if (metric, labels) not in self._counts:
             known = sum(name == metric for name, _ in self._counts)
             labels = labels if known < _MOST_SERIES else ("_OTHER",) * len(labels)
         self._counts[metric, labels] += 1
 
     def show(self, metric: str, read: Callable[[], float | None]) -> None:
-        """Show a number as it is at each scrape, unless it is None."""
+        """Export a value at each scrape, unless it is None."""
         self._shown[metric] = read
 
     def attempted(self, mode: str, outcome: str) -> None:
-        """Count a proof of who somebody is."""
+        """Count an authentication attempt."""
         self.count("postfacta_auth_attempts_total", mode, outcome)
 
     @asynccontextmanager
     async def reading(
         self, source: Source, *, observer: Observer, interval: float = 60.0
     ) -> AsyncGenerator[None]:
-        """Read the numbers once an interval in the background of the block, and at once when there is a database.
+        """Read the values once an interval while the block runs, starting when the database is available.
 
         Args:
-            source: Where they are.
-            observer: Gets each failure but those of a database that is away or unprepared: health checks report these.
+            source: Reads the values.
+            observer: Receives failures other than an unavailable or unprepared database, which health checks report.
             interval: Seconds.
         """
 
@@ -147,11 +147,11 @@ class BusinessMetrics(Collector):
             self._told_at = self._clock()
 
     def describe(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        """Name all metrics without any number, so that another collector cannot take a name."""
+        """List all metrics without values, which reserves their names."""
         return map(_family, METRICS)
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        """Show the numbers as they were read last, and all counts."""
+        """Return the last values and all counters."""
         families = {name: _family(name) for name in METRICS}
         counted = [Sample(metric, labels, value) for (metric, labels), value in tuple(self._counts.items())]
         age = Sample("postfacta_business_metrics_age_seconds", (), self._clock() - self._told_at)

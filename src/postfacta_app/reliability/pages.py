@@ -1,4 +1,4 @@
-"""The page `/reliability`: how the service keeps its promises, and how it stands now."""
+"""The page `/reliability`: objectives, health checks and protection."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from .watch import Watch
 __all__ = ["ReliabilityPage"]
 
 _RECENT: Final = 180.0
-"""Seconds up to which a reading needs no warning: three of them."""
+"""The age in seconds from which a reading is marked as old: three intervals."""
 
 
 class ReliabilityPage:
-    """GET /reliability. It asks neither the database nor the network: what it shows is in memory.
+    """GET /reliability, from memory only: without the database or the network.
 
     Args:
-        pages: Renders.
+        pages: Renders templates.
         health: The checks.
-        metrics: The process's own.
-        watch: The objectives; None if there is no Prometheus to read them from.
-        wall: Seconds since the epoch; the process is as old as this page.
+        metrics: The metrics of this process.
+        watch: The objectives; None without a Prometheus.
+        wall: Seconds since the epoch; the process started when this was created.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class ReliabilityPage:
         self._one = anyio.CapacityLimiter(1)
 
     async def show(self, request: Request, principal: Principal) -> Response:
-        """Answer from memory."""
-        # As for a scrape: with many routes it takes long enough for the event loop to be missed.
+        """Render the page from memory."""
+        # In a thread, like a scrape: with many routes it takes long.
         numbers = await anyio.to_thread.run_sync(Numbers, self._metrics.registry, limiter=self._one)
         report = self._health.snapshot()
         context: dict[str, object] = {

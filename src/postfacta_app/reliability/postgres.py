@@ -9,9 +9,9 @@ from postfacta_core.events import Sample
 
 __all__ = ["PostgresBusiness"]
 
-# Exercises are no business, and private incidents are not everybody's. A moment that nobody wrote down is `missing`, and never a zero: when an impact began and
-# when it was mitigated are facts that only people know, and there is no place for them yet. Quantiles are by nearest
-# rank, and there are none below 5 values for the median and 10 for the ninth decile.
+# Without exercises and private incidents. An unrecorded instant is `missing`, never zero: the start of an impact and
+# its mitigation are known to people only, and not read here yet. Quantiles are by nearest
+# rank; the median needs 5 values and the ninth decile 10.
 _BUSINESS = """
 with kept as (
   select id, kind, severity, status, declared_at, ended_at from incidents
@@ -51,11 +51,11 @@ select 'postfacta_secret_age_seconds', array['api_token'], extract(epoch from no
 
 
 class PostgresBusiness:
-    """Reads the numbers of the business.
+    """Reads the values of the business metrics.
 
     Args:
-        database: Where they are.
-        revision: Reads the revision of its schema; None if there is none.
+        database: The database.
+        revision: Returns the revision of its schema; None if there is none.
     """
 
     def __init__(self, database: Database, revision: Callable[[], Awaitable[str | None]]) -> None:
@@ -63,14 +63,14 @@ class PostgresBusiness:
         self._revision = revision
 
     async def connected(self) -> None:
-        """Wait until there is a database."""
+        """Wait until the database is available."""
         await self._database.wait_connected()
 
     async def revision(self) -> str | None:
-        """Read the schema's revision."""
+        """Return the schema's revision."""
         return await self._revision()
 
     async def read(self) -> Sequence[Sample]:
-        """Read all of them in one query, at one moment."""
+        """Read all values in one query."""
         rows = await self._database.fetch(_BUSINESS, operation="business_metrics", repeatable=True)
         return [Sample(row["metric"], tuple(row["labels"]), row["value"]) for row in rows]

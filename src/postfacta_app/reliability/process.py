@@ -1,4 +1,4 @@
-"""What this process knows of itself, read from its own metrics."""
+"""The reliability of this process, from its own metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 __all__ = ["PROMISES", "Kept", "Numbers", "Promise", "kept"]
 
 _DURATIONS: Final = "http_server_request_duration_seconds_bucket"
-# What the page shows; all else of the registry is not even read.
+# What the page shows; other metrics are not read.
 _SHOWN: Final = (
     _DURATIONS,
     *("postfacta_breaker_state", "postfacta_breaker_calls_total"),
@@ -28,10 +28,10 @@ _LEFT, _TOO_MANY = "499", "429"
 
 
 class Numbers:
-    """The process's metrics at one moment. To read them takes milliseconds, and may be done in another thread.
+    """A snapshot of the process's metrics. Reading them takes milliseconds and may run in a thread.
 
     Args:
-        registry: Where they are.
+        registry: The metrics registry.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -41,28 +41,28 @@ class Numbers:
                 self._series.setdefault(sample.name, []).append((sample.labels, sample.value))
 
     def series(self, metric: str, **labels: str) -> list[tuple[Mapping[str, str], float]]:
-        """Give all series of a metric that have these labels."""
+        """Return all series of a metric with these labels."""
         return [one for one in self._series.get(metric, ()) if labels.items() <= one[0].items()]
 
     def sum(self, metric: str, **labels: str) -> float:
-        """Add up all series of a metric that have these labels."""
+        """Return the sum of all series of a metric with these labels."""
         return sum(value for _, value in self.series(metric, **labels))
 
     def names(self, metric: str, label: str) -> Iterable[str]:
-        """Give each value that a label has, once and in order."""
+        """Return the distinct values of a label in order."""
         return sorted({labels[label] for labels, _ in self.series(metric)})
 
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """An objective that a process can tell of: the share of requests that succeed, or that are answered in time."""
+    """An objective that one process can measure: the share of requests that succeed, or are fast enough."""
 
     name: str
     aim: float
     seconds: float | None = None
 
 
-# As deploy/slo/postfacta.openslo.yaml has them, which need not be where the service runs; a test compares both.
+# As in deploy/slo/postfacta.openslo.yaml, which is not deployed with the service; a test compares both.
 PROMISES: Final = (
     Promise("success-rate", 0.995),
     Promise("latency-p95", 0.95, 0.2),
@@ -72,7 +72,7 @@ PROMISES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """How often a promise was kept since the process began: `good` of `total` requests."""
+    """The result of an objective since the process started: `good` of `total` requests."""
 
     promise: Promise
     good: float
@@ -80,7 +80,7 @@ class Kept:
 
 
 def kept(promise: Promise, numbers: Numbers) -> Kept:
-    """Count what the objectives count: users' requests, but for probes and for who left before the answer."""
+    """Count the requests of the objectives: those of users, without probes and client disconnects."""
     asked = [
         (labels, value)
         for labels, value in numbers.series(_DURATIONS, traffic="user")
@@ -91,7 +91,7 @@ def kept(promise: Promise, numbers: Numbers) -> Kept:
     answered = [one for one in asked if not one[0]["error_type"]]
     if promise.seconds is None:
         return Kept(promise, _count(answered, "+Inf"), _count(asked, "+Inf"))
-    # How fast a refusal or an error came says nothing about speed.
+    # The latency of rejections and errors says nothing about speed.
     timed = [one for one in answered if one[0]["http_response_status_code"] != _TOO_MANY]
     return Kept(promise, _count(timed, repr(promise.seconds)), _count(timed, "+Inf"))
 

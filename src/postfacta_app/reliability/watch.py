@@ -1,4 +1,4 @@
-"""Read the service's objectives from a Prometheus in the background, so that no page waits for it."""
+"""Poll the service's objectives from a Prometheus in the background, so that no page waits."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from postfacta_core.slo.standing import Standing
 __all__ = ["WINDOW", "Seen", "Watch"]
 
 WINDOW: Final = 30 * 86_400
-"""Seconds over which objectives are shown."""
+"""The window of the objectives in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What was read last, and in which monotonic second."""
+    """The last reading, and its monotonic time."""
 
     standings: Sequence[Standing]
     at: float
 
 
 class Watch:
-    """Knows the objectives as they were read last.
+    """Holds the last reading of the objectives.
 
     Args:
-        prometheus: Whom to ask.
-        service: Whose objectives.
-        interval: Seconds from one reading to the next.
+        prometheus: The Prometheus to query.
+        service: The name of the service.
+        interval: Seconds between readings.
         clock: Monotonic seconds.
         wall: Seconds since the epoch.
 
     Attributes:
-        name: The Prometheus, as it may be shown.
-        seen: What was read last; None before the first time.
-        error: Why the last try failed; empty if it did not.
+        name: The Prometheus, without credentials.
+        seen: The last reading; None before the first.
+        error: Why the last reading failed; empty if it succeeded.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class Watch:
         self._wall = wall
 
     def age(self) -> float:
-        """Tell how many seconds old `seen` is."""
+        """Return the age of `seen` in seconds."""
         return self._clock() - self.seen.at if self.seen else 0.0
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Read again and again for as long as the block lasts."""
+        """Poll while the block runs."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._keep_reading)
             yield
@@ -79,7 +79,7 @@ class Watch:
         own = anyio.CapacityLimiter(1)
         while True:
             try:
-                # At the end it is left alone: its own timeout ends it.
+                # Abandoned at exit: its own timeout ends it.
                 standings = await anyio.to_thread.run_sync(self._read, limiter=own, abandon_on_cancel=True)
                 self.seen, self.error = Seen(standings, self._clock()), ""
             except Exception as error:  # noqa: BLE001 - a failure here must end neither the task nor the service

@@ -1,1 +1,1 @@
-"""Signals: what is reported from outside, stored once, attached to incidents."""
+"""Signals: facts from external sources, stored once and attached to incidents."""

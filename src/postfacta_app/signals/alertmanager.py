@@ -1,7 +1,7 @@
-"""Read a notification of Alertmanager's webhook, version 4, as signals.
+"""Convert notifications of Alertmanager's webhook, version 4, to signals.
 
-Both Alertmanagers of a pair, and every repeat, send the same keys, so each alert is stored once. What counts as its
-content is its labels and times: annotations are templates, and change from repeat to repeat. The first ones stay.
+Both Alertmanagers of a pair, and every repeat, send the same keys, so each alert is stored once. Its content is its
+labels and times: annotations are templates that change between repeats. The first ones stay.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ __all__ = ["AlertLabels", "Webhook", "read_alerts"]
 
 _MOST_ITEMS: Final = 1000
 _TOO_MANY: Final = FieldError("", "too_long", f"makes more than {_MOST_ITEMS} signals: lower max_alerts")
-_ZERO: Final = "0001-01-01T00:00:00Z"  # Go's way to say that there is no time.
+_ZERO: Final = "0001-01-01T00:00:00Z"  # Go's zero time.
 _LONGEST_TITLE, _LONGEST_BODY, _LONGEST_SLUG = 500, 20_000, 63
 _ADDRESS: Final = re.compile(r"https?://[!#-\[\]-~]{1,3000}")
 
 
 class Webhook(BaseModel):
-    """A notification. What else Alertmanager may add counts for nothing, and what is odd does not lose the alerts."""
+    """A notification. Unknown members are ignored, and invalid ones do not lose the alerts."""
 
     version: Literal["4"]
     alerts: list[JsonValue]
     group_key: JsonValue = Field("", alias="groupKey")
     external_url: JsonValue = Field("", alias="externalURL")
     truncated_alerts: JsonValue = Field(
-        0, alias="truncatedAlerts", description="How many alerts `max_alerts` made it leave out."
+        0, alias="truncatedAlerts", description="How many alerts were omitted due to `max_alerts`."
     )
 
     @property
     def lost(self) -> int:
-        """How many alerts were left out."""
+        """How many alerts were omitted."""
         number = self.truncated_alerts
         return number if isinstance(number, int) and number > 0 else 0
 
@@ -51,7 +51,7 @@ def _time(text: str) -> str:
 
 
 Sent = Annotated[str, AfterValidator(_time)]
-"""A time as it was sent, to the last digit."""
+"""A time exactly as sent."""
 
 
 class _Alert(BaseModel):
@@ -66,7 +66,7 @@ class _Alert(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class AlertLabels:
-    """The labels that tell which service an alert is about, and in which environment."""
+    """The labels that hold an alert's service and environment."""
 
     service: str = "service"
     environment: str = "env"
@@ -79,15 +79,15 @@ def read_alerts(
     labels: AlertLabels,
     clean: Callable[[JsonValue], JsonValue],
 ) -> Sequence[Fact | ItemResult]:
-    """Turn each alert into one signal, and a resolved one into two; the index is that of the alert.
+    """Convert each alert to one signal, a resolved one to two; the index is that of the alert.
 
-    A bad alert is rejected, and so is what would make more than 1,000 items; the others are taken.
+    Invalid alerts, and those beyond 1,000 items, are rejected; the others are accepted.
 
     Args:
-        webhook: What was sent.
-        principal: Whoever sends it.
-        labels: Which labels to look at.
-        clean: Takes out secrets.
+        webhook: The notification.
+        principal: The sender.
+        labels: The labels to read.
+        clean: Redacts secrets.
     """
     items: list[Fact | ItemResult] = []
     source = None if principal.source else "alertmanager"
@@ -109,7 +109,7 @@ def read_alerts(
 
 
 def _events(alert: _Alert) -> Iterator[tuple[dict[str, object], dict[str, object]]]:
-    """Give what differs between an alert's signals, with what counts as the content of each."""
+    """Return the fields that differ between an alert's signals, with the content of each."""
     identity = f"{alert.fingerprint}:{alert.starts_at}"
     began: dict[str, object] = {"labels": alert.labels, "starts_at": parse_time(alert.starts_at)}
     yield (

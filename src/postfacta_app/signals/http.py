@@ -1,4 +1,4 @@
-"""The v1 API of signals: read the request, call a use case, answer."""
+"""The v1 API of signals: read the request, call a use case, respond."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class SignalHttp:
 
     Args:
         transactions: Runs the writes.
-        store: Where signals are.
-        incidents: Where incidents are.
-        secret_keys: Further keys whose values are never stored.
-        labels: What alerts are read by.
+        store: Stores signals.
+        incidents: Stores incidents.
+        secret_keys: Further keys whose values are redacted.
+        labels: The labels to read from alerts.
         clock: Seconds since the epoch.
     """
 
@@ -73,7 +73,7 @@ class SignalHttp:
         """POST /api/v1/signals."""
         batch = await read_body(request, Batch)
         if batch.incident is not None and not principal.may(Access.WRITE):
-            raise ForbiddenError("To attach signals to an incident needs the right to write incidents")
+            raise ForbiddenError("Attaching signals to an incident requires the right to write incidents")
         ref = None if batch.incident is None else read_ref(batch.incident)
         size, now = len(await request.body()), self._now()
         items = await aside(size, lambda: [self._item(*it, principal) for it in enumerate(batch.items)])
@@ -94,7 +94,7 @@ class SignalHttp:
         async def work(unit: Unit) -> Answer:
             done = await service.ingest(unit, self._store, items, now=now)
             if lost:
-                warning = f"Alertmanager left out {lost} alerts: raise max_alerts of this receiver"
+                warning = f"Alertmanager omitted {lost} alerts: raise max_alerts of this receiver"
                 done = done.model_copy(update={"warnings": [warning]})
                 unit.counts.append(("postfacta_alertmanager_truncated_total",))
             return Answer.of(200, done)
@@ -143,7 +143,7 @@ class SignalHttp:
     def _item(self, index: int, sent: JsonValue, principal: Principal) -> Fact | ItemResult:
         clean = self._clean(sent)
         if isinstance(sent, dict) and isinstance(clean, dict):
-            # A key must stay the key that it is.
+            # Keys must not be redacted.
             clean |= {name: sent[name] for name in ("source", "id") if name in sent}
         try:
             return Fact.of(index, parse(NewSignal, clean), principal)

@@ -1,4 +1,4 @@
-"""What a signal is, whose it is, what makes two of them the same, what callers send and get."""
+"""Signals: their model, ownership and identity, requests and responses."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ __all__ = [
 
 
 class Kind(StrEnum):
-    """What a signal tells of."""
+    """The kind of a signal."""
 
     CHANGE = "change"
     ALERT_FIRING = "alert_firing"
@@ -79,7 +79,7 @@ _LINKS_BYTES: Final = 8192
 
 
 def _stored_bytes(value: object) -> int:
-    """Tell how long PostgreSQL's text of a JSON value is at most: it writes all digits of a number."""
+    """Return the longest text that PostgreSQL may store for a JSON value: it expands numbers."""
     text = json.dumps(value, ensure_ascii=False)
     plain = json.loads(text, parse_float=lambda digits: format(Decimal(digits), "f"))
     return len(json.dumps(plain, ensure_ascii=False).encode())
@@ -98,7 +98,7 @@ def _small_links(links: list[Link]) -> list[Link]:
 
 
 class Link(BaseModel):
-    """Where the evidence is. Only the web's own addresses, since people will follow them."""
+    """A link to evidence: only http and https, since people will follow it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -107,18 +107,18 @@ class Link(BaseModel):
 
 
 class NewSignal(BaseModel):
-    """A fact that a machine or a person reports."""
+    """A fact reported by a machine or a person."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._/-]{0,126}$")] | None = Field(
-        None, description="Refines the source that the sender has by itself."
+        None, description="Refines the sender's own source."
     )
     id: Annotated[str, StringConstraints(min_length=1, max_length=300)] | None = Field(
         None, description="Its id within its source; by default the hash of its content."
     )
     kind: Kind
-    occurred_at: Time | None = Field(None, description="Default: when it is received.")
+    occurred_at: Time | None = Field(None, description="Default: the time of receipt.")
     precision: Precision = Precision.EXACT
     title: Annotated[str, StringConstraints(min_length=1, max_length=500)]
     body: Annotated[str, StringConstraints(max_length=20_000)] | None = None
@@ -126,14 +126,14 @@ class NewSignal(BaseModel):
     environment: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
     links: Annotated[list[Link], Field(max_length=50), AfterValidator(_small_links)] = []
     sequence: Annotated[str, StringConstraints(max_length=100)] | None = Field(
-        None, description="Orders what has the same time, within its source, as text."
+        None, description="Orders signals of one source with the same time, compared as text."
     )
-    known_at: Time | None = Field(None, description="When people knew of it.")
+    known_at: Time | None = Field(None, description="When people learned of it.")
     payload: Annotated[dict[str, JsonValue], AfterValidator(_small_payload)] = {}
 
 
 class _Described:
-    """Documents an item as what it should be, and takes any: a bad one does not stop the others."""
+    """Documents the item's type but accepts any value: an invalid item does not stop the others."""
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -143,7 +143,7 @@ class _Described:
 
 
 class Batch(BaseModel):
-    """Signals, and the incident to which to attach them."""
+    """Signals, and the incident to attach them to."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -155,7 +155,7 @@ class Batch(BaseModel):
             ),
         ]
         | None
-    ) = Field(None, description="`INC-12` or a UUID; needs the right to write incidents.")
+    ) = Field(None, description="`INC-12` or a UUID; requires the right to write incidents.")
     items: Annotated[list[Annotated[JsonValue, _Described]], Field(min_length=1, max_length=500)]
 
 
@@ -168,12 +168,12 @@ class Attachments(BaseModel):
 
 
 MOST_SIGNALS: Final = 10_000
-"""The most signals of an incident; those that were detached count, since what was known then is still asked for."""
+"""The most signals of an incident; detached ones count, since past views still need them."""
 MOST_BYTES: Final = 16 * 2**20
 """The most bytes of the titles, links and services of an incident's signals together."""
 
 
-# Whose it is, and what makes two the same
+# Ownership and identity
 
 _PEOPLE: Final = "manual"
 _HASHED: Final = (
@@ -184,20 +184,20 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _AHEAD: Final = timedelta(minutes=2)
 
 Key = tuple[str, str]
-"""The source of a signal, and its id there. No two signals have the same."""
+"""The unique key of a signal: its source, and its id there."""
 
 
 def source_of(principal: Principal, refinement: str | None) -> str:
-    """Tell under which source the caller writes: a token under its own, all people under `manual`.
+    """Return the caller's source: a token's own, `manual` for people.
 
-    Nobody can write elsewhere. No token has the source `manual`, `human` or `postfacta`, and none has a slash in it.
+    Callers cannot write elsewhere. No token has the source `manual`, `human` or `postfacta`, or one with a slash.
     """
     root = principal.source or _PEOPLE
     return root if refinement is None else f"{root}/{refinement}"
 
 
 def is_suspect(occurred_at: datetime, received_at: datetime) -> bool:
-    """Tell whether the sender's clock is doubtful: it happened more than two minutes after it was received."""
+    """Return whether the sender's clock is suspect: more than two minutes ahead of the receipt."""
     return occurred_at > received_at + _AHEAD
 
 
@@ -209,18 +209,18 @@ def _hash(content: Mapping[str, object]) -> bytes:
 def _plain(value: object) -> object:
     if isinstance(value, datetime):
         return (value - _EPOCH) // timedelta(microseconds=1)
-    assert isinstance(value, Link)  # noqa: S101 - there is nothing else in a signal
+    assert isinstance(value, Link)  # noqa: S101 - a signal has no other types
     return value.model_dump()
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A signal that is ready to be stored: nothing in it is secret or breaks a rule.
+    """A valid and redacted signal, ready to be stored.
 
     Attributes:
-        index: Its place in what was sent.
+        index: Its position in the request.
         sha256: The hash of its content, in canonical JSON: sorted keys, no spaces, times in microseconds. It is made
-            once, and never from what is stored: PostgreSQL writes numbers in its own way.
+            once, never from stored data: PostgreSQL formats numbers in its own way.
     """
 
     index: int
@@ -233,13 +233,13 @@ class Fact:
     def of(
         cls, index: int, new: NewSignal, principal: Principal, *, content: Mapping[str, object] | None = None
     ) -> Fact:
-        """Give a signal its key and its hash; `content` is what counts, if that is not all that it says."""
+        """Return a signal with its key and hash; `content` is what to hash, if not the whole signal."""
         sha256 = _hash({name: getattr(new, name) for name in _HASHED} if content is None else content)
         source = source_of(principal, new.source)
         return cls(index, source, new.id or f"sha256:{sha256.hex()}", new, sha256)
 
     def within(self, ref: str) -> Fact:
-        """Give it a key that nobody outside a private incident can write, or find taken: no refinement has capitals."""
+        """Return it with a key that cannot collide outside a private incident: no refinement has capitals."""
         root, _, refinement = self.source.partition("/")
         return replace(self, source=f"{root}/{ref}" + (f"/{refinement}" if refinement else ""))
 
@@ -253,7 +253,7 @@ class Fact:
 
 
 class Result(StrEnum):
-    """What became of an item."""
+    """The result of an item."""
 
     CREATED = "created"
     DUPLICATE = "duplicate"
@@ -262,7 +262,7 @@ class Result(StrEnum):
 
 
 class Attached(StrEnum):
-    """What became of the wish to attach a signal; `full` if the incident takes no more."""
+    """The result of attaching a signal; `full` if the incident is at its limit."""
 
     ATTACHED = "attached"
     ALREADY = "already"
@@ -271,23 +271,23 @@ class Attached(StrEnum):
 
 
 class ItemResult(BaseModel):
-    """What became of one item, and why it was rejected."""
+    """The result of one item, with errors if it was rejected."""
 
-    index: int = Field(description="Its place in what was sent, from 0.")
+    index: int = Field(description="Its position in the request, from 0.")
     result: Result
     signal_id: UUID | None = None
     clock_suspect: bool = Field(
-        default=False, description="It lies more than two minutes in the future: look at the sender's clock."
+        default=False, description="It is more than two minutes in the future: check the sender's clock."
     )
     errors: Sequence[FieldError] = ()
     attached: Attached | None = Field(
         default=None,
-        description="Whether the incident that the request names has it; `full`: stored, but not attached.",
+        description="Whether it is attached to the request's incident; `full`: stored, but not attached.",
     )
 
 
 class Ingested(BaseModel):
-    """What became of each item, in the order of the request."""
+    """The result of each item, in the order of the request."""
 
     results: Sequence[ItemResult]
     counts: Mapping[Result, int]
@@ -295,20 +295,20 @@ class Ingested(BaseModel):
 
 
 class Attachment(BaseModel):
-    """What became of one id."""
+    """The result of one id."""
 
     id: UUID
     result: Attached
 
 
 class AttachedPage(BaseModel):
-    """What became of each id, in the order of the request."""
+    """The result of each id, in the order of the request."""
 
     results: Sequence[Attachment]
 
 
 class Signal(BaseModel):
-    """A stored signal, without its longer parts."""
+    """A stored signal, without its long fields."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -318,7 +318,7 @@ class Signal(BaseModel):
     kind: Kind
     occurred_at: Time
     precision: Precision
-    time_basis: str = Field(description="`event`, or `received` if the sender gave no time.")
+    time_basis: str = Field(description="`event`, or `received` if the sender sent no time.")
     known_at: Time | None
     sequence: str | None
     title: str
@@ -330,12 +330,12 @@ class Signal(BaseModel):
 
     @computed_field
     def clock_suspect(self) -> bool:
-        """Whether it was received more than two minutes before it happened."""
+        """Whether it was received more than two minutes before its own time."""
         return is_suspect(self.occurred_at, self.received_at)
 
 
 class ConflictingContent(BaseModel):
-    """What came under the key of a signal with another content; the first one stays."""
+    """Different content received under the key of a signal; the first content stays."""
 
     content: dict[str, JsonValue]
     content_sha256: str
@@ -344,7 +344,7 @@ class ConflictingContent(BaseModel):
 
 
 class IncidentOfSignal(BaseModel):
-    """An incident to which a signal is attached."""
+    """An incident that a signal is attached to."""
 
     id: UUID
     ref: str
@@ -352,7 +352,7 @@ class IncidentOfSignal(BaseModel):
 
 
 class SignalDetail(Signal):
-    """A stored signal with all that is known of it."""
+    """A stored signal with all fields, conflicts and incidents."""
 
     body: str | None
     payload: dict[str, JsonValue]
@@ -362,14 +362,14 @@ class SignalDetail(Signal):
 
 
 class SignalPage(BaseModel):
-    """A page of signals, the latest first."""
+    """A page of signals, latest first."""
 
     items: Sequence[Signal]
     next_cursor: str | None
 
 
 Place = tuple[datetime, UUID]
-"""The place of a signal in a list."""
+"""The position of a signal in a list."""
 _SORT: Final = "-occurred_at"
 Words = Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=200)]], Field(max_length=20)]
 
@@ -379,23 +379,23 @@ class SignalQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    source: Words = Field([], description="The whole source, with its refinement.")
+    source: Words = Field([], description="The full source, including its refinement.")
     kind: Annotated[list[Kind], Field(max_length=20)] = []
     service: Annotated[list[Slug], Field(max_length=20)] = []
     since: Time | None = Field(None, alias="from", description="Signals that occurred at or after it.")
     until: Time | None = Field(None, alias="to", description="Signals that occurred before it.")
-    attached: bool | None = Field(None, description="Whether any incident has it.")
+    attached: bool | None = Field(None, description="Whether it is attached to any incident.")
     limit: int = Field(50, ge=1, le=200)
     cursor: Annotated[str, StringConstraints(max_length=1000)] | None = None
 
     def after(self) -> Place | None:
-        """Read the cursor.
+        """Return the position that the cursor holds.
 
         Raises:
-            InvalidCursorError: If it is damaged, or was made for other filters.
+            InvalidCursorError: If it is damaged, or was issued for other filters.
         """
         return None if self.cursor is None else decode_cursor(self.cursor, _SORT, filters_hash(self))
 
     def cursor_after(self, last: Signal) -> str:
-        """Write the cursor of the page that follows this signal."""
+        """Return the cursor of the page after this signal."""
         return encode_cursor(_SORT, (last.occurred_at, last.id), filters_hash(self))

@@ -29,14 +29,14 @@ from .service import Conflicts, Stored
 
 __all__ = ["PostgresSignals"]
 
-# The incidents of the signal `s` that the asker may see: the last of its edits in each decides.
+# The incidents of the signal `s` that the caller may see; the last edit in each decides.
 _INCIDENTS = f"""
 (select distinct on (e.incident_id) e.incident_id, e.op from edits e where e.signal_id = s.id
   order by e.incident_id, e.at desc, e.id desc) a
   join incidents i on i.id = a.incident_id and a.op = 'attach' and {VISIBLE}"""  # noqa: S608 - only constants of db.py
 _ATTACHED_TO = f"exists (select from {_INCIDENTS})"
-# A signal is for everybody, unless it came with an incident: then it is for those who see that one, or one that has it
-# now, and for whoever sent it. What lay open before it was attached has a note of that, and nothing hides it again.
+# A signal is visible to all, unless it was sent with an incident: then to those who see that one, or one that it is
+# attached to, and to its sender. Signals that were visible before they were attached are marked, and stay visible.
 _SEEN = f"""
 (s.received_by = $3 or {_ATTACHED_TO} or coalesce((select bool_or({VISIBLE}) from edits e
   join incidents i on i.id = e.incident_id where e.signal_id = s.id and e.op = 'attach' and e.value is null), true))"""  # noqa: S608 - only constants of this module and db.py
@@ -55,7 +55,7 @@ _INCIDENTS_OF = f"""
 select i.id, 'INC-' || i.number as ref, i.title from signals s cross join lateral {_INCIDENTS}
  where s.id = $3 order by i.number"""  # noqa: S608 - only constants of this module
 
-# Sorted, by code point: two batches with the same keys never wait for each other in a circle.
+# Sorted by code point, so that two batches with the same keys cannot deadlock.
 _INSERT = """
 insert into signals (id, source, external_id, kind, occurred_at, time_basis, known_at, sequence, precision, title,
   body, services, environment, links, payload, content_sha256, received_by)
@@ -70,7 +70,7 @@ on conflict (source, external_id) do nothing returning id, source, external_id""
 _STORED = """
 select s.id, s.source, s.external_id, s.content_sha256
   from signals s join unnest($1::text[], $2::text[]) k(source, external_id) using (source, external_id)"""
-# Facts cannot be locked, since nobody may change them. Whoever adds contents to the signals of a source waits.
+# Facts cannot be locked, since they cannot be updated; so writers of conflicts lock the source.
 _ONE_BY_ONE = """
 select pg_advisory_xact_lock(hashtextextended(k.source, 0))
   from (select source from unnest($1::text[]) source order by source collate "C") k"""
@@ -101,13 +101,13 @@ select gen_random_uuid(), $1, $2, $3, s.id, case when not s.id = any ($5::uuid[]
 
 
 class PostgresSignals:
-    """Reads signals through the database, and writes them inside a unit of work."""
+    """Reads signals through the database, writes them inside a unit of work."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def page(self, principal: Principal, query: SignalQuery) -> Sequence[Signal]:
-        """List one more than asked for of what the asker may see, the latest first."""
+        """List one more than requested of what the caller may see, latest first."""
         args: list[object] = [*sees(principal), principal.actor]
 
         def bind(condition: str, *values: object) -> str:
@@ -131,7 +131,7 @@ class PostgresSignals:
         return [Signal.model_validate(_decoded(row)) for row in rows]
 
     async def find(self, principal: Principal, signal_id: UUID) -> SignalDetail | None:
-        """Read one, if the asker may see it, with the incidents that he may see."""
+        """Read one if the caller may see it, with the incidents that they may see."""
         seen_by = sees(principal)
         row = await self._database.fetchrow(
             _FIND, *seen_by, principal.actor, signal_id, operation="signal_get", repeatable=True
@@ -153,7 +153,7 @@ class PostgresSignals:
         )
 
     async def insert(self, unit: Unit, facts: Sequence[Fact]) -> Mapping[Key, UUID]:
-        """Write those whose key is new; who writes one of them at the same time is waited for."""
+        """Write those with new keys; wait for concurrent writers of the same keys."""
         if not facts:
             return {}
         texts = await aside_locked(2_000 * len(facts), lambda: json.dumps([_row(fact) for fact in facts]))
@@ -161,7 +161,7 @@ class PostgresSignals:
         return {(row["source"], row["external_id"]): row["id"] for row in rows}
 
     async def stored(self, unit: Unit, keys: Sequence[Key]) -> Stored:
-        """Look up what is stored, seen by the asker or not."""
+        """Look up stored signals, visible to the caller or not."""
         if not keys:
             return {}
         rows = await unit.fetch(
@@ -170,7 +170,7 @@ class PostgresSignals:
         return {(row["source"], row["external_id"]): (row["id"], row["content_sha256"]) for row in rows}
 
     async def keep(self, unit: Unit, conflicts: Conflicts) -> int:
-        """Write the contents that are new, at most 20 a signal; return how many."""
+        """Write new conflicting contents, at most 20 per signal; return the count."""
         if not conflicts:
             return 0
         sources = list({fact.source for fact in conflicts.values()})
@@ -188,18 +188,18 @@ class PostgresSignals:
         return len(await unit.fetch(_KEEP, *args, operation="signal_conflict_insert"))
 
     async def visible(self, unit: Unit, ids: Sequence[UUID]) -> AbstractSet[UUID]:
-        """Tell which of these there are for the asker."""
+        """Return those of these that the caller may see."""
         seen_by = (*sees(unit.principal), unit.principal.actor)
         rows = await unit.fetch(_VISIBLE_OF, *seen_by, ids, operation="signal_visible")
         return {row["id"] for row in rows}
 
     async def attached(self, unit: Unit, incident_id: UUID, ids: Sequence[UUID]) -> Mapping[UUID, bool]:
-        """Tell which of these an incident ever had, and whether it has them now."""
+        """Return those of these that an incident ever had, and whether it has them now."""
         rows = await unit.fetch(_ATTACHED, incident_id, ids, operation="signal_attached")
         return {row["signal_id"]: row["is_attached"] for row in rows}
 
     async def room(self, unit: Unit, incident_id: UUID, ids: Sequence[UUID]) -> AbstractSet[UUID]:
-        """Tell which of these, from the first on, an incident that never had them can take."""
+        """Return those of these, in order, that still fit into an incident."""
         args = (incident_id, ids, MOST_SIGNALS, MOST_BYTES)
         return {row["id"] for row in await unit.fetch(_ROOM, *args, operation="signal_room")}
 
@@ -212,7 +212,7 @@ class PostgresSignals:
         ids: Sequence[UUID],
         new: AbstractSet[UUID] = frozenset(),
     ) -> None:
-        """Write the edit of each, at the next instant of the incident's timeline; new ones came with the incident."""
+        """Write the edit of each at the next instant of the timeline; `new` ones were sent with the incident."""
         at = await unit.stamp(incident_id)
         args = (incident_id, at, op, ids, list(new), unit.principal.actor)
         await unit.execute(_EDIT, *args, operation="signal_edit")
@@ -228,7 +228,7 @@ def _row(fact: Fact) -> dict[str, Any]:
 
 
 def _decoded(row: asyncpg.Record) -> dict[str, Any]:
-    """Give a row with its JSON columns parsed."""
+    """Return a row with its JSON columns parsed."""
     columns = dict(row.items())
     return columns | {
         name: json.loads(columns[name]) for name in ("links", "payload", "content") if name in columns

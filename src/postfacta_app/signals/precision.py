@@ -1,4 +1,4 @@
-"""How closely a time is known."""
+"""The precision of times."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Precision"]
 
 
 class Precision(StrEnum):
-    """How closely a time is known, coarsest first."""
+    """The precision of a time, coarsest first."""
 
     DAY = "day"
     HOUR = "hour"
@@ -19,12 +19,12 @@ class Precision(StrEnum):
 
     @property
     def width(self) -> int:
-        """How many microseconds a time of this precision stands for: it lies at their beginning."""
+        """The length of a time of this precision in microseconds, from its start."""
         return _WIDTHS[self]
 
     @property
     def rank(self) -> int:
-        """Its place among the precisions: of equal times the coarser stands first."""
+        """Its rank: of equal times, the coarser sorts first."""
         return _RANKS[self]
 
     def floor(self, at: int) -> int:

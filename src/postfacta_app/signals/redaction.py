@@ -1,4 +1,4 @@
-"""Take secrets out of a signal before it is hashed or stored, since a fact cannot be changed afterwards."""
+"""Redact secrets in a signal before it is hashed and stored, since facts cannot be changed later."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 def without_secrets(value: JsonValue, keys: frozenset[str] = frozenset()) -> JsonValue:
-    """Replace the values of secret keys, and what looks like a secret in any text, however deep.
+    """Redact the values of secret keys, and secrets in any text, at any depth.
 
-    A key is secret if the service's own log would hide it: `password`, `X-Api-Key`, `accessToken`.
+    A key is secret if the service's own log would redact it: `password`, `X-Api-Key`, `accessToken`.
 
     Args:
-        value: JSON of a depth that Python's stack can hold.
+        value: JSON, not nested beyond Python's recursion limit.
         keys: Further secret keys, in lower case, with `_` for `-`.
     """
     if isinstance(value, str):
@@ -36,7 +36,7 @@ def without_secrets(value: JsonValue, keys: frozenset[str] = frozenset()) -> Jso
     return value
 
 
-# The same few names come with every signal.
+# The same few names occur in every signal.
 @lru_cache(maxsize=1024)
 def _is_secret(name: str, keys: frozenset[str]) -> bool:
     plain = _CAMEL.sub("_", name).lower().replace("-", "_")

@@ -1,4 +1,4 @@
-"""The use cases that store signals, or attach them to incidents, each inside one unit of work."""
+"""The use cases that store or attach signals, each inside one unit of work."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ _DEPLOYED: Final = {"succeeded", "failed", "rolled_back"}
 
 
 class Store(Protocol):
-    """Where signals are kept. One that came with a private incident is as private as that, for all but its sender."""
+    """Stores signals. One that was sent with a private incident is as private, except for its sender."""
 
     async def page(self, principal: Principal, query: SignalQuery) -> Sequence[Signal]:
-        """List one more than asked for, the latest first."""
+        """List one more than requested, latest first."""
         ...
 
     async def find(self, principal: Principal, signal_id: UUID) -> SignalDetail | None:
@@ -53,27 +53,27 @@ class Store(Protocol):
         ...
 
     async def insert(self, unit: Unit, facts: Sequence[Fact]) -> Mapping[Key, UUID]:
-        """Write those whose key is new; the keys given are all different."""
+        """Write those with new keys; the given keys are distinct."""
         ...
 
     async def stored(self, unit: Unit, keys: Sequence[Key]) -> Stored:
-        """Look up what is stored, seen by the asker or not."""
+        """Look up stored signals, visible to the caller or not."""
         ...
 
     async def keep(self, unit: Unit, conflicts: Conflicts) -> int:
-        """Write the contents that are new, at most 20 a signal; return how many."""
+        """Write new conflicting contents, at most 20 per signal; return the count."""
         ...
 
     async def visible(self, unit: Unit, ids: Sequence[UUID]) -> AbstractSet[UUID]:
-        """Tell which of these there are for the asker."""
+        """Return those of these that the caller may see."""
         ...
 
     async def attached(self, unit: Unit, incident_id: UUID, ids: Sequence[UUID]) -> Mapping[UUID, bool]:
-        """Tell which of these an incident ever had, and whether it has them now."""
+        """Return those of these that an incident ever had, and whether it has them now."""
         ...
 
     async def room(self, unit: Unit, incident_id: UUID, ids: Sequence[UUID]) -> AbstractSet[UUID]:
-        """Tell which of these, from the first on, an incident that never had them can take."""
+        """Return those of these, in order, that still fit into an incident."""
         ...
 
     async def edit(
@@ -85,7 +85,7 @@ class Store(Protocol):
         ids: Sequence[UUID],
         new: AbstractSet[UUID] = frozenset(),
     ) -> None:
-        """Write the edit of each, at the next instant of the incident's timeline; new ones came with the incident."""
+        """Write the edit of each at the next instant of the timeline; `new` ones were sent with the incident."""
         ...
 
 
@@ -97,14 +97,14 @@ async def ingest(
     incident: Incident | None = None,
     now: datetime,
 ) -> Ingested:
-    """Store what is new, tell of each item what became of it, and attach all that are good to an incident.
+    """Store new signals, attach valid ones to an incident, and return the result of each item.
 
     Args:
-        unit: All of it is one transaction.
-        store: Where signals are kept.
-        items: In the order of the request; the bad ones are rejected already, and stop nobody.
+        unit: The transaction.
+        store: Stores signals.
+        items: In the order of the request; invalid ones are already rejected.
         incident: Locked by this unit.
-        now: When they came.
+        now: The time of receipt.
     """
     if incident is not None and incident.visibility is Visibility.PRIVATE:
         items = [item.within(incident.ref) if isinstance(item, Fact) else item for item in items]
@@ -159,7 +159,7 @@ def _told(fact: Fact, stored: Stored, known: AbstractSet[UUID], *, is_new: bool,
 
 def _count(unit: Unit, items: Sequence[Fact | ItemResult], results: Sequence[ItemResult]) -> None:
     for item, told in zip(items, results, strict=True):
-        # What was rejected may call itself anything.
+        # Rejected items may have any name.
         kind = item.new.kind if isinstance(item, Fact) else "unknown"
         unit.counts.append(("postfacta_signals_ingested_total", kind, told.result))
         if isinstance(item, Fact) and told.result is Result.CREATED and kind == Kind.CHANGE:
@@ -177,9 +177,9 @@ async def attach(
     ids: Sequence[UUID],
     came_with: AbstractSet[UUID] = frozenset(),
 ) -> Sequence[Attachment]:
-    """Attach signals to an incident that this unit has locked; those that it has already write nothing.
+    """Attach signals to an incident that this unit has locked; attached ones write nothing.
 
-    Those that came with the incident are as private as it is, for good; all others stay as open as they are.
+    Those sent with the incident stay as private as it is; the visibility of others does not change.
     """
     known = await store.visible(unit, ids)
     before = await store.attached(unit, incident.id, ids)
@@ -205,7 +205,7 @@ async def attach(
 
 
 async def detach(unit: Unit, store: Store, incident: Incident, *, signal_id: UUID) -> None:
-    """Take a signal off an incident that this unit has locked.
+    """Detach a signal from an incident that this unit has locked.
 
     Raises:
         NotFoundError: If the incident does not have it.
@@ -218,13 +218,13 @@ async def detach(unit: Unit, store: Store, incident: Incident, *, signal_id: UUI
 
 
 def full(incident: Incident) -> str:
-    """Say why an incident takes no more signals, and what to do."""
+    """Return why an incident accepts no more signals, and what to do."""
     return (
-        f"{incident.ref} has all the signals that an incident takes ({MOST_SIGNALS:,}, or {MOST_BYTES >> 20} MiB of"
-        " titles, links and services): what is `full` is stored, and another incident can take it"
+        f"{incident.ref} is at the limit of signals per incident ({MOST_SIGNALS:,}, or {MOST_BYTES >> 20} MiB of"
+        " titles, links and services): items marked `full` are stored, and can be attached to another incident"
     )
 
 
 def missing() -> NotFoundError:
-    """Make the answer for what is not there, and for what the asker may not see: the same."""
-    return NotFoundError("There is no such signal")
+    """Return the one error for what does not exist and for what the caller may not see."""
+    return NotFoundError("No such signal")

@@ -1,1 +1,1 @@
-"""What happened in an incident, in order, and what people say about it."""
+"""The timeline of an incident, its edits and annotations."""

@@ -1,4 +1,4 @@
-"""What people say about an incident or one of its entries: what they send, what is kept, who may change it."""
+"""Annotations on an incident or its entries: their model, rules and use cases."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = [
 
 
 class AnnotationKind(StrEnum):
-    """What sort of remark it is."""
+    """The kind of an annotation."""
 
     NOTE = "note"
     DECISION = "decision"
@@ -44,7 +44,7 @@ class AnnotationKind(StrEnum):
 
 
 class AnnotationState(StrEnum):
-    """What became of a hypothesis or a question."""
+    """The state of a hypothesis or a question."""
 
     OPEN = "open"
     SUPPORTED = "supported"
@@ -56,30 +56,28 @@ STATES: Final = {
     AnnotationKind.HYPOTHESIS: (AnnotationState.OPEN, AnnotationState.SUPPORTED, AnnotationState.REFUTED),
     AnnotationKind.QUESTION: (AnnotationState.OPEN, AnnotationState.ANSWERED),
 }
-"""What a remark of each kind can come to; the others have no state."""
+"""The states of each kind; other kinds have none."""
 Body = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
 
 
 class NewAnnotation(BaseModel):
-    """A remark on the incident, or on one entry of its timeline."""
+    """A new annotation on the incident, or on one entry of its timeline."""
 
     model_config = ConfigDict(extra="forbid")
 
     kind: AnnotationKind
     body: Body
     state: AnnotationState | None = Field(
-        None, description="Of a hypothesis or a question; `open` if it is not told."
+        None, description="The state of a hypothesis or a question; default `open`."
     )
     entry: EntryRef | None = Field(
-        None, description="The entry that it explains; such a remark has no time of its own."
+        None, description="The entry it is about; such an annotation has no time of its own."
     )
-    occurred_at: Time | None = Field(
-        None, description="When it happened; this makes it an entry of the timeline."
-    )
+    occurred_at: Time | None = Field(None, description="When it happened; makes it an entry of the timeline.")
 
 
 class AnnotationChange(BaseModel):
-    """Another text, another state, or both; what is absent stays."""
+    """A new text, a new state, or both; absent fields stay."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -88,7 +86,7 @@ class AnnotationChange(BaseModel):
 
 
 class ShownAnnotation(BaseModel):
-    """A remark as it stands now. `id` is that of its first version, and stays."""
+    """The current version of an annotation; `id` is that of its first version."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -98,54 +96,54 @@ class ShownAnnotation(BaseModel):
     body: str
     entry: EntryRef | None
     occurred_at: Time | None
-    author: str = Field(description="Whoever said it first.")
-    at: Time = Field(description="When it was said first.")
+    author: str = Field(description="The author of the first version.")
+    at: Time = Field(description="The time of the first version.")
     changed_at: Time | None
     version: int
 
     @property
     def etag(self) -> str:
-        """Its version, as a change must name it."""
+        """Its version, which a change must name."""
         return f'"ann-{self.version}"'
 
 
 class AnnotationPage(BaseModel):
-    """A page of what was said about an incident and not retracted, oldest first."""
+    """A page of an incident's annotations, without retracted ones, oldest first."""
 
     items: Sequence[ShownAnnotation]
     next_cursor: str | None
 
 
 class Store(Protocol):
-    """Where annotations are kept."""
+    """Stores annotations."""
 
     async def incident_of(self, unit: Unit, root: UUID) -> UUID | None:
-        """Tell which incident it is about."""
+        """Return the incident that it belongs to."""
         ...
 
     async def annotation(self, unit: Unit, root: UUID) -> ShownAnnotation | None:
-        """Read it as it stands; None if it was retracted."""
+        """Read its current version; None if it was retracted."""
         ...
 
     async def add_annotation(self, unit: Unit, incident_id: UUID, new: NewAnnotation) -> UUID:
-        """Write a new one at the next instant of the incident; return its id."""
+        """Write a new one at the next instant of the timeline; return its id."""
         ...
 
     async def supersede(
         self, unit: Unit, incident_id: UUID, new: ShownAnnotation, *, retracted: bool
     ) -> None:
-        """Write another version at the next instant of the incident."""
+        """Write another version at the next instant of the timeline."""
         ...
 
 
 async def add(
     unit: Unit, incidents: service.Store, store: Store, *, ref: UUID | int, new: NewAnnotation, now: datetime
 ) -> ShownAnnotation:
-    """Write down what somebody says."""
+    """Create an annotation."""
     if new.occurred_at is not None:
         check_time("/occurred_at", new.occurred_at, now)
         if new.entry is not None:
-            raise _refusal("/occurred_at", "forbidden", "what explains an entry has no time of its own")
+            raise _refusal("/occurred_at", "forbidden", "an annotation on an entry has no time of its own")
     if new.state is None and new.kind in STATES:
         new = new.model_copy(update={"state": AnnotationState.OPEN})
     _check_state(new.kind, new.state)
@@ -165,7 +163,7 @@ async def change(
     wish: AnnotationChange,
     matches: service.Matches,
 ) -> ShownAnnotation:
-    """Say it in other words, or tell what became of it; what is already so changes nothing."""
+    """Change its text or state; write nothing if nothing changes."""
     incident, old = await _locked(unit, incidents, store, root=root)
     matches(old.etag)
     new = old.model_copy(update={name: getattr(wish, name) for name in wish.model_fields_set})
@@ -180,7 +178,7 @@ async def change(
 async def retract(
     unit: Unit, incidents: service.Store, store: Store, *, root: UUID, matches: service.Matches
 ) -> None:
-    """Take it back; it stays on record."""
+    """Retract it; it stays on record."""
     incident, old = await _locked(unit, incidents, store, root=root)
     matches(old.etag)
     await store.supersede(unit, incident.id, old, retracted=True)
@@ -195,11 +193,11 @@ async def _locked(
         raise missing()
     try:
         incident = await service.lock_active(unit, incidents, incident_id)
-    except NotFoundError:  # Of a hidden incident, no other words may tell that there is a remark.
+    except NotFoundError:  # The same error for a hidden incident, so as not to reveal the annotation.
         raise missing() from None
     standing = await _standing(unit, store, root)
     if not (standing.author == unit.principal.actor or unit.principal.is_admin):
-        raise ForbiddenError("Only whoever said it, or an administrator, changes it")
+        raise ForbiddenError("Only its author or an administrator may change an annotation")
     _check_decision(unit.principal, standing.kind)
     return incident, standing
 
@@ -217,21 +215,21 @@ async def _audit(unit: Unit, action: str, incident: Incident, *, root: UUID) -> 
 
 def _check_decision(principal: Principal, kind: AnnotationKind) -> None:
     if kind is AnnotationKind.DECISION and not principal.may(Access.WRITE):
-        raise ForbiddenError("Decisions are written down by responders")
+        raise ForbiddenError("Only responders may record decisions")
 
 
 def _check_state(kind: AnnotationKind, state: AnnotationState | None) -> None:
     if kind not in STATES:
         if state is not None:
-            raise _refusal("/state", "forbidden", "only a hypothesis or a question has a state")
+            raise _refusal("/state", "forbidden", "only a hypothesis or a question may have a state")
     elif state not in STATES[kind]:
         allowed = ", ".join(STATES[kind])
         raise _refusal("/state", "state", f"of a {kind} is one of: {allowed}")
 
 
 def missing() -> NotFoundError:
-    """Make the answer for what is not there, and for what the asker may not see: the same."""
-    return NotFoundError("There is no such annotation")
+    """Return the one error for what does not exist and for what the caller may not see."""
+    return NotFoundError("No such annotation")
 
 
 def _refusal(pointer: str, code: str, message: str) -> InvalidFieldsError:

@@ -1,4 +1,4 @@
-"""What people decide about a timeline: what they send, what is kept, and how it is written."""
+"""Edits of a timeline: their model and use case."""
 
 from __future__ import annotations
 
@@ -38,33 +38,33 @@ class _Sent(BaseModel):
 
 
 class EntryRef(_Sent):
-    """An entry of the timeline; it need not be there yet."""
+    """An entry of the timeline; it need not exist yet."""
 
     source: Source
     id: Annotated[str, StringConstraints(min_length=1, max_length=300)]
 
 
 class TimeValue(_Sent):
-    """When an entry really happened; it is cut to its precision, and no clock offset moves it."""
+    """The corrected time of an entry, truncated to its precision; clock offsets do not apply to it."""
 
     at: Time
     precision: Precision = Precision.EXACT
 
 
 class TitleValue(_Sent):
-    """How an entry is to be called."""
+    """The new title of an entry."""
 
     title: Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
 
 class OffsetValue(_Sent):
-    """By how many milliseconds a source's clock is put forward; 0 ends it."""
+    """The offset of a source's clock in milliseconds; 0 removes it."""
 
     ms: Annotated[int, Field(strict=True, ge=-86_400_000, le=86_400_000), WHOLE]
 
 
 class MilestoneValue(_Sent):
-    """When the incident came to a turning point; null takes it back."""
+    """The time of a milestone; null removes it."""
 
     name: Milestone
     at: Time | None
@@ -72,7 +72,7 @@ class MilestoneValue(_Sent):
 
 
 class SetTime(_Sent):
-    """Correct the time of an entry; null takes the correction back."""
+    """Correct the time of an entry; null undoes the correction."""
 
     op: Literal["set_time"]
     entry: EntryRef
@@ -81,7 +81,7 @@ class SetTime(_Sent):
 
 
 class SetTitle(_Sent):
-    """Call an entry something else; null takes it back."""
+    """Change the title of an entry; null undoes the change."""
 
     op: Literal["set_title"]
     entry: EntryRef
@@ -90,7 +90,7 @@ class SetTitle(_Sent):
 
 
 class Hide(_Sent):
-    """Leave an entry out of what is shown; it stays on record."""
+    """Hide an entry; it stays on record."""
 
     op: Literal["hide"]
     entry: EntryRef
@@ -98,7 +98,7 @@ class Hide(_Sent):
 
 
 class Flag(_Sent):
-    """Show an entry again, or make it part of the narrative, or no more."""
+    """Unhide an entry, or pin it to or unpin it from the narrative."""
 
     op: Literal["unhide", "pin", "unpin"]
     entry: EntryRef
@@ -106,7 +106,7 @@ class Flag(_Sent):
 
 
 class ClockOffset(_Sent):
-    """Put the clock of a source right, for all its entries whose time nobody has set."""
+    """Correct the clock of a source, for all its entries without a corrected time."""
 
     op: Literal["clock_offset"]
     source: Source
@@ -115,7 +115,7 @@ class ClockOffset(_Sent):
 
 
 class SetMilestone(_Sent):
-    """Say when the incident came to a turning point."""
+    """Set a milestone."""
 
     op: Literal["milestone"]
     value: MilestoneValue
@@ -126,12 +126,12 @@ NewEdit = SetTime | SetTitle | Hide | Flag | ClockOffset | SetMilestone
 
 
 class AnyEdit(RootModel[Annotated[NewEdit, Field(discriminator="op")]]):
-    """An edit; `op` says which fields it has."""
+    """An edit; `op` determines its fields."""
 
 
 _ELSEWHERE: Final = {
-    "attach": "is done by POST /api/v1/incidents/{ref}/signals",
-    "detach": "is done by DELETE /api/v1/incidents/{ref}/signals/{id}",
+    "attach": "use POST /api/v1/incidents/{ref}/signals",
+    "detach": "use DELETE /api/v1/incidents/{ref}/signals/{id}",
 }
 _MODELS: Final[dict[str, type[NewEdit]]] = {
     "set_time": SetTime,
@@ -152,7 +152,7 @@ def _here(op: object) -> object:
 
 
 class OpOnly(BaseModel):
-    """The first look at an edit: what it does says which fields it has."""
+    """The discriminator of edits: `op` determines the fields."""
 
     op: Annotated[
         Literal["set_time", "set_title", "hide", "unhide", "pin", "unpin", "clock_offset", "milestone"],
@@ -161,12 +161,12 @@ class OpOnly(BaseModel):
 
 
 def model_of(op: str) -> type[NewEdit]:
-    """Give the model of an edit that does this."""
+    """Return the model of edits with this `op`."""
     return _MODELS[op]
 
 
 class ShownEdit(BaseModel):
-    """An edit as it is kept: what was decided, by whom, when and why."""
+    """A stored edit, with its author, time and reason."""
 
     id: UUID
     at: Time
@@ -187,28 +187,28 @@ class EditPage(BaseModel):
 
 
 class AddedEdit(BaseModel):
-    """A new edit, and the digest of the timeline with it."""
+    """A new edit, and the resulting digest of the timeline."""
 
     edit: ShownEdit
     digest: str
 
 
 class Store(Protocol):
-    """Where the facts of timelines are kept."""
+    """Stores the facts of timelines."""
 
     async def facts_in(self, unit: Unit, incident_id: UUID) -> Facts:
         """Read the facts of an incident that the unit has locked."""
         ...
 
     async def add_edit(self, unit: Unit, incident_id: UUID, new: NewEdit) -> ShownEdit:
-        """Write an edit at the next instant of the incident."""
+        """Write an edit at the next instant of the timeline."""
         ...
 
 
 async def add(
     unit: Unit, incidents: service.Store, store: Store, *, ref: UUID | int, new: NewEdit, now: datetime
 ) -> AddedEdit:
-    """Write an edit down, and tell the digest that follows."""
+    """Write an edit; return it with the resulting digest."""
     if isinstance(new, SetTime | SetMilestone) and new.value is not None and new.value.at is not None:
         check_time("/value/at", new.value.at, now)
     incident = await service.lock_active(unit, incidents, ref)

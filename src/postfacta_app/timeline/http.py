@@ -1,4 +1,4 @@
-"""The v1 API of timelines, edits, annotations: read the request, call a use case, answer."""
+"""The v1 API of timelines, edits, annotations: read the request, call a use case, respond."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ Row = TypeVar("Row", ShownEdit, ShownAnnotation)
 
 
 class Store(edits.Store, remarks.Store, Protocol):
-    """Where the facts of timelines are kept, and what is said about them."""
+    """Stores the facts of timelines, edits and annotations."""
 
     async def facts(self, principal: Principal, ref: UUID | int) -> tuple[Incident, Facts] | None:
-        """Read an incident, if the asker may see it, and all its facts."""
+        """Read an incident, if the caller may see it, and all its facts."""
         ...
 
     async def edits(self, incident_id: UUID, after: RowKey | None, limit: int) -> Sequence[ShownEdit]:
@@ -56,8 +56,8 @@ class TimelineHttp:
 
     Args:
         transactions: Runs the writes.
-        incidents: Where incidents are.
-        store: Where their facts are.
+        incidents: Stores incidents.
+        store: Stores their facts.
         clock: Seconds since the epoch.
     """
 
@@ -173,11 +173,11 @@ def _page(rows: Sequence[Row], query: Paging, incident: Incident) -> tuple[Seque
 
 
 def root_of(request: Request) -> UUID:
-    """Read which annotation a path names; what cannot be one is not there."""
+    """Return the annotation that a path names; anything but a UUID is not found."""
     try:
         return UUID(request.path_params["root"])
     except ValueError:
-        raise NotFoundError("There is no such annotation") from None
+        raise NotFoundError("No such annotation") from None
 
 
 def _matches(request: Request) -> Callable[[str], None]:

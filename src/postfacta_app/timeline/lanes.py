@@ -1,4 +1,4 @@
-"""Swim lanes: where each entry stands on a drawing with one lane a source, from left to right by time."""
+"""The layout of the swim-lane chart: one lane per source, time from left to right."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .view import Line, Turn, clock
 
 __all__ = ["Break", "Chart", "Lane", "Mark", "Rule", "Tick", "chart"]
 
-# In units of the drawing; the page gives it at least 0.77 pixels a unit, so that a mark's target has 24 of them.
+# In chart units; the page shows at least 0.77 pixels per unit, so that a mark's target has 24 pixels.
 _WIDTH: Final = 960.0
 _LEFT: Final = 176.0
 _RIGHT: Final = 916.0
 _LANE: Final = 40.0
 _ROW: Final = 18.0
 _LETTER: Final = 7.6
-_NAME: Final = 19  # So many letters of a source fit beside its lane.
+_NAME: Final = 19  # Letters of a source's name that fit beside its lane.
 _EDGE: Final = 14.0
-_BREAK: Final = 96.0  # What stands for a silence that was cut out.
-_APART: Final = 60.0  # Between the texts of two ticks, from middle to middle.
+_BREAK: Final = 96.0  # The width of a cut-out gap.
+_APART: Final = 60.0  # Between the centres of two tick labels.
 _MOST_CUTS: Final = 3
 _MOST_TICKS: Final = 8
 _SECOND, _MINUTE, _HOUR, _DAY = 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000
@@ -49,7 +49,7 @@ _SHAPES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """An entry: its outline is drawn around the point, and `label` tells it in words."""
+    """An entry: its outline around a point, and its text label."""
 
     x: float
     line: Line
@@ -59,7 +59,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """The entries of one source, around a horizontal line."""
+    """The entries of one source, along a horizontal line."""
 
     name: str
     source: str
@@ -69,7 +69,7 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A milestone: a vertical line with its name at the top, on the left side of it if `is_left`."""
+    """A milestone: a vertical line with its name at the top, on its left if `is_left`."""
 
     x: float
     y: float
@@ -87,7 +87,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """A silence that was cut out, around a place on the axis; `words` tell how long it was."""
+    """A gap that was cut out, around a point on the axis; `words` is its length."""
 
     x: float
     words: str
@@ -95,7 +95,7 @@ class Break:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """The whole drawing; `top` and `bottom` are where the lanes begin and end."""
+    """The chart; the lanes extend from `top` to `bottom`."""
 
     width: float
     height: float
@@ -111,7 +111,7 @@ class Chart:
 
 
 def chart(shown: Sequence[Line], turns: Sequence[Turn]) -> Chart | None:
-    """Draw the lanes; None if there is nothing to draw."""
+    """Lay out the lanes; None if there are no entries."""
     if not shown:
         return None
     scale = _Scale([line.entry.t for line in shown] + [turn.t for turn in turns])
@@ -141,7 +141,7 @@ def chart(shown: Sequence[Line], turns: Sequence[Turn]) -> Chart | None:
 
 
 class _Scale:
-    """Where a time stands. Silences that are longer than twice all the rest are cut out; one instant gets a minute."""
+    """The time axis. Gaps longer than twice the rest are cut out; a single instant gets a minute."""
 
     def __init__(self, times: Sequence[int]) -> None:
         points = sorted(set(times))
@@ -159,12 +159,12 @@ class _Scale:
             x += (end - start) * self._unit + _BREAK
 
     def x(self, t: int) -> float:
-        """Give the place of a time, between the ends of the lanes."""
+        """Return the x of a time, within the lanes."""
         start, end, x = next(it for it in reversed(self._spans) if it[0] <= t)
         return round(x + (min(t, end) - start) * self._unit, 1)
 
     def ticks(self) -> list[Tick]:
-        """Choose round times, at most nine, and the time at which each silence ends."""
+        """Return at most nine round times, and the end of each cut-out gap."""
         longer = -(-self._length // (_MOST_TICKS * _YEAR)) * _YEAR
         step = next((it for it in _STEPS if self._length <= it * _MOST_TICKS), longer)
         ticks: list[Tick] = []
@@ -177,7 +177,7 @@ class _Scale:
         return ticks
 
     def breaks(self) -> list[Break]:
-        """Say what was cut out."""
+        """Return the cut-out gaps."""
         return [
             Break(self.x(start) + _BREAK / 2, span(timedelta(microseconds=end - start)))
             for start, end in self._cuts
@@ -205,7 +205,7 @@ def _round_time(t: int, step: int) -> str:
 
 
 def _rules(scale: _Scale, turns: Sequence[Turn]) -> tuple[list[Rule], int]:
-    """Place the milestones, each name in the first row where it covers no other; tell how many rows that takes."""
+    """Place the milestones, each name in the first row where it overlaps no other; also return the number of rows."""
     ends: list[float] = []
     rules: list[Rule] = []
     for turn in sorted(turns, key=lambda it: it.t):
@@ -239,5 +239,7 @@ def _words(shown: Sequence[Line], lanes: Sequence[Lane], turns: Sequence[Turn]) 
     ]
     marked = ", ".join(f"{turn.name.replace('_', ' ')} {turn.clock}" for turn in turns)
     return (
-        " ".join(said) + (f" Milestones: {marked}." if marked else "") + " The timeline below tells the same."
+        " ".join(said)
+        + (f" Milestones: {marked}." if marked else "")
+        + " The timeline below has the same content."
     )

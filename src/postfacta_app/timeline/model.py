@@ -1,4 +1,4 @@
-"""The facts that a timeline is made of, and the entries that come out; all times are whole microseconds."""
+"""The facts and entries of a timeline; all times are whole microseconds."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ __all__ = [
 ]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_EPOCH_HERE: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - for writing alone: without a zone it takes half the time
+_EPOCH_HERE: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - for formatting only: without a zone it takes half the time
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def micros(at: datetime) -> int:
-    """Count the microseconds since 1970, exactly."""
+    """Return the exact microseconds since 1970."""
     return (at - _EPOCH) // _MICROSECOND
 
 
@@ -46,7 +46,7 @@ _LAST: Final = micros(datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC))
 
 
 def moment(at: int) -> datetime:
-    """Turn microseconds since 1970 into a time; a clock offset may not lead out of the years 1 to 9999."""
+    """Return the time of microseconds since 1970, clamped to the years 1 to 9999."""
     return _EPOCH + max(_FIRST, min(at, _LAST)) * _MICROSECOND
 
 
@@ -58,11 +58,11 @@ def _written(at: int) -> str:
 
 
 Micros = Annotated[int, PlainSerializer(_written, return_type=str, when_used="json")]
-"""Microseconds since 1970, in UTC; in JSON a time as everywhere else."""
+"""Microseconds since 1970 in UTC, serialized as a time."""
 
 
 class Milestone(StrEnum):
-    """A turning point of an incident that people can set."""
+    """A milestone of an incident that people can set."""
 
     IMPACT_STARTED = "impact_started"
     DETECTED = "detected"
@@ -72,7 +72,7 @@ class Milestone(StrEnum):
 
 
 class Op(StrEnum):
-    """What an edit does."""
+    """The operation of an edit."""
 
     ATTACH = "attach"
     DETACH = "detach"
@@ -88,7 +88,7 @@ class Op(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Instant:
-    """A time as closely as it is known, at the beginning of its precision."""
+    """A time with its precision, at the start of that interval."""
 
     t: Micros
     p: Precision
@@ -99,12 +99,12 @@ class Instant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signal:
-    """A signal that was attached once; whether it still is, the edits tell.
+    """A signal that was attached at some time; the edits determine whether it still is.
 
     Attributes:
         external_id: Its id within its source.
-        content_sha256: The hash of its content as it came, in hexadecimal.
-        conflicts: How many other contents came under the same key.
+        content_sha256: The hash of its original content, in hexadecimal.
+        conflicts: The number of other contents received with the same key.
     """
 
     signal_id: UUID
@@ -127,7 +127,7 @@ class Signal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusChange:
-    """A move of the incident; `from_status` is None when it was declared."""
+    """A status change of the incident; `from_status` is None for the declaration."""
 
     id: UUID
     at: int
@@ -140,7 +140,7 @@ class StatusChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Annotation:
-    """One version of what somebody said; `root` is the id of the first one."""
+    """One version of an annotation; `root` is the id of the first one."""
 
     id: UUID
     root: UUID
@@ -154,13 +154,13 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edit:
-    """A decision about the timeline.
+    """An edit of the timeline.
 
     Attributes:
-        signal_id: What `attach` and `detach` are about.
-        source: The source of the entry, or the source alone for `clock_offset`.
+        signal_id: The signal of `attach` and `detach`.
+        source: The source of the entry, or of a `clock_offset`.
         external_id: The entry's id within its source.
-        value: As it is stored; None takes back what was set.
+        value: As stored; None undoes an earlier edit.
     """
 
     id: UUID
@@ -174,7 +174,7 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that one incident's timeline follows from, in any order."""
+    """The facts that determine an incident's timeline, in any order."""
 
     signals: Sequence[Signal] = ()
     changes: Sequence[StatusChange] = ()
@@ -183,34 +183,34 @@ class Facts:
 
     @property
     def size(self) -> int:
-        """About how many bytes they have as JSON."""
+        """Their approximate size as JSON, in bytes."""
         return 250 * (len(self.signals) + len(self.changes) + len(self.annotations) + len(self.edits))
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a signal says besides its title, cut for reading; no rule looks at it."""
+    """The truncated text and payload of a signal, for display only."""
 
     body: str | None
     payload: str | None
 
 
-# What comes out
+# Results
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A line of the timeline.
+    """An entry of the timeline.
 
     Attributes:
-        t: When it happened, as far as is known now.
-        p: How closely that is known.
-        sha: The hash of what its fact says.
-        occurred_at: When its fact says that it happened, before rounding and corrections.
-        original_title: What its fact is called, before corrections.
-        known_at: When people knew; None if nothing else than `t` is known.
-        tie: Whether another entry has the same `t`: their order is then a convention.
-        clock_suspect: Whether it was received more than two minutes before it happened.
+        t: When it happened, corrections included.
+        p: The precision of `t`.
+        sha: The hash of its fact's content.
+        occurred_at: The time of its fact, before rounding and corrections.
+        original_title: The title of its fact, before corrections.
+        known_at: When people learned of it; None if not recorded separately from `t`.
+        tie: Whether another entry has the same `t`; their order is then a convention.
+        clock_suspect: Whether it was received more than two minutes before its own time.
     """
 
     source: str

@@ -1,4 +1,4 @@
-"""All SQL of the timeline and of what is said about it."""
+"""All SQL of timelines, edits and annotations."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ __all__ = ["TimelineStore"]
 
 
 def _us(column: str) -> str:
-    """Write a time as whole microseconds since 1970; `extract` is exact here."""
+    """Return SQL for a time as whole microseconds since 1970; `extract` is exact here."""
     return f"(extract(epoch from {column}) * 1000000)::bigint"
 
 
 def _rows(columns: str, of: str) -> str:
-    """Select rows as JSON, which PostgreSQL writes fast and Python reads fast, some hundred a text.
+    """Return SQL that selects rows as JSON texts of a few hundred rows, which is fast on both sides.
 
-    Python does nothing else while it reads one text, so no text is long.
+    Parsing a text blocks the event loop, so no text is long.
     """
     return f"""
   array(select json_agg(f.fact)::text from (
@@ -42,7 +42,7 @@ def _rows(columns: str, of: str) -> str:
 
 
 def _facts_of(signals: str, annotations: str) -> str:
-    """Select the facts of the incident `i` in one statement, and so as they are at one moment."""
+    """Return SQL that selects the facts of the incident `i` in one statement, so from one snapshot."""
     of_signals = f"""s.id, s.source, s.external_id, s.kind, {_us("s.occurred_at")}, s.precision, s.title,
       encode(s.content_sha256, 'hex'), s.sequence, {_us("s.known_at")}, {_us("s.received_at")}, s.time_basis,
       s.services, s.environment, s.links, (select count(*) from signal_conflicts c where c.signal_id = s.id)"""  # noqa: S608 - only constants of this module
@@ -75,8 +75,8 @@ select i.id, i.number, {_FACTS},
 _DURATIONS = f"""
 select {COLUMNS}, {_DURATION_FACTS} from incidents i where {{where}}
  order by i.declared_at desc, i.id desc limit {{limit}}"""  # noqa: S608 - only constants of our modules
-_BATCH = 100  # Incidents read at once.
-# What an attachment notes of its signal's visibility is for the signals slice alone.
+_BATCH = 100  # Incidents per batch.
+# The value of an attachment records visibility, for the signals slice only.
 _EDIT = """e.id, e.at, e.op, e.signal_id, e.source, e.external_id,
   case when e.signal_id is null then e.value::text end as value, e.reason, e.actor"""
 _EDITS = f"""
@@ -85,7 +85,7 @@ select {_EDIT} from edits e where e.incident_id = $1 and ($2::timestamptz is nul
 _LATEST_EDITS = f"""
 select {_EDIT} from edits e where e.incident_id = $1 and ($2::timestamptz is null or e.at < $2)
  order by e.at desc, e.id desc limit $3"""  # noqa: S608 - only constants of this module
-# Of the edits of one sort about one entry, or of one clock, the last.
+# The last edit of each kind and entry, or clock.
 _DECIDED = f"""
 select distinct on (s.sort, e.source, e.external_id) {_EDIT}
   from edits e cross join lateral (select case e.op when 'unhide' then 'hide' else e.op end as sort) s
@@ -96,7 +96,7 @@ select distinct on (s.sort, e.source, e.external_id) {_EDIT}
 _ADD_EDIT = f"""
 insert into edits as e (id, incident_id, at, op, source, external_id, value, reason, actor)
 values ($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8, $9) returning {_EDIT}"""  # noqa: S608 - only constants of this module
-# A remark is shown as its last version, with the author and the time of its first. `version` counts them.
+# The last version of an annotation with the author and time of the first; `version` counts them.
 _REMARKS = """
 select first.id, a.kind, a.state, a.body, a.entry_source, a.entry_id, a.occurred_at, first.author, first.at,
   a.at as changed_at,
@@ -106,7 +106,7 @@ select first.id, a.kind, a.state, a.body, a.entry_source, a.entry_id, a.occurred
 _ANNOTATIONS = f"""{_REMARKS} and first.root = first.id and first.incident_id = $1
    and ($2::timestamptz is null or (first.at, first.id) > ($2, $3::uuid))
  order by first.at, first.id limit $4"""
-# What entries are goes before what was said about them or about the incident as a whole: it may be cut.
+# Annotations that are entries come first, since the list may be truncated.
 _SAID = f"""{_REMARKS} and first.root = first.id and first.incident_id = $1
    and (first.id = any ($2::uuid[]) or (a.entry_source, a.entry_id) in (select * from unnest($3::text[], $4::text[]))
         or a.entry_source is null and a.occurred_at is null)
@@ -132,13 +132,13 @@ select id, display_name as name from users where id = any ($1::uuid[])
 
 
 class TimelineStore:
-    """Reads the facts of timelines through the database, and writes them inside a unit of work."""
+    """Reads the facts of timelines through the database, writes them inside a unit of work."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def facts(self, principal: Principal, ref: UUID | int) -> tuple[Incident, Facts] | None:
-        """Read an incident, if the asker may see it, and all its facts, as they are at one moment."""
+        """Read an incident if the caller may see it, and all its facts, from one snapshot."""
         row = await self._database.fetchrow(
             _READ, *sees(principal), *ref_of(ref), operation="timeline_facts", repeatable=True
         )
@@ -154,9 +154,9 @@ class TimelineStore:
     async def all_facts(
         self, principal: Principal, filters: IncidentFilters
     ) -> AsyncIterator[Sequence[tuple[Incident, Facts]]]:
-        """Read all incidents that fit and the asker may see, newest first, with the facts that durations need.
+        """Read all matching incidents that the caller may see, newest first, with the facts that durations need.
 
-        They come in batches, so that memory is bounded: who was there at the start comes once.
+        Batches bound the memory; each incident that exists at the start is read once.
         """
         last: tuple[datetime, UUID] | None = None
         while True:
@@ -172,7 +172,7 @@ class TimelineStore:
             last = (rows[-1]["declared_at"], rows[-1]["id"])
 
     async def revised(self) -> AsyncIterator[tuple[Facts, Sequence[Revision]]]:
-        """Read every incident that has a post-mortem: its facts and all revisions, as they are at one moment."""
+        """Read every incident that has a post-mortem, with its facts and revisions from one snapshot."""
         last: UUID | None = None
         while True:
             rows = await self._database.fetch(
@@ -188,7 +188,7 @@ class TimelineStore:
             last = rows[-1]["id"]
 
     async def edits(self, incident_id: UUID, after: RowKey | None, limit: int) -> Sequence[ShownEdit]:
-        """List the edits of an incident that the asker was seen to see, oldest first."""
+        """List the edits of an incident visible to the caller, oldest first."""
         at, last = after or (None, None)
         rows = await self._database.fetch(
             _EDITS, incident_id, at, last, limit, operation="edit_list", repeatable=True
@@ -198,14 +198,14 @@ class TimelineStore:
     async def latest_edits(
         self, incident_id: UUID, before: datetime | None, limit: int
     ) -> Sequence[ShownEdit]:
-        """List the edits of an incident that the asker was seen to see, newest first."""
+        """List the edits of an incident visible to the caller, newest first."""
         rows = await self._database.fetch(
             _LATEST_EDITS, incident_id, before, limit, operation="edit_latest", repeatable=True
         )
         return [_edit(row) for row in rows]
 
     async def add_edit(self, unit: Unit, incident_id: UUID, new: NewEdit) -> ShownEdit:
-        """Write an edit at the next instant of the incident."""
+        """Write an edit at the next instant of the timeline."""
         entry = getattr(new, "entry", None)
         source, external_id = (entry.source, entry.id) if entry else (getattr(new, "source", None), None)
         value = getattr(new, "value", None)
@@ -221,7 +221,7 @@ class TimelineStore:
     async def annotations(
         self, incident_id: UUID, after: RowKey | None, limit: int
     ) -> Sequence[ShownAnnotation]:
-        """List what was said about an incident that the asker was seen to see, oldest first."""
+        """List the annotations of an incident visible to the caller, oldest first."""
         at, last = after or (None, None)
         rows = await self._database.fetch(
             _ANNOTATIONS, incident_id, at, last, limit, operation="annotation_list", repeatable=True
@@ -229,7 +229,7 @@ class TimelineStore:
         return [_annotation(row) for row in rows]
 
     async def decided(self, incident_id: UUID, entries: Sequence[Entry]) -> Sequence[ShownEdit]:
-        """List the edits that count for entries that the asker was seen to see, and for the clocks of their sources."""
+        """List the effective edits of entries visible to the caller, and of the clocks of their sources."""
         rows = await self._database.fetch(
             *(_DECIDED, incident_id, *_keys(entries)), operation="edit_decided", repeatable=True
         )
@@ -238,37 +238,37 @@ class TimelineStore:
     async def said(
         self, incident_id: UUID, entries: Sequence[Entry], limit: int
     ) -> Sequence[ShownAnnotation]:
-        """List what was said about entries or about the incident as a whole, oldest first."""
+        """List annotations on entries or on the incident as a whole, oldest first."""
         roots = [UUID(it.id.partition(":")[2]) for it in entries if it.source == "human"]
         args = (incident_id, roots, *_keys(entries), limit)
         rows = await self._database.fetch(_SAID, *args, operation="annotation_said", repeatable=True)
         return sorted([_annotation(row) for row in rows], key=lambda it: (it.at, it.id))
 
     async def contents(self, signals: Sequence[UUID], letters: int) -> Mapping[UUID, Content]:
-        """Read the beginnings of what signals say, which the asker was seen to see."""
+        """Read the beginnings of the contents of signals visible to the caller."""
         rows = await self._database.fetch(
             _CONTENTS, signals, letters, operation="signal_contents", repeatable=True
         )
         return {row["id"]: Content(row["body"], row["payload"]) for row in rows}
 
     async def names(self, actors: Collection[str]) -> Mapping[str, str]:
-        """Tell what people call those who signed facts; whoever has no name is left out."""
+        """Return the display names of actors; those without one are omitted."""
         ids = {UUID(actor.partition(":")[2]): actor for actor in actors if ":" in actor}
         rows = await self._database.fetch(_NAMES, list(ids), operation="actor_names", repeatable=True)
         return {ids[row["id"]]: row["name"] for row in rows}
 
     async def incident_of(self, unit: Unit, root: UUID) -> UUID | None:
-        """Tell which incident an annotation is about."""
+        """Return the incident that an annotation belongs to."""
         row = await unit.fetchrow(_ABOUT, root, operation="annotation_about")
         return None if row is None else row["incident_id"]
 
     async def annotation(self, unit: Unit, root: UUID) -> ShownAnnotation | None:
-        """Read an annotation as it stands; None if it was retracted."""
+        """Read the current version of an annotation; None if it was retracted."""
         row = await unit.fetchrow(_ANNOTATION, root, operation="annotation_get")
         return None if row is None else _annotation(row)
 
     async def add_annotation(self, unit: Unit, incident_id: UUID, new: NewAnnotation) -> UUID:
-        """Write a new annotation at the next instant of the incident; return its id."""
+        """Write a new annotation at the next instant of the timeline; return its id."""
         root, entry = uuid4(), new.entry
         await unit.execute(
             _ADD_ANNOTATION,
@@ -281,7 +281,7 @@ class TimelineStore:
     async def supersede(
         self, unit: Unit, incident_id: UUID, new: ShownAnnotation, *, retracted: bool
     ) -> None:
-        """Write another version of an annotation at the next instant of the incident."""
+        """Write another version of an annotation at the next instant of the timeline."""
         at = await unit.stamp(incident_id)
         await unit.execute(
             _SUPERSEDE,

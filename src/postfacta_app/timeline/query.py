@@ -1,4 +1,4 @@
-"""What a timeline or its records can be asked for, and where the next page begins."""
+"""The filters and cursors of a timeline, its edits and annotations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .rules import Place, Timeline, sort_key
 __all__ = ["Paging", "RowKey", "TimelinePage", "TimelineQuery", "cut"]
 
 RowKey = tuple[datetime, UUID]
-"""The place of a record among those of its incident: when it was written, and its id."""
+"""The position of a record among those of its incident: its instant and id."""
 
 EntryKind = Literal[
     "change",
@@ -42,26 +42,26 @@ class Paging(BaseModel):
     cursor: Annotated[str, StringConstraints(max_length=1000)] | None = None
 
     def after(self, incident_id: UUID) -> RowKey | None:
-        """Read the cursor.
+        """Return the position that the cursor holds.
 
         Raises:
-            InvalidCursorError: If it is damaged, or was made for another incident.
+            InvalidCursorError: If it is damaged, or was issued for another incident.
         """
         return (
             None if self.cursor is None else decode_cursor(self.cursor, str(incident_id), filters_hash(self))
         )
 
     def cursor_after(self, incident_id: UUID, key: RowKey) -> str:
-        """Write the cursor of the page that follows this place."""
+        """Return the cursor of the page after this position."""
         return encode_cursor(str(incident_id), key, filters_hash(self))
 
 
 class TimelineQuery(BaseModel):
-    """Which timeline, and which of its entries; different filters are joined by "and"."""
+    """The view of a timeline, and filters of its entries; different ones are joined by "and"."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    as_of: Time | None = Field(None, description="What had been recorded by then.")
+    as_of: Time | None = Field(None, description="Only what had been recorded by then.")
     known_as_of: Time | None = Field(None, description="Only what people knew by then.")
     include_hidden: bool = False
     kind: Annotated[list[EntryKind], Field(max_length=20)] = []
@@ -70,11 +70,11 @@ class TimelineQuery(BaseModel):
     ] = []
     pinned: bool | None = None
     limit: int = Field(500, ge=1, le=2000)
-    # The place of an entry holds its source, sequence and id, of 600 characters and up to four bytes each.
+    # The cursor holds source, sequence and id: 600 characters of up to four bytes.
     cursor: Annotated[str, StringConstraints(max_length=4000)] | None = None
 
     def shows(self, entry: Entry) -> bool:
-        """Tell whether the filters let an entry through."""
+        """Return whether an entry matches the filters."""
         return (
             (not self.kind or entry.kind in self.kind)
             and (not self.source or entry.source in self.source)
@@ -83,20 +83,20 @@ class TimelineQuery(BaseModel):
 
 
 class TimelinePage(BaseModel):
-    """A page of a timeline; `digest` and `milestones` are those of the whole."""
+    """A page of a timeline; `digest` and `milestones` are those of the whole timeline."""
 
     digest: str
     rules: int
-    milestones: dict[Milestone, Instant] = Field(description="Those that people have set.")
+    milestones: dict[Milestone, Instant] = Field(description="Milestones that people have set.")
     items: list[Entry]
     next_cursor: str | None
 
 
 def cut(timeline: Timeline, query: TimelineQuery, incident_id: UUID) -> TimelinePage:
-    """Take one page of the entries that are asked for.
+    """Return one page of the matching entries.
 
     Raises:
-        InvalidCursorError: If the cursor is damaged, or was made for other filters or another incident.
+        InvalidCursorError: If the cursor is damaged, or was issued for other filters or another incident.
     """
     after = _place(query, incident_id)
     asked = [it for it in timeline.entries if query.shows(it) and (after is None or sort_key(it) > after)]
@@ -120,4 +120,4 @@ def _place(query: TimelineQuery, incident_id: UUID) -> Place | None:
         case [int(t), int(precision), int(kind), str(source), bool(unnumbered), str(sequence), str(identity)]:
             return (t, precision, kind, source, unnumbered, sequence, identity)
         case _:
-            raise InvalidCursorError("Begin again without a cursor")
+            raise InvalidCursorError("Start again without a cursor")

@@ -1,6 +1,6 @@
-"""The rules of order: facts become a timeline, whatever the order in which they came.
+"""The rules that turn facts into an ordered timeline, independent of their order.
 
-No clock, no order of rows, no randomness: the same facts give the same digest, to the last byte, on every machine.
+No clock, no row order, no randomness: the same facts give the same digest on every machine.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from .model import (
 __all__ = ["RULES", "Changes", "Place", "Timeline", "build", "changes", "sort_key"]
 
 RULES: Final = 2
-"""The version of these rules: a digest compares with digests of the same version alone."""
+"""The version of these rules; only digests of the same version are comparable."""
 
-# At one instant a cause is shown before its symptom, and a recovery last.
+# At the same instant, causes come before symptoms and recoveries last.
 _KINDS: Final = {
     "change": 10,
     "alert_firing": 20,
@@ -59,26 +59,26 @@ _FAMILIES: Final = {
     Op.MILESTONE: "milestone",
 }
 _CANONICAL: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-_AHEAD: Final = 120_000_000  # Two minutes: a clock that is further ahead is suspect.
-_TITLE: Final = 200  # Of a note, so much of its first line is its title.
+_AHEAD: Final = 120_000_000  # Two minutes; a clock further ahead is suspect.
+_TITLE: Final = 200  # The most characters of a note's first line in its title.
 
 Place = tuple[int, int, int, str, bool, str, str]
-"""Where an entry stands: strict and total, because source and id are unique."""
+"""The sort key of an entry: a strict total order, because source and id are unique."""
 Last = Mapping[tuple[str, Hashable], Edit]
-"""The edit that counts, for each family and target."""
+"""The effective edit of each family and target."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """What happened, in order.
+    """A timeline.
 
     Attributes:
-        entries: In order.
-        milestones: Those that people have set.
-        digest: SHA-256 of all that is told here, in hexadecimal.
+        entries: Its entries in order.
+        milestones: The milestones that people have set.
+        digest: The SHA-256 of all of this, in hexadecimal.
         rules: The version of the rules.
-        conflicts: How many contents were refused because their key had another one. They are not in the digest,
-            since they depend on which came first.
+        conflicts: The number of contents rejected because their key had another one. Not in the digest,
+            since it depends on which came first.
     """
 
     entries: Sequence[Entry]
@@ -89,13 +89,13 @@ class Timeline:
 
     @property
     def etag(self) -> str:
-        """The same exactly when the answer is the same."""
+        """The ETag: equal exactly when the response is equal."""
         return f'"{self.digest[:32]}-{self.conflicts}"'
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """How a timeline differs from an earlier one; each entry as it is in the later, removed ones as they were."""
+    """The differences from an earlier timeline; entries of the later one, removed ones of the earlier."""
 
     added: Sequence[Entry]
     removed: Sequence[Entry]
@@ -106,13 +106,13 @@ class Changes:
 def build(
     facts: Facts, *, as_of: int | None = None, known_as_of: int | None = None, include_hidden: bool = False
 ) -> Timeline:
-    """Make the timeline.
+    """Build the timeline.
 
     Args:
-        facts: All of one incident; their order does not matter, and neither does a fact that is there twice.
-        as_of: What had been recorded by then, in microseconds. Nothing that is added later changes it.
+        facts: All facts of one incident; order and duplicates do not matter.
+        as_of: Only what had been recorded by then, in microseconds. Later facts do not change it.
         known_as_of: Only what people knew by then, in microseconds.
-        include_hidden: Show hidden entries too.
+        include_hidden: Whether to include hidden entries.
     """
     last = _last(_until(facts.edits, as_of))
     shown = [entry for entry in _unique(_entries(facts, last, as_of)) if include_hidden or not entry.hidden]
@@ -123,7 +123,7 @@ def build(
 
 
 def sort_key(entry: Entry) -> Place:
-    """Tell where an entry stands; text is compared by code point."""
+    """Return the sort key of an entry; text is compared by code point."""
     sequence = entry.sequence
     return (
         entry.t,
@@ -137,7 +137,7 @@ def sort_key(entry: Entry) -> Place:
 
 
 def changes(before: Timeline, after: Timeline) -> Changes:
-    """Tell what is different between two timelines of one incident."""
+    """Return the differences between two timelines of one incident."""
     old = {(entry.source, entry.id): entry for entry in before.entries}
     new = {(entry.source, entry.id): entry for entry in after.entries}
     both = [(old[key], entry) for key, entry in new.items() if key in old]
@@ -149,7 +149,7 @@ def changes(before: Timeline, after: Timeline) -> Changes:
     )
 
 
-# What counts
+# Effective facts
 
 
 class _Dated(Protocol):
@@ -163,19 +163,19 @@ D = TypeVar("D", bound=_Dated)
 
 
 def _until(facts: Iterable[D], as_of: int | None) -> list[D]:
-    """Take what had been recorded by then, in the order in which it was."""
+    """Return what had been recorded by then, in that order."""
     known = [fact for fact in facts if as_of is None or fact.at <= as_of]
     return sorted(known, key=lambda fact: (fact.at, fact.id.int))
 
 
 def _last(edits: Iterable[Edit]) -> Last:
-    """Of the edits of one family about one target, the last one counts."""
+    """Return the last edit of each family and target."""
     return {(_FAMILIES[edit.op], _target(edit)): edit for edit in edits}
 
 
 def _target(edit: Edit) -> Hashable:
     if edit.op is Op.MILESTONE and edit.value is not None:
-        return edit.value["name"]  # type: ignore[return-value] # a text: the table checks it
+        return edit.value["name"]  # type: ignore[return-value] # a string: checked by the table
     if edit.op is Op.CLOCK_OFFSET:
         return edit.source
     return edit.signal_id or (edit.source, edit.external_id)
@@ -287,7 +287,7 @@ def _edited(entry: Entry, last: Last) -> Entry:
 
 
 def _when(entry: Entry, corrected: Instant | None, offset: int) -> Instant:
-    """Floor first, then shift: the other way round a source is reordered against itself."""
+    """Truncate first, then shift: the reverse would reorder entries within a source."""
     return corrected or Instant(entry.p.floor(entry.occurred_at) + offset, entry.p)
 
 
@@ -318,7 +318,7 @@ def _with_ties(entries: Sequence[Entry]) -> Sequence[Entry]:
 
 
 def _digest(entries: Iterable[Entry], milestones: Mapping[Milestone, Instant]) -> str:
-    """Hash the canonical JSON of it all, an entry at a time: one text of it all would hold up every other thread."""
+    """Hash the canonical JSON entry by entry: a single large text would block other threads."""
     hashed, comma = hashlib.sha256(b'{"entries":['), b""
     for entry in entries:
         told = {

@@ -1,4 +1,4 @@
-"""Edits as people type them: a time says by its digits how closely it is known."""
+"""Parse edits from forms; the digits of a time give its precision."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _ELSEWHERE: Final = {Op.ATTACH, Op.DETACH}
 
 
 def read_edit(fields: Mapping[str, str]) -> NewEdit | tuple[FieldError, ...]:
-    """Read an edit from the fields of a form, or tell which rules they break.
+    """Parse an edit from the fields of a form, or return the errors.
 
-    `op` says which; `source` and `id` name the entry, `value` is what was typed. An empty time or title takes the
-    correction back. A clock is put forward by seconds.
+    `op` is the operation; `source` and `id` name the entry, `value` is the input. An empty time or title undoes the
+    correction. Clock offsets are in seconds.
     """
     if (op := fields.get("op", "")) not in set(Op) - _ELSEWHERE:
-        return (FieldError("/op", "unknown", "is no edit: open the page again and repeat it"),)
+        return (FieldError("/op", "unknown", "is not an edit: reload the page and try again"),)
     try:
         value = _value(Op(op), fields)
     except ValueError as error:
@@ -39,10 +39,10 @@ def read_edit(fields: Mapping[str, str]) -> NewEdit | tuple[FieldError, ...]:
 
 
 def read_instant(text: str) -> dict[str, JsonValue]:
-    """Read a time in UTC to the precision that is typed: a day, a minute, a second, or exact with a fraction.
+    """Parse a UTC time with the precision of its digits: day, minute, second, or exact with a fraction.
 
     Raises:
-        ValueError: If it is no time.
+        ValueError: If it is not a time.
     """
     text = text.strip()
     if _DAY.fullmatch(text):

@@ -1,4 +1,4 @@
-"""See that each timeline is still what it was when a revision of its post-mortem was written."""
+"""Verify the recorded timeline digest of each post-mortem revision."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["Revision", "Store", "Verified", "verify", "write_metrics"]
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """What a revision says about its timeline.
+    """The timeline state recorded in a revision.
 
     Attributes:
-        incident: What people call the incident.
-        rev: Its number.
-        digest: The timeline's digest when it was written.
-        at: The last instant of the timeline then, in microseconds.
-        rules: The version of the rules that made the digest.
+        incident: The incident's reference.
+        rev: The number of the revision.
+        digest: The digest of the timeline when the revision was written.
+        at: The last instant of that timeline, in microseconds.
+        rules: The version of the rules of the digest.
     """
 
     incident: str
@@ -35,16 +35,16 @@ class Revision:
 
 
 class Store(Protocol):
-    """Where facts and revisions are kept."""
+    """Stores facts and revisions."""
 
     def revised(self) -> AsyncIterator[tuple[Facts, Sequence[Revision]]]:
-        """Read every incident that has a post-mortem: its facts and all revisions, as they are at one moment."""
+        """Read every incident that has a post-mortem, with its facts and revisions from one snapshot."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What came out: equal, different, or made under other rules and so not compared."""
+    """The results: equal, different, or written under other rules and not compared."""
 
     equal: list[Revision] = field(default_factory=list[Revision])
     faults: list[Revision] = field(default_factory=list[Revision])
@@ -52,7 +52,7 @@ class Verified:
 
 
 async def verify(store: Store) -> Verified:
-    """Rebuild the timeline that each revision saw from today's facts, and compare the digests."""
+    """Rebuild the timeline of each revision from the stored facts and compare the digests."""
     result = Verified()
     async for facts, revisions in store.revised():
         for revision in revisions:
@@ -66,11 +66,11 @@ async def verify(store: Store) -> Verified:
 
 
 def write_metrics(result: Verified, file: Path, *, now: float) -> None:
-    """Write the numbers for node_exporter's textfile collector, which reads a whole file or none."""
+    """Write the results for node_exporter's textfile collector, atomically."""
     registry = CollectorRegistry()
     revisions = Gauge(
         "postfacta_timeline_revisions",
-        "Revisions of post-mortems whose timeline was rebuilt, by what came of it.",
+        "Post-mortem revisions whose timeline was rebuilt, by result.",
         ["result"],
         registry=registry,
     )
@@ -81,7 +81,7 @@ def write_metrics(result: Verified, file: Path, *, now: float) -> None:
     ):
         revisions.labels(name).set(len(found))
     when = Gauge(
-        "postfacta_timeline_verified_timestamp_seconds", "When they were rebuilt last.", registry=registry
+        "postfacta_timeline_verified_timestamp_seconds", "Time of the last verification.", registry=registry
     )
     when.set(now)
     write_to_textfile(str(file), registry)

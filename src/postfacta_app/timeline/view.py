@@ -1,4 +1,4 @@
-"""A timeline as a page shows it: days, moments, silence between them, milestones across."""
+"""A timeline as a page shows it: days, moments, gaps and milestones."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ __all__ = [
 ]
 
 _DAY: Final = Precision.DAY.width
-_SILENCE: Final = 600_000_000  # Ten minutes: a longer gap is written.
+_SILENCE: Final = 600_000_000  # Ten minutes; longer gaps are shown.
 
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """What sort of entry it is, for the eye and in a word; `name` is its class in the style sheet."""
+    """The shape and word for a kind of entry; `name` is its CSS class."""
 
     name: str
     shape: str
@@ -66,18 +66,18 @@ _REMARKS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """An entry with all that people said and decided about it.
+    """An entry with its annotations and edits.
 
     Attributes:
-        anchor: Where it is on the page.
-        known: When people knew, if that was later than it happened.
-        shift: By how much its source's clock was put right, such as `+2 min`.
-        was: The time that its fact told, if people corrected it.
-        remark: What somebody said, if that is what the entry is.
-        reason: Why the incident was moved, if that is what the entry is.
-        beneath: What people said about it, oldest first.
-        decided: The edits that count for it, and why.
-        content: What its signal says besides the title.
+        anchor: Its id on the page.
+        known: When people learned of it, if later.
+        shift: The clock offset of its source, such as `+2 min`.
+        was: The original time, if it was corrected.
+        remark: Its annotation, if the entry is one.
+        reason: The reason of a status change, if the entry is one.
+        beneath: The annotations on it, oldest first.
+        decided: Its effective edits, with their reasons.
+        content: The text and payload of its signal.
     """
 
     entry: Entry
@@ -94,7 +94,7 @@ class Line:
 
     @property
     def text(self) -> str:
-        """What was said at more length than the title has."""
+        """The full text, if it is longer than the title."""
         said = (
             self.remark.body if self.remark else (self.reason or (self.content and self.content.body) or "")
         )
@@ -104,7 +104,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Entries with one time."""
+    """Entries with the same time."""
 
     form: ClassVar[str] = "moment"
     t: int
@@ -113,18 +113,18 @@ class Moment:
 
     @property
     def at(self) -> datetime:
-        """The beginning of it."""
+        """Its start."""
         return moment(self.t)
 
     @property
     def clock(self) -> str:
-        """Its time of day, as closely as it is known."""
+        """Its time of day, to its precision."""
         return clock(self.t, self.p)
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A silence of more than ten minutes, in words."""
+    """A gap of more than ten minutes, in words."""
 
     form: ClassVar[str] = "gap"
     words: str
@@ -132,7 +132,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A milestone across the timeline; `since` tells how long after the first one, in words, or nothing."""
+    """A milestone across the timeline; `since` is the time after the first one, in words, or empty."""
 
     form: ClassVar[str] = "turn"
     name: str
@@ -143,23 +143,23 @@ class Turn:
 
     @property
     def at(self) -> datetime:
-        """The beginning of it."""
+        """Its start."""
         return moment(self.t)
 
     @property
     def anchor(self) -> str:
-        """Where it is on the page."""
+        """Its id on the page."""
         return f"m-{self.name}"
 
     @property
     def clock(self) -> str:
-        """Its time of day, as closely as it is known."""
+        """Its time of day, to its precision."""
         return clock(self.t, self.p)
 
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """What happened on one day, in UTC."""
+    """The items of one day, in UTC."""
 
     at: datetime
     items: Sequence[Moment | Gap | Turn]
@@ -173,7 +173,7 @@ def lines(
     moves: Sequence[StatusChange] = (),
     contents: Mapping[UUID, Content] | None = None,
 ) -> list[Line]:
-    """Put beside each entry, in the order given, what belongs to it; edits and remarks come oldest first."""
+    """Combine each entry, in the given order, with its edits and annotations, oldest first."""
     last = _last(edits)
     said = {f"annotation:{it.id}": it for it in remarks}
     why = {f"status:{it.id}": it.reason for it in moves}
@@ -205,12 +205,12 @@ def lines(
 
 
 def is_narrative(entry: Entry) -> bool:
-    """Tell whether it belongs to the story: it is pinned, or comes from people, as moves do."""
+    """Return whether an entry belongs to the narrative: pinned, or made by people."""
     return entry.pinned or entry.source in {"human", "postfacta"}
 
 
 def days(shown: Sequence[Line], turns: Sequence[Turn]) -> list[Day]:
-    """Lay lines out by day and moment; at one time a milestone stands before what happened."""
+    """Group lines by day and moment; at equal times a milestone comes first."""
     moments = list(_moments(shown))
     placed: list[tuple[int, int, Moment | Gap | Turn]] = [
         *((turn.t, 0, turn) for turn in turns),
@@ -225,12 +225,12 @@ def days(shown: Sequence[Line], turns: Sequence[Turn]) -> list[Day]:
 
 
 def anchor(source: str, identity: str) -> str:
-    """Name the place of an entry on the page: the same for ever, and fit for an address."""
+    """Return the id of an entry on the page: stable, and valid in a URL."""
     return "e-" + hashlib.sha256(repr((source, identity)).encode()).hexdigest()[:12]
 
 
 def clock(t: int, p: Precision) -> str:
-    """Write the time of day as closely as it is known."""
+    """Return the time of day to its precision."""
     at = moment(t)
     match p:
         case Precision.DAY:
@@ -244,7 +244,7 @@ def clock(t: int, p: Precision) -> str:
 
 
 def stamp(t: int, p: Precision) -> str:
-    """Write a time as people type it, to its precision; what is typed back so means the same."""
+    """Return a time in input format, to its precision; parsing it gives the same time."""
     at = moment(t)
     match p:
         case Precision.DAY:
@@ -263,14 +263,14 @@ def _moments(shown: Sequence[Line]) -> Iterator[Moment]:
 
 
 def _silence(before: Moment, after: Moment) -> str:
-    """Write how long nothing was heard; within an hour or a day that are all one knows, nobody can tell."""
+    """Return the length of a gap; empty if it is short, or a time is only known to the hour or day."""
     if min(before.p.rank, after.p.rank) < Precision.MINUTE.rank or after.t - before.t <= _SILENCE:
         return ""
     return span(timedelta(microseconds=after.t - before.t))
 
 
 def _last(edits: Sequence[ShownEdit]) -> dict[tuple[str, str, str], ShownEdit]:
-    """Of the edits of one sort about one target, the last one counts."""
+    """Return the last edit of each kind and target."""
     same = {Op.UNHIDE: Op.HIDE, Op.UNPIN: Op.PIN}
     last: dict[tuple[str, str, str], ShownEdit] = {}
     for edit in edits:
@@ -280,7 +280,7 @@ def _last(edits: Sequence[ShownEdit]) -> dict[tuple[str, str, str], ShownEdit]:
 
 
 def _decided(entry: Entry, last: Mapping[tuple[str, str, str], ShownEdit]) -> list[ShownEdit]:
-    """Find the edits that made the entry other than its fact, and so need a who and a why."""
+    """Return the edits that changed the entry, which are shown with author and reason."""
     moved = (entry.t, entry.p) != (
         entry.original_precision.floor(entry.occurred_at),
         entry.original_precision,

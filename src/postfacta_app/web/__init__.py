@@ -1,1 +1,1 @@
-"""What every slice needs to speak HTTP: one reader of requests and one renderer of pages."""
+"""Shared HTTP code: parsing requests and rendering pages."""

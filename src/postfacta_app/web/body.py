@@ -1,6 +1,6 @@
-"""Read what a request says: JSON, parameters, preconditions, keys, and times.
+"""Parse requests: JSON, parameters, preconditions, idempotency keys, times.
 
-Whatever a client sends, the worst that comes out of here is an `AppError`.
+Any input results in a value or an `AppError`.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ __all__ = [
 M = TypeVar("M", bound=BaseModel)
 
 MOST_PARTS: Final = 100_000
-"""The most commas and opening brackets of a JSON text: each is a value of some 100 bytes, however short it is."""
+"""The most commas and opening brackets of a JSON text: each is a value of about 100 bytes in memory."""
 _CONTAINERS: Final = (dict, list)
-_MOST_ERRORS: Final = 100  # Listed for one request.
-_DEPTH: Final = 100  # far above any body of ours, far below where Python's own stack ends
+_MOST_ERRORS: Final = 100  # Errors listed in one response.
+_DEPTH: Final = 100  # far above our models, far below Python's recursion limit
 _SPACED_COLON: Final = re.compile(rb'"[ \t\r\n]+:')
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _JSON_TYPE: Final = re.compile(r"application/([a-z0-9.+-]+\+)?json", re.IGNORECASE)
@@ -63,8 +63,8 @@ _JSON_TYPE: Final = re.compile(r"application/([a-z0-9.+-]+\+)?json", re.IGNORECA
 def parse_json(body: bytes) -> object:
     """Parse a JSON text: UTF-8 without a byte order mark, one value, finite numbers, no NUL.
 
-    Lone surrogates become U+FFFD, one for one, since they cannot be encoded. A repeated key stands where it was
-    last written, so that whoever folds keys sees the last one last.
+    Lone surrogates become U+FFFD, since they cannot be encoded. A repeated key has the position of its
+    last occurrence, so that the last one wins when keys are folded.
 
     Raises:
         MalformedError: If it is anything else, or has more than 100,000 commas and brackets.
@@ -73,18 +73,18 @@ def parse_json(body: bytes) -> object:
         raise MalformedError(f"more than {MOST_PARTS:,} commas and brackets")
     try:
         value = from_json(body, allow_inf_nan=False)
-    except ValueError:  # It is malformed, or strange: the slow way tells which.
+    except ValueError:  # Malformed or unusual: the slow parser decides.
         return _parse_slowly(body)
     return value if b"\\u0000" not in body and _is_plain(value, body) else _parse_slowly(body)
 
 
 def _parts(body: bytes) -> int:
-    """Count the commas and opening brackets before anything is built; those in texts only if there are too many."""
+    """Bound the commas and opening brackets before parsing; those in strings only count if there are too many."""
     count = _commas(body)
     if count <= MOST_PARTS:
         return count
     body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    # Before each text stands one of them, or a colon and a key before which one stands: there are not twice as many.
+    # Each string follows one of them, or a key that does: so there are less than twice as many.
     return count if body.count(b'"') > 5 * MOST_PARTS else _commas(b"".join(body.split(b'"')[::2]))
 
 
@@ -93,7 +93,7 @@ def _commas(text: bytes) -> int:
 
 
 def _is_plain(value: object, body: bytes) -> bool:
-    """Tell that there is no repeated key, no number without an end, and no deep nesting."""
+    """Return whether there are no repeated keys, no huge numbers and no deep nesting."""
     members, depth, level = 0, 0, [value]
     while level:
         if depth == _DEPTH and any(type(it) in _CONTAINERS for it in level):
@@ -109,12 +109,12 @@ def _is_plain(value: object, body: bytes) -> bool:
             elif kind is float and math.isinf(cast("float", each)):
                 return False
         level, depth = inner, depth + 1
-    # A key's colon stands behind a quotation mark. In texts there may be more, but nowhere fewer than there are keys.
+    # A key's colon follows a quotation mark. Strings may contain more of them, so the count is an upper bound.
     return members == body.count(b'":') + len(_SPACED_COLON.findall(body))
 
 
 def _parse_slowly(body: bytes) -> object:
-    """Parse by Python's own reader, which tells where what is wrong, and which shows repeated keys."""
+    """Parse with the standard library, which reports error positions and repeated keys."""
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError:
@@ -128,7 +128,7 @@ def _parse_slowly(body: bytes) -> object:
         raise MalformedError(f"not JSON at line {error.lineno}, column {error.colno}") from None
     except RecursionError:
         raise MalformedError("nested too deeply") from None
-    except ValueError:  # int() refuses numbers of thousands of digits
+    except ValueError:  # int() rejects numbers of thousands of digits
         raise MalformedError("a number is too large") from None
 
 
@@ -171,13 +171,13 @@ def _text(text: str) -> str:
 
 
 async def read_json(request: Request) -> object:
-    """Read the body as JSON, whatever its content type says."""
+    """Parse the body as JSON, ignoring its content type."""
     body = await request.body()
     return await aside(len(body), parse_json, body)
 
 
 async def read_body(request: Request, model: type[M]) -> M:
-    """Read the body as JSON of a model's shape; it must also claim to be JSON."""
+    """Parse the body as a model; its content type must be JSON."""
     given = [text.partition(";")[0].strip() for text in request.headers.getlist("content-type")]
     if len(given) != 1 or not _JSON_TYPE.fullmatch(given[0]):
         raise UnsupportedMediaTypeError("Send JSON, with Content-Type: application/json")
@@ -186,10 +186,10 @@ async def read_body(request: Request, model: type[M]) -> M:
 
 
 def parse(model: type[M], value: object) -> M:
-    """Check a JSON value against a model.
+    """Validate a JSON value against a model.
 
     Raises:
-        InvalidFieldsError: With a pointer, a code and plain words for each broken rule, and no echo of the input.
+        InvalidFieldsError: With a pointer, a code and a message for each error, without the input.
     """
     try:
         return model.model_validate(value)
@@ -208,8 +208,8 @@ def _pointer(location: tuple[int | str, ...]) -> str:
 
 _WORDS: Final = {
     "missing": ("required", "is required"),
-    "extra_forbidden": ("unknown", "is not known here"),
-    "uuid_parsing": ("uuid_parsing", "must be a UUID"),  # the original words quote the input
+    "extra_forbidden": ("unknown", "is not a known field"),
+    "uuid_parsing": ("uuid_parsing", "must be a UUID"),  # the original message quotes the input
 }
 
 
@@ -223,10 +223,10 @@ def _field_error(error: ErrorDetails, pointer: str) -> FieldError:
 
 
 def read_query(request: Request, model: type[M]) -> M:
-    """Read the query as a model: lists take a parameter as often as it comes, all else once.
+    """Parse the query as a model: list parameters may repeat, others may not.
 
     Raises:
-        MalformedError: If a parameter is unknown, repeated or breaks a rule: a filter that is silently ignored
+        MalformedError: If a parameter is unknown, repeated or invalid: a filter that is silently ignored
             gives a wrong answer.
     """
     lists = {field.alias or name: _is_list(field.annotation) for name, field in model.model_fields.items()}
@@ -235,7 +235,7 @@ def read_query(request: Request, model: type[M]) -> M:
     for name in dict.fromkeys(request.query_params):
         given = request.query_params.getlist(name)
         if name not in lists:
-            errors.append(FieldError(f"?{name}", "unknown", "is not known here"))
+            errors.append(FieldError(f"?{name}", "unknown", "is not a known parameter"))
         elif any("\0" in text for text in given):
             errors.append(FieldError(f"?{name}", "nul", "contains U+0000"))
         elif lists[name]:
@@ -268,23 +268,25 @@ _ETAG: Final = re.compile(r'\s*((?:W/)?"[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
 
 
 def if_match(request: Request, current: str) -> None:
-    """Hold a change to the version it starts from; `current` is the stored one's strong ETag, quotes included.
+    """Check `If-Match` against `current`, the stored version's strong ETag, quotes included.
 
     Raises:
         PreconditionRequiredError: Without `If-Match`.
-        PreconditionFailedError: If it names other versions; the answer carries the current one.
-        MalformedError: If it cannot be read.
+        PreconditionFailedError: If it names other versions; the response has the current one.
+        MalformedError: If it is malformed.
     """
     given = request.headers.getlist("if-match")
     if not given:
         raise PreconditionRequiredError("Send If-Match with the ETag of the version you change")
     named = list(_etags("If-Match", given))
     if "*" not in named and current not in named:
-        raise PreconditionFailedError("Read it again, then repeat your change", headers={"ETag": current})
+        raise PreconditionFailedError(
+            "It has changed: read it again, then repeat your change", headers={"ETag": current}
+        )
 
 
 def if_none_match(request: Request, etag: str) -> bool:
-    """Tell whether the client has this version already, so that 304 is the answer; compares weakly."""
+    """Return whether the client has this version, so that the response is 304; compares weakly."""
     given = request.headers.getlist("if-none-match")
     if not given:
         return False
@@ -301,7 +303,7 @@ def _etags(header: str, given: Sequence[str]) -> Iterator[str]:
     while at < len(text) or not text:
         found = _ETAG.match(text, at)
         if found is None:
-            raise MalformedError(f'{header}: an entity tag stands in double quotes, as in "inc-3"')
+            raise MalformedError(f'{header}: an entity tag must be in double quotes, as in "inc-3"')
         yield found[1]
         at = found.end()
 
@@ -312,7 +314,7 @@ _LONGEST_KEY: Final = 255
 
 
 def idempotency_key(request: Request) -> str | None:
-    """Read `Idempotency-Key`, quoted as a structured string or bare; None without one.
+    """Return the `Idempotency-Key`, quoted as a structured string or bare; None if absent.
 
     Raises:
         MalformedError: If it is not 1 to 255 characters of visible ASCII, or there are several.
@@ -342,10 +344,10 @@ _NANO: Final = 9
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A time as it was written, and as an instant.
+    """A time as written, and as an instant.
 
     Attributes:
-        text: RFC 3339 with the writer's offset, up to nine digits of fraction and no trailing zeros.
+        text: RFC 3339 with the original offset, up to nine fractional digits, without trailing zeros.
         instant: In UTC, cut to microseconds; None outside the years 1 to 9999.
     """
 
@@ -354,7 +356,7 @@ class Moment:
 
 
 def read_moment(text: str) -> Moment:
-    """Read RFC 3339, strictly: upper-case `T` and `Z`, an offset, a day that exists, no leap second.
+    """Parse RFC 3339 strictly: upper-case `T` and `Z`, an offset, an existing day, no leap second.
 
     Raises:
         ValueError: If it is anything else.
@@ -371,7 +373,7 @@ def read_moment(text: str) -> Moment:
     if zone in {"+00:00", "-00:00"}:
         zone = "Z"
     try:
-        # Python knows no year 0; the year 400 has the same days.
+        # Python has no year 0; the year 400 has the same calendar.
         local = datetime.fromisoformat(f"{'0400' if year == '0000' else year}{rest}.{fraction:0<6.6}+00:00")
     except ValueError:
         raise ValueError("must be a day that exists") from None
@@ -390,19 +392,19 @@ def _shifted(local: datetime, zone: str) -> datetime | None:
 
 
 def parse_time(text: str) -> datetime:
-    """Read RFC 3339 as an instant in UTC; digits beyond the microsecond are cut.
+    """Parse RFC 3339 as an instant in UTC, truncated to microseconds.
 
     Raises:
         ValueError: If it is anything else, or lies outside the years 1 to 9999.
     """
     instant = read_moment(text).instant
     if instant is None:
-        raise ValueError("must lie within the years 1 to 9999")
+        raise ValueError("must be within the years 1 to 9999")
     return instant
 
 
 def format_time(at: datetime) -> str:
-    """Write an instant as RFC 3339 in UTC with microseconds."""
+    """Format an instant as RFC 3339 in UTC with microseconds."""
     if at.tzinfo is not UTC:
         at = at.astimezone(UTC)
     return at.isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
@@ -412,7 +414,7 @@ def _time_field(value: object) -> object:
     if isinstance(value, datetime):
         return value
     if not isinstance(value, str):
-        raise ValueError("must be a time with an offset, such as 2026-02-07T10:00:00Z")  # noqa: TRY004 - pydantic wants it
+        raise ValueError("must be a time with an offset, such as 2026-02-07T10:00:00Z")  # noqa: TRY004 - pydantic expects it
     return parse_time(value)
 
 
@@ -428,4 +430,4 @@ def _whole(value: object) -> object:
 
 
 WHOLE = BeforeValidator(_whole)
-"""Stands last at a field that holds a strict `int`: JSON knows one kind of number, so 1.0 is a whole one too."""
+"""The last annotation of a strict `int` field: JSON has one number type, so 1.0 is an integer too."""

@@ -1,4 +1,4 @@
-"""Where the marks of charts stand; the templates write them down as SVG."""
+"""The layout of charts, which the templates render as SVG."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ _WIDTH: Final = 480.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 78.0, 472.0, 14.0, 26.0
 _LANE: Final = 56.0
 _PLOT: Final = 240.0
-_EDGE: Final = 8.0  # So that no dot lies on the frame.
+_EDGE: Final = 8.0  # Keeps dots off the frame.
 _MOST_WEEKS: Final = 53
 _WEEK: Final = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A labelled place on an axis."""
+    """A labelled position on an axis."""
 
     at: float
     label: str
     anchor: str = "middle"
 
 
-# How often
+# Frequency
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """How many in one week: the bar stands on its lane's line."""
+    """The count of one week: a bar on its lane's line."""
 
     x: float
     y: float
@@ -68,11 +68,11 @@ class WeekRow:
 
 @dataclass(frozen=True, slots=True)
 class WeekChart:
-    """A lane of bars for each severity, all to one scale.
+    """A lane of bars for each severity, on a common scale.
 
     Attributes:
-        most: The highest count, as high as a lane.
-        earlier: How many lie before the first week that is shown.
+        most: The highest count, which fills the height of a lane.
+        earlier: How many are before the first week shown.
     """
 
     width: float
@@ -87,21 +87,21 @@ class WeekChart:
 
 
 def week_chart(incidents: Sequence[tuple[datetime, str]], lanes: Sequence[str]) -> WeekChart | None:
-    """Count by week, Monday to Sunday in UTC, and by severity: weeks without any are there too, with nothing.
+    """Count by week, Monday to Sunday in UTC, and severity, with empty weeks in between.
 
     Args:
-        incidents: When each was declared, and its severity.
+        incidents: The declaration time and severity of each.
         lanes: The severities from top to bottom.
 
     Returns:
-        At most the last 53 weeks that have any; None without incidents.
+        At most 53 weeks, up to the last with an incident; None without incidents.
     """
     if not incidents:
         return None
     counts = Counter((_monday(at), severity) for at, severity in incidents)
     mondays = [monday for monday, _ in counts]
     last = max(mondays)
-    # At least four, so that a bar is no slab.
+    # At least four, which limits the width of a bar.
     first = max(min(*mondays, last - 3 * _WEEK), last - (_MOST_WEEKS - 1) * _WEEK)
     weeks = [first + at * _WEEK for at in range((last - first).days // 7 + 1)]
     most = max(count for (monday, _), count in counts.items() if monday >= first)
@@ -135,16 +135,16 @@ def week_chart(incidents: Sequence[tuple[datetime, str]], lanes: Sequence[str]) 
 
 def _monday(at: datetime) -> date:
     day = at.astimezone(UTC).date()
-    # The year 1 begins with a Monday, so there is one for each day.
+    # The year 1 begins with a Monday, so every day has one.
     return day - timedelta(days=day.weekday())
 
 
-# How long
+# Durations
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One incident: what people call it, its severity, when it was declared, and a length of 0 seconds or more."""
+    """One incident: its reference, severity, declaration time, and a duration of 0 seconds or more."""
 
     name: str
     severity: str
@@ -154,7 +154,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """A point where it is drawn."""
+    """A point with its coordinates."""
 
     x: float
     y: float
@@ -164,10 +164,10 @@ class Dot:
 
 @dataclass(frozen=True, slots=True)
 class DotPlot:
-    """A dot for each incident, by when it was declared and how long it took.
+    """A dot for each incident, by declaration time and duration.
 
     Attributes:
-        median: Where its line stands, with its length in words; None if there are too few to say.
+        median: The position of its line, with its length in words; None if there are too few.
     """
 
     width: float
@@ -190,7 +190,7 @@ _LENGTHS: Final = (
 
 
 def dot_plot(points: Sequence[Point], median: float | None) -> DotPlot | None:
-    """Place the points: time to the right, length upward on a scale of logarithms, which begins at one second.
+    """Place the points: time to the right, duration upward on a logarithmic scale from one second.
 
     Args:
         points: In any order.
@@ -235,5 +235,5 @@ def _ends(first: Tick, last: Tick) -> list[Tick]:
 
 
 def length(seconds: float) -> str:
-    """Write a length in words; below one second it says so."""
+    """Return a duration in words, including those below one second."""
     return span(timedelta(seconds=seconds)) if seconds >= 1 else "under 1 s"

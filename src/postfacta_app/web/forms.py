@@ -1,4 +1,4 @@
-"""Forms of pages: read what a browser posts, check it, and say why it was not saved."""
+"""HTML forms: parse and validate input, and report why it was not saved."""
 
 from __future__ import annotations
 
@@ -55,30 +55,30 @@ __all__ = [
 M = TypeVar("M", bound=BaseModel)
 
 TYPED: Final = "postfacta.typed"
-"""Where the scope of a request says what its form held, if it was stopped before it was saved."""
+"""The scope key of a form's input, for the error page if it was not saved."""
 
 _MOST_FIELDS: Final = 500
 _KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-# Whose form it is
+# CSRF
 
 
 def csrf_token(secret: str) -> str:
-    """Derive a form's token from the session's secret, which a page of another site never learns."""
+    """Derive a form's CSRF token from the session's secret."""
     return hashlib.sha256(b"postfacta csrf\n" + secret.encode()).hexdigest()
 
 
 def is_csrf_token(given: str, principal: Principal) -> bool:
-    """Tell whether a form carries the token of the session that sends it."""
+    """Return whether a form carries its session's CSRF token."""
     expected = principal.session_csrf
     return expected is not None and hmac.compare_digest(given.encode(), expected.encode())
 
 
 def is_same_origin(headers: Mapping[str, str], trusted: Sequence[str] = ()) -> bool:
-    """Tell whether a browser sent this from a page of ours, or of a trusted origin.
+    """Return whether a request comes from our own pages or a trusted origin.
 
-    A page cannot forge `Sec-Fetch-Site`. Browsers leave it out on plain HTTP; then `Origin` must name our host.
+    Pages cannot forge `Sec-Fetch-Site`. Browsers omit it on plain HTTP; then `Origin` must match our host.
     """
     origin = headers.get("origin", "")
     if origin and origin in trusted:
@@ -93,38 +93,38 @@ def is_same_origin(headers: Mapping[str, str], trusted: Sequence[str] = ()) -> b
 
 
 def new_key() -> str:
-    """Make the idempotency key of a form that is shown: however often it is then sent, it works once."""
+    """Generate the idempotency key of a form, so that sending it repeatedly has one effect."""
     return secrets.token_urlsafe(16)
 
 
-# What was typed
+# Input
 
 
 async def read_form(request: Request, principal: Principal) -> dict[str, str]:
-    """Read a form as it was sent, empty fields included, without its CSRF token; of a repeated name the last counts.
+    """Parse a form with empty fields but without its CSRF token; the last of repeated fields wins.
 
-    A line ends with a line feed alone. A `key`, if there is one, is fit to be an idempotency key.
+    Line endings become line feeds. A `key`, if present, is a valid idempotency key.
 
     Raises:
-        ForbiddenError: If a browser's session sends it, and not from a form of that session.
-        MalformedError: If it is no form, or a text in it contains U+0000.
+        ForbiddenError: If a browser session sent it without its CSRF token.
+        MalformedError: If it is not a form, or contains U+0000.
     """
     fields = await _sent(request)
     given = fields.pop("csrf", "")
-    # A token in the header is nothing that a browser sends by itself.
+    # Browsers do not send an Authorization header by themselves.
     if principal.session_csrf is not None and not (
         is_same_origin(request.headers) and is_csrf_token(given, principal)
     ):
-        raise ForbiddenError("This form is out of date: open the page again and repeat it")
+        raise ForbiddenError("This form is out of date: reload the page and try again")
     if "\0" in "".join([*fields, *fields.values()]):
         raise MalformedError("A text contains U+0000")
     if "key" in fields and _KEY.fullmatch(fields["key"]) is None:
-        raise MalformedError("The form's key is damaged: open the page again and repeat it")
+        raise MalformedError("The form's key is damaged: reload the page and try again")
     return fields
 
 
 async def keep_typed(request: Request) -> None:
-    """Put what a form says beside its request, for the page of the error that stopped it; a password never."""
+    """Store a form's input, without passwords, in the scope, for an error page."""
     if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
         fields = await _sent(request)
         request.scope[TYPED] = {name: text for name, text in fields.items() if "password" not in name}
@@ -140,10 +140,10 @@ async def _sent(request: Request) -> dict[str, str]:
 
 
 def parse(model: type[M], fields: Mapping[str, object]) -> M | tuple[FieldError, ...]:
-    """Check typed texts against a model; fields that are empty, or unknown to it, are left out.
+    """Validate form input against a model; empty and unknown fields are ignored.
 
-    Where it wants an instant, a text may be what `read_typed_time` reads; where it wants a list, words stand apart by
-    commas or spaces. A value that is no text goes in as it is.
+    Instants are parsed by `read_typed_time`; lists are separated by
+    commas or spaces. Values that are not strings are passed unchanged.
     """
     typed: dict[str, object] = {}
     wrong: list[FieldError] = []
@@ -168,7 +168,7 @@ def parse(model: type[M], fields: Mapping[str, object]) -> M | tuple[FieldError,
 
 
 def _kinds(annotation: object) -> Iterator[object]:
-    """List the types that an annotation is made of."""
+    """List the types in an annotation."""
     yield annotation
     yield getattr(annotation, "__origin__", None)
     for part in get_args(annotation):
@@ -182,10 +182,10 @@ _TYPED_TIME: Final = re.compile(
 
 
 def read_typed_time(text: str) -> datetime:
-    """Read a time as people type it: `2026-02-07 10:04`, with seconds or not, in UTC unless an offset follows.
+    """Parse a typed time: `2026-02-07 10:04`, with optional seconds, in UTC unless an offset follows.
 
     Raises:
-        ValueError: If it is anything else, or no day that exists.
+        ValueError: If it is anything else, or not an existing day.
     """
     found = _TYPED_TIME.fullmatch(text.strip())
     if found is None:
@@ -194,18 +194,14 @@ def read_typed_time(text: str) -> datetime:
     try:
         return body.parse_time(f"{found['day']}T{found['minute']}{found['second'] or ':00'}{zone}")
     except ValueError:
-        raise ValueError("must be a day and a time of day that exist") from None
+        raise ValueError("must be an existing date and time") from None
 
 
-# Why it comes back
+# Errors
 
-_AWAY: Final = (
-    "Not saved: the database cannot be reached now. What you typed is still here; send it again in a moment."
-)
-_UNKNOWN: Final = "It is not known whether this was saved. Send it again as it is: it is then saved once."
-_SPENT: Final = (
-    "This form was saved before, with other words. Look whether that is enough before you send it again."
-)
+_AWAY: Final = "Not saved: the database is unavailable. Your input is still here; send it again in a moment."
+_UNKNOWN: Final = "We could not confirm this was saved. Sending it again is safe: it will be saved once."
+_SPENT: Final = "This form was already submitted with different content. Check the result first."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,14 +209,14 @@ class Refusal:
     """Why a form was not saved, for the page that shows it again.
 
     Attributes:
-        message: What is wrong as a whole.
-        errors: The fields that broke a rule.
+        message: The general error.
+        errors: The invalid fields.
         status: The status of that page.
-        headers: Further headers of it.
-        is_spent: Whether its key has been used, so that it needs a new one.
+        headers: Further headers of that page.
+        is_spent: Whether its key was used, so that it needs a new one.
     """
 
-    message: str = "Some fields need another look"
+    message: str = "Some fields are invalid"
     errors: Sequence[FieldError] = ()
     status: int = InvalidFieldsError.status
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -228,7 +224,7 @@ class Refusal:
 
     @property
     def by_field(self) -> dict[str, str]:
-        """The first broken rule of each field; under an empty name what belongs to none."""
+        """The first error of each field; errors without a field have an empty name."""
         words: dict[str, str] = {}
         for error in self.errors:
             words.setdefault(error.pointer.lstrip("/").partition("/")[0], error.message)
@@ -236,12 +232,12 @@ class Refusal:
 
 
 async def attempt(write: Awaitable[Response]) -> Response | Refusal:
-    """Wait for a write; tell why it failed if whoever typed can do something about it, and raise what nobody can.
+    """Await a write; return a refusal for errors that the user can fix, and raise others.
 
     Raises:
-        NotFoundError: It is no longer there, or no longer to be seen.
+        NotFoundError: It no longer exists, or is no longer visible.
         ForbiddenError: It is not allowed.
-        InvalidInputError: A value is none that the database can store.
+        InvalidInputError: The database cannot store a value.
     """
     try:
         return await write

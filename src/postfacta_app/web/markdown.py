@@ -1,7 +1,7 @@
-"""Markdown that people write, as HTML in which nothing of theirs is alive but links.
+"""Render Markdown input as HTML in which only links are active.
 
-The time grows with the marks and lines, and with how deep they are nested: so all are bounded, for a text and for a page. What was
-rendered is kept by its text: a revision never changes, and the next one has most texts in common with it.
+The time grows with marks, lines and nesting, so all are bounded, per text and per page. Results are
+cached by text: revisions never change, and successive ones share most texts.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from markupsafe import Markup
 __all__ = ["Kept", "Markdown"]
 
 _FOLLOWED: Final = re.compile(r"(https?://|mailto:)", re.IGNORECASE)
-_BELOW: Final = 2  # A text stands under the page's `h1` and a section's `h2`.
+_BELOW: Final = 2  # A text is below the page's `h1` and a section's `h2`.
 _LAST: Final = 6
 _MARKS: Final = re.compile(r"[][*_~`|<&\n]")
-_TEXT: Final = 2_000  # Marks and lines of a text that is rendered, which take 45 ms at most.
-_PAGE: Final = 5_000  # Of all texts of a page.
+_TEXT: Final = 2_000  # Marks and lines of one text, at most 45 ms.
+_PAGE: Final = 5_000  # Of all texts on a page.
 _NESTED: Final = 20
 _AS_TYPED: Final = Markup(
-    '<p class="prose">{}</p><p class="quiet-text">Shown as it was typed: it has too many marks.</p>'
+    '<p class="prose">{}</p><p class="quiet-text">Shown as plain text: it has too much markup.</p>'
 )
 _KEPT_BYTES: Final = 16 * 2**20
 
 
 class _Writer(MarkdownIt):
-    """CommonMark with tables, without HTML and images: those would be fetched from somewhere."""
+    """CommonMark with tables, without HTML and images, which could load remote content."""
 
     def __init__(self) -> None:
         super().__init__("js-default", {"maxNesting": _NESTED})
         self.disable("image")
         self.core.ruler.push("tame", _tame)
 
-    def validateLink(self, url: str) -> bool:  # noqa: N802 - the library calls it so
-        """Leave a link as text unless it leads to the web or to somebody's mailbox."""
+    def validateLink(self, url: str) -> bool:  # noqa: N802 - the library's name
+        """Return whether a link is http, https or mailto; others stay text."""
         return _FOLLOWED.match(url) is not None
 
 
@@ -48,14 +48,16 @@ def _tame(state: StateCore) -> None:
     for token in state.tokens:
         if token.type in {"heading_open", "heading_close"}:
             token.tag = f"h{min(int(token.tag[1:]) + _BELOW, _LAST)}"
-        token.attrs.pop("style", None)  # How a column is aligned; the policy of the pages forbids it.
+        token.attrs.pop(
+            "style", None
+        )  # Column alignment uses inline styles, which the pages' policy forbids.
         for child in token.children or ():
             if child.type == "link_open":
                 child.attrSet("rel", "noopener nofollow")
 
 
 class Kept:
-    """What was rendered, by the hash of its text; what was not asked for longest goes first."""
+    """A least-recently-used cache of rendered texts, by hash."""
 
     def __init__(self) -> None:
         self._html: OrderedDict[bytes, Markup] = OrderedDict()
@@ -64,12 +66,12 @@ class Kept:
         self._writer = _Writer()
 
     def render(self, text: str) -> Markup:
-        """Render a text, or give what it was rendered to before."""
+        """Return the rendered text, cached or new."""
         key = hashlib.sha256(text.encode()).digest()
-        with self._lock:  # Pages are drawn in several threads.
+        with self._lock:  # Pages are rendered in several threads.
             html = self._html.pop(key, None)
             if html is None:
-                html = Markup(self._writer.render(text))  # noqa: S704 - all that was typed has been escaped
+                html = Markup(self._writer.render(text))  # noqa: S704 - all input has been escaped
                 self._bytes += len(html)
             self._html[key] = html
             while self._bytes > _KEPT_BYTES:
@@ -81,9 +83,9 @@ _KEPT: Final = Kept()
 
 
 class Markdown:
-    """Renders the texts of one page. HTML in them is text, and their highest heading becomes an `h3`.
+    """Renders the texts of one page. HTML is escaped, and the highest heading becomes an `h3`.
 
-    A text of more than 2,000 marks and lines, and what comes after 5,000 of a page, is shown as it was typed, and says so.
+    A text with more than 2,000 marks and lines, and any after 5,000 on a page, is shown as plain text with a note.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Where a list goes on: cursors, and the addresses of next pages."""
+"""Cursors and next-page URLs of lists."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _CURSOR_VERSION: Final = 1
 
 
 def encode_cursor(sort: str, key: tuple[datetime, UUID], of_filters: str) -> str:
-    """Write where a list goes on: after this key, in this order, under these filters."""
+    """Return the cursor after this key, for this order and these filters."""
     return encode_members(sort, [format_time(key[0]), str(key[1])], of_filters)
 
 
 def decode_cursor(text: str, sort: str, of_filters: str) -> tuple[datetime, UUID]:
-    """Read a cursor back.
+    """Return the key of a cursor.
 
     Raises:
-        InvalidCursorError: If it is damaged, or belongs to another order or other filters.
+        InvalidCursorError: If it is damaged, or was issued for another order or other filters.
     """
     try:
         match decode_members(text, sort, of_filters):
@@ -52,16 +52,16 @@ def decode_cursor(text: str, sort: str, of_filters: str) -> tuple[datetime, UUID
 
 
 def encode_members(sort: str, key: Sequence[object], of_filters: str) -> str:
-    """Write a cursor whose key has members of another kind: texts, whole numbers, truth values."""
+    """Return a cursor whose key has strings, integers or booleans."""
     text = json.dumps([_CURSOR_VERSION, sort, *key, of_filters], ensure_ascii=False)
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def decode_members(text: str, sort: str, of_filters: str) -> Sequence[object]:
-    """Read the key of such a cursor back; what its members are is for the caller to check.
+    """Return the key of such a cursor; the caller must check the types of its members.
 
     Raises:
-        InvalidCursorError: If it is damaged, or belongs to another order or other filters.
+        InvalidCursorError: If it is damaged, or was issued for another order or other filters.
     """
     try:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
@@ -80,21 +80,21 @@ def decode_members(text: str, sort: str, of_filters: str) -> Sequence[object]:
 
 
 def _refusal() -> InvalidCursorError:
-    return InvalidCursorError("Begin again without a cursor")
+    return InvalidCursorError("Start again without a cursor")
 
 
 def filters_hash(query: BaseModel) -> str:
-    """Tell queries apart by their filters: what only says which page, and in which order, does not count."""
+    """Return a hash of a query's filters, without page and order."""
     text = query.model_dump_json(exclude={"sort", "limit", "cursor"})
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def next_page(request: Request, cursor: str) -> str:
-    """Write the address of the next page: that of this one, with its cursor."""
+    """Return the URL of the next page: this one's, with its cursor."""
     others = [(name, text) for name, text in request.query_params.multi_items() if name != "cursor"]
     return f"{request.url.path}?{urlencode([*others, ('cursor', cursor)])}"
 
 
 def next_link(request: Request, cursor: str | None) -> dict[str, str]:
-    """Write the `Link` header that leads to the next page; none if there is none."""
+    """Return the `Link` header to the next page; empty if there is none."""
     return {} if cursor is None else {"Link": f'<{next_page(request, cursor)}>; rel="next"'}

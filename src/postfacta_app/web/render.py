@@ -1,4 +1,4 @@
-"""Render pages: the templates, what they may call, and the headers of HTML."""
+"""Render pages: templates, filters and HTML headers."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .markdown import Markdown
 
 __all__ = ["Pages", "mark_stale", "span"]
 
-_RENDERS = "_markdown"  # Under this name a page has what renders its texts.
+_RENDERS = "_markdown"  # The name of the Markdown renderer in a page's context.
 STATIC = Path(__file__).parent / "static"
-_MAIN = b'<main id="main"><div class="wrap">'  # As base.html has it; what people type is escaped.
+_MAIN = b'<main id="main"><div class="wrap">'  # As in base.html; user input is escaped.
 
 
 def span(length: timedelta) -> str:
-    """Write a length in its two largest units, such as `1 h 05 min`."""
+    """Format a duration in its two largest units, such as `1 h 05 min`."""
     minutes, seconds = divmod(max(0, int(length.total_seconds())), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
@@ -35,10 +35,10 @@ def span(length: timedelta) -> str:
 
 
 def mark_stale(page: bytes, at: datetime) -> bytes:
-    """Put a line at the top of a rendered page that says when it was true, and why it is not newer."""
+    """Insert a line at the top of a rendered page that says how old it is, and why."""
     line = (
         f'<p class="stale" role="status">As of <time datetime="{at:%Y-%m-%dT%H:%MZ}">{at:%H:%M} UTC</time>.'
-        " The database is unreachable; nothing can be saved.</p>"
+        " The database is unavailable; nothing can be saved.</p>"
     )
     return page.replace(_MAIN, _MAIN + line.encode(), 1)
 
@@ -50,7 +50,7 @@ def _markdown(context: Context, text: str) -> Markup:
 
 
 class Pages:
-    """Renders templates with what every page shows.
+    """Renders templates with the common context.
 
     Args:
         version: The version shown at the foot.
@@ -67,7 +67,7 @@ class Pages:
         self._always = {"version": version, "here": ""}
         self._environment.filters.update(
             words=lambda value: str(value).replace("_", " ").capitalize(),
-            markdown=cast("Any", _markdown),  # No type says what a filter may be.
+            markdown=cast("Any", _markdown),  # Filters are untyped.
             iso=datetime.isoformat,
             day=lambda at: f"{at:%Y-%m-%d}",
             clock=lambda at: f"{at:%H:%M:%S}",
@@ -83,7 +83,7 @@ class Pages:
         status: int = 200,
         headers: Mapping[str, str] | None = None,
     ) -> HTMLResponse:
-        """Render one page. It is never stored by caches: it belongs to whoever asked."""
+        """Render one page; caches must not store it."""
         text = self._environment.get_template(template).render(
             {**self._always, "principal": principal, _RENDERS: Markdown(), **context}
         )

@@ -1,7 +1,7 @@
-"""What was answered before, given again while the database is away.
+"""Replay earlier responses while the database is unavailable.
 
-Whoever got an answer gets the last one again, for the same address, marked as old; nobody else does. An answer is
-kept only if its handler has said that nothing in it is private: whoever may see that can change at any time.
+A caller gets their own last response to the same URL, marked as stale. A response is
+cached only if its handler declares it free of private data, whose visibility can change at any time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .render import mark_stale
 __all__ = ["MAX_AGE", "Kept", "Key", "Shelf", "StaleAnswers", "allow_stale", "is_away"]
 
 MAX_AGE: Final = 900.0
-"""Seconds for which what was seen last may stand in for a database that is away."""
+"""The age in seconds up to which responses are replayed."""
 
 _AWAY: Final = (
     CircuitOpenError | DatabaseUnavailableError | PoolTimeoutError | LockTimeoutError | DeadlineExceededError
@@ -42,40 +42,40 @@ _ALLOWED: Final = "postfacta.stale"
 _OK, _NOT_MODIFIED = 200, 304
 
 Key = tuple[Principal, str, bytes]
-"""Who asked, for which path and which query. Another role, or another session of a browser, is somebody else."""
+"""The caller, path and query of a response. Another role or browser session is another caller."""
 
 
 def is_away(error: ResilienceError, database: str) -> bool:
-    """Tell whether an error means that this database cannot be read now."""
+    """Return whether an error means that this database is unavailable."""
     away = isinstance(error, _AWAY)
     return away and error.policy == database
 
 
 def allow_stale(request: Request) -> None:
-    """Say that the answer to this shows nothing private, so that it may be kept."""
+    """Declare that the response shows nothing private, so that it may be cached."""
     request.scope[_ALLOWED] = True
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An answer as it was, and the monotonic second in which its request came."""
+    """A cached response, and the monotonic time of its request."""
 
     body: bytes
     headers: Mapping[str, str]
     at: float
 
     def size_bytes(self, key: Key) -> int:
-        """Tell how much it holds, near enough: the text of the answer and of the address."""
+        """Return its approximate size in bytes: response and URL."""
         lines = sum([len(name) + len(text) for name, text in self.headers.items()])
         return len(self.body) + lines + len(key[1]) + len(key[2])
 
 
 class Shelf:
-    """Keeps so many answers, of so many bytes; what was not used for longest goes first.
+    """A least-recently-used cache of responses.
 
     Args:
-        max_answers: How many.
-        max_bytes: How much they hold together; a larger answer is not kept at all.
+        max_answers: The most responses.
+        max_bytes: Their total size; larger responses are not cached.
     """
 
     def __init__(self, *, max_answers: int = 1000, max_bytes: int = 32 * 1024 * 1024) -> None:
@@ -85,7 +85,7 @@ class Shelf:
         self._bytes = 0
 
     def put(self, key: Key, kept: Kept) -> None:
-        """Keep the last answer to this."""
+        """Store the last response."""
         self.drop(key)
         size = kept.size_bytes(key)
         self._kept[key] = (kept, size)
@@ -94,7 +94,7 @@ class Shelf:
             self.drop(next(iter(self._kept)))
 
     def get(self, key: Key, now: float) -> Kept | None:
-        """Give what is kept, if it is not too old."""
+        """Return the cached response unless it is too old."""
         kept, _ = self._kept.get(key, (None, 0))
         if kept is None:
             return None
@@ -105,24 +105,24 @@ class Shelf:
         return kept
 
     def drop(self, key: Key) -> None:
-        """Keep nothing for this any more."""
+        """Remove the cached response."""
         _, size = self._kept.pop(key, (None, 0))
         self._bytes -= size
 
     def clear(self) -> None:
-        """Keep nothing at all."""
+        """Remove all cached responses."""
         self._kept.clear()
         self._bytes = 0
 
 
 class StaleAnswers:
-    """Stands between a route and its handler, and answers from the shelf when the database is away.
+    """Wraps handlers, and replays cached responses while the database is unavailable.
 
     Args:
-        database: The name that the database's errors carry.
-        shelf: Where answers are kept.
-        monotonic: For their age.
-        wall: For the time that people read.
+        database: The name in the database's errors.
+        shelf: The cache.
+        monotonic: The clock for ages.
+        wall: The clock for displayed times.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class StaleAnswers:
         self._era = 0
 
     def forget(self) -> None:
-        """Keep nothing of what was read before: call it when somebody may see less than before."""
+        """Drop all cached responses; called when a caller may have lost access to something."""
         self._shelf.clear()
         self._era += 1
 
@@ -145,13 +145,13 @@ class StaleAnswers:
         principal: Principal,
         handler: Callable[[Request, Principal], Awaitable[Response]],
     ) -> Response:
-        """Let the handler answer; if it cannot because the database is away, give the last answer again."""
+        """Call the handler; if the database is unavailable, replay the last response."""
         key = (principal, request.scope["path"], request.scope["query_string"])
         began, era = self._monotonic(), self._era
         try:
             response = await handler(request, principal)
         except AppError:
-            self._shelf.drop(key)  # Such as 404: what was there is gone, or hidden.
+            self._shelf.drop(key)  # Such as 404: it is gone or hidden.
             raise
         except ResilienceError as error:
             now = self._monotonic()
@@ -159,7 +159,7 @@ class StaleAnswers:
             if kept is None:
                 raise
             return self._again(request, kept, int(now - kept.at))
-        if era == self._era:  # What was read before something was hidden must not be kept after it.
+        if era == self._era:  # A response read before a revocation must not be cached after it.
             self._note(key, request, response, began=began)
         return response
 
@@ -179,7 +179,7 @@ class StaleAnswers:
             self._shelf.drop(key)
 
     def _again(self, request: Request, kept: Kept, age: int) -> Response:
-        # RFC 9211, 2.2: fresh for no time at all, so it has been stale ever since.
+        # RFC 9211, 2.2: never fresh, so stale since it was stored.
         headers = {
             **kept.headers,
             "age": str(age),

@@ -79,7 +79,7 @@ def path_of(desk: Desk) -> str:
 async def test_an_action_is_added_once_however_often_it_is_sent(desk: Desk, screen: Screen) -> None:
     path = path_of(desk)
     page = await screen.get(path)
-    assert "No action has been written down yet." in page.text
+    assert "No action items yet." in page.text
     for _ in range(2):
         await screen.send(
             page, path, title="Try one server first", type="prevent", owner="Ada", due_on="2020-01-02", priority="1",
@@ -88,7 +88,7 @@ async def test_an_action_is_added_once_however_often_it_is_sent(desk: Desk, scre
     (made,) = (await desk.get("/action-items"))["items"]
     assert (made["title"], made["owner"], made["due_on"], made["priority"]) == ("Try one server first", "Ada", "2020-01-02", 1)  # fmt: skip
     page = await screen.get(path)
-    assert "1 open, 1 overdue, 1 in all" in page.text
+    assert "1 open, 1 overdue, 1 in total" in page.text
     assert "Overdue by " in page.text
     assert 'href="https://example.org/1" rel="noopener nofollow"' in page.text
 
@@ -106,7 +106,7 @@ async def test_a_new_action_that_breaks_a_rule_comes_back_as_it_was_typed(desk: 
     )
     fields = next(it for it in forms_of(answer) if it.action == path).fields
     assert (fields["title"], fields["due_on"], fields["owner"]) == ("No", "tomorrow", "Ada")
-    for name, label in (("title", "What is to be done"), ("type", "What it is for"), ("due_on", "Due day")):
+    for name, label in (("title", "Title"), ("type", "Type"), ("due_on", "Due date")):
         assert f'<a href="#f-{name}">{label}</a>' in answer.text
     assert (await desk.get("/action-items"))["items"] == []
 
@@ -121,10 +121,10 @@ async def test_buttons_move_an_action_and_nothing_is_given_up_without_a_reason(
         assert answer.headers["location"] == f"{path}#a-{made['id']}"
         assert (await desk.get("/action-items"))["items"][0]["status"] == status
     answer = await screen.send(await screen.get(path), one, expect=422, having="closed_reason")
-    assert f'<a href="#f-closed_reason-{made["id"]}">Why it will not be done</a>' in answer.text
+    assert f'<a href="#f-closed_reason-{made["id"]}">Reason</a>' in answer.text
     await screen.send(answer, one, having="closed_reason", closed_reason="The server is gone.")
     page = await screen.get(path)
-    assert "Will not be done" in page.text
+    assert "Won&#39;t do" in page.text
     assert "The server is gone." in page.text
 
 
@@ -146,7 +146,7 @@ async def test_whoever_comes_second_is_told_and_shown_what_is_now(desk: Desk, sc
     page = await screen.get(path)
     await screen.send(page, one, having="status", status="in_progress")
     answer = await screen.send(page, one, expect=412, having="due_on", owner="Late")
-    assert "Somebody else changed this action meanwhile" in answer.text
+    assert "This action item was changed by someone else" in answer.text
     await screen.send(answer, one, having="due_on")
     (now,) = (await desk.get("/action-items"))["items"]
     assert (now["owner"], now["status"], now["version"]) == ("Late", "in_progress", 3)

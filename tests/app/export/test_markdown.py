@@ -95,7 +95,7 @@ def test_markdown_that_does_no_harm_keeps_its_form() -> None:
     shown = quote(text)
     assert shown == "> " + text.replace("<", "&lt;").replace("\n", "\n> ")
     assert item("one\ntwo") == "- one\n  two"
-    assert quote(" \n") == "Nothing is written down."
+    assert quote(" \n") == "Nothing recorded."
 
 
 AT = "2026-01-05T10:00:00Z"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 PASSWORD = "correct horse battery"  # noqa: S105 - of nobody
-WRONG = "The e-mail or the password is wrong"
+WRONG = "Wrong e-mail or password"
 USER: Json = {"id": str(SUB), "aud": "authenticated", "role": "", "email": EMAIL, "identities": []}
 BROKEN: list[tuple[int, Json | str]] = [
     (500, {"code": 500, "error_code": "unexpected_failure", "msg": "Database error"}),
@@ -277,7 +277,7 @@ async def test_the_sign_in_page_says_what_is_wrong_and_what_is_away(
     project.answer = (502, "<h1>Bad Gateway</h1>")
     away = await submit(service)
     assert (away.status_code, away.headers["Retry-After"]) == (503, "5")
-    assert "Nobody can be signed in now" in away.text
+    assert "Sign-in is temporarily unavailable" in away.text
     assert PASSWORD not in away.text
 
 

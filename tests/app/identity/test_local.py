@@ -165,7 +165,7 @@ def test_a_header_goes_before_a_cookie(headers: list[str], cookie: str | None, s
     ids=str,
 )
 def test_what_is_not_one_bearer_token_is_refused(headers: list[str]) -> None:
-    with pytest.raises(ValueError, match="one Bearer token"):
+    with pytest.raises(ValueError, match="a single Bearer token"):
         presented(headers, "cookie")
 
 

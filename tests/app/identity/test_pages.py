@@ -142,6 +142,6 @@ async def test_a_failed_sign_in_shows_the_form_again_and_never_the_password(
     content = urlencode({"email": email.encode("utf-8", "surrogatepass"), "password": "not the password"})
     answer = await browser.post("/signin", headers=OURS, content=content.encode())
     assert answer.status_code in {401, 422}
-    assert "The e-mail or the password is wrong" in answer.text
+    assert "Wrong e-mail or password" in answer.text
     assert "not the password" not in answer.text
     assert "<script>" not in answer.text

@@ -186,7 +186,7 @@ async def test_nobody_reaches_the_sessions_of_another(service: Service) -> None:
 async def test_an_account_whose_password_is_kept_elsewhere_has_sessions_alone(service: Service) -> None:
     screen = await Screen.of(service, "viewer")
     page = await screen.get("/account")
-    assert "is not kept here" in page.text
+    assert "is managed by your sign-in provider" in page.text
     body = {"current_password": OLD, "password": NEW}
     headers = {**screen.headers, "Sec-Fetch-Site": "same-origin"}
     answer = await service.client.put("/api/v1/me/password", json=body, headers=headers)

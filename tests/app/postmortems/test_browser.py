@@ -105,7 +105,7 @@ def test_a_responder_writes_all_sections_publishes_and_hears_of_what_comes_late(
 
 def _publish(visit: Visit) -> None:
     page = visit.page
-    page.click("text=Ask for review")
+    page.click("text=Request review")
     page.click("main button:has-text('Publish')")
     assert "add: impact, factors" in visit.text("[role=alert]")
     visit.look("refused")
@@ -138,10 +138,10 @@ def _act(visit: Visit) -> None:
     page.fill("#f-due_on", "2020-03-01")
     page.click("main button:has-text('Add')")
     assert visit.text(".actions .severity-CRITICAL").startswith("Overdue by ")
-    page.click("text=Will not be done…")
+    page.click("text=Won't do…")
     visit.look("actions")
     page.fill("[name=closed_reason]", "There is one server now.")
-    page.click("text=Give it up")
+    page.click("text=Close as won't do")
     assert "There is one server now." in visit.text(".actions")
 
 
@@ -150,12 +150,12 @@ def _learn(visit: Visit, live: LiveService, incident: str) -> None:
     sent = live.client.post("/api/v1/signals", json={"incident": incident, "items": [late]})
     assert sent.json()["counts"]["created"] == 1
     visit.go("Post-mortem")
-    assert visit.text(".changed summary") == "1 entry arrived since this version"
+    assert visit.text(".changed summary") == "1 entry added since this version"
     assert "A late deploy" in visit.text(".changed")
     visit.look("published")
     visit.page.click("text=All revisions")
     visit.look("revisions")
-    visit.page.click("text=What it changed >> nth=1")
+    visit.page.click("text=Show changes >> nth=1")
     assert visit.page.locator("ins").count() > 0
     visit.look("difference")
     visit.go("History")

@@ -75,9 +75,9 @@ async def test_edits_and_revisions_are_told_in_words_and_by_name(desk: Desk, ser
         "Attached 3 signals",
         "Set the milestone “detected” to 2026-02-07 10:00:00<",
         "Shifted the clock of ci by +1.5 s",
-        "Set the time of ci 7 to what its source says",
+        "Set the time of ci 7 to the time of its source",
         "Set the time of ci 7 to 2026-02-07 10:00<",
-        "Named ci 7 “A deploy”",
+        "Renamed ci 7 to “A deploy”",
         "Hid ci 7",
         "Pinned ci 7",
     ]
@@ -116,4 +116,4 @@ async def test_a_history_that_is_long_goes_on(desk: Desk, service: Service) -> N
 
 async def test_an_empty_history_says_so(desk: Desk, service: Service) -> None:
     page = await (await Screen.of(service)).get(f"/incidents/{desk.ref}/history")
-    assert "Nobody has changed anything yet." in page.text
+    assert "No changes yet." in page.text

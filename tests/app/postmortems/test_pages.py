@@ -99,7 +99,7 @@ async def test_all_sections_are_written_one_at_a_time_and_read_back(desk: Desk, 
         "310.5 EUR",
         "<em>once</em>",
         "not on the timeline",
-        "What should have held",
+        "Safeguard that failed",
         "Rolled back.",
     ):
         assert words in page
@@ -147,7 +147,7 @@ async def test_whoever_writes_second_keeps_his_words_and_sees_those_of_the_first
     page = await screen.get(path)
     await desk.write(0, {"summary": "The words of *another*."}, expect=201)
     answer = await screen.send(page, path, expect=412, having="rev", summary="My words.")
-    assert "Somebody else wrote a revision meanwhile" in answer.text
+    assert "someone else wrote a new revision in the meantime" in answer.text
     assert "The words of <em>another</em>." in answer.text
     assert next(it for it in forms_of(answer) if "rev" in it.fields).fields["summary"] == "My words."
     await screen.send(answer, path, having="rev")
@@ -173,7 +173,7 @@ async def test_publishing_is_refused_with_links_to_what_is_missing(desk: Desk, s
     await screen.send(await screen.get(path), moves, having="to", to="in_review")
     answer = await screen.send(await screen.get(path), moves, expect=409, having="to", to="published")
     assert "Before it can be published, add: impact, factors, owners" in answer.text
-    assert [f'href="{path}/edit/{name}"' in answer.text.partition("it needs:")[2].partition("</ul>")[0] for name in ("summary", "impact", "factors")] == [False, True, True]  # fmt: skip
+    assert [f'href="{path}/edit/{name}"' in answer.text.partition("can be published:")[2].partition("</ul>")[0] for name in ("summary", "impact", "factors")] == [False, True, True]  # fmt: skip
     assert f'href="/incidents/{desk.ref}/actions">an owner' in answer.text
     await desk.send(
         "PATCH", f"/api/v1/action-items/{action['id']}", expect=200, json={"owner": "Ada"},
@@ -181,7 +181,7 @@ async def test_publishing_is_refused_with_links_to_what_is_missing(desk: Desk, s
     )  # fmt: skip
     await desk.write(2, FULL)
     page = await screen.get(path)
-    assert "it needs:" not in page.text
+    assert "can be published:" not in page.text
     await screen.send(page, moves, having="to", to="published")
     assert (await desk.get("/postmortem"))["status"] == "published"
     assert "Back to draft" in (await screen.get(path)).text
@@ -220,7 +220,7 @@ async def test_a_late_signal_shows_a_banner_that_names_it(desk: Desk, screen: Sc
     sent = {"incident": desk.incident["id"], "items": [item]}
     await desk.send("POST", "/api/v1/signals", expect=200, json=sent)
     page = (await screen.get(path_of(desk))).text
-    assert "<summary>1 entry arrived since this version</summary>" in page
+    assert "<summary>1 entry added since this version</summary>" in page
     assert (
         "A late &lt;i&gt;deploy&lt;/i&gt;"
         in page.partition("since this version")[2].partition("</details>")[0]
@@ -248,7 +248,7 @@ async def test_revisions_are_listed_compared_and_restored(desk: Desk, screen: Sc
     assert revision["content"]["summary"] == "One\nTwo"
     # Somebody with the old page open cannot restore over what was written since.
     answer = await screen.send(old, path_of(desk, "/restore"), expect=412, key="another-key")
-    assert "Somebody else wrote a revision" in answer.text
+    assert "someone else wrote a new revision" in answer.text
     await screen.get(path_of(desk, "/revisions/9"), expect=404)
     await screen.get(path_of(desk, "/revisions/x"), expect=404)
     await screen.get(path_of(desk, "/edit/root_cause"), expect=404)

@@ -67,8 +67,8 @@ async def test_without_a_prometheus_it_says_that_it_speaks_for_this_process_alon
     for _ in range(3):
         await service.client.get("/api/v1/me", headers=await service.as_role("viewer"))
     page = await page_of(service)
-    assert "POSTFACTA_PROMETHEUS_URL , so this is what this process alone knows" in page
-    # Who asked before the database was found was refused, and that counts.
+    assert "POSTFACTA_PROMETHEUS_URL is not set, so these figures cover this process only" in page
+    # Requests before the database was available were rejected, and count.
     found = re.search(r"success-rate did not fail 99\.5 % ([✓✕]) ([\d.]+) % ([\d,]+)", page)
     assert found
     assert (found[1] == "✓") == (float(found[2]) >= 99.5)
@@ -85,12 +85,12 @@ async def test_the_checks_are_there_with_their_age(service: Service) -> None:
 
 async def test_what_protects_the_service_is_there_with_its_numbers(service: Service) -> None:
     page = await page_of(service)
-    assert re.search(r"Circuit breaker postgres Closed Calls [\d,]+ Failed 0 Refused 0", page)
-    assert re.search(r"Connection pool postgres Used \d of 10 Idle \d Waiting 0 Waited in vain 0", page)
-    # Whoever asks for the page is under way.
-    assert re.search(r"Load shedding: requests Under way 1 of \d+ Waiting 0 Refused 0", page)
-    assert re.search(r"Rate limit address Refused 0", page)
-    assert re.search(r"Rate limit read Refused 0", page)
+    assert re.search(r"Circuit breaker postgres Closed Calls [\d,]+ Failed 0 Rejected 0", page)
+    assert re.search(r"Connection pool postgres Used \d of 10 Idle \d Waiting 0 Timed out 0", page)
+    # The request for the page itself is in flight.
+    assert re.search(r"Load shedding: requests In flight 1 of \d+ Waiting 0 Rejected 0", page)
+    assert re.search(r"Rate limit address Rejected 0", page)
+    assert re.search(r"Rate limit read Rejected 0", page)
 
 
 async def test_with_a_prometheus_it_shows_the_budgets_of_thirty_days(shared_app_dsn: str, told: Told) -> None:

@@ -332,7 +332,7 @@ async def test_what_a_full_incident_does_not_take_is_stored_and_said(
         ("created", "full"),
         ("rejected", None),
     ]
-    assert "another incident can take it" in told["warnings"][0]
+    assert "can be attached to another incident" in told["warnings"][0]
     assert (await get(service, f"{SIGNALS}/{told['results'][3]['signal_id']}", responder)).status_code == 200
     again = await send(service, responder, items[0], incident=incident["id"])
     assert (again["results"][0]["attached"], again["warnings"]) == ("already", [])

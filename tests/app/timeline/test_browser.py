@@ -53,16 +53,16 @@ def test_a_responder_puts_a_timeline_right_by_forms_alone(page: Page) -> None:
     assert "Deploy 7" not in page.locator("article h4").all_text_contents()
 
     curate(alert, "Correct the time", value="2026-02-07 10:02", reason="By the log")
-    assert alert.locator("s").text_content() == "Before: 10:04:12"
+    assert alert.locator("s").text_content() == "Originally: 10:04:12"
     assert page.locator("li.moment", has=alert).locator("> time").text_content() == "≈10:02"
 
-    curate(alert, "Hide it", reason="A test alert")
+    curate(alert, "Hide", reason="A test alert")
     assert "Checkout fails" not in (page.text_content("main") or "")
     page.click("text=Show 1 hidden")
     assert alert.locator(".tag").all_text_contents() == ["pinned", "hidden"]
 
     page.click("text=Resolve…")
-    resolve = page.locator("form", has_text="Resolve it")
+    resolve = page.locator("form[action*='/moves']", has_text="Resolve")
     resolve.locator("[name=occurred_at]").fill("2026-02-07 10:50")
     resolve.locator("button").click()
     assert page.locator(".status").text_content() == "Resolved"

@@ -126,7 +126,7 @@ async def test_the_page_tells_what_happened_in_order_with_durations_and_evidence
     assert -1 not in places
     assert places == sorted(places)
     assert "Detected, +4 min" in seen.text
-    assert "To detect 4 min from alerts and moves" in seen.text
+    assert "To detect 4 min derived" in seen.text
     assert f"To mitigate {UNKNOWN} still open" in seen.text
     assert 'href="https://grafana.example/d/7" rel="noopener nofollow">The panel' in seen.html
     assert '"instance": "web-7"' in seen.text
@@ -141,7 +141,7 @@ async def test_what_was_known_then_leaves_out_the_rest_and_takes_no_corrections(
     assert "Mitigated" in (await here.get()).story
     seen = await here.get("?known_as_of=2026-02-07T10:10:00Z")
     assert "Mitigated" not in seen.story
-    assert "What was known at 2026-02-07 10:10:00 UTC" in seen.text
+    assert "Showing only what was known at 2026-02-07 10:10:00 UTC" in seen.text
     assert "Checkout fails" in seen.text
     assert "Deploy 7" not in seen.text
     assert not [it for it in seen.forms if "INC-" in it["action"]]
@@ -195,7 +195,7 @@ async def test_remarks_stand_beneath_their_entry_or_under_the_timeline_with_a_na
     places = [seen.story.find(words) for words in ("Checkout fails", "Who was paged?", "Declared")]
     assert places == sorted(places)
     assert "Nobody was &lt;b&gt;hurt&lt;/b&gt;" in seen.html
-    assert seen.text.find("About the incident as a whole") < seen.text.find("Nobody was")
+    assert seen.text.find("Notes on the incident as a whole") < seen.text.find("Nobody was")
 
 
 async def test_a_remark_is_said_in_other_words_comes_to_something_and_is_taken_back(service: Service) -> None:
@@ -217,7 +217,7 @@ async def test_a_remark_is_said_in_other_words_comes_to_something_and_is_taken_b
     late = await here.post(
         {**form, "key": "another"}, expect=412, state="supported", body="It was my own idea"
     )
-    assert "Somebody else changed this remark meanwhile." in late.text
+    assert "This note was changed by someone else in the meantime." in late.text
     assert "It was my own idea" in late.text
     # A hypothesis is never answered.
     wrong = await here.post(seen.form(f"/notes/{root}"), expect=422, state="answered", body="It is")
@@ -315,7 +315,7 @@ async def test_a_corrected_time_shows_the_old_one_and_who_and_why(service: Servi
     assert done.headers["location"].startswith(f"{here.path}#e-")
     seen = await here.get()
     assert "≈10:02" in seen.text
-    assert '<s><span class="unseen">Before: </span>10:04:12</s>' in seen.html
+    assert '<s><span class="unseen">Originally: </span>10:04:12</s>' in seen.html
     assert "Set time by Responder, " in seen.text
     assert ": By the log" in seen.text
     again = (await here.get()).form("/edits", op="set_time", id="firing")
@@ -360,7 +360,7 @@ async def test_titles_clocks_and_milestones_are_put_right(service: Service) -> N
     milestone = seen.form("/edits", op="milestone")
     await here.post(milestone, name="mitigated", value="2026-02-07 10:31")
     seen = await here.get()
-    assert "Deploy 7 of checkout Before: Deploy 7" in seen.text
+    assert "Deploy 7 of checkout Originally: Deploy 7" in seen.text
     assert seen.text.count("+2 min clock") == 2
     assert "10:06:12" in seen.text
     assert "≈10:31 Mitigated" in seen.text
@@ -382,7 +382,7 @@ async def test_signals_that_nobody_has_are_found_and_attached(service: Service) 
     named = seen.html.partition('name="signal-')[2].partition('"')[0]
     await here.post(attach, also={f"signal-{named}": "on"})
     seen = await here.get(f"?{query}")
-    assert "No signal fits" in seen.text
+    assert "No unassigned signal matches" in seen.text
     assert "Out of memory" in seen.text
     assert "must be a time in UTC" in (await here.get("?from=yesterday")).text
 

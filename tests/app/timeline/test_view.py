@@ -315,7 +315,7 @@ def test_a_duration_that_is_not_known_is_a_dash_and_words_and_never_zero() -> No
     }  # fmt: skip
     told = strip(durations(found, is_open=True))
     assert [(it.name, it.length, it.status) for it in told] == [
-        ("To detect", UNKNOWN, "within a minute: not known more closely"),
+        ("To detect", UNKNOWN, "within a minute: not known more precisely"),
         ("To acknowledge", UNKNOWN, "contradictory: it ends before it begins"),
         ("To mitigate", UNKNOWN, "still open"),
         ("To resolve", UNKNOWN, "still open"),
@@ -323,9 +323,9 @@ def test_a_duration_that_is_not_known_is_a_dash_and_words_and_never_zero() -> No
     ]
     ended = strip(durations({**found, "resolved": mark("11:05:00", basis=Basis.DERIVED)}, is_open=False))
     assert [(it.length, it.status) for it in ended[2:]] == [
-        (UNKNOWN, "not known"),
-        ("1 h 01 min", "from alerts and moves"),
-        ("1 h 05 min", "from alerts and moves"),
+        (UNKNOWN, "unknown"),
+        ("1 h 01 min", "derived"),
+        ("1 h 05 min", "derived"),
     ]
 
 

@@ -89,7 +89,7 @@ async def test_a_form_that_was_saved_with_other_words_is_not_saved_again(service
     before = await incidents(service)
     answer = await send(service, who, **form | {"title": "Checkout is slow"})
     assert answer.status_code == 422
-    assert "saved before, with other words" in answer.text
+    assert "already submitted with different content" in answer.text
     assert 'value="Checkout is slow"' in answer.text
     assert form["key"] not in answer.text
     assert await incidents(service) == before
@@ -127,7 +127,7 @@ async def test_another_sessions_form_records_nothing(service: Service) -> None:
     before = await incidents(service)
     answer = await send(service, who, **TYPED, **await hidden(service, other))
     assert answer.status_code == 403
-    assert "open the page again" in answer.text
+    assert "reload the page" in answer.text
     assert await incidents(service) == before
 
 
@@ -197,7 +197,7 @@ async def test_a_filter_that_is_wrong_is_told_and_not_ignored(
 ) -> None:
     answer = await service.client.get(f"{path}?{query}", headers=await browser(service, "viewer"))
     assert answer.status_code == 400
-    assert "This filter cannot be used" in answer.text
+    assert "Invalid filter" in answer.text
 
 
 # The insights
@@ -218,7 +218,7 @@ async def test_the_insights_count_what_the_asker_may_see(service: Service) -> No
     told = text_of(page)
     assert "n = 5, 1 unknown, 0 contradictory" in told
     assert "The short line is the median, 3 min" in told
-    assert "Without a mark: 1 not over yet." in told
+    assert "Not plotted: 1 still open." in told
     assert "2026-03-02 0 5 0 0" in told
     assert "2026-03-09 0 0 0 1" in told
     assert page.text.count('<path class="mark severity-HIGH" transform') == 5
@@ -230,10 +230,10 @@ async def test_insights_without_lengths_or_without_incidents_say_so(service: Ser
     who = await browser(service, "viewer")
     name = f"s{uuid4().hex}"
     empty = await service.client.get(f"/insights?service={name}", headers=who)
-    assert "No incident fits this filter" in empty.text
+    assert "No incidents match this filter" in empty.text
     await service.record(await service.as_role("responder"), services=[name])
     page = text_of(await service.client.get(f"/insights?service={name}&phase=mitigate", headers=who))
-    assert "No incident of this filter has a known length here." in page
+    assert "No matching incident has a known duration for this phase." in page
     assert "n = 0, 1 unknown, 0 contradictory" in page
 
 

@@ -106,8 +106,8 @@ def test_to_speak_of_secrets_is_no_secret() -> None:
     cases = [
         "max_tokens=3, token_count=4",
         "    token = await self._look_up(request, secret, kinds)",
-        "Authorization must be one Bearer token",
-        "The e-mail or the password is wrong",
+        "Authorization must be a single Bearer token",
+        "Wrong e-mail or password",
         "https://example.org/tokens?sort=newest",
         'route="/api/v1/tokens/{id}"',
     ]

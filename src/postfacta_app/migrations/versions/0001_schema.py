@@ -1,4 +1,4 @@
-"""The thirteen tables, their checks, the two locks that keep facts as they were written.
+"""The thirteen tables, their checks, and the two triggers that keep facts append-only.
 
 Revision ID: 0001
 Revises:
@@ -17,7 +17,7 @@ down_revision: str | None = None
 branch_labels: str | None = None
 depends_on: str | None = None
 
-# asyncpg prepares each statement, and only one can be prepared at a time: so a list, not a script.
+# asyncpg prepares statements one at a time: hence a list, not a script.
 _TABLES = (
     r"""
 create function slugs_ok(s text[]) returns boolean language sql immutable as $$
@@ -226,11 +226,11 @@ do $$ declare t text; begin
 
 
 def upgrade() -> None:
-    """Make everything in one transaction."""
+    """Create everything in one transaction."""
     for statement in _TABLES:
         op.get_bind().exec_driver_sql(statement)
 
 
 def downgrade() -> None:
-    """Refuse: facts would be lost."""
+    """Always raise: facts would be lost."""
     raise NoDowngradeError(revision)
