@@ -268,9 +268,7 @@ def _serve(args: argparse.Namespace) -> int:
     dev = {"environment": "local", "log_level": "DEBUG"} if args.dev else {}
     read = partial(_settings, args, **dev)
     for file in exposed_secrets():
-        sys.stderr.write(
-            f"postfacta: warning: every user can read the secret in {file}; run chmod 600 {file}\n"
-        )
+        sys.stderr.write(f"postfacta: warning: every user can read {file}; run chmod 600 {file}\n")
     return serve(read(), say=_say, read=read)
 
 

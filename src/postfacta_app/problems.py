@@ -1,7 +1,6 @@
 """Turn every error into a response in the format of its path.
 
-Under `/api/v1` that is an RFC 9457 problem, for browsers an HTML page, and everywhere else the
-original's `{"message", "requestId", "serviceVersion"?}`.
+Under `/api/v1` that is an RFC 9457 problem, for browsers HTML, else `{"message", "requestId", "serviceVersion"?}`.
 """
 
 from __future__ import annotations

@@ -198,12 +198,8 @@ class Settings(BaseModel):
     drain_delay: float | None = Field(
         None, ge=0, le=300, description="Seconds to keep serving, unready, after SIGTERM; 5 (0 in `local`)."
     )
-    drain_timeout: float = Field(
-        20.0, gt=0, le=600, description="Seconds for running requests to finish after that."
-    )
-    ready_requires_db: bool = Field(
-        default=True, description="Whether the service is unready without the database."
-    )
+    drain_timeout: float = Field(20.0, gt=0, le=600, description="Seconds for requests to finish after that.")
+    ready_requires_db: bool = Field(default=True, description="Whether readiness needs the database.")
     auth_mode: AuthMode = Field(
         AuthMode.LOCAL, description="`local`, `supabase`, or `none` on a loopback address only."
     )
@@ -215,16 +211,14 @@ class Settings(BaseModel):
         None, description="The project's own secret, if it signs by HS256; else it publishes its keys."
     )
     jwt_issuer: str = Field("", description="`iss` of its tokens, if that is not `<db_url>/auth/v1`.")
-    register_open: bool = Field(
-        default=False, description="Whether registration is open; new accounts are viewers."
-    )
+    register_open: bool = Field(default=False, description="Whether anyone may register, as a viewer.")
     cors_origins: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
         (), description="Origins, comma separated, that browsers may call from."
     )
     cors_credentials: bool = Field(default=False, description="Whether those origins may send cookies.")
     trusted_proxies: Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_networks)] = Field(
         (),
-        description="Networks, comma separated, whose `X-Forwarded-For` is trusted, or `unix` for a socket.",
+        description="Networks whose `X-Forwarded-For` is trusted, comma separated, or `unix`.",
     )
     rate_address: Rates | None = Field(None, description="Limit per address (1200/minute; none in `local`).")
     rate_read: Rates | None = Field(

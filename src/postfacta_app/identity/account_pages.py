@@ -1,4 +1,4 @@
-"""The account page, and for administrators the pages of people and API tokens."""
+"""The account page, and the administrators' page of people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accounts and credentials: their model, requests and responses."""
+"""Accounts with their credentials: model, requests, responses."""
 
 from __future__ import annotations
 

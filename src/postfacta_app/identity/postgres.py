@@ -1,4 +1,4 @@
-"""All SQL of accounts and tokens, and of reading the audit log."""
+"""All SQL of accounts, tokens, and reads of the audit log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The use cases and API of passwords and sessions."""
+"""Passwords and sessions: use cases, API."""
 
 from __future__ import annotations
 

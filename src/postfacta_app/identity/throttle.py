@@ -56,8 +56,7 @@ class Throttle:
     async def attempt(self, address: str, account: str = "", *, device: str = "") -> AsyncGenerator[None]:
         """Reserve an attempt while the block runs, and count it at the end.
 
-        A block that raises UnauthenticatedError was a wrong password. One that ends in 429 or 503 was not an
-        attempt.
+        UnauthenticatedError from the block means a wrong password; 429 and 503 do not count.
 
         Args:
             address: The client's network; an IPv6 network also counts for its /48.

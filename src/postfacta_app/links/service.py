@@ -68,9 +68,7 @@ async def link(unit: Unit, needs: Needs, ref: UUID | int, *, to: UUID | int | No
     if here is None:
         raise missing()
     if there is None or there.id == here.id:
-        code, message = (
-            ("unknown", "no such incident") if there is None else ("same", "must be a different one")
-        )
+        code, message = ("unknown", "no such incident") if there is None else ("same", "must be another one")
         raise InvalidFieldsError(f"/to {message}", errors=[FieldError("/to", code, message)])
     is_new = await needs.links.insert(unit, *_ordered(here.id, there.id, new.type), new=new)
     if is_new:

@@ -1,4 +1,4 @@
-"""Signals: their model, ownership and identity, requests and responses."""
+"""Signals: their model, ownership, identity, requests and responses."""
 
 from __future__ import annotations
 

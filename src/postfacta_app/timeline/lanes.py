@@ -14,7 +14,7 @@ from .view import Line, Turn, clock
 
 __all__ = ["Break", "Chart", "Lane", "Mark", "Rule", "Tick", "chart"]
 
-# In chart units; the page shows at least 0.77 pixels per unit, so that a mark's target has 24 pixels.
+# In chart units of at least 0.77 pixels, so that a mark's target has 24 pixels.
 _WIDTH: Final = 960.0
 _LEFT: Final = 176.0
 _RIGHT: Final = 916.0

@@ -1,4 +1,4 @@
-"""The filters and cursors of a timeline, its edits and annotations."""
+"""Filters and cursors of timelines, edits, annotations."""
 
 from __future__ import annotations
 

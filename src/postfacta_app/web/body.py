@@ -280,9 +280,7 @@ def if_match(request: Request, current: str) -> None:
         raise PreconditionRequiredError("Send If-Match with the ETag of the version you change")
     named = list(_etags("If-Match", given))
     if "*" not in named and current not in named:
-        raise PreconditionFailedError(
-            "It has changed: read it again, then repeat your change", headers={"ETag": current}
-        )
+        raise PreconditionFailedError("It has changed: read it again, then retry", headers={"ETag": current})
 
 
 def if_none_match(request: Request, etag: str) -> bool:

@@ -1,4 +1,4 @@
-"""HTML forms: parse and validate input, and report why it was not saved."""
+"""HTML forms: parse input, validate it, and report why it was not saved."""
 
 from __future__ import annotations
 
@@ -142,8 +142,7 @@ async def _sent(request: Request) -> dict[str, str]:
 def parse(model: type[M], fields: Mapping[str, object]) -> M | tuple[FieldError, ...]:
     """Validate form input against a model; empty and unknown fields are ignored.
 
-    Instants are parsed by `read_typed_time`; lists are separated by
-    commas or spaces. Values that are not strings are passed unchanged.
+    Instants go through `read_typed_time`; lists are split at commas and spaces. Only strings are parsed.
     """
     typed: dict[str, object] = {}
     wrong: list[FieldError] = []

@@ -48,9 +48,7 @@ def _tame(state: StateCore) -> None:
     for token in state.tokens:
         if token.type in {"heading_open", "heading_close"}:
             token.tag = f"h{min(int(token.tag[1:]) + _BELOW, _LAST)}"
-        token.attrs.pop(
-            "style", None
-        )  # Column alignment uses inline styles, which the pages' policy forbids.
+        token.attrs.pop("style", None)  # Column alignment: the pages' policy forbids inline styles.
         for child in token.children or ():
             if child.type == "link_open":
                 child.attrSet("rel", "noopener nofollow")
