@@ -201,7 +201,19 @@ async def test_what_names_nothing_is_404(world: World, method: str, path: str) -
 # Headers
 
 
-NO_TAGS = ["", "inc-1", '"inc-1', '"a" "b"', "W/", '"a",,"b"', '"a\tb"', b'"\x00"', b"\xff", "*, *", "'x'"]
+NO_TAGS: list[str | bytes] = [
+    "",
+    "inc-1",
+    '"inc-1',
+    '"a" "b"',
+    "W/",
+    '"a",,"b"',
+    '"a\tb"',
+    b'"\x00"',
+    b"\xff",
+    "*, *",
+    "'x'",
+]
 
 
 @pytest.mark.parametrize("route", ["GET", "PATCH", "DELETE", "user"])

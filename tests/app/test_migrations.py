@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import product, starmap
@@ -517,9 +517,11 @@ BROKEN = {
 
 async def test_a_failure_says_why_and_not_the_password() -> None:
     with every() as case:
-        for (dsn, why), attempt in product(
-            BROKEN.items(), (partial(migrate, progress=quiet), current_revision)
-        ):
+        attempts: tuple[Callable[[str], Awaitable[object]], ...] = (
+            partial(migrate, progress=quiet),
+            current_revision,
+        )
+        for (dsn, why), attempt in product(BROKEN.items(), attempts):
             with case(dsn, attempt):
                 with pytest.raises(MigrationError, match=why) as failed:
                     await attempt(dsn)

@@ -61,6 +61,6 @@ def test_an_unknown_name_is_refused_with_its_package() -> None:
     with pytest.raises(
         AttributeError, match="module 'postfacta_core' has no attribute 'CircuitBraker'"
     ) as refused:
-        _ = postfacta_core.CircuitBraker  # type: ignore[attr-defined] - see the name
+        _ = postfacta_core.CircuitBraker  # type: ignore[attr-defined] # see the name
     assert refused.value.name == "CircuitBraker"
     assert refused.value.obj is postfacta_core
