@@ -25,6 +25,12 @@ def _ignore(message: str) -> None:
     """Tell nobody."""
 
 
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """Use asyncio: the service and asyncpg know no other loop."""
+    return "asyncio"
+
+
 @pytest.fixture(scope="session")
 def app_template(postgres_server: EmbeddedPostgres) -> str:
     """Name a migrated database that nobody is connected to."""

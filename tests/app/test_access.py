@@ -149,12 +149,6 @@ UNKNOWN_HERE = NOBODY | BAD
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """Use asyncio: asyncpg knows no other loop."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
     async with in_process(shared_app_dsn, register_open=True) as running:
         yield running

@@ -33,12 +33,6 @@ GRANTED = f"granted_{os.getpid()}"  # A role; they belong to the whole server, w
 CAUSES = ("db unavailable", "write failed", "relation", "UndefinedTable", "Traceback", "asyncpg", "select ")
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """Use asyncio: asyncpg knows no other loop."""
-    return "asyncio"
-
-
 BROKEN = (
     "alter table incidents rename to gone;"
     "create view incidents as select * from gone where 1 / (select 0) = 1"

@@ -12,12 +12,6 @@ import pytest
 from postfacta_app.aside import LARGE, aside, aside_locked
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """Use asyncio: the app knows no other loop."""
-    return "asyncio"
-
-
 @dataclass
 class Held:
     """Work that goes on until it may end."""

@@ -25,12 +25,6 @@ from tests.kit.every import every
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """Use asyncio: asyncpg knows no other loop."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def world(shared_app_dsn: str) -> AsyncGenerator[World]:
     async with in_process(shared_app_dsn, register_open=True) as service:
         yield await world_of(service)

@@ -29,12 +29,6 @@ from postfacta_app.web import body, paging
 from tests.kit.every import every
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """Use asyncio: the app knows no other loop."""
-    return "asyncio"
-
-
 def a_request(*headers: tuple[str, str], query: str = "", content: bytes = b"") -> Request:
     raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
 

@@ -29,13 +29,6 @@ from postfacta_embedded import EmbeddedPostgres
 from tests.app.live import in_process
 from tests.pg import create_database, open_folder
 
-
-@pytest.fixture
-def anyio_backend() -> str:
-    """Use asyncio: asyncpg knows no other loop."""
-    return "asyncio"
-
-
 _INSERT = """
 insert into incidents (id, title, description, kind, severity, status, outcome, reporter, declared_at, ended_at,
   archived_at, visibility, created_by, timeline_at)

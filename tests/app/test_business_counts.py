@@ -17,12 +17,6 @@ ATTEMPTS = "postfacta_auth_attempts_total"
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    """Use asyncio: asyncpg knows no other loop."""
-    return "asyncio"
-
-
-@pytest.fixture
 async def service(app_database_dsn: str) -> AsyncGenerator[Service]:
     async with in_process(app_database_dsn) as running:
         yield running

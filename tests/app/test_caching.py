@@ -15,12 +15,6 @@ RULES = [rule for rule in table() if rule.path.startswith("/api/")]
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """Use asyncio: asyncpg knows no other loop."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
     """Run the service."""
     async with in_process(shared_app_dsn) as running:

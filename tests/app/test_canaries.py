@@ -63,12 +63,6 @@ RAISED = (
 )
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """Use asyncio, as the service does."""
-    return "asyncio"
-
-
 @pytest.mark.usefixtures("programs")
 def test_secrets_that_are_sent_and_set_reach_no_sink(
     postgres_server: EmbeddedPostgres, app_template: str

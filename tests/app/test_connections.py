@@ -22,11 +22,6 @@ PATIENCE = 0.3
 LONG = 600.0
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Client:
     """One connection."""
 

@@ -21,12 +21,6 @@ SECURITY = {
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """Use asyncio: asyncpg knows no other loop."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
     async with in_process(shared_app_dsn, cors_origins=LISTED) as running:
         yield running

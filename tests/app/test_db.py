@@ -30,8 +30,6 @@ from postfacta_core.errors import DatabaseUnavailableError, LockTimeoutError
 from postfacta_core.events import TaskCrashed
 from postfacta_core.testing import RecordingObserver
 
-pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
-
 ADA = Principal(actor="user:ada", name="Ada", role=Role.RESPONDER)
 BOB = Principal(actor="user:bob", name="Bob", role=Role.RESPONDER)
 Work = Callable[[Unit], Awaitable[Answer]]

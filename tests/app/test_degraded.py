@@ -51,12 +51,6 @@ PATIENCE = 30.0
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """Use asyncio: asyncpg knows no other loop."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 def mortal() -> Generator[EmbeddedPostgres]:
     """Run a PostgreSQL of this module's own, which it may stop."""
     settings = {"fsync": "off", "full_page_writes": "off"}

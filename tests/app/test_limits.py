@@ -43,12 +43,6 @@ ROUTES = [
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """Use asyncio: asyncpg knows no other loop."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
     async with in_process(shared_app_dsn, max_header_bytes=HEADERS) as running:
         yield running

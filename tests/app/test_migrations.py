@@ -27,8 +27,6 @@ from postfacta_app.migrations import (
 )
 from tests.kit.every import every
 
-pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
-
 FACTS = (
     "status_changes",
     "signals",
@@ -428,7 +426,7 @@ async def test_the_revision_can_be_read_through_any_connection(shared_app_dsn: s
         await connection.close()
 
 
-def test_the_revision_the_program_needs_is_the_newest_one(anyio_backend: str) -> None:
+def test_the_revision_the_program_needs_is_the_newest_one() -> None:
     config = Config()
     config.set_main_option("script_location", "postfacta_app:migrations")
     config.set_main_option("path_separator", "os")
@@ -498,7 +496,7 @@ async def test_there_is_no_way_down(app_database_dsn: str) -> None:
     assert await current_revision(app_database_dsn) == HEAD
 
 
-def test_alembic_alone_is_told_what_to_use(anyio_backend: str) -> None:
+def test_alembic_alone_is_told_what_to_use() -> None:
     config = Config()
     config.set_main_option("script_location", "postfacta_app:migrations")
     config.set_main_option("path_separator", "os")

@@ -312,12 +312,6 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """Use asyncio: asyncpg knows no other loop."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def scene(shared_app_dsn: str) -> AsyncGenerator[Scene]:
     async with in_process(shared_app_dsn) as service:
         strangers = {

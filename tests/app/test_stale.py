@@ -143,11 +143,6 @@ class World:
             await self.get()
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.mark.parametrize(
     ("error", "away"),
     [

@@ -40,12 +40,6 @@ NOTES = [
 ]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """Use asyncio: asyncpg knows no other loop."""
-    return "asyncio"
-
-
 @asynccontextmanager
 async def v0(
     database: Database, *, limit: int = 1000, sheds: bool = True

@@ -26,11 +26,6 @@ SLACK = 20.0  # Seconds, for a machine that does more than this.
 PAGE = "/openapi.json"
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Victim:
     """The service as a process, seen from outside."""
 

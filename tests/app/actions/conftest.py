@@ -11,12 +11,6 @@ from tests.app.live import Service, in_process
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """Use asyncio: asyncpg knows no other loop."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
     async with in_process(shared_app_dsn) as running:
         yield running

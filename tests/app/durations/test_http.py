@@ -13,12 +13,6 @@ LIST = "/api/v1/durations"
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """Use asyncio: asyncpg knows no other loop."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
     """Run the service; each test looks at a service of its own name."""
     async with in_process(shared_app_dsn) as running:

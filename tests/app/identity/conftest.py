@@ -194,12 +194,6 @@ async def _refuse(request: Request, error: Exception) -> Response:
     )
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """Use asyncio: asyncpg knows no other loop."""
-    return "asyncio"
-
-
 @pytest.fixture(scope="session")
 def project_server() -> Iterator[FakeProject]:
     """Run a Supabase project for all tests that ask."""

@@ -22,12 +22,6 @@ OLD, NEW = "correct horse battery", "staple battery horse"
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """Use asyncio: asyncpg knows no other loop."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
     with pytest.MonkeyPatch.context() as patch:
         # Tries that take long come back while they are counted.

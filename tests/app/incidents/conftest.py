@@ -24,12 +24,6 @@ from postfacta_core.aio.database import Database
 ClientFor = Callable[[Principal], httpx2.AsyncClient]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """Use asyncio: asyncpg knows no other loop."""
-    return "asyncio"
-
-
 def a_person(role: Role) -> Principal:
     user = uuid4()
     return Principal(actor=f"user:{user}", name=role.title(), user_id=user, role=role)

@@ -27,12 +27,6 @@ HTML = {"Accept": "text/html"}
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """Use asyncio: asyncpg knows no other loop."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
     limits: dict[str, Any] = {"rate_address": "100000/minute", "rate_read": "100000/minute"}
     async with in_process(shared_app_dsn, **limits) as running:

@@ -17,6 +17,12 @@ from tests.app.reliability.told import Told
 PATIENCE = 20.0
 
 
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """Run on both: nothing here knows a database."""
+    return str(request.param)
+
+
 def a_watch(url: str, *, interval: float = 0.01, clock: Callable[[], float] = time.monotonic) -> Watch:
     return Watch(Prometheus(url, timeout=1.0), "postfacta", interval=interval, clock=clock)
 

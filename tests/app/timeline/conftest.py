@@ -17,12 +17,6 @@ Body = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """Use asyncio: asyncpg knows no other loop."""
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
     """Run the service; each test records an incident of its own."""
     async with in_process(shared_app_dsn) as running:

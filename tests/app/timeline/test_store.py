@@ -52,12 +52,6 @@ insert into postmortem_revisions (incident_id, rev, status, schema_version, cont
   rules, author) values ($1, $2, 'draft', 1, '{}', $3, $4, $5, 'test')"""
 
 
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    """Use asyncio: asyncpg knows no other loop."""
-    return "asyncio"
-
-
 async def keep(write: Callable[..., Awaitable[object]], facts: Facts, incident: UUID) -> None:
     """Write facts as they are."""
 

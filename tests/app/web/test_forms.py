@@ -50,12 +50,6 @@ MACHINE = Principal(actor="token:1", name="ci", scopes=frozenset({"incidents:wri
 OURS = {"sec-fetch-site": "same-origin"}
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """Use asyncio: nothing here differs on another loop."""
-    return "asyncio"
-
-
 def posted(content: bytes, headers: Mapping[str, str] = OURS) -> Request:
     """Make the request that brings a form."""
 
