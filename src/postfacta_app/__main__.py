@@ -32,7 +32,20 @@ that POSTFACTA_DATABASE_DSN_FILE names. Exit codes: 0 success, 1 failure, 2 inva
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code, 2 if the packages of its extra are not installed."""
     words = sys.argv[1:] if argv is None else list(argv)
-    if _named(words) == "slo":
+    parser = argparse.ArgumentParser(
+        "postfacta",
+        description="Record operational incidents, their timelines and post-mortems.",
+        epilog=_START,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"postfacta {__version__}")
+    commands = parser.add_subparsers(title="commands", dest="name", required=True, metavar="<command>")
+    for name, summary in COMMANDS.items():
+        commands.add_parser(name, help=f"{summary} [app]", add_help=False)
+    commands.add_parser(
+        "slo", help="objectives as code: generate, check, report, budget [slo]", add_help=False
+    )
+    if parser.parse_args(words[:1]).name == "slo":
         from postfacta_core.slo.__main__ import main as slo  # noqa: PLC0415 - it needs its extra, and names it
 
         return slo(words[1:])
@@ -48,23 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     return run(words)
-
-
-def _named(words: list[str]) -> str:
-    parser = argparse.ArgumentParser(
-        "postfacta",
-        description="Record operational incidents, their timelines and post-mortems.",
-        epilog=_START,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"postfacta {__version__}")
-    commands = parser.add_subparsers(title="commands", dest="name", required=True, metavar="<command>")
-    for name, summary in COMMANDS.items():
-        commands.add_parser(name, help=f"{summary} [app]", add_help=False)
-    commands.add_parser(
-        "slo", help="objectives as code: generate, check, report, budget [slo]", add_help=False
-    )
-    return str(parser.parse_args(words[:1]).name)
 
 
 if __name__ == "__main__":
