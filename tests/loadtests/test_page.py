@@ -27,6 +27,8 @@ class Balance(HTMLParser):
             assert self.open.pop() == tag
 
 
+# A report names the commit, by git.
+@pytest.mark.usefixtures("programs")
 def test_a_report_is_whole_and_asks_nobody_for_anything() -> None:
     lines = [Series("p50", [(0, 0.1), (1, 0.2)]), Series("p99", [(0, 1.0), (1, 2.5)])]
     whole = page(
@@ -45,6 +47,7 @@ def test_a_report_is_whole_and_asks_nobody_for_anything() -> None:
     assert "prefers-color-scheme: dark" in whole
 
 
+@pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize("hostile", ["<script>alert(1)</script>", '"><img src=x>', "a & b"])
 def test_what_a_service_said_is_shown_as_text(hostile: str) -> None:
     parts = (
