@@ -1,13 +1,24 @@
-"""A PostgreSQL that a test may kill."""
+"""Two event loops, in virtual time where nothing else is waited for; and a PostgreSQL that a test may kill."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 
 from postfacta_embedded import EmbeddedPostgres
+from tests.core.virtual import in_virtual_time
 from tests.pg import open_folder
+
+IN_VIRTUAL_TIME = ("breaker_book", "deadline", "health", "looplag", "resources", "timeout")
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str | tuple[str, dict[str, Any]]:
+    """Run each async test on both loops; a sleep costs no time in the modules that are listed."""
+    story = request.module.__name__.rpartition(".test_")[2]
+    return in_virtual_time(request.param) if story in IN_VIRTUAL_TIME else request.param
 
 
 @pytest.fixture

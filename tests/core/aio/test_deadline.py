@@ -25,6 +25,7 @@ from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.errors import DeadlineExceededError, StoppedError
 from postfacta_core.events import DeadlineExceeded, RequestsOverdue, TaskCrashed
 from postfacta_core.testing import ManualClock, RecordingObserver
+from tests.core.virtual import on_real_loops
 
 Handler = Callable[[], Awaitable[object]]
 
@@ -157,6 +158,7 @@ async def test_what_is_shielded_is_left_alone_until_the_shield_is_gone() -> None
     assert log == ["committed"]
 
 
+@on_real_loops
 async def test_a_thread_goes_on_while_its_caller_is_answered_and_is_counted_until_it_ends() -> None:
     bench, request = Bench(), Request()
     gate, log = threading.Event(), list[str]()
@@ -259,6 +261,7 @@ async def test_tasks_of_a_handler_are_cancelled_with_it() -> None:
     assert log == ["child", "child"]
 
 
+@on_real_loops
 async def test_a_drain_cancels_all_with_its_reason_and_the_first_reason_stays() -> None:
     bench = Bench()
     ordinary, endless, late = Request(), Request(math.inf), Request()
@@ -281,6 +284,7 @@ async def test_a_drain_cancels_all_with_its_reason_and_the_first_reason_stays() 
     await bench.running.wait_idle()
 
 
+@on_real_loops
 async def test_a_job_that_crashes_ends_neither_the_sweep_nor_the_service() -> None:
     class Broken(Request):
         async def answer(self) -> None:

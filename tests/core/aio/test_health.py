@@ -13,6 +13,7 @@ from postfacta_core.clock import MONOTONIC
 from postfacta_core.events import Event, HealthChecked
 from postfacta_core.policy.health import CheckReport
 from postfacta_core.testing import ManualClock, RecordingObserver
+from tests.core.virtual import loop_clock, on_real_loops
 from tests.kit.every import every
 
 pytestmark = pytest.mark.usefixtures("anyio_backend")
@@ -243,6 +244,7 @@ async def test_a_check_that_cancels_itself_has_failed_and_reaches_nothing_else()
         assert (await heard.until("good", count=3)).passed
 
 
+@on_real_loops
 async def test_a_check_that_hangs_is_cancelled_and_reaches_nothing_else() -> None:
     ended: list[str] = []
 
@@ -267,7 +269,7 @@ async def test_a_check_that_ignores_its_cancellation_has_failed_all_the_same() -
         return "fine"
 
     heard = Heard()
-    registry = HealthRegistry(observer=heard)
+    registry = HealthRegistry(observer=heard, clock=loop_clock())
     registry.add("bad", deny, timeout=SHORT)
     assert (await registry.run_once("bad")).error == "TimeoutError"
 

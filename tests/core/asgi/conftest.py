@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from tests.core.virtual import in_virtual_time
+
 ON_BOTH = ("concurrency_queue", "deadline", "lifecycle", "lifespan", "running", "stack", "transfer")
+IN_VIRTUAL_TIME = ("deadline", "deadline_clients", "lifespan", "running", "stack_overload", "transfer_pace")
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+def anyio_backend(request: pytest.FixtureRequest) -> str | tuple[str, dict[str, Any]]:
+    """Run on the loop that the module asks for; a sleep costs no time in the modules that are listed."""
+    loop = getattr(request, "param", "asyncio")
+    return in_virtual_time(loop) if _story(request.module) in IN_VIRTUAL_TIME else loop
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give these modules, and those split from them, asyncio and trio."""
-    story = metafunc.module.__name__.rpartition(".test_")[2]
-    if story.startswith(ON_BOTH) and "anyio_backend" in metafunc.fixturenames:
+    """Give the modules that are listed, and those split from them, asyncio and trio."""
+    if _story(metafunc.module).startswith(ON_BOTH) and "anyio_backend" in metafunc.fixturenames:
         marks = metafunc.definition.iter_markers("parametrize")
         if not any(mark.args[0] == "anyio_backend" for mark in marks):
-            metafunc.parametrize("anyio_backend", ["asyncio", "trio"])
+            metafunc.parametrize("anyio_backend", ["asyncio", "trio"], indirect=True)
+
+
+def _story(module: Any) -> str:
+    return str(module.__name__).rpartition(".test_")[2]

@@ -17,6 +17,7 @@ from postfacta_core.asgi.deadline import DeadlineMiddleware
 from postfacta_core.asgi.errors import ErrorMiddleware
 from postfacta_core.events import DeadlineExceeded
 from postfacta_core.testing import AsgiResponse, RecordingObserver, call_asgi
+from tests.core.virtual import loop_clock
 
 __all__ = ["LATE", "Log", "Service", "asgi", "sleeping", "until"]
 
@@ -29,14 +30,14 @@ class Log(list[str]):
 
 
 class Service:
-    """An application below its deadlines, on real time."""
+    """An application below its deadlines, on the time of its loop."""
 
     def __init__(self, app: ASGIApp, **options: Any) -> None:
         self.observer = RecordingObserver()
-        self.running = RunningRequests(observer=self.observer)
-        self.app: ASGIApp = ContextMiddleware(
-            ErrorMiddleware(DeadlineMiddleware(app, self.running, observer=self.observer, **options))
-        )
+        clock = loop_clock()
+        self.running = RunningRequests(observer=self.observer, clock=clock)
+        layer = DeadlineMiddleware(app, self.running, observer=self.observer, clock=clock, **options)
+        self.app: ASGIApp = ContextMiddleware(ErrorMiddleware(layer), clock=clock)
 
     @asynccontextmanager
     async def running_now(self) -> AsyncGenerator[None]:

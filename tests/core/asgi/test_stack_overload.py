@@ -18,6 +18,7 @@ from postfacta_core.policy.overload import OverloadConfig
 from postfacta_core.policy.waiting import Priority
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import call_asgi
+from tests.core.virtual import on_real_loops
 from tests.lifespan import running
 
 SMALL = OverloadConfig(start=4, patience=0.1)
@@ -73,6 +74,7 @@ async def test_who_is_over_his_rate_is_refused_with_the_fields_and_the_headers_a
     assert decisions == {"allowed": 2, "limited": 1}
 
 
+@on_real_loops  # The metrics are rendered in a thread.
 async def test_probes_and_metrics_have_no_rate() -> None:
     app = hardened(Policy(rate_limits=["1/hour per client"]))
     await call_asgi(app, path="/x")
