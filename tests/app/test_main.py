@@ -14,6 +14,8 @@ import postfacta_core
 from postfacta_app import COMMANDS
 from postfacta_app.__main__ import main
 
+ROOT = Path(__file__).parents[2]
+
 
 class Lacking:
     """Finds that a package which the command line imports is not installed."""
@@ -59,12 +61,13 @@ def test_help_version_and_usage_import_no_subcommand(
 
 
 def test_the_version_stands_in_one_place(capsys: pytest.CaptureFixture[str]) -> None:
-    stated = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["version"]
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"postfacta {stated}\n"
     assert postfacta_core.__version__ == stated
+    assert f"## {stated} (" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_slo_takes_the_words_after_its_name(capsys: pytest.CaptureFixture[str]) -> None:
