@@ -287,7 +287,8 @@ async def housekeeping(
             try:
                 await prune_keys(database)
             except Exception as error:  # noqa: BLE001 - a failure here must end neither the task nor the service
-                observe(TaskCrashed("prune_keys", error))
+                if not isinstance(error, UNUSABLE):
+                    observe(TaskCrashed("prune_keys", error))
             await anyio.sleep(interval)
 
     async with anyio.create_task_group() as group:

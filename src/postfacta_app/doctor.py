@@ -191,8 +191,9 @@ async def _look_at_schema(database: Database, *, is_local: bool) -> list[_Findin
         return [_Finding("rights", "fail", text, advice)]
     found = await revision(database)
     if found is None or found < HEAD:
-        text = f"revision {found or 'none'}, needs {HEAD}"
-        return [_Finding("schema", "fail", text, "run `postfacta migrate`")]
+        text = f"the tables are at revision {found}" if found else "the tables are missing"
+        advice = "run `postfacta migrate` with the owner's address in POSTFACTA_DATABASE_OWNER_DSN"
+        return [_Finding("schema", "fail", f"{text}; revision {HEAD} is needed", advice)]
     schema = _Finding("schema", "ok", f"revision {found}")
     if not can_change:
         return [schema, _Finding("rights", "ok", f"role {role} can add facts, but not change them")]
@@ -220,8 +221,7 @@ async def _look_at_connections(database: Database, pool: int) -> _Finding:
 
 
 async def _look_at_clock(database: Database) -> _Finding:
-    now = await database.fetchval(_NOW, operation="clock", repeatable=True)
-    skew = abs(now - WALL())
+    skew = abs(await database.fetchval(_NOW, operation="clock", repeatable=True) - WALL())
     verdict = "ok" if skew < _SKEW[0] else "warn" if skew < _SKEW[1] else "fail"
     advice = "" if verdict == "ok" else "synchronize both machines with NTP"
     return _Finding("clock", verdict, f"{skew:.1f} s difference from the database", advice)

@@ -379,13 +379,37 @@ async def test_old_keys_are_pruned_in_the_background_and_a_failure_ends_nothing(
     old = "insert into idempotency_keys (principal, key, request_sha256, created_at) values ('x', $1, '', now() - interval '25 hours')"
     seen = RecordingObserver()
     await app_database.wait_connected()
-    await app_database.execute("alter table idempotency_keys rename to moved")
+    # A table that is missing is reported by the health checks; this is another failure.
+    await app_database.execute(
+        "alter table idempotency_keys rename to moved;"
+        "create view idempotency_keys as select * from moved where 1 / (select 0) = 1"
+    )
     async with housekeeping(app_database, seen, interval=0.01):
         with anyio.fail_after(10):
             while not seen.of(TaskCrashed):
                 await anyio.sleep(0.01)
-            await app_database.execute("alter table moved rename to idempotency_keys")
+            await app_database.execute(
+                "drop view idempotency_keys; alter table moved rename to idempotency_keys"
+            )
             await app_database.execute(old, "a")
             while await app_database.fetchval(keys):
                 await anyio.sleep(0.01)
     assert {event.task for event in seen.of(TaskCrashed)} == {"prune_keys"}
+
+
+async def test_what_health_checks_report_is_no_crash_of_the_pruning(
+    app_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = [asyncpg.UndefinedTableError(), DatabaseUnavailableError("main"), LookupError()]
+    done, seen = anyio.Event(), RecordingObserver()
+
+    async def prune(database: Database) -> None:
+        if errors:
+            raise errors.pop(0)
+        done.set()
+
+    monkeypatch.setattr("postfacta_app.db.prune_keys", prune)
+    async with housekeeping(app_database, seen, interval=0.001):
+        with anyio.fail_after(10):
+            await done.wait()
+    assert [type(event.error) for event in seen.of(TaskCrashed)] == [LookupError]

@@ -213,13 +213,17 @@ class Machine:
         owner, service = "/etc/postfacta/owner/dsn", "/etc/postfacta/secrets/postfacta_database_dsn"
         return self.read(owner if role == "owner" else service)
 
+    def tls(self) -> ssl.SSLContext:
+        """Trust the certificate that the page made."""
+        context = ssl.create_default_context(cafile=self.here("/etc/haproxy/postfacta.crt"))
+        context.check_hostname = False  # No name leads here.
+        return context
+
     @contextmanager
     def client(self) -> Generator[httpx2.Client]:
         """Talk to the service through the proxy, as a browser of another place would."""
-        context = ssl.create_default_context(cafile=self.here("/etc/haproxy/postfacta.crt"))
-        context.check_hostname = False  # No name leads here.
         url = f"https://127.0.0.1:{self.ports['443']}"
-        with httpx2.Client(base_url=url, verify=context, timeout=PATIENCE) as client:
+        with httpx2.Client(base_url=url, verify=self.tls(), timeout=PATIENCE) as client:
             yield client
 
     @contextmanager
@@ -494,11 +498,10 @@ def proxy(machine: Machine, *_: object) -> Generator[None]:
 
 
 def send_half_a_header(machine: Machine) -> None:
-    context = ssl._create_unverified_context()  # noqa: S323, SLF001 - the certificate is another test's affair
     began = time.monotonic()
     with (
         socket.create_connection(("127.0.0.1", machine.ports["443"]), timeout=PATIENCE) as plain,
-        context.wrap_socket(plain) as wrapped,
+        machine.tls().wrap_socket(plain) as wrapped,
     ):
         wrapped.sendall(b"GET / HTTP/1.1\r\nHost: postfacta.example.org\r\n")
         for _ in range(3):
