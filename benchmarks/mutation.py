@@ -44,6 +44,7 @@ TESTS = (
     "tests/core/policy",
     "tests/core/aio",
     "tests/core/test_composition.py",
+    "tests/core/test_refusals.py",
     "tests/core/test_lives.py",
     "tests/core/test_testing.py",
     "tests/app/timeline",
