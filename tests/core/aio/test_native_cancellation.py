@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -21,79 +21,12 @@ from postfacta_core.errors import DatabaseUnavailableError
 from postfacta_core.events import ConnectionAcquired, ConnectionReleased, PoolSized
 from postfacta_core.testing import RecordingObserver, VirtualTimeLoop
 
+from .fake_postgres import DSN, FakeServer
 from .postgres import QUICK, watcher
 
 OPTIONS = PoolOptions(max_size=1, acquire_timeout=5.0, connect_timeout=2.0, close_timeout=0.5)
 # More steps than any scenario takes; one that takes as many hangs.
 MOST = 400
-DSN = "postgresql://nobody@nowhere/none"
-
-
-class FakeConnection:
-    """A connection of asyncpg's shape: each round trip takes a few steps of the loop, and some time."""
-
-    def __init__(self, server: FakeServer) -> None:
-        self._server = server
-        self._is_open = True
-        self._in_transaction = False
-        self._listeners: list[Callable[[Any], None]] = []
-        self.is_busy = False
-
-    async def execute(self, sql: str, *args: object, timeout: float | None = None) -> str:  # noqa: ASYNC109 - as asyncpg has it
-        assert not self.is_busy, f"{sql!r} is sent while another statement runs"
-        assert self._is_open, f"{sql!r} is sent on a closed connection"
-        self.is_busy = True
-        try:
-            await asyncio.sleep(0)
-            await asyncio.sleep(0.001)
-        finally:
-            self.is_busy = False
-        self._in_transaction = {"begin": True, "commit": False, "rollback": False}.get(
-            sql, self._in_transaction
-        )
-        return sql.split(maxsplit=1)[0].upper()
-
-    async def fetchval(self, sql: str, *args: object, timeout: float | None = None) -> object:  # noqa: ASYNC109
-        await self.execute(sql)
-        return 1
-
-    async def reset(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        await self.execute("reset")
-
-    def is_closed(self) -> bool:
-        return not self._is_open
-
-    def is_in_transaction(self) -> bool:
-        return self._in_transaction
-
-    def add_termination_listener(self, listener: Callable[[Any], None]) -> None:
-        self._listeners.append(listener)
-
-    def terminate(self) -> None:
-        if self._is_open:
-            self._is_open = False
-            self._server.open.discard(self)
-            for listener in self._listeners:
-                listener(self)
-
-
-@dataclass
-class FakeServer:
-    """The connections that are open, and those that callers hold now."""
-
-    open: set[FakeConnection] = field(default_factory=set)
-    held: set[object] = field(default_factory=set)
-
-    async def connect(self, dsn: str, **options: object) -> FakeConnection:
-        await asyncio.sleep(0)
-        connection = FakeConnection(self)
-        self.open.add(connection)
-        try:
-            await asyncio.sleep(0.002)
-        except BaseException:
-            connection.terminate()
-            raise
-        return connection
 
 
 class SteppingLoop(VirtualTimeLoop):

@@ -1,0 +1,371 @@
+"""When a pool opens, clears, renews and closes its connections, to the millisecond of a virtual time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+import anyio
+import asyncpg
+import pytest
+
+from postfacta_core.aio import connecting
+from postfacta_core.aio.database import Connection, Database, PoolOptions
+from postfacta_core.context import RequestContext, bind_request, release_request
+from postfacta_core.errors import DatabaseUnavailableError, DeadlineExceededError, PoolTimeoutError
+from postfacta_core.events import ConnectionAcquired, PoolSized
+from postfacta_core.policy.retry import Backoff
+from postfacta_core.testing import ManualClock, RecordingObserver, run_in_virtual_time
+
+from .fake_postgres import DSN, FakeServer
+
+OPTIONS = PoolOptions(
+    max_size=2,
+    acquire_timeout=5.0,
+    connect_timeout=2.0,
+    statement_timeout=30.0,
+    close_timeout=4.0,
+    max_idle=1000.0,
+    max_lifetime=2000.0,
+    reconnect=Backoff(base=1.0, cap=1.0),
+)
+
+
+class Scene:
+    """A server, a database on it, and its events."""
+
+    def __init__(self, options: PoolOptions) -> None:
+        self.server = FakeServer()
+        self.seen = RecordingObserver()
+        self.database = Database(
+            DSN, options=options, observer=self.seen, clock=anyio.current_time, luck=lambda: 0.0
+        )
+
+    @property
+    def used(self) -> int:
+        return self.seen.of(PoolSized)[-1].used
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncGenerator[Database]:
+        async with self.database as database:
+            await database.wait_connected()
+            yield database
+
+    async def hold(self, seconds: float) -> None:
+        async with self.database.acquire():
+            await anyio.sleep(seconds)
+
+
+def play(scene: Callable[[Scene], Awaitable[None]], **options: Any) -> None:
+    async def main() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            stage = Scene(replace(OPTIONS, **options))
+            patch.setattr(connecting, "_connect", stage.server.connect)
+            with anyio.fail_after(10_000):
+                await scene(stage)
+            assert stage.server.open == set()
+
+    run_in_virtual_time(main, clock=ManualClock(0.0))
+
+
+def test_closing_waits_until_the_last_lent_connection_comes_back() -> None:
+    async def scene(stage: Scene) -> None:
+        async with anyio.create_task_group() as group:
+            async with stage.opened():
+                group.start_soon(stage.hold, 1.0)
+                group.start_soon(stage.hold, 2.0)
+                await anyio.sleep(0.5)
+                began = anyio.current_time()
+            assert anyio.current_time() - began == pytest.approx(1.5, abs=0.02)
+
+    play(scene)
+
+
+def test_closing_waits_no_longer_than_it_may_and_ends_what_is_lent() -> None:
+    async def scene(stage: Scene) -> None:
+        async with anyio.create_task_group() as group:
+            async with stage.opened():
+                group.start_soon(stage.hold, 100.0)
+                await anyio.sleep(0.5)
+                began = anyio.current_time()
+            assert anyio.current_time() - began == pytest.approx(4.0, abs=0.02)
+            assert stage.server.open == set()
+
+    play(scene)
+
+
+def test_a_closed_pool_lends_nothing_and_opens_again() -> None:
+    async def scene(stage: Scene) -> None:
+        async with stage.opened():
+            await stage.hold(0.1)
+        with pytest.raises(DatabaseUnavailableError):
+            await stage.hold(0.1)
+        async with stage.opened():
+            await stage.hold(0.1)
+            assert stage.used == 0
+
+    play(scene)
+
+
+def test_an_idle_connection_is_closed_after_its_time_and_the_reserved_one_stays() -> None:
+    async def scene(stage: Scene) -> None:
+        async with stage.opened():
+            await stage.hold(0.1)
+            assert len(stage.server.open) == 2
+            await anyio.sleep(30)
+            assert len(stage.server.open) == 2
+            await anyio.sleep(20)
+            assert len(stage.server.open) == 1
+
+    play(scene, max_idle=40.0)
+
+
+def test_a_connection_at_the_end_of_its_life_is_renewed_and_so_is_the_reserved_one() -> None:
+    async def scene(stage: Scene) -> None:
+        async with stage.opened():
+            await stage.hold(0.1)
+            first = set(stage.server.open)
+            await anyio.sleep(30)
+            assert stage.server.open == first
+            await anyio.sleep(20)
+            assert len(stage.server.open) == 1
+            assert not stage.server.open & first
+            await stage.database.ping()
+
+    play(scene, max_lifetime=40.0)
+
+
+def test_the_idle_ones_are_looked_at_each_ten_seconds_at_least() -> None:
+    async def scene(stage: Scene) -> None:
+        async with stage.opened():
+            await stage.hold(0.1)
+            await anyio.sleep(1011.0)
+            assert len(stage.server.open) == 1
+
+    play(scene)
+
+
+def test_a_cancelled_caller_leaves_at_once_and_its_connection_is_cleared_and_kept() -> None:
+    async def scene(stage: Scene) -> None:
+        async with stage.opened() as database:
+            with anyio.move_on_after(0.3):
+                async with database.transaction() as connection:
+                    await connection.execute("set work_mem = '5MB'")
+                    await anyio.sleep(10)
+            left = anyio.current_time()
+            assert stage.used == 1  # until it is clear
+            await anyio.sleep(0.1)
+            assert stage.used == 0
+            assert stage.server.statements[-3:] == ["select", "rollback", "reset"]
+            opened = stage.server.opened
+            async with database.acquire() as connection:
+                assert not connection.raw.is_in_transaction()
+            assert stage.server.opened == opened
+            assert left < 1
+
+    play(scene)
+
+
+def test_a_cancelled_statement_whose_connection_does_not_clear_in_a_second_is_thrown_away() -> None:
+    async def scene(stage: Scene) -> None:
+        async with stage.opened() as database:
+            await stage.hold(0.1)
+            before = set(stage.server.open)
+            stage.server.round_trip = 3.0
+            with anyio.move_on_after(0.5):
+                await database.fetchval("select 1")
+            left = anyio.current_time()
+            await anyio.sleep(0.9)
+            assert stage.used == 1
+            await anyio.sleep(0.2)
+            assert stage.used == 0
+            assert len(before - stage.server.open) >= 1
+            assert left < 2
+
+    play(scene)
+
+
+def test_a_transaction_left_open_is_rolled_back_before_the_next_caller() -> None:
+    async def scene(stage: Scene) -> None:
+        async with stage.opened() as database:
+            async with database.acquire() as connection:
+                await connection.execute("begin")
+            assert stage.server.statements[-2:] == ["rollback", "reset"]
+            assert stage.used == 0
+
+    play(scene)
+
+
+def test_a_connection_that_broke_while_it_was_lent_or_idle_is_not_lent_again() -> None:
+    async def scene(stage: Scene) -> None:
+        async with stage.opened() as database:
+            async with database.acquire() as connection:
+                raw = connection.raw
+                raw.terminate()
+            assert stage.used == 0
+            async with database.acquire() as connection:
+                again = connection.raw
+                assert again is not raw
+            again.terminate()
+            async with database.acquire() as connection:
+                assert not connection.raw.is_closed()
+                assert connection.raw is not again
+
+    play(scene)
+
+
+def test_callers_get_the_slot_in_order_and_not_after_their_time() -> None:
+    order: list[str] = []
+
+    async def ask(stage: Scene, name: str) -> None:
+        try:
+            async with stage.database.acquire():
+                order.append(name)
+                await anyio.sleep(2.0)
+        except PoolTimeoutError:
+            order.append(f"{name} in vain after {anyio.current_time():.0f}")
+
+    async def scene(stage: Scene) -> None:
+        async with stage.opened(), anyio.create_task_group() as group:
+            for name in "abcde":
+                group.start_soon(ask, stage, name)
+                await anyio.sleep(0.01)
+
+    play(scene, max_size=1)
+    assert order == ["a", "b", "c", "d in vain after 5", "e in vain after 5"]
+
+
+def test_a_request_waits_as_long_as_it_can_and_no_longer() -> None:
+    async def scene(stage: Scene) -> None:
+        async with stage.opened(), anyio.create_task_group() as group:
+            group.start_soon(stage.hold, 10.0)
+            await anyio.sleep(1)
+            now = anyio.current_time()
+            request = RequestContext("r", now)
+            request.deadline = now + 2.0
+            token = bind_request(request)
+            try:
+                with pytest.raises(DeadlineExceededError):
+                    await stage.hold(0.1)
+            finally:
+                release_request(token)
+            assert 1.5 < anyio.current_time() - now <= 2.0
+            assert request.waited == pytest.approx(anyio.current_time() - now)
+            group.cancel_scope.cancel()
+        acquired = [event.error_type for event in stage.seen.of(ConnectionAcquired)]
+        assert acquired == ["", "DeadlineExceededError"]
+
+    play(scene, max_size=1)
+
+
+def test_a_caller_that_cannot_wait_leaves_the_connection_it_began_to_open() -> None:
+    async def scene(stage: Scene) -> None:
+        async with stage.opened():
+            stage.server.handshake = 1.0
+            opened = stage.server.opened
+            with anyio.move_on_after(0.5):
+                await stage.hold(0.1)
+            assert stage.used == 1
+            await anyio.sleep(0.6)
+            assert stage.used == 0
+            await stage.hold(0.1)
+            assert stage.server.opened == opened + 1
+        acquired = [event.error_type for event in stage.seen.of(ConnectionAcquired)]
+        assert acquired == ["cancelled", ""]
+
+    play(scene)
+
+
+def test_a_connection_that_cannot_be_opened_in_time_is_an_absence_with_its_cause() -> None:
+    async def scene(stage: Scene) -> None:
+        async with stage.opened() as database:
+            stage.server.is_there = False
+            with pytest.raises(DatabaseUnavailableError) as raised:
+                await stage.hold(0.1)
+            assert isinstance(raised.value.__cause__, ConnectionRefusedError)
+            # The pool checks whether the database is still there, and it is.
+            await anyio.sleep(0.1)
+            assert stage.server.statements[-1] == "select 1"
+            assert database.is_connected
+            stage.server.is_there, stage.server.handshake = True, 100.0
+            began = anyio.current_time()
+            with pytest.raises(DatabaseUnavailableError):
+                await stage.hold(0.1)
+            assert anyio.current_time() - began == pytest.approx(5.0, abs=0.02)
+
+    play(scene)
+
+
+def test_when_the_database_is_lost_nobody_waits_for_it_and_its_slots_are_free() -> None:
+    async def scene(stage: Scene) -> None:
+        failed: list[float] = []
+
+        async def ask() -> None:
+            try:
+                await stage.hold(0.1)
+            except DatabaseUnavailableError:
+                failed.append(anyio.current_time())
+
+        async with stage.opened() as database, anyio.create_task_group() as group:
+            stage.server.handshake = 100.0
+            for _ in range(3):  # Two open, one waits for a slot.
+                group.start_soon(ask)
+            await anyio.sleep(0.5)
+            assert stage.used == 2
+            stage.server.cut()
+            await anyio.sleep(0.1)
+            assert len(failed) == 3
+            assert stage.used == 0
+            assert not database.is_connected
+            with suppress(DatabaseUnavailableError):
+                await stage.hold(0.1)
+            assert anyio.current_time() - failed[0] < 0.2
+            stage.server.is_there, stage.server.handshake = True, 0.002
+            await database.wait_connected()
+            await stage.hold(0.1)
+            assert anyio.current_time() < 3
+
+    play(scene)
+
+
+def test_before_the_first_attempt_has_ended_a_caller_waits_for_it() -> None:
+    async def scene(stage: Scene) -> None:
+        stage.server.handshake = 2.0
+        async with stage.database:
+            began = anyio.current_time()
+            await stage.hold(0.0)
+            # One for the reserved connection, one of its own.
+            assert anyio.current_time() - began == pytest.approx(4.0, abs=0.05)
+
+    play(scene, connect_timeout=20.0)
+
+
+def test_the_size_of_the_pool_counts_those_who_wait() -> None:
+    async def scene(stage: Scene) -> None:
+        async with stage.opened(), anyio.create_task_group() as group:
+            for _ in range(4):
+                group.start_soon(stage.hold, 1.0)
+            await anyio.sleep(0.5)
+            size = stage.seen.of(PoolSized)[-1]
+            assert (size.pool, size.used, size.maximum, size.waiting) == ("postgres", 2, 2, 2)
+            await anyio.sleep(3)
+            size = stage.seen.of(PoolSized)[-1]
+            assert (size.idle, size.used, size.waiting) == (2, 0, 0)
+        assert stage.seen.of(ConnectionAcquired)[0].seconds < math.inf
+
+    play(scene)
+
+
+def test_a_connection_that_was_given_back_is_nobodys() -> None:
+    async def scene(stage: Scene) -> None:
+        kept: list[Connection] = []
+        async with stage.opened() as database:
+            async with database.acquire() as connection:
+                kept.append(connection)
+            with pytest.raises(asyncpg.InterfaceError, match="given back to the pool"):
+                _ = kept[0].raw
+
+    play(scene)
