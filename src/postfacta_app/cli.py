@@ -434,7 +434,7 @@ def _sign_out(args: argparse.Namespace) -> int:
             await unit.audit("session.revoke", user.actor, detail={"sessions": ended})
             return ended
 
-    _say(f"{anyio.run(run)} sessions ended")
+    _say(f"sessions ended: {anyio.run(run)}")
     return 0
 
 

@@ -303,7 +303,7 @@ def test_a_password_is_reset_and_printed_once(
     listed = run(capsys, "user", "sessions", "Ada@example.org").splitlines()
     assert [line.split("\t")[1] for line in listed] == ["session"] * 2
     one = listed[0].split("\t")[0]
-    assert "1 sessions" in run(capsys, "user", "sign-out", "ada@example.org", "--session", one)
+    assert "sessions ended: 1" in run(capsys, "user", "sign-out", "ada@example.org", "--session", one)
     before = fetch_value(migrated, "select password_hash from users")
     printed = run(capsys, "user", "reset-password", "ada@example.org").strip()
     after = str(fetch_value(migrated, "select password_hash from users"))

@@ -331,7 +331,7 @@ async def test_the_sign_in_form_comes_back_with_what_was_typed_but_the_password(
     assert answer.headers["content-type"].startswith("text/html")
     assert 'value="ada@example.org"' in answer.text
     assert 'name="next" value="/incidents/INC-7"' in answer.text
-    assert "not saved" in answer.text
+    assert "Sign-in is temporarily unavailable" in answer.text
     assert typed["password"] not in answer.text
 
 

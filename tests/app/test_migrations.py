@@ -506,8 +506,8 @@ def test_alembic_alone_is_told_what_to_use() -> None:
 
 BROKEN = {
     "postgresql://ada:hush@127.0.0.1:1/x": "the database is unreachable",
-    "postgresql://ada:hu#sh@127.0.0.1:5432/x": "cannot be read",
-    "postgresql://ada:hush@127.0.0.1:port/x": "cannot be read",
+    "postgresql://ada:hu#sh@127.0.0.1:5432/x": "invalid database DSN",
+    "postgresql://ada:hush@127.0.0.1:port/x": "invalid database DSN",
     "mysql://ada:hush@127.0.0.1/x": "scheme is expected",
     "postgresql://ada:hush@127.0.0.1/x?sslmode=hush2": "sslmode",
 }
