@@ -1,4 +1,4 @@
-"""An incident service on PostgreSQL; its subcommands stand here, where no package of an extra is imported."""
+"""An incident service on PostgreSQL; this module lists its subcommands without importing any extra."""
 
 COMMANDS = {
     "serve": "run the service (needs a migrated database)",

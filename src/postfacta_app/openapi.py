@@ -184,7 +184,7 @@ def _header_parameters(rule: Rule) -> list[JSON]:
 def _responses(rule: Rule, schemas: Schemas) -> dict[int, JSON]:
     answers: dict[int, JSON] = {}
     for status, model in rule.answers.items():
-        answers[status] = {"description": "As asked"}
+        answers[status] = {"description": "OK"}
         if model is not None:
             answers[status]["content"] = {"application/json": {"schema": schemas[model, "serialization"]}}
     for kind in rule.also:

@@ -70,7 +70,7 @@ class Rule:
     """One row of the route table.
 
     Attributes:
-        method: The HTTP method; GET answers HEAD too.
+        method: The HTTP method; GET includes HEAD.
         path: A Starlette path template.
         handler: Called with the request and the caller once access is granted.
         access: The access that the caller needs.

@@ -105,5 +105,5 @@ async def change(
 
 
 def missing() -> NotFoundError:
-    """Make the answer for what is not there, and for what belongs to a hidden incident: the same."""
+    """Return the one error for what does not exist and for what belongs to a hidden incident."""
     return NotFoundError("No such action item")

@@ -418,7 +418,7 @@ class Store(Protocol):
         ...
 
     async def audit(self, query: AuditQuery, before: int | None) -> Sequence[AuditEntry]:
-        """List one entry more than asked for, newest first."""
+        """List one entry more than requested, newest first."""
         ...
 
     async def add_user(self, unit: Unit, new: NewUser, password_hash: str) -> User | None:

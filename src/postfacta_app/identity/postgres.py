@@ -155,7 +155,7 @@ class PostgresIdentity:
         return [Token.model_validate(dict(row)) for row in rows]
 
     async def audit(self, query: AuditQuery, before: int | None) -> Sequence[AuditEntry]:
-        """List one entry more than asked for, newest first."""
+        """List one entry more than requested, newest first."""
         args = (query.incident, query.actor, query.since, query.until, before, query.limit + 1)
         return [
             _entry(row)

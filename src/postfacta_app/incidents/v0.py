@@ -199,7 +199,7 @@ class Started(BaseModel):
 
 
 class ShownNote(BaseModel):
-    """A note of an answer; its time is the writer's own."""
+    """A note of a response; its time is as its author sent it."""
 
     timestamp: str
     message: str
@@ -323,7 +323,7 @@ def _broken_rules(text: Mapping[str, str]) -> Sequence[str]:
     return broken
 
 
-# The answer
+# The response
 
 
 def render_incident(incident: V0Incident) -> Mapping[str, object]:

@@ -32,7 +32,7 @@ Edits = Callable[[UUID, datetime | None, int], Awaitable[Sequence[ShownEdit]]]
 Read = Callable[[Principal, UUID | int], Awaitable[tuple[Incident, Facts] | None]]
 """Reads an incident, if the caller may see it, and the facts of its timeline."""
 Audit = Callable[[AuditQuery, int | None], Awaitable[Sequence[AuditEntry]]]
-"""Lists one entry more than asked for, newest first."""
+"""Lists one entry more than requested, newest first."""
 
 
 class _Before(BaseModel):

@@ -148,7 +148,7 @@ async def restore(unit: Unit, needs: Needs, ref: UUID | int, *, wish: Restore, m
 
 
 def missing() -> NotFoundError:
-    """Make the answer for what is not written, and for what the caller may not read yet: the same."""
+    """Return the one error for what is not written and for what the caller may not read yet."""
     return NotFoundError("No post-mortem, or none that you may read")
 
 

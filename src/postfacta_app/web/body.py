@@ -227,7 +227,7 @@ def read_query(request: Request, model: type[M]) -> M:
 
     Raises:
         MalformedError: If a parameter is unknown, repeated or invalid: a filter that is silently ignored
-            gives a wrong answer.
+            would return wrong results.
     """
     lists = {field.alias or name: _is_list(field.annotation) for name, field in model.model_fields.items()}
     values: dict[str, object] = {}
@@ -393,7 +393,7 @@ def parse_time(text: str) -> datetime:
     """Parse RFC 3339 as an instant in UTC, truncated to microseconds.
 
     Raises:
-        ValueError: If it is anything else, or lies outside the years 1 to 9999.
+        ValueError: If it is anything else, or is outside the years 1 to 9999.
     """
     instant = read_moment(text).instant
     if instant is None:
