@@ -120,15 +120,21 @@ async def _seed(dsn: str) -> None:
 
 
 async def _move(connection: Connection, start: datetime) -> None:
-    """Put what was recorded since a moment to the fixed one, in its order; no page shows fractions of a second."""
+    """Put what was recorded since a moment to the fixed one, a microsecond each, so that their order stays."""
+    columns = [(row["table_name"], row["column_name"]) for row in await connection.fetch(_COLUMNS)]
+    seen = " union ".join(f'select "{column}" as old from "{table}"' for table, column in columns)  # noqa: S608
     await connection.execute("set local session_replication_role = replica")  # facts are append-only
-    for row in await connection.fetch(_COLUMNS):
-        table, column = row["table_name"], row["column_name"]
-        await connection.execute(
-            f'update "{table}" set "{column}" = $1::timestamptz + ("{column}" - $2::timestamptz) / 1000 where "{column}" >= $2',  # noqa: S608
-            _NOW,
-            start,
-        )
+    await connection.execute(
+        "create temp table moved (old timestamptz primary key, new timestamptz) on commit drop"
+    )
+    await connection.execute(
+        f"insert into moved select old, $1::timestamptz + interval '1 microsecond' * row_number() over (order by old)"  # noqa: S608
+        f" from ({seen}) as seen where old >= $2",
+        _NOW,
+        start,
+    )
+    for table, column in columns:
+        await connection.execute(f'update "{table}" set "{column}" = new from moved where "{column}" = old')  # noqa: S608
 
 
 @contextmanager
