@@ -194,6 +194,17 @@ def test_a_command_without_rights_ends_with_a_sentence(
     )
 
 
+@pytest.mark.parametrize("statement", ["drop table alembic_version", "select 1"])
+def test_migrate_without_rights_names_the_setting_it_needs(
+    role: str, statement: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    execute(role, statement)
+    assert main(["migrate"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("postfacta: permission denied for ")
+    assert "set POSTFACTA_DATABASE_OWNER_DSN, to the role that owns the tables" in said
+
+
 def test_each_single_right_that_is_missing_is_named(role: str, capsys: pytest.CaptureFixture[str]) -> None:
     execute(role, f"grant postfacta_app to {ROLE}")
     granted = (

@@ -45,6 +45,7 @@ FetchValue = Callable[[str], Awaitable[object]]
 
 _TRIES = 12
 _LOCK_NOT_AVAILABLE = "55P03"
+_INSUFFICIENT_PRIVILEGE = "42501"
 # Any number that no other advisory lock uses: "postfact" in ASCII.
 _ONE_AT_A_TIME = 0x706F737466616374
 
@@ -190,7 +191,9 @@ def _state(error: Exception) -> str | None:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, DBAPIError):
-        return re.sub(r"^<class '[\w.]+'>: ", "", str(error.orig))
+        text = re.sub(r"^<class '[\w.]+'>: ", "", str(error.orig))
+        hint = ": set POSTFACTA_DATABASE_OWNER_DSN, to the role that owns the tables"
+        return text + hint if _state(error) == _INSUFFICIENT_PRIVILEGE else text
     if isinstance(error, CommandError):
         return f"the database was upgraded by a newer version: {error}"
     if isinstance(error, OSError):
