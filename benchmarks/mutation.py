@@ -49,6 +49,7 @@ TESTS = (
     "tests/core/test_testing.py",
     "tests/app/timeline",
     "tests/app/test_db.py",
+    "tests/app/test_db_reads.py",
 )
 # They start programs for each test, or read the byte code that is changed here.
 LEFT_OUT = (
