@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given, strategies as st
@@ -210,3 +211,39 @@ def test_each_eviction_begins_an_era_that_never_was() -> None:
         pool.evict(pool.era)
         assert pool.era > max(eras)
         eras.append(pool.era)
+
+
+def test_those_who_wait_get_the_slot_in_the_order_of_coming() -> None:
+    pool, woken = lending(max_size=1), list[str]()
+    assert pool.enter()
+    for name in "abc":
+        pool.queue(partial(woken.append, name))
+    assert (pool.waiting, pool.idle, pool.used) == (3, 0, 1)
+    for _ in range(3):
+        pool.leave()
+    assert woken == ["a", "b", "c"]
+    assert (pool.waiting, pool.used) == (0, 1)
+    pool.leave()
+    assert pool.used == 0
+
+
+def test_one_too_many_is_told_to_come_back_in_a_second() -> None:
+    pool = lending(max_size=1, max_waiting=1)
+    assert pool.enter()
+    assert not pool.enter()
+    pool.queue(nobody)
+    with pytest.raises(PoolTimeoutError) as raised:
+        pool.queue(nobody)
+    assert (raised.value.policy, raised.value.retry_after) == ("db", 1.0)
+
+
+def test_what_lies_idle_is_counted_and_the_last_one_in_goes_first() -> None:
+    pool = lending()
+    first, second = (pool.opened(name, era=pool.era, now=0.0, luck=0.0) for name in ("one", "two"))
+    assert pool.keep(first, 1.0)
+    assert pool.keep(second, 2.0)
+    assert pool.idle == 2
+    assert pool.take() is second
+    assert pool.idle == 1
+    assert pool.evict(pool.era) == [first]
+    assert pool.idle == 0

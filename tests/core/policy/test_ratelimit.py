@@ -422,3 +422,33 @@ def test_whoever_may_need_not_wait_and_the_table_is_as_large_as_was_asked_for() 
         assert buckets.spend(key, 1, 0.0).retry_after == 0.0
     assert BucketSet([Rate(amount=5, period=1.0)]).spend("a", 1, 0.0).retry_after == 0.0
     assert len(buckets) == 2
+
+
+def test_a_store_that_fails_a_second_time_is_tried_again_too() -> None:
+    watch = StoreWatch()
+    for outage in (10.0, 30.0):
+        ticket = watch.ask(outage)
+        assert ticket is not None
+        assert watch.failed(ticket, again_at=outage + 5)
+        trial = watch.ask(outage + 5)
+        assert trial is not None
+        assert watch.answered(trial)
+
+
+def test_a_decision_says_when_all_is_there_again_and_when_the_cost_is() -> None:
+    buckets = Buckets(RATE)
+    assert [buckets.spend("a", 1, 100.0).reset_after for _ in range(2)] == [2.0, 4.0]
+    # All of the burst at once: not now, but in as long as is missing.
+    refused = buckets.spend("a", 4, 100.0)
+    assert not refused.allowed
+    assert (refused.remaining, refused.reset_after) == (2, 4.0)
+    assert refused.retry_after == pytest.approx(4.0, abs=1e-3)
+    assert buckets.test("a", 4, 104.0).allowed
+    assert buckets.spend("a", 4, 104.0).allowed
+
+
+def test_of_equal_decisions_the_first_rate_is_named() -> None:
+    first, second = decided(allowed=True, remaining=1), decided(allowed=True, remaining=1)
+    assert strictest([first, second]) is first
+    shut, other = decided(allowed=False, retry_after=1.0), decided(allowed=False, retry_after=1.0)
+    assert strictest([shut, other]) is shut
