@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -447,6 +448,45 @@ async def test_a_worker_that_is_young_and_small_stays(monkeypatch: pytest.Monkey
         async with life.lived():
             await anyio.sleep(0.1)
     assert heard == []
+
+
+async def test_it_is_entered_as_itself_and_its_thread_ends_with_it() -> None:
+    life = Life()
+    async with life.lifecycle as entered, life.running:
+        assert entered is life.lifecycle
+        assert any(thread.name == "postfacta-drain" for thread in threading.enumerate())
+    with anyio.fail_after(10):
+        await until(lambda: all(thread.name != "postfacta-drain" for thread in threading.enumerate()))
+
+
+async def test_a_drain_finds_what_came_before_it() -> None:
+    life = Life(delay=30)
+    async with life.lived() as server:
+        before = time.monotonic()
+        assert not life.lifecycle.found(before)
+        server.signal()
+        assert life.lifecycle.found(before)
+        assert not life.lifecycle.found(time.monotonic())
+
+
+async def test_requests_are_cancelled_in_time_though_the_server_waits_for_them() -> None:
+    life, request = Life(timeout=0.1), Request()
+    async with life.lived() as server, anyio.create_task_group() as tasks:
+        tasks.start_soon(life.running.run, request, anyio.sleep_forever())
+        server.signal()
+        # A server that finishes its requests before it shuts the lifespan down.
+        await until(lambda: request.answered_at is not None)
+        assert life.running.is_closed
+        await life.lifecycle.finish_requests()
+    assert life.drained == [(1, 0)]
+    (drained,) = life.observer.of(Drained)
+    assert 0.1 <= drained.seconds < 10
+
+
+def test_the_memory_of_a_process_is_that_of_its_pages() -> None:
+    resident = vars(module)["_resident_bytes"]()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert most / 10 < resident <= most * 1.1
 
 
 def test_one_that_was_never_entered_cannot_be_left() -> None:
