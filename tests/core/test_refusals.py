@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from postfacta_core.aio.bulkhead import Bulkhead
-from postfacta_core.aio.connecting import PoolOptions
+from postfacta_core.aio.connecting import PoolOptions, check_address
 from postfacta_core.aio.fallback import Fallback
 from postfacta_core.aio.ratelimit import RateLimiter
 from postfacta_core.aio.retry import Retry
@@ -31,12 +31,12 @@ KINDS = (
     OverloadLimiter, PoolOptions, QuantileDelay, Rate, RateLimiter, RecycleLimits, Retry, RetryBudget,
     TransferLimits, TrustedProxies,
 )  # fmt: skip
-NAMES = {kind.__name__: kind for kind in KINDS}
+NAMES: dict[str, object] = {"check_address": check_address, **{kind.__name__: kind for kind in KINDS}}
 CASES = re.findall(r"^(\S.*)\n    (.+)$", Path(__file__).with_name("refusals.txt").read_text(), re.MULTILINE)
 
 
 def test_each_refusal_is_the_whole_sentence() -> None:
-    assert len(CASES) == 108
+    assert len(CASES) == 119
     with every() as case:
         for call, sentence in CASES:
             with case(call), pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
