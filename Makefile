@@ -23,7 +23,7 @@ test-rest: .venv/dev
 check: .venv/dev  ## Run linters, type checkers, and the fast tests under coverage: about seven minutes
 	ruff check . && ruff format --check . && lint-imports && mypy && pyright
 	pyright --ignoreexternal --verifytypes postfacta_core
-	coverage erase && coverage run -m pytest -n 2 --dist loadfile -m fast && coverage combine -q && coverage report && coverage report --include='$(PURE)' --fail-under=100
+	coverage erase && coverage run -m pytest -n 2 --dist loadfile -m fast --hypothesis-profile=ci && coverage combine -q && coverage report && coverage report --include='$(PURE)' --fail-under=100
 docs: .venv/dev   ## Build the site from docs/, strictly: any warning fails
 	python -m sphinx -W --keep-going -q -E -c docs -d build/doctrees . build/site/$(VERSION)
 	@echo "build/site/$(VERSION)/index.html"

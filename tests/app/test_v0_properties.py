@@ -100,7 +100,6 @@ a_start = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(
     st.binary()
     | any_json.map(lambda value: json.dumps(value).encode())
@@ -121,7 +120,6 @@ def test_random_bytes_and_random_json_are_taken_or_refused_and_never_crash(
         assert response.json()["message"].startswith(("Invalid request body: ", "Validation failed: "))
 
 
-@settings(deadline=None)
 @given(a_start)
 def test_what_is_taken_is_shown_as_it_was_sent(service: Service, start: Mapping[str, object]) -> None:
     content = json.dumps(start).encode()

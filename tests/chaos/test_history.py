@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import example, given, strategies as st
 
 from chaos.history import MOVES, Action, Fact, Outcome, Stored, Write, judge
 
@@ -118,7 +118,6 @@ BREAKS = (
 
 
 @given(st.integers(0, 10_000), st.integers(20, 60))
-@settings(max_examples=60)
 def test_a_faultless_store_passes(seed: int, incidents: int) -> None:
     findings = judge(*a_run(seed, incidents), minimum=1)
     assert findings.wrong == {name: [] for name in ("lost", "phantom", "doubled", "mismatched", "torn")}
@@ -127,7 +126,6 @@ def test_a_faultless_store_passes(seed: int, incidents: int) -> None:
 
 @given(st.integers(0, 10_000), st.sampled_from(BREAKS), st.integers(0, 1_000_000))
 @example(seed=0, broken=double_the_last_fact, where=0)
-@settings(max_examples=200)
 def test_a_store_with_one_fault_fails(
     seed: int, broken: Callable[[list[Stored], int], None], where: int
 ) -> None:

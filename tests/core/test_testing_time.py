@@ -174,6 +174,7 @@ def test_what_waits_for_the_real_world_is_refused(function: Callable[[], Awaitab
     assert threading.active_count() == before
 
 
+@pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize("function", [use_a_thread, *OUTSIDE])
 def test_with_a_threshold_the_real_world_is_waited_for(function: Callable[[], Awaitable[None]]) -> None:
     clock = ManualClock(0.0)

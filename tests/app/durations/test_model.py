@@ -69,7 +69,6 @@ def d1(start: Mark | None, end: Mark | None, *, is_open: bool) -> None:
         assert abs(end.t - start.t) < found.max_seconds * 1e6 == max(start.p.width, end.p.width)
 
 
-@settings(deadline=None)
 @given(start=_marks, end=_marks, is_open=st.booleans())
 def test_a_duration_is_a_number_only_if_it_is_known(
     start: Mark | None,
@@ -212,7 +211,6 @@ def test_what_people_say_wins_and_corrections_of_moves_count() -> None:
     assert found(with_edits(facts, moved))["resolved"] == (30, "derived")
 
 
-@settings(deadline=None)
 @given(facts=worlds())
 def test_impact_and_mitigation_are_never_derived(facts: Facts) -> None:
     known, _ = marks(facts)
@@ -250,7 +248,6 @@ def measured(*seconds: float | None, status: Status = Status.MISSING) -> list[Me
     ]
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(Status), st.floats(0, 1e6)), max_size=30))
 def test_every_incident_is_counted_once_and_quantiles_are_values(rows: list[tuple[Status, float]]) -> None:
     many = [
@@ -282,7 +279,6 @@ def test_quantiles_are_by_nearest_rank() -> None:
     assert nearest_rank(values[:9], 90) is None
 
 
-@settings(deadline=None)
 @given(facts=worlds(), ms=offsets)
 def test_the_order_in_which_facts_came_changes_no_duration(facts: Facts, ms: int) -> None:
     shifted = with_edits(facts, edit(Op.CLOCK_OFFSET, LATER, UUID(int=3), source="deploy", value={"ms": ms}))

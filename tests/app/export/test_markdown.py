@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import example, given, strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
@@ -63,14 +63,12 @@ def test_the_reader_of_these_tests_knows_dangers_when_it_sees_them() -> None:
 @example("\\\\<script>")
 @example("[a\\](javascript:x)")
 @example("`<b>` | `\n--|--\n` | <i> | `")
-@settings(deadline=None)
 @given(typed)
 def test_nothing_that_is_typed_is_live(text: str) -> None:
     for markdown in (quote(text), item(text), plain(text), f"{item(text)}\n{item(text)}"):
         assert dangers(markdown) == []
 
 
-@settings(deadline=None)
 @given(typed)
 def test_a_plain_text_is_one_line_and_reads_as_it_was_typed(text: str) -> None:
     markdown = plain(text)
@@ -81,7 +79,6 @@ def test_a_plain_text_is_one_line_and_reads_as_it_was_typed(text: str) -> None:
     assert read.split() == f"x {text} x".split()
 
 
-@settings(deadline=None)
 @given(typed.filter(str.strip), typed)
 def test_a_quote_or_an_item_ends_with_its_last_line(text: str, after: str) -> None:
     for markdown in (quote(text), item(text)):
@@ -180,7 +177,6 @@ HEADINGS = [
 ]  # fmt: skip
 
 
-@settings(deadline=None)
 @example("\n\n<b>")  # an item that begins with two blank lines ends there
 @given(typed.filter(str.strip))
 def test_a_whole_document_is_inert_and_keeps_its_outline(text: str) -> None:

@@ -12,13 +12,13 @@ from postfacta_app.timeline import query, rules
 from postfacta_app.timeline.model import Annotation, Edit, Entry, Instant, Milestone, Op
 from tests.app.timeline.properties import PROPERTIES
 
-# The ordinary run is short; the long one is `pytest --hypothesis-profile=long`.
+# `make proofs` runs it with `--hypothesis-profile=night`.
 SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 
 
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_a_property_of_the_design_holds(name: str) -> None:
-    @settings(deadline=None, suppress_health_check=SLOW)
+    @settings(suppress_health_check=SLOW)
     @given(st.data())
     def holds(data: st.DataObject) -> None:
         PROPERTIES[name](data)

@@ -22,7 +22,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> str | tuple[str, dict[str, 
 
 
 @pytest.fixture
-def own_server() -> Generator[EmbeddedPostgres]:
+def own_server(programs: None) -> Generator[EmbeddedPostgres]:
     """Run a server for one test alone."""
     with open_folder() as folder, EmbeddedPostgres(folder / "data") as server:
         yield server

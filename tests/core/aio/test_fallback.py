@@ -407,4 +407,4 @@ class Keeping(RuleBasedStateMachine):
 
 
 TestKeeping = Keeping.TestCase
-TestKeeping.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestKeeping.settings = settings(stateful_step_count=30)

@@ -311,6 +311,7 @@ async def test_a_commit_whose_answer_was_lost_counts(database_dsn: str) -> None:
         assert counts(database) == {"success": 1, "failure": 1}
 
 
+@pytest.mark.usefixtures("programs")
 async def test_a_database_that_is_back_is_not_kept_waiting_for_by_its_circuit(
     own_server: EmbeddedPostgres,
 ) -> None:

@@ -193,9 +193,7 @@ class CountingWithoutRoom(Counting):
 @pytest.mark.parametrize("machine", [Counting, CountingWithoutRoom])
 def test_it_counts_like_a_list_of_all_hits(machine: type[Counting], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ratelimit_memory, "COARSE", 1)
-    run_state_machine_as_test(
-        machine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
-    )
+    run_state_machine_as_test(machine, settings=settings(stateful_step_count=40))
 
 
 def test_a_large_moving_window_keeps_few_groups_and_never_passes_more_than_the_limit(

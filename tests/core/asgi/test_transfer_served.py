@@ -70,6 +70,7 @@ def chunks(number: int) -> Iterator[bytes]:
         yield b"x" * 10_000
 
 
+@pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize("framework", ["starlette", "fastapi"])
 @pytest.mark.parametrize("flavour", ["h11", "httptools"])
 def test_behind_a_real_server_a_chunked_body_gets_its_413_and_nothing_else(

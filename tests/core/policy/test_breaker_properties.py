@@ -287,7 +287,7 @@ TestWindowOfSeconds = TimedCircuitMachine.TestCase
 
 
 for case in (TestWindowOfCalls, TestWindowOfSeconds):
-    case.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+    case.settings = settings(stateful_step_count=40)
 
 
 @given(

@@ -145,7 +145,7 @@ class Machine(RuleBasedStateMachine):
         assert not self.waiting or slots.used >= self.size
 
 
-Machine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+Machine.TestCase.settings = settings(stateful_step_count=40)
 TestSlots = Machine.TestCase
 
 

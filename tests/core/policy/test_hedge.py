@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import example, given, strategies as st
 
 from postfacta_core.policy.hedge import FixedDelay, P2Quantile, QuantileDelay
 from tests.kit.every import every
@@ -132,7 +132,6 @@ def test_the_wait_is_that_of_the_first_tries_though_the_second_cuts_some_off() -
     assert slower / 4500 == pytest.approx(0.05, abs=0.015)
 
 
-@settings(max_examples=30)
 @given(st.lists(VALUES, min_size=1, max_size=300))
 def test_no_wait_is_below_0_or_without_end(values: list[float]) -> None:
     delay = QuantileDelay(0.5, window=50)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from postfacta_core.policy.lifecycle import Course, DrainLimits, Phase, RecycleLimits
 from tests.kit.every import every
@@ -114,7 +114,6 @@ def test_without_a_drain_resources_have_their_own_time_alone() -> None:
     assert ready().closes_by(1000.0) == 1004
 
 
-@settings(max_examples=400)
 @given(st.lists(st.sampled_from(sorted(STEPS)), max_size=12))
 def test_no_order_of_events_leads_back_or_unsettles_a_moment(steps: list[str]) -> None:
     course = Course(LIMITS)

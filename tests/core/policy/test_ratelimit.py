@@ -122,9 +122,7 @@ def test_each_key_gets_what_a_token_bucket_of_its_own_would_give(
     machine: type[Limiting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ratelimit, "COARSE", 1)
-    run_state_machine_as_test(
-        machine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
-    )
+    run_state_machine_as_test(machine, settings=settings(stateful_step_count=40))
 
 
 @given(

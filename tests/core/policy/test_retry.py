@@ -167,7 +167,7 @@ class Spending(RuleBasedStateMachine):
 
 
 TestSpending = Spending.TestCase
-TestSpending.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestSpending.settings = settings(stateful_step_count=40)
 
 
 def amplified(steps: list[float | None], budget: RetryBudget) -> list[tuple[float, int, int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from postfacta_core.slo.detection import Burn, Counting, Slicing, verdicts
 from postfacta_core.slo.traffic import Stretch, Traffic
@@ -92,7 +92,6 @@ def test_a_long_window_adds_up_pieces_and_lags_by_one_at_most() -> None:
     assert one < other <= one + 20
 
 
-@settings(deadline=None)
 @given(st.integers(0, 299), st.sampled_from([(QUICK, EVENTS), (LATER, EVENTS), (HOUR, MINUTE)]))
 def test_worse_is_never_detected_later(bad: int, of: tuple[Burn, Counting | Slicing]) -> None:
     burn, by = of
@@ -100,7 +99,6 @@ def test_worse_is_never_detected_later(bad: int, of: tuple[Burn, Counting | Slic
     assert all(other is not False for one, other in zip(mild, worse, strict=True) if one)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 8), st.integers(1, 300))
 def test_no_alert_fires_before_its_patience_is_over(every: int, bad: int) -> None:
     for burn in (QUICK, LATER):

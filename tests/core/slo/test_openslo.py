@@ -445,7 +445,7 @@ def test_one_severity_may_be_put_over_those_of_the_policies() -> None:
     assert [tier.severity for tier in quiet.objectives[0].tiers] == ["ticket", "ticket"]
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(some_documents())
 def test_whatever_is_well_formed_is_accepted(file: Documents) -> None:
     found = read(file)

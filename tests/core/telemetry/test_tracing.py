@@ -259,6 +259,7 @@ assert [span.name for span in exporter.get_finished_spans()] == ["GET"]
 """
 
 
+@pytest.mark.usefixtures("programs")
 def test_without_an_sdk_no_span_is_made_and_one_that_comes_late_is_used_at_once() -> None:
     done = subprocess.run(  # noqa: S603 - a fixed program
         [sys.executable, "-W", "error", "-c", LATE], capture_output=True, text=True, timeout=60, check=False

@@ -12,7 +12,7 @@ from chaos.alertmanager import Alertmanager, compress
 from chaos.sink import Sink
 from tests.ops.alerting.rules import needs_alertmanager
 
-pytestmark = needs_alertmanager
+pytestmark = [needs_alertmanager, pytest.mark.usefixtures("programs")]
 _BY = 10.0
 """How much shorter its waits are: 10 s for a page become one."""
 

@@ -51,6 +51,7 @@ def signals(live: LiveService, kind: str) -> list[Mapping[str, Any]]:
     return found
 
 
+@pytest.mark.usefixtures("programs")
 def test_an_alert_becomes_a_signal_and_attached_the_timeline_of_an_incident(
     live: LiveService, alertmanager: tuple[Alertmanager, Sink]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.kit.every import every
@@ -20,6 +21,7 @@ def config() -> dict[str, Any]:
     return found
 
 
+@pytest.mark.usefixtures("programs")
 @needs_alertmanager
 def test_alertmanager_takes_the_configuration() -> None:
     with every() as case:
@@ -29,6 +31,7 @@ def test_alertmanager_takes_the_configuration() -> None:
                 assert (done.returncode, "SUCCESS" in done.stdout) == (0, True), done.stdout
 
 
+@pytest.mark.usefixtures("programs")
 @needs_alertmanager
 def test_each_alert_goes_where_its_severity_says() -> None:
     with every() as case:
@@ -49,6 +52,7 @@ def test_each_alert_goes_where_its_severity_says() -> None:
                 assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.usefixtures("programs")
 @needs_alertmanager
 def test_an_alert_of_no_severity_is_a_ticket_and_is_not_lost() -> None:
     done = ran("amtool", "config", "routes", "test", f"--config.file={CONFIG}", "alertname=Forgotten")

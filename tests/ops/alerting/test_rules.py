@@ -61,12 +61,14 @@ def written_by_hand(one: Alert) -> bool:
     return one.file in BY_HAND
 
 
+@pytest.mark.usefixtures("programs")
 @needs_promtool
 def test_prometheus_finds_nothing_wrong_with_the_rules() -> None:
     done = ran("promtool", "check", "rules", "--lint=all", "--lint-fatal", *rule_files())
     assert (done.returncode, "SUCCESS" in done.stdout) == (0, True), done.stdout
 
 
+@pytest.mark.usefixtures("programs")
 @needs_promtool
 def test_prometheus_finds_nothing_wrong_with_its_configuration() -> None:
     done = ran(
@@ -75,6 +77,7 @@ def test_prometheus_finds_nothing_wrong_with_its_configuration() -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.usefixtures("programs")
 @needs_promtool
 @pytest.mark.parametrize("file", TESTS, ids=lambda file: file.name)
 def test_each_alert_fires_and_is_silent_as_its_tests_say(file: Path) -> None:
@@ -124,6 +127,7 @@ def rendered(case: dict[str, Any], of: Path, folder: Path) -> str:
     return ran("promtool", "test", "rules", file).stdout
 
 
+@pytest.mark.usefixtures("programs")
 @needs_promtool
 def test_what_an_alert_says_can_be_read(tmp_path: Path) -> None:
     with every() as case:

@@ -37,7 +37,7 @@ PERHAPS: Mapping[str, str] = {
 
 
 @pytest.fixture(scope="module")
-def scene() -> Generator[Scene]:
+def scene(programs: None) -> Generator[Scene]:
     with open_folder() as folder, played(folder, rules=RULES) as running:
         yield running
 

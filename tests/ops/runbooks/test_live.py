@@ -30,6 +30,7 @@ _CLIENTS = find_binaries().folder
 """PostgreSQL's programs of the server's own version: `pg_dump` refuses a newer server."""
 
 pytestmark = [
+    pytest.mark.usefixtures("programs"),
     needs_promtool,
     needs_alertmanager,
     pytest.mark.skipif(

@@ -10,6 +10,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 from chaos.runbooks import FOLDER, SECTIONS
 from postfacta_embedded.binaries import find_binaries
 from tests.kit.every import every
@@ -84,6 +86,7 @@ def test_a_manual_block_says_why_nobody_runs_it() -> None:
                 assert block.script.startswith("# Not run: ") == (block.role == "manual")
 
 
+@pytest.mark.usefixtures("programs")
 def test_each_command_is_a_shells_and_needs_no_variable_but_those_that_are_listed() -> None:
     with every() as case:
         for book, block in BLOCKS:
@@ -112,6 +115,7 @@ def programs(*, manual: bool) -> list[str]:
     )
 
 
+@pytest.mark.usefixtures("programs")
 @needs_promtool
 @needs_alertmanager
 def test_each_command_exists() -> None:
@@ -125,6 +129,7 @@ def test_each_command_exists() -> None:
                     _has_help(word)
 
 
+@pytest.mark.usefixtures("programs")
 def test_what_is_ours_in_a_manual_block_exists() -> None:
     with every() as case:
         for command in programs(manual=True):

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[3]
 OBJECTIVES = ROOT / "deploy/slo/postfacta.openslo.yaml"
 POLICY = ROOT / "deploy/slo/policy.yaml"
 
-pytestmark = [needs("prometheus"), needs("promtool")]
+pytestmark = [needs("prometheus"), needs("promtool"), pytest.mark.usefixtures("programs")]
 
 MINUTE = 1 / 1440
 # As days before the end: when which objective was bad, and for how long.
