@@ -61,7 +61,7 @@ LEFT_OUT = (
     "test_a_call_leaves_nothing_for_the_cyclic_collector",
 )
 CONTROL_EACH = 50
-FIRST_BUDGET, SECOND_BUDGET = 2.5, 60.0
+FIRST_BUDGET, SECOND_BUDGET = 2.5, 12.0
 # Seconds after which a mutant is taken for one that hangs: of the processor, without it, and of all.
 BUSY, IDLE, MOST = 2.0, 6.0, 120.0
 MEMORY = 6 << 30
