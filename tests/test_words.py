@@ -64,7 +64,9 @@ OPENING = re.compile("|".join(rf'^r?"""(?P<w{n}>{word})\b' for n, word in enumer
 OPENED = re.compile(rf'"""({"|".join(OPENINGS)})\b')
 BETTER = tuple(WORDS.values())
 BETTER_OPENING = tuple(OPENINGS.values())
-CODE = re.compile(r"``[^`]+``|`[^`]*`|\{[^{}]*\}|^\s*\w+:(?= )|https?://\S+|\]\([^)]*\)")
+CODE = re.compile(
+    r"``[^`]+``|`[^`]*`|\{[^{}]*\}|^\s*\w+:(?= )|^#+ [\w.]+$|<!--.*?-->|https?://\S+|\]\([^)]*\)"
+)
 FILES = subprocess.run(
     ["git", "ls-files", "-z"],  # noqa: S607 - git is what made this checkout
     cwd=ROOT,
