@@ -454,7 +454,7 @@ class ProcessObserver:
 
 
 process_observer: Final = ProcessObserver()
-"""What every policy tells by default."""
+"""The observer of every policy by default."""
 
 
 def observing(owner: str, name: str, observer: Observer | None) -> Observer:

@@ -96,7 +96,7 @@ class _Watch:
         try:
             self._drain_file.touch()
         except OSError as error:
-            _say(f"cannot tell the server to drain: {error}")
+            _say(f"cannot start the drain of the server: {error}")
             self._stop = (signum, -math.inf)
 
     def _forward_stop(self) -> None:

@@ -43,7 +43,7 @@ class _Format(StrEnum):
 
 def configure(
     *,
-    format: str = "json",  # noqa: A002 - the word that operators know
+    format: str = "json",  # noqa: A002 - the usual word of operators
     level: str = "INFO",
     service: str = "",
     version: str = "",

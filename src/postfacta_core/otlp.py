@@ -162,7 +162,7 @@ class Provider(TracerProvider):
     Args:
         exporter: Such as `opentelemetry.exporter.otlp.proto.http.trace_exporter.OTLPSpanExporter`.
         resource: Who sends.
-        sampler: By default what `OTEL_TRACES_SAMPLER` says.
+        sampler: By default that of `OTEL_TRACES_SAMPLER`.
         queued: See `CountedSpans`, as for the others.
         batch: The most that are sent at once.
         every: Seconds between two batches.

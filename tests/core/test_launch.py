@@ -217,7 +217,7 @@ def test_a_file_that_cannot_be_made_means_no_delay(tmp_path: Path) -> None:
         one.send(signal.SIGTERM)
         assert one.process.wait(30) == 7
         assert one.process.stderr
-        assert "cannot tell the server to drain" in one.process.stderr.read()
+        assert "cannot start the drain of the server" in one.process.stderr.read()
 
 
 def test_as_first_process_it_reaps_orphans(tmp_path: Path) -> None:

@@ -101,11 +101,11 @@ class CircuitBreaker:
         luck: Spreads the waits.
         failures: Types of exceptions, or a predicate. By default all.
         retry_after_of: Reads from a failure how many seconds the dependency asks not to be called. By
-            default what an error of this library says.
+            default the `retry_after` of this library's errors.
 
     Attributes:
         name: Its name.
-        book: The `pybreaker.CircuitBreaker`, for code that wants one.
+        book: The `pybreaker.CircuitBreaker`, for code that needs one.
     """
 
     def __init__(
@@ -376,7 +376,7 @@ class CircuitBreaker:
             self._observe(ListenerFailed(self.name, repr(broken)))
             outcome, seconds = _FAILURE, 0.0
         if outcome is _FAILURE and self._is_callers():
-            # It had less time than the service gives, as its caller wished: that says nothing of the dependency.
+            # Its caller gave it less time than the service does: that says nothing about the dependency.
             return _IGNORED
         if outcome is _FAILURE:
             with self._lock:

@@ -41,7 +41,7 @@ __all__ = ["Guard", "GuardedLoan", "Sending", "database_circuit", "translate"]
 
 _OPEN_FOR: Final = 5.0
 _LARGEST_WINDOW: Final = 10_000
-# A statement that had less time, and whose request ran out of it, says nothing of the database.
+# A statement that had less time, and whose request ran out of it, says nothing about the database.
 _FAIR: Final = 1.0
 _QUERY_CANCELED: Final = "57014"
 _DISK_FULL: Final = "53100"

@@ -34,7 +34,7 @@ class HealthRegistry:
 
     An async context manager: it owns the tasks of its checks. It starts no matter how the dependencies are, and a
     service becomes ready when they come. Without checks it is ready once entered. Once it was left it may be entered
-    again, and then knows nothing of what was before.
+    again, and then has no earlier results.
 
     A check is foreign code: what it raises is a failed result, what hangs is cancelled, what ignores that turns
     stale, and nothing of it reaches another check. Only a check that shields itself from cancellation can hold

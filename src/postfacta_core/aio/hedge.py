@@ -44,7 +44,7 @@ class Hedge:
 
     Args:
         name: The operation's; its metric label.
-        delay: Seconds after which the second starts, or what knows them, such as a `QuantileDelay`.
+        delay: Seconds after which the second starts, or an object with them, such as a `QuantileDelay`.
         budget: What all that try this dependency again share, the `Retry` around this too; by default one of its
             own, of the same name.
         mode: `SHADOW` makes one try, and counts those that took longer than the delay without spending for them;

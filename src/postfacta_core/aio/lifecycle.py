@@ -378,7 +378,7 @@ class _Life:
     def _await_stream_goodbyes(self) -> None:
         end = self._clock() + _FAREWELL
         pause = threading.Event()
-        # A tick first: it is the loop that tells the streams.
+        # A tick first: the loop closes the streams.
         while self._clock() < end and self.course.phase is Phase.DRAINING:
             if self._told_endless and not self._running.endless:
                 return

@@ -130,7 +130,7 @@ def outgoing_headers(
 
     Args:
         name: The dependency, for the error.
-        priority_key: The secret by which the dependency believes the priority; sent as `X-Priority-Key`.
+        priority_key: The secret that makes the dependency trust the priority; sent as `X-Priority-Key`.
         clock: Monotonic seconds; it must be the clock of the request contexts.
 
     Raises:
@@ -168,7 +168,7 @@ def refusal_in(response: Response, name: str, *, wall: Clock = WALL) -> Rejected
         wall: Seconds since the epoch, for a `Retry-After` that is a date in a response without `Date`.
 
     Returns:
-        The error, with `retry_after` in seconds if the response tells it; or None.
+        The error, with `retry_after` in seconds if the response has it; or None.
     """
     if response.status_code not in _REFUSED:
         return None
@@ -431,7 +431,7 @@ def _retry_after(headers: Mapping[str, str], wall: Clock) -> float | None:
     until = _moment(text)
     if until is None:
         return None
-    # By the sender's own clock, if it tells the time: ours may differ.
+    # By the sender's own clock, if it has a `Date`: ours may differ.
     sent = _moment(headers.get("date", ""))
     return min(max(0.0, until - (wall() if sent is None else sent)), _LONGEST)
 

@@ -204,7 +204,7 @@ class RateLimiter:
         if books.store is not None:
             yield Sample("postfacta_ratelimit_store_up", (self.name,), float(books.store.is_up))
 
-    def _store_changed(self, available: bool, error: str) -> None:  # noqa: FBT001 - what the store tells
+    def _store_changed(self, available: bool, error: str) -> None:  # noqa: FBT001 - the store's state
         self._observe(StoreChanged(self.name, available, self._books.on_store_failure, error))
 
 
@@ -236,7 +236,7 @@ class Charge:
             self._decision = self._books.buckets.test(self._key, self._cost, self._books.clock())
 
     async def test_in(self, store: SharedStore) -> None:
-        """Decide from what the store says."""
+        """Decide from the store's answer."""
         books = self._books
         self._decision = strictest(
             [await store.test(item, self._cost, books.name, self._key) for item in books.items]
@@ -282,7 +282,7 @@ async def hit_all(charges: Sequence[Charge], *, spend: bool = True) -> list[Deci
 
     Args:
         charges: What to spend.
-        spend: Whether to spend it; False only tells whether that would be allowed.
+        spend: Whether to spend it; False only returns whether that would be allowed.
     """
     for charge in charges:
         charge.test_here()

@@ -41,7 +41,7 @@ async def hold(
     Args:
         resources: What to hold. To be held again, each must be one that can be entered again; what
             `asynccontextmanager` makes is.
-        share: Given how many are still to close, tells the seconds that the next may take; None for any.
+        share: Given how many are still to close, returns the seconds for the next; None for any number.
         lost: Called when a resource raises in the middle of the block, which goes on; it may do so without that
             resource until it ends.
         observer: Receives each one that did not close in time or raised while open. It may raise.

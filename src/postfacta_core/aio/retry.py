@@ -101,7 +101,7 @@ class Retry:
             that alone decides. If that raises, the answer is no.
         throttled: Reads how many seconds an error asks to wait: None if it does not say, `math.inf` for no other
             try. By default its `retry_after`. If it raises, no other try is made.
-        max_wait: The longest wait in seconds. What asks for more is not tried again.
+        max_wait: The longest wait in seconds. An error that asks for more is not retried.
         retry_nested: Also retry what an inner `Retry` has given up: then tries multiply.
         mode: Text or member. `SHADOW` makes one try, and counts what would have been tried again without spending for it; `OFF`
             is a plain call.

@@ -26,7 +26,7 @@ class Runtime:
     """Reports the number of tasks, and the limits of memory and processors.
 
     An async context manager, for the service's lifespan: it remembers the event loop that it is entered in. Of tasks
-    it knows nothing on trio, whose loop no other thread may ask.
+    it reports nothing on trio, whose loop no other thread may read.
 
     Args:
         observer: Receives its announcement once. It may raise.

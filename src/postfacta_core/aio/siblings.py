@@ -112,7 +112,7 @@ class Siblings:
             async with await anyio.connect_unix(self._socket(number)) as stream:
                 await stream.send(question)
                 await stream.send_eof()
-                # Nothing is what one says whose answer raised, or that ended in the middle of the question.
+                # A worker whose answer raised, or that ended during the query, sends nothing.
                 return b"".join([part async for part in stream]) or None
         return None
 

@@ -111,7 +111,7 @@ class Interception:
 
     def _hear(self, signum: int) -> None:
         if self._is_launcher_draining():
-            self._began.acquire(blocking=False)  # the file needs no telling any more
+            self._began.acquire(blocking=False)  # the file has been reported already
             self._tell(signum)
             self._pass_on()
         else:

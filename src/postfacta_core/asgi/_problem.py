@@ -273,7 +273,7 @@ async def send_problem(
     Args:
         scope: The request's.
         send: The server's.
-        problem: What to tell.
+        problem: The problem to send.
         render: Another shape of it.
         close: Whether the connection ends with this response, where the protocol can express it.
         more_body: Whether the calling code ends the response itself, with an empty body message.

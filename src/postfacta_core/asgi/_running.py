@@ -128,7 +128,7 @@ class RunningExchange(Running):
     async def _tell(self) -> None:
         problem = problem_of(self.error) if self.error else None
         if problem is None:
-            raise AssertionError("there is nothing to tell")
+            raise AssertionError("there is nothing to answer")
         if not self.request.error_type:
             self.request.error_type = problem.error_type
         # The client may be gone by now.

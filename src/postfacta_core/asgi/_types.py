@@ -9,7 +9,7 @@ __all__ = ["ASGIApp", "Message", "Receive", "Scope", "Send"]
 
 # The values are whatever ASGI says they are; no narrower type is true.
 Scope = MutableMapping[str, Any]
-"""What ASGI says of a connection: its type, path, headers."""
+"""ASGI's description of a connection: its type, path, headers."""
 
 Message = MutableMapping[str, Any]
 """One event of ASGI, with its `type`."""

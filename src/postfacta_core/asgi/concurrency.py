@@ -28,7 +28,7 @@ from ._types import ASGIApp, Message, Receive, Scope, Send
 __all__ = ["LoadSheddingMiddleware", "PriorityOf", "aside"]
 
 PriorityOf = Callable[[Scope], Priority | None]
-"""Tells how much a request matters; None, or an exception, is `Priority.CRITICAL`."""
+"""Returns how much a request matters; None, or an exception, is `Priority.CRITICAL`."""
 
 # RFC 6455 leaves the registry to IANA: 1013 is "try again later".
 _TRY_AGAIN_LATER: Final = 1013

@@ -48,7 +48,7 @@ class DeadlineMiddleware:
             request, handlers cannot change them, and nothing is drained.
         timeout: The limit of a request, from its beginning.
         stream_timeout: The limit of a stream, from the request's beginning.
-        cancel_on_disconnect: Whether a handler is cancelled when its client goes away, or a function that tells
+        cancel_on_disconnect: Whether a handler is cancelled when its client goes away, or a function that returns
             so of a scope. It begins to be watched after 0.2 seconds, so that a quick request does not pay.
         render: Another shape of problem, for APIs that have one.
         observer: Receives each request that ran out of time. It may raise.

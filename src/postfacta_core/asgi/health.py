@@ -37,7 +37,7 @@ class HealthMiddleware:
         app: The application to wrap.
         registry: Holds the service's health. It must be entered by the code that made it.
         prefix: Where, below the server's `root_path`; such as `/healthz`, or empty.
-        allow_detail: Tells whether a request may see the checks by name; all others get a 404, and so do all
+        allow_detail: Returns whether a request may see the checks by name; all others get a 404, and so do all
             if it raises. None leaves that path to the application.
     """
 

@@ -12,7 +12,7 @@ __all__ = ["LifecycleMiddleware"]
 class LifecycleMiddleware:
     """Put `Connection: close` on every HTTP/1 response that starts while the service drains.
 
-    So each client knows in time that its connection will be closed. Without it a client finds out by sending a
+    So each client learns in time that its connection will be closed. Without it a client finds out by sending a
     request into a connection that the server has closed, and that request fails.
 
     Args:

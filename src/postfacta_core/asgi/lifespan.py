@@ -24,7 +24,7 @@ class LifespanMiddleware:
     drain, since a server goes on without a lifespan; its error is raised at the end.
 
     Args:
-        app: The application. If it knows no lifespan, its place is taken.
+        app: The application. If it has no lifespan, this stands in for it.
         resources: What to enter. One that raises stops the startup, and the server says why.
         lifecycle: Entered before all of them, and left after.
         observer: Receives each resource that did not close in time. It may raise.

@@ -161,8 +161,8 @@ class RateLimitMiddleware:
     Args:
         app: The application to wrap.
         rules: Limits, or texts such as `100/minute per client`. Each has a name of its own.
-        trusted_proxies: Whose `X-Forwarded-For` is believed: networks, or `TrustedProxies` for `Forwarded`. If the
-            server itself replaces the address by what such a field says, leave this empty.
+        trusted_proxies: Whose `X-Forwarded-For` is trusted: networks, or `TrustedProxies` for `Forwarded`. If the
+            server itself replaces the address by that of such a field, leave this empty.
         store: A store that several processes share, or its address; by default each process counts by itself.
         principal_of: Returns the caller; None if unknown: then it is counted by address.
         route_of: The template of a route; None for none.
@@ -286,7 +286,7 @@ class RateLimitMiddleware:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER})
             return
-        # The draft asks that both tell the same moment.
+        # The draft requires that both give the same moment.
         send = _with_fields(send, verdict.fields(decision.reset_after if wait is None else max(1.0, wait)))
         await send_problem(scope, send, problem, render=self._render)
 
@@ -406,7 +406,7 @@ def _teller(rule: RateLimit, principal_of: Key | None, route_of: Key | None) -> 
     tell = principal_of if rule.per == "principal" else route_of
     if tell is None:
         msg = (
-            f"a limit per {rule.per} comes before the application: say how to tell it from a scope,"
+            f"a limit per {rule.per} comes before the application: pass a function that gets it from a scope,"
             f" {rule.per}_of=..., or limit per client or per a function"
         )
         raise ValueError(msg)

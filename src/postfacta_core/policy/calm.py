@@ -2,7 +2,7 @@
 
 1. While the loop's heartbeat is in time there is no queue, and some requests between two beats skip the yield.
 2. Where requests cost next to no processor time, all do. To refuse one costs about as much as to serve it, so nothing
-   is won; and the heartbeat still tells when the loop is late. What counts is the process's own processor time: the
+   is won; and the heartbeat still shows when the loop is late. What counts is the process's own processor time: the
    length of a request grows when others take the processor, and then nothing is won by refusing either.
 3. At first neither is known: no request skips it.
 """

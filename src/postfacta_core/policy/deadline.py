@@ -71,7 +71,7 @@ def asked_timeout(headers: Iterable[tuple[bytes, bytes]]) -> float:
     """Parse the caller's timeout in seconds; `math.inf` if there is none.
 
     `X-Request-Timeout` is seconds, such as `2.5`; `grpc-timeout` is gRPC's form, such as `2500m`. What cannot be
-    read is no wish: a caller's nonsense must not fail a request. Of several, the shortest counts.
+    read is ignored: a caller's nonsense must not fail a request. Of several, the shortest counts.
     """
     asked = math.inf
     for name, value in headers:

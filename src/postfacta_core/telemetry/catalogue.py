@@ -31,7 +31,7 @@ class Instrument(NamedTuple):
 
     Attributes:
         kind: What it is.
-        text: What it says.
+        text: Its help text.
         labels: Their names.
         wide: The places of the labels that give way to `_OTHER` once there are too many series; all others are
             closed sets.

@@ -40,7 +40,7 @@ _FORBIDDEN: Final = 403
 _SERVER_ERROR: Final = 500
 _DISCONNECTS: Final = frozenset({"ClientDisconnect", "WebSocketDisconnect"})
 
-# What a layer of this library says of its own refusals. They are not counted as class names.
+# The error types of this library's own refusals. They are not counted as class names.
 _OWN: Final = frozenset(
     {
         "",

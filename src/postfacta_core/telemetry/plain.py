@@ -74,7 +74,7 @@ class PlainGauge(Collector):
 
     Args:
         name: Of the metric.
-        text: What it says.
+        text: Its help text.
         labels: Their names.
         registry: Where it is registered.
         read: Turns a number into what is shown.
@@ -116,7 +116,7 @@ class PlainHistogram(Collector):
 
     Args:
         name: Of the metric.
-        text: What it says.
+        text: Its help text.
         labels: Their names.
         bounds: Of its buckets, upwards, without the infinite one.
         registry: Where it is registered.

@@ -2,7 +2,7 @@
 
 A policy is called many times a second, and scraped four times a minute: it counts in plain numbers, announces itself
 once by `PolicyCreated`, and is read at the scrape. So the request path pays no lock and no label. What the process
-knows of itself at any time, such as how many tasks there are, is shown in the same way.
+can report at any time, such as its number of tasks, is exported in the same way.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class PolicyMetric(NamedTuple):
     """A metric that policies fill; it is a counter if its name ends in `_total`.
 
     Attributes:
-        text: What it says.
+        text: Its help text.
         labels: The names of its labels.
         merge: Makes one number of those of two policies with the same name: their sum; of a state, whether one of
             them is in it; of what must be up, whether all are.
@@ -83,7 +83,7 @@ POLICY_METRICS: Final[dict[str, PolicyMetric]] = {
     "postfacta_ratelimit_decisions_total": PolicyMetric(
         "Requests allowed or limited, and by what if the store is away.", ("policy", "decision", "mode")
     ),
-    "postfacta_ratelimit_keys": PolicyMetric("Callers that the memory store knows.", ("policy",)),
+    "postfacta_ratelimit_keys": PolicyMetric("Callers in the memory store.", ("policy",)),
     "postfacta_ratelimit_store_up": PolicyMetric("1 if the shared store answers.", ("policy",), min),
 }
 """Every metric whose numbers come from policies, by its full name."""

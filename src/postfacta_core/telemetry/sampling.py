@@ -60,7 +60,7 @@ class AccessSampler:
         return every if self._luck() * every < 1.0 else 0
 
     def _turn(self, now: float) -> None:
-        # After a pause of a second, what was before says nothing.
+        # After a pause of a second, earlier lines do not count.
         is_fresh = now < self._until + 1.0
         self._every = max(1, math.ceil(self._seen / self._most)) if is_fresh else 1
         self._seen = 0

@@ -150,7 +150,7 @@ class Chaos:
 def cancellable() -> Generator[anyio.CancelScope]:
     """Mark what an injected cancellation cancels: the caller, whatever policies stand between.
 
-    The scope it gives tells by `cancelled_caught` whether that happened. Tasks that are started inside belong to it.
+    The scope it returns has in `cancelled_caught` whether that happened. Tasks that are started inside belong to it.
     """
     with anyio.CancelScope() as scope:
         token = _SCOPE.set(scope)
