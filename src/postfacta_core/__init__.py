@@ -1,4 +1,4 @@
-"""Make an ASGI service survive deploys, overload, slow clients and sick dependencies.
+"""Make an ASGI service survive deploys, overload, slow clients and failing dependencies.
 
 The layout, from the top down; each floor imports only the floors below it:
 
