@@ -17,7 +17,7 @@ IN_VIRTUAL_TIME = ("breaker_book", "deadline", "health", "looplag", "resources",
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str | tuple[str, dict[str, Any]]:
     """Run each async test on both loops; a sleep costs no time in the modules that are listed."""
-    story = request.module.__name__.rpartition(".test_")[2]
+    story = request.path.stem.removeprefix("test_")
     return in_virtual_time(request.param) if story in IN_VIRTUAL_TIME else request.param
 
 

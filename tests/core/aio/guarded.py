@@ -11,6 +11,7 @@ import pytest
 
 from postfacta_core.aio.breaker import CircuitBreaker
 from postfacta_core.aio.database import Database, PoolOptions, database_circuit
+from postfacta_core.clock import MONOTONIC, Clock
 from postfacta_core.errors import DeadlineExceededError
 from postfacta_core.events import PolicyCreated
 from postfacta_core.policy.breaker import CircuitConfig
@@ -19,7 +20,18 @@ from postfacta_core.testing import RecordingObserver
 
 from .postgres import QUICK
 
-__all__ = ["ECHO", "IMPATIENT", "ONE", "PATIENT", "TOUCHY", "counts", "guarded", "time_out", "tries"]
+__all__ = [
+    "ECHO",
+    "IMPATIENT",
+    "ONE",
+    "PATIENT",
+    "TOUCHY",
+    "SkippingClock",
+    "counts",
+    "guarded",
+    "time_out",
+    "tries",
+]
 
 # Two of three, so that a test needs few calls; short waits, so that it needs little time.
 TOUCHY = replace(
@@ -36,6 +48,19 @@ PATIENT = replace(QUICK, acquire_timeout=5.0)
 IMPATIENT = replace(PATIENT, statement_timeout=0.2)
 
 
+class SkippingClock:
+    """Monotonic seconds that run on, and that a test may put forward."""
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+
+    def __call__(self) -> float:
+        return MONOTONIC() + self._ahead
+
+    def skip(self, seconds: float) -> None:
+        self._ahead += seconds
+
+
 @asynccontextmanager
 async def guarded(
     dsn: str,
@@ -44,10 +69,11 @@ async def guarded(
     options: PoolOptions = PATIENT,
     seen: RecordingObserver | None = None,
     budget: RetryBudget | None = None,
+    clock: Clock = MONOTONIC,
 ) -> AsyncGenerator[Database]:
     """Open a database whose circuit opens soon."""
     seen = seen or RecordingObserver()
-    breaker = CircuitBreaker("db", config=config, observer=seen)
+    breaker = CircuitBreaker("db", config=config, observer=seen, clock=clock)
     async with Database(
         dsn, name="db", options=options, breaker=breaker, retry_budget=budget, observer=seen
     ) as database:

@@ -26,7 +26,18 @@ from postfacta_core.events import CircuitChanged, Mode, Outcome, PolicyCreated
 from postfacta_core.policy.breaker import Circuit, CircuitState
 from postfacta_core.testing import RecordingObserver
 from postfacta_embedded import EmbeddedPostgres
-from tests.core.aio.guarded import ECHO, IMPATIENT, ONE, PATIENT, TOUCHY, counts, guarded, time_out, tries
+from tests.core.aio.guarded import (
+    ECHO,
+    IMPATIENT,
+    ONE,
+    PATIENT,
+    TOUCHY,
+    SkippingClock,
+    counts,
+    guarded,
+    time_out,
+    tries,
+)
 from tests.garbage import garbage
 
 from .postgres import QUICK, Flapping, request_within, until_quiet, watcher
@@ -60,8 +71,9 @@ def test_a_blow_that_breaks_all_lent_connections_at_once_opens_no_circuit(
 async def test_statements_that_all_time_out_open_the_circuit_and_the_next_caller_waits_for_nothing(
     database_dsn: str,
 ) -> None:
+    clock = SkippingClock()
     seen = RecordingObserver()
-    async with guarded(database_dsn, options=IMPATIENT, seen=seen) as database:
+    async with guarded(database_dsn, options=IMPATIENT, seen=seen, clock=clock) as database:
         for _ in range(3):
             await time_out(database)
         started = anyio.current_time()
@@ -72,7 +84,7 @@ async def test_statements_that_all_time_out_open_the_circuit_and_the_next_caller
         assert refused.value.policy == database.name
         assert counts(database) == {"failure": 3, "rejected": 1}
         await database.ping()  # whoever looks whether it is there is not kept out
-        await anyio.sleep(0.55)
+        clock.skip(0.55)
         assert await database.fetchval(ONE) == 1
         assert database.breaker.statistics().state is CircuitState.CLOSED
     assert [(event.breaker, event.new) for event in seen.of(CircuitChanged)] == [
@@ -83,9 +95,13 @@ async def test_statements_that_all_time_out_open_the_circuit_and_the_next_caller
 
 
 async def test_connections_that_flap_open_the_circuit_and_it_closes_when_they_stop(database_dsn: str) -> None:
+    clock = SkippingClock()
     seen = RecordingObserver()
     config = replace(TOUCHY, minimum_number_of_calls=10, permitted_number_of_calls_in_half_open_state=3)
-    async with Flapping(database_dsn) as relay, guarded(relay.dsn(), config=config, seen=seen) as database:
+    async with (
+        Flapping(database_dsn) as relay,
+        guarded(relay.dsn(), config=config, seen=seen, clock=clock) as database,
+    ):
         refused = 0
         for number in range(40):
             relay.resets = number % 2
@@ -98,7 +114,7 @@ async def test_connections_that_flap_open_the_circuit_and_it_closes_when_they_st
         assert refused >= 25  # half of ten is enough to open it
         assert counts(database)["failure"] == 5
         relay.resets = 0
-        await anyio.sleep(0.55)
+        clock.skip(0.55)
         for _ in range(3):
             assert await database.fetchval(ONE) == 1
         assert database.breaker.statistics().state is CircuitState.CLOSED
@@ -107,10 +123,11 @@ async def test_connections_that_flap_open_the_circuit_and_it_closes_when_they_st
 async def test_while_half_open_one_transaction_at_a_time_tries_and_none_is_cut_in_its_middle(
     database_dsn: str,
 ) -> None:
+    clock = SkippingClock()
     config = replace(TOUCHY, permitted_number_of_calls_in_half_open_state=2)
-    async with guarded(database_dsn, config=config, options=IMPATIENT) as database:
+    async with guarded(database_dsn, config=config, options=IMPATIENT, clock=clock) as database:
         database.breaker.open()
-        await anyio.sleep(0.55)
+        clock.skip(0.55)
         async with database.transaction() as connection:
             assert await connection.fetchval(ONE) == 1
             for _ in range(5):
@@ -254,8 +271,9 @@ async def test_a_deadline_that_the_service_set_counts_if_the_statement_had_a_fai
 
 
 async def test_cancelled_callers_are_no_outcome_and_leave_no_trial_out(database_dsn: str) -> None:
+    clock = SkippingClock()
     config = replace(TOUCHY, permitted_number_of_calls_in_half_open_state=3)
-    async with guarded(database_dsn, config=config) as database, watcher(database_dsn) as other:
+    async with guarded(database_dsn, config=config, clock=clock) as database, watcher(database_dsn) as other:
         for state in (CircuitState.CLOSED, CircuitState.HALF_OPEN):
             for _ in range(4):
                 with anyio.move_on_after(0.03):
@@ -266,7 +284,7 @@ async def test_cancelled_callers_are_no_outcome_and_leave_no_trial_out(database_
             if state is CircuitState.CLOSED:
                 assert counts(database) == {"ignored": 4}
                 database.breaker.open()
-                await anyio.sleep(0.55)
+                clock.skip(0.55)
         assert counts(database) == {"ignored": 8}
         for _ in range(3):
             assert await database.fetchval(ONE) == 1
@@ -274,9 +292,10 @@ async def test_cancelled_callers_are_no_outcome_and_leave_no_trial_out(database_
 
 
 async def test_a_caller_cancelled_while_a_connection_is_opened_leaves_no_trial_out(database_dsn: str) -> None:
-    async with guarded(database_dsn) as database:
+    clock = SkippingClock()
+    async with guarded(database_dsn, clock=clock) as database:
         database.breaker.open()
-        await anyio.sleep(0.55)
+        clock.skip(0.55)
         with anyio.CancelScope() as scope:
             scope.cancel()
             await database.fetchval(ONE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,16 +17,16 @@ IN_VIRTUAL_TIME = ("deadline", "deadline_clients", "lifespan", "running", "stack
 def anyio_backend(request: pytest.FixtureRequest) -> str | tuple[str, dict[str, Any]]:
     """Run on the loop that the module asks for; a sleep costs no time in the modules that are listed."""
     loop = getattr(request, "param", "asyncio")
-    return in_virtual_time(loop) if _story(request.module) in IN_VIRTUAL_TIME else loop
+    return in_virtual_time(loop) if _story(request.path) in IN_VIRTUAL_TIME else loop
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give the modules that are listed, and those split from them, asyncio and trio."""
-    if _story(metafunc.module).startswith(ON_BOTH) and "anyio_backend" in metafunc.fixturenames:
+    if _story(metafunc.definition.path).startswith(ON_BOTH) and "anyio_backend" in metafunc.fixturenames:
         marks = metafunc.definition.iter_markers("parametrize")
         if not any(mark.args[0] == "anyio_backend" for mark in marks):
             metafunc.parametrize("anyio_backend", ["asyncio", "trio"], indirect=True)
 
 
-def _story(module: Any) -> str:
-    return str(module.__name__).rpartition(".test_")[2]
+def _story(file: Path) -> str:
+    return file.stem.removeprefix("test_")

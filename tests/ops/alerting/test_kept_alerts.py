@@ -18,7 +18,7 @@ from tests.app.running import LiveService, live_service
 from tests.ops.alerting.rules import needs_alertmanager
 from tests.pg import create_database
 
-pytestmark = needs_alertmanager
+pytestmark = [needs_alertmanager, pytest.mark.usefixtures("programs")]
 ALERT = {"alertname": "CheckoutErrorRatio", "service": "checkout", "env": "prod", "severity": "page"}
 _BY = 100.0
 """How much shorter its waits are: half a minute for a first notification is a third of a second."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 # YAML is read without types.
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,9 @@ RUNBOOKS = "https://git.example.org/postfacta/src/main/docs/runbooks"
 NOT_OURS = {"up", "probe_success"}
 
 
-def cases() -> Iterator[tuple[Path, dict[str, Any]]]:
-    for file in TESTS:
-        yield from ((file, case) for case in yaml.safe_load(file.read_text())["tests"])
+@cache
+def cases() -> Sequence[tuple[Path, dict[str, Any]]]:
+    return [(file, case) for file in TESTS for case in yaml.safe_load(file.read_text())["tests"]]
 
 
 def fires(case: dict[str, Any]) -> set[str]:

@@ -62,7 +62,7 @@ class Live:
 
 
 @pytest.fixture(scope="module")
-def live() -> Generator[Live]:
+def live(programs: None) -> Generator[Live]:
     """Run the service, its database, and what watches and tells."""
     with open_folder() as folder, Sink() as sink:
         urls = {f"{name}_url": sink.url(name) for name in ("pager", "ticket", "deadman")}

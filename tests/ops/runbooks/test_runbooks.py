@@ -109,7 +109,7 @@ def test_all_variables_are_explained() -> None:
     assert all(f"`{name}`" in text for name in VARIABLES)
 
 
-def programs(*, manual: bool) -> list[str]:
+def programs_of(*, manual: bool) -> list[str]:
     return sorted(
         {one for _, block in BLOCKS if (block.role == "manual") is manual for one in commands(block.script)}
     )
@@ -120,7 +120,7 @@ def programs(*, manual: bool) -> list[str]:
 @needs_alertmanager
 def test_each_command_exists() -> None:
     with every() as case:
-        for command in programs(manual=False):
+        for command in programs_of(manual=False):
             with case(command):
                 program, _, word = command.partition(" ")
                 there = f"{find_binaries().folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -132,7 +132,7 @@ def test_each_command_exists() -> None:
 @pytest.mark.usefixtures("programs")
 def test_what_is_ours_in_a_manual_block_exists() -> None:
     with every() as case:
-        for command in programs(manual=True):
+        for command in programs_of(manual=True):
             with case(command):
                 program, _, word = command.partition(" ")
                 if program == "postfacta":

@@ -190,6 +190,7 @@ def test_the_gate_of_our_own_policy_is_closed_while_one_objective_is_not_measure
     assert "latency-p99: 33% of the window is recorded" in done.stdout
 
 
+@pytest.mark.usefixtures("programs")
 def test_without_an_answer_there_is_no_data_and_no_trace(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     done = slo("budget", "--prometheus", url, "--policy", str(POLICY), "--check")
@@ -200,6 +201,7 @@ def test_without_an_answer_there_is_no_data_and_no_trace(tmp_path: Path) -> None
     assert done.stderr == f"slo: cannot ask {url}: Connection refused\n"
 
 
+@pytest.mark.usefixtures("programs")
 def test_a_policy_that_is_none_is_told_with_its_file(tmp_path: Path) -> None:
     file = tmp_path / "policy.yaml"
     file.write_text("levels: [")
