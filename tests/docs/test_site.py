@@ -133,7 +133,14 @@ def test_each_command_of_the_pages_is_there() -> None:
         named = [
             path.strip('"').partition("::")[0] for path in paths if path.lstrip('"').startswith("tests/")
         ]
-        assert [path for path in named if not (ROOT / path).exists()] == [], page
+        assert [path for path in named if not list(ROOT.glob(path))] == [], page
+
+
+def test_each_file_that_contributors_are_sent_to_is_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"`((?:src|tests|docs|deploy|chaos)/[\w./-]+)`", text))
+    assert len(named) > 25
+    assert [name for name in named if not re.search("NAME|ALERT", name) and not (ROOT / name).exists()] == []
 
 
 def test_each_protection_has_its_command_duration_and_needs() -> None:
