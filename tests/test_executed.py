@@ -24,11 +24,6 @@ def verdict(*jobs: str, rows: dict[str, Row] | None = None, named: str = "") -> 
     )
 
 
-def test_ids_are_the_lines_before_the_summary() -> None:
-    output = "\n".join([*COLLECTED, "", "warnings: tests/conftest.py::x", "2 tests collected in 0.1s"])
-    assert executed.collected(output) == COLLECTED
-
-
 def test_a_test_that_no_job_ran_fails_the_run() -> None:
     missing = verdict("passed tests/app/test_a.py::test_one\n")
     assert missing.not_run == ["tests/app/test_a.py::test_two[x y]"]

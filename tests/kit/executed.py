@@ -11,14 +11,17 @@ of `make proofs` has them from the last 14 days.
 from __future__ import annotations
 
 import argparse
+import io
 import re
-import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import chdir, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / ".pytest_cache/executed"
@@ -73,11 +76,6 @@ class Verdict:
             for line in (f"{title} ({len(tests)}):", *(f"  {test}" for test in tests))
         ]
         return "\n".join(lines or ["each collected test ran, and each proof passed"])
-
-
-def collected(output: str) -> list[str]:
-    """Return the ids that `pytest --collect-only -q` printed: its lines up to the first empty one."""
-    return [line for line in output.partition("\n\n")[0].splitlines() if "::" in line]
 
 
 def outcomes(texts: Iterable[str]) -> dict[str, set[str]]:
@@ -155,18 +153,26 @@ def _recent(long: Iterable[str], rows: Mapping[str, Row], today: date) -> set[st
     }
 
 
-def _collect(marks: str) -> list[str]:
-    done = subprocess.run(  # noqa: S603 - our own tests
-        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", marks],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"pytest collects nothing:\n{done.stdout}{done.stderr}")
-    return collected(done.stdout)
+class _Collected:
+    """The ids of all tests, which pytest collects and does not run."""
+
+    def __init__(self) -> None:
+        self.tests: list[str] = []
+        self.long: list[str] = []
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Sort the tests by whether they are long."""
+        for item in session.items:
+            (self.long if item.get_closest_marker("long") else self.tests).append(item.nodeid)
+
+
+def _collect() -> _Collected:
+    found, output = _Collected(), io.StringIO()
+    with chdir(ROOT), redirect_stdout(output):
+        code = pytest.main(["--collect-only", "-q", "-m", ""], plugins=[found])
+    if code:
+        raise RuntimeError(f"pytest collects nothing:\n{output.getvalue()}")
+    return found
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -180,13 +186,13 @@ def main(arguments: list[str] | None = None) -> int:
     results = outcomes(path.read_text() for path in sorted(options.folder.glob("*.txt")))
     page = RECORD.read_text() if RECORD.exists() else ""
     today = datetime.now(UTC).date()  # noqa: TID251 - the day of the run
-    long = _collect("long")
+    collected = _collect()
     if options.record:
-        RECORD.write_text(record(page, results, long, today))
+        RECORD.write_text(record(page, results, collected.long, today))
         return 0
     verdict = compare(
-        _collect("not long"),
-        long,
+        collected.tests,
+        collected.long,
         results,
         named=proofs(SPECIFICATION.read_text()),
         rows=recorded(page),
