@@ -66,6 +66,12 @@ def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "intercept", Server)
 
 
+@pytest.fixture
+def no_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the signal follow the delay at once: else the wait for streams hides how long that is."""
+    monkeypatch.setattr(module, "_FAREWELL", 0.0)
+
+
 class Life:
     """One service, with the calls that its server makes."""
 
@@ -123,6 +129,7 @@ async def until(condition: Callable[[], bool]) -> None:
         await anyio.sleep(0.005)
 
 
+@pytest.mark.usefixtures("no_farewell")
 async def test_the_phases_are_told_in_order_and_the_server_gets_its_signal_after_the_delay() -> None:
     life = Life(delay=0.3)
     async with life.lived() as server:
@@ -146,6 +153,7 @@ async def test_the_phases_are_told_in_order_and_the_server_gets_its_signal_after
     assert life.lifecycle.limits.total == 15.3
 
 
+@pytest.mark.usefixtures("no_farewell")
 async def test_a_second_signal_ends_the_delay() -> None:
     life = Life(delay=30)
     async with life.lived() as server:
@@ -158,6 +166,7 @@ async def test_a_second_signal_ends_the_delay() -> None:
     assert life.phases.count("draining") == 1
 
 
+@pytest.mark.usefixtures("no_farewell")
 @pytest.mark.parametrize(
     ("first", "second"), [(signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)], ids=str
 )
