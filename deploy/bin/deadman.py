@@ -6,7 +6,7 @@ Alertmanager posts the Watchdog alert here every minute or two. If that stays aw
 way between is broken, and nothing else can say so. Run it where neither of them runs. It pages by posting what
 Alertmanager would, `DeadMansSwitch` firing; again each hour while the silence lasts; and resolved at the next ping.
 
-`GET /` tells how many seconds ago the last ping came. A start counts as a ping. It needs Python alone.
+`GET /` returns how many seconds ago the last ping came. A start counts as a ping. It needs Python alone.
 """
 
 # ruff: noqa: INP001 - a command, and no package

@@ -293,7 +293,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--host", default="127.0.0.1", help="where the metrics are served (%(default)s)")
     parser.add_argument("--port", type=int, default=9117, help="(%(default)s; 0 takes a free one)")
-    parser.add_argument("--once", action="store_true", help="make one journey, and tell how it went")
+    parser.add_argument("--once", action="store_true", help="make one journey, and report its outcome")
     return parser.parse_args(argv)
 
 

@@ -59,7 +59,7 @@ def _statements() -> list[Panel]:
             title="Time spent by statement",
             description=(
                 "Seconds of work a second that each kind of statement takes in all. The largest one is worth an index "
-                "first, be it slow or only frequent."
+                "first, whether slow or only frequent."
             ),
             unit="none",
             queries=[Query(per_second(f"{_STATEMENTS}_sum", by=_WHAT), _CALLED)],
@@ -114,15 +114,15 @@ def _pool() -> list[Panel]:
         ),
         Panel(
             title="Wait for a connection",
-            description="What 95 of 100 waits for a connection stay below, the vain ones too.",
+            description="The 95th percentile of waits for a connection, including failed ones.",
             unit="s",
             queries=[Query(faster_than(0.95, waits, by=_POOL), _NAMED)],
         ),
         Panel(
-            title="Vain waits",
+            title="Failed waits",
             description="Waits for a connection that took too long, as a share of all. Above 1 % the pool is too small, or statements too slow.",
             unit="percentunit",
-            queries=[Query(share(vain, tries), "in vain")],
+            queries=[Query(share(vain, tries), "timed out")],
             steps=(Step("green"), Step("red", 0.01)),
         ),
         Panel(
@@ -133,7 +133,7 @@ def _pool() -> list[Panel]:
         ),
         Panel(
             title="New connections",
-            description="Connections opened a second. Many of them are a server that closes them, or a pool that breathes.",
+            description="Connections opened a second. Many of them mean a server that closes them, or a pool whose size varies.",
             unit="ops",
             queries=[Query(per_second("db_client_connection_create_time_seconds_count", by=_POOL), _NAMED)],
         ),
@@ -213,7 +213,7 @@ def _replication() -> list[Panel]:
         ),
         Panel(
             title="Size of databases",
-            description="Bytes on disk by database. Its slope tells when the volume is full.",
+            description="Bytes on disk by database. Its slope shows when the volume will be full.",
             unit="bytes",
             queries=[Query(f"max by (datname) (pg_database_size_bytes{{{SERVER}}})", "{{datname}}")],
             width=12,

@@ -41,7 +41,7 @@ def _breakers() -> list[Panel]:
             title="Circuits",
             description=(
                 "The worst state of each circuit among the instances. Open: its dependency fails, calls are refused "
-                "at once. Mend the dependency, and leave the breaker alone."
+                "at once. Repair the dependency, and leave the breaker alone."
             ),
             unit="none",
             queries=[Query(f"max by (breaker) ({levels})", "{{breaker}}")],
@@ -212,7 +212,7 @@ def _rates() -> list[Panel]:
     return [
         Panel(
             title="Decisions",
-            description="Requests a second by what each limit said. `local` and `store_error_*`: the shared store is away.",
+            description="Requests a second by decision of each limit. `local` and `store_error_*`: the shared store is away.",
             unit="reqps",
             queries=[Query(per_second(decisions, by="policy, decision"), "{{policy}} {{decision}}")],
             stacked=True,

@@ -17,7 +17,7 @@ ALERTS: Final[Mapping[str, tuple[str, ...]]] = {
     "Failures by route and reason": ("PostfactaErrorBudgetBurn", "PostfactaUnhandledExceptions"),
     "Requests by route": ("PostfactaSLIMetricAbsent",),
     "Database connections": ("PostfactaPoolSaturated",),
-    "Vain waits": ("PostfactaPoolTimeouts",),
+    "Failed waits": ("PostfactaPoolTimeouts",),
     "Shed": ("PostfactaLoadShedding",),
     "Share of shed requests": ("PostfactaLoadShedding",),
     "Lateness": ("PostfactaDependencySlow",),

@@ -43,7 +43,7 @@ async def drain_deadline(kind: ServerKind, plan: Plan) -> Result:
 
 
 async def second_signal(kind: ServerKind, plan: Plan) -> Result:
-    """Stop with a long lame duck, and again a moment later: the second one ends the wait, not the manners."""
+    """Stop with a long drain delay, and again a moment later: the second signal ends the delay, not the drain."""
     times = plan.limits(20.0, 5.0, 2.0)
     async with plan.server(kind, times, label="second") as server:
         await server.ready()
@@ -72,7 +72,7 @@ async def signal_during_startup(kind: ServerKind, plan: Plan) -> Result:
 
 
 async def loop_blocked(kind: ServerKind, plan: Plan) -> Result:
-    """Stop, then block the event loop beyond the lame duck: the drain must end all the same."""
+    """Stop, then block the event loop beyond the drain delay: the drain must end all the same."""
     times = plan.limits(1.0, 4.0, 1.0)
     blocked = 3.0
     answers: list[Reply | Outcome] = []

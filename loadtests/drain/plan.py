@@ -20,11 +20,11 @@ class Times:
     """Lengths in seconds.
 
     Attributes:
-        drain_delay: The lame duck.
+        drain_delay: The drain delay.
         drain_timeout: For requests in flight after it.
         close_timeout: For resources after them.
         notice: How long a load balancer still sends after readiness failed.
-        in_flight: How long a long request takes; more than the lame duck, so that it outlives it.
+        in_flight: How long a long request takes; more than the drain delay, so that it outlives it.
         warm: Load before the signal.
         slack: Added to the goals in time, for a busy machine.
     """

@@ -229,7 +229,7 @@ class Pool:
             try:
                 await self._queue(self._patience(started))
             finally:
-                add_wait(self.now() - started)  # also if it was in vain
+                add_wait(self.now() - started)  # also if it failed
         kept = self._take_idle() or await self._open(self._patience(started))
         self._lent.add(kept)
         return kept

@@ -228,7 +228,7 @@ def _tell_refusal(span: Span, exchange: Exchange, began: float) -> None:
     request = exchange.request
     limit = min(request.asked, request.limit)
     if exchange.error_type in {"deadline_exceeded", CALLERS_DEADLINE} and limit < math.inf:
-        # At the moment when its time was up: what it did after that was in vain.
+        # At the moment when its time was up: what it did after that was of no use.
         span.add_event("postfacta.deadline", timestamp=nanoseconds(began + limit))
     elif exchange.error_type and exchange.route == "_prerouting":
         reason = {"postfacta.reason": exchange.error_type}
