@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # the fast tests do without Chromium
 
 
 def _ignore(message: str) -> None:
-    """Tell nobody."""
+    """Ignore the call."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def app_template(postgres_server: EmbeddedPostgres) -> str:
-    """Name a migrated database that nobody is connected to."""
+    """Name a migrated database without connections."""
     upgrade(create_database(postgres_server, "app_template"), progress=_ignore)
     return "app_template"
 
@@ -65,7 +65,7 @@ async def app_database(app_database_dsn: str) -> AsyncGenerator[Database]:
 
 @pytest.fixture
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the settings of whoever runs the tests out of them."""
+    """Hide the settings of the user who runs the tests."""
     for name in os.environ:
         if name.startswith("POSTFACTA_") or name in {"ENVIRONMENT", "APP_VERSION", "LOG_LEVEL", "LOG_FORMAT"}:
             monkeypatch.delenv(name)

@@ -1,4 +1,4 @@
-"""A responder at work on one incident, and whoever looks over the shoulder."""
+"""A responder at work on one incident, and other users of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FULL: Body = {
 
 @dataclass
 class Desk:
-    """One incident, and the rights of whoever works on it."""
+    """One incident, and the credentials of a user."""
 
     service: Service
     headers: dict[str, str]
@@ -75,7 +75,7 @@ class Desk:
         return made
 
     def seen_by(self, headers: dict[str, str]) -> Desk:
-        """Give the same incident to somebody else."""
+        """Return the same incident for another user."""
         return Desk(self.service, headers, self.incident)
 
 
@@ -85,6 +85,6 @@ def after(rev: int) -> dict[str, str]:
 
 
 async def desk_of(service: Service, role: str = "responder", **fields: object) -> Desk:
-    """Record an incident as somebody new."""
+    """Record an incident as a new user."""
     headers = await service.as_role(role)
     return Desk(service, headers, await service.record(headers, **fields))

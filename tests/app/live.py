@@ -1,4 +1,4 @@
-"""The whole application inside the test's process, on a real database, and everybody who may call it."""
+"""The whole application inside the test's process, on a real database, with users of each role."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Service:
 
     Attributes:
         app: It, for what an HTTP client does not send.
-        client: Sends requests to it as nobody.
+        client: Sends anonymous requests to it.
         database: A connection of the owner's.
     """
 
@@ -84,7 +84,7 @@ class Service:
     now: datetime = field(default_factory=lambda: datetime.fromtimestamp(WALL(), UTC))
 
     async def person(self, role: str, *, disabled: bool = False) -> UUID:
-        """Add somebody."""
+        """Add a person."""
         user = uuid4()
         await self.database.execute(
             "insert into users (id, email, display_name, role, disabled_at) values ($1, $2, $3, $4, $5)",

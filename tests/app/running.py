@@ -39,7 +39,7 @@ _PATIENCE = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Somebody who can sign in."""
+    """A person who can sign in."""
 
     email: str
     password: str

@@ -69,7 +69,7 @@ def filter_failure(
     case: Case[Any],
     response: schemathesis.Response,
 ) -> bool:
-    """Tell whether a finding is one: not if the document could not have told the rule."""
+    """Return whether a finding counts: not if the document cannot express the rule."""
     if str(response.request.url).endswith("/None"):
         return False  # An item that was rejected has no signal, and so no id that leads to one.
     if not isinstance(failure, RejectedPositiveData) or response.status_code not in {400, 422}:

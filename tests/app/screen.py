@@ -65,14 +65,14 @@ def forms_of(page: httpx2.Response) -> list[Form]:
 
 @dataclass
 class Screen:
-    """Somebody's browser."""
+    """A user's browser."""
 
     service: Service
     headers: dict[str, str]
 
     @classmethod
     async def of(cls, service: Service, role: str = "responder") -> Screen:
-        """Sign in as somebody new."""
+        """Sign in as a new user."""
         return cls(service, await service.cookie(await service.person(role)))
 
     async def get(self, path: str, *, expect: int = 200) -> httpx2.Response:

@@ -205,7 +205,7 @@ def test_every_route_of_the_table_has_an_expectation() -> None:
 
 
 @pytest.mark.parametrize("group", GROUPS)
-async def test_a_route_lets_in_whom_the_design_says_and_nobody_else(service: Service, group: str) -> None:
+async def test_each_route_admits_exactly_its_roles(service: Service, group: str) -> None:
     with every() as case:
         for route in EXPECTED:
             if group == group_of(route):

@@ -267,7 +267,7 @@ def test_a_port_in_use_ends_the_start_with_a_way_out(tmp_path: Path) -> None:
         ),
     ],
 )
-async def test_the_checks_are_shown_by_name_to_whoever_may_scrape(
+async def test_callers_that_may_scrape_see_the_checks_by_name(
     app_database_dsn: str, settings: dict[str, str], headers: dict[str, str], status: int
 ) -> None:
     async with in_process(app_database_dsn, v0_store=None, **settings) as service:

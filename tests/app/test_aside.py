@@ -29,7 +29,7 @@ class Held:
         await aside(LARGE, self.work, name)
 
     async def wait_begun(self, count: int) -> None:
-        """Wait until so many are at work."""
+        """Wait until this many are running."""
         with anyio.fail_after(30):
             while len(self.begun) < count:
                 await anyio.sleep(0.001)

@@ -116,7 +116,7 @@ async def test_incidents_are_counted_by_severity_and_status_and_none_is_a_zero(
     }
 
 
-async def test_a_duration_is_a_quantile_by_nearest_rank_of_at_least_so_many(
+async def test_quantiles_are_by_nearest_rank_and_need_enough_values(
     recorder: Recorder, app_database: Database
 ) -> None:
     for minutes in range(1, 10):
@@ -183,7 +183,7 @@ async def test_the_oldest_token_that_still_works_tells_the_age_of_secrets(
 
 
 class Numbers:
-    """A source that says what it is told to, or fails."""
+    """A source with preset values, or that fails."""
 
     def __init__(self) -> None:
         self.reads = 0
@@ -244,7 +244,7 @@ async def test_numbers_that_never_came_are_as_old_as_the_process() -> None:
     "error",
     [DatabaseUnavailableError("main", 1.0), InsufficientPrivilegeError("no grant"), LookupError("a mistake")],
 )
-async def test_while_reads_fail_the_numbers_grow_old_and_only_a_mistake_is_told(
+async def test_while_reads_fail_values_age_and_only_mistakes_are_reported(
     error: Exception,
 ) -> None:
     clock, numbers, observer = ManualClock(), Numbers(), RecordingObserver()
@@ -268,9 +268,7 @@ async def test_while_reads_fail_the_numbers_grow_old_and_only_a_mistake_is_told(
 @pytest.mark.parametrize(
     ("actual", "name", "mismatch"), [(HEAD, HEAD, 0), ("0000", "0000", 1), (None, "none", 1)]
 )
-async def test_a_schema_that_the_program_does_not_expect_is_told(
-    actual: str | None, name: str, mismatch: int
-) -> None:
+async def test_an_unexpected_schema_is_reported(actual: str | None, name: str, mismatch: int) -> None:
     numbers, business = Numbers(), BusinessMetrics(expected=HEAD)
     numbers.schema = actual
     async with business.reading(numbers, observer=RecordingObserver()):

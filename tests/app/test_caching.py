@@ -1,4 +1,4 @@
-"""No cache may give an answer of the API to somebody else: each says so, whatever it is."""
+"""No cache may share a response of the API between callers: each response says so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A secret that is sent, set or raised comes out nowhere: not in logs, spans, metrics, nor in what a caller is told."""
+"""A secret that is sent, set or raised comes out nowhere: not in logs, spans, metrics, nor in responses."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def test_settings_that_cannot_be_used_end_with_2_and_their_names(
     assert "Traceback" not in text
 
 
-def test_a_secret_for_tokens_that_everybody_knows_does_not_start(
+def test_a_published_secret_for_tokens_stops_the_start(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("POSTFACTA_JWT_SECRET", "super-secret-jwt-token-with-at-least-32-characters-long")
@@ -373,7 +373,7 @@ def test_token_create_names_the_argument_that_is_wrong(
 
 @pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_serve_answers_until_it_is_told_to_stop_and_ends_with_0(stop: signal.Signals, migrated: str) -> None:
+def test_serve_runs_until_a_signal_and_exits_with_0(stop: signal.Signals, migrated: str) -> None:
     command = [sys.executable, "-m", "postfacta_app", "serve", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:  # noqa: S603 - our own
         try:

@@ -77,7 +77,7 @@ async def test_any_other_preflight_is_refused(service: Service, asked: dict[str,
     assert answer.status_code == 400
 
 
-async def test_without_a_setting_nobody_may(app_database_dsn: str) -> None:
+async def test_without_a_setting_no_origin_is_allowed(app_database_dsn: str) -> None:
     async with in_process(app_database_dsn) as service:
         assert not cors((await service.client.get("/home", headers={"Origin": LISTED})).headers) - {
             "access-control-expose-headers"
@@ -96,7 +96,7 @@ async def test_credentials_are_granted_to_listed_origins_alone(app_database_dsn:
         assert "access-control-allow-origin" not in foreign
 
 
-async def test_a_star_is_for_everybody_but_never_with_credentials(app_database_dsn: str) -> None:
+async def test_a_star_allows_all_origins_without_credentials(app_database_dsn: str) -> None:
     async with in_process(app_database_dsn, cors_origins="*") as service:
         answer = await service.client.get("/home", headers={"Origin": FOREIGN, "Cookie": "postfacta=x"})
         assert answer.headers["access-control-allow-origin"] in {"*", FOREIGN}

@@ -275,7 +275,7 @@ async def test_the_victim_of_a_deadlock_tries_again(app_database: Database) -> N
     assert next(arrived) == 4
 
 
-async def test_one_who_always_loses_is_told_to_come_back(app_database: Database) -> None:
+async def test_a_write_that_always_loses_gets_retry_after(app_database: Database) -> None:
     runs = itertools.count(1)
 
     async def lose(unit: Unit) -> Answer:

@@ -126,7 +126,7 @@ def test_what_may_be_stale_is_what_the_design_says() -> None:
 
 # Everybody who may read, by each way to prove it; the database is asked who they are each time.
 @pytest.mark.parametrize("proof", ["bearer", "cookie", "machine"])
-async def test_whoever_was_let_in_reads_what_they_read_before_and_nobody_else_does(
+async def test_stale_reads_are_for_the_same_caller_only(
     service: Service, mortal: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, *, proof: str
 ) -> None:
     monkeypatch.setattr(guard, "_TRUSTED_FOR", 0.0)
@@ -207,7 +207,7 @@ async def test_nothing_that_shows_a_private_incident_is_kept_not_even_for_those_
             assert "Hush" not in answer.text
 
 
-async def test_an_incident_that_becomes_private_here_is_served_to_nobody_from_then_on(
+async def test_an_incident_made_private_here_is_never_served_stale(
     service: Service, mortal: EmbeddedPostgres
 ) -> None:
     reader, owner = await service.as_role("viewer"), await service.as_role("responder")
@@ -225,7 +225,7 @@ async def test_an_incident_that_becomes_private_here_is_served_to_nobody_from_th
             assert_unavailable(await service.client.get(url, headers=reader))
 
 
-async def test_one_that_becomes_private_elsewhere_is_gone_once_the_reader_was_told(
+async def test_one_made_private_elsewhere_is_dropped_after_the_next_poll(
     service: Service, mortal: EmbeddedPostgres
 ) -> None:
     reader = await service.as_role("viewer")
@@ -303,7 +303,7 @@ async def test_a_write_is_refused_and_what_was_written_before_stands(
             assert_unavailable(answer)
 
 
-async def test_whoever_was_let_in_lately_may_not_write_by_that(
+async def test_a_recent_verification_does_not_allow_writes(
     service: Service, mortal: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guard, "_TRUSTED_FOR", 0.0)

@@ -86,7 +86,7 @@ def test_the_service_of_the_demo_cannot_change_what_was_recorded(folder: Path) -
         assert len(database) >= 16
 
 
-def test_a_second_demo_on_the_same_folder_is_told_who_has_it(folder: Path) -> None:
+def test_a_second_demo_on_the_same_folder_is_refused(folder: Path) -> None:
     with demo(folder) as (process, _), demo(folder) as (second, said):
         assert second.wait(30) == 1
         assert f"another postfacta demo (pid {process.pid})" in said

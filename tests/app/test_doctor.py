@@ -264,7 +264,7 @@ def test_a_proxy_that_would_be_one_caller_for_all_is_warned_of(
     assert "rates" not in doctor(capsys)[1]
 
 
-def test_a_sign_in_that_nobody_needs_is_warned_of(
+def test_auth_mode_none_is_a_warning(
     migrated: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("POSTFACTA_AUTH_MODE", "none")
@@ -366,7 +366,7 @@ def test_a_server_that_gives_up_before_the_drain_ends_fails(
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_each_server_is_told_what_it_needs(
+def test_each_server_gets_its_own_advice(
     server: str, migrated: str, monkeypatch: pytest.MonkeyPatch, *, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("POSTFACTA_DRAIN_DELAY", "7")

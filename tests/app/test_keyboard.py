@@ -23,7 +23,7 @@ FOCUS = """() => {
 
 @dataclass
 class Keyboard:
-    """Somebody without a mouse."""
+    """A user without a mouse."""
 
     page: Page
     unseen: list[str] = field(default_factory=list[str])

@@ -316,7 +316,7 @@ async def query(dsn: str, sql: str) -> list[object]:
 
 
 def quiet(message: str) -> None:
-    """Tell nobody."""
+    """Ignore the call."""
 
 
 @asynccontextmanager
@@ -496,7 +496,7 @@ async def test_there_is_no_way_down(app_database_dsn: str) -> None:
     assert await current_revision(app_database_dsn) == HEAD
 
 
-def test_alembic_alone_is_told_what_to_use() -> None:
+def test_alembic_alone_names_the_command_to_use() -> None:
     config = Config()
     config.set_main_option("script_location", "postfacta_app:migrations")
     config.set_main_option("path_separator", "os")

@@ -47,7 +47,7 @@ def test_lines_are_in_the_format_of_the_settings(
         assert "ERROR    test: one.line" in out
 
 
-def test_secrets_in_spans_do_not_leave_the_process_whoever_wrote_them() -> None:
+def test_secrets_in_spans_never_leave_the_process() -> None:
     kept = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(RedactingExporter(kept)))

@@ -1,4 +1,4 @@
-"""The OpenAPI document: valid, complete, and true in what can be told without a request."""
+"""The OpenAPI document: valid, complete, and true in what can be checked without a request."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ pytestmark = NEEDS_CHROMIUM
 
 @pytest.fixture(params=["with JavaScript", "without JavaScript"])
 def page(request: pytest.FixtureRequest, browser: Browser, live: LiveService) -> Generator[Page]:
-    """A page that nobody has signed in on."""
+    """A page without a session."""
     has_script = request.param == "with JavaScript"
     context = browser.new_context(base_url=live.url, java_script_enabled=has_script)
     problems: list[str] = []
@@ -37,9 +37,7 @@ def inside(page: Page, session: StorageState) -> Page:
     return page
 
 
-def test_a_stranger_is_led_to_sign_in_and_back_to_where_he_wanted_to_be(
-    page: Page, live: LiveService
-) -> None:
+def test_sign_in_leads_back_to_the_requested_page(page: Page, live: LiveService) -> None:
     number = live.record(title="Led back after sign-in")["number"]
     page.goto(f"/incidents/INC-{number}")
     assert page.url.endswith(f"/signin?next=/incidents/INC-{number}")
@@ -189,9 +187,7 @@ def test_the_keyboard_alone_is_enough_to_record_an_incident(
     context.close()
 
 
-def test_the_charts_are_told_in_words_and_drawn_in_colours_that_the_policy_allows(
-    inside: Page, live: LiveService
-) -> None:
+def test_charts_have_descriptions_and_colours_that_the_policy_allows(inside: Page, live: LiveService) -> None:
     name = f"s{uuid4().hex}"
     live.record(title="In the charts", severity="HIGH", services=[name])
     inside.goto(f"/insights?service={name}")

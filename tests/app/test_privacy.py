@@ -1,7 +1,7 @@
 """A private incident is nowhere: each route of the table, asked by each stranger, before and after there is one.
 
 What a stranger is answered must not depend on it. So every answer is compared with the one from before it was there;
-and where a request can name what belongs to it, with the answer to names that nobody has.
+and where a request can name what belongs to it, with the answer to names that do not exist.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from tests.app.test_access import table
 
 Headers = dict[str, str]
 Heard = dict[str, tuple[bool, object]]
-"""By what was asked: whether the secret was in the answer, and what else was told."""
+"""By request: whether the secret was in the response, and what else the response contained."""
 
 # It is in every text of the private incident, and nobody but its members may ever read it.
 SECRET = "whisper-7d1f"  # noqa: S105 - nothing but a word
@@ -58,7 +58,7 @@ CURIOUS = ("viewer", "writing token")  # They try each filter too.
 
 @dataclass(frozen=True)
 class Named:
-    """What a request can name: all that belongs to one incident, or names that nobody has."""
+    """What a request can name: all that belongs to one incident, or names that do not exist."""
 
     ref: str = field(default_factory=lambda: str(uuid4()))
     number: str = "INC-99999999"
@@ -218,7 +218,7 @@ def without_time(value: JsonValue) -> JsonValue:
 
 @dataclass
 class Scene:
-    """A service with one incident for all and one for few, and what strangers were told before that was there."""
+    """A service with one incident for all and one for few, and what strangers read before that one existed."""
 
     service: Service
     strangers: dict[str, Headers]
@@ -343,7 +343,7 @@ def test_every_route_of_the_table_can_be_asked() -> None:
 
 
 @pytest.mark.parametrize("who", ["member", "admin"])
-async def test_whoever_may_see_it_is_told_of_it_by_every_route_that_could(scene: Scene, who: str) -> None:
+async def test_each_route_shows_it_to_callers_who_may_see_it(scene: Scene, who: str) -> None:
     silent: set[str] = set()
     for rule in SAFE:
         answer = await scene.send("GET", path_of(rule, scene.hidden), getattr(scene, who))
@@ -361,7 +361,7 @@ def test_what_a_stranger_reads_is_what_it_was_before_it_was_there(scene: Scene, 
 
 
 @pytest.mark.parametrize("stranger", STRANGERS)
-async def test_what_belongs_to_it_is_for_a_stranger_what_nobody_has(scene: Scene, stranger: str) -> None:
+async def test_its_parts_do_not_exist_for_a_stranger(scene: Scene, stranger: str) -> None:
     headers, ghost, stored = scene.strangers[stranger], Named(), await _stored(scene)
     by_number = replace(scene.hidden, ref=scene.hidden.number), replace(ghost, ref=ghost.number)
     for rule in RULES:

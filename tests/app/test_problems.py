@@ -138,7 +138,7 @@ async def test_a_crash_says_what_failed_and_not_why() -> None:
                 assert (await answer(OSError(CAUSE), path)).json()["message"] == message
 
 
-async def test_who_sends_no_key_is_told_that_the_outcome_is_unknown() -> None:
+async def test_without_a_key_the_outcome_is_reported_as_unknown() -> None:
     got = await answer(OutcomeUnknownError("database"), "/api/v0/incidents/start")
     assert "may or may not" in got.json()["message"]
 

@@ -104,7 +104,7 @@ def assert_limited(answer: httpx2.Response, name: str, rate: str, *, wait: tuple
 # By address
 
 
-async def test_an_address_that_asks_too_often_is_refused_whoever_asks_and_for_whatever(
+async def test_an_address_over_its_limit_is_refused_for_every_caller(
     shared_app_dsn: str,
 ) -> None:
     async with in_process(shared_app_dsn, rate_address=f"{SOME}/hour") as service:
@@ -220,7 +220,7 @@ async def test_who_may_not_do_it_is_counted_too_and_a_machine_has_its_own_budget
             assert [answer.status_code for answer in answers] == [201, 201, 429]
 
 
-async def test_nobody_and_anonymous_have_no_budget_that_another_nobody_could_use_up(
+async def test_anonymous_callers_have_no_shared_budget(
     shared_app_dsn: str,
 ) -> None:
     async with in_process(shared_app_dsn, rate_read="1/hour") as service:
@@ -236,7 +236,7 @@ async def test_nobody_and_anonymous_have_no_budget_that_another_nobody_could_use
         await spend(ada, RouteClass.WRITE)
 
 
-def test_without_a_rate_nobody_is_asked() -> None:
+def test_without_a_rate_no_limiter_is_called() -> None:
     assert principal_limits(load_settings({}), store=None, observer=ignore) is None
 
 
@@ -261,9 +261,7 @@ async def tries_until_refused(client: httpx2.AsyncClient, forwarded: str = "", m
 @pytest.mark.parametrize(
     "settings", [{}, {"rate_address": "1000/hour"}, {"trusted_proxies": (PROXY,)}], ids=str
 )
-async def test_nobody_gets_more_tries_by_naming_other_addresses(
-    shared_app_dsn: str, settings: dict[str, Any]
-) -> None:
+async def test_forged_addresses_give_no_more_attempts(shared_app_dsn: str, settings: dict[str, Any]) -> None:
     async with in_process(shared_app_dsn, **settings) as service, caller(service, CLIENT) as client:
         assert await tries_until_refused(client) == 20
 
@@ -304,7 +302,7 @@ async def test_behind_a_trusted_proxy_the_address_that_is_limited_is_the_clients
         ("", "", CLIENT, None),
     ],
 )
-async def test_the_audit_log_names_the_client_and_nobody_can_make_it_name_another(
+async def test_the_audit_log_names_the_client_and_ignores_forged_addresses(
     shared_app_dsn: str, trusted: str, peer: str, *, forwarded: str, audited: str | None
 ) -> None:
     settings: dict[str, Any] = {"trusted_proxies": trusted, "rate_address": "1000/hour"}
@@ -339,7 +337,7 @@ LIMITERS = ("address", "address_retrying", "read", "site", "write")
 
 
 async def stores(service: Service) -> dict[str, float]:
-    """Tell of each limit whether its store is there."""
+    """Return whether the store of each limit is available."""
     text = (await service.client.get("/metrics")).text
     found = re.findall(r'^postfacta_ratelimit_store_up{policy="(\w+)"} (\S+)$', text, re.MULTILINE)
     return {name: float(value) for name, value in found}

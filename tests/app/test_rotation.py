@@ -58,7 +58,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)  # noqa: TID251 - another process, in a test
 
 
-def test_what_was_replaced_holds_and_is_told_by_name_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_replaced_secret_is_used_and_logged_by_name_only(caplog: pytest.LogCaptureFixture) -> None:
     source = Source(METRICS_TOKEN=FORMER, DATABASE_DSN="postgresql://app:one@db/shop")
     rotation = Rotation(source(), source)
     source.set("METRICS_TOKEN", f"{NEXT}\n{FORMER}\n")
@@ -81,7 +81,7 @@ def test_nothing_but_secrets_changes() -> None:
     assert (rotation.current.port, rotation.current.traffic_keys) == (8080, (NEXT,))
 
 
-def test_what_cannot_be_read_leaves_the_former_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreadable_secret_keeps_the_former_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     source = Source(METRICS_TOKEN=FORMER)
     rotation = Rotation(source(), source)
     source.set("METRICS_TOKEN", "")
@@ -137,7 +137,7 @@ async def _watch_in_a_thread() -> None:
                 await anyio.sleep(0.01)
 
 
-def test_it_looks_by_itself_also_where_no_signal_can_be_heard() -> None:
+def test_secrets_are_polled_where_signals_cannot_be_handled() -> None:
     thread = threading.Thread(target=anyio.run, args=(_watch_in_a_thread,))
     failed: list[object] = []
     before, threading.excepthook = threading.excepthook, failed.append
@@ -280,7 +280,7 @@ def test_a_password_and_a_token_are_replaced_under_load(
 
 @contextmanager
 def serving(owner: str, role: str, folder: Path) -> Generator[Service]:
-    """Run the service with its secrets in files, and somebody signed in."""
+    """Run the service with its secrets in files, and a signed-in user."""
     service = Service(owner, role, folder)
     service.put_password(FORMER)
     replace(service.token, FORMER)

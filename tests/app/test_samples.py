@@ -1,4 +1,4 @@
-"""What the demo has to show: incidents with all that can be told of them, recorded by the service's own rules."""
+"""The demo has complete incidents, recorded through the service's own rules."""
 
 from __future__ import annotations
 

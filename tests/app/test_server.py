@@ -1,4 +1,4 @@
-"""The command line that nobody types: what `postfacta serve` tells uvicorn by itself."""
+"""What `postfacta serve` passes to uvicorn."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_uvicorn_waits_longer_than_the_drain_but_not_for_ever() -> None:
         assert seconds + DrainLimits().close_timeout < graceful_timeout(settings) < seconds + 30
 
 
-def test_whom_to_believe_is_a_setting_and_not_uvicorns_affair() -> None:
+def test_trusted_proxies_are_set_by_us_and_not_by_uvicorn() -> None:
     # By default it takes X-Forwarded-For from whoever asks from this machine.
     assert _config(load_settings({})).proxy_headers is False
 
@@ -64,7 +64,7 @@ sys.exit(serve(load_settings({"LOG_LEVEL": "ERROR"}, port=0), say=say))
 
 @pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_heard_as_soon_as_the_address_is_told(told: signal.Signals) -> None:
+def test_a_signal_is_handled_once_the_address_is_printed(told: signal.Signals) -> None:
     done = subprocess.run(  # noqa: S603 - our own
         [sys.executable, "-c", _DEAF_MOMENT, str(int(told))],
         capture_output=True,

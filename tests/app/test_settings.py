@@ -200,7 +200,7 @@ def test_a_project_is_an_address_and_a_key_and_issues_tokens_in_its_own_name() -
     assert other.issuer == "https://id.example"
 
 
-def test_without_a_project_nobody_can_be_signed_in_by_it() -> None:
+def test_auth_mode_supabase_needs_a_project() -> None:
     with every() as case:
         for missing in ["POSTFACTA_DB_URL", "POSTFACTA_DB_KEY"]:
             with case(missing):

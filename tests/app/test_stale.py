@@ -1,4 +1,4 @@
-"""What is kept for when the database is away: how much, for how long, for whom."""
+"""What is cached for outages of the database: how much, for how long, for which caller."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ async def test_only_a_database_that_cannot_be_read_is_away(error: ResilienceErro
             await world.get()
 
 
-async def test_an_old_answer_says_how_old_it_is_and_that_nobody_may_store_it() -> None:
+async def test_a_stale_response_has_its_age_and_no_store() -> None:
     world = World(
         answer=Response("new", headers={"etag": '"1"', "cache-control": "max-age=60", "link": "<y>"})
     )
@@ -280,7 +280,7 @@ def tagged(etag: str = '"1"') -> Response:
     ("asked", "status"),
     [('"1"', 304), ('W/"1"', 304), ('"0", "1"', 304), ("*", 304), ('"2"', 200), ("", 200)],
 )
-async def test_only_who_has_the_kept_version_is_told_that_nothing_changed(asked: str, status: int) -> None:
+async def test_only_the_cached_version_gets_304(asked: str, status: int) -> None:
     world = World(answer=tagged())
     await world.get()
     world.answer, world.now = AWAY, world.now + 7
@@ -302,7 +302,7 @@ async def test_a_condition_that_cannot_be_read_is_refused_as_ever_but_only_where
     assert (await plain.get(if_none_match="x")).status_code == 200
 
 
-async def test_being_told_that_nothing_changed_makes_the_kept_one_young_again() -> None:
+async def test_a_304_renews_the_cached_response() -> None:
     world = World(answer=tagged())
     await world.get()
     world.answer, world.now = Response(status_code=304, headers={"etag": '"1"'}), world.now + 600
@@ -313,9 +313,7 @@ async def test_being_told_that_nothing_changed_makes_the_kept_one_young_again() 
 
 
 @pytest.mark.parametrize("allows", [True, False])
-async def test_being_told_so_of_another_version_or_of_a_private_one_ends_the_kept_one(
-    *, allows: bool
-) -> None:
+async def test_a_304_of_another_or_private_version_drops_the_cached_one(*, allows: bool) -> None:
     world = World(answer=tagged())
     await world.get()
     etag = '"2"' if allows else '"1"'

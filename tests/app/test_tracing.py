@@ -40,7 +40,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name that http.server gives it
-        """Say nothing."""
+        """Write no log line."""
 
 
 @contextmanager
@@ -92,7 +92,9 @@ def test_a_request_is_one_trace_from_the_callers_span_to_the_statement(
     assert ADMIN.password not in said
 
 
-def test_a_collector_that_is_away_hurts_nobody(postgres_server: EmbeddedPostgres, app_template: str) -> None:
+def test_an_unavailable_collector_affects_no_request(
+    postgres_server: EmbeddedPostgres, app_template: str
+) -> None:
     with fresh_database(postgres_server, app_template) as dsn:
         environment = {
             "POSTFACTA_DATABASE_DSN": dsn,

@@ -1,4 +1,4 @@
-"""Whoever follows the tutorial against a demo gets to a published post-mortem, and sees what the page shows."""
+"""The tutorial, run against a demo, ends with a published post-mortem and prints what the page shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Actions are kept with their incident, are found by whoever looks for them, and end with a reason if they must."""
+"""Action items belong to their incident, can be listed and filtered, and need a reason to be closed as won't do."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ async def test_each_bad_field_is_named_and_nothing_is_written(desk: Desk) -> Non
     assert (await desk.get("/action-items"))["items"] == []
 
 
-async def test_a_change_needs_the_version_it_starts_from_and_is_told_in_the_audit(desk: Desk) -> None:
+async def test_a_change_needs_its_version_and_is_audited(desk: Desk) -> None:
     action = await desk.add_action()
     path = f"/api/v1/action-items/{action['id']}"
     await desk.send("PATCH", path, expect=428, json={"owner": "Ada"})

@@ -1,4 +1,4 @@
-"""Links are seen from both ends, and only by whoever may see both."""
+"""Links are visible from both ends, and only to callers who may see both."""
 
 from __future__ import annotations
 

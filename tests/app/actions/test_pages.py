@@ -140,7 +140,7 @@ async def test_owner_and_day_are_changed_and_taken_away(desk: Desk, screen: Scre
     assert (fields["owner"], fields["due_on"]) == ("Grace", "soon")
 
 
-async def test_whoever_comes_second_is_told_and_shown_what_is_now(desk: Desk, screen: Screen) -> None:
+async def test_a_concurrent_change_gets_412_and_the_current_state(desk: Desk, screen: Screen) -> None:
     made = await desk.add_action()
     path, one = path_of(desk), f"{path_of(desk)}/{made['id']}"
     page = await screen.get(path)

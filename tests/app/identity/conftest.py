@@ -98,7 +98,7 @@ class World:
         return datetime.fromtimestamp(self.wall, UTC)
 
     async def person(self, email: str, role: Role = Role.VIEWER) -> User:
-        """Add somebody."""
+        """Add a person."""
         hashed = self.hasher.hash(PASSWORD)
         async with self.database.transaction() as connection:
             unit = Unit(connection, NOBODY, None)
@@ -143,7 +143,7 @@ class Realm:
         return self.project.token(self.world.wall, by=by, header=header, **claims)
 
     async def get(self, token: str, path: str = "/api/v1/me") -> httpx2.Response:
-        """Ask as whoever has it."""
+        """Send a request with it."""
         return await self.client.get(path, headers={"Authorization": f"Bearer {token}"})
 
     async def people(self) -> list[Json]:
@@ -210,7 +210,7 @@ def project(project_server: FakeProject) -> FakeProject:
 
 @pytest.fixture
 async def world(app_database: Database) -> AsyncGenerator[World]:
-    """Start the service, with nobody in it."""
+    """Start the service without accounts."""
     made = World(app_database)
     async with made.client:
         yield made

@@ -147,7 +147,7 @@ class FakeProject:
         return Response(known if self.published is None else self.published, media_type="application/json")
 
     async def settings_of(self, request: Request) -> Response:
-        """GET /auth/v1/settings, which the gateway answers to whoever shows the key."""
+        """GET /auth/v1/settings, which the gateway answers to requests with the key."""
         if request.headers.get("apikey") != ANON_KEY:
             return Response('{"message": "Invalid API key"}', 401, media_type="application/json")
         return Response(
@@ -155,7 +155,7 @@ class FakeProject:
         )
 
     async def publish_elsewhere(self, request: Request) -> Response:
-        """GET /elsewhere: where nobody should look."""
+        """GET /elsewhere: the target of a redirect, never to be requested."""
         return Response(json.dumps({"keys": [key.public for key in self.keys]}))
 
     async def gotrue(self, request: Request) -> Response:

@@ -100,7 +100,7 @@ REFUSALS: list[tuple[int, Json]] = [
 ]
 
 
-async def test_whatever_the_project_has_against_it_whoever_signs_in_learns_one_thing(realm: Realm) -> None:
+async def test_every_rejected_sign_in_has_the_same_answer(realm: Realm) -> None:
     for number, realm.project.answer in enumerate(REFUSALS):
         answered = await log_in(realm, email=f"{number}@example.org")
         assert (answered.status_code, answered.json()["detail"]) == (401, WRONG), realm.project.answer
@@ -199,7 +199,7 @@ SIGN_UP_REFUSALS: list[tuple[str, int, str, list[str]]] = [
 ]
 
 
-async def test_why_nobody_can_sign_up_is_told_in_our_own_words(realm: Realm) -> None:
+async def test_a_refused_sign_up_names_its_reason(realm: Realm) -> None:
     for code, status, slug, pointers in SIGN_UP_REFUSALS:
         realm.project.answer = refusal(code, 422)
         answer = await sign_up(realm)

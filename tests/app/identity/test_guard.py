@@ -1,4 +1,4 @@
-"""Who gets past the guard, and as whom."""
+"""The guard authenticates requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def whoami(world: World, headers: dict[str, str]) -> str:
     return str(answer.json()["actor"])
 
 
-async def test_without_credentials_one_is_nobody(world: World) -> None:
+async def test_without_credentials_the_caller_is_unauthenticated(world: World) -> None:
     assert await whoami(world, {}) == "nobody"
     answer = await world.client.get("/read")
     assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
@@ -275,7 +275,7 @@ async def _away(sha256: bytes, prefix: str | None) -> Credential | None:
 
 
 @pytest.mark.parametrize("proof", ["bearer", "session"])
-async def test_while_the_database_is_away_whoever_was_seen_in_the_last_quarter_of_an_hour_may_read(
+async def test_in_an_outage_recently_verified_callers_may_read(
     world: World, monkeypatch: pytest.MonkeyPatch, proof: str
 ) -> None:
     ada = await world.person("ada@example.org", Role.RESPONDER)
@@ -365,7 +365,7 @@ async def test_a_revoked_api_token_is_not_believed_while_the_database_is_away(
     assert (await world.client.get("/read", headers=kept)).status_code == 200
 
 
-async def test_only_so_many_tokens_are_trusted_at_once_and_the_oldest_goes_first(
+async def test_trusted_tokens_are_bounded_and_the_oldest_is_dropped(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guard, "_MOST_TRUSTED", 2)

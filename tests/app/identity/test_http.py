@@ -174,7 +174,7 @@ async def test_logout_ends_a_browsers_session_and_only_from_our_own_page(world: 
     assert (await world.client.get("/read", headers=cookie)).status_code == 401
 
 
-async def test_logout_of_nobody_does_nothing_and_of_a_machine_is_refused(world: World) -> None:
+async def test_anonymous_logout_does_nothing_and_of_a_machine_is_refused(world: World) -> None:
     assert (await world.client.post("/logout")).status_code == 204
     assert await rows(world, "select seq from audit_log") == []
     admin = await world.admin()
@@ -259,7 +259,7 @@ async def test_a_change_needs_the_version_it_starts_from(world: World) -> None:
 
 
 @pytest.mark.parametrize("user_id", ["0b9bd0f4-2e8f-4fc1-9c0a-6a7a8c8d2c11", "ada", "1" * 400])
-async def test_a_change_of_nobody_is_404(world: World, user_id: str) -> None:
+async def test_a_change_of_an_unknown_person_is_404(world: World, user_id: str) -> None:
     headers = {**await world.admin(), "If-Match": '"usr-1"'}
     assert (await world.client.patch(f"/api/v1/users/{user_id}", headers=headers, json={})).status_code == 404
 

@@ -1,4 +1,4 @@
-"""Where public keys come from, how long they are good, and that nobody makes us fetch them often."""
+"""Public keys: where they come from, how long they are valid, how often they are fetched."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ async def test_a_hash_is_renewed_only_after_the_parameters_changed() -> None:
     assert await new.verify(renewed, "correct horse battery")
 
 
-async def test_a_crowd_is_told_to_come_back_instead_of_waiting_in_a_line_without_end() -> None:
+async def test_verifications_beyond_the_queue_limit_get_429() -> None:
     passwords, refused = Passwords(CountingHasher()), 0
 
     async def knock() -> None:

@@ -123,7 +123,7 @@ async def test_after_signing_in_one_is_where_one_wanted_to_be(
 @pytest.mark.parametrize(
     "headers", [{}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}], ids=str
 )
-async def test_a_page_of_another_site_cannot_sign_somebody_in(
+async def test_a_cross_site_page_cannot_sign_a_person_in(
     world: World, browser: httpx2.AsyncClient, headers: dict[str, str]
 ) -> None:
     await world.person(EMAIL)

@@ -34,7 +34,7 @@ async def service(shared_app_dsn: str) -> AsyncGenerator[Service]:
 
 @dataclass
 class Person:
-    """Somebody with a password, and an administrator."""
+    """A person with a password, and an administrator."""
 
     service: Service
     id: str
@@ -161,7 +161,7 @@ async def test_sessions_are_listed_and_ended_one_by_one_or_all(service: Service)
     assert {action for action, _ in await ada.audited()} == {"session.revoke"}
 
 
-async def test_nobody_reaches_the_sessions_of_another(service: Service) -> None:
+async def test_sessions_of_other_people_are_out_of_reach(service: Service) -> None:
     ada, bob = await person(service), await person(service, "responder")
     here, there = await ada.bearer(), await bob.bearer()
     (session,) = (await ada.send("GET", "/me/sessions", here, expect=200))["items"]

@@ -30,9 +30,7 @@ Json = dict[str, Any]
 
 
 @pytest.mark.parametrize("by", ["ES256", "RS256", "HS256"])
-async def test_a_token_of_somebody_who_signed_in_is_taken_and_the_first_one_makes_a_viewer(
-    realm: Realm, by: str
-) -> None:
+async def test_a_token_is_accepted_and_the_first_one_creates_a_viewer(realm: Realm, by: str) -> None:
     realm.project.keys = [ec_key("ES256"), rsa_key("RS256")]
     key = {key.kid: key for key in realm.project.keys}.get(by, SECRET)
     # The project names its old secret too, since it has others.
@@ -73,7 +71,7 @@ async def test_the_projects_administrators_may_seed_a_role_and_never_ours(realm:
         assert (await realm.get(token)).json()["role"] == role, metadata
 
 
-async def test_after_the_first_time_only_our_own_row_says_what_somebody_may_do(realm: Realm) -> None:
+async def test_after_the_first_sign_in_only_our_role_counts(realm: Realm) -> None:
     first = await realm.get(realm.token())
     assert first.json()["role"] == "viewer"
     realm.world.pass_time(11)
@@ -183,7 +181,7 @@ SIGNATURES: dict[str, Callable[[Realm], str]] = {
 
 
 @pytest.mark.parametrize("by", [None, SECRET], ids=["ES256", "HS256"])
-async def test_a_token_that_proves_nothing_is_refused_and_makes_nobody(realm: Realm, by: str | None) -> None:
+async def test_an_invalid_token_is_refused_and_creates_no_account(realm: Realm, by: str | None) -> None:
     realm.project.signs_by = by
     for name, forge in (EIGHT | CLAIMS | ({} if by else SIGNATURES)).items():
         answer = await realm.get(forge(realm))

@@ -1,4 +1,4 @@
-"""How often a password may be tried: by whom, from where, and what counts."""
+"""How often a password may be tried: by account, by address, and what counts."""
 
 from __future__ import annotations
 

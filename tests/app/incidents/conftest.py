@@ -31,25 +31,25 @@ def a_person(role: Role) -> Principal:
 
 @pytest.fixture
 def responder() -> Principal:
-    """Somebody who may write."""
+    """A user who may write."""
     return a_person(Role.RESPONDER)
 
 
 @pytest.fixture
 def other() -> Principal:
-    """Somebody else who may write."""
+    """Another user who may write."""
     return a_person(Role.RESPONDER)
 
 
 @pytest.fixture
 def viewer() -> Principal:
-    """Somebody who may only read."""
+    """A user who may only read."""
     return a_person(Role.VIEWER)
 
 
 @pytest.fixture
 def admin() -> Principal:
-    """Somebody who may do everything."""
+    """An administrator."""
     return a_person(Role.ADMIN)
 
 

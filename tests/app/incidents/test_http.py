@@ -38,7 +38,7 @@ async def listed(client: httpx2.AsyncClient, **query: object) -> list[str]:
 
 @asynccontextmanager
 async def held(database: Database, waiters: int) -> AsyncGenerator[TaskGroup]:
-    """Keep all incidents locked until so many of the block's tasks wait for one."""
+    """Keep all incidents locked until this many of the block's tasks wait for one."""
     waiting = "select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
     async with anyio.create_task_group() as group, database.transaction() as holder:
         await holder.fetch("select from incidents for update", operation="test")

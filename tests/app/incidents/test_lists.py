@@ -1,4 +1,4 @@
-"""Lists answer exactly what was asked for, and paging loses nobody."""
+"""Lists return exactly what matches, and paging loses nothing."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ async def test_the_last_member_stays(client_for: ClientFor, responder: Principal
     assert (await client.get(f"{BASE}/{made['id']}")).json() == made
 
 
-async def test_whoever_makes_it_private_stays_inside(
+async def test_the_user_who_makes_it_private_stays_a_member(
     client_for: ClientFor, responder: Principal, other: Principal
 ) -> None:
     path = f"{BASE}/{(await client_for(responder).post(BASE, json=NEW)).json()['id']}"
@@ -106,7 +106,7 @@ async def test_whoever_makes_it_private_stays_inside(
 
 
 @pytest.mark.parametrize("who", ["machine", "anonymous"])
-async def test_nobody_makes_private_what_they_could_not_see(
+async def test_an_invisible_incident_cannot_be_made_private(
     client_for: ClientFor, machine: Principal, app_database: Database, *, who: str
 ) -> None:
     client = client_for(ANONYMOUS if who == "anonymous" else machine)

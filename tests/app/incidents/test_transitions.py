@@ -48,7 +48,7 @@ tries = st.lists(
 
 
 def expected(before: Mapping[str, Any], wish: Mapping[str, Any]) -> int:
-    """Say what the table of moves says, in other words than the code."""
+    """Return what the table of transitions allows, by another implementation."""
     start, to = before["status"], wish["to"]
     if start == to:
         return 200
@@ -110,7 +110,7 @@ async def test_any_sequence_of_moves_keeps_the_rules(
 
 @asynccontextmanager
 async def held(database: Database, waiters: int) -> AsyncGenerator[TaskGroup]:
-    """Keep all incidents locked until so many of the block's tasks wait for one."""
+    """Keep all incidents locked until this many of the block's tasks wait for one."""
     waiting = "select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
     async with anyio.create_task_group() as group, database.transaction() as holder:
         await holder.fetch("select from incidents for update", operation="test")

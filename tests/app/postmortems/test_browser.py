@@ -40,7 +40,7 @@ def _write_all(page: Page) -> None:
 
 @dataclass
 class Visit:
-    """Somebody's way through the pages, with a picture of each."""
+    """A visit of the pages, with a picture of each."""
 
     page: Page
     name: str
@@ -84,9 +84,7 @@ def visit(
     assert refused == []
 
 
-def test_a_responder_writes_all_sections_publishes_and_hears_of_what_comes_late(
-    visit: Visit, live: LiveService
-) -> None:
+def test_a_responder_writes_publishes_and_sees_late_facts(visit: Visit, live: LiveService) -> None:
     incident = live.record(title=TITLE)
     visit.page.goto(f"/incidents/INC-{incident['number']}")
     visit.go("Post-mortem")

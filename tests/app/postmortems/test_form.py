@@ -168,7 +168,7 @@ BROKEN: list[tuple[str, dict[str, str], set[str]]] = [
 ]
 
 
-def test_a_broken_rule_is_told_by_the_name_of_its_field() -> None:
+def test_an_error_has_the_name_of_its_field() -> None:
     with every() as case:
         for section, fields, names in BROKEN:
             with case(section, names):

@@ -67,7 +67,7 @@ async def _busy(desk: Desk) -> None:
     await desk.write(0, FULL, expect=201, message="First thoughts")
 
 
-async def test_edits_and_revisions_are_told_in_words_and_by_name(desk: Desk, service: Service) -> None:
+async def test_edits_and_revisions_have_descriptions_and_names(desk: Desk, service: Service) -> None:
     await _busy(desk)
     page = (await (await Screen.of(service)).get(f"/incidents/{desk.ref}/history")).text
     told = [

@@ -1,4 +1,4 @@
-"""The pages of post-mortems: written a section at a time, moved, compared, restored, and told of late facts."""
+"""The pages of post-mortems: edited by section, moved, compared, restored, and marked when late facts arrive."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ async def test_a_row_more_is_offered_after_saving(desk: Desk, screen: Screen) ->
     assert fields["impact-quantities-1-name"] == ""
 
 
-async def test_whoever_writes_second_keeps_his_words_and_sees_those_of_the_first(
+async def test_a_concurrent_writer_keeps_the_input_and_sees_the_current_text(
     desk: Desk, screen: Screen
 ) -> None:
     path = path_of(desk, "/edit/summary")

@@ -1,4 +1,4 @@
-"""What is published is whole, viewers read no drafts, and a timeline that moves is told of."""
+"""Published post-mortems are complete, viewers read no drafts, and later timeline changes are reported."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def entries(changes: Body) -> dict[str, list[str]]:
     return {how: [it["id"] for it in its] for how, its in changes.items() if its}
 
 
-async def test_what_happens_to_the_timeline_after_publication_is_told_entry_by_entry(desk: Desk) -> None:
+async def test_timeline_changes_after_publication_are_listed_by_entry(desk: Desk) -> None:
     async def attach(*ids: str) -> None:
         items: list[Body] = [
             {

@@ -72,7 +72,7 @@ async def test_what_is_not_there_cannot_be_followed(desk: Desk) -> None:
     assert answer.json()["errors"][0]["pointer"] == "/rev"
 
 
-async def test_of_two_writers_of_one_revision_one_wins_and_the_other_is_told(desk: Desk) -> None:
+async def test_of_two_concurrent_writers_one_wins_and_one_gets_412(desk: Desk) -> None:
     for rev in range(3):
         answers: list[httpx2.Response] = []
 

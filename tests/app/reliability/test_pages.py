@@ -98,7 +98,7 @@ async def test_with_a_prometheus_it_shows_the_budgets_of_thirty_days(shared_app_
         assert '<path class="plot-curve"' in answer.text
 
 
-async def test_a_prometheus_without_our_rules_is_told_to_load_them(shared_app_dsn: str, told: Told) -> None:
+async def test_without_our_rules_the_page_asks_to_load_them(shared_app_dsn: str, told: Told) -> None:
     told.broken = '{"status": "success", "data": {"resultType": "vector", "result": []}}'
     async with in_process(shared_app_dsn, prometheus_url=told.url) as service:
         page = await until_told(service, "load the generated rules")

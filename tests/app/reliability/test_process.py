@@ -1,4 +1,4 @@
-"""What the process tells of itself, against requests that were really recorded."""
+"""What the process reports about itself, compared with recorded requests."""
 
 from __future__ import annotations
 

@@ -290,7 +290,7 @@ async def test_a_wish_of_another_shape_is_refused(service: Service, body: Body) 
     assert (await service.client.post(path, json=body, headers=responder)).status_code == 422
 
 
-async def test_an_incident_takes_so_many_signals_and_says_which_it_does_not(
+async def test_signals_beyond_the_limit_are_reported_as_full(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("postfacta_app.signals.postgres.MOST_SIGNALS", 3)
@@ -306,7 +306,7 @@ async def test_an_incident_takes_so_many_signals_and_says_which_it_does_not(
     assert await attach(service, responder, incident["id"], five, one) == ["full", "attached"]
 
 
-async def test_an_incident_takes_so_many_bytes_of_signals(
+async def test_the_bytes_of_an_incidents_signals_are_limited(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     responder = await service.as_role("responder")

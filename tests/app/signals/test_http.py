@@ -1,4 +1,4 @@
-"""Signals come in once, whoever sends them how often, and each item is told what became of it."""
+"""Signals are stored once, however often they are sent, and each item has a result."""
 
 from __future__ import annotations
 
@@ -352,7 +352,7 @@ async def test_four_mebibytes_are_read_and_one_byte_more_is_not(service: Service
     assert refused.status_code == 413
 
 
-async def test_who_sends_too_often_is_told_to_wait(shared_app_dsn: str) -> None:
+async def test_a_sender_over_its_rate_gets_429(shared_app_dsn: str) -> None:
     async with in_process(shared_app_dsn, rate_ingest="2/hour") as service:
         headers = await service.machine("signals:write", source="busy")
         answers = [

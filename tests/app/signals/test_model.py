@@ -1,4 +1,4 @@
-"""Equal facts have equal hashes, others have others, and nobody writes under the source of somebody else."""
+"""Equal facts have equal hashes, others differ, and no sender writes under the source of another."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def token(source: str) -> Principal:
 @given(token_sources, token_sources, refinements, refinements)
 @example("ci", "ci-2", "2/x", None)
 @example("a", "b", "human", "postfacta")
-def test_nobody_writes_where_another_can(one: str, two: str, first: str | None, second: str | None) -> None:
+def test_no_two_senders_share_a_key(one: str, two: str, first: str | None, second: str | None) -> None:
     written = source_of(token(one), first)
     assert written.split("/")[0] == one
     assert len(written) <= 200

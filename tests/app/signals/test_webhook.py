@@ -60,7 +60,7 @@ async def test_what_was_left_out_is_warned_of_and_counted(app_database_dsn: str)
         assert await counted(service, "postfacta_alertmanager_truncated_total") == {(): 2}
 
 
-async def test_a_bad_alert_is_told_under_200_and_the_others_are_stored(service: Service) -> None:
+async def test_an_invalid_alert_is_rejected_and_the_others_are_stored(service: Service) -> None:
     headers = await service.machine("signals:write", source="mixed")
     body = recorded("truncated")
     body["alerts"].insert(1, {"status": "firing"})
@@ -88,7 +88,7 @@ async def test_no_content_type_is_asked_for(service: Service) -> None:
     assert answer.status_code == 200
 
 
-async def test_a_token_over_its_rate_is_told_503_and_when_to_come_back(shared_app_dsn: str) -> None:
+async def test_a_token_over_its_rate_gets_503_with_retry_after(shared_app_dsn: str) -> None:
     async with in_process(shared_app_dsn, rate_ingest="2/hour") as service:
         headers = await service.machine("signals:write", source="eager")
         answers = [await notify(service, headers, recorded("firing")) for _ in range(3)]
@@ -97,7 +97,7 @@ async def test_a_token_over_its_rate_is_told_503_and_when_to_come_back(shared_ap
         assert 1000 <= int(answers[-1].headers["Retry-After"]) <= 2000
 
 
-async def test_an_address_over_its_rate_is_told_503_here_and_429_elsewhere(shared_app_dsn: str) -> None:
+async def test_an_address_over_its_rate_gets_503_here_and_429_elsewhere(shared_app_dsn: str) -> None:
     async with in_process(shared_app_dsn, rate_address="100/hour") as service:
         headers = await service.machine("signals:write", source="loud")
         # Before anybody looks at the token, so that to guess one is limited too.
@@ -112,7 +112,7 @@ async def test_an_address_over_its_rate_is_told_503_here_and_429_elsewhere(share
         assert (others[0], others[-1]) == (200, 429)
 
 
-async def test_under_overload_it_is_told_503_before_writes_are(shared_app_dsn: str) -> None:
+async def test_under_overload_it_gets_503_before_writes(shared_app_dsn: str) -> None:
     async with in_process(shared_app_dsn) as service:
         headers = await service.machine("signals:write", source="flood")
         limiter, held = service.app.shedding.limiter, list[float]()

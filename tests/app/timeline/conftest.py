@@ -44,7 +44,7 @@ class Case:
     async def send(
         self, method: str, path: str, body: object = None, *, headers: Mapping[str, str] | None = None
     ) -> httpx2.Response:
-        """Send a request about the incident, as the responder if nobody else is named."""
+        """Send a request about the incident, as the responder unless another user is named."""
         if not path.startswith("/"):
             path = f"{self.path}/{path}"
         given = {**self.headers, **(headers or {})}

@@ -1,4 +1,4 @@
-"""Remarks are added by everybody, changed by their authors, kept for ever, and shown in v0."""
+"""Annotations are added by all roles, changed by their authors, kept forever, and shown in v0."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class _Forms(HTMLParser):
 
 @dataclass
 class Seen:
-    """A page that somebody sees."""
+    """A page as a user sees it."""
 
     html: str
     forms: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
@@ -74,7 +74,7 @@ class Seen:
 
 @dataclass
 class Browser:
-    """Somebody with a session, who looks at one incident."""
+    """A signed-in user who looks at one incident."""
 
     case: Case
     headers: Mapping[str, str]
@@ -226,7 +226,7 @@ async def test_a_remark_is_said_in_other_words_comes_to_something_and_is_taken_b
     assert "The cache was cold" not in (await here.get()).text
 
 
-async def test_a_remark_is_changed_by_whoever_said_it_through_its_own_incident_alone(
+async def test_an_annotation_is_changed_by_its_author_through_its_incident(
     service: Service,
 ) -> None:
     here, elsewhere = await at_work(service), await at_work(service)
@@ -367,7 +367,7 @@ async def test_titles_clocks_and_milestones_are_put_right(service: Service) -> N
     assert "known_as_of=2026-02-07T10%3A31%3A00" in seen.html
 
 
-async def test_signals_that_nobody_has_are_found_and_attached(service: Service) -> None:
+async def test_unassigned_signals_are_found_and_attached(service: Service) -> None:
     here = await at_work(service)
     case = here.case
     loose = {"id": "late", "kind": "log", "occurred_at": "2026-02-07T10:20:00Z", "title": "Out of memory"}
@@ -414,7 +414,7 @@ async def test_a_viewer_annotates_and_corrects_nothing(service: Service) -> None
     await here.post(edit, expect=403)
 
 
-async def test_a_private_incident_is_nowhere_for_whoever_may_not_see_it(service: Service) -> None:
+async def test_a_private_incident_is_invisible_to_others(service: Service) -> None:
     here = await at_work(service, visibility="private")
     await here.get(expect=404)
     for path in ("moves", "edits", "notes"):

@@ -109,7 +109,7 @@ def test_every_mark_and_name_of_the_drawing_lies_within_it(facts: Facts, across:
     assert all(b.x >= a.x + 60 for a, b in pairwise(drawn.ticks))
 
 
-def test_a_long_silence_is_cut_out_of_the_drawing_and_its_length_is_told() -> None:
+def test_a_long_gap_is_cut_out_and_labelled_with_its_length() -> None:
     day = 86_400_000_000
     shown = [
         entry("10:00:00"),
@@ -166,7 +166,7 @@ def test_only_more_than_ten_minutes_are_a_silence(second: str, *, silence: bool)
     assert any("min)" in it for it in laid_out(entry("10:00:00"), entry(second))[0][1]) is silence
 
 
-def test_beside_a_time_that_is_known_to_the_hour_or_day_nobody_can_tell_a_silence() -> None:
+def test_no_gap_is_shown_next_to_an_imprecise_time() -> None:
     rough = entry("10:00:00", p=Precision.HOUR)
     assert laid_out(rough, entry("10:59:00")) == [("07", ["≈10 h At 10:00:00", "10:59:00 At 10:59:00"])]
 

@@ -179,5 +179,5 @@ def names(entries: Sequence[Entry]) -> list[tuple[str, str]]:
 
 
 def keys(entries: Sequence[Entry]) -> Iterator[tuple[object, ...]]:
-    """Tell what of each entry is no matter of its neighbours."""
+    """Return the parts of each entry that do not depend on its neighbours."""
     return ((it.source, it.id, it.t, it.p, it.title, it.sha, it.pinned, it.hidden) for it in entries)

@@ -133,5 +133,5 @@ def test_one_day_is_written_once_below_the_plot() -> None:
 @pytest.mark.parametrize(
     ("seconds", "words"), [(0.0, "under 1 s"), (0.9, "under 1 s"), (1.0, "1 s"), (90, "1 min")]
 )
-def test_a_length_is_told_in_words_and_never_as_nothing(seconds: float, words: str) -> None:
+def test_a_duration_in_words_is_never_empty(seconds: float, words: str) -> None:
     assert length(seconds) == words

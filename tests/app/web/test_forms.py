@@ -112,9 +112,7 @@ def test_nothing_is_the_same_origin_as_no_host() -> None:
     ],
     ids=["another session's token", "no token", "no origin", "another site"],
 )
-async def test_a_browser_is_heard_from_a_form_of_its_own_session_only(
-    csrf: str, headers: Mapping[str, str]
-) -> None:
+async def test_a_browser_may_only_send_forms_of_its_session(csrf: str, headers: Mapping[str, str]) -> None:
     with pytest.raises(ForbiddenError):
         await read_form(posted(urlencode({"csrf": csrf}).encode(), headers), ADA)
 
@@ -212,13 +210,13 @@ def test_optional_times_days_and_lists_are_read_too() -> None:
     )
 
 
-def test_a_time_that_cannot_be_read_is_told_once_and_not_as_missing() -> None:
+def test_an_unreadable_time_is_one_error_and_not_missing() -> None:
     assert parse(Everything, {"at": "noon"}) == (
         FieldError("/at", "time", "must be a time in UTC, such as 2026-02-07 10:04"),
     )
 
 
-def test_every_broken_rule_is_told_under_the_name_of_its_field() -> None:
+def test_every_error_is_under_the_name_of_its_field() -> None:
     errors = parse(NewIncident, {"title": "a", "declared_at": "noon", "services": "ok, NOT"})
     assert isinstance(errors, tuple)
     words = Refusal(errors=errors).by_field
@@ -302,7 +300,7 @@ async def test_a_write_that_can_be_mended_or_repeated_brings_the_form_back(
 
 
 @pytest.mark.parametrize("error", [NotFoundError("Gone"), ForbiddenError("No"), KeyError("bug")], ids=repr)
-async def test_what_nobody_can_mend_by_typing_is_raised(error: Exception) -> None:
+async def test_errors_that_input_cannot_fix_are_raised(error: Exception) -> None:
     with pytest.raises(type(error)):
         await attempt(_fails(error))
 

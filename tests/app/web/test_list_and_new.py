@@ -125,7 +125,7 @@ async def test_another_sessions_form_records_nothing(service: Service) -> None:
     assert await incidents(service) == before
 
 
-async def test_who_may_not_write_is_told_so_by_a_page_that_knows_him(service: Service) -> None:
+async def test_a_forbidden_write_is_explained_on_a_signed_in_page(service: Service) -> None:
     viewer = await browser(service, "viewer")
     assert "/incidents/new" not in (await service.client.get("/incidents", headers=viewer)).text
     answer = await service.client.get("/incidents/new", headers=viewer)
@@ -186,9 +186,7 @@ async def test_a_sent_filter_leads_to_its_shortest_address(
 
 @pytest.mark.parametrize("query", ["from=noon", "severity=WORSE", "status=a&status=b", "nonsense=1"])
 @pytest.mark.parametrize("path", ["/incidents", "/insights"])
-async def test_a_filter_that_is_wrong_is_told_and_not_ignored(
-    service: Service, path: str, query: str
-) -> None:
+async def test_an_invalid_filter_is_reported_and_not_ignored(service: Service, path: str, query: str) -> None:
     answer = await service.client.get(f"{path}?{query}", headers=await browser(service, "viewer"))
     assert answer.status_code == 400
     assert "Invalid filter" in answer.text
