@@ -160,10 +160,29 @@ def _many_kinds_one_slot() -> _Course:
     return it
 
 
+def _at_random(seed: int) -> _Course:
+    """Change everything every second or two."""
+    luck = random.Random(seed)  # noqa: S311 - as above
+    it = _Course(seed, slots=8, takes=0.02, config=OverloadConfig(start=luck.choice([1, 4, 16, 64])))
+    for _ in range(14):
+        it.slots = luck.choice([1, 2, 4, 8, 32, 64])
+        it.takes = luck.choice([0.01, 0.02, 0.05, 0.2, 0.5])
+        it.lag = luck.choice([0.0, 0.0, 0.01, 0.05])
+        it.own = luck.choice([0.0, 0.6, 1.0])
+        it.leave = luck.choice([1e9, 1e9, 0.3, 1.0])
+        it.known = luck.random() < 0.3
+        it.kinds = luck.choice([1, 4, 300])
+        it.lost = luck.choice(list(Ending))
+        it.play(luck.choice([0.5, 1.0, 3.0]), rate=luck.choice([2, 10, 40, 80, 150]))
+    return it
+
+
 def courses() -> Iterator[tuple[str, list[str]]]:
     """Play each course; its notes are all numbers of the limiter, four times a second."""
     for play in (_overload, _callers_leave, _slow_and_well_again, _loop_lags, _many_kinds_one_slot):
         yield play.__name__.strip("_").replace("_", " "), play().notes
+    for seed in range(10, 18):
+        yield f"at random {seed}", _at_random(seed).notes
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Literal
 
 import pytest
 
-from postfacta_core.policy.breaker import CircuitConfig, CircuitState
+from postfacta_core.policy.breaker import REFUSED, CircuitConfig, CircuitState
 from tests.core.policy.circuits import (
     ANY_TEXT,
     BY_HAND,
@@ -279,3 +279,18 @@ def test_the_edges_of_the_options_are_taken() -> None:
     )
     CircuitConfig(sliding_window_size=10_000, wait_duration_in_open_state=60.0)
     CircuitConfig(sliding_window_size=1, minimum_number_of_calls=1)
+
+
+def test_one_call_is_a_whole_window() -> None:
+    found = Played().play("X").circuit.statistics(100.0)
+    assert (found.calls, found.failure_rate, found.slow_call_rate) == (1, 1.0, 1.0)
+
+
+def test_a_state_that_has_ended_is_left_before_it_is_set_by_hand() -> None:
+    played = Played().play("FFFF").wait(8)
+    assert played.enter() != REFUSED  # A trial that hangs.
+    played.wait(16).circuit.put(DISABLED, played.now)
+    assert [(old, new, reason) for old, new, _, reason in played.path[-2:]] == [
+        (HALF_OPEN, OPEN, "trial_hung"),
+        (OPEN, DISABLED, "by_hand"),
+    ]

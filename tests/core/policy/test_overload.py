@@ -34,6 +34,7 @@ from tests.kit.every import every
 
 def test_it_starts_at_sixteen_and_the_next_one_waits() -> None:
     limiter = OverloadLimiter("test")
+    assert not samples(limiter, "overloaded")
     fill(limiter, 16)
     assert isinstance(limiter.arrive(CRITICAL, 0.0), Wait)
     assert (limiter.in_flight, limiter.waiting) == (16, 1)

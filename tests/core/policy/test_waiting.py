@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from postfacta_core.policy.waiting import Priority, Shed, Wait, WaitingLine
@@ -133,3 +135,13 @@ def test_a_wait_without_an_owner_wakes_nobody() -> None:
     _, (wait,) = line_of((CRITICAL, 0.0))
     assert wait.wake() is None
     assert (wait.verdict, wait.decided, wait.priority) == (None, 0.0, CRITICAL)
+
+
+def test_at_the_very_moment_an_overload_ends_a_burst_is_a_burst_again() -> None:
+    line, _ = line_of(*[(PLUS, 0.5)] * 4)
+    line.refuse(0.0)
+    before, end = math.nextafter(1.0, 0.0), 1.0
+    assert line.is_full(before)
+    assert not line.is_full(end)
+    assert line.enter(CRITICAL, before, shed=SHED).until < 1.2
+    assert line.enter(CRITICAL, end, shed=SHED).until == 1.5
