@@ -193,7 +193,6 @@ class GuardedLoan(Loan):
             permit.run(self._guard.breaker.__enter__)
             self._permit = permit
         try:
-            # As the class above does; a call of it costs.
             self._kept = await self._pool.lend()
             self._started = self._pool.now()
         except DatabaseUnavailableError as error:

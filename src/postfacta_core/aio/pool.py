@@ -15,8 +15,6 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 import anyio
 import asyncpg
@@ -73,7 +71,7 @@ class _Opening:
 
 
 class Loan:
-    """A connection for the length of an `async with` block."""
+    """A connection that is lent; `GuardedLoan` lends it for the length of an `async with` block."""
 
     __slots__ = ("_kept", "_pool", "_started")
 
@@ -92,17 +90,6 @@ class Loan:
         if self._kept is None:
             raise asyncpg.InterfaceError("the connection was given back to the pool")
         return self._kept
-
-    async def __aenter__(self) -> Self:
-        self._kept = await self._pool.lend()
-        self._started = self._pool.now()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        kept, self._kept = self.kept, None
-        await self._pool.take_back(kept, error, self._started)
 
 
 class Pool:
@@ -190,10 +177,6 @@ class Pool:
             for kept in self._lending.sweep(self.now()):
                 kept.connection.terminate()
             await self.presence.renew_if_old()
-
-    def acquire(self) -> Loan:
-        """Lend a connection for an `async with` block; see `lend` for what that raises."""
-        return Loan(self)
 
     async def lend(self) -> Kept[RawConnection]:
         """Lend a connection, which must come back through `take_back`.

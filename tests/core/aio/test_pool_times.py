@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -353,7 +354,7 @@ def test_the_size_of_the_pool_counts_those_who_wait() -> None:
             assert (size.pool, size.used, size.maximum, size.waiting) == ("postgres", 2, 2, 2)
             await anyio.sleep(3)
             size = stage.seen.of(PoolSized)[-1]
-            assert (size.idle, size.used, size.waiting) == (2, 0, 0)
+            assert (size.idle, size.used, size.waiting, size.idle_minimum) == (2, 0, 0, 0)
         assert stage.seen.of(ConnectionAcquired)[0].seconds < math.inf
 
     play(scene)
@@ -367,5 +368,116 @@ def test_a_connection_that_was_given_back_is_nobodys() -> None:
                 kept.append(connection)
             with pytest.raises(asyncpg.InterfaceError, match="given back to the pool"):
                 _ = kept[0].raw
+
+    play(scene)
+
+
+def within(seconds: float) -> tuple[RequestContext, object]:
+    """Work for a request that has this long."""
+    request = RequestContext("r", anyio.current_time())
+    request.deadline = request.started + seconds
+    return request, bind_request(request)
+
+
+def test_a_caller_cancelled_natively_or_out_of_time_does_not_wait_for_its_connection_to_be_cleared() -> None:
+    async def scene(stage: Scene) -> None:
+        async with stage.opened() as database:
+            await stage.hold(0.0)
+            stage.server.round_trip = 0.4
+            task = asyncio.ensure_future(stage.hold(10.0))
+            await anyio.sleep(0.1)
+            task.cancel()
+            began = anyio.current_time()
+            await asyncio.wait([task])
+            assert task.cancelled()
+            assert anyio.current_time() == began
+            await anyio.sleep(2.0)
+
+            async with database.acquire():
+                pass
+            with pytest.raises(DeadlineExceededError):
+                async with database.acquire():
+                    began = anyio.current_time()
+                    raise DeadlineExceededError("a statement")
+            assert anyio.current_time() == began
+
+    play(scene)
+
+
+def test_closing_in_a_cancelled_scope_waits_for_the_lent_connections_all_the_same() -> None:
+    async def scene(stage: Scene) -> None:
+        async with anyio.create_task_group() as group:
+            with anyio.move_on_after(1.0):
+                async with stage.opened():
+                    group.start_soon(stage.hold, 3.0)
+                    await anyio.sleep_forever()
+            assert anyio.current_time() == pytest.approx(3.0, abs=0.02)
+
+    play(scene)
+
+
+def test_short_lives_are_looked_at_four_times_each() -> None:
+    async def scene(stage: Scene) -> None:
+        async with stage.opened():
+            await stage.hold(0.1)
+            await anyio.sleep(5.2)
+            assert len(stage.server.open) == 1
+
+    play(scene, max_lifetime=4.0)
+
+
+def test_a_request_with_half_a_second_left_gets_a_free_connection() -> None:
+    async def scene(stage: Scene) -> None:
+        async with stage.opened():
+            request, token = within(0.5)
+            await stage.hold(0.0)
+            release_request(token)  # type: ignore[arg-type] # what bind_request gave
+            assert request.waited == 0
+
+    play(scene)
+
+
+def test_a_request_waits_for_the_first_attempt_as_long_as_it_can() -> None:
+    async def scene(stage: Scene) -> None:
+        stage.server.handshake = 1.0
+        async with stage.database:
+            _, token = within(3.0)
+            await stage.hold(0.0)
+            release_request(token)  # type: ignore[arg-type] # as above
+        stage.server.handshake = 4.0
+        async with stage.database:
+            _, token = within(1.0)
+            began = anyio.current_time()
+            with pytest.raises(DeadlineExceededError):
+                await stage.hold(0.0)
+            release_request(token)  # type: ignore[arg-type] # as above
+            assert anyio.current_time() - began <= 1.0
+
+    play(scene, connect_timeout=20.0)
+
+
+def test_a_request_whose_time_is_up_while_a_connection_opens_is_late_and_the_database_there() -> None:
+    async def scene(stage: Scene) -> None:
+        async with stage.opened() as database:
+            stage.server.handshake = 1.5
+            _, token = within(1.0)
+            with pytest.raises(DeadlineExceededError):
+                await stage.hold(0.0)
+            release_request(token)  # type: ignore[arg-type] # as above
+            assert database.is_connected
+            assert stage.server.statements == []
+
+    play(scene)
+
+
+def test_a_connection_that_does_not_clear_makes_the_pool_look_at_the_database() -> None:
+    async def scene(stage: Scene) -> None:
+        async with stage.opened() as database:
+            stage.server.round_trip = 3.0
+            with anyio.move_on_after(0.5):
+                await database.fetchval("select 2")
+            assert "select 1" not in stage.server.statements
+            await anyio.sleep(1.1)
+            assert "select 1" in stage.server.statements
 
     play(scene)
