@@ -1,4 +1,4 @@
-"""A read sees one moment, a count is told after the commit, and each statement has its name in the metrics."""
+"""A read sees one moment, metrics are counted after the commit, and each statement has its name in the metrics."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_what_a_read_sees_was_true_together(app_database: Database) -> Non
     assert await app_database.fetchval(AUDITED) == 1
 
 
-async def test_what_is_counted_is_told_once_it_is_committed(app_database: Database) -> None:
+async def test_metrics_are_counted_once_committed(app_database: Database) -> None:
     told: list[tuple[object, ...]] = []
 
     async def refuse(unit: Unit) -> Answer:

@@ -183,11 +183,11 @@ async def test_a_person_reads_as_often_as_allowed_over_all_addresses_tokens_and_
         assert_limited(refused, "read", "q=6;w=3600", wait=(600, 661))
         assert refused.headers["Content-Type"] == "application/problem+json"
         assert refused.json()["type"] == "/problems/rate-limited"
-        assert refused.json()["detail"].startswith("You read too often")
+        assert refused.json()["detail"].startswith('Rate limit for "read" exceeded; retry after ')
         assert (await service.client.get(V0, headers=first)).json().keys() == {"message", "requestId"}
         page = await service.client.get("/incidents", headers={**cookie, "Accept": "text/html"})
         assert_limited(page, "read", "q=6;w=3600", wait=(600, 661))
-        assert "You read too often" in page.text
+        assert "Rate limit for &#34;read&#34; exceeded" in page.text
         # Another person is another budget, a probe needs none.
         assert await statuses(service.client, [LIST], await service.as_role("viewer")) == [200]
         assert await statuses(service.client, ["/healthz", "/metrics"], first) == [200] * 2
