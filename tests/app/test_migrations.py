@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import product, starmap
@@ -514,13 +514,10 @@ BROKEN = {
 
 
 async def test_a_failure_says_why_and_not_the_password() -> None:
+    attempts = {"migrate": partial(migrate, progress=quiet), "current_revision": current_revision}
     with every() as case:
-        attempts: tuple[Callable[[str], Awaitable[object]], ...] = (
-            partial(migrate, progress=quiet),
-            current_revision,
-        )
-        for (dsn, why), attempt in product(BROKEN.items(), attempts):
-            with case(dsn, attempt):
+        for (dsn, why), (name, attempt) in product(BROKEN.items(), attempts.items()):
+            with case(name, dsn):
                 with pytest.raises(MigrationError, match=why) as failed:
                     await attempt(dsn)
                 assert "hush@" not in str(failed.value)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings, strategies as st
+from hypothesis import HealthCheck, Phase, given, seed, settings, strategies as st
 
 from postfacta_app.timeline import query, rules
 from postfacta_app.timeline.model import Annotation, Edit, Entry, Instant, Milestone, Op
@@ -147,8 +147,10 @@ MUTANTS: dict[str, tuple[str, Broken]] = {
 def test_a_way_to_break_the_rules_is_noticed(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name, (module, function, broken) = MUTANTS[mutant]
 
+    # With this seed, about a hundred examples notice any of them; with others, up to a thousand do.
+    @seed(5)
     @settings(
-        max_examples=2000, deadline=None, database=None, phases=[Phase.generate], derandomize=True,
+        max_examples=2000, deadline=None, database=None, phases=[Phase.generate],
         suppress_health_check=SLOW, report_multiple_bugs=False,
     )  # fmt: skip
     @given(st.data())
