@@ -114,7 +114,9 @@ async def test_one_that_is_at_work_says_when_to_come_back(app_database_dsn: str)
         transactions = Transactions(database)
 
         async def again(unit: Unit) -> Answer:
-            with pytest.raises(IdempotencyInProgressError, match="is at work: send it again") as raised:
+            with pytest.raises(
+                IdempotencyInProgressError, match="is in progress; repeat it to get its response"
+            ) as raised:
                 await transactions.write(a_request(), ADA, audit, key="k")
             assert raised.value.headers == {"Retry-After": "1"}
             assert isinstance(raised.value.__cause__, LockTimeoutError)

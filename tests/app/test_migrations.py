@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import product, starmap
@@ -514,7 +514,10 @@ BROKEN = {
 
 
 async def test_a_failure_says_why_and_not_the_password() -> None:
-    attempts = {"migrate": partial(migrate, progress=quiet), "current_revision": current_revision}
+    attempts: dict[str, Callable[[str], Awaitable[object]]] = {
+        "migrate": partial(migrate, progress=quiet),
+        "current_revision": current_revision,
+    }
     with every() as case:
         for (dsn, why), (name, attempt) in product(BROKEN.items(), attempts.items()):
             with case(name, dsn):

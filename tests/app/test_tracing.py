@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import httpx2
+import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
@@ -53,6 +54,7 @@ def receiver() -> Generator[Receiver]:
         thread.join()
 
 
+@pytest.mark.usefixtures("programs")
 def test_a_request_is_one_trace_from_the_callers_span_to_the_statement(
     postgres_server: EmbeddedPostgres, app_template: str
 ) -> None:
@@ -92,6 +94,7 @@ def test_a_request_is_one_trace_from_the_callers_span_to_the_statement(
     assert ADMIN.password not in said
 
 
+@pytest.mark.usefixtures("programs")
 def test_an_unavailable_collector_affects_no_request(
     postgres_server: EmbeddedPostgres, app_template: str
 ) -> None:

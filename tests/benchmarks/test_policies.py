@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from benchmarks.bench_policy import measure, table
 from benchmarks.policy_peers import OURS, rows
 from benchmarks.rounds import cyclic_objects, medians
@@ -41,6 +43,7 @@ def test_ours_stands_first_in_each_row_and_some_peer_beside_it() -> None:
         assert len(ways) > 1, row
 
 
+@pytest.mark.long
 def test_a_row_is_measured_and_shown_with_a_line_for_each_way() -> None:
     figures = asyncio.run(measure(1, "bulkhead"))
     ((row, ways),) = figures.items()

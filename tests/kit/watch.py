@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,7 +26,7 @@ watch = Watch()
 
 
 @contextmanager
-def sparing() -> Iterator[None]:
+def sparing() -> Generator[None]:
     """Let a fixture that all tiers share, such as the session's PostgreSQL, start programs."""
     started, watch.started = watch.started, None
     try:
