@@ -174,9 +174,16 @@ def test_what_waits_for_the_real_world_is_refused(function: Callable[[], Awaitab
     assert threading.active_count() == before
 
 
-@pytest.mark.usefixtures("programs")
-@pytest.mark.parametrize("function", [use_a_thread, *OUTSIDE])
+@pytest.mark.parametrize("function", [use_a_thread, use_an_executor, use_a_socket])
 def test_with_a_threshold_the_real_world_is_waited_for(function: Callable[[], Awaitable[None]]) -> None:
+    clock = ManualClock(0.0)
+    run_in_virtual_time(function, clock=clock, autojump_threshold=REAL_SECONDS)
+    assert clock() == 0.0
+
+
+@pytest.mark.usefixtures("programs")
+@pytest.mark.parametrize("function", [use_a_process, use_a_shell])
+def test_with_a_threshold_another_process_is_waited_for(function: Callable[[], Awaitable[None]]) -> None:
     clock = ManualClock(0.0)
     run_in_virtual_time(function, clock=clock, autojump_threshold=REAL_SECONDS)
     assert clock() == 0.0

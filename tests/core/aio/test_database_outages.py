@@ -23,6 +23,7 @@ from .postgres import QUICK, opened, request_within, until_answers, until_quiet,
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg knows no other
 
 
+@pytest.mark.usefixtures("programs")
 async def test_a_database_that_is_away_at_start_is_no_crash_and_comes_by_itself() -> None:
     seen = RecordingObserver()
     with open_folder() as folder:

@@ -164,6 +164,7 @@ async def test_idle_connections_to_a_host_that_was_left_are_not_lent_again(pair:
         assert await two_ports(database) == {pair.standby.port}
 
 
+@pytest.mark.usefixtures("programs")
 async def test_the_host_that_takes_no_writes_is_passed_by(pair: Pair) -> None:
     place = f"127.0.0.1:{pair.primary.port}"
     dsn = pair.primary.dsn().replace(place, f"127.0.0.1:{pair.standby.port},{place}")
@@ -193,6 +194,7 @@ async def test_a_primary_that_became_a_standby_behind_one_name_is_left(pair: Pai
                     assert await connection.fetchval("select inet_server_port()") == pair.standby.port
 
 
+@pytest.mark.usefixtures("programs")
 async def test_only_the_first_of_many_that_break_together_evicts_the_others(pair: Pair) -> None:
     seen = RecordingObserver()
     options = replace(QUICK, max_size=8, acquire_timeout=5)
@@ -223,6 +225,7 @@ async def test_only_the_first_of_many_that_break_together_evicts_the_others(pair
         assert len(seen.of(ConnectionOpened)) == known
 
 
+@pytest.mark.usefixtures("programs")
 async def test_the_reserved_connection_is_renewed_at_its_age_without_a_gap(pair: Pair) -> None:
     seen = RecordingObserver()
     async with opened(pair.primary.dsn(), replace(QUICK, max_lifetime=0.3), seen) as database:
