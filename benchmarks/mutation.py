@@ -168,7 +168,8 @@ class Breaker:
             trees[module] = ast.parse((ROOT / module).read_text())
             for mutant in mutants_of(trees[module]):
                 old = done.get((module, mutant.number))
-                if old is None or (self._options.again and old["status"] == "survived"):
+                again = old is not None and old["status"] in {"survived", "uncovered"}
+                if again if self._options.again else old is None:
                     work.append((module, mutant))
         random.Random(self._options.seed).shuffle(work)  # noqa: S311 - a fixed series, no secret
         budget = SECOND_BUDGET if self._options.again else FIRST_BUDGET
@@ -205,17 +206,8 @@ class Breaker:
         """Return the tests that cover the line: first who noticed others in this function, then the quickest."""
         covering = self._covering.get(filename, {})
         found = {test for line in mutant.lines for test in covering.get(line, ()) if self._seconds[test] >= 0}
-        stem = Path(filename).stem.strip("_")
         killers = self._killers[mutant.function]
-        ordered = sorted(
-            found,
-            key=lambda it: (
-                -killers[it],
-                f"test_{stem}.py" not in self._items[it].nodeid,
-                self._seconds[it],
-                it,
-            ),
-        )
+        ordered = sorted(found, key=lambda it: (-killers[it], self._seconds[it], it))
         chosen: list[int] = []
         spent = 0.0
         for test in ordered:

@@ -41,6 +41,14 @@ class FakeConnection:
         await self.execute(sql)
         return 1
 
+    async def fetch(self, sql: str, *args: object, timeout: float | None = None) -> list[object]:  # noqa: ASYNC109
+        await self.execute(sql)
+        return [1]
+
+    async def fetchrow(self, sql: str, *args: object, timeout: float | None = None) -> object:  # noqa: ASYNC109
+        await self.execute(sql)
+        return 1
+
     async def reset(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
         await self.execute("reset")
 

@@ -17,7 +17,7 @@ from postfacta_core.aio import connecting
 from postfacta_core.aio.database import Connection, Database, PoolOptions
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.errors import DatabaseUnavailableError, DeadlineExceededError, PoolTimeoutError
-from postfacta_core.events import ConnectionAcquired, PoolSized
+from postfacta_core.events import ConnectionAcquired, PoolSized, QueryFinished
 from postfacta_core.policy.retry import Backoff
 from postfacta_core.testing import ManualClock, RecordingObserver, run_in_virtual_time
 
@@ -479,5 +479,22 @@ def test_a_connection_that_does_not_clear_makes_the_pool_look_at_the_database() 
             assert "select 1" not in stage.server.statements
             await anyio.sleep(1.1)
             assert "select 1" in stage.server.statements
+
+    play(scene)
+
+
+@pytest.mark.parametrize("method", ["fetch", "fetchrow", "fetchval", "execute"])
+def test_a_statement_has_its_operation_and_collection_in_its_event(method: str) -> None:
+    labels = {"operation": "look", "collection": "things"}
+
+    async def scene(stage: Scene) -> None:
+        async with stage.opened() as database:
+            await getattr(database, method)("select 1", **labels)
+            await getattr(database, method)("select 1", repeatable=True, **labels)
+            async with database.acquire() as connection:
+                await getattr(connection, method)("select 1", **labels)
+                await getattr(connection, method)("select 1")
+        found = [(event.operation, event.collection) for event in stage.seen.of(QueryFinished)]
+        assert found == [("look", "things")] * 3 + [("SELECT", "")]
 
     play(scene)
