@@ -16,6 +16,7 @@ from postfacta_core.errors import (
     OutcomeUnknownError,
     PoolTimeoutError,
     ReadOnlyDatabaseError,
+    RejectedError,
 )
 from postfacta_core.events import ConnectionAcquired, ConnectionOpened, Event, PoolSized, QueryFinished
 from postfacta_core.testing import RecordingObserver
@@ -54,6 +55,7 @@ def test_an_error_is_told_apart(
 ) -> None:
     known = translate(error, "db", broken=broken)
     assert type(known) is (expected or type(None))
+    assert getattr(known, "retry_after", None) == (1.0 if isinstance(known, RejectedError) else None)
 
 
 async def test_statements_answer_and_are_told_by_operation_and_collection(database_dsn: str) -> None:

@@ -127,3 +127,15 @@ async def test_tasks_are_counted_in_another_thread(anyio_backend_name: str) -> N
 def test_this_process_has_some_memory_and_some_processors() -> None:
     assert 0 < memory_limit() <= sys.maxsize
     assert 0 < cpu_limit() <= 4096
+
+
+def test_both_limits_are_told_as_they_are(tmp_path: Path) -> None:
+    told: list[Event] = []
+    root = lay_out(tmp_path, {**V2, f"{CGROUP}/pods/billing/memory.max": f"{64 * MIB}\n"})
+    Runtime(observer=told.append, root=root)
+    (created,) = told
+    assert isinstance(created, PolicyCreated)
+    assert {sample.metric: sample.value for sample in created.tally()} == {
+        "postfacta_memory_limit_bytes": 64 * MIB,
+        "postfacta_cpu_limit_cores": cpu_limit(root),
+    }

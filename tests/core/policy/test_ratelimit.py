@@ -379,6 +379,7 @@ def test_a_key_of_any_length_takes_a_bounded_place() -> None:
     assert len(shorten(long)) <= LONGEST_KEY
     assert shorten(long) == shorten(long)
     assert shorten(long) != shorten(other)
+    assert shorten(long) == f"{'k' * 64}#{hash(long):x}"
 
 
 def test_a_rate_that_makes_no_sense_is_refused_at_once() -> None:
