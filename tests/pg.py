@@ -29,7 +29,7 @@ def open_folder() -> Generator[Path]:
 
 
 def create_database(server: EmbeddedPostgres, name: str, template: str = "template0") -> str:
-    """Copy a database that nobody is connected to; not to be called inside an event loop.
+    """Copy a database without connections; not to be called inside an event loop.
 
     Returns:
         The address of the copy.
@@ -39,7 +39,7 @@ def create_database(server: EmbeddedPostgres, name: str, template: str = "templa
 
 
 def drop_database(server: EmbeddedPostgres, name: str) -> None:
-    """Remove a database, and end whoever is still connected to it; not to be called inside an event loop."""
+    """Remove a database, and end its connections; not to be called inside an event loop."""
     execute(server.dsn(), f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 

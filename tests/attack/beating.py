@@ -92,7 +92,7 @@ class Beating:
         return Beat(float(stall), int(most), float(processor))
 
     def wait_ready(self, client: httpx2.Client) -> None:
-        """Wait until it has found its database; `client` is somebody who may ask who he is."""
+        """Wait until it has found its database; `client` is a user who may ask for their own account."""
         until = time.monotonic() + 30
         while client.get("/api/v1/me").status_code != 200:
             assert time.monotonic() < until

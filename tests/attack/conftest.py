@@ -14,7 +14,7 @@ __all__ = ["anyio_backend", "app_database", "app_database_dsn", "app_template", 
 
 @pytest.fixture(scope="session")
 def app_template(postgres_server: EmbeddedPostgres) -> str:
-    """Name a migrated database that nobody is connected to, beside the one of the app's own tests."""
+    """Name a migrated database without connections, beside the one of the app's own tests."""
     upgrade(create_database(postgres_server, "attack_template"), progress=lambda _: None)
     return "attack_template"
 

@@ -1,4 +1,4 @@
-"""What nobody, without an account, can do to the accounts of others: lock them out, find them, fill the memory."""
+"""What no one without an account can do to the accounts of others: lock them out, find them, fill the memory."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def guess(service: Service, addresses: Sequence[str], times: int, email: s
     return statuses
 
 
-async def test_nobody_locks_anybody_out_of_sign_in(app_database_dsn: str) -> None:
+async def test_no_client_locks_another_out_of_sign_in(app_database_dsn: str) -> None:
     async with in_process(app_database_dsn) as service, browser(service, "203.0.113.9") as laptop:
         await with_ada(service)
         assert await submit(laptop) == 303

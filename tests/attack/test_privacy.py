@@ -35,7 +35,7 @@ def signal(number: int, **fields: object) -> dict[str, Any]:
 # A responder who wants evidence to vanish
 
 
-async def test_a_responder_hides_no_evidence_from_anybody(service: Service) -> None:
+async def test_a_responder_hides_no_evidence(service: Service) -> None:
     machine = await service.machine("signals:write", source="alerts")
     victim, attacker = await service.as_role("responder"), await service.as_role("responder")
     told = await ingest(service, machine, *(signal(number) for number in range(20)))

@@ -111,7 +111,7 @@ class Crowd:
 
 @asynccontextmanager
 async def crowded(crowd: Crowd, number: int) -> AsyncGenerator[None]:
-    """Let so many hold on during the block."""
+    """Let this many hold on during the block."""
     async with asyncio.TaskGroup() as tasks:
         joined = [tasks.create_task(crowd.join()) for _ in range(number)]
         yield
@@ -120,7 +120,7 @@ async def crowded(crowd: Crowd, number: int) -> AsyncGenerator[None]:
 
 
 async def others(port: int, *, seconds: float, path: str = PAGE) -> Counter[int]:
-    """Ask as somebody else does, on a new connection each time; 0 is a request without an answer."""
+    """Send requests as another client, on a new connection each time; 0 is a request without an answer."""
     answers: Counter[int] = Counter()
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -147,7 +147,7 @@ async def test_slow_heads_are_closed_and_others_are_served(tmp_path: Path) -> No
         assert service.files <= before + 20
 
 
-async def test_more_connections_than_open_files_lock_nobody_out(tmp_path: Path) -> None:
+async def test_more_connections_than_open_files_lock_no_client_out(tmp_path: Path) -> None:
     with victim(tmp_path, files=256) as service:
         crowd = Crowd(service.port, first=b"", then=b"")
         async with crowded(crowd, 800):

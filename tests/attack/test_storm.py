@@ -159,7 +159,7 @@ def storm(programs: None, postgres_server: EmbeddedPostgres, app_template: str) 
             yield storm
 
 
-def test_a_storm_holds_nobody_up(storm: Storm) -> None:
+def test_a_storm_delays_no_one(storm: Storm) -> None:
     storm.beating.beat()
     with ThreadPoolExecutor(8) as pool:
         others = [

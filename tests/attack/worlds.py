@@ -1,4 +1,4 @@
-"""The largest things that the service lets anybody make, written by SQL: to send them would take minutes."""
+"""The largest things that the service lets a user make, written by SQL: to send them would take minutes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Break the hardened stack as somebody might, and let the gate judge it: `python -m tests.benchmarks.broken dearer`."""
+"""Break the hardened stack as a change might, and let the gate judge it: `python -m tests.benchmarks.broken dearer`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A comparison is told only by a machine that it had to itself, and compares what logs with what logs."""
+"""A comparison is reported only by a machine without other work, and compares what logs with what logs."""
 
 from __future__ import annotations
 

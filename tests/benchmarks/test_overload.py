@@ -1,4 +1,4 @@
-"""The generator tells of what users would feel, above all when a server does nothing at all."""
+"""The generator reports what users would feel, above all when a server does nothing at all."""
 
 from __future__ import annotations
 

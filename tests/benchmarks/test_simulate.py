@@ -58,7 +58,7 @@ def test_services_beyond_the_grid_lose_little(service: str) -> None:
     assert result.early >= 0.8
 
 
-def test_a_processor_that_others_take_refuses_nobody_who_can_be_served() -> None:
+def test_a_processor_shared_with_others_refuses_no_servable_request() -> None:
     assert play(Cell("stolen", "leave", 50, 0.4), seed=SEED).refused == 0
 
 

@@ -109,7 +109,7 @@ def connect(address: str) -> socket.socket:
 
 
 def read_exactly(connection: socket.socket, size: int) -> bytes:
-    """Read so many bytes, or all until the end if there are fewer."""
+    """Read this many bytes, or all until the end if there are fewer."""
     got = bytearray()
     while len(got) < size and (data := connection.recv(size - len(got))):
         got += data

@@ -32,7 +32,7 @@ def needs_programs() -> None:
         pytest.skip(f"not installed: {', '.join(missing)}")
 
 
-def test_two_faults_are_told_by_their_own_alerts_and_a_calm_time_by_none(tmp_path: Path) -> None:
+def test_two_faults_fire_their_own_alerts_and_calm_fires_none(tmp_path: Path) -> None:
     needs_programs()
     code = main([*ROWS, *SHORT, "--out", str(tmp_path)])
     found = json.loads((tmp_path / "gameday.json").read_text())

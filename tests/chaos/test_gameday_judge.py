@@ -166,12 +166,12 @@ def test_a_runbook_must_answer_and_must_not_say_too_soon_that_all_is_well(
     assert judged(commands=[command]).reasons == ((reason,) if reason else ())
 
 
-def test_what_the_fault_may_set_off_is_told_and_no_noise() -> None:
+def test_what_the_fault_may_set_off_is_sent_without_noise() -> None:
     result = judged(episodes=(EPISODE, replace(EPISODE, labels=DAMP)))
     assert (result.verdict, result.others, result.noise) == ("pass", ("Damp (ticket)",), ())
 
 
-def test_what_was_only_pending_or_concerns_nobody_is_no_noise() -> None:
+def test_pending_alerts_and_those_without_receiver_are_no_noise() -> None:
     pending = replace(EPISODE, fired=None)
     watchdog = replace(EPISODE, labels={"alertname": "Watchdog", "severity": "none"})
     assert noise([pending, watchdog], [arrival(1.0, "firing", "deadman", watchdog.labels)]) == ()

@@ -85,7 +85,7 @@ def test_the_figures_are_given_as_measured_and_at_productions_pace() -> None:
     assert "| PostfactaDrought | nothing here is dry |" in text
 
 
-def test_a_row_at_a_pace_of_its_own_is_told_at_that_pace() -> None:
+def test_a_row_with_its_own_pace_is_reported_at_it() -> None:
     text = as_markdown(replace(TOLD, results=[replace(RESULT, compression=60.0)]))
     assert "| page | 6.5 s | 6 m 30 s | 7.0 s |" in text
 
@@ -95,7 +95,7 @@ def test_a_reason_of_several_lines_stays_in_its_cell() -> None:
     assert "| its last words: listening |" in text
 
 
-def test_what_did_not_happen_is_told_as_never() -> None:
+def test_what_did_not_happen_is_reported_as_never() -> None:
     silent = replace(FINDING, fired_after=None, told_after=None, resolved_after=None, severity="", runbook="")
     text = as_markdown(replace(TOLD, results=[replace(RESULT, findings=(silent,))]))
     assert "| dam-broken | PostfactaFlooded | - | never | never | never | never | - |" in text
@@ -113,7 +113,7 @@ def test_all_of_it_is_plain_data() -> None:
     assert found["episodes"][0]["labels"]["alertname"] == "PostfactaFlooded"
 
 
-def test_the_page_draws_when_an_alert_was_pending_fired_and_was_told() -> None:
+def test_the_page_draws_when_an_alert_was_pending_fired_sent() -> None:
     page = as_html(replace(TOLD, results=[RESULT, SKIPPED]))
     drawing = next(part for part in page.split("<svg")[1:] if "alerts over time" in part).partition("</svg>")[
         0

@@ -57,7 +57,7 @@ def test_one_failure_in_the_last_second_is_enough() -> None:
     assert load.since(now - 3.0).failed == 1
 
 
-def test_nobody_served_is_not_nobody_failed() -> None:
+def test_no_request_served_is_not_none_failed() -> None:
     load = Load("http://nowhere.example", "", RATE)
     assert load.since(0.0).error_share == 1.0
     assert not load.is_well(load.now() - 10.0)

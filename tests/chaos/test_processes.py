@@ -42,7 +42,7 @@ def family(tmp_path: Path) -> Generator[subprocess.Popen[bytes]]:
 
 
 def state(pid: int) -> str:
-    """Tell the state of a process: R, S or D lives, T is frozen; empty means gone."""
+    """Return the state of a process: R, S or D lives, T is frozen; empty means gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0].replace("Z", "")
     except FileNotFoundError:
@@ -70,7 +70,7 @@ def test_a_family_is_killed_whole_even_when_frozen(family: subprocess.Popen[byte
     wait_until(lambda: not any(state(pid) for pid in members), "all are gone", within=10)
 
 
-def test_nobody_else_is_touched(family: subprocess.Popen[bytes]) -> None:
+def test_no_other_process_is_touched(family: subprocess.Popen[bytes]) -> None:
     assert os.getpid() not in descendants(family.pid)
     kill(family.pid)
     assert state(os.getpid()) in {"R", "S"}

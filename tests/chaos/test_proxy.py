@@ -479,7 +479,7 @@ def test_a_query_fails_at_once_when_its_proxy_is_disabled(
     asyncio.run(run())
 
 
-def test_a_query_into_a_black_hole_hears_nothing(
+def test_a_query_into_a_black_hole_gets_nothing(
     api: Toxiproxy, postgres: tuple[str, str], postgres_server: EmbeddedPostgres
 ) -> None:
     name, address = postgres

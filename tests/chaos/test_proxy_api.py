@@ -47,7 +47,7 @@ def http(api: Toxiproxy) -> Generator[httpx2.Client]:
 
 @pytest.fixture
 def name(api: Toxiproxy) -> Generator[str]:
-    """Give the name of a proxy that nobody listens behind."""
+    """Return the name of a proxy without a listening upstream."""
     with new_proxy(api, UPSTREAM) as (made, _):
         yield made
 
@@ -330,7 +330,7 @@ def test_it_listens_to_no_other_machine_unasked(api: Toxiproxy) -> None:
 
 
 @ours_only
-def test_it_listens_to_other_machines_when_told_so() -> None:
+def test_it_listens_to_other_machines_on_request() -> None:
     async def run() -> None:
         async with Proxies(everywhere=True) as proxies:
             await proxies.add(proxies.new("open", "0.0.0.0:0", UPSTREAM), enabled=True)

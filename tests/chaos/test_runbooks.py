@@ -60,7 +60,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_blocks_are_told_by_role_with_their_place_and_without_the_lists_indent(file: Path) -> None:
+def test_blocks_are_listed_by_role_with_place_and_without_indent(file: Path) -> None:
     book = read(file)
     assert (book.name, book.front["alert"], list(book.sections)) == (
         "Fire",
@@ -100,7 +100,7 @@ def test_a_block_that_hangs_is_ended() -> None:
     assert run(Block("Diagnosis", "diagnose", "sleep 60", 1), {}, timeout=0.3).code == 124
 
 
-def test_a_role_that_nobody_knows_is_refused_with_its_line(file: Path) -> None:
+def test_an_unknown_role_is_refused_with_its_line(file: Path) -> None:
     file.write_text(TEXT.replace("sh diagnose", "sh destroy"))
     with pytest.raises(RunbookError, match=r"Fire.md:17: 'destroy' is no role: there are diagnose, mitigate"):
         read(file)

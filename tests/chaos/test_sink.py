@@ -27,7 +27,7 @@ def post(sink: Sink, receiver: str, *names: str, status: str = "firing") -> int:
     return httpx2.post(sink.url(receiver), json=body, timeout=5.0).status_code
 
 
-def test_what_came_is_told_by_receiver_name_status_and_moment(sink: Sink) -> None:
+def test_what_came_is_listed_by_receiver_name_status_and_time(sink: Sink) -> None:
     assert post(sink, "pager", "Down", "Burn") == 200
     middle = time.monotonic()
     assert post(sink, "ticket", "Slow") == 200
@@ -68,7 +68,7 @@ def test_what_it_refuses_it_does_not_remember(sink: Sink) -> None:
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"alerts": [{}]}', b'{"alerts": 3}'])
-def test_what_it_does_not_understand_is_refused_and_hurts_nobody(body: bytes, sink: Sink) -> None:
+def test_what_it_does_not_understand_is_refused_without_harm(body: bytes, sink: Sink) -> None:
     assert httpx2.post(sink.url("pager"), content=body, timeout=5.0).status_code == 400
     assert post(sink, "pager", "Down") == 200
     assert [one.name for one in sink.arrivals()] == ["Down"]

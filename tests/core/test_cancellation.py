@@ -1,4 +1,4 @@
-"""Whoever is cancelled, wherever it waits, takes nothing with it: every runner, at every await, on both loops."""
+"""A cancelled call, wherever it waits, takes nothing with it: every runner, at every await, on both loops."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def living_tasks(backend: str) -> int:
 
 
 async def cancelled_by_scope(run: Run, at: int, *, also: Callable[[], object]) -> bool:
-    """Tell whether it was cut off."""
+    """Return whether it was cut off."""
     ended = False
     with anyio.CancelScope() as scope:
 
@@ -82,7 +82,7 @@ async def cancelled_by_scope(run: Run, at: int, *, also: Callable[[], object]) -
 
 
 async def cancelled_as_a_task(run: Run, at: int, *, also: Callable[[], object]) -> bool:
-    """Tell whether it was cut off."""
+    """Return whether it was cut off."""
 
     def act() -> None:
         also()
@@ -134,7 +134,7 @@ class Bench:
         self.clock.advance(60)
 
     def outcomes(self) -> float:
-        """Count what the circuit heard of."""
+        """Count what the circuit recorded."""
         kinds = {"success", "failure", "slow"}
         counted = [each for each in self.breaker.tally() if each.metric == "postfacta_breaker_calls_total"]
         return sum(each.value for each in counted if each.labels[1] in kinds)

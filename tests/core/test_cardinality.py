@@ -45,7 +45,7 @@ def word(luck: random.Random) -> str:
 
 
 async def ask(app: Hardened, luck: random.Random) -> None:
-    """Send what nobody has sent before."""
+    """Send what was never sent before."""
     path = "/" + "/".join(word(luck) for _ in range(luck.randint(1, 5)))
     if luck.random() < 0.3:
         path = f"/v1/{word(luck)}/i/{word(luck)}"

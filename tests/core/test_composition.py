@@ -29,7 +29,7 @@ LONG = 60.0
 
 
 class Dependency:
-    """Counts its calls, and does to each what it is told; without luck, waits are as long as they can be."""
+    """Counts its calls, and treats each as given; without jitter, waits are as long as they can be."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()

@@ -1,4 +1,4 @@
-"""Every policy is observed unless somebody says otherwise, whatever is made first, and an observer breaks nothing."""
+"""Every policy is observed unless that is switched off, whatever is made first, and an observer breaks nothing."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_policy_is_observed_by_default() -> None:
                     assert policy is not None
 
 
-def test_no_observer_means_that_none_hears() -> None:
+def test_without_an_observer_none_is_called() -> None:
     with every() as case:
         for metric in POLICIES:
             with case(metric):
@@ -83,7 +83,7 @@ def test_no_observer_means_that_none_hears() -> None:
                 assert policy is not None
 
 
-def test_the_last_telemetry_hears_of_changes() -> None:
+def test_the_last_telemetry_receives_changes() -> None:
     with every() as case:
         for metric in [name for name in POLICIES if name != "postfacta_retry_budget_tokens"]:
             with case(metric):
@@ -209,7 +209,7 @@ def _raising_later() -> Callable[[Event], None]:
     return observe
 
 
-def test_nothing_hears_without_an_observer() -> None:
+def test_nothing_is_called_without_an_observer() -> None:
     observe = observing("Retry", "billing", None)
     observe(DeadlineExceeded("client"))
     assert not process_observer.is_set

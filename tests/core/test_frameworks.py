@@ -337,7 +337,7 @@ async def test_resources_and_probes_follow_the_service_from_start_to_end(service
     assert service.lines == []
 
 
-async def test_the_metrics_are_served_and_tell_of_what_was_served(service: Service) -> None:
+async def test_the_metrics_are_served_and_count_what_was_served(service: Service) -> None:
     await service.call()
     response = await service.call(path="/metrics")
     assert response.status == 200

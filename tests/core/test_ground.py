@@ -35,7 +35,7 @@ def test_the_tree_in_the_docstring_names_every_error() -> None:
                 assert issubclass(kind, ResilienceError)
 
 
-def test_an_observer_that_raises_keeps_nobody_from_hearing() -> None:
+def test_an_observer_that_raises_does_not_affect_the_others() -> None:
     heard: list[Event] = []
 
     def broken(event: Event, /) -> None:
@@ -45,7 +45,7 @@ def test_an_observer_that_raises_keeps_nobody_from_hearing() -> None:
     assert heard == [ListenerFailed(broken.__qualname__, "RuntimeError('broken')"), CHANGE]
 
 
-def test_a_listener_may_be_nobody() -> None:
+def test_a_listener_may_be_left_out() -> None:
     ignore(CHANGE)
     fan_out([])(CHANGE)
 
@@ -68,7 +68,7 @@ def test_ids_are_distinct_and_fit_the_rule_for_request_ids() -> None:
     assert all(re.fullmatch(r"[A-Za-z0-9._-]{8,64}", one) for one in ids)
 
 
-def test_clocks_and_luck_are_what_they_say() -> None:
+def test_clocks_and_random_numbers_are_what_they_say() -> None:
     assert MONOTONIC() <= MONOTONIC()
     assert WALL() > 1_700_000_000
     assert all(0 <= LUCK() < 1 for _ in range(100))

@@ -218,7 +218,7 @@ def test_a_line_below_a_warning_is_written_soon_too(pipe: tuple[int, int]) -> No
     assert read_lines(pipe[0], "two")
 
 
-def test_while_nobody_reads_no_request_waits_and_what_does_not_fit_is_counted(
+def test_without_a_reader_no_request_waits_and_drops_are_counted(
     pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logs, "_COLLECT", 60.0)
@@ -238,7 +238,7 @@ def test_while_nobody_reads_no_request_waits_and_what_does_not_fit_is_counted(
     assert sorted(told, key=str) == [20, *"x" * 90, *"y" * 10]
 
 
-def test_a_reader_that_is_gone_ends_nothing_and_the_next_is_told(pipe: tuple[int, int]) -> None:
+def test_a_reader_that_is_gone_ends_nothing_and_is_reported(pipe: tuple[int, int]) -> None:
     configure()
     reader, writer = os.pipe()
     os.dup2(writer, pipe[1])

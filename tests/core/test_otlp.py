@@ -78,7 +78,7 @@ def test_what_is_not_sampled_takes_no_place(exporter: Exporter) -> None:
 
 
 @pytest.mark.clock("2 s")
-def test_what_does_not_fit_is_dropped_and_counted_and_nobody_waits(exporter: Exporter) -> None:
+def test_what_does_not_fit_is_dropped_and_counted_without_waiting(exporter: Exporter) -> None:
     exporter.go.clear()
     provider = Provider(exporter, sampler=ALWAYS_ON, queued=10, batch=2, every=0.01)
     began = time.monotonic()

@@ -31,7 +31,7 @@ The numbers are those of the list of defects that the design was made from.
 | 24 | the size of another response is recorded | below |
 | 24 | three spans for a request, named by its path | below; `telemetry/test_tracing` |
 | 24 | durations below a millisecond are rounded away | below |
-| 24 | spans are made although nobody installed an SDK | `telemetry/test_tracing`: without an SDK |
+| 24 | spans are made although no SDK is installed | `telemetry/test_tracing`: without an SDK |
 | cyclic garbage | a request leaves work for the cyclic collector | `asgi/test_stack`, `asgi/test_telemetry` |
 
 Line 10 is about several processes on one registry, which is not offered.
@@ -185,7 +185,7 @@ async def test_an_id_need_not_be_a_uuid(given: str) -> None:
     assert response.header("x-request-id") == given
 
 
-async def test_what_a_handler_tells_of_the_request_is_seen_outside(caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_a_handler_sets_on_the_request_is_seen_outside(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "postfacta")
 
     async def named(request: Request) -> Response:

@@ -140,7 +140,7 @@ async def test_a_cancellation_reaches_the_nearest_caller_also_from_another_task(
     assert not outer.cancelled_caught
 
 
-async def test_a_cancellation_needs_somebody_who_can_be_cancelled() -> None:
+async def test_a_cancellation_needs_a_cancellable_block() -> None:
     with cancellable():
         pass
     with pytest.raises(RuntimeError, match="cancellable"):
@@ -173,7 +173,7 @@ async def test_by_chance_the_shares_are_those_asked_for_and_the_same_in_each_run
     assert shares == pytest.approx({"ok": 0.7, "ConnectionResetError": 0.2, "TimeoutError": 0.1}, abs=0.02)
 
 
-async def test_luck_is_drawn_once_and_meets_the_bounds_exactly() -> None:
+async def test_a_random_number_is_drawn_once_and_meets_bounds_exactly() -> None:
     cases: list[tuple[float, str]] = [
         (0.0, "ConnectionResetError"),
         (math.nextafter(0.2, 0), "ConnectionResetError"),
@@ -267,7 +267,7 @@ async def test_a_clean_up_that_waits_is_waited_for() -> None:
     assert cleaned >= 2
 
 
-async def test_work_that_waits_too_often_is_told_of() -> None:
+async def test_work_that_waits_too_often_is_reported() -> None:
     async def work() -> None:
         for _ in range(10):
             await checkpoint()

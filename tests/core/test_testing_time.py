@@ -212,9 +212,7 @@ def test_a_thread_that_wakes_the_loop_is_noticed() -> None:
     ("function", "what"),
     [(use_an_executor, "a thread"), (use_a_process, "another process"), (use_a_shell, "another process")],
 )
-def test_whoever_asks_for_the_real_world_is_told_at_once(
-    function: Callable[[], Awaitable[None]], what: str
-) -> None:
+def test_real_world_waits_are_refused_immediately(function: Callable[[], Awaitable[None]], what: str) -> None:
     async def work() -> str:
         with pytest.raises(RuntimeError, match=what):
             await function()

@@ -82,7 +82,7 @@ def test_whole_numbers_are_int(value: object) -> None:
     assert validation.whole("x", 3, at_least=0, at_most=3) == 3
 
 
-def test_texts_and_objects_and_functions_are_told_apart() -> None:
+def test_texts_and_objects_and_functions_are_distinguished() -> None:
     assert validation.text("x", "") == ""
     assert validation.instance("x", Mode.OFF, Mode, example="Mode.OFF") is Mode.OFF
     assert validation.function("x", len, example="len") is len
@@ -96,7 +96,7 @@ def test_texts_and_objects_and_functions_are_told_apart() -> None:
         validation.function("x", 1, example="len")
 
 
-def test_a_secret_is_told_by_its_type_alone() -> None:
+def test_a_secret_is_shown_by_its_type_alone() -> None:
     assert validation.secret("x", "hunter2", example="a text") == "hunter2"
     with pytest.raises(ValueError, match="x must be a text, not <class 'bytes'>; for example a text"):
         validation.secret("x", b"hunter2", example="a text")
@@ -111,7 +111,7 @@ def test_flags_are_true_or_false(value: object) -> None:
 
 
 @pytest.mark.parametrize("value", ["c", "", None, 1, ["a"]])
-def test_one_of_a_few_texts_is_told_with_all(value: object) -> None:
+def test_a_wrong_choice_is_refused_with_all_choices(value: object) -> None:
     assert validation.one_of("x", "a", ("a", "b")) == "a"
     with pytest.raises(ValueError, match=r"x must be one of 'a', 'b', not .*; for example 'a'"):
         validation.one_of("x", value, ("a", "b"))

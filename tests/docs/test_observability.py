@@ -1,4 +1,4 @@
-"""Whoever follows the page from `harden` to an alert gets there: its files are saved and its commands run as they stand."""
+"""A reader who follows the page from `harden` to an alert gets there: its files are saved and its commands run as they stand."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_page_has_what_this_reads() -> None:
 @pytest.mark.usefixtures("programs")
 @needs("prometheus")
 @needs("promtool")
-def test_whoever_follows_the_page_sees_the_alert_fire_and_end(tmp_path: Path) -> None:
+def test_a_reader_who_follows_the_page_sees_the_alert(tmp_path: Path) -> None:
     # The page has the checkout beside the service.
     (tmp_path / "postfacta").symlink_to(ROOT)
     desk = Desk(tmp_path / "billing", web=free_port(), prometheus=free_port())
@@ -109,7 +109,7 @@ def test_whoever_follows_the_page_sees_the_alert_fire_and_end(tmp_path: Path) ->
 
 
 class Desk:
-    """Where somebody follows the page: a folder, and two ports that are free instead of the page's.
+    """Where a reader follows the page: a folder, and two ports that are free instead of the page's.
 
     Args:
         folder: Made here.
@@ -126,7 +126,7 @@ class Desk:
         self._environment = kept | {"PATH": here}
 
     def save(self, step: Step) -> None:
-        """Save a file; only Prometheus is told to look more often than the page says."""
+        """Save a file; only Prometheus is set to scrape more often than the page says."""
         text = self._here(step.text)
         if step.file == "prometheus.yml":
             text = re.sub(r"\b15s\b", "1s", text)

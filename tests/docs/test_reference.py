@@ -89,7 +89,7 @@ PROSE = {
 }
 
 
-def test_every_metric_of_a_policy_is_told_of() -> None:
+def test_every_metric_of_a_policy_is_described() -> None:
     rows = (ROOT / "docs/reference/metrics.md").read_text().splitlines()
     with every() as case:
         for name, metric in POLICY_METRICS.items():
@@ -270,6 +270,6 @@ def test_names_are_linked_once_and_not_in_code() -> None:
     )
 
 
-def test_a_mark_that_nobody_knows_is_an_error() -> None:
+def test_an_unknown_mark_is_an_error() -> None:
     with pytest.raises(KeyError):
         renew("<!-- made by docs/generate.py: poems -->\n<!-- end -->\n")

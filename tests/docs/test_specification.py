@@ -1,4 +1,4 @@
-"""What the page on the specification names is there: routes, and tests that somebody can run."""
+"""What the page on the specification names is there: routes, and tests that can be run."""
 
 from __future__ import annotations
 

@@ -46,12 +46,12 @@ def test_a_command_that_takes_too_long_is_killed(account: Account) -> None:
         account.run(["sleep", "30"], timeout=0.1)
 
 
-def test_root_takes_a_namespace_or_else_setuid_and_a_user_himself() -> None:
+def test_root_uses_a_namespace_or_setuid_and_users_run_directly() -> None:
     assert (choose_account().means is Means.DIRECT) is not AS_ROOT
 
 
 @needs_root
-def test_a_folder_that_nobody_may_enter_is_named(folder: Path) -> None:
+def test_a_folder_that_the_account_cannot_enter_is_named(folder: Path) -> None:
     nobody = pwd.getpwnam("nobody")
     account = Account(means=Means.SETUID, uid=nobody.pw_uid, gid=nobody.pw_gid)
     closed = folder / "closed"

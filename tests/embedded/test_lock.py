@@ -22,7 +22,7 @@ sys.stdin.read()
 """
 
 
-def test_a_second_owner_is_told_who_the_first_is(tmp_path: Path) -> None:
+def test_a_second_owner_gets_the_first_owners_pid(tmp_path: Path) -> None:
     first, second = (
         OwnerLock(tmp_path / "x.lock", tmp_path / "x"),
         OwnerLock(tmp_path / "x.lock", tmp_path / "x"),

@@ -1,4 +1,4 @@
-"""An ordinary user runs it as himself, shown by a process that has given up root for good."""
+"""An ordinary user runs it directly, shown by a process that has given up root for good."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def binaries(folder: Path) -> Path:
     return copy_binaries(find_binaries(), folder / "pg").folder
 
 
-def test_an_ordinary_user_runs_it_as_himself(folder: Path, binaries: Path) -> None:
+def test_an_ordinary_user_runs_it_directly(folder: Path, binaries: Path) -> None:
     nobody = pwd.getpwnam("nobody")
     home = folder / "home"
     home.mkdir()
@@ -80,7 +80,7 @@ def test_a_folder_that_the_user_may_not_write_is_named(folder: Path, binaries: P
     assert f"make {folder}/closed writable" in said
 
 
-def test_a_user_without_a_name_runs_in_a_namespace_or_is_told(folder: Path, binaries: Path) -> None:
+def test_a_user_without_a_name_runs_namespaced_or_gets_help(folder: Path, binaries: Path) -> None:
     home = folder / "home"
     home.mkdir()
     os.chown(home, 54321, 54321)

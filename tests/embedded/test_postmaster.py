@@ -57,7 +57,7 @@ def test_a_process_that_only_mentions_the_folder_is_not_a_postgres(tmp_path: Pat
 
 
 @pytest.mark.parametrize("proc", [PROC, NO_PROC], ids=["proc", "ps"])
-def test_a_pid_that_nobody_has_is_not_a_postgres(tmp_path: Path, proc: Path) -> None:
+def test_an_unused_pid_is_not_a_postgres(tmp_path: Path, proc: Path) -> None:
     with subprocess.Popen(["true"]) as gone:  # noqa: S607 -- any true
         gone.wait()
     assert not is_alive(gone.pid)

@@ -65,7 +65,7 @@ def test_it_listens_on_the_loopback_address_alone(running: EmbeddedPostgres) -> 
     assert 0 < running.port < 32768
 
 
-def test_nobody_gets_in_without_the_password(running: EmbeddedPostgres) -> None:
+def test_no_one_gets_in_without_the_password(running: EmbeddedPostgres) -> None:
     with pytest.raises(asyncpg.InvalidPasswordError):
         fetch_value(f"postgresql://postgres:guess@127.0.0.1:{running.port}/postgres", "SELECT 1")
 
@@ -144,7 +144,7 @@ def test_a_restart_keeps_the_port(made: Path) -> None:
         assert fetch_value(dsn, "SELECT 1") == 1
 
 
-def test_a_chosen_port_is_left_if_somebody_else_has_taken_it(made: Path) -> None:
+def test_a_chosen_port_is_given_up_if_it_is_taken(made: Path) -> None:
     with EmbeddedPostgres(made / "data", settings=NO_FSYNC) as server:
         old = server.port
         server.stop()
@@ -199,7 +199,7 @@ def test_a_server_that_does_not_get_ready_in_time_is_stopped(made: Path) -> None
     assert not (made / "data" / "postmaster.pid").exists()
 
 
-def test_progress_is_told_in_order(folder: Path) -> None:
+def test_progress_is_reported_in_order(folder: Path) -> None:
     said = list[str]()
     with EmbeddedPostgres(folder / "data", log=said.append, settings=NO_FSYNC) as server:
         version = find_binaries().version

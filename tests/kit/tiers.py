@@ -163,7 +163,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None]:
-    """Say, in the last line of all, how many tests of which tier did not run, and what runs them."""
+    """Report, in the last line of all, how many tests of which tier did not run, and what runs them."""
     config = session.config
     left_out = config.stash[_LEFT_OUT]
     if _is_worker(config):

@@ -25,7 +25,7 @@ GOOD = Seen(attempts=attempts(), signalled=2.0, unready=0.1)
 
 
 @pytest.mark.parametrize("code", [0, -15, 143])
-def test_a_stop_that_nobody_noticed_held(code: int) -> None:
+def test_a_stop_without_noticed_failures_held(code: int) -> None:
     assert judge(replace(GOOD, code=code), SERVICE) == (Verdict.PASS, [])
 
 

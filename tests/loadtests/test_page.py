@@ -29,7 +29,7 @@ class Balance(HTMLParser):
 
 # A report names the commit, by git.
 @pytest.mark.usefixtures("programs")
-def test_a_report_is_whole_and_asks_nobody_for_anything() -> None:
+def test_a_report_is_self_contained() -> None:
     lines = [Series("p50", [(0, 0.1), (1, 0.2)]), Series("p99", [(0, 1.0), (1, 2.5)])]
     whole = page(
         "Load",

@@ -1,4 +1,4 @@
-"""A server that answers at once what a load test asks for, and fails as often as it is told to."""
+"""A server that answers at once what a load test asks for, and fails as often as it is set to."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Answers(BaseHTTPRequestHandler):
         self._answer(201)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it
-        """Say nothing."""
+        """Log nothing."""
 
     def _answer(self, status: int) -> None:
         if _FAIL_EVERY and next(_NUMBERS) % _FAIL_EVERY == 0:

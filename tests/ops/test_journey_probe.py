@@ -96,7 +96,7 @@ def test_an_unknown_token_fails_at_once_and_is_not_shown(live: LiveService) -> N
 
 
 @pytest.mark.usefixtures("programs")
-def test_a_service_that_is_away_is_told(live: LiveService) -> None:
+def test_an_unreachable_service_is_reported(live: LiveService) -> None:
     done = run_once("--url", "http://127.0.0.1:1")
     assert done.returncode == 1
     assert done.stdout.startswith("sign_in: no connection")
@@ -129,7 +129,7 @@ def test_without_a_token_it_says_where_to_put_one() -> None:
 
 @contextmanager
 def answering(answers: Mapping[str, tuple[int, object]]) -> Generator[tuple[str, list[dict[str, str]]]]:
-    """Run a server that says the same to everybody; give its address, and the headers it was sent."""
+    """Run a server that answers all requests alike; return its address, and the headers it got."""
     sent: list[dict[str, str]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -147,7 +147,7 @@ def answering(answers: Mapping[str, tuple[int, object]]) -> Generator[tuple[str,
         do_POST = do_GET  # noqa: N815 - the base class looks for this name
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -205,7 +205,7 @@ def test_the_write_has_the_same_key_each_time_and_the_journey_says_what_traffic_
     assert {headers["x-traffic-key"] for headers in sent} == {"open sesame"}
 
 
-def test_a_journey_has_an_end_though_nobody_answers(probe: ModuleType) -> None:
+def test_a_journey_ends_without_any_answer(probe: ModuleType) -> None:
     with ThreadingHTTPServer(
         ("127.0.0.1", 0), BaseHTTPRequestHandler
     ) as silent:  # it listens, and accepts nobody
@@ -272,7 +272,7 @@ def test_its_metrics_are_what_prometheus_reads(live: LiveService, token: str) ->
 
 
 @pytest.mark.usefixtures("programs")
-def test_its_metrics_tell_of_a_service_that_goes_away(probe: ModuleType) -> None:
+def test_its_metrics_show_a_service_that_goes_away(probe: ModuleType) -> None:
     with answering(GOOD) as (url, _), running(url, TOKEN) as metrics:
         wait_until(lambda: "\nprobe_success 1\n" in httpx2.get(metrics).text, "it is well", within=30.0)
     with running(url, TOKEN) as metrics:

@@ -59,7 +59,7 @@ def thread(request: Request) -> Response:
 
 
 class Noted(StreamingResponse):
-    """Notes its end: a generator that is left between two pieces ends when somebody collects it."""
+    """Notes its end: a generator that is left between two pieces ends when it is collected."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

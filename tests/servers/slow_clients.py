@@ -33,7 +33,7 @@ class Flood:
         bodies: How each body trickler ended.
         well_behaved: Statuses of the well-behaved client; 0 for a request that failed.
         slowest: Of its requests, in seconds.
-        streams_before: Handlers that streamed to somebody who does not read.
+        streams_before: Handlers that streamed to a client that does not read.
         streams_after: Those that still did when all had had time to be cut.
     """
 

@@ -162,7 +162,7 @@ def test_a_resource_that_crashes_ends_the_service_and_the_others_close(tmp_path:
 
 
 def ask_on(port: int, stop: threading.Event, answers: set[bytes], failures: list[str]) -> None:
-    """Ask until told to stop; collect what differs of the answers, and what failed."""
+    """Send requests until stopped; collect the different answers, and the failures."""
     connection = http.client.HTTPConnection(BIND, port, timeout=20)
     repeated = False
     while not stop.is_set():

@@ -1,4 +1,4 @@
-"""A server that is told to stop fails no request, on one server for each way to hear the signal.
+"""A server that is stopped fails no request, on one server for each way to catch the signal.
 
 The whole matrix, and restarts behind HAProxy, run by `make drain`. The last test shows that the harness would notice:
 without the library, the same server under the same load fails in every way that the goals speak of.

@@ -1,6 +1,6 @@
-"""SIGTERM is heard in every worker of every server, which serves on until it is released, and then ends cleanly.
+"""SIGTERM reaches every worker of every server, which serves on until it is released, and then ends cleanly.
 
-The cheap subset has one server for each way of hearing the signal; `pytest -m long` runs the others.
+The cheap subset has one server for each way of catching the signal; `pytest -m long` runs the others.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Server:
 
     @property
     def repeats(self) -> range:
-        """How often a worker may hear of four signals to it, and of what its parent forwards."""
+        """How often a worker may get four signals sent to it, and what its parent forwards."""
         # Those to hypercorn's parent set an event that is set already, and those to its workers are its parent's.
         return range(1, 2) if self.mechanism == "event" else range(2, 9)
 
@@ -76,7 +76,7 @@ STARTUP = "a signal during startup"
 
 
 def free_port() -> int:
-    """Find a port where nobody listens."""
+    """Find a port where nothing listens."""
     with PICKING:
         for port in PORTS:
             with socket.socket() as probe, contextlib.suppress(OSError):
@@ -202,7 +202,7 @@ def drain(server: Server, folder: Path) -> Outcome:
 
 
 def drain_while_starting(server: Server, folder: Path) -> Outcome:
-    """Tell it to stop when it has begun to start, and let it go at once."""
+    """Stop it when it has begun to start, and release it immediately."""
     outcome = Outcome()
     with serving(server, folder, slow=True) as running:
         running.go()
@@ -236,7 +236,7 @@ def outcomes(
 
 
 @pytest.mark.parametrize("name", EACH)
-def test_sigterm_is_heard_in_every_worker_which_serves_until_it_is_released(
+def test_sigterm_reaches_every_worker_which_serves_until_released(
     name: str, outcomes: dict[str, Future[Outcome]]
 ) -> None:
     server, outcome = SERVERS[name], outcomes[name].result()

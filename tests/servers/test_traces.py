@@ -1,4 +1,4 @@
-"""One trace runs through all that a request touches, and a collector in trouble troubles nobody."""
+"""One trace runs through all that a request touches, and a failing collector affects no request."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def dropped(port: int) -> dict[str, float]:
 
 
 def end(process: subprocess.Popen[str]) -> float:
-    """Tell the service to stop, and return how long that took."""
+    """Stop the service, and return how long that took."""
     began = time.monotonic()
     process.terminate()
     assert process.wait(30) in {0, -signal.SIGTERM}

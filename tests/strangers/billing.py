@@ -1,7 +1,7 @@
 """A service that is not PostFacta, on the standard library alone: `billing.py MODE`.
 
 Modes: `alive` answers; `gone` has no such route (404); `failing` answers each third request with 500; `away` sends
-everybody to a page for signing in. The mode may be changed while it runs: `PUT /mode/NAME`.
+every client to a page for signing in. The mode may be changed while it runs: `PUT /mode/NAME`.
 
 On SIGTERM it is unready at once (`/ready`), closes kept connections by word, and ends 3 s later; `rude` just dies.
 """
@@ -55,7 +55,7 @@ class Billing(BaseHTTPRequestHandler):
         return {"gone": 404, "away": 302}.get(Billing.mode, status)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it
-        """Say nothing."""
+        """Log nothing."""
 
 
 class Server(ThreadingHTTPServer):

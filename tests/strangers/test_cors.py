@@ -74,7 +74,7 @@ class Blank(BaseHTTPRequestHandler):
         self.wfile.write(b"<!doctype html><title>console</title>")
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as above
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager

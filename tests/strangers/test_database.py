@@ -67,7 +67,7 @@ class LossyNetwork:
     Attributes:
         delay: Seconds before a connection is made.
         is_down: Whether new connections are ended at once.
-        losses: The answers to the next so many statements that send the word victim are lost, with the connection.
+        losses: The number of next statements with the word victim whose answers are lost, with the connection.
     """
 
     def __init__(self, dsn: str) -> None:

@@ -1,4 +1,4 @@
-"""What a stranger sets is refused or heard, and what is not installed is named."""
+"""What a stranger sets is refused or respected, and what is not installed is named."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ SLOW = 20.0
 
 @contextmanager
 def billing(mode: str) -> Generator[str]:
-    """Run the service until the block ends, and give its address; a dead one has nobody behind its port."""
+    """Run the service until the block ends, and return its address; a dead one has nothing behind its port."""
     if mode == "dead":
         yield f"http://127.0.0.1:{free_port()}"
         return
@@ -80,7 +80,7 @@ def test_load_of_a_mix_writes_what_its_file_says(tmp_path: Path) -> None:
     assert re.search(r"POST /invoices +\d+ +0 ", done.stdout)
 
 
-def test_load_that_is_too_short_cannot_be_told(tmp_path: Path) -> None:
+def test_load_that_is_too_short_is_undecided(tmp_path: Path) -> None:
     with billing("alive") as url:
         done = run(
             *("-m", "loadtests", "--url", url, "--path", "/", "--rate", 5, "--seconds", 2, "--warm-up", 0),
@@ -165,7 +165,7 @@ def test_an_experiment_may_allow_that_users_notice_while_the_fault_lasts(tmp_pat
     assert trial.code == 0, trial.output
 
 
-def test_a_fault_that_did_not_happen_cannot_be_told(tmp_path: Path) -> None:
+def test_a_fault_that_did_not_happen_is_undecided(tmp_path: Path) -> None:
     with billing("alive") as url:
         trial = chaos(tmp_path, url, "echo no such cluster >&2; exit 1")
     assert trial.code == 2, trial.output

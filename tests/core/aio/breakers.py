@@ -56,7 +56,7 @@ class Signal(BaseException):
 
 
 class Pause:
-    """Hands control to whoever drives the coroutine."""
+    """Yields control to the driver of the coroutine."""
 
     def __await__(self) -> Generator[None]:
         yield

@@ -83,7 +83,7 @@ async def guarded(
 
 
 def counts(database: Database) -> dict[str, int]:
-    """Tell how its circuit counted the calls, without what it did not see."""
+    """Return how its circuit counted the calls, without those it did not see."""
     return {
         sample.labels[1]: int(sample.value)
         for sample in database.breaker.tally()
@@ -92,7 +92,7 @@ def counts(database: Database) -> dict[str, int]:
 
 
 def tries(seen: RecordingObserver, operation: str) -> dict[str, int]:
-    """Tell how the tries of an operation ended."""
+    """Return the outcomes of the tries of an operation."""
     return {
         sample.labels[1]: int(sample.value)
         for event in seen.of(PolicyCreated)

@@ -22,7 +22,7 @@ WHERE: ContextVar[str] = ContextVar("where", default="outside")
 
 
 class Try:
-    """One try, as a test drives it: it waits until it is told how to end."""
+    """One try, as a test drives it: it waits until the test ends it."""
 
     def __init__(self) -> None:
         self.has_begun = anyio.Event()

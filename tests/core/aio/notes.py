@@ -1,4 +1,4 @@
-"""A listener of pybreaker that writes down what it hears."""
+"""A listener of pybreaker that records its calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Notes"]
 
 
 class Notes(pybreaker.CircuitBreakerListener):
-    """Writes down what it hears, and how the book looks then."""
+    """Records its calls, and the state of the book at each."""
 
     def __init__(self) -> None:
         self.notes: list[tuple[object, ...]] = []

@@ -57,8 +57,8 @@ class Flapping:
     """A relay to a server that breaks connections.
 
     Attributes:
-        resets: The next so many statements that send the word victim get their connection reset.
-        swallows: The next so many that send it reach the server, and its answer is lost with the connection.
+        resets: The number of next statements that send the word victim and get their connection reset.
+        swallows: The number of next ones that reach the server, and whose answer is lost with the connection.
         mutes: The same, but the connection stays, and says nothing any more.
         refuses: Whether new connections are reset at once.
     """
@@ -98,7 +98,7 @@ class Flapping:
         return len(self._writers)
 
     def cut(self, most: int | None = None) -> None:
-        """Break the connections that there are, or so many of the oldest."""
+        """Break the connections that there are, or a number of the oldest."""
         for writer in self._writers[:most]:
             writer.transport.abort()
 
@@ -189,7 +189,7 @@ async def until_answers(database: Database) -> None:
 async def until_quiet(
     other: asyncpg.Connection[asyncpg.Record], *, most: float = math.inf, seconds: float = 10
 ) -> int:
-    """Wait until no backend of ours is at work, and there are at most so many; return how many."""
+    """Wait until no backend of ours is at work, and there are at most this many; return the number."""
     with anyio.fail_after(seconds):
         while True:
             row = await other.fetchrow(_OURS.format(what=", count(*) filter (where state <> 'idle')"))
@@ -210,7 +210,7 @@ async def until(dsn: str, query: str, value: object, seconds: float = 30) -> Non
 
 @contextmanager
 def request_within(seconds: float) -> Generator[RequestContext]:
-    """Work for a request that has so many seconds left."""
+    """Work for a request that has this many seconds left."""
     request = RequestContext("a-test-request", MONOTONIC())
     request.deadline = request.started + seconds
     token = bind_request(request)

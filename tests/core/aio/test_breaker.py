@@ -1,4 +1,4 @@
-"""A breaker guards calls in any style, and nobody's cancellation, listener or storage changes what it decides."""
+"""A breaker guards calls in any style, and no cancellation, listener or storage changes its decisions."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ async def test_a_generator_function_is_not_guarded_by_mistake() -> None:
             breaker()(function)
 
 
-async def test_slow_calls_open_it_and_that_is_told_at_once() -> None:
+async def test_slow_calls_open_it_and_emit_an_event_immediately() -> None:
     heard = RecordingObserver()
     guard = breaker(observer=heard)
 
@@ -316,7 +316,7 @@ async def test_off_it_does_nothing() -> None:
     assert (counts(guard, Mode.OFF), notes.take()) == ({}, [])
 
 
-async def test_a_change_of_mode_is_told_once_and_holds_at_once() -> None:
+async def test_a_change_of_mode_applies_immediately_and_is_reported_once() -> None:
     heard = RecordingObserver()
     guard = breaker(observer=heard)
     guard.mode = Mode.SHADOW
@@ -382,7 +382,7 @@ async def test_its_numbers_are_those_that_the_metrics_know() -> None:
     ]
 
 
-async def test_a_scrape_sees_the_end_of_half_open_and_the_next_call_tells_of_it() -> None:
+async def test_a_scrape_ends_half_open_and_a_call_reports_it() -> None:
     heard = RecordingObserver()
     guard = breaker(observer=heard)
     await half_open_it(guard)

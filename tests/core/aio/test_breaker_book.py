@@ -64,7 +64,7 @@ async def half_open_it(guard: CircuitBreaker) -> None:
     clock_of(guard).advance(8.0)
 
 
-async def test_listeners_hear_what_pybreaker_would_tell_them_in_its_order() -> None:
+async def test_listeners_are_called_as_pybreaker_would_in_its_order() -> None:
     notes = Notes()
     guard = breaker(listeners=[notes])
     for _ in range(3):
@@ -115,7 +115,7 @@ async def test_the_book_counts_the_trials_that_succeeded() -> None:
     assert guard.book.success_counter == 0
 
 
-async def test_a_listener_does_not_hear_of_what_is_no_outcome() -> None:
+async def test_a_listener_is_not_called_without_an_outcome() -> None:
     notes = Notes()
     guard = breaker(listeners=[notes])
     with anyio.move_on_after(0):
@@ -123,7 +123,7 @@ async def test_a_listener_does_not_hear_of_what_is_no_outcome() -> None:
     assert [note[0] for note in notes.take()] == ["before_call"]
 
 
-async def test_states_that_pybreaker_does_not_know_are_told_as_those_it_does() -> None:
+async def test_states_unknown_to_pybreaker_are_reported_as_known_ones() -> None:
     notes = Notes()
     guard = breaker(listeners=[notes])
     guard.forced_open()
@@ -133,7 +133,7 @@ async def test_states_that_pybreaker_does_not_know_are_told_as_those_it_does() -
     assert [note[1:3] for note in notes.take()] == [("closed", "open"), ("open", "closed")]
 
 
-async def test_a_listener_that_raises_breaks_no_call_and_keeps_no_other_from_hearing() -> None:
+async def test_a_listener_that_raises_affects_no_call_and_no_listener() -> None:
     heard, notes = RecordingObserver(), Notes()
 
     class Raises(Notes):
@@ -323,7 +323,7 @@ class FarStorage(pybreaker.CircuitBreakerStorage):
         self._shelf.touch("opened_at")
 
 
-async def test_a_far_storage_hears_of_all_in_order() -> None:
+async def test_a_remote_storage_gets_all_changes_in_order() -> None:
     shelf = Shelf()
     guard = breaker(storage=FarStorage(shelf))
     await half_open_it(guard)
@@ -361,7 +361,7 @@ async def test_a_storage_that_hangs_blocks_no_call_and_is_behind_by_a_bounded_nu
     assert len(shelf.writes) <= 1 + 99 + 3
 
 
-async def test_a_storage_that_raises_fails_no_call_and_is_told_of_once() -> None:
+async def test_a_failing_storage_fails_no_call_and_is_reported_once() -> None:
     heard, shelf = RecordingObserver(), Shelf()
     shelf.error = ConnectionError("no route")
     guard = breaker(storage=FarStorage(shelf), observer=heard)

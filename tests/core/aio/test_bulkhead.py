@@ -1,4 +1,4 @@
-"""A bulkhead lets so many in, lets the others wait in their order, and forgets whoever is gone."""
+"""A bulkhead admits a bounded number, queues the others in order, and drops those that left."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_it_returns_what_the_function_does_and_raises_what_it_raises() -> 
     assert bulkhead.used == 0
 
 
-async def test_so_many_work_at_once_and_the_rest_come_in_their_order() -> None:
+async def test_at_most_size_calls_run_and_the_rest_are_fifo() -> None:
     scene = Scene(Bulkhead("db", 2, max_waiting=3, max_wait=NEVER_HERE))
     async with anyio.create_task_group() as tasks:
         for number, who in enumerate("abcde", start=1):
@@ -89,7 +89,7 @@ async def test_one_that_waits_too_long_is_refused_and_makes_place() -> None:
     assert scene.bulkhead.used == 0
 
 
-async def test_nobody_waits_longer_than_its_request_can() -> None:
+async def test_a_caller_waits_no_longer_than_its_request_can() -> None:
     clock = ManualClock()
     scene = Scene(Bulkhead("db", 1, max_waiting=1, max_wait=NEVER_HERE, clock=clock))
     request = RequestContext("request-id", clock.now)
@@ -200,7 +200,7 @@ async def test_a_decorated_function_and_a_block_take_a_slot() -> None:
     assert bulkhead.used == 0
 
 
-async def test_whoever_waits_is_let_in_when_it_is_turned_off() -> None:
+async def test_waiting_callers_are_admitted_when_it_is_turned_off() -> None:
     scene = Scene(Bulkhead("db", 1, max_waiting=1, max_wait=NEVER_HERE))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(scene.come, "a")
@@ -214,7 +214,7 @@ async def test_whoever_waits_is_let_in_when_it_is_turned_off() -> None:
     assert scene.bulkhead.used == 0
 
 
-def test_it_tells_of_itself_once_and_of_each_real_change_of_mode() -> None:
+def test_it_announces_itself_once_and_each_real_change_of_mode() -> None:
     observer = RecordingObserver()
     bulkhead = Bulkhead("db", 1, observer=observer)
     bulkhead.mode = Mode.ENFORCE

@@ -1,4 +1,4 @@
-"""A connection is opened to a host that answers, with the password of the moment, and nothing secret is told."""
+"""A connection is opened to a host that answers, with the present password, and no secret is shown."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ def test_an_address_where_a_server_can_be_is_taken(dsn: str, anyio_backend: str)
     assert repr(Database(dsn)) == "Database('postgres')"
 
 
-async def test_a_password_file_that_everybody_may_read_is_warned_of_once(tmp_path: Path) -> None:
+async def test_a_world_readable_password_file_is_warned_of_once(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("hunter2\n")
     file.chmod(0o644)

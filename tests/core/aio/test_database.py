@@ -50,7 +50,7 @@ pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg kn
         (ValueError("not ours"), True, None),
     ],
 )
-def test_an_error_is_told_apart(
+def test_an_error_is_classified(
     error: Exception, *, broken: bool, expected: type[Exception] | None, anyio_backend: str
 ) -> None:
     known = translate(error, "db", broken=broken)
@@ -58,7 +58,7 @@ def test_an_error_is_told_apart(
     assert getattr(known, "retry_after", None) == (1.0 if isinstance(known, RejectedError) else None)
 
 
-async def test_statements_answer_and_are_told_by_operation_and_collection(database_dsn: str) -> None:
+async def test_statements_answer_and_are_reported_by_operation_and_collection(database_dsn: str) -> None:
     seen = RecordingObserver()
     async with opened(database_dsn, observer=seen) as database:
         assert await database.fetchval("select $1::int + 1", 41) == 42
@@ -91,7 +91,7 @@ async def test_a_block_that_raises_leaves_nothing_behind(
     assert caplog.messages == []  # asyncpg complains if a connection comes back in a transaction
 
 
-async def test_a_block_that_swallows_an_error_is_not_told_that_its_work_was_saved(database_dsn: str) -> None:
+async def test_a_block_that_swallows_an_error_is_not_saved(database_dsn: str) -> None:
     seen = RecordingObserver()
     async with opened(database_dsn, observer=seen) as database:
         await database.execute("create table t (a int)")
@@ -221,7 +221,7 @@ async def test_unsafe_settings_of_the_server_are_named(
         assert "fsync = off" in await unsafe.durability_problems()
 
 
-async def test_no_secret_is_told_in_an_error_an_event_or_a_repr() -> None:
+async def test_no_secret_is_in_errors_events_or_reprs() -> None:
     seen = RecordingObserver()
     dsn = "postgresql://someone:canary-secret@127.0.0.1:1/nowhere"
     async with Database(dsn, name="db", options=QUICK, observer=seen) as database:

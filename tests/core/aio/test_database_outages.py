@@ -65,7 +65,7 @@ async def test_a_database_that_is_stopped_or_killed_is_used_again_once_it_is_bac
         await database.ping()
 
 
-async def test_one_connection_that_breaks_fails_nobody_else(database_dsn: str) -> None:
+async def test_one_connection_that_breaks_fails_no_other_caller(database_dsn: str) -> None:
     options = PoolOptions(max_size=4, acquire_timeout=5)
     async with (
         opened(database_dsn, options) as database,
@@ -85,7 +85,7 @@ async def test_one_connection_that_breaks_fails_nobody_else(database_dsn: str) -
                     await anyio.sleep(0.001)
 
 
-async def test_the_loss_of_the_reserved_connection_alone_fails_nobody_else(database_dsn: str) -> None:
+async def test_the_loss_of_the_reserved_connection_fails_no_caller(database_dsn: str) -> None:
     ours = "select pid from pg_stat_activity where application_name = 'postfacta db' and datname = current_database()"
     seen = RecordingObserver()
     options = PoolOptions(max_size=2, acquire_timeout=5)

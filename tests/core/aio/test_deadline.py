@@ -1,4 +1,4 @@
-"""A request is cancelled in time and by nobody else's time; what shields itself is left alone."""
+"""A request is cancelled at its own deadline and no other; what shields itself is left alone."""
 
 from __future__ import annotations
 
@@ -321,7 +321,7 @@ async def test_a_job_that_crashes_ends_neither_the_sweep_nor_the_service() -> No
     assert other.answers == ["DeadlineExceededError"]
 
 
-async def test_the_time_is_told_at_each_tick() -> None:
+async def test_the_time_is_reported_at_each_tick() -> None:
     bench = Bench()
     ticks: list[float] = []
     bench.running.on_tick = ticks.append

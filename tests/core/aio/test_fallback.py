@@ -1,4 +1,4 @@
-"""An old answer is given only to whom it was given before, never for too long, and never as a fresh one."""
+"""An old answer is given only to its first receiver, never for too long, and never as a fresh one."""
 
 from __future__ import annotations
 
@@ -302,7 +302,7 @@ async def test_an_observer_that_raises_does_not_reach_the_call() -> None:
     assert (await fallback.call("key", answer)).value == "fresh"
 
 
-def test_it_tells_of_itself() -> None:
+def test_it_announces_itself() -> None:
     bench = Bench()
     (created,) = bench.heard.of(PolicyCreated)
     assert list(created.tally()) == [

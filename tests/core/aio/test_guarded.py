@@ -1,4 +1,4 @@
-"""A sick database is left in peace, nobody's haste opens its circuit, and only what may run twice does."""
+"""A failing database is not called, short deadlines do not open its circuit, and only what may run twice does."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ async def test_one_failure_in_a_transaction_is_one_failure_even_if_its_error_was
         ("select * from held", LockTimeoutError),
     ],
 )
-async def test_an_answer_that_nobody_likes_is_still_an_answer(
+async def test_an_unwanted_answer_is_still_an_answer(
     database_dsn: str, sql: str, error: type[Exception]
 ) -> None:
     options = replace(PATIENT, lock_timeout=0.05)

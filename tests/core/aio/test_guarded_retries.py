@@ -43,7 +43,7 @@ async def test_a_repeatable_read_whose_connection_broke_is_answered_by_another(d
     ]
 
 
-async def test_a_read_whose_connection_breaks_twice_is_told_so_and_not_tried_a_third_time(
+async def test_a_read_whose_connection_breaks_twice_fails_without_third_try(
     database_dsn: str,
 ) -> None:
     seen = RecordingObserver()

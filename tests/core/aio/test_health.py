@@ -157,7 +157,7 @@ async def test_a_degraded_check_fails_neither_readiness_nor_startup(registry: He
         assert (report.ready, report.started, report.checks[0].up) == (True, True, False)
 
 
-async def test_every_run_is_told_with_its_length(
+async def test_every_run_is_reported_with_its_duration(
     registry: HealthRegistry, clock: ManualClock, observer: RecordingObserver
 ) -> None:
     async def slow() -> None:
@@ -210,7 +210,7 @@ async def answer_false() -> bool:
 
 
 class NoCoroutine:
-    """A check that lies about itself in a way that nobody sees before it runs."""
+    """A check that lies about itself in a way that is not visible before it runs."""
 
     def __call__(self) -> Awaitable[object]:
         return 7  # type: ignore[return-value]  # the lie
@@ -396,7 +396,7 @@ async def test_a_cancellation_of_the_service_passes_through(registry: HealthRegi
     assert scope.cancelled_caught
 
 
-async def test_the_schedule_is_spread_by_luck() -> None:
+async def test_the_schedule_has_jitter() -> None:
     drawn = anyio.Event()
 
     def luck() -> float:

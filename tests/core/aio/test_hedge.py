@@ -315,7 +315,7 @@ async def test_it_decorates_and_hands_on_what_it_is_given() -> None:
     assert read.__doc__ == "Read it."
 
 
-def test_it_tells_of_itself_and_of_its_own_budget() -> None:
+def test_it_announces_itself_and_its_own_budget() -> None:
     bench = Bench()
     own, budget = bench.heard.of(PolicyCreated)
     assert {sample.labels for sample in own.tally()} == {

@@ -1,6 +1,6 @@
-"""From the signal to closed: who is told what, in which order, and what if something hangs.
+"""From the signal to closed: the notifications, their order, and what if something hangs.
 
-Signals are not heard here: a stand-in takes their place, since a real one would end the test run. Real signals in real
+Signals are not caught here: a stand-in takes their place, since a real one would end the test run. Real signals in real
 processes are at the end, and in tests/servers.
 """
 
@@ -46,7 +46,7 @@ class Server:
         Server.present = self
 
     def signal(self, signum: int = signal.SIGTERM) -> None:
-        """Hear one, in a thread, as under a launcher."""
+        """Receive one, in a thread, as under a launcher."""
         thread = threading.Thread(target=self._heard, args=(signum,))
         thread.start()
         thread.join()
@@ -130,7 +130,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.usefixtures("no_farewell")
-async def test_the_phases_are_told_in_order_and_the_server_gets_its_signal_after_the_delay() -> None:
+async def test_phases_are_in_order_and_the_signal_follows_the_delay() -> None:
     life = Life(delay=0.3)
     async with life.lived() as server:
         assert (life.lifecycle.phase, life.lifecycle.mechanism) == (Phase.READY, "wrap")
@@ -277,7 +277,7 @@ async def test_a_server_that_has_stopped_during_the_delay_is_sent_no_signal() ->
     assert server.released_at is None
 
 
-async def test_streams_are_told_when_the_delay_is_over_and_requests_only_when_the_time_is_up() -> None:
+async def test_streams_end_after_the_delay_and_requests_at_the_timeout() -> None:
     life = Life(delay=0.1, timeout=0.4)
     stream, request = Request(endless=True), Request()
     async with life.lived() as server, anyio.create_task_group() as tasks:
@@ -392,7 +392,7 @@ async def test_a_server_that_puts_its_handlers_in_front_later_is_got_in_front_of
     assert life.observer.of(SignalsIntercepted) == [SignalsIntercepted("wrap", in_place=True)] * 2
 
 
-async def test_where_no_signal_is_heard_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_reports_that_no_signal_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     def none(heard: Callable[[int], None]) -> Server:
         server = Server(heard)
         server.mechanism = "none"

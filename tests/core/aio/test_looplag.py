@@ -1,4 +1,4 @@
-"""Whoever asks knows how late the event loop is, and is told so while the service runs."""
+"""The lateness of the event loop can be read, and is reported while the service runs."""
 
 from __future__ import annotations
 

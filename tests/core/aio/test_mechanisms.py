@@ -1,4 +1,4 @@
-"""Whatever a server installed for SIGTERM: it hears nothing until the signal is passed on, and then exactly one."""
+"""Whatever a server installed for SIGTERM: it gets nothing until the signal is passed on, and then exactly one."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def in_a_thread(function: Callable[[], None]) -> None:
 
 
 def run(backend: str, main: Callable[[], Any]) -> None:
-    """Run it with nobody handling SIGTERM, not even a measurement of coverage."""
+    """Run it without any handler of SIGTERM, not even that of a coverage measurement."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     anyio.run(main, backend=backend)
 
@@ -372,7 +372,7 @@ def hears_the_signal_too() -> None:
     run("asyncio", main)
 
 
-def test_a_worker_that_is_sent_the_signal_itself_hears_it() -> None:
+def test_a_worker_that_is_signalled_itself_gets_the_signal() -> None:
     assert apart(hears_the_signal_too) == 0
 
 

@@ -72,7 +72,7 @@ Course = Callable[[Canceller, FakeServer], Awaitable[object]]
 
 
 async def hold(server: FakeServer, connection: Connection) -> None:
-    """Use a lent connection, and see that nobody else has it."""
+    """Use a lent connection, and check that no other task has it."""
     raw = connection.raw
     assert raw not in server.held, "one connection is lent twice"
     server.held.add(raw)
@@ -165,7 +165,7 @@ async def sacrifice(work: Coroutine[Any, Any, object], canceller: Canceller) -> 
 
 
 async def lends_all(database: Database, server: FakeServer, seen: RecordingObserver) -> None:
-    """See that each slot can be lent, no more than that, and that nobody waits."""
+    """Check that each slot can be lent, no more than that, and that no caller waits."""
     for _ in range(2):
         with anyio.fail_after(10):
             async with database.acquire() as connection:

@@ -142,7 +142,7 @@ async def test_a_repeatable_statement_is_never_unknown(database_dsn: str) -> Non
             await database.execute("select $1::text", "victim", repeatable=True)
 
 
-async def test_a_lone_read_that_nobody_called_repeatable_is_unknown_too(database_dsn: str) -> None:
+async def test_a_lone_read_not_declared_repeatable_is_unknown_too(database_dsn: str) -> None:
     async with relayed(database_dsn) as (database, relay, _):
         for ask in (database.fetch, database.fetchrow, database.fetchval):
             relay.swallows = 1

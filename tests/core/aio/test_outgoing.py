@@ -1,4 +1,4 @@
-"""The next service is told what the request has left, and is not asked once nothing is left."""
+"""The next service gets what the request has left, and is not called once nothing is left."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ async def client_of(outgoing: Outgoing, **options: Any) -> AsyncGenerator[httpx2
         yield client
 
 
-async def test_the_next_service_is_told_deadline_and_priority(service: Service) -> None:
+async def test_the_next_service_gets_deadline_and_priority(service: Service) -> None:
     billing = Outgoing("billing", Timeout(5), priority_key="secret")
     with request(10, priority=Priority.SHEDDABLE_PLUS):
         async with client_of(billing) as client:
@@ -187,7 +187,7 @@ async def test_what_a_request_says_itself_stays_if_it_is_stricter(service: Servi
     assert {headers["traceparent"] for headers in service.requests} == {parent}
 
 
-async def test_somebody_elses_service_is_told_nothing_and_bounded_all_the_same(service: Service) -> None:
+async def test_a_third_partys_service_gets_no_headers_but_is_bounded(service: Service) -> None:
     stranger = Outgoing("stranger", tell=False, priority_key="secret")
     async with client_of(stranger) as client:
         with request(10):
@@ -458,7 +458,7 @@ class Traced:
         return [(span.attributes or {}).get(name) for span in self.exporter.get_finished_spans()]
 
 
-async def test_each_try_is_a_span_of_its_own_whose_id_the_service_is_told(service: Service) -> None:
+async def test_each_try_is_a_span_whose_id_the_service_gets(service: Service) -> None:
     bench = Traced()
     retry = Retry("billing", attempts=3, backoff=Backoff(base=0.001, cap=0.001))
     billing = bench.outgoing(retry)
@@ -479,7 +479,7 @@ async def test_each_try_is_a_span_of_its_own_whose_id_the_service_is_told(servic
     assert all(call.seconds > 0 for call in bench.calls)
 
 
-async def test_a_call_that_fails_is_told_of_by_its_class_and_one_that_was_given_up_as_cancelled(
+async def test_a_failed_call_is_reported_by_class_or_as_cancelled(
     service: Service,
 ) -> None:
     bench = Traced()
@@ -511,7 +511,7 @@ async def test_a_call_without_time_is_not_counted_as_one(service: Service) -> No
     assert bench.attributes("error.type") == ["deadline_exceeded"]
 
 
-async def test_a_client_without_the_hook_is_told_of_by_its_response(service: Service) -> None:
+async def test_a_client_without_the_hook_is_reported_by_its_response(service: Service) -> None:
     bench = Traced()
     async with httpx2.AsyncClient() as client:
         await bench.outgoing().call(client.get, service.url)
@@ -528,7 +528,7 @@ async def test_a_client_without_the_hook_is_told_of_by_its_response(service: Ser
         ("http://[::1]:8080/i", "::1", 8080, "http://[::1]:8080/i"),
     ],
 )
-async def test_an_address_is_told_of_without_what_may_be_secret(
+async def test_an_address_is_reported_without_possible_secrets(
     url: str, address: str, *, port: int, shown: str
 ) -> None:
     bench = Traced()

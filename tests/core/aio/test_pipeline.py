@@ -136,7 +136,7 @@ async def test_a_block_that_raises_tells_all_guards_so() -> None:
     assert log == ["a in", "b in", "b out KeyError", "a out KeyError"]
 
 
-async def test_a_guard_that_raises_as_it_is_left_is_heard_by_the_outer_ones() -> None:
+async def test_a_guard_raising_on_exit_is_seen_by_outer_ones() -> None:
     log = list[str]()
     with pytest.raises(OSError, match="b"):
         async with Pipeline(Block("a", log), Block("b", log, trouble="out")):

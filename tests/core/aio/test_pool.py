@@ -62,7 +62,7 @@ async def test_a_request_past_its_deadline_gets_no_connection_even_if_one_is_fre
                 pass
 
 
-async def test_a_request_that_can_wait_longer_than_the_pool_is_told_that_the_pool_is_full(
+async def test_a_request_that_outwaits_the_pool_gets_a_pool_timeout(
     database_dsn: str,
 ) -> None:
     async with opened(database_dsn, replace(QUICK, max_size=1)) as database, database.acquire():
@@ -175,7 +175,7 @@ async def test_a_connection_is_replaced_at_its_age_and_no_caller_notices(databas
     assert not [event for event in seen.of(ConnectionAcquired) if event.error_type]
 
 
-async def test_a_connection_that_nobody_needs_is_closed(database_dsn: str) -> None:
+async def test_an_unneeded_connection_is_closed(database_dsn: str) -> None:
     async with (
         opened(database_dsn, replace(QUICK, max_idle=0.2)) as database,
         watcher(database_dsn) as other,

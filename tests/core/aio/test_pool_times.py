@@ -300,7 +300,7 @@ def test_a_connection_that_cannot_be_opened_in_time_is_an_absence_with_its_cause
     play(scene)
 
 
-def test_when_the_database_is_lost_nobody_waits_for_it_and_its_slots_are_free() -> None:
+def test_a_lost_database_frees_its_slots_without_waiting() -> None:
     async def scene(stage: Scene) -> None:
         failed: list[float] = []
 

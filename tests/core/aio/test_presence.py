@@ -78,7 +78,7 @@ async def until_writes(database: Database) -> float:
 
 
 async def two_ports(database: Database) -> set[int]:
-    """Tell the ports behind the pool's connections, which must be two."""
+    """Return the ports behind the pool's connections, which must be two."""
     async with database.acquire() as one, database.acquire() as two:
         return {await c.fetchval("select inet_server_port()") for c in (one, two)}
 

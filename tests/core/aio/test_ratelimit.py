@@ -1,4 +1,4 @@
-"""A hit is spent from all rates or from none; a store that is away is told of once, and holds nobody up."""
+"""A hit is spent from all rates or from none; a store that is away is reported once, and delays no one."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ async def test_in_shadow_all_pass_and_are_counted_as_if_not(
     ]
 
 
-def test_a_limiter_tells_of_itself_once_with_names_that_metrics_know(
+def test_a_limiter_announces_itself_once_with_names_of_metrics(
     clock: ManualClock, observer: RecordingObserver, storage: Faulty
 ) -> None:
     limiter = RateLimiter("client", "1/minute", store=shared(storage, clock), observer=observer)
@@ -323,7 +323,7 @@ async def test_limiters_of_two_stores_are_not_hit_together(clock: ManualClock, s
         ("deny", [False, False, False], {"store_error_denied": 3}),
     ],
 )
-async def test_while_the_store_is_away_the_stated_policy_decides_and_it_is_told_once(
+async def test_without_its_store_the_policy_decides_and_reports_once(
     failure: str,
     allowed: list[bool],
     label: dict[str, int],

@@ -85,7 +85,7 @@ def test_each_strategy_lets_the_limit_pass_and_no_more(
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_step_of_the_wall_clock_neither_frees_nor_blocks_anybody(
+def test_a_step_of_the_wall_clock_changes_nothing(
     strategy: type[RateLimiter], storage: BoundedStorage, wall: ManualClock, clock: ManualClock
 ) -> None:
     limiter, item = strategy(storage), parse("1/minute")
@@ -97,9 +97,7 @@ def test_a_step_of_the_wall_clock_neither_frees_nor_blocks_anybody(
     assert at_once(limiter.hit(item, "a"))
 
 
-def test_a_window_ends_when_it_is_told_to(
-    storage: BoundedStorage, clock: ManualClock, wall: ManualClock
-) -> None:
+def test_a_window_ends_at_its_end(storage: BoundedStorage, clock: ManualClock, wall: ManualClock) -> None:
     fixed, moving, item = FixedWindowRateLimiter(storage), MovingWindowRateLimiter(storage), parse("5/minute")
     assert at_once(fixed.get_window_stats(item, "a")).reset_time == wall.now
     for limiter in (fixed, moving):

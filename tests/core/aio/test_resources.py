@@ -133,7 +133,7 @@ async def test_one_that_cannot_open_stops_the_rest_and_its_error_comes_out_as_it
     assert log == ["open one", "close one"]
 
 
-async def test_one_that_cannot_close_is_told_after_all_are_closed() -> None:
+async def test_one_that_cannot_close_is_reported_after_all_are_closed() -> None:
     log = Log()
     with pytest.raises(OSError, match="cannot close"):
         async with hold([log.good("one"), log.fails(opening=False)]):
@@ -160,7 +160,7 @@ async def test_one_that_crashes_in_the_middle_cancels_the_block() -> None:
     assert [event.task for event in observer.of(TaskCrashed)] == ["crashes"]
 
 
-async def test_whoever_is_told_of_a_crash_may_let_the_block_go_on() -> None:
+async def test_the_callback_for_a_crash_may_let_the_block_continue() -> None:
     log, gate, lost = Log(), anyio.Event(), anyio.Event()
     with anyio.fail_after(10), pytest.raises(ExceptionGroup) as raised:
         async with hold([log.good("one"), log.crashes(gate)], lost=lost.set):

@@ -31,7 +31,7 @@ from tests.garbage import garbage
 
 
 class Dependency:
-    """Raises what it is told to, in turn, and answers from then on; counts how often it is asked."""
+    """Raises the given errors, in turn, and answers from then on; counts how often it is asked."""
 
     def __init__(self, *errors: Exception) -> None:
         self.errors = list(errors)
@@ -58,7 +58,7 @@ class Down:
 
 
 class Bench:
-    """What a retry is given in a test: a clock that its waits move on, and fixed luck."""
+    """What a retry is given in a test: a clock that its waits advance, and fixed randomness."""
 
     def __init__(self, *, luck: float = 0.0) -> None:
         self.clock = ManualClock()
@@ -136,7 +136,7 @@ async def test_a_call_that_fails_twice_is_made_three_times_and_later_each_time(b
     assert counts(retry) == {"retried": 2, "recovered": 1}
 
 
-async def test_every_further_try_is_told_of_before_its_wait(bench: Bench) -> None:
+async def test_every_retry_is_reported_before_its_wait(bench: Bench) -> None:
     await bench.retry().call(Dependency(ConnectionResetError(), ConnectionError()))
     assert bench.heard.of(RetryScheduled) == [
         RetryScheduled("billing", 1, 0.1, "ConnectionResetError"),
@@ -371,7 +371,7 @@ async def test_an_error_object_that_is_raised_again_and_again_is_a_new_error_eac
     assert len(notes(the_error)) == 2
 
 
-async def test_an_error_that_bears_a_mark_can_be_pickled(bench: Bench) -> None:
+async def test_an_error_with_a_mark_can_be_pickled(bench: Bench) -> None:
     with pytest.raises(ConnectionError) as caught:
         await bench.retry("outer").call(bench.retry("inner").call, Down())
     copied = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 - we have just made it
@@ -424,7 +424,7 @@ async def test_switched_off_it_is_not_there(bench: Bench) -> None:
     assert (down.asked, counts(retry), notes(caught.value)) == (1, {}, [])
 
 
-async def test_the_mode_may_change_at_any_time_and_is_told_of_once(bench: Bench) -> None:
+async def test_the_mode_may_change_anytime_and_is_reported_once(bench: Bench) -> None:
     retry, down = bench.retry(mode=Mode.OFF), Down()
     retry.mode = Mode.ENFORCE
     retry.mode = Mode.ENFORCE
@@ -437,7 +437,7 @@ async def test_the_mode_may_change_at_any_time_and_is_told_of_once(bench: Bench)
     assert retry.mode is Mode.ENFORCE
 
 
-async def test_a_judge_that_raises_is_a_no_and_is_told_of(bench: Bench) -> None:
+async def test_a_predicate_that_raises_is_a_no_and_is_reported(bench: Bench) -> None:
     def broken(error: Exception) -> bool:
         raise KeyError("status")
 
@@ -486,7 +486,7 @@ async def test_it_decorates_and_hands_on_what_it_is_given(bench: Bench) -> None:
     assert read.__doc__ == "Read it."
 
 
-async def test_it_tells_of_itself_and_of_its_own_budget(bench: Bench) -> None:
+async def test_it_announces_itself_and_its_own_budget(bench: Bench) -> None:
     retry = bench.retry("billing")
     own, budget = bench.heard.of(PolicyCreated)
     assert (own.policy, budget.policy) == ("billing", "billing")

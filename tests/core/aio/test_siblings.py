@@ -1,4 +1,4 @@
-"""Workers hear each other; the dead have no number, and the stuck hold nobody up."""
+"""Workers answer each other; the dead have no number, and the stuck delay no one."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def worker(folder: Path, number: int) -> Generator[subprocess.Popen[str]]:
         process.communicate(timeout=20)
 
 
-async def test_each_has_a_number_and_hears_all_others(folder: Path) -> None:
+async def test_each_has_a_number_and_gets_the_answers_of_all(folder: Path) -> None:
     one, two, three = (Siblings(folder, answer) for _ in range(3))
     async with one, two, three:
         assert [each.number for each in (one, two, three)] == [0, 1, 2]
@@ -85,7 +85,7 @@ async def test_a_number_that_is_free_again_is_taken_first(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("programs")
-async def test_a_worker_that_was_killed_is_heard_no_more_and_another_takes_its_number(folder: Path) -> None:
+async def test_a_killed_worker_is_dropped_and_its_number_is_reused(folder: Path) -> None:
     siblings = Siblings(folder, answer)
     async with siblings:
         with worker(folder, 1):
@@ -99,7 +99,7 @@ async def test_a_worker_that_was_killed_is_heard_no_more_and_another_takes_its_n
 
 @pytest.mark.clock("1.7 s")
 @pytest.mark.usefixtures("programs")
-async def test_a_worker_that_is_stuck_holds_nobody_up_for_longer_than_the_patience(folder: Path) -> None:
+async def test_a_stuck_worker_delays_others_no_longer_than_the_patience(folder: Path) -> None:
     siblings = Siblings(folder, answer, patience=0.3)
     async with siblings:
         with worker(folder, 1) as stuck, worker(folder, 2):
@@ -111,7 +111,7 @@ async def test_a_worker_that_is_stuck_holds_nobody_up_for_longer_than_the_patien
             assert len((await siblings.ask(b"you")).said) == 2
 
 
-async def test_an_answer_that_raises_is_told_of_and_is_none(folder: Path) -> None:
+async def test_an_answer_that_raises_is_reported_and_is_none(folder: Path) -> None:
     told: list[Event] = []
 
     async def fail(question: bytes) -> bytes:
@@ -161,7 +161,7 @@ def test_a_path_that_no_socket_can_have_is_refused_at_once() -> None:
         Siblings("/" + "x" * 100, answer)
 
 
-async def test_too_many_workers_are_told_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_workers_are_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("postfacta_core.aio.siblings._MOST", 1)
     async with Siblings(folder, answer):
         with pytest.raises(RuntimeError, match="shared by several services"):

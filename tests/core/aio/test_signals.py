@@ -1,4 +1,4 @@
-"""A signal is told at once, kept back until it is released or closed, and passed on once at most."""
+"""A signal is reported immediately, held back until it is released or closed, and passed on at most once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VARIABLE = "POSTFACTA_DRAIN_FILE"
 
 
 class Service:
-    """A server that counts the signals it got, and an application that counts those it was told."""
+    """A server that counts the signals it got, and an application that counts those reported to it."""
 
     def __init__(self) -> None:
         self.got: list[int] = []
@@ -89,7 +89,7 @@ def keeps_back(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_signals_are_told_and_kept_back_until_one_is_released(backend: str) -> None:
+def test_signals_are_reported_and_held_back_until_one_is_released(backend: str) -> None:
     assert apart(keeps_back, backend) == 0
 
 
@@ -107,7 +107,7 @@ def releases_in_the_handler() -> None:
     run("asyncio", main)
 
 
-def test_it_may_be_released_by_the_one_who_is_told() -> None:
+def test_it_may_be_released_by_the_callback() -> None:
     assert apart(releases_in_the_handler) == 0
 
 
@@ -163,7 +163,7 @@ def tells_of_the_file(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_under_the_launcher_its_file_is_told_and_its_signal_passes(backend: str) -> None:
+def test_under_the_launcher_its_file_drains_and_signals_pass(backend: str) -> None:
     assert apart(tells_of_the_file, backend) == 0
 
 
@@ -180,7 +180,7 @@ def passes_at_once() -> None:
     run("asyncio", main, launched=True)
 
 
-def test_a_launcher_that_waits_for_nothing_is_heard_once() -> None:
+def test_a_launcher_without_delay_is_noticed_once() -> None:
     assert apart(passes_at_once) == 0
 
 
@@ -227,7 +227,7 @@ async def test_outside_the_main_thread_there_is_no_mechanism() -> None:
     interception.close()
 
 
-async def test_outside_the_main_thread_the_launcher_is_heard(
+async def test_outside_the_main_thread_the_launcher_is_noticed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path / "drain"))

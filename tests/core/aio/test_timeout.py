@@ -264,7 +264,7 @@ async def fail() -> None:
     raise KeyError
 
 
-async def test_a_call_is_bounded_by_what_its_request_has_left_even_if_nobody_ends_that() -> None:
+async def test_a_call_is_bounded_by_a_request_that_nothing_ends() -> None:
     clock = ManualClock()
     with request_ending(clock.now + SOON), anyio.fail_after(20):
         began = anyio.current_time()
@@ -389,7 +389,7 @@ async def test_it_waits_for_its_own_clock() -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_native_cancellations_are_told_from_its_own() -> None:
+async def test_native_cancellations_are_distinguished_from_its_own() -> None:
     async def work() -> None:
         await timeout_of(LONG).call(anyio.sleep_forever)
 

@@ -74,7 +74,7 @@ class Recording(OverloadLimiter):
 
 
 class Held:
-    """An application whose requests end when they are told to."""
+    """An application whose requests end when the test says so."""
 
     def __init__(self) -> None:
         self.begun = 0
@@ -126,7 +126,7 @@ async def _send(message: Message) -> None:
 
 
 class Client:
-    """Sends its body when it is told to, and reads when it is told to."""
+    """Sends its body and reads when the test says so."""
 
     def __init__(self, pieces: int = 1) -> None:
         self.gives = anyio.Event()

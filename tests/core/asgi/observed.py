@@ -33,7 +33,7 @@ __all__ = [
 
 
 class Kept:
-    """A recorder that keeps what it is told, and what the exchange said then."""
+    """A recorder that keeps its calls, and the state of the exchange at each."""
 
     def __init__(self) -> None:
         self.told: list[str] = []

@@ -234,7 +234,7 @@ async def test_a_stream_gives_its_slot_back_with_its_first_piece() -> None:
     assert limiter.endings == [ANSWERED]
 
 
-async def test_a_shadow_lets_everybody_pass_and_counts_who_would_not() -> None:
+async def test_a_shadow_admits_all_and_counts_would_be_refusals() -> None:
     app = full(mode=Mode.SHADOW)
     assert (await call_asgi(app)).status == 200
     counted = {s.labels: s.value for s in app.limiter.tally() if s.value and "decisions" in s.metric}
@@ -252,7 +252,7 @@ async def test_off_is_as_if_it_were_not_there() -> None:
     assert not [s for s in app.limiter.tally() if s.value and "decisions" in s.metric]
 
 
-async def test_the_mode_may_change_at_any_time_and_is_told_of_when_it_really_does() -> None:
+async def test_the_mode_may_change_anytime_and_real_changes_are_reported() -> None:
     observer = RecordingObserver()
     app = full(observer=observer)
     assert observer.of(PolicyCreated)[0].policy == "requests"

@@ -67,7 +67,7 @@ async def test_who_is_cancelled_while_waiting_leaves_the_queue() -> None:
 
 
 @pytest.mark.parametrize("first", ["his turn", "the cancellation"])
-async def test_who_is_cancelled_just_as_his_turn_comes_passes_the_slot_on(first: str) -> None:
+async def test_a_request_cancelled_at_its_turn_passes_the_slot_on(first: str) -> None:
     held, limiter = Held(), Recording()
     app = LoadSheddingMiddleware(held, limiter)
     async with anyio.create_task_group() as tasks:
@@ -165,7 +165,7 @@ def _sheddable(scope: Scope) -> Priority:
 
 
 def _none(scope: Scope) -> None:
-    """Know nothing."""
+    """Return None."""
 
 
 def _nonsense(scope: Scope) -> Any:
@@ -199,14 +199,12 @@ KEY = ("X-Priority-Key", "secret")
         ([], 1),
     ],
 )
-async def test_a_caller_is_believed_if_he_knows_the_key(
-    headers: list[tuple[str, str]], priority: int
-) -> None:
+async def test_a_caller_that_knows_the_key_is_trusted(headers: list[tuple[str, str]], priority: int) -> None:
     assert await priority_of(headers, priority_key="secret") == priority
     assert await priority_of(headers) == 1
 
 
-async def test_without_a_key_nobody_is_believed_for_an_empty_one() -> None:
+async def test_without_a_key_an_empty_one_is_not_trusted() -> None:
     headers = [("X-Priority", "critical_plus"), ("X-Priority-Key", "")]
     assert await priority_of(headers, trusts=_no) == 1
     assert await priority_of(headers, trusts=_yes) == 0

@@ -104,7 +104,7 @@ async def test_another_origin_or_none_gets_nothing_but_vary() -> None:
     ],
     ids=str,
 )
-async def test_who_is_allowed_is_told_so(cors: Cors, allowed: dict[str, str]) -> None:
+async def test_an_allowed_origin_gets_the_headers(cors: Cors, allowed: dict[str, str]) -> None:
     response = await call_asgi(hardened(cors), headers=[("origin", FOREIGN)])
     has = told(response)
     exposed = has.pop("expose-headers", "")

@@ -134,7 +134,7 @@ async def test_a_handshake_that_is_never_accepted_is_refused_at_the_requests_lim
     assert service.stages == ["handler"]
 
 
-async def test_a_websocket_has_no_limit_and_is_told_of_a_restart() -> None:
+async def test_a_websocket_has_no_limit_and_closes_for_a_restart() -> None:
     service = Service(Starlette(routes=SOCKETS), timeout=0.05)
     closed: list[Message] = []
 
@@ -161,7 +161,7 @@ async def test_while_the_service_stops_new_requests_and_websockets_are_refused()
     assert (log, service.stages) == ([], [])
 
 
-async def test_a_request_cut_short_by_a_drain_is_told_that_it_may_have_begun() -> None:
+async def test_a_request_cut_short_by_a_drain_may_have_begun() -> None:
     service = Service(sleeping(Log()))
     answers: list[AsgiResponse] = []
 

@@ -1,4 +1,4 @@
-"""Whoever asks gets one answer, whatever the application raises; what is a crash stays one."""
+"""A caller gets one answer, whatever the application raises; what is a crash stays one."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def test_an_early_hint_is_not_yet_an_answer() -> None:
     assert (response.status, kinds(response)) == (500, ["early_hint", "start", "body"])
 
 
-async def test_a_crash_stays_a_crash_if_the_client_is_gone_when_it_should_be_told() -> None:
+async def test_a_crash_stays_a_crash_without_its_client() -> None:
     metrics = Metrics(with_process=False)
     app = TelemetryMiddleware(ErrorMiddleware(Raising(Boom())), [metrics])
     response = await call_asgi(app, body=[], disconnect_after=0, raise_errors=False)
@@ -83,7 +83,7 @@ async def test_a_refusal_to_a_client_that_is_gone_is_no_crash() -> None:
     assert (response.error, response.messages) == (None, [])
 
 
-async def test_why_is_told_unless_it_is_known_better() -> None:
+async def test_the_reason_is_recorded_unless_there_is_a_better_one() -> None:
     for before, after in (("", "pool_timeout"), ("shed", "shed")):
         request = RequestContext("request-1", 0.0)
         request.error_type = before

@@ -85,7 +85,7 @@ async def test_the_probes_follow_the_service_from_its_start_to_its_end(
         assert await states(probes) == [(200, "live"), (503, "draining"), (200, "started")]
 
 
-async def test_an_answer_is_json_that_nobody_keeps(probes: HealthMiddleware) -> None:
+async def test_an_answer_is_json_that_is_not_cached(probes: HealthMiddleware) -> None:
     answer = await call_asgi(probes, path="/healthz/live")
     assert answer.body == b'{"status":"live"}'
     assert answer.headers == [
@@ -103,9 +103,7 @@ async def test_head_is_get_without_the_body(probes: HealthMiddleware, name: str)
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "get"])
-async def test_other_methods_are_told_which_ones_there_are(
-    probes: HealthMiddleware, app: App, method: str
-) -> None:
+async def test_other_methods_get_the_allowed_ones(probes: HealthMiddleware, app: App, method: str) -> None:
     for name in ("live", "ready", "startup"):
         answer = await call_asgi(probes, method, f"/healthz/{name}", body=b"x")
         assert (answer.status, answer.header("allow")) == (405, "GET, HEAD")
@@ -213,7 +211,7 @@ async def test_details_say_how_the_service_stands(app: App) -> None:
         assert (await deps(probes)).json()["status"] == "draining"
 
 
-async def test_all_others_are_told_that_there_is_no_such_thing(app: App, registry: HealthRegistry) -> None:
+async def test_all_other_paths_are_404(app: App, registry: HealthRegistry) -> None:
     probes = HealthMiddleware(app, registry, allow_detail=with_token)
     for method in ("GET", "HEAD", "POST"):
         answer = await deps(probes, method, bearer="wrong")
@@ -223,7 +221,7 @@ async def test_all_others_are_told_that_there_is_no_such_thing(app: App, registr
     assert app.reached == []
 
 
-async def test_a_rule_that_raises_lets_nobody_in(app: App, registry: HealthRegistry) -> None:
+async def test_a_rule_that_raises_admits_no_one(app: App, registry: HealthRegistry) -> None:
     def broken(scope: Scope) -> bool:
         raise LookupError(scope["path"])
 

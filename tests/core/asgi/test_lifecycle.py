@@ -64,7 +64,7 @@ async def test_later_protocols_forbid_the_field(version: str) -> None:
     assert connections(await call_asgi(app, scope={"http_version": version})) == []
 
 
-async def test_a_drain_that_begins_during_the_request_is_told_too() -> None:
+async def test_a_drain_that_begins_during_the_request_closes_it_too() -> None:
     lifecycle = Lifecycle(running=RunningRequests())
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -55,7 +55,7 @@ async def silent(scope: Scope, receive: Receive, send: Send) -> None:
     """Return at once from whatever it does not know."""
 
 
-async def test_resources_are_open_before_startup_and_closed_before_the_server_hears_of_the_end() -> None:
+async def test_resources_are_open_from_before_startup_until_after_shutdown() -> None:
     server = Server()
 
     @asynccontextmanager
@@ -81,7 +81,7 @@ async def test_an_application_without_lifespan_has_its_resources_until_shutdown(
     ]
 
 
-async def test_a_startup_that_fails_closes_what_is_open_and_is_told_once() -> None:
+async def test_a_startup_that_fails_closes_resources_and_is_reported_once() -> None:
     server = Server()
 
     @asynccontextmanager
@@ -110,7 +110,7 @@ async def test_a_resource_that_cannot_open_stops_the_startup() -> None:
     assert server.log == ["open db", "close db", "lifespan.startup", "lifespan.startup.failed"]
 
 
-async def test_a_resource_that_fails_to_close_is_told_as_a_failed_shutdown() -> None:
+async def test_a_resource_that_fails_to_close_is_a_failed_shutdown() -> None:
     server = Server()
 
     @asynccontextmanager
@@ -187,7 +187,7 @@ async def test_a_lifecycle_is_the_first_to_begin_and_the_last_to_end(lifecycle: 
     assert server.log[-1] == "lifespan.shutdown.complete"
 
 
-async def test_the_application_hears_of_the_shutdown_when_its_handlers_have_ended(
+async def test_the_application_gets_the_shutdown_after_its_handlers_have_ended(
     lifecycle: Lifecycle,
 ) -> None:
     log: list[str] = []
@@ -237,7 +237,7 @@ async def test_a_resource_that_hangs_takes_its_share_and_not_the_others(lifecycl
     assert [event.resource for event in observer.of(ResourceStuck)] == ["hangs", "hangs"]
 
 
-async def test_a_resource_that_crashes_begins_a_drain_and_its_error_is_told_at_the_end(
+async def test_a_crashed_resource_starts_a_drain_and_is_reported_last(
     lifecycle: Lifecycle,
 ) -> None:
     server = Server()
@@ -274,7 +274,7 @@ async def test_a_resource_that_crashes_begins_a_drain_and_its_error_is_told_at_t
     ]
 
 
-async def test_a_startup_that_fails_under_a_lifecycle_is_told_as_it_is(lifecycle: Lifecycle) -> None:
+async def test_a_startup_that_fails_under_a_lifecycle_is_reported_unchanged(lifecycle: Lifecycle) -> None:
     server = Server()
 
     @asynccontextmanager

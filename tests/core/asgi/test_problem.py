@@ -80,7 +80,7 @@ def test_every_error_of_the_library_has_a_line_of_its_own() -> None:
     assert {kind.__name__ for kind in PROBLEMS} == set(errors.__all__)
 
 
-def test_nobody_changes_the_problems_of_the_library() -> None:
+def test_the_problems_of_the_library_cannot_be_changed() -> None:
     everybodys: Any = PROBLEMS
     with pytest.raises(TypeError):
         everybodys[BodyTooLargeError] = TEAPOT
@@ -92,7 +92,7 @@ async def test_a_foreign_error_tells_nothing_of_itself() -> None:
     assert b"ValueError" not in response.body
 
 
-async def test_a_problem_is_a_whole_rfc_9457_document_that_nobody_keeps() -> None:
+async def test_a_problem_is_a_complete_rfc_9457_document_without_caching() -> None:
     response = await call_asgi(
         ContextMiddleware(problem_response(BodyTooLargeError("transfer")), ids=lambda: "request-1"),
         path="/files/a b?.txt",

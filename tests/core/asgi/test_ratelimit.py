@@ -127,7 +127,7 @@ def test_an_option_that_makes_no_sense_is_refused_at_once() -> None:
 # Answers
 
 
-async def test_a_caller_over_its_rate_gets_429_and_is_told_when_to_come_back(clock: ManualClock) -> None:
+async def test_a_caller_over_its_rate_gets_429_with_retry_after(clock: ManualClock) -> None:
     app = App()
     service = ContextMiddleware(limited("2/minute per client", app=app, clock=clock))
     first = await ask(service)
@@ -163,14 +163,14 @@ async def test_retry_after_is_rounded_up_and_spread(
     assert refused.header("ratelimit") == f'"client";r=0;t={seconds}'
 
 
-async def test_what_can_never_be_allowed_is_not_told_to_come_back(clock: ManualClock) -> None:
+async def test_a_cost_above_the_burst_gets_no_retry_after(clock: ManualClock) -> None:
     service = limited(RateLimit("2/minute", cost=3), clock=clock)
     refused = await ask(service)
     assert (refused.status, refused.header("retry-after")) == (429, None)
     assert refused.header("ratelimit") == '"client";r=2;t=0'
 
 
-async def test_of_several_limits_the_strictest_is_told_and_all_are_named(clock: ManualClock) -> None:
+async def test_of_several_limits_the_strictest_is_shown_and_all_named(clock: ManualClock) -> None:
     service = limited(
         RateLimit("10/second;20/hour", name="burst"),
         RateLimit("12/minute", per="global", name="all"),
@@ -412,7 +412,7 @@ async def test_a_cost_that_makes_no_sense_is_one(
 # Modes, stores and other protocols
 
 
-async def test_a_limit_in_shadow_lets_all_pass_and_is_told_of_by_nobody_but_metrics(
+async def test_a_limit_in_shadow_admits_all_and_only_metrics_show(
     clock: ManualClock, observer: RecordingObserver
 ) -> None:
     service = limited(

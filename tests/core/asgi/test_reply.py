@@ -36,7 +36,7 @@ def add(headers: Headers, names: set[bytes], pair: tuple[bytes, bytes]) -> None:
         names.add(pair[0])
 
 
-def test_neighbours_share_one_and_whoever_wraps_it_parts_them() -> None:
+def test_neighbours_share_one_and_a_wrapper_separates_them() -> None:
     reply = reply_of(nobody)
     assert reply_of(reply) is reply
 

@@ -1,4 +1,4 @@
-"""What a watched client sends reaches the application to the byte, and nobody is answered twice."""
+"""What a watched client sends reaches the application to the byte, and no client is answered twice."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def part(piece: bytes, *, more: bool) -> Message:
     return {"type": "http.request", "body": piece, "more_body": more}
 
 
-async def test_a_caller_that_was_sent_nothing_is_told_all_and_the_handler_can_send_no_more() -> None:
+async def test_an_unanswered_caller_gets_the_problem_and_nothing_after_it() -> None:
     wire = Wire()
     exchange = exchange_on(wire)
     exchange.cancel(DeadlineExceededError("request"))
@@ -110,7 +110,7 @@ async def test_a_complete_response_is_not_added_to() -> None:
     assert wire.bodies == [b"done"]
 
 
-async def test_nothing_is_told_of_one_that_was_not_cancelled_or_whose_client_left() -> None:
+async def test_nothing_is_sent_without_a_cancellation_or_a_client() -> None:
     wire = Wire()
     exchange = exchange_on(wire)
     await exchange.answer()
@@ -147,7 +147,7 @@ async def test_events_that_have_ended_are_not_endless_any_more() -> None:
     assert not exchange.is_endless
 
 
-async def test_a_client_that_is_gone_need_not_be_told() -> None:
+async def test_a_client_that_is_gone_gets_nothing() -> None:
     wire = Wire()
     wire.error = OSError("gone")
     exchange = exchange_on(wire)
@@ -199,7 +199,7 @@ async def test_one_that_was_cancelled_gets_no_more_time() -> None:
 @pytest.mark.parametrize(
     ("error", "code"), [(StoppedError("drain"), 1012), (DeadlineExceededError("request"), 1008)]
 )
-async def test_a_websocket_is_closed_once_and_told_why(
+async def test_a_websocket_is_closed_once_with_a_reason(
     error: StoppedError | DeadlineExceededError, code: int
 ) -> None:
     wire = Wire()
@@ -228,7 +228,7 @@ async def test_a_websocket_that_is_closed_is_not_closed_again(last: str) -> None
 
 
 @pytest.mark.parametrize("error", [OSError("gone"), RuntimeError("closed already")])
-async def test_a_websocket_whose_client_is_gone_need_not_be_told(error: Exception) -> None:
+async def test_a_websocket_whose_client_is_gone_gets_nothing(error: Exception) -> None:
     wire = Wire()
     socket = RunningSocket(RequestContext("request-id", 0.0), wire.send)
     socket.cancel(StoppedError("drain"))

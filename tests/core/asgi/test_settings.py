@@ -15,7 +15,7 @@ from postfacta_core.policy.transfer import TransferLimits
 
 
 class Told:
-    """Tells of a scope, as an object."""
+    """Returns a value for a scope, as an object."""
 
     def __call__(self, scope: object) -> float:
         return 5.0
@@ -35,7 +35,7 @@ def test_a_limit_is_seconds_none_or_a_function(limit: Any) -> None:
 
 
 @pytest.mark.parametrize("check", [settings.limit, settings.switch, settings.function_or_none])
-def test_a_function_that_nobody_would_await_is_refused(check: Callable[[str, object], None]) -> None:
+def test_a_function_that_would_not_be_awaited_is_refused(check: Callable[[str, object], None]) -> None:
     with pytest.raises(
         ValueError, match=r"^Policy\.x must be a plain function, since no request waits for it"
     ):

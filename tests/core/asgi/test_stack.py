@@ -130,7 +130,7 @@ async def test_every_answer_has_the_id_and_the_headers_and_is_counted() -> None:
 
 
 @pytest.mark.parametrize(("path", "status"), [("/items/7", 200), ("/crash", 500), ("/unavailable", 503)])
-async def test_span_and_line_tell_of_the_same_request(
+async def test_span_and_line_describe_the_same_request(
     path: str, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "postfacta")
@@ -208,7 +208,7 @@ async def test_an_api_with_an_own_shape_of_errors_keeps_it_for_refusals_and_cras
             assert (response.status, response.header("content-type")) == (status, body_type)
 
 
-async def test_a_telemetry_that_is_shared_hears_of_everything(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_shared_telemetry_receives_everything(caplog: pytest.LogCaptureFixture) -> None:
     registry = CollectorRegistry()
     telemetry = Telemetry(metrics=Metrics(registry, version="1.2"))
     app = harden(starlette(), service="billing", telemetry=telemetry)
@@ -406,7 +406,7 @@ async def test_a_service_that_drains_serves_on_says_close_and_is_unready(
     assert (await call_asgi(app, "GET", "/healthz/live")).status == 200
 
 
-async def test_the_application_itself_is_told_what_it_waits_for_in_a_lifespan(
+async def test_the_application_can_wait_for_resources_in_its_lifespan(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("postfacta_core.aio.lifecycle.intercept", Interception)
@@ -452,7 +452,7 @@ async def _once(app: ASGIApp, path: str, body: list[bytes] | bytes = b"") -> Non
 
 async def test_what_the_server_gave_to_a_request_is_let_go_when_the_request_ends() -> None:
     class Silent:
-        """Stands for a connection, which some servers close when nobody refers to it any more."""
+        """Stands for a connection, which some servers close when nothing refers to it any more."""
 
         async def receive(self) -> Message:
             await anyio.sleep_forever()
@@ -512,7 +512,7 @@ async def test_ordinary_access_lines_are_sampled_as_the_policy_says(
     assert len(lines) <= 100 or most is None
 
 
-async def test_a_route_of_the_application_that_is_never_reached_is_told_at_start(
+async def test_an_unreachable_route_of_the_application_is_reported_at_start(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     web = Starlette(routes=ROUTES)

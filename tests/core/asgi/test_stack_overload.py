@@ -25,7 +25,7 @@ SMALL = OverloadConfig(start=4, patience=0.1)
 
 
 async def client(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer whom the request is counted for, and how much it matters."""
+    """Answer with the key that the request is counted for, and its priority."""
     request = current_request()
     assert request is not None
     body = f"{request.client} {request.priority}".encode()
@@ -54,7 +54,7 @@ def seen(app: Hardened, status: int, error_type: str) -> float | None:
     )
 
 
-async def test_who_is_over_his_rate_is_refused_with_the_fields_and_the_headers_and_is_counted() -> None:
+async def test_a_caller_over_its_rate_is_refused_and_counted() -> None:
     app = hardened(Policy(rate_limits=["2/minute per client"]))
     answers = [await call_asgi(app, path="/x") for _ in range(3)]
     assert [answer.status for answer in answers] == [200, 200, 429]
@@ -94,7 +94,7 @@ async def test_a_limit_in_shadow_counts_and_lets_pass() -> None:
     assert limited == 2
 
 
-async def test_a_client_is_whom_a_trusted_proxy_names_and_nobody_else() -> None:
+async def test_only_a_trusted_proxy_names_the_client() -> None:
     spoofed = [("x-forwarded-for", "203.0.113.9, 198.51.100.7")]
     trusting = hardened(Policy(trusted_proxies=["127.0.0.0/8"]))
     assert (await call_asgi(trusting, headers=spoofed)).body == b"198.51.100.7 1"
@@ -102,14 +102,14 @@ async def test_a_client_is_whom_a_trusted_proxy_names_and_nobody_else() -> None:
     assert (await call_asgi(careful, headers=spoofed)).body == b"127.0.0.1 1"
 
 
-async def test_without_limits_nobody_is_limited() -> None:
+async def test_without_limits_no_request_is_limited() -> None:
     app = hardened(Policy())
     assert app.rate_limits is None
     assert {(await call_asgi(app)).status for _ in range(300)} == {200}
 
 
 async def crowd(app: Hardened, count: int, leave: anyio.Event) -> Counter[int]:
-    """Send so many requests at once, and let those that are served end once nobody else is decided about."""
+    """Send this many requests at once, and let those that are served end once all others are decided."""
     statuses: Counter[int] = Counter()
 
     async def one() -> None:
@@ -128,7 +128,7 @@ async def crowd(app: Hardened, count: int, leave: anyio.Event) -> Counter[int]:
 
 
 @pytest.mark.parametrize("mode", [Mode.ENFORCE, Mode.SHADOW])
-async def test_what_cannot_be_served_in_time_is_refused_early_and_a_shadow_refuses_nobody(mode: Mode) -> None:
+async def test_late_requests_are_refused_early_but_not_in_shadow(mode: Mode) -> None:
     leave = anyio.Event()
 
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
@@ -160,7 +160,7 @@ async def test_what_cannot_be_served_in_time_is_refused_early_and_a_shadow_refus
     assert counted > 0
 
 
-async def test_how_much_a_request_matters_is_told_by_the_service_or_by_who_knows_the_key() -> None:
+async def test_priority_comes_from_the_service_or_a_caller_with_key() -> None:
     policy = Policy(
         priority_of=lambda scope: Priority.SHEDDABLE if scope["path"] == "/export" else None,
         priority_key="a-key-of-the-mesh",

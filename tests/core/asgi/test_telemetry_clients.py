@@ -64,7 +64,7 @@ async def test_an_error_of_the_application_that_looks_like_a_disconnect_is_a_cra
 
 
 class Sockets(NullRecorder):
-    """Keeps what is told of WebSockets too."""
+    """Keeps the calls for WebSockets too."""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, bool]] = []

@@ -125,7 +125,7 @@ async def test_a_client_that_still_sends_is_read_until_it_stops_so_that_it_can_r
     ]
 
 
-async def test_what_tells_of_the_disconnect_after_a_refusal_is_nobodys_crash() -> None:
+async def test_the_disconnect_after_a_refusal_is_no_crash() -> None:
     with every() as case:
         for error in REACTIONS:
             with case(error):

@@ -148,7 +148,7 @@ async def test_without_a_body_nothing_bounds_the_wait_for_the_disconnect() -> No
 
 
 class NonReader:
-    """Takes so many bytes, and no more."""
+    """Takes at most this many bytes."""
 
     def __init__(self, room: int) -> None:
         self._room = room

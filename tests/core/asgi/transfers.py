@@ -83,7 +83,7 @@ def kinds(response: AsgiResponse) -> list[str]:
 
 
 def whole(response: AsgiResponse) -> bool:
-    """Tell whether exactly one response was sent, to its end; the end may be an empty message."""
+    """Return whether exactly one response was sent, to its end; the end may be an empty message."""
     start, *bodies = kinds(response)
     ends = [not message.get("more_body", False) for message in response.messages[1:]]
     length = response.header("content-length") or str(len(response.body))

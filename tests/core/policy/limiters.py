@@ -44,7 +44,7 @@ def fill(limiter: OverloadLimiter, count: int, now: float = 0.0) -> None:
 
 
 def crowd(limiter: OverloadLimiter, now: float) -> None:
-    """Let more come than find room, until somebody is refused."""
+    """Let more come than find room, until one is refused."""
     waits: list[Wait] = []
     while True:
         decision = limiter.arrive(CRITICAL, now)
@@ -84,7 +84,7 @@ def samples(limiter: OverloadLimiter, metric: str) -> dict[tuple[str, ...], floa
 
 
 def overloaded(limiter: OverloadLimiter, now: float, *, rate: float, queue: float, windows: int = 1) -> float:
-    """Answer so many a second, each as old as the queue is long, while more come; give the time then."""
+    """Answer this many a second, each as old as the queue is long, while more come; return the time then."""
     count = math.ceil(max(10, rate / 10))
     for _ in range(windows):
         while limiter.in_flight < count:

@@ -1,4 +1,4 @@
-"""A client is who a trusted proxy says it is, and nobody else can say anything."""
+"""A client is the one that a trusted proxy names, and no other name counts."""
 
 from __future__ import annotations
 

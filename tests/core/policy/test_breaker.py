@@ -28,7 +28,7 @@ from tests.core.policy.circuits import (
 from tests.kit.every import every
 
 
-def test_its_moves_are_told_with_their_moment_and_reason() -> None:
+def test_its_state_changes_have_their_time_and_reason() -> None:
     played = Played().play("SSFF-").wait(8.0).play("F-").wait(16.0).play("SS")
     assert played.path == [
         ("closed", "open", 100.0, "failures"),
@@ -173,7 +173,7 @@ def test_opened_by_hand_it_waits_and_tries_as_ever() -> None:
     assert [reason for *_, reason in played.path] == ["by_hand", "wait_over", "trials_passed"]
 
 
-def test_a_circuit_that_somebody_holds_does_not_open_by_itself_and_says_what_to_do() -> None:
+def test_a_circuit_held_by_hand_does_not_open_by_itself() -> None:
     for state in (FORCED_OPEN, DISABLED, METRICS_ONLY):
         played = Played()
         played.circuit.put(state, played.now)
@@ -185,7 +185,7 @@ def test_a_circuit_that_somebody_holds_does_not_open_by_itself_and_says_what_to_
 
 @pytest.mark.parametrize("state", [OPEN, HALF_OPEN])
 @pytest.mark.parametrize("calls", ["", "FFFF"])
-def test_nobody_puts_it_where_only_its_calls_may(state: CircuitState, calls: str) -> None:
+def test_states_that_only_calls_reach_cannot_be_set(state: CircuitState, calls: str) -> None:
     played = Played().play(calls)
     before = played.state
     with pytest.raises(ValueError, match=f"cannot be put to {state}"):

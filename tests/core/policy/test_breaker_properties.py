@@ -77,7 +77,7 @@ class Oracle:
                 self.go(CLOSED, end)
 
     def enter(self) -> tuple[bool, bool]:
-        """Tell whether a call is admitted, and whether as a trial."""
+        """Return whether a call is admitted, and whether as a trial."""
         self.tick()
         if self.state is OPEN and self.now >= self.ends:
             self.go(HALF_OPEN, self.now)

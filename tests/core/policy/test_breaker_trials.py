@@ -115,7 +115,7 @@ def test_a_trial_that_hangs_opens_it_at_the_end_of_half_open_and_counts_no_more(
 
 
 @pytest.mark.parametrize("outcome", Outcome)
-def test_a_trial_that_ends_after_its_time_is_late_even_if_nobody_called_meanwhile(outcome: Outcome) -> None:
+def test_a_late_trial_is_late_even_without_other_calls(outcome: Outcome) -> None:
     played = Played().play("FFFF").wait(8.0)
     trial = played.enter()
     played.wait(16.0)
@@ -198,7 +198,7 @@ def test_each_wait_is_longer_up_to_the_longest_and_starts_anew_once_it_was_close
     assert played.circuit.retry_after(played.now) == 8.0
 
 
-def test_luck_shortens_a_wait_at_the_longest_too() -> None:
+def test_jitter_shortens_the_longest_wait_too() -> None:
     played = Played().play("FFFF", luck=0.5)
     assert played.circuit.retry_after(played.now) == 7.0
     assert CONFIG.wait(50, 0.5) == 28.0
@@ -206,7 +206,7 @@ def test_luck_shortens_a_wait_at_the_longest_too() -> None:
     assert CONFIG.wait(50, 0.0) == 32.0
 
 
-def test_a_hung_trial_takes_the_luck_of_the_opening_before() -> None:
+def test_a_hung_trial_reuses_the_jitter_of_the_last_opening() -> None:
     played = Played().play("FFFF", luck=0.5).wait(7.0)
     played.enter()
     played.wait(16.0)

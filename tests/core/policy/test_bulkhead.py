@@ -83,7 +83,7 @@ class Machine(RuleBasedStateMachine):
             self.count("refused")
 
     def pass_on(self) -> None:
-        """A place was given up: whoever waited longest is called, unless too many work even so."""
+        """A slot was freed: the longest waiting caller is woken, unless too many still work."""
         if self.waiting and self.taken() < self.size:
             self.called.append(self.waiting.pop(0))
 
@@ -149,7 +149,7 @@ Machine.TestCase.settings = settings(stateful_step_count=40)
 TestSlots = Machine.TestCase
 
 
-def test_whoever_finds_all_slots_taken_is_refused_at_once_if_nobody_may_wait() -> None:
+def test_without_a_queue_a_full_bulkhead_refuses_immediately() -> None:
     slots = full(2)
     assert not slots.enter()
     with pytest.raises(BulkheadFullError) as caught:
@@ -158,7 +158,7 @@ def test_whoever_finds_all_slots_taken_is_refused_at_once_if_nobody_may_wait() -
     assert slots.used == 2
 
 
-def test_a_refusal_tells_when_everybody_who_waits_now_is_through() -> None:
+def test_a_refusal_estimates_when_the_present_queue_is_done() -> None:
     slots = full(1, 1, max_wait=0.25)
     slots.queue(lambda: None, 0.25)
     with pytest.raises(BulkheadFullError) as caught:
@@ -196,7 +196,7 @@ def test_cancelled_callers_use_up_no_place_in_the_waiting_room() -> None:
     assert slots.enter()
 
 
-def test_nobody_waits_without_time_to() -> None:
+def test_a_caller_without_time_does_not_wait() -> None:
     slots = full(1, 5)
     for patience in (0.0, -1.0, math.nan):
         with pytest.raises(BulkheadFullError):
@@ -209,7 +209,7 @@ def test_a_caller_waits_no_longer_than_it_can() -> None:
     assert [slots.patience(left) for left in (math.inf, 3.0, 1.5, 0.0)] == [2.0, 2.0, 1.5, 0.0]
 
 
-def test_in_shadow_nobody_is_stopped_and_those_who_would_be_are_counted() -> None:
+def test_in_shadow_all_pass_and_would_be_refusals_are_counted() -> None:
     slots = Slots("db", 1, 1, mode=Mode.SHADOW)
     assert [slots.enter() for _ in range(4)] == [True] * 4
     assert slots.used == 4
@@ -276,7 +276,7 @@ def test_bounds_that_make_no_sense_are_refused_at_once() -> None:
                 Slots("db", size, max_waiting, max_wait=max_wait)
 
 
-def test_by_default_nobody_waits_and_whoever_may_waits_a_second_at_most() -> None:
+def test_by_default_none_waits_and_a_queue_waits_a_second() -> None:
     slots = Slots("db", 1)
     assert (slots.max_waiting, slots.max_wait) == (0, 1.0)
     assert Slots("db", 1, max_wait=0.5).max_wait == 0.5  # Less than a second is a wait as well.

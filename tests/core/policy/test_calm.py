@@ -14,7 +14,7 @@ def _spared(calm: Calm, now: float, requests: int = 20) -> int:
     return sum(calm.spares(now) for _ in range(requests))
 
 
-def test_nobody_is_spared_before_the_first_beat() -> None:
+def test_no_request_is_spared_before_the_first_beat() -> None:
     assert not Calm().spares(0.0)
     assert not Calm().spares(1e9)
 
@@ -27,7 +27,7 @@ def test_sixteen_are_spared_between_two_beats_and_not_one_more() -> None:
     assert _spared(calm, 10.06) == 16
 
 
-def test_a_loop_that_is_no_longer_heard_is_not_calm() -> None:
+def test_a_loop_without_recent_beats_is_not_calm() -> None:
     calm = Calm()
     calm.beat(0.0, 10.0, 0.05)
     assert calm.spares(math.nextafter(10.25, 0))
@@ -60,7 +60,7 @@ def test_each_late_beat_begins_the_second_anew() -> None:
     assert calm.spares(11.51)
 
 
-def test_a_beat_in_the_watched_second_still_counts_as_heard() -> None:
+def test_a_beat_in_the_watched_second_still_counts() -> None:
     calm = Calm()
     calm.beat(0.1, 10.0, 0.05)
     calm.beat(0.0, 10.99, 0.05)

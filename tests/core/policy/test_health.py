@@ -39,7 +39,7 @@ def after(results: str, config: CheckConfig = CONFIG, *, step: float = 1.0) -> C
 
 
 def oracle(results: str, config: CheckConfig) -> bool | None:
-    """Tell the verdict by looking at the whole history at once; a dot counts as `fall` failures."""
+    """Return the verdict from the whole history at once; a dot counts as `fall` failures."""
     verdict: bool | None = None
     history = ""
     for letter in results:

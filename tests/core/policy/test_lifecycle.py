@@ -1,4 +1,4 @@
-"""A life goes one way only, whoever interrupts whom, and each part of its end has its moment."""
+"""A life goes one way only, whatever interrupts it, and each part of its end has its moment."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_server_that_stops_by_itself_is_not_waited_for() -> None:
     assert (unasked.lets_go_at, unasked.told_at, unasked.is_draining) == (50, 50, True)
 
 
-def test_what_was_told_before_is_not_told_again() -> None:
+def test_phases_are_reported_once() -> None:
     course = ready()
     course.drain(100.0)
     course.stop(105.0)

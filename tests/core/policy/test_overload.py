@@ -95,7 +95,7 @@ def test_requests_given_up_within_their_allowance_say_nothing() -> None:
 
 
 def test_waits_for_a_pool_are_a_queue_although_they_are_bounded() -> None:
-    """12 connections, statements of 0.4 s, and nobody waits for a connection for longer than a second."""
+    """12 connections, statements of 0.4 s, and no wait for a connection of more than a second."""
     limiter = limiter_of(110)
     service = Service(limiter, slots=12, takes=0.4)
     service.play(5, rate=10, is_known=True)
@@ -152,7 +152,7 @@ def test_the_limit_doubles_only_once_until_half_as_many_new_requests_are_answere
         assert limiter.limit == limit
 
 
-def test_the_limit_does_not_grow_while_everybody_finds_room() -> None:
+def test_the_limit_does_not_grow_while_all_find_room() -> None:
     limiter = limiter_of(16)
     learn(limiter, 0.05)
     assert limiter.limit == 16
@@ -213,7 +213,7 @@ def test_a_queue_is_never_taken_for_slowness(leave: float) -> None:
     assert 2 <= limiter.limit <= 5
 
 
-def test_what_is_usual_stands_still_while_anything_is_lost_or_somebody_has_no_room() -> None:
+def test_the_usual_time_is_frozen_under_losses_or_shortage() -> None:
     """(d)."""
     limiter = limiter_of(16)
     now = learn(limiter, 0.05)
@@ -276,7 +276,7 @@ def test_kinds_have_each_their_own_usual_and_the_rest_share_one() -> None:
 
 
 @pytest.mark.parametrize(("luck", "seconds"), [(0.0, 2.0), (0.5, 4.0), (0.999, 6.0)])
-def test_the_refused_are_told_different_times(luck: float, seconds: float) -> None:
+def test_the_refused_get_different_times(luck: float, seconds: float) -> None:
     limiter = limiter_of(1, retry_after=2)
     fill(limiter, 1)
     decision = limiter.arrive(CRITICAL, 0.0, luck=luck)
@@ -284,7 +284,7 @@ def test_the_refused_are_told_different_times(luck: float, seconds: float) -> No
     assert limiter.give_up(decision, 0.1) == Shed(seconds)
 
 
-def test_a_shadow_counts_refusals_and_lets_nobody_wait() -> None:
+def test_a_shadow_counts_refusals_and_queues_none() -> None:
     limiter = limiter_of(1)
     limiter.mode = Mode.SHADOW
     assert limiter.arrive(CRITICAL, 0.0) is ADMIT

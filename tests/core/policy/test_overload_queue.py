@@ -19,7 +19,7 @@ from tests.core.policy.limiters import (
 )
 
 
-def test_a_burst_on_a_service_that_was_asked_for_little_refuses_nobody() -> None:
+def test_a_burst_on_a_quiet_service_is_not_refused() -> None:
     limiter = limiter_of()
     now = learn(limiter, 0.005, every=0.2)
     decisions = [limiter.arrive(CRITICAL, now) for _ in range(200)]
@@ -28,7 +28,7 @@ def test_a_burst_on_a_service_that_was_asked_for_little_refuses_nobody() -> None
     assert [isinstance(each, Wait) and each.verdict is None for each in queued] == [True] * 184
 
 
-def test_a_burst_is_served_in_order_and_refuses_nobody() -> None:
+def test_a_burst_is_served_in_order_and_not_refused() -> None:
     limiter = limiter_of(4)
     fill(limiter, 4)
     woken: list[str] = []

@@ -169,7 +169,7 @@ def test_a_connection_of_a_past_era_or_past_its_time_is_not_kept() -> None:
     assert not pool.keep(old, 100)
 
 
-def test_news_of_a_past_era_evicts_nobody() -> None:
+def test_news_of_a_past_era_evicts_nothing() -> None:
     pool = lending()
     pool.evict(0)
     fresh = pool.opened("new", era=pool.era, now=0, luck=0)
@@ -227,7 +227,7 @@ def test_those_who_wait_get_the_slot_in_the_order_of_coming() -> None:
     assert pool.used == 0
 
 
-def test_one_too_many_is_told_to_come_back_in_a_second() -> None:
+def test_one_too_many_gets_a_retry_after_of_one_second() -> None:
     pool = lending(max_size=1, max_waiting=1)
     assert pool.enter()
     assert not pool.enter()

@@ -1,4 +1,4 @@
-"""Nobody gets more than the rate, whatever others do; and nobody's counts are dropped for somebody new."""
+"""No key gets more than the rate, whatever others do; and no counts are dropped for a new key."""
 
 from __future__ import annotations
 
@@ -348,7 +348,7 @@ def test_news_from_before_the_last_change_changes_nothing() -> None:
     assert watch.is_up
 
 
-def test_a_trial_that_nobody_waits_for_lets_the_next_one_try() -> None:
+def test_an_abandoned_trial_lets_the_next_one_try() -> None:
     watch = StoreWatch()
     ticket = watch.ask(0.0)
     assert ticket is not None
@@ -415,7 +415,7 @@ def test_an_empty_table_and_no_rate_are_refused_at_once() -> None:
         BucketSet([])
 
 
-def test_whoever_may_need_not_wait_and_the_table_is_as_large_as_was_asked_for() -> None:
+def test_an_allowed_caller_need_not_wait_and_size_is_kept() -> None:
     buckets = BucketSet([Rate(amount=5, period=1.0), Rate(amount=9, period=9.0)], 2)
     for key in ("a", "b", "c"):
         assert buckets.spend(key, 1, 0.0).retry_after == 0.0

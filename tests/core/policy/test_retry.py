@@ -54,9 +54,7 @@ def test_a_wait_is_above_0_and_never_above_the_cap(backoff: Backoff, attempt: in
 
 
 @given(backoffs(), ATTEMPTS, LUCK)
-def test_waits_get_longer_with_each_try_and_shorter_with_more_luck(
-    backoff: Backoff, attempt: int, luck: float
-) -> None:
+def test_waits_grow_with_each_try_and_vary_by_jitter(backoff: Backoff, attempt: int, luck: float) -> None:
     assert backoff.delay(attempt, luck) <= backoff.delay(attempt + 1, luck)
     assert backoff.delay(attempt, luck) <= backoff.delay(attempt, luck / 2)
 
@@ -125,7 +123,7 @@ class Spending(RuleBasedStateMachine):
         self.history: list[Fraction] = []
 
     def level(self) -> Fraction:
-        """Tell what is there: no more than the burst at any moment, and what came and went since then."""
+        """Return what is there: no more than the burst at any moment, and what came and went since then."""
         lowest = total = Fraction(0)
         for step in reversed(self.history):
             total += step
@@ -349,7 +347,7 @@ def test_what_may_have_begun_is_not_safe_to_try_again(error: Exception) -> None:
 
 
 class Asks(Exception):  # noqa: N818 - it is no error of ours
-    """Somebody else's error that asks for a wait of some sort."""
+    """A foreign error that asks for a wait of some sort."""
 
     def __init__(self, retry_after: object) -> None:
         super().__init__(retry_after)
@@ -400,9 +398,7 @@ def test_only_what_the_caller_names_and_what_never_began_is_tried_again() -> Non
 
 
 @given(st.floats(min_value=0, max_value=29.8), LUCK)
-def test_a_throttled_caller_comes_back_no_sooner_than_told_and_not_just_then(
-    asked: float, luck: float
-) -> None:
+def test_a_throttled_caller_waits_longer_than_retry_after(asked: float, luck: float) -> None:
     delay = plan(RetryRules(), RejectedError("db", asked), luck=luck).delay
     assert asked <= delay <= asked + 0.1
     assert delay == pytest.approx(asked + 0.1 * (1 - luck))

@@ -1,4 +1,4 @@
-"""What is too large or too slow is told exactly at the bound."""
+"""What is too large or too slow is found exactly at the bound."""
 
 from __future__ import annotations
 

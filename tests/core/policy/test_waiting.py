@@ -1,4 +1,4 @@
-"""A burst refuses nobody and an overload makes nobody wait for long, and higher priorities go first in both."""
+"""A burst is not refused, an overload makes none wait for long, and higher priorities go first in both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def line_of(*arrivals: tuple[Priority, float]) -> tuple[WaitingLine, list[Wait]]
     return line, [line.enter(priority, at, shed=SHED) for priority, at in arrivals]
 
 
-def test_an_empty_line_has_nobody_next_and_nobody_to_displace() -> None:
+def test_an_empty_queue_has_none_next_and_none_to_displace() -> None:
     line, _ = line_of()
     assert line.first(0.0) is None
     assert line.displaced_by(PLUS, 0.0) is None
@@ -131,7 +131,7 @@ def test_equals_take_a_place_only_in_an_overload() -> None:
     assert line.displaced_by(CRITICAL, 0.2) is oldest
 
 
-def test_a_wait_without_an_owner_wakes_nobody() -> None:
+def test_a_wait_without_an_owner_wakes_none() -> None:
     _, (wait,) = line_of((CRITICAL, 0.0))
     assert wait.wake() is None
     assert (wait.verdict, wait.decided, wait.priority) == (None, 0.0, CRITICAL)

@@ -1,4 +1,4 @@
-"""Who is woken, by what, and what they are told."""
+"""Which alerts page, at which severity, with which text."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_one_metric_falls_silent_once_for_each_severity() -> None:
     assert severities == ["page", "page", "ticket"]
 
 
-def test_who_did_not_ask_hears_of_no_silence() -> None:
+def test_without_the_option_there_is_no_absence_alert() -> None:
     only = replace(model(APP), objectives=(MINUTES,))
     assert [alert["alert"] for alert in service_alerts(only, MINUTES.service)] == ["PostfactaDown"]
 

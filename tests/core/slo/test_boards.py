@@ -46,7 +46,7 @@ def test_a_dashboard_without_a_tag_would_not_find_its_siblings_and_is_refused() 
         board(tags=[])
 
 
-def test_nobody_can_edit_it_and_it_is_json() -> None:
+def test_it_is_json_and_cannot_be_edited() -> None:
     made = render(board())
     assert made["editable"] is False
     assert (made["uid"], made["title"], made["tags"]) == ("shop-overview", "Shop", ["shop", "generated"])

@@ -132,7 +132,7 @@ def test_what_is_counted_has_a_name() -> None:
     assert unit(replace(RATE, slices=AVAILABILITY.slices, tiers=())) == "slices"
 
 
-def test_a_time_is_told_in_words() -> None:
+def test_a_time_is_written_in_words() -> None:
     cases: list[tuple[float, str]] = [
         (math.inf, "never"),
         (30 * 86400, "30 d"),
@@ -148,6 +148,6 @@ def test_a_time_is_told_in_words() -> None:
                 assert in_words(seconds) == words
 
 
-def test_a_share_is_told_in_percent() -> None:
+def test_a_share_is_written_in_percent() -> None:
     assert percent(0.144) == "14.4 %"
     assert percent(3 / 28) == "10.71 %"

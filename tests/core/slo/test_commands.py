@@ -103,7 +103,7 @@ def test_a_window_of_no_use_is_a_wrong_use(window: str, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(("word", "value"), [("--prometheus", "localhost:9090"), ("--timeout", "0")])
-def test_what_cannot_be_asked_is_told(word: str, value: str) -> None:
+def test_what_cannot_be_queried_is_reported(word: str, value: str) -> None:
     with pytest.raises(SloError, match=r"^--prometheus: "):
         run_report("--prometheus", "http://localhost", word, value)
 
@@ -153,7 +153,7 @@ def test_a_prometheus_that_does_not_answer_closes_the_gate_and_makes_no_report(
             run_report("--prometheus", url)
 
 
-def test_a_policy_without_sense_is_told_before_anybody_is_asked(prometheus: Prometheus) -> None:
+def test_an_invalid_policy_is_reported_before_any_query(prometheus: Prometheus) -> None:
     given = parsed(describe_budget, "--policy", "x", "--prometheus", prometheus.url)
     with pytest.raises(SloError, match="must be a mapping"):
         budget(given, None)

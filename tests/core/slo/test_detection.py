@@ -72,7 +72,7 @@ def test_a_slice_with_too_few_events_does_no_harm() -> None:
     assert True in verdicts(fault(6, total=6), HOUR, few)
 
 
-def test_points_become_slices_that_bear_some_of_them() -> None:
+def test_points_become_slices_that_tolerate_some_of_them() -> None:
     points = Slicing(width=1, allowed=0.0, then=Slicing(width=20, allowed=0.5))
     blink = Traffic((Stretch(240, 1), Stretch(5, 1, 1), Stretch(40, 1)), counted=False)
     assert set(verdicts(blink, HOUR, points)) == {False}

@@ -47,7 +47,7 @@ def left(share: float, slo: str = "availability") -> Standing:
     return replace(ONE, slo=slo, error=(1 - share) * ONE.allowed)
 
 
-def test_what_is_left_decides_what_a_deployment_is_told() -> None:
+def test_what_is_left_decides_about_a_deployment() -> None:
     cases: list[tuple[float, str, int]] = [
         (1.0, "normal", 0),
         (0.5, "normal", 0),
@@ -67,7 +67,7 @@ def test_what_is_left_decides_what_a_deployment_is_told() -> None:
 
 
 @pytest.mark.parametrize("worst", ["availability", "latency"])
-def test_the_worst_objective_decides_and_is_told_first(worst: str) -> None:
+def test_the_worst_objective_decides_and_comes_first(worst: str) -> None:
     other = {"availability": "latency", "latency": "availability"}[worst]
     verdict = judge(POLICY, [left(0.3, worst), left(0.7, other)])
     assert verdict.level == "careful"

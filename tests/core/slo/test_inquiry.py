@@ -49,7 +49,7 @@ CURVE = (
 
 @dataclass
 class Told:
-    """Answers what it was told to, and keeps what it was asked."""
+    """Returns the given answers, and keeps its queries."""
 
     points: Mapping[str, list[Point]]
     lines: Mapping[str, list[Line]] = field(default_factory=dict[str, list[Line]])
@@ -67,7 +67,7 @@ class Told:
         return self.lines.get(query, [])
 
 
-def test_minutes_and_events_are_told_of_what_was_recorded() -> None:
+def test_minutes_and_events_are_those_that_were_recorded() -> None:
     availability, success = inquire(Told(RECORDED), at=AT)
     assert (availability.slo, availability.unit, availability.total) == ("availability", Unit.MINUTES, 43_200)
     assert availability.remaining == pytest.approx(0.6)
@@ -145,7 +145,7 @@ BY_GOOD = (
 
 
 @pytest.mark.parametrize(("bad", "good", "query"), [(BAD, None, BY_BAD), (None, GOOD, BY_GOOD)])
-def test_with_the_file_it_is_told_where_most_failed(
+def test_with_the_file_the_worst_places_are_reported(
     bad: Selector | None, good: Selector | None, query: str
 ) -> None:
     indicator = RatioIndicator(name="i", description="", good=good, bad=bad, total=TOTAL)
@@ -156,7 +156,7 @@ def test_with_the_file_it_is_told_where_most_failed(
     assert success.routes == []
 
 
-def test_of_a_measured_value_no_place_is_told() -> None:
+def test_a_measured_value_has_no_worst_places() -> None:
     indicator = ThresholdIndicator(
         name="i", description="", metric=TOTAL, aggregate="max", quantile=None, op="lt", value=1.0
     )

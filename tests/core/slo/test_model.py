@@ -158,7 +158,7 @@ def test_an_objective_whose_alerts_contradict_it_is_refused() -> None:
                 replace(objective("availability", APP), **change)
 
 
-def test_only_who_counts_requests_can_ask_for_so_many() -> None:
+def test_only_a_request_count_can_have_a_minimum() -> None:
     slices = Slices(window=300, target=0.9, min_requests=5)
     for name in ("queue-is-short", "workers-are-busy"):
         with pytest.raises(SloError, match="counts none"):

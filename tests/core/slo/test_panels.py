@@ -48,7 +48,7 @@ def test_a_panel_stands_at_its_place_with_its_number() -> None:
     assert made["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
 
 
-def test_queries_are_told_apart_by_letters() -> None:
+def test_queries_are_distinguished_by_letters() -> None:
     targets = drawn(queries=[Query("up"), Query("down", "{{x}}", exemplars=True)])["targets"]
     assert [(t["refId"], t["expr"], t["legendFormat"], t["exemplar"]) for t in targets] == [
         ("A", "up", "__auto", False),
@@ -80,7 +80,7 @@ def test_lines_begin_at_zero_unless_they_may_fall_below() -> None:
     assert "min" not in drawn(kind=Kind.NUMBERS)["fieldConfig"]["defaults"]
 
 
-def test_a_scale_ends_where_it_is_told_to() -> None:
+def test_a_scale_ends_at_its_maximum() -> None:
     assert "max" not in drawn()["fieldConfig"]["defaults"]
     assert drawn(top=1)["fieldConfig"]["defaults"]["max"] == 1
 

@@ -46,7 +46,7 @@ def test_what_is_overspent_is_drawn_below_nothing_but_not_for_ever() -> None:
 
 
 @pytest.mark.parametrize(("days", "first"), [(30.0, "2026-09-21"), (2.0, "09-21 14:13")])
-def test_a_short_window_is_told_by_the_hour(days: float, first: str) -> None:
+def test_a_short_window_is_labelled_by_the_hour(days: float, first: str) -> None:
     svg = plot(replace(ONE, window=days * DAY, spent=[(START, 0.0), (START + days * DAY, 0.1)]))
     assert first in words(svg)
 
@@ -57,7 +57,7 @@ def test_what_is_not_known_is_not_drawn() -> None:
     assert plot(replace(ONE, coverage=0.5, spent=curve(0.0, 0.1))) == ""
 
 
-def test_it_is_told_to_whoever_cannot_see_it_and_has_no_style_of_its_own() -> None:
+def test_it_has_a_text_alternative_and_no_own_style() -> None:
     svg = plot(replace(ONE, slo="a<b", spent=curve(0.0, 0.25)))
     root = ET.fromstring(svg)  # noqa: S314 - it is ours
     assert root.get("role") == "img"

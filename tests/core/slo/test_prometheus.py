@@ -132,7 +132,7 @@ def test_credentials_are_sent_and_not_shown(credentials: str, token: str, sent: 
     assert not any(secret in str(caught.value) for secret in ("p@ss", "p%40ss", "ada", "t0ken"))
 
 
-def test_nobody_is_followed_to_another_place() -> None:
+def test_redirects_are_not_followed() -> None:
     reached: list[str] = []
 
     def catch(to: BaseHTTPRequestHandler, form: str) -> None:
@@ -193,7 +193,7 @@ def test_an_answer_is_not_read_without_end(monkeypatch: pytest.MonkeyPatch) -> N
         Prometheus(url).instant("x")
 
 
-def test_nobody_there_is_told_without_a_trace() -> None:
+def test_a_dead_server_is_reported_without_a_trace() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(PrometheusError, match=f"cannot ask http://127.0.0.1:{port}: Connection refused"):
@@ -208,7 +208,7 @@ def test_one_that_accepts_and_says_nothing_is_given_up() -> None:
 
 
 def test_one_that_sends_a_byte_now_and_then_is_given_up_too() -> None:
-    """Each byte comes in time; the clock that is told says that all of them together do not."""
+    """Each byte comes in time; the given clock says that all of them together do not."""
     moments: Iterator[int] = count(step=4)
 
     with server(sending(vector(("a", "1")))) as url:
@@ -217,7 +217,7 @@ def test_one_that_sends_a_byte_now_and_then_is_given_up_too() -> None:
             asked.instant("x")
 
 
-def test_what_breaks_off_is_told() -> None:
+def test_a_truncated_answer_is_reported() -> None:
     def answer(to: BaseHTTPRequestHandler, form: str) -> None:
         to.wfile.write(b"nonsense\r\n\r\n")
 

@@ -106,7 +106,7 @@ def test_a_metric_that_is_gone_alone_does_not_mean_that_the_service_is_down(quic
     assert "PostfactaDown" in gone["promql_expr_test"][-1]["expr"]
 
 
-def test_a_service_whose_silence_nobody_is_to_hear_of_is_only_proved_to_be_down() -> None:
+def test_a_service_without_absence_alerts_is_only_proved_down() -> None:
     silent = changed("AlertPolicy hour-fast", ["spec", "alertWhenNoData"], value=False, file=APP)
     tests = by_name(proofs_of(read(silent)), "postfacta")
     assert set(tests) == {

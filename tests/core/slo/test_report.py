@@ -1,4 +1,4 @@
-"""How objectives are told of: to people, to programs, and on a page."""
+"""How objectives are reported: to people, to programs, and on a page."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ shop / latency-p99: 99 %
     )
 
 
-def test_a_program_reads_numbers_and_gets_none_where_nobody_knows() -> None:
+def test_a_program_reads_numbers_and_null_where_unknown() -> None:
     document = json.loads(render(REPORT, "json"))
     assert document["at"] == "2026-09-21T14:13:20+00:00"
     assert (document["source"], document["window_seconds"]) == ("http://prometheus:9090", MONTH)
@@ -87,7 +87,7 @@ def test_a_program_reads_numbers_and_gets_none_where_nobody_knows() -> None:
     assert "remaining_ratio" not in third
 
 
-def test_a_program_is_told_shares_alone_where_the_number_of_events_is_not_known() -> None:
+def test_a_program_reads_shares_where_event_counts_are_unknown() -> None:
     report = replace(REPORT, standings=[replace(HOURLY, total=None)])
     (only,) = json.loads(render(report, "json"))["objectives"]
     assert (only["total"], only["budget"]) == (None, None)
@@ -151,7 +151,7 @@ def test_names_of_strangers_are_inert_on_the_page() -> None:
         (replace(ONE, burn={"6h": 270.0}), "2 h"),
     ],
 )
-def test_the_end_of_the_budget_is_told_in_words(one: Standing, told: str) -> None:
+def test_the_end_of_the_budget_is_written_in_words(one: Standing, told: str) -> None:
     assert ("exhausted in", told) in facts(one)
 
 
@@ -178,7 +178,7 @@ def test_what_is_just_missed_is_not_rounded_to_be_met() -> None:
                 assert percent(ratio) == told
 
 
-def test_a_length_is_told_in_its_largest_units() -> None:
+def test_a_length_is_written_in_its_largest_units() -> None:
     cases: list[tuple[float, str]] = [
         (59, "0 min"),
         (60, "1 min"),

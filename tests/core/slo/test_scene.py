@@ -151,14 +151,14 @@ def test_what_counts_follows_from_the_objective() -> None:
     assert (pages.width, pages.then) == (10, Slicing(width=20, allowed=0.5))
 
 
-def test_a_quantile_that_must_not_be_small_bears_more() -> None:
+def test_a_quantile_that_must_not_be_small_tolerates_more() -> None:
     pages = objective("pages-are-quick", ORDERS)
     assert isinstance(pages.indicator, ThresholdIndicator)
     by = Scene(SOURCE, replace(pages, slices=None, indicator=replace(pages.indicator, op="gte"))).by
     assert by == Slicing(width=20, allowed=0.9)
 
 
-def test_there_are_so_many_events_that_no_floor_is_in_the_way() -> None:
+def test_there_are_enough_events_to_be_above_every_floor() -> None:
     rate = objective("success-rate", APP)
     assert Scene(SOURCE, rate).volume == 300
     assert Scene(SOURCE, replace(rate, target=0.9999)).volume == 15_000

@@ -40,7 +40,7 @@ def test_a_key_must_be_a_text() -> None:
         Node({1: 2}, "file")
 
 
-def test_what_nobody_took_is_refused_with_its_path() -> None:
+def test_an_unread_key_is_refused_with_its_path() -> None:
     one = node(name="a", typo=1)
     one.text("name")
     with pytest.raises(

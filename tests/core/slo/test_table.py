@@ -29,7 +29,7 @@ def test_each_tier_is_a_row_with_the_time_that_it_takes() -> None:
     )
 
 
-def test_an_indicator_is_told_once() -> None:
+def test_an_indicator_is_listed_once() -> None:
     page = table_of(model(APP))
     assert page.count("**`requests-failed`** Bad is each answer") == 1
     assert page.count("# bad\n") == 1

@@ -1,4 +1,4 @@
-"""What promtool is told happened is what the arithmetic reckons with."""
+"""The events given to promtool are those of the arithmetic."""
 
 from __future__ import annotations
 

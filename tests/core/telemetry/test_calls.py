@@ -72,7 +72,7 @@ def test_an_error_is_an_event_of_the_span() -> None:
     assert [event.name for event in span.events] == ["exception"]
 
 
-def test_a_method_that_nobody_knows_is_no_name() -> None:
+def test_an_unknown_method_is_no_span_name() -> None:
     span = Bench().call(HttpCallFinished("billing", "BREW", "billing.example", 443, 200, 0.25))
     assert span.attributes is not None
     assert span.name == "HTTP"

@@ -1,4 +1,4 @@
-"""An error is told with its cause, and never with more than a line can take."""
+"""An error is described with its cause, and never by more than a line can hold."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def dive(depth: int, at_the_ground: Callable[[], None]) -> None:
         at_the_ground()
 
 
-def test_an_error_is_told_by_type_message_and_stack_with_its_cause() -> None:
+def test_an_error_has_type_message_and_stack_with_its_cause() -> None:
     fields = failure_fields(caught(wrapped))
     assert fields["exception.type"] == "builtins.RuntimeError"
     assert fields["exception.message"] == "the consequence"
@@ -56,13 +56,13 @@ def test_an_error_is_told_by_type_message_and_stack_with_its_cause() -> None:
     assert "retry_after" not in fields
 
 
-def test_no_local_variable_is_told() -> None:
+def test_no_local_variable_is_shown() -> None:
     text = text_of(caught(broken))
     assert "= canary" not in text
     assert "secret_of_a_frame" not in text
 
 
-def test_when_to_try_again_is_told_if_the_error_knows() -> None:
+def test_retry_after_is_included_if_the_error_has_it() -> None:
     assert failure_fields(PoolTimeoutError("main", 2.5))["retry_after"] == 2.5
 
 
@@ -81,7 +81,7 @@ def test_a_stack_that_is_too_long_keeps_both_ends_and_every_cause() -> None:
         assert kept in text
 
 
-def test_of_a_message_that_is_too_long_both_ends_are_told() -> None:
+def test_of_a_too_long_message_both_ends_are_kept() -> None:
     def loud() -> None:
         raise ValueError("begin" + "ä" * 50_000 + "end")
 
@@ -94,7 +94,7 @@ def test_of_a_message_that_is_too_long_both_ends_are_told() -> None:
     assert len(str(fields["exception.message"])) <= 2_051
 
 
-def test_a_group_tells_of_each_error_inside_of_it() -> None:
+def test_a_group_includes_each_error_inside_of_it() -> None:
     def several() -> None:
         raise ExceptionGroup("several", [caught(lambda: dive(300, broken)), KeyError("another")])
 
@@ -110,7 +110,7 @@ def test_no_limit_is_passed(most: int) -> None:
     assert len(text_of(error, most=most).encode()) <= most
 
 
-def test_an_error_that_cannot_be_read_is_told_all_the_same() -> None:
+def test_an_error_without_readable_text_is_still_described() -> None:
     class SlyError(Exception):
         def __str__(self) -> str:
             raise OSError

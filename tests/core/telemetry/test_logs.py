@@ -191,7 +191,7 @@ def test_what_a_person_may_want_to_know_is_a_line(
         (ResourceStuck("Database", 5.0), "ERROR", {"resource": "Database", "seconds": 5.0}),
     ],
 )
-def test_how_a_life_goes_is_told_with_its_fields_and_loudly_if_it_goes_badly(
+def test_lifecycle_events_are_logged_with_fields_and_fitting_levels(
     lines: Lines, event: Event, level: str, fields: dict[str, object]
 ) -> None:
     EventLog()(event)
@@ -294,7 +294,7 @@ def test_what_one_line_has_does_not_show_on_the_next(lines: Lines) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(0.0, 0.0), (0.001_234_6, 1.235), (2.5, 2500.0)])
-def test_a_duration_is_told_in_milliseconds_to_the_microsecond(
+def test_a_duration_is_logged_in_milliseconds_to_the_microsecond(
     lines: Lines, seconds: float, shown: float
 ) -> None:
     exchange = Exchange(RequestContext(ID, 0.0), "GET", "/")
@@ -386,7 +386,7 @@ class Flood:
         self.logger.addHandler(self.kept)
 
 
-def test_an_event_that_comes_too_often_is_held_back_and_told_of_once() -> None:
+def test_a_too_frequent_event_is_suppressed_and_reported_once() -> None:
     flood = Flood()
     for _ in range(5):
         flood.logger.info("pool.connection_failed")
@@ -401,7 +401,7 @@ def test_an_event_that_comes_too_often_is_held_back_and_told_of_once() -> None:
     assert flood.observer.events == [LogsSuppressed("pool.connection_failed", 3)]
 
 
-def test_what_was_held_back_is_told_also_if_nothing_else_is_logged() -> None:
+def test_suppressed_lines_are_reported_even_without_further_lines() -> None:
     flood = Flood()
     for _ in range(5):
         flood.logger.info("a.b")

@@ -251,7 +251,7 @@ def test_a_service_starts_in_its_first_phase_and_every_phase_has_a_series(metric
     assert states == {"starting": 1, "ready": 0, "draining": 0, "stopping": 0, "stopped": 0}
 
 
-def test_signals_are_heard_in_one_way_at_a_time(metrics: Metrics) -> None:
+def test_signals_are_caught_in_one_way_at_a_time(metrics: Metrics) -> None:
     metrics(SignalsIntercepted("wrap", in_place=True))
     metrics(SignalsIntercepted("loop", in_place=True))
     heard = [value(metrics, "postfacta_lifecycle_interception", mechanism=m) for m in ("wrap", "loop")]
@@ -264,7 +264,7 @@ def test_an_event_without_a_metric_is_no_error(metrics: Metrics) -> None:
     assert metrics.render().body.count(b"\n") == before
 
 
-def test_what_runs_is_told(metrics: Metrics) -> None:
+def test_what_runs_is_reported(metrics: Metrics) -> None:
     assert b'postfacta_build_info{python_version="3.' in metrics.render().body
     assert b'revision="abc",version="1.2.3"} 1.0' in metrics.render().body
 
@@ -322,7 +322,7 @@ def test_a_probe_has_no_span_to_lead_to(metrics: Metrics) -> None:
     assert exemplars(metrics, "http_server_request_duration_seconds") == []
 
 
-def test_the_sizes_of_bodies_are_observed_where_somebody_wants_them() -> None:
+def test_the_sizes_of_bodies_are_observed_where_enabled() -> None:
     for wanted in (True, False):
         metrics = Metrics(CollectorRegistry(), body_sizes=wanted)
         exchange = Exchange(RequestContext("an-id-of-some-kind", 0.0), "POST", "/i")
@@ -341,7 +341,7 @@ def test_the_sizes_of_bodies_are_observed_where_somebody_wants_them() -> None:
         assert sums == ([200, 5000] if wanted else [None, None])
 
 
-def test_a_page_may_bear_one_more_label_on_all_series_each_time_anew(metrics: Metrics) -> None:
+def test_a_page_may_have_one_more_label_on_all_series(metrics: Metrics) -> None:
     finished(metrics)
     for _ in range(2):
         lines = metrics.render(labels={"worker": "3"}).body.decode().splitlines()

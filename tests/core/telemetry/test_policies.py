@@ -1,4 +1,4 @@
-"""What policies count is shown at the scrape, and a broken policy spoils nobody else's numbers."""
+"""What policies count is shown at the scrape, and a broken policy spoils no other's numbers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def used(metrics: Metrics, bulkhead: str) -> float | None:
     return metrics.registry.get_sample_value("postfacta_bulkhead_used", {"bulkhead": bulkhead})
 
 
-def test_a_number_is_read_when_somebody_looks_and_not_before(metrics: Metrics) -> None:
+def test_a_number_is_read_at_the_scrape_and_not_before(metrics: Metrics) -> None:
     now = [1.0]
     metrics(PolicyCreated("db", lambda: [Sample("postfacta_bulkhead_used", ("db",), now[0])]))
     assert used(metrics, "db") == 1
@@ -61,7 +61,7 @@ def test_a_tally_that_raises_does_not_take_the_scrape_of_the_others(metrics: Met
     assert used(metrics, "b") == 1
 
 
-def test_a_metric_that_nobody_declared_is_left_out(metrics: Metrics) -> None:
+def test_an_undeclared_metric_is_left_out(metrics: Metrics) -> None:
     metrics(PolicyCreated("a", lambda: [Sample("unheard_of", (), 1.0)]))
     assert b"unheard_of" not in metrics.render().body
 

@@ -14,12 +14,12 @@ from postfacta_core.telemetry.sampling import AccessSampler, EventBudget
 
 
 def lucky(seed: int = 7) -> Luck:
-    """Make luck that is the same each time."""
+    """Return random numbers that are the same each time."""
     return random.Random(seed).random  # noqa: S311 - it guards nothing
 
 
 def weights(sampler: AccessSampler, requests: int, *, second: float) -> list[int]:
-    """Send so many requests within one second, and keep the lines that are written."""
+    """Send this many requests within one second, and keep the lines that are written."""
     given = (sampler.weigh(0.01, second + number / requests) for number in range(requests))
     return [weight for weight in given if weight]
 
@@ -103,7 +103,7 @@ def test_an_event_takes_nothing_from_another() -> None:
     assert [budget.admit(event, 1000.0) for event in ("a.b", "a.b", "c.d")] == [True, False, True]
 
 
-def test_what_did_not_fit_is_told_ten_seconds_after_the_first_and_once() -> None:
+def test_suppressed_lines_are_reported_once_ten_seconds_after_the_first() -> None:
     budget = EventBudget(burst=1)
     admitted(budget, "a.b", [1000.0] * 4)
     admitted(budget, "c.d", [1000.0] * 1)

@@ -301,7 +301,7 @@ async def test_a_statement_that_went_well_has_no_status_of_its_own() -> None:
 
 
 def within(bench: Bench, *events: Event) -> list[tuple[str, dict[str, object]]]:
-    """Tell of events inside of a span, and return what stands on it."""
+    """Emit events inside of a span, and return those recorded on it."""
     provider = TracerProvider(shutdown_on_exit=False)
     span = provider.get_tracer("test").start_span("request")
     with trace.use_span(span):
@@ -314,7 +314,7 @@ def within(bench: Bench, *events: Event) -> list[tuple[str, dict[str, object]]]:
 POOL = "db.client.connection.pool.name"
 
 
-def test_what_befalls_a_request_stands_on_its_span() -> None:
+def test_the_events_of_a_request_are_on_its_span() -> None:
     cases: list[tuple[Event, tuple[str, dict[str, object]] | None]] = [
         (
             ConnectionAcquired("main", 0.25),
@@ -428,7 +428,7 @@ async def test_a_background_task_has_a_trace_of_its_own_that_is_linked_to_its_ca
     assert not trace.get_current_span().get_span_context().is_valid
 
 
-async def test_one_that_nobody_caused_has_no_link_and_one_that_fails_says_so() -> None:
+async def test_one_without_cause_has_no_link_and_failures_are_marked() -> None:
     bench = Bench()
     with pytest.raises(ValueError, match="away"), bench.tracing.background("send mail"):
         raise ValueError("away: postgresql://app:hunter2@db/x")
@@ -446,7 +446,7 @@ def test_without_an_sdk_a_background_task_runs_all_the_same() -> None:
     assert ran == [1]
 
 
-def test_losses_are_told_by_the_provider() -> None:
+def test_losses_are_reported_by_the_provider() -> None:
     assert list(Tracing(TracerProvider()).tally()) == []
 
 

@@ -21,7 +21,7 @@ _BURN = {"alertname": "PostfactaErrorBudgetBurn", "component": "slo"}
 
 @pytest.fixture
 def sink() -> Generator[Sink]:
-    """Receive what is told."""
+    """Receive notifications."""
     with Sink() as sink:
         yield sink
 
@@ -72,7 +72,7 @@ def test_a_faster_tier_silences_the_slower_ones_of_its_own_service_and_objective
     assert told == {("postfacta", "latency-p95"), ("billing", "availability")}
 
 
-def test_one_outage_is_one_page_and_its_end_is_told(alertmanager: Alertmanager, sink: Sink) -> None:
+def test_one_outage_is_one_page_with_its_resolution(alertmanager: Alertmanager, sink: Sink) -> None:
     down = {"alertname": "PostfactaDown", "service": "postfacta", "severity": "page", "component": "http"}
     journey = {**down, "alertname": "PostfactaJourneyProbeFailing"}
     elsewhere = {**journey, "service": "billing"}

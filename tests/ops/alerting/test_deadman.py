@@ -1,4 +1,4 @@
-"""When nothing alerts any more, somebody is paged nevertheless."""
+"""When nothing alerts any more, a page is sent nevertheless."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Somebody is on call at every moment, and it is known who."""
+"""A known person is on call at every moment."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_there_is_no_gap_and_no_double_in_the_next_90_days() -> None:
 
 
 @pytest.mark.usefixtures("programs")
-def test_the_present_holder_is_told() -> None:
+def test_the_present_holder_is_printed() -> None:
     code, said, _ = oncall("who")
     assert code == 0
     assert said.startswith("primary      engineer-")
@@ -115,7 +115,7 @@ def _swap(start: str, end: str, seat: str, rotation: str = "primary") -> _Change
 
 
 @pytest.mark.usefixtures("programs")
-def test_who_takes_anothers_time_is_told_for_that_time_alone(tmp_path: Path) -> None:
+def test_an_override_holds_for_its_own_time_alone(tmp_path: Path) -> None:
     file = changed(tmp_path, _swap("2026-09-08T08:00", "2026-09-08T20:00", "engineer-4"))
     held = {
         at: oncall("who", "--at", at, "--rotation", "primary", file=file)[1].strip()
@@ -177,7 +177,7 @@ def test_a_gap_a_double_and_a_dead_end_are_found(changes: list[_Change], found: 
 
 
 @pytest.mark.usefixtures("programs")
-def test_nobody_on_call_is_no_quiet_answer(tmp_path: Path) -> None:
+def test_no_one_on_call_is_an_error(tmp_path: Path) -> None:
     code, _, complaint = oncall("who", "--at", "2026-11-01", file=changed(tmp_path, _ends))
     assert (code, complaint) == (1, "oncall: primary: nobody at 2026-11-01T00:00:00+00:00\n")
 
@@ -230,7 +230,7 @@ def test_a_handover_is_at_ten_by_the_clock_on_the_wall_in_summer_and_in_winter(t
         assert oncall("who", "--at", last, "--rotation", "primary", file=file)[1] != before
 
 
-def test_each_receiver_of_alertmanager_reaches_somebody_and_each_service_has_an_owner() -> None:
+def test_each_receiver_reaches_a_person_and_each_service_an_owner() -> None:
     config: Mapping[str, Any] = yaml.safe_load((DEPLOY / "alertmanager/alertmanager.yml").read_text())
     receivers = {receiver["name"] for receiver in config["receivers"]} - {"nobody"}
     assert receivers == set(content()["receivers"])

@@ -1,4 +1,4 @@
-"""Each alert reaches somebody, and no secret stands in what is committed."""
+"""Each alert reaches a person, and no secret is committed."""
 
 from __future__ import annotations
 

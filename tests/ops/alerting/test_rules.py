@@ -186,7 +186,7 @@ def test_each_alert_looks_at_what_the_service_exposes() -> None:
                 assert metrics_of(one.expr) <= exposed() | recorded() | NOT_OURS
 
 
-def test_a_metric_that_nobody_exposes_would_be_noticed() -> None:
+def test_a_metric_that_is_not_exposed_would_be_noticed() -> None:
     assert metrics_of('rate(postfacta_unicorns_total{job="postfacta"}[5m])') - exposed() == {
         "postfacta_unicorns_total"
     }

@@ -53,7 +53,7 @@ async def total(number: int) -> int:
 
 @hedge
 async def search() -> str:
-    """Take longer than anybody wants to wait."""
+    """Take longer than any caller waits."""
     await anyio.sleep(0.03)
     return "found"
 

@@ -56,7 +56,7 @@ class Scene:
     moment: float = 0.0
 
     def kind_of(self, metric: str) -> str:
-        """Tell what a metric is; nothing if nobody has it. In OpenMetrics a family has no end, in the older format it may."""
+        """Return the type of a metric; nothing if no source has it. In OpenMetrics a family has no end, in the older format it may."""
         family = re.sub(r"_(bucket|sum|count|total)$", "", metric)
         return self.types.get(metric) or self.types.get(family) or ("gauge" if metric in self.names else "")
 
@@ -153,7 +153,7 @@ def _signed_in(url: str, token: str) -> httpx2.Client:
 
 
 def _invite(client: httpx2.Client) -> None:
-    """Make an API token, whose age is told."""
+    """Make an API token, whose age is a metric."""
     body = {"name": "ci", "scopes": ["incidents:read"]}
     client.post("/api/v1/tokens", json=body, headers=_once()).raise_for_status()
 

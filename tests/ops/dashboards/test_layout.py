@@ -34,7 +34,7 @@ def test_it_is_found_by_its_name_and_by_its_tag() -> None:
                 assert board["id"] is None
 
 
-def test_nobody_can_change_it_in_the_browser() -> None:
+def test_it_cannot_be_changed_in_the_browser() -> None:
     with every() as case:
         for name, board in BOARDS.items():
             with case(name):

@@ -43,7 +43,7 @@ def scene(programs: None) -> Generator[Scene]:
 
 
 def reason(query: Asked, among: Mapping[str, str]) -> str:
-    """Tell why a query may be empty; nothing if it may not."""
+    """Return why a query may be empty; nothing if it may not."""
     return next((why for pattern, why in among.items() if re.fullmatch(pattern, str(query))), "")
 
 

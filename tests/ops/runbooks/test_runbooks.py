@@ -79,7 +79,7 @@ def test_each_can_be_followed_without_thinking_of_commands() -> None:
                 assert {block.section for block in book.of("manual")} <= {"Diagnosis", "Mitigation"}
 
 
-def test_a_manual_block_says_why_nobody_runs_it() -> None:
+def test_a_manual_block_says_why_it_is_not_run() -> None:
     with every() as case:
         for book, block in BLOCKS:
             with case(f"{book.name}:{block.line}"):

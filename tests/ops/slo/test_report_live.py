@@ -202,7 +202,7 @@ def test_without_an_answer_there_is_no_data_and_no_trace(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("programs")
-def test_a_policy_that_is_none_is_told_with_its_file(tmp_path: Path) -> None:
+def test_an_invalid_policy_is_reported_with_its_file(tmp_path: Path) -> None:
     file = tmp_path / "policy.yaml"
     file.write_text("levels: [")
     done = slo("budget", "--prometheus", "http://127.0.0.1:1", "--policy", str(file), "--check")
@@ -211,7 +211,7 @@ def test_a_policy_that_is_none_is_told_with_its_file(tmp_path: Path) -> None:
 
 
 def test_all_that_is_asked_is_recorded_by_the_generated_rules() -> None:
-    """What nobody records would be reported as no data, for ever."""
+    """What is not recorded would be reported as no data, for ever."""
     model = read(yaml.safe_load_all(OBJECTIVES.read_text()))
     recorded = {
         rule["record"] for group in rules_of(model)["groups"] for rule in group["rules"] if "record" in rule
