@@ -11,8 +11,8 @@ from hypothesis import settings
 
 from postfacta_core.events import process_observer
 from postfacta_embedded import EmbeddedPostgres
+from tests.kit.pg import fresh_database, open_folder
 from tests.kit.watch import sparing
-from tests.pg import fresh_database, open_folder
 
 # A shell, or nohup, starts what runs in its background with these ignored, and what is started from here would inherit it.
 for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):

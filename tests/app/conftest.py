@@ -15,7 +15,7 @@ from postfacta_core.aio.database import Database, PoolOptions
 from postfacta_embedded import EmbeddedPostgres
 from tests.app.browsing import chromium, session_of
 from tests.app.running import LiveService, live_service
-from tests.pg import create_database, fresh_database
+from tests.kit.pg import create_database, fresh_database
 
 if TYPE_CHECKING:  # the fast tests do without Chromium
     from playwright.sync_api import Browser, StorageState

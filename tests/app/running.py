@@ -19,7 +19,7 @@ from uuid import uuid4
 import httpx2
 
 from postfacta_embedded import EmbeddedPostgres
-from tests.pg import fresh_database
+from tests.kit.pg import fresh_database
 
 __all__ = [
     "ADMIN",

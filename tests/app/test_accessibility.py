@@ -12,7 +12,7 @@ from playwright.sync_api import Page
 
 from tests.app.browsing import NEEDS_CHROMIUM, chromium, sign_in
 from tests.app.running import Account, demo
-from tests.pg import open_folder
+from tests.kit.pg import open_folder
 
 pytestmark = NEEDS_CHROMIUM
 

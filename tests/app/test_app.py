@@ -24,7 +24,7 @@ from postfacta_embedded import EmbeddedPostgres
 from tests.app.live import Service, in_process
 from tests.app.running import ADMIN, command
 from tests.app.v0_app import FailingStore
-from tests.pg import open_folder
+from tests.kit.pg import open_folder
 
 START = {"title": "DB outage", "description": "Primary is away", "reporter": "sre", "severity": "HIGH"}
 NEW = {"title": "Checkout is down", "description": "Nobody can pay since noon.", "severity": "HIGH"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -27,7 +27,8 @@ from postfacta_core.events import Event, Sample, TaskCrashed
 from postfacta_core.testing import ManualClock, RecordingObserver
 from postfacta_embedded import EmbeddedPostgres
 from tests.app.live import in_process
-from tests.pg import create_database, open_folder
+from tests.kit.pg import create_database, open_folder
+from tests.kit.waiting import until
 
 _INSERT = """
 insert into incidents (id, title, description, kind, severity, status, outcome, reporter, declared_at, ended_at,
@@ -213,12 +214,6 @@ def shown(business: BusinessMetrics) -> dict[tuple[str, ...], float]:
 
 
 AGE = ("postfacta_business_metrics_age_seconds",)
-
-
-async def until(true: Callable[[], bool]) -> None:
-    with anyio.fail_after(20):
-        while not true():
-            await anyio.sleep(0.001)
 
 
 async def test_a_scrape_shows_what_was_read_last_and_reads_nothing() -> None:

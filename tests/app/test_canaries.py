@@ -30,7 +30,7 @@ from postfacta_core.telemetry.tracing import Tracing
 from postfacta_embedded import EmbeddedPostgres
 from tests.app.running import ADMIN, command, sign_in, started
 from tests.app.test_tracing import receiver
-from tests.pg import fresh_database
+from tests.kit.pg import fresh_database
 
 CANARY = "Cana7yBird"
 # Each holds the canary as something that has a name or a shape.

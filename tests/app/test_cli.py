@@ -17,7 +17,7 @@ from argon2 import PasswordHasher
 
 from postfacta_app.__main__ import main
 from postfacta_app.migrations import HEAD
-from tests.pg import fetch_value
+from tests.kit.pg import fetch_value
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 

@@ -25,7 +25,7 @@ from tests.app.desk import FULL, desk_of
 from tests.app.live import NEW, PATCH_JSON, Service, in_process
 from tests.app.running import ADMIN, LiveService, live_service, sign_in
 from tests.app.test_access import table
-from tests.pg import create_database, fresh_database, open_folder
+from tests.kit.pg import create_database, fresh_database, open_folder
 
 pytestmark = pytest.mark.usefixtures("programs")
 

@@ -13,7 +13,7 @@ import pytest
 
 from postfacta_app.demo import EMAIL
 from tests.app.running import Account, demo, sign_in
-from tests.pg import open_folder
+from tests.kit.pg import open_folder
 
 pytestmark = pytest.mark.usefixtures("programs")
 

@@ -14,7 +14,7 @@ from postfacta_app.cli import main
 from postfacta_app.server import SERVERS
 from postfacta_embedded import EmbeddedPostgres
 from tests.app.identity.project import ANON_KEY, running_project
-from tests.pg import create_database, execute, fetch_value, open_folder
+from tests.kit.pg import create_database, execute, fetch_value, open_folder
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 

@@ -8,9 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -24,7 +23,8 @@ from postfacta_app.rotation import Rotation, password_of
 from postfacta_app.settings import Settings, SettingsError, load_settings
 from postfacta_embedded import EmbeddedPostgres
 from tests.app.running import ADMIN, command, read_until, started
-from tests.pg import execute, fetch_value, fresh_database
+from tests.kit.pg import execute, fetch_value, fresh_database
+from tests.kit.waiting import wait_until
 
 PATIENCE = 30.0
 FORMER, NEXT = "the-former-secret", "the-next-secret"
@@ -49,13 +49,6 @@ def replace(file: Path, text: str) -> None:
     new.touch(mode=0o600)
     new.write_text(text)
     new.replace(file)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)  # noqa: TID251 - another process, in a test
 
 
 def test_a_replaced_secret_is_used_and_logged_by_name_only(caplog: pytest.LogCaptureFixture) -> None:
@@ -200,7 +193,7 @@ class Load:
     def more(self, number: int) -> None:
         """Wait for further answers."""
         wanted = self.answers.total() + number
-        until(lambda: self.answers.total() >= wanted)
+        wait_until(lambda: self.answers.total() >= wanted)
 
     def _ask(self, number: int) -> None:
         new = {"title": "Under load", "description": "Recorded by a test", "severity": "LOW"}
@@ -291,7 +284,7 @@ def serving(owner: str, role: str, folder: Path) -> Generator[Service]:
         "LOG_LEVEL": "ERROR",
     }
     with started(environment=environment) as (service.process, service.url):
-        until(lambda: service.has_database(FORMER))
+        wait_until(lambda: service.has_database(FORMER))
         login = {"email": ADMIN.email, "password": ADMIN.password}
         service.session = httpx2.post(f"{service.url}/login", json=login, timeout=PATIENCE).json()["token"]
         yield service
@@ -307,20 +300,20 @@ def _rotate(owner: str, role: str, folder: Path) -> None:
             before = service.connections()
             # More callers need more connections, which are opened with the new password.
             with service.load(8) as many:
-                until(lambda: service.connections() > before)
+                wait_until(lambda: service.connections() > before)
                 many.more(200)
         replace(service.token, f"{NEXT}\n{FORMER}\n")
         service.process.send_signal(signal.SIGHUP)
-        until(lambda: service.scrape(NEXT) == 200)
+        wait_until(lambda: service.scrape(NEXT) == 200)
         assert service.scrape(FORMER) == 200
         # As at the end of their lives: nothing is left that was opened with the former password.
         service.end_connections()
-        until(lambda: service.has_database(NEXT))
+        wait_until(lambda: service.has_database(NEXT))
         with service.load(4) as renewed:
             renewed.more(100)
         replace(service.token, NEXT)
         service.process.send_signal(signal.SIGHUP)
-        until(lambda: service.scrape(FORMER) == 401)
+        wait_until(lambda: service.scrape(FORMER) == 401)
         assert service.scrape(NEXT) == 200
         assert service.process.poll() is None
     for load in (few, many, renewed):

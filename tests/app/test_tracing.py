@@ -15,7 +15,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from postfacta_embedded import EmbeddedPostgres
 from tests.app.running import ADMIN, command, sign_in, started
-from tests.pg import fresh_database
+from tests.kit.pg import fresh_database
 
 
 class Receiver(HTTPServer):

@@ -13,7 +13,7 @@ import pytest
 
 from chaos.processes import wait_until
 from tests.app.running import demo
-from tests.pg import open_folder
+from tests.kit.pg import open_folder
 
 PAGE = Path(__file__).parents[2] / "docs/tutorial/first-post-mortem.md"
 BLOCK = re.compile(r"^```sh\n(.*?)^```$(?:\n+```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)

@@ -25,7 +25,7 @@ from postfacta_core.aio.database import Database
 from postfacta_embedded import EmbeddedPostgres
 from tests.app.v0_app import FailingStore, FixedStore, MemoryStore, a_client, an_application
 from tests.kit.every import every
-from tests.pg import fresh_database
+from tests.kit.pg import fresh_database
 
 
 @dataclass

@@ -23,7 +23,7 @@ from postfacta_app.web.body import parse_json
 from postfacta_core.aio.database import Database
 from postfacta_embedded import EmbeddedPostgres
 from tests.app.v0_app import a_client, an_application
-from tests.pg import fresh_database
+from tests.kit.pg import fresh_database
 
 LIST, START = "/api/v0/incidents", "/api/v0/incidents/start"
 

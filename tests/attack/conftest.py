@@ -7,7 +7,7 @@ import pytest
 from postfacta_app.migrations import upgrade
 from postfacta_embedded import EmbeddedPostgres
 from tests.app.conftest import app_database, app_database_dsn, shared_app_dsn
-from tests.pg import create_database
+from tests.kit.pg import create_database
 
 __all__ = ["anyio_backend", "app_database", "app_database_dsn", "app_template", "shared_app_dsn"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.app.live import Service, in_process
 from tests.attack.test_headers import CALLERS_OWN, READ, VALUES, Objectives
-from tests.exposition import OPEN_METRICS, read_open_metrics
+from tests.kit.exposition import OPEN_METRICS, read_open_metrics
 
 TIMES = {"grpc-timeout", "x-request-timeout"}
 ROUTES = ("/api/v1/incidents", "/api/v1/signals", "/incidents", "/home")

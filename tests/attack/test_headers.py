@@ -26,8 +26,8 @@ from postfacta_core.clock import MONOTONIC
 from postfacta_core.policy.overload import OverloadConfig
 from postfacta_core.policy.waiting import Priority
 from postfacta_core.testing import call_asgi
-from tests.exposition import OPEN_METRICS, read_open_metrics
-from tests.lifespan import running
+from tests.kit.exposition import OPEN_METRICS, read_open_metrics
+from tests.kit.lifespan import running
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("postfacta_core", "postfacta_app")

@@ -22,7 +22,7 @@ from tests.app.live import PATCH_JSON
 from tests.app.test_access import table
 from tests.attack.beating import Beating, beating
 from tests.attack.worlds import MARKS, STORM, Largest, fill, postmortem
-from tests.pg import fresh_database
+from tests.kit.pg import fresh_database
 
 LONGEST_TURN = 0.1
 """Seconds of processor."""

@@ -27,7 +27,7 @@ from postfacta_embedded import EmbeddedPostgres
 from tests.attack.beating import Beating, beating
 from tests.attack.test_largest_input import LONGEST_TURN
 from tests.attack.worlds import MARKS, Largest, fill, postmortem
-from tests.pg import fresh_database
+from tests.kit.pg import fresh_database
 
 SENT = MOST_SIGNALS + 2_000
 MOST_BYTES = 700 * 2**20

@@ -13,7 +13,7 @@ from chaos.faults import FAULTS
 from chaos.report import as_html
 from chaos.stack import prepare
 from chaos.tables import replace_tables
-from tests.pg import open_folder
+from tests.kit.pg import open_folder
 
 FAULTS_OF_A_SHORT_RUN = 6
 

@@ -14,7 +14,7 @@ from chaos.__main__ import QUICK, main
 from chaos.experiment import find, run
 from chaos.processes import Haproxy
 from chaos.stack import prepare
-from tests.pg import open_folder
+from tests.kit.pg import open_folder
 
 NAMES = ("C01", "C02", "C03", "C04", "C05")
 

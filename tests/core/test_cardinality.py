@@ -16,7 +16,7 @@ from postfacta_core.asgi import Hardened, Policy, Telemetry, harden
 from postfacta_core.events import Mode
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import call_asgi
-from tests.lifespan import running
+from tests.kit.lifespan import running
 
 
 @pytest.fixture

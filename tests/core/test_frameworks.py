@@ -32,7 +32,7 @@ from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.errors import PoolTimeoutError, ResilienceError
 from postfacta_core.policy.transfer import TransferLimits
 from postfacta_core.testing import AsgiResponse, call_asgi
-from tests.lifespan import running
+from tests.kit.lifespan import running
 
 ITEM = "/v1/tenants/acme/items/7"
 TEMPLATE = "/v1/tenants/{tenant}/items/{id}"

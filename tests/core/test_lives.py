@@ -24,7 +24,7 @@ from postfacta_core.aio.ratelimit_store import SharedStore
 from postfacta_core.asgi import Hardened, Policy, harden
 from postfacta_core.policy.lifecycle import Phase
 from postfacta_core.testing import call_asgi
-from tests.lifespan import running
+from tests.kit.lifespan import running
 
 
 class Lives:

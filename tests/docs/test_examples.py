@@ -14,8 +14,8 @@ import pytest
 
 from postfacta_core.asgi import Hardened
 from postfacta_core.testing import call_asgi
-from tests.lifespan import running
-from tests.pg import execute
+from tests.kit.lifespan import running
+from tests.kit.pg import execute
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [

@@ -29,7 +29,7 @@ from postfacta_app.cli import main
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_embedded.binaries import find_binaries
 from tests.docs.machine import PATIENCE, Block, Machine, Units, service_of, systemctl_for, until
-from tests.pg import create_database, execute, fetch_value, open_folder
+from tests.kit.pg import create_database, execute, fetch_value, open_folder
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs/how-to/run-it-for-real.md").read_text()

@@ -15,7 +15,7 @@ from postfacta_embedded import EmbeddedPostgresError
 from postfacta_embedded.account import Account, choose_account, direct, namespace, setuid
 from postfacta_embedded.binaries import find_binaries
 from postfacta_embedded.cluster import Cluster, prepare_cluster
-from tests.pg import open_folder
+from tests.kit.pg import open_folder
 
 NO_FSYNC = {"fsync": "off"}
 """For tests that kill processes, not the machine: what a process wrote outlives it without fsync."""

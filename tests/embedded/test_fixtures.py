@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from postfacta_embedded import EmbeddedPostgres
-from tests.pg import create_database, drop_database, execute, fetch_value, fresh_database
+from tests.kit.pg import create_database, drop_database, execute, fetch_value, fresh_database
 
 
 @pytest.mark.parametrize("turn", [1, 2])

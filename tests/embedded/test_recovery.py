@@ -15,7 +15,7 @@ import pytest
 from postfacta_embedded import EmbeddedPostgres, EmbeddedPostgresError
 from postfacta_embedded.account import Account
 from postfacta_embedded.postmaster import is_alive
-from tests.pg import execute, fetch_value
+from tests.kit.pg import execute, fetch_value
 
 from .conftest import NO_FSYNC
 

@@ -16,7 +16,7 @@ import pytest
 from postfacta_embedded import EmbeddedPostgres, EmbeddedPostgresError
 from postfacta_embedded.account import Account, namespace, setuid
 from postfacta_embedded.binaries import copy_binaries, find_binaries
-from tests.pg import execute, fetch_value, open_folder
+from tests.kit.pg import execute, fetch_value, open_folder
 
 from .conftest import NO_FSYNC, WAYS, fill, small_disk
 

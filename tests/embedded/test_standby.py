@@ -12,7 +12,7 @@ import pytest
 
 from postfacta_embedded import EmbeddedPostgres, EmbeddedPostgresError, StandbyPostgres
 from postfacta_embedded.account import Account
-from tests.pg import execute, fetch_value
+from tests.kit.pg import execute, fetch_value
 
 from .conftest import NO_FSYNC
 

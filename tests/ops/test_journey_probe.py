@@ -23,8 +23,8 @@ from chaos.processes import wait_until
 from postfacta_app.migrations import upgrade
 from postfacta_embedded import EmbeddedPostgres
 from tests.app.running import LiveService, live_service
+from tests.kit.pg import create_database
 from tests.ops.prometheus import needs
-from tests.pg import create_database
 
 SCRIPT = Path(__file__).parent.parent.parent / "deploy/bin/journey_probe.py"
 TOKEN = "a-token-that-nobody-may-read"  # noqa: S105 - of nobody

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.samples import Sample
 
-from tests.exposition import OPEN_METRICS, read_open_metrics
+from tests.kit.exposition import OPEN_METRICS, read_open_metrics
 from tests.servers.serving import BIND, free_port, wait_for
 
 HERE = Path(__file__).parent

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import socket
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from tests.kit.waiting import wait_until
 from tests.servers.serving import BIND
 from tests.strangers.kit import Environments, Served
 
@@ -264,14 +263,6 @@ def raw(served: Served, request: bytes, *, wait: float = 5.0) -> bytes:
         return connection.makefile("rb").readline()
 
 
-def until(condition: Callable[[], object], *, within: float = 20.0) -> None:
-    """Wait for something that a server does a little later."""
-    end = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.1)  # noqa: TID251 - a real server
-
-
 def leave(served: Served, path: str, after: float) -> None:
     """Ask for something, and go away meanwhile."""
     with pytest.raises(httpx2.ReadTimeout):
@@ -284,7 +275,7 @@ def test_a_client_that_leaves_is_499(server: str, environments: Environments, tm
     with environment.serve(FASTAPI, cwd=tmp_path, command=SERVERS[server]) as served:
         leave(served, "/slow/1.5", 0.4)
         httpx2.get(f"{served.url}/slow/0.6", timeout=10)
-        until(lambda: bool(series(served, 'http_route="/slow/{seconds}"', 'status_code="499"')))
+        wait_until(lambda: bool(series(served, 'http_route="/slow/{seconds}"', 'status_code="499"')))
         (left,) = series(served, 'http_route="/slow/{seconds}"', 'status_code="499"')
         assert 'error_type="client_disconnected"' in left
         (whole,) = series(served, 'http_route="/slow/{seconds}"', 'status_code="200"')

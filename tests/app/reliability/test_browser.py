@@ -17,9 +17,9 @@ from postfacta_core.clock import WALL
 from postfacta_embedded import EmbeddedPostgres
 from tests.app.browsing import CONTRAST, NEEDS_CHROMIUM, chromium, sign_in
 from tests.app.running import ADMIN, command, sign_in as get_token, started
+from tests.kit.pg import fresh_database
 from tests.ops.prometheus import Prometheus, scrape_config
 from tests.ops.slo.history import EVERY, Series, write_blocks
-from tests.pg import fresh_database
 
 MISSING = [name for name in ("prometheus", "promtool") if shutil.which(name) is None]
 pytestmark = [

@@ -13,6 +13,7 @@ import pytest
 from postfacta_app.reliability.watch import Watch
 from postfacta_core.slo.prometheus import Prometheus
 from tests.app.reliability.told import Told
+from tests.kit.waiting import until
 
 PATIENCE = 20.0
 
@@ -25,12 +26,6 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 def a_watch(url: str, *, interval: float = 0.01, clock: Callable[[], float] = time.monotonic) -> Watch:
     return Watch(Prometheus(url, timeout=1.0), "postfacta", interval=interval, clock=clock)
-
-
-async def until(true: Callable[[], bool]) -> None:
-    with anyio.fail_after(PATIENCE):
-        while not true():
-            await anyio.sleep(0.01)
 
 
 async def test_what_was_read_is_there_with_its_age(told: Told) -> None:

@@ -26,7 +26,7 @@ from postfacta_core.aio.database import Database
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_embedded.binaries import find_binaries
 from tests.app.timeline.worlds import NOON, attach, edit, worlds
-from tests.pg import execute, fresh_database
+from tests.kit.pg import execute, fresh_database
 
 _INCIDENT = """
 insert into incidents (id, title, description, severity, reporter, declared_at, created_by, timeline_at)

@@ -9,7 +9,7 @@ import pytest
 
 from postfacta_embedded import EmbeddedPostgres
 from tests.core.virtual import in_virtual_time
-from tests.pg import open_folder
+from tests.kit.pg import open_folder
 
 IN_VIRTUAL_TIME = ("breaker_book", "deadline", "health", "looplag", "resources", "timeout")
 

@@ -47,8 +47,8 @@ from tests.core.aio.breakers import (
     works,
 )
 from tests.core.aio.notes import Notes
-from tests.garbage import garbage
 from tests.kit.every import every
+from tests.kit.garbage import garbage
 
 pytestmark = pytest.mark.usefixtures("anyio_backend")
 

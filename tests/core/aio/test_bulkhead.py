@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import anyio
@@ -13,14 +12,9 @@ from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.errors import BulkheadFullError
 from postfacta_core.events import Event, Mode, ModeChanged, PolicyCreated
 from postfacta_core.testing import ManualClock, RecordingObserver
+from tests.kit.waiting import until
 
 NEVER_HERE = 60.0
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(20):
-        while not condition():
-            await anyio.lowlevel.checkpoint()
 
 
 class Scene:

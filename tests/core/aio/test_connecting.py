@@ -19,7 +19,7 @@ from postfacta_core.clock import MONOTONIC
 from postfacta_core.errors import DatabaseUnavailableError, OutcomeUnknownError
 from postfacta_core.events import ConnectionOpened, QueryFinished, ignore
 from postfacta_core.testing import RecordingObserver
-from tests.pg import execute
+from tests.kit.pg import execute
 
 from .postgres import QUICK, opened, watcher
 

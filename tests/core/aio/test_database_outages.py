@@ -16,7 +16,7 @@ from postfacta_core.events import ConnectionOpened
 from postfacta_core.testing import RecordingObserver
 from postfacta_embedded import EmbeddedPostgres
 from tests.core.aio.databases import asked_all_the_while, is_alive
-from tests.pg import open_folder
+from tests.kit.pg import open_folder
 
 from .postgres import QUICK, opened, request_within, until_answers, until_quiet, watcher
 

@@ -26,6 +26,7 @@ from postfacta_core.errors import DeadlineExceededError, StoppedError
 from postfacta_core.events import DeadlineExceeded, RequestsOverdue, TaskCrashed
 from postfacta_core.testing import ManualClock, RecordingObserver
 from tests.core.virtual import on_real_loops
+from tests.kit.waiting import until
 
 Handler = Callable[[], Awaitable[object]]
 
@@ -68,11 +69,6 @@ class Bench:
 
 async def _only_wait(handler: Handler) -> None:
     await handler()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await anyio.sleep(0.005)
 
 
 @contextmanager

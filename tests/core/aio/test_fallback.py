@@ -15,7 +15,7 @@ from postfacta_core.aio.fallback import Answer, Fallback
 from postfacta_core.errors import CircuitOpenError, DeadlineExceededError, FailedResponseError
 from postfacta_core.events import Event, ListenerFailed, Mode, ModeChanged, PolicyCreated, Sample
 from postfacta_core.testing import ManualClock, RecordingObserver
-from tests.garbage import garbage
+from tests.kit.garbage import garbage
 
 
 async def answer(text: str = "fresh") -> str:

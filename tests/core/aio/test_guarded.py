@@ -38,7 +38,7 @@ from tests.core.aio.guarded import (
     time_out,
     tries,
 )
-from tests.garbage import garbage
+from tests.kit.garbage import garbage
 
 from .postgres import QUICK, Flapping, request_within, until_quiet, watcher
 

@@ -12,7 +12,7 @@ from anyio.lowlevel import checkpoint
 from postfacta_core.aio.hedge import Hedge
 from postfacta_core.policy.retry import RetryBudget
 from tests.core.aio.hedging import Bench, Caller, at_once, settled
-from tests.garbage import garbage
+from tests.kit.garbage import garbage
 
 
 @pytest.mark.parametrize("point", ["delay", "both", "second alone", "first alone"])

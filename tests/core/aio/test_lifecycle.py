@@ -29,6 +29,7 @@ from postfacta_core.errors import StoppedError
 from postfacta_core.events import Drained, Event, PhaseChanged, SignalsIntercepted
 from postfacta_core.policy.lifecycle import DrainLimits, Phase, RecycleLimits
 from postfacta_core.testing import RecordingObserver
+from tests.kit.waiting import until
 
 
 class Server:
@@ -122,11 +123,6 @@ class Request(Running):
     async def answer(self) -> None:
         assert isinstance(self.error, StoppedError)
         self.answered_at = time.monotonic()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await anyio.sleep(0.005)
 
 
 @pytest.mark.usefixtures("no_farewell")

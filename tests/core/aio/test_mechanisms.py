@@ -19,7 +19,8 @@ import uvloop
 from uvicorn.server import Server
 
 from postfacta_core.aio._mechanisms import Mechanism, choose, is_reloaded
-from tests.apart import apart
+from tests.kit.apart import apart
+from tests.kit.waiting import until
 
 pytestmark = pytest.mark.usefixtures("programs")
 
@@ -37,12 +38,6 @@ def chosen(heard: Callable[[int], None], name: str) -> Mechanism:
     assert mechanism.name == name, mechanism.name
     assert mechanism.is_in_place(), "not in place"
     return mechanism
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(20):
-        while not condition():
-            await anyio.sleep(0.01)
 
 
 def in_a_thread(function: Callable[[], None]) -> None:

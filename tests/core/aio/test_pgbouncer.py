@@ -22,7 +22,7 @@ from postfacta_core.errors import DatabaseUnavailableError, DeadlineExceededErro
 from postfacta_core.events import ConnectionAcquired, DeadlineExceeded
 from postfacta_core.testing import RecordingObserver
 from postfacta_embedded.account import choose_account
-from tests.pg import open_folder
+from tests.kit.pg import open_folder
 
 from .postgres import QUICK, opened, request_within, until_answers, watcher
 

@@ -25,7 +25,7 @@ from postfacta_core.errors import (
 from postfacta_core.events import ConnectionAcquired, ConnectionOpened
 from postfacta_core.testing import RecordingObserver
 from postfacta_embedded import EmbeddedPostgres, StandbyPostgres
-from tests.pg import open_folder
+from tests.kit.pg import open_folder
 
 from .postgres import QUICK, opened, request_within, until, until_answers, until_quiet, watcher
 

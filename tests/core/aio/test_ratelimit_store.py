@@ -20,6 +20,7 @@ from postfacta_core.aio.ratelimit_store import SharedStore
 from postfacta_core.events import StoreChanged
 from postfacta_core.policy.retry import Backoff
 from postfacta_core.testing import RecordingObserver
+from tests.kit.waiting import until
 
 TIMEOUT = 0.15
 # What a machine may take to give the test its turn, when others use it as well.
@@ -108,12 +109,6 @@ async def under_load(limiter: RateLimiter) -> AsyncGenerator[Load]:
         load.worst = 0.0
         yield load
         tasks.cancel_scope.cancel()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    with anyio.fail_after(15):
-        while not holds():
-            await anyio.sleep(0.01)
 
 
 async def blocking(work: Callable[[], object]) -> None:

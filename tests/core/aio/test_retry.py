@@ -27,7 +27,7 @@ from postfacta_core.events import (
 )
 from postfacta_core.policy.retry import Backoff, RetryBudget, RetryOutcome
 from postfacta_core.testing import ManualClock, RecordingObserver
-from tests.garbage import garbage
+from tests.kit.garbage import garbage
 
 
 class Dependency:

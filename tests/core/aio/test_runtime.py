@@ -129,7 +129,7 @@ def test_this_process_has_some_memory_and_some_processors() -> None:
     assert 0 < cpu_limit() <= 4096
 
 
-def test_both_limits_are_told_as_they_are(tmp_path: Path) -> None:
+def test_both_limits_are_known_as_they_are(tmp_path: Path) -> None:
     told: list[Event] = []
     root = lay_out(tmp_path, {**V2, f"{CGROUP}/pods/billing/memory.max": f"{64 * MIB}\n"})
     Runtime(observer=told.append, root=root)

@@ -16,7 +16,7 @@ import pytest
 from postfacta_core import launch
 from postfacta_core.aio import signals
 from postfacta_core.aio.signals import Interception, intercept
-from tests.apart import apart
+from tests.kit.apart import apart
 
 pytestmark = pytest.mark.usefixtures("programs")
 

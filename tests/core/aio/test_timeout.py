@@ -21,7 +21,8 @@ from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.errors import DeadlineExceededError
 from postfacta_core.testing import ManualClock
 from tests.core.virtual import loop_clock, on_real_loops
-from tests.garbage import garbage
+from tests.kit.garbage import garbage
+from tests.kit.waiting import until
 
 SOON = 0.02
 LONG = 60.0
@@ -44,12 +45,6 @@ def timeout_of(seconds: float, name: str = "timeout") -> Timeout:
 
 async def nothing() -> str:
     return "done"
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(20):
-        while not condition():
-            await anyio.sleep(0.002)
 
 
 async def test_a_call_that_ends_in_time_is_as_if_there_were_none() -> None:

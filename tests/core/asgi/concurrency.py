@@ -6,7 +6,6 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.asgi.concurrency import LoadSheddingMiddleware
@@ -29,7 +28,6 @@ __all__ = [
     "echo",
     "full",
     "raising",
-    "until",
 ]
 
 ANSWERED, LOST, UNKNOWN, LEFT = Ending
@@ -103,12 +101,6 @@ def raising(error: Exception) -> ASGIApp:
         raise error
 
     return app
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(10):
-        while not condition():
-            await checkpoint()
 
 
 def full(app: ASGIApp | None = None, **options: Any) -> LoadSheddingMiddleware:

@@ -19,7 +19,7 @@ from postfacta_core.events import DeadlineExceeded
 from postfacta_core.testing import AsgiResponse, RecordingObserver, call_asgi
 from tests.core.virtual import loop_clock
 
-__all__ = ["LATE", "Log", "Service", "asgi", "sleeping", "until"]
+__all__ = ["LATE", "Log", "Service", "asgi", "sleeping"]
 
 # What is promised is 0.1; the rest is for a machine that does more than this.
 LATE = 0.4
@@ -71,8 +71,3 @@ def sleeping(log: Log, seconds: float = 20.0) -> ASGIApp:
         return PlainTextResponse("slept")
 
     return asgi(sleep)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await anyio.sleep(0.005)

@@ -27,10 +27,10 @@ from tests.core.asgi.concurrency import (
     answer,
     full,
     raising,
-    until,
 )
-from tests.garbage import garbage
 from tests.kit.every import every
+from tests.kit.garbage import garbage
+from tests.kit.waiting import until
 
 
 async def test_a_request_that_finds_room_is_served_and_its_slot_comes_back() -> None:

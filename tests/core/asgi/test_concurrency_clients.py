@@ -24,8 +24,8 @@ from tests.core.asgi.concurrency import (
     _take,
     answer,
     echo,
-    until,
 )
+from tests.kit.waiting import until
 
 
 async def test_a_request_that_waits_for_its_body_holds_no_slot_until_it_has_come() -> None:

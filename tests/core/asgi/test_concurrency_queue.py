@@ -17,7 +17,8 @@ from postfacta_core.asgi.context import ContextMiddleware
 from postfacta_core.context import RequestContext
 from postfacta_core.policy.waiting import Priority
 from postfacta_core.testing import ManualClock, call_asgi
-from tests.core.asgi.concurrency import UNKNOWN, Held, Recording, _receive, answer, full, until
+from tests.core.asgi.concurrency import UNKNOWN, Held, Recording, _receive, answer, full
+from tests.kit.waiting import until
 
 
 async def test_who_waits_is_served_when_a_slot_comes_free() -> None:

@@ -22,9 +22,10 @@ from postfacta_core.asgi.context import ContextMiddleware
 from postfacta_core.asgi.deadline import DeadlineMiddleware
 from postfacta_core.events import RequestsOverdue
 from postfacta_core.testing import AsgiResponse, ManualClock, call_asgi
-from tests.core.asgi.deadlines import LATE, Log, Service, asgi, sleeping, until
+from tests.core.asgi.deadlines import LATE, Log, Service, asgi, sleeping
 from tests.core.virtual import on_real_loops
-from tests.garbage import garbage
+from tests.kit.garbage import garbage
+from tests.kit.waiting import until
 
 
 @pytest.mark.clock("0.4 s")

@@ -19,7 +19,8 @@ from postfacta_core.asgi.telemetry import TelemetryMiddleware
 from postfacta_core.errors import StoppedError
 from postfacta_core.telemetry.exchange import Exchange, NullRecorder
 from postfacta_core.testing import AsgiResponse, call_asgi
-from tests.core.asgi.deadlines import Log, Service, asgi, sleeping, until
+from tests.core.asgi.deadlines import Log, Service, asgi, sleeping
+from tests.kit.waiting import until
 
 
 def _is_watched(scope: Scope) -> bool:

@@ -10,7 +10,7 @@ from postfacta_core.asgi.context import ContextMiddleware
 from postfacta_core.asgi.errors import ErrorMiddleware
 from postfacta_core.asgi.headers import ResponseHeadersMiddleware
 from postfacta_core.testing import call_asgi
-from tests.garbage import garbage
+from tests.kit.garbage import garbage
 
 START: Message = {"type": "http.response.start", "status": 200, "headers": [(b"X-One", b"app")]}
 

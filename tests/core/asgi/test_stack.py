@@ -50,9 +50,9 @@ from postfacta_core.policy.transfer import TransferLimits
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.tracing import Tracing
 from postfacta_core.testing import ManualClock, call_asgi
-from tests.garbage import garbage
 from tests.kit.every import every
-from tests.lifespan import running
+from tests.kit.garbage import garbage
+from tests.kit.lifespan import running
 
 ID = "0123456789abcdef"
 GIVEN = [("x-request-id", ID)]

@@ -19,7 +19,7 @@ from postfacta_core.policy.waiting import Priority
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import call_asgi
 from tests.core.virtual import on_real_loops
-from tests.lifespan import running
+from tests.kit.lifespan import running
 
 SMALL = OverloadConfig(start=4, patience=0.1)
 

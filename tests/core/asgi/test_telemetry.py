@@ -30,8 +30,8 @@ from postfacta_core.telemetry.exchange import Exchange, NullRecorder
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import AsgiResponse, ManualClock, RecordingObserver, call_asgi
 from tests.core.asgi.observed import APP, ROUTES, Boom, CopyingMiddleware, Kept, files, hello, observe
-from tests.garbage import garbage
 from tests.kit.every import every
+from tests.kit.garbage import garbage
 
 
 async def test_the_route_is_the_template_and_nothing_of_the_client_or_the_server() -> None:

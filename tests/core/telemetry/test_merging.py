@@ -13,7 +13,7 @@ from postfacta_core.context import RequestContext
 from postfacta_core.telemetry.exchange import Exchange
 from postfacta_core.telemetry.merging import merge
 from postfacta_core.telemetry.metrics import Metrics
-from tests.exposition import OPEN_METRICS, read_open_metrics
+from tests.kit.exposition import OPEN_METRICS, read_open_metrics
 
 
 def page(worker: int, accept: str = "", *, requests: int = 1, route: str = "/i") -> bytes:

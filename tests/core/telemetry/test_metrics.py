@@ -31,7 +31,7 @@ from postfacta_core.events import (
 from postfacta_core.telemetry.exchange import Exchange, SocketExchange
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import ManualClock
-from tests.exposition import OPEN_METRICS, read_open_metrics
+from tests.kit.exposition import OPEN_METRICS, read_open_metrics
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:

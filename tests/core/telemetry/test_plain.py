@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
 from postfacta_core.telemetry.catalogue import HTTP_BUCKETS
 from postfacta_core.telemetry.plain import PlainGauge, PlainHistogram
-from tests.exposition import open_metrics_of, read_open_metrics
+from tests.kit.exposition import open_metrics_of, read_open_metrics
 
 
 def lines(registry: CollectorRegistry) -> list[str]:

@@ -15,8 +15,8 @@ from chaos.sink import Sink
 from postfacta_app.migrations import upgrade
 from postfacta_embedded import EmbeddedPostgres
 from tests.app.running import LiveService, live_service
+from tests.kit.pg import create_database
 from tests.ops.alerting.rules import needs_alertmanager
-from tests.pg import create_database
 
 pytestmark = [needs_alertmanager, pytest.mark.usefixtures("programs")]
 ALERT = {"alertname": "CheckoutErrorRatio", "service": "checkout", "env": "prod", "severity": "page"}

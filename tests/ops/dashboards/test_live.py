@@ -9,11 +9,11 @@ from collections.abc import Callable, Generator, Mapping
 import pytest
 
 from tests.kit.every import every
+from tests.kit.pg import open_folder
 from tests.ops.dashboards.reading import ROOT, Asked, asked, filled, seen
 from tests.ops.dashboards.scene import EXPORTER, Scene, played
 from tests.ops.dashboards.test_queries import COUNTERS_NOT_NAMED_SO, GAUGES_NAMED_SO, recorded
 from tests.ops.prometheus import needs
-from tests.pg import open_folder
 
 pytestmark = needs("prometheus")
 

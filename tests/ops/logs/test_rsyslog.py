@@ -9,8 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import httpx2
 import pytest
 
 from postfacta_core.telemetry.lines import JsonFormatter
+from tests.kit.waiting import wait_until
 
 CONFIGURATION = Path(__file__).parents[3] / "deploy/logs/rsyslog.conf"
 RSYSLOGD = shutil.which("rsyslogd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
@@ -27,6 +27,7 @@ pytestmark = pytest.mark.skipif(
     RSYSLOGD is None and "TEST_REQUIRE_ALL" not in os.environ,
     reason="rsyslog is not installed (Debian: apt-get install rsyslog)",
 )
+
 _PATIENCE = 30.0
 
 
@@ -93,13 +94,6 @@ def pipeline(programs: None, tmp_path: Path) -> Pipeline:
     return made
 
 
-def until(true: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + _PATIENCE
-    while not true():
-        assert time.monotonic() < end, what
-        time.sleep(0.05)  # noqa: TID251 - there is no loop to block
-
-
 @contextmanager
 def service(dsn: str, output: Path) -> Generator[str]:
     """Run the service with its output in a file; give its address."""
@@ -121,7 +115,7 @@ def service(dsn: str, output: Path) -> Generator[str]:
                 found[:] = re.findall(r"listening on (http://\S+?);", output.read_text())
                 return bool(found)
 
-            until(is_listening, "the service never said where it listens")
+            wait_until(is_listening, "the service never said where it listens")
             yield found[0]
         finally:
             process.terminate()
@@ -154,7 +148,7 @@ def test_each_line_of_the_service_comes_out_once_parsed_and_by_its_kind(
             pipeline.write("Fatal Python error: Segmentation fault\n\tat <nowhere>\n")
             pipeline.write('{"half": an object\n["no object"]\n{"object": "but no event"}\n')
         written = pipeline.source.read_text(encoding="utf-8").splitlines()
-        until(lambda: pipeline.count() >= len(written), f"{pipeline.count()} of {len(written)} came out")
+        wait_until(lambda: pipeline.count() >= len(written), f"{pipeline.count()} of {len(written)} came out")
     ours = [json.loads(line) for line in written if '"event"' in line]
     assert in_order(pipeline.events("access")) == in_order(
         [it for it in ours if it["event"] == "http.request"]
@@ -203,13 +197,13 @@ def test_what_was_written_while_it_was_away_or_before_the_file_was_cut_is_not_lo
 
     write("a.first")
     with pipeline.running():
-        until(lambda: seen() == ["a.first"], "the first line")
+        wait_until(lambda: seen() == ["a.first"], "the first line")
         write("a.second")
-        until(lambda: len(seen()) == 2, "the second line")
+        wait_until(lambda: len(seen()) == 2, "the second line")
     write("a.third")
     with pipeline.running():
-        until(lambda: len(seen()) == 3, "what came in between")
+        wait_until(lambda: len(seen()) == 3, "what came in between")
         os.truncate(pipeline.source, 0)  # As logrotate's `copytruncate` does.
         write("a.fourth")
-        until(lambda: len(seen()) == 4, "what came after the cut")
+        wait_until(lambda: len(seen()) == 4, "what came after the cut")
     assert seen() == ["a.first", "a.second", "a.third", "a.fourth"]

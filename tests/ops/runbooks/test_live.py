@@ -19,9 +19,9 @@ from chaos.sink import Sink
 from chaos.stack import Stack, prepare
 from postfacta_embedded.binaries import find_binaries
 from tests.kit.every import every
+from tests.kit.pg import open_folder
 from tests.ops.alerting.rules import needs_alertmanager, needs_promtool, program
 from tests.ops.runbooks.reading import books
-from tests.pg import open_folder
 
 _BY = 15.0
 """Prometheus looks every second instead of every 15; the rules keep their windows."""
