@@ -429,9 +429,8 @@ async def test_the_whole_stack_leaves_nothing_for_the_cyclic_collector(path: str
         await PlainTextResponse("ok")(scope, receive, send)
 
     app = harden(bare, service="billing", policy=Policy(cancel_on_disconnect=True))
-    # A request in this test kit may leave some of its own; a layer that made a circle would add one each time.
-    left = [await garbage(partial(_once, service, path), times) for service in (app, bare)]
-    assert left[0] <= left[1] + times // 3
+    # A layer that made a circle would add one each time; a few may be from elsewhere in the process.
+    assert await garbage(partial(_once, app, path), times) < times // 2
 
 
 @pytest.mark.parametrize("body", [[b"x" * 11], [b"x"] * 11])
@@ -442,8 +441,7 @@ async def test_a_body_that_is_too_large_leaves_nothing_for_the_cyclic_collector(
         await PlainTextResponse("ok")(scope, receive, send)
 
     app = harden(bare, service="billing", policy=SMALL)
-    left = [await garbage(partial(_once, service, "/", body)) for service in (app, bare)]
-    assert left[0] <= left[1] + 20
+    assert await garbage(partial(_once, app, "/", body)) < 20
 
 
 async def _once(app: ASGIApp, path: str, body: list[bytes] | bytes = b"") -> None:
