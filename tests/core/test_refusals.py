@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from postfacta_core.aio.breaker import CircuitBreaker
 from postfacta_core.aio.bulkhead import Bulkhead
 from postfacta_core.aio.connecting import PoolOptions, check_address
 from postfacta_core.aio.fallback import Fallback
+from postfacta_core.aio.hedge import Hedge
 from postfacta_core.aio.ratelimit import RateLimiter
 from postfacta_core.aio.retry import Retry
 from postfacta_core.policy.address import TrustedProxies
@@ -45,3 +47,22 @@ def test_each_refusal_is_the_whole_sentence() -> None:
 
 def test_each_kind_of_setting_is_there() -> None:
     assert {call.partition("(")[0] for call, _ in CASES} == NAMES.keys()
+
+
+def test_a_mode_that_is_none_is_refused_later_too() -> None:
+    guards: tuple[Bulkhead | CircuitBreaker | Fallback[object] | Hedge | RateLimiter | Retry, ...] = (
+        Bulkhead("b", 1),
+        CircuitBreaker("b"),
+        Fallback("b"),
+        Hedge("b", delay=1.0),
+        RateLimiter("b", "1/second"),
+        Retry("b"),
+    )
+    with every() as case:
+        for guard in guards:
+            owner = type(guard).__name__
+            with (
+                case(owner),
+                pytest.raises(ValueError, match=rf"^{owner}\.mode must be one of .*, not 'on'; for"),
+            ):
+                guard.mode = "on"
