@@ -25,9 +25,8 @@ from postfacta_core.clock import WALL
 from postfacta_core.errors import DatabaseUnavailableError
 from postfacta_core.events import Event, Sample, TaskCrashed
 from postfacta_core.testing import ManualClock, RecordingObserver
-from postfacta_embedded import EmbeddedPostgres
 from tests.app.live import in_process
-from tests.kit.pg import create_database, open_folder
+from tests.kit.pg import create_database, prepared_server
 from tests.kit.waiting import until
 
 _INSERT = """
@@ -308,7 +307,7 @@ def test_no_other_collector_can_take_one_of_the_names() -> None:
 @pytest.mark.usefixtures("programs")
 async def test_the_age_grows_while_the_database_is_dead_and_ends_when_it_is_back() -> None:
     settings = {"fsync": "off", "full_page_writes": "off"}
-    with open_folder() as folder, EmbeddedPostgres(folder / "data", settings=settings) as server:
+    with prepared_server(settings) as server:
         dsn = await anyio.to_thread.run_sync(create_database, server, "mortal")
         await migrate(dsn, progress=lambda _: None)
         business, observer = BusinessMetrics(expected=HEAD), RecordingObserver()

@@ -25,7 +25,7 @@ from tests.app.desk import FULL, desk_of
 from tests.app.live import NEW, PATCH_JSON, Service, in_process
 from tests.app.running import ADMIN, LiveService, live_service, sign_in
 from tests.app.test_access import table
-from tests.kit.pg import create_database, fresh_database, open_folder
+from tests.kit.pg import create_database, fresh_database, prepared_server
 
 pytestmark = pytest.mark.usefixtures("programs")
 
@@ -54,7 +54,7 @@ PATIENCE = 30.0
 def mortal() -> Generator[EmbeddedPostgres]:
     """Run a PostgreSQL of this module's own, which it may stop."""
     settings = {"fsync": "off", "full_page_writes": "off"}
-    with open_folder() as folder, EmbeddedPostgres(folder / "data", settings=settings) as server:
+    with prepared_server(settings) as server:
         upgrade(create_database(server, "app_template"), progress=lambda _: None)
         yield server
 

@@ -14,7 +14,7 @@ from postfacta_app.cli import main
 from postfacta_app.server import SERVERS
 from postfacta_embedded import EmbeddedPostgres
 from tests.app.identity.project import ANON_KEY, running_project
-from tests.kit.pg import create_database, execute, fetch_value, open_folder
+from tests.kit.pg import create_database, execute, fetch_value, prepared_server
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
@@ -81,7 +81,7 @@ def doctor(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[s
 @pytest.fixture(scope="module")
 def durable_server(programs: None) -> Iterator[EmbeddedPostgres]:
     """Run a PostgreSQL whose durability is what it is by itself, and that has no role but its superuser."""
-    with open_folder() as folder, EmbeddedPostgres(folder / "data") as server:
+    with prepared_server() as server:
         yield server
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
+import shutil
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from itertools import count
 from pathlib import Path
 
@@ -14,7 +17,15 @@ import asyncpg
 
 from postfacta_embedded import EmbeddedPostgres
 
-__all__ = ["create_database", "drop_database", "execute", "fetch_value", "fresh_database", "open_folder"]
+__all__ = [
+    "create_database",
+    "drop_database",
+    "execute",
+    "fetch_value",
+    "fresh_database",
+    "open_folder",
+    "prepared_server",
+]
 
 _NUMBERS = count(1)
 
@@ -26,6 +37,28 @@ def open_folder() -> Generator[Path]:
         folder = Path(name).resolve()
         folder.chmod(0o755)
         yield folder
+
+
+@cache
+def _prepared() -> Path:
+    """Return a folder with an empty cluster; each server of a test's own begins as a copy."""
+    folder = Path(tempfile.mkdtemp(prefix="postfacta-test-prepared-")).resolve()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder.chmod(0o755)
+    with EmbeddedPostgres(folder / "data", settings={"fsync": "off"}):
+        pass
+    return folder
+
+
+@contextmanager
+def prepared_server(settings: Mapping[str, str] | None = None) -> Generator[EmbeddedPostgres]:
+    """Run a PostgreSQL of the test's own, which it may stop, break and kill."""
+    with open_folder() as folder:
+        shutil.copytree(
+            _prepared(), folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.lock", "*.log")
+        )
+        with EmbeddedPostgres(folder / "data", settings=settings) as server:
+            yield server
 
 
 def create_database(server: EmbeddedPostgres, name: str, template: str = "template0") -> str:

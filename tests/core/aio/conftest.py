@@ -9,7 +9,7 @@ import pytest
 
 from postfacta_embedded import EmbeddedPostgres
 from tests.core.virtual import in_virtual_time
-from tests.kit.pg import open_folder
+from tests.kit.pg import prepared_server
 
 IN_VIRTUAL_TIME = ("breaker_book", "deadline", "health", "looplag", "resources", "timeout")
 
@@ -24,5 +24,5 @@ def anyio_backend(request: pytest.FixtureRequest) -> str | tuple[str, dict[str, 
 @pytest.fixture
 def own_server(programs: None) -> Generator[EmbeddedPostgres]:
     """Run a server for one test alone."""
-    with open_folder() as folder, EmbeddedPostgres(folder / "data") as server:
+    with prepared_server() as server:
         yield server

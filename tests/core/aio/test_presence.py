@@ -25,7 +25,7 @@ from postfacta_core.errors import (
 from postfacta_core.events import ConnectionAcquired, ConnectionOpened
 from postfacta_core.testing import RecordingObserver
 from postfacta_embedded import EmbeddedPostgres, StandbyPostgres
-from tests.kit.pg import open_folder
+from tests.kit.pg import open_folder, prepared_server
 
 from .postgres import QUICK, opened, request_within, until, until_answers, until_quiet, watcher
 
@@ -49,11 +49,11 @@ class Pair:
 
 
 @pytest.fixture
-def pair() -> Generator[Pair]:
+def pair(programs: None) -> Generator[Pair]:
     """Run a primary and a standby that a test may kill and promote."""
     with (
+        prepared_server(FAST) as primary,
         open_folder() as folder,
-        EmbeddedPostgres(folder / "one", settings=FAST) as primary,
         StandbyPostgres(primary, folder / "two", settings=FAST) as standby,
     ):
         yield Pair(primary, standby)
