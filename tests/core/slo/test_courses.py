@@ -17,6 +17,7 @@ from postfacta_core.slo.scene import Scene
 from postfacta_core.slo.stage import Stage
 from postfacta_core.slo.strict import seconds
 from postfacta_core.slo.traffic import Stretch, Traffic
+from tests.kit.every import every
 
 from .files import APP, ORDERS, model, objective
 
@@ -70,21 +71,25 @@ def test_each_tier_fires_in_a_course_of_its_own_and_has_stopped_when_it_ends(
     assert said[-1] is False
 
 
-@pytest.mark.parametrize(("file", "name", "tier"), TIERS)
-def test_where_a_tier_fires_alone_no_faster_one_does(file: Path, name: str, tier: str) -> None:
-    test = the(made(file, name), f"for tier {tier}")
-    names = [one.name for one in objective(name, file).tiers]
-    for faster in names[: names.index(tier)]:
-        assert True not in fired(test, faster)
+def test_where_a_tier_fires_alone_no_faster_one_does() -> None:
+    with every() as case:
+        for file, name, tier in TIERS:
+            with case(file, name, tier):
+                test = the(made(file, name), f"for tier {tier}")
+                names = [one.name for one in objective(name, file).tiers]
+                for faster in names[: names.index(tier)]:
+                    assert True not in fired(test, faster)
 
 
-@pytest.mark.parametrize(("file", "name", "tier"), TIERS)
-def test_no_tier_minds_a_blip(file: Path, name: str, tier: str) -> None:
-    test = the(made(file, name), f"a blip that tier {tier} ")
-    assert True not in fired(test, tier)
-    silence = test["promql_expr_test"][-1]
-    assert silence["exp_samples"] == []
-    assert re.search(rf'burnrate_tier=~"[^"]*\b{tier}\b', silence["expr"])
+def test_no_tier_minds_a_blip() -> None:
+    with every() as case:
+        for file, name, tier in TIERS:
+            with case(file, name, tier):
+                test = the(made(file, name), f"a blip that tier {tier} ")
+                assert True not in fired(test, tier)
+                silence = test["promql_expr_test"][-1]
+                assert silence["exp_samples"] == []
+                assert re.search(rf'burnrate_tier=~"[^"]*\b{tier}\b', silence["expr"])
 
 
 def played(test: dict[str, Any]) -> list[tuple[int, int]]:
@@ -137,26 +142,28 @@ def test_without_its_floor_a_tier_would_page_for_a_handful(tier: str) -> None:
     assert without.index(True) < with_floor.index(True)
 
 
-@pytest.mark.parametrize(
-    ("file", "name", "tier"),
-    [(APP, "success-rate", "fast"), (APP, "success-rate", "slow"), (ORDERS, "checkouts-succeed", "fast")],
-)
-@pytest.mark.parametrize("share", SHARES)
-def test_an_outage_is_detected_no_sooner_and_hardly_later_than_its_burn_rate_says(
-    file: Path, name: str, tier: str, share: float
-) -> None:
-    here = stage(file, name)
-    verdict = here.scene.verdicts(outage(here, share))[tier]
-    expected = fires_after(
-        here.objective, next(one for one in here.objective.tiers if one.name == tier), share
-    )
-    if expected > 1_800:
-        assert True not in verdict
-        return
-    scrape = here.scene.source.scrape_interval
-    step = here.scene.every * scrape
-    detected = verdict.index(True) * step - here.history() * scrape
-    assert expected - step <= detected <= expected + 2 * step
+def test_an_outage_is_detected_no_sooner_and_hardly_later_than_its_burn_rate_says() -> None:
+    cases: list[tuple[Path, str, str]] = [
+        (APP, "success-rate", "fast"),
+        (APP, "success-rate", "slow"),
+        (ORDERS, "checkouts-succeed", "fast"),
+    ]
+    with every() as case:
+        for file, name, tier in cases:
+            for share in SHARES:
+                with case(file, name, tier, share):
+                    here = stage(file, name)
+                    verdict = here.scene.verdicts(outage(here, share))[tier]
+                    expected = fires_after(
+                        here.objective, next(one for one in here.objective.tiers if one.name == tier), share
+                    )
+                    if expected > 1_800:
+                        assert True not in verdict
+                        continue
+                    scrape = here.scene.source.scrape_interval
+                    step = here.scene.every * scrape
+                    detected = verdict.index(True) * step - here.history() * scrape
+                    assert expected - step <= detected <= expected + 2 * step
 
 
 def test_outages_that_are_detected_alike_are_proved_once() -> None:
