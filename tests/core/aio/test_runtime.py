@@ -130,10 +130,10 @@ def test_this_process_has_some_memory_and_some_processors() -> None:
 
 
 def test_both_limits_are_known_as_they_are(tmp_path: Path) -> None:
-    told: list[Event] = []
+    seen: list[Event] = []
     root = lay_out(tmp_path, {**V2, f"{CGROUP}/pods/billing/memory.max": f"{64 * MIB}\n"})
-    Runtime(observer=told.append, root=root)
-    (created,) = told
+    Runtime(observer=seen.append, root=root)
+    (created,) = seen
     assert isinstance(created, PolicyCreated)
     assert {sample.metric: sample.value for sample in created.tally()} == {
         "postfacta_memory_limit_bytes": 64 * MIB,
