@@ -37,7 +37,7 @@ bench: .venv/dev  ## Measure what the hardening adds to a request, by ratio, bes
 	@if command -v wrk >/dev/null; then python -m benchmarks.bench_socket; else echo "Over sockets: needs wrk (apt-get install wrk)"; fi
 bench-overload: .venv/dev ## Ask plain and hardened servers for up to ten times what they can do
 	python -m benchmarks.overload --keep
-mutate: .venv/dev ## Break each line of the policies, or ONLY="health retry", and count what the tests notice
+mutate: .venv/dev ## Break each line of policies, runners, rules and db, or ONLY="health retry", and count what the tests notice
 	python -m benchmarks.mutation $(ONLY) --minutes $(TIME)
 load: .venv/dev   ## Load a running PostFacta (URL, TOKEN, RATE, TIME) in open loop, and judge it
 	TOKEN=$(TOKEN) locust -f loadtests/locustfile.py --headless --only-summary --host $(URL) --rate $(RATE) --seconds $(TIME)
@@ -56,6 +56,7 @@ dashboards: .venv/dev ## Generate the other dashboards of Grafana
 proofs: .venv/dev ## Run the long tests (about an hour), or ONLY=tests/ops
 	pytest -m long $(ONLY)
 	$(if $(ONLY),,pytest --hypothesis-profile=night -m fast tests/app/timeline tests/app/durations)
+	python -m tests.kit.executed --record
 rules-test: .venv/dev ## Let promtool prove that each alert fires and stays silent (needs Debian's prometheus)
 	promtool check rules --lint=all --lint-fatal deploy/prometheus/rules/*.yml
 	promtool test rules deploy/prometheus/tests/*.yml

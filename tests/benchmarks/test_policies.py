@@ -26,6 +26,7 @@ async def _sums(repeats: int) -> None:
     await _sum(10 * repeats)
 
 
+@pytest.mark.long
 def test_what_is_ten_times_the_work_is_several_times_as_dear() -> None:
     spent = asyncio.run(medians({"sum": _sum, "sums": _sums}, 5, seconds=0.002))
     assert 5 < spent["sums"] / spent["sum"] < 20
