@@ -11,7 +11,7 @@ from postfacta_embedded import EmbeddedPostgres
 from tests.core.virtual import in_virtual_time
 from tests.kit.pg import prepared_server
 
-IN_VIRTUAL_TIME = ("breaker_book", "deadline", "health", "looplag", "resources", "timeout")
+IN_VIRTUAL_TIME = ("deadline", "health", "looplag", "resources", "timeout")
 
 
 @pytest.fixture(params=["asyncio", "trio"])
