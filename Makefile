@@ -64,7 +64,7 @@ gameday: .venv/dev ## Cause each fault, and see its alert come and go (needs pro
 	python -m chaos.gameday $(ONLY) $(if $(ONLY),,--markdown docs/reference/gameday.md)
 lock: .venv/dev   ## Compile requirements/*.txt anew, with hashes and without hosts
 	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header pyproject.toml --extra app --group build -o requirements/app.txt
-	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header pyproject.toml --extra app --group test -c requirements/app.txt -o requirements/test.txt
+	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header pyproject.toml --extra app --extra valkey --group test -c requirements/app.txt -o requirements/test.txt
 	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header pyproject.toml --extra app --extra valkey --group dev -c requirements/test.txt -o requirements/dev.txt
 .venv/app: requirements/app.txt pyproject.toml setup.sh
 	@sh setup.sh $(PYTHON) requirements/app.txt && touch $@

