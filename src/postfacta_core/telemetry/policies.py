@@ -130,8 +130,8 @@ class PolicyCollector(Collector):
         known = self._asked.get(key)
         if known is not None and known.tally() is not None:
             return
-        if known is None and len(self._asked) >= self._cap:
-            self._living()
+        if len(self._asked) >= self._cap:
+            self._living()  # forgets the dead ones, such as one at whose address this one is
         if len(self._asked) < self._cap:
             self._asked[key] = _Asked(event.policy, weakly(tally))
         else:

@@ -131,6 +131,24 @@ def test_two_limiters_of_one_name_are_up_if_both_stores_are(metrics: Metrics) ->
     assert metrics.registry.get_sample_value("postfacta_ratelimit_store_up", {"policy": "db"}) == 0
 
 
+class _Policy:
+    def tally(self) -> list[Sample]:
+        return _of_one("last", 0.0)
+
+
+def test_a_new_policy_at_the_address_of_a_dead_one_is_read() -> None:
+    metrics = Metrics(CollectorRegistry(), label_cap=1, with_process=False)
+    addresses = set[int]()
+    for _ in range(10):
+        last = None  # frees the former, whose place the next one takes
+        last = _Policy()
+        addresses.add(id(last))
+        metrics(PolicyCreated("last", last.tally))
+        assert used(metrics, "last") == 0
+        metrics.registry.collect()
+    assert len(addresses) < 10
+
+
 def test_what_died_makes_room_for_new_policies(metrics: Metrics) -> None:
     gc.freeze()  # Else the collector looks at all that the process holds, each time.
     try:
