@@ -14,16 +14,16 @@ help:             ## Show this help
 demo: .venv/app   ## Serve PostFacta with an embedded PostgreSQL, and print where
 	@postfacta demo
 test: .venv/test  ## Run the fast tests, with a real PostgreSQL: about three minutes
-	pytest -n 2 --dist loadfile -m fast
+	pytest -n 3 --dist loadfile -m fast
 test-all: .venv/dev test-rest ## Run all tests but the long ones: about fifteen minutes
-	pytest -n 2 --dist loadfile -m fast
+	pytest -n 3 --dist loadfile -m fast
 test-rest: .venv/dev
 	pytest -n 2 --dist loadfile -m process
 	pytest -m "clock or browser"
 check: .venv/dev  ## Run linters, type checkers, and the fast tests under coverage: about seven minutes
 	ruff check . && ruff format --check . && lint-imports && mypy && pyright
 	pyright --ignoreexternal --verifytypes postfacta_core
-	coverage erase && coverage run -m pytest -n 2 --dist loadfile -m fast --hypothesis-profile=ci && coverage combine -q && coverage report && coverage report --include='$(PURE)' --fail-under=100
+	coverage erase && coverage run -m pytest -n 3 --dist loadfile -m fast --hypothesis-profile=ci && coverage combine -q && coverage report && coverage report --include='$(PURE)' --fail-under=100
 docs: .venv/dev   ## Build the site from docs/, strictly: any warning fails
 	python -m sphinx -W --keep-going -q -E -c docs -d build/doctrees . build/site/$(VERSION)
 	@echo "build/site/$(VERSION)/index.html"

@@ -261,18 +261,22 @@ def test_threads_that_share_a_budget_spend_no_token_twice() -> None:
     budget = RetryBudget("db", ratio=0.5, floor=0.0, burst=1e5)
     assert sum(budget.try_withdraw(0.0) for _ in range(10**5)) == 10**5
     spent = [0] * 4
+    together = threading.Barrier(5)
 
     def work(number: int) -> None:
+        together.wait(20)
         for _ in range(5000):
             budget.deposit()
             spent[number] += budget.try_withdraw(0.0)
 
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
     before = sys.getswitchinterval()
+    # Not earlier: two threads cannot both be given their trace function at once, under coverage.
     sys.setswitchinterval(1e-6)
     try:
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-        for thread in threads:
-            thread.start()
+        together.wait(20)
         for thread in threads:
             thread.join()
     finally:
