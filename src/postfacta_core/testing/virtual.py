@@ -35,7 +35,7 @@ def run_in_virtual_time(
     Args:
         function: What to run.
         args: Its arguments.
-        clock: The loop's time: it jumps with it. Give it to policies, or give them `anyio.current_time`.
+        clock: The loop's time: it jumps with it. Give it to policies; `anyio.current_time` works for all but `Timeout`.
         autojump_threshold: See `VirtualTimeLoop`.
 
     Raises:

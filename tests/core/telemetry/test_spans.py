@@ -30,6 +30,14 @@ def test_without_an_sdk_there_is_no_tracer() -> None:
     assert Tracers(TracerProvider()).find() is not None
 
 
+def test_a_global_provider_is_found_when_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracers = Tracers()
+    assert tracers.find() is None
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", Telling())
+    assert tracers.find() is tracers.find() is not None
+    assert [sample.value for sample in tracers.tally()] == [7]
+
+
 def test_the_headers_name_the_present_span() -> None:
     assert trace_headers() == {}
     span = TracerProvider().get_tracer("test").start_span("x")
