@@ -350,6 +350,7 @@ async def stores(service: Service) -> dict[str, float]:
     return {name: float(value) for name, value in found}
 
 
+@pytest.mark.clock("the store has 50 ms an answer")
 async def test_no_request_fails_or_waits_when_valkey_is_killed_and_limits_go_on(
     shared_app_dsn: str, valkey: Server
 ) -> None:

@@ -20,7 +20,7 @@ import pytest
 from postfacta_app.connections import HEADER_TIMEOUT
 from tests.servers.serving import BIND, free_port, wait_for
 
-pytestmark = pytest.mark.usefixtures("programs")
+pytestmark = [pytest.mark.usefixtures("programs"), pytest.mark.clock("SLACK, seconds")]
 
 SLACK = 20.0  # Seconds, for a machine that does more than this.
 PAGE = "/openapi.json"

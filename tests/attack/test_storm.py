@@ -147,6 +147,9 @@ async def _count(dsn: str, sql: str) -> int:
         await database.close()
 
 
+pytestmark = pytest.mark.clock("LONGEST_TURN, seconds of one turn of the loop")
+
+
 @pytest.fixture(scope="module")
 def storm(programs: None, postgres_server: EmbeddedPostgres, app_template: str) -> Generator[Storm]:
     """Let it blow once, for all that is asked of it afterwards."""

@@ -31,6 +31,7 @@ _CLIENTS = find_binaries().folder
 
 pytestmark = [
     pytest.mark.usefixtures("programs"),
+    pytest.mark.clock("some scrapes: a query looks seconds back"),
     needs_promtool,
     needs_alertmanager,
     pytest.mark.skipif(
