@@ -128,10 +128,19 @@ def _rare_crash(site: Site) -> Generator[None]:
             httpx2.get(f"{site.stack.url}/api/v1/users", headers=headers, timeout=5.0)
         stop.wait(4.0)
 
-    broken = _altered(
-        "users", "column version to version_gone", "alter table users rename column version_gone to version"
+    # A column that is missing is a schema that does not match, answered with 503; text for a number crashes the page.
+    do = "do $$ begin {}; {}; end $$"
+    broken = _changed(
+        site,
+        do.format(
+            "alter table users rename column version to version_gone",
+            "alter table users add column version text not null default 'x'",
+        ),
+        do.format(
+            "alter table users drop column version", "alter table users rename column version_gone to version"
+        ),
     )
-    with broken(site), _again_and_again(ask):
+    with broken, _again_and_again(ask):
         yield
 
 
