@@ -127,6 +127,7 @@ async def test_reads_and_transactions_work(bouncer: PgBouncer) -> None:
         assert await database.fetchval("show statement_timeout") == "0"  # nothing of it stays in the session
 
 
+@pytest.mark.clock("0.3 s to a connection and the statement")
 async def test_time_runs_out_for_a_statement_and_for_a_transaction(
     bouncer: PgBouncer, database_dsn: str
 ) -> None:
