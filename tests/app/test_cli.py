@@ -6,7 +6,6 @@ import hashlib
 import io
 import re
 import signal
-import socket
 import subprocess
 import sys
 from uuid import UUID
@@ -18,17 +17,12 @@ from argon2 import PasswordHasher
 from postfacta_app.__main__ import main
 from postfacta_app.migrations import HEAD
 from tests.kit.pg import fetch_value
+from tests.kit.ports import free_port
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
 PASSWORD = "correct horse battery"  # noqa: S105 - of nobody
 ADA = ("--email", "Ada@example.org", "--name", "Ada")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def type_in(monkeypatch: pytest.MonkeyPatch, text: str) -> None:

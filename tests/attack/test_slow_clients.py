@@ -18,7 +18,8 @@ import httpx2
 import pytest
 
 from postfacta_app.connections import HEADER_TIMEOUT
-from tests.servers.serving import BIND, free_port, wait_for
+from tests.kit.ports import free_port
+from tests.servers.serving import BIND, wait_for
 
 pytestmark = [pytest.mark.usefixtures("programs"), pytest.mark.clock("SLACK, seconds")]
 

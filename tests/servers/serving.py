@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -14,22 +13,12 @@ from typing import Any
 
 import pytest
 
-__all__ = ["BIND", "free_port", "serving", "wait_for"]
+from tests.kit.ports import free_port
+
+__all__ = ["BIND", "serving", "wait_for"]
 
 BIND = "127.0.0.1"
 HERE = Path(__file__).parent
-
-
-def free_port() -> int:
-    """Find a port that is free now, below those that the kernel gives to outgoing connections."""
-    for port in range(12_000 + os.getpid() % 16_000, 32_000):
-        with socket.socket() as probe:
-            try:
-                probe.bind((BIND, port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError
 
 
 @contextmanager

@@ -9,10 +9,8 @@ import contextlib
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator
@@ -24,11 +22,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.ports import free_port
+
 HERE = Path(__file__).parent
 BIND = "127.0.0.1"
 # Each is given out once, as servers start beside one another; all lie below those of outgoing connections.
-PORTS = iter(range(20_000 + os.getpid() % 10_000, 32_000))
-PICKING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -73,16 +71,6 @@ SERVERS = {
 CHEAP = ("uvicorn-h11", "uvicorn-2", "granian-uvloop", "hypercorn-trio-0")
 EACH = [pytest.param(name, marks=() if name in CHEAP else pytest.mark.long) for name in SERVERS]
 STARTUP = "a signal during startup"
-
-
-def free_port() -> int:
-    """Find a port where nothing listens."""
-    with PICKING:
-        for port in PORTS:
-            with socket.socket() as probe, contextlib.suppress(OSError):
-                probe.bind((BIND, port))
-                return port
-    raise AssertionError
 
 
 @dataclass

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from tests.servers.serving import BIND, free_port, wait_for
+from tests.kit.ports import free_port
+from tests.servers.serving import BIND, wait_for
 
 HERE = Path(__file__).parent
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

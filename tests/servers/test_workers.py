@@ -17,7 +17,8 @@ import pytest
 from prometheus_client.samples import Sample
 
 from tests.kit.exposition import OPEN_METRICS, read_open_metrics
-from tests.servers.serving import BIND, free_port, wait_for
+from tests.kit.ports import free_port
+from tests.servers.serving import BIND, wait_for
 
 HERE = Path(__file__).parent
 SERVERS = {

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
 
-from tests.servers.serving import BIND, free_port, wait_for
+from tests.kit.ports import free_port
+from tests.servers.serving import BIND, wait_for
 
 __all__ = ["Environment", "Environments", "Served", "build"]
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.servers.serving import free_port, wait_for
+from tests.kit.ports import free_port
+from tests.servers.serving import wait_for
 from tests.strangers.kit import Environment, Environments, Served
 
 SLACK = 20.0  # Seconds, for a busy machine; a drain with its delay of `DELAY` takes longer than that.

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.servers.serving import free_port
+from tests.kit.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 BILLING = Path(__file__).with_name("billing.py")

@@ -23,6 +23,7 @@ from postfacta_core.events import ConnectionAcquired, DeadlineExceeded
 from postfacta_core.testing import RecordingObserver
 from postfacta_embedded.account import choose_account
 from tests.kit.pg import open_folder
+from tests.kit.ports import free_port
 
 from .postgres import QUICK, opened, request_within, until_answers, watcher
 
@@ -46,9 +47,7 @@ class PgBouncer:
         self._log = folder / "pgbouncer.log"
         self._child: subprocess.Popen[bytes] | None = None
         server = urlsplit(dsn)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = int(probe.getsockname()[1])
+        self._port = free_port()
         users = folder / "users.txt"
         users.write_text(f'"{server.username}" "{unquote(server.password or "")}"\n')
         self._config.write_text(f"""
