@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import chdir, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from os.path import normpath
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,8 @@ def outcomes(texts: Iterable[str]) -> dict[str, set[str]]:
 
 def proofs(page: str) -> list[str]:
     """Return the test functions that the page of the specification names, by their path from the root."""
-    return sorted({f"tests/app/{name}" for name in _PROOF.findall(page)})
+    # The page names them from the tests of the app, and those of other folders by `../`.
+    return sorted({normpath(f"tests/app/{name}") for name in _PROOF.findall(page)})
 
 
 def recorded(page: str) -> dict[str, Row]:
