@@ -15,12 +15,12 @@ demo: .venv/app   ## Serve PostFacta with an embedded PostgreSQL, and print wher
 	@postfacta demo
 test: .venv/test  ## Run the fast tests, with a real PostgreSQL: about three minutes
 	pytest -n 3 --dist loadfile -m fast
-test-all: .venv/dev test-rest ## Run all tests but the long ones: about fifteen minutes
+test-all: .venv/dev test-rest ## Run all tests but the long ones: about twenty-five minutes
 	pytest -n 3 --dist loadfile -m fast
 test-rest: .venv/dev
 	pytest -n 2 --dist loadfile --no-loadscope-reorder -m process
 	pytest -m "clock or browser"
-check: .venv/dev  ## Run linters, type checkers, and the fast tests under coverage: about seven minutes
+check: .venv/dev  ## Run linters, type checkers, and the fast tests under coverage: about six minutes
 	ruff check . && ruff format --check . && lint-imports && mypy && pyright
 	pyright --ignoreexternal --verifytypes postfacta_core
 	coverage erase && coverage run -m pytest -n 3 --dist loadfile -m fast --hypothesis-profile=ci && coverage combine -q && coverage report && coverage report --include='$(PURE)' --fail-under=100
