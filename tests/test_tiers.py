@@ -37,7 +37,7 @@ SUITE = """
     def test_starts(): subprocess.run(["true"], check=True)
     def test_has_started(unruly): ...
     def test_computes():
-        end = time.process_time() + 2.01
+        end = time.process_time() + 3.01
         while time.process_time() < end: pass
 """
 FAST = {
@@ -77,7 +77,7 @@ def test_fast_is_held_to_fast_and_the_rest_is_counted(
     assert executed(suite) == FAST
     text = result.stdout.str()
     assert text.count("A fast test started subprocess.Popen('true'); mark it or mend it") == 2
-    assert re.search(r"A fast test took 2\.\d\d s of the processor; mark it or mend it", text)
+    assert re.search(r"A fast test took 3\.\d\d s of the processor; mark it or mend it", text)
 
 
 def test_each_tier_is_chosen_by_its_mark(suite: pytest.Pytester) -> None:

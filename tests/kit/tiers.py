@@ -35,7 +35,7 @@ _OF_OTHER_TIERS = frozenset(
     }
 )
 # Seconds. A fast test takes less than half of one on an idle machine; a busy one stretches also the processor's seconds.
-_MOST_CPU = 2.0
+_MOST_CPU = 3.0
 _LEFT_OUT = pytest.StashKey[Counter[str]]()
 _TIER = pytest.StashKey[str]()
 
