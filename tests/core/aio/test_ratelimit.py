@@ -418,6 +418,7 @@ async def test_a_timeout_of_a_loop_that_is_busy_is_no_news_of_a_store_that_just_
     assert not store.is_up
 
 
+@pytest.mark.clock("20 ms for one turn of the loop")
 async def test_one_that_got_its_turn_too_late_does_without_the_store_which_stays_up(
     clock: ManualClock, storage: Faulty
 ) -> None:
