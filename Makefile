@@ -54,6 +54,7 @@ slo: .venv/dev    ## Generate rules, their proofs, dashboards and a table from t
 dashboards: .venv/dev ## Generate the other dashboards of Grafana
 	python deploy/grafana/generate.py
 proofs: .venv/dev ## Run the long tests (about an hour), or ONLY=tests/ops
+	rm -rf .pytest_cache/executed
 	pytest -m long $(ONLY)
 	$(if $(ONLY),,pytest --hypothesis-profile=night -m fast tests/app/timeline tests/app/durations)
 	python -m tests.kit.executed --record

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 
+import pytest
+
 from tests.kit import executed
 from tests.kit.executed import Row, Verdict
+
+pytest_plugins = ["pytester"]
 
 TODAY = date(2026, 3, 15)
 LONG = ["tests/ops/test_b.py::test_slow[1]", "tests/ops/test_b.py::test_slow[2]"]
@@ -92,6 +96,16 @@ def test_a_proof_may_be_in_the_record_but_not_against_a_failure() -> None:
 
     assert unproven() == []
     assert unproven(f"failed {test}") == [test]
+
+
+def test_a_module_that_is_skipped_whole_fails_the_run(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        test_here="def test_one(): ...",
+        test_away="import pytest\npytest.skip('no package', allow_module_level=True)",
+    )
+    found = executed.Collected()
+    pytester.inline_run("--collect-only", "-p", "no:cacheprovider", plugins=[found])
+    assert found.tests == ["test_away.py", "test_here.py::test_one"]
 
 
 def test_the_record_keeps_what_passed_with_its_day() -> None:

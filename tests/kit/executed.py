@@ -155,12 +155,17 @@ def _recent(long: Iterable[str], rows: Mapping[str, Row], today: date) -> set[st
     }
 
 
-class _Collected:
+class Collected:
     """The ids of all tests, which pytest collects and does not run."""
 
     def __init__(self) -> None:
         self.tests: list[str] = []
         self.long: list[str] = []
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Count a module that was skipped whole, for want of a package, as a test that no job ran."""
+        if report.skipped:
+            self.tests.append(report.nodeid)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Sort the tests by whether they are long."""
@@ -168,8 +173,8 @@ class _Collected:
             (self.long if item.get_closest_marker("long") else self.tests).append(item.nodeid)
 
 
-def _collect() -> _Collected:
-    found, output = _Collected(), io.StringIO()
+def _collect() -> Collected:
+    found, output = Collected(), io.StringIO()
     with chdir(ROOT), redirect_stdout(output):
         code = pytest.main(["--collect-only", "-q", "-m", ""], plugins=[found])
     if code:
