@@ -69,7 +69,7 @@ class Bench:
         delay: float | QuantileDelay = 0.05,
     ) -> None:
         self.clock = ManualClock()
-        self.heard = RecordingObserver()
+        self.observed = RecordingObserver()
         self.slept: list[float] = []
         self.delay_is_over = anyio.Event()
         self.tries = [Try(), Try()]
@@ -79,7 +79,7 @@ class Bench:
             delay=delay,
             budget=budget,
             mode=mode,
-            observer=self.heard,
+            observer=self.observed,
             clock=self.clock,
             wait=self.wait,
         )

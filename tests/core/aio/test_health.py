@@ -77,12 +77,12 @@ def registry(clock: ManualClock, observer: RecordingObserver) -> HealthRegistry:
 @asynccontextmanager
 async def running(check: Check, *, timeout: float = 1.0) -> AsyncGenerator[tuple[HealthRegistry, Heard]]:  # noqa: ASYNC109 - the check's own
     """Run a check beside a good one, each of them again and again."""
-    heard = Heard()
-    registry = HealthRegistry(observer=heard, luck=lambda: 0.5)
+    observed = Heard()
+    registry = HealthRegistry(observer=observed, luck=lambda: 0.5)
     registry.add("bad", check, interval=SHORT, timeout=timeout)
     registry.add("good", Dependency(), interval=SHORT)
     async with registry:
-        yield registry, heard
+        yield registry, observed
 
 
 def only(registry: HealthRegistry) -> CheckReport:
@@ -99,28 +99,28 @@ async def test_a_registry_without_checks_is_ready_once_entered(registry: HealthR
 
 
 async def test_the_first_run_begins_at_once_and_one_success_is_enough(observer: RecordingObserver) -> None:
-    heard = Heard()
-    registry = HealthRegistry(observer=heard)
+    observed = Heard()
+    registry = HealthRegistry(observer=observed)
     registry.add("db", Dependency(), interval=3600)
     async with registry:
         assert not registry.snapshot().ready
         assert not registry.snapshot().started
-        await heard.until("db")
+        await observed.until("db")
         assert registry.snapshot().ready
         assert registry.snapshot().started
 
 
 async def test_a_dependency_that_is_away_at_the_start_is_waited_for() -> None:
-    heard, db = Heard(), Dependency(up=False)
-    registry = HealthRegistry(observer=heard)
+    observed, db = Heard(), Dependency(up=False)
+    registry = HealthRegistry(observer=observed)
     registry.add("db", db, interval=SHORT)
     async with registry:
-        assert not (await heard.until("db", count=4)).up
+        assert not (await observed.until("db", count=4)).up
         report = registry.snapshot()
         assert (report.live, report.ready, report.started) == (True, False, False)
         db.up = True
         back = db.asked
-        await heard.until("db", count=back + 2)
+        await observed.until("db", count=back + 2)
         assert registry.snapshot().ready
         assert registry.snapshot().started
 
@@ -231,17 +231,17 @@ async def test_a_check_that_raises_or_lies_has_failed_and_reaches_nothing_else()
     with every() as case:
         for check, error in cases:
             with case(check, error):
-                async with running(check) as (registry, heard):
-                    assert (await heard.until("bad", count=3)).error == error
-                    assert (await heard.until("good", count=3)).passed
+                async with running(check) as (registry, observed):
+                    assert (await observed.until("bad", count=3)).error == error
+                    assert (await observed.until("good", count=3)).passed
                     assert [one.up for one in registry.snapshot().checks] == [False, True]
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # trio lets nobody make a Cancelled of his own
 async def test_a_check_that_cancels_itself_has_failed_and_reaches_nothing_else() -> None:
-    async with running(cancel_itself) as (_, heard):
-        assert (await heard.until("bad", count=3)).error == "Cancelled"
-        assert (await heard.until("good", count=3)).passed
+    async with running(cancel_itself) as (_, observed):
+        assert (await observed.until("bad", count=3)).error == "Cancelled"
+        assert (await observed.until("good", count=3)).passed
 
 
 @on_real_loops
@@ -254,12 +254,12 @@ async def test_a_check_that_hangs_is_cancelled_and_reaches_nothing_else() -> Non
         finally:
             ended.append("cleaned up")
 
-    async with running(hang, timeout=SHORT) as (_, heard):
-        event = await heard.until("bad", count=2)
+    async with running(hang, timeout=SHORT) as (_, observed):
+        event = await observed.until("bad", count=2)
         assert (event.passed, event.error) == (False, "TimeoutError")
         assert event.seconds >= SHORT
         assert len(ended) >= 2
-        assert (await heard.until("good", count=3)).passed
+        assert (await observed.until("good", count=3)).passed
 
 
 async def test_a_check_that_ignores_its_cancellation_has_failed_all_the_same() -> None:
@@ -268,8 +268,8 @@ async def test_a_check_that_ignores_its_cancellation_has_failed_all_the_same() -
             await anyio.sleep_forever()
         return "fine"
 
-    heard = Heard()
-    registry = HealthRegistry(observer=heard, clock=loop_clock())
+    observed = Heard()
+    registry = HealthRegistry(observer=observed, clock=loop_clock())
     registry.add("bad", deny, timeout=SHORT)
     assert (await registry.run_once("bad")).error == "TimeoutError"
 
@@ -280,9 +280,9 @@ async def test_a_check_that_blocks_the_loop_has_failed_for_being_late() -> None:
         while MONOTONIC() < until:
             pass
 
-    async with running(block, timeout=SHORT) as (_, heard):
-        assert (await heard.until("bad")).error == "TimeoutError"
-        assert (await heard.until("good", count=3)).passed
+    async with running(block, timeout=SHORT) as (_, observed):
+        assert (await observed.until("bad")).error == "TimeoutError"
+        assert (await observed.until("good", count=3)).passed
 
 
 async def test_a_run_that_takes_just_the_timeout_has_failed(
@@ -370,12 +370,12 @@ async def test_after_the_exit_nothing_runs_and_nothing_is_ready() -> None:
         finally:
             ended.append("cleaned up")
 
-    heard = Heard()
-    registry = HealthRegistry(observer=heard)
+    observed = Heard()
+    registry = HealthRegistry(observer=observed)
     registry.add("good", Dependency())
     registry.add("hangs", hang, critical=False, timeout=60)
     async with registry:
-        await heard.until("good")
+        await observed.until("good")
         assert registry.snapshot().ready
     assert ended == ["cleaned up"]
     assert not registry.snapshot().ready

@@ -245,7 +245,7 @@ async def test_switched_off_it_is_not_there() -> None:
     assert await bench.hedge.call(bench.dependency) == "first"
     bench.hedge.mode = Mode.ENFORCE
     bench.hedge.mode = Mode.ENFORCE
-    assert bench.heard.of(ModeChanged) == [ModeChanged("search", Mode.OFF, Mode.ENFORCE)]
+    assert bench.observed.of(ModeChanged) == [ModeChanged("search", Mode.OFF, Mode.ENFORCE)]
     assert bench.hedge.mode is Mode.ENFORCE
 
 
@@ -317,7 +317,7 @@ async def test_it_decorates_and_hands_on_what_it_is_given() -> None:
 
 def test_it_announces_itself_and_its_own_budget() -> None:
     bench = Bench()
-    own, budget = bench.heard.of(PolicyCreated)
+    own, budget = bench.observed.of(PolicyCreated)
     assert {sample.labels for sample in own.tally()} == {
         ("search", outcome.value) for outcome in HedgeOutcome
     }
