@@ -254,7 +254,9 @@ def _policy(one: Entry, conditions: Shelf[Tier], targets: Shelf[str]) -> Tier:
     told = {targets.refer(value, path, "targetRef") for value, path in one.spec.items("notificationTargets")}
     if told != {tier.severity}:
         received = ", ".join(sorted(told)) or "nothing"
-        raise one.spec.refuse("notificationTargets", f"receive {received}, but the severity is {tier.severity}")
+        raise one.spec.refuse(
+            "notificationTargets", f"receive {received}, but the severity is {tier.severity}"
+        )
     return replace(tier, policy=one.name, when_no_data=one.spec.flag("alertWhenNoData", default=False))
 
 
