@@ -18,8 +18,8 @@ test: .venv/test  ## Run the fast tests, with a real PostgreSQL: about three min
 test-all: .venv/dev test-rest ## Run all tests but the long ones: about twenty-five minutes
 	pytest -n 3 --dist loadfile -m fast
 test-rest: .venv/dev
-	pytest -n 2 --dist loadfile --no-loadscope-reorder -m process
-	pytest -m "clock or browser"
+	pytest -n 3 --dist loadfile --no-loadscope-reorder -m "process or browser"
+	pytest -m clock
 check: .venv/dev  ## Run linters, type checkers, and the fast tests under coverage: about six minutes
 	ruff check . && ruff format --check . && lint-imports && mypy && pyright
 	pyright --ignoreexternal --verifytypes postfacta_core

@@ -104,7 +104,7 @@ def test_a_module_that_is_skipped_whole_fails_the_run(pytester: pytest.Pytester)
         test_away="import pytest\npytest.skip('no package', allow_module_level=True)",
     )
     found = executed.Collected()
-    pytester.inline_run("--collect-only", "-p", "no:cacheprovider", plugins=[found])
+    pytest.main(["--collect-only", "-p", "no:cacheprovider", str(pytester.path)], [found])
     assert found.tests == ["test_away.py", "test_here.py::test_one"]
 
 
