@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from benchmarks.peers import peers
 from benchmarks.variants import sampling
-from postfacta_core.asgi import ASGIApp, Policy, Telemetry, harden
+from postfacta_core.asgi import ASGIApp, HardenOptions, Telemetry, harden
 from postfacta_core.events import Mode
 from postfacta_core.telemetry.tracing import Tracing
 
@@ -35,7 +35,10 @@ def _bare() -> ASGIApp:
 def _hardened(*, shedding: Mode = Mode.ENFORCE, traced: bool = False) -> ASGIApp:
     telemetry = Telemetry(tracing=Tracing(sampling()) if traced else None)
     return harden(
-        _bare(), service="bench", telemetry=telemetry, policy=Policy(shedding=shedding, access_lines=None)
+        _bare(),
+        service="bench",
+        telemetry=telemetry,
+        options=HardenOptions(shedding=shedding, access_lines=None),
     )
 
 

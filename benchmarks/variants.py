@@ -24,7 +24,8 @@ from postfacta_core.asgi.headers import ResponseHeadersMiddleware
 from postfacta_core.asgi.health import HealthMiddleware
 from postfacta_core.asgi.lifecycle import LifecycleMiddleware
 from postfacta_core.asgi.metrics import MetricsEndpoint
-from postfacta_core.asgi.stack import Policy, Telemetry, harden
+from postfacta_core.asgi.options import HardenOptions
+from postfacta_core.asgi.stack import Telemetry, harden
 from postfacta_core.asgi.telemetry import TelemetryMiddleware
 from postfacta_core.asgi.transfer import TransferMiddleware
 from postfacta_core.events import Mode
@@ -35,7 +36,7 @@ from postfacta_core.telemetry.tracing import Tracing
 
 __all__ = ["sampling", "variants"]
 
-_LIKE_PEERS: Final = Policy(
+_LIKE_PEERS: Final = HardenOptions(
     shedding=Mode.OFF,
     rate_limits=["1000000000/minute per client"],
     response_headers=list(Secure.with_default_headers().headers.items()),
@@ -53,7 +54,7 @@ def variants(bare: ASGIApp) -> Mapping[str, ASGIApp]:
         "context + telemetry, tracing (no SDK)": _observed(bare, Tracing()),
         "context + telemetry, metrics": _observed(bare, Metrics()),
         "context + telemetry, access log": _observed(bare, AccessLog(service="bench")),
-        "response headers": ResponseHeadersMiddleware(bare, Policy().response_headers),
+        "response headers": ResponseHeadersMiddleware(bare, HardenOptions().response_headers),
         "errors": ErrorMiddleware(bare),
         "metrics endpoint": MetricsEndpoint(bare, Metrics()),
         "health": HealthMiddleware(bare, HealthRegistry()),
@@ -63,9 +64,9 @@ def variants(bare: ASGIApp) -> Mapping[str, ASGIApp]:
         "context + deadline": ContextMiddleware(DeadlineMiddleware(bare, _sweeping())),
         "shedding, calm loop": _calm(LoadSheddingMiddleware(bare)),
         "shedding, late loop": LoadSheddingMiddleware(bare),
-        "harden, no SDK, no shedding": _hardened(bare, Telemetry(), Policy(shedding=Mode.OFF)),
+        "harden, no SDK, no shedding": _hardened(bare, Telemetry(), HardenOptions(shedding=Mode.OFF)),
         "harden, SDK at 1 %, no shedding": _hardened(
-            bare, Telemetry(tracing=Tracing(sampling())), Policy(shedding=Mode.OFF)
+            bare, Telemetry(tracing=Tracing(sampling())), HardenOptions(shedding=Mode.OFF)
         ),
         # Like for like: the headers and the rate of the peers, and no shedding, which no peer has.
         "harden, rate limit and headers": _hardened(bare, Telemetry(), _LIKE_PEERS),
@@ -74,10 +75,10 @@ def variants(bare: ASGIApp) -> Mapping[str, ASGIApp]:
     }
 
 
-def _hardened(bare: ASGIApp, telemetry: Telemetry, policy: Policy | None = None) -> ASGIApp:
+def _hardened(bare: ASGIApp, telemetry: Telemetry, policy: HardenOptions | None = None) -> ASGIApp:
     # The peers write all their lines.
-    policy = replace(policy or Policy(), access_lines=None)
-    app = harden(bare, service="bench", telemetry=telemetry, policy=policy)
+    policy = replace(policy or HardenOptions(), access_lines=None)
+    app = harden(bare, service="bench", telemetry=telemetry, options=policy)
     _sweep(app.running)
     _calm(app.shedding)
     return app

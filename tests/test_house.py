@@ -58,7 +58,12 @@ def test_the_app_stays_thin() -> None:
 
 
 # The launcher tells the server's workers by a variable where its file is.
-READERS = ("postfacta_app/settings.py", "postfacta_core/aio/signals.py", "postfacta_core/launch.py")
+READERS = (
+    "postfacta_app/settings.py",
+    "postfacta_core/asgi/options.py",
+    "postfacta_core/aio/signals.py",
+    "postfacta_core/launch.py",
+)
 
 
 def test_only_the_settings_read_the_environment() -> None:

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 
 from postfacta_core.aio.database import Database
 from postfacta_core.aio.pool import PoolOptions
-from postfacta_core.asgi import ASGIApp, Message, Policy, Receive, Scope, Send, harden
+from postfacta_core.asgi import ASGIApp, HardenOptions, Message, Receive, Scope, Send, harden
 
 __all__ = ["app", "build"]
 
@@ -51,7 +51,7 @@ def build(slots: int, hold: float, dsn: str, mode: str) -> ASGIApp:
     return harden(
         _alive(serve, None),
         service="small",
-        policy=Policy(cancel_on_disconnect=mode == "cancel", access_lines=1),
+        options=HardenOptions(cancel_on_disconnect=mode == "cancel", access_lines=1),
         resources=[database] if database else (),
     )
 

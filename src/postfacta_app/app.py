@@ -17,7 +17,7 @@ from postfacta_core import logs
 from postfacta_core.aio.database import Database, PoolOptions
 from postfacta_core.aio.health import HealthRegistry
 from postfacta_core.aio.ratelimit_store import SharedStore
-from postfacta_core.asgi import Cors, Hardened, Policy, Scope, Telemetry, harden
+from postfacta_core.asgi import Cors, Hardened, HardenOptions, Scope, Telemetry, harden
 from postfacta_core.policy.address import TrustedProxies
 from postfacta_core.policy.lifecycle import DrainLimits
 from postfacta_core.policy.transfer import TransferLimits
@@ -176,7 +176,7 @@ def create_app(
     return harden(
         app,
         service="postfacta",
-        policy=_policy(rotation, table, rate_store),
+        options=_options(rotation, table, rate_store),
         telemetry=telemetry,
         health=health,
         resources=[
@@ -319,7 +319,7 @@ def _project(
     return project
 
 
-def _policy(rotation: Rotation, table: list[Rule], rate_store: SharedStore | None) -> Policy:
+def _options(rotation: Rotation, table: list[Rule], rate_store: SharedStore | None) -> HardenOptions:
     settings = rotation.current
     special = {
         (rule.method, rule.path): TransferLimits(
@@ -342,7 +342,7 @@ def _policy(rotation: Rotation, table: list[Rule], rate_store: SharedStore | Non
     if delay is None:
         delay = 0.0 if settings.is_local else DrainLimits().drain_delay
     rates = address_limits(settings, table)
-    return Policy(
+    return HardenOptions(
         cors=_cors(settings),
         limits=limits,
         request_timeout=RouteClass.WRITE.seconds,  # Until routing has found the class.

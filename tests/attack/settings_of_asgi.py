@@ -16,11 +16,11 @@ from postfacta_core.asgi import (
     CorsMiddleware,
     DeadlineMiddleware,
     ErrorMiddleware,
+    HardenOptions,
     HealthMiddleware,
     LifespanMiddleware,
     LoadSheddingMiddleware,
     MetricsEndpoint,
-    Policy,
     RateLimit,
     RateLimitMiddleware,
     ResponseHeadersMiddleware,
@@ -67,7 +67,7 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
             "mode": MODE,
         },
     ),
-    Policy: Setting(
+    HardenOptions: Setting(
         wrong={
             "limits": (*OBJECT, None),
             "request_timeout": SECONDS_OR_NONE,
@@ -111,7 +111,7 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
         wrong={
             "app": (*APP, harden(app, service="billing")),
             "service": ("", " ", None, 3),
-            "policy": OBJECT,
+            "options": OBJECT,
             "telemetry": OBJECT,
             "health": OBJECT,
             "resources": ([object()], ["database"], [Database], 3, None),

@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from postfacta_core.aio.breaker import CircuitBreaker
 from postfacta_core.aio.deadline import current_deadline
-from postfacta_core.asgi import Cors, Hardened, Policy, Telemetry, harden
+from postfacta_core.asgi import Cors, Hardened, HardenOptions, Telemetry, harden
 from postfacta_core.asgi._types import ASGIApp
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.policy.overload import OverloadConfig
@@ -140,7 +140,7 @@ class Victim:
             self.service(),
             service="victim",
             telemetry=self.telemetry,
-            policy=Policy(
+            options=HardenOptions(
                 **settings,
                 cors=Cors(allow_origins=["https://console.example.org"], allow_headers=["*"]),
                 trusted_proxies=["127.0.0.0/8"],

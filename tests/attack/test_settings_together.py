@@ -25,8 +25,8 @@ from postfacta_core import (
 )
 from postfacta_core.aio.ratelimit_store import SharedStore
 from postfacta_core.asgi import (
+    HardenOptions,
     LoadSheddingMiddleware,
-    Policy,
     RateLimit,
     harden,
 )
@@ -69,13 +69,16 @@ CONTRADICTIONS: Final[list[tuple[Callable[[], object], str]]] = [
         lambda: RateLimiter("a", Rate(amount=1, period=1, burst=2), store="async+bounded://"),
         r"RateLimiter\.rates must be without a burst",
     ),
-    (lambda: Policy(metrics_path="/healthz/live"), r"Policy\.metrics_path must be another path"),
     (
-        lambda: Policy(rate_limit_store=SharedStore("async+bounded://")),
-        r"Policy\.rate_limits must be set where there is a rate_limit_store",
+        lambda: HardenOptions(metrics_path="/healthz/live"),
+        r"HardenOptions\.metrics_path must be another path",
     ),
     (
-        lambda: Policy(rate_limits=["100/minute per client", "1000/minute"]),
+        lambda: HardenOptions(rate_limit_store=SharedStore("async+bounded://")),
+        r"HardenOptions\.rate_limits must be set where there is a rate_limit_store",
+    ),
+    (
+        lambda: HardenOptions(rate_limits=["100/minute per client", "1000/minute"]),
         r"'100/minute per client' and '1000/minute' are both named 'client'.*'1000/minute per global'",
     ),
 ]
@@ -104,7 +107,7 @@ MODES: Final[dict[str, Callable[[str], Any]]] = {
     "Fallback": lambda mode: Fallback[str]("a", mode=mode),
     "RateLimiter": lambda mode: RateLimiter("a", "1/second", mode=mode),
     "LoadSheddingMiddleware": lambda mode: LoadSheddingMiddleware(app, mode=mode),
-    "harden": lambda mode: harden(app, service="a", policy=Policy(shedding=mode)).shedding,
+    "harden": lambda mode: harden(app, service="a", options=HardenOptions(shedding=mode)).shedding,
 }
 
 
@@ -131,4 +134,4 @@ def test_a_policy_shows_no_secret() -> None:
         for key in ("metrics_token", "priority_key", "traffic_key"):
             given: Any = {key: SECRET_TEXT}
             with case(key):
-                assert SECRET_TEXT not in repr(Policy(**given))
+                assert SECRET_TEXT not in repr(HardenOptions(**given))

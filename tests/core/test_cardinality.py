@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 
-from postfacta_core.asgi import Hardened, Policy, Telemetry, harden
+from postfacta_core.asgi import Hardened, HardenOptions, Telemetry, harden
 from postfacta_core.events import Mode
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import call_asgi
@@ -31,8 +31,8 @@ def service() -> Hardened:
 
     app = Starlette(routes=[Mount("/v1/{tenant}", routes=[Route("/i/{id}", item, methods=["GET", "POST"])])])
     metrics = Metrics(CollectorRegistry(), with_process=False, body_sizes=True)
-    policy = Policy(shedding=Mode.OFF, rate_limits=["1000000/minute per client"], traffic_key="known")
-    return harden(app, service="items", policy=policy, telemetry=Telemetry(metrics=metrics))
+    policy = HardenOptions(shedding=Mode.OFF, rate_limits=["1000000/minute per client"], traffic_key="known")
+    return harden(app, service="items", options=policy, telemetry=Telemetry(metrics=metrics))
 
 
 def series(app: Hardened) -> set[tuple[str, frozenset[tuple[str, str]]]]:

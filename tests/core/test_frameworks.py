@@ -27,7 +27,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from postfacta_core.aio.health import NO_LIFESPAN
-from postfacta_core.asgi import Hardened, Policy, harden, problem_handler
+from postfacta_core.asgi import Hardened, HardenOptions, harden, problem_handler
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.errors import PoolTimeoutError, ResilienceError
 from postfacta_core.policy.transfer import TransferLimits
@@ -192,7 +192,7 @@ class Service:
         self.app: Hardened = harden(
             FRAMEWORKS[name](),
             service="billing",
-            policy=Policy(limits=TransferLimits(max_body_bytes=10, max_header_bytes=1000)),
+            options=HardenOptions(limits=TransferLimits(max_body_bytes=10, max_header_bytes=1000)),
             resources=[self.resource("database")],
             route_of=route_of_function if name == "function" else None,
         )

@@ -21,7 +21,7 @@ from starlette.routing import Mount
 from postfacta_core.aio.database import Database, PoolOptions
 from postfacta_core.aio.health import HealthRegistry
 from postfacta_core.aio.ratelimit_store import SharedStore
-from postfacta_core.asgi import Hardened, Policy, harden
+from postfacta_core.asgi import Hardened, HardenOptions, harden
 from postfacta_core.policy.lifecycle import Phase
 from postfacta_core.testing import call_asgi
 from tests.kit.lifespan import running
@@ -36,11 +36,11 @@ class Lives:
         self.health.add("own", self._check, interval=3600)
         api = FastAPI(lifespan=self._lifespan)
         api.get("/")(self._serve)
-        policy = Policy(
+        policy = HardenOptions(
             rate_limits=["1000/minute per client"], rate_limit_store=SharedStore("async+memory://")
         )
         self.app: Hardened = harden(
-            api, service="shop", policy=policy, health=self.health, resources=[self._resource()]
+            api, service="shop", options=policy, health=self.health, resources=[self._resource()]
         )
 
     @asynccontextmanager

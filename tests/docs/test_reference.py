@@ -14,7 +14,7 @@ import pytest
 from docs.generate import PAGES, parse, render, renew
 
 from postfacta_core.aio.health import HealthRegistry
-from postfacta_core.asgi import Policy, harden
+from postfacta_core.asgi import HardenOptions, harden
 from postfacta_core.policy.lifecycle import DrainLimits
 from postfacta_core.policy.transfer import TransferLimits
 from postfacta_core.telemetry.policies import POLICY_METRICS
@@ -73,7 +73,13 @@ def test_no_argument_is_without_a_word() -> None:
 def test_every_setting_of_the_stack_has_its_row() -> None:
     page = (ROOT / "docs/reference/harden.md").read_text()
     sections = re.split(r"^### ", page, flags=re.MULTILINE)
-    given: list[Callable[..., object]] = [harden, Policy, HealthRegistry.add, TransferLimits, DrainLimits]
+    given: list[Callable[..., object]] = [
+        harden,
+        HardenOptions,
+        HealthRegistry.add,
+        TransferLimits,
+        DrainLimits,
+    ]
     with every() as case:
         for settings in given:
             with case(settings.__qualname__):

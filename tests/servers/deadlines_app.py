@@ -19,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from postfacta_core.aio import lifecycle
-from postfacta_core.asgi import Policy, harden
+from postfacta_core.asgi import HardenOptions, harden
 from postfacta_core.policy.lifecycle import DrainLimits, RecycleLimits
 
 LIMIT = 0.5
@@ -108,7 +108,7 @@ routes.append(Route("/left", slow))
 app = harden(
     Starlette(routes=routes),
     service="deadlines",
-    policy=Policy(
+    options=HardenOptions(
         request_timeout=lambda scope: 20 if scope["path"] == "/left" else LIMIT,
         cancel_on_disconnect=lambda scope: scope["path"] == "/left",
         drain=DrainLimits(drain_delay=0.3, drain_timeout=0.7, close_timeout=2),

@@ -19,7 +19,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from postfacta_core.asgi import Hardened, Policy, harden
+from postfacta_core.asgi import Hardened, HardenOptions, harden
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
 from postfacta_core.policy.lifecycle import DrainLimits
 
@@ -155,7 +155,7 @@ def build() -> ASGIApp:
         drain_timeout=seconds("DRAIN_TIMEOUT", 5),
         close_timeout=seconds("DRAIN_CLOSE", 2),
     )
-    return harden(inner, service="drain", policy=Policy(drain=limits), resources=[resource()])
+    return harden(inner, service="drain", options=HardenOptions(drain=limits), resources=[resource()])
 
 
 app = build()

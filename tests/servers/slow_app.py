@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from postfacta_core.asgi import Policy, harden
+from postfacta_core.asgi import HardenOptions, harden
 from postfacta_core.asgi._types import Receive, Scope, Send
 from postfacta_core.policy.lifecycle import DrainLimits
 from postfacta_core.policy.transfer import TransferLimits
@@ -63,5 +63,5 @@ routes = [
     Route("/stream", Stream()),
 ]
 # How it stops is no matter here.
-policy = Policy(limits=LIMITS, drain=DrainLimits(drain_delay=0, drain_timeout=1, close_timeout=1))
-app = harden(Starlette(routes=routes), service="slow", policy=policy)
+policy = HardenOptions(limits=LIMITS, drain=DrainLimits(drain_delay=0, drain_timeout=1, close_timeout=1))
+app = harden(Starlette(routes=routes), service="slow", options=policy)

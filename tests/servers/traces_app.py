@@ -20,7 +20,7 @@ from starlette.routing import Route
 from postfacta_core.aio.database import Database
 from postfacta_core.aio.outgoing import Outgoing
 from postfacta_core.aio.retry import Retry
-from postfacta_core.asgi import Policy, Telemetry, harden
+from postfacta_core.asgi import HardenOptions, Telemetry, harden
 from postfacta_core.otlp import Provider
 from postfacta_core.policy.lifecycle import DrainLimits
 from postfacta_core.policy.retry import Backoff
@@ -83,5 +83,5 @@ app = harden(
     service="traces",
     telemetry=telemetry,
     resources=[Spans(), database],
-    policy=Policy(drain=DrainLimits(drain_delay=0, drain_timeout=2, close_timeout=5)),
+    options=HardenOptions(drain=DrainLimits(drain_delay=0, drain_timeout=2, close_timeout=5)),
 )

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from postfacta_core.asgi import Policy, harden
+from postfacta_core.asgi import HardenOptions, harden
 from postfacta_core.policy.lifecycle import DrainLimits
 
 
@@ -20,7 +20,7 @@ async def pid(request: Request) -> Response:
 app = harden(
     Starlette(routes=[Route("/pid", pid)]),
     service="workers",
-    policy=Policy(
+    options=HardenOptions(
         metrics_workers=os.environ["WORKERS_FOLDER"], drain=DrainLimits(drain_delay=0, drain_timeout=2)
     ),
 )

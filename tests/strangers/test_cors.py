@@ -16,7 +16,7 @@ from tests.strangers.kit import Environments
 
 SERVICE = """
     from fastapi import FastAPI
-    from postfacta_core.asgi import Cors, Policy, harden, problem_handler
+    from postfacta_core.asgi import Cors, HardenOptions, harden, problem_handler
     from postfacta_core.errors import PoolTimeoutError, ResilienceError
     from postfacta_core.policy.transfer import TransferLimits
 
@@ -41,7 +41,7 @@ SERVICE = """
     app = harden(
         web,
         service="shop",
-        policy=Policy(
+        options=HardenOptions(
             cors=Cors(
                 allow_origins=["ORIGIN"],
                 allow_methods=["GET", "PUT"],

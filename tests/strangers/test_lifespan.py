@@ -25,7 +25,7 @@ DELAY = 60
 SERVICE = """
     import asyncio
     from fastapi import FastAPI
-    from postfacta_core.asgi import Policy, harden
+    from postfacta_core.asgi import HardenOptions, harden
     from postfacta_core.policy.lifecycle import DrainLimits
 
     api = FastAPI()
@@ -39,7 +39,7 @@ SERVICE = """
         await asyncio.sleep(2)
         return "slow"
 
-    app = harden(api, service="shop", policy=Policy(drain=DrainLimits(drain_delay={delay})))
+    app = harden(api, service="shop", options=HardenOptions(drain=DrainLimits(drain_delay={delay})))
 """
 
 

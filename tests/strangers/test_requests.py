@@ -17,7 +17,7 @@ FASTAPI = """
     import asyncio
 
     from fastapi import FastAPI, WebSocket
-    from postfacta_core.asgi import Policy, harden
+    from postfacta_core.asgi import HardenOptions, harden
     from postfacta_core.policy.transfer import TransferLimits
 
     web = FastAPI()
@@ -49,7 +49,7 @@ FASTAPI = """
     app = harden(
         web,
         service="billing",
-        policy=Policy(
+        options=HardenOptions(
             request_timeout=2,
             limits=TransferLimits(max_body_bytes=100, max_header_bytes=4000, body_idle_timeout=0.3),
         ),

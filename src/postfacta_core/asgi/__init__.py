@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from .lifecycle import LifecycleMiddleware
     from .lifespan import LifespanMiddleware
     from .metrics import MetricsEndpoint
+    from .options import HardenOptions
     from .ratelimit import RateLimit, RateLimitMiddleware
-    from .stack import Hardened, Policy, Telemetry, harden
+    from .stack import Hardened, Telemetry, harden
     from .telemetry import RouteProbe, TelemetryMiddleware
     from .transfer import TransferMiddleware
 else:
@@ -47,7 +48,8 @@ else:
             "lifespan": ("LifespanMiddleware",),
             "metrics": ("MetricsEndpoint",),
             "ratelimit": ("RateLimit", "RateLimitMiddleware"),
-            "stack": ("Hardened", "Policy", "Telemetry", "harden"),
+            "options": ("HardenOptions",),
+            "stack": ("Hardened", "Telemetry", "harden"),
             "telemetry": ("RouteProbe", "TelemetryMiddleware"),
             "transfer": ("TransferMiddleware",),
         },
@@ -61,6 +63,7 @@ __all__ = [
     "CorsMiddleware",
     "DeadlineMiddleware",
     "ErrorMiddleware",
+    "HardenOptions",
     "Hardened",
     "HealthMiddleware",
     "LifecycleMiddleware",
@@ -68,7 +71,6 @@ __all__ = [
     "LoadSheddingMiddleware",
     "Message",
     "MetricsEndpoint",
-    "Policy",
     "Problem",
     "RateLimit",
     "RateLimitMiddleware",

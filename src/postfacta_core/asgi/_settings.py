@@ -1,4 +1,4 @@
-"""Check the options that the middlewares and `Policy` share, each under its owner's name."""
+"""Check the options that the middlewares and `HardenOptions` share, each under its owner's name."""
 
 from __future__ import annotations
 

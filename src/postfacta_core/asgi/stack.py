@@ -23,25 +23,20 @@ last, and leaves them the other way round.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from os import PathLike
 from typing import Final
 
 from ..aio.deadline import RunningRequests
 from ..aio.health import NO_LIFESPAN, HealthRegistry
 from ..aio.lifecycle import Lifecycle
 from ..aio.looplag import LoopLag
-from ..aio.ratelimit_store import SharedStore
 from ..aio.resources import Resource
 from ..aio.runtime import Runtime
 from ..clock import MONOTONIC, Clock
-from ..events import Mode, Observer, PolicyCreated, fan_out, process_observer
-from ..policy.address import TrustedProxies
-from ..policy.lifecycle import DrainLimits, RecycleLimits
-from ..policy.overload import OverloadConfig, OverloadLimiter
-from ..policy.transfer import TransferLimits
+from ..events import Observer, PolicyCreated, fan_out, process_observer
+from ..policy.overload import OverloadLimiter
 from ..telemetry.logs import LOGGER, AccessLog, EventLog
 from ..telemetry.metrics import Metrics, Registry
 from ..telemetry.sampling import AccessSampler
@@ -49,178 +44,29 @@ from ..telemetry.tracing import Tracing
 from ..validation import validation
 from ._problem import Render
 from ._route import shadowed
-from ._secret import Secret
 from ._settings import settings
 from ._types import ASGIApp, Receive, Scope, Send
-from .concurrency import LoadSheddingMiddleware, PriorityOf
+from .concurrency import LoadSheddingMiddleware
 from .context import ContextMiddleware, Resetter
-from .cors import Cors, CorsMiddleware
-from .deadline import DeadlineMiddleware, Timeout
+from .cors import CorsMiddleware
+from .deadline import DeadlineMiddleware
 from .errors import ErrorMiddleware
-from .headers import ResponseHeadersMiddleware, check_headers
+from .headers import ResponseHeadersMiddleware
 from .health import HealthMiddleware
 from .lifecycle import LifecycleMiddleware
 from .lifespan import LifespanMiddleware
 from .metrics import MetricsEndpoint
-from .ratelimit import RateLimit, RateLimitMiddleware, check_rate_limits
+from .options import HardenOptions
+from .ratelimit import RateLimitMiddleware
 from .telemetry import RouteOf, TelemetryMiddleware
 from .transfer import TransferMiddleware
 
-__all__ = ["Hardened", "Policy", "Telemetry", "harden"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """The options of a service; the defaults suit production.
-
-    Attributes:
-        limits: The largest headers and body, for all requests or by scope.
-        request_timeout: Seconds from a request's beginning until it is cancelled; None for any number, or a
-            function that tells them of a scope. A handler may have its own: `aio.deadline.time_limit`.
-        stream_timeout: The same for a response in pieces, once the first is sent.
-        cancel_on_disconnect: Whether a handler is cancelled when its client goes away, or a function of the scope.
-        rate_limits: How much each caller may ask for, such as `100/minute per client`; by default without bound.
-        rate_limit_store: Shared by several processes; by default each counts by itself. It is opened and closed here.
-        trusted_proxies: Networks whose `X-Forwarded-For` names the client; by default none is trusted.
-        shedding: Whether requests that cannot be served in time are refused early; in `shadow` they are counted.
-        concurrency: What the limit on requests under way starts from; it finds its level from what is finished.
-        priority_of: Returns for a scope how much a request matters; None for `critical`.
-        priority_key: Lets a caller that knows it set `X-Priority`; empty trusts no caller.
-        drain: How long the parts of a drain may take.
-        dev: Whether this is a developer's machine, with no load balancer to wait for: then a drain has no delay. It
-            has none either after Ctrl-C at a terminal, and under `uvicorn --reload`.
-        recycle: When a worker ends by itself, to be replaced by its supervisor; None for never.
-        cors: Which pages of other origins may read the answers, refusals among them; None if the application decides
-            that by itself, for its own answers.
-        response_headers: Given to every response that does not set them itself.
-        metrics_path: Where the metrics are.
-        metrics_token: The bearer token that a scrape must bring; empty asks for none. Or a function that returns all
-            that hold now, so that it can be replaced in a running service.
-        allow_metrics: Decides for each scrape whether it may read at all, beside the token; by default each may.
-        metrics_workers: A folder that all workers share, if the server runs several; see `MetricsEndpoint`.
-        health_prefix: Where the probes are.
-        allow_health_detail: Decides which callers see the checks by name.
-        traffic_key: Makes `X-Traffic-Class` trusted; empty trusts no caller. Or a function, as for `metrics_token`.
-        quiet: More paths that get no span and no access line.
-        access_lines: How many ordinary access lines a second are written before they are sampled; None for all.
-    """
-
-    limits: TransferLimits | Callable[[Scope], TransferLimits] = field(default_factory=TransferLimits)
-    request_timeout: Timeout = 30.0
-    stream_timeout: float | None = None
-    cancel_on_disconnect: bool | Callable[[Scope], bool] = False
-    rate_limits: Sequence[RateLimit | str] = ()
-    rate_limit_store: SharedStore | None = None
-    trusted_proxies: Sequence[str] | TrustedProxies = ()
-    shedding: Mode | str = Mode.ENFORCE
-    concurrency: OverloadConfig = field(default_factory=OverloadConfig)
-    priority_of: PriorityOf | None = None
-    priority_key: str = field(default="", repr=False)
-    drain: DrainLimits = field(default_factory=DrainLimits)
-    dev: bool = False
-    recycle: RecycleLimits | None = None
-    cors: Cors | None = None
-    response_headers: Sequence[tuple[str, str]] = (("x-content-type-options", "nosniff"),)
-    metrics_path: str = "/metrics"
-    metrics_token: Secret = field(default="", repr=False)
-    allow_metrics: Callable[[Scope], bool] | None = None
-    metrics_workers: str | PathLike[str] = ""
-    health_prefix: str = "/healthz"
-    allow_health_detail: Callable[[Scope], bool] | None = None
-    traffic_key: Secret = field(default="", repr=False)
-    quiet: Collection[str] = ()
-    access_lines: int | None = 100
-
-    def __post_init__(self) -> None:
-        if not callable(self.limits):
-            validation.instance(
-                "Policy.limits",
-                self.limits,
-                TransferLimits,
-                example="TransferLimits(max_body_bytes=1_048_576)",
-            )
-        settings.limit("Policy.request_timeout", self.request_timeout)
-        if self.stream_timeout is not None:
-            validation.seconds("Policy.stream_timeout", self.stream_timeout, example="600.0, or None")
-        settings.switch("Policy.cancel_on_disconnect", self.cancel_on_disconnect)
-        self._check_rates()
-        object.__setattr__(self, "shedding", validation.choice("Policy.shedding", self.shedding, Mode))
-        validation.instance(
-            "Policy.concurrency", self.concurrency, OverloadConfig, example="OverloadConfig()"
-        )
-        validation.instance("Policy.drain", self.drain, DrainLimits, example="DrainLimits(drain_delay=5.0)")
-        validation.flag("Policy.dev", self.dev, example="dev=True")
-        if self.recycle is not None:
-            validation.instance(
-                "Policy.recycle", self.recycle, RecycleLimits, example="RecycleLimits(max_age=86400)"
-            )
-        self._check_headers()
-        validation.secret("Policy.priority_key", self.priority_key, example="a text, or leave it out")
-        for key in ("metrics_token", "traffic_key"):
-            settings.secret(f"Policy.{key}", getattr(self, key))
-        for function in ("priority_of", "allow_health_detail", "allow_metrics"):
-            settings.function_or_none(f"Policy.{function}", getattr(self, function))
-        self._check_paths()
-        if self.access_lines is not None:
-            validation.whole("Policy.access_lines", self.access_lines, example="100, or None for all")
-
-    def _check_headers(self) -> None:
-        if self.cors is not None:
-            validation.instance(
-                "Policy.cors", self.cors, Cors, example='Cors(allow_origins=["https://app.example.org"])'
-            )
-        check_headers("Policy.response_headers", self.response_headers)
-
-    def _check_rates(self) -> None:
-        for limit in check_rate_limits("Policy.rate_limits", self.rate_limits):
-            if limit.per in {"principal", "route"}:
-                validation.refuse(
-                    "Policy.rate_limits",
-                    f"{limit.rate} per {limit.per}",
-                    f"per client, global or a function, as the {limit.per} is unknown before the application runs",
-                    example="RateLimit('100/minute', per=api_key_of, name='api-key')",
-                )
-        if self.rate_limit_store is not None:
-            validation.instance(
-                "Policy.rate_limit_store",
-                self.rate_limit_store,
-                SharedStore,
-                example="SharedStore('async+valkey://valkey:6379')",
-            )
-            if not self.rate_limits:
-                validation.refuse(
-                    "Policy.rate_limits",
-                    self.rate_limits,
-                    "set where there is a rate_limit_store, which nothing uses otherwise",
-                    example="['100/minute per client']",
-                )
-        if not isinstance(self.trusted_proxies, TrustedProxies):
-            TrustedProxies(self.trusted_proxies)
-
-    def _check_paths(self) -> None:
-        settings.path("Policy.metrics_path", self.metrics_path, example='"/metrics"')
-        settings.prefix("Policy.health_prefix", self.health_prefix)
-        if self.metrics_path in self.probes:
-            validation.refuse(
-                "Policy.metrics_path",
-                self.metrics_path,
-                "another path than the probes'",
-                example='"/metrics"',
-            )
-        if not isinstance(self.metrics_workers, PathLike):
-            validation.text("Policy.metrics_workers", self.metrics_workers, example='"/run/billing"')
-        for each in validation.texts("Policy.quiet", self.quiet, example='["/ping"]'):
-            settings.path("Policy.quiet", each, example='["/ping"]')
-
-    @property
-    def probes(self) -> tuple[str, ...]:
-        """The paths of the probes."""
-        return tuple(f"{self.health_prefix}/{name}" for name in ("live", "ready", "startup", "deps"))
+__all__ = ["Hardened", "Telemetry", "harden"]
 
 
 _TAKEN: Final = (
     "the application's own route %s is not reached, as harden answers there: "
-    "move it, or set Policy.metrics_path or Policy.health_prefix"
+    "move it, or set HardenOptions.metrics_path or HardenOptions.health_prefix"
 )
 
 
@@ -323,7 +169,7 @@ def harden(
     app: ASGIApp,
     *,
     service: str,
-    policy: Policy | None = None,
+    options: HardenOptions | None = None,
     telemetry: Telemetry | None = None,
     health: HealthRegistry | None = None,
     resources: Sequence[Resource] = (),
@@ -337,7 +183,7 @@ def harden(
     Args:
         app: Starlette, FastAPI, Litestar or any ASGI application.
         service: Its name, for the access line.
-        policy: Limits, paths and headers.
+        options: Limits, paths and headers; by default those of production.
         telemetry: Share one to let a `Database` report to it.
         health: A registry with checks; by default an empty one, which is ready at once.
         resources: Opened before the application starts and closed after it and after the last request, each
@@ -350,32 +196,32 @@ def harden(
     Raises:
         ValueError: If an argument is wrong, or the application is hardened already.
     """
-    _check(app, service=service, policy=policy, telemetry=telemetry, health=health, clock=clock)
+    _check(app, service=service, options=options, telemetry=telemetry, health=health, clock=clock)
     for name, function in (("render", render), ("route_of", route_of)):
         settings.function_or_none(f"harden.{name}", function)
     for resetter in resetters:
         validation.function("harden.resetters", resetter, example="[clear_contextvars]")
     resources = settings.resources("harden.resources", resources)
-    policy = policy or Policy()
+    options = options or HardenOptions()
     telemetry = telemetry or Telemetry()
     health = health or HealthRegistry(observer=telemetry.observer)
     observer = telemetry.observer
     running = RunningRequests(observer=observer, clock=clock)
     lifecycle = Lifecycle(
-        replace(policy.drain, drain_delay=0.0) if policy.dev else policy.drain,
+        replace(options.drain, drain_delay=0.0) if options.dev else options.drain,
         running=running,
         on_drain=health.drain,
-        recycle=policy.recycle,
+        recycle=options.recycle,
         observer=observer,
         clock=clock,
     )
     shedding = LoadSheddingMiddleware(
         app,
-        OverloadLimiter("requests", policy.concurrency),
-        priority_of=policy.priority_of,
-        priority_key=policy.priority_key,
+        OverloadLimiter("requests", options.concurrency),
+        priority_of=options.priority_of,
+        priority_key=options.priority_key,
         spares=lifecycle.found,
-        mode=policy.shedding,
+        mode=options.shedding,
         render=render,
         observer=observer,
         clock=clock,
@@ -383,45 +229,45 @@ def harden(
     layers: ASGIApp = DeadlineMiddleware(
         shedding,
         running,
-        timeout=policy.request_timeout,
-        stream_timeout=policy.stream_timeout,
-        cancel_on_disconnect=policy.cancel_on_disconnect,
+        timeout=options.request_timeout,
+        stream_timeout=options.stream_timeout,
+        cancel_on_disconnect=options.cancel_on_disconnect,
         render=render,
         observer=observer,
         clock=clock,
     )
-    rate_limits = _rate_limits(layers, policy, render=render, observer=observer, clock=clock)
-    layers = TransferMiddleware(rate_limits or layers, policy.limits, render=render, clock=clock)
+    rate_limits = _rate_limits(layers, options, render=render, observer=observer, clock=clock)
+    layers = TransferMiddleware(rate_limits or layers, options.limits, render=render, clock=clock)
     layers = HealthMiddleware(
-        layers, health, prefix=policy.health_prefix, allow_detail=policy.allow_health_detail
+        layers, health, prefix=options.health_prefix, allow_detail=options.allow_health_detail
     )
     scrapes = MetricsEndpoint(
         layers,
         telemetry.metrics,
-        path=policy.metrics_path,
-        token=policy.metrics_token,
-        allow=policy.allow_metrics,
-        workers=policy.metrics_workers,
+        path=options.metrics_path,
+        token=options.metrics_token,
+        allow=options.allow_metrics,
+        workers=options.metrics_workers,
         observer=observer,
     )
     layers = scrapes
     layers = LifecycleMiddleware(layers, lifecycle)
     layers = ErrorMiddleware(layers, render=render)
-    layers = _with_headers(layers, policy, render=render)
-    sampler = None if policy.access_lines is None else AccessSampler(policy.access_lines)
+    layers = _with_headers(layers, options, render=render)
+    sampler = None if options.access_lines is None else AccessSampler(options.access_lines)
     layers = TelemetryMiddleware(
         layers,
         # Spans come first, so that the access line has their ids.
         [telemetry.tracing, telemetry.metrics, AccessLog(service=service, sampler=sampler)],
         route_of=route_of,
-        quiet={*policy.probes, policy.metrics_path, *policy.quiet},
-        traffic_key=policy.traffic_key,
+        quiet={*options.probes, options.metrics_path, *options.quiet},
+        traffic_key=options.traffic_key,
         clock=clock,
         observer=observer,
     )
     layers = ContextMiddleware(layers, resetters=(telemetry.tracing.fresh_context, *resetters), clock=clock)
     looplag = LoopLag(shedding.beat, observer=observer, clock=clock)
-    stores = [policy.rate_limit_store] if policy.rate_limit_store else []
+    stores = [options.rate_limit_store] if options.rate_limit_store else []
     ours: list[Resource] = [running, looplag, Runtime(observer=observer), *stores]
     if scrapes.siblings is not None:
         ours.append(scrapes.siblings)
@@ -438,14 +284,14 @@ def harden(
         taken=partial(
             shadowed,
             app,
-            (policy.metrics_path, policy.health_prefix, *policy.probes),
-            prefix=policy.health_prefix,
+            (options.metrics_path, options.health_prefix, *options.probes),
+            prefix=options.health_prefix,
         ),
     )
 
 
 def _check(
-    app: object, *, service: object, policy: object, telemetry: object, health: object, clock: object
+    app: object, *, service: object, options: object, telemetry: object, health: object, clock: object
 ) -> None:
     settings.application("harden", app)
     if isinstance(app, Hardened):
@@ -458,7 +304,7 @@ def _check(
     if not isinstance(service, str) or not service.strip():
         validation.refuse("harden.service", service, "the service's name", example="service='billing'")
     for name, given, kind in (
-        ("policy", policy, Policy),
+        ("options", options, HardenOptions),
         ("telemetry", telemetry, Telemetry),
         ("health", health, HealthRegistry),
     ):
@@ -467,22 +313,22 @@ def _check(
     validation.functions("harden", clock=clock)
 
 
-def _with_headers(app: ASGIApp, policy: Policy, *, render: Render | None) -> ASGIApp:
-    if policy.cors is not None:
-        app = CorsMiddleware(app, policy.cors, render=render)
-    return ResponseHeadersMiddleware(app, policy.response_headers)
+def _with_headers(app: ASGIApp, options: HardenOptions, *, render: Render | None) -> ASGIApp:
+    if options.cors is not None:
+        app = CorsMiddleware(app, options.cors, render=render)
+    return ResponseHeadersMiddleware(app, options.response_headers)
 
 
 def _rate_limits(
-    app: ASGIApp, policy: Policy, *, render: Render | None, observer: Observer, clock: Clock
+    app: ASGIApp, options: HardenOptions, *, render: Render | None, observer: Observer, clock: Clock
 ) -> RateLimitMiddleware | None:
-    if not policy.rate_limits and not policy.trusted_proxies:
+    if not options.rate_limits and not options.trusted_proxies:
         return None
     return RateLimitMiddleware(
         app,
-        policy.rate_limits,
-        trusted_proxies=policy.trusted_proxies,
-        store=policy.rate_limit_store,
+        options.rate_limits,
+        trusted_proxies=options.trusted_proxies,
+        store=options.rate_limit_store,
         render=render,
         observer=observer,
         clock=clock,

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from postfacta_core.asgi import Cors, CorsMiddleware, Hardened, Policy, harden
+from postfacta_core.asgi import Cors, CorsMiddleware, Hardened, HardenOptions, harden
 from postfacta_core.asgi._problem import Problem
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
 from postfacta_core.policy.transfer import TransferLimits
@@ -33,7 +33,9 @@ async def crash(request: Request) -> Response:
 def hardened(cors: Cors | None = None, *, inner: bool = False, **policy: Any) -> Hardened:
     own = [Middleware(CORSMiddleware, allow_origins=[FOREIGN])] if inner else []
     app = Starlette(routes=[Route("/", hello), Route("/crash", crash)], middleware=own)
-    return harden(app, service="web", policy=Policy(cors=cors or Cors(allow_origins=[LISTED]), **policy))
+    return harden(
+        app, service="web", options=HardenOptions(cors=cors or Cors(allow_origins=[LISTED]), **policy)
+    )
 
 
 def told(response: AsgiResponse) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What middlewares and `Policy` have in common is checked in one way; `tests/attack/test_settings.py` has each field."""
+"""What middlewares and `HardenOptions` have in common is checked in one way; `tests/attack/test_settings.py` has each field."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 
-from postfacta_core.asgi import Hardened, Policy, RateLimit, harden
+from postfacta_core.asgi import Hardened, HardenOptions, RateLimit, harden
 from postfacta_core.asgi._settings import settings
 from postfacta_core.policy.transfer import TransferLimits
 
@@ -31,19 +31,19 @@ async def told_later(scope: object) -> float:
 
 @pytest.mark.parametrize("limit", [None, 5, 0.5, Told(), told])
 def test_a_limit_is_seconds_none_or_a_function(limit: Any) -> None:
-    assert Policy(request_timeout=limit).request_timeout is limit
+    assert HardenOptions(request_timeout=limit).request_timeout is limit
 
 
 @pytest.mark.parametrize("check", [settings.limit, settings.switch, settings.function_or_none])
 def test_a_function_that_would_not_be_awaited_is_refused(check: Callable[[str, object], None]) -> None:
     with pytest.raises(
-        ValueError, match=r"^Policy\.x must be a plain function, since no request waits for it"
+        ValueError, match=r"^HardenOptions\.x must be a plain function, since no request waits for it"
     ):
-        check("Policy.x", told_later)
+        check("HardenOptions.x", told_later)
 
 
 def test_limits_may_be_a_function_of_the_scope() -> None:
-    assert callable(Policy(limits=lambda scope: TransferLimits()).limits)
+    assert callable(HardenOptions(limits=lambda scope: TransferLimits()).limits)
 
 
 def test_an_application_is_an_object_or_a_function() -> None:
@@ -82,5 +82,5 @@ def test_headers_are_pairs() -> None:
 
 
 def test_a_text_for_shedding_is_the_mode() -> None:
-    assert repr(Policy(shedding="shadow").shedding) == "<Mode.SHADOW: 'shadow'>"
+    assert repr(HardenOptions(shedding="shadow").shedding) == "<Mode.SHADOW: 'shadow'>"
     assert repr(RateLimit("1/second", mode="off").mode) == "<Mode.OFF: 'off'>"

@@ -28,11 +28,11 @@ from postfacta_core.asgi import (
     ContextMiddleware,
     DeadlineMiddleware,
     ErrorMiddleware,
+    HardenOptions,
     HealthMiddleware,
     LifecycleMiddleware,
     LifespanMiddleware,
     MetricsEndpoint,
-    Policy,
     ResponseHeadersMiddleware,
     RouteProbe,
     Telemetry,
@@ -91,7 +91,7 @@ def starlette(**options: Any) -> Starlette:
     return Starlette(routes=ROUTES, exception_handlers={ResilienceError: problem_handler}, **options)
 
 
-SMALL = Policy(limits=TransferLimits(max_body_bytes=10, max_header_bytes=300))
+SMALL = HardenOptions(limits=TransferLimits(max_body_bytes=10, max_header_bytes=300))
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
@@ -116,7 +116,7 @@ async def test_every_answer_has_the_id_and_the_headers_and_is_counted() -> None:
     with every() as case:
         for method, path, headers, status in cases:
             with case(method, path, headers, status):
-                app = harden(starlette(), service="billing", policy=SMALL)
+                app = harden(starlette(), service="billing", options=SMALL)
                 response = await call_asgi(app, method, path, headers=[*GIVEN, *headers], raise_errors=False)
                 assert (response.status, response.header("x-request-id")) == (status, ID)
                 assert response.header("x-content-type-options") == "nosniff"
@@ -152,22 +152,22 @@ async def test_probes_and_scrapes_are_quiet_and_so_is_what_the_policy_names(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "postfacta")
-    policy = Policy(
+    policy = HardenOptions(
         health_prefix="/up", metrics_path="/m", quiet=["/items/7"], allow_health_detail=lambda _: True
     )
-    app = harden(starlette(), service="billing", policy=policy)
+    app = harden(starlette(), service="billing", options=policy)
     for path in ("/up/live", "/up/ready", "/up/startup", "/up/deps", "/m", "/items/7"):
         assert (await call_asgi(app, "GET", path)).status in {200, 503}
     assert told(caplog) == []
 
 
 async def test_a_probe_passes_however_small_the_limits_are() -> None:
-    app = harden(starlette(), service="billing", policy=SMALL)
+    app = harden(starlette(), service="billing", options=SMALL)
     assert (await call_asgi(app, "GET", "/healthz/live", headers=[("cookie", "x" * 300)])).status == 200
 
 
 async def test_the_policy_reaches_the_layers() -> None:
-    policy = Policy(
+    policy = HardenOptions(
         response_headers=[("x-own", "1")],
         metrics_path="/m",
         metrics_token="t0ken",  # noqa: S106 - of this test
@@ -176,7 +176,7 @@ async def test_the_policy_reaches_the_layers() -> None:
         traffic_key="s3cret",
     )
     clock = ManualClock()
-    app = harden(starlette(), service="billing", policy=policy, clock=clock)
+    app = harden(starlette(), service="billing", options=policy, clock=clock)
     response = await call_asgi(
         app, "GET", "/items/7", headers=[("x-traffic-class", "load"), ("x-traffic-key", "s3cret")]
     )
@@ -196,7 +196,7 @@ async def test_an_api_with_an_own_shape_of_errors_keeps_it_for_refusals_and_cras
     async def bare(scope: Scope, receive: Receive, send: Send) -> None:
         raise PoolTimeoutError("main") if scope["method"] == "GET" else Boom
 
-    app = harden(bare, service="billing", policy=SMALL, render=render)
+    app = harden(bare, service="billing", options=SMALL, render=render)
     for method, headers, status in (
         ("GET", [], 503),
         ("PUT", [], 500),
@@ -341,7 +341,9 @@ async def test_a_request_past_the_policys_limit_is_504_in_metric_and_line(
 ) -> None:
     caplog.set_level(logging.INFO, "postfacta")
     app = harden(
-        Starlette(routes=[Route("/wait", wait)]), service="billing", policy=Policy(request_timeout=0.05)
+        Starlette(routes=[Route("/wait", wait)]),
+        service="billing",
+        options=HardenOptions(request_timeout=0.05),
     )
     async with app.running:
         response = await call_asgi(app, "GET", "/wait")
@@ -364,7 +366,7 @@ async def test_line_and_span_say_how_much_time_was_left(caplog: pytest.LogCaptur
     app = harden(
         Starlette(routes=[Route("/wait", wait), Route("/items/{id}", hello)]),
         service="billing",
-        policy=Policy(request_timeout=0.05),
+        options=HardenOptions(request_timeout=0.05),
         telemetry=Telemetry(tracing=Tracing(provider)),
     )
     async with app.running:
@@ -382,8 +384,8 @@ async def test_a_service_that_drains_serves_on_says_close_and_is_unready(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("postfacta_core.aio.lifecycle.intercept", Interception)
-    policy = Policy(drain=DrainLimits(drain_delay=30, drain_timeout=0.1, close_timeout=1))
-    app = harden(starlette(), service="billing", policy=policy)
+    policy = HardenOptions(drain=DrainLimits(drain_delay=30, drain_timeout=0.1, close_timeout=1))
+    app = harden(starlette(), service="billing", options=policy)
     async with running(app):
         with anyio.fail_after(10):
             while (await call_asgi(app, "GET", "/healthz/ready")).status != 200:
@@ -428,7 +430,7 @@ async def test_the_whole_stack_leaves_nothing_for_the_cyclic_collector(path: str
             raise PoolTimeoutError("main")
         await PlainTextResponse("ok")(scope, receive, send)
 
-    app = harden(bare, service="billing", policy=Policy(cancel_on_disconnect=True))
+    app = harden(bare, service="billing", options=HardenOptions(cancel_on_disconnect=True))
     # A layer that made a circle would add one each time; a few may be from elsewhere in the process.
     assert await garbage(partial(_once, app, path), times) < times // 2
 
@@ -440,7 +442,7 @@ async def test_a_body_that_is_too_large_leaves_nothing_for_the_cyclic_collector(
             pass
         await PlainTextResponse("ok")(scope, receive, send)
 
-    app = harden(bare, service="billing", policy=SMALL)
+    app = harden(bare, service="billing", options=SMALL)
     assert await garbage(partial(_once, app, "/", body)) < 20
 
 
@@ -464,7 +466,7 @@ async def test_what_the_server_gave_to_a_request_is_let_go_when_the_request_ends
 
     statuses: list[int] = []
     limits = TransferLimits(body_idle_timeout=0.1, body_grace=0.1)
-    app = harden(reading, service="billing", policy=Policy(limits=limits))
+    app = harden(reading, service="billing", options=HardenOptions(limits=limits))
     scope: Scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -501,7 +503,7 @@ async def test_ordinary_access_lines_are_sampled_as_the_policy_says(
     caplog: pytest.LogCaptureFixture, most: int | None, written: int
 ) -> None:
     clock = ManualClock()  # Everything happens in one second.
-    app = harden(starlette(), service="billing", policy=Policy(access_lines=most), clock=clock)
+    app = harden(starlette(), service="billing", options=HardenOptions(access_lines=most), clock=clock)
     with caplog.at_level(logging.INFO, logger="postfacta"):
         for _ in range(200):
             await call_asgi(app, "GET", "/items/7")
@@ -537,5 +539,5 @@ async def test_series_of_other_registries_are_shown_too() -> None:
 
 
 def test_cors_of_another_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"Policy\.cors"):
-        Policy(cors=["https://console.example.org"])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"HardenOptions\.cors"):
+        HardenOptions(cors=["https://console.example.org"])  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import anyio.lowlevel
 import pytest
 from prometheus_client import CollectorRegistry
 
-from postfacta_core.asgi import Hardened, Policy, Telemetry, harden
+from postfacta_core.asgi import Hardened, HardenOptions, Telemetry, harden
 from postfacta_core.asgi._types import Receive, Scope, Send
 from postfacta_core.context import current_request
 from postfacta_core.events import Mode
@@ -33,9 +33,9 @@ async def client(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def hardened(policy: Policy, app: object = client) -> Hardened:
+def hardened(policy: HardenOptions, app: object = client) -> Hardened:
     telemetry = Telemetry(metrics=Metrics(CollectorRegistry(), with_process=False))
-    return harden(app, service="billing", policy=policy, telemetry=telemetry)  # type: ignore[arg-type]
+    return harden(app, service="billing", options=policy, telemetry=telemetry)  # type: ignore[arg-type]
 
 
 def value(app: Hardened, name: str, **labels: str) -> float | None:
@@ -55,7 +55,7 @@ def seen(app: Hardened, status: int, error_type: str) -> float | None:
 
 
 async def test_a_caller_over_its_rate_is_refused_and_counted() -> None:
-    app = hardened(Policy(rate_limits=["2/minute per client"]))
+    app = hardened(HardenOptions(rate_limits=["2/minute per client"]))
     answers = [await call_asgi(app, path="/x") for _ in range(3)]
     assert [answer.status for answer in answers] == [200, 200, 429]
     refused = answers[2]
@@ -76,7 +76,7 @@ async def test_a_caller_over_its_rate_is_refused_and_counted() -> None:
 
 @on_real_loops  # The metrics are rendered in a thread.
 async def test_probes_and_metrics_have_no_rate() -> None:
-    app = hardened(Policy(rate_limits=["1/hour per client"]))
+    app = hardened(HardenOptions(rate_limits=["1/hour per client"]))
     await call_asgi(app, path="/x")
     for _ in range(3):
         assert (await call_asgi(app, path="/healthz/live")).status == 200
@@ -84,7 +84,7 @@ async def test_probes_and_metrics_have_no_rate() -> None:
 
 
 async def test_a_limit_in_shadow_counts_and_lets_pass() -> None:
-    app = hardened(Policy(rate_limits=["1/minute per client"]))
+    app = hardened(HardenOptions(rate_limits=["1/minute per client"]))
     assert app.rate_limits is not None
     app.rate_limits.limiters["client"].mode = Mode.SHADOW
     assert [(await call_asgi(app, path="/x")).status for _ in range(3)] == [200, 200, 200]
@@ -96,14 +96,14 @@ async def test_a_limit_in_shadow_counts_and_lets_pass() -> None:
 
 async def test_only_a_trusted_proxy_names_the_client() -> None:
     spoofed = [("x-forwarded-for", "203.0.113.9, 198.51.100.7")]
-    trusting = hardened(Policy(trusted_proxies=["127.0.0.0/8"]))
+    trusting = hardened(HardenOptions(trusted_proxies=["127.0.0.0/8"]))
     assert (await call_asgi(trusting, headers=spoofed)).body == b"198.51.100.7 1"
-    careful = hardened(Policy(rate_limits=["9/minute"]))
+    careful = hardened(HardenOptions(rate_limits=["9/minute"]))
     assert (await call_asgi(careful, headers=spoofed)).body == b"127.0.0.1 1"
 
 
 async def test_without_limits_no_request_is_limited() -> None:
-    app = hardened(Policy())
+    app = hardened(HardenOptions())
     assert app.rate_limits is None
     assert {(await call_asgi(app)).status for _ in range(300)} == {200}
 
@@ -136,7 +136,7 @@ async def test_late_requests_are_refused_early_but_not_in_shadow(mode: Mode) -> 
             await leave.wait()
         await client(scope, receive, send)
 
-    app = hardened(Policy(concurrency=SMALL, shedding=mode), slow)
+    app = hardened(HardenOptions(concurrency=SMALL, shedding=mode), slow)
     if mode is Mode.SHADOW:
         async with anyio.create_task_group() as tasks:
             for _ in range(30):
@@ -161,7 +161,7 @@ async def test_late_requests_are_refused_early_but_not_in_shadow(mode: Mode) -> 
 
 
 async def test_priority_comes_from_the_service_or_a_caller_with_key() -> None:
-    policy = Policy(
+    policy = HardenOptions(
         priority_of=lambda scope: Priority.SHEDDABLE if scope["path"] == "/export" else None,
         priority_key="a-key-of-the-mesh",
         rate_limits=["1000/minute"],
@@ -182,7 +182,7 @@ async def test_a_mode_may_be_changed_while_it_serves() -> None:
         await leave.wait()
         await client(scope, receive, send)
 
-    app = hardened(Policy(concurrency=SMALL), slow)
+    app = hardened(HardenOptions(concurrency=SMALL), slow)
     app.shedding.mode = Mode.OFF
     statuses: list[int] = []
 
@@ -209,7 +209,7 @@ async def test_what_a_drain_finds_under_way_is_not_shed_and_what_comes_later_is(
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    app = hardened(Policy(concurrency=SMALL, drain=DrainLimits(drain_delay=30)), hold)
+    app = hardened(HardenOptions(concurrency=SMALL, drain=DrainLimits(drain_delay=30)), hold)
     statuses: list[int] = []
     late: list[int] = []
 

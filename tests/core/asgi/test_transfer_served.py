@@ -17,17 +17,17 @@ from fastapi import FastAPI, Request
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
-from postfacta_core.asgi import Policy, harden
+from postfacta_core.asgi import HardenOptions, harden
 from postfacta_core.policy.transfer import TransferLimits
 
 async def read(request: Request):
     return PlainTextResponse(str(len(await request.body())))
 
-policy = Policy(limits=TransferLimits(max_body_bytes=100_000))
-starlette = harden(Starlette(routes=[Route("/read", read, methods=["POST"])]), service="test", policy=policy)
+policy = HardenOptions(limits=TransferLimits(max_body_bytes=100_000))
+starlette = harden(Starlette(routes=[Route("/read", read, methods=["POST"])]), service="test", options=policy)
 api = FastAPI()
 api.post("/read")(read)
-fastapi = harden(api, service="test", policy=policy)
+fastapi = harden(api, service="test", options=policy)
 """
 
 

@@ -21,7 +21,7 @@ from postfacta_core import (
     Timeout,
 )
 from postfacta_core.aio.ratelimit_store import SharedStore
-from postfacta_core.asgi import Policy, Telemetry, harden, problem_handler
+from postfacta_core.asgi import HardenOptions, Telemetry, harden, problem_handler
 from postfacta_core.otlp import Provider
 from postfacta_core.policy.breaker import CircuitConfig
 
@@ -94,7 +94,7 @@ web = Starlette(
 app = harden(
     web,
     service="billing",
-    policy=Policy(
+    options=HardenOptions(
         request_timeout=0.5,
         rate_limits=["2/second per client"],
         # Nobody listens there: a shared store that is away is what its panels are for.

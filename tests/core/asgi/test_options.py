@@ -1,0 +1,85 @@
+"""Options of `harden` from the environment; `tests/attack/test_settings.py` has each wrong value."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from postfacta_core.asgi import Cors, HardenOptions
+from postfacta_core.asgi._environment import FUNCTIONS
+from postfacta_core.events import Mode
+from postfacta_core.policy.lifecycle import DrainLimits
+from tests.kit.every import every
+
+GIVEN = {
+    "BILLING_LIMITS_MAX_BODY_BYTES": "2097152",
+    "BILLING_LIMITS_WRITE_TIMEOUT": "inf",
+    "BILLING_REQUEST_TIMEOUT": "10",
+    "BILLING_STREAM_TIMEOUT": "none",
+    "BILLING_CANCEL_ON_DISCONNECT": "true",
+    "BILLING_RATE_LIMITS": "100/minute per client, 1000/minute per global",
+    "BILLING_RATE_LIMIT_STORE": "async+memory://",
+    "BILLING_TRUSTED_PROXIES": "10.0.0.0/8,unix",
+    "BILLING_SHEDDING": "shadow",
+    "BILLING_CONCURRENCY_START": "32",
+    "BILLING_PRIORITY_KEY": "key",
+    "BILLING_DRAIN_DELAY": "0",
+    "BILLING_DRAIN_CLOSE_TIMEOUT": "2.5",
+    "BILLING_DEV": "False",
+    "BILLING_RECYCLE_MAX_AGE": "86400",
+    "BILLING_CORS_ALLOW_ORIGINS": "https://console.example.org",
+    "BILLING_RESPONSE_HEADERS": "X-Frame-Options: DENY\nStrict-Transport-Security: max-age=1, b; c\n",
+    "BILLING_METRICS_PATH": "/series",
+    "BILLING_METRICS_TOKEN": "token",
+    "BILLING_METRICS_WORKERS": "/run/billing",
+    "BILLING_HEALTH_PREFIX": "",
+    "BILLING_TRAFFIC_KEY": "traffic",
+    "BILLING_QUIET": "/ping",
+    "BILLING_ACCESS_LINES": "none",
+    # The service's own.
+    "BILLING_DATABASE_URL": "postgresql://localhost/billing",
+    "PATH": "/bin",
+}
+
+
+def test_every_option_has_a_variable() -> None:
+    options = HardenOptions.from_env("BILLING_", GIVEN)
+    with every() as case:
+        for option in fields(HardenOptions):
+            with case(option.name):
+                is_default = getattr(options, option.name) == getattr(HardenOptions(), option.name)
+                assert is_default == (option.name in {*FUNCTIONS, "stream_timeout", "dev"})
+
+
+def test_a_variable_says_what_the_code_would() -> None:
+    options = HardenOptions.from_env("BILLING_", GIVEN)
+    assert (options.request_timeout, options.stream_timeout, options.access_lines) == (10, None, None)
+    assert options.shedding is Mode.SHADOW
+    assert options.drain == DrainLimits(drain_delay=0, drain_timeout=20.0, close_timeout=2.5)
+    assert options.cors == Cors(allow_origins=("https://console.example.org",))
+    assert options.rate_limits == ("100/minute per client", "1000/minute per global")
+    assert options.response_headers == (
+        ("X-Frame-Options", "DENY"),
+        ("Strict-Transport-Security", "max-age=1, b; c"),
+    )
+    assert options.probes[0] == "/live"
+
+
+def test_the_environment_wins_over_the_code_option_by_option() -> None:
+    drain = DrainLimits(drain_delay=1.0, drain_timeout=2.0)
+    options = HardenOptions.from_env(
+        "BILLING_", {"BILLING_DRAIN_TIMEOUT": "9", "BILLING_DEV": "true"}, drain=drain, quiet=["/ping"]
+    )
+    assert options.drain == DrainLimits(drain_delay=1.0, drain_timeout=9)
+    assert (options.dev, options.quiet) == (True, ["/ping"])
+
+
+def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BILLING_REQUEST_TIMEOUT", "7.5")
+    assert HardenOptions.from_env("BILLING_").request_timeout == 7.5
+
+
+def test_a_prefix_is_needed() -> None:
+    with pytest.raises(ValueError, match="prefix must be a text that is not empty"):
+        HardenOptions.from_env("", {})
