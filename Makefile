@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-rest check docs fix lock bench bench-overload mutate load chaos drain faults slow slo proofs rules-test dashboards gameday
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-PURE := src/postfacta_core/policy/*,src/postfacta_core/telemetry/*,src/postfacta_core/slo/*
+PURE := src/postfacta_core/policy/*,src/postfacta_core/telemetry/*,src/postfacta_slo/*
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 PYTHON ?= python3
 URL ?= http://127.0.0.1:8080
@@ -50,7 +50,7 @@ faults: .venv/dev ## Cause each outage of the database under load, or ONLY="kill
 slow: .venv/dev   ## Hold slow clients against each server of the matrix
 	pytest tests/servers/test_slow_clients.py -m "" -s
 slo: .venv/dev    ## Generate rules, their proofs, dashboards and a table from the file of objectives
-	python -m postfacta_core.slo generate deploy/slo/postfacta.openslo.yaml --rules deploy/prometheus/rules/slo.gen.yml --tests deploy/prometheus/tests/slo.gen.yml --dashboard deploy/grafana/dashboards/postfacta-slo.gen.json --table docs/reference/objectives.md
+	python -m postfacta_slo generate deploy/slo/postfacta.openslo.yaml --rules deploy/prometheus/rules/slo.gen.yml --tests deploy/prometheus/tests/slo.gen.yml --dashboard deploy/grafana/dashboards/postfacta-slo.gen.json --table docs/reference/objectives.md
 dashboards: .venv/dev ## Generate the other dashboards of Grafana
 	python deploy/grafana/generate.py
 proofs: .venv/dev ## Run the long tests (about an hour), or ONLY=tests/ops

@@ -70,7 +70,7 @@ def write_rules(folder: Path, compression: int) -> list[Path]:
 
 def _generated(folder: Path, compression: int) -> Path:
     target = folder / _GENERATED
-    command = (sys.executable, "-m", "postfacta_core.slo", "generate", str(_OBJECTIVES))
+    command = (sys.executable, "-m", "postfacta_slo", "generate", str(_OBJECTIVES))
     done = subprocess.run(  # noqa: S603 - our own program
         [*command, "--compress", str(compression), "--rules", str(target)],
         capture_output=True,

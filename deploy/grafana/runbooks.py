@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from postfacta_core.slo.boards import Row
-from postfacta_core.slo.panels import Panel
+from postfacta_slo.boards import Row
+from postfacta_slo.panels import Panel
 
 __all__ = ["ALERTS", "linked"]
 

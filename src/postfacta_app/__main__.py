@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "slo", help="objectives as code: generate, check, report, budget [slo]", add_help=False
     )
     if parser.parse_args(words[:1]).name == "slo":
-        from postfacta_core.slo.__main__ import main as slo  # noqa: PLC0415 - it needs its extra, and names it
+        from postfacta_slo.__main__ import main as slo  # noqa: PLC0415 - it needs its extra, and names it
 
         return slo(words[1:])
     try:

@@ -21,8 +21,8 @@ from postfacta_core.asgi import Cors, Hardened, HardenOptions, Scope, Telemetry,
 from postfacta_core.policy.address import TrustedProxies
 from postfacta_core.policy.lifecycle import DrainLimits
 from postfacta_core.policy.transfer import TransferLimits
-from postfacta_core.slo.prometheus import Prometheus
 from postfacta_core.telemetry.metrics import Metrics
+from postfacta_slo.prometheus import Prometheus
 
 from .actions import service as action_service
 from .actions.http import ActionHttp

@@ -27,7 +27,7 @@ from postfacta_core.aio import connecting
 from postfacta_core.aio.ratelimit import parse_rates
 from postfacta_core.aio.ratelimit_store import SharedStore
 from postfacta_core.events import Mode
-from postfacta_core.slo.prometheus import check_address
+from postfacta_slo.prometheus import check_address
 
 __all__ = [
     "AuthMode",

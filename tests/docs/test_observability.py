@@ -174,7 +174,7 @@ class Desk:
         wait_until(lambda: not httpx2.get(url).json()["data"]["alerts"], "silence", within=60.0, every=0.5)
 
     def _compress(self) -> None:
-        command = "python -m postfacta_core.slo generate billing.openslo.yaml --rules billing.rules.yml"
+        command = "python -m postfacta_slo generate billing.openslo.yaml --rules billing.rules.yml"
         done = self._bash(f"{command} --compress {FASTER}")
         assert done.returncode == 0, done.stderr
 

@@ -24,8 +24,8 @@ def test_a_command_without_its_extra_names_it_in_one_line(environments: Environm
         ("postfacta serve", _APP),
         ("python -m postfacta_app serve", _APP),
         ("postfacta slo", _SLO),
-        ("python -m postfacta_core.slo", _SLO),
-        ("python -m postfacta_core.slo --help", _SLO),
+        ("python -m postfacta_slo", _SLO),
+        ("python -m postfacta_slo --help", _SLO),
     ):
         done = environments().run(*command.split(), cwd=tmp_path)
         assert (done.returncode, done.stdout) == (2, ""), command
@@ -67,7 +67,7 @@ def test_the_core_runs_without_any_extra(environments: Environments, tmp_path: P
     [
         ("app", "postfacta --help"),
         ("app", "postfacta slo --help"),
-        ("slo", "python -m postfacta_core.slo --help"),
+        ("slo", "python -m postfacta_slo --help"),
         ("slo", "postfacta slo --help"),
     ],
 )

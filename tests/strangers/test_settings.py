@@ -53,7 +53,7 @@ def test_guards_made_without_an_observer_stand_in_the_metrics(
             "needs asyncpg: pip install 'postfacta[postgres]'",
         ),
         ("import postfacta_core.otlp", "pip install 'postfacta[otlp]'"),
-        ("import postfacta_core.slo.__main__", 'pip install "postfacta[slo]"'),
+        ("import postfacta_slo.__main__", 'pip install "postfacta[slo]"'),
         (
             "from postfacta_core import RateLimiter; RateLimiter('a', '10/second', store='async+valkey://localhost:1')",
             "pip install 'postfacta[valkey]'",

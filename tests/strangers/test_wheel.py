@@ -20,7 +20,7 @@ import pytest
 
 from tests.strangers.kit import ROOT, Environment, Environments, build
 
-PACKAGES = ("postfacta_core", "postfacta_embedded")
+PACKAGES = ("postfacta_core", "postfacta_slo", "postfacta_embedded")
 # These need an extra. The public ones name it in their error.
 NEEDS = {
     "postfacta_core.aio.connecting": "asyncpg",
@@ -29,7 +29,7 @@ NEEDS = {
     "postfacta_core.aio.pool": "asyncpg",
     "postfacta_core.aio.presence": "asyncpg",
     "postfacta_core.otlp": "pip install 'postfacta[otlp]'",
-    "postfacta_core.slo.__main__": "2",
+    "postfacta_slo.__main__": "2",
 }
 WALK: Final = """
     import importlib, json, pkgutil, sys

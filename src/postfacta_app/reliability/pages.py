@@ -12,9 +12,9 @@ from starlette.responses import Response
 
 from postfacta_core.aio.health import HealthRegistry
 from postfacta_core.clock import WALL, Clock
-from postfacta_core.slo.plot import plot
-from postfacta_core.slo.report import facts, percent
 from postfacta_core.telemetry.metrics import Metrics
+from postfacta_slo.plot import plot
+from postfacta_slo.report import facts, percent
 
 from ..principal import Principal
 from ..web.render import Pages

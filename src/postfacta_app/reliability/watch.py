@@ -11,9 +11,9 @@ import anyio
 import anyio.to_thread
 
 from postfacta_core.clock import MONOTONIC, WALL, Clock
-from postfacta_core.slo.inquiry import inquire
-from postfacta_core.slo.prometheus import Prometheus, PrometheusError
-from postfacta_core.slo.standing import Standing
+from postfacta_slo.inquiry import inquire
+from postfacta_slo.prometheus import Prometheus, PrometheusError
+from postfacta_slo.standing import Standing
 
 __all__ = ["WINDOW", "Seen", "Watch"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.app.reliability.told import Told
-from tests.core.slo.test_prometheus import server
+from tests.slo.test_prometheus import server
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import anyio.to_thread
 import pytest
 
 from postfacta_app.reliability.watch import Watch
-from postfacta_core.slo.prometheus import Prometheus
+from postfacta_slo.prometheus import Prometheus
 from tests.app.reliability.told import Told
 from tests.kit.waiting import until
 

@@ -6,7 +6,7 @@ import json
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs
 
-from tests.core.slo.test_prometheus import sending
+from tests.slo.test_prometheus import sending
 
 __all__ = ["Told"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from tests.core.slo.promtool import refusal
+from tests.slo.promtool import refusal
 
 __all__ = ["complaints", "cost", "of", "own", "requests"]
 

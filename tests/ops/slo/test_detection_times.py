@@ -9,14 +9,14 @@ from typing import Any, Final
 
 import pytest
 
-from postfacta_core.slo.checks import Check, firing
-from postfacta_core.slo.courses import SHARES, outage
-from postfacta_core.slo.groups import rules_of
-from postfacta_core.slo.scene import Scene
-from postfacta_core.slo.stage import Stage
-from tests.core.slo.files import APP, ROOT, model, objective
-from tests.core.slo.promtool import needs_promtool
+from postfacta_slo.checks import Check, firing
+from postfacta_slo.courses import SHARES, outage
+from postfacta_slo.groups import rules_of
+from postfacta_slo.scene import Scene
+from postfacta_slo.stage import Stage
 from tests.ops.slo.promtool import complaints, own
+from tests.slo.files import APP, ROOT, model, objective
+from tests.slo.promtool import needs_promtool
 
 PAGE: Final = ROOT / "docs/reference/detection-times.md"
 COLUMNS: Final = (

@@ -10,13 +10,13 @@ from typing import Any, Final
 import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 
-from postfacta_core.slo.groups import rules_of
-from postfacta_core.slo.openslo import read
-from postfacta_core.slo.promql import SloError
-from postfacta_core.slo.proofs import proofs_of
-from tests.core.slo.files import APP, ORDERS, Documents, model, some_documents
-from tests.core.slo.promtool import needs_promtool
+from postfacta_slo.groups import rules_of
+from postfacta_slo.openslo import read
+from postfacta_slo.promql import SloError
+from postfacta_slo.proofs import proofs_of
 from tests.ops.slo.promtool import complaints, cost, of, own, requests
+from tests.slo.files import APP, ORDERS, Documents, model, some_documents
+from tests.slo.promtool import needs_promtool
 
 pytestmark = [needs_promtool, pytest.mark.long]
 

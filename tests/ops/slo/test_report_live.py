@@ -18,9 +18,9 @@ import yaml
 
 from chaos.processes import free_port
 from postfacta_core.clock import WALL
-from postfacta_core.slo import inquiry
-from postfacta_core.slo.groups import rules_of
-from postfacta_core.slo.openslo import read
+from postfacta_slo import inquiry
+from postfacta_slo.groups import rules_of
+from postfacta_slo.openslo import read
 from tests.ops.prometheus import Prometheus, needs, scrape_config
 from tests.ops.slo.history import EVERY, Series, write_blocks
 
@@ -99,7 +99,7 @@ def prometheus(programs: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def slo(*words: str) -> subprocess.CompletedProcess[str]:
     """Run the command as a person does."""
     return subprocess.run(  # noqa: S603 - our own program
-        [sys.executable, "-m", "postfacta_core.slo", *words],
+        [sys.executable, "-m", "postfacta_slo", *words],
         capture_output=True,
         text=True,
         check=False,

@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import pytest
 
-from postfacta_core.slo.groups import rules_of
-from postfacta_core.slo.proofs import proofs_of
-from tests.core.slo.files import APP, ORDERS, model
-from tests.core.slo.promtool import needs_promtool
+from postfacta_slo.groups import rules_of
+from postfacta_slo.proofs import proofs_of
 from tests.ops.slo.promtool import complaints, cost, of
+from tests.slo.files import APP, ORDERS, model
+from tests.slo.promtool import needs_promtool
 
 pytestmark = pytest.mark.long
 

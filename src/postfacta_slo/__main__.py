@@ -1,0 +1,292 @@
+"""The command line, `python -m postfacta_slo`: the only module that touches files or knows YAML."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+try:
+    import yaml
+except ModuleNotFoundError:
+    sys.stderr.write(
+        'slo: this command needs an extra that is not installed: pip install "postfacta[slo]" (no module yaml)\n'
+    )
+    raise SystemExit(2) from None
+
+from .commands import budget, describe_budget, describe_report, report
+from .dashboard import dashboard_of
+from .groups import rules_of
+from .model import Model, SloError
+from .openslo import read
+from .proofs import proofs_of
+from .starter import METRICS, starter
+from .table import table_of
+
+__all__ = ["COMMANDS", "Command", "main"]
+
+_MOST_LINES: Final = 40
+_DONE, _FAILED = 0, 1
+_MADE_BY: Final = "# Generated from the file of objectives; a change here would be lost.\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A subcommand.
+
+    Attributes:
+        name: The word.
+        summary: What it does, on one line.
+        describe: Adds its arguments to a parser.
+        run: Does it, and returns the exit code. It may raise an `SloError`, which is shown, and is exit code 1.
+    """
+
+    name: str
+    summary: str
+    describe: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: The words after the program's name; None for those of the process.
+
+    Returns:
+        The exit code: 0 done, 1 refused, failed or stale; a report and a gate have codes of their own.
+
+    Raises:
+        SystemExit: With 2 if the arguments are wrong, with 0 after help.
+    """
+    parser = argparse.ArgumentParser(
+        prog="slo",
+        description="Make rules, their tests, a dashboard and a table from a file of objectives (OpenSLO v1).",
+    )
+    words = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        word = words.add_parser(command.name, help=command.summary, description=command.summary)
+        command.describe(word)
+        word.set_defaults(run=command.run)
+    given = parser.parse_args(arguments)
+    try:
+        return int(given.run(given))
+    except (SloError, OSError) as error:
+        _complain(str(error))
+        return _FAILED
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"slo: {text}\n")
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses duplicate keys, of which YAML would ignore the first value."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - PyYAML's signature
+        """Make a mapping whose keys are all different."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key} stands twice", problem_mark=node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def _documents(file: Path) -> list[object]:
+    try:
+        return list(yaml.load_all(file.read_text(encoding="utf-8"), Loader=_Loader))
+    except (yaml.YAMLError, ValueError) as error:
+        raise SloError(f"{file}: is no YAML: {error}") from error
+
+
+def _load(file: Path) -> Model:
+    """Read a file of objectives."""
+    documents = _documents(file)
+    try:
+        return read(documents)
+    except SloError as error:
+        raise SloError(f"{file}: {error}") from error
+
+
+def _describe_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="the file of objectives, OpenSLO v1 in YAML")
+    for name, what in _FILES.items():
+        parser.add_argument(f"--{name}", type=Path, metavar="PATH", help=f"where {what} stands")
+    parser.add_argument(
+        "--compress",
+        type=int,
+        default=1,
+        metavar="N",
+        help="divide each window, `for` and interval by N, for a rehearsal; not for dashboard and table (default: 1)",
+    )
+
+
+_FILES: Final = {
+    "rules": "the file of recording and alerting rules for Prometheus",
+    "tests": "the file of promtool's unit tests of these rules, and NAME.slow.yml beside it,",
+    "dashboard": "the Grafana dashboard in JSON",
+    "table": "the Markdown page for people",
+}
+
+
+def _made(given: argparse.Namespace) -> dict[Path, str]:
+    """Return the content of each requested file."""
+    model = _load(given.file)
+    if given.compress != 1 and (given.dashboard or given.table):
+        raise SloError(
+            "--compress is for rules and their tests: the dashboard and the table stay as they are"
+        )
+    made: dict[Path, str] = {}
+    if given.rules:
+        made[given.rules] = _yaml(rules_of(model, compress=given.compress))
+    if given.tests:
+        made |= _proofs(given, model)
+    if given.dashboard:
+        made[given.dashboard] = json.dumps(dashboard_of(model), indent=2, ensure_ascii=False) + "\n"
+    if given.table:
+        made[given.table] = table_of(model)
+    if not made:
+        raise SloError(
+            f"no file is asked for: give at least one of {', '.join(f'--{name}' for name in _FILES)}"
+        )
+    return made
+
+
+def _proofs(given: argparse.Namespace, model: Model) -> dict[Path, str]:
+    if not given.rules:
+        raise SloError("--tests needs --rules too: the tests say which file they prove")
+    rules, tests = Path(given.rules), Path(given.tests)
+    named = {"rule_files": [Path(os.path.relpath(rules, tests.parent)).as_posix()]}
+    return {
+        path: _yaml(named | proofs_of(model, slow=slow, compress=given.compress))
+        for path, slow in ((tests, False), (_slow(tests), True))
+    }
+
+
+def _slow(path: Path) -> Path:
+    """Return the second file of tests: promtool takes one interval for each, and months need another than minutes."""
+    first, _, rest = path.name.partition(".")
+    return path.with_name(f"{first}.slow.{rest}")
+
+
+def _generate(given: argparse.Namespace) -> int:
+    for path, text in _made(given).items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        same = path.is_file() and path.read_text(encoding="utf-8") == text
+        if not same:
+            path.write_text(text, encoding="utf-8")
+        sys.stdout.write(f"{path}: {'unchanged' if same else 'written'}\n")
+    return _DONE
+
+
+def _check(given: argparse.Namespace) -> int:
+    stale = False
+    for path, text in _made(given).items():
+        found = path.read_text(encoding="utf-8") if path.is_file() else ""
+        if found != text:
+            stale = True
+            sys.stdout.write(_difference(path, found, text))
+    if stale:
+        _complain("these files are not what the objectives say; run `generate` with the same arguments")
+    return _FAILED if stale else _DONE
+
+
+def _difference(path: Path, found: str, text: str) -> str:
+    lines = difflib.unified_diff(
+        found.splitlines(),
+        text.splitlines(),
+        f"{path} (as it is)",
+        f"{path} (as it must be)",
+        lineterm="",
+        n=1,
+    )
+    shown = list(islice(lines, _MOST_LINES + 1))
+    return "\n".join([*shown[:_MOST_LINES], *(["..."] if len(shown) > _MOST_LINES else []), ""])
+
+
+def _describe_init(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="the file to write; it must not be there yet")
+    parser.add_argument("--service", required=True, help="the name of your service")
+    parser.add_argument("--job", default="", help="the label `job` of its series (default: its name)")
+    parser.add_argument(
+        "--metrics",
+        choices=sorted(METRICS),
+        default="postfacta",
+        help="what measures it (default: postfacta)",
+    )
+
+
+def _init(given: argparse.Namespace) -> int:
+    text = starter(given.service, given.job or given.service, given.metrics)
+    try:
+        with given.file.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise SloError(f"{given.file}: is there already, and stays as it is") from error
+    sys.stdout.write(
+        f"{given.file}: written; next: generate {given.file} --rules rules.yml --tests tests.yml\n"
+    )
+    return _DONE
+
+
+def _report(given: argparse.Namespace) -> int:
+    return report(given, _load(given.file).objectives if given.file else ())
+
+
+def _budget(given: argparse.Namespace) -> int:
+    documents = _documents(given.policy)
+    if len(documents) != 1:
+        raise SloError(f"{given.policy}: must hold one document, not {len(documents)}")
+    return budget(given, documents[0])
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes expressions in readable form: each on its own lines, without YAML references."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write everything out."""
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return yaml.ScalarNode("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def _yaml(content: Mapping[str, Any]) -> str:
+    # Its stubs leave open what it dumps.
+    dump: Any = yaml.dump  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] - see above
+    text: str = dump(content, Dumper=_Dumper, sort_keys=False, width=10_000, allow_unicode=True)
+    return _MADE_BY + text
+
+
+COMMANDS: Final = (
+    Command("init", "write a first file of objectives for a service", _describe_init, _init),
+    Command("generate", "generate the files for a file of objectives", _describe_files, _generate),
+    Command(
+        "check",
+        "check that the files match it: exit code 1 and a difference if not",
+        _describe_files,
+        _check,
+    ),
+    Command("report", "report the state of objectives, from a Prometheus", describe_report, _report),
+    Command(
+        "budget", "report what the error budget allows; with --check, as a gate", describe_budget, _budget
+    ),
+)
+"""All commands, in the order of the help."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""Query a Prometheus by its HTTP API, in bounded time."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPMessage, HTTPResponse
+from typing import IO, Any, Final, TypeVar
+
+from postfacta_core.clock import MONOTONIC, Clock
+
+__all__ = ["Line", "Point", "Prometheus", "PrometheusError", "check_address"]
+
+T = TypeVar("T")
+
+_CHUNK: Final = 65_536
+_MOST_BYTES: Final = 32 * 1024 * 1024
+_MOST_POINTS: Final = 11_000
+"""What Prometheus itself refuses to go beyond, in one line."""
+_SHOWN: Final = 300
+
+
+class PrometheusError(Exception):
+    """It gave no usable answer; the text names the server and the reason, without a password."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One series at one moment."""
+
+    labels: Mapping[str, str]
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One series over time: pairs of seconds since the epoch and a value, in order, with gaps left out."""
+
+    labels: Mapping[str, str]
+    points: Sequence[tuple[float, float]]
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Follow no redirect: a password is for the host that it was given for."""
+
+    def redirect_request(  # noqa: PLR0917 - as the base class has it
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> None:  # fmt: skip
+        """Return None, so that the redirect itself is the answer."""
+
+
+# It asks the environment for no proxy: what a service measures stays near it.
+_OPENER: Final = urllib.request.build_opener(_NoRedirects, urllib.request.ProxyHandler({}))
+
+
+def check_address(url: str) -> str:
+    """Return an address of a Prometheus without its final slashes.
+
+    Raises:
+        ValueError: If it is none. The text does not repeat it: it may hold a password.
+    """
+    url = url.strip()
+    try:
+        parts = urllib.parse.urlsplit(url)
+        is_sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # Such as a port of letters.
+        is_sound = False
+    if not is_sound or any(char.isspace() for char in url):
+        raise ValueError(
+            "is no address of a Prometheus: write http://host:9090, or https://user:password@host/path"
+        )
+    if "?" in url or "#" in url:
+        raise ValueError("is more than the address of a Prometheus: leave out what follows ? or #")
+    return url.rstrip("/")
+
+
+class Prometheus:
+    """Queries one server. It may be used from any thread, and keeps no connection.
+
+    Args:
+        url: Where it is; a user and a password may stand in it. Below a path, that is kept.
+        timeout: Seconds for each question, from its beginning to the last byte. To resolve the host's name is not
+            bounded by it: the system has a limit of its own.
+        token: A bearer token to send instead of user and password.
+        clock: Monotonic seconds.
+
+    Raises:
+        ValueError: If the address is none, or the timeout is not above 0.
+
+    Attributes:
+        name: The address without user and password, to be shown.
+    """
+
+    def __init__(self, url: str, *, timeout: float = 10.0, token: str = "", clock: Clock = MONOTONIC) -> None:
+        if not timeout > 0:
+            raise ValueError(f"a query needs some time: {timeout=}")
+        parts = urllib.parse.urlsplit(check_address(url))
+        host = parts.netloc.rpartition("@")[2]
+        self.name: str = urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
+        self._timeout = timeout
+        self._headers = _credentials(parts, token)
+        self._clock = clock
+
+    def instant(self, query: str, *, at: float | None = None) -> list[Point]:
+        """Query all series of an expression at one moment, by default now; what is not a number is left out.
+
+        Raises:
+            PrometheusError: If there is no usable answer.
+        """
+        form = {"query": query} | ({} if at is None else {"time": repr(at)})
+        return self._ask("query", form, _points)
+
+    def over_time(self, query: str, *, start: float, end: float, step: float) -> list[Line]:
+        """Query all series of an expression at each step from start to end, in seconds since the epoch.
+
+        Raises:
+            ValueError: If the step is not above 0, or makes more points than a Prometheus gives.
+            PrometheusError: If there is no usable answer.
+        """
+        if not step > 0 or (end - start) / step > _MOST_POINTS:
+            raise ValueError(f"a line has up to {_MOST_POINTS} points: {step=} is too short")
+        form = {"query": query, "start": repr(start), "end": repr(end), "step": repr(step)}
+        return self._ask("query_range", form, _lines)
+
+    def _ask(self, what: str, form: Mapping[str, str], read: Callable[[Any], list[T]]) -> list[T]:
+        request = urllib.request.Request(  # noqa: S310 - http and https alone, see check_address
+            f"{self.name}/api/v1/{what}", urllib.parse.urlencode(form).encode(), self._headers
+        )
+        try:
+            answer: Any = json.loads(self._read(request))
+            if answer["status"] == "success":
+                return read(answer["data"])
+            told = f"{answer['errorType']}: {answer['error']}"[:_SHOWN]
+        except (OSError, HTTPException) as error:
+            raise PrometheusError(f"cannot ask {self.name}: {_reason(error)}") from None
+        except (ValueError, KeyError, TypeError, IndexError):
+            raise PrometheusError(
+                f"{self.name} answers what no Prometheus would: is the address right?"
+            ) from None
+        raise PrometheusError(f"{self.name} refuses the query: {told}")
+
+    def _read(self, request: urllib.request.Request) -> bytes:
+        end = self._clock() + self._timeout
+        try:
+            with _OPENER.open(request, timeout=self._timeout) as response:
+                return self._body(response, end)
+        except urllib.error.HTTPError as refusal:
+            # An expression that cannot be parsed is answered by a status of 400 and a document with the reason.
+            with refusal:
+                body = refusal.read(_CHUNK)
+            if body.lstrip().startswith(b"{"):
+                return body
+            raise PrometheusError(f"{self.name} answers {refusal.code} {refusal.reason}") from None
+
+    def _body(self, response: HTTPResponse, end: float) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        # The timeout of a socket is for each wait: one that sends a byte now and then would take for ever.
+        while part := response.read1(_CHUNK):
+            parts.append(part)
+            size += len(part)
+            if size > _MOST_BYTES:
+                raise PrometheusError(f"{self.name} answers more than {_MOST_BYTES} bytes: ask for less")
+            if self._clock() >= end:
+                raise TimeoutError
+        return b"".join(parts)
+
+
+def _credentials(parts: urllib.parse.SplitResult, token: str) -> dict[str, str]:
+    if token:
+        return {"Authorization": f"Bearer {token}"}
+    if parts.username is None:
+        return {}
+    pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
+    return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+
+
+def _points(data: Any) -> list[Point]:
+    if data["resultType"] == "scalar":
+        return [Point({}, float(data["result"][1]))]
+    points = [Point(one["metric"], float(one["value"][1])) for one in data["result"]]
+    return [point for point in points if not math.isnan(point.value)]
+
+
+def _lines(data: Any) -> list[Line]:
+    return [Line(one["metric"], _pairs(one["values"])) for one in data["result"]]
+
+
+def _pairs(values: Sequence[tuple[float, str]]) -> list[tuple[float, float]]:
+    pairs = [(float(at), float(text)) for at, text in values]
+    return [pair for pair in pairs if not math.isnan(pair[1])]
+
+
+def _reason(error: OSError | HTTPException) -> str:
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(cause, TimeoutError):
+        return "it did not answer in time"
+    return str(getattr(cause, "strerror", None) or cause or type(cause).__name__)

@@ -1,0 +1,454 @@
+"""A file of objectives is understood whole, or refused with the place that is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from postfacta_slo.model import DAY, RatioIndicator, ThresholdIndicator
+from postfacta_slo.openslo import read
+from postfacta_slo.promql import SloError
+from tests.kit.every import every
+
+from .files import APP, Documents, changed, documents, model, objective, some_documents
+
+FAST = "AlertCondition fast"
+ORDERS = "SLO checkouts-succeed"
+SLICED = "SLO pages-are-quick"
+QUEUE = "SLO queue-is-short"
+TERMS = ("spec", "objectives", 0)
+INLINE = ("spec", "alertPolicies", 1)
+DETAILS = ("spec", "connectionDetails")
+LATENCY = "SLI answered-within-200ms"
+BUCKETS = ("spec", "ratioMetric", "good", "metricSource", "spec", "query")
+THRESHOLD = ("spec", "indicator", "spec", "thresholdMetric", "metricSource", "spec")
+
+
+def test_the_app_promises_what_was_asked_of_it() -> None:
+    terms = {one.name: (one.target, one.period // DAY, bool(one.slices)) for one in model(APP).objectives}
+    assert terms == {
+        "availability": (0.99, 30, True),
+        "success-rate": (0.995, 0, False),
+        "latency-p95": (0.99, 30, True),
+        "latency-p99": (0.99, 30, True),
+    }
+    assert objective("success-rate", APP).period == 3600
+
+
+def test_the_tiers_are_those_of_the_design() -> None:
+    tiers = {
+        one.name: [(t.name, t.severity, t.factor, t.long, t.short, t.hold, t.min_failures) for t in one.tiers]
+        for one in model(APP).objectives
+    }
+    month = [
+        ("fast", "page", 14.4, 3600, 300, 120, 0),
+        ("medium", "page", 6, 21600, 1800, 900, 0),
+        ("slow", "ticket", 3, 86400, 7200, 3600, 0),
+        ("long", "ticket", 1, 259200, 21600, 10800, 0),
+    ]
+    assert tiers["availability"] == tiers["latency-p99"] == month
+    assert tiers["success-rate"] == [
+        ("fast", "page", 12, 300, 60, 60, 10),
+        ("slow", "ticket", 2, 1800, 300, 300, 10),
+    ]
+
+
+def test_latency_of_most_requests_never_pages() -> None:
+    assert {tier.severity for tier in objective("latency-p95", APP).tiers} == {"ticket"}
+
+
+def test_only_the_hourly_promise_asks_for_an_alert_on_silence() -> None:
+    silent = [(one.name, t.name) for one in model(APP).objectives for t in one.tiers if t.when_no_data]
+    assert silent == [("success-rate", "fast")]
+
+
+def test_a_minute_is_bad_too_if_the_probe_fails_or_nothing_is_up() -> None:
+    slices = objective("availability", APP).slices
+    assert slices
+    assert str(slices.probe) == 'probe_success{job="postfacta-journey"}'
+    assert slices.needs_instance
+    assert not any(one.slices.needs_instance for one in model(APP).objectives[2:] if one.slices)
+
+
+def test_another_service_is_read_with_its_own_names() -> None:
+    found = model()
+    service = found.services[0]
+    assert (service.title, service.job, service.down_severity) == ("Orders", "orders", "page")
+    checkouts, quick, short, busy = found.objectives
+    assert isinstance(checkouts.indicator, RatioIndicator)
+    assert checkouts.indicator.bad is None
+    assert checkouts.indicator.counted == checkouts.indicator.good
+    assert (checkouts.target, checkouts.period) == (0.999, 28 * DAY)
+    assert [(t.name, t.policy, t.min_failures) for t in checkouts.tiers] == [
+        ("fast", "fast", 5),
+        ("slow", "slow", 0),
+    ]
+    assert checkouts.indicator.watched.metric == "http_requests_total"
+    assert isinstance(quick.indicator, ThresholdIndicator)
+    assert (quick.indicator.aggregate, quick.indicator.quantile, quick.indicator.value) == (
+        "quantile",
+        0.9,
+        1.0,
+    )
+    assert quick.slices
+    assert quick.slices.window == 600
+    assert isinstance(short.indicator, ThresholdIndicator)
+    assert (short.title, short.indicator.op, short.indicator.aggregate) == (
+        "No order waits for ten minutes",
+        "lt",
+        "max",
+    )
+    assert short.indicator.watched.metric == "orders_oldest_unprocessed_seconds"
+    assert isinstance(busy.indicator, RatioIndicator)
+    assert not busy.indicator.counter
+    assert busy.exhausted_severity is None
+
+
+def test_the_budget_of_an_objective_without_alerts_runs_out_in_silence() -> None:
+    assert objective("checkouts-succeed").exhausted_severity == "ticket"
+    assert objective("success-rate", APP).exhausted_severity is None
+
+
+def test_what_would_be_ignored_or_misunderstood_is_refused() -> None:
+    cases: list[tuple[str, Sequence[str | int], object, str]] = [
+        ("DataSource main", ("spec", "type"), "Datadog", r"spec\.type: must be Prometheus, not 'Datadog'"),
+        ("DataSource main", (*DETAILS, "url"), "http://x", r"connectionDetails\.url: is not known"),
+        (
+            "DataSource main",
+            (*DETAILS, "scrapeInterval"),
+            None,
+            r"scrapeInterval: must be a text and is missing",
+        ),
+        ("DataSource main", (*DETAILS, "scrapeInterval"), "0s", "at most once a second"),
+        (
+            "DataSource main",
+            (*DETAILS, "histograms"),
+            None,
+            "is measured by the histogram http_request_duration_highr",
+        ),
+        (
+            "Service orders-api",
+            ("metadata", "annotations", "prometheus/down-severity"),
+            "sev1",
+            "no AlertNotification",
+        ),
+        ("Service orders-api", ("spec", "x"), 1, r"\(Service orders-api\): spec\.x: is not known"),
+        ("AlertNotificationTarget backlog", ("spec", "target"), "page", "ticket"),
+        (
+            FAST,
+            ("spec", "severity"),
+            "ticket",
+            r"notificationTargets: receive page, but the severity is ticket",
+        ),
+        (FAST, ("spec", "condition", "kind"), "anomaly", r"condition\.kind: must be burnrate"),
+        (FAST, ("spec", "condition", "op"), "lt", r"condition\.op: must be gt"),
+        (FAST, ("spec", "condition", "threshold"), 0, "factor above 0"),
+        (
+            FAST,
+            ("spec", "condition", "threshold"),
+            1000,
+            r"SLO checkouts-succeed\): alert policy fast can never fire",
+        ),
+        (FAST, ("spec", "condition", "typo"), 1, r"condition\.typo: is not known"),
+        (
+            FAST,
+            ("metadata", "annotations", "prometheus/short-window"),
+            "1M",
+            "short-window: must be a duration",
+        ),
+        (FAST, ("metadata", "annotations", "prometheus/short-window"), "1m", "fast has a window of 60 s"),
+        (FAST, ("metadata", "annotations", "prometheus/tier"), None, "prometheus/tier: must be a text"),
+        (FAST, ("metadata", "annotations", "other/key"), "x", "annotations.other/key: is not known"),
+        ("AlertPolicy fast", ("spec", "alertWhenBreaching"), False, "alertWhenBreaching: must be true"),
+        ("AlertPolicy fast", ("spec", "alertWhenBreaching"), None, "alertWhenBreaching: must be true"),
+        ("AlertPolicy fast", ("spec", "alertWhenResolved"), True, "alertWhenResolved: would be ignored"),
+        ("AlertPolicy fast", ("spec", "conditions"), [], "conditions: must have exactly one item"),
+        ("AlertPolicy fast", ("spec", "notificationTargets"), [], "receive nothing"),
+        ("SLI checkouts", ("spec", "ratioMetric", "raw"), {}, r"ratioMetric\.raw: is not known"),
+        ("SLI checkouts", ("spec", "ratioMetric", "good"), None, "either good or bad"),
+        ("SLI checkouts", ("spec", "ratioMetric", "counter"), None, "counter: must be true or false"),
+        (
+            "SLI checkouts",
+            ("spec", "ratioMetric", "total", "metricSource", "type"),
+            None,
+            "type: must be a text",
+        ),
+        (
+            "SLI checkouts",
+            ("spec", "ratioMetric", "total", "metricSource", "type"),
+            "X",
+            "type: must be Prometheus",
+        ),
+        (
+            "SLI checkouts",
+            ("spec", "ratioMetric", "total", "metricSource", "metricSourceRef"),
+            "x",
+            "no DataSource 'x'",
+        ),
+        (
+            "SLI checkouts",
+            ("spec", "ratioMetric", "total", "metricSource", "spec", "query"),
+            "sum(up)",
+            "spec.query: mu",
+        ),
+        (
+            "SLI checkouts",
+            ("spec", "ratioMetric", "total", "metricSource", "spec", "x"),
+            1,
+            r"spec\.x: is not known",
+        ),
+        (
+            "SLI checkouts",
+            ("spec", "ratioMetric", "total", "metricSource", "x"),
+            1,
+            r"metricSource\.x: is not known",
+        ),
+        ("SLI checkouts", ("spec", "ratioMetric", "total", "x"), 1, r"total\.x: is not known"),
+        ("SLI checkouts", ("spec", "thresholdMetric"), {}, r"spec\.thresholdMetric: is not known"),
+        (ORDERS, ("spec", "indicator"), {}, r"spec\.indicator: is not known"),
+        (QUEUE, ("spec", "indicator"), None, r"spec\.indicator: must be a mapping"),
+        (QUEUE, (*THRESHOLD, "aggregate"), None, "aggregate: must be a text"),
+        (QUEUE, (*THRESHOLD, "quantile"), 0.5, r"spec\.aggregate: is not known"),
+        (QUEUE, THRESHOLD, {"query": "age_seconds", "quantile": 0.5}, "ask for age_seconds_bucket"),
+        (QUEUE, (*TERMS, "op"), None, r"objectives\[0\]\.op: must be a text"),
+        (QUEUE, (*TERMS, "op"), "eq", "compares by"),
+        (QUEUE, (*TERMS, "value"), "many", r"objectives\[0\]\.value: must be a number"),
+        (QUEUE, (*TERMS, "timeSliceTarget"), 0.5, r"objectives\[0\]\.timeSliceTarget: is not known"),
+        (QUEUE, ("metadata", "annotations"), {"prometheus/slice-probe": "up"}, "slice-probe: is not known"),
+        (
+            QUEUE,
+            ("metadata", "annotations"),
+            {"prometheus/severity": "page"},
+            "prometheus/severity: is not known",
+        ),
+        (
+            QUEUE,
+            ("metadata", "annotations"),
+            {"prometheus/exhausted-severity": "page"},
+            "exhausted-severity: is not k",
+        ),
+        (ORDERS, (*TERMS, "value"), 5, r"objectives\[0\]\.value: is not known"),
+        (ORDERS, (*TERMS, "target"), 0.5, r"objectives\[0\]\.target: is not known"),
+        (ORDERS, ("spec", "objectives"), [{"target": 0.9}, {"target": 0.8}], "exactly one item, not 2"),
+        (ORDERS, ("spec", "service"), "orders", r"spec\.service: there is no Service 'orders'"),
+        (ORDERS, ("spec", "indicatorRef"), "x", r"spec\.indicatorRef: there is no SLI 'x'"),
+        (ORDERS, ("spec", "budgetingMethod"), "RatioTimeslices", "must be Occurrences or Timeslices"),
+        (ORDERS, ("spec", "timeWindow", 0, "isRolling"), False, r"isRolling: must be true"),
+        (ORDERS, ("spec", "timeWindow", 0, "duration"), "1M", "must be a duration"),
+        (ORDERS, ("spec", "timeWindow", 0, "calendar"), {}, r"timeWindow\[0\]\.calendar: is not known"),
+        (
+            ORDERS,
+            (*INLINE, "spec", "conditions", 0, "spec", "x"),
+            1,
+            r"\(AlertCondition slow\): spec\.x: is not known",
+        ),
+        (ORDERS, ("metadata", "annotations"), {"prometheus/severity": "sev1"}, "`target: sev1`"),
+        (ORDERS, ("metadata", "annotations"), {"prometheus/exhausted-severity": "sev1"}, "`target: sev1`"),
+        (ORDERS, ("metadata", "labels"), {"severity": "x"}, "severity='x'"),
+        (SLICED, (*TERMS, "timeSliceWindow"), None, "timeSliceWindow: must be a number of minutes"),
+        (SLICED, (*TERMS, "timeSliceWindow"), True, "timeSliceWindow: must be a number of minutes"),
+        (SLICED, (*TERMS, "timeSliceWindow"), "1M", "must be a duration"),
+        (SLICED, (*TERMS, "timeSliceWindow"), 0, "a minute or more"),
+        (
+            SLICED,
+            (*TERMS, "value"),
+            0.7,
+            "0.7 is no bucket edge of http_request_duration_highr_seconds; it has 0.05, ",
+        ),
+        (
+            SLICED,
+            ("metadata", "annotations"),
+            {"prometheus/slice-needs-instance": "yes"},
+            '"true" or "false"',
+        ),
+        (SLICED, ("metadata", "annotations"), {"prometheus/slice-min-requests": "3"}, "counts none"),
+        (
+            SLICED,
+            ("metadata", "annotations"),
+            {"prometheus/slice-probe": "1 - up"},
+            "slice-probe: must be one metric",
+        ),
+    ]
+    with every() as case:
+        for which, keys, value, why in cases:
+            with case(which, keys, value, why), pytest.raises(SloError, match=why):
+                read(changed(which, keys, value))
+
+
+def test_a_latency_that_is_no_bucket_edge_is_refused() -> None:
+    cases: list[tuple[str, str]] = [
+        ('took_bucket{le="0.2"}', r"good\.metricSource\.spec\.query: is measured by the histogram took"),
+        ('http_server_request_duration_seconds_bucket{le="0.3"}', "0.3 is no bucket edge of"),
+        ('http_server_request_duration_seconds_bucket{le="0.20"}', "0.20 is no bucket edge of"),
+        ("http_server_request_duration_seconds_bucket", "no le is no bucket edge of"),
+        ('http_server_request_duration_seconds_bucket{le=~"0.2"}', "no le is no bucket edge of"),
+        ('http_server_request_duration_seconds_bucket{le="+Inf"}', "it has 0.005, 0.01, "),
+    ]
+    with every() as case:
+        for selector, why in cases:
+            with case(selector, why), pytest.raises(SloError, match=why):
+                read(changed(LATENCY, BUCKETS, selector, APP))
+
+
+@pytest.mark.parametrize("edge", ["1", "1.0", "2.5", "10"])
+def test_an_edge_may_be_written_as_any_client_writes_it(edge: str) -> None:
+    selector = f'http_server_request_duration_seconds_bucket{{le="{edge}"}}'
+    assert read(changed(LATENCY, BUCKETS, selector, APP)).objectives
+
+
+def test_an_edge_of_a_million_is_written_as_a_power() -> None:
+    file = changed("DataSource prometheus", (*DETAILS, "histograms"), {"size_bytes": [1000000]}, APP)
+    quick = next(one for one in file if one["metadata"]["name"] == "answered-within-200ms")
+    slow = next(one for one in file if one["metadata"]["name"] == "answered-within-500ms")
+    for one in (quick, slow):
+        one["spec"]["ratioMetric"]["good"]["metricSource"]["spec"]["query"] = 'size_bytes_bucket{le="1e+06"}'
+    assert read(file).objectives
+
+
+@pytest.mark.parametrize(
+    ("op", "never"), [("lte", "could never be missed"), ("gt", "could never be met"), ("lt", ""), ("gte", "")]
+)
+def test_a_quantile_at_the_last_edge_must_be_one_that_can_be_missed_and_met(op: str, never: str) -> None:
+    file = changed(SLICED, TERMS, {**terms_of(SLICED), "op": op, "value": 2.5})
+    if never:
+        with pytest.raises(
+            SloError, match=rf"objectives\[0\]\.value: 2.5 is the last bucket edge, so it {never}"
+        ):
+            read(file)
+    else:
+        assert read(file).objectives
+    assert read(changed(SLICED, TERMS, {**terms_of(SLICED), "op": op, "value": 1})).objectives
+
+
+def terms_of(which: str) -> dict[str, Any]:
+    """Return what an objective of the file promises."""
+    name = which.split()[1]
+    one = next(it for it in documents() if it["kind"] == "SLO" and it["metadata"]["name"] == name)
+    found: dict[str, Any] = one["spec"]["objectives"][0]
+    return found
+
+
+def another(kind: str, name: str, new: str) -> Documents:
+    """Return the file with a copy of an object that nothing refers to."""
+    file = documents()
+    copied = next(one for one in documents() if one["kind"] == kind and one["metadata"]["name"] == name)
+    copied["metadata"]["name"] = new
+    return [*file, copied]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("Service", "orders-api"), ("SLI", "checkouts"), ("AlertPolicy", "fast"), ("AlertCondition", "fast"),
+     ("AlertNotificationTarget", "on-call")],
+)  # fmt: skip
+def test_an_object_that_nothing_refers_to_is_refused(kind: str, name: str) -> None:
+    with pytest.raises(SloError, match=rf"\({kind} unused\): nothing refers to it"):
+        read(another(kind, name, "unused"))
+
+
+@pytest.mark.parametrize("kind", ["SLO", "SLI", "Service"])
+def test_two_objects_of_one_name_are_refused(kind: str) -> None:
+    one = next(one for one in documents() if one["kind"] == kind)
+    with pytest.raises(SloError, match=f"there is another {kind} of this name"):
+        read([*documents(), one])
+
+
+def test_there_is_one_prometheus_and_at_least_one_promise() -> None:
+    with pytest.raises(SloError, match=r"needs one DataSource, .*, and has several"):
+        read(another("DataSource", "main", "other"))
+    with pytest.raises(SloError, match="needs objectives"):
+        read([])
+    with pytest.raises(SloError, match="needs objectives"):
+        read([one for one in documents() if one["kind"] == "DataSource"])
+
+
+def foreign() -> list[object]:
+    """Write an SLO as other tools take it: many things that no rule could be written from."""
+    return [
+        {"apiVersion": "openslo/v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {"owner": "me"}},
+        {
+            "apiVersion": "openslo/v1",
+            "kind": "SLO",
+            "metadata": {"name": "latency"},
+            "spec": {
+                "service": "web",
+                "indicator": {
+                    "metadata": {"name": "quick"},
+                    "spec": {
+                        "ratioMetric": {
+                            "counter": "yes",
+                            "good": {"metricSource": {"type": "Datadog", "spec": {"query": "sum:x{*}"}}},
+                            "total": {"metricSource": {"type": "Datadog", "spec": {"query": "sum:y{*}"}}},
+                        }
+                    },
+                },
+                "timeWindow": [{"duration": "1M", "isRolling": False, "calendar": {"timeZone": "UTC"}}],
+                "budgetingMethod": "RatioTimeslices",
+                "objectives": [{"target": "99"}],
+                "region": "eu",
+            },
+        },
+        {"apiVersion": "openslo/v2", "kind": "SLO", "metadata": {"name": "later"}, "spec": {}},
+        None,
+    ]
+
+
+def test_all_that_is_wrong_is_reported_in_one_message() -> None:
+    with pytest.raises(SloError) as caught:
+        read(foreign())
+    first, *rest = str(caught.value).split("\n  ")
+    assert first == f"{len(rest)} things are wrong:"
+    whole = "\n".join(rest)
+    for part in (
+        "spec.owner: is not known here",
+        "isRolling: must be true",
+        "spec.region: is not known here",
+        "counter: must be true or false, not 'yes'",
+        "good.metricSource.type: must be Prometheus, not 'Datadog'",
+        "budgetingMethod: must be Occurrences or Timeslices",
+        "must be a duration such as 30s, 5m, 1h, 30d or 4w, not '1M'",
+        "calendar: is not known here",
+        "document 3.apiVersion: must be openslo/v1",
+        "document 4: must be a mapping",
+    ):
+        assert part in whole, whole
+
+
+def test_what_follows_from_an_error_is_not_reported() -> None:
+    wrong = changed("DataSource main", (*DETAILS, "scrapeInterval"), None)
+    with pytest.raises(SloError, match=r"^document 1 \(DataSource main\): spec\.[^\n]*is missing[^\n]*$"):
+        read(wrong)
+
+
+def test_a_file_may_leave_out_the_usual() -> None:
+    file = changed("Service orders-api", ("metadata", "annotations"), None)
+    service = read(file).services[0]
+    assert (service.job, service.runbook_url, service.dashboard_url) == ("orders-api", "", "")
+
+
+def test_without_a_source_the_usual_prometheus_is_meant() -> None:
+    slow = [one for one in documents() if one["kind"] != "DataSource" and "quick" not in str(one)]
+    source = read(slow).source
+    assert (source.name, source.scrape_interval, source.histograms) == ("prometheus", 30, ())
+
+
+def test_an_empty_document_is_refused_with_its_number() -> None:
+    with pytest.raises(SloError, match=r"^document 1: must be a mapping, not nothing$"):
+        read([None])
+
+
+def test_one_severity_may_be_put_over_those_of_the_policies() -> None:
+    quiet = read(changed(ORDERS, ("metadata", "annotations"), {"prometheus/severity": "ticket"}))
+    assert [tier.severity for tier in quiet.objectives[0].tiers] == ["ticket", "ticket"]
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(some_documents())
+def test_whatever_is_well_formed_is_accepted(file: Documents) -> None:
+    found = read(file)
+    assert [one.name for one in found.objectives] == [
+        d["metadata"]["name"] for d in file if d["kind"] == "SLO"
+    ]

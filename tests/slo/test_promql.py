@@ -1,0 +1,99 @@
+"""What is read from a file of objectives means the same to Prometheus."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, strategies as st
+
+from postfacta_slo.promql import Matcher, Selector, SloError, number, selector
+from tests.kit.every import every
+
+TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=20)
+
+
+def test_a_selector_is_read_and_written() -> None:
+    cases: list[tuple[str, str]] = [
+        ("up", "up"),
+        (" up {} ", "up"),
+        ('up{job="a"}', 'up{job="a"}'),
+        ("up{job='a', code!~'5..',}", 'up{job="a",code!~"5.."}'),
+        ('job:up:sum{a=~"x|y",b!=""}', 'job:up:sum{a=~"x|y",b!=""}'),
+        (r'up{path="a\\b\"c\n"}', r'up{path="a\\b\"c\n"}'),
+        (r"up{path='it\'s\t'}", 'up{path="it\'s\t"}'),
+        ('up{\n  job="a",\n  code="200"\n}', 'up{job="a",code="200"}'),
+    ]
+    with every() as case:
+        for text, written in cases:
+            with case(text, written):
+                assert str(selector(text, "here")) == written
+
+
+def test_anything_but_one_selector_is_refused() -> None:
+    cases = [
+        "",
+        "sum(up)",
+        "up[5m]",
+        "up offset 5m",
+        "{job='a'}",
+        "up{job}",
+        'up{job="a}',
+        'up{job=="a"}',
+        r'up{job="\d"}',
+        "up{job=`a`}",
+        "up + up",
+        'up{job="a" code="b"}',
+        "up{,}",
+    ]
+    with every() as case:
+        for text in cases:
+            with case(text), pytest.raises(SloError, match=r"^here: "):
+                selector(text, "here")
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["a", "b_1"]), st.sampled_from(["=", "!=", "=~", "!~"]), TEXTS), max_size=3
+    )
+)
+def test_what_was_written_is_read_again(matchers: list[tuple[str, str, str]]) -> None:
+    one = Selector("up", tuple(Matcher(*parts) for parts in matchers))
+    assert selector(str(one), "here") == one
+
+
+def test_a_whole_bucket_edge_is_found_as_any_client_writes_it() -> None:
+    assert str(Matcher("le", "=", "1")) == r'le=~"1|1\\.0"'
+    assert str(Matcher("le", "=", "0.2")) == 'le="0.2"'
+    assert str(Matcher("other", "=", "1")) == 'other="1"'
+
+
+@pytest.mark.parametrize(("label", "op"), [("a-b", "="), ("", "="), ("a", "=="), ("a", "<")])
+def test_what_is_no_matcher_is_refused(label: str, op: str) -> None:
+    with pytest.raises(SloError, match="no matcher"):
+        Matcher(label, op, "x")
+
+
+def test_what_is_no_metric_is_refused() -> None:
+    with pytest.raises(SloError, match="no name of a metric"):
+        Selector("a b")
+
+
+def test_only_equality_pins_a_label_down() -> None:
+    one = selector('up{a="x",b!="y"}', "here")
+    assert one.value_of("a") == "x"
+    assert one.value_of("b") is None
+    assert one.value_of("c") is None
+
+
+def test_a_number_is_written_without_the_dust_of_floats() -> None:
+    cases: list[tuple[float, str]] = [
+        (0.1 + 0.2, "0.3"),
+        (1 - 0.95, "0.05"),
+        (0.00001, "0.00001"),
+        (600.0, "600"),
+        (0.0, "0"),
+        (-2.5, "-2.5"),
+    ]
+    with every() as case:
+        for value, text in cases:
+            with case(value, text):
+                assert number(value) == text

@@ -1,0 +1,35 @@
+"""A first file of objectives says what it promises, and can be read at once."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from postfacta_slo.openslo import read
+from postfacta_slo.promql import SloError
+from postfacta_slo.starter import METRICS, starter
+
+
+@pytest.mark.parametrize("metrics", METRICS)
+def test_it_promises_success_and_speed(metrics: str) -> None:
+    model = read(yaml.safe_load_all(starter("shop", "web", metrics)))
+    assert [(one.name, one.target) for one in model.objectives] == [
+        ("requests-succeed", 0.995),
+        ("requests-are-quick", 0.99),
+    ]
+    assert {tier.name for one in model.objectives for tier in one.tiers} == {"fast", "medium", "slow", "long"}
+    assert model.services[0].job == "web"
+
+
+@pytest.mark.parametrize(
+    ("service", "job", "why"),
+    [
+        ("a shop", "web", "needs a name"),
+        ("shop", "", "job"),
+        ("shop", 'a"b', "without quotes"),
+        ("shop", "a\nb", "quotes"),
+    ],
+)
+def test_a_name_that_would_break_the_file_is_refused(service: str, job: str, why: str) -> None:
+    with pytest.raises(SloError, match=why):
+        starter(service, job, "postfacta")
