@@ -1,7 +1,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-rest check docs fix lock bench bench-overload mutate load chaos drain faults slow slo proofs rules-test dashboards gameday
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-PURE := src/postfacta_core/policy/*,src/postfacta_core/telemetry/*,src/postfacta_slo/*
+PURE := src/postfacta_core/policy/*,src/postfacta_postgres/_*,src/postfacta_core/telemetry/*,src/postfacta_slo/*
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 PYTHON ?= python3
 URL ?= http://127.0.0.1:8080
@@ -23,6 +23,7 @@ test-rest: .venv/dev
 check: .venv/dev  ## Run linters, type checkers, and the fast tests under coverage: about six minutes
 	ruff check . && ruff format --check . && lint-imports && mypy && pyright
 	pyright --ignoreexternal --verifytypes postfacta_core
+	pyright --ignoreexternal --verifytypes postfacta_postgres
 	coverage erase && coverage run -m pytest -n 3 --dist loadfile -m fast --hypothesis-profile=ci && coverage combine -q && coverage report && coverage report --include='$(PURE)' --fail-under=100
 docs: .venv/dev   ## Build the site from docs/, strictly: any warning fails
 	python -m sphinx -W --keep-going -q -E -c docs -d build/doctrees . build/site/$(VERSION)

@@ -31,8 +31,8 @@ from postfacta_app.timeline.model import Edit, Facts, Op, Precision, Signal, mic
 from postfacta_app.timeline.postgres import TimelineStore
 from postfacta_app.timeline.query import TimelineQuery, cut
 from postfacta_app.timeline.rules import build
-from postfacta_core.aio.database import Database
 from postfacta_embedded import EmbeddedPostgres
+from postfacta_postgres import Database
 
 __all__ = ["facts_of", "main"]
 

@@ -37,12 +37,14 @@ ROOT = Path(__file__).parent.parent
 SOURCES = (
     "src/postfacta_core/policy/*.py",
     "src/postfacta_core/aio/*.py",
+    "src/postfacta_postgres/*.py",
     "src/postfacta_app/timeline/rules.py",
     "src/postfacta_app/db.py",
 )
 TESTS = (
     "tests/core/policy",
     "tests/core/aio",
+    "tests/postgres",
     "tests/core/test_composition.py",
     "tests/core/test_refusals.py",
     "tests/core/test_lives.py",

@@ -39,12 +39,12 @@ from postfacta_app.settings import load_settings
 from postfacta_app.web.render import Pages
 from postfacta_app.web.stale import StaleAnswers
 from postfacta_core import Bulkhead, CircuitBreaker, Fallback, Hedge, Mode, Retry, errors
-from postfacta_core.aio.database import Database
 from postfacta_core.events import Event, PolicyCreated, Sample
 from postfacta_core.policy.overload import OverloadLimiter
 from postfacta_core.policy.ratelimit import DECISIONS
 from postfacta_core.telemetry.catalogue import INSTRUMENTS, Instrument
 from postfacta_core.telemetry.policies import POLICY_METRICS, RUNTIME_METRICS
+from postfacta_postgres import Database
 
 __all__ = ["FACES", "PAGES", "Doc", "documented", "group_of", "list_entries", "parse", "render", "renew"]
 
@@ -72,7 +72,7 @@ PAGES: Final = (
 FACES: Final = (
     *("postfacta_core", "postfacta_core.asgi", "postfacta_core.testing", "postfacta_core.errors"),
     *("postfacta_core.events", "postfacta_core.context", "postfacta_core.clock", "postfacta_core.logs"),
-    *("postfacta_core.otlp", "postfacta_core.aio.database", "postfacta_embedded"),
+    *("postfacta_core.otlp", "postfacta_postgres", "postfacta_embedded"),
 )
 """The modules to import from: each name in their `__all__` has an entry in the reference."""
 _MARKED: Final = re.compile(

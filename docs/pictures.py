@@ -37,8 +37,8 @@ from postfacta_app.identity.model import NewUser
 from postfacta_app.identity.postgres import PostgresIdentity
 from postfacta_app.principal import Role
 from postfacta_app.samples import SEEDER, Samples
-from postfacta_core.aio.database import Connection, Database
 from postfacta_embedded import EmbeddedPostgres
+from postfacta_postgres import Connection, Database
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

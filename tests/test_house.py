@@ -83,6 +83,10 @@ def test_a_module_has_a_test_of_its_name() -> None:
                     path.stem.removeprefix("test_") for path in (ROOT / "tests" / floor).glob("test_*.py")
                 }
                 assert modules - {"init", "types"} <= tests
+        with case("postgres"):
+            modules = {path.stem.strip("_") for path in (SRC / "postfacta_postgres").glob("*.py")}
+            tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests/postgres").glob("test_*.py")}
+            assert modules - {"init"} <= tests
 
 
 def test_what_is_public_is_documented() -> None:

@@ -11,9 +11,8 @@ import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
-from postfacta_core.aio.database import Database
-from postfacta_core.aio.pool import PoolOptions
 from postfacta_core.asgi import ASGIApp, HardenOptions, Message, Receive, Scope, Send, harden
+from postfacta_postgres import Database, PoolOptions
 
 __all__ = ["app", "build"]
 

@@ -14,7 +14,6 @@ from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
 from postfacta_core import logs
-from postfacta_core.aio.database import Database, PoolOptions
 from postfacta_core.aio.health import HealthRegistry
 from postfacta_core.aio.ratelimit_store import SharedStore
 from postfacta_core.asgi import Cors, Hardened, HardenOptions, Scope, Telemetry, harden
@@ -22,6 +21,7 @@ from postfacta_core.policy.address import TrustedProxies
 from postfacta_core.policy.lifecycle import DrainLimits
 from postfacta_core.policy.transfer import TransferLimits
 from postfacta_core.telemetry.metrics import Metrics
+from postfacta_postgres import Database, PoolOptions
 from postfacta_slo.prometheus import Prometheus
 
 from .actions import service as action_service

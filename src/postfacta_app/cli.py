@@ -15,10 +15,10 @@ from uuid import UUID
 
 import anyio
 
-from postfacta_core.aio.database import Database
 from postfacta_core.clock import WALL
 from postfacta_core.errors import ResilienceError
 from postfacta_embedded import EmbeddedPostgresError
+from postfacta_postgres import Database
 
 from . import COMMANDS
 from .db import Unit

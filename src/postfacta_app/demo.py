@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import anyio
 from pydantic import SecretStr
 
-from postfacta_core.aio.database import Database
 from postfacta_core.clock import WALL
 from postfacta_embedded import EmbeddedPostgres
+from postfacta_postgres import Database
 
 from . import migrations
 from .db import Unit

@@ -10,11 +10,11 @@ from typing import Final
 import anyio
 import httpx2
 
-from postfacta_core.aio.database import Database
 from postfacta_core.aio.timeout import Timeout
 from postfacta_core.clock import WALL
 from postfacta_core.errors import ResilienceError
 from postfacta_core.policy.lifecycle import DrainLimits
+from postfacta_postgres import Database
 
 from .connections import HEADER_TIMEOUT
 from .errors import AppError

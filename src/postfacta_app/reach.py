@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 import anyio
 
-from postfacta_core.aio.database import Database, PoolOptions
 from postfacta_core.events import ConnectionOpened, Event
+from postfacta_postgres import Database, PoolOptions
 
 from .db import SCHEMA_ERRORS
 from .settings import Settings

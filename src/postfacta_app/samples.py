@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-from postfacta_core.aio.database import Connection, Database
+from postfacta_postgres import Connection, Database
 
 from .actions import service as actions
 from .actions.model import NewAction

@@ -23,10 +23,10 @@ from pydantic import (
     model_validator,
 )
 
-from postfacta_core.aio import connecting
 from postfacta_core.aio.ratelimit import parse_rates
 from postfacta_core.aio.ratelimit_store import SharedStore
 from postfacta_core.events import Mode
+from postfacta_postgres import connecting
 from postfacta_slo.prometheus import check_address
 
 __all__ = [

@@ -11,8 +11,8 @@ import anyio
 import pytest
 
 from postfacta_app.migrations import upgrade
-from postfacta_core.aio.database import Database, PoolOptions
 from postfacta_embedded import EmbeddedPostgres
+from postfacta_postgres import Database, PoolOptions
 from tests.app.browsing import chromium, session_of
 from tests.app.running import LiveService, live_service
 from tests.kit.pg import create_database, fresh_database

@@ -19,7 +19,7 @@ from postfacta_app.routes import Rule
 from postfacta_app.settings import load_settings
 from postfacta_app.web.render import Pages
 from postfacta_app.web.stale import StaleAnswers
-from postfacta_core.aio.database import Database
+from postfacta_postgres import Database
 from tests.app.live import NEW, Service, in_process
 from tests.kit.every import every
 

@@ -20,11 +20,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from postfacta_app.migrations import HEAD, migrate
 from postfacta_app.reliability.business import METRICS, BusinessMetrics
 from postfacta_app.reliability.postgres import PostgresBusiness
-from postfacta_core.aio.database import Database, PoolOptions
 from postfacta_core.clock import WALL
 from postfacta_core.errors import DatabaseUnavailableError
 from postfacta_core.events import Event, Sample, TaskCrashed
 from postfacta_core.testing import ManualClock, RecordingObserver
+from postfacta_postgres import Database, PoolOptions
 from tests.app.live import in_process
 from tests.kit.pg import create_database, prepared_server
 from tests.kit.waiting import until

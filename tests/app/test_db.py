@@ -24,11 +24,11 @@ from postfacta_app.errors import (
     IdempotencyMismatchError,
 )
 from postfacta_app.principal import Principal, Role
-from postfacta_core.aio.database import Database
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.errors import DatabaseUnavailableError, LockTimeoutError
 from postfacta_core.events import TaskCrashed
 from postfacta_core.testing import RecordingObserver
+from postfacta_postgres import Database
 
 ADA = Principal(actor="user:ada", name="Ada", role=Role.RESPONDER)
 BOB = Principal(actor="user:bob", name="Bob", role=Role.RESPONDER)

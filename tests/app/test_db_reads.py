@@ -9,11 +9,11 @@ from starlette.types import Message
 from postfacta_app.db import Answer, Transactions, Unit, prune_keys
 from postfacta_app.errors import IdempotencyInProgressError
 from postfacta_app.principal import Principal, Role
-from postfacta_core.aio.database import Database, PoolOptions
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.errors import LockTimeoutError
 from postfacta_core.events import QueryFinished
 from postfacta_core.testing import RecordingObserver
+from postfacta_postgres import Database, PoolOptions
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 

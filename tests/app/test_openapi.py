@@ -20,8 +20,8 @@ from postfacta_app.routes import Rule
 from postfacta_app.settings import load_settings
 from postfacta_app.web.render import Pages
 from postfacta_app.web.stale import StaleAnswers
-from postfacta_core.aio.database import Database
 from postfacta_core.asgi._problem import PROBLEMS
+from postfacta_postgres import Database
 from tests.app.live import Service, in_process
 
 # Exactly these answer in HTML, and people find them without a document.

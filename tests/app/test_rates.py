@@ -27,11 +27,11 @@ from postfacta_app.routes import RouteClass, Rule
 from postfacta_app.settings import load_settings
 from postfacta_app.web.render import Pages
 from postfacta_app.web.stale import StaleAnswers
-from postfacta_core.aio.database import Database
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.events import Mode, ignore
 from postfacta_core.policy.overload import Ending
 from postfacta_core.policy.waiting import Admit, Priority
+from postfacta_postgres import Database
 from tests.app.live import NEW, ONE, START, Service, in_process
 
 LIST, V0 = "/api/v1/incidents", "/api/v0/incidents"

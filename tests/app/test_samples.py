@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from postfacta_app.samples import Samples
-from postfacta_core.aio.database import Database
 from postfacta_core.clock import WALL
+from postfacta_postgres import Database
 from tests.app.live import Service, in_process
 
 CHECKOUT, SIGN_IN, PAYMENTS = "INC-4", "INC-5", "INC-7"

@@ -21,8 +21,8 @@ from postfacta_app.db import Transactions
 from postfacta_app.incidents.v0 import V0Store
 from postfacta_app.incidents.v0_postgres import PostgresV0
 from postfacta_app.settings import Settings, load_settings
-from postfacta_core.aio.database import Database
 from postfacta_embedded import EmbeddedPostgres
+from postfacta_postgres import Database
 from tests.app.v0_app import FailingStore, FixedStore, MemoryStore, a_client, an_application
 from tests.kit.every import every
 from tests.kit.pg import fresh_database

@@ -20,8 +20,8 @@ from postfacta_app.db import Transactions
 from postfacta_app.incidents.v0 import parse_start, render_incident
 from postfacta_app.incidents.v0_postgres import PostgresV0
 from postfacta_app.web.body import parse_json
-from postfacta_core.aio.database import Database
 from postfacta_embedded import EmbeddedPostgres
+from postfacta_postgres import Database
 from tests.app.v0_app import a_client, an_application
 from tests.kit.pg import fresh_database
 

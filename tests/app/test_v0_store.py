@@ -16,9 +16,9 @@ import pytest
 from postfacta_app.db import Transactions
 from postfacta_app.incidents.v0 import V0Http
 from postfacta_app.incidents.v0_postgres import PostgresV0
-from postfacta_core.aio.database import Database
 from postfacta_core.asgi import Hardened
 from postfacta_core.events import Mode
+from postfacta_postgres import Database
 from tests.app.v0_app import MemoryStore, a_client, an_application
 
 LIST, START = "/api/v0/incidents", "/api/v0/incidents/start"

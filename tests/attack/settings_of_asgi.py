@@ -8,7 +8,6 @@ from typing import Final
 from postfacta_core import (
     HealthRegistry,
 )
-from postfacta_core.aio.database import Database
 from postfacta_core.aio.deadline import RunningRequests
 from postfacta_core.asgi import (
     ContextMiddleware,
@@ -29,6 +28,7 @@ from postfacta_core.asgi import (
     harden,
 )
 from postfacta_core.telemetry.metrics import Metrics
+from postfacta_postgres import Database
 from tests.attack.wrong import (
     APP,
     CLOCK,

@@ -11,7 +11,6 @@ from postfacta_core import (
     DrainLimits,
     HealthRegistry,
 )
-from postfacta_core.aio.database import Database, PoolOptions
 from postfacta_core.asgi import (
     Telemetry,
 )
@@ -23,6 +22,7 @@ from postfacta_core.policy.transfer import TransferLimits
 from postfacta_core.telemetry.exchange import ErrorTypes
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.sampling import AccessSampler, EventBudget
+from postfacta_postgres import Database, PoolOptions
 from tests.attack.wrong import (
     BYTES,
     CLOCK,

@@ -17,6 +17,7 @@ from typing import Final, cast
 import pytest
 
 import postfacta_core
+import postfacta_postgres
 from postfacta_core import (
     Pipeline,
 )
@@ -84,11 +85,8 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "Hardened",
             "Interception",
             "KeyTable",
-            "Kept",
-            "Lending",
             "Lifecycle",
             "LifecycleMiddleware",
-            "Lifetimes",
             "Loan",
             "LoopLag",
             "NullRecorder",
@@ -130,8 +128,11 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
 
 
 def public_classes() -> Iterator[type]:
-    """Find each public class of the core that can be made."""
-    for module in pkgutil.walk_packages(postfacta_core.__path__, "postfacta_core."):
+    """Find each public class of the library that can be made."""
+    for module in (
+        *pkgutil.walk_packages(postfacta_core.__path__, "postfacta_core."),
+        *pkgutil.walk_packages(postfacta_postgres.__path__, "postfacta_postgres."),
+    ):
         path = module.name.split(".")[1:]
         if path[0] in OTHER_MODULES or any(part.startswith("_") for part in path):
             continue

@@ -22,7 +22,6 @@ from postfacta_core import (
     Retry,
     Timeout,
 )
-from postfacta_core.aio.database import Database
 from postfacta_core.asgi import Telemetry
 from postfacta_core.errors import DeadlineExceededError
 from postfacta_core.events import (
@@ -39,6 +38,7 @@ from postfacta_core.events import (
     weakly,
 )
 from postfacta_core.testing import RecordingObserver
+from postfacta_postgres import Database
 from tests.kit.every import every
 
 POLICIES: Final[dict[str, Callable[..., Any]]] = {

@@ -10,10 +10,11 @@ from types import ModuleType
 import pytest
 
 import postfacta_core
+import postfacta_postgres
 from postfacta_core import asgi, testing
 from postfacta_core._face import lazy
 
-FACES = (postfacta_core, asgi)
+FACES = (postfacta_core, asgi, postfacta_postgres)
 # It is read as an attribute, and no import with a star brings it.
 NOT_STARRED = {"__version__"}
 

@@ -18,12 +18,12 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 
-from postfacta_core.aio.database import Database, PoolOptions
 from postfacta_core.aio.health import HealthRegistry
 from postfacta_core.aio.ratelimit_store import SharedStore
 from postfacta_core.asgi import Hardened, HardenOptions, harden
 from postfacta_core.policy.lifecycle import Phase
 from postfacta_core.testing import call_asgi
+from postfacta_postgres import Database, PoolOptions
 from tests.kit.lifespan import running
 
 

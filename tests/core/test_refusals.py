@@ -12,7 +12,6 @@ import pytest
 
 from postfacta_core.aio.breaker import CircuitBreaker
 from postfacta_core.aio.bulkhead import Bulkhead
-from postfacta_core.aio.connecting import PoolOptions, check_address
 from postfacta_core.aio.fallback import Fallback
 from postfacta_core.aio.hedge import Hedge
 from postfacta_core.aio.ratelimit import RateLimiter
@@ -26,6 +25,7 @@ from postfacta_core.policy.overload import OverloadConfig, OverloadLimiter
 from postfacta_core.policy.ratelimit import Rate
 from postfacta_core.policy.retry import Backoff, RetryBudget
 from postfacta_core.policy.transfer import TransferLimits
+from postfacta_postgres.connecting import PoolOptions, check_address
 from tests.kit.every import every
 
 KINDS = (

@@ -17,7 +17,6 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from postfacta_core.aio.database import Database
 from postfacta_core.aio.outgoing import Outgoing
 from postfacta_core.aio.retry import Retry
 from postfacta_core.asgi import HardenOptions, Telemetry, harden
@@ -26,6 +25,7 @@ from postfacta_core.policy.lifecycle import DrainLimits
 from postfacta_core.policy.retry import Backoff
 from postfacta_core.telemetry.calls import CallSpans
 from postfacta_core.telemetry.tracing import Tracing
+from postfacta_postgres import Database
 
 provider = Provider(
     OTLPSpanExporter(f"{os.environ['TRACES_COLLECTOR']}/v1/traces", timeout=5),

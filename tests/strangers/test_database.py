@@ -23,7 +23,7 @@ SERVICE = """
     from fastapi import FastAPI
     from pydantic import BaseModel
 
-    from postfacta_core.aio.database import Database
+    from postfacta_postgres import Database
     from postfacta_core.aio.retry import Retry
     from postfacta_core.asgi import harden, problem_handler
     from postfacta_core.errors import ResilienceError

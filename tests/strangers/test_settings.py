@@ -49,7 +49,7 @@ def test_guards_made_without_an_observer_stand_in_the_metrics(
     ("line", "hint"),
     [
         (
-            "from postfacta_core.aio.database import Database",
+            "from postfacta_postgres import Database",
             "needs asyncpg: pip install 'postfacta[postgres]'",
         ),
         ("import postfacta_core.otlp", "pip install 'postfacta[otlp]'"),

@@ -20,14 +20,14 @@ import pytest
 
 from tests.strangers.kit import ROOT, Environment, Environments, build
 
-PACKAGES = ("postfacta_core", "postfacta_slo", "postfacta_embedded")
+PACKAGES = ("postfacta_core", "postfacta_embedded", "postfacta_postgres", "postfacta_slo")
 # These need an extra. The public ones name it in their error.
 NEEDS = {
-    "postfacta_core.aio.connecting": "asyncpg",
-    "postfacta_core.aio.database": "pip install 'postfacta[postgres]'",
-    "postfacta_core.aio.guarded": "asyncpg",
-    "postfacta_core.aio.pool": "asyncpg",
-    "postfacta_core.aio.presence": "asyncpg",
+    "postfacta_postgres.connecting": "asyncpg",
+    "postfacta_postgres.database": "pip install 'postfacta[postgres]'",
+    "postfacta_postgres.guarded": "asyncpg",
+    "postfacta_postgres.pool": "asyncpg",
+    "postfacta_postgres.presence": "asyncpg",
     "postfacta_core.otlp": "pip install 'postfacta[otlp]'",
     "postfacta_slo.__main__": "2",
 }
@@ -173,11 +173,12 @@ def test_every_module_is_imported_without_a_warning_with_all_extras(
     [
         ("import postfacta_core", (), 20),
         ("import postfacta_core.asgi", (), 20),
+        ("import postfacta_postgres", (), 20),
         ("from postfacta_core import Retry, Timeout", (), 160),
         ("from postfacta_core.asgi import harden", ("opentelemetry", "prometheus_client"), 330),
         ("from postfacta_core import CircuitBreaker", ("pybreaker",), 80),
     ],
-    ids=["core", "asgi", "guards", "harden", "breaker"],
+    ids=["core", "asgi", "postgres", "guards", "harden", "breaker"],
 )
 def test_a_face_loads_only_what_is_used(
     statement: str, heavy: tuple[str, ...], most: int, environments: Environments, tmp_path: Path

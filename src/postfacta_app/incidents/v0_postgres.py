@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 from starlette.requests import Request
 from starlette.responses import Response
 
-from postfacta_core.aio.database import Database
+from postfacta_postgres import Database
 
 from ..aside import aside
 from ..db import Answer, Transactions, Unit

@@ -21,8 +21,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from postfacta_core.aio.database import Database
 from postfacta_core.clock import LUCK, Luck
+from postfacta_postgres import Database
 
 from .rights import CAN_CHANGE_FACTS, LACKS, grant
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import asyncpg
 
-from postfacta_core.aio.database import Database
+from postfacta_postgres import Database
 
 from ..db import VISIBLE, Fetch, Unit, sees
 from ..incidents.postgres import where_of

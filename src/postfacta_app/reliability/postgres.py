@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from postfacta_core.aio.database import Database
 from postfacta_core.events import Sample
+from postfacta_postgres import Database
 
 __all__ = ["PostgresBusiness"]
 

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from postfacta_core.aio.database import Database
+from postfacta_postgres import Database
 
 from ..aside import aside, aside_locked
 from ..db import VISIBLE, Unit, sees

@@ -19,7 +19,7 @@ from postfacta_app.incidents.postgres import PostgresIncidents
 from postfacta_app.principal import Access, Principal, Role
 from postfacta_app.routes import RouteClass, Rule, build_routes
 from postfacta_app.web.stale import StaleAnswers
-from postfacta_core.aio.database import Database
+from postfacta_postgres import Database
 
 ClientFor = Callable[[Principal], httpx2.AsyncClient]
 

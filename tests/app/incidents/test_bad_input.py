@@ -12,7 +12,7 @@ import httpx2
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from postfacta_app.principal import Principal
-from postfacta_core.aio.database import Database
+from postfacta_postgres import Database
 
 ClientFor = Callable[[Principal], httpx2.AsyncClient]
 Body = dict[str, Any]

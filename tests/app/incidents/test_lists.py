@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from postfacta_app.principal import Principal
-from postfacta_core.aio.database import Database
+from postfacta_postgres import Database
 
 ClientFor = Callable[[Principal], httpx2.AsyncClient]
 Body = dict[str, Any]

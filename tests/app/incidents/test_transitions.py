@@ -17,7 +17,7 @@ from anyio.abc import TaskGroup
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from postfacta_app.principal import Principal
-from postfacta_core.aio.database import Database
+from postfacta_postgres import Database
 
 ClientFor = Callable[[Principal], httpx2.AsyncClient]
 Body = dict[str, Any]

@@ -22,9 +22,9 @@ from postfacta_app.principal import ANONYMOUS
 from postfacta_app.timeline.model import Annotation, Facts, Op, Precision, Signal, StatusChange, moment
 from postfacta_app.timeline.postgres import TimelineStore
 from postfacta_app.timeline.rules import RULES, build
-from postfacta_core.aio.database import Database
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_embedded.binaries import find_binaries
+from postfacta_postgres import Database
 from tests.app.timeline.worlds import NOON, attach, edit, worlds
 from tests.kit.pg import execute, fresh_database
 

@@ -10,13 +10,13 @@ import anyio
 import asyncpg
 import pytest
 
-from postfacta_core.aio.database import Database, PoolOptions
 from postfacta_core.errors import DatabaseUnavailableError, DeadlineExceededError, OutcomeUnknownError
 from postfacta_core.events import ConnectionOpened
 from postfacta_core.testing import RecordingObserver
 from postfacta_embedded import EmbeddedPostgres
-from tests.core.aio.databases import asked_all_the_while, is_alive
+from postfacta_postgres import Database, PoolOptions
 from tests.kit.pg import open_folder
+from tests.postgres.databases import asked_all_the_while, is_alive
 
 from .postgres import QUICK, opened, request_within, until_answers, until_quiet, watcher
 

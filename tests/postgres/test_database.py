@@ -8,7 +8,6 @@ import anyio
 import asyncpg
 import pytest
 
-from postfacta_core.aio.database import Database, PoolOptions, translate
 from postfacta_core.errors import (
     DatabaseUnavailableError,
     DeadlineExceededError,
@@ -21,6 +20,7 @@ from postfacta_core.errors import (
 from postfacta_core.events import ConnectionAcquired, ConnectionOpened, Event, PoolSized, QueryFinished
 from postfacta_core.testing import RecordingObserver
 from postfacta_embedded import EmbeddedPostgres
+from postfacta_postgres import Database, PoolOptions, translate
 
 from .postgres import QUICK, opened, until_answers, watcher
 

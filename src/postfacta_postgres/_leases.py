@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from ..errors import (
+from postfacta_core.errors import (
     DatabaseUnavailableError,
     DeadlineExceededError,
     InvalidInputError,

@@ -14,10 +14,10 @@ from urllib.parse import parse_qs, urlsplit
 import anyio
 import asyncpg
 
-from ..clock import Clock
-from ..events import ConnectionOpened, Observer
-from ..policy.retry import Backoff
-from ..validation import validation
+from postfacta_core import Backoff
+from postfacta_core.clock import Clock
+from postfacta_core.events import ConnectionOpened, Observer
+from postfacta_core.validation import validation
 
 __all__ = [
     "Connector",

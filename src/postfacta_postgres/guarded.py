@@ -17,9 +17,10 @@ from typing import Final, Self
 
 import asyncpg
 
-from ..clock import Clock, Luck
-from ..context import current_request
-from ..errors import (
+from postfacta_core import Backoff, CircuitBreaker, CircuitConfig, Retry, RetryBudget
+from postfacta_core.clock import Clock, Luck
+from postfacta_core.context import current_request
+from postfacta_core.errors import (
     DatabaseUnavailableError,
     DeadlineExceededError,
     InvalidInputError,
@@ -28,14 +29,12 @@ from ..errors import (
     RejectedError,
     ResilienceError,
 )
-from ..events import DeadlineExceeded, Observer, fan_out
-from ..policy.breaker import CircuitConfig, CircuitState
-from ..policy.pool import meaning_of
-from ..policy.retry import Backoff, RetryBudget
-from .breaker import CircuitBreaker
+from postfacta_core.events import DeadlineExceeded, Observer, fan_out
+from postfacta_core.policy.breaker import CircuitState
+
+from ._leases import meaning_of
 from .connecting import RawConnection
 from .pool import Loan, Pool
-from .retry import Retry
 
 __all__ = ["Guard", "GuardedLoan", "Sending", "database_circuit", "translate"]
 

@@ -9,7 +9,6 @@ import anyio
 import asyncpg
 import pytest
 
-from postfacta_core.aio.database import Connection, Database, database_circuit
 from postfacta_core.errors import (
     CircuitOpenError,
     DatabaseUnavailableError,
@@ -19,7 +18,8 @@ from postfacta_core.errors import (
 from postfacta_core.events import QueryFinished, RetryScheduled
 from postfacta_core.policy.retry import RetryBudget
 from postfacta_core.testing import RecordingObserver
-from tests.core.aio.guarded import ECHO, IMPATIENT, ONE, PATIENT, counts, guarded, tries
+from postfacta_postgres import Connection, Database, database_circuit
+from tests.postgres.guarded import ECHO, IMPATIENT, ONE, PATIENT, counts, guarded, tries
 
 from .postgres import QUICK, Flapping, request_within
 

@@ -13,13 +13,12 @@ import anyio
 import asyncpg
 import pytest
 
-from postfacta_core.aio import connecting
-from postfacta_core.aio.database import Connection, Database, PoolOptions
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.errors import DatabaseUnavailableError, DeadlineExceededError, PoolTimeoutError
 from postfacta_core.events import ConnectionAcquired, PoolSized, QueryFinished
 from postfacta_core.policy.retry import Backoff
 from postfacta_core.testing import ManualClock, RecordingObserver, run_in_virtual_time
+from postfacta_postgres import Connection, Database, PoolOptions, connecting
 
 from .fake_postgres import DSN, FakeServer
 

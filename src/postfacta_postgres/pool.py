@@ -1,6 +1,6 @@
 """Lend connections to PostgreSQL, while the database is available.
 
-1. `policy.pool` decides who gets a connection, and how long one is kept; `presence` tracks whether there is a
+1. `_leases` decides who gets a connection, and how long one is kept; `presence` tracks whether there is a
    database.
 2. Callers wait in FIFO order, and are refused immediately while there is no database. Before the first
    attempt to connect has ended that is unknown, so they wait for it.
@@ -20,15 +20,16 @@ import anyio
 import asyncpg
 from anyio.abc import TaskGroup
 
-from ..clock import LUCK, MONOTONIC, Clock, Luck
-from ..context import add_wait
-from ..errors import (
+from postfacta_core import current_deadline
+from postfacta_core.clock import LUCK, MONOTONIC, Clock, Luck
+from postfacta_core.context import add_wait
+from postfacta_core.errors import (
     DeadlineExceededError,
     OutcomeUnknownError,
     PoolTimeoutError,
     ResilienceError,
 )
-from ..events import (
+from postfacta_core.events import (
     ConnectionAcquired,
     ConnectionReleased,
     DeadlineExceeded,
@@ -37,9 +38,9 @@ from ..events import (
     fan_out,
     ignore,
 )
-from ..policy.pool import Kept, Lending, Lifetimes
+
+from ._leases import Kept, Lending, Lifetimes
 from .connecting import Connector, Password, PoolOptions, RawConnection
-from .deadline import current_deadline
 from .presence import Presence
 
 __all__ = ["Loan", "Password", "Pool", "PoolOptions", "RawConnection"]

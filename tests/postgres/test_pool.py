@@ -10,14 +10,13 @@ from dataclasses import replace
 import anyio
 import pytest
 
-from postfacta_core.aio.database import Database
-from postfacta_core.aio.pool import PoolOptions
 from postfacta_core.errors import (
     DeadlineExceededError,
     PoolTimeoutError,
 )
 from postfacta_core.events import ConnectionAcquired, ConnectionOpened, DeadlineExceeded, Event, PoolSized
 from postfacta_core.testing import RecordingObserver
+from postfacta_postgres import Database, PoolOptions
 
 from .postgres import QUICK, opened, request_within, until_quiet, watcher
 

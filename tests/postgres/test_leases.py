@@ -17,7 +17,7 @@ from postfacta_core.errors import (
     PoolTimeoutError,
     ReadOnlyDatabaseError,
 )
-from postfacta_core.policy.pool import Kept, Lending, Lifetimes, Turn, meaning_of
+from postfacta_postgres._leases import Kept, Lending, Lifetimes, Turn, meaning_of
 from tests.kit.every import every
 
 LIFETIMES = Lifetimes(lifetime=100.0, idle=10.0)

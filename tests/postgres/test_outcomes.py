@@ -11,7 +11,6 @@ import anyio
 import asyncpg
 import pytest
 
-from postfacta_core.aio.database import Connection, Database
 from postfacta_core.aio.retry import Retry
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.errors import (
@@ -26,6 +25,7 @@ from postfacta_core.errors import (
 )
 from postfacta_core.events import QueryFinished
 from postfacta_core.testing import RecordingObserver
+from postfacta_postgres import Connection, Database
 
 from .postgres import QUICK, Flapping, opened, request_within, until_answers, watcher
 

@@ -10,21 +10,19 @@ from typing import Any, Literal, Self, TypeVar
 
 import anyio
 
-from ..validation import validation
+from postfacta_core.validation import validation
 
 try:
     import asyncpg
 except ModuleNotFoundError as _error:
     raise validation.missing_extra(__name__, "postgres", _error) from _error
 
-from ..clock import LUCK, MONOTONIC, Clock, Luck
-from ..errors import DatabaseUnavailableError
-from ..events import Observer, QueryFinished, observing, process_observer
-from ..policy.deadline import Deadline
-from ..policy.retry import RetryBudget
-from .breaker import CircuitBreaker
+from postfacta_core import CircuitBreaker, Deadline, RetryBudget, current_deadline
+from postfacta_core.clock import LUCK, MONOTONIC, Clock, Luck
+from postfacta_core.errors import DatabaseUnavailableError
+from postfacta_core.events import Observer, QueryFinished, observing, process_observer
+
 from .connecting import Password, PasswordFile, PoolOptions, RawConnection, check_address, database_of
-from .deadline import current_deadline
 from .guarded import Guard, GuardedLoan, Sending, database_circuit, translate
 from .pool import Pool
 

@@ -15,11 +15,10 @@ from typing import Any
 import anyio
 import pytest
 
-from postfacta_core.aio import connecting
-from postfacta_core.aio.database import Connection, Database, PoolOptions
 from postfacta_core.errors import DatabaseUnavailableError
 from postfacta_core.events import ConnectionAcquired, ConnectionReleased, PoolSized
 from postfacta_core.testing import RecordingObserver, VirtualTimeLoop
+from postfacta_postgres import Connection, Database, PoolOptions, connecting
 
 from .fake_postgres import DSN, FakeServer
 from .postgres import QUICK, watcher

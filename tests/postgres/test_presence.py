@@ -13,7 +13,6 @@ from dataclasses import replace
 import anyio
 import pytest
 
-from postfacta_core.aio.database import Database
 from postfacta_core.errors import (
     CircuitOpenError,
     DatabaseUnavailableError,
@@ -25,6 +24,7 @@ from postfacta_core.errors import (
 from postfacta_core.events import ConnectionAcquired, ConnectionOpened
 from postfacta_core.testing import RecordingObserver
 from postfacta_embedded import EmbeddedPostgres, StandbyPostgres
+from postfacta_postgres import Database
 from tests.kit.pg import open_folder, prepared_server
 
 from .postgres import QUICK, opened, request_within, until, until_answers, until_quiet, watcher

@@ -10,7 +10,6 @@ import anyio
 import asyncpg
 import pytest
 
-from postfacta_core.aio.database import Connection, Database, database_circuit
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.errors import (
     CircuitOpenError,
@@ -26,7 +25,9 @@ from postfacta_core.events import CircuitChanged, Mode, Outcome, PolicyCreated
 from postfacta_core.policy.breaker import Circuit, CircuitState
 from postfacta_core.testing import RecordingObserver
 from postfacta_embedded import EmbeddedPostgres
-from tests.core.aio.guarded import (
+from postfacta_postgres import Connection, Database, database_circuit
+from tests.kit.garbage import garbage
+from tests.postgres.guarded import (
     ECHO,
     IMPATIENT,
     ONE,
@@ -38,7 +39,6 @@ from tests.core.aio.guarded import (
     time_out,
     tries,
 )
-from tests.kit.garbage import garbage
 
 from .postgres import QUICK, Flapping, request_within, until_quiet, watcher
 

@@ -17,11 +17,11 @@ import anyio
 import asyncpg
 import pytest
 
-from postfacta_core.aio.database import PoolOptions
 from postfacta_core.errors import DatabaseUnavailableError, DeadlineExceededError
 from postfacta_core.events import ConnectionAcquired, DeadlineExceeded
 from postfacta_core.testing import RecordingObserver
 from postfacta_embedded.account import choose_account
+from postfacta_postgres import PoolOptions
 from tests.kit.pg import open_folder
 from tests.kit.ports import free_port
 

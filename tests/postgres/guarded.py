@@ -10,13 +10,13 @@ import anyio
 import pytest
 
 from postfacta_core.aio.breaker import CircuitBreaker
-from postfacta_core.aio.database import Database, PoolOptions, database_circuit
 from postfacta_core.clock import MONOTONIC, Clock
 from postfacta_core.errors import DeadlineExceededError
 from postfacta_core.events import PolicyCreated
 from postfacta_core.policy.breaker import CircuitConfig
 from postfacta_core.policy.retry import RetryBudget
 from postfacta_core.testing import RecordingObserver
+from postfacta_postgres import Database, PoolOptions, database_circuit
 
 from .postgres import QUICK
 

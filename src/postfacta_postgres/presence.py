@@ -14,9 +14,10 @@ from collections.abc import Callable
 
 import anyio
 
-from ..clock import Clock, Luck
-from ..errors import DatabaseUnavailableError
-from ..policy.pool import Kept, Lending
+from postfacta_core.clock import Clock, Luck
+from postfacta_core.errors import DatabaseUnavailableError
+
+from ._leases import Kept, Lending
 from .connecting import Connector, PoolOptions, RawConnection
 
 __all__ = ["Presence"]

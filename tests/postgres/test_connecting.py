@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 import anyio
 import pytest
 
-from postfacta_core.aio.connecting import Connector, PasswordFile, PoolOptions, database_of, hosts_of
-from postfacta_core.aio.database import Database
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.errors import DatabaseUnavailableError, OutcomeUnknownError
 from postfacta_core.events import ConnectionOpened, QueryFinished, ignore
 from postfacta_core.testing import RecordingObserver
+from postfacta_postgres import Database
+from postfacta_postgres.connecting import Connector, PasswordFile, PoolOptions, database_of, hosts_of
 from tests.kit.pg import execute
 
 from .postgres import QUICK, opened, watcher

@@ -8,11 +8,11 @@ from contextlib import suppress
 import anyio
 import pytest
 
-from postfacta_core.aio.database import PoolOptions
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.errors import DeadlineExceededError, OutcomeUnknownError
 from postfacta_core.events import ConnectionOpened, DeadlineExceeded, PoolSized, QueryFinished
 from postfacta_core.testing import RecordingObserver
+from postfacta_postgres import PoolOptions
 
 from .postgres import opened, request_within, until_quiet, watcher
 

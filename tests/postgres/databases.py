@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from postfacta_core.aio.database import Database
 from postfacta_core.errors import DatabaseUnavailableError
+from postfacta_postgres import Database
 
 __all__ = ["asked_all_the_while", "is_alive"]
 
