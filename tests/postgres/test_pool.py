@@ -165,7 +165,7 @@ async def test_a_caller_cancelled_just_as_its_turn_has_come_passes_the_slot_on(d
 
 async def test_a_connection_is_replaced_at_its_age_and_no_caller_notices(database_dsn: str) -> None:
     seen = RecordingObserver()
-    async with opened(database_dsn, replace(QUICK, max_lifetime=0.3), seen) as database:
+    async with opened(database_dsn, replace(QUICK, max_lifetime=0.3, acquire_timeout=5), seen) as database:
         with anyio.fail_after(10):
             while len(seen.of(ConnectionOpened)) < 8:  # the reserved one, too
                 assert await database.fetchval("select 1") == 1
@@ -176,7 +176,7 @@ async def test_a_connection_is_replaced_at_its_age_and_no_caller_notices(databas
 
 async def test_an_unneeded_connection_is_closed(database_dsn: str) -> None:
     async with (
-        opened(database_dsn, replace(QUICK, max_idle=0.2)) as database,
+        opened(database_dsn, replace(QUICK, max_idle=0.2, acquire_timeout=5)) as database,
         watcher(database_dsn) as other,
     ):
         async with database.acquire(), database.acquire():
