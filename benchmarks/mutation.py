@@ -35,6 +35,7 @@ __all__ = ["main"]
 
 ROOT = Path(__file__).parent.parent
 SOURCES = (
+    "src/postfacta_core/guards/*.py",
     "src/postfacta_core/policy/*.py",
     "src/postfacta_core/aio/*.py",
     "src/postfacta_postgres/*.py",
@@ -42,6 +43,7 @@ SOURCES = (
     "src/postfacta_app/db.py",
 )
 TESTS = (
+    "tests/core/guards",
     "tests/core/policy",
     "tests/core/aio",
     "tests/postgres",

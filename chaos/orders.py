@@ -23,8 +23,8 @@ from urllib.parse import urlsplit
 
 import anyio
 
-from postfacta_core.aio.retry import Retry
 from postfacta_core.errors import DeadlineExceededError, OutcomeUnknownError, RejectedError
+from postfacta_core.guards.retry import Retry
 from postfacta_postgres import Connection, Database, PoolOptions
 
 __all__ = ["main"]

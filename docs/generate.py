@@ -70,7 +70,13 @@ PAGES: Final = (
 """The pages that have marks; what is between two of them is made here, and all else by hand."""
 
 FACES: Final = (
-    *("postfacta_core", "postfacta_core.asgi", "postfacta_core.testing", "postfacta_core.errors"),
+    *(
+        "postfacta_core",
+        "postfacta_core.guards",
+        "postfacta_core.asgi",
+        "postfacta_core.testing",
+        "postfacta_core.errors",
+    ),
     *("postfacta_core.events", "postfacta_core.context", "postfacta_core.clock", "postfacta_core.logs"),
     *("postfacta_core.otlp", "postfacta_postgres", "postfacta_embedded"),
 )

@@ -76,7 +76,15 @@ def test_only_the_settings_read_the_environment() -> None:
 
 def test_a_module_has_a_test_of_its_name() -> None:
     with every() as case:
-        for floor in ("core/policy", "core/telemetry", "core/aio", "core/asgi", "slo"):
+        for floor in (
+            "core/policy",
+            "core/telemetry",
+            "core/deadlines",
+            "core/guards",
+            "core/aio",
+            "core/asgi",
+            "slo",
+        ):
             with case(floor):
                 modules = {path.stem.strip("_") for path in (SRC / f"postfacta_{floor}").glob("*.py")}
                 tests = {

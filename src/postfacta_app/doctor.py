@@ -10,9 +10,9 @@ from typing import Final
 import anyio
 import httpx2
 
-from postfacta_core.aio.timeout import Timeout
 from postfacta_core.clock import WALL
 from postfacta_core.errors import ResilienceError
+from postfacta_core.guards.timeout import Timeout
 from postfacta_core.policy.lifecycle import DrainLimits
 from postfacta_postgres import Database
 

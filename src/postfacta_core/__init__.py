@@ -4,8 +4,9 @@ The layout, from the top down; each floor imports only the floors below it:
 
 * `asgi`: serves. Scope, receive, send; `harden` composes the middlewares.
 * `aio`: runs. Tasks, timers, sockets.
+* `guards` call a function, refuse to, or call it again; `deadlines` say until when.
 * `policy` decides, `telemetry` records. No await, no I/O.
-* `errors`, `clock`, `events`, `context`: the ground, words that all the others share.
+* `errors`, `clock`, `events`, `context`, `backoff`: the ground, words that all the others share.
 """
 
 from __future__ import annotations
@@ -16,51 +17,55 @@ from ._face import lazy
 
 if TYPE_CHECKING:
     from ._version import __version__ as __version__
-    from .aio.breaker import CircuitBreaker
-    from .aio.bulkhead import Bulkhead
-    from .aio.deadline import current_deadline, time_limit
-    from .aio.fallback import Fallback
+    from .aio.deadline import time_limit
     from .aio.health import HealthRegistry
-    from .aio.hedge import Hedge
     from .aio.lifecycle import Lifecycle
-    from .aio.outgoing import Outgoing
-    from .aio.pipeline import Pipeline
     from .aio.ratelimit import RateLimiter
-    from .aio.retry import Retry
-    from .aio.timeout import Timeout
+    from .backoff import Backoff
     from .context import RequestContext, current_request
+    from .deadlines.present import current_deadline
     from .errors import CircuitOpenError, DeadlineExceededError, RejectedError, ResilienceError
     from .events import Mode
-    from .policy.breaker import CircuitConfig
+    from .guards._circuit import CircuitConfig
+    from .guards._schedule import RetryBudget
+    from .guards.breaker import CircuitBreaker
+    from .guards.bulkhead import Bulkhead
+    from .guards.fallback import Fallback
+    from .guards.hedge import Hedge
+    from .guards.outgoing import Outgoing
+    from .guards.pipeline import Pipeline
+    from .guards.retry import Retry
+    from .guards.timeout import Timeout
     from .policy.deadline import Deadline
     from .policy.lifecycle import DrainLimits
     from .policy.overload import OverloadConfig, OverloadLimiter
-    from .policy.retry import Backoff, RetryBudget
     from .policy.waiting import Priority
 else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
-            "aio.breaker": ("CircuitBreaker",),
-            "aio.bulkhead": ("Bulkhead",),
-            "aio.deadline": ("current_deadline", "time_limit"),
-            "aio.fallback": ("Fallback",),
+            "guards.breaker": ("CircuitBreaker",),
+            "guards.bulkhead": ("Bulkhead",),
+            "aio.deadline": ("time_limit",),
+            "deadlines.present": ("current_deadline",),
+            "backoff": ("Backoff",),
+            "guards.fallback": ("Fallback",),
             "aio.health": ("HealthRegistry",),
-            "aio.hedge": ("Hedge",),
+            "guards.hedge": ("Hedge",),
             "aio.lifecycle": ("Lifecycle",),
-            "aio.outgoing": ("Outgoing",),
-            "aio.pipeline": ("Pipeline",),
+            "guards.outgoing": ("Outgoing",),
+            "guards.pipeline": ("Pipeline",),
             "aio.ratelimit": ("RateLimiter",),
-            "aio.retry": ("Retry",),
-            "aio.timeout": ("Timeout",),
+            "guards.retry": ("Retry",),
+            "guards.timeout": ("Timeout",),
             "context": ("RequestContext", "current_request"),
             "errors": ("CircuitOpenError", "DeadlineExceededError", "RejectedError", "ResilienceError"),
             "events": ("Mode",),
-            "policy.breaker": ("CircuitConfig",),
+            "guards._circuit": ("CircuitConfig",),
             "policy.deadline": ("Deadline",),
             "policy.lifecycle": ("DrainLimits",),
             "policy.overload": ("OverloadConfig", "OverloadLimiter"),
-            "policy.retry": ("Backoff", "RetryBudget"),
+            "guards._schedule": ("RetryBudget",),
             "policy.waiting": ("Priority",),
             "_version": ("__version__",),
         },

@@ -30,7 +30,7 @@ from postfacta_core.errors import (
     ResilienceError,
 )
 from postfacta_core.events import DeadlineExceeded, Observer, fan_out
-from postfacta_core.policy.breaker import CircuitState
+from postfacta_core.guards._circuit import CircuitState
 
 from ._leases import meaning_of
 from .connecting import RawConnection

@@ -24,10 +24,10 @@ from postfacta_core import (
 )
 from postfacta_core.aio.ratelimit_memory import BoundedStorage
 from postfacta_core.aio.ratelimit_store import SharedStore
-from postfacta_core.policy.bulkhead import Slots
-from postfacta_core.policy.hedge import FixedDelay, QuantileDelay
+from postfacta_core.guards._delay import FixedDelay, QuantileDelay
+from postfacta_core.guards._schedule import RetryRules
+from postfacta_core.guards._slots import Slots
 from postfacta_core.policy.ratelimit import Rate
-from postfacta_core.policy.retry import RetryRules
 from tests.attack.wrong import (
     CLOCK,
     COUNT,

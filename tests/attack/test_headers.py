@@ -18,11 +18,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from postfacta_core.aio.breaker import CircuitBreaker
-from postfacta_core.aio.deadline import current_deadline
 from postfacta_core.asgi import Cors, Hardened, HardenOptions, Telemetry, harden
 from postfacta_core.asgi._types import ASGIApp
 from postfacta_core.clock import MONOTONIC
+from postfacta_core.deadlines.present import current_deadline
+from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.policy.overload import OverloadConfig
 from postfacta_core.policy.waiting import Priority
 from postfacta_core.testing import call_asgi

@@ -68,6 +68,8 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
     **dict.fromkeys(
         (
             "Admit",
+            "Bound",
+            "Book",
             "BucketSet",
             "Buckets",
             "CallSpans",
@@ -134,7 +136,9 @@ def public_classes() -> Iterator[type]:
         *pkgutil.walk_packages(postfacta_postgres.__path__, "postfacta_postgres."),
     ):
         path = module.name.split(".")[1:]
-        if path[0] in OTHER_MODULES or any(part.startswith("_") for part in path):
+        # What decides in `guards` is underscored, and is given the settings that a guard is given.
+        is_inner = path[0] != "guards" and any(part.startswith("_") for part in path)
+        if path[0] in OTHER_MODULES or is_inner:
             continue
         found = importlib.import_module(module.name)
         for name in getattr(found, "__all__", ()):

@@ -31,9 +31,9 @@ from postfacta_core.asgi import (
     harden,
 )
 from postfacta_core.events import process_observer
-from postfacta_core.policy.bulkhead import Slots
+from postfacta_core.guards._delay import QuantileDelay
+from postfacta_core.guards._slots import Slots
 from postfacta_core.policy.health import CheckConfig
-from postfacta_core.policy.hedge import QuantileDelay
 from postfacta_core.policy.lifecycle import RecycleLimits
 from postfacta_core.policy.ratelimit import Rate
 from tests.attack.wrong import (

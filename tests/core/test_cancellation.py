@@ -14,15 +14,16 @@ import anyio.lowlevel
 import pytest
 import trio
 
-from postfacta_core.aio.breaker import CircuitBreaker
-from postfacta_core.aio.bulkhead import Bulkhead
-from postfacta_core.aio.fallback import Fallback
-from postfacta_core.aio.hedge import Hedge
-from postfacta_core.aio.outgoing import Outgoing
-from postfacta_core.aio.pipeline import Pipeline
-from postfacta_core.aio.retry import Retry
-from postfacta_core.aio.timeout import Timeout, present_limit
-from postfacta_core.policy.breaker import CircuitConfig, CircuitState
+from postfacta_core.deadlines.present import present_limit
+from postfacta_core.guards._circuit import CircuitConfig, CircuitState
+from postfacta_core.guards.breaker import CircuitBreaker
+from postfacta_core.guards.bulkhead import Bulkhead
+from postfacta_core.guards.fallback import Fallback
+from postfacta_core.guards.hedge import Hedge
+from postfacta_core.guards.outgoing import Outgoing
+from postfacta_core.guards.pipeline import Pipeline
+from postfacta_core.guards.retry import Retry
+from postfacta_core.guards.timeout import Timeout
 from postfacta_core.testing import ManualClock
 
 # More awaits than any of the runs below has.

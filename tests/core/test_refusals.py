@@ -10,20 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from postfacta_core.aio.breaker import CircuitBreaker
-from postfacta_core.aio.bulkhead import Bulkhead
-from postfacta_core.aio.fallback import Fallback
-from postfacta_core.aio.hedge import Hedge
 from postfacta_core.aio.ratelimit import RateLimiter
-from postfacta_core.aio.retry import Retry
+from postfacta_core.backoff import Backoff
+from postfacta_core.guards._circuit import CircuitConfig
+from postfacta_core.guards._delay import FixedDelay, QuantileDelay
+from postfacta_core.guards._schedule import RetryBudget
+from postfacta_core.guards.breaker import CircuitBreaker
+from postfacta_core.guards.bulkhead import Bulkhead
+from postfacta_core.guards.fallback import Fallback
+from postfacta_core.guards.hedge import Hedge
+from postfacta_core.guards.retry import Retry
 from postfacta_core.policy.address import TrustedProxies
-from postfacta_core.policy.breaker import CircuitConfig
 from postfacta_core.policy.health import CheckConfig
-from postfacta_core.policy.hedge import FixedDelay, QuantileDelay
 from postfacta_core.policy.lifecycle import DrainLimits, RecycleLimits
 from postfacta_core.policy.overload import OverloadConfig, OverloadLimiter
 from postfacta_core.policy.ratelimit import Rate
-from postfacta_core.policy.retry import Backoff, RetryBudget
 from postfacta_core.policy.transfer import TransferLimits
 from postfacta_postgres.connecting import PoolOptions, check_address
 from tests.kit.every import every

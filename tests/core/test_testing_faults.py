@@ -15,9 +15,9 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from postfacta_core.aio.retry import Retry
 from postfacta_core.clock import Luck, present_haste
 from postfacta_core.events import RetryScheduled
+from postfacta_core.guards.retry import Retry
 from postfacta_core.testing import (
     Chaos,
     Fault,

@@ -9,12 +9,12 @@ from dataclasses import replace
 import anyio
 import pytest
 
-from postfacta_core.aio.breaker import CircuitBreaker
 from postfacta_core.clock import MONOTONIC, Clock
 from postfacta_core.errors import DeadlineExceededError
 from postfacta_core.events import PolicyCreated
-from postfacta_core.policy.breaker import CircuitConfig
-from postfacta_core.policy.retry import RetryBudget
+from postfacta_core.guards._circuit import CircuitConfig
+from postfacta_core.guards._schedule import RetryBudget
+from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.testing import RecordingObserver
 from postfacta_postgres import Database, PoolOptions, database_circuit
 

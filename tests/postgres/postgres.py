@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 import anyio
 import asyncpg
 
+from postfacta_core.backoff import Backoff
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.errors import DatabaseUnavailableError, DeadlineExceededError
-from postfacta_core.policy.retry import Backoff
 from postfacta_core.testing import RecordingObserver
 from postfacta_postgres import Database, PoolOptions
 

@@ -22,7 +22,7 @@ from postfacta_core.errors import (
     ResilienceError,
 )
 from postfacta_core.events import CircuitChanged, Mode, Outcome, PolicyCreated
-from postfacta_core.policy.breaker import Circuit, CircuitState
+from postfacta_core.guards._circuit import Circuit, CircuitState
 from postfacta_core.testing import RecordingObserver
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_postgres import Connection, Database, database_circuit

@@ -11,7 +11,6 @@ import anyio
 import asyncpg
 import pytest
 
-from postfacta_core.aio.retry import Retry
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.errors import (
     DatabaseUnavailableError,
@@ -24,6 +23,7 @@ from postfacta_core.errors import (
     ResilienceError,
 )
 from postfacta_core.events import QueryFinished
+from postfacta_core.guards.retry import Retry
 from postfacta_core.testing import RecordingObserver
 from postfacta_postgres import Connection, Database
 

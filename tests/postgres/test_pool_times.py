@@ -13,10 +13,10 @@ import anyio
 import asyncpg
 import pytest
 
+from postfacta_core.backoff import Backoff
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.errors import DatabaseUnavailableError, DeadlineExceededError, PoolTimeoutError
 from postfacta_core.events import ConnectionAcquired, PoolSized, QueryFinished
-from postfacta_core.policy.retry import Backoff
 from postfacta_core.testing import ManualClock, RecordingObserver, run_in_virtual_time
 from postfacta_postgres import Connection, Database, PoolOptions, connecting
 

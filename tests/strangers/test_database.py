@@ -24,7 +24,7 @@ SERVICE = """
     from pydantic import BaseModel
 
     from postfacta_postgres import Database
-    from postfacta_core.aio.retry import Retry
+    from postfacta_core.guards.retry import Retry
     from postfacta_core.asgi import harden, problem_handler
     from postfacta_core.errors import ResilienceError
 

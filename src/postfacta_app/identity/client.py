@@ -12,9 +12,9 @@ from typing import Final, Self, cast
 import httpx2
 from pydantic import JsonValue
 
-from postfacta_core.aio.outgoing import Outgoing, refusal_in
-from postfacta_core.aio.pipeline import Guard
 from postfacta_core.events import Observer, ignore
+from postfacta_core.guards.outgoing import Outgoing, refusal_in
+from postfacta_core.guards.pipeline import Guard
 
 from ..errors import RateLimitedError
 from ..settings import Settings

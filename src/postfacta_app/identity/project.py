@@ -8,13 +8,13 @@ from typing import Protocol
 
 import httpx2
 
-from postfacta_core.aio.breaker import CircuitBreaker
-from postfacta_core.aio.bulkhead import Bulkhead
 from postfacta_core.aio.resources import Resource
-from postfacta_core.aio.timeout import Timeout
 from postfacta_core.errors import DeadlineExceededError
 from postfacta_core.events import Observer
-from postfacta_core.policy.breaker import CircuitConfig
+from postfacta_core.guards._circuit import CircuitConfig
+from postfacta_core.guards.breaker import CircuitBreaker
+from postfacta_core.guards.bulkhead import Bulkhead
+from postfacta_core.guards.timeout import Timeout
 
 from ..db import Transactions
 from ..settings import Settings

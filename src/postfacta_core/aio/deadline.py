@@ -23,12 +23,11 @@ from anyio.abc import TaskGroup
 
 from ..clock import MONOTONIC, Clock
 from ..context import RequestContext, current_request
+from ..deadlines.shield import is_shielded
 from ..errors import DeadlineExceededError, ResilienceError
 from ..events import DeadlineExceeded, Observer, RequestsOverdue, TaskCrashed, fan_out, ignore
-from ..policy.deadline import Deadline
-from .timeout import is_shielded, present_limit
 
-__all__ = ["Running", "RunningRequests", "current_deadline", "limit_request", "time_limit"]
+__all__ = ["Running", "RunningRequests", "limit_request", "time_limit"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,12 +38,6 @@ _PATIENCE: Final = 0.05
 _WATCH_AFTER: Final = 0.2
 # A handler that swallows its cancellation gets another after this many ticks.
 _AGAIN_AFTER: Final = 40
-
-
-def current_deadline() -> Deadline | None:
-    """Return the earlier deadline of the present request and of the `Timeout` it is in; None if neither has one."""
-    at = present_limit()
-    return None if at == math.inf else Deadline(at)
 
 
 def limit_request(seconds: float | None) -> None:

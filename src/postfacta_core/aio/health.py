@@ -11,11 +11,11 @@ from typing import Final, Self
 import anyio
 from anyio.abc import TaskGroup
 
+from .._functions import is_async
 from ..clock import LUCK, MONOTONIC, Clock, Luck
 from ..events import HealthChecked, Observer, observing, process_observer
 from ..policy.health import CheckConfig, CheckResult, CheckState, HealthReport, fold, inspect, summarize
 from ..validation import validation
-from ._functions import is_async
 
 __all__ = ["NO_LIFESPAN", "HealthRegistry"]
 

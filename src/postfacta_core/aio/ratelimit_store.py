@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final, Literal, Self, get_args
 
 import anyio
 
+from ..backoff import Backoff
 from ..clock import LUCK, MONOTONIC, WALL, Clock, Luck
 from ..policy.ratelimit import Decision, StoreWatch
-from ..policy.retry import Backoff
 from ..validation import validation
 
 if TYPE_CHECKING:

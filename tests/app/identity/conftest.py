@@ -30,7 +30,7 @@ from postfacta_app.identity.throttle import Throttle
 from postfacta_app.principal import NOBODY, Access, Principal, Role
 from postfacta_app.routes import RouteClass, Rule, build_routes
 from postfacta_app.settings import Settings, load_settings
-from postfacta_core.aio.timeout import Timeout
+from postfacta_core.guards.timeout import Timeout
 from postfacta_postgres import Database
 
 from .project import FakeProject, Key, running_project

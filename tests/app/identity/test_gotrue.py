@@ -13,9 +13,9 @@ import pytest
 
 from postfacta_app.identity.client import Client
 from postfacta_app.identity.gotrue import SupabaseAccounts
-from postfacta_core.aio.timeout import Timeout
 from postfacta_core.clock import WALL
 from postfacta_core.errors import RejectedError
+from postfacta_core.guards.timeout import Timeout
 from tests.app.live import Service, in_process
 
 from .project import ANON_KEY, EMAIL, SECRET, SUB, FakeProject, ec_key

@@ -13,8 +13,8 @@ from jwt import PyJWK
 
 from postfacta_app.identity.client import Client, Reply
 from postfacta_app.identity.jwks import Jwks
-from postfacta_core.aio.timeout import Timeout
 from postfacta_core.errors import RejectedError
+from postfacta_core.guards.timeout import Timeout
 from postfacta_core.testing.by_hand import ManualClock
 
 from .project import FakeProject, ec_key, rsa_key

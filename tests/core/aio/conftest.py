@@ -8,7 +8,7 @@ import pytest
 
 from tests.core.virtual import in_virtual_time
 
-IN_VIRTUAL_TIME = ("deadline", "health", "looplag", "resources", "timeout")
+IN_VIRTUAL_TIME = ("deadline", "health", "looplag", "resources")
 
 
 @pytest.fixture(params=["asyncio", "trio"])

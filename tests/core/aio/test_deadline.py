@@ -17,11 +17,11 @@ import pytest
 from postfacta_core.aio.deadline import (
     Running,
     RunningRequests,
-    current_deadline,
     limit_request,
     time_limit,
 )
 from postfacta_core.context import RequestContext, bind_request, release_request
+from postfacta_core.deadlines.present import current_deadline
 from postfacta_core.errors import DeadlineExceededError, StoppedError
 from postfacta_core.events import DeadlineExceeded, RequestsOverdue, TaskCrashed
 from postfacta_core.testing import ManualClock, RecordingObserver

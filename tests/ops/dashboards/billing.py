@@ -22,8 +22,8 @@ from postfacta_core import (
 )
 from postfacta_core.aio.ratelimit_store import SharedStore
 from postfacta_core.asgi import HardenOptions, Telemetry, harden, problem_handler
+from postfacta_core.guards import CircuitConfig
 from postfacta_core.otlp import Provider
-from postfacta_core.policy.breaker import CircuitConfig
 
 __all__ = ["app"]
 

@@ -1,0 +1,61 @@
+"""Exponential waits with jitter, for whatever tries again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from .validation import validation
+
+__all__ = ["Backoff"]
+
+# Past this many tries the exponent stands still: every larger int that fits a float is even, and no caller lives so long.
+_MAX_EXPONENT: Final = 2**53
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """Exponential waits with full jitter, in seconds.
+
+    Full jitter spreads callers that failed together over the whole wait; at the cap too, where a fixed wait
+    would let them come back together for ever.
+
+    Attributes:
+        base: The longest wait after the first try.
+        cap: The longest wait of all.
+        multiplier: How much longer each wait may be than the one before; 1 keeps it at the base.
+    """
+
+    base: float = 0.1
+    cap: float = 5.0
+    multiplier: float = 2.0
+
+    def __post_init__(self) -> None:
+        validation.seconds("Backoff.base", self.base, example="base=0.1")
+        validation.seconds("Backoff.cap", self.cap, example="cap=5.0")
+        validation.number("Backoff.multiplier", self.multiplier, at_least=1, example="multiplier=2.0")
+        if self.cap < self.base:
+            validation.refuse("Backoff.cap", self.cap, f"at least the base, {self.base:g}", example="cap=5.0")
+
+    def delay(self, attempt: int, luck: float) -> float:
+        """Return the seconds to wait after a try that failed: above 0, and up to the wait's bound.
+
+        Args:
+            attempt: Which try failed, from 1. It may be as large as it likes.
+            luck: From 0 up to, not including, 1.
+
+        Raises:
+            ValueError: If the attempt is below 1.
+        """
+        if attempt < 1:
+            msg = f"counts tries from 1: {attempt}"
+            raise ValueError(msg)
+        # `1 - luck` is never 0: a wait of nothing would turn a loop of tries into a spin.
+        return self._longest(attempt) * (1.0 - luck)
+
+    def _longest(self, attempt: int) -> float:
+        try:
+            growth = self.multiplier ** min(attempt - 1, _MAX_EXPONENT)
+        except OverflowError:
+            return self.cap
+        return min(self.cap, self.base * growth)

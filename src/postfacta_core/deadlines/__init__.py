@@ -1,0 +1,1 @@
+"""How long work may take: of a request, and of what it calls."""

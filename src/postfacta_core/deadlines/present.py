@@ -1,0 +1,47 @@
+"""Until when the present work must have ended: its request, or the `Timeout` it is in, whichever is earlier."""
+
+from __future__ import annotations
+
+import math
+from contextvars import ContextVar
+from typing import Final
+
+from ..context import RequestContext, current_request
+from ..policy.deadline import Deadline
+
+__all__ = ["BOUND", "Bound", "current_deadline", "present_limit"]
+
+
+class Bound:
+    """A call that must end in time.
+
+    Attributes:
+        at: Its deadline, whatever enforces it; once it has, `math.inf`, for tasks that it has left behind.
+        request: The request it is part of. A server may run another one in the same context variables.
+    """
+
+    __slots__ = ("at", "request")
+
+    def __init__(self, at: float, request: RequestContext | None) -> None:
+        self.at = at
+        self.request = request
+
+
+BOUND: Final[ContextVar[Bound | None]] = ContextVar("postfacta_timeout", default=None)
+"""The innermost bounded call of the present context."""
+
+
+def present_limit() -> float:
+    """Return the deadline of the present work: the earlier of its request's and its `Timeout`'s.
+
+    `math.inf` if nothing limits it.
+    """
+    request, bound = current_request(), BOUND.get()
+    at = math.inf if request is None else request.deadline
+    return bound.at if bound is not None and bound.at < at and bound.request is request else at
+
+
+def current_deadline() -> Deadline | None:
+    """Return the earlier deadline of the present request and of the `Timeout` it is in; None if neither has one."""
+    at = present_limit()
+    return None if at == math.inf else Deadline(at)

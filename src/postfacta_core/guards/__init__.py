@@ -1,0 +1,60 @@
+"""Guards call a function, refuse to, or call it again; what decides stands beside what runs it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._face import lazy
+
+if TYPE_CHECKING:
+    from ._circuit import CircuitConfig, CircuitState, CircuitStatistics
+    from ._delay import FixedDelay, HedgeDelay, QuantileDelay
+    from ._schedule import Retryable, RetryBudget, Throttled
+    from .breaker import BreakerOpenError, CircuitBreaker
+    from .bulkhead import Bulkhead
+    from .fallback import Answer, Fallback
+    from .hedge import Hedge
+    from .outgoing import Outgoing
+    from .pipeline import Guard, Pipeline
+    from .retry import Retry
+    from .timeout import Timeout
+else:
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            "_circuit": ("CircuitConfig", "CircuitState", "CircuitStatistics"),
+            "_delay": ("FixedDelay", "HedgeDelay", "QuantileDelay"),
+            "_schedule": ("Retryable", "RetryBudget", "Throttled"),
+            "breaker": ("BreakerOpenError", "CircuitBreaker"),
+            "bulkhead": ("Bulkhead",),
+            "fallback": ("Answer", "Fallback"),
+            "hedge": ("Hedge",),
+            "outgoing": ("Outgoing",),
+            "pipeline": ("Guard", "Pipeline"),
+            "retry": ("Retry",),
+            "timeout": ("Timeout",),
+        },
+    )
+
+__all__ = [
+    "Answer",
+    "BreakerOpenError",
+    "Bulkhead",
+    "CircuitBreaker",
+    "CircuitConfig",
+    "CircuitState",
+    "CircuitStatistics",
+    "Fallback",
+    "FixedDelay",
+    "Guard",
+    "Hedge",
+    "HedgeDelay",
+    "Outgoing",
+    "Pipeline",
+    "QuantileDelay",
+    "Retry",
+    "RetryBudget",
+    "Retryable",
+    "Throttled",
+    "Timeout",
+]

@@ -1,0 +1,305 @@
+"""Mirror a circuit into a `pybreaker.CircuitBreaker`: its states, its listeners, its storage.
+
+A storage may be far away, so calls never touch it. Writes are queued and applied in order by a background thread. It
+also reads, once a second at most while calls come: if another process has opened its circuit since the last read, a
+closed one here opens too, for a wait of its own. Nothing else is taken over, and nothing is written until it has
+closed again, so that two processes do not keep opening each other.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol, TypeVar
+
+import pybreaker
+
+from ..clock import WALL
+from ..events import CircuitChanged, ListenerFailed, Observer
+from ._circuit import CircuitState
+
+__all__ = ["Book", "Guarded", "Listener", "Storage"]
+
+T = TypeVar("T")
+Listener = pybreaker.CircuitBreakerListener
+Storage = pybreaker.CircuitBreakerStorage
+_Change = Callable[[Storage], object]
+
+_STATES: Final = {
+    CircuitState.CLOSED: pybreaker.CircuitClosedState,
+    CircuitState.OPEN: pybreaker.CircuitOpenState,
+    CircuitState.HALF_OPEN: pybreaker.CircuitHalfOpenState,
+    CircuitState.FORCED_OPEN: pybreaker.CircuitOpenState,
+    CircuitState.DISABLED: pybreaker.CircuitClosedState,
+    CircuitState.METRICS_ONLY: pybreaker.CircuitClosedState,
+}
+# The queue of changes for a storage; beyond it the oldest are dropped, since the last one holds the present state.
+_MOST_CHANGES: Final = 100
+_LOOK_EVERY: Final = 1.0
+# So long the thread waits for more to write before it ends.
+_IDLE: Final = 5.0
+
+
+class Guarded(Protocol):
+    """The breaker that is mirrored."""
+
+    name: str
+
+    def heed(self) -> None:
+        """Recompute the fast-path flag."""
+        ...
+
+    def open(self) -> None:
+        """Open the circuit."""
+        ...
+
+    def reset(self) -> None:
+        """Close it."""
+        ...
+
+    def call_sync(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+        """Call a function, unless the circuit refuses."""
+        ...
+
+    def __call__(self, function: Callable[..., Any], /) -> Callable[..., Any]:
+        """Decorate a function."""
+        ...
+
+
+class Book(pybreaker.CircuitBreaker):
+    """A circuit as pybreaker, and code written for it, sees it. It decides nothing, and forwards calls.
+
+    Args:
+        breaker: The breaker that is mirrored.
+        listeners: May raise; the observer gets an event then.
+        storage: One in memory is used as it is, any other one from a thread. Every process begins closed.
+        observe: Must not raise.
+    """
+
+    def __init__(
+        self, breaker: Guarded, listeners: Sequence[Listener], storage: Storage | None, *, observe: Observer
+    ) -> None:
+        near = pybreaker.CircuitMemoryStorage(pybreaker.STATE_CLOSED)
+        # Not a kind of it: what a subclass adds may take its time.
+        if type(storage) is pybreaker.CircuitMemoryStorage:
+            near, storage = storage, None
+            near.state = pybreaker.STATE_CLOSED
+        super().__init__(listeners=listeners, state_storage=near, name=breaker.name)
+        self._breaker = breaker
+        self._observe = observe
+        self._near = near
+        self._clerk = None if storage is None else _Clerk(breaker.name, storage, self._failed)
+        self._look_at = -math.inf
+        self._is_adopted = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is more to do at a call that succeeds than to count it."""
+        return bool(self._listeners or self._clerk or self._near.counter)
+
+    def has_news(self, now: float) -> bool:
+        """Return, once, whether another process has opened its circuit."""
+        if self._clerk is None:
+            return False
+        if now >= self._look_at:
+            self._look_at = now + _LOOK_EVERY
+            self._clerk.look()
+        return self._clerk.take_news()
+
+    def will_call(self, function: Callable[..., object], /, *args: object, **kwargs: object) -> None:
+        """Record that a call is admitted."""
+        for listener in self._heard():
+            self._tell(listener.before_call, self, function, *args, **kwargs)
+
+    def failed(self, error: Exception) -> None:
+        """Record that a call failed, before the circuit changes."""
+        self._write(lambda storage: storage.increment_counter())
+        self._breaker.heed()
+        for listener in self._heard():
+            self._tell(listener.failure, self, error)
+
+    def succeeded(self, *, of_trial: bool) -> None:
+        """Record that a call succeeded, after the circuit has changed."""
+        # pybreaker writes at each success; once for a row of them says the same.
+        if self._near.counter:
+            self._write(lambda storage: storage.reset_counter())
+            self._breaker.heed()
+        if of_trial:
+            self._write(lambda storage: storage.increment_success_counter())
+        for listener in self._heard():
+            self._tell(listener.success, self)
+
+    def moved(self, move: CircuitChanged) -> None:
+        """Record a state change, and notify listeners if pybreaker has different states for it."""
+        self._is_adopted = self._is_adopted or move.reason == "remote"
+        old, new = self._state, _STATES[CircuitState(move.new)](self, self._state)
+        self._state = new
+        if old.name != new.name:
+            at = datetime.fromtimestamp(WALL(), UTC)
+            self._write(lambda storage: _write_state(storage, new.name, at), new.name)
+            for listener in self._heard():
+                self._tell(listener.state_change, self, old, new)
+        self._is_adopted = self._is_adopted and new.name != pybreaker.STATE_CLOSED
+
+    def _heard(self) -> tuple[Listener, ...]:
+        # A listener may remove itself when called.
+        return tuple(self._listeners)
+
+    def _write(self, change: _Change, state: str | None = None) -> None:
+        change(self._near)
+        if self._clerk is not None and not self._is_adopted:
+            self._clerk.post(change, state)
+
+    def _tell(self, hear: Callable[..., object], /, *args: object, **kwargs: object) -> None:
+        try:
+            hear(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - a listener is foreign code, and may raise anything
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        self._observe(ListenerFailed(self._breaker.name, repr(error)))
+
+    # What others may do with a pybreaker.CircuitBreaker, the circuit does.
+
+    @property
+    def state(self) -> Any:
+        """The state as pybreaker's object; setting it by name changes the circuit."""
+        return self._state
+
+    @state.setter
+    def state(self, state_str: str) -> None:
+        moves = {pybreaker.STATE_OPEN: self.open, pybreaker.STATE_CLOSED: self.close}
+        moves.get(state_str, self.half_open)()
+
+    def add_listener(self, listener: Listener) -> None:
+        """Add a listener."""
+        super().add_listener(listener)
+        self._breaker.heed()
+
+    def remove_listener(self, listener: Listener) -> None:
+        """Remove a listener."""
+        super().remove_listener(listener)
+        self._breaker.heed()
+
+    def call(self, func: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call a function, unless the circuit refuses."""
+        return self._breaker.call_sync(func, *args, **kwargs)
+
+    def calling(self) -> Any:
+        """Guard a block."""
+        return self._breaker
+
+    def __call__(self, *call_args: Any, **call_kwargs: bool) -> Any:
+        """Decorate a function, async or not."""
+        return self._breaker(*call_args) if call_args else self._breaker
+
+    def open(self) -> bool:
+        """Open the circuit."""
+        self._breaker.open()
+        return self._throw_new_error_on_trip
+
+    def close(self) -> None:
+        """Close the circuit."""
+        self._breaker.reset()
+
+    def half_open(self) -> None:
+        """Raise: a circuit becomes half-open by itself.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError("a circuit tries by itself, once its wait is over")
+
+
+def _write_state(storage: Storage, name: str, at: datetime) -> None:
+    if name == pybreaker.STATE_OPEN:
+        storage.opened_at = at
+    if name == pybreaker.STATE_CLOSED:
+        storage.reset_counter()
+    storage.reset_success_counter()
+    storage.state = name
+
+
+class _Clerk:
+    """Writes to a storage and reads it, in order, on a thread that ends when it is idle.
+
+    Args:
+        name: Names the thread.
+        storage: May raise or hang.
+        failed: Called, on that thread, with the first failure in a row.
+    """
+
+    def __init__(self, name: str, storage: Storage, failed: Callable[[Exception], None]) -> None:
+        self._name = name
+        self._storage = storage
+        self._failed = failed
+        self._changes: deque[tuple[_Change, str | None]] = deque(maxlen=_MOST_CHANGES)
+        self._wakes = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._is_to_look = self._has_news = self._is_sick = False
+        self._seen: str | None = None
+
+    def post(self, change: _Change, state: str | None) -> None:
+        """Queue a change; `state` is the new state, if it has one."""
+        with self._wakes:
+            self._changes.append((change, state))
+            self._wake()
+
+    def look(self) -> None:
+        """Schedule a check for circuits opened by other processes."""
+        with self._wakes:
+            self._is_to_look = True
+            self._wake()
+
+    def take_news(self) -> bool:
+        """Return, once, whether another process did."""
+        news = self._has_news
+        if news:
+            self._has_news = False
+        return news
+
+    def _wake(self) -> None:
+        # After a fork the thread is there, and not alive.
+        if self._thread is not None and self._thread.is_alive():
+            self._wakes.notify()
+            return
+        self._thread = threading.Thread(
+            target=self._work, name=f"postfacta breaker {self._name}", daemon=True
+        )
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._failed(error)
+
+    def _work(self) -> None:
+        while (job := self._next()) is not None:
+            change, state = job
+            try:
+                change(self._storage)
+            except Exception as error:  # noqa: BLE001 - a storage is foreign code, and may raise anything
+                if not self._is_sick:
+                    self._failed(error)
+                self._is_sick = True
+            else:
+                self._is_sick = False
+                self._seen = state or self._seen
+
+    def _next(self) -> tuple[_Change, str | None] | None:
+        with self._wakes:
+            if not self._wakes.wait_for(lambda: self._changes or self._is_to_look, _IDLE):
+                self._thread = None
+                return None
+            if self._changes:
+                return self._changes.popleft()
+            self._is_to_look = False
+            return self._look, None
+
+    def _look(self, storage: Storage) -> None:
+        state = storage.state
+        # The value of the first read is ignored: the process that wrote it may be gone.
+        if state == pybreaker.STATE_OPEN and self._seen not in {None, state}:
+            self._has_news = True
+        self._seen = state

@@ -1,0 +1,288 @@
+"""End a call that takes too long, and give its deadline to everything that it calls.
+
+On asyncio, calls of one `Timeout` end in the order in which they began, as each has the same seconds. So they stand in
+a queue, and one timer looks at its head: a call that ends in time pays for a place in the queue, and not for a timer.
+
+Where its request or an outer `Timeout` leaves a call less, that one ends it. Were it this one, a circuit breaker between
+the two would take the hurry of a caller for a failure of the dependency.
+
+A call is cancelled as a task, the way `asyncio.timeout` does it, but what the call shields by anyio is left alone until
+the shield is gone. On trio a cancel scope does all of that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from functools import wraps
+from threading import get_ident
+from types import TracebackType
+from typing import Any, Final, ParamSpec, Self, TypeVar
+
+import anyio
+
+from .._functions import answer_of, must_be_async
+from ..clock import MONOTONIC, Clock
+from ..context import RequestContext, current_request
+from ..deadlines.present import BOUND, Bound, present_limit
+from ..deadlines.shield import is_shielded, scope_of
+from ..errors import DeadlineExceededError
+from ..events import DeadlineExceeded, Observer, observing, process_observer
+from ..validation import validation
+
+__all__ = ["Timeout"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_ENDED: Final = DeadlineExceeded("timeout")
+# How often it is looked whether a shield is gone.
+_TICK: Final = 0.025
+# The delay after its deadline until we end a request that nothing else ends: `RunningRequests` needs 0.025 at most,
+# unless the loop lags.
+_GRACE: Final = 0.1
+
+
+class _Bounded(Bound):
+    """A call under way.
+
+    Attributes:
+        ends_at: When it is ended here.
+        outer: What was bound when it began.
+        task: Whose task it is on asyncio, until it has ended.
+        already: How often others had cancelled that task when it began.
+        entered: The cancel scope of anyio that the task was in when it began.
+        calls: The queue that it stands in, unless it has a timer.
+        scope: What ends it on trio.
+        has_fired: It was cancelled, for its time was up.
+    """
+
+    __slots__ = (
+        "already",
+        "calls",
+        "ends_at",
+        "entered",
+        "has_fired",
+        "outer",
+        "scope",
+        "task",
+        "timer",
+    )
+
+    def __init__(self, ends_at: float, request: RequestContext | None, outer: Bound | None) -> None:
+        super().__init__(ends_at, request)
+        self.ends_at = ends_at
+        self.outer = outer
+        self.task: asyncio.Task[Any] | None = None
+        self.calls: dict[_Bounded, None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.scope: anyio.CancelScope | None = None
+        self.has_fired = False
+
+    def watch(self, task: asyncio.Task[Any]) -> None:
+        """Remember the task, and how often others have cancelled it."""
+        self.task = task
+        self.already: int = task.cancelling()
+        self.entered: Any = scope_of(task)
+
+    def press(self, context: Context) -> None:
+        """Cancel its task, as soon as nothing of its own shields that."""
+        task = self.task
+        if task is None:
+            raise AssertionError("it has ended, and yet it is timed")
+        if is_shielded(task, within=self.entered):
+            self.timer = task.get_loop().call_later(_TICK, self.press, context, context=context)
+        else:
+            self.has_fired = True
+            task.cancel()
+
+
+class _Queue:
+    """The calls of one `Timeout` on one event loop, in the order in which they must end."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
+        self.loop = loop
+        self.thread = get_ident()
+        self.calls: dict[_Bounded, None] = {}
+        self.is_watched = False
+        # Timers run in it: else each would keep the request alive that began it.
+        self.context = Context()
+        self._clock = clock
+
+    def add(self, bounded: _Bounded, seconds: float, *, is_last: bool) -> None:
+        """End it after this many seconds; `is_last` says that all others end before it."""
+        if not is_last:
+            bounded.timer = self.loop.call_later(seconds, bounded.press, self.context, context=self.context)
+            return
+        bounded.calls = self.calls
+        self.calls[bounded] = None
+        if not self.is_watched:
+            self._watch(seconds)
+
+    def _watch(self, seconds: float) -> None:
+        self.is_watched = True
+        self.loop.call_later(seconds, self._look, context=self.context)
+
+    def _look(self) -> None:
+        self.is_watched = False
+        now = self._clock()
+        while self.calls:
+            head = next(iter(self.calls))
+            if now < head.ends_at:
+                self._watch(head.ends_at - now)
+                return
+            del self.calls[head]
+            head.press(self.context)
+
+
+def _present_task() -> asyncio.Task[Any] | None:
+    """Return asyncio's present task, or None on another kind of loop."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
+
+
+class Timeout:
+    """Bound each call by `seconds`, or by what its request has left, if that is less.
+
+    After its seconds the call is cancelled and awaited, and `DeadlineExceededError` is raised. A cancellation from
+    outside passes, and so does what the call itself raises. Use it as a guard of a `Pipeline`, by `call`, as a decorator
+    of async functions, or by `async with`.
+
+    * `current_deadline()` inside of the call knows the bound, as does code that respects it, such as `Database`.
+    * If the request or an outer `Timeout` leaves less, the call is cancelled by that one, and this one raises nothing.
+      Only a request that no middleware ends is ended here, 0.1 seconds after its deadline.
+    * A call without time left is not started.
+    * A call that swallows its cancellation goes on, and its result counts. A thread cannot be cancelled.
+    * It has no mode. What it ends is counted as `postfacta_deadline_exceeded_total{stage="timeout"}`, and the policies
+      around it count an error.
+
+    Args:
+        seconds: For each call.
+        name: The `policy` of its error.
+        observer: Receives each call that it ends. It may raise. By default the process's, see `asgi.Telemetry`; None
+            for none.
+        clock: Monotonic seconds; it must be the clock of the request contexts.
+
+    Raises:
+        ValueError: If a setting is wrong.
+    """
+
+    def __init__(
+        self,
+        seconds: float,
+        *,
+        name: str = "timeout",
+        observer: Observer | None = process_observer,
+        clock: Clock = MONOTONIC,
+    ) -> None:
+        self.seconds: float = validation.seconds("Timeout.seconds", seconds, example="Timeout(5.0)")
+        self.name: str = validation.name("Timeout.name", name)
+        validation.functions("Timeout", clock=clock)
+        self._observe = observing("Timeout", name, observer)
+        self._clock = clock
+        self._queue: _Queue | None = None
+
+    def __repr__(self) -> str:
+        return f"Timeout({self.seconds:g}, name={self.name!r})"
+
+    async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run it within the bound.
+
+        Raises:
+            DeadlineExceededError: If it did not end in time; or, with nothing begun, if there was no time left.
+        """
+        bounded = self._begin()
+        try:
+            result: Any = function(*args, **kwargs)
+            answer: T = await (
+                result if hasattr(result, "__await__") else answer_of("Timeout", function, result)
+            )
+        except BaseException as error:
+            if self._end(bounded, error):
+                raise DeadlineExceededError(self.name) from error
+            raise
+        self._end(bounded, None)
+        return answer
+
+    def __call__(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+        """Decorate an async function, so that each call of it is bounded."""
+        must_be_async("Timeout", function)
+
+        @wraps(function)
+        async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+            return await self.call(function, *args, **kwargs)
+
+        return guarded
+
+    async def __aenter__(self) -> Self:
+        self._begin()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        bounded = BOUND.get()
+        if not isinstance(bounded, _Bounded):
+            raise AssertionError("left in other context variables than it was entered in")  # noqa: TRY004
+        if self._end(bounded, error):
+            raise DeadlineExceededError(self.name) from error
+
+    def _begin(self) -> _Bounded:
+        request, outer = current_request(), BOUND.get()
+        limit = present_limit()
+        now = self._clock()
+        if limit <= now:
+            raise DeadlineExceededError(self.name)
+        bounded = _Bounded(now + self.seconds, request, outer)
+        has_own_end = False
+        if limit < bounded.at:
+            bounded.at = limit
+            if request is not None and request.deadline + _GRACE < bounded.ends_at:
+                bounded.ends_at, has_own_end = request.deadline + _GRACE, True
+        queue = self._queue
+        task = None
+        if queue is not None and queue.thread == get_ident():
+            # Without the loop it would be looked for, with a system call until Python 3.12.
+            task = asyncio.current_task(queue.loop)
+        if task is None:
+            task = _present_task()
+        if task is None:
+            bounded.scope = anyio.CancelScope(deadline=anyio.current_time() + bounded.ends_at - now)
+            bounded.scope.__enter__()
+        else:
+            bounded.watch(task)
+            if queue is None or queue.loop is not task.get_loop():
+                # Calls on another loop keep their own queue, and its timer.
+                queue = self._queue = _Queue(task.get_loop(), self._clock)
+            queue.add(bounded, bounded.ends_at - now, is_last=not has_own_end)
+        BOUND.set(bounded)
+        return bounded
+
+    def _end(self, bounded: _Bounded, error: BaseException | None) -> bool:
+        """End the watch; return whether this timeout caused the error."""
+        BOUND.set(bounded.outer)
+        bounded.at = math.inf
+        if bounded.scope is not None:
+            if error is None:
+                bounded.scope.__exit__(None, None, None)
+                return False
+            is_ours = bool(bounded.scope.__exit__(type(error), error, error.__traceback__))
+            if is_ours:
+                self._observe(_ENDED)
+            return is_ours
+        task, bounded.task = bounded.task, None
+        if bounded.calls is not None:
+            bounded.calls.pop(bounded, None)
+        if bounded.timer is not None:
+            bounded.timer.cancel()
+        if task is None or not bounded.has_fired:
+            return False
+        # Another canceller must see it raised.
+        is_ours = task.uncancel() <= bounded.already and isinstance(error, asyncio.CancelledError)
+        if is_ours:
+            self._observe(_ENDED)
+        return is_ours

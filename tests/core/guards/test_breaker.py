@@ -1,0 +1,447 @@
+"""A breaker guards calls in any style, and no cancellation, listener or storage changes its decisions."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+from collections.abc import AsyncGenerator, Generator
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import pybreaker
+import pytest
+
+from postfacta_core.asgi import problem_of
+from postfacta_core.errors import (
+    BulkheadFullError,
+    CircuitOpenError,
+    DatabaseUnavailableError,
+    LoadShedError,
+    RateLimitExceededError,
+)
+from postfacta_core.events import CircuitChanged, ListenerFailed, Mode, ModeChanged, PolicyCreated
+from postfacta_core.guards._circuit import CircuitState
+from postfacta_core.guards.breaker import BreakerOpenError, CircuitBreaker
+from postfacta_core.telemetry.policies import POLICY_METRICS
+from postfacta_core.testing import RecordingObserver
+from tests.core.guards.breakers import (
+    CLOSED,
+    HALF_OPEN,
+    OPEN,
+    Function,
+    Pause,
+    Style,
+    breaker,
+    by_async_with,
+    by_call,
+    by_decorator,
+    by_with,
+    clock_of,
+    counts,
+    fails,
+    half_open_it,
+    open_it,
+    styles,
+    works,
+)
+from tests.core.guards.notes import Notes
+from tests.kit.every import every
+from tests.kit.garbage import garbage
+
+pytestmark = pytest.mark.usefixtures("anyio_backend")
+
+
+@styles
+async def test_a_guarded_call_answers_and_raises_as_without_a_guard(style: Style) -> None:
+    guard = breaker()
+    assert await style(guard, works) == "answer"
+    error = KeyError("mine")
+
+    async def raises() -> None:
+        raise error
+
+    with pytest.raises(KeyError) as caught:
+        await style(guard, raises)
+    assert caught.value is error
+    assert counts(guard) == {"success": 1, "failure": 1}
+
+
+@styles
+async def test_it_opens_refuses_tries_and_closes(style: Style) -> None:
+    heard = RecordingObserver()
+    guard = breaker(observer=heard)
+    await open_it(guard, style)
+    called: list[int] = []
+
+    async def calls() -> None:
+        called.append(1)
+
+    clock_of(guard).advance(3.0)
+    with pytest.raises(BreakerOpenError) as refused:
+        await style(guard, calls)
+    assert (refused.value.policy, refused.value.retry_after, called) == ("db", 5.0, [])
+    clock_of(guard).advance(5.0)
+    await style(guard, works)
+    assert guard.statistics().state is HALF_OPEN
+    await style(guard, works)
+    assert heard.of(CircuitChanged) == [
+        CircuitChanged("db", "closed", "open", 1000.0, "failures"),
+        CircuitChanged("db", "open", "half_open", 1008.0, "wait_over"),
+        CircuitChanged("db", "half_open", "closed", 1008.0, "trials_passed"),
+    ]
+    assert counts(guard) == {"failure": 4, "rejected": 1, "success": 2}
+
+
+async def test_arguments_reach_the_function() -> None:
+    async def function(*args: int, **kwargs: int) -> object:
+        return args, kwargs
+
+    def sync(*args: int, **kwargs: int) -> object:
+        return args, kwargs
+
+    guard = breaker()
+    expected = ((1, 2), {"three": 3})
+    assert await guard.call(function, 1, 2, three=3) == expected
+    assert await guard(function)(1, 2, three=3) == expected
+    assert guard.call_sync(sync, 1, 2, three=3) == expected
+    assert guard(sync)(1, 2, three=3) == expected
+
+
+async def test_functions_that_do_not_await_are_guarded_too() -> None:
+    guard = breaker()
+
+    def fails_at_once() -> None:
+        raise OSError("down")
+
+    def in_a_block() -> None:
+        with guard:
+            fails_at_once()
+
+    decorated = guard(fails_at_once)
+    for call in (decorated, decorated, lambda: guard.call_sync(fails_at_once), in_a_block):
+        with pytest.raises(OSError, match="down"):
+            call()
+    for call in (decorated, lambda: guard.call_sync(fails_at_once), in_a_block):
+        with pytest.raises(BreakerOpenError):
+            call()
+
+
+async def test_a_decorated_function_looks_like_itself() -> None:
+    guard = breaker()
+    assert inspect.iscoroutinefunction(guard(works))
+    assert guard(works).__name__ == "works"
+    assert not inspect.iscoroutinefunction(guard(clock_of))
+
+
+async def test_the_refusal_is_ours_and_pybreakers_and_a_503_with_retry_after() -> None:
+    guard = breaker()
+    guard.open()
+    with pytest.raises(pybreaker.CircuitBreakerError) as refused:
+        await guard.call(works)
+    error = refused.value
+    assert isinstance(error, CircuitOpenError)
+    assert (problem_of(error).status, problem_of(error).retry_after) == (503, 8.0)
+    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):  # noqa: S301 - our own bytes
+        assert (type(twin), twin.policy, twin.retry_after) == (BreakerOpenError, "db", 8.0)
+
+
+async def test_a_generator_function_is_not_guarded_by_mistake() -> None:
+    async def streams() -> AsyncGenerator[int]:
+        yield 1
+
+    def yields() -> Generator[int]:
+        yield 1
+
+    for function in (streams, yields):
+        with pytest.raises(TypeError, match="generator function"):
+            breaker()(function)
+
+
+async def test_slow_calls_open_it_and_emit_an_event_immediately() -> None:
+    heard = RecordingObserver()
+    guard = breaker(observer=heard)
+
+    async def slow() -> None:
+        clock_of(guard).advance(60.0)
+
+    for _ in range(4):
+        await guard.call(slow)
+    assert counts(guard) == {"slow": 4}
+    assert [event.reason for event in heard.of(CircuitChanged)] == ["slow_calls"]
+
+
+class Callee:
+    """Async in the ways that a plain look at the function does not show."""
+
+    async def __call__(self) -> None:
+        raise OSError("down")
+
+    async def method(self) -> None:
+        raise OSError("down")
+
+
+@pytest.mark.parametrize("function", [fails, partial(fails), Callee(), Callee().method])
+async def test_a_decorator_sees_the_failures_of_whatever_is_async(function: Function) -> None:
+    guard = breaker()
+    guarded = guard(function)
+    for _ in range(4):
+        with pytest.raises(OSError, match="down"):
+            await guarded()
+    assert guard.statistics().state is OPEN
+
+
+class NotFoundError(Exception):
+    """The caller's mistake: the dependency answered."""
+
+
+async def ends(guard: CircuitBreaker, error: Exception) -> dict[str, float]:
+    async def raises() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        await guard.call(raises)
+    return counts(guard)
+
+
+def is_not_a_mistake(error: Exception) -> bool:
+    return not isinstance(error, NotFoundError)
+
+
+def is_nothing(error: Exception) -> bool:
+    return False
+
+
+FAILURES: list[tuple[Any, Exception, str]] = [
+    (Exception, NotFoundError(), "failure"),
+    (Exception, DatabaseUnavailableError("db"), "failure"),
+    (Exception, BulkheadFullError("db"), "ignored"),
+    (Exception, RateLimitExceededError("db"), "ignored"),
+    (Exception, LoadShedError("db"), "ignored"),
+    (Exception, BreakerOpenError("inner"), "ignored"),
+    (Exception, pybreaker.CircuitBreakerError("inner"), "ignored"),
+    (OSError, TimeoutError(), "failure"),
+    (OSError, NotFoundError(), "success"),
+    (OSError, BulkheadFullError("db"), "ignored"),
+    ((OSError, KeyError), KeyError(), "failure"),
+    ((OSError, KeyError), NotFoundError(), "success"),
+    (BulkheadFullError, BulkheadFullError("db"), "failure"),
+    (is_not_a_mistake, OSError(), "failure"),
+    (is_not_a_mistake, NotFoundError(), "success"),
+    (is_nothing, LoadShedError("db"), "ignored"),
+]
+
+
+async def test_an_error_counts_as_what_it_says_of_the_dependency() -> None:
+    with every() as case:
+        for failures, error, outcome in FAILURES:
+            with case(failures, error, outcome):
+                assert await ends(breaker(failures=failures), error) == {outcome: 1}
+
+
+async def test_a_predicate_that_raises_changes_nothing_for_the_caller() -> None:
+    def broken(error: Exception) -> bool:
+        raise RuntimeError("broken")
+
+    def vague(error: Exception) -> Any:
+        return "soon"
+
+    wrong: list[dict[str, Any]] = [
+        {"failures": broken},
+        {"retry_after_of": broken},
+        {"retry_after_of": vague},
+    ]
+    for options in wrong:
+        heard = RecordingObserver()
+        assert await ends(breaker(observer=heard, **options), OSError("down")) == {"failure": 1}
+        assert [event.policy for event in heard.of(ListenerFailed)] == ["db"]
+
+
+def seventeen(error: Exception) -> float:
+    return 17
+
+
+def nonsense(error: Exception) -> float:
+    return float("nan")
+
+
+WAITS: list[tuple[dict[str, Any], Exception, float | None]] = [
+    ({}, OSError("down"), 8.0),
+    ({}, DatabaseUnavailableError("db", 20.0), 20.0),
+    ({}, DatabaseUnavailableError("db", 1e9), 32.0),
+    ({}, DatabaseUnavailableError("db", None), 8.0),
+    ({"retry_after_of": seventeen}, OSError("down"), 17.0),
+    ({"retry_after_of": nonsense}, OSError("down"), 8.0),
+    ({"retry_after_of": seventeen, "failures": KeyError}, OSError("down"), None),
+]
+
+
+async def test_a_dependency_may_ask_for_a_longer_wait() -> None:
+    with every() as case:
+        for options, error, wait in WAITS:
+            with case(options, error, wait):
+                guard = breaker(**options)
+                for _ in range(4):
+                    await ends(guard, error)
+                assert guard.statistics().retry_after == wait
+
+
+async def test_in_shadow_it_counts_what_it_would_refuse_and_lets_it_pass() -> None:
+    guard = breaker(mode=Mode.SHADOW)
+    await open_it(guard)
+    for style in (by_call, by_decorator, by_async_with, by_with):
+        assert await style(guard, works) == "answer"
+        with pytest.raises(OSError, match="down"):
+            await style(guard, fails)
+    assert counts(guard, Mode.SHADOW) == {"failure": 4, "rejected": 8}
+    assert guard.book.fail_counter == 4
+    assert counts(guard) == {}
+    clock_of(guard).advance(8.0)
+    await guard.call(works)
+    await guard.call(works)
+    assert guard.statistics().state is CLOSED
+
+
+async def test_off_it_does_nothing() -> None:
+    notes = Notes()
+    guard = breaker(mode=Mode.OFF, listeners=[notes])
+    guard.forced_open()
+    notes.take()
+    for style in (by_call, by_decorator, by_async_with, by_with):
+        for _ in range(3):
+            assert await style(guard, works) == "answer"
+            with pytest.raises(OSError, match="down"):
+                await style(guard, fails)
+    assert (counts(guard, Mode.OFF), notes.take()) == ({}, [])
+
+
+async def test_a_change_of_mode_applies_immediately_and_is_reported_once() -> None:
+    heard = RecordingObserver()
+    guard = breaker(observer=heard)
+    guard.mode = Mode.SHADOW
+    guard.mode = Mode.SHADOW
+    guard.open()
+    assert await guard.call(works) == "answer"
+    guard.mode = Mode("enforce")
+    with pytest.raises(BreakerOpenError):
+        await guard.call(works)
+    assert guard.mode is Mode.ENFORCE
+    assert [(event.old, event.new) for event in heard.of(ModeChanged)] == [
+        ("enforce", "shadow"),
+        ("shadow", "enforce"),
+    ]
+    assert (counts(guard, Mode.SHADOW), counts(guard)) == ({"rejected": 1}, {"rejected": 1})
+
+
+async def test_a_mode_that_changes_during_a_block_breaks_nothing() -> None:
+    guard = breaker(mode=Mode.OFF)
+    async with guard:
+        guard.mode = Mode.ENFORCE
+        async with guard:
+            guard.mode = Mode.OFF
+    assert counts(guard, Mode.OFF) == {"success": 1}
+
+
+async def test_by_hand_it_is_forced_open_disabled_measures_or_is_closed_anew() -> None:
+    guard = breaker()
+    guard.forced_open()
+    with pytest.raises(BreakerOpenError) as refused:
+        await guard.call(works)
+    assert refused.value.retry_after is None
+    with pytest.raises(ValueError, match="put it to closed first"):
+        guard.open()
+    guard.disable()
+    for switch, calls in ((guard.disable, 0), (guard.metrics_only, 4)):
+        switch()
+        for _ in range(4):
+            with pytest.raises(OSError, match="down"):
+                await guard.call(fails)
+        assert guard.statistics().failures == calls
+    guard.reset()
+    assert (guard.statistics().state, guard.statistics().calls) == (CLOSED, 0)
+    guard.open()
+    assert guard.statistics().state is OPEN
+
+
+async def test_its_numbers_are_those_that_the_metrics_know() -> None:
+    heard = RecordingObserver()
+    guard = breaker(observer=heard, mode=Mode.ENFORCE)
+    assert [event.policy for event in heard.of(PolicyCreated)] == ["db"]
+    await open_it(guard)
+    samples = list(heard.of(PolicyCreated)[0].tally())
+    for sample in samples:
+        assert len(sample.labels) == len(POLICY_METRICS[sample.metric].labels)
+        assert sample.labels[0] == "db"
+    states = {sample.labels[1]: sample.value for sample in samples if sample.metric.endswith("_state")}
+    assert states == {state: float(state is OPEN) for state in CircuitState}
+    outcomes = {sample.labels[1] for sample in samples if sample.metric.endswith("_calls_total")}
+    assert outcomes == {"success", "slow", "failure", "ignored", "rejected"}
+    assert [sample.labels for sample in samples if sample.metric.endswith("transitions_total")] == [
+        ("db", "closed", "open")
+    ]
+
+
+async def test_a_scrape_ends_half_open_and_a_call_reports_it() -> None:
+    heard = RecordingObserver()
+    guard = breaker(observer=heard)
+    await half_open_it(guard)
+    hung = guard.call(Pause)
+    hung.send(None)
+    clock_of(guard).advance(16.0)
+    assert guard.statistics().state is OPEN
+    with pytest.raises(BreakerOpenError):
+        await guard.call(works)
+    assert heard.of(CircuitChanged)[-1] == CircuitChanged("db", "half_open", "open", 1024.0, "trial_hung")
+    hung.close()
+
+
+async def test_an_observer_that_raises_breaks_no_call() -> None:
+    def broken(event: object, /) -> None:
+        raise RuntimeError("broken")
+
+    guard = breaker(observer=broken)
+    await half_open_it(guard)
+    assert await guard.call(works) == "answer"
+
+
+@pytest.mark.parametrize("heeds", [False, True])
+@styles
+async def test_a_call_leaves_nothing_for_the_cyclic_collector(style: Style, heeds: bool) -> None:  # noqa: FBT001 - a table
+    notes = Notes()
+    guard = breaker(listeners=[notes] if heeds else [])
+    forced = breaker("forced")
+    forced.forced_open()
+
+    async def once() -> None:
+        await style(guard, works)
+        with suppress(OSError):
+            await style(guard, fails)
+        with suppress(BreakerOpenError):
+            await style(forced, works)
+        notes.take()
+
+    assert await garbage(once) == 0
+
+
+async def test_once_all_is_well_again_a_call_pays_for_nothing_but_itself() -> None:
+    def pays(guard: CircuitBreaker) -> bool:
+        return guard._heeds  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - what it costs is seen nowhere else
+
+    guard, notes = breaker(), Notes()
+    assert not pays(guard)
+    await half_open_it(guard)
+    assert pays(guard)
+    await guard.call(works)
+    await guard.call(works)
+    assert not pays(guard)
+    with suppress(OSError):
+        await guard.call(fails)
+    await guard.call(works)
+    assert not pays(guard)
+    guard.book.add_listener(notes)
+    assert pays(guard)
+    guard.book.remove_listener(notes)
+    assert not pays(guard)
+    guard.mode = Mode.OFF
+    assert pays(guard)

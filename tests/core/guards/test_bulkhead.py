@@ -1,0 +1,236 @@
+"""A bulkhead admits a bounded number, queues the others in order, and drops those that left."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import anyio
+import pytest
+
+from postfacta_core.context import RequestContext, bind_request, release_request
+from postfacta_core.errors import BulkheadFullError
+from postfacta_core.events import Event, Mode, ModeChanged, PolicyCreated
+from postfacta_core.guards.bulkhead import Bulkhead
+from postfacta_core.testing import ManualClock, RecordingObserver
+from tests.kit.waiting import until
+
+NEVER_HERE = 60.0
+
+
+class Scene:
+    """Callers that work until they are let go."""
+
+    def __init__(self, bulkhead: Bulkhead) -> None:
+        self.bulkhead = bulkhead
+        self.log: list[str] = []
+        self.gates: dict[str, anyio.Event] = {}
+
+    async def work(self, who: str) -> str:
+        self.log.append(who)
+        gate = self.gates[who] = anyio.Event()
+        await gate.wait()
+        return who
+
+    def are_there(self, number: int) -> bool:
+        return self.bulkhead.used + self.bulkhead.waiting == number
+
+    async def come(self, who: str) -> None:
+        try:
+            await self.bulkhead.call(self.work, who)
+        except BulkheadFullError:
+            self.log.append(f"{who} refused")
+
+
+async def test_it_returns_what_the_function_does_and_raises_what_it_raises() -> None:
+    bulkhead = Bulkhead("db", 1)
+
+    async def work(number: int, *, more: int) -> int:
+        if number < 0:
+            raise KeyError(number)
+        return number + more
+
+    assert await bulkhead.call(work, 1, more=2) == 3
+    with pytest.raises(KeyError):
+        await bulkhead.call(work, -1, more=2)
+    assert bulkhead.used == 0
+
+
+async def test_at_most_size_calls_run_and_the_rest_are_fifo() -> None:
+    scene = Scene(Bulkhead("db", 2, max_waiting=3, max_wait=NEVER_HERE))
+    async with anyio.create_task_group() as tasks:
+        for number, who in enumerate("abcde", start=1):
+            tasks.start_soon(scene.come, who)
+            await until(partial(scene.are_there, number))
+        await scene.come("f")
+        assert scene.log == ["a", "b", "f refused"]
+        for who, following in ("ac", "bd", "ce"):
+            scene.gates[who].set()
+            await until(partial(scene.gates.__contains__, following))
+        for who in "de":
+            scene.gates[who].set()
+    assert scene.log == ["a", "b", "f refused", "c", "d", "e"]
+    assert (scene.bulkhead.used, scene.bulkhead.waiting) == (0, 0)
+
+
+async def test_one_that_waits_too_long_is_refused_and_makes_place() -> None:
+    scene = Scene(Bulkhead("db", 1, max_waiting=1, max_wait=0.01))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(scene.come, "a")
+        await until(lambda: "a" in scene.gates)
+        await scene.come("b")
+        assert (scene.log, scene.bulkhead.waiting) == (["a", "b refused"], 0)
+        scene.gates["a"].set()
+    assert scene.bulkhead.used == 0
+
+
+async def test_a_caller_waits_no_longer_than_its_request_can() -> None:
+    clock = ManualClock()
+    scene = Scene(Bulkhead("db", 1, max_waiting=1, max_wait=NEVER_HERE, clock=clock))
+    request = RequestContext("request-id", clock.now)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(scene.come, "a")
+        await until(lambda: "a" in scene.gates)
+        token = bind_request(request)
+        try:
+            for left in (0.02, 0.005, 0.0, -1.0):
+                request.deadline = clock.now + left
+                with anyio.fail_after(20):
+                    await scene.come("b")
+        finally:
+            release_request(token)
+        scene.gates["a"].set()
+    assert scene.log == ["a"] + ["b refused"] * 4
+
+
+async def test_a_request_knows_how_long_it_waited_for_a_slot_even_in_vain() -> None:
+    clock = ManualClock()
+    scene = Scene(Bulkhead("db", 1, max_waiting=2, max_wait=0.05, clock=clock))
+    request = RequestContext("request-id", clock.now)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(scene.come, "a")
+        await until(lambda: "a" in scene.gates)
+        token = bind_request(request)
+        try:
+            tasks.start_soon(scene.come, "b")
+            await until(lambda: scene.bulkhead.waiting == 1)
+            clock.advance(0.25)
+            await until(lambda: "b refused" in scene.log)
+        finally:
+            release_request(token)
+        scene.gates["a"].set()
+    assert request.waited == pytest.approx(0.25)
+
+
+async def test_a_caller_that_is_cancelled_while_it_waits_leaves_no_trace() -> None:
+    # hyx 0.0.2 loses a place for each.
+    scene = Scene(Bulkhead("db", 1, max_waiting=1, max_wait=NEVER_HERE))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(scene.come, "a")
+        await until(lambda: "a" in scene.gates)
+        for _ in range(3):
+            async with anyio.create_task_group() as group:
+                group.start_soon(scene.come, "b")
+                await until(lambda: scene.bulkhead.waiting == 1)
+                group.cancel_scope.cancel()
+            assert scene.bulkhead.waiting == 0
+        scene.gates["a"].set()
+    assert (scene.log, scene.bulkhead.used) == (["a"], 0)
+
+
+async def test_a_slot_just_given_to_a_caller_that_is_cancelled_goes_to_the_next() -> None:
+    scene = Scene(Bulkhead("db", 1, max_waiting=2, max_wait=NEVER_HERE))
+    slots = scene.bulkhead._slots  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(scene.come, "a")
+        await until(lambda: "a" in scene.gates)
+        async with anyio.create_task_group() as group:
+            group.start_soon(scene.come, "b")
+            await until(lambda: scene.bulkhead.waiting == 1)
+            tasks.start_soon(scene.come, "c")
+            await until(lambda: scene.bulkhead.waiting == 2)
+            # As if another call ended right now: the slot is b's before b can run, which is cancelled before that.
+            slots.leave()
+            group.cancel_scope.cancel()
+        await until(lambda: "c" in scene.gates)
+        assert (slots.used, slots.waiting) == (1, 0)
+        slots.used += 1  # a's, which ends below
+        for gate in scene.gates.values():
+            gate.set()
+    assert (scene.gates.keys() - {"b"}, scene.bulkhead.used) == ({"a", "c"}, 0)
+
+
+async def test_a_call_inside_of_another_waits_for_itself_no_longer_than_max_wait() -> None:
+    # anyio.CapacityLimiter raises RuntimeError for two of one task.
+    wide, narrow = Bulkhead("db", 2), Bulkhead("db", 1, max_waiting=1, max_wait=0.01)
+
+    async def inner() -> str:
+        return "done"
+
+    assert await wide.call(wide.call, inner) == "done"
+    with pytest.raises(BulkheadFullError):
+        await narrow.call(narrow.call, inner)
+    assert (wide.used, narrow.used, narrow.waiting) == (0, 0, 0)
+
+
+async def test_a_decorated_function_and_a_block_take_a_slot() -> None:
+    bulkhead = Bulkhead("db", 1)
+
+    @bulkhead
+    async def used() -> int:
+        """Look."""
+        return bulkhead.used
+
+    assert (used.__name__, used.__doc__, await used(), bulkhead.used) == ("used", "Look.", 1, 0)
+    async with bulkhead as entered:
+        assert (entered, bulkhead.used) == (bulkhead, 1)
+        with pytest.raises(BulkheadFullError):
+            await used()
+        with pytest.raises(BulkheadFullError):
+            async with bulkhead:
+                raise AssertionError
+    with pytest.raises(KeyError):
+        async with bulkhead:
+            raise KeyError
+    assert bulkhead.used == 0
+
+
+async def test_waiting_callers_are_admitted_when_it_is_turned_off() -> None:
+    scene = Scene(Bulkhead("db", 1, max_waiting=1, max_wait=NEVER_HERE))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(scene.come, "a")
+        await until(lambda: "a" in scene.gates)
+        tasks.start_soon(scene.come, "b")
+        await until(lambda: scene.bulkhead.waiting == 1)
+        scene.bulkhead.mode = Mode.OFF
+        await until(lambda: "b" in scene.gates)
+        for gate in scene.gates.values():
+            gate.set()
+    assert scene.bulkhead.used == 0
+
+
+def test_it_announces_itself_once_and_each_real_change_of_mode() -> None:
+    observer = RecordingObserver()
+    bulkhead = Bulkhead("db", 1, observer=observer)
+    bulkhead.mode = Mode.ENFORCE
+    bulkhead.mode = Mode.SHADOW
+    bulkhead.mode = Mode.SHADOW
+    created, changed = observer.events
+    assert isinstance(created, PolicyCreated)
+    assert (created.policy, list(created.tally())) == ("db", bulkhead.tally())
+    assert changed == ModeChanged("db", Mode.ENFORCE, Mode.SHADOW)
+    assert bulkhead.mode is Mode.SHADOW
+    assert repr(bulkhead) == "Bulkhead('db', 1, max_waiting=0, max_wait=1, mode='shadow')"
+
+
+def test_an_observer_that_raises_breaks_nothing() -> None:
+    def broken(event: Event, /) -> None:
+        raise RuntimeError("no")
+
+    bulkhead = Bulkhead("db", 1, observer=broken)
+    bulkhead.mode = Mode.OFF
+    assert bulkhead.mode is Mode.OFF
+
+
+def test_bounds_that_make_no_sense_are_refused_at_once() -> None:
+    with pytest.raises(ValueError, match=r"Bulkhead\.slots must be a whole number at least 1, not 0"):
+        Bulkhead("db", 0)

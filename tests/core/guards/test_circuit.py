@@ -1,0 +1,296 @@
+"""A circuit opens by what its calls say, tries one at a time, and nothing that is past moves it."""
+
+from __future__ import annotations
+
+import math
+import tracemalloc
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import pytest
+
+from postfacta_core.guards._circuit import REFUSED, CircuitConfig, CircuitState
+from tests.core.guards.circuits import (
+    ANY_TEXT,
+    BY_HAND,
+    CLOSED,
+    DISABLED,
+    FAILURE,
+    FORCED_OPEN,
+    HALF_OPEN,
+    IGNORED,
+    METRICS_ONLY,
+    OPEN,
+    SUCCESS,
+    Played,
+)
+from tests.kit.every import every
+
+
+def test_its_state_changes_have_their_time_and_reason() -> None:
+    played = Played().play("SSFF-").wait(8.0).play("F-").wait(16.0).play("SS")
+    assert played.path == [
+        ("closed", "open", 100.0, "failures"),
+        ("open", "half_open", 108.0, "wait_over"),
+        ("half_open", "open", 108.0, "trial_failed"),
+        ("open", "half_open", 124.0, "wait_over"),
+        ("half_open", "closed", 124.0, "trials_passed"),
+    ]
+    assert {move.breaker for move in played.moves} == {"db"}
+
+
+def test_a_circuit_opens_at_the_rate_of_its_last_calls_and_not_before_there_are_enough() -> None:
+    cases: list[tuple[str, CircuitState]] = [
+        ("", CLOSED),
+        ("FFF", CLOSED),
+        ("FFFF", OPEN),
+        ("FFSS", OPEN),
+        ("SSSF", CLOSED),
+        ("SSFF", OPEN),
+        ("FSSSF", CLOSED),
+        ("SFSSF", OPEN),
+        ("FFIIIIII", CLOSED),
+        ("FFIS", CLOSED),
+        ("FFISS", OPEN),
+        ("LSSL", OPEN),
+        ("LLSS", OPEN),
+        ("LSSS", CLOSED),
+        ("XSSS", CLOSED),
+        ("XSSL", OPEN),
+        ("FSSL", CLOSED),
+        ("SSSSFSSSFSSSF", CLOSED),
+    ]
+    with every() as case:
+        for calls, state in cases:
+            with case(calls, state):
+                assert Played().play(calls).state is state
+
+
+def test_a_rate_that_is_just_the_threshold_opens_although_floats_round() -> None:
+    # 0.07 * 100 is above 7.
+    config = CircuitConfig(failure_rate_threshold=0.07, minimum_number_of_calls=100)
+    assert Played(config).play("F" * 7 + "S" * 92).state is CLOSED
+    assert Played(config).play("F" * 7 + "S" * 93).state is OPEN
+    assert Played(config).play("F" * 6 + "S" * 94).state is CLOSED
+
+
+def test_slow_calls_open_it_for_a_reason_of_their_own() -> None:
+    assert Played().play("LLSS").path[-1][3] == "slow_calls"
+    assert Played().play("XXSS").path[-1][3] == "failures"
+
+
+def test_a_call_counts_as_what_it_was() -> None:
+    played = Played()
+    kinds = [
+        played.leave(played.enter(), outcome, seconds=seconds)
+        for outcome, seconds in [
+            (SUCCESS, 1.75),
+            (SUCCESS, 2.0),
+            (FAILURE, 0.0),
+            (FAILURE, 2.0),
+            (IGNORED, 9.0),
+        ]
+    ]
+    assert kinds == ["success", "slow", "failure", "failure", "ignored"]
+
+
+def test_a_window_no_larger_than_the_minimum_can_be_filled() -> None:
+    config = CircuitConfig(sliding_window_size=3, minimum_number_of_calls=100)
+    assert Played(config).play("FFF").state is OPEN
+
+
+def test_a_window_of_seconds_forgets_what_is_older() -> None:
+    config = CircuitConfig(sliding_window_type="time", sliding_window_size=10, minimum_number_of_calls=4)
+    played = Played(config).play("FFF").wait(9.5)
+    assert played.circuit.statistics(played.now).failures == 3
+    played.wait(0.5)
+    assert played.circuit.statistics(played.now).calls == 0
+    assert played.play("FFF").state is CLOSED
+    assert played.play("F").state is OPEN
+
+
+def test_a_window_of_seconds_forgets_each_call_after_any_gap() -> None:
+    with every() as case:
+        for gap in range(25):
+            with case(gap):
+                config = CircuitConfig(sliding_window_type="time", sliding_window_size=10)
+                played = Played(config).play("F").wait(gap).play("S")
+                found = played.circuit.statistics(played.now)
+                assert (found.calls, found.failures) == ((2, 1) if gap < 10 else (1, 0))
+
+
+def test_a_window_of_seconds_forgets_each_call_with_its_own_second() -> None:
+    config = CircuitConfig(sliding_window_type="time", sliding_window_size=10)
+    played = Played(config).play("F").wait(1.0).play("S").wait(9.0)
+    found = played.circuit.statistics(played.now)
+    assert (found.calls, found.failures) == (1, 0)
+
+
+def test_slow_calls_alone_open_a_window_of_seconds_too() -> None:
+    config = CircuitConfig(sliding_window_type="time", slow_call_duration=2.0, minimum_number_of_calls=4)
+    played = Played(config).play("LLL").wait(1.0)
+    assert played.state is CLOSED
+    assert played.play("L").path[-1][3] == "slow_calls"
+
+
+def test_a_window_of_seconds_takes_a_call_of_a_thread_that_read_the_clock_earlier() -> None:
+    config = CircuitConfig(sliding_window_type="time", sliding_window_size=2, minimum_number_of_calls=4)
+    played = Played(config)
+    permit = played.enter()
+    played.wait(5.0).play("F")
+    played.wait(-5.0)
+    played.leave(permit, FAILURE)
+    played.wait(5.0)
+    assert played.circuit.statistics(played.now).failures == 2
+    assert played.wait(2.0).circuit.statistics(played.now).calls == 0
+
+
+def test_by_hand_it_refuses_all_admits_all_or_only_counts() -> None:
+    played = Played()
+    played.circuit.put(FORCED_OPEN, played.now)
+    played.wait(1000.0).play("---")
+    played.circuit.put(DISABLED, played.now)
+    played.play("FFFFFFFF")
+    assert played.circuit.statistics(played.now).calls == 0
+    played.circuit.put(METRICS_ONLY, played.now)
+    played.play("FFLS")
+    found = played.circuit.statistics(played.now)
+    assert (found.state, found.calls, found.failures, found.slow_calls) == (METRICS_ONLY, 4, 2, 1)
+    assert (found.failure_rate, found.slow_call_rate, found.since) == (0.5, 0.25, 1100.0)
+    played.circuit.put(CLOSED, played.now)
+    assert played.circuit.statistics(played.now).calls == 0
+    assert [reason for *_, reason in played.path] == ["by_hand"] * 4
+
+
+def test_opened_by_hand_it_waits_and_tries_as_ever() -> None:
+    played = Played()
+    played.circuit.open(played.now, 0.0)
+    played.wait(4.0)
+    played.circuit.open(played.now, 0.0)
+    assert played.circuit.retry_after(played.now) == 4.0
+    played.wait(4.0).play("SS")
+    assert [reason for *_, reason in played.path] == ["by_hand", "wait_over", "trials_passed"]
+
+
+def test_a_circuit_held_by_hand_does_not_open_by_itself() -> None:
+    for state in (FORCED_OPEN, DISABLED, METRICS_ONLY):
+        played = Played()
+        played.circuit.put(state, played.now)
+        with pytest.raises(ValueError, match=f"is {state} cannot become open: put it to closed first"):
+            played.circuit.open(played.now, 0.0)
+        assert played.state is state
+        assert len(played.moves) == 1
+
+
+@pytest.mark.parametrize("state", [OPEN, HALF_OPEN])
+@pytest.mark.parametrize("calls", ["", "FFFF"])
+def test_states_that_only_calls_reach_cannot_be_set(state: CircuitState, calls: str) -> None:
+    played = Played().play(calls)
+    before = played.state
+    with pytest.raises(ValueError, match=f"cannot be put to {state}"):
+        played.circuit.put(state, played.now)
+    assert played.state is before
+
+
+def test_put_where_it_is_it_does_not_move() -> None:
+    for state in BY_HAND:
+        played = Played()
+        played.circuit.put(state, played.now)
+        moves = len(played.moves)
+        played.circuit.put(state, played.wait(1.0).now)
+        assert (played.state, len(played.moves)) == (state, moves)
+
+
+def test_a_reset_of_a_closed_circuit_forgets_and_calls_under_way_do_not_count() -> None:
+    played = Played()
+    old = played.enter()
+    played.play("FFF")
+    played.circuit.put(CLOSED, played.now)
+    played.leave(old, FAILURE)
+    assert played.circuit.statistics(played.now).calls == 0
+    assert played.play("FFF").state is CLOSED
+
+
+def test_numbers_of_an_open_circuit_are_those_that_opened_it() -> None:
+    played = Played().play("SSFF").wait(1.0)
+    found = played.circuit.statistics(played.now)
+    assert (found.state, found.since, found.calls, found.failures) == (OPEN, 100.0, 4, 2)
+    assert (found.failure_rate, found.slow_call_rate, found.retry_after) == (0.5, 0.0, 7.0)
+
+
+@pytest.mark.parametrize("kind", ["count", "time"])
+def test_a_window_costs_the_same_memory_however_many_calls_it_sees(kind: Literal["count", "time"]) -> None:
+    config = CircuitConfig(sliding_window_type=kind, sliding_window_size=5, failure_rate_threshold=1.0)
+    tracemalloc.start()
+    played = Played(config).play("SFSFSF")
+    for _ in range(2000):
+        played.wait(1.0).play("SF")
+    # Only what the policies hold: threads of other tests may allocate meanwhile.
+    ours = [tracemalloc.Filter(inclusive=True, filename_pattern="*/postfacta_core/guards/*")]
+    held = tracemalloc.take_snapshot().filter_traces(ours).statistics("filename")
+    tracemalloc.stop()
+    assert 0 < sum(each.size for each in held) < 3000
+    assert played.circuit.statistics(played.now).calls == (5 if kind == "count" else 10)
+
+
+def test_options_that_make_no_sense_are_refused_at_once() -> None:
+    cases: list[tuple[Callable[[], CircuitConfig], str]] = [
+        (partial(CircuitConfig, failure_rate_threshold=50), "failure_rate_threshold"),
+        (partial(CircuitConfig, failure_rate_threshold=0.0), "failure_rate_threshold"),
+        (partial(CircuitConfig, failure_rate_threshold=math.nan), "failure_rate_threshold"),
+        (partial(CircuitConfig, slow_call_rate_threshold=1.1), "slow_call_rate_threshold"),
+        (partial(CircuitConfig, slow_call_rate_threshold=0.0), "slow_call_rate_threshold"),
+        (partial(CircuitConfig, wait_multiplier=0.5), "wait_multiplier"),
+        (partial(CircuitConfig, wait_multiplier=math.inf), "wait_multiplier"),
+        (partial(CircuitConfig, wait_jitter=1.0), "wait_jitter"),
+        (partial(CircuitConfig, wait_jitter=-0.1), "wait_jitter"),
+        (partial(CircuitConfig, sliding_window_type=ANY_TEXT), "sliding_window_type"),
+        (partial(CircuitConfig, sliding_window_size=0), "sliding_window_size"),
+        (partial(CircuitConfig, sliding_window_size=10_001), "sliding_window_size"),
+        (partial(CircuitConfig, minimum_number_of_calls=0), "minimum_number_of_calls"),
+        (
+            partial(CircuitConfig, permitted_number_of_calls_in_half_open_state=0),
+            "permitted_number_of_calls_in_half_open_state",
+        ),
+        (partial(CircuitConfig, slow_call_duration=0.0), "slow_call_duration"),
+        (partial(CircuitConfig, slow_call_duration=math.inf), "slow_call_duration"),
+        (
+            partial(CircuitConfig, max_wait_duration_in_half_open_state=0.0),
+            "max_wait_duration_in_half_open_state",
+        ),
+        (
+            partial(CircuitConfig, max_wait_duration_in_half_open_state=math.nan),
+            "max_wait_duration_in_half_open_state",
+        ),
+        (partial(CircuitConfig, wait_duration_in_open_state=0.0), "wait_duration_in_open_state"),
+        (partial(CircuitConfig, wait_duration_in_open_state=61.0), "max_wait_duration_in_open_state"),
+        (partial(CircuitConfig, max_wait_duration_in_open_state=math.inf), "max_wait_duration_in_open_state"),
+    ]
+    with every() as case:
+        for wrong, what in cases:
+            with case(wrong, what), pytest.raises(ValueError, match=rf"^CircuitConfig\.{what} must be "):
+                wrong()
+
+
+def test_the_edges_of_the_options_are_taken() -> None:
+    CircuitConfig(
+        failure_rate_threshold=1.0, slow_call_rate_threshold=1.0, wait_jitter=0.0, wait_multiplier=1.0
+    )
+    CircuitConfig(sliding_window_size=10_000, wait_duration_in_open_state=60.0)
+    CircuitConfig(sliding_window_size=1, minimum_number_of_calls=1)
+
+
+def test_one_call_is_a_whole_window() -> None:
+    found = Played().play("X").circuit.statistics(100.0)
+    assert (found.calls, found.failure_rate, found.slow_call_rate) == (1, 1.0, 1.0)
+
+
+def test_a_state_that_has_ended_is_left_before_it_is_set_by_hand() -> None:
+    played = Played().play("FFFF").wait(8)
+    assert played.enter() != REFUSED  # A trial that hangs.
+    played.wait(16).circuit.put(DISABLED, played.now)
+    assert [(old, new, reason) for old, new, _, reason in played.path[-2:]] == [
+        (HALF_OPEN, OPEN, "trial_hung"),
+        (OPEN, DISABLED, "by_hand"),
+    ]

@@ -1,0 +1,410 @@
+"""An old answer is given only to its first receiver, never for too long, and never as a fresh one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+from hypothesis import settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from postfacta_core.errors import CircuitOpenError, DeadlineExceededError, FailedResponseError
+from postfacta_core.events import Event, ListenerFailed, Mode, ModeChanged, PolicyCreated, Sample
+from postfacta_core.guards.fallback import Answer, Fallback
+from postfacta_core.testing import ManualClock, RecordingObserver
+from tests.kit.garbage import garbage
+
+
+async def answer(text: str = "fresh") -> str:
+    return text
+
+
+async def fail(error: Exception) -> str:
+    raise error
+
+
+AWAY = CircuitOpenError("db", 3.0)
+
+
+class Bench:
+    """A fallback with a clock that the test moves."""
+
+    def __init__(
+        self,
+        *,
+        max_age: float = 900.0,
+        max_entries: int = 1000,
+        otherwise: Callable[[Exception], str] | None = None,
+        mode: Mode = Mode.ENFORCE,
+    ) -> None:
+        self.clock = ManualClock()
+        self.heard = RecordingObserver()
+        self.fallback = Fallback[str](
+            "invoices",
+            errors=ConnectionError,
+            max_age=max_age,
+            max_entries=max_entries,
+            otherwise=otherwise,
+            mode=mode,
+            observer=self.heard,
+            clock=self.clock,
+        )
+
+    def counts(self) -> dict[str, float]:
+        return {sample.labels[1]: sample.value for sample in self.fallback.tally() if sample.value}
+
+
+async def test_a_fresh_answer_is_given_as_such() -> None:
+    bench = Bench()
+    given = await bench.fallback.call("key", answer)
+    assert given == Answer("fresh", 0.0, None)
+    assert given.is_fresh
+    assert bench.counts() == {"fresh": 1}
+
+
+def is_bad(value: str) -> bool:
+    if value == "odd":
+        raise ValueError(value)
+    return value.startswith("bad")
+
+
+async def test_a_value_that_is_a_failure_is_replaced_by_the_last_good_one() -> None:
+    fallback = Fallback[str]("invoices", is_failure=is_bad)
+    await fallback.call("key", answer, "good")
+    given = await fallback.call("key", answer, "bad")
+    assert (given.value, type(given.error), given.is_fresh) == ("good", FailedResponseError, False)
+
+
+async def test_a_failure_that_nothing_stands_in_for_is_returned_with_its_error() -> None:
+    fallback = Fallback[str]("invoices", is_failure=is_bad)
+    given = await fallback.call("key", answer, "bad")
+    assert (given.value, given.age, type(given.error)) == ("bad", 0.0, FailedResponseError)
+    assert len(fallback) == 0
+
+
+async def test_a_predicate_that_raises_lets_the_value_pass() -> None:
+    heard = RecordingObserver()
+    fallback = Fallback[str]("invoices", is_failure=is_bad, observer=heard)
+    assert (await fallback.call("key", answer, "odd")).is_fresh
+    assert ListenerFailed("invoices", "ValueError('odd')") in heard.events
+
+
+@pytest.mark.parametrize(
+    "error", [AWAY, DeadlineExceededError("db"), ConnectionResetError("gone")], ids=lambda e: type(e).__name__
+)
+async def test_the_last_good_answer_stands_in_and_says_how_old_it_is_and_why(error: Exception) -> None:
+    bench = Bench()
+    await bench.fallback.call("key", answer, "one")
+    await bench.fallback.call("key", answer, "two")
+    bench.clock.advance(60)
+    given = await bench.fallback.call("key", fail, error)
+    assert (given.value, given.age, given.error) == ("two", 60, error)
+    assert not given.is_fresh
+    assert bench.counts() == {"fresh": 2, "stale": 1}
+
+
+async def test_another_key_gets_nothing_of_it() -> None:
+    bench = Bench()
+    await bench.fallback.call(("ann", "/invoices"), answer)
+    with pytest.raises(CircuitOpenError) as caught:
+        await bench.fallback.call(("bob", "/invoices"), fail, AWAY)
+    assert caught.value is AWAY
+    assert bench.counts() == {"fresh": 1, "none": 1}
+
+
+async def test_an_answer_that_is_too_old_is_not_given_and_not_kept() -> None:
+    bench = Bench(max_age=60)
+    await bench.fallback.call("key", answer)
+    bench.clock.now = math.nextafter(1060.0, 0)
+    assert (await bench.fallback.call("key", fail, AWAY)).value == "fresh"
+    bench.clock.now = 1060.0
+    with pytest.raises(CircuitOpenError):
+        await bench.fallback.call("key", fail, AWAY)
+    assert len(bench.fallback) == 0
+
+
+async def test_the_age_counts_from_when_the_call_began() -> None:
+    bench = Bench()
+
+    async def slow() -> str:
+        bench.clock.advance(10)
+        return "slow"
+
+    await bench.fallback.call("key", slow)
+    assert (await bench.fallback.call("key", fail, AWAY)).age == 10
+
+
+async def test_of_two_calls_at_once_the_one_that_began_later_is_kept() -> None:
+    bench, go = Bench(), anyio.Event()
+
+    async def slow() -> str:
+        await go.wait()
+        return "older"
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bench.fallback.call, "key", slow)
+        await checkpoint()
+        await checkpoint()
+        bench.clock.advance(1)
+        await bench.fallback.call("key", answer, "newer")
+        go.set()
+    assert (await bench.fallback.call("key", fail, AWAY)).value == "newer"
+
+
+async def test_an_error_that_is_an_answer_is_raised_and_forgets_what_was_there() -> None:
+    bench = Bench()
+    await bench.fallback.call("key", answer)
+    with pytest.raises(LookupError, match="no such invoice"):
+        await bench.fallback.call("key", fail, LookupError("no such invoice"))
+    with pytest.raises(CircuitOpenError):
+        await bench.fallback.call("key", fail, AWAY)
+    assert bench.counts() == {"fresh": 1, "none": 1}
+
+
+@pytest.mark.parametrize("everything", [False, True])
+async def test_what_was_forgotten_does_not_come_back_from_a_call_under_way(*, everything: bool) -> None:
+    bench = Bench()
+
+    async def meanwhile() -> str:
+        if everything:
+            bench.fallback.clear()
+        else:
+            bench.fallback.forget("key")
+        return "seen before"
+
+    await bench.fallback.call("key", answer)
+    assert (await bench.fallback.call("key", meanwhile)).value == "seen before"
+    with pytest.raises(CircuitOpenError):
+        await bench.fallback.call("key", fail, AWAY)
+
+
+async def test_a_key_is_forgotten_and_the_others_stay() -> None:
+    bench = Bench()
+    for key in ("one", "two"):
+        await bench.fallback.call(key, answer, key)
+    bench.fallback.forget("one")
+    bench.fallback.forget("unheard of")
+    assert (await bench.fallback.call("two", fail, AWAY)).value == "two"
+    with pytest.raises(CircuitOpenError):
+        await bench.fallback.call("one", fail, AWAY)
+    bench.fallback.clear()
+    assert len(bench.fallback) == 0
+
+
+async def test_what_was_not_used_for_longest_goes_first() -> None:
+    bench = Bench(max_entries=2)
+    await bench.fallback.call("one", answer, "one")
+    await bench.fallback.call("two", answer, "two")
+    assert (await bench.fallback.call("one", fail, AWAY)).value == "one"
+    await bench.fallback.call("three", answer, "three")
+    assert len(bench.fallback) == 2
+    assert (await bench.fallback.call("one", fail, AWAY)).value == "one"
+    with pytest.raises(CircuitOpenError):
+        await bench.fallback.call("two", fail, AWAY)
+
+
+async def test_a_new_answer_counts_as_use() -> None:
+    bench = Bench(max_entries=2)
+    for key in ("one", "two", "one", "three"):
+        await bench.fallback.call(key, answer, key)
+    assert (await bench.fallback.call("one", fail, AWAY)).value == "one"
+    with pytest.raises(CircuitOpenError):
+        await bench.fallback.call("two", fail, AWAY)
+
+
+async def test_a_made_up_answer_is_the_last_resort_and_says_that_it_is_one() -> None:
+    bench = Bench(otherwise=lambda error: f"nothing: {type(error).__name__}")
+    given = await bench.fallback.call("key", fail, AWAY)
+    assert given == Answer("nothing: CircuitOpenError", math.inf, AWAY)
+    await bench.fallback.call("key", answer)
+    assert (await bench.fallback.call("key", fail, AWAY)).value == "fresh"
+    assert bench.counts() == {"default": 1, "fresh": 1, "stale": 1}
+
+
+async def test_a_maker_that_raises_leaves_the_dependencys_own_error() -> None:
+    def broken(error: Exception) -> str:
+        raise KeyError("broken")
+
+    bench = Bench(otherwise=broken)
+    with pytest.raises(CircuitOpenError) as caught:
+        await bench.fallback.call("key", fail, AWAY)
+    assert caught.value is AWAY
+    assert bench.heard.of(ListenerFailed) == [ListenerFailed("invoices", "KeyError('broken')")]
+    assert bench.counts() == {"none": 1}
+
+
+async def test_a_maker_may_raise_the_error_itself_to_give_no_answer() -> None:
+    def refuse(error: Exception) -> str:
+        raise error
+
+    bench = Bench(otherwise=refuse)
+    with pytest.raises(CircuitOpenError):
+        await bench.fallback.call("key", fail, AWAY)
+    assert bench.heard.of(ListenerFailed) == []
+
+
+async def test_a_value_of_none_is_a_value() -> None:
+    fallback = Fallback[None]("invoices")
+
+    async def nothing() -> None:
+        return None
+
+    await fallback.call("key", nothing)
+
+    async def away() -> None:
+        raise AWAY
+
+    assert (await fallback.call("key", away)).error is AWAY
+
+
+async def test_the_shadow_counts_what_it_would_give_and_lets_the_error_through() -> None:
+    bench = Bench(mode=Mode.SHADOW)
+    await bench.fallback.call("key", answer)
+    with pytest.raises(CircuitOpenError):
+        await bench.fallback.call("key", fail, AWAY)
+    with pytest.raises(CircuitOpenError):
+        await bench.fallback.call("other", fail, AWAY)
+    assert bench.counts() == {"fresh": 1, "shadow": 1, "none": 1}
+
+
+async def test_switched_off_it_keeps_nothing_and_gives_nothing() -> None:
+    bench = Bench(mode=Mode.OFF)
+    assert await bench.fallback.call("key", answer) == Answer("fresh")
+    with pytest.raises(CircuitOpenError):
+        await bench.fallback.call("key", fail, AWAY)
+    assert (len(bench.fallback), bench.counts()) == (0, {})
+    bench.fallback.mode = Mode.ENFORCE
+    bench.fallback.mode = Mode.ENFORCE
+    assert bench.heard.of(ModeChanged) == [ModeChanged("invoices", Mode.OFF, Mode.ENFORCE)]
+    assert bench.fallback.mode is Mode.ENFORCE
+
+
+async def test_a_cancelled_call_changes_nothing() -> None:
+    bench = Bench()
+    await bench.fallback.call("key", answer)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await bench.fallback.call("key", anyio.sleep, 1)  # type: ignore[arg-type]
+    assert scope.cancelled_caught
+    assert (await bench.fallback.call("key", fail, AWAY)).value == "fresh"
+    assert bench.counts() == {"fresh": 1, "stale": 1}
+
+
+async def test_an_observer_that_raises_does_not_reach_the_call() -> None:
+    def broken(event: Event, /) -> None:
+        raise RuntimeError("no")
+
+    fallback = Fallback[str]("invoices", observer=broken)
+    fallback.mode = Mode.SHADOW
+    assert (await fallback.call("key", answer)).value == "fresh"
+
+
+def test_it_announces_itself() -> None:
+    bench = Bench()
+    (created,) = bench.heard.of(PolicyCreated)
+    assert list(created.tally()) == [
+        Sample("postfacta_fallback_answers_total", ("invoices", source), 0)
+        for source in ("fresh", "stale", "default", "none", "shadow")
+    ]
+    assert repr(bench.fallback) == "Fallback('invoices', max_age=900, max_entries=1000, mode='enforce')"
+
+
+@pytest.mark.parametrize("wrong", [{"max_age": 0.0}, {"max_age": math.nan}, {"max_entries": 0}], ids=str)
+def test_a_fallback_that_makes_no_sense_is_refused_at_once(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"Fallback\.max_(age|entries) must be a"):
+        Fallback[str]("invoices", **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ending", ["fresh", "stale", "none"])
+async def test_a_call_leaves_nothing_for_the_cyclic_collector(ending: str) -> None:
+    fallback = Fallback[str]("invoices")
+    if ending == "stale":
+        await fallback.call("key", answer)
+
+    async def away() -> str:
+        # An error in a variable of the frame that raises it would be a circle of the test's own.
+        raise CircuitOpenError("db")
+
+    async def once() -> None:
+        try:
+            if ending == "fresh":
+                await fallback.call("key", answer)
+            else:
+                await fallback.call("key", away)
+        except CircuitOpenError:
+            assert ending == "none"
+
+    assert await garbage(once) == 0
+
+
+def outcome(fallback: Fallback[int], key: str, value: int | None) -> Answer[int] | None:
+    """Run one call without a loop: nothing in it waits."""
+
+    async def ask() -> int:
+        if value is None:
+            raise AWAY
+        return value
+
+    call = fallback.call(key, ask)
+    try:
+        call.send(None)
+    except StopIteration as done:
+        given: Answer[int] = done.value
+        return given
+    except CircuitOpenError:
+        return None
+    raise AssertionError("it waits for something")
+
+
+class Keeping(RuleBasedStateMachine):
+    """Answers, errors and time in any order, beside a list of all that ever was."""
+
+    @initialize(max_entries=st.integers(1, 3), max_age=st.integers(1, 100))
+    def begin(self, max_entries: int, max_age: int) -> None:
+        self.clock = ManualClock(0.0)
+        self.max_entries, self.max_age, self.number = max_entries, max_age, 0
+        self.fallback = Fallback[int]("invoices", max_age=max_age, max_entries=max_entries, clock=self.clock)
+        # Key, value, when; the one used last at the end.
+        self.used: list[tuple[str, int, float]] = []
+
+    def kept(self, key: str) -> tuple[str, int, float] | None:
+        return next((entry for entry in self.used[-self.max_entries :] if entry[0] == key), None)
+
+    @rule(key=st.sampled_from("abcd"))
+    def succeed(self, key: str) -> None:
+        self.number += 1
+        assert outcome(self.fallback, key, self.number) == Answer(self.number)
+        self.used = [entry for entry in self.used[-self.max_entries :] if entry[0] != key]
+        self.used.append((key, self.number, self.clock.now))
+
+    @rule(key=st.sampled_from("abcd"))
+    def fail(self, key: str) -> None:
+        given, entry = outcome(self.fallback, key, None), self.kept(key)
+        if entry is None or self.clock.now - entry[2] >= self.max_age:
+            assert given is None
+            self.used = [other for other in self.used[-self.max_entries :] if other is not entry]
+        else:
+            assert given == Answer(entry[1], self.clock.now - entry[2], AWAY)
+            self.used.remove(entry)
+            self.used.append(entry)
+
+    @rule(key=st.sampled_from("abcd"))
+    def forget(self, key: str) -> None:
+        self.fallback.forget(key)
+        self.used = [entry for entry in self.used[-self.max_entries :] if entry[0] != key]
+
+    @rule(seconds=st.integers(0, 5))
+    def let_time_pass(self, seconds: int) -> None:
+        self.clock.advance(seconds)
+
+    @invariant()
+    def no_more_is_kept_than_there_is_room_for(self) -> None:
+        if hasattr(self, "fallback"):
+            assert len(self.fallback) == min(len(self.used), self.max_entries)
+
+
+TestKeeping = Keeping.TestCase
+TestKeeping.settings = settings(stateful_step_count=30)

@@ -1,0 +1,331 @@
+"""Two tries of one call: one answer, one error, and nothing of either is left behind."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from postfacta_core.events import Mode, ModeChanged, PolicyCreated
+from postfacta_core.guards._delay import FixedDelay, HedgeOutcome, QuantileDelay
+from postfacta_core.guards._schedule import RetryBudget
+from postfacta_core.guards.hedge import Hedge
+from postfacta_core.guards.retry import Retry
+from postfacta_core.testing import ManualClock
+from tests.core.guards.hedging import WHERE, Bench, Caller, at_once, deadline, settled
+
+
+async def test_a_first_try_that_is_fast_is_the_only_one() -> None:
+    bench = Bench()
+    bench.tries[0].answer("first")
+    with anyio.fail_after(5):
+        assert await bench.hedge.call(bench.dependency) == "first"
+    assert (bench.started, bench.counts()) == (1, {})
+
+
+async def test_the_delay_is_waited_before_a_second_try() -> None:
+    bench = Bench()
+    caller = Caller(bench)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(caller.run)
+        await bench.tries[0].has_begun.wait()
+        await settled()
+        assert (bench.started, bench.slept) == (1, [0.05])
+        await bench.end_delay()
+        assert bench.started == 2
+        bench.tries[0].answer("first")
+        await caller.ended()
+
+
+async def test_the_first_answer_wins_and_the_other_try_has_ended_before_it_is_given() -> None:
+    for winner, loser, outcome in ((0, 1, "first"), (1, 0, "second")):
+        bench = Bench()
+        caller = Caller(bench)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(caller.run)
+            await bench.tries[0].has_begun.wait()
+            await bench.end_delay()
+            bench.tries[winner].answer(f"from {winner}")
+            await caller.ended()
+            assert caller.answer == f"from {winner}"
+            assert bench.tries[loser].was_cancelled
+            assert bench.tries[loser].has_ended
+        assert bench.counts() == {outcome: 1}
+
+
+async def test_an_error_before_the_delay_is_raised_at_once_and_bare() -> None:
+    bench, error = Bench(), ConnectionError("down")
+    bench.tries[0].fail(error)
+    with pytest.raises(ConnectionError) as caught:
+        await bench.hedge.call(bench.dependency)
+    assert caught.value is error
+    assert caught.value.__cause__ is caught.value.__context__ is None
+    assert (bench.started, bench.counts()) == (1, {})
+
+
+@pytest.mark.parametrize(("failing", "answering", "outcome"), [(0, 1, "second"), (1, 0, "first")])
+async def test_once_both_run_an_error_of_one_leaves_it_to_the_other(
+    failing: int, answering: int, outcome: str
+) -> None:
+    bench = Bench()
+    caller = Caller(bench)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(caller.run)
+        await bench.tries[0].has_begun.wait()
+        await bench.end_delay()
+        bench.tries[failing].fail(ConnectionError("down"))
+        await settled()
+        assert not caller.has_ended.is_set()
+        bench.tries[answering].answer("answer")
+        await caller.ended()
+    assert (caller.answer, bench.counts()) == ("answer", {outcome: 1})
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+async def test_if_both_fail_the_error_of_the_first_is_raised_bare(order: tuple[int, int]) -> None:
+    bench, errors = Bench(), [ExceptionGroup("its own", [ConnectionError("0")]), ConnectionError("1")]
+    caller = Caller(bench)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(caller.run)
+        await bench.tries[0].has_begun.wait()
+        await bench.end_delay()
+        for number in order:
+            bench.tries[number].fail(errors[number])
+            await settled()
+        await caller.ended()
+    assert caller.error is errors[0]
+    assert bench.counts() == {"failed": 1}
+
+
+async def test_two_answers_at_the_same_moment_are_one() -> None:
+    bench = Bench()
+    caller = Caller(bench)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(caller.run)
+        await bench.tries[0].has_begun.wait()
+        await bench.end_delay()
+        bench.tries[0].answer("first")
+        bench.tries[1].answer("second")
+        await caller.ended()
+    assert caller.answer in {"first", "second"}
+    assert bench.counts() == {caller.answer: 1}
+
+
+async def test_without_a_token_there_is_no_second_try() -> None:
+    budget = RetryBudget("db", ratio=0.1, floor=0.0, burst=1)
+    bench = Bench(budget=budget)
+    assert budget.try_withdraw(bench.clock.now)
+    caller = Caller(bench)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(caller.run)
+        await bench.tries[0].has_begun.wait()
+        bench.delay_is_over.set()
+        await settled()
+        assert bench.started == 1
+        bench.tries[0].answer("first")
+        await caller.ended()
+    assert (caller.answer, bench.counts()) == ("first", {"budget_refused": 1})
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+async def test_a_call_is_paid_in_for_once_with_a_retry_around_it_or_without(*, is_shared: bool) -> None:
+    budget = RetryBudget("db", ratio=0.25, floor=0.0, burst=1)
+    bench = Bench(budget=budget)
+    assert budget.try_withdraw(bench.clock.now)
+    bench.tries[0].answer("first")
+    if is_shared:
+        await Retry("search", budget=budget, clock=bench.clock).call(bench.hedge.call, bench.dependency)
+    else:
+        await bench.hedge.call(bench.dependency)
+    assert budget.tokens(bench.clock.now) == 0.25
+
+
+async def test_second_tries_are_no_more_than_the_budget_has() -> None:
+    budget, calls = RetryBudget("db", ratio=0.2, floor=0.0, burst=5), 0
+
+    async def slow() -> str:
+        nonlocal calls
+        calls += 1
+        await settled()
+        return "answer"
+
+    hedge = Hedge("search", delay=0.0, budget=budget, clock=ManualClock(), wait=at_once)
+    for _ in range(200):
+        assert await hedge.call(slow) == "answer"
+    assert 200 + 40 <= calls <= 200 + 40 + 5
+
+
+async def test_retries_and_second_tries_together_are_no_more_than_their_budget_has() -> None:
+    clock, calls, seconds, rate = ManualClock(), 0, 20, 50
+    budget = RetryBudget("db")
+
+    async def slow_and_down() -> str:
+        nonlocal calls
+        calls += 1
+        await settled()
+        raise ConnectionError
+
+    async def no_wait(seconds: float) -> None:
+        """Many callers wait at the same time: the time passes between the calls."""
+
+    hedge = Hedge("search", delay=0.0, budget=budget, clock=clock, wait=at_once)
+    retry = Retry("search", budget=budget, retryable=ConnectionError, clock=clock, sleep=no_wait)
+    for _ in range(rate * seconds):
+        with pytest.raises(ConnectionError):
+            await retry.call(hedge.call, slow_and_down)
+        clock.advance(1 / rate)
+    allowed = 1.2 * rate * seconds + 10 * seconds + 100
+    assert allowed - 12 <= calls <= allowed + 1e-6
+
+
+async def test_no_second_try_is_planned_for_after_the_deadline() -> None:
+    bench = Bench()
+    bench.tries[0].answer("first")
+    with deadline(bench.clock.now + 0.05):
+        assert await bench.hedge.call(bench.dependency) == "first"
+    assert bench.slept == []
+    with deadline(bench.clock.now + 0.06):
+        bench.tries[1].answer("next")
+        assert await bench.hedge.call(bench.dependency) == "next"
+    assert bench.slept in (
+        [0.05],
+        [],
+    )  # A first try that never waits may end before the second's task begins.
+
+
+async def test_the_first_try_runs_where_its_caller_does() -> None:
+    async def remember() -> str:
+        WHERE.set("inside")
+        return WHERE.get()
+
+    token = WHERE.set("caller")
+    assert await Hedge("search", delay=0.05).call(remember) == "inside"
+    assert WHERE.get() == "inside"
+    WHERE.reset(token)
+
+
+@pytest.mark.parametrize(("seconds", "counted"), [(0.04, {}), (0.05, {"shadow": 1}), (9.0, {"shadow": 1})])
+async def test_the_shadow_counts_what_was_slow_and_starts_nothing(
+    seconds: float, counted: dict[str, float]
+) -> None:
+    budget = RetryBudget("db", ratio=0.5, floor=0.0, burst=2)
+    bench = Bench(mode=Mode.SHADOW, budget=budget)
+
+    async def slow() -> str:
+        bench.clock.advance(seconds)
+        return "answer"
+
+    bench.clock.now = 0.0
+    assert await bench.hedge.call(slow) == "answer"
+    assert (bench.slept, bench.counts(), budget.tokens(bench.clock.now)) == ([], counted, 2)
+
+
+async def test_the_shadow_counts_what_the_budget_would_have_refused() -> None:
+    budget = RetryBudget("db", ratio=0.5, floor=0.0, burst=1)
+    bench = Bench(mode=Mode.SHADOW, budget=budget)
+    assert budget.try_withdraw(bench.clock.now)
+
+    async def slow() -> str:
+        bench.clock.advance(1.0)
+        return "answer"
+
+    await bench.hedge.call(slow)
+    assert bench.counts() == {"budget_refused": 1}
+
+
+async def test_the_shadow_raises_what_the_only_try_raises() -> None:
+    bench = Bench(mode=Mode.SHADOW)
+    bench.tries[0].fail(ConnectionError("down"))
+    with pytest.raises(ConnectionError, match="down"):
+        await bench.hedge.call(bench.dependency)
+
+
+async def test_switched_off_it_is_not_there() -> None:
+    bench = Bench(mode=Mode.OFF)
+    bench.tries[0].answer("first")
+    assert await bench.hedge.call(bench.dependency) == "first"
+    bench.hedge.mode = Mode.ENFORCE
+    bench.hedge.mode = Mode.ENFORCE
+    assert bench.observed.of(ModeChanged) == [ModeChanged("search", Mode.OFF, Mode.ENFORCE)]
+    assert bench.hedge.mode is Mode.ENFORCE
+
+
+@pytest.mark.parametrize("mode", [Mode.ENFORCE, Mode.SHADOW])
+async def test_the_delay_learns_from_first_tries_that_answered_and_from_no_error(mode: Mode) -> None:
+    delay = QuantileDelay(0.5, initial=9.0, window=5)
+    bench = Bench(delay=delay, mode=mode)
+
+    async def take(seconds: float) -> str:
+        bench.clock.advance(seconds)
+        if seconds == 7.0:
+            raise ConnectionError("down")
+        return "answer"
+
+    for seconds in (1.0, 2.0, 7.0, 3.0, 4.0, 5.0):
+        try:
+            assert await bench.hedge.call(take, seconds) == "answer"
+        except ConnectionError:
+            assert seconds == 7.0
+    assert delay.seconds == pytest.approx(3.0)
+
+
+async def test_the_delay_learns_that_a_first_try_took_longer_than_it_lived() -> None:
+    delay = QuantileDelay(0.5, initial=0.05, window=5)
+    for _ in range(4):
+        delay.record(1.0)
+    bench = Bench(delay=delay)
+    caller = Caller(bench)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(caller.run)
+        await bench.tries[0].has_begun.wait()
+        await bench.end_delay()
+        bench.clock.advance(1.95)
+        bench.tries[1].answer("second")
+        await caller.ended()
+    delay.record(0.0)
+    assert delay.seconds == pytest.approx(1.0)
+
+
+async def test_the_delay_learns_nothing_from_a_first_try_that_failed_though_the_second_answered() -> None:
+    delay = QuantileDelay(0.5, initial=0.05, window=5)
+    for seconds in (1.0, 2.0, 3.0, 4.0):
+        delay.record(seconds)
+    bench = Bench(delay=delay)
+    caller = Caller(bench)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(caller.run)
+        await bench.tries[0].has_begun.wait()
+        await bench.end_delay()
+        bench.tries[0].fail(ConnectionError("down"))
+        await settled()
+        bench.clock.advance(9.0)
+        bench.tries[1].answer("second")
+        await caller.ended()
+    assert delay.seconds == 0.05
+    delay.record(0.0)
+    assert delay.seconds == 2.0
+
+
+async def test_it_decorates_and_hands_on_what_it_is_given() -> None:
+    @Hedge("search", delay=0.05)
+    async def read(self: int, function: str, *, name: str) -> tuple[object, ...]:
+        """Read it."""
+        return self, function, name
+
+    assert await read(1, "two", name="three") == (1, "two", "three")
+    assert read.__doc__ == "Read it."
+
+
+def test_it_announces_itself_and_its_own_budget() -> None:
+    bench = Bench()
+    own, budget = bench.observed.of(PolicyCreated)
+    assert {sample.labels for sample in own.tally()} == {
+        ("search", outcome.value) for outcome in HedgeOutcome
+    }
+    assert [sample.labels for sample in budget.tally()] == [("search",)]
+    assert repr(bench.hedge) == "Hedge('search', delay=0.05, budget='search', mode='enforce')"
+    assert bench.hedge.delay == FixedDelay(0.05)
+
+
+def test_a_hedge_that_makes_no_sense_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match=r"Hedge\.delay must be a finite number at least 0, not -1"):
+        Hedge("search", delay=-1.0)

@@ -1,0 +1,546 @@
+"""The next service gets what the request has left, and is not called once nothing is left."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import socket
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
+from email.utils import formatdate
+from typing import Any
+
+import anyio
+import httpx2
+import pytest
+import uvicorn
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from postfacta_core.aio.deadline import RunningRequests
+from postfacta_core.asgi import ContextMiddleware
+from postfacta_core.asgi.deadline import DeadlineMiddleware
+from postfacta_core.backoff import Backoff
+from postfacta_core.clock import MONOTONIC
+from postfacta_core.context import RequestContext, bind_request, release_request
+from postfacta_core.errors import (
+    BulkheadFullError,
+    CircuitOpenError,
+    DeadlineExceededError,
+    FailedResponseError,
+    RejectedError,
+)
+from postfacta_core.events import DeadlineExceeded, Event, HttpCallFinished, ListenerFailed
+from postfacta_core.guards._circuit import CircuitConfig
+from postfacta_core.guards.breaker import CircuitBreaker
+from postfacta_core.guards.bulkhead import Bulkhead
+from postfacta_core.guards.outgoing import Outgoing, is_failure, outgoing_headers, refusal_in
+from postfacta_core.guards.pipeline import Guard
+from postfacta_core.guards.retry import Retry
+from postfacta_core.guards.timeout import Timeout
+from postfacta_core.policy.waiting import Priority
+from postfacta_core.telemetry.calls import CallSpans
+from postfacta_core.testing import ManualClock, RecordingObserver
+from tests.kit.every import every
+
+NOW = 1_700_000_000.0
+
+
+@contextmanager
+def request(left: float = 10.0, *, priority: int = 1, now: float | None = None) -> Generator[RequestContext]:
+    started = MONOTONIC() if now is None else now
+    context = RequestContext("request-id", started)
+    context.deadline = started + left
+    context.priority = priority
+    token = bind_request(context)
+    try:
+        yield context
+    finally:
+        release_request(token)
+
+
+class Service:
+    """A real server that says what it was asked, or refuses, or asks itself once more."""
+
+    def __init__(self) -> None:
+        self.requests: list[dict[str, str]] = []
+        self.url = ""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        self.requests.append(headers)
+        status, more = 200, list[tuple[bytes, bytes]]()
+        path = scope["path"]
+        if path.startswith("/busy/"):
+            _, _, code, *seconds = path.split("/")
+            status, more = int(code), [(b"retry-after", each.encode()) for each in seconds]
+        elif path == "/slow":
+            await anyio.sleep(5)
+        elif path.startswith("/hop/") and (left := int(path.removeprefix("/hop/"))):
+            hop = Outgoing("next")
+            async with httpx2.AsyncClient(event_hooks={"request": [hop.pass_on]}) as client:
+                await hop.call(client.get, f"{self.url}/hop/{left - 1}")
+        await send({"type": "http.response.start", "status": status, "headers": more})
+        await send({"type": "http.response.body", "body": json.dumps(headers).encode()})
+
+
+@pytest.fixture(scope="module")
+def server() -> Generator[Service]:
+    service = Service()
+    app = ContextMiddleware(DeadlineMiddleware(service, RunningRequests()))
+    config = uvicorn.Config(app, lifespan="off", ws="none", log_level="critical", loop="asyncio")
+    running = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        service.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield service
+        running.should_exit = True
+        thread.join(20)
+
+
+@pytest.fixture
+def service(server: Service) -> Service:
+    server.requests.clear()
+    return server
+
+
+@asynccontextmanager
+async def client_of(outgoing: Outgoing, **options: Any) -> AsyncGenerator[httpx2.AsyncClient]:
+    async with httpx2.AsyncClient(event_hooks={"request": [outgoing.pass_on]}, **options) as client:
+        yield client
+
+
+async def test_the_next_service_gets_deadline_and_priority(service: Service) -> None:
+    billing = Outgoing("billing", Timeout(5), priority_key="secret")
+    with request(10, priority=Priority.SHEDDABLE_PLUS):
+        async with client_of(billing) as client:
+            response = await billing.call(client.get, service.url)
+    seen = response.json()
+    assert 4.0 < float(seen["x-request-timeout"]) <= 0.95 * 5
+    assert (seen["x-priority"], seen["x-priority-key"]) == ("sheddable_plus", "secret")
+    assert "traceparent" not in seen
+
+
+async def test_each_hop_has_strictly_less(service: Service) -> None:
+    billing = Outgoing("billing")
+    with request(10):
+        async with client_of(billing) as client:
+            await billing.call(client.get, f"{service.url}/hop/3")
+    left = [float(headers["x-request-timeout"]) for headers in service.requests]
+    assert len(left) == 4
+    assert left[0] <= 9.5
+    assert all(after <= 0.95 * before for before, after in itertools.pairwise(left))
+
+
+async def test_a_request_without_time_is_not_sent(service: Service) -> None:
+    billing = Outgoing("billing")
+    async with client_of(billing) as client:
+        for left in (0.005, 0.0, -1.0):
+            with request(left), pytest.raises(DeadlineExceededError) as caught:
+                await billing.call(client.get, service.url)
+            assert caught.value.policy == "billing"
+    assert service.requests == []
+
+
+async def test_a_call_waits_no_longer_than_is_left(service: Service) -> None:
+    billing = Outgoing("billing")
+    async with client_of(billing) as client:
+        # The service heeds what it was told, and answers while there is time.
+        with request(1.0), anyio.fail_after(3):
+            assert (await billing.call(client.get, f"{service.url}/slow")).status_code == 504
+        with anyio.fail_after(3), pytest.raises(DeadlineExceededError):
+            await Outgoing("billing", Timeout(0.2)).call(client.get, f"{service.url}/slow")
+
+
+async def test_a_wait_that_is_shorter_stays_so(service: Service) -> None:
+    billing, seen = Outgoing("billing"), list[dict[str, float | None]]()
+
+    async def look(sent: httpx2.Request) -> None:
+        seen.append(sent.extensions["timeout"])
+
+    timeout = httpx2.Timeout(3.0, connect=0.5, read=None)
+    async with client_of(billing, timeout=timeout) as client:
+        client.event_hooks["request"].append(look)
+        with request(1.0):
+            await client.get(service.url)
+        await client.get(service.url)
+    first, second = seen
+    assert first["connect"] == 0.5
+    assert [0.8 < (first[wait] or 0) <= 1.0 for wait in ("read", "write", "pool")] == [True] * 3
+    assert second == timeout.as_dict()
+
+
+async def test_what_a_request_says_itself_stays_if_it_is_stricter(service: Service) -> None:
+    billing = Outgoing("billing")
+    parent = "00-" + "1" * 32 + "-" + "2" * 16 + "-01"
+    async with client_of(billing) as client:
+        with request(10):
+            for said in ("0.5", "60", "nonsense"):
+                await client.get(service.url, headers={"X-Request-Timeout": said, "traceparent": parent})
+    told = [headers["x-request-timeout"] for headers in service.requests]
+    assert told[0] == "0.5"
+    assert all(9.0 < float(each) <= 9.5 for each in told[1:])
+    assert {headers["traceparent"] for headers in service.requests} == {parent}
+
+
+async def test_a_third_partys_service_gets_no_headers_but_is_bounded(service: Service) -> None:
+    stranger = Outgoing("stranger", tell=False, priority_key="secret")
+    async with client_of(stranger) as client:
+        with request(10):
+            await client.get(service.url)
+        with request(0.3), anyio.fail_after(3), pytest.raises(httpx2.ReadTimeout):
+            await client.get(f"{service.url}/slow")
+        with request(0.0), pytest.raises(DeadlineExceededError):
+            await client.get(service.url)
+    ours = {"x-request-timeout", "x-priority", "x-priority-key", "traceparent"}
+    assert [set(headers) & ours for headers in service.requests] == [set(), set()]
+
+
+async def test_outside_of_a_request_a_call_is_as_it_would_be_without(service: Service) -> None:
+    billing = Outgoing("billing", priority_key="secret")
+    async with client_of(billing) as client:
+        assert (await billing.call(client.get, service.url)).status_code == 200
+    assert not {"x-request-timeout", "x-priority", "x-priority-key"} & set(service.requests[0])
+
+
+async def test_a_call_belongs_to_the_present_spans_trace(service: Service) -> None:
+    tracer = TracerProvider().get_tracer("test")
+    span = tracer.start_span("call")
+    with trace.use_span(span, end_on_exit=True):
+        async with client_of(Outgoing("billing")) as client:
+            await client.get(service.url)
+    ids = span.get_span_context()
+    assert service.requests[0]["traceparent"] == (
+        f"00-{ids.trace_id:032x}-{ids.span_id:016x}-{ids.trace_flags:02x}"
+    )
+
+
+async def test_a_refusal_of_the_service_is_raised_inside_of_the_guards(service: Service) -> None:
+    seen = list[Exception]()
+
+    class Note:
+        async def call(self, function: Callable[[], Awaitable[Any]], /) -> Any:
+            try:
+                return await function()
+            except Exception as error:
+                seen.append(error)
+                raise
+
+    billing = Outgoing("billing", Note())
+    async with client_of(billing) as client:
+        for path in ("/busy/503/7", "/busy/429/7", "/busy/429"):
+            with pytest.raises(RejectedError):
+                await billing.call(client.get, service.url + path)
+        for status in (200, 404, 500, 503):
+            response = await billing.call(client.get, f"{service.url}/busy/{status}")
+            assert response.status_code == status
+    told = [(type(error), getattr(error, "policy", ""), getattr(error, "retry_after", 0)) for error in seen]
+    refused = [
+        (RejectedError, "billing", 7.0),
+        (RejectedError, "billing", 7.0),
+        (RejectedError, "billing", None),
+    ]
+    # The guards see a failure where the caller gets the response.
+    assert told == [*refused, *[(FailedResponseError, "billing", None)] * 2]
+
+
+async def test_failed_responses_open_the_circuit(service: Service) -> None:
+    breaker = CircuitBreaker("billing")
+    billing = Outgoing("billing", breaker)
+    statuses = list[int]()
+    async with client_of(billing) as client:
+        with pytest.raises(CircuitOpenError):
+            for _ in range(50):
+                response = await billing.call(client.get, f"{service.url}/busy/500")
+                statuses.append(response.status_code)
+    assert statuses == [500] * 20
+
+
+@pytest.mark.parametrize(("method", "sent"), [("GET", 3), ("PUT", 3), ("POST", 1), ("PATCH", 1)])
+async def test_only_idempotent_requests_are_sent_again_after_a_failure(
+    service: Service, method: str, sent: int
+) -> None:
+    billing = Outgoing("billing", Retry("billing", attempts=3, backoff=Backoff(base=0.001)))
+    limits = httpx2.Limits(max_connections=1)
+    async with client_of(billing, limits=limits, timeout=5.0) as client:
+        asked = client.build_request(method, f"{service.url}/busy/502")
+        # A stream holds the only connection until it is closed: all but the last were.
+        response = await billing.call(client.send, asked, stream=True)
+        assert (response.status_code, response.is_closed, len(service.requests)) == (502, False, sent)
+        assert (await response.aread()).startswith(b"{")
+
+
+async def test_a_failed_response_is_closed_if_the_call_ends_otherwise(service: Service) -> None:
+    breaker = CircuitBreaker("billing", config=CircuitConfig(minimum_number_of_calls=1))
+    billing = Outgoing("billing", Retry("billing", attempts=2, backoff=Backoff(base=0.001)), breaker)
+    limits = httpx2.Limits(max_connections=1)
+    async with client_of(billing, limits=limits, timeout=5.0) as client:
+        asked = client.build_request("GET", f"{service.url}/busy/500")
+        with pytest.raises(CircuitOpenError):
+            await billing.call(client.send, asked, stream=True)
+        assert (await client.get(service.url)).status_code == 200
+
+
+async def test_what_is_no_response_passes_through_the_guards(service: Service) -> None:
+    breaker = CircuitBreaker("billing", config=CircuitConfig(minimum_number_of_calls=1))
+    billing = Outgoing("billing", breaker)
+    async with client_of(billing) as client:
+
+        async def fetch() -> list[str]:
+            return sorted((await client.get(service.url)).json())
+
+        assert "host" in await billing.call(fetch)
+    assert breaker.statistics().state == "closed"
+
+
+async def test_the_caller_may_say_which_responses_are_failures(service: Service) -> None:
+    breaker = CircuitBreaker("billing", config=CircuitConfig(minimum_number_of_calls=2))
+    billing = Outgoing("billing", breaker, is_failure=lambda response: response.status_code == 404)
+    async with client_of(billing) as client:
+        await billing.call(client.get, f"{service.url}/busy/500")
+        await billing.call(client.get, f"{service.url}/busy/404")
+    assert breaker.statistics().state == "open"
+
+
+async def test_a_predicate_that_raises_is_reported_and_the_default_decides(service: Service) -> None:
+    observer = RecordingObserver()
+    breaker = CircuitBreaker("billing", config=CircuitConfig(minimum_number_of_calls=1))
+    billing = Outgoing("billing", breaker, is_failure=lambda response: response.lost, observer=observer)
+    async with client_of(billing) as client:
+        await billing.call(client.get, service.url)
+        assert breaker.statistics().state == "closed"
+        await billing.call(client.get, f"{service.url}/busy/500")
+    assert breaker.statistics().state == "open"
+    assert [event.policy for event in observer.events if isinstance(event, ListenerFailed)] == ["billing"] * 2
+
+
+def test_by_default_a_failure_is_a_server_error_or_a_refusal() -> None:
+    cases: list[tuple[int, bool]] = [
+        (200, False),
+        (404, False),
+        (429, True),
+        (500, True),
+        (501, False),
+        (503, True),
+    ]
+    with every() as case:
+        for status, failed in cases:
+            with case(status, failed):
+                assert is_failure(httpx2.Response(status)) is failed
+
+
+async def test_a_refused_stream_is_closed(service: Service) -> None:
+    billing = Outgoing("billing")
+    limits = httpx2.Limits(max_connections=1)
+    async with client_of(billing, limits=limits, timeout=1.0) as client:
+        asked = client.build_request("GET", f"{service.url}/busy/503/1")
+        for _ in range(3):
+            with pytest.raises(RejectedError):
+                await billing.call(client.send, asked, stream=True)
+        # The only connection is free again.
+        assert (await client.get(service.url)).status_code == 200
+
+
+async def test_a_bulkhead_around_it_keeps_calls_from_being_sent(service: Service) -> None:
+    slots = Bulkhead("billing", 1)
+    billing = Outgoing("billing", slots)
+    async with client_of(billing) as client, slots:
+        with pytest.raises(BulkheadFullError):
+            await billing.call(client.get, service.url)
+    assert service.requests == []
+    assert billing.pipeline is not None
+    assert Outgoing("billing").pipeline is None
+
+
+def test_headers_for_any_client() -> None:
+    clock = ManualClock()
+    assert outgoing_headers(clock=clock) == {}
+    with request(10, now=clock.now):
+        assert outgoing_headers(clock=clock) == {
+            "X-Request-ID": "request-id",
+            "X-Priority": "critical",
+            "X-Request-Timeout": "9.500",
+        }
+        clock.advance(9.996)
+        with pytest.raises(DeadlineExceededError) as caught:
+            outgoing_headers("billing", clock=clock)
+        assert caught.value.policy == "billing"
+    # Less than the millisecond that the header can say is nothing.
+    with request(0.0055, now=clock.now), pytest.raises(DeadlineExceededError):
+        outgoing_headers(clock=clock)
+    with request(float("inf"), priority=99, now=clock.now):
+        assert outgoing_headers(priority_key="k", clock=clock) == {
+            "X-Request-ID": "request-id",
+            "X-Priority": "sheddable",
+            "X-Priority-Key": "k",
+        }
+    with request(float("inf"), priority=-1, now=clock.now):
+        assert outgoing_headers(clock=clock) == {
+            "X-Request-ID": "request-id",
+            "X-Priority": "critical_plus",
+        }
+
+
+def test_retry_after_is_read_as_seconds_or_as_a_date() -> None:
+    cases: list[tuple[str, float | None]] = [
+        ("0", 0.0),
+        ("120", 120.0),
+        (" 5 ", 5.0),
+        ("9" * 400, 86_400.0),
+        (formatdate(NOW + 90, usegmt=True), 90.0),
+        (formatdate(NOW - 90, usegmt=True), 0.0),
+        (formatdate(NOW + 900_000, usegmt=True), 86_400.0),
+        (formatdate(NOW + 90, usegmt=True).removesuffix(" GMT"), 90.0),
+        ("-5", None),
+        ("1.5", None),
+        ("²", None),
+        ("soon", None),
+        ("Tue, 99 Nov 2026 99:99:99 GMT", None),
+        ("", None),
+    ]
+    with every() as case:
+        for text, seconds in cases:
+            with case(text, seconds):
+                response = httpx2.Response(429, headers=[(b"retry-after", text.encode())])
+                refusal = refusal_in(response, "billing", wall=lambda: NOW)
+                assert refusal is not None
+                assert (type(refusal), refusal.policy, refusal.retry_after) == (
+                    RejectedError,
+                    "billing",
+                    seconds,
+                )
+                other = httpx2.Response(503, headers=[(b"retry-after", text.encode())])
+                assert (refusal_in(other, "billing", wall=lambda: NOW) is None) is (seconds is None)
+
+
+def test_a_date_is_read_by_the_clock_of_the_service_that_sent_it() -> None:
+    headers = {"retry-after": formatdate(NOW + 90, usegmt=True), "date": formatdate(NOW, usegmt=True)}
+    refusal = refusal_in(httpx2.Response(503, headers=headers), "billing", wall=lambda: NOW + 3600)
+    assert refusal is not None
+    assert refusal.retry_after == 90
+
+
+def test_no_other_status_says_that_nothing_was_done() -> None:
+    with every() as case:
+        for status in (200, 302, 400, 408, 500, 502, 504):
+            with case(status):
+                assert refusal_in(httpx2.Response(status, headers={"retry-after": "5"}), "billing") is None
+
+
+class Traced:
+    """A provider that keeps its spans, and a request's span to make calls in."""
+
+    def __init__(self) -> None:
+        self.exporter = InMemorySpanExporter()
+        self.provider = TracerProvider(shutdown_on_exit=False)
+        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.told: list[Event] = []
+
+    def outgoing(self, *guards: Guard, **options: Any) -> Outgoing:
+        spans = CallSpans(self.provider)
+        return Outgoing("billing", *guards, observer=self.told.append, spans=spans, **options)
+
+    @contextmanager
+    def request(self) -> Generator[str]:
+        span = self.provider.get_tracer("test").start_span("request")
+        with trace.use_span(span):
+            yield f"{span.get_span_context().trace_id:032x}"
+
+    @property
+    def calls(self) -> list[HttpCallFinished]:
+        return [event for event in self.told if isinstance(event, HttpCallFinished)]
+
+    def attributes(self, name: str) -> list[Any]:
+        return [(span.attributes or {}).get(name) for span in self.exporter.get_finished_spans()]
+
+
+async def test_each_try_is_a_span_whose_id_the_service_gets(service: Service) -> None:
+    bench = Traced()
+    retry = Retry("billing", attempts=3, backoff=Backoff(base=0.001, cap=0.001))
+    billing = bench.outgoing(retry)
+    async with client_of(billing) as client:
+        with bench.request() as trace_id, pytest.raises(RejectedError):
+            await billing.call(client.get, f"{service.url}/busy/503/0?token=hunter2")
+    spans = bench.exporter.get_finished_spans()
+    assert [span.name for span in spans] == ["GET"] * 3
+    assert bench.attributes("http.request.resend_count") == [None, 1, 2]
+    assert bench.attributes("error.type") == ["503"] * 3
+    assert bench.attributes("url.full") == [f"{service.url}/busy/503/0"] * 3
+    sent = [headers["traceparent"].split("-")[1:3] for headers in service.requests]
+    ids = [span.get_span_context() for span in spans]
+    assert sent == [[trace_id, f"{each.span_id:016x}"] for each in ids if each is not None]
+    port = int(service.url.rpartition(":")[2])
+    told = [(call.service, call.method, call.address, call.port, call.status) for call in bench.calls]
+    assert told == [("billing", "GET", "127.0.0.1", port, 503)] * 3
+    assert all(call.seconds > 0 for call in bench.calls)
+
+
+async def test_a_failed_call_is_reported_by_class_or_as_cancelled(
+    service: Service,
+) -> None:
+    bench = Traced()
+    billing = bench.outgoing()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        closed = listener.getsockname()[1]
+    async with client_of(billing) as client:
+        with bench.request(), pytest.raises(httpx2.ConnectError):
+            await billing.call(client.post, f"http://127.0.0.1:{closed}/x")
+        with bench.request(), anyio.move_on_after(0.2):
+            await billing.call(client.get, f"{service.url}/slow")
+    told = [(call.method, call.address, call.status, call.error_type) for call in bench.calls]
+    assert told == [
+        ("POST", "127.0.0.1", 0, "ConnectError"),
+        ("GET", "127.0.0.1", 0, "cancelled"),
+    ]
+    assert bench.attributes("error.type") == ["ConnectError", "cancelled"]
+
+
+async def test_a_call_without_time_is_not_counted_as_one(service: Service) -> None:
+    bench = Traced()
+    billing = bench.outgoing()
+    async with client_of(billing) as client:
+        with request(0.0), bench.request(), pytest.raises(DeadlineExceededError):
+            await billing.call(client.get, service.url)
+        with request(0.0), pytest.raises(DeadlineExceededError):
+            await client.get(service.url)
+    assert bench.told == [DeadlineExceeded("client")] * 2
+    assert bench.attributes("error.type") == ["deadline_exceeded"]
+
+
+async def test_a_client_without_the_hook_is_reported_by_its_response(service: Service) -> None:
+    bench = Traced()
+    async with httpx2.AsyncClient() as client:
+        await bench.outgoing().call(client.get, service.url)
+    (call,) = bench.calls
+    assert (call.method, call.address, call.status, call.error_type) == ("GET", "127.0.0.1", 200, "")
+    assert bench.exporter.get_finished_spans() == ()
+
+
+@pytest.mark.parametrize(
+    ("url", "address", "port", "shown"),
+    [
+        ("https://billing.example/i/7?x=1", "billing.example", 443, "https://billing.example/i/7"),
+        ("http://app:hunter2@billing.example/", "billing.example", 80, "http://billing.example/"),
+        ("http://[::1]:8080/i", "::1", 8080, "http://[::1]:8080/i"),
+    ],
+)
+async def test_an_address_is_reported_without_possible_secrets(
+    url: str, address: str, *, port: int, shown: str
+) -> None:
+    bench = Traced()
+    billing = bench.outgoing()
+    asked = httpx2.Request("GET", url)
+
+    async def answer() -> httpx2.Response:
+        await billing.pass_on(asked)
+        return httpx2.Response(200)
+
+    with bench.request():
+        await billing.call(answer)
+    (call,) = bench.calls
+    assert (call.address, call.port) == (address, port)
+    assert bench.attributes("url.full") == [shown]

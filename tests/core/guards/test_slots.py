@@ -1,0 +1,282 @@
+"""No slot is lost, lent twice or handed to a newcomer past those who wait."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import pytest
+from hypothesis import settings, strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from postfacta_core.errors import BulkheadFullError
+from postfacta_core.events import Mode, Sample
+from postfacta_core.guards._slots import Slots, Turn
+from postfacta_core.telemetry.policies import POLICY_METRICS
+from tests.kit.every import every
+
+
+def full(size: int = 1, max_waiting: int = 0, *, max_wait: float = 1.0) -> Slots:
+    slots = Slots("db", size, max_waiting, max_wait=max_wait)
+    for _ in range(size):
+        assert slots.enter()
+    return slots
+
+
+def decisions(slots: Slots) -> dict[tuple[str, str], float]:
+    found = [sample for sample in slots.tally() if sample.metric == "postfacta_bulkhead_decisions_total"]
+    return {(sample.labels[1], sample.labels[2]): sample.value for sample in found if sample.value}
+
+
+class Machine(RuleBasedStateMachine):
+    """Plays callers against two plain lists: who works, and who waits.
+
+    Of each caller its number is known, so that it shows who was woken, and in which order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.callers = 0
+        self.working: list[int] = []
+        self.waiting: list[int] = []
+        self.called: list[int] = []
+        self.turns: dict[int, Turn] = {}
+        self.woken: list[int] = []
+        self.counts: dict[tuple[str, str], int] = {}
+
+    @initialize(size=st.integers(1, 3), room=st.integers(0, 3), mode=st.sampled_from(Mode))
+    def begin(self, size: int, room: int, mode: Mode) -> None:
+        self.size, self.room, self.mode = size, room, mode
+        self.slots = Slots("db", size, room, mode=mode)
+
+    def count(self, decision: str) -> None:
+        if self.mode is not Mode.OFF:
+            key = (decision, self.mode.value)
+            self.counts[key] = self.counts.get(key, 0) + 1
+
+    def taken(self) -> int:
+        return len(self.working) + len(self.called)
+
+    @rule(patience=st.sampled_from([0.5, 0.5, 0.5, 0.0]))
+    def come(self, patience: float) -> None:
+        caller = self.callers
+        self.callers += 1
+        if self.taken() < self.size or self.mode is not Mode.ENFORCE:
+            assert self.slots.enter()
+            self.count("admitted" if self.taken() < self.size + self.room else "refused")
+            self.working.append(caller)
+            return
+        assert not self.slots.enter()
+        wake = partial(self.woken.append, caller)
+        if len(self.waiting) < self.room and patience > 0:
+            self.turns[caller] = self.slots.queue(wake, patience)
+            self.waiting.append(caller)
+        else:
+            with pytest.raises(BulkheadFullError):
+                self.slots.queue(wake, patience)
+            self.count("refused")
+
+    def pass_on(self) -> None:
+        """A slot was freed: the longest waiting caller is woken, unless too many still work."""
+        if self.waiting and self.taken() < self.size:
+            self.called.append(self.waiting.pop(0))
+
+    @precondition(lambda self: self.working)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        self.working.remove(data.draw(st.sampled_from(self.working)))
+        self.slots.leave()
+        self.pass_on()
+
+    @precondition(lambda self: self.called)
+    @rule(data=st.data())
+    def take(self, data: st.DataObject) -> None:
+        caller = data.draw(st.sampled_from(self.called))
+        self.called.remove(caller)
+        self.slots.take(self.turns.pop(caller))
+        self.count("admitted")
+        self.working.append(caller)
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def wait_too_long(self, data: st.DataObject) -> None:
+        caller = data.draw(st.sampled_from(self.waiting))
+        self.waiting.remove(caller)
+        with pytest.raises(BulkheadFullError):
+            self.slots.take(self.turns.pop(caller))
+        self.count("refused")
+
+    @precondition(lambda self: self.waiting or self.called)
+    @rule(data=st.data())
+    def be_cancelled(self, data: st.DataObject) -> None:
+        caller = data.draw(st.sampled_from(self.waiting + self.called))
+        self.slots.give_up(self.turns.pop(caller))
+        if caller in self.waiting:
+            self.waiting.remove(caller)
+        else:
+            self.called.remove(caller)
+            self.pass_on()
+
+    @rule(mode=st.sampled_from(Mode))
+    def change_mode(self, mode: Mode) -> None:
+        self.mode = self.slots.mode = mode
+        if mode is not Mode.ENFORCE:
+            self.called += self.waiting
+            self.waiting = []
+
+    @invariant()
+    def the_books_agree(self) -> None:
+        if not hasattr(self, "slots"):
+            return
+        slots = self.slots
+        assert slots.mode is self.mode
+        assert (slots.used, slots.waiting) == (self.taken(), len(self.waiting))
+        assert decisions(slots) == self.counts
+        assert [self.turns[caller].has_come for caller in self.waiting] == [False] * len(self.waiting)
+        assert [self.turns[caller].has_come for caller in self.called] == [True] * len(self.called)
+        # Each was woken once, in the order of coming, as numbers grow.
+        assert self.woken == sorted(set(self.woken))
+        assert not self.waiting or slots.used >= self.size
+
+
+Machine.TestCase.settings = settings(stateful_step_count=40)
+TestSlots = Machine.TestCase
+
+
+def test_without_a_queue_a_full_bulkhead_refuses_immediately() -> None:
+    slots = full(2)
+    assert not slots.enter()
+    with pytest.raises(BulkheadFullError) as caught:
+        slots.queue(lambda: None, 1.0)
+    assert (caught.value.policy, caught.value.retry_after) == ("db", None)
+    assert slots.used == 2
+
+
+def test_a_refusal_estimates_when_the_present_queue_is_done() -> None:
+    slots = full(1, 1, max_wait=0.25)
+    slots.queue(lambda: None, 0.25)
+    with pytest.raises(BulkheadFullError) as caught:
+        slots.queue(lambda: None, 0.25)
+    assert caught.value.retry_after == 0.25
+
+
+def test_a_slot_that_comes_back_is_not_a_newcomers() -> None:
+    woken = list[str]()
+    slots = full(1, 2)
+    first = slots.queue(lambda: woken.append("first"), 1.0)
+    slots.queue(lambda: woken.append("second"), 1.0)
+    slots.leave()
+    assert (woken, slots.used, slots.enter()) == (["first"], 1, False)
+    slots.take(first)
+
+
+def test_a_caller_that_leaves_as_its_turn_comes_passes_the_slot_on() -> None:
+    slots = full(1, 2)
+    first, second = slots.queue(lambda: None, 1.0), slots.queue(lambda: None, 1.0)
+    slots.leave()
+    slots.give_up(first)
+    assert (second.has_come, slots.used, slots.waiting) == (True, 1, 0)
+    slots.give_up(second)
+    assert slots.used == 0
+
+
+def test_cancelled_callers_use_up_no_place_in_the_waiting_room() -> None:
+    slots = full(1, 2)
+    for _ in range(10):
+        slots.give_up(slots.queue(lambda: None, 1.0))
+    assert (slots.waiting, slots.used) == (0, 1)
+    slots.leave()
+    assert slots.used == 0
+    assert slots.enter()
+
+
+def test_a_caller_without_time_does_not_wait() -> None:
+    slots = full(1, 5)
+    for patience in (0.0, -1.0, math.nan):
+        with pytest.raises(BulkheadFullError):
+            slots.queue(lambda: None, patience)
+    assert decisions(slots) == {("admitted", "enforce"): 1, ("refused", "enforce"): 3}
+
+
+def test_a_caller_waits_no_longer_than_it_can() -> None:
+    slots = Slots("db", 1, 1, max_wait=2.0)
+    assert [slots.patience(left) for left in (math.inf, 3.0, 1.5, 0.0)] == [2.0, 2.0, 1.5, 0.0]
+
+
+def test_in_shadow_all_pass_and_would_be_refusals_are_counted() -> None:
+    slots = Slots("db", 1, 1, mode=Mode.SHADOW)
+    assert [slots.enter() for _ in range(4)] == [True] * 4
+    assert slots.used == 4
+    assert decisions(slots) == {("admitted", "shadow"): 2, ("refused", "shadow"): 2}
+
+
+def test_off_decides_nothing_but_knows_who_is_under_way() -> None:
+    slots = Slots("db", 1, mode=Mode.OFF)
+    assert [slots.enter() for _ in range(3)] == [True] * 3
+    assert (slots.used, decisions(slots)) == (3, {})
+    slots.mode = Mode.ENFORCE
+    slots.leave()
+    assert not slots.enter()
+    slots.leave()
+    slots.leave()
+    assert slots.enter()
+
+
+def test_those_beyond_the_slots_leave_before_one_of_those_who_wait_comes() -> None:
+    slots = Slots("db", 1, 1, mode=Mode.OFF)
+    for _ in range(3):
+        slots.enter()
+    slots.mode = Mode.ENFORCE
+    turn = slots.queue(lambda: None, 1.0)
+    came = list[bool]()
+    for _ in range(3):
+        slots.leave()
+        came.append(turn.has_come)
+    assert came == [False, False, True]
+
+
+def test_its_numbers_are_those_that_metrics_know() -> None:
+    slots = full(1, 1)
+    slots.queue(lambda: None, 1.0)
+    samples = slots.tally()
+    assert all(
+        len(sample.labels) == len(POLICY_METRICS[sample.metric].labels)
+        and sample.labels[0] == "db"
+        and sample.value >= 0
+        for sample in samples
+    )
+    assert {sample.metric for sample in samples} == {
+        name for name in POLICY_METRICS if name.startswith("postfacta_bulkhead_")
+    }
+    for what, number in (("used", 1), ("waiting", 1), ("slots", 1)):
+        assert Sample(f"postfacta_bulkhead_{what}", ("db",), number) in samples
+
+
+def test_bounds_that_make_no_sense_are_refused_at_once() -> None:
+    cases: list[tuple[int, int, float]] = [
+        (0, 0, 1.0),
+        (-1, 0, 1.0),
+        (1, -1, 1.0),
+        (1, 0, 0.0),
+        (1, 0, math.inf),
+        (1, 0, math.nan),
+    ]
+    with every() as case:
+        for size, max_waiting, max_wait in cases:
+            with (
+                case(size, max_waiting, max_wait),
+                pytest.raises(ValueError, match=r"Bulkhead\.\w+ must be a"),
+            ):
+                Slots("db", size, max_waiting, max_wait=max_wait)
+
+
+def test_by_default_none_waits_and_a_queue_waits_a_second() -> None:
+    slots = Slots("db", 1)
+    assert (slots.max_waiting, slots.max_wait) == (0, 1.0)
+    assert Slots("db", 1, max_wait=0.5).max_wait == 0.5  # Less than a second is a wait as well.
