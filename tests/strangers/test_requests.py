@@ -85,7 +85,7 @@ DJANGO = """
 
     from django.core.handlers.asgi import ASGIHandler
     from django.http import HttpResponse
-    from django.urls import Resolver404, path, resolve
+    from django.urls import include, path
 
     from postfacta_core.asgi import harden
 
@@ -94,43 +94,55 @@ DJANGO = """
         return HttpResponse(str(number))
 
 
-    urlpatterns = [path("orders/<int:number>/", order)]
+    def crash(request):
+        raise ZeroDivisionError
 
 
-    def route_of(scope):
-        try:
-            return "/" + resolve(scope["path"]).route
-        except Resolver404:
-            return None
-
-
-    app = harden(ASGIHandler(), service="shop", route_of=route_of)
+    urlpatterns = [path("orders/", include([path("<int:number>/", order), path("crash/", crash)]))]
+    app = harden(ASGIHandler(), service="shop")
 """
 QUART = """
-    from quart import Quart
-    from werkzeug.exceptions import HTTPException
+    from quart import Blueprint, Quart
 
     from postfacta_core.asgi import harden
 
-    web = Quart(__name__)
+    orders = Blueprint("orders", __name__, url_prefix="/orders")
 
 
-    @web.get("/orders/<int:number>/")
+    @orders.get("/<int:number>/")
     async def order(number):
         return str(number)
 
 
-    def route_of(scope):
-        is_socket = scope["type"] == "websocket"
-        method = scope.get("method", "GET")
-        try:
-            rule, _ = web.url_map.bind("").match(scope["path"], method, return_rule=True, websocket=is_socket)
-        except HTTPException:
-            return None
-        return rule.rule
+    @orders.get("/crash/")
+    def crash():
+        raise ZeroDivisionError
 
 
-    app = harden(web, service="shop", route_of=route_of)
+    web = Quart(__name__)
+    web.register_blueprint(orders)
+    app = harden(web, service="shop")
+"""
+FALCON = """
+    from falcon.asgi import App
+
+    from postfacta_core.asgi import harden
+
+
+    class Order:
+        async def on_get(self, request, response, number):
+            response.text = str(number)
+
+
+    class Crash:
+        async def on_get(self, request, response):
+            raise ZeroDivisionError
+
+
+    web = App()
+    web.add_route("/orders/{number:int}/", Order())
+    web.add_route("/orders/crash/", Crash())
+    app = harden(web, service="shop")
 """
 LITESTAR = """
     from litestar import Litestar, get
@@ -151,8 +163,9 @@ LITESTAR = """
     app = harden(Litestar([order, crash]), service="shop")
 """
 OTHERS = {
-    "django": (DJANGO, "/orders/<int:number>/", "5.2.8"),
-    "quart": (QUART, "/orders/<int:number>/", "0.20.0"),
+    "django": (DJANGO, "/orders/<int:number>/", "5.2.19"),
+    "quart": (QUART, "/orders/<int:number>/", "0.22.0"),
+    "falcon": (FALCON, "/orders/{number:int}/", "4.4.0"),
 }
 TALK = """
     import urllib.request
@@ -235,7 +248,7 @@ def test_nothing_of_the_application_is_shadowed_silently(environments: Environme
         assert series(served, 'http_route="/id"')
 
 
-@pytest.mark.parametrize("framework", ["django", "quart"])
+@pytest.mark.parametrize("framework", sorted(OTHERS))
 def test_the_routes_of_other_frameworks_are_labelled(
     framework: str, environments: Environments, tmp_path: Path
 ) -> None:
@@ -243,7 +256,9 @@ def test_the_routes_of_other_frameworks_are_labelled(
     with environments("uvicorn", f"{framework}=={version}").serve(code, cwd=tmp_path) as served:
         assert httpx2.get(f"{served.url}/orders/7/", timeout=10).text == "7"
         assert httpx2.get(f"{served.url}/nowhere", timeout=10).status_code == 404
+        assert httpx2.get(f"{served.url}/orders/crash/", timeout=10).status_code == 500
         assert len(series(served, f'http_route="{template}"', 'status_code="200"')) == 1
+        assert len(series(served, 'http_route="/orders/crash/"', 'status_code="500"')) == 1
         assert len(series(served, 'http_route="_unmatched"', 'status_code="404"')) == 1
 
 

@@ -1,18 +1,21 @@
-"""Read the route template that a framework left in the scope.
+"""Read the route template that a framework left in the scope, or make it leave one.
 
-No framework is imported: Starlette, FastAPI and Litestar are recognised by what they put there. A template holds
-nothing that a client chose. Where that is unknown, there is no template.
+No framework is imported: Starlette, FastAPI and Litestar are recognised by what they put into the scope; Django, Quart
+and Falcon, which put nothing there, by their classes. A template holds nothing that a client chose. Where that is
+unknown, there is no template.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, Final, NamedTuple, cast
 
+from ..context import current_request
 from ._types import Scope
 
-__all__ = ["RouteReader", "local_path", "shadowed"]
+__all__ = ["RouteReader", "local_path", "note_routes", "shadowed"]
 
 _MOUNT_END: Final = "/{path}"
 _MAX_LAYERS: Final = 50
@@ -42,6 +45,75 @@ def shadowed(app: object, paths: Collection[str], *, prefix: str = "") -> list[s
         # Middleware in pure ASGI calls what it wraps so, as a rule.
         app = getattr(app, "app", None)
     return []
+
+
+def note_routes(app: object) -> None:
+    """Make Django, Quart or Falcon, or one inside of other layers, note each request's route in its context."""
+    for _ in range(_MAX_LAYERS):
+        for kind in type(app).__mro__:
+            if (prepare := _PREPARATIONS.get(f"{kind.__module__}.{kind.__qualname__}")) is not None:
+                prepare(app)
+                break
+        # Django's handler of static files calls what it wraps so.
+        app = getattr(app, "app", None) or getattr(app, "application", None)
+
+
+def _note(template: str) -> None:
+    if (request := current_request()) is not None:
+        request.route = template
+
+
+def _prepare_django(handler: Any) -> None:
+    if "resolve_request" in vars(handler):
+        return
+    resolve = handler.resolve_request
+
+    def resolve_request(request: Any) -> object:
+        view = resolve(request)
+        _note("/" + request.resolver_match.route)
+        return view
+
+    handler.resolve_request = resolve_request
+
+
+def _prepare_quart(app: object) -> None:
+    signals = sys.modules["quart.signals"]
+    # Connected again, they stay connected once.
+    signals.request_started.connect(_note_quarts_request, app)
+    signals.websocket_started.connect(_note_quarts_websocket, app)
+
+
+async def _note_quarts_request(app: object) -> None:
+    _note_rule(sys.modules["quart"].request)
+
+
+async def _note_quarts_websocket(app: object) -> None:
+    _note_rule(sys.modules["quart"].websocket)
+
+
+def _note_rule(connection: Any) -> None:
+    if connection.url_rule is not None:
+        _note(connection.url_rule.rule)
+
+
+class _FalconNotes:
+    """A middleware of Falcon, called once a route is found."""
+
+    async def process_resource(self, request: Any, *_: object) -> None:
+        _note(request.uri_template)
+
+    process_resource_ws = process_resource
+
+
+def _prepare_falcon(app: Any) -> None:
+    app.add_middleware(_FalconNotes())
+
+
+_PREPARATIONS: Final[Mapping[str, Callable[[Any], None]]] = {
+    "django.core.handlers.asgi.ASGIHandler": _prepare_django,
+    "quart.app.Quart": _prepare_quart,
+    "falcon.asgi.app.App": _prepare_falcon,
+}
 
 
 class _Place(NamedTuple):

@@ -43,7 +43,7 @@ from ..telemetry.sampling import AccessSampler
 from ..telemetry.tracing import Tracing
 from ..validation import validation
 from ._problem import Render
-from ._route import shadowed
+from ._route import note_routes, shadowed
 from ._settings import settings
 from ._types import ASGIApp, Receive, Scope, Send
 from .concurrency import LoadSheddingMiddleware
@@ -189,7 +189,8 @@ def harden(
         resources: Opened before the application starts and closed after it and after the last request, each
             within its share of the time; such as a `Database`.
         render: Another shape of problem for some paths; None from it means RFC 9457.
-        route_of: Returns the route template for other frameworks.
+        route_of: Returns the route template, for a framework that is none of Starlette, FastAPI, Litestar, Django, Quart
+            and Falcon, or in place of what is read from these.
         resetters: For context variables of others, such as structlog's `clear_contextvars`.
         clock: Monotonic seconds.
 
@@ -206,6 +207,8 @@ def harden(
     telemetry = telemetry or Telemetry()
     health = health or HealthRegistry(observer=telemetry.observer)
     observer = telemetry.observer
+    if route_of is None:
+        note_routes(app)
     running = RunningRequests(observer=observer, clock=clock)
     lifecycle = Lifecycle(
         replace(options.drain, drain_delay=0.0) if options.dev else options.drain,
@@ -250,9 +253,7 @@ def harden(
         workers=options.metrics_workers,
         observer=observer,
     )
-    layers = scrapes
-    layers = LifecycleMiddleware(layers, lifecycle)
-    layers = ErrorMiddleware(layers, render=render)
+    layers = ErrorMiddleware(LifecycleMiddleware(scrapes, lifecycle), render=render)
     layers = _with_headers(layers, options, render=render)
     sampler = None if options.access_lines is None else AccessSampler(options.access_lines)
     layers = TelemetryMiddleware(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -12,8 +13,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Host, Mount, Route, Router
 
-from postfacta_core.asgi._route import RouteReader, local_path, shadowed
+from postfacta_core.asgi._route import RouteReader, local_path, note_routes, shadowed
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
+from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.testing import call_asgi
 from tests.kit.every import every
 
@@ -191,3 +193,33 @@ def test_routes_that_are_answered_before_them_are_found_in_layers_too() -> None:
     circle.app = circle
     assert shadowed(circle, paths) == shadowed(object(), paths) == []
     assert shadowed(Starlette(routes=[Mount("/", Router([Route("/metrics", handle)]))]), paths) == []
+
+
+def test_an_application_hardened_twice_notes_each_route_once() -> None:
+    class ASGIHandler:
+        resolved = 0
+
+        def resolve_request(self, request: Any) -> str:
+            self.resolved += 1
+            return "view"
+
+    class Layer:
+        def __init__(self, app: object) -> None:
+            self.application = app
+
+    # The frameworks themselves are tested from outside, in `tests/strangers`.
+    ASGIHandler.__module__, ASGIHandler.__qualname__ = "django.core.handlers.asgi", "ASGIHandler"
+    handler, context = ASGIHandler(), RequestContext("request-id", 0.0)
+    note_routes(Layer(handler))
+    first = handler.resolve_request
+    note_routes(handler)
+    asked: Any = SimpleNamespace(resolver_match=SimpleNamespace(route="orders/<int:number>/"))
+    assert handler.resolve_request is first
+    assert handler.resolve_request(asked) == "view"
+    token = bind_request(context)
+    try:
+        handler.resolve_request(asked)
+    finally:
+        release_request(token)
+    assert (context.route, handler.resolved) == ("/orders/<int:number>/", 2)
+    note_routes(object())
