@@ -36,16 +36,20 @@ __all__ = ["main"]
 ROOT = Path(__file__).parent.parent
 SOURCES = (
     "src/postfacta_core/guards/*.py",
-    "src/postfacta_core/policy/*.py",
-    "src/postfacta_core/aio/*.py",
+    "src/postfacta_core/limits/*.py",
+    "src/postfacta_core/deadlines/*.py",
+    "src/postfacta_core/drain/*.py",
+    "src/postfacta_core/health/*.py",
     "src/postfacta_postgres/*.py",
     "src/postfacta_app/timeline/rules.py",
     "src/postfacta_app/db.py",
 )
 TESTS = (
     "tests/core/guards",
-    "tests/core/policy",
-    "tests/core/aio",
+    "tests/core/limits",
+    "tests/core/deadlines",
+    "tests/core/drain",
+    "tests/core/health",
     "tests/postgres",
     "tests/core/test_composition.py",
     "tests/core/test_refusals.py",

@@ -20,13 +20,13 @@ from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter, SlidingWindowCounterRateLimiter
 
 from benchmarks.rounds import Work
-from postfacta_core.aio.ratelimit import RateLimiter
 from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.guards.hedge import Hedge
 from postfacta_core.guards.pipeline import Pipeline
 from postfacta_core.guards.retry import Retry
 from postfacta_core.guards.timeout import Timeout
+from postfacta_core.limits.rate import RateLimiter
 
 __all__ = ["KEYS", "OURS", "TURN", "rows"]
 

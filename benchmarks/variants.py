@@ -12,9 +12,6 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from secure import Secure
 
-from postfacta_core.aio.deadline import RunningRequests
-from postfacta_core.aio.health import HealthRegistry
-from postfacta_core.aio.lifecycle import Lifecycle
 from postfacta_core.asgi._types import ASGIApp
 from postfacta_core.asgi.concurrency import LoadSheddingMiddleware
 from postfacta_core.asgi.context import ContextMiddleware
@@ -28,7 +25,10 @@ from postfacta_core.asgi.options import HardenOptions
 from postfacta_core.asgi.stack import Telemetry, harden
 from postfacta_core.asgi.telemetry import TelemetryMiddleware
 from postfacta_core.asgi.transfer import TransferMiddleware
+from postfacta_core.deadlines.requests import RunningRequests
+from postfacta_core.drain.lifecycle import Lifecycle
 from postfacta_core.events import Mode
+from postfacta_core.health.registry import HealthRegistry
 from postfacta_core.telemetry.exchange import Recorder
 from postfacta_core.telemetry.logs import AccessLog
 from postfacta_core.telemetry.metrics import Metrics

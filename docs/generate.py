@@ -40,8 +40,8 @@ from postfacta_app.web.render import Pages
 from postfacta_app.web.stale import StaleAnswers
 from postfacta_core import Bulkhead, CircuitBreaker, Fallback, Hedge, Mode, Retry, errors
 from postfacta_core.events import Event, PolicyCreated, Sample
-from postfacta_core.policy.overload import OverloadLimiter
-from postfacta_core.policy.ratelimit import DECISIONS
+from postfacta_core.limits._overload import OverloadLimiter
+from postfacta_core.limits._rates import DECISIONS
 from postfacta_core.telemetry.catalogue import INSTRUMENTS, Instrument
 from postfacta_core.telemetry.policies import POLICY_METRICS, RUNTIME_METRICS
 from postfacta_postgres import Database

@@ -61,7 +61,7 @@ def test_the_app_stays_thin() -> None:
 READERS = (
     "postfacta_app/settings.py",
     "postfacta_core/asgi/options.py",
-    "postfacta_core/aio/signals.py",
+    "postfacta_core/drain/signals.py",
     "postfacta_core/launch.py",
 )
 
@@ -77,11 +77,12 @@ def test_only_the_settings_read_the_environment() -> None:
 def test_a_module_has_a_test_of_its_name() -> None:
     with every() as case:
         for floor in (
-            "core/policy",
             "core/telemetry",
             "core/deadlines",
             "core/guards",
-            "core/aio",
+            "core/limits",
+            "core/drain",
+            "core/health",
             "core/asgi",
             "slo",
         ):

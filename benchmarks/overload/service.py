@@ -13,9 +13,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from postfacta_core.aio.looplag import LoopLag
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
 from postfacta_core.asgi.concurrency import LoadSheddingMiddleware
+from postfacta_core.health.looplag import LoopLag
 
 __all__ = ["KEY", "app", "build"]
 

@@ -14,12 +14,12 @@ from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
 from postfacta_core import logs
-from postfacta_core.aio.health import HealthRegistry
-from postfacta_core.aio.ratelimit_store import SharedStore
 from postfacta_core.asgi import Cors, Hardened, HardenOptions, Scope, Telemetry, harden
-from postfacta_core.policy.address import TrustedProxies
-from postfacta_core.policy.lifecycle import DrainLimits
-from postfacta_core.policy.transfer import TransferLimits
+from postfacta_core.deadlines._transfer import TransferLimits
+from postfacta_core.drain._course import DrainLimits
+from postfacta_core.health.registry import HealthRegistry
+from postfacta_core.limits._address import TrustedProxies
+from postfacta_core.limits.store import SharedStore
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_postgres import Database, PoolOptions
 from postfacta_slo.prometheus import Prometheus

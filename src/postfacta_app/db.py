@@ -26,7 +26,7 @@ from starlette.responses import Response
 from postfacta_core.context import current_request
 from postfacta_core.errors import LockTimeoutError, ResilienceError
 from postfacta_core.events import Observer, TaskCrashed
-from postfacta_core.policy.address import client_address
+from postfacta_core.limits._address import client_address
 from postfacta_postgres import Connection, Database
 
 from .errors import IdempotencyInProgressError, IdempotencyMismatchError, NotFoundError

@@ -11,9 +11,9 @@ import anyio
 import httpx2
 
 from postfacta_core.clock import WALL
+from postfacta_core.drain._course import DrainLimits
 from postfacta_core.errors import ResilienceError
 from postfacta_core.guards.timeout import Timeout
-from postfacta_core.policy.lifecycle import DrainLimits
 from postfacta_postgres import Database
 
 from .connections import HEADER_TIMEOUT

@@ -8,15 +8,15 @@ from typing import Final, Literal
 
 from starlette.requests import Request
 
-from postfacta_core.aio.ratelimit import RateLimiter, parse_rates
-from postfacta_core.aio.ratelimit_store import SharedStore
 from postfacta_core.asgi import RateLimit, Scope
 from postfacta_core.asgi.concurrency import PriorityOf
 from postfacta_core.clock import LUCK, Luck
 from postfacta_core.context import current_request
 from postfacta_core.events import Observer
-from postfacta_core.policy.ratelimit import Decision, Rate
-from postfacta_core.policy.waiting import Priority
+from postfacta_core.limits._rates import Decision, Rate
+from postfacta_core.limits._waiting import Priority
+from postfacta_core.limits.rate import RateLimiter, parse_rates
+from postfacta_core.limits.store import SharedStore
 
 from .errors import RateLimitedError
 from .identity.throttle import site_of

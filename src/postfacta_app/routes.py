@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from postfacta_core.aio.deadline import limit_request
+from postfacta_core.deadlines.requests import limit_request
 from postfacta_core.errors import LoadShedError, ResilienceError
 
 from .errors import ForbiddenError, MethodNotAllowedError, RateLimitedError, UnauthenticatedError

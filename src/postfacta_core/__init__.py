@@ -1,11 +1,11 @@
 """Make an ASGI service survive deploys, overload, slow clients and failing dependencies.
 
-The layout, from the top down; each floor imports only the floors below it:
+Each folder is a capability, and imports only what stands below it; what decides stands beside what runs it, in modules
+with an underscore that await nothing:
 
-* `asgi`: serves. Scope, receive, send; `harden` composes the middlewares.
-* `aio`: runs. Tasks, timers, sockets.
-* `guards` call a function, refuse to, or call it again; `deadlines` say until when.
-* `policy` decides, `telemetry` records. No await, no I/O.
+* `asgi` serves: `harden` composes the middlewares.
+* `drain` ends a process; `guards` call a function, refuse to, or call it again.
+* `limits`: how many, how often. `deadlines`: until when. `health`: how the process is. `telemetry`: what was observed.
 * `errors`, `clock`, `events`, `context`, `backoff`: the ground, words that all the others share.
 """
 
@@ -17,13 +17,13 @@ from ._face import lazy
 
 if TYPE_CHECKING:
     from ._version import __version__ as __version__
-    from .aio.deadline import time_limit
-    from .aio.health import HealthRegistry
-    from .aio.lifecycle import Lifecycle
-    from .aio.ratelimit import RateLimiter
     from .backoff import Backoff
     from .context import RequestContext, current_request
+    from .deadlines._deadline import Deadline
     from .deadlines.present import current_deadline
+    from .deadlines.requests import time_limit
+    from .drain._course import DrainLimits
+    from .drain.lifecycle import Lifecycle
     from .errors import CircuitOpenError, DeadlineExceededError, RejectedError, ResilienceError
     from .events import Mode
     from .guards._circuit import CircuitConfig
@@ -36,37 +36,37 @@ if TYPE_CHECKING:
     from .guards.pipeline import Pipeline
     from .guards.retry import Retry
     from .guards.timeout import Timeout
-    from .policy.deadline import Deadline
-    from .policy.lifecycle import DrainLimits
-    from .policy.overload import OverloadConfig, OverloadLimiter
-    from .policy.waiting import Priority
+    from .health.registry import HealthRegistry
+    from .limits._overload import OverloadConfig, OverloadLimiter
+    from .limits._waiting import Priority
+    from .limits.rate import RateLimiter
 else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
             "guards.breaker": ("CircuitBreaker",),
             "guards.bulkhead": ("Bulkhead",),
-            "aio.deadline": ("time_limit",),
+            "deadlines.requests": ("time_limit",),
             "deadlines.present": ("current_deadline",),
             "backoff": ("Backoff",),
             "guards.fallback": ("Fallback",),
-            "aio.health": ("HealthRegistry",),
+            "health.registry": ("HealthRegistry",),
             "guards.hedge": ("Hedge",),
-            "aio.lifecycle": ("Lifecycle",),
+            "drain.lifecycle": ("Lifecycle",),
             "guards.outgoing": ("Outgoing",),
             "guards.pipeline": ("Pipeline",),
-            "aio.ratelimit": ("RateLimiter",),
+            "limits.rate": ("RateLimiter",),
             "guards.retry": ("Retry",),
             "guards.timeout": ("Timeout",),
             "context": ("RequestContext", "current_request"),
             "errors": ("CircuitOpenError", "DeadlineExceededError", "RejectedError", "ResilienceError"),
             "events": ("Mode",),
             "guards._circuit": ("CircuitConfig",),
-            "policy.deadline": ("Deadline",),
-            "policy.lifecycle": ("DrainLimits",),
-            "policy.overload": ("OverloadConfig", "OverloadLimiter"),
+            "deadlines._deadline": ("Deadline",),
+            "drain._course": ("DrainLimits",),
+            "limits._overload": ("OverloadConfig", "OverloadLimiter"),
             "guards._schedule": ("RetryBudget",),
-            "policy.waiting": ("Priority",),
+            "limits._waiting": ("Priority",),
             "_version": ("__version__",),
         },
     )

@@ -30,7 +30,7 @@ from .terminal import is_ctrl_c
 
 __all__ = ["main"]
 
-_VARIABLE = "POSTFACTA_DRAIN_FILE"  # aio.signals reads it
+_VARIABLE = "POSTFACTA_DRAIN_FILE"  # drain.signals reads it
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 _FORWARDED = (
     *(signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2),

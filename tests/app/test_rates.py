@@ -29,8 +29,8 @@ from postfacta_app.web.render import Pages
 from postfacta_app.web.stale import StaleAnswers
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.events import Mode, ignore
-from postfacta_core.policy.overload import Ending
-from postfacta_core.policy.waiting import Admit, Priority
+from postfacta_core.limits._overload import Ending
+from postfacta_core.limits._waiting import Admit, Priority
 from postfacta_postgres import Database
 from tests.app.live import NEW, ONE, START, Service, in_process
 

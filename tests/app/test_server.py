@@ -15,7 +15,7 @@ from postfacta_app.server import (
     graceful_timeout,
 )
 from postfacta_app.settings import load_settings
-from postfacta_core.policy.lifecycle import DrainLimits
+from postfacta_core.drain._course import DrainLimits
 
 
 def test_uvicorn_waits_longer_than_the_drain_but_not_for_ever() -> None:

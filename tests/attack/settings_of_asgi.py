@@ -8,7 +8,6 @@ from typing import Final
 from postfacta_core import (
     HealthRegistry,
 )
-from postfacta_core.aio.deadline import RunningRequests
 from postfacta_core.asgi import (
     ContextMiddleware,
     Cors,
@@ -27,6 +26,7 @@ from postfacta_core.asgi import (
     TransferMiddleware,
     harden,
 )
+from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_postgres import Database
 from tests.attack.wrong import (

@@ -22,12 +22,12 @@ from postfacta_core import (
     RetryBudget,
     Timeout,
 )
-from postfacta_core.aio.ratelimit_memory import BoundedStorage
-from postfacta_core.aio.ratelimit_store import SharedStore
 from postfacta_core.guards._delay import FixedDelay, QuantileDelay
 from postfacta_core.guards._schedule import RetryRules
 from postfacta_core.guards._slots import Slots
-from postfacta_core.policy.ratelimit import Rate
+from postfacta_core.limits._rates import Rate
+from postfacta_core.limits.memory import BoundedStorage
+from postfacta_core.limits.store import SharedStore
 from tests.attack.wrong import (
     CLOCK,
     COUNT,

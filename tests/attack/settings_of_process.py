@@ -14,11 +14,11 @@ from postfacta_core import (
 from postfacta_core.asgi import (
     Telemetry,
 )
+from postfacta_core.deadlines._transfer import TransferLimits
+from postfacta_core.drain._course import RecycleLimits
+from postfacta_core.health._verdict import CheckConfig
+from postfacta_core.limits._address import TrustedProxies
 from postfacta_core.otlp import CountedSpans, Provider
-from postfacta_core.policy.address import TrustedProxies
-from postfacta_core.policy.health import CheckConfig
-from postfacta_core.policy.lifecycle import RecycleLimits
-from postfacta_core.policy.transfer import TransferLimits
 from postfacta_core.telemetry.exchange import ErrorTypes
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.sampling import AccessSampler, EventBudget

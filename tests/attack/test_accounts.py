@@ -14,7 +14,7 @@ from argon2 import PasswordHasher
 from postfacta_app import app
 from postfacta_app.errors import RateLimitedError, UnauthenticatedError
 from postfacta_app.identity import local, throttle
-from postfacta_core.aio.ratelimit import RateLimiter
+from postfacta_core.limits.rate import RateLimiter
 from postfacta_core.testing import ManualClock
 from tests.app.live import Service, in_process
 

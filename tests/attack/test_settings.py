@@ -124,7 +124,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
     ),
     **dict.fromkeys(
         ("OverloadConfig", "OverloadLimiter"),
-        "checked in tests/core/policy/test_overload.py",
+        "checked in tests/core/limits/test_overload.py",
     ),
 }
 

@@ -23,19 +23,19 @@ from postfacta_core import (
     RetryBudget,
     Timeout,
 )
-from postfacta_core.aio.ratelimit_store import SharedStore
 from postfacta_core.asgi import (
     HardenOptions,
     LoadSheddingMiddleware,
     RateLimit,
     harden,
 )
+from postfacta_core.drain._course import RecycleLimits
 from postfacta_core.events import process_observer
 from postfacta_core.guards._delay import QuantileDelay
 from postfacta_core.guards._slots import Slots
-from postfacta_core.policy.health import CheckConfig
-from postfacta_core.policy.lifecycle import RecycleLimits
-from postfacta_core.policy.ratelimit import Rate
+from postfacta_core.health._verdict import CheckConfig
+from postfacta_core.limits._rates import Rate
+from postfacta_core.limits.store import SharedStore
 from tests.attack.wrong import (
     SECRET_TEXT,
     app,

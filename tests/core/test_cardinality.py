@@ -21,7 +21,7 @@ from tests.kit.lifespan import running
 
 @pytest.fixture
 def anyio_backend() -> str:
-    return "asyncio"  # What runs calls is tested on both loops, in `aio`.
+    return "asyncio"  # What runs calls is tested on both loops, in `guards`.
 
 
 def service() -> Hardened:

@@ -26,11 +26,11 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from postfacta_core.aio.health import NO_LIFESPAN
 from postfacta_core.asgi import Hardened, HardenOptions, harden, problem_handler
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
+from postfacta_core.deadlines._transfer import TransferLimits
 from postfacta_core.errors import PoolTimeoutError, ResilienceError
-from postfacta_core.policy.transfer import TransferLimits
+from postfacta_core.health.registry import NO_LIFESPAN
 from postfacta_core.testing import AsgiResponse, call_asgi
 from tests.kit.lifespan import running
 
@@ -41,7 +41,7 @@ ID = "0123456789abcdef"
 
 @pytest.fixture
 def anyio_backend() -> str:
-    return "asyncio"  # What runs calls is tested on both loops, in `aio`.
+    return "asyncio"  # What runs calls is tested on both loops, in `guards`.
 
 
 class Boom(Exception):  # noqa: N818 - the label is its name

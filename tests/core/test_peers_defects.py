@@ -5,7 +5,7 @@ The numbers are those of the list of defects that the design was made from.
 
 | line | defect of a peer | here |
 |---|---|---|
-| 1 to 6 | breakers: cancellations, trials, stale failures, the wall clock | `aio/test_breaker_permits`, `aio/test_breaker` |
+| 1 to 6 | breakers: cancellations, trials, stale failures, the wall clock | `guards/test_breaker_permits`, `guards/test_breaker` |
 | 7 | a 404, a 405 or a cancelled request is not counted | `asgi/test_telemetry`: the table of routes; cancelled requests |
 | 7, 8 | a series for each path that is scanned or redirected | below; `asgi/test_telemetry`: ten thousand requests |
 | 7, 8, 24 | a background task counts as an active request, or as latency | below; `asgi/test_telemetry`: latency |
@@ -17,7 +17,7 @@ The numbers are those of the list of defects that the design was made from.
 | 12 | the tenant in a mount's prefix is a label's value | below |
 | 13 | limits miss mounts, included routers and 404s, or count each address apart | `asgi/test_ratelimit` |
 | 14 | a response is started twice | `asgi/test_ratelimit` |
-| 15 | a store blocks the loop, or costs more with each key | `aio/test_ratelimit`, `aio/test_ratelimit_memory` |
+| 15 | a store blocks the loop, or costs more with each key | `limits/test_rate`, `limits/test_memory` |
 | 16 | the framework's own 500 has no request id and no headers, or no status | `test_frameworks`: the framework's own 500 |
 | 17 | the application's list of headers grows | below; `asgi/test_headers`, `asgi/test_context` |
 | 18 | a cancelled request raises another error, and is not logged | below |
@@ -26,7 +26,7 @@ The numbers are those of the list of defects that the design was made from.
 | 20 | a stream is timed up to its start | `asgi/test_telemetry`: latency |
 | 20 | what a handler sets in the context is invisible outside of it | below |
 | 21 | a time limit has no effect on a handler in a thread, or frees its place too soon | `asgi/test_deadline` |
-| 22 | a waiter that is cancelled keeps its place | `aio/test_bulkhead`, `test_cancellation` |
+| 22 | a waiter that is cancelled keeps its place | `guards/test_bulkhead`, `test_cancellation` |
 | 23 | idle connections are shed, and probes | `asgi/test_concurrency` |
 | 24 | the size of another response is recorded | below |
 | 24 | three spans for a request, named by its path | below; `telemetry/test_tracing` |
@@ -55,17 +55,17 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 
-from postfacta_core.aio.health import NO_LIFESPAN
 from postfacta_core.asgi import Hardened, Telemetry, harden
 from postfacta_core.asgi._types import Receive, Scope, Send
 from postfacta_core.context import current_request
+from postfacta_core.health.registry import NO_LIFESPAN
 from postfacta_core.telemetry.tracing import Tracing
 from postfacta_core.testing import ManualClock, call_asgi
 
 
 @pytest.fixture
 def anyio_backend() -> str:
-    return "asyncio"  # What runs calls is tested on both loops, in `aio`.
+    return "asyncio"  # What runs calls is tested on both loops, in `guards`.
 
 
 async def hello(request: Request) -> Response:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from postfacta_core.aio.ratelimit import RateLimiter
 from postfacta_core.backoff import Backoff
+from postfacta_core.deadlines._transfer import TransferLimits
+from postfacta_core.drain._course import DrainLimits, RecycleLimits
 from postfacta_core.guards._circuit import CircuitConfig
 from postfacta_core.guards._delay import FixedDelay, QuantileDelay
 from postfacta_core.guards._schedule import RetryBudget
@@ -20,12 +21,11 @@ from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.guards.fallback import Fallback
 from postfacta_core.guards.hedge import Hedge
 from postfacta_core.guards.retry import Retry
-from postfacta_core.policy.address import TrustedProxies
-from postfacta_core.policy.health import CheckConfig
-from postfacta_core.policy.lifecycle import DrainLimits, RecycleLimits
-from postfacta_core.policy.overload import OverloadConfig, OverloadLimiter
-from postfacta_core.policy.ratelimit import Rate
-from postfacta_core.policy.transfer import TransferLimits
+from postfacta_core.health._verdict import CheckConfig
+from postfacta_core.limits._address import TrustedProxies
+from postfacta_core.limits._overload import OverloadConfig, OverloadLimiter
+from postfacta_core.limits._rates import Rate
+from postfacta_core.limits.rate import RateLimiter
 from postfacta_postgres.connecting import PoolOptions, check_address
 from tests.kit.every import every
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from docs.generate import PAGES, parse, render, renew
 
-from postfacta_core.aio.health import HealthRegistry
 from postfacta_core.asgi import HardenOptions, harden
-from postfacta_core.policy.lifecycle import DrainLimits
-from postfacta_core.policy.transfer import TransferLimits
+from postfacta_core.deadlines._transfer import TransferLimits
+from postfacta_core.drain._course import DrainLimits
+from postfacta_core.health.registry import HealthRegistry
 from postfacta_core.telemetry.policies import POLICY_METRICS
 from tests.kit.every import every
 

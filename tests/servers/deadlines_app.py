@@ -18,9 +18,9 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from postfacta_core.aio import lifecycle
 from postfacta_core.asgi import HardenOptions, harden
-from postfacta_core.policy.lifecycle import DrainLimits, RecycleLimits
+from postfacta_core.drain import lifecycle
+from postfacta_core.drain._course import DrainLimits, RecycleLimits
 
 LIMIT = 0.5
 AGE = os.environ.get("DEADLINES_AGE")

@@ -21,7 +21,7 @@ from starlette.websockets import WebSocket
 
 from postfacta_core.asgi import Hardened, HardenOptions, harden
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
-from postfacta_core.policy.lifecycle import DrainLimits
+from postfacta_core.drain._course import DrainLimits
 
 __all__ = ["app"]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import anyio
 
-from postfacta_core.aio.signals import Interception, intercept
+from postfacta_core.drain.signals import Interception, intercept
 
 FOLDER = Path(os.environ["SIGNALS_FOLDER"])
 NOTES = os.open(FOLDER / "notes", os.O_WRONLY | os.O_APPEND | os.O_CREAT)

@@ -12,8 +12,8 @@ from starlette.routing import Route
 
 from postfacta_core.asgi import HardenOptions, harden
 from postfacta_core.asgi._types import Receive, Scope, Send
-from postfacta_core.policy.lifecycle import DrainLimits
-from postfacta_core.policy.transfer import TransferLimits
+from postfacta_core.deadlines._transfer import TransferLimits
+from postfacta_core.drain._course import DrainLimits
 
 LIMITS = TransferLimits(
     max_body_bytes=100_000, body_idle_timeout=5, body_grace=2, min_body_rate=1000, write_timeout=2

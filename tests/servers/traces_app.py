@@ -19,10 +19,10 @@ from starlette.routing import Route
 
 from postfacta_core.asgi import HardenOptions, Telemetry, harden
 from postfacta_core.backoff import Backoff
+from postfacta_core.drain._course import DrainLimits
 from postfacta_core.guards.outgoing import Outgoing
 from postfacta_core.guards.retry import Retry
 from postfacta_core.otlp import Provider
-from postfacta_core.policy.lifecycle import DrainLimits
 from postfacta_core.telemetry.calls import CallSpans
 from postfacta_core.telemetry.tracing import Tracing
 from postfacta_postgres import Database

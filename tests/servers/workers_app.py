@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from postfacta_core.asgi import HardenOptions, harden
-from postfacta_core.policy.lifecycle import DrainLimits
+from postfacta_core.drain._course import DrainLimits
 
 
 async def pid(request: Request) -> Response:

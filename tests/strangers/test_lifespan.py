@@ -26,7 +26,7 @@ SERVICE = """
     import asyncio
     from fastapi import FastAPI
     from postfacta_core.asgi import HardenOptions, harden
-    from postfacta_core.policy.lifecycle import DrainLimits
+    from postfacta_core.drain._course import DrainLimits
 
     api = FastAPI()
 

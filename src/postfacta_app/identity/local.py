@@ -21,7 +21,7 @@ from starlette.responses import Response
 
 from postfacta_core.clock import WALL, Clock
 from postfacta_core.context import current_request
-from postfacta_core.policy.address import client_address
+from postfacta_core.limits._address import client_address
 
 from ..db import Answer, Transactions, Unit
 from ..errors import AppError, ConflictError, RateLimitedError, UnauthenticatedError

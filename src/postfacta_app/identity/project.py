@@ -8,7 +8,7 @@ from typing import Protocol
 
 import httpx2
 
-from postfacta_core.aio.resources import Resource
+from postfacta_core.drain.resources import Resource
 from postfacta_core.errors import DeadlineExceededError
 from postfacta_core.events import Observer
 from postfacta_core.guards._circuit import CircuitConfig

@@ -18,10 +18,10 @@ from typing import Final
 
 import anyio
 
-from postfacta_core.aio.ratelimit import RateLimiter, hit_all
-from postfacta_core.aio.ratelimit_store import SharedStore
 from postfacta_core.clock import MONOTONIC, Clock
 from postfacta_core.errors import DeadlineExceededError, ResilienceError
+from postfacta_core.limits.rate import RateLimiter, hit_all
+from postfacta_core.limits.store import SharedStore
 
 from ..errors import RateLimitedError
 

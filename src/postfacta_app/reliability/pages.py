@@ -10,8 +10,8 @@ import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
-from postfacta_core.aio.health import HealthRegistry
 from postfacta_core.clock import WALL, Clock
+from postfacta_core.health.registry import HealthRegistry
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_slo.plot import plot
 from postfacta_slo.report import facts, percent

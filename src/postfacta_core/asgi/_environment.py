@@ -9,10 +9,10 @@ from difflib import get_close_matches
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from ..aio.ratelimit_store import SharedStore
-from ..policy.lifecycle import DrainLimits, RecycleLimits
-from ..policy.overload import OverloadConfig
-from ..policy.transfer import TransferLimits
+from ..deadlines._transfer import TransferLimits
+from ..drain._course import DrainLimits, RecycleLimits
+from ..limits._overload import OverloadConfig
+from ..limits.store import SharedStore
 from ..validation import validation
 from .cors import Cors
 

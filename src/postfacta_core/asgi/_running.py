@@ -10,10 +10,10 @@ from typing import Final
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ..aio.deadline import Running
 from ..context import RequestContext
+from ..deadlines._transfer import may_have_body
+from ..deadlines.requests import Running
 from ..errors import StoppedError
-from ..policy.transfer import may_have_body
 from ._problem import Render, problem_of, send_problem
 from ._types import Message, Receive, Scope, Send
 

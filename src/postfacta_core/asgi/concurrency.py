@@ -17,9 +17,9 @@ from ..clock import LUCK, MONOTONIC, PROCESS, Clock, Luck
 from ..context import RequestContext, current_request
 from ..errors import LoadShedError
 from ..events import Mode, ModeChanged, Observer, PolicyCreated, fan_out, ignore
-from ..policy.calm import Calm
-from ..policy.overload import Ending, OverloadLimiter
-from ..policy.waiting import ADMIT, Admit, Priority, Shed, Wait
+from ..limits._calm import Calm
+from ..limits._overload import Ending, OverloadLimiter
+from ..limits._waiting import ADMIT, Admit, Priority, Shed, Wait
 from ..validation import validation
 from ._problem import Problem, Render, kind_members, problem_of, request_of, send_problem
 from ._settings import settings

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 
-from ..aio.deadline import RunningRequests
 from ..clock import MONOTONIC, Clock, random_id
 from ..context import RequestContext, bind_request, release_request
+from ..deadlines._deadline import asked_timeout
+from ..deadlines.requests import RunningRequests
 from ..errors import DeadlineExceededError, DrainingError, ResilienceError
 from ..events import DeadlineExceeded, Observer, fan_out, ignore
-from ..policy.deadline import asked_timeout
 from ..validation import validation
 from ._problem import Render, problem_of, request_of, send_problem
 from ._running import SERVICE_RESTART, RunningExchange, RunningSocket
@@ -27,7 +27,7 @@ class DeadlineMiddleware:
     """Cancel a request at its deadline, wait for it to end, and answer 504 if nothing was sent.
 
     A caller may shorten the limit by `X-Request-Timeout` or `grpc-timeout`. One that has no time left is refused
-    before the application sees it. A handler may give its route a limit of its own: `aio.deadline.time_limit`.
+    before the application sees it. A handler may give its route a limit of its own: `deadlines.requests.time_limit`.
 
     * A response in pieces is a stream: from its first piece on it has `stream_timeout`, and not the limit. One whose
       first piece is as long as its `Content-Length` is none.

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Final
 
-from ..aio.health import NO_LIFESPAN, HealthRegistry
-from ..policy.health import CheckReport, HealthReport
+from ..health._verdict import CheckReport, HealthReport
+from ..health.registry import NO_LIFESPAN, HealthRegistry
 from ..validation import validation
 from ._problem import Problem, request_of, send_problem
 from ._route import local_path

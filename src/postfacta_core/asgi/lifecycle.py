@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..aio.lifecycle import Lifecycle
+from ..drain.lifecycle import Lifecycle
 from ._reply import Headers, reply_of, set_header
 from ._types import ASGIApp, Receive, Scope, Send
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
-from ..aio.lifecycle import Lifecycle
-from ..aio.resources import Resource, hold
+from ..drain.lifecycle import Lifecycle
+from ..drain.resources import Resource, hold
 from ..events import Observer, ignore
 from ..validation import validation
 from ._settings import settings

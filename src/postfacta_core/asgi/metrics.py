@@ -10,8 +10,8 @@ from typing import Final
 import anyio
 import anyio.to_thread
 
-from ..aio.siblings import Siblings
 from ..events import Observer, ignore
+from ..health.siblings import Siblings
 from ..telemetry.merging import merge
 from ..telemetry.metrics import Exposition, Metrics
 from ..validation import validation

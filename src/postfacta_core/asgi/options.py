@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any, Self
 
-from ..aio.ratelimit_store import SharedStore
+from ..deadlines._transfer import TransferLimits
+from ..drain._course import DrainLimits, RecycleLimits
 from ..events import Mode
-from ..policy.address import TrustedProxies
-from ..policy.lifecycle import DrainLimits, RecycleLimits
-from ..policy.overload import OverloadConfig
-from ..policy.transfer import TransferLimits
+from ..limits._address import TrustedProxies
+from ..limits._overload import OverloadConfig
+from ..limits.store import SharedStore
 from ..validation import validation
 from ._environment import read_options
 from ._secret import Secret
@@ -35,7 +35,7 @@ class HardenOptions:
     Attributes:
         limits: The largest headers and body, for all requests or by scope.
         request_timeout: Seconds from a request's beginning until it is cancelled; None for any number, or a
-            function that tells them of a scope. A handler may have its own: `aio.deadline.time_limit`.
+            function that tells them of a scope. A handler may have its own: `deadlines.requests.time_limit`.
         stream_timeout: The same for a response in pieces, once the first is sent.
         cancel_on_disconnect: Whether a handler is cancelled when its client goes away, or a function of the scope.
         rate_limits: How much each caller may ask for, such as `100/minute per client`; by default without bound.

@@ -9,13 +9,13 @@ from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Final, Literal, NamedTuple, TypeVar, cast, get_args
 
-from ..aio.ratelimit import Charge, RateLimiter, Rates, hit_all, parse_rates
-from ..aio.ratelimit_store import SharedStore
 from ..clock import LUCK, MONOTONIC, Clock, Luck
 from ..errors import RateLimitExceededError
 from ..events import ListenerFailed, Mode, Observer, fan_out, ignore
-from ..policy.address import TrustedProxies, client_address
-from ..policy.ratelimit import MAX_KEYS, Decision, Rate, StoreFailure, strictest
+from ..limits._address import TrustedProxies, client_address
+from ..limits._rates import MAX_KEYS, Decision, Rate, StoreFailure, strictest
+from ..limits.rate import Charge, RateLimiter, Rates, hit_all, parse_rates
+from ..limits.store import SharedStore
 from ..validation import validation
 from ._problem import Render, problem_of, request_of, send_problem
 from ._settings import settings

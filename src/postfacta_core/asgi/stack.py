@@ -28,15 +28,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from ..aio.deadline import RunningRequests
-from ..aio.health import NO_LIFESPAN, HealthRegistry
-from ..aio.lifecycle import Lifecycle
-from ..aio.looplag import LoopLag
-from ..aio.resources import Resource
-from ..aio.runtime import Runtime
 from ..clock import MONOTONIC, Clock
+from ..deadlines.requests import RunningRequests
+from ..drain.lifecycle import Lifecycle
+from ..drain.resources import Resource
 from ..events import Observer, PolicyCreated, fan_out, process_observer
-from ..policy.overload import OverloadLimiter
+from ..health.looplag import LoopLag
+from ..health.registry import NO_LIFESPAN, HealthRegistry
+from ..health.runtime import Runtime
+from ..limits._overload import OverloadLimiter
 from ..telemetry.logs import LOGGER, AccessLog, EventLog
 from ..telemetry.metrics import Metrics, Registry
 from ..telemetry.sampling import AccessSampler

@@ -9,8 +9,8 @@ from typing import Final
 import anyio
 
 from ..clock import MONOTONIC, Clock
+from ..deadlines._transfer import TransferLimits, may_have_body
 from ..errors import BodyTooLargeError, BodyTooSlowError, HeadersTooLargeError
-from ..policy.transfer import TransferLimits, may_have_body
 from ..telemetry.exchange import CLIENT_DISCONNECTED, tells_of_disconnect
 from ..validation import validation
 from ._problem import Render, problem_of, request_of, send_problem

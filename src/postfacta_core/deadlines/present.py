@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from typing import Final
 
 from ..context import RequestContext, current_request
-from ..policy.deadline import Deadline
+from ._deadline import Deadline
 
 __all__ = ["BOUND", "Bound", "current_deadline", "present_limit"]
 

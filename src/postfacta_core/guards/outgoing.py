@@ -18,11 +18,11 @@ import anyio
 from .._functions import answer_of
 from ..clock import MONOTONIC, WALL, Clock
 from ..context import current_request
+from ..deadlines._deadline import asked_timeout
 from ..deadlines.present import current_deadline
 from ..errors import DeadlineExceededError, FailedResponseError, RejectedError
 from ..events import DeadlineExceeded, HttpCallFinished, ListenerFailed, Observer, observing, process_observer
-from ..policy.deadline import asked_timeout
-from ..policy.waiting import Priority
+from ..limits._waiting import Priority
 from ..telemetry.calls import CallSpan, CallSpans
 from ..telemetry.spans import trace_headers
 from ..validation import validation

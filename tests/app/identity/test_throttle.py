@@ -12,9 +12,9 @@ from anyio.lowlevel import checkpoint
 from postfacta_app.errors import RateLimitedError, UnauthenticatedError
 from postfacta_app.identity import throttle
 from postfacta_app.identity.throttle import Throttle, site_of
-from postfacta_core.aio.ratelimit import Charge, hit_all
 from postfacta_core.errors import DatabaseUnavailableError, DeadlineExceededError
-from postfacta_core.policy.ratelimit import Decision
+from postfacta_core.limits._rates import Decision
+from postfacta_core.limits.rate import Charge, hit_all
 
 ADA = "ada@example.org"
 

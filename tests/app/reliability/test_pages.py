@@ -16,7 +16,7 @@ from postfacta_app.reliability.pages import ReliabilityPage
 from postfacta_app.reliability.watch import Watch
 from postfacta_app.settings import SettingsError, load_settings
 from postfacta_app.web.render import Pages
-from postfacta_core.aio.health import HealthRegistry
+from postfacta_core.health.registry import HealthRegistry
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_slo.prometheus import Prometheus
 from tests.app.live import Service, in_process

@@ -10,7 +10,7 @@ from postfacta_core.asgi._types import Message, Receive, Scope, Send
 from postfacta_core.asgi.concurrency import LoadSheddingMiddleware, aside
 from postfacta_core.asgi.context import ContextMiddleware
 from postfacta_core.context import current_request
-from postfacta_core.policy.overload import OverloadConfig, OverloadLimiter
+from postfacta_core.limits._overload import OverloadConfig, OverloadLimiter
 from postfacta_core.testing import ManualClock, call_asgi
 from tests.core.asgi.concurrency import (
     ANSWERED,

@@ -9,13 +9,13 @@ import anyio
 import pytest
 from starlette.applications import Starlette
 
-from postfacta_core.aio.deadline import Running, RunningRequests
-from postfacta_core.aio.lifecycle import Lifecycle
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.asgi.lifespan import LifespanMiddleware
 from postfacta_core.context import RequestContext
+from postfacta_core.deadlines.requests import Running, RunningRequests
+from postfacta_core.drain._course import DrainLimits
+from postfacta_core.drain.lifecycle import Lifecycle
 from postfacta_core.events import ResourceStuck
-from postfacta_core.policy.lifecycle import DrainLimits
 from postfacta_core.testing import RecordingObserver
 
 
@@ -156,7 +156,7 @@ class Interception:
 
 @pytest.fixture
 def lifecycle(monkeypatch: pytest.MonkeyPatch) -> Lifecycle:
-    monkeypatch.setattr("postfacta_core.aio.lifecycle.intercept", Interception)
+    monkeypatch.setattr("postfacta_core.drain.lifecycle.intercept", Interception)
     limits = DrainLimits(drain_delay=0.05, drain_timeout=0.1, close_timeout=0.6)
     return Lifecycle(limits, running=RunningRequests(), force_exit=False)
 

@@ -8,8 +8,8 @@ import pytest
 
 from postfacta_core.asgi import Cors, HardenOptions
 from postfacta_core.asgi._environment import FUNCTIONS
+from postfacta_core.drain._course import DrainLimits
 from postfacta_core.events import Mode
-from postfacta_core.policy.lifecycle import DrainLimits
 from tests.kit.every import every
 
 GIVEN = {

@@ -15,15 +15,15 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
-from postfacta_core.aio.ratelimit_memory import BoundedStorage
-from postfacta_core.aio.ratelimit_store import SharedStore
 from postfacta_core.asgi import ContextMiddleware, Problem
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.asgi.ratelimit import RateLimit, RateLimitMiddleware, parse_rate_limit
 from postfacta_core.context import current_request
 from postfacta_core.events import ListenerFailed, Mode, ModeChanged, PolicyCreated, StoreChanged
-from postfacta_core.policy.address import TrustedProxies
-from postfacta_core.policy.ratelimit import Rate
+from postfacta_core.limits._address import TrustedProxies
+from postfacta_core.limits._rates import Rate
+from postfacta_core.limits.memory import BoundedStorage
+from postfacta_core.limits.store import SharedStore
 from postfacta_core.testing import AsgiResponse, ManualClock, RecordingObserver, call_asgi
 from tests.kit.every import every
 

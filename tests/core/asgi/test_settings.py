@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 
 from postfacta_core.asgi import Hardened, HardenOptions, RateLimit, harden
 from postfacta_core.asgi._settings import settings
-from postfacta_core.policy.transfer import TransferLimits
+from postfacta_core.deadlines._transfer import TransferLimits
 
 
 class Told:

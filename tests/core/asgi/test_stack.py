@@ -22,8 +22,6 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from postfacta_core import DrainLimits, HealthRegistry, Lifecycle
-from postfacta_core.aio.deadline import RunningRequests
-from postfacta_core.aio.health import NO_LIFESPAN
 from postfacta_core.asgi import (
     ContextMiddleware,
     DeadlineMiddleware,
@@ -44,9 +42,11 @@ from postfacta_core.asgi import (
 from postfacta_core.asgi._problem import Problem
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.context import current_request
+from postfacta_core.deadlines._transfer import TransferLimits
+from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.errors import PoolTimeoutError, ResilienceError
 from postfacta_core.events import QueryFinished, TaskCrashed
-from postfacta_core.policy.transfer import TransferLimits
+from postfacta_core.health.registry import NO_LIFESPAN
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.tracing import Tracing
 from postfacta_core.testing import ManualClock, call_asgi
@@ -383,7 +383,7 @@ async def test_line_and_span_say_how_much_time_was_left(caplog: pytest.LogCaptur
 async def test_a_service_that_drains_serves_on_says_close_and_is_unready(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("postfacta_core.aio.lifecycle.intercept", Interception)
+    monkeypatch.setattr("postfacta_core.drain.lifecycle.intercept", Interception)
     policy = HardenOptions(drain=DrainLimits(drain_delay=30, drain_timeout=0.1, close_timeout=1))
     app = harden(starlette(), service="billing", options=policy)
     async with running(app):
@@ -411,7 +411,7 @@ async def test_a_service_that_drains_serves_on_says_close_and_is_unready(
 async def test_the_application_can_wait_for_resources_in_its_lifespan(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("postfacta_core.aio.lifecycle.intercept", Interception)
+    monkeypatch.setattr("postfacta_core.drain.lifecycle.intercept", Interception)
     app = harden(starlette(), service="billing")
     assert app.lifecycle.phase == "starting"
     async with running(app):

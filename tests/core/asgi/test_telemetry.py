@@ -23,9 +23,9 @@ from postfacta_core.asgi.errors import ErrorMiddleware
 from postfacta_core.asgi.telemetry import RouteProbe, TelemetryMiddleware
 from postfacta_core.asgi.transfer import TransferMiddleware
 from postfacta_core.context import RequestContext, bind_request, current_request, release_request
+from postfacta_core.deadlines._transfer import TransferLimits
 from postfacta_core.errors import PoolTimeoutError
 from postfacta_core.events import ListenerFailed
-from postfacta_core.policy.transfer import TransferLimits
 from postfacta_core.telemetry.exchange import Exchange, NullRecorder
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.testing import AsgiResponse, ManualClock, RecordingObserver, call_asgi

@@ -11,7 +11,7 @@ from postfacta_core.asgi._problem import Problem
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.asgi.transfer import TransferMiddleware
 from postfacta_core.context import RequestContext
-from postfacta_core.policy.transfer import TransferLimits
+from postfacta_core.deadlines._transfer import TransferLimits
 from postfacta_core.testing import call_asgi
 from tests.core.asgi.transfers import (
     CRASHES,

@@ -14,7 +14,7 @@ from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.asgi.telemetry import TelemetryMiddleware
 from postfacta_core.asgi.transfer import TransferMiddleware
 from postfacta_core.context import RequestContext
-from postfacta_core.policy.transfer import TransferLimits
+from postfacta_core.deadlines._transfer import TransferLimits
 from postfacta_core.telemetry.exchange import Exchange
 from postfacta_core.testing import ManualClock
 from tests.core.asgi.transfers import ClientDisconnect, fastapi_app, length, reading_crash, starlette_app

@@ -20,12 +20,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from postfacta_core.aio.deadline import RunningRequests
 from postfacta_core.asgi import ContextMiddleware
 from postfacta_core.asgi.deadline import DeadlineMiddleware
 from postfacta_core.backoff import Backoff
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.context import RequestContext, bind_request, release_request
+from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.errors import (
     BulkheadFullError,
     CircuitOpenError,
@@ -41,7 +41,7 @@ from postfacta_core.guards.outgoing import Outgoing, is_failure, outgoing_header
 from postfacta_core.guards.pipeline import Guard
 from postfacta_core.guards.retry import Retry
 from postfacta_core.guards.timeout import Timeout
-from postfacta_core.policy.waiting import Priority
+from postfacta_core.limits._waiting import Priority
 from postfacta_core.telemetry.calls import CallSpans
 from postfacta_core.testing import ManualClock, RecordingObserver
 from tests.kit.every import every

@@ -1,4 +1,4 @@
-"""What is observed does not depend on the event loop; what runs calls is tested on both, in `aio`."""
+"""What is observed does not depend on the event loop; what runs calls is tested on both, in `guards`."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ from postfacta_core import (
     Retry,
     Timeout,
 )
-from postfacta_core.aio.ratelimit_store import SharedStore
 from postfacta_core.asgi import HardenOptions, Telemetry, harden, problem_handler
 from postfacta_core.guards import CircuitConfig
+from postfacta_core.limits.store import SharedStore
 from postfacta_core.otlp import Provider
 
 __all__ = ["app"]

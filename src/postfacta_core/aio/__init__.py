@@ -1,1 +1,0 @@
-"""Runners own tasks, timers, sockets: on asyncio, and most of them on trio."""

@@ -1,0 +1,369 @@
+"""Track the requests under way, and cancel each whose time has run out.
+
+One task sweeps over all of them 40 times a second. So a request that ends in time pays for a place in a set, and
+not for a timer; and it is cancelled no later than a tick after its deadline. The sweep also answers in the place
+of a handler that does not heed its cancellation, such as one in a thread: the caller has waited long enough.
+
+On asyncio a handler is cancelled as a task, the way `asyncio.timeout` does it, and not by a cancel scope, whose
+6 microseconds every request would pay. What anyio shields is left alone until the shield is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import wraps
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar, cast
+
+import anyio
+from anyio.abc import TaskGroup
+
+from ..clock import MONOTONIC, Clock
+from ..context import RequestContext, current_request
+from ..errors import DeadlineExceededError, ResilienceError
+from ..events import DeadlineExceeded, Observer, RequestsOverdue, TaskCrashed, fan_out, ignore
+from .shield import is_shielded
+
+__all__ = ["Running", "RunningRequests", "limit_request", "time_limit"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_TICK: Final = 0.025
+# So long a handler may take to clean up, before its caller is answered without it.
+_PATIENCE: Final = 0.05
+# A request that ends before pays nothing for being watched.
+_WATCH_AFTER: Final = 0.2
+# A handler that swallows its cancellation gets another after this many ticks.
+_AGAIN_AFTER: Final = 40
+
+
+def limit_request(seconds: float | None) -> None:
+    """Set another time limit for the present request, from its start; its caller's limit still applies.
+
+    For a handler, once the route is known. It may be longer than the limit that all requests have.
+    Outside of a request nothing happens, and without a running lifespan it has no effect.
+
+    Args:
+        seconds: None is no limit, for a stream.
+    """
+    if (request := current_request()) is not None:
+        request.limit = math.inf if seconds is None else seconds
+        request.deadline = request.started + min(request.asked, request.limit)
+
+
+def time_limit(seconds: float | None) -> Callable[[F], F]:
+    """Decorate a handler, async or not, with a limit of its own; see `limit_request`.
+
+    Raises:
+        ValueError: If the limit is not above 0.
+    """
+    if seconds is not None and not seconds > 0:
+        msg = f"needs seconds above 0, or None for no limit: {seconds}"
+        raise ValueError(msg)
+
+    def decorate(handler: F) -> F:
+        @wraps(handler)
+        async def limited(*args: Any, **kwargs: Any) -> Any:
+            limit_request(seconds)
+            return await handler(*args, **kwargs)
+
+        @wraps(handler)
+        def limited_sync(*args: Any, **kwargs: Any) -> Any:
+            limit_request(seconds)
+            return handler(*args, **kwargs)
+
+        return cast("F", limited if _is_async(handler) else limited_sync)
+
+    return decorate
+
+
+def _is_async(handler: Callable[..., Any]) -> bool:
+    # An object may be a handler too.
+    by_object = getattr(handler, "__call__", None)  # noqa: B004 - it is looked at, and not only whether it is there
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(by_object)
+
+
+class Running:
+    """A request or WebSocket under way, as the sweep sees it.
+
+    Attributes:
+        request: Its context, with the deadline.
+        error: Why it was cancelled; None if it was not, or if its client has left.
+        is_cancelled: Its handler was cancelled.
+        is_endless: It does not end by itself, such as server-sent events: a drain does not wait for it.
+        is_overdue: It was cancelled, and yet goes on.
+        is_watched: Disconnect watching is requested but not started.
+    """
+
+    # Of most requests, none of this ever changes: what is not set for each costs nothing.
+    error: ResilienceError | None = None
+    is_cancelled: bool = False
+    is_endless: bool = False
+    is_overdue: bool = False
+    is_watched: bool = False
+    _has_ended: bool = False
+    _task: asyncio.Task[Any] | None = None
+    _watcher: anyio.CancelScope | None = None
+    _cancel_scope: anyio.CancelScope | None = None
+    _time_ahead: float | None = None
+    _cancels: int = 0
+    _again_after: int = 0
+
+    def __init__(self, request: RequestContext) -> None:
+        self.request: RequestContext = request
+
+    def begin_in_task(self, loop: asyncio.AbstractEventLoop) -> int:
+        """Register the present task of this loop for cancellation; return how often others have cancelled it."""
+        # Without the loop it would be looked for, with a system call (until Python 3.12) that costs 1 microsecond.
+        task = self._task = asyncio.current_task(loop)
+        return task.cancelling() if task else 0
+
+    async def run_in_scope(self, handler: Awaitable[None], *, now: float, timed: bool) -> bool:
+        """Run its handler in a cancel scope; return whether a timer ended it.
+
+        Args:
+            handler: What to run.
+            now: The time on the clock of the deadline.
+            timed: Whether the scope keeps the deadline, since no sweep runs.
+        """
+        with anyio.CancelScope() as self._cancel_scope:
+            if timed:
+                self._time_ahead = anyio.current_time() - now
+                self._cancel_scope.deadline = self.request.deadline + self._time_ahead
+            await handler
+        return self._cancel_scope.cancelled_caught and not self.is_cancelled
+
+    def limit(self, seconds: float) -> None:
+        """Limit it to this many seconds from its start, unless it was cancelled."""
+        if not self.is_cancelled:
+            deadline = self.request.deadline = self.request.started + seconds
+            if self._cancel_scope is not None and self._time_ahead is not None:
+                self._cancel_scope.deadline = deadline + self._time_ahead
+
+    def cancel(self, error: ResilienceError | None) -> None:
+        """Cancel its handler with a reason; the first reason stays."""
+        self.error = self.error or error
+        self.is_cancelled = True
+        self.press()
+
+    def press(self) -> None:
+        """Cancel a handler again that ignored its cancellation, unless it is shielded or it is too soon."""
+        if self._cancel_scope is not None:
+            self._cancel_scope.cancel()
+        elif self._again_after > 0:
+            self._again_after -= 1
+        elif self._task is not None and not is_shielded(self._task):
+            self._again_after = _AGAIN_AFTER
+            self._cancels += 1
+            self._task.cancel()
+
+    def take_back(self) -> int:
+        """Remove our cancellations from the task's count; return how many are left, made by others."""
+        left = self._task.cancelling() if self._task else 0
+        while self._cancels and self._task is not None:
+            self._cancels -= 1
+            left = self._task.uncancel()
+        return left
+
+    def end(self) -> None:
+        """Record that the handler has ended: there is no deadline, no cancellation and no watch any more."""
+        self.request.deadline = math.inf
+        self._task = None
+        self._has_ended = True
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    async def answer(self) -> None:
+        """Answer the caller although the handler goes on, if that can still be done."""
+
+    def may_watch(self) -> bool:
+        """Return whether to begin to watch now."""
+        return True
+
+    async def watch(self) -> None:
+        """Wait for the client to go away."""
+
+
+class RunningRequests:
+    """All requests under way in one process; their number is its length.
+
+    An async context manager, for the service's lifespan: it owns the task that sweeps. Before it is entered
+    it tracks requests, but cancels none. On asyncio, requests run on the loop that it was entered on.
+
+    Args:
+        observer: Receives each handler that ran out of time, and the number of those that ignored it. It may raise.
+        clock: Monotonic seconds.
+
+    Attributes:
+        is_closed: Whether new requests are to be refused.
+        is_sweeping: Whether deadlines are looked after.
+        on_tick: Called at each tick with the time; it must be quick and must not raise.
+    """
+
+    def __init__(self, *, observer: Observer = ignore, clock: Clock = MONOTONIC) -> None:
+        self.is_closed: bool = False
+        self.is_sweeping: bool = False
+        self.on_tick: Callable[[float], None] = _do_nothing
+        self._observe = fan_out([observer])
+        self._clock = clock
+        self._running: set[Running] = set()
+        self._overdue = 0
+        self._idle: anyio.Event | None = None
+        self._tasks: TaskGroup | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    @property
+    def endless(self) -> int:
+        """The number of those that do not end by themselves."""
+        return sum(running.is_endless for running in tuple(self._running))
+
+    async def run(self, running: Running, handler: Awaitable[None]) -> None:
+        """Run the handler of a request, tracked until it has ended and its caller is answered.
+
+        If it was cancelled through us, the cancellation ends here, and the reason is its `error`.
+        """
+        self._running.add(running)
+        loop = self._loop
+        already = 0 if loop is None else running.begin_in_task(loop)
+        try:
+            if loop is None:
+                await self._run_in_scope(running, handler)
+            else:
+                await handler
+        except asyncio.CancelledError:
+            # Another's cancellation goes on; ours has done its work.
+            if running.take_back() > already or not running.is_cancelled:
+                raise
+        finally:
+            if running.is_cancelled:
+                await self._settle(running)
+            else:
+                running.end()
+                self._forget(running)
+
+    async def _run_in_scope(self, running: Running, handler: Awaitable[None]) -> None:
+        timed = not self.is_sweeping and running.request.deadline < math.inf
+        if await running.run_in_scope(handler, now=self._clock(), timed=timed):
+            running.is_cancelled, running.error = True, DeadlineExceededError("request")
+            self._tell_late(running.request)
+
+    def _tell_late(self, request: RequestContext) -> None:
+        self._observe(DeadlineExceeded("caller" if request.deadline_is_callers else "handler"))
+
+    async def _settle(self, running: Running) -> None:
+        running.take_back()
+        running.end()
+        try:
+            # Also when it raised, which may be how it took the cancellation: the reason comes first.
+            if running.error is not None:
+                await running.answer()
+        finally:
+            self._forget(running)
+
+    def _forget(self, running: Running) -> None:
+        self._running.discard(running)
+        if self._idle is not None and not self._running:
+            self._idle.set()
+            self._idle = None
+        if running.is_overdue:
+            running.is_overdue = False
+            self._tell_overdue(-1)
+
+    def cancel(self, error: ResilienceError, *, only_endless: bool = False) -> int:
+        """Cancel all requests with this reason; return how many were not cancelled before."""
+        chosen = [r for r in self._running if not r.is_cancelled and (r.is_endless or not only_endless)]
+        for running in chosen:
+            running.cancel(error)
+            running.request.deadline = self._clock()
+        return len(chosen)
+
+    async def wait_idle(self) -> None:
+        """Wait until none is under way; bound it by a timeout of your own."""
+        if self._running:
+            self._idle = self._idle or anyio.Event()
+            await self._idle.wait()
+
+    async def __aenter__(self) -> Self:
+        # What an earlier lifespan left behind is bound to an event loop that is gone.
+        self._running.clear()
+        self._idle, self._overdue = None, 0
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._keep_sweeping)
+        self.is_sweeping = True
+        self._loop = _asyncio_loop()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        self.is_sweeping, self._loop = False, None
+        if (tasks := self._tasks) is None:
+            raise AssertionError("left, but never entered")
+        tasks.cancel_scope.cancel()
+        if isinstance(error, Exception):
+            # The group would wrap the service's own error in an ExceptionGroup.
+            await tasks.__aexit__(None, None, None)
+            return None
+        return await tasks.__aexit__(kind, error, trace)
+
+    async def _keep_sweeping(self) -> None:
+        while True:
+            await anyio.sleep(_TICK)
+            self._sweep(self._clock())
+
+    # Not in the loop above: the last one looked at would stay in its frame, with all that it refers to. granian
+    # closes a connection when nothing refers to it any more.
+    def _sweep(self, now: float) -> None:
+        self.on_tick(now)
+        for running in tuple(self._running):
+            self._look_at(running, now)
+
+    def _look_at(self, running: Running, now: float) -> None:
+        request = running.request
+        if running.is_watched and now >= request.started + _WATCH_AFTER and running.may_watch():
+            running.is_watched = False
+            self._start(running.watch, "watch")
+        if running.is_cancelled:
+            running.press()
+        if now < request.deadline:
+            return
+        if not running.is_cancelled:
+            running.cancel(DeadlineExceededError("request"))
+            self._tell_late(request)
+        elif now >= request.deadline + _PATIENCE and not running.is_overdue:
+            running.is_overdue = True
+            self._tell_overdue(1)
+            self._start(running.answer, "answer")
+
+    def _start(self, job: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
+        if self._tasks is not None:
+            self._tasks.start_soon(self._do, job, what, name=f"{what} in place of a request")
+
+    async def _do(self, job: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
+        try:
+            await job()
+        except Exception as error:  # noqa: BLE001 - a server may raise anything; one request must not end the sweep
+            self._observe(TaskCrashed(what, error))
+
+    def _tell_overdue(self, step: int) -> None:
+        self._overdue += step
+        self._observe(RequestsOverdue(self._overdue))
+
+
+def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+    return None if asyncio.current_task(loop) is None else loop
+
+
+def _do_nothing(now: float) -> None:
+    """Do nothing."""

@@ -1,0 +1,1 @@
+"""End a process without a failed request."""

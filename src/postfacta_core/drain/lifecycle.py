@@ -1,0 +1,401 @@
+"""Carry a service from SIGTERM to closed, without failing a request.
+
+The signal is caught before the server gets it. From then on the service is unready but serves on, until
+`drain_delay` has passed; then the server gets its signal, and stops as it does by itself. What still runs after
+`drain_timeout` is cancelled and waited for, and only then resources close.
+
+There is no delay after a Ctrl-C at a terminal, and none under `uvicorn --reload`.
+
+A thread runs the timer, since a blocked event loop must not keep the server from its signal.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import math
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+import anyio
+from anyio.abc import TaskGroup
+
+from ..clock import LUCK, MONOTONIC, Clock, Luck
+from ..deadlines.requests import RunningRequests
+from ..errors import StoppedError
+from ..events import Drained, Observer, SignalsIntercepted, fan_out, ignore
+from ..terminal import is_ctrl_c
+from ._course import Course, DrainLimits, Phase, RecycleLimits
+from .signals import intercept
+
+__all__ = ["Lifecycle"]
+
+_VERIFY_AFTER: Final = 1.0  # A server that installs its handlers late has done so by then.
+_RECYCLE_EVERY: Final = 5.0
+_FAREWELL: Final = 0.5  # For streams to say goodbye before the server closes their connections.
+# Then requests that did not heed their cancellation are waited for no longer; nor for half of what is left to close.
+_LAST_WORDS: Final = 1.0
+_GLANCE: Final = 0.05
+_MARGIN: Final = 2.0
+
+
+class _Interception(Protocol):
+    mechanism: str
+    is_reloaded: bool
+
+    def is_in_place(self) -> bool: ...
+    def release(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Lifecycle:
+    """Holds the phase of a service's life, and runs its drain.
+
+    An async context manager, to be entered in the main thread, inside the server's lifespan, before all resources.
+    After its exit it may be entered again, and begins anew: a test client starts one application many times.
+
+    Args:
+        limits: How long the parts of a drain may take.
+        running: The requests under way.
+        on_drain: Called at once when a drain begins, from any thread or a signal handler: it must only set a
+            flag, as `HealthRegistry.drain` does.
+        recycle: When to end by itself, so that a supervisor starts a fresh worker.
+        force_exit: Whether to end the process, with all stacks on stderr and exit code 1, when a drain that a
+            signal began is not over 2 seconds after its limits, or a thread keeps the process from its end. Else
+            something that hangs has to be killed from outside, without a report.
+        observer: Receives phases, the mechanism, and the outcome of the drain. It may raise.
+        clock: Monotonic seconds.
+        luck: Spreads the recycling.
+    """
+
+    def __init__(
+        self,
+        limits: DrainLimits | None = None,
+        *,
+        running: RunningRequests,
+        on_drain: Callable[[], None] = lambda: None,
+        recycle: RecycleLimits | None = None,
+        force_exit: bool = True,
+        observer: Observer = ignore,
+        clock: Clock = MONOTONIC,
+        luck: Luck = LUCK,
+    ) -> None:
+        self._new: Callable[[], _Life] = partial(
+            _Life,
+            limits or DrainLimits(),
+            running=running,
+            on_drain=on_drain,
+            recycle=recycle,
+            force_exit=force_exit,
+            observe=fan_out([observer]),
+            clock=clock,
+            luck=luck(),
+        )
+        self._life = self._new()
+        self._is_entered = False
+
+    @property
+    def phase(self) -> Phase:
+        """The phase of the service's life."""
+        return self._life.course.phase
+
+    @property
+    def limits(self) -> DrainLimits:
+        """How long the parts of a drain may take."""
+        return self._life.course.limits
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it was asked to stop, in whatever phase that was."""
+        return self._life.course.is_draining
+
+    @property
+    def can_stop_server(self) -> bool:
+        """Whether a drain ends by stopping the server; false in a test client, for example."""
+        return self.mechanism not in {"", "none", "external"}
+
+    @property
+    def mechanism(self) -> str:
+        """How SIGTERM is caught; `none` if it is not, and empty before the start."""
+        return self._life.mechanism
+
+    def found(self, moment: float) -> bool:
+        """Return whether the drain began after this moment, so that what started then was under way."""
+        return moment <= self._life.course.told_at < math.inf
+
+    def drain(self) -> None:
+        """Begin to drain, as after a SIGTERM; a second call ends the delay. From any thread."""
+        self._life.drain()
+
+    def started(self) -> None:
+        """Record that the startup is complete."""
+        self._life.started()
+
+    async def finish_requests(self) -> None:
+        """Wait for the requests under way, and cancel those that take longer than the drain may.
+
+        For the server's `lifespan.shutdown`: by then it takes no new ones.
+        """
+        await self._life.finish_requests()
+
+    def share(self, left: int) -> float:
+        """Return the seconds that the next resource has to close."""
+        return self._life.share(left)
+
+    async def __aenter__(self) -> Self:
+        """Begin to catch signals.
+
+        Raises:
+            RuntimeError: If it is entered already: two lifespans at once have one end only.
+        """
+        if self._is_entered:
+            raise RuntimeError("this application runs already: a Lifecycle leads one lifespan at a time")
+        if self.phase is Phase.STOPPED:
+            self._life = self._new()
+        self._is_entered = True
+        await self._life.enter()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        if not self._is_entered:
+            raise AssertionError("left, but never entered")
+        try:
+            return await self._life.leave(kind, error, trace)
+        finally:
+            self._is_entered = False
+
+
+class _Life:
+    """One lifespan; the thread of one that has ended still uses its own."""
+
+    def __init__(
+        self,
+        limits: DrainLimits,
+        *,
+        running: RunningRequests,
+        on_drain: Callable[[], None],
+        recycle: RecycleLimits | None,
+        force_exit: bool,
+        observe: Observer,
+        clock: Clock,
+        luck: float,
+    ) -> None:
+        self.course: Course = Course(limits)
+        self._running = running
+        self._on_drain = on_drain
+        self._recycle = recycle
+        self._force_exit = force_exit
+        self._observe = observe
+        self._clock = clock
+        self._luck = luck
+        self._close_by: float | None = None
+        self._told = Phase.STARTING
+        self._telling = threading.Lock()
+        self._cancelled = 0
+        self._told_endless = False
+        # Its `put` may be called again while it runs, as a signal handler does.
+        self._calls: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run_drain_timer, name="postfacta-drain", daemon=True)
+        self._interception: _Interception | None = None
+        self._heard: set[int] = set()
+        self._is_hurried = False
+        self._is_started = False
+        self._tasks: TaskGroup | None = None
+
+    @property
+    def mechanism(self) -> str:
+        return self._interception.mechanism if self._interception else ""
+
+    def drain(self, *, at_once: bool = False) -> None:
+        if self.course.drain(self._clock(), at_once=at_once):
+            self._on_drain()
+        self._calls.put("drain")
+
+    def started(self) -> None:
+        self._is_started = True
+        if not self.course.start(self._clock()):
+            self._on_drain()  # Of a signal that came during the startup, before there were health checks.
+        self._tell()
+
+    async def finish_requests(self) -> None:
+        now = self._clock()
+        if not self.course.is_draining:
+            self._on_drain()
+        self.course.stop(now)
+        self._calls.put("look")
+        self._tell()
+        with anyio.move_on_after(max(0.0, self.course.cancels_at - now)):
+            await self._running.wait_idle()
+        self._running.is_closed = True
+        self._cancel_all()
+        with anyio.move_on_after(min(_LAST_WORDS, self.course.limits.close_timeout / 2)):
+            await self._running.wait_idle()
+        now = self._clock()
+        self._observe(Drained(self._cancelled, len(self._running), now - self.course.told_at))
+        self._close_by = self.course.closes_by(now)
+
+    def share(self, left: int) -> float:
+        now = self._clock()
+        if self._close_by is None:
+            self._close_by = self.course.closes_by(now)
+        return max(0.0, self._close_by - now) / max(1, left)
+
+    async def enter(self) -> None:
+        self._running.is_closed = False
+        self._interception = intercept(self._hear)
+        self._observe(SignalsIntercepted(self.mechanism, in_place=self.mechanism != "none"))
+        self._running.on_tick = self._on_tick
+        self._thread.start()
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._verify_and_recycle)
+
+    async def leave(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        if (tasks := self._tasks) is None or self._interception is None:
+            raise AssertionError("left, but never entered")
+        tasks.cancel_scope.cancel()
+        try:
+            if isinstance(error, Exception):
+                # The group would wrap the service's own error in an ExceptionGroup.
+                await tasks.__aexit__(None, None, None)
+                return None
+            return await tasks.__aexit__(kind, error, trace)
+        finally:
+            now = self._clock()
+            self.course.stop(now)
+            self.course.end(now)
+            self._calls.put("look")
+            self._interception.close()
+            self._tell()
+
+    def _hear(self, signum: int) -> None:
+        # No load balancer looks at a developer's machine.
+        is_developers = is_ctrl_c(signum) or (
+            self._interception is not None and self._interception.is_reloaded
+        )
+        at_once = is_developers and not self._is_hurried
+        self._is_hurried |= is_developers
+        # One stop may come twice: as SIGINT, and as SIGTERM from a parent that had it too. Only the same signal again
+        # means: wait no longer.
+        if at_once or signum in self._heard or not self.course.is_draining:
+            self.drain(at_once=at_once)
+        self._heard.add(signum)
+
+    def _tell(self) -> None:
+        # On the loop or in our thread, never in a signal handler.
+        with self._telling:
+            for change in self.course.changes_after(self._told):
+                self._told = Phase(change.new)
+                self._observe(change)
+
+    def _on_tick(self, now: float) -> None:
+        if now >= self.course.lets_go_at:
+            self._cancelled += self._running.cancel(StoppedError("drain"), only_endless=True)
+            self._told_endless = True
+        if now >= self.course.cancels_at:
+            self._cancel_all()
+
+    def _cancel_all(self) -> None:
+        self._running.is_closed = True
+        self._cancelled += self._running.cancel(StoppedError("drain"))
+
+    async def _verify_and_recycle(self) -> None:
+        await anyio.sleep(_VERIFY_AFTER)
+        self._verify()
+        started = self._clock()
+        while self._recycle is not None:
+            await anyio.sleep(_RECYCLE_EVERY)
+            if self.course.is_draining:
+                return  # A second signal would mean: wait no longer.
+            age, size = self._clock() - started, _resident_bytes()
+            if self._recycle.is_due(age=age, rss_bytes=size, luck=self._luck):
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    def _verify(self) -> None:
+        interception = self._interception
+        if (
+            interception is None
+            or self.course.is_draining
+            or self.mechanism == "none"
+            or interception.is_in_place()
+        ):
+            return
+        interception.close()
+        self._interception = intercept(self._hear)
+        self._observe(SignalsIntercepted(self.mechanism, in_place=self._interception.is_in_place()))
+
+    # From here on in a thread of its own.
+
+    def _run_drain_timer(self) -> None:
+        while self._calls.get() != "drain":
+            if self.course.phase is Phase.STOPPED:
+                return
+        self._tell()
+        self._wait(lambda: self.course.lets_go_at)
+        self._await_stream_goodbyes()
+        self._await_startup()
+        # A server that stops by itself needs no signal; one that has stopped would die of it.
+        if self._interception is not None and self.course.phase is Phase.DRAINING:
+            self._interception.release()
+        self._wait(lambda: self.course.gone_at + _MARGIN)
+        # If the service has stopped, a handler's thread may still keep the process from its end.
+        threading.Event().wait(max(0.0, self.course.gone_at + _MARGIN - self._clock()))
+        is_over = self.course.phase is Phase.STOPPED and threading.main_thread().is_alive()
+        if self._force_exit and not is_over:
+            self._end_the_process()
+
+    def _await_startup(self) -> None:
+        # A server that stops in the middle of its startup leaves out the shutdown, or raises. A second signal makes
+        # it stop.
+        while (
+            not self._is_started
+            and self.course.phase is Phase.DRAINING
+            and self._clock() < self.course.gone_at
+        ):
+            with suppress(queue.Empty):
+                if self._calls.get(timeout=_GLANCE) == "drain":
+                    return
+
+    def _wait(self, until: Callable[[], float]) -> None:
+        while (left := until() - self._clock()) > 0 and self.course.phase is not Phase.STOPPED:
+            try:
+                self._calls.get(timeout=left)
+            except queue.Empty:
+                return
+
+    def _await_stream_goodbyes(self) -> None:
+        end = self._clock() + _FAREWELL
+        pause = threading.Event()
+        # A tick first: the loop closes the streams.
+        while self._clock() < end and self.course.phase is Phase.DRAINING:
+            if self._told_endless and not self._running.endless:
+                return
+            pause.wait(0.01)
+
+    def _end_the_process(self) -> None:
+        sys.stderr.write(
+            f"postfacta: the drain took longer than {self.course.limits.total:g} s; all stacks:\n"
+        )
+        faulthandler.dump_traceback(all_threads=True)
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _resident_bytes() -> int:
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - no path object for one number
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0  # Not Linux: then only the age counts.

@@ -1,0 +1,1 @@
+"""Report how the process is."""

@@ -1,0 +1,443 @@
+"""Decide whether a request starts, waits or is refused, from the requests that the service completes.
+
+1. The limit is what is proved. Each answer adds its allowance, the time that it may take; the allowances of a second
+   are the requests that may be under way (Little's law, N = X * T). A rate of answers is true at once, however late
+   the answers are: the limit is set to it, and old answers cannot cut it twice.
+2. An allowance is 1.25 times what requests of this kind (route) usually take, and `spare`. The usual time is learned
+   while no request waits, nothing is lost and less than half of the limit is used. Known waits, for a connection or
+   for the event loop, are no part of it. A wait for the loop counts four times: as long again it waited in its
+   socket, unseen, and short turns cost nothing. It counts half of that if others had the processor.
+3. The limit falls only while requests take longer than allowed and one finds no room, or requests are lost: a
+   service that is slow and keeps up is not overloaded. It grows, at most to twice, while requests find no room and
+   none is late; then not again before half as many requests admitted since are answered, and a window after that.
+4. A request that was given up, by its caller, a pool or its deadline, took at least as long as it lived, and is no
+   answer. Within its allowance it says nothing; nor does one of a kind that was never answered. Whose caller left before
+   it began is of no known kind: the mean of all is its usual time.
+5. A cut is an experiment, to a quarter at first. A queue gets shorter with the limit. If requests admitted after the cut
+   take no less in proportion, the service is slow, and what it takes now is usual (`scale`). While requests find no
+   room that verdict is tested again by halving the limit: after 2 s, 4 s, up to 30 s.
+6. Requests that find no room wait in `limits._waiting`. Higher priorities go first; lower ones may use only part of
+   the limit, and the highest has a reserve.
+7. A request costs O(1); a window of measurements is closed at most 20 times a second.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from math import sqrt
+from typing import Final
+
+from ..events import Mode, Sample
+from ..validation import validation
+from ._waiting import ADMIT, Admit, Priority, Shed, Wait, WaitingLine
+
+__all__ = ["Ending", "OverloadConfig", "OverloadLimiter"]
+
+_SHARES: Final = (1.0, 1.0, 0.9, 0.8)
+_TOLERANCE: Final = 1.25
+_FEWEST: Final = 8
+_SHORTEST, _LONGEST = 0.05, 1.0
+_PAUSE: Final = 30.0
+_KINDS: Final = 256
+_WEIGHT: Final = 1 / 16
+_UP: Final = 1 / 32
+_LAG_COUNTS: Final = 4.0
+_NONE: Final = 1e-9
+_NEVER_ANSWERED: Final = [math.inf]
+
+
+class Ending(IntEnum):
+    """How a request ended: answered; given up; without evidence; or left by its caller before it began."""
+
+    ANSWERED = 0
+    LOST = 1
+    UNKNOWN = 2
+    LEFT = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverloadConfig:
+    """What the limiter starts from. None of it needs setting.
+
+    Attributes:
+        spare: Seconds that a request may wait inside the service, beyond what it usually takes.
+        patience: Seconds that a caller may wait in a burst before it is admitted.
+        start: The limit before anything is known.
+        retry_after: Seconds in the answer to the refused: whole ones from this up to three times as much, at random.
+
+    Raises:
+        ValueError: If a time is not above 0, or `start` or `retry_after` is not a whole number from 1 up.
+    """
+
+    spare: float = 0.1
+    patience: float = 0.5
+    start: int = 16
+    retry_after: int = 1
+
+    def __post_init__(self) -> None:
+        validation.seconds("OverloadConfig.spare", self.spare, example="0.1")
+        validation.seconds("OverloadConfig.patience", self.patience, example="0.5")
+        validation.whole("OverloadConfig.start", self.start, example="16")
+        validation.whole("OverloadConfig.retry_after", self.retry_after)
+
+
+@dataclass(slots=True)
+class _Trial:
+    """A cut under way: the limit before it, the stretch (length by usual length) before it, and since when it holds."""
+
+    origin: float
+    stretch: float
+    since: float
+    is_test: bool = False
+    ended: int = 0
+    took: float = 0.0
+    usual: float = 0.0
+
+
+class OverloadLimiter:
+    """Decides how many requests run at once, which wait, and which are refused.
+
+    It belongs to one event loop, whose single thread is its lock.
+
+    Args:
+        name: Its metric label.
+        config: What it starts from.
+
+    Attributes:
+        limit: The present one; what counts is its whole part.
+        in_flight: Requests admitted that have not finished.
+    """
+
+    def __init__(self, name: str, config: OverloadConfig | None = None) -> None:
+        self.name: str = validation.name("OverloadLimiter.name", name, example='"requests"')
+        config = config or OverloadConfig()
+        self.limit: float = float(config.start)
+        self.in_flight: int = 0
+        self._config = config
+        self._sheds = tuple(Shed(float(n)) for n in range(config.retry_after, 3 * config.retry_after + 1))
+        self._line = WaitingLine(config.spare, config.patience)
+        self._grew_at = self._test_at = -math.inf
+        self._untried = 0.0
+        self._is_calm = True
+        self._kinds: dict[Hashable, list[float]] = {}
+        self._mean = [0.0]
+        self._rate = self._work = self._lag = self._pressure = self._queue_seconds = 0.0
+        self._stretch = self._scale = 1.0
+        self._spare, self._tolerance, self._lag_weight = config.spare, _TOLERANCE, _LAG_COUNTS - 1.0
+        self._is_overloaded = self._was_short = False
+        self._peak = 0
+        self._trial: _Trial | None = None
+        self._test_every = 1.0
+        self._verdicts = {"queue": 0, "slow": 0}
+        self._counts = {mode: ([0] * len(Priority), [0] * len(Priority)) for mode in Mode}
+        self.mode = Mode.ENFORCE
+        self._set_limit(self.limit)
+        self._open(-math.inf)
+
+    @property
+    def mode(self) -> Mode:
+        """How the decisions are used. In `shadow` one that would wait counts as refused. `off` is for the runner."""
+        return self._mode
+
+    @mode.setter
+    def mode(self, new: Mode) -> None:
+        self._mode = new
+        self._admitted, self._refused = self._counts[new]
+
+    @property
+    def waiting(self) -> int:
+        """The requests in the queue."""
+        return self._line.count
+
+    def arrive(self, priority: int, now: float, *, luck: float = 0.0) -> Admit | Wait | Shed:
+        """Decide about a request.
+
+        Args:
+            priority: A `Priority`, or its number.
+            now: The moment it came.
+            luck: From 0 up to, not including, 1; spreads `retry_after`.
+        """
+        line = self._line
+        if line.count:
+            self._hand_over(now)
+        if self.in_flight < self._rooms[priority]:
+            self.in_flight += 1
+            if self.in_flight > self._peak:  # noqa: PLR1730 - max() is a call, for each request
+                self._peak = self.in_flight
+            self._admitted[priority] += 1
+            return ADMIT
+        self._was_short = True
+        if now >= self._closes:
+            self._close(now)
+        shed = self._sheds[int(luck * len(self._sheds))]
+        if self._mode is Mode.SHADOW or not self._make_place(priority, now):
+            self._refused[priority] += 1
+            line.refuse(now)
+            return shed
+        return line.enter(priority, now, shed=shed)
+
+    def finish(  # noqa: PLR0917 - by position, for each request
+        self,
+        now: float,
+        admitted: float,
+        ending: Ending = Ending.ANSWERED,
+        kind: Hashable = None,
+        waited: float = 0.0,
+        lag: float = 0.0,
+    ) -> None:
+        """Free the slot of an admitted request, and learn from its outcome.
+
+        Args:
+            now: The moment it ended.
+            admitted: The moment it was admitted.
+            ending: How it ended.
+            kind: Requests of one kind take about as long as each other: the route.
+            waited: Seconds of it that it is known to have waited, such as for a connection of a pool.
+            lag: Seconds of it until the event loop began it.
+        """
+        self.in_flight -= 1
+        if ending != Ending.UNKNOWN:
+            took = now - admitted
+            if ending == Ending.LEFT:
+                known = self._mean  # its kind is unknown
+            else:
+                known = self._kinds.get(kind) or self._learn_kind(kind, took - waited - lag, ending)
+            allowed = known[0] * self._tolerance + self._spare
+            age = took + lag * self._lag_weight
+            if ending == Ending.ANSWERED or age > allowed:
+                self._late += age / allowed
+                self._ended += 1
+                if ending == Ending.ANSWERED:
+                    self._answered += 1
+                    self._allowed += allowed
+                    self._lag += (lag - self._lag) * _WEIGHT
+                    self._learn(known, took - waited - lag, admitted)
+            if now >= self._closes:
+                self._close(now)
+        if self._line.count:
+            self._hand_over(now)
+
+    def resume(self) -> None:
+        """Re-admit a request that gave back its slot while it waited for its client; may exceed the limit."""
+        self.in_flight += 1
+
+    def give_up(self, wait: Wait, now: float) -> Admit | Shed:
+        """End a wait; the returned decision is final.
+
+        A caller that was cancelled and gets `ADMIT` hands the slot back by `finish`.
+        """
+        if wait.verdict is None:
+            self._decide(wait, wait.shed, now)
+        return wait.verdict or wait.shed
+
+    def beat(self, now: float, own: float = 1.0) -> None:
+        """Record a heartbeat of the event loop, some 20 times a second.
+
+        Args:
+            now: Its moment.
+            own: The share of the loop's lag that is the service's own doing; 0 if others took the processor.
+        """
+        self._lag_weight = _LAG_COUNTS * max(own, 0.5) - 1.0
+        self._is_overloaded = self._line.is_overloaded(now)
+        if self._line.count:
+            self._hand_over(now)
+
+    def tally(self) -> Iterator[Sample]:
+        """Return the numbers for the metrics."""
+        label = (self.name,)
+        gauges = {
+            "limit": int(self.limit),
+            "inflight": self.in_flight,
+            "queued": self._line.count,
+            "queue_time_seconds_total": self._queue_seconds,
+            "pressure": self._pressure,
+            "work": self._work,
+            "scale": self._scale,
+            "overloaded": self._is_overloaded,
+        }
+        for what, value in gauges.items():
+            yield Sample(f"postfacta_limiter_{what}", label, float(value))
+        for verdict, count in self._verdicts.items():
+            yield Sample("postfacta_limiter_verdicts_total", (self.name, verdict), float(count))
+        for mode in (Mode.ENFORCE, Mode.SHADOW):
+            for decision, counts in zip(("admitted", "shed"), self._counts[mode], strict=True):
+                for priority, count in zip(Priority, counts, strict=True):
+                    labels = (self.name, priority.name.lower(), decision, mode.value)
+                    yield Sample("postfacta_limiter_decisions_total", labels, float(count))
+
+    # The queue.
+
+    def _make_place(self, priority: int, now: float) -> bool:
+        line = self._line
+        if not line.is_full(now):
+            return True
+        line.refuse(now)
+        displaced = line.displaced_by(priority, now)
+        if displaced is None:
+            return False
+        self._decide(displaced, displaced.shed, now)
+        return True
+
+    def _hand_over(self, now: float) -> None:
+        line = self._line
+        while (wait := line.first(now)) is not None:
+            if now >= wait.until:
+                self._decide(wait, wait.shed, now)
+            elif self.in_flight < self._rooms[wait.priority]:
+                self._decide(wait, ADMIT, now)
+            else:
+                return
+
+    def _decide(self, wait: Wait, verdict: Admit | Shed, now: float) -> None:
+        self._line.remove(wait)
+        wait.verdict, wait.decided = verdict, now
+        if verdict is ADMIT:
+            self.in_flight += 1
+            self._admitted[wait.priority] += 1
+            self._queue_seconds += now - wait.since
+        else:
+            self._refused[wait.priority] += 1
+            self._line.refuse(now)
+        wait.wake()
+
+    # What is usual.
+
+    def _learn_kind(self, kind: Hashable, took: float, ending: Ending) -> list[float]:
+        if ending != Ending.ANSWERED:
+            return _NEVER_ANSWERED  # it is unknown whether it is late
+        if len(self._kinds) >= _KINDS:
+            kind = None
+            if (known := self._kinds.get(kind)) is not None:
+                return known
+        known = self._kinds[kind] = [max(took, 0.0) / max(1.0, self._stretch)]
+        return known
+
+    def _learn(self, known: list[float], took: float, admitted: float) -> None:
+        usual = known[0]
+        self._mean[0] += (usual - self._mean[0]) * _WEIGHT
+        self._took += took
+        self._usual += usual
+        if admitted >= self._grew_at:
+            self._untried -= 1.0
+        trial = self._trial
+        if trial is not None and admitted >= trial.since:
+            trial.ended += 1
+            trial.took += took
+            trial.usual += usual
+        if self._is_calm:
+            known[0] += min(took - usual, usual) * _UP if took > usual else (took - usual) * _WEIGHT
+
+    # The limit.
+
+    def _open(self, now: float) -> None:
+        self._opened = now
+        self._closes = now + _SHORTEST
+        self._ended = self._answered = 0
+        self._took = self._usual = self._allowed = self._late = 0.0
+        self._peak = self.in_flight
+        self._was_short = self._line.count > 0
+        self._may_grow = self._untried <= 0.0
+
+    def _close(self, now: float) -> None:
+        lasted = now - self._opened
+        if self._ended < _FEWEST and lasted < _LONGEST:
+            return
+        if not self._ended or lasted > 4 * _LONGEST:  # it hung, or had next to nothing to do
+            self._is_calm = self._is_calm and self._ended > 0
+            self._open(now)
+            return
+        short, answered = self._was_short, self._answered
+        weight = min(1.0, 2 * lasted)
+        self._rate += (answered / lasted - self._rate) * weight
+        self._work += (self._allowed / lasted - self._work) * weight
+        # While no request was short of room, the spare capacity is unknown: assume what the limit holds.
+        possible = 0.0 if short else self.limit / max(self._mean[0], _NONE)
+        self._line.pace(self._rate, self._lag, possible)
+        self._spare = max(self._config.spare, min(2.0 / max(self._rate, _NONE), 0.4))
+        self._pressure = pressure = self._late / max(answered, _NONE)
+        stretch = self._took / max(self._usual, _NONE) if answered else self._stretch
+        self._stretch = stretch
+        lost = self._ended - answered
+        self._is_calm = pressure <= 1.0 and not short and not lost and self._peak < 0.5 * self.limit
+        trial = self._trial
+        if trial is not None and trial.is_test:
+            self._judge(trial, now)
+        elif pressure <= 1.0:
+            self._trial = None
+            if short and not self._test(stretch, now):
+                self._grow(pressure, now)
+            if self._is_calm:
+                self._set_scale(max(1.0, min(self._scale, stretch)))
+        elif short or (lost and self._peak >= 0.25 * self.limit):
+            # If some were lost, the others stand for those that lived long enough.
+            self._cut(stretch * self._ended / answered if answered else math.inf, now)
+        self._open(now)
+
+    def _grow(self, pressure: float, now: float) -> None:
+        if self._may_grow:
+            self._grew_at = now
+            wanted = max(self._work, self.limit * (1.0 + 4.0 * (1.0 - pressure)))
+            self._set_limit(max(self.limit, min(2.0 * self.limit, wanted)))
+            self._untried = self.limit / 2.0
+
+    def _test(self, stretch: float, now: float) -> bool:
+        """Return whether the verdict that the service is slow is tested from now on."""
+        if self._scale <= 1.0 or now < self._test_at or not self._may_grow or int(self.limit) == 1:
+            return False
+        self._trial = _Trial(self.limit, stretch, now, is_test=True)
+        self._set_limit(self.limit / 2)
+        return True
+
+    def _cut(self, stretch: float, now: float) -> None:
+        trial = self._trial
+        if trial is None:
+            trial = _Trial(min(self.limit, float(max(self.in_flight, self._peak))), stretch, now)
+        else:
+            trial.stretch = max(trial.stretch, stretch)  # the old backlog still grows
+            if self.limit <= 0.5 * trial.origin and trial.ended >= self._enough():
+                if self._judge(trial, now):
+                    return
+                trial = _Trial(self.limit, stretch, now)
+        self._trial = trial
+        before = self.limit
+        self._set_limit(max(1.0, trial.origin / 4, min(before, self._work)))
+        if self.limit < 0.8 * before:
+            trial.since, trial.ended, trial.took, trial.usual = now, 0, 0.0, 0.0
+
+    def _enough(self) -> int:
+        # As many as were under way at once: the first to end are the short ones.
+        return max(3, int(self.limit))
+
+    def _judge(self, trial: _Trial, now: float) -> bool:
+        """Return whether requests after a cut took about as long as before, so that it was no queue."""
+        if trial.ended < self._enough():
+            return False
+        self._trial = None
+        stretch = trial.took / max(trial.usual, _NONE)
+        left, still = self.limit / trial.origin, stretch / max(trial.stretch, _NONE)
+        if still > 1.6 * left and stretch > (1.0 if trial.is_test else 1.2 * self._scale):
+            # A queue gets shorter with the limit; this is where it ends.
+            self._verdicts["slow"] += 1
+            self._set_scale(stretch)
+            self._set_limit(max(self.limit, trial.origin * min(1.0, still) * _TOLERANCE))
+            self._test_every = min(2 * self._test_every, _PAUSE)
+            self._test_at = now + self._test_every
+            return True
+        self._verdicts["queue"] += 1
+        self._test_every, self._test_at = 1.0, now + 1.0
+        if trial.is_test:
+            self._set_scale(max(1.0, min(self._scale, stretch)))
+        return False
+
+    def _set_scale(self, scale: float) -> None:
+        self._scale = scale
+        self._tolerance = scale * _TOLERANCE
+
+    def _set_limit(self, limit: float) -> None:
+        self.limit = limit
+        whole = int(limit)
+        self._rooms = [max(1, int(limit * share)) for share in _SHARES]
+        self._rooms[0] = whole + math.ceil(sqrt(limit))

@@ -1,0 +1,331 @@
+"""Keep callers within their rates, in this process or in a store that several share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final, cast
+
+from ..clock import MONOTONIC, Clock
+from ..events import (
+    Mode,
+    ModeChanged,
+    Observer,
+    PolicyCreated,
+    Sample,
+    StoreChanged,
+    observing,
+    process_observer,
+)
+from ..validation import validation
+from ._rates import (
+    LONGEST_KEY,
+    MAX_KEYS,
+    BucketSet,
+    Counts,
+    Decision,
+    Rate,
+    StoreFailure,
+    shorten,
+    strictest,
+    without_store,
+)
+from .store import SharedStore
+
+if TYPE_CHECKING:
+    from limits import RateLimitItem
+
+__all__ = ["Charge", "RateLimiter", "Rates", "hit_all", "parse_rates"]
+
+Rates = str | Rate | Sequence[Rate]
+"""One or more rates: in the notation of `limits`, such as `10/second;1000/hour`, or as `Rate`."""
+
+_EXAMPLE: Final = "'100/minute', '10/second;1000/hour' or Rate(amount=100, period=60.0)"
+_UNLIMITED: Final = Decision(True, 0, 0, 0.0, 0.0, 0.0)  # noqa: FBT003 - a record
+_NEGATIVE: Final = "nothing costs less than 0"
+
+
+def parse_rates(rates: Rates, *, field: str = "rates") -> tuple[Rate, ...]:
+    """Parse rates.
+
+    Raises:
+        ValueError: If they are none, with the field in its text.
+    """
+    if isinstance(rates, Rate):
+        return (rates,)
+    if isinstance(rates, str):
+        from limits import parse_many  # noqa: PLC0415 - see `ratelimit_store`
+
+        with suppress(ValueError):
+            return tuple(
+                Rate(amount=item.amount, period=float(item.get_expiry())) for item in parse_many(rates)
+            )
+    elif isinstance(cast("object", rates), Sequence) and rates:
+        return tuple(validation.instance(field, rate, Rate, example=_EXAMPLE) for rate in rates)
+    return validation.refuse(field, rates, "one or more rates", example=_EXAMPLE)
+
+
+@dataclass(slots=True, eq=False)
+class _Books:
+    """The parts of a limiter, which its charges share."""
+
+    name: str
+    rates: tuple[Rate, ...]
+    items: tuple[RateLimitItem, ...]
+    buckets: BucketSet
+    clock: Clock
+    mode: Mode
+    store: SharedStore | None
+    on_store_failure: StoreFailure
+    counts: Counts
+
+
+class RateLimiter:
+    """Limits the rate of each caller.
+
+    In memory it is a token bucket for each key (see `limits._rates`), at a microsecond for a hit. With a shared
+    store, that one's strategy decides, and a hit waits for it twice for each rate. Several rates hold together:
+    what one refuses is not spent from the others.
+
+    Args:
+        name: Names it in metrics, events and the RateLimit fields.
+        rates: Such as `100/minute`, or `10/second;1000/hour`.
+        store: A shared store or its address; None keeps the counts in this process.
+        on_store_failure: What decides while the store is away: `local`, `allow` or `deny`.
+        store_timeout: Seconds for all that one hit asks of a store given by its address.
+        max_keys: The most callers kept in memory for each rate.
+        mode: In `shadow` it counts, and lets all pass; in `off` it does not even count.
+        observer: Receives changes of the store's availability and of the mode. It may raise. By default the
+            process's, see `asgi.Telemetry`; None for none.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        rates: Rates,
+        *,
+        store: SharedStore | str | None = None,
+        on_store_failure: StoreFailure | str = StoreFailure.LOCAL,
+        store_timeout: float = 0.05,
+        max_keys: int = MAX_KEYS,
+        mode: Mode | str = Mode.ENFORCE,
+        observer: Observer | None = process_observer,
+        clock: Clock = MONOTONIC,
+    ) -> None:
+        # It stands in the RateLimit fields, where quotes would have to be escaped.
+        self.name: str = validation.name(
+            "RateLimiter.name", name, example='RateLimiter("partner", "10/second")'
+        )
+        self.rates: tuple[Rate, ...] = parse_rates(rates, field="RateLimiter.rates")
+        validation.seconds("RateLimiter.store_timeout", store_timeout, example="store_timeout=0.05")
+        validation.functions("RateLimiter", clock=clock)
+        if isinstance(store, str):
+            store = SharedStore(store, timeout=store_timeout, clock=clock)
+        if store is not None:
+            validation.instance(
+                "RateLimiter.store", store, SharedStore, example='"async+valkey://valkey:6379"'
+            )
+        self.store: Final = store
+        buckets, failure = (
+            BucketSet(self.rates, max_keys),
+            validation.choice("RateLimiter.on_store_failure", on_store_failure, StoreFailure),
+        )
+        items = () if store is None else tuple(map(_item, self.rates))
+        initial = validation.choice("RateLimiter.mode", mode, Mode)
+        self._books = _Books(name, self.rates, items, buckets, clock, initial, store, failure, Counts())
+        self._spend = self._books.buckets.spend
+        self._clock = clock
+        self._observe = observing("RateLimiter", name, observer)
+        self._reset_mode()
+        if store is not None:
+            store.subscribe(self._store_changed)
+        self._observe(PolicyCreated(name, self.tally))
+
+    @property
+    def mode(self) -> Mode:
+        """How its decisions are used; it may be set at any time."""
+        return self._books.mode
+
+    @mode.setter
+    def mode(self, mode: Mode | str) -> None:
+        old, new = self._books.mode, validation.choice("RateLimiter.mode", mode, Mode)
+        self._books.mode = new
+        self._reset_mode()
+        if new is not old:
+            self._observe(ModeChanged(self.name, old, new))
+
+    def _reset_mode(self) -> None:
+        mode = self._books.mode
+        self._books.counts.turn_to(mode)
+        self._count = self._books.counts.now
+        self._is_off = mode is Mode.OFF
+        self._enforces = mode is Mode.ENFORCE
+
+    async def hit(self, key: str, cost: int = 1) -> Decision:
+        """Spend a cost for a key, if it is within all rates.
+
+        It never raises because of the store, and waits no longer for it than the store's timeout.
+
+        Args:
+            key: The key that spends; the end of a key of more than 128 characters becomes its hash.
+            cost: From 0 up: below that it is a ValueError. One above the burst is never allowed.
+        """
+        if self.store is None:
+            return self.hit_now(key, cost)
+        return (await hit_all((self.charge(key, cost),)))[0]
+
+    def hit_now(self, key: str, cost: int = 1) -> Decision:
+        """Do the same in this process's memory, without a wait; a shared store is not asked."""
+        if self._is_off:
+            return _UNLIMITED
+        if cost < 0:
+            raise ValueError(_NEGATIVE)
+        if len(key) > LONGEST_KEY:
+            key = shorten(key)
+        decision = self._spend(key, cost, self._clock())
+        if decision.allowed:
+            self._count["allowed"] += 1
+            return decision
+        self._count["limited"] += 1
+        return decision if self._enforces else decision._replace(allowed=True)
+
+    def charge(self, key: str, cost: int = 1) -> Charge:
+        """Prepare one hit, to be made together with those of other limiters by `hit_all`."""
+        return Charge(self._books, key, cost)
+
+    def tally(self) -> Iterator[Sample]:
+        """Yield the present counts."""
+        books = self._books
+        yield from books.counts.samples(self.name)
+        yield Sample("postfacta_ratelimit_keys", (self.name,), len(books.buckets))
+        if books.store is not None:
+            yield Sample("postfacta_ratelimit_store_up", (self.name,), float(books.store.is_up))
+
+    def _store_changed(self, available: bool, error: str) -> None:  # noqa: FBT001 - the store's state
+        self._observe(StoreChanged(self.name, available, self._books.on_store_failure, error))
+
+
+class Charge:
+    """One hit on its way to a decision. It is made by `RateLimiter.charge`, for `hit_all`, once."""
+
+    __slots__ = ("_books", "_cost", "_decision", "_is_here", "_key", "_label", "store")
+
+    def __init__(self, books: _Books, key: str, cost: int) -> None:
+        if cost < 0:
+            raise ValueError(_NEGATIVE)
+        self._books = books
+        self._key = shorten(key) if len(key) > LONGEST_KEY else key
+        self._cost = cost
+        self._decision = _UNLIMITED
+        self._label = ""
+        is_on = books.mode is not Mode.OFF
+        self._is_here = is_on and books.store is None
+        self.store: Final = books.store if is_on else None
+
+    @property
+    def refuses(self) -> bool:
+        """Whether nothing is to be spent, because this is over its rate."""
+        return not self._decision.allowed and self._books.mode is Mode.ENFORCE
+
+    def test_here(self) -> None:
+        """Decide from the counts in this process, if those decide."""
+        if self._is_here:
+            self._decision = self._books.buckets.test(self._key, self._cost, self._books.clock())
+
+    async def test_in(self, store: SharedStore) -> None:
+        """Decide from the store's answer."""
+        books = self._books
+        self._decision = strictest(
+            [await store.test(item, self._cost, books.name, self._key) for item in books.items]
+        )
+
+    async def hit_in(self, store: SharedStore) -> None:
+        """Spend it in the store, if it decided so."""
+        for item in self._books.items if self._decision.allowed else ():
+            if not await store.hit(item, self._cost, self._books.name, self._key):
+                # Another request was quicker since the test.
+                wait = self._decision.reset_after
+                self._decision = self._decision._replace(allowed=False, remaining=0, retry_after=wait)
+
+    def fall_back(self) -> None:
+        """Decide without the store."""
+        failure = self._books.on_store_failure
+        decision = without_store(failure, self._books.rates[0])
+        if decision is None:
+            self._is_here = True
+            self.test_here()
+            self._label = "local" if self._decision.allowed else ""
+        else:
+            self._decision = decision
+            self._label = "store_error_allowed" if decision.allowed else "store_error_denied"
+
+    def settle(self, *, spends: bool) -> Decision:
+        """Spend what is counted here, count the decision, and return it as the limiter's mode has it."""
+        books = self._books
+        if books.mode is Mode.OFF:
+            return _UNLIMITED
+        if spends and self._is_here:
+            self._decision = books.buckets.spend(self._key, self._cost, books.clock())
+        decision = self._decision
+        if decision is not _UNLIMITED:
+            books.counts.now[self._label or ("allowed" if decision.allowed else "limited")] += 1
+        return decision if books.mode is Mode.ENFORCE else decision._replace(allowed=True)
+
+
+async def hit_all(charges: Sequence[Charge], *, spend: bool = True) -> list[Decision]:
+    """Make several hits, if each is within its limiter's rates; else none. The decisions come in the same order.
+
+    What a shared store counts is one question to it, with one timeout; so they all share one, or it is a ValueError.
+
+    Args:
+        charges: What to spend.
+        spend: Whether to spend it; False only returns whether that would be allowed.
+    """
+    for charge in charges:
+        charge.test_here()
+    shared = [charge for charge in charges if charge.store is not None]
+    if shared and not _refuse(charges):
+        await _ask(shared, spend=spend)
+    spends = spend and not _refuse(charges)
+    return [charge.settle(spends=spends) for charge in charges]
+
+
+async def _ask(charges: Sequence[Charge], *, spend: bool) -> None:
+    store, *others = {charge.store for charge in charges}
+    if store is None or others:
+        raise ValueError("limiters that are hit together share one store: give all of them the same one")
+    if not await store.ask(partial(_test_and_hit, store, charges, spend=spend)):
+        for charge in charges:
+            charge.fall_back()
+
+
+async def _test_and_hit(store: SharedStore, charges: Sequence[Charge], *, spend: bool) -> None:
+    for charge in charges:
+        await charge.test_in(store)
+    if spend and not _refuse(charges):
+        for charge in charges:
+            await charge.hit_in(store)
+
+
+def _refuse(charges: Sequence[Charge]) -> bool:
+    # A loop: any() with a generator costs twice as much for so few.
+    for charge in charges:  # noqa: SIM110 - see above
+        if charge.refuses:
+            return True
+    return False
+
+
+def _item(rate: Rate) -> RateLimitItem:
+    if rate.size != rate.amount or rate.period != int(rate.period):
+        validation.refuse(
+            "RateLimiter.rates",
+            rate,
+            "without a burst, and of whole seconds, where a store is shared",
+            example="'100/minute'",
+        )
+    from limits import RateLimitItemPerSecond  # noqa: PLC0415 - see `ratelimit_store`
+
+    return RateLimitItemPerSecond(rate.amount, int(rate.period), namespace="POSTFACTA")

@@ -1,1 +1,0 @@
-"""Policies decide: pure functions and state machines without await or I/O."""

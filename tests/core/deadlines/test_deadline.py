@@ -1,0 +1,143 @@
+"""A deadline shrinks at each hop, and no caller's nonsense fails a request."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import example, given, strategies as st
+
+from postfacta_core.deadlines._deadline import Deadline, asked_timeout
+from tests.kit.every import every
+
+SECONDS = st.floats(min_value=0, max_value=1e12)
+NOW = st.floats(min_value=0, max_value=1e7)
+
+
+def asked(*pairs: tuple[str, bytes]) -> float:
+    return asked_timeout([(name.encode(), value) for name, value in pairs])
+
+
+@given(SECONDS, NOW)
+@example(0.004, 0)
+@example(1e12, 0)
+@example(0.0050000001, 1e7)
+def test_each_hop_sees_strictly_less_and_never_less_than_nothing(seconds: float, now: float) -> None:
+    deadline = Deadline.after(seconds, now)
+    hops = 0
+    while (left := deadline.remaining(now)) > 0:
+        asked_of_next = asked(("x-request-timeout", deadline.header(now).encode()))
+        assert 0 <= asked_of_next < left
+        assert 0 <= deadline.for_next_hop(now) < left
+        # The next hop begins at the same moment: no time has passed on the way.
+        deadline = Deadline.after(asked_of_next, now)
+        hops += 1
+        assert hops < 1000
+    assert deadline.header(now) == "0.000"
+    assert deadline.has_passed(now)
+
+
+@given(SECONDS, NOW, st.floats(min_value=0, max_value=1e6))
+def test_what_remains_is_what_has_not_passed(seconds: float, now: float, later: float) -> None:
+    deadline = Deadline.after(seconds, now)
+    assert deadline.remaining(now + later) >= 0
+    assert deadline.has_passed(now + later) is (deadline.remaining(now + later) == 0)
+
+
+@given(SECONDS, SECONDS, NOW)
+def test_to_tighten_never_lengthens(seconds: float, other: float, now: float) -> None:
+    tightened = Deadline.after(seconds, now).tighten(other, now)
+    assert tightened.at == min(now + seconds, now + other)
+
+
+def test_a_twentieth_is_kept_and_five_milliseconds_at_least() -> None:
+    assert Deadline(110).for_next_hop(100) == pytest.approx(9.5)
+    assert Deadline(100.05).for_next_hop(100) == pytest.approx(0.045)
+    assert Deadline(100.004).for_next_hop(100) == 0
+    assert Deadline(99).for_next_hop(100) == 0
+
+
+def test_the_header_has_milliseconds_and_is_rounded_down() -> None:
+    assert Deadline(102).header(100) == "1.900"
+    assert Deadline(100.0068).header(100) == "0.001"
+
+
+def test_a_deadline_that_never_comes_has_no_header_and_takes_nothing_from_the_next_hop() -> None:
+    never = Deadline(math.inf)
+    assert never.for_next_hop(5) == math.inf
+    assert not never.has_passed(1e18)
+    with pytest.raises(ValueError, match="never comes"):
+        never.header(5)
+
+
+def test_a_timeout_is_plain_seconds_or_no_wish() -> None:
+    cases: list[tuple[bytes, float]] = [
+        (b"2.5", 2.5),
+        (b"0", 0),
+        (b"0.000", 0),
+        (b"007", 7),
+        (b"999999999", 999_999_999),
+        (b"1.123456789", 1.123456789),
+        (b"9999999999", math.inf),
+        (b"1.1234567890", math.inf),
+        (b"9" * 5000, math.inf),
+        (b"-1", math.inf),
+        (b"-0", math.inf),
+        (b"+1", math.inf),
+        (b"nan", math.inf),
+        (b"inf", math.inf),
+        (b"1e5", math.inf),
+        (b"1_0", math.inf),
+        (b"0x10", math.inf),
+        (b"1,5", math.inf),
+        (b".5", math.inf),
+        (b"5.", math.inf),
+        (b" 5", math.inf),
+        (b"5\n", math.inf),
+        (b"5s", math.inf),
+        (b"", math.inf),
+        (b"\xff\xfe", math.inf),
+        ("\u0665".encode(), math.inf),
+    ]
+    with every() as case:
+        for value, seconds in cases:
+            with case(value, seconds):
+                assert asked(("x-request-timeout", value)) == seconds
+
+
+def test_grpcs_form_is_read_as_its_specification_says() -> None:
+    cases: list[tuple[bytes, float]] = [
+        (b"1H", 3600),
+        (b"2M", 120),
+        (b"3S", 3),
+        (b"2500m", 2.5),
+        (b"10u", 1e-5),
+        (b"1n", 1e-9),
+        (b"0S", 0),
+        (b"99999999H", 99_999_999 * 3600),
+        (b"100000000S", math.inf),
+        (b"1.5S", math.inf),
+        (b"-1S", math.inf),
+        (b"1s", math.inf),
+        (b"1", math.inf),
+        (b"S", math.inf),
+        (b"", math.inf),
+        (b"1S\n", math.inf),
+        (b"\xff", math.inf),
+    ]
+    with every() as case:
+        for value, seconds in cases:
+            with case(value, seconds):
+                assert asked(("grpc-timeout", value)) == pytest.approx(seconds)
+
+
+def test_of_several_wishes_the_shortest_counts_and_nonsense_does_not() -> None:
+    assert asked(("x-request-timeout", b"5"), ("host", b"1"), ("grpc-timeout", b"2S")) == 2
+    assert asked(("x-request-timeout", b"1"), ("x-request-timeout", b"-7"), ("grpc-timeout", b"2S")) == 1
+    assert asked(("host", b"5"), ("x-request-timeouts", b"5")) == math.inf
+    assert asked() == math.inf
+
+
+@given(st.lists(st.tuples(st.sampled_from([b"x-request-timeout", b"grpc-timeout"]), st.binary(max_size=30))))
+def test_whatever_a_caller_sends_is_a_length_from_zero_up(headers: list[tuple[bytes, bytes]]) -> None:
+    assert 0 <= asked_timeout(headers) <= math.inf

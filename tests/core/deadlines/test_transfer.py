@@ -1,0 +1,158 @@
+"""What is too large or too slow is found exactly at the bound."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import example, given, strategies as st
+
+from postfacta_core.deadlines._transfer import TransferLimits, may_have_body
+from tests.kit.every import every
+
+HEADERS = st.lists(st.tuples(st.binary(max_size=20), st.binary(max_size=40)), max_size=20)
+
+
+@given(HEADERS)
+def test_headers_fit_up_to_the_limit_and_not_one_byte_more(headers: list[tuple[bytes, bytes]]) -> None:
+    size = sum(len(name) + len(value) + 32 for name, value in headers)
+    assert TransferLimits(max_header_bytes=max(1, size)).headers_fit(headers)
+    if size > 1:
+        assert not TransferLimits(max_header_bytes=size - 1).headers_fit(headers)
+
+
+def test_a_flood_of_empty_headers_is_not_free() -> None:
+    assert not TransferLimits(max_header_bytes=1000).headers_fit([(b"", b"")] * 100)
+
+
+def test_a_declared_length_is_judged_if_it_is_a_number() -> None:
+    cases: list[tuple[bytes, bool]] = [
+        (b"0", True),
+        (b"10", True),
+        (b"0000000010", True),
+        (b"11", False),
+        (b"99999999999999999999", False),
+        (b"9" * 5000, False),
+        (b"%020d" % 10, True),
+        (b"%021d" % 10, False),
+        (b"-1", True),
+        (b"1e9", True),
+        ("\u0661\u0661".encode(), True),
+    ]
+    with every() as case:
+        for length, fits in cases:
+            with case(length, fits):
+                limits = TransferLimits(max_body_bytes=10)
+                assert limits.declared_body_fits([(b"host", b"x"), (b"content-length", length)]) is fits
+
+
+def test_a_body_without_declared_length_has_to_be_counted() -> None:
+    limits = TransferLimits(max_body_bytes=10)
+    assert limits.declared_body_fits([(b"transfer-encoding", b"chunked")])
+    assert limits.body_fits(10)
+    assert not limits.body_fits(11)
+
+
+def test_the_narrowest_limits_are_no_body_and_some_time() -> None:
+    soon = math.nextafter(0, 1)
+    limits = TransferLimits(
+        max_header_bytes=1,
+        max_body_bytes=0,
+        body_idle_timeout=soon,
+        body_grace=0,
+        min_body_rate=soon,
+        write_timeout=soon,
+    )
+    assert limits.body_fits(0)
+    assert not limits.body_fits(1)
+
+
+@pytest.mark.parametrize("wrong", [{"max_header_bytes": 0}, {"max_body_bytes": -1}])
+def test_limits_that_make_no_sense_are_refused_at_once(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"TransferLimits\.\w+ must be a"):
+        TransferLimits(**wrong)
+
+
+def test_timeouts_that_make_no_sense_are_refused_at_once() -> None:
+    cases: list[dict[str, Any]] = [
+        *({name: 0} for name in ("body_idle_timeout", "min_body_rate", "write_timeout")),
+        *({name: math.nan} for name in ("body_idle_timeout", "min_body_rate", "write_timeout", "body_grace")),
+        {"body_grace": -1},
+    ]
+    with every() as case:
+        for wrong in cases:
+            with case(wrong), pytest.raises(ValueError, match=r"TransferLimits\.\w+ must be a"):
+                TransferLimits(**wrong)
+
+
+def cut_after(rate: float, limits: TransferLimits, *, size: int, chunk: int = 1) -> float | None:
+    """Play a client that sends at one rate; return when it is cut, or None if all its bytes were taken."""
+    now, received = 0.0, 0
+    while received < size:
+        due = limits.next_chunk_due(now, received=received, waited=now)
+        arrives = now + chunk / rate
+        if arrives > due:
+            return max(now, due)
+        now, received = arrives, received + chunk
+    return None
+
+
+def test_a_byte_a_second_is_cut_soon_after_the_grace() -> None:
+    cut = cut_after(1, TransferLimits(), size=100_000)
+    assert cut is not None
+    assert 10 <= cut <= 10.1
+
+
+def test_a_slow_phone_brings_a_whole_megabyte() -> None:
+    assert cut_after(2000, TransferLimits(), size=1_000_000, chunk=1400) is None
+
+
+def test_a_silent_client_is_cut_after_the_idle_timeout_however_much_it_brought() -> None:
+    limits = TransferLimits(body_idle_timeout=3)
+    assert limits.next_chunk_due(100.0, received=1_000_000, waited=1.0) == 103.0
+
+
+def test_the_limits_can_be_turned_off() -> None:
+    limits = TransferLimits(body_idle_timeout=math.inf, body_grace=math.inf, write_timeout=math.inf)
+    assert limits.next_chunk_due(100.0, received=0, waited=1e9) == math.inf
+
+
+@given(
+    rate=st.floats(0.5, 50_000), grace=st.floats(0, 30), least=st.floats(10, 5000), chunk=st.integers(1, 5000)
+)
+@example(rate=0.5, grace=0.0, least=10.0, chunk=1)
+def test_who_keeps_the_rate_is_never_cut_and_who_does_not_is(
+    rate: float, grace: float, least: float, chunk: int
+) -> None:
+    limits = TransferLimits(body_idle_timeout=math.inf, body_grace=grace, min_body_rate=least)
+    enough = math.ceil(grace * least * 20 / chunk + 1) * chunk
+    cut = cut_after(rate, limits, size=min(enough, 2000 * chunk), chunk=chunk)
+    if rate >= least:
+        # The first chunk has nothing but the grace.
+        assert cut is None or chunk / rate > grace
+    elif cut is not None:
+        # Exactly when the line of the client falls below that of the rate, to one chunk.
+        assert grace <= cut <= grace / (1 - rate / least) + chunk / rate + 1e-6
+
+
+def test_only_http_1_says_beforehand_that_there_is_no_body() -> None:
+    cases: list[tuple[list[tuple[bytes, bytes]], str, bool]] = [
+        ([], "1.1", False),
+        ([], "1.0", False),
+        ([(b"content-length", b"0")], "1.1", False),
+        ([(b"content-length", b"1")], "1.1", True),
+        ([(b"host", b"x"), (b"transfer-encoding", b"chunked")], "1.1", True),
+        ([], "2", True),
+        ([], "3", True),
+    ]
+    with every() as case:
+        for headers, version, may in cases:
+            with case(headers, version, may):
+                assert may_have_body(headers, version) is may
+
+
+def test_infinity_turns_a_limit_of_bytes_off() -> None:
+    limits = TransferLimits(max_header_bytes=math.inf, max_body_bytes=math.inf)  # type: ignore[arg-type] # as the docs say
+    assert limits.body_fits(10**18)
+    assert limits.headers_fit([(b"a", b"b" * 10**6)])

@@ -1,0 +1,141 @@
+"""What the process may use is what the kernel says, however its cgroups are laid out."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+
+from postfacta_core.events import Event, PolicyCreated
+from postfacta_core.health.runtime import Runtime, cpu_limit, memory_limit
+
+MIB = 1 << 20
+
+
+def lay_out(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+V2 = {"proc/self/cgroup": "0::/pods/billing\n"}
+V1 = {"proc/self/cgroup": "9:memory:/docker/abc\n8:cpu,cpuacct:/docker/abc\n1:name=systemd:/\n"}
+CGROUP = "sys/fs/cgroup"
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({**V2, f"{CGROUP}/pods/billing/memory.max": f"{64 * MIB}\n"}, 64 * MIB),
+        # The group above holds all that are in it.
+        (
+            {
+                **V2,
+                f"{CGROUP}/pods/billing/memory.max": "max\n",
+                f"{CGROUP}/pods/memory.max": f"{32 * MIB}\n",
+            },
+            32 * MIB,
+        ),
+        ({**V1, f"{CGROUP}/memory/docker/abc/memory.limit_in_bytes": f"{16 * MIB}\n"}, 16 * MIB),
+        # In a container, the machine's path is not there: the container's own group is the top.
+        ({**V1, f"{CGROUP}/memory/memory.limit_in_bytes": f"{8 * MIB}\n"}, 8 * MIB),
+        ({**V1, f"{CGROUP}/memory/memory.limit_in_bytes": "9223372036854771712\n"}, None),
+        ({**V2, f"{CGROUP}/pods/billing/memory.max": "max\n"}, None),
+        ({}, None),
+    ],
+)
+def test_the_least_limit_of_memory_counts_and_else_the_machines(
+    tmp_path: Path, files: dict[str, str], limit: int | None
+) -> None:
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert memory_limit(lay_out(tmp_path, files)) == (machine if limit is None else limit)
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({**V2, f"{CGROUP}/pods/billing/cpu.max": "50000 100000\n"}, 0.5),
+        (
+            {
+                **V2,
+                f"{CGROUP}/pods/billing/cpu.max": "50000 100000\n",
+                f"{CGROUP}/pods/cpu.max": "25000 100000\n",
+            },
+            0.25,
+        ),
+        (
+            {
+                **V1,
+                f"{CGROUP}/cpu,cpuacct/docker/abc/cpu.cfs_quota_us": "75000\n",
+                f"{CGROUP}/cpu,cpuacct/docker/abc/cpu.cfs_period_us": "100000\n",
+            },
+            0.75,
+        ),
+        (
+            {**V1, f"{CGROUP}/cpu/cpu.cfs_quota_us": "-1\n", f"{CGROUP}/cpu/cpu.cfs_period_us": "100000\n"},
+            None,
+        ),
+        ({**V2, f"{CGROUP}/pods/billing/cpu.max": "max 100000\n"}, None),
+        ({**V2, f"{CGROUP}/pods/billing/cpu.max": "nonsense\n"}, None),
+        ({}, None),
+    ],
+)
+def test_the_least_share_of_processors_counts_and_else_those_there_are(
+    tmp_path: Path, files: dict[str, str], limit: float | None
+) -> None:
+    bound_to = float(len(os.sched_getaffinity(0)))
+    assert cpu_limit(lay_out(tmp_path, files)) == (bound_to if limit is None else limit)
+
+
+def test_where_processes_are_not_bound_to_processors_all_of_them_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert cpu_limit(tmp_path) == os.cpu_count()
+
+
+async def test_tasks_are_counted_in_another_thread(anyio_backend_name: str) -> None:
+    told: list[Event] = []
+    runtime = Runtime(observer=told.append)
+    (created,) = told
+    assert isinstance(created, PolicyCreated)
+
+    def tasks() -> float | None:
+        return {sample.metric: sample.value for sample in created.tally()}.get("postfacta_asyncio_tasks")
+
+    before = after = tasks()
+    assert before is None
+    async with runtime, anyio.create_task_group() as group:
+        before = await anyio.to_thread.run_sync(tasks)
+        for _ in range(20):
+            group.start_soon(anyio.sleep_forever)
+        await anyio.wait_all_tasks_blocked()
+        after = await anyio.to_thread.run_sync(tasks)
+        group.cancel_scope.cancel()
+    if anyio_backend_name == "asyncio":
+        assert (after or 0) - (before or 0) == 20
+    else:
+        assert before is after is None
+    assert tasks() is None
+
+
+def test_this_process_has_some_memory_and_some_processors() -> None:
+    assert 0 < memory_limit() <= sys.maxsize
+    assert 0 < cpu_limit() <= 4096
+
+
+def test_both_limits_are_known_as_they_are(tmp_path: Path) -> None:
+    seen: list[Event] = []
+    root = lay_out(tmp_path, {**V2, f"{CGROUP}/pods/billing/memory.max": f"{64 * MIB}\n"})
+    Runtime(observer=seen.append, root=root)
+    (created,) = seen
+    assert isinstance(created, PolicyCreated)
+    assert {sample.metric: sample.value for sample in created.tally()} == {
+        "postfacta_memory_limit_bytes": 64 * MIB,
+        "postfacta_cpu_limit_cores": cpu_limit(root),
+    }
