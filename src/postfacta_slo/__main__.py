@@ -26,7 +26,7 @@ from .dashboard import dashboard_of
 from .groups import rules_of
 from .model import Model, SloError
 from .openslo import read
-from .proofs import proofs_of
+from .proofs import proofs_of, unproved
 from .starter import METRICS, starter
 from .table import table_of
 
@@ -166,8 +166,9 @@ def _proofs(given: argparse.Namespace, model: Model) -> dict[Path, str]:
         raise SloError("--tests needs --rules too: the tests say which file they prove")
     rules, tests = Path(given.rules), Path(given.tests)
     named = {"rule_files": [Path(os.path.relpath(rules, tests.parent)).as_posix()]}
+    unknown = "".join(f"# Not proved: {name}: {why}\n" for name, why in unproved(model).items())
     return {
-        path: _yaml(named | proofs_of(model, slow=slow, compress=given.compress))
+        path: _yaml(named | proofs_of(model, slow=slow, compress=given.compress), unknown)
         for path, slow in ((tests, False), (_slow(tests), True))
     }
 
@@ -185,6 +186,9 @@ def _generate(given: argparse.Namespace) -> int:
         if not same:
             path.write_text(text, encoding="utf-8")
         sys.stdout.write(f"{path}: {'unchanged' if same else 'written'}\n")
+    if given.tests:
+        for name, why in unproved(_load(given.file)).items():
+            sys.stdout.write(f"{given.tests}: does not prove {name}: {why}\n")
     return _DONE
 
 
@@ -264,11 +268,11 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def _yaml(content: Mapping[str, Any]) -> str:
+def _yaml(content: Mapping[str, Any], remarks: str = "") -> str:
     # Its stubs leave open what it dumps.
     dump: Any = yaml.dump  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] - see above
     text: str = dump(content, Dumper=_Dumper, sort_keys=False, width=10_000, allow_unicode=True)
-    return _MADE_BY + text
+    return _MADE_BY + remarks + text
 
 
 COMMANDS: Final = (

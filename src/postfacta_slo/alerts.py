@@ -73,8 +73,9 @@ def service_alerts(model: Model, service: Service, compress: int = 1) -> list[Ru
     hold = span(_DOWN_FOR, compress)
     down = _alert(service, "Down", f"absent({service.up} == 1)", hold=hold, texts=texts, labels=labels)
     watched = dict.fromkeys(
-        (_silent(one.indicator.watched), tier.severity)
+        (_silent(series), tier.severity)
         for one in model.of(service)
+        for series in one.indicator.watched
         for tier in one.tiers
         if tier.when_no_data
     )

@@ -7,7 +7,16 @@ from typing import Any, Final
 
 from .boards import Board, Row, Variable, render
 from .budget import REPORTED, error_series, span
-from .model import DAY, Model, Objective, RatioIndicator, Selector, Slices, ThresholdIndicator
+from .model import (
+    DAY,
+    Expression,
+    Model,
+    Objective,
+    Query as Source,
+    RatioIndicator,
+    Slices,
+    ThresholdIndicator,
+)
 from .panels import Kind, Panel, Query, Step
 from .promql import number
 from .rules import recorded
@@ -209,7 +218,7 @@ def _events(indicator: RatioIndicator) -> Panel:
     return Panel(
         title=f"All and {word}",
         description=indicator.description or f"What counts for the objective, and how much of it is {word}.",
-        unit="reqps" if indicator.counter else "short",
+        unit="reqps" if indicator.counts else "short",
         queries=[
             Query(_flow(indicator.total, counter=indicator.counter), "all"),
             Query(_flow(indicator.counted, counter=indicator.counter), word),
@@ -217,8 +226,10 @@ def _events(indicator: RatioIndicator) -> Panel:
     )
 
 
-def _flow(selector: Selector, *, counter: bool) -> str:
-    return f"sum({'rate' if counter else 'avg_over_time'}({selector}[{_RATE}]))"
+def _flow(source: Source, *, counter: bool) -> str:
+    if isinstance(source, Expression):
+        return f"sum({source.over(_RATE)})"
+    return f"sum({'rate' if counter else 'avg_over_time'}({source}[{_RATE}]))"
 
 
 def _measured(indicator: ThresholdIndicator) -> Panel:
@@ -229,10 +240,12 @@ def _measured(indicator: ThresholdIndicator) -> Panel:
             f"P{indicator.quantile * 100:g}",
         )
     else:
-        expr, name = f"{indicator.aggregate}({indicator.metric})", indicator.aggregate
+        metric = indicator.metric
+        text = metric.over(_RATE) if isinstance(metric, Expression) else metric
+        expr, name = f"{indicator.aggregate}({text})", indicator.aggregate
     good_above = indicator.op in {"gte", "gt"}
     low, high = ("red", "green") if good_above else ("green", "red")
-    unit = "s" if "_seconds" in indicator.metric.metric else "none"
+    unit = "s" if all("_seconds" in one.metric for one in indicator.watched) else "none"
     return Panel(
         title="What is measured",
         description=indicator.description or f"It should be {indicator.op} {number(indicator.value)}.",

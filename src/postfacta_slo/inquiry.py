@@ -36,9 +36,13 @@ _Values = Mapping[_Key, float]
 _Curve = Sequence[tuple[float, float]]
 
 # As `rules` records them: of an objective by time whether it was bad, of one by events how many there were a second.
-_SLICE, _POINT, _BAD, _TOTAL = (
+_SLICE, _POINT, _BAD, _TOTAL, _BAD_SAMPLE, _SAMPLE = (
     f"slo:{name}{{which}}"
-    for name in ("slice_bad:bool", "point_bad:bool", "sli_bad:rate5m", "sli_total:rate5m")
+    for name in (
+        *("slice_bad:bool", "point_bad:bool", "sli_bad:rate5m", "sli_total:rate5m"),
+        # Of an expression, which says how many there were of all and of bad ones, but not how many there were a second.
+        *("sli_bad:sample", "sli_total:sample"),
+    )
 )
 
 
@@ -94,7 +98,11 @@ def inquire(
     standings: list[Standing] = []
     for key, aim in sorted(aims.items()):
         indicator = indicators.get(key)
-        routes = asker.failing(indicator, by) if isinstance(indicator, RatioIndicator) else []
+        routes = (
+            asker.failing(indicator, by)
+            if isinstance(indicator, RatioIndicator) and not indicator.is_expression
+            else []
+        )
         standings.append(replace(_standing(asker, answers, key, aim=aim), routes=routes))
     return standings
 
@@ -161,20 +169,23 @@ class _Answers:
         def each(function: str, *series: str, step: str = "") -> str:
             return " or ".join(f"{function}({one}[{{window}}{step}])" for one in series)
 
-        rates = f"{each('sum_over_time', _BAD)} / ({each('sum_over_time', _TOTAL)} > 0)"
+        bad, total = each("sum_over_time", _BAD, _BAD_SAMPLE), each("sum_over_time", _TOTAL, _SAMPLE)
+        rates = f"({bad}) / (({total}) > 0)"
         hourly = "slo:period_ok:bool{which}"
         return cls(
             times=asker.values(each("avg_over_time", _SLICE, _POINT)),
             events=asker.values(rates),
             totals=asker.values(each("avg_over_time", _TOTAL)),
             # A recorded value is the present one for five minutes.
-            points=asker.values(each("count_over_time", _SLICE, _POINT, _TOTAL, step=f":{span(PRESENT)}")),
+            points=asker.values(
+                each("count_over_time", _SLICE, _POINT, _TOTAL, _SAMPLE, step=f":{span(PRESENT)}")
+            ),
             judged=asker.values(each("avg_over_time", "slo:slice_judged:bool{which}")),
             periods=asker.values("slo:time_period:days{which}"),
             met=asker.values(each("sum_over_time", hourly, step=":1h")),
             hours=asker.values(each("count_over_time", hourly, step=":1h")),
             burn={name: asker.values(error_series(length) + "{which}") for name, length in _BURN.items()},
-            curves=asker.curves(each("avg_over_time", _SLICE, _POINT, _BAD)),
+            curves=asker.curves(each("avg_over_time", _SLICE, _POINT, _BAD, _BAD_SAMPLE)),
         )
 
 

@@ -11,15 +11,17 @@ import re
 from dataclasses import dataclass
 from typing import Final, cast
 
-from .promql import Matcher, Selector, SloError
+from .promql import Expression, Matcher, Query, Selector, SloError
 
 __all__ = [
     "DAY",
     "PRESENT",
     "DataSource",
+    "Expression",
     "Matcher",
     "Model",
     "Objective",
+    "Query",
     "RatioIndicator",
     "Selector",
     "Service",
@@ -151,14 +153,15 @@ class RatioIndicator:
         good: The events that went well.
         bad: The events that did not.
         total: All events that count.
-        counter: Whether the series only ever grow; else they are gauges, and each sample is a number of events.
+        counter: Whether the series only ever grow; else they are gauges, and each sample is a number of events. Of
+            expressions, which are rates or numbers of events by themselves, it says nothing.
     """
 
     name: str
     description: str
-    good: Selector | None
-    bad: Selector | None
-    total: Selector
+    good: Query | None
+    bad: Query | None
+    total: Query
     counter: bool = True
 
     def __post_init__(self) -> None:
@@ -166,14 +169,24 @@ class RatioIndicator:
             raise SloError("needs either good or bad beside total")
 
     @property
-    def counted(self) -> Selector:
+    def counted(self) -> Query:
         """The good ones or the bad ones, whichever are given."""
-        return self.bad or cast("Selector", self.good)
+        return self.bad or cast("Query", self.good)
 
     @property
-    def watched(self) -> Selector:
+    def is_expression(self) -> bool:
+        """Whether it is measured by PromQL of the file's author, which no series can be made up for."""
+        return isinstance(self.total, Expression)
+
+    @property
+    def counts(self) -> bool:
+        """Whether events can be counted, and not only compared."""
+        return self.counter and not self.is_expression
+
+    @property
+    def watched(self) -> tuple[Selector, ...]:
         """The series without which nothing is known."""
-        return self.total
+        return _series(self.total)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +196,7 @@ class ThresholdIndicator:
     Attributes:
         name: Its name in the file.
         description: What is measured, for people; may be empty.
-        metric: The series; for a quantile the buckets of a histogram.
+        metric: The series, or an expression; for a quantile the buckets of a histogram.
         aggregate: How several series become one: `max`, `min`, `avg` or `sum`; `quantile` for a histogram.
         quantile: Which one, above 0 and below 1; None but for `quantile`.
         op: What the value must be, compared with `value`: `lte`, `gte`, `lt` or `gt`.
@@ -192,7 +205,7 @@ class ThresholdIndicator:
 
     name: str
     description: str
-    metric: Selector
+    metric: Query
     aggregate: str
     quantile: float | None
     op: str
@@ -209,9 +222,18 @@ class ThresholdIndicator:
             raise SloError(f"compares by lte, gte, lt or gt, not by {self.op!r}")
 
     @property
-    def watched(self) -> Selector:
+    def is_expression(self) -> bool:
+        """Whether it is measured by PromQL of the file's author, which no series can be made up for."""
+        return isinstance(self.metric, Expression)
+
+    @property
+    def watched(self) -> tuple[Selector, ...]:
         """The series without which nothing is known."""
-        return self.metric
+        return _series(self.metric)
+
+
+def _series(query: Query) -> tuple[Selector, ...]:
+    return query.selectors if isinstance(query, Expression) else (query,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -321,14 +343,14 @@ class Objective:
         names = [tier.name for tier in self.tiers]
         if len(set(names)) < len(names) or sorted(t.long for t in self.tiers) != [t.long for t in self.tiers]:
             raise SloError(f"needs tiers of different names, the shortest first: {', '.join(names)}")
-        counted = isinstance(self.indicator, RatioIndicator) and self.indicator.counter
+        counted = isinstance(self.indicator, RatioIndicator) and self.indicator.counts
         if self.slices and self.slices.min_requests and not counted:
             raise SloError("sets a minimum of requests for a slice, but its indicator counts none")
         for tier in self.tiers:
             self._check_tier(tier)
 
     def _check_tier(self, tier: Tier) -> None:
-        counted = isinstance(self.indicator, RatioIndicator) and self.indicator.counter and not self.slices
+        counted = isinstance(self.indicator, RatioIndicator) and self.indicator.counts and not self.slices
         if tier.factor * self.budget >= 1:
             raise SloError(
                 f"alert policy {tier.policy} can never fire: {tier.factor:g} x (1 - {self.target:g}) is 1 or more, "

@@ -2,16 +2,18 @@
 
 1. An object that nothing refers to is refused, as is a key that is not known, with its path.
 2. What OpenSLO has no field for is in annotations that begin with `prometheus/`.
-3. Refused although the specification has them, because no rule could be written from them: calendar windows, months
+3. What it may leave out has a usual value: a service that is only named, the short window of an alert, the intervals
+   of the Prometheus.
+4. Refused although the specification has them, because no rule could be written from them: calendar windows, months
    and longer units, ready-made ratios (`raw`), several objectives in one SLO.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from typing import Any, Final, cast
 
 from .model import (
     DAY,
@@ -26,7 +28,7 @@ from .model import (
     ThresholdIndicator,
     Tier,
 )
-from .promql import selector
+from .promql import Expression, Query, counted, expression, measured, query, selector
 from .shelf import Entry, Reported, Shelf, entry, every
 from .strict import Faults, Node, seconds
 
@@ -50,9 +52,11 @@ def read(documents: Iterable[object]) -> Model:
     """
     faults = Faults()
     entries: list[Entry] = []
-    for place, value in enumerate(documents, 1):
+    documents = list(documents)
+    known = [(value, f"document {place}") for place, value in enumerate(documents, 1)]
+    for value, place in (*known, *_implied(documents)):
         try:
-            entries.append(entry(value, f"document {place}", faults=faults))
+            entries.append(entry(value, place, faults=faults))
         except SloError as error:
             faults.add(error)
     sources = Shelf(entries, "DataSource", _source, faults=faults)
@@ -76,6 +80,18 @@ def read(documents: Iterable[object]) -> Model:
     return Model(source=_only(sources), services=services.all(), objectives=objectives.all())
 
 
+def _implied(documents: Sequence[object]) -> Iterable[tuple[object, str]]:
+    """Make the services that a file only names: OpenSLO lets it leave them out."""
+    known = [cast("Mapping[str, Any]", one) for one in documents if isinstance(one, dict)]
+    if any(one.get("kind") == "Service" for one in known):
+        return
+    specs = [one.get("spec") for one in known if one.get("kind") == "SLO"]
+    names = [cast("dict[str, Any]", spec).get("service") for spec in specs if isinstance(spec, dict)]
+    for name in dict.fromkeys(name for name in names if isinstance(name, str)):
+        head = {"apiVersion": "openslo/v1", "kind": "Service", "metadata": {"name": name}, "spec": {}}
+        yield head, "what SLOs name as their service"
+
+
 def _only(sources: Shelf[DataSource]) -> DataSource:
     if sources.is_broken:
         raise Reported
@@ -85,12 +101,12 @@ def _only(sources: Shelf[DataSource]) -> DataSource:
 def _source(one: Entry) -> DataSource:
     if (kind := one.spec.text("type")) != "Prometheus":
         one.spec.wrong("type", f"must be Prometheus, not {kind!r}")
-    details = one.spec.child("connectionDetails")
+    details = one.spec.child("connectionDetails", optional=True)
     histograms = details.child("histograms", optional=True)
     made = DataSource(
         name=one.name,
-        scrape_interval=details.seconds("scrapeInterval"),
-        evaluation_interval=details.seconds("evaluationInterval"),
+        scrape_interval=details.seconds("scrapeInterval", f"{_USUAL.scrape_interval}s"),
+        evaluation_interval=details.seconds("evaluationInterval", f"{_USUAL.evaluation_interval}s"),
         histograms=tuple((name, histograms.numbers(name)) for name in histograms.keys),
     )
     details.end()
@@ -110,6 +126,12 @@ def _routed(one: Entry, severity: str, targets: Shelf[str]) -> str:
     return severity
 
 
+def _usually(one: Entry, note: str, severity: str, *, targets: Shelf[str]) -> str:
+    """Return the severity of a note; without any target in the file, the usual one is not asked for its."""
+    said = one.note(note, "")
+    return _routed(one, said or severity, targets) if said or targets.all() else severity
+
+
 def _service(one: Entry, targets: Shelf[str]) -> Service:
     return Service(
         name=one.name,
@@ -118,11 +140,33 @@ def _service(one: Entry, targets: Shelf[str]) -> Service:
         job=one.note("job", one.name),
         runbook_url=one.note("runbook-url", ""),
         dashboard_url=one.note("dashboard-url", ""),
-        down_severity=every(
-            one.spec.faults, lambda: _routed(one, one.note("down-severity", "page"), targets)
-        )[0],
+        down_severity=every(one.spec.faults, lambda: _usually(one, "down-severity", "page", targets=targets))[
+            0
+        ],
         labels=one.labels,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """A query for events: the selector that it comes down to, or an expression."""
+
+    text: str
+    path: str
+    query: Query
+    is_rate: bool
+
+    def expression(self, *, counter: bool) -> Expression:
+        """Return it as an expression, beside one that is none but this."""
+        if isinstance(self.query, Selector):
+            text = f"rate({self.query}[{{{{window}}}}])" if counter and not self.is_rate else self.text
+            return expression(text, self.path)
+        if counter and "[" not in self.query.text:
+            raise SloError(
+                f"{self.path}: adds up counters, which a restart sets to 0: put rate(...[{{{{window}}}}]) around each, "
+                "or write counter: false if they are none"
+            )
+        return self.query
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,30 +181,55 @@ class _Measures:
         return self._threshold(one, one.spec.child("thresholdMetric"))
 
     def _ratio(self, one: Entry, ratio: Node) -> _Indicator:
-        counter = ratio.flag("counter")
+        counter = ratio.flag("counter", default=True)
         good, bad, total = every(
             one.spec.faults,
             lambda: self._counted(ratio.child("good")) if "good" in ratio else None,
             lambda: self._counted(ratio.child("bad")) if "bad" in ratio else None,
             lambda: self._counted(ratio.child("total")),
         )
+        asked = [part for part in (good, bad, total) if part]
+        rates = [part.is_rate for part in asked]
+        if any(isinstance(part.query, Expression) for part in asked) or (
+            any(rates) and not (counter or all(rates))
+        ):
+            queries = [part and part.expression(counter=counter) for part in (good, bad, total)]
+        else:
+            queries = [part and part.query for part in (good, bad, total)]
+            counter = counter or all(rates)
         made = RatioIndicator(
-            name=one.name, description=one.description, good=good, bad=bad, total=total, counter=counter
+            name=one.name,
+            description=one.description,
+            good=queries[0],
+            bad=queries[1],
+            total=queries[2],
+            counter=counter,
         )
         ratio.end()
-        return lambda objective: made
+
+        def promised(objective: Node) -> RatioIndicator:
+            if (op := objective.text("op", "gte")) not in {"gte", "gt"}:
+                objective.wrong("op", f"must be gte or gt, or be left out: a share is to be high; not {op!r}")
+            return made
+
+        return promised
 
     def _threshold(self, one: Entry, threshold: Node) -> _Indicator:
         spec = self._spec(threshold)
-        series = selector(spec.text("query"), spec.at("query"))
-        quantile = spec.number("quantile") if "quantile" in spec else None
-        aggregate = "quantile" if quantile is not None else spec.text("aggregate")
+        path = spec.at("query")
+        asked = query(spec.text("query"), path)
+        series, by, quantile = measured(asked, path)
+        if quantile is not None and isinstance(series, Selector) and not self._edges(series):
+            series, by, quantile = asked, "", None  # it is not known what its series would be
+        if "quantile" in spec and isinstance(asked, Selector):
+            by, quantile = "quantile", spec.number("quantile")
+        aggregate = by or spec.text("aggregate", "")
         spec.end()
         threshold.end()
 
         def made(objective: Node) -> ThresholdIndicator:
             value, op = objective.number("value"), objective.text("op")
-            if quantile is not None:
+            if quantile is not None and not isinstance(series, Expression):
                 edges = self._check_edge(series, value, objective.at("value"))
                 # Prometheus tells no quantile above the last edge, however much lies beyond it.
                 never = {"lte": "missed", "gt": "met"}.get(op)
@@ -171,7 +240,8 @@ class _Measures:
                 name=one.name,
                 description=one.description,
                 metric=series,
-                aggregate=aggregate,
+                # The worst of several series counts.
+                aggregate=aggregate or ("max" if op in {"lte", "lt"} else "min"),
                 quantile=quantile,
                 op=op,
                 value=value,
@@ -179,15 +249,16 @@ class _Measures:
 
         return made
 
-    def _counted(self, metric: Node) -> Selector:
+    def _counted(self, metric: Node) -> _Counted:
         spec = self._spec(metric)
         path = spec.at("query")
-        series = selector(spec.text("query"), path)
+        asked = query(spec.text("query"), path)
+        series, is_rate = counted(asked, path)
         spec.end()
         metric.end()
-        if series.metric.endswith(_BUCKET):
-            self._check_edge(series, series.value_of("le"), path)
-        return series
+        if isinstance(series, Selector) and series.metric.endswith(_BUCKET):
+            self._check_edge(series, series.value_of("le"), path, needed=asked is series)
+        return _Counted(str(asked), path, series, is_rate)
 
     def _spec(self, metric: Node) -> Node:
         source = metric.child("metricSource")
@@ -196,17 +267,24 @@ class _Measures:
             self.sources.get(referred, source.at("metricSourceRef"))
         if (kind := source.text("type", "Prometheus" if referred else None)) != "Prometheus":
             source.wrong("type", f"must be Prometheus, not {kind!r}")
+            raise Reported
         spec = source.child("spec")
         source.end()
         return spec
 
-    def _check_edge(self, series: Selector, edge: float | str | None, path: str) -> Sequence[float]:
+    def _edges(self, series: Selector) -> tuple[float, ...] | None:
+        return _only(self.sources).edges_of(series.metric.removesuffix(_BUCKET))
+
+    def _check_edge(
+        self, series: Selector, edge: float | str | None, path: str, *, needed: bool = True
+    ) -> Sequence[float]:
         """Refuse a value that is no bucket's edge: nothing was counted there, so the result would be invented.
 
-        Return all edges.
+        Return all edges; none, if they were not stated and are not needed.
         """
-        histogram = series.metric.removesuffix(_BUCKET)
-        edges = _only(self.sources).edges_of(histogram)
+        histogram, edges = series.metric.removesuffix(_BUCKET), self._edges(series)
+        if edges is None and not needed:
+            return ()
         if edges is None or histogram == series.metric:
             raise SloError(
                 f"{path}: is measured by the histogram {histogram}; write its bucket edges below "
@@ -231,14 +309,16 @@ def _condition(one: Entry) -> Tier:
     for key, only in (("kind", "burnrate"), ("op", "gt")):
         if (said := condition.text(key, only)) != only:
             condition.wrong(key, f"must be {only}, not {said!r}")
+    long = condition.seconds("lookbackWindow")
     made = Tier(
         policy=one.name,
-        name=one.note("tier"),
+        name=one.note("tier", one.name),
         severity=one.spec.text("severity"),
         factor=condition.number("threshold"),
-        long=condition.seconds("lookbackWindow"),
-        short=seconds(one.note("short-window"), one.notes.at("prometheus/short-window")),
-        hold=condition.seconds("alertAfter"),
+        long=long,
+        # A twelfth, as in chapter 5 of Google's SRE workbook.
+        short=seconds(one.note("short-window", f"{long // 12}s"), one.notes.at("prometheus/short-window")),
+        hold=condition.seconds("alertAfter", "0s"),
         min_failures=one.count("min-failures"),
     )
     condition.end()
@@ -309,7 +389,7 @@ class _Promises:
         return tuple(sorted(tiers, key=lambda tier: tier.long))
 
     def _exhausted(self, one: Entry) -> str:
-        return _routed(one, one.note("exhausted-severity", "ticket"), self.targets)
+        return _usually(one, "exhausted-severity", "ticket", targets=self.targets)
 
 
 def _target_of(terms: Node) -> float:

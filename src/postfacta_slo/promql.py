@@ -6,7 +6,19 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["Matcher", "Selector", "SloError", "number", "selector"]
+__all__ = [
+    "Expression",
+    "Matcher",
+    "Query",
+    "Selector",
+    "SloError",
+    "counted",
+    "expression",
+    "measured",
+    "number",
+    "query",
+    "selector",
+]
 
 _METRIC: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
@@ -15,6 +27,24 @@ _ONE: Final = re.compile(
     r"""\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*(=~|!~|!=|=)\s*(?:"((?:[^"\\\n]|\\.)*)"|'((?:[^'\\\n]|\\.)*)')\s*(?:,|$)"""
 )
 _ESCAPED: Final = {"n": "\n", "t": "\t", "\\": "\\", '"': '"', "'": "'"}
+
+# `{{window}}`, or `{{.window}}` as Sloth spells it.
+_WINDOW: Final = re.compile(r"\{\{\s*\.?window\s*\}\}")
+_TEXT: Final = r"""(?>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`[^`]*`)"""
+_TOKEN: Final = re.compile(
+    rf"""\s+
+    | \b(?:by|without|on|ignoring|group_left|group_right)\b\s*(?:\([^()]*\))?
+    | \b(?:and|or|unless|offset|bool|atan2|inf|nan)\b
+    | (?P<open>(?>[a-zA-Z_][a-zA-Z0-9_]*)?\s*\() | (?P<close>\))
+    | (?P<series>(?>[a-zA-Z_:][a-zA-Z0-9_:]*)\s*(?>\{{(?:[^{{}}"'`]|{_TEXT})*\}})?)(?!\s*(?:\(|(?:by|without)\b))
+    | (?:sum|min|max|avg|count|group|stddev|stdvar|topk|bottomk|quantile|count_values)\b(?=\s*(?:by|without)\b)
+    | \[[^\[\]]*\] | [0-9.]+[a-zA-Z0-9.]* | {_TEXT} | [-+*/%^<>=!~@,]+
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_BY: Final = r"(?:\s*(?:by|without)\s*\([^()]*\))?"
+_SUM: Final = re.compile(rf"sum{_BY}\s*\((?P<inner>.*?)\){_BY}", re.DOTALL)
+_RATE: Final = re.compile(r"(?:rate|increase)\s*\((?P<inner>.*)\[[^\[\]]+\]\s*\)", re.DOTALL)
 
 
 class SloError(ValueError):
@@ -70,6 +100,108 @@ class Selector:
     def value_of(self, label: str) -> str | None:
         """Return what the label must be equal to; None if there is no condition, or another one."""
         return next((m.value for m in self.matchers if m.label == label and m.op == "="), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A query that is more than one selector: any PromQL, taken as it is.
+
+    Attributes:
+        text: The query. `{{window}}` stands for the length of each window that it is asked for; without it, it is
+            asked at each evaluation, and windows add up its samples.
+        selectors: The series that it reads.
+    """
+
+    text: str
+    selectors: tuple[Selector, ...]
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def has_window(self) -> bool:
+        """Whether it can be asked for any window."""
+        return bool(_WINDOW.search(self.text))
+
+    def over(self, window: str) -> str:
+        """Return it for one window."""
+        return _WINDOW.sub(window, self.text)
+
+
+Query = Selector | Expression
+
+
+def query(text: str, path: str) -> Query:
+    """Read a query: a selector if it is one, else any PromQL."""
+    try:
+        return selector(text, path)
+    except SloError:
+        return expression(text, path)
+
+
+def expression(text: str, path: str) -> Expression:
+    """Read any PromQL, as far as is needed to see which series it reads.
+
+    Raises:
+        SloError: If it cannot be PromQL, or reads no series.
+    """
+    whole = _WINDOW.sub("1m", text)
+    found: dict[Selector, None] = {}
+    place, depth, after_series = 0, 0, False
+    while place < len(whole):
+        token = _TOKEN.match(whole, place)
+        depth += (token["open"] is not None) - (token["close"] is not None) if token else 0
+        if not token or depth < 0 or (after_series and token["series"]):
+            raise SloError(f"{path}: is no PromQL from here on: {whole[place:].strip()!r}")
+        if token["series"]:
+            found[selector(token["series"], path)] = None
+        after_series = bool(token["series"] or (after_series and token[0].isspace()))
+        place = token.end()
+    if depth or not found:
+        raise SloError(f"{path}: {'has a parenthesis too few' if depth else 'names no metric'}: {text!r}")
+    return Expression(" ".join(text.split()), tuple(found))
+
+
+_VALUE: Final = re.compile(r"(max|min|avg|sum)\s*\((.*)\)", re.DOTALL)
+_QUANTILE: Final = re.compile(r"histogram_quantile\s*\(\s*(0?\.[0-9]+)\s*,\s*(.*)\)", re.DOTALL)
+_BY_EDGE: Final = re.compile(r"by\s*\(\s*le\s*\)")
+
+
+def counted(query: Query, path: str) -> tuple[Query, bool]:
+    """Return the selector that a query only puts `sum` and `rate` around, if it is such a one; else the query.
+
+    Returns:
+        It, and whether it is a rate of counters.
+    """
+    if isinstance(query, Selector):
+        return query, False
+    inner = query.text
+    if found := _SUM.fullmatch(inner):
+        inner = found["inner"].strip()
+    rate = _RATE.fullmatch(_WINDOW.sub("1m", inner))
+    try:
+        return selector(rate["inner"] if rate else inner, path), bool(rate)
+    except SloError:
+        return query, False
+
+
+def measured(query: Query, path: str) -> tuple[Query, str, float | None]:
+    """Return the selector, the aggregate and the quantile of a query that is no more than these; else the query.
+
+    The aggregate is empty if the query names none.
+    """
+    if isinstance(query, Selector):
+        return query, "", None
+    if found := _VALUE.fullmatch(query.text):
+        try:
+            return selector(found[2], path), found[1], None
+        except SloError:
+            return query, "", None
+    if found := _QUANTILE.fullmatch(query.text):
+        series, is_rate = counted(expression(found[2], path), path)
+        if isinstance(series, Selector) and is_rate and _BY_EDGE.search(found[2]):
+            return series, "quantile", float(found[1])
+    return query, "", None
 
 
 def selector(text: str, path: str) -> Selector:

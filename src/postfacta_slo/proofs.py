@@ -26,7 +26,7 @@ from .scene import Scene
 from .stage import Stage
 from .traffic import notation
 
-__all__ = ["proofs_of"]
+__all__ = ["proofs_of", "unproved"]
 
 _QUIET: Final = 1_800
 _MINUTE: Final = 60
@@ -47,13 +47,16 @@ def proofs_of(model: Model, *, slow: bool = False, compress: int = 1) -> dict[st
         slow: The file for those; else the one in which rules are evaluated as often as they will be.
         compress: What the rules' windows were divided by.
 
-    Raises:
-        SloError: If an indicator has conditions for which no example was found.
+    Objectives that `unproved` names are in neither of them.
     """
     source = model.source
     pace = max(1, round(max(_MINUTE if slow else 0, source.evaluation_interval) / source.scrape_interval))
-    scenes = [Scene(source, objective, pace) for objective in model.objectives if _is_slow(objective) is slow]
-    stages = [Stage(scene, compress) for scene in scenes]
+    left_out = unproved(model)
+    stages = [
+        Stage(Scene(source, one, pace), compress)
+        for one in model.objectives
+        if _is_slow(one) is slow and one.name not in left_out
+    ]
     tests = [one for stage in stages for one in (*recordings(stage), *courses(stage))]
     if not slow:
         of_services = [
@@ -70,6 +73,12 @@ def proofs_of(model: Model, *, slow: bool = False, compress: int = 1) -> dict[st
     }
 
 
+def unproved(model: Model) -> dict[str, str]:
+    """Return the names of objectives that no test can be written for, and why."""
+    reasons = {one.name: Stage(Scene(model.source, one)).why_unproved() for one in model.objectives}
+    return {name: why for name, why in reasons.items() if why}
+
+
 def _is_slow(objective: Objective) -> bool:
     """Whether none of its alerts looks at less than five minutes."""
     return all(tier.short >= _SLOW for tier in objective.tiers)
@@ -79,7 +88,12 @@ class _Service:
     """Makes the tests of a service as a whole: it is well, it is down, what it is measured by is gone."""
 
     def __init__(self, model: Model, service: Service, *, every: int, compress: int) -> None:
-        self._scenes = [Scene(model.source, objective, every) for objective in model.of(service)]
+        unknown = unproved(model)
+        self._objectives = model.of(service)
+        self._unproved = [one for one in self._objectives if one.name in unknown]
+        self._scenes = [
+            Scene(model.source, one, every) for one in self._objectives if one not in self._unproved
+        ]
         self._source = model.source
         self._service = service
         self._compress = compress
@@ -133,15 +147,19 @@ class _Service:
     def _watched(self) -> dict[tuple[Selector, str], None]:
         """What must not fall silent, and how loud it is if it does."""
         return dict.fromkeys(
-            (_job_of(scene.objective.indicator.watched), tier.severity)
-            for scene in self._scenes
-            for tier in scene.objective.tiers
+            (_job_of(series), tier.severity)
+            for one in self._objectives
+            for series in one.indicator.watched
+            for tier in one.tiers
             if tier.when_no_data
         )
 
     def _healthy(self, scrapes: int) -> Scraped:
         """All that the service exports while all is well."""
         scraped = {self._up(): _constant(1, scrapes)}
+        for one in self._unproved:
+            asked = (_job_of(metric) for metric in one.indicator.watched)
+            scraped |= {series(one.metric, selected(one)): _constant(1, scrapes) for one in asked}
         for scene in self._scenes:
             slices = scene.objective.slices
             scraped |= scene.scraped(scene.traffic(scene.stretch(scrapes)), bad_since=None)
@@ -179,7 +197,9 @@ class _Service:
 
     def _silence(self, alerts: str = "") -> Check:
         whole = span((self._end + 1) * self._source.scrape_interval, self._compress)
-        return silence(alerts or f'service="{self._service.name}"', self._end, whole)
+        # Whatever an expression makes of series that stand still.
+        unknown = f',slo!~"{"|".join(one.name for one in self._unproved)}"' if self._unproved else ""
+        return silence((alerts or f'service="{self._service.name}"') + unknown, self._end, whole)
 
     def _test(self, name: str, scraped: Scraped, checks: list[Check]) -> Test:
         interval = self._source.scrape_interval

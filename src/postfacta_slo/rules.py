@@ -6,7 +6,9 @@
 3. A slice slides: it is judged at each evaluation for the time just before. That is the same share as of slices side
    by side, without depending on where they begin; and promtool evaluates all rules alike, so what it proves is what
    runs.
-4. Rules of one objective stand in one group, each after what it reads: Prometheus evaluates a group in order.
+4. An expression of the file's author is asked for each window if it has a place for it. If not, it is a sample at
+   each evaluation, and each window adds up what was recorded of it.
+5. Rules of one objective stand in one group, each after what it reads: Prometheus evaluates a group in order.
    Windows longer than three days, which no alert waits for, have a slower group of their own.
 """
 
@@ -15,7 +17,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from .budget import error_series, failures_series, span, windows_of
-from .model import DAY, PRESENT, Objective, RatioIndicator, Selector, Slices, ThresholdIndicator
+from .model import DAY, PRESENT, Expression, Objective, Query, RatioIndicator, Slices, ThresholdIndicator
 from .promql import number
 
 __all__ = ["Rule", "period_rules", "recorded", "sli_rules"]
@@ -25,8 +27,6 @@ Rule = dict[str, Any]
 
 _LONGEST_FROM_SOURCE: Final = 7_200
 _LONGEST_FOR_ALERTS: Final = 3 * DAY
-_BAD: Final = f"slo:sli_bad:rate{span(PRESENT)}"
-_TOTAL: Final = f"slo:sli_total:rate{span(PRESENT)}"
 # What the value must be to be bad.
 _BREACH: Final = {"lte": ">", "lt": ">=", "gte": "<", "gt": "<="}
 
@@ -98,11 +98,12 @@ def _judged(objective: Objective, compress: int) -> list[Rule]:
     if isinstance(indicator, ThresholdIndicator):
         window = min(PRESENT, slices.window) if slices else PRESENT
         rules = [_rule("slo:point_bad:bool", _breach(indicator, span(window, compress)), objective)]
-    elif not slices:
+    elif not slices or _is_sampled(indicator):
         present = f"rate {span(PRESENT, compress)}"
+        bad, total = _sampled(indicator)
         rules = [
-            _rule(_BAD, _bad(indicator, present), objective),
-            _rule(_TOTAL, _total(indicator, present), objective),
+            _rule(bad, _bad(indicator, present), objective),
+            _rule(total, _total(indicator, present), objective),
         ]
     return rules + (_slice_rules(objective, slices, compress) if slices else [])
 
@@ -110,6 +111,8 @@ def _judged(objective: Objective, compress: int) -> list[Rule]:
 def _breach(indicator: ThresholdIndicator, window: str) -> str:
     if indicator.quantile is None:
         value = f"{indicator.aggregate}({indicator.metric})"
+        if isinstance(indicator.metric, Expression):
+            value = f"({indicator.aggregate}({indicator.metric.over(window)}) >= -Inf)"
     else:
         rate = f"sum by (le) (rate({indicator.metric}[{window}]))"
         # Without any traffic a quantile is not a number, and that is neither good nor bad.
@@ -117,9 +120,23 @@ def _breach(indicator: ThresholdIndicator, window: str) -> str:
     return f"{value} {_BREACH[indicator.op]} bool {number(indicator.value)}"
 
 
-def _events(indicator: RatioIndicator, series: Selector, over: str) -> str:
+def _is_sampled(indicator: RatioIndicator) -> bool:
+    queries = (indicator.counted, indicator.total)
+    return any(isinstance(query, Expression) and not query.has_window for query in queries)
+
+
+def _sampled(indicator: RatioIndicator) -> tuple[str, str]:
+    """Return the series of what was bad and of all, which windows add up."""
+    what = "sample" if indicator.is_expression else f"rate{span(PRESENT)}"
+    return f"slo:sli_bad:{what}", f"slo:sli_total:{what}"
+
+
+def _events(indicator: RatioIndicator, series: Query, over: str) -> str:
     """Add up events; `over` is the function and the window, such as `rate 5m`."""
     function, window = over.split()
+    if isinstance(series, Expression):
+        # One that is not a number would be part of each longer sum.
+        return f"(sum({series.over(window)}) >= 0)"
     return f"sum({function if indicator.counter else 'sum_over_time'}({series}[{window}]))"
 
 
@@ -150,10 +167,14 @@ def _error(objective: Objective, window: int, compress: int) -> str:
         return f"avg_over_time({recorded('slo:slice_bad:bool', objective)}[{length}])"
     if isinstance(objective.indicator, ThresholdIndicator):
         return f"avg_over_time({recorded('slo:point_bad:bool', objective)}[{length}])"
-    if window <= _LONGEST_FROM_SOURCE:
+    if window <= _LONGEST_FROM_SOURCE and not _is_sampled(objective.indicator):
         return _ratio(objective.indicator, length)
-    bad, total = recorded(_BAD, objective), recorded(_TOTAL, objective)
-    return f"sum_over_time({bad}[{length}])\n/\n(sum_over_time({total}[{length}]) > 0)"
+    return _ratio_of_samples(objective, objective.indicator, length)
+
+
+def _ratio_of_samples(objective: Objective, indicator: RatioIndicator, length: str) -> str:
+    bad, total = (f"sum_over_time({recorded(name, objective)}[{length}])" for name in _sampled(indicator))
+    return f"{bad}\n/\n({total} > 0)"
 
 
 def _failures_rules(objective: Objective, compress: int) -> list[Rule]:
@@ -174,7 +195,11 @@ def _slice_rules(objective: Objective, slices: Slices, compress: int) -> list[Ru
     length = span(slices.window, compress)
     error = recorded("slo:slice_error:ratio", objective)
     if isinstance(objective.indicator, RatioIndicator):
-        share = _ratio(objective.indicator, length)
+        share = (
+            _ratio_of_samples(objective, objective.indicator, length)
+            if _is_sampled(objective.indicator)
+            else _ratio(objective.indicator, length)
+        )
         total = _total(objective.indicator, f"increase {length}")
     else:
         share, total = f"avg_over_time({recorded('slo:point_bad:bool', objective)}[{length}])", ""

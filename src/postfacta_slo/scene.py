@@ -12,7 +12,17 @@ from .budget import threshold
 from .checks import Scraped
 from .detection import Burn, Counting, Slicing, verdicts
 from .examples import near_misses, selected, series, spared
-from .model import PRESENT, DataSource, Objective, RatioIndicator, ThresholdIndicator, Tier
+from .model import (
+    PRESENT,
+    DataSource,
+    Expression,
+    Objective,
+    Query,
+    RatioIndicator,
+    SloError,
+    ThresholdIndicator,
+    Tier,
+)
 from .promql import Selector, number
 from .traffic import Sample, Stretch, Traffic, notation
 
@@ -138,11 +148,11 @@ class Scene:
         """
         indicator = self.objective.indicator
         if isinstance(indicator, ThresholdIndicator):
-            return self._measured(indicator, traffic, selected(indicator.metric))
+            return self._measured(indicator, traffic, selected(_selector(indicator.metric)))
         goods = _since(good_since, traffic.goods, counted=traffic.counted)
         bads = _since(bad_since, traffic.bads, counted=traffic.counted)
         totals = _since(0, traffic.totals, counted=traffic.counted)
-        total, judged = indicator.total, _judged(indicator)
+        total, judged = _selector(indicator.total), _selector(indicator.counted)
         if judged.metric != total.metric:
             found = {
                 series(total.metric, selected(total)): totals,
@@ -164,13 +174,14 @@ class Scene:
         events = Stretch(scrapes, _LEFT_OUT * self.volume, _LEFT_OUT * self.volume * failing)
         traffic = self.traffic(events)
         if isinstance(indicator, ThresholdIndicator):
-            missed = near_misses(indicator.metric, selected(indicator.metric))
+            metric = _selector(indicator.metric)
+            missed = near_misses(metric, selected(metric))
             return {
                 name: samples
                 for labels in missed
                 for name, samples in self._measured(indicator, traffic, labels, far=1_000).items()
             }
-        total, judged = indicator.total, _judged(indicator)
+        total, judged = _selector(indicator.total), _selector(indicator.counted)
         if judged.metric == total.metric:
             base, watched = _good_and_bad(indicator)[failing], total
         else:
@@ -183,7 +194,7 @@ class Scene:
     def _measured(
         self, indicator: ThresholdIndicator, traffic: Traffic, labels: dict[str, str], *, far: float = 1
     ) -> Scraped:
-        metric = indicator.metric.metric
+        metric = _selector(indicator.metric).metric
         if indicator.quantile is None:
             good, bad = _values(indicator, far)
             bads = [other - one for one, other in pairwise(traffic.bads)]
@@ -206,17 +217,16 @@ class Scene:
         return {series(metric, {**labels, "le": edge}): notation(count) for edge, count in counts.items()}
 
 
-def _judged(indicator: RatioIndicator) -> Selector:
-    judged = indicator.bad or indicator.good
-    if judged is None:
-        raise AssertionError("the model lets no indicator be without good and bad")
-    return judged
+def _selector(query: Query) -> Selector:
+    if isinstance(query, Expression):
+        raise SloError("its query is an expression, and no series can be made up for one")
+    return query
 
 
 def _good_and_bad(indicator: RatioIndicator) -> tuple[dict[str, str], dict[str, str]]:
     """Labels of one metric: of what went well, and of what failed."""
-    judged = _judged(indicator)
-    yes, no = selected(indicator.total, judged), spared([indicator.total], judged)
+    judged, total = _selector(indicator.counted), _selector(indicator.total)
+    yes, no = selected(total, judged), spared([total], judged)
     return (no, yes) if indicator.bad else (yes, no)
 
 

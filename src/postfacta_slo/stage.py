@@ -9,7 +9,7 @@ from .budget import span, windows_of
 from .checks import Check, Scraped, Test, firing, silence, test
 from .detection import Counting, Slicing, bad_slices
 from .examples import near_misses, selected, series
-from .model import Objective
+from .model import Objective, SloError
 from .scene import Scene
 from .traffic import Stretch, Traffic, notation
 
@@ -60,6 +60,16 @@ class Stage:
         """A share of failures that makes each slice bad, and overspends the budget."""
         by = self.scene.by
         return (1 + max(self.objective.budget, by.allowed if isinstance(by, Slicing) else 0.0)) / 2
+
+    def why_unproved(self) -> str:
+        """Return why no series can be made up that measure the objective; empty if they can."""
+        try:
+            self.scene.scraped(self.steady(1))
+            self.left_out(1)
+            self._around(1)
+        except SloError as error:
+            return str(error)
+        return ""
 
     @property
     def probe(self) -> str:

@@ -145,9 +145,9 @@ class Node:
             return True
         return value
 
-    def seconds(self, key: str) -> int:
-        """Take a duration, which must be there."""
-        text = self.text(key)
+    def seconds(self, key: str, default: str | None = None) -> int:
+        """Take a duration, or the default if there is none; without a default it must be there."""
+        text = self.text(key, default)
         try:
             return seconds(text, self.at(key))
         except SloError as error:
@@ -175,9 +175,12 @@ class Node:
     def only(self, key: str) -> tuple[object, str]:
         """Take a list that must have exactly one item: the item with its path."""
         items = self.items(key)
-        if len(items) != 1:
-            raise self.refuse(key, f"must have exactly one item, not {len(items)}")
-        return items[0]
+        if not items:
+            raise self.refuse(key, "must have exactly one item, not 0")
+        first, *more = items
+        if more:
+            self.wrong(key, f"must have exactly one item, not {len(items)}")
+        return first
 
     def numbers(self, key: str) -> tuple[float, ...]:
         """Take a list of finite numbers, which must be there."""

@@ -13,11 +13,22 @@ from hypothesis import strategies as st
 from postfacta_slo.model import Model, Objective
 from postfacta_slo.openslo import read
 
-__all__ = ["APP", "ORDERS", "Documents", "changed", "documents", "model", "objective", "some_documents"]
+__all__ = [
+    "APP",
+    "DATA",
+    "ORDERS",
+    "Documents",
+    "changed",
+    "documents",
+    "model",
+    "objective",
+    "some_documents",
+]
 
 ROOT: Final = Path(__file__).parents[2]
 APP: Final = ROOT / "deploy/slo/postfacta.openslo.yaml"
-ORDERS: Final = Path(__file__).parent / "data/orders.openslo.yaml"
+DATA: Final = Path(__file__).parent / "data"
+ORDERS: Final = DATA / "orders.openslo.yaml"
 
 Documents = list[dict[str, Any]]
 
@@ -173,6 +184,35 @@ def _slos(draw: st.DrawFn, name: str, service: str) -> dict[str, Any]:
 
 def _head(kind: str, name: str, spec: Mapping[str, Any], **meta: object) -> dict[str, Any]:
     return {"apiVersion": "openslo/v1", "kind": kind, "metadata": {"name": name, **meta}, "spec": dict(spec)}
+
+
+def source(query: str, **more: object) -> dict[str, Any]:
+    """Write a query, as a part of an indicator."""
+    return {"metricSource": {"type": "Prometheus", "spec": {"query": query, **more}}}
+
+
+def promised(indicator: Mapping[str, Any], **terms: object) -> Documents:
+    """Write a file with one objective, of 99.5 %, and one alert; whatever may be left out is left out."""
+    burn = {"kind": "burnrate", "threshold": 14.4, "lookbackWindow": "1h", "alertAfter": "2m"}
+    policy = {
+        "metadata": {"name": "fast"},
+        "spec": {
+            "alertWhenBreaching": True,
+            "alertWhenNoData": True,
+            "conditions": [{"metadata": {"name": "fast"}, "spec": {"severity": "page", "condition": burn}}],
+            "notificationTargets": [{"targetRef": "page"}],
+        },
+    }
+    slo = {
+        "service": "shop",
+        "indicator": {"metadata": {"name": "sold"}, "spec": indicator},
+        "timeWindow": [{"duration": "30d", "isRolling": True}],
+        "budgetingMethod": "Timeslices" if "timeSliceTarget" in terms else "Occurrences",
+        "objectives": [{"target": 0.995, **terms}],
+        "alertPolicies": [policy],
+    }
+    targets = [_head("AlertNotificationTarget", name, {"target": name}) for name in ("page", "ticket")]
+    return [*targets, _head("SLO", "shop-sells", slo)]
 
 
 @st.composite

@@ -22,6 +22,7 @@ from postfacta_slo.model import (
     ThresholdIndicator,
     Tier,
 )
+from postfacta_slo.promql import expression
 
 HOUR, DAY = 3_600, 86_400
 
@@ -183,6 +184,20 @@ def test_burn_is_drawn_over_each_window_that_an_alert_looks_at() -> None:
             replace(P95, metric=Selector("free_bytes"), aggregate="min", quantile=None, op="gte"),
             "What is measured",
             ["min(free_bytes)"],
+            "none",
+        ),
+        (
+            replace(
+                ERRORS, bad=expression("sum(rate(a[{{window}}]))", ""), total=expression("max(b) / 2", "")
+            ),
+            "All and bad",
+            ["sum(max(b) / 2)", "sum(sum(rate(a[$__rate_interval])))"],
+            "short",
+        ),
+        (
+            replace(P95, metric=expression("rate(a[{{window}}]) * 2", ""), aggregate="max", quantile=None),
+            "What is measured",
+            ["max(rate(a[$__rate_interval]) * 2)"],
             "none",
         ),
     ],

@@ -28,12 +28,16 @@ RECORDED = {
     "avg_over_time(slo:slice_bad:bool{}[30d]) or avg_over_time(slo:point_bad:bool{}[30d])": [
         Point(TIMED, 0.004)
     ],
-    "sum_over_time(slo:sli_bad:rate5m{}[30d]) / (sum_over_time(slo:sli_total:rate5m{}[30d]) > 0)": [
+    "(sum_over_time(slo:sli_bad:rate5m{}[30d]) or sum_over_time(slo:sli_bad:sample{}[30d]))"
+    " / ((sum_over_time(slo:sli_total:rate5m{}[30d]) or sum_over_time(slo:sli_total:sample{}[30d])) > 0)": [
         Point(COUNTED, 0.001)
     ],
     "avg_over_time(slo:sli_total:rate5m{}[30d])": [Point(COUNTED, 2.0)],
     "count_over_time(slo:slice_bad:bool{}[30d:5m]) or count_over_time(slo:point_bad:bool{}[30d:5m])"
-    " or count_over_time(slo:sli_total:rate5m{}[30d:5m])": [Point(TIMED, 8641.0), Point(COUNTED, 8208.0)],
+    " or count_over_time(slo:sli_total:rate5m{}[30d:5m]) or count_over_time(slo:sli_total:sample{}[30d:5m])": [
+        Point(TIMED, 8641.0),
+        Point(COUNTED, 8208.0),
+    ],
     "avg_over_time(slo:slice_judged:bool{}[30d])": [Point(TIMED, 0.9)],
     "sum_over_time(slo:period_ok:bool{}[30d:1h])": [Point(COUNTED, 700.0), Point(TIMED, 720.0)],
     "count_over_time(slo:period_ok:bool{}[30d:1h])": [Point(COUNTED, 710.0), Point(TIMED, 720.0)],
@@ -43,7 +47,7 @@ RECORDED = {
 }
 CURVE = (
     "avg_over_time(slo:slice_bad:bool{}[6h]) or avg_over_time(slo:point_bad:bool{}[6h])"
-    " or avg_over_time(slo:sli_bad:rate5m{}[6h])"
+    " or avg_over_time(slo:sli_bad:rate5m{}[6h]) or avg_over_time(slo:sli_bad:sample{}[6h])"
 )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import promql_parser
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_slo.promql import Matcher, Selector, SloError, number, selector
+from postfacta_slo.promql import Matcher, Selector, SloError, expression, number, selector
 from tests.kit.every import every
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=20)
@@ -97,3 +98,53 @@ def test_a_number_is_written_without_the_dust_of_floats() -> None:
         for value, text in cases:
             with case(value, text):
                 assert number(value) == text
+
+
+EXPRESSIONS = {
+    'sum(rate(a{b="c",d=~"x|y"}[5m]))': ['a{b="c",d=~"x|y"}'],
+    "sum by (x) (increase(a[1m]))": ["a"],
+    "sum(a) by (job)": ["a"],
+    'sum(a) + sum(b{x="}"})': ["a", 'b{x="}"}'],
+    "histogram_quantile(0.9, sum by (le) (rate(x_bucket[5m])))": ["x_bucket"],
+    '1 - avg(rate(cpu{mode="idle"}[5m])) * 100 > bool 3e2': ['cpu{mode="idle"}'],
+    "a / on (instance) group_left (x) b offset 5m": ["a", "b"],
+    "sum without (le) (a) and on (x) b or c unless d": ["a", "b", "c", "d"],
+    'a{x="1"} @ start()': ['a{x="1"}'],
+    "max_over_time(sum(rate(a[5m]))[1h:1m])": ["a"],
+    "count_values('v', a) ^ -Inf": ["a"],
+    "sum(a\n  - ignoring (code) b\n)": ["a", "b"],
+    "by_hand + sum_of_all": ["by_hand", "sum_of_all"],
+    "(a)": ["a"],
+}
+
+
+def test_an_expression_is_known_by_the_series_that_it_reads() -> None:
+    with every() as case:
+        for text, series in EXPRESSIONS.items():
+            with case(text):
+                promql_parser.parse(text)
+                assert [str(one) for one in expression(text, "here").selectors] == series
+
+
+def test_what_is_no_promql_is_refused_where_it_goes_wrong() -> None:
+    cases = {
+        "sum(a": "has a parenthesis too few",
+        "sum(a))": r"from here on: '\)'",
+        "SELECT a FROM b": "from here on: 'a FROM b'",
+        "a # as before": "from here on: '# as before'",
+        "sum:a{b}": "is no list of label",
+        "vector(1)": "names no metric",
+        "": "names no metric",
+        'a{b="c}': "from here on",
+    }
+    with every() as case:
+        for text, why in cases.items():
+            with case(text), pytest.raises(SloError, match=f"^here: .*{why}"):
+                expression(text, "here")
+
+
+def test_an_expression_is_asked_for_each_window() -> None:
+    asked = expression("sum(rate(a[{{window}}])) - sum(rate(b[{{ .window }}]))", "here")
+    assert asked.has_window
+    assert asked.over("3d") == "sum(rate(a[3d])) - sum(rate(b[3d]))"
+    assert not expression("sum(rate(a[5m]))", "here").has_window

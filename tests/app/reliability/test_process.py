@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Histogram
 
 from postfacta_app.reliability.process import PROMISES, Numbers, Promise, kept
 from postfacta_core.telemetry.metrics import Metrics
-from postfacta_slo.model import Objective, RatioIndicator
+from postfacta_slo.model import Objective, RatioIndicator, Selector
 from postfacta_slo.openslo import read
 
 ROOT = Path(__file__).parents[3]
@@ -82,6 +82,6 @@ def test_what_a_process_promises_is_what_the_file_of_objectives_says(promise: Pr
         assert promise.aim == objective.target
         return
     assert objective.slices is not None
-    assert objective.indicator.good is not None
+    assert isinstance(objective.indicator.good, Selector)
     assert promise.aim == objective.slices.target
     assert objective.indicator.good.value_of("le") == f"{promise.seconds:g}"

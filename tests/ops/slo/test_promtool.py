@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 
 from postfacta_slo.groups import rules_of
 from postfacta_slo.openslo import read
-from postfacta_slo.promql import SloError
 from postfacta_slo.proofs import proofs_of
 from tests.ops.slo.promtool import complaints, cost, of, own, requests
 from tests.slo.files import APP, ORDERS, Documents, model, some_documents
@@ -193,12 +192,8 @@ def test_whatever_is_promised_is_kept_watch_over(
     found[0]["spec"]["connectionDetails"] |= {"scrapeInterval": "15s", "evaluationInterval": "15s"}
     promised = read(found)
     for slow in (False, True):
-        try:
-            proof = proofs_of(promised, slow=slow)
-        except SloError as error:
-            # What is drawn may count the same as good and as all, or what no request can be.
-            assume("no example" not in str(error))
-            raise
+        # What is drawn may count the same as good and as all, or what no request can be: that is not proved.
+        proof = proofs_of(promised, slow=slow)
         # Outages take promtool minutes, with tiers of weeks; this is about what is recorded and left out.
         short = [test for test in proof["tests"] if cost(test) <= 200]
         where = tmp_path_factory.mktemp("any")
