@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from functools import partial
 from typing import Any
 
 import anyio
 import anyio.lowlevel
+import httpx2
 import pytest
 import trio
 
@@ -190,21 +191,22 @@ def all_blocks(bench: Bench) -> Pipeline:
 
 
 def outgoing(bench: Bench) -> Run:
-    class Response:
-        def __init__(self, status: int) -> None:
-            self.status_code = status
-            self.headers = {"retry-after": "1"}
+    class Inner(httpx2.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            await bench.work()
+            return httpx2.Response(
+                503 if bench.calls % 2 else 200, headers={"retry-after": "1"}, stream=Body()
+            )
+
+    class Body(httpx2.AsyncByteStream):
+        async def __aiter__(self) -> AsyncGenerator[bytes]:
+            yield b""
 
         async def aclose(self) -> None:
             await anyio.lowlevel.checkpoint()
 
-    billing = Outgoing("billing", bench.timeout, bench.retry, bench.bulkhead)
-
-    async def get() -> Response:
-        await bench.work()
-        return Response(503 if bench.calls % 2 else 200)
-
-    return lambda: billing.call(get)
+    transport = Outgoing("billing", bench.timeout, bench.retry, bench.bulkhead).transport(Inner())
+    return lambda: transport.handle_async_request(httpx2.Request("GET", "http://billing/"))
 
 
 SCENES: dict[str, Callable[[Bench], Run]] = {

@@ -8,10 +8,11 @@ from functools import partial
 from typing import Any
 
 import anyio
+import httpx2
 import pytest
 
 from postfacta_core.deadlines.present import current_deadline
-from postfacta_core.errors import BulkheadFullError, CircuitOpenError, DeadlineExceededError, RejectedError
+from postfacta_core.errors import BulkheadFullError, CircuitOpenError, DeadlineExceededError
 from postfacta_core.guards._circuit import CircuitConfig, CircuitState
 from postfacta_core.guards._schedule import RetryBudget
 from postfacta_core.guards.breaker import CircuitBreaker
@@ -195,43 +196,32 @@ async def test_a_timeout_bounds_the_wait_for_a_slot_too() -> None:
     assert (db.calls, bulkhead.used, bulkhead.waiting) == (0, 0, 0)
 
 
-class _Response:
-    def __init__(self, status: int, **headers: str) -> None:
-        self.status_code = status
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
-
-    async def aclose(self) -> None:
-        """Close it."""
+def _client(outgoing: Outgoing, answer: Callable[[httpx2.Request], httpx2.Response]) -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(transport=outgoing.transport(httpx2.MockTransport(answer)))
 
 
 async def test_a_retry_waits_as_long_as_the_dependency_asks() -> None:
     db = Dependency()
-    answers = [_Response(503, retry_after="3"), _Response(429, retry_after="2"), _Response(200)]
-
-    async def get() -> _Response:
-        return answers.pop(0)
-
-    assert (await Outgoing("db", db.retry()).call(get)).status_code == 200
+    answers = [
+        httpx2.Response(503, headers={"retry-after": "3"}),
+        httpx2.Response(429, headers={"retry-after": "2"}),
+        httpx2.Response(200),
+    ]
+    async with _client(Outgoing("db", db.retry()), lambda _: answers.pop(0)) as client:
+        assert (await client.post("http://db/")).status_code == 200
     assert db.slept == [pytest.approx(3.1), pytest.approx(2.2)]
 
 
 async def test_a_circuit_stays_open_as_long_as_the_dependency_asks() -> None:
     db = Dependency()
-    breaker = db.breaker(calls=1)
-    outgoing = Outgoing("db", breaker)
-
-    async def get() -> _Response:
-        return _Response(503, retry_after="40")
-
-    with pytest.raises(RejectedError):
-        await outgoing.call(get)
-    db.clock.advance(39)
-    with pytest.raises(CircuitOpenError):
-        await outgoing.call(get)
-    db.clock.advance(1)
-    with pytest.raises(RejectedError) as caught:
-        await outgoing.call(get)
-    assert not isinstance(caught.value, CircuitOpenError)
+    outgoing = Outgoing("db", db.breaker(calls=1))
+    async with _client(outgoing, lambda _: httpx2.Response(503, headers={"retry-after": "40"})) as client:
+        assert (await client.get("http://db/")).status_code == 503
+        db.clock.advance(39)
+        with pytest.raises(CircuitOpenError):
+            await client.get("http://db/")
+        db.clock.advance(1)
+        assert (await client.get("http://db/")).status_code == 503
 
 
 async def test_both_tries_of_a_hedge_take_a_slot_of_a_bulkhead_inside_and_one_of_one_outside() -> None:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Final
 
 import anyio
+import httpx2
 import pytest
 
 from postfacta_core import (
@@ -145,10 +146,9 @@ async def test_a_call_to_another_service_is_observed() -> None:
     seen = RecordingObserver()
     process_observer.use(seen)
 
-    async def get() -> dict[str, int]:
-        return {"id": 7}
-
-    assert await Outgoing("billing").call(get) == {"id": 7}
+    answers = httpx2.MockTransport(lambda _: httpx2.Response(200))
+    async with httpx2.AsyncClient(transport=Outgoing("billing").transport(answers)) as client:
+        await client.get("http://billing/")
     assert [event.service for event in seen.of(HttpCallFinished)] == ["billing"]
 
 

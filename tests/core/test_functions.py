@@ -10,7 +10,7 @@ from typing import Any, Final
 import anyio
 import pytest
 
-from postfacta_core import Bulkhead, CircuitBreaker, Fallback, Hedge, Outgoing, Pipeline, Retry, Timeout
+from postfacta_core import Bulkhead, CircuitBreaker, Fallback, Hedge, Pipeline, Retry, Timeout
 from tests.kit.every import every
 
 GUARDS: Final[dict[str, Callable[[], Any]]] = {
@@ -23,8 +23,6 @@ GUARDS: Final[dict[str, Callable[[], Any]]] = {
 CALLERS: Final[dict[str, Callable[[], Any]]] = {
     **GUARDS,
     "CircuitBreaker": lambda: CircuitBreaker("billing"),
-    "Outgoing": lambda: Outgoing("billing"),
-    "Outgoing with guards": lambda: Outgoing("billing", Retry("billing")),
 }
 MODED: Final = ("Retry", "Hedge", "Bulkhead", "CircuitBreaker")
 
@@ -163,7 +161,7 @@ async def test_a_generator_function_is_refused_before_its_body_begins() -> None:
                 with case(guard, function):
                     payments = Payments()
                     # In a pipeline the innermost guard sees the function.
-                    owner = {"Pipeline": "Retry", "Outgoing with guards": "Outgoing"}.get(guard, guard)
+                    owner = "Retry" if guard == "Pipeline" else guard
                     with pytest.raises(TypeError, match=rf"^{owner} cannot .*Guard the calls inside of it"):
                         await CALLERS[guard]().call(getattr(payments, function))
                     assert payments.made == 0

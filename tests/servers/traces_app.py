@@ -57,8 +57,8 @@ class Spans:
 async def order(request: Request) -> Response:
     number = await database.fetchval("select 7", operation="order_next")
     url = f"http://{request.headers['host']}/invoice/{number}"
-    async with httpx2.AsyncClient(event_hooks={"request": [billing.pass_on]}) as client:
-        answer = await billing.call(client.get, url)
+    async with httpx2.AsyncClient(transport=billing.transport(httpx2.AsyncHTTPTransport())) as client:
+        answer = await client.get(url)
     return PlainTextResponse(answer.text, background=BackgroundTask(mail))
 
 

@@ -14,7 +14,7 @@ from pydantic import JsonValue
 
 from postfacta_core.events import Observer, ignore
 from postfacta_core.guards.outgoing import Outgoing, refusal_in
-from postfacta_core.guards.pipeline import Guard
+from postfacta_core.guards.pipeline import Guard, Pipeline
 
 from ..errors import RateLimitedError
 from ..settings import Settings
@@ -41,9 +41,6 @@ class Reply:
             return {}
         return cast("dict[str, JsonValue]", found) if isinstance(found, dict) else {}
 
-    async def aclose(self) -> None:
-        """Do nothing: it holds no connection."""
-
 
 class Client:
     """Requests paths below `/auth/v1` of the project. Follows no redirects and uses no proxy.
@@ -51,19 +48,21 @@ class Client:
     Args:
         name: Its name in errors and metrics.
         settings: Where the project is, and its key.
-        guards: Policies around each call, outermost first. Must include a `Timeout`: there is no other.
+        guards: Policies around each call and its whole response, outermost first. Must include a `Timeout`: there is no
+            other.
         observer: Called with each call.
     """
 
     def __init__(self, name: str, settings: Settings, *guards: Guard, observer: Observer = ignore) -> None:
         self.name: str = name
-        self._outgoing = Outgoing(name, *guards, tell=False, observer=observer)
+        self._pipeline = Pipeline(*guards)
+        outgoing = Outgoing(name, tell=False, observer=observer)
         key = settings.db_key.get_secret_value() if settings.db_key else ""
         self._http = httpx2.AsyncClient(
             base_url=f"{settings.db_url}/auth/v1/",
             # A compressed response could expand a thousandfold.
             headers={"apikey": key, "Accept": "application/json", "Accept-Encoding": "identity"},
-            event_hooks={"request": [self._outgoing.pass_on]},
+            transport=outgoing.transport(httpx2.AsyncHTTPTransport(trust_env=False)),
             follow_redirects=False,
             timeout=None,  # The guards' timeout is for the whole call.
             trust_env=False,
@@ -78,7 +77,7 @@ class Client:
             httpx2.HTTPError: If it responds with any other 5xx, or not completely.
             ValueError: If the response is longer than 64 KiB.
         """
-        return await self._outgoing.call(self._ask, method, path, body)
+        return await self._pipeline.call(self._ask, method, path, body)
 
     async def _ask(self, method: str, path: str, body: Mapping[str, JsonValue] | None) -> Reply:
         async with self._http.stream(method, path, json=body) as response:
@@ -94,7 +93,9 @@ class Client:
             raise RateLimitedError(
                 "Too many attempts; wait before the next one", headers={"Retry-After": str(max(1, wait))}
             )
-        if reply.status_code >= _SERVER_ERROR and refusal is None:
+        if refusal is not None:
+            raise refusal
+        if reply.status_code >= _SERVER_ERROR:
             response.raise_for_status()
         return reply
 

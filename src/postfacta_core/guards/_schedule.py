@@ -24,7 +24,6 @@ from ..errors import (
     BodyTooLargeError,
     BodyTooSlowError,
     DrainingError,
-    FailedResponseError,
     HeadersTooLargeError,
     RejectedError,
 )
@@ -169,10 +168,12 @@ def may_repeat(error: Exception) -> bool:
     """Return whether a call that failed so may be made again, whatever it does.
 
     That is so after a `RejectedError`, as the work never began; but not if it is about the request itself, such as a
-    body that is too large, or about this service that stops. And after a failed response to an idempotent request.
+    body that is too large, or about this service that stops. And after an error that says so by its `is_repeatable`, as
+    `Outgoing` has it.
     """
-    if isinstance(error, FailedResponseError):
-        return error.is_repeatable
+    is_repeatable = getattr(error, "is_repeatable", None)
+    if isinstance(is_repeatable, bool):
+        return is_repeatable
     return isinstance(error, RejectedError) and not isinstance(error, _FUTILE)
 
 

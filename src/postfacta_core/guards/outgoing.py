@@ -1,21 +1,22 @@
-"""Pass a request's context on to the next service: its remaining time, its priority, its trace.
+"""Guard the HTTP requests to one service, and pass on the present one's remaining time, priority, id, trace.
 
-It knows no HTTP client by name. `Outgoing` works with any whose requests and responses look like httpx's; for others
-there is `outgoing_headers`. A service of this library reads `X-Request-Timeout` and `traceparent` from every caller,
-and `X-Priority` from those it trusts.
+No HTTP client is imported. `Outgoing.transport` wraps a transport of httpx2 or httpx, async or sync; for others there is
+`outgoing_headers`. A service of this library reads `X-Request-Timeout` and `traceparent` from every caller, and
+`X-Priority` from those it trusts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast
+from functools import partial
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar, cast
 
 import anyio
 
-from .._functions import answer_of
 from ..clock import MONOTONIC, WALL, Clock
 from ..context import current_request
 from ..deadlines._deadline import asked_timeout
@@ -28,9 +29,9 @@ from ..telemetry.spans import trace_headers
 from ..validation import validation
 from .pipeline import Guard, Pipeline
 
-__all__ = ["Outgoing", "OutgoingRequest", "Response", "Url", "is_failure", "outgoing_headers", "refusal_in"]
+__all__ = ["Outgoing", "is_failure", "outgoing_headers", "refusal_in"]
 
-P = ParamSpec("P")
+T = TypeVar("T")
 
 _TIMEOUT: Final = "X-Request-Timeout"
 _REQUEST_ID: Final = "X-Request-ID"
@@ -43,81 +44,15 @@ _SERVER_ERROR: Final = 500
 _NOT_IMPLEMENTED: Final = 501
 # RFC 9110, section 9.2.2.
 _IDEMPOTENT: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "TRACE"})
+# httpx's classes, by name: what happens on the wire, and of that what happens before anything is sent.
+_LOST: Final = frozenset({"TransportError"})
+_UNSENT: Final = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
 # The four waits of an httpx request; of each, seconds or None for any number.
 _WAITS: Final = ("connect", "read", "write", "pool")
 _PORTS: Final = {"http": 80, "https": 443}
 _CLIENT_ERROR: Final = 400
 # The longest that a dependency may send us away for: more is nonsense, or means "never".
 _LONGEST: Final = 86_400.0
-
-
-class Url(Protocol):
-    """The parts of a request's address that are used; `httpx.URL` has them."""
-
-    @property
-    def scheme(self) -> str:
-        """`http` or `https`."""
-        ...
-
-    @property
-    def host(self) -> str:
-        """The host's name or address."""
-        ...
-
-    @property
-    def port(self) -> int | None:
-        """The port, if it is not the scheme's own."""
-        ...
-
-    @property
-    def path(self) -> str:
-        """The path, without the query."""
-        ...
-
-
-class OutgoingRequest(Protocol):
-    """The parts of a client's request that are used; `httpx.Request` has them."""
-
-    @property
-    def method(self) -> str:
-        """Such as `GET`."""
-        ...
-
-    @property
-    def url(self) -> Url:
-        """Where it goes."""
-        ...
-
-    @property
-    def headers(self) -> MutableMapping[str, str]:
-        """Its headers, by names in any case."""
-        ...
-
-    @property
-    def extensions(self) -> MutableMapping[str, Any]:
-        """Options of the transport; `timeout` has the seconds of each wait."""
-        ...
-
-
-class Response(Protocol):
-    """The parts of a client's response that are used; `httpx.Response` has them."""
-
-    @property
-    def status_code(self) -> int:
-        """The status."""
-        ...
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Its headers, by names in any case."""
-        ...
-
-    async def aclose(self) -> None:
-        """Release its connection. It may be called when it is closed."""
-        ...
-
-
-R = TypeVar("R")
 
 
 def outgoing_headers(
@@ -156,14 +91,14 @@ def is_failure(response: Any) -> bool:
     return status == _TOO_MANY_REQUESTS or (status >= _SERVER_ERROR and status != _NOT_IMPLEMENTED)
 
 
-def refusal_in(response: Response, name: str, *, wall: Clock = WALL) -> RejectedError | None:
+def refusal_in(response: Any, name: str, *, wall: Clock = WALL) -> RejectedError | None:
     """Make an error of a response by which the dependency refused before it did anything.
 
     That is 429, and 503 with `Retry-After`. A 503 without it may be anything, such as a proxy that lost its server in
     the middle: it is the caller's to judge.
 
     Args:
-        response: What came.
+        response: What came: an object with `status_code` and `headers`.
         name: The dependency, for the error.
         wall: Seconds since the epoch, for a `Retry-After` that is a date in a response without `Date`.
 
@@ -179,18 +114,29 @@ def refusal_in(response: Response, name: str, *, wall: Clock = WALL) -> Rejected
 
 
 class Outgoing:
-    """Call one dependency behind guards, and pass on the request's remaining time.
+    """Guard each request to one dependency, and pass on the present request's context.
 
         billing = Outgoing("billing", Timeout(2), Retry("billing"), breaker)
-        client = httpx.AsyncClient(event_hooks={"request": [billing.pass_on]})
-        response = await billing.call(client.get, "https://billing/invoices/7")
+        client = httpx2.AsyncClient(transport=billing.transport(httpx2.AsyncHTTPTransport()))
+        response = await client.get("https://billing/invoices/7")
+
+    The guards end with the head of the response, so a slow reader of a stream holds no slot. They see a response that
+    is a failure as an error: a circuit counts it, and `Retry` sends the request again if that is safe. The last response
+    is the caller's, whatever it is; those before it are closed.
+
+    * 429, and 503 with `Retry-After`, refuse before anything was done: any method is sent again.
+    * Other failures, and errors of the transport: an idempotent method (RFC 9110, section 9.2.2), or whatever was not
+      sent, for lack of a connection.
+    * A body that can be read once only, such as a generator, is sent once.
 
     Args:
         name: The dependency, the `policy` of its errors.
-        guards: Around each call, from the outermost; see `Pipeline`. There may be none.
+        guards: Around each request, from the outermost; see `Pipeline`. There may be none. A sync client needs those
+            that have a `call_sync`.
         is_failure: Which responses the guards see as a failure, besides refusals; see `is_failure`. It may raise.
         tell: Whether it gets the headers. Turn that off for a third party's service: only the time is bounded then.
-        priority_key: The secret that makes it trust the priority; see `LoadSheddingMiddleware`.
+        priority_key: The secret that makes it trust the priority; see `LoadSheddingMiddleware`. Every host that the
+            transport reaches gets it, after a redirect too.
         observer: Receives each try, and calls for which no time was left. It may raise. By default the process's,
             see `asgi.Telemetry`; None for none.
         spans: Where the span of each try goes; by default OpenTelemetry's global provider, if there is one.
@@ -217,194 +163,299 @@ class Outgoing:
             validation.instance("Outgoing.spans", spans, CallSpans, example="CallSpans(provider)")
         validation.functions("Outgoing", is_failure=is_failure, clock=clock, wall=wall)
         self.pipeline: Pipeline | None = Pipeline(*guards) if guards else None
-        self._observe = observing("Outgoing", name, observer)
-        self._spans = spans or CallSpans()
-        self._is_failure = is_failure
-        self._tell = tell
-        self._priority_key = priority_key
-        self._clock = clock
-        self._wall = wall
+        self._dependency = _Dependency(
+            name=name,
+            is_failure=is_failure,
+            tell=tell,
+            priority_key=priority_key,
+            observe=observing("Outgoing", name, observer),
+            spans=spans or CallSpans(),
+            clock=clock,
+            wall=wall,
+        )
 
-    async def pass_on(self, request: OutgoingRequest) -> None:
-        """Add the headers to a request, and bound each of its waits: an event hook of httpx.
+    def transport(self, inner: T) -> T:
+        """Wrap a transport of httpx2 or httpx, async or sync, for a client's `transport` or `mounts`.
 
-        What the request says already stays, if it is stricter. A trace context of its own stays too.
+        Within a request, each of its waits is bounded by the time that is left. What a request says already stays, if it
+        is stricter; a trace context of its own stays too. A request without time left is not sent:
+        `DeadlineExceededError`.
+
+        Args:
+            inner: Such as `httpx2.AsyncHTTPTransport()`. It is closed with the client.
 
         Raises:
-            DeadlineExceededError: If there is no time left; the request is not sent.
+            TypeError: If it is no transport, or a sync one and a guard cannot guard plain calls.
         """
-        attempt = _ATTEMPT.get()
-        if attempt is not None:
-            attempt.see(request)
+        if hasattr(inner, "handle_async_request"):
+            return cast("T", _Transport(inner, self._dependency, self.pipeline))
+        if not hasattr(inner, "handle_request"):
+            raise TypeError(
+                f"Outgoing.transport needs a transport, such as httpx2.AsyncHTTPTransport(), not {inner!r}"
+            )
+        transport = _Transport(inner, self._dependency, self.pipeline)
+        transport.must_be_sync()
+        return cast("T", transport)
+
+
+@dataclass(frozen=True, slots=True)
+class _Dependency:
+    """The settings of an `Outgoing`."""
+
+    name: str
+    is_failure: Callable[[Any], bool]
+    tell: bool
+    priority_key: str
+    observe: Observer
+    spans: CallSpans
+    clock: Clock
+    wall: Clock
+
+    def prepare(self, request: Any) -> Any:
+        """Return a copy of a request, with the headers and bounded waits.
+
+        Raises:
+            DeadlineExceededError: If there is no time left.
+        """
         try:
-            headers = outgoing_headers(self.name, priority_key=self._priority_key, clock=self._clock)
+            ours = outgoing_headers(self.name, priority_key=self.priority_key, clock=self.clock)
         except DeadlineExceededError:
-            self._observe(DeadlineExceeded("client"))
-            if attempt is not None:
-                attempt.is_sent = False
+            self.observe(DeadlineExceeded("client"))
             raise
-        deadline = current_deadline()
-        if deadline is not None:
+        headers, extensions = request.headers.copy(), dict(request.extensions)
+        if (deadline := current_deadline()) is not None:
             # All that is left, and not the value in the header: the service's answer that the time is up must still
             # arrive.
-            _bound(request, deadline.remaining(self._clock()))
-        if self._tell:
-            _add(headers, request.headers)
-
-    async def call(self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call a client's method through the guards.
-
-        A response that is a failure is one for the guards too: a circuit counts it, and `Retry` sends an idempotent
-        request again (RFC 9110, section 9.2.2). The last response is returned, whatever it is, and those before it are
-        closed. What is no response is passed through.
-
-        Raises:
-            RejectedError: If a guard or the dependency refuses; `Retry` then waits as the dependency asks. See
-                `refusal_in`.
-        """
-        tries = _Tries()
-        if self.pipeline is None:
-            return (await self._ask(tries, function, *args, **kwargs))[0]
-        try:
-            return await self.pipeline.call(self._try, tries, function, *args, **kwargs)
-        except FailedResponseError as error:
-            tries.failed = None
-            return cast("R", error.response)
-        finally:
-            await tries.close()
-
-    async def _try(
-        self, tries: _Tries, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> R:
-        await tries.close()
-        answer, attempt = await self._ask(tries, function, *args, **kwargs)
-        if attempt.status and self._has_failed(answer):
-            tries.failed = answer
-            wait = _retry_after(cast("Response", answer).headers, self._wall)
-            is_repeatable = attempt.method in _IDEMPOTENT
-            raise FailedResponseError(self.name, wait, response=answer, is_repeatable=is_repeatable)
-        return answer
-
-    def _has_failed(self, answer: object) -> bool:
-        try:
-            return bool(self._is_failure(answer))
-        except Exception as error:  # noqa: BLE001 - it is foreign code, and may raise anything
-            self._observe(ListenerFailed(self.name, repr(error)))
-            return is_failure(answer)
-
-    async def _ask(
-        self, tries: _Tries, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> tuple[R, _Attempt]:
-        attempt, outer = _Attempt(tries.count), _ATTEMPT.get()
-        tries.count += 1
-        span, began = self._spans.begin(), self._clock()
-        _ATTEMPT.set(attempt)
-        try:
-            result: Any = function(*args, **kwargs)
-            answer: R = await (
-                result if hasattr(result, "__await__") else answer_of("Outgoing", function, result)
-            )
-            attempt.answered(answer)
-        except Exception as error:
-            attempt.error = error
-            raise
-        finally:
-            # Not by a token: one does not work where a loop that was given up closes its coroutines.
-            _ATTEMPT.set(outer)
-            self._record(attempt, span, self._clock() - began)
-        if attempt.status:
-            response = cast("Response", answer)
-            if (refusal := refusal_in(response, self.name, wall=self._wall)) is not None:
-                await response.aclose()
-                raise refusal
-        return answer, attempt
-
-    def _record(self, attempt: _Attempt, span: CallSpan | None, seconds: float) -> None:
-        call = HttpCallFinished(
-            self.name,
-            attempt.method,
-            attempt.address,
-            attempt.port,
-            attempt.status,
-            seconds,
-            attempt.error_type(),
+            left = deadline.remaining(self.clock())
+            waits = extensions.get("timeout", {})
+            extensions["timeout"] = {wait: _earlier(left, waits.get(wait)) for wait in _WAITS}
+        if self.tell:
+            _add(ours, headers)
+        # The caller's own is left as it is: a redirect, and the next try, begin with that.
+        return type(request)(
+            request.method, request.url, headers=headers, stream=request.stream, extensions=extensions
         )
-        if attempt.is_sent:
-            self._observe(call)
-        if span is not None:
-            self._spans.end(span, call, url=attempt.url, resends=attempt.number, error=attempt.error)
-        # Its traceback holds the frame that holds this: they would keep each other alive.
-        attempt.error = None
+
+    def has_failed(self, response: Any) -> bool:
+        """Ask the predicate; the default decides if that raises."""
+        try:
+            return bool(self.is_failure(response))
+        except Exception as error:  # noqa: BLE001 - it is foreign code, and may raise anything
+            self.observe(ListenerFailed(self.name, repr(error)))
+            return is_failure(response)
 
 
-class _Tries:
-    """The tries of one call.
+class _Transport:
+    """A transport around another one; httpx asks for these methods, and not for a class."""
+
+    def __init__(self, inner: Any, dependency: _Dependency, pipeline: Pipeline | None) -> None:
+        self._inner = inner
+        self._dependency = dependency
+        self._pipeline = pipeline
+
+    async def handle_async_request(self, request: Any) -> Any:
+        """Send a request of an async client through the guards."""
+        call = _Call(self._dependency, request)
+        try:
+            if self._pipeline is None:
+                return await self._send(call)
+            return await self._pipeline.call(self._send, call)
+        except FailedResponseError as error:
+            if (response := call.take(error.response)) is None:
+                raise
+            return response
+        finally:
+            if call.failed:
+                with anyio.CancelScope(shield=True):
+                    await call.aclose()
+
+    async def _send(self, call: _Call) -> Any:
+        await call.aclose()
+        with call.attempt() as attempt:
+            attempt.response = await self._inner.handle_async_request(attempt.prepare())
+        return call.judged(attempt.response)
+
+    def handle_request(self, request: Any) -> Any:
+        """Send a request of a sync client through the guards."""
+        call = _Call(self._dependency, request)
+        send: Callable[[], Any] = partial(self._send_sync, call)
+        for guard in reversed(self.must_be_sync()):
+            send = partial(guard.call_sync, send)
+        try:
+            return send()
+        except FailedResponseError as error:
+            if (response := call.take(error.response)) is None:
+                raise
+            return response
+        finally:
+            call.close()
+
+    def _send_sync(self, call: _Call) -> Any:
+        call.close()
+        with call.attempt() as attempt:
+            attempt.response = self._inner.handle_request(attempt.prepare())
+        return call.judged(attempt.response)
+
+    def must_be_sync(self) -> tuple[Any, ...]:
+        """Return the guards, if each can guard plain calls."""
+        guards = self._pipeline.guards if self._pipeline is not None else ()
+        for guard in guards:
+            if not hasattr(guard, "call_sync"):
+                raise TypeError(f"a sync client needs guards with a call_sync, which {guard!r} has not")
+        return guards
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    def close(self) -> None:
+        self._inner.close()
+
+    async def __aenter__(self) -> Self:
+        await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._inner.__aexit__(kind, error, trace)
+
+    def __enter__(self) -> Self:
+        self._inner.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._inner.__exit__(kind, error, trace)
+
+
+class _Call:
+    """One request on its way through the guards, in one try or more.
 
     Attributes:
-        count: Those that were begun.
-        failed: The response that failed last, until it is returned or closed.
+        failed: Responses that are failures, until one is returned and the others closed.
+        count: The tries that were begun.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dependency: _Dependency, request: Any) -> None:
+        self._dependency = dependency
+        self._request = request
+        self.failed: list[Any] = []
         self.count = 0
-        self.failed: object = None
 
-    async def close(self) -> None:
-        """Close the response that failed last, also while the call is being cancelled."""
-        if self.failed is not None:
-            response, self.failed = cast("Response", self.failed), None
-            with anyio.CancelScope(shield=True):
-                await response.aclose()
+    def attempt(self) -> _Attempt:
+        """Begin a try."""
+        self.count += 1
+        return _Attempt(self._dependency, self._request, self.count - 1)
+
+    def judged(self, response: Any) -> Any:
+        """Return the response if it is none of a failure.
+
+        Raises:
+            FailedResponseError: For the guards, if it is.
+        """
+        dependency = self._dependency
+        refusal = refusal_in(response, dependency.name, wall=dependency.wall)
+        if refusal is None and not dependency.has_failed(response):
+            return response
+        self.failed.append(response)
+        raise FailedResponseError(
+            dependency.name,
+            _retry_after(response.headers, dependency.wall),
+            response=response,
+            is_repeatable=_is_repeatable(self._request, is_undone=refusal is not None),
+        )
+
+    def take(self, response: Any) -> Any:
+        """Take a response out of those that failed; None if it is not one of them."""
+        if not any(response is each for each in self.failed):
+            return None
+        self.failed = [each for each in self.failed if each is not response]
+        return response
+
+    async def aclose(self) -> None:
+        """Close those that failed."""
+        while self.failed:
+            await self.failed.pop().aclose()
+
+    def close(self) -> None:
+        """Close those that failed, of a sync client."""
+        while self.failed:
+            self.failed.pop().close()
 
 
 class _Attempt:
-    """One try of a call, with the details gathered during it."""
+    """One try, measured until its head is there."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.is_sent = self.is_response = True
-        self.method = self.address = self.url = ""
-        self.port = self.status = 0
-        self.error: Exception | None = None
+    def __init__(self, dependency: _Dependency, request: Any, number: int) -> None:
+        self._dependency = dependency
+        self._request = request
+        self._number = number
+        self._span: CallSpan | None = None
+        self._began = 0.0
+        self._is_sent = False
+        self.response: Any = None
 
-    def see(self, request: OutgoingRequest) -> None:
-        """Record the request; after redirects, the last one counts."""
-        url = request.url
-        self.method, self.address = request.method, url.host
-        self.port = url.port or _PORTS.get(url.scheme, 0)
-        host = f"[{url.host}]" if ":" in url.host else url.host
-        # Without user, password and query, which may be secret.
-        self.url = f"{url.scheme}://{host}{f':{url.port}' if url.port else ''}{url.path}"
+    def __enter__(self) -> Self:
+        self._span, self._began = self._dependency.spans.begin(), self._dependency.clock()
+        return self
 
-    def answered(self, response: object) -> None:
-        """Record the response, and its request if the client has no `pass_on`.
+    def prepare(self) -> Any:
+        """Return the request to send."""
+        request = self._dependency.prepare(self._request)
+        self._is_sent = True
+        return request
 
-        What has no status and no headers, as parsed data, is no response.
-        """
-        status = getattr(response, "status_code", None)
-        if not isinstance(status, int) or not hasattr(response, "headers"):
-            self.is_response = False
-            return
-        self.status = status
-        if not self.method and (request := getattr(response, "request", None)) is not None:
-            self.see(request)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        dependency, url = self._dependency, self._request.url
+        call = HttpCallFinished(
+            dependency.name,
+            self._request.method,
+            url.host,
+            url.port or _PORTS.get(url.scheme, 0),
+            0 if self.response is None else self.response.status_code,
+            dependency.clock() - self._began,
+            self._error_type(error),
+        )
+        if self._is_sent:
+            dependency.observe(call)
+            _mark(error, self._request)
+        if self._span is not None:
+            raised = error if isinstance(error, Exception) else None
+            dependency.spans.end(self._span, call, url=_shown(url), resends=self._number, error=raised)
 
-    def error_type(self) -> str:
-        """Return the cause of the failure: the status, the error's class, or a cancellation; empty if none."""
-        if self.error is not None:
-            return "deadline_exceeded" if not self.is_sent else type(self.error).__name__
-        if not self.status:
-            return "cancelled" if self.is_response else ""
-        return str(self.status) if self.status >= _CLIENT_ERROR else ""
+    def _error_type(self, error: BaseException | None) -> str:
+        if error is not None:
+            if not isinstance(error, Exception):
+                return "cancelled"
+            return type(error).__name__ if self._is_sent else "deadline_exceeded"
+        status = self.response.status_code
+        return str(status) if status >= _CLIENT_ERROR else ""
 
 
-_ATTEMPT: Final[ContextVar[_Attempt | None]] = ContextVar("postfacta_attempt", default=None)
+def _shown(url: Any) -> str:
+    """Write an address without user, password and query, which may be secret."""
+    host = f"[{url.host}]" if ":" in url.host else url.host
+    return f"{url.scheme}://{host}{f':{url.port}' if url.port else ''}{url.path}"
 
 
-def _bound(request: OutgoingRequest, left: float) -> None:
-    waits: Mapping[str, float | None] = request.extensions.get("timeout", {})
-    # A new dictionary: a client may hand the same one to each of its requests.
-    request.extensions["timeout"] = {wait: _earlier(left, waits.get(wait)) for wait in _WAITS}
+def _mark(error: BaseException | None, request: Any) -> None:
+    """Mark an error of the transport, for `Retry`, with whether the request may be sent again."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & _LOST:
+        cast("Any", error).is_repeatable = _is_repeatable(request, is_undone=bool(names & _UNSENT))
+
+
+def _is_repeatable(request: Any, *, is_undone: bool) -> bool:
+    if not is_undone and request.method not in _IDEMPOTENT:
+        return False
+    try:
+        request.content  # noqa: B018 - raises for a stream, which may have been read
+    except Exception:  # noqa: BLE001 - of the client, by whatever name
+        return False
+    return True
 
 
 def _earlier(left: float, seconds: float | None) -> float:

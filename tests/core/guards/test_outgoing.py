@@ -12,6 +12,7 @@ from email.utils import formatdate
 from typing import Any
 
 import anyio
+import httpx
 import httpx2
 import pytest
 import uvicorn
@@ -37,6 +38,7 @@ from postfacta_core.events import DeadlineExceeded, Event, HttpCallFinished, Lis
 from postfacta_core.guards._circuit import CircuitConfig
 from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.guards.bulkhead import Bulkhead
+from postfacta_core.guards.hedge import Hedge
 from postfacta_core.guards.outgoing import Outgoing, is_failure, outgoing_headers, refusal_in
 from postfacta_core.guards.pipeline import Guard
 from postfacta_core.guards.retry import Retry
@@ -62,6 +64,47 @@ def request(left: float = 10.0, *, priority: int = 1, now: float | None = None) 
         release_request(token)
 
 
+@asynccontextmanager
+async def client_of(
+    outgoing: Outgoing, *, connections: int | None = None, **options: Any
+) -> AsyncGenerator[httpx2.AsyncClient]:
+    limits = httpx2.Limits(max_connections=connections)
+    transport = outgoing.transport(httpx2.AsyncHTTPTransport(limits=limits))
+    async with httpx2.AsyncClient(transport=transport, **options) as client:
+        yield client
+
+
+def retry(attempts: int = 3) -> Retry:
+    return Retry("billing", attempts=attempts, backoff=Backoff(base=0.001, cap=0.001))
+
+
+class Sent(httpx2.AsyncBaseTransport):
+    """Keeps what it is to send, and answers with what it is given in turn, the last one for ever."""
+
+    def __init__(self, *answers: httpx2.Response | Exception) -> None:
+        self.requests: list[httpx2.Request] = []
+        self._answers = [*answers] or [httpx2.Response(200)]
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        self.requests.append(request)
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class Body(httpx2.AsyncByteStream):
+    """An empty body that knows whether it was closed."""
+
+    is_closed = False
+
+    async def __aiter__(self) -> AsyncGenerator[bytes]:
+        yield b""
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
 class Service:
     """A real server that says what it was asked, or refuses, or asks itself once more."""
 
@@ -81,8 +124,8 @@ class Service:
             await anyio.sleep(5)
         elif path.startswith("/hop/") and (left := int(path.removeprefix("/hop/"))):
             hop = Outgoing("next")
-            async with httpx2.AsyncClient(event_hooks={"request": [hop.pass_on]}) as client:
-                await hop.call(client.get, f"{self.url}/hop/{left - 1}")
+            async with client_of(hop) as client:
+                await client.get(f"{self.url}/hop/{left - 1}")
         await send({"type": "http.response.start", "status": status, "headers": more})
         await send({"type": "http.response.body", "body": json.dumps(headers).encode()})
 
@@ -108,17 +151,11 @@ def service(server: Service) -> Service:
     return server
 
 
-@asynccontextmanager
-async def client_of(outgoing: Outgoing, **options: Any) -> AsyncGenerator[httpx2.AsyncClient]:
-    async with httpx2.AsyncClient(event_hooks={"request": [outgoing.pass_on]}, **options) as client:
-        yield client
-
-
 async def test_the_next_service_gets_deadline_and_priority(service: Service) -> None:
     billing = Outgoing("billing", Timeout(5), priority_key="secret")
     with request(10, priority=Priority.SHEDDABLE_PLUS):
         async with client_of(billing) as client:
-            response = await billing.call(client.get, service.url)
+            response = await client.get(service.url)
     seen = response.json()
     assert 4.0 < float(seen["x-request-timeout"]) <= 0.95 * 5
     assert (seen["x-priority"], seen["x-priority-key"]) == ("sheddable_plus", "secret")
@@ -129,7 +166,7 @@ async def test_each_hop_has_strictly_less(service: Service) -> None:
     billing = Outgoing("billing")
     with request(10):
         async with client_of(billing) as client:
-            await billing.call(client.get, f"{service.url}/hop/3")
+            await client.get(f"{service.url}/hop/3")
     left = [float(headers["x-request-timeout"]) for headers in service.requests]
     assert len(left) == 4
     assert left[0] <= 9.5
@@ -141,7 +178,7 @@ async def test_a_request_without_time_is_not_sent(service: Service) -> None:
     async with client_of(billing) as client:
         for left in (0.005, 0.0, -1.0):
             with request(left), pytest.raises(DeadlineExceededError) as caught:
-                await billing.call(client.get, service.url)
+                await client.get(service.url)
             assert caught.value.policy == "billing"
     assert service.requests == []
 
@@ -151,24 +188,20 @@ async def test_a_call_waits_no_longer_than_is_left(service: Service) -> None:
     async with client_of(billing) as client:
         # The service heeds what it was told, and answers while there is time.
         with request(1.0), anyio.fail_after(3):
-            assert (await billing.call(client.get, f"{service.url}/slow")).status_code == 504
+            assert (await client.get(f"{service.url}/slow")).status_code == 504
+    async with client_of(Outgoing("billing", Timeout(0.2), tell=False)) as client:
         with anyio.fail_after(3), pytest.raises(DeadlineExceededError):
-            await Outgoing("billing", Timeout(0.2)).call(client.get, f"{service.url}/slow")
+            await client.get(f"{service.url}/slow")
 
 
 async def test_a_wait_that_is_shorter_stays_so(service: Service) -> None:
-    billing, seen = Outgoing("billing"), list[dict[str, float | None]]()
-
-    async def look(sent: httpx2.Request) -> None:
-        seen.append(sent.extensions["timeout"])
-
+    sent = Sent()
     timeout = httpx2.Timeout(3.0, connect=0.5, read=None)
-    async with client_of(billing, timeout=timeout) as client:
-        client.event_hooks["request"].append(look)
+    async with httpx2.AsyncClient(transport=Outgoing("billing").transport(sent), timeout=timeout) as client:
         with request(1.0):
-            await client.get(service.url)
-        await client.get(service.url)
-    first, second = seen
+            await client.get("http://billing")
+        await client.get("http://billing")
+    first, second = (each.extensions["timeout"] for each in sent.requests)
     assert first["connect"] == 0.5
     assert [0.8 < (first[wait] or 0) <= 1.0 for wait in ("read", "write", "pool")] == [True] * 3
     assert second == timeout.as_dict()
@@ -203,7 +236,7 @@ async def test_a_third_partys_service_gets_no_headers_but_is_bounded(service: Se
 async def test_outside_of_a_request_a_call_is_as_it_would_be_without(service: Service) -> None:
     billing = Outgoing("billing", priority_key="secret")
     async with client_of(billing) as client:
-        assert (await billing.call(client.get, service.url)).status_code == 200
+        assert (await client.get(service.url)).status_code == 200
     assert not {"x-request-timeout", "x-priority", "x-priority-key"} & set(service.requests[0])
 
 
@@ -219,7 +252,7 @@ async def test_a_call_belongs_to_the_present_spans_trace(service: Service) -> No
     )
 
 
-async def test_a_refusal_of_the_service_is_raised_inside_of_the_guards(service: Service) -> None:
+async def test_the_guards_see_an_error_where_the_caller_gets_the_response(service: Service) -> None:
     seen = list[Exception]()
 
     class Note:
@@ -230,22 +263,13 @@ async def test_a_refusal_of_the_service_is_raised_inside_of_the_guards(service: 
                 seen.append(error)
                 raise
 
-    billing = Outgoing("billing", Note())
-    async with client_of(billing) as client:
-        for path in ("/busy/503/7", "/busy/429/7", "/busy/429"):
-            with pytest.raises(RejectedError):
-                await billing.call(client.get, service.url + path)
-        for status in (200, 404, 500, 503):
-            response = await billing.call(client.get, f"{service.url}/busy/{status}")
-            assert response.status_code == status
+    async with client_of(Outgoing("billing", Note())) as client:
+        for path in ("503/7", "429/7", "429", "200", "404", "500/8", "500", "503"):
+            response = await client.get(f"{service.url}/busy/{path}")
+            assert f"{response.status_code}" == path[:3]
+            assert response.json()
     told = [(type(error), getattr(error, "policy", ""), getattr(error, "retry_after", 0)) for error in seen]
-    refused = [
-        (RejectedError, "billing", 7.0),
-        (RejectedError, "billing", 7.0),
-        (RejectedError, "billing", None),
-    ]
-    # The guards see a failure where the caller gets the response.
-    assert told == [*refused, *[(FailedResponseError, "billing", None)] * 2]
+    assert told == [(FailedResponseError, "billing", wait) for wait in (7.0, 7.0, None, 8.0, None, None)]
 
 
 async def test_failed_responses_open_the_circuit(service: Service) -> None:
@@ -255,54 +279,164 @@ async def test_failed_responses_open_the_circuit(service: Service) -> None:
     async with client_of(billing) as client:
         with pytest.raises(CircuitOpenError):
             for _ in range(50):
-                response = await billing.call(client.get, f"{service.url}/busy/500")
-                statuses.append(response.status_code)
+                statuses.append((await client.get(f"{service.url}/busy/500")).status_code)
     assert statuses == [500] * 20
 
 
-@pytest.mark.parametrize(("method", "sent"), [("GET", 3), ("PUT", 3), ("POST", 1), ("PATCH", 1)])
-async def test_only_idempotent_requests_are_sent_again_after_a_failure(
-    service: Service, method: str, sent: int
+@pytest.mark.parametrize(
+    ("method", "path", "sent"),
+    [
+        ("GET", "502", 3),
+        ("PUT", "502", 3),
+        ("POST", "502", 1),
+        ("PATCH", "502", 1),
+        ("POST", "503", 1),
+        ("POST", "503/0", 3),
+        ("POST", "429", 3),
+        ("GET", "501", 1),
+    ],
+)
+async def test_what_may_have_been_done_is_sent_again_only_if_it_is_idempotent(
+    service: Service, method: str, path: str, *, sent: int
 ) -> None:
-    billing = Outgoing("billing", Retry("billing", attempts=3, backoff=Backoff(base=0.001)))
-    limits = httpx2.Limits(max_connections=1)
-    async with client_of(billing, limits=limits, timeout=5.0) as client:
-        asked = client.build_request(method, f"{service.url}/busy/502")
+    billing = Outgoing("billing", retry())
+    async with client_of(billing, connections=1, timeout=5.0) as client:
+        asked = client.build_request(method, f"{service.url}/busy/{path}", content=b"body")
         # A stream holds the only connection until it is closed: all but the last were.
-        response = await billing.call(client.send, asked, stream=True)
-        assert (response.status_code, response.is_closed, len(service.requests)) == (502, False, sent)
+        response = await client.send(asked, stream=True)
+        assert (f"{response.status_code}", response.is_closed) == (path[:3], False)
+        assert (await response.aread()).startswith(b"{")
+    assert len(service.requests) == sent
+    assert {headers["content-length"] for headers in service.requests} == {"4"}
+
+
+async def test_a_body_that_can_be_read_once_is_sent_once(service: Service) -> None:
+    async def body() -> AsyncGenerator[bytes]:
+        yield b"body"
+
+    async with client_of(Outgoing("billing", retry())) as client:
+        for method in ("PUT", "POST"):
+            response = await client.request(method, f"{service.url}/busy/503/0", content=body())
+            assert response.status_code == 503
+    assert len(service.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "sent"),
+    [
+        ("GET", httpx2.ReadError, 3),
+        ("POST", httpx2.ReadError, 1),
+        ("POST", httpx2.ConnectError, 3),
+        ("POST", httpx2.ConnectTimeout, 3),
+        ("GET", LookupError, 1),
+    ],
+)
+async def test_after_an_error_of_the_transport_a_request_is_sent_again_if_that_is_safe(
+    method: str, error: type[Exception], *, sent: int
+) -> None:
+    inner = Sent(error("lost"))
+    async with httpx2.AsyncClient(transport=Outgoing("billing", retry()).transport(inner)) as client:
+        with pytest.raises(error, match="lost"):
+            await client.request(method, "http://billing/")
+    assert len(inner.requests) == sent
+
+
+async def test_a_redirect_is_guarded_and_begins_with_what_its_caller_said() -> None:
+    def answer(asked: httpx2.Request) -> httpx2.Response:
+        seen.append(asked)
+        return httpx2.Response(302 if asked.url.path == "/" else 200, headers={"location": "/there"})
+
+    seen = list[httpx2.Request]()
+    bench = Traced()
+    transport = bench.outgoing().transport(httpx2.MockTransport(answer))
+    async with httpx2.AsyncClient(transport=transport, follow_redirects=True) as client:
+        with bench.request():
+            response = await client.get("http://billing/")
+    spans = [span.get_span_context() for span in bench.exporter.get_finished_spans()]
+    sent = [asked.headers["traceparent"].split("-")[2] for asked in seen]
+    assert sent == [f"{each.span_id:016x}" for each in spans if each is not None]
+    assert [call.status for call in bench.calls] == [302, 200]
+    assert "traceparent" not in response.request.headers
+
+
+async def test_a_slot_is_given_back_with_the_head(service: Service) -> None:
+    slots = Bulkhead("billing", 1)
+    async with (
+        client_of(Outgoing("billing", slots)) as client,
+        client.stream("GET", service.url) as response,
+    ):
+        assert slots.used == 0
+        assert (await client.get(service.url)).status_code == 200
         assert (await response.aread()).startswith(b"{")
 
 
-async def test_a_failed_response_is_closed_if_the_call_ends_otherwise(service: Service) -> None:
-    breaker = CircuitBreaker("billing", config=CircuitConfig(minimum_number_of_calls=1))
-    billing = Outgoing("billing", Retry("billing", attempts=2, backoff=Backoff(base=0.001)), breaker)
-    limits = httpx2.Limits(max_connections=1)
-    async with client_of(billing, limits=limits, timeout=5.0) as client:
-        asked = client.build_request("GET", f"{service.url}/busy/500")
+async def test_all_tries_of_a_hedge_that_fail_are_closed_but_one() -> None:
+    answers = [Body(), Body()]
+    inner = Sent(*(httpx2.Response(500, stream=body) for body in answers))
+    billing = Outgoing("billing", Hedge("billing", delay=0))
+    async with httpx2.AsyncClient(transport=billing.transport(inner)) as client:
+        async with client.stream("GET", "http://billing/") as response:
+            assert response.status_code == 500
+            assert sum(body.is_closed for body in answers) == len(inner.requests) - 1
+        assert all(body.is_closed for body in answers[: len(inner.requests)])
+
+
+def test_a_sync_client_is_guarded_by_what_guards_plain_calls(service: Service) -> None:
+    breaker = CircuitBreaker("billing", config=CircuitConfig(minimum_number_of_calls=2))
+    billing = Outgoing("billing", breaker, observer=(seen := RecordingObserver()))
+    with httpx2.Client(transport=billing.transport(httpx2.HTTPTransport())) as client, request(10):
+        assert client.get(service.url).json()["x-request-id"] == "request-id"
+        with client.stream("GET", f"{service.url}/busy/500") as response:
+            assert response.status_code == 500
+            assert response.read().startswith(b"{")
         with pytest.raises(CircuitOpenError):
-            await billing.call(client.send, asked, stream=True)
-        assert (await client.get(service.url)).status_code == 200
+            client.get(service.url)
+    assert [call.status for call in seen.of(HttpCallFinished)] == [200, 500]
+    unguarded = Outgoing("billing").transport(httpx2.HTTPTransport())
+    with request(0.0), httpx2.Client(transport=unguarded) as client, pytest.raises(DeadlineExceededError):
+        client.get(service.url)
 
 
-async def test_what_is_no_response_passes_through_the_guards(service: Service) -> None:
+def test_what_cannot_be_wrapped_is_refused() -> None:
+    class Note:
+        async def call(self, function: Callable[[], Awaitable[Any]], /) -> Any:
+            return await function()
+
+    with pytest.raises(TypeError, match="needs a transport"):
+        Outgoing("billing").transport(httpx2.AsyncClient())
+    with pytest.raises(TypeError, match="with a call_sync"):
+        Outgoing("billing", Note()).transport(httpx2.HTTPTransport())
+
+
+async def test_httpx_is_served_as_httpx2_is(service: Service) -> None:
+    billing = Outgoing("billing", retry())
+    async with httpx.AsyncClient(transport=billing.transport(httpx.AsyncHTTPTransport())) as client:
+        assert (await client.get(f"{service.url}/busy/503/0")).status_code == 503
+    assert len(service.requests) == 3
+
+
+def test_a_sync_httpx_is_served_as_httpx2_is(service: Service) -> None:
+    transport = Outgoing("billing").transport(httpx.HTTPTransport())
+    with httpx.Client(transport=transport) as client, request(10):
+        assert client.get(service.url).json()["x-priority"] == "critical"
+
+
+async def test_a_failed_response_is_closed_if_the_call_ends_otherwise() -> None:
     breaker = CircuitBreaker("billing", config=CircuitConfig(minimum_number_of_calls=1))
-    billing = Outgoing("billing", breaker)
-    async with client_of(billing) as client:
-
-        async def fetch() -> list[str]:
-            return sorted((await client.get(service.url)).json())
-
-        assert "host" in await billing.call(fetch)
-    assert breaker.statistics().state == "closed"
+    billing = Outgoing("billing", retry(attempts=2), breaker)
+    inner = Sent(httpx2.Response(500, stream=(body := Body())))
+    async with httpx2.AsyncClient(transport=billing.transport(inner)) as client:
+        with pytest.raises(CircuitOpenError):
+            await client.get("http://billing/")
+    assert body.is_closed
 
 
 async def test_the_caller_may_say_which_responses_are_failures(service: Service) -> None:
     breaker = CircuitBreaker("billing", config=CircuitConfig(minimum_number_of_calls=2))
     billing = Outgoing("billing", breaker, is_failure=lambda response: response.status_code == 404)
     async with client_of(billing) as client:
-        await billing.call(client.get, f"{service.url}/busy/500")
-        await billing.call(client.get, f"{service.url}/busy/404")
+        await client.get(f"{service.url}/busy/500")
+        await client.get(f"{service.url}/busy/404")
     assert breaker.statistics().state == "open"
 
 
@@ -311,9 +445,9 @@ async def test_a_predicate_that_raises_is_reported_and_the_default_decides(servi
     breaker = CircuitBreaker("billing", config=CircuitConfig(minimum_number_of_calls=1))
     billing = Outgoing("billing", breaker, is_failure=lambda response: response.lost, observer=observer)
     async with client_of(billing) as client:
-        await billing.call(client.get, service.url)
+        await client.get(service.url)
         assert breaker.statistics().state == "closed"
-        await billing.call(client.get, f"{service.url}/busy/500")
+        await client.get(f"{service.url}/busy/500")
     assert breaker.statistics().state == "open"
     assert [event.policy for event in observer.events if isinstance(event, ListenerFailed)] == ["billing"] * 2
 
@@ -333,24 +467,12 @@ def test_by_default_a_failure_is_a_server_error_or_a_refusal() -> None:
                 assert is_failure(httpx2.Response(status)) is failed
 
 
-async def test_a_refused_stream_is_closed(service: Service) -> None:
-    billing = Outgoing("billing")
-    limits = httpx2.Limits(max_connections=1)
-    async with client_of(billing, limits=limits, timeout=1.0) as client:
-        asked = client.build_request("GET", f"{service.url}/busy/503/1")
-        for _ in range(3):
-            with pytest.raises(RejectedError):
-                await billing.call(client.send, asked, stream=True)
-        # The only connection is free again.
-        assert (await client.get(service.url)).status_code == 200
-
-
 async def test_a_bulkhead_around_it_keeps_calls_from_being_sent(service: Service) -> None:
     slots = Bulkhead("billing", 1)
     billing = Outgoing("billing", slots)
     async with client_of(billing) as client, slots:
         with pytest.raises(BulkheadFullError):
-            await billing.call(client.get, service.url)
+            await client.get(service.url)
     assert service.requests == []
     assert billing.pipeline is not None
     assert Outgoing("billing").pipeline is None
@@ -460,11 +582,10 @@ class Traced:
 
 async def test_each_try_is_a_span_whose_id_the_service_gets(service: Service) -> None:
     bench = Traced()
-    retry = Retry("billing", attempts=3, backoff=Backoff(base=0.001, cap=0.001))
-    billing = bench.outgoing(retry)
+    billing = bench.outgoing(retry())
     async with client_of(billing) as client:
-        with bench.request() as trace_id, pytest.raises(RejectedError):
-            await billing.call(client.get, f"{service.url}/busy/503/0?token=hunter2")
+        with bench.request() as trace_id:
+            await client.get(f"{service.url}/busy/503/0?token=hunter2")
     spans = bench.exporter.get_finished_spans()
     assert [span.name for span in spans] == ["GET"] * 3
     assert bench.attributes("http.request.resend_count") == [None, 1, 2]
@@ -488,9 +609,9 @@ async def test_a_failed_call_is_reported_by_class_or_as_cancelled(
         closed = listener.getsockname()[1]
     async with client_of(billing) as client:
         with bench.request(), pytest.raises(httpx2.ConnectError):
-            await billing.call(client.post, f"http://127.0.0.1:{closed}/x")
+            await client.post(f"http://127.0.0.1:{closed}/x")
         with bench.request(), anyio.move_on_after(0.2):
-            await billing.call(client.get, f"{service.url}/slow")
+            await client.get(f"{service.url}/slow")
     told = [(call.method, call.address, call.status, call.error_type) for call in bench.calls]
     assert told == [
         ("POST", "127.0.0.1", 0, "ConnectError"),
@@ -504,20 +625,11 @@ async def test_a_call_without_time_is_not_counted_as_one(service: Service) -> No
     billing = bench.outgoing()
     async with client_of(billing) as client:
         with request(0.0), bench.request(), pytest.raises(DeadlineExceededError):
-            await billing.call(client.get, service.url)
+            await client.get(service.url)
         with request(0.0), pytest.raises(DeadlineExceededError):
             await client.get(service.url)
     assert bench.told == [DeadlineExceeded("client")] * 2
     assert bench.attributes("error.type") == ["deadline_exceeded"]
-
-
-async def test_a_client_without_the_hook_is_reported_by_its_response(service: Service) -> None:
-    bench = Traced()
-    async with httpx2.AsyncClient() as client:
-        await bench.outgoing().call(client.get, service.url)
-    (call,) = bench.calls
-    assert (call.method, call.address, call.status, call.error_type) == ("GET", "127.0.0.1", 200, "")
-    assert bench.exporter.get_finished_spans() == ()
 
 
 @pytest.mark.parametrize(
@@ -532,15 +644,9 @@ async def test_an_address_is_reported_without_possible_secrets(
     url: str, address: str, *, port: int, shown: str
 ) -> None:
     bench = Traced()
-    billing = bench.outgoing()
-    asked = httpx2.Request("GET", url)
-
-    async def answer() -> httpx2.Response:
-        await billing.pass_on(asked)
-        return httpx2.Response(200)
-
-    with bench.request():
-        await billing.call(answer)
+    async with httpx2.AsyncClient(transport=bench.outgoing().transport(Sent())) as client:
+        with bench.request():
+            await client.get(url)
     (call,) = bench.calls
     assert (call.address, call.port) == (address, port)
     assert bench.attributes("url.full") == [shown]
