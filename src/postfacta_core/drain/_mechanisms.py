@@ -10,15 +10,12 @@ what the server installed, puts its own in front, and can later pass the signal 
 | `LoopHandlers` | the event loop's `add_signal_handler` | granian, hypercorn without workers, gunicorn's own |
 | `WorkerEvent` | an event that the parent process sets | hypercorn's workers |
 
-`LoopHandlers` and `WorkerEvent` look at private attributes, which are checked before anything is changed. Where
-they are not found, this is not the mechanism.
+What is private to a server or a loop is looked at in `_private`. Where it is not found, this is not the mechanism.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
-import multiprocessing
 import signal
 import threading
 from collections.abc import Callable
@@ -27,6 +24,17 @@ from typing import Any, Protocol
 
 import anyio
 from anyio.lowlevel import current_token
+
+from ._private import (
+    callback_of,
+    handlers_of,
+    has_silent_connections,
+    is_own_handler,
+    listeners_of,
+    reloads,
+    shutdown_event,
+    uvicorn_of,
+)
 
 __all__ = [
     "LoopHandlers",
@@ -40,11 +48,11 @@ __all__ = [
 
 _ACCEPTED = 0.1  # For what the kernel handed over last to arrive at the protocol.
 _FIRST_WORDS = 1.0  # A connection opened in advance may stay silent for ever.
-_LOOK = 0.02
+_TICK = 0.02
 
 # What getsignal and signal.signal return: a callable, SIG_DFL or SIG_IGN, or None for a handler from C.
 Handler = Callable[[int, FrameType | None], Any] | int | None
-Heard = Callable[[int], None]
+OnSignal = Callable[[int], None]
 
 
 class Mechanism(Protocol):
@@ -72,10 +80,12 @@ class PlainHandlers:
     passed on to it is therefore its own request to exit, `Server.should_exit`: a clean drain ends with code 0.
     """
 
-    def __init__(self, heard: Heard, signums: list[int], name: str = "wrap", *, loop: Any = None) -> None:
+    def __init__(
+        self, on_signal: OnSignal, signums: list[int], name: str = "wrap", *, loop: Any = None
+    ) -> None:
         self.name = name
         self._loop = loop
-        self._heard = heard
+        self._on_signal = on_signal
         self._due = 0  # the signal that is passed on when it comes next
         self._is_restored = False
         self._thread = threading.get_ident()  # the main thread
@@ -91,7 +101,7 @@ class PlainHandlers:
 
     def pass_on(self) -> None:
         """Ask uvicorn to exit; send any other server the signal."""
-        server = _uvicorn_of(self._theirs[signal.SIGTERM])
+        server = uvicorn_of(self._theirs[signal.SIGTERM])
         if server is not None:
             if self._loop is None:
                 server.should_exit = True
@@ -112,7 +122,7 @@ class PlainHandlers:
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         # Once restored we are called only by a handler that was installed over ours: then we are not here.
         if signum != self._due and not self._is_restored:
-            self._heard(signum)
+            self._on_signal(signum)
             return
         self._due = 0
         theirs = self._theirs[signum]
@@ -130,12 +140,12 @@ class TrioHandlers(PlainHandlers):
     requests. Raised from a context that trio protects, it goes to the main task, where a server awaits it.
     """
 
-    def __init__(self, heard: Heard, token: Any) -> None:
+    def __init__(self, on_signal: OnSignal, token: Any) -> None:
         self._token = token
         # A program that was started with SIGINT ignored (in the background of a shell) has none of trio's.
         self._has_interrupt = callable(signal.getsignal(signal.SIGINT))
         super().__init__(
-            heard, [signal.SIGTERM, *([signal.SIGINT] if self._has_interrupt else [])], "default"
+            on_signal, [signal.SIGTERM, *([signal.SIGINT] if self._has_interrupt else [])], "default"
         )
 
     def pass_on(self) -> None:
@@ -157,16 +167,16 @@ class LoopHandlers:
     runs the server's callback all the same.
     """
 
-    def __init__(self, heard: Heard, loop: Any, *, table: dict[int, Any], name: str) -> None:
+    def __init__(self, on_signal: OnSignal, loop: Any, *, table: dict[int, Any], name: str) -> None:
         self.name = name
         self._loop = loop
         self._table = table
         self._theirs = {
             signum: table[signum] for signum in (signal.SIGTERM, signal.SIGINT) if signum in table
         }
-        self._callback = _callback(self._theirs[signal.SIGTERM])
+        self._callback = callback_of(self._theirs[signal.SIGTERM])
         for signum in self._theirs:
-            loop.add_signal_handler(signum, heard, signum)
+            loop.add_signal_handler(signum, on_signal, signum)
         self._ours = {signum: table[signum] for signum in self._theirs}
         self._below = {signum: signal.getsignal(signum) for signum in self._theirs}
 
@@ -197,16 +207,16 @@ class WorkerEvent:
 
     name = "event"
 
-    def __init__(self, heard: Heard, event: Any) -> None:
-        self._heard = heard
+    def __init__(self, on_signal: OnSignal, event: Any) -> None:
+        self._on_signal = on_signal
         self._event = event
         self._was_set: Callable[[], bool] = event.is_set
         self._was_seen = False  # the event
-        self._was_heard = False  # a signal
+        self._was_signalled = False  # a signal
         self._is_open = False
         self._ours: Callable[[], bool] = self._poll
         event.is_set = self._ours
-        self._term = PlainHandlers(self._hear, [signal.SIGTERM])
+        self._term = PlainHandlers(self._receive, [signal.SIGTERM])
 
     def is_in_place(self) -> bool:
         """Return whether our handlers are still the ones installed."""
@@ -226,33 +236,33 @@ class WorkerEvent:
     def _poll(self) -> bool:
         if not self._was_seen and self._was_set():
             self._was_seen = True
-            if not self._was_heard:
-                self._heard(signal.SIGTERM)
+            if not self._was_signalled:
+                self._on_signal(signal.SIGTERM)
         return self._is_open
 
-    def _hear(self, signum: int) -> None:
+    def _receive(self, signum: int) -> None:
         # Whether the event is set must not be asked here: that takes a lock, which the poll may be holding.
-        self._was_heard = True
+        self._was_signalled = True
         if not self._was_seen:
-            self._heard(signum)
+            self._on_signal(signum)
 
 
-def choose(heard: Heard) -> Mechanism | None:
+def choose(on_signal: OnSignal) -> Mechanism | None:
     """Find the server's handlers, and install ours in front of them. Called on the event loop.
 
     Args:
-        heard: Called with each signal, from a signal handler or on the loop. It must not raise.
+        on_signal: Called with each signal, from a signal handler or on the loop. It must not raise.
 
     Returns:
         What stands in front now; None where nothing can be done.
     """
     if threading.current_thread() is not threading.main_thread():
         return None
-    event = _shutdown_event()
+    event = shutdown_event()
     if event is not None:
-        return WorkerEvent(heard, event)
+        return WorkerEvent(on_signal, event)
     loop = _running_loop()
-    return _by_loop(heard, loop) or _by_handler(heard, loop)
+    return _by_loop(on_signal, loop) or _by_handler(on_signal, loop)
 
 
 def is_reloaded() -> bool:
@@ -260,33 +270,29 @@ def is_reloaded() -> bool:
 
     Called before `choose`, and on the event loop too.
     """
-    server = _uvicorn_of(signal.getsignal(signal.SIGTERM))
-    return getattr(getattr(server, "config", None), "reload", False) is True
+    return reloads(uvicorn_of(signal.getsignal(signal.SIGTERM)))
 
 
-def _by_loop(heard: Heard, loop: Any) -> Mechanism | None:
-    table: Any = getattr(loop, "_signal_handlers", None)
-    name = "loop"
-    if table is None and _is_handled_by(loop):
-        table, name = _table_of_uvloop(loop), "uvloop"
+def _by_loop(on_signal: OnSignal, loop: Any) -> Mechanism | None:
+    name, table = handlers_of(loop)
     if table and signal.SIGTERM in table:
         # A handle that looks unlike those we know: LookupError.
         with contextlib.suppress(LookupError):
-            return LoopHandlers(heard, loop, table=table, name=name)
+            return LoopHandlers(on_signal, loop, table=table, name=name)
     return None
 
 
-def _by_handler(heard: Heard, loop: Any) -> Mechanism | None:
+def _by_handler(on_signal: OnSignal, loop: Any) -> Mechanism | None:
     term, interrupt = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     if term is signal.SIG_DFL:
         if hasattr(loop, "run_sync_soon"):
-            return TrioHandlers(heard, loop)
-        return PlainHandlers(heard, [signal.SIGTERM], "default")
-    if not callable(term) or _is_handled_by(loop):
+            return TrioHandlers(on_signal, loop)
+        return PlainHandlers(on_signal, [signal.SIGTERM], "default")
+    if not callable(term) or is_own_handler(loop, term):
         return None
     if callable(interrupt) and interrupt is not signal.default_int_handler:
-        return PlainHandlers(heard, [signal.SIGTERM, signal.SIGINT], loop=loop)
-    return PlainHandlers(heard, [signal.SIGTERM], loop=loop)
+        return PlainHandlers(on_signal, [signal.SIGTERM, signal.SIGINT], loop=loop)
+    return PlainHandlers(on_signal, [signal.SIGTERM], loop=loop)
 
 
 def _running_loop() -> Any:
@@ -297,66 +303,21 @@ def _running_loop() -> Any:
         return None
 
 
-def _is_handled_by(loop: Any) -> bool:
-    return loop is not None and getattr(signal.getsignal(signal.SIGTERM), "__self__", None) is loop
-
-
-def _table_of_uvloop(loop: Any) -> Any:
-    """Find uvloop's table of signal handlers, which it keeps where only the garbage collector sees it."""
-    tables: list[dict[Any, Any]] = [one for one in gc.get_referents(loop) if isinstance(one, dict)]
-    # Other tables have file descriptors as keys, which are numbers too.
-    return next((one for one in tables if type(one.get(signal.SIGTERM)).__name__ == "Handle"), None)
-
-
-def _callback(handle: Any) -> tuple[Any, ...]:
-    """Take callback and arguments out of a loop's handle.
-
-    Raises:
-        LookupError: If they are not found.
-    """
-    if hasattr(handle, "_callback"):
-        return (handle._callback, *handle._args)  # noqa: SLF001 - asyncio offers no other way to run it later
-    held = gc.get_referents(handle)
-    callbacks = [one for one in held if callable(one)]
-    arguments: list[tuple[Any, ...]] = [one for one in held if isinstance(one, tuple)]
-    if len(callbacks) != 1:
-        raise LookupError(handle)
-    return (callbacks[0], *(arguments[0] if arguments else ()))
-
-
 def _let_go(server: Any, loop: Any) -> None:
     """Stop listening, and ask uvicorn to exit once every connection that it accepted has sent a request.
 
     It closes those that have not: where its listener is shared, as by workers, each was a client that it took
     from a sibling. One in some thousands of new connections was reset so when workers were replaced.
     """
-    for listener in getattr(server, "servers", ()):  # there are none before the startup is complete
+    listeners = listeners_of(server)
+    for listener in listeners or ():
         listener.close()
     until = loop.time() + _FIRST_WORDS
 
-    def exit_when_heard() -> None:
-        # A WebSocket's connection has no cycle, and a request's has one from its first line on.
-        is_silent = any(getattr(one, "cycle", one) is None for one in server.server_state.connections)
-        if is_silent and loop.time() < until:
-            loop.call_later(_LOOK, exit_when_heard)
+    def exit_when_served() -> None:
+        if has_silent_connections(server) and loop.time() < until:
+            loop.call_later(_TICK, exit_when_served)
         else:
             server.should_exit = True
 
-    loop.call_later(_ACCEPTED if hasattr(server, "servers") else 0, exit_when_heard)
-
-
-def _uvicorn_of(handler: Any) -> Any:
-    """Return the server if this is uvicorn's own handler, or None. One that overrides it wants to be called."""
-    made_by = getattr(handler, "__module__", None), getattr(handler, "__name__", None)
-    server = getattr(handler, "__self__", None)
-    is_known = made_by == ("uvicorn.server", "handle_exit") and isinstance(
-        getattr(server, "should_exit", None), bool
-    )
-    return server if is_known else None
-
-
-def _shutdown_event() -> Any:
-    """Return the event that hypercorn hands to each worker, or None."""
-    arguments: dict[str, Any] = getattr(multiprocessing.current_process(), "_kwargs", {})
-    event = arguments.get("shutdown_event")
-    return event if hasattr(event, "is_set") else None
+    loop.call_later(0 if listeners is None else _ACCEPTED, exit_when_served)

@@ -206,7 +206,7 @@ class _Life:
         self._calls: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run_drain_timer, name="postfacta-drain", daemon=True)
         self._interception: _Interception | None = None
-        self._heard: set[int] = set()
+        self._signals: set[int] = set()
         self._is_hurried = False
         self._is_started = False
         self._tasks: TaskGroup | None = None
@@ -288,9 +288,9 @@ class _Life:
         self._is_hurried |= is_developers
         # One stop may come twice: as SIGINT, and as SIGTERM from a parent that had it too. Only the same signal again
         # means: wait no longer.
-        if at_once or signum in self._heard or not self.course.is_draining:
+        if at_once or signum in self._signals or not self.course.is_draining:
             self.drain(at_once=at_once)
-        self._heard.add(signum)
+        self._signals.add(signum)
 
     def _tell(self) -> None:
         # On the loop or in our thread, never in a signal handler.

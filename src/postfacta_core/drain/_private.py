@@ -1,0 +1,100 @@
+"""Look at what servers and event loops keep to themselves: the only module that knows their private attributes.
+
+| function | of what | private attribute |
+|---|---|---|
+| `handlers_of` | asyncio's loop | `_signal_handlers` |
+| `handlers_of` | uvloop's loop | a dictionary that the garbage collector shows |
+| `callback_of` | asyncio's `Handle` | `_callback`, `_args` |
+| `callback_of` | uvloop's `Handle` | what the garbage collector shows |
+| `uvicorn_of`, `reloads` | uvicorn's `Server` | `handle_exit`, `should_exit`, `config.reload` |
+| `listeners_of`, `has_silent_connections` | uvicorn's `Server` | `servers`, `server_state.connections` and their `cycle` |
+| `shutdown_event` | hypercorn's worker | the argument `shutdown_event` in `_kwargs` of its process |
+
+Nothing is changed here. What is not found is None, so that a newer server is treated as an unknown one;
+`tests/core/drain/test_private.py` fails first.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any
+
+__all__ = [
+    "callback_of",
+    "handlers_of",
+    "has_silent_connections",
+    "is_own_handler",
+    "listeners_of",
+    "reloads",
+    "shutdown_event",
+    "uvicorn_of",
+]
+
+
+def is_own_handler(loop: Any, handler: Any) -> bool:
+    """Return whether a handler of `signal.signal` is the loop's own."""
+    return loop is not None and getattr(handler, "__self__", None) is loop
+
+
+def handlers_of(loop: Any) -> tuple[str, dict[int, Any] | None]:
+    """Return the kind of a loop, and its table of signal handlers by number, or None."""
+    table: dict[int, Any] | None = getattr(loop, "_signal_handlers", None)
+    if table is None and is_own_handler(loop, signal.getsignal(signal.SIGTERM)):
+        tables: list[dict[Any, Any]] = [one for one in gc.get_referents(loop) if isinstance(one, dict)]
+        # Other tables have file descriptors as keys, which are numbers too.
+        return "uvloop", next(
+            (one for one in tables if type(one.get(signal.SIGTERM)).__name__ == "Handle"), None
+        )
+    return "loop", table
+
+
+def callback_of(handle: Any) -> tuple[Callable[..., Any], *tuple[Any, ...]]:
+    """Return callback and arguments of a loop's handle.
+
+    Raises:
+        LookupError: If they are not found.
+    """
+    if hasattr(handle, "_callback"):
+        return (handle._callback, *handle._args)  # noqa: SLF001 - asyncio offers no other way to run it later
+    held = gc.get_referents(handle)
+    callbacks = [one for one in held if callable(one)]
+    arguments: list[tuple[Any, ...]] = [one for one in held if isinstance(one, tuple)]
+    if len(callbacks) != 1:
+        raise LookupError(handle)
+    return (callbacks[0], *(arguments[0] if arguments else ()))
+
+
+def uvicorn_of(handler: Any) -> Any:
+    """Return the server if this is uvicorn's own handler, or None. One that overrides it wants to be called."""
+    made_by = getattr(handler, "__module__", None), getattr(handler, "__name__", None)
+    server = getattr(handler, "__self__", None)
+    is_known = made_by == ("uvicorn.server", "handle_exit") and isinstance(
+        getattr(server, "should_exit", None), bool
+    )
+    return server if is_known else None
+
+
+def reloads(server: Any) -> bool:
+    """Return whether this uvicorn runs with `--reload`."""
+    return getattr(getattr(server, "config", None), "reload", False) is True
+
+
+def listeners_of(server: Any) -> Sequence[Any] | None:
+    """Return the listeners of a uvicorn; None before its startup is complete."""
+    return getattr(server, "servers", None)
+
+
+def has_silent_connections(server: Any) -> bool:
+    """Return whether a connection of a uvicorn has not sent the first line of a request."""
+    # A WebSocket's connection has no cycle, and a request's has one from its first line on.
+    return any(getattr(one, "cycle", one) is None for one in server.server_state.connections)
+
+
+def shutdown_event() -> Any:
+    """Return the event that hypercorn hands to each worker, or None."""
+    arguments: dict[str, Any] = getattr(multiprocessing.current_process(), "_kwargs", {})
+    event = arguments.get("shutdown_event")
+    return event if hasattr(event, "is_set") else None
