@@ -39,33 +39,17 @@ _MADE_BY: Final = "# Generated from the file of objectives; a change here would 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A subcommand.
+    """A subcommand."""
 
-    Attributes:
-        name: The word.
-        summary: What it does, on one line.
-        describe: Adds its arguments to a parser.
-        run: Does it, and returns the exit code. It may raise an `SloError`, which is shown, and is exit code 1.
-    """
-
-    name: str
-    summary: str
-    describe: Callable[[argparse.ArgumentParser], None]
+    name: str  # The word.
+    summary: str  # What it does, on one line.
+    describe: Callable[[argparse.ArgumentParser], None]  # Adds its arguments to a parser.
+    # Does it, and returns the exit code. It may raise an `SloError`, which is shown, and is exit code 1.
     run: Callable[[argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        arguments: The words after the program's name; None for those of the process.
-
-    Returns:
-        The exit code: 0 done, 1 refused, failed or stale; a report and a gate have codes of their own.
-
-    Raises:
-        SystemExit: With 2 if the arguments are wrong, with 0 after help.
-    """
+    """Run one command."""
     parser = argparse.ArgumentParser(
         prog="slo",
         description="Make rules, their tests, a dashboard and a table from a file of objectives (OpenSLO v1).",
@@ -275,6 +259,7 @@ def _yaml(content: Mapping[str, Any], remarks: str = "") -> str:
     return _MADE_BY + remarks + text
 
 
+# All commands, in the order of the help.
 COMMANDS: Final = (
     Command("init", "write a first file of objectives for a service", _describe_init, _init),
     Command("generate", "generate the files for a file of objectives", _describe_files, _generate),
@@ -289,7 +274,6 @@ COMMANDS: Final = (
         "budget", "report what the error budget allows; with --check, as a gate", describe_budget, _budget
     ),
 )
-"""All commands, in the order of the help."""
 
 
 if __name__ == "__main__":

@@ -3,21 +3,21 @@
 1. A budget burns if the error share is above the tier's threshold over both its windows: the long one says that it
    is worth an alert, the short one that it still goes on. Where there is little traffic, a floor of failed events
    keeps a single failed request from paging.
-2. All tiers share one alert name. A louder tier silences the quieter ones of its objective: see `inhibit_rules`.
+2. All tiers share one alert name. A louder tier silences the quieter ones of its objective: in Alertmanager.
 3. Silence is an alert of its own, since every other one is silent without data. It watches the metric whatever its
    labels but `job` are: a fresh process has served no user yet.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from .budget import error_series, failures_series, in_words, percent, span, spent_at, threshold, unit
 from .model import Model, Objective, Selector, Service, Tier
 from .promql import number
 from .rules import Rule, recorded
 
-__all__ = ["burn_alerts", "inhibit_rules", "period_alerts", "service_alerts"]
+__all__ = ["burn_alerts", "period_alerts", "service_alerts"]
 
 # An outage is to be known within five minutes; a rolling restart leaves a metric out for less.
 _ABSENT_FOR: Final = 180
@@ -26,12 +26,7 @@ _EXHAUSTED_FOR: Final = 300
 
 
 def burn_alerts(objective: Objective, compress: int = 1) -> list[Rule]:
-    """Return an alert for each tier of the objective, the fastest first.
-
-    Args:
-        objective: Whose alerts.
-        compress: What each `for` is divided by.
-    """
+    """Return an alert for each tier of the objective, the fastest first."""
     return [_burn(objective, tier, compress) for tier in objective.tiers]
 
 
@@ -58,13 +53,7 @@ def period_alerts(objective: Objective, compress: int = 1) -> list[Rule]:
 
 
 def service_alerts(model: Model, service: Service, compress: int = 1) -> list[Rule]:
-    """Return the alerts of the whole service: no instance is up, no data arrives.
-
-    Args:
-        model: What all services promise.
-        service: Whose alerts.
-        compress: What each `for` is divided by.
-    """
+    """Return the alerts of the whole service: no instance is up, no data arrives."""
     texts = {
         "summary": f"{_plain(service.title)}: no instance is up",
         "description": "Prometheus cannot scrape any instance. Clients get no answer.",
@@ -83,37 +72,6 @@ def service_alerts(model: Model, service: Service, compress: int = 1) -> list[Ru
         down,
         *(_absent(service, series, severity=severity, compress=compress) for series, severity in watched),
     ]
-
-
-def inhibit_rules(model: Model) -> list[dict[str, Any]]:
-    """Return the inhibitions for Alertmanager: a louder tier silences the quieter ones of the same objective.
-
-    Only tiers that are declared to page silence others: between two tickets both may be worth reading. While a
-    service is down, that page stands for its other alerts.
-    """
-    quieter: dict[str, dict[str, None]] = {}
-    for objective in model.objectives:
-        for place, tier in enumerate(objective.tiers):
-            later = {other.name: None for other in objective.tiers[place + 1 :]}
-            if later and tier.severity == objective.service.down_severity:
-                quieter.setdefault(tier.name, {}).update(later)
-    tiers: list[dict[str, Any]] = [
-        {
-            "source_matchers": [f'burnrate_tier="{louder}"'],
-            "target_matchers": [f'burnrate_tier=~"{"|".join(names)}"'],
-            "equal": ["service", "slo"],
-        }
-        for louder, names in quieter.items()
-    ]
-    down: list[dict[str, Any]] = [
-        {
-            "source_matchers": [f'alertname="{prefix}Down"'],
-            "target_matchers": [f'alertname=~"{prefix}(ErrorBudgetBurn|SLIMetricAbsent)"'],
-            "equal": ["service"],
-        }
-        for prefix in dict.fromkeys(service.alert_prefix for service in model.services)
-    ]
-    return tiers + down
 
 
 def _burn(objective: Objective, tier: Tier, compress: int) -> Rule:

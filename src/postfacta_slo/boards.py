@@ -15,10 +15,10 @@ from .panels import COLUMNS, SOURCE, Panel, panel_json
 
 __all__ = ["SCHEMA_VERSION", "Board", "Row", "Variable", "render"]
 
-SCHEMA_VERSION: Final = 39
-"""That of Grafana 10.4; newer ones bring a dashboard up to date when they load it."""
+SCHEMA_VERSION: Final = 39  # That of Grafana 10.4; newer ones bring a dashboard up to date when they load it.
 
 _UID: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")
+# What Grafana asks for beside what is ours.
 _LINK: Final[dict[str, Any]] = {
     "asDropdown": False,
     "icon": "external link",
@@ -29,67 +29,78 @@ _LINK: Final[dict[str, Any]] = {
     "tooltip": "",
     "url": "",
 }
+_OUT: Final = {"targetBlank": True, "includeVars": False}
+_SECTION: Final[dict[str, Any]] = {
+    "id": 0,
+    "type": "row",
+    "title": "",
+    "collapsed": False,
+    "gridPos": {},
+    "panels": [],
+}
+_SOURCE: Final[dict[str, Any]] = {
+    "type": "datasource",
+    "name": "datasource",
+    "label": "Data source",
+    "query": "prometheus",
+    "current": {},
+    "hide": 0,
+    "includeAll": False,
+    "multi": False,
+    "options": [],
+    "refresh": 1,
+    "regex": "",
+}
+_EVENT: Final[dict[str, Any]] = {
+    "name": "",
+    "datasource": dict(SOURCE),
+    "enable": True,
+    "hide": False,
+    "iconColor": "blue",
+    "expr": "",
+    "step": "60s",
+    "titleFormat": "",
+    "textFormat": "",
+    "tagKeys": "version,revision,alertname,severity",
+    "useValueForTime": False,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Panels under a heading.
+    """Panels under a heading."""
 
-    Attributes:
-        title: The heading.
-        panels: At least one.
-    """
-
-    title: str
-    panels: Sequence[Panel]
+    title: str  # The heading.
+    panels: Sequence[Panel]  # At least one.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variable:
-    """A variable at the top of the dashboard; the data source is always there and is none of these.
+    """A variable at the top of the dashboard; the data source is always there and is none of these."""
 
-    Attributes:
-        name: As queries spell it, without the `$`.
-        label: What it is called on the page.
-        query: Gives the choices in Grafana's words, such as `label_values(up, job)`; empty for a fixed list.
-        choices: That list.
-        default: What is chosen at first.
-        several: Whether more than one may be chosen; then all are at first.
-    """
-
-    name: str
-    label: str
+    name: str  # As queries spell it, without the `$`.
+    label: str  # What it is called on the page.
+    # Gives the choices in Grafana's words, such as `label_values(up, job)`; empty for a fixed list.
     query: str = ""
-    choices: Sequence[str] = ()
-    default: str = ""
-    several: bool = False
+    choices: Sequence[str] = ()  # That list.
+    default: str = ""  # What is chosen at first.
+    several: bool = False  # Whether more than one may be chosen; then all are at first.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Board:
-    """One dashboard.
+    """One dashboard."""
 
-    Attributes:
-        uid: Its place in addresses; 1 to 40 letters, digits, `-` and `_`. It never changes.
-        title: What people call it.
-        description: What it answers.
-        tags: By the first of them it finds the dashboards of the same service.
-        rows: From the top down.
-        variables: What the reader chooses.
-        links: Other places, as title and address.
-        events: What is marked on each time axis, as a name and a query that holds while it happens.
-        span: How far back it looks at first.
-    """
-
-    uid: str
-    title: str
-    description: str
-    tags: Sequence[str]
-    rows: Sequence[Row]
-    variables: Sequence[Variable] = ()
-    links: Sequence[tuple[str, str]] = ()
+    uid: str  # Its place in addresses; 1 to 40 letters, digits, `-` and `_`. It never changes.
+    title: str  # What people call it.
+    description: str  # What it answers.
+    tags: Sequence[str]  # By the first of them it finds the dashboards of the same service.
+    rows: Sequence[Row]  # From the top down.
+    variables: Sequence[Variable] = ()  # What the reader chooses.
+    links: Sequence[tuple[str, str]] = ()  # Other places, as title and address.
+    # What is marked on each time axis, as a name and a query that holds while it happens.
     events: Sequence[tuple[str, str]] = ()
-    span: str = "6h"
+    span: str = "6h"  # How far back it looks at first.
 
     def __post_init__(self) -> None:
         if not _UID.fullmatch(self.uid):
@@ -117,9 +128,17 @@ def render(board: Board) -> dict[str, Any]:
         "timepicker": {},
         "weekStart": "",
         "fiscalYearStartMonth": 0,
-        "templating": {"list": [_source(), *map(_variable, board.variables)]},
-        "annotations": {"list": [_event(name, expr) for name, expr in board.events]},
-        "links": [_siblings(board.tags[0]), *(_link(title, url) for title, url in board.links)],
+        "templating": {"list": [_SOURCE, *map(_variable, board.variables)]},
+        "annotations": {
+            "list": [
+                _EVENT | {"name": name, "expr": expr, "titleFormat": name} for name, expr in board.events
+            ]
+        },
+        "links": [
+            _LINK
+            | {"type": "dashboards", "title": "Dashboards", "tags": [board.tags[0]], "asDropdown": True},
+            *(_LINK | {"type": "link", "title": title, "url": url, **_OUT} for title, url in board.links),
+        ],
         "panels": list(_place(board.rows)),
     }
 
@@ -128,7 +147,7 @@ def _place(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
     number, y = 0, 0
     for row in rows:
         number += 1
-        yield _heading(row.title, number, y)
+        yield _SECTION | {"id": number, "title": row.title, "gridPos": {"h": 1, "w": COLUMNS, "x": 0, "y": y}}
         y += 1
         x, tallest = 0, 0
         for panel in row.panels:
@@ -138,27 +157,6 @@ def _place(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
             yield panel_json(panel, number, at=(x, y))
             x, tallest = x + panel.width, max(tallest, panel.height)
         y += tallest
-
-
-def _heading(title: str, number: int, y: int) -> dict[str, Any]:
-    place = {"h": 1, "w": COLUMNS, "x": 0, "y": y}
-    return {"id": number, "type": "row", "title": title, "collapsed": False, "gridPos": place, "panels": []}
-
-
-def _source() -> dict[str, Any]:
-    return {
-        "type": "datasource",
-        "name": "datasource",
-        "label": "Data source",
-        "query": "prometheus",
-        "current": {},
-        "hide": 0,
-        "includeAll": False,
-        "multi": False,
-        "options": [],
-        "refresh": 1,
-        "regex": "",
-    }
 
 
 def _variable(variable: Variable) -> dict[str, Any]:
@@ -190,27 +188,3 @@ def _variable(variable: Variable) -> dict[str, Any]:
         for choice in variable.choices
     ]
     return common | {"type": "custom", "query": ",".join(variable.choices), "options": options}
-
-
-def _event(name: str, expr: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "datasource": dict(SOURCE),
-        "enable": True,
-        "hide": False,
-        "iconColor": "blue",
-        "expr": expr,
-        "step": "60s",
-        "titleFormat": name,
-        "textFormat": "",
-        "tagKeys": "version,revision,alertname,severity",
-        "useValueForTime": False,
-    }
-
-
-def _siblings(tag: str) -> dict[str, Any]:
-    return _LINK | {"type": "dashboards", "title": "Dashboards", "tags": [tag], "asDropdown": True}
-
-
-def _link(title: str, url: str) -> dict[str, Any]:
-    return _LINK | {"type": "link", "title": title, "url": url, "targetBlank": True, "includeVars": False}

@@ -13,15 +13,11 @@ from .model import DAY, PRESENT, Objective, RatioIndicator, SloError, Tier
 __all__ = [
     "REPORTED",
     "allowed_seconds",
-    "budget_at",
-    "burn_rate",
     "error_series",
     "failures_series",
     "fires_after",
     "in_words",
     "percent",
-    "remaining",
-    "seconds_left",
     "span",
     "spent_at",
     "threshold",
@@ -29,21 +25,13 @@ __all__ = [
     "windows_of",
 ]
 
+# The windows that each objective's error share is recorded over, beside those of its own.
 REPORTED: Final = (PRESENT, 3_600, 6 * 3_600, 3 * DAY, 30 * DAY)
-"""The windows that each objective's error share is recorded over, beside those of its own."""
 _UNITS: Final = ((DAY, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 
 
 def span(seconds: int, compress: int = 1) -> str:
-    """Return a length of time as Prometheus writes it: `5m`, `30d`, compressed also `2500ms`.
-
-    Args:
-        seconds: The nominal length, from 0.
-        compress: What it is divided by.
-
-    Raises:
-        SloError: If less than a millisecond would be left of it.
-    """
+    """Return a length of time as Prometheus writes it: `5m`, `30d`, compressed also `2500ms`."""
     if seconds % compress:
         thousandths = round(seconds * 1_000 / compress)
         if thousandths < 1:
@@ -102,29 +90,6 @@ def allowed_seconds(objective: Objective) -> float:
     return objective.period * objective.budget
 
 
-def burn_rate(error: float, objective: Objective) -> float:
-    """Return how many times faster than allowed the budget is spent at an error share; 1 spends just all of it."""
-    return error / objective.budget
-
-
-def remaining(error: float, objective: Objective) -> float:
-    """Return which share of the budget is left after a period with this error share; below 0 it is overspent."""
-    return 1 - burn_rate(error, objective)
-
-
-def seconds_left(left: float, error: float, objective: Objective) -> float:
-    """Return after how long nothing is left of the budget; infinite while nothing fails, 0 if nothing is left.
-
-    Args:
-        left: The share of the budget that is left.
-        error: The present error share.
-        objective: Whose budget it is.
-    """
-    if left <= 0:
-        return 0.0
-    return left * objective.period / burn_rate(error, objective) if error > 0 else math.inf
-
-
 def spent_at(objective: Objective, tier: Tier) -> float:
     """Return the share of the budget that is spent when the tier's long window has just filled at its rate."""
     return round(tier.factor * tier.long / objective.period, 12)
@@ -139,8 +104,3 @@ def fires_after(objective: Objective, tier: Tier, failing: float) -> float:
     if failing <= share:
         return math.inf
     return tier.long * share / failing + tier.hold
-
-
-def budget_at(objective: Objective, events: float) -> float:
-    """Return how many of this number of events may fail."""
-    return events * objective.budget

@@ -11,12 +11,10 @@ from .budget import span
 
 __all__ = ["Check", "Scraped", "Test", "Verdicts", "firing", "silence", "test"]
 
-Scraped = dict[str, str]
-"""The samples of each series, in promtool's notation."""
-Test = dict[str, Any]
-"""One of promtool's tests, as plain mappings and lists."""
+Scraped = dict[str, str]  # The samples of each series, in promtool's notation.
+Test = dict[str, Any]  # One of promtool's tests, as plain mappings and lists.
+# By tier, whether it fires at each evaluation; None where that depends on rounding.
 Verdicts = Mapping[str, Sequence[bool | None]]
-"""By tier, whether it fires at each evaluation; None where that depends on rounding."""
 
 # Enough to see an alert flap; more would only repeat it.
 _MOST_TURNS: Final = 24
@@ -24,29 +22,16 @@ _MOST_TURNS: Final = 24
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A query and its expected result.
+    """A query and its expected result."""
 
-    Attributes:
-        expression: The query.
-        sample: At which sample it is asked.
-        found: The values by label set, as Prometheus writes it; nothing may be found if it is empty.
-    """
-
-    expression: str
-    sample: int
+    expression: str  # The query.
+    sample: int  # At which sample it is asked.
+    # The values by label set, as Prometheus writes it; nothing may be found if it is empty.
     found: Mapping[str, float]
 
 
 def test(name: str, scraped: Scraped, checks: Iterable[Check], *, interval: int, compress: int) -> Test:
-    """Return a test as promtool reads it.
-
-    Args:
-        name: A sentence.
-        scraped: The series that come in.
-        checks: What is asked.
-        interval: Seconds between two samples.
-        compress: What all times are divided by.
-    """
+    """Return a test as promtool reads it."""
     return {
         "name": name,
         "interval": span(interval, compress),
@@ -65,25 +50,12 @@ def test(name: str, scraped: Scraped, checks: Iterable[Check], *, interval: int,
 
 
 def silence(alerts: str, sample: int, whole: str) -> Check:
-    """Return the check that nothing has fired up to a sample.
-
-    Args:
-        alerts: Conditions on the labels of alerts, as in a selector.
-        sample: The last one.
-        whole: The time from the beginning to it.
-    """
+    """Return the check that nothing has fired up to a sample."""
     return Check(f'count_over_time(ALERTS{{alertstate="firing",{alerts}}}[{whole}])', sample, {})
 
 
 def firing(alerts: str, said: Verdicts, severities: Mapping[str, str], *, every: int) -> list[Check]:
-    """Return the checks that just these tiers fire at each turning point.
-
-    Args:
-        alerts: Conditions on the labels of alerts, as in a selector.
-        said: What must be.
-        severities: By tier, with which severity it fires.
-        every: How many samples lie between two evaluations.
-    """
+    """Return the checks that just these tiers fire at each turning point."""
     checks: list[Check] = []
     for place in _turns(said):
         sure = [tier for tier, verdict in said.items() if verdict[place] is not None]

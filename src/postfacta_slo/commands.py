@@ -101,20 +101,7 @@ def _source(given: argparse.Namespace) -> Prometheus:
 
 
 def report(given: argparse.Namespace, objectives: Sequence[Objective] = (), *, clock: Clock = WALL) -> int:
-    """Report the state of objectives.
-
-    Args:
-        given: What `describe_report` describes.
-        objectives: Those of its `file`, if one is given.
-        clock: Seconds since the epoch.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        SloError: If nothing can be reported.
-        OSError: If the file with the token cannot be read.
-    """
+    """Report the state of objectives."""
     source, at = _source(given), clock()
     try:
         standings = inquire(
@@ -139,20 +126,7 @@ def report(given: argparse.Namespace, objectives: Sequence[Objective] = (), *, c
 
 
 def budget(given: argparse.Namespace, document: object, *, clock: Clock = WALL) -> int:
-    """Report what is left of the budgets, and the policy's decision.
-
-    Args:
-        given: What `describe_budget` describes.
-        document: What its `policy` holds.
-        clock: Seconds since the epoch.
-
-    Returns:
-        The exit code; with `check`, that of the gate.
-
-    Raises:
-        SloError: If the policy makes no sense.
-        OSError: If the file with the token cannot be read.
-    """
+    """Report what is left of the budgets, and the policy's decision."""
     policy, source = read_policy(document), _source(given)
     try:
         verdict = judge(policy, inquire(source, at=clock(), window=policy.window, service=policy.service))

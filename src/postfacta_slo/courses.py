@@ -19,8 +19,7 @@ from .traffic import Stretch, Traffic, spread
 
 __all__ = ["SHARES", "courses", "outage"]
 
-SHARES: Final = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02)
-"""How much fails in the outages whose detection is proved."""
+SHARES: Final = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02)  # How much fails in the outages whose detection is proved.
 
 _OUTAGE: Final = 1_800
 # More samples of nothing than these would only take time.

@@ -33,13 +33,6 @@ def dashboard_of(model: Model) -> dict[str, Any]:
     """Return a dashboard of all objectives of a model, in Grafana's file format.
 
     Its queries ask for the series that the generated rules record, and for those that the indicators name.
-
-    Args:
-        model: With at least one service.
-
-    Returns:
-        A dictionary for a JSON file; the same model gives the same one. Its `uid` is the first service's name and
-        `-slo`, shortened if Grafana would not take it.
     """
     names = [service.name for service in model.services]
     titles = " and ".join(service.title for service in model.services)

@@ -18,64 +18,37 @@ __all__ = ["Burn", "Counting", "Slicing", "bad_slices", "verdicts"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Burn:
-    """One tier of a burn-rate alert. All lengths are in scrapes.
+    """One tier of a burn-rate alert. All lengths are in scrapes."""
 
-    Attributes:
-        tier: Its name.
-        long: The long window.
-        short: The short window.
-        hold: For how long both must be above the threshold: the alert's `for`.
-        threshold: The share of the events, or of the slices, above which a window burns.
-        failures: The fewest bad events in the long window; 0 asks for none.
-    """
-
-    tier: str
-    long: int
-    short: int
-    hold: int
-    threshold: float
-    failures: int = 0
+    tier: str  # Its name.
+    long: int  # The long window.
+    short: int  # The short window.
+    hold: int  # For how long both must be above the threshold: the alert's `for`.
+    threshold: float  # The share of the events, or of the slices, above which a window burns.
+    failures: int = 0  # The fewest bad events in the long window; 0 asks for none.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counting:
-    """Events are counted, each for one.
+    """Events are counted, each for one."""
 
-    Attributes:
-        beyond: A window longer than this many scrapes adds up pieces, one for each evaluation.
-        piece: How long a piece is, in scrapes.
-    """
-
-    beyond: int
-    piece: int
+    beyond: int  # A window longer than this many scrapes adds up pieces, one for each evaluation.
+    piece: int  # How long a piece is, in scrapes.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slicing:
-    """Time is counted, in slices that are good or bad.
+    """Time is counted, in slices that are good or bad."""
 
-    Attributes:
-        width: The window that a slice looks at, in scrapes.
-        allowed: The share of bad events up to which a slice is good.
-        events: The fewest events in it; a slice with fewer counts as good.
-        then: How these slices become longer ones: bad with more than the allowed share of bad ones.
-    """
-
-    width: int
-    allowed: float
-    events: int = 0
+    width: int  # The window that a slice looks at, in scrapes.
+    allowed: float  # The share of bad events up to which a slice is good.
+    events: int = 0  # The fewest events in it; a slice with fewer counts as good.
+    # How these slices become longer ones: bad with more than the allowed share of bad ones.
     then: Slicing | None = None
 
 
 def verdicts(traffic: Traffic, burn: Burn, by: Counting | Slicing, *, every: int = 1) -> list[bool | None]:
-    """Return for each evaluation whether the alert fires; None where that depends on how a window is read.
-
-    Args:
-        traffic: What happened.
-        burn: The alert.
-        by: What is counted.
-        every: How many scrapes lie between two evaluations. The first one is at sample 0.
-    """
+    """Return for each evaluation whether the alert fires; None where that depends on how a window is read."""
     hold = -(-burn.hold // every)
     readings = [
         _firing(_holds(traffic, burn, by, reading=reading, every=every), hold) for reading in READINGS

@@ -1,6 +1,8 @@
 """Label sets that a selector selects, and some that it only just misses.
 
-An empty value stands for a label that is not there, as it does in Prometheus.
+An empty value stands for a label that is not there, as it does in Prometheus. An example of a pattern is one of its
+plain alternatives: of a character class, a repetition or a group within it none is found, and the objective is not
+proved.
 """
 
 from __future__ import annotations
@@ -10,74 +12,52 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Final
 
-from .promql import Matcher, Selector, SloError
+from .promql import Matcher, Selector, SloError, quoted
 
 __all__ = ["near_misses", "selected", "series", "spared"]
 
 # Plain values for a label that must only not be something: a status code looks like one.
 _PLAIN: Final = ("200", "other", "another")
-# How a pattern is turned into the simplest text that it matches, step by step; what comes out is checked.
-_SIMPLER: Final = tuple(
-    (re.compile(pattern), by)
-    for pattern, by in (
-        (r"\[\^[^\]]*\]", "~"),
-        (r"\[\\?([^\]])[^\]]*\]", r"\1"),
-        (r"(?<!\\)\.\*", ""),
-        (r"\\d", "0"),
-        (r"\\w", "a"),
-        (r"(?<!\\)\.", "0"),
-        (r"(?<!\\)[\^$]", ""),
-        (r"\\([^a-zA-Z0-9])", r"\1"),
-        (r"([^\\])[*?]", ""),
-        (r"\+", ""),
-    )
-)
-_GROUP: Final = re.compile(r"\((?:\?:)?([^()|]*)(?:\|[^()]*)?\)")
-_TIMES: Final = re.compile(r"(\[[^\]]+\]|\\.|[^\\\])])\{(\d+)[^}]*\}")
+_WHOLE: Final = re.compile(r"\^?(?:\((?:\?:)?([^()]*)\)|(.*?))\$?", re.DOTALL)
+_ANY: Final = re.compile(r"\\(.)|\.([*+]?)")
 
 
 def selected(*selectors: Selector) -> dict[str, str]:
-    """Return labels that all of the selectors select.
-
-    Raises:
-        SloError: If no example was found: they exclude each other, or a pattern is beyond this module.
-    """
+    """Return labels that all of the selectors select. Raise if no example was found."""
     return _first(_assignments(_matchers(selectors)), " and ".join(map(str, selectors)))
 
 
 def spared(selectors: Sequence[Selector], by: Selector) -> dict[str, str]:
-    """Return labels that all of the selectors select, and one more does not.
-
-    Raises:
-        SloError: If no example was found.
-    """
-    matchers = _matchers(selectors)
-    found = (labels for labels in _assignments(matchers, by.matchers) if not _selects(by.matchers, labels))
-    return _first(found, f"{' and '.join(map(str, selectors))} without {by}")
+    """Return labels that all of the selectors select, and one more does not. Raise if no example was found."""
+    found = _assignments(_matchers(selectors), by.matchers)
+    left = (labels for labels in found if not _selects(by.matchers, labels))
+    return _first(left, f"{' and '.join(map(str, selectors))} without {by}")
 
 
 def near_misses(selector: Selector, labels: Mapping[str, str]) -> list[dict[str, str]]:
     """Return label sets that satisfy all matchers but one of the selector, for each matcher in turn.
 
-    Args:
-        selector: A matcher that excludes a pattern is missed once for each of the pattern's alternatives.
-        labels: A set that the selector selects. Each of the returned ones differs from it in one label.
+    Each differs in one label from the given ones, which the selector selects. A matcher that excludes a pattern is
+    missed once for each of the pattern's alternatives.
     """
-    return [
-        {**labels, matcher.label: value}
-        for matcher in selector.matchers
-        for value in _misses(matcher, [one for one in selector.matchers if one != matcher])
-    ]
+    found: list[dict[str, str]] = []
+    for matcher in selector.matchers:
+        others = [one for one in selector.matchers if one != matcher and one.label == matcher.label]
+        excludes = matcher.op.startswith("!")
+        values = _named(matcher) if excludes else _likely(matcher.label, (matcher, *others))
+        missed = [
+            value
+            for value in values
+            if not _matches(matcher, value) and all(_matches(one, value) for one in others)
+        ]
+        found += [{**labels, matcher.label: value} for value in (missed if excludes else missed[:1])]
+    return found
 
 
 def series(metric: str, labels: Mapping[str, str]) -> str:
     """Write a time series as promtool wants it named: each label with just one value, and none that is not there."""
-    pairs = (f'{label}="{_escaped(value)}"' for label, value in labels.items() if value)
-    return f"{metric}{{{','.join(pairs)}}}" if any(labels.values()) else metric
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    pairs = ",".join(f"{label}={quoted(value)}" for label, value in labels.items() if value)
+    return f"{metric}{{{pairs}}}" if pairs else metric
 
 
 def _matchers(selectors: Iterable[Selector]) -> tuple[Matcher, ...]:
@@ -97,7 +77,11 @@ def _assignments(must: Sequence[Matcher], may: Sequence[Matcher] = ()) -> Iterat
     """All label sets of the likely values that satisfy the first matchers; the second ones widen the choice."""
     labels = dict.fromkeys(matcher.label for matcher in (*must, *may))
     choices = [
-        [value for value in _likely(label, (*must, *may)) if _selects(must, {label: value}, only=label)]
+        [
+            value
+            for value in _likely(label, (*must, *may))
+            if _selects([one for one in must if one.label == label], {label: value})
+        ]
         for label in labels
     ]
     return (dict(zip(labels, values, strict=True)) for values in product(*choices))
@@ -105,69 +89,32 @@ def _assignments(must: Sequence[Matcher], may: Sequence[Matcher] = ()) -> Iterat
 
 def _likely(label: str, matchers: Iterable[Matcher]) -> list[str]:
     """Values worth trying for a label: what its matchers name, then plain ones, then none at all."""
-    mine = [matcher for matcher in matchers if matcher.label == label]
-    named = [value for matcher in mine for value in _named(matcher)]
+    named = [value for matcher in matchers if matcher.label == label for value in _named(matcher)]
     digits = any(value.isdigit() for value in named)
     return list(dict.fromkeys([*named, *(_PLAIN if digits else _PLAIN[1:]), ""]))
 
 
 def _named(matcher: Matcher) -> list[str]:
-    """What a matcher names: its value, or the simplest text that each alternative of its pattern matches."""
+    """What a matcher names: its value, or the simplest text of each plain alternative of its pattern."""
     if matcher.op in {"=", "!="}:
         return [matcher.value]
-    return [
-        text for part in _alternatives(matcher.value) if re.fullmatch(matcher.value, text := _simplest(part))
-    ]
-
-
-def _misses(matcher: Matcher, others: Sequence[Matcher]) -> list[str]:
-    """Values of a label that this matcher does not match and the others do."""
-    if matcher.op.startswith("!"):
-        return [
-            value for value in _named(matcher) if _selects(others, {matcher.label: value}, only=matcher.label)
-        ]
-    likely = _likely(matcher.label, (matcher, *others))
-    return [
-        value
-        for value in likely
-        if not _matches(matcher, value) and _selects(others, {matcher.label: value}, only=matcher.label)
-    ][:1]
-
-
-def _alternatives(pattern: str) -> list[str]:
-    """The parts of a pattern between the bars that stand in no parentheses."""
-    parts, depth = [""], 0
-    for char in pattern:
-        depth += {"(": 1, ")": -1}.get(char, 0)
-        if char == "|" and not depth:
-            parts.append("")
-        else:
-            parts[-1] += char
-    return parts
+    whole = _WHOLE.fullmatch(matcher.value)
+    parts = (whole[1] or whole[2] or "").split("|") if whole else []
+    return [text for text in map(_simplest, parts) if re.fullmatch(matcher.value, text)]
 
 
 def _simplest(pattern: str) -> str:
-    while (grouped := _GROUP.sub(r"\1", pattern)) != pattern:
-        pattern = grouped
-    pattern = _TIMES.sub(lambda found: found[1] * int(found[2]), pattern)
-    for wanted, by in _SIMPLER:
-        pattern = wanted.sub(by, pattern)
-    return pattern
+    def text(found: re.Match[str]) -> str:
+        return {"d": "0", "w": "a"}.get(found[1], found[1]) if found[1] else "" if found[2] == "*" else "0"
+
+    return _ANY.sub(text, pattern)
 
 
-def _selects(matchers: Iterable[Matcher], labels: Mapping[str, str], only: str | None = None) -> bool:
-    """Whether the labels satisfy the matchers, or those of one label alone."""
-    return all(
-        _matches(matcher, labels.get(matcher.label, ""))
-        for matcher in matchers
-        if only is None or matcher.label == only
-    )
+def _selects(matchers: Iterable[Matcher], labels: Mapping[str, str]) -> bool:
+    return all(_matches(matcher, labels.get(matcher.label, "")) for matcher in matchers)
 
 
 def _matches(matcher: Matcher, value: str) -> bool:
-    same = (
-        matcher.value == value
-        if matcher.op in {"=", "!="}
-        else re.fullmatch(matcher.value, value) is not None
-    )
+    is_plain = matcher.op in {"=", "!="}
+    same = matcher.value == value if is_plain else re.fullmatch(matcher.value, value) is not None
     return same is not matcher.op.startswith("!")

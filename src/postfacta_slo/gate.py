@@ -40,75 +40,50 @@ _STRICTNESS: Final = (Gate.OPEN, Gate.RESTRICTED, Gate.UNKNOWN, Gate.CLOSED)
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A level of a policy: what applies above a share of the budget.
+    """A level of a policy: what applies above a share of the budget."""
 
-    Attributes:
-        name: Names it.
-        floor: The smallest share with which it holds; with 0, it holds above that. None for the last one.
-        gate: The decision about a deployment.
-        effect: What people do then.
-    """
-
-    name: str
+    name: str  # Names it.
+    # The smallest share with which it holds; with 0, it holds above that. None for the last one.
     floor: float | None
-    gate: Gate
-    effect: str
+    gate: Gate  # The decision about a deployment.
+    effect: str  # What people do then.
 
     def holds(self, share: float) -> bool:
         """Return whether it holds with this share left. Nothing left is never above a floor."""
         return self.floor is None or (share >= self.floor and share > 0)
 
 
+# Beside the levels of each policy: what applies while the remaining budget is unknown.
 NO_DATA: Final = Level(
     "no data", None, Gate.UNKNOWN, "Find out why nothing is measured, before anything is deployed."
 )
-"""Beside the levels of each policy: what applies while the remaining budget is unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetPolicy:
-    """An error budget policy, as agreed by a team.
+    """An error budget policy, as agreed by a team."""
 
-    Attributes:
-        owner: Who decides.
-        service: Whose budgets.
-        reviewed: When it was last read through.
-        review_by: When it must be again.
-        window: The seconds that count.
-        objectives: Those of the service whose budgets count; the worst of them decides.
-        levels: From the best down; the last holds for whatever is left.
-        incident_share: One incident that spends more than this share of the budget needs a post-mortem.
-        outage_share: One class of outage that spends more than this in a quarter needs a place in the next plan.
-        exempt: The labels of changes that pass a closed gate.
-    """
-
-    owner: str
-    service: str
-    reviewed: date
-    review_by: date
-    window: int
-    objectives: tuple[str, ...]
-    levels: tuple[Level, ...]
-    incident_share: float
+    owner: str  # Who decides.
+    service: str  # Whose budgets.
+    reviewed: date  # When it was last read through.
+    review_by: date  # When it must be again.
+    window: int  # The seconds that count.
+    objectives: tuple[str, ...]  # Those of the service whose budgets count; the worst of them decides.
+    levels: tuple[Level, ...]  # From the best down; the last holds for whatever is left.
+    incident_share: float  # One incident that spends more than this share of the budget needs a post-mortem.
+    # One class of outage that spends more than this in a quarter needs a place in the next plan.
     outage_share: float
-    exempt: tuple[str, ...]
+    exempt: tuple[str, ...]  # The labels of changes that pass a closed gate.
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The policy's decision now.
+    """The policy's decision now."""
 
-    Attributes:
-        gate: The decision about a deployment.
-        level: The level's name, or `no data`.
-        effect: What people do then.
-        reasons: A sentence about each objective, the one that decides first.
-    """
-
-    gate: Gate
-    level: str
-    effect: str
-    reasons: Sequence[str]
+    gate: Gate  # The decision about a deployment.
+    level: str  # The level's name, or `no data`.
+    effect: str  # What people do then.
+    reasons: Sequence[str]  # A sentence about each objective, the one that decides first.
 
 
 def judge(policy: BudgetPolicy, standings: Sequence[Standing]) -> Verdict:
@@ -146,14 +121,7 @@ def _see(policy: BudgetPolicy, name: str, one: Standing | None) -> _Seen:
 
 
 def read_policy(document: object) -> BudgetPolicy:
-    """Make a policy from the content of its file.
-
-    Args:
-        document: Plain mappings, lists, texts, numbers and dates, as a YAML parser gives them.
-
-    Raises:
-        SloError: If something is missing, unknown, or makes no sense.
-    """
+    """Make a policy from the content of its file."""
     node = Node(document, "policy")
     reviewed, review_by = _day(node, "reviewed"), _day(node, "review_by")
     if review_by <= reviewed:

@@ -12,24 +12,13 @@ from .rules import Rule, period_rules, sli_rules
 
 __all__ = ["rules_of"]
 
+# How often the longest windows are added up, in seconds; Prometheus forgets a sample after 300.
 _SLOW: Final = 60
-"""How often the longest windows are added up, in seconds; Prometheus forgets a sample after 300."""
-_FASTEST: Final = 100
-"""Milliseconds between two evaluations, below which Prometheus does not keep pace."""
+_FASTEST: Final = 100  # Milliseconds between two evaluations, below which Prometheus does not keep pace.
 
 
 def rules_of(model: Model, *, compress: int = 1) -> dict[str, Any]:
-    """Return the whole content of the rule file.
-
-    Args:
-        model: What is promised.
-        compress: Divides each window, `for` and interval, for a rehearsal that cannot last a month. Prometheus has to
-            scrape as many times more often. The names of the series and the numbers in the texts stay nominal, and
-            so do floors of requests and failures: there are fewer of them in a shorter window.
-
-    Raises:
-        SloError: If so much cannot be compressed.
-    """
+    """Return the whole content of the rule file."""
     interval = model.source.evaluation_interval
     if compress < 1 or interval * 1_000 < _FASTEST * compress:
         most = interval * 1_000 // _FASTEST

@@ -22,8 +22,7 @@ from .standing import Hours, Standing, Unit
 
 __all__ = ["MONTH", "Source", "inquire"]
 
-MONTH: Final = 30 * DAY
-"""Seconds of the window that is taken by default."""
+MONTH: Final = 30 * DAY  # Seconds of the window that is taken by default.
 
 _HOUR: Final = 3_600
 _MINUTE: Final = 60
@@ -68,23 +67,7 @@ def inquire(
     objectives: Sequence[Objective] = (),
     by: str = "http_route",
 ) -> list[Standing]:
-    """Query the state of objectives at a moment.
-
-    Args:
-        source: The source of the series. Its errors are passed on.
-        at: The end of the window, in seconds since the epoch.
-        window: Whole seconds, at least an hour.
-        service: The service's name; empty for all.
-        slo: Which one; empty for all.
-        objectives: As their file has them. Of these it is asked too where most failed, of the service's own series.
-        by: The label that says where.
-
-    Returns:
-        Them, in order of service and name. One of which nothing but the aim is recorded has a coverage of 0.
-
-    Raises:
-        SloError: If the window is too short.
-    """
+    """Query the state of objectives at a moment."""
     if window < _HOUR:
         raise SloError(
             f"a window has an hour or more, and not {window} s: shorter ones say nothing of a budget"

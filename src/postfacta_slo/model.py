@@ -31,10 +31,9 @@ __all__ = [
     "Tier",
 ]
 
-DAY: Final = 86_400
-"""Seconds."""
+DAY: Final = 86_400  # Seconds.
+# The window of the present burn rate, and of the rates that longer windows are summed from, in seconds.
 PRESENT: Final = 300
-"""The window of the present burn rate, and of the rates that longer windows are summed from, in seconds."""
 _LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _NAME: Final = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9.-]{0,61}[a-zA-Z0-9])?")
 _SHORTEST_SLICE: Final = 60
@@ -72,18 +71,12 @@ def _check_labels(labels: tuple[tuple[str, str], ...]) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSource:
-    """The Prometheus that measures.
+    """The Prometheus that measures."""
 
-    Attributes:
-        name: Its name in the file.
-        scrape_interval: Seconds between two samples.
-        evaluation_interval: Seconds between two evaluations of the rules.
-        histograms: The upper edges of the buckets, ascending, by the histogram's name without `_bucket`.
-    """
-
-    name: str
-    scrape_interval: int
-    evaluation_interval: int
+    name: str  # Its name in the file.
+    scrape_interval: int  # Seconds between two samples.
+    evaluation_interval: int  # Seconds between two evaluations of the rules.
+    # The upper edges of the buckets, ascending, by the histogram's name without `_bucket`.
     histograms: tuple[tuple[str, tuple[float, ...]], ...] = ()
 
     def __post_init__(self) -> None:
@@ -100,27 +93,16 @@ class DataSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """The service that has the objectives.
+    """The service that has the objectives."""
 
-    Attributes:
-        name: Becomes the label `service`.
-        title: The name that people read.
-        description: For people; may be empty.
-        job: The value of Prometheus's label `job` on all that this service exports.
-        runbook_url: Where an alert's runbook is; `{alert}` stands for the alert's name. Empty for none.
-        dashboard_url: Where to look; `{slo}` stands for the objective's name. Empty for none.
-        down_severity: The severity of the alert that no instance is up.
-        labels: Go onto each of its alerts.
-    """
-
-    name: str
-    title: str
-    description: str
-    job: str
-    runbook_url: str
-    dashboard_url: str
-    down_severity: str
-    labels: tuple[tuple[str, str], ...] = ()
+    name: str  # Becomes the label `service`.
+    title: str  # The name that people read.
+    description: str  # For people; may be empty.
+    job: str  # The value of Prometheus's label `job` on all that this service exports.
+    runbook_url: str  # Where an alert's runbook is; `{alert}` stands for the alert's name. Empty for none.
+    dashboard_url: str  # Where to look; `{slo}` stands for the objective's name. Empty for none.
+    down_severity: str  # The severity of the alert that no instance is up.
+    labels: tuple[tuple[str, str], ...] = ()  # Go onto each of its alerts.
 
     def __post_init__(self) -> None:
         for name in (self.name, self.down_severity):
@@ -145,23 +127,15 @@ class Service:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatioIndicator:
-    """A share of events. Exactly one of `good` and `bad` is given.
+    """A share of events. Exactly one of `good` and `bad` is given."""
 
-    Attributes:
-        name: Its name in the file.
-        description: What counts, for people; may be empty.
-        good: The events that went well.
-        bad: The events that did not.
-        total: All events that count.
-        counter: Whether the series only ever grow; else they are gauges, and each sample is a number of events. Of
-            expressions, which are rates or numbers of events by themselves, it says nothing.
-    """
-
-    name: str
-    description: str
-    good: Query | None
-    bad: Query | None
-    total: Query
+    name: str  # Its name in the file.
+    description: str  # What counts, for people; may be empty.
+    good: Query | None  # The events that went well.
+    bad: Query | None  # The events that did not.
+    total: Query  # All events that count.
+    # Whether the series only ever grow; else they are gauges, and each sample is a number of events. Of
+    # expressions, which are rates or numbers of events by themselves, it says nothing.
     counter: bool = True
 
     def __post_init__(self) -> None:
@@ -191,25 +165,15 @@ class RatioIndicator:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThresholdIndicator:
-    """A measured value that must stay on one side of another.
+    """A measured value that must stay on one side of another."""
 
-    Attributes:
-        name: Its name in the file.
-        description: What is measured, for people; may be empty.
-        metric: The series, or an expression; for a quantile the buckets of a histogram.
-        aggregate: How several series become one: `max`, `min`, `avg` or `sum`; `quantile` for a histogram.
-        quantile: Which one, above 0 and below 1; None but for `quantile`.
-        op: What the value must be, compared with `value`: `lte`, `gte`, `lt` or `gt`.
-        value: The other value, in the metric's unit.
-    """
-
-    name: str
-    description: str
-    metric: Query
-    aggregate: str
-    quantile: float | None
-    op: str
-    value: float
+    name: str  # Its name in the file.
+    description: str  # What is measured, for people; may be empty.
+    metric: Query  # The series, or an expression; for a quantile the buckets of a histogram.
+    aggregate: str  # How several series become one: `max`, `min`, `avg` or `sum`; `quantile` for a histogram.
+    quantile: float | None  # Which one, above 0 and below 1; None but for `quantile`.
+    op: str  # What the value must be, compared with `value`: `lte`, `gte`, `lt` or `gt`.
+    value: float  # The other value, in the metric's unit.
 
     def __post_init__(self) -> None:
         if self.aggregate not in {"max", "min", "avg", "sum", "quantile"}:
@@ -238,21 +202,16 @@ def _series(query: Query) -> tuple[Selector, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slices:
-    """How a slice of time is judged.
+    """How a slice of time is judged."""
 
-    Attributes:
-        window: Its length in seconds.
-        target: The share of events in it that must be good, above 0 and up to 1; fewer, and the slice is bad.
-        min_requests: With fewer events the slice is not judged, and does no harm; 0 judges each that has any.
-        probe: A series that is 1 while a probe succeeds: any other value makes the slice bad.
-        needs_instance: Whether a slice is bad too while no instance of the service is up.
-    """
-
-    window: int
+    window: int  # Its length in seconds.
+    # The share of events in it that must be good, above 0 and up to 1; fewer, and the slice is bad.
     target: float
+    # With fewer events the slice is not judged, and does no harm; 0 judges each that has any.
     min_requests: int = 0
+    # A series that is 1 while a probe succeeds: any other value makes the slice bad.
     probe: Selector | None = None
-    needs_instance: bool = False
+    needs_instance: bool = False  # Whether a slice is bad too while no instance of the service is up.
 
     def __post_init__(self) -> None:
         if not 0 < self.target <= 1:
@@ -268,28 +227,17 @@ class Slices:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tier:
-    """One alert on the burn rate: it fires while the rate is above `factor` over both windows.
+    """One alert on the burn rate: it fires while the rate is above `factor` over both windows."""
 
-    Attributes:
-        policy: The name of the alert policy that it comes from.
-        name: Becomes the label `burnrate_tier`.
-        severity: Becomes the label `severity`, by which alerts are routed.
-        factor: How many times faster than allowed the budget is spent.
-        long: The window that says it is worth an alert, in seconds.
-        short: The window that says it still goes on, in seconds.
-        hold: How many seconds it must be so before the alert fires (Prometheus's `for`).
-        min_failures: The alert is silent with fewer failed events than these in the long window.
-        when_no_data: Whether silence of the indicator's series raises an alert of this severity too.
-    """
-
-    policy: str
-    name: str
-    severity: str
-    factor: float
-    long: int
-    short: int
-    hold: int
-    min_failures: int = 0
+    policy: str  # The name of the alert policy that it comes from.
+    name: str  # Becomes the label `burnrate_tier`.
+    severity: str  # Becomes the label `severity`, by which alerts are routed.
+    factor: float  # How many times faster than allowed the budget is spent.
+    long: int  # The window that says it is worth an alert, in seconds.
+    short: int  # The window that says it still goes on, in seconds.
+    hold: int  # How many seconds it must be so before the alert fires (Prometheus's `for`).
+    min_failures: int = 0  # The alert is silent with fewer failed events than these in the long window.
+    # Whether silence of the indicator's series raises an alert of this severity too.
     when_no_data: bool = False
 
     def __post_init__(self) -> None:
@@ -305,33 +253,20 @@ class Tier:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """One SLO: the target for an indicator, its period, and its alert tiers.
+    """One SLO: the target for an indicator, its period, and its alert tiers."""
 
-    Attributes:
-        name: Becomes the label `slo`; no two of a service share it.
-        title: The name that people read.
-        description: For people; may be empty.
-        service: Who promises.
-        indicator: What is measured.
-        target: The promised share of good events or slices, above 0 and below 1.
-        period: The rolling window of the promise, in seconds.
-        slices: How slices are judged; None if events are counted (Occurrences).
-        tiers: Its alerts on the burn rate, the shortest long window first.
-        exhausted_severity: The severity of the alert that no budget is left; None for no such alert.
-        labels: Go onto each of its alerts, over those of the service.
-    """
-
-    name: str
-    title: str
-    description: str
-    service: Service
-    indicator: RatioIndicator | ThresholdIndicator
-    target: float
-    period: int
-    slices: Slices | None
-    tiers: tuple[Tier, ...]
+    name: str  # Becomes the label `slo`; no two of a service share it.
+    title: str  # The name that people read.
+    description: str  # For people; may be empty.
+    service: Service  # Who promises.
+    indicator: RatioIndicator | ThresholdIndicator  # What is measured.
+    target: float  # The promised share of good events or slices, above 0 and below 1.
+    period: int  # The rolling window of the promise, in seconds.
+    slices: Slices | None  # How slices are judged; None if events are counted (Occurrences).
+    tiers: tuple[Tier, ...]  # Its alerts on the burn rate, the shortest long window first.
+    # The severity of the alert that no budget is left; None for no such alert.
     exhausted_severity: str | None
-    labels: tuple[tuple[str, str], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()  # Go onto each of its alerts, over those of the service.
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -374,17 +309,11 @@ class Objective:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """The content of one file.
+    """The content of one file."""
 
-    Attributes:
-        source: The Prometheus that measures.
-        services: Who promises, in the file's order.
-        objectives: What is promised, in the file's order.
-    """
-
-    source: DataSource
-    services: tuple[Service, ...]
-    objectives: tuple[Objective, ...]
+    source: DataSource  # The Prometheus that measures.
+    services: tuple[Service, ...]  # Who promises, in the file's order.
+    objectives: tuple[Objective, ...]  # What is promised, in the file's order.
 
     def __post_init__(self) -> None:
         names = [one.name for one in self.objectives]

@@ -37,19 +37,12 @@ __all__ = ["read"]
 _BUCKET: Final = "_bucket"
 # Of a file without a DataSource: Prometheus's own defaults are a minute, but charts of Kubernetes set these.
 _USUAL: Final = DataSource(name="prometheus", scrape_interval=30, evaluation_interval=30)
+# An SLI is made with its objective, where the value of a threshold stands.
 _Indicator = Callable[[Node], RatioIndicator | ThresholdIndicator]
-"""An SLI is made with its objective, where the value of a threshold stands."""
 
 
 def read(documents: Iterable[object]) -> Model:
-    """Return the objectives in the documents of an OpenSLO file.
-
-    Args:
-        documents: Plain mappings, lists, texts and numbers, as a YAML parser gives them.
-
-    Raises:
-        SloError: If anything is missing, not known, contradictory, or could not be kept watch over.
-    """
+    """Return the objectives in the documents of an OpenSLO file."""
     faults = Faults()
     entries: list[Entry] = []
     documents = list(documents)

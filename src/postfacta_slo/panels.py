@@ -13,11 +13,10 @@ from typing import Any, Final
 
 __all__ = ["COLUMNS", "SOURCE", "Kind", "Panel", "Query", "Step", "panel_json"]
 
-COLUMNS: Final = 24
-"""How wide Grafana's grid is."""
+COLUMNS: Final = 24  # How wide Grafana's grid is.
 
+# The Prometheus that the reader chose.
 SOURCE: Final[Mapping[str, str]] = {"type": "prometheus", "uid": "${datasource}"}
-"""The Prometheus that the reader chose."""
 
 _REFS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -34,65 +33,38 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query to Prometheus.
+    """A query to Prometheus."""
 
-    Attributes:
-        expr: In PromQL, with Grafana's variables.
-        legend: What each series is called, such as `{{route}}`.
-        exemplars: Whether the traces of single observations are drawn too.
-    """
-
-    expr: str
-    legend: str = ""
-    exemplars: bool = False
+    expr: str  # In PromQL, with Grafana's variables.
+    legend: str = ""  # What each series is called, such as `{{route}}`.
+    exemplars: bool = False  # Whether the traces of single observations are drawn too.
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """From a value on, what is drawn has another colour.
+    """From a value on, what is drawn has another colour."""
 
-    Attributes:
-        color: A colour that Grafana knows.
-        value: Where it begins; None for the lowest.
-    """
-
-    color: str
-    value: float | None = None
+    color: str  # A colour that Grafana knows.
+    value: float | None = None  # Where it begins; None for the lowest.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """One picture.
+    """One picture."""
 
-    Attributes:
-        title: What it shows.
-        description: What it means, and when to worry.
-        unit: An id of Grafana's, such as `s`, `reqps`, `percentunit` or `short`.
-        queries: At least one, at most 26.
-        kind: How it draws.
-        width: In columns, 1 to 24.
-        height: In rows of the grid, some 30 pixels each.
-        steps: The colours; the first is the lowest.
-        names: Words for numbers, such as 1 for `up`.
-        links: Where to read on, as title and address.
-        stacked: Whether lines are piled up.
-        bottom: Where the scale of lines begins; None where the lowest value is.
-        top: Where it ends.
-    """
-
-    title: str
-    description: str
-    unit: str
-    queries: Sequence[Query]
-    kind: Kind = Kind.LINES
-    width: int = 8
-    height: int = 8
-    steps: Sequence[Step] = (Step("green"),)
-    names: Mapping[int, str] = field(default_factory=dict[int, str])
-    links: Sequence[tuple[str, str]] = ()
-    stacked: bool = False
-    bottom: float | None = 0
-    top: float | None = None
+    title: str  # What it shows.
+    description: str  # What it means, and when to worry.
+    unit: str  # An id of Grafana's, such as `s`, `reqps`, `percentunit` or `short`.
+    queries: Sequence[Query]  # At least one, at most 26.
+    kind: Kind = Kind.LINES  # How it draws.
+    width: int = 8  # In columns, 1 to 24.
+    height: int = 8  # In rows of the grid, some 30 pixels each.
+    steps: Sequence[Step] = (Step("green"),)  # The colours; the first is the lowest.
+    names: Mapping[int, str] = field(default_factory=dict[int, str])  # Words for numbers, such as 1 for `up`.
+    links: Sequence[tuple[str, str]] = ()  # Where to read on, as title and address.
+    stacked: bool = False  # Whether lines are piled up.
+    bottom: float | None = 0  # Where the scale of lines begins; None where the lowest value is.
+    top: float | None = None  # Where it ends.
 
     def __post_init__(self) -> None:
         for what, text in (("title", self.title), ("description", self.description), ("unit", self.unit)):
@@ -106,38 +78,46 @@ class Panel:
 
 def panel_json(panel: Panel, number: int, *, at: tuple[int, int]) -> dict[str, Any]:
     """Return a panel in Grafana's format, with its number on the dashboard and its place as column and row."""
-    x, y = at
-    steps = [{"color": step.color, "value": step.value} for step in panel.steps]
+    is_lines = panel.kind is Kind.LINES
     defaults: dict[str, Any] = {
         "unit": panel.unit,
-        "mappings": _mappings(panel.names),
-        "thresholds": {"mode": "absolute", "steps": steps},
-        "color": {"mode": "palette-classic" if panel.kind is Kind.LINES else "thresholds"},
-        "custom": _custom(panel),
+        "mappings": [
+            {
+                "type": "value",
+                "options": {str(number): {"text": word} for number, word in panel.names.items()},
+            }
+        ]
+        * bool(panel.names),
+        "thresholds": {
+            "mode": "absolute",
+            "steps": [{"color": step.color, "value": step.value} for step in panel.steps],
+        },
+        "color": {"mode": "palette-classic" if is_lines else "thresholds"},
+        "custom": _style(panel),
     }
-    if panel.kind is Kind.LINES and panel.bottom is not None:
+    if is_lines and panel.bottom is not None:
         defaults["min"] = panel.bottom
     if panel.top is not None:
         defaults["max"] = panel.top
+    heat = {"yAxis": {"unit": panel.unit, "axisPlacement": "left"}} if panel.kind is Kind.HEAT else {}
     return {
         "id": number,
         "type": panel.kind.value,
         "title": panel.title,
         "description": panel.description,
         "datasource": dict(SOURCE),
-        "gridPos": {"h": panel.height, "w": panel.width, "x": x, "y": y},
+        "gridPos": {"h": panel.height, "w": panel.width, "x": at[0], "y": at[1]},
         "fieldConfig": {"defaults": defaults, "overrides": []},
-        "options": _options(panel),
+        "options": _OPTIONS[panel.kind] | heat,
         "links": [{"title": title, "url": url, "targetBlank": True} for title, url in panel.links],
         "targets": [_target(panel, ref, query) for ref, query in zip(_REFS, panel.queries, strict=False)],
-        "transformations": _transformations(panel),
+        "transformations": _ONE_TABLE if panel.kind is Kind.TABLE else [],
     }
 
 
 def _target(panel: Panel, ref: str, query: Query) -> dict[str, Any]:
     # A number or a table shows the present; Grafana would else ask for the whole span to draw its last point.
     present = panel.kind in {Kind.NUMBERS, Kind.TABLE}
-    shape = {Kind.HEAT: "heatmap", Kind.TABLE: "table"}.get(panel.kind, "time_series")
     return {
         "refId": ref,
         "datasource": dict(SOURCE),
@@ -147,86 +127,61 @@ def _target(panel: Panel, ref: str, query: Query) -> dict[str, Any]:
         "instant": present,
         "range": not present,
         "exemplar": query.exemplars,
-        "format": shape,
+        "format": {Kind.HEAT: "heatmap", Kind.TABLE: "table"}.get(panel.kind, "time_series"),
     }
 
 
-def _mappings(names: Mapping[int, str]) -> list[dict[str, Any]]:
-    if not names:
-        return []
-    return [{"type": "value", "options": {str(number): {"text": word} for number, word in names.items()}}]
+def _style(panel: Panel) -> dict[str, Any]:
+    if panel.kind is Kind.STATES:
+        return {"fillOpacity": 70, "lineWidth": 0}
+    if panel.kind is not Kind.LINES:
+        return {}
+    return {
+        "drawStyle": "line",
+        "lineWidth": 1,
+        "fillOpacity": 25 if panel.stacked else 0,
+        "showPoints": "never",
+        "spanNulls": False,  # A missing scrape is a gap, and no straight line over it.
+        "stacking": {"mode": "normal" if panel.stacked else "none", "group": "A"},
+        "thresholdsStyle": {"mode": "dashed" if len(panel.steps) > 1 else "off"},
+    }
 
 
-def _custom(panel: Panel) -> dict[str, Any]:
-    match panel.kind:
-        case Kind.LINES:
-            # A missing scrape is a gap, and no straight line over it.
-            stacking = {"mode": "normal" if panel.stacked else "none", "group": "A"}
-            return {
-                "drawStyle": "line",
-                "lineWidth": 1,
-                "fillOpacity": 25 if panel.stacked else 0,
-                "showPoints": "never",
-                "spanNulls": False,
-                "stacking": stacking,
-                "thresholdsStyle": {"mode": "dashed" if len(panel.steps) > 1 else "off"},
-            }
-        case Kind.STATES:
-            return {"fillOpacity": 70, "lineWidth": 0}
-        case _:
-            return {}
-
-
-def _options(panel: Panel) -> dict[str, Any]:
-    last = {"calcs": ["lastNotNull"], "fields": "", "values": False}
-    match panel.kind:
-        case Kind.LINES:
-            return {
-                "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []},
-                "tooltip": {"mode": "multi", "sort": "desc"},
-            }
-        case Kind.NUMBERS:
-            return {
-                "reduceOptions": last,
-                "colorMode": "background",
-                "graphMode": "none",
-                "justifyMode": "auto",
-                "orientation": "auto",
-                "textMode": "value_and_name",
-                "wideLayout": True,
-            }
-        case Kind.STATES:
-            return {
-                "showValue": "auto",
-                "mergeValues": True,
-                "alignValue": "left",
-                "rowHeight": 0.8,
-                "legend": {"displayMode": "list", "placement": "bottom", "showLegend": False},
-                "tooltip": {"mode": "single", "sort": "none"},
-            }
-        case Kind.HEAT:
-            return {
-                "calculate": False,
-                "cellGap": 1,
-                "color": {
-                    "mode": "scheme",
-                    "scheme": "Oranges",
-                    "steps": 64,
-                    "exponent": 0.5,
-                    "fill": "orange",
-                },
-                "yAxis": {"unit": panel.unit, "axisPlacement": "left"},
-                "rowsFrame": {"layout": "auto"},
-                "legend": {"show": True},
-                "tooltip": {"mode": "single", "yHistogram": False},
-            }
-        case _:  # a table
-            return {"showHeader": True, "cellHeight": "sm", "footer": {"show": False, "reducer": []}}
-
-
-def _transformations(panel: Panel) -> list[dict[str, Any]]:
-    if panel.kind is not Kind.TABLE:
-        return []
-    # Several queries become the columns of one table; when they were asked is no column.
-    hidden = {"excludeByName": {"Time": True}, "indexByName": {}, "renameByName": {}}
-    return [{"id": "merge", "options": {}}, {"id": "organize", "options": hidden}]
+_LEGEND: Final = {"displayMode": "list", "placement": "bottom"}
+_LAST: Final = {"calcs": ["lastNotNull"], "fields": "", "values": False}
+_OPTIONS: Final[Mapping[Kind, dict[str, Any]]] = {
+    Kind.LINES: {
+        "legend": {**_LEGEND, "showLegend": True, "calcs": []},
+        "tooltip": {"mode": "multi", "sort": "desc"},
+    },
+    Kind.NUMBERS: {
+        "reduceOptions": _LAST,
+        "colorMode": "background",
+        "graphMode": "none",
+        "justifyMode": "auto",
+        "orientation": "auto",
+        "textMode": "value_and_name",
+        "wideLayout": True,
+    },
+    Kind.STATES: {
+        "showValue": "auto",
+        "mergeValues": True,
+        "alignValue": "left",
+        "rowHeight": 0.8,
+        "legend": {**_LEGEND, "showLegend": False},
+        "tooltip": {"mode": "single", "sort": "none"},
+    },
+    Kind.HEAT: {
+        "calculate": False,
+        "cellGap": 1,
+        "color": {"mode": "scheme", "scheme": "Oranges", "steps": 64, "exponent": 0.5, "fill": "orange"},
+        "yAxis": {},
+        "rowsFrame": {"layout": "auto"},
+        "legend": {"show": True},
+        "tooltip": {"mode": "single", "yHistogram": False},
+    },
+    Kind.TABLE: {"showHeader": True, "cellHeight": "sm", "footer": {"show": False, "reducer": []}},
+}
+_HIDDEN: Final[dict[str, Any]] = {"excludeByName": {"Time": True}, "indexByName": {}, "renameByName": {}}
+# Several queries become the columns of one table; when they were asked is no column.
+_ONE_TABLE: Final[list[dict[str, Any]]] = [{"id": "merge", "options": {}}, {"id": "organize", "options": _HIDDEN}]

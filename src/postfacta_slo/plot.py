@@ -16,8 +16,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 10, 26
 _FEWEST: Final = 2
 _SHORT: Final = 4 * 86_400
 _SHARES: Final = (1.0, 0.75, 0.5, 0.25, 0.0, -0.25, -0.5)
-_LOWEST: Final = -0.5
-"""An overspent budget is drawn down to here: what is below is as lost as it can be."""
+_LOWEST: Final = -0.5  # An overspent budget is drawn down to here: what is below is as lost as it can be.
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +58,6 @@ def plot(one: Standing, *, width: int = 760) -> str:
 
     It needs no script and no inline style, and takes its colours from the classes `plot-grid`, `plot-zero`,
     `plot-curve`, `plot-area` and `plot-text`.
-
-    Args:
-        one: The objective.
-        width: In the units of the drawing, as which it has 12 for its letters; 300 and more.
     """
     if not one.is_known or len(one.spent) < _FEWEST:
         return ""

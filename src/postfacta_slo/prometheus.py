@@ -21,8 +21,7 @@ T = TypeVar("T")
 
 _CHUNK: Final = 65_536
 _MOST_BYTES: Final = 32 * 1024 * 1024
-_MOST_POINTS: Final = 11_000
-"""What Prometheus itself refuses to go beyond, in one line."""
+_MOST_POINTS: Final = 11_000  # What Prometheus itself refuses to go beyond, in one line.
 _SHOWN: Final = 300
 
 
@@ -60,11 +59,7 @@ _OPENER: Final = urllib.request.build_opener(_NoRedirects, urllib.request.ProxyH
 
 
 def check_address(url: str) -> str:
-    """Return an address of a Prometheus without its final slashes.
-
-    Raises:
-        ValueError: If it is none. The text does not repeat it: it may hold a password.
-    """
+    """Return an address of a Prometheus without its final slashes."""
     url = url.strip()
     try:
         parts = urllib.parse.urlsplit(url)
@@ -83,16 +78,6 @@ def check_address(url: str) -> str:
 class Prometheus:
     """Queries one server. It may be used from any thread, and keeps no connection.
 
-    Args:
-        url: Where it is; a user and a password may stand in it. Below a path, that is kept.
-        timeout: Seconds for each question, from its beginning to the last byte. To resolve the host's name is not
-            bounded by it: the system has a limit of its own.
-        token: A bearer token to send instead of user and password.
-        clock: Monotonic seconds.
-
-    Raises:
-        ValueError: If the address is none, or the timeout is not above 0.
-
     Attributes:
         name: The address without user and password, to be shown.
     """
@@ -108,21 +93,12 @@ class Prometheus:
         self._clock = clock
 
     def instant(self, query: str, *, at: float | None = None) -> list[Point]:
-        """Query all series of an expression at one moment, by default now; what is not a number is left out.
-
-        Raises:
-            PrometheusError: If there is no usable answer.
-        """
+        """Query all series of an expression at one moment, by default now; what is not a number is left out."""
         form = {"query": query} | ({} if at is None else {"time": repr(at)})
         return self._ask("query", form, _points)
 
     def over_time(self, query: str, *, start: float, end: float, step: float) -> list[Line]:
-        """Query all series of an expression at each step from start to end, in seconds since the epoch.
-
-        Raises:
-            ValueError: If the step is not above 0, or makes more points than a Prometheus gives.
-            PrometheusError: If there is no usable answer.
-        """
+        """Query all series of an expression at each step from start to end, in seconds since the epoch."""
         if not step > 0 or (end - start) / step > _MOST_POINTS:
             raise ValueError(f"a line has up to {_MOST_POINTS} points: {step=} is too short")
         form = {"query": query, "start": repr(start), "end": repr(end), "step": repr(step)}

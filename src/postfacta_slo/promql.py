@@ -17,6 +17,7 @@ __all__ = [
     "measured",
     "number",
     "query",
+    "quoted",
     "selector",
 ]
 
@@ -53,17 +54,11 @@ class SloError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Matcher:
-    """One condition on one label.
+    """One condition on one label."""
 
-    Attributes:
-        label: Its name.
-        op: `=`, `!=`, `=~` or `!~`.
-        value: What it is compared with, unquoted.
-    """
-
-    label: str
-    op: str
-    value: str
+    label: str  # Its name.
+    op: str  # `=`, `!=`, `=~` or `!~`.
+    value: str  # What it is compared with, unquoted.
 
     def __post_init__(self) -> None:
         if not _LABEL.fullmatch(self.label) or self.op not in {"=", "!=", "=~", "!~"}:
@@ -74,21 +69,15 @@ class Matcher:
         if self.label == "le" and op == "=" and value.isdecimal():
             # Go's clients write le="1", Python's le="1.0", and Prometheus 2 keeps what it was given.
             op, value = "=~", rf"{value}|{value}\.0"
-        value = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        return f'{self.label}{op}"{value}"'
+        return f"{self.label}{op}{quoted(value)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """Which time series are meant: a metric and conditions on its labels, as PromQL when made a string.
+    """Which time series are meant: a metric and conditions on its labels, as PromQL when made a string."""
 
-    Attributes:
-        metric: Its name.
-        matchers: In the order in which they were written.
-    """
-
-    metric: str
-    matchers: tuple[Matcher, ...] = ()
+    metric: str  # Its name.
+    matchers: tuple[Matcher, ...] = ()  # In the order in which they were written.
 
     def __post_init__(self) -> None:
         if not _METRIC.fullmatch(self.metric):
@@ -104,16 +93,12 @@ class Selector:
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A query that is more than one selector: any PromQL, taken as it is.
+    """A query that is more than one selector: any PromQL, taken as it is."""
 
-    Attributes:
-        text: The query. `{{window}}` stands for the length of each window that it is asked for; without it, it is
-            asked at each evaluation, and windows add up its samples.
-        selectors: The series that it reads.
-    """
-
+    # The query. `{{window}}` stands for the length of each window that it is asked for; without it, it is
+    # asked at each evaluation, and windows add up its samples.
     text: str
-    selectors: tuple[Selector, ...]
+    selectors: tuple[Selector, ...]  # The series that it reads.
 
     def __str__(self) -> str:
         return self.text
@@ -140,11 +125,7 @@ def query(text: str, path: str) -> Query:
 
 
 def expression(text: str, path: str) -> Expression:
-    """Read any PromQL, as far as is needed to see which series it reads.
-
-    Raises:
-        SloError: If it cannot be PromQL, or reads no series.
-    """
+    """Read any PromQL, as far as is needed to see which series it reads."""
     whole = _WINDOW.sub("1m", text)
     found: dict[Selector, None] = {}
     place, depth, after_series = 0, 0, False
@@ -168,11 +149,7 @@ _BY_EDGE: Final = re.compile(r"by\s*\(\s*le\s*\)")
 
 
 def counted(query: Query, path: str) -> tuple[Query, bool]:
-    """Return the selector that a query only puts `sum` and `rate` around, if it is such a one; else the query.
-
-    Returns:
-        It, and whether it is a rate of counters.
-    """
+    """Return the selector that a query only puts `sum` and `rate` around, if it is such a one; else the query."""
     if isinstance(query, Selector):
         return query, False
     inner = query.text
@@ -205,15 +182,7 @@ def measured(query: Query, path: str) -> tuple[Query, str, float | None]:
 
 
 def selector(text: str, path: str) -> Selector:
-    """Read one vector selector, such as `requests_total{job="shop",code!~"5.."}`.
-
-    Args:
-        text: The selector: no function, no range, no offset.
-        path: Where it stands in the file, for the message.
-
-    Raises:
-        SloError: If it is anything else.
-    """
+    """Read one vector selector, such as `requests_total{job="shop",code!~"5.."}`."""
     whole = _WHOLE.fullmatch(text)
     if not whole:
         raise SloError(
@@ -243,6 +212,12 @@ def _unescaped(value: str, path: str) -> str:
         return _ESCAPED[found[1]]
 
     return re.sub(r"\\(.)", char, value)
+
+
+def quoted(text: str) -> str:
+    """Write a text in quotes."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
 
 
 def number(value: float) -> str:

@@ -42,11 +42,6 @@ def proofs_of(model: Model, *, slow: bool = False, compress: int = 1) -> dict[st
     Each objective is in one of two such files, since a file has one pace. The tests of alerts that see no less than
     five minutes would take hours of samples; with the rules evaluated once a minute they take a sixteenth of the time.
 
-    Args:
-        model: What is promised.
-        slow: The file for those; else the one in which rules are evaluated as often as they will be.
-        compress: What the rules' windows were divided by.
-
     Objectives that `unproved` names are in neither of them.
     """
     source = model.source

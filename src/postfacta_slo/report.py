@@ -22,27 +22,16 @@ _NEVER: Final = "not at this rate"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The requested objectives.
+    """The requested objectives."""
 
-    Attributes:
-        source: The Prometheus that was asked, as it may be shown.
-        at: The end of the window, in seconds since the epoch.
-        window: Seconds.
-        standings: In the order in which they are shown.
-    """
-
-    source: str
-    at: float
-    window: float
-    standings: Sequence[Standing]
+    source: str  # The Prometheus that was asked, as it may be shown.
+    at: float  # The end of the window, in seconds since the epoch.
+    window: float  # Seconds.
+    standings: Sequence[Standing]  # In the order in which they are shown.
 
 
 def render(report: Report, form: str) -> str:
-    """Write a report in one of `FORMATS`, with a line's end at its end.
-
-    Raises:
-        KeyError: If there is no such format.
-    """
+    """Write a report in one of `FORMATS`, with a line's end at its end."""
     return _RENDERERS[form](report)
 
 
@@ -258,5 +247,4 @@ _RENDERERS: Final[Mapping[str, Callable[[Report], str]]] = {
     "md": _markdown,
     "html": _html,
 }
-FORMATS: Final = tuple(_RENDERERS)
-"""What a report can be written as."""
+FORMATS: Final = tuple(_RENDERERS)  # What a report can be written as.

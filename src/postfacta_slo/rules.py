@@ -22,8 +22,7 @@ from .promql import number
 
 __all__ = ["Rule", "period_rules", "recorded", "sli_rules"]
 
-Rule = dict[str, Any]
-"""One rule as Prometheus reads it."""
+Rule = dict[str, Any]  # One rule as Prometheus reads it.
 
 _LONGEST_FROM_SOURCE: Final = 7_200
 _LONGEST_FOR_ALERTS: Final = 3 * DAY
@@ -37,12 +36,7 @@ def recorded(series: str, objective: Objective) -> str:
 
 
 def sli_rules(objective: Objective, compress: int = 1) -> list[Rule]:
-    """Return the rules that the alerts on the burn rate read, in order.
-
-    Args:
-        objective: Whose rules.
-        compress: What windows are divided by. The names of the series keep the nominal windows.
-    """
+    """Return the rules that the alerts on the burn rate read, in order."""
     windows = [window for window in windows_of(objective) if window <= _LONGEST_FOR_ALERTS]
     return [
         *_judged(objective, compress),

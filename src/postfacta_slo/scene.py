@@ -28,27 +28,19 @@ from .traffic import Sample, Stretch, Traffic, notation
 
 __all__ = ["Scene"]
 
-_VOLUME: Final = 300
-"""Events between two scrapes: 20 a second at 15 s."""
-_LEFT_OUT: Final = 5
-"""How many times as many events of each kind that is left out: 100 a second at 15 s."""
+_VOLUME: Final = 300  # Events between two scrapes: 20 a second at 15 s.
+_LEFT_OUT: Final = 5  # How many times as many events of each kind that is left out: 100 a second at 15 s.
 # A busy week would fill memory with what was scraped: such windows add up what was recorded of five minutes each.
 _READ_AT_ONCE: Final = 7_200
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One objective, seen in scrapes.
+    """One objective, seen in scrapes."""
 
-    Attributes:
-        source: Who scrapes, and how often.
-        objective: What is watched.
-        every: How many scrapes lie between two evaluations of the rules, from 1 up.
-    """
-
-    source: DataSource
-    objective: Objective
-    every: int = 1
+    source: DataSource  # Who scrapes, and how often.
+    objective: Objective  # What is watched.
+    every: int = 1  # How many scrapes lie between two evaluations of the rules, from 1 up.
 
     def whole(self, scrapes: float) -> int:
         """This number of scrapes, rounded up to whole evaluations."""
@@ -127,25 +119,14 @@ class Scene:
         return Slicing(width=round(window / self.source.scrape_interval), allowed=allowed, then=then)
 
     def verdicts(self, traffic: Traffic, by: Slicing | None = None) -> dict[str, list[bool | None]]:
-        """Return for each tier at each evaluation whether it fires; None where that depends on rounding.
-
-        Args:
-            traffic: What happens.
-            by: What counts instead of the objective's own events.
-        """
+        """Return for each tier at each evaluation whether it fires; None where that depends on rounding."""
         return {
             tier.name: verdicts(traffic, self.burn(tier), by or self.by, every=self.every)
             for tier in self.objective.tiers
         }
 
     def scraped(self, traffic: Traffic, *, good_since: int | None = 0, bad_since: int | None = 0) -> Scraped:
-        """Return the objective's own series for some traffic.
-
-        Args:
-            traffic: What happens.
-            good_since: From which sample on the series of what goes well is there; None if it never is.
-            bad_since: The same of what fails. A process in which nothing has failed yet has no such series.
-        """
+        """Return the objective's own series for some traffic."""
         indicator = self.objective.indicator
         if isinstance(indicator, ThresholdIndicator):
             return self._measured(indicator, traffic, selected(_selector(indicator.metric)))
@@ -164,12 +145,7 @@ class Scene:
         return {name: notation(samples) for name, samples in found.items() if set(samples) != {None}}
 
     def left_out(self, scrapes: int, *, failing: bool) -> Scraped:
-        """Return series that the objective must leave out: each satisfies all of its conditions but one.
-
-        Args:
-            scrapes: For how long.
-            failing: Whether they would look bad, or good, if they were counted.
-        """
+        """Return series that the objective must leave out: each satisfies all of its conditions but one."""
         indicator = self.objective.indicator
         events = Stretch(scrapes, _LEFT_OUT * self.volume, _LEFT_OUT * self.volume * failing)
         traffic = self.traffic(events)

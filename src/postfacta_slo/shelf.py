@@ -11,6 +11,7 @@ from .strict import Faults, Node
 
 __all__ = ["KINDS", "Entry", "Reported", "Shelf", "WhollyRead", "entry", "every"]
 
+# What a file may hold.
 KINDS: Final = (
     "DataSource",
     "Service",
@@ -20,7 +21,6 @@ KINDS: Final = (
     "AlertPolicy",
     "SLO",
 )
-"""What a file may hold."""
 
 _VERSION: Final = "openslo/v1"
 # Labels elsewhere would be ignored.
@@ -32,27 +32,16 @@ _Made = TypeVar("_Made")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One object of the file: its head, and what is still to be read of it.
+    """One object of the file: its head, and what is still to be read of it."""
 
-    Attributes:
-        kind: One of `KINDS`.
-        name: What others call it.
-        path: Where it stands, for messages.
-        title: The name that people read.
-        description: For people, on one line; may be empty.
-        labels: Names and values.
-        notes: Its annotations.
-        spec: Its spec, without the description.
-    """
-
-    kind: str
-    name: str
-    path: str
-    title: str
-    description: str
-    labels: tuple[tuple[str, str], ...]
-    notes: Node
-    spec: Node
+    kind: str  # One of `KINDS`.
+    name: str  # What others call it.
+    path: str  # Where it stands, for messages.
+    title: str  # The name that people read.
+    description: str  # For people, on one line; may be empty.
+    labels: tuple[tuple[str, str], ...]  # Names and values.
+    notes: Node  # Its annotations.
+    spec: Node  # Its spec, without the description.
 
     def note(self, name: str, default: str | None = None) -> str:
         """Take an annotation of ours."""
@@ -101,12 +90,7 @@ class WhollyRead(Reported):
 
 
 def every(faults: Faults | None, *parts: Callable[[], Any]) -> list[Any]:
-    """Make all parts of an object, so that one that is wrong does not hide what is wrong with the next.
-
-    Raises:
-        WhollyRead: If one could not be made; why, is put down.
-        SloError: Without a place to put it, why the first could not be made.
-    """
+    """Make all parts of an object, so that one that is wrong does not hide what is wrong with the next."""
     made: list[Any] = []
     for part in parts:
         try:
@@ -122,14 +106,7 @@ def every(faults: Faults | None, *parts: Callable[[], Any]) -> list[Any]:
 
 
 def entry(value: object, path: str, kind: str | None = None, *, faults: Faults | None = None) -> Entry:
-    """Read the head of an object.
-
-    Args:
-        value: The object.
-        path: Where it stands.
-        kind: What it must be, if it stands inside another: then it need not say so, nor its version.
-        faults: Where what is wrong is put; None raises it.
-    """
+    """Read the head of an object."""
     node = Node(value, path, faults)
     version, said = node.text("apiVersion", kind and _VERSION), node.text("kind", kind)
     if version != _VERSION:
@@ -159,14 +136,7 @@ def _description(spec: Node) -> str:
 
 
 class Shelf(Generic[_Made]):
-    """The objects of one kind, and which of them are referenced.
-
-    Args:
-        entries: The objects of the whole file.
-        kind: The kind that is kept here.
-        make: Makes a record of one of them.
-        faults: Takes what is wrong with them: that two have one name, or one cannot be made.
-    """
+    """The objects of one kind, and which of them are referenced."""
 
     __slots__ = ("_broken", "_faults", "_kind", "_made", "_make", "_unasked")
 

@@ -27,21 +27,11 @@ _PROBED: Final = Slicing(width=0, allowed=0.0)
 
 
 class Stage:
-    """One objective, its surroundings, and its promtool queries.
+    """One objective, its surroundings, and its promtool queries."""
 
-    Args:
-        scene: The objective as it is scraped.
-        compress: What the rules' windows were divided by.
-
-    Attributes:
-        scene: The same.
-        objective: The same as the scene's.
-        own: Conditions on the labels of what is recorded of the objective, as in a selector.
-    """
-
-    scene: Scene
-    objective: Objective
-    own: str
+    scene: Scene  # The same.
+    objective: Objective  # The same as the scene's.
+    own: str  # Conditions on the labels of what is recorded of the objective, as in a selector.
 
     def __init__(self, scene: Scene, compress: int = 1) -> None:
         self.scene = scene
@@ -131,15 +121,7 @@ class Stage:
         others: Scraped | None = None,
         checks: Iterable[Check] = (),
     ) -> Test:
-        """Return a test of what fires.
-
-        Args:
-            name: What happens, within the objective.
-            traffic: The same as numbers.
-            scraped: Series of one's own, for which the traffic is what a probe says.
-            others: Series that do not count.
-            checks: What is asked beside the alerts.
-        """
+        """Return a test of what fires."""
         said = self.scene.verdicts(traffic, _PROBED if scraped is not None else None)
         severities = {tier.name: tier.severity for tier in self.objective.tiers}
         alert = self.alert("ErrorBudgetBurn")

@@ -9,11 +9,10 @@ from typing import Final
 
 __all__ = ["ENOUGH", "Hours", "Standing", "Unit"]
 
+# The share of a window that must be recorded; with less, its figures would claim more than is known.
 ENOUGH: Final = 0.9
-"""The share of a window that must be recorded; with less, its figures would claim more than is known."""
 
-_PRESENT: Final = "6h"
-"""The burn that is taken for the present one: that of an hour swings with each minute."""
+_PRESENT: Final = "6h"  # The burn that is taken for the present one: that of an hour swings with each minute.
 
 
 class Unit(StrEnum):
@@ -33,38 +32,27 @@ class Hours:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """One objective over one window.
+    """One objective over one window."""
 
-    Attributes:
-        service: Whose it is.
-        slo: Its name.
-        objective: The share of good minutes or events that is aimed at, above 0 and below 1.
-        window: Seconds.
-        unit: What `total` counts.
-        coverage: The share of the window that was recorded, from 0 to 1.
-        error: The share of bad minutes or events in what was recorded; None if there were none to judge.
-        total: All minutes or events of the window; None if only shares of them were recorded.
-        judged: The share of slices with enough events to judge them; None if there are no slices.
-        burn: By the length of a window that ends now: how many times faster than allowed the budget is spent. A
-            window without events is missing.
-        hours: How many hours met the objective; None if it is not one by the hour.
-        spent: The share of the budget spent up to a moment, in seconds since the epoch; in order, for a plot.
-        routes: Those with most failures and how many each, if that is known.
-    """
-
-    service: str
-    slo: str
-    objective: float
-    window: float
-    unit: Unit
-    coverage: float
+    service: str  # Whose it is.
+    slo: str  # Its name.
+    objective: float  # The share of good minutes or events that is aimed at, above 0 and below 1.
+    window: float  # Seconds.
+    unit: Unit  # What `total` counts.
+    coverage: float  # The share of the window that was recorded, from 0 to 1.
+    # The share of bad minutes or events in what was recorded; None if there were none to judge.
     error: float | None
+    # All minutes or events of the window; None if only shares of them were recorded.
     total: float | None = None
+    # The share of slices with enough events to judge them; None if there are no slices.
     judged: float | None = None
+    # By the length of a window that ends now: how many times faster than allowed the budget is spent. A
+    # window without events is missing.
     burn: Mapping[str, float] = field(default_factory=dict[str, float])
-    hours: Hours | None = None
+    hours: Hours | None = None  # How many hours met the objective; None if it is not one by the hour.
+    # The share of the budget spent up to a moment, in seconds since the epoch; in order, for a plot.
     spent: Sequence[tuple[float, float]] = ()
-    routes: Sequence[tuple[str, float]] = ()
+    routes: Sequence[tuple[str, float]] = ()  # Those with most failures and how many each, if that is known.
 
     @property
     def allowed(self) -> float:

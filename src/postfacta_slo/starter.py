@@ -13,25 +13,17 @@ __all__ = ["METRICS", "starter"]
 
 @dataclass(frozen=True, slots=True)
 class _Metrics:
-    """The series of one way to measure HTTP services.
+    """The series of one way to measure HTTP services."""
 
-    Attributes:
-        counter: Of requests.
-        histogram: Of durations in seconds.
-        edges: Its buckets' upper edges.
-        users: Conditions that leave out probes and scrapes.
-        bad: The condition of answers that failed.
-        answered: The condition of those that did not, if the histogram tells: a quick failure is no speed.
-    """
-
-    counter: str
-    histogram: str
-    edges: tuple[float, ...]
-    users: str
-    bad: str
-    answered: str
+    counter: str  # Of requests.
+    histogram: str  # Of durations in seconds.
+    edges: tuple[float, ...]  # Its buckets' upper edges.
+    users: str  # Conditions that leave out probes and scrapes.
+    bad: str  # The condition of answers that failed.
+    answered: str  # The condition of those that did not, if the histogram tells: a quick failure is no speed.
 
 
+# What `slo init` knows: a service hardened by this library, or one with prometheus-fastapi-instrumentator.
 METRICS: Final[Mapping[str, _Metrics]] = {
     "postfacta": _Metrics(
         "http_server_request_duration_seconds_count",
@@ -50,7 +42,6 @@ METRICS: Final[Mapping[str, _Metrics]] = {
         "",
     ),
 }
-"""What `slo init` knows: a service hardened by this library, or one with prometheus-fastapi-instrumentator."""
 
 # Name, severity, threshold, long window, short window, hold: chapter 5 of Google's SRE workbook, for thirty days.
 _TIERS: Final = (
@@ -62,16 +53,7 @@ _TIERS: Final = (
 
 
 def starter(service: str, job: str, metrics: str) -> str:
-    """Return a file of objectives in YAML: 99.5 % of requests succeed, and 99 % take half a second or less.
-
-    Args:
-        service: The name of the service, and the beginning of its alerts' names.
-        job: The label `job` of its series in Prometheus.
-        metrics: One of `METRICS`.
-
-    Raises:
-        SloError: If a name is none.
-    """
+    """Return a file of objectives in YAML: 99.5 % of requests succeed, and 99 % take half a second or less."""
     Service(
         name=service,
         title=service,

@@ -20,11 +20,7 @@ _SECONDS: Final[Mapping[str, int]] = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, 
 
 
 def seconds(text: str, path: str) -> int:
-    """Return how many seconds a duration such as `5m` has.
-
-    Raises:
-        SloError: If it is none. Months, quarters and years have no fixed length, and are none.
-    """
+    """Return how many seconds a duration such as `5m` has."""
     found = _SPAN.fullmatch(text)
     if not found:
         raise SloError(f"{path}: must be a duration such as 30s, 5m, 1h, 30d or 4w, not {text!r}")
@@ -54,11 +50,7 @@ class Faults:
             self._places.append(place)
 
     def end(self) -> None:
-        """Raise if anything was wrong.
-
-        Raises:
-            SloError: With all of it.
-        """
+        """Raise if anything was wrong."""
         if len(self.texts) == 1:
             raise SloError(self.texts[0])
         if self.texts:
@@ -66,17 +58,12 @@ class Faults:
 
 
 class Node:
-    """A mapping of the file and where it stands there. Each key is taken once; `end` refuses what is left.
-
-    Attributes:
-        path: Where it stands, for messages.
-        faults: Where errors are put; None raises them.
-    """
+    """A mapping of the file and where it stands there. Each key is taken once; `end` refuses what is left."""
 
     __slots__ = ("_known", "_left", "faults", "path")
 
-    path: str
-    faults: Faults | None
+    path: str  # Where it stands, for messages.
+    faults: Faults | None  # Where errors are put; None raises them.
 
     def __init__(self, value: object, path: str, faults: Faults | None = None) -> None:
         self.faults = faults
@@ -107,11 +94,7 @@ class Node:
         return SloError(f"{self.at(key)}: {why}")
 
     def end(self) -> None:
-        """Refuse keys that have not been read.
-
-        Raises:
-            SloError: If there is any.
-        """
+        """Refuse keys that have not been read."""
         for key in self._left:
             known = ", ".join(sorted(self._known)) or "none"
             self.wrong(key, f"is not known here and would be ignored; known are: {known}")

@@ -18,8 +18,8 @@ from typing import Final
 
 __all__ = ["READINGS", "Reading", "Sample", "Stretch", "Sums", "Traffic", "notation", "spread"]
 
+# What a scrape found: a number, None if there was no such series, "stale" where it vanished.
 Sample = int | float | str | None
-"""What a scrape found: a number, None if there was no such series, "stale" where it vanished."""
 
 # As if the process had counted for a while: next to 0 Prometheus does not extrapolate a counter to the window's edge.
 _COUNTED_BEFORE: Final = 1_000_000
@@ -28,15 +28,10 @@ _NUDGE: Final = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How a window is read.
+    """How a window is read."""
 
-    Attributes:
-        closed: With the sample at its beginning, as Prometheus 2 does.
-        nudge: What each threshold is multiplied by.
-    """
-
-    closed: bool
-    nudge: float
+    closed: bool  # With the sample at its beginning, as Prometheus 2 does.
+    nudge: float  # What each threshold is multiplied by.
 
 
 READINGS: Final = tuple(
@@ -46,17 +41,11 @@ READINGS: Final = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Some scrapes in a row with the same traffic.
+    """Some scrapes in a row with the same traffic."""
 
-    Attributes:
-        scrapes: How many intervals; 0 is none.
-        total: Events in each interval.
-        bad: How many of them failed.
-    """
-
-    scrapes: int
-    total: int
-    bad: int = 0
+    scrapes: int  # How many intervals; 0 is none.
+    total: int  # Events in each interval.
+    bad: int = 0  # How many of them failed.
 
     def __post_init__(self) -> None:
         if not (self.scrapes >= 0 and 0 <= self.bad <= self.total):
@@ -66,15 +55,10 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """What windows come to, window by window.
+    """What windows come to, window by window."""
 
-    Attributes:
-        totals: Events, extrapolated to the whole window as `increase` does.
-        bads: Bad ones, likewise.
-    """
-
-    totals: tuple[float, ...]
-    bads: tuple[float, ...]
+    totals: tuple[float, ...]  # Events, extrapolated to the whole window as `increase` does.
+    bads: tuple[float, ...]  # Bad ones, likewise.
 
     @property
     def ratios(self) -> list[float]:
@@ -84,14 +68,10 @@ class Sums:
 
 @dataclass(frozen=True)
 class Traffic:
-    """A course of events.
+    """A course of events."""
 
-    Attributes:
-        stretches: What happened, in order.
-        counted: Whether series count on; else each sample is the number of events since the one before.
-    """
-
-    stretches: tuple[Stretch, ...]
+    stretches: tuple[Stretch, ...]  # What happened, in order.
+    # Whether series count on; else each sample is the number of events since the one before.
     counted: bool = True
 
     @property
@@ -119,13 +99,7 @@ class Traffic:
         return tuple(accumulate(steps, initial=_COUNTED_BEFORE))
 
     def sums(self, width: int, samples: range, *, closed: bool) -> Sums:
-        """Sum up the windows that end with some samples; of one that begins before sample 0 only what there is.
-
-        Args:
-            width: The window in scrapes, from 2 up; if nothing counts on also 0, the present sample alone.
-            samples: Which samples.
-            closed: Whether a window is read with the sample at its beginning.
-        """
+        """Sum up the windows that end with some samples; of one that begins before sample 0 only what there is."""
         read = width + 1 if closed else max(1, width)
         # Between n samples there are n - 1 intervals; but a sample that does not count on is an interval itself.
         intervals = read - 1 if self.counted else read
@@ -145,11 +119,7 @@ def spread(scrapes: int, total: int, bad: int) -> list[Stretch]:
 
 
 def notation(samples: Iterable[Sample]) -> str:
-    """Write samples as promtool reads them: runs of equal steps as `a+bxn`, gaps as `_xn`.
-
-    Args:
-        samples: Of one series, in order.
-    """
+    """Write samples as promtool reads them: runs of equal steps as `a+bxn`, gaps as `_xn`."""
     return " ".join(_run(start, step, more) for start, step, more in _runs(samples))
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from postfacta_slo.alerts import burn_alerts, inhibit_rules, period_alerts, service_alerts
+from postfacta_slo.alerts import burn_alerts, period_alerts, service_alerts
 from postfacta_slo.model import Model, RatioIndicator
 from postfacta_slo.promql import selector
 from postfacta_slo.rules import Rule
@@ -165,27 +165,3 @@ def test_a_spent_budget_of_a_month_is_a_ticket_and_that_of_an_hour_is_not() -> N
     assert (alert["for"], alert["labels"]["severity"]) == ("5m", "ticket")
     assert "last 30 d" in alert["annotations"]["description"]
     assert period_alerts(RATE) == []
-
-
-def test_a_louder_tier_silences_the_quieter_ones_of_the_same_objective() -> None:
-    fast, medium, down = inhibit_rules(model(APP))
-    assert fast == {
-        "source_matchers": ['burnrate_tier="fast"'],
-        "target_matchers": ['burnrate_tier=~"medium|slow|long"'],
-        "equal": ["service", "slo"],
-    }
-    assert medium["target_matchers"] == ['burnrate_tier=~"slow|long"']
-    assert down == {
-        "source_matchers": ['alertname="PostfactaDown"'],
-        "target_matchers": ['alertname=~"Postfacta(ErrorBudgetBurn|SLIMetricAbsent)"'],
-        "equal": ["service"],
-    }
-
-
-def test_a_ticket_silences_no_ticket() -> None:
-    assert [rule["equal"] for rule in inhibit_rules(replace(model(), objectives=(CHECKOUTS,)))] == [
-        ["service", "slo"],
-        ["service"],
-    ]
-    tickets = replace(CHECKOUTS, tiers=tuple(replace(tier, severity="ticket") for tier in CHECKOUTS.tiers))
-    assert [rule["equal"] for rule in inhibit_rules(replace(model(), objectives=(tickets,)))] == [["service"]]

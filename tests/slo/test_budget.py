@@ -10,15 +10,11 @@ from hypothesis import given, strategies as st
 
 from postfacta_slo.budget import (
     allowed_seconds,
-    budget_at,
-    burn_rate,
     error_series,
     failures_series,
     fires_after,
     in_words,
     percent,
-    remaining,
-    seconds_left,
     span,
     spent_at,
     threshold,
@@ -82,7 +78,6 @@ def test_each_window_that_an_alert_or_a_report_asks_for_is_recorded() -> None:
 
 def test_the_budget_of_the_availability_is_as_long_as_the_assessment_says() -> None:
     assert allowed_seconds(AVAILABILITY) == pytest.approx(432 * 60)
-    assert budget_at(RATE, 20_000) == pytest.approx(100)
 
 
 @pytest.mark.parametrize(
@@ -110,19 +105,6 @@ def test_the_classic_fast_tier_needs_ten_minutes_for_a_total_outage() -> None:
 @pytest.mark.parametrize(("failing", "seconds"), [(1, 78), (0.5, 96), (0.2, 150), (0.1, 240)])
 def test_the_hourly_tier_pages_within_five_minutes(failing: float, seconds: float) -> None:
     assert fires_after(RATE, RATE.tiers[0], failing=failing) == pytest.approx(seconds)
-
-
-@given(st.floats(0, 1))
-def test_what_is_spent_and_what_is_left_are_all(error: float) -> None:
-    assert burn_rate(error, RATE) + remaining(error, RATE) == pytest.approx(1)
-
-
-def test_a_budget_runs_out_at_the_present_pace() -> None:
-    assert seconds_left(1, AVAILABILITY.budget, AVAILABILITY) == pytest.approx(AVAILABILITY.period)
-    assert seconds_left(0.5, 1, AVAILABILITY) == pytest.approx(216 * 60)
-    assert seconds_left(0.5, 0, AVAILABILITY) == math.inf
-    assert seconds_left(0, 0, AVAILABILITY) == 0
-    assert seconds_left(-0.1, 0.5, AVAILABILITY) == 0
 
 
 def test_what_is_counted_has_a_name() -> None:
