@@ -6,12 +6,13 @@ import asyncio
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from secure import Secure
 
+from postfacta_core.asgi._concurrency import Shedding
 from postfacta_core.asgi._types import ASGIApp
 from postfacta_core.asgi.concurrency import LoadSheddingMiddleware
 from postfacta_core.asgi.context import ContextMiddleware
@@ -35,6 +36,8 @@ from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.tracing import Tracing
 
 __all__ = ["sampling", "variants"]
+
+S = TypeVar("S", bound=Shedding)
 
 _LIKE_PEERS: Final = HardenOptions(
     shedding=Mode.OFF,
@@ -92,10 +95,10 @@ def _sweeping() -> RunningRequests:
 
 def _sweep(running: RunningRequests) -> None:
     # As if its lifespan ran: else each request would have a timer of its own.
-    running.is_sweeping, running._loop = True, asyncio.get_running_loop()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - as entering it would
+    running.is_sweeping, running.loop = True, asyncio.get_running_loop()
 
 
-def _calm(shedding: LoadSheddingMiddleware) -> LoadSheddingMiddleware:
+def _calm(shedding: S) -> S:
     # As if the loop's heartbeat had just come, and was in time.
     calm = shedding.calm
     calm._heard_until, calm._spared = math.inf, -(10**9)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - as a beat would

@@ -313,7 +313,11 @@ def _value(module: ModuleType, name: str) -> str:
 
 def _assigned(module: ModuleType, name: str) -> tuple[str, Doc]:
     """Read what a module assigns to a name, and the docstring below."""
-    for node, below in pairwise(ast.parse(inspect.getsource(module)).body):
+    body = ast.parse(inspect.getsource(module)).body
+    for node in body:
+        if isinstance(node, ast.ImportFrom) and any(alias.name == name for alias in node.names):
+            return _assigned(import_module(f"{'.' * node.level}{node.module}", module.__package__), name)
+    for node, below in pairwise(body):
         if not isinstance(node, ast.Assign | ast.AnnAssign) or not isinstance(below, ast.Expr):
             continue
         target = node.targets[0] if isinstance(node, ast.Assign) else node.target

@@ -184,4 +184,7 @@ _OPTIONS: Final[Mapping[Kind, dict[str, Any]]] = {
 }
 _HIDDEN: Final[dict[str, Any]] = {"excludeByName": {"Time": True}, "indexByName": {}, "renameByName": {}}
 # Several queries become the columns of one table; when they were asked is no column.
-_ONE_TABLE: Final[list[dict[str, Any]]] = [{"id": "merge", "options": {}}, {"id": "organize", "options": _HIDDEN}]
+_ONE_TABLE: Final[list[dict[str, Any]]] = [
+    {"id": "merge", "options": {}},
+    {"id": "organize", "options": _HIDDEN},
+]

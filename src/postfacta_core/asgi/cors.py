@@ -2,99 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
-
 from ..validation import validation
-from ._problem import Problem, Render, request_of, send_problem
-from ._reply import Headers, reply_of
+from ._cors import EXAMPLE, Cors, CorsRules
+from ._problem import Render
 from ._settings import settings
-from ._types import ASGIApp, Receive, Scope, Send
+from ._types import ASGIApp
+from .kernel import Kernel
 
 __all__ = ["Cors", "CorsMiddleware"]
 
-# The Fetch standard lets a page send these to any origin without asking.
-_SAFE: Final = ("Accept", "Accept-Language", "Content-Language", "Content-Type")
-_TOLD: Final = ("Retry-After", "X-Request-ID", "RateLimit", "RateLimit-Policy")
-_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s*]+|null")
-_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_EXAMPLE: Final = 'allow_origins=["https://console.example.org"]'
-_REGEX: Final = r'r"https://[a-z]+\.example\.org"'
-_LISTS: Final = (
-    ("allow_methods", "methods", 'allow_methods=["GET", "PUT"]'),
-    ("allow_headers", "names of headers", 'allow_headers=["Authorization"]'),
-    ("expose_headers", "names of headers", 'expose_headers=["ETag"]'),
-)
-_VARY: Final = (b"vary", b"Origin")
-_VARY_PREFLIGHT: Final = (
-    b"vary",
-    b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers",
-)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cors:
-    """The origins that may call, and what their pages may read.
-
-    Attributes:
-        allow_origins: Such as `https://console.example.org`, without a path; `*` for all.
-        allow_origin_regex: Further origins; the whole origin must match.
-        allow_methods: What a page may do.
-        allow_headers: What it may send besides the four that are always allowed; `*` for all.
-        allow_credentials: Whether cookies count. Not together with `*` for all origins.
-        expose_headers: What it may read besides `Retry-After`, `X-Request-ID` and the RateLimit fields.
-        max_age: Seconds for which a browser need not ask again.
-
-    Raises:
-        ValueError: If an origin, method or header is none, or all origins would have credentials.
-    """
-
-    allow_origins: Sequence[str] = ()
-    allow_origin_regex: str = ""
-    allow_methods: Sequence[str] = ("GET", "HEAD", "POST")
-    allow_headers: Sequence[str] = ()
-    allow_credentials: bool = False
-    expose_headers: Sequence[str] = ()
-    max_age: int = 600
-
-    def __post_init__(self) -> None:
-        validation.texts("Cors.allow_origins", self.allow_origins, example=_EXAMPLE)
-        for field, rule, example in _LISTS:
-            for name in validation.texts(f"Cors.{field}", getattr(self, field), example=example):
-                if not _TOKEN.fullmatch(name):
-                    validation.refuse(f"Cors.{field}", name, rule, example=example)
-        validation.flag("Cors.allow_credentials", self.allow_credentials)
-        validation.whole("Cors.max_age", self.max_age, at_least=0)
-        self._check_origins()
-
-    def _check_origins(self) -> None:
-        for origin in self.allow_origins:
-            if origin != "*" and not _ORIGIN.fullmatch(origin):
-                validation.refuse(
-                    "Cors.allow_origins", origin, "origins: scheme and host, without a path", example=_EXAMPLE
-                )
-        if self.allow_credentials and "*" in self.allow_origins:
-            validation.refuse(
-                "Cors.allow_origins", "*", "a list of origins where credentials are allowed", example=_EXAMPLE
-            )
-        field, pattern = "Cors.allow_origin_regex", self.allow_origin_regex
-        try:
-            re.compile(validation.text(field, pattern, example=_REGEX))
-        except re.error:
-            validation.refuse(field, pattern, "a regular expression", example=_REGEX)
-
-    def allows(self, origin: str) -> bool:
-        """Return whether pages of this origin may read answers."""
-        return (
-            "*" in self.allow_origins
-            or origin in self.allow_origins
-            or bool(self.allow_origin_regex and re.fullmatch(self.allow_origin_regex, origin))
-        )
-
-
-class CorsMiddleware:
+class CorsMiddleware(Kernel):
     """Answer preflights, and put the CORS headers on every answer, including refusals and crashes.
 
     What an application inside decides by itself is replaced.
@@ -107,80 +25,6 @@ class CorsMiddleware:
 
     def __init__(self, app: ASGIApp, cors: Cors, *, render: Render | None = None) -> None:
         settings.application("CorsMiddleware", app)
-        validation.instance("CorsMiddleware.cors", cors, Cors, example=f"Cors({_EXAMPLE})")
+        validation.instance("CorsMiddleware.cors", cors, Cors, example="Cors(" + EXAMPLE + ")")
         settings.function_or_none("CorsMiddleware.render", render)
-        self._app = app
-        self._cors = cors
-        self._render = render
-        self._is_open = "*" in cors.allow_origins
-        exposed = dict.fromkeys((*_TOLD, *cors.expose_headers))
-        self._granted = [(b"access-control-expose-headers", ", ".join(exposed).encode())]
-        if cors.allow_credentials:
-            self._granted.append((b"access-control-allow-credentials", b"true"))
-        self._allowed = {name.lower() for name in (*_SAFE, *cors.allow_headers)}
-        self._preflight = [
-            (b"access-control-allow-methods", ", ".join(cors.allow_methods).encode()),
-            (b"access-control-allow-headers", ", ".join((*_SAFE, *cors.allow_headers)).encode()),
-            (b"access-control-max-age", str(cors.max_age).encode()),
-            _VARY_PREFLIGHT,
-        ]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        origin = None
-        for name, value in scope["headers"]:
-            if name == b"origin":
-                origin = value
-                break
-        reply = reply_of(send)
-        reply.edit(_decide, self._decision(origin))
-        if origin is not None and scope["method"] == "OPTIONS":
-            headers = dict(scope["headers"])
-            if (method := headers.get(b"access-control-request-method")) is not None:
-                asked = headers.get(b"access-control-request-headers", b"")
-                await self._answer(scope, reply, origin, method=method, asked=asked)
-                return
-        await self._app(scope, receive, reply)
-
-    def _decision(self, origin: bytes | None) -> Headers:
-        """Return the headers of an answer to a page of this origin."""
-        decided: Headers = [] if self._is_open else [_VARY]
-        if origin is not None and self._cors.allows(origin.decode("latin-1")):
-            decided.append((b"access-control-allow-origin", b"*" if self._is_open else origin))
-            decided += self._granted
-        return decided
-
-    async def _answer(self, scope: Scope, send: Send, origin: bytes, *, method: bytes, asked: bytes) -> None:
-        if (request := request_of(scope)) is not None:
-            request.route = "_prerouting"
-        wrong = [] if self._cors.allows(origin.decode("latin-1")) else ["origin"]
-        if method.decode("latin-1") not in self._cors.allow_methods:
-            wrong.append("method")
-        names = {name.strip().lower() for name in asked.decode("latin-1").split(",")} - {""}
-        if "*" not in self._allowed and not names <= self._allowed:
-            wrong.append("headers")
-        if wrong:
-            detail = f"Not allowed to pages of other origins: {', '.join(wrong)}"
-            problem = Problem(status=400, code="cors", title="Bad Request", detail=detail)
-            await send_problem(scope, send, problem, render=self._render)
-            return
-        headers = [*self._preflight, (b"content-length", b"0")]
-        if "*" in self._allowed and asked:
-            # A star means itself where credentials count: so what was asked for is named.
-            headers[1] = (b"access-control-allow-headers", ", ".join(sorted(names)).encode("latin-1"))
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": b""})
-
-
-def _decide(headers: Headers, names: set[bytes], decided: Headers) -> None:
-    if b"access-control-allow-origin" in names:
-        ours = {
-            b"access-control-allow-origin",
-            b"access-control-allow-credentials",
-            b"access-control-expose-headers",
-        }
-        headers[:] = [pair for pair in headers if pair[0].lower() not in ours]
-    headers += decided
+        super().__init__(app, cors=CorsRules(cors), render=render)

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable
 
 from ..validation import validation
-from ._reply import Headers, reply_of
 from ._settings import settings
-from ._types import ASGIApp, Receive, Scope, Send
+from ._types import ASGIApp
+from .kernel import Kernel
 
-__all__ = ["ResponseHeadersMiddleware", "check_headers"]
+__all__ = ["ResponseHeadersMiddleware", "check_headers", "encode_headers"]
 
 # RFC 9110, section 5: a name is a token, and a value holds no line end and no NUL.
 _is_name = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
@@ -31,7 +31,13 @@ def check_headers(field: str, given: object) -> list[tuple[str, str]]:
     return headers
 
 
-class ResponseHeadersMiddleware:
+def encode_headers(field: str, given: object) -> list[tuple[bytes, bytes]]:
+    """Check headers, and write them as ASGI does, with their names in lower case."""
+    pairs = check_headers(field, given)
+    return [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in pairs]
+
+
+class ResponseHeadersMiddleware(Kernel):
     """Add headers to each response that does not set them itself.
 
     Args:
@@ -44,20 +50,4 @@ class ResponseHeadersMiddleware:
 
     def __init__(self, app: ASGIApp, headers: Iterable[tuple[str, str]]) -> None:
         settings.application("ResponseHeadersMiddleware", app)
-        self._app = app
-        headers = check_headers("ResponseHeadersMiddleware.headers", headers)
-        added = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in headers]
-        self._added = (added, frozenset(name for name, _ in added))
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection."""
-        if scope["type"] == "http":
-            send = reply_of(send)
-            send.edit(_add_missing, self._added)
-        await self._app(scope, receive, send)
-
-
-def _add_missing(headers: Headers, names: set[bytes], added: tuple[Headers, frozenset[bytes]]) -> None:
-    ours, our_names = added
-    headers += ours if names.isdisjoint(our_names) else [pair for pair in ours if pair[0] not in names]
-    names |= our_names
+        super().__init__(app, response_headers=encode_headers("ResponseHeadersMiddleware.headers", headers))

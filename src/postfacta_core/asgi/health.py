@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Final
 
 from ..health._verdict import CheckReport, HealthReport
 from ..health.registry import NO_LIFESPAN, HealthRegistry
 from ..validation import validation
-from ._problem import Problem, request_of, send_problem
-from ._route import local_path
+from ._problem import Problem, send_problem
 from ._settings import settings
-from ._types import ASGIApp, Receive, Scope, Send
+from ._types import ASGIApp, Scope, Send
+from .kernel import Kernel
 
 __all__ = ["HealthMiddleware"]
 
@@ -27,7 +28,7 @@ _MISSING: Final = (
 )
 
 
-class HealthMiddleware:
+class HealthMiddleware(Kernel):
     """Serve `live`, `ready`, `startup`, and to permitted callers `deps`, below a prefix.
 
     No probe waits: each is answered from memory. `live` depends on nothing but the loop and is 200 while
@@ -53,26 +54,19 @@ class HealthMiddleware:
         validation.instance("HealthMiddleware.registry", registry, HealthRegistry, example="HealthRegistry()")
         settings.prefix("HealthMiddleware.prefix", prefix)
         settings.function_or_none("HealthMiddleware.allow_detail", allow_detail)
-        self._app = app
         self._registry = registry
         self._allow_detail = allow_detail
-        self._probes: dict[str, Callable[[HealthReport], _Answer]] = {
+        probes: dict[str, Callable[[HealthReport], _Answer]] = {
             f"{prefix}/live": _live,
             f"{prefix}/ready": _ready,
             f"{prefix}/startup": _startup,
         }
         if allow_detail is not None:
-            self._probes[f"{prefix}/deps"] = _detail
+            probes[f"{prefix}/deps"] = _detail
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection."""
-        path = local_path(scope["path"], scope.get("root_path", "")) if scope["type"] == "http" else ""
-        probe = self._probes.get(path)
-        if probe is None:
-            await self._app(scope, receive, send)
-            return
-        if (request := request_of(scope)) is not None:
-            request.route = path
+        super().__init__(app, doors={path: partial(self._answer, probe) for path, probe in probes.items()})
+
+    async def _answer(self, probe: Callable[[HealthReport], _Answer], scope: Scope, send: Send) -> None:
         if probe is _detail and not self._may_see_detail(scope):
             await send_problem(scope, send, _NOT_FOUND)
         elif scope["method"] not in {"GET", "HEAD"}:

@@ -26,9 +26,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
-from ..clock import MONOTONIC, Clock
+from ..clock import MONOTONIC, Clock, random_id
 from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
 from ..drain.resources import Resource
@@ -42,24 +42,19 @@ from ..telemetry.metrics import Metrics, Registry
 from ..telemetry.sampling import AccessSampler
 from ..telemetry.tracing import Tracing
 from ..validation import validation
+from ._concurrency import Shedding
+from ._cors import CorsRules
 from ._problem import Render
+from ._ratelimit import RateRules
 from ._route import note_routes, shadowed
 from ._settings import settings
 from ._types import ASGIApp, Receive, Scope, Send
-from .concurrency import LoadSheddingMiddleware
-from .context import ContextMiddleware, Resetter
-from .cors import CorsMiddleware
-from .deadline import DeadlineMiddleware
-from .errors import ErrorMiddleware
-from .headers import ResponseHeadersMiddleware
+from .headers import encode_headers
 from .health import HealthMiddleware
-from .lifecycle import LifecycleMiddleware
+from .kernel import Kernel, Resetter, RouteOf
 from .lifespan import LifespanMiddleware
 from .metrics import MetricsEndpoint
 from .options import HardenOptions
-from .ratelimit import RateLimitMiddleware
-from .telemetry import RouteOf, TelemetryMiddleware
-from .transfer import TransferMiddleware
 
 __all__ = ["Hardened", "Telemetry", "harden"]
 
@@ -114,8 +109,8 @@ class Telemetry:
         process_observer.use(self.observer)
 
 
-class Hardened:
-    """An application with all its layers: an ASGI application itself.
+class Hardened(Kernel):
+    """An application with all its parts: an ASGI application itself.
 
     Attributes:
         health: Add checks to it before the service starts.
@@ -130,17 +125,28 @@ class Hardened:
         self,
         app: ASGIApp,
         *,
-        lifespan: ASGIApp,
         health: HealthRegistry,
         lifecycle: Lifecycle,
         running: RunningRequests,
-        shedding: LoadSheddingMiddleware,
-        rate_limits: RateLimitMiddleware | None,
+        shedding: Shedding,
+        rate_limits: RateRules | None,
         telemetry: Telemetry,
+        resources: Sequence[Resource],
         taken: Callable[[], Sequence[str]],
+        **parts: Any,
     ) -> None:
-        self._app = app
-        self._lifespan = lifespan
+        super().__init__(
+            app,
+            lifecycle=lifecycle,
+            running=running,
+            shedding=shedding,
+            rates=rate_limits,
+            ids=random_id,
+            answers=True,
+            observer=telemetry.observer,
+            **parts,
+        )
+        self._lifespan = LifespanMiddleware(app, resources, lifecycle=lifecycle, observer=telemetry.observer)
         self._taken = taken
         self._is_new = True  # Neither a lifespan nor a request has come.
         self.health = health
@@ -162,7 +168,7 @@ class Hardened:
         if self._is_new:
             self._is_new = False
             LOGGER.error(NO_LIFESPAN)
-        await self._app(scope, receive, send)
+        await super().__call__(scope, receive, send)
 
 
 def harden(
@@ -218,8 +224,7 @@ def harden(
         observer=observer,
         clock=clock,
     )
-    shedding = LoadSheddingMiddleware(
-        app,
+    shedding = Shedding(
         OverloadLimiter("requests", options.concurrency),
         priority_of=options.priority_of,
         priority_key=options.priority_key,
@@ -229,23 +234,11 @@ def harden(
         observer=observer,
         clock=clock,
     )
-    layers: ASGIApp = DeadlineMiddleware(
-        shedding,
-        running,
-        timeout=options.request_timeout,
-        stream_timeout=options.stream_timeout,
-        cancel_on_disconnect=options.cancel_on_disconnect,
-        render=render,
-        observer=observer,
-        clock=clock,
-    )
-    rate_limits = _rate_limits(layers, options, render=render, observer=observer, clock=clock)
-    layers = TransferMiddleware(rate_limits or layers, options.limits, render=render, clock=clock)
-    layers = HealthMiddleware(
-        layers, health, prefix=options.health_prefix, allow_detail=options.allow_health_detail
+    probes = HealthMiddleware(
+        app, health, prefix=options.health_prefix, allow_detail=options.allow_health_detail
     )
     scrapes = MetricsEndpoint(
-        layers,
+        app,
         telemetry.metrics,
         path=options.metrics_path,
         token=options.metrics_token,
@@ -253,41 +246,44 @@ def harden(
         workers=options.metrics_workers,
         observer=observer,
     )
-    layers = ErrorMiddleware(LifecycleMiddleware(scrapes, lifecycle), render=render)
-    layers = _with_headers(layers, options, render=render)
     sampler = None if options.access_lines is None else AccessSampler(options.access_lines)
-    layers = TelemetryMiddleware(
-        layers,
-        # Spans come first, so that the access line has their ids.
-        [telemetry.tracing, telemetry.metrics, AccessLog(service=service, sampler=sampler)],
-        route_of=route_of,
-        quiet={*options.probes, options.metrics_path, *options.quiet},
-        traffic_key=options.traffic_key,
-        clock=clock,
-        observer=observer,
-    )
-    layers = ContextMiddleware(layers, resetters=(telemetry.tracing.fresh_context, *resetters), clock=clock)
-    looplag = LoopLag(shedding.beat, observer=observer, clock=clock)
-    stores = [options.rate_limit_store] if options.rate_limit_store else []
-    ours: list[Resource] = [running, looplag, Runtime(observer=observer), *stores]
-    if scrapes.siblings is not None:
-        ours.append(scrapes.siblings)
-    lifespan = LifespanMiddleware(layers, [*ours, *resources, health], lifecycle=lifecycle, observer=observer)
+    ours: list[Resource] = [
+        running,
+        LoopLag(shedding.beat, observer=observer, clock=clock),
+        Runtime(observer=observer),
+        *([options.rate_limit_store] if options.rate_limit_store else []),
+        *([scrapes.siblings] if scrapes.siblings else []),
+    ]
     return Hardened(
-        layers,
-        lifespan=lifespan,
+        app,
         health=health,
         lifecycle=lifecycle,
         running=running,
         shedding=shedding,
-        rate_limits=rate_limits,
+        rate_limits=_rate_limits(options, observer=observer, clock=clock),
         telemetry=telemetry,
+        resources=[*ours, *resources, health],
         taken=partial(
             shadowed,
             app,
             (options.metrics_path, options.health_prefix, *options.probes),
             prefix=options.health_prefix,
         ),
+        clock=clock,
+        render=render,
+        resetters=(telemetry.tracing.fresh_context, *resetters),
+        # Spans come first, so that the access line has their ids.
+        recorders=[telemetry.tracing, telemetry.metrics, AccessLog(service=service, sampler=sampler)],
+        route_of=route_of,
+        quiet={*options.probes, options.metrics_path, *options.quiet},
+        traffic_key=options.traffic_key,
+        response_headers=encode_headers("HardenOptions.response_headers", options.response_headers),
+        cors=None if options.cors is None else CorsRules(options.cors),
+        doors={**probes.doors, **scrapes.doors},
+        limits=options.limits,
+        timeout=options.request_timeout,
+        stream_timeout=options.stream_timeout,
+        cancels=options.cancel_on_disconnect,
     )
 
 
@@ -314,23 +310,13 @@ def _check(
     validation.functions("harden", clock=clock)
 
 
-def _with_headers(app: ASGIApp, options: HardenOptions, *, render: Render | None) -> ASGIApp:
-    if options.cors is not None:
-        app = CorsMiddleware(app, options.cors, render=render)
-    return ResponseHeadersMiddleware(app, options.response_headers)
-
-
-def _rate_limits(
-    app: ASGIApp, options: HardenOptions, *, render: Render | None, observer: Observer, clock: Clock
-) -> RateLimitMiddleware | None:
+def _rate_limits(options: HardenOptions, *, observer: Observer, clock: Clock) -> RateRules | None:
     if not options.rate_limits and not options.trusted_proxies:
         return None
-    return RateLimitMiddleware(
-        app,
+    return RateRules(
         options.rate_limits,
         trusted_proxies=options.trusted_proxies,
         store=options.rate_limit_store,
-        render=render,
         observer=observer,
         clock=clock,
     )

@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Collection, Sequence
 
-from ..clock import MONOTONIC, Clock, random_id
-from ..context import RequestContext, bind_request, current_request, release_request
-from ..events import ListenerFailed, Observer, ignore
-from ..telemetry.exchange import ErrorTypes, Exchange, NullRecorder, Recorder, SocketExchange
+from ..clock import MONOTONIC, Clock
+from ..context import current_request
+from ..events import Observer, ignore
+from ..telemetry.exchange import ErrorTypes, Recorder
 from ..validation import validation
 from ._problem import request_of
-from ._reply import reply_of
 from ._route import RouteReader, local_path
-from ._secret import Secret, knows
+from ._secret import Secret
 from ._settings import settings
-from ._types import ASGIApp, Message, Receive, Scope, Send
+from ._types import ASGIApp, Receive, Scope, Send
+from .kernel import Kernel, RouteOf
 
 __all__ = ["RouteOf", "RouteProbe", "TelemetryMiddleware"]
 
-RouteOf = Callable[[Scope], str | None]
-"""Returns the route template of a scope that the application is done with, or None."""
 
-E = TypeVar("E", bound=Exchange)
-
-_UNMATCHED: Final = "_unmatched"
-_SWITCHING_PROTOCOLS: Final = 101
-# The close codes of RFC 6455, section 7.4.1.
-_NORMAL, _ABNORMAL = 1000, 1006
-# What carries the response's bytes, or a file that the server sends in their place.
-_BODY: Final = frozenset({"http.response.body", "http.response.pathsend", "http.response.zerocopysend"})
-_TRAFFIC: Final = {b"synthetic": "synthetic", b"load": "load"}
-
-
-class TelemetryMiddleware:
+class TelemetryMiddleware(Kernel):
     """Make one `Exchange` of each HTTP request or WebSocket. What the application raises is recorded, and raised again.
 
     It belongs outside of all that may answer or refuse, and right inside of `ContextMiddleware`; without that
@@ -75,197 +61,16 @@ class TelemetryMiddleware:
         validation.texts("TelemetryMiddleware.quiet", quiet, example='["/ping"]')
         settings.secret("TelemetryMiddleware.traffic_key", traffic_key)
         validation.functions("TelemetryMiddleware", clock=clock, observer=observer)
-        self._app = app
-        self._begin = _wanted(recorders, "begin")
-        self._answered = _wanted(recorders, "answered")
-        self._end = _wanted(recorders, "end")
-        self._connect = _wanted(recorders, "connect")
-        self._opened = _wanted(recorders, "opened")
-        self._closed = _wanted(recorders, "closed")
-        self._route_of = route_of
-        self._reader = RouteReader()
-        self._quiet = frozenset(quiet)
-        self._traffic_key = traffic_key
-        self._error_types = error_types or ErrorTypes()
-        self._clock = clock
-        self._observe = observer
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection."""
-        kind = scope["type"]
-        if kind not in {"http", "websocket"}:
-            await self._app(scope, receive, send)
-            return
-        request = request_of(scope)
-        if request is None:
-            await self._alone(scope, receive, send)
-            return
-        if kind == "websocket":
-            await self._socket(request, scope, receive, send)
-            return
-        exchange = self._open(Exchange(request, scope["method"], scope["path"]), scope)
-        self._tell(self._begin, exchange)
-        reply = reply_of(send)
-        reply.forward = self._watch_send(exchange, reply.forward)
-        error: Exception | None = None
-        was_cancelled = True
-        try:
-            await self._app(scope, _watch_receive(exchange, receive), reply)
-            was_cancelled = False
-        except Exception as raised:
-            error, was_cancelled = raised, False
-            raise
-        finally:
-            if not exchange.is_complete:
-                self._answer(exchange)
-            exchange.route = request.route or self._route(exchange, scope)
-            exchange.settle(error, self._error_types, was_cancelled=was_cancelled)
-            self._tell(self._end, exchange)
-            # The error's traceback holds this frame: without this, the two would keep each other alive.
-            error = exchange.error = None
-
-    async def _alone(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # What is bound to the task may be left over from another request: only the scope is this one's own.
-        request = RequestContext(random_id(), self._clock(), root_path=scope.get("root_path", ""))
-        scope["postfacta.request"] = request
-        token = bind_request(request)
-        try:
-            await self(scope, receive, send)
-        finally:
-            release_request(token)
-
-    async def _socket(  # noqa: PLR0917 - called as `__call__` is
-        self, request: RequestContext, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        exchange = self._open(SocketExchange(request, "GET", scope["path"]), scope)
-        self._tell(self._connect, exchange)
-        error: Exception | None = None
-        was_cancelled = True
-        try:
-            watched = self._watch_socket(exchange, send)
-            await self._app(scope, _watch_receive(exchange, receive), watched)
-            was_cancelled = False
-        except Exception as raised:
-            error, was_cancelled = raised, False
-            raise
-        finally:
-            exchange.seconds = self._clock() - request.started
-            exchange.route = request.route or self._route(exchange, scope)
-            exchange.settle(error, self._error_types, was_cancelled=was_cancelled)
-            self._tell(self._closed, exchange)
-            error = exchange.error = None
-
-    def _watch_socket(self, exchange: SocketExchange, send: Send) -> Send:
-        async def watched_send(message: Message) -> None:
-            try:
-                await send(message)
-            except OSError:
-                exchange.leave()
-                raise
-            kind = message["type"]
-            if kind == "websocket.send":
-                return
-            if kind == "websocket.accept":
-                exchange.status, exchange.is_open = _SWITCHING_PROTOCOLS, True
-                self._tell(self._opened, exchange)
-            elif kind == "websocket.close" and not exchange.has_left:
-                exchange.close_code, exchange.is_complete = message.get("code", _NORMAL), True
-            elif kind == "websocket.http.response.start":
-                exchange.status = message["status"]
-
-        return watched_send
-
-    def _open(self, exchange: E, scope: Scope) -> E:
-        request, path = exchange.request, exchange.path
-        exchange.headers = scope["headers"]
-        exchange.scheme = scope.get("scheme", "http")
-        exchange.http_version = scope.get("http_version", "1.1")
-        if client := scope.get("client"):
-            exchange.client = client[0]
-        if local_path(path, request.root_path) in self._quiet:
-            exchange.quiet = True
-        if self._traffic_key:
-            exchange.traffic = self._traffic(exchange.headers)
-        return exchange
-
-    def _watch_send(self, exchange: Exchange, send: Send) -> Send:
-        async def watched_send(message: Message) -> None:
-            try:
-                await send(message)
-            except OSError:
-                # So ASGI says that the client is gone.
-                exchange.leave()
-                raise
-            kind = message["type"]
-            if kind == "http.response.start":
-                exchange.status = message["status"]
-            elif kind in _BODY:
-                exchange.response_bytes += len(message.get("body", b""))
-                if not message.get("more_body", False) and not exchange.is_complete:
-                    exchange.is_complete = True
-                    self._answer(exchange)
-
-        return watched_send
-
-    def _answer(self, exchange: Exchange) -> None:
-        exchange.seconds = self._clock() - exchange.request.started
-        self._tell(self._answered, exchange)
-
-    def _traffic(self, headers: Sequence[tuple[bytes, bytes]]) -> str:
-        given, key = "user", b""
-        for name, value in headers:
-            if name == b"x-traffic-class":
-                given = _TRAFFIC.get(value, "user")
-            elif name == b"x-traffic-key":
-                key = value
-        return given if knows(self._traffic_key, key) else "user"
-
-    def _route(self, exchange: Exchange, scope: Scope) -> str:
-        root_path = exchange.request.root_path
-        try:
-            if self._route_of is not None:
-                return self._route_of(scope) or _UNMATCHED
-            return self._reader.read(scope, root_path, local_path(exchange.path, root_path)) or _UNMATCHED
-        except Exception as error:  # noqa: BLE001 - foreign code and foreign objects may raise anything
-            self._observe(ListenerFailed("route_of", repr(error)))
-            return _UNMATCHED
-
-    def _tell(self, recorders: tuple[Callable[[Any], None], ...], exchange: Exchange) -> None:
-        for record in recorders:
-            try:
-                record(exchange)
-            except Exception as error:  # noqa: BLE001 - what a recorder does never reaches the request it watches
-                self._observe(ListenerFailed(getattr(record, "__qualname__", "recorder"), repr(error)))
-
-
-def _wanted(recorders: Sequence[Recorder], moment: str) -> tuple[Callable[[Any], None], ...]:
-    """Collect the methods for one moment, without those that do nothing."""
-    empty = getattr(NullRecorder, moment)
-    return tuple(
-        getattr(recorder, moment)
-        for recorder in recorders
-        if getattr(type(recorder), moment, empty) is not empty
-    )
-
-
-def _watch_receive(exchange: Exchange, receive: Receive) -> Receive:
-    async def watched_receive() -> Message:
-        message = await receive()
-        kind = message["type"]
-        if kind == "http.request":
-            exchange.request_bytes += len(message.get("body", b""))
-        elif kind == "http.disconnect":
-            exchange.leave()
-        elif (
-            kind == "websocket.disconnect"
-            and isinstance(exchange, SocketExchange)
-            and not exchange.is_complete
-        ):
-            exchange.close_code = message.get("code") or _ABNORMAL
-            exchange.leave()
-        return message
-
-    return watched_receive
+        super().__init__(
+            app,
+            recorders=recorders,
+            route_of=route_of,
+            quiet=quiet,
+            traffic_key=traffic_key,
+            error_types=error_types,
+            clock=clock,
+            observer=observer,
+        )
 
 
 class RouteProbe:

@@ -91,7 +91,8 @@ class Running:
 
     Attributes:
         request: Its context, with the deadline.
-        error: Why it was cancelled; None if it was not, or if its client has left.
+        reason: Why it was cancelled; None if it was not, or if its client has left.
+        due: When its wait for its client is cut short; `math.inf` while it does not wait.
         is_cancelled: Its handler was cancelled.
         is_endless: It does not end by itself, such as server-sent events: a drain does not wait for it.
         is_overdue: It was cancelled, and yet goes on.
@@ -99,13 +100,18 @@ class Running:
     """
 
     # Of most requests, none of this ever changes: what is not set for each costs nothing.
-    error: ResilienceError | None = None
+    reason: ResilienceError | None = None
+    due: float = math.inf
     is_cancelled: bool = False
     is_endless: bool = False
     is_overdue: bool = False
     is_watched: bool = False
     _has_ended: bool = False
     _task: asyncio.Task[Any] | None = None
+    _already: int = 0
+    _reader: asyncio.Task[Any] | None = None
+    _had_cancels: int = 0
+    _is_cut: bool = False
     _watcher: anyio.CancelScope | None = None
     _cancel_scope: anyio.CancelScope | None = None
     _time_ahead: float | None = None
@@ -115,11 +121,37 @@ class Running:
     def __init__(self, request: RequestContext) -> None:
         self.request: RequestContext = request
 
-    def begin_in_task(self, loop: asyncio.AbstractEventLoop) -> int:
-        """Register the present task of this loop for cancellation; return how often others have cancelled it."""
+    def begin_in_task(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Register the present task of this loop for cancellation, and how often others have cancelled it."""
         # Without the loop it would be looked for, with a system call (until Python 3.12) that costs 1 microsecond.
         task = self._task = asyncio.current_task(loop)
-        return task.cancelling() if task else 0
+        self._already = task.cancelling() if task else 0
+
+    def caused(self, error: BaseException) -> bool:
+        """Return whether this is our cancellation of the handler, and ours alone: another's goes on."""
+        is_ours = isinstance(error, asyncio.CancelledError) and self.take_back() <= self._already
+        return is_ours and self.is_cancelled
+
+    def await_client(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
+        """Have the present task's wait for the client cut short at a moment; `resume` ends it."""
+        reader = self._reader = asyncio.current_task(loop)
+        self._had_cancels = reader.cancelling() if reader else 0
+        self._is_cut = False
+        self.due = due
+
+    def resume(self, error: BaseException | None) -> bool:
+        """End the wait for the client; return whether it ended by being cut short, and by that alone."""
+        self.due, reader, self._reader = math.inf, self._reader, None
+        if not self._is_cut or reader is None:
+            return False
+        return reader.uncancel() <= self._had_cancels and isinstance(error, asyncio.CancelledError)
+
+    def cut(self) -> None:
+        """Cut the wait for the client short."""
+        self.due = math.inf
+        if self._reader is not None:
+            self._is_cut = True
+            self._reader.cancel()
 
     async def run_in_scope(self, handler: Awaitable[None], *, now: float, timed: bool) -> bool:
         """Run its handler in a cancel scope; return whether a timer ended it.
@@ -145,7 +177,7 @@ class Running:
 
     def cancel(self, error: ResilienceError | None) -> None:
         """Cancel its handler with a reason; the first reason stays."""
-        self.error = self.error or error
+        self.reason = self.reason or error
         self.is_cancelled = True
         self.press()
 
@@ -200,6 +232,7 @@ class RunningRequests:
     Attributes:
         is_closed: Whether new requests are to be refused.
         is_sweeping: Whether deadlines are looked after.
+        loop: The asyncio loop whose tasks it cancels; None on trio, and before it is entered.
         on_tick: Called at each tick with the time; it must be quick and must not raise.
     """
 
@@ -213,7 +246,7 @@ class RunningRequests:
         self._overdue = 0
         self._idle: anyio.Event | None = None
         self._tasks: TaskGroup | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
 
     def __len__(self) -> int:
         return len(self._running)
@@ -226,19 +259,18 @@ class RunningRequests:
     async def run(self, running: Running, handler: Awaitable[None]) -> None:
         """Run the handler of a request, tracked until it has ended and its caller is answered.
 
-        If it was cancelled through us, the cancellation ends here, and the reason is its `error`.
+        If it was cancelled through us, the cancellation ends here, and is explained by its `reason`.
         """
         self._running.add(running)
-        loop = self._loop
-        already = 0 if loop is None else running.begin_in_task(loop)
+        loop = self.loop
         try:
             if loop is None:
                 await self._run_in_scope(running, handler)
             else:
+                running.begin_in_task(loop)
                 await handler
-        except asyncio.CancelledError:
-            # Another's cancellation goes on; ours has done its work.
-            if running.take_back() > already or not running.is_cancelled:
+        except BaseException as error:
+            if not running.caused(error):
                 raise
         finally:
             if running.is_cancelled:
@@ -250,7 +282,7 @@ class RunningRequests:
     async def _run_in_scope(self, running: Running, handler: Awaitable[None]) -> None:
         timed = not self.is_sweeping and running.request.deadline < math.inf
         if await running.run_in_scope(handler, now=self._clock(), timed=timed):
-            running.is_cancelled, running.error = True, DeadlineExceededError("request")
+            running.is_cancelled, running.reason = True, DeadlineExceededError("request")
             self._tell_late(running.request)
 
     def _tell_late(self, request: RequestContext) -> None:
@@ -261,7 +293,7 @@ class RunningRequests:
         running.end()
         try:
             # Also when it raised, which may be how it took the cancellation: the reason comes first.
-            if running.error is not None:
+            if running.reason is not None:
                 await running.answer()
         finally:
             self._forget(running)
@@ -297,13 +329,13 @@ class RunningRequests:
         await self._tasks.__aenter__()
         self._tasks.start_soon(self._keep_sweeping)
         self.is_sweeping = True
-        self._loop = _asyncio_loop()
+        self.loop = _asyncio_loop()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        self.is_sweeping, self._loop = False, None
+        self.is_sweeping, self.loop = False, None
         if (tasks := self._tasks) is None:
             raise AssertionError("left, but never entered")
         tasks.cancel_scope.cancel()
@@ -330,6 +362,8 @@ class RunningRequests:
         if running.is_watched and now >= request.started + _WATCH_AFTER and running.may_watch():
             running.is_watched = False
             self._start(running.watch, "watch")
+        if now >= running.due:
+            running.cut()
         if running.is_cancelled:
             running.press()
         if now < request.deadline:

@@ -9,8 +9,25 @@ import pytest
 
 from tests.core.virtual import in_virtual_time
 
-ON_BOTH = ("concurrency_queue", "deadline", "lifecycle", "lifespan", "running", "stack", "transfer")
-IN_VIRTUAL_TIME = ("deadline", "deadline_clients", "lifespan", "running", "stack_overload", "transfer_pace")
+ON_BOTH = (
+    "concurrency_queue",
+    "deadline",
+    "lifecycle",
+    "lifespan",
+    "exchange",
+    "websocket",
+    "stack",
+    "transfer",
+)
+IN_VIRTUAL_TIME = (
+    "deadline",
+    "deadline_clients",
+    "lifespan",
+    "exchange",
+    "websocket",
+    "stack_overload",
+    "transfer_pace",
+)
 
 
 @pytest.fixture

@@ -515,7 +515,7 @@ async def test_neither_a_thread_is_started_nor_anything_waited_for(clock: Manual
             await anyio.lowlevel.checkpoint()
             turns += 1
 
-    scope: Scope = {"type": "http", "headers": [], "client": ("192.0.2.1", 1)}
+    scope: Scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "client": ("192.0.2.1", 1)}
 
     async def ignore(message: Message) -> None:
         pass

@@ -40,7 +40,7 @@ class Request(Running):
         self.answers: list[str] = []
 
     async def answer(self) -> None:
-        self.answers.append(type(self.error).__name__)
+        self.answers.append(type(self.reason).__name__)
 
 
 class Bench:
@@ -99,7 +99,7 @@ async def test_a_handler_is_cancelled_at_its_deadline_and_awaited() -> None:
         bench.clock.advance(0.001)
         await until(lambda: len(bench.running) == 0)
         assert log == ["cleaned up"]
-    assert isinstance(request.error, DeadlineExceededError)
+    assert isinstance(request.reason, DeadlineExceededError)
     assert request.answers == ["DeadlineExceededError"]
     assert bench.observer.of(DeadlineExceeded) == [DeadlineExceeded("handler")]
 
@@ -112,7 +112,7 @@ async def test_one_that_ends_in_time_is_not_answered_for() -> None:
         await until(lambda: len(bench.running) == 0)
         bench.clock.advance(1000)
         await anyio.sleep(0.06)
-    assert (request.error, request.answers, bench.observer.events) == (None, [], [])
+    assert (request.reason, request.answers, bench.observer.events) == (None, [], [])
     assert request.request.deadline == math.inf
 
 
@@ -219,7 +219,7 @@ async def test_the_cancellation_of_others_passes_through() -> None:
         with anyio.move_on_after(0.02) as outer:
             await bench.running.run(request, anyio.sleep_forever())
         assert outer.cancelled_caught
-    assert (request.error, request.answers, len(bench.running)) == (None, [], 0)
+    assert (request.reason, request.answers, len(bench.running)) == (None, [], 0)
 
 
 async def test_a_timeout_inside_of_a_handler_is_its_own_affair() -> None:
@@ -233,7 +233,7 @@ async def test_a_timeout_inside_of_a_handler_is_its_own_affair() -> None:
 
     async with bench.serving((request, handler)):
         pass
-    assert (log, request.error) == (["went on"], None)
+    assert (log, request.reason) == (["went on"], None)
 
 
 async def test_tasks_of_a_handler_are_cancelled_with_it() -> None:

@@ -121,7 +121,7 @@ class Request(Running):
         self.answered_at: float | None = None
 
     async def answer(self) -> None:
-        assert isinstance(self.error, StoppedError)
+        assert isinstance(self.reason, StoppedError)
         self.answered_at = time.monotonic()
 
 
@@ -308,7 +308,7 @@ async def test_requests_that_end_in_time_are_waited_for_and_not_cancelled() -> N
         await life.lifecycle.finish_requests()
         assert gate.is_set()
     assert life.drained == [(0, 0)]
-    assert request.error is None
+    assert request.reason is None
 
 
 async def test_cancelled_handlers_have_ended_before_anything_closes() -> None:

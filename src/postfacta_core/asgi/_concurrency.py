@@ -1,0 +1,289 @@
+"""Decide whether a request is admitted, waits for a moment or is refused, and refuse it."""
+
+from __future__ import annotations
+
+import hmac
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager
+from types import coroutine
+from typing import Any, Final, TypeVar
+from urllib.parse import quote
+
+import anyio
+
+from ..clock import LUCK, MONOTONIC, PROCESS, Clock, Luck
+from ..context import RequestContext, current_request
+from ..deadlines.requests import Running
+from ..errors import LoadShedError
+from ..events import Mode, ModeChanged, Observer, PolicyCreated, fan_out, ignore
+from ..limits._calm import Calm
+from ..limits._overload import Ending, OverloadLimiter
+from ..limits._waiting import ADMIT, Admit, Priority, Shed, Wait
+from ..validation import validation
+from ._problem import Problem, Render, kind_members, problem_of, request_of, send_problem
+from ._types import Scope, Send
+
+__all__ = ["PriorityOf", "Shedding", "Slotted", "aside", "watched"]
+
+PriorityOf = Callable[[Scope], Priority | None]
+"""Returns how much a request matters; None, or an exception, is `Priority.CRITICAL`."""
+
+T = TypeVar("T")
+
+# RFC 6455 leaves the registry to IANA: 1013 is "try again later".
+_TRY_AGAIN_LATER: Final = 1013
+_NAMES: Final = {priority.name.lower().encode(): priority for priority in Priority}
+
+
+class Shedding:
+    """Admits requests, as `LoadSheddingMiddleware` says; the options are that one's.
+
+    Attributes:
+        limiter: The one that decides.
+        calm: Decides which requests skip the yield.
+        clock: Monotonic seconds.
+        luck: Spreads `Retry-After`.
+        has_priorities: Whether requests matter more or less.
+    """
+
+    def __init__(
+        self,
+        limiter: OverloadLimiter | None = None,
+        *,
+        priority_of: PriorityOf | None = None,
+        priority_key: str = "",
+        spares: Callable[[float], bool] | None = None,
+        trusts: Callable[[Scope], bool] | None = None,
+        mode: Mode | str = Mode.ENFORCE,
+        render: Render | None = None,
+        observer: Observer = ignore,
+        clock: Clock = MONOTONIC,
+        processor: Clock = PROCESS,
+        luck: Luck = LUCK,
+    ) -> None:
+        self.limiter: OverloadLimiter = limiter or OverloadLimiter("requests")
+        self.limiter.mode = validation.choice("LoadSheddingMiddleware.mode", mode, Mode)
+        self._priority_of = priority_of
+        self._key = priority_key.encode()
+        self._spares = spares
+        self._late = 0.0
+        self._trusts = trusts
+        self.has_priorities: bool = bool(priority_of or priority_key or trusts)
+        self._render = render
+        self._refusals: dict[float, _Refusal] = {}
+        self._observe = fan_out([observer])
+        self.clock: Clock = clock
+        self.luck: Luck = luck
+        self._processor = processor
+        self._used = processor()
+        self.calm: Calm = Calm()
+        self._observe(PolicyCreated(self.limiter.name, self.limiter.tally))
+
+    @property
+    def mode(self) -> Mode:
+        """How the decisions are used. It may be set at any time; waiting requests are still decided."""
+        return self.limiter.mode
+
+    @mode.setter
+    def mode(self, mode: Mode | str) -> None:
+        new = validation.choice("LoadSheddingMiddleware.mode", mode, Mode)
+        old, self.limiter.mode = self.limiter.mode, new
+        if new is not old:
+            self._observe(ModeChanged(self.limiter.name, old, new))
+
+    def beat(self, late: float) -> None:
+        """Record how many seconds late the event loop is, from `LoopLag`."""
+        self._late = late
+        now, used = self.clock(), self._processor()
+        self.calm.beat(late, now, used - self._used)
+        self._used = used
+        self.limiter.beat(now, self.calm.own)
+
+    def priority(self, scope: Scope) -> Priority:
+        """Return how much a request matters."""
+        if self._key or self._trusts:
+            said = given = b""
+            for name, value in scope["headers"]:
+                if name == b"x-priority":
+                    said = value
+                elif name == b"x-priority-key":
+                    given = value
+            if said in _NAMES and self._believes(scope, given):
+                return _NAMES[said]
+        # Foreign code may raise or lie; what it does must not reach the request.
+        try:
+            told = self._priority_of(scope) if self._priority_of else None
+        except Exception:  # noqa: BLE001 - see above
+            return Priority.CRITICAL
+        return told if isinstance(told, Priority) else Priority.CRITICAL
+
+    def _believes(self, scope: Scope, given: bytes) -> bool:
+        if self._key and hmac.compare_digest(given, self._key):
+            return True
+        try:
+            return self._trusts is not None and self._trusts(scope) is True
+        except Exception:  # noqa: BLE001 - foreign code; an error is no trust
+            return False
+
+    async def wait(self, wait: Wait, request: RequestContext) -> Admit | Shed:
+        """Wait for the decision."""
+        limiter, clock = self.limiter, self.clock
+        turn = anyio.Event()
+        wait.wake = turn.set
+        is_here = False
+        try:
+            with anyio.move_on_after(wait.until - wait.since):
+                await turn.wait()
+            is_here = True
+        finally:
+            verdict = limiter.give_up(wait, clock())
+            request.queued = wait.decided - wait.since
+            if not is_here and verdict is ADMIT:
+                limiter.finish(clock(), wait.decided, Ending.UNKNOWN)
+        return verdict
+
+    def spares(self, request: RequestContext) -> bool:
+        """Return whether one that would be refused is served all the same."""
+        if self.limiter.mode is not Mode.ENFORCE:
+            return True
+        # A loop that runs late sees a request only so much later.
+        return self._spares is not None and self._spares(request.started - self._late)
+
+    async def refuse(  # noqa: PLR0917 - as the parts are called
+        self, shed: Shed, request: RequestContext, scope: Scope, send: Send
+    ) -> None:
+        """Answer one that is refused."""
+        self.calm.refused()
+        refusal = self._refusals.get(shed.retry_after)
+        if refusal is None:
+            refusal = self._refusals[shed.retry_after] = _Refusal(self.limiter.name, shed.retry_after)
+        request.route, request.error_type = "_prerouting", refusal.problem.error_type
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER})
+        elif self._render is not None:
+            await send_problem(scope, send, refusal.problem, render=self._render)
+        else:
+            await refusal.send(scope, request_of(scope), send)
+
+
+class Slotted(Running):
+    """What may have a slot of the limiter: released once, or for a while if it only waits."""
+
+    shedding: Shedding
+    is_held: bool = False
+    admitted: float = 0.0
+    began: float = 0.0
+    _scope: Scope
+    _is_away: bool = False
+    _was_away: bool = False
+
+    def take_slot(self, shedding: Shedding, admitted: float) -> None:
+        """Hold the slot that it was given."""
+        self.shedding = shedding
+        self.is_held = True
+        self.admitted = self.began = admitted
+        self.request.slot = self
+
+    def land(self) -> None:
+        """Release the slot for good, and tell the limiter how the request ended."""
+        self.is_held = False
+        request = self.request
+        request.slot = None  # else the two would keep each other alive
+        if self._is_away:
+            self._is_away = False  # It has no slot to give back.
+            return
+        now, began = self.shedding.clock(), self.began
+        # Waits side by side add up to more than the time that has passed.
+        waited = min(request.waited, now - began) if request.waited else 0.0
+        # A foreign endpoint may have no hash; it lasts as long as its route.
+        kind = id(self._scope.get("endpoint"))
+        self.shedding.limiter.finish(now, self.admitted, self._ending(), kind, waited, began - self.admitted)
+
+    def _ending(self) -> Ending:
+        return Ending.UNKNOWN
+
+    def step_aside(self) -> None:
+        """Release the slot for a while; the request's duration is no evidence any more."""
+        if self.is_held and not self._is_away:
+            self._was_away = True
+            self._pause()
+
+    def _pause(self) -> None:
+        self._is_away = True
+        self.shedding.limiter.finish(self.shedding.clock(), self.admitted, Ending.UNKNOWN)
+
+    def come_back(self) -> None:
+        """Take a slot again, if it was released."""
+        if self._is_away:
+            self._is_away = False
+            self.shedding.limiter.resume()
+
+    async def is_abandoned(self) -> bool:
+        """Return whether the client has left before the application began."""
+        return False
+
+
+@coroutine
+def watched(awaitable: Awaitable[T], waits: Callable[[], None]) -> Generator[Any, Any, T]:
+    """Await something, and call a function if it has to wait."""
+    steps = awaitable.__await__()
+    try:
+        step = next(steps)
+    except StopIteration as done:
+        found: T = done.value
+        return found
+    waits()
+    while True:
+        try:
+            try:
+                sent = yield step
+            except GeneratorExit:
+                steps.close()
+                raise
+            except BaseException as error:  # noqa: BLE001 - a cancellation, which belongs inside
+                step = steps.throw(error)
+            else:
+                step = steps.send(sent)
+        except StopIteration as done:
+            found = done.value
+            return found
+
+
+@asynccontextmanager
+async def aside() -> AsyncGenerator[None]:
+    """Release the present request's slot while it waits without working, such as in a long poll.
+
+    Else its wait counts as work under way, and others are refused for it. Afterwards it has a slot again at once.
+    Outside of a request, or once its response began, nothing happens.
+    """
+    request = current_request()
+    slot = request.slot if request is not None else None
+    if slot is not None:
+        slot.step_aside()
+    try:
+        yield
+    finally:
+        if slot is not None:
+            slot.come_back()
+
+
+class _Refusal:
+    """The answer to a shed request: its constant parts are made once."""
+
+    def __init__(self, limiter: str, retry_after: float) -> None:
+        self.problem: Problem = problem_of(LoadShedError(limiter, retry_after))
+        self._before = json.dumps(kind_members(self.problem))[:-1] + ', "instance": "'
+        self._headers = (
+            (b"content-type", b"application/problem+json"),
+            (b"cache-control", b"no-store"),
+            (b"retry-after", b"%d" % retry_after),
+        )
+
+    async def send(self, scope: Scope, request: RequestContext | None, send: Send) -> None:
+        path = quote(scope["path"], errors="replace")
+        end = '"}' if request is None else f'", "request_id": "{request.request_id}"}}'
+        body = f"{self._before}{path}{end}".encode()
+        headers: list[tuple[bytes, bytes]] = [*self._headers, (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": self.problem.status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})

@@ -1,0 +1,144 @@
+"""Decide what pages of other origins may read and send."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ..validation import validation
+from ._problem import Problem, Render, send_problem
+from ._types import Scope, Send
+
+__all__ = ["EXAMPLE", "Cors", "CorsRules"]
+
+# The Fetch standard lets a page send these to any origin without asking.
+_SAFE: Final = ("Accept", "Accept-Language", "Content-Language", "Content-Type")
+_TOLD: Final = ("Retry-After", "X-Request-ID", "RateLimit", "RateLimit-Policy")
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s*]+|null")
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+EXAMPLE: Final = 'allow_origins=["https://console.example.org"]'
+_REGEX: Final = r'r"https://[a-z]+\.example\.org"'
+_LISTS: Final = (
+    ("allow_methods", "methods", 'allow_methods=["GET", "PUT"]'),
+    ("allow_headers", "names of headers", 'allow_headers=["Authorization"]'),
+    ("expose_headers", "names of headers", 'expose_headers=["ETag"]'),
+)
+_Headers = list[tuple[bytes, bytes]]
+_VARY: Final = (b"vary", b"Origin")
+_VARY_PREFLIGHT: Final = (
+    b"vary",
+    b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cors:
+    """The origins that may call, and what their pages may read.
+
+    Attributes:
+        allow_origins: Such as `https://console.example.org`, without a path; `*` for all.
+        allow_origin_regex: Further origins; the whole origin must match.
+        allow_methods: What a page may do.
+        allow_headers: What it may send besides the four that are always allowed; `*` for all.
+        allow_credentials: Whether cookies count. Not together with `*` for all origins.
+        expose_headers: What it may read besides `Retry-After`, `X-Request-ID` and the RateLimit fields.
+        max_age: Seconds for which a browser need not ask again.
+
+    Raises:
+        ValueError: If an origin, method or header is none, or all origins would have credentials.
+    """
+
+    allow_origins: Sequence[str] = ()
+    allow_origin_regex: str = ""
+    allow_methods: Sequence[str] = ("GET", "HEAD", "POST")
+    allow_headers: Sequence[str] = ()
+    allow_credentials: bool = False
+    expose_headers: Sequence[str] = ()
+    max_age: int = 600
+
+    def __post_init__(self) -> None:
+        validation.texts("Cors.allow_origins", self.allow_origins, example=EXAMPLE)
+        for field, rule, example in _LISTS:
+            for name in validation.texts(f"Cors.{field}", getattr(self, field), example=example):
+                if not _TOKEN.fullmatch(name):
+                    validation.refuse(f"Cors.{field}", name, rule, example=example)
+        validation.flag("Cors.allow_credentials", self.allow_credentials)
+        validation.whole("Cors.max_age", self.max_age, at_least=0)
+        self._check_origins()
+
+    def _check_origins(self) -> None:
+        for origin in self.allow_origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                validation.refuse(
+                    "Cors.allow_origins", origin, "origins: scheme and host, without a path", example=EXAMPLE
+                )
+        if self.allow_credentials and "*" in self.allow_origins:
+            validation.refuse(
+                "Cors.allow_origins", "*", "a list of origins where credentials are allowed", example=EXAMPLE
+            )
+        field, pattern = "Cors.allow_origin_regex", self.allow_origin_regex
+        try:
+            re.compile(validation.text(field, pattern, example=_REGEX))
+        except re.error:
+            validation.refuse(field, pattern, "a regular expression", example=_REGEX)
+
+    def allows(self, origin: str) -> bool:
+        """Return whether pages of this origin may read answers."""
+        return (
+            "*" in self.allow_origins
+            or origin in self.allow_origins
+            or bool(self.allow_origin_regex and re.fullmatch(self.allow_origin_regex, origin))
+        )
+
+
+class CorsRules:
+    """The headers that follow from `Cors`, put together once."""
+
+    def __init__(self, cors: Cors) -> None:
+        self._cors = cors
+        self._is_open = "*" in cors.allow_origins
+        exposed = dict.fromkeys((*_TOLD, *cors.expose_headers))
+        self._granted = [(b"access-control-expose-headers", ", ".join(exposed).encode())]
+        if cors.allow_credentials:
+            self._granted.append((b"access-control-allow-credentials", b"true"))
+        self._allowed = {name.lower() for name in (*_SAFE, *cors.allow_headers)}
+        self._preflight = [
+            (b"access-control-allow-methods", ", ".join(cors.allow_methods).encode()),
+            (b"access-control-allow-headers", ", ".join((*_SAFE, *cors.allow_headers)).encode()),
+            (b"access-control-max-age", str(cors.max_age).encode()),
+            _VARY_PREFLIGHT,
+        ]
+
+    def decision(self, origin: bytes | None) -> _Headers:
+        """Return the headers of an answer to a page of this origin."""
+        decided: _Headers = [] if self._is_open else [_VARY]
+        if origin is not None and self._cors.allows(origin.decode("latin-1")):
+            decided.append((b"access-control-allow-origin", b"*" if self._is_open else origin))
+            decided += self._granted
+        return decided
+
+    async def answer(
+        self, scope: Scope, send: Send, fields: Mapping[bytes, bytes], *, render: Render | None
+    ) -> None:
+        """Answer a preflight."""
+        origin, method = fields[b"origin"], fields[b"access-control-request-method"]
+        asked = fields.get(b"access-control-request-headers", b"")
+        wrong = [] if self._cors.allows(origin.decode("latin-1")) else ["origin"]
+        if method.decode("latin-1") not in self._cors.allow_methods:
+            wrong.append("method")
+        names = {name.strip().lower() for name in asked.decode("latin-1").split(",")} - {""}
+        if "*" not in self._allowed and not names <= self._allowed:
+            wrong.append("headers")
+        if wrong:
+            detail = f"Not allowed to pages of other origins: {', '.join(wrong)}"
+            problem = Problem(status=400, code="cors", title="Bad Request", detail=detail)
+            await send_problem(scope, send, problem, render=render)
+            return
+        headers = [*self._preflight, (b"content-length", b"0")]
+        if "*" in self._allowed and asked:
+            # A star means itself where credentials count: so what was asked for is named.
+            headers[1] = (b"access-control-allow-headers", ", ".join(sorted(names)).encode("latin-1"))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})

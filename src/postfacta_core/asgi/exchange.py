@@ -1,0 +1,583 @@
+"""One request and its response: the state of both, one `receive`, one `send`.
+
+Each message passes one coroutine, in which the rules of all parts stand in the order of `stack`. What is rare has a
+method of its own: a refusal, a slow body, a long response, a cancellation, a client that leaves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from ..clock import Clock
+from ..context import RequestContext
+from ..deadlines._transfer import TransferLimits, may_have_body
+from ..deadlines.requests import RunningRequests
+from ..drain.lifecycle import Lifecycle
+from ..errors import BodyTooLargeError, BodyTooSlowError
+from ..events import ListenerFailed, Observer
+from ..limits._overload import Ending
+from ..telemetry.exchange import CLIENT_DISCONNECTED, Exchange
+from ._concurrency import Slotted, watched
+from ._problem import Render, problem_of, send_problem
+from ._types import Message, Receive, Scope, Send
+
+__all__ = ["Headers", "HttpExchange", "Record", "Shared"]
+
+Headers = Sequence[tuple[bytes, bytes]]
+Record = Callable[[Any], None]
+"""A method of a recorder."""
+
+_INTERNAL: Final = 500
+# A client of server-sent events comes back by itself: not at once, for the service is only just stopping.
+_SSE_FAREWELL: Final = b"retry: 3000\n\n"
+# What carries the response's bytes, or a file that the server sends in their place.
+_BODY: Final = frozenset({"http.response.body", "http.response.pathsend", "http.response.zerocopysend"})
+_CONTENT_TYPE: Final = len(b"content-type")
+_POLL: Final = 0.1
+_MOST_KEPT: Final = 8
+# A client that takes longer for a piece of its body makes the request's length say nothing of the service.
+_SLOW: Final = 0.02
+# A response up to this size finds room in the buffers of server and kernel, whether or not its client reads.
+_ROOM: Final = 65_536
+# Each piece of a longer one must get away within the write timeout; so it decides what rate a reader needs.
+_PIECE: Final = 65_536
+# Closing a connection on which bytes still arrive resets it, and the client may lose the answer with it.
+_LINGER: Final = 2.0
+_GRANTS: Final = frozenset(
+    {b"access-control-allow-origin", b"access-control-allow-credentials", b"access-control-expose-headers"}
+)
+_CLOSE: Final = (b"connection", b"close")
+
+
+class Shared:
+    """What all exchanges of one kernel have in common: of each part, what is asked of it in mid-exchange.
+
+    Args:
+        clock: Monotonic seconds.
+        render: Another shape of problem.
+        identifies: Whether a response has its request's id.
+        added: Headers of each response that does not set them itself, with names in lower case.
+        has_cors: Whether it is decided here what pages of other origins may read.
+        lifecycle: Holds whether the service drains, which responses say then.
+        limits: How large and slow a client may be; None for as it likes.
+        running: Holds the requests under way, each with its deadline.
+        stream_timeout: The limit of a response in pieces, from the request's beginning.
+        answered: Called at the last byte of each response.
+        opened: Called as a WebSocket is accepted.
+        observer: Receives each of these that raises.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        render: Render | None,
+        identifies: bool,
+        added: Headers,
+        has_cors: bool,
+        lifecycle: Lifecycle | None,
+        limits: TransferLimits | Callable[[Scope], TransferLimits] | None,
+        running: RunningRequests | None,
+        stream_timeout: float,
+        answered: Sequence[Record],
+        opened: Sequence[Record],
+        observer: Observer,
+    ) -> None:
+        self.clock: Clock = clock
+        self.render: Render | None = render
+        self.identifies: bool = identifies
+        self.added: Headers = tuple(added)
+        self.process: Lifecycle | None = lifecycle
+        names = {name for name, _ in added}
+        self.owned: frozenset[bytes] = frozenset(
+            names
+            | ({b"x-request-id"} if identifies else set[bytes]())
+            | (_GRANTS if has_cors else frozenset())
+        )
+        self.limits: TransferLimits | Callable[[Scope], TransferLimits] | None = limits
+        self.is_bounded: bool = limits is not None
+        self.room: float = _ROOM if self.is_bounded else math.inf
+        # -1: it has to be asked.
+        self.max_body: float = (
+            limits.max_body_bytes
+            if isinstance(limits, TransferLimits)
+            else -1
+            if self.is_bounded
+            else math.inf
+        )
+        self.requests: RunningRequests | None = running
+        self.stream_timeout: float = stream_timeout
+        self.answered: tuple[Record, ...] = tuple(answered)
+        self.opened: tuple[Record, ...] = tuple(opened)
+        self.observe: Observer = observer
+
+    def limits_of(self, scope: Scope) -> TransferLimits:
+        """Return the limits of a request."""
+        limits = self.limits
+        if limits is None:
+            raise AssertionError("without limits nothing is asked for them")
+        return limits if isinstance(limits, TransferLimits) else limits(scope)
+
+    def tell(self, records: Iterable[Record], exchange: Exchange) -> None:
+        """Call recorders; what one raises reaches neither the request nor the others."""
+        for record in records:
+            try:
+                record(exchange)
+            except Exception as error:  # noqa: BLE001 - foreign code
+                self.blame(record, error)
+
+    def blame(self, record: Record, error: Exception) -> None:
+        """Report a recorder that raised."""
+        self.observe(ListenerFailed(getattr(record, "__qualname__", "recorder"), repr(error)))
+
+
+class HttpExchange(Slotted, Exchange):
+    """One HTTP request and its response.
+
+    Once it is older than 0.2 seconds and its body is complete, its client is watched, so that its leaving is counted
+    though the application never asks.
+
+    Args:
+        shared: What it is served by.
+        request: Its context.
+        scope: Its scope.
+        receive: The server's.
+        send: The server's.
+
+    Attributes:
+        began: When the application began, after its admission.
+        cancels: Whether it is cancelled when its client has left.
+        fields: More headers of its response.
+        granted: Headers that let a page of another origin read it.
+        has_begun: Its response was started, by the application or in its place.
+        is_held: It has a slot of the limiter.
+    """
+
+    # What each request looks at lies in slots; what only some set is found in the classes above, and costs nothing.
+    __slots__ = (
+        "_has_body", "_in", "_is_ending", "_is_shut", "_out", "_said", "_scope", "client", "fields", "granted",
+        "has_begun", "headers", "is_complete", "is_held", "is_watched", "method", "path", "request",
+        "request_bytes", "response_bytes", "shared", "shedding", "status",
+    )  # fmt: skip
+
+    cancels: bool = False
+    _is_read: bool = False
+    _is_read_ahead: bool = False
+    _kept: list[Message] | None = None
+    _news: anyio.Event
+    _is_waiting: bool = False
+    _since: float = 0.0
+    _is_paused: bool = False
+    _paused_at: float = 0.0
+    _waited: float = 0.0
+    _response_headers: Headers = ()
+    _has_pieces: bool = False
+    _has_left_early: bool = False
+    _answered: anyio.Event | None = None
+    _is_refused: bool = False
+    _is_gone: bool = False
+
+    def __init__(  # noqa: PLR0917 - by position: it is made for each request
+        self, shared: Shared, request: RequestContext, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        self.shared = shared
+        self.request = request
+        self._scope = scope
+        self._in = receive
+        self._out = send
+        self.method = scope["method"]
+        self.path = scope["path"]
+        self.headers = scope["headers"]
+        client = scope.get("client")
+        self.client = client[0] if client else ""
+        self.fields: Headers = ()
+        self.granted: Headers = ()
+        self.status = self._said = self.request_bytes = self.response_bytes = 0
+        self.has_begun = self.is_complete = self.is_held = self._has_body = False
+        self._is_ending = self._is_shut = False
+        self.is_watched = True
+
+    @property
+    def scheme(self) -> str:  # type: ignore[override] # it is asked for by spans alone
+        """As the server gives it."""
+        return str(self._scope.get("scheme", "http"))
+
+    @property
+    def http_version(self) -> str:  # type: ignore[override] # it is asked for by what is rare
+        """As the server gives it."""
+        return str(self._scope.get("http_version", "1.1"))
+
+    # The response
+
+    async def send(self, message: Message) -> None:  # noqa: C901 - one line of rules
+        """Send what the application sends, unless its caller was answered without it."""
+        kind = message["type"]
+        if kind == "http.response.body" and self.is_held:
+            self.land()
+        if self._is_shut:
+            # A handler that keeps sending is cancelled here, and does not block the loop.
+            if self._answered is not None:
+                await checkpoint()
+            return
+        shared = self.shared
+        if kind in _BODY:
+            if shared.requests is not None:
+                self._pass_body(message)
+            if self.response_bytes + len(message.get("body", b"")) > shared.room:
+                await self._send_pieces(message)
+                return
+        elif kind == "http.response.start":
+            self._said = message["status"]
+            if shared.requests is not None:
+                self._response_headers = message.get("headers", ())
+                if _is_event_stream(self._response_headers):
+                    self.is_endless = True
+        await self.emit(message)
+
+    async def emit(self, message: Message) -> None:
+        """Send what the application or this library answers, with the headers that every response gets."""
+        kind = message["type"]
+        if kind == "http.response.start":
+            self.has_begun = True
+            message = self._dress(message)
+        try:
+            await self._out(message)
+        except OSError:  # So ASGI says that the client is gone.
+            self.leave()
+            raise
+        if kind in _BODY:
+            self.response_bytes += len(message.get("body", b""))
+            if not message.get("more_body", False) and not self.is_complete:
+                self.is_complete = True
+                self.end_response()
+        elif kind == "http.response.start":
+            self.status = message["status"]
+
+    def end_response(self) -> None:
+        """Record the last byte, or the end without one."""
+        self.seconds = self.shared.clock() - self.request.started
+        self.shared.tell(self.shared.answered, self)
+
+    def _dress(self, message: Message) -> Message:
+        shared = self.shared
+        given = message.get("headers", ())
+        is_plain = shared.process is None or not shared.process.is_draining
+        if is_plain:
+            for name, _ in given:
+                if name.lower() in shared.owned:
+                    is_plain = False
+                    break
+        if not is_plain:
+            headers = self._dress_with_care(given)
+        else:
+            headers = [*given, *self.fields, *self.granted, *shared.added]
+            if shared.identifies:
+                headers.append((b"x-request-id", self.request.request_id.encode("ascii")))
+        # A new message with a new list: an application may send the same objects again and again.
+        return {**message, "headers": headers}
+
+    def _dress_with_care(self, given: Headers) -> list[tuple[bytes, bytes]]:
+        """Do the same for a response that has such a header already, or that is its connection's last."""
+        shared = self.shared
+        headers = [*given, *self.fields]
+        names = {name.lower() for name, _ in headers}
+        # HTTP/2 forbids the field (RFC 9113, section 8.2.2), and has GOAWAY for it.
+        if shared.process is not None and shared.process.is_draining and self.http_version.startswith("1"):
+            _set(headers, _CLOSE)
+        if shared.owned >= _GRANTS and b"access-control-allow-origin" in names:
+            headers = [pair for pair in headers if pair[0].lower() not in _GRANTS]
+        headers += self.granted
+        headers += [pair for pair in shared.added if pair[0] not in names]
+        if shared.identifies:
+            _set(headers, (b"x-request-id", self.request.request_id.encode("ascii")))
+        return headers
+
+    def _pass_body(self, message: Message) -> None:
+        if not message.get("more_body", False):
+            self._is_ending = True
+            if self._watcher is not None:
+                # Some servers report a disconnect as the last byte goes out.
+                self._watcher.cancel()
+            if self.is_endless:
+                self.is_endless = False
+            self.limit(math.inf)
+        elif not self._has_pieces:
+            self._has_pieces = True
+            self._begin_stream(message)
+
+    def _begin_stream(self, first: Message) -> None:
+        # Behind Starlette's BaseHTTPMiddleware each response comes in pieces, with an empty one at the end: one whose
+        # first piece is all of it is no stream.
+        whole = b"%d" % len(first.get("body", b""))
+        headers = self._response_headers
+        if not any(name.lower() == b"content-length" and value == whole for name, value in headers):
+            limit = self.request.limit = self.shared.stream_timeout
+            self.limit(min(limit, self.request.asked))
+
+    async def _send_pieces(self, message: Message) -> None:
+        body: bytes = message.get("body", b"")
+        last = max(0, len(body) - 1) // _PIECE * _PIECE  # Where the last piece begins.
+        for begin in range(0, last, _PIECE):
+            piece = body[begin : begin + _PIECE]
+            await self._send_in_time({**message, "body": piece, "more_body": True})
+        await self._send_in_time({**message, "body": body[last:]} if last else message)
+
+    async def _send_in_time(self, message: Message) -> None:
+        if not self._is_gone:
+            with anyio.move_on_after(self._limits.write_timeout):
+                await self.emit(message)
+                return
+            self._is_gone = True
+            self._call_it_gone()
+        raise ConnectionAbortedError("the client does not read its response")
+
+    def _call_it_gone(self) -> None:
+        """Record why the response will never be complete, since no disconnect is seen."""
+        if not self.request.error_type:
+            self.request.error_type = CLIENT_DISCONNECTED
+
+    async def answer(self) -> None:
+        """Answer the caller with the reason for the cancellation, if a response can still be sent."""
+        if self._answered is not None:
+            # An answer under way must reach the server completely before the end.
+            await self._answered.wait()
+        elif self.reason is not None and not self._is_ending:
+            self._answered = anyio.Event()
+            try:
+                await self._tell()
+            finally:
+                self._answered.set()
+
+    async def _tell(self) -> None:
+        self._is_shut = True
+        problem = problem_of(self.reason) if self.reason else None
+        if problem is None:
+            raise AssertionError("there is nothing to answer")
+        if not self.request.error_type:
+            self.request.error_type = problem.error_type
+        if self._is_refused:
+            return  # It has its answer.
+        # The client may be gone by now.
+        with suppress(OSError):
+            if not self.has_begun:
+                await send_problem(self._scope, self.emit, problem, render=self.shared.render)
+            elif self.is_endless:
+                farewell = {"type": "http.response.body", "body": _SSE_FAREWELL, "more_body": False}
+                await self.emit(farewell)
+
+    # The request
+
+    @property
+    def has_cut_off(self) -> bool:
+        """Whether the application got a disconnect in place of what its client sends."""
+        return self._is_refused or self._is_gone
+
+    @property
+    def _limits(self) -> TransferLimits:
+        return self.shared.limits_of(self._scope)
+
+    async def receive(self) -> Message:
+        """Receive for the application; while that has to wait for the body, it holds no slot."""
+        # With the body complete, it is the client's leaving for which an application may look while it works.
+        if not self.is_held or self._has_body or self._is_away:
+            return await self._listen()
+        try:
+            return await watched(self._listen(), self._give_place)
+        finally:
+            if self._is_paused:
+                self._take_place()
+
+    def _give_place(self) -> None:
+        self._is_paused = True
+        self._paused_at = self.shared.clock()
+        self._pause()
+
+    def _take_place(self) -> None:
+        self._is_paused = False
+        if self._is_away:
+            self._was_away |= self.shared.clock() >= self._paused_at + _SLOW
+            self.come_back()
+
+    async def _listen(self) -> Message:
+        """Receive what the client sends now, or has sent while it was watched."""
+        if self._kept is not None:
+            while self._is_read_ahead and not self._kept:
+                await self._news.wait()
+            if self._kept:
+                return self._kept.pop(0)
+        self._is_read = True
+        try:
+            return await self._take()
+        finally:
+            self._is_read = False
+
+    async def _take(self) -> Message:  # noqa: C901, PLR0912 - one line of rules
+        """Receive from the client, bounded in bytes and time."""
+        if self._is_refused or self._is_gone:
+            return {"type": "http.disconnect"}
+        shared = self.shared
+        if self._has_body or not shared.is_bounded:
+            message = await self._in()
+        elif shared.requests is None or shared.requests.loop is None:
+            message = await self._next_in_scope()
+        else:
+            try:
+                message = await watched(self._in(), self._wait)
+            except BaseException as error:
+                if not self._was_cut(error):
+                    raise
+                message = await self._refuse(BodyTooSlowError("transfer"))
+            else:
+                if self._is_waiting:
+                    self._was_cut(None)
+        self._has_body |= not message.get("more_body", False)
+        kind = message["type"]
+        if kind == "http.request":
+            received = self.request_bytes = self.request_bytes + len(message.get("body", b""))
+            if received > shared.max_body and not self._limits.body_fits(received):
+                return await self._refuse(BodyTooLargeError("transfer"))
+        elif kind == "http.disconnect" and not self._is_refused:
+            self.leave()
+        return message
+
+    def _wait(self) -> None:
+        """Begin to wait for a piece of the body, until the sweep ends it."""
+        self._is_waiting = True
+        now = self._since = self.shared.clock()
+        running = self.shared.requests
+        if running is not None and running.loop is not None and self._may_bring_more():
+            self.await_client(running.loop, self._next_due(now))
+
+    def _was_cut(self, error: BaseException | None) -> bool:
+        """End the wait; return whether the sweep ended it."""
+        if not self._is_waiting:
+            return False
+        self._is_waiting = False
+        self._waited += self.shared.clock() - self._since
+        return self.resume(error)
+
+    async def _next_in_scope(self) -> Message:
+        """Wait for a piece of the body where nothing sweeps."""
+        if not self._may_bring_more():
+            return await self._in()
+        clock = self.shared.clock
+        now = clock()
+        try:
+            with anyio.move_on_after(self._next_due(now) - now):
+                return await self._in()
+        finally:
+            self._waited += clock() - now
+        return await self._refuse(BodyTooSlowError("transfer"))
+
+    def _may_bring_more(self) -> bool:
+        return self.request_bytes > 0 or may_have_body(self.headers, self.http_version)
+
+    def _next_due(self, now: float) -> float:
+        return self._limits.next_chunk_due(now, received=self.request_bytes, waited=self._waited)
+
+    async def _refuse(self, error: BodyTooLargeError | BodyTooSlowError) -> Message:
+        self._is_refused = self._is_shut = True
+        if self.has_begun:
+            self._call_it_gone()
+        elif isinstance(error, BodyTooLargeError) and not self._has_body:
+            await self.refuse_unread()
+        else:
+            await send_problem(
+                self._scope, self.emit, problem_of(error), render=self.shared.render, close=True
+            )
+        return {"type": "http.disconnect"}
+
+    async def refuse_unread(self) -> None:
+        """Answer 413, then let the client stop sending before the connection is closed."""
+        self._is_refused = self._is_shut = True
+        problem = problem_of(BodyTooLargeError("transfer"))
+        render = self.shared.render
+        await send_problem(self._scope, self.emit, problem, render=render, close=True, more_body=True)
+        with anyio.move_on_after(_LINGER):
+            while (await self._drain()).get("more_body", False):
+                pass
+        # If it left meanwhile, it has its answer.
+        with suppress(OSError):
+            await self.emit({"type": "http.response.body", "body": b""})
+
+    async def _drain(self) -> Message:
+        message = await self._in()
+        self.request_bytes += len(message.get("body", b""))
+        if message["type"] == "http.disconnect":
+            self.leave()
+        return message
+
+    async def is_abandoned(self) -> bool:
+        """Return whether the client has left, which uvicorn sends in place of the body; other messages are kept."""
+        message = await self.receive()
+        self._kept = [message]
+        self._has_left_early = message["type"] == "http.disconnect"
+        return self._has_left_early
+
+    def _ending(self) -> Ending:
+        if self._was_away:
+            return Ending.UNKNOWN
+        if self._has_left_early:
+            return Ending.LEFT
+        return Ending.ANSWERED if 0 < self._said < _INTERNAL else Ending.LOST
+
+    # The client
+
+    def may_watch(self) -> bool:
+        """Return whether to begin now: never while the application itself receives, nor before it has the body.
+
+        One that is cancelled when its client leaves is watched in any case, and read ahead of.
+        """
+        if self.cancels:
+            return True
+        return not self._is_read and (self._has_body or not may_have_body(self.headers, self.http_version))
+
+    async def watch(self) -> None:
+        """Receive ahead of the application, but no more of a body than one piece; cancel it if it is alone."""
+        kept = self._kept = [] if self._kept is None else self._kept
+        with anyio.CancelScope() as self._watcher:
+            while not (self._has_ended or self._is_ending):
+                if self._is_read and not self.cancels:
+                    # The application sees for itself; the sweep looks whether it goes on to.
+                    self.is_watched = True
+                    return
+                if self._is_read or any(message.get("more_body", False) for message in kept):
+                    # The application sees for itself, or has not yet taken what there is.
+                    await anyio.sleep(_POLL)
+                elif await self._next_message(kept) == "http.disconnect":
+                    if self.cancels and not self._is_ending:
+                        self.cancel(None)
+                    return
+                elif len(kept) > _MOST_KEPT:
+                    # A server that gives empty bodies for ever never reports a disconnect.
+                    return
+
+    async def _next_message(self, kept: list[Message]) -> str:
+        self._news = anyio.Event()
+        self._is_read_ahead = True
+        try:
+            message = await self._take()
+            kept.append(message)
+            return str(message["type"])
+        finally:
+            self._is_read_ahead = False
+            self._news.set()
+
+
+def _is_event_stream(headers: Headers) -> bool:
+    for name, value in headers:
+        # A name has another length, as a rule.
+        if len(name) == _CONTENT_TYPE and name.lower() == b"content-type":
+            return value.startswith(b"text/event-stream")
+    return False
+
+
+def _set(headers: list[tuple[bytes, bytes]], pair: tuple[bytes, bytes]) -> None:
+    headers[:] = [other for other in headers if other[0].lower() != pair[0]]
+    headers.append(pair)

@@ -1,0 +1,472 @@
+"""Serve a request through all parts of `harden` in one straight coroutine, and a WebSocket through those it has.
+
+`harden` and each single middleware are this kernel, with some parts absent. What the parts decide stands in their own
+modules; their order stands in `__call__` and is explained in `stack`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from contextvars import Token
+from typing import Final
+
+from anyio.lowlevel import checkpoint
+
+from ..clock import MONOTONIC, Clock, Ids, random_id
+from ..context import RequestContext, bind_request, release_request
+from ..deadlines._deadline import asked_timeout
+from ..deadlines._transfer import TransferLimits
+from ..deadlines.requests import RunningRequests
+from ..drain.lifecycle import Lifecycle
+from ..errors import DeadlineExceededError, DrainingError, HeadersTooLargeError, ResilienceError
+from ..events import DeadlineExceeded, ListenerFailed, Mode, Observer, fan_out, ignore
+from ..limits._waiting import ADMIT, Priority, Shed, Wait
+from ..telemetry.exchange import ErrorTypes, Exchange, NullRecorder, Recorder, tells_of_disconnect
+from ._concurrency import Shedding
+from ._cors import CorsRules
+from ._problem import Render, problem_of, request_of, send_problem
+from ._ratelimit import RateRules
+from ._route import RouteReader, local_path
+from ._secret import Secret, knows
+from ._types import ASGIApp, Receive, Scope, Send
+from .exchange import Headers, HttpExchange, Record, Shared
+from .websocket import SERVICE_RESTART, TRY_AGAIN_LATER, WebSocketExchange
+
+__all__ = ["Door", "Kernel", "Resetter", "RouteOf", "Timeout"]
+
+Timeout = float | None | Callable[[Scope], float | None]
+"""Seconds for a request, None for any number of them, or a function that returns them for a scope."""
+
+RouteOf = Callable[[Scope], str | None]
+"""Returns the route template of a scope that the application is done with, or None."""
+
+Resetter = Callable[[], Callable[[], object] | None]
+"""Called when a request begins, and again when it ends; or then what it returned is called, if it did."""
+
+Door = Callable[[Scope, Send], Awaitable[None]]
+"""Answers a probe or a scrape."""
+
+_UNMATCHED: Final = "_unmatched"
+_PREROUTING: Final = "_prerouting"
+_TRAFFIC: Final = {b"synthetic": "synthetic", b"load": "load"}
+_FIELD_OVERHEAD: Final = 32
+_SERVER_ERROR: Final = 500
+# A request that came longer ago is not begun before its server was asked whether the client is still there.
+_MAY_HAVE_LEFT: Final = 0.02
+# W3C Trace Context, section 3.2: all zeros are invalid.
+_trace_of = re.compile(
+    rb"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
+).fullmatch
+# No more than this goes into headers, log lines and problems: it stops log injection.
+_is_id = re.compile(rb"[A-Za-z0-9._-]{8,64}").fullmatch
+
+
+class Kernel(Shared):
+    """An ASGI application around another one. Each option is one part's; without it the part is absent.
+
+    Args:
+        app: The application.
+        clock: Monotonic seconds.
+        render: Another shape of problem.
+        observer: Receives what goes wrong. It may raise.
+        ids: Makes ids of requests that bring none; without it requests have the context they come with.
+        resetters: For context variables of others.
+        recorders: Each is called as an exchange begins, is answered and ends; None records nothing.
+        route_of: Returns the route for a framework that is not known.
+        quiet: Paths without span and line.
+        traffic_key: Makes `X-Traffic-Class` trusted.
+        error_types: The closed set of error types.
+        response_headers: Given to each response that does not set them itself, with names in lower case.
+        cors: What pages of other origins may read.
+        answers: Whether an application that raises is answered for.
+        lifecycle: Holds whether the service drains.
+        doors: What is answered before the application, by path.
+        limits: How large and slow a client may be, for all or by scope.
+        rates: How much each caller may ask for.
+        running: Holds the requests under way, each with its deadline.
+        timeout: The limit of a request.
+        stream_timeout: The limit of a response in pieces.
+        cancels: Whether a handler is cancelled when its client leaves.
+        shedding: Admits requests.
+
+    Attributes:
+        doors: What is answered before the application, by path.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        clock: Clock = MONOTONIC,
+        render: Render | None = None,
+        observer: Observer = ignore,
+        ids: Ids | None = None,
+        resetters: Sequence[Resetter] = (),
+        recorders: Sequence[Recorder] | None = None,
+        route_of: RouteOf | None = None,
+        quiet: Collection[str] = (),
+        traffic_key: Secret = "",
+        error_types: ErrorTypes | None = None,
+        response_headers: Headers = (),
+        cors: CorsRules | None = None,
+        answers: bool = False,
+        lifecycle: Lifecycle | None = None,
+        doors: Mapping[str, Door] | None = None,
+        limits: TransferLimits | Callable[[Scope], TransferLimits] | None = None,
+        rates: RateRules | None = None,
+        running: RunningRequests | None = None,
+        timeout: Timeout = None,
+        stream_timeout: float | None = None,
+        cancels: bool | Callable[[Scope], bool] = False,
+        shedding: Shedding | None = None,
+    ) -> None:
+        is_recorded = recorders is not None
+        recorders = recorders or ()
+        Shared.__init__(
+            self,
+            clock=clock,
+            render=render,
+            identifies=ids is not None,
+            added=response_headers,
+            has_cors=cors is not None,
+            lifecycle=lifecycle,
+            limits=limits,
+            running=running,
+            stream_timeout=math.inf if stream_timeout is None else stream_timeout,
+            answered=_wanted(recorders, "answered"),
+            opened=_wanted(recorders, "opened"),
+            observer=fan_out([observer]),
+        )
+        self._app = app
+        self._ids = ids
+        self._resetters = tuple(resetters)
+        self._is_recorded = is_recorded
+        self._begin = _wanted(recorders, "begin")
+        self._end = _wanted(recorders, "end")
+        self._connect = _wanted(recorders, "connect")
+        self._closed = _wanted(recorders, "closed")
+        self._route_of = route_of
+        self._reader = RouteReader()
+        self._quiet = frozenset(quiet)
+        self._traffic_key = traffic_key
+        self._error_types = error_types or ErrorTypes()
+        self._cors = cors
+        self._answers = answers
+        self.doors: Mapping[str, Door] = dict(doors or {})
+        self._special = frozenset({*quiet, *self.doors})
+        self._max_headers = limits.max_header_bytes if isinstance(limits, TransferLimits) else -1
+        self._rates = rates
+        self._timeout = timeout
+        self._plain_timeout = -1.0 if callable(timeout) else math.inf if timeout is None else timeout
+        self._cancels = cancels
+        self._shedding = shedding
+        # Who binds a context for itself, if none is there.
+        self._binds = is_recorded or running is not None
+        self._has_sockets = self._binds or any(part is not None for part in (ids, rates, shedding))
+
+    async def __call__(  # noqa: C901, PLR0912, PLR0915 - one straight line, in which a call more costs each request
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http":
+            await self._serve_other(scope, receive, send)
+            return
+        undo = self._reset() if self._resetters else ()
+        request, token = self._identify(scope)
+        exchange = HttpExchange(self, request, scope, receive, send)
+        error: Exception | None = None
+        was_cancelled = False
+        if self._is_recorded:
+            self._open(exchange, scope)
+            self.tell(self._begin, exchange)
+        try:
+            await self._serve(exchange, scope)
+        except Exception as raised:
+            error = raised
+            if exchange.has_cut_off and tells_of_disconnect(raised):
+                # The application's reaction to the disconnect is of no use; a crash is recorded all the same.
+                error = None
+            elif not self._answers or not await self._answer_for(exchange, scope, raised):
+                raise
+            else:
+                error = None
+        except BaseException:
+            was_cancelled = True
+            raise
+        finally:
+            if self._is_recorded:
+                if not exchange.is_complete:
+                    exchange.end_response()
+                exchange.route = request.route or self._route(exchange, scope)
+                exchange.settle(error, self._error_types, was_cancelled=was_cancelled)
+                self.tell(self._end, exchange)
+            # The error's traceback holds this frame: without this, the two would keep each other alive.
+            error = exchange.error = None
+            if token is not None:
+                release_request(token)
+            for put_back in undo:
+                put_back()
+
+    # Identity.
+
+    def _reset(self) -> Sequence[Callable[[], object]]:
+        undo: list[Callable[[], object]] = []
+        for reset in self._resetters:
+            undo.insert(0, reset() or reset)
+        return undo
+
+    def _identify(  # noqa: C901 - see `__call__`
+        self, scope: Scope
+    ) -> tuple[RequestContext, Token[RequestContext | None] | None]:
+        """Return the request's context; if it is made here, it is bound, and has to be released."""
+        if self._ids is None:
+            known = request_of(scope)
+            if known is not None:
+                return known, None
+            request = RequestContext(random_id(), self.clock(), root_path=scope.get("root_path", ""))
+            if not self._binds:
+                return request, None
+            scope["postfacta.request"] = request
+            return request, bind_request(request)
+        given = trace = b""
+        headers = scope["headers"]
+        for name, value in headers:
+            if name == b"x-request-id":
+                given = value
+            elif name == b"traceparent":
+                trace = value
+        if _is_id(given):
+            request_id = given.decode("ascii")
+        else:
+            request_id = self._ids()
+            # What reads the header inside, such as asgi-correlation-id, sees the same id.
+            others = [pair for pair in headers if pair[0] != b"x-request-id"] if given else headers
+            scope["headers"] = [*others, (b"x-request-id", request_id.encode("ascii"))]
+        request = RequestContext(request_id, self.clock(), root_path=scope.get("root_path", ""))
+        if trace and (found := _trace_of(trace)):
+            request.trace_id = found[1].decode("ascii")
+        scope["postfacta.request"] = request
+        # What is bound must be released: else the task would hold its context, which holds the task.
+        return request, bind_request(request)
+
+    # What is seen.
+
+    def _open(self, exchange: HttpExchange | WebSocketExchange, scope: Scope) -> None:
+        path = local_path(exchange.path, exchange.request.root_path)
+        if path in self._quiet:
+            exchange.quiet = True
+        if self._traffic_key:
+            exchange.traffic = self._traffic(scope["headers"])
+
+    def _traffic(self, headers: Headers) -> str:
+        given, key = "user", b""
+        for name, value in headers:
+            if name == b"x-traffic-class":
+                given = _TRAFFIC.get(value, "user")
+            elif name == b"x-traffic-key":
+                key = value
+        return given if knows(self._traffic_key, key) else "user"
+
+    def _route(self, exchange: Exchange, scope: Scope) -> str:
+        root_path = exchange.request.root_path
+        try:
+            if self._route_of is not None:
+                return self._route_of(scope) or _UNMATCHED
+            return self._reader.read(scope, root_path, local_path(exchange.path, root_path)) or _UNMATCHED
+        except Exception as error:  # noqa: BLE001 - foreign code and foreign objects may raise anything
+            self.observe(ListenerFailed("route_of", repr(error)))
+            return _UNMATCHED
+
+    async def _answer_for(self, exchange: HttpExchange, scope: Scope, error: Exception) -> bool:
+        """Answer for an application that raised; return whether that is the end of it, and no crash."""
+        if exchange.has_begun:
+            return False
+        problem = problem_of(error)
+        if not exchange.request.error_type:
+            exchange.request.error_type = problem.error_type
+        # If the client is gone, the answer cannot be sent; the crash is still recorded.
+        with suppress(OSError):
+            await send_problem(scope, exchange.emit, problem, render=self.render)
+        return isinstance(error, ResilienceError)
+
+    # The parts between the answer for a crash and the application, outermost first.
+
+    async def _serve(  # noqa: C901, PLR0912 - see `__call__`
+        self, exchange: HttpExchange, scope: Scope
+    ) -> None:
+        request = exchange.request
+        if self._cors is not None and await self._is_preflight(self._cors, exchange, scope):
+            return
+        if self.doors:
+            path = local_path(exchange.path, scope.get("root_path", ""))
+            if (door := self.doors.get(path)) is not None:
+                request.route = path
+                await door(scope, exchange.emit)
+                return
+        if self.is_bounded and await self._is_too_large(exchange, scope):
+            return
+        if (rates := self._rates) is not None:
+            verdict = await rates.judge(scope, request)
+            if verdict is not None:
+                if not verdict.decision.allowed:
+                    problem, exchange.fields = rates.refusal(verdict, request)
+                    await send_problem(scope, exchange.emit, problem, render=self.render)
+                    return
+                exchange.fields = rates.told(verdict)
+        if (running := self.requests) is not None:
+            if await self._is_late(exchange, scope, running):
+                return
+            if self._cancels is not False and (self._cancels is True or self._cancels(scope)):
+                exchange.cancels = True
+            await running.run(exchange, self._admit(exchange, scope))
+        else:
+            await self._admit(exchange, scope)
+
+    async def _is_preflight(self, cors: CorsRules, exchange: HttpExchange, scope: Scope) -> bool:
+        fields = dict(exchange.headers)
+        origin = fields.get(b"origin")
+        exchange.granted = cors.decision(origin)
+        is_preflight = (
+            origin is not None and scope["method"] == "OPTIONS" and b"access-control-request-method" in fields
+        )
+        if is_preflight:
+            exchange.request.route = _PREROUTING
+            await cors.answer(scope, exchange.emit, fields, render=self.render)
+        return is_preflight
+
+    async def _is_too_large(self, exchange: HttpExchange, scope: Scope) -> bool:
+        headers = exchange.headers
+        limits = self.limits_of(scope)
+        if not limits.headers_fit(headers):
+            exchange.request.route = _PREROUTING
+            problem = problem_of(HeadersTooLargeError("transfer"))
+            await send_problem(scope, exchange.emit, problem, render=self.render)
+            return True
+        if not limits.declared_body_fits(headers):
+            exchange.request.route = _PREROUTING
+            await exchange.refuse_unread()
+            return True
+        return False
+
+    async def _is_late(self, exchange: HttpExchange, scope: Scope, running: RunningRequests) -> bool:
+        request = exchange.request
+        asked = asked_timeout(exchange.headers)
+        limit = self._timeout(scope) if callable(self._timeout) else self._timeout
+        if limit is not None:
+            request.limit = limit
+        seconds = min(asked, request.limit)
+        request.asked, request.deadline = asked, request.started + seconds
+        # What the outer parts took counts too, but only a caller can give so little that it matters.
+        is_late = seconds <= 0 or (asked < math.inf and self.clock() >= request.deadline)
+        if not is_late and not running.is_closed:
+            return False
+        error: ResilienceError = DrainingError("drain", 1.0)
+        if not running.is_closed:
+            error = DeadlineExceededError("request")
+            self.observe(DeadlineExceeded("caller" if request.deadline_is_callers else "ingress"))
+        problem = problem_of(error)
+        request.route, request.error_type = _PREROUTING, problem.error_type
+        await send_problem(scope, exchange.emit, problem, render=self.render)
+        return True
+
+    async def _admit(  # noqa: C901 - see `__call__`
+        self, exchange: HttpExchange | WebSocketExchange, scope: Scope
+    ) -> None:
+        """Run the application, once there is room for it."""
+        shedding = self._shedding
+        if shedding is None or shedding.limiter.mode is Mode.OFF:
+            await self._app(scope, exchange.receive, exchange.send)
+            return
+        request = exchange.request
+        priority = shedding.priority(scope) if shedding.has_priorities else Priority.CRITICAL
+        request.priority = priority
+        came = admitted = self.clock()
+        decision = shedding.limiter.arrive(priority, admitted, luck=shedding.luck())
+        if decision is not ADMIT:
+            if isinstance(decision, Wait):
+                wait = decision
+                decision = await shedding.wait(wait, request)
+                admitted = wait.decided
+            if isinstance(decision, Shed):
+                if shedding.spares(request):
+                    await self._app(scope, exchange.receive, exchange.send)
+                else:
+                    await shedding.refuse(decision, request, scope, exchange.send)
+                return
+        exchange.take_slot(shedding, admitted)
+        try:
+            if not shedding.calm.spares(admitted):
+                await checkpoint()
+                exchange.began = self.clock()
+            if exchange.began - came < _MAY_HAVE_LEFT or not await exchange.is_abandoned():
+                await self._app(scope, exchange.receive, exchange.send)
+        finally:
+            if exchange.is_held:
+                exchange.land()
+
+    # What is no HTTP request.
+
+    async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "websocket" or not self._has_sockets:
+            await self._app(scope, receive, send)
+            return
+        undo = self._reset() if self._resetters else ()
+        request, token = self._identify(scope)
+        socket = WebSocketExchange(self, request, scope, receive, send)
+        error: Exception | None = None
+        was_cancelled = True
+        if self._is_recorded:
+            self._open(socket, scope)
+            self.tell(self._connect, socket)
+        try:
+            await self._serve_socket(socket, scope)
+            was_cancelled = False
+        except Exception as raised:
+            error, was_cancelled = raised, False
+            raise
+        finally:
+            if self._is_recorded:
+                socket.seconds = self.clock() - request.started
+                socket.route = request.route or self._route(socket, scope)
+                socket.settle(error, self._error_types, was_cancelled=was_cancelled)
+                self.tell(self._closed, socket)
+            error = socket.error = None
+            if token is not None:
+                release_request(token)
+            for put_back in undo:
+                put_back()
+
+    async def _serve_socket(self, socket: WebSocketExchange, scope: Scope) -> None:
+        request = socket.request
+        if self._rates is not None:
+            verdict = await self._rates.judge(scope, request)
+            if verdict is not None and not verdict.decision.allowed:
+                self._rates.refusal(verdict, request)
+                await socket.emit({"type": "websocket.close", "code": TRY_AGAIN_LATER})
+                return
+        running = self.requests
+        if running is None:
+            await self._admit(socket, scope)
+            return
+        if running.is_closed:
+            request.route, request.error_type = _PREROUTING, "draining"
+            await socket.emit({"type": "websocket.close", "code": SERVICE_RESTART})
+            return
+        limit = self._timeout(scope) if callable(self._timeout) else self._timeout
+        if limit is not None:
+            request.limit = socket.handshake_limit = limit
+            request.deadline = request.started + limit
+        await running.run(socket, self._admit(socket, scope))
+
+
+def _wanted(recorders: Sequence[Recorder], moment: str) -> tuple[Record, ...]:
+    """Collect the methods for one moment, without those that do nothing."""
+    empty = getattr(NullRecorder, moment)
+    return tuple(
+        getattr(recorder, moment)
+        for recorder in recorders
+        if getattr(type(recorder), moment, empty) is not empty
+    )

@@ -1,0 +1,118 @@
+"""One WebSocket: all that is known of it, its one `receive` and its one `send`."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from typing import Final
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from ..context import RequestContext
+from ..errors import StoppedError
+from ..telemetry.exchange import SocketExchange
+from ._concurrency import Slotted
+from ._problem import problem_of
+from ._types import Message, Receive, Scope, Send
+from .exchange import Shared
+
+__all__ = ["SERVICE_RESTART", "TRY_AGAIN_LATER", "WebSocketExchange"]
+
+# The close codes of the IANA WebSocket registry. Before the handshake is answered a server makes a 403 of each.
+SERVICE_RESTART: Final = 1012
+TRY_AGAIN_LATER: Final = 1013
+_POLICY_VIOLATION: Final = 1008
+_NORMAL, _ABNORMAL = 1000, 1006
+_SWITCHING_PROTOCOLS: Final = 101
+
+
+class WebSocketExchange(Slotted, SocketExchange):
+    """One WebSocket. The request's limit is for its handshake: once it is accepted, it has none but its handler's.
+
+    Args:
+        shared: What it is served by.
+        request: Its context.
+        scope: Its scope.
+        receive: The server's.
+        send: The server's.
+
+    Attributes:
+        handshake_limit: The request's limit until it is accepted.
+    """
+
+    is_endless: bool = True
+    handshake_limit: float = math.inf
+    _is_closed: bool = False
+    _answered: anyio.Event | None = None
+
+    def __init__(  # noqa: PLR0917 - as above
+        self, shared: Shared, request: RequestContext, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        SocketExchange.__init__(self, request, "GET", scope.get("path", ""))
+        self.shared = shared
+        self._scope = scope
+        self._in = receive
+        self._out = send
+        self.headers = scope["headers"]
+        self.scheme = scope.get("scheme", "ws")
+        self.http_version = scope.get("http_version", "1.1")
+        if client := scope.get("client"):
+            self.client = client[0]
+
+    async def receive(self) -> Message:
+        """Receive for the application."""
+        message = await self._in()
+        if message["type"] == "websocket.disconnect" and not self.is_complete:
+            self.close_code = message.get("code") or _ABNORMAL
+            self.leave()
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send what the application sends, unless the socket was closed without it."""
+        kind = message["type"]
+        if kind == "websocket.accept" and self.is_held:
+            self.land()
+        if self._answered is not None:
+            await checkpoint()
+            return
+        if kind == "websocket.accept":
+            # A limit that the handler gave itself stays.
+            if self.shared.requests is not None and self.request.limit == self.handshake_limit:
+                self.request.limit = math.inf
+                self.limit(math.inf)
+        elif kind in {"websocket.close", "websocket.http.response.start"}:
+            self._is_closed = True
+        await self.emit(message)
+
+    async def emit(self, message: Message) -> None:
+        """Send what the application or this library sends."""
+        try:
+            await self._out(message)
+        except OSError:
+            self.leave()
+            raise
+        kind = message["type"]
+        if kind == "websocket.accept":
+            self.status, self.is_open = _SWITCHING_PROTOCOLS, True
+            self.shared.tell(self.shared.opened, self)
+        elif kind == "websocket.close" and not self.has_left:
+            self.close_code, self.is_complete = message.get("code", _NORMAL), True
+        elif kind == "websocket.http.response.start":
+            self.status = message.get("status", 0)
+
+    async def answer(self) -> None:
+        """Close the socket with a reason."""
+        if self._answered is not None:
+            await self._answered.wait()
+        elif self.reason is not None and not self._is_closed:
+            self._answered = anyio.Event()
+            if not self.request.error_type:
+                self.request.error_type = problem_of(self.reason).error_type
+            code = SERVICE_RESTART if isinstance(self.reason, StoppedError) else _POLICY_VIOLATION
+            try:
+                with suppress(OSError, RuntimeError):
+                    reason = problem_of(self.reason).title
+                    await self.emit({"type": "websocket.close", "code": code, "reason": reason})
+            finally:
+                self._answered.set()

@@ -1,0 +1,129 @@
+"""What all of `harden` adds to a request is counted exactly, in frames and bytecodes: it may only become less."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from postfacta_core.asgi import HardenOptions, harden
+from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
+
+HEADERS = [
+    (b"host", b"127.0.0.1:8080"),
+    (b"user-agent", b"bench/1"),
+    (b"accept", b"application/json"),
+    (b"accept-encoding", b"gzip, deflate"),
+    (b"connection", b"keep-alive"),
+    (b"x-request-id", b"bench-0123456789"),
+    (b"cache-control", b"no-cache"),
+    (b"accept-language", b"en"),
+]
+
+
+def scope_of(method: str, *headers: tuple[bytes, bytes]) -> Scope:
+    return {
+        "type": "http",
+        "http_version": "1.1",
+        "method": method,
+        "path": "/items/17",
+        "root_path": "",
+        "headers": [*HEADERS, *headers],
+        "client": ("127.0.0.1", 50000),
+    }
+
+
+async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    """Read what there is, and answer with two messages."""
+    if scope["method"] == "POST":
+        await receive()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+async def _receive() -> Message:
+    return {"type": "http.request", "body": b"x" * 1024, "more_body": False}
+
+
+async def _send(message: Message) -> None:
+    """Take it."""
+
+
+async def _serve(app: ASGIApp, scope: Callable[[], Scope]) -> None:
+    await app(scope(), _receive, _send)
+
+
+async def counted(serve: Callable[[], Awaitable[None]]) -> tuple[int, int, Counter[str]]:
+    """Count the Python frames that are entered, for the first time each, and the bytecodes that are run."""
+    seen: set[int] = set()
+    kept: list[FrameType] = []
+    counts: Counter[str] = Counter()
+    by_name: Counter[str] = Counter()
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        if event == "call":
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+            if id(frame) not in seen:
+                seen.add(id(frame))
+                kept.append(frame)
+                counts["frames"] += 1
+                by_name[f"frame {frame.f_code.co_qualname}"] += 1
+        elif event == "opcode":
+            counts["bytecodes"] += 1
+            by_name[frame.f_code.co_qualname] += 1
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        await serve()
+    finally:
+        sys.settrace(before)
+    return counts["frames"], counts["bytecodes"], by_name
+
+
+async def added_by_harden(scope: Callable[[], Scope], options: HardenOptions) -> tuple[int, int]:
+    """Return how many frames and bytecodes `harden` adds, once everything is known that is found out only once."""
+    hardened = harden(answer, service="billing", options=options)
+    # As if its lifespan ran, and its loop were never late.
+    hardened.running.is_sweeping, hardened.running.loop = True, asyncio.get_running_loop()
+    found: list[tuple[int, int]] = []
+    apps: list[ASGIApp] = [answer, hardened]
+    for app in apps:
+        for _ in range(20):
+            await app(scope(), _receive, _send)
+        hardened.shedding.beat(0.0)
+        found.append((await counted(partial(_serve, app, scope)))[:2])
+    return found[1][0] - found[0][0], found[1][1] - found[0][1]
+
+
+RATES = ["1000000/minute per client", "1000000/minute per global"]
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "most_frames", "most_bytecodes"),
+    [
+        ("GET", HardenOptions(access_lines=None), 80, 2850),
+        ("POST", HardenOptions(access_lines=None, rate_limits=RATES), 140, 4400),
+    ],
+)
+async def test_a_request_costs_no_more_than_it_did(
+    method: str, options: HardenOptions, most_frames: int, most_bytecodes: int
+) -> None:
+    logger = logging.getLogger("postfacta")
+    before = logger.handlers[:], logger.level, logger.propagate
+    logger.handlers[:], logger.level, logger.propagate = [logging.NullHandler()], logging.INFO, False
+    try:
+        length = [(b"content-length", b"1024")] if method == "POST" else []
+        frames, bytecodes = await added_by_harden(lambda: scope_of(method, *length), options)
+    finally:
+        logger.handlers[:], logger.level, logger.propagate = before
+    assert (frames, bytecodes) <= (most_frames, most_bytecodes)
+    assert bytecodes <= most_bytecodes
