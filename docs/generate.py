@@ -93,7 +93,7 @@ _LINK: Final = re.compile(r"\[(`\w+`)\]\(#\w+\)")
 _AMBIGUOUS: Final = {"RateLimit"}
 # Called by other parts of the library, and not by those who use it.
 _INNER: Final = {
-    *("announce", "heed", "tally", "probes", "is_due"),
+    *("announce", "heed", "tally", "collect", "probes", "is_due"),
     *("headers_fit", "declared_body_fits", "body_fits", "next_chunk_due"),
 }
 

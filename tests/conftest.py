@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from postfacta_core.events import process_observer
+from postfacta_core.guards._registry import registry
 from postfacta_embedded import EmbeddedPostgres
 from tests.kit.pg import fresh_database, open_folder
 from tests.kit.watch import sparing
@@ -68,7 +69,8 @@ def database_dsn(postgres_server: EmbeddedPostgres) -> Generator[str]:
 
 @pytest.fixture(autouse=True)
 def _unobserved() -> Generator[None]:
-    """Let no test report to another one's `Telemetry`, nor show the policies of another."""
+    """Let no test report to another one's `Telemetry`, nor show or meet the policies of another."""
     process_observer.clear()
+    registry.clear()
     yield
     process_observer.clear()

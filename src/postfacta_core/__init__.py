@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from .errors import CircuitOpenError, DeadlineExceededError, RejectedError, ResilienceError
     from .events import Mode
     from .guards._circuit import CircuitConfig
-    from .guards._schedule import RetryBudget
     from .guards.breaker import CircuitBreaker
+    from .guards.budget import RetryBudget
     from .guards.bulkhead import Bulkhead
     from .guards.fallback import Fallback
     from .guards.hedge import Hedge
@@ -65,7 +65,7 @@ else:
             "deadlines._deadline": ("Deadline",),
             "drain._course": ("DrainLimits",),
             "limits._overload": ("OverloadConfig", "OverloadLimiter"),
-            "guards._schedule": ("RetryBudget",),
+            "guards.budget": ("RetryBudget",),
             "limits._waiting": ("Priority",),
             "_version": ("__version__",),
         },

@@ -31,6 +31,7 @@ from postfacta_core.errors import (
 )
 from postfacta_core.events import DeadlineExceeded, Observer, fan_out
 from postfacta_core.guards._circuit import CircuitState
+from postfacta_core.guards._outcome import Outcome
 
 from ._leases import meaning_of
 from .connecting import RawConnection
@@ -266,8 +267,8 @@ class Guard:
             attempts=2,
             backoff=Backoff(base=0.02, cap=0.02),
             budget=self.budget,
-            retryable=_is_repeatable,
-            throttled=_asks_no_wait,
+            on=_is_repeatable,
+            retry_after=_asks_no_wait,
             observer=observer,
             clock=clock,
             luck=luck,
@@ -278,8 +279,8 @@ class Guard:
             attempts=3,
             backoff=Backoff(base=0.05, cap=0.5),
             budget=self.budget,
-            retryable=_lost_to_another,
-            throttled=_asks_no_wait,
+            on=_lost_to_another,
+            retry_after=_asks_no_wait,
             observer=observer,
             clock=clock,
             luck=luck,
@@ -363,16 +364,18 @@ def _broke(error: BaseException | None, known: Exception | None) -> bool:
     return isinstance(known, DatabaseUnavailableError) and not _sqlstate(error).startswith(_OUT_OF_RESOURCES)
 
 
-def _is_repeatable(error: Exception) -> bool:
+def _is_repeatable(outcome: Outcome[object]) -> bool:
     # Without a cause nothing was sent, as it is known that there is no database.
-    return error.__cause__ is not None and _broke(error.__cause__, error)
+    error = outcome.error
+    return error is not None and error.__cause__ is not None and _broke(error.__cause__, error)
 
 
-def _lost_to_another(error: Exception) -> bool:
+def _lost_to_another(outcome: Outcome[object]) -> bool:
+    error = outcome.error
     return isinstance(error, DatabaseUnavailableError) and _sqlstate(error.__cause__) in _CONFLICTS
 
 
-def _asks_no_wait(error: Exception) -> None:
+def _asks_no_wait(outcome: Outcome[object]) -> None:
     """Ignore `retry_after`, which is for the final caller: the backoff alone sets the wait."""
 
 

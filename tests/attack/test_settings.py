@@ -73,6 +73,10 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
         (
             "Admit",
             "Bound",
+            "BlockGuard",
+            "Listed",
+            "Outcome",
+            "Registry",
             "Book",
             "BucketSet",
             "Buckets",

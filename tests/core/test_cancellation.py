@@ -113,7 +113,7 @@ class Bench:
         self.bulkhead = Bulkhead("db", 1, max_waiting=1, max_wait=60)
         config = CircuitConfig(minimum_number_of_calls=1, permitted_number_of_calls_in_half_open_state=1)
         self.breaker = CircuitBreaker("db", config=config, clock=self.clock, failures=OSError)
-        self.retry = Retry("db", retryable=KeyError, clock=self.clock, sleep=wait_a_turn)
+        self.retry = Retry("db", on=KeyError, clock=self.clock, sleep=wait_a_turn)
         self.hedge = Hedge("db", delay=0, clock=self.clock)
         self.fallback = Fallback[str]("db", errors=KeyError, clock=self.clock)
 

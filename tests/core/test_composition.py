@@ -14,8 +14,8 @@ import pytest
 from postfacta_core.deadlines.present import current_deadline
 from postfacta_core.errors import BulkheadFullError, CircuitOpenError, DeadlineExceededError
 from postfacta_core.guards._circuit import CircuitConfig, CircuitState
-from postfacta_core.guards._schedule import RetryBudget
 from postfacta_core.guards.breaker import CircuitBreaker
+from postfacta_core.guards.budget import RetryBudget
 from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.guards.fallback import Fallback
 from postfacta_core.guards.hedge import Hedge
@@ -61,7 +61,7 @@ class Dependency:
         return Retry(
             "db",
             attempts=attempts,
-            retryable=(KeyError, DeadlineExceededError),
+            on=(KeyError, DeadlineExceededError),
             clock=self.clock,
             luck=lambda: 0.0,
             sleep=self.sleep,
@@ -79,7 +79,7 @@ def counted(breaker: CircuitBreaker) -> dict[str, int]:
 
 
 def admitted(bulkhead: Bulkhead) -> int:
-    return int(sum(each.value for each in bulkhead.tally() if "admitted" in each.labels))
+    return int(sum(each.value for each in bulkhead.collect() if "admitted" in each.labels))
 
 
 async def test_an_open_circuit_stops_retries_at_once() -> None:

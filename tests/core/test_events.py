@@ -101,7 +101,7 @@ def test_a_policy_that_is_gone_is_neither_kept_nor_shown() -> None:
     telemetry = Telemetry()
     policy = Bulkhead("billing", 4)
     assert '"billing"' in scraped(telemetry)
-    is_alive = weakly(policy.tally)
+    is_alive = weakly(policy.collect)
     del policy
     gc.collect()
     assert is_alive() is None

@@ -24,6 +24,8 @@ CALLERS: Final[dict[str, Callable[[], Any]]] = {
     **GUARDS,
     "CircuitBreaker": lambda: CircuitBreaker("billing"),
 }
+PLAIN: Final = ("Retry", "Bulkhead", "CircuitBreaker")
+"""Those that serve plain functions too."""
 MODED: Final = ("Retry", "Hedge", "Bulkhead", "CircuitBreaker")
 
 
@@ -83,8 +85,20 @@ def test_what_cannot_be_guarded_is_refused_at_decoration() -> None:
     with every() as case:
         for guard in GUARDS:
             for name, (function, reason) in cases.items():
+                if guard in PLAIN and "is a plain one" in reason:
+                    continue
                 with case(guard, name), pytest.raises(TypeError, match=f"^{guard} .*{reason}"):
                     GUARDS[guard]()(function)
+
+
+def test_plain_functions_of_each_kind_are_decorated() -> None:
+    payments = Payments()
+    with every() as case:
+        for guard in PLAIN:
+            for name, function in (("plain", payments.pay), ("partial", functools.partial(payments.pay))):
+                with case(guard, name):
+                    guarded = CALLERS[guard]()(function)
+                    assert guarded(7) == "paid 7"
 
 
 async def test_async_functions_of_each_kind_are_decorated() -> None:
@@ -176,7 +190,7 @@ async def test_an_error_of_a_plain_function_is_tried_again() -> None:
             raise ConnectionError
         return "answer"
 
-    retry = Retry("billing", retryable=ConnectionError, luck=lambda: 0.999)
+    retry = Retry("billing", on=ConnectionError, luck=lambda: 0.999)
     assert await retry.call(flaky) == "answer"  # type: ignore[arg-type] # it is no coroutine function
 
 

@@ -15,8 +15,8 @@ from postfacta_core.deadlines._transfer import TransferLimits
 from postfacta_core.drain._course import DrainLimits, RecycleLimits
 from postfacta_core.guards._circuit import CircuitConfig
 from postfacta_core.guards._delay import FixedDelay, QuantileDelay
-from postfacta_core.guards._schedule import RetryBudget
 from postfacta_core.guards.breaker import CircuitBreaker
+from postfacta_core.guards.budget import RetryBudget
 from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.guards.fallback import Fallback
 from postfacta_core.guards.hedge import Hedge

@@ -298,7 +298,7 @@ async def tries(*, attempts: int, **options: Any) -> tuple[int, list[float], Rec
         waits.append(seconds)
 
     retry = Retry(
-        "bench", attempts=attempts, retryable=(ConnectionResetError,), observer=seen, sleep=sleep, **options
+        "bench", attempts=attempts, on=(ConnectionResetError,), observer=seen, sleep=sleep, **options
     )
     with pytest.raises(ConnectionResetError):
         await retry.call(chaos.wrap(Worker()))
@@ -328,7 +328,7 @@ def _in_a_minute(error: Exception) -> float:
 
 async def test_testing_mode_waits_no_longer_for_what_production_would_give_up() -> None:
     with testing_mode():
-        calls, _, _ = await tries(attempts=3, throttled=_in_a_minute)
+        calls, _, _ = await tries(attempts=3, retry_after=_in_a_minute)
     assert calls == 1
 
 

@@ -13,8 +13,8 @@ from postfacta_core.clock import MONOTONIC, Clock
 from postfacta_core.errors import DeadlineExceededError
 from postfacta_core.events import PolicyCreated
 from postfacta_core.guards._circuit import CircuitConfig
-from postfacta_core.guards._schedule import RetryBudget
 from postfacta_core.guards.breaker import CircuitBreaker
+from postfacta_core.guards.budget import RetryBudget
 from postfacta_core.testing import RecordingObserver
 from postfacta_postgres import Database, PoolOptions, database_circuit
 

@@ -16,7 +16,7 @@ from postfacta_core.errors import (
     OutcomeUnknownError,
 )
 from postfacta_core.events import QueryFinished, RetryScheduled
-from postfacta_core.guards._schedule import RetryBudget
+from postfacta_core.guards.budget import RetryBudget
 from postfacta_core.testing import RecordingObserver
 from postfacta_postgres import Connection, Database, database_circuit
 from tests.postgres.guarded import ECHO, IMPATIENT, ONE, PATIENT, counts, guarded, tries

@@ -9,8 +9,10 @@ from .._face import lazy
 if TYPE_CHECKING:
     from ._circuit import CircuitConfig, CircuitState, CircuitStatistics
     from ._delay import FixedDelay, HedgeDelay, QuantileDelay
-    from ._schedule import Retryable, RetryBudget, Throttled
+    from ._outcome import On, Outcome
+    from ._registry import Listed, Registry, registry
     from .breaker import BreakerOpenError, CircuitBreaker
+    from .budget import RetryBudget
     from .bulkhead import Bulkhead
     from .fallback import Answer, Fallback
     from .hedge import Hedge
@@ -24,7 +26,9 @@ else:
         {
             "_circuit": ("CircuitConfig", "CircuitState", "CircuitStatistics"),
             "_delay": ("FixedDelay", "HedgeDelay", "QuantileDelay"),
-            "_schedule": ("Retryable", "RetryBudget", "Throttled"),
+            "_outcome": ("On", "Outcome"),
+            "budget": ("RetryBudget",),
+            "_registry": ("Listed", "Registry", "registry"),
             "breaker": ("BreakerOpenError", "CircuitBreaker"),
             "bulkhead": ("Bulkhead",),
             "fallback": ("Answer", "Fallback"),
@@ -49,12 +53,15 @@ __all__ = [
     "Guard",
     "Hedge",
     "HedgeDelay",
+    "Listed",
+    "On",
+    "Outcome",
     "Outgoing",
     "Pipeline",
     "QuantileDelay",
+    "Registry",
     "Retry",
     "RetryBudget",
-    "Retryable",
-    "Throttled",
     "Timeout",
+    "registry",
 ]

@@ -50,7 +50,7 @@ class _Decisions:
 class Slots:
     """The slots of one dependency, and its queue.
 
-    It belongs to one event loop, whose single thread is its lock.
+    Its caller holds a lock, or is the only thread.
 
     Args:
         name: The bulkhead's, for the refusal and the metrics.
@@ -134,13 +134,23 @@ class Slots:
         """Return the seconds that a caller may wait whose own time ends after `left` seconds."""
         return min(self.max_wait, left)
 
+    def refuse_if_full(self) -> None:
+        """Refuse a caller that finds no place in the queue.
+
+        Raises:
+            BulkheadFullError: If there is none.
+        """
+        if len(self._queue) >= self.max_waiting:
+            raise self._refusal()
+
     def queue(self, wake: Callable[[], object], patience: float) -> Turn:
         """Join the queue, after `enter` returned False; leave it by `take` or `give_up`.
 
         Raises:
             BulkheadFullError: If it is full, or there is no time to wait.
         """
-        if len(self._queue) >= self.max_waiting or not patience > 0:
+        self.refuse_if_full()
+        if not patience > 0:
             raise self._refusal()
         turn = Turn(wake)
         self._queue[turn] = None
@@ -174,7 +184,11 @@ class Slots:
     def _admit_next(self) -> None:
         turn, _ = self._queue.popitem(last=False)
         turn.has_come = True
-        turn.wake()
+        try:
+            turn.wake()
+        except RuntimeError:
+            # Its event loop is closed: the slot would never come back.
+            self.leave()
 
     def _refusal(self) -> BulkheadFullError:
         self._count.refused += 1

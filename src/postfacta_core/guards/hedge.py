@@ -15,7 +15,7 @@ from ..deadlines.present import current_deadline
 from ..events import Mode, ModeChanged, Observer, PolicyCreated, Sample, observing, process_observer
 from ..validation import validation
 from ._delay import FixedDelay, HedgeDelay, HedgeOutcome
-from ._schedule import RetryBudget
+from .budget import RetryBudget
 
 __all__ = ["Hedge", "wait_for"]
 

@@ -8,40 +8,22 @@ became the cause of. A mark of another call, on an error object that is raised m
 
 from __future__ import annotations
 
-import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
-from functools import wraps
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar, cast
 
-import anyio
-
-from .._functions import answer_of, must_be_async
+from .._functions import answer_of
 from ..backoff import Backoff
 from ..clock import LUCK, MONOTONIC, Clock, Haste, Luck, present_haste
-from ..deadlines.present import current_deadline
-from ..events import (
-    ListenerFailed,
-    Mode,
-    ModeChanged,
-    Observer,
-    PolicyCreated,
-    RetryScheduled,
-    Sample,
-    observing,
-    process_observer,
-)
+from ..deadlines.present import present_limit
+from ..events import Mode, Observer, RetryScheduled, Sample, process_observer
 from ..validation import validation
-from ._schedule import (
-    Retryable,
-    RetryBudget,
-    RetryOutcome,
-    RetryPlan,
-    RetryRules,
-    Throttled,
-    asked_wait,
-)
+from ._guard import Guard
+from ._outcome import On, Outcome, asked_by, check_on
+from ._schedule import RetryOutcome, RetryPlan, RetryRules
+from ._waits import pause, refuse_on_loop
+from .budget import RetryBudget
 
 __all__ = ["Retry"]
 
@@ -77,125 +59,124 @@ class _Call:
         self.outer = outer
         self.attempt = 1
 
+    def __reduce__(self) -> tuple[type[object], tuple[()]]:
+        # An error may carry it as its mark: a copy of that, in another process, is the mark of no call.
+        return object, ()
+
 
 _CALL: ContextVar[_Call | None] = ContextVar("postfacta_retry", default=None)
 
 
-class Retry:
+class Retry(Guard):
     """Retry calls that failed: a few times, with growing waits, and never more than the budget has.
 
-    Use it as a guard of a `Pipeline`, by `call`, or as a decorator of async functions. Threads and event loops may
-    share it. Only the caller knows what may be called twice, so by default only what was refused before it began
-    is tried again.
+    Use it as a guard of a `Pipeline`, by `call` or `call_sync`, or as a decorator. Threads and event loops may share
+    it. Only the caller knows what may be called twice, so by default only what was refused before it began is tried
+    again.
 
-    When no other try is made, the last error of the dependency itself is raised, with a note that says why. No try
-    begins at the request's deadline or after it. A call inside of another of any `Retry` is tried again by the inner
-    one alone.
+    When no other try is made, the last error of the dependency itself is raised, with a note that says why, or the last
+    result is returned. No try begins at the request's deadline or after it. A call inside of another of any `Retry` is
+    tried again by the inner one alone. Between tries of a plain function its thread sleeps: on an event loop it is
+    refused.
 
     Args:
-        name: The operation's; its metric label.
+        name: See `Guard`, as `observer`.
         attempts: The most tries, the first included; 1 only counts.
-        backoff: The waits between them.
+        on: After which outcomes the call may be made again: types of errors, beside those of `may_repeat`; or a function
+            of the `Outcome` that alone decides. If that raises, the answer is no.
+        backoff: The waits between tries.
         budget: What all that try this dependency again share; by default one of its own, of the same name.
-        retryable: Types of errors after which the call may be made again, beside those of `may_repeat`; or a function
-            that alone decides. If that raises, the answer is no.
-        throttled: Reads how many seconds an error asks to wait: None if it does not say, `math.inf` for no other
+        retry_after: Reads how many seconds an outcome asks to wait: None if it does not say, `math.inf` for no other
             try. By default its `retry_after`. If it raises, no other try is made.
-        max_wait: The longest wait in seconds. An error that asks for more is not retried.
+        discard: Releases a result that is tried again, such as a response with an open connection; it may return an
+            awaitable. The last result is the caller's.
+        max_wait: The longest wait in seconds. An outcome that asks for more is not retried.
         retry_nested: Also retry what an inner `Retry` has given up: then tries multiply.
-        mode: Text or member. `SHADOW` makes one try, and counts what would have been tried again without spending for it; `OFF`
-            is a plain call.
-        observer: Receives its announcement once, each retry, and each change of mode. It may raise. By default the
-            process's, see `asgi.Telemetry`; None for none.
+        mode: `SHADOW` makes one try, and counts what would have been tried again without spending for it; `OFF` is a
+            plain call.
+        observer: Also receives each retry.
         clock: Monotonic seconds; it must be the clock of the request contexts.
         luck: Spreads the waits.
-        sleep: Waits the given seconds.
+        sleep: Waits the given seconds; by default the event loop, or the thread.
 
     Attributes:
-        name: The operation's.
         budget: What its further tries are spent from.
         rules: What is tried again, how often, and after which waits.
 
     Raises:
-        ValueError: If a setting is wrong.
+        ValueError: If a setting is wrong, or the name is taken.
     """
+
+    kind = "retry"
+    example = 'Retry("billing", attempts=3)'
 
     def __init__(
         self,
         name: str,
         *,
         attempts: int = 3,
+        on: On = (),
         backoff: Backoff = Backoff(),  # noqa: B008 - it is frozen
         budget: RetryBudget | None = None,
-        retryable: Retryable = (),
-        throttled: Throttled = asked_wait,
+        retry_after: Callable[[Outcome[Any]], float | None] = asked_by,
+        discard: Callable[[Any], object] | None = None,
         max_wait: float = 30.0,
         retry_nested: bool = False,
         mode: Mode | str = Mode.ENFORCE,
         observer: Observer | None = process_observer,
         clock: Clock = MONOTONIC,
         luck: Luck = LUCK,
-        sleep: Callable[[float], Awaitable[object]] = anyio.sleep,
+        sleep: Callable[[float], object] | None = None,
     ) -> None:
-        self.name: str = validation.name("Retry.name", name, example='Retry("billing", attempts=3)')
+        super().__init__(name, mode=mode, observer=observer)
         if budget is not None:
             validation.instance("Retry.budget", budget, RetryBudget, example='RetryBudget("billing")')
         validation.flag("Retry.retry_nested", retry_nested)
-        validation.functions("Retry", clock=clock, luck=luck, sleep=sleep)
-        self._observe = observing("Retry", name, observer)
+        validation.functions("Retry", clock=clock, luck=luck)
+        for field, given in (("discard", discard), ("sleep", sleep)):
+            if given is not None:
+                validation.function(f"Retry.{field}", given, example="None")
         self.rules: RetryRules = RetryRules(
-            attempts=attempts, backoff=backoff, max_wait=max_wait, retryable=retryable, throttled=throttled
+            attempts=attempts, backoff=backoff, max_wait=max_wait, on=on, retry_after=retry_after
         )
+        _, self._is_bad = check_on("Retry.on", on, example="on=ConnectionError")
         self.budget: RetryBudget = RetryBudget(name) if budget is None else budget
         self.budget.is_fed = True
+        self._discard = discard
         self._retry_nested = retry_nested
-        self._mode = validation.choice("Retry.mode", mode, Mode)
         self._clock = clock
         self._luck = luck
         self._sleep = sleep
         self._successes = 0
         self._counts = dict.fromkeys(RetryOutcome, 0)
-        self._observe(PolicyCreated(name, self.tally))
+        self._announce()
         self.budget.announce(self._observe, clock)
 
-    def __repr__(self) -> str:
+    def settings(self) -> Mapping[str, object]:
+        """Return its bounds, and the name of its budget."""
         rules = self.rules
-        return (
-            f"Retry({self.name!r}, attempts={rules.attempts}, budget={self.budget.name!r}, "
-            f"max_wait={rules.max_wait:g}, mode={self._mode.value!r})"
-        )
+        mine = {"attempts": rules.attempts, "budget": self.budget.name, "max_wait": rules.max_wait}
+        return {**mine, **super().settings()}
 
-    @property
-    def mode(self) -> Mode:
-        """How its decisions are used; it holds for calls that begin from now on."""
-        return self._mode
+    def status(self) -> Mapping[str, object]:
+        """Return how many retries its budget allows now."""
+        return {"budget_tokens": self.budget.tokens(self._clock())}
 
-    @mode.setter
-    def mode(self, mode: Mode | str) -> None:
-        old, self._mode = self._mode, validation.choice("Retry.mode", mode, Mode)
-        if self._mode is not old:
-            self._observe(ModeChanged(self.name, old, self._mode))
-
-    def tally(self) -> Iterable[Sample]:
+    def collect(self) -> Iterable[Sample]:
         """Return its counts, for metrics: the number of tries by outcome."""
         for outcome, count in self._counts.items():
             more = self._successes if outcome is RetryOutcome.SUCCESS else 0
             yield Sample(_METRIC, (self.name, outcome.value), count + more)
 
     async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call it, and again if it fails and may be repeated.
+        """Call an async function, and again if it fails and may be repeated.
 
         Raises:
             Exception: What the last try raised, as it is.
         """
-        if self._mode is not Mode.ENFORCE:
-            return await self._call_once(function, *args, **kwargs)
-        outer, budget = _CALL.get(), self.budget
-        # The tries of an outer call are no calls of their own.
-        if outer is None or outer.budget is not budget:
-            budget.deposit()
-        call = _Call(budget, outer)
-        _CALL.set(call)
+        if self._mode is Mode.OFF:
+            return await answer_of("Retry", function, function(*args, **kwargs))
+        call = self._begin()
         try:
             while True:
                 try:
@@ -205,82 +186,117 @@ class Retry:
                     )
                 except Exception as error:
                     # The error must not outlive this block: with its traceback it would be garbage in a circle.
-                    if (delay := self._wait_after(error, call)) is None:
+                    if (delay := self._wait_after(Outcome(error=error), call)) is None:
                         raise
                 else:
-                    if call.attempt == 1:
-                        self._successes += 1
-                    else:
-                        self._counts[RetryOutcome.RECOVERED] += 1
-                    return answer
-                await self._sleep(delay)
+                    if (delay := self._wait_after_answer(answer, call)) is None:
+                        return answer
+                    if self._discard is not None:
+                        await self._dispose(answer)
+                await (_sleep if self._sleep is None else cast("_Sleep", self._sleep))(delay)
                 call.attempt += 1
         finally:
             # Not by a token: one does not work where a loop that was given up closes its coroutines.
-            _CALL.set(outer)
+            _CALL.set(call.outer)
 
-    def __call__(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
-        """Decorate an async function, so that each call of it is tried again if it fails and may be."""
-        must_be_async("Retry", function)
+    def call_sync(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a plain function, and again if it fails and may be repeated.
 
-        @wraps(function)
-        async def tried(*args: P.args, **kwargs: P.kwargs) -> T:
-            return await self.call(function, *args, **kwargs)
-
-        return tried
-
-    async def _call_once(
-        self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+        Raises:
+            Exception: What the last try raised, as it is.
+            RuntimeError: On an event loop, which a wait would block.
+        """
         if self._mode is Mode.OFF:
-            return await answer_of("Retry", function, function(*args, **kwargs))
-        self.budget.deposit()
+            return function(*args, **kwargs)
+        refuse_on_loop(self)
+        call = self._begin()
         try:
-            answer = await answer_of("Retry", function, function(*args, **kwargs))
-        except Exception as error:
-            now = self._clock()
-            outcome = self._plan(error, 1, now=now).outcome
-            if outcome is RetryOutcome.RETRIED:
-                has_token = self.budget.tokens(now) >= 1.0
-                outcome = RetryOutcome.SHADOW if has_token else RetryOutcome.BUDGET_REFUSED
-            self._counts[outcome] += 1
-            raise
-        self._successes += 1
-        return answer
+            while True:
+                try:
+                    answer = function(*args, **kwargs)
+                except Exception as error:
+                    if (delay := self._wait_after(Outcome(error=error), call)) is None:
+                        raise
+                else:
+                    if (delay := self._wait_after_answer(answer, call)) is None:
+                        return answer
+                    if self._discard is not None:
+                        self._dispose_now(answer)
+                (self._sleep or pause)(delay)
+                call.attempt += 1
+        finally:
+            _CALL.set(call.outer)
 
-    def _wait_after(self, error: Exception, call: _Call) -> float | None:
+    def _begin(self) -> _Call:
+        outer, budget = _CALL.get(), self.budget
+        # The tries of an outer call are no calls of their own.
+        if outer is None or outer.budget is not budget:
+            budget.deposit()
+        call = _Call(budget, outer)
+        # What only counts is not there for those around and within it.
+        if self._mode is Mode.ENFORCE:
+            _CALL.set(call)
+        return call
+
+    def _wait_after_answer(self, answer: object, call: _Call) -> float | None:
+        if self._is_bad is not None:
+            try:
+                if self._is_bad(ended := Outcome(answer)):
+                    return self._wait_after(ended, call)
+            except Exception as fault:  # noqa: BLE001 - a predicate is foreign code, and may raise anything
+                self._report(fault)
+        if call.attempt == 1:
+            self._successes += 1
+        else:
+            with self._lock:
+                self._counts[RetryOutcome.RECOVERED] += 1
+        return None
+
+    def _wait_after(self, ended: Outcome[Any], call: _Call) -> float | None:
         """Return how long to wait for the next try, or None if there is none."""
         now = self._clock()
-        plan = self._plan(error, call.attempt, now=now)
+        plan = self._plan(ended, call.attempt, now=now)
         outcome = plan.outcome
         if outcome is RetryOutcome.RETRIED:
-            if not self._retry_nested and _was_retried_inside(error, call):
+            if self._mode is not Mode.ENFORCE:
+                has_token = self.budget.tokens(now) >= 1.0
+                outcome = RetryOutcome.SHADOW if has_token else RetryOutcome.BUDGET_REFUSED
+            elif not self._retry_nested and _was_retried_inside(ended.error, call):
                 outcome = RetryOutcome.NESTED
             elif not self.budget.try_withdraw(now):
                 outcome = RetryOutcome.BUDGET_REFUSED
-        self._counts[outcome] += 1
+        with self._lock:
+            self._counts[outcome] += 1
         if outcome is RetryOutcome.RETRIED:
-            self._observe(RetryScheduled(self.name, call.attempt, plan.delay, type(error).__name__))
+            what = "result" if ended.error is None else type(ended.error).__name__
+            self._observe(RetryScheduled(self.name, call.attempt, plan.delay, what))
             return plan.delay
-        if outcome in _REASONS:
-            self._give_up(error, outcome, call)
+        if outcome in _REASONS and ended.error is not None and self._mode is Mode.ENFORCE:
+            self._give_up(ended.error, outcome, call)
         return None
 
-    def _plan(self, error: Exception, attempt: int, *, now: float) -> RetryPlan:
-        deadline = current_deadline()
+    def _plan(self, ended: Outcome[Any], attempt: int, *, now: float) -> RetryPlan:
         try:
-            plan = self.rules.plan(
-                error,
-                attempt,
-                now=now,
-                deadline=math.inf if deadline is None else deadline.at,
-                luck=self._luck(),
-            )
+            plan = self.rules.plan(ended, attempt, now=now, deadline=present_limit(), luck=self._luck())
         except Exception as fault:  # noqa: BLE001 - what judges is foreign code, and may raise anything
-            self._observe(ListenerFailed(self.name, repr(fault)))
+            self._report(fault)
             return RetryPlan(RetryOutcome.FAILURE)
         haste = present_haste()
         return plan if haste is None else _hurried(plan, attempt, haste)
+
+    def _dispose_now(self, answer: object) -> object:
+        try:
+            return None if self._discard is None else self._discard(answer)
+        except Exception as fault:  # noqa: BLE001 - see above
+            self._report(fault)
+            return None
+
+    async def _dispose(self, answer: object) -> None:
+        try:
+            if isinstance(released := self._dispose_now(answer), Awaitable):
+                await released
+        except Exception as fault:  # noqa: BLE001 - see above
+            self._report(fault)
 
     def _give_up(self, error: Exception, outcome: RetryOutcome, call: _Call) -> None:
         # One that never tries twice multiplies nothing.
@@ -295,6 +311,15 @@ class Retry:
                 error.add_note(note)
 
 
+_Sleep = Callable[[float], Awaitable[object]]
+
+
+async def _sleep(seconds: float) -> None:
+    import anyio  # noqa: PLC0415 - code without an event loop needs none
+
+    await anyio.sleep(seconds)
+
+
 def _hurried(plan: RetryPlan, attempt: int, haste: Haste) -> RetryPlan:
     """Do in a test what was planned, without the wait, and no more often than the test allows."""
     if plan.outcome is not RetryOutcome.RETRIED:
@@ -303,8 +328,8 @@ def _hurried(plan: RetryPlan, attempt: int, haste: Haste) -> RetryPlan:
     return RetryPlan(RetryOutcome.EXHAUSTED if is_last else RetryOutcome.RETRIED)
 
 
-def _was_retried_inside(error: BaseException, call: _Call) -> bool:
-    link: BaseException | None = error
+def _was_retried_inside(error: BaseException | None, call: _Call) -> bool:
+    link = error
     for _ in range(_LONGEST_CHAIN):
         if link is None:
             return False

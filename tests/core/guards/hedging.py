@@ -12,7 +12,7 @@ from anyio.lowlevel import checkpoint
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.events import Mode
 from postfacta_core.guards._delay import QuantileDelay
-from postfacta_core.guards._schedule import RetryBudget
+from postfacta_core.guards.budget import RetryBudget
 from postfacta_core.guards.hedge import Hedge
 from postfacta_core.testing import ManualClock, RecordingObserver
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 
 import anyio
 import pytest
+from anyio import to_thread
 
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.errors import BulkheadFullError
 from postfacta_core.events import Event, Mode, ModeChanged, PolicyCreated
+from postfacta_core.guards._slots import Slots
 from postfacta_core.guards.bulkhead import Bulkhead
+from postfacta_core.guards.retry import Retry
 from postfacta_core.testing import ManualClock, RecordingObserver
+from tests.kit.every import every
+from tests.kit.interleaving import interleaved
 from tests.kit.waiting import until
 
 NEVER_HERE = 60.0
@@ -216,10 +222,10 @@ def test_it_announces_itself_once_and_each_real_change_of_mode() -> None:
     bulkhead.mode = Mode.SHADOW
     created, changed = observer.events
     assert isinstance(created, PolicyCreated)
-    assert (created.policy, list(created.tally())) == ("db", bulkhead.tally())
+    assert (created.policy, list(created.tally())) == ("db", bulkhead.collect())
     assert changed == ModeChanged("db", Mode.ENFORCE, Mode.SHADOW)
     assert bulkhead.mode is Mode.SHADOW
-    assert repr(bulkhead) == "Bulkhead('db', 1, max_waiting=0, max_wait=1, mode='shadow')"
+    assert repr(bulkhead) == "Bulkhead('db', slots=1, max_waiting=0, max_wait=1, mode='shadow')"
 
 
 def test_an_observer_that_raises_breaks_nothing() -> None:
@@ -234,3 +240,94 @@ def test_an_observer_that_raises_breaks_nothing() -> None:
 def test_bounds_that_make_no_sense_are_refused_at_once() -> None:
     with pytest.raises(ValueError, match=r"Bulkhead\.slots must be a whole number at least 1, not 0"):
         Bulkhead("db", 0)
+
+
+def test_a_plain_function_runs_in_a_slot_and_is_refused_without_one() -> None:
+    bulkhead = Bulkhead("db", 1)
+
+    @bulkhead
+    def outer() -> str:
+        with pytest.raises(BulkheadFullError):
+            bulkhead.call_sync(str)
+        with pytest.raises(BulkheadFullError), bulkhead:
+            pass
+        return "done"
+
+    assert outer() == "done"
+    with bulkhead:
+        assert bulkhead.used == 1
+    assert bulkhead.used == 0
+
+
+async def test_tasks_and_threads_share_the_slots_and_wait_in_one_queue() -> None:
+    bulkhead = Bulkhead("db", 1, max_waiting=2, max_wait=NEVER_HERE)
+    order: list[str] = []
+
+    async def in_task() -> None:
+        async with bulkhead:
+            order.append("task")
+
+    async def in_thread() -> None:
+        await to_thread.run_sync(lambda: bulkhead.call_sync(order.append, "thread"))
+
+    async with anyio.create_task_group() as tasks, bulkhead:
+        tasks.start_soon(in_thread)
+        await until(lambda: bulkhead.waiting == 1)
+        tasks.start_soon(in_task)
+        await until(lambda: bulkhead.waiting == 2)
+        assert order == []
+    assert (order, bulkhead.used, bulkhead.waiting) == (["thread", "task"], 0, 0)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_plain_function_that_would_have_to_wait_on_an_event_loop_is_refused() -> None:
+    bulkhead = Bulkhead("db", 1, max_waiting=1)
+    async with bulkhead:
+        with pytest.raises(RuntimeError, match="may wait, which would block the event loop"):
+            bulkhead.call_sync(str)
+    assert (bulkhead.used, bulkhead.waiting) == (0, 0)
+
+
+def test_a_slot_whose_waiter_lost_its_event_loop_goes_to_the_next() -> None:
+    def closed() -> None:
+        raise RuntimeError("Event loop is closed")
+
+    slots = Slots("db", 1, 2)
+    woken: list[str] = []
+    assert slots.enter()
+    slots.queue(closed, 1.0)
+    slots.queue(lambda: woken.append("next"), 1.0)
+    slots.leave()
+    assert (woken, slots.used, slots.waiting) == (["next"], 1, 0)
+
+
+def test_no_slot_is_lost_or_given_twice_whenever_threads_change_places() -> None:
+    with every() as case:
+        for seed in range(6):
+            with case(seed):
+                bulkhead = Bulkhead("db", 1, max_waiting=3, max_wait=NEVER_HERE)
+                most: list[int] = []
+
+                def work(bulkhead: Bulkhead = bulkhead, most: list[int] = most) -> None:
+                    for _ in range(3):
+                        bulkhead.call_sync(lambda: most.append(bulkhead.used))
+
+                interleaved([work, work, work], within="core/guards/", seed=seed)
+                assert (max(most), len(most), bulkhead.used, bulkhead.waiting) == (1, 9, 0, 0)
+
+
+def test_eight_threads_of_ten_thousand_calls_are_counted_exactly() -> None:
+    bulkhead, retry = Bulkhead("db", 8), Retry("db")
+
+    def work() -> None:
+        for _ in range(10_000):
+            bulkhead.call_sync(retry.call_sync, str)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    admitted = sum(each.value for each in bulkhead.collect() if "admitted" in each.labels)
+    answered = sum(each.value for each in retry.collect())
+    assert (admitted, answered, bulkhead.used) == (80_000, 80_000, 0)

@@ -7,7 +7,7 @@ import pytest
 
 from postfacta_core.events import Mode, ModeChanged, PolicyCreated
 from postfacta_core.guards._delay import FixedDelay, HedgeOutcome, QuantileDelay
-from postfacta_core.guards._schedule import RetryBudget
+from postfacta_core.guards.budget import RetryBudget
 from postfacta_core.guards.hedge import Hedge
 from postfacta_core.guards.retry import Retry
 from postfacta_core.testing import ManualClock
@@ -168,7 +168,7 @@ async def test_retries_and_second_tries_together_are_no_more_than_their_budget_h
         """Many callers wait at the same time: the time passes between the calls."""
 
     hedge = Hedge("search", delay=0.0, budget=budget, clock=clock, wait=at_once)
-    retry = Retry("search", budget=budget, retryable=ConnectionError, clock=clock, sleep=no_wait)
+    retry = Retry("search", budget=budget, on=ConnectionError, clock=clock, sleep=no_wait)
     for _ in range(rate * seconds):
         with pytest.raises(ConnectionError):
             await retry.call(hedge.call, slow_and_down)

@@ -9,7 +9,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from postfacta_core.guards._schedule import RetryBudget
+from postfacta_core.guards.budget import RetryBudget
 from postfacta_core.guards.hedge import Hedge
 from tests.core.guards.hedging import Bench, Caller, at_once, settled
 from tests.kit.garbage import garbage

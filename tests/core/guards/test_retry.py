@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,10 +25,14 @@ from postfacta_core.events import (
     RetryScheduled,
     Sample,
 )
-from postfacta_core.guards._schedule import RetryBudget, RetryOutcome
+from postfacta_core.guards._outcome import On, Outcome
+from postfacta_core.guards._schedule import RetryOutcome
+from postfacta_core.guards.budget import RetryBudget
 from postfacta_core.guards.retry import Retry
 from postfacta_core.testing import ManualClock, RecordingObserver
+from tests.kit.every import every
 from tests.kit.garbage import garbage
+from tests.kit.interleaving import interleaved
 
 
 class Dependency:
@@ -80,7 +84,7 @@ class Bench:
         *,
         attempts: int = 3,
         budget: RetryBudget | None = None,
-        retryable: type[Exception] | Callable[[Exception], bool] = ConnectionError,
+        on: On = ConnectionError,
         mode: Mode = Mode.ENFORCE,
         retry_nested: bool = False,
     ) -> Retry:
@@ -88,7 +92,7 @@ class Bench:
             name,
             attempts=attempts,
             budget=budget,
-            retryable=retryable,
+            on=on,
             mode=mode,
             retry_nested=retry_nested,
             observer=self.heard,
@@ -100,7 +104,7 @@ class Bench:
 
 def counts(retry: Retry) -> dict[str, float]:
     """Read what was counted, without what never happened."""
-    return {sample.labels[1]: sample.value for sample in retry.tally() if sample.value}
+    return {sample.labels[1]: sample.value for sample in retry.collect() if sample.value}
 
 
 def notes(error: BaseException) -> list[str]:
@@ -153,7 +157,7 @@ async def test_the_jitter_spreads_the_waits_at_the_cap_too() -> None:
             "billing",
             attempts=12,
             backoff=Backoff(cap=1.6),
-            retryable=ConnectionError,
+            on=ConnectionError,
             clock=bench.clock,
             luck=partial(float, luck),
             sleep=bench.sleep,
@@ -332,7 +336,7 @@ async def test_a_chain_of_errors_in_a_circle_is_not_followed_for_ever(bench: Ben
 
 async def test_what_the_inner_retry_does_not_try_again_the_outer_one_may(bench: Bench) -> None:
     dependency = Dependency(ValueError("bad"))
-    inner, outer = bench.retry("inner"), bench.retry("outer", retryable=ValueError)
+    inner, outer = bench.retry("inner"), bench.retry("outer", on=ValueError)
     assert await outer.call(inner.call, dependency) == "answer"
     assert (dependency.asked, counts(outer)) == (2, {"retried": 1, "recovered": 1})
 
@@ -439,12 +443,12 @@ async def test_the_mode_may_change_anytime_and_is_reported_once(bench: Bench) ->
 
 
 async def test_a_predicate_that_raises_is_a_no_and_is_reported(bench: Bench) -> None:
-    def broken(error: Exception) -> bool:
+    def broken(outcome: Outcome[object]) -> bool:
         raise KeyError("status")
 
     dependency = Dependency(ConnectionError("down"))
     with pytest.raises(ConnectionError, match="down") as caught:
-        await bench.retry(retryable=broken).call(dependency)
+        await bench.retry(on=broken).call(dependency)
     assert caught.value.__context__ is None
     assert dependency.asked == 1
     assert bench.heard.of(ListenerFailed) == [ListenerFailed("billing", "KeyError('status')")]
@@ -455,7 +459,7 @@ async def test_an_observer_that_raises_does_not_reach_the_call() -> None:
         raise RuntimeError("no")
 
     bench = Bench()
-    retry = Retry("billing", retryable=OSError, observer=broken, clock=bench.clock, sleep=bench.sleep)
+    retry = Retry("billing", on=OSError, observer=broken, clock=bench.clock, sleep=bench.sleep)
     retry.mode = Mode.SHADOW
     retry.mode = Mode.ENFORCE
     assert await retry.call(Dependency(OSError())) == "answer"
@@ -521,7 +525,7 @@ async def test_what_is_no_exception_goes_through_and_is_not_counted(bench: Bench
     async def stop() -> None:
         raise Stop
 
-    retry = bench.retry(retryable=lambda _: True)
+    retry = bench.retry(on=lambda _: True)
     with pytest.raises(Stop):
         await retry.call(stop)
     assert counts(retry) == {}
@@ -545,7 +549,7 @@ async def test_a_cancellation_at_any_await_ends_the_call_and_is_no_outcome(bench
     async def sleep(seconds: float) -> None:
         await await_here()
 
-    retry = Retry("billing", retryable=ConnectionError, sleep=sleep, clock=bench.clock)
+    retry = Retry("billing", on=ConnectionError, sleep=sleep, clock=bench.clock)
     with anyio.CancelScope() as scope:
         await retry.call(work)
     assert scope.cancelled_caught
@@ -567,7 +571,7 @@ async def at_once(seconds: float) -> None:
 async def test_a_call_leaves_nothing_for_the_cyclic_collector_however_it_ends(failures: int) -> None:
     # The budget never refuses.
     inner, outer = (
-        Retry(name, budget=RetryBudget(name, ratio=3.0), retryable=ConnectionError, sleep=at_once)
+        Retry(name, budget=RetryBudget(name, ratio=3.0), on=ConnectionError, sleep=at_once)
         for name in ("inner", "outer")
     )
 
@@ -584,3 +588,132 @@ async def test_a_call_leaves_nothing_for_the_cyclic_collector_however_it_ends(fa
             assert failures == 3
 
     assert await garbage(once) == 0
+
+
+def test_a_plain_function_is_tried_again_in_its_thread() -> None:
+    waits: list[float] = []
+    retry = Retry("billing", on=ConnectionError, sleep=waits.append, luck=lambda: 0.5)
+    answers: list[object] = [ConnectionError("down"), "answer"]
+
+    @retry
+    def ask() -> object:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert ask() == "answer"
+    assert (waits, counts(retry)) == ([0.05], {"retried": 1, "recovered": 1})
+    with pytest.raises(IndexError):
+        ask()
+
+
+def test_a_plain_function_that_goes_on_failing_raises_its_own_error() -> None:
+    retry = Retry("billing", on=ConnectionError, attempts=2, sleep=lambda _: None)
+
+    def ask() -> None:
+        raise ConnectionError("down")
+
+    with pytest.raises(ConnectionError) as caught:
+        retry.call_sync(ask)
+    assert notes(caught.value) == ["retry 'billing': given up after 2 tries: no more tries"]
+    retry.mode = "off"
+    with pytest.raises(ConnectionError):
+        retry.call_sync(ask)
+    assert counts(retry) == {"retried": 1, "exhausted": 1}
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_plain_function_is_refused_on_an_event_loop() -> None:
+    calls: list[int] = []
+    with pytest.raises(
+        RuntimeError, match=r"Retry\('billing', .*\) may wait, which would block the event loop"
+    ):
+        Retry("billing").call_sync(calls.append, 7)
+    assert calls == []
+
+
+class Response:
+    """A response that must be closed, unless the caller gets it."""
+
+    def __init__(self, status: int, retry_after: float | None = None) -> None:
+        self.status = status
+        self.retry_after = retry_after
+        self.is_closed = False
+
+    async def close(self) -> None:
+        await checkpoint()
+        self.is_closed = True
+
+    def close_now(self) -> None:
+        self.is_closed = True
+
+
+def is_unwell(outcome: Outcome[Response]) -> bool:
+    return outcome.result is None or outcome.result.status >= 500
+
+
+async def test_a_result_may_be_the_failure_and_those_before_the_last_are_released(bench: Bench) -> None:
+    responses = [Response(503, retry_after=2.0), Response(500), Response(503)]
+    left = iter(responses)
+
+    async def ask() -> Response:
+        return next(left)
+
+    retry = Retry(
+        "search",
+        on=is_unwell,
+        discard=Response.close,
+        sleep=bench.sleep,
+        observer=bench.heard,
+        luck=lambda: 0.0,
+    )
+    assert await retry.call(ask) is responses[-1]
+    assert [each.is_closed for each in responses] == [True, True, False]
+    assert bench.waits == [pytest.approx(2.1), pytest.approx(0.2)]
+    assert counts(retry) == {"retried": 2, "exhausted": 1}
+    assert [event.error_type for event in bench.heard.of(RetryScheduled)] == ["result", "result"]
+
+
+def test_a_result_of_a_plain_function_may_be_the_failure() -> None:
+    responses = [Response(500), Response(200)]
+    left = iter(responses)
+    retry = Retry("search", on=is_unwell, discard=Response.close_now, sleep=lambda _: None)
+    assert retry.call_sync(lambda: next(left)) is responses[-1]
+    assert [each.is_closed for each in responses] == [True, False]
+    assert counts(retry) == {"retried": 1, "recovered": 1}
+
+
+async def test_what_releases_or_judges_a_result_may_raise(bench: Bench) -> None:
+    def broken(_: object) -> bool:
+        raise KeyError("status")
+
+    left = iter([Response(500), Response(200)])
+
+    async def ask() -> Response:
+        return next(left)
+
+    retry = Retry("search", on=is_unwell, discard=broken, sleep=bench.sleep, observer=bench.heard)
+    assert (await retry.call(ask)).status == 200
+    judged = Retry("judged", on=broken, sleep=bench.sleep, observer=bench.heard)
+    assert await judged.call(Dependency()) == "answer"
+    assert [event.policy for event in bench.heard.of(ListenerFailed)] == ["search", "judged"]
+
+
+def test_threads_share_a_retry_and_each_try_is_counted_once() -> None:
+    with every() as case:
+        for seed in range(10):
+            with case(seed):
+                retry = Retry("billing", on=ConnectionError, attempts=2, sleep=lambda _: None)
+
+                def work(retry: Retry = retry) -> None:
+                    for _ in range(4):
+                        with suppress(ConnectionError):
+                            retry.call_sync(fail)
+
+                interleaved([work, work], within="core/guards/retry.py", seed=seed)
+                assert counts(retry) == {"retried": 8, "exhausted": 8}
+
+
+def fail() -> None:
+    raise ConnectionError("down")

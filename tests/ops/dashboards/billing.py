@@ -36,7 +36,7 @@ slots = Bulkhead("ledger", 1, observer=observer)
 # It opens soon, and tries again soon.
 opens = CircuitConfig(failure_rate_threshold=0.3, minimum_number_of_calls=6, wait_duration_in_open_state=1.0)
 breaker = CircuitBreaker("ledger", config=opens, observer=observer)
-retry = Retry("ledger", attempts=2, retryable=ConnectionError, observer=observer)
+retry = Retry("ledger", attempts=2, on=ConnectionError, observer=observer)
 guarded = Pipeline(Timeout(2, name="ledger"), retry, breaker, slots)
 hedge = Hedge("search", delay=0.01, observer=observer)
 fallback = Fallback[float]("rates", errors=ConnectionError, observer=observer)

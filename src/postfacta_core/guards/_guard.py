@@ -1,0 +1,260 @@
+"""The base of all guards: a name, a mode, an observer, and how a function is called under it.
+
+A guard calls a function, refuses to, or calls it again. A subclass adds its own verdict at four points, which the base
+calls once for async functions and once for plain ones:
+
+    ticket = _enter(function, args, kwargs)    admit; raise to refuse; or return a `Wait` to be waited for first
+    _passed(ticket, result) -> result          the call returned
+    _failed(ticket, error) -> RAISE            the call raised; or a result in the error's place
+    _dropped(ticket)                           cancelled or killed: no outcome, only give back what is held
+
+A lock guards straight-line code only, and is never held while the function, a wait or foreign code runs. It is
+reentrant: a coroutine that the collector closes may give back what it holds at any allocation.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextvars import ContextVar
+from functools import wraps
+from types import CoroutineType, TracebackType
+from typing import Any, ClassVar, Final, ParamSpec, Self, TypeVar, cast
+
+from .._functions import answer_of, is_async, must_be_async, must_be_guardable
+from ..events import (
+    ListenerFailed,
+    Mode,
+    ModeChanged,
+    Observer,
+    PolicyCreated,
+    Sample,
+    observing,
+    process_observer,
+)
+from ..validation import validation
+from ._outcome import RAISE
+from ._registry import Listed, registry
+from ._waits import Wait, wait_in_task, wait_in_thread
+
+__all__ = ["BlockGuard", "Guard"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Guard(Listed):
+    """What all guards have in common.
+
+    Args:
+        name: Its metric label, and the `policy` of its errors: 1 to 64 letters, digits and `_.:/*-`. It is unique for its
+            kind, see `registry`.
+        mode: Text or member. `ENFORCE` acts, `SHADOW` only counts what it would do, `OFF` does nothing.
+        observer: Receives its events, and its announcement once. It may raise, and must be thread-safe. By default the
+            process's, see `asgi.Telemetry`; None for none.
+
+    Raises:
+        ValueError: If a setting is wrong, or the name is taken.
+    """
+
+    is_sync: ClassVar[bool] = True
+    """Whether it can guard a plain function."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        mode: Mode | str = Mode.ENFORCE,
+        observer: Observer | None = process_observer,
+    ) -> None:
+        owner = type(self).__name__
+        super().__init__(name)
+        self._mode = validation.choice(f"{owner}.mode", mode, Mode)
+        self._observe = observing(owner, name, observer)
+        self._lock = threading.RLock()
+        # On the path of every call: a with statement takes nearly twice as long.
+        self._acquire, self._release = self._lock.acquire, self._lock.release
+
+    def _announce(self) -> None:
+        """List and announce it: the end of every `__init__`, so that one that raises leaves no trace."""
+        registry.add(self)
+        self._observe(PolicyCreated(self.name, self.collect))
+
+    @property
+    def mode(self) -> Mode:
+        """How its decisions are used. A call under way keeps the one that it began with."""
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: Mode | str) -> None:
+        new = validation.choice(f"{type(self).__name__}.mode", mode, Mode)
+        with self._lock:
+            old, self._mode = self._mode, new
+            self._mode_was_set()
+        if old is not new:
+            self._observe(ModeChanged(self.name, old, new))
+
+    def settings(self) -> Mapping[str, object]:
+        """Return how it is set up, for lists; of each guard, its mode."""
+        return {"mode": self._mode.value}
+
+    def collect(self) -> Iterable[Sample]:
+        """Return its counts, for metrics. Any thread may ask."""
+        return ()
+
+    async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call an async function under this guard; what either raises is raised."""
+        ticket = self._enter(function, args, kwargs)
+        if type(ticket) is Wait:
+            ticket = await wait_in_task(ticket.steps)
+        try:
+            result: Any = function(*args, **kwargs)
+            answer: T = await (
+                result if hasattr(result, "__await__") else answer_of(type(self).__name__, function, result)
+            )
+        except Exception as error:
+            instead = self._failed(ticket, error)
+            if instead is RAISE:
+                raise
+            return cast("T", instead)
+        except BaseException:
+            self._dropped(ticket)
+            raise
+        return cast("T", self._passed(ticket, answer))
+
+    def call_sync(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a plain function under this guard; what either raises is raised. A wait blocks the thread."""
+        ticket = self._enter(function, args, kwargs)
+        if type(ticket) is Wait:
+            ticket = wait_in_thread(self, ticket.steps)
+        try:
+            answer = function(*args, **kwargs)
+        except Exception as error:
+            instead = self._failed(ticket, error)
+            if instead is RAISE:
+                raise
+            return cast("T", instead)
+        except BaseException:
+            self._dropped(ticket)
+            raise
+        return cast("T", self._passed(ticket, answer))
+
+    def __call__(self, function: F) -> F:
+        """Decorate a function, async or plain, so that each call of it is guarded.
+
+        Raises:
+            TypeError: If it is a generator function, whose body runs after the call: guard the calls inside of it. Or
+                if it is a plain function that this guard cannot serve; at the call, if that returns a coroutine.
+        """
+        owner = type(self).__name__
+        if not self.is_sync:
+            must_be_async(owner, function)
+        must_be_guardable(owner, function)
+        if is_async(function):
+
+            @wraps(function)
+            async def guarded(*args: Any, **kwargs: Any) -> Any:
+                return await self.call(function, *args, **kwargs)
+
+            return cast("F", guarded)
+
+        @wraps(function)
+        def guarded_sync(*args: Any, **kwargs: Any) -> Any:
+            answer: Any = self.call_sync(function, *args, **kwargs)
+            if type(answer) is CoroutineType:
+                answer.close()
+                msg = f"{owner} cannot guard {function!r}, a plain function that returns a coroutine: make it an async def"
+                raise TypeError(msg)
+            return answer
+
+        return cast("F", guarded_sync)
+
+    def _enter(
+        self, function: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        raise NotImplementedError
+
+    def _passed(self, ticket: Any, result: Any) -> Any:
+        return result
+
+    def _failed(self, ticket: Any, error: Exception) -> Any:
+        return RAISE
+
+    def _dropped(self, ticket: Any) -> None:
+        pass
+
+    def _mode_was_set(self) -> None:
+        """Take note of a new mode, under the lock."""
+
+    def _report(self, fault: Exception) -> None:
+        """Report what foreign code raised, such as a predicate."""
+        self._observe(ListenerFailed(self.name, repr(fault)))
+
+
+_BLOCKS: Final[ContextVar[Any]] = ContextVar("postfacta_blocks", default=None)
+"""The blocks entered in this context and not left: a guard, its ticket, and the blocks entered before."""
+
+
+class BlockGuard(Guard):
+    """A guard that can be held around a block, by `with` or `async with`, too.
+
+    A guard with tickets finds its own in the context (task or thread) in which its block was entered.
+    """
+
+    has_tickets: ClassVar[bool] = False
+    """Whether `_enter` returns what must be found again where a block is left."""
+
+    def __enter__(self) -> Self:
+        ticket = self._enter(None, (), {})
+        if type(ticket) is Wait:
+            ticket = wait_in_thread(self, ticket.steps)
+        return self._hold(ticket)
+
+    async def __aenter__(self) -> Self:
+        ticket = self._enter(None, (), {})
+        if type(ticket) is Wait:
+            ticket = await wait_in_task(ticket.steps)
+        return self._hold(ticket)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        ticket = self._ticket(error)
+        if error is None:
+            self._passed(ticket, None)
+        elif isinstance(error, Exception):
+            self._failed(ticket, error)
+        else:
+            self._dropped(ticket)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+    def _hold(self, ticket: Any) -> Self:
+        if self.has_tickets:
+            _BLOCKS.set((self, ticket, _BLOCKS.get()))
+        return self
+
+    def _ticket(self, error: BaseException | None) -> Any:
+        if not self.has_tickets:
+            return None
+        passed: list[Any] = []
+        block = _BLOCKS.get()
+        while block is not None and block[0] is not self:
+            passed.append(block)
+            block = block[2]
+        if block is None:
+            if error is None:
+                raise RuntimeError(
+                    f"a block of {self.name!r} was left in another context than it was entered in: use call"
+                )
+            return None
+        # Blocks that do not nest: those entered after it stay.
+        rest = block[2]
+        for guard, ticket, _ in reversed(passed):
+            rest = (guard, ticket, rest)
+        _BLOCKS.set(rest)
+        return block[1]

@@ -1,0 +1,109 @@
+"""How many further tries a dependency gets, whoever makes them."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterable
+
+from ..clock import Clock
+from ..events import Observer, PolicyCreated, Sample, ignore
+from ..validation import validation
+
+__all__ = ["RetryBudget"]
+
+
+class RetryBudget:
+    """How many retries a dependency gets: a share of the calls, and some each second besides.
+
+    One budget for one dependency, shared by all that try it again: with the dependency down, it sees no more
+    than `1 + ratio` times the calls, and the floor. In any stretch of time, whatever happens in it, there are at
+    most `burst + ratio * calls + floor * seconds` further tries.
+
+    A share with a floor is that of Finagle's `RetryBudget` and of chapter 21 of Google's SRE book. Finagle forgets
+    what is older than 10 seconds; here a token bucket with a cap does the same in constant time and space. It
+    starts full.
+
+    Threads may share it: a token is spent once. `deposit`, on the path of every call, takes no lock; without a GIL a
+    share may be lost now and then, and nothing worse.
+
+    Args:
+        name: The dependency's, as metrics show it.
+        ratio: Further tries for each call. With the number of tries less 1 it never refuses.
+        floor: Further tries a second besides, so that a few calls an hour can be tried again too.
+        burst: The most that is saved up: by default what the default floor gives in Finagle's 10 seconds.
+
+    Attributes:
+        is_fed: A `Retry` pays in for its calls. Then a `Hedge` does not: its calls are, as a rule, tries of those.
+
+    Raises:
+        ValueError: If a number is below 0 or infinite, if nothing would ever come in, or if the burst is below 1.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_at",
+        "_burst",
+        "_clock",
+        "_floor",
+        "_lock",
+        "_ratio",
+        "_tokens",
+        "is_fed",
+        "name",
+    )
+
+    def __init__(self, name: str, *, ratio: float = 0.2, floor: float = 10.0, burst: float = 100.0) -> None:
+        self.name: str = validation.name("RetryBudget.name", name)
+        validation.number("RetryBudget.ratio", ratio, at_least=0, example="ratio=0.2")
+        validation.number("RetryBudget.floor", floor, at_least=0, example="floor=10.0")
+        validation.number("RetryBudget.burst", burst, at_least=1, example="burst=100.0")
+        if ratio == floor == 0:
+            validation.refuse("RetryBudget.ratio", ratio, "above 0 where the floor is 0", example="ratio=0.2")
+        self.is_fed: bool = False
+        self._ratio = ratio
+        self._floor = floor
+        self._burst = burst
+        self._tokens = burst
+        # Before any moment: the first one fills what is full. Not -inf, of which a floor of 0 would make a nan.
+        self._at = -sys.float_info.max
+        self._clock: Clock | None = None
+        self._lock = threading.Lock()
+
+    def deposit(self) -> None:
+        """Add the share of one call, whatever its outcome. The excess over the burst is dropped later."""
+        self._tokens += self._ratio
+
+    def try_withdraw(self, now: float) -> bool:
+        """Take a token for one retry; False if there is none."""
+        with self._lock:
+            # No call stands between reading and writing the tokens: CPython lets no `deposit` come between.
+            tokens = self._tokens
+            if now > self._at:
+                tokens += (now - self._at) * self._floor
+                self._at = now
+            tokens = tokens if tokens < self._burst else self._burst  # noqa: FURB136 - min() is a call
+            allowed = tokens >= 1.0
+            self._tokens = tokens - 1.0 if allowed else tokens
+        return allowed
+
+    def tokens(self, now: float) -> float:
+        """Return how many retries could be made now, without taking any."""
+        return min(self._burst, self._tokens + max(0.0, now - self._at) * self._floor)
+
+    def announce(self, observer: Observer, clock: Clock) -> None:
+        """Announce the budget to an observer. Each guard that spends from it offers its own; the first one gets it.
+
+        Args:
+            observer: `ignore` counts as none.
+            clock: The time of each read.
+        """
+        if observer is ignore or self._clock is not None:
+            return
+        self._clock = clock
+        observer(PolicyCreated(self.name, self.tally))
+
+    def tally(self) -> Iterable[Sample]:
+        """Yield its counts, for metrics; none before it was announced."""
+        if self._clock is not None:
+            yield Sample("postfacta_retry_budget_tokens", (self.name,), self.tokens(self._clock()))

@@ -1,0 +1,254 @@
+"""A dependency gets no more further tries than its budget has, from all threads together."""
+
+from __future__ import annotations
+
+import dis
+import math
+import sys
+import threading
+from collections.abc import Callable
+from fractions import Fraction
+
+import pytest
+from hypothesis import example, given, settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from postfacta_core.events import PolicyCreated, ignore
+from postfacta_core.guards.budget import RetryBudget
+from postfacta_core.testing import ManualClock, RecordingObserver
+from tests.kit.every import every
+from tests.kit.interleaving import interleaved
+
+# In sixty-fourths every sum is exact, so that the oracle and the budget may not differ at all.
+EXACT = st.integers(min_value=0, max_value=200).map(lambda number: Fraction(number, 64))
+
+
+class Spending(RuleBasedStateMachine):
+    """Calls, further tries and time in any order, beside an oracle that reads the whole history each time."""
+
+    @initialize(ratio=EXACT.filter(bool), floor=EXACT, burst=EXACT.map(lambda number: 1 + number))
+    def begin(self, ratio: Fraction, floor: Fraction, burst: Fraction) -> None:
+        self.ratio, self.floor, self.burst = ratio, floor, burst
+        self.budget = RetryBudget("db", ratio=float(ratio), floor=float(floor), burst=float(burst))
+        self.now = Fraction(1000)
+        self.history: list[Fraction] = []
+
+    def level(self) -> Fraction:
+        """Return what is there: no more than the burst at any moment, and what came and went since then."""
+        lowest = total = Fraction(0)
+        for step in reversed(self.history):
+            total += step
+            lowest = min(lowest, total)
+        return self.burst + lowest
+
+    @rule()
+    def call(self) -> None:
+        self.budget.deposit()
+        self.history.append(self.ratio)
+
+    @rule()
+    def try_again(self) -> None:
+        allowed = self.level() >= 1
+        assert self.budget.try_withdraw(float(self.now)) is allowed
+        if allowed:
+            self.history.append(Fraction(-1))
+
+    @rule(seconds=EXACT)
+    def let_time_pass(self, seconds: Fraction) -> None:
+        self.now += seconds
+        self.history.append(self.floor * seconds)
+
+    @rule(seconds=EXACT, calls=st.booleans())
+    def come_from_a_thread_that_read_the_clock_earlier(self, seconds: Fraction, *, calls: bool) -> None:
+        self.try_again()
+        before = self.now
+        self.now -= seconds
+        if calls:
+            self.call()
+        else:
+            self.try_again()
+        self.now = before
+
+    @invariant()
+    def the_level_is_that_of_the_oracle(self) -> None:
+        if hasattr(self, "budget"):
+            assert self.budget.tokens(float(self.now)) == self.level()
+
+
+TestSpending = Spending.TestCase
+TestSpending.settings = settings(stateful_step_count=40)
+
+
+def amplified(steps: list[float | None], budget: RetryBudget) -> list[tuple[float, int, int]]:
+    """Play calls (None) and waits, with as many further tries as can be had; return the sums at each moment."""
+    now, calls, tries = 0.0, 0, 0
+    sums = [(now, calls, tries)]
+    for step in steps:
+        if step is None:
+            calls += 1
+            budget.deposit()
+        else:
+            now += step
+        for _ in range(3):
+            tries += budget.try_withdraw(now)
+        sums.append((now, calls, tries))
+    return sums
+
+
+@given(
+    st.lists(st.none() | st.floats(min_value=0, max_value=20), max_size=60),
+    st.floats(min_value=0.01, max_value=2),
+    st.floats(min_value=0, max_value=20),
+    st.floats(min_value=1, max_value=20),
+)
+@example([None] * 60, 0.2, 0.0, 1.0)
+def test_no_stretch_of_time_has_more_further_tries_than_ratio_and_floor_and_burst_allow(
+    steps: list[float | None], ratio: float, floor: float, burst: float
+) -> None:
+    sums = amplified(steps, RetryBudget("db", ratio=ratio, floor=floor, burst=burst))
+    for place, (began, calls_before, tries_before) in enumerate(sums):
+        for ended, calls, tries in sums[place:]:
+            allowed = burst + ratio * (calls - calls_before) + floor * (ended - began)
+            assert tries - tries_before <= allowed + 1e-6
+
+
+def test_a_budget_starts_full_and_is_used_up() -> None:
+    budget = RetryBudget("db", burst=3)
+    assert [budget.try_withdraw(0.0) for _ in range(5)] == [True, True, True, False, False]
+
+
+def test_five_calls_pay_for_one_further_try_and_a_second_for_ten() -> None:
+    budget = RetryBudget("db")
+    assert sum(budget.try_withdraw(0.0) for _ in range(200)) == 100
+    for _ in range(5):
+        budget.deposit()
+    assert sum(budget.try_withdraw(0.0) for _ in range(10)) == 1
+    assert sum(budget.try_withdraw(1.0) for _ in range(200)) == 10
+
+
+def test_an_hour_of_calls_saves_up_no_more_than_the_burst() -> None:
+    budget = RetryBudget("db")
+    for _ in range(3600):
+        budget.deposit()
+    assert budget.tokens(1e9) == 100
+    assert sum(budget.try_withdraw(3600.0) for _ in range(1000)) == 100
+
+
+def test_to_look_at_the_tokens_takes_none() -> None:
+    budget = RetryBudget("db", burst=1)
+    assert budget.tokens(0.0) == budget.tokens(0.0) == 1
+    assert budget.try_withdraw(0.0)
+    assert [budget.tokens(0.0), budget.tokens(0.05), budget.tokens(-5.0)] == [0, 0.5, 0]
+
+
+def test_a_budget_is_full_whenever_its_clock_begins() -> None:
+    starts: list[float] = [-1e9, 0.0, 1e18]
+    with every() as case:
+        for start in starts:
+            for floor in (0.0, 10.0):
+                with case(start, floor):
+                    budget = RetryBudget("db", floor=floor)
+                    budget.deposit()
+                    assert budget.tokens(start) == 100
+                    assert sum(budget.try_withdraw(start) for _ in range(200)) == 100
+                    # From then on its time runs.
+                    assert budget.tokens(start + 1024) == (100 if floor else 0)
+                    assert budget.try_withdraw(start + 1024) is bool(floor)
+
+
+@pytest.mark.parametrize("method", [RetryBudget.deposit, RetryBudget.try_withdraw])
+def test_no_thread_can_come_between_reading_and_writing_the_tokens(method: Callable[..., object]) -> None:
+    # CPython lets another thread run at a call, at a jump backward, and where a function begins.
+    code = list(dis.get_instructions(method))
+    touched = [place for place, step in enumerate(code) if step.argval == "_tokens"]
+    between = {step.opname for step in code[touched[0] : touched[-1] + 1]}
+    assert not {
+        name for name in between if "CALL" in name or "BACKWARD" in name or name in {"RESUME", "SEND"}
+    }
+    assert {"LOAD_ATTR", "STORE_ATTR"} <= between
+
+
+def test_threads_that_share_a_budget_spend_no_token_twice() -> None:
+    budget = RetryBudget("db", ratio=0.5, floor=0.0, burst=1e5)
+    assert sum(budget.try_withdraw(0.0) for _ in range(10**5)) == 10**5
+    spent = [0] * 4
+    together = threading.Barrier(5)
+
+    def work(number: int) -> None:
+        together.wait(20)
+        for _ in range(5000):
+            budget.deposit()
+            spent[number] += budget.try_withdraw(0.0)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    before = sys.getswitchinterval()
+    # Not earlier: two threads cannot both be given their trace function at once, under coverage.
+    sys.setswitchinterval(1e-6)
+    try:
+        together.wait(20)
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert sum(spent) + budget.tokens(0.0) == 10_000
+
+
+def test_a_budget_that_makes_no_sense_is_refused_at_once() -> None:
+    cases: list[dict[str, float]] = [
+        {"ratio": -0.1},
+        {"ratio": math.inf},
+        {"ratio": math.nan},
+        {"floor": -1.0},
+        {"floor": math.inf},
+        {"floor": math.nan},
+        {"burst": 0.9},
+        {"burst": math.inf},
+        {"burst": math.nan},
+        {"ratio": 0.0, "floor": 0.0},
+    ]
+    with every() as case:
+        for wrong in cases:
+            with case(wrong), pytest.raises(ValueError, match=r"RetryBudget\.\w+ must be a"):
+                RetryBudget("db", **wrong)
+
+
+def test_a_floor_alone_is_a_budget_and_so_is_a_ratio_alone() -> None:
+    floor, ratio = RetryBudget("db", ratio=0.0, floor=1.0), RetryBudget("db", ratio=0.5, floor=0.0)
+    assert not floor.is_fed
+    assert not ratio.is_fed
+
+
+def test_a_budget_tells_one_observer_where_its_tokens_are_and_no_second_one() -> None:
+    clock, budget = ManualClock(), RetryBudget("db", burst=1)
+    first, second = RecordingObserver(), RecordingObserver()
+    budget.announce(ignore, clock)
+    budget.announce(first, clock)
+    budget.announce(second, clock)
+    assert second.events == []
+    (created,) = first.of(PolicyCreated)
+    assert created.policy == "db"
+    budget.try_withdraw(clock.now)
+    clock.advance(0.05)
+    (sample,) = created.tally()
+    assert (sample.metric, sample.labels) == ("postfacta_retry_budget_tokens", ("db",))
+    assert sample.value == pytest.approx(0.5)
+
+
+def test_a_budget_that_was_not_announced_shows_nothing() -> None:
+    assert list(RetryBudget("db").tally()) == []
+
+
+def test_no_token_is_spent_twice_whenever_threads_change_places() -> None:
+    with every() as case:
+        for seed in range(30):
+            with case(seed):
+                budget = RetryBudget("db", floor=0.0, burst=10.0)
+                taken: list[bool] = []
+                interleaved(
+                    [lambda: taken.extend(budget.try_withdraw(0.0) for _ in range(8))] * 2,  # noqa: B023 - it ends here
+                    within="guards/budget.py",
+                    seed=seed,
+                )
+                assert sum(taken) == 10
