@@ -122,6 +122,10 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "Tracers",
             "Tracing",
             "Turn",
+            "LoopHandlers",
+            "PlainHandlers",
+            "TrioHandlers",
+            "WorkerEvent",
             "Wait",
             "WaitingLine",
         ),
@@ -137,6 +141,9 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
 }
 
 
+ROOMS: Final = {"guards", "limits", "deadlines", "drain", "health"}
+
+
 def public_classes() -> Iterator[type]:
     """Find each public class of the library that can be made."""
     for module in (
@@ -144,8 +151,8 @@ def public_classes() -> Iterator[type]:
         *pkgutil.walk_packages(postfacta_postgres.__path__, "postfacta_postgres."),
     ):
         path = module.name.split(".")[1:]
-        # What decides in `guards` is underscored, and is given the settings that a guard is given.
-        is_inner = path[0] != "guards" and any(part.startswith("_") for part in path)
+        # What decides is underscored, and is given the settings that its runner is given.
+        is_inner = path[0] not in ROOMS and any(part.startswith("_") for part in path)
         if path[0] in OTHER_MODULES or is_inner:
             continue
         found = importlib.import_module(module.name)

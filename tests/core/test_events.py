@@ -63,12 +63,9 @@ def test_a_policy_is_observed_by_default() -> None:
         for metric in POLICIES:
             for name_1, is_first in is_firsts.items():
                 with case(metric, name_1):
-                    if is_first:
-                        policy = POLICIES[metric]()
-                        telemetry = Telemetry()
-                    else:
-                        telemetry = Telemetry()
-                        policy = POLICIES[metric]()
+                    before = Telemetry() if not is_first else None
+                    policy = POLICIES[metric]()
+                    telemetry = before or Telemetry()
                     assert f"{metric}{{" in scraped(telemetry)
                     assert '"billing"' in scraped(telemetry)
                     assert policy is not None

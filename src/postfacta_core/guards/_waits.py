@@ -34,7 +34,7 @@ def refuse_on_loop(owner: object) -> None:
     Raises:
         RuntimeError: If one does.
     """
-    # Looked up, and not imported: where nobody has imported it, no loop runs.
+    # Looked up, and not imported: where it is not imported, no loop runs.
     events = sys.modules.get("asyncio.events")
     if events is not None and events._get_running_loop() is not None:  # noqa: SLF001 - a public one raises if there is none
         raise RuntimeError(

@@ -1,4 +1,4 @@
-"""How many further tries a dependency gets, whoever makes them."""
+"""How many further tries a dependency gets from all that call it."""
 
 from __future__ import annotations
 

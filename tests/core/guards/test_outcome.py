@@ -20,7 +20,7 @@ def test_an_outcome_shows_its_result_or_its_error() -> None:
     assert repr(Outcome[int](error=KeyError(7))) == "Outcome(error=KeyError(7))"
 
 
-def test_types_and_a_function_are_told_apart() -> None:
+def test_types_and_a_function_are_distinguished() -> None:
     assert check_on("Retry.on", OSError, example="") == ((OSError,), None)
     assert check_on("Retry.on", (), example="") == ((), None)
     assert check_on("Retry.on", is_empty, example="") == ((), is_empty)

@@ -71,11 +71,12 @@ async def test_the_first_guard_is_the_outermost() -> None:
 
 
 async def test_guards_that_hand_on_arguments_and_those_that_do_not_may_be_mixed() -> None:
+    bulkhead = Bulkhead("b", 1)
     for guards in (
-        (Timeout(9), Plain("a", []), Bulkhead("b", 1)),
-        (Plain("a", []), Timeout(9), Bulkhead("b", 1)),
-        (Timeout(9), Bulkhead("b", 1), Plain("a", [])),
-        (Bulkhead("b", 1),),
+        (Timeout(9), Plain("a", []), bulkhead),
+        (Plain("a", []), Timeout(9), bulkhead),
+        (Timeout(9), bulkhead, Plain("a", [])),
+        (bulkhead,),
         (Plain("a", []),),
     ):
         assert await Pipeline(*guards).call(answer, [], "x", "w", y="z", function="f") == "x w y function z f"
@@ -195,7 +196,7 @@ def test_it_tells_in_one_line_what_each_guard_is() -> None:
     assert pipeline.describe().splitlines() == [
         "Timeout(2, name='timeout')",
         "Plain('a')",
-        "Bulkhead('db', 10, max_waiting=5, max_wait=1, mode='enforce')",
+        "Bulkhead('db', slots=10, max_waiting=5, max_wait=1, mode='enforce')",
     ]
     assert repr(pipeline) == f"Pipeline({', '.join(pipeline.describe().splitlines())})"
 
