@@ -87,7 +87,7 @@ def test_a_module_has_a_test_of_its_name() -> None:
             "slo",
         ):
             with case(floor):
-                modules = {path.stem.strip("_") for path in (SRC / f"postfacta_{floor}").glob("*.py")}
+                modules = {path.stem.strip("_") for path in (SRC / f"postfacta_{floor}").rglob("*.py")}
                 tests = {
                     path.stem.removeprefix("test_") for path in (ROOT / "tests" / floor).glob("test_*.py")
                 }

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from deploy.grafana import business, database, overview, resilience, runtime
 from deploy.grafana.queries import variables
 from deploy.grafana.runbooks import linked
-from postfacta_slo.boards import Board, Row, Variable, render
+from postfacta_slo.grafana.boards import Board, Row, Variable, render
 
 __all__ = ["OURS", "Service", "boards", "main", "write"]
 

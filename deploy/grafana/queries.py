@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from postfacta_slo.boards import Variable
+from postfacta_slo.grafana.boards import Variable
 
 __all__ = ["LAG", "LIMITED", "REQUESTS", "chosen", "faster_than", "mean", "per_second", "share", "variables"]
 

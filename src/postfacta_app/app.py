@@ -22,7 +22,7 @@ from postfacta_core.limits._address import TrustedProxies
 from postfacta_core.limits.store import SharedStore
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_postgres import Database, PoolOptions
-from postfacta_slo.prometheus import Prometheus
+from postfacta_slo.status.prometheus import Prometheus
 
 from .actions import service as action_service
 from .actions.http import ActionHttp

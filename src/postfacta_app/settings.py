@@ -27,7 +27,7 @@ from postfacta_core.events import Mode
 from postfacta_core.limits.rate import parse_rates
 from postfacta_core.limits.store import SharedStore
 from postfacta_postgres import connecting
-from postfacta_slo.prometheus import check_address
+from postfacta_slo.status.prometheus import check_address
 
 __all__ = [
     "AuthMode",

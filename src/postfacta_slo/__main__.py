@@ -21,14 +21,14 @@ except ModuleNotFoundError:
     )
     raise SystemExit(2) from None
 
-from .commands import budget, describe_budget, describe_report, report
-from .dashboard import dashboard_of
-from .groups import rules_of
-from .model import Model, SloError
-from .openslo import read
-from .proofs import proofs_of, unproved
-from .starter import METRICS, starter
-from .table import table_of
+from .grafana.dashboard import dashboard_of
+from .promise.model import Model, SloError
+from .promise.openslo import read
+from .promise.starter import METRICS, starter
+from .proofs.files import proofs_of, unproved
+from .rules.groups import rules_of
+from .rules.table import table_of
+from .status.commands import budget, describe_budget, describe_report, report
 
 __all__ = ["COMMANDS", "Command", "main"]
 

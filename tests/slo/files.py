@@ -10,8 +10,8 @@ from typing import Any, Final
 import yaml
 from hypothesis import strategies as st
 
-from postfacta_slo.model import Model, Objective
-from postfacta_slo.openslo import read
+from postfacta_slo.promise.model import Model, Objective
+from postfacta_slo.promise.openslo import read
 
 __all__ = [
     "APP",

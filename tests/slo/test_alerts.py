@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from postfacta_slo.alerts import burn_alerts, period_alerts, service_alerts
-from postfacta_slo.model import Model, RatioIndicator
-from postfacta_slo.promql import selector
-from postfacta_slo.rules import Rule
+from postfacta_slo.promise.model import Model, RatioIndicator
+from postfacta_slo.promise.promql import selector
+from postfacta_slo.rules.alerts import burn_alerts, period_alerts, service_alerts
+from postfacta_slo.rules.recording import Rule
 
 from .files import APP, model, objective
 

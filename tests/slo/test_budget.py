@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_slo.budget import (
+from postfacta_slo.promise.budget import (
     allowed_seconds,
     error_series,
     failures_series,
@@ -21,7 +21,7 @@ from postfacta_slo.budget import (
     unit,
     windows_of,
 )
-from postfacta_slo.promql import SloError
+from postfacta_slo.promise.promql import SloError
 from tests.kit.every import every
 
 from .files import APP, objective

@@ -11,8 +11,8 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from postfacta_slo.commands import budget, describe_budget, describe_report, report
-from postfacta_slo.model import SloError
+from postfacta_slo.promise.model import SloError
+from postfacta_slo.status.commands import budget, describe_budget, describe_report, report
 from tests.slo.test_gate import document
 from tests.slo.test_prometheus import sending, server
 

@@ -8,9 +8,9 @@ from typing import Any
 import promql_parser
 import pytest
 
-from postfacta_slo.budget import windows_of
-from postfacta_slo.dashboard import dashboard_of
-from postfacta_slo.model import (
+from postfacta_slo.grafana.dashboard import dashboard_of
+from postfacta_slo.promise.budget import windows_of
+from postfacta_slo.promise.model import (
     DataSource,
     Matcher,
     Model,
@@ -22,7 +22,7 @@ from postfacta_slo.model import (
     ThresholdIndicator,
     Tier,
 )
-from postfacta_slo.promql import expression
+from postfacta_slo.promise.promql import expression
 
 HOUR, DAY = 3_600, 86_400
 

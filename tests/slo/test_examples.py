@@ -7,8 +7,8 @@ import re
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_slo.examples import near_misses, selected, series, spared
-from postfacta_slo.promql import Matcher, Selector, SloError
+from postfacta_slo.promise.promql import Matcher, Selector, SloError
+from postfacta_slo.proofs.examples import near_misses, selected, series, spared
 from tests.kit.every import every
 
 TOTAL = Selector(

@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from postfacta_slo.__main__ import main
-from postfacta_slo.inquiry import inquire
-from postfacta_slo.model import Model
-from postfacta_slo.openslo import read
-from postfacta_slo.prometheus import Line, Point
-from postfacta_slo.rules import sli_rules
+from postfacta_slo.promise.model import Model
+from postfacta_slo.promise.openslo import read
+from postfacta_slo.rules.recording import sli_rules
+from postfacta_slo.status.prometheus import Line, Point
+from postfacta_slo.status.query import query_status
 from tests.kit.every import every
 
 from .files import DATA, promised, source
@@ -190,6 +190,6 @@ def test_a_report_knows_no_number_of_events_of_an_expression() -> None:
             return []
 
     source = Recorded()
-    (found,) = inquire(source, at=1e9, objectives=[objective])
+    (found,) = query_status(source, at=1e9, objectives=[objective])
     assert (found.error, found.total, found.is_known) == (0.001, None, True)
     assert not any(query.startswith("topk") for query in source.asked)

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import floats, lists
 
-from postfacta_slo.gate import Gate, judge, read_policy
-from postfacta_slo.model import SloError
-from postfacta_slo.standing import Standing
+from postfacta_slo.promise.model import SloError
+from postfacta_slo.status.gate import Gate, judge, read_policy
+from postfacta_slo.status.status import SloStatus
 from tests.kit.every import every
-from tests.slo.test_standing import ONE
+from tests.slo.test_status import ONE
 
 Document = dict[str, Any]
 
@@ -42,7 +42,7 @@ def document() -> Document:
 POLICY = read_policy(document())
 
 
-def left(share: float, slo: str = "availability") -> Standing:
+def left(share: float, slo: str = "availability") -> SloStatus:
     """An objective of which this share of the budget is left."""
     return replace(ONE, slo=slo, error=(1 - share) * ONE.allowed)
 
@@ -98,7 +98,7 @@ def test_what_is_not_measured_closes_the_gate_unless_another_is_exhausted_alread
         ([replace(left(1.0), service="another")], "availability: nothing of it is recorded"),
     ],
 )
-def test_it_says_why_nothing_is_known(standings: list[Standing], told: str) -> None:
+def test_it_says_why_nothing_is_known(standings: list[SloStatus], told: str) -> None:
     verdict = judge(POLICY, standings)
     assert (verdict.gate, verdict.level) == (Gate.UNKNOWN, "no data")
     assert told in verdict.reasons

@@ -9,9 +9,9 @@ from typing import Any, cast
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from postfacta_slo.groups import rules_of
-from postfacta_slo.openslo import read
-from postfacta_slo.promql import SloError
+from postfacta_slo.promise.openslo import read
+from postfacta_slo.promise.promql import SloError
+from postfacta_slo.rules.groups import rules_of
 
 from .files import APP, ORDERS, Documents, documents, model, some_documents
 from .promtool import needs_promtool, refusal

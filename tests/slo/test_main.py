@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 from postfacta_slo.__main__ import COMMANDS, main
-from postfacta_slo.dashboard import dashboard_of
-from postfacta_slo.groups import rules_of
-from postfacta_slo.proofs import proofs_of
-from postfacta_slo.table import table_of
+from postfacta_slo.grafana.dashboard import dashboard_of
+from postfacta_slo.proofs.files import proofs_of
+from postfacta_slo.rules.groups import rules_of
+from postfacta_slo.rules.table import table_of
 
 from .files import APP, ORDERS, ROOT, model
 from .promtool import PROGRAM, needs_promtool, refusal

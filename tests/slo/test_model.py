@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from postfacta_slo.model import (
+from postfacta_slo.promise.model import (
     DAY,
     DataSource,
     Model,
@@ -17,7 +17,7 @@ from postfacta_slo.model import (
     ThresholdIndicator,
     Tier,
 )
-from postfacta_slo.promql import Selector, SloError
+from postfacta_slo.promise.promql import Selector, SloError
 from tests.kit.every import every
 
 from .files import APP, model, objective

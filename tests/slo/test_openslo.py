@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from postfacta_slo.model import DAY, RatioIndicator, ThresholdIndicator
-from postfacta_slo.openslo import read
-from postfacta_slo.promql import SloError
+from postfacta_slo.promise.model import DAY, RatioIndicator, ThresholdIndicator
+from postfacta_slo.promise.openslo import read
+from postfacta_slo.promise.promql import SloError
 from tests.kit.every import every
 
 from .files import (

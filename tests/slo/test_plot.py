@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import floats, integers, lists
 
-from postfacta_slo.plot import plot
-from tests.slo.test_standing import DAY, MONTH, ONE
+from postfacta_slo.status.plot import plot
+from tests.slo.test_status import DAY, MONTH, ONE
 
 START = 1_790_000_000.0
 

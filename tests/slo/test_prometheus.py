@@ -14,8 +14,8 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from postfacta_slo import prometheus
-from postfacta_slo.prometheus import Line, Point, Prometheus, PrometheusError, check_address
+from postfacta_slo.status import prometheus
+from postfacta_slo.status.prometheus import Line, Point, Prometheus, PrometheusError, check_address
 from tests.kit.every import every
 
 Answer = Callable[[BaseHTTPRequestHandler, str], None]

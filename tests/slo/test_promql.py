@@ -6,7 +6,7 @@ import promql_parser
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_slo.promql import Matcher, Selector, SloError, expression, number, selector
+from postfacta_slo.promise.promql import Matcher, Selector, SloError, expression, number, selector
 from tests.kit.every import every
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=20)

@@ -8,10 +8,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from postfacta_slo.report import FORMATS, Report, facts, length, percent, render
-from postfacta_slo.standing import Hours, Standing, Unit
+from postfacta_slo.status.report import FORMATS, Report, facts, length, percent, render
+from postfacta_slo.status.status import Hours, SloStatus, Unit
 from tests.kit.every import every
-from tests.slo.test_standing import DAY, MONTH, ONE
+from tests.slo.test_status import DAY, MONTH, ONE
 
 AT = 1_790_000_000.0
 RICH = replace(
@@ -21,7 +21,7 @@ RICH = replace(
     spent=[(AT - MONTH, 0.0), (AT - MONTH / 2, 0.2), (AT, 0.25)],
     routes=[("/pay/{id}", 312.4), ("/cart", 7.0)],
 )
-HOURLY = Standing(
+HOURLY = SloStatus(
     service="shop",
     slo="success-rate",
     objective=0.995,
@@ -151,7 +151,7 @@ def test_names_of_strangers_are_inert_on_the_page() -> None:
         (replace(ONE, burn={"6h": 270.0}), "2 h"),
     ],
 )
-def test_the_end_of_the_budget_is_written_in_words(one: Standing, told: str) -> None:
+def test_the_end_of_the_budget_is_written_in_words(one: SloStatus, told: str) -> None:
     assert ("exhausted in", told) in facts(one)
 
 

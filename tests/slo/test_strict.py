@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from postfacta_slo.promql import SloError
-from postfacta_slo.strict import Faults, Node, seconds
+from postfacta_slo.promise.promql import SloError
+from postfacta_slo.promise.strict import Faults, StrictMapping, seconds
 from tests.kit.every import every
 
 
-def node(**keys: object) -> Node:
-    return Node(keys, "file: spec")
+def node(**keys: object) -> StrictMapping:
+    return StrictMapping(keys, "file: spec")
 
 
 @pytest.mark.parametrize(
@@ -32,12 +32,12 @@ def test_what_has_no_fixed_length_is_no_duration() -> None:
 @pytest.mark.parametrize("value", [None, [], "text", 1])
 def test_what_is_no_mapping_is_refused(value: object) -> None:
     with pytest.raises(SloError, match="file: must be a mapping"):
-        Node(value, "file")
+        StrictMapping(value, "file")
 
 
 def test_a_key_must_be_a_text() -> None:
     with pytest.raises(SloError, match="not a text: 1"):
-        Node({1: 2}, "file")
+        StrictMapping({1: 2}, "file")
 
 
 def test_an_unread_key_is_refused_with_its_path() -> None:
@@ -56,7 +56,7 @@ def test_a_key_that_is_there_without_a_value_is_not_there() -> None:
     assert "name" in node(name="")
 
 
-REFUSED: Sequence[tuple[Callable[[Node], object], object, str]] = [
+REFUSED: Sequence[tuple[Callable[[StrictMapping], object], object, str]] = [
     (lambda n: n.text("k"), None, "must be a text and is missing, not nothing"),
     (lambda n: n.text("k"), "", "must be a text"),
     (lambda n: n.text("k"), 1, "must be a text, not 1"),
@@ -109,7 +109,9 @@ def test_what_is_there_is_taken_once() -> None:
 
 def test_with_a_place_for_faults_each_wrong_value_is_put_there_and_reading_goes_on() -> None:
     faults = Faults()
-    node = Node({"text": 1, "flag": 1, "number": "1", "span": "1y", "list": {}, "more": 1}, "spec", faults)
+    node = StrictMapping(
+        {"text": 1, "flag": 1, "number": "1", "span": "1y", "list": {}, "more": 1}, "spec", faults
+    )
     assert (node.text("text"), node.flag("flag"), node.number("number")) == ("", True, 0.0)
     assert (node.seconds("span"), node.items("list")) == (3_600, ())
     node.end()

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from hypothesis import HealthCheck, given, settings
 
-from postfacta_slo.openslo import read
-from postfacta_slo.table import table_of
+from postfacta_slo.promise.openslo import read
+from postfacta_slo.rules.table import table_of
 
 from .files import APP, Documents, model, some_documents
 

@@ -11,9 +11,9 @@ import anyio
 import anyio.to_thread
 
 from postfacta_core.clock import MONOTONIC, WALL, Clock
-from postfacta_slo.inquiry import inquire
-from postfacta_slo.prometheus import Prometheus, PrometheusError
-from postfacta_slo.standing import Standing
+from postfacta_slo.status.prometheus import Prometheus, PrometheusError
+from postfacta_slo.status.query import query_status
+from postfacta_slo.status.status import SloStatus
 
 __all__ = ["WINDOW", "Seen", "Watch"]
 
@@ -25,7 +25,7 @@ WINDOW: Final = 30 * 86_400
 class Seen:
     """The last reading, and its monotonic time."""
 
-    standings: Sequence[Standing]
+    standings: Sequence[SloStatus]
     at: float
 
 
@@ -86,5 +86,5 @@ class Watch:
                 self.error = str(error) if isinstance(error, PrometheusError) else type(error).__name__
             await anyio.sleep(self._interval)
 
-    def _read(self) -> Sequence[Standing]:
-        return inquire(self._prometheus, at=self._wall(), window=WINDOW, service=self._service)
+    def _read(self) -> Sequence[SloStatus]:
+        return query_status(self._prometheus, at=self._wall(), window=WINDOW, service=self._service)

@@ -18,7 +18,7 @@ from postfacta_app.settings import SettingsError, load_settings
 from postfacta_app.web.render import Pages
 from postfacta_core.health.registry import HealthRegistry
 from postfacta_core.telemetry.metrics import Metrics
-from postfacta_slo.prometheus import Prometheus
+from postfacta_slo.status.prometheus import Prometheus
 from tests.app.live import Service, in_process
 from tests.app.reliability.told import Told
 

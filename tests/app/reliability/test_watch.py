@@ -11,7 +11,7 @@ import anyio.to_thread
 import pytest
 
 from postfacta_app.reliability.watch import Watch
-from postfacta_slo.prometheus import Prometheus
+from postfacta_slo.status.prometheus import Prometheus
 from tests.app.reliability.told import Told
 from tests.kit.waiting import until
 
@@ -63,7 +63,7 @@ async def test_a_fault_of_our_own_ends_neither_the_reading_nor_the_service(
 ) -> None:
     watch = a_watch(told.url)
     with monkeypatch.context() as broken:
-        broken.setattr("postfacta_app.reliability.watch.inquire", None)
+        broken.setattr("postfacta_app.reliability.watch.query_status", None)
         async with watch.running():
             await until(lambda: watch.error == "TypeError")
             broken.undo()

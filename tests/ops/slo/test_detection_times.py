@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import pytest
 
-from postfacta_slo.checks import Check, firing
-from postfacta_slo.courses import SHARES, outage
-from postfacta_slo.groups import rules_of
-from postfacta_slo.scene import Scene
-from postfacta_slo.stage import Stage
+from postfacta_slo.proofs.assertions import Assertion, firing
+from postfacta_slo.proofs.burn_tests import SHARES, outage
+from postfacta_slo.proofs.observed import Observed
+from postfacta_slo.proofs.scenario import Scenario
+from postfacta_slo.rules.groups import rules_of
 from tests.ops.slo.promtool import complaints, own
 from tests.slo.files import APP, ROOT, model, objective
 from tests.slo.promtool import needs_promtool
@@ -28,14 +28,14 @@ COLUMNS: Final = (
 NEVER: Final = "never, by design"
 
 
-def stage(name: str) -> Stage:
-    return Stage(Scene(model(APP).source, objective(name, APP)))
+def scenario(name: str) -> Scenario:
+    return Scenario(Observed(model(APP).source, objective(name, APP)))
 
 
-def detected(here: Stage, tier: str, share: float) -> int | None:
+def detected(here: Scenario, tier: str, share: float) -> int | None:
     """After how many seconds a tier surely fires, if it does within half an hour."""
-    verdict = here.scene.verdicts(outage(here, share))[tier]
-    interval = here.scene.source.scrape_interval
+    verdict = here.observed.verdicts(outage(here, share))[tier]
+    interval = here.observed.source.scrape_interval
     return (verdict.index(True) - here.history()) * interval if True in verdict else None
 
 
@@ -49,7 +49,7 @@ def spoken(seconds: int | None) -> str:
 def table() -> str:
     heads = [f"`{name}` {tier} ({severity})" for name, tier, severity in COLUMNS]
     rows = [
-        [f"{share * 100:g} %", *(spoken(detected(stage(name), tier, share)) for name, tier, _ in COLUMNS)]
+        [f"{share * 100:g} %", *(spoken(detected(scenario(name), tier, share)) for name, tier, _ in COLUMNS)]
         for share in SHARES
     ]
     return "\n".join(
@@ -66,10 +66,12 @@ def test_the_page_holds_the_times_that_follow_from_the_objectives() -> None:
 @needs_promtool
 @pytest.mark.parametrize("name", dict.fromkeys(name for name, _, _ in COLUMNS))
 def test_promtool_sees_each_alert_at_its_time_and_not_one_scrape_before(name: str, tmp_path: Path) -> None:
-    here, tests = stage(name), []
+    here, tests = scenario(name), []
     for share in SHARES:
         traffic = outage(here, share)
-        said = {tier: verdict for tier, verdict in here.scene.verdicts(traffic).items() if listed(name, tier)}
+        said = {
+            tier: verdict for tier, verdict in here.observed.verdicts(traffic).items() if listed(name, tier)
+        }
         severities = {tier.name: tier.severity for tier in here.objective.tiers}
         checks = firing(f"{here.alert('ErrorBudgetBurn')},{of_tiers(said)}", said, severities, every=1)
         silent = [tier for tier, verdict in said.items() if True not in verdict]
@@ -77,7 +79,7 @@ def test_promtool_sees_each_alert_at_its_time_and_not_one_scrape_before(name: st
             checks.append(
                 here.silence(traffic.scrapes, f"{here.alert('ErrorBudgetBurn')},{of_tiers(silent)}")
             )
-        tests.append(here.test(f"{share:g}", here.scene.scraped(traffic), checks))
+        tests.append(here.test(f"{share:g}", here.observed.scraped(traffic), checks))
     groups = own(rules_of(model(APP))["groups"], name)
     assert complaints(tmp_path, groups, file_of(groups, tests)) == ""
 
@@ -114,7 +116,7 @@ def test_promtool_sees_that_a_service_is_gone_at_the_time_that_the_page_says(
         },
     ]
     asked = [
-        Check(
+        Assertion(
             f'count(ALERTS{{alertname="{alert}",alertstate="firing"}})',
             begins + (seconds + more) // interval,
             found,

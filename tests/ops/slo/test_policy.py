@@ -9,8 +9,8 @@ from pathlib import Path
 import yaml
 
 from postfacta_core.clock import WALL
-from postfacta_slo.gate import Gate, read_policy
-from postfacta_slo.openslo import read
+from postfacta_slo.promise.openslo import read
+from postfacta_slo.status.gate import Gate, read_policy
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/error-budget-policy.md").read_text()

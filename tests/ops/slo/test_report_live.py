@@ -18,9 +18,9 @@ import yaml
 
 from chaos.processes import free_port
 from postfacta_core.clock import WALL
-from postfacta_slo import inquiry
-from postfacta_slo.groups import rules_of
-from postfacta_slo.openslo import read
+from postfacta_slo.promise.openslo import read
+from postfacta_slo.rules.groups import rules_of
+from postfacta_slo.status import query
 from tests.ops.prometheus import Prometheus, needs, scrape_config
 from tests.ops.slo.history import EVERY, Series, write_blocks
 
@@ -216,7 +216,7 @@ def test_all_that_is_asked_is_recorded_by_the_generated_rules() -> None:
     recorded = {
         rule["record"] for group in rules_of(model)["groups"] for rule in group["rules"] if "record" in rule
     }
-    asked = {*re.findall(r"slo:[a-z_]+:[a-z0-9_]+", Path(inquiry.__file__).read_text())}
+    asked = {*re.findall(r"slo:[a-z_]+:[a-z0-9_]+", Path(query.__file__).read_text())}
     asked |= {"slo:slice_bad:bool", "slo:sli_bad:rate5m", "slo:sli_total:rate5m"}
     asked |= {f"slo:sli_error:ratio_rate{window}" for window in ("1h", "6h", "3d")}
     assert asked <= recorded, asked - recorded

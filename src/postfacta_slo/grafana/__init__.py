@@ -1,0 +1,1 @@
+"""What Grafana loads: panels, boards, and the dashboard of objectives."""

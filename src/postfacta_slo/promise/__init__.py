@@ -1,0 +1,1 @@
+"""What a service promises: the file of objectives, read into one model, and its arithmetic."""

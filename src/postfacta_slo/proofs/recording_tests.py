@@ -1,0 +1,192 @@
+"""Traffic scenarios for recording rules: what counts and what is excluded, when a slice is bad, what is left."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Final
+
+from ..promise.budget import failures_series
+from ..promise.model import DAY, PRESENT, RatioIndicator, ThresholdIndicator
+from ..promise.promql import number
+from .assertions import Assertion, Test, firing
+from .detection import Burn, verdicts
+from .scenario import Scenario
+from .traffic import notation, spread
+
+__all__ = ["recording_tests"]
+
+_HOUR: Final = 3_600
+# What the alert on an empty budget waits for.
+_EXHAUSTED_FOR: Final = 300
+# A budget so small that a touch spends it in this many scrapes is only spent.
+_LONGEST: Final = 3_000
+
+
+def recording_tests(scenario: Scenario) -> list[Test]:
+    """Return the tests of what is recorded of an objective."""
+    tests = [_quiet(scenario), _weighed(scenario), *_one_sided(scenario), *_idle(scenario), _spent(scenario)]
+    return tests + _unjudged(scenario) + _probed(scenario) + _instances(scenario)
+
+
+def _quiet(scenario: Scenario) -> Test:
+    objective, scrapes = scenario.objective, scenario.observed.scrapes(2 * PRESENT)
+    constants = {
+        "slo:objective:ratio": float(number(objective.target)),
+        "slo:error_budget:ratio": objective.budget,
+        "slo:time_period:days": float(number(objective.period / DAY)),
+        "slo:info": 1,
+        "slo:period_error_budget_remaining:ratio": 1,
+        "slo:period_ok:bool": 1,
+    }
+    guards = {failures_series(tier.long): 0 for tier in objective.tiers if tier.min_failures}
+    if objective.slices:
+        guards["slo:slice_error:ratio"] = 0
+    checks = [scenario.silence(scrapes), scenario.windows("{} == 0", scrapes)]
+    checks += [scenario.value(name, value, scrapes) for name, value in (constants | guards).items()]
+    healthy = scenario.observed.scraped(scenario.steady(scrapes), bad_since=None)
+    left_out = scenario.observed.left_out(scrapes, failing=True)
+    return scenario.test("what is left out fails, and none of it counts", healthy | left_out, checks)
+
+
+def _weighed(scenario: Scenario) -> Test:
+    scrapes = scenario.observed.scrapes(4 * PRESENT)
+    stretch = scenario.observed.stretch(scrapes, scenario.bad_share)
+    burn = f"slo:current_burn_rate:ratio{{{scenario.own}}} * {number(scenario.objective.budget)}"
+    checks = [
+        scenario.windows(scenario.near(stretch.bad / stretch.total), scrapes),
+        scenario.count(f"abs({burn} - slo:sli_error:ratio_rate5m{{{scenario.own}}}) < 1e-9", 1, scrapes),
+        scenario.value("slo:period_ok:bool", 0, scrapes),
+    ]
+    if scenario.objective.slices and isinstance(scenario.objective.indicator, RatioIndicator):
+        # A slice stays bad however much dilutes it, until its share is below its limit.
+        share = stretch.bad / stretch.total
+        near = f"slo:slice_error:ratio{{{scenario.own}}} > {share - 1e-9!r} < {share + 1e-9!r}"
+        checks.append(scenario.count(near, 1, scrapes))
+    scraped = scenario.observed.scraped(scenario.observed.traffic(stretch)) | scenario.observed.left_out(
+        scrapes, failing=False
+    )
+    return scenario.test("what is left out goes well, and hides nothing", scraped, checks)
+
+
+def _one_sided(scenario: Scenario) -> list[Test]:
+    """All fails at once: a slice is bad for several reasons, and still one slice."""
+    if not isinstance(scenario.objective.indicator, RatioIndicator):
+        return []
+    scrapes = scenario.observed.scrapes(4 * PRESENT)
+    traffic = scenario.observed.traffic(scenario.observed.stretch(scrapes, 1))
+    ill = notation([0] * (scrapes + 1))
+    scraped = scenario.observed.scraped(traffic, good_since=None)
+    scraped |= {name: ill for name in (scenario.probe, scenario.instance("one")) if name}
+    checks = [scenario.windows(scenario.near(1), scrapes)]
+    guards = [failures_series(tier.long) for tier in scenario.objective.tiers if tier.min_failures]
+    checks += [scenario.count(f"{name}{{{scenario.own}}} > 0", 1, scrapes) for name in guards]
+    if scenario.objective.slices:
+        checks += [scenario.value(f"slo:slice_{what}:bool", 1, scrapes) for what in ("bad", "judged")]
+    return [scenario.test("nothing has ever gone well", scraped, checks)]
+
+
+def _idle(scenario: Scenario) -> list[Test]:
+    """There are no requests at all; a measured value has no such case."""
+    if not scenario.observed.counted and isinstance(scenario.objective.indicator, ThresholdIndicator):
+        return []
+    end, name = scenario.observed.scrapes(2 * PRESENT), "nothing ever happens"
+    scraped = scenario.observed.scraped(scenario.steady(end, 0))
+    checks = [scenario.silence(end)]
+    if scenario.counting:
+        return [scenario.test(name, scraped, [*checks, scenario.windows("{}", end, none=True)])]
+    known = f"slo:point_bad:bool{{{scenario.own}}} or slo:slice_error:ratio{{{scenario.own}}}"
+    checks.append(scenario.count(known, 0, end))
+    if not scenario.objective.slices:
+        return [scenario.test(name, scraped, checks)]
+    checks.append(scenario.value("slo:slice_bad:bool", 0, end))
+    tests = [scenario.test(name, scraped, [*checks, _judged(scenario, end, yes=bool(scenario.probe))])]
+    if scenario.probe:
+        unseen = scraped | {scenario.probe: ""}
+        tests.append(
+            scenario.test(
+                f"{name}, and no scrape succeeds", unseen, [*checks, _judged(scenario, end, yes=False)]
+            )
+        )
+    return tests
+
+
+def _spent(scenario: Scenario) -> Test:
+    """The budget is first touched, then spent."""
+    observed, budget = scenario.observed, scenario.objective.budget
+    burst, bad = scenario.burst()
+    hold = observed.scrapes(_EXHAUSTED_FOR)
+    touched = observed.whole(min(_LONGEST, max(observed.scrapes(_HOUR), 2 * bad / budget)))
+    # Long enough for the alert, if it were to fire, and for a slice to notice.
+    pause = observed.whole(max(hold + 4 * observed.every, scenario.slice_length()))
+    lasts = observed.whole(2 * budget * (touched + burst)) + hold + 2 * burst + 4 * observed.every
+    stretches = [(touched, 0), (burst, 1), (pause, 0), (lasts, 1)]
+    traffic = observed.traffic(*(observed.stretch(length, share) for length, share in stretches))
+    left = f"slo:period_error_budget_remaining:ratio{{{scenario.own}}}"
+    checks = [scenario.count(f"{left} < 0", 1, traffic.scrapes)]
+    if touched * budget > bad:
+        checks.append(scenario.count(f"{left} > 0 < 1", 1, touched + burst + pause))
+    if severity := scenario.objective.exhausted_severity:
+        period = round(scenario.objective.period / observed.source.scrape_interval)
+        spent = Burn(tier="", long=period, short=period, hold=hold, threshold=budget)
+        said = {"": verdicts(traffic, spent, observed.by, every=observed.every)}
+        checks += firing(scenario.alert("ErrorBudgetExhausted"), said, {"": severity}, every=observed.every)
+    return scenario.test("the budget is touched, then spent", observed.scraped(traffic), checks)
+
+
+def _unjudged(scenario: Scenario) -> list[Test]:
+    slices = scenario.objective.slices
+    if not slices or not slices.min_requests:
+        return []
+    width = scenario.observed.scrapes(slices.window)
+    few, enough = slices.min_requests - 1, 2 * slices.min_requests
+    traffic = scenario.observed.traffic(*spread(width, few, few) * 4, *spread(width, enough, enough) * 2)
+    moments = ((3 * width, False), (6 * width, True))
+    checks = [scenario.value("slo:slice_bad:bool", bad, at) for at, bad in moments]
+    if not slices.probe:
+        checks += [_judged(scenario, at, yes=yes) for at, yes in moments]
+    scraped = scenario.observed.scraped(traffic) | scenario.left_out(6 * width)
+    return [scenario.test("too few to judge, then enough", scraped, checks)]
+
+
+def _probed(scenario: Scenario) -> list[Test]:
+    if not scenario.probe:
+        return []
+    traffic, well = scenario.disturbed()
+    idle = scenario.observed.scraped(scenario.steady(traffic.scrapes, 0)) | {scenario.probe: notation(well)}
+    name = "the probe fails and there are no other requests"
+    failing = scenario.course(name, traffic, idle, checks=_during(scenario, traffic.scrapes))
+    steady = scenario.observed.scraped(scenario.steady(traffic.scrapes))
+    checks = [
+        scenario.silence(traffic.scrapes),
+        scenario.value("slo:slice_bad:bool", 0, traffic.scrapes),
+        _judged(scenario, traffic.scrapes, yes=True),
+    ]
+    return [failing, scenario.test("there is no probe", steady | {scenario.probe: ""}, checks)]
+
+
+def _instances(scenario: Scenario) -> list[Test]:
+    one, two = scenario.instance("one"), scenario.instance("two")
+    if not one:
+        return []
+    traffic, well = scenario.disturbed()
+    steady = scenario.observed.scraped(scenario.steady(traffic.scrapes)) | {two: notation(well)}
+    # There are no requests and no probes: all that is known is that no instance is there.
+    idle = scenario.observed.scraped(scenario.steady(traffic.scrapes, 0)) | {scenario.probe: ""}
+    down = {one: notation(well), two: notation([0] * len(well))}
+    gone = {one: notation("stale" if was and not yes else yes or None for was, yes in pairwise([0, *well]))}
+    during = _during(scenario, traffic.scrapes)
+    return [
+        scenario.course("the last instance goes down", traffic, idle | down, checks=during),
+        scenario.course("the last instance is gone", traffic, idle | gone, checks=during),
+        scenario.test("one of two instances goes down", steady, [scenario.silence(traffic.scrapes)]),
+    ]
+
+
+def _during(scenario: Scenario, end: int) -> list[Assertion]:
+    """The checks that a slice is known, and bad, while something other than events is disturbed."""
+    at = end - scenario.observed.scrapes(4 * PRESENT)
+    return [scenario.value("slo:slice_bad:bool", 1, at), _judged(scenario, at, yes=True)]
+
+
+def _judged(scenario: Scenario, at: int, *, yes: bool) -> Assertion:
+    return scenario.value("slo:slice_judged:bool", yes, at)

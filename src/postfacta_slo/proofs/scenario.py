@@ -1,0 +1,179 @@
+"""Tests of traffic scenarios for one objective: the surroundings, and promtool's queries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from ..promise.budget import span, windows_of
+from ..promise.model import Objective, SloError
+from .assertions import Assertion, Scraped, Test, firing, silence, test
+from .detection import Counting, Slicing, bad_slices
+from .examples import near_misses, selected, series
+from .observed import Observed
+from .traffic import Stretch, Traffic, notation
+
+__all__ = ["Scenario"]
+
+_HOUR: Final = 3_600
+# Waiting longer for a window to fill would only take time: what has not been scraped is no part of it.
+_LONGEST: Final = 6 * _HOUR
+_DISTURBED: Final = 1_800
+_GRACE: Final = 60
+# What sums of floats may be off by.
+_DUST: Final = 1e-9
+# One probe, or one instance, that says each time whether it is well.
+_PROBED: Final = Slicing(width=0, allowed=0.0)
+
+
+class Scenario:
+    """One objective, its surroundings, and its promtool queries."""
+
+    observed: Observed  # The same.
+    objective: Objective  # The same as the observed's.
+    own: str  # Conditions on the labels of what is recorded of the objective, as in a selector.
+
+    def __init__(self, observed: Observed, compress: int = 1) -> None:
+        self.observed = observed
+        self.objective = observed.objective
+        self.own = f'service="{observed.objective.service.name}",slo="{observed.objective.name}"'
+        self._compress = compress
+        self._interval = observed.source.scrape_interval
+
+    @property
+    def counting(self) -> bool:
+        """Whether events are counted, not slices of time."""
+        return isinstance(self.observed.by, Counting)
+
+    @property
+    def bad_share(self) -> float:
+        """A share of failures that makes each slice bad, and overspends the budget."""
+        by = self.observed.by
+        return (1 + max(self.objective.budget, by.allowed if isinstance(by, Slicing) else 0.0)) / 2
+
+    def why_unproved(self) -> str:
+        """Return why no series can be made up that measure the objective; empty if they can."""
+        try:
+            self.observed.scraped(self.steady(1))
+            self.left_out(1)
+            self._around(1)
+        except SloError as error:
+            return str(error)
+        return ""
+
+    @property
+    def probe(self) -> str:
+        """The probe's series, if a slice depends on one."""
+        slices = self.objective.slices
+        return series(slices.probe.metric, selected(slices.probe)) if slices and slices.probe else ""
+
+    def instance(self, name: str) -> str:
+        """Return the series that says whether an instance is up, if a slice depends on it."""
+        slices, up = self.objective.slices, self.objective.service.up
+        return (
+            series(up.metric, selected(up) | {"instance": name}) if slices and slices.needs_instance else ""
+        )
+
+    def history(self) -> int:
+        """Return for how long all has been well when a fault begins: an hour fills the windows of the fastest tiers."""
+        longs = [tier.long for tier in self.objective.tiers] or [_HOUR]
+        longest = max((long for long in longs if long <= _HOUR), default=min(longs[0], _LONGEST))
+        return self.observed.scrapes(longest)
+
+    def slice_length(self) -> int:
+        """Return for how many scrapes an event stays in a slice that sees it; 0 if there are none."""
+        by = self.observed.by
+        return by.width + (by.then.width if by.then else 0) if isinstance(by, Slicing) else 0
+
+    def burst(self) -> tuple[int, int]:
+        """Return for how many scrapes all must fail until a slice is surely bad, and for how many one then is."""
+        observed, by = self.observed, self.observed.by
+        if isinstance(by, Counting):
+            return observed.every, observed.every
+        around = observed.stretch(observed.whole(self.slice_length() + 2 * observed.every))
+        burst, bad = 0, 0
+        while not bad:
+            burst = 2 * burst or observed.every
+            bad = bad_slices(
+                observed.traffic(around, observed.stretch(burst, 1), around), by, every=observed.every
+            )
+        return burst, bad * observed.every
+
+    def steady(self, scrapes: int, volume: int | None = None) -> Traffic:
+        """Return traffic of which nothing fails."""
+        return self.observed.traffic(Stretch(scrapes, self.observed.volume if volume is None else volume))
+
+    def disturbed(self) -> tuple[Traffic, list[int]]:
+        """Half an hour of something that is well or not: as traffic of one event a scrape, and as samples."""
+        after = self.observed.scrapes((self.objective.tiers[0].short if self.objective.tiers else 0) + _GRACE)
+        before, lasts = self.history(), self.observed.scrapes(_DISTURBED)
+        traffic = Traffic((Stretch(before, 1), Stretch(lasts, 1, 1), Stretch(after, 1)), counted=False)
+        return traffic, [1] * (before + 1) + [0] * lasts + [1] * after
+
+    def left_out(self, scrapes: int) -> Scraped:
+        """Return all that the objective leaves out, whatever it would look like."""
+        return self.observed.left_out(scrapes, failing=True) | self.observed.left_out(scrapes, failing=False)
+
+    def course(
+        self,
+        name: str,
+        traffic: Traffic,
+        scraped: Scraped | None = None,
+        *,
+        others: Scraped | None = None,
+        checks: Iterable[Assertion] = (),
+    ) -> Test:
+        """Return a test of what fires."""
+        said = self.observed.verdicts(traffic, _PROBED if scraped is not None else None)
+        severities = {tier.name: tier.severity for tier in self.objective.tiers}
+        alert = self.alert("ErrorBudgetBurn")
+        asked = [*checks, *firing(alert, said, severities, every=self.observed.every)]
+        never = [tier for tier, verdict in said.items() if set(verdict) == {False}]
+        if never:
+            asked.append(self.silence(traffic.scrapes, f'{alert},burnrate_tier=~"{"|".join(never)}"'))
+        own = self.observed.scraped(traffic) if scraped is None else scraped
+        return self.test(name, (others or {}) | own, asked)
+
+    def test(self, name: str, scraped: Scraped, checks: Sequence[Assertion]) -> Test:
+        """Return a test whose surroundings are well, but for what the series say. An empty one is not there."""
+        around = self._around(max(check.sample for check in checks))
+        found = {series: samples for series, samples in (around | scraped).items() if samples}
+        name = f"{self.objective.name}: {name}"
+        return test(name, found, checks, interval=self._interval, compress=self._compress)
+
+    def _around(self, scrapes: int) -> Scraped:
+        """Probe and instance are well; those of others look as if ours were in the opposite state."""
+        slices, up = self.objective.slices, self.objective.service.up
+        well, ill = notation([1] * (scrapes + 1)), notation([0] * (scrapes + 1))
+        found: Scraped = {}
+        if slices and slices.probe:
+            missed = near_misses(slices.probe, selected(slices.probe))
+            found |= {series(slices.probe.metric, labels): ill for labels in missed}
+        if slices and slices.needs_instance:
+            found |= {series(up.metric, labels): well for labels in near_misses(up, selected(up))}
+        return found | {name: well for name in (self.probe, self.instance("one")) if name}
+
+    def alert(self, what: str) -> str:
+        """Return conditions on the labels of one of the objective's alerts."""
+        return f'alertname="{self.objective.service.alert_prefix}{what}",{self.own}'
+
+    def silence(self, scrapes: int, alerts: str = "") -> Assertion:
+        """Return the check that nothing has fired up to a sample, or none of some alerts."""
+        return silence(alerts or self.own, scrapes, span((scrapes + 1) * self._interval, self._compress))
+
+    def count(self, expression: str, found: int, at: int) -> Assertion:
+        """Return the check that an expression finds this many series."""
+        return Assertion(f"count({expression})", at, {"{}": float(found)} if found else {})
+
+    def value(self, name: str, value: float, at: int) -> Assertion:
+        """Return the check that what is recorded has this value."""
+        return Assertion(f"sum({name}{{{self.own}}})", at, {"{}": float(value)})
+
+    def windows(self, condition: str, at: int, *, none: bool = False) -> Assertion:
+        """Return the check that a condition holds for the error share over each window, or over none."""
+        shares = f'{{__name__=~"slo:sli_error:ratio_rate.*",{self.own}}}'
+        return self.count(condition.format(shares), 0 if none else len(windows_of(self.objective)), at)
+
+    def near(self, share: float) -> str:
+        """Return the condition that an error share is this one; of slices, that nearly all were bad."""
+        return f"{{}} > {share - _DUST!r} < {share + _DUST!r}" if self.counting else "{} > 0.9"

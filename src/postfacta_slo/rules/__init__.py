@@ -1,0 +1,1 @@
+"""What Prometheus loads, rules and alerts, with a table of them for readers."""

@@ -1,0 +1,152 @@
+"""Write the alerts: budget burn, exhausted budget, absent indicator, service down.
+
+1. A budget burns if the error share is above the tier's threshold over both its windows: the long one says that it
+   is worth an alert, the short one that it still goes on. Where there is little traffic, a floor of failed events
+   keeps a single failed request from paging.
+2. All tiers share one alert name. A louder tier silences the quieter ones of its objective: in Alertmanager.
+3. Silence is an alert of its own, since every other one is silent without data. It watches the metric whatever its
+   labels but `job` are: a fresh process has served no user yet.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..promise.budget import error_series, failures_series, in_words, percent, span, spent_at, threshold, unit
+from ..promise.model import Model, Objective, Selector, Service, Tier
+from ..promise.promql import number
+from .recording import Rule, recorded
+
+__all__ = ["burn_alerts", "period_alerts", "service_alerts"]
+
+# An outage is to be known within five minutes; a rolling restart leaves a metric out for less.
+_ABSENT_FOR: Final = 180
+_DOWN_FOR: Final = 60
+_EXHAUSTED_FOR: Final = 300
+
+
+def burn_alerts(objective: Objective, compress: int = 1) -> list[Rule]:
+    """Return an alert for each tier of the objective, the fastest first."""
+    return [_burn(objective, tier, compress) for tier in objective.tiers]
+
+
+def period_alerts(objective: Objective, compress: int = 1) -> list[Rule]:
+    """Return the alert for an exhausted budget, if it is enabled."""
+    if objective.exhausted_severity is None:
+        return []
+    left = recorded("slo:period_error_budget_remaining:ratio", objective)
+    texts = {
+        "summary": f"{_title(objective)}: the error budget of {in_words(objective.period)} is spent",
+        "description": (
+            f"Of all {unit(objective)} more than {percent(objective.budget)} failed in the last "
+            f"{in_words(objective.period)}. Of the budget {{{{ $value | humanizePercentage }}}} is left. "
+            "The error-budget policy says what may still be changed."
+        ),
+    }
+    labels = {"severity": objective.exhausted_severity}
+    hold = span(_EXHAUSTED_FOR, compress)
+    alert = _alert(
+        objective.service, "ErrorBudgetExhausted", f"{left} <= 0",
+        hold=hold, texts=texts, labels=labels, objective=objective,
+    )  # fmt: skip
+    return [alert]
+
+
+def service_alerts(model: Model, service: Service, compress: int = 1) -> list[Rule]:
+    """Return the alerts of the whole service: no instance is up, no data arrives."""
+    texts = {
+        "summary": f"{_plain(service.title)}: no instance is up",
+        "description": "Prometheus cannot scrape any instance. Clients get no answer.",
+    }
+    labels = {"severity": service.down_severity}
+    hold = span(_DOWN_FOR, compress)
+    down = _alert(service, "Down", f"absent({service.up} == 1)", hold=hold, texts=texts, labels=labels)
+    watched = dict.fromkeys(
+        (_silent(series), tier.severity)
+        for one in model.of(service)
+        for series in one.indicator.watched
+        for tier in one.tiers
+        if tier.when_no_data
+    )
+    return [
+        down,
+        *(_absent(service, series, severity=severity, compress=compress) for series, severity in watched),
+    ]
+
+
+def _burn(objective: Objective, tier: Tier, compress: int) -> Rule:
+    above = f"> {number(threshold(objective, tier))}"
+    terms = [f"{recorded(error_series(window), objective)} {above}" for window in (tier.long, tier.short)]
+    if tier.min_failures:
+        terms.append(f"{recorded(failures_series(tier.long), objective)} >= {tier.min_failures}")
+    spent = percent(spent_at(objective, tier))
+    texts = {
+        "summary": f"{_title(objective)}: the error budget burns {number(tier.factor)} times too fast",
+        "description": (
+            f"More than {percent(threshold(objective, tier))} of all {unit(objective)} failed over the last "
+            f"{span(tier.long)} and over the last {span(tier.short)}: {{{{ $value | humanizePercentage }}}} over "
+            f"{span(tier.long)}. At such a rate {spent} of the budget go in {span(tier.long)}, and all of it in "
+            f"{in_words(objective.period / tier.factor)}."
+        ),
+    }
+    labels = {"severity": tier.severity, "burnrate_tier": tier.name}
+    hold = span(tier.hold, compress)
+    return _alert(
+        objective.service, "ErrorBudgetBurn", "\nand\n".join(terms),
+        hold=hold, texts=texts, labels=labels, objective=objective,
+    )  # fmt: skip
+
+
+def _silent(series: Selector) -> Selector:
+    return Selector(series.metric, tuple(one for one in series.matchers if one.label == "job"))
+
+
+def _absent(service: Service, series: Selector, *, severity: str, compress: int) -> Rule:
+    texts = {
+        "summary": f"{_plain(service.title)}: {series.metric} is not there",
+        "description": (
+            "What objectives are measured by has no series, so that no alert on them can fire. "
+            "The service is gone, is not scraped, or was changed in its metrics."
+        ),
+    }
+    labels = {"severity": severity, "metric": series.metric}
+    hold = span(_ABSENT_FOR, compress)
+    return _alert(service, "SLIMetricAbsent", f"absent({series})", hold=hold, texts=texts, labels=labels)
+
+
+def _alert(
+    service: Service,
+    what: str,
+    expression: str,
+    *,
+    hold: str,
+    texts: dict[str, str],
+    labels: dict[str, str],
+    objective: Objective | None = None,
+) -> Rule:
+    name = service.alert_prefix + what
+    own = {"slo": objective.name} if objective else {}
+    more = dict(objective.alert_labels if objective else service.labels)
+    dashboard = service.dashboard_url.replace("{slo}", objective.name if objective else "")
+    urls = {"runbook_url": service.runbook_url.replace("{alert}", name), "dashboard_url": dashboard}
+    return {
+        "alert": name,
+        "expr": expression,
+        "for": hold,
+        # Series have these labels too; on the rule they also tell one objective's alert from another's.
+        "labels": labels | {"service": service.name} | own | {"component": "slo"} | _all_plain(more),
+        "annotations": texts | _all_plain({name: url for name, url in urls.items() if url}),
+    }
+
+
+def _all_plain(texts: dict[str, str]) -> dict[str, str]:
+    return {name: _plain(text) for name, text in texts.items()}
+
+
+def _plain(text: str) -> str:
+    """Escape a text for Prometheus's templates."""
+    return text.replace("{{", '{{ "{{" }}')
+
+
+def _title(objective: Objective) -> str:
+    return _plain(f"{objective.service.title}, {objective.title}")

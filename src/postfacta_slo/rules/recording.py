@@ -1,0 +1,227 @@
+"""Write the recording rules: what fails over each window, how slices are judged, what is left of the budget.
+
+1. Nothing failing is 0, and nothing happening is no sample: a ratio without a divisor would be a number made up.
+2. A window of two hours or less reads the service's own series. A longer one adds up what was recorded of five
+   minutes each, so that busy hours weigh more than quiet ones; a mean of ratios would count them alike.
+3. A slice slides: it is judged at each evaluation for the time just before. That is the same share as of slices side
+   by side, without depending on where they begin; and promtool evaluates all rules alike, so what it proves is what
+   runs.
+4. An expression of the file's author is asked for each window if it has a place for it. If not, it is a sample at
+   each evaluation, and each window adds up what was recorded of it.
+5. Rules of one objective stand in one group, each after what it reads: Prometheus evaluates a group in order.
+   Windows longer than three days, which no alert waits for, have a slower group of their own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from ..promise.budget import error_series, failures_series, span, windows_of
+from ..promise.model import (
+    DAY,
+    PRESENT,
+    Expression,
+    Objective,
+    Query,
+    RatioIndicator,
+    Slices,
+    ThresholdIndicator,
+)
+from ..promise.promql import number
+
+__all__ = ["Rule", "period_rules", "recorded", "sli_rules"]
+
+Rule = dict[str, Any]  # One rule as Prometheus reads it.
+
+_LONGEST_FROM_SOURCE: Final = 7_200
+_LONGEST_FOR_ALERTS: Final = 3 * DAY
+# What the value must be to be bad.
+_BREACH: Final = {"lte": ">", "lt": ">=", "gte": "<", "gt": "<="}
+
+
+def recorded(series: str, objective: Objective) -> str:
+    """Return the selector of what was recorded of an objective."""
+    return f'{series}{{service="{objective.service.name}",slo="{objective.name}"}}'
+
+
+def sli_rules(objective: Objective, compress: int = 1) -> list[Rule]:
+    """Return the rules that the alerts on the burn rate read, in order."""
+    windows = [window for window in windows_of(objective) if window <= _LONGEST_FOR_ALERTS]
+    return [
+        *_judged(objective, compress),
+        *(_error_rule(objective, window, compress) for window in windows),
+        *_failures_rules(objective, compress),
+        _rule("slo:current_burn_rate:ratio", _share_of_budget(objective, PRESENT), objective),
+        *_constants(objective),
+    ]
+
+
+def period_rules(objective: Objective, compress: int = 1) -> list[Rule]:
+    """Return the rules about the longest windows and the whole period, in order."""
+    windows = [window for window in windows_of(objective) if window > _LONGEST_FOR_ALERTS]
+    error = recorded(error_series(objective.period), objective)
+    burn = "slo:period_burn_rate:ratio"
+    return [
+        *(_error_rule(objective, window, compress) for window in windows),
+        _rule(burn, _share_of_budget(objective, objective.period), objective),
+        _rule("slo:period_error_budget_remaining:ratio", f"1 - {recorded(burn, objective)}", objective),
+        _rule("slo:period_ok:bool", f"{error} <= bool {number(objective.budget)}", objective),
+    ]
+
+
+def _rule(name: str, expression: str, objective: Objective, **labels: str) -> Rule:
+    own = {"service": objective.service.name, "slo": objective.name}
+    return {"record": name, "expr": expression, "labels": own | labels}
+
+
+def _constants(objective: Objective) -> list[Rule]:
+    values = {
+        "slo:objective:ratio": objective.target,
+        "slo:error_budget:ratio": objective.budget,
+        "slo:time_period:days": objective.period / DAY,
+    }
+    method = "Timeslices" if objective.slices else "Occurrences"
+    return [
+        *(_rule(name, f"vector({number(value)})", objective) for name, value in values.items()),
+        _rule(
+            "slo:info", "vector(1)", objective,
+            title=objective.title, method=method, period=span(objective.period), indicator=objective.indicator.name,
+        ),
+    ]  # fmt: skip
+
+
+def _share_of_budget(objective: Objective, window: int) -> str:
+    return f"{recorded(error_series(window), objective)} / {number(objective.budget)}"
+
+
+def _judged(objective: Objective, compress: int) -> list[Rule]:
+    """Return the rules that the windows are made from."""
+    indicator, slices = objective.indicator, objective.slices
+    rules: list[Rule] = []
+    if isinstance(indicator, ThresholdIndicator):
+        window = min(PRESENT, slices.window) if slices else PRESENT
+        rules = [_rule("slo:point_bad:bool", _breach(indicator, span(window, compress)), objective)]
+    elif not slices or _is_sampled(indicator):
+        present = f"rate {span(PRESENT, compress)}"
+        bad, total = _sampled(indicator)
+        rules = [
+            _rule(bad, _bad(indicator, present), objective),
+            _rule(total, _total(indicator, present), objective),
+        ]
+    return rules + (_slice_rules(objective, slices, compress) if slices else [])
+
+
+def _breach(indicator: ThresholdIndicator, window: str) -> str:
+    if indicator.quantile is None:
+        value = f"{indicator.aggregate}({indicator.metric})"
+        if isinstance(indicator.metric, Expression):
+            value = f"({indicator.aggregate}({indicator.metric.over(window)}) >= -Inf)"
+    else:
+        rate = f"sum by (le) (rate({indicator.metric}[{window}]))"
+        # Without any traffic a quantile is not a number, and that is neither good nor bad.
+        value = f"(histogram_quantile({number(indicator.quantile)}, {rate}) >= -Inf)"
+    return f"{value} {_BREACH[indicator.op]} bool {number(indicator.value)}"
+
+
+def _is_sampled(indicator: RatioIndicator) -> bool:
+    queries = (indicator.counted, indicator.total)
+    return any(isinstance(query, Expression) and not query.has_window for query in queries)
+
+
+def _sampled(indicator: RatioIndicator) -> tuple[str, str]:
+    """Return the series of what was bad and of all, which windows add up."""
+    what = "sample" if indicator.is_expression else f"rate{span(PRESENT)}"
+    return f"slo:sli_bad:{what}", f"slo:sli_total:{what}"
+
+
+def _events(indicator: RatioIndicator, series: Query, over: str) -> str:
+    """Add up events; `over` is the function and the window, such as `rate 5m`."""
+    function, window = over.split()
+    if isinstance(series, Expression):
+        # One that is not a number would be part of each longer sum.
+        return f"(sum({series.over(window)}) >= 0)"
+    return f"sum({function if indicator.counter else 'sum_over_time'}({series}[{window}]))"
+
+
+def _total(indicator: RatioIndicator, over: str) -> str:
+    return _events(indicator, indicator.total, over)
+
+
+def _bad(indicator: RatioIndicator, over: str) -> str:
+    total = _total(indicator, over)
+    counted = _events(indicator, indicator.counted, over)
+    if indicator.bad is not None:
+        return f"({counted}\n or {total} * 0)"
+    # Two rates may differ by a last bit, and a negative error share would be read as a gain.
+    return f"clamp_min({total} - ({counted}\n or {total} * 0), 0)"
+
+
+def _ratio(indicator: RatioIndicator, window: str) -> str:
+    return f"{_bad(indicator, f'rate {window}')}\n/\n({_total(indicator, f'rate {window}')} > 0)"
+
+
+def _error_rule(objective: Objective, window: int, compress: int) -> Rule:
+    return _rule(error_series(window), _error(objective, window, compress), objective)
+
+
+def _error(objective: Objective, window: int, compress: int) -> str:
+    length = span(window, compress)
+    if objective.slices:
+        return f"avg_over_time({recorded('slo:slice_bad:bool', objective)}[{length}])"
+    if isinstance(objective.indicator, ThresholdIndicator):
+        return f"avg_over_time({recorded('slo:point_bad:bool', objective)}[{length}])"
+    if window <= _LONGEST_FROM_SOURCE and not _is_sampled(objective.indicator):
+        return _ratio(objective.indicator, length)
+    return _ratio_of_samples(objective, objective.indicator, length)
+
+
+def _ratio_of_samples(objective: Objective, indicator: RatioIndicator, length: str) -> str:
+    bad, total = (f"sum_over_time({recorded(name, objective)}[{length}])" for name in _sampled(indicator))
+    return f"{bad}\n/\n({total} > 0)"
+
+
+def _failures_rules(objective: Objective, compress: int) -> list[Rule]:
+    if not isinstance(objective.indicator, RatioIndicator):
+        return []
+    guarded = sorted({tier.long for tier in objective.tiers if tier.min_failures})
+    return [
+        _rule(
+            failures_series(window),
+            _bad(objective.indicator, f"increase {span(window, compress)}"),
+            objective,
+        )
+        for window in guarded
+    ]
+
+
+def _slice_rules(objective: Objective, slices: Slices, compress: int) -> list[Rule]:
+    length = span(slices.window, compress)
+    error = recorded("slo:slice_error:ratio", objective)
+    if isinstance(objective.indicator, RatioIndicator):
+        share = (
+            _ratio_of_samples(objective, objective.indicator, length)
+            if _is_sampled(objective.indicator)
+            else _ratio(objective.indicator, length)
+        )
+        total = _total(objective.indicator, f"increase {length}")
+    else:
+        share, total = f"avg_over_time({recorded('slo:point_bad:bool', objective)}[{length}])", ""
+    judged = f"({error} and on() ({total} >= {slices.min_requests}))" if slices.min_requests else error
+    bad = [f"(sum({judged} > bool {number(slices.budget)}) or vector(0))"]
+    known = [f"(count({judged}) or vector(0))"]
+    if slices.probe:
+        bad.append(f"(max(1 - {slices.probe}) or vector(0))")
+        known.append(f"(count({slices.probe}) or vector(0))")
+    if slices.needs_instance:
+        down = f"(sum(absent({objective.service.up} == 1)) or vector(0))"
+        bad.append(down)
+        known.append(down)
+    return [
+        _rule("slo:slice_error:ratio", share, objective),
+        _rule("slo:slice_bad:bool", _any(bad), objective),
+        _rule("slo:slice_judged:bool", _any(known), objective),
+    ]
+
+
+def _any(terms: list[str]) -> str:
+    return "clamp_max(\n  " + "\n+ ".join(terms) + ", 1)"

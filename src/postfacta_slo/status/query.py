@@ -1,0 +1,202 @@
+"""Query the state of objectives from a Prometheus that runs the generated rules.
+
+Nearly everything is read from recorded series, for all objectives at once: that needs no file of objectives, and
+shows what the alerts and dashboards see. The report, the gate of deployments and a service's own page all use this.
+
+1. All figures are of one window, by default of 30 days, also those of an objective by the hour.
+2. Time that was not recorded counts neither as good nor as bad; `coverage` is the recorded share.
+3. The burn rate is the share that was bad, over the share that may be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Final, Protocol
+
+from ..promise.budget import error_series, span
+from ..promise.model import DAY, PRESENT, Matcher, Objective, RatioIndicator, SloError
+from .prometheus import Line, Point
+from .status import Hours, SloStatus, Unit
+
+__all__ = ["MONTH", "Source", "query_status"]
+
+MONTH: Final = 30 * DAY  # Seconds of the window that is taken by default.
+
+_HOUR: Final = 3_600
+_MINUTE: Final = 60
+_BURN: Final = {"1h": _HOUR, "6h": 6 * _HOUR, "3d": 3 * DAY}
+_POINTS: Final = 120
+_MOST_ROUTES: Final = 5
+
+_Key = tuple[str, str]
+_Values = Mapping[_Key, float]
+_Curve = Sequence[tuple[float, float]]
+
+# As `rules` records them: of an objective by time whether it was bad, of one by events how many there were a second.
+_SLICE, _POINT, _BAD, _TOTAL, _BAD_SAMPLE, _SAMPLE = (
+    f"slo:{name}{{which}}"
+    for name in (
+        *("slice_bad:bool", "point_bad:bool", "sli_bad:rate5m", "sli_total:rate5m"),
+        # Of an expression, which says how many there were of all and of bad ones, but not how many there were a second.
+        *("sli_bad:sample", "sli_total:sample"),
+    )
+)
+
+
+class Source(Protocol):
+    """A source of series; a `Prometheus` is one."""
+
+    def instant(self, query: str, *, at: float | None = None) -> list[Point]:
+        """Return all series of an expression at one moment."""
+        ...
+
+    def over_time(self, query: str, *, start: float, end: float, step: float) -> list[Line]:
+        """Return all series of an expression at each step."""
+        ...
+
+
+def query_status(
+    source: Source,
+    *,
+    at: float,
+    window: int = MONTH,
+    service: str = "",
+    slo: str = "",
+    objectives: Sequence[Objective] = (),
+    by: str = "http_route",
+) -> list[SloStatus]:
+    """Query the state of objectives at a moment."""
+    if window < _HOUR:
+        raise SloError(
+            f"a window has an hour or more, and not {window} s: shorter ones say nothing of a budget"
+        )
+    asker = _Asker(source, at, window, _which(service, slo))
+    aims = asker.values("slo:objective:ratio{which}")
+    if not aims:
+        return []
+    answers = _Answers.of(asker)
+    indicators = {(one.service.name, one.name): one.indicator for one in objectives}
+    standings: list[SloStatus] = []
+    for key, aim in sorted(aims.items()):
+        indicator = indicators.get(key)
+        routes = (
+            asker.failing(indicator, by)
+            if isinstance(indicator, RatioIndicator) and not indicator.is_expression
+            else []
+        )
+        standings.append(replace(_standing(asker, answers, key, aim=aim), routes=routes))
+    return standings
+
+
+def _which(service: str, slo: str) -> str:
+    given = {"service": service, "slo": slo}
+    return f"{{{','.join(str(Matcher(label, '=', value)) for label, value in given.items() if value)}}}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Asker:
+    """Queries all objectives; `{which}` and `{window}` in an expression are filled in."""
+
+    source: Source
+    at: float
+    window: int
+    which: str
+
+    def values(self, query: str) -> dict[_Key, float]:
+        points = self.source.instant(self._written(query, self.window), at=self.at)
+        return {_key(point.labels): point.value for point in points}
+
+    def curves(self, query: str) -> dict[_Key, _Curve]:
+        step = max(PRESENT, self.window // _POINTS)
+        start = self.at - self.window + step
+        lines = self.source.over_time(self._written(query, step), start=start, end=self.at, step=step)
+        return {_key(line.labels): line.points for line in lines}
+
+    def failing(self, indicator: RatioIndicator, by: str) -> list[tuple[str, float]]:
+        total, bad, good = (
+            f"sum by ({by}) (increase({series}[{span(self.window)}]))"
+            for series in (indicator.total, indicator.bad, indicator.good)
+        )
+        failed = bad if indicator.bad else f"{total} - ({good} or {total} * 0)"
+        points = self.source.instant(f"topk({_MOST_ROUTES}, ({failed}) > 0)", at=self.at)
+        found = [(point.labels.get(by, ""), point.value) for point in points]
+        return sorted(found, key=lambda one: (-one[1], one[0]))
+
+    def _written(self, query: str, window: int) -> str:
+        return query.replace("{which}", self.which).replace("{window}", span(window))
+
+
+def _key(labels: Mapping[str, str]) -> _Key:
+    return labels.get("service", ""), labels.get("slo", "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """What was recorded of all objectives."""
+
+    times: _Values
+    events: _Values
+    totals: _Values
+    points: _Values
+    judged: _Values
+    periods: _Values
+    met: _Values
+    hours: _Values
+    burn: Mapping[str, _Values]
+    curves: Mapping[_Key, _Curve]
+
+    @classmethod
+    def of(cls, asker: _Asker) -> _Answers:
+        def each(function: str, *series: str, step: str = "") -> str:
+            return " or ".join(f"{function}({one}[{{window}}{step}])" for one in series)
+
+        bad, total = each("sum_over_time", _BAD, _BAD_SAMPLE), each("sum_over_time", _TOTAL, _SAMPLE)
+        rates = f"({bad}) / (({total}) > 0)"
+        hourly = "slo:period_ok:bool{which}"
+        return cls(
+            times=asker.values(each("avg_over_time", _SLICE, _POINT)),
+            events=asker.values(rates),
+            totals=asker.values(each("avg_over_time", _TOTAL)),
+            # A recorded value is the present one for five minutes.
+            points=asker.values(
+                each("count_over_time", _SLICE, _POINT, _TOTAL, _SAMPLE, step=f":{span(PRESENT)}")
+            ),
+            judged=asker.values(each("avg_over_time", "slo:slice_judged:bool{which}")),
+            periods=asker.values("slo:time_period:days{which}"),
+            met=asker.values(each("sum_over_time", hourly, step=":1h")),
+            hours=asker.values(each("count_over_time", hourly, step=":1h")),
+            burn={name: asker.values(error_series(length) + "{which}") for name, length in _BURN.items()},
+            curves=asker.curves(each("avg_over_time", _SLICE, _POINT, _BAD, _BAD_SAMPLE)),
+        )
+
+
+def _standing(asker: _Asker, answers: _Answers, key: _Key, *, aim: float) -> SloStatus:
+    is_by_time = key in answers.times
+    rate = answers.totals.get(key)
+    is_by_hour = key in answers.hours and round(answers.periods.get(key, 0.0) * DAY) == _HOUR
+    one = SloStatus(
+        service=key[0],
+        slo=key[1],
+        objective=aim,
+        window=asker.window,
+        unit=Unit.MINUTES if is_by_time else Unit.EVENTS,
+        # Whether the point at a window's very beginning counts depends on Prometheus's version.
+        coverage=min(1.0, answers.points.get(key, 0.0) * PRESENT / asker.window),
+        error=answers.times.get(key, answers.events.get(key)),
+        total=asker.window / _MINUTE if is_by_time else None if rate is None else rate * asker.window,
+        judged=answers.judged.get(key),
+        burn={name: values[key] / (1 - aim) for name, values in answers.burn.items() if key in values},
+        hours=Hours(answers.met[key], answers.hours[key]) if is_by_hour else None,
+    )
+    return replace(one, spent=_spent(one, answers.curves.get(key, ()), asker.at - asker.window))
+
+
+def _spent(one: SloStatus, curve: _Curve, start: float) -> list[tuple[float, float]]:
+    """Add up the bad share over time, from nothing to the total that was spent."""
+    if not one.is_known or not curve:
+        return []
+    sums = list(accumulate(bad for _, bad in curve))
+    scale = (1 - one.remaining) / sums[-1] if sums[-1] else 0.0
+    return [(start, 0.0), *((at, bad * scale) for (at, _), bad in zip(curve, sums, strict=True))]

@@ -1,0 +1,250 @@
+"""Write the state of objectives: as text, JSON, Markdown or a page with plots."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import escape
+from typing import Final
+
+from .plot import plot
+from .status import ENOUGH, SloStatus, Unit
+
+__all__ = ["FORMATS", "Report", "facts", "length", "percent", "render"]
+
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+_EXACT: Final = 100
+_NEVER: Final = "not at this rate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The requested objectives."""
+
+    source: str  # The Prometheus that was asked, as it may be shown.
+    at: float  # The end of the window, in seconds since the epoch.
+    window: float  # Seconds.
+    standings: Sequence[SloStatus]  # In the order in which they are shown.
+
+
+def render(report: Report, form: str) -> str:
+    """Write a report in one of `FORMATS`, with a line's end at its end."""
+    return _RENDERERS[form](report)
+
+
+def percent(ratio: float, digits: int = 3) -> str:
+    """Write a share with up to `digits` digits, at least 1, rounded down: 99.4999 is not yet 99.5."""
+    scale = 10.0**digits
+    # What a float holds a little below a digit is that digit.
+    return f"{math.floor(ratio * 100 * scale + 1e-6) / scale:,.{digits}f}".rstrip("0").rstrip(".") + " %"
+
+
+def length(seconds: float) -> str:
+    """Write a length of time in its one or two largest units, such as `3 d 4 h`."""
+    if seconds < _HOUR:
+        return f"{int(seconds // _MINUTE)} min"
+    if seconds < _DAY:
+        hours, rest = divmod(int(seconds), _HOUR)
+        return f"{hours} h" + (f" {rest // _MINUTE:02d} min" if rest >= _MINUTE else "")
+    days, rest = divmod(int(seconds), _DAY)
+    return f"{days} d" + (f" {rest // _HOUR} h" if rest >= _HOUR else "")
+
+
+def _when(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def facts(one: SloStatus) -> list[tuple[str, str]]:
+    """Return all figures of an objective, as names and values."""
+    coverage, burn = ("coverage", percent(one.coverage, 1)), ("burn", _burn(one))
+    if not one.is_known:
+        return [("state", _insufficient(one)), burn, coverage]
+    found = [
+        ("achieved", percent(one.achieved)),
+        ("budget", _amount(one, 1.0) or f"{percent(one.allowed)} of all"),
+        ("spent", _share(one, 1 - one.remaining)),
+        ("remaining", _share(one, one.remaining)),
+        burn,
+        ("exhausted in", _exhausted(one)),
+    ]
+    if one.hours is not None:
+        found.append(("hours met", f"{one.hours.met:g} of {one.hours.known:g}"))
+    if one.judged is not None:
+        found.append(("judged slices", percent(one.judged, 1)))
+    return [*found, coverage]
+
+
+def _share(one: SloStatus, share: float) -> str:
+    """Write a share of the budget, and how much that is if it is known."""
+    amount = _amount(one, share)
+    return f"{amount} ({percent(share, 1)})" if amount else percent(share, 1)
+
+
+def _amount(one: SloStatus, share: float) -> str:
+    if one.total is None:
+        return ""
+    amount = share * one.allowed * one.total
+    digits = 0 if abs(amount) >= _EXACT else 1
+    return f"{amount:,.{digits}f}".removesuffix(".0") + (" min" if one.unit is Unit.MINUTES else " events")
+
+
+def _exhausted(one: SloStatus) -> str:
+    present = one.exhausted_in
+    if present is None:
+        return "not at this rate" if one.burn else "unknown"
+    return length(present) if present else "already exhausted"
+
+
+def _insufficient(one: SloStatus) -> str:
+    if one.coverage < ENOUGH:
+        return f"insufficient data: {percent(one.coverage, 1)} of the window is recorded, {percent(ENOUGH)} is needed"
+    return "insufficient data: there was nothing to judge"
+
+
+def _burn(one: SloStatus) -> str:
+    if not one.burn:
+        return "unknown"
+    return ", ".join(f"{rate:.3g}x over {over}" for over, rate in one.burn.items())
+
+
+def _title(report: Report) -> str:
+    return f"Objectives over {length(report.window)} up to {_when(report.at)}"
+
+
+def _text(report: Report) -> str:
+    lines = [f"{_title(report)}, from {report.source}"]
+    for one in report.standings:
+        lines += ["", f"{one.service} / {one.slo}: {percent(one.objective)}"]
+        lines += [f"  {name:<14}{value}" for name, value in facts(one)]
+        lines += [f"  {'failed':<14}{count:,.0f} at {route}" for route, count in one.routes]
+    return "\n".join(lines) + "\n"
+
+
+def _json(report: Report) -> str:
+    document = {
+        "source": report.source,
+        "at": datetime.fromtimestamp(report.at, UTC).isoformat(),
+        "window_seconds": report.window,
+        "objectives": [_members(one) for one in report.standings],
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _members(one: SloStatus) -> Mapping[str, object]:
+    head: dict[str, object] = {
+        "service": one.service,
+        "slo": one.slo,
+        "objective": one.objective,
+        "unit": one.unit,
+        "coverage": one.coverage,
+        "sufficient": one.is_known,
+        "burn": dict(one.burn),
+    }
+    if not one.is_known:
+        return head
+    hours = None if one.hours is None else {"met": one.hours.met, "known": one.hours.known}
+    return head | {
+        "achieved": one.achieved,
+        "total": one.total,
+        "budget": None if one.total is None else one.total * one.allowed,
+        "remaining_ratio": one.remaining,
+        "exhausted_in_seconds": one.exhausted_in,
+        "hours": hours,
+        "judged": one.judged,
+        "failures": dict(one.routes),
+    }
+
+
+def _markdown(report: Report) -> str:
+    names = (
+        "objective",
+        "aim",
+        "achieved",
+        "budget",
+        "spent",
+        "remaining",
+        "burn",
+        "exhausted in",
+        "coverage",
+    )
+    rows = [f"# {_title(report)}", "", f"From {report.source}.", ""]
+    rows += [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    for one in report.standings:
+        known = dict(facts(one))
+        first = [f"{one.service} / {one.slo}", percent(one.objective)]
+        if not one.is_known:
+            known["achieved"] = "insufficient data"
+        rows.append(f"| {' | '.join([*first, *(known.get(name, '-') for name in names[2:])])} |")
+    for one in report.standings:
+        rows += _markdown_routes(one)
+    return "\n".join(rows) + "\n"
+
+
+def _markdown_routes(one: SloStatus) -> list[str]:
+    if not one.routes:
+        return []
+    rows = [f"| `{route}` | {count:,.0f} |" for route, count in one.routes]
+    return ["", f"## Most failures: {one.slo}", "", "| route | failures |", "|---|---|", *rows]
+
+
+_STYLE: Final = """\
+:root { color-scheme: light dark; --ink: #1d1c1a; --soft: #5a564d; --line: #d9d5cc; --ground: #fbfaf8; --raised: #fff;
+  --curve: #0b5394; --bad: #9d1c1c; }
+@media (prefers-color-scheme: dark) { :root { --ink: #ece9e2; --soft: #aea899; --line: #3a3731; --ground: #161513;
+  --raised: #1f1e1b; --curve: #8ec0f0; --bad: #ff9d94; } }
+body { margin: 0 auto; padding: 1.5rem; max-width: 60rem; background: var(--ground); color: var(--ink);
+  font: 100%/1.5 system-ui, "Noto Sans", "DejaVu Sans", sans-serif; }
+h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.15rem; margin: 0 0 .5rem; } .soft { color: var(--soft); }
+section { margin: 1.5rem 0; padding: 1rem 1.25rem; border: 1px solid var(--line); border-radius: 10px;
+  background: var(--raised); }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.25rem; margin: 0 0 1rem; }
+dt { color: var(--soft); } dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+table { border-collapse: collapse; } th, td { text-align: left; padding: .25rem 1rem .25rem 0; }
+caption { text-align: left; padding: .75rem 0 .25rem; } svg { display: block; width: 100%; height: auto; overflow: visible; }
+@media (max-width: 40rem) { body { padding: 1rem; } .plot-text { font-size: 24px; } }
+.plot-grid { stroke: var(--line); } .plot-zero { stroke: var(--bad); } .plot-curve { stroke: var(--curve); fill: none; }
+.plot-area { fill: var(--curve); opacity: .12; } .plot-text { fill: var(--soft); }
+"""
+
+
+def _html(report: Report) -> str:
+    title = escape(_title(report))
+    sections = "\n".join(_section(one) for one in report.standings)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+{_STYLE}</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p class="soft">From {escape(report.source)}</p>
+{sections}
+</body>
+</html>
+"""
+
+
+def _section(one: SloStatus) -> str:
+    told = "\n".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts(one))
+    rows = "".join(
+        f'<tr><th scope="row">{escape(route)}</th><td>{count:,.0f}</td></tr>' for route, count in one.routes
+    )
+    table = f'<table><caption class="soft">Most failures</caption>{rows}</table>' if rows else ""
+    name = f"{escape(one.service)} / {escape(one.slo)}: {percent(one.objective).replace(' ', '&nbsp;')}"
+    return f"<section>\n<h2>{name}</h2>\n<dl>\n{told}\n</dl>\n{plot(one)}{table}\n</section>"
+
+
+_RENDERERS: Final[Mapping[str, Callable[[Report], str]]] = {
+    "text": _text,
+    "json": _json,
+    "md": _markdown,
+    "html": _html,
+}
+FORMATS: Final = tuple(_RENDERERS)  # What a report can be written as.
