@@ -17,36 +17,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from postfacta_core.errors import (
-    DatabaseUnavailableError,
-    DeadlineExceededError,
-    InvalidInputError,
-    LockTimeoutError,
-    PoolTimeoutError,
-    ReadOnlyDatabaseError,
-    ResilienceError,
-)
+from postfacta_core.errors import PoolTimeoutError
 
-__all__ = ["Kept", "Lending", "Lifetimes", "Turn", "meaning_of"]
+__all__ = ["Kept", "Lending", "Lifetimes", "Turn"]
 
 C = TypeVar("C")
 
 # Connections that were opened together must not be renewed together: up to this share of its life is taken off each.
 _JITTER: Final = 0.2
-_NOT_THERE: Final = ("08", "57P01", "57P02", "57P03", "53300", "53100", "53200")
-# What a value can be at fault for: too long, too large, no date, no number, a text with NUL, no regular expression.
-_INPUT: Final = ("22001", "22003", "22007", "22008", "22021", "2201B", "22P02", "22P03", "22P05")
-_MEANINGS: Final[dict[str, type[ResilienceError]]] = {
-    "25006": ReadOnlyDatabaseError,
-    "55P03": LockTimeoutError,
-    "57014": DeadlineExceededError,
-    **dict.fromkeys(_INPUT, InvalidInputError),
-}
-
-
-def meaning_of(sqlstate: str) -> type[ResilienceError] | None:
-    """Return which error of this library an SQLSTATE is; None if it is about the statement."""
-    return DatabaseUnavailableError if sqlstate.startswith(_NOT_THERE) else _MEANINGS.get(sqlstate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

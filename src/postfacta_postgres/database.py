@@ -22,8 +22,10 @@ from postfacta_core.clock import LUCK, MONOTONIC, Clock, Luck
 from postfacta_core.errors import DatabaseUnavailableError
 from postfacta_core.events import Observer, QueryFinished, observing, process_observer
 
+from ._verdicts import database_circuit
+from .borrowing import first_word
 from .connecting import Password, PasswordFile, PoolOptions, RawConnection, check_address, database_of
-from .guarded import Guard, GuardedLoan, Sending, database_circuit, translate
+from .guarded import Guard, GuardedLoan, Sending, translate
 from .pool import Pool
 
 __all__ = [
@@ -398,7 +400,7 @@ class Database:
                 QueryFinished(
                     self.name,
                     "postgresql",
-                    operation or _first_word(sql),
+                    operation or first_word(sql),
                     collection,
                     self._clock() - started,
                     self._namespace,
@@ -433,7 +435,3 @@ class Database:
                 raise asyncpg.InFailedSQLTransactionError("a statement had failed, so COMMIT rolled back")
 
         await self.run(loan, commit, "commit", operation="COMMIT")
-
-
-def _first_word(sql: str) -> str:
-    return sql.split(None, 1)[0].upper() if sql.strip() else ""

@@ -10,76 +10,46 @@
 
 from __future__ import annotations
 
-import re
-from contextvars import Context, copy_context
 from types import TracebackType
 from typing import Final, Self
 
 import asyncpg
 
-from postfacta_core import Backoff, CircuitBreaker, CircuitConfig, Retry, RetryBudget
+from postfacta_core import Backoff, CircuitBreaker, Retry, RetryBudget
 from postfacta_core.clock import Clock, Luck
-from postfacta_core.context import current_request
 from postfacta_core.errors import (
     DatabaseUnavailableError,
     DeadlineExceededError,
     InvalidInputError,
-    OutcomeTimeoutError,
-    OutcomeUnknownError,
-    RejectedError,
     ResilienceError,
 )
 from postfacta_core.events import DeadlineExceeded, Observer, fan_out
 from postfacta_core.guards._circuit import CircuitState
 from postfacta_core.guards._outcome import Outcome
 
-from ._leases import meaning_of
+from ._verdicts import (
+    QUERY_CANCELED,
+    broke,
+    database_circuit,
+    error_of,
+    is_to_blame,
+    may_be_done,
+    meaning_of,
+    sqlstate_of,
+    unknown,
+)
+from .borrowing import Permit, is_the_callers_wish
 from .connecting import RawConnection
 from .pool import Loan, Pool
 
 __all__ = ["Guard", "GuardedLoan", "Sending", "database_circuit", "translate"]
 
-_OPEN_FOR: Final = 5.0
-_LARGEST_WINDOW: Final = 10_000
-# A statement that had less time, and whose request ran out of it, says nothing about the database.
-_FAIR: Final = 1.0
-_QUERY_CANCELED: Final = "57014"
 _DISK_FULL: Final = "53100"
 # Longer than writes of a service that has any are apart.
 _REFUSED_FOR: Final = 30.0
 _READ_ONLY: Final = "25006"
 _CONFLICTS: Final = frozenset({"40001", "40P01"})
-# Such as a full disk: the server answers, on a connection that is well.
-_OUT_OF_RESOURCES: Final = "53"
-# These end the connection, and may come after a commit whose answer they overtake.
-_PARTING_WORDS: Final = ("08", "57P")
-_COMMITS: Final = re.compile(r"(?:^|;)\s*(?:commit|end|prepare\s+transaction)\b", re.IGNORECASE)
-# An error that follows may find a part committed: procedures and blocks may do so, and what has several statements.
-_COMMITS_A_PART: Final = re.compile(r"(?:^|;)\s*(?:call|do)\b|\b(?:commit|end)\s*;\s*\S", re.IGNORECASE)
 _BY_HAND: Final = frozenset({CircuitState.FORCED_OPEN, CircuitState.DISABLED, CircuitState.METRICS_ONLY})
-# What is no Exception is no outcome for a breaker. It is never raised.
-_NO_OUTCOME: Final = GeneratorExit("no answer, and not the database's fault")
-
-
-def database_circuit(max_size: int) -> CircuitConfig:
-    """Return the default circuit of a database, for a pool of this size.
-
-    It looks at the last calls and not at the last seconds: when a database hangs, each connection gives one failure
-    per `statement_timeout`, and the many successes of the seconds before would outweigh them for long. The window is
-    four times as large as the pool, and counts from three times on: a blow that breaks all lent connections at
-    once is then less than half, and none after it is refused.
-
-    It is open for 4 to 5 seconds each time. One trial in that time is no load, and longer waits would only keep callers
-    out after the end.
-    """
-    most = min(4 * max(max_size, 5), _LARGEST_WINDOW)
-    return CircuitConfig(
-        sliding_window_size=most,
-        minimum_number_of_calls=most * 3 // 4,
-        wait_duration_in_open_state=_OPEN_FOR,
-        wait_multiplier=1.0,
-        max_wait_duration_in_open_state=_OPEN_FOR,
-    )
 
 
 def translate(error: BaseException, name: str, *, broken: bool = False) -> ResilienceError | None:
@@ -90,12 +60,8 @@ def translate(error: BaseException, name: str, *, broken: bool = False) -> Resil
         name: The database's name, for the error.
         broken: Whether the connection is closed: then even asyncpg's vague errors mean that.
     """
-    kind = meaning_of(_sqlstate(error))
-    if kind is None:
-        kind = _meaning_of_driver(error, broken=broken)
-    if kind is None:
-        return None
-    return kind(name, 1.0) if issubclass(kind, RejectedError) else kind(name)
+    kind = meaning_of(sqlstate_of(error)) or _meaning_of_driver(error, broken=broken)
+    return None if kind is None else error_of(kind, name)
 
 
 def _meaning_of_driver(error: BaseException, *, broken: bool) -> type[ResilienceError] | None:
@@ -143,20 +109,17 @@ class Sending:
             error: What the driver raised.
             known: What that is in this library's words.
         """
-        if known is None or isinstance(known, InvalidInputError) or not self._may_be_done(error):
+        if (
+            known is None
+            or isinstance(known, InvalidInputError)
+            or self._is_repeatable
+            or not self._was_sent()
+        ):
             return known
-        if isinstance(known, DeadlineExceededError):
-            return OutcomeTimeoutError(known.policy)
-        # Without `retry_after`: the caller of a service that answers it would take the answer for a refusal.
-        return OutcomeUnknownError(known.policy)
-
-    def _may_be_done(self, error: Exception) -> bool:
-        if self._is_repeatable or not self._was_sent():
-            return False
-        state = _sqlstate(error)
-        if state and not state.startswith(_PARTING_WORDS) and not self._connection.is_closed():
-            return not self._was_inside and _COMMITS_A_PART.search(self._sql) is not None
-        return not self._was_inside or _COMMITS.search(self._sql) is not None
+        closed = self._connection.is_closed()
+        if may_be_done(self._sql, sqlstate_of(error), is_inside=self._was_inside, is_closed=closed):
+            return unknown(known)
+        return known
 
     def _was_sent(self) -> bool:
         count = _count_of_sent(self._connection)
@@ -182,16 +145,13 @@ class GuardedLoan(Loan):
     def __init__(self, pool: Pool, guard: Guard) -> None:
         super().__init__(pool)
         self._guard = guard
-        self._permit: Context | None = None
+        self._permit: Permit | None = None
         self.has_answered: bool = False
 
     async def __aenter__(self) -> Self:
         presence = self._pool.presence
         if presence.is_there or presence.is_unknown:
-            # The breaker keeps its permit in a context. In one of its own, a loan may end in another task.
-            permit = copy_context()
-            permit.run(self._guard.breaker.__enter__)
-            self._permit = permit
+            self._permit = Permit(self._guard.breaker)
         try:
             self._kept = await self._pool.lend()
             self._started = self._pool.now()
@@ -202,13 +162,13 @@ class GuardedLoan(Loan):
             raise
         finally:
             if self._kept is None:
-                self._leave(_NO_OUTCOME)
+                self._leave()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave(None if self.has_answered else _NO_OUTCOME)
+        self._leave()
         kept, self._kept = self.kept, None
         await self._pool.take_back(kept, error, self._started)
 
@@ -216,10 +176,10 @@ class GuardedLoan(Loan):
         """Count a failure of the database in the circuit. A later outcome of this loan does not count."""
         self._leave(error)
 
-    def _leave(self, error: BaseException | None) -> None:
+    def _leave(self, error: Exception | None = None) -> None:
         permit, self._permit = self._permit, None
         if permit is not None:
-            permit.run(self._guard.breaker.__exit__, None if error is None else type(error), error, None)
+            permit.leave(error, is_answered=self.has_answered)
 
 
 class Guard:
@@ -313,9 +273,9 @@ class Guard:
             limit: The seconds that its request left it; None if it had all of `statement_timeout`.
         """
         kept, presence = loan.kept, self._pool.presence
-        state = _sqlstate(error)
+        state = sqlstate_of(error)
         is_late = isinstance(error, TimeoutError)
-        if limit is not None and (is_late or state == _QUERY_CANCELED):
+        if limit is not None and (is_late or state == QUERY_CANCELED):
             self._observe(DeadlineExceeded("database"))
             if limit > 0.0:
                 presence.suspect()
@@ -327,10 +287,10 @@ class Guard:
             self._refused_write = known, self._clock()
         if moved or kept.connection.is_closed():
             presence.suspect(kept, moved=moved)
-        if _is_to_blame(error, known, limit):
+        if is_to_blame(state, known, limit=limit, is_callers=is_the_callers_wish()):
             loan.failed(known or error)
         # What the driver finds wrong by itself has no SQLSTATE, and may never have been sent.
-        loan.has_answered = state not in {"", _QUERY_CANCELED}
+        loan.has_answered = state not in {"", QUERY_CANCELED}
 
     def check_writes(self) -> None:
         """Raise the error of a recently refused write; see `Database.check_writes`."""
@@ -346,39 +306,16 @@ class Guard:
             self.breaker.reset()
 
 
-def _is_to_blame(error: Exception, known: Exception | None, limit: float | None) -> bool:
-    """Return whether the database failed, and neither the statement nor the caller's short deadline."""
-    if isinstance(known, DeadlineExceededError):
-        return limit is None or (limit >= _FAIR and not _is_the_callers_wish())
-    return _broke(error, known)
-
-
-def _is_the_callers_wish() -> bool:
-    """Return whether the request's deadline was set by its caller."""
-    request = current_request()
-    return request is not None and request.deadline_is_callers
-
-
-def _broke(error: BaseException | None, known: Exception | None) -> bool:
-    """Return whether the connection broke, or could not be opened."""
-    return isinstance(known, DatabaseUnavailableError) and not _sqlstate(error).startswith(_OUT_OF_RESOURCES)
-
-
 def _is_repeatable(outcome: Outcome[object]) -> bool:
     # Without a cause nothing was sent, as it is known that there is no database.
     error = outcome.error
-    return error is not None and error.__cause__ is not None and _broke(error.__cause__, error)
+    return error is not None and error.__cause__ is not None and broke(sqlstate_of(error.__cause__), error)
 
 
 def _lost_to_another(outcome: Outcome[object]) -> bool:
     error = outcome.error
-    return isinstance(error, DatabaseUnavailableError) and _sqlstate(error.__cause__) in _CONFLICTS
+    return isinstance(error, DatabaseUnavailableError) and sqlstate_of(error.__cause__) in _CONFLICTS
 
 
 def _asks_no_wait(outcome: Outcome[object]) -> None:
     """Ignore `retry_after`, which is for the final caller: the backoff alone sets the wait."""
-
-
-def _sqlstate(error: BaseException | None) -> str:
-    state = getattr(error, "sqlstate", None)
-    return state if isinstance(state, str) else ""

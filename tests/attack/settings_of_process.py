@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
+from sqlalchemy import create_engine
 
 from postfacta_core import (
     DrainLimits,
@@ -22,7 +24,7 @@ from postfacta_core.otlp import CountedSpans, Provider
 from postfacta_core.telemetry.exchange import ErrorTypes
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.sampling import AccessSampler, EventBudget
-from postfacta_postgres import Database, PoolOptions
+from postfacta_postgres import AsyncGuardedPool, Database, GuardedPool, PoolOptions, guard_engine
 from tests.attack.wrong import (
     BYTES,
     CLOCK,
@@ -70,6 +72,18 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
             **OBSERVED,
             "luck": FUNCTION,
         },
+    ),
+    GuardedPool: Setting(
+        right={"pool": ConnectionPool("", open=False)},
+        wrong={"pool": OBJECT, "name": NAME, "breaker": OBJECT, **OBSERVED},
+    ),
+    AsyncGuardedPool: Setting(
+        right={"pool": AsyncConnectionPool("", open=False)},
+        wrong={"pool": OBJECT, "name": NAME, "breaker": OBJECT, **OBSERVED},
+    ),
+    guard_engine: Setting(
+        right={"engine": create_engine("postgresql+psycopg://")},
+        wrong={"engine": OBJECT, "name": NAME, "breaker": OBJECT, **OBSERVED},
     ),
     PoolOptions: Setting(
         wrong={

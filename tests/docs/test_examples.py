@@ -30,8 +30,10 @@ PAGES = [
     "docs/how-to/logs.md",
     "docs/how-to/migrate.md",
     "docs/how-to/pipeline.md",
+    "docs/how-to/psycopg.md",
     "docs/how-to/rate-limits.md",
     "docs/how-to/retries.md",
+    "docs/how-to/sqlalchemy.md",
 ]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

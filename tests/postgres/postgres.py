@@ -57,6 +57,7 @@ class Flapping:
     """A relay to a server that breaks connections.
 
     Attributes:
+        victim: What marks the statements that are hit.
         resets: The number of next statements that send the word victim and get their connection reset.
         swallows: The number of next ones that reach the server, and whose answer is lost with the connection.
         mutes: The same, but the connection stays, and says nothing any more.
@@ -70,6 +71,7 @@ class Flapping:
         self._server: asyncio.Server | None = None
         self._writers: list[asyncio.StreamWriter] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self.victim = b"victim"
         self.resets = 0
         self.swallows = 0
         self.mutes = 0
@@ -115,7 +117,7 @@ class Flapping:
         back = asyncio.ensure_future(self._pump(there_reader, writer, fate))
         try:
             while piece := await reader.read(65536):
-                if b"victim" in piece and self._is_hit(fate):
+                if self.victim in piece and self._is_hit(fate):
                     break
                 there_writer.write(piece)
                 await there_writer.drain()

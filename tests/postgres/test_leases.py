@@ -9,16 +9,8 @@ import pytest
 from hypothesis import given, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from postfacta_core.errors import (
-    DatabaseUnavailableError,
-    DeadlineExceededError,
-    InvalidInputError,
-    LockTimeoutError,
-    PoolTimeoutError,
-    ReadOnlyDatabaseError,
-)
-from postfacta_postgres._leases import Kept, Lending, Lifetimes, Turn, meaning_of
-from tests.kit.every import every
+from postfacta_core.errors import PoolTimeoutError
+from postfacta_postgres._leases import Kept, Lending, Lifetimes, Turn
 
 LIFETIMES = Lifetimes(lifetime=100.0, idle=10.0)
 
@@ -183,26 +175,6 @@ def test_connections_opened_together_end_apart_and_none_lives_too_long(luck: flo
     assert 80 <= LIFETIMES.ends_at(0, luck) <= 100
     assert LIFETIMES.ends_at(0, luck) <= LIFETIMES.ends_at(0, luck / 2)
     assert LIFETIMES.ends_at(0, 0) - LIFETIMES.ends_at(0, 0.5) == pytest.approx(10)
-
-
-def test_a_state_is_about_the_database_or_about_the_statement() -> None:
-    cases: list[tuple[str, type[Exception] | None]] = [
-        ("08006", DatabaseUnavailableError),
-        ("57P01", DatabaseUnavailableError),
-        ("53300", DatabaseUnavailableError),
-        ("25006", ReadOnlyDatabaseError),
-        ("25P02", None),
-        ("23505", None),
-        ("57014", DeadlineExceededError),
-        ("55P03", LockTimeoutError),
-        ("22021", InvalidInputError),
-        ("22012", None),
-        ("", None),
-    ]
-    with every() as case:
-        for state, expected in cases:
-            with case(state, expected):
-                assert meaning_of(state) is expected
 
 
 def test_each_eviction_begins_an_era_that_never_was() -> None:

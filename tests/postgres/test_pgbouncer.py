@@ -25,6 +25,7 @@ from postfacta_postgres import PoolOptions
 from tests.kit.pg import open_folder
 from tests.kit.ports import free_port
 
+from .borrowers import PSYCOPG, Opens, fails
 from .postgres import QUICK, opened, request_within, until_answers, watcher
 
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
@@ -185,3 +186,17 @@ async def test_a_pgbouncer_that_is_restarted_is_used_again(bouncer: PgBouncer) -
         assert anyio.current_time() - started < 2
         async with database.transaction() as connection:
             assert await connection.fetchval("select 1") == 1
+
+
+@PSYCOPG
+async def test_a_limit_of_a_borrowed_connection_ends_with_its_transaction(
+    bouncer: PgBouncer, opens: Opens
+) -> None:
+    setting = "select current_setting('statement_timeout')"
+    async with opens(bouncer.dsn, RecordingObserver()) as run:
+        with request_within(0.4):
+            assert type(await fails(run("select pg_sleep(60)"))) is DeadlineExceededError
+        with request_within(5.0):
+            assert await run(setting) != "0"
+        for _ in range(SERVER_CONNECTIONS):
+            assert await run(setting) == "0"

@@ -87,7 +87,16 @@ def test_no_extra_lacks_its_code_or_brings_tools_that_build(
         "from importlib.metadata import metadata; print(*metadata('postfacta').get_all('Provides-Extra'))",
         cwd=tmp_path,
     )
-    assert set(told.stdout.split()) == {"app", "demo", "otlp", "postgres", "slo", "valkey"}
+    assert set(told.stdout.split()) == {
+        "app",
+        "demo",
+        "otlp",
+        "postgres",
+        "psycopg",
+        "slo",
+        "sqlalchemy",
+        "valkey",
+    }
     names = app.script(
         "from importlib.metadata import distributions\nprint(*(it.metadata['Name'] for it in distributions()))",
         cwd=tmp_path,

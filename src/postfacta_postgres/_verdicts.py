@@ -1,0 +1,136 @@
+"""Decide what an error of PostgreSQL means: to its caller, to the circuit, and for what was sent.
+
+1. An SQLSTATE is an error of the library, or the statement's own fault: then the driver's error stays.
+2. The circuit counts what the database is to blame for, and neither a statement nor a caller's short deadline.
+3. What was sent and not answered may have been done, unless a transaction that is open around it undoes it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from postfacta_core import CircuitConfig
+from postfacta_core.errors import (
+    DatabaseUnavailableError,
+    DeadlineExceededError,
+    InvalidInputError,
+    LockTimeoutError,
+    OutcomeTimeoutError,
+    OutcomeUnknownError,
+    ReadOnlyDatabaseError,
+    RejectedError,
+    ResilienceError,
+)
+
+__all__ = [
+    "QUERY_CANCELED",
+    "broke",
+    "database_circuit",
+    "error_of",
+    "is_to_blame",
+    "may_be_done",
+    "meaning_of",
+    "sqlstate_of",
+    "unknown",
+]
+
+QUERY_CANCELED: Final = "57014"
+_NOT_THERE: Final = ("08", "57P01", "57P02", "57P03", "53300", "53100", "53200")
+# What a value can be at fault for: too long, too large, no date, no number, a text with NUL, no regular expression.
+_INPUT: Final = ("22001", "22003", "22007", "22008", "22021", "2201B", "22P02", "22P03", "22P05")
+_MEANINGS: Final[dict[str, type[ResilienceError]]] = {
+    "25006": ReadOnlyDatabaseError,
+    "55P03": LockTimeoutError,
+    QUERY_CANCELED: DeadlineExceededError,
+    **dict.fromkeys(_INPUT, InvalidInputError),
+}
+# Such as a full disk: the server answers, on a connection that is well.
+_OUT_OF_RESOURCES: Final = "53"
+# These end the connection, and may come after a commit whose answer they overtake.
+_PARTING_WORDS: Final = ("08", "57P")
+_COMMITS: Final = re.compile(r"(?:^|;)\s*(?:commit|end|prepare\s+transaction)\b", re.IGNORECASE)
+# An error that follows may find a part committed: procedures and blocks may do so, and what has several statements.
+_COMMITS_A_PART: Final = re.compile(r"(?:^|;)\s*(?:call|do)\b|\b(?:commit|end)\s*;\s*\S", re.IGNORECASE)
+# A statement that had less time, and whose request ran out of it, says nothing about the database.
+_FAIR: Final = 1.0
+_OPEN_FOR: Final = 5.0
+_LARGEST_WINDOW: Final = 10_000
+
+
+def sqlstate_of(error: BaseException | None) -> str:
+    """Return the five characters of a driver's error; empty if it has none."""
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    return state if isinstance(state, str) else ""
+
+
+def meaning_of(sqlstate: str) -> type[ResilienceError] | None:
+    """Return which error of this library an SQLSTATE is; None if it is about the statement."""
+    return DatabaseUnavailableError if sqlstate.startswith(_NOT_THERE) else _MEANINGS.get(sqlstate)
+
+
+def error_of(kind: type[ResilienceError], name: str) -> ResilienceError:
+    """Make the error of a database; what had no effect may be tried again in a second."""
+    return kind(name, 1.0) if issubclass(kind, RejectedError) else kind(name)
+
+
+def unknown(known: ResilienceError) -> ResilienceError:
+    """Return the error of what may have been done, in place of one that says it was not."""
+    if isinstance(known, DeadlineExceededError):
+        return OutcomeTimeoutError(known.policy)
+    # Without `retry_after`: the caller of a service that answers it would take the answer for a refusal.
+    return OutcomeUnknownError(known.policy)
+
+
+def may_be_done(sql: str, sqlstate: str, *, is_inside: bool, is_closed: bool) -> bool:
+    """Return whether a statement that was sent and failed may have had an effect.
+
+    Args:
+        sql: The statement.
+        sqlstate: What the server said; empty if nothing.
+        is_inside: Whether it was sent inside of a transaction.
+        is_closed: Whether the connection is closed.
+    """
+    if sqlstate and not sqlstate.startswith(_PARTING_WORDS) and not is_closed:
+        return not is_inside and _COMMITS_A_PART.search(sql) is not None
+    return not is_inside or _COMMITS.search(sql) is not None
+
+
+def broke(sqlstate: str, known: Exception | None) -> bool:
+    """Return whether the connection broke, or could not be opened."""
+    return isinstance(known, DatabaseUnavailableError) and not sqlstate.startswith(_OUT_OF_RESOURCES)
+
+
+def is_to_blame(sqlstate: str, known: Exception | None, *, limit: float | None, is_callers: bool) -> bool:
+    """Return whether the database failed, and neither the statement nor the caller's short deadline.
+
+    Args:
+        sqlstate: What the server said; empty if nothing.
+        known: The error in this library's words.
+        limit: The seconds that its request left the statement; None if it had all that any statement has.
+        is_callers: Whether the request's deadline was set by its caller.
+    """
+    if isinstance(known, DeadlineExceededError):
+        return limit is None or (limit >= _FAIR and not is_callers)
+    return broke(sqlstate, known)
+
+
+def database_circuit(max_size: int) -> CircuitConfig:
+    """Return the default circuit of a database, for a pool of this size.
+
+    It looks at the last calls and not at the last seconds: when a database hangs, each connection gives one failure
+    per `statement_timeout`, and the many successes of the seconds before would outweigh them for long. The window is
+    four times as large as the pool, and counts from three times on: a blow that breaks all lent connections at
+    once is then less than half, and none after it is refused.
+
+    It is open for 4 to 5 seconds each time. One trial in that time is no load, and longer waits would only keep callers
+    out after the end.
+    """
+    most = min(4 * max(max_size, 5), _LARGEST_WINDOW)
+    return CircuitConfig(
+        sliding_window_size=most,
+        minimum_number_of_calls=most * 3 // 4,
+        wait_duration_in_open_state=_OPEN_FOR,
+        wait_multiplier=1.0,
+        max_wait_duration_in_open_state=_OPEN_FOR,
+    )

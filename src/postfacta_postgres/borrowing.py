@@ -1,0 +1,332 @@
+"""Borrow connections of another library's pool: behind a circuit, within the request's time, seen from outside.
+
+The adapters tell it of each step, and raise what it returns. It knows no driver.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import Final
+
+from postfacta_core import CircuitBreaker, current_deadline
+from postfacta_core.clock import Clock
+from postfacta_core.context import add_wait, current_request
+from postfacta_core.errors import (
+    DatabaseUnavailableError,
+    DeadlineExceededError,
+    InvalidInputError,
+    PoolTimeoutError,
+    ResilienceError,
+)
+from postfacta_core.events import (
+    ConnectionAcquired,
+    ConnectionReleased,
+    DeadlineExceeded,
+    Observer,
+    PoolSized,
+    QueryFinished,
+    observing,
+)
+from postfacta_core.validation import validation
+
+from ._verdicts import (
+    QUERY_CANCELED,
+    database_circuit,
+    error_of,
+    is_to_blame,
+    may_be_done,
+    meaning_of,
+    sqlstate_of,
+    unknown,
+)
+
+__all__ = ["Borrowed", "Lender", "Permit", "first_word", "is_the_callers_wish", "limiting"]
+
+# What is no Exception is no outcome for a breaker. It is never raised.
+_NO_OUTCOME: Final = GeneratorExit("no answer, and not the database's fault")
+# These take no time; and SET TRANSACTION must come before any query.
+_UNLIMITED: Final = frozenset(
+    {"ABORT", "BEGIN", "COMMIT", "END", "RELEASE", "RESET", "ROLLBACK", "SAVEPOINT", "SET", "SHOW", "START"}
+)
+# A limit that was set earlier in a transaction is set again once a quarter of it has passed.
+_STALE: Final = 0.75
+# Less than this share of the time is left when the server ends a statement at its request's limit.
+_SPENT: Final = 0.1
+
+
+def limiting(placeholder: str) -> str:
+    """Return the statement that sets a limit until the end of the transaction.
+
+    It never lengthens the one that the role, the database or the address sets. Its text is always the same, so that
+    it does not push other statements out of a driver's cache.
+
+    Args:
+        placeholder: The driver's, for the limit.
+    """
+    limit = f"cast({placeholder} as text)"
+    return (
+        f"select set_config('statement_timeout', {limit}, true)"
+        " where cast(current_setting('statement_timeout') as interval)"
+        f" not between interval '1 ms' and cast({limit} as interval)"
+    )
+
+
+def first_word(sql: str) -> str:
+    """Return the name of a statement in metrics that was given none."""
+    return sql.split(None, 1)[0].upper() if sql.strip() else ""
+
+
+def is_the_callers_wish() -> bool:
+    """Return whether the request's deadline was set by its caller."""
+    request = current_request()
+    return request is not None and request.deadline_is_callers
+
+
+class Permit:
+    """A circuit's permit, which may be given back in another task than it was taken in.
+
+    Raises:
+        CircuitOpenError: If the circuit refuses.
+    """
+
+    __slots__ = ("_breaker", "_context")
+
+    def __init__(self, breaker: CircuitBreaker) -> None:
+        # The breaker keeps it in a context: this is one of its own.
+        self._breaker = breaker
+        self._context = copy_context()
+        self._context.run(breaker.__enter__)
+
+    def leave(self, error: Exception | None = None, *, is_answered: bool = True) -> None:
+        """Give it back: with the database's failure, as a success, or as neither."""
+        outcome = error or (None if is_answered else _NO_OUTCOME)
+        kind = None if outcome is None else type(outcome)
+        self._context.run(self._breaker.__exit__, kind, outcome, None)
+
+
+class Lender:
+    """The circuit, the clock and the observer before a pool.
+
+    Args:
+        owner: The adapter, for refusals of settings.
+        name: Names the database in errors, events and metrics.
+        max_size: The most connections that are lent.
+        is_idle: Returns how many connections are idle, and how many callers wait.
+        breaker: Whether it lends; None is one of this name with `database_circuit`.
+        observer: Receives the events. It may raise.
+        clock: Monotonic seconds.
+
+    Attributes:
+        breaker: The circuit.
+        lent: What is borrowed now.
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        name: str,
+        *,
+        max_size: int,
+        is_idle: Callable[[], tuple[int, int]],
+        breaker: CircuitBreaker | None,
+        observer: Observer | None,
+        clock: Clock,
+    ) -> None:
+        self.name: str = validation.name(f"{owner}.name", name, example='name="orders"')
+        if breaker is not None:
+            validation.instance(f"{owner}.breaker", breaker, CircuitBreaker, example="CircuitBreaker(...)")
+        validation.functions(owner, clock=clock)
+        self.now: Clock = clock
+        self.observe: Observer = observing(owner, name, observer)
+        self.breaker: CircuitBreaker = breaker or CircuitBreaker(
+            name, config=database_circuit(max_size), observer=self.observe, clock=clock
+        )
+        self.lent: set[Borrowed] = set()
+        self._max_size = max_size
+        self._is_idle = is_idle
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether all connections are lent, so that a wait in vain is not the database's fault."""
+        return len(self.lent) >= self._max_size
+
+    def resized(self) -> None:
+        """Report the size of the pool."""
+        idle, waiting = self._is_idle()
+        self.observe(PoolSized(self.name, idle, len(self.lent), self._max_size, 0, waiting))
+
+
+class Borrowed:
+    """A connection, from the wish for one until it is given back.
+
+    Raises:
+        CircuitOpenError: If the circuit refuses.
+        DeadlineExceededError: If the request has no time left.
+
+    Args:
+        lender: Whose it is.
+    """
+
+    def __init__(self, lender: Lender) -> None:
+        self._lender = lender
+        self._permit: Permit | None = None
+        self._since = lender.now()
+        self._sql = ""
+        self._started = 0.0
+        self._left = math.inf
+        self._limit = math.inf
+        self._is_inside = False
+        self._is_answered = False
+        self._judged: tuple[Exception, ResilienceError | None] | None = None
+        if _time_left(self._since) <= 0.0:
+            raise self.not_lent(TimeoutError())
+        self._permit = Permit(lender.breaker)
+
+    def patience(self, timeout: float) -> float:
+        """Return how long to wait for a connection."""
+        return min(timeout, _time_left(self._since))
+
+    def lent(self) -> None:
+        """Record that there is a connection."""
+        self._lender.lent.add(self)
+        self._acquired("")
+
+    def not_lent(self, error: BaseException, *, is_full: bool = False) -> ResilienceError:
+        """Return the error to raise if there is no connection.
+
+        Args:
+            error: What the pool or the driver raised.
+            is_full: Whether all connections are lent to others.
+        """
+        lender, now = self._lender, self._lender.now()
+        known: ResilienceError = DatabaseUnavailableError(lender.name, 1.0)
+        if _time_left(now) <= 0.0:
+            lender.observe(DeadlineExceeded("pool"))
+            known = DeadlineExceededError(lender.name)
+        elif is_full:
+            known = PoolTimeoutError(lender.name, 1.0)
+        self._acquired(type(known).__name__ if isinstance(error, Exception) else "cancelled")
+        is_failure = isinstance(error, Exception) and isinstance(known, DatabaseUnavailableError)
+        self._leave(known if is_failure else None)
+        return known
+
+    def begins(self) -> None:
+        """Record that a transaction begins, or that a part of one was undone: the server has no limit of ours."""
+        self._limit = math.inf
+
+    def sends(self, sql: str, *, is_inside: bool) -> str:
+        """Record a statement, and return its limit, to be set by `limiting` before; empty if none is needed.
+
+        Args:
+            sql: The statement.
+            is_inside: Whether it runs in a transaction. Outside of one, a limit would stay in the session.
+
+        Raises:
+            DeadlineExceededError: If the request has no time left.
+        """
+        self._sql, self._is_inside, self._is_answered, self._judged = sql, is_inside, False, None
+        self._started = self._lender.now()
+        self._left = _time_left(self._started)
+        if self._left <= 0.0:
+            self._lender.observe(DeadlineExceeded("database"))
+            raise DeadlineExceededError(self._lender.name)
+        if self._left >= self._limit * _STALE or not is_inside or first_word(sql) in _UNLIMITED:
+            return ""
+        self._limit = self._left
+        return f"{max(1, math.floor(self._left * 1000))} ms"
+
+    def commits(self) -> None:
+        """Record that a COMMIT comes next, or something that may send one."""
+        self._sql, self._started, self._left = "commit", self._lender.now(), math.inf
+
+    def answered(self) -> None:
+        """Record the answer to a statement."""
+        self._is_answered = True
+        self._finished("", "")
+
+    def verdict(self, error: Exception, *, is_closed: bool) -> ResilienceError | None:
+        """Return what `failed` said of an error, for one that passes twice.
+
+        An error that no statement had is one of something unannounced, as which a COMMIT may have been sent.
+        """
+        if self._judged is None or self._judged[0] is not error:
+            self.commits()
+            return self.failed(error, is_closed=is_closed)
+        return self._judged[1]
+
+    def failed(self, error: Exception, *, is_closed: bool) -> ResilienceError | None:
+        """Return the error to raise for a statement; None if the driver's own says it best.
+
+        Args:
+            error: What the driver raised.
+            is_closed: Whether the connection is closed or broken by it.
+        """
+        lender, state = self._lender, sqlstate_of(error)
+        kind = meaning_of(state) or (DatabaseUnavailableError if is_closed else None)
+        known = None if kind is None else error_of(kind, lender.name)
+        limit: float | None = None
+        if isinstance(known, DeadlineExceededError) and self._is_spent():
+            limit = self._left
+            lender.observe(DeadlineExceeded("database"))
+        if is_to_blame(state, known, limit=limit, is_callers=is_the_callers_wish()):
+            self._leave(known)
+        self._is_answered = state not in {"", QUERY_CANCELED}
+        self.begins()
+        if (
+            known is not None
+            and not isinstance(known, InvalidInputError)
+            and may_be_done(self._sql, state, is_inside=self._is_inside, is_closed=is_closed)
+        ):
+            known = unknown(known)
+        if state or is_closed:
+            self._finished(state, type(known or error).__name__)
+        self._judged = error, known
+        return known
+
+    def returned(self) -> None:
+        """Record that the connection was given back."""
+        lender = self._lender
+        if self in lender.lent:
+            lender.lent.discard(self)
+            self._judged = None
+            self._leave(None)
+            lender.observe(ConnectionReleased(lender.name, lender.now() - self._since))
+            lender.resized()
+
+    def _is_spent(self) -> bool:
+        deadline = current_deadline()
+        return deadline is not None and deadline.remaining(self._lender.now()) <= self._left * _SPENT
+
+    def _acquired(self, error_type: str) -> None:
+        lender, now = self._lender, self._lender.now()
+        add_wait(now - self._since)
+        lender.observe(ConnectionAcquired(lender.name, now - self._since, error_type))
+        lender.resized()
+        self._since = now
+
+    def _finished(self, sqlstate: str, error_type: str) -> None:
+        lender = self._lender
+        seconds = lender.now() - self._started
+        lender.observe(
+            QueryFinished(
+                lender.name,
+                "postgresql",
+                first_word(self._sql),
+                "",
+                seconds,
+                sqlstate=sqlstate,
+                error_type=error_type,
+            )
+        )
+
+    def _leave(self, error: Exception | None) -> None:
+        permit, self._permit = self._permit, None
+        if permit is not None:
+            permit.leave(error, is_answered=self._is_answered)
+
+
+def _time_left(now: float) -> float:
+    deadline = current_deadline()
+    return math.inf if deadline is None else deadline.for_next_hop(now)

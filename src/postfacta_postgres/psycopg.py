@@ -1,0 +1,323 @@
+"""Guard the pools of psycopg 3: `connection()` behind a circuit, within the request's time, with the core's errors.
+
+Inside the block all is psycopg's, its errors too. What leaves the block is of this library if it is about the
+database: then `harden` and `problem_handler` answer it by 503, 504 or 422.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from functools import cache
+from typing import Any, Final, Generic, Self, TypeVar
+
+from postfacta_core import CircuitBreaker
+from postfacta_core.clock import MONOTONIC, Clock
+from postfacta_core.events import Observer, process_observer
+from postfacta_core.validation import validation
+
+try:
+    import psycopg
+    import psycopg_pool
+    from psycopg.sql import Composable
+except ModuleNotFoundError as _error:
+    raise validation.missing_extra(__name__, "psycopg", _error) from _error
+
+from .borrowing import Borrowed, Lender, limiting
+
+__all__ = ["AsyncGuardedPool", "GuardedPool"]
+
+_LIMITING: Final = limiting("%(limit)s").encode()
+C = TypeVar("C", bound=psycopg.Connection[Any])
+A = TypeVar("A", bound=psycopg.AsyncConnection[Any])
+
+
+class GuardedPool(Generic[C]):
+    """A `ConnectionPool` of psycopg, for threads.
+
+    Use `connection()` as the pool's own. As a context manager it opens the pool, and closes it.
+
+    Args:
+        pool: The pool. Its `timeout` is the longest wait for a connection, which a request's deadline shortens.
+        name: Names the database in errors, events and metrics.
+        breaker: Refuses to lend connections while too many break or time out; by default one of this name, with
+            `database_circuit`. What a failure is, is decided here: leave its `failures` alone.
+        observer: Receives events of connections and statements. It may raise.
+        clock: Monotonic seconds.
+
+    Attributes:
+        breaker: Its circuit.
+    """
+
+    def __init__(
+        self,
+        pool: psycopg_pool.ConnectionPool[C],
+        *,
+        name: str = "postgres",
+        breaker: CircuitBreaker | None = None,
+        observer: Observer | None = process_observer,
+        clock: Clock = MONOTONIC,
+    ) -> None:
+        validation.instance(
+            "GuardedPool.pool", pool, psycopg_pool.ConnectionPool, example="ConnectionPool(..., open=False)"
+        )
+        self._pool = pool
+        self._lender = _lender("GuardedPool", pool, name, breaker=breaker, observer=observer, clock=clock)
+        self.breaker: CircuitBreaker = self._lender.breaker
+
+    def __enter__(self) -> Self:
+        self._pool.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.close()
+
+    @contextmanager
+    def connection(self, timeout: float | None = None) -> Generator[C]:
+        """Lend a connection for the block, which is one transaction unless the connection commits by itself.
+
+        Args:
+            timeout: The longest wait for it, in seconds; None is the pool's own.
+
+        Raises:
+            CircuitOpenError: At once if too many connections broke or timed out recently.
+            DatabaseUnavailableError: If none could be opened in time, or it broke before anything was committed.
+            PoolTimeoutError: If all stay lent.
+            DeadlineExceededError: If the request's time is up.
+            OutcomeUnknownError: If the connection breaks while a COMMIT, or a statement outside of a transaction, is
+                under way.
+            psycopg.Error: For all that is the statement's own fault, such as a broken constraint.
+        """
+        loan = Borrowed(self._lender)
+        try:
+            connection = self._pool.getconn(loan.patience(self._pool.timeout if timeout is None else timeout))
+        except psycopg.Error as error:
+            raise loan.not_lent(error, is_full=_is_full(self._lender, error)) from error
+        except BaseException as error:
+            loan.not_lent(error)
+            raise
+        loan.lent()
+        try:
+            with _judging(connection, loan), connection:
+                yield connection
+                loan.commits()
+        finally:
+            self._pool.putconn(connection)
+            loan.returned()
+
+
+class AsyncGuardedPool(Generic[A]):
+    """An `AsyncConnectionPool` of psycopg; see `GuardedPool`.
+
+    As an async context manager it opens the pool, and closes it, so it may stand in `harden(resources=[...])`.
+
+    Args:
+        pool: The pool, made with `open=False`.
+        name: See `GuardedPool`, as for all that follows.
+        breaker: See there.
+        observer: See there.
+        clock: See there.
+
+    Attributes:
+        breaker: Its circuit.
+    """
+
+    def __init__(
+        self,
+        pool: psycopg_pool.AsyncConnectionPool[A],
+        *,
+        name: str = "postgres",
+        breaker: CircuitBreaker | None = None,
+        observer: Observer | None = process_observer,
+        clock: Clock = MONOTONIC,
+    ) -> None:
+        validation.instance(
+            "AsyncGuardedPool.pool",
+            pool,
+            psycopg_pool.AsyncConnectionPool,
+            example="AsyncConnectionPool(..., open=False)",
+        )
+        self._pool = pool
+        self._lender = _lender(
+            "AsyncGuardedPool", pool, name, breaker=breaker, observer=observer, clock=clock
+        )
+        self.breaker: CircuitBreaker = self._lender.breaker
+
+    async def __aenter__(self) -> Self:
+        await self._pool.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._pool.close()
+
+    @asynccontextmanager
+    async def connection(self, timeout: float | None = None) -> AsyncGenerator[A]:  # noqa: ASYNC109 - psycopg's own
+        """Lend a connection for the block; see `GuardedPool.connection`."""
+        loan = Borrowed(self._lender)
+        patience = loan.patience(self._pool.timeout if timeout is None else timeout)
+        try:
+            connection = await self._pool.getconn(patience)
+        except psycopg.Error as error:
+            raise loan.not_lent(error, is_full=_is_full(self._lender, error)) from error
+        except BaseException as error:
+            loan.not_lent(error)
+            raise
+        loan.lent()
+        try:
+            with _judging(connection, loan):
+                async with connection:
+                    yield connection
+                    loan.commits()
+        finally:
+            await self._pool.putconn(connection)
+            loan.returned()
+
+
+def _lender(
+    owner: str,
+    pool: psycopg_pool.ConnectionPool[Any] | psycopg_pool.AsyncConnectionPool[Any],
+    name: str,
+    *,
+    breaker: CircuitBreaker | None,
+    observer: Observer | None,
+    clock: Clock,
+) -> Lender:
+    def is_idle() -> tuple[int, int]:
+        stats = pool.get_stats()
+        return stats["pool_available"], stats["requests_waiting"]
+
+    return Lender(
+        owner,
+        name,
+        max_size=pool.max_size,
+        is_idle=is_idle,
+        breaker=breaker,
+        observer=observer,
+        clock=clock,
+    )
+
+
+def _is_full(lender: Lender, error: psycopg.Error) -> bool:
+    return isinstance(error, psycopg_pool.TooManyRequests) or lender.is_exhausted
+
+
+@contextmanager
+def _judging(
+    connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], loan: Borrowed
+) -> Generator[None]:
+    """Watch the statements of a connection, and raise the errors of this library at the end of the block."""
+    foreign: Any = connection
+    factories = foreign.cursor_factory, foreign.server_cursor_factory
+    foreign.cursor_factory, foreign.server_cursor_factory = (
+        _watched_cursors(factory, loan) for factory in factories
+    )
+    foreign.wait = _watched_wait(foreign, loan)
+    try:
+        yield
+    except psycopg.Error as error:
+        known = loan.verdict(error, is_closed=connection.closed)
+        if known is None:
+            raise
+        raise known from error
+    finally:
+        foreign.cursor_factory, foreign.server_cursor_factory = factories
+        del foreign.wait
+
+
+def _watched_wait(connection: Any, loan: Borrowed) -> Any:
+    """Notice the end of each transaction, by whatever means: with it the server's limit ends."""
+    wait, info = connection.wait, connection.info
+
+    def notice() -> None:
+        if info.transaction_status is psycopg.pq.TransactionStatus.IDLE:
+            loan.begins()
+
+    def watched(*args: Any, **options: Any) -> Any:
+        answer = wait(*args, **options)
+        notice()
+        return answer
+
+    async def watched_async(*args: Any, **options: Any) -> Any:
+        answer = await wait(*args, **options)
+        notice()
+        return answer
+
+    return watched_async if isinstance(connection, psycopg.AsyncConnection) else watched
+
+
+def _watched_cursors(factory: Any, loan: Borrowed) -> Any:
+    watched = _watched(factory)
+
+    def make(*args: Any, **options: Any) -> Any:
+        cursor = watched(*args, **options)
+        cursor.loan = loan
+        return cursor
+
+    return make
+
+
+@cache
+def _watched(factory: type[Any]) -> Any:
+    is_async = issubclass(factory, psycopg.AsyncCursor)
+    return type(factory.__name__, (_AsyncStatements if is_async else _Statements, factory), {})
+
+
+class _Statements:
+    """What a cursor does around each statement that it sends."""
+
+    loan: Borrowed
+    connection: Any
+
+    def execute(self, query: Any, *args: Any, **options: Any) -> Any:
+        return self._send("execute", query, *args, **options)
+
+    def executemany(self, query: Any, *args: Any, **options: Any) -> Any:
+        return self._send("executemany", query, *args, **options)
+
+    def _send(self, method: str, query: Any, *args: Any, **options: Any) -> Any:
+        limit = _announce(self, query)
+        try:
+            if limit:
+                psycopg.Cursor[Any](self.connection).execute(_LIMITING, {"limit": limit})
+            answer = getattr(super(), method)(query, *args, **options)
+        except psycopg.Error as error:
+            self.loan.failed(error, is_closed=self.connection.closed)
+            raise
+        self.loan.answered()
+        return answer
+
+
+class _AsyncStatements:
+    """The same, on an event loop."""
+
+    loan: Borrowed
+    connection: Any
+
+    async def execute(self, query: Any, *args: Any, **options: Any) -> Any:
+        return await self._send("execute", query, *args, **options)
+
+    async def executemany(self, query: Any, *args: Any, **options: Any) -> Any:
+        return await self._send("executemany", query, *args, **options)
+
+    async def _send(self, method: str, query: Any, *args: Any, **options: Any) -> Any:
+        limit = _announce(self, query)
+        try:
+            if limit:
+                await psycopg.AsyncCursor[Any](self.connection).execute(_LIMITING, {"limit": limit})
+            answer = await getattr(super(), method)(query, *args, **options)
+        except psycopg.Error as error:
+            self.loan.failed(error, is_closed=self.connection.closed)
+            raise
+        self.loan.answered()
+        return answer
+
+
+def _announce(cursor: _Statements | _AsyncStatements, query: Any) -> str:
+    connection, loan = cursor.connection, cursor.loan
+    if isinstance(query, Composable):
+        query = query.as_string(connection)
+    elif isinstance(query, bytes):
+        query = query.decode(errors="replace")
+    is_idle = connection.info.transaction_status is psycopg.pq.TransactionStatus.IDLE
+    is_inside = not (is_idle and connection.autocommit)
+    return loan.sends(query if isinstance(query, str) else "", is_inside=is_inside)

@@ -1,0 +1,132 @@
+"""Psycopg's own ways to send statements are watched too; what only it has is passed on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import psycopg
+import psycopg_pool
+import pytest
+from psycopg.sql import SQL, Literal
+
+from postfacta_core.errors import (
+    DatabaseUnavailableError,
+    DeadlineExceededError,
+    OutcomeUnknownError,
+    PoolTimeoutError,
+)
+from postfacta_core.events import QueryFinished
+from postfacta_core.testing import RecordingObserver
+from postfacta_postgres.psycopg import AsyncGuardedPool, GuardedPool
+
+from .postgres import Flapping, request_within, watcher
+
+pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
+
+
+def a_pool(
+    dsn: str, seen: RecordingObserver, *, max_waiting: int = 0
+) -> AsyncGuardedPool[psycopg.AsyncConnection[Any]]:
+    pool: psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[Any]] = psycopg_pool.AsyncConnectionPool(
+        dsn, open=False, min_size=0, max_size=1, timeout=2.0, max_waiting=max_waiting
+    )
+    return AsyncGuardedPool(pool, name="db", observer=seen)
+
+
+async def test_cursors_keep_their_class_and_the_connection_its_factories(database_dsn: str) -> None:
+    seen = RecordingObserver()
+    async with a_pool(database_dsn, seen) as pool:
+        async with pool.connection() as connection:
+            connection.cursor_factory = psycopg.AsyncClientCursor
+            before = connection.cursor_factory
+        async with pool.connection() as connection:
+            with request_within(5.0):
+                cursor = await connection.execute("select %s", ["it's"])
+            assert isinstance(cursor, psycopg.AsyncCursor)
+            assert await cursor.fetchone() == ("it's",)
+            async with connection.cursor("named") as named:
+                await named.execute("select generate_series(1, 3)")
+                assert len(await named.fetchall()) == 3
+            await connection.cursor().executemany("select %s", [[1], [2]])
+            factory = SQL("select {}").format(Literal(1))
+            await connection.execute(factory)
+        assert before is psycopg.AsyncClientCursor
+    assert [event.operation for event in seen.of(QueryFinished)] == ["SELECT"] * 4
+
+
+async def test_a_commit_in_the_middle_begins_a_new_limit(database_dsn: str) -> None:
+    setting = "select current_setting('statement_timeout')"
+    async with a_pool(database_dsn, RecordingObserver()) as pool:
+        with request_within(5.0):
+            async with pool.connection() as connection:
+                for _ in range(2):
+                    row = await (await connection.execute(setting)).fetchone()
+                    assert row is not None
+                    assert row[0] != "0"
+                    await connection.commit()
+                async with connection.transaction():
+                    assert await (await connection.execute(setting)).fetchone() != ("0",)
+
+
+@pytest.mark.parametrize("nested", [True, False])
+async def test_a_commit_of_the_blocks_own_whose_answer_is_lost_is_unknown(
+    database_dsn: str, *, nested: bool
+) -> None:
+    async with watcher(database_dsn) as other, Flapping(database_dsn) as relay:
+        await other.execute("create table orders (what text)")
+        async with a_pool(relay.dsn(), RecordingObserver()) as pool:
+            with pytest.raises(OutcomeUnknownError):
+                async with pool.connection() as connection:
+                    relay.victim, relay.swallows = b"COMMIT", 1
+                    if nested:
+                        async with connection.transaction():
+                            await connection.execute("insert into orders values ('x')")
+                    else:
+                        await connection.execute("insert into orders values ('x')")
+                        await connection.commit()
+        assert await other.fetchval("select count(*) from orders") == 1
+
+
+async def test_an_error_that_the_block_handles_stays_in_it(database_dsn: str) -> None:
+    async with a_pool(database_dsn, RecordingObserver()) as pool, pool.connection() as connection:
+        with pytest.raises(psycopg.errors.InvalidTextRepresentation):
+            async with connection.transaction():
+                await connection.execute("select 'x'::int")
+        assert await (await connection.execute("select 1")).fetchone() == (1,)
+
+
+async def test_too_many_that_wait_are_refused_and_a_closed_pool_is_unavailable(database_dsn: str) -> None:
+    pool = a_pool(database_dsn, RecordingObserver(), max_waiting=1)
+    async with pool, anyio.create_task_group() as group, pool.connection():
+
+        async def wait() -> None:
+            async with pool.connection():
+                pass
+
+        group.start_soon(wait)
+        await anyio.sleep(0.1)
+        with pytest.raises(PoolTimeoutError):
+            async with pool.connection():
+                pass
+        with request_within(0.1), pytest.raises((PoolTimeoutError, DeadlineExceededError)):
+            async with pool.connection():
+                pass
+    with pytest.raises(DatabaseUnavailableError):
+        async with pool.connection():
+            pass
+
+
+async def test_the_wait_for_a_connection_ends_with_the_request(database_dsn: str) -> None:
+    async with a_pool(database_dsn, RecordingObserver()) as pool, pool.connection():
+        with request_within(0.1), pytest.raises(DeadlineExceededError):
+            async with pool.connection():
+                pass
+
+
+def test_a_pool_of_threads_is_opened_and_closed(database_dsn: str, anyio_backend: str) -> None:
+    pool = psycopg_pool.ConnectionPool(database_dsn, open=False, min_size=0, max_size=1)
+    with GuardedPool(pool, observer=None) as guarded, guarded.connection() as connection:
+        assert connection.execute("select 1").fetchone() == (1,)
+        assert guarded.breaker.name == "postgres"
+    assert pool.closed
