@@ -44,6 +44,7 @@ from postfacta_core.limits._overload import OverloadLimiter
 from postfacta_core.limits._rates import DECISIONS
 from postfacta_core.telemetry.catalogue import INSTRUMENTS, Instrument
 from postfacta_core.telemetry.policies import POLICY_METRICS, RUNTIME_METRICS
+from postfacta_core.workers import JobOutcome
 from postfacta_postgres import Database
 
 __all__ = ["FACES", "PAGES", "Doc", "documented", "group_of", "list_entries", "parse", "render", "renew"]
@@ -362,7 +363,10 @@ def _label_values() -> Mapping[tuple[str, str], Sequence[str]]:
         make("x", observer=hear)
     Hedge("x", delay=1, observer=hear)
     Bulkhead("x", 1, observer=hear)
-    values = {("postfacta_ratelimit_decisions_total", "decision"): list(DECISIONS)}
+    values: dict[tuple[str, str], list[str]] = {
+        ("postfacta_ratelimit_decisions_total", "decision"): list(DECISIONS),
+        ("postfacta_jobs_total", "outcome"): [*JobOutcome],
+    }
     for sample in (sample for tally in tallies for sample in tally()):
         for label, value in zip(POLICY_METRICS[sample.metric].labels, sample.labels, strict=True):
             known = values.setdefault((sample.metric, label), [])

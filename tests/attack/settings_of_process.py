@@ -24,6 +24,7 @@ from postfacta_core.otlp import CountedSpans, Provider
 from postfacta_core.telemetry.exchange import ErrorTypes
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.sampling import AccessSampler, EventBudget
+from postfacta_core.workers import Worker
 from postfacta_postgres import AsyncGuardedPool, Database, GuardedPool, PoolOptions, guard_engine
 from tests.attack.wrong import (
     BYTES,
@@ -106,6 +107,10 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
             "reset": FLAG,
             "transaction_pooling": FLAG,
         }
+    ),
+    Worker: Setting(
+        right={"name": "mailer"},
+        wrong={"name": NAME, "drain_timeout": FROM_ZERO, "priority": OBJECT, **OBSERVED},
     ),
     HealthRegistry: Setting(wrong={**OBSERVED, "luck": FUNCTION}),
     HealthRegistry.add: Setting(

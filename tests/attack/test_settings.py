@@ -95,6 +95,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "GuardedLoan",
             "Hardened",
             "Interception",
+            "Job",
             "KeyTable",
             "Lifecycle",
             "Lender",

@@ -84,6 +84,11 @@ POLICY_METRICS: Final[dict[str, PolicyMetric]] = {
         "Requests allowed or limited, and by what if the store is away.", ("policy", "decision", "mode")
     ),
     "postfacta_ratelimit_keys": PolicyMetric("Callers in the memory store.", ("policy",)),
+    "postfacta_jobs_running": PolicyMetric("Jobs of a worker under way.", ("worker",)),
+    "postfacta_jobs_total": PolicyMetric("Jobs of a worker that ended.", ("worker", "task", "outcome")),
+    "postfacta_jobs_seconds_total": PolicyMetric(
+        "All the time that these jobs took.", ("worker", "task", "outcome")
+    ),
     "postfacta_ratelimit_store_up": PolicyMetric("1 if the shared store answers.", ("policy",), min),
 }
 """Every metric whose numbers come from policies, by its full name."""

@@ -1,0 +1,408 @@
+"""Give the jobs of a worker what `harden` gives requests: a deadline, metrics, an end that loses none.
+
+A job is whatever a worker takes from a queue or a schedule. It has a context as a request has: guards, `Outgoing` and a
+database see its deadline, and its id goes along to other services. `arq_settings` and `celery_signals` do it for workers
+that run their loop themselves.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import timedelta
+from enum import StrEnum
+from functools import wraps
+from importlib import import_module
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar, cast
+
+import anyio
+from anyio.abc import TaskGroup
+
+from .clock import MONOTONIC, Clock, random_id
+from .context import RequestContext, bind_request, release_request
+from .drain._course import Course, DrainLimits, Phase
+from .drain.signals import Interception, intercept
+from .errors import DeadlineExceededError, StoppedError
+from .events import Drained, Observer, PolicyCreated, Sample, SignalsIntercepted, observing, process_observer
+from .limits._waiting import Priority
+from .validation import validation
+
+__all__ = ["Job", "JobOutcome", "Worker", "arq_settings", "celery_signals"]
+
+C = TypeVar("C", bound=type)
+
+_is_id: Final = re.compile(r"[A-Za-z0-9._-]{8,64}").fullmatch
+_GLANCE: Final = 0.05
+# For jobs that were cancelled to clean up.
+_LAST_WORDS: Final = 1.0
+# arq's own, in seconds, and the share of a job's time after which it ends here: arq would call it cancelled.
+_ARQ_TIMEOUT: Final = 300
+_ARQ_SHARE: Final = 0.99
+
+
+class JobOutcome(StrEnum):
+    """How a job ended."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    DEADLINE = "deadline"
+    STOPPED = "stopped"
+    CANCELLED = "cancelled"
+
+
+class Worker:
+    """Runs jobs until SIGTERM, and then those that it has begun.
+
+        worker = Worker("mailer")
+
+        async with worker:
+            while not worker.is_draining:
+                message = await queue.receive(timeout=1)
+                if message is not None:
+                    async with worker.job("send", timeout=30, job_id=message.id):
+                        await send(message)
+
+    Entered in the main thread, by `async with` on asyncio and trio or by `with` in a worker of threads, it catches
+    SIGTERM: `is_draining` becomes true, and leaving it waits for the jobs that other tasks or threads still run. After
+    `drain_timeout` it cancels those of `async with`; the others are waited for no longer. Its jobs are measured without
+    that too.
+
+    Args:
+        name: The worker's, a label of its metrics.
+        drain_timeout: How long jobs may go on after SIGTERM, in seconds; less than the supervisor waits before it kills.
+        priority: Of what its jobs ask of other services: users come first.
+        observer: Receives the signal handling, phases and the drain. It may raise. By default the process's, see
+            `asgi.Telemetry`; None for none.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        drain_timeout: float = 20.0,
+        priority: Priority = Priority.SHEDDABLE_PLUS,
+        observer: Observer | None = process_observer,
+        clock: Clock = MONOTONIC,
+    ) -> None:
+        self.name: str = validation.name("Worker.name", name, example='Worker("mailer")')
+        validation.number("Worker.drain_timeout", drain_timeout, at_least=0, example="drain_timeout=20.0")
+        validation.functions("Worker", clock=clock)
+        self._limits = DrainLimits(drain_delay=0.0, drain_timeout=drain_timeout)
+        self._priority = validation.instance(
+            "Worker.priority", priority, Priority, example="Priority.SHEDDABLE_PLUS"
+        )
+        self._observe = observing("Worker", name, observer)
+        self._clock = clock
+        self._course = Course(self._limits)
+        self._told = Phase.STARTING
+        self._interception: Interception | None = None
+        self._tasks: TaskGroup | None = None
+        self._lock = threading.Lock()
+        self._jobs: set[Job] = set()
+        self._counts: dict[tuple[str, JobOutcome], tuple[int, float]] = {}
+        self._cancelled = 0
+        self._observe(PolicyCreated(name, self.tally))
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it was asked to stop: take no more jobs."""
+        return self._course.is_draining
+
+    @property
+    def drain_timeout(self) -> float:
+        """How long jobs may go on after SIGTERM, in seconds."""
+        return self._limits.drain_timeout
+
+    def drain(self) -> None:
+        """Begin to drain, as after a SIGTERM. From any thread or signal handler."""
+        self._course.drain(self._clock())
+
+    def job(self, task: str, *, timeout: float | None = None, job_id: str = "") -> Job:
+        """Return a job, to be run by `async with` or `with`.
+
+        Args:
+            task: What it does, from a small set: a label of its metrics.
+            timeout: Its deadline, in seconds from when it begins. `async with` cancels it then, and raises
+                `DeadlineExceededError`; with `with` only what it calls sees the deadline.
+            job_id: The request id of its log lines and calls; by default, or if it is no 8 to 64 letters, digits and
+                `._-`, a random one.
+        """
+        limit = math.inf if timeout is None else timeout
+        return Job(self.name, task, timeout=limit, job_id=job_id, begin=self._begin, end=self._end)
+
+    def tally(self) -> Iterable[Sample]:
+        """Return its counts, for metrics."""
+        with self._lock:
+            counts = list(self._counts.items())
+        yield Sample("postfacta_jobs_running", (self.name,), len(self._jobs))
+        for (task, outcome), (count, seconds) in counts:
+            labels = (self.name, task, outcome.value)
+            yield Sample("postfacta_jobs_total", labels, count)
+            yield Sample("postfacta_jobs_seconds_total", labels, seconds)
+
+    def _begin(self, job: Job) -> RequestContext:
+        request_id = job.job_id if _is_id(job.job_id) else random_id()
+        context = RequestContext(request_id, self._clock())
+        context.limit, context.deadline = job.timeout, context.started + job.timeout
+        context.priority = self._priority
+        with self._lock:
+            self._jobs.add(job)
+        return context
+
+    def _end(self, job: Job, began: float, outcome: JobOutcome) -> None:
+        key, seconds = (job.task, outcome), self._clock() - began
+        with self._lock:
+            self._jobs.discard(job)
+            count, before = self._counts.get(key, (0, 0.0))
+            self._counts[key] = (count + 1, before + seconds)
+
+    def __enter__(self) -> Self:
+        """Begin to catch SIGTERM."""
+        if self._course.phase is Phase.STOPPED:
+            self._course, self._told, self._cancelled = Course(self._limits), Phase.STARTING, 0
+        self._interception = intercept(lambda _: self.drain())
+        mechanism = self._interception.mechanism
+        self._observe(SignalsIntercepted(mechanism, in_place=mechanism != "none"))
+        self._course.start(self._clock())
+        self._tell()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for the jobs of other threads, and restore the signals."""
+        pause = threading.Event()
+        self.drain()
+        while self._jobs and self._clock() < self._course.cancels_at:
+            pause.wait(_GLANCE)
+        self._stopped()
+
+    async def __aenter__(self) -> Self:
+        """Begin to catch SIGTERM, and to watch the time of the drain."""
+        self.__enter__()
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._cancel_in_time)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for the jobs of other tasks, which are cancelled in time, and restore the signals."""
+        tasks = cast("TaskGroup", self._tasks)
+        self.drain()
+        try:
+            await self._wait(lambda: not self._jobs, _LAST_WORDS)
+        finally:
+            self._stopped()
+            tasks.cancel_scope.cancel()
+            await tasks.__aexit__(None, None, None)
+
+    async def _cancel_in_time(self) -> None:
+        await self._wait(lambda: self.is_draining)
+        self._tell()
+        await self._wait(lambda: False)
+        for job in list(self._jobs):
+            self._cancelled += job.stop()
+
+    async def _wait(self, is_over: Callable[[], bool], more: float = 0.0) -> None:
+        """Wait until something is over, or the drain may last no longer."""
+        # What a signal handler or a thread changes is looked at: it could not set an event of the loop.
+        while not is_over() and self._clock() < self._course.cancels_at + more:  # noqa: ASYNC110
+            await anyio.sleep(_GLANCE)
+
+    def _stopped(self) -> None:
+        now = self._clock()
+        self._course.stop(now)
+        self._course.end(now)
+        self._observe(Drained(self._cancelled, len(self._jobs), now - self._course.told_at))
+        self._tell()
+        if self._interception is not None:
+            self._interception.close()
+
+    def _tell(self) -> None:
+        # Never in a signal handler.
+        for change in self._course.changes_after(self._told):
+            self._told = Phase(change.new)
+            self._observe(change)
+
+
+class Job:
+    """One job of a worker; see `Worker.job`. It is entered once.
+
+    Attributes:
+        task: What it does.
+        timeout: Seconds from when it begins; `math.inf` for none.
+        job_id: As it was given.
+    """
+
+    def __init__(
+        self,
+        worker: str,
+        task: str,
+        *,
+        timeout: float,
+        job_id: str,
+        begin: Callable[[Job], RequestContext],
+        end: Callable[[Job, float, JobOutcome], None],
+    ) -> None:
+        self.task: str = task
+        self.timeout: float = timeout
+        self.job_id: str = job_id
+        self._worker = worker
+        self._begin = begin
+        self._end = end
+        self._began = 0.0
+        self._token: Any = None
+        self._scope: anyio.CancelScope | None = None
+        self._is_stopped = False
+
+    def stop(self) -> bool:
+        """Cancel it because the worker stops; return whether that can be done."""
+        self._is_stopped = self._scope is not None
+        if self._scope is not None:
+            self._scope.cancel()
+        return self._is_stopped
+
+    def __enter__(self) -> Self:
+        """Begin it."""
+        context = self._begin(self)
+        self._began = context.started
+        self._token = bind_request(context)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Count it."""
+        release_request(self._token)
+        self._end(self, self._began, _outcome(error))
+
+    async def __aenter__(self) -> Self:
+        """Begin it, with a timer."""
+        self.__enter__()
+        self._scope = anyio.CancelScope(deadline=anyio.current_time() + self.timeout)
+        self._scope.__enter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Count it.
+
+        Raises:
+            DeadlineExceededError: If its time ran out.
+            StoppedError: If the worker stops and could wait no longer.
+        """
+        scope = cast("anyio.CancelScope", self._scope)
+        raised = error
+        try:
+            scope.__exit__(kind, error, trace)
+            if scope.cancelled_caught:
+                ended_by = StoppedError if self._is_stopped else DeadlineExceededError
+                raised = ended_by(self._worker)
+                raise raised from error
+        finally:
+            self.__exit__(None, raised, None)
+
+
+def _outcome(error: BaseException | None) -> JobOutcome:
+    match error:
+        case None:
+            return JobOutcome.SUCCESS
+        case DeadlineExceededError():
+            return JobOutcome.DEADLINE
+        case StoppedError():
+            return JobOutcome.STOPPED
+        case Exception():
+            return JobOutcome.FAILURE
+        case _:
+            return JobOutcome.CANCELLED
+
+
+def arq_settings(worker: Worker) -> Callable[[C], C]:
+    """Decorate a `WorkerSettings` of arq: each of its functions and cron jobs is run as a job.
+
+        @arq_settings(Worker("mailer"))
+        class WorkerSettings:
+            functions = [send, arq.func(bill, timeout=5)]
+            job_timeout = 30
+
+    A job's deadline is arq's own timeout for it. On SIGTERM arq takes no more jobs, and waits `drain_timeout` for those
+    under way, unless the settings have a `job_completion_wait`; then it cancels them, and runs them again later.
+
+    Args:
+        worker: What measures them; arq handles the signals, so it need not be entered.
+    """
+
+    def prepare(settings: C) -> C:
+        given = cast("Any", settings)
+        timeout = _seconds(getattr(given, "job_timeout", _ARQ_TIMEOUT))
+        for kind in ("functions", "cron_jobs"):
+            if functions := getattr(given, kind, ()):
+                setattr(given, kind, [_as_job(worker, function, timeout) for function in functions])
+        if not hasattr(given, "job_completion_wait"):
+            given.job_completion_wait = math.ceil(worker.drain_timeout)
+        return settings
+
+    return prepare
+
+
+def _as_job(worker: Worker, function: Any, timeout: float) -> Any:
+    """Wrap a coroutine function, or the one in a `Function` or `CronJob` of arq."""
+    coroutine = getattr(function, "coroutine", function)
+    own = getattr(function, "timeout_s", None)
+    limit = (timeout if own is None else own) * _ARQ_SHARE
+    name = getattr(function, "name", coroutine.__qualname__)
+
+    @wraps(coroutine)
+    async def run(ctx: Any, *args: Any, **kwargs: Any) -> Any:
+        async with worker.job(name, timeout=limit, job_id=ctx["job_id"]):
+            return await coroutine(ctx, *args, **kwargs)
+
+    return run if function is coroutine else replace(function, coroutine=run)
+
+
+def _seconds(value: float | timedelta) -> float:
+    return value.total_seconds() if isinstance(value, timedelta) else float(value)
+
+
+def celery_signals(worker: Worker) -> None:
+    """Run each task of this process's Celery worker as a job: connect to Celery's signals.
+
+    A task's deadline is its soft time limit, or else its hard one. What it calls sees the deadline; only Celery ends
+    the task. On SIGTERM Celery takes no more tasks and waits for those under way, and `is_draining` tells them.
+
+    With the pools `threads` and `solo` all tasks are counted in this process. With `prefork` each child counts its own.
+
+    Args:
+        worker: What measures them; Celery handles the signals, so it must not be entered.
+    """
+    signals: Any = import_module("celery.signals")
+
+    def begin(task_id: str, task: Any, **_: object) -> None:
+        job = worker.job(task.name, timeout=_celery_limit(task), job_id=task_id)
+        task.request.postfacta_job = job.__enter__()
+
+    def end(task: Any, state: str, retval: object, **_: object) -> None:
+        error = retval if isinstance(retval, BaseException) and state != "SUCCESS" else None
+        if type(error).__name__ == "SoftTimeLimitExceeded":
+            error = DeadlineExceededError(worker.name)
+        task.request.postfacta_job.__exit__(None, error, None)
+
+    def drain(**_: object) -> None:
+        worker.drain()
+
+    signals.task_prerun.connect(begin, weak=False)
+    signals.task_postrun.connect(end, weak=False)
+    signals.worker_shutting_down.connect(drain, weak=False)
+
+
+def _celery_limit(task: Any) -> float | None:
+    hard, soft = task.request.timelimit or (None, None)
+    return cast("float | None", soft or hard or task.soft_time_limit or task.time_limit)
