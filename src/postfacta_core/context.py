@@ -6,7 +6,14 @@ import math
 from contextvars import ContextVar, Token
 from typing import Final, Protocol
 
-__all__ = ["RequestContext", "Slot", "add_wait", "bind_request", "current_request", "release_request"]
+__all__ = [
+    "RequestContext",
+    "Slot",
+    "add_wait",
+    "bind_request",
+    "current_request",
+    "release_request",
+]
 
 
 class Slot(Protocol):
@@ -111,25 +118,26 @@ class RequestContext:
         return asked < self.limit and now - self.started >= asked - max(_NEARLY, asked * _NEARLY_SHARE)
 
 
-_CURRENT: ContextVar[RequestContext | None] = ContextVar("postfacta_request", default=None)
+CURRENT: Final[ContextVar[RequestContext | None]] = ContextVar("postfacta_request", default=None)
+"""The present request; set directly where a call more is too much."""
 
 
 def current_request() -> RequestContext | None:
     """Return the request the present task works for, or None outside of one."""
-    return _CURRENT.get()
+    return CURRENT.get()
 
 
 def add_wait(seconds: float) -> None:
     """Add to what the present request has waited; outside of one nothing happens."""
-    if (request := _CURRENT.get()) is not None:
+    if (request := CURRENT.get()) is not None:
         request.waited += seconds
 
 
 def bind_request(request: RequestContext | None) -> Token[RequestContext | None]:
     """Make it the present one. It must be released, or the task keeps itself alive in a reference cycle."""
-    return _CURRENT.set(request)
+    return CURRENT.set(request)
 
 
 def release_request(token: Token[RequestContext | None]) -> None:
     """Restore what was bound before."""
-    _CURRENT.reset(token)
+    CURRENT.reset(token)

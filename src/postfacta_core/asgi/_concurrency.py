@@ -44,6 +44,7 @@ class Shedding:
         calm: Decides which requests skip the yield.
         clock: Monotonic seconds.
         luck: Spreads `Retry-After`.
+        is_off: Whether all are admitted, and none is counted.
         has_priorities: Whether requests matter more or less.
     """
 
@@ -64,6 +65,7 @@ class Shedding:
     ) -> None:
         self.limiter: OverloadLimiter = limiter or OverloadLimiter("requests")
         self.limiter.mode = validation.choice("LoadSheddingMiddleware.mode", mode, Mode)
+        self.is_off: bool = self.limiter.mode is Mode.OFF
         self._priority_of = priority_of
         self._key = priority_key.encode()
         self._spares = spares
@@ -89,6 +91,7 @@ class Shedding:
     def mode(self, mode: Mode | str) -> None:
         new = validation.choice("LoadSheddingMiddleware.mode", mode, Mode)
         old, self.limiter.mode = self.limiter.mode, new
+        self.is_off = new is Mode.OFF
         if new is not old:
             self._observe(ModeChanged(self.limiter.name, old, new))
 
@@ -178,13 +181,6 @@ class Slotted(Running):
     _is_away: bool = False
     _was_away: bool = False
 
-    def take_slot(self, shedding: Shedding, admitted: float) -> None:
-        """Hold the slot that it was given."""
-        self.shedding = shedding
-        self.is_held = True
-        self.admitted = self.began = admitted
-        self.request.slot = self
-
     def land(self) -> None:
         """Release the slot for good, and tell the limiter how the request ended."""
         self.is_held = False
@@ -225,9 +221,11 @@ class Slotted(Running):
 
 
 @coroutine
-def watched(awaitable: Awaitable[T], waits: Callable[[], None]) -> Generator[Any, Any, T]:
+def watched(  # noqa: C901 - it is what `yield from` does
+    awaitable: Awaitable[T], waits: Callable[[], None]
+) -> Generator[Any, Any, T]:
     """Await something, and call a function if it has to wait."""
-    steps = awaitable.__await__()
+    steps: Any = awaitable.__await__()
     try:
         step = next(steps)
     except StopIteration as done:
@@ -239,12 +237,16 @@ def watched(awaitable: Awaitable[T], waits: Callable[[], None]) -> Generator[Any
             try:
                 sent = yield step
             except GeneratorExit:
-                steps.close()
+                if hasattr(steps, "close"):
+                    steps.close()
                 raise
-            except BaseException as error:  # noqa: BLE001 - a cancellation, which belongs inside
+            except BaseException as error:
+                # A cancellation, which belongs inside. A server's own awaitable may be a mere iterator.
+                if not hasattr(steps, "throw"):
+                    raise
                 step = steps.throw(error)
             else:
-                step = steps.send(sent)
+                step = next(steps) if sent is None else steps.send(sent)
         except StopIteration as done:
             found = done.value
             return found

@@ -7,134 +7,37 @@ method of its own: a refusal, a slow body, a long response, a cancellation, a cl
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ..clock import Clock
 from ..context import RequestContext
 from ..deadlines._transfer import TransferLimits, may_have_body
-from ..deadlines.requests import RunningRequests
-from ..drain.lifecycle import Lifecycle
 from ..errors import BodyTooLargeError, BodyTooSlowError
-from ..events import ListenerFailed, Observer
 from ..limits._overload import Ending
 from ..telemetry.exchange import CLIENT_DISCONNECTED, Exchange
 from ._concurrency import Slotted, watched
-from ._problem import Render, problem_of, send_problem
+from ._problem import problem_of, send_problem
+from ._shared import GRANTS, Headers, Shared
 from ._types import Message, Receive, Scope, Send
 
-__all__ = ["Headers", "HttpExchange", "Record", "Shared"]
-
-Headers = Sequence[tuple[bytes, bytes]]
-Record = Callable[[Any], None]
-"""A method of a recorder."""
+__all__ = ["HttpExchange"]
 
 _INTERNAL: Final = 500
 # A client of server-sent events comes back by itself: not at once, for the service is only just stopping.
 _SSE_FAREWELL: Final = b"retry: 3000\n\n"
 # What carries the response's bytes, or a file that the server sends in their place.
 _BODY: Final = frozenset({"http.response.body", "http.response.pathsend", "http.response.zerocopysend"})
-_CONTENT_TYPE: Final = len(b"content-type")
 _POLL: Final = 0.1
 _MOST_KEPT: Final = 8
 # A client that takes longer for a piece of its body makes the request's length say nothing of the service.
 _SLOW: Final = 0.02
-# A response up to this size finds room in the buffers of server and kernel, whether or not its client reads.
-_ROOM: Final = 65_536
 # Each piece of a longer one must get away within the write timeout; so it decides what rate a reader needs.
 _PIECE: Final = 65_536
 # Closing a connection on which bytes still arrive resets it, and the client may lose the answer with it.
 _LINGER: Final = 2.0
-_GRANTS: Final = frozenset(
-    {b"access-control-allow-origin", b"access-control-allow-credentials", b"access-control-expose-headers"}
-)
-_CLOSE: Final = (b"connection", b"close")
-
-
-class Shared:
-    """What all exchanges of one kernel have in common: of each part, what is asked of it in mid-exchange.
-
-    Args:
-        clock: Monotonic seconds.
-        render: Another shape of problem.
-        identifies: Whether a response has its request's id.
-        added: Headers of each response that does not set them itself, with names in lower case.
-        has_cors: Whether it is decided here what pages of other origins may read.
-        lifecycle: Holds whether the service drains, which responses say then.
-        limits: How large and slow a client may be; None for as it likes.
-        running: Holds the requests under way, each with its deadline.
-        stream_timeout: The limit of a response in pieces, from the request's beginning.
-        answered: Called at the last byte of each response.
-        opened: Called as a WebSocket is accepted.
-        observer: Receives each of these that raises.
-    """
-
-    def __init__(
-        self,
-        *,
-        clock: Clock,
-        render: Render | None,
-        identifies: bool,
-        added: Headers,
-        has_cors: bool,
-        lifecycle: Lifecycle | None,
-        limits: TransferLimits | Callable[[Scope], TransferLimits] | None,
-        running: RunningRequests | None,
-        stream_timeout: float,
-        answered: Sequence[Record],
-        opened: Sequence[Record],
-        observer: Observer,
-    ) -> None:
-        self.clock: Clock = clock
-        self.render: Render | None = render
-        self.identifies: bool = identifies
-        self.added: Headers = tuple(added)
-        self.process: Lifecycle | None = lifecycle
-        names = {name for name, _ in added}
-        self.owned: frozenset[bytes] = frozenset(
-            names
-            | ({b"x-request-id"} if identifies else set[bytes]())
-            | (_GRANTS if has_cors else frozenset())
-        )
-        self.limits: TransferLimits | Callable[[Scope], TransferLimits] | None = limits
-        self.is_bounded: bool = limits is not None
-        self.room: float = _ROOM if self.is_bounded else math.inf
-        # -1: it has to be asked.
-        self.max_body: float = (
-            limits.max_body_bytes
-            if isinstance(limits, TransferLimits)
-            else -1
-            if self.is_bounded
-            else math.inf
-        )
-        self.requests: RunningRequests | None = running
-        self.stream_timeout: float = stream_timeout
-        self.answered: tuple[Record, ...] = tuple(answered)
-        self.opened: tuple[Record, ...] = tuple(opened)
-        self.observe: Observer = observer
-
-    def limits_of(self, scope: Scope) -> TransferLimits:
-        """Return the limits of a request."""
-        limits = self.limits
-        if limits is None:
-            raise AssertionError("without limits nothing is asked for them")
-        return limits if isinstance(limits, TransferLimits) else limits(scope)
-
-    def tell(self, records: Iterable[Record], exchange: Exchange) -> None:
-        """Call recorders; what one raises reaches neither the request nor the others."""
-        for record in records:
-            try:
-                record(exchange)
-            except Exception as error:  # noqa: BLE001 - foreign code
-                self.blame(record, error)
-
-    def blame(self, record: Record, error: Exception) -> None:
-        """Report a recorder that raised."""
-        self.observe(ListenerFailed(getattr(record, "__qualname__", "recorder"), repr(error)))
 
 
 class HttpExchange(Slotted, Exchange):
@@ -154,16 +57,46 @@ class HttpExchange(Slotted, Exchange):
         began: When the application began, after its admission.
         cancels: Whether it is cancelled when its client has left.
         fields: More headers of its response.
-        granted: Headers that let a page of another origin read it.
         has_begun: Its response was started, by the application or in its place.
         is_held: It has a slot of the limiter.
+        is_plain: It is neither watched nor an event stream, as most are to their end.
     """
 
     # What each request looks at lies in slots; what only some set is found in the classes above, and costs nothing.
     __slots__ = (
-        "_has_body", "_in", "_is_ending", "_is_shut", "_out", "_said", "_scope", "client", "fields", "granted",
-        "has_begun", "headers", "is_complete", "is_held", "is_watched", "method", "path", "request",
-        "request_bytes", "response_bytes", "shared", "shedding", "status",
+        "_already",
+        "_has_body",
+        "_has_ended",
+        "_in",
+        "_is_ending",
+        "_is_shut",
+        "_out",
+        "_response_headers",
+        "_said",
+        "_scope",
+        "_task",
+        "admitted",
+        "began",
+        "client",
+        "error",
+        "fields",
+        "has_begun",
+        "headers",
+        "is_cancelled",
+        "is_complete",
+        "is_held",
+        "is_plain",
+        "is_watched",
+        "method",
+        "path",
+        "request",
+        "request_bytes",
+        "response_bytes",
+        "route",
+        "seconds",
+        "shared",
+        "shedding",
+        "status",
     )  # fmt: skip
 
     cancels: bool = False
@@ -176,7 +109,6 @@ class HttpExchange(Slotted, Exchange):
     _is_paused: bool = False
     _paused_at: float = 0.0
     _waited: float = 0.0
-    _response_headers: Headers = ()
     _has_pieces: bool = False
     _has_left_early: bool = False
     _answered: anyio.Event | None = None
@@ -197,11 +129,14 @@ class HttpExchange(Slotted, Exchange):
         client = scope.get("client")
         self.client = client[0] if client else ""
         self.fields: Headers = ()
-        self.granted: Headers = ()
         self.status = self._said = self.request_bytes = self.response_bytes = 0
         self.has_begun = self.is_complete = self.is_held = self._has_body = False
-        self._is_ending = self._is_shut = False
-        self.is_watched = True
+        self._is_ending = self._is_shut = self._has_ended = self.is_cancelled = False
+        self.error = self._task = None
+        self.route = ""
+        self.seconds = 0.0
+        self._response_headers: Headers = ()
+        self.is_watched = self.is_plain = True
 
     @property
     def scheme(self) -> str:  # type: ignore[override] # it is asked for by spans alone
@@ -215,30 +150,41 @@ class HttpExchange(Slotted, Exchange):
 
     # The response
 
-    async def send(self, message: Message) -> None:  # noqa: C901 - one line of rules
+    async def send(self, message: Message) -> None:  # noqa: C901, PLR0912 - one line of rules
         """Send what the application sends, unless its caller was answered without it."""
         kind = message["type"]
-        if kind == "http.response.body" and self.is_held:
+        if kind == "http.response.start":
+            self._said = message["status"]
+        elif self.is_held and kind == "http.response.body":
             self.land()
         if self._is_shut:
             # A handler that keeps sending is cancelled here, and does not block the loop.
             if self._answered is not None:
                 await checkpoint()
             return
+        if kind not in _BODY:
+            await self.emit(message)
+            return
         shared = self.shared
-        if kind in _BODY:
-            if shared.requests is not None:
+        size = len(message.get("body", b""))
+        is_last = not message.get("more_body", False)
+        if shared.requests is not None:
+            if is_last and self.is_plain and self._task is not None and not self.is_cancelled:
+                self._is_ending = True
+                self.request.deadline = math.inf
+            else:
                 self._pass_body(message)
-            if self.response_bytes + len(message.get("body", b"")) > shared.room:
-                await self._send_pieces(message)
-                return
-        elif kind == "http.response.start":
-            self._said = message["status"]
-            if shared.requests is not None:
-                self._response_headers = message.get("headers", ())
-                if _is_event_stream(self._response_headers):
-                    self.is_endless = True
-        await self.emit(message)
+        if self.response_bytes + size > shared.room:
+            await self._send_pieces(message)
+            return
+        try:
+            await self._out(message)
+        except OSError:  # So ASGI says that the client is gone.
+            self.leave()
+            raise
+        self.response_bytes += size
+        if is_last and not self.is_complete:
+            self.end_response(is_complete=True)
 
     async def emit(self, message: Message) -> None:
         """Send what the application or this library answers, with the headers that every response gets."""
@@ -248,54 +194,62 @@ class HttpExchange(Slotted, Exchange):
             message = self._dress(message)
         try:
             await self._out(message)
-        except OSError:  # So ASGI says that the client is gone.
+        except OSError:  # As above.
             self.leave()
             raise
-        if kind in _BODY:
+        if kind == "http.response.start":
+            self.status = message["status"]
+        elif kind in _BODY:
             self.response_bytes += len(message.get("body", b""))
             if not message.get("more_body", False) and not self.is_complete:
-                self.is_complete = True
-                self.end_response()
-        elif kind == "http.response.start":
-            self.status = message["status"]
+                self.end_response(is_complete=True)
 
-    def end_response(self) -> None:
+    def end_response(self, *, is_complete: bool = False) -> None:
         """Record the last byte, or the end without one."""
-        self.seconds = self.shared.clock() - self.request.started
-        self.shared.tell(self.shared.answered, self)
+        shared = self.shared
+        self.is_complete = is_complete
+        self.seconds = shared.clock() - self.request.started
+        for record in shared.answered:
+            try:
+                record(self)
+            except Exception as error:  # noqa: BLE001 - a recorder is foreign code
+                shared.blame(record, error)
 
     def _dress(self, message: Message) -> Message:
         shared = self.shared
-        given = message.get("headers", ())
+        given = self._response_headers = message.get("headers", ())
+        owned = shared.owned
         is_plain = shared.process is None or not shared.process.is_draining
-        if is_plain:
-            for name, _ in given:
-                if name.lower() in shared.owned:
-                    is_plain = False
-                    break
-        if not is_plain:
-            headers = self._dress_with_care(given)
-        else:
-            headers = [*given, *self.fields, *self.granted, *shared.added]
-            if shared.identifies:
-                headers.append((b"x-request-id", self.request.request_id.encode("ascii")))
+        for name, value in given:
+            lower = name.lower()
+            if lower in owned:
+                is_plain = False
+            elif lower == b"content-type" and value.startswith(b"text/event-stream"):
+                self.is_endless = True
+                self.is_plain = False
+        headers = [*given, *self.fields, *shared.added] if is_plain else self._dress_with_care(given)
+        if shared.identifies:
+            headers.append((b"x-request-id", self.request.request_id.encode("ascii")))
         # A new message with a new list: an application may send the same objects again and again.
         return {**message, "headers": headers}
 
     def _dress_with_care(self, given: Headers) -> list[tuple[bytes, bytes]]:
         """Do the same for a response that has such a header already, or that is its connection's last."""
         shared = self.shared
-        headers = [*given, *self.fields]
-        names = {name.lower() for name, _ in headers}
+        names = {name.lower() for name, _ in given}
+        unwanted = {b"x-request-id"} if shared.identifies else set[bytes]()
+        if shared.has_cors and b"access-control-allow-origin" in names:
+            unwanted |= GRANTS
         # HTTP/2 forbids the field (RFC 9113, section 8.2.2), and has GOAWAY for it.
-        if shared.process is not None and shared.process.is_draining and self.http_version.startswith("1"):
-            _set(headers, _CLOSE)
-        if shared.owned >= _GRANTS and b"access-control-allow-origin" in names:
-            headers = [pair for pair in headers if pair[0].lower() not in _GRANTS]
-        headers += self.granted
-        headers += [pair for pair in shared.added if pair[0] not in names]
-        if shared.identifies:
-            _set(headers, (b"x-request-id", self.request.request_id.encode("ascii")))
+        is_last = (
+            shared.process is not None and shared.process.is_draining and self.http_version.startswith("1")
+        )
+        if is_last:
+            unwanted.add(b"connection")
+        headers = [pair for pair in given if pair[0].lower() not in unwanted]
+        headers += [*self.fields, *(pair for pair in shared.added if pair[0] not in names - unwanted)]
+        if is_last:
+            headers.append((b"connection", b"close"))
         return headers
 
     def _pass_body(self, message: Message) -> None:
@@ -541,6 +495,7 @@ class HttpExchange(Slotted, Exchange):
     async def watch(self) -> None:
         """Receive ahead of the application, but no more of a body than one piece; cancel it if it is alone."""
         kept = self._kept = [] if self._kept is None else self._kept
+        self.is_plain = False
         with anyio.CancelScope() as self._watcher:
             while not (self._has_ended or self._is_ending):
                 if self._is_read and not self.cancels:
@@ -568,16 +523,3 @@ class HttpExchange(Slotted, Exchange):
         finally:
             self._is_read_ahead = False
             self._news.set()
-
-
-def _is_event_stream(headers: Headers) -> bool:
-    for name, value in headers:
-        # A name has another length, as a rule.
-        if len(name) == _CONTENT_TYPE and name.lower() == b"content-type":
-            return value.startswith(b"text/event-stream")
-    return False
-
-
-def _set(headers: list[tuple[bytes, bytes]], pair: tuple[bytes, bytes]) -> None:
-    headers[:] = [other for other in headers if other[0].lower() != pair[0]]
-    headers.append(pair)

@@ -11,28 +11,31 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Token
+from itertools import chain
 from typing import Final
 
 from anyio.lowlevel import checkpoint
 
 from ..clock import MONOTONIC, Clock, Ids, random_id
-from ..context import RequestContext, bind_request, release_request
+from ..context import CURRENT, RequestContext
 from ..deadlines._deadline import asked_timeout
 from ..deadlines._transfer import TransferLimits
 from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
 from ..errors import DeadlineExceededError, DrainingError, HeadersTooLargeError, ResilienceError
-from ..events import DeadlineExceeded, ListenerFailed, Mode, Observer, fan_out, ignore
+from ..events import DeadlineExceeded, ListenerFailed, Observer, fan_out, ignore
 from ..limits._waiting import ADMIT, Priority, Shed, Wait
 from ..telemetry.exchange import ErrorTypes, Exchange, NullRecorder, Recorder, tells_of_disconnect
+from ..telemetry.tracing import Tracing
 from ._concurrency import Shedding
 from ._cors import CorsRules
 from ._problem import Render, problem_of, request_of, send_problem
-from ._ratelimit import RateRules
+from ._ratelimit import RateRules, Verdict
 from ._route import RouteReader, local_path
 from ._secret import Secret, knows
+from ._shared import Headers, Record, Shared
 from ._types import ASGIApp, Receive, Scope, Send
-from .exchange import Headers, HttpExchange, Record, Shared
+from .exchange import HttpExchange
 from .websocket import SERVICE_RESTART, TRY_AGAIN_LATER, WebSocketExchange
 
 __all__ = ["Door", "Kernel", "Resetter", "RouteOf", "Timeout"]
@@ -53,6 +56,9 @@ _UNMATCHED: Final = "_unmatched"
 _PREROUTING: Final = "_prerouting"
 _TRAFFIC: Final = {b"synthetic": "synthetic", b"load": "load"}
 _FIELD_OVERHEAD: Final = 32
+_LONGEST_LENGTH: Final = 18
+_ASKS_FOR_TIME: Final = frozenset({b"x-request-timeout", b"grpc-timeout"})
+_PREFLIGHT: Final = b"access-control-request-method"
 _SERVER_ERROR: Final = 500
 # A request that came longer ago is not begun before its server was asked whether the client is still there.
 _MAY_HAVE_LEFT: Final = 0.02
@@ -74,6 +80,7 @@ class Kernel(Shared):
         observer: Receives what goes wrong. It may raise.
         ids: Makes ids of requests that bring none; without it requests have the context they come with.
         resetters: For context variables of others.
+        tracing: Its context is reset too, if an earlier request left one.
         recorders: Each is called as an exchange begins, is answered and ends; None records nothing.
         route_of: Returns the route for a framework that is not known.
         quiet: Paths without span and line.
@@ -105,6 +112,7 @@ class Kernel(Shared):
         observer: Observer = ignore,
         ids: Ids | None = None,
         resetters: Sequence[Resetter] = (),
+        tracing: Tracing | None = None,
         recorders: Sequence[Recorder] | None = None,
         route_of: RouteOf | None = None,
         quiet: Collection[str] = (),
@@ -143,6 +151,10 @@ class Kernel(Shared):
         self._app = app
         self._ids = ids
         self._resetters = tuple(resetters)
+        self._all_resetters = self._resetters if tracing is None else (tracing.fresh_context, *resetters)
+        # Mostly there is nothing, and to know that is cheaper than to begin a new context.
+        self._leftover: Callable[[], object] = tuple if tracing is None else tracing.leftover
+        self._is_new = False
         self._is_recorded = is_recorded
         self._begin = _wanted(recorders, "begin")
         self._end = _wanted(recorders, "end")
@@ -156,7 +168,6 @@ class Kernel(Shared):
         self._cors = cors
         self._answers = answers
         self.doors: Mapping[str, Door] = dict(doors or {})
-        self._special = frozenset({*quiet, *self.doors})
         self._max_headers = limits.max_header_bytes if isinstance(limits, TransferLimits) else -1
         self._rates = rates
         self._timeout = timeout
@@ -167,32 +178,86 @@ class Kernel(Shared):
         self._binds = is_recorded or running is not None
         self._has_sockets = self._binds or any(part is not None for part in (ids, rates, shedding))
 
-    async def __call__(  # noqa: C901, PLR0912, PLR0915 - one straight line, in which a call more costs each request
+    async def __call__(  # noqa: C901, PLR0911, PLR0912, PLR0915 - one straight line: a call more costs each request
         self, scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Serve one connection."""
+        if self._is_new:
+            self._begin_life(scope)
         if scope["type"] != "http":
             await self._serve_other(scope, receive, send)
             return
-        undo = self._reset() if self._resetters else ()
+        # Identity.
+        undo = self._reset() if self._resetters or self._leftover() else ()
         request, token = self._identify(scope)
         exchange = HttpExchange(self, request, scope, receive, send)
+        headers = exchange.headers
+        fields = dict(headers)
+        path = exchange.path
+        if root_path := scope.get("root_path"):
+            path = local_path(path, root_path)
         error: Exception | None = None
         was_cancelled = False
-        if self._is_recorded:
-            self._open(exchange, scope)
-            self.tell(self._begin, exchange)
         try:
-            await self._serve(exchange, scope)
+            # What is seen.
+            if self._is_recorded:
+                if path in self._quiet:
+                    exchange.quiet = True
+                if self._traffic_key:
+                    exchange.traffic = self._traffic(fields)
+                for record in self._begin:
+                    try:
+                        record(exchange)
+                    except Exception as failure:  # noqa: BLE001 - a recorder is foreign code
+                        self.blame(record, failure)
+            # Pages of other origins, probes and scrapes.
+            if self._cors is not None and await self._is_preflight(self._cors, exchange, scope, fields):
+                return
+            if path in self.doors:
+                request.route = path
+                await self.doors[path](scope, exchange.emit)
+                return
+            # What is too large.
+            if self.is_bounded:
+                size = _FIELD_OVERHEAD * len(headers) + sum(map(len, chain.from_iterable(headers)))
+                length = fields.get(b"content-length", b"0")
+                if (
+                    size > self._max_headers
+                    or not length.isdigit()
+                    or len(length) > _LONGEST_LENGTH
+                    or int(length) > self.max_body
+                ) and await self._is_too_large(exchange, scope):
+                    return
+            # Rates.
+            if self._rates is not None:
+                verdict = await self._rates.judge(scope, request)
+                if verdict is not None:
+                    if not verdict.decision.allowed:
+                        await self._limit(self._rates, verdict, exchange, scope)
+                        return
+                    exchange.fields = (*exchange.fields, *self._rates.told(verdict))
+            # The deadline, and admission.
+            running = self.requests
+            if running is None:
+                await self._admit(exchange, scope)
+                return
+            limit = self._plain_timeout
+            if limit >= 0.0 and not running.is_closed and _ASKS_FOR_TIME.isdisjoint(fields):
+                request.limit = limit
+                request.deadline = request.started + limit
+            elif await self._is_late(exchange, scope, running):
+                return
+            if self._cancels is not False and (self._cancels is True or self._cancels(scope)):
+                exchange.cancels = True
+            await running.run(exchange, self._admit(exchange, scope))
         except Exception as raised:
-            error = raised
             if exchange.has_cut_off and tells_of_disconnect(raised):
                 # The application's reaction to the disconnect is of no use; a crash is recorded all the same.
-                error = None
-            elif not self._answers or not await self._answer_for(exchange, scope, raised):
-                raise
-            else:
-                error = None
+                return
+            if self._answers and await self._answer_for(exchange, scope, raised):
+                return
+            error = raised
+            raise
         except BaseException:
             was_cancelled = True
             raise
@@ -201,74 +266,80 @@ class Kernel(Shared):
                 if not exchange.is_complete:
                     exchange.end_response()
                 exchange.route = request.route or self._route(exchange, scope)
-                exchange.settle(error, self._error_types, was_cancelled=was_cancelled)
-                self.tell(self._end, exchange)
-            # The error's traceback holds this frame: without this, the two would keep each other alive.
-            error = exchange.error = None
+                if (
+                    error is not None
+                    or was_cancelled
+                    or exchange.has_left
+                    or request.error_type
+                    or not exchange.is_complete
+                    or exchange.status >= _SERVER_ERROR
+                ):
+                    exchange.settle(error, self._error_types, was_cancelled=was_cancelled)
+                for record in self._end:
+                    try:
+                        record(exchange)
+                    except Exception as failure:  # noqa: BLE001 - as above
+                        self.blame(record, failure)
+                # The error's traceback holds this frame: without this, the two would keep each other alive.
+                exchange.error = None
+            error = None
             if token is not None:
-                release_request(token)
+                CURRENT.reset(token)
             for put_back in undo:
                 put_back()
+            if not undo and self._leftover():
+                self._reset()
+
+    def _begin_life(self, scope: Scope) -> None:
+        """Take note of the first connection."""
 
     # Identity.
 
     def _reset(self) -> Sequence[Callable[[], object]]:
         undo: list[Callable[[], object]] = []
-        for reset in self._resetters:
+        for reset in self._all_resetters:
             undo.insert(0, reset() or reset)
         return undo
 
-    def _identify(  # noqa: C901 - see `__call__`
-        self, scope: Scope
-    ) -> tuple[RequestContext, Token[RequestContext | None] | None]:
+    def _identify(self, scope: Scope) -> tuple[RequestContext, Token[RequestContext | None] | None]:
         """Return the request's context; if it is made here, it is bound, and has to be released."""
-        if self._ids is None:
-            known = request_of(scope)
-            if known is not None:
-                return known, None
-            request = RequestContext(random_id(), self.clock(), root_path=scope.get("root_path", ""))
-            if not self._binds:
-                return request, None
-            scope["postfacta.request"] = request
-            return request, bind_request(request)
-        given = trace = b""
+        ids = self._ids
+        if ids is None:
+            return self._find_context(scope)
         headers = scope["headers"]
-        for name, value in headers:
-            if name == b"x-request-id":
-                given = value
-            elif name == b"traceparent":
-                trace = value
-        if _is_id(given):
+        fields = dict(headers)
+        given = fields.get(b"x-request-id")
+        if given is not None and _is_id(given):
             request_id = given.decode("ascii")
         else:
-            request_id = self._ids()
+            request_id = ids()
             # What reads the header inside, such as asgi-correlation-id, sees the same id.
-            others = [pair for pair in headers if pair[0] != b"x-request-id"] if given else headers
+            others = headers if given is None else [pair for pair in headers if pair[0] != b"x-request-id"]
             scope["headers"] = [*others, (b"x-request-id", request_id.encode("ascii"))]
         request = RequestContext(request_id, self.clock(), root_path=scope.get("root_path", ""))
-        if trace and (found := _trace_of(trace)):
+        trace = fields.get(b"traceparent")
+        if trace is not None and (found := _trace_of(trace)):
             request.trace_id = found[1].decode("ascii")
         scope["postfacta.request"] = request
         # What is bound must be released: else the task would hold its context, which holds the task.
-        return request, bind_request(request)
+        return request, CURRENT.set(request)
+
+    def _find_context(self, scope: Scope) -> tuple[RequestContext, Token[RequestContext | None] | None]:
+        known = request_of(scope)
+        if known is not None:
+            return known, None
+        # What is bound to the task may be left over from another request: only the scope is this one's own.
+        request = RequestContext(random_id(), self.clock(), root_path=scope.get("root_path", ""))
+        if not self._binds:
+            return request, None
+        scope["postfacta.request"] = request
+        return request, CURRENT.set(request)
 
     # What is seen.
 
-    def _open(self, exchange: HttpExchange | WebSocketExchange, scope: Scope) -> None:
-        path = local_path(exchange.path, exchange.request.root_path)
-        if path in self._quiet:
-            exchange.quiet = True
-        if self._traffic_key:
-            exchange.traffic = self._traffic(scope["headers"])
-
-    def _traffic(self, headers: Headers) -> str:
-        given, key = "user", b""
-        for name, value in headers:
-            if name == b"x-traffic-class":
-                given = _TRAFFIC.get(value, "user")
-            elif name == b"x-traffic-key":
-                key = value
-        return given if knows(self._traffic_key, key) else "user"
+    def _traffic(self, fields: Mapping[bytes, bytes]) -> str:
+        given = _TRAFFIC.get(fields.get(b"x-traffic-class", b""), "user")
+        return given if knows(self._traffic_key, fields.get(b"x-traffic-key", b"")) else "user"
 
     def _route(self, exchange: Exchange, scope: Scope) -> str:
         root_path = exchange.request.root_path
@@ -292,50 +363,25 @@ class Kernel(Shared):
             await send_problem(scope, exchange.emit, problem, render=self.render)
         return isinstance(error, ResilienceError)
 
-    # The parts between the answer for a crash and the application, outermost first.
+    # What is refused.
 
-    async def _serve(  # noqa: C901, PLR0912 - see `__call__`
-        self, exchange: HttpExchange, scope: Scope
-    ) -> None:
-        request = exchange.request
-        if self._cors is not None and await self._is_preflight(self._cors, exchange, scope):
-            return
-        if self.doors:
-            path = local_path(exchange.path, scope.get("root_path", ""))
-            if (door := self.doors.get(path)) is not None:
-                request.route = path
-                await door(scope, exchange.emit)
-                return
-        if self.is_bounded and await self._is_too_large(exchange, scope):
-            return
-        if (rates := self._rates) is not None:
-            verdict = await rates.judge(scope, request)
-            if verdict is not None:
-                if not verdict.decision.allowed:
-                    problem, exchange.fields = rates.refusal(verdict, request)
-                    await send_problem(scope, exchange.emit, problem, render=self.render)
-                    return
-                exchange.fields = rates.told(verdict)
-        if (running := self.requests) is not None:
-            if await self._is_late(exchange, scope, running):
-                return
-            if self._cancels is not False and (self._cancels is True or self._cancels(scope)):
-                exchange.cancels = True
-            await running.run(exchange, self._admit(exchange, scope))
-        else:
-            await self._admit(exchange, scope)
-
-    async def _is_preflight(self, cors: CorsRules, exchange: HttpExchange, scope: Scope) -> bool:
-        fields = dict(exchange.headers)
+    async def _is_preflight(  # noqa: PLR0917 - as the parts are called
+        self, cors: CorsRules, exchange: HttpExchange, scope: Scope, fields: Mapping[bytes, bytes]
+    ) -> bool:
         origin = fields.get(b"origin")
-        exchange.granted = cors.decision(origin)
-        is_preflight = (
-            origin is not None and scope["method"] == "OPTIONS" and b"access-control-request-method" in fields
-        )
-        if is_preflight:
-            exchange.request.route = _PREROUTING
-            await cors.answer(scope, exchange.emit, fields, render=self.render)
-        return is_preflight
+        exchange.fields = cors.decision(origin)
+        if origin is None or scope["method"] != "OPTIONS" or _PREFLIGHT not in fields:
+            return False
+        exchange.request.route = _PREROUTING
+        await cors.answer(scope, exchange.emit, fields, render=self.render)
+        return True
+
+    async def _limit(  # noqa: PLR0917 - as the parts are called
+        self, rates: RateRules, verdict: Verdict, exchange: HttpExchange, scope: Scope
+    ) -> None:
+        problem, fields = rates.refusal(verdict, exchange.request)
+        exchange.fields = (*exchange.fields, *fields)
+        await send_problem(scope, exchange.emit, problem, render=self.render)
 
     async def _is_too_large(self, exchange: HttpExchange, scope: Scope) -> bool:
         headers = exchange.headers
@@ -372,17 +418,18 @@ class Kernel(Shared):
         await send_problem(scope, exchange.emit, problem, render=self.render)
         return True
 
-    async def _admit(  # noqa: C901 - see `__call__`
+    async def _admit(  # noqa: C901, PLR0912, PLR0915 - see `__call__`
         self, exchange: HttpExchange | WebSocketExchange, scope: Scope
     ) -> None:
         """Run the application, once there is room for it."""
         shedding = self._shedding
-        if shedding is None or shedding.limiter.mode is Mode.OFF:
+        if shedding is None or shedding.is_off:
             await self._app(scope, exchange.receive, exchange.send)
             return
         request = exchange.request
-        priority = shedding.priority(scope) if shedding.has_priorities else Priority.CRITICAL
-        request.priority = priority
+        priority: int = Priority.CRITICAL
+        if shedding.has_priorities:
+            priority = request.priority = shedding.priority(scope)
         came = admitted = self.clock()
         decision = shedding.limiter.arrive(priority, admitted, luck=shedding.luck())
         if decision is not ADMIT:
@@ -396,7 +443,10 @@ class Kernel(Shared):
                 else:
                     await shedding.refuse(decision, request, scope, exchange.send)
                 return
-        exchange.take_slot(shedding, admitted)
+        exchange.shedding = shedding
+        exchange.is_held = True
+        exchange.admitted = exchange.began = admitted
+        request.slot = exchange
         try:
             if not shedding.calm.spares(admitted):
                 await checkpoint()
@@ -409,17 +459,22 @@ class Kernel(Shared):
 
     # What is no HTTP request.
 
-    async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve_other(  # noqa: C901, PLR0915 - see `__call__`
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         if scope["type"] != "websocket" or not self._has_sockets:
             await self._app(scope, receive, send)
             return
-        undo = self._reset() if self._resetters else ()
+        undo = self._reset() if self._resetters or self._leftover() else ()
         request, token = self._identify(scope)
         socket = WebSocketExchange(self, request, scope, receive, send)
         error: Exception | None = None
         was_cancelled = True
         if self._is_recorded:
-            self._open(socket, scope)
+            if local_path(socket.path, request.root_path) in self._quiet:
+                socket.quiet = True
+            if self._traffic_key:
+                socket.traffic = self._traffic(dict(scope["headers"]))
             self.tell(self._connect, socket)
         try:
             await self._serve_socket(socket, scope)
@@ -435,9 +490,11 @@ class Kernel(Shared):
                 self.tell(self._closed, socket)
             error = socket.error = None
             if token is not None:
-                release_request(token)
+                CURRENT.reset(token)
             for put_back in undo:
                 put_back()
+            if not undo and self._leftover():
+                self._reset()
 
     async def _serve_socket(self, socket: WebSocketExchange, scope: Scope) -> None:
         request = socket.request

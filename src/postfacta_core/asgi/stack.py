@@ -156,19 +156,20 @@ class Hardened(Kernel):
         self.rate_limits = rate_limits
         self.telemetry = telemetry
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection, or the lifespan."""
-        if scope["type"] == "lifespan":
-            self._is_new = False
-            # Not before: a router may get routes until it starts.
-            for path in self._taken():
-                LOGGER.warning(_TAKEN, path)
-            await self._lifespan(scope, receive, send)
-            return
-        if self._is_new:
-            self._is_new = False
+    def _begin_life(self, scope: Scope) -> None:
+        self._is_new = False
+        if scope["type"] != "lifespan":
             LOGGER.error(NO_LIFESPAN)
-        await super().__call__(scope, receive, send)
+            return
+        # Not before: a router may get routes until it starts.
+        for path in self._taken():
+            LOGGER.warning(_TAKEN, path)
+
+    async def _serve_other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+        else:
+            await super()._serve_other(scope, receive, send)
 
 
 def harden(
@@ -271,7 +272,8 @@ def harden(
         ),
         clock=clock,
         render=render,
-        resetters=(telemetry.tracing.fresh_context, *resetters),
+        resetters=resetters,
+        tracing=telemetry.tracing,
         # Spans come first, so that the access line has their ids.
         recorders=[telemetry.tracing, telemetry.metrics, AccessLog(service=service, sampler=sampler)],
         route_of=route_of,

@@ -14,8 +14,8 @@ from ..errors import StoppedError
 from ..telemetry.exchange import SocketExchange
 from ._concurrency import Slotted
 from ._problem import problem_of
+from ._shared import Shared
 from ._types import Message, Receive, Scope, Send
-from .exchange import Shared
 
 __all__ = ["SERVICE_RESTART", "TRY_AGAIN_LATER", "WebSocketExchange"]
 

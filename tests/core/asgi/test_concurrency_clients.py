@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
@@ -15,6 +17,7 @@ from postfacta_core.testing import ManualClock, call_asgi
 from tests.core.asgi.concurrency import (
     ANSWERED,
     LEFT,
+    LOST,
     POST,
     UNKNOWN,
     Client,
@@ -250,3 +253,40 @@ async def test_the_slot_leaves_the_context_with_the_response() -> None:
     app = ContextMiddleware(LoadSheddingMiddleware(answer(200), Recording()))
     response = await call_asgi(app)
     assert response.scope["postfacta.request"].slot is None
+
+
+class Arriving:
+    """What a server written in another language has in place of a coroutine: an iterator, and nothing more."""
+
+    def __init__(self, message: Message) -> None:
+        self._message = message
+        self._has_waited = False
+
+    def __await__(self) -> Arriving:
+        return self
+
+    def __iter__(self) -> Arriving:
+        return self
+
+    def __next__(self) -> None:
+        if self._has_waited:
+            raise StopIteration(self._message)
+        self._has_waited = True
+
+
+async def test_a_servers_awaitable_may_be_a_mere_iterator() -> None:
+    limiter = Recording(1)
+    message: Message = {"type": "http.request", "body": b"x", "more_body": False}
+
+    def receive() -> Any:
+        if leaves:
+            scope_of_test.cancel()
+        return Arriving(message)
+
+    app = LoadSheddingMiddleware(echo, limiter)
+    for leaves in (False, True):
+        with anyio.CancelScope() as scope_of_test:
+            await app(POST, receive, _send)
+        assert scope_of_test.cancelled_caught is leaves
+    assert limiter.endings == [UNKNOWN, ANSWERED, UNKNOWN, LOST]
+    assert limiter.in_flight == 0

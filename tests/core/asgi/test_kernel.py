@@ -110,7 +110,7 @@ RATES = ["1000000/minute per client", "1000000/minute per global"]
 @pytest.mark.parametrize(
     ("method", "options", "most_frames", "most_bytecodes"),
     [
-        ("GET", HardenOptions(access_lines=None), 80, 2850),
+        ("GET", HardenOptions(access_lines=None), 48, 1981),
         ("POST", HardenOptions(access_lines=None, rate_limits=RATES), 140, 4400),
     ],
 )
