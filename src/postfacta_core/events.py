@@ -30,7 +30,6 @@ __all__ = [
     "Mode",
     "ModeChanged",
     "Observer",
-    "Outcome",
     "PhaseChanged",
     "PolicyCreated",
     "PoolSized",
@@ -64,14 +63,6 @@ class Mode(StrEnum):
     ENFORCE = "enforce"
     SHADOW = "shadow"
     OFF = "off"
-
-
-class Outcome(StrEnum):
-    """How a piece of work ended, as a policy counts it."""
-
-    SUCCESS = "success"
-    FAILURE = "failure"
-    IGNORED = "ignored"
 
 
 @dataclass(frozen=True, slots=True)

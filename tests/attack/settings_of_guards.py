@@ -25,6 +25,7 @@ from postfacta_core import (
 from postfacta_core.guards._delay import FixedDelay, QuantileDelay
 from postfacta_core.guards._schedule import RetryRules
 from postfacta_core.guards._slots import Slots
+from postfacta_core.guards.pybreaker import attach
 from postfacta_core.limits._rates import Rate
 from postfacta_core.limits.memory import BoundedStorage
 from postfacta_core.limits.store import SharedStore
@@ -103,13 +104,20 @@ GUARDS: Final[dict[Callable[..., object], Setting]] = {
         wrong={
             "name": NAME,
             "config": OBJECT,
-            "listeners": (["listener"], [3], [pybreaker.CircuitBreakerListener]),
-            "storage": OBJECT,
             "mode": MODE,
             **OBSERVED,
             "luck": FUNCTION,
-            "failures": ERRORS,
-            "retry_after_of": FUNCTION_OR_NONE,
+            "on": ERRORS,
+            "retry_after": FUNCTION,
+        },
+    ),
+    attach: Setting(
+        right={"breaker": CircuitBreaker("mail")},
+        wrong={
+            "breaker": OBJECT,
+            "listeners": (["listener"], [3], [pybreaker.CircuitBreakerListener]),
+            "storage": OBJECT,
+            "follow": FLAG,
         },
     ),
     CircuitConfig: Setting(

@@ -112,7 +112,7 @@ class Bench:
         self.timeout = Timeout(60)
         self.bulkhead = Bulkhead("db", 1, max_waiting=1, max_wait=60)
         config = CircuitConfig(minimum_number_of_calls=1, permitted_number_of_calls_in_half_open_state=1)
-        self.breaker = CircuitBreaker("db", config=config, clock=self.clock, failures=OSError)
+        self.breaker = CircuitBreaker("db", config=config, clock=self.clock, on=OSError)
         self.retry = Retry("db", on=KeyError, clock=self.clock, sleep=wait_a_turn)
         self.hedge = Hedge("db", delay=0, clock=self.clock)
         self.fallback = Fallback[str]("db", errors=KeyError, clock=self.clock)
@@ -138,7 +138,7 @@ class Bench:
     def outcomes(self) -> float:
         """Count what the circuit recorded."""
         kinds = {"success", "failure", "slow"}
-        counted = [each for each in self.breaker.tally() if each.metric == "postfacta_breaker_calls_total"]
+        counted = [each for each in self.breaker.collect() if each.metric == "postfacta_breaker_calls_total"]
         return sum(each.value for each in counted if each.labels[1] in kinds)
 
     def assert_at_rest(self) -> None:

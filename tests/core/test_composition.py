@@ -74,7 +74,7 @@ class Dependency:
 
 
 def counted(breaker: CircuitBreaker) -> dict[str, int]:
-    samples = [each for each in breaker.tally() if each.metric == "postfacta_breaker_calls_total"]
+    samples = [each for each in breaker.collect() if each.metric == "postfacta_breaker_calls_total"]
     return {each.labels[1]: int(each.value) for each in samples if each.value}
 
 
@@ -136,7 +136,7 @@ async def test_an_open_circuit_outside_of_a_bulkhead_takes_no_slot() -> None:
     for is_outside, slots in ((True, 0), (False, 1)):
         db = Dependency()
         breaker, bulkhead = db.breaker(), Bulkhead("db", 1)
-        breaker.forced_open()
+        breaker.force_open()
         pipeline = Pipeline(breaker, bulkhead) if is_outside else Pipeline(bulkhead, breaker)
         with pytest.raises(CircuitOpenError):
             await pipeline.call(db.answer)
@@ -270,7 +270,7 @@ async def test_a_fallback_around_a_pipeline_answers_for_each_of_its_refusals() -
         late = await fallback.call("key", hang)
     async with bulkhead:
         full = await fallback.call("key", answer)
-    breaker.forced_open()
+    breaker.force_open()
     broken = await fallback.call("key", answer)
     assert [each.value for each in (late, full, broken)] == ["done"] * 3
     kinds = [type(each.error) for each in (late, full, broken)]

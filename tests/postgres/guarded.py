@@ -86,7 +86,7 @@ def counts(database: Database) -> dict[str, int]:
     """Return how its circuit counted the calls, without those it did not see."""
     return {
         sample.labels[1]: int(sample.value)
-        for sample in database.breaker.tally()
+        for sample in database.breaker.collect()
         if sample.metric == "postfacta_breaker_calls_total" and sample.value
     }
 

@@ -21,8 +21,8 @@ from postfacta_core.errors import (
     ReadOnlyDatabaseError,
     ResilienceError,
 )
-from postfacta_core.events import CircuitChanged, Mode, Outcome, PolicyCreated
-from postfacta_core.guards._circuit import Circuit, CircuitState
+from postfacta_core.events import CircuitChanged, Mode, PolicyCreated
+from postfacta_core.guards._circuit import Circuit, CircuitState, Verdict
 from postfacta_core.testing import RecordingObserver
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_postgres import Connection, Database, database_circuit
@@ -60,11 +60,11 @@ def test_a_blow_that_breaks_all_lent_connections_at_once_opens_no_circuit(
     circuit = Circuit("db", database_circuit(max_size), 0.0, moved=moves.append)
     broken = min(max_size, 2400)  # a window has an end
     for number in range(broken * 10):
-        outcome = Outcome.FAILURE if number < broken else Outcome.SUCCESS
+        outcome = Verdict.FAILURE if number < broken else Verdict.SUCCESS
         circuit.leave(circuit.enter(0.0), outcome, started=0.0, now=0.0, luck=0.0)
     assert moves == []
     for _ in range(broken * 4 + 20):  # but all that follow are more than a blow
-        circuit.leave(circuit.enter(0.0), Outcome.FAILURE, started=0.0, now=0.0, luck=0.0)
+        circuit.leave(circuit.enter(0.0), Verdict.FAILURE, started=0.0, now=0.0, luck=0.0)
     assert [move.new for move in moves] == ["open"]
 
 
@@ -365,7 +365,7 @@ async def _suffer(database: Database) -> None:
         await database.execute("select pg_sleep(60)")
 
 
-@pytest.mark.parametrize("by_hand", ["forced_open", "disable", "metrics_only"])
+@pytest.mark.parametrize("by_hand", ["force_open", "disable", "metrics_only"])
 async def test_a_circuit_that_was_set_by_hand_stays_so_when_the_database_is_found(
     database_dsn: str, by_hand: str
 ) -> None:

@@ -92,7 +92,7 @@ async def test_a_read_is_not_tried_again_while_the_database_is_known_to_be_away_
 ) -> None:
     seen = RecordingObserver()
     nobody = "postgresql://nobody@127.0.0.1:1/nothing"
-    async with Database(nobody, name="db", options=QUICK, observer=seen) as database:
+    async with Database(nobody, name="away", options=QUICK, observer=seen) as database:
         with pytest.raises(DatabaseUnavailableError):
             await database.fetchval(ONE, repeatable=True)
     async with guarded(database_dsn, seen=seen) as database:

@@ -294,7 +294,7 @@ async def test_a_caller_that_waits_for_the_first_attempt_is_let_go_when_the_data
 
 async def test_a_circuit_that_was_opened_by_hand_refuses_the_first_caller_too(database_dsn: str) -> None:
     database = Database(database_dsn, name="db", options=QUICK)
-    database.breaker.forced_open()
+    database.breaker.force_open()
     async with database:
         with pytest.raises(CircuitOpenError):
             await database.fetchval("select 1")

@@ -42,7 +42,7 @@ def test_an_open_circuit_refuses_before_the_pool(database_dsn: str, anyio_backen
     engine = create_engine(database_dsn.replace("postgresql:", "postgresql+psycopg:", 1))
     breaker = CircuitBreaker("db", observer=None)
     assert guard_engine(engine, breaker=breaker, observer=None) is breaker
-    breaker.forced_open()
+    breaker.force_open()
     with pytest.raises(CircuitOpenError), engine.connect():
         pass
     assert engine.pool.checkedin() == 0  # type: ignore[attr-defined] # of a `QueuePool`

@@ -71,7 +71,7 @@ class Project:
                 "gotrue",
                 # Sign-ins are rare: with the defaults the circuit would take an hour to open.
                 config=CircuitConfig(sliding_window_size=20, minimum_number_of_calls=5),
-                failures=(httpx2.HTTPError, DeadlineExceededError, ValueError),
+                on=(httpx2.HTTPError, DeadlineExceededError, ValueError),
                 observer=observer,
             ),
             Bulkhead("gotrue", 20, observer=observer),

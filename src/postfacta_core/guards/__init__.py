@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ._delay import FixedDelay, HedgeDelay, QuantileDelay
     from ._outcome import On, Outcome
     from ._registry import Listed, Registry, registry
-    from .breaker import BreakerOpenError, CircuitBreaker
+    from .breaker import CircuitBreaker
     from .budget import RetryBudget
     from .bulkhead import Bulkhead
     from .fallback import Answer, Fallback
@@ -29,7 +29,7 @@ else:
             "_outcome": ("On", "Outcome"),
             "budget": ("RetryBudget",),
             "_registry": ("Listed", "Registry", "registry"),
-            "breaker": ("BreakerOpenError", "CircuitBreaker"),
+            "breaker": ("CircuitBreaker",),
             "bulkhead": ("Bulkhead",),
             "fallback": ("Answer", "Fallback"),
             "hedge": ("Hedge",),
@@ -42,7 +42,6 @@ else:
 
 __all__ = [
     "Answer",
-    "BreakerOpenError",
     "Bulkhead",
     "CircuitBreaker",
     "CircuitConfig",

@@ -33,10 +33,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
 
-from ..events import CircuitChanged, Outcome
+from ..events import CircuitChanged
 from ..validation import validation
 
-__all__ = ["REFUSED", "CallKind", "Circuit", "CircuitConfig", "CircuitState", "CircuitStatistics"]
+__all__ = ["REFUSED", "CallKind", "Circuit", "CircuitConfig", "CircuitState", "CircuitStatistics", "Verdict"]
 
 CallKind = Literal["success", "slow", "failure", "ignored", "rejected"]
 """What a call counts as. A slow one succeeded, but late; one that failed late is a failure."""
@@ -50,6 +50,14 @@ REFUSED: Final = 0
 
 _SOON: Final = 1.0  # While a trial is out, it is unknown when the next may be made.
 _LARGEST_WINDOW: Final = 10_000  # Allocated when the window is made: this many seconds take a megabyte.
+
+
+class Verdict(StrEnum):
+    """What a call says of its dependency."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    IGNORED = "ignored"
 
 
 class CircuitState(StrEnum):
@@ -78,8 +86,8 @@ _FAILED: Final = 1
 _SLOW: Final = 2
 _NOTHING_YET: Final = 4
 
-_IGNORED: Final = Outcome.IGNORED
-_FAILURE: Final = Outcome.FAILURE
+_IGNORED: Final = Verdict.IGNORED
+_FAILURE: Final = Verdict.FAILURE
 _KINDS: Final[tuple[CallKind, ...]] = ("success", "failure", "slow", "failure")
 
 
@@ -301,7 +309,7 @@ class Circuit:
             self._generation += 1
         return self._generation
 
-    def leave(self, permit: int, outcome: Outcome, *, started: float, now: float, luck: float) -> CallKind:
+    def leave(self, permit: int, outcome: Verdict, *, started: float, now: float, luck: float) -> CallKind:
         """Return a permit with the outcome of its call; return what the call counts as.
 
         `luck`, from 0 up to, not including, 1, is the random number for the wait if the circuit opens.

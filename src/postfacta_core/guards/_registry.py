@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -68,13 +69,19 @@ class Registry:
             ValueError: If another one of its kind has its name, made by another line.
         """
         with self._lock:
-            other = self._guards.get((guard.kind, guard.name))
+            key = guard.kind, guard.name
+            other = self._guards.get(key)
+            if other is not None and other.made_at != guard.made_at:
+                # One that is part of a circle, and used by none, may still be there.
+                del other
+                gc.collect()
+                other = self._guards.get(key)
             if other is not None and other.made_at != guard.made_at:
                 raise ValueError(
                     f"{type(guard).__name__}.name must be a name of its own: {guard.name!r} at {guard.made_at} was "
                     f"given at {other.made_at} already. Share that one, or choose another name"
                 )
-            self._guards[guard.kind, guard.name] = guard
+            self._guards[key] = guard
 
     def __iter__(self) -> Iterator[Listed]:
         with self._lock:

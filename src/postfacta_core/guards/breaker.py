@@ -1,19 +1,13 @@
-"""Guard calls to a dependency by a circuit: `guards._circuit` decides, and pybreaker mirrors it."""
+"""Guard calls to a dependency by a circuit, which `_circuit` decides about."""
 
 from __future__ import annotations
 
-import inspect
+import sys
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextvars import ContextVar
-from functools import wraps
-from types import TracebackType
-from typing import Any, Final, ParamSpec, TypeVar, cast
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
 
-import pybreaker
-
-from .._functions import answer_of, is_async, must_be_guardable
 from ..clock import LUCK, MONOTONIC, Clock, Luck
 from ..context import current_request
 from ..errors import (
@@ -22,254 +16,111 @@ from ..errors import (
     DrainingError,
     LoadShedError,
     RateLimitExceededError,
-    ResilienceError,
     StoppedError,
 )
-from ..events import (
-    CircuitChanged,
-    ListenerFailed,
-    Mode,
-    ModeChanged,
-    Observer,
-    Outcome,
-    PolicyCreated,
-    Sample,
-    observing,
-    process_observer,
-)
+from ..events import CircuitChanged, Mode, Observer, Sample, process_observer
 from ..validation import validation
-from ._breaker_book import Book, Listener, Storage
-from ._circuit import REFUSED, CallKind, Circuit, CircuitConfig, CircuitState, CircuitStatistics
+from ._circuit import CallKind, Circuit, CircuitConfig, CircuitState, CircuitStatistics, Verdict
+from ._guard import BlockGuard
+from ._outcome import RAISE, On, Outcome, asked_by, check_on
 
-__all__ = ["BreakerOpenError", "CircuitBreaker"]
-
-P = ParamSpec("P")
-T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., Any])
+__all__ = ["CircuitBreaker", "News"]
 
 _KINDS: Final[tuple[CallKind, ...]] = ("success", "slow", "failure", "ignored", "rejected")
-_SUCCESS, _FAILURE, _IGNORED = Outcome
+_SUCCESS, _FAILURE, _IGNORED = Verdict
 _CLOSED: Final = CircuitState.CLOSED
+_ALL: Final = (Exception,)
 
 # Our own refusals, and the end of the service: the dependency was not asked, or its answer not waited for.
 _LOCAL: Final = (
-    pybreaker.CircuitBreakerError,
     BulkheadFullError,
+    CircuitOpenError,
     DrainingError,
     LoadShedError,
     RateLimitExceededError,
     StoppedError,
 )
-# The blocks entered in this context and not left yet: breaker, permit, start, and those entered before.
-_entered: ContextVar[Any] = ContextVar("postfacta_breakers_entered", default=None)
+_Ticket = tuple[int, float] | None
+
+News = tuple[str, Any]
+"""What happened: its kind and its subject. They are passed on in their order, by one thread at a time."""
 
 
-def _retry_after_of(error: Exception) -> float | None:
-    return error.retry_after if isinstance(error, ResilienceError) else None
-
-
-def _block() -> None:
-    """The body of a with block, as listeners get it."""
-
-
-class BreakerOpenError(CircuitOpenError, pybreaker.CircuitBreakerError):
-    """The circuit is open; caught as this library's error and as pybreaker's."""
-
-
-class CircuitBreaker:
+class CircuitBreaker(BlockGuard):
     """Calls a dependency while it works, and refuses calls while it fails.
 
-    It guards by `await call(...)`, `call_sync(...)`, as a decorator of functions and async functions, and as a
-    context manager, `with` or `async with`. One object serves all tasks and threads. A block must be left in the
-    context (task or thread) in which it was entered, and blocks of one context must nest.
+    It guards by `call` and `call_sync`, as a decorator of functions and async functions, and as a context manager,
+    `with` or `async with`. One object serves all tasks and threads. A block must be left in the context (task or thread)
+    in which it was entered.
 
-    * An `Exception` that `failures` names is a failure. Refusals of our own policies, from below, are ignored: the
-      dependency was not asked. Any other exception is a success: it answered.
+    * What `on` names is a failure. Refusals of our own policies, from below, are ignored: the dependency was not asked.
+      Any other outcome is a success: it answered.
     * What is no `Exception`, such as a cancellation, is no outcome; it is raised, and the permit is returned.
-    * Foreign code (listeners, predicates, storages) may raise. The observer gets an event; the call is not affected.
+    * Foreign code (predicates, observers) may raise. The observer gets an event; the call is not affected.
+    * For listeners and storages of pybreaker, see `guards.pybreaker.attach`.
 
     Args:
-        name: Names it in errors, events and metrics.
+        name: See `Guard`.
         config: When it opens and closes.
-        listeners: pybreaker's listeners, called at calls and state changes. They must be quick.
-        storage: Where pybreaker keeps its state, for others to see. Nothing is read from it to decide on a call;
-            it is written, and looked at for what other processes do, by a thread.
-        mode: Whether it refuses, only counts what it would refuse, or does nothing.
-        observer: Receives state changes. It may raise, and must be thread-safe. By default the process's, see
-            `asgi.Telemetry`; None for none.
+        on: Which outcomes are failures: types of errors, by default all; or a function of the `Outcome` that alone
+            decides. If that raises, the call counts as a failure.
+        retry_after: Reads from a failure how many seconds the dependency asks not to be called. By default its
+            `retry_after`.
+        mode: `SHADOW` counts what it would refuse, `OFF` does nothing.
+        observer: Also receives state changes, in their order.
         clock: Monotonic seconds.
         luck: Spreads the waits.
-        failures: Types of exceptions, or a predicate. By default all.
-        retry_after_of: Reads from a failure how many seconds the dependency asks not to be called. By
-            default the `retry_after` of this library's errors.
 
-    Attributes:
-        name: Its name.
-        book: The `pybreaker.CircuitBreaker`, for code that needs one.
+    Raises:
+        ValueError: If a setting is wrong, or the name is taken.
     """
+
+    kind = "breaker"
+    example = 'CircuitBreaker("billing")'
+    has_tickets = True
 
     def __init__(
         self,
         name: str,
         *,
         config: CircuitConfig | None = None,
-        listeners: Sequence[Listener] = (),
-        storage: Storage | None = None,
+        on: On = Exception,
+        retry_after: Callable[[Outcome[Any]], float | None] = asked_by,
         mode: Mode | str = Mode.ENFORCE,
         observer: Observer | None = process_observer,
         clock: Clock = MONOTONIC,
         luck: Luck = LUCK,
-        failures: type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool] = Exception,
-        retry_after_of: Callable[[Exception], float | None] | None = None,
     ) -> None:
-        self.name: str = validation.name("CircuitBreaker.name", name, example='CircuitBreaker("billing")')
+        super().__init__(name, mode=mode, observer=observer)
         if config is not None:
             validation.instance("CircuitBreaker.config", config, CircuitConfig, example="CircuitConfig()")
-        if storage is not None:
-            validation.instance(
-                "CircuitBreaker.storage",
-                storage,
-                cast("type[object]", Storage),
-                example="a pybreaker.CircuitBreakerStorage, or None",
-            )
-        for listener in listeners:
-            validation.instance(
-                "CircuitBreaker.listeners", listener, Listener, example="[a pybreaker.CircuitBreakerListener]"
-            )
-        if isinstance(cast("object", failures), type | tuple) or not callable(failures):
-            validation.error_types("CircuitBreaker.failures", failures, example="failures=ConnectionError")
-        if retry_after_of is not None:
-            validation.function("CircuitBreaker.retry_after_of", retry_after_of, example="None")
-        validation.functions("CircuitBreaker", clock=clock, luck=luck)
-        self._observe = observing("CircuitBreaker", name, observer)
+        self._types, self._is_bad = check_on("CircuitBreaker.on", on, example="on=ConnectionError")
+        validation.functions("CircuitBreaker", retry_after=retry_after, clock=clock, luck=luck)
+        self._retry_after = retry_after
         self._clock = clock
         self._luck = luck
-        self._failures = failures
-        self._retry_after_of = retry_after_of or _retry_after_of
-        self._lock = threading.Lock()
-        self._moves: deque[CircuitChanged] = deque()
-        self._reporting = threading.Lock()
+        self._news: deque[News] = deque()
+        self._telling = threading.Lock()
         self._transitions: dict[tuple[str, str], int] = {}
         self._calls: dict[Mode, dict[CallKind, int]] = {}
         self._circuit = Circuit(name, config or CircuitConfig(), clock(), moved=self._note)
-        self._mode = validation.choice("CircuitBreaker.mode", mode, Mode)
-        self._counts = self._calls.setdefault(self._mode, dict.fromkeys(_KINDS, 0))
-        self._heeds = True
-        self._book = Book(self, listeners, storage, observe=self._observe)
-        self.book: pybreaker.CircuitBreaker = self._book
-        self.heed()
-        self._observe(PolicyCreated(name, self.tally))
+        # A view for code of pybreaker: its error, what receives news, and whether another process has opened its circuit.
+        self._refusal: type[CircuitOpenError] = CircuitOpenError
+        self._mirror: Callable[[News], None] | None = None
+        self._is_opened_elsewhere: Callable[[float], bool] | None = None
+        self._mode_was_set()
+        self._announce()
 
-    @property
-    def mode(self) -> Mode:
-        """How its decisions are used. Set, it counts from then on; a call under way keeps its permit."""
-        return self._mode
-
-    @mode.setter
-    def mode(self, mode: Mode | str) -> None:
-        old, self._mode = self._mode, validation.choice("CircuitBreaker.mode", mode, Mode)
-        self._counts = self._calls.setdefault(self._mode, dict.fromkeys(_KINDS, 0))
-        self.heed()
-        if old is not self._mode:
-            self._observe(ModeChanged(self.name, old, self._mode))
-
-    async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call an async function, unless the circuit refuses.
-
-        Raises:
-            BreakerOpenError: If it refuses.
-        """
-        started = self._clock()
-        if self._heeds or not (permit := self._circuit.pass_closed()):
-            permit = self._enter(started, function, *args, **kwargs)
-        outcome = _IGNORED
-        try:
-            result: Any = function(*args, **kwargs)
-            answer: T = await (
-                result if hasattr(result, "__await__") else answer_of("CircuitBreaker", function, result)
-            )
-            outcome = _SUCCESS
-        except Exception as error:
-            outcome = self._judge(permit, error)
-            raise
-        finally:
-            self._leave(permit, started, outcome)
-        return answer
-
-    def call_sync(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function, unless the circuit refuses.
-
-        Raises:
-            BreakerOpenError: If it refuses.
-        """
-        started = self._clock()
-        if self._heeds or not (permit := self._circuit.pass_closed()):
-            permit = self._enter(started, function, *args, **kwargs)
-        outcome = _IGNORED
-        try:
-            answer = function(*args, **kwargs)
-            outcome = _SUCCESS
-        except Exception as error:
-            outcome = self._judge(permit, error)
-            raise
-        finally:
-            self._leave(permit, started, outcome)
-        return answer
-
-    def __call__(self, function: F) -> F:
-        """Decorate a function, async or not, so that each call of it is guarded.
-
-        Raises:
-            TypeError: If it is a generator function: its body runs after the call. Guard what it calls. At the call,
-                if a plain function returns a coroutine.
-        """
-        must_be_guardable("CircuitBreaker", function)
-
-        @wraps(function)
-        async def guarded(*args: Any, **kwargs: Any) -> Any:
-            return await self.call(function, *args, **kwargs)
-
-        @wraps(function)
-        def guarded_sync(*args: Any, **kwargs: Any) -> Any:
-            return self.call_sync(_no_coroutine, function, *args, **kwargs)
-
-        return cast("F", guarded if is_async(function) else guarded_sync)
-
-    def __enter__(self) -> None:
-        started = self._clock()
-        if self._heeds or not (permit := self._circuit.pass_closed()):
-            permit = self._enter(started, _block)
-        _entered.set((self, permit, started, _entered.get()))
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        entry = _entered.get()
-        if entry is None or entry[0] is not self:
-            entry = _found(self, entry, loud=exc is None)
-        _entered.set(entry[3])
-        if exc is None:
-            self._leave(entry[1], entry[2], _SUCCESS)
-        else:
-            outcome = self._judge(entry[1], exc) if isinstance(exc, Exception) else _IGNORED
-            self._leave(entry[1], entry[2], outcome)
-
-    # The bodies of the two above once more: a call between costs, and this is the path of every request.
-    async def __aenter__(self) -> None:
-        started = self._clock()
-        if self._heeds or not (permit := self._circuit.pass_closed()):
-            permit = self._enter(started, _block)
-        _entered.set((self, permit, started, _entered.get()))
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        entry = _entered.get()
-        if exc is not None or entry is None or entry[0] is not self:
-            self.__exit__(kind, exc, traceback)
-            return
-        _entered.set(entry[3])
-        self._leave(entry[1], entry[2], _SUCCESS)
+    def status(self) -> Mapping[str, object]:
+        """Return its state and rates."""
+        now = self.statistics()
+        return {
+            "state": now.state.value,
+            "calls": now.calls,
+            "failure_rate": now.failure_rate,
+            "slow_call_rate": now.slow_call_rate,
+            "retry_after": now.retry_after,
+        }
 
     def open(self) -> None:
         """Open it, as if a threshold had been reached.
@@ -281,7 +132,7 @@ class CircuitBreaker:
             self._circuit.open(self._clock(), self._luck())
         self._tell()
 
-    def forced_open(self) -> None:
+    def force_open(self) -> None:
         """Refuse all calls, until it is reset."""
         self._put(CircuitState.FORCED_OPEN)
 
@@ -298,12 +149,12 @@ class CircuitBreaker:
         self._put(_CLOSED)
 
     def statistics(self) -> CircuitStatistics:
-        """Return a snapshot of the circuit. It may be called from any thread."""
+        """Return a snapshot of the circuit. Any thread may ask."""
         with self._lock:
             return self._circuit.statistics(self._clock())
 
-    def tally(self) -> Iterator[Sample]:
-        """Yield its counts, for metrics. It may be called from any thread."""
+    def collect(self) -> Iterator[Sample]:
+        """Yield its counts, for metrics."""
         now = self.statistics().state
         for state in CircuitState:
             yield Sample("postfacta_breaker_state", (self.name, state), float(state is now))
@@ -313,123 +164,141 @@ class CircuitBreaker:
         for (old, new), count in tuple(self._transitions.items()):
             yield Sample("postfacta_breaker_transitions_total", (self.name, old, new), count)
 
-    def heed(self) -> None:
-        """Recompute the fast-path flag."""
-        calm = self._circuit.state is _CLOSED and self._mode is Mode.ENFORCE and not self._book.is_busy
-        self._heeds = not calm
+    def _mode_was_set(self) -> None:
+        self._counts = self._calls.setdefault(self._mode, dict.fromkeys(_KINDS, 0))
+        self._heed()
+
+    def _heed(self) -> None:
+        """Compute whether a call has more to do than to count itself."""
+        is_calm = self._circuit.state is _CLOSED and self._mode is Mode.ENFORCE and self._mirror is None
+        self._heeds = not is_calm
 
     def _put(self, state: CircuitState) -> None:
         with self._lock:
             self._circuit.put(state, self._clock())
         self._tell()
 
-    def _note(self, move: CircuitChanged) -> None:
-        # Under the lock; foreign code is called outside of it.
-        self._transitions[move.old, move.new] = self._transitions.get((move.old, move.new), 0) + 1
-        self._moves.append(move)
-        self._heeds = True
-
-    def _tell(self) -> None:
-        # One thread at a time reports moves, in their order; the others leave theirs to it and go on. A move that
-        # comes while that one lets go of its turn is seen by the outer loop.
-        while self._moves and self._reporting.acquire(blocking=False):
-            try:
-                while self._moves:
-                    move = self._moves.popleft()
-                    self._observe(move)
-                    self._book.moved(move)
-            finally:
-                self._reporting.release()
-            self.heed()
-
     def _enter(
-        self, started: float, function: Callable[..., object], /, *args: object, **kwargs: object
-    ) -> int:
+        self, function: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> _Ticket:
+        started = self._clock()
+        if not self._heeds and (permit := self._circuit.pass_closed()):
+            return permit, started
         if self._mode is Mode.OFF:
-            return REFUSED
-        if self._book.has_news(started):
-            self._adopt(started)
+            return None
+        if self._is_opened_elsewhere is not None and self._is_opened_elsewhere(started):
+            self._follow(started)
         retry_after = None
         with self._lock:
             if not (permit := self._circuit.enter(started)):
                 self._counts["rejected"] += 1
                 retry_after = self._circuit.retry_after(started)
+            elif self._mirror is not None:
+                self._news.append(("call", (function, args, kwargs)))
         self._tell()
-        if permit:
-            self._book.will_call(function, *args, **kwargs)
-        elif self._mode is Mode.ENFORCE:
-            raise BreakerOpenError(self.name, retry_after)
-        return permit
+        if not permit and self._mode is Mode.ENFORCE:
+            raise self._refusal(self.name, retry_after)
+        return (permit, started) if permit else None
 
-    def _adopt(self, now: float) -> None:
+    def _follow(self, now: float) -> None:
         with self._lock:
             if self._circuit.state is _CLOSED:
                 self._circuit.open(now, self._luck(), "remote")
 
-    def _judge(self, permit: int, error: Exception) -> Outcome:
-        if not permit:
-            return _IGNORED
+    def _passed(self, ticket: _Ticket, result: Any) -> Any:
+        if ticket is not None:
+            verdict = _SUCCESS if self._is_bad is None else self._judge(Outcome(result))
+            if self._mirror is None and verdict is _SUCCESS:
+                self._count(ticket, _SUCCESS)
+                if self._news:
+                    self._tell()
+            else:
+                self._end(ticket, verdict, Outcome(result))
+        return result
+
+    def _failed(self, ticket: _Ticket, error: Exception) -> Any:
+        if ticket is not None:
+            outcome = Outcome[Any](error=error)
+            self._end(ticket, self._judge(outcome), outcome)
+        return RAISE
+
+    def _dropped(self, ticket: _Ticket) -> None:
+        if ticket is not None:
+            self._end(ticket, _IGNORED, None)
+
+    def _end(self, ticket: tuple[int, float], verdict: Verdict, outcome: Outcome[Any] | None) -> None:
+        seconds = self._asked(outcome) if verdict is _FAILURE and outcome is not None else 0.0
+        with self._lock:
+            if verdict is _FAILURE:
+                self._circuit.hold(ticket[0], seconds, self._clock())
+            if self._mirror is not None and verdict is _FAILURE:
+                self._news.append(("failure", outcome and outcome.error))
+            self._count(ticket, verdict)
+            if self._mirror is not None and verdict is _SUCCESS:
+                self._news.append(("success", self._circuit.state is CircuitState.HALF_OPEN))
+        self._tell()
+
+    def _count(self, ticket: tuple[int, float], verdict: Verdict) -> None:
+        permit, started = ticket
+        self._acquire()
         try:
-            outcome = self._outcome_of(error)
-            seconds = float(self._retry_after_of(error) or 0.0) if outcome is _FAILURE else 0.0
-        except Exception as broken:  # noqa: BLE001 - a predicate is foreign code, and may raise anything
-            self._observe(ListenerFailed(self.name, repr(broken)))
-            outcome, seconds = _FAILURE, 0.0
-        if outcome is _FAILURE and self._is_callers():
-            # Its caller gave it less time than the service does: that says nothing about the dependency.
-            return _IGNORED
-        if outcome is _FAILURE:
-            with self._lock:
-                self._circuit.hold(permit, seconds, self._clock())
-            self._book.failed(error)
-        return outcome
-
-    def _is_callers(self) -> bool:
-        request = current_request()
-        return request is not None and request.is_out_of_callers_time(self._clock())
-
-    def _outcome_of(self, error: Exception) -> Outcome:
-        known, is_local = self._failures, isinstance(error, _LOCAL)
-        if known is Exception:
-            return _IGNORED if is_local else _FAILURE
-        if isinstance(error, known) if isinstance(known, type | tuple) else known(error):
-            return _FAILURE
-        return _IGNORED if is_local else _SUCCESS
-
-    def _leave(self, permit: int, started: float, outcome: Outcome) -> None:
-        if not permit:
-            return
-        # A with statement takes nearly twice as long.
-        self._lock.acquire()
-        try:
-            now, luck = self._clock(), self._luck()
-            self._counts[self._circuit.leave(permit, outcome, started=started, now=now, luck=luck)] += 1
+            kind = self._circuit.leave(permit, verdict, started=started, now=self._clock(), luck=self._luck())
+            self._counts[kind] += 1
         finally:
-            self._lock.release()
-        if self._heeds:
-            self._tell()
-            if outcome is _SUCCESS:
-                self._book.succeeded(of_trial=self._circuit.state is CircuitState.HALF_OPEN)
+            self._release()
+
+    def _judge(self, outcome: Outcome[Any]) -> Verdict:
+        error = outcome.error
+        try:
+            if self._is_bad is not None:
+                is_failure = self._is_bad(outcome)
+            elif self._types == _ALL:
+                is_failure = not _is_local(error)
+            else:
+                is_failure = isinstance(error, self._types)
+        except Exception as fault:  # noqa: BLE001 - a predicate is foreign code, and may raise anything
+            self._report(fault)
+            is_failure = True
+        if is_failure:
+            # Its caller gave it less time than the service does: that says nothing about the dependency.
+            request = current_request()
+            is_callers = request is not None and request.is_out_of_callers_time(self._clock())
+            return _IGNORED if is_callers else _FAILURE
+        return _IGNORED if _is_local(error) else _SUCCESS
+
+    def _asked(self, outcome: Outcome[Any]) -> float:
+        try:
+            return float(self._retry_after(outcome) or 0.0)
+        except Exception as fault:  # noqa: BLE001 - it is foreign code, and may raise anything
+            self._report(fault)
+            return 0.0
+
+    def _note(self, move: CircuitChanged) -> None:
+        # Under the lock; foreign code is called outside of it.
+        self._transitions[move.old, move.new] = self._transitions.get((move.old, move.new), 0) + 1
+        self._news.append(("move", move))
+        self._heeds = True
+
+    def _tell(self) -> None:
+        # One thread at a time reports news, in their order; the others leave theirs to it and go on. News that come
+        # while that one lets go of its turn are seen by the outer loop.
+        while self._news and self._telling.acquire(blocking=False):
+            try:
+                while self._news:
+                    news = self._news.popleft()
+                    if news[0] == "move":
+                        self._observe(news[1])
+                    if self._mirror is not None:
+                        self._mirror(news)
+            finally:
+                self._telling.release()
+            with self._lock:
+                self._heed()
 
 
-def _no_coroutine(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Call a plain function; its result must not be an awaitable, which would run unguarded."""
-    answer = function(*args, **kwargs)
-    if inspect.iscoroutine(answer):
-        answer.close()
-        msg = f"CircuitBreaker cannot guard {function!r}, a plain function that returns a coroutine: make it an async def"
-        raise TypeError(msg)
-    return answer
-
-
-def _found(breaker: CircuitBreaker, entry: Any, *, loud: bool) -> Any:
-    """Remove the last block of a breaker from those that are entered, for blocks that do not nest."""
-    if entry is None:
-        if loud:
-            msg = f"a block of {breaker.name!r} was left in another context than it was entered in: use call"
-            raise RuntimeError(msg)
-        return (breaker, REFUSED, 0.0, None)
-    if entry[0] is breaker:
-        return entry
-    found = _found(breaker, entry[3], loud=loud)
-    return (*found[:3], (*entry[:3], found[3]))
+def _is_local(error: Exception | None) -> bool:
+    # pybreaker is not imported: where no code has imported it, no error is its own.
+    foreign = sys.modules.get("pybreaker")
+    return isinstance(error, _LOCAL) or (
+        foreign is not None and isinstance(error, foreign.CircuitBreakerError)
+    )

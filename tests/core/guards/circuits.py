@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from postfacta_core.events import CircuitChanged, Outcome
-from postfacta_core.guards._circuit import REFUSED, Circuit, CircuitConfig, CircuitState
+from postfacta_core.events import CircuitChanged
+from postfacta_core.guards._circuit import REFUSED, Circuit, CircuitConfig, CircuitState, Verdict
 
 __all__ = [
     "ANY_TEXT",
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 CLOSED, OPEN, HALF_OPEN, FORCED_OPEN, DISABLED, METRICS_ONLY = CircuitState
-SUCCESS, FAILURE, IGNORED = Outcome
+SUCCESS, FAILURE, IGNORED = Verdict
 BY_HAND = [CLOSED, FORCED_OPEN, DISABLED, METRICS_ONLY]
 ANY_TEXT: Any = "calls"
 # Every number of the tests is a sum of few powers of two, so that the oracle may add them in another order.
@@ -53,7 +53,7 @@ class Played:
     def enter(self) -> int:
         return self.circuit.pass_closed() or self.circuit.enter(self.now)
 
-    def leave(self, permit: int, outcome: Outcome, *, seconds: float = 0.0, luck: float = 0.0) -> str:
+    def leave(self, permit: int, outcome: Verdict, *, seconds: float = 0.0, luck: float = 0.0) -> str:
         return self.circuit.leave(permit, outcome, started=self.now - seconds, now=self.now, luck=luck)
 
     def play(self, calls: str, *, luck: float = 0.0) -> Played:

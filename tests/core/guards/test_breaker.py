@@ -7,6 +7,7 @@ import inspect
 import pickle
 from collections.abc import AsyncGenerator, Generator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,11 +24,14 @@ from postfacta_core.errors import (
 )
 from postfacta_core.events import CircuitChanged, ListenerFailed, Mode, ModeChanged, PolicyCreated
 from postfacta_core.guards._circuit import CircuitState
-from postfacta_core.guards.breaker import BreakerOpenError, CircuitBreaker
+from postfacta_core.guards._outcome import Outcome
+from postfacta_core.guards.breaker import CircuitBreaker
+from postfacta_core.guards.pybreaker import BreakerOpenError, attach
 from postfacta_core.telemetry.policies import POLICY_METRICS
 from postfacta_core.testing import RecordingObserver
 from tests.core.guards.breakers import (
     CLOSED,
+    CONFIG,
     HALF_OPEN,
     OPEN,
     Function,
@@ -49,6 +53,7 @@ from tests.core.guards.breakers import (
 from tests.core.guards.notes import Notes
 from tests.kit.every import every
 from tests.kit.garbage import garbage
+from tests.kit.interleaving import interleaved
 
 pytestmark = pytest.mark.usefixtures("anyio_backend")
 
@@ -79,7 +84,7 @@ async def test_it_opens_refuses_tries_and_closes(style: Style) -> None:
         called.append(1)
 
     clock_of(guard).advance(3.0)
-    with pytest.raises(BreakerOpenError) as refused:
+    with pytest.raises(CircuitOpenError) as refused:
         await style(guard, calls)
     assert (refused.value.policy, refused.value.retry_after, called) == ("db", 5.0, [])
     clock_of(guard).advance(5.0)
@@ -124,7 +129,7 @@ async def test_functions_that_do_not_await_are_guarded_too() -> None:
         with pytest.raises(OSError, match="down"):
             call()
     for call in (decorated, lambda: guard.call_sync(fails_at_once), in_a_block):
-        with pytest.raises(BreakerOpenError):
+        with pytest.raises(CircuitOpenError):
             call()
 
 
@@ -137,6 +142,7 @@ async def test_a_decorated_function_looks_like_itself() -> None:
 
 async def test_the_refusal_is_ours_and_pybreakers_and_a_503_with_retry_after() -> None:
     guard = breaker()
+    attach(guard)
     guard.open()
     with pytest.raises(pybreaker.CircuitBreakerError) as refused:
         await guard.call(works)
@@ -205,11 +211,11 @@ async def ends(guard: CircuitBreaker, error: Exception) -> dict[str, float]:
     return counts(guard)
 
 
-def is_not_a_mistake(error: Exception) -> bool:
-    return not isinstance(error, NotFoundError)
+def is_not_a_mistake(outcome: Outcome[object]) -> bool:
+    return outcome.error is not None and not isinstance(outcome.error, NotFoundError)
 
 
-def is_nothing(error: Exception) -> bool:
+def is_nothing(outcome: Outcome[object]) -> bool:
     return False
 
 
@@ -237,20 +243,20 @@ async def test_an_error_counts_as_what_it_says_of_the_dependency() -> None:
     with every() as case:
         for failures, error, outcome in FAILURES:
             with case(failures, error, outcome):
-                assert await ends(breaker(failures=failures), error) == {outcome: 1}
+                assert await ends(breaker(on=failures), error) == {outcome: 1}
 
 
 async def test_a_predicate_that_raises_changes_nothing_for_the_caller() -> None:
-    def broken(error: Exception) -> bool:
+    def broken(outcome: Outcome[object]) -> bool:
         raise RuntimeError("broken")
 
-    def vague(error: Exception) -> Any:
+    def vague(outcome: Outcome[object]) -> Any:
         return "soon"
 
     wrong: list[dict[str, Any]] = [
-        {"failures": broken},
-        {"retry_after_of": broken},
-        {"retry_after_of": vague},
+        {"on": broken},
+        {"retry_after": broken},
+        {"retry_after": vague},
     ]
     for options in wrong:
         heard = RecordingObserver()
@@ -258,11 +264,11 @@ async def test_a_predicate_that_raises_changes_nothing_for_the_caller() -> None:
         assert [event.policy for event in heard.of(ListenerFailed)] == ["db"]
 
 
-def seventeen(error: Exception) -> float:
+def seventeen(outcome: Outcome[object]) -> float:
     return 17
 
 
-def nonsense(error: Exception) -> float:
+def nonsense(outcome: Outcome[object]) -> float:
     return float("nan")
 
 
@@ -271,9 +277,9 @@ WAITS: list[tuple[dict[str, Any], Exception, float | None]] = [
     ({}, DatabaseUnavailableError("db", 20.0), 20.0),
     ({}, DatabaseUnavailableError("db", 1e9), 32.0),
     ({}, DatabaseUnavailableError("db", None), 8.0),
-    ({"retry_after_of": seventeen}, OSError("down"), 17.0),
-    ({"retry_after_of": nonsense}, OSError("down"), 8.0),
-    ({"retry_after_of": seventeen, "failures": KeyError}, OSError("down"), None),
+    ({"retry_after": seventeen}, OSError("down"), 17.0),
+    ({"retry_after": nonsense}, OSError("down"), 8.0),
+    ({"retry_after": seventeen, "on": KeyError}, OSError("down"), None),
 ]
 
 
@@ -295,7 +301,6 @@ async def test_in_shadow_it_counts_what_it_would_refuse_and_lets_it_pass() -> No
         with pytest.raises(OSError, match="down"):
             await style(guard, fails)
     assert counts(guard, Mode.SHADOW) == {"failure": 4, "rejected": 8}
-    assert guard.book.fail_counter == 4
     assert counts(guard) == {}
     clock_of(guard).advance(8.0)
     await guard.call(works)
@@ -305,8 +310,9 @@ async def test_in_shadow_it_counts_what_it_would_refuse_and_lets_it_pass() -> No
 
 async def test_off_it_does_nothing() -> None:
     notes = Notes()
-    guard = breaker(mode=Mode.OFF, listeners=[notes])
-    guard.forced_open()
+    guard = breaker(mode=Mode.OFF)
+    attach(guard, listeners=[notes])
+    guard.force_open()
     notes.take()
     for style in (by_call, by_decorator, by_async_with, by_with):
         for _ in range(3):
@@ -324,7 +330,7 @@ async def test_a_change_of_mode_applies_immediately_and_is_reported_once() -> No
     guard.open()
     assert await guard.call(works) == "answer"
     guard.mode = Mode("enforce")
-    with pytest.raises(BreakerOpenError):
+    with pytest.raises(CircuitOpenError):
         await guard.call(works)
     assert guard.mode is Mode.ENFORCE
     assert [(event.old, event.new) for event in heard.of(ModeChanged)] == [
@@ -345,8 +351,8 @@ async def test_a_mode_that_changes_during_a_block_breaks_nothing() -> None:
 
 async def test_by_hand_it_is_forced_open_disabled_measures_or_is_closed_anew() -> None:
     guard = breaker()
-    guard.forced_open()
-    with pytest.raises(BreakerOpenError) as refused:
+    guard.force_open()
+    with pytest.raises(CircuitOpenError) as refused:
         await guard.call(works)
     assert refused.value.retry_after is None
     with pytest.raises(ValueError, match="put it to closed first"):
@@ -390,7 +396,7 @@ async def test_a_scrape_ends_half_open_and_a_call_reports_it() -> None:
     hung.send(None)
     clock_of(guard).advance(16.0)
     assert guard.statistics().state is OPEN
-    with pytest.raises(BreakerOpenError):
+    with pytest.raises(CircuitOpenError):
         await guard.call(works)
     assert heard.of(CircuitChanged)[-1] == CircuitChanged("db", "half_open", "open", 1024.0, "trial_hung")
     hung.close()
@@ -409,15 +415,17 @@ async def test_an_observer_that_raises_breaks_no_call() -> None:
 @styles
 async def test_a_call_leaves_nothing_for_the_cyclic_collector(style: Style, heeds: bool) -> None:  # noqa: FBT001 - a table
     notes = Notes()
-    guard = breaker(listeners=[notes] if heeds else [])
+    guard = breaker()
+    if heeds:
+        attach(guard, listeners=[notes])
     forced = breaker("forced")
-    forced.forced_open()
+    forced.force_open()
 
     async def once() -> None:
         await style(guard, works)
         with suppress(OSError):
             await style(guard, fails)
-        with suppress(BreakerOpenError):
+        with suppress(CircuitOpenError):
             await style(forced, works)
         notes.take()
 
@@ -428,7 +436,7 @@ async def test_once_all_is_well_again_a_call_pays_for_nothing_but_itself() -> No
     def pays(guard: CircuitBreaker) -> bool:
         return guard._heeds  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - what it costs is seen nowhere else
 
-    guard, notes = breaker(), Notes()
+    guard = breaker()
     assert not pays(guard)
     await half_open_it(guard)
     assert pays(guard)
@@ -439,9 +447,75 @@ async def test_once_all_is_well_again_a_call_pays_for_nothing_but_itself() -> No
         await guard.call(fails)
     await guard.call(works)
     assert not pays(guard)
-    guard.book.add_listener(notes)
-    assert pays(guard)
-    guard.book.remove_listener(notes)
-    assert not pays(guard)
     guard.mode = Mode.OFF
     assert pays(guard)
+    guard.mode = Mode.ENFORCE
+    attach(guard)
+    assert pays(guard)
+
+
+async def test_a_result_may_be_the_failure() -> None:
+    def is_unwell(outcome: Outcome[int]) -> bool:
+        return outcome.error is not None or outcome.result == 503
+
+    def twelve(outcome: Outcome[int]) -> float:
+        return 12.0
+
+    guard = breaker(on=is_unwell, retry_after=twelve)
+
+    async def answer(status: int) -> int:
+        return status
+
+    assert await guard.call(answer, 200) == 200
+    for _ in range(4):
+        assert await guard.call(answer, 503) == 503
+    assert counts(guard) == {"success": 1, "failure": 4}
+    assert guard.status() == {
+        "state": "open",
+        "calls": 4,
+        "failure_rate": 1.0,
+        "slow_call_rate": 0.0,
+        "retry_after": 12.0,
+    }
+
+
+def test_calls_are_counted_exactly_whenever_threads_change_places() -> None:
+    with every() as case:
+        for seed in range(6):
+            with case(seed):
+                guard = breaker(config=replace(CONFIG, minimum_number_of_calls=100))
+
+                def work(guard: CircuitBreaker = guard) -> None:
+                    for number in range(4):
+                        with suppress(OSError):
+                            guard.call_sync(fail_now if number % 2 else work_now)
+
+                interleaved([work, work], within="core/guards/", seed=seed)
+                assert counts(guard) == {"success": 4, "failure": 4}
+                assert guard.statistics().calls == 4
+
+
+def work_now() -> None:
+    pass
+
+
+def fail_now() -> None:
+    raise OSError("down")
+
+
+def test_one_trial_is_admitted_whenever_threads_change_places() -> None:
+    with every() as case:
+        for seed in range(6):
+            with case(seed):
+                guard = breaker()
+                guard.open()
+                clock_of(guard).advance(8.0)
+                seen: list[str] = []
+
+                def work(guard: CircuitBreaker = guard, seen: list[str] = seen) -> None:
+                    with suppress(CircuitOpenError):
+                        guard.__enter__()
+                        seen.append("trial")
+
+                interleaved([work, work, work], within="core/guards/", seed=seed)
+                assert seen == ["trial"]

