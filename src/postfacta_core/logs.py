@@ -12,12 +12,13 @@ import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 from typing import Any, Final
 
 from .clock import MONOTONIC
 from .events import LogsSuppressed, Observer
+from .telemetry.exchange import Exchange
 from .telemetry.lines import ConsoleFormatter, JsonFormatter
 from .telemetry.logs import FloodFilter, RequestFilter
 from .validation import validation
@@ -83,6 +84,7 @@ def configure(
         handler.setFormatter(JsonFormatter(constant, encode=encode))
     else:
         handler.setFormatter(ConsoleFormatter(colours=os.isatty(_STDOUT)))
+    handler.take_lines()
     for name in _SERVERS:
         logger = logging.getLogger(name)
         logger.handlers.clear()
@@ -130,8 +132,16 @@ class LineWriter(logging.Handler):
         self._descriptor = descriptor
         self._lines: deque[str] = deque()
         self._dropped = 0
+        self._own_filters = 0
+        self._access_line: Callable[[Exchange, float, Mapping[str, object], int], str | None] | None = None
         self._wake, self._hurry = threading.Event(), threading.Event()
         threading.Thread(target=self._run, name="log", daemon=True).start()
+
+    def take_lines(self) -> None:
+        """Take access lines without records from now on, as long as it gets no more filters."""
+        self._own_filters = len(self.filters)
+        if isinstance(self.formatter, JsonFormatter):
+            self._access_line = self.formatter.access_line
 
     def emit(self, record: logging.LogRecord) -> None:
         """Put a line into the queue, if it fits."""
@@ -146,6 +156,25 @@ class LineWriter(logging.Handler):
             self._hurry.set()
         if not self._wake.is_set():
             self._wake.set()
+
+    def write_access(  # noqa: PLR0917 - by position, for each request
+        self, exchange: Exchange, at: float, constant: Mapping[str, object], weight: int
+    ) -> bool:
+        """Put the line of an exchange into the queue without a record, and return whether that could be done."""
+        write = self._access_line
+        # A filter of the service wants to see a record.
+        if write is None or len(self.filters) != self._own_filters or self.level > logging.INFO:
+            return False
+        line = write(exchange, at, constant, weight)
+        if line is None:
+            return False
+        if len(self._lines) >= _MOST_LINES:
+            self._dropped += 1
+            return True
+        self._lines.append(line + "\n")
+        if not self._wake.is_set():
+            self._wake.set()
+        return True
 
     def flush(self) -> None:
         """Wait until all is written, for two seconds at most: the reader may be stuck."""

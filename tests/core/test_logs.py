@@ -18,7 +18,8 @@ from postfacta_core import logs
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.events import CircuitChanged, LogsSuppressed
 from postfacta_core.logs import LineWriter, instance, watch
-from postfacta_core.telemetry.logs import EventLog, FloodFilter
+from postfacta_core.telemetry.exchange import Exchange
+from postfacta_core.telemetry.logs import AccessLog, EventLog, FloodFilter
 from postfacta_core.telemetry.sampling import EventBudget
 from postfacta_core.testing import RecordingObserver
 
@@ -323,3 +324,36 @@ def test_the_lines_of_a_server_go_with_the_rest_and_its_access_lines_nowhere(
     (line,) = said(capfd).splitlines()
     assert json.loads(line)["event"] == "started"
     access.propagate = True
+
+
+def test_an_access_line_needs_no_record_unless_a_filter_wants_to_see_one(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    handler = configure()
+    seen: list[logging.LogRecord] = []
+
+    class Watching(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            seen.append(record)
+            return True
+
+    log, request = AccessLog(service="billing"), RequestContext("request-12345", 0.0)
+    made = Exchange(request, "GET", "/items/7")
+    made.status, made.route = 200, "/items/{id}"
+    lines: list[dict[str, Any]] = []
+    for watches in (False, True):
+        if watches:
+            handler.addFilter(Watching())
+        token = bind_request(request)
+        log.end(made)
+        release_request(token)
+        lines.append(json.loads(said(capfd)))
+        assert len(seen) == watches
+    for line in lines:
+        assert line.pop("timestamp").endswith("Z")
+    assert lines[0] == lines[1]
+    assert lines[0]["request_id"] == "request-12345"
+    with_a_secret = Exchange(request, "GET", "/items/password=canary-of-a-secret")
+    log.end(with_a_secret)
+    assert "canary" not in said(capfd)
+    assert len(seen) == 2

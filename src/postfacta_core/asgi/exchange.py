@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from operator import itemgetter
 from typing import Final
 
 import anyio
@@ -29,6 +30,7 @@ _INTERNAL: Final = 500
 # A client of server-sent events comes back by itself: not at once, for the service is only just stopping.
 _SSE_FAREWELL: Final = b"retry: 3000\n\n"
 # What carries the response's bytes, or a file that the server sends in their place.
+_lower, _first, _second = bytes.lower, itemgetter(0), itemgetter(1)
 _BODY: Final = frozenset({"http.response.body", "http.response.pathsend", "http.response.zerocopysend"})
 _POLL: Final = 0.1
 _MOST_KEPT: Final = 8
@@ -132,7 +134,7 @@ class HttpExchange(Slotted, Exchange):
         self.status = self._said = self.request_bytes = self.response_bytes = 0
         self.has_begun = self.is_complete = self.is_held = self._has_body = False
         self._is_ending = self._is_shut = self._has_ended = self.is_cancelled = False
-        self.error = self._task = None
+        self.error = self.task = None
         self.route = ""
         self.seconds = 0.0
         self._response_headers: Headers = ()
@@ -169,7 +171,7 @@ class HttpExchange(Slotted, Exchange):
         size = len(message.get("body", b""))
         is_last = not message.get("more_body", False)
         if shared.requests is not None:
-            if is_last and self.is_plain and self._task is not None and not self.is_cancelled:
+            if is_last and self.is_plain and self.task is not None and not self.is_cancelled:
                 self._is_ending = True
                 self.request.deadline = math.inf
             else:
@@ -218,15 +220,13 @@ class HttpExchange(Slotted, Exchange):
     def _dress(self, message: Message) -> Message:
         shared = self.shared
         given = self._response_headers = message.get("headers", ())
-        owned = shared.owned
-        is_plain = shared.process is None or not shared.process.is_draining
-        for name, value in given:
-            lower = name.lower()
-            if lower in owned:
-                is_plain = False
-            elif lower == b"content-type" and value.startswith(b"text/event-stream"):
-                self.is_endless = True
-                self.is_plain = False
+        known = dict(zip(map(_lower, map(_first, given)), map(_second, given), strict=True))
+        if known.get(b"content-type", b"").startswith(b"text/event-stream"):
+            self.is_endless = True
+            self.is_plain = False
+        is_plain = shared.owned.isdisjoint(known) and not (
+            shared.process is not None and shared.process.is_draining
+        )
         headers = [*given, *self.fields, *shared.added] if is_plain else self._dress_with_care(given)
         if shared.identifies:
             headers.append((b"x-request-id", self.request.request_id.encode("ascii")))

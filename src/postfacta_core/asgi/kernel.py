@@ -25,7 +25,7 @@ from ..drain.lifecycle import Lifecycle
 from ..errors import DeadlineExceededError, DrainingError, HeadersTooLargeError, ResilienceError
 from ..events import DeadlineExceeded, ListenerFailed, Observer, fan_out, ignore
 from ..limits._waiting import ADMIT, Priority, Shed, Wait
-from ..telemetry.exchange import ErrorTypes, Exchange, NullRecorder, Recorder, tells_of_disconnect
+from ..telemetry.exchange import ErrorTypes, NullRecorder, Recorder, tells_of_disconnect
 from ..telemetry.tracing import Tracing
 from ._concurrency import Shedding
 from ._cors import CorsRules
@@ -265,7 +265,7 @@ class Kernel(Shared):
             if self._is_recorded:
                 if not exchange.is_complete:
                     exchange.end_response()
-                exchange.route = request.route or self._route(exchange, scope)
+                exchange.route = request.route or self._route(scope, request, path)
                 if (
                     error is not None
                     or was_cancelled
@@ -341,12 +341,11 @@ class Kernel(Shared):
         given = _TRAFFIC.get(fields.get(b"x-traffic-class", b""), "user")
         return given if knows(self._traffic_key, fields.get(b"x-traffic-key", b"")) else "user"
 
-    def _route(self, exchange: Exchange, scope: Scope) -> str:
-        root_path = exchange.request.root_path
+    def _route(self, scope: Scope, request: RequestContext, path: str) -> str:
         try:
             if self._route_of is not None:
                 return self._route_of(scope) or _UNMATCHED
-            return self._reader.read(scope, root_path, local_path(exchange.path, root_path)) or _UNMATCHED
+            return self._reader.read(scope, request.root_path, path) or _UNMATCHED
         except Exception as error:  # noqa: BLE001 - foreign code and foreign objects may raise anything
             self.observe(ListenerFailed("route_of", repr(error)))
             return _UNMATCHED
@@ -485,7 +484,9 @@ class Kernel(Shared):
         finally:
             if self._is_recorded:
                 socket.seconds = self.clock() - request.started
-                socket.route = request.route or self._route(socket, scope)
+                socket.route = request.route or self._route(
+                    scope, request, local_path(socket.path, request.root_path)
+                )
                 socket.settle(error, self._error_types, was_cancelled=was_cancelled)
                 self.tell(self._closed, socket)
             error = socket.error = None
@@ -521,9 +522,6 @@ class Kernel(Shared):
 
 def _wanted(recorders: Sequence[Recorder], moment: str) -> tuple[Record, ...]:
     """Collect the methods for one moment, without those that do nothing."""
-    empty = getattr(NullRecorder, moment)
-    return tuple(
-        getattr(recorder, moment)
-        for recorder in recorders
-        if getattr(type(recorder), moment, empty) is not empty
-    )
+    nothing = getattr(NullRecorder, moment)
+    methods = [getattr(recorder, moment, nothing) for recorder in recorders]
+    return tuple(method for method in methods if getattr(method, "__func__", method) is not nothing)

@@ -97,6 +97,8 @@ class Running:
         is_endless: It does not end by itself, such as server-sent events: a drain does not wait for it.
         is_overdue: It was cancelled, and yet goes on.
         is_watched: Disconnect watching is requested but not started.
+        task: The task of its handler, on asyncio.
+        already: How often others had cancelled that before.
     """
 
     # Of most requests, none of this ever changes: what is not set for each costs nothing.
@@ -107,8 +109,8 @@ class Running:
     is_overdue: bool = False
     is_watched: bool = False
     _has_ended: bool = False
-    _task: asyncio.Task[Any] | None = None
-    _already: int = 0
+    task: asyncio.Task[Any] | None = None
+    already: int = 0
     _reader: asyncio.Task[Any] | None = None
     _had_cancels: int = 0
     _is_cut: bool = False
@@ -121,15 +123,9 @@ class Running:
     def __init__(self, request: RequestContext) -> None:
         self.request: RequestContext = request
 
-    def begin_in_task(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Register the present task of this loop for cancellation, and how often others have cancelled it."""
-        # Without the loop it would be looked for, with a system call (until Python 3.12) that costs 1 microsecond.
-        task = self._task = asyncio.current_task(loop)
-        self._already = task.cancelling() if task else 0
-
     def caused(self, error: BaseException) -> bool:
         """Return whether this is our cancellation of the handler, and ours alone: another's goes on."""
-        is_ours = isinstance(error, asyncio.CancelledError) and self.take_back() <= self._already
+        is_ours = isinstance(error, asyncio.CancelledError) and self.take_back() <= self.already
         return is_ours and self.is_cancelled
 
     def await_client(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
@@ -187,23 +183,23 @@ class Running:
             self._cancel_scope.cancel()
         elif self._again_after > 0:
             self._again_after -= 1
-        elif self._task is not None and not is_shielded(self._task):
+        elif self.task is not None and not is_shielded(self.task):
             self._again_after = _AGAIN_AFTER
             self._cancels += 1
-            self._task.cancel()
+            self.task.cancel()
 
     def take_back(self) -> int:
         """Remove our cancellations from the task's count; return how many are left, made by others."""
-        left = self._task.cancelling() if self._task else 0
-        while self._cancels and self._task is not None:
+        left = self.task.cancelling() if self.task else 0
+        while self._cancels and self.task is not None:
             self._cancels -= 1
-            left = self._task.uncancel()
+            left = self.task.uncancel()
         return left
 
     def end(self) -> None:
         """Record that the handler has ended: there is no deadline, no cancellation and no watch any more."""
         self.request.deadline = math.inf
-        self._task = None
+        self.task = None
         self._has_ended = True
         if self._watcher is not None:
             self._watcher.cancel()
@@ -245,7 +241,7 @@ class RunningRequests:
         self._running: set[Running] = set()
         self._overdue = 0
         self._idle: anyio.Event | None = None
-        self._tasks: TaskGroup | None = None
+        self.tasks: TaskGroup | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def __len__(self) -> int:
@@ -267,7 +263,10 @@ class RunningRequests:
             if loop is None:
                 await self._run_in_scope(running, handler)
             else:
-                running.begin_in_task(loop)
+                # Without the loop it would be looked for, with a system call (until Python 3.12) that costs 1 microsecond.
+                task = running.task = asyncio.current_task(loop)
+                if task is not None:
+                    running.already = task.cancelling()
                 await handler
         except BaseException as error:
             if not running.caused(error):
@@ -277,7 +276,9 @@ class RunningRequests:
                 await self._settle(running)
             else:
                 running.end()
-                self._forget(running)
+                self._running.discard(running)
+                if self._idle is not None or running.is_overdue:
+                    self._forget(running)
 
     async def _run_in_scope(self, running: Running, handler: Awaitable[None]) -> None:
         timed = not self.is_sweeping and running.request.deadline < math.inf
@@ -325,9 +326,9 @@ class RunningRequests:
         # What an earlier lifespan left behind is bound to an event loop that is gone.
         self._running.clear()
         self._idle, self._overdue = None, 0
-        self._tasks = anyio.create_task_group()
-        await self._tasks.__aenter__()
-        self._tasks.start_soon(self._keep_sweeping)
+        self.tasks = anyio.create_task_group()
+        await self.tasks.__aenter__()
+        self.tasks.start_soon(self._keep_sweeping)
         self.is_sweeping = True
         self.loop = _asyncio_loop()
         return self
@@ -336,7 +337,7 @@ class RunningRequests:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         self.is_sweeping, self.loop = False, None
-        if (tasks := self._tasks) is None:
+        if (tasks := self.tasks) is None:
             raise AssertionError("left, but never entered")
         tasks.cancel_scope.cancel()
         if isinstance(error, Exception):
@@ -377,8 +378,8 @@ class RunningRequests:
             self._start(running.answer, "answer")
 
     def _start(self, job: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
-        if self._tasks is not None:
-            self._tasks.start_soon(self._do, job, what, name=f"{what} in place of a request")
+        if self.tasks is not None:
+            self.tasks.start_soon(self._do, job, what, name=f"{what} in place of a request")
 
     async def _do(self, job: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
         try:

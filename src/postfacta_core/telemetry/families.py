@@ -47,6 +47,17 @@ class Family:
         key = tuple(OTHER if place in self._wide else value for place, value in enumerate(key))
         return self._children.get(key) or self._add(key)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether new sets of labels are sent to `_OTHER`."""
+        return len(self._children) >= self._cap
+
+    def refresh_by(self, refresh: Callable[[], object]) -> None:
+        """Have a plain gauge brought up to date by a function before it is read."""
+        if not isinstance(self._metric, PlainGauge):
+            raise TypeError("prometheus-client's own instruments are set, not refreshed")
+        self._metric.refresh = refresh
+
     def known(self) -> list[tuple[str, ...]]:
         """Return the label values that it has so far."""
         return list(self._children)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from .exchange import Exchange
 from .failure import failure_fields
 from .logs import STANDARD, EventRecord, printable, shown
 from .redaction import redact, redact_text
@@ -33,6 +35,8 @@ class JsonFormatter(logging.Formatter):
         super().__init__()
         self._constant = dict(constant or {})
         self._encode = encode or _encode
+        self._second = -1.0
+        self._day = ""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one object, without a line end."""
@@ -53,9 +57,60 @@ class JsonFormatter(logging.Formatter):
         except ValueError:  # Such as half of a surrogate pair.
             return _encode(clean)
 
+    def access_line(  # noqa: PLR0917 - by position: it is made for each request
+        self, exchange: Exchange, at: float, constant: Mapping[str, object], weight: int
+    ) -> str | None:
+        """Write the line of an exchange without a record; None if it holds a secret, so that it needs one.
 
-def _encode(members: Mapping[str, object]) -> str:
-    return json.dumps(members, default=str)
+        It has the members that `format` writes of the record, at a fraction of the cost.
+
+        Args:
+            exchange: What was served.
+            at: Seconds since the epoch.
+            constant: Members of each such line.
+            weight: How many requests it stands for.
+        """
+        request = exchange.request
+        text = f"{exchange.path}\n{exchange.method}\n{request.principal}\n{exchange.error_type}\n{exchange.client}"
+        if redact_text(text) != text:
+            return None
+        second = at // 1
+        if second != self._second:
+            self._second = second
+            self._day = datetime.fromtimestamp(second, UTC).isoformat()[:19]
+        members: dict[str, object] = {
+            "timestamp": f"{self._day}.{int((at - second) * 1e6):06d}Z",
+            **self._constant,
+            **constant,
+            "method": exchange.method,
+            "route": exchange.route,
+            "path": exchange.path,
+            "status": exchange.status,
+            # To the microsecond, for a tenth of what `round` costs.
+            "duration_ms": (exchange.seconds * 1e6 + 0.5) // 1 / 1000,
+            "error_type": exchange.error_type,
+            "client": exchange.client,
+            "principal": request.principal,
+            "request_bytes": exchange.request_bytes,
+            "bytes": exchange.response_bytes,
+            "traffic": exchange.traffic,
+            "request_id": request.request_id,
+            "trace_id": request.trace_id,
+            "span_id": request.span_id,
+            "trace_flags": request.trace_flags,
+        }
+        limit = min(request.asked, request.limit)
+        if limit < math.inf:
+            members["deadline_remaining_ms"] = ((limit - exchange.seconds) * 1e6 + 0.5) // 1 / 1000
+        if request.queued:
+            members["queue_ms"] = (request.queued * 1e6 + 0.5) // 1 / 1000
+        if weight > 1:
+            members["sample_rate"] = weight
+        return self._encode(members)
+
+
+# `json.dumps` makes an encoder for each call.
+_encode: Final = json.JSONEncoder(default=str).encode
 
 
 class ConsoleFormatter(logging.Formatter):

@@ -43,6 +43,7 @@ __all__ = ["LOGGER", "STANDARD", "AccessLog", "EventLog", "EventRecord", "FloodF
 
 LOGGER: Final = logging.getLogger("postfacta")
 
+_ROOT: Final = logging.getLogger()
 _ACCESS: Final = "http.request"
 _SUPPRESSED: Final = "log.suppressed"
 _TOO_MANY_REQUESTS: Final = 429
@@ -210,6 +211,7 @@ class AccessLog(NullRecorder):
     ) -> None:
         self._logger = logger
         self._constant: dict[str, object] = {"service": service} if service else {}
+        self._line = {"level": "info", "event": _ACCESS, "logger": logger.name, **self._constant}
         self._sampler = sampler
         self._wall = wall
         self._mould = _Mould(0.0, 0, {}, 0.0)
@@ -226,10 +228,20 @@ class AccessLog(NullRecorder):
             weight = self._sampler.weigh(exchange.seconds, exchange.request.started + exchange.seconds)
             if not weight:
                 return
-        if error is None and logging.getLogRecordFactory() is logging.LogRecord:
-            record = self._cast()
-        else:
-            record = self._make(level, error)
+        is_usual = error is None and logging.getLogRecordFactory() is logging.LogRecord
+        # With one handler alone, which takes lines, none needs a record.
+        logger, handlers = self._logger, _ROOT.handlers
+        if (
+            is_usual
+            and len(handlers) == 1
+            and not logger.handlers
+            and not logger.filters
+            and logger.propagate
+        ):
+            write: Any = getattr(handlers[0], "write_access", None) if logger.parent is _ROOT else None
+            if write is not None and write(exchange, self._wall(), self._line, weight):
+                return
+        record = self._cast() if is_usual else self._make(level, error)
         fields = record.__dict__
         _fill(fields, exchange)
         if weight > 1:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import platform
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from types import MappingProxyType
@@ -49,7 +50,7 @@ from ..validation import validation
 from .catalogue import INSTRUMENTS, METHODS
 from .exchange import OTHER, Exchange, SocketExchange
 from .families import Families, Family
-from .plain import Buckets
+from .plain import Buckets, Number
 from .policies import PolicyCollector
 
 __all__ = ["Exposition", "Metrics", "Registry"]
@@ -90,6 +91,10 @@ class Metrics:
         body_sizes: Whether to observe the sizes of bodies: 20 series more for each route and method.
         include: More registries, such as `prometheus_client.REGISTRY`, where libraries put their series by default. What
             has a name of ours is left out of them.
+
+    Attributes:
+        begin: Counts an exchange as active.
+        answered: Counts it as active no longer.
     """
 
     def __init__(
@@ -139,8 +144,15 @@ class Metrics:
 
     def _make_http(self, families: Families, *, body_sizes: bool) -> None:
         make = families.make
+        self._seen: dict[tuple[str, str, int, str, str], tuple[Buckets, Number]] = {}
+        # Active requests are counted at the scrape, so that each costs no more than a place in a set; a background
+        # task after the response is not a request.
+        self._under_way: set[Exchange] = set()
+        self.begin: Callable[[Exchange], None] = self._under_way.add
+        self.answered: Callable[[Exchange], None] = self._under_way.discard
         self._durations = make("http_server_request_duration_seconds")
         self._active = make("http_server_active_requests")
+        self._active.refresh_by(self._count_active)
         self._received = make("http_last_request_received_time", read=self._when)
         self._crashes = make("postfacta_unhandled_exceptions_total")
         self._sockets = make("postfacta_websocket_duration_seconds")
@@ -180,30 +192,43 @@ class Metrics:
         self._check_seconds = make("postfacta_health_check_duration_seconds")
         self._check_age = make("postfacta_health_check_age_seconds")
 
-    def begin(self, exchange: Exchange, /) -> None:
-        """Count a request as active."""
-        self._active.child((_METHODS.get(exchange.method, OTHER),)).value += 1
-
-    def answered(self, exchange: Exchange, /) -> None:
-        """Count it as active no longer; a background task after the response is not a request."""
-        self._active.child((_METHODS.get(exchange.method, OTHER),)).value -= 1
-
     def end(self, exchange: Exchange, /) -> None:
         """Observe the duration under the settled labels."""
-        method = _METHODS.get(exchange.method, OTHER)
-        route, request = exchange.route, exchange.request
-        key = (method, route, str(exchange.status), exchange.error_type, exchange.traffic)
-        series: Buckets = self._durations.child(key)
-        series.observe(exchange.seconds)
+        request, seconds = exchange.request, exchange.seconds
+        key = (exchange.method, exchange.route, exchange.status, exchange.error_type, exchange.traffic)
+        series, received = self._seen.get(key) or self._find(*key)
+        series.counts[bisect_left(series.bounds, seconds)] += 1
+        series.total += seconds
+        received.value = request.started
         if request.trace_flags and not exchange.quiet:
-            self._exemplify(series, exchange.seconds, request)
-        self._received.child((route, method)).value = request.started
+            self._exemplify(series, seconds, request)
         if self._bodies is not None:
             read, sent = self._bodies
-            read.child((method, route)).observe(exchange.request_bytes)
-            sent.child((method, route)).observe(exchange.response_bytes)
+            labels = (_METHODS.get(exchange.method, OTHER), exchange.route)
+            read.child(labels).observe(exchange.request_bytes)
+            sent.child(labels).observe(exchange.response_bytes)
         if exchange.error is not None:
             self._crashes.child((exchange.error_type,)).inc()
+
+    def _find(  # noqa: PLR0917 - the labels
+        self, given: str, route: str, status: int, error_type: str, traffic: str
+    ) -> tuple[Buckets, Number]:
+        """Find the series of an exchange; the same labels are found at once from then on."""
+        method = _METHODS.get(given, OTHER)
+        found: tuple[Buckets, Number] = (
+            self._durations.child((method, route, str(status), error_type, traffic)),
+            self._received.child((route, method)),
+        )
+        self._active.child((method,))  # It is shown although none is active at the scrape.
+        if given == method and not (self._durations.is_full or self._received.is_full):
+            self._seen[given, route, status, error_type, traffic] = found
+        return found
+
+    def _count_active(self) -> None:
+        for labels in self._active.known():
+            self._active.child(labels).value = 0.0
+        for exchange in tuple(self._under_way):
+            self._active.child((_METHODS.get(exchange.method, OTHER),)).value += 1
 
     def opened(self, exchange: SocketExchange, /) -> None:
         """Count a WebSocket as open."""

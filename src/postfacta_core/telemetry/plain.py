@@ -35,20 +35,26 @@ class Number:
 
 
 class Buckets:
-    """One series of a histogram."""
+    """One series of a histogram.
 
-    __slots__ = ("_bounds", "_counts", "_exemplars", "_sum")
+    Attributes:
+        bounds: Of its buckets, upwards, without the infinite one.
+        counts: The values in each bucket.
+        total: Their sum.
+    """
+
+    __slots__ = ("_exemplars", "bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
+        self.bounds: Sequence[float] = bounds
+        self.counts: list[int] = [0] * (len(bounds) + 1)
+        self.total: float = 0.0
         self._exemplars: dict[int, Exemplar] = {}
 
     def observe(self, value: float) -> None:
         """Count a value in the first bucket whose bound is not below it."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
 
     def exemplify(self, value: float, labels: dict[str, str], at: float) -> None:
         """Set an observed value as the example of its bucket, in place of the one before.
@@ -58,11 +64,11 @@ class Buckets:
             labels: What leads to it, such as a trace's id; at most 128 characters with their names (OpenMetrics).
             at: Seconds since the epoch.
         """
-        self._exemplars[bisect_left(self._bounds, value)] = Exemplar(labels, value, at)
+        self._exemplars[bisect_left(self.bounds, value)] = Exemplar(labels, value, at)
 
     def read(self) -> tuple[list[int], float]:
         """Return how many values are at or below each bound, and in all; and their sum."""
-        return list(accumulate(self._counts)), self._sum
+        return list(accumulate(self.counts)), self.total
 
     def exemplar(self, bucket: int) -> Exemplar | None:
         """Return the example of a bucket, if there is one."""
@@ -78,6 +84,9 @@ class PlainGauge(Collector):
         labels: Their names.
         registry: Where it is registered.
         read: Turns a number into what is shown.
+
+    Attributes:
+        refresh: Called before the series are read, to bring them up to date.
     """
 
     def __init__(
@@ -92,6 +101,7 @@ class PlainGauge(Collector):
         self._about: Final = (name, text)
         self._labels = tuple(labels)
         self._read = read
+        self.refresh: Callable[[], object] = tuple
         self._series: dict[tuple[str, ...], Number] = {}
         registry.register(self)
 
@@ -105,6 +115,7 @@ class PlainGauge(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Read all series."""
+        self.refresh()
         for family in self.describe():
             for values, number in tuple(self._series.items()):
                 family.add_metric(values, self._read(number.value))

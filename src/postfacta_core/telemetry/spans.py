@@ -37,22 +37,17 @@ class Tracers:
 
     def find(self) -> Tracer | None:
         """Return the tracer, if there is one by now."""
-        return self._tracer or self._installed()
+        # get_tracer_provider() reads the environment each time as long as there is none: 600 ns a request. The global
+        # provider may be installed late, but only once.
+        if self._tracer is None and (provider := trace._TRACER_PROVIDER) is not None:  # noqa: SLF001 - see above # pyright: ignore[reportPrivateUsage]
+            self._provider, self._tracer = provider, provider.get_tracer(_SCOPE)
+        return self._tracer
 
     def tally(self) -> Iterable[Sample]:
         """Return the number of spans that the provider lost, if it reports that, as `otlp` does."""
         self.find()
         tally = getattr(self._provider, "tally", None)
         return () if tally is None else tally()
-
-    def _installed(self) -> Tracer | None:
-        """Find the global provider; it may be installed late, but only once."""
-        # get_tracer_provider() reads the environment each time as long as there is none: 600 ns a request.
-        provider: TracerProvider | None = trace._TRACER_PROVIDER  # noqa: SLF001 - see above # pyright: ignore[reportPrivateUsage]
-        if provider is None:
-            return None
-        self._provider, self._tracer = provider, provider.get_tracer(_SCOPE)
-        return self._tracer
 
 
 def trace_headers() -> dict[str, str]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from typing import Any
 
+from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.events import ListenerFailed
+from postfacta_core.telemetry.exchange import Exchange
 from postfacta_core.telemetry.lines import ConsoleFormatter, JsonFormatter
-from postfacta_core.telemetry.logs import EventLog, EventRecord
+from postfacta_core.telemetry.logs import AccessLog, EventLog, EventRecord, RequestFilter
 from tests.kit.every import every
 
 
@@ -91,3 +94,57 @@ def test_a_text_without_an_error_has_no_stack_trace() -> None:
 def test_warnings_and_errors_have_a_colour_where_one_is_wanted() -> None:
     assert "\x1b[33mWARNING \x1b[0m" in ConsoleFormatter(colours=True).format(record(level=logging.WARNING))
     assert "\x1b" not in ConsoleFormatter(colours=True).format(record())
+
+
+def exchange(path: str = "/items/7", **fields: Any) -> Exchange:
+    request = RequestContext("request-12345", 100.0)
+    request.asked, request.queued, request.principal = (
+        fields.pop("asked", math.inf),
+        fields.pop("queued", 0.0),
+        fields.pop("principal", ""),
+    )
+    made = Exchange(request, fields.pop("method", "GET"), path)
+    made.status, made.route, made.seconds = 200, "/items/{id}", 0.001_234_5
+    for name, value in fields.items():
+        setattr(made, name, value)
+    return made
+
+
+def by_record(made: Exchange, formatter: JsonFormatter) -> dict[str, Any]:
+    """Return the line of an exchange by way of a record and its filters."""
+    kept: list[logging.LogRecord] = []
+    logger = logging.Logger("postfacta")  # noqa: LOG001 - nobody else is to find it
+    handler = logging.Handler()
+    handler.addFilter(RequestFilter())
+    handler.emit = kept.append  # type: ignore[assignment,method-assign]
+    logger.addHandler(handler)
+    token = bind_request(made.request)
+    AccessLog(logger, service="billing", wall=lambda: 1_790_000_000.25).end(made)
+    release_request(token)
+    line: dict[str, Any] = json.loads(formatter.format(kept[0]))
+    return line
+
+
+def test_a_line_without_a_record_is_that_of_the_record() -> None:
+    formatter = JsonFormatter({"service": "shop", "version": "1.2"})
+    constant = {"level": "info", "event": "http.request", "logger": "postfacta", "service": "billing"}
+    cases = [
+        exchange(),
+        exchange('/a"b\\c\n\ud800é', principal="anna\u2028", client="2001:db8::1", method='G"ET'),
+        exchange(asked=1.5, queued=0.25, request_bytes=7, response_bytes=9, traffic="load"),
+        exchange(status=499, error_type="callers_deadline", seconds=12.0),
+    ]
+    with every() as case:
+        for made in cases:
+            with case(made.path):
+                line = formatter.access_line(made, 1_790_000_000.25, constant, 1)
+                assert line is not None
+                assert json.loads(line) == by_record(made, formatter)
+
+
+def test_a_line_that_stands_for_several_says_so_and_one_with_a_secret_needs_a_record() -> None:
+    formatter = JsonFormatter()
+    line = formatter.access_line(exchange(), 1.0, {"level": "info"}, 7)
+    assert line is not None
+    assert json.loads(line)["sample_rate"] == 7
+    assert formatter.access_line(exchange("/?token=canary-of-a-secret"), 1.0, {}, 1) is None
