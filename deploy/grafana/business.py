@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from postfacta_slo.grafana.boards import Row
-from postfacta_slo.grafana.panels import Kind, Panel, Query, Step
+from postfacta_slo.grafana.boards import Kind, Panel, Query, Row, Step
 
 from .queries import chosen, per_second
 

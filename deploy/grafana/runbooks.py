@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from postfacta_slo.grafana.boards import Row
-from postfacta_slo.grafana.panels import Panel
+from postfacta_slo.grafana.boards import Panel, Row
 
 __all__ = ["ALERTS", "linked"]
 

@@ -75,7 +75,6 @@ class _Loader(yaml.SafeLoader):
     """Refuses duplicate keys, of which YAML would ignore the first value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - PyYAML's signature
-        """Make a mapping whose keys are all different."""
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         for key in keys:
             if keys.count(key) > 1:
@@ -93,7 +92,6 @@ def _documents(file: Path) -> list[object]:
 
 
 def _load(file: Path) -> Model:
-    """Read a file of objectives."""
     documents = _documents(file)
     try:
         return read(documents)
@@ -123,7 +121,6 @@ _FILES: Final = {
 
 
 def _made(given: argparse.Namespace) -> dict[Path, str]:
-    """Return the content of each requested file."""
     model = _load(given.file)
     if given.compress != 1 and (given.dashboard or given.table):
         raise SloError(
@@ -189,14 +186,8 @@ def _check(given: argparse.Namespace) -> int:
 
 
 def _difference(path: Path, found: str, text: str) -> str:
-    lines = difflib.unified_diff(
-        found.splitlines(),
-        text.splitlines(),
-        f"{path} (as it is)",
-        f"{path} (as it must be)",
-        lineterm="",
-        n=1,
-    )
+    is_, must = f"{path} (as it is)", f"{path} (as it must be)"
+    lines = difflib.unified_diff(found.splitlines(), text.splitlines(), is_, must, lineterm="", n=1)
     shown = list(islice(lines, _MOST_LINES + 1))
     return "\n".join([*shown[:_MOST_LINES], *(["..."] if len(shown) > _MOST_LINES else []), ""])
 
@@ -205,12 +196,8 @@ def _describe_init(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="the file to write; it must not be there yet")
     parser.add_argument("--service", required=True, help="the name of your service")
     parser.add_argument("--job", default="", help="the label `job` of its series (default: its name)")
-    parser.add_argument(
-        "--metrics",
-        choices=sorted(METRICS),
-        default="postfacta",
-        help="what measures it (default: postfacta)",
-    )
+    what = "what measures it (default: postfacta)"
+    parser.add_argument("--metrics", choices=sorted(METRICS), default="postfacta", help=what)
 
 
 def _init(given: argparse.Namespace) -> int:
@@ -220,9 +207,8 @@ def _init(given: argparse.Namespace) -> int:
             file.write(text)
     except FileExistsError as error:
         raise SloError(f"{given.file}: is there already, and stays as it is") from error
-    sys.stdout.write(
-        f"{given.file}: written; next: generate {given.file} --rules rules.yml --tests tests.yml\n"
-    )
+    then = f"generate {given.file} --rules rules.yml --tests tests.yml"
+    sys.stdout.write(f"{given.file}: written; next: {then}\n")
     return _DONE
 
 
@@ -241,7 +227,6 @@ class _Dumper(yaml.SafeDumper):
     """Writes expressions in readable form: each on its own lines, without YAML references."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write everything out."""
         return True
 
 

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_slo.grafana.boards import Board, Row, Variable, render
-from postfacta_slo.grafana.panels import Panel, Query
+from postfacta_slo.grafana.boards import Board, Panel, Query, Row, Variable, render
 
 
 def panel(width: int = 8, height: int = 8) -> Panel:

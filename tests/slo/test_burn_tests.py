@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 
 from postfacta_slo.promise.budget import fires_after
-from postfacta_slo.promise.strict import seconds
+from postfacta_slo.promise.reading import seconds
 from postfacta_slo.proofs.burn_tests import SHARES, burn_tests, outage
-from postfacta_slo.proofs.detection import Burn, verdicts
+from postfacta_slo.proofs.detection import Burn, Stretch, Traffic, verdicts
 from postfacta_slo.proofs.observed import Observed
 from postfacta_slo.proofs.scenario import Scenario
-from postfacta_slo.proofs.traffic import Stretch, Traffic
 from tests.kit.every import every
 
 from .files import APP, ORDERS, model, objective

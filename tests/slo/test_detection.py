@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_slo.proofs.detection import Burn, Counting, Slicing, verdicts
-from postfacta_slo.proofs.traffic import Stretch, Traffic
+from postfacta_slo.proofs.detection import Burn, Counting, Slicing, Stretch, Traffic, verdicts
 
 # Scrapes of 15 s, 20 requests a second.
 QUICK = Burn(tier="fast", long=20, short=4, hold=4, threshold=0.06, failures=10)

@@ -12,7 +12,7 @@ from hypothesis.strategies import floats, lists
 
 from postfacta_slo.promise.model import SloError
 from postfacta_slo.status.gate import Gate, judge, read_policy
-from postfacta_slo.status.status import SloStatus
+from postfacta_slo.status.query import SloStatus
 from tests.kit.every import every
 from tests.slo.test_status import ONE
 

@@ -9,9 +9,8 @@ import pytest
 
 from postfacta_slo.promise.model import Objective, RatioIndicator, ThresholdIndicator
 from postfacta_slo.promise.promql import Matcher, Query, Selector, selector
-from postfacta_slo.proofs.detection import Counting, Slicing
+from postfacta_slo.proofs.detection import Counting, Slicing, Stretch
 from postfacta_slo.proofs.observed import Observed
-from postfacta_slo.proofs.traffic import Stretch
 from tests.kit.every import every
 
 from .files import APP, ORDERS, model, objective

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from postfacta_slo.grafana.panels import Kind, Panel, Query, Step, panel_json
+from postfacta_slo.grafana.boards import Kind, Panel, Query, Step, panel_json
 
 
 def panel(**of: Any) -> Panel:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import floats, integers, lists
 
-from postfacta_slo.status.plot import plot
+from postfacta_slo.status.report import plot
 from tests.slo.test_status import DAY, MONTH, ONE
 
 START = 1_790_000_000.0

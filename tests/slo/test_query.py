@@ -16,9 +16,8 @@ from postfacta_slo.promise.model import (
     SloError,
     ThresholdIndicator,
 )
-from postfacta_slo.status.prometheus import Line, Point
-from postfacta_slo.status.query import MONTH, query_status
-from postfacta_slo.status.status import Hours, Unit
+from postfacta_slo.status.prometheus import Line, Point, Prometheus
+from postfacta_slo.status.query import MONTH, Hours, Unit, query_status
 
 AT = 1_790_000_000.0
 TIMED, COUNTED = {"service": "shop", "slo": "availability"}, {"service": "shop", "slo": "success-rate"}
@@ -52,7 +51,7 @@ CURVE = (
 
 
 @dataclass
-class Told:
+class Told(Prometheus):
     """Returns the given answers, and keeps its queries."""
 
     points: Mapping[str, list[Point]]

@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 
 import pytest
 
+from postfacta_slo.status.query import Hours, SloStatus, Unit
 from postfacta_slo.status.report import FORMATS, Report, facts, length, percent, render
-from postfacta_slo.status.status import Hours, SloStatus, Unit
 from tests.kit.every import every
 from tests.slo.test_status import DAY, MONTH, ONE
 

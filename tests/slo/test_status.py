@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import floats
 
-from postfacta_slo.status.status import ENOUGH, SloStatus, Unit
+from postfacta_slo.status.query import ENOUGH, SloStatus, Unit
 
 DAY = 86_400.0
 MONTH = 30 * DAY

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from postfacta_slo.promise.promql import SloError
-from postfacta_slo.promise.strict import Faults, StrictMapping, seconds
+from postfacta_slo.promise.reading import Faults, StrictMapping, seconds
 from tests.kit.every import every
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import example, given, strategies as st
 
-from postfacta_slo.proofs.traffic import Sample, Stretch, Sums, Traffic, notation
+from postfacta_slo.proofs.detection import Sample, Stretch, Sums, Traffic, notation
 
 Samples = list[Sample]
 

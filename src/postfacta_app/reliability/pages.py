@@ -13,8 +13,7 @@ from starlette.responses import Response
 from postfacta_core.clock import WALL, Clock
 from postfacta_core.health.registry import HealthRegistry
 from postfacta_core.telemetry.metrics import Metrics
-from postfacta_slo.status.plot import plot
-from postfacta_slo.status.report import facts, percent
+from postfacta_slo.status.report import facts, percent, plot
 
 from ..principal import Principal
 from ..web.render import Pages

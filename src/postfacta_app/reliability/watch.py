@@ -12,8 +12,7 @@ import anyio.to_thread
 
 from postfacta_core.clock import MONOTONIC, WALL, Clock
 from postfacta_slo.status.prometheus import Prometheus, PrometheusError
-from postfacta_slo.status.query import query_status
-from postfacta_slo.status.status import SloStatus
+from postfacta_slo.status.query import SloStatus, query_status
 
 __all__ = ["WINDOW", "Seen", "Watch"]
 

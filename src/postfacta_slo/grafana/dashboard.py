@@ -18,8 +18,7 @@ from ..promise.model import (
 )
 from ..promise.promql import number
 from ..rules.recording import recorded
-from .boards import Board, Row, Variable, render
-from .panels import Kind, Panel, Query, Step
+from .boards import Board, Kind, Panel, Query, Row, Step, Variable, render
 
 __all__ = ["dashboard_of"]
 
@@ -27,6 +26,7 @@ _LONGEST_UID: Final = 40
 _RATE: Final = "$__rate_interval"
 _LEFT: Final = (Step("red"), Step("orange", 0.0), Step("yellow", 0.25), Step("green", 0.5))
 _SAID: Final = {0: "no", 1: "yes"}
+_BLUE: Final = (Step("blue"),)
 
 
 def dashboard_of(model: Model) -> dict[str, Any]:
@@ -74,149 +74,105 @@ def _is_address(url: str) -> bool:
     return url.startswith(("http://", "https://"))
 
 
+def _panel(title: str, description: str, unit: str, *queries: tuple[str, str], **more: Any) -> Panel:
+    asked = [Query(expr, legend) for expr, legend in queries]
+    return Panel(title=title, description=description, unit=unit, queries=asked, **more)
+
+
 def _together(names: list[str]) -> list[Panel]:
     of = f'service=~"{"|".join(names)}"'
-    left = Query(f"slo:period_error_budget_remaining:ratio{{{of}}}", "{{slo}}")
+    size: dict[str, Any] = {"kind": Kind.NUMBERS, "width": 12, "height": 5}
+    left = "What is left of each error budget in its period; below zero the objective is missed."
+    burn = "How many times faster than planned each budget is used up at present."
     return [
-        Panel(
-            title="Budget left",
-            description="What is left of each error budget in its period; below zero the objective is missed.",
-            unit="percentunit",
-            queries=[left],
-            kind=Kind.NUMBERS,
-            steps=_LEFT,
-            width=12,
-            height=5,
+        _panel(
+            "Budget left", left, "percentunit",
+            (f"slo:period_error_budget_remaining:ratio{{{of}}}", "{{slo}}"), steps=_LEFT, **size,
         ),
-        Panel(
-            title="Burn rate",
-            description="How many times faster than planned each budget is used up at present.",
-            unit="none",
-            queries=[Query(f"slo:current_burn_rate:ratio{{{of}}}", "{{slo}}")],
-            kind=Kind.NUMBERS,
-            steps=(Step("green"), Step("yellow", 1), Step("red", 6)),
-            width=12,
-            height=5,
+        _panel(
+            "Burn rate", burn, "none", (f"slo:current_burn_rate:ratio{{{of}}}", "{{slo}}"),
+            steps=(Step("green"), Step("yellow", 1), Step("red", 6)), **size,
         ),
-    ]
+    ]  # fmt: skip
 
 
 def _panels(objective: Objective) -> list[Panel]:
-    panels = [*_figures(objective), _left_over_time(objective), _burn(objective)]
     indicator = objective.indicator
-    panels.append(_events(indicator) if isinstance(indicator, RatioIndicator) else _measured(indicator))
-    if objective.slices is not None:
-        panels.append(_slices(objective, objective.slices))
-    if objective.period < DAY:
-        panels.append(_periods(objective))
-    return panels
-
-
-def _figures(objective: Objective) -> list[Panel]:
-    budget = recorded("slo:error_budget:ratio", objective)
-    left = recorded("slo:period_error_budget_remaining:ratio", objective)
-    spent = f"max({recorded('slo:period_burn_rate:ratio', objective)}) * max({budget})"
-    days, burn = (
-        recorded("slo:time_period:days", objective),
-        recorded("slo:current_burn_rate:ratio", objective),
-    )
-    exhausted = f"clamp_min(max({left}), 0) * max({days}) * {DAY} / (max({burn}) > 0)"
-    period = span(objective.period)
     return [
-        _figure(
-            "Promised",
-            f"The share of what is good that is aimed at, over {period}.",
-            recorded("slo:objective:ratio", objective),
-        ),
-        _figure(
-            "Kept",
-            f"The share that was good in the last {period}.",
-            f"1 - {spent}",
-            steps=(Step("red"), Step("green", objective.target)),
-        ),
-        _figure(
-            "Budget left",
-            f"What is left of the {number(objective.budget * 100)} % that may be bad in {period}.",
-            left,
-            steps=_LEFT,
-        ),
-        _figure(
-            "Budget lasts for",
-            "Time until the budget is exhausted at the present rate. Empty while nothing is spent.",
-            exhausted,
-            unit="s",
-            steps=(Step("red"), Step("yellow", DAY), Step("green", 7 * DAY)),
-        ),
+        *_figures(objective),
+        _left_over_time(objective),
+        _burn(objective),
+        _events(indicator) if isinstance(indicator, RatioIndicator) else _measured(indicator),
+        *([_slices(objective, objective.slices)] if objective.slices is not None else []),
+        *([_periods(objective)] if objective.period < DAY else []),
     ]
 
 
-def _figure(
-    title: str,
-    description: str,
-    expr: str,
-    *,
-    unit: str = "percentunit",
-    steps: tuple[Step, ...] = (Step("blue"),),
-) -> Panel:
-    query = Query(expr, title)
-    return Panel(
-        title=title,
-        description=description,
-        unit=unit,
-        queries=[query],
-        kind=Kind.NUMBERS,
-        steps=steps,
-        width=6,
-        height=4,
+def _figures(objective: Objective) -> list[Panel]:
+    budget, left, burned, days, burn, aim = (
+        recorded(f"slo:{name}", objective)
+        for name in (
+            *("error_budget:ratio", "period_error_budget_remaining:ratio", "period_burn_rate:ratio"),
+            *("time_period:days", "current_burn_rate:ratio", "objective:ratio"),
+        )
     )
+    lasts = f"clamp_min(max({left}), 0) * max({days}) * {DAY} / (max({burn}) > 0)"
+    kept = f"1 - max({burned}) * max({budget})"
+    period, share = span(objective.period), number(objective.budget * 100)
+    met = (Step("red"), Step("green", objective.target))
+    enough = (Step("red"), Step("yellow", DAY), Step("green", 7 * DAY))
+    empty = "Time until the budget is exhausted at the present rate. Empty while nothing is spent."
+    return [
+        _panel(title, description, unit, (expr, title), kind=Kind.NUMBERS, steps=steps, width=6, height=4)
+        for title, description, unit, expr, steps in (
+            ("Promised", f"The share of what is good that is aimed at, over {period}.", "percentunit", aim, _BLUE),
+            ("Kept", f"The share that was good in the last {period}.", "percentunit", kept, met),
+            ("Budget left", f"What is left of the {share} % that may be bad in {period}.", "percentunit", left, _LEFT),
+            ("Budget lasts for", empty, "s", lasts, enough),
+        )
+    ]  # fmt: skip
 
 
 def _left_over_time(objective: Objective) -> Panel:
-    return Panel(
-        title="Budget left over time",
-        description=f"How the error budget of {span(objective.period)} came to where it is.",
-        unit="percentunit",
-        queries=[Query(recorded("slo:period_error_budget_remaining:ratio", objective), "left")],
-        steps=(Step("red"), Step("green", 0.0)),
-        bottom=None,
-        top=1,
+    left = recorded("slo:period_error_budget_remaining:ratio", objective)
+    told = f"How the error budget of {span(objective.period)} came to where it is."
+    steps = (Step("red"), Step("green", 0.0))
+    return _panel(
+        "Budget left over time", told, "percentunit", (left, "left"), steps=steps, bottom=None, top=1
     )
 
 
 def _burn(objective: Objective) -> Panel:
     budget = recorded("slo:error_budget:ratio", objective)
     windows = sorted({length for tier in objective.tiers for length in (tier.long, tier.short)} or REPORTED)
-    told = "; ".join(
+    tiers = (
         f"{tier.name}: {number(tier.factor)} over {span(tier.long)} and {span(tier.short)}"
         for tier in objective.tiers
     )
-    factors = sorted({tier.factor for tier in objective.tiers})
-    return Panel(
-        title="Burn rate by window",
-        description=f"At 1 the budget lasts just for its period. Alerts fire above: {told or 'none is asked for'}.",
-        unit="none",
-        queries=[
-            Query(
-                f"{recorded(error_series(length), objective)} / on() group_left() max({budget})",
-                span(length),
-            )
-            for length in windows
-        ],
-        steps=(Step("green"), *(Step("red", factor) for factor in factors)),
+    alerts = "; ".join(tiers) or "none is asked for"
+    rates = (
+        f"{recorded(error_series(length), objective)} / on() group_left() max({budget})" for length in windows
+    )
+    return _panel(
+        "Burn rate by window",
+        f"At 1 the budget lasts just for its period. Alerts fire above: {alerts}.",
+        "none",
+        *zip(rates, map(span, windows), strict=True),
+        steps=(
+            Step("green"),
+            *(Step("red", factor) for factor in sorted({t.factor for t in objective.tiers})),
+        ),
     )
 
 
 def _events(indicator: RatioIndicator) -> Panel:
     word = "bad" if indicator.bad else "good"
-    return Panel(
-        title=f"All and {word}",
-        description=indicator.description or f"What counts for the objective, and how much of it is {word}.",
-        unit="reqps" if indicator.counts else "short",
-        queries=[
-            Query(_flow(indicator.total, counter=indicator.counter), "all"),
-            Query(_flow(indicator.counted, counter=indicator.counter), word),
-        ],
-    )
+    described = f"What counts for the objective, and how much of it is {word}."
+    flows = [(_flow(one, counter=indicator.counter), name) for one, name in (
+        (indicator.total, "all"), (indicator.counted, word),
+    )]  # fmt: skip
+    unit = "reqps" if indicator.counts else "short"
+    return _panel(f"All and {word}", indicator.description or described, unit, *flows)
 
 
 def _flow(source: Source, *, counter: bool) -> str:
@@ -226,54 +182,41 @@ def _flow(source: Source, *, counter: bool) -> str:
 
 
 def _measured(indicator: ThresholdIndicator) -> Panel:
+    metric = indicator.metric
     if indicator.quantile is not None:
-        buckets = f"sum by (le) (rate({indicator.metric}[{_RATE}]))"
-        expr, name = (
+        buckets = f"sum by (le) (rate({metric}[{_RATE}]))"
+        query = (
             f"histogram_quantile({number(indicator.quantile)}, {buckets})",
             f"P{indicator.quantile * 100:g}",
         )
     else:
-        metric = indicator.metric
         text = metric.over(_RATE) if isinstance(metric, Expression) else metric
-        expr, name = f"{indicator.aggregate}({text})", indicator.aggregate
-    good_above = indicator.op in {"gte", "gt"}
-    low, high = ("red", "green") if good_above else ("green", "red")
+        query = f"{indicator.aggregate}({text})", indicator.aggregate
+    low, high = ("red", "green") if indicator.op in {"gte", "gt"} else ("green", "red")
     unit = "s" if all("_seconds" in one.metric for one in indicator.watched) else "none"
-    return Panel(
-        title="What is measured",
-        description=indicator.description or f"It should be {indicator.op} {number(indicator.value)}.",
-        unit=unit,
-        queries=[Query(expr, name)],
-        steps=(Step(low), Step(high, indicator.value)),
-    )
+    described = indicator.description or f"It should be {indicator.op} {number(indicator.value)}."
+    steps = (Step(low), Step(high, indicator.value))
+    return _panel("What is measured", described, unit, query, steps=steps)
 
 
 def _slices(objective: Objective, slices: Slices) -> Panel:
-    return Panel(
-        title="Bad slices",
-        description=(
-            f"Each {span(slices.window)} is good or bad as a whole. Those with too little to judge by "
-            "count as good here."
-        ),
-        unit="none",
-        queries=[
-            Query(recorded("slo:slice_bad:bool", objective), "bad"),
-            Query(recorded("slo:slice_judged:bool", objective), "judged"),
-        ],
-        kind=Kind.STATES,
-        steps=(Step("green"), Step("orange", 1)),
-        names=_SAID,
-        width=24,
-        height=5,
+    told = (
+        f"Each {span(slices.window)} is good or bad as a whole. Those with too little to judge by "
+        "count as good here."
+    )
+    queries = [(recorded(f"slo:slice_{word}:bool", objective), word) for word in ("bad", "judged")]
+    steps = (Step("green"), Step("orange", 1))
+    return _panel(
+        "Bad slices", told, "none", *queries, kind=Kind.STATES, steps=steps, names=_SAID, width=24, height=5
     )
 
 
 def _periods(objective: Objective) -> Panel:
-    return Panel(
-        title=f"Was the objective met in each {span(objective.period)}",
-        description="The share of the time shown in which the objective was met, by the period that had just passed.",
-        unit="percentunit",
-        queries=[Query(f"avg_over_time({recorded('slo:period_ok:bool', objective)}[$__range])", "kept")],
+    return _panel(
+        f"Was the objective met in each {span(objective.period)}",
+        "The share of the time shown in which the objective was met, by the period that had just passed.",
+        "percentunit",
+        (f"avg_over_time({recorded('slo:period_ok:bool', objective)}[$__range])", "kept"),
         kind=Kind.NUMBERS,
         steps=(Step("red"), Step("orange", 0.95), Step("green", 0.99)),
         width=24,

@@ -53,7 +53,6 @@ def in_words(seconds: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share as a percentage, to four digits."""
     return f"{share * 100:.4g} %"
 
 
@@ -69,7 +68,6 @@ def error_series(window: int) -> str:
 
 
 def failures_series(window: int) -> str:
-    """Return the name of the series with the number of failed events in a window."""
     return f"slo:sli_error:increase{span(window)}"
 
 
@@ -81,12 +79,10 @@ def unit(objective: Objective) -> str:
 
 
 def threshold(objective: Objective, tier: Tier) -> float:
-    """Return the error share above which the tier fires."""
     return round(tier.factor * objective.budget, 12)
 
 
 def allowed_seconds(objective: Objective) -> float:
-    """Return for how long all may fail in one period."""
     return objective.period * objective.budget
 
 

@@ -87,7 +87,6 @@ class DataSource:
                 raise SloError(f"histogram {name} needs its bucket edges, ascending")
 
     def edges_of(self, histogram: str) -> tuple[float, ...] | None:
-        """Return the bucket edges of a histogram, or None if they were not stated."""
         return dict(self.histograms).get(histogram)
 
 
@@ -96,12 +95,14 @@ class Service:
     """The service that has the objectives."""
 
     name: str  # Becomes the label `service`.
-    title: str  # The name that people read.
-    description: str  # For people; may be empty.
+    title: str = ""  # The name that people read.
+    description: str = ""  # For people; may be empty.
     job: str  # The value of Prometheus's label `job` on all that this service exports.
-    runbook_url: str  # Where an alert's runbook is; `{alert}` stands for the alert's name. Empty for none.
-    dashboard_url: str  # Where to look; `{slo}` stands for the objective's name. Empty for none.
-    down_severity: str  # The severity of the alert that no instance is up.
+    runbook_url: str = (
+        ""  # Where an alert's runbook is; `{alert}` stands for the alert's name. Empty for none.
+    )
+    dashboard_url: str = ""  # Where to look; `{slo}` stands for the objective's name. Empty for none.
+    down_severity: str = "page"  # The severity of the alert that no instance is up.
     labels: tuple[tuple[str, str], ...] = ()  # Go onto each of its alerts.
 
     def __post_init__(self) -> None:
@@ -159,8 +160,7 @@ class RatioIndicator:
 
     @property
     def watched(self) -> tuple[Selector, ...]:
-        """The series without which nothing is known."""
-        return _series(self.total)
+        return self.total.selectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,12 +192,7 @@ class ThresholdIndicator:
 
     @property
     def watched(self) -> tuple[Selector, ...]:
-        """The series without which nothing is known."""
-        return _series(self.metric)
-
-
-def _series(query: Query) -> tuple[Selector, ...]:
-    return query.selectors if isinstance(query, Expression) else (query,)
+        return self.metric.selectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,7 +216,6 @@ class Slices:
 
     @property
     def budget(self) -> float:
-        """The share of events in a slice that may be bad, without the dust of binary fractions."""
         return round(1 - self.target, 12)
 
 
@@ -298,12 +292,10 @@ class Objective:
 
     @property
     def budget(self) -> float:
-        """The share that may be bad, without the dust of binary fractions."""
         return round(1 - self.target, 12)
 
     @property
     def alert_labels(self) -> tuple[tuple[str, str], ...]:
-        """The labels of each of its alerts beside severity and tier."""
         return tuple((dict(self.service.labels) | dict(self.labels)).items())
 
 
@@ -335,5 +327,4 @@ class Model:
                 )
 
     def of(self, service: Service) -> tuple[Objective, ...]:
-        """Return this service's objectives."""
         return tuple(one for one in self.objectives if one.service == service)

@@ -29,8 +29,7 @@ from .model import (
     Tier,
 )
 from .promql import Expression, Query, counted, expression, measured, query, selector
-from .registry import Entry, Registry, Reported, entry, every
-from .strict import Faults, StrictMapping, seconds
+from .reading import Entry, Faults, Registry, Reported, StrictMapping, entry, every, seconds
 
 __all__ = ["read"]
 
@@ -297,7 +296,6 @@ def _spellings(edge: float) -> tuple[str, ...]:
 
 
 def _condition(one: Entry) -> Tier:
-    """Read a tier, as far as a condition knows it."""
     condition = one.spec.child("condition")
     for key, only in (("kind", "burnrate"), ("op", "gt")):
         if (said := condition.text(key, only)) != only:

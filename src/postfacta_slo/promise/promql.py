@@ -86,6 +86,16 @@ class Selector:
     def __str__(self) -> str:
         return self.metric + (f"{{{','.join(map(str, self.matchers))}}}" if self.matchers else "")
 
+    @property
+    def selectors(self) -> tuple[Selector, ...]:
+        """Itself, as an expression has several."""
+        return (self,)
+
+    @property
+    def of_job(self) -> Selector:
+        """The metric with no condition but on its job."""
+        return Selector(self.metric, tuple(one for one in self.matchers if one.label == "job"))
+
     def value_of(self, label: str) -> str | None:
         """Return what the label must be equal to; None if there is no condition, or another one."""
         return next((m.value for m in self.matchers if m.label == label and m.op == "="), None)
@@ -105,11 +115,9 @@ class Expression:
 
     @property
     def has_window(self) -> bool:
-        """Whether it can be asked for any window."""
         return bool(_WINDOW.search(self.text))
 
     def over(self, window: str) -> str:
-        """Return it for one window."""
         return _WINDOW.sub(window, self.text)
 
 
@@ -117,7 +125,6 @@ Query = Selector | Expression
 
 
 def query(text: str, path: str) -> Query:
-    """Read a query: a selector if it is one, else any PromQL."""
     try:
         return selector(text, path)
     except SloError:
@@ -215,7 +222,6 @@ def _unescaped(value: str, path: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Write a text in quotes."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'
 

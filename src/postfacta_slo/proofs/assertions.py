@@ -31,7 +31,6 @@ class Assertion:
 
 
 def test(name: str, scraped: Scraped, checks: Iterable[Assertion], *, interval: int, compress: int) -> Test:
-    """Return a test as promtool reads it."""
     return {
         "name": name,
         "interval": span(interval, compress),
@@ -50,7 +49,6 @@ def test(name: str, scraped: Scraped, checks: Iterable[Assertion], *, interval: 
 
 
 def silence(alerts: str, sample: int, whole: str) -> Assertion:
-    """Return the check that nothing has fired up to a sample."""
     return Assertion(f'count_over_time(ALERTS{{alertstate="firing",{alerts}}}[{whole}])', sample, {})
 
 

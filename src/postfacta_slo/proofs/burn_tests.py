@@ -14,8 +14,8 @@ from ..promise.budget import threshold
 from ..promise.model import Tier
 from ..promise.promql import number
 from .assertions import Test
+from .detection import Stretch, Traffic, spread
 from .scenario import Scenario
-from .traffic import Stretch, Traffic, spread
 
 __all__ = ["SHARES", "burn_tests", "outage"]
 
@@ -29,7 +29,6 @@ _GRACE: Final = 60
 
 
 def burn_tests(scenario: Scenario) -> list[Test]:
-    """Return the tests of an objective's alerts."""
     tests = _outages(scenario)
     for place, tier in enumerate(scenario.objective.tiers):
         tests += [_smoulder(scenario, place), _blip(scenario, tier), *_few(scenario, tier)]
@@ -144,7 +143,6 @@ def _few(scenario: Scenario, tier: Tier) -> list[Test]:
 
 
 def _until(stretches: Iterable[Stretch], scrapes: int) -> list[Stretch]:
-    """The first `scrapes` scrapes of some stretches."""
     kept: list[Stretch] = []
     for stretch in stretches:
         kept.append(Stretch(min(stretch.scrapes, scrapes), stretch.total, stretch.bad))

@@ -14,7 +14,7 @@ from typing import Final
 
 from ..promise.promql import Matcher, Selector, SloError, quoted
 
-__all__ = ["near_misses", "selected", "series", "spared"]
+__all__ = ["example", "near_misses", "selected", "series", "spared"]
 
 # Plain values for a label that must only not be something: a status code looks like one.
 _PLAIN: Final = ("200", "other", "another")
@@ -58,6 +58,11 @@ def series(metric: str, labels: Mapping[str, str]) -> str:
     """Write a time series as promtool wants it named: each label with just one value, and none that is not there."""
     pairs = ",".join(f"{label}={quoted(value)}" for label, value in labels.items() if value)
     return f"{metric}{{{pairs}}}" if pairs else metric
+
+
+def example(selector: Selector, **more: str) -> str:
+    """Write a time series that the selector selects, with more labels."""
+    return series(selector.metric, selected(selector) | more)
 
 
 def _matchers(selectors: Iterable[Selector]) -> tuple[Matcher, ...]:

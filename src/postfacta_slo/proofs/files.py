@@ -17,23 +17,21 @@ from typing import Any, Final
 from ..promise.budget import span
 from ..promise.model import Model, Objective, Service
 from ..promise.promql import Selector
+from ..rules.alerts import ABSENT_FOR, DOWN_FOR
 from ..rules.groups import rules_of
 from .assertions import Assertion, Scraped, Test, silence, test
 from .burn_tests import burn_tests
-from .examples import near_misses, selected, series
+from .detection import notation
+from .examples import example, near_misses, selected, series
 from .observed import Observed
 from .recording_tests import recording_tests
 from .scenario import Scenario
-from .traffic import notation
 
 __all__ = ["proofs_of", "unproved"]
 
 _QUIET: Final = 1_800
 _MINUTE: Final = 60
 _SLOW: Final = 300
-# What the alerts of a service as a whole wait for.
-_DOWN_FOR: Final = 60
-_ABSENT_FOR: Final = 180
 
 
 def proofs_of(model: Model, *, slow: bool = False, compress: int = 1) -> dict[str, Any]:
@@ -75,7 +73,6 @@ def unproved(model: Model) -> dict[str, str]:
 
 
 def _is_slow(objective: Objective) -> bool:
-    """Whether none of its alerts looks at less than five minutes."""
     return all(tier.short >= _SLOW for tier in objective.tiers)
 
 
@@ -108,7 +105,7 @@ class _Service:
         return self._test("all is well, and nothing fires", self._healthy(self._end), [self._silence()])
 
     def _half_down(self) -> Test:
-        down = {series("up", selected(self._service.up) | {"instance": "two"}): self._falling()}
+        down = {example(self._service.up, instance="two"): self._falling()}
         return self._test("one of two instances is down", self._healthy(self._end) | down, [self._silence()])
 
     def _down(self) -> Test:
@@ -117,9 +114,9 @@ class _Service:
         scraped[self._up()] = self._falling()
         selectors = [self._service.up, *(metric for metric, _ in self._watched())]
         scraped |= {name: _constant(1, self._end) for one in selectors for name in self._elsewhere(one)}
-        checks = self._fires("Down", [{"severity": self._service.down_severity}], hold=_DOWN_FOR)
+        checks = self._fires("Down", [{"severity": self._service.down_severity}], hold=DOWN_FOR)
         if absent := self._absences():
-            checks += self._fires("SLIMetricAbsent", absent, hold=_ABSENT_FOR)
+            checks += self._fires("SLIMetricAbsent", absent, hold=ABSENT_FOR)
         return self._test("everything is gone", scraped, checks)
 
     def _absent(self, metric: str) -> Test:
@@ -130,40 +127,38 @@ class _Service:
             if name.partition("{")[0] == metric
         }
         absent = [one for one in self._absences() if one["metric"] == metric]
-        checks = self._fires("SLIMetricAbsent", absent, hold=_ABSENT_FOR, metric=metric)
+        checks = self._fires("SLIMetricAbsent", absent, hold=ABSENT_FOR, metric=metric)
         alerts = f'alertname="{self._service.alert_prefix}Down",service="{self._service.name}"'
         scraped = self._healthy(self._end) | self._stale(gone)
         return self._test(f"{metric} is gone", scraped, [*checks, self._silence(alerts)])
 
     def _absences(self) -> list[dict[str, str]]:
-        """The labels of each alert that something has fallen silent."""
         return [{"metric": one.metric, "severity": severity} for one, severity in self._watched()]
 
     def _watched(self) -> dict[tuple[Selector, str], None]:
         """What must not fall silent, and how loud it is if it does."""
         return dict.fromkeys(
-            (_job_of(series), tier.severity)
+            (metric.of_job, tier.severity)
             for one in self._objectives
-            for series in one.indicator.watched
+            for metric in one.indicator.watched
             for tier in one.tiers
             if tier.when_no_data
         )
 
     def _healthy(self, scrapes: int) -> Scraped:
-        """All that the service exports while all is well."""
         scraped = {self._up(): _constant(1, scrapes)}
         for one in self._unproved:
-            asked = (_job_of(metric) for metric in one.indicator.watched)
-            scraped |= {series(one.metric, selected(one)): _constant(1, scrapes) for one in asked}
+            watched = (example(metric.of_job) for metric in one.indicator.watched)
+            scraped |= dict.fromkeys(watched, _constant(1, scrapes))
         for observed in self._observed:
             slices = observed.objective.slices
             scraped |= observed.scraped(observed.traffic(observed.stretch(scrapes)), bad_since=None)
             if slices and slices.probe:
-                scraped[series(slices.probe.metric, selected(slices.probe))] = _constant(1, scrapes)
+                scraped[example(slices.probe)] = _constant(1, scrapes)
         return scraped
 
     def _up(self) -> str:
-        return series("up", selected(self._service.up) | {"instance": "one"})
+        return example(self._service.up, instance="one")
 
     def _falling(self) -> str:
         return notation([1] * (self._fault + 1) + [0] * (self._end - self._fault))
@@ -174,9 +169,8 @@ class _Service:
 
     @staticmethod
     def _elsewhere(selector: Selector) -> list[str]:
-        """The same metric of another job."""
-        asked = _job_of(selector)
-        return [series(selector.metric, labels) for labels in near_misses(asked, selected(asked))]
+        asked = selector.of_job
+        return [series(asked.metric, labels) for labels in near_misses(asked, selected(asked))]
 
     def _fires(self, what: str, by: list[dict[str, str]], *, hold: int, metric: str = "") -> list[Assertion]:
         """Silence just before, and each set of labels as often as it is listed when it is time."""
@@ -197,15 +191,8 @@ class _Service:
         return silence((alerts or f'service="{self._service.name}"') + unknown, self._end, whole)
 
     def _test(self, name: str, scraped: Scraped, checks: list[Assertion]) -> Test:
-        interval = self._source.scrape_interval
-        return test(
-            f"{self._service.name}: {name}", scraped, checks, interval=interval, compress=self._compress
-        )
-
-
-def _job_of(selector: Selector) -> Selector:
-    """A metric with no condition but on its job."""
-    return Selector(selector.metric, tuple(one for one in selector.matchers if one.label == "job"))
+        name, interval = f"{self._service.name}: {name}", self._source.scrape_interval
+        return test(name, scraped, checks, interval=interval, compress=self._compress)
 
 
 def _constant(value: int, scrapes: int) -> str:

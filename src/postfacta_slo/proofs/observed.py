@@ -22,9 +22,8 @@ from ..promise.model import (
 )
 from ..promise.promql import Selector, number
 from .assertions import Scraped
-from .detection import Burn, Counting, Slicing, verdicts
+from .detection import Burn, Counting, Sample, Slicing, Stretch, Traffic, notation, verdicts
 from .examples import near_misses, selected, series, spared
-from .traffic import Sample, Stretch, Traffic, notation
 
 __all__ = ["Observed"]
 
@@ -52,7 +51,6 @@ class Observed:
 
     @property
     def counted(self) -> bool:
-        """Whether the indicator's series are counters, or histograms of them."""
         indicator = self.objective.indicator
         return indicator.counter if isinstance(indicator, RatioIndicator) else indicator.quantile is not None
 
@@ -72,7 +70,6 @@ class Observed:
         return max(_VOLUME, math.ceil(max(needs, default=0) / 100) * 100)
 
     def traffic(self, *stretches: Stretch) -> Traffic:
-        """Return traffic as this objective's series show it."""
         return Traffic(stretches, self.counted)
 
     def stretch(self, scrapes: int, share: float = 0.0) -> Stretch:
@@ -80,7 +77,6 @@ class Observed:
         return Stretch(scrapes, self.volume, round(share * self.volume))
 
     def burn(self, tier: Tier) -> Burn:
-        """One of the objective's tiers, in scrapes."""
         return Burn(
             tier=tier.name,
             long=round(tier.long / self.source.scrape_interval),
@@ -92,7 +88,6 @@ class Observed:
 
     @property
     def by(self) -> Counting | Slicing:
-        """What the objective counts, in scrapes."""
         indicator, slices = self.objective.indicator, self.objective.slices
         if isinstance(indicator, ThresholdIndicator):
             return self._points(indicator)
@@ -200,7 +195,6 @@ def _selector(query: Query) -> Selector:
 
 
 def _good_and_bad(indicator: RatioIndicator) -> tuple[dict[str, str], dict[str, str]]:
-    """Labels of one metric: of what went well, and of what failed."""
     judged, total = _selector(indicator.counted), _selector(indicator.total)
     yes, no = selected(total, judged), spared([total], judged)
     return (no, yes) if indicator.bad else (yes, no)

@@ -8,22 +8,19 @@ from typing import Final
 from ..promise.budget import failures_series
 from ..promise.model import DAY, PRESENT, RatioIndicator, ThresholdIndicator
 from ..promise.promql import number
+from ..rules.alerts import EXHAUSTED_FOR
 from .assertions import Assertion, Test, firing
-from .detection import Burn, verdicts
+from .detection import Burn, notation, spread, verdicts
 from .scenario import Scenario
-from .traffic import notation, spread
 
 __all__ = ["recording_tests"]
 
 _HOUR: Final = 3_600
-# What the alert on an empty budget waits for.
-_EXHAUSTED_FOR: Final = 300
 # A budget so small that a touch spends it in this many scrapes is only spent.
 _LONGEST: Final = 3_000
 
 
 def recording_tests(scenario: Scenario) -> list[Test]:
-    """Return the tests of what is recorded of an objective."""
     tests = [_quiet(scenario), _weighed(scenario), *_one_sided(scenario), *_idle(scenario), _spent(scenario)]
     return tests + _unjudged(scenario) + _probed(scenario) + _instances(scenario)
 
@@ -114,7 +111,7 @@ def _spent(scenario: Scenario) -> Test:
     """The budget is first touched, then spent."""
     observed, budget = scenario.observed, scenario.objective.budget
     burst, bad = scenario.burst()
-    hold = observed.scrapes(_EXHAUSTED_FOR)
+    hold = observed.scrapes(EXHAUSTED_FOR)
     touched = observed.whole(min(_LONGEST, max(observed.scrapes(_HOUR), 2 * bad / budget)))
     # Long enough for the alert, if it were to fire, and for a slice to notice.
     pause = observed.whole(max(hold + 4 * observed.every, scenario.slice_length()))

@@ -8,10 +8,9 @@ from typing import Final
 from ..promise.budget import span, windows_of
 from ..promise.model import Objective, SloError
 from .assertions import Assertion, Scraped, Test, firing, silence, test
-from .detection import Counting, Slicing, bad_slices
-from .examples import near_misses, selected, series
+from .detection import Counting, Slicing, Stretch, Traffic, bad_slices, notation
+from .examples import example, near_misses, selected, series
 from .observed import Observed
-from .traffic import Stretch, Traffic, notation
 
 __all__ = ["Scenario"]
 
@@ -42,7 +41,6 @@ class Scenario:
 
     @property
     def counting(self) -> bool:
-        """Whether events are counted, not slices of time."""
         return isinstance(self.observed.by, Counting)
 
     @property
@@ -65,14 +63,12 @@ class Scenario:
     def probe(self) -> str:
         """The probe's series, if a slice depends on one."""
         slices = self.objective.slices
-        return series(slices.probe.metric, selected(slices.probe)) if slices and slices.probe else ""
+        return example(slices.probe) if slices and slices.probe else ""
 
     def instance(self, name: str) -> str:
         """Return the series that says whether an instance is up, if a slice depends on it."""
-        slices, up = self.objective.slices, self.objective.service.up
-        return (
-            series(up.metric, selected(up) | {"instance": name}) if slices and slices.needs_instance else ""
-        )
+        slices = self.objective.slices
+        return example(self.objective.service.up, instance=name) if slices and slices.needs_instance else ""
 
     def history(self) -> int:
         """Return for how long all has been well when a fault begins: an hour fills the windows of the fastest tiers."""
@@ -100,7 +96,6 @@ class Scenario:
         return burst, bad * observed.every
 
     def steady(self, scrapes: int, volume: int | None = None) -> Traffic:
-        """Return traffic of which nothing fails."""
         return self.observed.traffic(Stretch(scrapes, self.observed.volume if volume is None else volume))
 
     def disturbed(self) -> tuple[Traffic, list[int]]:
@@ -123,7 +118,6 @@ class Scenario:
         others: Scraped | None = None,
         checks: Iterable[Assertion] = (),
     ) -> Test:
-        """Return a test of what fires."""
         said = self.observed.verdicts(traffic, _PROBED if scraped is not None else None)
         severities = {tier.name: tier.severity for tier in self.objective.tiers}
         alert = self.alert("ErrorBudgetBurn")
@@ -154,19 +148,15 @@ class Scenario:
         return found | {name: well for name in (self.probe, self.instance("one")) if name}
 
     def alert(self, what: str) -> str:
-        """Return conditions on the labels of one of the objective's alerts."""
         return f'alertname="{self.objective.service.alert_prefix}{what}",{self.own}'
 
     def silence(self, scrapes: int, alerts: str = "") -> Assertion:
-        """Return the check that nothing has fired up to a sample, or none of some alerts."""
         return silence(alerts or self.own, scrapes, span((scrapes + 1) * self._interval, self._compress))
 
     def count(self, expression: str, found: int, at: int) -> Assertion:
-        """Return the check that an expression finds this many series."""
         return Assertion(f"count({expression})", at, {"{}": float(found)} if found else {})
 
     def value(self, name: str, value: float, at: int) -> Assertion:
-        """Return the check that what is recorded has this value."""
         return Assertion(f"sum({name}{{{self.own}}})", at, {"{}": float(value)})
 
     def windows(self, condition: str, at: int, *, none: bool = False) -> Assertion:

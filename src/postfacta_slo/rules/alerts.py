@@ -17,21 +17,19 @@ from ..promise.model import Model, Objective, Selector, Service, Tier
 from ..promise.promql import number
 from .recording import Rule, recorded
 
-__all__ = ["burn_alerts", "period_alerts", "service_alerts"]
+__all__ = ["ABSENT_FOR", "DOWN_FOR", "EXHAUSTED_FOR", "burn_alerts", "period_alerts", "service_alerts"]
 
 # An outage is to be known within five minutes; a rolling restart leaves a metric out for less.
-_ABSENT_FOR: Final = 180
-_DOWN_FOR: Final = 60
-_EXHAUSTED_FOR: Final = 300
+ABSENT_FOR: Final = 180
+DOWN_FOR: Final = 60
+EXHAUSTED_FOR: Final = 300
 
 
 def burn_alerts(objective: Objective, compress: int = 1) -> list[Rule]:
-    """Return an alert for each tier of the objective, the fastest first."""
     return [_burn(objective, tier, compress) for tier in objective.tiers]
 
 
 def period_alerts(objective: Objective, compress: int = 1) -> list[Rule]:
-    """Return the alert for an exhausted budget, if it is enabled."""
     if objective.exhausted_severity is None:
         return []
     left = recorded("slo:period_error_budget_remaining:ratio", objective)
@@ -44,7 +42,7 @@ def period_alerts(objective: Objective, compress: int = 1) -> list[Rule]:
         ),
     }
     labels = {"severity": objective.exhausted_severity}
-    hold = span(_EXHAUSTED_FOR, compress)
+    hold = span(EXHAUSTED_FOR, compress)
     alert = _alert(
         objective.service, "ErrorBudgetExhausted", f"{left} <= 0",
         hold=hold, texts=texts, labels=labels, objective=objective,
@@ -59,10 +57,10 @@ def service_alerts(model: Model, service: Service, compress: int = 1) -> list[Ru
         "description": "Prometheus cannot scrape any instance. Clients get no answer.",
     }
     labels = {"severity": service.down_severity}
-    hold = span(_DOWN_FOR, compress)
+    hold = span(DOWN_FOR, compress)
     down = _alert(service, "Down", f"absent({service.up} == 1)", hold=hold, texts=texts, labels=labels)
     watched = dict.fromkeys(
-        (_silent(series), tier.severity)
+        (series.of_job, tier.severity)
         for one in model.of(service)
         for series in one.indicator.watched
         for tier in one.tiers
@@ -97,10 +95,6 @@ def _burn(objective: Objective, tier: Tier, compress: int) -> Rule:
     )  # fmt: skip
 
 
-def _silent(series: Selector) -> Selector:
-    return Selector(series.metric, tuple(one for one in series.matchers if one.label == "job"))
-
-
 def _absent(service: Service, series: Selector, *, severity: str, compress: int) -> Rule:
     texts = {
         "summary": f"{_plain(service.title)}: {series.metric} is not there",
@@ -110,7 +104,7 @@ def _absent(service: Service, series: Selector, *, severity: str, compress: int)
         ),
     }
     labels = {"severity": severity, "metric": series.metric}
-    hold = span(_ABSENT_FOR, compress)
+    hold = span(ABSENT_FOR, compress)
     return _alert(service, "SLIMetricAbsent", f"absent({series})", hold=hold, texts=texts, labels=labels)
 
 
@@ -144,7 +138,6 @@ def _all_plain(texts: dict[str, str]) -> dict[str, str]:
 
 
 def _plain(text: str) -> str:
-    """Escape a text for Prometheus's templates."""
     return text.replace("{{", '{{ "{{" }}')
 
 

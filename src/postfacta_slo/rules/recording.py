@@ -40,7 +40,6 @@ _BREACH: Final = {"lte": ">", "lt": ">=", "gte": "<", "gt": "<="}
 
 
 def recorded(series: str, objective: Objective) -> str:
-    """Return the selector of what was recorded of an objective."""
     return f'{series}{{service="{objective.service.name}",slo="{objective.name}"}}'
 
 
@@ -49,7 +48,7 @@ def sli_rules(objective: Objective, compress: int = 1) -> list[Rule]:
     windows = [window for window in windows_of(objective) if window <= _LONGEST_FOR_ALERTS]
     return [
         *_judged(objective, compress),
-        *(_error_rule(objective, window, compress) for window in windows),
+        *_error_rules(objective, windows, compress),
         *_failures_rules(objective, compress),
         _rule("slo:current_burn_rate:ratio", _share_of_budget(objective, PRESENT), objective),
         *_constants(objective),
@@ -62,7 +61,7 @@ def period_rules(objective: Objective, compress: int = 1) -> list[Rule]:
     error = recorded(error_series(objective.period), objective)
     burn = "slo:period_burn_rate:ratio"
     return [
-        *(_error_rule(objective, window, compress) for window in windows),
+        *_error_rules(objective, windows, compress),
         _rule(burn, _share_of_budget(objective, objective.period), objective),
         _rule("slo:period_error_budget_remaining:ratio", f"1 - {recorded(burn, objective)}", objective),
         _rule("slo:period_ok:bool", f"{error} <= bool {number(objective.budget)}", objective),
@@ -95,7 +94,6 @@ def _share_of_budget(objective: Objective, window: int) -> str:
 
 
 def _judged(objective: Objective, compress: int) -> list[Rule]:
-    """Return the rules that the windows are made from."""
     indicator, slices = objective.indicator, objective.slices
     rules: list[Rule] = []
     if isinstance(indicator, ThresholdIndicator):
@@ -156,27 +154,28 @@ def _bad(indicator: RatioIndicator, over: str) -> str:
     return f"clamp_min({total} - ({counted}\n or {total} * 0), 0)"
 
 
-def _ratio(indicator: RatioIndicator, window: str) -> str:
-    return f"{_bad(indicator, f'rate {window}')}\n/\n({_total(indicator, f'rate {window}')} > 0)"
+def _error_rules(objective: Objective, windows: list[int], compress: int) -> list[Rule]:
+    return [
+        _rule(
+            error_series(window),
+            f"avg_over_time({recorded('slo:slice_bad:bool', objective)}[{span(window, compress)}])"
+            if objective.slices
+            else _share(objective, window, compress),
+            objective,
+        )
+        for window in windows
+    ]
 
 
-def _error_rule(objective: Objective, window: int, compress: int) -> Rule:
-    return _rule(error_series(window), _error(objective, window, compress), objective)
-
-
-def _error(objective: Objective, window: int, compress: int) -> str:
-    length = span(window, compress)
-    if objective.slices:
-        return f"avg_over_time({recorded('slo:slice_bad:bool', objective)}[{length}])"
-    if isinstance(objective.indicator, ThresholdIndicator):
+def _share(objective: Objective, window: int, compress: int) -> str:
+    """The share of bad events or samples in a window."""
+    indicator, length = objective.indicator, span(window, compress)
+    if isinstance(indicator, ThresholdIndicator):
         return f"avg_over_time({recorded('slo:point_bad:bool', objective)}[{length}])"
-    if window <= _LONGEST_FROM_SOURCE and not _is_sampled(objective.indicator):
-        return _ratio(objective.indicator, length)
-    return _ratio_of_samples(objective, objective.indicator, length)
-
-
-def _ratio_of_samples(objective: Objective, indicator: RatioIndicator, length: str) -> str:
-    bad, total = (f"sum_over_time({recorded(name, objective)}[{length}])" for name in _sampled(indicator))
+    if _is_sampled(indicator) or (window > _LONGEST_FROM_SOURCE and not objective.slices):
+        bad, total = (f"sum_over_time({recorded(name, objective)}[{length}])" for name in _sampled(indicator))
+    else:
+        bad, total = _bad(indicator, f"rate {length}"), _total(indicator, f"rate {length}")
     return f"{bad}\n/\n({total} > 0)"
 
 
@@ -195,18 +194,11 @@ def _failures_rules(objective: Objective, compress: int) -> list[Rule]:
 
 
 def _slice_rules(objective: Objective, slices: Slices, compress: int) -> list[Rule]:
-    length = span(slices.window, compress)
     error = recorded("slo:slice_error:ratio", objective)
-    if isinstance(objective.indicator, RatioIndicator):
-        share = (
-            _ratio_of_samples(objective, objective.indicator, length)
-            if _is_sampled(objective.indicator)
-            else _ratio(objective.indicator, length)
-        )
-        total = _total(objective.indicator, f"increase {length}")
-    else:
-        share, total = f"avg_over_time({recorded('slo:point_bad:bool', objective)}[{length}])", ""
-    judged = f"({error} and on() ({total} >= {slices.min_requests}))" if slices.min_requests else error
+    judged = error
+    if slices.min_requests and isinstance(objective.indicator, RatioIndicator):
+        total = _total(objective.indicator, f"increase {span(slices.window, compress)}")
+        judged = f"({error} and on() ({total} >= {slices.min_requests}))"
     bad = [f"(sum({judged} > bool {number(slices.budget)}) or vector(0))"]
     known = [f"(count({judged}) or vector(0))"]
     if slices.probe:
@@ -217,7 +209,7 @@ def _slice_rules(objective: Objective, slices: Slices, compress: int) -> list[Ru
         bad.append(down)
         known.append(down)
     return [
-        _rule("slo:slice_error:ratio", share, objective),
+        _rule("slo:slice_error:ratio", _share(objective, slices.window, compress), objective),
         _rule("slo:slice_bad:bool", _any(bad), objective),
         _rule("slo:slice_judged:bool", _any(known), objective),
     ]

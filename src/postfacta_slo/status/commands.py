@@ -13,7 +13,7 @@ from typing import Final
 from postfacta_core.clock import WALL, Clock
 
 from ..promise.model import Objective, SloError
-from ..promise.strict import seconds
+from ..promise.reading import seconds
 from .gate import NO_DATA, Gate, Verdict, judge, read_policy
 from .prometheus import Prometheus, PrometheusError
 from .query import MONTH, query_status
@@ -38,7 +38,6 @@ Without it: 0.""",
 
 
 def describe_report(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `report`."""
     _describe_source(parser, "report")
     parser.add_argument("--service", default="", metavar="NAME", help="of which service (default: all)")
     parser.add_argument("--slo", default="", metavar="NAME", help="which objective (default: all)")
@@ -49,16 +48,11 @@ def describe_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--file", type=Path, help="the file of objectives, to report where most failures were"
     )
-    parser.add_argument(
-        "--by",
-        default="http_route",
-        metavar="LABEL",
-        help="the label to group them by (default: %(default)s)",
-    )
+    by = "the label to group them by (default: %(default)s)"
+    parser.add_argument("--by", default="http_route", metavar="LABEL", help=by)
 
 
 def describe_budget(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `budget`."""
     _describe_source(parser, "budget")
     parser.add_argument(
         "--policy", type=Path, required=True, metavar="FILE", help="the error-budget policy, in YAML"
@@ -70,12 +64,8 @@ def describe_budget(parser: argparse.ArgumentParser) -> None:
 def _describe_source(parser: argparse.ArgumentParser, name: str) -> None:
     parser.epilog = _EXAMPLES[name]
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument(
-        "--prometheus",
-        required=True,
-        metavar="URL",
-        help="the server's address; it may contain a user and password",
-    )
+    address = "the server's address; it may contain a user and password"
+    parser.add_argument("--prometheus", required=True, metavar="URL", help=address)
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="holds a bearer token for it")
     parser.add_argument(
         "--timeout", type=float, default=30.0, help="seconds for each query (default: %(default)g)"
@@ -104,24 +94,16 @@ def report(given: argparse.Namespace, objectives: Sequence[Objective] = (), *, c
     """Report the state of objectives."""
     source, at = _source(given), clock()
     try:
-        standings = query_status(
-            source,
-            at=at,
-            window=given.window,
-            service=given.service,
-            slo=given.slo,
-            objectives=objectives,
-            by=given.by,
-        )
+        which = {name: getattr(given, name) for name in ("window", "service", "slo", "by")}
+        standings = query_status(source, at=at, objectives=objectives, **which)
     except PrometheusError as error:
         raise SloError(str(error)) from None
     if not standings:
         raise SloError(
             f"{source.name} records no such objective: load the generated rules, or ask for another"
         )
-    sys.stdout.write(
-        render(Report(source=source.name, at=at, window=given.window, standings=standings), given.format)
-    )
+    made = Report(source=source.name, at=at, window=given.window, standings=standings)
+    sys.stdout.write(render(made, given.format))
     return 0
 
 
@@ -141,7 +123,5 @@ def budget(given: argparse.Namespace, document: object, *, clock: Clock = WALL) 
 def _told(verdict: Verdict, form: str) -> str:
     if form == "json":
         return json.dumps(asdict(verdict), indent=2, ensure_ascii=False) + "\n"
-    return (
-        "\n".join([f"{verdict.level}: {verdict.effect}", *(f"  {reason}" for reason in verdict.reasons)])
-        + "\n"
-    )
+    reasons = "".join(f"\n  {reason}" for reason in verdict.reasons)
+    return f"{verdict.level}: {verdict.effect}{reasons}\n"

@@ -10,8 +10,8 @@ from itertools import pairwise
 from typing import Final
 
 from ..promise.model import SloError
-from ..promise.strict import StrictMapping
-from .status import ENOUGH, SloStatus
+from ..promise.reading import StrictMapping
+from .query import ENOUGH, SloStatus
 
 __all__ = ["NO_DATA", "BudgetPolicy", "Gate", "Level", "Verdict", "judge", "read_policy"]
 
@@ -29,7 +29,6 @@ class Gate(StrEnum):
 
     @property
     def code(self) -> int:
-        """The exit code of the gate command."""
         return _CODES[self]
 
 

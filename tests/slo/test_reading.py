@@ -7,8 +7,16 @@ from typing import Any
 import pytest
 
 from postfacta_slo.promise.promql import SloError
-from postfacta_slo.promise.registry import Entry, Registry, Reported, WhollyRead, entry, every
-from postfacta_slo.promise.strict import Faults
+from postfacta_slo.promise.reading import (
+    Entry,
+    Faults,
+    Registry,
+    Reported,
+    StrictMapping,
+    WhollyRead,
+    entry,
+    every,
+)
 from tests.kit.every import every as every_case
 
 HEAD: dict[str, Any] = {
@@ -164,6 +172,7 @@ def test_every_part_is_made_although_one_before_it_is_wrong() -> None:
     with pytest.raises(WhollyRead):
         every(faults, wrong, lambda: "made", wrong)
     assert faults.texts == ["here: is wrong"]
-    assert every(None, lambda: 1, lambda: 2) == [1, 2]
+    none = StrictMapping({}, "here").faults
+    assert every(none, lambda: 1, lambda: 2) == [1, 2]
     with pytest.raises(SloError, match="here: is wrong"):
-        every(None, wrong)
+        every(none, wrong)
