@@ -35,6 +35,7 @@ bench: .venv/dev  ## Measure what the hardening adds to a request, by ratio, bes
 	python -m benchmarks.bench_incident
 	python -m benchmarks.bench_policy
 	python -m benchmarks.bench_timeline
+	python -m benchmarks.bench_database
 	@if command -v wrk >/dev/null; then python -m benchmarks.bench_socket; else echo "Over sockets: needs wrk (apt-get install wrk)"; fi
 bench-overload: .venv/dev ## Ask plain and hardened servers for up to ten times what they can do
 	python -m benchmarks.overload --keep

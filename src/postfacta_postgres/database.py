@@ -25,7 +25,7 @@ from postfacta_core.events import Observer, QueryFinished, observing, process_ob
 from ._verdicts import database_circuit
 from .borrowing import first_word
 from .connecting import Password, PasswordFile, PoolOptions, RawConnection, check_address, database_of
-from .guarded import Guard, GuardedLoan, Sending, translate
+from .guarded import Guard, GuardedLoan, judge, state_of, translate
 from .pool import Pool
 
 __all__ = [
@@ -313,9 +313,9 @@ class Database:
             OutcomeUnknownError: If its answer is lost, and it is not repeatable: it may have been done.
             CircuitOpenError: If too many connections broke or timed out recently.
         """
-        labels = (operation, collection)
-        rows: list[asyncpg.Record] = await self._alone(
-            "fetch", sql, args, labels=labels, repeatable=repeatable
+        rows: list[asyncpg.Record]
+        rows = await self._alone(
+            "fetch", sql, args, operation=operation, collection=collection, repeatable=repeatable
         )
         return rows
 
@@ -323,9 +323,9 @@ class Database:
         self, sql: str, *args: object, operation: str = "", collection: str = "", repeatable: bool = False
     ) -> asyncpg.Record | None:
         """Run one query on a connection of its own; see `Connection.fetchrow`, and `fetch` for `repeatable`."""
-        labels = (operation, collection)
-        row: asyncpg.Record | None = await self._alone(
-            "fetchrow", sql, args, labels=labels, repeatable=repeatable
+        row: asyncpg.Record | None
+        row = await self._alone(
+            "fetchrow", sql, args, operation=operation, collection=collection, repeatable=repeatable
         )
         return row
 
@@ -333,32 +333,28 @@ class Database:
         self, sql: str, *args: object, operation: str = "", collection: str = "", repeatable: bool = False
     ) -> Any:
         """Run one query on a connection of its own; see `Connection.fetchval`, and `fetch` for `repeatable`."""
-        return await self._alone("fetchval", sql, args, labels=(operation, collection), repeatable=repeatable)
+        return await self._alone(
+            "fetchval", sql, args, operation=operation, collection=collection, repeatable=repeatable
+        )
 
     async def execute(
         self, sql: str, *args: object, operation: str = "", collection: str = "", repeatable: bool = False
     ) -> str:
         """Run one statement on a connection of its own; see `Connection.execute`, and `fetch` for `repeatable`."""
-        labels = (operation, collection)
-        tag: str = await self._alone("execute", sql, args, labels=labels, repeatable=repeatable)
+        tag: str = await self._alone(
+            "execute", sql, args, operation=operation, collection=collection, repeatable=repeatable
+        )
         return tag
 
-    async def _alone(
-        self, method: str, sql: str, args: Sequence[object], *, labels: tuple[str, str], repeatable: bool
-    ) -> Any:
-        if repeatable:
-            return await self._guard.reads.call(self._once, method, sql, args, labels=labels, repeatable=True)
-        return await self._once(method, sql, args, labels=labels, repeatable=False)
+    def _alone(self, method: str, sql: str, args: Sequence[object], **options: Any) -> Awaitable[Any]:
+        if options["repeatable"]:
+            return self._guard.reads.call(self._once, method, sql, args, **options)
+        return self._once(method, sql, args, **options)
 
-    async def _once(
-        self, method: str, sql: str, args: Sequence[object], *, labels: tuple[str, str], repeatable: bool
-    ) -> Any:
-        operation, collection = labels
+    async def _once(self, method: str, sql: str, args: Sequence[object], **options: Any) -> Any:
         async with GuardedLoan(self._pool, self._guard) as loan:
             call = getattr(loan.kept.connection, method)
-            return await self.run(
-                loan, call, sql, args=args, operation=operation, collection=collection, repeatable=repeatable
-            )
+            return await self.run(loan, call, sql, args=args, **options)
 
     async def durability_problems(self) -> list[str]:
         """Name the server's settings under which an acknowledged commit may be lost; ideally none."""
@@ -381,16 +377,18 @@ class Database:
         limit = self._limit(started)
         loan.has_answered = False
         error_type, sqlstate = "cancelled", ""
-        sending = Sending(loan.kept.connection, sql, is_repeatable=repeatable)
+        raw = loan.kept.connection
+        state = state_of(raw)
         try:
             # Without any time left the driver raises, and sends nothing.
             result = await call(sql, *args, timeout=limit)
             error_type = ""
             loan.has_answered = True
         except Exception as error:
-            known = translate(error, self.name, broken=loan.kept.connection.is_closed())
+            known = translate(error, self.name, broken=raw.is_closed())
             self._guard.take_note(loan, error, known, limit=limit)
-            known = sending.judge(error, known)
+            if not repeatable:
+                known = judge(raw, sql, state, error=error, known=known)
             error_type, sqlstate = type(known or error).__name__, getattr(error, "sqlstate", None) or ""
             if known is None:
                 raise

@@ -23,7 +23,7 @@ from postfacta_core.errors import (
     InvalidInputError,
     ResilienceError,
 )
-from postfacta_core.events import DeadlineExceeded, Observer, fan_out
+from postfacta_core.events import DeadlineExceeded, Observer
 from postfacta_core.guards._circuit import CircuitState
 from postfacta_core.guards._outcome import Outcome
 
@@ -42,8 +42,10 @@ from .borrowing import Permit, is_the_callers_wish
 from .connecting import RawConnection
 from .pool import Loan, Pool
 
-__all__ = ["Guard", "GuardedLoan", "Sending", "database_circuit", "translate"]
+__all__ = ["Guard", "GuardedLoan", "database_circuit", "judge", "state_of", "translate"]
 
+# In place of a count of statements: nothing is sent on a closed connection.
+_CLOSED: Final = -2
 _DISK_FULL: Final = "53100"
 # Longer than writes of a service that has any are apart.
 _REFUSED_FOR: Final = 30.0
@@ -83,47 +85,37 @@ def _is_unwritable(error: BaseException) -> bool:
     return isinstance(error, asyncpg.DataError) and isinstance(error.__cause__, ValueError | OverflowError)
 
 
-class Sending:
-    """One statement under way, and whether it may have had an effect without an answer.
+def state_of(connection: RawConnection) -> tuple[bool, int]:
+    """Return what `judge` must know of a connection before a statement: whether it is in a transaction, what was sent."""
+    if connection.is_closed():
+        return False, _CLOSED
+    return connection.is_in_transaction(), _count_of_sent(connection)
+
+
+def judge(
+    connection: RawConnection,
+    sql: str,
+    state: tuple[bool, int],
+    *,
+    error: Exception,
+    known: ResilienceError | None,
+) -> ResilienceError | None:
+    """Return the error to raise for a failed statement that may not run twice; None if it is the driver's own.
 
     Args:
-        connection: Where it is sent.
+        connection: Where it was sent.
         sql: The statement.
-        is_repeatable: Whether that does not matter, since it may run twice.
+        state: What `state_of` returned before.
+        error: What the driver raised.
+        known: What that is in this library's words.
     """
-
-    __slots__ = ("_connection", "_is_repeatable", "_sent_before", "_sql", "_was_inside", "_was_open")
-
-    def __init__(self, connection: RawConnection, sql: str, *, is_repeatable: bool) -> None:
-        self._connection = connection
-        self._sql = sql
-        self._is_repeatable = is_repeatable
-        self._was_open: bool = not connection.is_closed()
-        self._was_inside: bool = self._was_open and connection.is_in_transaction()
-        self._sent_before = _count_of_sent(connection)
-
-    def judge(self, error: Exception, known: ResilienceError | None) -> ResilienceError | None:
-        """Return the error to raise for a failure; None if it is the driver's own.
-
-        Args:
-            error: What the driver raised.
-            known: What that is in this library's words.
-        """
-        if (
-            known is None
-            or isinstance(known, InvalidInputError)
-            or self._is_repeatable
-            or not self._was_sent()
-        ):
-            return known
-        closed = self._connection.is_closed()
-        if may_be_done(self._sql, sqlstate_of(error), is_inside=self._was_inside, is_closed=closed):
-            return unknown(known)
+    is_inside, sent_before = state
+    was_sent = sent_before != _CLOSED and (sent_before < 0 or _count_of_sent(connection) != sent_before)
+    if known is None or isinstance(known, InvalidInputError) or not was_sent:
         return known
-
-    def _was_sent(self) -> bool:
-        count = _count_of_sent(self._connection)
-        return self._was_open and (count < 0 or count != self._sent_before)
+    closed = connection.is_closed()
+    is_done = may_be_done(sql, sqlstate_of(error), is_inside=is_inside, is_closed=closed)
+    return unknown(known) if is_done else known
 
 
 def _count_of_sent(connection: RawConnection) -> int:
@@ -217,7 +209,7 @@ class Guard:
         self._is_closing = False
         self._refused_write: tuple[ResilienceError, float] | None = None
         self._clock = clock
-        self._observe = fan_out([observer])
+        self._observe = observer
         self.breaker: CircuitBreaker = breaker or CircuitBreaker(
             name, config=database_circuit(max_size), observer=observer, clock=clock, luck=luck
         )

@@ -35,7 +35,6 @@ from postfacta_core.events import (
     DeadlineExceeded,
     Observer,
     PoolSized,
-    fan_out,
     ignore,
 )
 
@@ -47,6 +46,8 @@ __all__ = ["Loan", "Password", "Pool", "PoolOptions", "RawConnection"]
 
 # Longer than any healthy reset takes; a connection that needs more is thrown away.
 _RELEASE_TIMEOUT = 1.0
+# What `reset` undoes on this side.
+_KEPT_BY_DRIVER = ("_listeners", "_log_listeners", "_top_xact")
 _SWEEP_AT_MOST_EVERY = 10.0
 # Errors after which the server may still be at work on the connection.
 _TIME_IS_UP = (TimeoutError, DeadlineExceededError, OutcomeUnknownError)
@@ -120,7 +121,7 @@ class Pool:
         self.name = name
         self.now: Clock = clock
         self._options = options
-        self._observe = fan_out([observer])
+        self._observe = observer
         self._luck = luck
         self._connector = Connector(
             name, dsn, options, password=password, observer=self._observe, clock=clock
@@ -163,7 +164,7 @@ class Pool:
         self.presence.evict(self._lending.era)
         try:
             with anyio.move_on_after(self._options.close_timeout, shield=True):
-                while self._lent:
+                if self._lent:
                     await self._all_home.wait()
         finally:  # asyncio's own cancellation passes the shield
             for kept in self._lent:
@@ -364,8 +365,12 @@ class Pool:
         connection = kept.connection
         if connection.is_in_transaction():
             await connection.execute("rollback", timeout=_RELEASE_TIMEOUT)
-        if self._options.reset and not self._options.transaction_pooling:
+        if not self._options.reset or self._options.transaction_pooling:
+            return
+        if any(getattr(connection, each, True) for each in _KEPT_BY_DRIVER):
             await connection.reset(timeout=_RELEASE_TIMEOUT)
+        else:  # What `reset` does otherwise, but for a timeout of asyncio, which costs as much as the rest.
+            await connection.execute(connection.get_reset_query(), timeout=_RELEASE_TIMEOUT)
 
     def _settle(self, kept: Kept[RawConnection]) -> None:
         """Store a connection that was reset, or drop a closed one."""
@@ -375,9 +380,8 @@ class Pool:
         self._lent.discard(kept)
         self._lending.leave()
         self._tell_size()
-        if not self._lent:
+        if not self._lent and self._group is None:
             self._all_home.set()
-            self._all_home = anyio.Event()
 
     def _tell_size(self) -> None:
         lending = self._lending
