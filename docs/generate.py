@@ -73,7 +73,11 @@ PAGES: Final = (
 FACES: Final = (
     *(
         "postfacta_core",
+        "postfacta_core.deadlines",
+        "postfacta_core.drain",
         "postfacta_core.guards",
+        "postfacta_core.health",
+        "postfacta_core.limits",
         "postfacta_core.asgi",
         "postfacta_core.testing",
         "postfacta_core.errors",

@@ -114,7 +114,6 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "RequestFilter",
             "RouteProbe",
             "Running",
-            "Sending",
             "LineWriter",
             "ConsoleFormatter",
             "JsonFormatter",

@@ -1,1 +1,29 @@
-"""Report how the process is."""
+"""How the process is: checks, and what the event loop shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._face import lazy
+
+if TYPE_CHECKING:
+    from ._verdict import CheckConfig, CheckReport, HealthReport
+    from .looplag import LoopLag
+    from .registry import HealthRegistry
+else:
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            "_verdict": ("CheckConfig", "CheckReport", "HealthReport"),
+            "looplag": ("LoopLag",),
+            "registry": ("HealthRegistry",),
+        },
+    )
+
+__all__ = [
+    "CheckConfig",
+    "CheckReport",
+    "HealthRegistry",
+    "HealthReport",
+    "LoopLag",
+]

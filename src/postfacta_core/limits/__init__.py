@@ -1,1 +1,45 @@
-"""Decide how many run at once, and how often a caller may ask."""
+"""How many run at once, and how often a caller may ask."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._face import lazy
+
+if TYPE_CHECKING:
+    from ._address import TrustedProxies
+    from ._overload import Ending, OverloadConfig, OverloadLimiter
+    from ._rates import Decision, Rate, StoreFailure
+    from ._waiting import Priority
+    from .memory import BoundedStorage
+    from .rate import RateLimiter, Rates
+    from .store import SharedStore, Strategy
+else:
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            "_address": ("TrustedProxies",),
+            "_overload": ("Ending", "OverloadConfig", "OverloadLimiter"),
+            "_rates": ("Decision", "Rate", "StoreFailure"),
+            "_waiting": ("Priority",),
+            "memory": ("BoundedStorage",),
+            "rate": ("RateLimiter", "Rates"),
+            "store": ("SharedStore", "Strategy"),
+        },
+    )
+
+__all__ = [
+    "BoundedStorage",
+    "Decision",
+    "Ending",
+    "OverloadConfig",
+    "OverloadLimiter",
+    "Priority",
+    "Rate",
+    "RateLimiter",
+    "Rates",
+    "SharedStore",
+    "StoreFailure",
+    "Strategy",
+    "TrustedProxies",
+]
