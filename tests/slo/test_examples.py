@@ -57,7 +57,19 @@ def test_a_matcher_that_cannot_be_missed_with_the_others_held_is_passed_over() -
 
 def test_a_pattern_has_an_example_and_a_counterexample() -> None:
     patterns = [
-        *("5..", "5\\d\\d|409", "(?:GET|HEAD)", "(5..|429)", "/api/.+", "^/x$", "a\\.b", "\\w", ""),
+        *(
+            "5..",
+            "5\\d\\d|409",
+            "(?:GET|HEAD)",
+            "(5..|429)",
+            "/api/(v1|v2)/.+",
+            "/x(/.*)?",
+            "(a(b|c)|d)e",
+            "^/x$",
+            "a\\.b",
+            "\\w",
+            "",
+        ),
     ]
     with every() as case:
         for pattern in patterns:
@@ -71,11 +83,16 @@ def test_a_pattern_has_an_example_and_a_counterexample() -> None:
                     assert all(not matches(matcher, labels) for labels in missed)
 
 
-def test_an_involved_pattern_has_no_example_and_can_still_be_excluded() -> None:
-    for pattern in ("5[0-9]{2}", "[abc]", "/api/(v1|v2)/x", "a(b|c)*"):
+def test_an_involved_pattern_has_no_example_and_says_so() -> None:
+    for pattern in ("5[0-9]{2}", "[abc]", "a{2}|[abc]{2}"):
         with pytest.raises(SloError, match="write its patterns as plain alternatives"):
             selected(Selector("m", (Matcher("label", "=~", pattern),)))
-        assert selected(Selector("m", (Matcher("label", "!~", pattern),))).keys() == {"label"}
+        excluded = Selector("m", (Matcher("label", "!~", pattern),))
+        assert selected(excluded).keys() == {"label"}
+        with pytest.raises(
+            SloError, match=r"leaves out by label!~.*: write its patterns as plain alternatives"
+        ):
+            near_misses(excluded, {})
 
 
 def test_what_excludes_itself_has_no_example_and_says_so() -> None:

@@ -58,12 +58,10 @@ def read(documents: Iterable[object]) -> Model:
     services = Registry(entries, "Service", partial(_service, targets=targets), faults=faults)
     indicators = Registry(entries, "SLI", _Measures(sources).indicator, faults=faults)
     conditions = Registry(entries, "AlertCondition", _condition, faults=faults)
-    policies = Registry(
-        entries, "AlertPolicy", partial(_policy, conditions=conditions, targets=targets), faults=faults
-    )
-    objectives = Registry(
-        entries, "SLO", _Promises(services, indicators, policies, targets).objective, faults=faults
-    )
+    policy = partial(_policy, conditions=conditions, targets=targets)
+    policies = Registry(entries, "AlertPolicy", policy, faults=faults)
+    promises = _Promises(services, indicators, policies, targets)
+    objectives = Registry(entries, "SLO", promises.objective, faults=faults)
     # What is broken may refer to the rest.
     if not faults:
         for shelf in (services, indicators, policies, conditions, targets):
@@ -125,6 +123,7 @@ def _usually(one: Entry, note: str, severity: str, *, targets: Registry[str]) ->
 
 
 def _service(one: Entry, targets: Registry[str]) -> Service:
+    (severity,) = every(one.spec.faults, lambda: _usually(one, "down-severity", "page", targets=targets))
     return Service(
         name=one.name,
         title=one.title,
@@ -132,9 +131,7 @@ def _service(one: Entry, targets: Registry[str]) -> Service:
         job=one.note("job", one.name),
         runbook_url=one.note("runbook-url", ""),
         dashboard_url=one.note("dashboard-url", ""),
-        down_severity=every(one.spec.faults, lambda: _usually(one, "down-severity", "page", targets=targets))[
-            0
-        ],
+        down_severity=severity,
         labels=one.labels,
     )
 
@@ -182,21 +179,14 @@ class _Measures:
         )
         asked = [part for part in (good, bad, total) if part]
         rates = [part.is_rate for part in asked]
-        if any(isinstance(part.query, Expression) for part in asked) or (
-            any(rates) and not (counter or all(rates))
-        ):
-            queries = [part and part.expression(counter=counter) for part in (good, bad, total)]
+        is_mixed = any(rates) and not (counter or all(rates))
+        if is_mixed or any(isinstance(part.query, Expression) for part in asked):
+            good, bad, total = (part and part.expression(counter=counter) for part in (good, bad, total))
         else:
-            queries = [part and part.query for part in (good, bad, total)]
+            good, bad, total = (part and part.query for part in (good, bad, total))
             counter = counter or all(rates)
-        made = RatioIndicator(
-            name=one.name,
-            description=one.description,
-            good=queries[0],
-            bad=queries[1],
-            total=queries[2],
-            counter=counter,
-        )
+        about = {"name": one.name, "description": one.description}
+        made = RatioIndicator(**about, good=good, bad=bad, total=total, counter=counter)
         ratio.end()
 
         def promised(objective: StrictMapping) -> RatioIndicator:
@@ -324,10 +314,8 @@ def _policy(one: Entry, conditions: Registry[Tier], targets: Registry[str]) -> T
     tier = conditions.refer(*one.spec.only("conditions"), "conditionRef")
     told = {targets.refer(value, path, "targetRef") for value, path in one.spec.items("notificationTargets")}
     if told != {tier.severity}:
-        received = ", ".join(sorted(told)) or "nothing"
-        raise one.spec.refuse(
-            "notificationTargets", f"receive {received}, but the severity is {tier.severity}"
-        )
+        why = f"receive {', '.join(sorted(told)) or 'nothing'}, but the severity is {tier.severity}"
+        raise one.spec.refuse("notificationTargets", why)
     return replace(tier, policy=one.name, when_no_data=one.spec.flag("alertWhenNoData", default=False))
 
 
@@ -408,9 +396,8 @@ def _slices(one: Entry, terms: StrictMapping) -> Slices | None:
     probe = one.note("slice-probe", "")
     instance = one.note("slice-needs-instance", "false")
     if instance not in {"true", "false"}:
-        raise one.notes.refuse(
-            "prometheus/slice-needs-instance", f'must be "true" or "false", not {instance!r}'
-        )
+        why = f'must be "true" or "false", not {instance!r}'
+        raise one.notes.refuse("prometheus/slice-needs-instance", why)
     return Slices(
         window=_slice_window(terms),
         target=terms.number("timeSliceTarget"),

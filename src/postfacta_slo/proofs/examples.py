@@ -1,8 +1,7 @@
 """Label sets that a selector selects, and some that it only just misses.
 
 An empty value stands for a label that is not there, as it does in Prometheus. An example of a pattern is one of its
-plain alternatives: of a character class, a repetition or a group within it none is found, and the objective is not
-proved.
+plain alternatives. Of a character class or a counted repetition none is found, and the objective is not proved.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ __all__ = ["example", "near_misses", "selected", "series", "spared"]
 # Plain values for a label that must only not be something: a status code looks like one.
 _PLAIN: Final = ("200", "other", "another")
 _WHOLE: Final = re.compile(r"\^?(?:\((?:\?:)?([^()]*)\)|(.*?))\$?", re.DOTALL)
+_GROUP: Final = re.compile(r"\((?:\?:)?([^()|]*)(?:\|[^()]*)?\)([?*]?)")
 _ANY: Final = re.compile(r"\\(.)|\.([*+]?)")
 
 
@@ -44,6 +44,8 @@ def near_misses(selector: Selector, labels: Mapping[str, str]) -> list[dict[str,
     for matcher in selector.matchers:
         others = [one for one in selector.matchers if one != matcher and one.label == matcher.label]
         excludes = matcher.op.startswith("!")
+        if excludes and len(_named(matcher)) < len(_alternatives(matcher)):
+            _first(iter(()), f"what {selector} leaves out by {matcher}")
         values = _named(matcher) if excludes else _likely(matcher.label, (matcher, *others))
         missed = [
             value
@@ -101,18 +103,23 @@ def _likely(label: str, matchers: Iterable[Matcher]) -> list[str]:
 
 def _named(matcher: Matcher) -> list[str]:
     """What a matcher names: its value, or the simplest text of each plain alternative of its pattern."""
+    return [
+        text for text in _alternatives(matcher) if _matches(matcher, text) is not matcher.op.startswith("!")
+    ]
+
+
+def _alternatives(matcher: Matcher) -> list[str]:
     if matcher.op in {"=", "!="}:
         return [matcher.value]
     whole = _WHOLE.fullmatch(matcher.value)
-    parts = (whole[1] or whole[2] or "").split("|") if whole else []
-    return [text for text in map(_simplest, parts) if re.fullmatch(matcher.value, text)]
+    pattern = (whole[1] or whole[2] or "") if whole else matcher.value
+    while (grouped := _GROUP.sub(lambda found: "" if found[2] else found[1], pattern)) != pattern:
+        pattern = grouped
+    return [_ANY.sub(_simplest, part) for part in pattern.split("|")]
 
 
-def _simplest(pattern: str) -> str:
-    def text(found: re.Match[str]) -> str:
-        return {"d": "0", "w": "a"}.get(found[1], found[1]) if found[1] else "" if found[2] == "*" else "0"
-
-    return _ANY.sub(text, pattern)
+def _simplest(found: re.Match[str]) -> str:
+    return {"d": "0", "w": "a"}.get(found[1], found[1]) if found[1] else "" if found[2] == "*" else "0"
 
 
 def _selects(matchers: Iterable[Matcher], labels: Mapping[str, str]) -> bool:

@@ -105,15 +105,11 @@ class _Seen:
 
 
 def _see(policy: BudgetPolicy, name: str, one: SloStatus | None) -> _Seen:
-    if one is None:
-        return _Seen(NO_DATA, 0.0, f"{name}: nothing of it is recorded")
-    if not one.is_known:
-        told = f"{one.coverage:.0%} of the window is recorded, and {ENOUGH:.0%} of it is needed"
-        return _Seen(
-            NO_DATA,
-            0.0,
-            f"{name}: {told}" if one.coverage < ENOUGH else f"{name}: there was nothing to judge",
-        )
+    if one is None or not one.is_known:
+        why = "nothing of it is recorded" if one is None else "there was nothing to judge"
+        if one is not None and one.coverage < ENOUGH:
+            why = f"{one.coverage:.0%} of the window is recorded, and {ENOUGH:.0%} of it is needed"
+        return _Seen(NO_DATA, 0.0, f"{name}: {why}")
     share = round(one.remaining, _DIGITS)
     level = next(level for level in policy.levels if level.holds(share))
     return _Seen(level, share, f"{name}: {share:.1%} of the budget is left, {level.name}")
@@ -146,9 +142,8 @@ def _check(levels: Sequence[Level]) -> None:
     """Refuse levels that could never apply, or that are milder than one with more budget left."""
     floors = [level.floor for level in levels]
     if not floors or floors[-1] is not None or None in floors[:-1]:
-        raise SloError(
-            "policy.levels: the last one, and no other, goes without `from`: it holds for all that is left"
-        )
+        why = "the last one, and no other, goes without `from`: it holds for all that is left"
+        raise SloError(f"policy.levels: {why}")
     for above, below in pairwise(levels):
         if below.floor is not None and above.floor is not None and below.floor >= above.floor:
             raise SloError(f"policy.levels: {below.name} must begin below {above.name}")
