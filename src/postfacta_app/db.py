@@ -1,9 +1,4 @@
-"""One write, one transaction: stamps, audit rows, idempotency keys, and who may see an incident.
-
-A second request with the same Idempotency-Key waits on the unique index of the first one's row. If the first
-commits, its stored response is replayed byte for byte; if it rolls back, or its process dies, the second
-takes its place. There is no "running" marker that a crash could leave behind.
-"""
+"""One write, one transaction: stamps, audit rows, idempotency keys, and who may see an incident."""
 
 from __future__ import annotations
 
@@ -24,10 +19,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from postfacta_core.context import current_request
-from postfacta_core.errors import LockTimeoutError, ResilienceError
+from postfacta_core.errors import ResilienceError
 from postfacta_core.events import Observer, TaskCrashed
 from postfacta_core.limits._address import client_address
-from postfacta_postgres import Connection, Database
+from postfacta_postgres import (
+    Connection,
+    Database,
+    KeyInUseError,
+    KeyReusedError,
+    StoredAnswer,
+    prune_keys,
+    write_once,
+)
 
 from .errors import IdempotencyInProgressError, IdempotencyMismatchError, NotFoundError
 from .principal import Principal
@@ -72,19 +75,8 @@ update incidents set timeline_at = greatest(clock_timestamp(), timeline_at + int
 _AUDIT = """
 insert into audit_log (actor, action, object, incident_id, detail, request_id, client)
 values ($1, $2, $3, $4, $5::text::jsonb, $6, $7)"""
-_CLAIM = """
-insert into idempotency_keys (principal, key, request_sha256) values ($1, $2, $3)
-on conflict (principal, key) do nothing returning true"""
-_STORED = """
-select request_sha256, status, headers::text, body from idempotency_keys where principal = $1 and key = $2"""
-_STORE = """
-update idempotency_keys set status = $3, headers = $4::text::jsonb, body = $5 where principal = $1 and key = $2"""
 _HIDDEN = f"select from incidents i where i.id = any ($3::uuid[]) and not {VISIBLE} limit 1"
 _ABOUT = "Postfacta-About"  # Stored with the headers of a response.
-_PRUNE = """
-delete from idempotency_keys where (principal, key) in (
-  select principal, key from idempotency_keys where created_at < now() - interval '24 hours'
-   order by created_at limit $1 for update skip locked)"""
 
 
 def sees(principal: Principal) -> tuple[bool, UUID | None]:
@@ -115,13 +107,14 @@ class Unit:
     """The work of one request, inside one transaction.
 
     Attributes:
+        connection: Its transaction.
         principal: The caller; facts record its `actor`.
         counts: What to count once committed: names of metrics and their labels.
         about: The incidents that it has locked or written to, which its response may show.
     """
 
     def __init__(self, connection: Connection, principal: Principal, client: Address | None) -> None:
-        self._connection = connection
+        self.connection = connection
         self._client = client
         self.principal = principal
         self.counts: list[tuple[str, ...]] = []
@@ -192,11 +185,13 @@ class Transactions:
             LockTimeoutError: If it cannot lock its rows in time.
             DatabaseUnavailableError: If it repeatedly lost to other transactions.
         """
-        once = None if key is None else _Once(principal.actor, key, await _fingerprint(request))
+        fingerprint = b"" if key is None else await _fingerprint(request)
 
         async def run(connection: Connection) -> tuple[Unit, Answer]:
             unit = Unit(connection, principal, _client(request))
-            return unit, await (work(unit) if once is None else once.run(unit, work))
+            return unit, await (
+                work(unit) if key is None else _once(unit, work, key=key, fingerprint=fingerprint)
+            )
 
         unit, answer = await self._database.run_transaction(run)
         for count in unit.counts:
@@ -212,50 +207,31 @@ class Transactions:
         return await self._database.run_transaction(run, isolation="repeatable read")
 
 
-@dataclass(frozen=True, slots=True)
-class _Once:
-    """A request that has one effect, however often it is sent."""
+async def _once(unit: Unit, work: Work, *, key: str, fingerprint: bytes) -> Answer:
+    """Do the work, or replay the response of the first request with the key."""
 
-    actor: str
-    key: str
-    fingerprint: bytes
-
-    async def run(self, unit: Unit, work: Work) -> Answer:
-        if not await self._claim(unit):
-            return await self._replay(unit)
+    async def done() -> StoredAnswer:
         answer = await work(unit)
         about = {_ABOUT: ",".join(map(str, unit.about))} if unit.about else {}
-        stored = (answer.status, json.dumps({**answer.headers, **about}), answer.body)
-        await unit.execute(_STORE, self.actor, self.key, *stored, operation="idempotency_store")
-        return answer
+        return StoredAnswer(answer.status, {**answer.headers, **about}, answer.body)
 
-    async def _claim(self, unit: Unit) -> bool:
-        args = (self.actor, self.key, self.fingerprint)
-        try:
-            return await unit.fetchrow(_CLAIM, *args, operation="idempotency_claim") is not None
-        except LockTimeoutError as error:
-            raise _in_progress() from error
-
-    async def _replay(self, unit: Unit) -> Answer:
-        row = await unit.fetchrow(_STORED, self.actor, self.key, operation="idempotency_replay")
-        if row is None:  # Pruned in between: a day has passed between two statements.
-            raise _in_progress()
-        if row["request_sha256"] != self.fingerprint:
-            raise IdempotencyMismatchError(
-                "This Idempotency-Key was used with another request; use a new one"
-            )
-        headers = json.loads(row["headers"])
-        about = [UUID(incident) for incident in headers.pop(_ABOUT, "").split(",") if incident]
+    caller = unit.principal.actor
+    try:
+        stored = await write_once(unit.connection, done, caller=caller, key=key, fingerprint=fingerprint)
+    except KeyInUseError as error:
+        detail = "A request with this Idempotency-Key is in progress; repeat it to get its response"
+        raise IdempotencyInProgressError(detail, headers={"Retry-After": "1"}) from error
+    except KeyReusedError as error:
+        msg = "This Idempotency-Key was used with another request; use a new one"
+        raise IdempotencyMismatchError(msg) from error
+    headers = dict(stored.headers)
+    about = [UUID(incident) for incident in headers.pop(_ABOUT, "").split(",") if incident]
+    if stored.is_replay:
         # Visibility can change between the two requests.
         if await unit.fetch(_HIDDEN, *sees(unit.principal), about, operation="idempotency_visible"):
             raise NotFoundError("No such incident")
-        headers |= {"Idempotency-Replayed": "true"}
-        return Answer(row["status"], headers, row["body"])
-
-
-def _in_progress() -> IdempotencyInProgressError:
-    detail = "A request with this Idempotency-Key is in progress; repeat it to get its response"
-    return IdempotencyInProgressError(detail, headers={"Retry-After": "1"})
+        headers["Idempotency-Replayed"] = "true"
+    return Answer(stored.status, headers, stored.body)
 
 
 async def _fingerprint(request: Request) -> bytes:
@@ -295,14 +271,3 @@ async def housekeeping(
         group.start_soon(keep_pruning)
         yield
         group.cancel_scope.cancel()
-
-
-async def prune_keys(database: Database, *, batch: int = 1000) -> int:
-    """Delete the idempotency keys older than 24 hours, a batch a transaction; return how many."""
-    total = 0
-    while True:
-        status = await database.execute(_PRUNE, batch, operation="idempotency_prune")
-        deleted = int(status.rpartition(" ")[2])
-        total += deleted
-        if deleted < batch:
-            return total

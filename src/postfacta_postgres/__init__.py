@@ -1,6 +1,7 @@
 """PostgreSQL for services: a pool that outlasts outages, statements within a request's time, outcomes that are known.
 
 * `database`: `Database` and `Connection`, what a service uses.
+* `idempotency`: `write_once`, a write that has one effect however often its request is sent.
 * `guarded`: what an error means for the circuit, the budget, and the caller.
 * `pool`: lends connections; `presence`: whether there is a database; `connecting`: opens connections.
 * `psycopg`, `sqlalchemy`: the same for the pools of other libraries, by what `borrowing` does around them.
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
         database_circuit,
         translate,
     )
+    from .idempotency import (
+        KEYS_TABLE,
+        KeyInUseError,
+        KeyReusedError,
+        StoredAnswer,
+        prune_keys,
+        write_once,
+    )
     from .psycopg import AsyncGuardedPool, GuardedPool
     from .sqlalchemy import guard_engine
 else:
@@ -40,20 +49,34 @@ else:
                 "database_circuit",
                 "translate",
             ),
+            "idempotency": (
+                "KEYS_TABLE",
+                "KeyInUseError",
+                "KeyReusedError",
+                "StoredAnswer",
+                "prune_keys",
+                "write_once",
+            ),
             "psycopg": ("AsyncGuardedPool", "GuardedPool"),
             "sqlalchemy": ("guard_engine",),
         },
     )
 
 __all__ = [
+    "KEYS_TABLE",
     "AsyncGuardedPool",
     "Connection",
     "Database",
     "GuardedPool",
     "Isolation",
+    "KeyInUseError",
+    "KeyReusedError",
     "PasswordFile",
     "PoolOptions",
+    "StoredAnswer",
     "database_circuit",
     "guard_engine",
+    "prune_keys",
     "translate",
+    "write_once",
 ]

@@ -64,6 +64,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "RetryPlan",
             "Shed",
             "SocketExchange",
+            "StoredAnswer",
             "WebSocketExchange",
         ),
         "a record",

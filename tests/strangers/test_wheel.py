@@ -26,6 +26,7 @@ NEEDS = {
     "postfacta_postgres.connecting": "asyncpg",
     "postfacta_postgres.database": "pip install 'postfacta[postgres]'",
     "postfacta_postgres.guarded": "asyncpg",
+    "postfacta_postgres.idempotency": "pip install 'postfacta[postgres]'",
     "postfacta_postgres.pool": "asyncpg",
     "postfacta_postgres.presence": "asyncpg",
     "postfacta_postgres.psycopg": "pip install 'postfacta[psycopg]'",
