@@ -94,6 +94,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "Guard",
             "GuardedLoan",
             "Hardened",
+            "HitPlan",
             "Interception",
             "Job",
             "KeyTable",

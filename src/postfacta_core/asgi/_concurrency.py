@@ -175,6 +175,7 @@ class Slotted(Running):
 
     shedding: Shedding
     is_held: bool = False
+    is_answered: bool = False
     admitted: float = 0.0
     began: float = 0.0
     _scope: Scope
@@ -194,7 +195,8 @@ class Slotted(Running):
         waited = min(request.waited, now - began) if request.waited else 0.0
         # A foreign endpoint may have no hash; it lasts as long as its route.
         kind = id(self._scope.get("endpoint"))
-        self.shedding.limiter.finish(now, self.admitted, self._ending(), kind, waited, began - self.admitted)
+        ending = self._ending() if self._was_away or not self.is_answered else Ending.ANSWERED
+        self.shedding.limiter.finish(now, self.admitted, ending, kind, waited, began - self.admitted)
 
     def _ending(self) -> Ending:
         return Ending.UNKNOWN

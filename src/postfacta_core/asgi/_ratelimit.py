@@ -15,7 +15,7 @@ from ..errors import RateLimitExceededError
 from ..events import ListenerFailed, Mode, Observer, fan_out, ignore
 from ..limits._address import TrustedProxies, client_address
 from ..limits._rates import MAX_KEYS, Decision, Rate, StoreFailure, strictest
-from ..limits.rate import Charge, RateLimiter, Rates, hit_all, parse_rates
+from ..limits.rate import Charge, HitPlan, RateLimiter, Rates, hit_all, parse_rates
 from ..limits.store import SharedStore
 from ..validation import validation
 from ._problem import Problem, problem_of
@@ -192,6 +192,11 @@ class RateRules:
         # With one plain rule in memory there is nothing to collect, and nothing to wait for.
         only = self._rules[0] if len(self._rules) == 1 else None
         self._only = only if only is not None and only.is_plain and store is None else None
+        # So are several, as long as all of them allow a request.
+        is_planned = len(self._rules) > 1 and store is None and all(rule.is_planned for rule in self._rules)
+        hits = [(rule.limiter, rule.cost, rule.is_plain) for rule in self._rules]
+        self._plan = HitPlan(hits) if is_planned else None
+        self._policy = b", ".join([rule.policy for rule in self._rules])
         self._always = headers == "always"
         self._luck = luck
 
@@ -205,6 +210,9 @@ class RateRules:
         peer = scope.get("client")
         client = client_address(peer[0] if peer else None, scope["headers"], self._proxies)
         request.client = client
+        if self._plan is not None and (hit := self._plan.hit(client)) is not None:
+            place, decision = hit
+            return Verdict(self._rules[place], decision, self._policy)
         if (only := self._only) is not None:
             return Verdict(only, only.limiter.hit_now(client, only.cost), only.policy)
         asked = [(rule, charge) for rule in self._rules if (charge := rule.charge(scope, client)) is not None]
@@ -263,6 +271,12 @@ class _Rule:
         """Whether it is for each client, at one cost, without exception."""
         rule = self._rule
         return rule.per == "client" and not callable(rule.cost) and rule.applies_to is None
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether it is for each client or for all of them together, at one cost, without exception."""
+        rule = self._rule
+        return rule.per in {"client", "global"} and not callable(rule.cost) and rule.applies_to is None
 
     @property
     def is_told(self) -> bool:

@@ -60,13 +60,13 @@ class HttpExchange(Slotted, Exchange):
         cancels: Whether it is cancelled when its client has left.
         fields: More headers of its response.
         has_begun: Its response was started, by the application or in its place.
+        is_answered: The application's answer is no failure of its own.
         is_held: It has a slot of the limiter.
         is_plain: It is neither watched nor an event stream, as most are to their end.
     """
 
     # What each request looks at lies in slots; what only some set is found in the classes above, and costs nothing.
     __slots__ = (
-        "_already",
         "_has_body",
         "_has_ended",
         "_in",
@@ -74,16 +74,16 @@ class HttpExchange(Slotted, Exchange):
         "_is_shut",
         "_out",
         "_response_headers",
-        "_said",
         "_scope",
-        "_task",
         "admitted",
+        "already",
         "began",
         "client",
         "error",
         "fields",
         "has_begun",
         "headers",
+        "is_answered",
         "is_cancelled",
         "is_complete",
         "is_held",
@@ -99,6 +99,7 @@ class HttpExchange(Slotted, Exchange):
         "shared",
         "shedding",
         "status",
+        "task",
     )  # fmt: skip
 
     cancels: bool = False
@@ -131,8 +132,8 @@ class HttpExchange(Slotted, Exchange):
         client = scope.get("client")
         self.client = client[0] if client else ""
         self.fields: Headers = ()
-        self.status = self._said = self.request_bytes = self.response_bytes = 0
-        self.has_begun = self.is_complete = self.is_held = self._has_body = False
+        self.status = self.request_bytes = self.response_bytes = 0
+        self.has_begun = self.is_answered = self.is_complete = self.is_held = self._has_body = False
         self._is_ending = self._is_shut = self._has_ended = self.is_cancelled = False
         self.error = self.task = None
         self.route = ""
@@ -156,7 +157,7 @@ class HttpExchange(Slotted, Exchange):
         """Send what the application sends, unless its caller was answered without it."""
         kind = message["type"]
         if kind == "http.response.start":
-            self._said = message["status"]
+            self.is_answered = message["status"] < _INTERNAL
         elif self.is_held and kind == "http.response.body":
             self.land()
         if self._is_shut:
@@ -477,9 +478,7 @@ class HttpExchange(Slotted, Exchange):
     def _ending(self) -> Ending:
         if self._was_away:
             return Ending.UNKNOWN
-        if self._has_left_early:
-            return Ending.LEFT
-        return Ending.ANSWERED if 0 < self._said < _INTERNAL else Ending.LOST
+        return Ending.LEFT if self._has_left_early else Ending.LOST
 
     # The client
 

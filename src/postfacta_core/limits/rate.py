@@ -37,7 +37,7 @@ from .store import SharedStore
 if TYPE_CHECKING:
     from limits import RateLimitItem
 
-__all__ = ["Charge", "RateLimiter", "Rates", "hit_all", "parse_rates"]
+__all__ = ["Charge", "HitPlan", "RateLimiter", "Rates", "hit_all", "parse_rates"]
 
 Rates = str | Rate | Sequence[Rate]
 """One or more rates: in the notation of `limits`, such as `10/second;1000/hour`, or as `Rate`."""
@@ -136,8 +136,9 @@ class RateLimiter:
         items = () if store is None else tuple(map(_item, self.rates))
         initial = validation.choice("RateLimiter.mode", mode, Mode)
         self._books = _Books(name, self.rates, items, buckets, clock, initial, store, failure, Counts())
-        self._spend = self._books.buckets.spend
-        self._clock = clock
+        self.buckets: BucketSet = buckets
+        self._spend = buckets.spend
+        self.clock: Clock = clock
         self._observe = observing("RateLimiter", name, observer)
         self._reset_mode()
         if store is not None:
@@ -160,9 +161,9 @@ class RateLimiter:
     def _reset_mode(self) -> None:
         mode = self._books.mode
         self._books.counts.turn_to(mode)
-        self._count = self._books.counts.now
+        self.counted: dict[str, int] = self._books.counts.now
         self._is_off = mode is Mode.OFF
-        self._enforces = mode is Mode.ENFORCE
+        self.enforces: bool = mode is Mode.ENFORCE
 
     async def hit(self, key: str, cost: int = 1) -> Decision:
         """Spend a cost for a key, if it is within all rates.
@@ -185,12 +186,12 @@ class RateLimiter:
             raise ValueError(_NEGATIVE)
         if len(key) > LONGEST_KEY:
             key = shorten(key)
-        decision = self._spend(key, cost, self._clock())
+        decision = self._spend(key, cost, self.clock())
         if decision.allowed:
-            self._count["allowed"] += 1
+            self.counted["allowed"] += 1
             return decision
-        self._count["limited"] += 1
-        return decision if self._enforces else decision._replace(allowed=True)
+        self.counted["limited"] += 1
+        return decision if self.enforces else decision._replace(allowed=True)
 
     def charge(self, key: str, cost: int = 1) -> Charge:
         """Prepare one hit, to be made together with those of other limiters by `hit_all`."""
@@ -206,6 +207,50 @@ class RateLimiter:
 
     def _store_changed(self, available: bool, error: str) -> None:  # noqa: FBT001 - the store's state
         self._observe(StoreChanged(self.name, available, self._books.on_store_failure, error))
+
+
+class HitPlan:
+    """Hits in this process's memory whose limiters, costs and kinds of key are known beforehand.
+
+    The usual case, that all of them are allowed, then needs no object for each of them.
+
+    Args:
+        hits: For each a limiter without a store, a cost, and whether its key is the caller, or one for all.
+    """
+
+    __slots__ = ("_clock", "_firsts", "_last")
+
+    def __init__(self, hits: Sequence[tuple[RateLimiter, int, bool]]) -> None:
+        *firsts, last = [
+            (place, limiter, cost, by_caller, limiter.buckets.test, limiter.buckets.spend)
+            for place, (limiter, cost, by_caller) in enumerate(hits)
+        ]
+        self._firsts = tuple(reversed(firsts))
+        self._last = last
+        self._clock = hits[0][0].clock
+
+    def hit(self, caller: str) -> tuple[int, Decision] | None:
+        """Spend all of them for a caller; return the place of the one that has the least left, and its decision.
+
+        None if one of them would refuse, or does not enforce its rates: then nothing is spent, and `hit_all` decides.
+        """
+        now = self._clock()
+        for _, limiter, cost, by_caller, test, _ in self._firsts:
+            if not limiter.enforces or not test(caller if by_caller else "", cost, now).allowed:
+                return None
+        least, limiter, cost, by_caller, _, spend = self._last
+        if not limiter.enforces or len(caller) > LONGEST_KEY:
+            return None
+        found = spend(caller if by_caller else "", cost, now)
+        if not found.allowed:
+            return None
+        limiter.counted["allowed"] += 1
+        for place, limiter, cost, by_caller, _, spend in self._firsts:
+            decision = spend(caller if by_caller else "", cost, now)
+            limiter.counted["allowed"] += 1
+            if decision.remaining <= found.remaining:
+                least, found = place, decision
+        return least, found
 
 
 class Charge:

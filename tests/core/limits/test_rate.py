@@ -9,13 +9,14 @@ from itertools import pairwise
 
 import anyio
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
 from limits.aio.storage import MemoryStorage, Storage
 
 from postfacta_core.backoff import Backoff
 from postfacta_core.events import Mode, ModeChanged, PolicyCreated, StoreChanged
-from postfacta_core.limits._rates import Rate
+from postfacta_core.limits._rates import Rate, strictest
 from postfacta_core.limits.memory import BoundedStorage
-from postfacta_core.limits.rate import RateLimiter, hit_all, parse_rates
+from postfacta_core.limits.rate import Charge, HitPlan, RateLimiter, hit_all, parse_rates
 from postfacta_core.limits.store import SharedStore, Strategy
 from postfacta_core.telemetry.policies import POLICY_METRICS
 from postfacta_core.testing import ManualClock, RecordingObserver
@@ -202,6 +203,45 @@ async def test_what_one_limiter_refuses_is_spent_from_none(clock: ManualClock) -
         assert [decision.allowed for decision in refused] == [False, True]
     assert [d.remaining for d in await hit_all([mine.charge("b"), all_.charge("")])] == [0, 1]
     assert await hit_all([]) == []
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["a", "b", "c" * 200]), st.floats(0, 5), st.sampled_from([None, *Mode])),
+        max_size=40,
+    )
+)
+async def test_a_plan_decides_and_counts_as_its_hits_do_one_by_one(
+    course: list[tuple[str, float, Mode | None]],
+) -> None:
+    clock = ManualClock()
+    costs, by_caller = (1, 2, 1), (True, False, True)
+
+    def limiters() -> list[RateLimiter]:
+        rates = ("3/minute", "9/minute", "2/second;4/minute")
+        return [RateLimiter(f"one-{place}", rate, clock=clock) for place, rate in enumerate(rates)]
+
+    def charges(of: list[RateLimiter], caller: str) -> list[Charge]:
+        return [
+            limiter.charge(caller if its_own else "", cost)
+            for limiter, cost, its_own in zip(of, costs, by_caller, strict=True)
+        ]
+
+    planned, single = limiters(), limiters()
+    plan = HitPlan(list(zip(planned, costs, by_caller, strict=True)))
+    for caller, pause, mode in course:
+        clock.advance(pause)
+        if mode is not None:
+            planned[1].mode = single[1].mode = mode
+        expected = await hit_all(charges(single, caller))
+        found = plan.hit(caller)
+        if found is None:
+            assert await hit_all(charges(planned, caller)) == expected
+        else:
+            assert all(decision.allowed for decision in expected)
+            assert (found[0], found[1]) == (expected.index(strictest(expected)), strictest(expected))
+    assert [numbers(limiter) for limiter in planned] == [numbers(limiter) for limiter in single]
 
 
 async def test_in_shadow_all_pass_and_are_counted_as_if_not(
