@@ -281,6 +281,7 @@ class RunningRequests:
                     self._forget(running)
 
     async def _run_in_scope(self, running: Running, handler: Awaitable[None]) -> None:
+        running.already = 0
         timed = not self.is_sweeping and running.request.deadline < math.inf
         if await running.run_in_scope(handler, now=self._clock(), timed=timed):
             running.is_cancelled, running.reason = True, DeadlineExceededError("request")
