@@ -173,6 +173,12 @@ def test_samples_are_recorded_before_windows_add_them_up() -> None:
     )
 
 
+def test_the_worst_of_what_is_measured_is_bad_and_no_number_is_neither() -> None:
+    asked = source("rate(depth[{{window}}]) / 2")
+    (objective,) = read(promised({"thresholdMetric": asked}, op="lt", value=3)).objectives
+    assert sli_rules(objective)[0]["expr"] == "(max(rate(depth[5m]) / 2) >= -Inf) >= bool 3"
+
+
 def test_a_report_knows_no_number_of_events_of_an_expression() -> None:
     (objective,) = read(promised(ratio(*RATIOS["samples"]))).objectives
     key = {"service": "shop", "slo": "shop-sells"}

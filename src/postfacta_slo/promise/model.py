@@ -186,11 +186,6 @@ class ThresholdIndicator:
             raise SloError(f"compares by lte, gte, lt or gt, not by {self.op!r}")
 
     @property
-    def is_expression(self) -> bool:
-        """Whether it is measured by PromQL of the file's author, which no series can be made up for."""
-        return isinstance(self.metric, Expression)
-
-    @property
     def watched(self) -> tuple[Selector, ...]:
         return self.metric.selectors
 
