@@ -58,7 +58,7 @@ def test_the_app_stays_thin() -> None:
 
 
 # Lines, which may only fall. The aim of `postfacta_slo` is 4,600.
-BUDGETS = {"postfacta_slo": 5_382}
+BUDGETS = {"postfacta_slo": 5_363}
 
 
 def test_a_package_keeps_its_budget_of_lines() -> None:

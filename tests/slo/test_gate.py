@@ -87,7 +87,7 @@ def test_what_is_not_measured_closes_the_gate_unless_another_is_exhausted_alread
 
 
 @pytest.mark.parametrize(
-    ("standings", "told"),
+    ("statuses", "told"),
     [
         ([], "availability: nothing of it is recorded"),
         (
@@ -98,8 +98,8 @@ def test_what_is_not_measured_closes_the_gate_unless_another_is_exhausted_alread
         ([replace(left(1.0), service="another")], "availability: nothing of it is recorded"),
     ],
 )
-def test_it_says_why_nothing_is_known(standings: list[SloStatus], told: str) -> None:
-    verdict = judge(POLICY, standings)
+def test_it_says_why_nothing_is_known(statuses: list[SloStatus], told: str) -> None:
+    verdict = judge(POLICY, statuses)
     assert (verdict.gate, verdict.level) == (Gate.UNKNOWN, "no data")
     assert told in verdict.reasons
 

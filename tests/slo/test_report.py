@@ -34,7 +34,7 @@ HOURLY = SloStatus(
     hours=Hours(702, 719),
 )
 SHORT = replace(ONE, slo="latency-p99", coverage=0.333, error=0.5, burn={})
-REPORT = Report(source="http://prometheus:9090", at=AT, window=MONTH, standings=[RICH, HOURLY, SHORT])
+REPORT = Report(source="http://prometheus:9090", at=AT, window=MONTH, statuses=[RICH, HOURLY, SHORT])
 
 
 def test_a_person_reads_what_is_left_how_fast_it_goes_and_until_when() -> None:
@@ -88,7 +88,7 @@ def test_a_program_reads_numbers_and_null_where_unknown() -> None:
 
 
 def test_a_program_reads_shares_where_event_counts_are_unknown() -> None:
-    report = replace(REPORT, standings=[replace(HOURLY, total=None)])
+    report = replace(REPORT, statuses=[replace(HOURLY, total=None)])
     (only,) = json.loads(render(report, "json"))["objectives"]
     assert (only["total"], only["budget"]) == (None, None)
     assert only["remaining_ratio"] == pytest.approx(0.8)
@@ -137,7 +137,7 @@ def test_the_page_is_sound_and_draws_what_is_known_alone() -> None:
 def test_names_of_strangers_are_inert_on_the_page() -> None:
     evil = "<script>alert(1)</script>"
     standing = replace(RICH, service=evil, slo=evil, routes=[(evil, 1.0)])
-    page = render(replace(REPORT, source=evil, standings=[standing]), "html")
+    page = render(replace(REPORT, source=evil, statuses=[standing]), "html")
     assert "<script" not in page
     assert page.count("&lt;script&gt;") == 5  # the source, service, name and route, and the plot's title
 

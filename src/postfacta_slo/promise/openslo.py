@@ -64,8 +64,8 @@ def read(documents: Iterable[object]) -> Model:
     objectives = Registry(entries, "SLO", promises.objective, faults=faults)
     # What is broken may refer to the rest.
     if not faults:
-        for shelf in (services, indicators, policies, conditions, targets):
-            shelf.end()
+        for registry in (services, indicators, policies, conditions, targets):
+            registry.end()
     faults.end()
     return Model(source=_only(sources), services=services.all(), objectives=objectives.all())
 

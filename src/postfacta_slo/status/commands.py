@@ -95,14 +95,14 @@ def report(given: argparse.Namespace, objectives: Sequence[Objective] = (), *, c
     source, at = _source(given), clock()
     try:
         which = {name: getattr(given, name) for name in ("window", "service", "slo", "by")}
-        standings = query_status(source, at=at, objectives=objectives, **which)
+        statuses = query_status(source, at=at, objectives=objectives, **which)
     except PrometheusError as error:
         raise SloError(str(error)) from None
-    if not standings:
+    if not statuses:
         raise SloError(
             f"{source.name} records no such objective: load the generated rules, or ask for another"
         )
-    made = Report(source=source.name, at=at, window=given.window, standings=standings)
+    made = Report(source=source.name, at=at, window=given.window, statuses=statuses)
     sys.stdout.write(render(made, given.format))
     return 0
 

@@ -85,9 +85,9 @@ class Verdict:
     reasons: Sequence[str]  # A sentence about each objective, the one that decides first.
 
 
-def judge(policy: BudgetPolicy, standings: Sequence[SloStatus]) -> Verdict:
+def judge(policy: BudgetPolicy, statuses: Sequence[SloStatus]) -> Verdict:
     """Decide by the worst objective: one exhausted, else one unknown, else the one with the least left."""
-    by_name = {one.slo: one for one in standings if one.service == policy.service}
+    by_name = {one.slo: one for one in statuses if one.service == policy.service}
     seen = sorted(
         (_see(policy, name, by_name.get(name)) for name in policy.objectives),
         key=lambda one: (_STRICTNESS.index(one.level.gate), -one.share),

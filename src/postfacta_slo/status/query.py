@@ -141,7 +141,7 @@ def query_status(
         return []
     answers = _Answers.of(asker)
     indicators = {(one.service.name, one.name): one.indicator for one in objectives}
-    standings: list[SloStatus] = []
+    statuses: list[SloStatus] = []
     for key, aim in sorted(aims.items()):
         indicator = indicators.get(key)
         routes = (
@@ -149,8 +149,8 @@ def query_status(
             if isinstance(indicator, RatioIndicator) and not indicator.is_expression
             else []
         )
-        standings.append(replace(_standing(asker, answers, key, aim=aim), routes=routes))
-    return standings
+        statuses.append(replace(_status(asker, answers, key, aim=aim), routes=routes))
+    return statuses
 
 
 def _which(service: str, slo: str) -> str:
@@ -235,7 +235,7 @@ class _Answers:
         )
 
 
-def _standing(asker: _Asker, answers: _Answers, key: _Key, *, aim: float) -> SloStatus:
+def _status(asker: _Asker, answers: _Answers, key: _Key, *, aim: float) -> SloStatus:
     is_by_time = key in answers.times
     rate = answers.totals.get(key)
     is_by_hour = key in answers.hours and round(answers.periods.get(key, 0.0) * DAY) == _HOUR

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
+from importlib.resources import files
 from typing import Final
 
 from .query import ENOUGH, SloStatus, Unit
@@ -83,7 +84,6 @@ def _word(x: float, y: float, text: str, *, anchor: str) -> str:
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 _EXACT: Final = 100
-_NEVER: Final = "not at this rate"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ class Report:
     source: str  # The Prometheus that was asked, as it may be shown.
     at: float  # The end of the window, in seconds since the epoch.
     window: float  # Seconds.
-    standings: Sequence[SloStatus]  # In the order in which they are shown.
+    statuses: Sequence[SloStatus]  # In the order in which they are shown.
 
 
 def render(report: Report, form: str) -> str:
@@ -180,7 +180,7 @@ def _title(report: Report) -> str:
 
 def _text(report: Report) -> str:
     lines = [f"{_title(report)}, from {report.source}"]
-    for one in report.standings:
+    for one in report.statuses:
         lines += ["", f"{one.service} / {one.slo}: {percent(one.objective)}"]
         lines += [f"  {name:<14}{value}" for name, value in facts(one)]
         lines += [f"  {'failed':<14}{count:,.0f} at {route}" for route, count in one.routes]
@@ -192,7 +192,7 @@ def _json(report: Report) -> str:
         "source": report.source,
         "at": datetime.fromtimestamp(report.at, UTC).isoformat(),
         "window_seconds": report.window,
-        "objectives": [_members(one) for one in report.standings],
+        "objectives": [_members(one) for one in report.statuses],
     }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
@@ -236,13 +236,13 @@ def _markdown(report: Report) -> str:
     )
     rows = [f"# {_title(report)}", "", f"From {report.source}.", ""]
     rows += [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
-    for one in report.standings:
+    for one in report.statuses:
         known = dict(facts(one))
         first = [f"{one.service} / {one.slo}", percent(one.objective)]
         if not one.is_known:
             known["achieved"] = "insufficient data"
         rows.append(f"| {' | '.join([*first, *(known.get(name, '-') for name in names[2:])])} |")
-    for one in report.standings:
+    for one in report.statuses:
         rows += _markdown_routes(one)
     return "\n".join(rows) + "\n"
 
@@ -254,29 +254,10 @@ def _markdown_routes(one: SloStatus) -> list[str]:
     return ["", f"## Most failures: {one.slo}", "", "| route | failures |", "|---|---|", *rows]
 
 
-_STYLE: Final = """\
-:root { color-scheme: light dark; --ink: #1d1c1a; --soft: #5a564d; --line: #d9d5cc; --ground: #fbfaf8; --raised: #fff;
-  --curve: #0b5394; --bad: #9d1c1c; }
-@media (prefers-color-scheme: dark) { :root { --ink: #ece9e2; --soft: #aea899; --line: #3a3731; --ground: #161513;
-  --raised: #1f1e1b; --curve: #8ec0f0; --bad: #ff9d94; } }
-body { margin: 0 auto; padding: 1.5rem; max-width: 60rem; background: var(--ground); color: var(--ink);
-  font: 100%/1.5 system-ui, "Noto Sans", "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.15rem; margin: 0 0 .5rem; } .soft { color: var(--soft); }
-section { margin: 1.5rem 0; padding: 1rem 1.25rem; border: 1px solid var(--line); border-radius: 10px;
-  background: var(--raised); }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.25rem; margin: 0 0 1rem; }
-dt { color: var(--soft); } dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
-table { border-collapse: collapse; } th, td { text-align: left; padding: .25rem 1rem .25rem 0; }
-caption { text-align: left; padding: .75rem 0 .25rem; } svg { display: block; width: 100%; height: auto; overflow: visible; }
-@media (max-width: 40rem) { body { padding: 1rem; } .plot-text { font-size: 24px; } }
-.plot-grid { stroke: var(--line); } .plot-zero { stroke: var(--bad); } .plot-curve { stroke: var(--curve); fill: none; }
-.plot-area { fill: var(--curve); opacity: .12; } .plot-text { fill: var(--soft); }
-"""
-
-
 def _html(report: Report) -> str:
     title = escape(_title(report))
-    sections = "\n".join(_section(one) for one in report.standings)
+    style = files("postfacta_slo.status").joinpath("report.css").read_text(encoding="utf-8")
+    sections = "\n".join(_section(one) for one in report.statuses)
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -284,7 +265,7 @@ def _html(report: Report) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-{_STYLE}</style>
+{style}</style>
 </head>
 <body>
 <h1>{title}</h1>
