@@ -42,6 +42,7 @@ def milliseconds(setting: str) -> int:
     return int(setting.removesuffix("ms"))
 
 
+@pytest.mark.clock("20 ms in which the server ends the statement")
 @EACH
 async def test_the_server_ends_a_statement_at_the_requests_limit(database_dsn: str, opens: Opens) -> None:
     seen, started = RecordingObserver(), time.monotonic()
