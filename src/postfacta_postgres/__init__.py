@@ -3,7 +3,7 @@
 * `database`: `Database` and `Connection`, what a service uses.
 * `idempotency`: `write_once`, a write that has one effect however often its request is sent.
 * `guarded`: what an error means for the circuit, the budget, and the caller.
-* `pool`: lends connections; `presence`: whether there is a database; `connecting`: opens connections.
+* `pool`: lends connections; `monitor`: whether there is a database; `connecting`: opens connections.
 * `psycopg`, `sqlalchemy`: the same for the pools of other libraries, by what `borrowing` does around them.
 * `_leases`: who gets a connection, and how long one is kept; `_verdicts`: what an error means. No await, no I/O.
 

@@ -4,8 +4,8 @@
    that finds the queue full is refused immediately.
 2. A slot that comes back goes to the head of the queue, never to a newcomer. A caller that leaves the queue just
    as its turn has come passes the slot on.
-3. A connection belongs to an era. When the database is lost or has moved, a new era begins: the idle ones of the
-   old era are closed, and the lent ones as they come back.
+3. A connection belongs to a generation. When the database is lost or has moved, a new generation begins: the idle ones of the
+   old generation are closed, and the lent ones as they come back.
 4. Age is looked at when a connection comes back or lies idle, never when it is lent: a caller does not wait for
    a new one because an old one is old.
 """
@@ -19,7 +19,7 @@ from typing import Final, Generic, TypeVar
 
 from postfacta_core.errors import PoolTimeoutError
 
-__all__ = ["Kept", "Lending", "Lifetimes", "Turn"]
+__all__ = ["LeaseTable", "Lifetimes", "PooledConnection", "Turn"]
 
 C = TypeVar("C")
 
@@ -45,11 +45,11 @@ class Lifetimes:
 
 
 @dataclass(slots=True, eq=False)
-class Kept(Generic[C]):
-    """A connection of a pool, with its age and era."""
+class PooledConnection(Generic[C]):
+    """A connection of a pool, with its age and generation."""
 
     connection: C
-    era: int
+    generation: int
     ends_at: float
     idle_since: float = 0.0
 
@@ -69,7 +69,7 @@ class Turn:
         self.wake: Callable[[], object] = wake
 
 
-class Lending(Generic[C]):
+class LeaseTable(Generic[C]):
     """The slots of a pool, the callers that wait for one, and the connections that lie idle.
 
     It belongs to one event loop, whose single thread is its lock.
@@ -87,15 +87,15 @@ class Lending(Generic[C]):
         self._name = name
         self._max_waiting = max_waiting
         self._lifetimes = lifetimes
-        self._era = 0
+        self._generation = 0
         self._queue: OrderedDict[Turn, None] = OrderedDict()
         # The last one in is the first one out: those that a quiet hour does not need grow old below it.
-        self._idle: list[Kept[C]] = []
+        self._idle: list[PooledConnection[C]] = []
 
     @property
-    def era(self) -> int:
-        """The present era. Read it before a connection is opened, since it may change meanwhile."""
-        return self._era
+    def generation(self) -> int:
+        """The present generation. Read it before a connection is opened, since it may change meanwhile."""
+        return self._generation
 
     @property
     def idle(self) -> int:
@@ -142,38 +142,38 @@ class Lending(Generic[C]):
         turn.has_come = True
         turn.wake()
 
-    def opened(self, connection: C, *, era: int, now: float, luck: float) -> Kept[C]:
-        """Add a connection whose opening began in this era."""
-        return Kept(connection, era, self._lifetimes.ends_at(now, luck))
+    def opened(self, connection: C, *, generation: int, now: float, luck: float) -> PooledConnection[C]:
+        """Add a connection whose opening began in this generation."""
+        return PooledConnection(connection, generation, self._lifetimes.ends_at(now, luck))
 
-    def take(self) -> Kept[C] | None:
+    def take(self) -> PooledConnection[C] | None:
         """Take the most recently used idle connection; None if one must be opened."""
         return self._idle.pop() if self._idle else None
 
-    def keep(self, kept: Kept[C], now: float) -> bool:
+    def keep(self, pooled: PooledConnection[C], now: float) -> bool:
         """Return a connection to the idle list; False if it must be closed."""
-        if kept.era != self._era or now >= kept.ends_at:
+        if pooled.generation != self._generation or now >= pooled.ends_at:
             return False
-        kept.idle_since = now
-        self._idle.append(kept)
+        pooled.idle_since = now
+        self._idle.append(pooled)
         return True
 
-    def evict(self, era: int) -> list[Kept[C]]:
-        """End an era, and return the idle connections, which are to be closed.
+    def evict(self, generation: int) -> list[PooledConnection[C]]:
+        """End a generation, and return the idle connections, which are to be closed.
 
-        A report of an earlier era is stale: its connection would not be lent again anyway.
+        A report of an earlier generation is stale: its connection would not be lent again anyway.
         """
-        if era != self._era:
+        if generation != self._generation:
             return []
-        self._era += 1
+        self._generation += 1
         evicted, self._idle = self._idle, []
         return evicted
 
-    def sweep(self, now: float) -> list[Kept[C]]:
+    def sweep(self, now: float) -> list[PooledConnection[C]]:
         """Remove and return expired idle connections."""
-        swept = [kept for kept in self._idle if self._is_stale(kept, now)]
-        self._idle = [kept for kept in self._idle if not self._is_stale(kept, now)]
+        swept = [pooled for pooled in self._idle if self._is_stale(pooled, now)]
+        self._idle = [pooled for pooled in self._idle if not self._is_stale(pooled, now)]
         return swept
 
-    def _is_stale(self, kept: Kept[C], now: float) -> bool:
-        return now >= kept.ends_at or now >= kept.idle_since + self._lifetimes.idle
+    def _is_stale(self, pooled: PooledConnection[C], now: float) -> bool:
+        return now >= pooled.ends_at or now >= pooled.idle_since + self._lifetimes.idle

@@ -15,7 +15,7 @@ import anyio
 import asyncpg
 
 from postfacta_core import Backoff
-from postfacta_core.clock import Clock
+from postfacta_core.clock import Clock, Luck
 from postfacta_core.events import ConnectionOpened, Observer
 from postfacta_core.validation import validation
 
@@ -25,6 +25,7 @@ __all__ = [
     "PasswordFile",
     "PoolOptions",
     "RawConnection",
+    "Setup",
     "check_address",
     "database_of",
     "hosts_of",
@@ -129,19 +130,22 @@ class PoolOptions:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What all parts of one database share; the observer never raises."""
+
+    name: str
+    options: PoolOptions
+    observe: Observer
+    clock: Clock
+    luck: Luck
+
+
 class Connector:
     """Opens connections to one of the hosts of an address.
 
     `find` decides which. All others are opened `there`: were each to look for itself, two primaries after a failover
     that went wrong could both be written to by one pool.
-
-    Args:
-        name: Names the pool in events, and the session on the server.
-        dsn: A `postgresql://` address, with one host or several. It is kept to itself.
-        options: The bounds.
-        password: Wins over the one in the address.
-        observer: Receives each attempt. It must not raise.
-        clock: Monotonic seconds.
 
     Attributes:
         host: The number of the host that was found last.

@@ -24,8 +24,8 @@ from postfacta_core.events import Observer, QueryFinished, observing, process_ob
 
 from ._verdicts import database_circuit
 from .borrowing import first_word
-from .connecting import Password, PasswordFile, PoolOptions, RawConnection, check_address, database_of
-from .guarded import Guard, GuardedLoan, judge, state_of, translate
+from .connecting import Password, PasswordFile, PoolOptions, RawConnection, Setup, check_address, database_of
+from .guarded import DatabaseHealth, Lease, judge, state_of, translate
 from .pool import Pool
 
 __all__ = [
@@ -70,14 +70,14 @@ class Connection:
         asyncpg.PostgresError: For all that is the statement's own fault, such as a broken constraint.
     """
 
-    def __init__(self, loan: GuardedLoan, owner: Database) -> None:
-        self._loan = loan
+    def __init__(self, lease: Lease, owner: Database) -> None:
+        self._lease = lease
         self._owner = owner
 
     @property
     def raw(self) -> RawConnection:
         """The driver's own connection, for what is missing here; it raises the driver's errors, without events."""
-        return self._loan.kept.connection
+        return self._lease.pooled.connection
 
     async def fetch(
         self, sql: str, *args: object, operation: str = "", collection: str = ""
@@ -85,7 +85,7 @@ class Connection:
         """Run a query and return all its rows."""
         call = self.raw.fetch
         return await self._owner.run(
-            self._loan, call, sql, args=args, operation=operation, collection=collection
+            self._lease, call, sql, args=args, operation=operation, collection=collection
         )
 
     async def fetchrow(
@@ -94,21 +94,21 @@ class Connection:
         """Run a query and return its first row, or None."""
         call = self.raw.fetchrow
         return await self._owner.run(
-            self._loan, call, sql, args=args, operation=operation, collection=collection
+            self._lease, call, sql, args=args, operation=operation, collection=collection
         )
 
     async def fetchval(self, sql: str, *args: object, operation: str = "", collection: str = "") -> Any:
         """Run a query and return the first column of its first row, or None."""
         call = self.raw.fetchval
         return await self._owner.run(
-            self._loan, call, sql, args=args, operation=operation, collection=collection
+            self._lease, call, sql, args=args, operation=operation, collection=collection
         )
 
     async def execute(self, sql: str, *args: object, operation: str = "", collection: str = "") -> str:
         """Run a statement and return the server's tag, such as `UPDATE 1`."""
         call = self.raw.execute
         return await self._owner.run(
-            self._loan, call, sql, args=args, operation=operation, collection=collection
+            self._lease, call, sql, args=args, operation=operation, collection=collection
         )
 
 
@@ -165,20 +165,11 @@ class Database:
         self._options = options or PoolOptions()
         self._observe = observing("Database", name, observer)
         self._clock = clock
-        self._pool = Pool(
-            name, dsn, self._options, password=password, observer=self._observe, clock=clock, luck=luck
-        )
-        self._guard = Guard(
-            self._pool,
-            max_size=self._options.max_size,
-            breaker=breaker,
-            budget=retry_budget,
-            observer=self._observe,
-            clock=clock,
-            luck=luck,
-        )
-        self.breaker: CircuitBreaker = self._guard.breaker
-        self.retry_budget: RetryBudget = self._guard.budget
+        setup = Setup(name, self._options, self._observe, clock, luck)
+        self._pool = Pool(setup, dsn, password)
+        self._health = DatabaseHealth(setup, self._pool, breaker=breaker, budget=retry_budget)
+        self.breaker: CircuitBreaker = self._health.breaker
+        self.retry_budget: RetryBudget = self._health.budget
         self._namespace = database_of(dsn)
         self._stack = AsyncExitStack()
 
@@ -188,11 +179,11 @@ class Database:
     @property
     def is_connected(self) -> bool:
         """Whether there is a database, as far as is known."""
-        return self._pool.presence.is_there
+        return self._pool.monitor.is_there
 
     async def __aenter__(self) -> Self:
         group = await self._stack.enter_async_context(anyio.create_task_group())
-        self._guard.open()
+        self._health.open()
         self._pool.open(group)
         self._stack.callback(group.cancel_scope.cancel)
         return self
@@ -200,7 +191,7 @@ class Database:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._guard.close()
+        self._health.close()
         try:
             await self._pool.close()
         finally:
@@ -212,7 +203,7 @@ class Database:
         A statement waits for the first attempt to connect by itself. This is for what must outlast a database that
         is away: a migration, a job in the background, a test.
         """
-        await self._pool.presence.found.wait()
+        await self._pool.monitor.found.wait()
 
     async def ping(self) -> None:
         """Check that the database answers, on a connection that no load can take.
@@ -220,7 +211,7 @@ class Database:
         Raises:
             DatabaseUnavailableError: If it does not, within a second.
         """
-        await self._pool.presence.ping()
+        await self._pool.monitor.ping()
 
     async def check_writes(self) -> None:
         """Check that no write was refused in the last 30 seconds: a health check that asks the database nothing.
@@ -232,7 +223,7 @@ class Database:
             DatabaseUnavailableError: If the disk was full.
             ReadOnlyDatabaseError: If it took no writes.
         """
-        self._guard.check_writes()
+        self._health.check_writes()
 
     @asynccontextmanager
     async def acquire(self) -> AsyncGenerator[Connection]:
@@ -244,8 +235,8 @@ class Database:
             DeadlineExceededError: If the request's time is up before one is free.
             PoolTimeoutError: If all stay lent for `acquire_timeout`, or too many wait for one already.
         """
-        async with GuardedLoan(self._pool, self._guard) as loan:
-            yield Connection(loan, self)
+        async with Lease(self._pool, self._health) as lease:
+            yield Connection(lease, self)
 
     @asynccontextmanager
     async def transaction(self, *, isolation: Isolation | None = None) -> AsyncGenerator[Connection]:
@@ -264,11 +255,11 @@ class Database:
             DeadlineExceededError: If the request's time runs out before COMMIT is sent: nothing was written.
             asyncpg.InFailedSQLTransactionError: If the block swallowed a statement's error: nothing was written.
         """
-        async with GuardedLoan(self._pool, self._guard) as loan:
-            begin = loan.kept.connection.execute
-            await self.run(loan, begin, self._begin(isolation), operation="BEGIN", repeatable=True)
-            yield Connection(loan, self)
-            await self._commit(loan)
+        async with Lease(self._pool, self._health) as lease:
+            begin = lease.pooled.connection.execute
+            await self.run(lease, begin, self._begin(isolation), operation="BEGIN", repeatable=True)
+            yield Connection(lease, self)
+            await self._commit(lease)
 
     async def run_transaction(
         self, function: Callable[[Connection], Awaitable[T]], *, isolation: Isolation | None = None
@@ -285,7 +276,7 @@ class Database:
         Raises:
             DatabaseUnavailableError: If it was lost to others each time: nothing was written. See `transaction`, too.
         """
-        return await self._guard.transactions.call(self._transact, function, isolation)
+        return await self._health.transactions.call(self._transact, function, isolation)
 
     async def _transact(
         self, function: Callable[[Connection], Awaitable[T]], isolation: Isolation | None
@@ -348,13 +339,13 @@ class Database:
 
     def _alone(self, method: str, sql: str, args: Sequence[object], **options: Any) -> Awaitable[Any]:
         if options["repeatable"]:
-            return self._guard.reads.call(self._once, method, sql, args, **options)
+            return self._health.reads.call(self._once, method, sql, args, **options)
         return self._once(method, sql, args, **options)
 
     async def _once(self, method: str, sql: str, args: Sequence[object], **options: Any) -> Any:
-        async with GuardedLoan(self._pool, self._guard) as loan:
-            call = getattr(loan.kept.connection, method)
-            return await self.run(loan, call, sql, args=args, **options)
+        async with Lease(self._pool, self._health) as lease:
+            call = getattr(lease.pooled.connection, method)
+            return await self.run(lease, call, sql, args=args, **options)
 
     async def durability_problems(self) -> list[str]:
         """Name the server's settings under which an acknowledged commit may be lost; ideally none."""
@@ -363,7 +354,7 @@ class Database:
 
     async def run(
         self,
-        loan: GuardedLoan,
+        lease: Lease,
         call: Callable[..., Awaitable[T]],
         sql: str,
         *,
@@ -375,18 +366,18 @@ class Database:
         """Run one statement within its time, and classify its errors. For `Connection`, which documents them."""
         started = self._clock()
         limit = self._limit(started)
-        loan.has_answered = False
+        lease.has_answered = False
         error_type, sqlstate = "cancelled", ""
-        raw = loan.kept.connection
+        raw = lease.pooled.connection
         state = state_of(raw)
         try:
             # Without any time left the driver raises, and sends nothing.
             result = await call(sql, *args, timeout=limit)
             error_type = ""
-            loan.has_answered = True
+            lease.has_answered = True
         except Exception as error:
             known = translate(error, self.name, broken=raw.is_closed())
-            self._guard.take_note(loan, error, known, limit=limit)
+            self._health.take_note(lease, error, known, limit=limit)
             if not repeatable:
                 known = judge(raw, sql, state, error=error, known=known)
             error_type, sqlstate = type(known or error).__name__, getattr(error, "sqlstate", None) or ""
@@ -424,12 +415,12 @@ class Database:
         begin = "begin" if isolation is None else f"begin isolation level {isolation}"
         return "; ".join([begin, *(f"set local {name} = {value}" for name, value in settings.items())])
 
-    async def _commit(self, loan: GuardedLoan) -> None:
-        execute = loan.kept.connection.execute
+    async def _commit(self, lease: Lease) -> None:
+        execute = lease.pooled.connection.execute
 
         async def commit(sql: str, *, timeout: float | None) -> None:  # noqa: ASYNC109 - the driver's own
             # asyncpg's own commit hides that the server answers the COMMIT of a failed transaction by ROLLBACK.
             if await execute(sql, timeout=timeout) != "COMMIT":
                 raise asyncpg.InFailedSQLTransactionError("a statement had failed, so COMMIT rolled back")
 
-        await self.run(loan, commit, "commit", operation="COMMIT")
+        await self.run(lease, commit, "commit", operation="COMMIT")

@@ -1,7 +1,7 @@
-"""Guard a database by a circuit, a budget and retries, from what its errors mean.
+"""DatabaseHealth a database by a circuit, a budget and retries, from what its errors mean.
 
-1. What the circuit lets pass is a loan: a statement alone, or a transaction. Within one nothing is refused.
-2. A loan in which the database failed is a failure, counted immediately. Else it is a success if its last statement
+1. What the circuit lets pass is a lease: a statement alone, or a transaction. Within one nothing is refused.
+2. A lease in which the database failed is a failure, counted immediately. Else it is a success if its last statement
    was answered, even by an error. One without an answer, for which the database is not to blame, does not count.
 3. While it is known that there is no database, the circuit is not asked: a refusal says nothing about the database.
 4. When the database is found again, the circuit is reset: it has just answered.
@@ -11,22 +11,22 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import asyncpg
 
 from postfacta_core import Backoff, CircuitBreaker, Retry, RetryBudget
-from postfacta_core.clock import Clock, Luck
 from postfacta_core.errors import (
     DatabaseUnavailableError,
     DeadlineExceededError,
     InvalidInputError,
     ResilienceError,
 )
-from postfacta_core.events import DeadlineExceeded, Observer
+from postfacta_core.events import DeadlineExceeded
 from postfacta_core.guards._circuit import CircuitState
 from postfacta_core.guards._outcome import Outcome
 
+from ._leases import PooledConnection
 from ._verdicts import (
     QUERY_CANCELED,
     broke,
@@ -39,10 +39,10 @@ from ._verdicts import (
     unknown,
 )
 from .borrowing import Permit, is_the_callers_wish
-from .connecting import RawConnection
-from .pool import Loan, Pool
+from .connecting import RawConnection, Setup
+from .pool import Pool
 
-__all__ = ["Guard", "GuardedLoan", "database_circuit", "judge", "state_of", "translate"]
+__all__ = ["DatabaseHealth", "Lease", "database_circuit", "judge", "state_of", "translate"]
 
 # In place of a count of statements: nothing is sent on a closed connection.
 _CLOSED: Final = -2
@@ -125,35 +125,48 @@ def _count_of_sent(connection: RawConnection) -> int:
     return count if isinstance(count, int) else -1
 
 
-class GuardedLoan(Loan):
+class Lease:
     """A connection for the length of an `async with` block, unless the circuit refuses.
 
     Attributes:
         has_answered: Whether the statement sent last was answered.
     """
 
-    __slots__ = ("_guard", "_permit", "has_answered")
+    __slots__ = ("_health", "_permit", "_pool", "_pooled", "_started", "has_answered")
 
-    def __init__(self, pool: Pool, guard: Guard) -> None:
-        super().__init__(pool)
-        self._guard = guard
+    def __init__(self, pool: Pool, health: DatabaseHealth) -> None:
+        self._pool = pool
+        self._health = health
+        self._pooled: PooledConnection[RawConnection] | None = None
+        self._started = 0.0
         self._permit: Permit | None = None
         self.has_answered: bool = False
 
+    @property
+    def pooled(self) -> PooledConnection[RawConnection]:
+        """What is lent.
+
+        Raises:
+            asyncpg.InterfaceError: If it was given back: it is another's now.
+        """
+        if self._pooled is None:
+            raise asyncpg.InterfaceError("the connection was given back to the pool")
+        return self._pooled
+
     async def __aenter__(self) -> Self:
-        presence = self._pool.presence
-        if presence.is_there or presence.is_unknown:
-            self._permit = Permit(self._guard.breaker)
+        monitor = self._pool.monitor
+        if monitor.is_there or monitor.is_unknown:
+            self._permit = Permit(self._health.breaker)
         try:
-            self._kept = await self._pool.lend()
+            self._pooled = await self._pool.lend()
             self._started = self._pool.now()
         except DatabaseUnavailableError as error:
             # Without a cause none could be opened in time, or none was tried: it was lost meanwhile, or is closed.
-            if error.__cause__ is not None or self._guard.is_lending:
+            if error.__cause__ is not None or self._health.is_lending:
                 self.failed(error)
             raise
         finally:
-            if self._kept is None:
+            if self._pooled is None:
                 self._leave()
         return self
 
@@ -161,11 +174,11 @@ class GuardedLoan(Loan):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._leave()
-        kept, self._kept = self.kept, None
-        await self._pool.take_back(kept, error, self._started)
+        pooled, self._pooled = self.pooled, None
+        await self._pool.take_back(pooled, error, self._started)
 
     def failed(self, error: Exception) -> None:
-        """Count a failure of the database in the circuit. A later outcome of this loan does not count."""
+        """Count a failure of the database in the circuit. A later outcome of this lease does not count."""
         self._leave(error)
 
     def _leave(self, error: Exception | None = None) -> None:
@@ -174,17 +187,8 @@ class GuardedLoan(Loan):
             permit.leave(error, is_answered=self.has_answered)
 
 
-class Guard:
+class DatabaseHealth:
     """The circuit, the budget and the retries before a pool.
-
-    Args:
-        pool: Lends the connections.
-        max_size: How many it lends at once.
-        breaker: Whether it lends; None is one with `database_circuit`.
-        budget: What further tries are spent from; None is one with the defaults.
-        observer: Receives their events. It may raise.
-        clock: Monotonic seconds.
-        luck: Spreads the waits.
 
     Attributes:
         breaker: The circuit.
@@ -194,24 +198,17 @@ class Guard:
     """
 
     def __init__(
-        self,
-        pool: Pool,
-        *,
-        max_size: int,
-        breaker: CircuitBreaker | None,
-        budget: RetryBudget | None,
-        observer: Observer,
-        clock: Clock,
-        luck: Luck,
+        self, setup: Setup, pool: Pool, *, breaker: CircuitBreaker | None, budget: RetryBudget | None
     ) -> None:
         name = pool.name
+        shared: Any = {"observer": setup.observe, "clock": setup.clock, "luck": setup.luck}
         self._pool = pool
         self._is_closing = False
         self._refused_write: tuple[ResilienceError, float] | None = None
-        self._clock = clock
-        self._observe = observer
+        self._clock = setup.clock
+        self._observe = setup.observe
         self.breaker: CircuitBreaker = breaker or CircuitBreaker(
-            name, config=database_circuit(max_size), observer=observer, clock=clock, luck=luck
+            name, config=database_circuit(setup.options.max_size), **shared
         )
         self.budget: RetryBudget = budget or RetryBudget(name)
         self.reads: Retry = Retry(
@@ -221,9 +218,7 @@ class Guard:
             budget=self.budget,
             on=_is_repeatable,
             retry_after=_asks_no_wait,
-            observer=observer,
-            clock=clock,
-            luck=luck,
+            **shared,
         )
         self.transactions: Retry = Retry(
             f"{name}_transaction",
@@ -233,17 +228,15 @@ class Guard:
             budget=self.budget,
             on=_lost_to_another,
             retry_after=_asks_no_wait,
-            observer=observer,
-            clock=clock,
-            luck=luck,
+            **shared,
         )
 
-        pool.presence.when_found = self._forget
+        pool.monitor.when_found = self._forget
 
     @property
     def is_lending(self) -> bool:
         """Whether there is a database, as far as is known, and this does not close."""
-        return self._pool.presence.is_there and not self._is_closing
+        return self._pool.monitor.is_there and not self._is_closing
 
     def open(self) -> None:
         """Begin to count refused connections."""
@@ -254,35 +247,35 @@ class Guard:
         self._is_closing = True
 
     def take_note(
-        self, loan: GuardedLoan, error: Exception, known: ResilienceError | None, *, limit: float | None
+        self, lease: Lease, error: Exception, known: ResilienceError | None, *, limit: float | None
     ) -> None:
         """Apply the failure of a statement to its connection, the database's availability, and the circuit.
 
         Args:
-            loan: Where.
+            lease: Where.
             error: What the driver raised.
             known: What that is in this library's words.
             limit: The seconds that its request left it; None if it had all of `statement_timeout`.
         """
-        kept, presence = loan.kept, self._pool.presence
+        pooled, monitor = lease.pooled, self._pool.monitor
         state = sqlstate_of(error)
         is_late = isinstance(error, TimeoutError)
         if limit is not None and (is_late or state == QUERY_CANCELED):
             self._observe(DeadlineExceeded("database"))
             if limit > 0.0:
-                presence.suspect()
+                monitor.suspect()
         elif is_late or isinstance(error, asyncpg.InternalClientError):
             # A server that does not even end a statement at its own limit, or that sends an unexpected message.
-            kept.connection.terminate()
+            pooled.connection.terminate()
         moved = state == _READ_ONLY
         if known is not None and (moved or state == _DISK_FULL):
             self._refused_write = known, self._clock()
-        if moved or kept.connection.is_closed():
-            presence.suspect(kept, moved=moved)
+        if moved or pooled.connection.is_closed():
+            monitor.suspect(pooled, moved=moved)
         if is_to_blame(state, known, limit=limit, is_callers=is_the_callers_wish()):
-            loan.failed(known or error)
+            lease.failed(known or error)
         # What the driver finds wrong by itself has no SQLSTATE, and may never have been sent.
-        loan.has_answered = state not in {"", QUERY_CANCELED}
+        lease.has_answered = state not in {"", QUERY_CANCELED}
 
     def check_writes(self) -> None:
         """Raise the error of a recently refused write; see `Database.check_writes`."""

@@ -1,6 +1,6 @@
 """Lend connections to PostgreSQL, while the database is available.
 
-1. `_leases` decides who gets a connection, and how long one is kept; `presence` tracks whether there is a
+1. `_leases` decides who gets a connection, and how long one is kept; `monitor` tracks whether there is a
    database.
 2. Callers wait in FIFO order, and are refused immediately while there is no database. Before the first
    attempt to connect has ended that is unknown, so they wait for it.
@@ -21,7 +21,7 @@ import asyncpg
 from anyio.abc import TaskGroup
 
 from postfacta_core import current_deadline
-from postfacta_core.clock import LUCK, MONOTONIC, Clock, Luck
+from postfacta_core.clock import Clock
 from postfacta_core.context import add_wait
 from postfacta_core.errors import (
     DeadlineExceededError,
@@ -33,16 +33,14 @@ from postfacta_core.events import (
     ConnectionAcquired,
     ConnectionReleased,
     DeadlineExceeded,
-    Observer,
     PoolSized,
-    ignore,
 )
 
-from ._leases import Kept, Lending, Lifetimes
-from .connecting import Connector, Password, PoolOptions, RawConnection
-from .presence import Presence
+from ._leases import LeaseTable, Lifetimes, PooledConnection
+from .connecting import Connector, Password, RawConnection, Setup
+from .monitor import ConnectionMonitor
 
-__all__ = ["Loan", "Password", "Pool", "PoolOptions", "RawConnection"]
+__all__ = ["Pool"]
 
 # Longer than any healthy reset takes; a connection that needs more is thrown away.
 _RELEASE_TIMEOUT = 1.0
@@ -67,80 +65,33 @@ class _Opening:
 
     ended: anyio.Event
     scope: anyio.CancelScope
-    kept: Kept[RawConnection] | None = None
+    pooled: PooledConnection[RawConnection] | None = None
     error: Exception | None = None
     is_abandoned: bool = False
 
 
-class Loan:
-    """A connection that is lent; `GuardedLoan` lends it for the length of an `async with` block."""
-
-    __slots__ = ("_kept", "_pool", "_started")
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self._kept: Kept[RawConnection] | None = None
-        self._started = 0.0
-
-    @property
-    def kept(self) -> Kept[RawConnection]:
-        """What is lent.
-
-        Raises:
-            asyncpg.InterfaceError: If it was given back: it is another's now.
-        """
-        if self._kept is None:
-            raise asyncpg.InterfaceError("the connection was given back to the pool")
-        return self._kept
-
-
 class Pool:
-    """A pool that may exist before its database does.
+    """A pool that may exist before its database does."""
 
-    Args:
-        name: Names it in errors, events and metrics.
-        dsn: A `postgresql://` address. It is kept to itself: no error or event repeats it.
-        options: The bounds.
-        password: Wins over the one in the address.
-        observer: Receives each connection opened, lent and returned. It may raise.
-        clock: Monotonic seconds; it must be the clock of the request contexts.
-        luck: Spreads the attempts to connect, and the ends of connections.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        dsn: str,
-        options: PoolOptions,
-        *,
-        password: Password | None = None,
-        observer: Observer = ignore,
-        clock: Clock = MONOTONIC,
-        luck: Luck = LUCK,
-    ) -> None:
-        self.name = name
-        self.now: Clock = clock
+    def __init__(self, setup: Setup, dsn: str, password: Password | None) -> None:
+        options = setup.options
+        self.name = setup.name
+        self.now: Clock = setup.clock
         self._options = options
-        self._observe = observer
-        self._luck = luck
+        self._observe = setup.observe
+        self._luck = setup.luck
         self._connector = Connector(
-            name, dsn, options, password=password, observer=self._observe, clock=clock
+            setup.name, dsn, options, password=password, observer=setup.observe, clock=setup.clock
         )
         lifetimes = Lifetimes(lifetime=options.max_lifetime, idle=options.max_idle)
-        self._lending: Lending[RawConnection] = Lending(
-            name, options.max_size, options.max_waiting, lifetimes=lifetimes
+        self._table: LeaseTable[RawConnection] = LeaseTable(
+            setup.name, options.max_size, options.max_waiting, lifetimes=lifetimes
         )
-        self.presence: Presence = Presence(
-            name,
-            self._connector,
-            self._lending,
-            options=options,
-            when_lost=self._end_openings,
-            clock=clock,
-            luck=luck,
+        self.monitor: ConnectionMonitor = ConnectionMonitor(
+            setup, self._connector, self._table, when_lost=self._end_openings
         )
         self._openings: set[_Opening] = set()
-        self._lent: set[Kept[RawConnection]] = set()
+        self._lent: set[PooledConnection[RawConnection]] = set()
         self._all_home = anyio.Event()
         self._group: TaskGroup | None = None
 
@@ -152,23 +103,23 @@ class Pool:
     def open(self, group: TaskGroup) -> None:
         """Begin to connect, once more after a `close`; it lasts until the group is cancelled, which must come after that."""
         self._group = group
-        self.presence.begin()
+        self.monitor.begin()
         self._lent.clear()
         self._all_home = anyio.Event()
-        group.start_soon(self.presence.keep)
+        group.start_soon(self.monitor.keep)
         group.start_soon(self._keep_young)
 
     async def close(self) -> None:
         """Wait for the lent connections, but not for long, then end what is left."""
         self._group = None
-        self.presence.evict(self._lending.era)
+        self.monitor.evict(self._table.generation)
         try:
             with anyio.move_on_after(self._options.close_timeout, shield=True):
                 if self._lent:
                     await self._all_home.wait()
         finally:  # asyncio's own cancellation passes the shield
-            for kept in self._lent:
-                kept.connection.terminate()
+            for pooled in self._lent:
+                pooled.connection.terminate()
 
     async def _keep_young(self) -> None:
         """Close idle connections that are not needed or too old; until cancelled."""
@@ -176,23 +127,16 @@ class Pool:
         pause = min(options.max_lifetime / 4, options.max_idle / 4, _SWEEP_AT_MOST_EVERY)
         while True:
             await anyio.sleep(pause)
-            for kept in self._lending.sweep(self.now()):
-                kept.connection.terminate()
-            await self.presence.renew_if_old()
+            for pooled in self._table.sweep(self.now()):
+                pooled.connection.terminate()
+            await self.monitor.renew_if_old()
 
-    async def lend(self) -> Kept[RawConnection]:
-        """Lend a connection, which must come back through `take_back`.
-
-        Raises:
-            DatabaseUnavailableError: At once if there is no database; or if none could be opened in time, the first
-                one of all included.
-            DeadlineExceededError: If the request's time is up, or does not last until one is free.
-            PoolTimeoutError: If all stayed lent for `acquire_timeout`, or too many wait already.
-        """
+    async def lend(self) -> PooledConnection[RawConnection]:
+        """Lend a connection, which must come back through `take_back`; see `Database.acquire` for what it raises."""
         started = self.now()
         error_type = "cancelled"
         try:
-            kept = await self._lend(started)
+            pooled = await self._lend(started)
             error_type = ""
         except ResilienceError as error:
             error_type = type(error).__name__
@@ -200,30 +144,30 @@ class Pool:
         finally:
             self._observe(ConnectionAcquired(self.name, self.now() - started, error_type))
             self._tell_size()
-        return kept
+        return pooled
 
-    async def _lend(self, started: float) -> Kept[RawConnection]:
-        if self.presence.is_unknown and self._group is not None:
+    async def _lend(self, started: float) -> PooledConnection[RawConnection]:
+        if self.monitor.is_unknown and self._group is not None:
             await self._look(self._patience(started))
-        if not self.presence.is_there or self._group is None:
-            raise self.presence.absence()
+        if not self.monitor.is_there or self._group is None:
+            raise self.monitor.absence()
         deadline = current_deadline()
         if deadline is not None and deadline.for_next_hop(started) <= 0.0:
             raise self._too_late()
-        if not self._lending.enter():
+        if not self._table.enter():
             try:
                 await self._queue(self._patience(started))
             finally:
                 add_wait(self.now() - started)  # also if it failed
-        kept = self._take_idle() or await self._open(self._patience(started))
-        self._lent.add(kept)
-        return kept
+        pooled = self._take_idle() or await self._open(self._patience(started))
+        self._lent.add(pooled)
+        return pooled
 
     async def _look(self, patience: _Patience) -> None:
         """Wait until it is known whether there is a database."""
         with anyio.move_on_after(patience.until - self.now()):
-            await self.presence.look()
-        if self.presence.is_unknown and patience.is_the_requests:
+            await self.monitor.look()
+        if self.monitor.is_unknown and patience.is_the_requests:
             raise self._too_late()
 
     def _patience(self, now: float) -> _Patience:
@@ -234,35 +178,35 @@ class Pool:
 
     async def _queue(self, patience: _Patience) -> None:
         event = anyio.Event()
-        turn = self._lending.queue(event.set)
+        turn = self._table.queue(event.set)
         self._tell_size()
         try:
             with anyio.move_on_after(patience.until - self.now()):
                 await event.wait()
         except BaseException:
-            self._lending.give_up(turn)
+            self._table.give_up(turn)
             raise
         if not turn.has_come:
-            self._lending.give_up(turn)
+            self._table.give_up(turn)
             if patience.is_the_requests:
                 raise self._too_late()
             raise PoolTimeoutError(self.name, self._options.acquire_timeout)
 
-    def _take_idle(self) -> Kept[RawConnection] | None:
-        while (kept := self._lending.take()) is not None and kept.connection.is_closed():
+    def _take_idle(self) -> PooledConnection[RawConnection] | None:
+        while (pooled := self._table.take()) is not None and pooled.connection.is_closed():
             pass
-        return kept
+        return pooled
 
-    async def _open(self, patience: _Patience) -> Kept[RawConnection]:
+    async def _open(self, patience: _Patience) -> PooledConnection[RawConnection]:
         """Wait for a new connection; the slot passes to the task that opens it.
 
         A caller that leaves does not end the attempt: if no request had the time that it takes to open one, there
         would never be one.
         """
         opening, group = _Opening(anyio.Event(), anyio.CancelScope()), self._group
-        if group is None or not self.presence.is_there:  # it went while the caller stood in the queue
-            self._lending.leave()
-            raise self.presence.absence()
+        if group is None or not self.monitor.is_there:  # it went while the caller stood in the queue
+            self._table.leave()
+            raise self.monitor.absence()
         group.start_soon(self._open_for, opening)
         try:
             with anyio.move_on_after(patience.until - self.now()):
@@ -270,35 +214,37 @@ class Pool:
         except BaseException:
             self._abandon(opening)
             raise
-        if opening.kept is not None and self._group is group:  # and not closed meanwhile
-            return opening.kept
+        if opening.pooled is not None and self._group is group:  # and not closed meanwhile
+            return opening.pooled
         self._abandon(opening)
         if patience.is_the_requests and self.now() >= patience.until:
             raise self._too_late() from opening.error
-        self.presence.suspect()
-        raise self.presence.absence() from opening.error
+        self.monitor.suspect()
+        raise self.monitor.absence() from opening.error
 
     def _abandon(self, opening: _Opening) -> None:
         opening.is_abandoned = True
-        if opening.kept is not None:
-            self._settle(opening.kept)
+        if opening.pooled is not None:
+            self._settle(opening.pooled)
 
     async def _open_for(self, opening: _Opening) -> None:
-        era = self._lending.era
+        generation = self._table.generation
         self._openings.add(opening)
         try:
             with opening.scope:
                 connection = await self._connector.there(self._options.connect_timeout)
-                opening.kept = self._lending.opened(connection, era=era, now=self.now(), luck=self._luck())
+                opening.pooled = self._table.opened(
+                    connection, generation=generation, now=self.now(), luck=self._luck()
+                )
         except Exception as error:  # noqa: BLE001 - whatever it is, an event reported it
             opening.error = error
         finally:
             self._openings.discard(opening)
             opening.ended.set()
-            if opening.kept is None:
-                self._lending.leave()
-        if opening.kept is not None and opening.is_abandoned:
-            self._settle(opening.kept)
+            if opening.pooled is None:
+                self._table.leave()
+        if opening.pooled is not None and opening.is_abandoned:
+            self._settle(opening.pooled)
 
     def _end_openings(self) -> None:
         """Fail the openings to a host that is lost, and free their slots."""
@@ -309,60 +255,56 @@ class Pool:
         self._observe(DeadlineExceeded("pool"))
         return DeadlineExceededError(self.name)
 
-    async def take_back(self, kept: Kept[RawConnection], error: BaseException | None, started: float) -> None:
-        """Reset a returned connection and keep it for the next caller, or close it.
-
-        Args:
-            kept: What was lent.
-            error: What ended the caller's block, if it did not end by itself.
-            started: When it was lent.
-        """
+    async def take_back(
+        self, pooled: PooledConnection[RawConnection], error: BaseException | None, started: float
+    ) -> None:
+        """Reset a returned connection and keep it for the next caller, or close it; `error` ended the caller's block."""
         is_cut_off = error is not None and (
             isinstance(error, _TIME_IS_UP) or not isinstance(error, Exception)
         )
         self._observe(ConnectionReleased(self.name, self.now() - started))
-        if kept.connection.is_closed():
-            self._settle(kept)
+        if pooled.connection.is_closed():
+            self._settle(pooled)
         elif is_cut_off:
-            self._clear_later(kept)
+            self._clear_later(pooled)
         else:
             try:
-                await self._clear(kept)
+                await self._clear(pooled)
             except Exception:  # noqa: BLE001 - it is being closed, and no caller waits for it
-                kept.connection.terminate()
-                self.presence.suspect(kept)
+                pooled.connection.terminate()
+                self.monitor.suspect(pooled)
             except BaseException:
-                self._clear_later(kept)
+                self._clear_later(pooled)
                 raise
-            self._settle(kept)
+            self._settle(pooled)
 
-    def _clear_later(self, kept: Kept[RawConnection]) -> None:
+    def _clear_later(self, pooled: PooledConnection[RawConnection]) -> None:
         if self._group is None:
-            kept.connection.terminate()
-            self._settle(kept)
+            pooled.connection.terminate()
+            self._settle(pooled)
         else:
-            self._group.start_soon(self._clear_after_cancellation, kept)
+            self._group.start_soon(self._clear_after_cancellation, pooled)
 
-    async def _clear_after_cancellation(self, kept: Kept[RawConnection]) -> None:
-        connection = kept.connection
+    async def _clear_after_cancellation(self, pooled: PooledConnection[RawConnection]) -> None:
+        connection = pooled.connection
         is_clear = False
         try:
             with anyio.move_on_after(_RELEASE_TIMEOUT):
                 # asyncpg asked the server to cancel; it lets no statement pass before that has been answered.
                 with suppress(asyncpg.InFailedSQLTransactionError):
                     await connection.execute("select")
-                await self._clear(kept)
+                await self._clear(pooled)
                 is_clear = True
         except Exception:  # noqa: BLE001, S110 - as above
             pass
         finally:
             if not is_clear:
-                self.presence.suspect(kept if connection.is_closed() else None)
+                self.monitor.suspect(pooled if connection.is_closed() else None)
                 connection.terminate()
-            self._settle(kept)
+            self._settle(pooled)
 
-    async def _clear(self, kept: Kept[RawConnection]) -> None:
-        connection = kept.connection
+    async def _clear(self, pooled: PooledConnection[RawConnection]) -> None:
+        connection = pooled.connection
         if connection.is_in_transaction():
             await connection.execute("rollback", timeout=_RELEASE_TIMEOUT)
         if not self._options.reset or self._options.transaction_pooling:
@@ -372,17 +314,17 @@ class Pool:
         else:  # What `reset` does otherwise, but for a timeout of asyncio, which costs as much as the rest.
             await connection.execute(connection.get_reset_query(), timeout=_RELEASE_TIMEOUT)
 
-    def _settle(self, kept: Kept[RawConnection]) -> None:
+    def _settle(self, pooled: PooledConnection[RawConnection]) -> None:
         """Store a connection that was reset, or drop a closed one."""
-        connection = kept.connection
-        if not connection.is_closed() and (self._group is None or not self._lending.keep(kept, self.now())):
+        connection = pooled.connection
+        if not connection.is_closed() and (self._group is None or not self._table.keep(pooled, self.now())):
             connection.terminate()
-        self._lent.discard(kept)
-        self._lending.leave()
+        self._lent.discard(pooled)
+        self._table.leave()
         self._tell_size()
         if not self._lent and self._group is None:
             self._all_home.set()
 
     def _tell_size(self) -> None:
-        lending = self._lending
-        self._observe(PoolSized(self.name, lending.idle, lending.used, lending.max_size, 0, lending.waiting))
+        table = self._table
+        self._observe(PoolSized(self.name, table.idle, table.used, table.max_size, 0, table.waiting))

@@ -10,13 +10,13 @@ from hypothesis import given, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from postfacta_core.errors import PoolTimeoutError
-from postfacta_postgres._leases import Kept, Lending, Lifetimes, Turn
+from postfacta_postgres._leases import LeaseTable, Lifetimes, PooledConnection, Turn
 
 LIFETIMES = Lifetimes(lifetime=100.0, idle=10.0)
 
 
-def lending(max_size: int = 2, max_waiting: int = 3) -> Lending[str]:
-    return Lending("db", max_size, max_waiting, lifetimes=LIFETIMES)
+def lending(max_size: int = 2, max_waiting: int = 3) -> LeaseTable[str]:
+    return LeaseTable("db", max_size, max_waiting, lifetimes=LIFETIMES)
 
 
 def nobody() -> None:
@@ -31,7 +31,7 @@ class Callers(RuleBasedStateMachine):
         self.now = 0.0
         self.pool = lending()
         self.expected: list[Turn] = []  # who waits, the first first
-        self.lent: list[Kept[str]] = []
+        self.lent: list[PooledConnection[str]] = []
         self.served: list[Turn] = []  # woken, and not at work yet
         self.opened = 0
 
@@ -46,7 +46,7 @@ class Callers(RuleBasedStateMachine):
         kept = self.pool.take()
         if kept is None:
             self.opened += 1
-            kept = self.pool.opened(f"{self.opened}", era=self.pool.era, now=self.now, luck=0.5)
+            kept = self.pool.opened(f"{self.opened}", generation=self.pool.generation, now=self.now, luck=0.5)
         assert kept not in self.lent
         self.lent.append(kept)
 
@@ -88,7 +88,7 @@ class Callers(RuleBasedStateMachine):
         kept = data.draw(st.sampled_from(self.lent))
         self.lent.remove(kept)
         is_kept = self.pool.keep(kept, self.now)
-        assert is_kept == (kept.era == self.pool.era and self.now < kept.ends_at)
+        assert is_kept == (kept.generation == self.pool.generation and self.now < kept.ends_at)
         self.pool.leave()
 
     @precondition(lambda self: self.served)
@@ -105,13 +105,13 @@ class Callers(RuleBasedStateMachine):
 
     @rule()
     def lose_the_database(self) -> None:
-        self.pool.evict(self.pool.era)
+        self.pool.evict(self.pool.generation)
         assert self.pool.idle == 0
 
     @rule()
     def hear_old_news(self) -> None:
         idle = self.pool.idle
-        assert self.pool.evict(self.pool.era - 1) == []
+        assert self.pool.evict(self.pool.generation - 1) == []
         assert self.pool.idle == idle
 
     @invariant()
@@ -143,7 +143,7 @@ def test_a_slot_that_comes_back_goes_to_who_waits_and_not_to_who_comes() -> None
 
 def test_the_connection_used_last_is_lent_first_so_that_the_others_grow_old() -> None:
     pool = lending()
-    first, second = (pool.opened(name, era=0, now=0, luck=0) for name in "ab")
+    first, second = (pool.opened(name, generation=0, now=0, luck=0) for name in "ab")
     assert pool.keep(first, 1)
     assert pool.keep(second, 2)
     assert pool.take() is second
@@ -153,18 +153,18 @@ def test_the_connection_used_last_is_lent_first_so_that_the_others_grow_old() ->
 
 def test_a_connection_of_a_past_era_or_past_its_time_is_not_kept() -> None:
     pool = lending()
-    lent = pool.opened("a", era=pool.era, now=0, luck=0)
+    lent = pool.opened("a", generation=pool.generation, now=0, luck=0)
     assert pool.keep(lent, 99.9)
-    assert pool.evict(pool.era) == [lent]
+    assert pool.evict(pool.generation) == [lent]
     assert not pool.keep(lent, 50)
-    old = pool.opened("b", era=pool.era, now=0, luck=0)
+    old = pool.opened("b", generation=pool.generation, now=0, luck=0)
     assert not pool.keep(old, 100)
 
 
 def test_news_of_a_past_era_evicts_nothing() -> None:
     pool = lending()
     pool.evict(0)
-    fresh = pool.opened("new", era=pool.era, now=0, luck=0)
+    fresh = pool.opened("new", generation=pool.generation, now=0, luck=0)
     pool.keep(fresh, 0)
     assert pool.evict(0) == []
     assert pool.take() is fresh
@@ -178,11 +178,11 @@ def test_connections_opened_together_end_apart_and_none_lives_too_long(luck: flo
 
 
 def test_each_eviction_begins_an_era_that_never_was() -> None:
-    pool, eras = lending(), [0]
+    pool, generations = lending(), [0]
     for _ in range(3):
-        pool.evict(pool.era)
-        assert pool.era > max(eras)
-        eras.append(pool.era)
+        pool.evict(pool.generation)
+        assert pool.generation > max(generations)
+        generations.append(pool.generation)
 
 
 def test_those_who_wait_get_the_slot_in_the_order_of_coming() -> None:
@@ -211,11 +211,13 @@ def test_one_too_many_gets_a_retry_after_of_one_second() -> None:
 
 def test_what_lies_idle_is_counted_and_the_last_one_in_goes_first() -> None:
     pool = lending()
-    first, second = (pool.opened(name, era=pool.era, now=0.0, luck=0.0) for name in ("one", "two"))
+    first, second = (
+        pool.opened(name, generation=pool.generation, now=0.0, luck=0.0) for name in ("one", "two")
+    )
     assert pool.keep(first, 1.0)
     assert pool.keep(second, 2.0)
     assert pool.idle == 2
     assert pool.take() is second
     assert pool.idle == 1
-    assert pool.evict(pool.era) == [first]
+    assert pool.evict(pool.generation) == [first]
     assert pool.idle == 0

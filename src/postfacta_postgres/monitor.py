@@ -14,29 +14,19 @@ from collections.abc import Callable
 
 import anyio
 
-from postfacta_core.clock import Clock, Luck
 from postfacta_core.errors import DatabaseUnavailableError
 
-from ._leases import Kept, Lending
-from .connecting import Connector, PoolOptions, RawConnection
+from ._leases import LeaseTable, PooledConnection
+from .connecting import Connector, RawConnection, Setup
 
-__all__ = ["Presence"]
+__all__ = ["ConnectionMonitor"]
 
 # For one sign of life; also for the one new connection that is tried before all are refused.
 _LOOK_TIMEOUT = 1.0
 
 
-class Presence:
+class ConnectionMonitor:
     """Whether there is a database, as far as is known.
-
-    Args:
-        name: The database's, for errors.
-        connector: Opens the reserved connection.
-        lending: Whose idle connections are closed when the database is lost.
-        options: How long to try, and to wait between.
-        when_lost: Called when the database is lost, or has moved to another host.
-        clock: Monotonic seconds.
-        luck: Spreads the attempts.
 
     Attributes:
         found: Set while there is one.
@@ -45,25 +35,22 @@ class Presence:
 
     def __init__(
         self,
-        name: str,
+        setup: Setup,
         connector: Connector,
-        lending: Lending[RawConnection],
+        table: LeaseTable[RawConnection],
         *,
-        options: PoolOptions,
         when_lost: Callable[[], None],
-        clock: Clock,
-        luck: Luck,
     ) -> None:
         self.found: anyio.Event = anyio.Event()
         self.when_found: Callable[[], None] = _nothing_to_do
-        self._name = name
+        self._name = setup.name
         self._connector = connector
-        self._lending = lending
-        self._options = options
+        self._table = table
+        self._options = setup.options
         self._when_lost = when_lost
-        self._clock = clock
-        self._luck = luck
-        self._reserved: Kept[RawConnection] | None = None
+        self._clock = setup.clock
+        self._luck = setup.luck
+        self._reserved: PooledConnection[RawConnection] | None = None
         self._doubted = anyio.Event()
         self._has_moved = False
         self._pinging = anyio.Lock()
@@ -93,23 +80,23 @@ class Presence:
         """Return the error for an unavailable database, with the time of the next attempt."""
         return DatabaseUnavailableError(self._name, max(1.0, self._retry_at - self._clock()))
 
-    def suspect(self, kept: Kept[RawConnection] | None = None, *, moved: bool = False) -> None:
+    def suspect(self, pooled: PooledConnection[RawConnection] | None = None, *, moved: bool = False) -> None:
         """Report a suspected loss, so that availability is checked.
 
         Args:
-            kept: The connection that broke: those that are as old may be broken as well. None if it is only that
+            pooled: The connection that broke: those that are as old may be broken as well. None if it is only that
                 one could not be opened, or did not answer in time.
             moved: Whether the database is known to be elsewhere, as when this one takes no writes.
         """
-        if kept is not None:
-            self._has_moved |= moved and kept.era == self._lending.era
-            self.evict(kept.era)
+        if pooled is not None:
+            self._has_moved |= moved and pooled.generation == self._table.generation
+            self.evict(pooled.generation)
         self._doubted.set()
 
-    def evict(self, era: int) -> None:
-        """Close the idle connections of an era; its lent ones are not lent again."""
-        for kept in self._lending.evict(era):
-            kept.connection.terminate()
+    def evict(self, generation: int) -> None:
+        """Close the idle connections of a generation; its lent ones are not lent again."""
+        for pooled in self._table.evict(generation):
+            pooled.connection.terminate()
 
     async def keep(self) -> None:
         """Connect, notice when the database is lost, connect again; until cancelled. It may run again after that."""
@@ -148,7 +135,7 @@ class Presence:
         except Exception as error:
             raise self.absence() from error
 
-    async def _ask(self, reserved: Kept[RawConnection] | None) -> None:
+    async def _ask(self, reserved: PooledConnection[RawConnection] | None) -> None:
         if reserved is None:
             raise self.absence()
         try:
@@ -202,14 +189,16 @@ class Presence:
             return connection
 
     def _lose_all(self) -> None:
-        self.evict(self._lending.era)
+        self.evict(self._table.generation)
         self._when_lost()
 
     def _reserve(self, connection: RawConnection) -> None:
-        old, lending = self._reserved, self._lending
-        kept = lending.opened(connection, era=lending.era, now=self._clock(), luck=self._luck())
-        connection.add_termination_listener(lambda _: self.suspect(kept) if kept is self._reserved else None)
-        self._reserved = kept
+        old, table = self._reserved, self._table
+        pooled = table.opened(connection, generation=table.generation, now=self._clock(), luck=self._luck())
+        connection.add_termination_listener(
+            lambda _: self.suspect(pooled) if pooled is self._reserved else None
+        )
+        self._reserved = pooled
         self.found.set()
         self._end_look()
         if old is not None:
@@ -221,8 +210,8 @@ class Presence:
 
     def _let_go(self) -> None:
         if self._reserved is not None:
-            kept, self._reserved = self._reserved, None
-            kept.connection.terminate()
+            pooled, self._reserved = self._reserved, None
+            pooled.connection.terminate()
         self.found = anyio.Event()
 
 
