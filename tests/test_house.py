@@ -57,15 +57,21 @@ def test_the_app_stays_thin() -> None:
     ), "docs/decisions/0006"
 
 
-# Lines, which may only fall. The aim of `postfacta_slo` is 4,600.
-BUDGETS = {"postfacta_slo": 5_363}
+# Lines, which may only fall. The aim of `postfacta_slo` is 4,600, of `postfacta_postgres` 1,600.
+BUDGETS = {"postfacta_postgres": 2_120, "postfacta_slo": 5_363}
+# Each is for software that a service may have; it stands in no budget.
+ADAPTERS = re.compile(r"postfacta_postgres/(borrowing|psycopg|sqlalchemy)\.py")
 
 
 def test_a_package_keeps_its_budget_of_lines() -> None:
     with every() as case:
         for package, most in BUDGETS.items():
             with case(package):
-                own = [text for name, text in MODULES.items() if name.startswith(f"{package}/")]
+                own = [
+                    text
+                    for name, text in MODULES.items()
+                    if name.startswith(f"{package}/") and not ADAPTERS.fullmatch(name)
+                ]
                 assert sum(len(text.splitlines()) for text in own) <= most
 
 

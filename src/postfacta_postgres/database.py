@@ -183,7 +183,6 @@ class Database:
 
     async def __aenter__(self) -> Self:
         group = await self._stack.enter_async_context(anyio.create_task_group())
-        self._health.open()
         self._pool.open(group)
         self._stack.callback(group.cancel_scope.cancel)
         return self
@@ -191,7 +190,6 @@ class Database:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._health.close()
         try:
             await self._pool.close()
         finally:

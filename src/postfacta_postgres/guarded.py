@@ -1,4 +1,4 @@
-"""DatabaseHealth a database by a circuit, a budget and retries, from what its errors mean.
+"""Guard a database by a circuit, a budget and retries, from what its errors mean.
 
 1. What the circuit lets pass is a lease: a statement alone, or a transaction. Within one nothing is refused.
 2. A lease in which the database failed is a failure, counted immediately. Else it is a success if its last statement
@@ -102,12 +102,7 @@ def judge(
 ) -> ResilienceError | None:
     """Return the error to raise for a failed statement that may not run twice; None if it is the driver's own.
 
-    Args:
-        connection: Where it was sent.
-        sql: The statement.
-        state: What `state_of` returned before.
-        error: What the driver raised.
-        known: What that is in this library's words.
+    `state` is what `state_of` returned before, `known` the error in this library's words.
     """
     is_inside, sent_before = state
     was_sent = sent_before != _CLOSED and (sent_before < 0 or _count_of_sent(connection) != sent_before)
@@ -162,7 +157,7 @@ class Lease:
             self._started = self._pool.now()
         except DatabaseUnavailableError as error:
             # Without a cause none could be opened in time, or none was tried: it was lost meanwhile, or is closed.
-            if error.__cause__ is not None or self._health.is_lending:
+            if error.__cause__ is not None or self._pool.is_lending:
                 self.failed(error)
             raise
         finally:
@@ -203,7 +198,6 @@ class DatabaseHealth:
         name = pool.name
         shared: Any = {"observer": setup.observe, "clock": setup.clock, "luck": setup.luck}
         self._pool = pool
-        self._is_closing = False
         self._refused_write: tuple[ResilienceError, float] | None = None
         self._clock = setup.clock
         self._observe = setup.observe
@@ -230,32 +224,14 @@ class DatabaseHealth:
             retry_after=_asks_no_wait,
             **shared,
         )
-
         pool.monitor.when_found = self._forget
-
-    @property
-    def is_lending(self) -> bool:
-        """Whether there is a database, as far as is known, and this does not close."""
-        return self._pool.monitor.is_there and not self._is_closing
-
-    def open(self) -> None:
-        """Begin to count refused connections."""
-        self._is_closing = False
-
-    def close(self) -> None:
-        """Stop counting refused connections."""
-        self._is_closing = True
 
     def take_note(
         self, lease: Lease, error: Exception, known: ResilienceError | None, *, limit: float | None
     ) -> None:
         """Apply the failure of a statement to its connection, the database's availability, and the circuit.
 
-        Args:
-            lease: Where.
-            error: What the driver raised.
-            known: What that is in this library's words.
-            limit: The seconds that its request left it; None if it had all of `statement_timeout`.
+        `limit` is the seconds that its request left it; None if it had all of `statement_timeout`.
         """
         pooled, monitor = lease.pooled, self._pool.monitor
         state = sqlstate_of(error)

@@ -96,6 +96,11 @@ class Pool:
         self._group: TaskGroup | None = None
 
     @property
+    def is_lending(self) -> bool:
+        """Whether there is a database, as far as is known, and this does not close."""
+        return self.monitor.is_there and self._group is not None
+
+    @property
     def server(self) -> str:
         """The host that is the database's now, for spans; empty if its address is not plain."""
         return self._connector.server
@@ -149,7 +154,7 @@ class Pool:
     async def _lend(self, started: float) -> PooledConnection[RawConnection]:
         if self.monitor.is_unknown and self._group is not None:
             await self._look(self._patience(started))
-        if not self.monitor.is_there or self._group is None:
+        if not self.is_lending:
             raise self.monitor.absence()
         deadline = current_deadline()
         if deadline is not None and deadline.for_next_hop(started) <= 0.0:
