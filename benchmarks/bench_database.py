@@ -2,8 +2,6 @@
 
 Each work borrows a connection, runs one query for one row, and gives the connection back. Rounds of all take turns; a figure
 is the median CPU time of this process alone, without PostgreSQL's, and a ratio is to the bare pool of the same library.
-*busy* is the share of its core that the process had while it was not waiting: below 0.9 the figures are those of a machine
-that does other work too.
 
     python -m benchmarks.bench_database [--rounds 15]
 """

@@ -44,8 +44,6 @@ __all__ = ["Pool"]
 
 # Longer than any healthy reset takes; a connection that needs more is thrown away.
 _RELEASE_TIMEOUT = 1.0
-# What `reset` undoes on this side.
-_KEPT_BY_DRIVER = ("_listeners", "_log_listeners", "_top_xact")
 _SWEEP_AT_MOST_EVERY = 10.0
 # Errors after which the server may still be at work on the connection.
 _TIME_IS_UP = (TimeoutError, DeadlineExceededError, OutcomeUnknownError)
@@ -314,9 +312,10 @@ class Pool:
             await connection.execute("rollback", timeout=_RELEASE_TIMEOUT)
         if not self._options.reset or self._options.transaction_pooling:
             return
-        if any(getattr(connection, each, True) for each in _KEPT_BY_DRIVER):
+        has_listeners = getattr(connection, "_listeners", True) or getattr(connection, "_log_listeners", True)
+        if has_listeners or getattr(connection, "_top_xact", True):
             await connection.reset(timeout=_RELEASE_TIMEOUT)
-        else:  # What `reset` does otherwise, but for a timeout of asyncio, which costs as much as the rest.
+        else:  # All that `reset` does otherwise, without a timeout of asyncio's.
             await connection.execute(connection.get_reset_query(), timeout=_RELEASE_TIMEOUT)
 
     def _settle(self, pooled: PooledConnection[RawConnection]) -> None:
