@@ -82,10 +82,11 @@ SERVICE = """
 SCRIPT = """
     import CLIENT as http
 
-    from postfacta_core import CircuitBreaker, CircuitConfig, CircuitOpenError, Outgoing
+    from postfacta_core import CircuitBreaker, CircuitConfig, CircuitOpenError, Outgoing, Retry
 
     breaker = CircuitBreaker("billing", config=CircuitConfig(minimum_number_of_calls=2))
-    with http.Client(transport=Outgoing("billing", breaker).transport(http.HTTPTransport())) as client:
+    billing = Outgoing("billing", breaker, Retry("billing", attempts=2))
+    with http.Client(transport=billing.transport(http.HTTPTransport())) as client:
         try:
             for _ in range(3):
                 print(client.get("URL/billing/broken").status_code)

@@ -397,6 +397,19 @@ def test_a_sync_client_is_guarded_by_what_guards_plain_calls(service: Service) -
         client.get(service.url)
 
 
+def test_a_sync_request_is_sent_again_as_an_async_one_is(service: Service) -> None:
+    slots = Bulkhead("billing", 1)
+    billing = Outgoing("billing", retry(), CircuitBreaker("billing"), slots)
+    limits = httpx2.Limits(max_connections=1)
+    with httpx2.Client(transport=billing.transport(httpx2.HTTPTransport(limits=limits))) as client:
+        with client.stream("POST", f"{service.url}/busy/503/0") as response:
+            assert (response.status_code, slots.used) == (503, 0)
+            assert response.read().startswith(b"{")
+        assert client.post(f"{service.url}/busy/500").status_code == 500
+        assert client.post(service.url, content=iter([b"body"])).status_code == 200
+    assert len(service.requests) == 5
+
+
 def test_what_cannot_be_wrapped_is_refused() -> None:
     class Note:
         async def call(self, function: Callable[[], Awaitable[Any]], /) -> Any:
