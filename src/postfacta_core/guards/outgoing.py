@@ -258,19 +258,21 @@ class _Transport:
         call = _Call(self._dependency, request)
         try:
             if self._pipeline is None:
-                return await self._send(call)
-            return await self._pipeline.call(self._send, call)
+                return call.take(await self._send(call))
+            return call.take(await self._pipeline.call(self._send, call))
         except FailedResponseError as error:
-            if (response := call.take(error.response)) is None:
+            if error.response not in call.failed:
                 raise
-            return response
+            return call.take(error.response)
         finally:
-            if call.failed:
+            if left := call.failed + call.passed:
                 with anyio.CancelScope(shield=True):
-                    await call.aclose()
+                    for response in left:
+                        await response.aclose()
 
     async def _send(self, call: _Call) -> Any:
-        await call.aclose()
+        while call.failed:
+            await call.failed.pop().aclose()
         with call.attempt() as attempt:
             attempt.response = await self._inner.handle_async_request(attempt.prepare())
         return call.judged(attempt.response)
@@ -282,16 +284,18 @@ class _Transport:
         for guard in reversed(self.must_be_sync()):
             send = partial(guard.call_sync, send)
         try:
-            return send()
+            return call.take(send())
         except FailedResponseError as error:
-            if (response := call.take(error.response)) is None:
+            if error.response not in call.failed:
                 raise
-            return response
+            return call.take(error.response)
         finally:
-            call.close()
+            for response in call.failed + call.passed:
+                response.close()
 
     def _send_sync(self, call: _Call) -> Any:
-        call.close()
+        while call.failed:
+            call.failed.pop().close()
         with call.attempt() as attempt:
             attempt.response = self._inner.handle_request(attempt.prepare())
         return call.judged(attempt.response)
@@ -334,6 +338,7 @@ class _Call:
 
     Attributes:
         failed: Responses that are failures, until one is returned and the others closed.
+        passed: The others. There is more than one where tries overlap, as with a `Hedge`.
         count: The tries that were begun.
     """
 
@@ -341,6 +346,7 @@ class _Call:
         self._dependency = dependency
         self._request = request
         self.failed: list[Any] = []
+        self.passed: list[Any] = []
         self.count = 0
 
     def attempt(self) -> _Attempt:
@@ -357,6 +363,7 @@ class _Call:
         dependency = self._dependency
         refusal = refusal_in(response, dependency.name, wall=dependency.wall)
         if refusal is None and not dependency.has_failed(response):
+            self.passed.append(response)
             return response
         self.failed.append(response)
         raise FailedResponseError(
@@ -367,21 +374,11 @@ class _Call:
         )
 
     def take(self, response: Any) -> Any:
-        """Take a response out of those that failed; None if it is not one of them."""
-        if not any(response is each for each in self.failed):
-            return None
-        self.failed = [each for each in self.failed if each is not response]
+        """Return a response, which is the caller's from now on."""
+        for kept in (self.failed, self.passed):
+            if response in kept:
+                kept.remove(response)
         return response
-
-    async def aclose(self) -> None:
-        """Close those that failed."""
-        while self.failed:
-            await self.failed.pop().aclose()
-
-    def close(self) -> None:
-        """Close those that failed, of a sync client."""
-        while self.failed:
-            self.failed.pop().close()
 
 
 class _Attempt:
