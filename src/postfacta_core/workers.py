@@ -376,9 +376,10 @@ def celery_signals(worker: Worker) -> None:
     """Run each task of this process's Celery worker as a job: connect to Celery's signals.
 
     A task's deadline is its soft time limit, or else its hard one. What it calls sees the deadline; only Celery ends
-    the task. On SIGTERM Celery takes no more tasks and waits for those under way, and `is_draining` tells them.
+    the task. On SIGTERM Celery takes no more tasks and waits for those under way.
 
-    With the pools `threads` and `solo` all tasks are counted in this process. With `prefork` each child counts its own.
+    With the pools `threads` and `solo` this process counts all tasks, and its `is_draining` is true after SIGTERM. With
+    `prefork` each child counts its own, and does not learn of the signal.
 
     Args:
         worker: What measures them; Celery handles the signals, so it must not be entered.
