@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
-from operator import itemgetter
 from typing import Final
 
 import anyio
@@ -30,7 +29,8 @@ _INTERNAL: Final = 500
 # A client of server-sent events comes back by itself: not at once, for the service is only just stopping.
 _SSE_FAREWELL: Final = b"retry: 3000\n\n"
 # What carries the response's bytes, or a file that the server sends in their place.
-_lower, _first, _second = bytes.lower, itemgetter(0), itemgetter(1)
+_CONTENT_TYPE: Final = len(b"content-type")
+_EVENTS: Final = b"text/event-stream"
 _BODY: Final = frozenset({"http.response.body", "http.response.pathsend", "http.response.zerocopysend"})
 _POLL: Final = 0.1
 _MOST_KEPT: Final = 8
@@ -66,41 +66,16 @@ class HttpExchange(Slotted, Exchange):
     """
 
     # What each request looks at lies in slots; what only some set is found in the classes above, and costs nothing.
+    # fmt: off
     __slots__ = (
-        "_has_body",
-        "_has_ended",
-        "_in",
-        "_is_ending",
-        "_is_shut",
-        "_out",
-        "_response_headers",
-        "_scope",
-        "admitted",
-        "already",
-        "began",
-        "client",
-        "error",
-        "fields",
-        "has_begun",
-        "headers",
-        "is_answered",
-        "is_cancelled",
-        "is_complete",
-        "is_held",
-        "is_plain",
-        "is_watched",
-        "method",
-        "path",
-        "request",
-        "request_bytes",
-        "response_bytes",
-        "route",
-        "seconds",
-        "shared",
-        "shedding",
-        "status",
-        "task",
-    )  # fmt: skip
+        "_has_body", "_has_ended", "_in", "_is_away", "_is_ending", "_is_shut", "_out", "_response_headers",
+        "_scope", "_was_away", "_watcher", "admitted", "already", "began", "client", "error", "error_type",
+        "fields", "has_begun", "has_left", "headers", "is_answered", "is_cancelled", "is_complete",
+        "is_endless", "is_held", "is_overdue", "is_plain", "is_watched", "method", "path", "quiet",
+        "request", "request_bytes", "response_bytes", "route", "seconds", "shared", "shedding", "span",
+        "status", "task", "traffic",
+    )
+    # fmt: on
 
     cancels: bool = False
     _is_read: bool = False
@@ -134,9 +109,11 @@ class HttpExchange(Slotted, Exchange):
         self.fields: Headers = ()
         self.status = self.request_bytes = self.response_bytes = 0
         self.has_begun = self.is_answered = self.is_complete = self.is_held = self._has_body = False
-        self._is_ending = self._is_shut = self._has_ended = self.is_cancelled = False
-        self.error = self.task = None
-        self.route = ""
+        self._is_ending = self._is_shut = self._has_ended = self.is_cancelled = self.is_endless = False
+        self._is_away = self._was_away = self.is_overdue = self.has_left = self.quiet = False
+        self.error = self.task = self._watcher = self.span = None
+        self.route = self.error_type = ""
+        self.traffic = "user"
         self.seconds = 0.0
         self._response_headers: Headers = ()
         self.is_watched = self.is_plain = True
@@ -221,13 +198,15 @@ class HttpExchange(Slotted, Exchange):
     def _dress(self, message: Message) -> Message:
         shared = self.shared
         given = self._response_headers = message.get("headers", ())
-        known = dict(zip(map(_lower, map(_first, given)), map(_second, given), strict=True))
-        if known.get(b"content-type", b"").startswith(b"text/event-stream"):
-            self.is_endless = True
-            self.is_plain = False
-        is_plain = shared.owned.isdisjoint(known) and not (
-            shared.process is not None and shared.process.is_draining
-        )
+        owned = shared.owned
+        is_plain = shared.process is None or not shared.process.is_draining
+        for name, value in given:
+            # A name has another length, as a rule.
+            if len(name) == _CONTENT_TYPE and value.startswith(_EVENTS) and name.lower() == b"content-type":
+                self.is_endless = True
+                self.is_plain = False
+            elif name.lower() in owned:
+                is_plain = False
         headers = [*given, *self.fields, *shared.added] if is_plain else self._dress_with_care(given)
         if shared.identifies:
             headers.append((b"x-request-id", self.request.request_id.encode("ascii")))

@@ -11,7 +11,6 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Token
-from itertools import chain
 from typing import Final
 
 from anyio.lowlevel import checkpoint
@@ -158,8 +157,7 @@ class Kernel(Shared):
         self._is_recorded = is_recorded
         self._begin = _wanted(recorders, "begin")
         self._end = _wanted(recorders, "end")
-        self._connect = _wanted(recorders, "connect")
-        self._closed = _wanted(recorders, "closed")
+        self._connect, self._closed = _wanted(recorders, "connect"), _wanted(recorders, "closed")
         self._route_of = route_of
         self._reader = RouteReader()
         self._quiet = frozenset(quiet)
@@ -174,6 +172,13 @@ class Kernel(Shared):
         self._plain_timeout = -1.0 if callable(timeout) else math.inf if timeout is None else timeout
         self._cancels = cancels
         self._shedding = shedding
+        self._wanted = _names(
+            identifies=ids is not None,
+            is_bounded=limits is not None,
+            has_deadlines=running is not None,
+            has_cors=cors is not None,
+            knows_traffic=bool(traffic_key),
+        )
         # Who binds a context for itself, if none is there.
         self._binds = is_recorded or running is not None
         self._has_sockets = self._binds or any(part is not None for part in (ids, rates, shedding))
@@ -187,12 +192,18 @@ class Kernel(Shared):
         if scope["type"] != "http":
             await self._serve_other(scope, receive, send)
             return
+        # Its headers, once for all parts.
+        headers = scope["headers"]
+        fields: dict[bytes, bytes] = {}
+        size, wanted = _FIELD_OVERHEAD * len(headers), self._wanted
+        for name, value in headers:
+            size += len(name) + len(value)
+            if name in wanted:
+                fields[name] = value
         # Identity.
         undo = self._reset() if self._resetters or self._leftover() else ()
-        request, token = self._identify(scope)
+        request, token = self._identify(scope, fields)
         exchange = HttpExchange(self, request, scope, receive, send)
-        headers = exchange.headers
-        fields = dict(headers)
         path = exchange.path
         if root_path := scope.get("root_path"):
             path = local_path(path, root_path)
@@ -219,7 +230,6 @@ class Kernel(Shared):
                 return
             # What is too large.
             if self.is_bounded:
-                size = _FIELD_OVERHEAD * len(headers) + sum(map(len, chain.from_iterable(headers)))
                 length = fields.get(b"content-length", b"0")
                 if (
                     size > self._max_headers
@@ -301,19 +311,20 @@ class Kernel(Shared):
             undo.insert(0, reset() or reset)
         return undo
 
-    def _identify(self, scope: Scope) -> tuple[RequestContext, Token[RequestContext | None] | None]:
+    def _identify(
+        self, scope: Scope, fields: Mapping[bytes, bytes]
+    ) -> tuple[RequestContext, Token[RequestContext | None] | None]:
         """Return the request's context; if it is made here, it is bound, and has to be released."""
         ids = self._ids
         if ids is None:
             return self._find_context(scope)
-        headers = scope["headers"]
-        fields = dict(headers)
         given = fields.get(b"x-request-id")
         if given is not None and _is_id(given):
             request_id = given.decode("ascii")
         else:
             request_id = ids()
             # What reads the header inside, such as asgi-correlation-id, sees the same id.
+            headers = scope["headers"]
             others = headers if given is None else [pair for pair in headers if pair[0] != b"x-request-id"]
             scope["headers"] = [*others, (b"x-request-id", request_id.encode("ascii"))]
         request = RequestContext(request_id, self.clock(), root_path=scope.get("root_path", ""))
@@ -465,7 +476,8 @@ class Kernel(Shared):
             await self._app(scope, receive, send)
             return
         undo = self._reset() if self._resetters or self._leftover() else ()
-        request, token = self._identify(scope)
+        fields = dict(scope["headers"])
+        request, token = self._identify(scope, fields)
         socket = WebSocketExchange(self, request, scope, receive, send)
         error: Exception | None = None
         was_cancelled = True
@@ -473,7 +485,7 @@ class Kernel(Shared):
             if local_path(socket.path, request.root_path) in self._quiet:
                 socket.quiet = True
             if self._traffic_key:
-                socket.traffic = self._traffic(dict(scope["headers"]))
+                socket.traffic = self._traffic(fields)
             self.tell(self._connect, socket)
         try:
             await self._serve_socket(socket, scope)
@@ -525,3 +537,20 @@ def _wanted(recorders: Sequence[Recorder], moment: str) -> tuple[Record, ...]:
     nothing = getattr(NullRecorder, moment)
     methods = [getattr(recorder, moment, nothing) for recorder in recorders]
     return tuple(method for method in methods if getattr(method, "__func__", method) is not nothing)
+
+
+def _names(
+    *, identifies: bool, is_bounded: bool, has_deadlines: bool, has_cors: bool, knows_traffic: bool
+) -> frozenset[bytes]:
+    """Collect the names of the headers that some part asks for."""
+    names: set[bytes] = set()
+    for is_wanted, theirs in (
+        (identifies, {b"x-request-id", b"traceparent"}),
+        (is_bounded, {b"content-length"}),
+        (has_deadlines, _ASKS_FOR_TIME),
+        (has_cors, {b"origin", _PREFLIGHT, b"access-control-request-headers"}),
+        (knows_traffic, {b"x-traffic-class", b"x-traffic-key"}),
+    ):
+        if is_wanted:
+            names |= theirs
+    return frozenset(names)

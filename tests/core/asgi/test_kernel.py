@@ -117,8 +117,8 @@ RATES = ["1000000/minute per client", "1000000/minute per global"]
 @pytest.mark.parametrize(
     ("method", "options", "most_frames", "most_bytecodes"),
     [
-        ("GET", HardenOptions(access_lines=None), 36, 1990),
-        ("POST", HardenOptions(access_lines=None, rate_limits=RATES), 59, 2715),
+        ("GET", HardenOptions(access_lines=None), 36, 2160),
+        ("POST", HardenOptions(access_lines=None, rate_limits=RATES), 59, 2915),
     ],
 )
 async def test_a_request_costs_no_more_than_it_did(
