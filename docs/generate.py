@@ -363,8 +363,9 @@ def _label_values() -> Mapping[tuple[str, str], Sequence[str]]:
         if isinstance(event, PolicyCreated):
             tallies.append(event.tally)
 
-    for make in (CircuitBreaker, Retry, Fallback[Any]):
-        make("x", observer=hear)
+    CircuitBreaker("x", observer=hear)
+    Retry("x", observer=hear)
+    Fallback("x", otherwise=None, observer=hear)
     Hedge("x", delay=1, observer=hear)
     Bulkhead("x", 1, observer=hear)
     values: dict[tuple[str, str], list[str]] = {

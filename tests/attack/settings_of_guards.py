@@ -183,17 +183,17 @@ GUARDS: Final[dict[Callable[..., object], Setting]] = {
         }
     ),
     Fallback: Setting(
-        right={"name": "billing"},
+        right={"name": "billing", "otherwise": None},
         wrong={
             "name": NAME,
-            "errors": ERRORS,
-            "is_failure": FUNCTION_OR_NONE,
+            "key": FUNCTION_OR_NONE,
+            "on": ERRORS,
             "max_age": SECONDS_OR_INF,
             "max_entries": COUNT,
-            "otherwise": FUNCTION_OR_NONE,
             "mode": MODE,
             **OBSERVED,
         },
+        free={"otherwise": "any value may be given instead"},
     ),
     RateLimiter: Setting(
         right={"name": "billing", "rates": "10/second"},

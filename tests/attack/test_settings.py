@@ -77,6 +77,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "Listed",
             "Outcome",
             "Registry",
+            "Runner",
             "View",
             "Borrowed",
             "BucketSet",

@@ -104,7 +104,7 @@ MODES: Final[dict[str, Callable[[str], Any]]] = {
     "Bulkhead": lambda mode: Bulkhead("a", 1, mode=mode),
     "Slots": lambda mode: Slots("a", 1, mode=mode),
     "Hedge": lambda mode: Hedge("a", delay=1, mode=mode),
-    "Fallback": lambda mode: Fallback[str]("a", mode=mode),
+    "Fallback": lambda mode: Fallback("a", otherwise=None, mode=mode),
     "RateLimiter": lambda mode: RateLimiter("a", "1/second", mode=mode),
     "LoadSheddingMiddleware": lambda mode: LoadSheddingMiddleware(app, mode=mode),
     "harden": lambda mode: harden(app, service="a", options=HardenOptions(shedding=mode)).shedding,

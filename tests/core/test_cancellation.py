@@ -115,7 +115,7 @@ class Bench:
         self.breaker = CircuitBreaker("db", config=config, clock=self.clock, on=OSError)
         self.retry = Retry("db", on=KeyError, clock=self.clock, sleep=wait_a_turn)
         self.hedge = Hedge("db", delay=0, clock=self.clock)
-        self.fallback = Fallback[str]("db", errors=KeyError, clock=self.clock)
+        self.fallback = Fallback("db", key=lambda: "key", on=KeyError, clock=self.clock)
 
     async def work(self) -> str:
         self.calls += 1
@@ -179,7 +179,7 @@ def inside(guard: Callable[[Bench], Any], *, half_open: bool = False) -> Callabl
 
 
 def with_a_key(bench: Bench) -> Run:
-    return lambda: bench.fallback.call("key", bench.work)
+    return lambda: bench.fallback.ask(bench.work)
 
 
 def everything(bench: Bench) -> Pipeline:
@@ -216,7 +216,7 @@ SCENES: dict[str, Callable[[Bench], Run]] = {
     "breaker, a trial": through(lambda bench: bench.breaker, half_open=True),
     "retry": through(lambda bench: bench.retry, failures=2),
     "hedge": through(lambda bench: bench.hedge),
-    "hedge that is not needed": through(lambda bench: Hedge("db", delay=60)),
+    "hedge that is not needed": through(lambda bench: Hedge("spare", delay=60)),
     "fallback": with_a_key,
     "pipeline": through(everything, failures=1),
     "pipeline, a trial": through(everything, half_open=True),

@@ -262,22 +262,24 @@ async def test_retries_and_hedges_spend_from_one_budget() -> None:
 async def test_a_fallback_around_a_pipeline_answers_for_each_of_its_refusals() -> None:
     db = Dependency()
     breaker, bulkhead, timeout = db.breaker(), Bulkhead("db", 1), Timeout(SOON)
-    fallback = Fallback[str]("db")
+    fallback = Fallback("db", key=lambda: "key")
     pipeline = Pipeline(timeout, breaker, bulkhead)
     answer, hang = pipeline(db.answer), pipeline(db.hang)
-    assert (await fallback.call("key", answer)).is_fresh
+    assert (await fallback.ask(answer)).is_fresh
     with anyio.fail_after(20):
-        late = await fallback.call("key", hang)
+        late = await fallback.ask(hang)
     async with bulkhead:
-        full = await fallback.call("key", answer)
+        full = await fallback.ask(answer)
     breaker.force_open()
-    broken = await fallback.call("key", answer)
+    broken = await fallback.ask(answer)
     assert [each.value for each in (late, full, broken)] == ["done"] * 3
     kinds = [type(each.error) for each in (late, full, broken)]
     assert all(map(issubclass, kinds, (DeadlineExceededError, BulkheadFullError, CircuitOpenError)))
-    needs_a_key: Any = fallback
-    with pytest.raises(TypeError, match=r"its call needs more than a function: Fallback\('db'"):
-        Pipeline(needs_a_key, timeout)
+    with pytest.raises(
+        ValueError,
+        match=r"Fallback\('db', .* must not stand inside of CircuitBreaker.*put the fallback first",
+    ):
+        Pipeline(breaker, fallback)
 
 
 async def test_what_is_called_sees_the_nearest_deadline_in_each_order() -> None:

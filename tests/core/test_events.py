@@ -47,7 +47,7 @@ POLICIES: Final[dict[str, Callable[..., Any]]] = {
     "postfacta_breaker_state": partial(CircuitBreaker, "billing"),
     "postfacta_bulkhead_slots": partial(Bulkhead, "billing", 4),
     "postfacta_hedge_attempts_total": partial(Hedge, "billing", delay=1.0),
-    "postfacta_fallback_answers_total": partial(Fallback[str], "billing"),
+    "postfacta_fallback_answers_total": partial(Fallback, "billing", otherwise=None),
     "postfacta_ratelimit_keys": partial(RateLimiter, "billing", "10/second"),
     "postfacta_retry_budget_tokens": partial(Retry, "billing"),
 }

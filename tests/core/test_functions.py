@@ -141,8 +141,8 @@ async def test_a_fallback_keeps_the_answer_of_a_plain_function() -> None:
     with every() as case:
         for mode in ("off", "shadow", "enforce"):
             with case(mode):
-                payments, fallback = Payments(), Fallback[str]("billing", mode=mode)
-                answer: Any = await fallback.call("key", payments.pay, 7)  # type: ignore[arg-type] # it is no coroutine function
+                payments, fallback = Payments(), Fallback("billing", key=str, mode=mode)
+                answer: Any = await fallback.ask(payments.pay, 7)  # type: ignore[arg-type] # it is no coroutine function
                 assert (answer.value, payments.made) == ("paid 7", 1)
 
 

@@ -51,10 +51,10 @@ def test_each_kind_of_setting_is_there() -> None:
 
 
 def test_a_mode_that_is_none_is_refused_later_too() -> None:
-    guards: tuple[Bulkhead | CircuitBreaker | Fallback[object] | Hedge | RateLimiter | Retry, ...] = (
+    guards: tuple[Bulkhead | CircuitBreaker | Fallback | Hedge | RateLimiter | Retry, ...] = (
         Bulkhead("b", 1),
         CircuitBreaker("b"),
-        Fallback("b"),
+        Fallback("b", otherwise=None),
         Hedge("b", delay=1.0),
         RateLimiter("b", "1/second"),
         Retry("b"),

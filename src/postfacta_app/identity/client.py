@@ -13,8 +13,8 @@ import httpx2
 from pydantic import JsonValue
 
 from postfacta_core.events import Observer, ignore
+from postfacta_core.guards import Guard, Pipeline
 from postfacta_core.guards.outgoing import Outgoing, refusal_in
-from postfacta_core.guards.pipeline import Guard, Pipeline
 
 from ..errors import RateLimitedError
 from ..settings import Settings

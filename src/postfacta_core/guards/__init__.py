@@ -9,6 +9,7 @@ from .._face import lazy
 if TYPE_CHECKING:
     from ._circuit import CircuitConfig, CircuitState, CircuitStatistics
     from ._delay import FixedDelay, HedgeDelay, QuantileDelay
+    from ._guard import BlockGuard, Guard, Runner
     from ._outcome import On, Outcome
     from ._registry import Listed, Registry, registry
     from .breaker import CircuitBreaker
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from .fallback import Answer, Fallback
     from .hedge import Hedge
     from .outgoing import Outgoing
-    from .pipeline import Guard, Pipeline
+    from .pipeline import Pipeline
     from .retry import Retry
     from .timeout import Timeout
 else:
@@ -34,7 +35,8 @@ else:
             "fallback": ("Answer", "Fallback"),
             "hedge": ("Hedge",),
             "outgoing": ("Outgoing",),
-            "pipeline": ("Guard", "Pipeline"),
+            "_guard": ("BlockGuard", "Guard", "Runner"),
+            "pipeline": ("Pipeline",),
             "retry": ("Retry",),
             "timeout": ("Timeout",),
         },
@@ -42,6 +44,7 @@ else:
 
 __all__ = [
     "Answer",
+    "BlockGuard",
     "Bulkhead",
     "CircuitBreaker",
     "CircuitConfig",
@@ -61,6 +64,7 @@ __all__ = [
     "Registry",
     "Retry",
     "RetryBudget",
+    "Runner",
     "Timeout",
     "registry",
 ]

@@ -17,7 +17,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import ContextVar
-from functools import wraps
+from functools import partial, wraps
 from types import CoroutineType, TracebackType
 from typing import Any, ClassVar, Final, ParamSpec, Self, TypeVar, cast
 
@@ -37,14 +37,63 @@ from ._outcome import RAISE
 from ._registry import Listed, registry
 from ._waits import Wait, wait_in_task, wait_in_thread
 
-__all__ = ["BlockGuard", "Guard"]
+__all__ = ["BlockGuard", "Guard", "Runner", "innermost"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Guard(Listed):
+class Runner:
+    """What calls functions, or decorates them."""
+
+    no_sync: str = ""
+    """Why it cannot guard a plain function; empty if it can."""
+
+    def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
+        """Call an async function."""
+        raise NotImplementedError
+
+    def call_sync(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a plain function.
+
+        Raises:
+            TypeError: If that cannot be guarded; it says why.
+        """
+        raise TypeError(f"{self!r} cannot guard a plain function: {self.no_sync}")
+
+    def __call__(self, function: F) -> F:
+        """Decorate a function, async or plain, so that each call of it is guarded.
+
+        Raises:
+            TypeError: If it is a generator function, whose body runs after the call: guard the calls inside of it. Or
+                if it is a plain function that this guard cannot serve; at the call, if that returns a coroutine.
+        """
+        owner = type(self).__name__
+        if self.no_sync:
+            must_be_async(owner, function)
+        must_be_guardable(owner, function)
+        if is_async(function):
+
+            @wraps(function)
+            async def guarded(*args: Any, **kwargs: Any) -> Any:
+                return await self.call(function, *args, **kwargs)
+
+            return cast("F", guarded)
+
+        @wraps(function)
+        def guarded_sync(*args: Any, **kwargs: Any) -> Any:
+            answer: Any = self.call_sync(function, *args, **kwargs)
+            if type(answer) is CoroutineType:
+                answer.close()
+                msg = f"{owner} cannot guard {function!r}, a plain function that returns a coroutine: make it an async def"
+                raise TypeError(msg)
+            return answer
+
+        return cast("F", guarded_sync)
+
+
+class Guard(Runner, Listed):
     """What all guards have in common.
 
     Args:
@@ -58,8 +107,8 @@ class Guard(Listed):
         ValueError: If a setting is wrong, or the name is taken.
     """
 
-    is_sync: ClassVar[bool] = True
-    """Whether it can guard a plain function."""
+    modes: ClassVar[tuple[Mode, ...]] = tuple(Mode)
+    """The modes that it knows."""
 
     def __init__(
         self,
@@ -89,6 +138,8 @@ class Guard(Listed):
     @mode.setter
     def mode(self, mode: Mode | str) -> None:
         new = validation.choice(f"{type(self).__name__}.mode", mode, Mode)
+        if new not in self.modes:
+            validation.refuse(f"{type(self).__name__}.mode", new.value, "'enforce': it has no other")
         with self._lock:
             old, self._mode = self._mode, new
             self._mode_was_set()
@@ -140,36 +191,6 @@ class Guard(Listed):
             raise
         return cast("T", self._passed(ticket, answer))
 
-    def __call__(self, function: F) -> F:
-        """Decorate a function, async or plain, so that each call of it is guarded.
-
-        Raises:
-            TypeError: If it is a generator function, whose body runs after the call: guard the calls inside of it. Or
-                if it is a plain function that this guard cannot serve; at the call, if that returns a coroutine.
-        """
-        owner = type(self).__name__
-        if not self.is_sync:
-            must_be_async(owner, function)
-        must_be_guardable(owner, function)
-        if is_async(function):
-
-            @wraps(function)
-            async def guarded(*args: Any, **kwargs: Any) -> Any:
-                return await self.call(function, *args, **kwargs)
-
-            return cast("F", guarded)
-
-        @wraps(function)
-        def guarded_sync(*args: Any, **kwargs: Any) -> Any:
-            answer: Any = self.call_sync(function, *args, **kwargs)
-            if type(answer) is CoroutineType:
-                answer.close()
-                msg = f"{owner} cannot guard {function!r}, a plain function that returns a coroutine: make it an async def"
-                raise TypeError(msg)
-            return answer
-
-        return cast("F", guarded_sync)
-
     def _enter(
         self, function: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
@@ -200,6 +221,11 @@ class BlockGuard(Guard):
     """A guard that can be held around a block, by `with` or `async with`, too.
 
     A guard with tickets finds its own in the context (task or thread) in which its block was entered.
+
+    Args:
+        name: See `Guard`, as the others.
+        mode: How its decisions are used.
+        observer: Receives its events.
     """
 
     has_tickets: ClassVar[bool] = False
@@ -258,3 +284,17 @@ class BlockGuard(Guard):
             rest = (guard, ticket, rest)
         _BLOCKS.set(rest)
         return block[1]
+
+
+def innermost(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """Return the function that is called in the end, and its arguments: guards pass on one another's `call`."""
+    while True:
+        if isinstance(getattr(function, "__self__", None), Runner) and args:
+            function, args = args[0], args[1:]
+        elif isinstance(cast("object", function), partial):
+            given: Any = function
+            function, args, kwargs = given.func, (*given.args, *args), {**given.keywords, **kwargs}
+        else:
+            return function, args, kwargs

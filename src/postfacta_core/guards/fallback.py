@@ -1,27 +1,20 @@
-"""Give the last good answer again while a dependency cannot give a new one."""
+"""Give the last good answer again, or one made up, while a dependency cannot give a new one."""
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Generic, ParamSpec, TypeVar
+from typing import Any, Final, Generic, NamedTuple, ParamSpec, TypeVar
 
 from .._functions import answer_of
 from ..clock import MONOTONIC, Clock
 from ..errors import FailedResponseError, ResilienceError
-from ..events import (
-    ListenerFailed,
-    Mode,
-    ModeChanged,
-    Observer,
-    PolicyCreated,
-    Sample,
-    observing,
-    process_observer,
-)
+from ..events import Mode, Observer, Sample, process_observer
 from ..validation import validation
+from ._guard import Guard, innermost
+from ._outcome import RAISE, On, Outcome, check_on
 
 __all__ = ["Answer", "Fallback"]
 
@@ -52,97 +45,98 @@ class Answer(Generic[T]):
         return self.error is None
 
 
-class Fallback(Generic[T]):
+class _Ticket(NamedTuple):
+    """A call: the key of its question, when it began, and how often values had been forgotten by then."""
+
+    key: Hashable
+    began: float
+    generation: int
+
+
+class Fallback(Guard):
     """Keep the last good value of each key, and return it instead of an error.
 
-    In a `Pipeline` it would be the outermost; it is called with a key besides. The caller's identity belongs in the
-    key if answers differ by it: a kept answer is given to every caller with the same key.
+    A kept value is given to every caller with the same key: the caller's identity belongs in the key if answers differ
+    by it. Use it as the outermost guard of a `Pipeline`, by `call` or `call_sync`, or as a decorator; by `ask` where the
+    age of an answer matters.
 
     An error that it does not cover is the dependency's answer, such as that the thing is gone: then what was
     kept of it is forgotten. A cancelled call changes nothing.
 
     Args:
-        name: The operation's; its metric label.
-        errors: Types of errors that it stands in for, beside `ResilienceError`: an open circuit, a deadline, a full
-            bulkhead and so on.
-        is_failure: Which values are failures too, such as `postfacta_core.guards.outgoing.is_failure` of responses. They
-            are not kept. One that nothing can stand in for is returned, with the error. A predicate that raises
-            means no.
+        name: See `Guard`, as `observer`.
+        key: Makes the key of a question from the arguments of the call; without it no value is kept. If it raises,
+            the call does.
+        on: What it stands in for: types of errors, beside `ResilienceError` (an open circuit, a deadline, a full
+            bulkhead and so on); or a function of the `Outcome` that alone decides, of results too. A result that is a
+            failure is not kept, and is returned if nothing stands in for it. If the function raises, that means no.
+        otherwise: The value when none is kept, or a function that makes it from the `Outcome`; that may raise to give
+            none.
         max_age: Seconds, counted from when its call began, from which a value is not given any more.
         max_entries: The most values kept; what was not used for longest goes first. Their size does not count.
-        otherwise: Makes a value from the error when none is kept; it may raise to give none.
         mode: `SHADOW` keeps values and counts what it would have given, and lets the error through; `OFF` is a plain
             call.
-        observer: Receives its announcement once, and each change of mode. It may raise. By default the process's, see
-            `asgi.Telemetry`; None for none.
+        observer: See `Guard`.
         clock: Monotonic seconds.
 
-    Attributes:
-        name: The operation's.
-
     Raises:
-        ValueError: If a setting is wrong.
+        ValueError: If a setting is wrong, the name is taken, or there is neither a `key` nor an `otherwise`.
     """
+
+    kind = "fallback"
+    example = 'Fallback("prices", otherwise=None)'
 
     def __init__(
         self,
         name: str,
         *,
-        errors: type[Exception] | tuple[type[Exception], ...] = (),
-        is_failure: Callable[[T], bool] | None = None,
+        key: Callable[..., Hashable] | None = None,
+        on: On = (),
+        otherwise: object = RAISE,
         max_age: float = 900.0,
         max_entries: int = 1000,
-        otherwise: Callable[[Exception], T] | None = None,
         mode: Mode | str = Mode.ENFORCE,
         observer: Observer | None = process_observer,
         clock: Clock = MONOTONIC,
     ) -> None:
-        self.name: str = validation.name("Fallback.name", name, example='Fallback("prices")')
-        named = validation.error_types("Fallback.errors", errors, example="errors=ConnectionError")
+        super().__init__(name, mode=mode, observer=observer)
+        if key is not None:
+            validation.function("Fallback.key", key, example="key=lambda number: number")
+        types, self._predicate = check_on("Fallback.on", on, example="on=ConnectionError")
+        self._types: tuple[type[Exception], ...] = (ResilienceError, *types)
         validation.seconds("Fallback.max_age", max_age, finite=False, example="max_age=900.0")
         validation.whole("Fallback.max_entries", max_entries, example="max_entries=1000")
-        if otherwise is not None:
-            validation.function("Fallback.otherwise", otherwise, example="otherwise=lambda error: EMPTY")
-        if is_failure is not None:
-            validation.function(
-                "Fallback.is_failure", is_failure, example="is_failure=lambda answer: not answer.ok"
-            )
         validation.functions("Fallback", clock=clock)
-        self._errors: tuple[type[Exception], ...] = (ResilienceError, *named)
-        self._is_failure = is_failure
+        if key is None and otherwise is RAISE:
+            validation.refuse(
+                "Fallback.key",
+                key,
+                "a function where there is no otherwise=",
+                example="key=lambda number: number",
+            )
+        self._key = key
+        self._otherwise = otherwise
         self._max_age = max_age
         self._max_entries = max_entries
-        self._otherwise = otherwise
-        self._mode = validation.choice("Fallback.mode", mode, Mode)
-        self._observe = observing("Fallback", name, observer)
         self._clock = clock
-        self._kept: OrderedDict[Hashable, tuple[float, T]] = OrderedDict()
-        self._era = 0
+        self._kept: OrderedDict[Hashable, tuple[float, Any]] = OrderedDict()
+        self._generation = 0
         self._counts = dict.fromkeys((_FRESH, _STALE, _DEFAULT, _NONE, _SHADOW), 0)
-        self._observe(PolicyCreated(name, self.tally))
-
-    def __repr__(self) -> str:
-        return (
-            f"Fallback({self.name!r}, max_age={self._max_age:g}, max_entries={self._max_entries}, "
-            f"mode={self._mode.value!r})"
-        )
+        self._announce()
 
     def __len__(self) -> int:
         """The number of kept values, including expired ones not yet removed."""
         return len(self._kept)
 
-    @property
-    def mode(self) -> Mode:
-        """How its decisions are used."""
-        return self._mode
+    def settings(self) -> Mapping[str, object]:
+        """Return its bounds."""
+        return {"max_age": self._max_age, "max_entries": self._max_entries, **super().settings()}
 
-    @mode.setter
-    def mode(self, mode: Mode | str) -> None:
-        old, self._mode = self._mode, validation.choice("Fallback.mode", mode, Mode)
-        if self._mode is not old:
-            self._observe(ModeChanged(self.name, old, self._mode))
+    def status(self) -> Mapping[str, object]:
+        """Return how many values are kept."""
+        return {"kept": len(self._kept)}
 
-    def tally(self) -> Iterable[Sample]:
+    def collect(self) -> Iterable[Sample]:
         """Return its counts, for metrics.
 
         Where answers came from: `fresh` (the call), `stale` (kept), `default` (made up); `none` was to be had, so
@@ -151,91 +145,117 @@ class Fallback(Generic[T]):
         for source, count in self._counts.items():
             yield Sample(_METRIC, (self.name, source), count)
 
-    async def call(
-        self, key: Hashable, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    async def ask(
+        self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Answer[T]:
-        """Call a function; if it fails, return the kept value.
-
-        Args:
-            key: Identifies the question, and the caller if answers differ by it.
-            function: Asks for it.
-            *args: For the function.
-            **kwargs: For the function.
+        """Call a function like `call`, and return the answer with its age, and why it is not fresh.
 
         Raises:
             Exception: What the function raised, if nothing can stand in for it.
         """
-        if self._mode is Mode.OFF:
-            return Answer(await answer_of("Fallback", function, function(*args, **kwargs)))
-        began, era = self._clock(), self._era
+        ticket = self._enter(function, args, kwargs)
         try:
             result: Any = function(*args, **kwargs)
-            given: T = await (
+            value: T = await (
                 result if hasattr(result, "__await__") else answer_of("Fallback", function, result)
             )
-            value = self._good(given)
-        except self._errors as error:
-            answer = self._stand_in(key, error)
+        except Exception as error:  # noqa: BLE001 - without a stand-in it is raised
+            answer = self._after_error(ticket, error)
             try:
-                if answer is not None:
-                    return answer
-                if self._is_failure is not None and isinstance(error, FailedResponseError):
-                    return Answer(error.response, 0.0, error)
-                raise
+                if answer is None:
+                    raise
+                return answer
             finally:
                 # The error holds this frame: with the answer in it, both would be garbage in a circle.
                 del answer
-        except Exception:
-            self._kept.pop(key, None)
-            raise
-        # What was asked for before something was forgotten must not be kept after it.
-        if era == self._era:
-            self._keep(key, began, value)
-        self._counts[_FRESH] += 1
-        return Answer(value)
+        return self._after_value(ticket, value)
 
     def forget(self, key: Hashable) -> None:
         """Drop the value of this key, and ignore the results of all calls under way."""
-        self._kept.pop(key, None)
-        self._era += 1
+        with self._lock:
+            self._kept.pop(key, None)
+            self._generation += 1
 
     def clear(self) -> None:
         """Drop all values, and ignore calls under way: for when permissions have been reduced."""
-        self._kept.clear()
-        self._era += 1
+        with self._lock:
+            self._kept.clear()
+            self._generation += 1
 
-    def _good(self, value: T) -> T:
+    def _enter(
+        self, function: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> _Ticket | None:
+        if self._mode is Mode.OFF:
+            return None
+        key = None
+        if self._key is not None and function is not None:
+            _, args, kwargs = innermost(function, args, dict(kwargs))
+            key = self._key(*args, **kwargs)
+        return _Ticket(key, self._clock(), self._generation)
+
+    def _passed(self, ticket: _Ticket | None, result: Any) -> Any:
+        return self._after_value(ticket, result).value
+
+    def _failed(self, ticket: _Ticket | None, error: Exception) -> Any:
+        answer = self._after_error(ticket, error)
+        return RAISE if answer is None else answer.value
+
+    def _after_value(self, ticket: _Ticket | None, value: Any) -> Answer[Any]:
+        if ticket is None:
+            return Answer(value)
+        if self._predicate is not None and self._stands_in_for(outcome := Outcome(value)):
+            error = FailedResponseError(self.name, response=value)
+            return self._stand_in(ticket, outcome, error) or Answer(value, 0.0, error)
+        with self._lock:
+            # What was asked for before something was forgotten must not be kept after it.
+            if self._key is not None and ticket.generation == self._generation:
+                self._keep(ticket, value)
+            self._counts[_FRESH] += 1
+        return Answer(value)
+
+    def _after_error(self, ticket: _Ticket | None, error: Exception) -> Answer[Any] | None:
+        if ticket is None:
+            return None
+        outcome = Outcome[Any](error=error)
+        if self._stands_in_for(outcome):
+            return self._stand_in(ticket, outcome, error)
+        with self._lock:
+            self._kept.pop(ticket.key, None)
+        return None
+
+    def _stands_in_for(self, outcome: Outcome[Any]) -> bool:
+        if self._predicate is None:
+            return isinstance(outcome.error, self._types)
         try:
-            is_failure = self._is_failure is not None and self._is_failure(value)
+            return self._predicate(outcome)
         except Exception as fault:  # noqa: BLE001 - it is foreign code, and may raise anything
-            self._observe(ListenerFailed(self.name, repr(fault)))
-            is_failure = False
-        if is_failure:
-            raise FailedResponseError(self.name, response=value)
-        return value
+            self._report(fault)
+            return False
 
-    def _keep(self, key: Hashable, began: float, value: T) -> None:
-        kept = self._kept.get(key)
+    def _keep(self, ticket: _Ticket, value: Any) -> None:
+        kept = self._kept.get(ticket.key)
         # Of two calls at once, the one that began later has the newer value, whichever ends first.
-        if kept is None or kept[0] <= began:
-            self._kept[key] = (began, value)
-        self._kept.move_to_end(key)
+        if kept is None or kept[0] <= ticket.began:
+            self._kept[ticket.key] = (ticket.began, value)
+        self._kept.move_to_end(ticket.key)
         if len(self._kept) > self._max_entries:
             self._kept.popitem(last=False)
 
-    def _stand_in(self, key: Hashable, error: Exception) -> Answer[T] | None:
-        answer = self._stale(key, error)
+    def _stand_in(self, ticket: _Ticket, outcome: Outcome[Any], error: Exception) -> Answer[Any] | None:
+        with self._lock:
+            answer = self._stale(ticket.key, error)
         source = _STALE
         if answer is None:
-            answer, source = self._made_up(error), _DEFAULT
+            answer, source = self._made_up(outcome, error), _DEFAULT
         if answer is None:
             source = _NONE
         elif self._mode is Mode.SHADOW:
             answer, source = None, _SHADOW
-        self._counts[source] += 1
+        with self._lock:
+            self._counts[source] += 1
         return answer
 
-    def _stale(self, key: Hashable, error: Exception) -> Answer[T] | None:
+    def _stale(self, key: Hashable, error: Exception) -> Answer[Any] | None:
         kept, now = self._kept.get(key), self._clock()
         if kept is None:
             return None
@@ -246,12 +266,14 @@ class Fallback(Generic[T]):
         self._kept.move_to_end(key)
         return Answer(value, now - began, error)
 
-    def _made_up(self, error: Exception) -> Answer[T] | None:
-        if self._otherwise is None:
+    def _made_up(self, outcome: Outcome[Any], error: Exception) -> Answer[Any] | None:
+        if self._otherwise is RAISE:
             return None
+        if not callable(self._otherwise):
+            return Answer(self._otherwise, math.inf, error)
         try:
-            return Answer(self._otherwise(error), math.inf, error)
+            return Answer(self._otherwise(outcome), math.inf, error)
         except Exception as fault:  # noqa: BLE001 - it is foreign code, and may raise anything
             if fault is not error:
-                self._observe(ListenerFailed(self.name, repr(fault)))
+                self._report(fault)
             return None

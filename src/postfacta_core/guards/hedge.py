@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from functools import partial, wraps
+from functools import partial
 from typing import Final, Generic, ParamSpec, TypeVar, cast
 
 import anyio
 
-from .._functions import answer_of, must_be_async
+from .._functions import answer_of
 from ..clock import MONOTONIC, Clock
 from ..deadlines.present import current_deadline
-from ..events import Mode, ModeChanged, Observer, PolicyCreated, Sample, observing, process_observer
+from ..events import Mode, Observer, Sample, process_observer
 from ..validation import validation
 from ._delay import FixedDelay, HedgeDelay, HedgeOutcome
+from ._guard import Guard
 from .budget import RetryBudget
 
 __all__ = ["Hedge", "wait_for"]
@@ -31,7 +32,7 @@ async def wait_for(event: anyio.Event, seconds: float) -> None:
         await event.wait()
 
 
-class Hedge:
+class Hedge(Guard):
     """Start a call a second time if it is slow; the first answer wins, and the other try is cancelled and awaited.
 
     Only for calls that may be made twice at the same time, such as reads. Use it as a guard of a `Pipeline`, by
@@ -43,25 +44,27 @@ class Hedge:
     * The call ends when both tries have: one that does not heed its cancellation holds it up.
 
     Args:
-        name: The operation's; its metric label.
+        name: See `Guard`.
         delay: Seconds after which the second starts, or an object with them, such as a `QuantileDelay`.
         budget: What all that try this dependency again share, the `Retry` around this too; by default one of its
             own, of the same name.
         mode: `SHADOW` makes one try, and counts those that took longer than the delay without spending for them;
             `OFF` is a plain call.
-        observer: Receives its announcement once, and each change of mode. It may raise. By default the process's, see
-            `asgi.Telemetry`; None for none.
         clock: Monotonic seconds; it must be the clock of the request contexts.
+        observer: See `Guard`.
         wait: Waits for an event, at most for the given seconds.
 
     Attributes:
-        name: The operation's.
         budget: What its second tries are spent from.
         delay: When they start.
 
     Raises:
-        ValueError: If a setting is wrong.
+        ValueError: If a setting is wrong, or the name is taken.
     """
+
+    kind = "hedge"
+    example = 'Hedge("billing", delay=0.1)'
+    no_sync = "a second thread of the same work is no hedge, as none can be stopped"
 
     def __init__(
         self,
@@ -74,38 +77,28 @@ class Hedge:
         clock: Clock = MONOTONIC,
         wait: Callable[[anyio.Event, float], Awaitable[object]] = wait_for,
     ) -> None:
-        self.name: str = validation.name("Hedge.name", name, example='Hedge("billing", delay=0.1)')
+        super().__init__(name, mode=mode, observer=observer)
         self.delay: HedgeDelay = _delay(delay)
         if budget is not None:
             validation.instance("Hedge.budget", budget, RetryBudget, example='RetryBudget("billing")')
         validation.functions("Hedge", clock=clock, wait=wait)
         self.budget: RetryBudget = RetryBudget(name) if budget is None else budget
-        self._mode = validation.choice("Hedge.mode", mode, Mode)
-        self._observe = observing("Hedge", name, observer)
         self._clock = clock
         self._wait = wait
         self._counts = dict.fromkeys(HedgeOutcome, 0)
-        self._observe(PolicyCreated(name, self.tally))
+        self._announce()
         self.budget.announce(self._observe, clock)
 
-    def __repr__(self) -> str:
-        return (
-            f"Hedge({self.name!r}, delay={self.delay.seconds:g}, budget={self.budget.name!r}, "
-            f"mode={self._mode.value!r})"
-        )
+    def settings(self) -> Mapping[str, object]:
+        """Return its present delay, and the name of its budget."""
+        mine = {"delay": self.delay.seconds, "budget": self.budget.name}
+        return {**mine, **super().settings()}
 
-    @property
-    def mode(self) -> Mode:
-        """How its decisions are used; it holds for calls that begin from now on."""
-        return self._mode
+    def status(self) -> Mapping[str, object]:
+        """Return how many second tries its budget allows now."""
+        return {"budget_tokens": self.budget.tokens(self._clock())}
 
-    @mode.setter
-    def mode(self, mode: Mode | str) -> None:
-        old, self._mode = self._mode, validation.choice("Hedge.mode", mode, Mode)
-        if self._mode is not old:
-            self._observe(ModeChanged(self.name, old, self._mode))
-
-    def tally(self) -> Iterable[Sample]:
+    def collect(self) -> Iterable[Sample]:
         """Return its counts, for metrics: the outcomes of slow calls."""
         for outcome, count in self._counts.items():
             yield Sample(_METRIC, (self.name, outcome.value), count)
@@ -136,16 +129,6 @@ class Hedge:
             return self._settle(race)
         finally:
             race.clear()
-
-    def __call__(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
-        """Decorate an async function, so that each call of it that is slow is started a second time."""
-        must_be_async("Hedge", function)
-
-        @wraps(function)
-        async def hedged(*args: P.args, **kwargs: P.kwargs) -> T:
-            return await self.call(function, *args, **kwargs)
-
-        return hedged
 
     async def _run(self, race: _Race[T], delay: float) -> None:
         try:

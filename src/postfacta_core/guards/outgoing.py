@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, cast
 
@@ -27,7 +26,8 @@ from ..limits._waiting import Priority
 from ..telemetry.calls import CallSpan, CallSpans
 from ..telemetry.spans import trace_headers
 from ..validation import validation
-from .pipeline import Guard, Pipeline
+from ._guard import Guard
+from .pipeline import Pipeline
 
 __all__ = ["Outgoing", "is_failure", "outgoing_headers", "refusal_in"]
 
@@ -280,11 +280,10 @@ class _Transport:
     def handle_request(self, request: Any) -> Any:
         """Send a request of a sync client through the guards."""
         call = _Call(self._dependency, request)
-        send: Callable[[], Any] = partial(self._send_sync, call)
-        for guard in reversed(self.must_be_sync()):
-            send = partial(guard.call_sync, send)
         try:
-            return call.take(send())
+            if self._pipeline is None:
+                return call.take(self._send_sync(call))
+            return call.take(self._pipeline.call_sync(self._send_sync, call))
         except FailedResponseError as error:
             if error.response not in call.failed:
                 raise
@@ -300,13 +299,10 @@ class _Transport:
             attempt.response = self._inner.handle_request(attempt.prepare())
         return call.judged(attempt.response)
 
-    def must_be_sync(self) -> tuple[Any, ...]:
-        """Return the guards, if each can guard plain calls."""
-        guards = self._pipeline.guards if self._pipeline is not None else ()
-        for guard in guards:
-            if not hasattr(guard, "call_sync"):
-                raise TypeError(f"a sync client needs guards with a call_sync, which {guard!r} has not")
-        return guards
+    def must_be_sync(self) -> None:
+        """Refuse guards that cannot guard plain calls."""
+        if self._pipeline is not None and self._pipeline.no_sync:
+            raise TypeError(f"a sync client needs guards of plain functions: {self._pipeline.no_sync}")
 
     async def aclose(self) -> None:
         await self._inner.aclose()

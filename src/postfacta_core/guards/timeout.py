@@ -14,29 +14,31 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context
-from functools import wraps
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Self, TypeVar
+from typing import Any, ClassVar, Final, ParamSpec, Self, TypeVar
 
 import anyio
 
-from .._functions import answer_of, must_be_async
+from .._functions import answer_of
 from ..clock import MONOTONIC, Clock
 from ..context import RequestContext, current_request
 from ..deadlines.present import BOUND, Bound, present_limit
 from ..deadlines.shield import is_shielded, scope_of
 from ..errors import DeadlineExceededError
-from ..events import DeadlineExceeded, Observer, observing, process_observer
+from ..events import DeadlineExceeded, Mode, Observer, process_observer
 from ..validation import validation
+from ._guard import Guard
+from ._registry import registry
 
 __all__ = ["Timeout"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_UNNAMED: Final = "timeout"
 _ENDED: Final = DeadlineExceeded("timeout")
 # How often it is looked whether a shield is gone.
 _TICK: Final = 0.025
@@ -145,7 +147,7 @@ def _present_task() -> asyncio.Task[Any] | None:
         return None
 
 
-class Timeout:
+class Timeout(Guard):
     """Bound each call by `seconds`, or by what its request has left, if that is less.
 
     After its seconds the call is cancelled and awaited, and `DeadlineExceededError` is raised. A cancellation from
@@ -157,37 +159,45 @@ class Timeout:
       Only a request that no middleware ends is ended here, 0.1 seconds after its deadline.
     * A call without time left is not started.
     * A call that swallows its cancellation goes on, and its result counts. A thread cannot be cancelled.
-    * It has no mode. What it ends is counted as `postfacta_deadline_exceeded_total{stage="timeout"}`, and the policies
+    * It has no mode but `ENFORCE`. What it ends is counted as `postfacta_deadline_exceeded_total{stage="timeout"}`, and the policies
       around it count an error.
 
     Args:
         seconds: For each call.
-        name: The `policy` of its error.
-        observer: Receives each call that it ends. It may raise. By default the process's, see `asgi.Telemetry`; None
-            for none.
+        name: The `policy` of its error. With a name of its own it is listed, see `Guard`.
+        observer: Receives each call that it ends.
         clock: Monotonic seconds; it must be the clock of the request contexts.
 
     Raises:
         ValueError: If a setting is wrong.
     """
 
+    kind = "timeout"
+    no_sync = "a thread cannot be stopped"
+    modes: ClassVar[tuple[Mode, ...]] = (Mode.ENFORCE,)
+
     def __init__(
         self,
         seconds: float,
         *,
-        name: str = "timeout",
+        name: str = _UNNAMED,
         observer: Observer | None = process_observer,
         clock: Clock = MONOTONIC,
     ) -> None:
         self.seconds: float = validation.seconds("Timeout.seconds", seconds, example="Timeout(5.0)")
-        self.name: str = validation.name("Timeout.name", name)
+        super().__init__(name, observer=observer)
         validation.functions("Timeout", clock=clock)
-        self._observe = observing("Timeout", name, observer)
         self._clock = clock
         self._queue: _Queue | None = None
+        if name != _UNNAMED:
+            registry.add(self)
 
     def __repr__(self) -> str:
         return f"Timeout({self.seconds:g}, name={self.name!r})"
+
+    def settings(self) -> Mapping[str, object]:
+        """Return its bound."""
+        return {"seconds": self.seconds, **super().settings()}
 
     async def call(self, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run it within the bound.
@@ -207,16 +217,6 @@ class Timeout:
             raise
         self._end(bounded, None)
         return answer
-
-    def __call__(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
-        """Decorate an async function, so that each call of it is bounded."""
-        must_be_async("Timeout", function)
-
-        @wraps(function)
-        async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
-            return await self.call(function, *args, **kwargs)
-
-        return guarded
 
     async def __aenter__(self) -> Self:
         self._begin()

@@ -15,6 +15,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from ..clock import Luck
+from ..guards._guard import Guard
 
 __all__ = ["Chaos", "Fault", "cancellable"]
 
@@ -49,7 +50,7 @@ class Fault:
             raise ValueError(f"raises an error or is cancelled, not both: {self}")
 
 
-class Chaos:
+class Chaos(Guard):
     """Calls functions, and makes some of the calls fail.
 
     It is a guard: let it stand in a `Pipeline`, the last one for a dependency that fails, the first one for a
@@ -68,10 +69,13 @@ class Chaos:
         injected: What went wrong, in order.
     """
 
+    kind = "chaos"
+    no_sync = "its faults are awaited"
+
     def __init__(
         self, faults: Iterable[Fault | None] = (), *, name: str = "chaos", sleep: _Sleep = anyio.sleep
     ) -> None:
-        self.name: str = name
+        super().__init__(name, observer=None)
         self.is_active: bool = True
         self.calls: int = 0
         self.injected: list[Fault] = []

@@ -104,7 +104,7 @@ class Bench:
         return self._started
 
     def counts(self) -> dict[str, float]:
-        return {sample.labels[1]: sample.value for sample in self.hedge.tally() if sample.value}
+        return {sample.labels[1]: sample.value for sample in self.hedge.collect() if sample.value}
 
 
 class Caller:

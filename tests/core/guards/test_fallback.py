@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, TypeVar
 
 import anyio
 import pytest
@@ -13,7 +14,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from postfacta_core.errors import CircuitOpenError, DeadlineExceededError, FailedResponseError
 from postfacta_core.events import Event, ListenerFailed, Mode, ModeChanged, PolicyCreated, Sample
+from postfacta_core.guards._outcome import RAISE, Outcome
+from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.guards.fallback import Answer, Fallback
+from postfacta_core.guards.pipeline import Pipeline
+from postfacta_core.guards.retry import Retry
 from postfacta_core.testing import ManualClock, RecordingObserver
 from tests.kit.garbage import garbage
 
@@ -22,8 +27,26 @@ async def answer(text: str = "fresh") -> str:
     return text
 
 
+T = TypeVar("T")
+
+
 async def fail(error: Exception) -> str:
     raise error
+
+
+def as_it_is(key: Hashable) -> Hashable:
+    return key
+
+
+async def ask(
+    fallback: Fallback, key: Hashable, function: Callable[..., Awaitable[T]], *args: Any
+) -> Answer[T]:
+    """Ask a function in the name of a key."""
+
+    async def of(key: Hashable) -> T:
+        return await function(*args)
+
+    return await fallback.ask(of, key)
 
 
 AWAY = CircuitOpenError("db", 3.0)
@@ -37,14 +60,15 @@ class Bench:
         *,
         max_age: float = 900.0,
         max_entries: int = 1000,
-        otherwise: Callable[[Exception], str] | None = None,
+        otherwise: object = RAISE,
         mode: Mode = Mode.ENFORCE,
     ) -> None:
         self.clock = ManualClock()
         self.heard = RecordingObserver()
-        self.fallback = Fallback[str](
+        self.fallback = Fallback(
             "invoices",
-            errors=ConnectionError,
+            key=as_it_is,
+            on=ConnectionError,
             max_age=max_age,
             max_entries=max_entries,
             otherwise=otherwise,
@@ -54,41 +78,42 @@ class Bench:
         )
 
     def counts(self) -> dict[str, float]:
-        return {sample.labels[1]: sample.value for sample in self.fallback.tally() if sample.value}
+        return {sample.labels[1]: sample.value for sample in self.fallback.collect() if sample.value}
 
 
 async def test_a_fresh_answer_is_given_as_such() -> None:
     bench = Bench()
-    given = await bench.fallback.call("key", answer)
+    given = await ask(bench.fallback, "key", answer)
     assert given == Answer("fresh", 0.0, None)
     assert given.is_fresh
     assert bench.counts() == {"fresh": 1}
 
 
-def is_bad(value: str) -> bool:
+def is_bad(outcome: Outcome[str]) -> bool:
+    value = outcome.result
     if value == "odd":
         raise ValueError(value)
-    return value.startswith("bad")
+    return value is None or value.startswith("bad")
 
 
 async def test_a_value_that_is_a_failure_is_replaced_by_the_last_good_one() -> None:
-    fallback = Fallback[str]("invoices", is_failure=is_bad)
-    await fallback.call("key", answer, "good")
-    given = await fallback.call("key", answer, "bad")
+    fallback = Fallback("invoices", key=as_it_is, on=is_bad)
+    await ask(fallback, "key", answer, "good")
+    given = await ask(fallback, "key", answer, "bad")
     assert (given.value, type(given.error), given.is_fresh) == ("good", FailedResponseError, False)
 
 
 async def test_a_failure_that_nothing_stands_in_for_is_returned_with_its_error() -> None:
-    fallback = Fallback[str]("invoices", is_failure=is_bad)
-    given = await fallback.call("key", answer, "bad")
+    fallback = Fallback("invoices", key=as_it_is, on=is_bad)
+    given = await ask(fallback, "key", answer, "bad")
     assert (given.value, given.age, type(given.error)) == ("bad", 0.0, FailedResponseError)
     assert len(fallback) == 0
 
 
 async def test_a_predicate_that_raises_lets_the_value_pass() -> None:
     heard = RecordingObserver()
-    fallback = Fallback[str]("invoices", is_failure=is_bad, observer=heard)
-    assert (await fallback.call("key", answer, "odd")).is_fresh
+    fallback = Fallback("invoices", key=as_it_is, on=is_bad, observer=heard)
+    assert (await ask(fallback, "key", answer, "odd")).is_fresh
     assert ListenerFailed("invoices", "ValueError('odd')") in heard.events
 
 
@@ -97,10 +122,10 @@ async def test_a_predicate_that_raises_lets_the_value_pass() -> None:
 )
 async def test_the_last_good_answer_stands_in_and_says_how_old_it_is_and_why(error: Exception) -> None:
     bench = Bench()
-    await bench.fallback.call("key", answer, "one")
-    await bench.fallback.call("key", answer, "two")
+    await ask(bench.fallback, "key", answer, "one")
+    await ask(bench.fallback, "key", answer, "two")
     bench.clock.advance(60)
-    given = await bench.fallback.call("key", fail, error)
+    given = await ask(bench.fallback, "key", fail, error)
     assert (given.value, given.age, given.error) == ("two", 60, error)
     assert not given.is_fresh
     assert bench.counts() == {"fresh": 2, "stale": 1}
@@ -108,21 +133,21 @@ async def test_the_last_good_answer_stands_in_and_says_how_old_it_is_and_why(err
 
 async def test_another_key_gets_nothing_of_it() -> None:
     bench = Bench()
-    await bench.fallback.call(("ann", "/invoices"), answer)
+    await ask(bench.fallback, ("ann", "/invoices"), answer)
     with pytest.raises(CircuitOpenError) as caught:
-        await bench.fallback.call(("bob", "/invoices"), fail, AWAY)
+        await ask(bench.fallback, ("bob", "/invoices"), fail, AWAY)
     assert caught.value is AWAY
     assert bench.counts() == {"fresh": 1, "none": 1}
 
 
 async def test_an_answer_that_is_too_old_is_not_given_and_not_kept() -> None:
     bench = Bench(max_age=60)
-    await bench.fallback.call("key", answer)
+    await ask(bench.fallback, "key", answer)
     bench.clock.now = math.nextafter(1060.0, 0)
-    assert (await bench.fallback.call("key", fail, AWAY)).value == "fresh"
+    assert (await ask(bench.fallback, "key", fail, AWAY)).value == "fresh"
     bench.clock.now = 1060.0
     with pytest.raises(CircuitOpenError):
-        await bench.fallback.call("key", fail, AWAY)
+        await ask(bench.fallback, "key", fail, AWAY)
     assert len(bench.fallback) == 0
 
 
@@ -133,8 +158,8 @@ async def test_the_age_counts_from_when_the_call_began() -> None:
         bench.clock.advance(10)
         return "slow"
 
-    await bench.fallback.call("key", slow)
-    assert (await bench.fallback.call("key", fail, AWAY)).age == 10
+    await ask(bench.fallback, "key", slow)
+    assert (await ask(bench.fallback, "key", fail, AWAY)).age == 10
 
 
 async def test_of_two_calls_at_once_the_one_that_began_later_is_kept() -> None:
@@ -145,22 +170,22 @@ async def test_of_two_calls_at_once_the_one_that_began_later_is_kept() -> None:
         return "older"
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(bench.fallback.call, "key", slow)
+        tasks.start_soon(ask, bench.fallback, "key", slow)
         await checkpoint()
         await checkpoint()
         bench.clock.advance(1)
-        await bench.fallback.call("key", answer, "newer")
+        await ask(bench.fallback, "key", answer, "newer")
         go.set()
-    assert (await bench.fallback.call("key", fail, AWAY)).value == "newer"
+    assert (await ask(bench.fallback, "key", fail, AWAY)).value == "newer"
 
 
 async def test_an_error_that_is_an_answer_is_raised_and_forgets_what_was_there() -> None:
     bench = Bench()
-    await bench.fallback.call("key", answer)
+    await ask(bench.fallback, "key", answer)
     with pytest.raises(LookupError, match="no such invoice"):
-        await bench.fallback.call("key", fail, LookupError("no such invoice"))
+        await ask(bench.fallback, "key", fail, LookupError("no such invoice"))
     with pytest.raises(CircuitOpenError):
-        await bench.fallback.call("key", fail, AWAY)
+        await ask(bench.fallback, "key", fail, AWAY)
     assert bench.counts() == {"fresh": 1, "none": 1}
 
 
@@ -175,106 +200,111 @@ async def test_what_was_forgotten_does_not_come_back_from_a_call_under_way(*, ev
             bench.fallback.forget("key")
         return "seen before"
 
-    await bench.fallback.call("key", answer)
-    assert (await bench.fallback.call("key", meanwhile)).value == "seen before"
+    await ask(bench.fallback, "key", answer)
+    assert (await ask(bench.fallback, "key", meanwhile)).value == "seen before"
     with pytest.raises(CircuitOpenError):
-        await bench.fallback.call("key", fail, AWAY)
+        await ask(bench.fallback, "key", fail, AWAY)
 
 
 async def test_a_key_is_forgotten_and_the_others_stay() -> None:
     bench = Bench()
     for key in ("one", "two"):
-        await bench.fallback.call(key, answer, key)
+        await ask(bench.fallback, key, answer, key)
     bench.fallback.forget("one")
     bench.fallback.forget("unheard of")
-    assert (await bench.fallback.call("two", fail, AWAY)).value == "two"
+    assert (await ask(bench.fallback, "two", fail, AWAY)).value == "two"
     with pytest.raises(CircuitOpenError):
-        await bench.fallback.call("one", fail, AWAY)
+        await ask(bench.fallback, "one", fail, AWAY)
     bench.fallback.clear()
     assert len(bench.fallback) == 0
 
 
 async def test_what_was_not_used_for_longest_goes_first() -> None:
     bench = Bench(max_entries=2)
-    await bench.fallback.call("one", answer, "one")
-    await bench.fallback.call("two", answer, "two")
-    assert (await bench.fallback.call("one", fail, AWAY)).value == "one"
-    await bench.fallback.call("three", answer, "three")
+    await ask(bench.fallback, "one", answer, "one")
+    await ask(bench.fallback, "two", answer, "two")
+    assert (await ask(bench.fallback, "one", fail, AWAY)).value == "one"
+    await ask(bench.fallback, "three", answer, "three")
     assert len(bench.fallback) == 2
-    assert (await bench.fallback.call("one", fail, AWAY)).value == "one"
+    assert (await ask(bench.fallback, "one", fail, AWAY)).value == "one"
     with pytest.raises(CircuitOpenError):
-        await bench.fallback.call("two", fail, AWAY)
+        await ask(bench.fallback, "two", fail, AWAY)
 
 
 async def test_a_new_answer_counts_as_use() -> None:
     bench = Bench(max_entries=2)
     for key in ("one", "two", "one", "three"):
-        await bench.fallback.call(key, answer, key)
-    assert (await bench.fallback.call("one", fail, AWAY)).value == "one"
+        await ask(bench.fallback, key, answer, key)
+    assert (await ask(bench.fallback, "one", fail, AWAY)).value == "one"
     with pytest.raises(CircuitOpenError):
-        await bench.fallback.call("two", fail, AWAY)
+        await ask(bench.fallback, "two", fail, AWAY)
+
+
+def nothing(outcome: Outcome[str]) -> str:
+    return f"nothing: {type(outcome.error).__name__}"
 
 
 async def test_a_made_up_answer_is_the_last_resort_and_says_that_it_is_one() -> None:
-    bench = Bench(otherwise=lambda error: f"nothing: {type(error).__name__}")
-    given = await bench.fallback.call("key", fail, AWAY)
+    bench = Bench(otherwise=nothing)
+    given = await ask(bench.fallback, "key", fail, AWAY)
     assert given == Answer("nothing: CircuitOpenError", math.inf, AWAY)
-    await bench.fallback.call("key", answer)
-    assert (await bench.fallback.call("key", fail, AWAY)).value == "fresh"
+    await ask(bench.fallback, "key", answer)
+    assert (await ask(bench.fallback, "key", fail, AWAY)).value == "fresh"
     assert bench.counts() == {"default": 1, "fresh": 1, "stale": 1}
 
 
 async def test_a_maker_that_raises_leaves_the_dependencys_own_error() -> None:
-    def broken(error: Exception) -> str:
+    def broken(outcome: Outcome[str]) -> str:
         raise KeyError("broken")
 
     bench = Bench(otherwise=broken)
     with pytest.raises(CircuitOpenError) as caught:
-        await bench.fallback.call("key", fail, AWAY)
+        await ask(bench.fallback, "key", fail, AWAY)
     assert caught.value is AWAY
     assert bench.heard.of(ListenerFailed) == [ListenerFailed("invoices", "KeyError('broken')")]
     assert bench.counts() == {"none": 1}
 
 
 async def test_a_maker_may_raise_the_error_itself_to_give_no_answer() -> None:
-    def refuse(error: Exception) -> str:
-        raise error
+    def refuse(outcome: Outcome[str]) -> str:
+        assert outcome.error is not None
+        raise outcome.error
 
     bench = Bench(otherwise=refuse)
     with pytest.raises(CircuitOpenError):
-        await bench.fallback.call("key", fail, AWAY)
+        await ask(bench.fallback, "key", fail, AWAY)
     assert bench.heard.of(ListenerFailed) == []
 
 
 async def test_a_value_of_none_is_a_value() -> None:
-    fallback = Fallback[None]("invoices")
+    fallback = Fallback("invoices", key=as_it_is)
 
     async def nothing() -> None:
         return None
 
-    await fallback.call("key", nothing)
+    await ask(fallback, "key", nothing)
 
     async def away() -> None:
         raise AWAY
 
-    assert (await fallback.call("key", away)).error is AWAY
+    assert (await ask(fallback, "key", away)).error is AWAY
 
 
 async def test_the_shadow_counts_what_it_would_give_and_lets_the_error_through() -> None:
     bench = Bench(mode=Mode.SHADOW)
-    await bench.fallback.call("key", answer)
+    await ask(bench.fallback, "key", answer)
     with pytest.raises(CircuitOpenError):
-        await bench.fallback.call("key", fail, AWAY)
+        await ask(bench.fallback, "key", fail, AWAY)
     with pytest.raises(CircuitOpenError):
-        await bench.fallback.call("other", fail, AWAY)
+        await ask(bench.fallback, "other", fail, AWAY)
     assert bench.counts() == {"fresh": 1, "shadow": 1, "none": 1}
 
 
 async def test_switched_off_it_keeps_nothing_and_gives_nothing() -> None:
     bench = Bench(mode=Mode.OFF)
-    assert await bench.fallback.call("key", answer) == Answer("fresh")
+    assert await ask(bench.fallback, "key", answer) == Answer("fresh")
     with pytest.raises(CircuitOpenError):
-        await bench.fallback.call("key", fail, AWAY)
+        await ask(bench.fallback, "key", fail, AWAY)
     assert (len(bench.fallback), bench.counts()) == (0, {})
     bench.fallback.mode = Mode.ENFORCE
     bench.fallback.mode = Mode.ENFORCE
@@ -284,12 +314,12 @@ async def test_switched_off_it_keeps_nothing_and_gives_nothing() -> None:
 
 async def test_a_cancelled_call_changes_nothing() -> None:
     bench = Bench()
-    await bench.fallback.call("key", answer)
+    await ask(bench.fallback, "key", answer)
     with anyio.CancelScope() as scope:
         scope.cancel()
-        await bench.fallback.call("key", anyio.sleep, 1)  # type: ignore[arg-type]
+        await ask(bench.fallback, "key", anyio.sleep, 1)
     assert scope.cancelled_caught
-    assert (await bench.fallback.call("key", fail, AWAY)).value == "fresh"
+    assert (await ask(bench.fallback, "key", fail, AWAY)).value == "fresh"
     assert bench.counts() == {"fresh": 1, "stale": 1}
 
 
@@ -297,9 +327,9 @@ async def test_an_observer_that_raises_does_not_reach_the_call() -> None:
     def broken(event: Event, /) -> None:
         raise RuntimeError("no")
 
-    fallback = Fallback[str]("invoices", observer=broken)
+    fallback = Fallback("invoices", key=as_it_is, observer=broken)
     fallback.mode = Mode.SHADOW
-    assert (await fallback.call("key", answer)).value == "fresh"
+    assert (await ask(fallback, "key", answer)).value == "fresh"
 
 
 def test_it_announces_itself() -> None:
@@ -315,14 +345,14 @@ def test_it_announces_itself() -> None:
 @pytest.mark.parametrize("wrong", [{"max_age": 0.0}, {"max_age": math.nan}, {"max_entries": 0}], ids=str)
 def test_a_fallback_that_makes_no_sense_is_refused_at_once(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"Fallback\.max_(age|entries) must be a"):
-        Fallback[str]("invoices", **wrong)  # type: ignore[arg-type]
+        Fallback("invoices", key=as_it_is, **wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("ending", ["fresh", "stale", "none"])
 async def test_a_call_leaves_nothing_for_the_cyclic_collector(ending: str) -> None:
-    fallback = Fallback[str]("invoices")
+    fallback = Fallback("invoices", key=as_it_is)
     if ending == "stale":
-        await fallback.call("key", answer)
+        await ask(fallback, "key", answer)
 
     async def away() -> str:
         # An error in a variable of the frame that raises it would be a circle of the test's own.
@@ -331,24 +361,24 @@ async def test_a_call_leaves_nothing_for_the_cyclic_collector(ending: str) -> No
     async def once() -> None:
         try:
             if ending == "fresh":
-                await fallback.call("key", answer)
+                await ask(fallback, "key", answer)
             else:
-                await fallback.call("key", away)
+                await ask(fallback, "key", away)
         except CircuitOpenError:
             assert ending == "none"
 
     assert await garbage(once) == 0
 
 
-def outcome(fallback: Fallback[int], key: str, value: int | None) -> Answer[int] | None:
+def outcome(fallback: Fallback, key: str, value: int | None) -> Answer[int] | None:
     """Run one call without a loop: nothing in it waits."""
 
-    async def ask() -> int:
+    async def number() -> int:
         if value is None:
             raise AWAY
         return value
 
-    call = fallback.call(key, ask)
+    call = ask(fallback, key, number)
     try:
         call.send(None)
     except StopIteration as done:
@@ -366,7 +396,9 @@ class Keeping(RuleBasedStateMachine):
     def begin(self, max_entries: int, max_age: int) -> None:
         self.clock = ManualClock(0.0)
         self.max_entries, self.max_age, self.number = max_entries, max_age, 0
-        self.fallback = Fallback[int]("invoices", max_age=max_age, max_entries=max_entries, clock=self.clock)
+        self.fallback = Fallback(
+            "invoices", key=as_it_is, max_age=max_age, max_entries=max_entries, clock=self.clock
+        )
         # Key, value, when; the one used last at the end.
         self.used: list[tuple[str, int, float]] = []
 
@@ -408,3 +440,41 @@ class Keeping(RuleBasedStateMachine):
 
 TestKeeping = Keeping.TestCase
 TestKeeping.settings = settings(stateful_step_count=30)
+
+
+async def test_a_value_may_be_given_instead_and_it_may_stand_in_a_pipeline() -> None:
+    def of_tenant(item: int, *, tenant: str) -> tuple[str, int]:
+        return tenant, item
+
+    asked: list[tuple[str, int]] = []
+    fallback = Fallback("prices", key=of_tenant, otherwise=0, on=OSError)
+    pipeline = Pipeline(fallback, Retry("prices", attempts=1), Bulkhead("prices", 4))
+
+    async def price(item: int, *, tenant: str) -> int:
+        asked.append((tenant, item))
+        if len(asked) > 1:
+            raise OSError("down")
+        return 7
+
+    assert await pipeline.call(price, 1, tenant="a") == 7
+    assert await pipeline.call(price, 1, tenant="a") == 7
+    assert await pipeline.call(price, 1, tenant="b") == 0
+    assert fallback.status() == {"kept": 1}
+
+
+def test_a_plain_function_has_a_fallback_too() -> None:
+    answers: list[object] = ["first", OSError("down")]
+
+    @Fallback("prices", key=as_it_is, on=OSError)
+    def price(item: int) -> object:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert [price(1), price(1)] == ["first", "first"]
+
+
+def test_one_that_could_stand_in_for_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^Fallback\.key must be a function where there is no otherwise="):
+        Fallback("prices")

@@ -113,7 +113,7 @@ async def test_a_clock_that_raises_in_the_second_task_comes_out_bare() -> None:
     async def broken(event: anyio.Event, seconds: float) -> None:
         raise KeyError("no clock")
 
-    hedge = Hedge("search", delay=0.0, wait=broken)
+    hedge = Hedge("broken", delay=0.0, wait=broken)
     with pytest.raises(KeyError):
         await hedge.call(bench.dependency)
     assert bench.tries[0].has_ended

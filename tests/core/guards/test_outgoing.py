@@ -6,7 +6,7 @@ import itertools
 import json
 import socket
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from email.utils import formatdate
 from typing import Any
@@ -37,10 +37,10 @@ from postfacta_core.errors import (
 )
 from postfacta_core.events import DeadlineExceeded, Event, HttpCallFinished, ListenerFailed
 from postfacta_core.guards._circuit import CircuitConfig
+from postfacta_core.guards._guard import Guard
 from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.guards.outgoing import Outgoing, is_failure, outgoing_headers, refusal_in
-from postfacta_core.guards.pipeline import Guard
 from postfacta_core.guards.retry import Retry
 from postfacta_core.guards.timeout import Timeout
 from postfacta_core.limits._waiting import Priority
@@ -256,15 +256,15 @@ async def test_a_call_belongs_to_the_present_spans_trace(service: Service) -> No
 async def test_the_guards_see_an_error_where_the_caller_gets_the_response(service: Service) -> None:
     seen = list[Exception]()
 
-    class Note:
-        async def call(self, function: Callable[[], Awaitable[Any]], /) -> Any:
-            try:
-                return await function()
-            except Exception as error:
-                seen.append(error)
-                raise
+    class Note(Guard):
+        def _enter(self, function: object, args: object, kwargs: object) -> None:
+            pass
 
-    async with client_of(Outgoing("billing", Note())) as client:
+        def _failed(self, ticket: object, error: Exception) -> Any:
+            seen.append(error)
+            return super()._failed(ticket, error)
+
+    async with client_of(Outgoing("billing", Note("note"))) as client:
         for path in ("503/7", "429/7", "429", "200", "404", "500/8", "500", "503"):
             response = await client.get(f"{service.url}/busy/{path}")
             assert f"{response.status_code}" == path[:3]
@@ -432,14 +432,10 @@ def test_a_sync_request_is_sent_again_as_an_async_one_is(service: Service) -> No
 
 
 def test_what_cannot_be_wrapped_is_refused() -> None:
-    class Note:
-        async def call(self, function: Callable[[], Awaitable[Any]], /) -> Any:
-            return await function()
-
     with pytest.raises(TypeError, match="needs a transport"):
         Outgoing("billing").transport(httpx2.AsyncClient())
-    with pytest.raises(TypeError, match="with a call_sync"):
-        Outgoing("billing", Note()).transport(httpx2.HTTPTransport())
+    with pytest.raises(TypeError, match="needs guards of plain functions"):
+        Outgoing("billing", Timeout(2)).transport(httpx2.HTTPTransport())
 
 
 async def test_httpx_is_served_as_httpx2_is(service: Service) -> None:

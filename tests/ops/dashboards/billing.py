@@ -39,7 +39,14 @@ breaker = CircuitBreaker("ledger", config=opens, observer=observer)
 retry = Retry("ledger", attempts=2, on=ConnectionError, observer=observer)
 guarded = Pipeline(Timeout(2, name="ledger"), retry, breaker, slots)
 hedge = Hedge("search", delay=0.01, observer=observer)
-fallback = Fallback[float]("rates", errors=ConnectionError, observer=observer)
+
+
+def euro(_: int) -> str:
+    """Return the currency of an invoice: all have the same."""
+    return "euro"
+
+
+fallback = Fallback("rates", key=euro, on=ConnectionError, observer=observer)
 
 
 @guarded
@@ -68,7 +75,7 @@ async def rate(number: int) -> float:
 async def invoice(request: Request) -> Response:
     """Answer with what an invoice comes to."""
     number = int(request.path_params["id"])
-    found = await fallback.call("euro", rate, number)
+    found = await fallback.ask(rate, number)
     return JSONResponse({"id": number, "total": await total(number), "rate": found, "search": await search()})
 
 
