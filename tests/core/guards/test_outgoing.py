@@ -6,7 +6,7 @@ import itertools
 import json
 import socket
 import threading
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from email.utils import formatdate
 from typing import Any
@@ -373,15 +373,15 @@ async def test_a_slot_is_given_back_with_the_head(service: Service) -> None:
 
 @pytest.mark.parametrize("status", [200, 500])
 async def test_of_two_responses_at_once_one_is_closed(status: int) -> None:
-    class Twice:
+    class Twice(Guard):
         """Tries twice at once, as a hedge does, and takes what ends last."""
 
-        async def call(self, function: Callable[[], Awaitable[Any]], /) -> Any:
+        async def call(self, function: Callable[..., Awaitable[Any]], /, *args: Any, **kwargs: Any) -> Any:
             ends: list[Any] = []
 
             async def once() -> None:
                 try:
-                    ends.append(await function())
+                    ends.append(await function(*args, **kwargs))
                 except FailedResponseError as error:
                     ends.append(error)
 
@@ -394,7 +394,7 @@ async def test_of_two_responses_at_once_one_is_closed(status: int) -> None:
 
     answers = [Body(), Body()]
     inner = Sent(*(httpx2.Response(status, stream=body) for body in answers))
-    billing = Outgoing("billing", Twice())
+    billing = Outgoing("billing", Twice("twice"))
     async with httpx2.AsyncClient(transport=billing.transport(inner)) as client:
         async with client.stream("GET", "http://billing/") as response:
             assert response.status_code == status

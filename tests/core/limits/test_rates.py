@@ -12,7 +12,6 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from postfacta_core.events import Mode, Sample
-from postfacta_core.limits import _rates as ratelimit
 from postfacta_core.limits._rates import (
     COARSE,
     LONGEST_KEY,
@@ -121,7 +120,7 @@ class BoundedLimiting(Limiting):
 def test_each_key_gets_what_a_token_bucket_of_its_own_would_give(
     machine: type[Limiting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ratelimit, "COARSE", 1)
+    monkeypatch.setattr("postfacta_core.limits._rates.COARSE", 1)
     run_state_machine_as_test(machine, settings=settings(stateful_step_count=40))
 
 
