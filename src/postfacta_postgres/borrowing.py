@@ -181,7 +181,7 @@ class Borrowed:
         self._is_answered = False
         self._judged: tuple[Exception, ResilienceError | None] | None = None
         if _time_left(self._since) <= 0.0:
-            raise self.not_lent(TimeoutError())
+            raise self.not_lent()
         self._permit = Permit(lender.breaker)
 
     def patience(self, timeout: float) -> float:
@@ -193,13 +193,13 @@ class Borrowed:
         self._lender.lent.add(self)
         self._acquired("")
 
-    def not_lent(self, error: BaseException, *, is_full: bool = False) -> ResilienceError:
-        """Return the error to raise if there is no connection.
+    def dropped(self) -> None:
+        """Record that there is no connection, for a reason that is not about the database, such as a cancellation."""
+        self._acquired("cancelled")
+        self._leave(None)
 
-        Args:
-            error: What the pool or the driver raised.
-            is_full: Whether all connections are lent to others.
-        """
+    def not_lent(self, *, is_full: bool = False) -> ResilienceError:
+        """Return the error to raise if there is no connection; `is_full` says that all are lent to others."""
         lender, now = self._lender, self._lender.now()
         known: ResilienceError = DatabaseUnavailableError(lender.name, 1.0)
         if _time_left(now) <= 0.0:
@@ -207,9 +207,8 @@ class Borrowed:
             known = DeadlineExceededError(lender.name)
         elif is_full:
             known = PoolTimeoutError(lender.name, 1.0)
-        self._acquired(type(known).__name__ if isinstance(error, Exception) else "cancelled")
-        is_failure = isinstance(error, Exception) and isinstance(known, DatabaseUnavailableError)
-        self._leave(known if is_failure else None)
+        self._acquired(type(known).__name__)
+        self._leave(known if isinstance(known, DatabaseUnavailableError) else None)
         return known
 
     def begins(self) -> None:

@@ -92,9 +92,9 @@ class GuardedPool(Generic[C]):
         try:
             connection = self._pool.getconn(loan.patience(self._pool.timeout if timeout is None else timeout))
         except psycopg.Error as error:
-            raise loan.not_lent(error, is_full=_is_full(self._lender, error)) from error
-        except BaseException as error:
-            loan.not_lent(error)
+            raise loan.not_lent(is_full=_is_full(self._lender, error)) from error
+        except BaseException:
+            loan.dropped()
             raise
         loan.lent()
         try:
@@ -158,9 +158,9 @@ class AsyncGuardedPool(Generic[A]):
         try:
             connection = await self._pool.getconn(patience)
         except psycopg.Error as error:
-            raise loan.not_lent(error, is_full=_is_full(self._lender, error)) from error
-        except BaseException as error:
-            loan.not_lent(error)
+            raise loan.not_lent(is_full=_is_full(self._lender, error)) from error
+        except BaseException:
+            loan.dropped()
             raise
         loan.lent()
         try:

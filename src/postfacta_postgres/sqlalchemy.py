@@ -94,10 +94,10 @@ def _guard_pool(lender: Lender, engine: Engine) -> None:
         try:
             connection = connect()
         except BaseException as error:
-            known = loan.not_lent(error, is_full=isinstance(error, PoolTimeout))
-            if isinstance(error, Exception) and _is_about_the_database(error, engine):
-                raise known from error
-            raise
+            if not _is_about_the_database(error, engine):
+                loan.dropped()
+                raise
+            raise loan.not_lent(is_full=isinstance(error, PoolTimeout)) from error
         loan.lent()
         connection.record_info[_LOAN] = loan
         return connection
@@ -105,7 +105,7 @@ def _guard_pool(lender: Lender, engine: Engine) -> None:
     pool.connect = guarded
 
 
-def _is_about_the_database(error: Exception, engine: Engine) -> bool:
+def _is_about_the_database(error: BaseException, engine: Engine) -> bool:
     kinds = engine.dialect.loaded_dbapi.Error, PoolTimeout, OSError
     # Drivers of asyncio raise their own when they connect.
     return isinstance(error, kinds) or sqlstate_of(error) != ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,6 +21,10 @@ from .postgres import Flapping, request_within
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 SETTING = text("select current_setting('statement_timeout')")
+
+
+def _raise(error: type[Exception]) -> Any:
+    raise error
 
 
 def engine_of(dsn: str, seen: RecordingObserver, **options: Any) -> Engine:
@@ -104,3 +109,15 @@ def test_what_is_no_engine_of_postgresql_is_refused(anyio_backend: str) -> None:
     none: Any = "postgresql://"
     with pytest.raises(ValueError, match=r"guard_engine\.engine"):
         guard_engine(none)
+
+
+def test_an_error_that_is_not_about_the_database_is_passed_on_uncounted(anyio_backend: str) -> None:
+    for error in (LookupError, OSError):
+        engine = create_engine("postgresql+psycopg://", creator=partial(_raise, error))
+        breaker = guard_engine(engine, observer=None)
+        with (
+            pytest.raises(LookupError if error is LookupError else DatabaseUnavailableError),
+            engine.connect(),
+        ):
+            pass
+        assert breaker.statistics().failures == (error is OSError)
