@@ -94,6 +94,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "Course",
             "Families",
             "Family",
+            "Doors",
             "Guard",
             "Hardened",
             "HitPlan",

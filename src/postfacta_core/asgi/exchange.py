@@ -107,7 +107,7 @@ class HttpExchange(Slotted, Exchange):
         client = scope.get("client")
         self.client = client[0] if client else ""
         self.fields: Headers = ()
-        self.status = self.request_bytes = self.response_bytes = 0
+        self.status = self.request_bytes = self.response_bytes = self.already = 0
         self.has_begun = self.is_answered = self.is_complete = self.is_held = self._has_body = False
         self._is_ending = self._is_shut = self._has_ended = self.is_cancelled = self.is_endless = False
         self._is_away = self._was_away = self.is_overdue = self.has_left = self.quiet = False

@@ -14,7 +14,7 @@ from ..validation import validation
 from ._problem import Problem, send_problem
 from ._settings import settings
 from ._types import ASGIApp, Scope, Send
-from .kernel import Kernel
+from .kernel import Doors
 
 __all__ = ["HealthMiddleware"]
 
@@ -28,7 +28,7 @@ _MISSING: Final = (
 )
 
 
-class HealthMiddleware(Kernel):
+class HealthMiddleware(Doors):
     """Serve `live`, `ready`, `startup`, and to permitted callers `deps`, below a prefix.
 
     No probe waits: each is answered from memory. `live` depends on nothing but the loop and is 200 while

@@ -37,7 +37,7 @@ from ._types import ASGIApp, Receive, Scope, Send
 from .exchange import HttpExchange
 from .websocket import SERVICE_RESTART, TRY_AGAIN_LATER, WebSocketExchange
 
-__all__ = ["Door", "Kernel", "Resetter", "RouteOf", "Timeout"]
+__all__ = ["Door", "Doors", "Kernel", "Resetter", "RouteOf", "Timeout"]
 
 Timeout = float | None | Callable[[Scope], float | None]
 """Seconds for a request, None for any number of them, or a function that returns them for a scope."""
@@ -339,10 +339,11 @@ class Kernel(Shared):
         known = request_of(scope)
         if known is not None:
             return known, None
+        if not self._binds:
+            # Nothing asks for its id or its time.
+            return RequestContext("", math.inf), None
         # What is bound to the task may be left over from another request: only the scope is this one's own.
         request = RequestContext(random_id(), self.clock(), root_path=scope.get("root_path", ""))
-        if not self._binds:
-            return request, None
         scope["postfacta.request"] = request
         return request, CURRENT.set(request)
 
@@ -530,6 +531,18 @@ class Kernel(Shared):
             request.limit = socket.handshake_limit = limit
             request.deadline = request.started + limit
         await running.run(socket, self._admit(socket, scope))
+
+
+class Doors(Kernel):
+    """A kernel that answers at some paths, and hands on all else untouched."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        is_http = scope["type"] == "http"
+        if is_http and local_path(scope["path"], scope.get("root_path", "")) in self.doors:
+            await super().__call__(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 def _wanted(recorders: Sequence[Recorder], moment: str) -> tuple[Record, ...]:

@@ -18,7 +18,7 @@ from ..validation import validation
 from ._secret import Secret, knows
 from ._settings import settings
 from ._types import ASGIApp, Scope, Send
-from .kernel import Kernel
+from .kernel import Doors
 
 __all__ = ["MetricsEndpoint"]
 
@@ -27,7 +27,7 @@ _NOT_ALLOWED: Final = Exposition(b"Only GET and HEAD\n", _TEXT)
 _NO_TOKEN: Final = Exposition(b"A bearer token is needed\n", _TEXT)
 
 
-class MetricsEndpoint(Kernel):
+class MetricsEndpoint(Doors):
     """Answer GET and HEAD on one path with the metrics; all else goes on to the application.
 
     They are rendered in a worker thread, one scrape at a time: at 11,000 series it takes 80 ms, for which
