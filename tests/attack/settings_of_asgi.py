@@ -19,6 +19,7 @@ from postfacta_core.asgi import (
     LifespanMiddleware,
     LoadSheddingMiddleware,
     MetricsEndpoint,
+    OperatorEndpoint,
     RateLimit,
     RateLimitMiddleware,
     ResponseHeadersMiddleware,
@@ -181,6 +182,7 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
             "luck": FUNCTION,
         },
     ),
+    OperatorEndpoint: Setting(wrong={"token": SECRET, "registry": (*OBJECT, None)}),
     MetricsEndpoint: Setting(
         right={"app": app, "metrics": Metrics()},
         wrong={

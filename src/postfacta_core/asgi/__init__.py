@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .lifecycle import LifecycleMiddleware
     from .lifespan import LifespanMiddleware
     from .metrics import MetricsEndpoint
+    from .operator import OperatorEndpoint
     from .options import HardenOptions
     from .ratelimit import RateLimit, RateLimitMiddleware
     from .stack import Hardened, Telemetry, harden
@@ -47,6 +48,7 @@ else:
             "lifecycle": ("LifecycleMiddleware",),
             "lifespan": ("LifespanMiddleware",),
             "metrics": ("MetricsEndpoint",),
+            "operator": ("OperatorEndpoint",),
             "ratelimit": ("RateLimit", "RateLimitMiddleware"),
             "options": ("HardenOptions",),
             "stack": ("Hardened", "Telemetry", "harden"),
@@ -71,6 +73,7 @@ __all__ = [
     "LoadSheddingMiddleware",
     "Message",
     "MetricsEndpoint",
+    "OperatorEndpoint",
     "Problem",
     "RateLimit",
     "RateLimitMiddleware",

@@ -1,0 +1,166 @@
+"""List the guards of the process for its operator, and change what may be changed while it runs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from ipaddress import ip_address
+from typing import Any, Final, cast
+
+from ..guards._guard import Guard
+from ..guards._registry import Listed, Registry, registry as process_registry
+from ..validation import validation
+from ._secret import Secret, knows
+from ._settings import settings
+from ._types import Receive, Scope, Send
+
+__all__ = ["OperatorEndpoint"]
+
+_LOG: Final = logging.getLogger("postfacta")
+_LONGEST: Final = 4096
+_JSON: Final = b"application/json"
+# What may be done to a guard, besides setting its mode: names of its methods.
+_ACTIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "breaker": ("open", "force_open", "disable", "metrics_only", "reset"),
+    "fallback": ("clear",),
+}
+_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+# A proxy on this machine has an address of it, and its clients may be anyone.
+_FORWARDED: Final = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip"})
+_LOCAL_HOSTS: Final = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
+_Answer = tuple[int, object]
+
+
+class OperatorEndpoint:
+    """An ASGI application for the operator, to be mounted where only they can reach it, such as at `/healthz/deps`.
+
+    `GET` answers with all guards, their settings, modes and status. `POST` changes one, by a JSON object:
+
+        {"kind": "breaker", "name": "billing", "action": "force_open"}
+        {"kind": "retry", "name": "billing", "mode": "shadow"}
+        {"logger": "postfacta", "level": "DEBUG"}
+
+    A circuit can be opened (`open`, `force_open`), let all pass (`disable`, `metrics_only`) and `reset`; a fallback
+    `clear`ed. Each change is a line in the log, `operator.changed`, with the address it came from.
+
+    Args:
+        token: The bearer token that each request must bring, or a function that returns all that hold now. Without one,
+            only a client on this machine is served, and none that came through a proxy: one that adds no header of its
+            own must not reach it.
+        registry: The guards; by default those of the process.
+
+    Raises:
+        ValueError: If a setting is wrong.
+    """
+
+    def __init__(self, *, token: Secret = "", registry: Registry = process_registry) -> None:
+        settings.secret("OperatorEndpoint.token", token)
+        validation.instance("OperatorEndpoint.registry", registry, Registry, example="Registry()")
+        self._token = token
+        self._registry = registry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request.
+
+        Raises:
+            TypeError: If it is no HTTP request: mount it as a route.
+        """
+        if scope["type"] != "http":
+            raise TypeError(f"OperatorEndpoint serves HTTP, not {scope['type']}: mount it as a route")
+        headers = dict(scope["headers"])
+        method: str = scope["method"]
+        if not self._is_known(scope, headers):
+            answer: _Answer = 401, "a bearer token is needed, or a client on this machine"
+        elif method in {"GET", "HEAD"}:
+            answer = 200, {"guards": [_shown(guard) for guard in self._registry]}
+        elif method != "POST":
+            answer = 405, "only GET, HEAD and POST"
+        elif headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != _JSON:
+            # A page of another site cannot send this type without asking first.
+            answer = 415, "the body must be application/json"
+        else:
+            answer = self._change(await _body(receive), scope)
+        await _send(send, answer, is_head=method == "HEAD")
+
+    def _is_known(self, scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
+        if self._token:
+            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+            return scheme.lower() == b"bearer" and knows(self._token, given.strip())
+        host = headers.get(b"host", b"").lower()
+        name = host if host.endswith(b"]") else host.rpartition(b":")[0] or host
+        return _is_local(scope) and name in _LOCAL_HOSTS and not _FORWARDED & headers.keys()
+
+    def _change(self, body: bytes, scope: Scope) -> _Answer:
+        try:
+            asked: Any = json.loads(body)
+            answer = self._apply(asked)
+        except KeyError as error:
+            return 404, error.args[0]
+        except (ValueError, RecursionError) as error:
+            return 422, str(error)
+        client = scope.get("client") or ("unknown", 0)
+        _LOG.warning("operator.changed", extra={"client_address": client[0], "change": json.dumps(asked)})
+        return 200, answer
+
+    def _apply(self, asked: Any) -> object:
+        match asked:
+            case {"logger": str(logger), "level": str(level)} if len(asked) == 2:  # noqa: PLR2004 - nothing else
+                validation.one_of("level", level, _LEVELS)
+                logging.getLogger(logger).setLevel(level)
+                return {"logger": logger, "level": level}
+            case {"kind": str(kind), "name": str(name), "mode": str(mode)} if len(asked) == 3:  # noqa: PLR2004 - nothing else
+                moded = cast("Guard", self._registry.find(kind, name))
+                moded.mode = mode
+                return _shown(moded)
+            case {"kind": str(kind), "name": str(name), "action": str(action)} if len(asked) == 3:  # noqa: PLR2004 - nothing else
+                guard = self._registry.find(kind, name)
+                actions = _ACTIONS.get(kind, ())
+                if action not in actions:
+                    raise ValueError(f"of a {kind}, an action is one of {list(actions)}: {action!r}")
+                getattr(guard, action)()
+                return _shown(guard)
+            case _:
+                raise ValueError(
+                    "give kind, name and mode; kind, name and action; or logger and level: all texts"
+                )
+
+
+def _shown(guard: Listed) -> Mapping[str, object]:
+    return {
+        "kind": guard.kind,
+        "name": guard.name,
+        "settings": guard.settings(),
+        "status": guard.status(),
+    }
+
+
+def _is_local(scope: Scope) -> bool:
+    client: Any = scope.get("client")
+    try:
+        return client is not None and ip_address(client[0]).is_loopback
+    except ValueError:
+        return False
+
+
+async def _body(receive: Receive) -> bytes:
+    body, more = b"", True
+    while more and len(body) <= _LONGEST:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return body[:_LONGEST]
+
+
+async def _send(send: Send, answer: _Answer, *, is_head: bool) -> None:
+    status, content = answer
+    page = json.dumps({"detail": content} if isinstance(content, str) else content).encode()
+    headers = [
+        (b"content-type", _JSON),
+        (b"content-length", str(len(page)).encode()),
+        (b"cache-control", b"no-store"),
+        *([(b"www-authenticate", b"Bearer")] if status == 401 else []),  # noqa: PLR2004 - RFC 9110, section 11.6.1
+        *([(b"allow", b"GET, HEAD, POST")] if status == 405 else []),  # noqa: PLR2004 - RFC 9110, section 15.5.6
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if is_head else page})
