@@ -26,6 +26,7 @@ from postfacta_core.guards._delay import FixedDelay, QuantileDelay
 from postfacta_core.guards._schedule import RetryRules
 from postfacta_core.guards._slots import Slots
 from postfacta_core.guards.pybreaker import attach
+from postfacta_core.guards.throttle import Throttle
 from postfacta_core.limits._rates import Rate
 from postfacta_core.limits.memory import BoundedStorage
 from postfacta_core.limits.store import SharedStore
@@ -194,6 +195,17 @@ GUARDS: Final[dict[Callable[..., object], Setting]] = {
             **OBSERVED,
         },
         free={"otherwise": "any value may be given instead"},
+    ),
+    Throttle: Setting(
+        right={"name": "billing", "rates": "10/second"},
+        wrong={
+            "name": NAME,
+            "rates": RATES,
+            "max_wait": FROM_ZERO,
+            "key": FUNCTION_OR_NONE,
+            "mode": MODE,
+            **OBSERVED,
+        },
     ),
     RateLimiter: Setting(
         right={"name": "billing", "rates": "10/second"},

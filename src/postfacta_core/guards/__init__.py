@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .outgoing import Outgoing
     from .pipeline import Pipeline
     from .retry import Retry
+    from .throttle import Throttle
     from .timeout import Timeout
 else:
     __getattr__, __dir__ = lazy(
@@ -38,6 +39,7 @@ else:
             "_guard": ("BlockGuard", "Guard", "Runner"),
             "pipeline": ("Pipeline",),
             "retry": ("Retry",),
+            "throttle": ("Throttle",),
             "timeout": ("Timeout",),
         },
     )
@@ -65,6 +67,7 @@ __all__ = [
     "Retry",
     "RetryBudget",
     "Runner",
+    "Throttle",
     "Timeout",
     "registry",
 ]

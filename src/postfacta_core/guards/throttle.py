@@ -1,0 +1,168 @@
+"""Keep calls to a dependency within its rate: wait in order, or refuse."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping
+from typing import Any
+
+from ..clock import MONOTONIC, Clock
+from ..context import add_wait
+from ..deadlines.present import current_deadline
+from ..errors import RateLimitExceededError
+from ..events import Mode, Observer, Sample, process_observer
+from ..limits._rates import BucketSet, Counts, shorten
+from ..limits.rate import Rates, parse_rates
+from ..validation import validation
+from ._guard import BlockGuard, innermost
+from ._waits import Wait, Wake
+
+__all__ = ["Throttle"]
+
+
+class Throttle(BlockGuard):
+    """Let calls through at the rate that a partner allows, let others wait for their turn, and refuse the rest.
+
+    Use it as a guard of a `Pipeline`, by `call` or `call_sync`, as a decorator, or by `with` or `async with`. Tasks and
+    threads of this process share the rate; for a limit of requests that come in see `RateLimitMiddleware`.
+
+    * A caller waits no longer than `max_wait`, and no longer than its request or an outer `Timeout` gives it. One that
+      would have to wait longer is refused at once, with `retry_after`.
+    * Callers of a key are admitted in FIFO order. One that is cancelled leaves no trace.
+    * A call counts when it begins, whatever becomes of it.
+    * A plain function waits by blocking its thread. On an event loop it is refused if it would have to.
+
+    Args:
+        name: See `Guard`.
+        rates: One or more, such as `"10/second;1000/hour"`.
+        max_wait: How long a caller may wait, in seconds; 0 refuses.
+        key: Makes a key from the arguments of the call, each with a rate of its own; by default all calls share it.
+        mode: `SHADOW` counts what it would refuse or hold up, `OFF` does nothing. On a change to them waiting callers
+            are admitted when they look next.
+        observer: See `Guard`.
+        clock: Monotonic seconds; it must be the clock of the request contexts.
+
+    Raises:
+        ValueError: If a setting is wrong, or the name is taken.
+    """
+
+    kind = "throttle"
+    example = 'Throttle("partner", "10/second")'
+
+    def __init__(
+        self,
+        name: str,
+        rates: Rates,
+        *,
+        max_wait: float = 0.0,
+        key: Callable[..., str] | None = None,
+        mode: Mode | str = Mode.ENFORCE,
+        observer: Observer | None = process_observer,
+        clock: Clock = MONOTONIC,
+    ) -> None:
+        super().__init__(name, mode=mode, observer=observer)
+        self.rates = parse_rates(rates, field="Throttle.rates")
+        validation.number("Throttle.max_wait", max_wait, at_least=0, example="max_wait=2.0")
+        if key is not None:
+            validation.function("Throttle.key", key, example="key=lambda tenant: tenant")
+        validation.functions("Throttle", clock=clock)
+        self._max_wait = max_wait
+        self._key = key
+        self._clock = clock
+        self._buckets = BucketSet(self.rates)
+        self._counts = Counts()
+        # Those who wait for a key, in order: how each is woken.
+        self._lines: dict[str, deque[Wake]] = {}
+        self._mode_was_set()
+        self._announce()
+
+    def settings(self) -> Mapping[str, object]:
+        """Return its rates and its bound."""
+        rates = ";".join(f"{rate.amount}/{rate.period:g}s" for rate in self.rates)
+        return {"rates": rates, "max_wait": self._max_wait, **super().settings()}
+
+    def status(self) -> Mapping[str, object]:
+        """Return how many callers wait."""
+        return {"waiting": sum(map(len, tuple(self._lines.values())))}
+
+    def collect(self) -> Iterable[Sample]:
+        """Return its counts, for metrics."""
+        return self._counts.samples(self.name)
+
+    def _mode_was_set(self) -> None:
+        self._counts.turn_to(self._mode)
+
+    def _enter(
+        self, function: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Wait | None:
+        if self._mode is Mode.OFF:
+            return None
+        key = ""
+        if self._key is not None and function is not None:
+            _, args, kwargs = innermost(function, args, dict(kwargs))
+            key = shorten(self._key(*args, **kwargs))
+        self._acquire()
+        try:
+            wait = self._wait_for(key) if key not in self._lines else 0.0
+            if wait is None:
+                return None
+            if self._mode is not Mode.ENFORCE:
+                self._counts.now["limited"] += 1
+                return None
+            if wait > self._max_wait or self._max_wait == 0:
+                raise self._refusal(wait)
+        finally:
+            self._release()
+        return Wait(lambda wake: self._wait(key, wake))
+
+    def _wait_for(self, key: str) -> float | None:
+        """Spend one call, and return None; or return the seconds until there may be one."""
+        decision = self._buckets.spend(key, 1, self._clock())
+        if decision.allowed:
+            self._counts.now["allowed"] += 1
+            return None
+        return decision.retry_after
+
+    def _refusal(self, wait: float) -> RateLimitExceededError:
+        self._counts.now["limited"] += 1
+        return RateLimitExceededError(self.name, wait if 0 < wait < math.inf else None)
+
+    def _wait(self, key: str, wake: Wake) -> Generator[float, None, None]:
+        began = self._clock()
+        deadline = current_deadline()
+        patience = self._max_wait if deadline is None else min(self._max_wait, deadline.for_next_hop(began))
+        with self._lock:
+            line = self._lines.setdefault(key, deque())
+            line.append(wake)
+        try:
+            while True:
+                left = began + patience - self._clock()
+                with self._lock:
+                    is_first = line[0] is wake
+                    wait = self._wait_for(key) if is_first else left
+                    if wait is None or self._mode is not Mode.ENFORCE:
+                        return
+                    if wait > left or left <= 0:
+                        raise self._refusal(wait)
+                yield wait
+        finally:
+            add_wait(self._clock() - began)
+            with self._lock:
+                self._leave(key, line, wake)
+
+    def _leave(self, key: str, line: deque[Wake], wake: Wake) -> None:
+        was_first = line[0] is wake
+        line.remove(wake)
+        if not line:
+            del self._lines[key]
+        elif was_first:
+            self._wake_first(line)
+
+    @staticmethod
+    def _wake_first(line: deque[Wake]) -> None:
+        try:
+            line[0]()
+        except RuntimeError:
+            # Its event loop is closed. It leaves when its coroutine is closed, and wakes the next.
+            return

@@ -1,0 +1,170 @@
+"""A throttle lets calls through at a rate; others wait in their order, or are refused."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+
+import anyio
+import pytest
+from anyio import to_thread
+
+from postfacta_core.context import RequestContext, bind_request, release_request
+from postfacta_core.errors import RateLimitExceededError
+from postfacta_core.events import Mode, PolicyCreated
+from postfacta_core.guards.pipeline import Pipeline
+from postfacta_core.guards.retry import Retry
+from postfacta_core.guards.throttle import Throttle
+from postfacta_core.limits import Rate
+from postfacta_core.testing import ManualClock, RecordingObserver
+from tests.kit.every import every
+from tests.kit.interleaving import interleaved
+from tests.kit.waiting import until
+
+SLOW = Rate(amount=2, period=20.0)
+
+
+async def answer(value: str = "answer") -> str:
+    return value
+
+
+def counts(throttle: Throttle, mode: str = "enforce") -> dict[str, float]:
+    return {
+        sample.labels[1]: sample.value
+        for sample in throttle.collect()
+        if sample.labels[2] == mode and sample.value
+    }
+
+
+async def test_calls_within_the_rate_pass_and_the_rest_are_refused() -> None:
+    clock = ManualClock()
+    throttle = Throttle("partner", SLOW, clock=clock)
+    assert [await throttle.call(answer) for _ in range(2)] == ["answer"] * 2
+    with pytest.raises(RateLimitExceededError) as refused:
+        await throttle.call(answer)
+    assert refused.value.policy == "partner"
+    assert refused.value.retry_after == pytest.approx(10.0, rel=1e-4)
+    clock.advance(10.0)
+    async with throttle:
+        pass
+    with pytest.raises(RateLimitExceededError), throttle:
+        pass
+    assert counts(throttle) == {"allowed": 3, "limited": 2}
+
+
+async def test_callers_wait_in_the_order_in_which_they_came() -> None:
+    throttle, order = Throttle("partner", "50/second", max_wait=20.0), list[int]()
+
+    async def come(number: int) -> None:
+        async with throttle:
+            order.append(number)
+
+    def has_come(number: int) -> bool:
+        return number in order or throttle.status() == {"waiting": number + 1 - len(order)}
+
+    for _ in range(50):
+        await throttle.call(answer)
+    async with anyio.create_task_group() as tasks:
+        for number in range(5):
+            tasks.start_soon(come, number)
+            await until(partial(has_come, number))
+    assert (order, throttle.status()) == (list(range(5)), {"waiting": 0})
+
+
+async def test_one_that_would_wait_too_long_is_refused_at_once() -> None:
+    clock = ManualClock()
+    throttle = Throttle("partner", SLOW, max_wait=9.0, clock=clock)
+    for _ in range(2):
+        await throttle.call(answer)
+    with pytest.raises(RateLimitExceededError):
+        await throttle.call(answer)
+    patient = Throttle("patient", SLOW, max_wait=60.0, clock=clock)
+    for _ in range(2):
+        await patient.call(answer)
+    request = RequestContext("7", clock.now)
+    request.deadline = clock.now + 5.0
+    token = bind_request(request)
+    try:
+        with pytest.raises(RateLimitExceededError):
+            await patient.call(answer)
+    finally:
+        release_request(token)
+    assert patient.status() == {"waiting": 0}
+
+
+async def test_one_that_is_cancelled_leaves_its_place_to_the_next() -> None:
+    throttle, order = Throttle("partner", "20/second", max_wait=20.0), list[str]()
+
+    async def come(name: str) -> None:
+        async with throttle:
+            order.append(name)
+
+    for _ in range(20):
+        await throttle.call(answer)
+    async with anyio.create_task_group() as tasks:
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as group:
+                group.start_soon(come, "gone")
+                await until(lambda: throttle.status() == {"waiting": 1})
+                tasks.start_soon(come, "next")
+                await until(lambda: throttle.status() == {"waiting": 2})
+                scope.cancel()
+    assert (order, throttle.status()) == (["next"], {"waiting": 0})
+
+
+async def test_each_key_has_a_rate_of_its_own() -> None:
+    throttle = Throttle("partner", SLOW, key=str, clock=ManualClock())
+    pipeline = Pipeline(Retry("partner", attempts=1), throttle)
+    for key in ("a", "b"):
+        for _ in range(2):
+            assert await pipeline.call(answer, key) == key
+        with pytest.raises(RateLimitExceededError):
+            await pipeline.call(answer, key)
+
+
+async def test_in_shadow_it_counts_and_off_it_does_nothing() -> None:
+    throttle = Throttle("partner", SLOW, mode="shadow", clock=ManualClock())
+    for _ in range(3):
+        await throttle.call(answer)
+    assert counts(throttle, "shadow") == {"allowed": 2, "limited": 1}
+    throttle.mode = Mode.OFF
+    await throttle.call(answer)
+    assert counts(throttle, "off") == {}
+
+
+def test_it_announces_itself() -> None:
+    observer = RecordingObserver()
+    throttle = Throttle("partner", "10/second;100/minute", observer=observer)
+    assert [event.policy for event in observer.of(PolicyCreated)] == ["partner"]
+    assert repr(throttle) == "Throttle('partner', rates='10/1s;100/60s', max_wait=0, mode='enforce')"
+
+
+async def test_threads_wait_for_their_turn_too() -> None:
+    throttle = Throttle("partner", "50/second", max_wait=20.0)
+
+    def work() -> int:
+        return sum(throttle.call_sync(lambda: 1) for _ in range(52))
+
+    with anyio.fail_after(20):
+        assert await to_thread.run_sync(work) == 52
+
+
+def test_the_rate_holds_whenever_threads_change_places() -> None:
+    with every() as case:
+        for seed in range(6):
+            with case(seed):
+                throttle, passed = (
+                    Throttle("partner", Rate(amount=5, period=60.0), clock=ManualClock()),
+                    list[int](),
+                )
+
+                def work(throttle: Throttle = throttle, passed: list[int] = passed) -> None:
+                    for _ in range(4):
+                        try:
+                            throttle.call_sync(str)
+                        except RateLimitExceededError:
+                            continue
+                        passed.append(threading.get_ident())
+
+                interleaved([work, work], within="postfacta_core/", seed=seed)
+                assert (len(passed), counts(throttle)) == (5, {"allowed": 5, "limited": 3})
