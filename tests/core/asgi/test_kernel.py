@@ -106,8 +106,12 @@ async def added_by_harden(scope: Callable[[], Scope], options: HardenOptions) ->
     for app in apps:
         for _ in range(20):
             await app(scope(), _receive, _send)
-        hardened.shedding.beat(0.0)
-        found.append((await counted(partial(_serve, app, scope)))[:2])
+        each: list[tuple[int, int]] = []
+        # The least of several: one of them may begin a new second, or a window of the limiter.
+        for _ in range(5):
+            hardened.shedding.beat(0.0)
+            each.append((await counted(partial(_serve, app, scope)))[:2])
+        found.append((min(frames for frames, _ in each), min(bytecodes for _, bytecodes in each)))
     return found[1][0] - found[0][0], found[1][1] - found[0][1]
 
 
