@@ -229,7 +229,8 @@ class RateRules:
 
     def told(self, verdict: Verdict) -> Fields:
         """Return the RateLimit fields of an answer to a request that may pass."""
-        return verdict.fields(verdict.decision.reset_after) if self._always and verdict.rule.is_told else ()
+        is_told = self._always and verdict.rule.limiter.enforces
+        return verdict.fields(verdict.decision.reset_after) if is_told else ()
 
     def refusal(self, verdict: Verdict, request: RequestContext) -> tuple[Problem, Fields]:
         """Return the answer to a request that is over a limit."""
@@ -281,7 +282,7 @@ class _Rule:
     @property
     def is_told(self) -> bool:
         """Whether its headers are sent: not while it is in shadow."""
-        return self.limiter.mode is Mode.ENFORCE
+        return self.limiter.enforces
 
     def item(self, decision: Decision) -> str:
         """Name the rate that a decision is about."""

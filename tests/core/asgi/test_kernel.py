@@ -122,7 +122,7 @@ RATES = ["1000000/minute per client", "1000000/minute per global"]
     ("method", "options", "most_frames", "most_bytecodes"),
     [
         ("GET", HardenOptions(access_lines=None), 36, 2160),
-        ("POST", HardenOptions(access_lines=None, rate_limits=RATES), 59, 2915),
+        ("POST", HardenOptions(access_lines=None, rate_limits=RATES), 57, 2915),
     ],
 )
 async def test_a_request_costs_no_more_than_it_did(

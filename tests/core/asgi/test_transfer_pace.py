@@ -10,14 +10,18 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from postfacta_core.asgi._concurrency import Shedding
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
+from postfacta_core.asgi.kernel import Kernel
 from postfacta_core.asgi.telemetry import TelemetryMiddleware
 from postfacta_core.asgi.transfer import TransferMiddleware
 from postfacta_core.context import RequestContext
 from postfacta_core.deadlines._transfer import TransferLimits
+from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.telemetry.exchange import Exchange
 from postfacta_core.testing import ManualClock
 from tests.core.asgi.transfers import ClientDisconnect, fastapi_app, length, reading_crash, starlette_app
+from tests.core.virtual import loop_clock
 
 
 class SlowClient:
@@ -273,3 +277,91 @@ async def test_telemetry_counts_a_slow_body_as_the_clients_fault() -> None:
     app = TransferMiddleware(reading_crash(RuntimeError()), QUICK)
     with pytest.raises(RuntimeError):
         await recorded(app, SlowClient(ManualClock()))
+
+
+SWEPT = TransferLimits(body_idle_timeout=0.5, body_grace=0.9, min_body_rate=100)
+
+
+class Swept:
+    """A service whose deadlines are swept, as those of `harden` are, on the time of its loop."""
+
+    def __init__(
+        self, *pieces: tuple[float, bytes], limits: TransferLimits = SWEPT, timeout: float = 60.0
+    ) -> None:
+        self._pieces = list(pieces)
+        self.sent: list[Message] = []
+        self.sizes: list[int] = []
+        self.running = RunningRequests(clock=loop_clock())
+        self.shedding = Shedding(clock=loop_clock())
+        self.app = Kernel(
+            self._read,
+            limits=limits,
+            running=self.running,
+            timeout=timeout,
+            shedding=self.shedding,
+            clock=loop_clock(),
+        )
+
+    async def _read(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await length(scope, receive, send)
+        # It was cut off, and not cancelled: it may still await.
+        await anyio.sleep(0.01)
+        self.sizes.append(len(self.sent))
+
+    async def _receive(self) -> Message:
+        if not self._pieces:
+            await anyio.sleep_forever()
+        pause, piece = self._pieces.pop(0)
+        await anyio.sleep(pause)
+        return {"type": "http.request", "body": piece, "more_body": bool(piece)}
+
+    async def _send(self, message: Message) -> None:
+        self.sent.append(message)
+
+    async def serve(self) -> float:
+        began = anyio.current_time()
+        headers = [(b"transfer-encoding", b"chunked")]
+        async with self.running:
+            await self.app(
+                {"type": "http", "method": "POST", "path": "/", "headers": headers}, self._receive, self._send
+            )
+        assert self.shedding.limiter.in_flight == 0
+        return anyio.current_time() - began
+
+
+@pytest.mark.parametrize(
+    ("pieces", "seconds"),
+    [
+        ([(0.0, b"x")], 0.5),  # silence
+        ([(0.3, b"x")] * 20, 0.9),  # a byte now and then
+    ],
+)
+async def test_where_deadlines_are_swept_the_sweep_ends_a_slow_body(
+    pieces: list[tuple[float, bytes]], seconds: float
+) -> None:
+    service = Swept(*pieces)
+    took = await service.serve()
+    assert seconds <= took <= seconds + 0.4
+    assert [message.get("status") for message in service.sent] == [408, None]
+    assert service.sizes == [2]
+
+
+async def test_where_deadlines_are_swept_an_honest_body_is_waited_for() -> None:
+    service = Swept(*[(0.2, b"x" * 20)] * 10, (0.2, b""))
+    await service.serve()
+    assert [message.get("status") for message in service.sent] == [200, None]
+    assert service.sent[1]["body"] == b"200"
+
+
+async def test_the_cancellation_of_others_goes_through_the_wait_for_a_body() -> None:
+    service = Swept()
+    with anyio.move_on_after(0.1) as outer:
+        await service.serve()
+    assert outer.cancelled_caught
+    assert service.sent == []
+
+
+async def test_the_deadline_counts_while_a_body_is_waited_for() -> None:
+    service = Swept(timeout=0.2)
+    assert await service.serve() <= 0.3
+    assert service.sent[0]["status"] == 504
