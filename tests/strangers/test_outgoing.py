@@ -99,9 +99,8 @@ SCRIPT = """
 def test_every_request_of_a_client_is_guarded(
     client: str, environments: Environments, tmp_path: Path
 ) -> None:
-    environment = environments("starlette", "hypercorn", client)
-    command = "hypercorn service:app --bind 127.0.0.1:{port}"
-    with environment.serve(SERVICE.replace("CLIENT", client), cwd=tmp_path, command=command) as served:
+    environment = environments("starlette", "uvicorn", client)
+    with environment.serve(SERVICE.replace("CLIENT", client), cwd=tmp_path) as served:
 
         def ask(what: str, method: str = "GET") -> tuple[int, str, int]:
             httpx2.get(f"{served.url}/forget", timeout=10)
