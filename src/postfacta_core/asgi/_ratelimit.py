@@ -250,7 +250,7 @@ class _Rule:
     __slots__ = ("_items", "_observe", "_rule", "_tell", "cost", "limiter", "policy")
 
     def __init__(self, rule: RateLimit, limiter: RateLimiter, *, tell: Key | None, observe: Observer) -> None:
-        self.limiter = limiter
+        self.limiter: RateLimiter = limiter
         self.cost: int = 1 if callable(rule.cost) else rule.cost
         self._rule = rule
         self._tell = tell

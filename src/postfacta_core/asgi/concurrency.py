@@ -9,10 +9,10 @@ from ..events import Mode, Observer, ignore
 from ..limits._overload import OverloadLimiter
 from ..validation import validation
 from ._concurrency import PriorityOf, Shedding, aside
+from ._kernel import Kernel
 from ._problem import Render
 from ._settings import settings
 from ._types import ASGIApp, Scope
-from .kernel import Kernel
 
 __all__ = ["LoadSheddingMiddleware", "PriorityOf", "aside"]
 

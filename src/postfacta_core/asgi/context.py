@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from ..clock import MONOTONIC, Clock, Ids, random_id
 from ..validation import validation
+from ._kernel import Kernel, Resetter
 from ._settings import settings
 from ._types import ASGIApp
-from .kernel import Kernel, Resetter
 
 __all__ = ["ContextMiddleware", "Resetter"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ..validation import validation
 from ._cors import EXAMPLE, Cors, CorsRules
+from ._kernel import Kernel
 from ._problem import Render
 from ._settings import settings
 from ._types import ASGIApp
-from .kernel import Kernel
 
 __all__ = ["Cors", "CorsMiddleware"]
 

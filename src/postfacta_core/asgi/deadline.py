@@ -8,10 +8,10 @@ from ..clock import MONOTONIC, Clock
 from ..deadlines.requests import RunningRequests
 from ..events import Observer, ignore
 from ..validation import validation
+from ._kernel import Kernel, Timeout
 from ._problem import Render
 from ._settings import settings
 from ._types import ASGIApp, Scope
-from .kernel import Kernel, Timeout
 
 __all__ = ["DeadlineMiddleware", "Timeout"]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from ._kernel import Kernel
 from ._problem import Render
 from ._settings import settings
 from ._types import ASGIApp
-from .kernel import Kernel
 
 __all__ = ["ErrorMiddleware"]
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 
 from ..validation import validation
+from ._kernel import Kernel
 from ._settings import settings
 from ._types import ASGIApp
-from .kernel import Kernel
 
 __all__ = ["ResponseHeadersMiddleware", "check_headers", "encode_headers"]
 

@@ -11,10 +11,10 @@ from typing import Final
 from ..health._verdict import CheckReport, HealthReport
 from ..health.registry import NO_LIFESPAN, HealthRegistry
 from ..validation import validation
+from ._kernel import Doors
 from ._problem import Problem, send_problem
 from ._settings import settings
 from ._types import ASGIApp, Scope, Send
-from .kernel import Doors
 
 __all__ = ["HealthMiddleware"]
 

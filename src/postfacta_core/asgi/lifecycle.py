@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..drain.lifecycle import Lifecycle
+from ._kernel import Kernel
 from ._types import ASGIApp
-from .kernel import Kernel
 
 __all__ = ["LifecycleMiddleware"]
 

@@ -15,10 +15,10 @@ from ..health.siblings import Siblings
 from ..telemetry.merging import merge
 from ..telemetry.metrics import Exposition, Metrics
 from ..validation import validation
+from ._kernel import Doors
 from ._secret import Secret, knows
 from ._settings import settings
 from ._types import ASGIApp, Scope, Send
-from .kernel import Doors
 
 __all__ = ["MetricsEndpoint"]
 

@@ -10,11 +10,11 @@ from ..events import Observer, ignore
 from ..limits._address import TrustedProxies
 from ..limits._rates import MAX_KEYS
 from ..limits.store import SharedStore
+from ._kernel import Kernel
 from ._problem import Render
 from ._ratelimit import Key, RateLimit, RateRules, check_rate_limits, parse_rate_limit
 from ._settings import settings
 from ._types import ASGIApp
-from .kernel import Kernel
 
 __all__ = ["Key", "RateLimit", "RateLimitMiddleware", "check_rate_limits", "parse_rate_limit"]
 

@@ -44,6 +44,7 @@ from ..telemetry.tracing import Tracing
 from ..validation import validation
 from ._concurrency import Shedding
 from ._cors import CorsRules
+from ._kernel import Kernel, Resetter, RouteOf
 from ._problem import Render
 from ._ratelimit import RateRules
 from ._route import note_routes, shadowed
@@ -51,7 +52,6 @@ from ._settings import settings
 from ._types import ASGIApp, Receive, Scope, Send
 from .headers import encode_headers
 from .health import HealthMiddleware
-from .kernel import Kernel, Resetter, RouteOf
 from .lifespan import LifespanMiddleware
 from .metrics import MetricsEndpoint
 from .options import HardenOptions

@@ -9,12 +9,12 @@ from ..context import current_request
 from ..events import Observer, ignore
 from ..telemetry.exchange import ErrorTypes, Recorder
 from ..validation import validation
+from ._kernel import Kernel, RouteOf
 from ._problem import request_of
 from ._route import RouteReader, local_path
 from ._secret import Secret
 from ._settings import settings
 from ._types import ASGIApp, Receive, Scope, Send
-from .kernel import Kernel, RouteOf
 
 __all__ = ["RouteOf", "RouteProbe", "TelemetryMiddleware"]
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from ..clock import MONOTONIC, Clock
 from ..deadlines._transfer import TransferLimits
 from ..validation import validation
+from ._kernel import Kernel
 from ._problem import Render
 from ._settings import settings
 from ._types import ASGIApp, Scope
-from .kernel import Kernel
 
 __all__ = ["TransferMiddleware"]
 

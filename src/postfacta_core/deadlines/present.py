@@ -23,8 +23,8 @@ class Bound:
     __slots__ = ("at", "request")
 
     def __init__(self, at: float, request: RequestContext | None) -> None:
-        self.at = at
-        self.request = request
+        self.at: float = at
+        self.request: RequestContext | None = request
 
 
 BOUND: Final[ContextVar[Bound | None]] = ContextVar("postfacta_timeout", default=None)

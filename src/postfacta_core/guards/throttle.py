@@ -12,7 +12,7 @@ from ..context import add_wait
 from ..deadlines.present import current_deadline
 from ..errors import RateLimitExceededError
 from ..events import Mode, Observer, Sample, process_observer
-from ..limits._rates import BucketSet, Counts, shorten
+from ..limits._rates import BucketSet, Counts, Rate, shorten
 from ..limits.rate import Rates, parse_rates
 from ..validation import validation
 from ._guard import BlockGuard, innermost
@@ -62,7 +62,7 @@ class Throttle(BlockGuard):
         clock: Clock = MONOTONIC,
     ) -> None:
         super().__init__(name, mode=mode, observer=observer)
-        self.rates = parse_rates(rates, field="Throttle.rates")
+        self.rates: tuple[Rate, ...] = parse_rates(rates, field="Throttle.rates")
         validation.number("Throttle.max_wait", max_wait, at_least=0, example="max_wait=2.0")
         if key is not None:
             validation.function("Throttle.key", key, example="key=lambda tenant: tenant")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from postfacta_core.asgi._kernel import Kernel
 from postfacta_core.asgi._types import Receive, Scope, Send
-from postfacta_core.asgi.kernel import Kernel
 from postfacta_core.context import RequestContext
 from postfacta_core.deadlines._transfer import TransferLimits
 from postfacta_core.events import ListenerFailed

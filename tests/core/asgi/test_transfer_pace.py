@@ -11,8 +11,8 @@ import anyio.lowlevel
 import pytest
 
 from postfacta_core.asgi._concurrency import Shedding
+from postfacta_core.asgi._kernel import Kernel
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
-from postfacta_core.asgi.kernel import Kernel
 from postfacta_core.asgi.telemetry import TelemetryMiddleware
 from postfacta_core.asgi.transfer import TransferMiddleware
 from postfacta_core.context import RequestContext

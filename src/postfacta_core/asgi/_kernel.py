@@ -28,14 +28,14 @@ from ..telemetry.exchange import ErrorTypes, NullRecorder, Recorder, tells_of_di
 from ..telemetry.tracing import Tracing
 from ._concurrency import Shedding
 from ._cors import CorsRules
+from ._exchange import HttpExchange
 from ._problem import Render, problem_of, request_of, send_problem
 from ._ratelimit import RateRules, Verdict
 from ._route import RouteReader, local_path
 from ._secret import Secret, knows
 from ._shared import Headers, Record, Shared
 from ._types import ASGIApp, Receive, Scope, Send
-from .exchange import HttpExchange
-from .websocket import SERVICE_RESTART, TRY_AGAIN_LATER, WebSocketExchange
+from ._websocket import SERVICE_RESTART, TRY_AGAIN_LATER, WebSocketExchange
 
 __all__ = ["Door", "Doors", "Kernel", "Resetter", "RouteOf", "Timeout"]
 
