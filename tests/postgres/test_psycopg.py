@@ -16,7 +16,7 @@ from postfacta_core.errors import (
     OutcomeUnknownError,
     PoolTimeoutError,
 )
-from postfacta_core.events import QueryFinished
+from postfacta_core.events import ConnectionAcquired, DeadlineExceeded, QueryFinished
 from postfacta_core.testing import RecordingObserver
 from postfacta_postgres.psycopg import AsyncGuardedPool, GuardedPool
 
@@ -130,3 +130,30 @@ def test_a_pool_of_threads_is_opened_and_closed(database_dsn: str, anyio_backend
         assert connection.execute("select 1").fetchone() == (1,)
         assert guarded.breaker.name == "postgres"
     assert pool.closed
+
+
+async def test_a_caller_that_leaves_the_queue_counts_nothing(database_dsn: str) -> None:
+    seen = RecordingObserver()
+    async with a_pool(database_dsn, seen) as pool:
+        async with pool.connection():
+            with anyio.move_on_after(0.1):
+                async with pool.connection():
+                    raise AssertionError("there is only one connection")
+        async with pool.connection() as connection:
+            assert await (await connection.execute("select 1")).fetchone() == (1,)
+    assert [event.error_type for event in seen.of(ConnectionAcquired)] == ["", "cancelled", ""]
+    assert pool.breaker.statistics().failures == 0
+
+
+async def test_a_statement_whose_request_is_out_of_time_is_not_sent(database_dsn: str) -> None:
+    seen = RecordingObserver()
+    async with watcher(database_dsn) as other:
+        await other.execute("create table orders (what text)")
+        async with a_pool(database_dsn, seen) as pool:
+            with request_within(0.2), pytest.raises(DeadlineExceededError):
+                async with pool.connection() as connection:
+                    await anyio.sleep(0.25)
+                    await connection.execute("insert into orders values ('x')")
+            assert await other.fetchval("select count(*) from orders") == 0
+    assert [event.stage for event in seen.of(DeadlineExceeded)] == ["database"]
+    assert seen.of(QueryFinished) == []
