@@ -83,33 +83,26 @@ class Connection:
         self, sql: str, *args: object, operation: str = "", collection: str = ""
     ) -> list[asyncpg.Record]:
         """Run a query and return all its rows."""
-        call = self.raw.fetch
-        return await self._owner.run(
-            self._lease, call, sql, args=args, operation=operation, collection=collection
-        )
+        return await self._run(self.raw.fetch, sql, args, operation=operation, collection=collection)
 
     async def fetchrow(
         self, sql: str, *args: object, operation: str = "", collection: str = ""
     ) -> asyncpg.Record | None:
         """Run a query and return its first row, or None."""
-        call = self.raw.fetchrow
-        return await self._owner.run(
-            self._lease, call, sql, args=args, operation=operation, collection=collection
-        )
+        return await self._run(self.raw.fetchrow, sql, args, operation=operation, collection=collection)
 
     async def fetchval(self, sql: str, *args: object, operation: str = "", collection: str = "") -> Any:
         """Run a query and return the first column of its first row, or None."""
-        call = self.raw.fetchval
-        return await self._owner.run(
-            self._lease, call, sql, args=args, operation=operation, collection=collection
-        )
+        return await self._run(self.raw.fetchval, sql, args, operation=operation, collection=collection)
 
     async def execute(self, sql: str, *args: object, operation: str = "", collection: str = "") -> str:
         """Run a statement and return the server's tag, such as `UPDATE 1`."""
-        call = self.raw.execute
-        return await self._owner.run(
-            self._lease, call, sql, args=args, operation=operation, collection=collection
-        )
+        return await self._run(self.raw.execute, sql, args, operation=operation, collection=collection)
+
+    def _run(
+        self, call: Callable[..., Awaitable[T]], sql: str, args: Sequence[object], **labels: Any
+    ) -> Awaitable[T]:
+        return self._owner.run(self._lease, call, sql, args=args, **labels)
 
 
 class Database:
