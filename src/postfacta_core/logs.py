@@ -132,16 +132,13 @@ class LineWriter(logging.Handler):
         self._descriptor = descriptor
         self._lines: deque[str] = deque()
         self._dropped = 0
-        self._own_filters = 0
-        self._access_line: Callable[[Exchange, float, Mapping[str, object], int], str | None] | None = None
+        self._own_filters = -1
         self._wake, self._hurry = threading.Event(), threading.Event()
         threading.Thread(target=self._run, name="log", daemon=True).start()
 
     def take_lines(self) -> None:
         """Take access lines without records from now on, as long as it gets no more filters."""
         self._own_filters = len(self.filters)
-        if isinstance(self.formatter, JsonFormatter):
-            self._access_line = self.formatter.access_line
 
     def emit(self, record: logging.LogRecord) -> None:
         """Put a line into the queue, if it fits."""
@@ -161,11 +158,11 @@ class LineWriter(logging.Handler):
         self, exchange: Exchange, at: float, constant: Mapping[str, object], weight: int
     ) -> bool:
         """Put the line of an exchange into the queue without a record, and return whether that could be done."""
-        write = self._access_line
-        # A filter of the service wants to see a record.
-        if write is None or len(self.filters) != self._own_filters or self.level > logging.INFO:
+        formatter = self.formatter
+        # A filter or a formatter of the service wants to see a record.
+        if type(formatter) is not JsonFormatter or len(self.filters) != self._own_filters:
             return False
-        line = write(exchange, at, constant, weight)
+        line = formatter.access_line(exchange, at, constant, weight) if self.level <= logging.INFO else None
         if line is None:
             return False
         if len(self._lines) >= _MOST_LINES:

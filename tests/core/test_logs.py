@@ -353,7 +353,14 @@ def test_an_access_line_needs_no_record_unless_a_filter_wants_to_see_one(
         assert line.pop("timestamp").endswith("Z")
     assert lines[0] == lines[1]
     assert lines[0]["request_id"] == "request-12345"
+    handler.removeFilter(handler.filters[-1])
+    formatter, seen[:] = handler.formatter, []
+    handler.setFormatter(logging.Formatter("own %(levelname)s"))
+    log.end(made)
+    assert said(capfd) == "own INFO\n"
+    handler.setFormatter(formatter)
+    handler.addFilter(Watching())
     with_a_secret = Exchange(request, "GET", "/items/password=canary-of-a-secret")
     log.end(with_a_secret)
     assert "canary" not in said(capfd)
-    assert len(seen) == 2
+    assert len(seen) == 1

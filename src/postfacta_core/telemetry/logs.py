@@ -44,6 +44,7 @@ __all__ = ["LOGGER", "STANDARD", "AccessLog", "EventLog", "EventRecord", "FloodF
 LOGGER: Final = logging.getLogger("postfacta")
 
 _ROOT: Final = logging.getLogger()
+_USUAL: Final = logging.LogRecord
 _ACCESS: Final = "http.request"
 _SUPPRESSED: Final = "log.suppressed"
 _TOO_MANY_REQUESTS: Final = 429
@@ -228,7 +229,7 @@ class AccessLog(NullRecorder):
             weight = self._sampler.weigh(exchange.seconds, exchange.request.started + exchange.seconds)
             if not weight:
                 return
-        is_usual = error is None and logging.getLogRecordFactory() is logging.LogRecord
+        is_usual = error is None and logging.getLogRecordFactory() is _USUAL
         # With one handler alone, which takes lines, none needs a record.
         logger, handlers = self._logger, _ROOT.handlers
         if (
