@@ -170,7 +170,7 @@ def _hedges() -> Mapping[str, _Call]:
 
 
 def _pipelines() -> Mapping[str, _Call]:
-    ours = Pipeline(Timeout(_SECONDS), Retry("bench"), CircuitBreaker("bench"), Bulkhead("bench", 10))
+    ours = Pipeline(Timeout(_SECONDS), Retry("all"), CircuitBreaker("all"), Bulkhead("all", 10))
     builder = _interlock.Pipeline.builder().timeout(_SECONDS).retry(attempts=3)
     interlock = builder.circuit_breaker(_interlock.CircuitBreaker(name="bench")).bulkhead(10).build()
     hyx_ = _hyx_breaker.consecutive_breaker()(_hyx_bulkhead.bulkhead(10, 20)(nothing))
