@@ -18,7 +18,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import ContextVar
 from functools import partial, wraps
-from types import CoroutineType, TracebackType
+from types import CoroutineType, FunctionType, TracebackType
 from typing import Any, ClassVar, Final, ParamSpec, Self, TypeVar, cast
 
 from .._functions import answer_of, is_async, must_be_async, must_be_guardable
@@ -287,14 +287,15 @@ class BlockGuard(Guard):
 
 
 def innermost(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]:
     """Return the function that is called in the end, and its arguments: guards pass on one another's `call`."""
-    while True:
+    while type(function) is not FunctionType:
         if isinstance(getattr(function, "__self__", None), Runner) and args:
             function, args = args[0], args[1:]
         elif isinstance(cast("object", function), partial):
             given: Any = function
             function, args, kwargs = given.func, (*given.args, *args), {**given.keywords, **kwargs}
         else:
-            return function, args, kwargs
+            break
+    return function, args, kwargs

@@ -6,7 +6,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Generic, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 from .._functions import answer_of
 from ..clock import MONOTONIC, Clock
@@ -45,12 +45,8 @@ class Answer(Generic[T]):
         return self.error is None
 
 
-class _Ticket(NamedTuple):
-    """A call: the key of its question, when it began, and how often values had been forgotten by then."""
-
-    key: Hashable
-    began: float
-    generation: int
+# A call: the key of its question, when it began, and how often values had been forgotten by then.
+_Ticket = tuple[Hashable, float, int]
 
 
 class Fallback(Guard):
@@ -189,11 +185,14 @@ class Fallback(Guard):
             return None
         key = None
         if self._key is not None and function is not None:
-            _, args, kwargs = innermost(function, args, dict(kwargs))
+            _, args, kwargs = innermost(function, args, kwargs)
             key = self._key(*args, **kwargs)
-        return _Ticket(key, self._clock(), self._generation)
+        return key, self._clock(), self._generation
 
     def _passed(self, ticket: _Ticket | None, result: Any) -> Any:
+        if ticket is not None and self._predicate is None:
+            self._keep(ticket, result)
+            return result
         return self._after_value(ticket, result).value
 
     def _failed(self, ticket: _Ticket | None, error: Exception) -> Any:
@@ -206,11 +205,7 @@ class Fallback(Guard):
         if self._predicate is not None and self._stands_in_for(outcome := Outcome(value)):
             error = FailedResponseError(self.name, response=value)
             return self._stand_in(ticket, outcome, error) or Answer(value, 0.0, error)
-        with self._lock:
-            # What was asked for before something was forgotten must not be kept after it.
-            if self._key is not None and ticket.generation == self._generation:
-                self._keep(ticket, value)
-            self._counts[_FRESH] += 1
+        self._keep(ticket, value)
         return Answer(value)
 
     def _after_error(self, ticket: _Ticket | None, error: Exception) -> Answer[Any] | None:
@@ -220,7 +215,7 @@ class Fallback(Guard):
         if self._stands_in_for(outcome):
             return self._stand_in(ticket, outcome, error)
         with self._lock:
-            self._kept.pop(ticket.key, None)
+            self._kept.pop(ticket[0], None)
         return None
 
     def _stands_in_for(self, outcome: Outcome[Any]) -> bool:
@@ -233,17 +228,26 @@ class Fallback(Guard):
             return False
 
     def _keep(self, ticket: _Ticket, value: Any) -> None:
-        kept = self._kept.get(ticket.key)
-        # Of two calls at once, the one that began later has the newer value, whichever ends first.
-        if kept is None or kept[0] <= ticket.began:
-            self._kept[ticket.key] = (ticket.began, value)
-        self._kept.move_to_end(ticket.key)
-        if len(self._kept) > self._max_entries:
-            self._kept.popitem(last=False)
+        key, began, generation = ticket
+        self._acquire()
+        try:
+            self._counts[_FRESH] += 1
+            # What was asked for before something was forgotten must not be kept after it.
+            if self._key is None or generation != self._generation:
+                return
+            kept = self._kept.get(key)
+            # Of two calls at once, the one that began later has the newer value, whichever ends first.
+            if kept is None or kept[0] <= began:
+                self._kept[key] = (began, value)
+            self._kept.move_to_end(key)
+            if len(self._kept) > self._max_entries:
+                self._kept.popitem(last=False)
+        finally:
+            self._release()
 
     def _stand_in(self, ticket: _Ticket, outcome: Outcome[Any], error: Exception) -> Answer[Any] | None:
         with self._lock:
-            answer = self._stale(ticket.key, error)
+            answer = self._stale(ticket[0], error)
         source = _STALE
         if answer is None:
             answer, source = self._made_up(outcome, error), _DEFAULT

@@ -100,7 +100,7 @@ class Throttle(BlockGuard):
             return None
         key = ""
         if self._key is not None and function is not None:
-            _, args, kwargs = innermost(function, args, dict(kwargs))
+            _, args, kwargs = innermost(function, args, kwargs)
             key = shorten(self._key(*args, **kwargs))
         self._acquire()
         try:
