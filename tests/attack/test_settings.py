@@ -104,7 +104,6 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "LoopLag",
             "NullRecorder",
             "Number",
-            "P2Quantile",
             "PasswordFile",
             "PlainGauge",
             "PlainHistogram",

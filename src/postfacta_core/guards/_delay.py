@@ -7,15 +7,17 @@ Barroso, "The Tail at Scale", CACM 56(2), 2013, start it at the 95th percentile,
 from __future__ import annotations
 
 import math
+from bisect import insort
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
 from ..validation import validation
 
-__all__ = ["FixedDelay", "HedgeDelay", "HedgeOutcome", "P2Quantile", "QuantileDelay"]
+__all__ = ["FixedDelay", "HedgeDelay", "HedgeOutcome", "QuantileDelay"]
 
-_MARKERS: Final = 5
+# Of fewer latencies a quantile says nothing.
+_FEWEST: Final = 5
 
 
 class HedgeOutcome(StrEnum):
@@ -87,15 +89,16 @@ class QuantileDelay:
         validation.number("QuantileDelay.quantile", quantile, above=0, below=1, example="0.95")
         validation.number("QuantileDelay.minimum", minimum, at_least=0, example="minimum=0.001")
         validation.number("QuantileDelay.initial", initial, at_least=minimum, example="initial=0.1")
-        # Two beyond the quantile, and as many as the estimator has markers: with less it would be the maximum.
-        self._enough = max(_MARKERS, math.ceil(2 / (1 - quantile)))
+        # Two beyond the quantile: with less it would be the maximum.
+        self._enough = max(_FEWEST, math.ceil(2 / (1 - quantile)))
         validation.whole("QuantileDelay.window", window, at_least=self._enough, example="window=1000")
         self._quantile = quantile
         self._minimum = minimum
         self._window = window
         self._estimate = initial
         self._has_window = False
-        self._present = P2Quantile(quantile)
+        # Those of the present window, sorted.
+        self._present: list[float] = []
 
     @property
     def seconds(self) -> float:
@@ -105,72 +108,12 @@ class QuantileDelay:
     def record(self, seconds: float, /) -> None:
         """Record the duration of a first try."""
         present = self._present
-        present.record(seconds)
-        if present.count >= self._window:
-            self._estimate, self._has_window = present.value, True
-            self._present = P2Quantile(self._quantile)
-        elif not self._has_window and present.count >= self._enough:
-            self._estimate = present.value
+        insort(present, seconds)
+        if len(present) >= self._window:
+            self._estimate, self._has_window = self._quantile_of(present), True
+            self._present = []
+        elif not self._has_window and len(present) >= self._enough:
+            self._estimate = self._quantile_of(present)
 
-
-class P2Quantile:
-    """Estimates a quantile of a stream with five markers, in constant time and space.
-
-    The P-square algorithm of Jain and Chlamtac, CACM 28(10), 1985. The outer markers are the least and the
-    greatest value; the middle one is the quantile. Each new value moves the ranks that the markers should have,
-    and a marker that is off by one moves along a parabola through its neighbours.
-
-    Args:
-        quantile: Between 0 and 1.
-
-    Attributes:
-        count: How many values it has seen.
-    """
-
-    __slots__ = ("_heights", "_ranks", "_steps", "_wanted", "count")
-
-    def __init__(self, quantile: float) -> None:
-        self.count: int = 0
-        self._heights: list[float] = []
-        self._ranks = [1.0, 2.0, 3.0, 4.0, 5.0]
-        self._steps = (0.0, quantile / 2, quantile, (1 + quantile) / 2, 1.0)
-        self._wanted = [1 + (_MARKERS - 1) * step for step in self._steps]
-
-    @property
-    def value(self) -> float:
-        """The estimate; it means little before there are some ten values beyond it, and is 0 before there is one."""
-        if self.count <= _MARKERS:
-            rank = math.ceil(self._steps[2] * self.count)
-            return self._heights[rank - 1] if self.count else 0.0
-        return self._heights[2]
-
-    def record(self, value: float, /) -> None:
-        """Add a value."""
-        self.count += 1
-        heights = self._heights
-        if self.count <= _MARKERS:
-            heights.append(value)
-            heights.sort()
-            return
-        heights[0], heights[-1] = min(heights[0], value), max(heights[-1], value)
-        for marker in range(1, _MARKERS):
-            self._ranks[marker] += value < heights[marker] or marker == _MARKERS - 1
-            self._wanted[marker] += self._steps[marker]
-        for marker in (1, 2, 3):
-            self._adjust(marker)
-
-    def _adjust(self, marker: int) -> None:
-        ranks, off = self._ranks, self._wanted[marker] - self._ranks[marker]
-        ahead, behind = ranks[marker + 1] - ranks[marker], ranks[marker - 1] - ranks[marker]
-        if (off >= 1 and ahead > 1) or (off <= -1 and behind < -1):
-            step = math.copysign(1.0, off)
-            self._heights[marker] = self._moved(marker, step, ahead=ahead, behind=behind)
-            ranks[marker] += step
-
-    def _moved(self, marker: int, step: float, *, ahead: float, behind: float) -> float:
-        low, here, high = self._heights[marker - 1 : marker + 2]
-        up, down = (high - here) / ahead, (low - here) / behind
-        parabola = here + step / (ahead - behind) * ((step - behind) * up + (ahead - step) * down)
-        if low < parabola < high:
-            return parabola
-        return here + step * (up if step > 0 else down)
+    def _quantile_of(self, latencies: list[float]) -> float:
+        return latencies[math.ceil(self._quantile * len(latencies)) - 1]
