@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any, Final, cast
@@ -130,8 +131,16 @@ def _shown(guard: Listed) -> Mapping[str, object]:
     return {
         "kind": guard.kind,
         "name": guard.name,
-        "settings": guard.settings(),
-        "status": guard.status(),
+        "settings": _plain(guard.settings()),
+        "status": _plain(guard.status()),
+    }
+
+
+def _plain(facts: Mapping[str, object]) -> Mapping[str, object]:
+    """Write as texts what JSON has no number for."""
+    return {
+        key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in facts.items()
     }
 
 

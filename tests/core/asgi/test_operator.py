@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -130,3 +131,13 @@ async def test_another_method_another_type_and_another_protocol_are_refused() ->
     assert form.status == 415
     with pytest.raises(TypeError, match="serves HTTP, not websocket"):
         await app({"type": "websocket"}, None, None)  # type: ignore[arg-type]
+
+
+async def test_a_bound_without_end_is_no_number_of_json() -> None:
+    def refuse(name: str) -> None:
+        raise ValueError(name)
+
+    _kept = Fallback("prices", otherwise=0, max_age=math.inf)
+    response = await get(OperatorEndpoint())
+    (listed,) = json.loads(response.body, parse_constant=refuse)["guards"]
+    assert listed["settings"]["max_age"] == "inf"
