@@ -29,7 +29,7 @@ _ACTIONS: Final[Mapping[str, tuple[str, ...]]] = {
 _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 # A proxy on this machine has an address of it, and its clients may be anyone.
 _FORWARDED: Final = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip"})
-_LOCAL_HOSTS: Final = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
+_LOCAL_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _Answer = tuple[int, object]
 
 
@@ -88,8 +88,8 @@ class OperatorEndpoint:
         if self._token:
             scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
             return scheme.lower() == b"bearer" and knows(self._token, given.strip())
-        host = headers.get(b"host", b"").lower()
-        name = host if host.endswith(b"]") else host.rpartition(b":")[0] or host
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        name = host if host.endswith("]") else host.rpartition(":")[0] or host
         return _is_local(scope) and name in _LOCAL_HOSTS and not _FORWARDED & headers.keys()
 
     def _change(self, body: bytes, scope: Scope) -> _Answer:
