@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from functools import partial
 
 import anyio
@@ -12,8 +13,11 @@ from anyio import to_thread
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.errors import BulkheadFullError
 from postfacta_core.events import Event, Mode, ModeChanged, PolicyCreated
+from postfacta_core.guards._circuit import CircuitConfig
 from postfacta_core.guards._slots import Slots
+from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.guards.bulkhead import Bulkhead
+from postfacta_core.guards.pipeline import Pipeline
 from postfacta_core.guards.retry import Retry
 from postfacta_core.testing import ManualClock, RecordingObserver
 from tests.kit.every import every
@@ -316,18 +320,52 @@ def test_no_slot_is_lost_or_given_twice_whenever_threads_change_places() -> None
                 assert (max(most), len(most), bulkhead.used, bulkhead.waiting) == (1, 9, 0, 0)
 
 
-def test_eight_threads_of_ten_thousand_calls_are_counted_exactly() -> None:
-    bulkhead, retry = Bulkhead("db", 8), Retry("db")
+class Stopped(BaseException):
+    """Ends a call without an outcome, as a cancellation does."""
 
-    def work() -> None:
-        for _ in range(10_000):
-            bulkhead.call_sync(retry.call_sync, str)
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
+def end(number: int) -> None:
+    if number % 10 == 3:
+        raise OSError(number)
+    if number % 10 == 7:
+        raise Stopped
+
+
+def in_threads(number: int, work: Callable[[int], object]) -> None:
+    threads = [threading.Thread(target=work, args=(each,)) for each in range(number)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    admitted = sum(each.value for each in bulkhead.collect() if "admitted" in each.labels)
-    answered = sum(each.value for each in retry.collect())
-    assert (admitted, answered, bulkhead.used) == (80_000, 80_000, 0)
+
+
+def test_eight_threads_of_ten_thousand_calls_are_counted_exactly() -> None:
+    # Half of the threads find no slot at times; a circuit that never opens counts each end of a call.
+    bulkhead, retry = Bulkhead("db", 4), Retry("db")
+    breaker = CircuitBreaker("db", config=CircuitConfig(failure_rate_threshold=1.0))
+    pipeline = Pipeline(bulkhead, retry, breaker)
+    refused = [0] * 8
+
+    def work(thread: int) -> None:
+        for number in range(10_000):
+            try:
+                pipeline.call_sync(end, number)
+            except BulkheadFullError:
+                refused[thread] += 1
+            except (OSError, Stopped):
+                continue
+
+    in_threads(8, work)
+    decided = {
+        each.labels[1]: each.value for each in bulkhead.collect() if len(each.labels) == 3 and each.value
+    }
+    ended = {
+        each.labels[1]: each.value
+        for each in breaker.collect()
+        if each.metric == "postfacta_breaker_calls_total" and each.value
+    }
+    tried = {each.labels[1]: each.value for each in retry.collect() if each.value}
+    assert decided.get("refused", 0) == sum(refused)
+    assert decided["admitted"] == sum(ended.values()) == 80_000 - sum(refused)
+    assert (tried["success"], tried["failure"]) == (ended["success"], ended["failure"])
+    assert bulkhead.used == 0
