@@ -73,7 +73,7 @@ class Pool:
 
     def __init__(self, setup: Setup, dsn: str, password: Password | None) -> None:
         options = setup.options
-        self.name = setup.name
+        self.name: str = setup.name
         self.now: Clock = setup.clock
         self._options = options
         self._observe = setup.observe
