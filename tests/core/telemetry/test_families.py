@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from postfacta_core.telemetry.families import Families
@@ -39,3 +40,13 @@ def test_each_kind_is_made_with_its_labels() -> None:
     assert (
         registry.get_sample_value("db_client_connection_max", {"db_client_connection_pool_name": "main"}) == 3
     )
+
+
+def test_only_a_plain_gauge_is_brought_up_to_date_when_it_is_read() -> None:
+    registry = CollectorRegistry()
+    families = Families(registry, 10)
+    gauge = families.make("postfacta_requests_overdue", read=lambda value: value)
+    gauge.refresh_by(lambda: setattr(gauge.child(()), "value", 7))
+    assert registry.get_sample_value("postfacta_requests_overdue") == 7
+    with pytest.raises(TypeError, match="are set, not refreshed"):
+        families.make("db_client_connection_max").refresh_by(lambda: None)
