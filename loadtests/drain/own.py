@@ -142,7 +142,9 @@ async def _first_answers(server: Server, service: OwnService) -> tuple[Verdict, 
         await asyncio.sleep(0.05)
     bad = {path: status for path, status in found.items() if not 200 <= status < 300}
     errors = {str(status) if status else "no answer": 1 for status in bad.values()}
-    told = "; ".join(f"GET {path} was answered {status or 'by nobody'}" for path, status in bad.items())
+    told = "; ".join(
+        f"GET {path} had {f'status {status}' if status else 'no answer'}" for path, status in bad.items()
+    )
     if nothing := nothing_measured(len(errors), errors):
         return Verdict.NOTHING, f"{told}: {nothing}"
     return Verdict.FAIL, f"{told}, for {service.start:g} s"

@@ -248,7 +248,7 @@ def test_an_address_where_no_server_can_be_is_refused_without_its_password(
         "postgresql:///name?host=/run/postgresql",
         "postgresql://someone:p%40ss@db.example:5432/name?user=a@b",
         "postgresql://someone:p@ss@[::1]:5432/name",
-        "postgresql://one:1,two,[::1]:2/name?target_session_attrs=read-write&sslmode=verify-full",
+        "postgresql://one:1,two,three:2/name?target_session_attrs=read-write&sslmode=verify-full",
     ],
 )
 def test_an_address_where_a_server_can_be_is_taken(dsn: str, anyio_backend: str) -> None:
