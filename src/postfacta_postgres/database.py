@@ -117,7 +117,7 @@ class Database:
         name: Names it in errors, events and metrics.
         options: Pool size and time limits.
         breaker: Refuses to lend connections while too many break or time out; by default one of this name, with
-            `database_circuit`. What a failure is, is decided here: leave its `failures` alone. A long time for
+            `database_circuit`. What a failure is, is decided here: leave its `on` alone. A long time for
             which a connection is lent is no slow call of the database, so set no `slow_call_duration` either.
         retry_budget: What further tries are spent from; by default one of this name.
         password: Wins over the one in the address; a function is asked for each new connection.

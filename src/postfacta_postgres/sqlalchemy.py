@@ -49,7 +49,7 @@ def guard_engine(
         engine: An `Engine` or `AsyncEngine`, before it has connected.
         name: Names the database in errors, events and metrics.
         breaker: Refuses to lend connections while too many break or time out; by default one of this name, with
-            `database_circuit`. What a failure is, is decided here: leave its `failures` alone.
+            `database_circuit`. What a failure is, is decided here: leave its `on` alone.
         observer: Receives events of connections and statements. It may raise.
         clock: Monotonic seconds.
 

@@ -72,10 +72,8 @@ def _headers(variable: str, text: str) -> tuple[tuple[str, str], ...]:
 def _store(variable: str, address: str) -> SharedStore:
     try:
         return SharedStore(address)
-    except Exception:  # noqa: BLE001 - clients of stores raise what they like, with the address and its password
-        validation.refuse(
-            variable, "what it is", "the address of a store", example="async+valkey://valkey:6379"
-        )
+    except ValueError as error:
+        raise ValueError(f"{error} (the environment sets {variable})") from None
 
 
 _Reader = Callable[[str, str], Any]
