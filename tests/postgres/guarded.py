@@ -24,7 +24,6 @@ __all__ = [
     "ECHO",
     "IMPATIENT",
     "ONE",
-    "PATIENT",
     "TOUCHY",
     "SkippingClock",
     "counts",
@@ -43,9 +42,7 @@ TOUCHY = replace(
 )
 ONE = "select 1"
 ECHO = "select $1::text"
-# A machine that is busy takes its time to open a connection.
-PATIENT = replace(QUICK, acquire_timeout=5.0)
-IMPATIENT = replace(PATIENT, statement_timeout=0.2)
+IMPATIENT = replace(QUICK, statement_timeout=0.2)
 
 
 class SkippingClock:
@@ -66,7 +63,7 @@ async def guarded(
     dsn: str,
     *,
     config: CircuitConfig = TOUCHY,
-    options: PoolOptions = PATIENT,
+    options: PoolOptions = QUICK,
     seen: RecordingObserver | None = None,
     budget: RetryBudget | None = None,
     clock: Clock = MONOTONIC,

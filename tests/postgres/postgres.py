@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -22,6 +22,7 @@ from postfacta_postgres import Database, PoolOptions
 
 __all__ = [
     "QUICK",
+    "SHORT_WAIT",
     "Flapping",
     "opened",
     "request_within",
@@ -31,14 +32,17 @@ __all__ = [
     "watcher",
 ]
 
+# Seconds that no caller waits unless something is broken: a busy machine takes its time to open a connection.
 QUICK = PoolOptions(
     max_size=2,
-    acquire_timeout=0.2,
-    connect_timeout=2.0,
-    statement_timeout=2.0,
+    acquire_timeout=5.0,
+    connect_timeout=5.0,
+    statement_timeout=5.0,
     close_timeout=0.5,
     reconnect=Backoff(base=0.02, cap=0.1),
 )
+# For those who wait in vain.
+SHORT_WAIT = replace(QUICK, acquire_timeout=1.0)
 _OURS = (
     "select count(*) {what} from pg_stat_activity where application_name = 'postfacta db'"
     " and datname = current_database() and pid <> pg_backend_pid()"

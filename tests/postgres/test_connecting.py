@@ -165,7 +165,7 @@ async def test_a_password_that_is_changed_needs_no_restart_and_fails_only_those_
     ended = 0
     done = anyio.Event()
 
-    options = replace(QUICK, max_size=4, acquire_timeout=5)
+    options = replace(QUICK, max_size=4)
     async with (
         watcher(database_dsn) as other,
         Database(nameless, options=options, password=PasswordFile(file), observer=seen) as database,

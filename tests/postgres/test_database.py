@@ -22,7 +22,7 @@ from postfacta_core.testing import RecordingObserver
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_postgres import Database, PoolOptions, translate
 
-from .postgres import QUICK, opened, until_answers, watcher
+from .postgres import QUICK, SHORT_WAIT, opened, until_answers, watcher
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg knows no other
 
@@ -137,7 +137,7 @@ async def test_the_statements_own_fault_keeps_its_own_error(database_dsn: str) -
 
 async def test_a_full_pool_refuses_after_the_bound_and_in_turn(database_dsn: str) -> None:
     seen = RecordingObserver()
-    async with opened(database_dsn, observer=seen) as database:
+    async with opened(database_dsn, SHORT_WAIT, seen) as database:
         async with database.acquire(), database.acquire():
             with pytest.raises(PoolTimeoutError):
                 await database.fetchval("select 1")

@@ -31,7 +31,6 @@ from tests.postgres.guarded import (
     ECHO,
     IMPATIENT,
     ONE,
-    PATIENT,
     TOUCHY,
     SkippingClock,
     counts,
@@ -183,7 +182,7 @@ async def test_one_failure_in_a_transaction_is_one_failure_even_if_its_error_was
 async def test_an_unwanted_answer_is_still_an_answer(
     database_dsn: str, sql: str, error: type[Exception]
 ) -> None:
-    options = replace(PATIENT, lock_timeout=0.05)
+    options = replace(QUICK, lock_timeout=0.05)
     async with guarded(database_dsn, options=options) as database, watcher(database_dsn) as other:
         await other.execute(
             "create table t (a int primary key); create table held (); create table r (a int)"
@@ -511,7 +510,7 @@ async def test_a_write_that_was_refused_is_reported_for_half_a_minute(
 ) -> None:
     later = 0.0
     async with Database(
-        database_dsn, name="db", options=PATIENT, clock=lambda: MONOTONIC() + later
+        database_dsn, name="db", options=QUICK, clock=lambda: MONOTONIC() + later
     ) as database:
         await database.check_writes()
         with pytest.raises(error):

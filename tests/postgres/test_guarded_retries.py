@@ -19,7 +19,7 @@ from postfacta_core.events import QueryFinished, RetryScheduled
 from postfacta_core.guards.budget import RetryBudget
 from postfacta_core.testing import RecordingObserver
 from postfacta_postgres import Connection, Database, database_circuit
-from tests.postgres.guarded import ECHO, IMPATIENT, ONE, PATIENT, counts, guarded, tries
+from tests.postgres.guarded import ECHO, IMPATIENT, ONE, counts, guarded, tries
 
 from .postgres import QUICK, Flapping, request_within
 
@@ -165,7 +165,7 @@ async def test_of_two_transactions_that_collide_the_loser_runs_again_from_its_st
 
 async def test_of_two_transactions_in_a_deadlock_the_victim_runs_again(database_dsn: str) -> None:
     seen = RecordingObserver()
-    options = replace(PATIENT, lock_timeout=5.0, statement_timeout=5.0)
+    options = replace(QUICK, lock_timeout=5.0, statement_timeout=5.0)
     async with guarded(database_dsn, options=options, seen=seen) as database:
         await database.execute("create table t (id int primary key, a int)")
         await database.execute("insert into t values (1, 0), (2, 0)")

@@ -20,8 +20,7 @@ from postfacta_postgres import (
     write_once,
 )
 
-from .guarded import PATIENT
-from .postgres import opened
+from .postgres import QUICK, opened
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
@@ -55,7 +54,7 @@ class Orders:
 
 @asynccontextmanager
 async def taking(dsn: str) -> AsyncGenerator[Orders]:
-    async with opened(dsn, PATIENT) as database:
+    async with opened(dsn, QUICK) as database:
         await database.execute(f"create table orders (key text); {KEYS_TABLE}")
         yield Orders(database)
 

@@ -27,7 +27,7 @@ from postfacta_embedded import EmbeddedPostgres, StandbyPostgres
 from postfacta_postgres import Database
 from tests.kit.pg import open_folder, prepared_server
 
-from .postgres import QUICK, opened, request_within, until, until_answers, until_quiet, watcher
+from .postgres import QUICK, SHORT_WAIT, opened, request_within, until, until_answers, until_quiet, watcher
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg knows no other
 
@@ -176,7 +176,7 @@ async def test_the_host_that_takes_no_writes_is_passed_by(pair: Pair) -> None:
 async def test_a_primary_that_became_a_standby_behind_one_name_is_left(pair: Pair) -> None:
     # As behind a proxy: sessions stay open on a server that takes no writes any more.
     seen = RecordingObserver()
-    async with opened(pair.dsn(), replace(QUICK, max_size=4, acquire_timeout=5), seen) as database:
+    async with opened(pair.dsn(), replace(QUICK, max_size=4), seen) as database:
         await make_table(database, pair)
         async with database.acquire(), database.acquire(), database.acquire():
             pass
@@ -197,7 +197,7 @@ async def test_a_primary_that_became_a_standby_behind_one_name_is_left(pair: Pai
 @pytest.mark.usefixtures("programs")
 async def test_only_the_first_of_many_that_break_together_evicts_the_others(pair: Pair) -> None:
     seen = RecordingObserver()
-    options = replace(QUICK, max_size=8, acquire_timeout=5)
+    options = replace(QUICK, max_size=8)
     async with opened(pair.primary.dsn(), options, seen) as database, anyio.create_task_group() as group:
         released = anyio.Event()
 
@@ -270,7 +270,7 @@ async def test_the_first_caller_is_refused_as_soon_as_the_first_attempt_failed()
 
 async def test_the_first_caller_waits_no_longer_than_it_may() -> None:
     with silent_server() as dsn:
-        async with Database(dsn, name="db", options=replace(QUICK, connect_timeout=60.0)) as database:
+        async with Database(dsn, name="db", options=replace(SHORT_WAIT, connect_timeout=60.0)) as database:
             with anyio.fail_after(30), pytest.raises(DatabaseUnavailableError):
                 await database.fetchval("select 1")
             with anyio.fail_after(30), request_within(0.1), pytest.raises(DeadlineExceededError) as late:

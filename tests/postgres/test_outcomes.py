@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -32,7 +31,6 @@ from .postgres import QUICK, Flapping, opened, request_within, until_answers, wa
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg knows no other
 
 INSERT = "insert into orders values ($1)"
-PATIENT = replace(QUICK, acquire_timeout=5.0)
 Write = Callable[[Database], Awaitable[object]]
 
 
@@ -43,7 +41,7 @@ async def relayed(
     """Open a database behind a relay, with a table of orders, and a connection that does not pass by it."""
     async with watcher(dsn) as other, Flapping(dsn) as relay:
         await other.execute("create table orders (what text)")
-        async with opened(relay.dsn(), PATIENT, seen) as database:
+        async with opened(relay.dsn(), QUICK, seen) as database:
             yield database, relay, other
 
 
@@ -255,7 +253,7 @@ async def test_a_block_that_counts_two_statements_learns_of_the_one_that_failed(
 async def test_a_value_that_no_column_takes_is_the_callers_and_not_tried_again(
     database_dsn: str, column: str, value: Any
 ) -> None:
-    async with opened(database_dsn, PATIENT) as database:
+    async with opened(database_dsn, QUICK) as database:
         await database.execute(f"create table t (a {column})")
         tries = 0
 
@@ -274,6 +272,6 @@ async def test_a_value_that_no_column_takes_is_the_callers_and_not_tried_again(
 
 @pytest.mark.parametrize("value", [5, object()])
 async def test_a_value_of_a_wrong_type_is_the_services_own_fault(database_dsn: str, value: object) -> None:
-    async with opened(database_dsn, PATIENT) as database:
+    async with opened(database_dsn, QUICK) as database:
         with pytest.raises(asyncpg.DataError):
             await database.execute("select $1::text", value)

@@ -18,7 +18,7 @@ from postfacta_core.events import ConnectionAcquired, ConnectionOpened, Deadline
 from postfacta_core.testing import RecordingObserver
 from postfacta_postgres import Database, PoolOptions
 
-from .postgres import QUICK, opened, request_within, until_quiet, watcher
+from .postgres import QUICK, SHORT_WAIT, opened, request_within, until_quiet, watcher
 
 pytestmark = pytest.mark.parametrize("anyio_backend", ["asyncio"])  # asyncpg knows no other
 
@@ -64,20 +64,20 @@ async def test_a_request_past_its_deadline_gets_no_connection_even_if_one_is_fre
 async def test_a_request_that_outwaits_the_pool_gets_a_pool_timeout(
     database_dsn: str,
 ) -> None:
-    async with opened(database_dsn, replace(QUICK, max_size=1)) as database, database.acquire():
+    async with opened(database_dsn, replace(SHORT_WAIT, max_size=1)) as database, database.acquire():
         with request_within(60), pytest.raises(PoolTimeoutError):
             await database.fetchval("select 1")
 
 
 async def test_a_request_knows_how_long_it_waited_for_a_connection_even_in_vain(database_dsn: str) -> None:
-    async with opened(database_dsn, replace(QUICK, max_size=1)) as database:
+    async with opened(database_dsn, replace(SHORT_WAIT, max_size=1)) as database:
         with request_within(60) as request:
             await database.fetchval("select 1")
             assert request.waited == 0
             async with database.acquire():
                 with pytest.raises(PoolTimeoutError):
                     await database.fetchval("select 1")
-            assert request.waited >= 0.9 * QUICK.acquire_timeout
+            assert request.waited >= 0.9 * SHORT_WAIT.acquire_timeout
 
 
 async def test_one_more_than_may_wait_is_refused_at_once(database_dsn: str) -> None:
@@ -124,7 +124,7 @@ async def test_a_caller_in_a_hurry_leaves_the_connection_it_began_to_open_to_the
     database_dsn: str,
 ) -> None:
     seen = RecordingObserver()
-    async with opened(database_dsn, replace(QUICK, max_size=1, acquire_timeout=5), seen) as database:
+    async with opened(database_dsn, replace(QUICK, max_size=1), seen) as database:
         with anyio.CancelScope() as scope:
             scope.cancel()
             await database.fetchval("select 1")
@@ -141,7 +141,7 @@ async def test_a_caller_cancelled_just_as_its_connection_was_opened_keeps_no_slo
             # It runs after the opening has ended, and before the caller has seen that: a native cancellation.
             asyncio.get_running_loop().call_soon(callers.pop().cancel)
 
-    options = replace(QUICK, max_size=1, acquire_timeout=5)
+    options = replace(QUICK, max_size=1)
     async with Database(database_dsn, name="db", options=options, observer=cancel_at_the_opening) as database:
         await database.wait_connected()
         caller = asyncio.ensure_future(database.fetchval("select 1"))
@@ -153,7 +153,7 @@ async def test_a_caller_cancelled_just_as_its_connection_was_opened_keeps_no_slo
 
 
 async def test_a_caller_cancelled_just_as_its_turn_has_come_passes_the_slot_on(database_dsn: str) -> None:
-    async with opened(database_dsn, replace(QUICK, max_size=1, acquire_timeout=5)) as database:
+    async with opened(database_dsn, replace(QUICK, max_size=1)) as database:
         async with database.acquire():
             caller = asyncio.ensure_future(database.fetchval("select 1"))
             await anyio.wait_all_tasks_blocked()
@@ -165,7 +165,7 @@ async def test_a_caller_cancelled_just_as_its_turn_has_come_passes_the_slot_on(d
 
 async def test_a_connection_is_replaced_at_its_age_and_no_caller_notices(database_dsn: str) -> None:
     seen = RecordingObserver()
-    async with opened(database_dsn, replace(QUICK, max_lifetime=0.3, acquire_timeout=5), seen) as database:
+    async with opened(database_dsn, replace(QUICK, max_lifetime=0.3), seen) as database:
         with anyio.fail_after(10):
             while len(seen.of(ConnectionOpened)) < 8:  # the reserved one, too
                 assert await database.fetchval("select 1") == 1
@@ -176,7 +176,7 @@ async def test_a_connection_is_replaced_at_its_age_and_no_caller_notices(databas
 
 async def test_an_unneeded_connection_is_closed(database_dsn: str) -> None:
     async with (
-        opened(database_dsn, replace(QUICK, max_idle=0.2, acquire_timeout=5)) as database,
+        opened(database_dsn, replace(QUICK, max_idle=0.2)) as database,
         watcher(database_dsn) as other,
     ):
         async with database.acquire(), database.acquire():
