@@ -205,8 +205,13 @@ def lines(
 
 
 def is_narrative(entry: Entry) -> bool:
-    """Return whether an entry belongs to the narrative: pinned, or made by people."""
-    return entry.pinned or entry.source in {"human", "postfacta"}
+    """Return whether an entry belongs to the narrative: pinned, done by people, or sent by one of them."""
+    return (
+        entry.pinned
+        or entry.kind == "action"
+        or entry.source in {"human", "postfacta"}
+        or entry.source.startswith("manual/")
+    )
 
 
 def days(shown: Sequence[Line], turns: Sequence[Turn]) -> list[Day]:

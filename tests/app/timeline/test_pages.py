@@ -339,15 +339,21 @@ async def test_what_is_hidden_is_shown_on_request_and_can_come_back(service: Ser
     assert "Checkout fails" in (await here.get()).text
 
 
-async def test_pinned_entries_are_in_the_narrative(service: Service) -> None:
+async def test_the_narrative_holds_what_people_sent_and_what_was_pinned(service: Service) -> None:
     here = await at_work(service)
-    assert "Checkout fails" not in (await here.get("?view=narrative")).text
-    await here.post((await here.get()).form("/edits", op="pin", id="firing"))
+    headers = await service.machine("signals:write", "incidents:write", source="robot")
+    paged = {**FIRING, "id": "paged", "title": "Paging Ada"}
+    await here.case.send(
+        "POST", "/api/v1/signals", {"incident": here.case.id, "items": [paged]}, headers=headers
+    )
     seen = await here.get("?view=narrative")
-    assert "Checkout fails" in seen.text
-    assert "Deploy 7" not in seen.text
-    await here.post(seen.form("/edits", op="unpin", id="firing"))
-    assert "Checkout fails" not in (await here.get("?view=narrative")).text
+    assert "Deploy 7" in seen.text
+    assert "Paging Ada" not in seen.text
+    await here.post((await here.get()).form("/edits", op="pin", id="paged"))
+    seen = await here.get("?view=narrative")
+    assert "Paging Ada" in seen.text
+    await here.post(seen.form("/edits", op="unpin", id="paged"))
+    assert "Paging Ada" not in (await here.get("?view=narrative")).text
 
 
 async def test_titles_clocks_and_milestones_are_put_right(service: Service) -> None:

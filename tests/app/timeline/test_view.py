@@ -281,6 +281,16 @@ def test_the_reason_of_a_move_stands_with_it_and_the_narrative_is_what_people_di
     assert [is_narrative(line.entry) for line in shown] == [True, False, True]
 
 
+@pytest.mark.parametrize(
+    ("source", "kind", "narrated"),
+    [("chat", "action", True), ("manual/INC-1/pager", "page", True), ("pager", "page", False)],
+)
+def test_the_narrative_holds_actions_and_what_a_person_sent(
+    source: str, kind: str, *, narrated: bool
+) -> None:
+    assert is_narrative(entry("10:01:00", source=source, kind=kind)) is narrated
+
+
 def test_the_anchor_of_an_entry_fits_an_address_and_tells_source_from_id() -> None:
     made = {anchor("a", "b c"), anchor("a b", "c"), anchor("a\n", "b"), anchor("ä/#?", "")}
     assert len(made) == 4
