@@ -206,12 +206,8 @@ def lines(
 
 def is_narrative(entry: Entry) -> bool:
     """Return whether an entry belongs to the narrative: pinned, done by people, or sent by one of them."""
-    return (
-        entry.pinned
-        or entry.kind == "action"
-        or entry.source in {"human", "postfacta"}
-        or entry.source.startswith("manual/")
-    )
+    by_people = entry.source in {"human", "postfacta"} or entry.source.startswith("manual/")
+    return by_people or entry.pinned or entry.kind == "action"
 
 
 def days(shown: Sequence[Line], turns: Sequence[Turn]) -> list[Day]:
@@ -304,10 +300,10 @@ def _shift(entry: Entry) -> str:
     by = entry.t - entry.original_precision.floor(entry.occurred_at)
     if by == 0:
         return ""
-    sign, length = "+" if by > 0 else "\N{MINUS SIGN}", abs(by)
-    if length < 1_000_000:  # noqa: PLR2004 - a second
-        return f"{sign}{length // 1000} ms"
-    minutes, micros = divmod(length, 60_000_000)
+    sign = "+" if by > 0 else "\N{MINUS SIGN}"
+    if abs(by) < 1_000_000:  # noqa: PLR2004 - a second
+        return f"{sign}{abs(by) // 1000} ms"
+    minutes, micros = divmod(abs(by), 60_000_000)
     hours, minutes = divmod(minutes, 60)
     seconds = f"{micros / 1e6:g} s" if micros else ""
     parts = (f"{hours} h" if hours else "", f"{minutes} min" if minutes else "", seconds)
