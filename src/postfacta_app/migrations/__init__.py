@@ -37,7 +37,7 @@ __all__ = [
     "upgrade",
 ]
 
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 """The revision this program needs."""
 
 Progress = Callable[[str], None]
@@ -52,6 +52,13 @@ _ONE_AT_A_TIME = 0x706F737466616374
 
 class MigrationError(Exception):
     """The upgrade failed; the message says why, without the password."""
+
+
+class _LockedError(Exception):
+    """Another upgrade is running."""
+
+    def __str__(self) -> str:
+        return "lock timeout: another upgrade is running"
 
 
 class NoDowngradeError(MigrationError):
@@ -160,9 +167,9 @@ async def _try(engine: AsyncEngine, progress: Progress, *, last: bool) -> bool:
         async with engine.connect() as connection:
             await _lock(connection)
             await connection.run_sync(_run, progress)
-    except (DBAPIError, OSError, ValueError, CommandError) as error:
+    except (_LockedError, DBAPIError, OSError, ValueError, CommandError) as error:
         # Without the cause: SQLAlchemy's and asyncpg's messages may repeat the DSN.
-        if last or _state(error) != _LOCK_NOT_AVAILABLE:
+        if last or not (isinstance(error, _LockedError) or _state(error) == _LOCK_NOT_AVAILABLE):
             raise MigrationError(_reason(error)) from None
         return False
     return True
@@ -171,9 +178,15 @@ async def _try(engine: AsyncEngine, progress: Progress, *, last: bool) -> bool:
 async def _lock(connection: AsyncConnection) -> None:
     for setting in ("lock_timeout = '1s'", "statement_timeout = '5s'"):
         await connection.exec_driver_sql(f"set {setting}")
-    # A session lock: it outlasts the transactions and ends with the connection.
-    await connection.exec_driver_sql(f"select pg_advisory_lock({_ONE_AT_A_TIME})")
-    await connection.commit()
+    # A session lock: it outlasts the transactions and ends with the connection. It is tried, not waited for: a
+    # statement that waits holds up `create index concurrently` of the upgrade that has it.
+    for _ in range(10):
+        if (await connection.exec_driver_sql(f"select pg_try_advisory_lock({_ONE_AT_A_TIME})")).scalar():
+            await connection.commit()
+            return
+        await connection.commit()
+        await anyio.sleep(0.1)
+    raise _LockedError
 
 
 def _run(connection: Connection, progress: Progress) -> None:
@@ -194,6 +207,8 @@ def _reason(error: Exception) -> str:
         text = re.sub(r"^<class '[\w.]+'>: ", "", str(error.orig))
         hint = ": set POSTFACTA_DATABASE_OWNER_DSN, to the role that owns the tables"
         return text + hint if _state(error) == _INSUFFICIENT_PRIVILEGE else text
+    if isinstance(error, _LockedError):
+        return str(error)
     if isinstance(error, CommandError):
         return f"the database was upgraded by a newer version: {error}"
     if isinstance(error, OSError):

@@ -19,6 +19,7 @@ from ..incidents.query import IncidentFilters
 from ..principal import Principal
 from .annotations import NewAnnotation, ShownAnnotation
 from .edits import EntryRef, NewEdit, ShownEdit
+from .kept import KeptTimelines
 from .model import Annotation, Content, Edit, Entry, Facts, Op, Precision, Signal, StatusChange
 from .query import RowKey
 from .verify import Revision
@@ -136,6 +137,8 @@ class TimelineStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._kept = KeptTimelines(database)
+        self.slice = self._kept.slice
 
     async def facts(self, principal: Principal, ref: UUID | int) -> tuple[Incident, Facts] | None:
         """Read an incident if the caller may see it, and all its facts, from one snapshot."""

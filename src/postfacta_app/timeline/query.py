@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from ..errors import InvalidCursorError
+from ..incidents.model import Incident
 from ..web.body import Time
 from ..web.paging import decode_cursor, decode_members, encode_cursor, encode_members, filters_hash
 from .model import Entry, Instant, Milestone
-from .rules import Place, Timeline, sort_key
+from .rules import RULES, Place, Timeline, sort_key
 
-__all__ = ["Paging", "RowKey", "TimelinePage", "TimelineQuery", "cut"]
+__all__ = ["Paging", "RowKey", "Slice", "TimelinePage", "TimelineQuery", "cut", "place"]
 
 RowKey = tuple[datetime, UUID]
 """The position of a record among those of its incident: its instant and id."""
@@ -69,6 +72,7 @@ class TimelineQuery(BaseModel):
         list[Annotated[str, StringConstraints(min_length=1, max_length=200)]], Field(max_length=20)
     ] = []
     pinned: bool | None = None
+    digest: Annotated[bool, Field(description="Compute the digest even of more than 10,000 entries.")] = False
     limit: int = Field(500, ge=1, le=2000)
     # The cursor holds source, sequence and id: 600 characters of up to four bytes.
     cursor: Annotated[str, StringConstraints(max_length=4000)] | None = None
@@ -85,11 +89,45 @@ class TimelineQuery(BaseModel):
 class TimelinePage(BaseModel):
     """A page of a timeline; `digest` and `milestones` are those of the whole timeline."""
 
-    digest: str
+    digest: str | None
+    why: str | None = Field(None, description="Why there is no digest.")
     rules: int
     milestones: dict[Milestone, Instant] = Field(description="Milestones that people have set.")
-    items: list[Entry]
+    items: Sequence[Entry]
     next_cursor: str | None
+
+    @classmethod
+    def of(
+        cls,
+        found: Sequence[Entry],
+        query: TimelineQuery,
+        incident_id: UUID,
+        *,
+        digest: str | None,
+        milestones: Mapping[Milestone, Instant],
+    ) -> Self:
+        """Return the page of the entries after the cursor; one more than its limit leads to the next."""
+        items = found[: query.limit]
+        more = len(found) > len(items)
+        return cls(
+            digest=digest,
+            why="more than 10,000 entries: ask with digest=true" if digest is None else None,
+            rules=RULES,
+            milestones=dict(milestones),
+            items=items,
+            next_cursor=encode_members(str(incident_id), sort_key(items[-1]), filters_hash(query))
+            if more
+            else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A page of a timeline, with its incident from the same snapshot."""
+
+    incident: Incident
+    page: TimelinePage
+    etag: str
 
 
 def cut(timeline: Timeline, query: TimelineQuery, incident_id: UUID) -> TimelinePage:
@@ -98,22 +136,17 @@ def cut(timeline: Timeline, query: TimelineQuery, incident_id: UUID) -> Timeline
     Raises:
         InvalidCursorError: If the cursor is damaged, or was issued for other filters or another incident.
     """
-    after = _place(query, incident_id)
+    after = place(query, incident_id)
     asked = [it for it in timeline.entries if query.shows(it) and (after is None or sort_key(it) > after)]
-    items = asked[: query.limit]
-    more = len(asked) > len(items)
-    return TimelinePage(
-        digest=timeline.digest,
-        rules=timeline.rules,
-        milestones=dict(timeline.milestones),
-        items=items,
-        next_cursor=encode_members(str(incident_id), sort_key(items[-1]), filters_hash(query))
-        if more
-        else None,
-    )
+    return TimelinePage.of(asked, query, incident_id, digest=timeline.digest, milestones=timeline.milestones)
 
 
-def _place(query: TimelineQuery, incident_id: UUID) -> Place | None:
+def place(query: TimelineQuery, incident_id: UUID) -> Place | None:
+    """Return the place after which the page begins.
+
+    Raises:
+        InvalidCursorError: If the cursor is damaged, or was issued for other filters or another incident.
+    """
     if query.cursor is None:
         return None
     match decode_members(query.cursor, str(incident_id), filters_hash(query)):

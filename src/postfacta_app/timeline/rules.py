@@ -28,10 +28,13 @@ from .model import (
     micros,
 )
 
-__all__ = ["RULES", "Changes", "Place", "Timeline", "build", "changes", "sort_key"]
+__all__ = ["AHEAD", "RULES", "Changes", "Place", "Timeline", "build", "changes", "sort_key"]
 
 RULES: Final = 2
 """The version of these rules; only digests of the same version are comparable."""
+
+AHEAD: Final = 120_000_000
+"""Two minutes; a clock further ahead is suspect."""
 
 # At the same instant, causes come before symptoms and recoveries last.
 _KINDS: Final = {
@@ -59,7 +62,6 @@ _FAMILIES: Final = {
     Op.MILESTONE: "milestone",
 }
 _CANONICAL: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-_AHEAD: Final = 120_000_000  # Two minutes; a clock further ahead is suspect.
 _TITLE: Final = 200  # The most characters of a note's first line in its title.
 
 Place = tuple[int, int, int, str, bool, str, str]
@@ -227,7 +229,7 @@ def _of_signal(signal: Signal) -> Entry:
         known_at=signal.known_at,
         received_at=signal.received_at,
         time_basis=signal.time_basis,
-        clock_suspect=signal.occurred_at > signal.received_at + _AHEAD,
+        clock_suspect=signal.occurred_at > signal.received_at + AHEAD,
         signal_id=signal.signal_id,
         services=signal.services,
         environment=signal.environment,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import subprocess
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -25,85 +23,13 @@ from postfacta_app.timeline.rules import RULES, build
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_embedded.binaries import find_binaries
 from postfacta_postgres import Database
+from tests.app.timeline.stored import keep
 from tests.app.timeline.worlds import NOON, attach, edit, worlds
 from tests.kit.pg import execute, fresh_database
 
-_INCIDENT = """
-insert into incidents (id, title, description, severity, reporter, declared_at, created_by, timeline_at)
-values ($1, 'An incident', 'Made by a test', 'LOW', 'test', now(), 'test', $2)"""
-_SIGNAL = """
-insert into signals (id, source, external_id, kind, occurred_at, known_at, sequence, precision, time_basis, title,
-  content_sha256, received_at, services, links, received_by)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, decode($11, 'hex'), $12, $13, $14::text::jsonb, 'test')"""
-_CONFLICT = """
-insert into signal_conflicts (signal_id, content_sha256, content, received_by)
-values ($1, sha256($2::text::bytea), '{}', 'test')"""
-_CHANGE = """
-insert into status_changes (id, incident_id, from_status, to_status, occurred_at, at, actor)
-values ($1, $2, $3, $4, $5, $6, 'test')"""
-_NOTE = """
-insert into annotations (id, root, supersedes, incident_id, kind, body, occurred_at, retracted, author, at)
-values ($1, $2, $3, $4, 'note', $5, $6, $7, 'test', $8)"""
-_EDIT = """
-insert into edits (id, incident_id, at, op, signal_id, source, external_id, value, reason, actor)
-values ($1, $2, $3, $4, $5, $6, $7, $8::text::jsonb, 'because', 'test')"""
 _REVISION = """
 insert into postmortem_revisions (incident_id, rev, status, schema_version, content, timeline_digest, timeline_at,
   rules, author) values ($1, $2, 'draft', 1, '{}', $3, $4, $5, 'test')"""
-
-
-async def keep(write: Callable[..., Awaitable[object]], facts: Facts, incident: UUID) -> None:
-    """Write facts as they are."""
-
-    def at(us: int | None) -> datetime | None:
-        return None if us is None else moment(us)
-
-    await write(_INCIDENT, incident, moment(NOON))
-    for it in facts.signals:
-        times = (at(it.occurred_at), at(it.known_at))
-        await write(
-            _SIGNAL, it.signal_id, it.source, it.external_id, it.kind, *times, it.sequence, it.precision,
-            it.time_basis, it.title, it.content_sha256, at(it.received_at), list(it.services), json.dumps(it.links),
-        )  # fmt: skip
-        for n in range(it.conflicts):
-            await write(_CONFLICT, it.signal_id, str(n))
-    for change in facts.changes:
-        await write(
-            _CHANGE,
-            change.id,
-            incident,
-            change.from_status,
-            change.to_status,
-            at(change.occurred_at),
-            at(change.at),
-        )
-    last: dict[UUID, UUID] = {}
-    for note in facts.annotations:
-        row = (
-            note.id,
-            note.root,
-            last.get(note.root),
-            incident,
-            note.body,
-            at(note.occurred_at),
-            note.retracted,
-            at(note.at),
-        )
-        await write(_NOTE, *row)
-        last[note.root] = note.id
-    for decision in facts.edits:
-        value = None if decision.value is None else json.dumps(decision.value)
-        await write(
-            _EDIT,
-            decision.id,
-            incident,
-            at(decision.at),
-            decision.op,
-            decision.signal_id,
-            decision.source,
-            decision.external_id,
-            value,
-        )
 
 
 class _RollBackError(Exception):

@@ -1,0 +1,223 @@
+"""Slices of the timelines that the database keeps, for the present or any past, without building one.
+
+`rules.py` stays the definition: entries, order and digest are the same, which a property test holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import anyio
+
+from postfacta_postgres import Database
+
+from ..aside import aside
+from ..db import VISIBLE, Fetch, sees
+from ..incidents.postgres import COLUMNS, incident_of, ref_of
+from ..principal import Principal
+from .model import Entry, Instant, Milestone, Precision, micros
+from .query import Slice, TimelinePage, TimelineQuery, place
+from .rules import AHEAD, RULES, Place
+
+__all__ = ["COMPLETE", "KeptTimelines"]
+
+COMPLETE: Final = 10_000
+"""The most entries of an incident for which every answer has the digest."""
+
+_MOST_DIGESTS: Final = 10_000
+_RANKS: Final[tuple[Precision, ...]] = tuple(sorted(Precision, key=lambda it: it.rank))
+_KEY: Final = 'e.t, e.p, e.k, e.source collate "C", e.unnumbered, e.sequence collate "C", e.id collate "C"'
+_COLUMNS: Final = """e.source, e.id, e.signal_id, e.kind, e.t, e.p, e.k, e.unnumbered, e.sequence, e.occurred, e.known_at,
+  e.title, e.original, e.sha, e.pinned, e.hidden"""
+_ENTRY: Final = """e.source, e.id, e.kind, e.t, e.p, e.title, e.sha, e.pinned, e.hidden, e.occurred, s.precision,
+  coalesce(e.original, e.title), case when not e.unnumbered then e.sequence end, e.known_at, timeline_us(s.received_at),
+  s.time_basis, e.signal_id, s.services, s.environment, s.links,
+  (select count(*) from signal_conflicts c where c.signal_id = e.signal_id), {tie}"""
+_SLICE: Final = """
+with i as materialized (
+  select {incident}, i.timeline_at, least($5::timestamptz, i.timeline_at) as until, m.entries
+    from incidents i join incident_measures m on m.incident_id = i.id and m.rules = $6
+   where {visible} and (i.id = $3::uuid or i.number = $4::bigint)),
+changed as materialized (select e.* from i, timeline_seen(i.id, case when i.until < i.timeline_at then i.until else 'infinity' end) e),
+page as materialized (
+  select * from ((select {columns} from timeline_entries e where {kept} and {own} order by {key} limit {limit})
+    union all (select {columns} from changed e where {own} order by {key} limit {limit})) e order by {key} limit {limit})
+select i.*,
+  array(select json_agg(f.entry)::text from (
+    select json_build_array({entry}) as entry, row_number() over (order by {key}) / 250 as part
+      from page e left join signals s on s.id = e.signal_id order by {key}) f group by f.part order by f.part) as page,
+  (select count(*) from signal_conflicts c join (select e.* from timeline_entries e where {kept}) e on e.signal_id = c.signal_id
+    where {whole}) + (select count(*) from signal_conflicts c join changed e on e.signal_id = c.signal_id where {whole}) as conflicts,
+  timeline_milestones(i.id, i.until) as milestones
+  from i"""
+# As it was at the end: what was changed since, and whose clock was, is in `changed` instead.
+_ID: Final = f"select i.id from incidents i where {VISIBLE} and (i.id = $3::uuid or i.number = $4::bigint)"  # noqa: S608
+_KEPT: Final = """{e}.incident_id = (select id from i) and {e}.present and {e}.since <= (select until from i)
+  and ({e}.shift is null or {e}.source <> all ((select array(
+    select m.source from i, timeline_moved(i.id, i.until) m where i.until < i.timeline_at))::text[]))"""
+_TIE: Final = """(exists (select from timeline_entries x where {kept} and x.t = e.t and {whole} and (x.source, x.id) <> (e.source, e.id))
+   or exists (select from changed x where x.t = e.t and {whole} and (x.source, x.id) <> (e.source, e.id)))"""
+_DIGEST: Final = "select timeline_digest($1, $2, $3, $4)"
+_DIGEST_NOW: Final = "select timeline_digest($1, 'infinity', null, false) as digest"
+_IS_KEPT: Final = "select from incident_measures where incident_id = $1 and rules = $2"
+
+Key = tuple[UUID, datetime, int | None, bool]
+
+
+class KeptTimelines:
+    """Reads slices and digests.
+
+    Args:
+        database: Where they are kept.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._digests: OrderedDict[Key, str] = OrderedDict()
+        self._turns = anyio.Semaphore(2)  # The work of a digest is PostgreSQL's.
+
+    async def slice(self, principal: Principal, ref: UUID | int, query: TimelineQuery) -> Slice | None:
+        """Read the matching entries of an incident; None if the caller may not see it, or it is not kept yet.
+
+        Raises:
+            InvalidCursorError: If the cursor is damaged, or was issued for other filters or another incident.
+        """
+        who, after = sees(principal), None
+        if query.cursor is not None:
+            incident_id = await self._database.fetchval(
+                _ID, *who, *ref_of(ref), operation="timeline_id", repeatable=True
+            )
+            if incident_id is None:
+                return None
+            ref, after = incident_id, place(query, incident_id)
+        sql, args = _sql_of(query, after)
+        given = (*who, *ref_of(ref), query.as_of, RULES, *args)
+        row = await self._database.fetchrow(sql, *given, operation="timeline_slice", repeatable=True)
+        if row is None:
+            return None
+        incident, conflicts = incident_of(row), row["conflicts"]
+        known = None if query.known_as_of is None else micros(query.known_as_of)
+        key = (incident.id, row["until"], known, query.include_hidden)
+        whole = query.digest or row["entries"] <= COMPLETE
+        digest = await self.digest(key) if whole else self._digests.get(key)
+        entries = await aside(sum(map(len, row["page"])), _entries, row["page"])
+        milestones = _milestones(json.loads(row["milestones"]))
+        page = TimelinePage.of(entries, query, incident.id, digest=digest, milestones=milestones)
+        version = f'W/"{micros(row["timeline_at"])}-{conflicts}"'
+        return Slice(incident, page, f'"{digest[:32]}-{conflicts}"' if digest else version)
+
+    async def digest(self, key: Key) -> str:
+        """Return the digest of a version of a timeline, which never changes."""
+        if (found := self._digests.get(key)) is not None:
+            self._digests.move_to_end(key)
+            return found
+        async with self._turns:
+            if (found := self._digests.get(key)) is None:
+                found = await self._database.fetchval(
+                    _DIGEST, *key, operation="timeline_digest", repeatable=True
+                )
+            assert found is not None  # noqa: S101 - of any timeline, also an empty one
+            self._digests[key] = found
+        while len(self._digests) > _MOST_DIGESTS:
+            self._digests.popitem(last=False)
+        return found
+
+    @staticmethod
+    async def digest_in(fetch: Fetch, incident_id: UUID) -> str | None:
+        """Return the digest of an incident that the unit has locked; None if it is not kept yet."""
+        if not await fetch(_IS_KEPT, incident_id, RULES, operation="timeline_is_kept"):
+            return None
+        rows = await fetch(_DIGEST_NOW, incident_id, operation="timeline_digest")
+        digest: str = rows[0]["digest"]
+        return digest
+
+
+def _sql_of(query: TimelineQuery, after: Place | None) -> tuple[str, Sequence[object]]:
+    args: list[object] = []
+
+    def bind(value: object, kind: str) -> str:
+        args.append(value)
+        return f"${len(args) + 6}::{kind}"
+
+    whole = [] if query.include_hidden else ["not e.hidden"]  # What the timeline is, and so what a tie is.
+    if query.known_as_of is not None:
+        whole.append(f"coalesce(e.known_at, e.t) <= {bind(micros(query.known_as_of), 'bigint')}")
+    own = list(whole)
+    if query.kind:
+        own.append(f"e.kind = any ({bind(query.kind, 'text[]')})")
+    if query.source:
+        own.append(f"e.source = any ({bind(query.source, 'text[]')})")
+    if query.pinned is not None:
+        own.append(f"e.pinned = {bind(query.pinned, 'boolean')}")
+    if after is not None:
+        kinds = (
+            "bigint",
+            "smallint",
+            "smallint",
+            'text collate "C"',
+            "boolean",
+            *(('text collate "C"',) * 2),
+        )
+        beyond = [bind(value, kind) for value, kind in zip(after, kinds, strict=True)]
+        # The second lets the range of the index begin there in any plan.
+        own += [f"({_KEY}) > ({', '.join(beyond)})", f"e.t >= {beyond[0]}"]
+    kept = _KEPT.format(e="e")
+    of_timeline = " and ".join(whole) or "true"
+    of_other = of_timeline.replace("e.", "x.")
+    tie = _TIE.format(kept=_KEPT.format(e="x"), whole=of_other)
+    sql = _SLICE.format(
+        incident=COLUMNS,
+        visible=VISIBLE,
+        columns=_COLUMNS,
+        kept=kept,
+        own=" and ".join(own) or "true",
+        whole=of_timeline,
+        key=_KEY,
+        limit=bind(query.limit + 1, "int"),
+        entry=_ENTRY.format(tie=tie),
+    )
+    return sql, args
+
+
+def _milestones(given: Mapping[str, Any]) -> dict[Milestone, Instant]:
+    return {
+        name: Instant(given[name]["t"], Precision(given[name]["p"])) for name in Milestone if name in given
+    }
+
+
+def _entries(texts: Sequence[str]) -> list[Entry]:
+    return [_entry(it) for text in texts for it in json.loads(text)]
+
+
+def _entry(it: Sequence[Any]) -> Entry:
+    received = it[14]
+    return Entry(
+        source=it[0],
+        id=it[1],
+        kind=it[2],
+        t=it[3],
+        p=_RANKS[it[4]],
+        title=it[5],
+        sha=it[6],
+        pinned=it[7],
+        hidden=it[8],
+        occurred_at=it[9],
+        original_precision=Precision(it[10] or "exact"),
+        original_title=it[11],
+        sequence=it[12],
+        known_at=it[13],
+        received_at=received,
+        time_basis=it[15] or "event",
+        clock_suspect=received is not None and it[9] > received + AHEAD,
+        signal_id=UUID(it[16]) if it[16] else None,
+        services=tuple(it[17] or ()),
+        environment=it[18],
+        links=tuple(it[19] or ()),
+        conflicts=it[20],
+        tie=it[21],
+    )

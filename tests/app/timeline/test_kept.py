@@ -1,0 +1,364 @@
+"""The kept timeline is the one that the rules build: entries, order, digest and durations, at every as-of."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from itertools import product
+from random import Random
+from typing import Any
+from uuid import UUID, uuid4
+
+import anyio
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from postfacta_app.durations.model import Phase, durations, marks
+from postfacta_app.migrations import upgrade
+from postfacta_app.principal import ANONYMOUS
+from postfacta_app.timeline.kept import KeptTimelines
+from postfacta_app.timeline.model import (
+    Annotation,
+    Edit,
+    Entry,
+    Facts,
+    Op,
+    Precision,
+    Signal,
+    StatusChange,
+    moment,
+)
+from postfacta_app.timeline.query import TimelineQuery
+from postfacta_app.timeline.rules import RULES, build
+from postfacta_embedded.account import Account
+from postfacta_postgres import Connection, Database
+from tests.app.timeline.stored import Row, incident_of, rows
+from tests.app.timeline.worlds import (
+    KINDS,
+    NOON,
+    SOURCES,
+    an_edit,
+    attach,
+    edit,
+    ids,
+    signals,
+    stamps,
+    worlds,
+)
+from tests.kit.every import every
+from tests.kit.pg import execute, open_folder, prepared_server
+
+EARLIER = -2 * NOON  # As microseconds since 1970 this is long before it.
+BODIES = (
+    "", "Rolled\u2028back", "\u3000 Wide \x1f\nmore", '"quoted" \\ back', "tab\tand \x01 control \x7f", "\U0001d518\U0001d52b é",
+    "\n\n second", "x" * 250, "\u0085", "a\r\nb",
+)  # fmt: skip
+TITLES = ("Deploy", "Latency", "Zürich", '"q" \\ \x02', "\U0001d518\ue000", "tab\t", "\u2028")
+NAMES = ("z", "Z", "é", "\U0001d518", "\ue000", "a")
+MOVES = (("OPEN", None), ("IN_PROGRESS", None), ("RESOLVED", None), ("CLOSED", "workaround"))
+
+
+class _RollBackError(Exception):
+    """Ends a transaction without a trace."""
+
+
+class _Inside:
+    """Reads as a database does, within a transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def fetchrow(self, sql: str, *args: object, operation: str, repeatable: bool) -> Any:
+        return await self._connection.fetchrow(sql, *args, operation=operation)
+
+    async def fetchval(self, sql: str, *args: object, operation: str, repeatable: bool) -> Any:
+        row = await self._connection.fetchrow(sql, *args, operation=operation)
+        return None if row is None else row[0]
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> Facts:
+    """Make facts with odd words and names, edits of entries that come later, and sometimes times before 1970."""
+    facts = draw(worlds())
+    more = [draw(signals(f"{draw(st.sampled_from(NAMES))}{n}")) for n in range(draw(st.integers(0, 8)))]
+    sequences = st.none() | st.sampled_from(["1", "2", "10", "", *NAMES])
+    found = [
+        replace(it, title=draw(st.sampled_from(TITLES)), sequence=draw(sequences))
+        for it in (*facts.signals, *more)
+    ]
+    words = st.sampled_from(BODIES)
+    notes = [replace(it, body=draw(words | st.just(it.body))) for it in facts.annotations]
+    changes = [
+        replace(
+            it, from_status=MOVES[n - 1][0] if n else None, to_status=MOVES[n][0], outcome=MOVES[n][1],
+            reason=draw(st.none() | words.filter(bool)),
+        )
+        for n, it in enumerate(facts.changes)
+    ]  # fmt: skip
+    targets = [
+        *((it.source, it.external_id) for it in found),
+        *(("postfacta", f"status:{it.id}") for it in changes),
+        *(("human", f"annotation:{it.root}") for it in notes),
+    ]
+    edits = [*facts.edits, *(attach(it, draw(stamps), draw(ids)) for it in more)]
+    edits += draw(st.lists(an_edit(targets, found), max_size=15))
+    made = Facts(found, changes, notes, edits)
+    return earlier(made) if draw(st.booleans()) else made
+
+
+def earlier(facts: Facts) -> Facts:
+    """Move what happened to long before 1970; what was recorded stays."""
+
+    def moved(at: int | None) -> Any:
+        return None if at is None else at + EARLIER
+
+    return Facts(
+        [replace(it, occurred_at=moved(it.occurred_at), known_at=moved(it.known_at)) for it in facts.signals],
+        [replace(it, occurred_at=moved(it.occurred_at)) for it in facts.changes],
+        [replace(it, occurred_at=moved(it.occurred_at)) for it in facts.annotations],
+        facts.edits,
+    )
+
+
+@asynccontextmanager
+async def written(
+    database: Database, facts: Facts, random: Random, *, by_backfill: bool
+) -> AsyncGenerator[tuple[Connection, UUID]]:
+    """Write facts in any order, through the triggers or before there were any; leave nothing behind."""
+    incident = uuid4()
+    with suppress(_RollBackError):
+        async with database.transaction() as connection:
+            if by_backfill:
+                await connection.execute("set local session_replication_role = replica")
+            for sql, *values in incident_of(facts, incident):
+                await connection.execute(sql, *values)
+            if not by_backfill:  # As its declaration does.
+                stub = "insert into incident_measures (incident_id, rules) values ($1, $2)"
+                await connection.execute(stub, incident, RULES)
+            for sql, *values in _shuffled(list(rows(facts, incident)), random):
+                await connection.execute(sql, *values)
+            if by_backfill:
+                await connection.execute("select timeline_rebuild($1)", incident)
+            yield connection, incident
+            raise _RollBackError
+
+
+def _shuffled(given: Sequence[Row], random: Random) -> Sequence[Row]:
+    """Shuffle, but keep the versions of an annotation in order."""
+    chains = [row for row in given if "into annotations" in row[0]]
+    order = list(given)
+    random.shuffle(order)
+    turns = iter(chains)
+    return [next(turns) if "into annotations" in row[0] else row for row in order]
+
+
+async def differences(
+    connection: Connection, incident: UUID, facts: Facts, random: Random | None = None
+) -> list[str]:
+    """Compare with the rules at each as-of: whole timelines, or slices of random filters and sizes."""
+    found: list[str] = []
+    kept = KeptTimelines(_Inside(connection))  # type: ignore[arg-type] # it reads, and no more
+    for until, hidden in product((None, *range(8)), (False, True)):
+        known = None if random is None else random.choice([None, NOON, NOON + 30_000_000, NOON + EARLIER])
+        query = _query(random).model_copy(
+            update={
+                "as_of": None if until is None else moment(until),
+                "known_as_of": None if known is None else moment(known),
+                "include_hidden": hidden,
+            }
+        )
+        whole = build(facts, as_of=until, known_as_of=known, include_hidden=hidden)
+        items: list[Entry] = []
+        cursor, digest, etag = None, "", ""
+        while True:
+            got = await kept.slice(ANONYMOUS, incident, query.model_copy(update={"cursor": cursor}))
+            assert got is not None
+            items += got.page.items
+            digest, etag, milestones = str(got.page.digest), got.etag, got.page.milestones
+            if (cursor := got.page.next_cursor) is None:
+                break
+        told = f"as of {until}, hidden {hidden}, known {known}, {query!r}"
+        wanted = [it for it in whole.entries if query.shows(it)]
+        if items != wanted:
+            found.append(f"entries {told}: {items} for {wanted}")
+        if (digest, etag, milestones) != (whole.digest, whole.etag, whole.milestones):
+            found.append(f"digest {told}")
+    known_marks, is_open = marks(facts)
+    lengths = durations(known_marks, is_open=is_open)
+    row = await connection.fetchrow(
+        "select *, (select count(*) from timeline_entries e where e.incident_id = m.incident_id) as held"
+        " from incident_measures m where m.incident_id = $1",
+        *(incident,),
+        operation="test",
+    )
+    assert row is not None
+    written_marks = {name: [it.t, it.p.rank, it.basis] for name, it in known_marks.items()}
+    if facts.edits or facts.changes:
+        measured = (json.loads(row["marks"]), row["is_open"], row["status"], row["seconds"], row["entries"])
+        if measured != (
+            written_marks,
+            is_open,
+            [lengths[it].status for it in Phase],
+            [lengths[it].seconds for it in Phase],
+            row["held"],
+        ):
+            found.append(f"measures {measured} for {written_marks}, {lengths}")
+    return found
+
+
+def _query(random: Random | None) -> TimelineQuery:
+    if random is None:
+        return TimelineQuery.model_validate({})
+    return TimelineQuery.model_validate(
+        {
+            "kind": random.sample(KINDS, 3) if random.random() < 0.3 else [],
+            "source": [random.choice(SOURCES)] if random.random() < 0.3 else [],
+            "pinned": random.choice([None, None, True, False]),
+            "limit": random.randint(1, 7),
+        }
+    )
+
+
+@pytest.mark.usefixtures("programs")
+@settings(
+    deadline=None,
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+    ],
+)
+@given(facts=histories(), seed=st.integers(0, 2**32), by_backfill=st.booleans())
+async def test_a_kept_timeline_is_the_one_of_the_rules(
+    app_database: Database, facts: Facts, seed: int, *, by_backfill: bool
+) -> None:
+    random = Random(seed)  # noqa: S311 - for no secret
+    async with written(app_database, facts, random, by_backfill=by_backfill) as (connection, incident):
+        assert await differences(connection, incident, facts, random) == []
+
+
+# What the mutants change, each aimed at by one of these.
+
+ONE = Signal(
+    signal_id=uuid4(), source="ci", external_id="a", kind="alert_firing", occurred_at=NOON + 31_000_000,
+    precision=Precision.MINUTE, title="One", content_sha256="ab" * 32, received_at=NOON, time_basis="event", conflicts=1,
+)  # fmt: skip
+SEVERAL = [replace(ONE, signal_id=uuid4(), external_id=name) for name in ("Z", "a", "é", "_", "B")]
+SHOWN = attach(ONE, 1, uuid4())
+
+
+def _edited(*edits: Edit) -> Facts:
+    return Facts([ONE], [], [], [SHOWN, *edits])
+
+
+def _entry(op: Op, at: int, value: Any = None) -> Edit:
+    return edit(op, at, uuid4(), source="ci", external_id="a", value=value)
+
+
+def _clock(at: int, ms: int) -> Edit:
+    return edit(Op.CLOCK_OFFSET, at, uuid4(), source="ci", value={"ms": ms})
+
+
+_BY_HAND = {"at": moment(NOON).isoformat(), "precision": "second"}
+AIMED = {
+    "two edits of one family": _edited(_entry(Op.SET_TITLE, 3, {"title": "A"}), _entry(Op.SET_TITLE, 5, {"title": "B"})),
+    "a clock that moves later": _edited(_clock(3, 1500), _clock(5, -90_000)),
+    "an edit after the attachment": _edited(_entry(Op.HIDE, 5)),
+    "a clock by less than the precision": _edited(_clock(2, 29_500)),
+    "a time set by hand, then a clock": _edited(_entry(Op.SET_TIME, 3, _BY_HAND), _clock(5, 60_000)),
+    "names that languages order otherwise": Facts(SEVERAL, [], [], [attach(it, 1, uuid4()) for it in SEVERAL]),
+    "a time before 1970": earlier(_edited()),
+    "a signal that left": _edited(attach(ONE, 4, uuid4(), Op.DETACH)),
+    "a hidden alert": Facts(
+        [ONE],
+        [StatusChange(id=uuid4(), at=1, from_status=None, to_status="OPEN", occurred_at=NOON + 60_000_000)],
+        [],
+        [SHOWN, _entry(Op.HIDE, 5)],
+    ),
+    "a remark that was retracted": Facts(
+        annotations=[
+            Annotation(id=(note := uuid4()), root=note, at=2, kind="note", body="Said", occurred_at=NOON),
+            Annotation(id=uuid4(), root=note, at=4, kind="note", body="Said", occurred_at=NOON, retracted=True),
+        ]
+    ),
+}  # fmt: skip
+# function, what it says, what the mutant says
+MUTANTS = {
+    "the first edit counts": ("timeline_rows", "e.external_id, e.at desc, e.id desc", "e.external_id, e.at, e.id"),
+    "the past reads later clocks": ("timeline_rows", "timeline_clocks(inc, until)", "timeline_clocks(inc, 'infinity')"),
+    "a clock that moved later is not seen": ("timeline_seen", "t - e.shift + c.shift", "t"),
+    "edits do not count as changes": ("timeline_rows", "greatest(f.at, l.at)", "f.at"),
+    "the clock is put right before rounding": (
+        "timeline_rows",
+        "timeline_floor(f.occurred, f.pn) + coalesce(c.shift, 0)",
+        "timeline_floor(f.occurred + coalesce(c.shift, 0), f.pn)",
+    ),
+    "a clock moves a time set by hand": (
+        "timeline_rows", "case when l.t is null then coalesce(c.shift, 0) end", "coalesce(c.shift, 0)",
+    ),
+    "the sign of rounding": ("timeline_floor", "((t % timeline_width(p)) + timeline_width(p)) % timeline_width(p)", "(t % timeline_width(p))"),
+    "a hidden alert detects": ("timeline_measures", "and not e.hidden", ""),
+    "what left was never there": ("timeline_seen", "e.first_at <= until", "e.present"),
+}  # fmt: skip
+
+
+async def _survives(database: Database) -> bool:
+    for facts, by_backfill in product(AIMED.values(), (False, True)):
+        order = Random(0)  # noqa: S311 - for no secret
+        async with written(database, facts, order, by_backfill=by_backfill) as (connection, incident):
+            if await differences(connection, incident, facts):
+                return False
+    return True
+
+
+async def _definition(database: Database, name: str) -> str:
+    query = "select pg_get_functiondef(oid) from pg_proc where proname = $1"
+    return str(await database.fetchval(query, name, operation="test"))
+
+
+@pytest.mark.usefixtures("programs")
+async def test_each_clause_is_missed_when_it_changes(app_database: Database) -> None:
+    assert await _survives(app_database)
+    with every() as case:
+        for what, (name, says, mutant) in MUTANTS.items():
+            with case(what):
+                whole = await _definition(app_database, name)
+                assert says in whole
+                await app_database.execute(whole.replace(says, mutant), operation="test")
+                assert not await _survives(app_database)
+                await app_database.execute(whole, operation="test")
+
+
+@pytest.fixture
+def linguistic_dsn(programs: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Give a migrated database that orders text as English does."""
+    start = Account.start
+    with open_folder() as folder:
+        localedef = ["localedef", "-i", "en_US", "-f", "UTF-8", str(folder / "en_US.UTF-8")]
+        subprocess.run(localedef, check=True, capture_output=True, timeout=60)  # noqa: S603 - of the C library
+
+        def with_locale(self: Account, command: Any, *, output: Any, env: Any = None) -> Any:
+            return start(self, command, output=output, env={**(env or {}), "LOCPATH": str(folder)})
+
+        monkeypatch.setattr(Account, "start", with_locale)
+        with prepared_server() as server:
+            execute(
+                server.dsn(),
+                "create database english template template0 locale_provider libc locale 'en_US.UTF-8'",
+            )
+            upgrade(server.dsn("english"), progress=lambda _: None)
+            yield server.dsn("english")
+
+
+async def test_the_order_is_by_code_point_where_a_language_has_another(linguistic_dsn: str) -> None:
+    async with Database(linguistic_dsn) as database:
+        with anyio.fail_after(30):
+            await database.wait_connected()
+        assert await database.fetchval("select 'a' < 'B'", operation="test")
+        assert await _survives(database)
+        whole = await _definition(database, "timeline_digest")
+        await database.execute(whole.replace('collate "C"', 'collate "default"'), operation="test")
+        assert not await _survives(database)
