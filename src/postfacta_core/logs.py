@@ -18,9 +18,8 @@ from typing import Any, Final
 
 from .clock import MONOTONIC
 from .events import LogsSuppressed, Observer
-from .telemetry.exchange import Exchange
 from .telemetry.lines import ConsoleFormatter, JsonFormatter
-from .telemetry.logs import FloodFilter, RequestFilter
+from .telemetry.logs import AccessLine, FloodFilter, RequestFilter
 from .validation import validation
 
 __all__ = ["LineWriter", "configure", "instance", "watch"]
@@ -154,21 +153,19 @@ class LineWriter(logging.Handler):
         if not self._wake.is_set():
             self._wake.set()
 
-    def write_access(  # noqa: PLR0917 - by position, for each request
-        self, exchange: Exchange, at: float, constant: Mapping[str, object], weight: int
-    ) -> bool:
-        """Put the line of an exchange into the queue without a record, and return whether that could be done."""
+    def write_access(self, line: AccessLine, at: float, constant: Mapping[str, object]) -> bool:
+        """Put an access line into the queue without a record, and return whether that could be done."""
         formatter = self.formatter
         # A filter or a formatter of the service wants to see a record.
         if type(formatter) is not JsonFormatter or len(self.filters) != self._own_filters:
             return False
-        line = formatter.access_line(exchange, at, constant, weight) if self.level <= logging.INFO else None
-        if line is None:
+        text = formatter.access_line(line, at, constant) if self.level <= logging.INFO else None
+        if text is None:
             return False
         if len(self._lines) >= _MOST_LINES:
             self._dropped += 1
             return True
-        self._lines.append(line + "\n")
+        self._lines.append(text + "\n")
         if not self._wake.is_set():
             self._wake.set()
         return True

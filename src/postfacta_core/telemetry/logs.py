@@ -11,8 +11,8 @@ import logging
 import math
 import re
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 from ..clock import MONOTONIC, WALL, Clock
 from ..context import current_request
@@ -39,15 +39,27 @@ from .exchange import Exchange, NullRecorder, SocketExchange
 from .redaction import redact_text
 from .sampling import AccessSampler, EventBudget
 
-__all__ = ["LOGGER", "STANDARD", "AccessLog", "EventLog", "EventRecord", "FloodFilter", "RequestFilter"]
+__all__ = [
+    "LOGGER",
+    "STANDARD",
+    "AccessLine",
+    "AccessLog",
+    "EventLog",
+    "EventRecord",
+    "FloodFilter",
+    "RequestFilter",
+]
 
 LOGGER: Final = logging.getLogger("postfacta")
 
 _ROOT: Final = logging.getLogger()
-_USUAL: Final = logging.LogRecord
 _ACCESS: Final = "http.request"
 _SUPPRESSED: Final = "log.suppressed"
 _TOO_MANY_REQUESTS: Final = 429
+# What a WebSocket's line does not have.
+_REQUESTS: Final = frozenset(
+    {"method", "traffic", "request_bytes", "bytes", "deadline_remaining_ms", "queue_ms"}
+)
 # The event names of this library, and of code that logs in the same way. Other messages may hold anything.
 _is_event = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z0-9_]+)+").fullmatch
 _LONGEST_EVENT: Final = 64
@@ -192,8 +204,8 @@ class AccessLog(NullRecorder):
     With a sampler, a line stands for `sample_rate` requests if it has that field, else for one. What failed, what was
     refused with 429 and what was slow is never left out.
 
-    A line is a `logging.LogRecord` with all that logging puts on one, for every handler, filter and formatter.
-    Only `taskName` (Python 3.12) is None: a server's names of its tasks say nothing of a request.
+    A line is a `logging.LogRecord` with all that logging puts on one, for every handler, filter and formatter; only
+    `taskName` (Python 3.12) is None. The handler of `logs.configure`, if it is the only one, gets it without a record.
 
     Args:
         logger: Where the lines go.
@@ -215,7 +227,7 @@ class AccessLog(NullRecorder):
         self._line = {"level": "info", "event": _ACCESS, "logger": logger.name, **self._constant}
         self._sampler = sampler
         self._wall = wall
-        self._mould = _Mould(0.0, 0, {}, 0.0)
+        self._mould: tuple[tuple[float, int], dict[str, Any], float] = (0.0, 0), {}, 0.0
 
     def end(self, exchange: Exchange, /) -> None:
         """Write the line."""
@@ -229,24 +241,19 @@ class AccessLog(NullRecorder):
             weight = self._sampler.weigh(exchange.seconds, exchange.request.started + exchange.seconds)
             if not weight:
                 return
-        is_usual = error is None and logging.getLogRecordFactory() is _USUAL
-        # With one handler alone, which takes lines, none needs a record.
-        logger, handlers = self._logger, _ROOT.handlers
-        if (
-            is_usual
-            and len(handlers) == 1
-            and not logger.handlers
-            and not logger.filters
-            and logger.propagate
-        ):
-            write: Any = getattr(handlers[0], "write_access", None) if logger.parent is _ROOT else None
-            if write is not None and write(exchange, self._wall(), self._line, weight):
-                return
-        record = self._cast() if is_usual else self._make(level, error)
-        fields = record.__dict__
-        _fill(fields, exchange)
-        if weight > 1:
-            fields["sample_rate"] = weight
+        line = AccessLine(exchange, weight)
+        record = None
+        if error is None and logging.getLogRecordFactory() is logging.LogRecord:
+            logger, handlers = self._logger, _ROOT.handlers
+            # With one handler alone, which takes lines, none needs a record.
+            is_alone = len(handlers) == 1 and logger.parent is _ROOT and logger.propagate
+            if is_alone and not (logger.handlers or logger.filters):
+                write: Any = getattr(handlers[0], "write_access", None)
+                if write is not None and write(line, self._wall(), self._line):
+                    return
+            record = self._cast()
+        record = record or self._make(level, error)
+        record.__dict__.update(line.members())
         self._logger.handle(record)
 
     def closed(self, exchange: SocketExchange, /) -> None:
@@ -255,28 +262,14 @@ class AccessLog(NullRecorder):
         level = logging.INFO if error is None else logging.ERROR
         if not self._logger.isEnabledFor(level):
             return
-        request = exchange.request
-        record = _record(self._logger, level, "websocket.closed", error=error)
-        record.__dict__.update(
-            self._constant,
-            route=exchange.route,
-            path=exchange.path,
-            status=exchange.status,
-            outcome=exchange.outcome,
-            close_code=exchange.close_code,
-            duration_ms=round(exchange.seconds * 1000, 3),
-            error_type=exchange.error_type,
-            client=exchange.client,
-            principal=request.principal,
-            request_id=request.request_id,
-            trace_id=request.trace_id,
-            span_id=request.span_id,
-            trace_flags=request.trace_flags,
-        )
+        record = self._make(level, error, "websocket.closed")
+        members = AccessLine(exchange, 1).members().items()
+        record.__dict__.update({name: value for name, value in members if name not in _REQUESTS})
+        record.__dict__.update(outcome=exchange.outcome, close_code=exchange.close_code)
         self._logger.handle(record)
 
-    def _make(self, level: int, error: Exception | None) -> logging.LogRecord:
-        record = _record(self._logger, level, _ACCESS, error=error)
+    def _make(self, level: int, error: Exception | None, event: str = _ACCESS) -> logging.LogRecord:
+        record = _record(self._logger, level, event, error=error)
         record.__dict__.update(self._constant)
         return record
 
@@ -286,61 +279,71 @@ class AccessLog(NullRecorder):
         Logging would look up file, thread and process for each: here they are looked up once a second, and in
         another thread. To ask for the process id is a system call, which costs 1 microsecond.
         """
-        now, thread = self._wall(), threading.get_ident()
-        mould = self._mould
-        if mould.second != now // 1 or mould.thread != thread:
-            mould = self._mould = self._make_mould(now // 1, thread)
+        now = self._wall()
+        key, fields, loaded_at = self._mould
+        if key != (present := (now // 1, threading.get_ident())):
+            fields = vars(self._make(logging.INFO, None))
+            # The task is another one for the next request; before Python 3.12 a record does not know it.
+            fields |= dict.fromkeys(fields.keys() & {"taskName"})
+            # When logging was imported.
+            loaded_at = fields["created"] - fields["relativeCreated"] / 1000
+            self._mould = present, fields, loaded_at
         record = EventRecord.__new__(EventRecord)
-        fields = record.__dict__ = mould.fields.copy()
-        fields["created"] = now
-        fields["msecs"] = now % 1 * 1000 // 1
-        fields["relativeCreated"] = (now - mould.loaded_at) * 1000
+        record.__dict__ = fields.copy()
+        record.created, record.msecs = now, now % 1 * 1000 // 1
+        record.relativeCreated = (now - loaded_at) * 1000
         return record
 
-    def _make_mould(self, second: float, thread: int) -> _Mould:
-        model = self._make(logging.INFO, None)
-        loaded_at = model.created - model.relativeCreated / 1000
-        # The task is another one for the next request; before Python 3.12 a record does not know it.
-        fields = {**vars(model), **dict.fromkeys(vars(model).keys() & {"taskName"})}
-        return _Mould(second, thread, fields, loaded_at)
 
+class AccessLine:
+    """What an access line says of an exchange, of which `weight` are as it.
 
-class _Mould(NamedTuple):
-    """What all records of one thread in one second have in common; `loaded_at` is when logging was imported."""
+    Attributes:
+        texts: By `TEXTS`.
+        numbers: By `NUMBERS`.
+        more: Numbers that not each has.
+    """
 
-    second: float
-    thread: int
-    fields: dict[str, Any]
-    loaded_at: float
+    __slots__ = ("more", "numbers", "texts")
 
+    TEXTS: Final = (
+        *("method", "route", "path", "error_type", "client", "principal", "traffic"),
+        *("request_id", "trace_id", "span_id", "trace_flags"),
+    )
+    NUMBERS: Final = ("status", "duration_ms", "request_bytes", "bytes")
 
-def _fill(fields: dict[str, Any], exchange: Exchange) -> None:
-    request = exchange.request
-    fields["method"] = exchange.method
-    fields["route"] = exchange.route
-    fields["path"] = exchange.path
-    fields["status"] = exchange.status
-    # To the microsecond, for a tenth of what `round` costs.
-    fields["duration_ms"] = (exchange.seconds * 1e6 + 0.5) // 1 / 1000
-    fields["error_type"] = exchange.error_type
-    fields["client"] = exchange.client
-    fields["principal"] = request.principal
-    fields["request_bytes"] = exchange.request_bytes
-    fields["bytes"] = exchange.response_bytes
-    fields["traffic"] = exchange.traffic
-    limit = min(request.asked, request.limit)
-    if limit < math.inf:
-        # Below 0 it came too late.
-        left = limit - exchange.seconds
-        fields["deadline_remaining_ms"] = (left * 1e6 + 0.5) // 1 / 1000
-    if request.queued:
-        fields["queue_ms"] = (request.queued * 1e6 + 0.5) // 1 / 1000
-    fields["request_id"] = request.request_id
-    if request.trace_id:
-        # The filter would add them too, but not every handler has it.
-        fields["trace_id"] = request.trace_id
-        fields["span_id"] = request.span_id
-        fields["trace_flags"] = request.trace_flags
+    def __init__(self, exchange: Exchange, weight: int) -> None:
+        request, seconds = exchange.request, exchange.seconds
+        self.texts = (
+            exchange.method,
+            exchange.route,
+            exchange.path,
+            exchange.error_type,
+            exchange.client,
+            request.principal,
+            exchange.traffic,
+            request.request_id,
+            request.trace_id,
+            request.span_id,
+            request.trace_flags,
+        )
+        # To the microsecond, for a tenth of what `round` costs.
+        duration = (seconds * 1e6 + 0.5) // 1 / 1000
+        self.numbers = exchange.status, duration, exchange.request_bytes, exchange.response_bytes
+        self.more: dict[str, float] = {}
+        limit = min(request.asked, request.limit)
+        if limit < math.inf:
+            # Below 0 it came too late.
+            self.more["deadline_remaining_ms"] = ((limit - seconds) * 1e6 + 0.5) // 1 / 1000
+        if request.queued:
+            self.more["queue_ms"] = (request.queued * 1e6 + 0.5) // 1 / 1000
+        if weight > 1:
+            self.more["sample_rate"] = weight
+
+    def members(self) -> dict[str, object]:
+        """Return all by their names."""
+        names, values = (*self.TEXTS, *self.NUMBERS), (*self.texts, *self.numbers)
+        return {**dict(zip(names, values, strict=True)), **self.more}
 
 
 class EventLog:
@@ -358,80 +361,53 @@ class EventLog:
 
     def __call__(self, event: Event, /) -> None:
         """Write a line, or none."""
-        match event:
-            case CircuitChanged():
-                fields = {"breaker": event.breaker, "old": event.old, "new": event.new}
-                self._write(logging.WARNING, "breaker.changed", **fields, reason=event.reason)
-            case ListenerFailed():
-                self._write(logging.ERROR, "listener.failed", policy=event.policy, error=event.error)
-            case TaskCrashed():
-                fields = {"task": event.task, "error_type": type(event.error).__name__}
-                self._write(logging.ERROR, "task.crashed", event.error, **fields)
-            case HealthChecked():
-                self._check(event)
-            case ConnectionOpened() if event.error_type:
-                fields = {"pool": event.pool, "error_type": event.error_type}
-                self._write(logging.WARNING, "pool.connection_failed", **fields)
-            case ModeChanged() | RetryScheduled() | StoreChanged():
-                self._policy(event)
-            case _:
-                self._live(event)
+        about = _LINES.get(type(event))
+        if about is None or (isinstance(event, HealthChecked) and not self._has_changed(event)):
+            return
+        level, name, fields = about(event)
+        if level and self._logger.isEnabledFor(level):
+            crash = event.error if isinstance(event, TaskCrashed) else None
+            record = _record(self._logger, level, name, error=crash)
+            record.__dict__.update({field: getattr(event, field) for field in fields.split()})
+            if crash is not None:
+                record.__dict__["error_type"] = type(crash).__name__
+            self._logger.handle(record)
 
-    def _policy(self, event: ModeChanged | RetryScheduled | StoreChanged) -> None:
-        match event:
-            case ModeChanged():
-                fields = {"policy": event.policy, "old": event.old, "new": event.new}
-                self._write(logging.WARNING, "policy.mode_changed", **fields)
-            case RetryScheduled():
-                fields = {"policy": event.policy, "error_type": event.error_type}
-                self._write(
-                    logging.INFO, "retry.scheduled", **fields, attempt=event.attempt, delay=event.delay
-                )
-            case StoreChanged() if event.available:
-                self._write(logging.INFO, "ratelimit.store_back", policy=event.policy)
-            case _:
-                fields = {"policy": event.policy, "fallback": event.fallback, "error": event.error}
-                self._write(logging.ERROR, "ratelimit.store_away", **fields)
-
-    def _live(self, event: Event) -> None:
-        match event:
-            case SignalsIntercepted():
-                level = logging.INFO if event.in_place else logging.WARNING
-                self._write(
-                    level,
-                    "lifecycle.signals",
-                    mechanism=event.mechanism,
-                    in_place=event.in_place,
-                )
-            case PhaseChanged():
-                self._write(logging.INFO, "lifecycle.changed", old=event.old, new=event.new)
-            case Drained():
-                level = logging.WARNING if event.cancelled or event.left else logging.INFO
-                fields = {"cancelled": event.cancelled, "left": event.left, "seconds": event.seconds}
-                self._write(level, "lifecycle.drained", **fields)
-            case ResourceStuck():
-                stuck: dict[str, object] = {"resource": event.resource, "seconds": event.seconds}
-                self._write(logging.ERROR, "resource.stuck", **stuck)
-            case _:
-                pass
-
-    def _check(self, event: HealthChecked) -> None:
+    def _has_changed(self, event: HealthChecked) -> bool:
         before = self._verdicts.get(event.check, True)
         self._verdicts[event.check] = event.up
-        if before != event.up:
-            level = logging.INFO if event.up else logging.WARNING
-            self._write(
-                level,
-                "health.changed",
-                check=event.check,
-                critical=event.critical,
-                up=event.up,
-                error=event.error,
-            )
+        return before != event.up
 
-    # By position: a field may be called `error`.
-    def _write(self, level: int, name: str, crash: BaseException | None = None, /, **fields: object) -> None:
-        if self._logger.isEnabledFor(level):
-            record = _record(self._logger, level, name, error=crash)
-            record.__dict__.update(fields)
-            self._logger.handle(record)
+
+_INFO, _WARNING, _ERROR = logging.INFO, logging.WARNING, logging.ERROR
+
+
+def _always(level: int, name: str, fields: str) -> Callable[[Any], tuple[int, str, str]]:
+    return lambda _: (level, name, fields)
+
+
+# The level, the name and the fields of an event's line; without a level there is none.
+_LINES: Final[Mapping[type, Callable[[Any], tuple[int, str, str]]]] = {
+    CircuitChanged: _always(_WARNING, "breaker.changed", "breaker old new reason"),
+    ListenerFailed: _always(_ERROR, "listener.failed", "policy error"),
+    TaskCrashed: _always(_ERROR, "task.crashed", "task"),
+    ModeChanged: _always(_WARNING, "policy.mode_changed", "policy old new"),
+    RetryScheduled: _always(_INFO, "retry.scheduled", "policy error_type attempt delay"),
+    PhaseChanged: _always(_INFO, "lifecycle.changed", "old new"),
+    ResourceStuck: _always(_ERROR, "resource.stuck", "resource seconds"),
+    HealthChecked: lambda event: (_INFO if event.up else _WARNING, "health.changed", "check critical up error"),
+    ConnectionOpened: lambda event: (
+        _WARNING if event.error_type else 0, "pool.connection_failed", "pool error_type"
+    ),
+    StoreChanged: lambda event: (
+        (_INFO, "ratelimit.store_back", "policy")
+        if event.available
+        else (_ERROR, "ratelimit.store_away", "policy fallback error")
+    ),
+    SignalsIntercepted: lambda event: (
+        _INFO if event.in_place else _WARNING, "lifecycle.signals", "mechanism in_place"
+    ),
+    Drained: lambda event: (
+        _WARNING if event.cancelled or event.left else _INFO, "lifecycle.drained", "cancelled left seconds"
+    ),
+}  # fmt: skip
