@@ -105,7 +105,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "NullRecorder",
             "Number",
             "PasswordFile",
-            "PlainGauge",
+            "ReadGauge",
             "PlainHistogram",
             "PolicyCollector",
             "Permit",

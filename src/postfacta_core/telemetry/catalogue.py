@@ -40,7 +40,7 @@ class Instrument(NamedTuple):
         note: What the reference adds to the kind.
     """
 
-    kind: Literal["counter", "gauge", "histogram", "plain gauge"]
+    kind: Literal["counter", "gauge", "histogram"]
     text: str
     labels: tuple[str, ...] = ()
     wide: tuple[int, ...] = (0,)
@@ -63,7 +63,7 @@ INSTRUMENTS: Final[Mapping[str, Instrument]] = {
         buckets=HTTP_BUCKETS,
     ),
     "http_server_active_requests": Instrument(
-        "plain gauge", "Requests not answered yet.", ("http_request_method",), wide=()
+        "gauge", "Requests not answered yet.", ("http_request_method",), wide=()
     ),
     "http_server_request_body_size_bytes": Instrument(
         "histogram",
@@ -82,11 +82,9 @@ INSTRUMENTS: Final[Mapping[str, Instrument]] = {
         note="only with `body_sizes`",
     ),
     "http_last_request_received_time": Instrument(
-        "plain gauge", "When the last request came.", ("path", "method"), note="unix seconds"
+        "gauge", "When the last request came.", ("path", "method"), note="unix seconds"
     ),
-    "postfacta_websocket_open": Instrument(
-        "plain gauge", "WebSockets that were accepted and are not closed yet."
-    ),
+    "postfacta_websocket_open": Instrument("gauge", "WebSockets that were accepted and are not closed yet."),
     "postfacta_websocket_duration_seconds": Instrument(
         "histogram",
         "From the handshake of a WebSocket to its close, or to its refusal.",
@@ -115,7 +113,7 @@ INSTRUMENTS: Final[Mapping[str, Instrument]] = {
     "postfacta_task_crashes_total": Instrument(
         "counter", "Background tasks that raised and were started again.", ("task",)
     ),
-    "postfacta_requests_overdue": Instrument("plain gauge", "Handlers that were cancelled and still run."),
+    "postfacta_requests_overdue": Instrument("gauge", "Handlers that were cancelled and still run."),
     "postfacta_event_loop_lag_seconds": Instrument(
         "histogram", "How late the event loop ran, sampled.", buckets=LAG_BUCKETS
     ),

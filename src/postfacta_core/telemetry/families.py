@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
-from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client import CollectorRegistry, Counter
 
-from .catalogue import INSTRUMENTS, Instrument
+from .catalogue import INSTRUMENTS
 from .exchange import OTHER
-from .plain import PlainGauge, PlainHistogram
+from .plain import PlainHistogram, ReadGauge
 
 __all__ = ["Families", "Family"]
 
-_Metric = MetricWrapperBase | PlainGauge | PlainHistogram
 _OVERFLOWS: Final = "postfacta_metrics_label_overflow_total"
 
 
@@ -29,7 +27,12 @@ class Family:
     """
 
     def __init__(
-        self, metric: _Metric, cap: int, *, overflow: Callable[[], None], wide: tuple[int, ...]
+        self,
+        metric: Counter | PlainHistogram,
+        cap: int,
+        *,
+        overflow: Callable[[], None],
+        wide: tuple[int, ...],
     ) -> None:
         self._metric = metric
         self._cap = cap
@@ -52,15 +55,9 @@ class Family:
         """Whether new sets of labels are sent to `_OTHER`."""
         return len(self._children) >= self._cap
 
-    def refresh_by(self, refresh: Callable[[], object]) -> None:
-        """Have a plain gauge brought up to date by a function before it is read."""
-        if not isinstance(self._metric, PlainGauge):
-            raise TypeError("prometheus-client's own instruments are set, not refreshed")
-        self._metric.refresh = refresh
-
-    def known(self) -> list[tuple[str, ...]]:
-        """Return the label values that it has so far."""
-        return list(self._children)
+    def known(self) -> list[tuple[tuple[str, ...], Any]]:
+        """Return the label values that it has so far, and their series."""
+        return list(self._children.items())
 
     def _add(self, key: tuple[str, ...]) -> Any:
         child = self._children[key] = self._metric.labels(*key)
@@ -86,23 +83,17 @@ class Families:
         # The bound child is made here: `labels` costs more than the observation itself.
         return self._overflows.labels(metric).inc
 
-    def make(self, name: str, *, read: Callable[[float], float] = float) -> Family:
-        """Make the one that the catalogue has under this name.
-
-        Args:
-            name: Of the metric, in full.
-            read: Of a plain gauge: turns its number into what is shown.
-        """
-        about = INSTRUMENTS[name]
-        metric = self._metric(name, about, read)
+    def make(self, name: str) -> Family:
+        """Make the counter or histogram that the catalogue has under this name."""
+        about, registry = INSTRUMENTS[name], self._registry
+        metric = (
+            Counter(name, about.text, about.labels, registry=registry)
+            if about.kind == "counter"
+            else PlainHistogram(name, about.text, about.labels, bounds=about.buckets, registry=registry)
+        )
         return Family(metric, self._cap, overflow=self.overflow(name), wide=about.wide)
 
-    def _metric(self, name: str, about: Instrument, read: Callable[[float], float]) -> _Metric:
-        if about.kind == "histogram":
-            return PlainHistogram(
-                name, about.text, about.labels, bounds=about.buckets, registry=self._registry
-            )
-        if about.kind == "plain gauge":
-            return PlainGauge(name, about.text, about.labels, registry=self._registry, read=read)
-        kind = Gauge if about.kind == "gauge" else Counter
-        return kind(name, about.text, about.labels, registry=self._registry)
+    def gauge(self, name: str, read: Callable[[], Mapping[tuple[str, ...], float]]) -> None:
+        """Make the gauge that the catalogue has under this name, read at the scrape."""
+        about = INSTRUMENTS[name]
+        ReadGauge(name, about.text, about.labels, registry=self._registry, read=read)

@@ -8,10 +8,12 @@ labels, and sends what is new after that to `_OTHER` in the labels that an error
 from __future__ import annotations
 
 import logging
+import math
 import platform
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, cast
 
@@ -50,7 +52,7 @@ from ..validation import validation
 from .catalogue import INSTRUMENTS, METHODS
 from .exchange import OTHER, Exchange, SocketExchange
 from .families import Families, Family
-from .plain import Buckets, Number
+from .plain import Buckets
 from .policies import PolicyCollector
 
 __all__ = ["Exposition", "Metrics", "Registry"]
@@ -67,6 +69,9 @@ _SAMPLED: Final = frozenset("13579bdf")
 _OURS: Final = ("prometheus_client.", "postfacta_core.")
 _LOG: Final = logging.getLogger("postfacta")
 _CLOSE_CODES: Final = frozenset({*range(1000, 1016), 3000, 3003, 3008})
+_SIZES: Final = {"max": "maximum", "idle_min": "idle_minimum", "pending_requests": "waiting"}
+_Numbers = Mapping[tuple[str, ...], float]
+_Reading = Callable[[], _Numbers]
 _NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -125,15 +130,18 @@ class Metrics:
         self._include = _registries("Metrics.include", include)
         self._clock = clock
         self._wall = wall
-        self._checked_at: dict[tuple[str, ...], float] = {}
+        self._checks: dict[tuple[str, str], tuple[HealthChecked, float]] = {}
         self._sized: dict[str, PoolSized] = {}
+        self._phase, self._overdue = _PHASES[0], 0
+        self._mechanisms: dict[tuple[str, ...], float] = {}
         self._broken: set[str] = set()
         families = Families(registry, label_cap)
         self._make_http(families, body_sizes=body_sizes)
-        self._make_database(families)
         self._make_the_rest(families)
+        self._make_gauges(families.gauge)
         self._policies = PolicyCollector(label_cap, overflow=families.overflow("policies"))
         registry.register(self._policies)
+        self._counted = self._count_by()
         Info("postfacta_build", "What runs.", registry=registry).info(
             {"version": version, "revision": revision, "python_version": platform.python_version()}
         )
@@ -144,62 +152,74 @@ class Metrics:
 
     def _make_http(self, families: Families, *, body_sizes: bool) -> None:
         make = families.make
-        self._seen: dict[tuple[str, str, int, str, str], tuple[Buckets, Number]] = {}
+        self._seen: dict[tuple[str, str, int, str, str], Buckets] = {}
+        self._methods: set[str] = set()
         # Active requests are counted at the scrape, so that each costs no more than a place in a set; a background
         # task after the response is not a request.
         self._under_way: set[Exchange] = set()
         self.begin: Callable[[Exchange], None] = self._under_way.add
         self.answered: Callable[[Exchange], None] = self._under_way.discard
         self._durations = make("http_server_request_duration_seconds")
-        self._active = make("http_server_active_requests")
-        self._active.refresh_by(self._count_active)
-        self._received = make("http_last_request_received_time", read=self._when)
         self._crashes = make("postfacta_unhandled_exceptions_total")
         self._sockets = make("postfacta_websocket_duration_seconds")
-        self._open_sockets = make("postfacta_websocket_open").child(())
+        self._open_sockets = 0
         self._calls = make("http_client_request_duration_seconds")
         self._bodies: tuple[Family, Family] | None = None
         if body_sizes:
             sizes = ("http_server_request_body_size_bytes", "http_server_response_body_size_bytes")
             self._bodies = make(sizes[0]), make(sizes[1])
 
-    def _make_database(self, families: Families) -> None:
+    def _make_the_rest(self, families: Families) -> None:
         make, connection = families.make, "db_client_connection"
         self._queries = make("db_client_operation_duration_seconds")
-        self._connections = make(f"{connection}_count")
-        self._most = make(f"{connection}_max")
-        self._fewest = make(f"{connection}_idle_min")
-        self._waiting = make(f"{connection}_pending_requests")
         self._timeouts = make(f"{connection}_timeouts_total")
         self._waits = make(f"{connection}_wait_time_seconds")
         self._uses = make(f"{connection}_use_time_seconds")
         self._creations = make(f"{connection}_create_time_seconds")
-
-    def _make_the_rest(self, families: Families) -> None:
-        make = families.make
         self._task_crashes = make("postfacta_task_crashes_total")
         self._suppressed = make("postfacta_log_records_suppressed_total")
         self._late = make("postfacta_deadline_exceeded_total")
         for stage in _STAGES:
             self._late.child((stage,))
-        self._phases = make("postfacta_lifecycle_state")
-        for phase in _PHASES:
-            self._phases.child((phase,)).set(phase == _PHASES[0])
-        self._mechanism = make("postfacta_lifecycle_interception")
-        self._overdue = make("postfacta_requests_overdue").child(())
         self._lag = make("postfacta_event_loop_lag_seconds").child(())
-        self._up = make("postfacta_health_check_up")
-        self._check_seconds = make("postfacta_health_check_duration_seconds")
-        self._check_age = make("postfacta_health_check_age_seconds")
+
+    def _make_gauges(self, gauge: Callable[[str, _Reading], None]) -> None:
+        def of_checks(read: Callable[[HealthChecked, float], float]) -> _Reading:
+            return lambda: {key: read(*one) for key, one in tuple(self._checks.items())}
+
+        gauge("http_server_active_requests", self._count_active)
+        gauge("http_last_request_received_time", self._find_latest)
+        gauge("postfacta_websocket_open", lambda: {(): self._open_sockets})
+        gauge("postfacta_requests_overdue", lambda: {(): self._overdue})
+        gauge("postfacta_lifecycle_state", lambda: {(phase,): phase == self._phase for phase in _PHASES})
+        gauge("postfacta_lifecycle_interception", self._mechanisms.copy)
+        gauge("db_client_connection_count", self._count_connections)
+        for name, field in _SIZES.items():
+            gauge(f"db_client_connection_{name}", partial(self._read_pools, field))
+        gauge("postfacta_health_check_up", of_checks(lambda check, _: check.up))
+        gauge("postfacta_health_check_duration_seconds", of_checks(lambda check, _: check.seconds))
+        # An age is as old as the scrape that asks for it.
+        gauge("postfacta_health_check_age_seconds", of_checks(lambda _, at: self._clock() - at))
+
+    def _read_pools(self, field: str) -> _Numbers:
+        return {(pool,): getattr(sized, field) for pool, sized in tuple(self._sized.items())}
+
+    def _count_connections(self) -> _Numbers:
+        states = ("idle", "used")
+        return {
+            (pool, state): getattr(sized, state)
+            for pool, sized in tuple(self._sized.items())
+            for state in states
+        }
 
     def end(self, exchange: Exchange, /) -> None:
         """Observe the duration under the settled labels."""
         request, seconds = exchange.request, exchange.seconds
         key = (exchange.method, exchange.route, exchange.status, exchange.error_type, exchange.traffic)
-        series, received = self._seen.get(key) or self._find(*key)
+        series = self._seen.get(key) or self._find(*key)
         series.counts[bisect_left(series.bounds, seconds)] += 1
         series.total += seconds
-        received.value = request.started
+        series.moment = request.started
         if request.trace_flags and not exchange.quiet:
             self._exemplify(series, seconds, request)
         if self._bodies is not None:
@@ -210,34 +230,38 @@ class Metrics:
         if exchange.error is not None:
             self._crashes.child((exchange.error_type,)).inc()
 
-    def _find(  # noqa: PLR0917 - the labels
-        self, given: str, route: str, status: int, error_type: str, traffic: str
-    ) -> tuple[Buckets, Number]:
+    def _find(self, given: str, route: str, status: int, *rest: str) -> Buckets:
         """Find the series of an exchange; the same labels are found at once from then on."""
         method = _METHODS.get(given, OTHER)
-        found: tuple[Buckets, Number] = (
-            self._durations.child((method, route, str(status), error_type, traffic)),
-            self._received.child((route, method)),
-        )
-        self._active.child((method,))  # It is shown although none is active at the scrape.
-        if given == method and not (self._durations.is_full or self._received.is_full):
-            self._seen[given, route, status, error_type, traffic] = found
-        return found
+        self._methods.add(method)
+        series: Buckets = self._durations.child((method, route, str(status), *rest))
+        if given == method and not self._durations.is_full:
+            error_type, traffic = rest
+            self._seen[given, route, status, error_type, traffic] = series
+        return series
 
-    def _count_active(self) -> None:
-        for labels in self._active.known():
-            self._active.child(labels).value = 0.0
-        for exchange in tuple(self._under_way):
-            self._active.child((_METHODS.get(exchange.method, OTHER),)).value += 1
+    def _count_active(self) -> _Numbers:
+        methods = [_METHODS.get(exchange.method, OTHER) for exchange in tuple(self._under_way)]
+        # It is shown although none is active any more.
+        self._methods.update(methods)
+        return {(method,): methods.count(method) for method in tuple(self._methods)}
+
+    def _find_latest(self) -> _Numbers:
+        latest: dict[tuple[str, ...], float] = {}
+        for (method, route, *_), series in self._durations.known():
+            latest[route, method] = max(series.moment, latest.get((route, method), -math.inf))
+        # To the millisecond, so that a moment reads the same at each scrape.
+        now, wall = self._clock(), self._wall()
+        return {labels: round(wall - (now - moment), 3) for labels, moment in latest.items()}
 
     def opened(self, exchange: SocketExchange, /) -> None:
         """Count a WebSocket as open."""
-        self._open_sockets.value += 1
+        self._open_sockets += 1
 
     def closed(self, exchange: SocketExchange, /) -> None:
         """Observe how long it was open, and how it ended."""
         if exchange.is_open:
-            self._open_sockets.value -= 1
+            self._open_sockets -= 1
         key = (exchange.route, exchange.outcome, _code(exchange.close_code), exchange.error_type)
         self._sockets.child(key).observe(exchange.seconds)
         if exchange.error is not None:
@@ -256,100 +280,57 @@ class Metrics:
         if request is not None and request.trace_flags:
             self._exemplify(series, seconds, request)
 
-    def _when(self, moment: float) -> float:
-        # To the millisecond, so that a moment reads the same at each scrape.
-        return round(self._wall() - (self._clock() - moment), 3)
-
     def __call__(self, event: Event, /) -> None:
         """Count what happened outside of exchanges."""
-        match event:
-            case QueryFinished():
-                key = (event.system, event.operation, event.collection, event.sqlstate, event.error_type)
-                self._observe_call(self._queries.child(key), event.seconds)
-            case ConnectionAcquired() | ConnectionReleased() | ConnectionOpened() | PoolSized():
-                self._count_connection(event)
-            case HttpCallFinished():
-                self._count_call(event)
-            case _:
-                self._count_rest(event)
+        if (count := self._counted.get(type(event))) is not None:
+            count(event)
 
-    def _count_call(self, event: HttpCallFinished) -> None:
+    def _count_by(self) -> dict[type, Callable[[Any], object]]:
+        """Return what counts an event, by its class."""
+        return {
+            QueryFinished: self._query,
+            HttpCallFinished: self._call,
+            ConnectionAcquired: self._acquired,
+            ConnectionReleased: lambda it: self._uses.child((it.pool,)).observe(it.seconds),
+            ConnectionOpened: lambda it: self._creations.child((it.pool,)).observe(it.seconds),
+            PoolSized: lambda it: self._sized.__setitem__(it.pool, it),
+            DeadlineExceeded: lambda it: self._late.child((self._stage(it.stage),)).inc(),
+            TaskCrashed: lambda it: self._task_crashes.child((it.task,)).inc(),
+            HealthChecked: self._check,
+            LogsSuppressed: lambda it: self._suppressed.child((it.event,)).inc(it.count),
+            PhaseChanged: lambda it: setattr(self, "_phase", it.new),
+            SignalsIntercepted: self._intercepted,
+            RequestsOverdue: lambda it: setattr(self, "_overdue", it.count),
+            LoopLagged: lambda it: self._lag.observe(it.seconds),
+            PolicyCreated: self._policies.add,
+        }
+
+    def _query(self, event: QueryFinished) -> None:
+        key = (event.system, event.operation, event.collection, event.sqlstate, event.error_type)
+        self._observe_call(self._queries.child(key), event.seconds)
+
+    def _call(self, event: HttpCallFinished) -> None:
         method = _METHODS.get(event.method, OTHER)
         port, status = (str(number) if number else "" for number in (event.port, event.status))
         key = (method, event.address, port, status, event.error_type)
         self._observe_call(self._calls.child(key), event.seconds)
 
-    def _count_rest(self, event: Event) -> None:
-        match event:
-            case DeadlineExceeded():
-                self._late.child((self._stage(event.stage),)).inc()
-            case TaskCrashed():
-                self._task_crashes.child((event.task,)).inc()
-            case HealthChecked():
-                self._check(event)
-            case LogsSuppressed():
-                self._suppressed.child((event.event,)).inc(event.count)
-            case _:
-                self._count_life(event)
+    def _acquired(self, event: ConnectionAcquired) -> None:
+        self._waits.child((event.pool,)).observe(event.seconds)
+        if event.error_type in _POOL_TIMEOUTS:
+            self._timeouts.child((event.pool,)).inc()
+
+    def _check(self, event: HealthChecked) -> None:
+        self._checks[event.check, "true" if event.critical else "false"] = event, self._clock()
+
+    def _intercepted(self, event: SignalsIntercepted) -> None:
+        # It may be settled a second time, by a server that came late.
+        self._mechanisms.update({**dict.fromkeys(self._mechanisms, 0), (event.mechanism,): event.in_place})
 
     def _stage(self, stage: str) -> str:
         request = current_request()
         is_callers = request is not None and request.is_out_of_callers_time(self._clock())
         return "caller" if is_callers else stage
-
-    def _count_life(self, event: Event) -> None:
-        match event:
-            case PhaseChanged():
-                for phase in _PHASES:
-                    self._phases.child((phase,)).set(phase == event.new)
-            case SignalsIntercepted():
-                # It may be settled a second time, by a server that came late.
-                for known in self._mechanism.known():
-                    self._mechanism.child(known).set(0)
-                self._mechanism.child((event.mechanism,)).set(event.in_place)
-            case RequestsOverdue():
-                self._overdue.value = event.count
-            case LoopLagged():
-                self._lag.observe(event.seconds)
-            case PolicyCreated():
-                self._policies.add(event)
-            case _:
-                pass
-
-    def _count_connection(
-        self, event: ConnectionAcquired | ConnectionReleased | ConnectionOpened | PoolSized
-    ) -> None:
-        match event:
-            case ConnectionAcquired():
-                self._waits.child((event.pool,)).observe(event.seconds)
-                if event.error_type in _POOL_TIMEOUTS:
-                    self._timeouts.child((event.pool,)).inc()
-            case ConnectionReleased():
-                self._uses.child((event.pool,)).observe(event.seconds)
-            case ConnectionOpened():
-                self._creations.child((event.pool,)).observe(event.seconds)
-            case _:
-                if event.pool not in self._sized:
-                    self._show_pool(event.pool)
-                self._sized[event.pool] = event
-
-    def _show_pool(self, pool: str) -> None:
-        # As for active requests: the pool reports its size twice for each statement, and it is read now and then.
-        sized = self._sized
-        self._connections.child((pool, "idle")).set_function(lambda: sized[pool].idle)
-        self._connections.child((pool, "used")).set_function(lambda: sized[pool].used)
-        self._most.child((pool,)).set_function(lambda: sized[pool].maximum)
-        self._fewest.child((pool,)).set_function(lambda: sized[pool].idle_minimum)
-        self._waiting.child((pool,)).set_function(lambda: sized[pool].waiting)
-
-    def _check(self, event: HealthChecked) -> None:
-        key = (event.check, "true" if event.critical else "false")
-        self._up.child(key).set(event.up)
-        self._check_seconds.child(key).set(event.seconds)
-        if key not in self._checked_at:
-            # An age is as old as the scrape that asks for it.
-            self._check_age.child(key).set_function(lambda: self._clock() - self._checked_at[key])
-        self._checked_at[key] = self._clock()
 
     def render(self, accept: str = "", *, labels: Mapping[str, str] = _NO_LABELS) -> Exposition:
         """Render all metrics in the format that an `Accept` header asks for.

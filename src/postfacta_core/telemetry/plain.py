@@ -10,7 +10,7 @@ steps sees a sum that is one observation ahead of its count, or behind it, as it
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -18,20 +18,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Exemplar, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-__all__ = ["Buckets", "Number", "PlainGauge", "PlainHistogram"]
-
-
-class Number:
-    """One series of a gauge.
-
-    Attributes:
-        value: What it is now.
-    """
-
-    __slots__ = ("value",)
-
-    def __init__(self) -> None:
-        self.value: float = 0.0
+__all__ = ["Buckets", "PlainHistogram", "ReadGauge"]
 
 
 class Buckets:
@@ -41,14 +28,16 @@ class Buckets:
         bounds: Of its buckets, upwards, without the infinite one.
         counts: The values in each bucket.
         total: Their sum.
+        moment: When the newest of them began, if that is of interest.
     """
 
-    __slots__ = ("_exemplars", "bounds", "counts", "total")
+    __slots__ = ("_exemplars", "bounds", "counts", "moment", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds: Sequence[float] = bounds
         self.counts: list[int] = [0] * (len(bounds) + 1)
         self.total: float = 0.0
+        self.moment: float = 0.0
         self._exemplars: dict[int, Exemplar] = {}
 
     def observe(self, value: float) -> None:
@@ -75,18 +64,15 @@ class Buckets:
         return self._exemplars.get(bucket)
 
 
-class PlainGauge(Collector):
-    """A gauge with labels. It is a collector of prometheus-client.
+class ReadGauge(Collector):
+    """A gauge whose series are read at the scrape. It is a collector of prometheus-client.
 
     Args:
         name: Of the metric.
         text: Its help text.
         labels: Their names.
         registry: Where it is registered.
-        read: Turns a number into what is shown.
-
-    Attributes:
-        refresh: Called before the series are read, to bring them up to date.
+        read: Returns the numbers by their label values.
     """
 
     def __init__(
@@ -96,18 +82,12 @@ class PlainGauge(Collector):
         labels: Sequence[str],
         *,
         registry: CollectorRegistry,
-        read: Callable[[float], float] = float,
+        read: Callable[[], Mapping[tuple[str, ...], float]],
     ) -> None:
         self._about: Final = (name, text)
         self._labels = tuple(labels)
         self._read = read
-        self.refresh: Callable[[], object] = tuple
-        self._series: dict[tuple[str, ...], Number] = {}
         registry.register(self)
-
-    def labels(self, *values: str) -> Number:
-        """Return the series of these label values; it is made when it is first asked for."""
-        return self._series.setdefault(values, Number())
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """Name the metric, so that another collector cannot take its name."""
@@ -115,10 +95,9 @@ class PlainGauge(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Read all series."""
-        self.refresh()
         for family in self.describe():
-            for values, number in tuple(self._series.items()):
-                family.add_metric(values, self._read(number.value))
+            for values, number in self._read().items():
+                family.add_metric(values, number)
             yield family
 
 

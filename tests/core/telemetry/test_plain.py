@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
 from postfacta_core.telemetry.catalogue import HTTP_BUCKETS
-from postfacta_core.telemetry.plain import PlainGauge, PlainHistogram
+from postfacta_core.telemetry.plain import PlainHistogram, ReadGauge
 from tests.kit.exposition import open_metrics_of, read_open_metrics
 
 
@@ -28,17 +28,17 @@ def test_a_histogram_reads_as_prometheus_clients(values: list[float]) -> None:
 
 def test_a_gauge_is_read_at_the_scrape() -> None:
     registry = CollectorRegistry()
-    gauge = PlainGauge("g", "Where it stands.", ["a"], registry=registry, read=lambda value: value * 2)
-    gauge.labels("x").value += 3
-    gauge.labels("x").value -= 1
+    stands: dict[tuple[str, ...], float] = {("x",): 2.0}
+    ReadGauge("g", "Where it stands.", ["a"], registry=registry, read=lambda: stands)
+    stands["x",] = 4.0
     assert registry.get_sample_value("g", {"a": "x"}) == 4
 
 
 def test_a_name_is_taken_once() -> None:
     registry = CollectorRegistry()
-    PlainGauge("g", "Where it stands.", ["a"], registry=registry)
+    ReadGauge("g", "Where it stands.", ["a"], registry=registry, read=dict)
     with pytest.raises(ValueError, match="Duplicated"):
-        PlainGauge("g", "Where it stands.", ["a"], registry=registry)
+        ReadGauge("g", "Where it stands.", ["a"], registry=registry, read=dict)
     PlainHistogram("h", "How long.", ["a"], bounds=[1], registry=registry)
     with pytest.raises(ValueError, match="Duplicated"):
         PlainHistogram("h", "How long.", ["a"], bounds=[1], registry=registry)
