@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterable
 from typing import Final
 
@@ -14,6 +13,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from ..events import Sample
 from .catalogue import METHODS
+from .failure import failure_fields
 from .redaction import redact_text
 
 __all__ = ["PROPAGATOR", "Tracers", "nanoseconds", "of_exception", "span_name", "trace_headers"]
@@ -21,7 +21,6 @@ __all__ = ["PROPAGATOR", "Tracers", "nanoseconds", "of_exception", "span_name", 
 PROPAGATOR: Final = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
 _SCOPE: Final = "postfacta_core"
 _METHODS: Final = frozenset(METHODS)
-_MAX_STACKTRACE: Final = 16_384
 
 
 class Tracers:
@@ -72,10 +71,5 @@ def span_name(method: str) -> str:
 
 def of_exception(error: Exception) -> dict[str, str]:
     """Describe an error as an event of a span, without secrets."""
-    lines = "".join(traceback.format_exception(error))
-    return {
-        "exception.type": f"{type(error).__module__}.{type(error).__qualname__}",
-        "exception.message": redact_text(str(error)),
-        # The end of a stack trace names the error: the beginning is what may go.
-        "exception.stacktrace": redact_text(lines)[-_MAX_STACKTRACE:],
-    }
+    told = failure_fields(error).items()
+    return {name: redact_text(str(value)) for name, value in told if name != "retry_after"}
