@@ -53,12 +53,12 @@ def test_a_module_says_what_it_exports() -> None:
 def test_the_app_stays_thin() -> None:
     app = {name: text for name, text in MODULES.items() if name.startswith("postfacta_app/")}
     assert (
-        sum(len(text.splitlines()) for name, text in app.items() if "/migrations/" not in name) <= 19_862
+        sum(len(text.splitlines()) for name, text in app.items() if "/migrations/" not in name) <= 19_863
     ), "docs/decisions/0006"
 
 
 # Lines, which may only fall. The aim of `postfacta_core` is 12,000, of `postfacta_slo` 4,600, of `postfacta_postgres` 1,600.
-BUDGETS = {"postfacta_core": 20_094, "postfacta_postgres": 2_112, "postfacta_slo": 5_363}
+BUDGETS = {"postfacta_core": 20_032, "postfacta_postgres": 2_112, "postfacta_slo": 5_363}
 # Each is for software that a service may have; it stands in no budget.
 ADAPTERS = re.compile(r"postfacta_postgres/(borrowing|psycopg|sqlalchemy)\.py")
 

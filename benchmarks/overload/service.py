@@ -15,7 +15,7 @@ from typing import Any
 
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
 from postfacta_core.asgi.concurrency import LoadSheddingMiddleware
-from postfacta_core.health.looplag import LoopLag
+from postfacta_core.deadlines.requests import RunningRequests
 
 __all__ = ["KEY", "app", "build"]
 
@@ -61,17 +61,19 @@ def build(handler: str, *, shedding: bool) -> ASGIApp:
     if not shedding:
         return _alive(serve)
     guarded = LoadSheddingMiddleware(serve, priority_key=KEY)
-    return _alive(guarded, LoopLag(guarded.beat))
+    running = RunningRequests()
+    running.on_beat = guarded.beat
+    return _alive(guarded, running)
 
 
-def _alive(inner: ASGIApp, looplag: LoopLag | None = None) -> ASGIApp:
+def _alive(inner: ASGIApp, running: RunningRequests | None = None) -> ASGIApp:
     async def service(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
             await inner(scope, receive, send)
-        elif looplag is None:
+        elif running is None:
             await _lifespan(receive, send)
         else:
-            async with looplag:
+            async with running:
                 await _lifespan(receive, send)
 
     return service

@@ -101,7 +101,6 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "Lender",
             "LifecycleMiddleware",
             "Lease",
-            "LoopLag",
             "NullRecorder",
             "Number",
             "PasswordFile",

@@ -11,7 +11,6 @@ from tests.core.virtual import in_virtual_time
 IN_VIRTUAL_TIME = (
     "guards/test_timeout",
     "deadlines/test_requests",
-    "health/test_looplag",
     "health/test_registry",
     "drain/test_resources",
 )

@@ -49,7 +49,7 @@ NAMES = re.findall(
     r"\w+",
     """
     Answer Backoff BoundedStorage Bulkhead CircuitBreaker CircuitConfig Ending Fallback Hedge LoadSheddingMiddleware
-    LoopLag Mode Outgoing OverloadConfig OverloadLimiter Pipeline Priority QuantileDelay RateLimit RateLimitMiddleware
+    Mode Outgoing OverloadConfig OverloadLimiter Pipeline Priority QuantileDelay RateLimit RateLimitMiddleware
     RateLimiter ResilienceError Retry RetryBudget SharedStore Timeout TrustedProxies
     """,
 )

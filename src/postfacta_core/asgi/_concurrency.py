@@ -96,7 +96,7 @@ class Shedding:
             self._observe(ModeChanged(self.limiter.name, old, new))
 
     def beat(self, late: float) -> None:
-        """Record how many seconds late the event loop is, from `LoopLag`."""
+        """Record how many seconds late the event loop is."""
         self._late = late
         now, used = self.clock(), self._processor()
         self.calm.beat(late, now, used - self._used)

@@ -58,7 +58,7 @@ class LoadSheddingMiddleware(Shedding, Kernel):
         calm: Decides which requests skip the yield.
         clock: Monotonic seconds.
         mode: How the decisions are used. It may be set at any time; waiting requests are still decided.
-        beat: To be called with how many seconds late the event loop is, as `LoopLag` does.
+        beat: To be called with how many seconds late the event loop is, as `RunningRequests.on_beat` does.
     """
 
     def __init__(

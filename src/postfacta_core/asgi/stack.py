@@ -17,7 +17,7 @@ A request passes these layers, outermost first:
 11. The application.
 
 `LifespanMiddleware` stands beside all of them, since it has nothing to do with requests. It enters the lifecycle
-first, then the sweep of deadlines, the loop's heartbeat, the process's metrics, the resources, and health
+first, then the sweep of deadlines, which is the loop's heartbeat too, the process's metrics, the resources, and health
 last, and leaves them the other way round.
 """
 
@@ -32,8 +32,7 @@ from ..clock import MONOTONIC, Clock, random_id
 from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
 from ..drain.resources import Resource
-from ..events import Observer, PolicyCreated, fan_out, process_observer
-from ..health.looplag import LoopLag
+from ..events import LoopLagged, Observer, PolicyCreated, fan_out, process_observer
 from ..health.registry import NO_LIFESPAN, HealthRegistry
 from ..health.runtime import Runtime
 from ..limits._overload import OverloadLimiter
@@ -235,6 +234,12 @@ def harden(
         observer=observer,
         clock=clock,
     )
+
+    def beat(late: float) -> None:
+        shedding.beat(late)
+        observer(LoopLagged(late))
+
+    running.on_beat = beat
     probes = HealthMiddleware(
         app, health, prefix=options.health_prefix, allow_detail=options.allow_health_detail
     )
@@ -250,7 +255,6 @@ def harden(
     sampler = None if options.access_lines is None else AccessSampler(options.access_lines)
     ours: list[Resource] = [
         running,
-        LoopLag(shedding.beat, observer=observer, clock=clock),
         Runtime(observer=observer),
         *([options.rate_limit_store] if options.rate_limit_store else []),
         *([scrapes.siblings] if scrapes.siblings else []),

@@ -1,8 +1,11 @@
-"""Track the requests under way, and cancel each whose time has run out.
+"""Track the requests under way, cancel each whose time has run out, and measure how late the event loop runs.
 
 One task sweeps over all of them 40 times a second. So a request that ends in time pays for a place in a set, and
 not for a timer; and it is cancelled no later than a tick after its deadline. The sweep also answers in the place
 of a handler that does not heed its cancellation, such as one in a thread: the caller has waited long enough.
+
+A loop that is busy takes longer than it should to come back to that task. So long every request waits besides its own
+work, and no count of requests shows it.
 
 On asyncio a handler is cancelled as a task, the way `asyncio.timeout` does it, and not by a cancel scope, whose
 6 microseconds every request would pay. What anyio shields is left alone until the shield is gone.
@@ -32,6 +35,7 @@ __all__ = ["Running", "RunningRequests", "limit_request", "time_limit"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _TICK: Final = 0.025
+_TICKS_A_BEAT: Final = 2
 # So long a handler may take to clean up, before its caller is answered without it.
 _PATIENCE: Final = 0.05
 # A request that ends before pays nothing for being watched.
@@ -230,12 +234,15 @@ class RunningRequests:
         is_sweeping: Whether deadlines are looked after.
         loop: The asyncio loop whose tasks it cancels; None on trio, and before it is entered.
         on_tick: Called at each tick with the time; it must be quick and must not raise.
+        on_beat: Called 20 times a second with how many seconds late the loop is, such as `LoadSheddingMiddleware.beat`;
+            likewise.
     """
 
     def __init__(self, *, observer: Observer = ignore, clock: Clock = MONOTONIC) -> None:
         self.is_closed: bool = False
         self.is_sweeping: bool = False
-        self.on_tick: Callable[[float], None] = _do_nothing
+        self.on_tick: Callable[[float], object] = _do_nothing
+        self.on_beat: Callable[[float], object] = _do_nothing
         self._observe = fan_out([observer])
         self._clock = clock
         self._running: set[Running] = set()
@@ -349,8 +356,14 @@ class RunningRequests:
 
     async def _keep_sweeping(self) -> None:
         while True:
-            await anyio.sleep(_TICK)
-            self._sweep(self._clock())
+            late = 0.0
+            for _ in range(_TICKS_A_BEAT):
+                began = self._clock()
+                await anyio.sleep(_TICK)
+                now = self._clock()
+                late = max(late, now - began - _TICK)
+                self._sweep(now)
+            self.on_beat(late)
 
     # Not in the loop above: the last one looked at would stay in its frame, with all that it refers to. granian
     # closes a connection when nothing refers to it any more.
@@ -401,5 +414,5 @@ def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
     return None if asyncio.current_task(loop) is None else loop
 
 
-def _do_nothing(now: float) -> None:
+def _do_nothing(seconds: float) -> None:
     """Do nothing."""

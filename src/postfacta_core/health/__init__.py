@@ -8,14 +8,12 @@ from .._face import lazy
 
 if TYPE_CHECKING:
     from ._verdict import CheckConfig, CheckReport, HealthReport
-    from .looplag import LoopLag
     from .registry import HealthRegistry
 else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
             "_verdict": ("CheckConfig", "CheckReport", "HealthReport"),
-            "looplag": ("LoopLag",),
             "registry": ("HealthRegistry",),
         },
     )
@@ -25,5 +23,4 @@ __all__ = [
     "CheckReport",
     "HealthRegistry",
     "HealthReport",
-    "LoopLag",
 ]

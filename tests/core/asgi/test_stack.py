@@ -54,6 +54,7 @@ from postfacta_core.testing import ManualClock, call_asgi
 from tests.kit.every import every
 from tests.kit.garbage import garbage
 from tests.kit.lifespan import running
+from tests.kit.waiting import until
 
 ID = "0123456789abcdef"
 GIVEN = [("x-request-id", ID)]
@@ -501,6 +502,15 @@ async def test_what_the_server_gave_to_a_request_is_let_go_when_the_request_ends
             finally:
                 gc.enable()
     assert statuses[::2] == [408] * 3
+
+
+async def test_the_lag_of_the_loop_is_a_metric_while_the_service_lives() -> None:
+    app = harden(starlette(), service="billing")
+    async with running(app):
+        await until(
+            lambda: b"postfacta_event_loop_lag_seconds_count 2" in app.telemetry.metrics.render("").body
+        )
+    assert app.shedding.calm.own == 1.0
 
 
 @pytest.mark.parametrize(("most", "written"), [(3, 3), (None, 200)])

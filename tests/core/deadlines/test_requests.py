@@ -326,6 +326,42 @@ async def test_the_time_is_reported_at_each_tick() -> None:
     assert set(ticks) == {1000.0}
 
 
+@pytest.mark.parametrize(
+    ("took", "late"), [((0.025, 0.02), 0.0), ((0.3, 0.025), 0.275), ((0.025, 0.1), 0.075)]
+)
+async def test_what_a_tick_takes_above_its_interval_is_the_lag(
+    took: tuple[float, float], late: float
+) -> None:
+    bench, beats = Bench(), list[float]()
+    bench.running.on_beat = beats.append
+    async with bench.serving():
+        # In the middle of each tick.
+        await anyio.sleep(0.01)
+        bench.clock.advance(took[0])
+        await anyio.sleep(0.025)
+        bench.clock.advance(took[1])
+        await until(lambda: bool(beats))
+    assert beats == [pytest.approx(late)]
+
+
+async def test_it_beats_while_it_is_entered_and_not_after() -> None:
+    bench, beats = Bench(), list[float]()
+    bench.running.on_beat = beats.append
+    for _ in range(2):
+        async with bench.serving():
+            await anyio.sleep(1.01)
+        await anyio.sleep(1)
+        assert len(beats) == 20
+        beats.clear()
+
+
+async def test_a_cancellation_ends_it() -> None:
+    with anyio.move_on_after(0.01) as scope:
+        async with RunningRequests():
+            await anyio.sleep(30)
+    assert scope.cancelled_caught
+
+
 async def test_nothing_is_left_behind_and_an_error_of_the_service_comes_out_as_it_is() -> None:
     bench = Bench()
     with pytest.raises(LookupError, match="of the service"):
