@@ -93,6 +93,7 @@ def test_no_extra_lacks_its_code_or_brings_tools_that_build(
         "otlp",
         "postgres",
         "psycopg",
+        "pybreaker",
         "slo",
         "sqlalchemy",
         "valkey",

@@ -31,6 +31,7 @@ NEEDS = {
     "postfacta_postgres.pool": "asyncpg",
     "postfacta_postgres.psycopg": "pip install 'postfacta[psycopg]'",
     "postfacta_postgres.sqlalchemy": "pip install 'postfacta[sqlalchemy]'",
+    "postfacta_core.guards.pybreaker": "pip install 'postfacta[pybreaker]'",
     "postfacta_core.otlp": "pip install 'postfacta[otlp]'",
     "postfacta_slo.__main__": "2",
 }
@@ -165,7 +166,7 @@ def test_every_module_is_imported_without_a_warning_with_all_extras(
     environments: Environments, interpreters: dict[str, str], tmp_path: Path
 ) -> None:
     for version, python in interpreters.items():
-        whole = environments(extras=["app", "psycopg", "valkey"], python=python)
+        whole = environments(extras=["app", "psycopg", "pybreaker", "valkey"], python=python)
         # Alembic alone runs the other.
         failed = walk(whole, tmp_path, *PACKAGES, "postfacta_app")
         assert failed.keys() == {"postfacta_app.migrations.env"}, (version, failed)

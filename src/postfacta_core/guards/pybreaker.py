@@ -18,12 +18,16 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
-import pybreaker
-
 from ..clock import WALL
 from ..errors import CircuitOpenError
 from ..events import CircuitChanged
 from ..validation import validation
+
+try:
+    import pybreaker
+except ModuleNotFoundError as _error:
+    raise validation.missing_extra(__name__, "pybreaker", _error) from _error
+
 from ._circuit import CircuitState
 from .breaker import CircuitBreaker, News
 
