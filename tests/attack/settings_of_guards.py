@@ -22,6 +22,7 @@ from postfacta_core import (
     RetryBudget,
     Timeout,
 )
+from postfacta_core.guards import AdaptiveLimiter
 from postfacta_core.guards._delay import FixedDelay, QuantileDelay
 from postfacta_core.guards._schedule import RetryRules
 from postfacta_core.guards._slots import Slots
@@ -195,6 +196,18 @@ GUARDS: Final[dict[Callable[..., object], Setting]] = {
             **OBSERVED,
         },
         free={"otherwise": "any value may be given instead"},
+    ),
+    AdaptiveLimiter: Setting(
+        right={"name": "billing"},
+        wrong={
+            "name": NAME,
+            "config": OBJECT,
+            "on": ERRORS,
+            "priority_of": FUNCTION_OR_NONE,
+            "mode": MODE,
+            **OBSERVED,
+            "luck": FUNCTION,
+        },
     ),
     Throttle: Setting(
         right={"name": "billing", "rates": "10/second"},

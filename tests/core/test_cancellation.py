@@ -16,6 +16,7 @@ import pytest
 import trio
 
 from postfacta_core.deadlines.present import present_limit
+from postfacta_core.guards import AdaptiveLimiter
 from postfacta_core.guards._circuit import CircuitConfig, CircuitState
 from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.guards.bulkhead import Bulkhead
@@ -112,6 +113,7 @@ class Bench:
         self.timeout = Timeout(60)
         self.bulkhead = Bulkhead("db", 1, max_waiting=1, max_wait=60)
         config = CircuitConfig(minimum_number_of_calls=1, permitted_number_of_calls_in_half_open_state=1)
+        self.limiter = AdaptiveLimiter("db", clock=self.clock)
         self.breaker = CircuitBreaker("db", config=config, clock=self.clock, on=OSError)
         self.retry = Retry("db", on=KeyError, clock=self.clock, sleep=wait_a_turn)
         self.hedge = Hedge("db", delay=0, clock=self.clock)
@@ -142,6 +144,7 @@ class Bench:
         return sum(each.value for each in counted if each.labels[1] in kinds)
 
     def assert_at_rest(self) -> None:
+        assert self.limiter.status() == {"limit": 16, "in_flight": 0, "waiting": 0}
         assert (self.inside, self.bulkhead.used, self.bulkhead.waiting) == (0, 0, 0)
         assert present_limit() == math.inf
         queue = self.timeout._queue  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
@@ -213,6 +216,7 @@ SCENES: dict[str, Callable[[Bench], Run]] = {
     "timeout": through(lambda bench: bench.timeout),
     "bulkhead": through(lambda bench: bench.bulkhead),
     "breaker": through(lambda bench: bench.breaker),
+    "limiter": through(lambda bench: bench.limiter),
     "breaker, a trial": through(lambda bench: bench.breaker, half_open=True),
     "retry": through(lambda bench: bench.retry, failures=2),
     "hedge": through(lambda bench: bench.hedge),
@@ -223,6 +227,7 @@ SCENES: dict[str, Callable[[Bench], Run]] = {
     "outgoing": outgoing,
     "timeout block": inside(lambda bench: bench.timeout),
     "bulkhead block": inside(lambda bench: bench.bulkhead),
+    "limiter block": inside(lambda bench: bench.limiter),
     "breaker block": inside(lambda bench: bench.breaker),
     "breaker block, a trial": inside(lambda bench: bench.breaker, half_open=True),
     "pipeline block": inside(all_blocks),

@@ -12,7 +12,8 @@ import httpx2
 import pytest
 
 from postfacta_core.deadlines.present import current_deadline
-from postfacta_core.errors import BulkheadFullError, CircuitOpenError, DeadlineExceededError
+from postfacta_core.errors import BulkheadFullError, CircuitOpenError, DeadlineExceededError, LoadShedError
+from postfacta_core.guards import AdaptiveLimiter
 from postfacta_core.guards._circuit import CircuitConfig, CircuitState
 from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.guards.budget import RetryBudget
@@ -23,6 +24,7 @@ from postfacta_core.guards.outgoing import Outgoing
 from postfacta_core.guards.pipeline import Pipeline
 from postfacta_core.guards.retry import Retry
 from postfacta_core.guards.timeout import Timeout
+from postfacta_core.limits import OverloadConfig
 from postfacta_core.testing import ManualClock
 
 SOON = 0.02
@@ -129,6 +131,21 @@ async def test_a_bulkheads_refusal_is_no_failure_of_the_dependency() -> None:
             with pytest.raises(BulkheadFullError):
                 await pipeline.call(db.answer)
     assert (breaker.statistics().state, counted(breaker)) == (CircuitState.CLOSED, {"ignored": 5})
+    assert await pipeline.call(db.answer) == "done"
+
+
+async def test_a_limiters_refusal_is_no_failure_of_the_dependency() -> None:
+    db = Dependency()
+    breaker, limiter = (
+        db.breaker(calls=1),
+        AdaptiveLimiter("db", OverloadConfig(start=1, patience=SOON, spare=SOON)),
+    )
+    pipeline = Pipeline(breaker, limiter)
+    async with limiter:
+        for _ in range(2):
+            with pytest.raises(LoadShedError):
+                await pipeline.call(db.answer)
+    assert (breaker.statistics().state, counted(breaker)) == (CircuitState.CLOSED, {"ignored": 2})
     assert await pipeline.call(db.answer) == "done"
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from ..context import RequestContext, current_request
 from ._deadline import Deadline
 
-__all__ = ["BOUND", "Bound", "current_deadline", "present_limit"]
+__all__ = ["BOUND", "Bound", "current_deadline", "present_limit", "time_to_wait"]
 
 
 class Bound:
@@ -45,3 +45,9 @@ def current_deadline() -> Deadline | None:
     """Return the earlier deadline of the present request and of the `Timeout` it is in; None if neither has one."""
     at = present_limit()
     return None if at == math.inf else Deadline(at)
+
+
+def time_to_wait(most: float, now: float) -> float:
+    """Return the seconds that present work may wait: less than `most` if it must end before, with time for its answer."""
+    at = present_limit()
+    return most if at == math.inf else min(most, Deadline(at).for_next_hop(now))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ._guard import BlockGuard, Guard, Runner
     from ._outcome import On, Outcome
     from ._registry import Listed, Registry, registry
+    from .adaptive import AdaptiveLimiter
     from .breaker import CircuitBreaker
     from .budget import RetryBudget
     from .bulkhead import Bulkhead
@@ -31,6 +32,7 @@ else:
             "_outcome": ("On", "Outcome"),
             "budget": ("RetryBudget",),
             "_registry": ("Listed", "Registry", "registry"),
+            "adaptive": ("AdaptiveLimiter",),
             "breaker": ("CircuitBreaker",),
             "bulkhead": ("Bulkhead",),
             "fallback": ("Answer", "Fallback"),
@@ -45,6 +47,7 @@ else:
     )
 
 __all__ = [
+    "AdaptiveLimiter",
     "Answer",
     "BlockGuard",
     "Bulkhead",

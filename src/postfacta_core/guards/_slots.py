@@ -130,10 +130,6 @@ class Slots:
         self.used += 1
         return True
 
-    def patience(self, left: float) -> float:
-        """Return the seconds that a caller may wait whose own time ends after `left` seconds."""
-        return min(self.max_wait, left)
-
     def refuse_if_full(self) -> None:
         """Refuse a caller that finds no place in the queue.
 

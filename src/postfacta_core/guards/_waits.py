@@ -54,13 +54,13 @@ def wait_in_thread(owner: object, steps: Callable[[Wake], Generator[float, None,
     Raises:
         RuntimeError: If an event loop runs in it.
     """
-    refuse_on_loop(owner)
     event = threading.Event()
     wait = steps(event.set)
     try:
         seconds = next(wait)
         while True:
             try:
+                refuse_on_loop(owner)
                 event.wait(None if seconds == math.inf else min(seconds, threading.TIMEOUT_MAX))
             except BaseException as error:
                 wait.throw(error)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Mapping
 from typing import Any
 
 from ..clock import MONOTONIC, Clock
 from ..context import add_wait
-from ..deadlines.present import current_deadline
+from ..deadlines.present import time_to_wait
 from ..events import Mode, Observer, Sample, process_observer
 from ..validation import validation
 from ._guard import BlockGuard
@@ -107,13 +106,13 @@ class Bulkhead(BlockGuard):
             self._release()
 
     def _wait(self, wake: Wake) -> Generator[float, None, None]:
-        patience = self._slots.patience(self._left())
+        began = self._clock()
+        patience = time_to_wait(self._slots.max_wait, began)
         with self._lock:
             # A slot may have come free since `_enter`.
             if self._slots.enter():
                 return
             turn = self._slots.queue(wake, patience)
-        began = self._clock()
         try:
             yield patience
         except BaseException:
@@ -124,10 +123,6 @@ class Bulkhead(BlockGuard):
             add_wait(self._clock() - began)
         with self._lock:
             self._slots.take(turn)
-
-    def _left(self) -> float:
-        deadline = current_deadline()
-        return math.inf if deadline is None else deadline.for_next_hop(self._clock())
 
     def _passed(self, ticket: object, result: Any) -> Any:
         self._acquire()

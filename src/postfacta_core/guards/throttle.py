@@ -9,7 +9,7 @@ from typing import Any
 
 from ..clock import MONOTONIC, Clock
 from ..context import add_wait
-from ..deadlines.present import current_deadline
+from ..deadlines.present import time_to_wait
 from ..errors import RateLimitExceededError
 from ..events import Mode, Observer, Sample, process_observer
 from ..limits._rates import BucketSet, Counts, Rate, shorten
@@ -130,8 +130,7 @@ class Throttle(BlockGuard):
 
     def _wait(self, key: str, wake: Wake) -> Generator[float, None, None]:
         began = self._clock()
-        deadline = current_deadline()
-        patience = self._max_wait if deadline is None else min(self._max_wait, deadline.for_next_hop(began))
+        patience = time_to_wait(self._max_wait, began)
         with self._lock:
             line = self._lines.setdefault(key, deque())
             line.append(wake)

@@ -8,7 +8,7 @@ from collections.abc import Generator
 import pytest
 
 from postfacta_core.context import RequestContext, bind_request, release_request
-from postfacta_core.deadlines.present import BOUND, Bound, current_deadline, present_limit
+from postfacta_core.deadlines.present import BOUND, Bound, current_deadline, present_limit, time_to_wait
 
 
 @pytest.fixture
@@ -44,3 +44,9 @@ def test_the_earlier_of_both_counts(request_until_8: RequestContext) -> None:
 def test_a_bound_of_another_request_is_ignored(request_until_8: RequestContext) -> None:
     BOUND.set(Bound(5.0, None))
     assert present_limit() == 8.0
+
+
+def test_who_waits_does_so_no_longer_than_its_work_can(request_until_8: RequestContext) -> None:
+    assert [time_to_wait(2.0, now) for now in (0.0, 6.0, 8.0, 9.0)] == [2.0, pytest.approx(1.9), 0.0, 0.0]
+    request_until_8.deadline = math.inf
+    assert (time_to_wait(2.0, 6.0), time_to_wait(math.inf, 6.0)) == (2.0, math.inf)

@@ -204,11 +204,6 @@ def test_a_caller_without_time_does_not_wait() -> None:
     assert decisions(slots) == {("admitted", "enforce"): 1, ("refused", "enforce"): 3}
 
 
-def test_a_caller_waits_no_longer_than_it_can() -> None:
-    slots = Slots("db", 1, 1, max_wait=2.0)
-    assert [slots.patience(left) for left in (math.inf, 3.0, 1.5, 0.0)] == [2.0, 2.0, 1.5, 0.0]
-
-
 def test_in_shadow_all_pass_and_would_be_refusals_are_counted() -> None:
     slots = Slots("db", 1, 1, mode=Mode.SHADOW)
     assert [slots.enter() for _ in range(4)] == [True] * 4

@@ -1,0 +1,183 @@
+"""Run as many calls at once as are proved to end in time, by the limiter that serves requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from ..clock import LUCK, MONOTONIC, Clock, Luck
+from ..context import add_wait, current_request
+from ..deadlines.present import time_to_wait
+from ..errors import LoadShedError
+from ..events import Mode, Observer, Sample, process_observer
+from ..limits._overload import Ending, OverloadConfig, OverloadLimiter
+from ..limits._waiting import ADMIT, Admit, Priority, Shed, Wait as Place
+from ..validation import validation
+from ._guard import BlockGuard, innermost
+from ._outcome import RAISE, On, Outcome, check_on
+from ._waits import Wait, Wake
+
+__all__ = ["AdaptiveLimiter"]
+
+# When a call was admitted, and its kind.
+_Ticket = tuple[float, int] | None
+
+
+class AdaptiveLimiter(BlockGuard):
+    """Find out how many calls may run at once, let a burst wait, and refuse the rest.
+
+    It is a `Bulkhead` whose slots need not be known: what `LoadSheddingMiddleware` is to requests, for a queue worker, a
+    script or a dependency. Use it as a guard of a `Pipeline`, by `call` or `call_sync`, as a decorator, or by `with` or
+    `async with`. Tasks and threads share its limit.
+
+    * Calls of one function take about as long as each other; all blocks together are one kind.
+    * A call that waits for room does so no longer than its request or an outer `Timeout` gives it.
+    * A call that was cancelled, or failed, is no answer: it counts at the age that it had, if that is late.
+    * A plain function waits by blocking its thread. On an event loop it is refused if it would have to.
+
+    Args:
+        name: See `Guard`.
+        config: What it starts from; nothing needs setting.
+        on: Which outcomes are no answers: types of errors, by default all; or a function of the `Outcome` that alone
+            decides. If that raises, it is none.
+        priority_of: Makes the `Priority` from the arguments of the call; by default it is that of the present request.
+            Higher ones go first, and lower ones may use only a part of the limit.
+        mode: `SHADOW` counts what it would refuse or hold up, `OFF` does nothing.
+        observer: See `Guard`.
+        clock: Monotonic seconds; it must be the clock of the request contexts.
+        luck: Spreads `retry_after` of the refusals.
+
+    Raises:
+        ValueError: If a setting is wrong, or the name is taken.
+    """
+
+    kind = "limiter"
+    example = 'AdaptiveLimiter("reports")'
+    has_tickets = True
+
+    def __init__(
+        self,
+        name: str,
+        config: OverloadConfig | None = None,
+        *,
+        on: On = Exception,
+        priority_of: Callable[..., Priority] | None = None,
+        mode: Mode | str = Mode.ENFORCE,
+        observer: Observer | None = process_observer,
+        clock: Clock = MONOTONIC,
+        luck: Luck = LUCK,
+    ) -> None:
+        super().__init__(name, mode=mode, observer=observer)
+        if config is not None:
+            validation.instance("AdaptiveLimiter.config", config, OverloadConfig, example="OverloadConfig()")
+        self._types, self._is_lost = check_on("AdaptiveLimiter.on", on, example="on=ConnectionError")
+        if priority_of is not None:
+            validation.function(
+                "AdaptiveLimiter.priority_of", priority_of, example="priority_of=lambda job: job.priority"
+            )
+        validation.functions("AdaptiveLimiter", clock=clock, luck=luck)
+        self._limiter = OverloadLimiter(name, config)
+        self._priority_of = priority_of
+        self._clock = clock
+        self._luck = luck
+        self._mode_was_set()
+        self._announce()
+
+    def status(self) -> Mapping[str, object]:
+        """Return its present limit, how many calls are under way, and how many wait."""
+        limiter = self._limiter
+        return {"limit": int(limiter.limit), "in_flight": limiter.in_flight, "waiting": limiter.waiting}
+
+    def collect(self) -> Iterable[Sample]:
+        """Return its counts, for metrics: those of a `LoadSheddingMiddleware`."""
+        with self._lock:
+            self._limiter.beat(self._clock())
+            return list(self._limiter.tally())
+
+    def _mode_was_set(self) -> None:
+        self._limiter.mode = self._mode
+
+    def _enter(
+        self, function: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> _Ticket | Wait:
+        if self._mode is Mode.OFF:
+            return None
+        kind, priority = 0, self._present_priority()
+        if function is not None:
+            function, args, kwargs = innermost(function, args, kwargs)
+            # Closures of one line of code are one kind.
+            kind = id(getattr(function, "__code__", None))
+            if self._priority_of is not None:
+                priority = Priority(self._priority_of(*args, **kwargs))
+        now = self._clock()
+        with self._lock:
+            decision = self._limiter.arrive(priority, now, luck=self._luck())
+        if isinstance(decision, Place):
+            place = decision
+            return Wait(lambda wake: self._wait(place, kind, wake))
+        return self._take(decision, now, kind)
+
+    @staticmethod
+    def _present_priority() -> int:
+        request = current_request()
+        return Priority.CRITICAL if request is None else request.priority
+
+    def _take(self, verdict: Admit | Shed, decided: float, kind: int) -> _Ticket:
+        if not isinstance(verdict, Shed):
+            return decided, kind
+        if self._mode is Mode.ENFORCE:
+            raise LoadShedError(self.name, verdict.retry_after)
+        return None
+
+    def _wait(self, place: Place, kind: int, wake: Wake) -> Generator[float, None, _Ticket]:
+        def decided() -> None:
+            # If its event loop is closed, it gives back what it has when its coroutine is closed.
+            with suppress(RuntimeError):
+                wake()
+
+        now = self._clock()
+        left = time_to_wait(place.until - now, now)
+        with self._lock:
+            place.wake = decided
+            is_undecided = place.verdict is None
+        try:
+            if is_undecided and left > 0:
+                yield left
+        except BaseException:
+            with self._lock:
+                if self._limiter.give_up(place, self._clock()) is ADMIT:
+                    self._limiter.finish(self._clock(), place.decided, Ending.UNKNOWN)
+            raise
+        finally:
+            add_wait(self._clock() - place.since)
+        with self._lock:
+            verdict = self._limiter.give_up(place, self._clock())
+        return self._take(verdict, place.decided, kind)
+
+    def _passed(self, ticket: _Ticket, result: Any) -> Any:
+        self._finish(ticket, None if self._is_lost is None else Outcome(result))
+        return result
+
+    def _failed(self, ticket: _Ticket, error: Exception) -> Any:
+        self._finish(ticket, Outcome(error=error))
+        return RAISE
+
+    def _dropped(self, ticket: _Ticket) -> None:
+        self._finish(ticket, None, Ending.LOST)
+
+    def _finish(
+        self, ticket: _Ticket, outcome: Outcome[Any] | None, ending: Ending = Ending.ANSWERED
+    ) -> None:
+        if ticket is not None:
+            if outcome is not None and self._has_lost(outcome):
+                ending = Ending.LOST
+            with self._lock:
+                self._limiter.finish(self._clock(), ticket[0], ending, ticket[1])
+
+    def _has_lost(self, outcome: Outcome[Any]) -> bool:
+        try:
+            return isinstance(outcome.error, self._types) if self._is_lost is None else self._is_lost(outcome)
+        except Exception as fault:  # noqa: BLE001 - it is foreign code, and may raise anything
+            self._report(fault)
+            return True
