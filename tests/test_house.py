@@ -57,8 +57,15 @@ def test_the_app_stays_thin() -> None:
     ), "docs/decisions/0006"
 
 
-# Lines, which may only fall. The aim of `postfacta_core` is 12,000, of `postfacta_slo` 4,600, of `postfacta_postgres` 1,600.
-BUDGETS = {"postfacta_core": 19_884, "postfacta_postgres": 2_112, "postfacta_slo": 5_363}
+# Lines, which may only fall, but those of the lab, which is being built. The aim of `postfacta_core` is 12,000, of
+# `postfacta_slo` 4,600, of `postfacta_postgres` 1,600.
+BUDGETS = {
+    "postfacta_core": 19_884,
+    "postfacta_postgres": 2_112,
+    "postfacta_slo": 5_363,
+    "postfacta_lab": 7_500,
+    "postfacta_lab/assess": 3_500,
+}
 # Each is for software that a service may have; it stands in no budget.
 ADAPTERS = re.compile(
     r"postfacta_core/guards/pybreaker\.py|postfacta_postgres/(borrowing|psycopg|sqlalchemy)\.py"

@@ -166,9 +166,9 @@ def test_every_module_is_imported_without_a_warning_with_all_extras(
     environments: Environments, interpreters: dict[str, str], tmp_path: Path
 ) -> None:
     for version, python in interpreters.items():
-        whole = environments(extras=["app", "psycopg", "pybreaker", "valkey"], python=python)
+        whole = environments(extras=["app", "lab", "psycopg", "pybreaker", "valkey"], python=python)
         # Alembic alone runs the other.
-        failed = walk(whole, tmp_path, *PACKAGES, "postfacta_app")
+        failed = walk(whole, tmp_path, *PACKAGES, "postfacta_app", "postfacta_lab")
         assert failed.keys() == {"postfacta_app.migrations.env"}, (version, failed)
 
 
