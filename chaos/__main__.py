@@ -28,7 +28,7 @@ from chaos.stack import prepare
 from chaos.tables import replace_tables
 from loadtests.mix import read_mix
 from loadtests.page import machine
-from loadtests.verdict import Verdict, overall
+from postfacta_lab.verdict import Verdict, overall
 
 __all__ = ["QUICK", "main"]
 

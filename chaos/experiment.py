@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from chaos.judging import judge
-from loadtests.verdict import Verdict
+from postfacta_lab.verdict import Verdict
 
 __all__ = ["EXPERIMENTS", "VERDICTS", "Experiment", "find", "run"]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from loadtests.verdict import FEWEST, Verdict, nothing_measured
+from postfacta_lab.verdict import FEWEST, Verdict, nothing_measured
 
 __all__ = ["Judgement", "judge"]
 

@@ -21,7 +21,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from chaos.failover import FailoverStack
 from chaos.stack import Stack
-from chaos.toxiproxy import Toxiproxy, fault_proxy
+from postfacta_lab.proxy import Toxiproxy, fault_proxy
 
 __all__ = ["OUTAGES", "Outage", "ProxiedStack", "Site", "opened", "small_disk"]
 

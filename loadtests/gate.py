@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from loadtests.arrivals import Sample
-from loadtests.verdict import FEWEST, Verdict, nothing_measured
+from postfacta_lab.verdict import FEWEST, Verdict, nothing_measured
 
 __all__ = ["Limits", "Outcome", "Row", "Run", "Verdict", "judge", "percentile", "summary"]
 

@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 
 from loadtests.mix import read_mix
-from loadtests.verdict import overall
+from postfacta_lab.verdict import overall
 
 from . import report
 from .corners import drain_deadline, loop_blocked, second_signal, signal_during_startup

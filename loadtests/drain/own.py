@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtests.verdict import FEWEST, Verdict, nothing_measured
+from postfacta_lab.verdict import FEWEST, Verdict, nothing_measured
 
 from .clients import Attempt, Balancer, Clients, Probes, ask
 from .plan import Result

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from loadtests.verdict import Verdict
+from postfacta_lab.verdict import Verdict
 
 from .servers import Server, ServerKind
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from loadtests.verdict import Verdict
+from postfacta_lab.verdict import Verdict
 
 from .plan import Result
 

@@ -14,7 +14,7 @@ from . import COMMANDS
 __all__ = ["main"]
 
 _START: Final = """\
-[app] and [slo] name the extra that a command needs: pip install "postfacta[app]"
+[app], [slo] and [lab] name the extra that a command needs: pip install "postfacta[app]"
 
 to try it:
   postfacta demo        PostgreSQL, sample incidents and the service, on this machine
@@ -45,10 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser(
         "slo", help="objectives as code: generate, check, report, budget [slo]", add_help=False
     )
-    if parser.parse_args(words[:1]).name == "slo":
+    commands.add_parser("lab", help="load, drain and break any service [lab]", add_help=False)
+    name = parser.parse_args(words[:1]).name
+    if name == "slo":
         from postfacta_slo.__main__ import main as slo  # noqa: PLC0415 - it needs its extra, and names it
 
         return slo(words[1:])
+    if name == "lab":
+        from postfacta_lab.__main__ import main as lab  # noqa: PLC0415 - likewise
+
+        return lab(words[1:])
     try:
         from .cli import main as run  # noqa: PLC0415 - it needs the extra
     except ModuleNotFoundError as error:

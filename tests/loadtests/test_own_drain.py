@@ -11,7 +11,7 @@ import pytest
 from loadtests.drain.clients import Attempt
 from loadtests.drain.own import OwnService, Seen, judge
 from loadtests.drain.wire import Outcome
-from loadtests.verdict import Verdict
+from postfacta_lab.verdict import Verdict
 
 SERVICE = OwnService(command="serve {port}", paths=["/"], ready="/ready", grace=30)
 

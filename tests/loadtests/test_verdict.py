@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from loadtests.verdict import Verdict, nothing_measured, overall
+from postfacta_lab.verdict import Verdict, nothing_measured, overall
 
 PASS, FAIL, INVALID, NOTHING = Verdict
 

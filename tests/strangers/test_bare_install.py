@@ -16,6 +16,7 @@ _APP = (
 _SLO = (
     'slo: this command needs an extra that is not installed: pip install "postfacta[slo]" (no module yaml)\n'
 )
+_LAB = 'postfacta: lab needs an extra that is not installed: pip install "postfacta[lab]" (no module click)\n'
 
 
 def test_a_command_without_its_extra_names_it_in_one_line(environments: Environments, tmp_path: Path) -> None:
@@ -26,9 +27,12 @@ def test_a_command_without_its_extra_names_it_in_one_line(environments: Environm
         ("postfacta slo", _SLO),
         ("python -m postfacta_slo", _SLO),
         ("python -m postfacta_slo --help", _SLO),
+        ("postfacta lab", _LAB),
+        ("python -m postfacta_lab proxy", _LAB),
     ):
         done = environments().run(*command.split(), cwd=tmp_path)
-        assert (done.returncode, done.stdout) == (2, ""), command
+        # Of the lab, 2 says that a run could not be judged.
+        assert (done.returncode, done.stdout) == (3 if line == _LAB else 2, ""), command
         assert done.stderr.startswith(line), command
         assert done.stderr.count("\n") == 1, command
 
@@ -39,8 +43,8 @@ def test_the_command_without_any_extra_lists_all_that_there_are(
     for command in ("postfacta --help", "python -m postfacta_app --help"):
         done = environments().run(*command.split(), cwd=tmp_path)
         assert (done.returncode, done.stderr) == (0, "")
-        for name in (*COMMANDS, "slo"):
-            extra = "slo" if name == "slo" else "app"
+        for name in (*COMMANDS, "slo", "lab"):
+            extra = "app" if name in COMMANDS else name
             assert re.search(rf"^    {name} [^\[]+\[{extra}\]$", done.stdout, re.MULTILINE), name
         assert 'pip install "postfacta[app]"' in done.stdout
     done = environments().run("postfacta", "--version", cwd=tmp_path)
@@ -69,6 +73,8 @@ def test_the_core_runs_without_any_extra(environments: Environments, tmp_path: P
         ("app", "postfacta slo --help"),
         ("slo", "python -m postfacta_slo --help"),
         ("slo", "postfacta slo --help"),
+        ("lab", "postfacta lab --help"),
+        ("lab", "postfacta lab proxy --help"),
     ],
 )
 def test_a_command_with_its_extra_runs(
@@ -76,7 +82,25 @@ def test_a_command_with_its_extra_runs(
 ) -> None:
     done = environments(extras=[extra]).run(*command.split(), cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "usage" in done.stdout
+    assert "usage" in done.stdout.lower()
+
+
+def test_the_lab_brings_few_packages_and_neither_app_nor_database(
+    environments: Environments, tmp_path: Path
+) -> None:
+    bare, lab = (
+        set(
+            it.script(
+                "from importlib.metadata import distributions\nprint(*(it.metadata['Name'] for it in distributions()))",
+                cwd=tmp_path,
+            )
+            .stdout.lower()
+            .split()
+        )
+        for it in (environments(), environments(extras=["lab"]))
+    )
+    assert len(lab - bare) <= 15, lab - bare
+    assert not lab & {"starlette", "uvicorn", "asyncpg", "httpx2", "locust"}
 
 
 def test_no_extra_lacks_its_code_or_brings_tools_that_build(
@@ -90,6 +114,7 @@ def test_no_extra_lacks_its_code_or_brings_tools_that_build(
     assert set(told.stdout.split()) == {
         "app",
         "demo",
+        "lab",
         "otlp",
         "postgres",
         "psycopg",

@@ -12,7 +12,7 @@ from itertools import count
 
 import pytest
 
-from chaos.toxiproxy import Toxiproxy, fault_proxy
+from postfacta_lab.proxy import Toxiproxy, fault_proxy
 
 __all__ = [
     "IS_OURS",
@@ -42,8 +42,7 @@ _NUMBERS = count(1)
 def the_proxy() -> Generator[Toxiproxy]:
     """Give the fault proxy at TOXIPROXY_URL, or else run ours."""
     if _URL:
-        with Toxiproxy(_URL) as proxy:
-            yield proxy
+        yield Toxiproxy(_URL)
     else:
         with fault_proxy() as proxy:
             yield proxy

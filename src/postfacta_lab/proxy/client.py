@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import selectors
 import subprocess
 import sys
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Self
-from urllib.parse import quote
-
-import httpx2
+from contextlib import closing, contextmanager
+from typing import Any
+from urllib.parse import quote, urlsplit
 
 __all__ = ["Toxiproxy", "ToxiproxyError", "fault_proxy"]
 
@@ -31,7 +30,7 @@ class ToxiproxyError(Exception):
 
 
 class Toxiproxy:
-    """Speaks to one fault proxy; a context manager that closes its connections, and leaves the proxies alone.
+    """Speaks to one fault proxy, on a new connection for each request; it leaves the proxies alone.
 
     Args:
         url: Where its API listens, such as `http://127.0.0.1:8474`.
@@ -39,23 +38,8 @@ class Toxiproxy:
     """
 
     def __init__(self, url: str, *, timeout: float = 30.0) -> None:
-        # No proxy of the environment's: it would stand between us and our own machine.
-        self._client = httpx2.Client(base_url=url, timeout=timeout, trust_env=False)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections to the API."""
-        self._client.close()
-
-    @property
-    def url(self) -> str:
-        """Where the API listens."""
-        return str(self._client.base_url)
+        self.url = url
+        self._timeout = timeout
 
     def version(self) -> str:
         """Ask which version it is."""
@@ -133,33 +117,37 @@ class Toxiproxy:
         self._ask("POST", "/reset")
 
     def _ask(self, method: str, path: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:
-        answer = self._client.request(method, path, json=body)
-        if answer.is_error:
+        # Not through a proxy of the environment: it would stand between us and our own machine.
+        with closing(
+            http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=self._timeout)
+        ) as connection:
+            connection.request(method, path, None if body is None else json.dumps(body))
+            answer = connection.getresponse()
+            text = answer.read().decode()
+        if answer.status >= 400:
             try:
-                message = str(answer.json()["error"])
+                message = str(json.loads(text)["error"])
             except (ValueError, KeyError, TypeError):
-                message = answer.text
-            raise ToxiproxyError(message, answer.status_code)
-        known: dict[str, Any] = answer.json() if answer.content else {}
+                message = text
+            raise ToxiproxyError(message, answer.status)
+        known: dict[str, Any] = json.loads(text) if text else {}
         return known
 
 
 @contextmanager
 def fault_proxy() -> Generator[Toxiproxy]:
-    """Run `chaos.proxy` as a process on a free port until the block ends.
+    """Run the fault proxy as a process on a free port until the block ends.
 
     Raises:
         RuntimeError: If it does not start.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", "chaos.proxy", "--port", "0"],
-        cwd=Path(__file__).parent.parent,  # so that it finds this package
+        [sys.executable, "-m", "postfacta_lab", "proxy", "--port", "0"],
         stdout=subprocess.PIPE,
         text=True,
     )
     try:
-        with Toxiproxy(_address(process)) as proxy:
-            yield proxy
+        yield Toxiproxy(_address(process))
     finally:
         process.terminate()
         try:

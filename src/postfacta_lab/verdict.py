@@ -1,11 +1,11 @@
-"""The exit codes of chaos, load and drain, and what counts as having measured nothing.
+"""The exit codes of chaos, load, drain; what counts as having measured nothing.
 
 | code | means |
 |---|---|
 | 0 | all that was claimed held |
 | 1 | something did not hold |
 | 2 | undecided: too few requests, the generator did not keep up, the fault was not confirmed |
-| 3 | nothing was measured: no answer, or what was asked for does not exist there |
+| 3 | nothing was measured: no answer, or what was asked for does not exist there; or the command was wrong |
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ _BACKLOG = 1024
 _CONNECT_TIMEOUT = 30.0
 _PAUSE = 0.1  # after accept() failed, which most often means that no file descriptor is free
 
-_log = logging.getLogger("chaos.proxy")
+_log = logging.getLogger("postfacta_lab.proxy")
 
 
 class ApiError(Exception):

@@ -9,15 +9,14 @@ import subprocess
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
-from chaos.proxies import Proxies
-from chaos.toxiproxy import Toxiproxy, ToxiproxyError
-from tests.chaos.peers import (
+from postfacta_lab.proxy import Toxiproxy, ToxiproxyError
+from postfacta_lab.proxy.proxies import Proxies
+from tests.lab.peers import (
     PATIENCE,
     connect,
     echo,
@@ -29,7 +28,8 @@ from tests.chaos.peers import (
     the_proxy,
 )
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("programs")
+
 UPSTREAM = "127.0.0.1:9"
 
 
@@ -345,8 +345,7 @@ def test_it_listens_to_other_machines_on_request() -> None:
 @contextmanager
 def started(*arguments: str) -> Generator[subprocess.Popen[str]]:
     process = subprocess.Popen(  # noqa: S603 - our own program
-        [sys.executable, "-m", "chaos.proxy", *arguments],
-        cwd=ROOT,
+        [sys.executable, "-m", "postfacta_lab", "proxy", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -365,16 +364,16 @@ def test_it_ends_cleanly_while_connections_live(stop: signal.Signals) -> None:
     with started("--port", "0") as process, serve(echo) as upstream:
         assert process.stdout is not None
         url = process.stdout.readline().removeprefix("listening on ").strip()
-        with Toxiproxy(url) as api:
-            address = api.create("living", upstream)
-            api.add("living", "latency", latency=60_000)
-            with connect(address) as client, connect(address) as silent:
-                client.sendall(b"hello")
-                process.send_signal(stop)
-                _, errors = process.communicate(timeout=PATIENCE)
-                assert (process.returncode, errors) == (0, "")
-                for one in (client, silent):
-                    assert ending(one) in {"end", "reset"}
+        api = Toxiproxy(url)
+        address = api.create("living", upstream)
+        api.add("living", "latency", latency=60_000)
+        with connect(address) as client, connect(address) as silent:
+            client.sendall(b"hello")
+            process.send_signal(stop)
+            _, errors = process.communicate(timeout=PATIENCE)
+            assert (process.returncode, errors) == (0, "")
+            for one in (client, silent):
+                assert ending(one) in {"end", "reset"}
         with pytest.raises(ConnectionRefusedError):
             connect(address)
 
@@ -386,5 +385,5 @@ def test_a_taken_port_ends_it_with_a_sentence() -> None:
         started("--port", str(taken.getsockname()[1])) as it,
     ):
         _, errors = it.communicate(timeout=PATIENCE)
-        assert it.returncode == 1
-        assert errors.startswith("cannot listen on 127.0.0.1:")
+        assert it.returncode == 3
+        assert errors.startswith("postfacta: cannot listen on 127.0.0.1:")

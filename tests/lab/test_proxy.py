@@ -12,9 +12,9 @@ from queue import Queue
 import asyncpg
 import pytest
 
-from chaos.toxiproxy import Toxiproxy
 from postfacta_embedded import EmbeddedPostgres
-from tests.chaos.peers import (
+from postfacta_lab.proxy import Toxiproxy
+from tests.lab.peers import (
     PATIENCE,
     connect,
     echo,
@@ -26,6 +26,8 @@ from tests.chaos.peers import (
     serve,
     the_proxy,
 )
+
+pytestmark = pytest.mark.usefixtures("programs")
 
 # The lower bound of a delay, in its share: clocks of two processes are compared.
 NEARLY = 0.95

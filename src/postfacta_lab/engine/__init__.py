@@ -1,0 +1,1 @@
+"""What load, drain, chaos and the fault proxy have in common."""
