@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from secrets import randbits
+from time import time_ns
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
@@ -44,6 +46,7 @@ __all__ = [
     "Transactions",
     "Unit",
     "housekeeping",
+    "new_id",
     "prune_keys",
     "sees",
 ]
@@ -77,6 +80,16 @@ insert into audit_log (actor, action, object, incident_id, detail, request_id, c
 values ($1, $2, $3, $4, $5::text::jsonb, $6, $7)"""
 _HIDDEN = f"select from incidents i where i.id = any ($3::uuid[]) and not {VISIBLE} limit 1"
 _ABOUT = "Postfacta-About"  # Stored with the headers of a response.
+
+
+def new_id() -> UUID:
+    """Return a UUID of version 7, for rows that come in batches.
+
+    It grows with time, so that a batch touches a few pages of an index. Random ones touch a page each, and after a
+    checkpoint PostgreSQL writes each whole to its log: that cost half of the throughput of ingest.
+    """
+    high = time_ns() // 1_000_000 << 16 | 7 << 12 | randbits(12)
+    return UUID(int=high << 64 | 2 << 62 | randbits(62))
 
 
 def sees(principal: Principal) -> tuple[bool, UUID | None]:

@@ -24,6 +24,7 @@ from sqlalchemy.pool import NullPool
 from postfacta_core.clock import LUCK, Luck
 from postfacta_postgres import Database
 
+from .backfill import backfill
 from .rights import CAN_CHANGE_FACTS, LACKS, grant
 
 __all__ = [
@@ -167,6 +168,7 @@ async def _try(engine: AsyncEngine, progress: Progress, *, last: bool) -> bool:
         async with engine.connect() as connection:
             await _lock(connection)
             await connection.run_sync(_run, progress)
+            await backfill(connection, progress)
     except (_LockedError, DBAPIError, OSError, ValueError, CommandError) as error:
         # Without the cause: SQLAlchemy's and asyncpg's messages may repeat the DSN.
         if last or not (isinstance(error, _LockedError) or _state(error) == _LOCK_NOT_AVAILABLE):

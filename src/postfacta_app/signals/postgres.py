@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence, Set as AbstractSet
 from typing import Any, Literal
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 
 from postfacta_postgres import Database
 
 from ..aside import aside_locked
-from ..db import VISIBLE, Unit, sees
+from ..db import VISIBLE, Unit, new_id, sees
 from ..principal import Principal
 from .model import (
     MOST_BYTES,
@@ -88,16 +88,20 @@ _ATTACHED = """
 select distinct on (signal_id) signal_id, op = 'attach' as is_attached
   from edits where incident_id = $1 and signal_id = any ($2::uuid[]) order by signal_id, at desc, id desc"""
 _SIZE = "octet_length(s.title) + octet_length(s.links::text) + octet_length(array_to_string(s.services, ' '))"
+# Of an incident whose timeline is not kept yet, all signals are counted.
 _ROOM = f"""
-with held as (select count(*) as signals, coalesce(sum({_SIZE}), 0) as bytes from signals s
-   where s.id in (select e.signal_id from edits e where e.incident_id = $1 and e.op = 'attach')),
+with kept as (select signals, bytes from incident_measures where incident_id = $1), held as (
+  select * from kept union all
+  select c.* from (select where not exists (select from kept)) n cross join lateral (
+    select count(*) as signals, coalesce(sum({_SIZE}), 0) as bytes from signals s
+     where s.id in (select e.signal_id from edits e where e.incident_id = $1 and e.op = 'attach') offset 0) c),
  new as (select s.id, row_number() over (order by k.place) as signals, sum({_SIZE}) over (order by k.place) as bytes
    from unnest($2::uuid[]) with ordinality k(id, place) join signals s on s.id = k.id)
 select new.id from new, held where held.signals + new.signals <= $3 and held.bytes + new.bytes <= $4"""  # noqa: S608 - only constants of this module
 _EDIT = """
 insert into edits (id, incident_id, at, op, signal_id, value, actor)
-select gen_random_uuid(), $1, $2, $3, s.id, case when not s.id = any ($5::uuid[]) then '{"lay_open": true}'::jsonb end, $6
-  from unnest($4::uuid[]) s(id)"""
+select s.edit, $1, $2, $3, s.id, case when not s.id = any ($5::uuid[]) then '{"lay_open": true}'::jsonb end, $6
+  from unnest($4::uuid[], $7::uuid[]) s(id, edit)"""
 
 
 class PostgresSignals:
@@ -214,7 +218,7 @@ class PostgresSignals:
     ) -> None:
         """Write the edit of each at the next instant of the timeline; `new` ones were sent with the incident."""
         at = await unit.stamp(incident_id)
-        args = (incident_id, at, op, ids, list(new), unit.principal.actor)
+        args = (incident_id, at, op, ids, list(new), unit.principal.actor, [new_id() for _ in ids])
         await unit.execute(_EDIT, *args, operation="signal_edit")
 
 
@@ -223,7 +227,7 @@ def _content(fact: Fact) -> dict[str, Any]:
 
 
 def _row(fact: Fact) -> dict[str, Any]:
-    named = {"id": str(uuid4()), "source": fact.source, "external_id": fact.external_id}
+    named = {"id": str(new_id()), "source": fact.source, "external_id": fact.external_id}
     return {**_content(fact), **named, "sha256": fact.sha256.hex()}
 
 

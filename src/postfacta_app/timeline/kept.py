@@ -30,7 +30,7 @@ COMPLETE: Final = 10_000
 """The most entries of an incident for which every answer has the digest."""
 
 _MOST_DIGESTS: Final = 10_000
-_RANKS: Final[tuple[Precision, ...]] = tuple(sorted(Precision, key=lambda it: it.rank))
+_RANKS: Final = tuple(sorted(Precision, key=lambda it: it.rank))
 _KEY: Final = 'e.t, e.p, e.k, e.source collate "C", e.unnumbered, e.sequence collate "C", e.id collate "C"'
 _COLUMNS: Final = """e.source, e.id, e.signal_id, e.kind, e.t, e.p, e.k, e.unnumbered, e.sequence, e.occurred, e.known_at,
   e.title, e.original, e.sha, e.pinned, e.hidden"""
@@ -201,7 +201,7 @@ def _entry(it: Sequence[Any]) -> Entry:
         id=it[1],
         kind=it[2],
         t=it[3],
-        p=_RANKS[it[4]],
+        p=_RANKS[int(it[4])],
         title=it[5],
         sha=it[6],
         pinned=it[7],

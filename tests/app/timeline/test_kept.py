@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from postfacta_app.durations.model import Phase, durations, marks
-from postfacta_app.migrations import upgrade
+from postfacta_app.migrations import migrate, upgrade
 from postfacta_app.principal import ANONYMOUS
 from postfacta_app.timeline.kept import KeptTimelines
 from postfacta_app.timeline.model import (
@@ -35,7 +35,7 @@ from postfacta_app.timeline.query import TimelineQuery
 from postfacta_app.timeline.rules import RULES, build
 from postfacta_embedded.account import Account
 from postfacta_postgres import Connection, Database
-from tests.app.timeline.stored import Row, incident_of, rows
+from tests.app.timeline.stored import Row, incident_of, keep, rows
 from tests.app.timeline.worlds import (
     KINDS,
     NOON,
@@ -362,3 +362,39 @@ async def test_the_order_is_by_code_point_where_a_language_has_another(linguisti
         whole = await _definition(database, "timeline_digest")
         await database.execute(whole.replace('collate "C"', 'collate "default"'), operation="test")
         assert not await _survives(database)
+
+
+@pytest.mark.usefixtures("programs")
+async def test_an_upgrade_keeps_the_timelines_of_older_facts_once(
+    app_database: Database, app_database_dsn: str
+) -> None:
+    worlds = {uuid4(): facts for facts in AIMED.values()}
+    said: list[str] = []
+    async with app_database.transaction() as connection:
+        await connection.execute("set local session_replication_role = replica")
+        for incident, facts in worlds.items():
+            renamed = replace(facts, signals=[], edits=[it for it in facts.edits if it.signal_id is None])
+            await keep(connection.execute, renamed, incident)
+    for _ in range(2):
+        await migrate(app_database_dsn, progress=said.append)
+    assert said == [f"kept the timelines of {len(worlds)} incidents"]
+    kept = KeptTimelines(app_database)
+    for incident, facts in worlds.items():
+        page = await kept.slice(ANONYMOUS, incident, _query(None))
+        assert page
+        assert page.page.digest == build(replace(facts, signals=[])).digest
+
+
+@pytest.mark.usefixtures("programs")
+async def test_a_write_before_the_backfill_does_not_count_as_kept(app_database: Database) -> None:
+    facts, incident = AIMED["a hidden alert"], uuid4()
+    async with app_database.transaction() as connection:
+        await connection.execute("set local session_replication_role = replica")
+        await keep(connection.execute, replace(facts, edits=[SHOWN]), incident)
+        await connection.execute("set local session_replication_role = origin")
+        for sql, *values in rows(Facts(edits=facts.edits[1:]), incident):
+            await connection.execute(sql, *values)
+        kept = KeptTimelines(_Inside(connection))  # type: ignore[arg-type] # it reads, and no more
+        assert await kept.slice(ANONYMOUS, incident, _query(None)) is None
+        await connection.execute("select timeline_rebuild($1)", incident)
+        assert await differences(connection, incident, facts) == []

@@ -63,7 +63,9 @@ create index if not exists timeline_alerts on timeline_entries (incident_id, t, 
     """,
     r"""
 create table if not exists incident_measures (  -- derived; its row says that the incident's entries are kept
-  incident_id uuid primary key, rules int not null, entries int not null default 0, is_open boolean not null default true,
+  incident_id uuid primary key, rules int not null,
+  entries int not null default 0, signals int not null default 0, bytes bigint not null default 0,  -- rows, also of what left
+  is_open boolean not null default true,
   marks jsonb not null default '{}',  -- by name: time, rank of the precision, basis
   status text[] not null default '{}', seconds float8[] not null default '{}')  -- detect, acknowledge, mitigate, resolve, open
     """,
@@ -225,15 +227,19 @@ create or replace function timeline_at(inc uuid, until timestamptz) returns tabl
     f"""
 create or replace function timeline_refresh(inc uuid, sources text[], ids text[]) returns void
 language plpgsql {_OWNED} {_PLANNED} as $$
-declare new int; begin
+declare new record; begin
   with kept as (
     insert into timeline_entries as e (incident_id, {_COLUMNS})
     select inc, {_COLUMNS} from timeline_rows(inc, 'infinity', sources, ids)
     on conflict (incident_id, source, id) do update set ({_CHANGING}) = row ({_OF["excluded"]})
      where ({_OF["e"]}) is distinct from ({_OF["excluded"]})
-    returning xmax = 0 as is_new)
-  select count(*) into new from kept where is_new;
-  if new > 0 then update incident_measures set entries = entries + new where incident_id = inc; end if;
+    returning xmax = 0 as is_new, signal_id)
+  select count(*) as entries, count(k.signal_id) as signals, coalesce(sum(s.bytes), 0) as bytes into new
+    from kept k left join lateral (
+      select octet_length(s.title) + octet_length(s.links::text) + octet_length(array_to_string(s.services, ' ')) as bytes
+        from signals s where s.id = k.signal_id offset 0) s on true where k.is_new;
+  if new.entries > 0 then update incident_measures set entries = entries + new.entries, signals = signals + new.signals,
+    bytes = bytes + new.bytes where incident_id = inc; end if;
 end $$
     """,
     """
@@ -287,9 +293,8 @@ end $$
 create or replace function timeline_rebuild(inc uuid) returns void language plpgsql {_OWNED} as $$ begin
   delete from timeline_entries where incident_id = inc;
   delete from incident_measures where incident_id = inc;
+  insert into incident_measures (incident_id, rules) values (inc, 2);
   perform timeline_refresh(inc, null, null);
-  insert into incident_measures (incident_id, rules, entries)
-    select inc, 2, count(*) from timeline_entries where incident_id = inc;
   perform timeline_measures(inc);
 end $$
     """,
@@ -304,13 +309,13 @@ create or replace function timeline_milestones(inc uuid, until timestamptz) retu
     f"""
 create or replace function timeline_digest(inc uuid, until timestamptz, known bigint, with_hidden boolean) returns text
 language plpgsql stable {_PLANNED} as $$
-declare told text; begin
+declare content text; begin
   select string_agg('{{"hidden":' || hidden || ',"id":' || to_json(id) || ',"kind":"' || kind || '","p":"'
       || (array['day', 'hour', 'minute', 'second', 'exact'])[p + 1] || '","pinned":' || pinned || ',"sha":"' || sha
       || '","source":' || to_json(source) || ',"t":' || t || ',"title":' || to_json(title) || '}}', ','
-      order by t, p, k, source collate "C", unnumbered, sequence collate "C", id collate "C") into told
+      order by t, p, k, source collate "C", unnumbered, sequence collate "C", id collate "C") into content
     from timeline_at(inc, until) where (with_hidden or not hidden) and (known is null or coalesce(known_at, t) <= known);
-  return encode(sha256(convert_to('{{"entries":[' || coalesce(told, '') || '],"milestones":'
+  return encode(sha256(convert_to('{{"entries":[' || coalesce(content, '') || '],"milestones":'
     || timeline_milestones(inc, until) || ',"rules":2}}', 'UTF8')), 'hex');
 end $$
     """,

@@ -1,0 +1,63 @@
+"""Keeping timelines costs each write what it touches, however many signals there are."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+
+from postfacta_app.db import new_id
+
+pytestmark = pytest.mark.usefixtures("programs")
+
+_OTHERS = """
+insert into incidents (id, title, description, severity, reporter, declared_at, created_by, timeline_at)
+ select gen_random_uuid(), 'Outage ' || n, 'One of many others', 'LOW', 'test', now(), 'test', now() from generate_series(1, 8) n;
+insert into signals (id, source, external_id, kind, occurred_at, time_basis, title, content_sha256, received_by)
+ select gen_random_uuid(), 'old/' || n % 12, n::text, 'log', now(), 'event', 'An event', sha256('x'), 'test'
+   from generate_series(1, {count}) n;
+insert into edits (id, incident_id, at, op, signal_id, actor)
+ select gen_random_uuid(), i.id, now(), 'attach', s.id, 'test' from signals s join incidents i on i.number = 1 + s.external_id::int % 8;
+analyze"""
+_INCIDENT = """
+insert into incidents (id, title, description, severity, reporter, declared_at, created_by, timeline_at)
+values (gen_random_uuid(), 'Storm', 'It is a new one', 'LOW', 'test', now(), 'test', now()) returning id"""
+_SIGNALS = """
+insert into signals (id, source, external_id, kind, occurred_at, time_basis, title, content_sha256, received_by)
+select gen_random_uuid(), 'new/' || n % 12, $1::int || '-' || n, 'log', now(), 'event', 'An event', sha256('x'), 'test'
+  from generate_series(1, 500) n returning id"""
+_ATTACH = """
+insert into edits (id, incident_id, at, op, signal_id, actor)
+select gen_random_uuid(), $1, now(), 'attach', s, 'test' from unnest($2::uuid[]) s"""
+_READ = """
+select sum(pg_stat_get_xact_blocks_fetched(oid))::int from pg_class
+ where relnamespace = 'public'::regnamespace and relkind in ('r', 'i')"""
+
+
+@pytest.mark.parametrize("count", [20_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+async def test_a_batch_reads_only_what_it_touches(app_database_dsn: str, count: int) -> None:
+    connection = await asyncpg.connect(app_database_dsn)
+    try:
+        await connection.execute("set session_replication_role = replica")
+        await connection.execute(_OTHERS.format(count=count))
+        await connection.execute("set session_replication_role = origin")
+        took: list[int] = []
+        async with connection.transaction():
+            incident = await connection.fetchval(_INCIDENT)
+            for batch in range(10):  # The statistics do not know it, however large it grows.
+                signals = [row["id"] for row in await connection.fetch(_SIGNALS, batch)]
+                before = await connection.fetchval(_READ)
+                await connection.execute(_ATTACH, incident, signals)
+                took.append(await connection.fetchval(_READ) - before)
+    finally:
+        await connection.close()
+    # With the six indexes of the two rows that each writes, some 60 for a signal. A plan that reads what the
+    # incident has already, once for each signal, reads a thousand times as much.
+    assert max(took) < 40_000, took
+
+
+def test_ids_of_a_batch_stand_together() -> None:
+    made = [new_id() for _ in range(100)]
+    assert {it.version for it in made} == {7}
+    assert len(set(made)) == 100
+    milliseconds = [it.int >> 80 for it in made]
+    assert milliseconds == sorted(milliseconds)
