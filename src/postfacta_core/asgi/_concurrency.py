@@ -12,16 +12,16 @@ from urllib.parse import quote
 
 import anyio
 
-from ..clock import LUCK, MONOTONIC, PROCESS, Clock, Luck
+from ..clock import Clock, Luck
 from ..context import RequestContext, current_request
 from ..deadlines.requests import Running
 from ..errors import LoadShedError
-from ..events import Mode, ModeChanged, Observer, PolicyCreated, fan_out, ignore
+from ..events import Mode, ModeChanged, Observer
 from ..limits._calm import Calm
 from ..limits._overload import Ending, OverloadLimiter
 from ..limits._waiting import ADMIT, Admit, Priority, Shed, Wait
 from ..validation import validation
-from ._problem import Problem, Render, kind_members, problem_of, request_of, send_problem
+from ._problem import Problem, Render, kind_members, problem_of, request_of, send_problem, send_whole
 from ._types import Scope, Send
 
 __all__ = ["PriorityOf", "Shedding", "Slotted", "aside", "watched"]
@@ -37,50 +37,35 @@ _NAMES: Final = {priority.name.lower().encode(): priority for priority in Priori
 
 
 class Shedding:
-    """Admits requests, as `LoadSheddingMiddleware` says; the options are that one's.
+    """What admits requests; `LoadSheddingMiddleware` makes it.
 
     Attributes:
         limiter: The one that decides.
         calm: Decides which requests skip the yield.
         clock: Monotonic seconds.
         luck: Spreads `Retry-After`.
+        render: The shape of a refusal.
+        observe: Receives changes of the mode.
         is_off: Whether all are admitted, and none is counted.
         has_priorities: Whether requests matter more or less.
     """
 
-    def __init__(
-        self,
-        limiter: OverloadLimiter | None = None,
-        *,
-        priority_of: PriorityOf | None = None,
-        priority_key: str = "",
-        spares: Callable[[float], bool] | None = None,
-        trusts: Callable[[Scope], bool] | None = None,
-        mode: Mode | str = Mode.ENFORCE,
-        render: Render | None = None,
-        observer: Observer = ignore,
-        clock: Clock = MONOTONIC,
-        processor: Clock = PROCESS,
-        luck: Luck = LUCK,
-    ) -> None:
-        self.limiter: OverloadLimiter = limiter or OverloadLimiter("requests")
-        self.limiter.mode = validation.choice("LoadSheddingMiddleware.mode", mode, Mode)
-        self.is_off: bool = self.limiter.mode is Mode.OFF
-        self._priority_of = priority_of
-        self._key = priority_key.encode()
-        self._spares = spares
-        self._late = 0.0
-        self._trusts = trusts
-        self.has_priorities: bool = bool(priority_of or priority_key or trusts)
-        self._render = render
-        self._refusals: dict[float, _Refusal] = {}
-        self._observe = fan_out([observer])
-        self.clock: Clock = clock
-        self.luck: Luck = luck
-        self._processor = processor
-        self._used = processor()
-        self.calm: Calm = Calm()
-        self._observe(PolicyCreated(self.limiter.name, self.limiter.tally))
+    limiter: OverloadLimiter
+    calm: Calm
+    clock: Clock
+    luck: Luck
+    render: Render | None
+    observe: Observer
+    is_off: bool
+    has_priorities: bool
+    _priority_of: PriorityOf | None
+    _key: bytes
+    _spares: Callable[[float], bool] | None
+    _trusts: Callable[[Scope], bool] | None
+    _late: float
+    _refusals: dict[float, _Refusal]
+    _processor: Clock
+    _used: float
 
     @property
     def mode(self) -> Mode:
@@ -93,7 +78,7 @@ class Shedding:
         old, self.limiter.mode = self.limiter.mode, new
         self.is_off = new is Mode.OFF
         if new is not old:
-            self._observe(ModeChanged(self.limiter.name, old, new))
+            self.observe(ModeChanged(self.limiter.name, old, new))
 
     def beat(self, late: float) -> None:
         """Record how many seconds late the event loop is."""
@@ -164,8 +149,8 @@ class Shedding:
         request.route, request.error_type = "_prerouting", refusal.problem.error_type
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER})
-        elif self._render is not None:
-            await send_problem(scope, send, refusal.problem, render=self._render)
+        elif self.render is not None:
+            await send_problem(scope, send, refusal.problem, render=self.render)
         else:
             await refusal.send(scope, request_of(scope), send)
 
@@ -278,16 +263,10 @@ class _Refusal:
     def __init__(self, limiter: str, retry_after: float) -> None:
         self.problem: Problem = problem_of(LoadShedError(limiter, retry_after))
         self._before = json.dumps(kind_members(self.problem))[:-1] + ', "instance": "'
-        self._headers = (
-            (b"content-type", b"application/problem+json"),
-            (b"cache-control", b"no-store"),
-            (b"retry-after", b"%d" % retry_after),
-        )
+        self._wait = (b"retry-after", b"%d" % retry_after)
 
     async def send(self, scope: Scope, request: RequestContext | None, send: Send) -> None:
         path = quote(scope["path"], errors="replace")
         end = '"}' if request is None else f'", "request_id": "{request.request_id}"}}'
         body = f"{self._before}{path}{end}".encode()
-        headers: list[tuple[bytes, bytes]] = [*self._headers, (b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": self.problem.status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+        await send_whole(scope, send, self.problem.status, b"application/problem+json", body, self._wait)

@@ -33,7 +33,7 @@ from ._problem import Render, problem_of, request_of, send_problem
 from ._ratelimit import RateRules, Verdict
 from ._route import RouteReader, local_path
 from ._secret import Secret, knows
-from ._shared import Headers, Record, Shared
+from ._shared import GRANTS, Headers, Record, Shared
 from ._types import ASGIApp, Receive, Scope, Send
 from ._websocket import SERVICE_RESTART, TRY_AGAIN_LATER, WebSocketExchange
 
@@ -59,6 +59,8 @@ _LONGEST_LENGTH: Final = 18
 _ASKS_FOR_TIME: Final = frozenset({b"x-request-timeout", b"grpc-timeout"})
 _PREFLIGHT: Final = b"access-control-request-method"
 _SERVER_ERROR: Final = 500
+# A response up to this size finds room in the buffers of server and kernel, whether or not its client reads.
+_ROOM: Final = 65_536
 # A request that came longer ago is not begun before its server was asked whether the client is still there.
 _MAY_HAVE_LEFT: Final = 0.02
 # W3C Trace Context, section 3.2: all zeros are invalid.
@@ -72,37 +74,13 @@ _is_id = re.compile(rb"[A-Za-z0-9._-]{8,64}").fullmatch
 class Kernel(Shared):
     """An ASGI application around another one. Each option is one part's; without it the part is absent.
 
-    Args:
-        app: The application.
-        clock: Monotonic seconds.
-        render: Another shape of problem.
-        observer: Receives what goes wrong. It may raise.
-        ids: Makes ids of requests that bring none; without it requests have the context they come with.
-        resetters: For context variables of others.
-        tracing: Its context is reset too, if an earlier request left one.
-        recorders: Each is called as an exchange begins, is answered and ends; None records nothing.
-        route_of: Returns the route for a framework that is not known.
-        quiet: Paths without span and line.
-        traffic_key: Makes `X-Traffic-Class` trusted.
-        error_types: The closed set of error types.
-        response_headers: Given to each response that does not set them itself, with names in lower case.
-        cors: What pages of other origins may read.
-        answers: Whether an application that raises is answered for.
-        lifecycle: Holds whether the service drains.
-        doors: What is answered before the application, by path.
-        limits: How large and slow a client may be, for all or by scope.
-        rates: How much each caller may ask for.
-        running: Holds the requests under way, each with its deadline.
-        timeout: The limit of a request.
-        stream_timeout: The limit of a response in pieces.
-        cancels: Whether a handler is cancelled when its client leaves.
-        shedding: Admits requests.
+    What each option is stands in the documentation of its middleware.
 
     Attributes:
         doors: What is answered before the application, by path.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - one attribute a line
         self,
         app: ASGIApp,
         *,
@@ -132,21 +110,25 @@ class Kernel(Shared):
     ) -> None:
         is_recorded = recorders is not None
         recorders = recorders or ()
-        Shared.__init__(
-            self,
-            clock=clock,
-            render=render,
-            identifies=ids is not None,
-            added=response_headers,
-            has_cors=cors is not None,
-            lifecycle=lifecycle,
-            limits=limits,
-            running=running,
-            stream_timeout=math.inf if stream_timeout is None else stream_timeout,
-            answered=_wanted(recorders, "answered"),
-            opened=_wanted(recorders, "opened"),
-            observer=fan_out([observer]),
-        )
+        self.clock = clock
+        self.render = render
+        self.identifies = ids is not None
+        self.added = tuple(response_headers)
+        self.has_cors = cors is not None
+        self.owned = frozenset(name for name, _ in response_headers)
+        self.owned |= {b"x-request-id"} if self.identifies else set()
+        self.owned |= GRANTS if self.has_cors else set()
+        self.process = lifecycle
+        self.limits = limits
+        self.is_bounded = limits is not None
+        self.room = _ROOM if self.is_bounded else math.inf
+        self.max_body = -1 if self.is_bounded else math.inf
+        if isinstance(limits, TransferLimits):
+            self.max_body = limits.max_body_bytes
+        self.requests = running
+        self.stream_timeout = math.inf if stream_timeout is None else stream_timeout
+        self.answered, self.opened = _wanted(recorders, "answered"), _wanted(recorders, "opened")
+        self.observe = fan_out([observer])
         self._app = app
         self._ids = ids
         self._resetters = tuple(resetters)

@@ -44,6 +44,7 @@ __all__ = [
     "problem_of",
     "problem_response",
     "send_problem",
+    "send_whole",
 ]
 
 
@@ -74,6 +75,25 @@ Render = Callable[[Problem, Scope], tuple[str, bytes] | None]
 None means RFC 9457, and so does an exception: an answer is due in any case.
 """
 
+
+def _unavailable(
+    error_type: str, *, code: str = "unavailable", title: str = "Unavailable", detail: str = "Try again soon"
+) -> Problem:
+    return Problem(status=503, code=code, title=title, detail=detail, error_type=error_type)
+
+
+def _unknown(status: int, error_type: str) -> Problem:
+    detail = "The change may or may not have been made: look, or repeat it with the same Idempotency-Key"
+    return Problem(
+        status=status,
+        code="outcome-unknown",
+        title="The outcome is unknown",
+        detail=detail,
+        error_type=error_type,
+    )
+
+
+_LESS_OFTEN: Final = "Try again after the time in Retry-After, and less often"
 _KNOWN: Final[dict[type[ResilienceError], Problem]] = {
     HeadersTooLargeError: Problem(
         status=431,
@@ -90,89 +110,27 @@ _KNOWN: Final[dict[type[ResilienceError], Problem]] = {
         title="The request body came too slowly",
         detail="Send it faster, or less at once",
     ),
-    PoolTimeoutError: Problem(
-        status=503,
-        code="unavailable",
-        title="Unavailable",
-        detail="Try again soon",
-        error_type="pool_timeout",
-    ),
-    DatabaseUnavailableError: Problem(
-        status=503,
-        code="unavailable",
-        title="Unavailable",
-        detail="Try again soon",
-        error_type="database_unavailable",
-    ),
-    LockTimeoutError: Problem(
-        status=503,
-        code="unavailable",
-        title="Unavailable",
-        detail="Try again soon",
-        error_type="lock_timeout",
-    ),
-    ReadOnlyDatabaseError: Problem(
-        status=503,
-        code="unavailable",
-        title="Unavailable",
-        detail="Try again soon",
-        error_type="database_unavailable",
-    ),
-    DrainingError: Problem(
-        status=503,
-        code="draining",
-        title="The service is stopping",
-        detail="Try again soon",
-        error_type="draining",
-    ),
-    StoppedError: Problem(
-        status=503,
+    PoolTimeoutError: _unavailable("pool_timeout"),
+    DatabaseUnavailableError: _unavailable("database_unavailable"),
+    LockTimeoutError: _unavailable("lock_timeout"),
+    ReadOnlyDatabaseError: _unavailable("database_unavailable"),
+    DrainingError: _unavailable("draining", code="draining", title="The service is stopping"),
+    StoppedError: _unavailable(
+        "draining",
         code="stopped",
         title="The service stopped before the work was done",
         detail="It may have begun: look, or repeat it with the same Idempotency-Key",
-        error_type="draining",
     ),
-    CircuitOpenError: Problem(
-        status=503,
-        code="unavailable",
-        title="Unavailable",
-        detail="Try again soon",
-        error_type="breaker_open",
-    ),
-    BulkheadFullError: Problem(
-        status=503,
-        code="unavailable",
-        title="Unavailable",
-        detail="Try again soon",
-        error_type="bulkhead_full",
-    ),
-    LoadShedError: Problem(
-        status=503,
-        code="overloaded",
-        title="The service is overloaded",
-        detail="Try again after the time in Retry-After, and less often",
-        error_type="shed",
+    CircuitOpenError: _unavailable("breaker_open"),
+    BulkheadFullError: _unavailable("bulkhead_full"),
+    LoadShedError: _unavailable(
+        "shed", code="overloaded", title="The service is overloaded", detail=_LESS_OFTEN
     ),
     RateLimitExceededError: Problem(
-        status=429,
-        code="rate-limited",
-        title="Too many requests",
-        detail="Try again after the time in Retry-After, and less often",
+        status=429, code="rate-limited", title="Too many requests", detail=_LESS_OFTEN
     ),
-    OutcomeUnknownError: Problem(
-        status=503,
-        code="outcome-unknown",
-        title="The outcome is unknown",
-        detail="The change may or may not have been made: look, or repeat it with the same Idempotency-Key",
-        error_type="database_unavailable",
-    ),
-    OutcomeTimeoutError: Problem(
-        status=504,
-        code="outcome-unknown",
-        title="The outcome is unknown",
-        detail="The change may or may not have been made: look, or repeat it with the same Idempotency-Key",
-        error_type="deadline_exceeded",
-    ),
+    OutcomeUnknownError: _unknown(503, "database_unavailable"),
+    OutcomeTimeoutError: _unknown(504, "deadline_exceeded"),
     InvalidInputError: Problem(
         status=422,
         code="invalid-input",
@@ -186,9 +144,7 @@ _KNOWN: Final[dict[type[ResilienceError], Problem]] = {
         detail="The work may have begun",
         error_type="deadline_exceeded",
     ),
-    RejectedError: Problem(
-        status=503, code="unavailable", title="Unavailable", detail="Try again soon", error_type="rejected"
-    ),
+    RejectedError: _unavailable("rejected"),
     FailedResponseError: Problem(
         status=502,
         code="bad-gateway",
@@ -196,7 +152,7 @@ _KNOWN: Final[dict[type[ResilienceError], Problem]] = {
         detail="The work may have begun",
         error_type="dependency_failed",
     ),
-    ResilienceError: Problem(status=503, code="unavailable", title="Unavailable", error_type="unavailable"),
+    ResilienceError: _unavailable("unavailable", detail=""),
 }
 PROBLEMS: Final[Mapping[type[ResilienceError], Problem]] = MappingProxyType(_KNOWN)
 """Every error of the library has its line, or that of the nearest class above it. It cannot be changed: see `Render`."""
@@ -279,17 +235,33 @@ async def send_problem(
         more_body: Whether the calling code ends the response itself, with an empty body message.
     """
     content_type, body = _rendered(problem, scope, render)
-    headers = [
-        (b"content-type", content_type.encode("latin-1")),
-        (b"content-length", str(len(body)).encode()),
-        (b"cache-control", b"no-store"),
-    ]
+    headers: list[tuple[bytes, bytes]] = []
     if problem.retry_after is not None:
         headers.append((b"retry-after", str(max(1, math.ceil(problem.retry_after))).encode()))
     # HTTP/2 has no such field (RFC 9113, section 8.2.2).
     if close and scope.get("http_version", "1.1").startswith("1"):
         headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+    kind = content_type.encode("latin-1")
+    await send_whole(scope, send, problem.status, kind, body, *headers, more_body=more_body)
+
+
+async def send_whole(  # noqa: PLR0917 - as a response is read
+    scope: Scope,
+    send: Send,
+    status: int,
+    content_type: bytes,
+    body: bytes,
+    *headers: tuple[bytes, bytes],
+    more_body: bool = False,
+) -> None:
+    """Send a response that no cache keeps."""
+    fields = [
+        (b"content-type", content_type),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+        *headers,
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": fields})
     body = b"" if scope["method"] == "HEAD" else body
     await send({"type": "http.response.body", "body": body, "more_body": more_body})
 

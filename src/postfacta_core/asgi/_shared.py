@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
@@ -24,72 +23,45 @@ Record = Callable[[Any], None]
 GRANTS: Final = frozenset(
     {b"access-control-allow-origin", b"access-control-allow-credentials", b"access-control-expose-headers"}
 )
-# A response up to this size finds room in the buffers of server and kernel, whether or not its client reads.
-_ROOM: Final = 65_536
 
 
 class Shared:
     """What all exchanges of one kernel have in common: of each part, what is asked of it in mid-exchange.
 
-    Args:
+    Attributes:
         clock: Monotonic seconds.
         render: Another shape of problem.
         identifies: Whether a response has its request's id.
         added: Headers of each response that does not set them itself, with names in lower case.
+        owned: The names of all headers that the application may not set beside these.
         has_cors: Whether it is decided here what pages of other origins may read.
-        lifecycle: Holds whether the service drains, which responses say then.
+        process: Holds whether the service drains, which responses say then.
         limits: How large and slow a client may be; None for as it likes.
-        running: Holds the requests under way, each with its deadline.
+        room: The size up to which a response is sent without a timer.
+        max_body: The largest body; -1 if it has to be asked for.
+        requests: Holds the requests under way, each with its deadline.
         stream_timeout: The limit of a response in pieces, from the request's beginning.
         answered: Called at the last byte of each response.
         opened: Called as a WebSocket is accepted.
-        observer: Receives each of these that raises.
+        observe: Receives each of these that raises.
     """
 
-    def __init__(
-        self,
-        *,
-        clock: Clock,
-        render: Render | None,
-        identifies: bool,
-        added: Headers,
-        has_cors: bool,
-        lifecycle: Lifecycle | None,
-        limits: TransferLimits | Callable[[Scope], TransferLimits] | None,
-        running: RunningRequests | None,
-        stream_timeout: float,
-        answered: Sequence[Record],
-        opened: Sequence[Record],
-        observer: Observer,
-    ) -> None:
-        self.clock: Clock = clock
-        self.render: Render | None = render
-        self.identifies: bool = identifies
-        self.added: Headers = tuple(added)
-        self.process: Lifecycle | None = lifecycle
-        names = {name for name, _ in added}
-        self.has_cors: bool = has_cors
-        self.owned: frozenset[bytes] = frozenset(
-            names
-            | ({b"x-request-id"} if identifies else set[bytes]())
-            | (GRANTS if has_cors else frozenset())
-        )
-        self.limits: TransferLimits | Callable[[Scope], TransferLimits] | None = limits
-        self.is_bounded: bool = limits is not None
-        self.room: float = _ROOM if self.is_bounded else math.inf
-        # -1: it has to be asked.
-        self.max_body: float = (
-            limits.max_body_bytes
-            if isinstance(limits, TransferLimits)
-            else -1
-            if self.is_bounded
-            else math.inf
-        )
-        self.requests: RunningRequests | None = running
-        self.stream_timeout: float = stream_timeout
-        self.answered: tuple[Record, ...] = tuple(answered)
-        self.opened: tuple[Record, ...] = tuple(opened)
-        self.observe: Observer = observer
+    clock: Clock
+    render: Render | None
+    identifies: bool
+    added: Headers
+    owned: frozenset[bytes]
+    has_cors: bool
+    process: Lifecycle | None
+    limits: TransferLimits | Callable[[Scope], TransferLimits] | None
+    is_bounded: bool
+    room: float
+    max_body: float
+    requests: RunningRequests | None
+    stream_timeout: float
+    answered: Sequence[Record]
+    opened: Sequence[Record]
+    observe: Observer
 
     def limits_of(self, scope: Scope) -> TransferLimits:
         """Return the limits of a request."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..clock import LUCK, MONOTONIC, PROCESS, Clock, Luck
-from ..events import Mode, Observer, ignore
+from ..events import Mode, Observer, PolicyCreated, ignore
+from ..limits._calm import Calm
 from ..limits._overload import OverloadLimiter
 from ..validation import validation
 from ._concurrency import PriorityOf, Shedding, aside
@@ -89,18 +90,19 @@ class LoadSheddingMiddleware(Shedding, Kernel):
         validation.functions(
             "LoadSheddingMiddleware", observer=observer, clock=clock, processor=processor, luck=luck
         )
-        Shedding.__init__(
-            self,
-            limiter,
-            priority_of=priority_of,
-            priority_key=priority_key,
-            spares=spares,
-            trusts=trusts,
-            mode=mode,
-            render=render,
-            observer=observer,
-            clock=clock,
-            processor=processor,
-            luck=luck,
-        )
-        Kernel.__init__(self, app, shedding=self, clock=clock)
+        Kernel.__init__(self, app, shedding=self, render=render, observer=observer, clock=clock)
+        self.limiter: OverloadLimiter = limiter or OverloadLimiter("requests")
+        self.limiter.mode = validation.choice("LoadSheddingMiddleware.mode", mode, Mode)
+        self.is_off: bool = self.limiter.mode is Mode.OFF
+        self.has_priorities: bool = bool(priority_of or priority_key or trusts)
+        self.calm: Calm = Calm()
+        self.luck: Luck = luck
+        self._priority_of = priority_of
+        self._key = priority_key.encode()
+        self._spares = spares
+        self._trusts = trusts
+        self._late = 0.0
+        self._refusals = {}
+        self._processor = processor
+        self._used = processor()
+        self.observe(PolicyCreated(self.limiter.name, self.limiter.tally))

@@ -12,13 +12,14 @@ from ..health._verdict import CheckReport, HealthReport
 from ..health.registry import NO_LIFESPAN, HealthRegistry
 from ..validation import validation
 from ._kernel import Doors
-from ._problem import Problem, send_problem
+from ._problem import Problem, send_problem, send_whole
 from ._settings import settings
 from ._types import ASGIApp, Scope, Send
 
 __all__ = ["HealthMiddleware"]
 
 _JSON: Final = b"application/json"
+_PROBLEM_JSON: Final = b"application/problem+json"
 _NOT_FOUND: Final = Problem(status=404, code="not-found", title="Not Found")
 _WRONG_METHOD: Final = b'{"type":"about:blank","title":"Method Not Allowed","status":405}'
 _Answer = tuple[int, bytes]
@@ -70,11 +71,12 @@ class HealthMiddleware(Doors):
         if probe is _detail and not self._may_see_detail(scope):
             await send_problem(scope, send, _NOT_FOUND)
         elif scope["method"] not in {"GET", "HEAD"}:
-            await _send(scope, send, (405, _WRONG_METHOD))
+            await send_whole(scope, send, 405, _PROBLEM_JSON, _WRONG_METHOD, (b"allow", b"GET, HEAD"))
         else:
             report = self._registry.snapshot()
             is_missing = probe is _ready and not (self._registry.is_entered or report.draining)
-            await _send(scope, send, _MISSING if is_missing else probe(report))
+            status, body = _MISSING if is_missing else probe(report)
+            await send_whole(scope, send, status, _JSON, body)
 
     def _may_see_detail(self, scope: Scope) -> bool:
         try:
@@ -116,17 +118,3 @@ def _rounded(check: CheckReport) -> dict[str, object]:
     return {
         key: round(value, 6) if isinstance(value, float) else value for key, value in asdict(check).items()
     }
-
-
-async def _send(scope: Scope, send: Send, answer: _Answer) -> None:
-    status, body = answer
-    is_refusal = body is _WRONG_METHOD
-    headers = [
-        (b"content-type", b"application/problem+json" if is_refusal else _JSON),
-        (b"content-length", str(len(body)).encode()),
-        (b"cache-control", b"no-store"),
-    ]
-    if is_refusal:
-        headers.append((b"allow", b"GET, HEAD"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})

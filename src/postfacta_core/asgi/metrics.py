@@ -16,15 +16,14 @@ from ..telemetry.merging import merge
 from ..telemetry.metrics import Exposition, Metrics
 from ..validation import validation
 from ._kernel import Doors
+from ._problem import send_whole
 from ._secret import Secret, knows
 from ._settings import settings
 from ._types import ASGIApp, Scope, Send
 
 __all__ = ["MetricsEndpoint"]
 
-_TEXT: Final = "text/plain; charset=utf-8"
-_NOT_ALLOWED: Final = Exposition(b"Only GET and HEAD\n", _TEXT)
-_NO_TOKEN: Final = Exposition(b"A bearer token is needed\n", _TEXT)
+_TEXT: Final = b"text/plain; charset=utf-8"
 
 
 class MetricsEndpoint(Doors):
@@ -83,13 +82,15 @@ class MetricsEndpoint(Doors):
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         is_known = scheme.lower() == b"bearer" and knows(self._token, given.strip())
         if scope["method"] not in {"GET", "HEAD"}:
-            await _answer(scope, send, _NOT_ALLOWED, status=405, header=(b"allow", b"GET, HEAD"))
+            await send_whole(scope, send, 405, _TEXT, b"Only GET and HEAD\n", (b"allow", b"GET, HEAD"))
         elif (self._token and not is_known) or not (self._allow is None or self._allow(scope)):
-            await _answer(scope, send, _NO_TOKEN, status=401, header=(b"www-authenticate", b"Bearer"))
+            header = (b"www-authenticate", b"Bearer")
+            await send_whole(scope, send, 401, _TEXT, b"A bearer token is needed\n", header)
         else:
             accept = headers.get(b"accept", b"").decode("latin-1")
             page = await self._render(accept)
-            await _answer(scope, send, page, status=200, header=(b"vary", b"accept"))
+            kind = page.content_type.encode("ascii")
+            await send_whole(scope, send, 200, kind, page.body, (b"vary", b"accept"))
 
     async def _render(self, accept: str) -> Exposition:
         if self.siblings is None:
@@ -109,16 +110,3 @@ class MetricsEndpoint(Doors):
         if siblings is None:
             raise AssertionError("no other worker has the address of this one")
         return (await self._render_ours(question.decode("latin-1"), siblings.number)).body
-
-
-async def _answer(
-    scope: Scope, send: Send, page: Exposition, *, status: int, header: tuple[bytes, bytes]
-) -> None:
-    headers = [
-        (b"content-type", page.content_type.encode("ascii")),
-        (b"content-length", str(len(page.body)).encode()),
-        (b"cache-control", b"no-store"),
-        header,
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else page.body})

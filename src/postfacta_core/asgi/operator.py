@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 from ..guards._guard import Guard
 from ..guards._registry import Listed, Registry, registry as process_registry
 from ..validation import validation
+from ._problem import send_whole
 from ._secret import Secret, knows
 from ._settings import settings
 from ._types import Receive, Scope, Send
@@ -31,6 +32,8 @@ _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _FORWARDED: Final = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip"})
 _LOCAL_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _Answer = tuple[int, object]
+# RFC 9110, sections 11.6.1 and 15.5.6.
+_MORE: Final = {401: [(b"www-authenticate", b"Bearer")], 405: [(b"allow", b"GET, HEAD, POST")]}
 
 
 class OperatorEndpoint:
@@ -82,7 +85,9 @@ class OperatorEndpoint:
             answer = 415, "the body must be application/json"
         else:
             answer = self._change(await _body(receive), scope)
-        await _send(send, answer, is_head=method == "HEAD")
+        status, content = answer
+        page = json.dumps({"detail": content} if isinstance(content, str) else content).encode()
+        await send_whole(scope, send, status, _JSON, page, *_MORE.get(status, ()))
 
     def _is_known(self, scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
         if self._token:
@@ -159,17 +164,3 @@ async def _body(receive: Receive) -> bytes:
         body += message.get("body", b"")
         more = message.get("more_body", False)
     return body[:_LONGEST]
-
-
-async def _send(send: Send, answer: _Answer, *, is_head: bool) -> None:
-    status, content = answer
-    page = json.dumps({"detail": content} if isinstance(content, str) else content).encode()
-    headers = [
-        (b"content-type", _JSON),
-        (b"content-length", str(len(page)).encode()),
-        (b"cache-control", b"no-store"),
-        *([(b"www-authenticate", b"Bearer")] if status == 401 else []),  # noqa: PLR2004 - RFC 9110, section 11.6.1
-        *([(b"allow", b"GET, HEAD, POST")] if status == 405 else []),  # noqa: PLR2004 - RFC 9110, section 15.5.6
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if is_head else page})

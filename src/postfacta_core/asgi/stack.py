@@ -41,7 +41,6 @@ from ..telemetry.metrics import Metrics, Registry
 from ..telemetry.sampling import AccessSampler
 from ..telemetry.tracing import Tracing
 from ..validation import validation
-from ._concurrency import Shedding
 from ._cors import CorsRules
 from ._kernel import Kernel, Resetter, RouteOf
 from ._problem import Render
@@ -49,6 +48,7 @@ from ._ratelimit import RateRules
 from ._route import note_routes, shadowed
 from ._settings import settings
 from ._types import ASGIApp, Receive, Scope, Send
+from .concurrency import LoadSheddingMiddleware
 from .headers import encode_headers
 from .health import HealthMiddleware
 from .lifespan import LifespanMiddleware
@@ -127,7 +127,7 @@ class Hardened(Kernel):
         health: HealthRegistry,
         lifecycle: Lifecycle,
         running: RunningRequests,
-        shedding: Shedding,
+        shedding: LoadSheddingMiddleware,
         rate_limits: RateRules | None,
         telemetry: Telemetry,
         resources: Sequence[Resource],
@@ -224,7 +224,8 @@ def harden(
         observer=observer,
         clock=clock,
     )
-    shedding = Shedding(
+    shedding = LoadSheddingMiddleware(
+        app,
         OverloadLimiter("requests", options.concurrency),
         priority_of=options.priority_of,
         priority_key=options.priority_key,

@@ -10,9 +10,9 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from postfacta_core.asgi._concurrency import Shedding
 from postfacta_core.asgi._kernel import Kernel
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
+from postfacta_core.asgi.concurrency import LoadSheddingMiddleware
 from postfacta_core.asgi.telemetry import TelemetryMiddleware
 from postfacta_core.asgi.transfer import TransferMiddleware
 from postfacta_core.context import RequestContext
@@ -292,7 +292,7 @@ class Swept:
         self.sent: list[Message] = []
         self.sizes: list[int] = []
         self.running = RunningRequests(clock=loop_clock())
-        self.shedding = Shedding(clock=loop_clock())
+        self.shedding = LoadSheddingMiddleware(self._read, clock=loop_clock())
         self.app = Kernel(
             self._read,
             limits=limits,
