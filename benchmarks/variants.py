@@ -14,18 +14,20 @@ from secure import Secure
 
 from postfacta_core.asgi._concurrency import Shedding
 from postfacta_core.asgi._types import ASGIApp
-from postfacta_core.asgi.concurrency import LoadSheddingMiddleware
-from postfacta_core.asgi.context import ContextMiddleware
-from postfacta_core.asgi.deadline import DeadlineMiddleware
-from postfacta_core.asgi.errors import ErrorMiddleware
-from postfacta_core.asgi.headers import ResponseHeadersMiddleware
 from postfacta_core.asgi.health import HealthMiddleware
-from postfacta_core.asgi.lifecycle import LifecycleMiddleware
 from postfacta_core.asgi.metrics import MetricsEndpoint
+from postfacta_core.asgi.middlewares import (
+    ContextMiddleware,
+    DeadlineMiddleware,
+    ErrorMiddleware,
+    LifecycleMiddleware,
+    LoadSheddingMiddleware,
+    ResponseHeadersMiddleware,
+    TelemetryMiddleware,
+    TransferMiddleware,
+)
 from postfacta_core.asgi.options import HardenOptions
 from postfacta_core.asgi.stack import Telemetry, harden
-from postfacta_core.asgi.telemetry import TelemetryMiddleware
-from postfacta_core.asgi.transfer import TransferMiddleware
 from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.drain.lifecycle import Lifecycle
 from postfacta_core.events import Mode

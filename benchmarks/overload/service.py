@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
-from postfacta_core.asgi.concurrency import LoadSheddingMiddleware
+from postfacta_core.asgi.middlewares import LoadSheddingMiddleware
 from postfacta_core.deadlines.requests import RunningRequests
 
 __all__ = ["KEY", "app", "build"]

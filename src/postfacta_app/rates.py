@@ -9,7 +9,7 @@ from typing import Final, Literal
 from starlette.requests import Request
 
 from postfacta_core.asgi import RateLimit, Scope
-from postfacta_core.asgi.concurrency import PriorityOf
+from postfacta_core.asgi._concurrency import PriorityOf
 from postfacta_core.clock import LUCK, Luck
 from postfacta_core.context import current_request
 from postfacta_core.events import Observer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from postfacta_core.asgi._types import Receive, Scope, Send
-from postfacta_core.asgi.context import ContextMiddleware
+from postfacta_core.asgi.middlewares import ContextMiddleware
 from postfacta_core.context import RequestContext, bind_request, current_request
 
 

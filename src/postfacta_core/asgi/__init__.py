@@ -7,55 +7,49 @@ from typing import TYPE_CHECKING
 from .._face import lazy
 
 if TYPE_CHECKING:
+    from ._concurrency import aside
+    from ._cors import Cors
     from ._problem import PROBLEMS, Problem, Render, problem_handler, problem_of, problem_response
+    from ._ratelimit import RateLimit
     from ._types import ASGIApp, Message, Receive, Scope, Send
-    from .concurrency import LoadSheddingMiddleware, aside
-    from .context import ContextMiddleware
-    from .cors import Cors, CorsMiddleware
-    from .deadline import DeadlineMiddleware
-    from .errors import ErrorMiddleware
-    from .headers import ResponseHeadersMiddleware
     from .health import HealthMiddleware
-    from .lifecycle import LifecycleMiddleware
     from .lifespan import LifespanMiddleware
     from .metrics import MetricsEndpoint
+    from .middlewares import (
+        ContextMiddleware,
+        CorsMiddleware,
+        DeadlineMiddleware,
+        ErrorMiddleware,
+        LifecycleMiddleware,
+        LoadSheddingMiddleware,
+        RateLimitMiddleware,
+        ResponseHeadersMiddleware,
+        RouteProbe,
+        TelemetryMiddleware,
+        TransferMiddleware,
+    )
     from .operator import OperatorEndpoint
     from .options import HardenOptions
-    from .ratelimit import RateLimit, RateLimitMiddleware
     from .stack import Hardened, Telemetry, harden
-    from .telemetry import RouteProbe, TelemetryMiddleware
-    from .transfer import TransferMiddleware
 else:
-    __getattr__, __dir__ = lazy(
-        __name__,
-        {
-            "_problem": (
-                "PROBLEMS",
-                "Problem",
-                "Render",
-                "problem_handler",
-                "problem_of",
-                "problem_response",
-            ),
-            "_types": ("ASGIApp", "Message", "Receive", "Scope", "Send"),
-            "concurrency": ("LoadSheddingMiddleware", "aside"),
-            "context": ("ContextMiddleware",),
-            "cors": ("Cors", "CorsMiddleware"),
-            "deadline": ("DeadlineMiddleware",),
-            "errors": ("ErrorMiddleware",),
-            "headers": ("ResponseHeadersMiddleware",),
-            "health": ("HealthMiddleware",),
-            "lifecycle": ("LifecycleMiddleware",),
-            "lifespan": ("LifespanMiddleware",),
-            "metrics": ("MetricsEndpoint",),
-            "operator": ("OperatorEndpoint",),
-            "ratelimit": ("RateLimit", "RateLimitMiddleware"),
-            "options": ("HardenOptions",),
-            "stack": ("Hardened", "Telemetry", "harden"),
-            "telemetry": ("RouteProbe", "TelemetryMiddleware"),
-            "transfer": ("TransferMiddleware",),
-        },
-    )
+    # fmt: off
+    __getattr__, __dir__ = lazy(__name__, {
+        "_concurrency": ("aside",),
+        "_cors": ("Cors",),
+        "_problem": ("PROBLEMS", "Problem", "Render", "problem_handler", "problem_of", "problem_response"),
+        "_ratelimit": ("RateLimit",),
+        "_types": ("ASGIApp", "Message", "Receive", "Scope", "Send"),
+        "health": ("HealthMiddleware",),
+        "lifespan": ("LifespanMiddleware",),
+        "metrics": ("MetricsEndpoint",),
+        "middlewares": ("ContextMiddleware", "CorsMiddleware", "DeadlineMiddleware", "ErrorMiddleware",
+            "LifecycleMiddleware", "LoadSheddingMiddleware", "RateLimitMiddleware",
+            "ResponseHeadersMiddleware", "RouteProbe", "TelemetryMiddleware", "TransferMiddleware"),
+        "operator": ("OperatorEndpoint",),
+        "options": ("HardenOptions",),
+        "stack": ("Hardened", "Telemetry", "harden"),
+    })
+    # fmt: on
 
 __all__ = [
     "PROBLEMS", "ASGIApp", "ContextMiddleware", "Cors", "CorsMiddleware", "DeadlineMiddleware",

@@ -14,7 +14,7 @@ from ..drain._course import DrainLimits, RecycleLimits
 from ..limits._overload import OverloadConfig
 from ..limits.store import SharedStore
 from ..validation import validation
-from .cors import Cors
+from ._cors import Cors
 
 __all__ = ["FUNCTIONS", "GROUPS", "read_options"]
 

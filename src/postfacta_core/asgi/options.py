@@ -15,15 +15,15 @@ from ..limits._address import TrustedProxies
 from ..limits._overload import OverloadConfig
 from ..limits.store import SharedStore
 from ..validation import validation
+from ._concurrency import PriorityOf
+from ._cors import Cors
 from ._environment import read_options
+from ._kernel import Timeout
+from ._ratelimit import RateLimit, check_rate_limits
 from ._secret import Secret
 from ._settings import settings
 from ._types import Scope
-from .concurrency import PriorityOf
-from .cors import Cors
-from .deadline import Timeout
-from .headers import check_headers
-from .ratelimit import RateLimit, check_rate_limits
+from .middlewares import check_headers
 
 __all__ = ["HardenOptions"]
 

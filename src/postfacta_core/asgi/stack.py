@@ -48,11 +48,10 @@ from ._ratelimit import RateRules
 from ._route import note_routes, shadowed
 from ._settings import settings
 from ._types import ASGIApp, Receive, Scope, Send
-from .concurrency import LoadSheddingMiddleware
-from .headers import encode_headers
 from .health import HealthMiddleware
 from .lifespan import LifespanMiddleware
 from .metrics import MetricsEndpoint
+from .middlewares import LoadSheddingMiddleware, encode_headers
 from .options import HardenOptions
 
 __all__ = ["Hardened", "Telemetry", "harden"]

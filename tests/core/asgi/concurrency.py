@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
-from postfacta_core.asgi.concurrency import LoadSheddingMiddleware
+from postfacta_core.asgi.middlewares import LoadSheddingMiddleware
 from postfacta_core.limits._overload import Ending, OverloadConfig, OverloadLimiter
 from postfacta_core.limits._waiting import Admit, Shed, Wait
 

@@ -11,9 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
-from postfacta_core.asgi.context import ContextMiddleware
-from postfacta_core.asgi.deadline import DeadlineMiddleware
-from postfacta_core.asgi.errors import ErrorMiddleware
+from postfacta_core.asgi.middlewares import ContextMiddleware, DeadlineMiddleware, ErrorMiddleware
 from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.events import DeadlineExceeded
 from postfacta_core.testing import AsgiResponse, RecordingObserver, call_asgi

@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
-from postfacta_core.asgi.telemetry import TelemetryMiddleware
+from postfacta_core.asgi.middlewares import TelemetryMiddleware
 from postfacta_core.telemetry.exchange import Exchange
 from postfacta_core.testing import call_asgi
 

@@ -8,8 +8,7 @@ import anyio
 import pytest
 
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
-from postfacta_core.asgi.concurrency import LoadSheddingMiddleware
-from postfacta_core.asgi.context import ContextMiddleware
+from postfacta_core.asgi.middlewares import ContextMiddleware, LoadSheddingMiddleware
 from postfacta_core.context import add_wait
 from postfacta_core.errors import DeadlineExceededError
 from postfacta_core.events import Mode, ModeChanged, PolicyCreated

@@ -8,9 +8,9 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from postfacta_core.asgi._concurrency import aside
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
-from postfacta_core.asgi.concurrency import LoadSheddingMiddleware, aside
-from postfacta_core.asgi.context import ContextMiddleware
+from postfacta_core.asgi.middlewares import ContextMiddleware, LoadSheddingMiddleware
 from postfacta_core.context import current_request
 from postfacta_core.limits._overload import OverloadConfig, OverloadLimiter
 from postfacta_core.testing import ManualClock, call_asgi

@@ -12,8 +12,7 @@ from hypothesis import given, strategies as st
 
 from postfacta_core.asgi._problem import Problem
 from postfacta_core.asgi._types import ASGIApp, Message, Scope
-from postfacta_core.asgi.concurrency import LoadSheddingMiddleware
-from postfacta_core.asgi.context import ContextMiddleware
+from postfacta_core.asgi.middlewares import ContextMiddleware, LoadSheddingMiddleware
 from postfacta_core.context import RequestContext
 from postfacta_core.limits._waiting import Priority
 from postfacta_core.testing import ManualClock, call_asgi

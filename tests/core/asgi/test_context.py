@@ -11,7 +11,7 @@ from opentelemetry import baggage, context
 from starlette.responses import PlainTextResponse
 
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
-from postfacta_core.asgi.context import ContextMiddleware
+from postfacta_core.asgi.middlewares import ContextMiddleware
 from postfacta_core.context import RequestContext, bind_request, current_request, release_request
 from postfacta_core.telemetry.tracing import Tracing
 from postfacta_core.testing import ManualClock, call_asgi

@@ -17,8 +17,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
-from postfacta_core.asgi.context import ContextMiddleware
-from postfacta_core.asgi.deadline import DeadlineMiddleware
+from postfacta_core.asgi.middlewares import ContextMiddleware, DeadlineMiddleware
 from postfacta_core.deadlines.present import current_deadline
 from postfacta_core.deadlines.requests import RunningRequests, time_limit
 from postfacta_core.events import RequestsOverdue

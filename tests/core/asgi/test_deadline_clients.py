@@ -14,7 +14,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
-from postfacta_core.asgi.telemetry import TelemetryMiddleware
+from postfacta_core.asgi.middlewares import TelemetryMiddleware
 from postfacta_core.deadlines.requests import limit_request
 from postfacta_core.errors import StoppedError
 from postfacta_core.telemetry.exchange import Exchange, NullRecorder

@@ -8,8 +8,7 @@ import pytest
 
 from postfacta_core.asgi._problem import Problem
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
-from postfacta_core.asgi.errors import ErrorMiddleware
-from postfacta_core.asgi.telemetry import TelemetryMiddleware
+from postfacta_core.asgi.middlewares import ErrorMiddleware, TelemetryMiddleware
 from postfacta_core.context import RequestContext
 from postfacta_core.errors import PoolTimeoutError
 from postfacta_core.telemetry.metrics import Metrics

@@ -13,9 +13,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from postfacta_core.asgi._exchange import HttpExchange
 from postfacta_core.asgi._kernel import Kernel
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
-from postfacta_core.asgi.context import ContextMiddleware
-from postfacta_core.asgi.errors import ErrorMiddleware
-from postfacta_core.asgi.headers import ResponseHeadersMiddleware
+from postfacta_core.asgi.middlewares import ContextMiddleware, ErrorMiddleware, ResponseHeadersMiddleware
 from postfacta_core.context import RequestContext
 from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.errors import DeadlineExceededError, StoppedError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
-from postfacta_core.asgi.headers import ResponseHeadersMiddleware
+from postfacta_core.asgi.middlewares import ResponseHeadersMiddleware
 from postfacta_core.testing import call_asgi
 
 OWED = [("X-Frame-Options", "DENY"), ("Referrer-Policy", "same-origin")]

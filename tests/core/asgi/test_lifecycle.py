@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
-from postfacta_core.asgi.lifecycle import LifecycleMiddleware
+from postfacta_core.asgi.middlewares import LifecycleMiddleware
 from postfacta_core.deadlines.requests import RunningRequests
 from postfacta_core.drain.lifecycle import Lifecycle
 from postfacta_core.testing import AsgiResponse, call_asgi

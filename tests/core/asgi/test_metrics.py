@@ -11,9 +11,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from postfacta_core.asgi._types import Receive, Scope, Send
-from postfacta_core.asgi.context import ContextMiddleware
 from postfacta_core.asgi.metrics import MetricsEndpoint
-from postfacta_core.asgi.telemetry import TelemetryMiddleware
+from postfacta_core.asgi.middlewares import ContextMiddleware, TelemetryMiddleware
 from postfacta_core.telemetry.metrics import Exposition, Metrics
 from postfacta_core.testing import call_asgi
 

@@ -17,7 +17,7 @@ from postfacta_core.asgi._problem import (
     send_problem,
 )
 from postfacta_core.asgi._types import Receive, Scope, Send
-from postfacta_core.asgi.context import ContextMiddleware
+from postfacta_core.asgi.middlewares import ContextMiddleware
 from postfacta_core.context import RequestContext
 from postfacta_core.errors import (
     BodyTooLargeError,

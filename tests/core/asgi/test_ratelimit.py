@@ -16,8 +16,9 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
 from postfacta_core.asgi import ContextMiddleware, Problem
+from postfacta_core.asgi._ratelimit import RateLimit, parse_rate_limit
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
-from postfacta_core.asgi.ratelimit import RateLimit, RateLimitMiddleware, parse_rate_limit
+from postfacta_core.asgi.middlewares import RateLimitMiddleware
 from postfacta_core.context import current_request
 from postfacta_core.events import ListenerFailed, Mode, ModeChanged, PolicyCreated, StoreChanged
 from postfacta_core.limits._address import TrustedProxies

@@ -18,10 +18,13 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
-from postfacta_core.asgi.context import ContextMiddleware
-from postfacta_core.asgi.errors import ErrorMiddleware
-from postfacta_core.asgi.telemetry import RouteProbe, TelemetryMiddleware
-from postfacta_core.asgi.transfer import TransferMiddleware
+from postfacta_core.asgi.middlewares import (
+    ContextMiddleware,
+    ErrorMiddleware,
+    RouteProbe,
+    TelemetryMiddleware,
+    TransferMiddleware,
+)
 from postfacta_core.context import RequestContext, bind_request, current_request, release_request
 from postfacta_core.deadlines._transfer import TransferLimits
 from postfacta_core.errors import PoolTimeoutError

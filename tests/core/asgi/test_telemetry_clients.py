@@ -14,7 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
-from postfacta_core.asgi.telemetry import TelemetryMiddleware
+from postfacta_core.asgi.middlewares import TelemetryMiddleware
 from postfacta_core.telemetry.exchange import NullRecorder, SocketExchange
 from tests.core.asgi.observed import APP, Boom, observe
 

@@ -12,9 +12,7 @@ import pytest
 
 from postfacta_core.asgi._kernel import Kernel
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
-from postfacta_core.asgi.concurrency import LoadSheddingMiddleware
-from postfacta_core.asgi.telemetry import TelemetryMiddleware
-from postfacta_core.asgi.transfer import TransferMiddleware
+from postfacta_core.asgi.middlewares import LoadSheddingMiddleware, TelemetryMiddleware, TransferMiddleware
 from postfacta_core.context import RequestContext
 from postfacta_core.deadlines._transfer import TransferLimits
 from postfacta_core.deadlines.requests import RunningRequests

@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from postfacta_core.asgi._types import ASGIApp, Receive, Scope, Send
-from postfacta_core.asgi.transfer import TransferMiddleware
+from postfacta_core.asgi.middlewares import TransferMiddleware
 from postfacta_core.deadlines._transfer import TransferLimits
 from postfacta_core.testing import AsgiResponse, call_asgi
 

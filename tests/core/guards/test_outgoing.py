@@ -23,7 +23,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from postfacta_core.asgi import ContextMiddleware
-from postfacta_core.asgi.deadline import DeadlineMiddleware
+from postfacta_core.asgi.middlewares import DeadlineMiddleware
 from postfacta_core.backoff import Backoff
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.context import RequestContext, bind_request, release_request

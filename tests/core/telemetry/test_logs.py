@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from postfacta_core.asgi._types import Receive, Scope, Send
-from postfacta_core.asgi.context import ContextMiddleware
-from postfacta_core.asgi.telemetry import TelemetryMiddleware
+from postfacta_core.asgi.middlewares import ContextMiddleware, TelemetryMiddleware
 from postfacta_core.context import RequestContext
 from postfacta_core.events import (
     CircuitChanged,

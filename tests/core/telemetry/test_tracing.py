@@ -19,8 +19,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
-from postfacta_core.asgi.context import ContextMiddleware
-from postfacta_core.asgi.telemetry import TelemetryMiddleware
+from postfacta_core.asgi.middlewares import ContextMiddleware, TelemetryMiddleware
 from postfacta_core.context import current_request
 from postfacta_core.events import (
     CircuitChanged,
@@ -236,7 +235,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import NonRecordingSpan
-from postfacta_core.asgi.telemetry import TelemetryMiddleware
+from postfacta_core.asgi.middlewares import TelemetryMiddleware
 from postfacta_core.telemetry.tracing import Tracing
 from postfacta_core.testing import call_asgi
 
