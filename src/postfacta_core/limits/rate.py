@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
@@ -67,21 +66,6 @@ def parse_rates(rates: Rates, *, field: str = "rates") -> tuple[Rate, ...]:
     return validation.refuse(field, rates, "one or more rates", example=_EXAMPLE)
 
 
-@dataclass(slots=True, eq=False)
-class _Books:
-    """The parts of a limiter, which its charges share."""
-
-    name: str
-    rates: tuple[Rate, ...]
-    items: tuple[RateLimitItem, ...]
-    buckets: BucketSet
-    clock: Clock
-    mode: Mode
-    store: SharedStore | None
-    on_store_failure: StoreFailure
-    counts: Counts
-
-
 class RateLimiter:
     """Limits the rate of each caller.
 
@@ -129,18 +113,16 @@ class RateLimiter:
                 "RateLimiter.store", store, SharedStore, example='"async+valkey://valkey:6379"'
             )
         self.store: Final = store
-        buckets, failure = (
-            BucketSet(self.rates, max_keys),
-            validation.choice("RateLimiter.on_store_failure", on_store_failure, StoreFailure),
+        self.items: tuple[RateLimitItem, ...] = () if store is None else tuple(map(_item, self.rates))
+        self.buckets: BucketSet = BucketSet(self.rates, max_keys)
+        self.on_store_failure: StoreFailure = validation.choice(
+            "RateLimiter.on_store_failure", on_store_failure, StoreFailure
         )
-        items = () if store is None else tuple(map(_item, self.rates))
-        initial = validation.choice("RateLimiter.mode", mode, Mode)
-        self._books = _Books(name, self.rates, items, buckets, clock, initial, store, failure, Counts())
-        self.buckets: BucketSet = buckets
-        self._spend = buckets.spend
         self.clock: Clock = clock
+        self.counts: Counts = Counts()
+        self._spend = self.buckets.spend
         self._observe = observing("RateLimiter", name, observer)
-        self._reset_mode()
+        self._set_mode(validation.choice("RateLimiter.mode", mode, Mode))
         if store is not None:
             store.subscribe(self._store_changed)
         self._observe(PolicyCreated(name, self.tally))
@@ -148,21 +130,20 @@ class RateLimiter:
     @property
     def mode(self) -> Mode:
         """How its decisions are used; it may be set at any time."""
-        return self._books.mode
+        return self._mode
 
     @mode.setter
     def mode(self, mode: Mode | str) -> None:
-        old, new = self._books.mode, validation.choice("RateLimiter.mode", mode, Mode)
-        self._books.mode = new
-        self._reset_mode()
+        old, new = self._mode, validation.choice("RateLimiter.mode", mode, Mode)
+        self._set_mode(new)
         if new is not old:
             self._observe(ModeChanged(self.name, old, new))
 
-    def _reset_mode(self) -> None:
-        mode = self._books.mode
-        self._books.counts.turn_to(mode)
-        self.counted: dict[str, int] = self._books.counts.now
-        self._is_off = mode is Mode.OFF
+    def _set_mode(self, mode: Mode) -> None:
+        self._mode = mode
+        self.counts.turn_to(mode)
+        self.counted: dict[str, int] = self.counts.now
+        self.is_off: bool = mode is Mode.OFF
         self.enforces: bool = mode is Mode.ENFORCE
 
     async def hit(self, key: str, cost: int = 1) -> Decision:
@@ -180,7 +161,7 @@ class RateLimiter:
 
     def hit_now(self, key: str, cost: int = 1) -> Decision:
         """Do the same in this process's memory, without a wait; a shared store is not asked."""
-        if self._is_off:
+        if self.is_off:
             return _UNLIMITED
         if cost < 0:
             raise ValueError(_NEGATIVE)
@@ -195,18 +176,17 @@ class RateLimiter:
 
     def charge(self, key: str, cost: int = 1) -> Charge:
         """Prepare one hit, to be made together with those of other limiters by `hit_all`."""
-        return Charge(self._books, key, cost)
+        return Charge(self, key, cost)
 
     def tally(self) -> Iterator[Sample]:
         """Yield the present counts."""
-        books = self._books
-        yield from books.counts.samples(self.name)
-        yield Sample("postfacta_ratelimit_keys", (self.name,), len(books.buckets))
-        if books.store is not None:
-            yield Sample("postfacta_ratelimit_store_up", (self.name,), float(books.store.is_up))
+        yield from self.counts.samples(self.name)
+        yield Sample("postfacta_ratelimit_keys", (self.name,), len(self.buckets))
+        if self.store is not None:
+            yield Sample("postfacta_ratelimit_store_up", (self.name,), float(self.store.is_up))
 
     def _store_changed(self, available: bool, error: str) -> None:  # noqa: FBT001 - the store's state
-        self._observe(StoreChanged(self.name, available, self._books.on_store_failure, error))
+        self._observe(StoreChanged(self.name, available, self.on_store_failure, error))
 
 
 class HitPlan:
@@ -256,49 +236,48 @@ class HitPlan:
 class Charge:
     """One hit on its way to a decision. It is made by `RateLimiter.charge`, for `hit_all`, once."""
 
-    __slots__ = ("_books", "_cost", "_decision", "_is_here", "_key", "_label", "store")
+    __slots__ = ("_cost", "_decision", "_is_here", "_key", "_label", "_limiter", "store")
 
-    def __init__(self, books: _Books, key: str, cost: int) -> None:
+    def __init__(self, limiter: RateLimiter, key: str, cost: int) -> None:
         if cost < 0:
             raise ValueError(_NEGATIVE)
-        self._books = books
+        self._limiter = limiter
         self._key = shorten(key) if len(key) > LONGEST_KEY else key
         self._cost = cost
         self._decision = _UNLIMITED
         self._label = ""
-        is_on = books.mode is not Mode.OFF
-        self._is_here = is_on and books.store is None
-        self.store: Final = books.store if is_on else None
+        self.store: Final = None if limiter.is_off else limiter.store
+        self._is_here = limiter.store is None and not limiter.is_off
 
     @property
     def refuses(self) -> bool:
         """Whether nothing is to be spent, because this is over its rate."""
-        return not self._decision.allowed and self._books.mode is Mode.ENFORCE
+        return not self._decision.allowed and self._limiter.enforces
 
     def test_here(self) -> None:
         """Decide from the counts in this process, if those decide."""
         if self._is_here:
-            self._decision = self._books.buckets.test(self._key, self._cost, self._books.clock())
+            limiter = self._limiter
+            self._decision = limiter.buckets.test(self._key, self._cost, limiter.clock())
 
     async def test_in(self, store: SharedStore) -> None:
         """Decide from the store's answer."""
-        books = self._books
+        limiter = self._limiter
         self._decision = strictest(
-            [await store.test(item, self._cost, books.name, self._key) for item in books.items]
+            [await store.test(item, self._cost, limiter.name, self._key) for item in limiter.items]
         )
 
     async def hit_in(self, store: SharedStore) -> None:
         """Spend it in the store, if it decided so."""
-        for item in self._books.items if self._decision.allowed else ():
-            if not await store.hit(item, self._cost, self._books.name, self._key):
+        for item in self._limiter.items if self._decision.allowed else ():
+            if not await store.hit(item, self._cost, self._limiter.name, self._key):
                 # Another request was quicker since the test.
                 wait = self._decision.reset_after
                 self._decision = self._decision._replace(allowed=False, remaining=0, retry_after=wait)
 
     def fall_back(self) -> None:
         """Decide without the store."""
-        failure = self._books.on_store_failure
-        decision = without_store(failure, self._books.rates[0])
+        decision = without_store(self._limiter.on_store_failure, self._limiter.rates[0])
         if decision is None:
             self._is_here = True
             self.test_here()
@@ -309,15 +288,15 @@ class Charge:
 
     def settle(self, *, spends: bool) -> Decision:
         """Spend what is counted here, count the decision, and return it as the limiter's mode has it."""
-        books = self._books
-        if books.mode is Mode.OFF:
+        limiter = self._limiter
+        if limiter.is_off:
             return _UNLIMITED
         if spends and self._is_here:
-            self._decision = books.buckets.spend(self._key, self._cost, books.clock())
+            self._decision = limiter.buckets.spend(self._key, self._cost, limiter.clock())
         decision = self._decision
         if decision is not _UNLIMITED:
-            books.counts.now[self._label or ("allowed" if decision.allowed else "limited")] += 1
-        return decision if books.mode is Mode.ENFORCE else decision._replace(allowed=True)
+            limiter.counted[self._label or ("allowed" if decision.allowed else "limited")] += 1
+        return decision if limiter.enforces else decision._replace(allowed=True)
 
 
 async def hit_all(charges: Sequence[Charge], *, spend: bool = True) -> list[Decision]:
