@@ -169,10 +169,11 @@ GUARDS: Final[dict[Callable[..., object], Setting]] = {
         wrong={
             "name": NAME,
             "delay": FROM_ZERO,
+            "on": ERRORS,
             "budget": OBJECT,
             "mode": MODE,
             **OBSERVED,
-            "wait": FUNCTION,
+            "later": FUNCTION,
         },
     ),
     FixedDelay: Setting(right={"seconds": 0.1}, wrong={"seconds": FROM_ZERO}),

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
-__all__ = ["Wait", "Wake", "pause", "refuse_on_loop", "wait_in_task", "wait_in_thread"]
+__all__ = ["Wait", "Wake", "pause", "refuse_on_loop", "running_loop", "wait_in_task", "wait_in_thread"]
 
 T = TypeVar("T")
 
@@ -28,15 +28,20 @@ class Wait:
         self.steps = steps
 
 
+def running_loop() -> Any:
+    """Return asyncio's loop that runs in this thread, or None."""
+    # Looked up, and not imported: where it is not imported, no loop runs.
+    events = sys.modules.get("asyncio.events")
+    return None if events is None else events._get_running_loop()  # noqa: SLF001 - a public one raises if there is none
+
+
 def refuse_on_loop(owner: object) -> None:
     """Refuse a call that may block its thread, where an event loop runs in it.
 
     Raises:
         RuntimeError: If one does.
     """
-    # Looked up, and not imported: where it is not imported, no loop runs.
-    events = sys.modules.get("asyncio.events")
-    if events is not None and events._get_running_loop() is not None:  # noqa: SLF001 - a public one raises if there is none
+    if running_loop() is not None:
         raise RuntimeError(
             f"{owner!r} may wait, which would block the event loop: decorate an async function, await call(...), "
             "or run the plain function by anyio.to_thread.run_sync"

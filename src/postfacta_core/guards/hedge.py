@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import suppress
+from contextvars import Context, copy_context
+from dataclasses import dataclass
 from functools import partial
-from typing import Final, Generic, ParamSpec, TypeVar, cast
+from typing import Any, Final, ParamSpec, TypeVar, cast
 
 import anyio
+from anyio.abc import TaskGroup
 
 from .._functions import answer_of
 from ..clock import MONOTONIC, Clock
-from ..deadlines.present import current_deadline
+from ..deadlines.present import present_limit
 from ..events import Mode, Observer, Sample, process_observer
 from ..validation import validation
 from ._delay import FixedDelay, HedgeDelay, HedgeOutcome
 from ._guard import Guard
+from ._outcome import On, Outcome, check_on
+from ._waits import running_loop
 from .budget import RetryBudget
 
-__all__ = ["Hedge", "wait_for"]
+__all__ = ["Hedge", "Later", "later"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,10 +30,25 @@ T = TypeVar("T")
 _METRIC: Final = "postfacta_hedge_attempts_total"
 
 
-async def wait_for(event: anyio.Event, seconds: float) -> None:
-    """Wait for an event, at most for this many seconds."""
-    with anyio.move_on_after(seconds):
-        await event.wait()
+Later = Callable[[TaskGroup, float, Callable[[], object]], Callable[[], object]]
+"""Calls a function after some seconds, from a task of the group or the loop itself; returns what calls it off."""
+
+
+def later(tasks: TaskGroup, seconds: float, act: Callable[[], object]) -> Callable[[], object]:
+    """Call it after some seconds; return what calls it off."""
+    loop = running_loop()
+    if loop is not None:
+        # In a context of its own: one that is called off would keep its request alive until then.
+        return cast("Callable[[], object]", loop.call_later(seconds, act, context=Context()).cancel)
+    scope = anyio.CancelScope()
+    tasks.start_soon(_sleep, scope, seconds, act)
+    return scope.cancel
+
+
+async def _sleep(scope: anyio.CancelScope, seconds: float, act: Callable[[], object]) -> None:
+    with scope:
+        await anyio.sleep(seconds)
+        act()
 
 
 class Hedge(Guard):
@@ -39,20 +58,23 @@ class Hedge(Guard):
     `call`, or as a decorator of async functions.
 
     * The first try runs in the task of its caller, the second in one beside it.
-    * An error of the first before the second has started is raised at once: to try again is the job of `Retry`.
-    * Once both run, an error of one leaves it to the other. If both fail, the error of the first is raised, bare.
+    * What `on` names is no answer: before the second has started, it starts at once.
+    * Another error of the first is raised at once then: to try again is the job of `Retry`.
+    * Once both run, an error of one leaves it to the other. If both fail, what the first ended with counts, bare.
     * The call ends when both tries have: one that does not heed its cancellation holds it up.
 
     Args:
         name: See `Guard`.
         delay: Seconds after which the second starts, or an object with them, such as a `QuantileDelay`.
+        on: Which outcomes are no answers: types of errors; or a function of the `Outcome` that alone decides, of results
+            too. If that raises, it is an answer. Nothing closes a response that has lost: `Outgoing` does.
         budget: What all that try this dependency again share, the `Retry` around this too; by default one of its
             own, of the same name.
         mode: `SHADOW` makes one try, and counts those that took longer than the delay without spending for them;
             `OFF` is a plain call.
         clock: Monotonic seconds; it must be the clock of the request contexts.
         observer: See `Guard`.
-        wait: Waits for an event, at most for the given seconds.
+        later: Starts the second.
 
     Attributes:
         budget: What its second tries are spent from.
@@ -71,20 +93,22 @@ class Hedge(Guard):
         name: str,
         *,
         delay: float | HedgeDelay,
+        on: On = (),
         budget: RetryBudget | None = None,
         mode: Mode | str = Mode.ENFORCE,
         observer: Observer | None = process_observer,
         clock: Clock = MONOTONIC,
-        wait: Callable[[anyio.Event, float], Awaitable[object]] = wait_for,
+        later: Later = later,
     ) -> None:
         super().__init__(name, mode=mode, observer=observer)
         self.delay: HedgeDelay = _delay(delay)
         if budget is not None:
             validation.instance("Hedge.budget", budget, RetryBudget, example='RetryBudget("billing")')
-        validation.functions("Hedge", clock=clock, wait=wait)
+        self._types, self._predicate = check_on("Hedge.on", on, example="on=ConnectionError")
+        validation.functions("Hedge", clock=clock, later=later)
         self.budget: RetryBudget = RetryBudget(name) if budget is None else budget
         self._clock = clock
-        self._wait = wait
+        self._later = later
         self._counts = dict.fromkeys(HedgeOutcome, 0)
         self._announce()
         self.budget.announce(self._observe, clock)
@@ -112,61 +136,102 @@ class Hedge(Guard):
         mode = self._mode
         if mode is Mode.OFF:
             return await answer_of("Hedge", function, function(*args, **kwargs))
-        race: _Race[T] = _Race(partial(_call, function, *args, **kwargs), self._clock)
+        race = _Race(partial(function, *args, **kwargs), self._clock())
         delay = self.delay.seconds
         # A Retry that shares the budget has paid in for this call.
         if not self.budget.is_fed:
             self.budget.deposit()
-        deadline = current_deadline()
-        in_time = deadline is None or race.began + delay < deadline.at
+        in_time = race.began + delay < present_limit()
         try:
             if mode is Mode.ENFORCE and in_time:
                 await self._run(race, delay)
             else:
-                await race.lead()
+                await self._try(race, HedgeOutcome.FIRST)
                 if mode is Mode.SHADOW and in_time:
                     self._note_shadow(race, delay)
-            return self._settle(race)
+            if race.has_second:
+                self._counts[race.outcome] += 1
+            if race.latency is not None:
+                self.delay.record(race.latency)
+            if race.error is not None:
+                raise race.error
+            return cast("T", race.result)
         finally:
             race.clear()
 
-    async def _run(self, race: _Race[T], delay: float) -> None:
+    async def _run(self, race: _Race, delay: float) -> None:
         try:
             async with anyio.create_task_group() as tasks:
                 race.stop = tasks.cancel_scope.cancel
-                tasks.start_soon(self._follow, race, delay, name=f"hedge {self.name}")
-                await race.lead()
+                name = f"hedge {self.name}"
+                begin = partial(copy_context().run, lambda: tasks.start_soon(self._follow, race, name=name))
+                call_off = self._later(tasks, delay, begin)
+                try:
+                    await self._try(race, HedgeOutcome.FIRST)
+                finally:
+                    call_off()
+                await self._follow(race)
         except BaseExceptionGroup as group:
             # What is no error of a try, such as a KeyboardInterrupt: its caller knows of no group.
             if len(group.exceptions) == 1:
                 raise group.exceptions[0] from None
             raise
 
-    async def _follow(self, race: _Race[T], delay: float) -> None:
-        await self._wait(race.is_over, delay)
-        if race.is_over.is_set():
+    async def _follow(self, race: _Race) -> None:
+        """Make the second try, unless there is an answer, or there was one."""
+        if not race.is_open or race.is_followed:
             return
+        race.is_followed = True
         if self.budget.try_withdraw(self._clock()):
-            await race.follow()
+            race.has_second = True
+            await self._try(race, HedgeOutcome.SECOND)
         else:
             self._counts[HedgeOutcome.BUDGET_REFUSED] += 1
 
-    def _note_shadow(self, race: _Race[T], delay: float) -> None:
+    async def _try(self, race: _Race, which: HedgeOutcome) -> None:
+        try:
+            result: Any = race.start()
+            result = await (
+                result if hasattr(result, "__await__") else answer_of("Hedge", race.start.func, result)
+            )
+        except Exception as error:  # noqa: BLE001 - it is raised once both have ended
+            self._end(race, which, Outcome(error=error))
+        except BaseException:
+            race.is_open = False
+            raise
+        else:
+            self._end(race, which, Outcome(result))
+
+    def _end(self, race: _Race, which: HedgeOutcome, outcome: Outcome[Any]) -> None:
+        if not race.is_open:
+            return
+        is_first = which is HedgeOutcome.FIRST
+        wins = self._is_answer(outcome, is_alone=not race.has_second)
+        if wins or is_first:
+            race.error, race.result = outcome.error, outcome.result
+        if wins:
+            race.is_open, race.outcome = False, which
+            if race.has_second:
+                race.stop()
+            # If the second has won, the first would have taken longer still.
+            if outcome.error is None and (is_first or not race.has_first_ended):
+                race.latency = self._clock() - race.began
+        race.has_first_ended = race.has_first_ended or is_first
+
+    def _is_answer(self, outcome: Outcome[Any], *, is_alone: bool) -> bool:
+        if self._predicate is None:
+            return outcome.error is None or (is_alone and not isinstance(outcome.error, self._types))
+        try:
+            return not self._predicate(outcome)
+        except Exception as fault:  # noqa: BLE001 - it is foreign code, and may raise anything
+            self._report(fault)
+            return True
+
+    def _note_shadow(self, race: _Race, delay: float) -> None:
         now = self._clock()
-        if now >= race.began + delay:
+        if race.is_open or now >= race.began + delay:
             has_token = self.budget.tokens(now) >= 1.0
             self._counts[HedgeOutcome.SHADOW if has_token else HedgeOutcome.BUDGET_REFUSED] += 1
-
-    def _settle(self, race: _Race[T]) -> T:
-        if race.has_second:
-            self._counts[race.outcome] += 1
-        if race.latency is not None:
-            self.delay.record(race.latency)
-        if race.answers:
-            return race.answers[0]
-        if race.error is None:
-            raise AssertionError("over, without an answer or an error")
-        raise race.error
 
 
 def _delay(given: object) -> HedgeDelay:
@@ -177,85 +242,34 @@ def _delay(given: object) -> HedgeDelay:
     )
 
 
-async def _call(function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    return await answer_of("Hedge", function, function(*args, **kwargs))
-
-
-class _Race(Generic[T]):
+@dataclass(slots=True, eq=False)
+class _Race:
     """One call.
 
     Attributes:
+        start: Makes a try.
         began: When, in monotonic seconds.
         stop: Cancels both tries.
-        is_over: Set when the first has ended, so that the second need not start. A wait that is cancelled instead
-            would cost more, and leave garbage in circles.
-        answers: The answer that won, first.
-        error: What the first try raised.
-        has_second: A second one was started.
+        is_open: There is no answer yet.
+        is_followed: A second try was made, or refused by the budget.
         outcome: How the two stand.
         latency: How long the first took, at the least; None if it failed.
+        error: What is raised, unless a try wins; with the result, of the first or of the one that won.
     """
 
-    __slots__ = (
-        "_clock",
-        "_start",
-        "answers",
-        "began",
-        "error",
-        "has_second",
-        "is_over",
-        "latency",
-        "outcome",
-        "stop",
-    )
-
-    def __init__(self, start: Callable[[], Awaitable[T]], clock: Clock) -> None:
-        self._start = start
-        self._clock = clock
-        self.began: float = clock()
-        self.stop: Callable[[], object] = _do_nothing
-        self.is_over: anyio.Event = anyio.Event()
-        self.answers: list[T] = []
-        self.error: Exception | None = None
-        self.has_second: bool = False
-        self.outcome: HedgeOutcome = HedgeOutcome.FAILED
-        self.latency: float | None = None
-
-    async def lead(self) -> None:
-        """Run the first try."""
-        try:
-            answer = await self._start()
-        except Exception as error:  # noqa: BLE001 - it is raised once the second has ended
-            self.error = error
-        else:
-            self._win(answer, HedgeOutcome.FIRST)
-        finally:
-            self.is_over.set()
-
-    async def follow(self) -> None:
-        """Run the second try."""
-        self.has_second = True
-        # If it fails, the first decides alone.
-        with suppress(Exception):
-            self._win(await self._start(), HedgeOutcome.SECOND)
-
-    def _win(self, answer: T, outcome: HedgeOutcome) -> None:
-        if self.has_second:
-            self.stop()
-        if not self.answers:
-            self.answers.append(answer)
-            self.outcome = outcome
-            # If the second has won, the first would have taken longer still.
-            if self.error is None:
-                self.latency = self._clock() - self.began
+    start: partial[Any]
+    began: float
+    stop: Callable[[], object] = lambda: None
+    is_open: bool = True
+    is_followed: bool = False
+    has_second: bool = False
+    has_first_ended: bool = False
+    outcome: HedgeOutcome = HedgeOutcome.FAILED
+    latency: float | None = None
+    error: Exception | None = None
+    result: Any = None
 
     def clear(self) -> None:
         """Drop all references: a cancelled task, or an error's traceback, may hold this for a while."""
-        self.error = None
-        self.answers = []
-        self.stop = _do_nothing
-        del self._start
-
-
-def _do_nothing() -> None:
-    """Do nothing."""
+        self.error = self.result = None
+        del self.start, self.stop

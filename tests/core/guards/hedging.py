@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 import anyio
+from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from postfacta_core.context import RequestContext, bind_request, release_request
 from postfacta_core.events import Mode
+from postfacta_core.guards import On
 from postfacta_core.guards._delay import QuantileDelay
 from postfacta_core.guards.budget import RetryBudget
 from postfacta_core.guards.hedge import Hedge
@@ -67,6 +69,7 @@ class Bench:
         budget: RetryBudget | None = None,
         mode: Mode = Mode.ENFORCE,
         delay: float | QuantileDelay = 0.05,
+        on: On = (),
     ) -> None:
         self.clock = ManualClock()
         self.observed = RecordingObserver()
@@ -77,17 +80,26 @@ class Bench:
         self.hedge = Hedge(
             "search",
             delay=delay,
+            on=on,
             budget=budget,
             mode=mode,
             observer=self.observed,
             clock=self.clock,
-            wait=self.wait,
+            later=self.later,
         )
 
-    async def wait(self, event: anyio.Event, seconds: float) -> None:
+    def later(self, tasks: TaskGroup, seconds: float, act: Callable[[], object]) -> Callable[[], object]:
         self.slept.append(seconds)
-        while not self.delay_is_over.is_set() and not event.is_set():
-            await checkpoint()
+        is_off = anyio.Event()
+
+        async def wait() -> None:
+            while not self.delay_is_over.is_set() and not is_off.is_set():
+                await checkpoint()
+            if not is_off.is_set():
+                act()
+
+        tasks.start_soon(wait)
+        return is_off.set
 
     async def dependency(self) -> str:
         self._started += 1
@@ -146,5 +158,7 @@ async def settled() -> None:
         await checkpoint()
 
 
-async def at_once(event: anyio.Event, seconds: float) -> None:
+def at_once(tasks: TaskGroup, seconds: float, act: Callable[[], object]) -> Callable[[], object]:
     """Do not wait."""
+    act()
+    return lambda: None

@@ -5,13 +5,15 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from postfacta_core.events import Mode, ModeChanged, PolicyCreated
+from postfacta_core.events import ListenerFailed, Mode, ModeChanged, PolicyCreated
+from postfacta_core.guards import On, Outcome
 from postfacta_core.guards._delay import FixedDelay, HedgeOutcome, QuantileDelay
 from postfacta_core.guards.budget import RetryBudget
 from postfacta_core.guards.hedge import Hedge
 from postfacta_core.guards.retry import Retry
 from postfacta_core.testing import ManualClock
-from tests.core.guards.hedging import WHERE, Bench, Caller, at_once, deadline, settled
+from tests.core.guards.hedging import WHERE, Bench, Caller, Try, at_once, deadline, settled
+from tests.kit.every import every
 
 
 async def test_a_first_try_that_is_fast_is_the_only_one() -> None:
@@ -148,7 +150,7 @@ async def test_second_tries_are_no_more_than_the_budget_has() -> None:
         await settled()
         return "answer"
 
-    hedge = Hedge("search", delay=0.0, budget=budget, clock=ManualClock(), wait=at_once)
+    hedge = Hedge("search", delay=0.0, budget=budget, clock=ManualClock(), later=at_once)
     for _ in range(200):
         assert await hedge.call(slow) == "answer"
     assert 200 + 40 <= calls <= 200 + 40 + 5
@@ -167,7 +169,7 @@ async def test_retries_and_second_tries_together_are_no_more_than_their_budget_h
     async def no_wait(seconds: float) -> None:
         """Many callers wait at the same time: the time passes between the calls."""
 
-    hedge = Hedge("search", delay=0.0, budget=budget, clock=clock, wait=at_once)
+    hedge = Hedge("search", delay=0.0, budget=budget, clock=clock, later=at_once)
     retry = Retry("search", budget=budget, on=ConnectionError, clock=clock, sleep=no_wait)
     for _ in range(rate * seconds):
         with pytest.raises(ConnectionError):
@@ -303,6 +305,118 @@ async def test_the_delay_learns_nothing_from_a_first_try_that_failed_though_the_
     assert delay.seconds == 0.05
     delay.record(0.0)
     assert delay.seconds == 2.0
+
+
+async def test_what_on_names_starts_the_second_at_once() -> None:
+    cases: list[tuple[str, On, Exception | str, bool]] = [
+        ("a type", ConnectionError, ConnectionError("down"), True),
+        ("another type", KeyError, ConnectionError("down"), False),
+        ("a predicate of results", lambda out: out.result == "bad", "bad", True),
+        ("a good result", lambda out: out.result == "bad", "good", False),
+        ("an error, by a predicate", lambda out: out.error is not None, ConnectionError("down"), True),
+        ("an error that a predicate lets pass", lambda out: False, ConnectionError("down"), False),
+    ]
+    with every() as case:
+        for label, on, first, is_hedged in cases:
+            with case(label):
+                bench = Bench(on=on)
+                end(bench.tries[0], first)
+                bench.tries[1].answer("second")
+                if is_hedged:
+                    assert await bench.hedge.call(bench.dependency) == "second"
+                elif isinstance(first, str):
+                    assert await bench.hedge.call(bench.dependency) == first
+                else:
+                    with pytest.raises(ConnectionError):
+                        await bench.hedge.call(bench.dependency)
+                assert (bench.started, bench.counts()) == ((2, {"second": 1}) if is_hedged else (1, {}))
+
+
+def end(attempt: Try, outcome: Exception | str) -> None:
+    if isinstance(outcome, str):
+        attempt.answer(outcome)
+    else:
+        attempt.fail(outcome)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+async def test_a_result_that_is_no_answer_does_not_win(order: tuple[int, int]) -> None:
+    for outcomes, winner in ((("bad", "good"), "second"), (("good", "bad"), "first")):
+        bench = Bench(on=lambda out: out.result == "bad")
+        caller = Caller(bench)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(caller.run)
+            await bench.tries[0].has_begun.wait()
+            await bench.end_delay()
+            for number in order:
+                bench.tries[number].answer(outcomes[number])
+                await settled()
+            await caller.ended()
+        assert (caller.answer, bench.counts()) == ("good", {winner: 1})
+
+
+async def test_of_two_that_are_no_answers_the_first_counts() -> None:
+    for first, second in (
+        ("bad", "worse"),
+        (ConnectionError("down"), "bad"),
+        ("bad", ConnectionError("down")),
+    ):
+        bench = Bench(on=lambda out: out.result != "good")
+        end(bench.tries[0], first)
+        end(bench.tries[1], second)
+        if isinstance(first, str):
+            assert await bench.hedge.call(bench.dependency) == first
+        else:
+            with pytest.raises(ConnectionError):
+                await bench.hedge.call(bench.dependency)
+        assert (bench.started, bench.counts()) == (2, {"failed": 1})
+
+
+async def test_what_is_no_answer_starts_nothing_without_a_token_or_time() -> None:
+    budget = RetryBudget("db", ratio=0.1, floor=0.0, burst=1)
+    bench = Bench(budget=budget, on=lambda out: True)
+    assert budget.try_withdraw(bench.clock.now)
+    bench.tries[0].answer("bad")
+    assert await bench.hedge.call(bench.dependency) == "bad"
+    assert (bench.started, bench.counts()) == (1, {"budget_refused": 1})
+    bench = Bench(on=lambda out: True)
+    bench.tries[0].answer("bad")
+    with deadline(bench.clock.now + 0.01):
+        assert await bench.hedge.call(bench.dependency) == "bad"
+    assert (bench.started, bench.counts()) == (1, {})
+
+
+async def test_the_shadow_counts_what_is_no_answer_too() -> None:
+    bench = Bench(mode=Mode.SHADOW, on=lambda out: True)
+    bench.tries[0].answer("bad")
+    assert await bench.hedge.call(bench.dependency) == "bad"
+    assert (bench.started, bench.counts()) == (1, {"shadow": 1})
+
+
+async def test_a_predicate_that_raises_is_reported_and_lets_pass() -> None:
+    def broken(_: Outcome[object]) -> bool:
+        raise RuntimeError("broken")
+
+    bench = Bench(on=broken)
+    bench.tries[0].answer("answer")
+    assert await bench.hedge.call(bench.dependency) == "answer"
+    assert [event.policy for event in bench.observed.of(ListenerFailed)] == ["search"]
+
+
+async def test_by_itself_it_waits_on_the_loop_and_keeps_the_context() -> None:
+    places = list[str]()
+
+    async def work() -> str:
+        places.append(WHERE.get())
+        if len(places) == 1:
+            await anyio.sleep_forever()
+        return "answer"
+
+    token = WHERE.set("caller")
+    with anyio.fail_after(20):
+        assert await Hedge("search", delay=0.001).call(work) == "answer"
+    WHERE.reset(token)
+    assert places == ["caller", "caller"]
 
 
 async def test_it_decorates_and_hands_on_what_it_is_given() -> None:

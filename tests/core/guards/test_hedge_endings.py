@@ -108,13 +108,10 @@ async def test_several_that_are_no_exceptions_come_out_together() -> None:
 
 
 async def test_a_clock_that_raises_in_the_second_task_comes_out_bare() -> None:
-    bench = Bench()
+    bench, times = Bench(), [0.0]
 
-    async def broken(event: anyio.Event, seconds: float) -> None:
-        raise KeyError("no clock")
-
-    hedge = Hedge("broken", delay=0.0, wait=broken)
-    with pytest.raises(KeyError):
+    hedge = Hedge("broken", delay=0.0, clock=times.pop, later=at_once)
+    with pytest.raises(IndexError):
         await hedge.call(bench.dependency)
     assert bench.tries[0].has_ended
 
@@ -137,7 +134,7 @@ async def test_a_call_that_is_fast_leaves_nothing_for_the_cyclic_collector(*, fa
 
 
 async def test_two_tries_that_fail_leave_nothing_for_the_cyclic_collector() -> None:
-    hedge = Hedge("search", delay=0.0, wait=at_once, budget=RetryBudget("search", ratio=1.0))
+    hedge = Hedge("search", delay=0.0, later=at_once, budget=RetryBudget("search", ratio=1.0))
 
     async def work() -> str:
         await settled()
@@ -154,7 +151,7 @@ async def test_an_answer_is_not_kept_alive_by_what_is_left_of_the_other_try() ->
     class Answer:
         """Something large."""
 
-    hedge = Hedge("search", delay=0.0, wait=at_once, budget=RetryBudget("search", ratio=1.0))
+    hedge = Hedge("search", delay=0.0, later=at_once, budget=RetryBudget("search", ratio=1.0))
     calls = 0
 
     async def work(large: Answer) -> Answer:
