@@ -31,7 +31,6 @@ from tests.attack.wrong import (
     CLOCK,
     COUNT,
     COUNT_FROM_ZERO,
-    COUNT_OR_NONE,
     FLAG,
     FROM_ONE,
     FROM_ZERO,
@@ -151,8 +150,8 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
         wrong={"drain_delay": FROM_ZERO, "drain_timeout": FROM_ZERO, "close_timeout": SECONDS}
     ),
     RecycleLimits: Setting(
-        right={"max_age": 60.0, "max_rss_bytes": 1000},
-        wrong={"max_age": SECONDS_OR_NONE, "max_rss_bytes": COUNT_OR_NONE, "jitter": JITTER},
+        right={"max_age": 60.0},
+        wrong={"max_age": SECONDS, "jitter": JITTER},
     ),
     TrustedProxies: Setting(
         wrong={

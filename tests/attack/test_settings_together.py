@@ -29,7 +29,6 @@ from postfacta_core.asgi import (
     RateLimit,
     harden,
 )
-from postfacta_core.drain._course import RecycleLimits
 from postfacta_core.events import process_observer
 from postfacta_core.guards._delay import QuantileDelay
 from postfacta_core.guards._slots import Slots
@@ -60,7 +59,6 @@ CONTRADICTIONS: Final[list[tuple[Callable[[], object], str]]] = [
         lambda: CheckConfig(interval=5, stale_after=4.0),
         r"CheckConfig\.stale_after must be .* above 5, not 4",
     ),
-    (RecycleLimits, r"RecycleLimits\.max_age must be set, or max_rss_bytes"),
     (Pipeline, r"Pipeline\.guards must be one guard at least"),
     (lambda: Pipeline(Timeout(1), Timeout(2)), "never ends a call"),
     (lambda: Pipeline(*[Retry("a")] * 2), "stands twice"),

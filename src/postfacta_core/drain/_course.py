@@ -76,38 +76,26 @@ class DrainLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecycleLimits:
-    """When a worker is old or large enough to be replaced; it then drains as after a SIGTERM.
+    """When a worker is old enough to be replaced; it then drains as after a SIGTERM.
 
     For servers whose supervisor starts a new worker when one ends. See docs/how-to/choose-a-server.md.
 
     Attributes:
-        max_age: Seconds, or None for no limit.
-        max_rss_bytes: Resident memory, or None for no limit.
+        max_age: Seconds.
         jitter: The fraction of the age by which workers differ, so that they do not all recycle at once; from 0 up to
             1.
     """
 
-    max_age: float | None = None
-    max_rss_bytes: int | None = None
+    max_age: float = 86_400.0
     jitter: float = 0.2
 
     def __post_init__(self) -> None:
-        if self.max_age is not None:
-            validation.seconds("RecycleLimits.max_age", self.max_age, example="max_age=86400, or None")
-        if self.max_rss_bytes is not None:
-            validation.whole(
-                "RecycleLimits.max_rss_bytes",
-                self.max_rss_bytes,
-                example="max_rss_bytes=500_000_000, or None",
-            )
+        validation.seconds("RecycleLimits.max_age", self.max_age, example="max_age=86400")
         validation.number("RecycleLimits.jitter", self.jitter, at_least=0, below=1, example="jitter=0.2")
-        if self.max_age is None and self.max_rss_bytes is None:
-            validation.refuse("RecycleLimits.max_age", None, "set, or max_rss_bytes", example="max_age=86400")
 
-    def is_due(self, *, age: float, rss_bytes: int, luck: float) -> bool:
-        """Return whether a worker of this age and size must go; `luck` is constant for each worker."""
-        too_old = self.max_age is not None and age >= self.max_age * (1.0 - self.jitter * luck)
-        return too_old or (self.max_rss_bytes is not None and rss_bytes >= self.max_rss_bytes)
+    def ends_after(self, luck: float) -> float:
+        """Return the age of a worker at which it must go; `luck` is constant for each worker."""
+        return self.max_age * (1.0 - self.jitter * luck)
 
 
 class Course:

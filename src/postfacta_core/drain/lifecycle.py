@@ -22,7 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
 import anyio
 from anyio.abc import TaskGroup
@@ -33,7 +33,7 @@ from ..errors import StoppedError
 from ..events import Drained, Observer, SignalsIntercepted, fan_out, ignore
 from ..terminal import is_ctrl_c
 from ._course import Course, DrainLimits, Phase, RecycleLimits
-from .signals import intercept
+from .signals import Interception, intercept
 
 __all__ = ["Lifecycle"]
 
@@ -44,15 +44,6 @@ _FAREWELL: Final = 0.5  # For streams to say goodbye before the server closes th
 _LAST_WORDS: Final = 1.0
 _GLANCE: Final = 0.05
 _MARGIN: Final = 2.0
-
-
-class _Interception(Protocol):
-    mechanism: str
-    is_reloaded: bool
-
-    def is_in_place(self) -> bool: ...
-    def release(self) -> None: ...
-    def close(self) -> None: ...
 
 
 class Lifecycle:
@@ -205,7 +196,7 @@ class _Life:
         # Its `put` may be called again while it runs, as a signal handler does.
         self._calls: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run_drain_timer, name="postfacta-drain", daemon=True)
-        self._interception: _Interception | None = None
+        self._interception: Interception | None = None
         self._signals: set[int] = set()
         self._is_hurried = False
         self._is_started = False
@@ -318,8 +309,7 @@ class _Life:
             await anyio.sleep(_RECYCLE_EVERY)
             if self.course.is_draining:
                 return  # A second signal would mean: wait no longer.
-            age, size = self._clock() - started, _resident_bytes()
-            if self._recycle.is_due(age=age, rss_bytes=size, luck=self._luck):
+            if self._clock() - started >= self._recycle.ends_after(self._luck):
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
@@ -391,11 +381,3 @@ class _Life:
         faulthandler.dump_traceback(all_threads=True)
         sys.stderr.flush()
         os._exit(1)
-
-
-def _resident_bytes() -> int:
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - no path object for one number
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0  # Not Linux: then only the age counts.

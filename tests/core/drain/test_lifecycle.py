@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -417,13 +416,10 @@ def terminations() -> Generator[list[int]]:
         signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.parametrize("limits", [RecycleLimits(max_age=0.01), RecycleLimits(max_rss_bytes=1)])
-async def test_a_worker_that_is_due_sends_itself_the_signal(
-    limits: RecycleLimits, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_worker_that_is_due_sends_itself_the_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_VERIFY_AFTER", 0.01)
     monkeypatch.setattr(module, "_RECYCLE_EVERY", 0.02)
-    life = Life(recycle=limits)
+    life = Life(recycle=RecycleLimits(max_age=0.01))
     with terminations() as heard:
         async with life.lived():
             await until(lambda: bool(heard))
@@ -445,10 +441,10 @@ async def test_a_worker_that_drains_already_is_not_hurried_by_its_age(
     assert heard == []
 
 
-async def test_a_worker_that_is_young_and_small_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_that_is_young_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_VERIFY_AFTER", 0.01)
     monkeypatch.setattr(module, "_RECYCLE_EVERY", 0.01)
-    life = Life(recycle=RecycleLimits(max_age=1000, max_rss_bytes=2**60))
+    life = Life(recycle=RecycleLimits(max_age=1000))
     with terminations() as heard:
         async with life.lived():
             await anyio.sleep(0.1)
@@ -488,12 +484,6 @@ async def test_requests_are_cancelled_in_time_though_the_server_waits_for_them()
     assert life.drained == [(1, 0)]
     (drained,) = life.observer.of(Drained)
     assert 0.1 <= drained.seconds < 10
-
-
-def test_the_memory_of_a_process_is_that_of_its_pages() -> None:
-    resident = vars(module)["_resident_bytes"]()
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    assert most / 10 < resident <= most * 1.1
 
 
 def test_one_that_was_never_entered_cannot_be_left() -> None:
