@@ -34,9 +34,9 @@ from postfacta_app.openapi import openapi_document
 from postfacta_app.principal import Access
 from postfacta_app.reliability.about import load_codebase
 from postfacta_app.reliability.business import METRICS
-from postfacta_app.routes import Rule
 from postfacta_app.settings import load_settings
 from postfacta_app.web.render import Pages
+from postfacta_app.web.routes import Rule
 from postfacta_app.web.stale import StaleAnswers
 from postfacta_core import Bulkhead, CircuitBreaker, Fallback, Hedge, Mode, Retry, errors
 from postfacta_core.events import Event, PolicyCreated, Sample

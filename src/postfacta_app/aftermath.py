@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from .actions import model as actions
-from .actions.http import ActionHttp
 from .export import model as export
 from .export.http import NDJSON, ExportHttp
 from .incidents.query import IncidentFilters
@@ -12,7 +10,7 @@ from .links.http import LinkHttp
 from .postmortems import model as postmortems
 from .postmortems.http import PostMortemHttp
 from .principal import Access
-from .routes import RouteClass, Rule
+from .web.routes import RouteClass, Rule
 
 __all__ = ["aftermath_rules"]
 
@@ -22,11 +20,9 @@ _VERSIONED = ("precondition-failed", "precondition-required", "conflict")
 _INCIDENT = "/api/v1/incidents/{ref}"
 
 
-def aftermath_rules(
-    on: PostMortemHttp, *, actions: ActionHttp, links: LinkHttp, export: ExportHttp
-) -> list[Rule]:
+def aftermath_rules(on: PostMortemHttp, *, links: LinkHttp, export: ExportHttp) -> list[Rule]:
     """List these routes for the route table."""
-    return [*_postmortems(on), *_actions(actions), *_links(links), *_exports(export)]
+    return [*_postmortems(on), *_links(links), *_exports(export)]
 
 
 def _postmortems(http: PostMortemHttp) -> list[Rule]:
@@ -70,33 +66,6 @@ def _postmortems(http: PostMortemHttp) -> list[Rule]:
             method="GET", path="/api/v1/factors", handler=http.factors, access=READ, route_class=search,
             summary="Count the factors of published post-mortems", query=IncidentFilters,
             answers={200: postmortems.FactorList},
-        ),
-    ]  # fmt: skip
-
-
-def _actions(http: ActionHttp) -> list[Rule]:
-    read, search, write = RouteClass.READ, RouteClass.SEARCH, RouteClass.WRITE
-    root, of_incident = "/api/v1/action-items", f"{_INCIDENT}/action-items"
-    return [
-        Rule(
-            method="GET", path=of_incident, handler=http.of_incident, access=READ, route_class=read,
-            summary="List the action items of an incident", answers={200: actions.ActionList},
-        ),
-        Rule(
-            method="POST", path=of_incident, handler=http.add, access=WRITE, route_class=write,
-            summary="Create an action item", body=actions.NewAction, answers={201: actions.Action},
-            problems=_ONCE, headers={"Idempotency-Key": False},
-        ),
-        Rule(
-            method="GET", path=root, handler=http.page, access=READ, route_class=search,
-            summary="List action items of all incidents by due date", query=actions.ActionQuery,
-            answers={200: actions.ActionPage}, problems=("invalid-cursor",),
-        ),
-        Rule(
-            method="PATCH", path=f"{root}/{{id}}", handler=http.change, access=WRITE,
-            route_class=write, summary="Change an action item by JSON Merge Patch", body=actions.ActionChange,
-            body_type="application/merge-patch+json", answers={200: actions.Action},
-            problems=_VERSIONED, headers={"If-Match": True},
         ),
     ]  # fmt: skip
 

@@ -24,10 +24,7 @@ from postfacta_core.telemetry.metrics import Metrics
 from postfacta_postgres import Database, PoolOptions
 from postfacta_slo.status.prometheus import Prometheus
 
-from .actions import service as action_service
-from .actions.http import ActionHttp
-from .actions.pages import ActionPages
-from .actions.postgres import PostgresActions
+from . import actions
 from .db import SCHEMA_ERRORS, Transactions, housekeeping
 from .durations.http import DurationHttp
 from .durations.pages import InsightPage
@@ -70,7 +67,6 @@ from .reliability.pages import ReliabilityPage
 from .reliability.postgres import PostgresBusiness
 from .reliability.watch import Watch
 from .rotation import Rotation, password_of
-from .routes import RouteClass, Rule, build_routes
 from .screens import Screens
 from .settings import AuthMode, Settings, is_loopback
 from .signals.alertmanager import AlertLabels
@@ -80,6 +76,8 @@ from .table import Handlers, rules
 from .timeline.http import TimelineHttp
 from .timeline.postgres import TimelineStore
 from .web.render import STATIC, Pages
+from .web.routes import RouteClass, Rule, build_routes
+from .web.slices import Tools
 from .web.stale import StaleAnswers
 
 if TYPE_CHECKING:
@@ -87,6 +85,7 @@ if TYPE_CHECKING:
 
 __all__ = ["create_app", "route_rules"]
 
+_SLICES = (actions,)
 _CSP = "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'"
 _HEADERS = (
     ("content-security-policy", _CSP),
@@ -231,14 +230,10 @@ def route_rules(
     http = IdentityHttp(settings, identity, transactions, accounts=accounts, forget=guard.forget)
     store = PostgresIncidents(database)
 
-    revisions, actions, links = (
-        PostgresPostMortems(database),
-        PostgresActions(database),
-        PostgresLinks(database),
-    )
+    revisions, links = PostgresPostMortems(database), PostgresLinks(database)
     timelines = TimelineStore(database)
-
-    written = postmortems.Needs(store, revisions, timelines, actions)
+    written = postmortems.Needs(store, revisions, timelines)
+    tools = Tools(transactions, pages, stale)
 
     async def openapi(request: Request, principal: Principal) -> Response:
         return JSONResponse(document)
@@ -256,11 +251,8 @@ def route_rules(
                 labels=AlertLabels(settings.alert_service_label, settings.alert_environment_label),
             ),
             postmortems=PostMortemHttp(transactions, written),
-            actions=ActionHttp(transactions, action_service.Needs(store, actions)),
             links=LinkHttp(transactions, link_service.Needs(store, links)),
-            export=ExportHttp(
-                transactions, export.Needs(PostgresExport(), timelines, revisions, actions, links)
-            ),
+            export=ExportHttp(transactions, export.Needs(PostgresExport(), timelines, revisions, links)),
             timeline=TimelineHttp(transactions, store, timelines),
             durations=DurationHttp(timelines),
             identity=http,
@@ -271,7 +263,6 @@ def route_rules(
                     transactions, IncidentNeeds(store, timelines, PostgresSignals(database), links), pages
                 ),
                 postmortems=PostMortemPages(transactions, written, pages, names=timelines.names),
-                actions=ActionPages(transactions, action_service.Needs(store, actions), pages),
                 history=HistoryPage(
                     revisions,
                     pages,
@@ -286,6 +277,7 @@ def route_rules(
                 reliability=reliability or ReliabilityPage(pages, HealthRegistry(), Metrics()),
                 problem_page=ErrorPages(pages).explain,
             ),
+            slices=[rule for slice_ in _SLICES for rule in slice_.routes.rules(tools)],
             openapi=openapi,
         )
     )

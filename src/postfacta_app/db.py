@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache, partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from secrets import randbits
 from time import time_ns
@@ -43,15 +44,23 @@ __all__ = [
     "VISIBLE",
     "Answer",
     "Fetch",
+    "Query",
+    "Reader",
+    "Sql",
     "Transactions",
     "Unit",
     "housekeeping",
+    "insert",
     "new_id",
     "prune_keys",
+    "row",
+    "rows",
     "sees",
+    "update",
 ]
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 Address = IPv4Address | IPv6Address
 Fetch = Callable[..., Awaitable[Sequence[Any]]]
 """Runs a query: through the database, or through a unit, which sees its own writes and locks."""
@@ -165,6 +174,61 @@ class Unit:
         await self.execute(_AUDIT, *args, operation="audit")
 
 
+class Reader:
+    """Reads for one caller, without a transaction; the database may repeat each query."""
+
+    def __init__(self, database: Database, principal: Principal) -> None:
+        self.principal = principal
+        self.fetch: Fetch = partial(database.fetch, repeatable=True)
+
+
+Query = Reader | Unit
+"""What a query runs through; a unit sees its own writes and locks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sql:
+    """A query and its name in metrics; `$1` and `$2` are the caller, as `VISIBLE` needs them."""
+
+    name: str
+    text: str
+
+
+async def rows(q: Query, model: type[M], sql: Sql, *args: object) -> list[M]:
+    """Run a query as its caller, and read each row as a model."""
+    found = await q.fetch(sql.text, *sees(q.principal), *args, operation=sql.name)
+    return [model.model_validate(dict(each.items())) for each in found]
+
+
+async def row(q: Query, model: type[M], sql: Sql, *args: object) -> M | None:
+    """Read the first row, if there is one."""
+    found = await rows(q, model, sql, *args)
+    return found[0] if found else None
+
+
+async def insert(unit: Unit, table: str, **values: object) -> None:
+    """Insert a row; table and columns are names of our code."""
+    await unit.execute(_insert(table, tuple(values)), *values.values(), operation=f"{table}_insert")
+
+
+async def update(unit: Unit, table: str, row_id: UUID, **values: object) -> None:
+    """Change a row, as its next version."""
+    await unit.execute(_update(table, tuple(values)), row_id, *values.values(), operation=f"{table}_update")
+
+
+@cache
+def _insert(table: str, names: tuple[str, ...]) -> str:
+    places = ", ".join(f"${n}" for n in range(1, len(names) + 1))
+    return f"insert into {table} ({', '.join(names)}) values ({places})"  # noqa: S608 - names of our code
+
+
+@cache
+def _update(table: str, names: tuple[str, ...]) -> str:
+    given = "".join(f"{name} = ${n}, " for n, name in enumerate(names, 2))
+    tail = "version = version + 1, updated_at = clock_timestamp() where id = $1"
+    return f"update {table} set {given}{tail}"  # noqa: S608 - names of our code
+
+
 Work = Callable[[Unit], Awaitable[Answer]]
 
 
@@ -179,6 +243,10 @@ class Transactions:
     def __init__(self, database: Database, *, count: Callable[..., object] = lambda *_: None) -> None:
         self._database = database
         self._count = count
+
+    def reader(self, principal: Principal) -> Reader:
+        """Return what reads for this caller without a transaction."""
+        return Reader(self._database, principal)
 
     async def write(
         self, request: Request, principal: Principal, work: Work, *, key: str | None = None

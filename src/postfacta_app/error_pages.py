@@ -16,9 +16,9 @@ from postfacta_core.context import current_request
 from .errors import AppError, NotFoundError, UnauthenticatedError
 from .principal import Principal
 from .problems import Fault
-from .routes import PRINCIPAL
 from .web.forms import TYPED
 from .web.render import Pages
+from .web.routes import PRINCIPAL
 
 __all__ = ["ErrorPages"]
 

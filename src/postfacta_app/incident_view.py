@@ -347,7 +347,7 @@ class IncidentView:
 
 def visit_of(request: Request, principal: Principal) -> Visit:
     """Return the requested view of the page."""
-    return Visit(request, principal, read_query(request, View))
+    return Visit(request, principal, read_query(request, View, is_page=True))
 
 
 def _link(incident: Incident, shown: View, /, **changes: str) -> str:

@@ -13,7 +13,7 @@ from postfacta_core.asgi import PROBLEMS, problem_of
 
 from .errors import AppError
 from .principal import Access
-from .routes import RouteClass, Rule
+from .web.routes import RouteClass, Rule
 
 __all__ = ["openapi_document"]
 

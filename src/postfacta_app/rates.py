@@ -21,8 +21,8 @@ from postfacta_core.limits.store import SharedStore
 from .errors import RateLimitedError
 from .identity.throttle import site_of
 from .principal import ANONYMOUS, Principal
-from .routes import Authenticate, RouteClass, Rule, Spend
 from .settings import Settings
+from .web.routes import Authenticate, RouteClass, Rule, Spend
 
 __all__ = ["address_limits", "limit_retrying", "principal_limits", "priorities", "shared_store"]
 

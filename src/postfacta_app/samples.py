@@ -12,9 +12,7 @@ from uuid import UUID
 
 from postfacta_postgres import Connection, Database
 
-from .actions import service as actions
-from .actions.model import NewAction
-from .actions.postgres import PostgresActions
+from . import actions
 from .db import Unit
 from .incidents import service as incidents
 from .incidents.model import Incident, Move, NewIncident
@@ -60,11 +58,8 @@ class Samples:
         self._incidents = PostgresIncidents(database)
         self._signals = PostgresSignals(database)
         self._timelines = TimelineStore(database)
-        self._actions = actions.Needs(self._incidents, PostgresActions(database))
         self._links = links.Needs(self._incidents, PostgresLinks(database))
-        self._postmortems = postmortems.Needs(
-            self._incidents, PostgresPostMortems(database), self._timelines, self._actions.actions
-        )
+        self._postmortems = postmortems.Needs(self._incidents, PostgresPostMortems(database), self._timelines)
 
     async def record(self) -> None:
         """Record each sample with everything below it; links only lead to earlier samples."""
@@ -109,7 +104,7 @@ class Samples:
 
     async def _aftermath(self, incident: UUID, sample: Mapping[str, Any]) -> None:
         for action in sample.get("actions", ()):
-            await actions.add(self._unit, self._actions, incident, new=parse(NewAction, action))
+            await actions.add(self._unit, incident, parse(actions.NewAction, action))
         if (told := sample.get("postmortem")) is not None:
             draft = parse(model.Draft, {"content": told["content"]})
             await postmortems.write(

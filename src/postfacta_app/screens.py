@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .actions.pages import ActionPages
 from .durations.pages import InsightPage
 from .identity.account_pages import AccountPages
 from .identity.pages import SignInPages
@@ -18,7 +17,7 @@ from .postmortems.history_page import HistoryPage
 from .postmortems.pages import PostMortemPages
 from .principal import Access, Principal
 from .reliability.pages import ReliabilityPage
-from .routes import RouteClass, Rule
+from .web.routes import RouteClass, Rule
 
 __all__ = ["Screens", "screen_rules"]
 
@@ -33,7 +32,6 @@ class Screens:
     incidents: IncidentPages
     incident: IncidentPage
     postmortems: PostMortemPages
-    actions: ActionPages
     history: HistoryPage
     insights: InsightPage
     sign_in: SignInPages
@@ -85,7 +83,7 @@ def _aftermath(on: Screens) -> list[Rule]:
     read, write = RouteClass.READ, RouteClass.WRITE
     one, postmortem = "/incidents/{ref}", "/incidents/{ref}/postmortem"
     section, revisions = f"{postmortem}/edit/{{section}}", f"{postmortem}/revisions"
-    written, actions = on.postmortems, on.actions
+    written = on.postmortems
     return [
         Rule(method="GET", path=postmortem, handler=written.read, access=READ, route_class=read, stale=True),
         Rule(method="POST", path=f"{postmortem}/moves", handler=written.move, access=WRITE, route_class=write),
@@ -94,8 +92,5 @@ def _aftermath(on: Screens) -> list[Rule]:
         Rule(method="POST", path=section, handler=written.save, access=WRITE, route_class=write),
         Rule(method="GET", path=revisions, handler=written.revisions, access=READ, route_class=read),
         Rule(method="GET", path=f"{revisions}/{{rev}}", handler=written.revision, access=READ, route_class=read),
-        Rule(method="GET", path=f"{one}/actions", handler=actions.show, access=READ, route_class=read),
-        Rule(method="POST", path=f"{one}/actions", handler=actions.add, access=WRITE, route_class=write),
-        Rule(method="POST", path=f"{one}/actions/{{id}}", handler=actions.change, access=WRITE, route_class=write),
         Rule(method="GET", path=f"{one}/history", handler=on.history.show, access=READ, route_class=read),
     ]  # fmt: skip

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from pydantic import JsonValue, RootModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .actions.http import ActionHttp
 from .aftermath import aftermath_rules
 from .durations import model as durations
 from .durations.http import DurationHttp
@@ -24,13 +23,13 @@ from .links.http import LinkHttp
 from .postmortems.http import PostMortemHttp
 from .principal import Access, Principal
 from .reliability import about
-from .routes import RouteClass, Rule
 from .screens import Screens, screen_rules
 from .signals import model as signals
 from .signals.alertmanager import Webhook
 from .signals.http import SignalHttp
 from .timeline import annotations as remarks, edits, query as timeline
 from .timeline.http import TimelineHttp
+from .web.routes import RouteClass, Rule
 
 __all__ = ["Handlers", "rules"]
 
@@ -61,12 +60,12 @@ class Handlers:
     timeline: TimelineHttp
     durations: DurationHttp
     postmortems: PostMortemHttp
-    actions: ActionHttp
     links: LinkHttp
     export: ExportHttp
     identity: IdentityHttp
     sessions: SessionHttp
     screens: Screens
+    slices: Sequence[Rule]
     openapi: Callable[[Request, Principal], Awaitable[Response]]
 
 
@@ -76,7 +75,8 @@ def rules(on: Handlers) -> list[Rule]:
         *_v1_incidents(on),
         *_v1_signals(on),
         *_v1_timeline(on),
-        *aftermath_rules(on.postmortems, actions=on.actions, links=on.links, export=on.export),
+        *aftermath_rules(on.postmortems, links=on.links, export=on.export),
+        *on.slices,
         *_v0(on),
         *screen_rules(on.screens),
         *_v1_identity(on),

@@ -15,9 +15,9 @@ from postfacta_app.app import route_rules
 from postfacta_app.identity.guard import Guard
 from postfacta_app.identity.postgres import PostgresIdentity
 from postfacta_app.reliability.about import load_codebase
-from postfacta_app.routes import Rule
 from postfacta_app.settings import load_settings
 from postfacta_app.web.render import Pages
+from postfacta_app.web.routes import Rule
 from postfacta_app.web.stale import StaleAnswers
 from postfacta_postgres import Database
 from tests.app.live import NEW, Service, in_process
@@ -107,6 +107,7 @@ EXPECTED: dict[str, set[str]] = {
     "GET /api/v1/incidents/{ref}/action-items": READ,
     "POST /api/v1/incidents/{ref}/action-items": RESPONDERS,
     "GET /api/v1/action-items": READ,
+    "GET /api/v1/action-items/{id}": READ,
     "PATCH /api/v1/action-items/{id}": RESPONDERS,
     "GET /api/v1/incidents/{ref}/links": READ,
     "POST /api/v1/incidents/{ref}/links": RESPONDERS,

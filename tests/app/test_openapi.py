@@ -16,9 +16,9 @@ from postfacta_app.identity.postgres import PostgresIdentity
 from postfacta_app.openapi import openapi_document
 from postfacta_app.principal import Access
 from postfacta_app.reliability.about import load_codebase
-from postfacta_app.routes import Rule
 from postfacta_app.settings import load_settings
 from postfacta_app.web.render import Pages
+from postfacta_app.web.routes import Rule
 from postfacta_app.web.stale import StaleAnswers
 from postfacta_core.asgi._problem import PROBLEMS
 from postfacta_postgres import Database

@@ -18,7 +18,7 @@ import httpx2
 import pytest
 from pydantic import BaseModel, JsonValue
 
-from postfacta_app.actions.model import ActionChange, NewAction
+from postfacta_app.actions import ActionChange, NewAction
 from postfacta_app.durations.pages import InsightQuery
 from postfacta_app.identity.model import (
     Credentials,
@@ -33,11 +33,11 @@ from postfacta_app.incidents.query import IncidentQuery
 from postfacta_app.incidents.v0 import Start
 from postfacta_app.links.model import NewLink
 from postfacta_app.postmortems.model import Draft, Restore, Transition
-from postfacta_app.routes import Rule
 from postfacta_app.signals.alertmanager import Webhook
 from postfacta_app.signals.model import Attachments, Batch
 from postfacta_app.timeline.annotations import AnnotationChange, NewAnnotation
 from postfacta_app.timeline.edits import AnyEdit
+from postfacta_app.web.routes import Rule
 from tests.app.live import NEW, START, Body, Service, in_process
 from tests.app.test_access import table
 

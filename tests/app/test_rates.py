@@ -23,9 +23,9 @@ from postfacta_app.identity.postgres import PostgresIdentity
 from postfacta_app.principal import ANONYMOUS, NOBODY
 from postfacta_app.rates import principal_limits, priorities
 from postfacta_app.reliability.about import load_codebase
-from postfacta_app.routes import RouteClass, Rule
 from postfacta_app.settings import load_settings
 from postfacta_app.web.render import Pages
+from postfacta_app.web.routes import RouteClass, Rule
 from postfacta_app.web.stale import StaleAnswers
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.events import Mode, ignore

@@ -22,10 +22,10 @@ from typing import Any
 import httpx2
 import uvicorn
 
-from postfacta_app import routes
 from postfacta_app.app import create_app
-from postfacta_app.routes import RouteClass
 from postfacta_app.settings import load_settings
+from postfacta_app.web import routes
+from postfacta_app.web.routes import RouteClass
 from postfacta_core.asgi import Hardened
 from tests.app.running import read_until
 

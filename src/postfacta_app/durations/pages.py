@@ -49,7 +49,7 @@ class InsightPage:
             return RedirectResponse(target, 303)
         errors: tuple[FieldError, ...] = ()
         try:
-            query = read_query(request, InsightQuery)
+            query = read_query(request, InsightQuery, is_page=True)
         except AppError as refusal:
             errors, query = refusal.errors, InsightQuery.model_validate({})
         shown, measured = await measure_all(self._store, principal, query)

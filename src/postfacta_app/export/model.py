@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from ..actions.model import Action
+from ..actions import Action
 from ..aside import LARGE
 from ..incidents.model import Incident
 from ..incidents.query import IncidentFilters

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final, Protocol
 from uuid import UUID
 
-from ..actions.model import Action
+from .. import actions as action_items
 from ..aside import aside
 from ..db import Fetch, Unit
 from ..errors import NotFoundError
@@ -91,16 +91,6 @@ class PostMortems(Protocol):
         ...
 
 
-class Actions(Protocol):
-    """Stores action items."""
-
-    async def of(
-        self, principal: Principal, incident_id: UUID, *, fetch: Fetch | None = None
-    ) -> Sequence[Action]:
-        """Read all of an incident."""
-        ...
-
-
 class Links(Protocol):
     """Stores links."""
 
@@ -118,7 +108,6 @@ class Needs:
     store: Store
     timelines: Timelines
     postmortems: PostMortems
-    actions: Actions
     links: Links
 
 
@@ -157,7 +146,7 @@ async def _document(unit: Unit, needs: Needs, incident: Incident, *, rev: int | 
     facts = await needs.timelines.facts_in(unit, incident.id)
     revision = await needs.postmortems.read(who, incident.id, rev, fetch=fetch)
     remarks = await needs.store.remarks(unit, incident.id)
-    actions = await needs.actions.of(who, incident.id, fetch=fetch)
+    actions = await action_items.of(unit, incident.id)
     links = await needs.links.of(who, incident.id, fetch=fetch)
 
     def put_together() -> Document:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Protocol
@@ -19,13 +18,11 @@ from ..web.body import idempotency_key, if_match, if_none_match, read_body, read
 from ..web.paging import next_link
 from ..web.stale import allow_stale
 from . import service
+from .access import read_ref
 from .model import Change, Incident, IncidentPage, Move, NewIncident, Visibility
 from .query import IncidentQuery
 
 __all__ = ["IncidentHttp", "allow_stale_incidents", "parse_ref", "read_ref"]
-
-_NUMBER = re.compile(r"INC-([1-9][0-9]{0,17})", re.ASCII)  # 18 digits always fit a bigint
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
 
 class IncidentHttp:
@@ -125,13 +122,6 @@ def parse_ref(request: Request, name: str = "ref") -> UUID | int:
     if ref is None:
         raise service.missing()
     return ref
-
-
-def read_ref(text: str) -> UUID | int | None:
-    """Return the incident that a text names; None if it is neither `INC-12` nor a UUID."""
-    if number := _NUMBER.fullmatch(text):
-        return int(number[1])
-    return UUID(text) if _UUID.fullmatch(text) else None
 
 
 class Shown(Protocol):

@@ -53,7 +53,7 @@ class IncidentPages:
             return RedirectResponse(target, 303)
         errors: tuple[FieldError, ...] = ()
         try:
-            query = read_query(request, IncidentQuery)
+            query = read_query(request, IncidentQuery, is_page=True)
             rows = await self._store.page(principal, query)
         except AppError as refusal:
             errors = refusal.errors or (FieldError("?", refusal.slug, refusal.detail),)

@@ -10,21 +10,15 @@ import asyncpg
 
 from postfacta_postgres import Database
 
-from ..db import VISIBLE, Unit, sees
+from ..db import VISIBLE, Reader, Unit, sees
+from ..errors import NotFoundError
 from ..principal import Access, Principal
+from .access import COLUMNS, lock, ref_of, seen
 from .model import Incident, Kind, Move, NewIncident, Severity, State
 from .query import FollowUp, IncidentFilters, IncidentQuery, Rows, Sort
 
 __all__ = ["COLUMNS", "PostgresIncidents", "Where", "incident_of", "ref_of", "where_of"]
 
-# Spelled out, never `*`: a column added by a migration must not break a prepared statement.
-COLUMNS = """i.id, i.number, i.title, i.description, i.kind, i.severity, i.status, i.outcome, i.reporter, i.owner,
-  i.services, i.teams, i.visibility, i.members, i.declared_at, i.ended_at, i.archived_at, i.version,
-  i.created_by, i.created_at, i.updated_at"""
-"""The columns of the incident `i` that `incident_of` reads."""
-_FIND = f"""
-select {COLUMNS} from incidents i
- where {VISIBLE} and (i.id = $3::uuid or i.number = $4::bigint)"""  # noqa: S608 - only constants of this module and db.py
 _INSERT = f"""
 insert into incidents as i (id, title, description, kind, severity, reporter, owner, services, teams,
   visibility, members, declared_at, created_by, timeline_at)
@@ -94,19 +88,17 @@ class PostgresIncidents:
 
     async def find(self, principal: Principal, ref: UUID | int) -> Incident | None:
         """Read one, if the caller may see it."""
-        row = await self._database.fetchrow(
-            _FIND, *sees(principal), *ref_of(ref), operation="incident_get", repeatable=True
-        )
-        return None if row is None else incident_of(row)
+        try:
+            return await seen(Reader(self._database, principal), ref)
+        except NotFoundError:
+            return None
 
     async def lock(self, unit: Unit, ref: UUID | int) -> Incident | None:
         """Read one if the caller may see it, locked until the unit ends."""
-        args = (*sees(unit.principal), *ref_of(ref))
-        row = await unit.fetchrow(f"{_FIND} for update", *args, operation="incident_lock")
-        if row is None:
+        try:
+            return await lock(unit, ref)
+        except NotFoundError:
             return None
-        unit.about.add(row["id"])
-        return incident_of(row)
 
     async def insert(self, unit: Unit, new: NewIncident, *, reporter: str, declared_at: datetime) -> Incident:
         """Write a new one with its first status change."""
@@ -164,11 +156,6 @@ class PostgresIncidents:
         """Return those of these ids that are not users."""
         rows = await unit.fetch(_USERS, list(users), operation="users_known")
         return set(users) - {row["id"] for row in rows}
-
-
-def ref_of(ref: UUID | int) -> tuple[UUID | None, int | None]:
-    """Return the two arguments that select an incident by id or number."""
-    return (ref, None) if isinstance(ref, UUID) else (None, ref)
 
 
 def incident_of(row: asyncpg.Record) -> Incident:

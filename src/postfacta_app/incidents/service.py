@@ -9,8 +9,9 @@ from typing import Protocol
 from uuid import UUID
 
 from ..db import Unit
-from ..errors import ConflictError, FieldError, ForbiddenError, InvalidFieldsError, NotFoundError
+from ..errors import ConflictError, FieldError, ForbiddenError, InvalidFieldsError
 from ..principal import Principal
+from .access import missing
 from .model import Change, Incident, Kind, Move, NewIncident, State, Visibility, check_time, move
 from .query import FollowUp, IncidentQuery, Rows
 
@@ -141,11 +142,6 @@ async def archive(unit: Unit, store: Store, ref: UUID | int, *, matches: Matches
 def _is_counted(incident: Incident) -> bool:
     # Readers of the metrics may not be members.
     return incident.kind != Kind.EXERCISE and incident.visibility is Visibility.INTERNAL
-
-
-def missing() -> NotFoundError:
-    """Return the one error for what does not exist and for what the caller may not see."""
-    return NotFoundError("No such incident")
 
 
 async def lock_active(unit: Unit, store: Store, ref: UUID | int) -> Incident:

@@ -74,7 +74,7 @@ class HistoryPage:
 
     async def show(self, request: Request, principal: Principal) -> Response:
         """GET /incidents/{ref}/history."""
-        before = read_query(request, _Before).cursor
+        before = read_query(request, _Before, is_page=True).cursor
         found = await self._read(principal, parse_ref(request))
         if found is None:
             raise incidents.missing()

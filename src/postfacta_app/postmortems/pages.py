@@ -8,6 +8,7 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import Response
 
+from .. import actions as action_items
 from ..aside import LARGE, aside
 from ..db import Answer, Transactions, Unit
 from ..errors import NotFoundError, PreconditionFailedError
@@ -136,7 +137,10 @@ class PostMortemPages:
 
     async def revisions(self, request: Request, principal: Principal) -> Response:
         """GET /incidents/{ref}/postmortem/revisions."""
-        query, incident = read_query(request, RevisionsQuery), await self._incident(request, principal)
+        query, incident = (
+            read_query(request, RevisionsQuery, is_page=True),
+            await self._incident(request, principal),
+        )
         page = await read_page(self._store, principal, incident.id, query=query)
         context = {
             "revisions": page.items,
@@ -147,7 +151,7 @@ class PostMortemPages:
 
     async def revision(self, request: Request, principal: Principal) -> Response:
         """GET /incidents/{ref}/postmortem/revisions/{rev}: show it, or its differences from another."""
-        query = read_query(request, RevisionQuery)
+        query = read_query(request, RevisionQuery, is_page=True)
         incident, facts = await self._facts(request, principal)
         asked = await self._revision(principal, incident.id, parse_rev(request))
         against = query.against and await self._revision(principal, incident.id, query.against)
@@ -188,7 +192,7 @@ class PostMortemPages:
             return self._answer(principal, "postmortem_unsaved.html", context, refusal=refusal)
         incident, facts = await self._facts(request, principal)
         last = await self._store.read(principal, incident.id)
-        actions = await self._needs.actions.of(principal, incident.id)
+        actions = await action_items.of(self._transactions.reader(principal), incident.id)
         if refusal is None:
             allow_stale_incidents(request, [incident])
         names = await self._names({last.author} if last else set())

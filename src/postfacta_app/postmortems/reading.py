@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
 
-from ..actions.model import Action
+from ..actions import Action
 from ..timeline.edits import EntryRef
 from ..timeline.model import Entry, Precision, moment
 from ..timeline.view import anchor, clock, is_narrative

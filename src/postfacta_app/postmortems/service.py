@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
-from ..actions.model import Action
+from .. import actions
 from ..aside import aside_locked
 from ..db import Fetch, Unit
 from ..errors import FieldError, InvalidFieldsError, NotFoundError, NotPublishableError
@@ -87,16 +87,6 @@ class Timelines(Protocol):
         ...
 
 
-class Actions(Protocol):
-    """Stores action items."""
-
-    async def of(
-        self, principal: Principal, incident_id: UUID, *, fetch: Fetch | None = None
-    ) -> Sequence[Action]:
-        """Read all of an incident."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Needs:
     """The stores that a post-mortem needs."""
@@ -104,7 +94,6 @@ class Needs:
     incidents: Incidents
     revisions: Store
     timelines: Timelines
-    actions: Actions
 
 
 async def write(unit: Unit, needs: Needs, ref: UUID | int, *, wish: Draft, matches: Matches) -> Written:
@@ -172,8 +161,9 @@ async def _locked(unit: Unit, needs: Needs, ref: UUID | int, *, matches: Matches
 
 
 async def _check_publishable(unit: Unit, needs: Needs, incident_id: UUID, *, content: Content) -> None:
-    actions = await needs.actions.of(unit.principal, incident_id, fetch=unit.fetch)
-    unowned = [action for action in actions if action.is_open and action.owner is None]
+    unowned = [
+        action for action in await actions.of(unit, incident_id) if action.is_open and action.owner is None
+    ]
     if lacking := lacks(content, has_owners=not unowned):
         detail = f"Before it can be published, add: {', '.join(lacking)}"
         extra = {"missing": lacking, "actions_without_owner": [str(action.id) for action in unowned]}

@@ -222,8 +222,10 @@ def _field_error(error: ErrorDetails, pointer: str) -> FieldError:
 # Parameters
 
 
-def read_query(request: Request, model: type[M]) -> M:
+def read_query(request: Request, model: type[M], *, is_page: bool = False) -> M:
     """Parse the query as a model: list parameters may repeat, others may not.
+
+    A page ignores unknown parameters, which mailers and trackers add to links.
 
     Raises:
         MalformedError: If a parameter is unknown, repeated or invalid: a filter that is silently ignored
@@ -232,7 +234,8 @@ def read_query(request: Request, model: type[M]) -> M:
     lists = {field.alias or name: _is_list(field.annotation) for name, field in model.model_fields.items()}
     values: dict[str, object] = {}
     errors: list[FieldError] = []
-    for name in dict.fromkeys(request.query_params):
+    asked = [name for name in dict.fromkeys(request.query_params) if name in lists or not is_page]
+    for name in asked:
         given = request.query_params.getlist(name)
         if name not in lists:
             errors.append(FieldError(f"?{name}", "unknown", "is not a known parameter"))

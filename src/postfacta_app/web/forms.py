@@ -41,6 +41,7 @@ from . import body
 __all__ = [
     "TYPED",
     "Refusal",
+    "Typed",
     "attempt",
     "csrf_token",
     "is_csrf_token",
@@ -58,6 +59,7 @@ TYPED: Final = "postfacta.typed"
 """The scope key of a form's input, for the error page if it was not saved."""
 
 _MOST_FIELDS: Final = 500
+_LONGEST_NUMBER: Final = 18  # Digits, far above every bound.
 _KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -142,7 +144,8 @@ async def _sent(request: Request) -> dict[str, str]:
 def parse(model: type[M], fields: Mapping[str, object]) -> M | tuple[FieldError, ...]:
     """Validate form input against a model; empty and unknown fields are ignored.
 
-    Instants go through `read_typed_time`; lists are split at commas and spaces. Only strings are parsed.
+    Instants go through `read_typed_time`; lists are split at commas and spaces; numbers are decimal. Only strings
+    are parsed.
     """
     typed: dict[str, object] = {}
     wrong: list[FieldError] = []
@@ -157,13 +160,20 @@ def parse(model: type[M], fields: Mapping[str, object]) -> M | tuple[FieldError,
             except ValueError as error:
                 wrong.append(FieldError(f"/{name}", "time", str(error)))
         elif value:
-            typed[name] = re.findall(r"[^,\s]+", value) if list in _kinds(about.annotation) else value
+            typed[name] = _typed(value, [*_kinds(about.annotation)])
     try:
         made = body.parse(model, typed)
     except InvalidFieldsError as refusal:
         named = {error.pointer for error in wrong}
         return (*wrong, *(error for error in refusal.errors if error.pointer not in named))
     return tuple(wrong) or made
+
+
+def _typed(value: str, kinds: Sequence[object]) -> object:
+    if list in kinds:
+        return re.findall(r"[^,\s]+", value)
+    is_number = int in kinds and value.isascii() and value.isdecimal() and len(value) < _LONGEST_NUMBER
+    return int(value) if is_number else value
 
 
 def _kinds(annotation: object) -> Iterator[object]:
@@ -228,6 +238,41 @@ class Refusal:
         for error in self.errors:
             words.setdefault(error.pointer.lstrip("/").partition("/")[0], error.message)
         return words
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """The input of a form that was not saved; without a refusal there is none."""
+
+    fields: Mapping[str, str] = field(default_factory=dict[str, str])
+    refusal: Refusal | None = None
+
+    @property
+    def form(self) -> str:
+        """The name of the form among those of its page, which it sends along."""
+        return self.fields.get("form", "")
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the database failed, so that nothing can be read either."""
+        return self.refusal is not None and self.refusal.status >= 500  # noqa: PLR2004
+
+    def has(self, form: str) -> bool:
+        """Return whether it is this form that was not saved."""
+        return self.refusal is not None and form == self.form
+
+    def value(self, form: str, name: str, default: object = "") -> str:
+        """Return the input of a field; where it was not sent, its value as it is."""
+        return self.fields.get(name, "") if self.has(form) else str(default)
+
+    def wrong(self, form: str, name: str) -> str:
+        """Return the error message of a field, if any."""
+        return self.refusal.by_field.get(name, "") if self.refusal and form == self.form else ""
+
+    def key(self, form: str) -> str:
+        """Return the idempotency key of a form, so that sending it again has one effect."""
+        is_same = form == self.form and self.refusal is not None and not self.refusal.is_spent
+        return (self.fields.get("key") if is_same else None) or new_key()
 
 
 async def attempt(write: Awaitable[Response]) -> Response | Refusal:

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_app.actions.model import Action, ActionChange, ActionStatus, ActionType, change
+from postfacta_app.actions import Action, ActionChange, ActionStatus, ActionType, change
 from postfacta_app.errors import InvalidFieldsError
 from tests.app.desk import Desk, desk_of
 from tests.app.live import Body, Service
@@ -197,3 +197,15 @@ async def test_the_most_actions_are_two_hundred(desk: Desk) -> None:
     await desk.add_action()
     answer = await desk.send("POST", "/action-items", expect=409, json={"type": "learn", "title": "More"})
     assert "200" in answer.json()["detail"]
+
+
+async def test_a_read_returns_the_etag_that_a_change_demands(desk: Desk) -> None:
+    made = await desk.add_action()
+    path = f"/api/v1/action-items/{made['id']}"
+    read = await desk.send("GET", path, expect=200)
+    assert read.json() == made
+    etag = {"If-Match": read.headers["etag"]}
+    changed = await desk.send("PATCH", path, expect=200, json={"owner": "Ada"}, headers=etag)
+    assert changed.headers["etag"] != read.headers["etag"]
+    same = {"If-None-Match": changed.headers["etag"]}
+    assert (await desk.send("GET", path, expect=304, headers=same)).content == b""

@@ -8,8 +8,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_app.actions.board import due_words, line, order
-from postfacta_app.actions.model import Action, ActionStatus, ActionType
+from postfacta_app.actions import Action, ActionStatus, ActionType, due_words, line, order
 from tests.app.desk import Desk, desk_of
 from tests.app.live import Service
 from tests.app.screen import Screen, forms_of

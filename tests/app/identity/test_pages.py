@@ -18,8 +18,8 @@ from postfacta_app.identity.http import IdentityHttp
 from postfacta_app.identity.local import LocalAccounts, Passwords
 from postfacta_app.identity.pages import SignInPages
 from postfacta_app.principal import Access
-from postfacta_app.routes import RouteClass, Rule, build_routes
 from postfacta_app.web.render import Pages
+from postfacta_app.web.routes import RouteClass, Rule, build_routes
 
 if TYPE_CHECKING:
     from .conftest import World

@@ -17,7 +17,7 @@ from postfacta_app.errors import AppError
 from postfacta_app.incidents.http import IncidentHttp
 from postfacta_app.incidents.postgres import PostgresIncidents
 from postfacta_app.principal import Access, Principal, Role
-from postfacta_app.routes import RouteClass, Rule, build_routes
+from postfacta_app.web.routes import RouteClass, Rule, build_routes
 from postfacta_app.web.stale import StaleAnswers
 from postfacta_postgres import Database
 

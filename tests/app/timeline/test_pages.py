@@ -444,9 +444,9 @@ async def test_an_archived_incident_has_no_forms_and_takes_none(service: Service
     assert "is archived" in (await here.post(pin, expect=409)).text
 
 
-async def test_an_unknown_parameter_is_refused_and_an_odd_op_too(service: Service) -> None:
+async def test_an_odd_op_and_an_odd_view_are_refused(service: Service) -> None:
     here = await at_work(service)
-    await here.get("?as-of=1", expect=400)
+    await here.get("?view=odd", expect=400)
     pin = (await here.get()).form("/edits", op="pin", id="firing")
     await here.post(pin, expect=422, op="destroy")
 

@@ -184,7 +184,7 @@ async def test_a_sent_filter_leads_to_its_shortest_address(
     assert (await service.client.get(path + meant, headers=who)).status_code == 200
 
 
-@pytest.mark.parametrize("query", ["from=noon", "severity=WORSE", "status=a&status=b", "nonsense=1"])
+@pytest.mark.parametrize("query", ["from=noon", "severity=WORSE", "status=a&status=b"])
 @pytest.mark.parametrize("path", ["/incidents", "/insights"])
 async def test_an_invalid_filter_is_reported_and_not_ignored(service: Service, path: str, query: str) -> None:
     answer = await service.client.get(f"{path}?{query}", headers=await browser(service, "viewer"))

@@ -14,11 +14,11 @@ from starlette.routing import Route
 from postfacta_core.deadlines.requests import limit_request
 from postfacta_core.errors import LoadShedError, ResilienceError
 
-from .errors import ForbiddenError, MethodNotAllowedError, RateLimitedError, UnauthenticatedError
-from .principal import Access, Principal
-from .problems import keep_private
-from .web.forms import is_same_origin, keep_typed
-from .web.stale import StaleAnswers
+from ..errors import ForbiddenError, MethodNotAllowedError, RateLimitedError, UnauthenticatedError
+from ..principal import Access, Principal
+from ..problems import keep_private
+from .forms import is_same_origin, keep_typed
+from .stale import StaleAnswers
 
 __all__ = ["PRINCIPAL", "Authenticate", "Handler", "RouteClass", "Rule", "Spend", "build_routes"]
 

@@ -1,0 +1,387 @@
+"""Action items of an incident: their model, rules, SQL, API and page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from enum import StrEnum
+from typing import Annotated, Any, Final
+from uuid import UUID, uuid4
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from .db import VISIBLE, Query, Reader, Sql, Unit, insert, row, rows, update
+from .errors import ConflictError, FieldError, InvalidFieldsError, NotFoundError
+from .incidents.access import Ref, lock_active, ref_text, seen
+from .incidents.model import Owner, Reason, Slug, Title
+from .principal import Access
+from .web.body import WHOLE, Time, parse
+from .web.fields import fields_of
+from .web.forms import Typed
+from .web.paging import decode_cursor, encode_cursor, filters_hash
+from .web.slices import Fields, Matches, Now, Page, Routes
+
+__all__ = [
+    "Action",
+    "ActionChange",
+    "ActionList",
+    "ActionPage",
+    "ActionQuery",
+    "ActionStatus",
+    "ActionType",
+    "NewAction",
+    "add",
+    "change",
+    "due_words",
+    "line",
+    "of",
+    "order",
+    "routes",
+]
+
+READ, WRITE = Access.READ, Access.WRITE
+MOST: Final = 200
+"""The most action items of an incident; they are shown on one page."""
+routes: Final = Routes("action item")
+
+
+# Model
+
+
+class ActionType(StrEnum):
+    """What an action item is for."""
+
+    PREVENT = "prevent"
+    DETECT = "detect"
+    MITIGATE = "mitigate"
+    RESPOND = "respond"
+    LEARN = "learn"
+
+
+class ActionStatus(StrEnum):
+    """The status of an action item."""
+
+    OPEN = "open"
+    IN_PROGRESS = "in_progress"
+    DONE = "done"
+    WONT_DO = "wont_do"
+
+
+CLOSED: Final = (ActionStatus.DONE, ActionStatus.WONT_DO)
+_DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+
+
+def _day(value: object) -> object:
+    if isinstance(value, str) and _DAY.fullmatch(value):
+        return date.fromisoformat(value)
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value
+    raise ValueError("must be a date, such as 2026-02-07")
+
+
+Day = Annotated[date, BeforeValidator(_day)]
+Priority = Annotated[int, Field(strict=True, ge=1, le=4), WHOLE]
+# RFC 3986 has no other character, and none of these can end a link in HTML or Markdown.
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[!#-;=?-\[\]_a-z~]+$", max_length=2000)]
+
+
+class NewAction(BaseModel):
+    """A new action item."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: ActionType
+    title: Title
+    factor: Slug | None = Field(None, description="The slug of the contributing factor it addresses.")
+    owner: Owner | None = None
+    priority: Priority | None = Field(None, description="1 is the most urgent.")
+    due_on: Day | None = None
+    url: Url | None = Field(None, description="Its page in an issue tracker.")
+
+
+class ActionChange(BaseModel):
+    """A JSON Merge Patch (RFC 7396): absent fields stay, null clears optional ones."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    # See incidents.model.Change: a factory makes a field optional; its value is never read.
+    type: ActionType = Field(default_factory=lambda: ActionType.LEARN)
+    title: Title = Field(default_factory=str)
+    factor: Slug | None = None
+    owner: Owner | None = None
+    priority: Priority | None = None
+    due_on: Day | None = None
+    url: Url | None = None
+    status: ActionStatus = Field(default_factory=lambda: ActionStatus.OPEN)
+    closed_reason: Reason | None = None
+
+
+class Action(BaseModel):
+    """An action item as it is stored and returned."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: UUID
+    incident_id: UUID
+    incident: str = Field(description="The reference of its incident, such as `INC-12`.")
+    type: ActionType
+    title: str
+    factor: str | None
+    owner: str | None
+    priority: int | None
+    due_on: date | None
+    url: str | None
+    status: ActionStatus
+    closed_at: Time | None
+    closed_reason: str | None
+    version: int
+    created_by: str
+    created_at: Time
+    updated_at: Time
+
+    @property
+    def etag(self) -> str:
+        """Its version, which a change must name."""
+        return f'"act-{self.version}"'
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is not closed yet."""
+        return self.status not in CLOSED
+
+
+class ActionList(BaseModel):
+    """All action items of one incident, oldest first."""
+
+    items: Sequence[Action]
+
+
+class ActionPage(BaseModel):
+    """Action items of many incidents by due date (none last), and the cursor of the next page."""
+
+    items: Sequence[Action]
+    next_cursor: str | None
+
+
+class ActionQuery(BaseModel):
+    """The filters; different ones are joined by "and"."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    status: Annotated[list[ActionStatus], Field(max_length=20)] = []
+    owner: Annotated[list[Owner], Field(max_length=20)] = []
+    overdue: bool | None = Field(None, description="Whether it is open after its due date, in UTC.")
+    limit: int = Field(50, ge=1, le=200)
+    cursor: Annotated[str, StringConstraints(max_length=1000)] | None = None
+
+
+# Rules
+
+
+def change(old: Action, wish: ActionChange, now: datetime) -> Action:
+    """Apply a change to an action item; return the same object if nothing changes.
+
+    Closing it again drops the earlier reason; reopening drops the reason and the time.
+
+    Raises:
+        InvalidFieldsError: If it is closed as `wont_do` without a reason, or is open and has one.
+    """
+    wanted = {name: getattr(wish, name) for name in wish.model_fields_set}
+    status = wanted.get("status", old.status)
+    kept = old if status == old.status else old.model_copy(update={"closed_at": now, "closed_reason": None})
+    if status not in CLOSED:
+        if wanted.get("closed_reason") is not None:
+            raise _refusal("forbidden", "only a closed action item may have a reason")
+        wanted |= {"closed_at": None, "closed_reason": None}
+    new = kept.model_copy(update=wanted)
+    if status is ActionStatus.WONT_DO and new.closed_reason is None:
+        raise _refusal("required", "closing as won't do requires a reason")
+    return new
+
+
+def _refusal(code: str, message: str) -> InvalidFieldsError:
+    return InvalidFieldsError(message, errors=(FieldError("/closed_reason", code, message),))
+
+
+# SQL
+
+_SELECT: Final = f"""
+select {", ".join(f"a.{name}" for name in Action.model_fields if name != "incident")}, 'INC-' || i.number as incident
+  from action_items a join incidents i on i.id = a.incident_id
+ where {VISIBLE}"""  # noqa: S608 - only constants of our modules
+_ONE: Final = Sql("action_get", f"{_SELECT} and a.id = $3")
+_OF: Final = Sql("actions_of", f"{_SELECT} and a.incident_id = $3 order by a.created_at, a.id")
+# The driver maps `date.max` to infinity, so it sorts with the items without a due date.
+_PAGE: Final = Sql(
+    "action_list",
+    f"""{_SELECT} and i.archived_at is null
+   and ($3::text[] = '{{}}' or a.status = any ($3)) and ($4::text[] = '{{}}' or a.owner = any ($4))
+   and ($5::boolean is null or $5 = coalesce(a.closed_at is null and a.due_on < (now() at time zone 'UTC')::date, false))
+   and ($6::date is null or (coalesce(a.due_on, 'infinity'), a.id) > ($6, $7::uuid))
+ order by coalesce(a.due_on, 'infinity'), a.id limit $8""",
+)
+
+
+async def of(q: Query, incident_id: UUID) -> list[Action]:
+    """Read all of an incident, oldest first, if the caller may see it."""
+    return await rows(q, Action, _OF, incident_id)
+
+
+# API
+
+
+@routes.api("GET /api/v1/incidents/{ref}/action-items", READ, "List the action items of an incident")
+async def list_of(q: Reader, ref: Ref) -> ActionList:
+    return ActionList(items=await of(q, (await seen(q, ref)).id))
+
+
+@routes.api("POST /api/v1/incidents/{ref}/action-items", WRITE, "Create an action item", once=True)
+async def add(unit: Unit, ref: Ref, new: NewAction) -> Action:
+    incident = await lock_active(unit, ref)
+    if len(await of(unit, incident.id)) >= MOST:
+        raise ConflictError(f"{incident.ref} has {MOST} action items, which is the maximum")
+    made, who = uuid4(), unit.principal.actor
+    await insert(unit, "action_items", id=made, incident_id=incident.id, created_by=who, **dict(new))
+    await unit.stamp(incident.id)  # So that an incremental pull sees it.
+    await unit.audit("action.create", f"action:{made}", incident_id=incident.id)
+    return await one(unit, made)
+
+
+@routes.api("GET /api/v1/action-items", READ, "List action items of all incidents by due date")
+async def page(q: Reader, query: ActionQuery) -> ActionPage:
+    place: Sequence[object] = (None, None)
+    if query.cursor is not None:
+        due, last = decode_cursor(query.cursor, "due_on", filters_hash(query))
+        place = (due.date(), last)
+    found = await rows(q, Action, _PAGE, query.status, query.owner, query.overdue, *place, query.limit + 1)
+    items, cursor = found[: query.limit], None
+    if len(found) > len(items):
+        day = datetime.combine(items[-1].due_on or date.max, time(), UTC)
+        cursor = encode_cursor("due_on", (day, items[-1].id), filters_hash(query))
+    return ActionPage(items=items, next_cursor=cursor)
+
+
+@routes.api("GET /api/v1/action-items/{id}", READ, "Read an action item", conditional=True)
+async def one(q: Query, id: UUID) -> Action:
+    action = await row(q, Action, _ONE, id)
+    if action is None:
+        raise NotFoundError("No such action item")
+    return action
+
+
+@routes.api("PATCH /api/v1/action-items/{id}", WRITE, "Change an action item by JSON Merge Patch")
+async def amend(unit: Unit, id: UUID, wish: ActionChange, *, matches: Matches, now: Now) -> Action:
+    await lock_active(unit, (await one(unit, id)).incident_id)
+    old = await one(unit, id)  # From here on the row is locked.
+    matches(old.etag)
+    new = change(old, wish, now)
+    if new == old:
+        return old
+    before, after = (it.model_dump(mode="json", include=wish.model_fields_set) for it in (old, new))
+    detail = {name: [before[name], after[name]] for name in after if before[name] != after[name]}
+    kept = {name: getattr(new, name) for name in (*ActionChange.model_fields, "closed_at")}
+    await update(unit, "action_items", id, **kept)
+    await unit.stamp(new.incident_id)
+    await unit.audit("action.change", f"action:{id}", incident_id=new.incident_id, detail=detail)
+    return await one(unit, id)
+
+
+# Page
+
+_MOVES: Final[Mapping[ActionStatus, Sequence[tuple[ActionStatus, str]]]] = {
+    ActionStatus.OPEN: ((ActionStatus.IN_PROGRESS, "Start"), (ActionStatus.DONE, "Done")),
+    ActionStatus.IN_PROGRESS: ((ActionStatus.DONE, "Done"), (ActionStatus.OPEN, "Move back to open")),
+    ActionStatus.DONE: ((ActionStatus.OPEN, "Reopen"),),
+    ActionStatus.WONT_DO: ((ActionStatus.OPEN, "Reopen"),),
+}
+_CHANGEABLE: Final = ("status", "closed_reason", "owner", "due_on")
+_LABELS: Final = {"closed_reason": "Reason", "due_on": "Due date", "url": "Tracker link"}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """An action item as it is shown.
+
+    Attributes:
+        age: Time since it was created; for a closed one, time until it was closed.
+        due: The due date relative to today, in words; empty without one, or once it is closed.
+        is_overdue: Whether it is open after its due date, in UTC.
+        moves: The status that each button sets, with the button's text.
+    """
+
+    action: Action
+    age: timedelta
+    due: str
+    is_overdue: bool
+    moves: Sequence[tuple[ActionStatus, str]]
+
+
+def line(action: Action, now: datetime) -> Line:
+    """Return what is shown of an action item now."""
+    days = None if action.due_on is None or not action.is_open else (action.due_on - now.date()).days
+    return Line(
+        action,
+        age=(action.closed_at or now) - action.created_at,
+        due="" if days is None else due_words(days),
+        is_overdue=days is not None and days < 0,
+        moves=_MOVES[action.status],
+    )
+
+
+def due_words(days: int) -> str:
+    """Return a due date in words; `days` is negative when it is in the past."""
+    if days < 0:
+        return f"overdue by {-days} {'day' if days == -1 else 'days'}"
+    return {0: "due today", 1: "due tomorrow"}.get(days, f"due in {days} days")
+
+
+def order(lines: Sequence[Line]) -> Sequence[Line]:
+    """Sort open ones first, by due date (none last), then by age."""
+
+    def key(it: Line) -> tuple[Any, ...]:
+        one = it.action
+        return (
+            not one.is_open,
+            one.due_on is None,
+            one.due_on or one.created_at.date(),
+            one.created_at,
+            one.id,
+        )
+
+    return sorted(lines, key=key)
+
+
+@routes.page("/incidents/{ref}/actions", READ)
+async def board(q: Reader, ref: Ref, *, now: Now, typed: Typed) -> Page:
+    incident = None if typed.is_away else await seen(q, ref)
+    found = await of(q, incident.id) if incident else []
+    context = {
+        "here": "incidents",
+        "tab": "actions",
+        "item": incident,
+        "ref": incident.ref if incident else ref_text(ref),
+        "lines": order([line(it, now) for it in found]),
+        "may_write": q.principal.may(WRITE) and (incident is None or incident.archived_at is None),
+        "new": fields_of(NewAction),
+        "changed": fields_of(ActionChange),
+        "labels": _LABELS,
+    }
+    return Page("actions.html", context)
+
+
+@routes.form("/incidents/{ref}/actions", WRITE, again=board)
+async def add_form(unit: Unit, ref: Ref, new: NewAction) -> str:
+    action = await add(unit, ref, new)
+    return f"/incidents/{action.incident}/actions#a-{action.id}"
+
+
+@routes.form("/incidents/{ref}/actions/{id}", WRITE, again=board)
+async def amend_form(unit: Unit, ref: Ref, id: UUID, *, fields: Fields, matches: Matches, now: Now) -> str:
+    wish = parse(ActionChange, {name: fields[name].strip() or None for name in _CHANGEABLE if name in fields})
+    incident = await lock_active(unit, ref)
+    if (await one(unit, id)).incident_id != incident.id:
+        raise NotFoundError("No such action item")
+    await amend(unit, id, wish, matches=matches, now=now)
+    return f"/incidents/{incident.ref}/actions#a-{id}"

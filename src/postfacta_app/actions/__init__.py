@@ -1,1 +1,0 @@
-"""Action items of an incident: owners, due dates and status."""

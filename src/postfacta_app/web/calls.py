@@ -1,0 +1,84 @@
+"""What the functions of routes take: the call itself, and types whose parameters are filled from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Annotated, Any
+
+from starlette.requests import Request
+
+from postfacta_core.clock import WALL, Clock
+
+from ..db import Transactions, Unit
+from ..errors import PreconditionFailedError
+from ..principal import Principal
+from .body import if_match
+from .forms import Typed
+from .render import Pages
+from .stale import StaleAnswers
+
+__all__ = ["Afterwards", "Call", "Fields", "Fill", "Matches", "Now", "Snapshot", "Tools"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What the routes of every slice work with."""
+
+    transactions: Transactions
+    pages: Pages
+    stale: StaleAnswers
+    clock: Clock = WALL
+
+
+@dataclass(slots=True)
+class Call:
+    """A request, from which the parameters of its function are filled.
+
+    Attributes:
+        noun: What the routes of the slice are about.
+        fields: The input of a form.
+        typed: The same, if it was not saved.
+        afterwards: Called once the request is over, saved or not.
+    """
+
+    request: Request
+    principal: Principal
+    tools: Tools
+    noun: str
+    fields: dict[str, str] = field(default_factory=dict[str, str])
+    typed: Typed = field(default_factory=Typed)
+    afterwards: list[Callable[[], object]] = field(default_factory=list[Callable[[], object]])
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """Says how parameters of an annotated type are filled: from the call, and their name."""
+
+    of: Callable[[Call, str], Any]
+
+
+def _matches(call: Call, _: str) -> Callable[[str], None]:
+    if "version" not in call.fields:
+        return partial(if_match, call.request)
+
+    def of_form(etag: str) -> None:
+        if etag.rpartition("-")[2] != f'{call.fields["version"]}"':
+            detail = f"This {call.noun} was changed by someone else in the meantime. Check its current state, then repeat your change."
+            raise PreconditionFailedError(detail)
+
+    return of_form
+
+
+Afterwards = Annotated[Callable[[Callable[[], object]], None], Fill(lambda call, _: call.afterwards.append)]
+"""Registers what must happen once the request is over, even if its outcome is unknown."""
+Fields = Annotated[Mapping[str, str], Fill(lambda call, _: call.fields)]
+"""The input of a form."""
+Matches = Annotated[Callable[[str], None], Fill(_matches)]
+"""Raises if the caller did not start from the version with this ETag."""
+Now = Annotated[datetime, Fill(lambda call, _: datetime.fromtimestamp(call.tools.clock(), UTC))]
+"""The time of the request."""
+Snapshot = Annotated[Unit, "snapshot"]
+"""A transaction that only reads: all its queries see the same state."""

@@ -1,0 +1,350 @@
+"""A route is a function: its signature says what it reads, its return type what it responds.
+
+    @routes.api("POST /api/v1/incidents/{ref}/action-items", WRITE, "Create an action item", once=True)
+    async def add(unit: Unit, ref: Ref, new: NewAction) -> Action: ...
+
+The first parameter is what it works with: `Unit` is a transaction, `Snapshot` one that only reads, `Reader` reads without
+one. The others are filled by type: a model is the JSON body, the fields of a form, or the query of a GET; `UUID`, `int`
+and enums are parts of the path; `Matches` checks `If-Match`, `Now` is the clock. An app adds types of its own with `Fill`.
+All are filled before the transaction begins, so a malformed request never reaches the database. The OpenAPI document
+follows from the same signature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from inspect import isawaitable
+from typing import (
+    Any,
+    Final,
+    Generic,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..aside import aside
+from ..db import Answer, Query, Reader, Unit
+from ..errors import InvalidFieldsError, NotFoundError
+from ..principal import Access, Principal
+from .body import idempotency_key, if_none_match, read_body, read_query
+from .calls import Afterwards, Call, Fields, Fill, Matches, Now, Snapshot, Tools
+from .forms import Typed, attempt, parse, read_form
+from .paging import next_link
+from .routes import RouteClass, Rule
+
+__all__ = [
+    "Afterwards",
+    "Call",
+    "Fields",
+    "Fill",
+    "Matches",
+    "Now",
+    "Page",
+    "Reply",
+    "Routes",
+    "Snapshot",
+    "Tools",
+    "answer",
+]
+
+M = TypeVar("M", bound=BaseModel)
+Handler = Callable[..., Awaitable[Any]]
+H = TypeVar("H", bound=Handler)
+
+_ONCE = ("idempotency-in-progress", "idempotency-mismatch", "conflict")
+_VERSIONED = ("precondition-failed", "precondition-required", "conflict")
+_CREATED = 201
+
+
+_WORKS_IN: Final[Mapping[Any, Any]] = {Unit: Unit, Snapshot: Snapshot, Reader: Reader, Query: Reader}
+
+
+# What it returns
+
+
+@dataclass(frozen=True, slots=True)
+class Reply(Generic[M]):
+    """A value with another status than that of its route, or further headers."""
+
+    value: M
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @classmethod
+    def of(cls, value: M, *, is_new: bool) -> Reply[M]:
+        """Return 201 for what was created, 200 for what was there already."""
+        return cls(value, _CREATED if is_new else 200)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A template and what it shows.
+
+    Attributes:
+        size: Its approximate bytes; a large page is rendered in a thread.
+    """
+
+    template: str
+    context: Mapping[str, object]
+    status: int = 200
+    size: int = 0
+
+
+def answer(request: Request, value: BaseModel | Reply[Any] | None, status: int = 200) -> Answer:
+    """Return the response that shows a value, with its ETag and the link to the next page."""
+    if value is None:
+        return Answer(204)
+    reply = value if isinstance(value, Reply) else Reply(value, status)
+    etag, cursor = getattr(reply.value, "etag", None), getattr(reply.value, "next_cursor", None)
+    headers = {**({"ETag": etag} if etag else {}), **next_link(request, cursor), **reply.headers}
+    return Answer.of(reply.status, reply.value, headers)
+
+
+class _Plan:
+    """What the signature of a function says; read once, when its route is declared."""
+
+    def __init__(self, function: Handler, read_model: Callable[[Call, type[BaseModel]], Any]) -> None:
+        hints = get_type_hints(function, include_extras=True)
+        returns = hints.pop("return")
+        returns = get_args(returns)[0] if get_origin(returns) is Reply else returns
+        first = next(iter(hints), "")
+        self.function = function
+        self.works_in = _WORKS_IN[hints.pop(first)] if hints.get(first) in _WORKS_IN else None
+        self.fills = [(name, _fill(of, read_model)) for name, of in hints.items()]
+        self.model = next((of for of in hints.values() if _is_model(of)), None)
+        self.returns = returns if _is_model(returns) else None
+        self.is_versioned = Matches in hints.values()
+
+    async def arguments(self, call: Call) -> dict[str, Any]:
+        given: dict[str, Any] = {}
+        for name, fill in self.fills:
+            value = fill(call, name)
+            given[name] = await value if isawaitable(value) else value
+        return given
+
+    async def read(self, call: Call) -> Any:
+        function = partial(self.function, **await self.arguments(call))
+        if self.works_in is None:
+            return await function()
+        if self.works_in is Reader:
+            return await function(call.tools.transactions.reader(call.principal))
+        return await call.tools.transactions.read(call.principal, function)
+
+    async def write(self, call: Call, show: Callable[[Any], Answer], key: str | None) -> Response:
+        given = await self.arguments(call)
+
+        async def work(unit: Unit) -> Answer:
+            return show(await self.function(unit, **given))
+
+        try:
+            return await call.tools.transactions.write(call.request, call.principal, work, key=key)
+        finally:
+            for act in call.afterwards:
+                act()
+
+    async def show(self, call: Call) -> Response:
+        shown = await self.read(call)
+        if isinstance(shown, Response):
+            return shown
+        refusal, context = call.typed.refusal, {"typed": call.typed, **shown.context}
+        status, headers = (refusal.status, refusal.headers) if refusal else (shown.status, None)
+        draw = partial(call.tools.pages.page, principal=call.principal, status=status, headers=headers)
+        return await aside(shown.size, draw, shown.template, context)
+
+
+def _fill(of: Any, read_model: Callable[[Call, type[BaseModel]], Any]) -> Callable[[Call, str], Any]:
+    """Choose how parameters of a type are filled."""
+    if own := [it for it in getattr(of, "__metadata__", ()) if isinstance(it, Fill)]:
+        return own[0].of
+    if of is Typed:
+        return lambda call, _: call.typed
+    if of is Request:
+        return lambda call, _: call.request
+    return (lambda call, _: read_model(call, of)) if _is_model(of) else partial(_from_path, of)
+
+
+def _is_model(of: object) -> bool:
+    return isinstance(of, type) and issubclass(of, BaseModel)
+
+
+def _from_path(of: Callable[[str], Any], call: Call, name: str) -> Any:
+    try:
+        return of(call.request.path_params[name])
+    except ValueError:
+        raise NotFoundError(f"No such {call.noun}") from None
+
+
+def _from_form(call: Call, of: type[BaseModel]) -> BaseModel:
+    value = parse(of, call.fields)
+    if isinstance(value, tuple):
+        raise InvalidFieldsError("Some fields are invalid", errors=value)
+    return value
+
+
+# Routes
+
+
+class Options(TypedDict, total=False):
+    """What a signature does not say; see `Rule` for the rest.
+
+    Attributes:
+        status: The status of success, or several if the function returns `Reply`.
+        kind: By default a write, a search (a GET with a cursor) or a read.
+        once: Whether `Idempotency-Key` makes a repeat safe.
+        conditional: Whether `If-None-Match` may get a 304.
+    """
+
+    status: int | tuple[int, ...]
+    kind: RouteClass
+    once: bool
+    conditional: bool
+    problems: Sequence[str]
+    headers: Mapping[str, bool]
+    also: Sequence[str]
+    stale: bool
+    only_5xx: bool
+
+
+class Routes:
+    """The routes of one slice, in the order in which they are declared.
+
+    Args:
+        noun: What they are about, as error messages call it.
+    """
+
+    def __init__(self, noun: str) -> None:
+        self._noun = noun
+        self._made: list[Rule] = []
+
+    def rules(self, tools: Tools) -> list[Rule]:
+        """List them for the route table."""
+
+        def bound(handle: Handler) -> Callable[[Request, Principal], Awaitable[Response]]:
+            async def answered(request: Request, principal: Principal) -> Response:
+                response: Response = await handle(Call(request, principal, tools, self._noun))
+                return response
+
+            return answered
+
+        return [replace(rule, handler=bound(rule.handler)) for rule in self._made]
+
+    def api(self, route: str, access: Access, summary: str, **options: Unpack[Options]) -> Callable[[H], H]:
+        """Declare an operation of the API, such as `GET /api/v1/incidents`."""
+        method, _, path = route.partition(" ")
+        kind = "query" if method == "GET" else "body"
+
+        def declare(function: H) -> H:
+            plan = _Plan(function, lambda call, of: _READERS[kind](call.request, of))
+            usual = 204 if plan.returns is None else _CREATED if method == "POST" else 200
+            given = options.get("status", usual)
+            statuses = given if isinstance(given, tuple) else (given,)
+
+            async def handle(call: Call) -> Response:
+                show = partial(answer, call.request, status=statuses[0])
+                if plan.works_in is Unit:
+                    key = idempotency_key(call.request) if options.get("once") else None
+                    return await plan.write(call, show, key)
+                value = await plan.read(call)
+                if isinstance(value, Response):
+                    return value
+                done = show(value)
+                etag = done.headers.get("ETag", "")
+                if options.get("conditional") and if_none_match(call.request, etag):
+                    return Response(status_code=304, headers={"ETag": etag})
+                return done.response()
+
+            answers = dict.fromkeys(statuses, plan.returns) | (
+                {304: None} if options.get("conditional") else {}
+            )
+            about = {"access": access, "summary": summary, "answers": answers, kind: plan.model}
+            self._add(method, path, handle, **about, **_facts(plan, method, options))
+            return function
+
+        return declare
+
+    def page(
+        self, path: str, access: Access, *, kind: RouteClass = RouteClass.READ, stale: bool = False
+    ) -> Callable[[H], H]:
+        """Declare a page; its function returns a `Page`, and gets what was `Typed` if it shows a form again."""
+
+        def declare(function: H) -> H:
+            show = _Plan(function, _of_page).show
+            self._add("GET", path, show, access=access, route_class=kind, stale=stale)
+            return function
+
+        return declare
+
+    def form(
+        self, path: str, access: Access, *, again: Handler, kind: RouteClass = RouteClass.WRITE
+    ) -> Callable[[H], H]:
+        """Declare what a form sends; its function returns where to go. If it is not saved, `again` shows the page."""
+        page = _Plan(again, _of_page)
+
+        def declare(function: H) -> H:
+            plan = _Plan(function, _from_form)
+
+            async def handle(call: Call) -> Response:
+                call.fields = await read_form(call.request, call.principal)
+                done = await attempt(plan.write(call, _go, call.fields.get("key")))
+                if isinstance(done, Response):
+                    return done
+                call.typed = Typed(call.fields, done)
+                return await page.show(call)
+
+            self._add("POST", path, handle, access=access, route_class=kind)
+            return function
+
+        return declare
+
+    def _add(self, method: str, path: str, handle: Any, **about: Any) -> None:
+        self._made.append(Rule(method=method, path=path, handler=handle, **about))
+
+
+_READERS: Final[Mapping[str, Callable[..., Any]]] = {"query": read_query, "body": read_body}
+
+
+def _of_page(call: Call, of: type[BaseModel]) -> BaseModel:
+    return read_query(call.request, of, is_page=True)
+
+
+def _go(place: str) -> Answer:
+    return Answer(303, {"Location": place})
+
+
+def _facts(plan: _Plan, method: str, options: Options) -> dict[str, Any]:
+    """Return what the OpenAPI document says of a route besides its models."""
+    is_read = method == "GET"
+    is_list = is_read and plan.model is not None and "cursor" in plan.model.model_fields
+    problems = (
+        *options.get("problems", ()),
+        *(_ONCE if options.get("once") else ()),
+        *(_VERSIONED if plan.is_versioned else ()),
+        *(("conflict",) if plan.works_in is Unit else ()),
+        *(("invalid-cursor",) if is_list else ()),
+    )
+    headers = {
+        **({"If-None-Match": False} if options.get("conditional") else {}),
+        **options.get("headers", {}),
+        **({"If-Match": True} if plan.is_versioned else {}),
+        **({"Idempotency-Key": False} if options.get("once") else {}),
+    }
+    kind = RouteClass.SEARCH if is_list else RouteClass.READ if is_read else RouteClass.WRITE
+    return {
+        "route_class": options.get("kind", kind),
+        "body_type": "application/merge-patch+json" if method == "PATCH" else "application/json",
+        "problems": tuple(dict.fromkeys(problems)),
+        "headers": headers,
+        "also": options.get("also", ()),
+        "stale": options.get("stale", False),
+        "only_5xx": options.get("only_5xx", False),
+    }
