@@ -38,9 +38,9 @@ from uuid import uuid4
 
 import httpx2
 
-from chaos.processes import free_port, wait_until
 from chaos.stack import prepare, sign_in
 from postfacta_embedded import EmbeddedPostgres
+from postfacta_lab.engine.processes import free_port, wait_until
 
 __all__ = ["figures", "main"]
 

@@ -29,7 +29,7 @@ import httpx2
 
 from benchmarks.overload.servers import CORES, SERVERS, on_core
 from benchmarks.socket_service import VARIANTS
-from chaos.processes import free_port, wait_until
+from postfacta_lab.engine.processes import free_port, wait_until
 
 __all__ = ["main"]
 

@@ -20,7 +20,7 @@ import yaml
 from chaos.durations import divide
 
 # Each program here starts and ends in the same way.
-from chaos.processes import Child, free_port, wait_until
+from postfacta_lab.engine.processes import Child, free_port, wait_until
 
 __all__ = ["CONFIG", "SECRETS", "Alertmanager", "compress", "told_too"]
 

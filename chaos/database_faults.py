@@ -29,8 +29,9 @@ from uuid import uuid4
 import httpx2
 
 from chaos.outages import OUTAGES, Outage, Site, opened
-from chaos.processes import command, wait_until
+from chaos.processes import command
 from chaos.stack import prepare
+from postfacta_lab.engine.processes import wait_until
 
 __all__ = ["Record", "Result", "Sample", "judge", "main", "run"]
 

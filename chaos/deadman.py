@@ -10,7 +10,7 @@ from typing import Self
 import httpx2
 
 # Each program here starts and ends in the same way.
-from chaos.processes import Child, free_port, wait_until
+from postfacta_lab.engine.processes import Child, free_port, wait_until
 
 __all__ = ["DeadMan"]
 

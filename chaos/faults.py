@@ -11,8 +11,9 @@ from functools import partial
 
 import httpx2
 
-from chaos.processes import Instance, wait_until
+from chaos.processes import Instance
 from chaos.stack import Stack
+from postfacta_lab.engine.processes import wait_until
 
 __all__ = ["FAULTS", "Fault", "Tormentor"]
 

@@ -10,197 +10,22 @@ itself, and their descendants. Linux only: descendants are found in ``/proc``.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 import httpx2
 
 from postfacta_embedded import EmbeddedPostgres
+from postfacta_lab.engine.processes import Child, free_port, freeze, kill, thaw, wait_until
 
-__all__ = [
-    "Child",
-    "Haproxy",
-    "Instance",
-    "Postgres",
-    "command",
-    "descendants",
-    "free_port",
-    "freeze",
-    "kill",
-    "thaw",
-    "wait_until",
-]
+__all__ = ["Haproxy", "Instance", "Postgres", "command"]
 
-_PORTS = range(12_000, 20_000)  # below those that clients and the embedded PostgreSQL are given
 _START = 60.0  # seconds; a start takes two on a quiet machine
-_LEAST_GRACE = 45.0  # more than the service's own longest drain
-
-
-def wait_until(true: Callable[[], bool], what: str, *, within: float, every: float = 0.02) -> float:
-    """Ask until something is true; return the seconds that took.
-
-    Raises:
-        TimeoutError: It did not become true in time.
-    """
-    began = time.monotonic()
-    while not true():
-        if time.monotonic() - began > within:
-            raise TimeoutError(f"{what}: not within {within:g} s")
-        time.sleep(every)  # noqa: TID251 - a thread of its own, not a loop
-    return time.monotonic() - began
-
-
-def free_port() -> int:
-    """Find a port that is free, and that the system assigns to no client."""
-    for _ in range(200):
-        port = _PORTS[secrets.randbelow(len(_PORTS))]
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return port
-    raise OSError("no port is free")
-
-
-def descendants(pid: int) -> list[int]:
-    """List the living processes below one, parents first."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                # The name stands in brackets and may hold spaces; the state and the parent follow it.
-                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-                if state not in "ZX":
-                    children.setdefault(int(parent), []).append(int(entry.name))
-    found = [pid]
-    for one in found:
-        found.extend(children.get(one, []))
-    return found[1:]
-
-
-def freeze(pid: int) -> list[int]:
-    """Stop a process and all below it in their tracks; the parent first, so that it makes no more."""
-    stopped: list[int] = []
-    while new := [one for one in (pid, *descendants(pid)) if one not in stopped]:
-        for one in new:
-            _signal(one, signal.SIGSTOP)
-        stopped += new
-    return stopped
-
-
-def thaw(pid: int) -> None:
-    """Resume a process and all its descendants; the children first, so that their parents do not miss them."""
-    for one in (*reversed(descendants(pid)), pid):
-        _signal(one, signal.SIGCONT)
-
-
-def kill(pid: int) -> None:
-    """End a process and all below it at once, as a power cut would."""
-    for one in freeze(pid):
-        _signal(one, signal.SIGKILL)
-
-
-def _signal(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
-
-
-class Child:
-    """One program that we started; a second start after its end is the normal way to recover.
-
-    Args:
-        name: What people call it.
-        command: The program and its arguments.
-        log: Where its output is added.
-        environment: All of its environment.
-    """
-
-    def __init__(
-        self, name: str, command: Sequence[str], *, log: Path, environment: Mapping[str, str]
-    ) -> None:
-        self.name = name
-        self.log = log
-        self._command = list(command)
-        self._environment = dict(environment)
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it lives, frozen or not."""
-        return self._process is not None and self._process.poll() is None
-
-    @property
-    def pid(self) -> int:
-        """Its process id.
-
-        Raises:
-            RuntimeError: It does not run.
-        """
-        if self._process is None or self._process.poll() is not None:
-            raise RuntimeError(f"{self.name} does not run")
-        return self._process.pid
-
-    def start(self) -> None:
-        """Start it, without waiting for it to be of use; if it runs already, nothing happens."""
-        if self.is_running:
-            return
-        with self.log.open("ab") as output:
-            self._process = subprocess.Popen(  # noqa: S603 - an argument list, no shell
-                self._command,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # a Ctrl-C reaches us alone, and we end it in order
-            )
-
-    def terminate(self, grace: float = _LEAST_GRACE) -> int:
-        """Ask it to end, as a deployment does, and return its exit code.
-
-        Raises:
-            TimeoutError: It did not end in time, and was killed.
-        """
-        if self._process is None:
-            return 0
-        self._process.terminate()
-        try:
-            return self._process.wait(grace)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise TimeoutError(f"{self.name} did not end within {grace:g} s of SIGTERM") from None
-
-    def kill(self) -> None:
-        """End it at once."""
-        if self.is_running:
-            kill(self.pid)
-        if self._process is not None:
-            self._process.wait()
-
-    def freeze(self) -> None:
-        """Stop it in its tracks: its sockets stay open and answer nothing."""
-        freeze(self.pid)
-
-    def thaw(self) -> None:
-        """Resume it."""
-        if self.is_running:
-            thaw(self.pid)
-
-    def stop(self) -> None:
-        """End it, whatever state it is in; calling it again changes nothing."""
-        self.thaw()
-        with contextlib.suppress(TimeoutError):
-            self.terminate()
-        self._process = None
 
 
 class Instance(Child):

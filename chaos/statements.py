@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chaos.history import Action, Fact, Findings, Outcome, Stored, Write, judge
-from chaos.processes import Child
+from postfacta_lab.engine.processes import Child
 
 __all__ = ["StatementFindings", "Statements", "judge_journal"]
 

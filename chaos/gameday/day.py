@@ -20,9 +20,9 @@ from chaos.gameday.keeper import Keeper, Kept
 from chaos.gameday.rows import Row
 from chaos.gameday.site import Site
 from chaos.gameday.watch import Watch
-from chaos.processes import wait_until
 from chaos.prometheus import Sample
 from chaos.sink import Arrival, Sink
+from postfacta_lab.engine.processes import wait_until
 
 __all__ = ["Calm", "Day", "Options", "Seconds"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from chaos.processes import wait_until
+from postfacta_lab.engine.processes import wait_until
 from tests.app.running import demo
 from tests.kit.pg import open_folder
 

@@ -17,8 +17,8 @@ from chaos.gameday.day import RUNBOOKS
 from chaos.gameday.faults import FAULTS
 from chaos.gameday.rows import TABLE, TableError, alerts_of, read_table
 from chaos.gameday.site import missing_programs, write_rules
-from chaos.processes import wait_until
 from chaos.prometheus import RULES, Prometheus, make_history
+from postfacta_lab.engine.processes import wait_until
 
 SHORT = ("--compress", "20", "--calm", "15")
 ROWS = ("proxy-killed", "error-burst")

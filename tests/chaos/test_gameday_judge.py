@@ -10,8 +10,8 @@ import pytest
 from chaos.gameday.judge import Command, Course, Episode, Result, judge, noise, not_run
 from chaos.gameday.rows import Pattern, Row
 from chaos.gameday.watch import Watch, advance
-from chaos.processes import wait_until
 from chaos.sink import Arrival
+from postfacta_lab.engine.processes import wait_until
 
 LABELS = {"alertname": "Flooded", "severity": "page", "service": "mill"}
 NOTES = {"runbook_url": "docs/runbooks/Flooded.md"}

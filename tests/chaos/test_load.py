@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from chaos.load import SLOW, Load
-from chaos.processes import wait_until
 from loadtests.arrivals import Sample
+from postfacta_lab.engine.processes import wait_until
 
 SERVER = Path(__file__).parent.parent / "loadtests/tiny_server.py"
 RATE = 20.0

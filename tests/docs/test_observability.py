@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from chaos.processes import free_port, wait_until
+from postfacta_lab.engine.processes import free_port, wait_until
 from tests.ops.prometheus import needs
 
 ROOT = Path(__file__).parent.parent.parent

@@ -24,10 +24,11 @@ import asyncpg
 import httpx2
 import pytest
 
-from chaos.processes import Haproxy, free_port
+from chaos.processes import Haproxy
 from postfacta_app.cli import main
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_embedded.binaries import find_binaries
+from postfacta_lab.engine.processes import free_port
 from tests.docs.machine import PATIENCE, Block, Machine, Units, service_of, systemctl_for, until
 from tests.kit.pg import create_database, execute, fetch_value, open_folder
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 import httpx2
 import pytest
 
-from chaos.processes import free_port, wait_until
+from postfacta_lab.engine.processes import free_port, wait_until
 
 __all__ = ["Prometheus", "Sample", "needs", "scrape_config"]
 

@@ -19,9 +19,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from chaos.processes import wait_until
 from postfacta_app.migrations import upgrade
 from postfacta_embedded import EmbeddedPostgres
+from postfacta_lab.engine.processes import wait_until
 from tests.app.running import LiveService, live_service
 from tests.kit.pg import create_database
 from tests.ops.prometheus import needs

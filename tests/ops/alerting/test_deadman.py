@@ -14,9 +14,9 @@ import yaml
 
 from chaos.alertmanager import Alertmanager
 from chaos.deadman import DeadMan
-from chaos.processes import wait_until
 from chaos.prometheus import RULES, Prometheus, compressed
 from chaos.sink import Sink
+from postfacta_lab.engine.processes import wait_until
 from tests.ops.alerting.rules import DEPLOY, needs_alertmanager, needs_promtool
 
 PROGRAM = DEPLOY / "bin/deadman.py"

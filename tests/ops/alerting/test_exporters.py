@@ -17,9 +17,9 @@ import httpx2
 import pytest
 
 from chaos.alertmanager import Alertmanager
-from chaos.processes import free_port, wait_until
 from chaos.prometheus import Prometheus
 from postfacta_embedded import EmbeddedPostgres
+from postfacta_lab.engine.processes import free_port, wait_until
 from tests.ops.alerting.rules import Alert, alerts, metrics_of, needs_alertmanager, needs_promtool, program
 from tests.ops.runbooks.reading import queries
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from chaos.alertmanager import Alertmanager, told_too
-from chaos.processes import wait_until
 from chaos.sink import Sink
 from postfacta_app.migrations import upgrade
 from postfacta_embedded import EmbeddedPostgres
+from postfacta_lab.engine.processes import wait_until
 from tests.app.running import LiveService, live_service
 from tests.kit.pg import create_database
 from tests.ops.alerting.rules import needs_alertmanager

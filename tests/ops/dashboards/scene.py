@@ -20,8 +20,8 @@ from uuid import uuid4
 
 import httpx2
 
-from chaos.processes import free_port, wait_until
 from chaos.stack import EMAIL, Stack, prepare
+from postfacta_lab.engine.processes import free_port, wait_until
 from tests.ops.dashboards.reading import ROOT
 from tests.ops.prometheus import Prometheus, scrape_config
 

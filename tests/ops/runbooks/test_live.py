@@ -12,12 +12,12 @@ import httpx2
 import pytest
 
 from chaos.alertmanager import Alertmanager
-from chaos.processes import wait_until
 from chaos.prometheus import RULES, Prometheus
 from chaos.runbooks import Block, Runbook, run
 from chaos.sink import Sink
 from chaos.stack import Stack, prepare
 from postfacta_embedded.binaries import find_binaries
+from postfacta_lab.engine.processes import wait_until
 from tests.kit.every import every
 from tests.kit.pg import open_folder
 from tests.ops.alerting.rules import needs_alertmanager, needs_promtool, program

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from chaos.processes import free_port
 from postfacta_core.clock import WALL
+from postfacta_lab.engine.processes import free_port
 from postfacta_slo.promise.openslo import read
 from postfacta_slo.rules.groups import rules_of
 from postfacta_slo.status import query

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from chaos.processes import descendants, free_port, freeze, kill, thaw, wait_until
+from postfacta_lab.engine.processes import descendants, free_port, freeze, kill, thaw, wait_until
+
+pytestmark = pytest.mark.usefixtures("programs")
 
 # A parent with two children, each of which counts on in a file of its own.
 FAMILY = """
