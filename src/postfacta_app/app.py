@@ -28,6 +28,7 @@ from . import actions
 from .db import SCHEMA_ERRORS, Transactions, housekeeping
 from .durations.http import DurationHttp
 from .durations.pages import InsightPage
+from .durations.postgres import DurationStore
 from .error_pages import ErrorPages
 from .export import service as export
 from .export.http import ExportHttp
@@ -231,7 +232,7 @@ def route_rules(
     store = PostgresIncidents(database)
 
     revisions, links = PostgresPostMortems(database), PostgresLinks(database)
-    timelines = TimelineStore(database)
+    timelines, lengths = TimelineStore(database), DurationStore(database)
     written = postmortems.Needs(store, revisions, timelines)
     tools = Tools(transactions, pages, stale)
 
@@ -254,7 +255,7 @@ def route_rules(
             links=LinkHttp(transactions, link_service.Needs(store, links)),
             export=ExportHttp(transactions, export.Needs(PostgresExport(), timelines, revisions, links)),
             timeline=TimelineHttp(transactions, store, timelines),
-            durations=DurationHttp(timelines),
+            durations=DurationHttp(lengths, timelines),
             identity=http,
             sessions=sessions,
             screens=Screens(
@@ -271,7 +272,7 @@ def route_rules(
                     audit=identity.audit,
                     names=timelines.names,
                 ),
-                insights=InsightPage(timelines, pages),
+                insights=InsightPage(lengths, pages),
                 sign_in=SignInPages(accounts, http, pages, is_local=settings.is_local),
                 accounts=AccountPages(identity, http, sessions, pages=pages),
                 reliability=reliability or ReliabilityPage(pages, HealthRegistry(), Metrics()),

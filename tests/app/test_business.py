@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,10 @@ from asyncpg import InsufficientPrivilegeError
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from postfacta_app.durations.postgres import DurationStore
+from postfacta_app.incidents.query import IncidentFilters
 from postfacta_app.migrations import HEAD, migrate
+from postfacta_app.principal import ANONYMOUS
 from postfacta_app.reliability.business import METRICS, BusinessMetrics
 from postfacta_app.reliability.postgres import PostgresBusiness
 from postfacta_core.clock import WALL
@@ -33,9 +37,11 @@ _INSERT = """
 insert into incidents (id, title, description, kind, severity, status, outcome, reporter, declared_at, ended_at,
   archived_at, visibility, created_by, timeline_at)
 values ($1, 'An incident', 'Of a test, and nothing more', $2, $3, $4, $5, 'me', $6, $7, $8, $9, 'test', now())"""
-_BEGIN = """
-insert into status_changes (id, incident_id, from_status, to_status, occurred_at, at, actor)
-values ($1, $2, 'OPEN', 'IN_PROGRESS', $3, now(), 'test')"""
+_MOVE = """
+insert into status_changes (id, incident_id, from_status, to_status, outcome, occurred_at, at, actor)
+values ($1, $2, $3, $4, $5, $6, clock_timestamp(), 'test')"""
+_MILESTONE = """
+insert into edits (id, incident_id, at, op, value, actor) values ($1, $2, clock_timestamp(), 'milestone', $3::text::jsonb, 'test')"""
 
 
 @dataclass
@@ -65,8 +71,13 @@ class Recorder:
             *(None if ended is None else declared + timedelta(seconds=ended), self.now if archived else None),
             "private" if private else "internal",
         )
-        for seconds in begun:
-            await self.connection.execute(_BEGIN, uuid4(), incident, declared + timedelta(seconds=seconds))
+        moves = [(None, "OPEN", 0.0), *(("OPEN", "IN_PROGRESS", seconds) for seconds in begun)]
+        if ended is not None:
+            moves.append(("IN_PROGRESS", status, ended))
+        for before, after, seconds in moves:
+            outcome = "fixed" if after == "CLOSED" else None
+            at = declared + timedelta(seconds=seconds)
+            await self.connection.execute(_MOVE, uuid4(), incident, before, after, outcome, at)
         return incident
 
 
@@ -124,13 +135,28 @@ async def test_quantiles_are_by_nearest_rank_and_need_enough_values(
     numbers = await read(app_database)
     assert numbers["postfacta_incident_duration_seconds", "acknowledge", "p50"] == 300
     assert ("postfacta_incident_duration_seconds", "acknowledge", "p90") not in numbers
-    await recorder.incident("LOW", "RESOLVED", begun=[600.0, 5.0, 700.0], ended=3_000.0)
+    await recorder.incident("LOW", "RESOLVED", begun=[5.0, 600.0, 700.0], ended=3_000.0)
     numbers = await read(app_database)
-    # The first begin counts: 5, 60, 120, ... 540.
+    # The first that was recorded counts: 5, 60, 120, ... 540.
     assert numbers["postfacta_incident_duration_seconds", "acknowledge", "p50"] == 240
     assert numbers["postfacta_incident_duration_seconds", "acknowledge", "p90"] == 480
     assert numbers["postfacta_incident_duration_seconds", "open", "p50"] == 3_000
     assert numbers["postfacta_incident_duration_samples", "open", "ok"] == 10
+
+
+async def test_the_lengths_are_those_of_the_api(recorder: Recorder, app_database: Database) -> None:
+    for _ in range(5):
+        incident = await recorder.incident("LOW", "RESOLVED", begun=[600.0], ended=3_000.0)
+        for name, seconds in (("impact_started", -120), ("mitigated", 1_200)):
+            at = (recorder.now + timedelta(seconds=seconds - 3_600)).isoformat()
+            value = json.dumps({"name": name, "at": at, "precision": "exact"})
+            await recorder.connection.execute(_MILESTONE, uuid4(), incident, value)
+    numbers = await read(app_database)
+    told, _ = await DurationStore(app_database).all(ANONYMOUS, IncidentFilters.model_validate({}))
+    api = {phase: it["p50"] for phase, it in json.loads(told)["durations"].items()}
+    assert api == {"detect": 120, "acknowledge": 600, "mitigate": 1_320, "resolve": 3_120, "open": 3_000}
+    for phase, seconds in api.items():
+        assert numbers["postfacta_incident_duration_seconds", phase, "p50"] == seconds
 
 
 async def test_four_are_too_few_for_a_median(recorder: Recorder, app_database: Database) -> None:

@@ -135,6 +135,7 @@ FILTERS: dict[str, list[str]] = {
     "has_postmortem": ["true"],
     "attached": ["true", "false"],
     "overdue": ["true"],
+    "digest": ["true"],
     "include_hidden": ["true"],
     "pinned": ["true"],
     "as_of": [LATER],

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from math import ceil
 from typing import Final
 
 from pydantic import BaseModel
@@ -15,6 +13,7 @@ from ..timeline.model import Entry, Facts, Micros, Milestone, Precision
 from ..timeline.rules import Timeline, build
 
 __all__ = [
+    "LEAST",
     "Aggregate",
     "Aggregates",
     "Basis",
@@ -22,14 +21,11 @@ __all__ = [
     "DurationStatus",
     "IncidentDurations",
     "Mark",
-    "Measured",
     "Phase",
     "Point",
-    "aggregate",
     "durations",
     "marks",
     "measure",
-    "nearest_rank",
 ]
 
 
@@ -69,7 +65,8 @@ _ENDS: Final[Mapping[Phase, tuple[str, Milestone]]] = {
     Phase.OPEN: (_DECLARED, Milestone.RESOLVED),
 }
 _ENDED: Final = ("RESOLVED", "CLOSED")
-_LEAST: Final = {50: 5, 90: 10}  # The fewest values for each quantile.
+LEAST: Final = {50: 5, 90: 10}
+"""The fewest values for each quantile, by its percentage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +101,6 @@ class IncidentDurations(BaseModel):
     incident: str
     milestones: dict[str, Mark]
     durations: dict[Phase, Duration]
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One incident for an aggregate: its reference, when it was declared, and its durations."""
-
-    incident: str
-    declared_at: int
-    durations: Mapping[Phase, Duration]
 
 
 class Point(BaseModel):
@@ -207,36 +195,3 @@ def measure(start: Mark | None, end: Mark | None, *, is_open: bool) -> Duration:
         most = coarser.width / 1e6
         return Duration(status=DurationStatus.IMPRECISE, basis=basis, precision=coarser, max_seconds=most)
     return Duration(status=DurationStatus.OK, basis=basis, precision=coarser, seconds=length / 1e6)
-
-
-def aggregate(measured: Sequence[Measured]) -> Aggregates:
-    """Count every incident once in each phase, and compute the quantiles."""
-    return Aggregates(n=len(measured), durations={phase: _aggregate(phase, measured) for phase in Phase})
-
-
-def _aggregate(phase: Phase, measured: Sequence[Measured]) -> Aggregate:
-    counts = Counter(it.durations[phase].status for it in measured)
-    points = [
-        Point(incident=it.incident, x=it.declared_at, y=seconds)
-        for it in measured
-        if (seconds := it.durations[phase].seconds) is not None
-    ]
-    values = sorted(point.y for point in points)
-    return Aggregate(
-        n_ok=counts[DurationStatus.OK],
-        n_imprecise=counts[DurationStatus.IMPRECISE],
-        n_invalid=counts[DurationStatus.INVALID_ORDER],
-        n_pending=counts[DurationStatus.PENDING],
-        n_missing=counts[DurationStatus.MISSING],
-        min=values[0] if values else None,
-        p50=nearest_rank(values, 50),
-        p90=nearest_rank(values, 90),
-        max=values[-1] if values else None,
-        insufficient_data=[f"p{percent}" for percent, least in _LEAST.items() if len(values) < least],
-        points=points,
-    )
-
-
-def nearest_rank(values: Sequence[float], percent: int) -> float | None:
-    """Return a percentile by nearest rank of sorted values; None if there are too few."""
-    return None if len(values) < _LEAST[percent] else values[ceil(percent * len(values) / 100) - 1]

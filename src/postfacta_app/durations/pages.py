@@ -9,7 +9,6 @@ from starlette.responses import RedirectResponse, Response
 
 from ..aside import aside
 from ..errors import AppError, FieldError
-from ..incidents.http import allow_stale_incidents
 from ..incidents.model import Severity
 from ..incidents.pages import filter_form, tidied
 from ..incidents.query import IncidentFilters
@@ -17,8 +16,9 @@ from ..principal import Principal
 from ..web.body import read_query
 from ..web.charts import Point, dot_plot, length, week_chart
 from ..web.render import Pages
-from .http import EACH, Store, measure_all
-from .model import Aggregate, Phase, aggregate
+from ..web.stale import allow_stale
+from .model import Aggregate, Phase
+from .postgres import PLOTTED, Dot, DurationStore
 
 __all__ = ["InsightPage", "InsightQuery", "caption"]
 
@@ -35,11 +35,11 @@ class InsightPage:
     """GET /insights.
 
     Args:
-        store: Where the facts of timelines are.
+        store: Where durations are kept.
         pages: Renders templates.
     """
 
-    def __init__(self, store: Store, pages: Pages) -> None:
+    def __init__(self, store: DurationStore, pages: Pages) -> None:
         self._store = store
         self._pages = pages
 
@@ -52,23 +52,21 @@ class InsightPage:
             query = read_query(request, InsightQuery, is_page=True)
         except AppError as refusal:
             errors, query = refusal.errors, InsightQuery.model_validate({})
-        shown, measured = await measure_all(self._store, principal, query)
-        allow_stale_incidents(request, shown)
+        found = await self._store.insights(principal, query, query.phase)
+        if not found.is_private:
+            allow_stale(request)
 
         def draw() -> Response:
-            of_phase = aggregate(measured).durations[query.phase]
-            by_ref = {incident.ref: incident for incident in shown}
-            points = [
-                Point(it.incident, by_ref[it.incident].severity, by_ref[it.incident].declared_at, it.y)
-                for it in of_phase.points
-            ]
+            of_phase = found.of_phase
+            counted = [(at, severity) for at, severity, count in found.weeks for _ in range(count)]
             given = [(name, text) for name, text in request.query_params.multi_items() if name != "phase"]
             context = {
                 **filter_form(request, errors),
                 "here": "insights",
-                "weeks": week_chart([(it.declared_at, it.severity) for it in shown], _SEVERITIES),
-                "plot": dot_plot(points, of_phase.p50),
-                "points": points,
+                "weeks": week_chart(counted, _SEVERITIES),
+                "plot": dot_plot([_point(it) for it in found.dots], of_phase.p50),
+                "points": [_point(it) for it in found.newest],
+                "plotted": PLOTTED,
                 "caption": caption(of_phase),
                 "without": _without(of_phase),
                 "of_phase": of_phase,
@@ -81,7 +79,12 @@ class InsightPage:
                 "insights.html", context, principal=principal, status=400 if errors else 200
             )
 
-        return await aside(len(shown) * EACH, draw)
+        return await aside(200 * (len(found.dots) + len(found.newest)), draw)
+
+
+def _point(dot: Dot) -> Point:
+    others = f" and {dot.others} more" if dot.others else ""
+    return Point(f"INC-{dot.number}{others}", dot.severity, dot.declared_at, dot.seconds)
 
 
 def caption(phase: Aggregate) -> str:

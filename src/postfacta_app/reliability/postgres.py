@@ -9,26 +9,17 @@ from postfacta_postgres import Database
 
 __all__ = ["PostgresBusiness"]
 
-# Without exercises and private incidents. An unrecorded instant is `missing`, never zero: the start of an impact and
-# its mitigation are known to people only, and not read here yet. Quantiles are by nearest
-# rank; the median needs 5 values and the ninth decile 10.
+# Without exercises and private incidents. The durations are those of the API. Quantiles are by nearest rank; the median
+# needs 5 values and the ninth decile 10.
 _BUSINESS = """
 with kept as (
-  select id, kind, severity, status, declared_at, ended_at from incidents
+  select id, kind, severity, status, declared_at from incidents
    where archived_at is null and kind <> 'exercise' and visibility = 'internal'
-), recent as (
-  select k.declared_at, k.ended_at, k.ended_at is null as is_open,
-    (select min(c.occurred_at) from status_changes c where c.incident_id = k.id and c.to_status = 'IN_PROGRESS') as begun_at
-    from kept k where k.kind = 'incident' and k.declared_at > now() - interval '30 days'
-), moments as (
-  select 'acknowledge' as phase, declared_at as since, begun_at as until, is_open from recent
-  union all select 'open', declared_at, ended_at, is_open from recent
-  union all select unnest('{mitigate,resolve}'::text[]), null, null, is_open from recent
-  union all select 'detect', null, declared_at, false from recent
 ), durations as (
-  select phase, extract(epoch from until - since)::float8 as seconds,
-    case when until >= since then 'ok' when until < since then 'invalid_order'
-         when until is null and is_open then 'pending' else 'missing' end as status from moments
+  select p.* from kept k left join incident_measures m on m.incident_id = k.id
+   cross join lateral unnest('{detect,acknowledge,mitigate,resolve,open}'::text[],
+     coalesce(m.status, array_fill('missing'::text, array[5])), m.seconds) p(phase, status, seconds)
+   where k.kind = 'incident' and k.declared_at > now() - interval '30 days'
 )
 select 'postfacta_incidents' as metric, array[severity, status] as labels, count(k.id)::float8 as value
   from unnest('{LOW,MEDIUM,HIGH,CRITICAL}'::text[]) severity

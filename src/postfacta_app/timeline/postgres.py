@@ -14,8 +14,7 @@ from postfacta_postgres import Database
 from ..aside import aside, aside_locked
 from ..db import VISIBLE, Unit, sees
 from ..incidents.model import Incident
-from ..incidents.postgres import COLUMNS, incident_of, ref_of, where_of
-from ..incidents.query import IncidentFilters
+from ..incidents.postgres import COLUMNS, incident_of, ref_of
 from ..principal import Principal
 from .annotations import NewAnnotation, ShownAnnotation
 from .edits import EntryRef, NewEdit, ShownEdit
@@ -62,7 +61,6 @@ def _facts_of(signals: str, annotations: str) -> str:
 
 _FACT_COLUMNS = ("signals", "changes", "annotations", "edits")
 _FACTS = _facts_of("true", "a.occurred_at is not null")
-_DURATION_FACTS = _facts_of("s.kind = 'alert_firing'", "false")
 _READ = f"""
 select {COLUMNS}, {_FACTS} from incidents i
  where {VISIBLE} and (i.id = $3::uuid or i.number = $4::bigint)"""  # noqa: S608 - only constants of our modules
@@ -73,9 +71,6 @@ select i.id, i.number, {_FACTS},
     from postmortem_revisions r where r.incident_id = i.id) as revisions
   from incidents i where exists (select from postmortem_revisions r where r.incident_id = i.id)
    and ($1::uuid is null or i.id > $1) order by i.id limit $2"""  # noqa: S608 - only constants of this module
-_DURATIONS = f"""
-select {COLUMNS}, {_DURATION_FACTS} from incidents i where {{where}}
- order by i.declared_at desc, i.id desc limit {{limit}}"""  # noqa: S608 - only constants of our modules
 _BATCH = 100  # Incidents per batch.
 # The value of an attachment records visibility, for the signals slice only.
 _EDIT = """e.id, e.at, e.op, e.signal_id, e.source, e.external_id,
@@ -153,26 +148,6 @@ class TimelineStore:
         if row is None:
             raise LookupError(incident_id)
         return await aside_locked(_size(row), _facts, row)
-
-    async def all_facts(
-        self, principal: Principal, filters: IncidentFilters
-    ) -> AsyncIterator[Sequence[tuple[Incident, Facts]]]:
-        """Read all matching incidents that the caller may see, newest first, with the facts that durations need.
-
-        Batches bound the memory; each incident that exists at the start is read once.
-        """
-        last: tuple[datetime, UUID] | None = None
-        while True:
-            where = where_of(principal, filters)
-            if last is not None:
-                where.add("(i.declared_at, i.id) < ({}::timestamptz, {}::uuid)", *last)
-            limit = where.bind(_BATCH)
-            sql = _DURATIONS.format(where=where, limit=limit)
-            rows = await self._database.fetch(sql, *where.args, operation="duration_facts", repeatable=True)
-            yield [(incident_of(row), await _read(row)) for row in rows]
-            if len(rows) < _BATCH:
-                return
-            last = (rows[-1]["declared_at"], rows[-1]["id"])
 
     async def revised(self) -> AsyncIterator[tuple[Facts, Sequence[Revision]]]:
         """Read every incident that has a post-mortem, with its facts and revisions from one snapshot."""

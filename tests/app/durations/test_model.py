@@ -1,10 +1,9 @@
-"""A duration is a number only if it is known, and an aggregate counts every incident once."""
+"""A duration is a number only if it is known."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from statistics import median
 from uuid import UUID
 
 import pytest
@@ -16,13 +15,10 @@ from postfacta_app.durations.model import (
     Duration,
     DurationStatus as Status,
     Mark,
-    Measured,
     Phase,
-    aggregate,
     durations,
     marks,
     measure,
-    nearest_rank,
 )
 from postfacta_app.timeline.model import Edit, Facts, Op, Precision, Signal, StatusChange, moment
 from tests.app.timeline.worlds import (
@@ -232,51 +228,6 @@ def test_what_may_still_come_is_pending_and_the_rest_missing() -> None:
     got = durations(known, is_open=is_open)
     assert [it.status for it in got.values()] == [Status.MISSING] * 4 + [Status.OK]
     assert (got[Phase.OPEN].seconds, got[Phase.OPEN].basis) == (1800.0, Basis.DERIVED)
-
-
-# Many
-
-
-def measured(*seconds: float | None, status: Status = Status.MISSING) -> list[Measured]:
-    return [
-        Measured(
-            f"INC-{n}",
-            NOON + n,
-            dict.fromkeys(Phase, Duration(status=status if it is None else Status.OK, seconds=it)),
-        )
-        for n, it in enumerate(seconds)
-    ]
-
-
-@given(st.lists(st.tuples(st.sampled_from(Status), st.floats(0, 1e6)), max_size=30))
-def test_every_incident_is_counted_once_and_quantiles_are_values(rows: list[tuple[Status, float]]) -> None:
-    many = [
-        it
-        for status, seconds in rows
-        for it in measured(seconds if status is Status.OK else None, status=status)
-    ]
-    told = aggregate(many).durations[Phase.OPEN]
-    counts = [told.n_ok, told.n_imprecise, told.n_invalid, told.n_pending, told.n_missing]
-    assert counts == [
-        sum(status is it for status, _ in rows)
-        for it in (Status.OK, Status.IMPRECISE, Status.INVALID_ORDER, Status.PENDING, Status.MISSING)
-    ]
-    assert sum(counts) == aggregate(many).n == len(rows)
-    values = [seconds for status, seconds in rows if status is Status.OK]
-    assert [point.y for point in told.points] == values
-    for quantile, least, name in ((told.p50, 5, "p50"), (told.p90, 10, "p90")):
-        assert (quantile is None) == (len(values) < least) == (name in told.insufficient_data)
-        assert quantile is None or quantile in values
-    assert (told.min, told.max) == (min(values, default=None), max(values, default=None))
-
-
-def test_quantiles_are_by_nearest_rank() -> None:
-    values = [float(n) for n in range(1, 11)]
-    assert (nearest_rank(values, 50), nearest_rank(values, 90)) == (5.0, 9.0)
-    assert nearest_rank(values[:5], 50) == median(values[:5])
-    assert nearest_rank([*values, 11.0], 90) == 10.0
-    assert nearest_rank(values[:4], 50) is None
-    assert nearest_rank(values[:9], 90) is None
 
 
 @given(facts=worlds(), ms=offsets)
