@@ -15,7 +15,6 @@ from starlette.staticfiles import StaticFiles
 
 from postfacta_core import logs
 from postfacta_core.asgi import Cors, Hardened, HardenOptions, Scope, Telemetry, harden
-from postfacta_core.deadlines._transfer import TransferLimits
 from postfacta_core.drain._course import DrainLimits
 from postfacta_core.health.registry import HealthRegistry
 from postfacta_core.limits._address import TrustedProxies
@@ -61,7 +60,14 @@ from .postmortems.pages import PostMortemPages
 from .postmortems.postgres import PostgresPostMortems
 from .principal import Principal
 from .problems import Problems
-from .rates import address_limits, limit_retrying, principal_limits, priorities, shared_store
+from .rates import (
+    address_limits,
+    limit_retrying,
+    principal_limits,
+    route_options,
+    shared_store,
+    transfer_limits,
+)
 from .reliability.about import About, Codebase, load_codebase
 from .reliability.business import BusinessMetrics
 from .reliability.pages import ReliabilityPage
@@ -183,7 +189,7 @@ def create_app(
             rotation.watching(),
             database,
             # With limits by address, `harden` opens it.
-            *([rate_store] if rate_store and not address_limits(settings, table) else []),
+            *([rate_store] if rate_store and not address_limits(settings) else []),
             housekeeping(database, telemetry.observer),
             revocations.running(database.wait_connected, observer=telemetry.observer),
             business.reading(
@@ -314,37 +320,19 @@ def _project(
 
 def _options(rotation: Rotation, table: list[Rule], rate_store: SharedStore | None) -> HardenOptions:
     settings = rotation.current
-    special = {
-        (rule.method, rule.path): TransferLimits(
-            max_header_bytes=settings.max_header_bytes, max_body_bytes=rule.route_class.body_bytes
-        )
-        for rule in table
-        if rule.route_class in {RouteClass.AUTH, RouteClass.INGEST}
-    }
-    reads = TransferLimits(max_header_bytes=settings.max_header_bytes, max_body_bytes=0)
-    writes = TransferLimits(
-        max_header_bytes=settings.max_header_bytes, max_body_bytes=RouteClass.WRITE.body_bytes
-    )
-
-    def limits(scope: Scope) -> TransferLimits:
-        if scope["method"] in {"GET", "HEAD", "OPTIONS"}:
-            return reads
-        return special.get((scope["method"], scope["path"]), writes)
-
     delay = settings.drain_delay
     if delay is None:
         delay = 0.0 if settings.is_local else DrainLimits().drain_delay
-    rates = address_limits(settings, table)
+    rates = address_limits(settings)
     return HardenOptions(
         cors=_cors(settings),
-        limits=limits,
+        limits=transfer_limits(settings),
+        routes=route_options(settings, table),
         request_timeout=RouteClass.WRITE.seconds,  # Until routing has found the class.
-        cancel_on_disconnect=lambda scope: scope["method"] in {"GET", "HEAD"},
         rate_limits=rates,
         rate_limit_store=rate_store if rates else None,
         trusted_proxies=settings.trusted_proxies,
         shedding=settings.shedding,
-        priority_of=priorities(table),
         drain=DrainLimits(drain_delay=delay, drain_timeout=settings.drain_timeout),
         response_headers=_HEADERS if settings.is_local else (*_HEADERS, _STRICT_TRANSPORT),
         metrics_token=(lambda: rotation.current.metrics_tokens) if settings.metrics_token else "",

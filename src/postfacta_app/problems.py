@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Match
 
-from postfacta_core.asgi import Problem, Render, Scope, problem_response
+from postfacta_core.asgi import ASGIApp, Problem, Render, Scope, problem_response
 from postfacta_core.context import current_request
 from postfacta_core.errors import ResilienceError
 from postfacta_core.telemetry.redaction import redact_text
@@ -157,7 +157,7 @@ class Problems:
         request_id = context.request_id if context else ""
         return render(fault, path=scope["path"], request_id=request_id, version=self._version)
 
-    async def _core_error(self, request: Request, error: Exception) -> problem_response:
+    async def _core_error(self, request: Request, error: Exception) -> ASGIApp:
         return problem_response(error, render=self._render_core)
 
     async def _app_error(self, request: Request, error: AppError) -> Response:

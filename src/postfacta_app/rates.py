@@ -1,4 +1,4 @@
-"""Rate limits of callers, and priorities of requests."""
+"""Rate limits of callers, and what requests are given by their routes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Final, Literal
 
 from starlette.requests import Request
 
-from postfacta_core.asgi import RateLimit, Scope
-from postfacta_core.asgi._concurrency import PriorityOf
+from postfacta_core.asgi import RateLimit, RouteOptions
 from postfacta_core.clock import LUCK, Luck
 from postfacta_core.context import current_request
+from postfacta_core.deadlines._transfer import TransferLimits
 from postfacta_core.events import Observer
 from postfacta_core.limits._rates import Decision, Rate
 from postfacta_core.limits._waiting import Priority
@@ -19,14 +19,19 @@ from postfacta_core.limits.rate import RateLimiter, parse_rates
 from postfacta_core.limits.store import SharedStore
 
 from .errors import RateLimitedError
-from .identity.throttle import site_of
 from .principal import ANONYMOUS, Principal
 from .settings import Settings
 from .web.routes import Authenticate, RouteClass, Rule, Spend
 
-__all__ = ["address_limits", "limit_retrying", "principal_limits", "priorities", "shared_store"]
+__all__ = [
+    "address_limits",
+    "limit_retrying",
+    "principal_limits",
+    "route_options",
+    "shared_store",
+    "transfer_limits",
+]
 
-_PROBE: Final = "/healthz"
 _KINDS: Final[dict[RouteClass, Literal["read", "write", "ingest"]]] = {
     RouteClass.READ: "read",
     RouteClass.SEARCH: "read",
@@ -42,7 +47,6 @@ _PRIORITIES: Final = {
     RouteClass.AUTH: Priority.CRITICAL,
 }
 _PER_SITE: Final = 10  # The networks of one IPv6 /48 count as this many addresses.
-_READS: Final = frozenset({"GET", "HEAD"})
 
 
 def shared_store(settings: Settings) -> SharedStore | None:
@@ -50,30 +54,53 @@ def shared_store(settings: Settings) -> SharedStore | None:
     return SharedStore(settings.rate_store.get_secret_value()) if settings.rate_store else None
 
 
-def address_limits(settings: Settings, rules: Iterable[Rule]) -> list[RateLimit]:
-    """Return the rate limit by client address; probes are exempt.
+def route_options(settings: Settings, rules: Iterable[Rule]) -> list[RouteOptions]:
+    """Return what requests are given before routing.
 
-    It responds with 429. For callers that retry only after 5xx there is `limit_retrying`.
+    A path without parameters has the body limit and priority of its route's class. For others the method decides: a
+    read is `READ`, a write `WRITE`. Probes have no rate limit by address, nor do routes whose callers retry only
+    after 5xx, for which there is `limit_retrying`.
     """
-    rate, others = settings.rate("address"), {_PROBE, *_retrying(rules)}
+    classes: dict[tuple[RouteClass, bool, bool], list[str]] = {}
+    for rule in rules:
+        if "{" not in rule.path:
+            classes.setdefault((rule.route_class, rule.method == "GET", rule.only_5xx), []).append(
+                f"{rule.method} {rule.path}"
+            )
+    return [
+        *(
+            RouteOptions(
+                routes=routes,
+                limits=transfer_limits(settings, RouteClass.READ if is_read else of),
+                cancel_on_disconnect=is_read,
+                priority=_PRIORITIES[of],
+                rate_limits=() if only_5xx or of is RouteClass.PROBE else None,
+            )
+            for (of, is_read, only_5xx), routes in classes.items()
+        ),
+        RouteOptions(
+            routes=["GET /{path:path}"],
+            limits=transfer_limits(settings, RouteClass.READ),
+            cancel_on_disconnect=True,
+            priority=_PRIORITIES[RouteClass.READ],
+        ),
+        RouteOptions(routes=["OPTIONS /{path:path}"], limits=transfer_limits(settings, RouteClass.READ)),
+    ]
+
+
+def transfer_limits(settings: Settings, of: RouteClass = RouteClass.WRITE) -> TransferLimits:
+    """Return how large the requests of a class may be."""
+    return TransferLimits(max_header_bytes=settings.max_header_bytes, max_body_bytes=of.body_bytes)
+
+
+def address_limits(settings: Settings) -> list[RateLimit]:
+    """Return the rate limit by client address. It responds with 429."""
+    rate = settings.rate("address")
     if not rate:
         return []
     of_site = [Rate(amount=it.amount * _PER_SITE, period=it.period) for it in parse_rates(rate)]
-
-    def site(scope: Scope) -> str | None:
-        known = current_request()
-        client = known.client if known else ""
-        found = site_of(client)
-        return found if found != client else None
-
-    def applies(scope: Scope) -> bool:
-        return scope["path"] not in others
-
-    return [
-        RateLimit(rate, name="address", applies_to=applies),
-        # A /48 contains 65,536 networks.
-        RateLimit(of_site, name="site", per=site, applies_to=applies),
-    ]
+    # A /48 contains 65,536 networks.
+    return [RateLimit(rate, name="address"), RateLimit(of_site, name="site", per="site")]
 
 
 def limit_retrying(
@@ -142,24 +169,3 @@ def _refusal(kind: str, decision: Decision, luck: float) -> RateLimitedError:
             "RateLimit": f'"{kind}";r={decision.remaining};t={max(1, wait)}',
         },
     )
-
-
-def priorities(rules: Iterable[Rule]) -> PriorityOf:
-    """Return the priority of a request before routing.
-
-    A path without parameters has the priority of its route's class. For others the method decides: a read
-    is `READ`, a write and its preflight request are critical.
-    """
-    exact = {
-        (rule.method, rule.path): _PRIORITIES[rule.route_class] for rule in rules if "{" not in rule.path
-    }
-    exact |= {("HEAD", path): of for (method, path), of in exact.items() if method == "GET"}
-
-    def priority_of(scope: Scope) -> Priority:
-        method = scope["method"]
-        found = exact.get((method, scope["path"]))
-        if found is not None:
-            return found
-        return Priority.SHEDDABLE_PLUS if method in _READS else Priority.CRITICAL
-
-    return priority_of

@@ -21,12 +21,13 @@ from postfacta_app.identity import local
 from postfacta_app.identity.guard import Guard
 from postfacta_app.identity.postgres import PostgresIdentity
 from postfacta_app.principal import ANONYMOUS, NOBODY
-from postfacta_app.rates import principal_limits, priorities
+from postfacta_app.rates import principal_limits, route_options
 from postfacta_app.reliability.about import load_codebase
 from postfacta_app.settings import load_settings
 from postfacta_app.web.render import Pages
 from postfacta_app.web.routes import RouteClass, Rule
 from postfacta_app.web.stale import StaleAnswers
+from postfacta_core.asgi._rules import RouteTable, Rules
 from postfacta_core.clock import MONOTONIC
 from postfacta_core.events import Mode, ignore
 from postfacta_core.limits._overload import Ending
@@ -402,8 +403,16 @@ def test_a_shared_store_needs_no_limit_by_address() -> None:
 # What goes first
 
 
+def priority_of(rules: list[Rule], method: str, path: str) -> Priority:
+    """Return what a request is given before routing."""
+    classes = [
+        (each.routes, Rules(priority=Priority.CRITICAL if each.priority is None else each.priority))
+        for each in route_options(load_settings({}), rules)
+    ]
+    return RouteTable(classes, Rules()).find(method, path).priority
+
+
 def test_every_route_matters_as_much_as_its_class_says(rules: list[Rule]) -> None:
-    priority_of = priorities(rules)
     expected = {
         "probe": Priority.CRITICAL_PLUS,
         "read": Priority.SHEDDABLE_PLUS,
@@ -416,9 +425,9 @@ def test_every_route_matters_as_much_as_its_class_says(rules: list[Rule]) -> Non
         path = re.sub(r"{[^}]*}", "x", rule.path)
         # Of one incident, what takes long is a read all the same.
         of = "read" if rule.route_class == "search" and "{" in rule.path else rule.route_class
-        assert priority_of({"method": rule.method, "path": path}) is expected[of]
+        assert priority_of(rules, rule.method, path) is expected[of]
         if rule.method == "GET":
-            assert priority_of({"method": "HEAD", "path": path}) is expected[of]
+            assert priority_of(rules, "HEAD", path) is expected[of]
     assert {rule.path for rule in rules if rule.route_class == "probe"} == {"/healthz"}
 
 
@@ -437,7 +446,7 @@ def test_every_route_matters_as_much_as_its_class_says(rules: list[Rule]) -> Non
     ],
 )
 def test_an_example_of_each(rules: list[Rule], method: str, path: str, priority: Priority) -> None:
-    assert priorities(rules)({"method": method, "path": path}) is priority
+    assert priority_of(rules, method, path) is priority
 
 
 async def test_under_load_searches_are_refused_first_then_reads_and_writes_last(

@@ -23,6 +23,7 @@ from postfacta_core.asgi import (
     RateLimit,
     RateLimitMiddleware,
     ResponseHeadersMiddleware,
+    RouteOptions,
     TelemetryMiddleware,
     TransferMiddleware,
     harden,
@@ -71,6 +72,7 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
     HardenOptions: Setting(
         wrong={
             "limits": (*OBJECT, None),
+            "routes": ("GET /items", ["GET /items"], 3, None),
             "request_timeout": SECONDS_OR_NONE,
             "stream_timeout": SECONDS_OR_NONE,
             "cancel_on_disconnect": FLAG,
@@ -106,6 +108,18 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
             "access_lines": (0, -1, 1.5, "all", True),
         },
         shown_as={"trusted_proxies": "networks"},
+    ),
+    RouteOptions: Setting(
+        right={"routes": ["GET /items"]},
+        wrong={
+            "routes": ("GET /items", [3], ["items"], ["get /items"], ["GET /{"], ["/a?b"], ["GET"], None),
+            "limits": OBJECT,
+            "request_timeout": (0, -1, "1", True),
+            "stream_timeout": (0, -1, "1", True),
+            "cancel_on_disconnect": ("yes", 1),
+            "priority": ("critical", 1, True),
+            "rate_limits": ("100/minute", [100], ["100/fortnight"], {}),
+        },
     ),
     harden: Setting(
         right={"app": app, "service": "billing"},

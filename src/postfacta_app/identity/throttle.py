@@ -13,21 +13,20 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from ipaddress import IPv6Network, ip_network
 from typing import Final
 
 import anyio
 
 from postfacta_core.clock import MONOTONIC, Clock
 from postfacta_core.errors import DeadlineExceededError, ResilienceError
+from postfacta_core.limits._address import site_of
 from postfacta_core.limits.rate import RateLimiter, hit_all
 from postfacta_core.limits.store import SharedStore
 
 from ..errors import RateLimitedError
 
-__all__ = ["Throttle", "site_of", "slow_down"]
+__all__ = ["Throttle", "slow_down"]
 
-_SITE_BITS: Final = 48
 _MOST_KEYS: Final = 20_000  # Far more than can be verified in a minute.
 _Place = tuple[RateLimiter, str]
 
@@ -96,7 +95,7 @@ class Throttle:
         self, address: str, account: str, device: str
     ) -> tuple[Sequence[_Place], Sequence[_Place]]:
         """Return the limits of every attempt, and those of wrong passwords only."""
-        who, site = _hashed(account), site_of(address)
+        who, site = _hashed(account), site_of(address) or address
         if device:
             return [(self._device, _hashed(account, device))], ()
         places = [(self._address, address)]
@@ -114,17 +113,6 @@ class Throttle:
         charges = [limiter.charge(key, self._pending[limiter.name, key] + more) for limiter, key in places]
         decisions = await hit_all(charges, spend=False)
         return max(0.0 if one.allowed else min(one.retry_after, one.period) for one in decisions)
-
-
-def site_of(address: str) -> str:
-    """Return the /48 of an IPv6 network, which often is one site; other addresses unchanged."""
-    if "/" not in address:
-        return address
-    try:
-        network = ip_network(address)
-    except ValueError:
-        return address
-    return str(network.supernet(new_prefix=_SITE_BITS)) if isinstance(network, IPv6Network) else address
 
 
 def slow_down(seconds: float) -> RateLimitedError:

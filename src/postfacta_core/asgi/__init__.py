@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         TransferMiddleware,
     )
     from .operator import OperatorEndpoint
-    from .options import HardenOptions
+    from .options import HardenOptions, RouteOptions
     from .stack import Hardened, Telemetry, harden
 else:
     # fmt: off
@@ -46,7 +46,7 @@ else:
             "LifecycleMiddleware", "LoadSheddingMiddleware", "RateLimitMiddleware",
             "ResponseHeadersMiddleware", "RouteProbe", "TelemetryMiddleware", "TransferMiddleware"),
         "operator": ("OperatorEndpoint",),
-        "options": ("HardenOptions",),
+        "options": ("HardenOptions", "RouteOptions"),
         "stack": ("Hardened", "Telemetry", "harden"),
     })
     # fmt: on
@@ -56,6 +56,6 @@ __all__ = [
     "ErrorMiddleware", "HardenOptions", "Hardened", "HealthMiddleware", "LifecycleMiddleware",
     "LifespanMiddleware", "LoadSheddingMiddleware", "Message", "MetricsEndpoint", "OperatorEndpoint",
     "Problem", "RateLimit", "RateLimitMiddleware", "Receive", "Render", "ResponseHeadersMiddleware",
-    "RouteProbe", "Scope", "Send", "Telemetry", "TelemetryMiddleware", "TransferMiddleware", "aside",
+    "RouteOptions", "RouteProbe", "Scope", "Send", "Telemetry", "TelemetryMiddleware", "TransferMiddleware", "aside",
     "harden", "problem_handler", "problem_of", "problem_response",
 ]  # fmt: skip

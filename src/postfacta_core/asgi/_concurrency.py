@@ -37,18 +37,7 @@ _NAMES: Final = {priority.name.lower().encode(): priority for priority in Priori
 
 
 class Shedding:
-    """What admits requests; `LoadSheddingMiddleware` makes it.
-
-    Attributes:
-        limiter: The one that decides.
-        calm: Decides which requests skip the yield.
-        clock: Monotonic seconds.
-        luck: Spreads `Retry-After`.
-        render: The shape of a refusal.
-        observe: Receives changes of the mode.
-        is_off: Whether all are admitted, and none is counted.
-        has_priorities: Whether requests matter more or less.
-    """
+    """What admits requests, and refuses others; `LoadSheddingMiddleware` makes it, and says what each option is."""
 
     limiter: OverloadLimiter
     calm: Calm
@@ -88,7 +77,7 @@ class Shedding:
         self._used = used
         self.limiter.beat(now, self.calm.own)
 
-    def priority(self, scope: Scope) -> Priority:
+    def priority(self, scope: Scope, default: Priority = Priority.CRITICAL) -> Priority:
         """Return how much a request matters."""
         if self._key or self._trusts:
             said = given = b""
@@ -103,8 +92,8 @@ class Shedding:
         try:
             told = self._priority_of(scope) if self._priority_of else None
         except Exception:  # noqa: BLE001 - see above
-            return Priority.CRITICAL
-        return told if isinstance(told, Priority) else Priority.CRITICAL
+            return default
+        return told if isinstance(told, Priority) else default
 
     def _believes(self, scope: Scope, given: bytes) -> bool:
         if self._key and hmac.compare_digest(given, self._key):
@@ -197,7 +186,6 @@ class Slotted(Running):
         self.shedding.limiter.finish(self.shedding.clock(), self.admitted, Ending.UNKNOWN)
 
     def come_back(self) -> None:
-        """Take a slot again, if it was released."""
         if self._is_away:
             self._is_away = False
             self.shedding.limiter.resume()

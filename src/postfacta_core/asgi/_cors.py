@@ -122,7 +122,6 @@ class CorsRules:
     async def answer(
         self, scope: Scope, send: Send, fields: Mapping[bytes, bytes], *, render: Render | None
     ) -> None:
-        """Answer a preflight."""
         origin, method = fields[b"origin"], fields[b"access-control-request-method"]
         asked = fields.get(b"access-control-request-headers", b"")
         wrong = [] if self._cors.allows(origin.decode("latin-1")) else ["origin"]

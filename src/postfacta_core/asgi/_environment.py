@@ -21,7 +21,7 @@ __all__ = ["FUNCTIONS", "GROUPS", "read_options"]
 T = TypeVar("T")
 
 # Options that no text can say.
-FUNCTIONS: Final = frozenset({"priority_of", "allow_metrics", "allow_health_detail"})
+FUNCTIONS: Final = frozenset({"priority_of", "allow_metrics", "allow_health_detail", "routes"})
 GROUPS: Final[Mapping[str, type[Any]]] = {
     "limits": TransferLimits,
     "concurrency": OverloadConfig,

@@ -20,6 +20,7 @@ from ..limits._overload import Ending
 from ..telemetry.exchange import CLIENT_DISCONNECTED, Exchange
 from ._concurrency import Slotted, watched
 from ._problem import problem_of, send_problem
+from ._rules import Rules
 from ._shared import GRANTS, Headers, Shared
 from ._types import Message, Receive, Scope, Send
 
@@ -48,13 +49,6 @@ class HttpExchange(Slotted, Exchange):
     Once it is older than 0.2 seconds and its body is complete, its client is watched, so that its leaving is counted
     though the application never asks.
 
-    Args:
-        shared: What it is served by.
-        request: Its context.
-        scope: Its scope.
-        receive: The server's.
-        send: The server's.
-
     Attributes:
         began: When the application began, after its admission.
         cancels: Whether it is cancelled when its client has left.
@@ -72,7 +66,7 @@ class HttpExchange(Slotted, Exchange):
         "_scope", "_was_away", "_watcher", "admitted", "already", "began", "client", "error", "error_type",
         "fields", "has_begun", "has_left", "headers", "is_answered", "is_cancelled", "is_complete",
         "is_endless", "is_held", "is_overdue", "is_plain", "is_watched", "method", "path", "quiet",
-        "request", "request_bytes", "response_bytes", "route", "seconds", "shared", "shedding", "span",
+        "request", "request_bytes", "response_bytes", "route", "rules", "seconds", "shared", "shedding", "span",
         "status", "task", "traffic",
     )
     # fmt: on
@@ -94,9 +88,10 @@ class HttpExchange(Slotted, Exchange):
     _is_gone: bool = False
 
     def __init__(  # noqa: PLR0917 - by position: it is made for each request
-        self, shared: Shared, request: RequestContext, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+        self, shared: Shared, rules: Rules, request: RequestContext, scope: Scope, receive: Receive, send: Send
+    ) -> None:  # fmt: skip
         self.shared = shared
+        self.rules = rules
         self.request = request
         self._scope = scope
         self._in = receive
@@ -251,7 +246,7 @@ class HttpExchange(Slotted, Exchange):
         whole = b"%d" % len(first.get("body", b""))
         headers = self._response_headers
         if not any(name.lower() == b"content-length" and value == whole for name, value in headers):
-            limit = self.request.limit = self.shared.stream_timeout
+            limit = self.request.limit = self.rules.stream_timeout
             self.limit(min(limit, self.request.asked))
 
     async def _send_pieces(self, message: Message) -> None:
@@ -314,7 +309,7 @@ class HttpExchange(Slotted, Exchange):
 
     @property
     def _limits(self) -> TransferLimits:
-        return self.shared.limits_of(self._scope)
+        return self.rules.limits_of(self._scope)
 
     async def receive(self) -> Message:
         """Receive for the application; while that has to wait for the body, it holds no slot."""
@@ -374,14 +369,13 @@ class HttpExchange(Slotted, Exchange):
         kind = message["type"]
         if kind == "http.request":
             received = self.request_bytes = self.request_bytes + len(message.get("body", b""))
-            if received > shared.max_body and not self._limits.body_fits(received):
+            if received > self.rules.max_body and not self._limits.body_fits(received):
                 return await self._refuse(BodyTooLargeError("transfer"))
         elif kind == "http.disconnect" and not self._is_refused:
             self.leave()
         return message
 
     def _wait(self) -> None:
-        """Begin to wait for a piece of the body, until the sweep ends it."""
         self._is_waiting = True
         now = self._since = self.shared.clock()
         running = self.shared.requests

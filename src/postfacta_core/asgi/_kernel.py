@@ -18,29 +18,26 @@ from anyio.lowlevel import checkpoint
 from ..clock import MONOTONIC, Clock, Ids, random_id
 from ..context import CURRENT, RequestContext
 from ..deadlines._deadline import asked_timeout
-from ..deadlines._transfer import TransferLimits
 from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
 from ..errors import DeadlineExceededError, DrainingError, HeadersTooLargeError, ResilienceError
 from ..events import DeadlineExceeded, ListenerFailed, Observer, fan_out, ignore
-from ..limits._waiting import ADMIT, Priority, Shed, Wait
+from ..limits._waiting import ADMIT, Shed, Wait
 from ..telemetry.exchange import ErrorTypes, NullRecorder, Recorder, tells_of_disconnect
 from ..telemetry.tracing import Tracing
 from ._concurrency import Shedding
 from ._cors import CorsRules
 from ._exchange import HttpExchange
 from ._problem import Render, problem_of, request_of, send_problem
-from ._ratelimit import RateRules, Verdict
+from ._ratelimit import RatePlan, Verdict
 from ._route import RouteReader, local_path
+from ._rules import RouteTable, Rules
 from ._secret import Secret, knows
 from ._shared import GRANTS, Headers, Record, Shared
 from ._types import ASGIApp, Receive, Scope, Send
 from ._websocket import SERVICE_RESTART, TRY_AGAIN_LATER, WebSocketExchange
 
-__all__ = ["Door", "Doors", "Kernel", "Resetter", "RouteOf", "Timeout"]
-
-Timeout = float | None | Callable[[Scope], float | None]
-"""Seconds for a request, None for any number of them, or a function that returns them for a scope."""
+__all__ = ["Door", "Doors", "Kernel", "Resetter", "RouteOf"]
 
 RouteOf = Callable[[Scope], str | None]
 """Returns the route template of a scope that the application is done with, or None."""
@@ -58,6 +55,11 @@ _FIELD_OVERHEAD: Final = 32
 _LONGEST_LENGTH: Final = 18
 _ASKS_FOR_TIME: Final = frozenset({b"x-request-timeout", b"grpc-timeout"})
 _PREFLIGHT: Final = b"access-control-request-method"
+# The headers that some part asks for.
+_WANTED: Final = _ASKS_FOR_TIME | {
+    b"x-request-id", b"traceparent", b"content-length", b"x-traffic-class", b"x-traffic-key",
+    b"origin", _PREFLIGHT, b"access-control-request-headers",
+}  # fmt: skip
 _SERVER_ERROR: Final = 500
 # A response up to this size finds room in the buffers of server and kernel, whether or not its client reads.
 _ROOM: Final = 65_536
@@ -100,16 +102,13 @@ class Kernel(Shared):
         answers: bool = False,
         lifecycle: Lifecycle | None = None,
         doors: Mapping[str, Door] | None = None,
-        limits: TransferLimits | Callable[[Scope], TransferLimits] | None = None,
-        rates: RateRules | None = None,
         running: RunningRequests | None = None,
-        timeout: Timeout = None,
-        stream_timeout: float | None = None,
-        cancels: bool | Callable[[Scope], bool] = False,
         shedding: Shedding | None = None,
+        rules: Rules | None = None,
+        routes: RouteTable | None = None,
     ) -> None:
         is_recorded = recorders is not None
-        recorders = recorders or ()
+        recorders, rules = recorders or (), rules or Rules()
         self.clock = clock
         self.render = render
         self.identifies = ids is not None
@@ -119,14 +118,9 @@ class Kernel(Shared):
         self.owned |= {b"x-request-id"} if self.identifies else set()
         self.owned |= GRANTS if self.has_cors else set()
         self.process = lifecycle
-        self.limits = limits
-        self.is_bounded = limits is not None
+        self.is_bounded = rules.limits is not None
         self.room = _ROOM if self.is_bounded else math.inf
-        self.max_body = -1 if self.is_bounded else math.inf
-        if isinstance(limits, TransferLimits):
-            self.max_body = limits.max_body_bytes
         self.requests = running
-        self.stream_timeout = math.inf if stream_timeout is None else stream_timeout
         self.answered, self.opened = _wanted(recorders, "answered"), _wanted(recorders, "opened")
         self.observe = fan_out([observer])
         self._app = app
@@ -148,27 +142,16 @@ class Kernel(Shared):
         self._cors = cors
         self._answers = answers
         self.doors: Mapping[str, Door] = dict(doors or {})
-        self._max_headers = limits.max_header_bytes if isinstance(limits, TransferLimits) else -1
-        self._rates = rates
-        self._timeout = timeout
-        self._plain_timeout = -1.0 if callable(timeout) else math.inf if timeout is None else timeout
-        self._cancels = cancels
+        self._rules = rules
+        self._find = None if routes is None else routes.find
         self._shedding = shedding
-        self._wanted = _names(
-            identifies=ids is not None,
-            is_bounded=limits is not None,
-            has_deadlines=running is not None,
-            has_cors=cors is not None,
-            knows_traffic=bool(traffic_key),
-        )
         # Who binds a context for itself, if none is there.
         self._binds = is_recorded or running is not None
-        self._has_sockets = self._binds or any(part is not None for part in (ids, rates, shedding))
+        self._has_sockets = self._binds or any(part is not None for part in (ids, rules.rates, shedding))
 
     async def __call__(  # noqa: C901, PLR0911, PLR0912, PLR0915 - one straight line: a call more costs each request
         self, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Serve one connection."""
         if self._is_new:
             self._begin_life(scope)
         if scope["type"] != "http":
@@ -177,18 +160,19 @@ class Kernel(Shared):
         # Its headers, once for all parts.
         headers = scope["headers"]
         fields: dict[bytes, bytes] = {}
-        size, wanted = _FIELD_OVERHEAD * len(headers), self._wanted
+        size = _FIELD_OVERHEAD * len(headers)
         for name, value in headers:
             size += len(name) + len(value)
-            if name in wanted:
+            if name in _WANTED:
                 fields[name] = value
         # Identity.
         undo = self._reset() if self._resetters or self._leftover() else ()
         request, token = self._identify(scope, fields)
-        exchange = HttpExchange(self, request, scope, receive, send)
-        path = exchange.path
+        path = scope["path"]
         if root_path := scope.get("root_path"):
             path = local_path(path, root_path)
+        rules = self._rules if self._find is None else self._find(scope["method"], path)
+        exchange = HttpExchange(self, rules, request, scope, receive, send)
         error: Exception | None = None
         was_cancelled = False
         try:
@@ -214,32 +198,33 @@ class Kernel(Shared):
             if self.is_bounded:
                 length = fields.get(b"content-length", b"0")
                 if (
-                    size > self._max_headers
+                    size > rules.max_headers
                     or not length.isdigit()
                     or len(length) > _LONGEST_LENGTH
-                    or int(length) > self.max_body
+                    or int(length) > rules.max_body
                 ) and await self._is_too_large(exchange, scope):
                     return
             # Rates.
-            if self._rates is not None:
-                verdict = await self._rates.judge(scope, request)
+            rates = rules.rates
+            if rates is not None:
+                verdict = await rates.judge(scope, request)
                 if verdict is not None:
                     if not verdict.decision.allowed:
-                        await self._limit(self._rates, verdict, exchange, scope)
+                        await self._limit(rates, verdict, exchange, scope)
                         return
-                    exchange.fields = (*exchange.fields, *self._rates.told(verdict))
+                    exchange.fields = (*exchange.fields, *rates.told(verdict))
             # The deadline, and admission.
             running = self.requests
             if running is None:
                 await self._admit(exchange, scope)
                 return
-            limit = self._plain_timeout
+            limit = rules.seconds
             if limit >= 0.0 and not running.is_closed and _ASKS_FOR_TIME.isdisjoint(fields):
                 request.limit = limit
                 request.deadline = request.started + limit
             elif await self._is_late(exchange, scope, running):
                 return
-            if self._cancels is not False and (self._cancels is True or self._cancels(scope)):
+            if rules.cancels is not False and (rules.cancels is True or rules.cancels(scope)):
                 exchange.cancels = True
             await running.run(exchange, self._admit(exchange, scope))
         except Exception as raised:
@@ -370,7 +355,7 @@ class Kernel(Shared):
         return True
 
     async def _limit(  # noqa: PLR0917 - as the parts are called
-        self, rates: RateRules, verdict: Verdict, exchange: HttpExchange, scope: Scope
+        self, rates: RatePlan, verdict: Verdict, exchange: HttpExchange, scope: Scope
     ) -> None:
         problem, fields = rates.refusal(verdict, exchange.request)
         exchange.fields = (*exchange.fields, *fields)
@@ -378,7 +363,7 @@ class Kernel(Shared):
 
     async def _is_too_large(self, exchange: HttpExchange, scope: Scope) -> bool:
         headers = exchange.headers
-        limits = self.limits_of(scope)
+        limits = exchange.rules.limits_of(scope)
         if not limits.headers_fit(headers):
             exchange.request.route = _PREROUTING
             problem = problem_of(HeadersTooLargeError("transfer"))
@@ -393,7 +378,8 @@ class Kernel(Shared):
     async def _is_late(self, exchange: HttpExchange, scope: Scope, running: RunningRequests) -> bool:
         request = exchange.request
         asked = asked_timeout(exchange.headers)
-        limit = self._timeout(scope) if callable(self._timeout) else self._timeout
+        timeout = exchange.rules.timeout
+        limit = timeout(scope) if callable(timeout) else timeout
         if limit is not None:
             request.limit = limit
         seconds = min(asked, request.limit)
@@ -420,9 +406,10 @@ class Kernel(Shared):
             await self._app(scope, exchange.receive, exchange.send)
             return
         request = exchange.request
-        priority: int = Priority.CRITICAL
+        priority = exchange.rules.priority
         if shedding.has_priorities:
-            priority = request.priority = shedding.priority(scope)
+            priority = shedding.priority(scope, priority)
+        request.priority = priority
         came = admitted = self.clock()
         decision = shedding.limiter.arrive(priority, admitted, luck=shedding.luck())
         if decision is not ADMIT:
@@ -461,11 +448,13 @@ class Kernel(Shared):
         undo = self._reset() if self._resetters or self._leftover() else ()
         fields = dict(scope["headers"])
         request, token = self._identify(scope, fields)
-        socket = WebSocketExchange(self, request, scope, receive, send)
+        path = local_path(scope.get("path", ""), request.root_path)
+        rules = self._rules if self._find is None else self._find("GET", path)
+        socket = WebSocketExchange(self, rules, request, scope, receive, send)
         error: Exception | None = None
         was_cancelled = True
         if self._is_recorded:
-            if local_path(socket.path, request.root_path) in self._quiet:
+            if path in self._quiet:
                 socket.quiet = True
             if self._traffic_key:
                 socket.traffic = self._traffic(fields)
@@ -479,9 +468,7 @@ class Kernel(Shared):
         finally:
             if self._is_recorded:
                 socket.seconds = self.clock() - request.started
-                socket.route = request.route or self._route(
-                    scope, request, local_path(socket.path, request.root_path)
-                )
+                socket.route = request.route or self._route(scope, request, path)
                 socket.settle(error, self._error_types, was_cancelled=was_cancelled)
                 self.tell(self._closed, socket)
             error = socket.error = None
@@ -493,11 +480,11 @@ class Kernel(Shared):
                 self._reset()
 
     async def _serve_socket(self, socket: WebSocketExchange, scope: Scope) -> None:
-        request = socket.request
-        if self._rates is not None:
-            verdict = await self._rates.judge(scope, request)
+        request, rates, timeout = socket.request, socket.rules.rates, socket.rules.timeout
+        if rates is not None:
+            verdict = await rates.judge(scope, request)
             if verdict is not None and not verdict.decision.allowed:
-                self._rates.refusal(verdict, request)
+                rates.refusal(verdict, request)
                 await socket.emit({"type": "websocket.close", "code": TRY_AGAIN_LATER})
                 return
         running = self.requests
@@ -508,7 +495,7 @@ class Kernel(Shared):
             request.route, request.error_type = _PREROUTING, "draining"
             await socket.emit({"type": "websocket.close", "code": SERVICE_RESTART})
             return
-        limit = self._timeout(scope) if callable(self._timeout) else self._timeout
+        limit = timeout(scope) if callable(timeout) else timeout
         if limit is not None:
             request.limit = socket.handshake_limit = limit
             request.deadline = request.started + limit
@@ -519,7 +506,6 @@ class Doors(Kernel):
     """A kernel that answers at some paths, and hands on all else untouched."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection."""
         is_http = scope["type"] == "http"
         if is_http and local_path(scope["path"], scope.get("root_path", "")) in self.doors:
             await super().__call__(scope, receive, send)
@@ -532,20 +518,3 @@ def _wanted(recorders: Sequence[Recorder], moment: str) -> tuple[Record, ...]:
     nothing = getattr(NullRecorder, moment)
     methods = [getattr(recorder, moment, nothing) for recorder in recorders]
     return tuple(method for method in methods if getattr(method, "__func__", method) is not nothing)
-
-
-def _names(
-    *, identifies: bool, is_bounded: bool, has_deadlines: bool, has_cors: bool, knows_traffic: bool
-) -> frozenset[bytes]:
-    """Collect the names of the headers that some part asks for."""
-    names: set[bytes] = set()
-    for is_wanted, theirs in (
-        (identifies, {b"x-request-id", b"traceparent"}),
-        (is_bounded, {b"content-length"}),
-        (has_deadlines, _ASKS_FOR_TIME),
-        (has_cors, {b"origin", _PREFLIGHT, b"access-control-request-headers"}),
-        (knows_traffic, {b"x-traffic-class", b"x-traffic-key"}),
-    ):
-        if is_wanted:
-            names |= theirs
-    return frozenset(names)

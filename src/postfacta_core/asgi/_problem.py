@@ -11,41 +11,14 @@ from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import quote
 
+from .. import errors
 from ..context import RequestContext
-from ..errors import (
-    BodyTooLargeError,
-    BodyTooSlowError,
-    BulkheadFullError,
-    CircuitOpenError,
-    DatabaseUnavailableError,
-    DeadlineExceededError,
-    DrainingError,
-    FailedResponseError,
-    HeadersTooLargeError,
-    InvalidInputError,
-    LoadShedError,
-    LockTimeoutError,
-    OutcomeTimeoutError,
-    OutcomeUnknownError,
-    PoolTimeoutError,
-    RateLimitExceededError,
-    ReadOnlyDatabaseError,
-    RejectedError,
-    ResilienceError,
-    StoppedError,
-)
-from ._types import Receive, Scope, Send
+from ._types import ASGIApp, Receive, Scope, Send
 
 __all__ = [
-    "PROBLEMS",
-    "Problem",
-    "Render",
-    "problem_handler",
-    "problem_of",
-    "problem_response",
-    "send_problem",
+    "PROBLEMS", "Problem", "Render", "problem_handler", "problem_of", "problem_response", "send_problem",
     "send_whole",
-]
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,85 +49,57 @@ None means RFC 9457, and so does an exception: an answer is due in any case.
 """
 
 
-def _unavailable(
-    error_type: str, *, code: str = "unavailable", title: str = "Unavailable", detail: str = "Try again soon"
-) -> Problem:
-    return Problem(status=503, code=code, title=title, detail=detail, error_type=error_type)
-
-
-def _unknown(status: int, error_type: str) -> Problem:
-    detail = "The change may or may not have been made: look, or repeat it with the same Idempotency-Key"
-    return Problem(
-        status=status,
-        code="outcome-unknown",
-        title="The outcome is unknown",
-        detail=detail,
-        error_type=error_type,
-    )
-
-
+_UNAVAILABLE: Final = Problem(
+    status=503, code="unavailable", title="Unavailable", detail="Try again soon", error_type="unavailable"
+)
+_UNKNOWN: Final = Problem(
+    status=503,
+    code="outcome-unknown",
+    title="The outcome is unknown",
+    detail="The change may or may not have been made: look, or repeat it with the same Idempotency-Key",
+    error_type="database_unavailable",
+)
 _LESS_OFTEN: Final = "Try again after the time in Retry-After, and less often"
-_KNOWN: Final[dict[type[ResilienceError], Problem]] = {
-    HeadersTooLargeError: Problem(
-        status=431,
-        code="headers-too-large",
-        title="The request headers are too large",
-        detail="Send fewer of them",
-    ),
-    BodyTooLargeError: Problem(
-        status=413, code="too-large", title="The request body is too large", detail="Send less at once"
-    ),
-    BodyTooSlowError: Problem(
-        status=408,
-        code="request-timeout",
-        title="The request body came too slowly",
-        detail="Send it faster, or less at once",
-    ),
-    PoolTimeoutError: _unavailable("pool_timeout"),
-    DatabaseUnavailableError: _unavailable("database_unavailable"),
-    LockTimeoutError: _unavailable("lock_timeout"),
-    ReadOnlyDatabaseError: _unavailable("database_unavailable"),
-    DrainingError: _unavailable("draining", code="draining", title="The service is stopping"),
-    StoppedError: _unavailable(
-        "draining",
-        code="stopped",
-        title="The service stopped before the work was done",
-        detail="It may have begun: look, or repeat it with the same Idempotency-Key",
-    ),
-    CircuitOpenError: _unavailable("breaker_open"),
-    BulkheadFullError: _unavailable("bulkhead_full"),
-    LoadShedError: _unavailable(
-        "shed", code="overloaded", title="The service is overloaded", detail=_LESS_OFTEN
-    ),
-    RateLimitExceededError: Problem(
-        status=429, code="rate-limited", title="Too many requests", detail=_LESS_OFTEN
-    ),
-    OutcomeUnknownError: _unknown(503, "database_unavailable"),
-    OutcomeTimeoutError: _unknown(504, "deadline_exceeded"),
-    InvalidInputError: Problem(
-        status=422,
-        code="invalid-input",
-        title="A value cannot be stored",
-        detail="Send another one: a text without NUL and lone surrogates, a number and a date within their bounds",
-    ),
-    DeadlineExceededError: Problem(
-        status=504,
-        code="deadline-exceeded",
-        title="The time ran out",
-        detail="The work may have begun",
-        error_type="deadline_exceeded",
-    ),
-    RejectedError: _unavailable("rejected"),
-    FailedResponseError: Problem(
-        status=502,
-        code="bad-gateway",
-        title="A service that this one needs has failed",
-        detail="The work may have begun",
-        error_type="dependency_failed",
-    ),
-    ResilienceError: _unavailable("unavailable", detail=""),
+_MAY_HAVE_BEGUN: Final = "The work may have begun"
+# fmt: off
+_KNOWN: Final[dict[type[errors.ResilienceError], Problem]] = {
+    errors.HeadersTooLargeError: Problem(
+        status=431, code="headers-too-large", title="The request headers are too large", detail="Send fewer of them"),
+    errors.BodyTooLargeError: Problem(
+        status=413, code="too-large", title="The request body is too large", detail="Send less at once"),
+    errors.BodyTooSlowError: Problem(
+        status=408, code="request-timeout", title="The request body came too slowly",
+        detail="Send it faster, or less at once"),
+    errors.PoolTimeoutError: replace(_UNAVAILABLE, error_type="pool_timeout"),
+    errors.DatabaseUnavailableError: replace(_UNAVAILABLE, error_type="database_unavailable"),
+    errors.LockTimeoutError: replace(_UNAVAILABLE, error_type="lock_timeout"),
+    errors.ReadOnlyDatabaseError: replace(_UNAVAILABLE, error_type="database_unavailable"),
+    errors.DrainingError: replace(_UNAVAILABLE, error_type="draining", code="draining", title="The service is stopping"),
+    errors.StoppedError: replace(
+        _UNAVAILABLE, error_type="draining", code="stopped", title="The service stopped before the work was done",
+        detail="It may have begun: look, or repeat it with the same Idempotency-Key"),
+    errors.CircuitOpenError: replace(_UNAVAILABLE, error_type="breaker_open"),
+    errors.BulkheadFullError: replace(_UNAVAILABLE, error_type="bulkhead_full"),
+    errors.LoadShedError: replace(
+        _UNAVAILABLE, error_type="shed", code="overloaded", title="The service is overloaded", detail=_LESS_OFTEN),
+    errors.RateLimitExceededError: Problem(
+        status=429, code="rate-limited", title="Too many requests", detail=_LESS_OFTEN),
+    errors.OutcomeUnknownError: _UNKNOWN,
+    errors.OutcomeTimeoutError: replace(_UNKNOWN, status=504, error_type="deadline_exceeded"),
+    errors.InvalidInputError: Problem(
+        status=422, code="invalid-input", title="A value cannot be stored",
+        detail="Send another one: a text without NUL and lone surrogates, a number and a date within their bounds"),
+    errors.DeadlineExceededError: Problem(
+        status=504, code="deadline-exceeded", title="The time ran out", detail=_MAY_HAVE_BEGUN,
+        error_type="deadline_exceeded"),
+    errors.RejectedError: replace(_UNAVAILABLE, error_type="rejected"),
+    errors.FailedResponseError: Problem(
+        status=502, code="bad-gateway", title="A service that this one needs has failed", detail=_MAY_HAVE_BEGUN,
+        error_type="dependency_failed"),
+    errors.ResilienceError: replace(_UNAVAILABLE, detail=""),
 }
-PROBLEMS: Final[Mapping[type[ResilienceError], Problem]] = MappingProxyType(_KNOWN)
+# fmt: on
+PROBLEMS: Final[Mapping[type[errors.ResilienceError], Problem]] = MappingProxyType(_KNOWN)
 """Every error of the library has its line, or that of the nearest class above it. It cannot be changed: see `Render`."""
 
 _STATUSES: Final = frozenset(HTTPStatus)
@@ -175,9 +120,9 @@ def problem_of(error: BaseException) -> Problem:
     again. Where the work may have begun, that would double it.
     """
     for kind in type(error).__mro__:
-        if kind in PROBLEMS and isinstance(error, ResilienceError):
+        if kind in PROBLEMS and isinstance(error, errors.ResilienceError):
             known = PROBLEMS[kind]
-            wait = error.retry_after if isinstance(error, RejectedError) else None
+            wait = error.retry_after if isinstance(error, errors.RejectedError) else None
             return known if wait is None else replace(known, retry_after=wait)
     return _INTERNAL
 
@@ -224,16 +169,7 @@ async def send_problem(
     close: bool = False,
     more_body: bool = False,
 ) -> None:
-    """Send a problem response.
-
-    Args:
-        scope: The request's.
-        send: The server's.
-        problem: The problem to send.
-        render: Another shape of it.
-        close: Whether the connection ends with this response, where the protocol can express it.
-        more_body: Whether the calling code ends the response itself, with an empty body message.
-    """
+    """Send a problem; `close` ends the connection with it, and with `more_body` its caller sends the end of it."""
     content_type, body = _rendered(problem, scope, render)
     headers: list[tuple[bytes, bytes]] = []
     if problem.retry_after is not None:
@@ -266,24 +202,22 @@ async def send_whole(  # noqa: PLR0917 - as a response is read
     await send({"type": "http.response.body", "body": body, "more_body": more_body})
 
 
-class problem_response:  # noqa: N801 - it is used as a function whose result is an ASGI application
+def problem_response(error: BaseException, *, render: Render | None = None) -> ASGIApp:
     """Answer an error with its problem document, as an ASGI application.
 
     Args:
         error: Any exception; those of this library have their own status, all others are a 500.
         render: Another shape, for APIs that have one.
     """
+    problem = problem_of(error)
 
-    def __init__(self, error: BaseException, *, render: Render | None = None) -> None:
-        self._problem = problem_of(error)
-        self._render = render
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         request = request_of(scope)
         if request is not None and not request.error_type:
-            request.error_type = self._problem.error_type
-        await send_problem(scope, send, self._problem, render=self._render)
+            request.error_type = problem.error_type
+        await send_problem(scope, send, problem, render=render)
+
+    return answer
 
 
 # Frameworks type a handler by their own Response, which is not named here: hence Any.

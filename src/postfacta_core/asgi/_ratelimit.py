@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Final, Literal, NamedTuple, TypeVar, cast, get_args
 
-from ..clock import LUCK, MONOTONIC, Clock, Luck
+from ..clock import Luck
 from ..context import RequestContext
 from ..errors import RateLimitExceededError
-from ..events import ListenerFailed, Mode, Observer, fan_out, ignore
-from ..limits._address import TrustedProxies, client_address
-from ..limits._rates import MAX_KEYS, Decision, Rate, StoreFailure, strictest
+from ..events import ListenerFailed, Mode, Observer
+from ..limits._address import TrustedProxies, client_address, site_of
+from ..limits._rates import Decision, Rate, StoreFailure, strictest
 from ..limits.rate import Charge, HitPlan, RateLimiter, Rates, hit_all, parse_rates
-from ..limits.store import SharedStore
 from ..validation import validation
 from ._problem import Problem, problem_of
 from ._settings import settings
 from ._types import Scope
 
-__all__ = ["Fields", "Key", "RateLimit", "RateRules", "Verdict", "check_rate_limits", "parse_rate_limit"]
+__all__ = [
+    "Fields", "Key", "LimitRule", "RateLimit", "RatePlan", "Verdict", "check_rate_limits", "name_of",
+    "parse_rate_limit", "teller",
+]  # fmt: skip
 
-Scopes = Literal["client", "global", "principal", "route"]
+Scopes = Literal["client", "site", "global", "principal", "route"]
 Key = Callable[[Scope], str | None]
 """Returns the key that a request is counted for, or None if there is none."""
 
@@ -32,6 +34,9 @@ _SCOPES: Final[dict[str, Scopes]] = {scope: scope for scope in get_args(Scopes)}
 Fields = tuple[tuple[bytes, bytes], ...]
 T = TypeVar("T")
 
+# What the keys of a request are, in this order; others are asked of functions.
+_KEYS: Final = ("client", "site", "global")
+_SITE: Final = 1
 # The key of requests whose own key is unknown.
 _NOBODY: Final = "?"
 _UNMATCHED: Final = "_unmatched"
@@ -47,8 +52,9 @@ class RateLimit:
 
     Attributes:
         rate: Such as `100/minute`, or `10/second;1000/hour`.
-        per: The key of each budget: each `client` address, each `principal`, each `route`, all together
-            (`global`), or what a function returns for a scope; there None means that this limit does not apply.
+        per: The key of each budget: each `client` address, each `site` (an IPv6 /48; an IPv4 client has none), each
+            `principal`, each `route`, all together (`global`), or what a function returns for a scope; there None
+            means that this limit does not apply.
         name: Names it in metrics and in the RateLimit fields; by default what it is per.
         cost: What a request costs, or a function that returns it for a scope.
         applies_to: Returns whether it applies to a scope; by default to all.
@@ -88,16 +94,12 @@ class RateLimit:
         object.__setattr__(self, "mode", validation.choice("RateLimit.mode", self.mode, Mode))
 
 
-def parse_rate_limit(text: str) -> RateLimit:
+def parse_rate_limit(text: str, *, field: str = "rate limit") -> RateLimit:
     """Parse a limit such as `100/minute per client`; without a scope it is per client.
 
     Raises:
         ValueError: If it cannot be read.
     """
-    return _read("rate limit", text)
-
-
-def _read(field: str, text: str) -> RateLimit:
     found = _with_scope(text)
     per = _SCOPES.get(found[2].lower()) if found is not None else None
     try:
@@ -109,24 +111,16 @@ def _read(field: str, text: str) -> RateLimit:
 
 
 def check_rate_limits(field: str, rules: object) -> list[RateLimit]:
-    """Parse a list of limits, and refuse two of one name.
-
-    Args:
-        field: For the refusal.
-        rules: Limits or texts.
-
-    Raises:
-        ValueError: If one cannot be read, or two have one name.
-    """
+    """Parse a list of limits or texts; a ValueError names the field if one cannot be read, or two have one name."""
     if isinstance(rules, str) or not isinstance(rules, Sequence):
         validation.refuse(field, rules, "a list of rate limits", example="['100/minute per client']")
     names: dict[str, object] = {}
     limits: list[RateLimit] = []
     for rule in cast("Sequence[object]", rules):
-        limit = _read(field, rule) if isinstance(rule, str) else rule
+        limit = parse_rate_limit(rule, field=field) if isinstance(rule, str) else rule
         if not isinstance(limit, RateLimit):
             validation.refuse(field, rule, "a list of rate limits", example="['100/minute per client']")
-        name = _name_of(limit)
+        name = name_of(limit)
         if name in names:
             msg = (
                 f"{field} must be of different names, and {names[name]!r} and {rule!r} are both named {name!r}: a "
@@ -139,82 +133,38 @@ def check_rate_limits(field: str, rules: object) -> list[RateLimit]:
     return limits
 
 
-def _name_of(limit: RateLimit) -> str:
+def name_of(limit: RateLimit) -> str:
     return limit.name or str(limit.per)
 
 
-class RateRules:
-    """Limits for the requests of one service, as `RateLimitMiddleware` says; the options are that one's."""
+class RatePlan:
+    """The limits of some routes, and how their requests are judged; `always` is whether answers have the fields."""
 
     def __init__(
-        self,
-        rules: Sequence[RateLimit | str],
-        *,
-        trusted_proxies: Sequence[str] | TrustedProxies = (),
-        store: SharedStore | str | None = None,
-        principal_of: Key | None = None,
-        route_of: Key | None = None,
-        headers: Literal["always", "refused"] = "always",
-        max_keys: int = MAX_KEYS,
-        observer: Observer = ignore,
-        clock: Clock = MONOTONIC,
-        luck: Luck = LUCK,
+        self, rules: Sequence[LimitRule], *, proxies: TrustedProxies, always: bool, luck: Luck
     ) -> None:
-        limits = check_rate_limits("RateLimitMiddleware.rules", rules)
-        validation.one_of("RateLimitMiddleware.headers", headers, ("always", "refused"))
-        settings.function_or_none("RateLimitMiddleware.principal_of", principal_of)
-        settings.function_or_none("RateLimitMiddleware.route_of", route_of)
-        validation.whole("RateLimitMiddleware.max_keys", max_keys, example="max_keys=100_000")
-        validation.functions("RateLimitMiddleware", observer=observer, clock=clock, luck=luck)
-        self._proxies = (
-            trusted_proxies
-            if isinstance(trusted_proxies, TrustedProxies)
-            else TrustedProxies(trusted_proxies)
-        )
-        if isinstance(store, str):
-            store = SharedStore(store, clock=clock)
-        self._observe = fan_out([observer])
-        self._rules: list[_Rule] = []
-        for rule in limits:
-            tell = _teller(rule, principal_of, route_of)
-            limiter = RateLimiter(
-                _name_of(rule),
-                rule.rate,
-                store=store,
-                on_store_failure=rule.on_store_failure,
-                max_keys=max_keys,
-                mode=rule.mode,
-                observer=observer,
-                clock=clock,
-            )
-            self._rules.append(_Rule(rule, limiter, tell=tell, observe=self._observe))
-        self._limiters = {rule.limiter.name: rule.limiter for rule in self._rules}
-        # With one plain rule in memory there is nothing to collect, and nothing to wait for.
-        only = self._rules[0] if len(self._rules) == 1 else None
-        self._only = only if only is not None and only.is_plain and store is None else None
-        # So are several, as long as all of them allow a request.
-        is_planned = len(self._rules) > 1 and store is None and all(rule.is_planned for rule in self._rules)
-        hits = [(rule.limiter, rule.cost, rule.is_plain) for rule in self._rules]
-        self._plan = HitPlan(hits) if is_planned else None
-        self._policy = b", ".join([rule.policy for rule in self._rules])
-        self._always = headers == "always"
+        self._rules = rules
+        self._proxies = proxies
+        self._always = always
         self._luck = luck
+        self._by_address = _Fast.of([rule for rule in rules if rule.key != _SITE])
+        self._by_site = _Fast.of(rules) if any(rule.key == _SITE for rule in rules) else self._by_address
 
-    @property
-    def limiters(self) -> Mapping[str, RateLimiter]:
-        """The limiters by name; their `mode` may be set at any time."""
-        return self._limiters
+    def only(self, limits: Sequence[RateLimit | str]) -> RatePlan:
+        names = {name_of(each) for each in check_rate_limits("rate_limits", limits)}
+        some = [rule for rule in self._rules if rule.limiter.name in names]
+        return RatePlan(some, proxies=self._proxies, always=self._always, luck=self._luck)
 
     async def judge(self, scope: Scope, request: RequestContext) -> Verdict | None:
         """Spend what a request costs; None if nothing limits it. Its client is known from then on."""
         peer = scope.get("client")
         client = client_address(peer[0] if peer else None, scope["headers"], self._proxies)
         request.client = client
-        if self._plan is not None and (hit := self._plan.hit(client)) is not None:
+        site = site_of(client) if ":" in client else None
+        fast = self._by_address if site is None else self._by_site
+        if fast is not None and (hit := fast.plan.hit(client, site or "", "")) is not None:
             place, decision = hit
-            return Verdict(self._rules[place], decision, self._policy)
-        if (only := self._only) is not None:
-            return Verdict(only, only.limiter.hit_now(client, only.cost), only.policy)
+            return Verdict(fast.rules[place], decision, fast.policy)
         asked = [(rule, charge) for rule in self._rules if (charge := rule.charge(scope, client)) is not None]
         if not asked:
             return None
@@ -244,14 +194,33 @@ class RateRules:
         return problem, verdict.fields(decision.reset_after if wait is None else max(1.0, wait))
 
 
-class _Rule:
-    """A limit as it is asked: `policy` is its part of the field."""
+class _Fast(NamedTuple):
+    """Limits whose keys and costs are known beforehand: they need no charges, as long as all of them allow a request."""
 
-    __slots__ = ("_items", "_observe", "_rule", "_tell", "cost", "limiter", "policy")
+    plan: HitPlan
+    rules: Sequence[LimitRule]
+    policy: bytes
+
+    @classmethod
+    def of(cls, rules: Sequence[LimitRule]) -> _Fast | None:
+        """Plan these; None if one of them has a store or a function to ask, or if there is none."""
+        hits = [(rule.limiter, rule.cost, rule.key) for rule in rules if rule.key is not None]
+        if not hits or len(hits) < len(rules):
+            return None
+        return cls(HitPlan(hits), rules, b", ".join([rule.policy for rule in rules]))
+
+
+class LimitRule:
+    """A limit as it is asked: `policy` is its part of the field, `key` is which of `_KEYS` it has, if no function says so."""
+
+    __slots__ = ("_items", "_observe", "_rule", "_tell", "cost", "key", "limiter", "policy")
 
     def __init__(self, rule: RateLimit, limiter: RateLimiter, *, tell: Key | None, observe: Observer) -> None:
         self.limiter: RateLimiter = limiter
         self.cost: int = 1 if callable(rule.cost) else rule.cost
+        has_functions = callable(rule.cost) or rule.applies_to is not None
+        is_known = rule.per in _KEYS and not has_functions and limiter.store is None
+        self.key: int | None = _KEYS.index(str(rule.per)) if is_known else None
         self._rule = rule
         self._tell = tell
         self._observe = observe
@@ -268,24 +237,11 @@ class _Rule:
         ).encode("ascii")
 
     @property
-    def is_plain(self) -> bool:
-        """Whether it is for each client, at one cost, without exception."""
-        rule = self._rule
-        return rule.per == "client" and not callable(rule.cost) and rule.applies_to is None
-
-    @property
-    def is_planned(self) -> bool:
-        """Whether it is for each client or for all of them together, at one cost, without exception."""
-        rule = self._rule
-        return rule.per in {"client", "global"} and not callable(rule.cost) and rule.applies_to is None
-
-    @property
     def is_told(self) -> bool:
         """Whether its headers are sent: not while it is in shadow."""
         return self.limiter.enforces
 
     def item(self, decision: Decision) -> str:
-        """Name the rate that a decision is about."""
         # It has none of them if it was off when that was decided.
         return self._items.get((decision.limit, decision.period), f'"{self.limiter.name}"')
 
@@ -308,6 +264,8 @@ class _Rule:
             return client
         if per == "global":
             return ""
+        if per == "site":
+            return site_of(client)
         nobody: str | None = _NOBODY
         return self._safely(partial(self._foreign_key, client), scope, default=nobody)
 
@@ -335,21 +293,20 @@ class _Rule:
 class Verdict(NamedTuple):
     """The result for a request: the limit and the decision that callers see, and the policy field."""
 
-    rule: _Rule
+    rule: LimitRule
     decision: Decision
     policy: bytes
 
     def fields(self, seconds: float) -> Fields:
-        """Write the RateLimit fields."""
         item = f"{self.rule.item(self.decision)};r={self.decision.remaining};t={math.ceil(seconds)}"
         return (b"ratelimit-policy", self.policy), (b"ratelimit", item.encode("ascii"))
 
 
-def _teller(rule: RateLimit, principal_of: Key | None, route_of: Key | None) -> Key | None:
+def teller(rule: RateLimit, principal_of: Key | None, route_of: Key | None) -> Key | None:
     """Return the function for the key, for a limit that needs one."""
     if callable(rule.per):
         return rule.per
-    if rule.per in {"client", "global"}:
+    if rule.per in _KEYS:
         return None
     tell = principal_of if rule.per == "principal" else route_of
     if tell is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from inspect import isclass, iscoroutinefunction
@@ -12,17 +13,14 @@ import postfacta_core.asgi._settings as settings  # noqa: PLW0406 - see `validat
 from ..validation import validation
 
 __all__ = [
-    "application",
-    "function_or_none",
-    "headers",
-    "limit",
-    "path",
-    "prefix",
-    "resources",
-    "secret",
-    "settings",
-    "switch",
-]
+    "application", "function_or_none", "headers", "limit", "path", "prefix", "resources", "secret",
+    "settings", "switch",
+]  # fmt: skip
+
+
+# RFC 9110, section 5: a name is a token, and a value holds no line end and no NUL.
+_is_name = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
+_is_value = re.compile(r"[\t\x20-\x7e\x80-\xff]*").fullmatch
 
 
 def application(owner: str, value: object) -> None:
@@ -85,17 +83,20 @@ def prefix(field: str, value: object) -> str:
 
 
 def headers(field: str, value: object) -> list[tuple[str, str]]:
-    """Check a list of names and values."""
-    example, given = '[("x-content-type-options", "nosniff")]', value
+    """Check a list of names and values that HTTP allows."""
+    example, rule = '[("x-content-type-options", "nosniff")]', "a list of pairs of a name and a value"
     if not isinstance(value, Iterable) or isinstance(value, str | bytes | dict):
-        validation.refuse(field, given, "a list of pairs of a name and a value", example=example)
+        validation.refuse(field, value, rule, example=example)
     pairs = list(cast("Iterable[object]", value))
     for pair in pairs:
         match pair:
-            case (str(), str()):
-                pass
+            case (str(name), str(text)):
+                if not (_is_name(name) and _is_value(text)):
+                    validation.refuse(
+                        field, pair, "a name and a value that HTTP allows", example=example[1:-1]
+                    )
             case _:
-                validation.refuse(field, pair, "a list of pairs of a name and a value", example=example)
+                validation.refuse(field, pair, rule, example=example)
     return cast("list[tuple[str, str]]", pairs)
 
 

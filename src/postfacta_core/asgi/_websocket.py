@@ -14,6 +14,7 @@ from ..errors import StoppedError
 from ..telemetry.exchange import SocketExchange
 from ._concurrency import Slotted
 from ._problem import problem_of
+from ._rules import Rules
 from ._shared import Shared
 from ._types import Message, Receive, Scope, Send
 
@@ -28,18 +29,7 @@ _SWITCHING_PROTOCOLS: Final = 101
 
 
 class WebSocketExchange(Slotted, SocketExchange):
-    """One WebSocket. The request's limit is for its handshake: once it is accepted, it has none but its handler's.
-
-    Args:
-        shared: What it is served by.
-        request: Its context.
-        scope: Its scope.
-        receive: The server's.
-        send: The server's.
-
-    Attributes:
-        handshake_limit: The request's limit until it is accepted.
-    """
+    """One WebSocket. The request's limit is for its handshake: once it is accepted, it has none but its handler's."""
 
     is_endless: bool = True
     handshake_limit: float = math.inf
@@ -47,10 +37,11 @@ class WebSocketExchange(Slotted, SocketExchange):
     _answered: anyio.Event | None = None
 
     def __init__(  # noqa: PLR0917 - as above
-        self, shared: Shared, request: RequestContext, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+        self, shared: Shared, rules: Rules, request: RequestContext, scope: Scope, receive: Receive, send: Send
+    ) -> None:  # fmt: skip
         SocketExchange.__init__(self, request, "GET", scope.get("path", ""))
         self.shared = shared
+        self.rules = rules
         self._scope = scope
         self._in = receive
         self._out = send
@@ -61,7 +52,6 @@ class WebSocketExchange(Slotted, SocketExchange):
             self.client = client[0]
 
     async def receive(self) -> Message:
-        """Receive for the application."""
         message = await self._in()
         if message["type"] == "websocket.disconnect" and not self.is_complete:
             self.close_code = message.get("code") or _ABNORMAL
@@ -86,7 +76,6 @@ class WebSocketExchange(Slotted, SocketExchange):
         await self.emit(message)
 
     async def emit(self, message: Message) -> None:
-        """Send what the application or this library sends."""
         try:
             await self._out(message)
         except OSError:
@@ -102,7 +91,6 @@ class WebSocketExchange(Slotted, SocketExchange):
             self.status = message.get("status", 0)
 
     async def answer(self) -> None:
-        """Close the socket with a reason."""
         if self._answered is not None:
             await self._answered.wait()
         elif self.reason is not None and not self._is_closed:

@@ -86,17 +86,19 @@ class HealthMiddleware(Doors):
 
 
 def _live(report: HealthReport) -> _Answer:
-    return (200, b'{"status":"live"}') if report.live else (503, b'{"status":"dead"}')
+    return _said(report.live, "live", "dead")
 
 
 def _ready(report: HealthReport) -> _Answer:
-    if report.ready:
-        return 200, b'{"status":"ready"}'
-    return 503, b'{"status":"draining"}' if report.draining else b'{"status":"unready"}'
+    return _said(report.ready, "ready", "draining" if report.draining else "unready")
 
 
 def _startup(report: HealthReport) -> _Answer:
-    return (200, b'{"status":"started"}') if report.started else (503, b'{"status":"starting"}')
+    return _said(report.started, "started", "starting")
+
+
+def _said(is_well: bool, well: str, ill: str) -> _Answer:  # noqa: FBT001 - a verdict
+    return (200 if is_well else 503), b'{"status":"%s"}' % (well if is_well else ill).encode()
 
 
 def _detail(report: HealthReport) -> _Answer:

@@ -48,7 +48,7 @@ class LifespanMiddleware:
         self._observe = observer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection, or the lifespan."""
+        """Serve one connection."""
         if scope["type"] != "lifespan":
             await self._app(scope, receive, send)
             return

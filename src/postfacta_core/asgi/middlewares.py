@@ -5,8 +5,7 @@ They stand in the order of `stack`. What a part decides stands in a module of it
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
 from ..clock import LUCK, MONOTONIC, PROCESS, Clock, Ids, Luck, random_id
@@ -14,39 +13,39 @@ from ..context import current_request
 from ..deadlines._transfer import TransferLimits
 from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
-from ..events import Mode, Observer, PolicyCreated, ignore
+from ..events import Mode, Observer, PolicyCreated, fan_out, ignore
 from ..limits._address import TrustedProxies
 from ..limits._calm import Calm
 from ..limits._overload import OverloadLimiter
 from ..limits._rates import MAX_KEYS
+from ..limits.rate import RateLimiter
 from ..limits.store import SharedStore
 from ..telemetry.exchange import ErrorTypes, Recorder
 from ..validation import validation
 from ._concurrency import PriorityOf, Shedding
 from ._cors import EXAMPLE, Cors, CorsRules
-from ._kernel import Kernel, Resetter, RouteOf, Timeout
+from ._kernel import Kernel, Resetter, RouteOf
 from ._problem import Render, request_of
-from ._ratelimit import Key, RateLimit, RateRules
+from ._ratelimit import (
+    Key,
+    LimitRule,
+    RateLimit,
+    RatePlan,
+    check_rate_limits,
+    name_of,
+    teller,
+)
 from ._route import RouteReader, local_path
+from ._rules import Rules, Timeout
 from ._secret import Secret
 from ._settings import settings
 from ._types import ASGIApp, Receive, Scope, Send
 
 __all__ = [
-    "ContextMiddleware",
-    "CorsMiddleware",
-    "DeadlineMiddleware",
-    "ErrorMiddleware",
-    "LifecycleMiddleware",
-    "LoadSheddingMiddleware",
-    "RateLimitMiddleware",
-    "ResponseHeadersMiddleware",
-    "RouteProbe",
-    "TelemetryMiddleware",
-    "TransferMiddleware",
-    "check_headers",
-    "encode_headers",
-]
+    "ContextMiddleware", "CorsMiddleware", "DeadlineMiddleware", "ErrorMiddleware", "LifecycleMiddleware",
+    "LoadSheddingMiddleware", "RateLimitMiddleware", "ResponseHeadersMiddleware", "RouteProbe",
+    "TelemetryMiddleware", "TransferMiddleware", "encode_headers",
+]  # fmt: skip
 
 
 class ContextMiddleware(Kernel):
@@ -162,28 +161,9 @@ class RouteProbe:
                 request.route = self._reader.read(scope, request.root_path, path)
 
 
-# RFC 9110, section 5: a name is a token, and a value holds no line end and no NUL.
-_is_name = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
-_is_value = re.compile(r"[\t\x20-\x7e\x80-\xff]*").fullmatch
-
-
-def check_headers(field: str, given: object) -> list[tuple[str, str]]:
-    """Check headers, or raise a ValueError that names the field."""
-    headers = settings.headers(field, given)
-    for pair in headers:
-        if not (_is_name(pair[0]) and _is_value(pair[1])):
-            validation.refuse(
-                field,
-                pair,
-                "a name and a value that HTTP allows",
-                example='("x-content-type-options", "nosniff")',
-            )
-    return headers
-
-
 def encode_headers(field: str, given: object) -> list[tuple[bytes, bytes]]:
     """Check headers, and write them as ASGI does, with their names in lower case."""
-    pairs = check_headers(field, given)
+    pairs = settings.headers(field, given)
     return [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in pairs]
 
 
@@ -302,10 +282,10 @@ class TransferMiddleware(Kernel):
             )
         settings.function_or_none("TransferMiddleware.render", render)
         validation.functions("TransferMiddleware", clock=clock)
-        super().__init__(app, limits=limits or TransferLimits(), render=render, clock=clock)
+        super().__init__(app, rules=Rules(limits=limits or TransferLimits()), render=render, clock=clock)
 
 
-class RateLimitMiddleware(RateRules, Kernel):
+class RateLimitMiddleware(Kernel):
     """Answer 429 to a request that is over a limit, before the application sees it.
 
     A request that one limit refuses is spent from none of them. A WebSocket counts when it is opened; if it is
@@ -336,6 +316,7 @@ class RateLimitMiddleware(RateRules, Kernel):
 
     Attributes:
         limiters: The limiters by name; their `mode` may be set at any time.
+        plan: How requests are judged.
 
     Raises:
         ValueError: If a rule or a network cannot be read, or a name is used twice.
@@ -359,20 +340,40 @@ class RateLimitMiddleware(RateRules, Kernel):
     ) -> None:
         settings.application("RateLimitMiddleware", app)
         settings.function_or_none("RateLimitMiddleware.render", render)
-        RateRules.__init__(
-            self,
-            rules,
-            trusted_proxies=trusted_proxies,
-            store=store,
-            principal_of=principal_of,
-            route_of=route_of,
-            headers=headers,
-            max_keys=max_keys,
-            observer=observer,
-            clock=clock,
-            luck=luck,
+        limits = check_rate_limits("RateLimitMiddleware.rules", rules)
+        validation.one_of("RateLimitMiddleware.headers", headers, ("always", "refused"))
+        settings.function_or_none("RateLimitMiddleware.principal_of", principal_of)
+        settings.function_or_none("RateLimitMiddleware.route_of", route_of)
+        validation.whole("RateLimitMiddleware.max_keys", max_keys, example="max_keys=100_000")
+        validation.functions("RateLimitMiddleware", observer=observer, clock=clock, luck=luck)
+        if isinstance(store, str):
+            store = SharedStore(store, clock=clock)
+
+        limit_rules = [
+            LimitRule(
+                limit,
+                RateLimiter(
+                    name_of(limit),
+                    limit.rate,
+                    store=store,
+                    on_store_failure=limit.on_store_failure,
+                    max_keys=max_keys,
+                    mode=limit.mode,
+                    observer=observer,
+                    clock=clock,
+                ),
+                tell=teller(limit, principal_of, route_of),
+                observe=fan_out([observer]),
+            )
+            for limit in limits
+        ]
+        self.limiters: Mapping[str, RateLimiter] = {rule.limiter.name: rule.limiter for rule in limit_rules}
+        if not isinstance(trusted_proxies, TrustedProxies):
+            trusted_proxies = TrustedProxies(trusted_proxies)
+        self.plan: RatePlan = RatePlan(
+            limit_rules, proxies=trusted_proxies, always=headers == "always", luck=luck
         )
-        Kernel.__init__(self, app, rates=self, render=render, observer=observer, clock=clock)
+        super().__init__(app, rules=Rules(rates=self.plan), render=render, observer=observer, clock=clock)
 
 
 class DeadlineMiddleware(Kernel):
@@ -432,9 +433,7 @@ class DeadlineMiddleware(Kernel):
         super().__init__(
             app,
             running=running,
-            timeout=timeout,
-            stream_timeout=stream_timeout,
-            cancels=cancel_on_disconnect,
+            rules=Rules(timeout=timeout, stream_timeout=stream_timeout, cancels=cancel_on_disconnect),
             render=render,
             observer=observer,
             clock=clock,

@@ -6,26 +6,64 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from ..deadlines._transfer import TransferLimits
 from ..drain._course import DrainLimits, RecycleLimits
 from ..events import Mode
 from ..limits._address import TrustedProxies
 from ..limits._overload import OverloadConfig
+from ..limits._waiting import Priority
 from ..limits.store import SharedStore
 from ..validation import validation
 from ._concurrency import PriorityOf
 from ._cors import Cors
 from ._environment import read_options
-from ._kernel import Timeout
 from ._ratelimit import RateLimit, check_rate_limits
+from ._rules import Timeout, check_route
 from ._secret import Secret
 from ._settings import settings
 from ._types import Scope
-from .middlewares import check_headers
 
-__all__ = ["HardenOptions"]
+__all__ = ["HardenOptions", "RouteOptions"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteOptions:
+    """The options of some routes: what is None is as `HardenOptions` says.
+
+    Attributes:
+        routes: Such as `GET /items/{id}`, where `{id}` stands for one part of the path and `{rest:path}` for all that is
+            left; without a method for any. GET means HEAD too, and WebSockets.
+        limits: The largest headers and body.
+        request_timeout: Seconds from a request's beginning until it is cancelled; `math.inf` for any number.
+        stream_timeout: The same for a response in pieces, once the first is sent.
+        cancel_on_disconnect: Whether a handler is cancelled when its client goes away.
+        priority: How much a request matters, if neither `priority_of` nor its caller says so.
+        rate_limits: In place of those for all routes; empty for none. Equal limits of several routes are one.
+    """
+
+    routes: Sequence[str]
+    limits: TransferLimits | None = None
+    request_timeout: float | None = None
+    stream_timeout: float | None = None
+    cancel_on_disconnect: bool | None = None
+    priority: Priority | None = None
+    rate_limits: Sequence[RateLimit | str] | None = None
+
+    def __post_init__(self) -> None:
+        for route in validation.texts("RouteOptions.routes", self.routes, example='["GET /items/{id}"]'):
+            check_route("RouteOptions.routes", route)
+        for field_name, kind in (("limits", TransferLimits), ("priority", Priority)):
+            if (value := getattr(self, field_name)) is not None:
+                validation.instance(f"RouteOptions.{field_name}", value, kind, example="None")
+        for field_name in ("request_timeout", "stream_timeout"):
+            if (value := getattr(self, field_name)) is not None:
+                validation.seconds(f"RouteOptions.{field_name}", value, finite=False, example="5.0")
+        if self.cancel_on_disconnect is not None:
+            validation.flag("RouteOptions.cancel_on_disconnect", self.cancel_on_disconnect)
+        if self.rate_limits is not None:
+            check_rate_limits("RouteOptions.rate_limits", self.rate_limits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +72,8 @@ class HardenOptions:
 
     Attributes:
         limits: The largest headers and body, for all requests or by scope.
+        routes: What some routes are given instead; the first that matches a request counts, and it is looked up without
+            calling a function. Else an option may be a function of the scope, where that is said.
         request_timeout: Seconds from a request's beginning until it is cancelled; None for any number, or a
             function that tells them of a scope. A handler may have its own: `deadlines.requests.time_limit`.
         stream_timeout: The same for a response in pieces, once the first is sent.
@@ -65,6 +105,7 @@ class HardenOptions:
     """
 
     limits: TransferLimits | Callable[[Scope], TransferLimits] = field(default_factory=TransferLimits)
+    routes: Sequence[RouteOptions] = ()
     request_timeout: Timeout = 30.0
     stream_timeout: float | None = None
     cancel_on_disconnect: bool | Callable[[Scope], bool] = False
@@ -98,6 +139,7 @@ class HardenOptions:
                 TransferLimits,
                 example="TransferLimits(max_body_bytes=1_048_576)",
             )
+        self._check_routes()
         settings.limit("HardenOptions.request_timeout", self.request_timeout)
         if self.stream_timeout is not None:
             validation.seconds("HardenOptions.stream_timeout", self.stream_timeout, example="600.0, or None")
@@ -133,10 +175,33 @@ class HardenOptions:
                 Cors,
                 example='Cors(allow_origins=["https://app.example.org"])',
             )
-        check_headers("HardenOptions.response_headers", self.response_headers)
+        settings.headers("HardenOptions.response_headers", self.response_headers)
+
+    def _check_routes(self) -> None:
+        example = '[RouteOptions(routes=["GET /export"], request_timeout=120)]'
+        given = cast("object", self.routes)
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            validation.refuse("HardenOptions.routes", given, "a list of RouteOptions", example=example)
+        listed: set[str] = set()
+        for each in self.routes:
+            validation.instance("HardenOptions.routes", each, RouteOptions, example=example)
+            for route in each.routes:
+                if route in listed:
+                    validation.refuse(
+                        "HardenOptions.routes", route, "in one RouteOptions only", example=example
+                    )
+                listed.add(route)
+
+    @property
+    def all_rate_limits(self) -> list[RateLimit | str]:
+        """The limits of all routes and those of some, each of them once."""
+        found = list(self.rate_limits)
+        for each in self.routes:
+            found += [limit for limit in each.rate_limits or () if limit not in found]
+        return found
 
     def _check_rates(self) -> None:
-        for limit in check_rate_limits("HardenOptions.rate_limits", self.rate_limits):
+        for limit in check_rate_limits("HardenOptions.rate_limits", self.all_rate_limits):
             if limit.per in {"principal", "route"}:
                 validation.refuse(
                     "HardenOptions.rate_limits",
@@ -151,7 +216,7 @@ class HardenOptions:
                 SharedStore,
                 example="SharedStore('async+valkey://valkey:6379')",
             )
-            if not self.rate_limits:
+            if not self.all_rate_limits:
                 validation.refuse(
                     "HardenOptions.rate_limits",
                     self.rate_limits,

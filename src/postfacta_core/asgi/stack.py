@@ -23,7 +23,7 @@ last, and leaves them the other way round.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -36,6 +36,7 @@ from ..events import LoopLagged, Observer, PolicyCreated, fan_out, process_obser
 from ..health.registry import NO_LIFESPAN, HealthRegistry
 from ..health.runtime import Runtime
 from ..limits._overload import OverloadLimiter
+from ..limits._waiting import Priority
 from ..telemetry.logs import LOGGER, AccessLog, EventLog
 from ..telemetry.metrics import Metrics, Registry
 from ..telemetry.sampling import AccessSampler
@@ -44,15 +45,15 @@ from ..validation import validation
 from ._cors import CorsRules
 from ._kernel import Kernel, Resetter, RouteOf
 from ._problem import Render
-from ._ratelimit import RateRules
 from ._route import note_routes, shadowed
+from ._rules import RouteTable, Rules
 from ._settings import settings
 from ._types import ASGIApp, Receive, Scope, Send
 from .health import HealthMiddleware
 from .lifespan import LifespanMiddleware
 from .metrics import MetricsEndpoint
-from .middlewares import LoadSheddingMiddleware, encode_headers
-from .options import HardenOptions
+from .middlewares import LoadSheddingMiddleware, RateLimitMiddleware, encode_headers
+from .options import HardenOptions, RouteOptions
 
 __all__ = ["Hardened", "Telemetry", "harden"]
 
@@ -123,43 +124,110 @@ class Hardened(Kernel):
         self,
         app: ASGIApp,
         *,
-        health: HealthRegistry,
-        lifecycle: Lifecycle,
-        running: RunningRequests,
-        shedding: LoadSheddingMiddleware,
-        rate_limits: RateRules | None,
+        service: str,
+        options: HardenOptions,
         telemetry: Telemetry,
+        health: HealthRegistry,
         resources: Sequence[Resource],
-        taken: Callable[[], Sequence[str]],
-        **parts: Any,
+        render: Render | None,
+        clock: Clock,
+        **given: Any,
     ) -> None:
+        observer = telemetry.observer
+        running = RunningRequests(observer=observer, clock=clock)
+        running.on_beat = self._beat
+        self.health: HealthRegistry = health
+        self.telemetry: Telemetry = telemetry
+        self.running: RunningRequests = running
+        self.lifecycle: Lifecycle = Lifecycle(
+            replace(options.drain, drain_delay=0.0) if options.dev else options.drain,
+            running=running,
+            on_drain=health.drain,
+            recycle=options.recycle,
+            observer=observer,
+            clock=clock,
+        )
+        self.shedding: LoadSheddingMiddleware = LoadSheddingMiddleware(
+            app,
+            OverloadLimiter("requests", options.concurrency),
+            priority_of=options.priority_of,
+            priority_key=options.priority_key,
+            spares=self.lifecycle.found,
+            mode=options.shedding,
+            render=render,
+            observer=observer,
+            clock=clock,
+        )
+        self.rate_limits: RateLimitMiddleware | None = None
+        if (limits := options.all_rate_limits) or options.trusted_proxies:
+            self.rate_limits = RateLimitMiddleware(
+                app,
+                limits,
+                trusted_proxies=options.trusted_proxies,
+                store=options.rate_limit_store,
+                observer=observer,
+                clock=clock,
+            )
+        probes = HealthMiddleware(
+            app, health, prefix=options.health_prefix, allow_detail=options.allow_health_detail
+        )
+        scrapes = MetricsEndpoint(
+            app,
+            telemetry.metrics,
+            path=options.metrics_path,
+            token=options.metrics_token,
+            allow=options.allow_metrics,
+            workers=options.metrics_workers,
+            observer=observer,
+        )
+        sampler = None if options.access_lines is None else AccessSampler(options.access_lines)
+        rules = _rules(options, self.rate_limits)
+        classes = [(each.routes, _rules(options, self.rate_limits, each)) for each in options.routes]
         super().__init__(
             app,
-            lifecycle=lifecycle,
-            running=running,
-            shedding=shedding,
-            rates=rate_limits,
+            clock=clock,
+            render=render,
+            observer=observer,
             ids=random_id,
+            tracing=telemetry.tracing,
+            # Spans come first, so that the access line has their ids.
+            recorders=[telemetry.tracing, telemetry.metrics, AccessLog(service=service, sampler=sampler)],
+            quiet={*options.probes, options.metrics_path, *options.quiet},
+            traffic_key=options.traffic_key,
+            response_headers=encode_headers("HardenOptions.response_headers", options.response_headers),
+            cors=None if options.cors is None else CorsRules(options.cors),
             answers=True,
-            observer=telemetry.observer,
-            **parts,
+            lifecycle=self.lifecycle,
+            doors={**probes.doors, **scrapes.doors},
+            running=running,
+            shedding=self.shedding,
+            rules=rules,
+            routes=RouteTable(classes, rules) if classes else None,
+            **given,
         )
-        self._lifespan = LifespanMiddleware(app, resources, lifecycle=lifecycle, observer=telemetry.observer)
-        self._taken = taken
+        ours: list[Resource] = [
+            running,
+            Runtime(observer=observer),
+            *([options.rate_limit_store] if options.rate_limit_store else []),
+            *([scrapes.siblings] if scrapes.siblings else []),
+        ]
+        self._lifespan = LifespanMiddleware(
+            app, [*ours, *resources, health], lifecycle=self.lifecycle, observer=observer
+        )
+        paths = (options.metrics_path, options.health_prefix, *options.probes)
+        # Not before it starts: a router may get routes until then.
+        self._taken = partial(shadowed, app, paths, prefix=options.health_prefix)
         self._is_new = True  # Neither a lifespan nor a request has come.
-        self.health = health
-        self.lifecycle = lifecycle
-        self.running = running
-        self.shedding = shedding
-        self.rate_limits = rate_limits
-        self.telemetry = telemetry
+
+    def _beat(self, late: float) -> None:
+        self.shedding.beat(late)
+        self.observe(LoopLagged(late))
 
     def _begin_life(self, scope: Scope) -> None:
         self._is_new = False
         if scope["type"] != "lifespan":
             LOGGER.error(NO_LIFESPAN)
             return
-        # Not before: a router may get routes until it starts.
         for path in self._taken():
             LOGGER.warning(_TAKEN, path)
 
@@ -207,89 +275,20 @@ def harden(
         settings.function_or_none(f"harden.{name}", function)
     for resetter in resetters:
         validation.function("harden.resetters", resetter, example="[clear_contextvars]")
-    resources = settings.resources("harden.resources", resources)
-    options = options or HardenOptions()
-    telemetry = telemetry or Telemetry()
-    health = health or HealthRegistry(observer=telemetry.observer)
-    observer = telemetry.observer
     if route_of is None:
         note_routes(app)
-    running = RunningRequests(observer=observer, clock=clock)
-    lifecycle = Lifecycle(
-        replace(options.drain, drain_delay=0.0) if options.dev else options.drain,
-        running=running,
-        on_drain=health.drain,
-        recycle=options.recycle,
-        observer=observer,
-        clock=clock,
-    )
-    shedding = LoadSheddingMiddleware(
-        app,
-        OverloadLimiter("requests", options.concurrency),
-        priority_of=options.priority_of,
-        priority_key=options.priority_key,
-        spares=lifecycle.found,
-        mode=options.shedding,
-        render=render,
-        observer=observer,
-        clock=clock,
-    )
-
-    def beat(late: float) -> None:
-        shedding.beat(late)
-        observer(LoopLagged(late))
-
-    running.on_beat = beat
-    probes = HealthMiddleware(
-        app, health, prefix=options.health_prefix, allow_detail=options.allow_health_detail
-    )
-    scrapes = MetricsEndpoint(
-        app,
-        telemetry.metrics,
-        path=options.metrics_path,
-        token=options.metrics_token,
-        allow=options.allow_metrics,
-        workers=options.metrics_workers,
-        observer=observer,
-    )
-    sampler = None if options.access_lines is None else AccessSampler(options.access_lines)
-    ours: list[Resource] = [
-        running,
-        Runtime(observer=observer),
-        *([options.rate_limit_store] if options.rate_limit_store else []),
-        *([scrapes.siblings] if scrapes.siblings else []),
-    ]
+    telemetry = telemetry or Telemetry()
     return Hardened(
         app,
-        health=health,
-        lifecycle=lifecycle,
-        running=running,
-        shedding=shedding,
-        rate_limits=_rate_limits(options, observer=observer, clock=clock),
+        service=service,
+        options=options or HardenOptions(),
         telemetry=telemetry,
-        resources=[*ours, *resources, health],
-        taken=partial(
-            shadowed,
-            app,
-            (options.metrics_path, options.health_prefix, *options.probes),
-            prefix=options.health_prefix,
-        ),
-        clock=clock,
+        health=health or HealthRegistry(observer=telemetry.observer),
+        resources=settings.resources("harden.resources", resources),
         render=render,
+        clock=clock,
         resetters=resetters,
-        tracing=telemetry.tracing,
-        # Spans come first, so that the access line has their ids.
-        recorders=[telemetry.tracing, telemetry.metrics, AccessLog(service=service, sampler=sampler)],
         route_of=route_of,
-        quiet={*options.probes, options.metrics_path, *options.quiet},
-        traffic_key=options.traffic_key,
-        response_headers=encode_headers("HardenOptions.response_headers", options.response_headers),
-        cors=None if options.cors is None else CorsRules(options.cors),
-        doors={**probes.doors, **scrapes.doors},
-        limits=options.limits,
-        timeout=options.request_timeout,
-        stream_timeout=options.stream_timeout,
-        cancels=options.cancel_on_disconnect,
     )
 
 
@@ -316,13 +315,20 @@ def _check(
     validation.functions("harden", clock=clock)
 
 
-def _rate_limits(options: HardenOptions, *, observer: Observer, clock: Clock) -> RateRules | None:
-    if not options.rate_limits and not options.trusted_proxies:
-        return None
-    return RateRules(
-        options.rate_limits,
-        trusted_proxies=options.trusted_proxies,
-        store=options.rate_limit_store,
-        observer=observer,
-        clock=clock,
+def _rules(
+    options: HardenOptions, rates: RateLimitMiddleware | None, of: RouteOptions | None = None
+) -> Rules:
+    """Resolve what the requests of some routes are given, or all others."""
+
+    def given(name: str) -> Any:
+        own = None if of is None else getattr(of, name)
+        return getattr(options, name) if own is None else own
+
+    return Rules(
+        limits=given("limits"),
+        timeout=given("request_timeout"),
+        stream_timeout=given("stream_timeout"),
+        cancels=given("cancel_on_disconnect"),
+        priority=Priority.CRITICAL if of is None or of.priority is None else of.priority,
+        rates=None if rates is None else rates.plan.only(given("rate_limits")),
     )

@@ -22,10 +22,4 @@ else:
         },
     )
 
-__all__ = [
-    "Deadline",
-    "TransferLimits",
-    "current_deadline",
-    "limit_request",
-    "time_limit",
-]
+__all__ = ["Deadline", "TransferLimits", "current_deadline", "limit_request", "time_limit"]

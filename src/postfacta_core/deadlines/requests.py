@@ -17,6 +17,7 @@ import asyncio
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
 from functools import wraps
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, cast
@@ -154,13 +155,7 @@ class Running:
             self._reader.cancel()
 
     async def run_in_scope(self, handler: Awaitable[None], *, now: float, timed: bool) -> bool:
-        """Run its handler in a cancel scope; return whether a timer ended it.
-
-        Args:
-            handler: What to run.
-            now: The time on the clock of the deadline.
-            timed: Whether the scope keeps the deadline, since no sweep runs.
-        """
+        """Run its handler in a cancel scope, with a timer where no sweep runs; return whether that ended it."""
         with anyio.CancelScope() as self._cancel_scope:
             if timed:
                 self._time_ahead = anyio.current_time() - now
@@ -249,6 +244,7 @@ class RunningRequests:
         self._overdue = 0
         self._idle: anyio.Event | None = None
         self.tasks: TaskGroup | None = None
+        self._exit: AsyncExitStack | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def __len__(self) -> int:
@@ -334,25 +330,23 @@ class RunningRequests:
         # What an earlier lifespan left behind is bound to an event loop that is gone.
         self._running.clear()
         self._idle, self._overdue = None, 0
-        self.tasks = anyio.create_task_group()
-        await self.tasks.__aenter__()
-        self.tasks.start_soon(self._keep_sweeping)
+        async with AsyncExitStack() as stack:
+            self.tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(self.tasks.cancel_scope.cancel)
+            self.tasks.start_soon(self._keep_sweeping)
+            self._exit = stack.pop_all()
         self.is_sweeping = True
         self.loop = _asyncio_loop()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        self.is_sweeping, self.loop = False, None
-        if (tasks := self.tasks) is None:
+    ) -> None:
+        if (stack := self._exit) is None:
             raise AssertionError("left, but never entered")
-        tasks.cancel_scope.cancel()
-        if isinstance(error, Exception):
-            # The group would wrap the service's own error in an ExceptionGroup.
-            await tasks.__aexit__(None, None, None)
-            return None
-        return await tasks.__aexit__(kind, error, trace)
+        self.is_sweeping, self.loop, self._exit = False, None, None
+        # What ended the block is not for the task group to wrap.
+        await stack.aclose()
 
     async def _keep_sweeping(self) -> None:
         while True:

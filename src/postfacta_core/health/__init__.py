@@ -12,15 +12,7 @@ if TYPE_CHECKING:
 else:
     __getattr__, __dir__ = lazy(
         __name__,
-        {
-            "_verdict": ("CheckConfig", "CheckReport", "HealthReport"),
-            "registry": ("HealthRegistry",),
-        },
+        {"_verdict": ("CheckConfig", "CheckReport", "HealthReport"), "registry": ("HealthRegistry",)},
     )
 
-__all__ = [
-    "CheckConfig",
-    "CheckReport",
-    "HealthRegistry",
-    "HealthReport",
-]
+__all__ = ["CheckConfig", "CheckReport", "HealthRegistry", "HealthReport"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from inspect import isroutine
 from types import TracebackType
 from typing import Final, Self
 
 import anyio
-from anyio.abc import TaskGroup
 
 from .._functions import is_async
 from ..clock import LUCK, MONOTONIC, Clock, Luck
@@ -54,7 +54,7 @@ class HealthRegistry:
         self._clock = clock
         self._luck = luck
         self._checks: dict[str, _Watched] = {}
-        self._tasks: TaskGroup | None = None
+        self._exit: AsyncExitStack | None = None
         self._draining = False
         self._is_over = False
 
@@ -114,7 +114,7 @@ class HealthRegistry:
     @property
     def is_entered(self) -> bool:
         """Whether its checks run: between the start of the service's lifespan and its end."""
-        return self._tasks is not None and not self._is_over
+        return self._exit is not None and not self._is_over
 
     def snapshot(self) -> HealthReport:
         """Return the service's health, from memory."""
@@ -122,7 +122,7 @@ class HealthRegistry:
         watched = self._checks.values()
         return summarize(
             [inspect(name, one.state, one.config, now=now) for name, one in self._checks.items()],
-            entered=self._tasks is not None,
+            entered=self._exit is not None,
             draining=self._draining,
             has_started=all(one.state.has_passed for one in watched if one.config.critical),
         )
@@ -182,29 +182,24 @@ class HealthRegistry:
             self._draining = self._is_over = False
             for watched in self._checks.values():
                 watched.state = CheckState(since=self._clock())
-        self._tasks = anyio.create_task_group()
-        await self._tasks.__aenter__()
-        for name in self._checks:
-            self._tasks.start_soon(self._keep_running, name, name=f"health {name}")
+        async with AsyncExitStack() as stack:
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(tasks.cancel_scope.cancel)
+            for name in self._checks:
+                tasks.start_soon(self._keep_running, name, name=f"health {name}")
+            self._exit = stack.pop_all()
         return self
 
     async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool | None:
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Mark it unready, and end the checks."""
         self.drain()
-        if (tasks := self._tasks) is None:
+        if self._exit is None:
             raise AssertionError("left, but never entered")
         self._is_over = True
-        tasks.cancel_scope.cancel()
-        if isinstance(exc, Exception):
-            # The group would wrap the service's own error in an ExceptionGroup: it need not know of it.
-            await tasks.__aexit__(None, None, None)
-            return None
-        return await tasks.__aexit__(exc_type, exc, traceback)
+        # What ended the block is not for the task group to wrap.
+        await self._exit.aclose()
 
 
 @dataclass(slots=True)

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final, NamedTuple
 
 from ..validation import validation
 
-__all__ = ["NO_PROXIES", "TrustedProxies", "client_address"]
+__all__ = ["NO_PROXIES", "TrustedProxies", "client_address", "site_of"]
 
 _UNIX: Final = "unix"
 _FIELDS: Final = ("x-forwarded-for", "forwarded")
@@ -25,6 +26,7 @@ _MOST_HOPS: Final = 16
 # The longest textual form is 45 characters; a port, brackets and a zone fit as well.
 _MOST_CHARACTERS: Final = 80
 _MOST_KNOWN: Final = 4096
+_SITE_BITS: Final = 48
 
 # RFC 7239, section 4: `for=192.0.2.1`, `for="[2001:db8::1]:4711"`, `for=unknown`, `for=_hidden`.
 _for_of = re.compile(r'(?:^|;)\s*for=\s*(?:"([^"\\]*)"|([^;"\s]+))\s*(?:;|$)', re.IGNORECASE).search
@@ -114,6 +116,16 @@ def client_address(
     if known is None:
         return peer[:_MOST_CHARACTERS]
     return _walk(known.client, headers, trusted) if known.is_trusted else known.client
+
+
+@lru_cache(_MOST_KNOWN)
+def site_of(client: str) -> str | None:
+    """Return the /48 of a client's IPv6 network, which often is one site with 65,536 of them; None for others."""
+    try:
+        network = ip_network(client) if "/" in client else None
+    except ValueError:
+        return None
+    return str(network.supernet(new_prefix=_SITE_BITS)) if isinstance(network, IPv6Network) else None
 
 
 def _walk(nearest: str, headers: Iterable[tuple[bytes, bytes]], trusted: TrustedProxies) -> str:

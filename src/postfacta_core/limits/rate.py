@@ -195,38 +195,40 @@ class HitPlan:
     The usual case, that all of them are allowed, then needs no object for each of them.
 
     Args:
-        hits: For each a limiter without a store, a cost, and whether its key is the caller, or one for all.
+        hits: For each a limiter without a store, a cost, and which of the keys is spent from.
     """
 
     __slots__ = ("_clock", "_firsts", "_last")
 
-    def __init__(self, hits: Sequence[tuple[RateLimiter, int, bool]]) -> None:
+    def __init__(self, hits: Sequence[tuple[RateLimiter, int, int]]) -> None:
         *firsts, last = [
-            (place, limiter, cost, by_caller, limiter.buckets.test, limiter.buckets.spend)
-            for place, (limiter, cost, by_caller) in enumerate(hits)
+            (place, limiter, cost, key, limiter.buckets.test, limiter.buckets.spend)
+            for place, (limiter, cost, key) in enumerate(hits)
         ]
         self._firsts = tuple(reversed(firsts))
         self._last = last
         self._clock = hits[0][0].clock
 
-    def hit(self, caller: str) -> tuple[int, Decision] | None:
-        """Spend all of them for a caller; return the place of the one that has the least left, and its decision.
+    def hit(self, *keys: str) -> tuple[int, Decision] | None:
+        """Spend all of them for a request's keys; return the place of the one that has the least left, and its decision.
 
-        None if one of them would refuse, or does not enforce its rates: then nothing is spent, and `hit_all` decides.
+        None if one of several would refuse, or one does not enforce its rates: then nothing is spent, and `hit_all`
+        decides.
         """
         now = self._clock()
-        for _, limiter, cost, by_caller, test, _ in self._firsts:
-            if not limiter.enforces or not test(caller if by_caller else "", cost, now).allowed:
+        for _, limiter, cost, key, test, _ in self._firsts:
+            if not limiter.enforces or not test(keys[key], cost, now).allowed:
                 return None
-        least, limiter, cost, by_caller, _, spend = self._last
-        if not limiter.enforces or len(caller) > LONGEST_KEY:
+        least, limiter, cost, key, _, spend = self._last
+        if not limiter.enforces or len(keys[0]) > LONGEST_KEY:
             return None
-        found = spend(caller if by_caller else "", cost, now)
+        found = spend(keys[key], cost, now)
         if not found.allowed:
-            return None
+            limiter.counted["limited"] += not self._firsts
+            return None if self._firsts else (least, found)
         limiter.counted["allowed"] += 1
-        for place, limiter, cost, by_caller, _, spend in self._firsts:
-            decision = spend(caller if by_caller else "", cost, now)
+        for place, limiter, cost, key, _, spend in self._firsts:
+            decision = spend(keys[key], cost, now)
             limiter.counted["allowed"] += 1
             if decision.remaining <= found.remaining:
                 least, found = place, decision

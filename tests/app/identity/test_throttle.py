@@ -11,7 +11,7 @@ from anyio.lowlevel import checkpoint
 
 from postfacta_app.errors import RateLimitedError, UnauthenticatedError
 from postfacta_app.identity import throttle
-from postfacta_app.identity.throttle import Throttle, site_of
+from postfacta_app.identity.throttle import Throttle
 from postfacta_core.errors import DatabaseUnavailableError, DeadlineExceededError
 from postfacta_core.limits._rates import Decision
 from postfacta_core.limits.rate import Charge, hit_all
@@ -160,17 +160,3 @@ async def test_a_site_has_a_hundred_tries_a_minute_over_all_accounts() -> None:
         assert await tries.wrong(f"2001:db8:1:{number:x}::/64", f"{number}@example.org") == ["failed"]
     assert await tries.wrong("2001:db8:1:ffff::/64", "fresh@example.org") == ["1"]
     assert await tries.wrong("2001:db8:2::/64", "fresh@example.org") == ["failed"]
-
-
-@pytest.mark.parametrize(
-    ("address", "site"),
-    [
-        ("192.0.2.1", "192.0.2.1"),
-        ("2001:db8:1:2::/64", "2001:db8:1::/48"),
-        ("testclient", "testclient"),
-        ("unix/socket", "unix/socket"),
-        ("", ""),
-    ],
-)
-def test_an_ipv6_network_lies_in_a_site(address: str, site: str) -> None:
-    assert site_of(address) == site

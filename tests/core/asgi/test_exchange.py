@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from postfacta_core.asgi._exchange import HttpExchange
 from postfacta_core.asgi._kernel import Kernel
+from postfacta_core.asgi._rules import Rules
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import ContextMiddleware, ErrorMiddleware, ResponseHeadersMiddleware
 from postfacta_core.context import RequestContext
@@ -62,8 +63,8 @@ async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def make(scope: Scope, receive: Receive, send: Send, *, stream_timeout: float | None = None) -> HttpExchange:
-    kernel = Kernel(nothing, running=RunningRequests(), stream_timeout=stream_timeout)
-    return HttpExchange(kernel, RequestContext("request-id", 1000.0), scope, receive, send)
+    kernel, rules = Kernel(nothing, running=RunningRequests()), Rules(stream_timeout=stream_timeout)
+    return HttpExchange(kernel, rules, RequestContext("request-id", 1000.0), scope, receive, send)
 
 
 def exchange_on(wire: Wire, *, stream_timeout: float | None = None) -> HttpExchange:

@@ -99,7 +99,7 @@ def test_an_option_that_makes_no_sense_is_refused_at_once() -> None:
     cases: list[tuple[Callable[[], object], str]] = [
         (
             lambda: RateLimit("100/minute", per="user"),  # type: ignore[arg-type]
-            "RateLimit.per must be one of 'client', 'global', 'principal', 'route'",
+            "RateLimit.per must be one of 'client', 'site', 'global', 'principal', 'route'",
         ),
         (lambda: RateLimit("100/minute", per=lambda scope: ""), "RateLimit.name must be a text of 1 to 64"),
         (lambda: RateLimit("100/minute", cost=-1), "RateLimit.cost must be a whole number at least 0"),

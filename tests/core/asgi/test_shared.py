@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
-
 from postfacta_core.asgi._kernel import Kernel
 from postfacta_core.asgi._types import Receive, Scope, Send
 from postfacta_core.context import RequestContext
-from postfacta_core.deadlines._transfer import TransferLimits
 from postfacta_core.events import ListenerFailed
 from postfacta_core.telemetry.exchange import Exchange
 from postfacta_core.testing import RecordingObserver
 
-SCOPE: Scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
-
 
 async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
     """Stand for the application."""
-
-
-def test_limits_are_those_of_the_scope() -> None:
-    limits = TransferLimits(max_body_bytes=7)
-
-    def of(scope: Scope) -> TransferLimits:
-        return limits if scope["path"] == "/" else TransferLimits()
-
-    assert Kernel(nothing, limits=limits).limits_of(SCOPE) is limits
-    assert Kernel(nothing, limits=of).limits_of(SCOPE) is limits
-    with pytest.raises(AssertionError):
-        Kernel(nothing).limits_of(SCOPE)
 
 
 def test_a_recorder_that_raises_is_reported_and_the_next_one_is_called() -> None:

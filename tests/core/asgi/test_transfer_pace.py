@@ -11,6 +11,7 @@ import anyio.lowlevel
 import pytest
 
 from postfacta_core.asgi._kernel import Kernel
+from postfacta_core.asgi._rules import Rules
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.asgi.middlewares import LoadSheddingMiddleware, TelemetryMiddleware, TransferMiddleware
 from postfacta_core.context import RequestContext
@@ -293,9 +294,8 @@ class Swept:
         self.shedding = LoadSheddingMiddleware(self._read, clock=loop_clock())
         self.app = Kernel(
             self._read,
-            limits=limits,
             running=self.running,
-            timeout=timeout,
+            rules=Rules(limits=limits, timeout=timeout),
             shedding=self.shedding,
             clock=loop_clock(),
         )

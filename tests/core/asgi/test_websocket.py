@@ -7,6 +7,7 @@ import anyio.lowlevel
 import pytest
 
 from postfacta_core.asgi._kernel import Kernel
+from postfacta_core.asgi._rules import Rules
 from postfacta_core.asgi._types import Message, Receive, Scope, Send
 from postfacta_core.asgi._websocket import WebSocketExchange
 from postfacta_core.context import RequestContext
@@ -38,7 +39,9 @@ async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
 def socket_on(wire: Wire) -> WebSocketExchange:
     kernel = Kernel(nothing, running=RunningRequests())
     scope: Scope = {"type": "websocket", "path": "/", "headers": []}
-    return WebSocketExchange(kernel, RequestContext("request-id", 0.0), scope, wire.receive, wire.send)
+    return WebSocketExchange(
+        kernel, Rules(), RequestContext("request-id", 0.0), scope, wire.receive, wire.send
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_core.limits._address import NO_PROXIES, TrustedProxies, client_address
+from postfacta_core.limits._address import NO_PROXIES, TrustedProxies, client_address, site_of
 from tests.kit.every import every
 
 PROXY = "10.0.0.1"
@@ -188,3 +188,18 @@ def test_an_address_is_the_same_with_a_port_and_in_brackets() -> None:
             with case(written, client):
                 trusted = TrustedProxies(["10.0.0.0/8"])
                 assert client_address("10.0.0.1", [(b"x-forwarded-for", written.encode())], trusted) == client
+
+
+@pytest.mark.parametrize(
+    ("client", "site"),
+    [
+        ("2001:db8:1:2::/64", "2001:db8:1::/48"),
+        ("192.0.2.1", None),
+        ("192.0.2.0/24", None),
+        ("testclient", None),
+        ("unix/socket", None),
+        ("", None),
+    ],
+)
+def test_an_ipv6_network_lies_in_a_site(client: str, site: str | None) -> None:
+    assert site_of(client) == site

@@ -216,7 +216,7 @@ async def test_a_plan_decides_and_counts_as_its_hits_do_one_by_one(
     course: list[tuple[str, float, Mode | None]],
 ) -> None:
     clock = ManualClock()
-    costs, by_caller = (1, 2, 1), (True, False, True)
+    costs, keys = (1, 2, 1), (0, 1, 0)
 
     def limiters() -> list[RateLimiter]:
         rates = ("3/minute", "9/minute", "2/second;4/minute")
@@ -224,18 +224,18 @@ async def test_a_plan_decides_and_counts_as_its_hits_do_one_by_one(
 
     def charges(of: list[RateLimiter], caller: str) -> list[Charge]:
         return [
-            limiter.charge(caller if its_own else "", cost)
-            for limiter, cost, its_own in zip(of, costs, by_caller, strict=True)
+            limiter.charge((caller, "")[key], cost)
+            for limiter, cost, key in zip(of, costs, keys, strict=True)
         ]
 
     planned, single = limiters(), limiters()
-    plan = HitPlan(list(zip(planned, costs, by_caller, strict=True)))
+    plan = HitPlan(list(zip(planned, costs, keys, strict=True)))
     for caller, pause, mode in course:
         clock.advance(pause)
         if mode is not None:
             planned[1].mode = single[1].mode = mode
         expected = await hit_all(charges(single, caller))
-        found = plan.hit(caller)
+        found = plan.hit(caller, "")
         if found is None:
             assert await hit_all(charges(planned, caller)) == expected
         else:

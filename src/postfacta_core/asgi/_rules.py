@@ -1,0 +1,127 @@
+"""Find what a request is given by its route: limits, time, priority and rates, resolved at start."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from ..deadlines._transfer import TransferLimits
+from ..limits._waiting import Priority
+from ..validation import validation
+from ._ratelimit import RatePlan
+from ._types import Scope
+
+__all__ = ["RouteTable", "Rules", "Timeout", "check_route"]
+
+Timeout = float | None | Callable[[Scope], float | None]
+"""Seconds for a request, None for any number of them, or a function that returns them for a scope."""
+
+_route_of = re.compile(r"(?:([A-Z]+) )?(/\S*)").fullmatch
+_PARAMETER: Final = re.compile(r"\{[^{}:]+(:[a-z]+)?\}")
+_REST: Final = ":path"
+
+
+class Rules:
+    """What the requests of some routes are given; -1 is what a function of the scope has to be asked for."""
+
+    # fmt: off
+    __slots__ = (
+        "cancels", "limits", "max_body", "max_headers", "priority", "rates", "seconds", "stream_timeout", "timeout",
+    )
+    # fmt: on
+
+    def __init__(
+        self,
+        *,
+        limits: TransferLimits | Callable[[Scope], TransferLimits] | None = None,
+        timeout: Timeout = None,
+        stream_timeout: float | None = None,
+        cancels: bool | Callable[[Scope], bool] = False,
+        priority: Priority = Priority.CRITICAL,
+        rates: RatePlan | None = None,
+    ) -> None:
+        self.limits: TransferLimits | Callable[[Scope], TransferLimits] | None = limits
+        self.timeout: Timeout = timeout
+        self.stream_timeout: float = math.inf if stream_timeout is None else stream_timeout
+        self.cancels: bool | Callable[[Scope], bool] = cancels
+        self.priority: Priority = priority
+        self.rates: RatePlan | None = rates
+        self.seconds: float = -1.0 if callable(timeout) else math.inf if timeout is None else timeout
+        self.max_headers: float = math.inf if limits is None else -1
+        self.max_body: float = self.max_headers
+        if isinstance(limits, TransferLimits):
+            self.max_headers, self.max_body = limits.max_header_bytes, limits.max_body_bytes
+
+    def limits_of(self, scope: Scope) -> TransferLimits:
+        limits = self.limits
+        if limits is None:
+            raise AssertionError("without limits nothing is asked for them")
+        return limits if isinstance(limits, TransferLimits) else limits(scope)
+
+
+class RouteTable:
+    """The rules of each route: the first that matches a request counts.
+
+    A path without parameters costs one look-up, all templates of a method together one regular expression.
+    """
+
+    def __init__(self, classes: Sequence[tuple[Sequence[str], Rules]], others: Rules) -> None:
+        listed = [(*check_route("route", route), rules) for routes, rules in classes for route in routes]
+        methods = {method for method, _, _ in listed} | {"HEAD"}
+        self._by_method = {method: _compiled(method, listed, others) for method in methods}
+        self._others = self._by_method.get("") or _compiled("", listed, others)
+
+    def find(self, method: str, path: str) -> Rules:
+        """Return what a request is given."""
+        exact, match, found, others = self._by_method.get(method, self._others)
+        if (rules := exact.get(path)) is not None:
+            return rules
+        if match is not None and (place := match(path)) is not None and place.lastindex is not None:
+            return found[place.lastindex - 1]
+        return others
+
+
+class _Compiled(NamedTuple):
+    """The routes of one method: those without parameters, one expression for all others, and what each stands for."""
+
+    exact: dict[str, Rules]
+    match: Callable[[str], re.Match[str] | None] | None
+    found: list[Rules]
+    others: Rules
+
+
+def _compiled(method: str, listed: Sequence[tuple[str, str, Rules]], others: Rules) -> _Compiled:
+    exact: dict[str, Rules] = {}
+    patterns: list[str] = []
+    found: list[Rules] = []
+    of = {"", method} | ({"GET"} if method == "HEAD" else set[str]())
+    for _, path, rules in (each for each in listed if each[0] in of):
+        pattern = _pattern(path)
+        if pattern == "/.*":
+            others = rules
+            break  # Nothing is left for what follows.
+        if "{" in path:
+            patterns.append(f"({pattern})")
+            found.append(rules)
+        elif not any(re.fullmatch(earlier, path) for earlier in patterns):
+            exact.setdefault(path, rules)
+    match = re.compile("|".join(patterns), re.DOTALL).fullmatch if patterns else None
+    return _Compiled(exact, match, found, others)
+
+
+def _pattern(path: str) -> str:
+    literals = [re.escape(text) for text in _PARAMETER.split(path)[::2]]
+    kinds = [".*" if found[1] == _REST else "[^/]+" for found in _PARAMETER.finditer(path)]
+    return "".join(part for pair in zip(literals, [*kinds, ""], strict=True) for part in pair)
+
+
+def check_route(field: str, value: object) -> tuple[str, str]:
+    """Split a route such as `GET /items/{id}` into its method, empty for any, and its path."""
+    found = _route_of(value) if isinstance(value, str) else None
+    if found is None or any(mark in _PARAMETER.sub("", found[2]) for mark in "{}?#"):
+        validation.refuse(
+            field, value, "a path or template, with or without a method", example='"GET /items/{id}"'
+        )
+    return found[1] or "", found[2]

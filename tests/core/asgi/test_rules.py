@@ -1,0 +1,170 @@
+"""A route finds its rules by one look-up, and gets exactly those that the first match says."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+from hypothesis import given, strategies as st
+
+from postfacta_core.asgi import HardenOptions, RateLimit, RouteOptions, harden
+from postfacta_core.asgi._rules import RouteTable, Rules, check_route
+from postfacta_core.asgi._types import Message, Receive, Scope, Send
+from postfacta_core.context import current_request
+from postfacta_core.deadlines._transfer import TransferLimits
+from postfacta_core.limits._waiting import Priority
+from postfacta_core.testing import call_asgi
+from tests.kit.every import every
+
+SCOPE: Scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+OTHERS = Rules()
+
+
+def test_limits_are_those_of_the_scope() -> None:
+    limits = TransferLimits(max_body_bytes=7)
+
+    def of(scope: Scope) -> TransferLimits:
+        return limits if scope["path"] == "/" else TransferLimits()
+
+    assert Rules(limits=limits).limits_of(SCOPE) is limits
+    assert Rules(limits=of).limits_of(SCOPE) is limits
+    with pytest.raises(AssertionError):
+        Rules().limits_of(SCOPE)
+
+
+def test_the_first_route_that_matches_counts() -> None:
+    names = [
+        ["GET /items", "POST /items"],
+        ["GET /items/{id}", "/items/{id:int}/parts"],
+        ["/items/new"],
+        ["/static/{rest:path}"],
+        ["DELETE /{rest:path}"],
+        ["DELETE /items"],
+        ["GET /{a}/{b}/c.d"],
+    ]
+    classes = [(routes, Rules()) for routes in names]
+    table = RouteTable(classes, OTHERS)
+    expected = {
+        "GET /items": 0,
+        "HEAD /items": 0,
+        "POST /items": 0,
+        "PUT /items": None,
+        "GET /items/": None,
+        "GET /items/7": 1,
+        "HEAD /items/7": 1,
+        "GET /items/new": 1,
+        "POST /items/new": 2,
+        "POST /items/7": None,
+        "GET /items/7/8": None,
+        "PATCH /items/7/parts": 1,
+        "GET /static/": 3,
+        "POST /static/a/b": 3,
+        "DELETE /static/a": 3,
+        "DELETE /items": 4,
+        "DELETE /": 4,
+        "GET /x/y/c.d": 6,
+        "GET /x/y/c-d": None,
+        "HEAD /x/y\nz/c.d": 6,
+        "OPTIONS /items": None,
+        "odd /static/a": 3,
+    }
+    with every() as case:
+        for route, place in expected.items():
+            with case(route):
+                assert table.find(*route.split(" ")) is (OTHERS if place is None else classes[place][1])
+
+
+PARTS = st.sampled_from(["a", "b", "{x}", "a.b"])
+PATHS = st.one_of(
+    st.lists(PARTS, max_size=3).map(lambda parts: "/" + "/".join(parts)),
+    st.lists(PARTS, max_size=2).map(lambda parts: "/".join(["", *parts, "{r:path}"])),
+)
+ROUTES = st.tuples(st.sampled_from(["", "GET ", "POST "]), PATHS).map("".join)
+
+
+@given(st.lists(ROUTES, max_size=6), st.sampled_from(["GET", "HEAD", "POST", "PUT"]), PATHS)
+def test_a_look_up_finds_what_a_search_in_order_would(routes: list[str], method: str, path: str) -> None:
+    path = path.replace("{r:path}", "r/s").replace("{x}", "x")
+    classes = [([route], Rules()) for route in routes]
+
+    def matches(route: str) -> bool:
+        of, template = check_route("route", route)
+        pattern = re.escape(template).replace(r"\{r:path\}", ".*").replace(r"\{x\}", "[^/]+")
+        is_method = of in {"", method} or (of, method) == ("GET", "HEAD")
+        return is_method and re.fullmatch(pattern, path) is not None
+
+    first = next((rules for (route,), rules in classes if matches(route)), OTHERS)
+    assert RouteTable(classes, OTHERS).find(method, path) is first
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with what the request was given."""
+    request = current_request()
+    assert request is not None
+    message: Message = {"type": "http.request"}
+    if scope["method"] == "POST":
+        message = await receive()
+    if message["type"] == "http.disconnect":
+        return
+    said = f"{request.limit:g} {request.priority}".encode()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": said})
+
+
+async def test_routes_have_their_own_options_and_all_others_those_of_all() -> None:
+    ingest = RateLimit("2/hour", name="ingest")
+    options = HardenOptions(
+        limits=TransferLimits(max_body_bytes=10),
+        request_timeout=5,
+        rate_limits=["3/hour per client"],
+        routes=[
+            RouteOptions(
+                routes=["POST /signals", "POST /alerts"],
+                limits=TransferLimits(max_body_bytes=20),
+                request_timeout=math.inf,
+                priority=Priority.SHEDDABLE,
+                rate_limits=[ingest],
+            ),
+            RouteOptions(routes=["/free"], rate_limits=[], priority=Priority.CRITICAL_PLUS),
+        ],
+    )
+    app = harden(echo, service="billing", options=options)
+
+    async def ask(method: str, path: str, size: int = 0) -> tuple[int, bytes]:
+        answer = await call_asgi(app, method, path, body=b"x" * size)
+        return answer.status, answer.body if answer.status == 200 else b""
+
+    assert await ask("POST", "/signals", 20) == (200, b"inf 3")
+    assert (await ask("POST", "/signals", 21))[0] == 413
+    assert (await ask("POST", "/alerts", 20))[0] == 429, "one limit for both"
+    assert [await ask("GET", "/free") for _ in range(3)] == [(200, b"5 0")] * 3
+    assert (await ask("POST", "/others", 11))[0] == 413
+    assert [(await ask("GET", "/others"))[0] for _ in range(2)] == [200, 200]
+    assert (await ask("GET", "/others"))[0] == 429
+    assert app.rate_limits is not None
+    assert set(app.rate_limits.limiters) == {"client", "ingest"}
+
+
+async def test_a_function_for_priorities_goes_before_the_route() -> None:
+    def priority_of(scope: Scope) -> Priority | None:
+        return Priority.CRITICAL_PLUS if scope["path"] == "/a" else None
+
+    route = RouteOptions(routes=["GET /{x}"], priority=Priority.SHEDDABLE)
+    app = harden(echo, service="billing", options=HardenOptions(routes=[route], priority_of=priority_of))
+    assert [(await call_asgi(app, "GET", path)).body for path in ("/a", "/b")] == [b"30 0", b"30 3"]
+
+
+def test_a_route_is_listed_once() -> None:
+    twice = [RouteOptions(routes=["GET /a"]), RouteOptions(routes=["GET /b", "GET /a"])]
+    with pytest.raises(
+        ValueError, match=r"HardenOptions.routes must be in one RouteOptions only, not 'GET /a'"
+    ):
+        HardenOptions(routes=twice)
+
+
+def test_limits_of_one_name_are_equal() -> None:
+    other = RouteOptions(routes=["GET /a"], rate_limits=["1/minute per client"])
+    assert len(HardenOptions(rate_limits=["1/minute per client"], routes=[other]).all_rate_limits) == 1
+    with pytest.raises(ValueError, match="must be of different names"):
+        HardenOptions(rate_limits=["2/minute per client"], routes=[other])
