@@ -24,7 +24,7 @@ import anyio
 
 from .._functions import answer_of
 from ..clock import MONOTONIC, Clock
-from ..context import RequestContext, current_request
+from ..context import CURRENT, RequestContext
 from ..deadlines.present import BOUND, Bound, present_limit
 from ..deadlines.shield import is_shielded, scope_of
 from ..errors import DeadlineExceededError
@@ -57,37 +57,34 @@ class _Bounded(Bound):
         already: How often others had cancelled that task when it began.
         entered: The cancel scope of anyio that the task was in when it began.
         calls: The queue that it stands in, unless it has a timer.
+        timer: Ends it, if the queue does not.
         scope: What ends it on trio.
         has_fired: It was cancelled, for its time was up.
     """
 
-    __slots__ = (
-        "already",
-        "calls",
-        "ends_at",
-        "entered",
-        "has_fired",
-        "outer",
-        "scope",
-        "task",
-        "timer",
-    )
+    __slots__ = ("already", "calls", "ends_at", "entered", "has_fired", "outer", "scope", "task", "timer")
 
-    def __init__(self, ends_at: float, request: RequestContext | None, outer: Bound | None) -> None:
-        super().__init__(ends_at, request)
+    def __init__(  # noqa: PLR0917 - one frame, for each call
+        self,
+        at: float,
+        request: RequestContext | None,
+        ends_at: float,
+        outer: Bound | None,
+        task: asyncio.Task[Any] | None,
+    ) -> None:
+        self.at = at
+        self.request = request
         self.ends_at = ends_at
         self.outer = outer
-        self.task: asyncio.Task[Any] | None = None
-        self.calls: dict[_Bounded, None] | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self.scope: anyio.CancelScope | None = None
-        self.has_fired = False
-
-    def watch(self, task: asyncio.Task[Any]) -> None:
-        """Remember the task, and how often others have cancelled it."""
         self.task = task
-        self.already: int = task.cancelling()
-        self.entered: Any = scope_of(task)
+        self.timer: asyncio.TimerHandle | None = None
+        self.has_fired = False
+        if task is None:
+            self.scope = anyio.CancelScope()
+        else:
+            self.calls: dict[_Bounded, None]
+            self.already: int = task.cancelling()
+            self.entered: Any = scope_of(task)
 
     def press(self, context: Context) -> None:
         """Cancel its task, as soon as nothing of its own shields that."""
@@ -113,17 +110,7 @@ class _Queue:
         self.context = Context()
         self._clock = clock
 
-    def add(self, bounded: _Bounded, seconds: float, *, is_last: bool) -> None:
-        """End it after this many seconds; `is_last` says that all others end before it."""
-        if not is_last:
-            bounded.timer = self.loop.call_later(seconds, bounded.press, self.context, context=self.context)
-            return
-        bounded.calls = self.calls
-        self.calls[bounded] = None
-        if not self.is_watched:
-            self._watch(seconds)
-
-    def _watch(self, seconds: float) -> None:
+    def watch(self, seconds: float) -> None:
         self.is_watched = True
         self.loop.call_later(seconds, self._look, context=self.context)
 
@@ -133,7 +120,7 @@ class _Queue:
         while self.calls:
             head = next(iter(self.calls))
             if now < head.ends_at:
-                self._watch(head.ends_at - now)
+                self.watch(head.ends_at - now)
                 return
             del self.calls[head]
             head.press(self.context)
@@ -231,18 +218,19 @@ class Timeout(Guard):
         if self._end(bounded, error):
             raise DeadlineExceededError(self.name) from error
 
-    def _begin(self) -> _Bounded:
-        request, outer = current_request(), BOUND.get()
-        limit = present_limit()
+    def _begin(self) -> _Bounded:  # noqa: C901, PLR0912, PLR0915 - one frame, for each call
+        request, outer = CURRENT.get(), BOUND.get()
         now = self._clock()
-        if limit <= now:
-            raise DeadlineExceededError(self.name)
-        bounded = _Bounded(now + self.seconds, request, outer)
-        has_own_end = False
-        if limit < bounded.at:
-            bounded.at = limit
-            if request is not None and request.deadline + _GRACE < bounded.ends_at:
-                bounded.ends_at, has_own_end = request.deadline + _GRACE, True
+        at = ends_at = now + self.seconds
+        is_last = True
+        if request is not None or outer is not None:
+            limit = present_limit()
+            if limit <= now:
+                raise DeadlineExceededError(self.name)
+            if limit < at:
+                at = limit
+                if request is not None and request.deadline + _GRACE < ends_at:
+                    ends_at, is_last = request.deadline + _GRACE, False
         queue = self._queue
         task = None
         if queue is not None and queue.thread == get_ident():
@@ -250,15 +238,22 @@ class Timeout(Guard):
             task = asyncio.current_task(queue.loop)
         if task is None:
             task = _present_task()
+        bounded = _Bounded(at, request, ends_at, outer, task)
         if task is None:
-            bounded.scope = anyio.CancelScope(deadline=anyio.current_time() + bounded.ends_at - now)
+            bounded.scope.deadline = anyio.current_time() + ends_at - now
             bounded.scope.__enter__()
         else:
-            bounded.watch(task)
             if queue is None or queue.loop is not task.get_loop():
                 # Calls on another loop keep their own queue, and its timer.
                 queue = self._queue = _Queue(task.get_loop(), self._clock)
-            queue.add(bounded, bounded.ends_at - now, is_last=not has_own_end)
+            bounded.calls = queue.calls
+            if is_last:
+                queue.calls[bounded] = None
+                if not queue.is_watched:
+                    queue.watch(ends_at - now)
+            else:
+                press, context = bounded.press, queue.context
+                bounded.timer = queue.loop.call_later(ends_at - now, press, context, context=context)
         BOUND.set(bounded)
         return bounded
 
@@ -266,23 +261,19 @@ class Timeout(Guard):
         """End the watch; return whether this timeout caused the error."""
         BOUND.set(bounded.outer)
         bounded.at = math.inf
-        if bounded.scope is not None:
-            if error is None:
-                bounded.scope.__exit__(None, None, None)
-                return False
-            is_ours = bool(bounded.scope.__exit__(type(error), error, error.__traceback__))
-            if is_ours:
-                self._observe(_ENDED)
-            return is_ours
-        task, bounded.task = bounded.task, None
-        if bounded.calls is not None:
+        task = bounded.task
+        if task is None:
+            kind, trace = (None, None) if error is None else (type(error), error.__traceback__)
+            is_ours = bool(bounded.scope.__exit__(kind, error, trace)) and error is not None
+        else:
+            bounded.task = None
             bounded.calls.pop(bounded, None)
-        if bounded.timer is not None:
-            bounded.timer.cancel()
-        if task is None or not bounded.has_fired:
-            return False
-        # Another canceller must see it raised.
-        is_ours = task.uncancel() <= bounded.already and isinstance(error, asyncio.CancelledError)
+            if bounded.timer is not None:
+                bounded.timer.cancel()
+            if not bounded.has_fired:
+                return False
+            # Another canceller must see it raised.
+            is_ours = task.uncancel() <= bounded.already and isinstance(error, asyncio.CancelledError)
         if is_ours:
             self._observe(_ENDED)
         return is_ours
