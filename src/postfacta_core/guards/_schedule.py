@@ -109,14 +109,9 @@ class RetryRules:
     def plan(
         self, outcome: Outcome[Any], attempt: int, *, now: float, deadline: float, luck: float
     ) -> RetryPlan:
-        """Decide about a retry, apart from the budget. Both functions may raise anything.
+        """Decide about a retry, apart from the budget; both functions may raise anything.
 
-        Args:
-            outcome: How the try ended. That of a result is one that `on` has named.
-            attempt: Which try it was, from 1.
-            now: Monotonic seconds.
-            deadline: On the same clock; `math.inf` for none.
-            luck: From 0 up to, not including, 1.
+        `attempt` counts from 1, `deadline` is `math.inf` for none, `luck` from 0 up to 1. A result is one that `on` has named.
         """
         if outcome.error is not None and not self._is_retryable(outcome, outcome.error):
             return RetryPlan(RetryOutcome.FAILURE)

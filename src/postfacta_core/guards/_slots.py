@@ -25,12 +25,7 @@ __all__ = ["Slots", "Turn"]
 
 
 class Turn:
-    """A caller's place in the queue.
-
-    Attributes:
-        has_come: Whether the caller has a slot now. It must hand it back, even if it no longer waits.
-        wake: Called when it has come.
-    """
+    """A caller's place in the queue. Once `has_come`, the caller has a slot to hand back, even if it no longer waits."""
 
     __slots__ = ("has_come", "wake")
 
@@ -48,25 +43,9 @@ class _Decisions:
 
 
 class Slots:
-    """The slots of one dependency, and its queue.
+    """The slots of one dependency, and its queue, in seconds and numbers as `Bulkhead` has them.
 
-    Its caller holds a lock, or is the only thread.
-
-    Args:
-        name: The bulkhead's, for the refusal and the metrics.
-        size: The slots, 1 at least.
-        max_waiting: How many may wait for one; 0 for none.
-        max_wait: How long each may wait, in seconds.
-        mode: How decisions are used at first.
-
-    Attributes:
-        size: The slots.
-        max_waiting: The places in the waiting room.
-        max_wait: The longest wait, in seconds.
-        used: The calls under way; more than `size` only by another mode than `ENFORCE`.
-
-    Raises:
-        ValueError: If a bound makes no sense.
+    Its caller holds a lock, or is the only thread. `used` is more than `size` only by another mode than `ENFORCE`.
     """
 
     def __init__(
@@ -131,20 +110,12 @@ class Slots:
         return True
 
     def refuse_if_full(self) -> None:
-        """Refuse a caller that finds no place in the queue.
-
-        Raises:
-            BulkheadFullError: If there is none.
-        """
+        """Raise `BulkheadFullError` for a caller that finds no place in the queue."""
         if len(self._queue) >= self.max_waiting:
             raise self._refusal()
 
     def queue(self, wake: Callable[[], object], patience: float) -> Turn:
-        """Join the queue, after `enter` returned False; leave it by `take` or `give_up`.
-
-        Raises:
-            BulkheadFullError: If it is full, or there is no time to wait.
-        """
+        """Join the queue, after `enter` returned False; leave it by `take` or `give_up`. Raise if it is full, or time is up."""
         self.refuse_if_full()
         if not patience > 0:
             raise self._refusal()
@@ -153,11 +124,7 @@ class Slots:
         return turn
 
     def take(self, turn: Turn) -> None:
-        """End a wait with the slot, which must be returned by `leave`.
-
-        Raises:
-            BulkheadFullError: If its turn has not come; then it waits no more.
-        """
+        """End a wait with the slot, which must be returned by `leave`; raise if its turn has not come."""
         if not turn.has_come:
             del self._queue[turn]
             raise self._refusal()

@@ -36,11 +36,7 @@ def running_loop() -> Any:
 
 
 def refuse_on_loop(owner: object) -> None:
-    """Refuse a call that may block its thread, where an event loop runs in it.
-
-    Raises:
-        RuntimeError: If one does.
-    """
+    """Raise `RuntimeError` for a call that may block its thread, where an event loop runs in it."""
     if running_loop() is not None:
         raise RuntimeError(
             f"{owner!r} may wait, which would block the event loop: decorate an async function, await call(...), "
@@ -54,11 +50,7 @@ def pause(seconds: float) -> None:
 
 
 def wait_in_thread(owner: object, steps: Callable[[Wake], Generator[float, None, T]]) -> T:
-    """Run a wait of a guard in this thread, and return its result.
-
-    Raises:
-        RuntimeError: If an event loop runs in it.
-    """
+    """Run a wait of a guard in this thread, where no event loop runs, and return its result."""
     event = threading.Event()
     wait = steps(event.set)
     try:

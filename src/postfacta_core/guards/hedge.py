@@ -244,17 +244,10 @@ def _delay(given: object) -> HedgeDelay:
 
 @dataclass(slots=True, eq=False)
 class _Race:
-    """One call.
+    """One call, open until there is an answer; `is_followed` by a second try, or a refusal of the budget.
 
-    Attributes:
-        start: Makes a try.
-        began: When, in monotonic seconds.
-        stop: Cancels both tries.
-        is_open: There is no answer yet.
-        is_followed: A second try was made, or refused by the budget.
-        outcome: How the two stand.
-        latency: How long the first took, at the least; None if it failed.
-        error: What is raised, unless a try wins; with the result, of the first or of the one that won.
+    The error or result is that of the first try, or of the one that won. `latency` is how long the first took, at the
+    least; None if it failed.
     """
 
     start: partial[Any]

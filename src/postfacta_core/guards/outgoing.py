@@ -212,11 +212,7 @@ class _Dependency:
     wall: Clock
 
     def prepare(self, request: Any) -> Any:
-        """Return a copy of a request, with the headers and bounded waits.
-
-        Raises:
-            DeadlineExceededError: If there is no time left.
-        """
+        """Return a copy of a request, with headers and bounded waits; raise `DeadlineExceededError` if no time is left."""
         try:
             ours = outgoing_headers(self.name, priority_key=self.priority_key, clock=self.clock)
         except DeadlineExceededError:
@@ -332,10 +328,8 @@ class _Transport:
 class _Call:
     """One request on its way through the guards, in one try or more.
 
-    Attributes:
-        failed: Responses that are failures, until one is returned and the others closed.
-        passed: The others. There is more than one where tries overlap, as with a `Hedge`.
-        count: The tries that were begun.
+    The responses that are failures are kept until one is returned and the others closed; so are those that `passed`, of
+    which there is more than one where tries overlap, as with a `Hedge`.
     """
 
     def __init__(self, dependency: _Dependency, request: Any) -> None:
@@ -351,11 +345,7 @@ class _Call:
         return _Attempt(self._dependency, self._request, self.count - 1)
 
     def judged(self, response: Any) -> Any:
-        """Return the response if it is none of a failure.
-
-        Raises:
-            FailedResponseError: For the guards, if it is.
-        """
+        """Return the response; of a failure, raise it as an error for the guards."""
         dependency = self._dependency
         refusal = refusal_in(response, dependency.name, wall=dependency.wall)
         if refusal is None and not dependency.has_failed(response):

@@ -44,13 +44,7 @@ _REASONS: Final = {
 
 
 class _Call:
-    """One call.
-
-    Attributes:
-        budget: What its further tries are spent from.
-        outer: The call in one of whose tries it is made.
-        attempt: Which try is under way.
-    """
+    """One call: its budget, the call in one of whose tries it is made, and which try is under way."""
 
     __slots__ = ("attempt", "budget", "outer")
 

@@ -48,18 +48,10 @@ _GRACE: Final = 0.1
 
 
 class _Bounded(Bound):
-    """A call under way.
+    """A call under way, and what was bound when it began.
 
-    Attributes:
-        ends_at: When it is ended here.
-        outer: What was bound when it began.
-        task: Whose task it is on asyncio, until it has ended.
-        already: How often others had cancelled that task when it began.
-        entered: The cancel scope of anyio that the task was in when it began.
-        calls: The queue that it stands in, unless it has a timer.
-        timer: Ends it, if the queue does not.
-        scope: What ends it on trio.
-        has_fired: It was cancelled, for its time was up.
+    On asyncio it has its task until it has ended, with how often others had cancelled that when it began, and the cancel
+    scope of anyio that it was in; a place in the queue or a timer ends it. On trio a scope does.
     """
 
     __slots__ = ("already", "calls", "ends_at", "entered", "has_fired", "outer", "scope", "task", "timer")

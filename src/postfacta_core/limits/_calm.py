@@ -37,12 +37,9 @@ _FEWEST: Final = 16
 
 
 class Calm:
-    """The lateness of a loop's last beats, and the cost of its last requests.
+    """The lateness of a loop's last beats, and the cost of its last requests, by the moments of one clock, in order.
 
-    Its owner gives it the moments of one clock, in order.
-
-    Attributes:
-        own: The share of the loop's lag that is the process's own doing; less if others took the processor.
+    `own` is the share of the loop's lag that is the process's own doing; less if others took the processor.
     """
 
     __slots__ = ("_began", "_busy", "_cost", "_heard_until", "_refused", "_spared", "_watched_until", "own")
@@ -55,13 +52,7 @@ class Calm:
         self._busy = 0.0
 
     def beat(self, late: float, now: float, busy: float) -> None:
-        """Record a beat.
-
-        Args:
-            late: Seconds by which it came late.
-            now: Its moment.
-            busy: Seconds of processor time that the process used since the last beat.
-        """
+        """Record a beat: the seconds by which it came late, its moment, the processor time used since the last one."""
         self._heard_until = now + _HEARD_FOR
         self._spared = 0
         self._busy += busy

@@ -133,12 +133,7 @@ def shorten(key: str) -> str:
 
 
 class KeyTable:
-    """A bounded set of keys, each with the moment from which it may be forgotten.
-
-    Args:
-        max_keys: The most it holds.
-        forget: Called with each key that it drops.
-    """
+    """A bounded set of keys, each with the moment from which it may be forgotten. `forget` gets each one that is dropped."""
 
     __slots__ = ("_forget", "_hand", "_max_keys", "_ring", "until")
 
@@ -188,12 +183,7 @@ class KeyTable:
 
 
 class Buckets:
-    """One rate, for each of many keys.
-
-    Args:
-        rate: The rate.
-        max_keys: The most keys that are kept.
-    """
+    """One rate, for each of many keys."""
 
     __slots__ = ("_coarse", "_interval", "_per_second", "_span", "_table", "_until", "rate")
 
@@ -252,12 +242,7 @@ class Buckets:
 
 
 class BucketSet:
-    """Several rates that hold together: what one refuses is spent from none.
-
-    Args:
-        rates: At least one.
-        max_keys: The most keys that are kept for each rate.
-    """
+    """Several rates that hold together: what one refuses is spent from none."""
 
     __slots__ = ("_buckets", "spend", "test")
 
@@ -310,11 +295,7 @@ def without_store(failure: StoreFailure, rate: Rate) -> Decision | None:
 
 
 class Counts:
-    """Counts of decisions, for each mode.
-
-    Attributes:
-        now: The numbers of the present mode, to add to.
-    """
+    """Counts of decisions, for each mode; `now` are those of the present one, to add to."""
 
     __slots__ = ("_by_mode", "now")
 
@@ -335,12 +316,7 @@ class Counts:
 
 
 class StoreWatch:
-    """Whether a shared store is to be asked.
-
-    Attributes:
-        is_up: Whether the last answer that counts was one.
-        failures: How often in a row it failed.
-    """
+    """Whether a shared store is to be asked, and how often in a row it failed."""
 
     __slots__ = ("_again_at", "_era", "_is_tried", "failures", "is_up")
 
@@ -368,12 +344,7 @@ class StoreWatch:
         return True
 
     def failed(self, ticket: int, again_at: float) -> bool:
-        """Record that it did not answer; return whether it has just become unavailable.
-
-        Args:
-            ticket: From `ask`.
-            again_at: The moment before which it is not asked again.
-        """
+        """Record that it did not answer, and is not asked before a moment; return whether that is news."""
         if ticket != self._era:
             return False
         was_up = self.is_up

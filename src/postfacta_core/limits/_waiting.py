@@ -56,16 +56,9 @@ ADMIT: Final = Admit()
 
 
 class Wait:
-    """A request's place in the queue.
+    """A request's place in the queue, until a moment at which the limiter's `give_up` is due.
 
-    Attributes:
-        priority: The request's.
-        since: When it came.
-        until: When it has waited long enough, and the limiter's `give_up` is due.
-        shed: The refusal, should it come to that.
-        verdict: What became of it; None while it waits.
-        decided: When that was.
-        wake: Called when there is a verdict; to be set before the limiter is called again.
+    The verdict is None while it waits. `wake` is called when there is one; set it before the limiter is called again.
     """
 
     __slots__ = ("decided", "priority", "shed", "since", "until", "verdict", "wake")
@@ -81,15 +74,7 @@ class Wait:
 
 
 class WaitingLine:
-    """Requests that wait for room.
-
-    Args:
-        spare: Seconds that a request may wait in an overload.
-        patience: Seconds that a caller may wait in a burst; at least as long as 16 answers take, up to 4 s.
-
-    Attributes:
-        count: How many wait.
-    """
+    """Requests that wait for room; the bounds are those of `OverloadConfig`."""
 
     def __init__(self, spare: float, patience: float) -> None:
         self.count: int = 0
