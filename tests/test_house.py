@@ -53,14 +53,14 @@ def test_a_module_says_what_it_exports() -> None:
 def test_the_app_stays_thin() -> None:
     app = {name: text for name, text in MODULES.items() if name.startswith("postfacta_app/")}
     assert (
-        sum(len(text.splitlines()) for name, text in app.items() if "/migrations/" not in name) <= 20_214
+        sum(len(text.splitlines()) for name, text in app.items() if "/migrations/" not in name) <= 20_167
     ), "docs/decisions/0006"
 
 
 # Lines, which may only fall, but those of the lab, which is being built. The aim of `postfacta_core` is 12,000, of
 # `postfacta_slo` 4,600, of `postfacta_postgres` 1,600.
 BUDGETS = {
-    "postfacta_core": 19_587,
+    "postfacta_core": 19_513,
     "postfacta_postgres": 2_112,
     "postfacta_slo": 5_363,
     "postfacta_lab": 7_500,

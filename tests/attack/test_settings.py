@@ -71,6 +71,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "Admit",
             "Bound",
             "BlockGuard",
+            "LastValues",
             "Listed",
             "Outcome",
             "Registry",

@@ -6,9 +6,8 @@ cached only if its handler declares it free of private data, whose visibility ca
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
@@ -24,17 +23,20 @@ from postfacta_core.errors import (
     PoolTimeoutError,
     ResilienceError,
 )
+from postfacta_core.guards._kept import LastValues
 
 from ..errors import AppError
 from ..principal import Principal
 from .body import if_none_match
 from .render import mark_stale
 
-__all__ = ["MAX_AGE", "Kept", "Key", "Shelf", "StaleAnswers", "allow_stale", "is_away"]
+__all__ = ["MAX_AGE", "Kept", "Key", "StaleAnswers", "allow_stale", "is_away"]
 
 MAX_AGE: Final = 900.0
 """The age in seconds up to which responses are replayed."""
 
+_MAX_ANSWERS: Final = 1000
+_MAX_BYTES: Final = 32 * 1024 * 1024
 _AWAY: Final = (
     CircuitOpenError | DatabaseUnavailableError | PoolTimeoutError | LockTimeoutError | DeadlineExceededError
 )
@@ -58,11 +60,10 @@ def allow_stale(request: Request) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A cached response, and the monotonic time of its request."""
+    """A cached response."""
 
     body: bytes
     headers: Mapping[str, str]
-    at: float
 
     def size_bytes(self, key: Key) -> int:
         """Return its approximate size in bytes: response and URL."""
@@ -70,74 +71,24 @@ class Kept:
         return len(self.body) + lines + len(key[1]) + len(key[2])
 
 
-class Shelf:
-    """A least-recently-used cache of responses.
-
-    Args:
-        max_answers: The most responses.
-        max_bytes: Their total size; larger responses are not cached.
-    """
-
-    def __init__(self, *, max_answers: int = 1000, max_bytes: int = 32 * 1024 * 1024) -> None:
-        self._kept: OrderedDict[Key, tuple[Kept, int]] = OrderedDict()
-        self._max_answers = max_answers
-        self._max_bytes = max_bytes
-        self._bytes = 0
-
-    def put(self, key: Key, kept: Kept) -> None:
-        """Store the last response."""
-        self.drop(key)
-        size = kept.size_bytes(key)
-        self._kept[key] = (kept, size)
-        self._bytes += size
-        while len(self._kept) > self._max_answers or self._bytes > self._max_bytes:
-            self.drop(next(iter(self._kept)))
-
-    def get(self, key: Key, now: float) -> Kept | None:
-        """Return the cached response unless it is too old."""
-        kept, _ = self._kept.get(key, (None, 0))
-        if kept is None:
-            return None
-        if now >= kept.at + MAX_AGE:
-            self.drop(key)
-            return None
-        self._kept.move_to_end(key)
-        return kept
-
-    def drop(self, key: Key) -> None:
-        """Remove the cached response."""
-        _, size = self._kept.pop(key, (None, 0))
-        self._bytes -= size
-
-    def clear(self) -> None:
-        """Remove all cached responses."""
-        self._kept.clear()
-        self._bytes = 0
-
-
 class StaleAnswers:
     """Wraps handlers, and replays cached responses while the database is unavailable.
 
     Args:
         database: The name in the database's errors.
-        shelf: The cache.
         monotonic: The clock for ages.
         wall: The clock for displayed times.
     """
 
-    def __init__(
-        self, database: str, *, shelf: Shelf | None = None, monotonic: Clock = MONOTONIC, wall: Clock = WALL
-    ) -> None:
+    def __init__(self, database: str, *, monotonic: Clock = MONOTONIC, wall: Clock = WALL) -> None:
         self._database = database
-        self._shelf = shelf or Shelf()
+        self._kept = LastValues[Kept](MAX_AGE, _MAX_ANSWERS, _MAX_BYTES)
         self._monotonic = monotonic
         self._wall = wall
-        self._era = 0
 
     def forget(self) -> None:
         """Drop all cached responses; called when a caller may have lost access to something."""
-        self._shelf.clear()
-        self._era += 1
+        self._kept.clear()
 
     async def answer(
         self,
@@ -147,38 +98,28 @@ class StaleAnswers:
     ) -> Response:
         """Call the handler; if the database is unavailable, replay the last response."""
         key = (principal, request.scope["path"], request.scope["query_string"])
-        began, era = self._monotonic(), self._era
+        # A response read before a revocation must not be cached after it.
+        began, generation = self._monotonic(), self._kept.generation
         try:
             response = await handler(request, principal)
         except AppError:
-            self._shelf.drop(key)  # Such as 404: it is gone or hidden.
+            self._kept.drop(key)  # Such as 404: it is gone or hidden.
             raise
         except ResilienceError as error:
-            now = self._monotonic()
-            kept = self._shelf.get(key, now) if is_away(error, self._database) else None
+            kept = self._kept.find(key, self._monotonic()) if is_away(error, self._database) else None
             if kept is None:
                 raise
-            return self._again(request, kept, int(now - kept.at))
-        if era == self._era:  # A response read before a revocation must not be cached after it.
-            self._note(key, request, response, began=began)
+            return self._again(request, *kept)
+        kept = self._kept.find(key, began)
+        new = _keepable(request, response, None if kept is None else kept[0])
+        if new is None:
+            self._kept.drop(key)
+        else:
+            self._kept.keep(key, new, began=began, generation=generation, size=new.size_bytes(key))
         return response
 
-    def _note(self, key: Key, request: Request, response: Response, *, began: float) -> None:
-        headers = {name: text for name, text in response.headers.items() if name != "content-length"}
-        if _ALLOWED not in request.scope:
-            self._shelf.drop(key)
-        elif response.status_code == _OK:
-            self._shelf.put(key, Kept(bytes(response.body), headers, began))
-        elif (
-            response.status_code == _NOT_MODIFIED
-            and (kept := self._shelf.get(key, began))
-            and headers.get("etag") == kept.headers.get("etag", "")
-        ):
-            self._shelf.put(key, replace(kept, at=began))
-        else:
-            self._shelf.drop(key)
-
-    def _again(self, request: Request, kept: Kept, age: int) -> Response:
+    def _again(self, request: Request, kept: Kept, seconds: float) -> Response:
+        age = int(seconds)
         # RFC 9211, 2.2: never fresh, so stale since it was stored.
         headers = {
             **kept.headers,
@@ -193,3 +134,15 @@ class StaleAnswers:
         if headers.get("content-type", "").startswith("text/html"):
             body = mark_stale(body, datetime.fromtimestamp(self._wall() - age, UTC))
         return Response(body, headers=headers)
+
+
+def _keepable(request: Request, response: Response, kept: Kept | None) -> Kept | None:
+    """Return what is cached of a response: that of a 304 stays what it is."""
+    if _ALLOWED in request.scope:
+        headers = {name: text for name, text in response.headers.items() if name != "content-length"}
+        if response.status_code == _OK:
+            return Kept(bytes(response.body), headers)
+        etag = headers.get("etag")
+        if response.status_code == _NOT_MODIFIED and kept and etag == kept.headers.get("etag", ""):
+            return kept
+    return None

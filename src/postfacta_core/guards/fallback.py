@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, ParamSpec, TypeVar
@@ -14,6 +13,7 @@ from ..errors import FailedResponseError, ResilienceError
 from ..events import Mode, Observer, Sample, process_observer
 from ..validation import validation
 from ._guard import Guard, innermost
+from ._kept import LastValues
 from ._outcome import RAISE, On, Outcome, check_on
 
 __all__ = ["Answer", "Fallback"]
@@ -115,8 +115,7 @@ class Fallback(Guard):
         self._max_age = max_age
         self._max_entries = max_entries
         self._clock = clock
-        self._kept: OrderedDict[Hashable, tuple[float, Any]] = OrderedDict()
-        self._generation = 0
+        self._kept = LastValues[Any](max_age, max_entries)
         self._counts = dict.fromkeys((_FRESH, _STALE, _DEFAULT, _NONE, _SHADOW), 0)
         self._announce()
 
@@ -169,14 +168,12 @@ class Fallback(Guard):
     def forget(self, key: Hashable) -> None:
         """Drop the value of this key, and ignore the results of all calls under way."""
         with self._lock:
-            self._kept.pop(key, None)
-            self._generation += 1
+            self._kept.forget(key)
 
     def clear(self) -> None:
         """Drop all values, and ignore calls under way: for when permissions have been reduced."""
         with self._lock:
             self._kept.clear()
-            self._generation += 1
 
     def _enter(
         self, function: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -187,7 +184,7 @@ class Fallback(Guard):
         if self._key is not None and function is not None:
             _, args, kwargs = innermost(function, args, kwargs)
             key = self._key(*args, **kwargs)
-        return key, self._clock(), self._generation
+        return key, self._clock(), self._kept.generation
 
     def _passed(self, ticket: _Ticket | None, result: Any) -> Any:
         if ticket is not None and self._predicate is None:
@@ -215,7 +212,7 @@ class Fallback(Guard):
         if self._stands_in_for(outcome):
             return self._stand_in(ticket, outcome, error)
         with self._lock:
-            self._kept.pop(ticket[0], None)
+            self._kept.drop(ticket[0])
         return None
 
     def _stands_in_for(self, outcome: Outcome[Any]) -> bool:
@@ -232,25 +229,18 @@ class Fallback(Guard):
         self._acquire()
         try:
             self._counts[_FRESH] += 1
-            # What was asked for before something was forgotten must not be kept after it.
-            if self._key is None or generation != self._generation:
-                return
-            kept = self._kept.get(key)
-            # Of two calls at once, the one that began later has the newer value, whichever ends first.
-            if kept is None or kept[0] <= began:
-                self._kept[key] = (began, value)
-            self._kept.move_to_end(key)
-            if len(self._kept) > self._max_entries:
-                self._kept.popitem(last=False)
+            if self._key is not None:
+                self._kept.keep(key, value, began=began, generation=generation)
         finally:
             self._release()
 
     def _stand_in(self, ticket: _Ticket, outcome: Outcome[Any], error: Exception) -> Answer[Any] | None:
         with self._lock:
-            answer = self._stale(ticket[0], error)
-        source = _STALE
-        if answer is None:
+            kept = self._kept.find(ticket[0], self._clock())
+        if kept is None:
             answer, source = self._made_up(outcome, error), _DEFAULT
+        else:
+            answer, source = Answer(kept[0], kept[1], error), _STALE
         if answer is None:
             source = _NONE
         elif self._mode is Mode.SHADOW:
@@ -258,17 +248,6 @@ class Fallback(Guard):
         with self._lock:
             self._counts[source] += 1
         return answer
-
-    def _stale(self, key: Hashable, error: Exception) -> Answer[Any] | None:
-        kept, now = self._kept.get(key), self._clock()
-        if kept is None:
-            return None
-        began, value = kept
-        if now >= began + self._max_age:
-            del self._kept[key]
-            return None
-        self._kept.move_to_end(key)
-        return Answer(value, now - began, error)
 
     def _made_up(self, outcome: Outcome[Any], error: Exception) -> Answer[Any] | None:
         if self._otherwise is RAISE:

@@ -1,0 +1,77 @@
+"""Decide which values are kept for the time in which no new one can be had: the last of each key, within bounds.
+
+1. A value is not given from its age on, counted from when its call began; use does not renew it.
+2. Of two calls at once, the one that began later has the newer value, whichever ends first.
+3. What was asked for before something was forgotten is not kept after it: its caller may have lost access.
+4. Beyond the bounds, what was not used for longest goes first; what is larger than all is not kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+__all__ = ["LastValues"]
+
+T = TypeVar("T")
+
+
+class LastValues(Generic[T]):
+    """The last value of each key, in seconds, number and bytes. Its owner holds a lock, or is the only thread.
+
+    `generation` counts how often something was forgotten.
+    """
+
+    def __init__(self, max_age: float, max_entries: int, max_bytes: float = math.inf) -> None:
+        self.generation: int = 0
+        self._max_age, self._max_entries, self._max_bytes = max_age, max_entries, max_bytes
+        # When its call began, the value, and its bytes.
+        self._kept: OrderedDict[Hashable, tuple[float, T, int]] = OrderedDict()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        """Return the number of values, including expired ones not yet removed."""
+        return len(self._kept)
+
+    def keep(self, key: Hashable, value: T, *, began: float, generation: int, size: int = 0) -> None:
+        """Keep a value whose call began at a moment, and in a generation."""
+        if generation != self.generation:
+            return
+        kept = self._kept.get(key)
+        if kept is None or kept[0] <= began:
+            self._kept[key] = (began, value, size)
+            self._bytes += size - (0 if kept is None else kept[2])
+        self._kept.move_to_end(key)
+        if size > self._max_bytes:
+            self.drop(key)
+        while len(self._kept) > self._max_entries or self._bytes > self._max_bytes:
+            self.drop(next(iter(self._kept)))
+
+    def find(self, key: Hashable, now: float) -> tuple[T, float] | None:
+        """Return a value and its age, unless it is too old."""
+        kept = self._kept.get(key)
+        if kept is None:
+            return None
+        if now >= kept[0] + self._max_age:
+            self.drop(key)
+            return None
+        self._kept.move_to_end(key)
+        return kept[1], now - kept[0]
+
+    def drop(self, key: Hashable) -> None:
+        """Remove a value: there is none any more."""
+        kept = self._kept.pop(key, None)
+        self._bytes -= 0 if kept is None else kept[2]
+
+    def forget(self, key: Hashable) -> None:
+        """Remove a value, and keep none of the calls under way."""
+        self.drop(key)
+        self.generation += 1
+
+    def clear(self) -> None:
+        """Remove all values, and keep none of the calls under way."""
+        self._kept.clear()
+        self._bytes = 0
+        self.generation += 1
