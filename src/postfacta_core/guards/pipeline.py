@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar, cast
@@ -107,38 +108,20 @@ class Pipeline(Runner):
                 f"cannot guard a block by {', '.join(self._unable)}: it calls a function, perhaps again. "
                 "Use call() or decorate a function"
             )
-        entered: list[Guard] = []
-        try:
+        async with AsyncExitStack() as stack:
             for guard in self.guards:
-                await cast("Any", guard).__aenter__()
-                entered.append(guard)
-        except BaseException as error:
-            # One that is entered already may say it better, as a timeout does.
-            if not await _leave(entered, error):
-                raise
-            raise AssertionError("a guard must not take a refusal for its own") from error
-        return self
+                await stack.enter_async_context(cast("Any", guard))
+            stack.pop_all()
+            return self
+        raise AssertionError("a guard must not take a refusal for its own")
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        return await _leave(self.guards, error)
-
-
-async def _leave(guards: Sequence[Guard], error: BaseException | None) -> bool:
-    """Leave guards from the innermost to the outermost; return whether one of them suppressed the error."""
-    if not guards:
-        return False
-    *outer, innermost = guards
-    try:
-        kind, trace = (None, None) if error is None else (type(error), error.__traceback__)
-        is_taken = await cast("Any", innermost).__aexit__(kind, error, trace)
-    except BaseException as another:
-        if not await _leave(outer, another):
-            raise
-        return True
-    rest = await _leave(outer, None if is_taken else error)
-    return error is not None and bool(is_taken or rest)
+        stack = AsyncExitStack()
+        for guard in self.guards:
+            stack.push_async_exit(cast("Any", guard))
+        return bool(await stack.__aexit__(kind, error, trace))
 
 
 def _flat(guards: Sequence[Guard | Pipeline]) -> list[Guard]:
