@@ -60,8 +60,8 @@ def test_the_app_stays_thin() -> None:
 # Lines, which may only fall, but those of the lab, which is being built. The aim of `postfacta_core` is 12,000, of
 # `postfacta_slo` 4,600, of `postfacta_postgres` 1,600.
 BUDGETS = {
-    "postfacta_core": 19_496,
-    "postfacta_postgres": 2_112,
+    "postfacta_core": 19_478,
+    "postfacta_postgres": 2_067,
     "postfacta_slo": 5_363,
     "postfacta_lab": 7_500,
     "postfacta_lab/assess": 3_500,

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from postfacta_core.errors import PoolTimeoutError
+from postfacta_core.guards._slots import Turn
 
-__all__ = ["LeaseTable", "Lifetimes", "PooledConnection", "Turn"]
+__all__ = ["LeaseTable", "Lifetimes", "PooledConnection"]
 
 C = TypeVar("C")
 
@@ -52,21 +53,6 @@ class PooledConnection(Generic[C]):
     generation: int
     ends_at: float
     idle_since: float = 0.0
-
-
-class Turn:
-    """A caller's place in the queue.
-
-    Attributes:
-        has_come: Whether the caller has a slot now. It must hand it back, even if it no longer waits.
-        wake: Called when it has come.
-    """
-
-    __slots__ = ("has_come", "wake")
-
-    def __init__(self, wake: Callable[[], object]) -> None:
-        self.has_come: bool = False
-        self.wake: Callable[[], object] = wake
 
 
 class LeaseTable(Generic[C]):

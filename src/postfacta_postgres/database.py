@@ -34,6 +34,7 @@ __all__ = [
     "Isolation",
     "PasswordFile",
     "PoolOptions",
+    "Statements",
     "database_circuit",
     "translate",
 ]
@@ -49,11 +50,53 @@ _DURABILITY = (
 )
 
 
-class Connection:
-    """A lent connection whose statements are timed and whose errors are classified.
+class Statements:
+    """Four ways to run a statement, which differ in what they return.
 
     `operation` names a statement in metrics and spans: a word from code, such as `incident_get`; without it, the
     statement's first word. `collection` names the table it is about.
+
+    `repeatable` says that it may run twice, as what only reads may. Then its outcome is never unknown, and a `Database`
+    tries it once more, on another connection, if that broke.
+    """
+
+    def _send(self, method: str, sql: str, args: Sequence[object], /, **options: Any) -> Awaitable[Any]:
+        raise NotImplementedError
+
+    async def fetch(
+        self, sql: str, *args: object, operation: str = "", collection: str = "", repeatable: bool = False
+    ) -> list[asyncpg.Record]:
+        """Run a query and return all its rows."""
+        options: Any = {"operation": operation, "collection": collection, "repeatable": repeatable}
+        rows: list[asyncpg.Record] = await self._send("fetch", sql, args, **options)
+        return rows
+
+    async def fetchrow(
+        self, sql: str, *args: object, operation: str = "", collection: str = "", repeatable: bool = False
+    ) -> asyncpg.Record | None:
+        """Run a query and return its first row, or None."""
+        options: Any = {"operation": operation, "collection": collection, "repeatable": repeatable}
+        row: asyncpg.Record | None = await self._send("fetchrow", sql, args, **options)
+        return row
+
+    async def fetchval(
+        self, sql: str, *args: object, operation: str = "", collection: str = "", repeatable: bool = False
+    ) -> Any:
+        """Run a query and return the first column of its first row, or None."""
+        options: Any = {"operation": operation, "collection": collection, "repeatable": repeatable}
+        return await self._send("fetchval", sql, args, **options)
+
+    async def execute(
+        self, sql: str, *args: object, operation: str = "", collection: str = "", repeatable: bool = False
+    ) -> str:
+        """Run a statement and return the server's tag, such as `UPDATE 1`."""
+        options: Any = {"operation": operation, "collection": collection, "repeatable": repeatable}
+        tag: str = await self._send("execute", sql, args, **options)
+        return tag
+
+
+class Connection(Statements):
+    """A lent connection whose statements are timed and whose errors are classified.
 
     A statement has what is left of the request's time, a small share for the answer taken off, but no more than
     `statement_timeout`. When that has passed, this side gives up, and asks the server to end the statement.
@@ -79,38 +122,18 @@ class Connection:
         """The driver's own connection, for what is missing here; it raises the driver's errors, without events."""
         return self._lease.pooled.connection
 
-    async def fetch(
-        self, sql: str, *args: object, operation: str = "", collection: str = ""
-    ) -> list[asyncpg.Record]:
-        """Run a query and return all its rows."""
-        return await self._run(self.raw.fetch, sql, args, operation=operation, collection=collection)
-
-    async def fetchrow(
-        self, sql: str, *args: object, operation: str = "", collection: str = ""
-    ) -> asyncpg.Record | None:
-        """Run a query and return its first row, or None."""
-        return await self._run(self.raw.fetchrow, sql, args, operation=operation, collection=collection)
-
-    async def fetchval(self, sql: str, *args: object, operation: str = "", collection: str = "") -> Any:
-        """Run a query and return the first column of its first row, or None."""
-        return await self._run(self.raw.fetchval, sql, args, operation=operation, collection=collection)
-
-    async def execute(self, sql: str, *args: object, operation: str = "", collection: str = "") -> str:
-        """Run a statement and return the server's tag, such as `UPDATE 1`."""
-        return await self._run(self.raw.execute, sql, args, operation=operation, collection=collection)
-
-    def _run(
-        self, call: Callable[..., Awaitable[T]], sql: str, args: Sequence[object], **labels: Any
-    ) -> Awaitable[T]:
-        return self._owner.run(self._lease, call, sql, args=args, **labels)
+    def _send(self, method: str, sql: str, args: Sequence[object], /, **options: Any) -> Awaitable[Any]:
+        return self._owner.run(self._lease, getattr(self.raw, method), sql, args=args, **options)
 
 
-class Database:
+class Database(Statements):
     """A PostgreSQL database that may be unavailable at start and at any time later.
 
     Use it as an async context manager, around all of the service's life, on asyncio. Entering it waits for nothing; who
     asks before the first attempt to connect has ended waits for that, for `acquire_timeout` at most. It may be entered
     again once it was left, in another event loop too.
+
+    Each statement runs on a connection of its own; see `Connection` for what it raises, and `acquire`.
 
     Args:
         dsn: A `postgresql://` address, refused if no server could be there. No error or event repeats its password.
@@ -278,57 +301,7 @@ class Database:
             except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError) as error:
                 raise DatabaseUnavailableError(self.name, 1.0) from error
 
-    async def fetch(
-        self, sql: str, *args: object, operation: str = "", collection: str = "", repeatable: bool = False
-    ) -> list[asyncpg.Record]:
-        """Run one query on a connection of its own; see `Connection.fetch`.
-
-        Args:
-            sql: The query.
-            args: Its parameters.
-            operation: Names it in metrics.
-            collection: The table that it is about.
-            repeatable: Whether it may run twice, as what only reads may. Then it is tried once more, on another
-                connection, if that broke, and its outcome is never unknown.
-
-        Raises:
-            OutcomeUnknownError: If its answer is lost, and it is not repeatable: it may have been done.
-            CircuitOpenError: If too many connections broke or timed out recently.
-        """
-        rows: list[asyncpg.Record]
-        rows = await self._alone(
-            "fetch", sql, args, operation=operation, collection=collection, repeatable=repeatable
-        )
-        return rows
-
-    async def fetchrow(
-        self, sql: str, *args: object, operation: str = "", collection: str = "", repeatable: bool = False
-    ) -> asyncpg.Record | None:
-        """Run one query on a connection of its own; see `Connection.fetchrow`, and `fetch` for `repeatable`."""
-        row: asyncpg.Record | None
-        row = await self._alone(
-            "fetchrow", sql, args, operation=operation, collection=collection, repeatable=repeatable
-        )
-        return row
-
-    async def fetchval(
-        self, sql: str, *args: object, operation: str = "", collection: str = "", repeatable: bool = False
-    ) -> Any:
-        """Run one query on a connection of its own; see `Connection.fetchval`, and `fetch` for `repeatable`."""
-        return await self._alone(
-            "fetchval", sql, args, operation=operation, collection=collection, repeatable=repeatable
-        )
-
-    async def execute(
-        self, sql: str, *args: object, operation: str = "", collection: str = "", repeatable: bool = False
-    ) -> str:
-        """Run one statement on a connection of its own; see `Connection.execute`, and `fetch` for `repeatable`."""
-        tag: str = await self._alone(
-            "execute", sql, args, operation=operation, collection=collection, repeatable=repeatable
-        )
-        return tag
-
-    def _alone(self, method: str, sql: str, args: Sequence[object], **options: Any) -> Awaitable[Any]:
+    def _send(self, method: str, sql: str, args: Sequence[object], /, **options: Any) -> Awaitable[Any]:
         if options["repeatable"]:
             return self._health.reads.call(self._once, method, sql, args, **options)
         return self._once(method, sql, args, **options)

@@ -42,7 +42,7 @@ class ConnectionMonitor:
         when_lost: Callable[[], None],
     ) -> None:
         self.found: anyio.Event = anyio.Event()
-        self.when_found: Callable[[], None] = _nothing_to_do
+        self.when_found: Callable[[], object] = bool
         self._name = setup.name
         self._connector = connector
         self._table = table
@@ -213,7 +213,3 @@ class ConnectionMonitor:
             pooled, self._reserved = self._reserved, None
             pooled.connection.terminate()
         self.found = anyio.Event()
-
-
-def _nothing_to_do() -> None:
-    """Do nothing."""

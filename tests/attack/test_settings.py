@@ -120,6 +120,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "RunningRequests",
             "Runtime",
             "Siblings",
+            "Statements",
             "StoreWatch",
             "Tracers",
             "Tracing",

@@ -10,7 +10,8 @@ from hypothesis import given, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from postfacta_core.errors import PoolTimeoutError
-from postfacta_postgres._leases import LeaseTable, Lifetimes, PooledConnection, Turn
+from postfacta_core.guards._slots import Turn
+from postfacta_postgres._leases import LeaseTable, Lifetimes, PooledConnection
 
 LIFETIMES = Lifetimes(lifetime=100.0, idle=10.0)
 
