@@ -42,7 +42,7 @@ bench-overload: .venv/dev ## Ask plain and hardened servers for up to ten times 
 mutate: .venv/dev ## Break each line of policies, runners, rules and db, or ONLY="health retry", and count what the tests notice
 	python -m benchmarks.mutation $(ONLY) --minutes $(TIME)
 load: .venv/dev   ## Load a running PostFacta (URL, TOKEN, RATE, TIME) in open loop, and judge it
-	TOKEN=$(TOKEN) locust -f loadtests/locustfile.py --headless --only-summary --host $(URL) --rate $(RATE) --seconds $(TIME)
+	TOKEN=$(TOKEN) postfacta lab load --url $(URL) --mix loadtests/postfacta.yaml --rate $(RATE) --seconds $(TIME)
 chaos: .venv/dev  ## Run the durability checker and the experiments, or ONLY="C03 durability"
 	python -m chaos $(ONLY) $(if $(ONLY),,--markdown docs/reference/durability.md)
 drain: .venv/dev  ## Stop each server of the matrix under load, and roll instances behind HAProxy

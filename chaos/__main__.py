@@ -26,8 +26,8 @@ from chaos.experiment import VERDICTS, Experiment, find, run
 from chaos.report import as_html
 from chaos.stack import prepare
 from chaos.tables import replace_tables
-from loadtests.mix import read_mix
-from loadtests.page import machine
+from postfacta_lab.engine.page import machine
+from postfacta_lab.load.mix import read_mix
 from postfacta_lab.verdict import Verdict, overall
 
 __all__ = ["QUICK", "main"]

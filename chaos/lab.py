@@ -31,7 +31,7 @@ from chaos.judging import judge as judge_experiment
 from chaos.load import Load
 from chaos.reading import read_all
 from chaos.stack import Stack, prepare
-from loadtests.gate import percentile
+from postfacta_lab.load.gate import percentile
 
 __all__ = [
     "Lab",

@@ -1,6 +1,6 @@
 """Keeps a modest load on a service while things are done to it, and knows how users fare.
 
-Open loop: arrivals come from a schedule (`loadtests/arrivals.py`). Half of them open a connection of their own. Each
+Open loop: arrivals come from a schedule (`postfacta_lab.load.arrivals`). Half of them open a connection of their own. Each
 write is kept as history: the user saw what the first attempt gave, and a careful client repeats it until it knows.
 """
 
@@ -18,8 +18,8 @@ import anyio
 import httpx2
 
 from chaos.history import Action, Fact, Outcome, Write
-from loadtests.arrivals import Meter, Sample, constant
-from loadtests.gate import percentile
+from postfacta_lab.load.arrivals import Meter, Sample, constant
+from postfacta_lab.load.gate import percentile
 
 __all__ = ["SLOW", "Load", "Window"]
 

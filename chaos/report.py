@@ -9,7 +9,7 @@ from typing import Any
 from chaos.durability import Durability
 from chaos.experiment import Experiment
 from chaos.tables import by_kind
-from loadtests.page import Series, badge, bars, chart, facts, page, section, table
+from postfacta_lab.engine.page import Series, badge, bars, chart, facts, page, section, table
 
 __all__ = ["as_html"]
 

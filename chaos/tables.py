@@ -8,8 +8,8 @@ from pathlib import Path
 from chaos.durability import Durability
 from chaos.experiment import Experiment
 from chaos.faults import Fault
-from loadtests.gate import percentile
-from loadtests.page import machine
+from postfacta_lab.engine.page import machine
+from postfacta_lab.load.gate import percentile
 
 __all__ = ["by_kind", "replace_tables"]
 

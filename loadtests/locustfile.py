@@ -1,48 +1,49 @@
-"""Load a running service with a believable mix, open loop, and fail the run if users would have noticed.
+"""The load of `postfacta lab load` from several processes or machines, by Locust's workers.
 
-    python -m loadtests --url http://127.0.0.1:8080 [--path /invoices/7 ...] [--rate 10] [--seconds 30]
+    locust -f loadtests/locustfile.py --headless --only-summary --host http://127.0.0.1:8080 --mix loadtests/postfacta.yaml
+    locust ... --master --expect-workers 2 --workers 2      beside it, twice: locust -f loadtests/locustfile.py --worker
 
-Without `--path` and `--mix` it asks for what PostFacta has. Arrivals come from a schedule made before the run, one
-greenlet each, so a slow service is not spared. The gate (`gate.py`) sets the exit code: 0 pass, 1 failed, 2 invalid
-run, 3 nothing measured. It writes `load.json` and `report.html`. Only this machine is loaded, and hosts that
-LOAD_HOSTS lists.
+Mix, schedule and gate are the lab's. Each of `--workers` sends its part of the rate, and the master judges all that
+they sent. Only this machine is loaded, and hosts that LOAD_HOSTS lists. docs/how-to/scale-out-load.md.
 """
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 import uuid
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
-from urllib.parse import urlsplit
 
 from locust import FastHttpUser, events, task
 from locust.env import Environment
 from locust.exception import StopUser
-from locust.runners import WorkerRunner
+from locust.runners import MasterRunner, WorkerRunner
 
-from loadtests import arrivals, gate, report
-from loadtests.mix import Ask, read_mix
+from postfacta_lab.engine.variables import credentials, refuse_strangers
+from postfacta_lab.load import arrivals, gate
+from postfacta_lab.load.mix import Ask, read_mix
+from postfacta_lab.load.profiles import Part
+from postfacta_lab.load.report import Report
 
 __all__ = ["OpenLoop"]
 
-_LOCAL = {"127.0.0.1", "localhost", "::1"}
 _NUMBERS: Mapping[str, tuple[float, str]] = {
-    "rate": (10.0, "arrivals a second"),
+    "rate": (10.0, "arrivals a second, of all workers"),
     "seconds": (30.0, "length of the schedule"),
     "warm-up": (2.0, "seconds from the start that are not judged"),
     "patience": (20.0, "seconds to wait for the last answers"),
-    "cap": (500.0, "requests in flight at most; what comes above is dropped and counted"),
+    "cap": (500.0, "requests in flight at most, of each worker; what comes above is dropped and counted"),
     "seed": (1.0, "of the Poisson schedule and the mix"),
-    "max-failed": (0.001, "largest share of failures"),
-    "max-p95": (0.2, "largest 95th percentile, in seconds"),
-    "max-p99": (0.5, "largest 99th percentile, in seconds"),
+    "failed": (0.001, "largest share of failures"),
+    "p95": (0.2, "largest 95th percentile, in seconds"),
+    "p99": (0.5, "largest 99th percentile, in seconds"),
     "min-count": (100.0, "fewest requests that a verdict can rest on"),
+    "workers": (1.0, "processes that share the rate; the master waits for all of them"),
 }
 
 
@@ -57,7 +58,11 @@ class _Gevent(Protocol):
 
 
 class _Runner(Protocol):
+    worker_index: int
+
     def quit(self) -> None: ...
+    def register_message(self, name: str, listener: Callable[..., None]) -> None: ...
+    def send_message(self, name: str, data: object) -> None: ...
 
 
 class _World(Protocol):
@@ -68,6 +73,10 @@ class _World(Protocol):
 
 class _Answer(Protocol):
     status_code: int
+
+
+class _Message(Protocol):
+    data: Mapping[str, Any]
 
 
 class _Client(Protocol):
@@ -100,14 +109,14 @@ class OpenLoop(FastHttpUser):
         world = cast("_World", self.environment)
         options = world.parsed_options
         try:
-            moments = _schedule(options)
-            asks = read_mix(options.path, options.mix)
+            moments = _schedule(options, getattr(world.runner, "worker_index", 0))
+            asks = read_mix(options.path, Path(options.mix) if options.mix else None)
         except ValueError as error:
             print(error)  # noqa: T201 - its job
             gevent.spawn(world.runner.quit)
             raise StopUser from None
         meter = arrivals.Meter(cap=int(options.cap))
-        mix = arrivals.luck(int(options.seed)).choices(
+        mix = arrivals.randomness(int(options.seed)).choices(
             asks, weights=[ask.share for ask in asks], k=len(moments)
         )
         began = time.perf_counter()
@@ -126,8 +135,11 @@ class OpenLoop(FastHttpUser):
             warm_up=options.warm_up,
         )
         gevent.killall(sent, block=False)
-        _RUNS[id(world)] = run
-        gevent.spawn(world.runner.quit)
+        if isinstance(cast("Environment", self.environment).runner, WorkerRunner):
+            world.runner.send_message("run", asdict(run))
+        else:
+            _RUNS.append(run)
+            gevent.spawn(world.runner.quit)
         raise StopUser
 
     def _send(self, ask: Ask, intended: float, start: float, meter: arrivals.Meter) -> None:
@@ -148,23 +160,19 @@ class OpenLoop(FastHttpUser):
         meter.finish(arrivals.Sample(ask.route, intended, began, ended, error))
 
 
-_RUNS: dict[
-    int, gate.Run
-] = {}  # Locust makes the users itself: this is how one hands its run to the listener.
+# Locust makes the users itself: this is how they hand over what they did.
+_RUNS: list[gate.Run] = []
 
 
-def _schedule(options: Namespace) -> Sequence[float]:
-    if options.arrivals == "poisson":
-        return arrivals.poisson(options.rate, options.seconds, seed=int(options.seed))
-    return arrivals.constant(options.rate, options.seconds)
+def _schedule(options: Namespace, worker: int) -> Sequence[float]:
+    rate = options.rate / options.workers
+    return arrivals.moments(
+        options.arrivals, rate, rate, seconds=options.seconds, seed=int(options.seed) + worker
+    )
 
 
 def _headers(ask: Ask) -> dict[str, str]:
-    headers = {"X-Traffic-Class": "load"}
-    if token := os.environ.get("TOKEN"):
-        headers["Authorization"] = f"Bearer {token}"
-    if key := os.environ.get("TRAFFIC_KEY"):
-        headers["X-Traffic-Key"] = key
+    headers = {"X-Traffic-Class": "load", **credentials()}
     if ask.method not in {"GET", "HEAD"}:
         headers["Idempotency-Key"] = str(uuid.uuid4())
     if secrets.randbelow(100) == 0:
@@ -173,9 +181,7 @@ def _headers(ask: Ask) -> dict[str, str]:
 
 
 def _limits(options: Namespace) -> gate.Limits:
-    return gate.Limits(
-        failed=options.max_failed, p95=options.max_p95, p99=options.max_p99, count=int(options.min_count)
-    )
+    return gate.Limits(failed=options.failed, p95=options.p95, p99=options.p99, count=int(options.min_count))
 
 
 # Locust leaves the types of its listeners open.
@@ -186,18 +192,41 @@ def _add_options(parser: ArgumentParser, **_: Any) -> None:
     parser.add_argument(
         "--path", action="append", default=[], help="of the service, asked for by GET; may be repeated"
     )
-    parser.add_argument("--mix", type=Path, help="a file of requests, instead: YAML or JSON")
+    # As text: they are sent to workers.
+    parser.add_argument("--mix", help="a file of requests, instead: YAML, JSON or TOML")
     parser.add_argument("--arrivals", choices=("constant", "poisson"), default="poisson", help="the schedule")
-    parser.add_argument("--report", type=Path, default=Path("build/load"), help="folder of the report")
+    parser.add_argument("--report", default="build/load", help="folder of the report")
+
+
+@events.init.add_listener  # type: ignore[untyped-decorator]
+def _await_workers(environment: Environment, **_: Any) -> None:
+    """Have each worker run one user, and judge when the last of them has sent what it did."""
+    if isinstance(environment.runner, MasterRunner):
+        world = cast("_World", environment)
+        options = world.parsed_options
+        OpenLoop.fixed_count = int(options.workers)
+        options.num_users = options.spawn_rate = int(options.workers)
+
+        def collect(environment: Environment, msg: _Message, **_: Any) -> None:
+            _RUNS.append(_received(msg.data))
+            if len(_RUNS) == int(options.workers):
+                gevent.spawn(world.runner.quit)
+
+        world.runner.register_message("run", collect)
+
+
+def _received(data: Mapping[str, Any]) -> gate.Run:
+    figures = {name: value for name, value in data.items() if name != "samples"}
+    return gate.Run(samples=tuple(arrivals.Sample(**sample) for sample in data["samples"]), **figures)
 
 
 @events.test_start.add_listener  # type: ignore[untyped-decorator]
 def _refuse_strangers(environment: Environment, **_: Any) -> None:
     world = cast("_World", environment)
-    allowed = _LOCAL | set(os.environ.get("LOAD_HOSTS", "").split(","))
-    host = urlsplit(world.host or "").hostname or ""
-    if host not in allowed:
-        print(f"{host or 'no host'} is not this machine: list it in LOAD_HOSTS if it is yours")  # noqa: T201 - its job
+    try:
+        refuse_strangers(world.host or "")
+    except ValueError as error:
+        print(error)  # noqa: T201 - its job
         gevent.spawn(world.runner.quit)
 
 
@@ -207,13 +236,25 @@ def judge(environment: Environment, **_: Any) -> None:
     if isinstance(environment.runner, WorkerRunner):
         return  # it fires there too, with nothing measured
     options = cast("_World", environment).parsed_options
-    nothing = gate.Run(samples=(), planned=0, seconds=options.seconds)
-    run, limits = _RUNS.pop(id(environment), nothing), _limits(options)
-    outcome = gate.judge(run, limits)
-    about = {
-        name: f"{getattr(options, name.replace('-', '_')):g}" for name in ("rate", "seconds", "cap", "seed")
-    }
-    report.write(options.report, run, outcome, limits=limits, about={"arrivals": options.arrivals, **about})
-    print(report.as_text(outcome))  # noqa: T201 - its job
-    print(f"report: {options.report / 'report.html'}")  # noqa: T201 - its job
-    environment.process_exit_code = int(outcome.verdict)
+    run, limits = _together(options), _limits(options)
+    part = Part("load", run, gate.judge(run, limits))
+    about = {name: f"{getattr(options, name.replace('-', '_')):g}" for name in _NUMBERS}
+    report = Report([part], limits, {"arrivals": options.arrivals, **about})
+    report.write(Path(options.report))
+    print(report.as_text())  # noqa: T201 - its job
+    print(f"report: {Path(options.report) / 'report.html'}")  # noqa: T201 - its job
+    environment.process_exit_code = int(report.verdict)
+
+
+def _together(options: Namespace) -> gate.Run:
+    """Add up what all workers did; a worker that is missing leaves its arrivals without an end."""
+    planned = sum(run.planned for run in _RUNS)
+    missing = int(options.workers) - len(_RUNS)
+    return gate.Run(
+        samples=tuple(sample for run in _RUNS for sample in run.samples),
+        planned=planned,
+        seconds=options.seconds,
+        dropped=tuple(at for run in _RUNS for at in run.dropped),
+        unfinished=sum(run.unfinished for run in _RUNS) + (missing if _RUNS else 0),
+        warm_up=options.warm_up,
+    )

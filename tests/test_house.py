@@ -90,6 +90,7 @@ READERS = (
     "postfacta_core/asgi/options.py",
     "postfacta_core/drain/signals.py",
     "postfacta_core/launch.py",
+    "postfacta_lab/engine/variables.py",
 )
 
 

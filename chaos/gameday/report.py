@@ -10,7 +10,7 @@ from chaos.gameday.day import Calm
 from chaos.gameday.judge import FAST, Episode, Result
 from chaos.gameday.keeper import Kept
 from chaos.sink import Arrival
-from loadtests.page import Series, badge, chart, facts, machine, page, section, table
+from postfacta_lab.engine.page import Series, badge, chart, facts, machine, page, section, table
 
 __all__ = ["Told", "as_html", "as_json", "as_markdown"]
 

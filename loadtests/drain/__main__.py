@@ -25,7 +25,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from loadtests.mix import read_mix
+from postfacta_lab.load.mix import read_mix
 from postfacta_lab.verdict import overall
 
 from . import report

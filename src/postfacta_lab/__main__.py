@@ -20,6 +20,7 @@ except ModuleNotFoundError:
 __all__ = ["main"]
 
 _COMMANDS: Final[Mapping[str, str]] = {
+    "load": "load a running service in open loop, and judge it",
     "proxy": "break TCP connections on request",
 }
 _CODES: Final = "Exit codes: 0 held, 1 did not hold, 2 undecided, 3 nothing measured or wrong usage."

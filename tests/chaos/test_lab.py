@@ -14,7 +14,7 @@ from chaos.report import as_html
 from chaos.tables import replace_tables
 
 ROOT = Path(__file__).parent.parent.parent
-SERVER = ROOT / "tests/loadtests/tiny_server.py"
+SERVER = ROOT / "tests/lab/tiny_server.py"
 
 
 def probe(func: str, most: float) -> dict[str, object]:

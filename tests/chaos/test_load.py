@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from chaos.load import SLOW, Load
-from loadtests.arrivals import Sample
 from postfacta_lab.engine.processes import wait_until
+from postfacta_lab.load.arrivals import Sample
 
-SERVER = Path(__file__).parent.parent / "loadtests/tiny_server.py"
+SERVER = Path(__file__).parent.parent / "lab/tiny_server.py"
 RATE = 20.0
 
 

@@ -59,8 +59,18 @@ MODES = [("alive", 0), ("failing", 1), ("dead", 3), ("gone", 3), ("away", 3)]
 def test_load_on_a_strangers_service_ends_as_documented(mode: str, code: int, tmp_path: Path) -> None:
     with billing(mode) as url:
         done = run(
-            *("-m", "loadtests", "--url", url, "--path", "/invoices/7", "--path", "/invoices?limit=20"),
-            *("--rate", 60, "--seconds", 3, "--warm-up", 0, "--max-p95", SLOW, "--max-p99", SLOW),
+            *(
+                "-m",
+                "postfacta_lab",
+                "load",
+                "--url",
+                url,
+                "--path",
+                "/invoices/7",
+                "--path",
+                "/invoices?limit=20",
+            ),
+            *("--rate", 60, "--seconds", 3, "--p95", SLOW, "--p99", SLOW),
             *("--report", tmp_path),
         )
     assert done.returncode == code, done.stdout + done.stderr
@@ -73,9 +83,9 @@ def test_load_of_a_mix_writes_what_its_file_says(tmp_path: Path) -> None:
     mix.write_text(
         "- {path: /invoices/7, share: 3}\n- {path: /invoices, method: POST, body: {sum: 3}, expected: 202}\n"
     )
-    words = ("--rate", 60, "--seconds", 3, "--warm-up", 0, "--max-p95", SLOW, "--max-p99", SLOW)
+    words = ("--rate", 60, "--seconds", 3, "--p95", SLOW, "--p99", SLOW)
     with billing("alive") as url:
-        done = run("-m", "loadtests", "--url", url, "--mix", mix, "--report", tmp_path, *words)
+        done = run("-m", "postfacta_lab", "load", "--url", url, "--mix", mix, "--report", tmp_path, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"POST /invoices +\d+ +0 ", done.stdout)
 
@@ -83,7 +93,7 @@ def test_load_of_a_mix_writes_what_its_file_says(tmp_path: Path) -> None:
 def test_load_that_is_too_short_is_undecided(tmp_path: Path) -> None:
     with billing("alive") as url:
         done = run(
-            *("-m", "loadtests", "--url", url, "--path", "/", "--rate", 5, "--seconds", 2, "--warm-up", 0),
+            *("-m", "postfacta_lab", "load", "--url", url, "--path", "/", "--rate", 5, "--seconds", 2),
             *("--report", tmp_path),
         )
     assert done.returncode == 2, done.stdout + done.stderr

@@ -1,8 +1,9 @@
-"""What a load test asks for: the mix of PostFacta, or that of any other service, by paths or from a file."""
+"""What a load test asks for: some paths, or what a file of requests says."""
 
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import cast
 
 import yaml
 
-__all__ = ["POSTFACTA", "Ask", "read_mix"]
+__all__ = ["Ask", "read_mix"]
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _FIELDS: Mapping[str, type | tuple[type, ...]] = {
@@ -48,38 +49,25 @@ class Ask:
         return status == self.expected if self.expected else 200 <= status < 300
 
 
-_NEW = {
-    "title": "Load test incident",
-    "description": "Written by the load test; safe to archive",
-    "severity": "LOW",
-    "kind": "exercise",
-}
-POSTFACTA = (
-    Ask("GET /api/v1/incidents", 6, "/api/v1/incidents?limit=20", expected=200),
-    Ask("GET /api/v0/incidents", 2, "/api/v0/incidents", expected=200),
-    Ask("POST /api/v1/incidents", 2, "/api/v1/incidents", "POST", _NEW, 201),
-)
-
-
 def read_mix(paths: Sequence[str], file: Path | None) -> tuple[Ask, ...]:
-    """Return the mix of a run: GET of each path, or a file's, or PostFacta's own if neither is given.
+    """Return the mix of a run: GET of each path, or a file's.
 
     Raises:
-        ValueError: Both are given, or one is wrong; with what and where.
+        ValueError: Both are given, or neither, or one is wrong; with what and where.
     """
-    if paths and file:
-        raise ValueError("give --path or --mix, not both")
+    if bool(paths) == bool(file):
+        raise ValueError("name what users ask for: --path /invoices/7, or --mix FILE; not both")
     if file:
         return _of_file(file)
     for path in paths:
         _check_path(path, "--path")
-    return tuple(Ask(f"GET {path.partition('?')[0]}", 1, path) for path in paths) or POSTFACTA
+    return tuple(Ask(f"GET {path.partition('?')[0]}", 1, path) for path in paths)
 
 
 def _of_file(file: Path) -> tuple[Ask, ...]:
     try:
         text = file.read_text()
-        found: object = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+        found = _parsed(text, file.suffix)
     except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{file}: {error}") from None
     if not isinstance(found, list) or not found:
@@ -87,6 +75,13 @@ def _of_file(file: Path) -> tuple[Ask, ...]:
     return tuple(
         _ask(f"{file}, request {place}", entry) for place, entry in enumerate(cast("list[object]", found), 1)
     )
+
+
+def _parsed(text: str, suffix: str) -> object:
+    if suffix == ".toml":  # which has no lists at its top
+        return tomllib.loads(text).get("request")
+    found: object = json.loads(text) if suffix == ".json" else yaml.safe_load(text)
+    return found
 
 
 def _ask(where: str, entry: object) -> Ask:

@@ -7,12 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.mix import POSTFACTA, Ask, read_mix
+from postfacta_lab.load.mix import Ask, read_mix
 from tests.kit.every import every
 
 
-def test_without_paths_it_asks_for_what_postfacta_has() -> None:
-    assert read_mix([], None) is POSTFACTA
+def test_the_mix_of_postfacta_is_one() -> None:
+    found = read_mix([], Path("loadtests/postfacta.yaml"))
+    assert [(ask.method, ask.share, ask.expected) for ask in found] == [
+        ("GET", 6, 200),
+        ("GET", 2, 200),
+        ("POST", 2, 201),
+    ]
+
+
+def test_a_file_of_toml_lists_requests(tmp_path: Path) -> None:
+    file = tmp_path / "mix.toml"
+    file.write_text('[[request]]\npath = "/invoices"\nmethod = "POST"\nbody = { sum = 3 }\n')
+    assert read_mix([], file) == (Ask("POST /invoices", 1, "/invoices", "POST", {"sum": 3}),)
 
 
 def test_each_path_is_asked_for_alike() -> None:
@@ -74,5 +85,6 @@ def test_a_missing_file_a_wrong_path_and_both_at_once_are_refused(tmp_path: Path
         read_mix([], tmp_path / "nowhere")
     with pytest.raises(ValueError, match="--path: a path must begin with /"):
         read_mix(["invoices"], None)
-    with pytest.raises(ValueError, match="not both"):
-        read_mix(["/a"], tmp_path)
+    for paths, file in ((["/a"], tmp_path), ([], None)):
+        with pytest.raises(ValueError, match="not both"):
+            read_mix(paths, file)

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, strategies as st
 
-from loadtests.arrivals import MOST_ARRIVALS, Meter, Sample, constant, poisson
+from postfacta_lab.load.arrivals import MOST_ARRIVALS, Meter, Sample, constant, poisson
 
 
 def test_constant_arrivals_are_evenly_spaced() -> None:

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from hypothesis import given, strategies as st
 
-from loadtests.page import Series, badge, bars, chart, page, section, table
+from postfacta_lab.engine.page import Series, badge, bars, chart, page, section, table
 
 
 class Balance(HTMLParser):

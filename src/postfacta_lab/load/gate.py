@@ -14,12 +14,23 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
-from loadtests.arrivals import Sample
-from postfacta_lab.verdict import FEWEST, Verdict, nothing_measured
+from ..verdict import FEWEST, Verdict, nothing_measured
+from .arrivals import Sample
 
-__all__ = ["Limits", "Outcome", "Row", "Run", "Verdict", "judge", "percentile", "summary"]
+__all__ = [
+    "Limits",
+    "Outcome",
+    "Row",
+    "Run",
+    "Verdict",
+    "judge",
+    "judge_overload",
+    "keeps_up",
+    "percentile",
+    "summary",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +90,19 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The verdict, why, and the figures behind it."""
+    """The verdict, why, and the figures behind it.
+
+    Attributes:
+        verdict: The exit code.
+        reasons: Why it is not 0.
+        rows: All requests, then each route.
+        dropped: Arrivals that were not sent.
+        achieved: The share of the planned rate that was sent.
+        errors: How often each came.
+        offered: Arrivals a second.
+        goodput: Good answers a second within the time of `Limits.p99`.
+        in_flight: Requests under way, on average (Little: arrivals a second, times the mean latency).
+    """
 
     verdict: Verdict
     reasons: tuple[str, ...]
@@ -87,10 +110,24 @@ class Outcome:
     dropped: int
     achieved: float
     errors: dict[str, int] = field(default_factory=dict[str, int])
+    offered: float = 0.0
+    goodput: float = 0.0
+    in_flight: float = 0.0
 
     def as_json(self) -> dict[str, object]:
         """Return it as plain data."""
         return {**asdict(self), "verdict": self.verdict.name.lower(), "exit_code": int(self.verdict)}
+
+    def as_found(self) -> Outcome:
+        """Keep the figures, and judge nothing by them; a run that measured nothing stays one."""
+        return self if self.verdict is Verdict.NOTHING else replace(self, verdict=Verdict.PASS)
+
+    def also(self, faults: Sequence[str]) -> Outcome:
+        """Add faults that other figures show."""
+        if not faults:
+            return self
+        verdict = Verdict.FAIL if self.verdict is Verdict.PASS else self.verdict
+        return replace(self, verdict=verdict, reasons=(*self.reasons, *faults))
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -102,26 +139,63 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 def judge(run: Run, limits: Limits) -> Outcome:
     """Return the verdict; an invalid run is invalid whatever its figures say."""
+    outcome = _measured(run, limits)
+    flaws = _flaws(run, limits, outcome)
+    faults = _faults(outcome.rows, limits)
+    if outcome.verdict is Verdict.NOTHING:
+        return outcome
+    if flaws:
+        return replace(outcome, verdict=Verdict.INVALID, reasons=(*flaws, *faults))
+    return replace(outcome, verdict=Verdict.FAIL if faults else Verdict.PASS, reasons=tuple(faults))
+
+
+def judge_overload(run: Run, limits: Limits, *, least: float) -> Outcome:
+    """Judge a run that offers more than can be served: what counts is how many good answers there were.
+
+    Args:
+        run: What was done.
+        limits: What a good answer is, and how late the generator may be.
+        least: Good answers a second that are needed.
+    """
+    outcome = _measured(run, limits)
+    if outcome.verdict is Verdict.NOTHING:
+        return outcome
+    if outcome.achieved < limits.rate and not outcome.dropped:
+        flaw = f"{outcome.achieved:.1%} of the planned rate achieved, {limits.rate:.1%} needed"
+        return replace(outcome, verdict=Verdict.INVALID, reasons=(flaw,))
+    if outcome.goodput < least:
+        fault = f"{outcome.goodput:.1f} good answers a second, at least {least:.1f} needed"
+        return replace(outcome, verdict=Verdict.FAIL, reasons=(fault,))
+    return outcome
+
+
+def keeps_up(run: Run, limits: Limits) -> bool:
+    """Return whether the service met the limits; a request that has no end yet is one that is too late."""
+    good = sorted(sample.latency for sample in run.samples if not sample.error)
+    return all(
+        sum(latency <= most for latency in good) >= share * run.planned
+        for share, most in ((1 - limits.failed, math.inf), (0.95, limits.p95), (0.99, limits.p99))
+    )
+
+
+def _measured(run: Run, limits: Limits) -> Outcome:
+    """Return the figures, with the verdict that they are enough or nothing."""
     samples = [sample for sample in run.samples if sample.intended >= run.warm_up]
-    dropped = sum(at >= run.warm_up for at in run.dropped)
-    rows = (summary("all", samples), *_by_route(samples))
-    achieved = _achieved(run)
-    flaws = _flaws(run, limits, measured=len(samples), dropped=dropped, achieved=achieved)
-    faults = _faults(rows, limits)
+    errors = _errors(samples)
     # A service that was there in the warm-up is there.
-    if nothing := nothing_measured(len(run.samples) if samples else 0, _errors(run.samples)):
-        verdict, reasons = Verdict.NOTHING, [nothing]
-    elif flaws:
-        verdict, reasons = Verdict.INVALID, [*flaws, *faults]
-    else:
-        verdict, reasons = (Verdict.FAIL if faults else Verdict.PASS), faults
+    nothing = nothing_measured(len(run.samples) if samples else 0, _errors(run.samples))
+    seconds = max(run.seconds - run.warm_up, 1e-9)
+    dropped = sum(at >= run.warm_up for at in run.dropped)
     return Outcome(
-        verdict=verdict,
-        reasons=tuple(reasons),
-        rows=rows,
+        verdict=Verdict.NOTHING if nothing else Verdict.PASS,
+        reasons=(nothing,) if nothing else (),
+        rows=(summary("all", samples), *_by_route(samples)),
         dropped=dropped,
-        achieved=achieved,
-        errors=_errors(samples),
+        achieved=_achieved(run),
+        errors=errors,
+        offered=(len(samples) + dropped + run.unfinished) / seconds,
+        goodput=sum(not it.error and it.latency <= limits.p99 for it in samples) / seconds,
+        in_flight=sum(it.latency for it in samples) / seconds,
     )
 
 
@@ -158,15 +232,16 @@ def _achieved(run: Run) -> float:
     return (len(run.samples) + run.unfinished) / run.planned * run.seconds / length
 
 
-def _flaws(run: Run, limits: Limits, *, measured: int, dropped: int, achieved: float) -> list[str]:
+def _flaws(run: Run, limits: Limits, outcome: Outcome) -> list[str]:
     flaws: list[str] = []
+    measured, dropped = outcome.rows[0].count, outcome.dropped
     arrivals = measured + dropped
     if measured < limits.count:
         flaws.append(f"{measured} requests measured, at least {limits.count} needed")
     if arrivals and dropped / arrivals > limits.dropped:
         flaws.append(f"{dropped} of {arrivals} arrivals dropped: too many were in flight")
-    if achieved < limits.rate:
-        flaws.append(f"{achieved:.1%} of the planned rate achieved, {limits.rate:.1%} needed")
+    if outcome.achieved < limits.rate:
+        flaws.append(f"{outcome.achieved:.1%} of the planned rate achieved, {limits.rate:.1%} needed")
     if run.unfinished:
         flaws.append(f"{run.unfinished} requests had no end")
     return flaws

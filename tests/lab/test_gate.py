@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from loadtests.arrivals import Sample
-from loadtests.gate import Limits, Run, Verdict, judge, percentile
+from postfacta_lab.load.arrivals import Sample
+from postfacta_lab.load.gate import Limits, Run, Verdict, judge, percentile
 
 
 def run_of(*samples: Sample, planned: int | None = None, **more: Any) -> Run:

@@ -6,47 +6,56 @@ counts from the moment the request was *meant* to begin: a wait in a queue is me
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, field
+from typing import Literal
 
-__all__ = ["MOST_ARRIVALS", "Meter", "Sample", "constant", "luck", "poisson"]
+__all__ = ["MOST_ARRIVALS", "Meter", "Sample", "Shape", "constant", "moments", "poisson", "randomness"]
 
 MOST_ARRIVALS = 500_000
 """A run is bounded: each answer is kept, for percentiles that are exact."""
 
 
+Shape = Literal["constant", "poisson"]
+
+
 def constant(rate: float, seconds: float) -> tuple[float, ...]:
     """Space arrivals evenly; give their offsets in seconds from the start."""
-    count = _bounded(rate, seconds)
-    return tuple(number / rate for number in range(count))
+    return moments("constant", rate, rate, seconds=seconds)
 
 
 def poisson(rate: float, seconds: float, *, seed: int) -> tuple[float, ...]:
     """Space arrivals at random (Poisson); the same seed gives the same moments."""
-    _bounded(rate, seconds)
-    gaps = luck(seed)
-    moments: list[float] = []
-    at = gaps.expovariate(rate)
-    while at < seconds and len(moments) < MOST_ARRIVALS:
-        moments.append(at)
-        at += gaps.expovariate(rate)
-    return tuple(moments)
+    return moments("poisson", rate, rate, seconds=seconds, seed=seed)
 
 
-def luck(seed: int) -> random.Random:
+def moments(shape: Shape, first: float, last: float, *, seconds: float, seed: int = 1) -> tuple[float, ...]:
+    """Make a schedule whose rate goes evenly from the first to the last; give offsets from its start."""
+    if min(first, last) < 0 or first + last <= 0 or not 0 < seconds < math.inf:
+        raise ValueError(f"a run needs a rate and a length above 0, not {first:g} a second for {seconds:g} s")
+    whole = (first + last) / 2 * seconds
+    if round(whole) > MOST_ARRIVALS:
+        raise ValueError(
+            f"{whole:.0f} arrivals are more than {MOST_ARRIVALS}: take a shorter run or a lower rate"
+        )
+    counts = [float(number) for number in range(round(whole))] if shape == "constant" else []
+    if shape == "poisson":
+        gaps = randomness(seed)
+        at = gaps.expovariate(1.0)
+        while at < whole:
+            counts.append(at)
+            at += gaps.expovariate(1.0)
+    if first == last:
+        return tuple(count / first for count in counts)
+    # The integral of the rate is the number of arrivals so far; this inverts it.
+    growth = (last - first) / seconds
+    return tuple((math.sqrt(first * first + 2 * growth * count) - first) / growth for count in counts)
+
+
+def randomness(seed: int) -> random.Random:
     """Return a seeded generator of random numbers."""
     return random.Random(seed)  # noqa: S311 - a schedule, no secret
-
-
-def _bounded(rate: float, seconds: float) -> int:
-    if rate <= 0 or seconds <= 0:
-        raise ValueError(f"a run needs a rate and a length above 0, not {rate:g} a second for {seconds:g} s")
-    count = round(rate * seconds)
-    if count > MOST_ARRIVALS:
-        raise ValueError(
-            f"{count} arrivals are more than {MOST_ARRIVALS}: take a shorter run or a lower rate"
-        )
-    return count
 
 
 @dataclass(frozen=True, slots=True)

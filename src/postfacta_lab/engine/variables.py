@@ -1,0 +1,33 @@
+"""What the lab reads from the environment."""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import urlsplit
+
+__all__ = ["credentials", "refuse_strangers"]
+
+_LOCAL = {"127.0.0.1", "localhost", "::1"}
+
+
+def credentials() -> dict[str, str]:
+    """Return the headers that TOKEN and TRAFFIC_KEY stand for."""
+    named = {"Authorization": ("TOKEN", "Bearer "), "X-Traffic-Key": ("TRAFFIC_KEY", "")}
+    return {
+        name: scheme + os.environ[variable]
+        for name, (variable, scheme) in named.items()
+        if os.environ.get(variable)
+    }
+
+
+def refuse_strangers(url: str) -> None:
+    """Load this machine alone, and hosts that LOAD_HOSTS lists.
+
+    Raises:
+        ValueError: It is another one, or none.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError(f"--url must begin with http:// or https://, not {url!r}")
+    if parts.hostname not in _LOCAL | set(os.environ.get("LOAD_HOSTS", "").split(",")):
+        raise ValueError(f"{parts.hostname} is not this machine: list it in LOAD_HOSTS if it is yours")

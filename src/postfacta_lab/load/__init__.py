@@ -1,0 +1,1 @@
+"""Load on a running service, in open loop, and a verdict on how its users fared."""
