@@ -5,12 +5,7 @@
 
 `--plain` leaves the library out of the application: what is missed then is what the servers do by themselves.
 
-Any other service is stopped the same way, known by its command and its paths:
-
-    python -m loadtests.drain --command "uvicorn billing:app --port {port}" --path /invoices/7 [--slow "/report?year=7"]
-                              [--ready /healthz/ready] [--grace 30]
-
-Exit codes: 0 held, 1 did not hold, 2 undecided, 3 nothing measured.
+Any other service is stopped by `postfacta lab drain`. Exit codes: 0 held, 1 did not hold, 2 undecided, 3 nothing measured.
 """
 
 from __future__ import annotations
@@ -25,13 +20,12 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from postfacta_lab.load.mix import read_mix
+from postfacta_lab.drain.result import Result, text
 from postfacta_lab.verdict import overall
 
 from . import report
 from .corners import drain_deadline, loop_blocked, second_signal, signal_during_startup
-from .own import OwnService, stop_own
-from .plan import Plan, Result
+from .plan import Plan
 from .rolling import reload_workers, roll_instances
 from .servers import MATRIX, ServerKind
 from .stop import stop_under_load
@@ -55,20 +49,11 @@ _RELOADED = ("uvicorn-2",)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what was asked for; return the exit code."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    try:
-        service = _their_service(options)
-    except ValueError as error:
-        parser.error(str(error))
+    options = _parser().parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="drain-") as folder:
         place = options.keep or Path(folder)
-        if service:
-            results = [asyncio.run(stop_own(service, place))]
-            sys.stdout.write(report.text(results) + "\n")
-        else:
-            plan = Plan(app=options.app, folder=place, plain=options.plain)
-            results = asyncio.run(_run(_steps(options), plan))
+        plan = Plan(app=options.app, folder=place, plain=options.plain)
+        results = asyncio.run(_run(_steps(options), plan))
     if not results:
         sys.stderr.write("nothing to run: none of these scenarios applies to these servers\n")
     if options.json:
@@ -76,35 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.markdown:
         _write_page(options.markdown, results, suffix="-plain" if options.plain else "")
     return int(overall(result.verdict for result in results))
-
-
-def _their_service(options: argparse.Namespace) -> OwnService | None:
-    """Return the service that was named; None for the matrix of servers."""
-    if not options.command:
-        if options.path or options.slow or options.ready:
-            raise ValueError("--path, --slow and --ready are of a service that --command starts")
-        return None
-    if not options.path:
-        raise ValueError("name what clients ask for: --path /invoices/7")
-    try:
-        listens = options.command.format(port=1, app="") != options.command.format(port=2, app="")
-    except (KeyError, IndexError, ValueError):
-        listens = False
-    if not listens:
-        raise ValueError(
-            "--command must say where the port goes: uvicorn billing:app --port {port}; double other braces"
-        )
-    ready = [options.ready] if options.ready else []
-    read_mix([*options.path, *options.slow, *ready], None)
-    return OwnService(
-        command=options.command,
-        paths=options.path,
-        slow=options.slow,
-        ready=options.ready,
-        notice=options.notice,
-        grace=options.grace,
-        start=options.start,
-    )
 
 
 async def _run(steps: Sequence[_Step], plan: Plan) -> list[Result]:
@@ -115,7 +71,7 @@ async def _run(steps: Sequence[_Step], plan: Plan) -> list[Result]:
         except RuntimeError as error:
             # A server that does not start is a miss, and no reason to lose the rest.
             results.append(Result(scenario=name, server=kind.name, cells={}, misses=[str(error)]))
-        sys.stdout.write(report.text(results[-1:]) + "\n")
+        sys.stdout.write(text(results[-1:]) + "\n")
         sys.stdout.flush()
     return results
 
@@ -164,15 +120,6 @@ def _parser() -> argparse.ArgumentParser:
         "--requests", type=int, default=10_000, help="for each rolling restart (default: 10000)"
     )
     parser.add_argument("--app", default=_APP, help=f"import string (default: {_APP})")
-    parser.add_argument("--command", default="", help="starts your own service; {port} stands for its port")
-    parser.add_argument("--path", action="append", default=[], help="its clients ask for; may be repeated")
-    parser.add_argument("--slow", action="append", default=[], help="its path of a long request; likewise")
-    parser.add_argument("--ready", default="", help="its readiness path, if it has one")
-    parser.add_argument(
-        "--notice", type=float, default=1.5, help="seconds that its balancer still sends (1.5)"
-    )
-    parser.add_argument("--grace", type=float, default=30.0, help="seconds from the signal to its end (30)")
-    parser.add_argument("--start", type=float, default=30.0, help="seconds until it answers, at most (30)")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="for journals and logs")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="a page with markers for the tables")

@@ -9,11 +9,14 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from .clients import ask
+from postfacta_lab.drain.clients import ask
+from postfacta_lab.drain.result import Result
+from postfacta_lab.engine.processes import until
+from postfacta_lab.engine.wire import Connection, Outcome, Reply, RequestFailed
+
 from .closing import Closing
-from .plan import EXIT_MARGIN, Plan, Result, Times
-from .servers import Server, ServerKind, until
-from .wire import Connection, Outcome, Reply, RequestFailed
+from .plan import EXIT_MARGIN, Plan, Times
+from .servers import Server, ServerKind
 
 __all__ = ["drain_deadline", "loop_blocked", "second_signal", "signal_during_startup"]
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from postfacta_lab.verdict import Verdict
-
 from .servers import Server, ServerKind
 
-__all__ = ["EXIT_MARGIN", "Plan", "Result", "Times"]
+__all__ = ["EXIT_MARGIN", "Plan", "Times"]
 
 # What the start of an interpreter's end, and of its parent's, may take beside the budget.
 EXIT_MARGIN = 0.5
@@ -79,29 +77,3 @@ class Plan:
         return replace(
             self.times, drain_delay=drain_delay, drain_timeout=drain_timeout, close_timeout=close_timeout
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """What a scenario showed on a server.
-
-    Attributes:
-        scenario: Which.
-        server: Its kind's name.
-        cells: Column to text, for the table.
-        misses: Every goal that was not reached, in words; empty is good.
-        facts: The figures behind the cells.
-        flaw: Set where it was undecided, or nothing was measured; the misses say why.
-    """
-
-    scenario: str
-    server: str
-    cells: dict[str, str]
-    misses: list[str]
-    facts: dict[str, object] = field(default_factory=dict[str, object])
-    flaw: Verdict | None = None
-
-    @property
-    def verdict(self) -> Verdict:
-        """The exit code."""
-        return self.flaw or (Verdict.FAIL if self.misses else Verdict.PASS)

@@ -1,31 +1,14 @@
-"""Show results as tables, on a terminal or between the markers of a Markdown page."""
+"""Show results as tables, between the markers of a Markdown page."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from postfacta_lab.verdict import Verdict
+from postfacta_lab.drain.result import Result
 
-from .plan import Result
-
-__all__ = ["markdown", "put", "text"]
-
-
-_SHORT = {Verdict.PASS: "ok", Verdict.FAIL: "MISSED", Verdict.INVALID: "UNKNOWN", Verdict.NOTHING: "NOTHING"}
-
-
-def text(results: Sequence[Result]) -> str:
-    """Write one block of lines for each result."""
-    return "\n".join(line for result in results for line in _lines(result))
-
-
-def _lines(result: Result) -> Iterable[str]:
-    cells = "; ".join(f"{name}: {cell}" for name, cell in result.cells.items())
-    yield f"{result.scenario:<12}{result.server:<20}{_SHORT[result.verdict]:<8}{cells}"
-    for miss in result.misses:
-        yield f"{'':<32}- {miss}"
+__all__ = ["markdown", "put"]
 
 
 def markdown(results: Sequence[Result]) -> str:

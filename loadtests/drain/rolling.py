@@ -9,11 +9,14 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
-from .clients import Attempt, Balancer, Clients
-from .haproxy import HAProxy, balancing
-from .plan import Plan, Result
-from .servers import Server, ServerKind, free_port, until
-from .wire import Outcome
+from postfacta_lab.drain.clients import Attempt, Balancer, Clients
+from postfacta_lab.drain.haproxy import HAProxy, balancing
+from postfacta_lab.drain.result import Result
+from postfacta_lab.engine.processes import free_port, until
+from postfacta_lab.engine.wire import Outcome
+
+from .plan import Plan
+from .servers import Server, ServerKind
 
 __all__ = ["reload_workers", "roll_instances"]
 

@@ -5,24 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from .clients import ask
-from .wire import HOST
+from postfacta_lab.drain.clients import ask
+from postfacta_lab.engine.processes import free_port, session, until
 
-__all__ = ["MATRIX", "Event", "Server", "ServerKind", "free_port", "until"]
+__all__ = ["MATRIX", "Event", "Server", "ServerKind"]
 
 # Above all that our own limits allow: the servers' deadlines must not decide.
 _GRACE = 60
@@ -269,37 +267,3 @@ class Server:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait(10)
-
-
-def session(leader: int) -> list[int]:
-    """List the processes that live in a session; a launcher may have put some in groups of their own."""
-    found: list[int] = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            # proc(5): the name in parentheses may hold anything; state, parent, group and session follow.
-            state, _, _, number = stat.read_text().rpartition(")")[2].split()[:4]
-            if int(number) == leader and state != "Z":
-                found.append(int(stat.parent.name))
-    return found
-
-
-def free_port() -> int:
-    """Find a port below those that the kernel gives to outgoing connections."""
-    for port in random.sample(range(12_000, 32_000), 200):
-        with socket.socket() as probe:
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-            return port
-    raise RuntimeError("no port is free")
-
-
-async def until(condition: Callable[[], bool], within: float) -> bool:
-    """Wait for a condition; tell whether it came true in time."""
-    deadline = time.monotonic() + within
-    while not condition():
-        if time.monotonic() >= deadline:
-            return False
-        await asyncio.sleep(0.01)
-    return True

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import signal
 
-from .clients import Attempt, Balancer, Clients, Probes
+from postfacta_lab.drain.clients import Attempt, Balancer, Clients, Probes
+from postfacta_lab.drain.result import Result
+from postfacta_lab.engine.processes import until
+from postfacta_lab.engine.wire import Outcome
+
 from .closing import Closing
-from .plan import Plan, Result, Times
-from .servers import Server, ServerKind, until
-from .wire import Outcome
+from .plan import Plan, Times
+from .servers import Server, ServerKind
+from .socket_client import hold_websocket
 
 __all__ = ["stop_under_load"]
 
@@ -62,7 +66,7 @@ class _Load:
             self.sse.append(await self.clients.events("/sse", opened))
 
         async def websocket() -> None:
-            self.websockets.append(await self.clients.websocket("/ws"))
+            self.websockets.append(await hold_websocket(self.server.port, "/ws"))
 
         for _ in range(LISTENERS):
             tasks.create_task(events())

@@ -21,6 +21,7 @@ __all__ = ["main"]
 
 _COMMANDS: Final[Mapping[str, str]] = {
     "load": "load a running service in open loop, and judge it",
+    "drain": "stop a service under load, and count what its clients noticed",
     "proxy": "break TCP connections on request",
 }
 _CODES: Final = "Exit codes: 0 held, 1 did not hold, 2 undecided, 3 nothing measured or wrong usage."

@@ -14,8 +14,9 @@ import pytest
 
 from loadtests.drain import corners, report, stop
 from loadtests.drain.closing import Closing
-from loadtests.drain.plan import Plan, Result, Times
+from loadtests.drain.plan import Plan, Times
 from loadtests.drain.servers import MATRIX
+from postfacta_lab.drain.result import Result
 
 APP = "tests.servers.drain_app:app"
 # One for each mechanism: wrap, wrap below a parent, the loop's handlers, nobody's handler.

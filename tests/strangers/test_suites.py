@@ -186,28 +186,34 @@ def test_a_fault_that_did_not_happen_is_undecided(tmp_path: Path) -> None:
     ("mode", "code"), [("alive", 0), ("rude", 1), ("failing", 1), ("gone", 3), ("away", 3), ("dead", 3)]
 )
 def test_drain_of_a_strangers_service_ends_as_documented(mode: str, code: int) -> None:
-    serve = f"{BILLING} {mode} {{port}}"
+    serve = [BILLING, mode, "{port}"]
     if mode == "dead":
-        serve = '-c "import time; time.sleep({port})"'
+        serve = ["-c", "import time; time.sleep({port})"]
     done = run(
-        *("-m", "loadtests.drain", "--command", f"{sys.executable} {serve}", "--path", "/invoices/7"),
-        *("--path", "/invoices?limit=20", "--slow", "/report", "--grace", 25),
+        *("-m", "postfacta_lab", "drain", "--path", "/invoices/7", "--path", "/invoices?limit=20"),
+        *("--slow", "/report", "--grace", 25),
         *(() if mode == "rude" else ("--ready", "/ready")),
         *(("--start", 3) if mode == "dead" else ()),
+        *("--", sys.executable, *serve),
     )
     assert done.returncode == code, done.stdout + done.stderr
 
 
 def test_drain_names_what_is_missing() -> None:
     for words, complaint in (
-        (("--command", "serve --port 80", "--path", "/"), "where the port goes"),
-        (("--command", "serve --port {port}"), "name what clients ask for"),
-        (("--path", "/"), "of a service that --command starts"),
-        (("--only", "granian-1", "--scenarios", "second"), "nothing to run"),
+        (("--path", "/", "--", "serve", "--port", "80"), "where the port goes"),
+        (("--", "serve", "--port", "{port}"), "name what users ask for"),
+        (("--path", "/"), "Missing argument"),
+        (("--path", "/", "--", "/nowhere/serve", "{port}"), "did not start"),
     ):
-        done = run("-m", "loadtests.drain", *words)
-        assert done.returncode in {2, 3}
-        assert complaint in done.stderr
+        done = run("-m", "postfacta_lab", "drain", *words)
+        assert done.returncode == 3
+        assert complaint in done.stderr + done.stdout
+
+
+def test_the_matrix_of_servers_says_if_there_is_nothing_to_run() -> None:
+    done = run("-m", "loadtests.drain", "--only", "granian-1", "--scenarios", "second")
+    assert (done.returncode, "nothing to run" in done.stderr) == (3, True)
 
 
 def test_chaos_names_what_is_missing(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Only processes that were started here are touched, and their descendants. Linux 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import secrets
@@ -24,6 +25,7 @@ __all__ = [
     "kill",
     "session",
     "thaw",
+    "until",
     "wait_until",
 ]
 
@@ -43,6 +45,16 @@ def wait_until(true: Callable[[], bool], what: str, *, within: float, every: flo
             raise TimeoutError(f"{what}: not within {within:g} s")
         time.sleep(every)  # noqa: TID251 - a thread of its own, not a loop
     return time.monotonic() - began
+
+
+async def until(true: Callable[[], bool], within: float, *, every: float = 0.01) -> bool:
+    """Wait, in an event loop, for something to become true; return whether it did in time."""
+    deadline = time.monotonic() + within
+    while not true():
+        if time.monotonic() >= deadline:
+            return False
+        await asyncio.sleep(every)
+    return True
 
 
 def free_port() -> int:
@@ -146,6 +158,26 @@ class Child:
         if self._process is None or self._process.poll() is not None:
             raise RuntimeError(f"{self.name} does not run")
         return self._process.pid
+
+    @property
+    def code(self) -> int | None:
+        """The exit code; None while it lives, or before it was started."""
+        return None if self._process is None else self._process.poll()
+
+    @property
+    def words(self) -> str:
+        """All that it wrote."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def deliver(self, number: signal.Signals) -> float:
+        """Send a signal to it alone; return the moment, on the monotonic clock."""
+        at = time.monotonic()
+        os.kill(self.pid, number)
+        return at
+
+    def leaves(self) -> list[int]:
+        """List what lives in its session; it had its number when it was started."""
+        return [] if self._process is None else session(self._process.pid)
 
     def start(self) -> None:
         """Start it, without waiting for it to be of use; if it runs already, nothing happens."""

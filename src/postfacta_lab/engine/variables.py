@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from urllib.parse import urlsplit
 
-__all__ = ["credentials", "refuse_strangers"]
+__all__ = ["credentials", "for_a_service", "refuse_strangers"]
 
 _LOCAL = {"127.0.0.1", "localhost", "::1"}
 
@@ -18,6 +20,14 @@ def credentials() -> dict[str, str]:
         for name, (variable, scheme) in named.items()
         if os.environ.get(variable)
     }
+
+
+def for_a_service(port: int) -> dict[str, str]:
+    """Return the environment of a service that is started here: ours, with PORT, and with our own programs found."""
+    # What measures coverage handles SIGTERM too; the service's own handling is what is tried.
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    programs = os.pathsep.join([str(Path(sys.executable).parent), ours.get("PATH", os.defpath)])
+    return {**ours, "PATH": programs, "PORT": str(port)}
 
 
 def refuse_strangers(url: str) -> None:

@@ -1,37 +1,39 @@
-"""Stop any service under load, known by its command and its paths alone, and tell what its clients noticed."""
+"""Stops any service under load, known by its command alone, and counts what its clients noticed."""
 
 from __future__ import annotations
 
 import asyncio
-import os
+import shlex
 import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from postfacta_lab.verdict import FEWEST, Verdict, nothing_measured
-
+from ..engine.processes import Child, free_port, until
+from ..engine.variables import credentials, for_a_service
+from ..engine.wire import Outcome
+from ..load.mix import Ask
+from ..verdict import FEWEST, Verdict, nothing_measured
 from .clients import Attempt, Balancer, Clients, Probes, ask
-from .plan import Result
-from .servers import Server, ServerKind
-from .wire import Outcome
+from .result import Result
 
-__all__ = ["OwnService", "Seen", "judge", "stop_own"]
+__all__ = ["Seen", "Service", "Subject", "first_answers", "judge", "stop"]
 
 _KEEP_ALIVE = 10
 _IN_FLIGHT = 5
+_HALF_SENT = 0.4  # seconds after the signal, the rest is sent
 # Ended by the signal is ended as asked: a server may raise it again once it is done. 143 is how a shell says so.
 _AS_ASKED = {0, -signal.SIGTERM, 128 + signal.SIGTERM}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OwnService:
+class Service:
     """A service, and how its clients and its balancer behave; times are seconds.
 
     Attributes:
         command: Starts it in the foreground; ``{port}`` stands for the port of 127.0.0.1 that it must listen on.
-        paths: What is asked for by GET; each must be answered with 200 to 299.
+        asks: What users ask for; each that has a body is under way, half-sent, when the signal comes.
         slow: Long requests, five of each under way when the signal comes.
         ready: The readiness path; without one, the balancer sends for `notice` from the signal on.
         notice: How long a balancer still sends after readiness failed.
@@ -41,13 +43,40 @@ class OwnService:
     """
 
     command: str
-    paths: Sequence[str]
+    asks: Sequence[Ask]
     slow: Sequence[str] = ()
     ready: str = ""
     notice: float = 1.5
     warm: float = 2.0
     grace: float = 30.0
     start: float = 30.0
+
+    @property
+    def paths(self) -> list[str]:
+        """What is read."""
+        return [ask.path for ask in self.asks if ask.method == "GET"]
+
+    @property
+    def name(self) -> str:
+        """The program's."""
+        return Path(shlex.split(self.command)[0]).name
+
+
+class Subject(Child):
+    """The service as a process.
+
+    Args:
+        service: What it is.
+        folder: Where its output goes.
+        port: Where it listens; by default a free one.
+    """
+
+    def __init__(self, service: Service, folder: Path, port: int = 0) -> None:
+        self.port = port or free_port()
+        words = [word.replace("{port}", str(self.port)) for word in shlex.split(service.command)]
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder / f"{self.port}.log"
+        super().__init__(service.name, words, log=log, environment=for_a_service(self.port))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +100,7 @@ class Seen:
     unready: float | None = None
 
 
-def judge(seen: Seen, service: OwnService) -> tuple[Verdict, list[str]]:
+def judge(seen: Seen, service: Service) -> tuple[Verdict, list[str]]:
     """Return the verdict, and why."""
     if seen.early is not None:
         return Verdict.FAIL, [f"it ended by itself before the signal, with exit code {seen.early}"]
@@ -87,7 +116,7 @@ def judge(seen: Seen, service: OwnService) -> tuple[Verdict, list[str]]:
     return (Verdict.FAIL if misses else Verdict.PASS), misses
 
 
-def _misses(seen: Seen, after: Sequence[Attempt], service: OwnService) -> list[str]:
+def _misses(seen: Seen, after: Sequence[Attempt], service: Service) -> list[str]:
     misses: list[str] = []
     failed = [attempt for attempt in seen.attempts if attempt.outcome is not Outcome.OK]
     if failed:
@@ -107,53 +136,63 @@ def _misses(seen: Seen, after: Sequence[Attempt], service: OwnService) -> list[s
     return misses
 
 
-async def stop_own(service: OwnService, folder: Path) -> Result:
+async def stop(service: Service, folder: Path) -> Result:
     """Start it, load it, send SIGTERM, and judge by what clients noticed."""
-    kind = ServerKind(name=Path(service.command.split()[0]).name, command=service.command)
-    async with Server(kind, app="", folder=folder, environment={}) as server:
-        flaw = await _first_answers(server, service)
-        if flaw is None:
-            seen = await _run(server, service)
-            verdict, misses = judge(seen, service)
+    subject = Subject(service, folder)
+    try:
+        subject.start()
+    except OSError as error:
+        return _nothing(service, [f"it did not start: {error}"])
+    try:
+        flaw = await first_answers(subject, service)
+        if flaw is not None:
+            verdict, reason = flaw
+            seen, misses = None, [reason, *subject.words.strip().splitlines()[-5:]]
         else:
-            seen, (verdict, reason) = None, flaw
-            misses = [reason, *server.log.strip().splitlines()[-5:]]
+            seen = await _run(subject, service)
+            verdict, misses = judge(seen, service)
+    finally:
+        subject.kill()
     return Result(
-        scenario="own",
-        server=kind.name,
+        scenario="stop",
+        server=service.name,
         cells=_cells(seen) if seen else {},
         misses=misses,
         flaw=verdict if verdict in {Verdict.INVALID, Verdict.NOTHING} else None,
     )
 
 
-async def _first_answers(server: Server, service: OwnService) -> tuple[Verdict, str] | None:
+def _nothing(service: Service, reasons: list[str]) -> Result:
+    return Result(scenario="stop", server=service.name, cells={}, misses=reasons, flaw=Verdict.NOTHING)
+
+
+async def first_answers(subject: Subject, service: Service) -> tuple[Verdict, str] | None:
     """Wait until each path is there; return why it is not, if so."""
-    until = time.monotonic() + service.start
+    until_then = time.monotonic() + service.start
     found: dict[str, int] = {}
-    while time.monotonic() < until:
-        found = {path: await ask(server.port, path, headers=_headers()) for path in service.paths}
+    while time.monotonic() < until_then:
+        found = {path: await ask(subject.port, path, headers=_headers()) for path in service.paths}
         if all(200 <= status < 300 for status in found.values()):
             return None
-        if server.process.poll() is not None:
-            return Verdict.NOTHING, f"it ended with exit code {server.process.returncode} before it answered"
+        if subject.code is not None:
+            return Verdict.NOTHING, f"it ended with exit code {subject.code} before it answered"
         if all(300 <= status < 500 for status in found.values()):
             break  # it is up: what is not there will not come
         await asyncio.sleep(0.05)
     bad = {path: status for path, status in found.items() if not 200 <= status < 300}
     errors = {str(status) if status else "no answer": 1 for status in bad.values()}
-    told = "; ".join(
+    why = "; ".join(
         f"GET {path} had {f'status {status}' if status else 'no answer'}" for path, status in bad.items()
     )
     if nothing := nothing_measured(len(errors), errors):
-        return Verdict.NOTHING, f"{told}: {nothing}"
-    return Verdict.FAIL, f"{told}, for {service.start:g} s"
+        return Verdict.NOTHING, f"{why}: {nothing}"
+    return Verdict.FAIL, f"{why}, for {service.start:g} s"
 
 
-async def _run(server: Server, service: OwnService) -> Seen:
+async def _run(subject: Subject, service: Service) -> Seen:
     balancer = Balancer(service.notice)
-    clients = Clients(server.port, balancer, headers=_headers())
-    ready = Probes()
+    clients = Clients(subject.port, balancer, headers=_headers())
+    ready, go_on, opened = Probes(), asyncio.Event(), asyncio.Semaphore(0)
     async with asyncio.TaskGroup() as tasks:
         for number in range(_KEEP_ALIVE):
             path = service.paths[number % len(service.paths)]
@@ -164,22 +203,29 @@ async def _run(server: Server, service: OwnService) -> Seen:
         for path in service.slow:
             for _ in range(_IN_FLIGHT):
                 tasks.create_task(clients.in_flight("slow", path))
+        for write in service.asks:
+            for _ in range(_IN_FLIGHT if write.body is not None else 0):
+                tasks.create_task(clients.half_sent(write, opened, go_on))
+                await opened.acquire()
         await asyncio.sleep(0.3)  # they are under way
-        early = server.process.poll()
+        early = subject.code
         if service.ready:
-            tasks.create_task(ready.probe(server.port, service.ready, balancer, every=0.02))
+            tasks.create_task(ready.probe(subject.port, service.ready, balancer, every=0.02))
         else:
             balancer.saw_unready()
-        signalled = server.send(signal.SIGTERM)
+        signalled = subject.deliver(signal.SIGTERM) if early is None else time.monotonic()
         balancer.end_by(signalled + service.grace)
-        exited = await server.exited(within=service.grace)
-        leftover = exited is not None and not await server.leaves_nothing()
-        server.kill()
+        asyncio.get_running_loop().call_later(_HALF_SENT, go_on.set)
+        await until(lambda: subject.code is not None, service.grace)
+        code = subject.code
+        # Python's tracker of shared resources is a process too, and ends when it sees that its parent did.
+        leftover = code is not None and not await until(lambda: not subject.leaves(), 1.0)
+        subject.kill()
     return Seen(
         attempts=tuple(clients.attempts),
         signalled=signalled,
         early=early,
-        code=None if exited is None else server.process.returncode,
+        code=code,
         leftover=leftover,
         unready=ready.settled(signalled) if service.ready else None,
     )
@@ -197,5 +243,4 @@ def _cells(seen: Seen) -> dict[str, str]:
 
 
 def _headers() -> tuple[tuple[str, str], ...]:
-    token = os.environ.get("TOKEN")
-    return (("authorization", f"Bearer {token}"),) if token else ()
+    return tuple(credentials().items())

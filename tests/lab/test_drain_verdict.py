@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from loadtests.drain.clients import Attempt
-from loadtests.drain.own import OwnService, Seen, judge
-from loadtests.drain.wire import Outcome
+from postfacta_lab.drain.clients import Attempt
+from postfacta_lab.drain.stop import Seen, Service, judge
+from postfacta_lab.engine.wire import Outcome
+from postfacta_lab.load.mix import Ask
 from postfacta_lab.verdict import Verdict
 
-SERVICE = OwnService(command="serve {port}", paths=["/"], ready="/ready", grace=30)
+SERVICE = Service(command="serve {port}", asks=[Ask("GET /", 1, "/")], ready="/ready", grace=30)
 
 
 def attempts(*, before: int = 150, after: int = 50, outcome: Outcome = Outcome.OK) -> Sequence[Attempt]:

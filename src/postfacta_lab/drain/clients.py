@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections import Counter
 from dataclasses import dataclass
 
-from .socket_client import hold_websocket
-from .wire import Connection, Headers, Outcome, RequestFailed
+from ..engine.wire import Connection, Headers, Outcome, RequestFailed
+from ..load.mix import Ask
 
 __all__ = ["Attempt", "Balancer", "Clients", "Probes", "ask"]
 
@@ -167,6 +168,27 @@ class Clients:
         """Send one long request on a connection of its own."""
         await self._once(client, path)
 
+    async def half_sent(self, ask: Ask, opened: asyncio.Semaphore, go_on: asyncio.Event) -> None:
+        """Send half of a request's body, wait, and send the rest: so it is under way for as long as is wished."""
+        at = time.monotonic()
+        connection: Connection | None = None
+        try:
+            connection = await Connection.open(self._port)
+            await connection.send_half(
+                ask.method, ask.path, body=json.dumps(ask.body).encode(), headers=self._headers
+            )
+            opened.release()
+            await go_on.wait()
+            status = (await connection.send_rest()).status
+            outcome = Outcome.OK if ask.is_good(status) else Outcome.of(max(status, 400))
+        except RequestFailed as failure:
+            outcome = failure.outcome
+            opened.release()
+        finally:
+            if connection is not None:
+                await connection.close()
+        self.attempts.append(Attempt("half-sent", outcome, at))
+
     async def events(self, path: str, opened: asyncio.Semaphore) -> str:
         """Listen to server-sent events; tell how they ended: `ended` in order, or cut off."""
         try:
@@ -185,10 +207,6 @@ class Clients:
         finally:
             await connection.close()
         return "ended"
-
-    async def websocket(self, path: str) -> int:
-        """Hold a WebSocket; return the code it was closed with."""
-        return await hold_websocket(self._port, path)
 
     def count(self, *clients: str) -> Counter[Outcome]:
         """Outcomes of these kinds of clients."""

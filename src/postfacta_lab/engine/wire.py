@@ -77,6 +77,7 @@ class Connection:
         self._http = h11.Connection(h11.CLIENT)
         self._answers = 0
         self._bytes = 0
+        self._rest = b""
         self.closing = False
 
     @classmethod
@@ -105,12 +106,33 @@ class Connection:
         try:
             async with asyncio.timeout(within):
                 await self.send(path, headers=headers)
-                response = await self.head()
-                body = b"".join([part async for part in self.body()])
+                return await self._reply()
         except TimeoutError:
             raise RequestFailed(Outcome.TIMEOUT) from None
-        types = [value.decode() for name, value in response.headers if name == b"content-type"]
-        return Reply(response.status_code, "".join(types), body)
+
+    async def send_half(self, method: str, path: str, *, body: bytes, headers: Headers = ()) -> None:
+        """Send a request with a JSON body, but for the second half of that."""
+        self._bytes, self._rest = 0, body[len(body) // 2 :]
+        of_body = [("content-type", "application/json"), ("content-length", str(len(body)))]
+        request = h11.Request(method=method, target=path, headers=[("host", HOST), *of_body, *headers])
+        head = self._http.send(request) or b""
+        await self._write(head + (self._http.send(h11.Data(data=body[: len(body) // 2])) or b""))
+
+    async def send_rest(self, *, within: float = _PATIENCE) -> Reply:
+        """Send the other half, and read the whole answer.
+
+        Raises:
+            RequestFailed: No whole answer came within that many seconds.
+        """
+        rest = (self._http.send(h11.Data(data=self._rest)) or b"") + (
+            self._http.send(h11.EndOfMessage()) or b""
+        )
+        try:
+            async with asyncio.timeout(within):
+                await self._write(rest)
+                return await self._reply()
+        except TimeoutError:
+            raise RequestFailed(Outcome.TIMEOUT) from None
 
     async def send(self, path: str, *, headers: Headers = ()) -> None:
         """Send a request."""
@@ -118,11 +140,7 @@ class Connection:
         request = h11.Request(method="GET", target=path, headers=[("host", HOST), *headers])
         data = self._http.send(request) or b""
         self._http.send(h11.EndOfMessage())
-        try:
-            self._writer.write(data)
-            await self._writer.drain()
-        except OSError:
-            raise RequestFailed(self._unanswered()) from None
+        await self._write(data)
 
     async def head(self) -> h11.Response:
         """Read the answer up to its body."""
@@ -146,6 +164,19 @@ class Connection:
         self._writer.close()
         with suppress(OSError):
             await self._writer.wait_closed()
+
+    async def _write(self, data: bytes) -> None:
+        try:
+            self._writer.write(data)
+            await self._writer.drain()
+        except OSError:
+            raise RequestFailed(self._unanswered()) from None
+
+    async def _reply(self) -> Reply:
+        response = await self.head()
+        body = b"".join([part async for part in self.body()])
+        types = [value.decode() for name, value in response.headers if name == b"content-type"]
+        return Reply(response.status_code, "".join(types), body)
 
     async def _event(self) -> h11.Event | type[h11.NEED_DATA | h11.PAUSED]:
         while True:

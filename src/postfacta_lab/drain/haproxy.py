@@ -11,8 +11,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .servers import free_port, until
-from .wire import HOST
+from ..engine.processes import free_port, until
+from ..engine.wire import HOST
 
 __all__ = ["HAProxy", "balancing", "program"]
 
@@ -29,7 +29,7 @@ defaults
   timeout http-keep-alive 60s
   option http-keep-alive
   option httpchk
-  http-check send meth GET uri /healthz/ready ver HTTP/1.1 hdr Host drain
+  http-check send meth GET uri {ready} ver HTTP/1.1 hdr Host drain
   http-check expect status 200
 frontend front
   bind {host}:{port}
@@ -43,8 +43,7 @@ backend instances
 
 def program() -> str | None:
     """Find HAProxy, where Debian puts it too."""
-    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
-    return shutil.which("haproxy", path=path)
+    return shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +88,8 @@ class HAProxy:
 
 
 @contextmanager
-def balancing(ports: Sequence[int], folder: Path) -> Generator[HAProxy]:
-    """Run HAProxy before the instances at these ports.
+def balancing(ports: Sequence[int], folder: Path, *, ready: str = "/healthz/ready") -> Generator[HAProxy]:
+    """Run HAProxy before the instances at these ports, which it asks for a path until they answer 200.
 
     Raises:
         RuntimeError: There is no HAProxy.
@@ -103,7 +102,9 @@ def balancing(ports: Sequence[int], folder: Path) -> Generator[HAProxy]:
     servers = "\n".join(f"  server s{number} {HOST}:{port}" for number, port in enumerate(ports))
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "haproxy.cfg"
-    config.write_text(_CONFIG.format(control=front.control, host=HOST, port=front.port, servers=servers))
+    config.write_text(
+        _CONFIG.format(control=front.control, host=HOST, port=front.port, servers=servers, ready=ready)
+    )
     with (folder / "haproxy.log").open("wb") as log:
         process = subprocess.Popen([haproxy, "-db", "-f", config], stdout=log, stderr=log)  # noqa: S603 - our own config
     try:

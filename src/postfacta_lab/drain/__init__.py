@@ -1,0 +1,1 @@
+"""Stops and restarts a service under load, and counts what its clients noticed."""
