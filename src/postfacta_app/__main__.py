@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Final
 
 from postfacta_core import __version__
@@ -13,6 +14,12 @@ from . import COMMANDS
 
 __all__ = ["main"]
 
+# Of other packages: the module, which names the extra that it needs, and what it does.
+_OTHERS: Final = {
+    "slo": ("postfacta_slo.__main__", "objectives as code: generate, check, report, budget [slo]"),
+    "lab": ("postfacta_lab.__main__", "load, drain and break any service [lab]"),
+    "assess": ("postfacta_lab.assess.cli", "grade any service by what it does under faults [lab]"),
+}
 _START: Final = """\
 [app], [slo] and [lab] name the extra that a command needs: pip install "postfacta[app]"
 
@@ -42,19 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", dest="name", required=True, metavar="<command>")
     for name, summary in COMMANDS.items():
         commands.add_parser(name, help=f"{summary} [app]", add_help=False)
-    commands.add_parser(
-        "slo", help="objectives as code: generate, check, report, budget [slo]", add_help=False
-    )
-    commands.add_parser("lab", help="load, drain and break any service [lab]", add_help=False)
+    for name, (_, summary) in _OTHERS.items():
+        commands.add_parser(name, help=summary, add_help=False)
     name = parser.parse_args(words[:1]).name
-    if name == "slo":
-        from postfacta_slo.__main__ import main as slo  # noqa: PLC0415 - it needs its extra, and names it
-
-        return slo(words[1:])
-    if name == "lab":
-        from postfacta_lab.__main__ import main as lab  # noqa: PLC0415 - likewise
-
-        return lab(words[1:])
+    if name in _OTHERS:
+        return int(import_module(_OTHERS[name][0]).main(words[1:]))
     try:
         from .cli import main as run  # noqa: PLC0415 - it needs the extra
     except ModuleNotFoundError as error:

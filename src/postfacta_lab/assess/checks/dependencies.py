@@ -1,0 +1,190 @@
+"""Dependencies: the database is cut, silent, slow or not there yet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from time import monotonic
+
+from ..bench import Bench
+from ..engine.http import Answer
+from ..engine.link import Link
+from ..engine.load import closed_loop
+from ..groups import group
+from ..model import Verdict
+
+__all__: list[str] = []
+
+_CUT, _SILENT = 5.0, 8.0
+_ENOUGH = 40
+
+
+def _link(bench: Bench) -> Link:
+    if bench.link is None:
+        raise RuntimeError("no database is named")
+    return bench.link
+
+
+@group("DEP-2", "DEP-3", "DEP-4", "TIME-4", needs=("read", "database"), fresh=True, quick=False)
+async def outages(bench: Bench) -> Mapping[str, Verdict]:
+    """Cut the database and let it come back; then silence it, and again."""
+    link = _link(bench)
+    await link.cut()
+    cut = await _ask_for(bench, _CUT)
+    await link.heal()
+    after_cut = await _recovers(bench)
+    link.freeze()
+    first = await _ask_for(bench, _SILENT, patience=32.0)
+    settled = [answer for at, answer in first if at >= 6] if any(at >= 6 for at, _ in first) else []
+    await link.cut()  # what was silent is dropped, as by a router that comes back
+    await link.heal()
+    after_silence = await _recovers(bench)
+    return {
+        "DEP-2": _unavailable(
+            bench, [(kind, answer) for kind, (_, answer) in zip(_kinds(bench, len(cut)), cut, strict=True)]
+        ),
+        "DEP-3": _recovery(after_cut, after_silence),
+        "DEP-4": _not_waited(settled),
+        "TIME-4": _limited([answer for _, answer in first]),
+    }
+
+
+def _kinds(bench: Bench, number: int) -> list[str]:
+    return ["write" if bench.spec.write and index % 2 else "read" for index in range(number)]
+
+
+async def _ask_for(bench: Bench, seconds: float, patience: float = 12.0) -> list[tuple[float, Answer]]:
+    """Read and write, one each 0.15 s, whether or not they are answered."""
+    answers: dict[int, tuple[float, Answer]] = {}
+    began = monotonic()
+
+    async def one(number: int, at: float) -> None:
+        if bench.spec.write and number % 2:
+            answers[number] = at, (await bench.write(patience=patience)).answer
+        else:
+            answers[number] = at, await bench.read(patience=patience)
+
+    async with asyncio.TaskGroup() as group_:
+        for number in range(int(seconds / 0.15)):
+            await asyncio.sleep(max(0.0, number * 0.15 - (monotonic() - began)))
+            group_.create_task(one(number, monotonic() - began))
+    return [answers[number] for number in sorted(answers)]
+
+
+def _unavailable(bench: Bench, answers: list[tuple[str, Answer]]) -> Verdict:
+    acknowledged = sum(kind == "write" and answer.good for kind, answer in answers)
+    hung = sum(not answer.status for _, answer in answers)
+    right = [_is_right(kind, answer) for kind, answer in answers]
+    slowest = max(answer.seconds for _, answer in answers)
+    seen = ", ".join(sorted({str(answer) for _, answer in answers}))
+    facts = {"cut": [(round(0.15 * number, 2), answer.status) for number, (_, answer) in enumerate(answers)]}
+    evidence = f"{sum(right)} of {len(right)} were answered by 503 with Retry-After, or stale, within {slowest:.1f} s ({seen})"
+    if acknowledged and bench.durable is not False:
+        return Verdict.scored(
+            0.0, f"{acknowledged} writes were acknowledged while the database was cut", **facts
+        )
+    if hung:
+        return Verdict.scored(0.0, f"{hung} of {len(answers)} were not answered", **facts)
+    return Verdict.scored(
+        1.0 if all(right) and slowest <= 1 else 0.5 if _mostly(answers) else 0.25, evidence, **facts
+    )
+
+
+def _is_right(kind: str, answer: Answer) -> bool:
+    return (answer.status == 503 and "retry-after" in answer.headers) or (kind == "read" and answer.good)
+
+
+def _mostly(answers: list[tuple[str, Answer]]) -> bool:
+    return sum(answer.status >= 500 or answer.good for _, answer in answers) == len(answers)
+
+
+async def _recovers(bench: Bench) -> float | None:
+    """Return after how long three reads and writes in a row were good; None if they were not within 20 s."""
+    began, row = monotonic(), 0
+    while (at := monotonic() - began) < 20:
+        good = (await bench.read(patience=2)).good
+        if bench.spec.write is not None:
+            good = good and (await bench.write(patience=2)).answer.good
+        row = row + 1 if good else 0
+        if row == 3:
+            return at
+        await asyncio.sleep(0.1)
+    return None
+
+
+def _recovery(*after: float | None) -> Verdict:
+    times = [
+        f"{what} {f'{at:.1f} s' if at is not None else 'never'}"
+        for what, at in zip(("cut", "silence"), after, strict=True)
+    ]
+    worst = max(20.0 if at is None else at for at in after)
+    return Verdict.within(worst, f"good again after a {', after '.join(times)}", full=5, half=15)
+
+
+def _not_waited(answers: list[Answer]) -> Verdict:
+    if not answers:
+        return Verdict.not_run("too little was asked")
+    p95 = sorted(answer.seconds for answer in answers)[int(0.95 * (len(answers) - 1))]
+    return Verdict.within(p95, f"after 6 s of silence, p95 was {p95:.2f} s", full=1, half=3)
+
+
+def _limited(answers: list[Answer]) -> Verdict:
+    unanswered = sum(not answer.status for answer in answers)
+    slowest = max(answer.seconds for answer in answers)
+    if unanswered:
+        return Verdict.scored(
+            0.0, f"{unanswered} of {len(answers)} requests were not answered within 32 s of silence"
+        )
+    return Verdict.within(
+        slowest, f"with a silent database, the slowest answer took {slowest:.1f} s", full=10, half=40
+    )
+
+
+@group("DEP-5", needs=("read", "database"), fresh=True, quick=False)
+async def pool(bench: Bench) -> Verdict:
+    """Let 60 callers ask while the database is a little slow."""
+    link, most = _link(bench), bench.spec.database.max_connections if bench.spec.database else 0
+    link.delay(0.05)
+    link.count_anew()
+    flood = await closed_loop(lambda: bench.read(patience=15), callers=60, seconds=4.0)
+    opened, at_once = link.opened, link.most
+    await link.heal()
+    odd = sorted({str(answer) for _, answer in flood.answers if not (answer.good or answer.refused)})
+    share = opened / max(len(flood.answers), 1)
+    evidence = (
+        f"{at_once} connections at most for 60 callers, {opened} opened for {len(flood.answers)} requests"
+    )
+    if odd:
+        return Verdict.scored(0.0, f"{evidence}; answers were also {', '.join(odd)}")
+    if at_once <= most and share < 0.3:
+        return Verdict.scored(1.0, evidence)
+    return Verdict.scored(0.5 if at_once <= 2 * most else 0.0, f"{evidence}; {most} are allowed")
+
+
+@group("DEP-1", needs=("read", "database"), quick=False)
+async def absent(bench: Bench) -> Verdict:
+    """Start it with the database cut."""
+    link = _link(bench)
+    await link.cut()
+    await bench.start(wait=False)
+    bench.dirty = True
+    began, lived = monotonic(), False
+    while (at := monotonic() - began) < 8:
+        if not bench.service.alive:
+            await link.heal()
+            return Verdict.scored(
+                0.0, f"it ended after {at:.1f} s without its database, with code {bench.service.code}"
+            )
+        lived = lived or (bench.spec.live != "" and (await bench.call(bench.spec.live, patience=2)).good)
+        await asyncio.sleep(0.1)
+    await link.heal()
+    back = monotonic()
+    while (took := monotonic() - back) < 15:
+        if (await bench.read(patience=2)).good:
+            said = "was live" if lived else "was not live"
+            return Verdict.scored(
+                1.0 if lived else 0.5,
+                f"it {said} without its database, and served {took:.1f} s after its return",
+            )
+        await asyncio.sleep(0.1)
+    return Verdict.scored(0.25 if lived else 0.0, "it did not serve within 15 s of the database's return")

@@ -1,0 +1,300 @@
+"""Operations and secrets: what only the files of the project can tell, read by parsers."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..bench import Bench
+from ..engine.values import as_dict, as_dicts
+from ..groups import group
+from ..model import Verdict
+
+__all__: list[str] = []
+
+_MOST_FILES, _MOST_BYTES = 20_000, 2**20
+_SKIPPED = frozenset(
+    {
+        ".git",
+        "node_modules",
+        ".venv",
+        "venv",
+        "vendor",
+        "__pycache__",
+        ".tox",
+        ".mypy_cache",
+        "dist",
+        "target",
+    }
+)
+_LOCKS = frozenset(
+    {"uv.lock", "poetry.lock", "Pipfile.lock", "pdm.lock", "pylock.toml", "package-lock.json", "yarn.lock", "pnpm-lock.yaml",
+     "go.sum", "Cargo.lock", "Gemfile.lock", "composer.lock"}
+)  # fmt: skip
+_SCANS = ("pip-audit", "govulncheck", "npm audit", "osv-scanner", "trivy", "grype", "snyk", "cargo audit", "safety check", "zizmor",
+          "dependency-review", "uv audit")  # fmt: skip
+_BOTS = (
+    ".github/dependabot.yml",
+    ".github/dependabot.yaml",
+    "renovate.json",
+    ".github/renovate.json",
+    "renovate.json5",
+    ".renovaterc",
+)
+_HOOKS = (".pre-commit-config.yaml", "lefthook.yml", "lefthook.yaml", ".husky", ".githooks")
+_TESTS = re.compile(
+    r"(^|/)(test_[^/]*\.py|[^/]*_test\.(go|py)|[^/]*\.(test|spec)\.[jt]sx?|tests?/.*\.(py|js|ts|rs|java))$"
+)
+_RUNS = re.compile(
+    r"\b(pytest|go test|npm (run )?test|cargo test|mvn|gradle|make (test|check)|tox|nox|\.ci/run)\b"
+)
+_SECRET = re.compile(
+    r"-----BEGIN (?:RSA |EC |OPENSSH )?PRIVATE KEY-----\s*\n[A-Za-z0-9+/=]{40}|\bAKIA[0-9A-Z]{16}\b|\bghp_[A-Za-z0-9]{36}\b"
+    r"|\bxox[abp]-\d{8,}-[A-Za-z0-9-]{10,}|\bsk_live_[A-Za-z0-9]{20,}\b|\bAIza[A-Za-z0-9_-]{35}\b"
+)
+_ENV_SECRET = re.compile(
+    r"^\s*(export\s+)?\w*(SECRET|TOKEN|PASSWORD|API_KEY|PRIVATE)\w*\s*=\s*['\"]?[^\s'\"$<{]{8,}",
+    re.MULTILINE | re.IGNORECASE,
+)
+_ROLLBACK = re.compile(r"roll(ing|ed)?[ -]?back|previous (image|version|release)|redeploy", re.IGNORECASE)
+_ENOUGH = 5
+
+
+@dataclass(frozen=True)
+class _Project:
+    """The files of a project: those that git tracks, or all if it has none."""
+
+    root: Path
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Paths below the root."""
+        git = shutil.which("git")
+        if git is not None and (self.root / ".git").exists():
+            listed = subprocess.run(  # noqa: S603 - git, in the project that the file names
+                [git, "ls-files", "-z"],
+                cwd=self.root,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=30,
+            )
+            if listed.returncode == 0:
+                return tuple(listed.stdout.split("\0")[:-1][:_MOST_FILES])
+        return tuple(sorted(self._walk()))[:_MOST_FILES]
+
+    def _walk(self) -> Iterator[str]:
+        for path in self.root.rglob("*"):
+            name = path.relative_to(self.root)
+            if path.is_file() and not _SKIPPED.intersection(name.parts):
+                yield name.as_posix()
+
+    def text(self, name: str) -> str:
+        """The content of a file, empty if it is large, gone or none."""
+        path = self.root / name
+        try:
+            return (
+                path.read_text(encoding="utf-8", errors="replace")
+                if path.stat().st_size <= _MOST_BYTES
+                else ""
+            )
+        except OSError:
+            return ""
+
+    def ending(self, *ends: str) -> list[str]:
+        """Names that end so."""
+        return [name for name in self.names if name.endswith(ends)]
+
+    @cached_property
+    def ci(self) -> str:
+        """The text of all files of CI."""
+        names = [
+            name
+            for name in self.names
+            if re.match(
+                r"(\.github/workflows/|\.gitlab-ci|\.ci/|\.circleci/|Jenkinsfile|azure-pipelines|\.buildkite/)",
+                name,
+            )
+        ]
+        return "\n".join(map(self.text, names))
+
+
+def _project(bench: Bench) -> _Project:
+    project = bench.shared.get("project")
+    if not isinstance(project, _Project):
+        project = bench.shared["project"] = _Project((bench.spec.project or Path()).resolve())
+    return project
+
+
+@group("SECU-5", needs=("files",))
+async def secrets(bench: Bench) -> Verdict:
+    """Search tracked files for keys, tokens and `.env`."""
+    project = _project(bench)
+    environments = [
+        name for name in project.names if re.search(r"(^|/)\.env(rc)?(\.(local|production|prod|dev))?$", name)
+    ]
+    leaking = [name for name in environments if _ENV_SECRET.search(project.text(name))]
+    leaking += [
+        name for name in project.names if name not in environments and _SECRET.search(project.text(name))
+    ]
+    if leaking:
+        return Verdict.scored(
+            0.0, f"a secret stands in {leaking[0]}" + (f" and {len(leaking) - 1} more" if leaking[1:] else "")
+        )
+    if environments:
+        return Verdict.scored(0.5, f"{environments[0]} is tracked, without a secret")
+    return Verdict.scored(1.0, f"no key, no token, no .env in {len(project.names)} files")
+
+
+@group("OPER-1", "OPER-2", "OPER-3", needs=("files",))
+async def operations(bench: Bench) -> dict[str, Verdict]:
+    """Parse alert rules and objectives, and look for runbooks."""
+    project = _project(bench)
+    documents = list(_yaml(project))
+    alerts = [rule for _, document in documents for rule in _alerts(document)]
+    runbooks = [
+        name
+        for name in project.ending(".md", ".rst")
+        if "runbook" in name.lower() and not name.endswith("README.md")
+    ]
+    texts = [project.text(name) for name in project.ending(".md", ".rst")]
+    objectives = [name for name, document in documents if _is_objective(document)]
+    way_back = any(_ROLLBACK.search(text) for text in texts)
+    return {
+        "OPER-1": _alerting(project, alerts),
+        "OPER-2": Verdict.share(
+            (len(runbooks) >= _ENOUGH) + way_back,
+            2,
+            f"{len(runbooks)} runbooks; {'a' if way_back else 'no'} way back is written",
+        ),
+        "OPER-3": Verdict.holds(
+            bool(objectives), f"objectives in {objectives[0]}" if objectives else "no file of objectives"
+        ),
+    }
+
+
+def _yaml(project: _Project) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each document of YAML that is a mapping; files that do not parse are passed over."""
+    try:
+        import yaml  # noqa: PLC0415 - it takes longer than the command's start may
+    except ModuleNotFoundError:
+        return
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    for name in project.ending(".yml", ".yaml"):
+        text = project.text(name)
+        if not re.search(r"alert:|openslo|sloth|pyrra|slos:", text, re.IGNORECASE):
+            continue
+        try:
+            yield from ((name, document) for document in as_dicts(list(yaml.load_all(text, loader))))
+        except yaml.YAMLError:
+            continue
+
+
+def _alerts(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for group_ in as_dicts(document.get("groups") or as_dict(document.get("spec")).get("groups")):
+        yield from (rule for rule in as_dicts(group_.get("rules")) if rule.get("alert") and rule.get("expr"))
+
+
+def _is_objective(document: dict[str, Any]) -> bool:
+    version = str(document.get("apiVersion", "")).lower()
+    kind = str(document.get("kind", ""))
+    return (
+        ("openslo" in version and kind in {"SLO", "SLI"})
+        or "sloth" in version
+        or str(document.get("version", "")).startswith("prometheus/v")
+        or ("pyrra" in version and kind == "ServiceLevelObjective")
+    )
+
+
+def _alerting(project: _Project, alerts: list[dict[str, Any]]) -> Verdict:
+    if not alerts:
+        return Verdict.scored(0.0, "no alert rules were found")
+    names = set(project.names)
+    with_book = sum(_has_runbook(alert, names) for alert in alerts)
+    return Verdict.scored(
+        1.0 if with_book == len(alerts) else 0.5,
+        f"{with_book} of {len(alerts)} alerts name a runbook whose file exists",
+    )
+
+
+def _has_runbook(alert: dict[str, Any], names: Iterable[str]) -> bool:
+    annotations = as_dict(alert.get("annotations"))
+    url = str(annotations.get("runbook_url") or annotations.get("runbook") or "")
+    end = urlsplit(url).path.rstrip("/").rpartition("/")[2].partition(".")[0]
+    name = str(alert["alert"])
+    wanted = {name} if not end or "{{" in url else {end, name}
+    return bool(url) and any(path.rpartition("/")[2].partition(".")[0] in wanted for path in names)
+
+
+@group("OPER-4", "OPER-5", "OPER-6", needs=("files",))
+async def engineering(bench: Bench) -> dict[str, Verdict]:
+    """Look for locks, scans, a bot; an image; tests, CI, hooks."""
+    project = _project(bench)
+    names = set(project.names)
+    images = [
+        project.text(name)
+        for name in project.names
+        if re.search(r"(^|/)(Dockerfile|Containerfile)[^/]*$", name)
+    ]
+    users = [re.findall(r"^USER\s+(\S+)", image, re.MULTILINE) for image in images]
+    return {
+        "OPER-4": _thirds(
+            {
+                "a lock file": any(
+                    name.rpartition("/")[2] in _LOCKS or _is_pinned(project, name) for name in names
+                ),
+                "a scan in CI": any(scan in project.ci for scan in _SCANS),
+                "a bot for updates": any(name in names for name in _BOTS),
+            }
+        ),
+        "OPER-5": _thirds(
+            {
+                "an image in stages": any(
+                    len(re.findall(r"^FROM\s", image, re.MULTILINE)) > 1 for image in images
+                ),
+                "an unprivileged user": any(
+                    user and user[-1].partition(":")[0] not in {"root", "0"} for user in users
+                ),
+                "its version at run time": await _says_version(bench),
+            }
+        ),
+        "OPER-6": _thirds(
+            {
+                "tests": any(map(_TESTS.search, names)),
+                "CI that runs them": bool(_RUNS.search(project.ci)),
+                "hooks for commits": any(name.startswith(_HOOKS) for name in names),
+            }
+        ),
+    }
+
+
+def _is_pinned(project: _Project, name: str) -> bool:
+    return bool(re.search(r"(^|/)requirements[^/]*(/[^/]+)?\.txt$", name)) and "--hash=" in project.text(name)
+
+
+async def _says_version(bench: Bench) -> bool:
+    series = await bench.scrape()
+    if any(re.search(r"(build|app|service)_?info|version", entry.name) and any(key == "version" for key, _ in entry.labels)
+           and not entry.name.startswith(("go_", "python_", "nodejs_")) for entry in series):  # fmt: skip
+        return True
+    for path in ("/version", "/info", "/buildinfo", "/actuator/info"):
+        answer = await bench.call(path)
+        if answer.good and re.search(r"version|commit|\d+\.\d+", answer.text):
+            return True
+    return False
+
+
+def _thirds(parts: dict[str, bool]) -> Verdict:
+    missing = [name for name, there in parts.items() if not there]
+    good = len(parts) - len(missing)
+    score = {0: 0.0, 1: 0.25, 2: 0.75}.get(good, 1.0)
+    return Verdict.scored(
+        score, f"missing: {', '.join(missing)}" if missing else f"found: {', '.join(parts)}"
+    )

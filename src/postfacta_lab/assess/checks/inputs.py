@@ -1,0 +1,121 @@
+"""Input: what is too large, and what can be read in two ways."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from ..bench import Bench
+from ..engine.http import Answer, Connection, encode
+from ..groups import group
+from ..model import Verdict
+
+__all__: list[str] = []
+
+_LARGE, _HALF, _PIECE = 32 * 2**20, 16 * 2**20, 2**16
+_REFUSALS = frozenset({400, 413, 431, 494})
+_MODEST = 16 * 2**20
+
+
+@group("INPT-1", "INPT-2", "INPT-3", needs=("read",))
+async def inputs(bench: Bench) -> Mapping[str, Verdict]:
+    """Send 32 MiB, 1 MiB of headers, and requests that can be read in two ways."""
+    return {
+        "INPT-1": await _bodies(bench),
+        "INPT-2": await _headers(bench),
+        "INPT-3": await _ambiguous(bench),
+    }
+
+
+async def _bodies(bench: Bench) -> Verdict:
+    if bench.spec.write is None:
+        return Verdict.not_run("no [write] in the service file")
+    ends = [await _large(bench, chunked=chunked) for chunked in (False, True)]
+    said = [
+        f"{way}: {answer} after {sent // 2**20} MiB"
+        for way, (sent, _, answer) in zip(("by length", "in chunks"), ends, strict=True)
+    ]
+    return Verdict.scored(min(_bounded(*end) for end in ends), "; ".join(said))
+
+
+def _bounded(sent: int, grown: int, answer: Answer) -> float:
+    if sent <= _HALF and not answer.good:
+        return 1.0
+    return 0.5 if answer.status == 413 or (not answer.good and grown < _MODEST) else 0.0
+
+
+async def _large(bench: Bench, *, chunked: bool) -> tuple[int, int, Answer]:
+    """Return how much it took before it answered or closed, by how much its memory grew meanwhile, and the answer."""
+    write, _ = bench.writing("assess-large")
+    way = {"Transfer-Encoding": "chunked"} if chunked else {"Content-Length": str(_LARGE)}
+    try:
+        connection = await bench.connect()
+    except OSError:
+        return 0, 0, Answer(broken="no connection")
+    await connection.send(
+        encode(write.method, write.path, bench.headers({"Content-Type": "application/json", **way}))
+    )
+    piece = b'"' + b"x" * (_PIECE - 2) + b'"'
+    frame = f"{_PIECE:x}\r\n".encode() + piece + b"\r\n" if chunked else piece
+    sent, before, most = 0, bench.service.memory(), 0
+    async with asyncio.TaskGroup() as group_:
+        answer = group_.create_task(connection.answer(write.method, 20))
+        while sent < _LARGE and not answer.done():
+            if not await connection.send(frame):
+                break
+            sent += _PIECE
+            await asyncio.sleep(0)
+            if sent % (4 * 2**20) == 0:
+                most = max(most, bench.service.memory())
+        if chunked and not answer.done():
+            await connection.send(b"0\r\n\r\n")
+    connection.close()
+    return sent, most - before, answer.result()
+
+
+async def _headers(bench: Bench) -> Verdict:
+    lines = {f"X-Assess-{number}": "x" * 4000 for number in range(256)}
+    answer = await bench.call(bench.read_path(), headers=lines)
+    if answer.status in _REFUSALS:
+        return Verdict.scored(1.0, f"1 MiB of headers was answered {answer}")
+    return Verdict.scored(0.0 if answer.status else 0.5, f"1 MiB of headers was answered {answer}")
+
+
+async def _ambiguous(bench: Bench) -> Verdict:
+    served = [name for name, data in _smuggled(bench).items() if (await _first(bench, data)).good]
+    return Verdict.holds(
+        not served, f"served: {', '.join(served)}" if served else "7 ambiguous requests, none was served"
+    )
+
+
+async def _first(bench: Bench, data: bytes) -> Answer:
+    try:
+        connection = await Connection.open("127.0.0.1", bench.service.port)
+    except OSError:
+        return Answer(broken="no connection")
+    await connection.send(data)
+    answer = await connection.answer(patience=4)
+    connection.close()
+    return answer
+
+
+def _smuggled(bench: Bench) -> dict[str, bytes]:
+    write, body = bench.writing("assess-ambiguous")
+    reads = bench.spec.write is None
+    method, path = ("GET", bench.read_path()) if reads else (write.method, write.path)
+    length, headers = str(len(body)).encode(), bench.headers({"Content-Type": "application/json"})
+    head = encode(method, path, headers)[:-2]
+    chunks = f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n"
+    return {
+        "length and chunks": head
+        + b"Content-Length: "
+        + length
+        + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + chunks,
+        "two lengths": head + b"Content-Length: " + length + b"\r\nContent-Length: 1\r\n\r\n" + body,
+        "space before the colon": head + b"Content-Length : " + length + b"\r\n\r\n" + body,
+        "negative length": head + b"Content-Length: -1\r\n\r\n" + body,
+        "length with a plus": head + b"Content-Length: +" + length + b"\r\n\r\n" + body,
+        "unknown coding": head + b"Transfer-Encoding: xchunked\r\n\r\n" + chunks,
+        "broken chunk": head + b"Transfer-Encoding: chunked\r\n\r\n" + b"zz\r\n" + body + b"\r\n0\r\n\r\n",
+    }

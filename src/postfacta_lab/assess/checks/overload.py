@@ -1,0 +1,187 @@
+"""Overload: more is asked than can be done; and one caller asks too often."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from time import monotonic
+
+from ..bench import Bench
+from ..engine.http import Answer
+from ..engine.load import Flood, closed_loop, open_loop
+from ..groups import group
+from ..model import Verdict
+
+__all__: list[str] = []
+
+_SECONDS = 8.0
+_MOST_RATE = 500.0
+_RATIONED = 80.0
+_SOON = 0.6
+_GROWTH = 100 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    rate: float
+    possible: float
+    within: float
+
+
+@group("LOAD-1", "LOAD-2", "LOAD-3", "HLTH-3", needs=("read", "proc"), fresh=True, quick=False)
+async def overload(bench: Bench) -> Mapping[str, Verdict]:
+    """Make it slow, find what it can do, and ask for more."""
+    async with AsyncExitStack() as stack:
+        plan = await _make_slow(bench, stack)
+        if isinstance(plan, Verdict):
+            return dict.fromkeys(("LOAD-1", "LOAD-2", "LOAD-3", "HLTH-3"), plan)
+        memory = bench.service.memory()
+        async with asyncio.TaskGroup() as group_:
+            probes = group_.create_task(_probe(bench))
+            flood = await open_loop(lambda: bench.read(patience=4), rate=plan.rate, seconds=_SECONDS)
+            probes_done = probes
+        grown = bench.service.memory() - memory
+        after = await _recovers(bench)
+    if bench.link is not None:
+        await bench.link.heal()
+    if flood.lateness > 0.4:
+        return dict.fromkeys(
+            ("LOAD-1", "LOAD-2", "LOAD-3", "HLTH-3"),
+            Verdict.not_run(f"the machine is too busy: the generator was {flood.lateness:.1f} s late"),
+        )
+    return {
+        "LOAD-1": _goodput(flood, plan),
+        "LOAD-2": _refusals(flood, plan),
+        "LOAD-3": _well(bench, after, grown),
+        "HLTH-3": _probed(bench, probes_done.result()),
+    }
+
+
+async def _make_slow(bench: Bench, stack: AsyncExitStack) -> _Plan | Verdict:
+    if bench.link is not None and bench.durable is not False:
+        bench.link.delay(0.4)
+        capacity = await _capacity(bench)
+        if capacity > _MOST_RATE / 2:
+            return Verdict.not_run(
+                f"{capacity:.0f} reads a second do not need the database, so that it is never slow"
+            )
+        if not capacity:
+            return Verdict.not_run("nothing was served while the database was slow")
+        return _Plan(min(5 * capacity, _MOST_RATE), capacity, 1.0)
+    full = await _capacity(bench, callers=16, seconds=1.5)
+    await stack.enter_async_context(bench.ration(min(1.0, max(0.03, _RATIONED / max(full, 1)))))
+    capacity, nothing = await _capacity(bench, callers=8), await _capacity(bench, callers=8, nothing=True)
+    for factor in (5, 3, 2):
+        refused = 1 / max(nothing, capacity * 1.001)
+        possible = (1 - factor * capacity * refused) / (1 / capacity - refused) if capacity else 0.0
+        if possible >= capacity / 2:
+            return _Plan(min(factor * capacity, _MOST_RATE), min(possible, capacity), 0.5)
+    return Verdict.not_applicable(
+        "a refusal costs it as much as an answer, so that shedding would have no point"
+    )
+
+
+async def _capacity(bench: Bench, callers: int = 48, seconds: float = 3.0, *, nothing: bool = False) -> float:
+    async def ask() -> Answer:
+        return await (bench.call("/assess-nothing", patience=8) if nothing else bench.read(patience=8))
+
+    flood = await closed_loop(ask, callers=callers, seconds=seconds)
+    answered = sum(answer.good or (nothing and answer.status > 0) for _, answer in flood.answers)
+    return answered / flood.seconds
+
+
+async def _probe(bench: Bench) -> list[bool]:
+    """Ask for liveness, four times a second."""
+    answers: list[bool] = []
+    began = monotonic()
+    while bench.spec.live and monotonic() - began < _SECONDS:
+        answer = await bench.call(bench.spec.live, patience=2)
+        answers.append(answer.good and answer.seconds <= 1)
+        await asyncio.sleep(0.25)
+    return answers
+
+
+async def _recovers(bench: Bench) -> float | None:
+    began, row = monotonic(), 0
+    while monotonic() - began < 12:
+        answer = await bench.read(patience=3)
+        row = row + 1 if answer.good else 0
+        if row == 5:
+            return monotonic() - began
+    return None
+
+
+def _goodput(flood: Flood, plan: _Plan) -> Verdict:
+    possible = plan.possible * _SECONDS
+    share, later = flood.good(plan.within) / possible, flood.good(2 * plan.within) / possible
+    score = 1.0 if share >= 0.8 else 0.75 if share >= 0.5 else 0.5 if later >= 0.5 else 0.0
+    facts = {"offered": plan.rate, "possible": plan.possible, "good": flood.good(plan.within) / _SECONDS}
+    return Verdict.scored(
+        score,
+        f"at {plan.rate:.0f} requests a second, {100 * share:.0f} % of the possible {plan.possible:.0f} were served in time",
+        **facts,
+    )
+
+
+def _refusals(flood: Flood, plan: _Plan) -> Verdict:
+    others = [answer for _, answer in flood.answers if not answer.good]
+    if len(others) < 0.1 * len(flood.answers):
+        slow = sum(answer.seconds > 2 * plan.within for _, answer in flood.answers)
+        return Verdict.scored(
+            0.0 if slow > len(flood.answers) / 4 else 1.0, f"{len(others)} were refused, {slow} waited"
+        )
+    polite = sum(
+        answer.refused and answer.seconds <= _SOON and "retry-after" in answer.headers for answer in others
+    )
+    share = polite / len(others)
+    score = 1.0 if share >= 0.95 else 0.5 if share >= 0.5 else 0.0
+    return Verdict.scored(
+        score, f"{polite} of {len(others)} that were not served got 429 or 503 with Retry-After within 0.6 s"
+    )
+
+
+def _well(bench: Bench, after: float | None, grown: int) -> Verdict:
+    if not bench.service.alive:
+        return Verdict.scored(0.0, "it died")
+    if after is None:
+        return Verdict.scored(0.0, "it was not well within 12 s of the end of the load")
+    evidence = f"five good answers in a row {after:.1f} s after the load; memory grew by {max(grown, 0) // 2**20} MiB"
+    return Verdict.scored(1.0 if after <= 5 and grown <= _GROWTH else 0.5, evidence, memory=grown)
+
+
+def _probed(bench: Bench, answers: list[bool]) -> Verdict:
+    if not answers:
+        return Verdict.fails("no probe was found")
+    good = sum(answers)
+    return Verdict.share(
+        good,
+        len(answers),
+        f"{good} of {len(answers)} probes of {bench.spec.live} were answered within 1 s under overload",
+    )
+
+
+@group("RATE-1", needs=("read",), deployed=True, quick=True)
+async def limited(bench: Bench) -> Verdict:
+    """Ask as one caller until it is refused; then pretend to be others."""
+    first: Answer | None = None
+    sent = 0
+    began = monotonic()
+    while sent < 1500 and first is None and monotonic() - began < 20:
+        async with asyncio.TaskGroup() as group_:
+            tasks = [group_.create_task(bench.read()) for _ in range(10)]
+        sent += len(tasks)
+        first = next((task.result() for task in tasks if task.result().status == 429), None)
+    bench.dirty = True
+    if first is None:
+        return Verdict.fails(f"{sent} requests of one caller, and none was refused with 429")
+    plain = [(await bench.read()).status == 429 for _ in range(15)]
+    others = [
+        (await bench.read(headers={"X-Forwarded-For": f"203.0.113.{number + 1}"})).status == 429
+        for number in range(15)
+    ]
+    evaded = sum(others) < sum(plain) - 3
+    hinted = "retry-after" in first.headers
+    said = "; evaded by X-Forwarded-For" if evaded else "" if hinted else "; without Retry-After"
+    return Verdict.scored(1.0 if hinted and not evaded else 0.5, f"refused after {sent} requests{said}")

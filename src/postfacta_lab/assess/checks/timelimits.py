@@ -1,0 +1,100 @@
+"""Time limits: clients that send a byte now or then, and the others beside them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from time import monotonic
+
+from ..bench import Bench
+from ..engine.http import Answer, Connection, encode
+from ..groups import group
+from ..model import Verdict
+
+__all__: list[str] = []
+
+_CLIENTS, _BESIDE = 75, 60
+_PASS, _PATIENCE = 30.0, 35.0
+_EACH = 0.5
+
+
+@group("TIME-1", "TIME-2", "TIME-3", needs=("read",), fresh=True, quick=False)
+async def slow_clients(bench: Bench) -> Mapping[str, Verdict]:
+    """Drip headers and bodies from 150 clients, and read beside them."""
+    head = encode("GET", bench.read_path(), bench.headers({"X-Assess": "x" * 400}))
+    write, body = bench.writing(bench.mark())
+    whole = encode(
+        write.method,
+        write.path,
+        bench.headers({"Content-Type": "application/json", "Content-Length": str(len(body) + 400)}),
+    )
+    async with asyncio.TaskGroup() as group_:
+        headers = [group_.create_task(_drip(bench, b"", head)) for _ in range(_CLIENTS)]
+        bodies = [
+            group_.create_task(_drip(bench, whole, b" " * 400))
+            for _ in range(_CLIENTS if bench.spec.write else 0)
+        ]
+        beside = group_.create_task(_read_beside(bench))
+    return {
+        "TIME-1": _ended([task.result() for task in headers], "headers"),
+        "TIME-2": _ended([task.result() for task in bodies], "bodies")
+        if bodies
+        else Verdict.not_run("no [write] in the service file"),
+        "TIME-3": _unharmed(beside.result(), bench.calm),
+    }
+
+
+async def _drip(bench: Bench, first: bytes, rest: bytes) -> float | None:
+    """Return when the service ended it, at most 35 s later; None if it did not."""
+    try:
+        connection = await bench.connect()
+    except OSError:
+        return 0.0
+    began = monotonic()
+    try:
+        if first:
+            await connection.send(first)
+        return await _bytes(connection, rest, began)
+    finally:
+        connection.close()
+
+
+async def _bytes(connection: Connection, rest: bytes, began: float) -> float | None:
+    for number in range(int(_PATIENCE / _EACH)):
+        if not await connection.send(rest[number : number + 1]) or await connection.is_closed(_EACH):
+            return monotonic() - began
+        if monotonic() - began > _PATIENCE:
+            return None
+    return None
+
+
+async def _read_beside(bench: Bench) -> list[Answer]:
+    await asyncio.sleep(1.0)
+    answers: list[Answer] = []
+    for _ in range(_BESIDE):
+        answers.append(await bench.read(patience=5))
+        await asyncio.sleep(0.04)
+    return answers
+
+
+def _ended(ends: list[float | None], what: str) -> Verdict:
+    known = [end for end in ends if end is not None]
+    if len(known) < len(ends):
+        return Verdict.scored(
+            0.0,
+            f"{len(ends) - len(known)} of {len(ends)} clients with slow {what} were not ended within {_PATIENCE:.0f} s",
+        )
+    last = max(known)
+    return Verdict.scored(
+        1.0 if last <= _PASS else 0.5,
+        f"all {len(ends)} clients with slow {what} were ended within {last:.1f} s",
+        last=last,
+    )
+
+
+def _unharmed(answers: list[Answer], calm: float) -> Verdict:
+    failed = sum(not answer.good for answer in answers)
+    p95 = sorted(answer.seconds for answer in answers)[int(0.95 * (len(answers) - 1))]
+    evidence = f"{failed} of {len(answers)} reads beside them failed, p95 {p95 * 1000:.0f} ms"
+    quick = p95 <= max(5 * calm, 0.5)
+    return Verdict.scored(1.0 if not failed and quick else 0.5 if failed <= 3 else 0.0, evidence, p95=p95)

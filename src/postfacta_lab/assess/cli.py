@@ -1,0 +1,231 @@
+"""The command `postfacta assess`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+from .bench import NotServingError
+from .grade import LETTERS, is_below
+from .model import Outcome, Result
+from .report import terminal
+from .report.document import changes, document, grade_text, worse
+from .rubric import rubric
+from .runner import Options, Run, run
+from .spec import Spec, SpecError, is_loopback
+
+__all__ = ["main"]
+
+DONE, BELOW, WRONG, UNTOLD = 0, 1, 2, 3
+_EPILOG = """\
+postfacta assess -- uvicorn app:app --port {port}   starts it, and guesses the rest
+postfacta assess                                    reads assess.toml, or [tool.postfacta.assess] in pyproject.toml
+postfacta assess init -- COMMAND                    starts it once, and writes assess.toml
+postfacta assess diff OLD.json NEW.json             lists the checks that changed
+postfacta assess render OLD.json --html FILE        makes other formats of a report
+
+It signals, kills and floods only what it starts, and writes rows whose mark begins with assess-.
+Exit codes: 0 done; 1 below --fail-below, or worse than --baseline; 2 wrong usage, or the service does not start;
+3 a check of ours crashed, or the grade could not be determined."""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    given = sys.argv[1:] if words is None else list(words)
+    command = given[given.index("--") + 1 :] if "--" in given else []
+    own = given[: given.index("--")] if "--" in given else given
+    try:
+        match own[:1]:
+            case ["diff"]:
+                return _diff(own[1:])
+            case ["render"]:
+                return _render(own[1:])
+            case _:
+                return _assess(_parser().parse_args(own), command)
+    except (SpecError, OSError, KeyError, json.JSONDecodeError) as error:
+        sys.stderr.write(f"assess: {error}\n")
+        return WRONG
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "postfacta assess",
+        description="Grade a service from A to F by what it does when things are done to it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--file", type=Path, help="the service file (assess.toml)")
+    parser.add_argument(
+        "--quick", action="store_true", help="leave out database faults, overload and slow clients"
+    )
+    parser.add_argument("--only", default="", metavar="IDS", help="prefixes of checks, as SHUT,DATA-1")
+    parser.add_argument(
+        "--within", type=float, default=240.0, metavar="SECONDS", help="begin no check after (240)"
+    )
+    parser.add_argument(
+        "--fail-below", metavar="LETTER", choices=[*LETTERS, "A", "B", "C", "D"], help="exit 1 below it"
+    )
+    parser.add_argument(
+        "--baseline", type=Path, metavar="FILE", help="exit 1 if a check got worse than in this report"
+    )
+    parser.add_argument(
+        "--allow-database", metavar="HOST", default="", help="a database that is not on this machine"
+    )
+    parser.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="keep the log of the service in this folder"
+    )
+    parser.add_argument("--list", action="store_true", help="list the checks, and do nothing")
+    parser.add_argument("--explain", metavar="ID", help="print what a check does, and do nothing")
+    _formats(parser)
+    return parser
+
+
+def _formats(parser: argparse.ArgumentParser) -> None:
+    for name in ("json",):
+        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {name}")
+
+
+def _assess(given: argparse.Namespace, command: list[str]) -> int:
+    if given.list or given.explain:
+        return _explain(given.explain or "")
+    spec = _spec(given.file, command)
+    if (
+        spec.database is not None
+        and not is_loopback(spec.database)
+        and given.allow_database != spec.database.address[0]
+    ):
+        raise SpecError(
+            f"[database] url: {spec.database.address[0]} is not on this machine; its connections are broken and rows "
+            f"are written: --allow-database {spec.database.address[0]} allows it"
+        )
+    _load(spec)
+    options = Options(
+        quick=given.quick,
+        only=tuple(word for word in given.only.split(",") if word),
+        within=given.within,
+        keep=given.keep,
+    )
+    try:
+        found = document(asyncio.run(_interruptible(spec, options)))
+    except NotServingError as error:
+        sys.stderr.write(f"assess: {error}\n")
+        return WRONG
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.stderr.write("assess: interrupted; the service was ended\n")
+        return UNTOLD
+    sys.stdout.write(terminal.summary(found))
+    _write(given, found)
+    return _code(given, found)
+
+
+async def _interruptible(spec: Spec, options: Options) -> Run:
+    """Run so that SIGTERM too ends what was started."""
+    if (task := asyncio.current_task()) is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    sys.stdout.write(
+        f"{spec.name}: starting; it will be signalled, killed and flooded, and rows are written\n"
+    )
+    return await run(spec, os.environ, options, tell=_show)
+
+
+def _show(result: Result) -> None:
+    sys.stdout.write(terminal.line(result) + "\n")
+    sys.stdout.flush()
+
+
+def _spec(file: Path | None, command: list[str]) -> Spec:
+    path = file or Path("assess.toml")
+    data: dict[str, Any] = {}
+    if file is not None or path.exists():
+        data = _toml(path)
+    elif (project := Path("pyproject.toml")).exists():
+        data = _toml(project).get("tool", {}).get("postfacta", {}).get("assess", {})
+    if command:
+        data = {**data, "service": {**data.get("service", {}), "start": command}}
+    if not data:
+        raise SpecError("no assess.toml here: name a command after --, or a file by --file")
+    spec = Spec.of(data, os.environ, path.parent)
+    return spec if spec.project or command else replace(spec, project=path.parent)
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{path}: {error}") from None
+
+
+def _load(spec: Spec) -> None:
+    """Import files of own checks."""
+    for number, name in enumerate(spec.checks):
+        path = (spec.project or Path()) / name
+        found = spec_from_file_location(f"assess_own_{number}", path)
+        if found is None or found.loader is None or not path.exists():
+            raise SpecError(f"checks: {name} is no file of Python")
+        found.loader.exec_module(module_from_spec(found))
+
+
+def _explain(name: str) -> int:
+    entries = rubric().entries
+    if name and name not in entries:
+        raise SpecError(f"there is no check {name}")
+    for entry in [entries[name]] if name else entries.values():
+        gate = f"  caps the grade at {('D+', 'C+', 'B+')[entry.gate]}" if entry.gate is not None else ""
+        sys.stdout.write(f"{entry.id:<8}{entry.title}{gate}\n")
+        if name:
+            sys.stdout.write(f"\n{entry.does}\n\nwith harden: {entry.harden}\nwithout: {entry.without}\n")
+    return DONE
+
+
+def _write(given: argparse.Namespace, found: Mapping[str, Any]) -> None:
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def _code(given: argparse.Namespace, found: Mapping[str, Any]) -> int:
+    if any(check["outcome"] == Outcome.ERROR for check in (*found["checks"], *found["own"])):
+        return UNTOLD
+    if given.baseline and (names := worse(json.loads(given.baseline.read_text()), found)):
+        sys.stderr.write(f"assess: worse than in {given.baseline}: {', '.join(names)}\n")
+        return BELOW
+    if given.fail_below and is_below(found["grade"]["highest"], given.fail_below):
+        return BELOW
+    if given.fail_below and is_below(found["grade"]["lowest"], given.fail_below):
+        sys.stderr.write(
+            f"assess: {grade_text(found)} may be below {given.fail_below}: too much did not run\n"
+        )
+        return UNTOLD
+    return DONE
+
+
+def _diff(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser("postfacta assess diff", description="List the checks that changed.")
+    parser.add_argument("old", type=Path)
+    parser.add_argument("new", type=Path)
+    given = parser.parse_args(words)
+    old, new = json.loads(given.old.read_text()), json.loads(given.new.read_text())
+    sys.stdout.write(f"{grade_text(old)} -> {grade_text(new)}\n")
+    for name, was, now in changes(old, new):
+        sys.stdout.write(f"  {name:<8}{was['word']} -> {now['word']}: {now['evidence']}\n")
+    return DONE
+
+
+def _render(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser("postfacta assess render", description="Make other formats of a report.")
+    parser.add_argument("report", type=Path)
+    _formats(parser)
+    given = parser.parse_args(words)
+    found = json.loads(given.report.read_text())
+    sys.stdout.write(terminal.summary(found))
+    _write(given, found)
+    return DONE

@@ -1,0 +1,1 @@
+"""Reports: one document, from which every format is made."""

@@ -1,0 +1,66 @@
+"""The report for a terminal: a line for each check as it ends, then letter, categories and the way up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..model import Outcome, Result
+from ..rubric import rubric
+from .document import grade_text
+
+__all__ = ["line", "summary"]
+
+_SIGNS = {"pass": "+", "partial": "~", "fail": "-", "error": "!"}
+_STEPS = 8
+
+
+def line(result: Result) -> str:
+    """Return the line of a check."""
+    word = result.verdict.word
+    return f"{_SIGNS.get(word, ' ')} {result.check:<8}{word:<16}{result.verdict.evidence}"
+
+
+def categories(found: Mapping[str, Any]) -> Iterator[tuple[str, float, int, int]]:
+    """Yield each heading with its mean score, and how many of its checks were measured."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for check in found["checks"]:
+        groups.setdefault(check["category"], []).append(check)
+    for name, checks in groups.items():
+        measured = [check["score"] for check in checks if check["outcome"] == Outcome.MEASURED]
+        yield name, sum(measured) / len(measured) if measured else 0.0, len(measured), len(checks)
+
+
+def summary(found: Mapping[str, Any]) -> str:
+    """Return what follows the lines."""
+    return "\n".join(_summary(found)) + "\n"
+
+
+def _summary(found: Mapping[str, Any]) -> Iterator[str]:
+    yield ""
+    for name, score, measured, of in categories(found):
+        yield f"  {name:<17}{'#' * round(10 * score):<12}{f'{100 * score:.0f} %' if measured else '-':<8}{measured} of {of} checks"
+    grade = found["grade"]
+    yield ""
+    yield (
+        f"{found['service']}: {grade_text(found)}   {grade['points']:.0f} points, "
+        f"{100 * grade['measured']:.0f} % measured, {found['seconds']:.0f} s"
+    )
+    if declared := [check for check in found["checks"] if check["outcome"] == Outcome.DECLARED]:
+        yield "declared as not applicable:"
+        yield from (f"  {check['id']}  {check['evidence']}" for check in declared)
+    if found["steps"]:
+        yield ""
+        yield "The way up:"
+    evidence = {check["id"]: check for check in found["checks"]}
+    for step in found["steps"][:_STEPS]:
+        entry, check = rubric().entries[step["check"]], evidence[step["check"]]
+        holds = f", holds the grade at {step['cap']}" if step["cap"] else ""
+        yield f"  {entry.id}  {entry.title} (+{step['gain']:.1f}{holds})"
+        yield f"      {check['word']}: {check['evidence']}"
+        yield f"      with harden: {entry.harden}"
+        if entry.without != entry.harden:
+            yield f"      without: {entry.without}"
+    if grade["lowest"] != grade["highest"]:
+        yield ""
+        yield "A range: some checks did not run. Name what they need in assess.toml (`postfacta assess init`)."

@@ -1,0 +1,99 @@
+"""The command: what it refuses, what it prints without doing anything."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from postfacta_lab.assess.cli import main
+from postfacta_lab.assess.model import Outcome, Result, Verdict
+from postfacta_lab.assess.report.document import changes, document, verdicts_of, worse
+from postfacta_lab.assess.rubric import rubric
+from postfacta_lab.assess.runner import Run
+
+
+def found(**verdicts: Verdict) -> dict[str, Any]:
+    """Return the document of a run that passed all but these."""
+    changed = {name.replace("_", "-"): verdict for name, verdict in verdicts.items()}
+    run = Run("billing")
+    for name in rubric().entries:
+        run.results[name] = Result(name, changed.get(name, Verdict.passes("it does")))
+    return document(run)
+
+
+def test_it_lists_its_checks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 52
+
+
+def test_it_explains_a_check(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--explain", "SHUT-1"]) == 0
+    assert "caps the grade at D+" in (out := capsys.readouterr().out)
+    assert "without: Go: `signal.Notify`" in out
+    assert main(["--explain", "SHUT-9"]) == 2
+
+
+def test_it_says_what_is_wrong(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([]) == 2
+    assert "no assess.toml here" in capsys.readouterr().err
+    Path("assess.toml").write_text("[service\n")
+    assert main([]) == 2
+    assert "assess.toml" in capsys.readouterr().err
+    Path("assess.toml").write_text(
+        '[service]\nstart = ["x"]\n[database]\nenv = "A"\nurl = "x://db.example:1"\n'
+    )
+    assert main([]) == 2
+    assert "--allow-database db.example" in capsys.readouterr().err
+    Path("assess.toml").write_text('checks = ["none.py"]\n[service]\nstart = ["x"]\n')
+    assert main([]) == 2
+    assert "none.py is no file" in capsys.readouterr().err
+    assert main(["--file", "gone.toml"]) == 2
+
+
+def test_a_report_is_read_again() -> None:
+    report = found(SHUT_1=Verdict.fails("no"), SHUT_2=Verdict.not_run("why"))
+    again = verdicts_of(json.loads(json.dumps(report)))
+    assert again["SHUT-1"].word == "fail"
+    assert again["SHUT-2"].outcome is Outcome.NOT_RUN
+
+
+def test_what_got_worse_is_what_was_measured_twice() -> None:
+    old = found(SHUT_2=Verdict.fails("no"), DATA_3=Verdict.not_run(""))
+    new = found(SHUT_1=Verdict.scored(0.5, "half"), DATA_3=Verdict.fails("no"), DEP_4=Verdict.not_run(""))
+    assert worse(old, new) == ["SHUT-1"]
+    assert [name for name, _, _ in changes(old, new)] == ["SHUT-1", "SHUT-2", "DATA-3", "DEP-4"]
+
+
+def test_two_reports_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    old.write_text(json.dumps(found()))
+    new.write_text(json.dumps(found(SHUT_1=Verdict.fails("none of 8"))))
+    assert main(["diff", str(old), str(new)]) == 0
+    assert capsys.readouterr().out == "A+ -> D+\n  SHUT-1  pass -> fail: none of 8\n"
+    assert main(["diff", str(old), str(tmp_path / "gone.json")]) == 2
+
+
+def test_a_service_that_does_not_start_is_refused(
+    programs: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--", sys.executable, "-c", "raise SystemExit('no settings')"]) == 2
+    assert "it ended with 1 before it served: no settings" in capsys.readouterr().err
+    assert main(["--", "/no/such/program"]) == 2
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_it_starts_at_once(programs: None) -> None:
+    """It imports nothing of the app, nor what takes long."""
+    script = "import sys; from postfacta_lab.assess.cli import main; main(['--list']); print(*sys.modules, sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)  # noqa: S603 - our own
+    modules = set(done.stdout.splitlines())
+    assert not modules & {"yaml", "click", "postfacta_core", "postfacta_app", "httpx2"}
