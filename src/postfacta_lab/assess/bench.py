@@ -30,7 +30,8 @@ _LIVE = ("/healthz/live", "/livez", "/health/live", "/live", "/healthz", "/healt
 _READY = ("/healthz/ready", "/readyz", "/health/ready", "/ready", "/healthz", "/health", "/_health", "/ping")
 _METRICS = ("/metrics", "/actuator/prometheus", "/-/metrics")
 _MOST_ROWS = 10_000
-_MOST_LOG = 256 * 2**20
+MOST_LOG = 256 * 2**20  # bytes, after which no check is begun
+PATIENCE = 60.0  # seconds for a start
 
 
 class NotServingError(RuntimeError):
@@ -117,10 +118,10 @@ class Bench:
         if wait:
             await self.until_serving()
 
-    async def until_serving(self, patience: float = 60.0) -> None:
+    async def until_serving(self) -> None:
         """Wait until it answers its read, or raise `NotServingError`."""
         began, answer = monotonic(), Answer(broken="no answer")
-        while monotonic() - began < patience:
+        while monotonic() - began < PATIENCE:
             if not self.service.alive:
                 raise NotServingError(
                     f"it ended with {self.service.code} before it served: {self.service.output()[-600:]}"
@@ -129,7 +130,7 @@ class Bench:
             if answer.good or (self.spec.read is None and answer.status):
                 return
             await asyncio.sleep(0.05)
-        raise NotServingError(f"it did not answer within {patience:.0f} s: {answer} {answer.text[:200]}")
+        raise NotServingError(f"it did not answer within {PATIENCE:.0f} s: {answer} {answer.text[:200]}")
 
     async def _serves(self) -> Answer:
         """Read; write first what is to be read, if the path of the read wants an id."""
@@ -144,7 +145,7 @@ class Bench:
 
     def check_bounds(self) -> None:
         """Raise if it fills its log."""
-        if self.service.written() > _MOST_LOG:
+        if self.service.written() > MOST_LOG:
             raise NotServingError("it fills its log")
 
     async def guess(self) -> None:

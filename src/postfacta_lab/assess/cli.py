@@ -9,11 +9,12 @@ import os
 import signal
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .bench import NotServingError
 from .grade import LETTERS, is_below
@@ -23,9 +24,19 @@ from .report.document import changes, document, grade_text, worse
 from .rubric import rubric
 from .runner import Options, Run, run
 from .spec import Spec, SpecError, is_loopback
+from .starter import guess, toml_of
 
 __all__ = ["main"]
 
+# By option: the module that is imported when it is asked for, and its function.
+_FORMATS = {
+    "html": ("html", "html"),
+    "junit": ("machine", "junit"),
+    "sarif": ("machine", "sarif"),
+    "markdown": ("machine", "markdown"),
+    "badge": ("machine", "badge"),
+}
+_Found = TypeVar("_Found")
 DONE, BELOW, WRONG, UNTOLD = 0, 1, 2, 3
 _EPILOG = """\
 postfacta assess -- uvicorn app:app --port {port}   starts it, and guesses the rest
@@ -50,9 +61,11 @@ def main(words: Sequence[str] | None = None) -> int:
                 return _diff(own[1:])
             case ["render"]:
                 return _render(own[1:])
+            case ["init"]:
+                return _init(own[1:], command)
             case _:
                 return _assess(_parser().parse_args(own), command)
-    except (SpecError, OSError, KeyError, json.JSONDecodeError) as error:
+    except (SpecError, NotServingError, OSError, KeyError, json.JSONDecodeError) as error:
         sys.stderr.write(f"assess: {error}\n")
         return WRONG
 
@@ -91,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _formats(parser: argparse.ArgumentParser) -> None:
-    for name in ("json",):
+    for name in ("json", *_FORMATS):
         parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {name}")
 
 
@@ -116,10 +129,7 @@ def _assess(given: argparse.Namespace, command: list[str]) -> int:
         keep=given.keep,
     )
     try:
-        found = document(asyncio.run(_interruptible(spec, options)))
-    except NotServingError as error:
-        sys.stderr.write(f"assess: {error}\n")
-        return WRONG
+        found = document(asyncio.run(_interruptible(_run(spec, options, bare=bool(command)))))
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.stderr.write("assess: interrupted; the service was ended\n")
         return UNTOLD
@@ -128,14 +138,35 @@ def _assess(given: argparse.Namespace, command: list[str]) -> int:
     return _code(given, found)
 
 
-async def _interruptible(spec: Spec, options: Options) -> Run:
-    """Run so that SIGTERM too ends what was started."""
+async def _interruptible(work: Coroutine[Any, Any, _Found]) -> _Found:
+    """Await so that SIGTERM too ends what was started."""
     if (task := asyncio.current_task()) is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
+
+
+async def _run(spec: Spec, options: Options, *, bare: bool) -> Run:
     sys.stdout.write(
         f"{spec.name}: starting; it will be signalled, killed and flooded, and rows are written\n"
     )
+    if bare and spec.read is None:
+        spec = await guess(spec, os.environ)
+        sys.stdout.write(f"guessed, to go on with as assess.toml:\n\n{toml_of(spec)}\n")
     return await run(spec, os.environ, options, tell=_show)
+
+
+def _init(words: Sequence[str], command: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "postfacta assess init", description="Start a service once, and write a file for it."
+    )
+    parser.add_argument("--file", type=Path, default=Path("assess.toml"))
+    path: Path = parser.parse_args(words).file
+    if path.exists():
+        raise SpecError(f"{path} is there already")
+    spec = asyncio.run(_interruptible(guess(_spec(None, command), os.environ)))
+    path.write_text(toml_of(spec), encoding="utf-8")
+    sys.stdout.write(f"{path} is written; complete it by hand: [auth], [database]\n")
+    return DONE
 
 
 def _show(result: Result) -> None:
@@ -190,6 +221,11 @@ def _explain(name: str) -> int:
 def _write(given: argparse.Namespace, found: Mapping[str, Any]) -> None:
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    for name, (module, function) in _FORMATS.items():
+        if path := getattr(given, name):
+            made = getattr(import_module(f"{__package__}.report.{module}"), function)(found)
+            with path.open("a" if name == "markdown" else "w", encoding="utf-8") as file:
+                file.write(made)
 
 
 def _code(given: argparse.Namespace, found: Mapping[str, Any]) -> int:

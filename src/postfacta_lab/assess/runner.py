@@ -50,7 +50,6 @@ _ORDER = (
     overload,
 )
 _MODULES = [module.__name__ for module in _ORDER]
-_BUSY = 0.5
 _MISSING: Mapping[str, str] = {
     "read": "the file names no [read]",
     "write": "the file names no [write]",
@@ -70,6 +69,7 @@ class Options:
     only: tuple[str, ...] = ()
     within: float = 240.0
     keep: Path | None = None
+    busy: float = 0.5  # the share of its time that this process may wait, before what is timed is not run
 
 
 @dataclass(slots=True)
@@ -222,7 +222,8 @@ class _Runner:
         if bench.link is not None:
             await bench.link.heal()
         verdicts = dict.fromkeys(group.ids, found) if isinstance(found, Verdict) else found
-        return {name: _if_calm(name, verdicts[name], waited.share) for name in group.ids}
+        busy = waited.share > self._options.busy
+        return {name: _if_calm(name, verdicts[name], busy=busy) for name in group.ids}
 
     async def _healed(self, *, deployed: bool) -> None:
         if self._bench.link is not None:
@@ -272,12 +273,10 @@ def _is_timed(name: str) -> bool:
     return entry is not None and entry.timed
 
 
-def _if_calm(name: str, verdict: Verdict, waited: float) -> Verdict:
+def _if_calm(name: str, verdict: Verdict, *, busy: bool) -> Verdict:
     """Take back what was timed on a machine that was too busy, unless it passed."""
-    if verdict.outcome is Outcome.MEASURED and verdict.score < 1 and waited > _BUSY and _is_timed(name):
-        return Verdict.not_run(
-            f"the machine is too busy: this process waited {100 * waited:.0f} % of its time"
-        )
+    if busy and verdict.outcome is Outcome.MEASURED and verdict.score < 1 and _is_timed(name):
+        return Verdict.not_run(f"the machine is too busy to say: {verdict.evidence}")
     return verdict
 
 

@@ -101,6 +101,6 @@ def assess(store: int, tmp_path: Path) -> Assess:
         off = frozenset(without)
         write_project(tmp_path / "project", off)
         spec = Spec.of(service_file(store, without=off, script=script), {}, tmp_path)
-        return document(asyncio.run(run(spec, {}, Options(**options))))
+        return document(asyncio.run(run(spec, {}, Options(busy=2, **options))))
 
     return assess_

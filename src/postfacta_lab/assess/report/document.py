@@ -11,7 +11,7 @@ from ..model import Outcome, Verdict
 from ..rubric import rubric
 from ..runner import Run
 
-__all__ = ["changes", "document", "grade_text", "verdicts_of", "worse"]
+__all__ = ["categories", "changes", "document", "grade_text", "verdicts_of", "worse"]
 
 _SCHEMA = 1
 
@@ -80,6 +80,16 @@ def verdicts_of(found: Mapping[str, Any]) -> dict[str, Verdict]:
         check["id"]: Verdict(Outcome(check["outcome"]), check["score"], check["evidence"], check["facts"])
         for check in found["checks"]
     }
+
+
+def categories(found: Mapping[str, Any]) -> Iterator[tuple[str, float, int, int]]:
+    """Yield each heading with its mean score, and how many of its checks were measured."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for check in found["checks"]:
+        groups.setdefault(check["category"], []).append(check)
+    for name, checks in groups.items():
+        measured = [check["score"] for check in checks if check["outcome"] == Outcome.MEASURED]
+        yield name, sum(measured) / len(measured) if measured else 0.0, len(measured), len(checks)
 
 
 def grade_text(found: Mapping[str, Any]) -> str:

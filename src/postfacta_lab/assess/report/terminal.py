@@ -7,7 +7,7 @@ from typing import Any
 
 from ..model import Outcome, Result
 from ..rubric import rubric
-from .document import grade_text
+from .document import categories, grade_text
 
 __all__ = ["line", "summary"]
 
@@ -19,16 +19,6 @@ def line(result: Result) -> str:
     """Return the line of a check."""
     word = result.verdict.word
     return f"{_SIGNS.get(word, ' ')} {result.check:<8}{word:<16}{result.verdict.evidence}"
-
-
-def categories(found: Mapping[str, Any]) -> Iterator[tuple[str, float, int, int]]:
-    """Yield each heading with its mean score, and how many of its checks were measured."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for check in found["checks"]:
-        groups.setdefault(check["category"], []).append(check)
-    for name, checks in groups.items():
-        measured = [check["score"] for check in checks if check["outcome"] == Outcome.MEASURED]
-        yield name, sum(measured) / len(measured) if measured else 0.0, len(measured), len(checks)
 
 
 def summary(found: Mapping[str, Any]) -> str:

@@ -1,0 +1,138 @@
+"""A service file for a service that has none: its OpenAPI document says what may be read or written, and it is tried."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .bench import Bench
+from .engine.values import as_dict, as_list, at_pointer
+from .spec import Ask, Spec
+
+__all__ = ["guess", "toml_of"]
+
+_DOCUMENTS = ("/openapi.json", "/api/openapi.json", "/swagger.json", "/v3/api-docs")
+_PROBES = re.compile(r"health|ready|live|metrics|ping|docs|openapi|version")
+_TEXTS = {"email": "{unique}@example.org", "date": "2026-01-02", "date-time": "2026-01-02T03:04:05Z",
+          "uuid": "00000000-0000-4000-8000-000000000001", "uri": "https://example.org/{unique}"}  # fmt: skip
+_TRIES, _DEEPEST = 12, 6
+
+
+async def guess(spec: Spec, environment: Mapping[str, str]) -> Spec:
+    """Start the service once, and fill in the read, the write, the probes."""
+    with tempfile.TemporaryDirectory(prefix="assess-") as folder:
+        bench = Bench(spec, Path(folder), environment)
+        try:
+            await bench.open()
+            await bench.start()
+            return await _look(bench)
+        finally:
+            await bench.close()
+
+
+async def _look(bench: Bench) -> Spec:
+    document: dict[str, Any] = {}
+    for path in _DOCUMENTS:
+        document = document or as_dict((await bench.call(path)).json)
+    paths = as_dict(document.get("paths"))
+    await bench.guess()
+    for number, write in enumerate(_writes(document, paths)):
+        bench.spec = replace(bench.spec, write=bench.spec.write or write)
+        if number < _TRIES and bench.spec.write is write and not (await bench.write()).answer.good:
+            bench.spec = replace(bench.spec, write=None)
+    if bench.spec.read is None:
+        bench.spec = replace(bench.spec, read=await _read(bench, paths))
+    return bench.spec
+
+
+def _writes(document: dict[str, Any], paths: dict[str, Any]) -> Iterator[Ask]:
+    for path, operations in paths.items():
+        body = as_dict(as_dict(as_dict(operations).get("post")).get("requestBody"))
+        schema = as_dict(as_dict(body.get("content")).get("application/json")).get("schema")
+        if schema is not None and "{" not in path:
+            yield Ask(path=path, method="POST", json=_example(document, as_dict(schema)))
+
+
+def _example(document: dict[str, Any], schema: dict[str, Any], depth: int = 0) -> Any:
+    """Make a value of a schema; its texts hold the mark."""
+    if reference := str(schema.get("$ref", "")):
+        schema = as_dict(at_pointer(document, reference.removeprefix("#")))
+    for key in ("const", "example", "default"):
+        if key in schema:
+            return schema[key]
+    for key in ("allOf", "anyOf", "oneOf"):
+        if choices := as_list(schema.get(key)):
+            return _example(document, as_dict(choices[0]), depth + 1)
+    properties = as_dict(schema.get("properties"))
+    if properties and depth < _DEEPEST:
+        names = as_list(schema.get("required")) or list(properties)
+        return {name: _example(document, as_dict(properties.get(name)), depth + 1) for name in names}
+    least = schema.get("minimum", 1)
+    plain: dict[str, Any] = {"object": {}, "integer": least, "number": least, "boolean": True, "array": []}
+    texts = as_list(schema.get("enum")) or [_TEXTS.get(str(schema.get("format")), "{unique}")]
+    return plain.get(str(schema.get("type")), texts[0])
+
+
+async def _read(bench: Bench, paths: dict[str, Any]) -> Ask:
+    """Find what reads a write back; else anything that is answered 200."""
+    if bench.spec.write is not None:
+        written = await bench.write()
+        base = bench.spec.write.path
+        for path in (f"{base.rstrip('/')}/{{id}}", base):
+            bench.spec = replace(bench.spec, read=Ask(path=path))
+            if await bench.has(written):
+                return Ask(path=path)
+        bench.spec = replace(bench.spec, read=None)
+    free = [path for path, operations in paths.items() if "{" not in path and "get" in as_dict(operations)]
+    for path in sorted([*free, "/"], key=lambda path: bool(_PROBES.search(path))):
+        if (await bench.call(path)).good:
+            return Ask(path=path)
+    return Ask(path=bench.spec.live or "/")
+
+
+def toml_of(spec: Spec) -> str:
+    """Return a service file, with what it could not find as comments."""
+    lines = [
+        "[service]",
+        f"name = {_text(spec.name)}",
+        f"start = [{', '.join(map(_text, spec.start))}]",
+        'project = "."',
+    ]
+    lines += [
+        f"{key} = {_text(value)}" for key in ("live", "ready", "metrics") if (value := getattr(spec, key))
+    ]
+    for name, ask in (("read", spec.read), ("write", spec.write)):
+        if ask is None:
+            lines += ["", f"# [{name}]", '# path = "/"']
+            continue
+        lines += ["", f"[{name}]", f"method = {_text(ask.method)}", f"path = {_text(ask.path)}"]
+        lines += [f"json = {_inline(ask.json)}"] if ask.json is not None else []
+    lines += ["", "# [auth]", '# header = "Authorization: Bearer ${TOKEN}"']
+    lines += ["", "# [database] # the proxy's address is put into this variable", '# env = "DATABASE_URL"']
+    lines += ['# url = "postgresql://me@127.0.0.1/test"', "# max_connections = 25"]
+    return "\n".join(lines) + "\n"
+
+
+def _text(value: str) -> str:
+    return json.dumps(value, ensure_ascii=True)
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return (
+            "{ "
+            + ", ".join(
+                f"{_text(key)} = {_inline(entry)}"
+                for key, entry in as_dict(value).items()
+                if entry is not None
+            )
+            + " }"
+        )
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_inline, as_list(value))) + "]"
+    return json.dumps(value)

@@ -1,0 +1,112 @@
+"""Every format shows the same letter, and can be read by those that it is for."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from postfacta_lab.assess.cli import main
+from postfacta_lab.assess.model import Verdict
+from postfacta_lab.assess.report.html import html
+from postfacta_lab.assess.report.machine import badge, junit, markdown, sarif
+from tests.lab.assess.test_cli import found
+
+MIXED = found(
+    SHUT_1=Verdict.fails("0 of 8 <b>&\"'| in flight", around_sigterm=[(0.1, 200), (0.2, 0)]),
+    SHUT_3=Verdict.scored(0.5, "half"),
+    SECU_3=Verdict.not_applicable("no [auth]"),
+    DEP_2=Verdict.not_run("no [database]"),
+)
+
+
+def test_junit_skips_what_did_not_run() -> None:
+    suite = ET.fromstring(junit(MIXED))  # noqa: S314 - our own
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("52", "1", "2")
+    failures = [case.get("name") for case in suite if case.find("failure") is not None]
+    assert failures == ["SHUT-1 Requests in flight survive SIGTERM"]
+    assert sum(case.find("skipped") is not None for case in suite) == 2
+
+
+def test_sarif_has_a_place_for_each_result() -> None:
+    run = json.loads(sarif(MIXED))["runs"][0]
+    assert [(result["ruleId"], result["level"]) for result in run["results"]] == [
+        ("SHUT-1", "error"),
+        ("SHUT-3", "warning"),
+    ]
+    assert len(run["tool"]["driver"]["rules"]) == 52
+    for result in run["results"]:
+        assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "assess.toml"
+
+
+def test_markdown_is_a_table() -> None:
+    text = markdown(MIXED)
+    assert "| SHUT-1 Requests in flight survive SIGTERM | fail | 0 of 8 &lt;b>&\"'\\| in flight |" in text
+    assert "Passed: SHUT-2" in text
+
+
+class Page(HTMLParser):
+    """Collect tags, and refuse what is not closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.seen.append(tag)
+        if tag not in {"meta", "circle", "rect"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in {"circle", "rect"}:
+            assert self.open.pop() == tag
+
+
+def test_html_is_one_file_without_script() -> None:
+    page = Page()
+    page.feed(text := html(MIXED))
+    assert page.open == []
+    assert "script" not in page.seen
+    assert "svg" in page.seen
+    assert "<b>&" not in text
+    assert "http" not in text
+
+
+@pytest.mark.parametrize("make", [html, junit, sarif, markdown, badge])
+@pytest.mark.parametrize(
+    ("report", "letter"),
+    [(found(), "A+"), (found(SHUT_1=Verdict.fails("")), "D+"), (found(DEP_2=Verdict.not_run("")), "B+ … A+")],
+)
+def test_every_format_shows_the_same_letter(make: Any, report: dict[str, Any], letter: str) -> None:
+    text = make(report)
+    assert letter in (json.loads(text)["runs"][0]["properties"]["grade"] if make is sarif else text)
+
+
+def test_a_badge_is_grey_if_it_is_a_range() -> None:
+    assert "range B+ … A+" in (text := badge(found(DEP_2=Verdict.not_run(""))))
+    assert "#616161" in text
+    assert "#616161" not in badge(found())
+
+
+def test_reports_are_made_of_an_old_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "old.json").write_text(json.dumps(MIXED))
+    options = [
+        f"--{name}={tmp_path / name}" for name in ("html", "junit", "sarif", "markdown", "badge", "json")
+    ]
+    assert main(["render", str(tmp_path / "old.json"), *options]) == 0
+    assert "The way up:" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "old.json",
+        "html",
+        "junit",
+        "sarif",
+        "markdown",
+        "badge",
+        "json",
+    }
+    assert json.loads((tmp_path / "json").read_text()) == json.loads((tmp_path / "old.json").read_text())

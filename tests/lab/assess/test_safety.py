@@ -1,0 +1,114 @@
+"""Services that behave badly are graded or refused in time, and nothing is left of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from postfacta_lab.assess import bench
+from postfacta_lab.assess.bench import NotServingError
+from postfacta_lab.assess.engine.service import Service
+from postfacta_lab.assess.report.document import document
+from postfacta_lab.assess.report.html import html
+from postfacta_lab.assess.report.machine import junit, markdown, sarif
+from postfacta_lab.assess.runner import Options, Run, run
+from postfacta_lab.assess.spec import Ask, Spec
+
+SMALL = Path(__file__).parent / "small.py"
+CANARY = "canary-4711"
+
+
+def spec(habit: str, **others: object) -> Spec:
+    fields = {
+        "start": (sys.executable, str(SMALL), habit),
+        "env": {"CANARY": CANARY},
+        "read": Ask(path="/notes/{id}"),
+        "write": Ask(
+            path="/notes",
+            method="POST",
+            json=dict.fromkeys(("text", "kind", "size", "tags", "who"), "{unique}"),
+        ),
+        "grace": 2.0,
+    }
+    return Spec(**{**fields, **others})  # type: ignore[arg-type]
+
+
+def assess(what: Spec, *only: str) -> Run:
+    return asyncio.run(run(what, dict(os.environ), Options(only=only, quick=True)))
+
+
+def left() -> list[str]:
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)  # noqa: S607 - of the system
+    return [line for line in listed.stdout.splitlines() if "small.py" in line or "time.sleep(600)" in line]
+
+
+def test_a_service_that_never_answers_is_refused(programs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "PATIENCE", 1.0)
+    with pytest.raises(NotServingError, match="did not answer within 1 s"):
+        assess(spec("mute"))
+    assert left() == []
+
+
+def test_a_wrong_read_is_shown_with_its_answer(programs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "PATIENCE", 1.0)
+    with pytest.raises(NotServingError, match="404"):
+        assess(spec("plain", read=Ask(path="/wrong"), write=None))
+    with pytest.raises(NotServingError, match="422"):
+        assess(spec("plain", write=Ask(path="/broken", method="POST", json={})))
+    assert left() == []
+
+
+def test_what_is_deaf_or_forks_fails_its_end_and_leaves_nothing(programs: None) -> None:
+    for habit, said in (("deaf", "still there 2 s after SIGTERM"), ("forks", "left 1 processes behind")):
+        verdict = assess(spec(habit), "SHUT-2").verdicts["SHUT-2"]
+        assert verdict.word == "fail"
+        assert said in verdict.evidence
+    assert left() == []
+
+
+def test_a_log_that_is_filled_stops_the_checks(programs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "MOST_LOG", 50_000)
+    verdict = assess(spec("prints"), "SECU-4").verdicts["SECU-4"]
+    assert verdict.evidence == "it did not serve: it fills its log"
+
+
+def test_no_secret_is_in_any_report(programs: None) -> None:
+    what = spec("prints", auth=("Authorization", f"Bearer {CANARY}-token"))
+    found = document(assess(what, "LOGS", "SECU"))
+    for text in (json.dumps(found), html(found), junit(found), sarif(found), markdown(found)):
+        assert CANARY not in text
+
+
+def test_a_cancelled_run_ends_what_it_started(programs: None) -> None:
+    async def cancelled() -> None:
+        task = asyncio.ensure_future(run(spec("plain"), dict(os.environ), Options(quick=True)))
+        await asyncio.sleep(1.5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+    assert left() == []
+
+
+def test_processes_are_those_of_the_session(programs: None, tmp_path: Path) -> None:
+    async def both() -> tuple[int, int]:
+        service = Service(
+            (sys.executable, str(SMALL), "forks"), env=dict(os.environ), cwd=tmp_path, log=tmp_path / "log"
+        )
+        await service.start()
+        for _ in range(100):
+            if len(service.processes()) == 2:
+                break
+            await asyncio.sleep(0.05)
+        there = len(service.processes())
+        await service.end()
+        return there, len(service.processes())
+
+    assert asyncio.run(both()) == (2, 0)
