@@ -201,6 +201,7 @@ class HardenOptions:
         return found
 
     def _check_rates(self) -> None:
+        check_rate_limits("HardenOptions.rate_limits", self.rate_limits)
         for limit in check_rate_limits("HardenOptions.rate_limits", self.all_rate_limits):
             if limit.per in {"principal", "route"}:
                 validation.refuse(
