@@ -20,17 +20,14 @@ Timeout = float | None | Callable[[Scope], float | None]
 
 _route_of = re.compile(r"(?:([A-Z]+) )?(/\S*)").fullmatch
 _PARAMETER: Final = re.compile(r"\{[^{}:]+(:[a-z]+)?\}")
-_REST: Final = ":path"
 
 
 class Rules:
     """What the requests of some routes are given; -1 is what a function of the scope has to be asked for."""
 
-    # fmt: off
     __slots__ = (
         "cancels", "limits", "max_body", "max_headers", "priority", "rates", "seconds", "stream_timeout", "timeout",
-    )
-    # fmt: on
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -113,7 +110,7 @@ def _compiled(method: str, listed: Sequence[tuple[str, str, Rules]], others: Rul
 
 def _pattern(path: str) -> str:
     literals = [re.escape(text) for text in _PARAMETER.split(path)[::2]]
-    kinds = [".*" if found[1] == _REST else "[^/]+" for found in _PARAMETER.finditer(path)]
+    kinds = [".*" if found[1] == ":path" else "[^/]+" for found in _PARAMETER.finditer(path)]
     return "".join(part for pair in zip(literals, [*kinds, ""], strict=True) for part in pair)
 
 

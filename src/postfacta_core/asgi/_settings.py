@@ -85,8 +85,9 @@ def prefix(field: str, value: object) -> str:
 def headers(field: str, value: object) -> list[tuple[str, str]]:
     """Check a list of names and values that HTTP allows."""
     example, rule = '[("x-content-type-options", "nosniff")]', "a list of pairs of a name and a value"
+    given = value
     if not isinstance(value, Iterable) or isinstance(value, str | bytes | dict):
-        validation.refuse(field, value, rule, example=example)
+        validation.refuse(field, given, rule, example=example)
     pairs = list(cast("Iterable[object]", value))
     for pair in pairs:
         match pair:

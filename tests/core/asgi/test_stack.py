@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import re
 import sys
 import weakref
 from collections.abc import Callable
@@ -506,11 +507,9 @@ async def test_what_the_server_gave_to_a_request_is_let_go_when_the_request_ends
 
 async def test_the_lag_of_the_loop_is_a_metric_while_the_service_lives() -> None:
     app = harden(starlette(), service="billing")
+    beaten = re.compile(rb"postfacta_event_loop_lag_seconds_count [1-9]").search
     async with running(app):
-        await until(
-            lambda: b"postfacta_event_loop_lag_seconds_count 2" in app.telemetry.metrics.render("").body
-        )
-    assert app.shedding.calm.own == 1.0
+        await until(lambda: beaten(app.telemetry.metrics.render("").body))
 
 
 @pytest.mark.parametrize(("most", "written"), [(3, 3), (None, 200)])
