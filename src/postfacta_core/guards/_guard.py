@@ -208,6 +208,14 @@ class Guard(Runner, Listed):
     def _mode_was_set(self) -> None:
         """Take note of a new mode, under the lock."""
 
+    def _ask(self, foreign: Callable[..., T], about: object, otherwise: T) -> T:
+        """Ask foreign code, such as a predicate: what it raises is reported, and means something else."""
+        try:
+            return foreign(about)
+        except Exception as fault:  # noqa: BLE001 - it may raise anything
+            self._report(fault)
+            return otherwise
+
     def _report(self, fault: Exception) -> None:
         """Report what foreign code raised, such as a predicate."""
         self._observe(ListenerFailed(self.name, repr(fault)))

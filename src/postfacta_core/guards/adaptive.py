@@ -176,8 +176,6 @@ class AdaptiveLimiter(BlockGuard):
                 self._limiter.finish(self._clock(), ticket[0], ending, ticket[1])
 
     def _has_lost(self, outcome: Outcome[Any]) -> bool:
-        try:
-            return isinstance(outcome.error, self._types) if self._is_lost is None else self._is_lost(outcome)
-        except Exception as fault:  # noqa: BLE001 - it is foreign code, and may raise anything
-            self._report(fault)
-            return True
+        if self._is_lost is None:
+            return isinstance(outcome.error, self._types)
+        return self._ask(self._is_lost, outcome, otherwise=True)

@@ -249,16 +249,12 @@ class CircuitBreaker(BlockGuard):
 
     def _judge(self, outcome: Outcome[Any]) -> Verdict:
         error = outcome.error
-        try:
-            if self._is_bad is not None:
-                is_failure = self._is_bad(outcome)
-            elif self._types == _ALL:
-                is_failure = not _is_local(error)
-            else:
-                is_failure = isinstance(error, self._types)
-        except Exception as fault:  # noqa: BLE001 - a predicate is foreign code, and may raise anything
-            self._report(fault)
-            is_failure = True
+        if self._is_bad is not None:
+            is_failure = self._ask(self._is_bad, outcome, otherwise=True)
+        elif self._types == _ALL:
+            is_failure = not _is_local(error)
+        else:
+            is_failure = isinstance(error, self._types)
         if is_failure:
             # Its caller gave it less time than the service does: that says nothing about the dependency.
             request = current_request()
@@ -267,11 +263,7 @@ class CircuitBreaker(BlockGuard):
         return _IGNORED if _is_local(error) else _SUCCESS
 
     def _asked(self, outcome: Outcome[Any]) -> float:
-        try:
-            return float(self._retry_after(outcome) or 0.0)
-        except Exception as fault:  # noqa: BLE001 - it is foreign code, and may raise anything
-            self._report(fault)
-            return 0.0
+        return self._ask(lambda ended: float(self._retry_after(ended) or 0.0), outcome, otherwise=0.0)
 
     def _note(self, move: CircuitChanged) -> None:
         # Under the lock; foreign code is called outside of it.

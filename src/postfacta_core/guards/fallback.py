@@ -218,11 +218,7 @@ class Fallback(Guard):
     def _stands_in_for(self, outcome: Outcome[Any]) -> bool:
         if self._predicate is None:
             return isinstance(outcome.error, self._types)
-        try:
-            return self._predicate(outcome)
-        except Exception as fault:  # noqa: BLE001 - it is foreign code, and may raise anything
-            self._report(fault)
-            return False
+        return self._ask(self._predicate, outcome, otherwise=False)
 
     def _keep(self, ticket: _Ticket, value: Any) -> None:
         key, began, generation = ticket

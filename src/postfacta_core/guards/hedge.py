@@ -221,11 +221,7 @@ class Hedge(Guard):
     def _is_answer(self, outcome: Outcome[Any], *, is_alone: bool) -> bool:
         if self._predicate is None:
             return outcome.error is None or (is_alone and not isinstance(outcome.error, self._types))
-        try:
-            return not self._predicate(outcome)
-        except Exception as fault:  # noqa: BLE001 - it is foreign code, and may raise anything
-            self._report(fault)
-            return True
+        return not self._ask(self._predicate, outcome, otherwise=False)
 
     def _note_shadow(self, race: _Race, delay: float) -> None:
         now = self._clock()

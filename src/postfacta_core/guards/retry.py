@@ -233,12 +233,8 @@ class Retry(Guard):
         return call
 
     def _wait_after_answer(self, answer: object, call: _Call) -> float | None:
-        if self._is_bad is not None:
-            try:
-                if self._is_bad(ended := Outcome(answer)):
-                    return self._wait_after(ended, call)
-            except Exception as fault:  # noqa: BLE001 - a predicate is foreign code, and may raise anything
-                self._report(fault)
+        if self._is_bad is not None and self._ask(self._is_bad, ended := Outcome(answer), otherwise=False):
+            return self._wait_after(ended, call)
         if call.attempt == 1:
             self._successes += 1
         else:
@@ -279,11 +275,7 @@ class Retry(Guard):
         return plan if haste is None else _hurried(plan, attempt, haste)
 
     def _dispose_now(self, answer: object) -> object:
-        try:
-            return None if self._discard is None else self._discard(answer)
-        except Exception as fault:  # noqa: BLE001 - see above
-            self._report(fault)
-            return None
+        return None if self._discard is None else self._ask(self._discard, answer, otherwise=None)
 
     async def _dispose(self, answer: object) -> None:
         try:

@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 from limits.aio.storage import MovingWindowSupport, SlidingWindowCounterSupport, Storage
 
 from ..clock import MONOTONIC, WALL, Clock
-from ._rates import COARSE, LONGEST_KEY, MAX_KEYS, KeyTable, shorten
+from ._rates import COARSE, MAX_KEYS, KeyTable, shorten
 
 __all__ = ["BoundedStorage"]
 
@@ -47,7 +47,7 @@ class _Book(Generic[T]):
 
     def read(self, key: str, now: float) -> tuple[float, T] | None:
         """Find a value and its end; for an unknown key, those that the keys without room have together."""
-        key = _bounded(key)
+        key = shorten(key)
         until = self._table.until.get(key)
         if until is not None:
             return (until, self._values[key]) if until > now else None
@@ -55,7 +55,7 @@ class _Book(Generic[T]):
         return found if found is not None and found[0] > now else None
 
     def write(self, key: str, value: T, *, until: float, now: float) -> None:
-        key = _bounded(key)
+        key = shorten(key)
         if key in self._table.until:
             self._table.until[key] = until
         elif not self._table.admit(key, until, now):
@@ -67,7 +67,7 @@ class _Book(Generic[T]):
         self._values[key] = value
 
     def end(self, key: str) -> None:
-        key = _bounded(key)
+        key = shorten(key)
         if key in self._table.until:
             self._table.until[key] = -math.inf
 
@@ -77,10 +77,6 @@ class _Book(Generic[T]):
         self._coarse.clear()
         self._table.clear()
         return count
-
-
-def _bounded(key: str) -> str:
-    return key if len(key) <= LONGEST_KEY else shorten(key)
 
 
 def _coarse(key: str) -> tuple[int, str]:
