@@ -94,7 +94,10 @@ class Runner:
 
 
 class Guard(Runner, Listed):
-    """What all guards have in common.
+    """What all guards have in common: they stand in a `Pipeline`, guard by `call` and `call_sync`, or decorate a function.
+
+    Tasks and threads share it. Where a plain function has to wait first, its thread does; on an event loop it is refused
+    then.
 
     Args:
         name: Its metric label, and the `policy` of its errors: 1 to 64 letters, digits and `_.:/*-`. It is unique for its
@@ -228,12 +231,7 @@ _BLOCKS: Final[ContextVar[Any]] = ContextVar("postfacta_blocks", default=None)
 class BlockGuard(Guard):
     """A guard that can be held around a block, by `with` or `async with`, too.
 
-    A guard with tickets finds its own in the context (task or thread) in which its block was entered.
-
-    Args:
-        name: See `Guard`, as the others.
-        mode: How its decisions are used.
-        observer: Receives its events.
+    A block must be left in the context (task or thread) in which it was entered: there its ticket is found again.
     """
 
     has_tickets: ClassVar[bool] = False

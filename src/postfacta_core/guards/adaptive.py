@@ -28,28 +28,21 @@ class AdaptiveLimiter(BlockGuard):
     """Find out how many calls may run at once, let a burst wait, and refuse the rest.
 
     It is a `Bulkhead` whose slots need not be known: what `LoadSheddingMiddleware` is to requests, for a queue worker, a
-    script or a dependency. Use it as a guard of a `Pipeline`, by `call` or `call_sync`, as a decorator, or by `with` or
-    `async with`. Tasks and threads share its limit.
+    script or a dependency.
 
     * Calls of one function take about as long as each other; all blocks together are one kind.
     * A call that waits for room does so no longer than its request or an outer `Timeout` gives it.
     * A call that was cancelled, or failed, is no answer: it counts at the age that it had, if that is late.
-    * A plain function waits by blocking its thread. On an event loop it is refused if it would have to.
 
     Args:
-        name: See `Guard`.
         config: What it starts from; nothing needs setting.
         on: Which outcomes are no answers: types of errors, by default all; or a function of the `Outcome` that alone
             decides. If that raises, it is none.
         priority_of: Makes the `Priority` from the arguments of the call; by default it is that of the present request.
             Higher ones go first, and lower ones may use only a part of the limit.
         mode: `SHADOW` counts what it would refuse or hold up, `OFF` does nothing.
-        observer: See `Guard`.
         clock: Monotonic seconds; it must be the clock of the request contexts.
         luck: Spreads `retry_after` of the refusals.
-
-    Raises:
-        ValueError: If a setting is wrong, or the name is taken.
     """
 
     kind = "limiter"

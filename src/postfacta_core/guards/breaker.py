@@ -49,10 +49,6 @@ News = tuple[str, Any]
 class CircuitBreaker(BlockGuard):
     """Calls a dependency while it works, and refuses calls while it fails.
 
-    It guards by `call` and `call_sync`, as a decorator of functions and async functions, and as a context manager,
-    `with` or `async with`. One object serves all tasks and threads. A block must be left in the context (task or thread)
-    in which it was entered.
-
     * What `on` names is a failure. Refusals of our own policies, from below, are ignored: the dependency was not asked.
       Any other outcome is a success: it answered.
     * What is no `Exception`, such as a cancellation, is no outcome; it is raised, and the permit is returned.
@@ -60,7 +56,6 @@ class CircuitBreaker(BlockGuard):
     * For listeners and storages of pybreaker, see `guards.pybreaker.attach`.
 
     Args:
-        name: See `Guard`.
         config: When it opens and closes.
         on: Which outcomes are failures: types of errors, by default all; or a function of the `Outcome` that alone
             decides. If that raises, the call counts as a failure.
@@ -70,9 +65,6 @@ class CircuitBreaker(BlockGuard):
         observer: Also receives state changes, in their order.
         clock: Monotonic seconds.
         luck: Spreads the waits.
-
-    Raises:
-        ValueError: If a setting is wrong, or the name is taken.
     """
 
     kind = "breaker"

@@ -21,27 +21,20 @@ __all__ = ["Bulkhead"]
 class Bulkhead(BlockGuard):
     """Run at most `slots` calls to a dependency at once, let a few more wait, and refuse the rest.
 
-    One dependency that hangs then holds this many tasks or threads, and not all of them. Use it as a guard of a
-    `Pipeline`, by `call` or `call_sync`, as a decorator, or by `with` or `async with`. Tasks and threads share its slots.
+    One dependency that hangs then holds this many tasks or threads, and not all of them.
 
     * A caller waits no longer than `max_wait`, and no longer than its request or an outer `Timeout` gives it, less
       what is kept for the answer (`Deadline.for_next_hop`).
     * Callers are admitted in FIFO order. One that is cancelled leaves no trace.
     * A call inside of another takes a slot of its own. With one slot it waits for what it holds itself, until
       `max_wait` ends that: give nested calls one bulkhead each.
-    * A plain function waits by blocking its thread. On an event loop it is refused if it would have to.
 
     Args:
-        name: See `Guard`, as `mode` and `observer`.
         slots: The calls at once, from 1 up.
         max_waiting: How many may wait for a slot; by default none.
         max_wait: How long each may wait, in seconds.
         mode: `SHADOW` and `OFF` let pass, and on a change to them all waiting callers are admitted.
-        observer: See `Guard`.
         clock: Monotonic seconds; it must be the clock of the request contexts.
-
-    Raises:
-        ValueError: If a setting is wrong, or the name is taken.
     """
 
     kind = "bulkhead"

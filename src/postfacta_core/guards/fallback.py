@@ -53,14 +53,12 @@ class Fallback(Guard):
     """Keep the last good value of each key, and return it instead of an error.
 
     A kept value is given to every caller with the same key: the caller's identity belongs in the key if answers differ
-    by it. Use it as the outermost guard of a `Pipeline`, by `call` or `call_sync`, or as a decorator; by `ask` where the
-    age of an answer matters.
+    by it. In a `Pipeline` it is the outermost guard. Use it by `ask` where the age of an answer matters.
 
     An error that it does not cover is the dependency's answer, such as that the thing is gone: then what was
     kept of it is forgotten. A cancelled call changes nothing.
 
     Args:
-        name: See `Guard`, as `observer`.
         key: Makes the key of a question from the arguments of the call; without it no value is kept. If it raises,
             the call does.
         on: What it stands in for: types of errors, beside `ResilienceError` (an open circuit, a deadline, a full
@@ -72,7 +70,6 @@ class Fallback(Guard):
         max_entries: The most values kept; what was not used for longest goes first. Their size does not count.
         mode: `SHADOW` keeps values and counts what it would have given, and lets the error through; `OFF` is a plain
             call.
-        observer: See `Guard`.
         clock: Monotonic seconds.
 
     Raises:

@@ -54,8 +54,7 @@ async def _sleep(scope: anyio.CancelScope, seconds: float, act: Callable[[], obj
 class Hedge(Guard):
     """Start a call a second time if it is slow; the first answer wins, and the other try is cancelled and awaited.
 
-    Only for calls that may be made twice at the same time, such as reads. Use it as a guard of a `Pipeline`, by
-    `call`, or as a decorator of async functions.
+    Only for calls that may be made twice at the same time, such as reads.
 
     * The first try runs in the task of its caller, the second in one beside it.
     * What `on` names is no answer: before the second has started, it starts at once.
@@ -64,7 +63,6 @@ class Hedge(Guard):
     * The call ends when both tries have: one that does not heed its cancellation holds it up.
 
     Args:
-        name: See `Guard`.
         delay: Seconds after which the second starts, or an object with them, such as a `QuantileDelay`.
         on: Which outcomes are no answers: types of errors; or a function of the `Outcome` that alone decides, of results
             too. If that raises, it is an answer. Nothing closes a response that has lost: `Outgoing` does.
@@ -73,15 +71,11 @@ class Hedge(Guard):
         mode: `SHADOW` makes one try, and counts those that took longer than the delay without spending for them;
             `OFF` is a plain call.
         clock: Monotonic seconds; it must be the clock of the request contexts.
-        observer: See `Guard`.
         later: Starts the second.
 
     Attributes:
         budget: What its second tries are spent from.
         delay: When they start.
-
-    Raises:
-        ValueError: If a setting is wrong, or the name is taken.
     """
 
     kind = "hedge"

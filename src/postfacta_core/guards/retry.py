@@ -64,9 +64,7 @@ _CALL: ContextVar[_Call | None] = ContextVar("postfacta_retry", default=None)
 class Retry(Guard):
     """Retry calls that failed: a few times, with growing waits, and never more than the budget has.
 
-    Use it as a guard of a `Pipeline`, by `call` or `call_sync`, or as a decorator. Threads and event loops may share
-    it. Only the caller knows what may be called twice, so by default only what was refused before it began is tried
-    again.
+    Only the caller knows what may be called twice, so by default only what was refused before it began is tried again.
 
     When no other try is made, the last error of the dependency itself is raised, with a note that says why, or the last
     result is returned. No try begins at the request's deadline or after it. A call inside of another of any `Retry` is
@@ -74,7 +72,6 @@ class Retry(Guard):
     refused.
 
     Args:
-        name: See `Guard`, as `observer`.
         attempts: The most tries, the first included; 1 only counts.
         on: After which outcomes the call may be made again: types of errors, beside those of `may_repeat`; or a function
             of the `Outcome` that alone decides. If that raises, the answer is no.
@@ -96,9 +93,6 @@ class Retry(Guard):
     Attributes:
         budget: What its further tries are spent from.
         rules: What is tried again, how often, and after which waits.
-
-    Raises:
-        ValueError: If a setting is wrong, or the name is taken.
     """
 
     kind = "retry"

@@ -24,27 +24,20 @@ __all__ = ["Throttle"]
 class Throttle(BlockGuard):
     """Let calls through at the rate that a partner allows, let others wait for their turn, and refuse the rest.
 
-    Use it as a guard of a `Pipeline`, by `call` or `call_sync`, as a decorator, or by `with` or `async with`. Tasks and
-    threads of this process share the rate; for a limit of requests that come in see `RateLimitMiddleware`.
+    The rate is this process's; for a limit of requests that come in see `RateLimitMiddleware`.
 
     * A caller waits no longer than `max_wait`, and no longer than its request or an outer `Timeout` gives it. One that
       would have to wait longer is refused at once, with `retry_after`.
     * Callers of a key are admitted in FIFO order. One that is cancelled leaves no trace.
     * A call counts when it begins, whatever becomes of it.
-    * A plain function waits by blocking its thread. On an event loop it is refused if it would have to.
 
     Args:
-        name: See `Guard`.
         rates: One or more, such as `"10/second;1000/hour"`.
         max_wait: How long a caller may wait, in seconds; 0 refuses.
         key: Makes a key from the arguments of the call, each with a rate of its own; by default all calls share it.
         mode: `SHADOW` counts what it would refuse or hold up, `OFF` does nothing. On a change to them waiting callers
             are admitted when they look next.
-        observer: See `Guard`.
         clock: Monotonic seconds; it must be the clock of the request contexts.
-
-    Raises:
-        ValueError: If a setting is wrong, or the name is taken.
     """
 
     kind = "throttle"

@@ -130,8 +130,7 @@ class Timeout(Guard):
     """Bound each call by `seconds`, or by what its request has left, if that is less.
 
     After its seconds the call is cancelled and awaited, and `DeadlineExceededError` is raised. A cancellation from
-    outside passes, and so does what the call itself raises. Use it as a guard of a `Pipeline`, by `call`, as a decorator
-    of async functions, or by `async with`.
+    outside passes, and so does what the call itself raises. It guards a block by `async with` too.
 
     * `current_deadline()` inside of the call knows the bound, as does code that respects it, such as `Database`.
     * If the request or an outer `Timeout` leaves less, the call is cancelled by that one, and this one raises nothing.
