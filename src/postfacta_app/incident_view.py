@@ -33,6 +33,7 @@ from .timeline.annotations import AnnotationKind, ShownAnnotation
 from .timeline.edits import ShownEdit
 from .timeline.lanes import chart
 from .timeline.model import Content, Entry, Facts, Milestone, micros
+from .timeline.query import NumberedPage, Wanted
 from .timeline.rules import build
 from .timeline.view import Line, Turn, anchor, days, is_narrative, lines, stamp
 from .web.body import Time, read_query
@@ -60,6 +61,12 @@ _JOINED: Final = {
 
 class Store(timeline.Store, Protocol):
     """Stores the facts of timelines, the content of signals, and names of actors."""
+
+    async def page(
+        self, principal: Principal, ref: UUID | int, wanted: Wanted, *, size: int
+    ) -> NumberedPage | None:
+        """Read a page; None if the caller may not see the incident, or its timeline is not kept yet."""
+        ...
 
     async def decided(self, incident_id: UUID, entries: Sequence[Entry]) -> Sequence[ShownEdit]:
         """List the effective edits of these entries."""
@@ -146,6 +153,20 @@ class Seen:
     is_open: bool
 
     @classmethod
+    def kept(cls, page: NumberedPage, view: View) -> Self:
+        """Return the page that was read."""
+        known = {name: Mark.of(*mark) for name, mark in page.marks.items()}
+        return cls(
+            entries=page.entries,
+            page=page.page,
+            count=page.count,
+            hidden=page.hidden,
+            known=known,
+            turns=_turns(known, view, entries=page.entries, after=page.after, is_first=page.page == 1),
+            is_open=page.is_open,
+        )
+
+    @classmethod
     def of(cls, facts: Facts, view: View) -> Self:
         """Build the timeline and select the page."""
         whole = build(facts, include_hidden=True)
@@ -169,15 +190,23 @@ class Seen:
             count=len(shown),
             hidden=sum(it.hidden for it in then.entries),
             known=known,
-            turns=[
-                it
-                for it in turns(known)
-                if (until is None or it.t <= until)
-                and (at == 0 or it.t >= entries[0].t)
-                and (not after or it.t < after[0].t)
-            ],
+            turns=_turns(known, view, entries=entries, after=after, is_first=at == 0),
             is_open=is_open,
         )
+
+
+def _turns(
+    known: Mapping[str, Mark], view: View, *, entries: Sequence[Entry], after: Sequence[Entry], is_first: bool
+) -> list[Turn]:
+    """Return the milestones within a page."""
+    until = None if view.known_as_of is None else micros(view.known_as_of)
+    return [
+        it
+        for it in turns(known)
+        if (until is None or it.t <= until)
+        and (is_first or it.t >= entries[0].t)
+        and (not after or it.t < after[0].t)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,14 +293,18 @@ class IncidentView:
     ) -> Response:
         """Show the page, with the input of a form that was not saved."""
         principal, view = visit.principal, visit.view
-        found = await self._needs.timelines.facts(principal, visit.ref)
-        if found is None:
+        kept = await self._needs.timelines.page(principal, visit.ref, _wanted(view), size=_PAGE)
+        if kept is not None:
+            incident, reasons, seen = kept.incident, kept.reasons, Seen.kept(kept, view)
+        elif (found := await self._needs.timelines.facts(principal, visit.ref)) is not None:
+            incident, facts = found
+            reasons = {f"{it.id}": it.reason for it in facts.changes}
+            seen = await aside(facts.size, Seen.of, facts, view)
+        else:
             raise service.missing()
-        incident, facts = found
-        seen = await aside(facts.size, Seen.of, facts, view)
         joined = await self._needs.links.of(principal, incident.id)
         allow_stale_incidents(visit.request, [incident, *(it.incident for it in joined)])
-        told = await self._told(incident, facts, seen)
+        told = await self._told(incident, reasons, seen)
         names = await self._needs.timelines.names(told.actors)
         search = await self._search(visit, incident)
         is_now = view.known_as_of is None and incident.archived_at is None
@@ -312,14 +345,14 @@ class IncidentView:
 
         return await aside(LARGE, draw)
 
-    async def _told(self, incident: Incident, facts: Facts, seen: Seen) -> Told:
+    async def _told(self, incident: Incident, reasons: Mapping[str, str | None], seen: Seen) -> Told:
         timelines, entries = self._needs.timelines, seen.entries
         said = await timelines.said(incident.id, entries, _MOST_SAID + 1)
         made = lines(
             entries,
             edits=await timelines.decided(incident.id, entries),
             remarks=said,
-            moves=facts.changes,
+            reasons=reasons,
             contents=await timelines.contents([it.signal_id for it in entries if it.signal_id], _LETTERS),
         )
         loose = [it for it in said if it.entry is None and it.occurred_at is None]
@@ -343,6 +376,17 @@ class IncidentView:
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)
+
+
+def _wanted(view: View) -> Wanted:
+    turned = view.entry or view.edit
+    return Wanted(
+        page=view.page,
+        known_as_of=view.known_as_of,
+        include_hidden=view.hidden,
+        is_narrative=view.view == "narrative",
+        entry=(lambda source, identity: anchor(source, identity) == turned) if turned else None,
+    )
 
 
 def visit_of(request: Request, principal: Principal) -> Visit:

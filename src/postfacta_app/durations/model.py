@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Self
 
 from pydantic import BaseModel
 
@@ -76,6 +76,14 @@ class Mark:
     t: Micros
     p: Precision
     basis: Basis
+
+    @classmethod
+    def of(cls, t: int, rank: int, basis: str) -> Self:
+        """Return one that the database keeps."""
+        return cls(t, _PRECISIONS[rank], Basis(basis))
+
+
+_PRECISIONS: Final = list(Precision)
 
 
 class Duration(BaseModel):

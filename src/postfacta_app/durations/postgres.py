@@ -16,8 +16,7 @@ from ..incidents.model import Incident, Kind
 from ..incidents.postgres import COLUMNS, incident_of, ref_of, where_of
 from ..incidents.query import IncidentFilters
 from ..principal import Principal
-from ..timeline.model import Precision
-from .model import LEAST, Aggregate, Basis, Mark, Phase
+from .model import LEAST, Aggregate, Mark, Phase
 
 __all__ = ["PLOTTED", "Dot", "DurationStore", "Insights"]
 
@@ -110,8 +109,7 @@ class DurationStore:
         if row is None:
             return None
         given: Mapping[str, tuple[int, int, str]] = json.loads(row["marks"])
-        ranks = list(Precision)
-        marks = {name: Mark(t, ranks[p], Basis(basis)) for name, (t, p, basis) in given.items()}
+        marks = {name: Mark.of(*mark) for name, mark in given.items()}
         return incident_of(row), marks, row["is_open"]
 
     async def all(self, principal: Principal, filters: IncidentFilters) -> tuple[str, bool]:

@@ -12,15 +12,14 @@ from typing import Protocol
 from uuid import UUID
 
 from .. import actions
-from ..aside import aside_locked
 from ..db import Fetch, Unit
 from ..errors import FieldError, InvalidFieldsError, NotFoundError, NotPublishableError
 from ..incidents.model import Incident
 from ..incidents.query import IncidentFilters
 from ..incidents.service import Store as Incidents, lock_active
 from ..principal import Principal
-from ..timeline.model import Facts, micros
-from ..timeline.rules import RULES, build
+from ..timeline.model import Facts
+from ..timeline.rules import RULES
 from .content import SCHEMA_VERSION, Content
 from .model import (
     Draft,
@@ -82,8 +81,8 @@ class Timelines(Protocol):
         """Read an incident and its facts, if the caller may see it."""
         ...
 
-    async def facts_in(self, unit: Unit, incident_id: UUID) -> Facts:
-        """Read the facts of an incident that the unit has locked."""
+    async def digest_in(self, unit: Unit, incident_id: UUID) -> str:
+        """Return the digest of the timeline of an incident that the unit has locked."""
         ...
 
 
@@ -182,8 +181,6 @@ async def _append(
 ) -> Written:
     incident, last = base.incident, base.last
     at = await unit.stamp(incident.id)
-    facts = await needs.timelines.facts_in(unit, incident.id)
-    timeline = await aside_locked(facts.size, build, facts, as_of=micros(at))
     revision = await needs.revisions.append(
         unit,
         Revision(
@@ -192,7 +189,7 @@ async def _append(
             status=status,
             schema_version=SCHEMA_VERSION,
             content=content,
-            timeline_digest=timeline.digest,
+            timeline_digest=await needs.timelines.digest_in(unit, incident.id),
             timeline_at=at,
             rules=RULES,
             message=message,

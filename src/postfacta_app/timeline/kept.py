@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -21,7 +22,7 @@ from ..db import VISIBLE, Fetch, sees
 from ..incidents.postgres import COLUMNS, incident_of, ref_of
 from ..principal import Principal
 from .model import Entry, Instant, Milestone, Precision, micros
-from .query import Slice, TimelinePage, TimelineQuery, place
+from .query import NumberedPage, Slice, TimelinePage, TimelineQuery, Wanted, place
 from .rules import AHEAD, RULES, Place
 
 __all__ = ["COMPLETE", "KeptTimelines"]
@@ -56,12 +57,37 @@ select i.*,
   timeline_milestones(i.id, i.until) as milestones
   from i"""
 # As it was at the end: what was changed since, and whose clock was, is in `changed` instead.
+_TIE_NOW: Final = """exists (select from timeline_entries x where x.incident_id = (select id from i) and x.present and x.t = e.t
+  and {whole} and (x.source, x.id) <> (e.source, e.id))"""
+# As `is_narrative` of the page.
+_NARRATIVE: Final = """(e.pinned or e.kind = 'action' or e.source in ('human', 'postfacta')
+  or e.source >= 'manual/' and e.source < 'manual0')"""
 _ID: Final = f"select i.id from incidents i where {VISIBLE} and (i.id = $3::uuid or i.number = $4::bigint)"  # noqa: S608
 _KEPT: Final = """{e}.incident_id = (select id from i) and {e}.present and {e}.since <= (select until from i)
   and ({e}.shift is null or {e}.source <> all ((select array(
     select m.source from i, timeline_moved(i.id, i.until) m where i.until < i.timeline_at))::text[]))"""
 _TIE: Final = """(exists (select from timeline_entries x where {kept} and x.t = e.t and {whole} and (x.source, x.id) <> (e.source, e.id))
    or exists (select from changed x where x.t = e.t and {whole} and (x.source, x.id) <> (e.source, e.id)))"""
+# A page by its number, of the present.
+_PAGE: Final = """
+with i as materialized (
+  select {incident}, m.marks::text as marks, m.is_open from incidents i join incident_measures m on m.incident_id = i.id and m.rules = $5
+   where {visible} and (i.id = $3::uuid or i.number = $4::bigint)),
+own as (select e.* from timeline_entries e where e.incident_id = (select id from i) and e.present and {own}),
+page as materialized (select {columns} from own e order by {key} limit {limit} offset {offset})
+select i.*, (select count(*) from own) as count,
+  (select count(*) from timeline_entries e where e.incident_id = (select id from i) and e.present and e.hidden and {whole}) as hidden,
+  array(select json_agg(f.entry)::text from (
+    select json_build_array({entry}) as entry, row_number() over (order by {key}) / 250 as part
+      from page e left join signals s on s.id = e.signal_id order by {key}) f group by f.part order by f.part) as page,
+  (select json_object_agg(c.id, c.reason) from status_changes c where c.incident_id = i.id)::text as reasons
+  from i"""
+_NAMES: Final = """
+select array(select json_agg(n)::text from (
+  select json_build_array(e.source, e.id) as n, row_number() over (order by {key}) / 1000 as part
+    from incidents i join timeline_entries e on e.incident_id = i.id and e.present
+   where {visible} and (i.id = $3::uuid or i.number = $4::bigint) and $5 > 0 and {own} order by {key}) f
+ group by f.part order by f.part) as names"""
 _DIGEST: Final = "select timeline_digest($1, $2, $3, $4)"
 _DIGEST_NOW: Final = "select timeline_digest($1, 'infinity', null, false) as digest"
 _IS_KEPT: Final = "select from incident_measures where incident_id = $1 and rules = $2"
@@ -111,6 +137,44 @@ class KeptTimelines:
         version = f'W/"{micros(row["timeline_at"])}-{conflicts}"'
         return Slice(incident, page, f'"{digest[:32]}-{conflicts}"' if digest else version)
 
+    async def page(
+        self, principal: Principal, ref: UUID | int, wanted: Wanted, *, size: int
+    ) -> NumberedPage | None:
+        """Read a page of the present; None if the caller may not see the incident, or it is not kept yet.
+
+        A number after the last page gives the last one.
+        """
+        who, sql = (*sees(principal), *ref_of(ref)), _Sql(5)
+        whole, own = sql.filters(wanted)
+        at = wanted.page - 1
+        if wanted.entry is not None:
+            names = _NAMES.format(key=_KEY, visible=VISIBLE, own=own)
+            row = await self._database.fetchrow(
+                names, *who, RULES, *sql.args, operation="timeline_names", repeatable=True
+            )
+            if row is not None:
+                at = (
+                    await aside(sum(map(len, row["names"])), _find, row["names"], wanted.entry, at * size)
+                    // size
+                )
+        limit, offset = sql.bind(size + 1, "int"), sql.bind(at * size, "int")
+        statement = _PAGE.format(
+            incident=COLUMNS, visible=VISIBLE, columns=_COLUMNS, own=own, whole=whole, key=_KEY, limit=limit, offset=offset,
+            entry=_ENTRY.format(tie=_TIE_NOW.format(whole=whole.replace("e.", "x."))),
+        )  # fmt: skip
+        args = (*who, RULES, *sql.args)
+        row = await self._database.fetchrow(statement, *args, operation="timeline_page", repeatable=True)
+        if row is None:
+            return None
+        if at > (last := max(0, row["count"] - 1) // size):
+            again = replace(wanted, page=last + 1, entry=None)
+            return await self.page(principal, ref, again, size=size)
+        entries = await aside(sum(map(len, row["page"])), _entries, row["page"])
+        return NumberedPage(
+            incident_of(row), entries[:size], entries[size:], at + 1, row["count"], row["hidden"],
+            json.loads(row["marks"]), is_open=row["is_open"], reasons=json.loads(row["reasons"] or "{}"),
+        )  # fmt: skip
+
     async def digest(self, key: Key) -> str:
         """Return the digest of a version of a timeline, which never changes."""
         if (found := self._digests.get(key)) is not None:
@@ -137,13 +201,37 @@ class KeptTimelines:
         return digest
 
 
+class _Sql:
+    """Collects the arguments of a statement, after the first few."""
+
+    def __init__(self, first: int) -> None:
+        self._first = first
+        self.args: list[object] = []
+
+    def bind(self, value: object, kind: str) -> str:
+        self.args.append(value)
+        return f"${self._first + len(self.args)}::{kind}"
+
+    def filters(self, wanted: Wanted) -> tuple[str, str]:
+        """Return what all entries of the timeline are, which decides what a tie is; and the entries of the view."""
+        known = wanted.known_as_of
+        whole = (
+            "true" if known is None else f"coalesce(e.known_at, e.t) <= {self.bind(micros(known), 'bigint')}"
+        )
+        own = [whole, *([] if wanted.include_hidden else ["not e.hidden"])]
+        if wanted.is_narrative:
+            own.append(_NARRATIVE)
+        return whole, " and ".join(own)
+
+
+def _find(texts: Sequence[str], entry: Callable[[str, str], bool], default: int) -> int:
+    names = (it for text in texts for it in json.loads(text))
+    return next((n for n, (source, identity) in enumerate(names) if entry(source, identity)), default)
+
+
 def _sql_of(query: TimelineQuery, after: Place | None) -> tuple[str, Sequence[object]]:
-    args: list[object] = []
-
-    def bind(value: object, kind: str) -> str:
-        args.append(value)
-        return f"${len(args) + 6}::{kind}"
-
+    sql = _Sql(6)
+    bind = sql.bind
     whole = [] if query.include_hidden else ["not e.hidden"]  # What the timeline is, and so what a tie is.
     if query.known_as_of is not None:
         whole.append(f"coalesce(e.known_at, e.t) <= {bind(micros(query.known_as_of), 'bigint')}")
@@ -170,7 +258,7 @@ def _sql_of(query: TimelineQuery, after: Place | None) -> tuple[str, Sequence[ob
     of_timeline = " and ".join(whole) or "true"
     of_other = of_timeline.replace("e.", "x.")
     tie = _TIE.format(kept=_KEPT.format(e="x"), whole=of_other)
-    sql = _SLICE.format(
+    statement = _SLICE.format(
         incident=COLUMNS,
         visible=VISIBLE,
         columns=_COLUMNS,
@@ -181,7 +269,7 @@ def _sql_of(query: TimelineQuery, after: Place | None) -> tuple[str, Sequence[ob
         limit=bind(query.limit + 1, "int"),
         entry=_ENTRY.format(tie=tie),
     )
-    return sql, args
+    return statement, sql.args
 
 
 def _milestones(given: Mapping[str, Any]) -> dict[Milestone, Instant]:

@@ -21,6 +21,7 @@ from .edits import EntryRef, NewEdit, ShownEdit
 from .kept import KeptTimelines
 from .model import Annotation, Content, Edit, Entry, Facts, Op, Precision, Signal, StatusChange
 from .query import RowKey
+from .rules import build
 from .verify import Revision
 
 __all__ = ["TimelineStore"]
@@ -133,7 +134,7 @@ class TimelineStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._kept = KeptTimelines(database)
-        self.slice = self._kept.slice
+        self.slice, self.page = self._kept.slice, self._kept.page
 
     async def facts(self, principal: Principal, ref: UUID | int) -> tuple[Incident, Facts] | None:
         """Read an incident if the caller may see it, and all its facts, from one snapshot."""
@@ -148,6 +149,13 @@ class TimelineStore:
         if row is None:
             raise LookupError(incident_id)
         return await aside_locked(_size(row), _facts, row)
+
+    async def digest_in(self, unit: Unit, incident_id: UUID) -> str:
+        """Return the digest of the timeline of an incident that the unit has locked."""
+        if (kept := await KeptTimelines.digest_in(unit.fetch, incident_id)) is not None:
+            return kept
+        facts = await self.facts_in(unit, incident_id)
+        return (await aside_locked(facts.size, build, facts)).digest
 
     async def revised(self) -> AsyncIterator[tuple[Facts, Sequence[Revision]]]:
         """Read every incident that has a post-mortem, with its facts and revisions from one snapshot."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal, Self
@@ -17,7 +17,17 @@ from ..web.paging import decode_cursor, decode_members, encode_cursor, encode_me
 from .model import Entry, Instant, Milestone
 from .rules import RULES, Place, Timeline, sort_key
 
-__all__ = ["Paging", "RowKey", "Slice", "TimelinePage", "TimelineQuery", "cut", "place"]
+__all__ = [
+    "NumberedPage",
+    "Paging",
+    "RowKey",
+    "Slice",
+    "TimelinePage",
+    "TimelineQuery",
+    "Wanted",
+    "cut",
+    "place",
+]
 
 RowKey = tuple[datetime, UUID]
 """The position of a record among those of its incident: its instant and id."""
@@ -128,6 +138,44 @@ class Slice:
     incident: Incident
     page: TimelinePage
     etag: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A numbered page of the present.
+
+    Attributes:
+        entry: Selects the page of the first entry for which it holds, given its source and id.
+    """
+
+    page: int = 1
+    known_as_of: datetime | None = None
+    include_hidden: bool = False
+    is_narrative: bool = False
+    entry: Callable[[str, str], bool] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedPage:
+    """A numbered page, with what else it shows of its incident, from one snapshot.
+
+    Attributes:
+        after: The entry after the page, if there is one.
+        count: How many entries the view has.
+        hidden: How many are hidden.
+        marks: The milestones by name: time, rank of the precision, basis.
+        reasons: Why it was moved, by the id of the status change.
+    """
+
+    incident: Incident
+    entries: Sequence[Entry]
+    after: Sequence[Entry]
+    page: int
+    count: int
+    hidden: int
+    marks: Mapping[str, tuple[int, int, str]]
+    is_open: bool
+    reasons: Mapping[str, str | None]
 
 
 def cut(timeline: Timeline, query: TimelineQuery, incident_id: UUID) -> TimelinePage:

@@ -14,7 +14,7 @@ from uuid import UUID
 from ..web.render import span
 from .annotations import AnnotationKind, ShownAnnotation
 from .edits import ShownEdit
-from .model import Content, Entry, Op, Precision, StatusChange, moment
+from .model import Content, Entry, Op, Precision, moment
 
 __all__ = [
     "Day",
@@ -170,13 +170,13 @@ def lines(
     *,
     edits: Sequence[ShownEdit] = (),
     remarks: Sequence[ShownAnnotation] = (),
-    moves: Sequence[StatusChange] = (),
+    reasons: Mapping[str, str | None] | None = None,
     contents: Mapping[UUID, Content] | None = None,
 ) -> list[Line]:
     """Combine each entry, in the given order, with its edits and annotations, oldest first."""
     last = _last(edits)
     said = {f"annotation:{it.id}": it for it in remarks}
-    why = {f"status:{it.id}": it.reason for it in moves}
+    why = reasons or {}
     beneath: dict[tuple[str, str], list[ShownAnnotation]] = defaultdict(list)
     for it in remarks:
         if it.entry is not None:
@@ -195,7 +195,7 @@ def lines(
                 shift="" if corrected else _shift(entry),
                 was=_original(entry) if corrected else "",
                 remark=remark,
-                reason=why.get(entry.id) if entry.source == "postfacta" else None,
+                reason=why.get(entry.id.removeprefix("status:")) if entry.source == "postfacta" else None,
                 beneath=beneath[entry.source, entry.id],
                 decided=decided,
                 content=(contents or {}).get(entry.signal_id) if entry.signal_id else None,

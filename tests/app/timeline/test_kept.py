@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from itertools import product
@@ -31,8 +31,9 @@ from postfacta_app.timeline.model import (
     StatusChange,
     moment,
 )
-from postfacta_app.timeline.query import TimelineQuery
+from postfacta_app.timeline.query import TimelineQuery, Wanted
 from postfacta_app.timeline.rules import RULES, build
+from postfacta_app.timeline.view import is_narrative
 from postfacta_embedded.account import Account
 from postfacta_postgres import Connection, Database
 from tests.app.timeline.stored import Row, incident_of, keep, rows
@@ -186,6 +187,13 @@ async def differences(
             found.append(f"entries {told}: {items} for {wanted}")
         if (digest, etag, milestones) != (whole.digest, whole.etag, whole.milestones):
             found.append(f"digest {told}")
+    if random is not None:
+        found += await _page_differences(kept, incident, facts, random)
+    return [*found, *await _measure_differences(connection, incident, facts)]
+
+
+async def _measure_differences(connection: Connection, incident: UUID, facts: Facts) -> Iterable[str]:
+    """Compare the measures."""
     known_marks, is_open = marks(facts)
     lengths = durations(known_marks, is_open=is_open)
     row = await connection.fetchrow(
@@ -205,8 +213,46 @@ async def differences(
             [lengths[it].seconds for it in Phase],
             row["held"],
         ):
-            found.append(f"measures {measured} for {written_marks}, {lengths}")
-    return found
+            return [f"measures {measured} for {written_marks}, {lengths}"]
+    return []
+
+
+async def _page_differences(
+    kept: KeptTimelines, incident: UUID, facts: Facts, random: Random
+) -> Iterable[str]:
+    """Compare a numbered page with the rules: by its number, or by an entry on it."""
+    known = random.choice([None, NOON, NOON + EARLIER])
+    hidden, narrative, size = random.random() < 0.5, random.random() < 0.5, random.randint(1, 4)
+    then = build(facts, known_as_of=known, include_hidden=True).entries
+    shown = [it for it in then if (hidden or not it.hidden) and (not narrative or is_narrative(it))]
+    at, last = random.randint(0, 5), max(0, len(shown) - 1) // size
+    turned = random.choice([None, *range(len(shown))])
+    named = None if turned is None else (shown[turned].source, shown[turned].id)
+    got = await kept.page(
+        ANONYMOUS,
+        incident,
+        Wanted(
+            page=at + 1,
+            known_as_of=None if known is None else moment(known),
+            include_hidden=hidden,
+            is_narrative=narrative,
+            entry=None if named is None else lambda source, identity: (source, identity) == named,
+        ),
+        size=size,
+    )
+    assert got is not None
+    at = min(at, last) if turned is None else turned // size
+    wanted = (
+        shown[at * size :][:size],
+        shown[(at + 1) * size :][:1],
+        at + 1,
+        len(shown),
+        sum(it.hidden for it in then),
+    )
+    if (got.entries, got.after, got.page, got.count, got.hidden) != wanted:
+        told = f"page {at}, size {size}, hidden {hidden}, narrative {narrative}, known {known}: {got} for {wanted}"
+        return [told]
+    return []
 
 
 def _query(random: Random | None) -> TimelineQuery:

@@ -276,7 +276,9 @@ def test_the_reason_of_a_move_stands_with_it_and_the_narrative_is_what_people_di
         occurred_at=1,
     )
     moved = entry("10:00:00", source="postfacta", id=f"status:{NAMESPACE}", kind="status")
-    shown = lines([moved, entry("10:01:00"), entry("10:02:00", pinned=True)], moves=[change])
+    shown = lines(
+        [moved, entry("10:01:00"), entry("10:02:00", pinned=True)], reasons={str(change.id): change.reason}
+    )
     assert [line.text for line in shown] == ["It is back", "", ""]
     assert [is_narrative(line.entry) for line in shown] == [True, False, True]
 
