@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from postfacta_app.durations.model import Phase, durations, marks
-from postfacta_app.migrations import migrate, upgrade
+from postfacta_app.migrations import upgrade
 from postfacta_app.principal import ANONYMOUS
 from postfacta_app.timeline.kept import KeptTimelines
 from postfacta_app.timeline.model import (
@@ -408,27 +408,6 @@ async def test_the_order_is_by_code_point_where_a_language_has_another(linguisti
         whole = await _definition(database, "timeline_digest")
         await database.execute(whole.replace('collate "C"', 'collate "default"'), operation="test")
         assert not await _survives(database)
-
-
-@pytest.mark.usefixtures("programs")
-async def test_an_upgrade_keeps_the_timelines_of_older_facts_once(
-    app_database: Database, app_database_dsn: str
-) -> None:
-    worlds = {uuid4(): facts for facts in AIMED.values()}
-    said: list[str] = []
-    async with app_database.transaction() as connection:
-        await connection.execute("set local session_replication_role = replica")
-        for incident, facts in worlds.items():
-            renamed = replace(facts, signals=[], edits=[it for it in facts.edits if it.signal_id is None])
-            await keep(connection.execute, renamed, incident)
-    for _ in range(2):
-        await migrate(app_database_dsn, progress=said.append)
-    assert said == [f"kept the timelines of {len(worlds)} incidents"]
-    kept = KeptTimelines(app_database)
-    for incident, facts in worlds.items():
-        page = await kept.slice(ANONYMOUS, incident, _query(None))
-        assert page
-        assert page.page.digest == build(replace(facts, signals=[])).digest
 
 
 @pytest.mark.usefixtures("programs")
