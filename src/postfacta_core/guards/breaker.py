@@ -255,7 +255,10 @@ class CircuitBreaker(BlockGuard):
         return _IGNORED if _is_local(error) else _SUCCESS
 
     def _asked(self, outcome: Outcome[Any]) -> float:
-        return self._ask(lambda ended: float(self._retry_after(ended) or 0.0), outcome, otherwise=0.0)
+        def seconds(ended: Outcome[Any]) -> float:
+            return float(self._retry_after(ended) or 0.0)
+
+        return self._ask(seconds, outcome, otherwise=0.0)
 
     def _note(self, move: CircuitChanged) -> None:
         # Under the lock; foreign code is called outside of it.
