@@ -11,13 +11,11 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from opentelemetry.context import Context
-
 from .validation import validation
 
 try:
     from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
     from opentelemetry.sdk.trace.sampling import Sampler
 except ModuleNotFoundError as _error:
@@ -25,65 +23,29 @@ except ModuleNotFoundError as _error:
 
 from .events import Sample
 
-__all__ = ["CountedSpans", "Provider"]
+__all__ = ["Provider"]
 
 _METRIC: Final = "postfacta_telemetry_spans_dropped_total"
-_MOST_QUEUED: Final = 2048
-_BATCH: Final = 512
-_EVERY: Final = 1.0  # Seconds. What a crash takes with it.
-_PATIENCE: Final = 2.0  # Seconds, of the end.
 
 
-class CountedSpans(SpanProcessor):
-    """Queues spans for a thread that exports them, and counts each that is lost.
-
-    Args:
-        exporter: It may hang, raise or fail. Give it a timeout of 5 seconds or less.
-        queued: The most spans that wait; one more is dropped, and it is the new one.
-        batch: The most that are sent at once.
-        every: Seconds between two batches, if fewer come.
-        patience: The most seconds that `shutdown` takes; what is not sent by then is lost.
-    """
+class _CountedSpans(BatchSpanProcessor):
+    """Queues spans for a thread that exports them, and counts each that is lost. A `Provider` makes it."""
 
     def __init__(
-        self,
-        exporter: SpanExporter,
-        *,
-        queued: int = _MOST_QUEUED,
-        batch: int = _BATCH,
-        every: float = _EVERY,
-        patience: float = _PATIENCE,
+        self, exporter: SpanExporter, *, queued: int, batch: int, every: float, patience: float
     ) -> None:
-        validation.instance("CountedSpans.exporter", exporter, SpanExporter, example="OTLPSpanExporter()")
-        validation.whole("CountedSpans.queued", queued, example="queued=2048")
-        validation.whole("CountedSpans.batch", batch, example="batch=512")
-        validation.seconds("CountedSpans.every", every, example="every=1.0")
-        validation.seconds("CountedSpans.patience", patience, example="patience=2.0")
         self._queued = queued
         self._patience = patience
         self._lock = threading.Lock()
         self._pending = 0
-        self._dropped = {"queue_full": 0, "export_failed": 0, "shutdown": 0}
+        self.dropped = {"queue_full": 0, "export_failed": 0, "shutdown": 0}
         self._is_closing = self._is_over = False
-        self._batches = BatchSpanProcessor(
+        super().__init__(
             _Watched(exporter, self),
             max_queue_size=queued,
             max_export_batch_size=min(batch, queued),
             schedule_delay_millis=every * 1000,
         )
-
-    @property
-    def dropped(self) -> Mapping[str, int]:
-        """The number of lost spans by reason: `queue_full`, `export_failed`, `shutdown`."""
-        return dict(self._dropped)
-
-    def tally(self) -> Iterable[Sample]:
-        """Return the same, for metrics."""
-        for reason, count in self.dropped.items():
-            yield Sample(_METRIC, (reason,), count)
-
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Do nothing."""
 
     def on_end(self, span: ReadableSpan) -> None:
         """Queue a span, if its trace is stored and there is room."""
@@ -93,10 +55,10 @@ class CountedSpans(SpanProcessor):
         with self._lock:
             reason = "shutdown" if self._is_over else "queue_full" if self._pending >= self._queued else ""
             if reason:
-                self._dropped[reason] += 1
+                self.dropped[reason] += 1
                 return
             self._pending += 1
-        self._batches.on_end(span)
+        super().on_end(span)
 
     def settled(self, count: int, *, is_lost: bool) -> None:
         """Record the outcome of a batch."""
@@ -104,7 +66,7 @@ class CountedSpans(SpanProcessor):
             # What was given up at the end is counted already.
             if not self._is_over:
                 self._pending -= count
-                self._dropped["export_failed"] += count * is_lost
+                self.dropped["export_failed"] += count * is_lost
 
     def shutdown(self) -> None:
         """Send what is left, as far as that can be done in time. It may be called again, which does nothing."""
@@ -113,23 +75,19 @@ class CountedSpans(SpanProcessor):
                 return
             self._is_closing = True
         # The SDK's end lasts as long as the exporter's tries do. A daemon thread ends with the process.
-        last = threading.Thread(target=self._batches.shutdown, name="last spans", daemon=True)
+        last = threading.Thread(target=super().shutdown, name="last spans", daemon=True)
         last.start()
         last.join(self._patience)
         with self._lock:
             self._is_over = True
-            self._dropped["shutdown"] += self._pending
+            self.dropped["shutdown"] += self._pending
             self._pending = 0
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Send what is queued, now, and wait for it; for tests."""
-        return self._batches.force_flush(timeout_millis)
 
 
 class _Watched(SpanExporter):
     """Reports the outcome of each batch."""
 
-    def __init__(self, exporter: SpanExporter, spans: CountedSpans) -> None:
+    def __init__(self, exporter: SpanExporter, spans: _CountedSpans) -> None:
         self._exporter = exporter
         self._spans = spans
 
@@ -144,9 +102,6 @@ class _Watched(SpanExporter):
     def shutdown(self) -> None:
         self._exporter.shutdown()
 
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        return self._exporter.force_flush(timeout_millis)
-
 
 class Provider(TracerProvider):
     """A provider whose spans go to one exporter, and whose losses metrics can see.
@@ -160,16 +115,14 @@ class Provider(TracerProvider):
         provider.shutdown()  # two seconds at most
 
     Args:
-        exporter: Such as `opentelemetry.exporter.otlp.proto.http.trace_exporter.OTLPSpanExporter`.
+        exporter: Such as `opentelemetry.exporter.otlp.proto.http.trace_exporter.OTLPSpanExporter`. It may hang, raise or
+            fail. Give it a timeout of 5 seconds or less.
         resource: Who sends.
         sampler: By default that of `OTEL_TRACES_SAMPLER`.
-        queued: See `CountedSpans`, as for the others.
+        queued: The most spans that wait; one more is dropped, and it is the new one.
         batch: The most that are sent at once.
-        every: Seconds between two batches.
-        patience: The most seconds that `shutdown` takes.
-
-    Attributes:
-        spans: Where they wait.
+        every: Seconds between two batches, if fewer come: what a crash takes with it.
+        patience: The most seconds that `shutdown` takes; what is not sent by then is lost.
     """
 
     def __init__(
@@ -178,18 +131,26 @@ class Provider(TracerProvider):
         *,
         resource: Resource | None = None,
         sampler: Sampler | None = None,
-        queued: int = _MOST_QUEUED,
-        batch: int = _BATCH,
-        every: float = _EVERY,
-        patience: float = _PATIENCE,
+        queued: int = 2048,
+        batch: int = 512,
+        every: float = 1.0,
+        patience: float = 2.0,
     ) -> None:
+        validation.instance("Provider.exporter", exporter, SpanExporter, example="OTLPSpanExporter()")
+        validation.whole("Provider.queued", queued, example="queued=2048")
+        validation.whole("Provider.batch", batch, example="batch=512")
+        validation.seconds("Provider.every", every, example="every=1.0")
+        validation.seconds("Provider.patience", patience, example="patience=2.0")
         # The SDK would end it once more when the interpreter does, without a bound.
         super().__init__(sampler=sampler, resource=resource, shutdown_on_exit=False)
-        self.spans: CountedSpans = CountedSpans(
-            exporter, queued=queued, batch=batch, every=every, patience=patience
-        )
-        self.add_span_processor(self.spans)
+        self._spans = _CountedSpans(exporter, queued=queued, batch=batch, every=every, patience=patience)
+        self.add_span_processor(self._spans)
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """The number of lost spans by reason: `queue_full`, `export_failed`, `shutdown`."""
+        return dict(self._spans.dropped)
 
     def tally(self) -> Iterable[Sample]:
         """Return the number of lost spans by reason."""
-        return self.spans.tally()
+        return [Sample(_METRIC, (reason,), count) for reason, count in self.dropped.items()]

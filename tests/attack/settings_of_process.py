@@ -20,7 +20,7 @@ from postfacta_core.deadlines._transfer import TransferLimits
 from postfacta_core.drain._course import RecycleLimits
 from postfacta_core.health._verdict import CheckConfig
 from postfacta_core.limits._address import TrustedProxies
-from postfacta_core.otlp import CountedSpans, Provider
+from postfacta_core.otlp import Provider
 from postfacta_core.telemetry.exchange import ErrorTypes
 from postfacta_core.telemetry.metrics import Metrics
 from postfacta_core.telemetry.sampling import AccessSampler, EventBudget
@@ -186,16 +186,6 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
         wrong={"rate": SECONDS, "burst": FROM_ONE, "tell_every": SECONDS, "most_events": COUNT}
     ),
     ErrorTypes: Setting(wrong={"limit": COUNT_FROM_ZERO}),
-    CountedSpans: Setting(
-        right={"exporter": InMemorySpanExporter()},
-        wrong={
-            "exporter": (*OBJECT, None),
-            "queued": COUNT,
-            "batch": COUNT,
-            "every": SECONDS,
-            "patience": SECONDS,
-        },
-    ),
     Provider: Setting(
         right={"exporter": InMemorySpanExporter()},
         wrong={

@@ -46,7 +46,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
         (
             "Answer",
             "Answers",
-            "CallSpan",
+            "OpenSpan",
             "CheckReport",
             "CheckResult",
             "CheckState",

@@ -57,7 +57,7 @@ def end(provider: Provider, count: int) -> None:
 
 
 def lost(provider: Provider) -> dict[str, int]:
-    return {reason: count for reason, count in provider.spans.dropped.items() if count}
+    return {reason: count for reason, count in provider.dropped.items() if count}
 
 
 def test_what_is_ended_is_sent(exporter: Exporter) -> None:
@@ -127,7 +127,7 @@ def test_what_ends_while_the_rest_is_sent_is_counted(exporter: Exporter) -> None
     end(provider, 3)
     closing = threading.Thread(target=provider.shutdown)
     closing.start()
-    while not provider.spans._is_closing:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - nothing public tells
+    while not provider._spans._is_closing:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - nothing public tells
         time.sleep(0.001)  # noqa: TID251 - another thread must get there
     end(provider, 4)
     exporter.go.set()

@@ -10,6 +10,9 @@ what the server installed, puts its own in front, and can later pass the signal 
 | `LoopHandlers` | the event loop's `add_signal_handler` | granian, hypercorn without workers, gunicorn's own |
 | `WorkerEvent` | an event that the parent process sets | hypercorn's workers |
 
+Each has `is_in_place`: whether our handlers are still the ones installed; `pass_on`: pass one signal to the server, once, from
+any thread or signal handler; `restore`: put the server's handlers back where ours are still installed.
+
 What is private to a server or a loop is looked at in `_private`. Where it is not found, this is not the mechanism.
 """
 
@@ -20,7 +23,7 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 from anyio.lowlevel import current_token
@@ -55,24 +58,6 @@ Handler = Callable[[int, FrameType | None], Any] | int | None
 OnSignal = Callable[[int], None]
 
 
-class Mechanism(Protocol):
-    """Stands in front of what a server installed."""
-
-    name: str
-
-    def is_in_place(self) -> bool:
-        """Return whether our handlers are still the ones installed."""
-        ...
-
-    def pass_on(self) -> None:
-        """Pass one signal to the server. Called once, from any thread or from a signal handler."""
-        ...
-
-    def restore(self) -> None:
-        """Restore the server's handlers where ours are still installed."""
-        ...
-
-
 class PlainHandlers:
     """In front of `signal.signal` handlers, or of the default action.
 
@@ -96,7 +81,6 @@ class PlainHandlers:
             signal.signal(signum, self._ours)
 
     def is_in_place(self) -> bool:
-        """Return whether our handlers are still the ones installed."""
         return all(signal.getsignal(signum) is self._ours for signum in self._theirs)
 
     def pass_on(self) -> None:
@@ -113,7 +97,6 @@ class PlainHandlers:
         signal.pthread_kill(self._thread, signal.SIGTERM)
 
     def restore(self) -> None:
-        """Restore the server's handlers where ours are still installed."""
         self._is_restored = True
         for signum, theirs in self._theirs.items():
             if signal.getsignal(signum) is self._ours:
@@ -181,7 +164,6 @@ class LoopHandlers:
         self._below = {signum: signal.getsignal(signum) for signum in self._theirs}
 
     def is_in_place(self) -> bool:
-        """Return whether our handlers are still the ones installed."""
         return all(
             self._table.get(signum) is ours and signal.getsignal(signum) == self._below[signum]
             for signum, ours in self._ours.items()
@@ -192,7 +174,6 @@ class LoopHandlers:
         self._loop.call_soon_threadsafe(*self._callback)
 
     def restore(self) -> None:
-        """Restore the server's handlers where ours are still installed."""
         for signum, ours in self._ours.items():
             if self._table.get(signum) is ours:
                 self._table[signum] = self._theirs[signum]
@@ -219,7 +200,6 @@ class WorkerEvent:
         self._term = PlainHandlers(self._receive, [signal.SIGTERM])
 
     def is_in_place(self) -> bool:
-        """Return whether our handlers are still the ones installed."""
         return self._event.is_set is self._ours and self._term.is_in_place()
 
     def pass_on(self) -> None:
@@ -245,6 +225,9 @@ class WorkerEvent:
         self._was_signalled = True
         if not self._was_seen:
             self._on_signal(signum)
+
+
+Mechanism = PlainHandlers | LoopHandlers | WorkerEvent
 
 
 def choose(on_signal: OnSignal) -> Mechanism | None:

@@ -23,8 +23,8 @@ from ..deadlines.present import current_deadline
 from ..errors import DeadlineExceededError, FailedResponseError, RejectedError
 from ..events import DeadlineExceeded, HttpCallFinished, ListenerFailed, Observer, observing, process_observer
 from ..limits._waiting import Priority
-from ..telemetry.calls import CallSpan, CallSpans
-from ..telemetry.spans import trace_headers
+from ..telemetry.calls import CallSpans
+from ..telemetry.spans import OpenSpan, trace_headers
 from ..validation import validation
 from ._guard import Guard
 from .pipeline import Pipeline
@@ -374,7 +374,7 @@ class _Attempt:
         self._dependency = dependency
         self._request = request
         self._number = number
-        self._span: CallSpan | None = None
+        self._span: OpenSpan | None = None
         self._began = 0.0
         self._is_sent = False
         self.response: Any = None

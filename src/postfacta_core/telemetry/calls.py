@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 from opentelemetry import context, trace
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
+from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider
 
 from ..clock import WALL, Clock
 from ..events import HttpCallFinished
-from .spans import Tracers, nanoseconds, of_exception, span_name
+from .spans import OpenSpan, Tracers, method_attributes, nanoseconds, of_exception, span_name
 
-__all__ = ["CallSpan", "CallSpans"]
-
-
-class CallSpan(NamedTuple):
-    """A span under way, with what it takes to end it."""
-
-    span: Span
-    token: Any  # contextvars.Token of a context whose type OpenTelemetry keeps to itself
-    began: float
+__all__ = ["CallSpans"]
 
 
 class CallSpans:
@@ -36,17 +26,17 @@ class CallSpans:
         self._tracers = Tracers(provider)
         self._wall = wall
 
-    def begin(self) -> CallSpan | None:
+    def begin(self) -> OpenSpan | None:
         """Start a span and make it the present one, so that the call's headers name it as their parent."""
         tracer = self._tracers.find()
         if tracer is None or not trace.get_current_span().is_recording():
             return None
         began = self._wall()
         span = tracer.start_span("HTTP", kind=SpanKind.CLIENT, start_time=nanoseconds(began))
-        return CallSpan(span, context.attach(trace.set_span_in_context(span)), began)
+        return OpenSpan(span, context.attach(trace.set_span_in_context(span)), began)
 
     def end(
-        self, opened: CallSpan, call: HttpCallFinished, *, url: str, resends: int, error: Exception | None
+        self, opened: OpenSpan, call: HttpCallFinished, *, url: str, resends: int, error: Exception | None
     ) -> None:
         """End it, in the task that began it.
 
@@ -72,7 +62,7 @@ class CallSpans:
 def _known(call: HttpCallFinished, url: str, resends: int) -> dict[str, str | int]:
     known: dict[str, str | int] = {
         "postfacta.dependency": call.service,
-        "http.request.method": call.method,
+        **(method_attributes(call.method) if call.method else {}),
         "server.address": call.address,
         "server.port": call.port,
         "url.full": url,
@@ -80,6 +70,4 @@ def _known(call: HttpCallFinished, url: str, resends: int) -> dict[str, str | in
         "error.type": call.error_type,
         "http.request.resend_count": resends,
     }
-    if call.method and span_name(call.method) != call.method:
-        known |= {"http.request.method": "_OTHER", "http.request.method_original": call.method}
     return {key: value for key, value in known.items() if value}

@@ -189,13 +189,7 @@ class SocketExchange(Exchange):
     is_open: bool = False
 
     def settle(self, error: Exception | None, types: ErrorTypes, *, was_cancelled: bool = False) -> None:
-        """Decide the outcome and the error type, once, when the application has returned or raised.
-
-        Args:
-            error: What the application let through, if it did.
-            types: The closed set that the error type must belong to.
-            was_cancelled: The application was cancelled; by the server, since no layer inside answered for it.
-        """
+        """Decide the outcome and the error type, once; see `Exchange.settle`."""
         self.status = self.status or _FORBIDDEN
         named = types.close(self.request.error_type) if self.request.error_type else ""
         if error is not None and not (self.has_left and tells_of_disconnect(error)):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from opentelemetry import trace
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.propagators.composite import CompositePropagator
-from opentelemetry.trace import Tracer, TracerProvider
+from opentelemetry.trace import Span, Tracer, TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from ..events import Sample
@@ -16,7 +16,16 @@ from .catalogue import METHODS
 from .failure import failure_fields
 from .redaction import redact_text
 
-__all__ = ["PROPAGATOR", "Tracers", "nanoseconds", "of_exception", "span_name", "trace_headers"]
+__all__ = [
+    "PROPAGATOR",
+    "OpenSpan",
+    "Tracers",
+    "method_attributes",
+    "nanoseconds",
+    "of_exception",
+    "span_name",
+    "trace_headers",
+]
 
 PROPAGATOR: Final = CompositePropagator([TraceContextTextMapPropagator(), W3CBaggagePropagator()])
 _SCOPE: Final = "postfacta_core"
@@ -57,6 +66,21 @@ def trace_headers() -> dict[str, str]:
     headers: dict[str, str] = {}
     PROPAGATOR.inject(headers)
     return headers
+
+
+class OpenSpan(NamedTuple):
+    """A span under way, with what it takes to end it."""
+
+    span: Span
+    token: Any  # contextvars.Token of a context whose type OpenTelemetry keeps to itself
+    began: float
+
+
+def method_attributes(method: str) -> dict[str, str]:
+    """Return the attributes of a method; one that is unknown is `_OTHER`."""
+    if method in _METHODS:
+        return {"http.request.method": method}
+    return {"http.request.method": "_OTHER", "http.request.method_original": method}
 
 
 def nanoseconds(seconds: float) -> int:

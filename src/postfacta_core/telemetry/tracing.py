@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from opentelemetry import context, trace
 from opentelemetry.context import Context
@@ -25,7 +25,15 @@ from ..events import (
 )
 from .exchange import CALLERS_DEADLINE, Exchange, NullRecorder, SocketExchange
 from .redaction import redact_text
-from .spans import PROPAGATOR, Tracers, nanoseconds, of_exception, span_name
+from .spans import (
+    PROPAGATOR,
+    OpenSpan,
+    Tracers,
+    method_attributes,
+    nanoseconds,
+    of_exception,
+    span_name,
+)
 
 __all__ = ["Tracing"]
 
@@ -35,14 +43,6 @@ _SERVER_ERROR: Final = 500
 _WORTH_TELLING: Final = 0.001
 _Attributes = Mapping[str, str | int | float]
 _Told = tuple[str, _Attributes] | None
-
-
-class _Open(NamedTuple):
-    """A server span under way, with what it takes to end it."""
-
-    span: Span
-    token: Any  # contextvars.Token of a context whose type OpenTelemetry keeps to itself
-    began: float
 
 
 class Tracing(NullRecorder):
@@ -91,7 +91,7 @@ class Tracing(NullRecorder):
         )
         _tell(exchange.request, span)
         token = context.attach(trace.set_span_in_context(span, context.get_current()))
-        exchange.span = _Open(span, token, began)
+        exchange.span = OpenSpan(span, token, began)
 
     def end(self, exchange: Exchange, /) -> None:
         """End the span at the last byte, with the attributes known by then.
@@ -99,7 +99,7 @@ class Tracing(NullRecorder):
         Until now it was open: what the application does after the response still belongs to it.
         """
         opened = exchange.span
-        if not isinstance(opened, _Open):
+        if not isinstance(opened, OpenSpan):
             return
         exchange.span = None
         span = opened.span
@@ -115,7 +115,7 @@ class Tracing(NullRecorder):
     def closed(self, exchange: SocketExchange, /) -> None:
         """End it."""
         opened = exchange.span
-        if isinstance(opened, _Open) and opened.span.is_recording():
+        if isinstance(opened, OpenSpan) and opened.span.is_recording():
             opened.span.set_attribute("postfacta.outcome", exchange.outcome)
             opened.span.set_attribute("postfacta.close_code", exchange.close_code)
         self.end(exchange)
@@ -211,11 +211,8 @@ def _tell(request: RequestContext, span: Span) -> None:
 
 def _known_at_start(exchange: Exchange) -> dict[str, str]:
     """Return the attributes for a sampler's decision."""
-    known = {"http.request.method": exchange.method, "url.path": exchange.path, "url.scheme": exchange.scheme}
-    if span_name(exchange.method) != exchange.method:
-        known["http.request.method"] = "_OTHER"
-        known["http.request.method_original"] = exchange.method
-    return known
+    known = {"url.path": exchange.path, "url.scheme": exchange.scheme}
+    return method_attributes(exchange.method) | known
 
 
 def _describe(span: Span, exchange: Exchange, began: float) -> None:
