@@ -1,1 +1,1 @@
-"""Stops a service under load, or restarts it, and counts what its clients noticed."""
+"""Stops a service under load, and counts what its clients noticed."""
