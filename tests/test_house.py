@@ -60,7 +60,7 @@ def test_the_app_stays_thin() -> None:
 # Lines, which may only fall, but those of the lab, which is being built. The aim of `postfacta_core` is 12,000, of
 # `postfacta_slo` 4,600, of `postfacta_postgres` 1,600, of the lab 7,500, of which 3,500 in `assess`.
 BUDGETS = {
-    "postfacta_core": 19_411,
+    "postfacta_core": 19_358,
     "postfacta_postgres": 2_067,
     "postfacta_slo": 5_363,
     "postfacta_lab": 9_188,
