@@ -50,21 +50,17 @@ def test_a_module_says_what_it_exports() -> None:
                 assert exports or not public or "/migrations/" in name
 
 
-def test_the_app_stays_thin() -> None:
-    app = {name: text for name, text in MODULES.items() if name.startswith("postfacta_app/")}
-    assert (
-        sum(len(text.splitlines()) for name, text in app.items() if "/migrations/" not in name) <= 20_354
-    ), "docs/decisions/0006"
-
-
 # Lines, which may only fall, but those of the lab, which is being built. The aim of `postfacta_core` is 12,000, of
-# `postfacta_slo` 4,600, of `postfacta_postgres` 1,600, of the lab 7,500, of which 3,500 in `assess`.
+# `postfacta_slo` 4,600, of `postfacta_postgres` 1,600, of the lab 7,500, of which 3,500 in `assess`,
+# of `postfacta_app` 11,700 with its kit (docs/decisions/0006).
 BUDGETS = {
     "postfacta_core": 19_358,
     "postfacta_postgres": 2_067,
     "postfacta_slo": 5_363,
     "postfacta_lab": 9_188,
     "postfacta_lab/assess": 4_518,
+    "postfacta_app": 20_191,
+    "postfacta_app/web": 2_200,
 }
 # Each is for software that a service may have; it stands in no budget.
 ADAPTERS = re.compile(

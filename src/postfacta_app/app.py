@@ -23,15 +23,11 @@ from postfacta_core.telemetry.metrics import Metrics
 from postfacta_postgres import Database, PoolOptions
 from postfacta_slo.status.prometheus import Prometheus
 
-from . import actions
+from . import actions, links
 from .db import SCHEMA_ERRORS, Transactions, housekeeping
-from .durations.http import DurationHttp
-from .durations.pages import InsightPage
-from .durations.postgres import DurationStore
+from .durations import pages as durations
 from .error_pages import ErrorPages
-from .export import service as export
-from .export.http import ExportHttp
-from .export.postgres import PostgresExport
+from .export import api as export
 from .identity.account_pages import AccountPages
 from .identity.guard import Guard
 from .identity.http import Accounts, IdentityHttp
@@ -43,21 +39,13 @@ from .identity.sessions import SessionHttp
 from .identity.throttle import Throttle
 from .incident_page import IncidentPage
 from .incident_view import Needs as IncidentNeeds
-from .incidents.http import IncidentHttp
-from .incidents.pages import IncidentPages
+from .incidents import pages as incidents
 from .incidents.postgres import PostgresIncidents
 from .incidents.v0 import V0Http, V0Store
 from .incidents.v0_postgres import PostgresV0
-from .links import service as link_service
-from .links.http import LinkHttp
-from .links.postgres import PostgresLinks
 from .migrations import HEAD, revision
 from .openapi import openapi_document
-from .postmortems import service as postmortems
-from .postmortems.history_page import HistoryPage
-from .postmortems.http import PostMortemHttp
-from .postmortems.pages import PostMortemPages
-from .postmortems.postgres import PostgresPostMortems
+from .postmortems import history, pages as postmortems
 from .principal import Principal
 from .problems import Problems
 from .rates import (
@@ -92,7 +80,7 @@ if TYPE_CHECKING:
 
 __all__ = ["create_app", "route_rules"]
 
-_SLICES = (actions,)
+_SLICES = (incidents, postmortems, history, durations, actions, links, export)
 _CSP = "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'"
 _HEADERS = (
     ("content-security-policy", _CSP),
@@ -235,11 +223,9 @@ def route_rules(
         is_local=settings.is_local,
     )
     http = IdentityHttp(settings, identity, transactions, accounts=accounts, forget=guard.forget)
-    store = PostgresIncidents(database)
+    store = PostgresIncidents()
 
-    revisions, links = PostgresPostMortems(database), PostgresLinks(database)
-    timelines, lengths = TimelineStore(database), DurationStore(database)
-    written = postmortems.Needs(store, revisions, timelines)
+    timelines = TimelineStore(database)
     tools = Tools(transactions, pages, stale)
 
     async def openapi(request: Request, principal: Principal) -> Response:
@@ -249,7 +235,6 @@ def route_rules(
         Handlers(
             about=About(codebase, environment=settings.environment),
             v0=V0Http(v0_store or PostgresV0(database, transactions)),
-            incidents=IncidentHttp(transactions, store, forget=stale.forget),
             signals=SignalHttp(
                 transactions,
                 PostgresSignals(database),
@@ -257,28 +242,13 @@ def route_rules(
                 secret_keys=settings.secret_keys,
                 labels=AlertLabels(settings.alert_service_label, settings.alert_environment_label),
             ),
-            postmortems=PostMortemHttp(transactions, written),
-            links=LinkHttp(transactions, link_service.Needs(store, links)),
-            export=ExportHttp(transactions, export.Needs(PostgresExport(), timelines, revisions, links)),
             timeline=TimelineHttp(transactions, store, timelines),
-            durations=DurationHttp(lengths, timelines),
             identity=http,
             sessions=sessions,
             screens=Screens(
-                incidents=IncidentPages(transactions, store, pages),
                 incident=IncidentPage(
-                    transactions, IncidentNeeds(store, timelines, PostgresSignals(database), links), pages
+                    transactions, IncidentNeeds(store, timelines, PostgresSignals(database)), pages
                 ),
-                postmortems=PostMortemPages(transactions, written, pages, names=timelines.names),
-                history=HistoryPage(
-                    revisions,
-                    pages,
-                    read=timelines.facts,
-                    edits=timelines.latest_edits,
-                    audit=identity.audit,
-                    names=timelines.names,
-                ),
-                insights=InsightPage(lengths, pages),
                 sign_in=SignInPages(accounts, http, pages, is_local=settings.is_local),
                 accounts=AccountPages(identity, http, sessions, pages=pages),
                 reliability=reliability or ReliabilityPage(pages, HealthRegistry(), Metrics()),

@@ -178,6 +178,7 @@ class Reader:
     """Reads for one caller, without a transaction; the database may repeat each query."""
 
     def __init__(self, database: Database, principal: Principal) -> None:
+        self.database = database
         self.principal = principal
         self.fetch: Fetch = partial(database.fetch, repeatable=True)
 

@@ -15,14 +15,13 @@ from starlette.responses import Response
 
 from postfacta_core.clock import WALL, Clock
 
+from . import links
 from .db import Answer, Transactions, Unit
 from .errors import ConflictError, FieldError, PreconditionFailedError
 from .incident_view import IncidentView, Needs, Typed, Visit, visit_of
-from .incidents import service
-from .incidents.http import read_ref
+from .incidents import api as incidents
+from .incidents.access import lock_active, missing, read_ref
 from .incidents.model import Move
-from .links import service as links
-from .links.model import NewLink
 from .principal import Principal
 from .signals import service as signals
 from .signals.model import Attached
@@ -57,7 +56,7 @@ class IncidentPage:
     ) -> None:
         self._transactions = transactions
         self._needs = needs
-        self._view = IncidentView(needs, pages, clock=clock)
+        self._view = IncidentView(transactions, needs, pages, clock=clock)
         self._clock = clock
 
     async def show(self, request: Request, principal: Principal) -> Response:
@@ -73,7 +72,7 @@ class IncidentPage:
             return await self._refuse(visit, typed, wish)
 
         async def use(unit: Unit) -> str:
-            await service.transition(unit, self._needs.incidents, visit.ref, wish=wish, now=self._now())
+            await incidents.transition(unit, visit.ref, wish, now=self._now())
             return ""
 
         return await self._save(visit, typed, use)
@@ -111,7 +110,7 @@ class IncidentPage:
                 raise PreconditionFailedError(_OTHERS)
 
         async def use(unit: Unit) -> str:
-            incident = await service.lock_active(unit, needs.incidents, visit.ref)
+            incident = await lock_active(unit, visit.ref)
             if await needs.timelines.incident_of(unit, root) != incident.id:
                 raise remarks.missing()
             if fields.get("op") == "retract":
@@ -149,21 +148,20 @@ class IncidentPage:
         fields, visit = await read_form(request, principal), visit_of(request, principal)
         is_over = fields.get("op") == "unlink"
         form = f"unlink-{fields.get('type')}-{fields.get('to')}" if is_over else "link"
-        typed, new = Typed(form, fields), parse(NewLink, fields)
+        typed, new = Typed(form, fields), parse(links.NewLink, fields)
         if isinstance(new, tuple):
             return await self._refuse(visit, typed, new)
 
-        here, there = visit.ref, read_ref(new.to.strip().upper())
-        needs = links.Needs(self._needs.incidents, self._needs.links)
+        here, to = visit.ref, new.to.strip().upper()
 
         async def use(unit: Unit) -> str:
             if not is_over:
-                await links.link(unit, needs, here, to=there, new=new)
-            elif there is None:
-                raise service.missing()
+                await links.link(unit, here, new.model_copy(update={"to": to}))
+            elif (there := read_ref(to)) is None:
+                raise missing()
             else:
                 ends = (there, here) if fields.get("direction") == "in" else (here, there)
-                await links.unlink(unit, needs, ends[0], to=ends[1], of=new.type)
+                await links.unlink(unit, *ends, type=new.type)
             return ""
 
         return await self._save(visit, typed, use)
@@ -175,7 +173,7 @@ class IncidentPage:
             return await self._refuse(visit, typed, [error])
 
         async def use(unit: Unit) -> str:
-            incident = await service.lock_active(unit, self._needs.incidents, visit.ref)
+            incident = await lock_active(unit, visit.ref)
             done = await signals.attach(unit, self._needs.signals, incident, ids=ids)
             if any(it.result is Attached.FULL for it in done):
                 raise ConflictError(f"Not attached: {signals.full(incident)}")
@@ -190,7 +188,7 @@ class IncidentPage:
             raise signals.missing() from None
 
         async def use(unit: Unit) -> str:
-            incident = await service.lock_active(unit, self._needs.incidents, visit.ref)
+            incident = await lock_active(unit, visit.ref)
             await signals.detach(unit, self._needs.signals, incident, signal_id=signal_id)
             return "timeline"
 

@@ -16,15 +16,15 @@ from starlette.responses import Response
 
 from postfacta_core.clock import WALL, Clock
 
+from . import links
 from .aside import LARGE, aside
+from .db import Transactions
 from .durations.model import Mark, durations, marks
 from .durations.view import strip, turns
 from .errors import FieldError
 from .incidents import service
-from .incidents.http import allow_stale_incidents, parse_ref
 from .incidents.model import MOVES, Incident, Outcome
-from .links import service as links
-from .links.model import LinkType
+from .incidents.service import allow_stale_incidents, parse_ref
 from .principal import Access, Principal
 from .signals import service as signals
 from .signals.model import Signal, SignalQuery
@@ -266,24 +266,27 @@ class Visit:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """The stores of incidents, timelines, signals and links."""
+    """The stores of incidents, timelines and signals."""
 
     incidents: service.Store
     timelines: Store
     signals: signals.Store
-    links: links.Store
 
 
 class IncidentView:
     """Shows the page of one incident.
 
     Args:
+        transactions: Reads.
         needs: The stores it reads.
         pages: Renders templates.
         clock: Seconds since the epoch.
     """
 
-    def __init__(self, needs: Needs, pages: Pages, *, clock: Clock = WALL) -> None:
+    def __init__(
+        self, transactions: Transactions, needs: Needs, pages: Pages, *, clock: Clock = WALL
+    ) -> None:
+        self._transactions = transactions
         self._needs = needs
         self._pages = pages
         self._clock = clock
@@ -302,7 +305,7 @@ class IncidentView:
             seen = await aside(facts.size, Seen.of, facts, view)
         else:
             raise service.missing()
-        joined = await self._needs.links.of(principal, incident.id)
+        joined = await links.of(self._transactions.reader(principal), incident.id)
         allow_stale_incidents(visit.request, [incident, *(it.incident for it in joined)])
         told = await self._told(incident, reasons, seen)
         names = await self._needs.timelines.names(told.actors)
@@ -326,7 +329,7 @@ class IncidentView:
                 "joined": joined[:_MOST_JOINED],
                 "unlisted": len(joined[_MOST_JOINED:]),
                 "joins": _JOINED,
-                "link_types": list(LinkType),
+                "link_types": list(links.LinkType),
                 "moves": MOVES[incident.status],
                 "outcomes": list(Outcome),
                 "milestones": list(Milestone),

@@ -12,16 +12,12 @@ from uuid import UUID
 
 from postfacta_postgres import Connection, Database
 
-from . import actions
+from . import actions, links
 from .db import Unit
-from .incidents import service as incidents
+from .incidents import api as incidents
 from .incidents.model import Incident, Move, NewIncident
 from .incidents.postgres import PostgresIncidents
-from .links import service as links
-from .links.model import NewLink
-from .links.postgres import PostgresLinks
-from .postmortems import model, service as postmortems
-from .postmortems.postgres import PostgresPostMortems
+from .postmortems import api as postmortems, model
 from .principal import Principal, Role
 from .signals import service as signals
 from .signals.model import Fact, NewSignal
@@ -55,11 +51,9 @@ class Samples:
         self._connection = connection
         self._now = now
         self._unit = Unit(connection, SEEDER, None)
-        self._incidents = PostgresIncidents(database)
+        self._incidents = PostgresIncidents()
         self._signals = PostgresSignals(database)
         self._timelines = TimelineStore(database)
-        self._links = links.Needs(self._incidents, PostgresLinks(database))
-        self._postmortems = postmortems.Needs(self._incidents, PostgresPostMortems(database), self._timelines)
 
     async def record(self) -> None:
         """Record each sample with everything below it; links only lead to earlier samples."""
@@ -71,16 +65,16 @@ class Samples:
             await self._remarks(incident.id, sample)
             await self._aftermath(incident.id, sample)
             for link in sample.get("links", ()):
-                new = parse(NewLink, link)
-                await links.link(self._unit, self._links, incident.id, to=known[new.to], new=new)
+                new = parse(links.NewLink, {**link, "to": str(known[link["to"]])})
+                await links.link(self._unit, incident.id, new)
             known[sample["key"]] = incident.id
 
     async def _incident(self, sample: Mapping[str, Any]) -> Incident:
         new = parse(NewIncident, sample["incident"])
-        incident = await incidents.create(self._unit, self._incidents, new, now=self._now)
+        incident = (await incidents.create(self._unit, new, now=self._now)).value
         for move in sample["moves"]:
             wish = parse(Move, move)
-            await incidents.transition(self._unit, self._incidents, incident.id, wish=wish, now=self._now)
+            await incidents.transition(self._unit, incident.id, wish, now=self._now)
         return incident
 
     async def _attach(self, incident: Incident, told: Mapping[str, Sequence[object]]) -> None:
@@ -107,14 +101,10 @@ class Samples:
             await actions.add(self._unit, incident, parse(actions.NewAction, action))
         if (told := sample.get("postmortem")) is not None:
             draft = parse(model.Draft, {"content": told["content"]})
-            await postmortems.write(
-                self._unit, self._postmortems, incident, wish=draft, matches=_whatever_there_is
-            )
+            await postmortems.write(self._unit, incident, draft, follows=_whatever_there_is)
             for stage in told["to"]:
                 wish = parse(model.Transition, {"to": stage})
-                await postmortems.transition(
-                    self._unit, self._postmortems, incident, wish=wish, matches=_whatever_there_is
-                )
+                await postmortems.transition(self._unit, incident, wish, follows=_whatever_there_is)
 
     def _read(self, written: Mapping[str, Any]) -> dict[str, Any]:
         """Replace relative times: `T-2.5` is two and a half minutes before the declaration."""

@@ -8,13 +8,9 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .durations.pages import InsightPage
 from .identity.account_pages import AccountPages
 from .identity.pages import SignInPages
 from .incident_page import IncidentPage
-from .incidents.pages import IncidentPages
-from .postmortems.history_page import HistoryPage
-from .postmortems.pages import PostMortemPages
 from .principal import Access, Principal
 from .reliability.pages import ReliabilityPage
 from .web.routes import RouteClass, Rule
@@ -29,11 +25,7 @@ SIGNED_IN, ADMIN = Access.SIGNED_IN, Access.ADMIN
 class Screens:
     """The handlers of the page routes."""
 
-    incidents: IncidentPages
     incident: IncidentPage
-    postmortems: PostMortemPages
-    history: HistoryPage
-    insights: InsightPage
     sign_in: SignInPages
     accounts: AccountPages
     reliability: ReliabilityPage
@@ -43,24 +35,14 @@ class Screens:
 def screen_rules(on: Screens) -> list[Rule]:
     """List these routes for the route table."""
     read, search, write, auth = RouteClass.READ, RouteClass.SEARCH, RouteClass.WRITE, RouteClass.AUTH
-    incidents, one, account, path = on.incidents, on.incident, on.accounts, "/incidents/{ref}"
+    one, account, path = on.incident, on.accounts, "/incidents/{ref}"
     return [
-        Rule(
-            method="GET", path="/incidents", handler=incidents.list, access=READ, route_class=search, stale=True,
-        ),
-        # Before {ref}, which would match it.
-        Rule(method="GET", path="/incidents/new", handler=incidents.blank, access=WRITE, route_class=read),
-        Rule(method="POST", path="/incidents/new", handler=incidents.record, access=WRITE, route_class=write),
         Rule(method="GET", path=path, handler=one.show, access=READ, route_class=read, stale=True),
         Rule(method="POST", path=f"{path}/moves", handler=one.move, access=WRITE, route_class=write),
         Rule(method="POST", path=f"{path}/edits", handler=one.edit, access=WRITE, route_class=write),
         Rule(method="POST", path=f"{path}/notes", handler=one.note, access=ANNOTATE, route_class=write),
         Rule(method="POST", path=f"{path}/notes/{{root}}", handler=one.renote, access=ANNOTATE, route_class=write),
         Rule(method="POST", path=f"{path}/links", handler=one.link, access=WRITE, route_class=write),
-        *_aftermath(on),
-        Rule(
-            method="GET", path="/insights", handler=on.insights.show, access=READ, route_class=search, stale=True,
-        ),
         Rule(method="GET", path="/reliability", handler=on.reliability.show, access=READ, route_class=read),
         Rule(method="GET", path="/signin", handler=on.sign_in.form, access=OPEN, route_class=read),
         Rule(method="GET", path="/account", handler=account.own, access=SIGNED_IN, route_class=read),
@@ -76,21 +58,4 @@ def screen_rules(on: Screens) -> list[Rule]:
         Rule(method="POST", path="/signin", handler=on.sign_in.submit, access=OPEN, route_class=auth),
         Rule(method="POST", path="/signout", handler=on.sign_in.leave, access=OPEN, route_class=auth),
         Rule(method="GET", path="/problems/{slug}", handler=on.problem_page, access=OPEN, route_class=read),
-    ]  # fmt: skip
-
-
-def _aftermath(on: Screens) -> list[Rule]:
-    read, write = RouteClass.READ, RouteClass.WRITE
-    one, postmortem = "/incidents/{ref}", "/incidents/{ref}/postmortem"
-    section, revisions = f"{postmortem}/edit/{{section}}", f"{postmortem}/revisions"
-    written = on.postmortems
-    return [
-        Rule(method="GET", path=postmortem, handler=written.read, access=READ, route_class=read, stale=True),
-        Rule(method="POST", path=f"{postmortem}/moves", handler=written.move, access=WRITE, route_class=write),
-        Rule(method="POST", path=f"{postmortem}/restore", handler=written.restore, access=WRITE, route_class=write),
-        Rule(method="GET", path=section, handler=written.edit, access=WRITE, route_class=read),
-        Rule(method="POST", path=section, handler=written.save, access=WRITE, route_class=write),
-        Rule(method="GET", path=revisions, handler=written.revisions, access=READ, route_class=read),
-        Rule(method="GET", path=f"{revisions}/{{rev}}", handler=written.revision, access=READ, route_class=read),
-        Rule(method="GET", path=f"{one}/history", handler=on.history.show, access=READ, route_class=read),
     ]  # fmt: skip

@@ -9,18 +9,10 @@ from pydantic import JsonValue, RootModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .aftermath import aftermath_rules
-from .durations import model as durations
-from .durations.http import DurationHttp
-from .export.http import ExportHttp
 from .identity import model as identity
 from .identity.http import IdentityHttp
 from .identity.sessions import SessionHttp
-from .incidents import model as incidents, v0
-from .incidents.http import IncidentHttp
-from .incidents.query import IncidentFilters, IncidentQuery
-from .links.http import LinkHttp
-from .postmortems.http import PostMortemHttp
+from .incidents import v0
 from .principal import Access, Principal
 from .reliability import about
 from .screens import Screens, screen_rules
@@ -55,13 +47,8 @@ class Handlers:
 
     about: about.About
     v0: v0.V0Http
-    incidents: IncidentHttp
     signals: SignalHttp
     timeline: TimelineHttp
-    durations: DurationHttp
-    postmortems: PostMortemHttp
-    links: LinkHttp
-    export: ExportHttp
     identity: IdentityHttp
     sessions: SessionHttp
     screens: Screens
@@ -72,11 +59,9 @@ class Handlers:
 def rules(on: Handlers) -> list[Rule]:
     """List every route in matching order, most requested first."""
     return [
-        *_v1_incidents(on),
+        *on.slices,
         *_v1_signals(on),
         *_v1_timeline(on),
-        *aftermath_rules(on.postmortems, links=on.links, export=on.export),
-        *on.slices,
         *_v0(on),
         *screen_rules(on.screens),
         *_v1_identity(on),
@@ -145,44 +130,6 @@ def _v0(on: Handlers) -> list[Rule]:
     ]  # fmt: skip
 
 
-def _v1_incidents(on: Handlers) -> list[Rule]:
-    read, search, write = RouteClass.READ, RouteClass.SEARCH, RouteClass.WRITE
-    root, one = "/api/v1/incidents", "/api/v1/incidents/{ref}"
-    return [
-        Rule(
-            method="GET", path=root, handler=on.incidents.page, access=READ, route_class=search,
-            summary="List incidents", query=IncidentQuery, answers={200: incidents.IncidentPage},
-            problems=("invalid-cursor",), stale=True,
-        ),
-        Rule(
-            method="POST", path=root, handler=on.incidents.create, access=WRITE, route_class=write,
-            summary="Record an incident", body=incidents.NewIncident, answers={201: incidents.Incident},
-            problems=_ONCE, headers={"Idempotency-Key": False},
-        ),
-        Rule(
-            method="GET", path=one, handler=on.incidents.read, access=READ, route_class=read,
-            summary="Read an incident", answers={200: incidents.Incident, 304: None},
-            headers={"If-None-Match": False}, stale=True,
-        ),
-        Rule(
-            method="PATCH", path=one, handler=on.incidents.change, access=WRITE, route_class=write,
-            summary="Change an incident by JSON Merge Patch", body=incidents.Change,
-            body_type="application/merge-patch+json", answers={200: incidents.Incident},
-            problems=_VERSIONED, headers={"If-Match": True},
-        ),
-        Rule(
-            method="DELETE", path=one, handler=on.incidents.archive, access=WRITE, route_class=write,
-            summary="Archive an incident", answers={204: None}, problems=_VERSIONED, headers={"If-Match": True},
-        ),
-        Rule(
-            method="POST", path=f"{one}/transitions", handler=on.incidents.move, access=WRITE, route_class=write,
-            summary="Change the status of an incident", body=incidents.Move,
-            answers={200: incidents.Incident, 201: incidents.Incident},
-            problems=(*_ONCE, "illegal-transition"), headers={"Idempotency-Key": False},
-        ),
-    ]  # fmt: skip
-
-
 def _v1_signals(on: Handlers) -> list[Rule]:
     read, search, write, ingest = RouteClass.READ, RouteClass.SEARCH, RouteClass.WRITE, RouteClass.INGEST
     root, of_incident = "/api/v1/signals", "/api/v1/incidents/{ref}/signals"
@@ -219,7 +166,7 @@ def _v1_signals(on: Handlers) -> list[Rule]:
 
 
 def _v1_timeline(on: Handlers) -> list[Rule]:
-    read, search, write = RouteClass.READ, RouteClass.SEARCH, RouteClass.WRITE
+    read, write = RouteClass.READ, RouteClass.WRITE
     one, cursor = "/api/v1/incidents/{ref}", ("invalid-cursor",)
     http, remark = on.timeline, "/api/v1/annotations/{root}"
     return [
@@ -257,16 +204,6 @@ def _v1_timeline(on: Handlers) -> list[Rule]:
         Rule(
             method="DELETE", path=remark, handler=http.retract, access=Access.ANNOTATE, route_class=write,
             summary="Retract an annotation", answers={204: None}, problems=_VERSIONED, headers={"If-Match": True},
-        ),
-        Rule(
-            method="GET", path=f"{one}/durations", handler=on.durations.one, access=READ, route_class=read,
-            summary="Read the durations of an incident", answers={200: durations.IncidentDurations},
-            stale=True,
-        ),
-        Rule(
-            method="GET", path="/api/v1/durations", handler=on.durations.all, access=READ, route_class=search,
-            summary="Read aggregated durations of incidents", query=IncidentFilters,
-            answers={200: durations.Aggregates}, stale=True,
         ),
     ]  # fmt: skip
 

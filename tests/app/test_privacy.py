@@ -31,7 +31,7 @@ from postfacta_app.identity.model import (
 from postfacta_app.incidents.model import Change, Move, NewIncident
 from postfacta_app.incidents.query import IncidentQuery
 from postfacta_app.incidents.v0 import Start
-from postfacta_app.links.model import NewLink
+from postfacta_app.links import NewLink
 from postfacta_app.postmortems.model import Draft, Restore, Transition
 from postfacta_app.signals.alertmanager import Webhook
 from postfacta_app.signals.model import Attachments, Batch

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from ..aside import aside
-from ..errors import AppError, FieldError
+from ..db import Reader
 from ..incidents.model import Severity
-from ..incidents.pages import filter_form, tidied
+from ..incidents.pages import asked, filter_form, tidied
 from ..incidents.query import IncidentFilters
-from ..principal import Principal
-from ..web.body import read_query
+from ..principal import Access
 from ..web.charts import Point, dot_plot, length, week_chart
-from ..web.render import Pages
+from ..web.routes import RouteClass
+from ..web.slices import Page
 from ..web.stale import allow_stale
+from .api import routes
 from .model import Aggregate, Phase
 from .postgres import PLOTTED, Dot, DurationStore
 
-__all__ = ["InsightPage", "InsightQuery", "caption"]
+__all__ = ["InsightQuery", "caption", "routes"]
 
 _SEVERITIES = list(Severity)[::-1]
 
@@ -31,55 +33,37 @@ class InsightQuery(IncidentFilters):
     phase: Phase = Phase.OPEN
 
 
-class InsightPage:
-    """GET /insights.
+@routes.page("/insights", Access.READ, kind=RouteClass.SEARCH, stale=True)
+async def show(q: Reader, *, request: Request) -> Page | Response:
+    if (target := tidied(request)) is not None:
+        return RedirectResponse(target, 303)
+    query, errors = asked(request, InsightQuery)
+    found = await DurationStore(q.database).insights(q.principal, query, query.phase)
+    if not found.is_private:
+        allow_stale(request)
 
-    Args:
-        store: Where durations are kept.
-        pages: Renders templates.
-    """
+    def draw() -> Mapping[str, object]:
+        of_phase = found.of_phase
+        counted = [(at, severity) for at, severity, count in found.weeks for _ in range(count)]
+        given = [(name, text) for name, text in request.query_params.multi_items() if name != "phase"]
+        return {
+            **filter_form(request, errors),
+            "here": "insights",
+            "weeks": week_chart(counted, _SEVERITIES),
+            "plot": dot_plot([_point(it) for it in found.dots], of_phase.p50),
+            "points": [_point(it) for it in found.newest],
+            "plotted": PLOTTED,
+            "caption": caption(of_phase),
+            "without": _without(of_phase),
+            "of_phase": of_phase,
+            "phase": query.phase,
+            "phases": [(phase, f"/insights?{urlencode([*given, ('phase', phase)])}") for phase in Phase],
+            "length": length,
+            "has_kind": bool(query.kind),
+        }
 
-    def __init__(self, store: DurationStore, pages: Pages) -> None:
-        self._store = store
-        self._pages = pages
-
-    async def show(self, request: Request, principal: Principal) -> Response:
-        """Show the charts of the incidents that match the filters of the list."""
-        if (target := tidied(request)) is not None:
-            return RedirectResponse(target, 303)
-        errors: tuple[FieldError, ...] = ()
-        try:
-            query = read_query(request, InsightQuery, is_page=True)
-        except AppError as refusal:
-            errors, query = refusal.errors, InsightQuery.model_validate({})
-        found = await self._store.insights(principal, query, query.phase)
-        if not found.is_private:
-            allow_stale(request)
-
-        def draw() -> Response:
-            of_phase = found.of_phase
-            counted = [(at, severity) for at, severity, count in found.weeks for _ in range(count)]
-            given = [(name, text) for name, text in request.query_params.multi_items() if name != "phase"]
-            context = {
-                **filter_form(request, errors),
-                "here": "insights",
-                "weeks": week_chart(counted, _SEVERITIES),
-                "plot": dot_plot([_point(it) for it in found.dots], of_phase.p50),
-                "points": [_point(it) for it in found.newest],
-                "plotted": PLOTTED,
-                "caption": caption(of_phase),
-                "without": _without(of_phase),
-                "of_phase": of_phase,
-                "phase": query.phase,
-                "phases": [(phase, f"/insights?{urlencode([*given, ('phase', phase)])}") for phase in Phase],
-                "length": length,
-                "has_kind": bool(query.kind),
-            }
-            return self._pages.page(
-                "insights.html", context, principal=principal, status=400 if errors else 200
-            )
-
-        return await aside(200 * (len(found.dots) + len(found.newest)), draw)
+    size = 200 * (len(found.dots) + len(found.newest))
+    return Page("insights.html", await aside(size, draw), status=400 if errors else 200, size=size)
 
 
 def _point(dot: Dot) -> Point:

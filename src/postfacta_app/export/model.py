@@ -13,7 +13,7 @@ from ..actions import Action
 from ..aside import LARGE
 from ..incidents.model import Incident
 from ..incidents.query import IncidentFilters
-from ..links.model import IncidentLink
+from ..links import IncidentLink
 from ..postmortems.model import PostMortem
 from ..timeline.annotations import AnnotationKind, AnnotationState
 from ..timeline.edits import EntryRef

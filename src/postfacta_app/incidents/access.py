@@ -70,14 +70,23 @@ def _in_path(call: Call, name: str) -> UUID | int:
     return ref
 
 
-class _Shown(Protocol):
+class Shown(Protocol):
+    """An incident, or a view of it."""
+
     @property
-    def visibility(self) -> Visibility: ...
+    def visibility(self) -> Visibility:
+        """Who may see it."""
+        ...
 
 
-def _share(call: Call, _: str) -> Callable[[Iterable[_Shown]], None]:
-    def share(shown: Iterable[_Shown]) -> None:
-        if call.typed.refusal is None and all(it.visibility is Visibility.INTERNAL for it in shown):
+def is_shared(shown: Iterable[Shown]) -> bool:
+    """Return whether none of these is private."""
+    return all(it.visibility is Visibility.INTERNAL for it in shown)
+
+
+def _share(call: Call, _: str) -> Callable[[Iterable[Shown]], None]:
+    def share(shown: Iterable[Shown]) -> None:
+        if call.typed.refusal is None and is_shared(shown):
             allow_stale(call.request)
 
     return share
@@ -85,7 +94,7 @@ def _share(call: Call, _: str) -> Callable[[Iterable[_Shown]], None]:
 
 Ref = Annotated[UUID | int, Fill(_in_path)]
 """The incident that this part of the path names: `INC-12` or a UUID."""
-Share = Annotated[Callable[[Iterable[_Shown]], None], Fill(_share)]
+Share = Annotated[Callable[[Iterable[Shown]], None], Fill(_share)]
 """Lets the response be repeated while the database is away, unless one of these incidents is private."""
 
 
@@ -121,6 +130,11 @@ async def lock_active(unit: Unit, ref: UUID | int) -> Incident:
         ConflictError: If it is archived.
     """
     incident = await lock(unit, ref)
+    check_active(incident)
+    return incident
+
+
+def check_active(incident: Incident) -> None:
+    """Refuse a change of an archived one."""
     if incident.archived_at is not None:
         raise ConflictError(f"{incident.ref} is archived")
-    return incident

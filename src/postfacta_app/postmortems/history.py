@@ -1,30 +1,55 @@
-"""The history of an incident, newest first: edits, revisions and the audit log."""
+"""The history of an incident, newest first: edits, revisions and, for administrators, the audit log."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from itertools import groupby
-from typing import Final
+from datetime import datetime
+from typing import Annotated, Any, Final
+from uuid import UUID
 
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue, StringConstraints
+from starlette.requests import Request
 
-from ..identity.model import AuditEntry
-from ..timeline.edits import ShownEdit
-from ..timeline.model import Op, Precision, micros
+from ..aside import LARGE, aside
+from ..db import Reader
+from ..errors import InvalidCursorError
+from ..incidents.access import Ref
+from ..principal import Access
+from ..timeline.access import facts_of, store
+from ..timeline.model import Facts, Op, Precision, micros
+from ..timeline.rules import build
 from ..timeline.view import stamp
-from ..web.body import parse_time
-from .model import RevisionSummary
+from ..web.body import format_time, parse_time
+from ..web.paging import decode_members, encode_members, next_page
+from ..web.slices import Page, Routes
 
-__all__ = ["MOST", "Event", "Source", "merge", "of_audit", "of_edits", "of_revisions"]
+__all__ = ["Event", "routes"]
 
+routes: Final = Routes("incident")
+_MOST: Final = 200
+"""The most events of a page."""
 _UUID: Final = re.compile(r"\b([0-9a-f]{8})(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", re.ASCII)
 
-MOST: Final = 200
-"""The most records of each kind that one page reads."""
+# Signals that were attached together are one event. `$3` and `$4` say whether the caller writes, and is an administrator.
+_EVENTS: Final = """
+select * from (
+  select e.at, 'timeline' as kind, min(e.id::text) as id, e.actor, e.op as what, min(e.source) as source,
+         min(e.external_id) as external_id, min(e.value::text) as value, e.reason as why, count(*)::int as count
+    from edits e where e.incident_id = $1
+   group by e.at, e.op, e.actor, e.reason, case when e.op not in ('attach', 'detach') then e.id end
+  union all
+  select r.at, 'post-mortem', lpad(r.rev::text, 10, '0'), r.author, r.status, r.restored_from::text, null, null,
+         r.message, r.rev
+    from postmortem_revisions r
+   where r.incident_id = $1 and ($3::boolean or r.status in ('in_review', 'published'))
+  union all
+  select a.at, 'audit', lpad(a.seq::text, 20, '0'), a.actor, a.action, a.object, null, a.detail::text, null, 1
+    from audit_log a where a.incident_id = $1 and $4::boolean) e
+ where $5::timestamptz is null or (at, kind, id) < ($5, $6::text, $7::text)
+ order by at desc, kind desc, id desc limit $2"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,25 +71,55 @@ class Event:
     rev: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Events of one kind, and the instant back to which they are complete; None means all of them."""
+class _Place(BaseModel):
+    """Where a page of the history begins."""
 
-    events: Sequence[Event]
-    since: datetime | None
+    cursor: Annotated[str, StringConstraints(max_length=1000)] | None = None
 
 
-def merge(sources: Iterable[Source]) -> tuple[Sequence[Event], datetime | None]:
-    """Merge the events as far back as all kinds are complete; also return where the next page begins."""
-    sources = list(sources)
-    horizon = max((it.since for it in sources if it.since is not None), default=None)
-    events = [it for source in sources for it in source.events if horizon is None or it.at > horizon]
-    before = None if horizon is None else horizon + timedelta(microseconds=1)
-    return sorted(events, key=lambda it: (it.at, it.rev or 0), reverse=True), before
+@routes.page("/incidents/{ref}/history", Access.READ)
+async def history(q: Reader, ref: Ref, place: _Place, *, request: Request) -> Page:
+    incident, facts = await facts_of(q, ref)
+    who = q.principal
+    after = _after(place.cursor, incident.id)
+    args = (incident.id, _MOST + 1, who.may(Access.WRITE), who.is_admin, *after)
+    found = await q.fetch(_EVENTS, *args, operation="history")
+    titles = await aside(facts.size, _titles, facts)
+    events = [_event(row, titles) for row in found[:_MOST]]
+    older = None
+    if len(found) > _MOST:
+        last = found[_MOST - 1]
+        older = encode_members(str(incident.id), [format_time(last["at"]), last["kind"], last["id"]], "")
+    context = {
+        "here": "incidents",
+        "item": incident,
+        "tab": "history",
+        "events": events,
+        "names": await store(q).names({it.actor for it in events}),
+        "next_url": next_page(request, older) if older else None,
+    }
+    return Page("history.html", context, size=LARGE)
+
+
+def _after(cursor: str | None, incident_id: UUID) -> tuple[datetime | None, str | None, str | None]:
+    if cursor is None:
+        return None, None, None
+    try:
+        match decode_members(cursor, str(incident_id), ""):
+            case [str(at), str(kind), str(identity)]:
+                return parse_time(at), kind, identity
+            case _:
+                pass
+    except ValueError:
+        pass
+    raise InvalidCursorError("Start again without a cursor")
+
+
+def _titles(facts: Facts) -> Mapping[tuple[str, str], str]:
+    return {(it.source, it.id): it.original_title for it in build(facts, include_hidden=True).entries}
 
 
 # Descriptions
-
 
 _DONE: Final[Mapping[Op, str]] = {
     Op.ATTACH: "Attached",
@@ -80,27 +135,27 @@ _DONE: Final[Mapping[Op, str]] = {
 }
 
 
-def of_edits(edits: Sequence[ShownEdit], titles: Mapping[tuple[str, str], str]) -> Sequence[Event]:
-    """Return the edits of a timeline as events; signals attached together are one event.
+def _event(row: Any, titles: Mapping[tuple[str, str], str]) -> Event:
+    rev = None
+    match row["kind"]:
+        case "timeline":
+            what = _edited(row, titles)
+        case "post-mortem":
+            rev = row["count"]
+            what = f"Wrote revision {rev}, {row['what'].replace('_', ' ')}"
+            what += f", from revision {row['source']}" if row["source"] else ""
+        case _:
+            done = f"{row['what']} {row['source']}"
+            what = _UUID.sub(r"\1", ", ".join([done, *_details(json.loads(row["value"] or "{}"))]))
+    return Event(at=row["at"], actor=row["actor"], kind=row["kind"], what=what, why=row["why"], rev=rev)
 
-    Args:
-        edits: Newest first.
-        titles: The original title of each entry; entries without one are named by id.
-    """
-    events: list[Event] = []
-    for (at, op, actor, why), group in groupby(edits, lambda it: (it.at, it.op, it.actor, it.reason)):
-        together = list(group)
-        for edit in together[:1] if op in {Op.ATTACH, Op.DETACH} else together:
-            words = _edited(edit, len(together), titles)
-            events.append(Event(at=at, actor=actor, kind="timeline", what=words, why=why))
-    return events
 
-
-def _edited(edit: ShownEdit, count: int, titles: Mapping[tuple[str, str], str]) -> str:
-    value: Mapping[str, JsonValue] = edit.value or {}
-    key = (edit.entry.source, edit.entry.id) if edit.entry else ("", "")
+def _edited(row: Any, titles: Mapping[tuple[str, str], str]) -> str:
+    op, count = Op(row["what"]), row["count"]
+    value: Mapping[str, JsonValue] = json.loads(row["value"] or "null") or {}
+    key = (row["source"] or "", row["external_id"] or "")
     entry = f"“{titles[key]}”" if key in titles else " ".join(key)
-    match edit.op:
+    match op:
         case Op.ATTACH | Op.DETACH:
             about = f"{count} {'signal' if count == 1 else 'signals'}"
         case Op.SET_TIME:
@@ -108,47 +163,18 @@ def _edited(edit: ShownEdit, count: int, titles: Mapping[tuple[str, str], str]) 
         case Op.SET_TITLE:
             about = f"{entry} to “{value['title']}”" if value else f"{entry} to its original title"
         case Op.CLOCK_OFFSET:
-            about = f"{edit.source} by {float(str(value['ms'])) / 1000:+g} s"
+            about = f"{row['source']} by {float(str(value['ms'])) / 1000:+g} s"
         case Op.MILESTONE:
             name = str(value["name"]).replace("_", " ")
             about = f"“{name}” to {_when(value) if value.get('at') else 'unknown'}"
         case _:
             about = entry
-    return f"{_DONE[edit.op]} {about}"
+    return f"{_DONE[op]} {about}"
 
 
 def _when(value: Mapping[str, JsonValue]) -> str:
     at, precision = parse_time(str(value["at"])), Precision(str(value["precision"]))
     return stamp(micros(at), precision).removesuffix(".000000")
-
-
-def of_revisions(revisions: Iterable[RevisionSummary]) -> Sequence[Event]:
-    """Return the revisions of the post-mortem as events."""
-    return [
-        Event(
-            at=it.at,
-            actor=it.author,
-            kind="post-mortem",
-            what=f"Wrote revision {it.rev}, {it.status.replace('_', ' ')}"
-            + (f", from revision {it.restored_from}" if it.restored_from else ""),
-            why=it.message,
-            rev=it.rev,
-        )
-        for it in revisions
-    ]
-
-
-def of_audit(entries: Iterable[AuditEntry]) -> Sequence[Event]:
-    """Return audit log entries as events, with shortened ids and lists."""
-    return [
-        Event(
-            at=it.at,
-            actor=it.actor,
-            kind="audit",
-            what=_UUID.sub(r"\1", ", ".join([f"{it.action} {it.object}", *_details(it.detail or {})])),
-        )
-        for it in entries
-    ]
 
 
 def _details(detail: Mapping[str, JsonValue]) -> Iterator[str]:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from uuid import UUID
 
 import asyncpg
 
-from postfacta_postgres import Database
-
-from ..db import VISIBLE, Fetch, Unit, sees
+from ..db import VISIBLE, Query, Unit, sees
 from ..incidents.postgres import where_of
 from ..incidents.query import IncidentFilters
 from ..principal import Access, Principal
 from .content import Content
 from .model import FactorCount, Revision, RevisionSummary
 
-__all__ = ["PostgresPostMortems"]
+__all__ = ["append", "factors", "page", "read"]
 
 _SUMMARY = "r.rev, r.status, r.message, r.restored_from, r.author, r.at"
 _COLUMNS = f"""{_SUMMARY}, r.incident_id, r.schema_version, r.content::text, r.timeline_digest, r.timeline_at, r.rules"""
@@ -47,44 +44,36 @@ select f->>'slug' as slug, f->>'category' as category, count(*) as count,
  group by 1, 2 order by count(*) desc, (f->>'slug') collate "C", (f->>'category') collate "C" limit 500"""
 
 
-class PostgresPostMortems:
-    """Reads revisions through the database or a unit's transaction; writes inside a unit."""
+async def read(q: Query, incident_id: UUID, rev: int | None = None) -> Revision | None:
+    """Read one that the caller may see, by default the last."""
+    rows = await q.fetch(_READ, *_reads(q.principal), incident_id, rev, operation="postmortem_get")
+    return _revision(rows[0]) if rows else None
 
-    def __init__(self, database: Database) -> None:
-        self._fetch: Fetch = partial(database.fetch, repeatable=True)
 
-    async def read(
-        self, principal: Principal, incident_id: UUID, rev: int | None = None, *, fetch: Fetch | None = None
-    ) -> Revision | None:
-        """Read one that the caller may see, by default the last."""
-        args = (*_reads(principal), incident_id, rev)
-        rows = await (fetch or self._fetch)(_READ, *args, operation="postmortem_get")
-        return _revision(rows[0]) if rows else None
+async def page(q: Query, incident_id: UUID, *, before: int | None, limit: int) -> Sequence[RevisionSummary]:
+    """List those that the caller may see, newest first."""
+    args = (*_reads(q.principal), incident_id, before, limit)
+    rows = await q.fetch(_PAGE, *args, operation="postmortem_revisions")
+    return [RevisionSummary.model_validate(dict(row.items())) for row in rows]
 
-    async def page(
-        self, principal: Principal, incident_id: UUID, *, before: int | None, limit: int
-    ) -> Sequence[RevisionSummary]:
-        """List those that the caller may see, newest first."""
-        args = (*_reads(principal), incident_id, before, limit)
-        rows = await self._fetch(_PAGE, *args, operation="postmortem_revisions")
-        return [RevisionSummary.model_validate(dict(row.items())) for row in rows]
 
-    async def append(self, unit: Unit, revision: Revision) -> Revision | None:
-        """Write the next one; None if its content is too large."""
-        row = await unit.fetchrow(
-            _APPEND,
-            *(revision.incident_id, revision.rev, revision.status, revision.schema_version),
-            *(revision.content.model_dump_json(), revision.timeline_digest, revision.timeline_at),
-            *(revision.rules, revision.message, revision.restored_from, revision.author, revision.at),
-            operation="postmortem_append",
-        )
-        return None if row is None else _revision(row)
+async def append(unit: Unit, revision: Revision) -> Revision | None:
+    """Write the next one; None if its content is too large."""
+    row = await unit.fetchrow(
+        _APPEND,
+        *(revision.incident_id, revision.rev, revision.status, revision.schema_version),
+        *(revision.content.model_dump_json(), revision.timeline_digest, revision.timeline_at),
+        *(revision.rules, revision.message, revision.restored_from, revision.author, revision.at),
+        operation="postmortem_append",
+    )
+    return None if row is None else _revision(row)
 
-    async def factors(self, principal: Principal, filters: IncidentFilters) -> Sequence[FactorCount]:
-        """Count the factors of the last published revision of each incident that the caller may see."""
-        where = where_of(principal, filters)
-        rows = await self._fetch(_FACTORS.format(where=where), *where.args, operation="factors")
-        return [FactorCount.model_validate(dict(row.items())) for row in rows]
+
+async def factors(q: Query, filters: IncidentFilters) -> Sequence[FactorCount]:
+    """Count the factors of the last published revision of each incident that the caller may see."""
+    where = where_of(q.principal, filters)
+    rows = await q.fetch(_FACTORS.format(where=where), *where.args, operation="factors")
+    return [FactorCount.model_validate(dict(row.items())) for row in rows]
 
 
 def _reads(principal: Principal) -> tuple[bool, UUID | None, bool]:

@@ -16,8 +16,7 @@ from postfacta_core.clock import WALL, Clock
 from ..aside import aside
 from ..db import Answer, Transactions, Unit
 from ..errors import ForbiddenError, InvalidFieldsError
-from ..incidents.http import parse_ref, read_ref
-from ..incidents.service import Store as IncidentStore, lock_active
+from ..incidents.service import Store as IncidentStore, lock_active, parse_ref, read_ref
 from ..principal import Access, Principal
 from ..web.body import idempotency_key, parse, read_body, read_json, read_query
 from ..web.paging import next_link

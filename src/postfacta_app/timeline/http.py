@@ -16,8 +16,9 @@ from ..aside import aside
 from ..db import Answer, Transactions, Unit
 from ..errors import NotFoundError
 from ..incidents import service
-from ..incidents.http import allow_stale_incidents, parse_ref
+from ..incidents.access import seen
 from ..incidents.model import Incident
+from ..incidents.service import allow_stale_incidents, parse_ref
 from ..principal import Principal
 from ..web.body import idempotency_key, if_match, if_none_match, parse, read_body, read_json, read_query
 from ..web.paging import next_link
@@ -161,10 +162,7 @@ class TimelineHttp:
         return await self._transactions.write(request, principal, work)
 
     async def _incident(self, request: Request, principal: Principal) -> Incident:
-        incident = await self._incidents.find(principal, parse_ref(request))
-        if incident is None:
-            raise service.missing()
-        return incident
+        return await seen(self._transactions.reader(principal), parse_ref(request))
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)

@@ -143,18 +143,20 @@ class TimelineStore:
         )
         return None if row is None else (incident_of(row), (await _read(row)))
 
-    async def facts_in(self, unit: Unit, incident_id: UUID) -> Facts:
+    @staticmethod
+    async def facts_in(unit: Unit, incident_id: UUID) -> Facts:
         """Read the facts of an incident that the unit has locked."""
         row = await unit.fetchrow(_IN_UNIT, incident_id, operation="timeline_facts")
         if row is None:
             raise LookupError(incident_id)
         return await aside_locked(_size(row), _facts, row)
 
-    async def digest_in(self, unit: Unit, incident_id: UUID) -> str:
+    @staticmethod
+    async def digest_in(unit: Unit, incident_id: UUID) -> str:
         """Return the digest of the timeline of an incident that the unit has locked."""
         if (kept := await KeptTimelines.digest_in(unit.fetch, incident_id)) is not None:
             return kept
-        facts = await self.facts_in(unit, incident_id)
+        facts = await TimelineStore.facts_in(unit, incident_id)
         return (await aside_locked(facts.size, build, facts)).digest
 
     async def revised(self) -> AsyncIterator[tuple[Facts, Sequence[Revision]]]:

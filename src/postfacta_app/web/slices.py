@@ -55,6 +55,7 @@ __all__ = [
     "Snapshot",
     "Tools",
     "answer",
+    "made",
 ]
 
 M = TypeVar("M", bound=BaseModel)
@@ -80,10 +81,10 @@ class Reply(Generic[M]):
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
-    @classmethod
-    def of(cls, value: M, *, is_new: bool) -> Reply[M]:
-        """Return 201 for what was created, 200 for what was there already."""
-        return cls(value, _CREATED if is_new else 200)
+
+def made(value: M, *, is_new: bool) -> Reply[M]:
+    """Return 201 for what was created, 200 for what was there already."""
+    return Reply(value, _CREATED if is_new else 200)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,7 @@ class _Plan:
     def __init__(self, function: Handler, read_model: Callable[[Call, type[BaseModel]], Any]) -> None:
         hints = get_type_hints(function, include_extras=True)
         returns = hints.pop("return")
+        returns = getattr(returns, "__metadata__", (returns,))[0]  # Of a response, the model of its body.
         returns = get_args(returns)[0] if get_origin(returns) is Reply else returns
         first = next(iter(hints), "")
         self.function = function

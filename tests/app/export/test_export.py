@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from postfacta_app.export import service as export
+from postfacta_app.export import api as export
 from postfacta_app.export.model import Document
 from tests.app.desk import FULL, Desk, desk_of
 from tests.app.live import Body, Service

@@ -14,10 +14,11 @@ from starlette.responses import JSONResponse, Response
 
 from postfacta_app.db import Transactions
 from postfacta_app.errors import AppError
-from postfacta_app.incidents.http import IncidentHttp
-from postfacta_app.incidents.postgres import PostgresIncidents
-from postfacta_app.principal import Access, Principal, Role
-from postfacta_app.web.routes import RouteClass, Rule, build_routes
+from postfacta_app.incidents.api import routes
+from postfacta_app.principal import Principal, Role
+from postfacta_app.web.render import Pages
+from postfacta_app.web.routes import build_routes
+from postfacta_app.web.slices import Tools
 from postfacta_app.web.stale import StaleAnswers
 from postfacta_postgres import Database
 
@@ -64,7 +65,7 @@ def machine() -> Principal:
 async def client_for(app_database: Database) -> AsyncGenerator[ClientFor]:
     """Make HTTP clients, each of them signed in."""
     stale = StaleAnswers(app_database.name)
-    http = IncidentHttp(Transactions(app_database), PostgresIncidents(app_database), forget=stale.forget)
+    rules = routes.rules(Tools(Transactions(app_database), Pages(version=""), stale))
     async with AsyncExitStack() as stack:
         made: dict[Principal, httpx2.AsyncClient] = {}
 
@@ -72,7 +73,7 @@ async def client_for(app_database: Database) -> AsyncGenerator[ClientFor]:
             async def authenticate(request: Request) -> Principal:
                 return principal
 
-            app = Starlette(routes=build_routes(_rules(http), authenticate))
+            app = Starlette(routes=build_routes(rules, authenticate))
             app.add_exception_handler(AppError, _refuse)
             transport = httpx2.ASGITransport(app, client=("192.0.2.7", 4711))
             return httpx2.AsyncClient(transport=transport, base_url="http://test")
@@ -84,22 +85,6 @@ async def client_for(app_database: Database) -> AsyncGenerator[ClientFor]:
             return made[principal]
 
         yield lend
-
-
-def _rules(http: IncidentHttp) -> list[Rule]:
-    base, one = "/api/v1/incidents", "/api/v1/incidents/{ref}"
-    rows = (
-        ("GET", base, http.page, Access.READ, RouteClass.SEARCH),
-        ("POST", base, http.create, Access.WRITE, RouteClass.WRITE),
-        ("GET", one, http.read, Access.READ, RouteClass.READ),
-        ("PATCH", one, http.change, Access.WRITE, RouteClass.WRITE),
-        ("DELETE", one, http.archive, Access.WRITE, RouteClass.WRITE),
-        ("POST", f"{one}/transitions", http.move, Access.WRITE, RouteClass.WRITE),
-    )
-    return [
-        Rule(method=method, path=path, handler=handler, access=access, route_class=kind)
-        for method, path, handler, access, kind in rows
-    ]
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

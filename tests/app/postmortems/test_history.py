@@ -2,48 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+import re
 
-from hypothesis import given, strategies as st
-
-from postfacta_app.postmortems.history import Event, Source, merge
 from tests.app.desk import FULL, Desk
 from tests.app.live import Service
 from tests.app.screen import Screen
-
-START = datetime(2026, 2, 7, tzinfo=UTC)
-
-
-def _take(minutes: list[int], kind: str, before: datetime | None, most: int) -> Source:
-    """Read as the page does: the newest before a moment, and whether there are more."""
-    events = [
-        Event(at=START + timedelta(minutes=it), actor="user:1", kind=kind, what=str(it)) for it in minutes
-    ]
-    events = sorted(
-        (it for it in events if before is None or it.at < before), key=lambda it: it.at, reverse=True
-    )
-    return Source(events[:most], events[most - 1].at if len(events) >= most else None)
-
-
-@given(
-    st.lists(st.integers(0, 500), max_size=30, unique=True),
-    st.lists(st.integers(0, 500), max_size=30, unique=True),
-    st.integers(2, 6),
-)
-def test_going_through_the_pages_meets_each_event_once_newest_first(
-    edits: list[int], audit: list[int], most: int
-) -> None:
-    seen: list[Event] = []
-    before: datetime | None = None
-    while True:
-        events, before = merge([_take(edits, "timeline", before, most), _take(audit, "audit", before, most)])
-        seen += events
-        if before is None:
-            break
-    assert [it.at for it in seen] == sorted((it.at for it in seen), reverse=True)
-    assert sorted((it.kind, int(it.what)) for it in seen) == sorted(
-        [("timeline", it) for it in edits] + [("audit", it) for it in audit]
-    )
 
 
 async def _busy(desk: Desk) -> None:
@@ -112,6 +75,33 @@ async def test_a_history_that_is_long_goes_on(desk: Desk, service: Service) -> N
     assert all(seen)
     assert "Title 000" not in page.text
     await screen.get(f"/incidents/{desk.ref}/history?cursor=nonsense", expect=400)
+
+
+async def test_signals_attached_at_once_are_one_event_and_older_events_follow(
+    desk: Desk, service: Service
+) -> None:
+    await desk.send("POST", "/edits", expect=201, json={"op": "pin", "entry": {"source": "ci", "id": "7"}})
+    items = [{"source": "x", "id": f"{desk.ref}-{n}", "kind": "note", "title": "Seen"} for n in range(250)]
+    await desk.send(
+        "POST", "/api/v1/signals", expect=200, json={"incident": desk.incident["id"], "items": items}
+    )
+    page = await (await Screen.of(service)).get(f"/incidents/{desk.ref}/history")
+    assert "Attached 250 signals" in page.text
+    assert "Pinned ci 7" in page.text
+
+
+async def test_events_of_one_instant_are_on_one_page_or_the_next(desk: Desk, service: Service) -> None:
+    await service.database.execute(
+        "insert into edits (id, incident_id, at, op, source, external_id, actor) select gen_random_uuid(), $1, now(), 'pin',"
+        " 'ci', lpad(n::text, 3, '0'), 'test' from generate_series(1, 450) n",
+        desk.incident["id"],
+    )
+    screen, path, seen = await Screen.of(service), f"/incidents/{desk.ref}/history", list[str]()
+    while path:
+        page = await screen.get(path)
+        seen += re.findall(r"Pinned ci (\d+)", page.text)
+        path = page.text.partition('class="pager"><a href="')[2].partition('"')[0]
+    assert sorted(seen) == [f"{n:03}" for n in range(1, 451)]
 
 
 async def test_an_empty_history_says_so(desk: Desk, service: Service) -> None:

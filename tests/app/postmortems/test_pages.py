@@ -155,6 +155,16 @@ async def test_a_concurrent_writer_keeps_the_input_and_sees_the_current_text(
     assert (revision["rev"], revision["content"]["summary"]) == (2, "My words.")
 
 
+async def test_two_who_edit_different_sections_keep_both(desk: Desk, screen: Screen) -> None:
+    await desk.write(0, FULL, expect=201)
+    path = path_of(desk, "/edit/response")
+    page = await screen.get(path)
+    await desk.write(1, {**FULL, "summary": "Other words."})
+    await screen.send(page, path, having="rev", response="We rolled back.")
+    content = (await desk.get("/postmortem"))["content"]
+    assert (content["summary"], content["response"]) == ("Other words.", "We rolled back.")
+
+
 async def test_a_form_that_went_out_before_with_other_words_is_not_taken_for_it(
     desk: Desk, screen: Screen
 ) -> None:

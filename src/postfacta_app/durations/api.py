@@ -1,0 +1,49 @@
+"""The API of durations: of one incident, or of all that match the filters of the list."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..aside import aside
+from ..db import Reader
+from ..incidents.access import Ref, Share
+from ..incidents.query import IncidentFilters
+from ..principal import Access
+from ..timeline.access import facts_of
+from ..web.routes import RouteClass
+from ..web.slices import Routes
+from ..web.stale import allow_stale
+from .model import Aggregates, IncidentDurations, durations, marks
+from .postgres import DurationStore
+
+__all__ = ["routes"]
+
+routes: Final = Routes("incident")
+
+
+@routes.api(
+    "GET /api/v1/incidents/{ref}/durations", Access.READ, "Read the durations of an incident", stale=True
+)  # fmt: skip
+async def one(q: Reader, ref: Ref, *, share: Share) -> IncidentDurations:
+    if (kept := await DurationStore(q.database).one(q.principal, ref)) is not None:
+        incident, known, is_open = kept
+    else:
+        incident, facts = await facts_of(q, ref)
+        known, is_open = await aside(facts.size, marks, facts)
+    share([incident])
+    measured = durations(known, is_open=is_open)
+    return IncidentDurations(incident=incident.ref, milestones=dict(known), durations=measured)
+
+
+@routes.api(
+    "GET /api/v1/durations", Access.READ, "Read aggregated durations of incidents",
+    kind=RouteClass.SEARCH, status=200, stale=True,
+)  # fmt: skip
+async def all_of(q: Reader, filters: IncidentFilters, *, request: Request) -> Annotated[Response, Aggregates]:
+    text, is_private = await DurationStore(q.database).all(q.principal, filters)
+    if not is_private:
+        allow_stale(request)
+    return Response(text, media_type="application/json")

@@ -1,0 +1,204 @@
+"""The API of incidents: list, record, read, change, archive, and change of status."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Final
+from uuid import UUID, uuid4
+
+from ..db import Reader, Unit
+from ..errors import FieldError, ForbiddenError, InvalidFieldsError
+from ..principal import Access
+from ..web.slices import Call, Fill, Matches, Now, Reply, Routes, made
+from . import postgres
+from .access import COLUMNS, Ref, Share, check_active, lock, seen
+from .model import (
+    Change,
+    Incident,
+    IncidentPage,
+    Kind,
+    Move,
+    NewIncident,
+    State,
+    Visibility,
+    check_time,
+    move,
+)
+from .query import IncidentQuery
+
+__all__ = ["change", "create", "routes", "transition"]
+
+READ, WRITE = Access.READ, Access.WRITE
+routes: Final = Routes("incident")
+_MOST_MEMBERS: Final = 100
+
+
+def _hide(call: Call, _: str) -> Callable[[], None]:
+    return lambda: call.afterwards.append(call.tools.stale.forget)
+
+
+Hide = Annotated[Callable[[], None], Fill(_hide)]
+"""Forgets the responses kept for outages, since an incident's visibility may have been reduced."""
+
+
+# SQL
+
+_INSERT: Final = f"""
+insert into incidents as i (id, title, description, kind, severity, reporter, owner, services, teams,
+  visibility, members, declared_at, created_by, timeline_at)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, clock_timestamp())
+returning {COLUMNS}, i.timeline_at"""  # noqa: S608 - only constants of this package
+_UPDATE: Final = f"""
+update incidents i set title = $2, description = $3, severity = $4, reporter = $5, owner = $6, services = $7,
+  teams = $8, visibility = $9, members = $10, version = i.version + 1, updated_at = clock_timestamp()
+ where i.id = $1 returning {COLUMNS}"""  # noqa: S608 - only constants of this package
+_MOVE: Final = f"""
+update incidents i set status = $2, ended_at = $3, outcome = $4, version = i.version + 1,
+  updated_at = clock_timestamp()
+ where i.id = $1 returning {COLUMNS}"""  # noqa: S608 - only constants of this package
+_ARCHIVE: Final = """
+update incidents set archived_at = clock_timestamp(), version = version + 1, updated_at = clock_timestamp()
+ where id = $1"""
+_STATUS_CHANGE: Final = """
+insert into status_changes (id, incident_id, from_status, to_status, outcome, reason, occurred_at, at, actor)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9)"""
+_USERS: Final = "select id from users where id = any ($1::uuid[])"
+
+
+# API
+
+
+@routes.api("GET /api/v1/incidents", READ, "List incidents", stale=True)
+async def page(q: Reader, query: IncidentQuery, *, share: Share) -> IncidentPage:
+    rows = await postgres.page(q, query)
+    share(rows.items)
+    cursor = None if rows.last is None else query.cursor_after(rows.last)
+    return IncidentPage(items=rows.items, next_cursor=cursor, as_of=rows.as_of)
+
+
+@routes.api("POST /api/v1/incidents", WRITE, "Record an incident", status=201, once=True)
+async def create(unit: Unit, new: NewIncident, *, now: Now) -> Reply[Incident]:
+    declared_at = check_time("/declared_at", new.declared_at, now) if new.declared_at else now
+    await _check_members(unit, new.members)
+    members, who = _with_asker(unit, new.members), unit.principal
+    _check_private(unit, new.visibility, members)
+    # Names may have one character, reporters need two.
+    reporter = new.reporter or (who.name[:100] if len(who.name) > 1 else who.actor)
+    row = await unit.fetchrow(
+        _INSERT,
+        *(uuid4(), new.title, new.description, new.kind, new.severity, reporter, new.owner),
+        *(new.services, new.teams, new.visibility, members, declared_at, who.actor),
+        operation="incident_insert",
+    )
+    assert row is not None  # noqa: S101 - an insert returns its row or raises
+    incident = postgres.incident_of(row)
+    facts = (incident.id, None, incident.status, None, None, declared_at, row["timeline_at"], who.actor)
+    await unit.execute(_STATUS_CHANGE, uuid4(), *facts, operation="status_change")
+    await unit.audit("incident.create", incident.ref, incident_id=incident.id)
+    if _is_counted(incident):
+        unit.counts.append(("postfacta_incidents_opened_total", incident.severity))
+    return Reply(incident, 201, {"Location": f"/api/v1/incidents/{incident.id}"})
+
+
+@routes.api("GET /api/v1/incidents/{ref}", READ, "Read an incident", conditional=True, stale=True)
+async def read(q: Reader, ref: Ref, *, share: Share) -> Incident:
+    incident = await seen(q, ref)
+    share([incident])
+    return incident
+
+
+@routes.api("PATCH /api/v1/incidents/{ref}", WRITE, "Change an incident by JSON Merge Patch")
+async def change(unit: Unit, ref: Ref, wish: Change, *, matches: Matches, hide: Hide) -> Incident:
+    if "visibility" in wish.model_fields_set:
+        hide()
+    old = await lock(unit, ref)
+    matches(old.etag)
+    check_active(old)
+    wanted = {name: getattr(wish, name) for name in wish.model_fields_set}
+    if "members" in wanted:
+        await _check_members(unit, wish.members)
+        wanted["members"] = list(dict.fromkeys(wish.members))
+    if wish.visibility == Visibility.PRIVATE and old.visibility != Visibility.PRIVATE:
+        wanted["members"] = _with_asker(unit, wanted.get("members", old.members))
+    new = old.model_copy(update=wanted)
+    if new == old:
+        return old
+    _check_private(unit, new.visibility, new.members)
+    before, after = (it.model_dump(mode="json", include=set(wanted)) for it in (old, new))
+    detail = {name: [before[name], after[name]] for name in wanted if before[name] != after[name]}
+    values = (getattr(new, name) for name in Change.model_fields)
+    row = await unit.fetchrow(_UPDATE, new.id, *values, operation="incident_update")
+    assert row is not None  # noqa: S101 - the unit holds its lock
+    await unit.audit("incident.change", new.ref, incident_id=new.id, detail=detail)
+    return postgres.incident_of(row)
+
+
+@routes.api("DELETE /api/v1/incidents/{ref}", WRITE, "Archive an incident")
+async def archive(unit: Unit, ref: Ref, *, matches: Matches) -> None:
+    incident = await lock(unit, ref)
+    if not (unit.principal.is_admin or incident.kind == Kind.EXERCISE):
+        raise ForbiddenError("Only administrators may archive anything but exercises")
+    matches(incident.etag)
+    if incident.archived_at is None:
+        await unit.execute(_ARCHIVE, incident.id, operation="incident_archive")
+        await unit.audit("incident.archive", incident.ref, incident_id=incident.id)
+
+
+@routes.api(
+    "POST /api/v1/incidents/{ref}/transitions", WRITE, "Change the status of an incident",
+    status=(200, 201), once=True, problems=("illegal-transition",),
+)  # fmt: skip
+async def transition(unit: Unit, ref: Ref, wish: Move, *, now: Now) -> Reply[Incident]:
+    old = await lock(unit, ref)
+    occurred_at = check_time("/occurred_at", wish.occurred_at, now) if wish.occurred_at else now
+    new = move(State(old.status, old.ended_at, old.outcome), wish, occurred_at)
+    if new is None:
+        return made(old, is_new=False)
+    check_active(old)
+    at, actor = await unit.stamp(old.id), unit.principal.actor
+    row = await unit.fetchrow(_MOVE, old.id, new.status, new.ended_at, new.outcome, operation="incident_move")
+    assert row is not None  # noqa: S101 - the unit holds its lock
+    facts = (old.id, old.status, new.status, new.outcome, wish.reason, occurred_at, at, actor)
+    await unit.execute(_STATUS_CHANGE, uuid4(), *facts, operation="status_change")
+    detail = {"from": old.status, "to": new.status, "outcome": new.outcome}
+    await unit.audit("incident.move", old.ref, incident_id=old.id, detail=detail)
+    incident = postgres.incident_of(row)
+    if _is_counted(incident):
+        unit.counts.append(("postfacta_incident_transitions_total", old.status, new.status, old.severity))
+    return made(incident, is_new=True)
+
+
+# Rules of what is written
+
+
+def _is_counted(incident: Incident) -> bool:
+    # Readers of the metrics may not be members.
+    return incident.kind != Kind.EXERCISE and incident.visibility is Visibility.INTERNAL
+
+
+async def _check_members(unit: Unit, members: Sequence[UUID]) -> None:
+    rows = await unit.fetch(_USERS, list(members), operation="users_known") if members else ()
+    known = {row["id"] for row in rows}
+    errors = [
+        FieldError(f"/members/{at}", "unknown", "is not a user") for at, who in enumerate(members) if who not in known
+    ]  # fmt: skip
+    if errors:
+        raise InvalidFieldsError("Members must be users of this service", errors=errors)
+
+
+def _with_asker(unit: Unit, members: Sequence[UUID]) -> list[UUID]:
+    asker = unit.principal.user_id
+    return list(dict.fromkeys([*members, *([asker] if asker else [])]))
+
+
+def _check_private(unit: Unit, visibility: Visibility, members: Sequence[UUID]) -> None:
+    if len(members) > _MOST_MEMBERS:
+        raise _refusal("/members", "too_long", f"at most {_MOST_MEMBERS} members, including yourself")
+    if visibility == Visibility.PRIVATE and unit.principal.user_id is None:
+        raise _refusal("/visibility", "forbidden", "an API token cannot make an incident private")
+    if visibility == Visibility.PRIVATE and not members:
+        raise _refusal("/members", "too_short", "a private incident needs at least one member")
+
+
+def _refusal(pointer: str, code: str, message: str) -> InvalidFieldsError:
+    return InvalidFieldsError(message, errors=(FieldError(pointer, code, message),))

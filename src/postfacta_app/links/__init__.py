@@ -1,1 +1,0 @@
-"""Links between incidents: related, duplicate of, follows."""
