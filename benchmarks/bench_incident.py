@@ -42,7 +42,7 @@ from chaos.stack import prepare, sign_in
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_lab.engine.processes import free_port, wait_until
 
-__all__ = ["figures", "main"]
+__all__ = ["cpu_seconds", "figures", "main", "serving"]
 
 _AGAINST: Final = {"postfacta": "by hand, access log", "postfacta, no log": "by hand"}
 _BUSY: Final = 0.8
@@ -51,7 +51,7 @@ _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 @contextmanager
-def _server(command: list[str], port: int, environment: dict[str, str], core: int) -> Generator[int]:
+def serving(command: list[str], port: int, environment: dict[str, str], core: int) -> Generator[int]:
     """Run a server until the block ends; give its pid."""
     reader = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)  # noqa: S607 - every system's
     process = subprocess.Popen(  # noqa: S603 - our own
@@ -126,7 +126,7 @@ def _round(port: int, request: bytes, *, clients: int, seconds: float) -> tuple[
     return count, now - began
 
 
-def _cpu(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """Return the CPU seconds of all threads of a process."""
     threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
     return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
@@ -139,9 +139,9 @@ def _compare(
     for _ in range(options.rounds + 1):
         measured: _Round = {}
         for name, (port, pid) in servers.items():
-            before = _cpu(pid)
+            before = cpu_seconds(pid)
             done, seconds = _round(port, request, clients=options.clients, seconds=options.seconds)
-            spent = _cpu(pid) - before
+            spent = cpu_seconds(pid) - before
             measured[name] = (done / seconds, spent / done * 1e6, spent / seconds)
         rounds.append(measured)
     return figures(rounds[1:])  # The first warmed up.
@@ -221,7 +221,7 @@ def _measure(options: argparse.Namespace, core: int) -> dict[str, dict[str, floa
         servers: dict[str, tuple[int, int]] = {}
         for name, (command, more) in commands.items():
             port = free_port()
-            server = _server(command, port, {**environment, **more}, core)
+            server = serving(command, port, {**environment, **more}, core)
             servers[name] = (port, stack.enter_context(server))
         port, _ = servers["postfacta"]
         token = sign_in(f"http://127.0.0.1:{port}", (template / "admin.password").read_text())

@@ -122,6 +122,7 @@ def create_app(
             acquire_timeout=settings.pool_acquire_timeout,
             statement_timeout=settings.statement_timeout,
             reset=False,  # None of our statements leaves session state behind.
+            plan_each_time=True,  # In an alert storm tables grow faster than their statistics.
         ),
         password=rotation.password if password_of(settings) else None,
         observer=telemetry.observer,

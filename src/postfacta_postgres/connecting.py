@@ -85,6 +85,8 @@ class PoolOptions:
         transaction_pooling: Whether a pooler such as pgbouncer stands between, which gives each transaction
             another session. Then nothing is kept in a session: no prepared statements, no settings, no reset; the
             time limits are set in each transaction, and outside of one this side alone sees to them.
+        plan_each_time: Whether the server plans a prepared statement for each call. Otherwise a plan made for a small
+            table stays in use while it grows, until its statistics are next taken.
     """
 
     max_size: int = 10
@@ -100,26 +102,21 @@ class PoolOptions:
     reconnect: Backoff = field(default_factory=lambda: Backoff(base=0.1, cap=1.0))
     reset: bool = True
     transaction_pooling: bool = False
+    plan_each_time: bool = False
 
     def __post_init__(self) -> None:
         validation.whole("PoolOptions.max_size", self.max_size, example="max_size=10")
         validation.whole("PoolOptions.max_waiting", self.max_waiting, at_least=0, example="max_waiting=100")
         for time in (
-            "acquire_timeout",
-            "connect_timeout",
-            "statement_timeout",
-            "lock_timeout",
-            "idle_in_transaction_timeout",
-            "close_timeout",
-            "max_lifetime",
-            "max_idle",
+            *("acquire_timeout", "connect_timeout", "statement_timeout", "lock_timeout"),
+            *("idle_in_transaction_timeout", "close_timeout", "max_lifetime", "max_idle"),
         ):
             validation.seconds(f"PoolOptions.{time}", getattr(self, time))
         validation.instance(
             "PoolOptions.reconnect", self.reconnect, Backoff, example="Backoff(base=0.1, cap=2.0)"
         )
-        validation.flag("PoolOptions.reset", self.reset)
-        validation.flag("PoolOptions.transaction_pooling", self.transaction_pooling)
+        for flag in ("reset", "transaction_pooling", "plan_each_time"):
+            validation.flag(f"PoolOptions.{flag}", getattr(self, flag))
 
     def session_settings(self) -> dict[str, str]:
         """Return the settings that the server enforces, by its own names."""
@@ -257,6 +254,8 @@ def _arguments(name: str, options: PoolOptions) -> dict[str, Any]:
         return arguments | {"statement_cache_size": 0}
     # A statement whose client is gone is ended within a second, and not when it has an answer to send.
     settings |= options.session_settings() | {"client_connection_check_interval": "1000"}
+    if options.plan_each_time:
+        settings["plan_cache_mode"] = "force_custom_plan"
     return arguments
 
 

@@ -250,3 +250,13 @@ async def test_what_a_session_keeps_is_cleared_before_the_next_caller(database_d
         assert await database.fetchval("show work_mem") != "5MB"
         async with database.acquire() as connection:
             assert not connection.raw.is_in_transaction()
+
+
+@pytest.mark.parametrize(("plan_each_time", "mode"), [(False, "auto"), (True, "force_custom_plan")])
+async def test_statements_are_planned_for_each_call_if_asked(
+    database_dsn: str, *, plan_each_time: bool, mode: str
+) -> None:
+    async with Database(database_dsn, options=PoolOptions(plan_each_time=plan_each_time)) as database:
+        with anyio.fail_after(10):
+            await database.wait_connected()
+        assert await database.fetchval("show plan_cache_mode", operation="test") == mode

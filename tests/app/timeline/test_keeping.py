@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import anyio
 import asyncpg
 import pytest
 
 from postfacta_app.db import new_id
+from postfacta_app.principal import ANONYMOUS
+from postfacta_app.timeline.kept import KeptTimelines
+from postfacta_app.timeline.query import TimelineQuery
+from postfacta_postgres import Database, PoolOptions
 
 pytestmark = pytest.mark.usefixtures("programs")
 
@@ -23,7 +28,7 @@ insert into incidents (id, title, description, severity, reporter, declared_at, 
 values (gen_random_uuid(), 'Storm', 'It is a new one', 'LOW', 'test', now(), 'test', now()) returning id"""
 _SIGNALS = """
 insert into signals (id, source, external_id, kind, occurred_at, time_basis, title, content_sha256, received_by)
-select gen_random_uuid(), 'new/' || n % 12, $1::int || '-' || n, 'log', now(), 'event', 'An event', sha256('x'), 'test'
+select gen_random_uuid(), 'new/' || n % 12, $1::int || '-' || n, 'log', now() + ($1 * 500 + n) * interval '7 ms', 'event', 'An event', sha256('x'), 'test'
   from generate_series(1, 500) n returning id"""
 _ATTACH = """
 insert into edits (id, incident_id, at, op, signal_id, actor)
@@ -61,3 +66,29 @@ def test_ids_of_a_batch_stand_together() -> None:
     assert len(set(made)) == 100
     milliseconds = [it.int >> 80 for it in made]
     assert milliseconds == sorted(milliseconds)
+
+
+_DECLARE = """
+insert into status_changes (id, incident_id, to_status, occurred_at, at, actor) values (gen_random_uuid(), $1, 'OPEN', now(), now(), 'test')"""
+
+
+async def test_reads_stay_fast_while_an_incident_grows(app_database_dsn: str) -> None:
+    """A plan made for small tables would be used for large ones, and take seconds: no statistics are taken meanwhile."""
+    # As the app sets it; without `plan_each_time` a slice comes to exceed the limit.
+    options = PoolOptions(max_size=1, acquire_timeout=30, statement_timeout=2, plan_each_time=True)
+    async with Database(app_database_dsn, options=options) as database:
+        with anyio.fail_after(30):
+            await database.wait_connected()
+        for table in ("signals", "edits", "timeline_entries", "incident_measures", "incidents"):
+            await database.execute(f"alter table {table} set (autovacuum_enabled = off)", operation="test")
+        incident = await database.fetchval(_INCIDENT, operation="test")
+        await database.execute(_DECLARE, incident, operation="test")
+        kept = KeptTimelines(database)
+        for batch in range(29):
+            signals = [row["id"] for row in await database.fetch(_SIGNALS, batch, operation="test")]
+            await database.execute(_ATTACH, incident, signals, operation="test")
+            await database.execute("update incidents set timeline_at = clock_timestamp()", operation="test")
+            for limit in (500, 500, 500, 2000):
+                page = await kept.slice(ANONYMOUS, incident, TimelineQuery.model_validate({"limit": limit}))
+                assert page
+                assert len(page.page.items) == min(limit, 500 * (batch + 1) + 1)

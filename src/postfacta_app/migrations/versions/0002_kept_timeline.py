@@ -258,7 +258,7 @@ end $$
     """,
     # Only of an incident that has a row: the declaration makes it, or the backfill.
     f"""
-create or replace function timeline_measures(inc uuid) returns void language plpgsql {_OWNED} as $$
+create or replace function timeline_measures(inc uuid) returns void language plpgsql {_OWNED} {_PLANNED} as $$
 declare found_marks jsonb := '{{}}'; opened boolean := true; ending jsonb; r record; st text[] := '{{}}'; se float8[] := '{{}}';
 begin
   for r in select c.to_status, jsonb_build_array(e.t, e.p, 'derived') as mark from status_changes c join timeline_entries e
@@ -320,7 +320,7 @@ declare content text; begin
 end $$
     """,
     f"""
-create or replace function timeline_keep_edits() returns trigger language plpgsql {_OWNED} as $$
+create or replace function timeline_keep_edits() returns trigger language plpgsql {_OWNED} {_PLANNED} as $$
 declare i record; begin
   for i in select distinct incident_id, source from new_rows where op = 'clock_offset' loop
     update timeline_entries e set t = e.t - e.shift + c.shift, shift = c.shift from timeline_clocks(i.incident_id, 'infinity') c
@@ -336,7 +336,7 @@ declare i record; begin
 end $$
     """,
     f"""
-create or replace function timeline_keep_changes() returns trigger language plpgsql {_OWNED} as $$
+create or replace function timeline_keep_changes() returns trigger language plpgsql {_OWNED} {_PLANNED} as $$
 declare i record; begin
   insert into incident_measures (incident_id, rules) select incident_id, 2 from new_rows where from_status is null on conflict do nothing;
   for i in select incident_id, array_agg('postfacta'::text) as sources, array_agg('status:' || id) as ids from new_rows group by 1 loop
@@ -345,7 +345,7 @@ declare i record; begin
 end $$
     """,
     f"""
-create or replace function timeline_keep_notes() returns trigger language plpgsql {_OWNED} as $$
+create or replace function timeline_keep_notes() returns trigger language plpgsql {_OWNED} {_PLANNED} as $$
 declare i record; begin
   for i in select incident_id, array_agg('human'::text) as sources, array_agg('annotation:' || root) as ids
       from new_rows where occurred_at is not null group by 1 loop
