@@ -211,7 +211,7 @@ class Guard(Runner, Listed):
     def _mode_was_set(self) -> None:
         """Take note of a new mode, under the lock."""
 
-    def _ask(self, foreign: Callable[..., T], about: object, otherwise: T) -> T:
+    def _ask(self, foreign: Callable[[Any], T], about: object, otherwise: T) -> T:
         """Ask foreign code, such as a predicate: what it raises is reported, and means something else."""
         try:
             return foreign(about)

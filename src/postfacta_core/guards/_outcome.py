@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar, cast
 
 from ..validation import validation
@@ -15,6 +16,7 @@ RAISE: Final[Any] = object()
 """What a guard answers to an error that it lets pass."""
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Outcome(Generic[T]):
     """The end of a call. A cancelled one has no outcome.
 
@@ -23,11 +25,8 @@ class Outcome(Generic[T]):
         error: What it raised; None if it returned.
     """
 
-    __slots__ = ("error", "result")
-
-    def __init__(self, result: T | None = None, error: Exception | None = None) -> None:
-        self.result: T | None = result
-        self.error: Exception | None = error
+    result: T | None = None
+    error: Exception | None = None
 
     def __repr__(self) -> str:
         return f"Outcome({self.result!r})" if self.error is None else f"Outcome(error={self.error!r})"

@@ -24,14 +24,12 @@ from ..validation import validation
 __all__ = ["Slots", "Turn"]
 
 
+@dataclass(slots=True, eq=False)
 class Turn:
     """A caller's place in the queue. Once `has_come`, the caller has a slot to hand back, even if it no longer waits."""
 
-    __slots__ = ("has_come", "wake")
-
-    def __init__(self, wake: Callable[[], object]) -> None:
-        self.has_come: bool = False
-        self.wake: Callable[[], object] = wake
+    wake: Callable[[], object]
+    has_come: bool = False
 
 
 @dataclass(slots=True)
@@ -66,9 +64,7 @@ class Slots:
         self._name = validation.name("Bulkhead.name", name)
         self._queue: OrderedDict[Turn, None] = OrderedDict()
         self._counts = {each: _Decisions() for each in Mode}
-        self._mode = validation.choice("Bulkhead.mode", mode, Mode)
-        # Those of the present mode at hand: the path of every call looks nothing up.
-        self._count = self._counts[self._mode]
+        self.mode = mode
 
     @property
     def mode(self) -> Mode:
@@ -78,6 +74,7 @@ class Slots:
     @mode.setter
     def mode(self, mode: Mode | str) -> None:
         self._mode = validation.choice("Bulkhead.mode", mode, Mode)
+        # At hand: the path of every call looks nothing up.
         self._count = self._counts[self._mode]
         if self._mode is not Mode.ENFORCE:
             while self._queue:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from .._functions import answer_of
@@ -43,15 +44,13 @@ _REASONS: Final = {
 }
 
 
+@dataclass(slots=True, eq=False)
 class _Call:
     """One call: its budget, the call in one of whose tries it is made, and which try is under way."""
 
-    __slots__ = ("attempt", "budget", "outer")
-
-    def __init__(self, budget: RetryBudget, outer: _Call | None) -> None:
-        self.budget = budget
-        self.outer = outer
-        self.attempt = 1
+    budget: RetryBudget
+    outer: _Call | None
+    attempt: int = 1
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
         # An error may carry it as its mark: a copy of that, in another process, is the mark of no call.

@@ -55,22 +55,20 @@ class Shed:
 ADMIT: Final = Admit()
 
 
+@dataclass(slots=True, eq=False)
 class Wait:
     """A request's place in the queue, until a moment at which the limiter's `give_up` is due.
 
     The verdict is None while it waits. `wake` is called when there is one; set it before the limiter is called again.
     """
 
-    __slots__ = ("decided", "priority", "shed", "since", "until", "verdict", "wake")
-
-    def __init__(self, priority: int, since: float, until: float, *, shed: Shed) -> None:
-        self.priority: int = priority
-        self.since: float = since
-        self.until: float = until
-        self.shed: Shed = shed
-        self.verdict: Admit | Shed | None = None
-        self.decided: float = since
-        self.wake: Callable[[], object] = _wake_nobody
+    priority: int
+    since: float
+    until: float
+    shed: Shed
+    verdict: Admit | Shed | None = None
+    decided: float = 0.0
+    wake: Callable[[], object] = lambda: None
 
 
 class WaitingLine:
@@ -143,7 +141,3 @@ class WaitingLine:
         """Remove a request, which must be in the queue."""
         del self._queues[wait.priority][wait]
         self.count -= 1
-
-
-def _wake_nobody() -> None:
-    """Do nothing."""
