@@ -8,7 +8,7 @@ No HTTP client is imported. `Outgoing.transport` wraps a transport of httpx2 or 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -163,15 +163,9 @@ class Outgoing:
             validation.instance("Outgoing.spans", spans, CallSpans, example="CallSpans(provider)")
         validation.functions("Outgoing", is_failure=is_failure, clock=clock, wall=wall)
         self.pipeline: Pipeline | None = Pipeline(*guards) if guards else None
+        observe = observing("Outgoing", name, observer)
         self._dependency = _Dependency(
-            name=name,
-            is_failure=is_failure,
-            tell=tell,
-            priority_key=priority_key,
-            observe=observing("Outgoing", name, observer),
-            spans=spans or CallSpans(),
-            clock=clock,
-            wall=wall,
+            name, is_failure, tell, priority_key, observe, spans or CallSpans(), clock, wall
         )
 
     def transport(self, inner: T) -> T:
@@ -198,7 +192,8 @@ class Outgoing:
         return cast("T", transport)
 
 
-@dataclass(frozen=True, slots=True)
+# Without a repr: it holds a secret.
+@dataclass(frozen=True, slots=True, repr=False)
 class _Dependency:
     """The settings of an `Outgoing`."""
 
@@ -325,6 +320,7 @@ class _Transport:
         self._inner.__exit__(kind, error, trace)
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class _Call:
     """One request on its way through the guards, in one try or more.
 
@@ -332,21 +328,20 @@ class _Call:
     which there is more than one where tries overlap, as with a `Hedge`.
     """
 
-    def __init__(self, dependency: _Dependency, request: Any) -> None:
-        self._dependency = dependency
-        self._request = request
-        self.failed: list[Any] = []
-        self.passed: list[Any] = []
-        self.count = 0
+    dependency: _Dependency
+    request: Any
+    failed: list[Any] = field(default_factory=list[Any])
+    passed: list[Any] = field(default_factory=list[Any])
+    count: int = 0
 
     def attempt(self) -> _Attempt:
         """Begin a try."""
         self.count += 1
-        return _Attempt(self._dependency, self._request, self.count - 1)
+        return _Attempt(self.dependency, self.request, self.count - 1)
 
     def judged(self, response: Any) -> Any:
         """Return the response; of a failure, raise it as an error for the guards."""
-        dependency = self._dependency
+        dependency = self.dependency
         refusal = refusal_in(response, dependency.name, wall=dependency.wall)
         if refusal is None and not dependency.has_failed(response):
             self.passed.append(response)
@@ -356,7 +351,7 @@ class _Call:
             dependency.name,
             _retry_after(response.headers, dependency.wall),
             response=response,
-            is_repeatable=_is_repeatable(self._request, is_undone=refusal is not None),
+            is_repeatable=_is_repeatable(self.request, is_undone=refusal is not None),
         )
 
     def take(self, response: Any) -> Any:
@@ -367,53 +362,53 @@ class _Call:
         return response
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class _Attempt:
     """One try, measured until its head is there."""
 
-    def __init__(self, dependency: _Dependency, request: Any, number: int) -> None:
-        self._dependency = dependency
-        self._request = request
-        self._number = number
-        self._span: OpenSpan | None = None
-        self._began = 0.0
-        self._is_sent = False
-        self.response: Any = None
+    dependency: _Dependency
+    request: Any
+    number: int
+    span: OpenSpan | None = None
+    began: float = 0.0
+    is_sent: bool = False
+    response: Any = None
 
     def __enter__(self) -> Self:
-        self._span, self._began = self._dependency.spans.begin(), self._dependency.clock()
+        self.span, self.began = self.dependency.spans.begin(), self.dependency.clock()
         return self
 
     def prepare(self) -> Any:
         """Return the request to send."""
-        request = self._dependency.prepare(self._request)
-        self._is_sent = True
+        request = self.dependency.prepare(self.request)
+        self.is_sent = True
         return request
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        dependency, url = self._dependency, self._request.url
+        dependency, url = self.dependency, self.request.url
         call = HttpCallFinished(
             dependency.name,
-            self._request.method,
+            self.request.method,
             url.host,
             url.port or _PORTS.get(url.scheme, 0),
             0 if self.response is None else self.response.status_code,
-            dependency.clock() - self._began,
+            dependency.clock() - self.began,
             self._error_type(error),
         )
-        if self._is_sent:
+        if self.is_sent:
             dependency.observe(call)
-            _mark(error, self._request)
-        if self._span is not None:
+            _mark(error, self.request)
+        if self.span is not None:
             raised = error if isinstance(error, Exception) else None
-            dependency.spans.end(self._span, call, url=_shown(url), resends=self._number, error=raised)
+            dependency.spans.end(self.span, call, url=_shown(url), resends=self.number, error=raised)
 
     def _error_type(self, error: BaseException | None) -> str:
         if error is not None:
             if not isinstance(error, Exception):
                 return "cancelled"
-            return type(error).__name__ if self._is_sent else "deadline_exceeded"
+            return type(error).__name__ if self.is_sent else "deadline_exceeded"
         status = self.response.status_code
         return str(status) if status >= _CLIENT_ERROR else ""
 
