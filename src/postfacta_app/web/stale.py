@@ -115,7 +115,7 @@ class StaleAnswers:
         if new is None:
             self._kept.drop(key)
         else:
-            self._kept.keep(key, new, began=began, generation=generation, size=new.size_bytes(key))
+            self._kept.keep(key, new, began, generation, new.size_bytes(key))
         return response
 
     def _again(self, request: Request, kept: Kept, seconds: float) -> Response:

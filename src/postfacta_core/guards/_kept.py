@@ -32,18 +32,28 @@ class LastValues(Generic[T]):
         self._bytes = 0
 
     def __len__(self) -> int:
-        """Return the number of values, including expired ones not yet removed."""
         return len(self._kept)
 
-    def keep(self, key: Hashable, value: T, *, began: float, generation: int, size: int = 0) -> None:
+    def keep(  # noqa: PLR0917 - by position, for each call
+        self, key: Hashable, value: T, began: float, generation: int, size: int = 0
+    ) -> None:
         """Keep a value whose call began at a moment, and in a generation."""
         if generation != self.generation:
             return
-        kept = self._kept.get(key)
-        if kept is None or kept[0] <= began:
-            self._kept[key] = (began, value, size)
-            self._bytes += size - (0 if kept is None else kept[2])
-        self._kept.move_to_end(key)
+        values = self._kept
+        kept = values.get(key)
+        if kept is None:
+            values[key] = (began, value, size)
+            self._bytes += size
+        else:
+            if kept[0] <= began:
+                values[key] = (began, value, size)
+                self._bytes += size - kept[2]
+            values.move_to_end(key)
+        if len(values) > self._max_entries or self._bytes > self._max_bytes:
+            self._make_room(key, size)
+
+    def _make_room(self, key: Hashable, size: int) -> None:
         if size > self._max_bytes:
             self.drop(key)
         while len(self._kept) > self._max_entries or self._bytes > self._max_bytes:

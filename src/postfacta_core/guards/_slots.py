@@ -34,8 +34,6 @@ class Turn:
 
 @dataclass(slots=True)
 class _Decisions:
-    """Counts of admitted and refused calls."""
-
     admitted: int = 0
     refused: int = 0
 
@@ -89,8 +87,7 @@ class Slots:
     def enter(self) -> bool:
         """Take a slot if one is free, or if the mode does not refuse.
 
-        In `SHADOW` a call that would have waited counts as admitted, as if a slot had come in time; one that would
-        have found the waiting room full counts as refused.
+        In `SHADOW` a call that would have waited counts as admitted: a slot may have come in time.
         """
         if self.used < self.size:
             self.used += 1

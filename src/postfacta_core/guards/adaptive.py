@@ -96,7 +96,8 @@ class AdaptiveLimiter(BlockGuard):
     ) -> _Ticket | Wait:
         if self._mode is Mode.OFF:
             return None
-        kind, priority = 0, self._present_priority()
+        request, kind = current_request(), 0
+        priority = Priority.CRITICAL if request is None else request.priority
         if function is not None:
             function, args, kwargs = innermost(function, args, kwargs)
             # Closures of one line of code are one kind.
@@ -110,11 +111,6 @@ class AdaptiveLimiter(BlockGuard):
             place = decision
             return Wait(lambda wake: self._wait(place, kind, wake))
         return self._take(decision, now, kind)
-
-    @staticmethod
-    def _present_priority() -> int:
-        request = current_request()
-        return Priority.CRITICAL if request is None else request.priority
 
     def _take(self, verdict: Admit | Shed, decided: float, kind: int) -> _Ticket:
         if not isinstance(verdict, Shed):

@@ -223,7 +223,7 @@ class Fallback(Guard):
         try:
             self._counts[_FRESH] += 1
             if self._key is not None:
-                self._kept.keep(key, value, began=began, generation=generation)
+                self._kept.keep(key, value, began, generation)
         finally:
             self._release()
 

@@ -20,15 +20,11 @@ _Call = Callable[..., Any]
 _EXAMPLE: Final = 'for example Pipeline(Timeout(2), Retry("billing"))'
 # Why a guard must not stand inside of another one of a kind.
 _NONSENSE: Final = {
-    (
-        "retry",
-        "fallback",
-    ): "it would not see the errors that the fallback stands in for: put the fallback first",
+    **dict.fromkeys(
+        (("retry", "fallback"), ("breaker", "fallback")),
+        "it would not see the errors that the fallback stands in for: put the fallback first",
+    ),
     ("hedge", "fallback"): "it would take what stands in for an answer: put the fallback first",
-    (
-        "breaker",
-        "fallback",
-    ): "it would not see the errors that the fallback stands in for: put the fallback first",
     ("retry", "retry"): "tries would multiply, or the outer one never try again: keep one",
     ("hedge", "hedge"): "tries would multiply: keep one",
 }

@@ -197,7 +197,6 @@ class Buckets:
         self._coarse = [-math.inf] * COARSE
 
     def __len__(self) -> int:
-        """Return the number of its keys."""
         return len(self._until)
 
     def spend(self, key: str, cost: int, now: float) -> Decision:
@@ -259,7 +258,6 @@ class BucketSet:
         """Decide the same, but spend nothing."""
 
     def __len__(self) -> int:
-        """Return the number of keys of the largest one."""
         return max(map(len, self._buckets))
 
     def _test_each(self, key: str, cost: int, now: float) -> Decision:
