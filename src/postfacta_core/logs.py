@@ -13,7 +13,6 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from enum import StrEnum
 from typing import Any, Final
 
 from .clock import MONOTONIC
@@ -34,11 +33,6 @@ _TWICE: Final = "Exception in ASGI application"
 # Servers configure loggers of their own. What they say goes with the rest; `harden` writes the access lines.
 _SERVERS: Final = ("uvicorn", "uvicorn.error", "hypercorn.error", "gunicorn.error", "_granian")
 _ACCESS: Final = ("uvicorn.access", "hypercorn.access", "gunicorn.access", "granian.access")
-
-
-class _Format(StrEnum):
-    JSON = "json"
-    CONSOLE = "console"
 
 
 def configure(
@@ -70,14 +64,14 @@ def configure(
     Raises:
         ValueError: If the format or the level is unknown.
     """
-    form = validation.choice("logs.configure(format=)", format, _Format)
+    form = validation.one_of("logs.configure(format=)", format, ("json", "console"))
     known = logging.getLevelNamesMapping()
     if validation.text("logs.configure(level=)", level, example="'INFO'").upper() not in known:
         validation.refuse("logs.configure(level=)", level, f"one of {', '.join(known)}", example="'INFO'")
     handler = LineWriter(_STDOUT)
     handler.addFilter(handler.flood)
     handler.addFilter(RequestFilter())
-    if form is _Format.JSON:
+    if form == "json":
         names = {"service": service, "version": version, "environment": environment}
         constant = {name: value for name, value in names.items() if value} | {"instance": instance()}
         handler.setFormatter(JsonFormatter(constant, encode=encode))

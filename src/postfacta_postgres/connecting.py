@@ -148,23 +148,12 @@ class Connector:
         host: The number of the host that was found last.
     """
 
-    def __init__(
-        self,
-        name: str,
-        dsn: str,
-        options: PoolOptions,
-        *,
-        password: Password | None,
-        observer: Observer,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, setup: Setup, dsn: str, password: Password | None) -> None:
         self.host: int = 0
-        self._name = name
         self._hosts = hosts_of(dsn)
-        self._servers = [_server_of(host) for host in self._hosts]
-        self._observe = observer
-        self._clock = clock
-        self._arguments = _arguments(name, options)
+        self._servers = [urlsplit(host).hostname or "" for host in self._hosts]
+        self._setup = setup
+        self._arguments = _arguments(setup.name, setup.options)
         if password is not None:
             self._arguments["password"] = password
 
@@ -179,7 +168,7 @@ class Connector:
         Raises:
             Exception: Whatever the driver, the system or the password's function raised for the host tried last.
         """
-        return await self._told(self._ask_in_turn(self._clock() + timeout))
+        return await self._told(self._ask_in_turn(self._setup.clock() + timeout))
 
     async def there(self, timeout: float) -> RawConnection:  # noqa: ASYNC109 - the driver sees to it
         """Open one more connection to the host that was found.
@@ -191,7 +180,8 @@ class Connector:
         return await self._told(self._ask_there(timeout))
 
     async def _told(self, attempt: Awaitable[RawConnection]) -> RawConnection:
-        started = self._clock()
+        setup = self._setup
+        started = setup.clock()
         error_type = "cancelled"
         try:
             connection = await attempt
@@ -200,7 +190,7 @@ class Connector:
             error_type = type(error).__name__
             raise
         finally:
-            self._observe(ConnectionOpened(self._name, self._clock() - started, error_type))
+            setup.observe(ConnectionOpened(setup.name, setup.clock() - started, error_type))
         return connection
 
     async def _ask_in_turn(self, until: float) -> RawConnection:
@@ -208,7 +198,7 @@ class Connector:
         count = len(self._hosts)
         for tried in range(count):
             host = (self.host + tried) % count
-            share = max(0.001, (until - self._clock()) / (count - tried))
+            share = max(0.001, (until - self._setup.clock()) / (count - tried))
             try:
                 connection = await _connect(self._hosts[host], timeout=share, **self._arguments)
             except Exception:
@@ -334,10 +324,6 @@ def hosts_of(dsn: str) -> list[str]:
 def database_of(dsn: str) -> str:
     """Name the database of an address, for spans; empty if the address does not name it."""
     return urlsplit(dsn).path.removeprefix("/")
-
-
-def _server_of(dsn: str) -> str:
-    return urlsplit(dsn).hostname or ""
 
 
 def _milliseconds(seconds: float) -> str:

@@ -78,9 +78,7 @@ class Pool:
         self._options = options
         self._observe = setup.observe
         self._luck = setup.luck
-        self._connector = Connector(
-            setup.name, dsn, options, password=password, observer=setup.observe, clock=setup.clock
-        )
+        self._connector = Connector(setup, dsn, password)
         lifetimes = Lifetimes(lifetime=options.max_lifetime, idle=options.max_idle)
         self._table: LeaseTable[RawConnection] = LeaseTable(
             setup.name, options.max_size, options.max_waiting, lifetimes=lifetimes

@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 import anyio
 import pytest
 
-from postfacta_core.clock import MONOTONIC
+from postfacta_core.clock import LUCK, MONOTONIC
 from postfacta_core.errors import DatabaseUnavailableError, OutcomeUnknownError
 from postfacta_core.events import ConnectionOpened, QueryFinished, ignore
 from postfacta_core.testing import RecordingObserver
 from postfacta_postgres import Database
-from postfacta_postgres.connecting import Connector, PasswordFile, PoolOptions, database_of, hosts_of
+from postfacta_postgres.connecting import Connector, PasswordFile, PoolOptions, Setup, database_of, hosts_of
 from tests.kit.pg import execute
 
 from .postgres import QUICK, opened, watcher
@@ -70,7 +70,7 @@ def test_an_address_with_several_hosts_is_one_for_each(
 def test_a_span_names_the_server_where_it_is_plain(
     address: str, server: str, namespace: str, anyio_backend: str
 ) -> None:
-    connector = Connector("db", address, PoolOptions(), password=None, observer=ignore, clock=MONOTONIC)
+    connector = Connector(Setup("db", PoolOptions(), ignore, MONOTONIC, LUCK), address, None)
     assert (connector.server, database_of(address)) == (server, namespace)
 
 
