@@ -314,7 +314,7 @@ class AccessLine:
 
     def __init__(self, exchange: Exchange, weight: int) -> None:
         request, seconds = exchange.request, exchange.seconds
-        self.texts = (
+        self.texts: tuple[str, ...] = (
             exchange.method,
             exchange.route,
             exchange.path,
@@ -329,7 +329,8 @@ class AccessLine:
         )
         # To the microsecond, for a tenth of what `round` costs.
         duration = (seconds * 1e6 + 0.5) // 1 / 1000
-        self.numbers = exchange.status, duration, exchange.request_bytes, exchange.response_bytes
+        sizes = exchange.request_bytes, exchange.response_bytes
+        self.numbers: tuple[float, ...] = (exchange.status, duration, *sizes)
         self.more: dict[str, float] = {}
         limit = min(request.asked, request.limit)
         if limit < math.inf:
