@@ -59,12 +59,6 @@ class LeaseTable(Generic[C]):
     """The slots of a pool, the callers that wait for one, and the connections that lie idle.
 
     It belongs to one event loop, whose single thread is its lock.
-
-    Args:
-        name: The pool's, for the refusal.
-        max_size: The slots.
-        max_waiting: The longest queue.
-        lifetimes: How long a connection is kept.
     """
 
     def __init__(self, name: str, max_size: int, max_waiting: int, *, lifetimes: Lifetimes) -> None:

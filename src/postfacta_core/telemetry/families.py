@@ -65,12 +65,7 @@ class Family:
 
 
 class Families:
-    """Makes families on one registry.
-
-    Args:
-        registry: Where they are registered.
-        cap: The most sets of labels that each takes.
-    """
+    """Makes families on one registry."""
 
     def __init__(self, registry: CollectorRegistry, cap: int) -> None:
         self._registry = registry

@@ -61,11 +61,6 @@ class JsonFormatter(logging.Formatter):
         """Write an access line that has no record; None if it needs one, for it holds a secret or what `encode` refuses.
 
         It has the members that `format` writes of the record, at a fraction of the cost.
-
-        Args:
-            line: What was served.
-            at: Seconds since the epoch.
-            constant: Members of each such line.
         """
         text = "\n".join(line.texts)
         if redact_text(text) != text:

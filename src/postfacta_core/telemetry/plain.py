@@ -65,15 +65,7 @@ class Buckets:
 
 
 class ReadGauge(Collector):
-    """A gauge whose series are read at the scrape. It is a collector of prometheus-client.
-
-    Args:
-        name: Of the metric.
-        text: Its help text.
-        labels: Their names.
-        registry: Where it is registered.
-        read: Returns the numbers by their label values.
-    """
+    """A gauge whose series are read at the scrape. It is a collector of prometheus-client."""
 
     def __init__(
         self,
@@ -102,15 +94,7 @@ class ReadGauge(Collector):
 
 
 class PlainHistogram(Collector):
-    """A histogram with labels. It is a collector of prometheus-client.
-
-    Args:
-        name: Of the metric.
-        text: Its help text.
-        labels: Their names.
-        bounds: Of its buckets, upwards, without the infinite one.
-        registry: Where it is registered.
-    """
+    """A histogram with labels. It is a collector of prometheus-client."""
 
     def __init__(
         self,

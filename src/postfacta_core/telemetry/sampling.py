@@ -92,12 +92,7 @@ class EventBudget:
         self._tell_at = math.inf
 
     def admit(self, event: str, now: float) -> bool:
-        """Take a token for one line; False if there is none.
-
-        Args:
-            event: What kind of line it is; one of few.
-            now: Monotonic seconds.
-        """
+        """Take a token for one line; False if there is none."""
         bucket = self._buckets.get(event) or self._add(event, now)
         bucket.tokens = min(self._burst, bucket.tokens + max(0.0, now - bucket.at) * self._rate)
         bucket.at = now
