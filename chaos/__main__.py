@@ -4,8 +4,8 @@
     python -m chaos C03 C04             these experiments
     python -m chaos durability --faults 20 --seed 7
     python -m chaos --quick             a short form of all, as CI runs it
-    python -m chaos billing-restart.yaml --url https://billing.staging.example --path /invoices/7
-                                        your own experiment on your own service; CHAOS_TOKEN is sent to it
+
+Any other service: `postfacta lab chaos`.
 
 Writes `result.json` and `report.html`. Exit codes: 0 all held, 1 something did not, 2 undecided, 3 nothing
 was measured.
@@ -21,13 +21,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from chaos.catalogue import find
 from chaos.durability import Durability, Options, check_durability
-from chaos.experiment import VERDICTS, Experiment, find, run
 from chaos.report import as_html
 from chaos.stack import prepare
 from chaos.tables import replace_tables
+from postfacta_lab.chaos.experiment import VERDICTS, Experiment, run
 from postfacta_lab.engine.page import machine
-from postfacta_lab.load.mix import read_mix
 from postfacta_lab.verdict import Verdict, overall
 
 __all__ = ["QUICK", "main"]
@@ -44,13 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = [name for word in options.only for name in word.split(",") if name]
     try:
         paths = find([name for name in names if name != _DURABILITY]) if set(names) != {_DURABILITY} else []
-        theirs = _their_service(options, names)
     except ValueError as error:
         print(error, file=sys.stderr)  # noqa: T201 - its job
         return int(Verdict.INVALID)
     options.out.mkdir(parents=True, exist_ok=True)
-    if theirs:
-        return _conclude(options.out, None, [_experiment(path, options.out, theirs) for path in paths])
     with tempfile.TemporaryDirectory(prefix="postfacta-chaos-") as name:
         folder = Path(name)
         folder.chmod(0o755)  # PostgreSQL may run as another user
@@ -70,10 +67,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "only", nargs="*", help="ids of experiments, files of your own, or `durability`; all without any"
     )
-    parser.add_argument("--url", help="a service that runs already")
-    parser.add_argument(
-        "--path", action="append", default=[], help="what its users ask for by GET; may be repeated"
-    )
     parser.add_argument("--quick", action="store_true", help="short windows, few faults")
     parser.add_argument("--faults", type=int, help="of the durability check (100; 6 with --quick)")
     parser.add_argument("--writers", type=int, default=8, help="its clients (%(default)s)")
@@ -84,20 +77,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--markdown", type=Path, help="a page whose tables are replaced")
     return parser.parse_args(argv)
-
-
-def _their_service(options: argparse.Namespace, names: Sequence[str]) -> dict[str, str]:
-    """Return the settings for a service that was not started here; none if it is ours."""
-    if not options.url:
-        if options.path:
-            raise ValueError("--path names what users of --url ask for: give both")
-        return {}
-    if not options.url.startswith(("http://", "https://")):
-        raise ValueError(f"--url must begin with http:// or https://, not {options.url!r}")
-    if not names or any(not Path(name).suffix for name in names):
-        raise ValueError("with --url, name the file of your own experiment: ours work on our own processes")
-    read_mix(options.path, None)
-    return {"CHAOS_URL": options.url, "CHAOS_READS": " ".join(options.path)}
 
 
 def _durability(options: argparse.Namespace, folder: Path, template: Path) -> Durability:

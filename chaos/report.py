@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 from chaos.durability import Durability
-from chaos.experiment import Experiment
 from chaos.tables import by_kind
-from postfacta_lab.engine.page import Series, badge, bars, chart, facts, page, section, table
+from postfacta_lab.chaos.experiment import Experiment
+from postfacta_lab.chaos.report import overview, section_of
+from postfacta_lab.engine.page import badge, bars, facts, page, section, table
 
 __all__ = ["as_html"]
 
@@ -18,14 +18,10 @@ def as_html(verdict: str, durability: Durability | None, experiments: Sequence[E
     """Render it as HTML."""
     sections: list[str] = []
     if experiments:
-        rows = [
-            [it.name, it.title.partition(" ")[2], badge(it.verdict), f"{it.seconds:.0f} s"]
-            for it in experiments
-        ]
-        sections.append(section("Experiments", table(("", "claim", "verdict", "took"), rows)))
+        sections.append(overview(experiments))
     if durability is not None:
         sections += _durability(durability)
-    sections += [_experiment(it) for it in experiments]
+    sections += [section_of(it) for it in experiments]
     lead = "Faults were caused on real processes, while clients read and wrote."
     return page("Chaos", verdict, sections, lead=lead)
 
@@ -90,25 +86,3 @@ def _wrong(found: Durability) -> list[str]:
     lines = [f"{kind}: {text}" for kind, texts in every for text in texts[:20]]
     odd = [f"{fault.kind} of {fault.victim}: {fault.note}" for fault in found.faults if fault.note]
     return [escape(line) for line in (*found.problems, *lines, *odd)]
-
-
-def _experiment(it: Experiment) -> str:
-    seconds: Sequence[Sequence[float]] = it.users.get("by_second", ())
-    marks: Sequence[Mapping[str, Any]] = it.users.get("marks", ())
-    parts = [f"<p>{badge(it.verdict)}</p>"]
-    if it.reasons:
-        parts.append("<ul>" + "".join(f"<li>{escape(reason)}</li>" for reason in it.reasons) + "</ul>")
-    if seconds:
-        lines = [
-            Series("requests", [(second[0], second[1]) for second in seconds]),
-            Series("failed", [(second[0], second[2]) for second in seconds]),
-        ]
-        at = [mark["at"] for mark in marks]
-        parts.append(chart(lines, x="seconds; dashed: something was done", y="a second", marks=at))
-        slowest = [Series("longest wait", [(second[0], second[3]) for second in seconds])]
-        parts.append(chart(slowest, x="seconds", y="seconds", marks=at))
-        done = ", ".join(f"{mark['what']} at {mark['at']:.1f} s" for mark in marks)
-        parts.append(f'<p class="soft">{escape(done)}</p>')
-    rows = [[name, value, badge(met)] for name, value, met in it.probes]
-    parts.append(table(("claim, at the end", "found", ""), rows))
-    return section(it.title, *parts, about=it.description)

@@ -7,46 +7,18 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Self
 
 import httpx2
 
 from chaos.processes import Haproxy, Instance, Postgres, command
 from postfacta_embedded import EmbeddedPostgres
+from postfacta_lab.chaos.control import Part
 
-__all__ = ["EMAIL", "Part", "Stack", "prepare", "sign_in"]
+__all__ = ["EMAIL", "Stack", "prepare", "sign_in"]
 
 EMAIL = "chaos@tests.example"
 _SECRET = "admin.password"  # noqa: S105 - a file's name
-
-
-class Part(Protocol):
-    """What can be done to each part of a stack."""
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it lives, frozen or not."""
-        ...
-
-    def start(self) -> None:
-        """Start it; if it runs already, nothing happens."""
-        ...
-
-    def stop(self) -> None:
-        """End it in order."""
-        ...
-
-    def kill(self) -> None:
-        """End it at once."""
-        ...
-
-    def freeze(self) -> None:
-        """Stop it in its tracks."""
-        ...
-
-    def thaw(self) -> None:
-        """Resume it."""
-        ...
 
 
 def prepare(folder: Path) -> Path:

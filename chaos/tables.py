@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from chaos.durability import Durability
-from chaos.experiment import Experiment
 from chaos.faults import Fault
+from postfacta_lab.chaos.experiment import Experiment
 from postfacta_lab.engine.page import machine
 from postfacta_lab.load.gate import percentile
 

@@ -25,7 +25,7 @@ from chaos.outages import ProxiedStack, Site as Database, small_disk
 from chaos.processes import Haproxy
 from chaos.prometheus import RULES, Prometheus, Sample, compressed, make_history
 from chaos.sink import Sink
-from chaos.stack import Part
+from postfacta_lab.chaos.control import Part
 from postfacta_lab.engine.processes import Child, free_port, wait_until
 
 __all__ = ["Site", "missing_programs", "write_rules"]

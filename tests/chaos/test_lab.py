@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from chaos.experiment import Experiment, run
 from chaos.report import as_html
 from chaos.tables import replace_tables
+from postfacta_lab.chaos.experiment import Experiment, run
 
 ROOT = Path(__file__).parent.parent.parent
 SERVER = ROOT / "tests/lab/tiny_server.py"
@@ -23,18 +23,20 @@ def probe(func: str, most: float) -> dict[str, object]:
         "type": "probe",
         "name": func,
         "tolerance": {"type": "range", "range": [0, most]},
-        "provider": {"type": "python", "module": "chaos.probes", "func": func},
+        "provider": {"type": "python", "module": "postfacta_lab.chaos.probes", "func": func},
     }
 
 
 def experiment(deed: str) -> dict[str, object]:
     """Write the experiment that docs/how-to shows, with another deed."""
-    ours = {"type": "python", "module": "chaos.actions"}
+    ours = {"type": "python", "module": "postfacta_lab.chaos.actions"}
     return {
         "title": "B01 Somebody else's service",
         "description": "It was not started here.",
         "configuration": {"window": 1, "rate": 60},
-        "controls": [{"name": "users", "provider": {"type": "python", "module": "chaos.lab"}}],
+        "controls": [
+            {"name": "users", "provider": {"type": "python", "module": "postfacta_lab.chaos.control"}}
+        ],
         "steady-state-hypothesis": {
             "title": "Users notice nothing",
             "probes": [probe("error_share", 0.005), probe("p99", 2.0)],

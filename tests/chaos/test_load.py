@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
 
-from chaos.load import SLOW, Load
+from chaos.load import Load
+from postfacta_lab.chaos.users import SLOW, Users
 from postfacta_lab.engine.processes import wait_until
 from postfacta_lab.load.arrivals import Sample
 
@@ -30,9 +31,20 @@ def server() -> Generator[tuple[str, int]]:
             process.kill()
 
 
-def test_users_who_wait_for_a_frozen_server_are_not_well(server: tuple[str, int]) -> None:
+def of_any_service(url: str) -> Users:
+    return Users(url, "a token", RATE, reads=("/one",))
+
+
+def of_ours(url: str) -> Users:
+    return Load(url, "a token", RATE, reads=("/one",), writes=False)
+
+
+@pytest.mark.parametrize("users", [of_any_service, of_ours])
+def test_users_who_wait_for_a_frozen_server_are_not_well(
+    users: Callable[[str], Users], server: tuple[str, int]
+) -> None:
     url, pid = server
-    with Load(url, "a token", RATE, reads=("/one",), writes=False) as load:
+    with users(url) as load:
         wait_until(lambda: load.is_well(0.0), "users are well", within=30)
         os.kill(pid, signal.SIGSTOP)
         frozen = load.now()

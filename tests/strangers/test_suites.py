@@ -128,7 +128,9 @@ def experiment(folder: Path, deed: str = "true", **configuration: object) -> Pat
 def chaos(folder: Path, url: str, deed: str = "true", **configuration: object) -> Trial:
     """Run it as the page says."""
     path = experiment(folder, deed, **configuration)
-    done = run("-m", "chaos", path, "--url", url, "--path", "/invoices/7", "--out", folder / "out")
+    done = run(
+        "-m", "postfacta_lab", "chaos", path, "--url", url, "--path", "/invoices/7", "--out", folder / "out"
+    )
     result = json.loads((folder / "out/result.json").read_text())
     assert result["exit_code"] == done.returncode
     return Trial(done.returncode, done.stdout + done.stderr, result["experiments"][0])
@@ -219,11 +221,40 @@ def test_the_matrix_of_servers_says_if_there_is_nothing_to_run() -> None:
 def test_chaos_names_what_is_missing(tmp_path: Path) -> None:
     file = experiment(tmp_path)
     for words, complaint in (
-        ((file, "--path", "/"), "give both"),
+        ((file, "--path", "/"), "not both"),
+        ((file, "--url", "http://127.0.0.1:9"), "Missing option"),
         ((file, "--url", "billing", "--path", "/"), "must begin with http"),
-        (("C03", "--url", "http://127.0.0.1:9", "--path", "/"), "your own experiment"),
+        ((file, "--path", "/", "--", "serve", "80"), "where the port goes"),
+        (("C03", "--url", "http://127.0.0.1:9", "--path", "/"), "name the file"),
         ((tmp_path / "nowhere.yaml", "--url", "http://127.0.0.1:9", "--path", "/"), "there is no file"),
     ):
-        done = run("-m", "chaos", *words, "--out", tmp_path / "out")
-        assert done.returncode == 2
+        done = run("-m", "postfacta_lab", "chaos", *words, "--out", tmp_path / "out")
+        assert done.returncode == 3
         assert complaint in done.stderr
+
+
+def test_chaos_may_kill_and_start_the_service_that_its_command_started(tmp_path: Path) -> None:
+    whole = json.loads(experiment(tmp_path, window=1, may_break_during=True).read_text())
+    ours = {"type": "python", "module": "postfacta_lab.chaos.actions", "arguments": {"part": "service"}}
+    whole["method"][:1] = [
+        {"type": "action", "name": func, "provider": {**ours, "func": func}} for func in ("kill", "start")
+    ]
+    file = tmp_path / "B02-killed.json"
+    file.write_text(json.dumps(whole))
+    words = (
+        "--path",
+        "/invoices/7",
+        "--out",
+        tmp_path / "out",
+        "--",
+        sys.executable,
+        BILLING,
+        "alive",
+        "{port}",
+    )
+    done = run("-m", "postfacta_lab", "chaos", file, *words)
+    result = json.loads((tmp_path / "out/result.json").read_text())
+    assert done.returncode == 0, done.stdout + done.stderr
+    marks = [mark["what"] for mark in result["experiments"][0]["users"]["marks"]]
+    assert marks == ["kill service", "start service"]
+    assert result["experiments"][0]["users"]["users"]["failed"] > 0

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-__all__ = ["credentials", "for_a_service", "refuse_strangers"]
+__all__ = ["credentials", "for_a_service", "for_an_experiment", "of_an_experiment", "refuse_strangers"]
 
 _LOCAL = {"127.0.0.1", "localhost", "::1"}
 
@@ -28,6 +29,21 @@ def for_a_service(port: int) -> dict[str, str]:
     ours = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
     programs = os.pathsep.join([str(Path(sys.executable).parent), ours.get("PATH", os.defpath)])
     return {**ours, "PATH": programs, "PORT": str(port)}
+
+
+def for_an_experiment(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of Chaos Toolkit: ours, and settings of the experiment."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")},
+        **settings,
+    }
+
+
+def of_an_experiment() -> dict[str, str]:
+    """Return the settings of the experiment that this process runs, by their names without ``CHAOS_``."""
+    return {
+        name.removeprefix("CHAOS_"): value for name, value in os.environ.items() if name.startswith("CHAOS_")
+    }
 
 
 def refuse_strangers(url: str) -> None:

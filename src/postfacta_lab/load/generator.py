@@ -34,10 +34,12 @@ class Target:
     Attributes:
         url: With a path before those of the requests, if any.
         headers: Of each request.
+        alternating: Every other request is the last one on its connection.
     """
 
     url: str
     headers: Mapping[str, str]
+    alternating: bool = False
 
     @property
     def host(self) -> str:
@@ -58,6 +60,8 @@ class Target:
         """Write a request; a write has a key of its own, and one request of a hundred a trace."""
         parts = urlsplit(self.url)
         headers = {"Host": parts.netloc.rpartition("@")[2], "X-Traffic-Class": "load", **self.headers}
+        if self.alternating and randbelow(2):
+            headers["Connection"] = "close"
         body = b""
         if ask.body is not None:
             body = json.dumps(ask.body).encode()
@@ -87,23 +91,28 @@ class Generator:
         target: Where to.
         meter: Counts; its cap bounds the requests in flight.
         patience: Seconds after which a client hangs up, from when its request was due.
+        zero: When its clock began, on ``time.perf_counter``; by default now.
     """
 
-    def __init__(self, target: Target, meter: Meter, *, patience: float) -> None:
+    def __init__(self, target: Target, meter: Meter, *, patience: float, zero: float | None = None) -> None:
         self._target, self._meter, self._patience = target, meter, patience
         self._tls = ssl.create_default_context() if target.is_encrypted else None
         self._idle: list[Link] = []
         self._pending: deque[_Request] = deque()
         self._opening: set[asyncio.Task[None]] = set()
-        self._zero = time.perf_counter()
+        self._zero = time.perf_counter() if zero is None else zero
 
     def now(self) -> float:
         """Return the seconds since it was made."""
         return time.perf_counter() - self._zero
 
+    def waiting(self) -> list[float]:
+        """List when those were due that have no answer yet; may be called in another thread."""
+        return [request.intended for request in tuple(self._pending) if not request.is_over]
+
     async def send(self, moments: Iterable[float], asks: Iterable[Ask]) -> None:
-        """Send each at its moment; return when the last one was sent."""
-        schedule = zip(moments, asks, strict=True)
+        """Send each at its moment, until either has no more; return when the last one was sent."""
+        schedule = zip(moments, asks, strict=False)
         following = next(schedule, None)
         while following is not None:
             due, now = following[0], self.now()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chaos.judging import judge
+from postfacta_lab.chaos.judging import judge
 from postfacta_lab.verdict import Verdict
 
 GOOD = {"ended": 1000, "errors": {"503": 2}, "late": 0.1}

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from postfacta_lab.verdict import FEWEST, Verdict, nothing_measured
+from ..verdict import FEWEST, Verdict, nothing_measured
 
-__all__ = ["Judgement", "judge"]
+__all__ = ["Judgement", "is_ours", "judge"]
 
 _MOST_LATE = 1.0  # seconds; what a generator adds to each wait beyond it is no fault of the service
 
@@ -82,6 +82,11 @@ def judge(journal: Mapping[str, Any], users: Mapping[str, Any], *, watched: bool
     return found
 
 
+def is_ours(module: str) -> bool:
+    """Return whether an action of this module marks its moments itself, and is no fault by itself if it fails."""
+    return module.startswith(("postfacta_lab.", "chaos."))
+
+
 def _judge_users(users: Mapping[str, Any], found: Judgement) -> None:
     count = int(users.get("ended", 0))
     if failure := users.get("failure"):
@@ -100,7 +105,7 @@ def _judge_deeds(deeds: Iterable[Mapping[str, Any]], found: Judgement) -> None:
         provider = _part(activity, "provider")
         if it["status"] != "succeeded":
             # What waits for users says that they are not well; what is to break the service did not.
-            ours = str(provider.get("module", "")).startswith("chaos.")
+            ours = is_ours(str(provider.get("module", "")))
             (found.broken if ours else found.doubts).append(f"{activity['name']}: {_why(it)}")
         elif activity.get("type") == "action" and (problem := _refusal(it.get("output"))):
             found.doubts.append(f"the fault was not confirmed: {activity['name']}: {problem}")

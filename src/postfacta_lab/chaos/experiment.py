@@ -1,6 +1,6 @@
 """Runs one experiment of Chaos Toolkit as a process, and reads from its journal whether it held.
 
-`chaos/judging.py` judges by the journal and by what users went through; the exit code of Chaos Toolkit can only make
+`judging.py` judges by the journal and by what users went through; the exit code of Chaos Toolkit can only make
 it worse.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from chaos.judging import judge
-from postfacta_lab.verdict import Verdict
+from ..engine.variables import for_an_experiment
+from ..verdict import Verdict
+from .judging import judge
 
-__all__ = ["EXPERIMENTS", "VERDICTS", "Experiment", "find", "run"]
+__all__ = ["VERDICTS", "Experiment", "run"]
 
-EXPERIMENTS = Path(__file__).parent / "experiments"
 VERDICTS = {
     Verdict.PASS: "pass",
     Verdict.FAIL: "deviated",
@@ -34,7 +33,6 @@ VERDICTS = {
 
 _LONGEST = 600.0  # seconds; what takes longer is stuck
 _TIDY_UP = 120.0
-_ROOT = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,27 +70,6 @@ class Experiment:
         }
 
 
-def find(wanted: Sequence[str] = ()) -> list[Path]:
-    """Find experiments by their ids or their files, all of ours without any.
-
-    Raises:
-        ValueError: One is not known, or its file is not there.
-    """
-    known = {path.name.partition("-")[0]: path for path in sorted(EXPERIMENTS.glob("*.yaml"))}
-    files = {
-        name: Path(name).absolute() for name in wanted if Path(name).suffix in {".yaml", ".yml", ".json"}
-    }
-    if strangers := [name for name in wanted if name not in known and name not in files]:
-        raise ValueError(
-            f"no experiment is called {strangers[0]}: there are {', '.join(known)} and durability, "
-            "or name a file of your own (.yaml, .yml, .json)"
-        )
-    if missing := [name for name, path in files.items() if not path.is_file()]:
-        raise ValueError(f"there is no file {missing[0]}")
-    known |= files
-    return [known[name] for name in wanted] if wanted else list(known.values())
-
-
 def run(path: Path, folder: Path, *, settings: Mapping[str, str] | None = None) -> Experiment:
     """Run one to its end.
 
@@ -113,8 +90,7 @@ def run(path: Path, folder: Path, *, settings: Mapping[str, str] | None = None) 
         *("--journal-path", str(journal), str(path)),
     )
     began = time.monotonic()
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
-    environment = {**kept, **(settings or {}), "CHAOS_RESULT": str(result)}
+    environment = for_an_experiment({**(settings or {}), "CHAOS_RESULT": str(result)})
     code, output = _execute(command, environment)
     seconds = time.monotonic() - began
     return _judge(
@@ -123,7 +99,7 @@ def run(path: Path, folder: Path, *, settings: Mapping[str, str] | None = None) 
         output=output,
         journal=_read(journal),
         users=_read(result),
-        own_service="CHAOS_URL" in environment,
+        own_service=bool({"CHAOS_URL", "CHAOS_COMMAND"} & environment.keys()),
         seconds=seconds,
     )
 
@@ -131,7 +107,6 @@ def run(path: Path, folder: Path, *, settings: Mapping[str, str] | None = None) 
 def _execute(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
     with subprocess.Popen(  # noqa: S603 - an argument list, no shell
         command,
-        cwd=_ROOT,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -161,10 +136,12 @@ def _judge(
     own_service: bool,
     seconds: float,
 ) -> Experiment:
-    watched = "chaos.lab" in path.read_text()
+    watched = any(control in path.read_text() for control in ("chaos.control", "chaos.lab"))
     found = judge(journal, users, watched=watched or own_service)
     if own_service and not watched:
-        found.nothing = "no user was watched: the experiment must name chaos.lab under `controls`"
+        found.nothing = (
+            "no user was watched: the experiment must name postfacta_lab.chaos.control under `controls`"
+        )
     history = str(users.get("findings_verdict", "not read back" if watched else "not asked"))
     if history not in {"pass", "not asked"} and not found.nothing:
         found.broken.append(f"history: {history}")

@@ -1,0 +1,71 @@
+"""What Chaos Toolkit asks about the users of a service: each gives a number, or fails.
+
+Those about a fault's course say "all is well" before the first fault, so that one hypothesis serves before,
+during and after.
+"""
+
+from __future__ import annotations
+
+from .control import current
+
+__all__ = [
+    "error_share",
+    "failures",
+    "longest_answer",
+    "longest_recovery",
+    "p99",
+    "readiness_fell",
+    "slowest_live",
+]
+
+_THREE_CHECKS = 20.0  # seconds: three waits of 5.5 at most, three checks of 1
+
+
+def error_share() -> float:
+    """Return which share of users' requests failed in the window."""
+    lab = current()
+    return lab.load.since(lab.load.now() - lab.window).error_share
+
+
+def p99() -> float:
+    """Return the 99th percentile of users' waits in the window, in seconds."""
+    lab = current()
+    return lab.load.since(lab.load.now() - lab.window).p99
+
+
+def failures() -> int:
+    """Count the users' requests that failed since the first fault."""
+    lab = current()
+    return 0 if lab.began is None else lab.load.since(lab.began).failed
+
+
+def longest_answer() -> float:
+    """Return the longest wait of a user since the first fault, in seconds."""
+    lab = current()
+    return 0.0 if lab.began is None else lab.load.since(lab.began).longest
+
+
+def longest_recovery() -> float:
+    """Return the longest time from the end of a fault until users were well again, in seconds."""
+    return max(current().recoveries, default=0.0)
+
+
+def slowest_live() -> float:
+    """Return the longest time that an instance's liveness probe took, in seconds.
+
+    Raises:
+        RuntimeError: None ever did.
+    """
+    if not (slowest := current().slowest_live):
+        raise RuntimeError("/healthz/live was never answered 200: there is nothing to tell")
+    return slowest
+
+
+def readiness_fell() -> int:
+    """Return whether instances said that they were not ready, as they should during a long fault: 1 for yes.
+
+    Before they say so they look three times, every five seconds; a shorter fault says nothing about it.
+    """
+    lab = current()
+    length = lab.marks[-1].at - lab.marks[0].at if lab.marks else 0.0
+    return int(length < _THREE_CHECKS or lab.unready > 0)
