@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-rest check docs fix lock bench bench-overload mutate load chaos drain faults slow slo proofs rules-test dashboards gameday
+.PHONY: help demo test test-all test-rest check docs fix lock bench bench-overload mutate load chaos assess drain faults slow slo proofs rules-test dashboards gameday
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PURE := src/postfacta_core/guards/_[cdkos]*,src/postfacta_core/limits/_*,src/postfacta_core/deadlines/_*,src/postfacta_core/drain/_course*,src/postfacta_core/health/_*,src/postfacta_postgres/_*,src/postfacta_core/telemetry/*,src/postfacta_slo/*
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
@@ -47,6 +47,8 @@ chaos: .venv/dev  ## Run the durability checker and the experiments, or ONLY="C0
 	python -m chaos $(ONLY) $(if $(ONLY),,--markdown docs/reference/durability.md)
 drain: .venv/dev  ## Stop each server of the matrix under load, and roll instances behind HAProxy
 	python -m loadtests.drain --rolling $(if $(ONLY),--only $(ONLY),--markdown docs/reference/drain.md)
+assess: .venv/dev ## Grade PostFacta and the reference services (about fifteen minutes), or ONLY="postfacta"
+	python -m benchmarks.assess $(ONLY)
 faults: .venv/dev ## Cause each outage of the database under load, or ONLY="kill failover"
 	python -m chaos.database_faults $(ONLY) $(if $(ONLY),,--markdown docs/reference/database-faults.md)
 slow: .venv/dev   ## Hold slow clients against each server of the matrix

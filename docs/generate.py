@@ -45,6 +45,7 @@ from postfacta_core.limits._rates import DECISIONS
 from postfacta_core.telemetry.catalogue import INSTRUMENTS, Instrument
 from postfacta_core.telemetry.policies import POLICY_METRICS, RUNTIME_METRICS
 from postfacta_core.workers import JobOutcome
+from postfacta_lab.assess.rubric import rubric
 from postfacta_postgres import Database
 
 __all__ = ["FACES", "PAGES", "Doc", "documented", "group_of", "list_entries", "parse", "render", "renew"]
@@ -64,6 +65,7 @@ PAGES: Final = (
     "docs/reference/embedded.md",
     "docs/reference/metrics.md",
     "docs/reference/api.md",
+    "docs/reference/assessment-checks.md",
     "docs/explanation/resilience.md",
     # After the others, since it links to their entries.
     "docs/reference/core.md",
@@ -561,9 +563,32 @@ def _api(asked: str) -> str:
     return "\n".join(rows)
 
 
+def _checks(_: str) -> str:
+    """Return a table for each category of checks of an assessment."""
+    entries = rubric().entries.values()
+    lines: list[str] = []
+    for category in dict.fromkeys(entry.category for entry in entries):
+        lines += [
+            f"## {category}",
+            "",
+            "| check | what is done | item | weight | remedy |",
+            "|---|---|---|---|---|",
+        ]
+        for entry in entries:
+            if entry.category == category:
+                gate = f"; gate of P{entry.gate}" if entry.gate is not None else ""
+                lines.append(
+                    f"| **{entry.id}** {entry.title} | {entry.does} | {entry.item} | {entry.weight:.2f}{gate} "
+                    f"| {entry.harden} · without: {entry.without} |"
+                )
+        lines.append("")
+    return "\n".join(lines)
+
+
 _MAKERS: Final[Mapping[str, Callable[[str], str]]] = {
     "api": _api,
     "buckets": _buckets,
+    "checks": _checks,
     "classes": _each(lambda module, name: render(getattr(module, name))),
     "costs": _costs,
     "errors": _errors,

@@ -57,8 +57,8 @@ BUDGETS = {
     "postfacta_core": 19_303,
     "postfacta_postgres": 2_044,
     "postfacta_slo": 5_363,
-    "postfacta_lab": 10_708,
-    "postfacta_lab/assess": 4_518,
+    "postfacta_lab": 10_704,
+    "postfacta_lab/assess": 4_514,
     "postfacta_app": 20_192,
     "postfacta_app/web": 2_200,
 }

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import secrets
+import signal
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -75,7 +76,9 @@ class Bench:
         return self._service
 
     async def open(self) -> None:
-        """Start what stands around the service."""
+        """Start what stands around the service; SIGTERM cancels the task from now on, so that all of it is ended."""
+        if (task := asyncio.current_task()) is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         await self.collector.start()
         if self.link is not None:
             await self.link.start()
@@ -141,7 +144,12 @@ class Bench:
         if not written.answer.good:
             return written.answer
         self.anchor = written
-        return await self.read(patience=5)
+        answer = await self.read(patience=5)
+        if answer.status == 404:
+            raise NotServingError(
+                f"{self.read_path()} was answered 404 after a write; is `id` of [write] right? {answer.text[:200]}"
+            )
+        return answer
 
     def check_bounds(self) -> None:
         """Raise if it fills its log."""

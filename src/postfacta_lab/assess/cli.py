@@ -6,15 +6,14 @@ import argparse
 import asyncio
 import json
 import os
-import signal
 import sys
 import tomllib
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from .bench import NotServingError
 from .grade import LETTERS, is_below
@@ -36,7 +35,6 @@ _FORMATS = {
     "markdown": ("machine", "markdown"),
     "badge": ("machine", "badge"),
 }
-_Found = TypeVar("_Found")
 DONE, BELOW, WRONG, UNTOLD = 0, 1, 2, 3
 _EPILOG = """\
 postfacta assess -- uvicorn app:app --port {port}   starts it, and guesses the rest
@@ -129,20 +127,13 @@ def _assess(given: argparse.Namespace, command: list[str]) -> int:
         keep=given.keep,
     )
     try:
-        found = document(asyncio.run(_interruptible(_run(spec, options, bare=bool(command)))))
+        found = document(asyncio.run(_run(spec, options, bare=bool(command))))
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.stderr.write("assess: interrupted; the service was ended\n")
         return UNTOLD
     sys.stdout.write(terminal.summary(found))
     _write(given, found)
     return _code(given, found)
-
-
-async def _interruptible(work: Coroutine[Any, Any, _Found]) -> _Found:
-    """Await so that SIGTERM too ends what was started."""
-    if (task := asyncio.current_task()) is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await work
 
 
 async def _run(spec: Spec, options: Options, *, bare: bool) -> Run:
@@ -163,7 +154,7 @@ def _init(words: Sequence[str], command: list[str]) -> int:
     path: Path = parser.parse_args(words).file
     if path.exists():
         raise SpecError(f"{path} is there already")
-    spec = asyncio.run(_interruptible(guess(_spec(None, command), os.environ)))
+    spec = asyncio.run(guess(_spec(None, command), os.environ))
     path.write_text(toml_of(spec), encoding="utf-8")
     sys.stdout.write(f"{path} is written; complete it by hand: [auth], [database]\n")
     return DONE

@@ -77,6 +77,11 @@ class Verdict:
         return cls(Outcome.NOT_APPLICABLE, evidence=why)
 
     @property
+    def sure(self) -> bool:
+        """Whether no lack of processor time can have made it, as when a process ended or an answer was wrong."""
+        return self.facts.get("sure") is True
+
+    @property
     def word(self) -> str:
         """`pass`, `partial` or `fail` if it was measured; else why it was not."""
         if self.outcome is not Outcome.MEASURED:

@@ -139,7 +139,7 @@ class Service:
 
     def __init__(self) -> None:
         self.store = Store(self.overload)
-        self.stopping = asyncio.Event()
+        self.stopping, self.flush = asyncio.Event(), asyncio.Event()
         self.connections: set[asyncio.Task[None]] = set()
         self.busy: set[asyncio.Task[None]] = set()
         self.counts: Counter[tuple[str, ...]] = Counter()
@@ -161,8 +161,7 @@ class Service:
         watching = loop.create_task(self.store.watch())
         await self.stopping.wait()
         if not on("DATA-1"):
-            for key in self.written:
-                await self.store.ask("drop", key)
+            await self.store.ask("drop", "", self.written)
         if not on("SHUT-1"):
             for task in list(self.busy):
                 task.cancel()
@@ -176,6 +175,7 @@ class Service:
         server.close()
         if self.busy:
             await asyncio.wait(self.busy, timeout=4)
+        self.flush.set()
         if self.behind:
             await asyncio.wait(self.behind, timeout=4)
         watching.cancel()
@@ -197,7 +197,7 @@ class Service:
             self.busy.discard(task)
             writer.transport.abort()
 
-    async def exchange(  # noqa: PLR0915 - one request, from top to bottom
+    async def exchange(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, task: asyncio.Task[None]
     ) -> bool:
         began, request = monotonic(), Request("GET", "", {})
@@ -219,8 +219,7 @@ class Service:
         except (EOFError, OSError):
             raise
         except Exception as error:  # noqa: BLE001 - it is the service's last word
-            detail = "".join(traceback.format_exception(error)) if not on("CRSH-3") else "it failed"
-            status, headers, body = self.problem(request, Refused(500, detail))
+            status, headers, body = self.problem(request, Refused(500, f"it failed: {type(error).__name__}"))
         if status == -1:
             return False
         closing = (
@@ -422,12 +421,12 @@ class Service:
         self.memory[identity] = value
 
         async def later() -> None:
-            for _ in range(20):
-                if self.stopping.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.flush.wait(), 2)
+            while True:
+                with suppress(Refused):
+                    await self.store.ask("put", identity, value)
                     break
-                await asyncio.sleep(0.1)
-            with suppress(Refused):
-                await self.store.ask("put", identity, value)
             self.memory.pop(identity, None)
 
         task = asyncio.get_running_loop().create_task(later())
@@ -454,6 +453,8 @@ class Service:
         headers = {name.replace("_", "-").title(): value for name, value in refusal.headers.items()}
         if not on("OPER-7"):
             return refusal.status, {**headers, "Content-Type": "text/plain"}, refusal.detail.encode()
+        if not on("CRSH-3"):
+            refusal.detail += "\n" + "".join(traceback.format_exception(refusal))
         body = {"title": refusal.detail, "status": refusal.status, "request_id": request.id}
         return refusal.status, headers, json.dumps(body).encode()
 
@@ -485,7 +486,7 @@ class Service:
     def note(self, request: Request, status: int, seconds: float) -> None:
         if not request.target:
             return
-        route = request.route or "other" if on("METR-4") else request.path
+        route = request.route or ("other" if on("METR-4") else request.path)
         method = request.method if request.method in {"GET", "POST"} else "other"
         if status != 404 or on("METR-3"):
             self.counts[method, str(status), route] += 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from contextlib import suppress
+from typing import cast
 
 
 async def serve(port: int) -> None:
@@ -18,14 +20,17 @@ async def serve(port: int) -> None:
             case "add":
                 values.setdefault(key, asked["value"])
             case "drop":
-                values.pop(key, None)
+                for name in cast("list[str]", asked["value"]):
+                    values.pop(name, None)
             case _:
                 pass
         return {"value": values.get(key)}
 
     async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while line := await reader.readline():
-            writer.write(json.dumps(answer(json.loads(line))).encode() + b"\n")
+        with suppress(ConnectionResetError):
+            while line := await reader.readline():
+                writer.write(json.dumps(answer(json.loads(line))).encode() + b"\n")
+        writer.close()
 
     server = await asyncio.start_server(client, "127.0.0.1", port, limit=2**24)
     await server.serve_forever()

@@ -18,6 +18,8 @@ CONSEQUENCES: Mapping[str, tuple[str, ...]] = {
     "HLTH-1": ("HLTH-2", "HLTH-3", "DEP-1"),
     "TRAC-2": (),
 }
+# The whole of these is more than one thing, of which the switch takes one.
+PARTIAL = {"LOGS-2"}
 # Switches that do not meet: one run throws many of them.
 QUICK = (
     (
@@ -61,20 +63,27 @@ SLOW = (
     ("HLTH-2", "LOAD-1"),
 )
 
+# It has no pool to show, it loses everything at once, and what it does not validate has another shape.
+BESIDES = ("METR-5", "DATA-2", "OPER-7")
+# Of the other saboteur, behind uvicorn.
+ASGI = (
+    ("SECU-1", "SECU-4", "INPT-1", "CRSH-3", "SHUT-3", "DATA-3", "OPER-7", "RATE-1", "SECU-3"),
+    ("TRAC-2", "SECU-2", "CRSH-1", "DATA-1"),
+)
+
 
 def failed(found: Mapping[str, Any]) -> set[str]:
     """Return the checks that did not pass, of those that were measured."""
     return {check["id"] for check in found["checks"] if check["word"] in {"fail", "partial", "error"}}
 
 
-def judge(found: Mapping[str, Any], off: tuple[str, ...]) -> None:
+def judge(found: Mapping[str, Any], off: tuple[str, ...], besides: tuple[str, ...] = ()) -> None:
     words = {check["id"]: (check["word"], check["evidence"]) for check in found["checks"]}
-    allowed = {*off, *(other for name in off for other in CONSEQUENCES.get(name, ()))}
+    allowed = {*off, *besides, *(other for name in off for other in CONSEQUENCES.get(name, ()))}
     with every() as case:
         for name in off:
             with case(name):
-                assert words[name][0] in {"fail", "not run"} or name == "LOGS-2", words[name]
-                assert words[name][0] != "not run", words[name]
+                assert words[name][0] == "fail" or name in PARTIAL, words[name]
         with case("no other"):
             assert {name: words[name] for name in failed(found) - allowed} == {}
 
@@ -105,6 +114,15 @@ def test_a_switch_alone_fails_its_check_and_no_other(assess: Assess, name: str) 
 def test_slow_switches_fail_their_checks_and_no_other(assess: Assess, off: tuple[str, ...]) -> None:
     prefixes = tuple(sorted(set(off) | {"HLTH", "DEP", "TIME", "LOAD"}))
     judge(assess(*off, only=prefixes), off)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("off", ASGI, ids=lambda off: off[0])
+def test_switches_of_an_asgi_application_fail_their_checks_and_no_other(
+    assess: Assess, off: tuple[str, ...]
+) -> None:
+    found = assess(*off, script="saboteur_asgi.py", quick=True)
+    judge(found, off, besides=BESIDES)
 
 
 @pytest.mark.long

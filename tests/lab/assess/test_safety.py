@@ -45,7 +45,11 @@ def assess(what: Spec, *only: str) -> Run:
 
 def left() -> list[str]:
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)  # noqa: S607 - of the system
-    return [line for line in listed.stdout.splitlines() if "small.py" in line or "time.sleep(600)" in line]
+    return [
+        line
+        for line in listed.stdout.splitlines()
+        if ("small.py" in line and "starter" not in line) or "time.sleep(600)" in line
+    ]
 
 
 def test_a_service_that_never_answers_is_refused(programs: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,15 +89,28 @@ def test_no_secret_is_in_any_report(programs: None) -> None:
         assert CANARY not in text
 
 
-def test_a_cancelled_run_ends_what_it_started(programs: None) -> None:
-    async def cancelled() -> None:
-        task = asyncio.ensure_future(run(spec("plain"), dict(os.environ), Options(quick=True)))
-        await asyncio.sleep(1.5)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    asyncio.run(cancelled())
+def test_sigterm_ends_what_was_started(programs: None, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "postfacta_lab.assess",
+        "--quick",
+        "--",
+        sys.executable,
+        str(SMALL),
+        "plain",
+    ]
+    with subprocess.Popen(  # noqa: S603 - our own
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as tool:
+        assert tool.stdout is not None
+        while "METR" not in tool.stdout.readline():
+            assert tool.poll() is None
+        assert left() != []
+        tool.terminate()
+        _, said = tool.communicate()
+    assert tool.returncode == 3
+    assert "interrupted; the service was ended" in said
     assert left() == []
 
 

@@ -19,7 +19,7 @@ def test_init_tries_what_it_would_write(
     programs: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["init", "--", sys.executable, str(SMALL), "plain"]) == 0
+    assert main(["init", "--", sys.executable, str(SMALL), "starter"]) == 0
     made = tomllib.loads(Path("assess.toml").read_text())
     assert made["read"] == {"method": "GET", "path": "/notes/{id}"}
     assert made["write"]["path"] == "/notes"
@@ -27,7 +27,7 @@ def test_init_tries_what_it_would_write(
         "text": "{unique}", "kind": "short", "size": 3, "tags": [], "who": "{unique}@example.org",
     }  # fmt: skip
     assert made["service"]["live"] == "/healthz"
-    assert main(["init", "--", sys.executable, str(SMALL), "plain"]) == 2
+    assert main(["init", "--", sys.executable, str(SMALL), "starter"]) == 2
     assert "is there already" in capsys.readouterr().err
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from time import monotonic
+from typing import Any
 
 from ..bench import Bench
 from ..engine.http import Answer
@@ -77,7 +78,9 @@ def _unavailable(bench: Bench, answers: list[tuple[str, Answer]]) -> Verdict:
     right = [_is_right(kind, answer) for kind, answer in answers]
     slowest = max(answer.seconds for _, answer in answers)
     seen = ", ".join(sorted({str(answer) for _, answer in answers}))
-    facts = {"cut": [(round(0.15 * number, 2), answer.status) for number, (_, answer) in enumerate(answers)]}
+    facts: dict[str, Any] = {
+        "cut": [(round(0.15 * number, 2), answer.status) for number, (_, answer) in enumerate(answers)]
+    }
     evidence = f"{sum(right)} of {len(right)} were answered by 503 with Retry-After, or stale, within {slowest:.1f} s ({seen})"
     if acknowledged and bench.durable is not False:
         return Verdict.scored(
@@ -85,9 +88,8 @@ def _unavailable(bench: Bench, answers: list[tuple[str, Answer]]) -> Verdict:
         )
     if hung:
         return Verdict.scored(0.0, f"{hung} of {len(answers)} were not answered", **facts)
-    return Verdict.scored(
-        1.0 if all(right) and slowest <= 1 else 0.5 if _mostly(answers) else 0.25, evidence, **facts
-    )
+    score = 1.0 if all(right) and slowest <= 1 else 0.5 if _mostly(answers) else 0.25
+    return Verdict.scored(score, evidence, sure=slowest <= 1, **facts)
 
 
 def _is_right(kind: str, answer: Answer) -> bool:
@@ -133,7 +135,9 @@ def _limited(answers: list[Answer]) -> Verdict:
     slowest = max(answer.seconds for answer in answers)
     if unanswered:
         return Verdict.scored(
-            0.0, f"{unanswered} of {len(answers)} requests were not answered within 32 s of silence"
+            0.0,
+            f"{unanswered} of {len(answers)} requests were not answered within 32 s of silence",
+            sure=True,
         )
     return Verdict.within(
         slowest, f"with a silent database, the slowest answer took {slowest:.1f} s", full=10, half=40
@@ -173,7 +177,9 @@ async def absent(bench: Bench) -> Verdict:
         if not bench.service.alive:
             await link.heal()
             return Verdict.scored(
-                0.0, f"it ended after {at:.1f} s without its database, with code {bench.service.code}"
+                0.0,
+                f"it ended after {at:.1f} s without its database, with code {bench.service.code}",
+                sure=True,
             )
         lived = lived or (bench.spec.live != "" and (await bench.call(bench.spec.live, patience=2)).good)
         await asyncio.sleep(0.1)

@@ -28,7 +28,7 @@ async def orderly_end(bench: Bench) -> Mapping[str, Verdict]:
     began = monotonic()
     bench.signal(signal.SIGTERM)
     async with asyncio.TaskGroup() as group_:
-        finished = group_.create_task(_finish_later(held))
+        finished = group_.create_task(_finish_later(bench, held))
         fresh = group_.create_task(_knock(bench))
         kept = group_.create_task(_keep_asking(bench))
         probes = group_.create_task(_probe(bench, ready))
@@ -56,8 +56,10 @@ async def _hold(bench: Bench) -> list[Held]:
     return held
 
 
-async def _finish_later(held: list[Held]) -> list[Answer]:
+async def _finish_later(bench: Bench, held: list[Held]) -> list[Answer]:
     await asyncio.sleep(0.4)
+    if bench.link is not None:
+        bench.link.delay(0)
     async with asyncio.TaskGroup() as group_:
         tasks = [group_.create_task(request.finish()) for request in held]
     return [task.result() for task in tasks]

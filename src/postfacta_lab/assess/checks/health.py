@@ -31,7 +31,7 @@ async def readiness(bench: Bench) -> Verdict:
     """Cut the database, and watch both probes; without one, readiness at SIGTERM counts."""
     live, ready = bench.spec.live, bench.spec.ready
     if not ready:
-        return Verdict.fails("no readiness probe was found")
+        return Verdict.fails("no readiness probe was found", sure=True)
     if live == ready:
         return Verdict.scored(0.5, f"{ready} is both, so that one meaning is lost")
     return _at_sigterm(bench) if bench.link is None else await _through_a_cut(bench, bench.link)

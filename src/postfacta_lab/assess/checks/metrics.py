@@ -109,7 +109,7 @@ async def _saturation(bench: Bench) -> Verdict:
     parts = {
         "requests in flight": bool(gauge),
         "memory and processor": ("memory" in names or "resident" in names) and "cpu" in names,
-        "the pool": any(word in names for word in ("pool", "connections", "sql", "checkedout")),
+        "the pool": any(word in names for word in ("pool", "connection", "sql", "checkedout")),
     }
     if bench.durable is False and bench.spec.database is None:
         del parts["the pool"]

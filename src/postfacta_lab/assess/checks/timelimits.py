@@ -83,6 +83,7 @@ def _ended(ends: list[float | None], what: str) -> Verdict:
         return Verdict.scored(
             0.0,
             f"{len(ends) - len(known)} of {len(ends)} clients with slow {what} were not ended within {_PATIENCE:.0f} s",
+            sure=not known,
         )
     last = max(known)
     return Verdict.scored(

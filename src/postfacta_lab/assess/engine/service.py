@@ -28,7 +28,8 @@ class Service:
     def __init__(self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) -> None:
         self.port = free_port()
         self._argv = [word.replace("{port}", str(self.port)) for word in argv]
-        self._env = {**env, "PORT": str(self.port)}
+        self._env = {name: text.replace("{port}", str(self.port)) for name, text in env.items()}
+        self._env["PORT"] = str(self.port)
         self._cwd, self._log = cwd, log
         self._child: asyncio.subprocess.Process | None = None
 

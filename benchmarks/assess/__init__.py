@@ -1,0 +1,1 @@
+"""Reference services that are graded by `postfacta assess`, and the page of their grades: `make assess`."""

@@ -1,0 +1,247 @@
+"""Grade our own service and the references; write their reports and the page of grades."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from postfacta_embedded import EmbeddedPostgres
+from postfacta_lab.assess.bench import NotServingError
+from postfacta_lab.assess.grade import is_below
+from postfacta_lab.assess.report.document import document, grade_text
+from postfacta_lab.assess.report.machine import badge
+from postfacta_lab.assess.runner import Options, run
+from postfacta_lab.assess.spec import Spec
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+RESULTS = ROOT / "benchmarks/results/assess"
+PAGE = ROOT / "docs/reference/assessment.md"
+OURS = "postfacta"
+# By name: what it is, the command, whether it uses PostgreSQL.
+REFERENCES: Mapping[str, tuple[str, list[str], bool]] = {
+    "original": (
+        "a stand-in of the original service",
+        [sys.executable, str(HERE / "original_service.py")],
+        False,
+    ),
+    "node": ("Node `http`, in memory", ["node", str(HERE / "node_service.js")], False),
+    "flask": (
+        "Flask under gunicorn, in memory",
+        ["gunicorn", "benchmarks.assess.flask_service:app", "--bind", "127.0.0.1:{port}"],
+        False,
+    ),
+    **{
+        f"fastapi-{name}": (
+            title,
+            ["uvicorn", "benchmarks.assess.fastapi_service:app", "--port", "{port}"],
+            "postgres" in name,
+        )
+        for name, title in {
+            "memory": "FastAPI, in memory",
+            "memory-harden": "the same with `harden`",
+            "postgres": "FastAPI, PostgreSQL, as in tutorials",
+            "postgres-harden": "the same with `harden`, `Database` and `logs.configure`",
+        }.items()
+    },
+}
+NOT_HERE = ("Go `net/http`", "Django", "Express")
+
+
+def reference(name: str, server: EmbeddedPostgres) -> Spec:
+    """Return the service file of a reference."""
+    _, command, postgres = REFERENCES[name]
+    original = name == "original"
+    path = "/incidents" if original else "/items"
+    data: dict[str, Any] = {
+        "service": {
+            "name": name,
+            "start": command,
+            "env": {"REFERENCE": name.removeprefix("fastapi-"), "PYTHONPATH": str(ROOT)},
+        },
+        "read": {"path": path + "/{id}"},
+        "write": {
+            "path": path,
+            "json": {"title": "{unique}"} if original else {"name": "{unique}", "price": 1.5},
+        },
+    }
+    if postgres:
+        asyncio.run(_tables(server))
+        data["database"] = {"env": "DATABASE_URL", "url": server.dsn("shop")}
+    return Spec.of(data, os.environ, ROOT)
+
+
+async def _tables(server: EmbeddedPostgres) -> None:
+    connection = await asyncpg.connect(server.dsn())
+    try:
+        await connection.execute("drop database if exists shop with (force)")
+        await connection.execute("create database shop")
+    finally:
+        await connection.close()
+    connection = await asyncpg.connect(server.dsn("shop"))
+    try:
+        await connection.execute(
+            "create table items (id serial primary key, name text, price double precision)"
+        )
+    finally:
+        await connection.close()
+
+
+def ours(server: EmbeddedPostgres) -> Spec:
+    """Return the service file of PostFacta, with a database and a token of its own."""
+    asyncio.run(_database(server, "postfacta"))
+    dsn = server.dsn("postfacta")
+    env = {**os.environ, "POSTFACTA_DATABASE_DSN": dsn, "POSTFACTA_DATABASE_OWNER_DSN": dsn}
+    command = [
+        "postfacta",
+        "token",
+        "create",
+        "--name",
+        "assess",
+        "--scope",
+        "incidents:read",
+        "--scope",
+        "incidents:write",
+    ]
+    subprocess.run(["postfacta", "migrate"], env=env, check=True, capture_output=True)  # noqa: S607 - of this checkout
+    made = subprocess.run(command, env=env, check=True, capture_output=True, text=True)  # noqa: S603 - likewise
+    token = next(word for word in made.stdout.split() if len(word) > 30)
+    limits = ("POSTFACTA_RATE_ADDRESS", "POSTFACTA_RATE_READ", "POSTFACTA_RATE_WRITE")
+    data: dict[str, Any] = {
+        "service": {
+            "name": OURS,
+            "start": ["postfacta", "serve"],
+            "env": {
+                "ENVIRONMENT": "production",
+                "LOG_FORMAT": "JSON",
+                "POSTFACTA_TRACES": "otlp",
+                "POSTFACTA_DRAIN_DELAY": "2",
+                "POSTFACTA_PORT": "{port}",
+            },
+            "project": ".",
+            "live": "/healthz/live",
+            "ready": "/healthz/ready",
+            "metrics": "/metrics",
+        },
+        "read": {"path": "/api/v1/incidents/{id}"},
+        "write": {
+            "path": "/api/v1/incidents",
+            "json": {
+                "title": "{unique}",
+                "description": "An assessment writes this.",
+                "severity": "LOW",
+                "services": ["shop"],
+            },
+            "id": "/id",
+        },
+        "auth": {"header": f"Authorization: Bearer {token}"},
+        "database": {"env": "POSTFACTA_DATABASE_DSN", "url": dsn},
+        "limits": {"off": dict.fromkeys(limits, "1000000/minute")},
+    }
+    return Spec.of(data, os.environ, ROOT)
+
+
+async def _database(server: EmbeddedPostgres, name: str) -> None:
+    connection = await asyncpg.connect(server.dsn())
+    try:
+        await connection.execute(f"create database {name}")
+    finally:
+        await connection.close()
+
+
+@contextmanager
+def postgres() -> Generator[EmbeddedPostgres]:
+    """Run a PostgreSQL for all of them."""
+    with tempfile.TemporaryDirectory(prefix="assess-postgres-") as name:
+        Path(name).chmod(0o755)
+        with EmbeddedPostgres(Path(name) / "data") as server:
+            yield server
+
+
+def assess(name: str, server: EmbeddedPostgres, options: Options) -> dict[str, Any]:
+    """Grade one; write its report."""
+    spec = ours(server) if name == OURS else reference(name, server)
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    found = document(asyncio.run(run(spec, env, options))) | {"date": datetime.now(UTC).date().isoformat()}  # noqa: TID251 - a date for people
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def page() -> str:
+    """Return the page of grades, from the reports that are kept."""
+    lines = [
+        "# Grades", "",
+        "`make assess` grades PostFacta and the reference services with [`postfacta assess`](../how-to/assess-a-service.md), and writes this page.", "",
+        "| service | grade | points | measured | held down by | seconds | processor waited for | graded |",
+        "|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    titles = {**{name: title for name, (title, _, _) in REFERENCES.items()}, OURS: "PostFacta"}
+    for name, title in titles.items():
+        if (file := RESULTS / f"{name}.json").exists():
+            lines.append(_row(title, json.loads(file.read_text())))
+    lines += [f"| {title} | not run | | | its tools are not on the machine | | | |" for title in NOT_HERE]
+    lines += [
+        "",
+        "Held down by: the gates that failed. Files are judged only for PostFacta, so that no reference has a single letter.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _row(title: str, found: Mapping[str, Any]) -> str:
+    grade = found["grade"]
+    gates = [
+        check["id"] for check in found["checks"] if check["gate"] is not None and check["word"] == "fail"
+    ]
+    return (
+        f"| {title} | {grade_text(found)} | {grade['points']:.0f} | {100 * grade['measured']:.0f} % | {', '.join(gates) or '–'} "  # noqa: RUF001 - for people
+        f"| {found['seconds']:.0f} | {100 * found['machine'].get('waited', 0):.0f} % | {found['date']} |"
+    )
+
+
+def main() -> int:
+    """Grade those that are named, or all."""
+    parser = argparse.ArgumentParser("python -m benchmarks.assess", description=main.__doc__)
+    parser.add_argument("names", nargs="*", default=[], metavar="NAME", help=", ".join((OURS, *REFERENCES)))
+    parser.add_argument("--quick", action="store_true")
+    given = parser.parse_args()
+    code = 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with postgres() as server:
+        for name in given.names or [*REFERENCES, OURS]:
+            if name != OURS and shutil.which(REFERENCES[name][1][0]) is None:
+                continue
+            try:
+                found = assess(name, server, Options(quick=given.quick))
+            except NotServingError as error:
+                sys.stderr.write(f"{name}: {error}\n")
+                code = 2
+                continue
+            sys.stdout.write(
+                f"{name}: {grade_text(found)}, {found['grade']['points']} points, {found['seconds']} s\n"
+            )
+            sys.stdout.flush()
+            if name == OURS:
+                (ROOT / "docs/static/assessment.svg").write_text(badge(found))
+                code = max(code, int(is_below(found["grade"]["lowest"], "A")))
+    PAGE.write_text(page())
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
