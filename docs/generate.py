@@ -27,17 +27,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Protocol
 
-from postfacta_app.app import route_rules
-from postfacta_app.identity.guard import Guard
-from postfacta_app.identity.postgres import PostgresIdentity
+from postfacta_app.app import declared
 from postfacta_app.openapi import openapi_document
 from postfacta_app.principal import Access
-from postfacta_app.reliability.about import load_codebase
 from postfacta_app.reliability.business import METRICS
 from postfacta_app.settings import load_settings
-from postfacta_app.web.render import Pages
 from postfacta_app.web.routes import Rule
-from postfacta_app.web.stale import StaleAnswers
 from postfacta_core import Bulkhead, CircuitBreaker, Fallback, Hedge, Mode, Retry, errors
 from postfacta_core.events import Event, PolicyCreated, Sample
 from postfacta_core.limits._overload import OverloadLimiter
@@ -46,7 +41,6 @@ from postfacta_core.telemetry.catalogue import INSTRUMENTS, Instrument
 from postfacta_core.telemetry.policies import POLICY_METRICS, RUNTIME_METRICS
 from postfacta_core.workers import JobOutcome
 from postfacta_lab.assess.rubric import rubric
-from postfacta_postgres import Database
 
 __all__ = ["FACES", "PAGES", "Doc", "documented", "group_of", "list_entries", "parse", "render", "renew"]
 
@@ -526,16 +520,7 @@ def group_of(path: str) -> str:
 @cache
 def documented() -> Sequence[Rule]:
     """List the routes that the OpenAPI document has; none of them is ever called."""
-    settings, database = load_settings({}), Database("postgresql://127.0.0.1/none")
-    table = route_rules(
-        settings,
-        database,
-        Guard(PostgresIdentity(database), settings),
-        stale=StaleAnswers(database.name),
-        codebase=load_codebase(),
-        pages=Pages(version=""),
-    )
-    return [rule for rule in table if rule.summary]
+    return [rule for rule in declared(load_settings({})) if rule.summary]
 
 
 @cache

@@ -59,7 +59,7 @@ BUDGETS = {
     "postfacta_slo": 5_363,
     "postfacta_lab": 10_704,
     "postfacta_lab/assess": 4_514,
-    "postfacta_app": 20_192,
+    "postfacta_app": 20_205,
     "postfacta_app/web": 2_200,
 }
 # Each is for software that a service may have; it stands in no budget.

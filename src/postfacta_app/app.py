@@ -78,7 +78,7 @@ from .web.stale import StaleAnswers
 if TYPE_CHECKING:
     from .identity.project import Project
 
-__all__ = ["create_app", "route_rules"]
+__all__ = ["create_app", "declared", "route_rules"]
 
 _SLICES = (incidents, postmortems, history, durations, actions, links, export)
 _CSP = "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'"
@@ -261,6 +261,19 @@ def route_rules(
     )
     document = openapi_document(table, version=codebase.version)
     return table
+
+
+def declared(settings: Settings) -> list[Rule]:
+    """List the rules of all routes, without a database."""
+    database = Database("postgresql://127.0.0.1/none")
+    return route_rules(
+        settings,
+        database,
+        Guard(PostgresIdentity(database), settings),
+        stale=StaleAnswers(database.name),
+        codebase=load_codebase(),
+        pages=Pages(version=""),
+    )
 
 
 def _project(

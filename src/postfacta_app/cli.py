@@ -21,6 +21,7 @@ from postfacta_embedded import EmbeddedPostgresError
 from postfacta_postgres import Database
 
 from . import COMMANDS
+from .app import declared
 from .db import Unit
 from .errors import AppError, InvalidFieldsError
 from .identity.local import Passwords, add_token, add_user, mint
@@ -99,6 +100,10 @@ every night and after every restore. Exits with 1 if a digest differs: facts wer
 
   postfacta verify
   postfacta verify --metrics-file /var/lib/node_exporter/postfacta.prom""",
+    "routes": """\
+Needs no database.
+
+  postfacta routes | grep admin""",
     "doctor": """\
 Needs the settings of the service. Checks settings, port, machine limits, the database (schema, durability,
 connections, clock) and the server's time-outs. Exits with 1 if a check fails.
@@ -174,6 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     verifying.add_argument(
         "--metrics-file", type=Path, help="write metrics there, for node_exporter's textfile collector"
     )
+    _command(commands, "routes", run=_routes)
     doctor = _command(commands, "doctor", run=_doctor)
     doctor.add_argument(
         "--server",
@@ -501,6 +507,12 @@ async def _migrated(settings: Settings) -> AsyncGenerator[Database]:
 async def _unit(settings: Settings) -> AsyncGenerator[tuple[Unit, PostgresIdentity]]:
     async with _migrated(settings) as database, database.transaction() as connection:
         yield Unit(connection, _OPERATOR, None), PostgresIdentity(database)
+
+
+def _routes(_: argparse.Namespace) -> int:
+    for rule in declared(load_settings()):
+        _say(f"{rule.method:6} {rule.path:66} {rule.access:9} {rule.route_class:6} {rule.summary}".rstrip())
+    return 0
 
 
 def _doctor(args: argparse.Namespace) -> int:

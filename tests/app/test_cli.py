@@ -381,3 +381,19 @@ def test_serve_runs_until_a_signal_and_exits_with_0(stop: signal.Signals, migrat
             assert server.wait(20) == 0
         finally:
             server.kill()
+
+
+def test_routes_lists_each_route_with_its_access(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["routes"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [
+        "POST",
+        "/api/v1/incidents/{ref}/action-items",
+        "write",
+        "write",
+        "Create",
+        "an",
+        "action",
+        "item",
+    ] in lines
+    assert ["GET", "/people", "admin", "search"] in lines

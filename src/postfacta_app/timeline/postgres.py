@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from datetime import datetime
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -79,9 +78,6 @@ _EDIT = """e.id, e.at, e.op, e.signal_id, e.source, e.external_id,
 _EDITS = f"""
 select {_EDIT} from edits e where e.incident_id = $1 and ($2::timestamptz is null or (e.at, e.id) > ($2, $3::uuid))
  order by e.at, e.id limit $4"""  # noqa: S608 - only constants of this module
-_LATEST_EDITS = f"""
-select {_EDIT} from edits e where e.incident_id = $1 and ($2::timestamptz is null or e.at < $2)
- order by e.at desc, e.id desc limit $3"""  # noqa: S608 - only constants of this module
 # The last edit of each kind and entry, or clock.
 _DECIDED = f"""
 select distinct on (s.sort, e.source, e.external_id) {_EDIT}
@@ -180,15 +176,6 @@ class TimelineStore:
         at, last = after or (None, None)
         rows = await self._database.fetch(
             _EDITS, incident_id, at, last, limit, operation="edit_list", repeatable=True
-        )
-        return [_edit(row) for row in rows]
-
-    async def latest_edits(
-        self, incident_id: UUID, before: datetime | None, limit: int
-    ) -> Sequence[ShownEdit]:
-        """List the edits of an incident visible to the caller, newest first."""
-        rows = await self._database.fetch(
-            _LATEST_EDITS, incident_id, before, limit, operation="edit_latest", repeatable=True
         )
         return [_edit(row) for row in rows]
 
