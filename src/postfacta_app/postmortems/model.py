@@ -221,7 +221,7 @@ class FactorList(BaseModel):
 MOVES: Mapping[Stage | None, Sequence[Stage]] = {
     None: (Stage.WAIVED,),  # Waiving needs no earlier revision.
     Stage.DRAFT: (Stage.IN_REVIEW, Stage.WAIVED),
-    Stage.IN_REVIEW: (Stage.PUBLISHED, Stage.WAIVED),
+    Stage.IN_REVIEW: (Stage.PUBLISHED, Stage.DRAFT, Stage.WAIVED),
     Stage.PUBLISHED: (Stage.DRAFT,),
     Stage.WAIVED: (Stage.DRAFT,),
 }

@@ -241,3 +241,12 @@ async def test_a_cursor_fits_its_own_filters_alone(desk: Desk) -> None:
     ):
         await desk.send("GET", damaged, expect=400)
     await desk.send("GET", "/api/v1/export?sort=changed", expect=400)
+
+
+async def test_a_quantity_that_is_whole_has_no_fraction_in_markdown(service: Service) -> None:
+    desk = await desk_of(service)
+    quantities = [{"name": "failed", "value": value, "unit": "requests"} for value in (4096, 0.5)]
+    await desk.write(0, {**FULL, "impact": {"description": "Many.", "quantities": quantities}}, expect=201)
+    text = (await desk.send("GET", "/export", expect=200, params={"format": "md"})).text
+    assert "failed: 4096 requests" in text
+    assert "failed: 0.5 requests" in text

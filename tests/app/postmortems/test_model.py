@@ -19,7 +19,7 @@ from tests.kit.every import every
 ALLOWED = {
     None: {"waived"},
     "draft": {"in_review", "waived"},
-    "in_review": {"published", "waived"},
+    "in_review": {"published", "draft", "waived"},
     "published": {"draft"},
     "waived": {"draft"},
 }
