@@ -14,7 +14,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from ..context import RequestContext
-from ..deadlines._transfer import TransferLimits, may_have_body
+from ..deadlines._transfer import may_have_body
 from ..errors import BodyTooLargeError, BodyTooSlowError
 from ..limits._overload import Ending
 from ..telemetry.exchange import CLIENT_DISCONNECTED, Exchange
@@ -259,7 +259,7 @@ class HttpExchange(Slotted, Exchange):
 
     async def _send_in_time(self, message: Message) -> None:
         if not self._is_gone:
-            with anyio.move_on_after(self._limits.write_timeout):
+            with anyio.move_on_after(self.rules.limits_of(self._scope).write_timeout):
                 await self.emit(message)
                 return
             self._is_gone = True
@@ -306,10 +306,6 @@ class HttpExchange(Slotted, Exchange):
     def has_cut_off(self) -> bool:
         """Whether the application got a disconnect in place of what its client sends."""
         return self._is_refused or self._is_gone
-
-    @property
-    def _limits(self) -> TransferLimits:
-        return self.rules.limits_of(self._scope)
 
     async def receive(self) -> Message:
         """Receive for the application; while that has to wait for the body, it holds no slot."""
@@ -369,7 +365,7 @@ class HttpExchange(Slotted, Exchange):
         kind = message["type"]
         if kind == "http.request":
             received = self.request_bytes = self.request_bytes + len(message.get("body", b""))
-            if received > self.rules.max_body and not self._limits.body_fits(received):
+            if received > self.rules.max_body and not self.rules.limits_of(self._scope).body_fits(received):
                 return await self._refuse(BodyTooLargeError("transfer"))
         elif kind == "http.disconnect" and not self._is_refused:
             self.leave()
@@ -407,7 +403,9 @@ class HttpExchange(Slotted, Exchange):
         return self.request_bytes > 0 or may_have_body(self.headers, self.http_version)
 
     def _next_due(self, now: float) -> float:
-        return self._limits.next_chunk_due(now, received=self.request_bytes, waited=self._waited)
+        return self.rules.limits_of(self._scope).next_chunk_due(
+            now, received=self.request_bytes, waited=self._waited
+        )
 
     async def _refuse(self, error: BodyTooLargeError | BodyTooSlowError) -> Message:
         self._is_refused = self._is_shut = True

@@ -131,8 +131,7 @@ class Kernel(Shared):
         self._leftover: Callable[[], object] = tuple if tracing is None else tracing.leftover
         self._is_new = False
         self._is_recorded = is_recorded
-        self._begin = _wanted(recorders, "begin")
-        self._end = _wanted(recorders, "end")
+        self._begin, self._end = _wanted(recorders, "begin"), _wanted(recorders, "end")
         self._connect, self._closed = _wanted(recorders, "connect"), _wanted(recorders, "closed")
         self._route_of = route_of
         self._reader = RouteReader()
@@ -145,6 +144,9 @@ class Kernel(Shared):
         self._rules = rules
         self._find = None if routes is None else routes.find
         self._shedding = shedding
+        self._reads = any(
+            part is not None for part in (ids, rules.limits, running, cors, traffic_key or None)
+        )
         # Who binds a context for itself, if none is there.
         self._binds = is_recorded or running is not None
         self._has_sockets = self._binds or any(part is not None for part in (ids, rules.rates, shedding))
@@ -158,7 +160,7 @@ class Kernel(Shared):
             await self._serve_other(scope, receive, send)
             return
         # Its headers, once for all parts.
-        headers = scope["headers"]
+        headers = scope["headers"] if self._reads else ()
         fields: dict[bytes, bytes] = {}
         size = _FIELD_OVERHEAD * len(headers)
         for name, value in headers:

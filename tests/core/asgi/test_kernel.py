@@ -18,6 +18,8 @@ from postfacta_core.asgi import HardenOptions, harden
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 from postfacta_core.logs import LineWriter
 from postfacta_core.telemetry.lines import JsonFormatter
+from tests.core.asgi.test_middlewares import MIDDLEWARES
+from tests.kit.every import every
 
 HEADERS = [
     (b"host", b"127.0.0.1:8080"),
@@ -121,8 +123,8 @@ RATES = ["1000000/minute per client", "1000000/minute per global"]
 @pytest.mark.parametrize(
     ("method", "options", "most_frames", "most_bytecodes"),
     [
-        ("GET", HardenOptions(access_lines=None), 36, 2160),
-        ("POST", HardenOptions(access_lines=None, rate_limits=RATES), 57, 2915),
+        ("GET", HardenOptions(access_lines=None), 35, 2130),
+        ("POST", HardenOptions(access_lines=None, rate_limits=RATES), 56, 2890),
     ],
 )
 async def test_a_request_costs_no_more_than_it_did(
@@ -147,3 +149,27 @@ async def test_a_request_costs_no_more_than_it_did(
         root.handlers[:], root.level = before
     assert frames <= most_frames
     assert bytecodes <= most_bytecodes
+
+
+MOST = {
+    "headers": 650,
+    "errors": 650,
+    "lifecycle": 660,
+    "rates": 730,
+    "telemetry": 815,
+    "context": 865,
+    "transfer": 860,
+}
+
+
+async def test_a_middleware_alone_costs_no_more_than_it_did() -> None:
+    apps: dict[str, ASGIApp] = {name: MIDDLEWARES[name](answer) for name in MOST}
+    bytecodes: dict[str, int] = {}
+    for name, app in {"bare": answer, **apps}.items():
+        for _ in range(20):
+            await _serve(app, partial(scope_of, "GET"))
+        bytecodes[name] = (await counted(partial(_serve, app, partial(scope_of, "GET"))))[1]
+    with every() as case:
+        for name, most in MOST.items():
+            with case(name):
+                assert bytecodes[name] - bytecodes["bare"] <= most
