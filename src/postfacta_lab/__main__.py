@@ -22,6 +22,7 @@ __all__ = ["main"]
 _COMMANDS: Final[Mapping[str, str]] = {
     "init": "write a suite for a service: requests, tests, a workflow",
     "load": "load a running service in open loop, and judge it",
+    "capacity": "say what measured runs tell about capacity",
     "chaos": "run experiments on a service under load, and judge them",
     "drain": "stop a service under load, and count what its clients noticed",
     "proxy": "break TCP connections on request",

@@ -1,0 +1,1 @@
+"""What measured runs of load say about capacity."""
