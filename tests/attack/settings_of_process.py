@@ -105,6 +105,7 @@ PROCESS: Final[dict[Callable[..., object], Setting]] = {
             "reconnect": (*OBJECT, None),
             "reset": FLAG,
             "transaction_pooling": FLAG,
+            "plan_each_time": FLAG,
         }
     ),
     Worker: Setting(
