@@ -20,7 +20,6 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -78,34 +77,51 @@ class Lifecycle:
         clock: Clock = MONOTONIC,
         luck: Luck = LUCK,
     ) -> None:
-        self._new: Callable[[], _Life] = partial(
-            _Life,
-            limits or DrainLimits(),
-            running=running,
-            on_drain=on_drain,
-            recycle=recycle,
-            force_exit=force_exit,
-            observe=fan_out([observer]),
-            clock=clock,
-            luck=luck(),
-        )
-        self._life = self._new()
+        self._limits = limits or DrainLimits()
+        self._running = running
+        self._on_drain = on_drain
+        self._recycle = recycle
+        self._force_exit = force_exit
+        self._observe = fan_out([observer])
+        self._clock = clock
+        self._luck = luck()
+        self._telling = threading.Lock()
         self._is_entered = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._course = Course(self._limits)
+        self._close_by: float | None = None
+        self._told = Phase.STARTING
+        self._cancelled = 0
+        self._told_endless = False
+        # Its `put` may be called again while it runs, as a signal handler does.
+        self._calls: queue.SimpleQueue[str] = queue.SimpleQueue()
+        # The thread of one lifespan may last into the next: it has its own course and calls.
+        lifespan = self._course, self._calls
+        self._thread = threading.Thread(
+            target=self._run_drain_timer, args=lifespan, name="postfacta-drain", daemon=True
+        )
+        self._interception: Interception | None = None
+        self._signals: set[int] = set()
+        self._is_hurried = False
+        self._is_started = False
+        self._tasks: TaskGroup | None = None
 
     @property
     def phase(self) -> Phase:
         """The phase of the service's life."""
-        return self._life.course.phase
+        return self._course.phase
 
     @property
     def limits(self) -> DrainLimits:
         """How long the parts of a drain may take."""
-        return self._life.course.limits
+        return self._limits
 
     @property
     def is_draining(self) -> bool:
         """Whether it was asked to stop, in whatever phase that was."""
-        return self._life.course.is_draining
+        return self._course.is_draining
 
     @property
     def can_stop_server(self) -> bool:
@@ -115,30 +131,50 @@ class Lifecycle:
     @property
     def mechanism(self) -> str:
         """How SIGTERM is caught; `none` if it is not, and empty before the start."""
-        return self._life.mechanism
+        return self._interception.mechanism if self._interception else ""
 
     def found(self, moment: float) -> bool:
         """Return whether the drain began after this moment, so that what started then was under way."""
-        return moment <= self._life.course.told_at < math.inf
+        return moment <= self._course.told_at < math.inf
 
     def drain(self) -> None:
         """Begin to drain, as after a SIGTERM; a second call ends the delay. From any thread."""
-        self._life.drain()
+        self._drain()
 
     def started(self) -> None:
         """Record that the startup is complete."""
-        self._life.started()
+        self._is_started = True
+        if not self._course.start(self._clock()):
+            self._on_drain()  # Of a signal that came during the startup, before there were health checks.
+        self._tell()
 
     async def finish_requests(self) -> None:
         """Wait for the requests under way, and cancel those that take longer than the drain may.
 
         For the server's `lifespan.shutdown`: by then it takes no new ones.
         """
-        await self._life.finish_requests()
+        now = self._clock()
+        if not self._course.is_draining:
+            self._on_drain()
+        self._course.stop(now)
+        self._calls.put("look")
+        self._tell()
+        with anyio.move_on_after(max(0.0, self._course.cancels_at - now)):
+            await self._running.wait_idle()
+        self._running.is_closed = True
+        self._cancel_all()
+        with anyio.move_on_after(min(_LAST_WORDS, self._course.limits.close_timeout / 2)):
+            await self._running.wait_idle()
+        now = self._clock()
+        self._observe(Drained(self._cancelled, len(self._running), now - self._course.told_at))
+        self._close_by = self._course.closes_by(now)
 
     def share(self, left: int) -> float:
         """Return the seconds that the next resource has to close."""
-        return self._life.share(left)
+        now = self._clock()
+        if self._close_by is None:
+            self._close_by = self._course.closes_by(now)
+        return max(0.0, self._close_by - now) / max(1, left)
 
     async def __aenter__(self) -> Self:
         """Begin to catch signals.
@@ -149,98 +185,8 @@ class Lifecycle:
         if self._is_entered:
             raise RuntimeError("this application runs already: a Lifecycle leads one lifespan at a time")
         if self.phase is Phase.STOPPED:
-            self._life = self._new()
+            self._begin()
         self._is_entered = True
-        await self._life.enter()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        if not self._is_entered:
-            raise AssertionError("left, but never entered")
-        try:
-            return await self._life.leave(kind, error, trace)
-        finally:
-            self._is_entered = False
-
-
-class _Life:
-    """One lifespan; the thread of one that has ended still uses its own."""
-
-    def __init__(
-        self,
-        limits: DrainLimits,
-        *,
-        running: RunningRequests,
-        on_drain: Callable[[], None],
-        recycle: RecycleLimits | None,
-        force_exit: bool,
-        observe: Observer,
-        clock: Clock,
-        luck: float,
-    ) -> None:
-        self.course: Course = Course(limits)
-        self._running = running
-        self._on_drain = on_drain
-        self._recycle = recycle
-        self._force_exit = force_exit
-        self._observe = observe
-        self._clock = clock
-        self._luck = luck
-        self._close_by: float | None = None
-        self._told = Phase.STARTING
-        self._telling = threading.Lock()
-        self._cancelled = 0
-        self._told_endless = False
-        # Its `put` may be called again while it runs, as a signal handler does.
-        self._calls: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run_drain_timer, name="postfacta-drain", daemon=True)
-        self._interception: Interception | None = None
-        self._signals: set[int] = set()
-        self._is_hurried = False
-        self._is_started = False
-        self._tasks: TaskGroup | None = None
-
-    @property
-    def mechanism(self) -> str:
-        return self._interception.mechanism if self._interception else ""
-
-    def drain(self, *, at_once: bool = False) -> None:
-        if self.course.drain(self._clock(), at_once=at_once):
-            self._on_drain()
-        self._calls.put("drain")
-
-    def started(self) -> None:
-        self._is_started = True
-        if not self.course.start(self._clock()):
-            self._on_drain()  # Of a signal that came during the startup, before there were health checks.
-        self._tell()
-
-    async def finish_requests(self) -> None:
-        now = self._clock()
-        if not self.course.is_draining:
-            self._on_drain()
-        self.course.stop(now)
-        self._calls.put("look")
-        self._tell()
-        with anyio.move_on_after(max(0.0, self.course.cancels_at - now)):
-            await self._running.wait_idle()
-        self._running.is_closed = True
-        self._cancel_all()
-        with anyio.move_on_after(min(_LAST_WORDS, self.course.limits.close_timeout / 2)):
-            await self._running.wait_idle()
-        now = self._clock()
-        self._observe(Drained(self._cancelled, len(self._running), now - self.course.told_at))
-        self._close_by = self.course.closes_by(now)
-
-    def share(self, left: int) -> float:
-        now = self._clock()
-        if self._close_by is None:
-            self._close_by = self.course.closes_by(now)
-        return max(0.0, self._close_by - now) / max(1, left)
-
-    async def enter(self) -> None:
         self._running.is_closed = False
         self._interception = intercept(self._hear)
         self._observe(SignalsIntercepted(self.mechanism, in_place=self.mechanism != "none"))
@@ -249,11 +195,12 @@ class _Life:
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._tasks.start_soon(self._verify_and_recycle)
+        return self
 
-    async def leave(
+    async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        if (tasks := self._tasks) is None or self._interception is None:
+        if not self._is_entered or (tasks := self._tasks) is None or self._interception is None:
             raise AssertionError("left, but never entered")
         tasks.cancel_scope.cancel()
         try:
@@ -264,11 +211,17 @@ class _Life:
             return await tasks.__aexit__(kind, error, trace)
         finally:
             now = self._clock()
-            self.course.stop(now)
-            self.course.end(now)
+            self._course.stop(now)
+            self._course.end(now)
             self._calls.put("look")
             self._interception.close()
             self._tell()
+            self._is_entered = False
+
+    def _drain(self, *, at_once: bool = False) -> None:
+        if self._course.drain(self._clock(), at_once=at_once):
+            self._on_drain()
+        self._calls.put("drain")
 
     def _hear(self, signum: int) -> None:
         # No load balancer looks at a developer's machine.
@@ -279,22 +232,22 @@ class _Life:
         self._is_hurried |= is_developers
         # One stop may come twice: as SIGINT, and as SIGTERM from a parent that had it too. Only the same signal again
         # means: wait no longer.
-        if at_once or signum in self._signals or not self.course.is_draining:
-            self.drain(at_once=at_once)
+        if at_once or signum in self._signals or not self._course.is_draining:
+            self._drain(at_once=at_once)
         self._signals.add(signum)
 
     def _tell(self) -> None:
         # On the loop or in our thread, never in a signal handler.
         with self._telling:
-            for change in self.course.changes_after(self._told):
+            for change in self._course.changes_after(self._told):
                 self._told = Phase(change.new)
                 self._observe(change)
 
     def _on_tick(self, now: float) -> None:
-        if now >= self.course.lets_go_at:
+        if now >= self._course.lets_go_at:
             self._cancelled += self._running.cancel(StoppedError("drain"), only_endless=True)
             self._told_endless = True
-        if now >= self.course.cancels_at:
+        if now >= self._course.cancels_at:
             self._cancel_all()
 
     def _cancel_all(self) -> None:
@@ -307,7 +260,7 @@ class _Life:
         started = self._clock()
         while self._recycle is not None:
             await anyio.sleep(_RECYCLE_EVERY)
-            if self.course.is_draining:
+            if self._course.is_draining:
                 return  # A second signal would mean: wait no longer.
             if self._clock() - started >= self._recycle.ends_after(self._luck):
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -317,7 +270,7 @@ class _Life:
         interception = self._interception
         if (
             interception is None
-            or self.course.is_draining
+            or self._course.is_draining
             or self.mechanism == "none"
             or interception.is_in_place()
         ):
@@ -328,56 +281,50 @@ class _Life:
 
     # From here on in a thread of its own.
 
-    def _run_drain_timer(self) -> None:
-        while self._calls.get() != "drain":
-            if self.course.phase is Phase.STOPPED:
+    def _run_drain_timer(self, course: Course, calls: queue.SimpleQueue[str]) -> None:
+        while calls.get() != "drain":
+            if course.phase is Phase.STOPPED:
                 return
         self._tell()
-        self._wait(lambda: self.course.lets_go_at)
-        self._await_stream_goodbyes()
-        self._await_startup()
+        self._wait(lambda: course.lets_go_at, course, calls)
+        self._await_stream_goodbyes(course)
+        self._await_startup(course, calls)
         # A server that stops by itself needs no signal; one that has stopped would die of it.
-        if self._interception is not None and self.course.phase is Phase.DRAINING:
+        if self._interception is not None and course.phase is Phase.DRAINING:
             self._interception.release()
-        self._wait(lambda: self.course.gone_at + _MARGIN)
+        self._wait(lambda: course.gone_at + _MARGIN, course, calls)
         # If the service has stopped, a handler's thread may still keep the process from its end.
-        threading.Event().wait(max(0.0, self.course.gone_at + _MARGIN - self._clock()))
-        is_over = self.course.phase is Phase.STOPPED and threading.main_thread().is_alive()
+        threading.Event().wait(max(0.0, course.gone_at + _MARGIN - self._clock()))
+        is_over = course.phase is Phase.STOPPED and threading.main_thread().is_alive()
         if self._force_exit and not is_over:
             self._end_the_process()
 
-    def _await_startup(self) -> None:
+    def _await_startup(self, course: Course, calls: queue.SimpleQueue[str]) -> None:
         # A server that stops in the middle of its startup leaves out the shutdown, or raises. A second signal makes
         # it stop.
-        while (
-            not self._is_started
-            and self.course.phase is Phase.DRAINING
-            and self._clock() < self.course.gone_at
-        ):
+        while not self._is_started and course.phase is Phase.DRAINING and self._clock() < course.gone_at:
             with suppress(queue.Empty):
-                if self._calls.get(timeout=_GLANCE) == "drain":
+                if calls.get(timeout=_GLANCE) == "drain":
                     return
 
-    def _wait(self, until: Callable[[], float]) -> None:
-        while (left := until() - self._clock()) > 0 and self.course.phase is not Phase.STOPPED:
+    def _wait(self, until: Callable[[], float], course: Course, calls: queue.SimpleQueue[str]) -> None:
+        while (left := until() - self._clock()) > 0 and course.phase is not Phase.STOPPED:
             try:
-                self._calls.get(timeout=left)
+                calls.get(timeout=left)
             except queue.Empty:
                 return
 
-    def _await_stream_goodbyes(self) -> None:
+    def _await_stream_goodbyes(self, course: Course) -> None:
         end = self._clock() + _FAREWELL
         pause = threading.Event()
         # A tick first: the loop closes the streams.
-        while self._clock() < end and self.course.phase is Phase.DRAINING:
+        while self._clock() < end and course.phase is Phase.DRAINING:
             if self._told_endless and not self._running.endless:
                 return
             pause.wait(0.01)
 
     def _end_the_process(self) -> None:
-        sys.stderr.write(
-            f"postfacta: the drain took longer than {self.course.limits.total:g} s; all stacks:\n"
-        )
+        sys.stderr.write(f"postfacta: the drain took longer than {self._limits.total:g} s; all stacks:\n")
         faulthandler.dump_traceback(all_threads=True)
         sys.stderr.flush()
         os._exit(1)
