@@ -80,10 +80,7 @@ class Mark:
     @classmethod
     def of(cls, t: int, rank: int, basis: str) -> Self:
         """Return one that the database keeps."""
-        return cls(t, _PRECISIONS[rank], Basis(basis))
-
-
-_PRECISIONS: Final = list(Precision)
+        return cls(t, list(Precision)[rank], Basis(basis))
 
 
 class Duration(BaseModel):
