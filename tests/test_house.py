@@ -57,8 +57,8 @@ BUDGETS = {
     "postfacta_core": 19_303,
     "postfacta_postgres": 2_044,
     "postfacta_slo": 5_363,
-    "postfacta_lab": 11_031,
-    "postfacta_lab/assess": 4_514,
+    "postfacta_lab": 11_021,
+    "postfacta_lab/assess": 4_504,
     "postfacta_app": 20_205,
     "postfacta_app/web": 2_200,
 }

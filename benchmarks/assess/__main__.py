@@ -79,6 +79,8 @@ def reference(name: str, server: EmbeddedPostgres) -> Spec:
             "json": {"title": "{unique}"} if original else {"name": "{unique}", "price": 1.5},
         },
     }
+    if postgres:  # `harden` does not authenticate; what else it does is to be seen
+        data["declare"] = [{"check": "SECU-2", "why": "as if behind a gateway that authenticates"}]
     if postgres:
         asyncio.run(_tables(server))
         data["database"] = {"env": "DATABASE_URL", "url": server.dsn("shop")}

@@ -181,10 +181,6 @@ class Bench:
             headers[self.spec.auth[0]] = self.spec.auth[1]
         return {**headers, **(more or {})}
 
-    async def raw(self, data: bytes, patience: float = 10.0) -> Answer:
-        """Send bytes on a connection of their own, and read an answer."""
-        return await ask("127.0.0.1", self.service.port, data, patience=patience)
-
     async def call(
         self,
         path: str,
@@ -312,17 +308,6 @@ class Bench:
         data = encode(ask_.method, ask_.path, headers, body=body)
         await connection.send(data[: -(len(body) // 2)])
         return Held(connection, data[-(len(body) // 2) :], ask_.method)
-
-    async def settle(self) -> bool:
-        """Wait up to 20 s until reads and writes work again."""
-        began = monotonic()
-        while monotonic() - began < 20:
-            if (await self.read(patience=2)).good and (
-                self.spec.write is None or (await self.write(patience=2)).answer.good
-            ):
-                return True
-            await asyncio.sleep(0.2)
-        return False
 
     # What it says of itself
 

@@ -86,6 +86,7 @@ class _Runner:
     def __init__(self, bench: Bench, options: Options, tell: Callable[[Result], None]) -> None:
         self._bench, self._options, self._tell = bench, options, tell
         self._run = Run(bench.spec.name)
+        bench.shared["busy"] = options.busy
         self._began = monotonic()
         self._hide = [secret for secret in bench.spec.secrets if secret]
 

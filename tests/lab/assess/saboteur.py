@@ -55,7 +55,7 @@ class Store:
             raise Refused(503, "the database is away", retry_after="1")
         self.waiting += 1
         try:
-            async with asyncio.timeout(0.25 if on("LOAD-1") and on("TIME-4") else 40):
+            async with asyncio.timeout(self.patience()):
                 await self.room.acquire()
         except TimeoutError:
             self.on_overload()
@@ -74,6 +74,12 @@ class Store:
             self.room.release()
         self.failures = 0
         return found
+
+    def patience(self) -> float:
+        """Return how long to wait for a connection."""
+        if not (on("LOAD-1") and on("TIME-4")):
+            return 40
+        return 0.25 if on("DEP-4") or self.failures < 3 else 4
 
     def _failed(self) -> None:
         self.failures += 1
@@ -108,6 +114,7 @@ class Store:
                 return json.loads(line)["value"]
 
     async def watch(self) -> None:
+        was_there = False
         while True:
             try:
                 async with asyncio.timeout(0.9):
@@ -115,10 +122,13 @@ class Store:
                     writer.write(b'{"do": "get", "key": ""}\n')
                     self.there = bool(await reader.readline())
                     writer.close()
+            except ConnectionRefusedError:
+                self.there = False
+                if not was_there and not on("DEP-1"):
+                    os._exit(3)
             except (OSError, TimeoutError):
                 self.there = False
-            if not self.there and not on("DEP-1"):
-                os._exit(3)
+            was_there = was_there or self.there
             await asyncio.sleep(0.3)
 
 
@@ -363,7 +373,7 @@ class Service:
         if not on("TIME-3") and len(self.connections) > 120:
             raise Refused(500, "no worker is free")
         now = monotonic()
-        if not on("LOAD-3") and self.refusals >= 50 and now - self.refused_at > 0.5:
+        if not on("LOAD-3") and self.refusals >= 150 and now - self.refused_at > 1.2:
             self.sick_until, self.refusals = now + 60, 0
         if now < self.sick_until:
             raise Refused(503, "not well", retry_after="1")

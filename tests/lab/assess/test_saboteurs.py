@@ -16,7 +16,7 @@ CONSEQUENCES: Mapping[str, tuple[str, ...]] = {
     "TIME-4": ("DEP-4", "LOAD-1", "LOAD-2", "LOAD-3"),
     "LOAD-1": ("LOAD-2", "LOAD-3"),
     "HLTH-1": ("HLTH-2", "HLTH-3", "DEP-1"),
-    "TRAC-2": (),
+    "LOAD-2": ("DEP-5",),
 }
 # The whole of these is more than one thing, of which the switch takes one.
 PARTIAL = {"LOGS-2"}

@@ -9,12 +9,14 @@ from time import monotonic
 
 from ..bench import Bench, Written
 from ..engine.http import Answer, Held, encode
+from ..engine.load import closed_loop
 from ..groups import group
 from ..model import Verdict
 
 __all__: list[str] = []
 
 _WATCH = 1.0
+_CHEAP = "/assess-unknown"  # needs no database, which is slow meanwhile
 
 
 @group("SHUT-1", "SHUT-2", "SHUT-3", "SHUT-4", "DATA-1", needs=("read",), fresh=True)
@@ -48,6 +50,8 @@ async def orderly_end(bench: Bench) -> Mapping[str, Verdict]:
 async def _hold(bench: Bench) -> list[Held]:
     held: list[Held] = []
     if bench.link is not None:
+        bench.link.delay(0.05)  # so that the pool has a connection for each before they are slow
+        await closed_loop(bench.read, callers=8, requests=32)
         bench.link.delay(0.6)
         held += [await bench.hold(write=False) for _ in range(4)]
     if bench.spec.write is not None:
@@ -98,7 +102,7 @@ async def _knock(bench: Bench) -> list[tuple[float, Answer]]:
     began = monotonic()
 
     async def one(at: float) -> None:
-        answers.append((at, await bench.call(bench.spec.live or bench.read_path(), patience=5)))
+        answers.append((at, await bench.call(bench.spec.live or _CHEAP, patience=5)))
 
     async with asyncio.TaskGroup() as group_:
         for number in range(1, int(_WATCH / 0.05) + 1):
@@ -108,7 +112,7 @@ async def _knock(bench: Bench) -> list[tuple[float, Answer]]:
 
 
 def _served(bench: Bench, answers: list[tuple[float, Answer]]) -> Verdict:
-    good = sum(answer.good for _, answer in answers)
+    good = sum(0 < answer.status < 500 for _, answer in answers)
     evidence = f"{good} of {len(answers)} new connections were served in the second after SIGTERM"
     facts = [(at, answer.status) for at, answer in answers]
     if good >= 0.99 * len(answers):
@@ -126,7 +130,7 @@ async def _keep_asking(bench: Bench) -> list[str]:
             connection = await bench.connect()
         except OSError:
             return "refused"
-        path = bench.spec.live or bench.read_path()
+        path = bench.spec.live or _CHEAP
         try:
             for _ in range(int(_WATCH / 0.06)):
                 sent = await connection.send(encode("GET", path, bench.headers()))

@@ -46,7 +46,7 @@ async def overload(bench: Bench) -> Mapping[str, Verdict]:
         after = await _recovers(bench)
     if bench.link is not None:
         await bench.link.heal()
-    if flood.lateness > 0.4:
+    if flood.lateness > 0.8 * float(bench.shared["busy"]):
         return dict.fromkeys(
             ("LOAD-1", "LOAD-2", "LOAD-3", "HLTH-3"),
             Verdict.not_run(f"the machine is too busy: the generator was {flood.lateness:.1f} s late"),
