@@ -54,12 +54,12 @@ def test_a_module_says_what_it_exports() -> None:
 # `postfacta_slo` 4,600, of `postfacta_postgres` 1,600, of the lab 7,500, of which 3,500 in `assess`,
 # of `postfacta_app` 11,700 with its kit (docs/decisions/0006).
 BUDGETS = {
-    "postfacta_core": 19_303,
+    "postfacta_core": 19_250,
     "postfacta_postgres": 2_044,
     "postfacta_slo": 5_363,
     "postfacta_lab": 11_021,
     "postfacta_lab/assess": 4_504,
-    "postfacta_app": 20_205,
+    "postfacta_app": 20_139,
     "postfacta_app/web": 2_200,
 }
 # Each is for software that a service may have; it stands in no budget.

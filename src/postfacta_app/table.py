@@ -197,6 +197,10 @@ def _v1_timeline(on: Handlers) -> list[Rule]:
             answers={201: remarks.ShownAnnotation}, problems=_ONCE, headers={"Idempotency-Key": False},
         ),
         Rule(
+            method="GET", path=remark, handler=http.annotation, access=READ, route_class=read,
+            summary="Read an annotation", answers={200: remarks.ShownAnnotation},
+        ),
+        Rule(
             method="PUT", path=remark, handler=http.change, access=Access.ANNOTATE, route_class=write,
             summary="Change the text or state of an annotation", body=remarks.AnnotationChange,
             answers={200: remarks.ShownAnnotation}, problems=_VERSIONED, headers={"If-Match": True},
@@ -271,6 +275,10 @@ def _v1_identity(on: Handlers) -> list[Rule]:
             method="POST", path="/api/v1/users", handler=http.add_user, access=ADMIN, route_class=write,
             summary="Add a person", body=identity.NewUser, answers={201: identity.User},
             problems=("conflict", "rate-limited", "registration-closed"),
+        ),
+        Rule(
+            method="GET", path="/api/v1/users/{id}", handler=http.user, access=ADMIN, route_class=read,
+            summary="Read a person", answers={200: identity.User},
         ),
         Rule(
             method="PATCH", path="/api/v1/users/{id}", handler=http.change_user, access=ADMIN, route_class=write,

@@ -159,7 +159,7 @@ QUERIES: dict[str, type[BaseModel]] = {"/incidents": IncidentQuery, "/insights":
 SILENT = {
     "/", "/home", "/healthz", "/service-info", "/openapi.json", "/signin", "/problems/{slug}", "/reliability",
     "/api/v1/me", "/api/v1/tokens", "/api/v1/users",
-    "/api/v1/me/sessions", "/api/v1/users/{id}/sessions", "/account", "/people", "/people/{id}",
+    "/api/v1/me/sessions", "/api/v1/users/{id}", "/api/v1/users/{id}/sessions", "/account", "/people", "/people/{id}",
     "/api/v0/incidents", "/api/v0/incidents/{id:uuid}",
     "/api/v1/durations", "/api/v1/incidents/{ref}/durations",  # Numbers alone: they are compared.
     "/incidents/new", "/insights",  # A form for something new, and numbers alone.

@@ -13,7 +13,8 @@ from ..principal import Principal
 from ..web.forms import Refusal, attempt, parse, read_form
 from ..web.render import Pages
 from .http import IdentityHttp
-from .model import PasswordChange, Store
+from .model import PasswordChange
+from .postgres import PostgresIdentity
 from .sessions import SessionHttp
 
 __all__ = ["AccountPages"]
@@ -36,7 +37,9 @@ class AccountPages:
         pages: Renders templates.
     """
 
-    def __init__(self, store: Store, http: IdentityHttp, sessions: SessionHttp, *, pages: Pages) -> None:
+    def __init__(
+        self, store: PostgresIdentity, http: IdentityHttp, sessions: SessionHttp, *, pages: Pages
+    ) -> None:
         self._store = store
         self._http = http
         self._sessions = sessions

@@ -28,7 +28,8 @@ from ..errors import (
 from ..principal import Principal
 from .client import Client, Reply
 from .local import address, digest, mint, wrong_password
-from .model import Credentials, Kind, Minted, NewUser, Registered, Registration, Store
+from .model import Credentials, Kind, Minted, NewUser, Registered, Registration
+from .postgres import PostgresIdentity
 from .supabase import SupabaseTokens
 from .throttle import Throttle
 
@@ -88,7 +89,7 @@ class SupabaseAccounts:
         self,
         client: Client,
         tokens: SupabaseTokens,
-        store: Store,
+        store: PostgresIdentity,
         *,
         transactions: Transactions,
         throttle: Throttle | None = None,

@@ -22,7 +22,8 @@ from ..settings import AuthMode, Settings
 from ..web.forms import csrf_token, is_same_origin
 from ..web.stale import MAX_AGE
 from .local import SECRET, cookie_name, digest, presented
-from .model import Credential, Kind, Store
+from .model import Credential, Kind
+from .postgres import PostgresIdentity
 
 __all__ = ["Foreign", "Guard"]
 _SAFE: Final = {"GET", "HEAD", "OPTIONS"}
@@ -59,7 +60,7 @@ class Guard:
 
     def __init__(
         self,
-        store: Store,
+        store: PostgresIdentity,
         settings: Settings,
         *,
         foreign: Foreign | None = None,

@@ -39,7 +39,6 @@ from .model import (
     Paging,
     Registration,
     SignedIn,
-    Store,
     Token,
     TokenPage,
     User,
@@ -47,6 +46,7 @@ from .model import (
     UserPage,
     keep_an_admin,
 )
+from .postgres import PostgresIdentity
 
 __all__ = ["Accounts", "IdentityHttp"]
 
@@ -91,7 +91,7 @@ class IdentityHttp:
     def __init__(
         self,
         settings: Settings,
-        store: Store,
+        store: PostgresIdentity,
         transactions: Transactions,
         *,
         accounts: Accounts,
@@ -158,6 +158,13 @@ class IdentityHttp:
     async def add_user(self, request: Request, principal: Principal) -> Response:
         """POST /api/v1/users."""
         return await self._accounts.add(request, principal, await read_body(request, NewUser))
+
+    async def user(self, request: Request, principal: Principal) -> Response:
+        """GET /api/v1/users/{id}."""
+        account = await self._store.person(_id(request))
+        if account is None:
+            raise _missing()
+        return Answer.of(200, account.user, {"ETag": account.user.etag}).response()
 
     async def change_user(self, request: Request, principal: Principal) -> Response:
         """PATCH /api/v1/users/{id}."""

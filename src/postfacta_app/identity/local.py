@@ -36,10 +36,10 @@ from .model import (
     NewUser,
     Registered,
     Registration,
-    Store,
     Token,
     User,
 )
+from .postgres import PostgresIdentity
 from .throttle import Throttle, slow_down
 
 __all__ = [
@@ -159,7 +159,7 @@ class LocalAccounts:
 
     def __init__(
         self,
-        store: Store,
+        store: PostgresIdentity,
         transactions: Transactions,
         *,
         passwords: Passwords | None = None,
@@ -291,7 +291,7 @@ def wrong_password() -> UnauthenticatedError:
     return UnauthenticatedError("Wrong e-mail or password", headers={"WWW-Authenticate": "Bearer"})
 
 
-async def add_user(unit: Unit, store: Store, new: NewUser, *, password_hash: str) -> User:
+async def add_user(unit: Unit, store: PostgresIdentity, new: NewUser, *, password_hash: str) -> User:
     """Add a person.
 
     Raises:
@@ -304,8 +304,8 @@ async def add_user(unit: Unit, store: Store, new: NewUser, *, password_hash: str
     return user
 
 
-async def add_token(unit: Unit, store: Store, new: NewToken, *, minted: Minted) -> Token:
-    """Store a new API token."""
+async def add_token(unit: Unit, store: PostgresIdentity, new: NewToken, *, minted: Minted) -> Token:
+    """PostgresIdentity a new API token."""
     token = await store.add_token(unit, new, minted)
     await unit.audit("token.create", f"token:{token.id}", detail={"scopes": sorted(new.scopes)})
     return token

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Final, Literal, Protocol, Self
+from typing import Annotated, Final, Literal, Self
 from uuid import UUID
 
 from pydantic import (
@@ -20,7 +20,6 @@ from pydantic import (
     model_validator,
 )
 
-from ..db import Unit
 from ..errors import ConflictError
 from ..principal import Principal, Role
 from ..web.body import Time
@@ -48,7 +47,6 @@ __all__ = [
     "Session",
     "SessionList",
     "SignedIn",
-    "Store",
     "Token",
     "TokenPage",
     "User",
@@ -377,86 +375,3 @@ def keep_an_admin(user: User, change: UserChange, admins: Sequence[User]) -> Non
     disables = "disabled" in change.model_fields_set and change.disabled
     if (demotes or disables) and [admin.id for admin in admins] == [user.id]:
         raise ConflictError("This is the last enabled administrator; make another person one first")
-
-
-class Store(Protocol):
-    """Stores accounts, tokens and the audit log. Methods with a `Unit` take part in its transaction."""
-
-    async def account(self, email: str) -> Account | None:
-        """Find a local account that is not disabled."""
-        ...
-
-    async def person(self, who: UUID | str) -> Account | None:
-        """Find a person by id or e-mail address, disabled or not; of several with one address, the local account."""
-        ...
-
-    async def sessions(self, user_id: UUID, this: bytes, now: datetime) -> Sequence[Session]:
-        """List the valid sessions and bearer tokens of a person, newest first."""
-        ...
-
-    async def credential(self, sha256: bytes, prefix: str | None) -> Credential | None:
-        """Find a token by its hash; an API token by its prefix."""
-        ...
-
-    async def touch(self, token_id: UUID, now: datetime) -> None:
-        """Record that a token was used."""
-        ...
-
-    async def losses(self, after: int) -> tuple[int, Sequence[tuple[int, bool]]]:
-        """Read the newest sequence number of the audit log, and later entries that reduce access.
-
-        Each comes with whether it is about an incident; the others are about people and tokens.
-        """
-        ...
-
-    async def users(self, after: Key | None, limit: int) -> Sequence[User]:
-        """List people, oldest first."""
-        ...
-
-    async def tokens(self, after: Key | None, limit: int) -> Sequence[Token]:
-        """List API tokens, oldest first."""
-        ...
-
-    async def audit(self, query: AuditQuery, before: int | None) -> Sequence[AuditEntry]:
-        """List one entry more than requested, newest first."""
-        ...
-
-    async def add_user(self, unit: Unit, new: NewUser, password_hash: str) -> User | None:
-        """Add a person; None if the address is taken."""
-        ...
-
-    async def set_password(
-        self, unit: Unit, user_id: UUID, password_hash: str, *, old: str | None = None
-    ) -> bool:
-        """Store a password and lock it until the unit ends; False if it is no longer `old`."""
-        ...
-
-    async def end_sessions(
-        self, unit: Unit, user_id: UUID, now: datetime, *, only: UUID | None = None, keep: bytes = b""
-    ) -> int:
-        """End a person's sessions and bearer tokens, or one, except the one with hash `keep`; return the count."""
-        ...
-
-    async def lock_user(self, unit: Unit, user_id: UUID) -> tuple[User | None, Sequence[User]]:
-        """Lock a person and all enabled administrators until the transaction ends."""
-        ...
-
-    async def change_user(self, unit: Unit, user_id: UUID, change: UserChange, *, now: datetime) -> User:
-        """Change a locked person; disabling ends all sessions."""
-        ...
-
-    async def add_secret(self, unit: Unit, token: Credential) -> None:
-        """Store the hash of a session or bearer token."""
-        ...
-
-    async def add_token(self, unit: Unit, new: NewToken, minted: Minted) -> Token:
-        """Store an API token."""
-        ...
-
-    async def revoke_token(self, unit: Unit, token_id: UUID, now: datetime) -> bool:
-        """Revoke an API token; False if there is none, or it is already revoked."""
-        ...
-
-    async def revoke_secret(self, unit: Unit, sha256: bytes, now: datetime) -> None:
-        """End the session or bearer token with this hash, if any."""
-        ...

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Protocol
 
 import httpx2
 
@@ -21,15 +20,11 @@ from ..settings import Settings
 from .client import Client
 from .gotrue import SupabaseAccounts
 from .jwks import Jwks
-from .model import Store
-from .supabase import People, SupabaseTokens
+from .postgres import PostgresIdentity
+from .supabase import SupabaseTokens
 from .throttle import Throttle
 
 __all__ = ["Project"]
-
-
-class _Accounts(Store, People, Protocol):
-    """Stores local and external accounts."""
 
 
 class Project:
@@ -54,7 +49,7 @@ class Project:
     def __init__(
         self,
         settings: Settings,
-        store: _Accounts,
+        store: PostgresIdentity,
         transactions: Transactions,
         *,
         throttle: Throttle,

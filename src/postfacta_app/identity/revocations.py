@@ -13,7 +13,7 @@ from postfacta_core.clock import MONOTONIC, Clock
 from postfacta_core.events import Observer, TaskCrashed
 
 from ..db import UNUSABLE
-from .model import Store
+from .postgres import PostgresIdentity
 
 __all__ = ["Revocations"]
 
@@ -34,7 +34,7 @@ class Revocations:
 
     def __init__(
         self,
-        store: Store,
+        store: PostgresIdentity,
         *,
         distrust: Callable[[], object],
         hide: Callable[[], object],

@@ -17,7 +17,8 @@ from ..errors import ConflictError, FieldError, ForbiddenError, InvalidFieldsErr
 from ..principal import Principal
 from ..web.body import read_body
 from .local import LocalAccounts, cookie_name, digest, presented
-from .model import Account, Credential, IssuedPassword, PasswordChange, SessionList, Store, User
+from .model import Account, Credential, IssuedPassword, PasswordChange, SessionList, User
+from .postgres import PostgresIdentity
 
 __all__ = ["SessionHttp", "new_password", "reset_password"]
 
@@ -38,7 +39,7 @@ class SessionHttp:
 
     def __init__(
         self,
-        store: Store,
+        store: PostgresIdentity,
         transactions: Transactions,
         *,
         local: LocalAccounts | None,
@@ -175,7 +176,9 @@ def new_password() -> str:
     return secrets.token_urlsafe(15)
 
 
-async def reset_password(unit: Unit, store: Store, user: User, *, hashed: str, now: datetime) -> None:
+async def reset_password(
+    unit: Unit, store: PostgresIdentity, user: User, *, hashed: str, now: datetime
+) -> None:
     """Replace a person's password and end all sessions."""
     await store.set_password(unit, user.id, hashed)
     ended = await store.end_sessions(unit, user.id, now)

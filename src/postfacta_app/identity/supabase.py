@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Final, Literal, Protocol
+from typing import Annotated, Final, Literal
 from uuid import UUID
 
 import jwt
@@ -25,8 +25,9 @@ from ..settings import Settings
 from .jwks import LONGEST_KID, Jwks
 from .local import digest
 from .model import Credential, Email, Kind, User
+from .postgres import PostgresIdentity
 
-__all__ = ["Newcomer", "People", "SupabaseTokens", "external_name", "meet"]
+__all__ = ["Newcomer", "SupabaseTokens", "external_name", "meet"]
 
 _LONGEST: Final = 8_192  # Characters; the project's have about 1,000.
 _LEEWAY: Final = 30.0  # Allowed clock difference in seconds.
@@ -34,20 +35,6 @@ _LATEST: Final = 253_402_300_000.0  # In the year 9999, the last that datetime s
 _SIGNED: Final = jwt.PyJWS(options={"enforce_minimum_key_length": True})
 
 Seconds = Annotated[float, Field(ge=0, le=_LATEST, allow_inf_nan=False)]
-
-
-class People(Protocol):
-    """Stores external accounts."""
-
-    async def external(self, name: str) -> User | None:
-        """Find an account by issuer and subject."""
-        ...
-
-    async def add_external(
-        self, unit: Unit, name: str, *, email: str, display_name: str, role: Role
-    ) -> UUID | None:
-        """Add an account; None if it exists."""
-        ...
 
 
 class Newcomer(BaseModel):
@@ -63,7 +50,7 @@ def external_name(issuer: str, subject: UUID) -> str:
     return f"{issuer} {subject}"
 
 
-async def meet(unit: Unit, people: People, name: str, *, new: Newcomer) -> bool:
+async def meet(unit: Unit, people: PostgresIdentity, name: str, *, new: Newcomer) -> bool:
     """Create the account of a person unless it exists."""
     user_id = await people.add_external(
         unit, name, email=new.email, display_name=new.display_name, role=new.role
@@ -115,7 +102,7 @@ class SupabaseTokens:
     def __init__(
         self,
         settings: Settings,
-        people: People,
+        people: PostgresIdentity,
         transactions: Transactions,
         *,
         keys: Jwks,

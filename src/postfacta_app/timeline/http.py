@@ -137,6 +137,23 @@ class TimelineHttp:
 
         return await self._transactions.write(request, principal, work, key=idempotency_key(request))
 
+    async def annotation(self, request: Request, principal: Principal) -> Response:
+        """GET /api/v1/annotations/{root}."""
+        root = root_of(request)
+
+        async def look(unit: Unit) -> Answer:
+            incident_id = await self._store.incident_of(unit, root)
+            said = await self._store.annotation(unit, root)
+            if incident_id is None or said is None:
+                raise remarks.missing()
+            try:
+                await seen(unit, incident_id)
+            except NotFoundError:
+                raise remarks.missing() from None
+            return _annotation(200, said)
+
+        return (await self._transactions.read(principal, look)).response()
+
     async def change(self, request: Request, principal: Principal) -> Response:
         """PUT /api/v1/annotations/{root}."""
         root, wish = root_of(request), await read_body(request, AnnotationChange)

@@ -199,6 +199,18 @@ async def test_the_most_actions_are_two_hundred(desk: Desk) -> None:
     assert "200" in answer.json()["detail"]
 
 
+async def test_reads_return_the_etag_that_changes_demand(desk: Desk, service: Service) -> None:
+    said = await desk.send("POST", "/annotations", expect=201, json={"kind": "note", "body": "Said"})
+    note = f"/api/v1/annotations/{said.json()['id']}"
+    etag = {"If-Match": (await desk.send("GET", note, expect=200)).headers["etag"]}
+    await desk.send("DELETE", note, expect=204, headers=etag)
+    await desk.send("GET", note, expect=404)
+    person = f"/api/v1/users/{await service.person('viewer')}"
+    admin = await service.as_role("admin")
+    etag = {"If-Match": (await desk.send("GET", person, expect=200, headers=admin)).headers["etag"]}
+    await desk.send("PATCH", person, expect=200, json={"disabled": True}, headers=admin | etag)
+
+
 async def test_a_read_returns_the_etag_that_a_change_demands(desk: Desk) -> None:
     made = await desk.add_action()
     path = f"/api/v1/action-items/{made['id']}"

@@ -9,7 +9,7 @@ import anyio
 import pytest
 from asyncpg import InsufficientPrivilegeError, UndefinedTableError
 
-from postfacta_app.identity.model import Store
+from postfacta_app.identity.postgres import PostgresIdentity
 from postfacta_app.identity.revocations import Revocations
 from postfacta_core.errors import DatabaseUnavailableError
 from postfacta_core.events import TaskCrashed
@@ -26,7 +26,7 @@ class Log:
         self.told: list[str] = []
         self.now = 0.0
         self.looks = Revocations(
-            cast("Store", self),
+            cast("PostgresIdentity", self),
             distrust=lambda: self.told.append("distrust"),
             hide=lambda: self.told.append("hide"),
             clock=lambda: self.now,
