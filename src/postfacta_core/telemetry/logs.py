@@ -253,7 +253,7 @@ class AccessLog(NullRecorder):
                     return
             record = self._cast()
         record = record or self._make(level, error)
-        record.__dict__.update(line.members())
+        record.__dict__.update(zip(_MEMBERS, line.texts + line.numbers, strict=False), **line.more)
         self._logger.handle(record)
 
     def closed(self, exchange: SocketExchange, /) -> None:
@@ -343,8 +343,10 @@ class AccessLine:
 
     def members(self) -> dict[str, object]:
         """Return all by their names."""
-        names, values = (*self.TEXTS, *self.NUMBERS), (*self.texts, *self.numbers)
-        return {**dict(zip(names, values, strict=True)), **self.more}
+        return dict(zip(_MEMBERS, self.texts + self.numbers, strict=True), **self.more)
+
+
+_MEMBERS: Final = AccessLine.TEXTS + AccessLine.NUMBERS
 
 
 class EventLog:
