@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import anyio
+import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
@@ -423,3 +424,26 @@ async def test_a_write_before_the_backfill_does_not_count_as_kept(app_database: 
         assert await kept.slice(ANONYMOUS, incident, _query(None)) is None
         await connection.execute("select timeline_rebuild($1)", incident)
         assert await differences(connection, incident, facts) == []
+
+
+@pytest.mark.usefixtures("programs")
+async def test_the_service_can_only_read_what_is_kept(app_database: Database) -> None:
+    facts = AIMED["a signal that left"]
+    order = Random(0)  # noqa: S311 - for no secret
+    async with written(app_database, facts, order, by_backfill=False) as (connection, incident):
+        await connection.execute("set local role postfacta_app")
+        rows_kept = await connection.fetch(
+            "select from timeline_entries where incident_id = $1", incident, operation="test"
+        )
+        assert len(rows_kept) == 1
+        for statement in (
+            "select timeline_rebuild($1)",
+            "select timeline_refresh($1, null, null)",
+            "select timeline_measures($1)",
+            "delete from timeline_entries where incident_id = $1",
+            "update incident_measures set entries = 0 where incident_id = $1",
+        ):
+            await connection.execute("savepoint before", operation="test")
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(statement, incident, operation="test")
+            await connection.execute("rollback to savepoint before", operation="test")

@@ -355,6 +355,8 @@ end $$
     """,
 )
 
+_OWNER_ONLY = "timeline_rebuild(uuid), timeline_refresh(uuid, text[], text[]), timeline_measures(uuid)"  # With its rights.
+
 # The declaration's last: an incident that it marks as kept has had the others from its first fact on.
 _TRIGGERS = {"edits": "edits", "annotations": "notes", "status_changes": "changes"}
 
@@ -374,10 +376,9 @@ def upgrade() -> None:
         run("set lock_timeout = '1s'")
         for statement in (*_TABLES, *_WORDS, *_FUNCTIONS):
             run(statement)
-        for (
-            table,
-            what,
-        ) in _TRIGGERS.items():  # Each waits for the writes that are under way, one table at a time.
+        run(f"revoke execute on function {_OWNER_ONLY} from public")
+        # Each waits for the writes that are under way, one table at a time.
+        for table, what in _TRIGGERS.items():
             run(
                 f"create or replace trigger timeline after insert on {table} referencing new table as new_rows"
                 f" for each statement execute function timeline_keep_{what}()"
