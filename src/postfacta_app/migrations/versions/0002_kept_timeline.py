@@ -357,7 +357,7 @@ end $$
 
 _OWNER_ONLY = "timeline_rebuild(uuid), timeline_refresh(uuid, text[], text[]), timeline_measures(uuid)"  # With its rights.
 
-# The declaration's last: an incident that it marks as kept has had the others from its first fact on.
+# Each waits for writes; the declaration's is last: an incident it marks as kept has had the others from its first fact on.
 _TRIGGERS = {"edits": "edits", "annotations": "notes", "status_changes": "changes"}
 
 
@@ -377,7 +377,6 @@ def upgrade() -> None:
         for statement in (*_TABLES, *_WORDS, *_FUNCTIONS):
             run(statement)
         run(f"revoke execute on function {_OWNER_ONLY} from public")
-        # Each waits for the writes that are under way, one table at a time.
         for table, what in _TRIGGERS.items():
             run(
                 f"create or replace trigger timeline after insert on {table} referencing new table as new_rows"
