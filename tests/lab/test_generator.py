@@ -83,6 +83,14 @@ def test_an_answer_may_end_with_its_connection() -> None:
     assert errors(ask(handle, GET, GET, gap=0.1)) == ["", ""]
 
 
+def test_an_answer_that_is_cut_is_an_error() -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe")
+
+    assert errors(ask(handle, GET)) == ["ConnectionResetError"]
+
+
 def test_a_request_is_written_as_the_mix_says() -> None:
     seen: list[bytes] = []
 
