@@ -1,0 +1,43 @@
+"""What a busy machine, or a second try, makes of a verdict."""
+
+from __future__ import annotations
+
+import pytest
+
+from postfacta_lab.assess.model import Outcome, Verdict
+from postfacta_lab.assess.runner import _if_calm, _of_two  # pyright: ignore[reportPrivateUsage]
+from tests.lab.assess.test_cli import found
+
+LATE, PASS = Verdict.within(9, "9 s", full=1, half=3), Verdict.passes("in time")
+
+
+def test_a_busy_machine_takes_back_what_was_timed() -> None:
+    assert _if_calm("DEP-4", LATE, busy=True).outcome is Outcome.NOT_RUN
+    assert _if_calm("DEP-4", LATE, busy=False) == LATE
+    assert _if_calm("DEP-4", PASS, busy=True) == PASS
+    assert _if_calm("METR-1", Verdict.fails("counted"), busy=True).word == "fail"
+
+
+def test_a_busy_machine_does_not_take_back_what_is_sure() -> None:
+    ended = Verdict.fails("it ended", sure=True)
+    assert _if_calm("DEP-1", ended, busy=True) == ended
+
+
+@pytest.mark.parametrize(
+    ("second", "word"),
+    [
+        (LATE, "fail"),
+        (PASS, "partial"),
+        (Verdict.scored(0.5, "2 s"), "partial"),
+        (Verdict.not_run("busy"), "fail"),
+    ],
+)
+def test_what_failed_once_is_unsteady(second: Verdict, word: str) -> None:
+    assert _of_two(LATE, second).word == word
+
+
+def test_what_does_not_apply_has_its_word() -> None:
+    words = {
+        check["id"]: check["word"] for check in found(SECU_3=Verdict.not_applicable("no [auth]"))["checks"]
+    }
+    assert words["SECU-3"] == "not applicable"
