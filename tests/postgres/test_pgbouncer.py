@@ -117,7 +117,7 @@ async def test_reads_and_transactions_work(bouncer: PgBouncer) -> None:
                 )
             limits = "select array_agg(setting order by name) from pg_settings where name = any ($1)"
             names = ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"]
-            assert await connection.fetchval(limits, names) == ["15000", "1000", "2000"]
+            assert await connection.fetchval(limits, names) == ["15000", "1000", "5000"]
         with pytest.raises(LookupError):
             async with database.transaction() as connection:
                 await connection.execute("delete from t")
