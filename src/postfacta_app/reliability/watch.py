@@ -16,8 +16,8 @@ from postfacta_slo.status.query import SloStatus, query_status
 
 __all__ = ["WINDOW", "Seen", "Watch"]
 
-WINDOW: Final = 30 * 86_400
-"""The window of the objectives in seconds."""
+WINDOW: Final = 30 * 86_400  # Seconds, of the objectives.
+_AGAIN: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Watch:
     Args:
         prometheus: The Prometheus to query.
         service: The name of the service.
-        interval: Seconds between readings.
+        interval: Seconds between readings; at most five after one that failed.
         clock: Monotonic seconds.
         wall: Seconds since the epoch.
 
@@ -83,7 +83,7 @@ class Watch:
                 self.seen, self.error = Seen(standings, self._clock()), ""
             except Exception as error:  # noqa: BLE001 - a failure here must end neither the task nor the service
                 self.error = str(error) if isinstance(error, PrometheusError) else type(error).__name__
-            await anyio.sleep(self._interval)
+            await anyio.sleep(min(self._interval, _AGAIN) if self.error else self._interval)
 
     def _read(self) -> Sequence[SloStatus]:
         return query_status(self._prometheus, at=self._wall(), window=WINDOW, service=self._service)

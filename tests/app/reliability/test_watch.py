@@ -58,6 +58,17 @@ async def test_what_was_read_last_is_kept_while_nothing_can_be_read(told: Told, 
         assert watch.seen is not kept
 
 
+async def test_what_could_not_be_read_is_asked_for_again_before_the_interval_is_over(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postfacta_app.reliability.watch._AGAIN", 0.01)
+    watch, told.broken = a_watch(told.url, interval=3600), "<html>"
+    async with watch.running():
+        await until(lambda: bool(watch.error))
+        told.broken = ""
+        await until(lambda: watch.seen is not None)
+
+
 async def test_a_fault_of_our_own_ends_neither_the_reading_nor_the_service(
     told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
