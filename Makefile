@@ -13,14 +13,14 @@ help:             ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 demo: .venv/app   ## Serve PostFacta with an embedded PostgreSQL, and print where
 	@postfacta demo
-test: .venv/test  ## Run the fast tests, with a real PostgreSQL: about three minutes
+test: .venv/test  ## Run the fast tests, with a real PostgreSQL: about four minutes
 	pytest -n 3 --dist loadfile -m fast
-test-all: .venv/dev test-rest ## Run all tests but the long ones: about twenty-five minutes
+test-all: .venv/dev test-rest ## Run all tests but the long ones: about twenty minutes
 	pytest -n 3 --dist loadfile -m fast
 test-rest: .venv/dev
 	pytest -n 3 --dist loadfile --no-loadscope-reorder -m "process or browser"
 	pytest -m clock
-check: .venv/dev  ## Run linters, type checkers, and the fast tests under coverage: about six minutes
+check: .venv/dev  ## Run linters, type checkers, and the fast tests under coverage: about seven minutes
 	ruff check . && ruff format --check . && lint-imports && mypy && pyright
 	pyright --ignoreexternal --verifytypes postfacta_core
 	pyright --ignoreexternal --verifytypes postfacta_postgres
