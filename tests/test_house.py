@@ -57,8 +57,8 @@ BUDGETS = {
     "postfacta_core": 19_252,
     "postfacta_postgres": 2_044,
     "postfacta_slo": 5_363,
-    "postfacta_lab": 11_021,
-    "postfacta_lab/assess": 4_504,
+    "postfacta_lab": 10_707,
+    "postfacta_lab/assess": 3_933,
     "postfacta_app": 20_139,
     "postfacta_app/web": 2_200,
 }

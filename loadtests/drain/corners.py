@@ -9,10 +9,10 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from postfacta_lab.drain.clients import ask
+from postfacta_lab.drain.clients import probe
 from postfacta_lab.drain.result import Result
+from postfacta_lab.engine.client import Answer, ask, encode
 from postfacta_lab.engine.processes import until
-from postfacta_lab.engine.wire import Connection, Outcome, Reply, RequestFailed
 
 from .closing import Closing
 from .plan import EXIT_MARGIN, Plan, Times
@@ -27,7 +27,7 @@ _PROBLEM = "application/problem+json"
 async def drain_deadline(kind: ServerKind, plan: Plan) -> Result:
     """Stop while requests are in flight that never end: each gets a clean 503, then all closes in order."""
     times = plan.limits(0.5, 1.0, 1.0)
-    answers: list[Reply | Outcome] = []
+    answers: list[Answer] = []
     async with plan.server(kind, times, label="deadline") as server:
         await server.ready()
         async with asyncio.TaskGroup() as tasks:
@@ -37,10 +37,10 @@ async def drain_deadline(kind: ServerKind, plan: Plan) -> Result:
             async with _signalled(server, times) as ending:
                 pass
         closing = Closing.of(server.journal())
-    clean = sum(isinstance(a, Reply) and a.status == 503 and a.content_type == _PROBLEM for a in answers)
+    clean = sum(a.status == 503 and a.headers.get("content-type") == _PROBLEM for a in answers)
     misses = [*closing.misses(), *ending.misses(times.budget)]
     if clean < STUCK:
-        misses.append(f"{clean} of {STUCK} stuck requests got a clean 503: {[_brief(a) for a in answers]}")
+        misses.append(f"{clean} of {STUCK} stuck requests got a clean 503: {[str(a) for a in answers]}")
     cells = {"clean 503": f"{clean}/{STUCK}", "lifespan": str(closing), "exit": str(ending)}
     return Result(scenario="deadline", server=kind.name, cells=cells, misses=misses)
 
@@ -78,7 +78,7 @@ async def loop_blocked(kind: ServerKind, plan: Plan) -> Result:
     """Stop, then block the event loop beyond the drain delay: the drain must end all the same."""
     times = plan.limits(1.0, 4.0, 1.0)
     blocked = 3.0
-    answers: list[Reply | Outcome] = []
+    answers: list[Answer] = []
     async with plan.server(kind, times, label="blocked") as server:
         await server.ready()
         async with (
@@ -89,7 +89,7 @@ async def loop_blocked(kind: ServerKind, plan: Plan) -> Result:
             tasks.create_task(_get(server, f"/block?seconds={blocked}", answers))
         closing = Closing.of(server.journal())
     misses = [*closing.misses(), *ending.misses(blocked + 1.0 + plan.times.slack)]
-    answered = [_brief(answer) for answer in answers]
+    answered = [str(answer) for answer in answers]
     if answered != ["200"]:
         misses.append(f"the blocking request was answered with {answered}")
     cells = {"answered": ", ".join(answered), "lifespan": str(closing), "exit": str(ending)}
@@ -127,23 +127,9 @@ async def _signalled(server: Server, times: Times, *, within: float | None = Non
 
 async def _until_unready(server: Server) -> None:
     deadline = time.monotonic() + 2
-    while time.monotonic() < deadline and await ask(server.port, "/healthz/ready") == 200:
+    while time.monotonic() < deadline and await probe(server.port, "/healthz/ready") == 200:
         await asyncio.sleep(EXIT_MARGIN / 10)
 
 
-async def _get(server: Server, path: str, answers: list[Reply | Outcome]) -> None:
-    try:
-        connection = await Connection.open(server.port)
-    except RequestFailed as failure:
-        answers.append(failure.outcome)
-        return
-    try:
-        answers.append(await connection.get(path))
-    except RequestFailed as failure:
-        answers.append(failure.outcome)
-    finally:
-        await connection.close()
-
-
-def _brief(answer: Reply | Outcome) -> str:
-    return str(answer.status) if isinstance(answer, Reply) else str(answer)
+async def _get(server: Server, path: str, answers: list[Answer]) -> None:
+    answers.append(await ask(server.port, encode("GET", path), patience=20.0))

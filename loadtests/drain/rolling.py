@@ -12,8 +12,8 @@ from functools import partial
 from postfacta_lab.drain.clients import Attempt, Balancer, Clients
 from postfacta_lab.drain.haproxy import HAProxy, balancing
 from postfacta_lab.drain.result import Result
+from postfacta_lab.engine.client import Outcome
 from postfacta_lab.engine.processes import free_port, until
-from postfacta_lab.engine.wire import Outcome
 
 from .plan import Plan
 from .servers import Server, ServerKind

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from postfacta_lab.drain.clients import ask
+from postfacta_lab.drain.clients import probe
 from postfacta_lab.engine.processes import free_port, session, until
 
 __all__ = ["MATRIX", "Event", "Server", "ServerKind"]
@@ -234,7 +234,7 @@ class Server:
         deadline = time.monotonic() + within
         while not self._gone and time.monotonic() < deadline:
             # Two hundreds in a row from each of several workers are likely only if all of them serve.
-            if all([await ask(self.port, "/healthz/ready") == 200 for _ in range(2 * self.kind.workers)]):
+            if all([await probe(self.port, "/healthz/ready") == 200 for _ in range(2 * self.kind.workers)]):
                 return
             await asyncio.sleep(0.02)
         raise RuntimeError(f"{self.kind.name} did not start:\n{self.log}")

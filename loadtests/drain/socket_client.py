@@ -8,7 +8,7 @@ from contextlib import suppress
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, Ping, RejectConnection, Request, TextMessage
 
-from postfacta_lab.engine.wire import HOST
+from postfacta_lab.engine.client import HOST
 
 __all__ = ["ABNORMAL", "hold_websocket"]
 

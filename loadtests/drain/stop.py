@@ -7,8 +7,8 @@ import signal
 
 from postfacta_lab.drain.clients import Attempt, Balancer, Clients, Probes
 from postfacta_lab.drain.result import Result
+from postfacta_lab.engine.client import Outcome
 from postfacta_lab.engine.processes import until
-from postfacta_lab.engine.wire import Outcome
 
 from .closing import Closing
 from .plan import Plan, Times

@@ -10,7 +10,7 @@ import pytest
 
 from postfacta_lab.drain.clients import Attempt
 from postfacta_lab.drain.stop import Seen, Service, judge
-from postfacta_lab.engine.wire import Outcome
+from postfacta_lab.engine.client import Outcome
 from postfacta_lab.load.mix import Ask
 from postfacta_lab.verdict import Verdict
 

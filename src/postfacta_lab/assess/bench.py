@@ -8,21 +8,20 @@ import re
 import secrets
 import signal
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
 from urllib.parse import quote
 
-from .engine.collector import Collector
-from .engine.exposition import Series, parse
-from .engine.http import Answer, Connection, Held, ask, encode
-from .engine.link import Link
-from .engine.ration import rationed
-from .engine.service import Service
-from .engine.values import at_pointer
+from ..engine.client import HOST, Answer, Connection, Held, ask, encode
+from ..engine.collector import Collector
+from ..engine.exposition import Series, parse
+from ..engine.values import at_pointer
+from .link import Link
 from .model import Verdict
+from .service import Service
 from .spec import Ask, Spec
 
 __all__ = ["Bench", "NotServingError", "Written"]
@@ -59,7 +58,8 @@ class Bench:
         self.anchor: Written | None = None
         self.shared: dict[str, Any] = {}
         self.collector = Collector()
-        self.link = Link(*spec.database.address) if spec.database else None
+        self._around, self._tasks = AsyncExitStack(), asyncio.TaskGroup()
+        self.link = Link(*spec.database.address, self._tasks) if spec.database else None
         self.dirty = False
         self.deployed = False
         self._environment = environment
@@ -79,17 +79,17 @@ class Bench:
         """Start what stands around the service; SIGTERM cancels the task from now on, so that all of it is ended."""
         if (task := asyncio.current_task()) is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        await self.collector.start()
+        await self._around.enter_async_context(self.collector.listening())
+        await self._around.enter_async_context(self._tasks)
         if self.link is not None:
+            self._around.push_async_callback(self.link.stop)
             await self.link.start()
 
     async def close(self) -> None:
         """End the instance, and all that was started."""
         if self._service is not None:
-            await self._service.end()
-        if self.link is not None:
-            await self.link.close()
-        self.collector.close()
+            self._service.kill()
+        await self._around.aclose()
 
     def env(self) -> dict[str, str]:
         """Return the environment of an instance."""
@@ -110,12 +110,12 @@ class Bench:
     async def start(self, *, wait: bool = True, deployed: bool = False) -> None:
         """Start an instance in place of the one before; wait until it reads, or raise `NotServingError`."""
         if self._service is not None:
-            await self._service.end()
+            self._service.kill()
         self.deployed, self.dirty = deployed, False
         cwd = self.spec.project or Path.cwd()
         self._service = Service(self.spec.start, env=self.env(), cwd=cwd, log=self.folder / "service.log")
         try:
-            await self._service.start()
+            self._service.start()
         except OSError as error:
             raise NotServingError(f"{self.spec.start[0]}: {error.strerror}") from None
         if wait:
@@ -123,9 +123,9 @@ class Bench:
 
     async def until_serving(self) -> None:
         """Wait until it answers its read, or raise `NotServingError`."""
-        began, answer = monotonic(), Answer(broken="no answer")
+        began, answer = monotonic(), Answer()
         while monotonic() - began < PATIENCE:
-            if not self.service.alive:
+            if not self.service.is_running:
                 raise NotServingError(
                     f"it ended with {self.service.code} before it served: {self.service.output()[-600:]}"
                 )
@@ -176,7 +176,7 @@ class Bench:
 
     def headers(self, more: Mapping[str, str] | None = None, *, auth: bool = True) -> dict[str, str]:
         """Return the headers of a request, with the credentials of the file."""
-        headers = {"Host": f"127.0.0.1:{self.service.port}", "Accept": "*/*"}
+        headers = {"Host": f"{HOST}:{self.service.port}", "Accept": "*/*"}
         if auth and self.spec.auth is not None:
             headers[self.spec.auth[0]] = self.spec.auth[1]
         return {**headers, **(more or {})}
@@ -195,11 +195,11 @@ class Bench:
         request = encode(
             method, path, self.headers({"Connection": "close", **(headers or {})}, auth=auth), body=body
         )
-        return await ask("127.0.0.1", self.service.port, request, method=method, patience=patience)
+        return await ask(self.service.port, request, method=method, patience=patience)
 
     async def connect(self) -> Connection:
         """Return a connection, or raise `OSError`."""
-        return await Connection.open("127.0.0.1", self.service.port)
+        return await Connection.open(self.service.port)
 
     @property
     def reading(self) -> Ask:
@@ -295,19 +295,14 @@ class Bench:
 
     async def hold(self, *, write: bool = True) -> Held:
         """Send a write but the second half of its body; or a read whole, the answer of which is read later."""
-        try:
-            connection = await self.connect()
-        except OSError:
-            return Held(None, b"", "GET")
         if not write:
             read = self.reading
-            await connection.send(encode(read.method, self.read_path(), self.headers(read.headers)))
-            return Held(connection, b"", read.method)
+            request = encode(read.method, self.read_path(), self.headers(read.headers))
+            return await Held.begin(self.service.port, request, method=read.method)
         ask_, body = self.writing(self.mark())
         headers = self.headers({"Content-Type": "application/json", **ask_.headers})
-        data = encode(ask_.method, ask_.path, headers, body=body)
-        await connection.send(data[: -(len(body) // 2)])
-        return Held(connection, data[-(len(body) // 2) :], ask_.method)
+        request = encode(ask_.method, ask_.path, headers, body=body)
+        return await Held.begin(self.service.port, request, method=ask_.method, rest=len(body) // 2)
 
     # What it says of itself
 
@@ -325,8 +320,9 @@ class Bench:
     def signal(self, number: int) -> None:
         """Send a signal; the instance is not used again by other checks."""
         self.dirty = True
-        self.service.signal(number)
+        if self.service.is_running:
+            self.service.deliver(number)
 
     def ration(self, share: float) -> AbstractAsyncContextManager[None]:
         """Let it have a share of a processor."""
-        return rationed(self.service, share)
+        return self.service.rationed(share)

@@ -11,12 +11,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, cast
 
+from ..engine.machine import Waited
 from .bench import Bench, NotServingError
-from .engine.machine import Waited
-from .engine.service import HAS_PROC
 from .groups import GROUPS, Group
 from .model import Outcome, Result, Verdict
 from .rubric import Entry, rubric
+from .service import HAS_PROC
 from .spec import Spec
 
 __all__ = ["Options", "Run", "run"]
@@ -186,7 +186,7 @@ class _Runner:
                 or group.fresh
                 or bench.dirty
                 or bench.deployed != group.deployed
-                or not bench.service.alive
+                or not bench.service.is_running
             ):
                 await self._healed(deployed=group.deployed)
             bench.check_bounds()

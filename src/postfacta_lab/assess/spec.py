@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
-from .engine.values import as_list
+from ..engine.values import as_list
 
 __all__ = ["Ask", "Database", "Spec", "SpecError", "is_loopback"]
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..engine.values import as_dict, as_list, at_pointer
 from .bench import Bench
-from .engine.values import as_dict, as_list, at_pointer
 from .spec import Ask, Spec
 
 __all__ = ["guess", "toml_of"]

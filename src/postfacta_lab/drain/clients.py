@@ -6,15 +6,17 @@ import asyncio
 import json
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..engine.wire import Connection, Headers, Outcome, RequestFailed
+from ..engine.client import Connection, Held, Outcome, ask, encode
 from ..load.mix import Ask
 
-__all__ = ["Attempt", "Balancer", "Clients", "Probes", "ask"]
+__all__ = ["Attempt", "Balancer", "Clients", "Probes", "probe"]
 
 # What a load balancer gives a probe.
 _PROBE_TIMEOUT = 1.0
+_PATIENCE = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +65,9 @@ class Balancer:
         return time.monotonic() >= self._ends
 
 
-async def ask(port: int, path: str, *, headers: Headers = ()) -> int:
+async def probe(port: int, path: str, *, headers: Mapping[str, str] | None = None) -> int:
     """Probe on a connection of its own; return the status, or 0 if no answer came in time."""
-    try:
-        connection = await Connection.open(port, within=_PROBE_TIMEOUT)
-    except RequestFailed:
-        return 0
-    try:
-        return (await connection.get(path, within=_PROBE_TIMEOUT, headers=headers)).status
-    except RequestFailed:
-        return 0
-    finally:
-        await connection.close()
+    return (await ask(port, encode("GET", path, headers), patience=_PROBE_TIMEOUT)).status
 
 
 class Probes:
@@ -93,7 +86,7 @@ class Probes:
         """Ask again and again; what is not a 200 decides about traffic."""
         due = time.monotonic()
         while balancer.sends:
-            status = await ask(port, path)
+            status = await probe(port, path)
             self.seen.append((time.monotonic(), status))
             if decides and status != 200:
                 balancer.saw_unready()
@@ -123,9 +116,9 @@ class Clients:
         attempts: Every request, in the order of the answers.
     """
 
-    def __init__(self, port: int, balancer: Balancer, *, headers: Headers = ()) -> None:
+    def __init__(self, port: int, balancer: Balancer, *, headers: Mapping[str, str] | None = None) -> None:
         self._port = port
-        self._headers = headers
+        self._headers = headers or {}
         self._balancer = balancer
         self.attempts: list[Attempt] = []
 
@@ -142,7 +135,7 @@ class Clients:
             due = max(due + every, time.monotonic())
             await asyncio.sleep(due - time.monotonic())
         if connection is not None:
-            await connection.close()
+            connection.close()
 
     async def fresh(self, *, every: float, path: str = "/") -> None:
         """Open a new connection for each request, at a steady pace however long answers take."""
@@ -162,7 +155,7 @@ class Clients:
         if connection is not None:
             connection = await self._send("idle", "/", connection)
         if connection is not None:
-            await connection.close()
+            connection.close()
 
     async def in_flight(self, client: str, path: str) -> None:
         """Send one long request on a connection of its own."""
@@ -170,43 +163,27 @@ class Clients:
 
     async def half_sent(self, ask: Ask, opened: asyncio.Semaphore, go_on: asyncio.Event) -> None:
         """Send half of a request's body, wait, and send the rest: so it is under way for as long as is wished."""
-        at = time.monotonic()
-        connection: Connection | None = None
-        try:
-            connection = await Connection.open(self._port)
-            await connection.send_half(
-                ask.method, ask.path, body=json.dumps(ask.body).encode(), headers=self._headers
-            )
-            opened.release()
-            await go_on.wait()
-            status = (await connection.send_rest()).status
-            outcome = Outcome.OK if ask.is_good(status) else Outcome.of(max(status, 400))
-        except RequestFailed as failure:
-            outcome = failure.outcome
-            opened.release()
-        finally:
-            if connection is not None:
-                await connection.close()
+        at, body = time.monotonic(), json.dumps(ask.body).encode()
+        headers = {"Content-Type": "application/json", **self._headers}
+        held = await Held.begin(
+            self._port,
+            encode(ask.method, ask.path, headers, body=body),
+            method=ask.method,
+            rest=len(body) - len(body) // 2,
+        )
+        opened.release()
+        await go_on.wait()
+        answer = await held.finish(_PATIENCE)
+        outcome = answer.outcome
+        if answer.status:
+            outcome = Outcome.OK if ask.is_good(answer.status) else Outcome.of(max(answer.status, 400))
         self.attempts.append(Attempt("half-sent", outcome, at))
 
     async def events(self, path: str, opened: asyncio.Semaphore) -> str:
         """Listen to server-sent events; tell how they ended: `ended` in order, or cut off."""
-        try:
-            connection = await Connection.open(self._port)
-        except RequestFailed as failure:
-            opened.release()
-            return failure.outcome
-        try:
-            await connection.send(path)
-            await connection.head()
-            opened.release()
-            async for _ in connection.body():
-                pass
-        except RequestFailed as failure:
-            return failure.outcome
-        finally:
-            await connection.close()
-        return "ended"
+        held = await Held.begin(self._port, encode("GET", path), patience=_PATIENCE)
+        answer = await held.finish(None, begun=opened.release)
+        return "ended" if answer.status else answer.broken
 
     def count(self, *clients: str) -> Counter[Outcome]:
         """Outcomes of these kinds of clients."""
@@ -215,21 +192,19 @@ class Clients:
     async def _once(self, client: str, path: str) -> None:
         connection = await self._send(client, path, None)
         if connection is not None:
-            await connection.close()
+            connection.close()
 
     async def _send(self, client: str, path: str, connection: Connection | None) -> Connection | None:
         """Send one request, note how it went, and return the connection if it can be used again."""
         at = time.monotonic()
         try:
-            connection = connection or await Connection.open(self._port)
-            reply = await connection.get(path, headers=self._headers)
-        except RequestFailed as failure:
-            self.attempts.append(Attempt(client, failure.outcome, at))
-            if connection is not None:
-                await connection.close()
+            connection = connection or await Connection.open(self._port, patience=_PATIENCE)
+        except OSError as error:
+            self.attempts.append(Attempt(client, Outcome.of_error(error), at))
             return None
-        self.attempts.append(Attempt(client, Outcome.of(reply.status), at))
+        answer = await connection.get(path, self._headers, patience=_PATIENCE)
+        self.attempts.append(Attempt(client, answer.outcome, at))
         if not connection.closing:
             return connection
-        await connection.close()
+        connection.close()
         return None

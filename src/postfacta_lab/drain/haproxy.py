@@ -11,8 +11,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..engine.client import HOST
 from ..engine.processes import free_port, until
-from ..engine.wire import HOST
 
 __all__ = ["HAProxy", "balancing", "program"]
 

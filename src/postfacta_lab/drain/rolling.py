@@ -8,9 +8,9 @@ import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from ..engine.client import Outcome
 from ..engine.processes import until
 from ..engine.variables import credentials
-from ..engine.wire import Outcome
 from ..verdict import FEWEST, Verdict
 from .clients import Attempt, Balancer, Clients
 from .haproxy import HAProxy, balancing, program
@@ -37,7 +37,7 @@ async def roll(service: Service, folder: Path, restarts: int) -> Result:
         proxy = stack.enter_context(balancing(ports, folder, ready=service.ready or service.paths[0]))
         await proxy.all_up()
         balancer = Balancer(0.0)
-        clients = Clients(proxy.port, balancer, headers=tuple(credentials().items()))
+        clients = Clients(proxy.port, balancer, headers=credentials())
         done, slow = 0, ""
         async with asyncio.TaskGroup() as tasks:
             for number in range(_KEEP_ALIVE):

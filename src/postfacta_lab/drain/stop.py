@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..engine.client import Outcome
 from ..engine.processes import Child, free_port, until
 from ..engine.variables import credentials, for_a_service
-from ..engine.wire import Outcome
 from ..load.mix import Ask
 from ..verdict import FEWEST, Verdict, nothing_measured
-from .clients import Attempt, Balancer, Clients, Probes, ask
+from .clients import Attempt, Balancer, Clients, Probes, probe
 from .result import Result
 
 __all__ = ["Seen", "Service", "Subject", "first_answers", "judge", "stop"]
@@ -171,7 +171,7 @@ async def first_answers(subject: Subject, service: Service) -> tuple[Verdict, st
     until_then = time.monotonic() + service.start
     found: dict[str, int] = {}
     while time.monotonic() < until_then:
-        found = {path: await ask(subject.port, path, headers=_headers()) for path in service.paths}
+        found = {path: await probe(subject.port, path, headers=credentials()) for path in service.paths}
         if all(200 <= status < 300 for status in found.values()):
             return None
         if subject.code is not None:
@@ -191,7 +191,7 @@ async def first_answers(subject: Subject, service: Service) -> tuple[Verdict, st
 
 async def _run(subject: Subject, service: Service) -> Seen:
     balancer = Balancer(service.notice)
-    clients = Clients(subject.port, balancer, headers=_headers())
+    clients = Clients(subject.port, balancer, headers=credentials())
     ready, go_on, opened = Probes(), asyncio.Event(), asyncio.Semaphore(0)
     async with asyncio.TaskGroup() as tasks:
         for number in range(_KEEP_ALIVE):
@@ -240,7 +240,3 @@ def _cells(seen: Seen) -> dict[str, str]:
         "readiness 503 after": "-" if seen.unready is None else f"{seen.unready:.2f} s",
         "exit": "killed by us" if seen.code is None else str(seen.code),
     }
-
-
-def _headers() -> tuple[tuple[str, str], ...]:
-    return tuple(credentials().items())

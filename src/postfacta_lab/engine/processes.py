@@ -14,12 +14,13 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 __all__ = [
     "Child",
     "descendants",
+    "fields_of",
     "free_port",
     "freeze",
     "kill",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 _PORTS = range(12_000, 20_000)  # below those that clients and the embedded PostgreSQL are given
+_MOST_ROUNDS = 50
 _LEAST_GRACE = 45.0  # more than the service's own longest drain
 
 
@@ -69,16 +71,26 @@ def free_port() -> int:
     raise OSError("no port is free")
 
 
+def fields_of(pid: int) -> list[str]:
+    """Return what the system says of a process after its name: state, parent, group, session, … (proc(5))."""
+    try:
+        # The name stands in brackets and may hold spaces.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _living() -> Iterator[tuple[int, list[str]]]:
+    for stat in Path("/proc").glob("[0-9]*"):
+        if (fields := fields_of(int(stat.name))) and fields[0] not in "ZX":
+            yield int(stat.name), fields
+
+
 def descendants(pid: int) -> list[int]:
     """List the living processes below one, parents first."""
     children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                # The name stands in brackets and may hold spaces; the state and the parent follow it.
-                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-                if state not in "ZX":
-                    children.setdefault(int(parent), []).append(int(entry.name))
+    for one, (_, parent, *_) in _living():
+        children.setdefault(int(parent), []).append(one)
     found = [pid]
     for one in found:
         found.extend(children.get(one, []))
@@ -87,14 +99,7 @@ def descendants(pid: int) -> list[int]:
 
 def session(leader: int) -> list[int]:
     """List the living processes of a session; a launcher may have put some in groups of their own."""
-    found: list[int] = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            # proc(5): after the name come state, parent, group and session.
-            state, _, _, number = stat.read_text().rpartition(")")[2].split()[:4]
-            if int(number) == leader and state not in "ZX":
-                found.append(int(stat.parent.name))
-    return found
+    return [pid for pid, fields in _living() if int(fields[3]) == leader]
 
 
 def freeze(pid: int) -> list[int]:
@@ -132,15 +137,23 @@ class Child:
         command: The program and its arguments.
         log: Where its output is added.
         environment: All of its environment.
+        folder: Where it runs; by default where we do.
     """
 
     def __init__(
-        self, name: str, command: Sequence[str], *, log: Path, environment: Mapping[str, str]
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        log: Path,
+        environment: Mapping[str, str],
+        folder: Path | None = None,
     ) -> None:
         self.name = name
         self.log = log
         self._command = list(command)
         self._environment = dict(environment)
+        self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -169,7 +182,7 @@ class Child:
         """All that it wrote."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
-    def deliver(self, number: signal.Signals) -> float:
+    def deliver(self, number: int) -> float:
         """Send a signal to it alone; return the moment, on the monotonic clock."""
         at = time.monotonic()
         os.kill(self.pid, number)
@@ -187,6 +200,7 @@ class Child:
             self._process = subprocess.Popen(  # noqa: S603 - an argument list, no shell
                 self._command,
                 env=self._environment,
+                cwd=self._folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -213,9 +227,12 @@ class Child:
         if self.is_running:
             kill(self.pid)
         if self._process is not None:
-            # Before the wait: until then no other session can have this number.
-            for pid in session(self._process.pid):
-                _signal(pid, signal.SIGKILL)
+            # Before the wait: until then no other session can have this number. Forks that run away are followed.
+            for _ in range(_MOST_ROUNDS):
+                if not (left := session(self._process.pid)):
+                    break
+                for pid in left:
+                    _signal(pid, signal.SIGKILL)
             self._process.wait()
 
     def freeze(self) -> None:

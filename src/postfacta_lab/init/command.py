@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shlex
 import tempfile
 import time
@@ -13,8 +12,9 @@ from typing import Any
 import click
 
 from ..drain.stop import Service, Subject
+from ..engine.client import Answer, ask, encode
+from ..engine.values import as_dict
 from ..engine.variables import credentials
-from ..engine.wire import Connection, Reply, RequestFailed
 from ..verdict import Verdict
 from .starter import DOCUMENTS, READINESS, Found, candidates, files
 
@@ -95,29 +95,14 @@ async def _await_answer(subject: Subject, start: float) -> None:
 
 async def _document(port: int) -> dict[str, Any]:
     for path in DOCUMENTS:
-        reply = await _get(port, path)
-        if reply is not None and reply.status == 200:
-            try:
-                found: dict[str, Any] = json.loads(reply.body)
-            except ValueError:
-                continue
+        if (answer := await _get(port, path)).status == 200 and (found := as_dict(answer.json)):
             return found
     return {}
 
 
 async def _status(port: int, path: str) -> int:
-    reply = await _get(port, path)
-    return reply.status if reply else 0
+    return (await _get(port, path)).status
 
 
-async def _get(port: int, path: str) -> Reply | None:
-    try:
-        connection = await Connection.open(port, within=1.0)
-    except RequestFailed:
-        return None
-    try:
-        return await connection.get(path, within=5.0, headers=tuple(credentials().items()))
-    except RequestFailed:
-        return None
-    finally:
-        await connection.close()
+async def _get(port: int, path: str) -> Answer:
+    return await ask(port, encode("GET", path, credentials()), patience=5.0)

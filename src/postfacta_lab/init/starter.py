@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from string import Template
-from typing import Any, Final, cast
+from typing import Any, Final
 from urllib.parse import quote
+
+from ..engine.values import as_dict, as_list
 
 __all__ = ["DOCUMENTS", "READINESS", "Found", "candidates", "files"]
 
@@ -81,16 +83,16 @@ def candidates(document: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
     """Return the paths that can be read, and for each other operation why it is left out."""
     paths: list[str] = []
     others: dict[str, str] = {}
-    for path, item in _mapping(document.get("paths")).items():
-        for method, operation in _mapping(item).items():
+    for path, item in as_dict(document.get("paths")).items():
+        for method, operation in as_dict(item).items():
             if method not in {"get", "post", "put", "patch", "delete"}:
                 continue
             if method != "get":
                 others[f"{method.upper()} {path}"] = "writes: add it with a body that may be written"
                 continue
             parameters = (
-                *_list(_mapping(item).get("parameters")),
-                *_list(_mapping(operation).get("parameters")),
+                *as_list(as_dict(item).get("parameters")),
+                *as_list(as_dict(operation).get("parameters")),
             )
             filled = _filled(path, parameters)
             if filled is None:
@@ -119,11 +121,11 @@ def files(found: Found) -> dict[str, str]:
 
 def _filled(path: str, parameters: Iterable[object]) -> str | None:
     query: list[str] = []
-    for parameter in map(_mapping, parameters):
+    for parameter in map(as_dict, parameters):
         name, place = str(parameter.get("name")), parameter.get("in")
-        schema = _mapping(parameter.get("schema"))
+        schema = as_dict(parameter.get("schema"))
         examples = [parameter.get("example"), schema.get("example"), schema.get("default")]
-        example = next((it for it in [*examples, *_list(schema.get("examples"))] if it is not None), None)
+        example = next((it for it in [*examples, *as_list(schema.get("examples"))] if it is not None), None)
         if place == "path":
             if example is None:
                 return None
@@ -135,11 +137,3 @@ def _filled(path: str, parameters: Iterable[object]) -> str | None:
     if "{" in path:
         return None
     return path + ("?" + "&".join(query) if query else "")
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-
-
-def _list(value: object) -> list[object]:
-    return cast("list[object]", value) if isinstance(value, list) else []

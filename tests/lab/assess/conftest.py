@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from postfacta_lab.assess.engine.service import free_port
 from postfacta_lab.assess.report.document import document
 from postfacta_lab.assess.runner import Options, run
 from postfacta_lab.assess.spec import Spec
+from postfacta_lab.engine.processes import free_port
 
 HERE = Path(__file__).parent
 Assess = Callable[..., dict[str, Any]]

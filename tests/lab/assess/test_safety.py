@@ -13,11 +13,11 @@ import pytest
 
 from postfacta_lab.assess import bench
 from postfacta_lab.assess.bench import NotServingError
-from postfacta_lab.assess.engine.service import Service
 from postfacta_lab.assess.report.document import document
 from postfacta_lab.assess.report.html import html
 from postfacta_lab.assess.report.machine import junit, markdown, sarif
 from postfacta_lab.assess.runner import Options, Run, run
+from postfacta_lab.assess.service import Service
 from postfacta_lab.assess.spec import Ask, Spec
 
 SMALL = Path(__file__).parent / "small.py"
@@ -119,13 +119,13 @@ def test_processes_are_those_of_the_session(programs: None, tmp_path: Path) -> N
         service = Service(
             (sys.executable, str(SMALL), "forks"), env=dict(os.environ), cwd=tmp_path, log=tmp_path / "log"
         )
-        await service.start()
+        service.start()
         for _ in range(100):
             if len(service.processes()) == 2:
                 break
             await asyncio.sleep(0.05)
         there = len(service.processes())
-        await service.end()
+        service.kill()
         return there, len(service.processes())
 
     assert asyncio.run(both()) == (2, 0)

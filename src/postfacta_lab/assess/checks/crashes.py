@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ...engine.client import Answer
+from ...engine.loops import closed_loop
+from ...engine.values import as_dict
 from ..bench import Bench
-from ..engine.http import Answer
-from ..engine.load import closed_loop
-from ..engine.values import as_dict
 from ..groups import group
 from ..model import Verdict
 
@@ -65,7 +65,7 @@ async def malformed(bench: Bench) -> Mapping[str, Verdict]:
     answers = [await _send(bench, request) for request in _requests(bench)]
     wrong = sum(answer.status >= 500 or not answer.status for answer in answers)
     shown = next((found[0] for answer in answers if (found := _INSIDE.search(answer.text))), "")
-    if not bench.service.alive:
+    if not bench.service.is_running:
         crashed = Verdict.scored(0.0, "it died")
     else:
         score = (
@@ -127,7 +127,7 @@ async def at_once(bench: Bench) -> Verdict:
     processes = set(bench.service.processes())
     flood = await closed_loop(ask, callers=32, seconds=6.0, requests=10_000)
     errors = sum(answer.status >= 500 and answer.status != 503 for _, answer in flood.answers)
-    if not bench.service.alive:
+    if not bench.service.is_running:
         return Verdict.fails(
             f"it died after {len(flood.answers)} requests of 32 callers: code {bench.service.code}"
         )

@@ -21,7 +21,7 @@ async def killed(bench: Bench) -> Verdict:
     if not (first.answer.good and await bench.has(first)):
         return Verdict.not_run("what is written cannot be read back, not even before the end")
     done = await _write_until_killed(bench)
-    await bench.service.end()
+    bench.service.kill()
     if not done:
         return Verdict.not_run("no write was acknowledged in 10 s")
     await bench.start()

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from itertools import count
+from operator import itemgetter
 from time import monotonic
 from typing import Any
 
+from ...engine.client import Answer
+from ...engine.loops import closed_loop, open_loop
 from ..bench import Bench
-from ..engine.http import Answer
-from ..engine.link import Link
-from ..engine.load import closed_loop
 from ..groups import group
+from ..link import Link
 from ..model import Verdict
 
 __all__: list[str] = []
 
-_CUT, _SILENT = 5.0, 8.0
+_CUT, _SILENT, _EACH = 5.0, 8.0, 0.15
 _ENOUGH = 40
 
 
@@ -30,14 +32,14 @@ def _link(bench: Bench) -> Link:
 async def outages(bench: Bench) -> Mapping[str, Verdict]:
     """Cut the database and let it come back; then silence it, and again."""
     link = _link(bench)
-    await link.cut()
+    await link.stop()
     cut = await _ask_for(bench, _CUT)
     await link.heal()
     after_cut = await _recovers(bench)
-    link.freeze()
+    await link.freeze()
     first = await _ask_for(bench, _SILENT, patience=32.0)
     settled = [answer for at, answer in first if at >= 6] if any(at >= 6 for at, _ in first) else []
-    await link.cut()  # what was silent is dropped, as by a router that comes back
+    await link.stop()  # what was silent is dropped, as by a router that comes back
     await link.heal()
     after_silence = await _recovers(bench)
     return {
@@ -56,20 +58,15 @@ def _kinds(bench: Bench, number: int) -> list[str]:
 
 async def _ask_for(bench: Bench, seconds: float, patience: float = 12.0) -> list[tuple[float, Answer]]:
     """Read and write, one each 0.15 s, whether or not they are answered."""
-    answers: dict[int, tuple[float, Answer]] = {}
-    began = monotonic()
+    number = count()
 
-    async def one(number: int, at: float) -> None:
-        if bench.spec.write and number % 2:
-            answers[number] = at, (await bench.write(patience=patience)).answer
-        else:
-            answers[number] = at, await bench.read(patience=patience)
+    async def one() -> Answer:
+        if bench.spec.write and next(number) % 2:
+            return (await bench.write(patience=patience)).answer
+        return await bench.read(patience=patience)
 
-    async with asyncio.TaskGroup() as group_:
-        for number in range(int(seconds / 0.15)):
-            await asyncio.sleep(max(0.0, number * 0.15 - (monotonic() - began)))
-            group_.create_task(one(number, monotonic() - began))
-    return [answers[number] for number in sorted(answers)]
+    flood = await open_loop(one, rate=1 / _EACH, seconds=seconds)
+    return sorted(flood.answers, key=itemgetter(0))
 
 
 def _unavailable(bench: Bench, answers: list[tuple[str, Answer]]) -> Verdict:
@@ -79,7 +76,7 @@ def _unavailable(bench: Bench, answers: list[tuple[str, Answer]]) -> Verdict:
     slowest = max(answer.seconds for _, answer in answers)
     seen = ", ".join(sorted({str(answer) for _, answer in answers}))
     facts: dict[str, Any] = {
-        "cut": [(round(0.15 * number, 2), answer.status) for number, (_, answer) in enumerate(answers)]
+        "cut": [(round(_EACH * number, 2), answer.status) for number, (_, answer) in enumerate(answers)]
     }
     evidence = f"{sum(right)} of {len(right)} were answered by 503 with Retry-After, or stale, within {slowest:.1f} s ({seen})"
     if acknowledged and bench.durable is not False:
@@ -148,7 +145,7 @@ def _limited(answers: list[Answer]) -> Verdict:
 async def pool(bench: Bench) -> Verdict:
     """Let 60 callers ask while the database is a little slow."""
     link, most = _link(bench), bench.spec.database.max_connections if bench.spec.database else 0
-    link.delay(0.05)
+    await link.delay(0.05)
     link.count_anew()
     flood = await closed_loop(lambda: bench.read(patience=15), callers=60, seconds=4.0)
     opened, at_once = link.opened, link.most
@@ -169,12 +166,12 @@ async def pool(bench: Bench) -> Verdict:
 async def absent(bench: Bench) -> Verdict:
     """Start it with the database cut."""
     link = _link(bench)
-    await link.cut()
+    await link.stop()
     await bench.start(wait=False)
     bench.dirty = True
     began, lived = monotonic(), False
     while (at := monotonic() - began) < 8:
-        if not bench.service.alive:
+        if not bench.service.is_running:
             await link.heal()
             return Verdict.scored(
                 0.0,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Mapping
+from operator import itemgetter
 from time import monotonic
 
+from ...engine.client import Answer, Held, encode
+from ...engine.loops import Flood, closed_loop, open_loop
 from ..bench import Bench, Written
-from ..engine.http import Answer, Held, encode
-from ..engine.load import closed_loop
 from ..groups import group
 from ..model import Verdict
 
@@ -50,9 +51,9 @@ async def orderly_end(bench: Bench) -> Mapping[str, Verdict]:
 async def _hold(bench: Bench) -> list[Held]:
     held: list[Held] = []
     if bench.link is not None:
-        bench.link.delay(0.05)  # so that the pool has a connection for each before they are slow
+        await bench.link.delay(0.05)  # so that the pool has a connection for each before they are slow
         await closed_loop(bench.read, callers=8, requests=32)
-        bench.link.delay(0.6)
+        await bench.link.delay(0.6)
         held += [await bench.hold(write=False) for _ in range(4)]
     if bench.spec.write is not None:
         held += [await bench.hold() for _ in range(4)]
@@ -63,7 +64,7 @@ async def _hold(bench: Bench) -> list[Held]:
 async def _finish_later(bench: Bench, held: list[Held]) -> list[Answer]:
     await asyncio.sleep(0.4)
     if bench.link is not None:
-        bench.link.delay(0)
+        await bench.link.heal()
     async with asyncio.TaskGroup() as group_:
         tasks = [group_.create_task(request.finish()) for request in held]
     return [task.result() for task in tasks]
@@ -96,25 +97,16 @@ async def _end(bench: Bench, began: float) -> Verdict:
     )
 
 
-async def _knock(bench: Bench) -> list[tuple[float, Answer]]:
+async def _knock(bench: Bench) -> Flood:
     """Ask on a new connection every 50 ms."""
-    answers: list[tuple[float, Answer]] = []
-    began = monotonic()
-
-    async def one(at: float) -> None:
-        answers.append((at, await bench.call(bench.spec.live or _CHEAP, patience=5)))
-
-    async with asyncio.TaskGroup() as group_:
-        for number in range(1, int(_WATCH / 0.05) + 1):
-            await asyncio.sleep(max(0.0, number * 0.05 - (monotonic() - began)))
-            group_.create_task(one(round(monotonic() - began, 2)))
-    return sorted(answers, key=lambda entry: entry[0])
+    return await open_loop(lambda: bench.call(bench.spec.live or _CHEAP, patience=5), rate=20, seconds=_WATCH)
 
 
-def _served(bench: Bench, answers: list[tuple[float, Answer]]) -> Verdict:
+def _served(bench: Bench, flood: Flood) -> Verdict:
+    answers = sorted(flood.answers, key=itemgetter(0))
     good = sum(0 < answer.status < 500 for _, answer in answers)
     evidence = f"{good} of {len(answers)} new connections were served in the second after SIGTERM"
-    facts = [(at, answer.status) for at, answer in answers]
+    facts = [(round(at, 2), answer.status) for at, answer in answers]
     if good >= 0.99 * len(answers):
         return Verdict.scored(1.0, evidence, around_sigterm=facts)
     prestop = bench.spec.prestop

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ...engine.values import as_dict, as_dicts
 from ..bench import Bench
-from ..engine.values import as_dict, as_dicts
 from ..groups import group
 from ..model import Verdict
 

@@ -6,8 +6,8 @@ import asyncio
 from time import monotonic
 
 from ..bench import Bench
-from ..engine.link import Link
 from ..groups import group
+from ..link import Link
 from ..model import Verdict
 
 __all__: list[str] = []
@@ -47,7 +47,7 @@ def _at_sigterm(bench: Bench) -> Verdict:
 
 async def _through_a_cut(bench: Bench, link: Link) -> Verdict:
     live, ready = bench.spec.live, bench.spec.ready
-    await link.cut()
+    await link.stop()
     fell, lived = await _watch(bench, falls=True)
     await link.heal()
     if fell is None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
+from ...engine.client import Answer, Outcome, ask, encode
 from ..bench import Bench
-from ..engine.http import Answer, Connection, encode
 from ..groups import group
 from ..model import Verdict
 
@@ -51,7 +51,7 @@ async def _large(bench: Bench, *, chunked: bool) -> tuple[int, int, Answer]:
     try:
         connection = await bench.connect()
     except OSError:
-        return 0, 0, Answer(broken="no connection")
+        return 0, 0, Answer(broken=Outcome.REFUSED)
     await connection.send(
         encode(write.method, write.path, bench.headers({"Content-Type": "application/json", **way}))
     )
@@ -89,14 +89,7 @@ async def _ambiguous(bench: Bench) -> Verdict:
 
 
 async def _first(bench: Bench, data: bytes) -> Answer:
-    try:
-        connection = await Connection.open("127.0.0.1", bench.service.port)
-    except OSError:
-        return Answer(broken="no connection")
-    await connection.send(data)
-    answer = await connection.answer(patience=4)
-    connection.close()
-    return answer
+    return await ask(bench.service.port, data, patience=4)
 
 
 def _smuggled(bench: Bench) -> dict[str, bytes]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
+from ...engine.exposition import Series, growth
 from ..bench import Bench
-from ..engine.exposition import Series, growth
 from ..groups import group
 from ..model import Verdict
 

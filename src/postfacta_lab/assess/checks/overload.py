@@ -8,9 +8,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from time import monotonic
 
+from ...engine.client import Answer
+from ...engine.loops import Flood, closed_loop, open_loop
 from ..bench import Bench
-from ..engine.http import Answer
-from ..engine.load import Flood, closed_loop, open_loop
 from ..groups import group
 from ..model import Verdict
 
@@ -61,7 +61,7 @@ async def overload(bench: Bench) -> Mapping[str, Verdict]:
 
 async def _make_slow(bench: Bench, stack: AsyncExitStack) -> _Plan | Verdict:
     if bench.link is not None and bench.durable is not False:
-        bench.link.delay(0.4)
+        await bench.link.delay(0.4)
         capacity = await _capacity(bench)
         if capacity > _MOST_RATE / 2:
             return Verdict.not_run(
@@ -143,7 +143,7 @@ def _refusals(flood: Flood, plan: _Plan) -> Verdict:
 
 
 def _well(bench: Bench, after: float | None, grown: int) -> Verdict:
-    if not bench.service.alive:
+    if not bench.service.is_running:
         return Verdict.scored(0.0, "it died")
     if after is None:
         return Verdict.scored(0.0, "it was not well within 12 s of the end of the load")

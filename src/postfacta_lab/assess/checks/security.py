@@ -7,8 +7,8 @@ import json
 import re
 from collections.abc import Mapping
 
+from ...engine.values import as_dict
 from ..bench import Bench
-from ..engine.values import as_dict
 from ..groups import group
 from ..model import Verdict
 

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Mapping
 from time import monotonic
 
+from ...engine.client import Answer, Connection, encode
 from ..bench import Bench
-from ..engine.http import Answer, Connection, encode
 from ..groups import group
 from ..model import Verdict
 

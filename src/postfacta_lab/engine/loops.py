@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from time import monotonic
 
-from .http import Answer
+from .client import Answer
 
 __all__ = ["Flood", "closed_loop", "open_loop"]
 

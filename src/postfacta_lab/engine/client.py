@@ -1,0 +1,265 @@
+"""An HTTP/1.1 client that can stop in the middle of a request; an answer says what came, or why none did."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from time import monotonic
+from typing import Any, Self
+
+__all__ = ["HOST", "Answer", "Connection", "Held", "Outcome", "ask", "encode"]
+
+HOST = "127.0.0.1"
+_MOST_BODY = 8 * 2**20
+_BROKEN = (OSError, EOFError, asyncio.LimitOverrunError, ValueError)  # a time-out is an OSError
+
+
+class Outcome(StrEnum):
+    """How a request ended for its client."""
+
+    OK = "ok"
+    STALE_EOF = "stale_eof"  # a kept-alive connection was closed unanswered, without a warning before
+    REFUSED = "refused"
+    RESET = "reset"  # a fresh connection was reset, or closed unanswered
+    TRUNCATED = "truncated"
+    STATUS_4XX = "status_4xx"
+    STATUS_5XX = "status_5xx"
+    TIMEOUT = "timeout"
+
+    @classmethod
+    def of(cls, status: int) -> Outcome:
+        """Judge an answer that came whole."""
+        if status < 400:
+            return cls.OK
+        return cls.STATUS_4XX if status < 500 else cls.STATUS_5XX
+
+    @classmethod
+    def of_error(cls, error: OSError) -> Outcome:
+        """Judge why no connection was made."""
+        if isinstance(error, TimeoutError):
+            return cls.TIMEOUT
+        return cls.REFUSED if isinstance(error, ConnectionRefusedError) else cls.RESET
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back; status 0 if nothing came whole, and then `broken` says why."""
+
+    status: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    body: bytes = b""
+    seconds: float = 0.0
+    broken: Outcome = Outcome.TIMEOUT
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it ended for the client."""
+        return Outcome.of(self.status) if self.status else self.broken
+
+    @property
+    def good(self) -> bool:
+        """Whether the status is 2xx."""
+        return 200 <= self.status < 300
+
+    @property
+    def refused(self) -> bool:
+        """Whether the service had too much to do or nothing to do it with: 429 or 503."""
+        return self.status in {429, 503}
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON; None if it is none."""
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            return None
+
+    @property
+    def text(self) -> str:
+        """The body as text."""
+        return self.body.decode("utf-8", "replace")
+
+    def __str__(self) -> str:
+        return str(self.status or self.broken)
+
+
+def encode(
+    method: str, path: str, headers: Mapping[str, str] | None = None, *, body: bytes | None = None
+) -> bytes:
+    """Return a request as bytes; the length is stated if there is a body."""
+    named = {"Host": HOST, **(headers or {})}
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in named.items())]
+    if body is not None:
+        lines.append(f"Content-Length: {len(body)}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace") + (body or b"")
+
+
+class Connection:
+    """A connection that is kept as long as the server does not say otherwise.
+
+    Attributes:
+        closing: It must not be used again.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._answers = 0
+        self.closing = False
+
+    @classmethod
+    async def open(cls, port: int, *, patience: float = 5.0) -> Self:
+        """Connect to a port of this machine, or raise `OSError`."""
+        async with asyncio.timeout(patience):
+            return cls(*await asyncio.open_connection(HOST, port))
+
+    async def send(self, data: bytes) -> bool:
+        """Send; False if the other side has closed."""
+        try:
+            self._writer.write(data)
+            async with asyncio.timeout(5):
+                await self._writer.drain()
+        except OSError:
+            return False
+        return True
+
+    async def get(self, path: str, headers: Mapping[str, str] | None = None, *, patience: float) -> Answer:
+        """Send a GET, and read the answer."""
+        await self.send(encode("GET", path, headers))
+        return await self.answer(patience=patience)
+
+    async def answer(
+        self, method: str = "GET", patience: float | None = 10.0, *, begun: Callable[[], None] | None = None
+    ) -> Answer:
+        """Read one answer; `begun` is called when its head has come."""
+        began, came = monotonic(), False
+        try:
+            async with asyncio.timeout(patience):
+                status, headers = await self._head()
+                came = True
+                if begun is not None:
+                    begun()
+                body = await self._body(method, status, headers)
+        except _BROKEN as error:
+            self.closing = True
+            silent = isinstance(error, OSError) or (
+                isinstance(error, asyncio.IncompleteReadError) and not error.partial
+            )
+            if isinstance(error, TimeoutError):
+                why = Outcome.TIMEOUT
+            elif came or not silent:
+                why = Outcome.TRUNCATED
+            else:
+                why = Outcome.STALE_EOF if self._answers else Outcome.RESET
+            return Answer(seconds=monotonic() - began, broken=why)
+        self._answers += 1
+        return Answer(status, headers, body, monotonic() - began)
+
+    async def _head(self) -> tuple[int, dict[str, str]]:
+        while True:
+            head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            first, *lines = head.strip().split("\r\n")
+            version, status, *_ = first.split(" ")
+            if not version.startswith("HTTP/1."):
+                raise ValueError("not HTTP")
+            if int(status) >= 200 or int(status) == 101:
+                headers = _headers(lines)
+                self.closing = version == "HTTP/1.0" or "close" in headers.get("connection", "").lower()
+                return int(status), headers
+
+    async def _body(self, method: str, status: int, headers: Mapping[str, str]) -> bytes:
+        if method == "HEAD" or status in {204, 304}:
+            return b""
+        if "chunked" in headers.get("transfer-encoding", "").lower():
+            return await self._chunks()
+        if "content-length" in headers:
+            return await self._reader.readexactly(_bounded(int(headers["content-length"])))
+        self.closing, body = True, b""
+        while piece := await self._reader.read(2**16):
+            body += piece
+            _bounded(len(body))
+        return body
+
+    async def _chunks(self) -> bytes:
+        body = b""
+        while size := int((await self._reader.readuntil(b"\r\n")).split(b";")[0], 16):
+            body += (await self._reader.readexactly(_bounded(len(body) + size) - len(body) + 2))[:-2]
+        while (await self._reader.readuntil(b"\r\n")) != b"\r\n":
+            pass
+        return body
+
+    async def is_closed(self, within: float) -> bool:
+        """Wait until the other side closes or says something; False if it does neither."""
+        try:
+            async with asyncio.timeout(within):
+                await self._reader.read(2**16)
+        except TimeoutError:
+            return False
+        except OSError:
+            return True
+        return True
+
+    def close(self) -> None:
+        """Close at once."""
+        self._writer.transport.abort()
+
+
+def _headers(lines: list[str]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        name = name.strip().lower()
+        headers[name] = f"{headers[name]}, {value.strip()}" if name in headers else value.strip()
+    return headers
+
+
+def _bounded(length: int) -> int:
+    if not 0 <= length <= _MOST_BODY:
+        raise ValueError("too long")
+    return length
+
+
+@dataclass(slots=True)
+class Held:
+    """A request of which a part was sent; the rest is sent by `finish`."""
+
+    connection: Connection | None
+    method: str
+    rest: bytes = b""
+    broken: Outcome = Outcome.OK
+
+    @classmethod
+    async def begin(
+        cls, port: int, request: bytes, *, method: str = "GET", rest: int = 0, patience: float = 5.0
+    ) -> Self:
+        """Send a request on a connection of its own, but for the last bytes of it."""
+        try:
+            connection = await Connection.open(port, patience=patience)
+        except OSError as error:
+            return cls(None, method, broken=Outcome.of_error(error))
+        until = len(request) - rest
+        await connection.send(request[:until])
+        return cls(connection, method, request[until:])
+
+    async def finish(
+        self, patience: float | None = 15.0, *, begun: Callable[[], None] | None = None
+    ) -> Answer:
+        """Send the rest, and read the answer."""
+        if self.connection is None:
+            return Answer(broken=self.broken)
+        try:
+            if self.rest:
+                await self.connection.send(self.rest)
+            return await self.connection.answer(self.method, patience, begun=begun)
+        finally:
+            self.connection.close()
+
+
+async def ask(port: int, request: bytes, *, method: str = "GET", patience: float = 10.0) -> Answer:
+    """Send a request on a connection of its own, and read the answer."""
+    began = monotonic()
+    held = await Held.begin(port, request, method=method, patience=patience)
+    answer = await held.finish(patience - (monotonic() - began))
+    return replace(answer, seconds=monotonic() - began)
