@@ -53,7 +53,7 @@ _TESTS = re.compile(
     r"(^|/)(test_[^/]*\.py|[^/]*_test\.(go|py)|[^/]*\.(test|spec)\.[jt]sx?|tests?/.*\.(py|js|ts|rs|java))$"
 )
 _RUNS = re.compile(
-    r"\b(pytest|go test|npm (run )?test|cargo test|mvn|gradle|make (test|check)|tox|nox|\.ci/run)\b"
+    r"\b(pytest|go test|npm (run )?test|cargo test|mvn|gradle|(make|just) (test|check)|tox|nox|\.ci/run)\b"
 )
 _SECRET = re.compile(
     r"-----BEGIN (?:RSA |EC |OPENSSH )?PRIVATE KEY-----\s*\n[A-Za-z0-9+/=]{40}|\bAKIA[0-9A-Z]{16}\b|\bghp_[A-Za-z0-9]{36}\b"

@@ -176,12 +176,11 @@ async def limited(bench: Bench) -> Verdict:
     bench.dirty = True
     if first is None:
         return Verdict.fails(f"{sent} requests of one caller, and none was refused with 429")
-    plain = [(await bench.read()).status == 429 for _ in range(15)]
-    others = [
-        (await bench.read(headers={"X-Forwarded-For": f"203.0.113.{number + 1}"})).status == 429
-        for number in range(15)
-    ]
-    evaded = sum(others) < sum(plain) - 3
+    plain = others = 0
+    for number in range(15):  # in turn, since some are let in as time goes by
+        plain += (await bench.read()).status == 429
+        others += (await bench.read(headers={"X-Forwarded-For": f"203.0.113.{number + 1}"})).status == 429
+    evaded = others < plain / 2
     hinted = "retry-after" in first.headers
     said = "; evaded by X-Forwarded-For" if evaded else "" if hinted else "; without Retry-After"
     return Verdict.scored(1.0 if hinted and not evaded else 0.5, f"refused after {sent} requests{said}")
