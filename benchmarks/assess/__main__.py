@@ -19,6 +19,7 @@ from typing import Any
 
 import asyncpg
 
+from benchmarks.assess.original_service import write_project
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_lab.assess.bench import NotServingError
 from postfacta_lab.assess.grade import is_below
@@ -59,29 +60,31 @@ REFERENCES: Mapping[str, tuple[str, list[str], bool]] = {
         }.items()
     },
 }
+_OF_FILES = ("SECU-5", *(f"OPER-{number}" for number in range(1, 7)))
 NOT_HERE = ("Go `net/http`", "Django", "Express")
 
 
-def reference(name: str, server: EmbeddedPostgres) -> Spec:
-    """Return the service file of a reference."""
+def reference(name: str, server: EmbeddedPostgres, folder: Path) -> Spec:
+    """Return the service file of a reference; the original has files to judge, the others are a program each."""
     _, command, postgres = REFERENCES[name]
-    original = name == "original"
-    path = "/incidents" if original else "/items"
+    env = {"REFERENCE": name.removeprefix("fastapi-"), "PYTHONPATH": str(ROOT)}
     data: dict[str, Any] = {
-        "service": {
-            "name": name,
-            "start": command,
-            "env": {"REFERENCE": name.removeprefix("fastapi-"), "PYTHONPATH": str(ROOT)},
-        },
-        "read": {"path": path + "/{id}"},
-        "write": {
-            "path": path,
-            "json": {"title": "{unique}"} if original else {"name": "{unique}", "price": 1.5},
-        },
+        "service": {"name": name, "start": command, "env": env},
+        "read": {"path": "/items/{id}"},
+        "write": {"path": "/items", "json": {"name": "{unique}", "price": 1.5}},
     }
+    if name == "original":
+        data["service"]["project"] = str(write_project(folder))
+        data["read"] = {"path": "/api/v0/incidents"}
+        wish = {"description": "An assessment writes this.", "reporter": "assess", "severity": "LOW"}
+        data["write"] = {"path": "/api/v0/incidents/start", "json": {"title": "{unique}", **wish}}
+        return Spec.of(data, os.environ, ROOT)
+    data["declare"] = [{"check": check, "why": "a program without a project"} for check in _OF_FILES]
+    if name.endswith("harden"):
+        env["SHOP_RATE_LIMITS"] = "300/minute per client"
+        data["limits"] = {"off": {"SHOP_RATE_LIMITS": ""}}
     if postgres:  # `harden` does not authenticate; what else it does is to be seen
-        data["declare"] = [{"check": "SECU-2", "why": "as if behind a gateway that authenticates"}]
-    if postgres:
+        data["declare"].append({"check": "SECU-2", "why": "as if behind a gateway that authenticates"})
         asyncio.run(_tables(server))
         data["database"] = {"env": "DATABASE_URL", "url": server.dsn("shop")}
     return Spec.of(data, os.environ, ROOT)
@@ -176,9 +179,11 @@ def postgres() -> Generator[EmbeddedPostgres]:
 
 def assess(name: str, server: EmbeddedPostgres, options: Options) -> dict[str, Any]:
     """Grade one; write its report."""
-    spec = ours(server) if name == OURS else reference(name, server)
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-    found = document(asyncio.run(run(spec, env, options))) | {"date": datetime.now(UTC).date().isoformat()}  # noqa: TID251 - a date for people
+    with tempfile.TemporaryDirectory(prefix="assess-project-") as folder:
+        spec = ours(server) if name == OURS else reference(name, server, Path(folder))
+        found = document(asyncio.run(run(spec, env, options)))
+    found["date"] = datetime.now(UTC).date().isoformat()  # noqa: TID251 - a date for people
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
     return found
@@ -199,7 +204,10 @@ def page() -> str:
     lines += [f"| {title} | not run | | | its tools are not on the machine | | | |" for title in NOT_HERE]
     lines += [
         "",
-        "Held down by: the gates that failed. Files are judged only for PostFacta, so that no reference has a single letter.",
+        "Held down by: the gates that failed. Files are judged for PostFacta and the original; the other references are a program",
+        "without a project, so that their seven checks of files are declared, and their one for credentials where there is a",
+        "database. *With `harden`* is with `HardenOptions.from_env`, `Database`, `logs.configure` and a",
+        "[provider of spans](traces.md#when-the-collector-is-away), and nothing else.",
         "",
     ]
     return "\n".join(lines)

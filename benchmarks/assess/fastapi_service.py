@@ -9,10 +9,13 @@ from typing import Any
 
 import asyncpg
 from fastapi import FastAPI, HTTPException
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from pydantic import BaseModel
 
 from postfacta_core import ResilienceError, logs
-from postfacta_core.asgi import ASGIApp, Telemetry, harden, problem_handler
+from postfacta_core.asgi import ASGIApp, HardenOptions, Telemetry, harden, problem_handler
+from postfacta_core.otlp import Provider
 from postfacta_postgres import Database
 
 __all__ = ["app"]
@@ -93,7 +96,14 @@ def build() -> ASGIApp:
 def hardened(api: FastAPI, database: Database | None) -> ASGIApp:
     """Harden it, as the how-to does, and nothing else."""
     logs.configure(format="json", service="shop", version="1.0.0")
-    made = harden(api, service="shop", telemetry=telemetry, resources=[database] if database else [])
+    trace.set_tracer_provider(Provider(OTLPSpanExporter(timeout=5)))
+    made = harden(
+        api,
+        service="shop",
+        options=HardenOptions.from_env("SHOP_"),
+        telemetry=telemetry,
+        resources=[database] if database else [],
+    )
     if database is not None:
         made.health.add("database", database.ping)
     return made
