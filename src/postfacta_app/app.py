@@ -28,14 +28,12 @@ from .db import SCHEMA_ERRORS, Transactions, housekeeping
 from .durations import pages as durations
 from .error_pages import ErrorPages
 from .export import api as export
-from .identity.account_pages import AccountPages
+from .identity import pages as accounts_pages
+from .identity.api import Accounts, Identity
 from .identity.guard import Guard
-from .identity.http import Accounts, IdentityHttp
 from .identity.local import LocalAccounts
-from .identity.pages import SignInPages
 from .identity.postgres import PostgresIdentity
 from .identity.revocations import Revocations
-from .identity.sessions import SessionHttp
 from .identity.throttle import Throttle
 from .incident_page import IncidentPage
 from .incident_view import Needs as IncidentNeeds
@@ -80,7 +78,7 @@ if TYPE_CHECKING:
 
 __all__ = ["create_app", "declared", "route_rules"]
 
-_SLICES = (incidents, postmortems, history, durations, actions, links, export)
+_SLICES = (incidents, postmortems, history, durations, actions, links, export, accounts_pages)
 _CSP = "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'"
 _HEADERS = (
     ("content-security-policy", _CSP),
@@ -216,18 +214,11 @@ def route_rules(
         attempted=partial(business.attempted, "password"),
         is_local=settings.is_local,
     )
-    sessions = SessionHttp(
-        identity,
-        transactions,
-        local=accounts if isinstance(accounts, LocalAccounts) else None,
-        forget=guard.forget,
-        is_local=settings.is_local,
-    )
-    http = IdentityHttp(settings, identity, transactions, accounts=accounts, forget=guard.forget)
     store = PostgresIncidents()
 
     timelines = TimelineStore(database)
-    tools = Tools(transactions, pages, stale)
+    parts = [Identity(settings, identity, accounts, guard.forget)]
+    tools = Tools(transactions, pages, stale, parts=parts)
 
     async def openapi(request: Request, principal: Principal) -> Response:
         return JSONResponse(document)
@@ -244,14 +235,10 @@ def route_rules(
                 labels=AlertLabels(settings.alert_service_label, settings.alert_environment_label),
             ),
             timeline=TimelineHttp(transactions, store, timelines),
-            identity=http,
-            sessions=sessions,
             screens=Screens(
                 incident=IncidentPage(
                     transactions, IncidentNeeds(store, timelines, PostgresSignals(database)), pages
                 ),
-                sign_in=SignInPages(accounts, http, pages, is_local=settings.is_local),
-                accounts=AccountPages(identity, http, sessions, pages=pages),
                 reliability=reliability or ReliabilityPage(pages, HealthRegistry(), Metrics()),
                 problem_page=ErrorPages(pages).explain,
             ),

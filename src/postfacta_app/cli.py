@@ -24,6 +24,7 @@ from . import COMMANDS
 from .app import declared
 from .db import Unit
 from .errors import AppError, InvalidFieldsError
+from .identity.api import new_password, reset_password
 from .identity.local import Passwords, add_token, add_user, mint
 from .identity.model import (
     Account,
@@ -37,7 +38,6 @@ from .identity.model import (
     keep_an_admin,
 )
 from .identity.postgres import PostgresIdentity
-from .identity.sessions import new_password, reset_password
 from .migrations import HEAD, MigrationError, revision, upgrade
 from .principal import Principal, Role
 from .reach import NoDatabaseError, reach

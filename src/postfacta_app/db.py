@@ -49,6 +49,7 @@ __all__ = [
     "Sql",
     "Transactions",
     "Unit",
+    "Work",
     "housekeeping",
     "insert",
     "new_id",

@@ -9,9 +9,6 @@ from pydantic import JsonValue, RootModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from .identity import model as identity
-from .identity.http import IdentityHttp
-from .identity.sessions import SessionHttp
 from .incidents import v0
 from .principal import Access, Principal
 from .reliability import about
@@ -25,14 +22,7 @@ from .web.routes import RouteClass, Rule
 
 __all__ = ["Handlers", "rules"]
 
-OPEN, SIGNED_IN, READ, WRITE, INGEST, ADMIN = (
-    Access.OPEN,
-    Access.SIGNED_IN,
-    Access.READ,
-    Access.WRITE,
-    Access.INGEST,
-    Access.ADMIN,
-)
+OPEN, READ, WRITE, INGEST = Access.OPEN, Access.READ, Access.WRITE, Access.INGEST
 _ONCE = ("idempotency-in-progress", "idempotency-mismatch", "conflict")
 _VERSIONED = ("precondition-failed", "precondition-required", "conflict")
 
@@ -49,8 +39,6 @@ class Handlers:
     v0: v0.V0Http
     signals: SignalHttp
     timeline: TimelineHttp
-    identity: IdentityHttp
-    sessions: SessionHttp
     screens: Screens
     slices: Sequence[Rule]
     openapi: Callable[[Request, Principal], Awaitable[Response]]
@@ -64,14 +52,12 @@ def rules(on: Handlers) -> list[Rule]:
         *_v1_timeline(on),
         *_v0(on),
         *screen_rules(on.screens),
-        *_v1_identity(on),
         *_system(on),
     ]
 
 
 def _system(on: Handlers) -> list[Rule]:
-    probe, read, auth = RouteClass.PROBE, RouteClass.READ, RouteClass.AUTH
-    credentials = ("rate-limited", "unauthenticated")
+    probe, read = RouteClass.PROBE, RouteClass.READ
     return [
         Rule(
             method="GET", path="/", handler=on.about.root, access=OPEN, route_class=read,
@@ -92,20 +78,6 @@ def _system(on: Handlers) -> list[Rule]:
         Rule(
             method="GET", path="/openapi.json", handler=on.openapi, access=OPEN, route_class=read,
             summary="Read this OpenAPI document", answers={200: Document},
-        ),
-        Rule(
-            method="POST", path="/login", handler=on.identity.login, access=OPEN, route_class=auth,
-            summary="Exchange e-mail and password for a bearer token", body=identity.Credentials,
-            answers={200: identity.SignedIn}, problems=credentials,
-        ),
-        Rule(
-            method="POST", path="/register", handler=on.identity.register, access=OPEN, route_class=auth,
-            summary="Register an account, if registration is open", body=identity.Registration,
-            answers={201: identity.Registered}, problems=("registration-closed", "conflict", "rate-limited"),
-        ),
-        Rule(
-            method="POST", path="/logout", handler=on.identity.logout, access=SIGNED_IN, route_class=auth,
-            summary="End the current session or bearer token", answers={204: None},
         ),
     ]  # fmt: skip
 
@@ -208,87 +180,5 @@ def _v1_timeline(on: Handlers) -> list[Rule]:
         Rule(
             method="DELETE", path=remark, handler=http.retract, access=Access.ANNOTATE, route_class=write,
             summary="Retract an annotation", answers={204: None}, problems=_VERSIONED, headers={"If-Match": True},
-        ),
-    ]  # fmt: skip
-
-
-def _v1_identity(on: Handlers) -> list[Rule]:
-    read, search, write = RouteClass.READ, RouteClass.SEARCH, RouteClass.WRITE
-    http, sessions, cursor = on.identity, on.sessions, ("invalid-cursor",)
-    return [
-        Rule(
-            method="GET", path="/api/v1/me", handler=http.me, access=SIGNED_IN, route_class=read,
-            summary="Read the current user or token", answers={200: identity.Me},
-        ),
-        Rule(
-            method="PUT", path="/api/v1/me/password", handler=sessions.change_password, access=SIGNED_IN,
-            route_class=write, summary="Change your password and end your other sessions",
-            body=identity.PasswordChange, answers={204: None}, problems=("conflict",),
-        ),
-        Rule(
-            method="GET", path="/api/v1/me/sessions", handler=sessions.list, access=SIGNED_IN, route_class=search,
-            summary="List your sessions", answers={200: identity.SessionList},
-        ),
-        Rule(
-            method="DELETE", path="/api/v1/me/sessions", handler=sessions.end, access=SIGNED_IN, route_class=write,
-            summary="Sign out everywhere", answers={204: None},
-        ),
-        Rule(
-            method="DELETE", path="/api/v1/me/sessions/{session}", handler=sessions.end, access=SIGNED_IN,
-            route_class=write, summary="End one of your sessions", answers={204: None},
-        ),
-        Rule(
-            method="POST", path="/api/v1/users/{id}/password", handler=sessions.reset, access=ADMIN,
-            route_class=write, summary="Reset a person's password; the new one is returned once",
-            answers={200: identity.IssuedPassword}, problems=("conflict",),
-        ),
-        Rule(
-            method="GET", path="/api/v1/users/{id}/sessions", handler=sessions.list, access=ADMIN,
-            route_class=search, summary="List a person's sessions", answers={200: identity.SessionList},
-        ),
-        Rule(
-            method="DELETE", path="/api/v1/users/{id}/sessions", handler=sessions.end, access=ADMIN,
-            route_class=write, summary="Sign a person out everywhere", answers={204: None},
-        ),
-        Rule(
-            method="DELETE", path="/api/v1/users/{id}/sessions/{session}", handler=sessions.end, access=ADMIN,
-            route_class=write, summary="End one of a person's sessions", answers={204: None},
-        ),
-        Rule(
-            method="GET", path="/api/v1/tokens", handler=http.tokens, access=ADMIN, route_class=search,
-            summary="List API tokens", query=identity.Paging, answers={200: identity.TokenPage}, problems=cursor,
-        ),
-        Rule(
-            method="POST", path="/api/v1/tokens", handler=http.add_token, access=ADMIN, route_class=write,
-            summary="Create an API token; its secret is returned once", body=identity.NewToken,
-            answers={201: identity.IssuedToken},
-        ),
-        Rule(
-            method="DELETE", path="/api/v1/tokens/{id}", handler=http.revoke_token, access=ADMIN, route_class=write,
-            summary="Revoke an API token", answers={204: None},
-        ),
-        Rule(
-            method="GET", path="/api/v1/users", handler=http.users, access=ADMIN, route_class=search,
-            summary="List people", query=identity.Paging, answers={200: identity.UserPage}, problems=cursor,
-        ),
-        Rule(
-            method="POST", path="/api/v1/users", handler=http.add_user, access=ADMIN, route_class=write,
-            summary="Add a person", body=identity.NewUser, answers={201: identity.User},
-            problems=("conflict", "rate-limited", "registration-closed"),
-        ),
-        Rule(
-            method="GET", path="/api/v1/users/{id}", handler=http.user, access=ADMIN, route_class=read,
-            summary="Read a person", answers={200: identity.User},
-        ),
-        Rule(
-            method="PATCH", path="/api/v1/users/{id}", handler=http.change_user, access=ADMIN, route_class=write,
-            summary="Change a person's role, or disable an account", body=identity.UserChange,
-            body_type="application/merge-patch+json", answers={200: identity.User},
-            problems=_VERSIONED, headers={"If-Match": True},
-        ),
-        Rule(
-            method="GET", path="/api/v1/audit", handler=http.audit, access=ADMIN, route_class=search,
-            summary="Read the audit log", query=identity.AuditQuery, answers={200: identity.AuditPage},
-            problems=cursor,
         ),
     ]  # fmt: skip

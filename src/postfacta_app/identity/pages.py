@@ -1,94 +1,90 @@
-"""The sign-in page."""
+"""The pages of sign-in, of one's own account, and of people."""
 
 from __future__ import annotations
 
-import math
+from functools import partial
+from typing import Final
 from urllib.parse import parse_qs
+from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from postfacta_core.asgi import problem_of
-from postfacta_core.errors import ResilienceError
-
-from ..db import Answer
-from ..errors import AppError, ForbiddenError, InvalidFieldsError
-from ..principal import Principal
+from ..db import Answer, Unit
+from ..errors import FieldError, ForbiddenError, InvalidFieldsError, NotFoundError
+from ..principal import Access
 from ..web.body import parse
-from ..web.forms import is_same_origin, read_form
-from ..web.render import Pages
-from .http import Accounts, IdentityHttp
+from ..web.forms import Refusal, Typed, attempt, is_same_origin, read_form
+from ..web.routes import RouteClass
+from ..web.slices import Fields, Page
+from .api import Desk, Owner, change_password, end_sessions, logout, reset, revoke_token, routes, sessions
 from .local import session_cookie
-from .model import Credentials, Kind, Minted
+from .model import Account, Credentials, Kind, Minted, PasswordChange
 
-__all__ = ["SignInPages"]
+__all__ = ["routes"]
 
-_AWAY = "Sign-in is temporarily unavailable. Please try again in a moment."
+OPEN, SIGNED_IN, ADMIN = Access.OPEN, Access.SIGNED_IN, Access.ADMIN
+AUTH = RouteClass.AUTH
 
-
-class SignInPages:
-    """The pages `/signin` and `/signout`.
-
-    Args:
-        accounts: Checks passwords.
-        http: Ends sessions.
-        pages: Renders templates.
-        is_local: Whether the cookie may be sent without TLS.
-    """
-
-    def __init__(self, accounts: Accounts, http: IdentityHttp, pages: Pages, *, is_local: bool) -> None:
-        self._accounts = accounts
-        self._http = http
-        self._pages = pages
-        self._is_local = is_local
-
-    async def form(self, request: Request, principal: Principal) -> Response:
-        """GET /signin."""
-        return self._render(request.query_params.get("next", ""), "", "")
-
-    async def submit(self, request: Request, principal: Principal) -> Response:
-        """POST /signin: begin a session and redirect to the requested page."""
-        if not is_same_origin(request.headers):
-            raise ForbiddenError("This request came from another site; open the sign-in page here")
-        fields = await _form(request)
-        email, target = fields.get("email", ""), _local_path(fields.get("next", ""))
-
-        def answer(minted: Minted) -> Answer:
-            life = minted.token.expires_at - self._accounts.now()
-            cookie = session_cookie(minted.secret, life, is_local=self._is_local)
-            return Answer(303, {"Location": target, "Set-Cookie": cookie, "Cache-Control": "no-store"})
-
-        try:
-            sent = parse(Credentials, {"email": email, "password": fields.get("password", "")})
-            return await self._accounts.sign_in(request, sent, Kind.SESSION, answer=answer)
-        except InvalidFieldsError:
-            return self._render(target, email, "Wrong e-mail or password", status=422)
-        except AppError as refusal:
-            return self._render(target, email, refusal.detail, status=refusal.status, headers=refusal.headers)
-        except ResilienceError as failure:
-            wait = str(max(1, math.ceil(failure.retry_after or 0)))
-            status = problem_of(failure).status
-            return self._render(target, email, _AWAY, status=status, headers={"retry-after": wait})
-
-    async def leave(self, request: Request, principal: Principal) -> Response:
-        """POST /signout."""
-        if principal.is_signed_in:
-            if principal.session_csrf is None:
-                raise ForbiddenError("Only browser sessions end here; send POST /logout instead")
-            await read_form(request, principal)
-            ended = await self._http.logout(request, principal)
-            return RedirectResponse("/signin", 303, {"Set-Cookie": ended.headers["set-cookie"]})
-        return RedirectResponse("/signin", 303)
-
-    def _render(
-        self, target: str, email: str, error: str, *, status: int = 200, headers: dict[str, str] | None = None
-    ) -> Response:
-        context = {"here": "signin", "next": _local_path(target), "email": email[:320], "error": error}
-        return self._pages.page("signin.html", context, status=status, headers=headers)
+_AWAY: Final = "Sign-in is temporarily unavailable. Please try again in a moment."
+_DONE: Final = {
+    "password": "Password changed. All other sessions have ended.",
+    "sessions": "Signed out.",
+    "token": "The token is revoked.",
+}
+_MOST: Final = 1000
 
 
-async def _form(request: Request) -> dict[str, str]:
-    # Three short fields need no form library; the last of a repeated name counts.
+# Sign-in
+
+
+@routes.page("/signin", OPEN)
+async def sign_in(*, request: Request) -> Page:
+    return _sign_in(request.query_params.get("next", ""))
+
+
+@routes.page("POST /signin", OPEN, kind=AUTH)
+async def submit(*, request: Request, desk: Desk) -> Page | Response:
+    if not is_same_origin(request.headers):
+        raise ForbiddenError("This request came from another site; open the sign-in page here")
+    fields = await _fields(request)
+    email, target = fields.get("email", ""), _local_path(fields.get("next", ""))
+
+    def answer(minted: Minted) -> Answer:
+        life = minted.token.expires_at - desk.accounts.now()
+        cookie = session_cookie(minted.secret, life, is_local=desk.is_local)
+        return Answer(303, {"Location": target, "Set-Cookie": cookie, "Cache-Control": "no-store"})
+
+    async def begin() -> Response:
+        sent = parse(Credentials, {"email": email, "password": fields.get("password", "")})
+        return await desk.accounts.sign_in(request, sent, Kind.SESSION, answer=answer)
+
+    done = await attempt(begin())
+    return done if isinstance(done, Response) else _sign_in(target, email, done)
+
+
+@routes.page("POST /signout", OPEN, kind=AUTH)
+async def leave(*, request: Request, desk: Desk) -> Response:
+    headers: dict[str, str] = {}
+    if desk.caller.is_signed_in:
+        if desk.caller.session_csrf is None:
+            raise ForbiddenError("Only browser sessions end here; send POST /logout instead")
+        await read_form(request, desk.caller)
+        headers["Set-Cookie"] = (await desk.write(partial(logout, desk=desk))).headers["set-cookie"]
+    return RedirectResponse("/signin", 303, headers)
+
+
+def _sign_in(target: str, email: str = "", refusal: Refusal | None = None) -> Page:
+    context = {"here": "signin", "next": _local_path(target), "email": email[:320], "error": ""}
+    if refusal is None:
+        return Page("signin.html", context)
+    is_away = Typed(refusal=refusal).is_away
+    context["error"] = "Wrong e-mail or password" if refusal.errors else _AWAY if is_away else refusal.message
+    return Page("signin.html", context, refusal.status, headers=refusal.headers)
+
+
+async def _fields(request: Request) -> dict[str, str]:
+    # Three short fields, of which nothing is an error but that they do not fit; the last of a repeated name counts.
     text = (await request.body()).decode("utf-8", "replace")
     try:
         return {name: values[-1] for name, values in parse_qs(text, max_num_fields=10).items()}
@@ -101,3 +97,101 @@ def _local_path(target: str) -> str:
     # Control characters would end the header; browsers read `//` and `/\` as the start of a host.
     is_here = target.startswith("/") and not target.startswith(("//", "/\\"))
     return target if is_here and target.isascii() and target.isprintable() else "/incidents"
+
+
+# One's own account
+
+
+@routes.page("/account", SIGNED_IN)
+async def own(desk: Desk, *, typed: Typed) -> Page:
+    if desk.caller.user_id is None:
+        raise NotFoundError("This account has no password or sessions here")
+    account = await desk.store.person(desk.caller.user_id)
+    if account is None:
+        raise NotFoundError("No such id")
+    return await _account(account, desk, typed, is_own=True)
+
+
+@routes.form("/account/password", SIGNED_IN, again=own, kind=AUTH)
+async def change(owner: Owner, sent: PasswordChange, *, fields: Fields, desk: Desk) -> str:
+    if fields.get("password_again") != sent.password:
+        errors = [FieldError("/password_again", "invalid", "does not match the new password")]
+        raise InvalidFieldsError("Some fields are invalid", errors=errors)
+    await change_password(owner, sent, desk)
+    return "/account?done=password"
+
+
+@routes.form("/account/sessions", SIGNED_IN, again=own)
+async def end_others(unit: Unit, owner: Owner, desk: Desk) -> str:
+    await end_sessions(unit, owner, desk, keep=desk.this)
+    return "/account?done=sessions"
+
+
+@routes.form("/account/sessions/{session}", SIGNED_IN, again=own)
+async def end_own(unit: Unit, owner: Owner, *, session: UUID, desk: Desk) -> str:
+    await end_sessions(unit, owner, desk, only=session)
+    return "/account?done=sessions"
+
+
+# People
+
+
+@routes.page("/people", ADMIN, kind=RouteClass.SEARCH)
+async def people(desk: Desk) -> Page:
+    context = {
+        "here": "people",
+        "people": await desk.store.users(None, _MOST),
+        "tokens": await desk.store.tokens(None, _MOST),
+        "most": _MOST,
+        "now": desk.now,
+        "done": _DONE.get(desk.request.query_params.get("done", "")),
+    }
+    return Page("people.html", context)
+
+
+@routes.form("/people/tokens/{id}", ADMIN, again=people)
+async def revoke(unit: Unit, id: UUID, desk: Desk) -> str:
+    await revoke_token(unit, id, desk)
+    return "/people?done=token"
+
+
+@routes.page("/people/{id}", ADMIN)
+async def person(owner: Owner, desk: Desk, typed: Typed) -> Page:
+    return await _account(owner, desk, typed)
+
+
+@routes.form("/people/{id}/password", ADMIN, again=person, kind=AUTH)
+async def reset_shown(owner: Owner, desk: Desk, typed: Typed) -> Page:
+    issued = await reset(owner, desk)
+    return await _account(owner, desk, typed, password=issued.value.password)
+
+
+@routes.form("/people/{id}/sessions", ADMIN, again=person)
+async def end_all_of(unit: Unit, owner: Owner, desk: Desk) -> str:
+    await end_sessions(unit, owner, desk)
+    return f"/people/{owner.user.id}?done=sessions"
+
+
+@routes.form("/people/{id}/sessions/{session}", ADMIN, again=person)
+async def end_one_of(unit: Unit, owner: Owner, *, session: UUID, desk: Desk) -> str:
+    await end_sessions(unit, owner, desk, only=session)
+    return f"/people/{owner.user.id}?done=sessions"
+
+
+async def _account(
+    account: Account, desk: Desk, typed: Typed, *, is_own: bool = False, password: str = ""
+) -> Page:
+    refusal = typed.refusal
+    context = {
+        "here": "account" if is_own else "people",
+        "user": account.user,
+        "path": "/account" if is_own else f"/people/{account.user.id}",
+        "is_own": is_own,
+        "has_password": desk.kept_here(account) is not None,
+        "sessions": (await sessions(account, desk)).items,
+        "refusal": refusal,
+        "errors": refusal.by_field if refusal else {},
+        "password": password,
+        "done": _DONE.get(desk.request.query_params.get("done", "")),
+    }
+    return Page("account.html", context)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from starlette.requests import Request
+from starlette.responses import Response
 
 from postfacta_core.clock import WALL, Clock
 
-from ..db import Transactions, Unit
+from ..db import Transactions, Unit, Work
 from ..errors import PreconditionFailedError
 from ..principal import Principal
 from .body import if_match
@@ -20,17 +21,28 @@ from .forms import Typed
 from .render import Pages
 from .stale import StaleAnswers
 
-__all__ = ["Afterwards", "Call", "Fields", "Fill", "Matches", "Now", "Snapshot", "Tools"]
+__all__ = ["Afterwards", "Call", "Fields", "Fill", "Matches", "Now", "Snapshot", "Tools", "part"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What the routes of every slice work with."""
+    """What the routes of every slice work with.
+
+    Attributes:
+        parts: What some slices need besides, each of a type of its own; see `part`.
+    """
 
     transactions: Transactions
     pages: Pages
     stale: StaleAnswers
     clock: Clock = WALL
+    parts: Sequence[object] = ()
+
+    def part(self, of: type[T]) -> T:
+        """Return the part of this type."""
+        return next(it for it in self.parts if isinstance(it, of))
 
 
 @dataclass(slots=True)
@@ -52,12 +64,34 @@ class Call:
     typed: Typed = field(default_factory=Typed)
     afterwards: list[Callable[[], object]] = field(default_factory=list[Callable[[], object]])
 
+    @property
+    def now(self) -> datetime:
+        """The current time."""
+        return datetime.fromtimestamp(self.tools.clock(), UTC)
+
+    async def write(self, work: Work, key: str | None = None) -> Response:
+        """Run a transaction of the caller, then what must happen once it is over."""
+        try:
+            return await self.tools.transactions.write(self.request, self.principal, work, key=key)
+        finally:
+            for act in self.afterwards:
+                act()
+
 
 @dataclass(frozen=True, slots=True)
 class Fill:
     """Says how parameters of an annotated type are filled: from the call, and their name."""
 
     of: Callable[[Call, str], Any]
+
+
+def part(of: type[T]) -> Fill:
+    """Fill a parameter with the part of this type."""
+
+    def found(call: Call, _: str) -> T:
+        return call.tools.part(of)
+
+    return Fill(found)
 
 
 def _matches(call: Call, _: str) -> Callable[[str], None]:
@@ -78,7 +112,7 @@ Fields = Annotated[Mapping[str, str], Fill(lambda call, _: call.fields)]
 """The input of a form."""
 Matches = Annotated[Callable[[str], None], Fill(_matches)]
 """Raises if the caller did not start from the version with this ETag."""
-Now = Annotated[datetime, Fill(lambda call, _: datetime.fromtimestamp(call.tools.clock(), UTC))]
+Now = Annotated[datetime, Fill(lambda call, _: call.now)]
 """The time of the request."""
 Snapshot = Annotated[Unit, "snapshot"]
 """A transaction that only reads: all its queries see the same state."""

@@ -37,7 +37,7 @@ from ..db import Answer, Query, Reader, Unit
 from ..errors import InvalidFieldsError, NotFoundError
 from ..principal import Access, Principal
 from .body import idempotency_key, if_none_match, read_body, read_query
-from .calls import Afterwards, Call, Fields, Fill, Matches, Now, Snapshot, Tools
+from .calls import Afterwards, Call, Fields, Fill, Matches, Now, Snapshot, Tools, part
 from .forms import Typed, attempt, parse, read_form
 from .paging import next_link
 from .routes import RouteClass, Rule
@@ -56,6 +56,7 @@ __all__ = [
     "Tools",
     "answer",
     "made",
+    "part",
 ]
 
 M = TypeVar("M", bound=BaseModel)
@@ -64,7 +65,7 @@ H = TypeVar("H", bound=Handler)
 
 _ONCE = ("idempotency-in-progress", "idempotency-mismatch", "conflict")
 _VERSIONED = ("precondition-failed", "precondition-required", "conflict")
-_CREATED = 201
+_CREATED, _REDIRECTED = 201, 300
 
 
 _WORKS_IN: Final[Mapping[Any, Any]] = {Unit: Unit, Snapshot: Snapshot, Reader: Reader, Query: Reader}
@@ -99,12 +100,13 @@ class Page:
     context: Mapping[str, object]
     status: int = 200
     size: int = 0
+    headers: Mapping[str, str] | None = None
 
 
-def answer(request: Request, value: BaseModel | Reply[Any] | None, status: int = 200) -> Answer:
+def answer(request: Request, value: BaseModel | Reply[Any] | Answer | None, status: int = 200) -> Answer:
     """Return the response that shows a value, with its ETag and the link to the next page."""
-    if value is None:
-        return Answer(204)
+    if value is None or isinstance(value, Answer):
+        return value or Answer(204)
     reply = value if isinstance(value, Reply) else Reply(value, status)
     etag, cursor = getattr(reply.value, "etag", None), getattr(reply.value, "next_cursor", None)
     headers = {**({"ETag": etag} if etag else {}), **next_link(request, cursor), **reply.headers}
@@ -148,18 +150,17 @@ class _Plan:
         async def work(unit: Unit) -> Answer:
             return show(await self.function(unit, **given))
 
-        try:
-            return await call.tools.transactions.write(call.request, call.principal, work, key=key)
-        finally:
-            for act in call.afterwards:
-                act()
+        return await call.write(work, key)
 
     async def show(self, call: Call) -> Response:
+        """Return the page that it returns, or go where it says."""
         shown = await self.read(call)
+        if isinstance(shown, str):
+            return _go(shown).response()
         if isinstance(shown, Response):
             return shown
         refusal, context = call.typed.refusal, {"typed": call.typed, **shown.context}
-        status, headers = (refusal.status, refusal.headers) if refusal else (shown.status, None)
+        status, headers = (refusal.status, refusal.headers) if refusal else (shown.status, shown.headers)
         draw = partial(call.tools.pages.page, principal=call.principal, status=status, headers=headers)
         return await aside(shown.size, draw, shown.template, context)
 
@@ -181,7 +182,7 @@ def _is_model(of: object) -> bool:
 
 def _from_path(of: Callable[[str], Any], call: Call, name: str) -> Any:
     try:
-        return of(call.request.path_params[name])
+        return of(str(call.request.path_params[name]))
     except ValueError:
         raise NotFoundError(f"No such {call.noun}") from None
 
@@ -204,6 +205,7 @@ class Options(TypedDict, total=False):
         kind: By default a write, a search (a GET with a cursor) or a read.
         once: Whether `Idempotency-Key` makes a repeat safe.
         conditional: Whether `If-None-Match` may get a 304.
+        reads: The model of what the function reads by itself, for the OpenAPI document.
     """
 
     status: int | tuple[int, ...]
@@ -215,6 +217,7 @@ class Options(TypedDict, total=False):
     also: Sequence[str]
     stale: bool
     only_5xx: bool
+    reads: type[BaseModel]
 
 
 class Routes:
@@ -265,23 +268,24 @@ class Routes:
                     return Response(status_code=304, headers={"ETag": etag})
                 return done.response()
 
-            answers = dict.fromkeys(statuses, plan.returns) | (
-                {304: None} if options.get("conditional") else {}
-            )
-            about = {"access": access, "summary": summary, "answers": answers, kind: plan.model}
+            answers = {status: plan.returns if status < _REDIRECTED else None for status in statuses}
+            answers |= {304: None} if options.get("conditional") else {}
+            reads = options.get("reads", plan.model)
+            about = {"access": access, "summary": summary, "answers": answers, kind: reads}
             self._add(method, path, handle, **about, **_facts(plan, method, options))
             return function
 
         return declare
 
     def page(
-        self, path: str, access: Access, *, kind: RouteClass = RouteClass.READ, stale: bool = False
+        self, route: str, access: Access, *, kind: RouteClass = RouteClass.READ, stale: bool = False
     ) -> Callable[[H], H]:
         """Declare a page; its function returns a `Page`, and gets what was `Typed` if it shows a form again."""
+        method, _, path = route.rpartition(" ")
 
         def declare(function: H) -> H:
             show = _Plan(function, _of_page).show
-            self._add("GET", path, show, access=access, route_class=kind, stale=stale)
+            self._add(method or "GET", path, show, access=access, route_class=kind, stale=stale)
             return function
 
         return declare
@@ -289,7 +293,7 @@ class Routes:
     def form(
         self, path: str, access: Access, *, again: Handler, kind: RouteClass = RouteClass.WRITE
     ) -> Callable[[H], H]:
-        """Declare what a form sends; its function returns where to go. If it is not saved, `again` shows the page."""
+        """Declare what a form sends; its function returns where to go, or a page. If it is not saved, `again` shows one."""
         page = _Plan(again, _of_page)
 
         def declare(function: H) -> H:
@@ -297,7 +301,10 @@ class Routes:
 
             async def handle(call: Call) -> Response:
                 call.fields = await read_form(call.request, call.principal)
-                done = await attempt(plan.write(call, _go, call.fields.get("key")))
+                is_unit = plan.works_in is Unit
+                done = await attempt(
+                    plan.write(call, _go, call.fields.get("key")) if is_unit else plan.show(call)
+                )
                 if isinstance(done, Response):
                     return done
                 call.typed = Typed(call.fields, done)

@@ -17,10 +17,11 @@ from starlette.responses import JSONResponse, Response
 
 from postfacta_app.db import Transactions, Unit
 from postfacta_app.errors import AppError
+from postfacta_app.identity import pages as slice_
+from postfacta_app.identity.api import Accounts, Identity
 from postfacta_app.identity.client import Client
 from postfacta_app.identity.gotrue import SupabaseAccounts
 from postfacta_app.identity.guard import Foreign, Guard
-from postfacta_app.identity.http import Accounts, IdentityHttp
 from postfacta_app.identity.jwks import Jwks
 from postfacta_app.identity.local import LocalAccounts, Passwords, mint, session_cookie
 from postfacta_app.identity.model import Kind, NewUser, User
@@ -29,7 +30,10 @@ from postfacta_app.identity.supabase import SupabaseTokens
 from postfacta_app.identity.throttle import Throttle
 from postfacta_app.principal import NOBODY, Access, Principal, Role
 from postfacta_app.settings import Settings, load_settings
+from postfacta_app.web.render import Pages
 from postfacta_app.web.routes import RouteClass, Rule, build_routes
+from postfacta_app.web.slices import Tools
+from postfacta_app.web.stale import StaleAnswers
 from postfacta_core.guards.timeout import Timeout
 from postfacta_postgres import Database
 
@@ -82,8 +86,12 @@ class World:
         accounts = accounts or LocalAccounts(
             self.store, self.transactions, passwords=passwords, clock=lambda: self.wall
         )
-        http = IdentityHttp(settings, self.store, self.transactions, accounts=accounts, forget=guard.forget)
-        app = Starlette(routes=build_routes(rules(http), guard.authenticate))
+        parts = [Identity(settings, self.store, accounts, guard.forget)]
+        tools = Tools(
+            self.transactions, Pages(version="1"), StaleAnswers("postgres"), lambda: self.wall, parts=parts
+        )
+        table = [*slice_.routes.rules(tools), *WHO]
+        app = Starlette(routes=build_routes(table, guard.authenticate))
         app.add_exception_handler(AppError, _refuse)
         transport = httpx2.ASGITransport(app, client=("192.0.2.7", 4711))
         return httpx2.AsyncClient(transport=transport, base_url="http://localhost"), guard
@@ -153,37 +161,23 @@ class Realm:
         return [dict(row) for row in rows]
 
 
-def rules(http: IdentityHttp) -> list[Rule]:
-    """Make the table, with a few routes that only say who asks."""
+async def _who(request: Request, principal: Principal) -> Response:
+    return JSONResponse({"actor": principal.actor, "csrf": principal.session_csrf})
 
-    async def who(request: Request, principal: Principal) -> Response:
-        return JSONResponse({"actor": principal.actor, "csrf": principal.session_csrf})
 
-    users, tokens, api = "/api/v1/users", "/api/v1/tokens", "/api/v1"
-    rows = (
-        ("POST", "/login", http.login, Access.OPEN),
-        ("POST", "/register", http.register, Access.OPEN),
-        ("POST", "/logout", http.logout, Access.OPEN),
-        ("GET", f"{api}/me", http.me, Access.SIGNED_IN),
-        ("GET", tokens, http.tokens, Access.ADMIN),
-        ("POST", tokens, http.add_token, Access.ADMIN),
-        ("DELETE", f"{tokens}/{{id}}", http.revoke_token, Access.ADMIN),
-        ("GET", users, http.users, Access.ADMIN),
-        ("POST", users, http.add_user, Access.ADMIN),
-        ("PATCH", f"{users}/{{id}}", http.change_user, Access.ADMIN),
-        ("GET", f"{api}/audit", http.audit, Access.ADMIN),
-        ("GET", "/healthz", who, Access.OPEN),
-        ("GET", "/who", who, Access.OPEN),
-        ("POST", "/who", who, Access.OPEN),
-        ("GET", "/read", who, Access.READ),
-        ("POST", "/write", who, Access.WRITE),
-        ("POST", "/ingest", who, Access.INGEST),
-        ("GET", "/admin", who, Access.ADMIN),
+# A few routes that only say who asks.
+WHO = [
+    Rule(method=method, path=path, handler=_who, access=access, route_class=RouteClass.WRITE)
+    for method, path, access in (
+        ("GET", "/healthz", Access.OPEN),
+        ("GET", "/who", Access.OPEN),
+        ("POST", "/who", Access.OPEN),
+        ("GET", "/read", Access.READ),
+        ("POST", "/write", Access.WRITE),
+        ("POST", "/ingest", Access.INGEST),
+        ("GET", "/admin", Access.ADMIN),
     )
-    return [
-        Rule(method=method, path=path, handler=handler, access=access, route_class=RouteClass.WRITE)
-        for method, path, handler, access in rows
-    ]
+]
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

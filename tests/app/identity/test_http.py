@@ -175,7 +175,11 @@ async def test_logout_ends_a_browsers_session_and_only_from_our_own_page(world: 
 
 
 async def test_anonymous_logout_does_nothing_and_of_a_machine_is_refused(world: World) -> None:
-    assert (await world.client.post("/logout")).status_code == 204
+    client, _ = world.instance(Settings.model_validate({"auth_mode": "none"}))
+    async with client:
+        for headers in ({}, {"Authorization": "Basic c2VjcmV0"}):
+            assert (await client.post("/logout", headers=headers)).status_code == 204
+    assert (await world.client.post("/logout")).status_code == 401
     assert await rows(world, "select seq from audit_log") == []
     admin = await world.admin()
     made = await world.client.post(

@@ -8,18 +8,6 @@ from urllib.parse import urlencode
 
 import httpx2
 import pytest
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
-
-from postfacta_app.errors import AppError
-from postfacta_app.identity.http import IdentityHttp
-from postfacta_app.identity.local import LocalAccounts, Passwords
-from postfacta_app.identity.pages import SignInPages
-from postfacta_app.principal import Access
-from postfacta_app.web.render import Pages
-from postfacta_app.web.routes import RouteClass, Rule, build_routes
 
 if TYPE_CHECKING:
     from .conftest import World
@@ -28,35 +16,11 @@ EMAIL, PASSWORD = "ada@example.org", "correct horse battery"
 OURS = {"Sec-Fetch-Site": "same-origin"}
 
 
-async def _refuse(request: Request, error: Exception) -> Response:
-    assert isinstance(error, AppError | HTTPException)
-    return Response(status_code=error.status if isinstance(error, AppError) else error.status_code)
-
-
 @pytest.fixture
 async def browser(world: World) -> AsyncGenerator[httpx2.AsyncClient]:
-    """Open the pages, beside the API of the same world."""
-    accounts = LocalAccounts(
-        world.store, world.transactions, passwords=Passwords(world.hasher), clock=lambda: world.wall
-    )
-    http = IdentityHttp(
-        world.settings, world.store, world.transactions, accounts=accounts, forget=world.guard.forget
-    )
-    pages = SignInPages(accounts, http, Pages(version="1"), is_local=True)
-    rows = (
-        ("GET", "/signin", pages.form, Access.OPEN),
-        ("POST", "/signin", pages.submit, Access.OPEN),
-        ("POST", "/signout", pages.leave, Access.OPEN),
-        ("GET", "/api/v1/me", http.me, Access.SIGNED_IN),
-    )
-    table = [
-        Rule(method=method, path=path, handler=handler, access=access, route_class=RouteClass.AUTH)
-        for method, path, handler, access in rows
-    ]
-    app = Starlette(routes=build_routes(table, world.guard.authenticate))
-    app.add_exception_handler(AppError, _refuse)
-    transport = httpx2.ASGITransport(app, client=("192.0.2.8", 4711))
-    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
+    """Open the pages, with cookies of their own."""
+    client, _ = world.instance(world.settings)
+    async with client:
         yield client
 
 

@@ -1,0 +1,415 @@
+"""The API of accounts: sign-in, people, passwords, sessions, tokens and the audit log."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Final, Protocol
+from uuid import UUID
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..db import Answer, Reader, Unit
+from ..errors import (
+    ConflictError,
+    FieldError,
+    ForbiddenError,
+    InvalidCursorError,
+    InvalidFieldsError,
+    NotFoundError,
+    RegistrationClosedError,
+)
+from ..principal import Access, Principal
+from ..settings import Settings
+from ..web.paging import decode_cursor, encode_cursor, filters_hash
+from ..web.routes import RouteClass
+from ..web.slices import Call, Fill, Matches, Reply, Routes
+from .local import LocalAccounts, add_token, clear_cookie, cookie_name, digest, mint, presented
+from .model import (
+    Account,
+    AuditPage,
+    AuditQuery,
+    Credential,
+    Credentials,
+    IssuedPassword,
+    IssuedToken,
+    Key,
+    Kind,
+    Me,
+    Minted,
+    NewToken,
+    NewUser,
+    Paging,
+    PasswordChange,
+    Registered,
+    Registration,
+    SessionList,
+    SignedIn,
+    Token,
+    TokenPage,
+    User,
+    UserChange,
+    UserPage,
+    keep_an_admin,
+)
+from .postgres import PostgresIdentity
+
+__all__ = [
+    "Accounts",
+    "Desk",
+    "Identity",
+    "Owner",
+    "change_password",
+    "end_sessions",
+    "logout",
+    "new_password",
+    "reset",
+    "reset_password",
+    "revoke_token",
+    "routes",
+]
+
+OPEN, SIGNED_IN, ADMIN = Access.OPEN, Access.SIGNED_IN, Access.ADMIN
+AUTH, SEARCH = RouteClass.AUTH, RouteClass.SEARCH
+routes: Final = Routes("id")
+
+_LONGEST_LIFE: Final = timedelta(days=3650)
+_NO_STORE: Final = {"Cache-Control": "no-store"}
+
+
+# What it works with
+
+
+class Accounts(Protocol):
+    """Manages passwords: local ones, or those of a Supabase project."""
+
+    def now(self) -> datetime:
+        """Return the current time."""
+        ...
+
+    async def sign_in(
+        self, request: Request, credentials: Credentials, kind: Kind, *, answer: Callable[[Minted], Answer]
+    ) -> Response:
+        """Check a password; respond with a token or a session."""
+        ...
+
+    async def register(self, request: Request, sent: Registration) -> Response:
+        """Register the caller."""
+        ...
+
+    async def add(self, request: Request, principal: Principal, new: NewUser) -> Response:
+        """Add a person, as an administrator."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The part that these routes need.
+
+    Attributes:
+        settings: Whether registration is open, and the cookie's name.
+        store: Stores accounts, tokens and the audit log.
+        accounts: Checks passwords and creates accounts.
+        forget: Called with tokens that lost their rights; the guard's.
+    """
+
+    settings: Settings
+    store: PostgresIdentity
+    accounts: Accounts
+    forget: Callable[[Callable[[Credential], bool]], None]
+
+
+class _Desk:
+    """The identity part, at the service of one request.
+
+    Attributes:
+        this: The hash of the secret that the request presents.
+    """
+
+    def __init__(self, call: Call, _: str) -> None:
+        part = call.tools.part(Identity)
+        self.store, self.accounts, self._forget = part.store, part.accounts, part.forget
+        self.request, self.caller, self.now, self.write = call.request, call.principal, call.now, call.write
+        self.is_local, self.is_open = part.settings.is_local, part.settings.register_open
+        self._afterwards = call.afterwards
+        header = call.request.headers.getlist("authorization")
+        cookie = call.request.cookies.get(cookie_name(is_local=self.is_local))
+        try:
+            self.this = digest(presented(header, cookie) or "")
+        except ValueError:  # Where it is no credential: the guard has refused it elsewhere.
+            self.this = digest("")
+
+    def lose(self, is_lost: Callable[[Credential], bool]) -> None:
+        """Stop trusting these tokens once the transaction is over: even a failed one may be committed."""
+        self._afterwards.append(lambda: self._forget(is_lost))
+
+    def lose_all(self, user: UUID, *, keep: bytes = b"") -> None:
+        """Stop trusting a person's tokens, except the one with the hash `keep`."""
+        self.lose(lambda it: it.principal.user_id == user and it.secret_sha256 != keep)
+
+    def kept_here(self, account: Account) -> tuple[LocalAccounts, str] | None:
+        """Return who checks an account's password, and its hash; None if it is managed elsewhere."""
+        if not isinstance(self.accounts, LocalAccounts) or account.password_hash is None:
+            return None
+        return self.accounts, account.password_hash
+
+
+async def _owner(call: Call, _: str) -> Account:
+    given = call.request.path_params.get("id")
+    try:
+        user_id = call.principal.user_id if given is None else UUID(given)
+    except ValueError:
+        raise _missing() from None
+    if user_id is None:
+        raise ForbiddenError("Only a person with an account has a password and sessions")
+    account = await call.tools.part(Identity).store.person(user_id)
+    if account is None:
+        raise _missing()
+    return account
+
+
+Desk = Annotated[_Desk, Fill(_Desk)]
+Owner = Annotated[Account, Fill(_owner)]
+"""The person a request is about: the one in its path, else the caller."""
+
+
+# Sign-in
+
+
+@routes.api(
+    "POST /login", OPEN, "Exchange e-mail and password for a bearer token",
+    status=200, kind=AUTH, problems=("rate-limited", "unauthenticated"),
+)  # fmt: skip
+async def login(sent: Credentials, desk: Desk) -> Annotated[Response, SignedIn]:
+    def answer(minted: Minted) -> Answer:
+        return Answer.of(200, SignedIn(token=minted.secret, expires_at=minted.token.expires_at), _NO_STORE)
+
+    return await desk.accounts.sign_in(desk.request, sent, Kind.BEARER, answer=answer)
+
+
+@routes.api(
+    "POST /register", OPEN, "Register an account, if registration is open",
+    kind=AUTH, problems=("registration-closed", "conflict", "rate-limited"),
+)  # fmt: skip
+async def register(sent: Registration, desk: Desk) -> Annotated[Response, Registered]:
+    if not desk.is_open:
+        raise RegistrationClosedError("Registration is closed; ask an administrator for an account")
+    return await desk.accounts.register(desk.request, sent)
+
+
+@routes.api("POST /logout", SIGNED_IN, "End the current session or bearer token", kind=AUTH)
+async def logout(unit: Unit, desk: Desk) -> Answer:
+    who = unit.principal
+    if who.scopes:
+        raise ForbiddenError("An administrator must revoke API tokens: DELETE /api/v1/tokens/{id}")
+    desk.lose(lambda it: it.secret_sha256 == desk.this)
+    if who.user_id is not None:
+        await desk.store.revoke_secret(unit, desk.this, desk.now)
+        await unit.audit("session.end", who.actor)
+    return Answer(204, {"Set-Cookie": clear_cookie(is_local=desk.is_local)})
+
+
+@routes.api("GET /api/v1/me", SIGNED_IN, "Read the current user or token")
+async def me(q: Reader) -> Me:
+    who = q.principal
+    return Me(actor=who.actor, name=who.name, role=who.role, scopes=sorted(who.scopes), source=who.source)
+
+
+# Passwords and sessions
+
+
+@routes.api(
+    "PUT /api/v1/me/password", SIGNED_IN, "Change your password and end your other sessions",
+    problems=("conflict",),
+)  # fmt: skip
+async def change_password(owner: Owner, sent: PasswordChange, desk: Desk) -> Response:
+    local, stored = _kept_here(desk, owner)
+    user = owner.user
+    if sent.password.strip().lower() == user.email:
+        raise _refusal("/password", "must not be the e-mail address")
+    # Only the holder of this session can use up its attempts.
+    async with local.throttle.attempt("", device=f"password of {user.id}"):
+        if not await local.passwords.verify(stored, sent.current_password, is_known=True):
+            raise _refusal("/current_password", "is wrong")
+    hashed = await local.passwords.hash(sent.password)
+
+    async def work(unit: Unit) -> Answer:
+        if not await desk.store.set_password(unit, user.id, hashed, old=stored):
+            raise ConflictError("The password was just changed elsewhere")
+        ended = await desk.store.end_sessions(unit, user.id, desk.now, keep=desk.this)
+        await unit.audit("password.change", user.actor, detail={"sessions": ended})
+        return Answer(204)
+
+    desk.lose_all(user.id, keep=desk.this)
+    return await desk.write(work)
+
+
+@routes.api(
+    "POST /api/v1/users/{id}/password", ADMIN, "Reset a person's password; the new one is returned once",
+    status=200, problems=("conflict",),
+)  # fmt: skip
+async def reset(owner: Owner, desk: Desk) -> Reply[IssuedPassword]:
+    local, _ = _kept_here(desk, owner)
+    password = new_password()
+    hashed = await local.passwords.hash(password)
+
+    async def work(unit: Unit) -> Answer:
+        await reset_password(unit, desk.store, owner.user, hashed=hashed, now=desk.now)
+        return Answer(204)
+
+    desk.lose_all(owner.user.id)
+    await desk.write(work)
+    return Reply(IssuedPassword(password=password), 200, _NO_STORE)
+
+
+def new_password() -> str:
+    """Generate a random password for its owner to change."""
+    return secrets.token_urlsafe(15)
+
+
+async def reset_password(
+    unit: Unit, store: PostgresIdentity, user: User, *, hashed: str, now: datetime
+) -> None:
+    """Replace a person's password and end all sessions."""
+    await store.set_password(unit, user.id, hashed)
+    ended = await store.end_sessions(unit, user.id, now)
+    await unit.audit("password.reset", user.actor, detail={"sessions": ended})
+
+
+def _kept_here(desk: _Desk, account: Account) -> tuple[LocalAccounts, str]:
+    kept = desk.kept_here(account)
+    if kept is None:
+        raise ConflictError("This account's password is managed by your sign-in provider")
+    return kept
+
+
+@routes.api("GET /api/v1/me/sessions", SIGNED_IN, "List your sessions", kind=SEARCH)
+@routes.api("GET /api/v1/users/{id}/sessions", ADMIN, "List a person's sessions", kind=SEARCH)
+async def sessions(owner: Owner, desk: Desk) -> SessionList:
+    return SessionList(items=await desk.store.sessions(owner.user.id, desk.this, desk.now))
+
+
+@routes.api("DELETE /api/v1/me/sessions", SIGNED_IN, "Sign out everywhere")
+@routes.api("DELETE /api/v1/users/{id}/sessions", ADMIN, "Sign a person out everywhere")
+async def end_all(unit: Unit, owner: Owner, desk: Desk) -> None:
+    await end_sessions(unit, owner, desk)
+
+
+@routes.api("DELETE /api/v1/me/sessions/{session}", SIGNED_IN, "End one of your sessions")
+@routes.api("DELETE /api/v1/users/{id}/sessions/{session}", ADMIN, "End one of a person's sessions")
+async def end_one(unit: Unit, owner: Owner, *, session: UUID, desk: Desk) -> None:
+    await end_sessions(unit, owner, desk, only=session)
+
+
+async def end_sessions(
+    unit: Unit, owner: Account, desk: _Desk, *, only: UUID | None = None, keep: bytes = b""
+) -> None:
+    """End a person's sessions, or one, except the one with the hash `keep`.
+
+    Raises:
+        NotFoundError: If the one has ended already, or there is none.
+    """
+    user = owner.user
+    desk.lose_all(user.id, keep=keep)
+    ended = await desk.store.end_sessions(unit, user.id, desk.now, only=only, keep=keep)
+    if only is not None and not ended:
+        raise _missing()
+    await unit.audit("session.revoke", user.actor, detail={"sessions": ended})
+
+
+# People
+
+
+@routes.api("GET /api/v1/users", ADMIN, "List people")
+async def users(query: Paging, desk: Desk) -> UserPage:
+    rows = await desk.store.users(_after(query, "users"), query.limit + 1)
+    return UserPage.model_validate(_page(rows, query, "users"))
+
+
+@routes.api(
+    "POST /api/v1/users", ADMIN, "Add a person", problems=("conflict", "rate-limited", "registration-closed")
+)  # fmt: skip
+async def add_user(new: NewUser, desk: Desk) -> Annotated[Response, User]:
+    return await desk.accounts.add(desk.request, desk.caller, new)
+
+
+@routes.api("GET /api/v1/users/{id}", ADMIN, "Read a person")
+async def user(owner: Owner) -> User:
+    return owner.user
+
+
+@routes.api("PATCH /api/v1/users/{id}", ADMIN, "Change a person's role, or disable an account")
+async def change_user(unit: Unit, id: UUID, wish: UserChange, *, matches: Matches, desk: Desk) -> User:
+    desk.lose_all(id)
+    old, admins = await desk.store.lock_user(unit, id)
+    if old is None:
+        raise _missing()
+    matches(old.etag)
+    keep_an_admin(old, wish, admins)
+    changed = await desk.store.change_user(unit, id, wish, now=desk.now)
+    await unit.audit("user.change", old.actor, detail=wish.model_dump(exclude_unset=True))
+    return changed
+
+
+# Tokens
+
+
+@routes.api("GET /api/v1/tokens", ADMIN, "List API tokens")
+async def tokens(query: Paging, desk: Desk) -> TokenPage:
+    rows = await desk.store.tokens(_after(query, "tokens"), query.limit + 1)
+    return TokenPage.model_validate(_page(rows, query, "tokens"))
+
+
+@routes.api("POST /api/v1/tokens", ADMIN, "Create an API token; its secret is returned once")
+async def create_token(unit: Unit, new: NewToken, desk: Desk) -> Reply[IssuedToken]:
+    if new.expires_at is not None and not desk.now < new.expires_at <= desk.now + _LONGEST_LIFE:
+        raise _refusal("/expires_at", "must be within the next ten years", "out_of_range")
+    minted = mint(Kind.API, unit.principal, desk.now, expires_at=new.expires_at)
+    token = await add_token(unit, desk.store, new, minted=minted)
+    issued = IssuedToken(**token.model_dump(), secret=minted.secret)
+    return Reply(issued, 201, {"Location": f"/api/v1/tokens/{token.id}", **_NO_STORE})
+
+
+@routes.api("DELETE /api/v1/tokens/{id}", ADMIN, "Revoke an API token")
+async def revoke_token(unit: Unit, id: UUID, desk: Desk) -> None:
+    desk.lose(lambda it: it.id == id)
+    if not await desk.store.revoke_token(unit, id, desk.now):
+        raise _missing()
+    await unit.audit("token.revoke", f"token:{id}")
+
+
+# Audit
+
+
+@routes.api("GET /api/v1/audit", ADMIN, "Read the audit log")
+async def audit(query: AuditQuery, desk: Desk) -> AuditPage:
+    place = _after(query, "audit")
+    if place is not None and place[1].int >= 1 << 63:
+        raise InvalidCursorError("Start again without a cursor")
+    rows = await desk.store.audit(query, None if place is None else place[1].int)
+    items, cursor = rows[: query.limit], None
+    if len(rows) > len(items):
+        cursor = encode_cursor("audit", (items[-1].at, UUID(int=items[-1].seq)), filters_hash(query))
+    return AuditPage(items=items, next_cursor=cursor)
+
+
+def _after(query: Paging, sort: str) -> Key | None:
+    return None if query.cursor is None else decode_cursor(query.cursor, sort, filters_hash(query))
+
+
+def _page(rows: Sequence[User] | Sequence[Token], query: Paging, sort: str) -> dict[str, Any]:
+    items, cursor = rows[: query.limit], None
+    if len(rows) > len(items):
+        cursor = encode_cursor(sort, (items[-1].created_at, items[-1].id), filters_hash(query))
+    return {"items": items, "next_cursor": cursor}
+
+
+def _missing() -> NotFoundError:
+    return NotFoundError("No such id")
+
+
+def _refusal(pointer: str, message: str, code: str = "invalid") -> InvalidFieldsError:
+    return InvalidFieldsError(message, errors=[FieldError(pointer, code, message)])
