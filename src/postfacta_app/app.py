@@ -8,8 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
@@ -23,12 +21,12 @@ from postfacta_core.telemetry.metrics import Metrics
 from postfacta_postgres import Database, PoolOptions
 from postfacta_slo.status.prometheus import Prometheus
 
-from . import actions, links
+from . import actions, error_pages, links
 from .db import SCHEMA_ERRORS, Transactions, housekeeping
 from .durations import pages as durations
 from .error_pages import ErrorPages
 from .export import api as export
-from .identity import pages as accounts_pages
+from .identity import pages as identity
 from .identity.api import Accounts, Identity
 from .identity.guard import Guard
 from .identity.local import LocalAccounts
@@ -37,14 +35,13 @@ from .identity.revocations import Revocations
 from .identity.throttle import Throttle
 from .incident_page import IncidentPage
 from .incident_view import Needs as IncidentNeeds
-from .incidents import pages as incidents
+from .incidents import pages as incidents, v0
 from .incidents.postgres import PostgresIncidents
-from .incidents.v0 import V0Http, V0Store
+from .incidents.v0 import V0Store
 from .incidents.v0_postgres import PostgresV0
 from .migrations import HEAD, revision
 from .openapi import openapi_document
 from .postmortems import history, pages as postmortems
-from .principal import Principal
 from .problems import Problems
 from .rates import (
     address_limits,
@@ -54,9 +51,10 @@ from .rates import (
     shared_store,
     transfer_limits,
 )
-from .reliability.about import About, Codebase, load_codebase
+from .reliability import about, pages as reliability_page
+from .reliability.about import Codebase, load_codebase
 from .reliability.business import BusinessMetrics
-from .reliability.pages import ReliabilityPage
+from .reliability.pages import Reliability
 from .reliability.postgres import PostgresBusiness
 from .reliability.watch import Watch
 from .rotation import Rotation, password_of
@@ -78,7 +76,20 @@ if TYPE_CHECKING:
 
 __all__ = ["create_app", "declared", "route_rules"]
 
-_SLICES = (incidents, postmortems, history, durations, actions, links, export, accounts_pages)
+_SLICES = (
+    incidents,
+    postmortems,
+    history,
+    durations,
+    actions,
+    links,
+    export,
+    v0,
+    identity,
+    about,
+    reliability_page,
+    error_pages,
+)
 _CSP = "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'"
 _HEADERS = (
     ("content-security-policy", _CSP),
@@ -143,7 +154,7 @@ def create_app(
         PostgresIdentity(database), distrust=partial(guard.forget, lambda _: True), hide=stale.forget
     )
     health, watch = _health(settings, database, telemetry), _watch(settings)
-    reliability = ReliabilityPage(pages, health, telemetry.metrics, watch=watch)
+    reliability = Reliability(health, telemetry.metrics, watch=watch)
     table = route_rules(
         settings,
         database,
@@ -199,16 +210,16 @@ def route_rules(
     codebase: Codebase,
     pages: Pages,
     v0_store: V0Store | None = None,
-    reliability: ReliabilityPage | None = None,
+    reliability: Reliability | None = None,
     accounts: Accounts | None = None,
     throttle: Throttle | None = None,
 ) -> list[Rule]:
     """Create the handlers and the route table."""
     business = business or BusinessMetrics(expected=HEAD)
     transactions = Transactions(database, count=business.count)
-    identity = PostgresIdentity(database)
+    people = PostgresIdentity(database)
     accounts = accounts or LocalAccounts(
-        identity,
+        people,
         transactions,
         throttle=throttle,
         attempted=partial(business.attempted, "password"),
@@ -217,16 +228,17 @@ def route_rules(
     store = PostgresIncidents()
 
     timelines = TimelineStore(database)
-    parts = [Identity(settings, identity, accounts, guard.forget)]
+    origin = about.About(codebase, settings.environment)
+    parts = (
+        Identity(settings, people, accounts, guard.forget),
+        v0.V0(v0_store or PostgresV0(database, transactions)),
+        reliability or Reliability(HealthRegistry(), Metrics()),
+        origin,
+    )
     tools = Tools(transactions, pages, stale, parts=parts)
-
-    async def openapi(request: Request, principal: Principal) -> Response:
-        return JSONResponse(document)
 
     table = rules(
         Handlers(
-            about=About(codebase, environment=settings.environment),
-            v0=V0Http(v0_store or PostgresV0(database, transactions)),
             signals=SignalHttp(
                 transactions,
                 PostgresSignals(database),
@@ -239,14 +251,11 @@ def route_rules(
                 incident=IncidentPage(
                     transactions, IncidentNeeds(store, timelines, PostgresSignals(database)), pages
                 ),
-                reliability=reliability or ReliabilityPage(pages, HealthRegistry(), Metrics()),
-                problem_page=ErrorPages(pages).explain,
             ),
             slices=[rule for slice_ in _SLICES for rule in slice_.routes.rules(tools)],
-            openapi=openapi,
         )
     )
-    document = openapi_document(table, version=codebase.version)
+    origin.document = openapi_document(table, version=codebase.version)
     return table
 
 

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers
-from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from postfacta_core.asgi import PROBLEMS, problem_of
 from postfacta_core.context import current_request
 
 from .errors import AppError, NotFoundError, UnauthenticatedError
-from .principal import Principal
+from .principal import Access
 from .problems import Fault
 from .web.forms import TYPED
 from .web.render import Pages
 from .web.routes import PRINCIPAL
+from .web.slices import Page, Routes
 
-__all__ = ["ErrorPages"]
+__all__ = ["ErrorPages", "routes"]
+
+routes: Final = Routes("problem")
 
 
 class ErrorPages:
-    """The page of an error, and `/problems/{slug}`.
+    """The page of an error.
 
     Args:
         pages: Renders templates.
@@ -54,17 +56,17 @@ class ErrorPages:
         principal = scope.get(PRINCIPAL)
         return self._pages.page("problem.html", context, principal=principal, status=fault.status)
 
-    async def explain(self, request: Request, principal: Principal) -> Response:
-        """GET /problems/{slug}."""
-        slug = request.path_params["slug"]
-        kinds = {cls.slug: (cls.title, cls.__doc__) for cls in AppError.__subclasses__()}
-        for problem in (*PROBLEMS.values(), problem_of(Exception())):
-            kinds.setdefault(problem.code, (problem.title, problem.detail))
-        if slug not in kinds:
-            raise NotFoundError(f"No such problem: '{slug}'")
-        title, detail = kinds[slug]
-        context = {"title": title, "detail": (detail or "").replace("`", ""), "request_id": "", "typed": None}
-        return self._pages.page("problem.html", context, principal=principal)
+
+@routes.page("/problems/{slug}", Access.OPEN)
+async def explain(*, slug: str) -> Page:
+    kinds = {cls.slug: (cls.title, cls.about) for cls in AppError.__subclasses__()}
+    for problem in (*PROBLEMS.values(), problem_of(Exception())):
+        kinds.setdefault(problem.code, (problem.title, problem.detail))
+    if slug not in kinds:
+        raise NotFoundError(f"No such problem: '{slug}'")
+    title, detail = kinds[slug]
+    context = {"title": title, "detail": detail.replace("`", ""), "request_id": "", "typed": None}
+    return Page("problem.html", context)
 
 
 def _page_of(scope: Mapping[str, Any]) -> str:

@@ -52,6 +52,8 @@ class AppError(Exception):
     slug: ClassVar[str]
     status: ClassVar[int]
     title: ClassVar[str]
+    about: ClassVar[str]
+    """What its page says; no docstring, since `python -OO` drops those."""
 
     def __init__(
         self,
@@ -69,108 +71,92 @@ class AppError(Exception):
 
 
 class MalformedError(AppError):
-    """The request is malformed: its JSON, a header or a parameter is invalid."""
-
     slug, status, title = "malformed", 400, "Malformed request"
+    about = "The request is malformed: its JSON, a header or a parameter is invalid."
 
 
 class InvalidCursorError(AppError):
-    """The cursor is damaged, or was issued for another list."""
-
     slug, status, title = "invalid-cursor", 400, "Invalid cursor"
+    about = "The cursor is damaged, or was issued for another list."
 
 
 class UnauthenticatedError(AppError):
-    """There are no credentials, or they are invalid or expired."""
-
     slug, status, title = "unauthenticated", 401, "Authentication required"
+    about = "There are no credentials, or they are invalid or expired."
 
 
 class ForbiddenError(AppError):
-    """Signed in, but not allowed to do this."""
-
     slug, status, title = "forbidden", 403, "Forbidden"
+    about = "Signed in, but not allowed to do this."
 
 
 class RegistrationClosedError(AppError):
-    """Accounts are created by an administrator here."""
-
     slug, status, title = "registration-closed", 403, "Registration is closed"
+    about = "Accounts are created by an administrator here."
 
 
 class NotFoundError(AppError):
-    """It does not exist, or the caller may not see it."""
-
     slug, status, title = "not-found", 404, "Not found"
+    about = "It does not exist, or the caller may not see it."
 
 
 class MethodNotAllowedError(AppError):
-    """The path does not support this method; `Allow` lists those it supports."""
-
     slug, status, title = "method-not-allowed", 405, "Method not allowed"
+    about = "The path does not support this method; `Allow` lists those it supports."
 
 
 class ConflictError(AppError):
-    """The request conflicts with the stored state."""
-
     slug, status, title = "conflict", 409, "Conflict with the stored state"
+    about = "The request conflicts with the stored state."
 
 
 class IllegalTransitionError(AppError):
-    """The incident or post-mortem cannot change from its current status to that one."""
-
     slug, status, title = "illegal-transition", 409, "Invalid status transition"
+    about = "The incident or post-mortem cannot change from its current status to that one."
 
 
 class NotPublishableError(AppError):
-    """The post-mortem is incomplete; `missing` lists what it needs: a summary, an impact, factors, owners."""
-
     slug, status, title = "not-publishable", 409, "The post-mortem cannot be published yet"
+    about = (
+        "The post-mortem is incomplete; `missing` lists what it needs: a summary, an impact, factors, owners."
+    )
 
 
 class IdempotencyInProgressError(AppError):
-    """Another request with this Idempotency-Key is still in progress."""
-
     slug, status, title = "idempotency-in-progress", 409, "The same request is still being processed"
+    about = "Another request with this Idempotency-Key is still in progress."
 
 
 class PreconditionFailedError(AppError):
-    """`If-Match` names an older version than the stored one."""
-
     slug, status, title = "precondition-failed", 412, "Changed in the meantime"
+    about = "`If-Match` names an older version than the stored one."
 
 
 class UnsupportedMediaTypeError(AppError):
-    """The body is not JSON."""
-
     slug, status, title = "unsupported-media-type", 415, "Unsupported media type"
+    about = "The body is not JSON."
 
 
 class InvalidFieldsError(AppError):
-    """The JSON is well-formed, but some fields are invalid."""
-
     slug, status, title = "validation", 422, "Invalid fields"
+    about = "The JSON is well-formed, but some fields are invalid."
 
 
 class IdempotencyMismatchError(AppError):
-    """The Idempotency-Key was used for another request."""
-
     slug, status, title = "idempotency-mismatch", 422, "This Idempotency-Key belongs to another request"
+    about = "The Idempotency-Key was used for another request."
 
 
 class PreconditionRequiredError(AppError):
-    """A change must name the version it starts from."""
-
     slug, status, title = "precondition-required", 428, "Precondition required"
+    about = "A change must name the version it starts from."
 
 
 class RateLimitedError(AppError):
-    """Too many requests or sign-in attempts in a short time."""
-
     slug, status, title = "rate-limited", 429, "Too many requests"
+    about = "Too many requests or sign-in attempts in a short time."
 
 
 class SchemaMissingError(AppError):
-    """The database lacks tables that this version needs: an operator must run `postfacta migrate`."""
-
     slug, status, title = "schema-missing", 503, "The database is not ready for this version"
+    about = "The database lacks tables that this version needs: an operator must run `postfacta migrate`."

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from starlette.requests import Request
-from starlette.responses import Response
-
 from .incident_page import IncidentPage
-from .principal import Access, Principal
-from .reliability.pages import ReliabilityPage
+from .principal import Access
 from .web.routes import RouteClass, Rule
 
 __all__ = ["Screens", "screen_rules"]
 
-OPEN, READ, ANNOTATE, WRITE = Access.OPEN, Access.READ, Access.ANNOTATE, Access.WRITE
+READ, ANNOTATE, WRITE = Access.READ, Access.ANNOTATE, Access.WRITE
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +18,6 @@ class Screens:
     """The handlers of the page routes."""
 
     incident: IncidentPage
-    reliability: ReliabilityPage
-    problem_page: Callable[[Request, Principal], Awaitable[Response]]
 
 
 def screen_rules(on: Screens) -> list[Rule]:
@@ -38,6 +31,4 @@ def screen_rules(on: Screens) -> list[Rule]:
         Rule(method="POST", path=f"{path}/notes", handler=one.note, access=ANNOTATE, route_class=write),
         Rule(method="POST", path=f"{path}/notes/{{root}}", handler=one.renote, access=ANNOTATE, route_class=write),
         Rule(method="POST", path=f"{path}/links", handler=one.link, access=WRITE, route_class=write),
-        Rule(method="GET", path="/reliability", handler=on.reliability.show, access=READ, route_class=read),
-        Rule(method="GET", path="/problems/{slug}", handler=on.problem_page, access=OPEN, route_class=read),
     ]  # fmt: skip

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pydantic import JsonValue, RootModel
-from starlette.requests import Request
-from starlette.responses import Response
-
-from .incidents import v0
-from .principal import Access, Principal
-from .reliability import about
+from .principal import Access
 from .screens import Screens, screen_rules
 from .signals import model as signals
 from .signals.alertmanager import Webhook
@@ -22,26 +16,19 @@ from .web.routes import RouteClass, Rule
 
 __all__ = ["Handlers", "rules"]
 
-OPEN, READ, WRITE, INGEST = Access.OPEN, Access.READ, Access.WRITE, Access.INGEST
+READ, WRITE, INGEST = Access.READ, Access.WRITE, Access.INGEST
 _ONCE = ("idempotency-in-progress", "idempotency-mismatch", "conflict")
 _VERSIONED = ("precondition-failed", "precondition-required", "conflict")
-
-
-class Document(RootModel[dict[str, JsonValue]]):
-    """An OpenAPI document."""
 
 
 @dataclass(frozen=True, slots=True)
 class Handlers:
     """The handlers of the routes."""
 
-    about: about.About
-    v0: v0.V0Http
     signals: SignalHttp
     timeline: TimelineHttp
     screens: Screens
     slices: Sequence[Rule]
-    openapi: Callable[[Request, Principal], Awaitable[Response]]
 
 
 def rules(on: Handlers) -> list[Rule]:
@@ -50,56 +37,8 @@ def rules(on: Handlers) -> list[Rule]:
         *on.slices,
         *_v1_signals(on),
         *_v1_timeline(on),
-        *_v0(on),
         *screen_rules(on.screens),
-        *_system(on),
     ]
-
-
-def _system(on: Handlers) -> list[Rule]:
-    probe, read = RouteClass.PROBE, RouteClass.READ
-    return [
-        Rule(
-            method="GET", path="/", handler=on.about.root, access=OPEN, route_class=read,
-            summary="Greet API clients; redirect browsers to the incidents", answers={200: about.Greeting, 303: None},
-        ),
-        Rule(
-            method="GET", path="/home", handler=on.about.home, access=OPEN, route_class=read,
-            summary="Greet", answers={200: about.Greeting},
-        ),
-        Rule(
-            method="GET", path="/healthz", handler=on.about.healthz, access=OPEN, route_class=probe,
-            summary="Report that the process is running", answers={200: about.Healthy},
-        ),
-        Rule(
-            method="GET", path="/service-info", handler=on.about.service_info, access=OPEN, route_class=read,
-            summary="Describe this service", answers={200: about.ServiceInfo},
-        ),
-        Rule(
-            method="GET", path="/openapi.json", handler=on.openapi, access=OPEN, route_class=read,
-            summary="Read this OpenAPI document", answers={200: Document},
-        ),
-    ]  # fmt: skip
-
-
-def _v0(on: Handlers) -> list[Rule]:
-    read, search, write = RouteClass.READ, RouteClass.SEARCH, RouteClass.WRITE
-    return [
-        Rule(
-            method="GET", path="/api/v0/incidents", handler=on.v0.list, access=READ, route_class=search,
-            summary="List the newest incidents", query=v0.V0Query, answers={200: v0.ShownIncidents},
-            problems=("invalid-cursor",), stale=True,
-        ),
-        Rule(
-            method="GET", path="/api/v0/incidents/{id:uuid}", handler=on.v0.get, access=READ, route_class=read,
-            summary="Read an incident", answers={200: v0.ShownIncident}, stale=True,
-        ),
-        Rule(
-            method="POST", path="/api/v0/incidents/start", handler=on.v0.start, access=WRITE, route_class=write,
-            summary="Start an incident", body=v0.Start, answers={201: v0.Started}, problems=_ONCE,
-            headers={"Idempotency-Key": False},
-        ),
-    ]  # fmt: skip
 
 
 def _v1_signals(on: Handlers) -> list[Rule]:

@@ -11,8 +11,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from postfacta_app.principal import NOBODY
-from postfacta_app.reliability.about import About, Codebase, load_codebase
+from postfacta_app.reliability.about import About, Codebase, load_codebase, root, service_info
 from postfacta_app.settings import SettingsError
 
 CODEBASE = Codebase(
@@ -26,7 +25,7 @@ CODEBASE = Codebase(
 )
 
 
-def a_request(accept: str = "*/*") -> Request:
+def a_request(accept: str) -> Request:
     return Request({"type": "http", "method": "GET", "path": "/", "headers": [(b"accept", accept.encode())]})
 
 
@@ -37,13 +36,13 @@ def told(response: Response) -> Mapping[str, object]:
 
 @pytest.mark.parametrize("accept", ["", "*/*", "application/json"])
 async def test_a_program_is_greeted(accept: str) -> None:
-    response = await About(CODEBASE, environment="prod").root(a_request(accept), NOBODY)
+    response = await root(request=a_request(accept))
     assert (response.status_code, response.headers["vary"]) == (200, "Accept")
     assert told(response) == {"message": "Welcome to the PostFacta API!"}
 
 
 async def test_a_browser_is_led_to_the_incidents() -> None:
-    response = await About(CODEBASE, environment="prod").root(a_request("text/html,*/*;q=0.8"), NOBODY)
+    response = await root(request=a_request("text/html,*/*;q=0.8"))
     assert (response.status_code, response.headers["location"]) == (303, "/incidents")
     assert response.headers["vary"] == "Accept"
 
@@ -51,7 +50,7 @@ async def test_a_browser_is_led_to_the_incidents() -> None:
 async def test_the_uptime_counts_whole_seconds_from_the_start() -> None:
     moments = iter([100.0, 161.9])
     about = About(CODEBASE, environment="prod", clock=lambda: next(moments))
-    info = told(await about.service_info(a_request(), NOBODY))
+    info = told(await service_info(about))
     assert info == {
         "name": "PostFacta API",
         "environment": "prod",
@@ -62,13 +61,13 @@ async def test_the_uptime_counts_whole_seconds_from_the_start() -> None:
 
 async def test_contributors_are_left_out_when_there_are_none() -> None:
     about = About(load_codebase(), environment="local")
-    assert list(told(await about.service_info(a_request(), NOBODY))) == [
+    assert list(told(await service_info(about))) == [
         "name",
         "environment",
         "uptime",
         "codebase",
     ]
-    codebase = told(await about.service_info(a_request(), NOBODY))["codebase"]
+    codebase = told(await service_info(about))["codebase"]
     assert isinstance(codebase, dict)
     assert "contributors" not in codebase
 

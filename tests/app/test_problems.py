@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any, cast
 
 import httpx2
+import pytest
 from hypothesis import example, given, strategies as st
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,6 +17,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from postfacta_app import errors
+from postfacta_app.error_pages import explain
 from postfacta_app.errors import AppError, FieldError, InvalidFieldsError, PreconditionFailedError
 from postfacta_app.problems import Fault, Problems, encode, redirect_target, render
 from postfacta_core.context import RequestContext, bind_request, release_request
@@ -261,3 +263,9 @@ def test_any_text_can_be_rendered(detail: str, path: str) -> None:
     for each in (path, "/api/v1/" + path):
         _, content = render(fault, path=each, request_id="x")
         assert isinstance(cast("object", json.loads(content)), dict)
+
+
+async def test_the_page_of_a_problem_needs_no_docstring(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in AppError.__subclasses__():
+        monkeypatch.setattr(kind, "__doc__", None)  # As with `python -OO`.
+        assert len(str((await explain(slug=kind.slug)).context["detail"])) > 20

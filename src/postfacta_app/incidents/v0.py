@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Final, Protocol, cast
 from uuid import UUID, uuid4
@@ -15,9 +15,9 @@ from starlette.responses import Response
 from postfacta_core.clock import WALL, Clock
 
 from ..aside import aside
-from ..db import Answer
+from ..db import Answer, Reader
 from ..errors import ConflictError, MalformedError, NotFoundError
-from ..principal import Principal
+from ..principal import Access, Principal
 from ..problems import encode
 from ..web.body import (
     Time,
@@ -27,23 +27,14 @@ from ..web.body import (
     read_moment,
 )
 from ..web.paging import decode_cursor, encode_cursor, next_link
+from ..web.routes import RouteClass
+from ..web.slices import Routes, part
 from ..web.stale import allow_stale
 from .model import Description, Reporter, Severity, Status, Title
 
-__all__ = [
-    "Listing",
-    "Note",
-    "ShownIncident",
-    "ShownIncidents",
-    "Start",
-    "Started",
-    "V0Http",
-    "V0Incident",
-    "V0Query",
-    "V0Store",
-    "parse_start",
-    "render_incident",
-]
+__all__ = ["V0", "Listing", "Note", "V0Incident", "V0Store", "parse_start", "render_incident", "routes"]
+
+routes: Final = Routes("incident")
 
 _NEVER: Final = "0001-01-01T00:00:00Z"
 
@@ -109,65 +100,19 @@ class V0Store(Protocol):
         ...
 
 
-class V0Http:
-    """The handlers of v0.
+@dataclass(frozen=True, slots=True)
+class V0:
+    """The part that these routes need.
 
-    Args:
+    Attributes:
         store: Stores the incidents.
         now: Returns the wall time of a new incident.
         new_id: Returns the id of a new incident.
     """
 
-    def __init__(self, store: V0Store, *, now: Clock = WALL, new_id: Callable[[], UUID] = uuid4) -> None:
-        self._store = store
-        self._now = now
-        self._new_id = new_id
-
-    async def list(self, request: Request, principal: Principal) -> Response:
-        """Return the newest incidents as a bare array; a `Link` header leads to older ones."""
-        cursor = request.query_params.get("cursor")
-        listing = await self._store.list(None if cursor is None else decode_cursor(cursor, "v0", ""))
-        older = None
-        if listing.more:
-            oldest = listing.incidents[0]
-            older = encode_cursor("v0", (oldest.start_time, oldest.id), "")
-        shown, headers = listing.incidents, next_link(request, older)
-        allow_stale(request)  # v0 never shows private incidents.
-        return await aside(
-            _size(shown), lambda: _answer(200, [render_incident(it) for it in shown], headers).response()
-        )
-
-    async def get(self, request: Request, principal: Principal) -> Response:
-        """Return one incident."""
-        incident = await self._store.get(request.path_params["id"])
-        if incident is None:
-            raise NotFoundError("Incident not found")
-        allow_stale(request)
-        return await aside(_size([incident]), lambda: _answer(200, render_incident(incident)).response())
-
-    async def start(self, request: Request, principal: Principal) -> Response:
-        """Start an incident."""
-        key = idempotency_key(request)
-        try:
-            value = await read_json(request)
-        except MalformedError as error:
-            raise _invalid(error.detail) from None
-        incident = parse_start(value, self._new_id(), datetime.fromtimestamp(self._now(), UTC))
-        answer = _answer(201, {"id": str(incident.id), "message": "Incident started successfully"})
-        try:
-            return await self._store.start(request, principal, incident, answer=answer, key=key)
-        except ConflictError as error:
-            raise ConflictError("Incident with the same ID already exists: incident conflict") from error
-
-
-def _size(incidents: Iterable[V0Incident]) -> int:
-    return sum(300 + 500 * (len(it.initial_notes or ()) + len(it.additional_notes)) for it in incidents)
-
-
-def _answer(status: int, value: object, headers: Mapping[str, str] | None = None) -> Answer:
-    return Answer(
-        status, {"Content-Type": "application/json; charset=utf-8", **(headers or {})}, encode(value)
-    )
+    store: V0Store
+    now: Clock = field(default=WALL, kw_only=True)
+    new_id: Callable[[], UUID] = field(default=uuid4, kw_only=True)
 
 
 # For the OpenAPI document only. The code below also accepts keys in any case, and ignores unknown fields.
@@ -229,6 +174,64 @@ class V0Query(BaseModel):
     """Which page of the list, as the `Link` of the previous one names it."""
 
     cursor: str | None = None
+
+
+# API
+
+Here = Annotated[V0, part(V0)]
+
+
+@routes.api(
+    "GET /api/v0/incidents", Access.READ, "List the newest incidents",
+    kind=RouteClass.SEARCH, reads=V0Query, problems=("invalid-cursor",), stale=True,
+)  # fmt: skip
+async def page(here: Here, *, request: Request) -> Annotated[Response, ShownIncidents]:
+    """Return the newest incidents as a bare array; a `Link` header leads to older ones."""
+    cursor = request.query_params.get("cursor")
+    listing = await here.store.list(None if cursor is None else decode_cursor(cursor, "v0", ""))
+    older = None
+    if listing.more:
+        oldest = listing.incidents[0]
+        older = encode_cursor("v0", (oldest.start_time, oldest.id), "")
+    shown, headers = listing.incidents, next_link(request, older)
+    allow_stale(request)  # v0 never shows private incidents.
+    return await aside(
+        _size(shown), lambda: _answer(200, [render_incident(it) for it in shown], headers).response()
+    )
+
+
+@routes.api("GET /api/v0/incidents/{id:uuid}", Access.READ, "Read an incident", stale=True)
+async def read(here: Here, id: UUID, *, request: Request) -> Annotated[Response, ShownIncident]:
+    incident = await here.store.get(id)
+    if incident is None:
+        raise NotFoundError("Incident not found")
+    allow_stale(request)
+    return await aside(_size([incident]), lambda: _answer(200, render_incident(incident)).response())
+
+
+@routes.api("POST /api/v0/incidents/start", Access.WRITE, "Start an incident", reads=Start, once=True)
+async def start(q: Reader, here: Here, *, request: Request) -> Annotated[Response, Started]:
+    key = idempotency_key(request)
+    try:
+        value = await read_json(request)
+    except MalformedError as error:
+        raise _invalid(error.detail) from None
+    incident = parse_start(value, here.new_id(), datetime.fromtimestamp(here.now(), UTC))
+    answer = _answer(201, {"id": str(incident.id), "message": "Incident started successfully"})
+    try:
+        return await here.store.start(request, q.principal, incident, answer=answer, key=key)
+    except ConflictError as error:
+        raise ConflictError("Incident with the same ID already exists: incident conflict") from error
+
+
+def _size(incidents: Iterable[V0Incident]) -> int:
+    return sum(300 + 500 * (len(it.initial_notes or ()) + len(it.additional_notes)) for it in incidents)
+
+
+def _answer(status: int, value: object, headers: Mapping[str, str] | None = None) -> Answer:
+    return Answer(
+        status, {"Content-Type": "application/json; charset=utf-8", **(headers or {})}, encode(value)
+    )
 
 
 # The request

@@ -1,21 +1,28 @@
-"""The greeting, the original's health check, and the origin of the code."""
+"""The greeting, the original's health check, the origin of the code, and the OpenAPI document."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, RootModel, ValidationError
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from postfacta_core.clock import MONOTONIC, Clock
 
-from ..principal import Principal
+from ..principal import Access
 from ..problems import encode
 from ..settings import SettingsError
+from ..web.routes import RouteClass
+from ..web.slices import Routes, part
 
-__all__ = ["About", "Codebase", "Greeting", "Healthy", "ServiceInfo", "load_codebase"]
+__all__ = ["About", "Codebase", "load_codebase", "root", "routes", "service_info"]
+
+OPEN = Access.OPEN
+routes: Final = Routes("page")
 
 _PACKAGED = Path(__file__).with_name("codebase.json")
 
@@ -55,6 +62,10 @@ class ServiceInfo(BaseModel):
     codebase: Codebase
 
 
+class Document(RootModel[dict[str, JsonValue]]):
+    """An OpenAPI document."""
+
+
 def load_codebase(path: Path = _PACKAGED) -> Codebase:
     """Read the packaged metadata.
 
@@ -71,47 +82,64 @@ def load_codebase(path: Path = _PACKAGED) -> Codebase:
         raise SettingsError(f"{path.name}: {where}: {first['msg']}; reinstall the package") from error
 
 
+@dataclass(slots=True)
 class About:
-    """The handlers of the system paths.
+    """The part that these routes need.
 
-    Args:
+    Attributes:
         codebase: Where the code comes from.
         environment: The name that `/service-info` shows.
         clock: Monotonic seconds; the uptime counts from now on.
+        document: The OpenAPI document, once all routes are known.
     """
 
-    def __init__(self, codebase: Codebase, *, environment: str, clock: Clock = MONOTONIC) -> None:
-        self._codebase = codebase.model_dump(exclude_none=True)
-        self._environment = environment
-        self._clock = clock
-        self._started = clock()
+    codebase: Codebase
+    environment: str
+    clock: Clock = MONOTONIC
+    document: Mapping[str, object] = field(default_factory=dict[str, object])
+    started: float = field(init=False)
 
-    async def root(self, request: Request, principal: Principal) -> Response:
-        """Greet API clients, and redirect browsers to the incidents."""
-        if "text/html" in request.headers.get("accept", "").lower():
-            return RedirectResponse("/incidents", 303, {"Vary": "Accept"})
-        response = await self.home(request, principal)
-        response.headers["Vary"] = "Accept"
-        return response
+    def __post_init__(self) -> None:
+        self.started = self.clock()
 
-    async def home(self, request: Request, principal: Principal) -> Response:
-        """Greet."""
-        return _json({"message": "Welcome to the PostFacta API!"})
 
-    async def healthz(self, request: Request, principal: Principal) -> Response:
-        """Report that the process is running. It never queries the database."""
-        return _json({"status": "healthy"})
+Here = Annotated[About, part(About)]
 
-    async def service_info(self, request: Request, principal: Principal) -> Response:
-        """Return name, version, environment and uptime."""
-        return _json(
-            {
-                "name": "PostFacta API",
-                "environment": self._environment,
-                "uptime": f"{int(self._clock() - self._started)}s",
-                "codebase": self._codebase,
-            }
-        )
+
+@routes.api("GET /", OPEN, "Greet API clients; redirect browsers to the incidents", status=(200, 303))
+async def root(*, request: Request) -> Annotated[Response, Greeting]:
+    if "text/html" in request.headers.get("accept", "").lower():
+        return RedirectResponse("/incidents", 303, {"Vary": "Accept"})
+    response = await home()
+    response.headers["Vary"] = "Accept"
+    return response
+
+
+@routes.api("GET /home", OPEN, "Greet")
+async def home() -> Annotated[Response, Greeting]:
+    return _json({"message": "Welcome to the PostFacta API!"})
+
+
+@routes.api("GET /healthz", OPEN, "Report that the process is running", kind=RouteClass.PROBE)
+async def healthz() -> Annotated[Response, Healthy]:
+    return _json({"status": "healthy"})  # It never queries the database.
+
+
+@routes.api("GET /service-info", OPEN, "Describe this service")
+async def service_info(here: Here) -> Annotated[Response, ServiceInfo]:
+    return _json(
+        {
+            "name": "PostFacta API",
+            "environment": here.environment,
+            "uptime": f"{int(here.clock() - here.started)}s",
+            "codebase": here.codebase.model_dump(exclude_none=True),
+        }
+    )
+
+
+@routes.api("GET /openapi.json", OPEN, "Read this OpenAPI document")
+async def openapi(here: Here) -> Annotated[Response, Document]:
+    return JSONResponse(here.document)
 
 
 def _json(value: object) -> Response:

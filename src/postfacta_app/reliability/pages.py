@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Annotated, Final
 
 import anyio
 import anyio.to_thread
-from starlette.requests import Request
-from starlette.responses import Response
 
 from postfacta_core.clock import WALL, Clock
 from postfacta_core.health.registry import HealthRegistry
 from postfacta_core.telemetry.metrics import Metrics
+from postfacta_slo.status.query import SloStatus
 from postfacta_slo.status.report import facts, percent, plot
 
-from ..principal import Principal
-from ..web.render import Pages
+from ..principal import Access
+from ..web.slices import Page, Routes, part
 from .process import PROMISES, Numbers, kept
 from .watch import Watch
 
-__all__ = ["ReliabilityPage"]
+__all__ = ["Reliability", "routes", "show"]
+
+routes: Final = Routes("page")
 
 _RECENT: Final = 180.0
 """The age in seconds from which a reading is marked as old: three intervals."""
 
 
-class ReliabilityPage:
-    """GET /reliability, from memory only: without the database or the network.
+class Reliability:
+    """The part that the page needs: all of it is in memory, so it needs neither the database nor the network.
 
     Args:
-        pages: Renders templates.
         health: The checks.
         metrics: The metrics of this process.
         watch: The objectives; None without a Prometheus.
@@ -38,53 +39,44 @@ class ReliabilityPage:
     """
 
     def __init__(
-        self,
-        pages: Pages,
-        health: HealthRegistry,
-        metrics: Metrics,
-        *,
-        watch: Watch | None = None,
-        wall: Clock = WALL,
+        self, health: HealthRegistry, metrics: Metrics, *, watch: Watch | None = None, wall: Clock = WALL
     ) -> None:
-        self._pages = pages
-        self._health = health
-        self._metrics = metrics
-        self._watch = watch
-        self._since = datetime.fromtimestamp(wall(), UTC)
-        self._one = anyio.CapacityLimiter(1)
+        self.health = health
+        self.metrics = metrics
+        self.watch = watch
+        self.since = datetime.fromtimestamp(wall(), UTC)
+        self.one = anyio.CapacityLimiter(1)
 
-    async def show(self, request: Request, principal: Principal) -> Response:
-        """Render the page from memory."""
-        # In a thread, like a scrape: with many routes it takes long.
-        numbers = await anyio.to_thread.run_sync(Numbers, self._metrics.registry, limiter=self._one)
-        report = self._health.snapshot()
-        context: dict[str, object] = {
-            "here": "reliability",
-            "since": self._since,
-            "watch": self._watch,
-            "is_old": self._watch is not None and self._watch.age() > _RECENT,
-            "age": _seconds(self._watch.age() if self._watch else 0.0),
-            "objectives": self._objectives(),
-            "kept": [kept(promise, numbers) for promise in PROMISES],
-            "numbers": numbers,
-            "health": report,
-            "percent": percent,
-            "seconds": _seconds,
-        }
-        return self._pages.page("reliability.html", context, principal=principal)
 
-    def _objectives(self) -> list[dict[str, object]]:
-        seen = self._watch.seen if self._watch else None
-        return [
-            {
-                "name": one.slo,
-                "aim": percent(one.objective),
-                "left": one.remaining if one.is_known else None,
-                "facts": facts(one),
-                "plot": plot(one, width=480),
-            }
-            for one in (seen.standings if seen else ())
-        ]
+@routes.page("/reliability", Access.READ)
+async def show(here: Annotated[Reliability, part(Reliability)]) -> Page:
+    # In a thread, like a scrape: with many routes it takes long.
+    numbers = await anyio.to_thread.run_sync(Numbers, here.metrics.registry, limiter=here.one)
+    watch = here.watch
+    context: dict[str, object] = {
+        "here": "reliability",
+        "since": here.since,
+        "watch": watch,
+        "is_old": watch is not None and watch.age() > _RECENT,
+        "age": _seconds(watch.age() if watch else 0.0),
+        "objectives": [_objective(one) for one in (watch.seen.standings if watch and watch.seen else ())],
+        "kept": [kept(promise, numbers) for promise in PROMISES],
+        "numbers": numbers,
+        "health": here.health.snapshot(),
+        "percent": percent,
+        "seconds": _seconds,
+    }
+    return Page("reliability.html", context)
+
+
+def _objective(one: SloStatus) -> Mapping[str, object]:
+    return {
+        "name": one.slo,
+        "aim": percent(one.objective),
+        "left": one.remaining if one.is_known else None,
+        "facts": facts(one),
+        "plot": plot(one, width=480),
+    }
 
 
 def _seconds(length: float) -> timedelta:

@@ -9,10 +9,8 @@ from typing import Any
 
 import anyio
 import pytest
-from starlette.requests import Request
 
-from postfacta_app.principal import NOBODY
-from postfacta_app.reliability.pages import ReliabilityPage
+from postfacta_app.reliability.pages import Reliability, show
 from postfacta_app.reliability.watch import Watch
 from postfacta_app.settings import SettingsError, load_settings
 from postfacta_app.web.render import Pages
@@ -122,11 +120,11 @@ async def test_a_prometheus_that_hangs_makes_no_page_wait(shared_app_dsn: str) -
 async def test_a_prometheus_that_fails_later_leaves_its_last_figures_with_their_age(told: Told) -> None:
     now = [1000.0]
     watch = Watch(Prometheus(told.url), "postfacta", interval=0.01, clock=lambda: now[0])
-    page = ReliabilityPage(Pages(version="1"), HealthRegistry(), Metrics(with_process=False), watch=watch)
-    request = Request({"type": "http", "method": "GET", "path": "/reliability", "headers": []})
+    here = Reliability(HealthRegistry(), Metrics(with_process=False), watch=watch)
 
     async def shown() -> str:
-        return plain(bytes((await page.show(request, NOBODY)).body).decode())
+        page = await show(here)
+        return plain(bytes(Pages(version="1").page(page.template, page.context).body).decode())
 
     async with watch.running():
         with anyio.fail_after(PATIENCE):
