@@ -18,7 +18,7 @@ from typing import Any, Final
 from .clock import MONOTONIC
 from .events import LogsSuppressed, Observer
 from .telemetry.lines import ConsoleFormatter, JsonFormatter
-from .telemetry.logs import AccessLine, FloodFilter, RequestFilter
+from .telemetry.logs import FloodFilter, RequestFilter
 from .validation import validation
 
 __all__ = ["LineWriter", "configure", "instance", "watch"]
@@ -127,6 +127,7 @@ class LineWriter(logging.Handler):
         self._dropped = 0
         self._own_filters = -1
         self._wake, self._hurry = threading.Event(), threading.Event()
+        self._is_awake = False  # To ask the event itself is a call for each line.
         threading.Thread(target=self._run, name="log", daemon=True).start()
 
     def take_lines(self) -> None:
@@ -144,32 +145,36 @@ class LineWriter(logging.Handler):
             self.handleError(record)
         if record.levelno >= logging.WARNING:
             self._hurry.set()
-        if not self._wake.is_set():
-            self._wake.set()
+        if not self._is_awake:
+            self._awaken()
 
-    def write_access(self, line: AccessLine, at: float, constant: Mapping[str, object]) -> bool:
+    def write_access(self, members: Mapping[str, Any], at: float, constant: Mapping[str, object]) -> bool:
         """Put an access line into the queue without a record, and return whether that could be done."""
         formatter = self.formatter
         # A filter or a formatter of the service wants to see a record.
         if type(formatter) is not JsonFormatter or len(self.filters) != self._own_filters:
             return False
-        text = formatter.access_line(line, at, constant) if self.level <= logging.INFO else None
+        text = formatter.access_line(members, at, constant) if self.level <= logging.INFO else None
         if text is None:
             return False
         if len(self._lines) >= _MOST_LINES:
             self._dropped += 1
             return True
         self._lines.append(text + "\n")
-        if not self._wake.is_set():
-            self._wake.set()
+        if not self._is_awake:
+            self._awaken()
         return True
+
+    def _awaken(self) -> None:
+        self._is_awake = True
+        self._wake.set()
 
     def flush(self) -> None:
         """Wait until all is written, for two seconds at most: the reader may be stuck."""
         self.flood.tell(at_once=True)
         end = MONOTONIC() + _FLUSH
         self._hurry.set()
-        self._wake.set()
+        self._awaken()
         pause = threading.Event()
         while self._lines and MONOTONIC() < end:
             pause.wait(0.001)
@@ -179,6 +184,7 @@ class LineWriter(logging.Handler):
             if self._wake.wait(_LOOK):
                 self._hurry.wait(_COLLECT)
                 self._wake.clear()
+                self._is_awake = False
                 self._hurry.clear()
                 self._write(self._lines.copy())
             self.flood.tell()

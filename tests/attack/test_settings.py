@@ -105,7 +105,6 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "NullRecorder",
             "PasswordFile",
             "ReadGauge",
-            "AccessLine",
             "PlainHistogram",
             "PolicyCollector",
             "Permit",

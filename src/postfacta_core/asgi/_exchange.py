@@ -125,59 +125,52 @@ class HttpExchange(Slotted, Exchange):
 
     # The response
 
-    async def send(self, message: Message) -> None:  # noqa: C901, PLR0912 - one line of rules
-        """Send what the application sends, unless its caller was answered without it."""
+    async def send(  # noqa: C901, PLR0912, PLR0915 - one line of rules
+        self, message: Message, *, is_ours: bool = False
+    ) -> None:
+        """Send what the application sends, unless its caller was answered without it; or what is ours, as an answer is."""
         kind = message["type"]
-        if kind == "http.response.start":
-            self.is_answered = message["status"] < _INTERNAL
-        elif self.is_held and kind == "http.response.body":
-            self.land()
-        if self._is_shut:
-            # A handler that keeps sending is cancelled here, and does not block the loop.
-            if self._answered is not None:
-                await checkpoint()
-            return
-        if kind not in _BODY:
-            await self.emit(message)
-            return
-        shared = self.shared
-        size = len(message.get("body", b""))
-        is_last = not message.get("more_body", False)
-        if shared.requests is not None:
-            if is_last and self.is_plain and self.task is not None and not self.is_cancelled:
-                self._is_ending = True
-                self.request.deadline = math.inf
-            else:
-                self._pass_body(message)
-        if self.response_bytes + size > shared.room:
-            await self._send_pieces(message)
-            return
+        is_start = kind == "http.response.start"
+        if not is_ours:
+            if is_start:
+                self.is_answered = message["status"] < _INTERNAL
+            elif self.is_held and kind == "http.response.body":
+                self.land()
+            if self._is_shut:
+                # A handler that keeps sending is cancelled here, and does not block the loop.
+                if self._answered is not None:
+                    await checkpoint()
+                return
+        is_last, size = False, 0
+        if is_start:
+            self.has_begun = True
+            message = self._dress(message)
+        elif kind in _BODY:
+            is_last, size = not message.get("more_body", False), len(message.get("body", b""))
+            shared = self.shared
+            if not is_ours:
+                if shared.requests is not None:
+                    if is_last and self.is_plain and self.task is not None and not self.is_cancelled:
+                        self._is_ending = True
+                        self.request.deadline = math.inf
+                    else:
+                        self._pass_body(message)
+                if self.response_bytes + size > shared.room:
+                    await self._send_pieces(message)
+                    return
         try:
             await self._out(message)
         except OSError:  # So ASGI says that the client is gone.
             self.leave()
             raise
+        if is_start:
+            self.status = message["status"]
         self.response_bytes += size
         if is_last and not self.is_complete:
             self.end_response(is_complete=True)
 
     async def emit(self, message: Message) -> None:
-        """Send what the application or this library answers, with the headers that every response gets."""
-        kind = message["type"]
-        if kind == "http.response.start":
-            self.has_begun = True
-            message = self._dress(message)
-        try:
-            await self._out(message)
-        except OSError:  # As above.
-            self.leave()
-            raise
-        if kind == "http.response.start":
-            self.status = message["status"]
-        elif kind in _BODY:
-            self.response_bytes += len(message.get("body", b""))
-            if not message.get("more_body", False) and not self.is_complete:
-                self.end_response(is_complete=True)
+        await self.send(message, is_ours=True)
 
     def end_response(self, *, is_complete: bool = False) -> None:
         """Record the last byte, or the end without one."""

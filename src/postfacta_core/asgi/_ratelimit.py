@@ -40,6 +40,8 @@ _SITE: Final = 1
 # The key of requests whose own key is unknown.
 _NOBODY: Final = "?"
 _UNMATCHED: Final = "_unmatched"
+# See `limits._rates`.
+_new: Final = tuple.__new__
 # Of the wait, and one second at least: the field has whole seconds.
 _JITTER: Final = 0.1
 
@@ -164,7 +166,7 @@ class RatePlan:
         fast = self._by_address if site is None else self._by_site
         if fast is not None and (hit := fast.plan.hit(client, site or "", "")) is not None:
             place, decision = hit
-            return Verdict(fast.rules[place], decision, fast.policy)
+            return _new(Verdict, (fast.rules[place], decision, fast.policy))
         asked = [(rule, charge) for rule in self._rules if (charge := rule.charge(scope, client)) is not None]
         if not asked:
             return None

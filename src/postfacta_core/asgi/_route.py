@@ -142,7 +142,10 @@ class RouteReader:
         route = scope.get("route")
         growth: str = scope.get("root_path", "")[len(root_path) :]
         if route is None:
-            return _of_litestar(scope, path) or self._of_endpoint(scope, growth)
+            found = _of_litestar(scope, path) if "path_template" in scope else None
+            # A Starlette route in a FastAPI application leaves only the endpoint in the scope.
+            endpoint = scope.get("endpoint")
+            return found if found or endpoint is None else self._search(scope, endpoint, growth)
         if not growth and "fastapi" not in scope:
             return self._of_plain(scope, route)
         template = _of_route(scope, route)
@@ -162,11 +165,6 @@ class RouteReader:
             if len(self._plain) < _MAX_KNOWN:
                 self._plain[id(route)] = known
         return known[1]
-
-    def _of_endpoint(self, scope: Scope, growth: str) -> str | None:
-        """Find a Starlette route in a FastAPI application, which leaves only the endpoint in the scope."""
-        endpoint = scope.get("endpoint")
-        return None if endpoint is None else self._search(scope, endpoint, growth)
 
     def _search(self, scope: Scope, wanted: object, growth: str) -> str | None:
         """Join the templates of the mounts around a route."""

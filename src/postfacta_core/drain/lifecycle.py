@@ -63,6 +63,9 @@ class Lifecycle:
         observer: Receives phases, the mechanism, and the outcome of the drain. It may raise.
         clock: Monotonic seconds.
         luck: Spreads the recycling.
+
+    Attributes:
+        is_draining: Whether it was asked to stop, in whatever phase that was.
     """
 
     def __init__(
@@ -90,6 +93,8 @@ class Lifecycle:
         self._begin()
 
     def _begin(self) -> None:
+        # Each response looks at it.
+        self.is_draining: bool = False
         self._course = Course(self._limits)
         self._close_by: float | None = None
         self._told = Phase.STARTING
@@ -117,11 +122,6 @@ class Lifecycle:
     def limits(self) -> DrainLimits:
         """How long the parts of a drain may take."""
         return self._limits
-
-    @property
-    def is_draining(self) -> bool:
-        """Whether it was asked to stop, in whatever phase that was."""
-        return self._course.is_draining
 
     @property
     def can_stop_server(self) -> bool:
@@ -154,9 +154,9 @@ class Lifecycle:
         For the server's `lifespan.shutdown`: by then it takes no new ones.
         """
         now = self._clock()
-        if not self._course.is_draining:
+        if not self.is_draining:
             self._on_drain()
-        self._course.stop(now)
+        self._stop(now)
         self._calls.put("look")
         self._tell()
         with anyio.move_on_after(max(0.0, self._course.cancels_at - now)):
@@ -211,7 +211,7 @@ class Lifecycle:
             return await tasks.__aexit__(kind, error, trace)
         finally:
             now = self._clock()
-            self._course.stop(now)
+            self._stop(now)
             self._course.end(now)
             self._calls.put("look")
             self._interception.close()
@@ -219,9 +219,15 @@ class Lifecycle:
             self._is_entered = False
 
     def _drain(self, *, at_once: bool = False) -> None:
-        if self._course.drain(self._clock(), at_once=at_once):
+        is_first = self._course.drain(self._clock(), at_once=at_once)
+        self.is_draining = True
+        if is_first:
             self._on_drain()
         self._calls.put("drain")
+
+    def _stop(self, now: float) -> None:
+        self._course.stop(now)
+        self.is_draining = True
 
     def _hear(self, signum: int) -> None:
         # No load balancer looks at a developer's machine.
@@ -232,7 +238,7 @@ class Lifecycle:
         self._is_hurried |= is_developers
         # One stop may come twice: as SIGINT, and as SIGTERM from a parent that had it too. Only the same signal again
         # means: wait no longer.
-        if at_once or signum in self._signals or not self._course.is_draining:
+        if at_once or signum in self._signals or not self.is_draining:
             self._drain(at_once=at_once)
         self._signals.add(signum)
 
@@ -260,7 +266,7 @@ class Lifecycle:
         started = self._clock()
         while self._recycle is not None:
             await anyio.sleep(_RECYCLE_EVERY)
-            if self._course.is_draining:
+            if self.is_draining:
                 return  # A second signal would mean: wait no longer.
             if self._clock() - started >= self._recycle.ends_after(self._luck):
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -268,12 +274,7 @@ class Lifecycle:
 
     def _verify(self) -> None:
         interception = self._interception
-        if (
-            interception is None
-            or self._course.is_draining
-            or self.mechanism == "none"
-            or interception.is_in_place()
-        ):
+        if interception is None or self.is_draining or self.mechanism == "none" or interception.is_in_place():
             return
         interception.close()
         self._interception = intercept(self._hear)

@@ -179,7 +179,7 @@ class OverloadLimiter:
             return shed
         return line.enter(priority, now, shed=shed)
 
-    def finish(  # noqa: PLR0917 - by position, for each request
+    def finish(  # noqa: C901, PLR0915, PLR0917 - by position and in one frame, for each request
         self,
         now: float,
         admitted: float,
@@ -214,7 +214,19 @@ class OverloadLimiter:
                     self._answered += 1
                     self._allowed += allowed
                     self._lag += (lag - self._lag) * _WEIGHT
-                    self._learn(known, took - waited - lag, admitted)
+                    usual, work = known[0], took - waited - lag
+                    self._mean[0] += (usual - self._mean[0]) * _WEIGHT
+                    self._took += work
+                    self._usual += usual
+                    if admitted >= self._grew_at:
+                        self._untried -= 1.0
+                    if (trial := self._trial) is not None and admitted >= trial.since:
+                        trial.ended += 1
+                        trial.took += work
+                        trial.usual += usual
+                    if self._is_calm:
+                        longer = work - usual
+                        known[0] += min(longer, usual) * _UP if longer > 0.0 else longer * _WEIGHT
             if now >= self._closes:
                 self._close(now)
         if self._line.count:
@@ -314,21 +326,6 @@ class OverloadLimiter:
                 return known
         known = self._kinds[kind] = [max(took, 0.0) / max(1.0, self._stretch)]
         return known
-
-    def _learn(self, known: list[float], took: float, admitted: float) -> None:
-        usual = known[0]
-        self._mean[0] += (usual - self._mean[0]) * _WEIGHT
-        self._took += took
-        self._usual += usual
-        if admitted >= self._grew_at:
-            self._untried -= 1.0
-        trial = self._trial
-        if trial is not None and admitted >= trial.since:
-            trial.ended += 1
-            trial.took += took
-            trial.usual += usual
-        if self._is_calm:
-            known[0] += min(took - usual, usual) * _UP if took > usual else (took - usual) * _WEIGHT
 
     # The limit.
 

@@ -40,19 +40,23 @@ from .redaction import redact_text
 from .sampling import AccessSampler, EventBudget
 
 __all__ = [
+    "FIXED",
     "LOGGER",
     "STANDARD",
-    "AccessLine",
+    "TEXTS",
     "AccessLog",
     "EventLog",
     "EventRecord",
     "FloodFilter",
     "RequestFilter",
+    "access_members",
 ]
 
 LOGGER: Final = logging.getLogger("postfacta")
 
 _ROOT: Final = logging.getLogger()
+# `getLogRecordFactory` is a call for each line.
+_LOGGING: Final = vars(logging)
 _ACCESS: Final = "http.request"
 _SUPPRESSED: Final = "log.suppressed"
 _TOO_MANY_REQUESTS: Final = 429
@@ -63,6 +67,8 @@ _REQUESTS: Final = frozenset(
 # The event names of this library, and of code that logs in the same way. Other messages may hold anything.
 _is_event = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z0-9_]+)+").fullmatch
 _LONGEST_EVENT: Final = 64
+TEXTS: Final = 11
+FIXED: Final = 15
 STANDARD: Final = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
 """The attributes of a record that are no fields of its own."""
 
@@ -241,19 +247,19 @@ class AccessLog(NullRecorder):
             weight = self._sampler.weigh(exchange.seconds, exchange.request.started + exchange.seconds)
             if not weight:
                 return
-        line = AccessLine(exchange, weight)
+        members = access_members(exchange, weight)
         record = None
-        if error is None and logging.getLogRecordFactory() is logging.LogRecord:
+        if error is None and _LOGGING["_logRecordFactory"] is logging.LogRecord:
             logger, handlers = self._logger, _ROOT.handlers
             # With one handler alone, which takes lines, none needs a record.
             is_alone = len(handlers) == 1 and logger.parent is _ROOT and logger.propagate
             if is_alone and not (logger.handlers or logger.filters):
                 write: Any = getattr(handlers[0], "write_access", None)
-                if write is not None and write(line, self._wall(), self._line):
+                if write is not None and write(members, self._wall(), self._line):
                     return
             record = self._cast()
         record = record or self._make(level, error)
-        record.__dict__.update(zip(_MEMBERS, line.texts + line.numbers, strict=False), **line.more)
+        record.__dict__.update(members)
         self._logger.handle(record)
 
     def closed(self, exchange: SocketExchange, /) -> None:
@@ -263,7 +269,7 @@ class AccessLog(NullRecorder):
         if not self._logger.isEnabledFor(level):
             return
         record = self._make(level, error, "websocket.closed")
-        members = AccessLine(exchange, 1).members().items()
+        members = access_members(exchange).items()
         record.__dict__.update({name: value for name, value in members if name not in _REQUESTS})
         record.__dict__.update(outcome=exchange.outcome, close_code=exchange.close_code)
         self._logger.handle(record)
@@ -295,58 +301,39 @@ class AccessLog(NullRecorder):
         return record
 
 
-class AccessLine:
-    """What an access line says of an exchange, of which `weight` are as it.
+def access_members(exchange: Exchange, weight: int = 1) -> dict[str, Any]:
+    """Return what an access line says of an exchange that stands for this many.
 
-    Attributes:
-        texts: By `TEXTS`.
-        numbers: By `NUMBERS`.
-        more: Numbers that not each has.
+    The first `TEXTS` are texts, those up to `FIXED` numbers; what follows not each line has.
     """
-
-    __slots__ = ("more", "numbers", "texts")
-
-    TEXTS: Final = (
-        *("method", "route", "path", "error_type", "client", "principal", "traffic"),
-        *("request_id", "trace_id", "span_id", "trace_flags"),
-    )
-    NUMBERS: Final = ("status", "duration_ms", "request_bytes", "bytes")
-
-    def __init__(self, exchange: Exchange, weight: int) -> None:
-        request, seconds = exchange.request, exchange.seconds
-        self.texts: tuple[str, ...] = (
-            exchange.method,
-            exchange.route,
-            exchange.path,
-            exchange.error_type,
-            exchange.client,
-            request.principal,
-            exchange.traffic,
-            request.request_id,
-            request.trace_id,
-            request.span_id,
-            request.trace_flags,
-        )
+    request, seconds = exchange.request, exchange.seconds
+    members: dict[str, Any] = {
+        "method": exchange.method,
+        "route": exchange.route,
+        "path": exchange.path,
+        "error_type": exchange.error_type,
+        "client": exchange.client,
+        "principal": request.principal,
+        "traffic": exchange.traffic,
+        "request_id": request.request_id,
+        "trace_id": request.trace_id,
+        "span_id": request.span_id,
+        "trace_flags": request.trace_flags,
+        "status": exchange.status,
         # To the microsecond, for a tenth of what `round` costs.
-        duration = (seconds * 1e6 + 0.5) // 1 / 1000
-        sizes = exchange.request_bytes, exchange.response_bytes
-        self.numbers: tuple[float, ...] = (exchange.status, duration, *sizes)
-        self.more: dict[str, float] = {}
-        limit = min(request.asked, request.limit)
-        if limit < math.inf:
-            # Below 0 it came too late.
-            self.more["deadline_remaining_ms"] = ((limit - seconds) * 1e6 + 0.5) // 1 / 1000
-        if request.queued:
-            self.more["queue_ms"] = (request.queued * 1e6 + 0.5) // 1 / 1000
-        if weight > 1:
-            self.more["sample_rate"] = weight
-
-    def members(self) -> dict[str, object]:
-        """Return all by their names."""
-        return dict(zip(_MEMBERS, self.texts + self.numbers, strict=True), **self.more)
-
-
-_MEMBERS: Final = AccessLine.TEXTS + AccessLine.NUMBERS
+        "duration_ms": (seconds * 1e6 + 0.5) // 1 / 1000,
+        "request_bytes": exchange.request_bytes,
+        "bytes": exchange.response_bytes,
+    }
+    limit = min(request.asked, request.limit)
+    if limit < math.inf:
+        # Below 0 it came too late.
+        members["deadline_remaining_ms"] = ((limit - seconds) * 1e6 + 0.5) // 1 / 1000
+    if request.queued:
+        members["queue_ms"] = (request.queued * 1e6 + 0.5) // 1 / 1000
+    if weight > 1:
+        members["sample_rate"] = weight
+    return members
 
 
 class EventLog:
