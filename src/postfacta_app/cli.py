@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import getpass
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any, Final
+from typing import Concatenate, Final, ParamSpec, TypeVar
 from uuid import UUID
 
 import anyio
+import click
 
 from postfacta_core.clock import WALL
 from postfacta_core.errors import ResilienceError
@@ -33,7 +33,6 @@ from .identity.model import (
     NewUser,
     PasswordChange,
     Scope,
-    User,
     UserChange,
     keep_an_admin,
 )
@@ -48,6 +47,11 @@ from .timeline.verify import Verified, verify, write_metrics
 from .web.body import parse
 
 __all__ = ["main"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., object])
+Work = Callable[[Unit, PostgresIdentity], Awaitable[T]]
 
 _OPERATOR = Principal(actor="operator", name="operator", role=Role.ADMIN)
 _MOST_DAYS = 3650
@@ -112,10 +116,6 @@ connections, clock) and the server's time-outs. Exits with 1 if a check fails.
   postfacta doctor --server granian""",
 }
 
-_Commands = Any
-"""What `add_subparsers` returns; its class is private."""
-_Run = Callable[[argparse.Namespace], int]
-
 
 class _CommandError(Exception):
     """A one-sentence error for the user of the command."""
@@ -134,9 +134,14 @@ _FAILURES = (
 
 def main(words: Sequence[str]) -> int:
     """Run one command; return the exit code."""
-    args = _parser().parse_args(words)
     try:
-        return int(args.run(args))
+        with _all.make_context("postfacta", list(words)) as context:
+            return int(_all.invoke(context) or 0)
+    except click.exceptions.Exit as done:
+        raise SystemExit(done.exit_code) from None
+    except click.UsageError as error:
+        error.show()
+        raise SystemExit(error.exit_code) from None
     except (SettingsError, InvalidFieldsError) as error:
         return _complain(error, 2)
     except _FAILURES as error:
@@ -160,173 +165,202 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
-# Arguments
+def _now() -> datetime:
+    return datetime.fromtimestamp(WALL(), UTC)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("postfacta")
-    commands = parser.add_subparsers(required=True, metavar="<command>")
-    serving = _command(commands, "serve", run=_serve)
-    serving.add_argument(
-        "--dev", action="store_true", help="development mode: ENVIRONMENT=local and debug logs"
-    )
-    _command(commands, "migrate", run=_migrate)
-    demo = _command(commands, "demo", run=_demo)
-    _admin(_group(commands, "admin"))
-    _user(_group(commands, "user"))
-    _token(_group(commands, "token"))
-    verifying = _command(commands, "verify", run=_verify)
-    verifying.add_argument(
-        "--metrics-file", type=Path, help="write metrics there, for node_exporter's textfile collector"
-    )
-    _command(commands, "routes", run=_routes)
-    doctor = _command(commands, "doctor", run=_doctor)
-    doctor.add_argument(
-        "--server",
-        choices=SERVERS,
-        default="uvicorn",
-        help="the ASGI server that will run it (default: %(default)s, as in `serve`)",
-    )
-    for command in (serving, demo, doctor):
-        command.add_argument("--host", help="address to listen on (POSTFACTA_HOST, else 127.0.0.1)")
-        command.add_argument(
-            "--port", type=int, help="port to listen on (POSTFACTA_PORT, else 8080); 0 for a free one"
-        )
-    return parser
+# How a command is declared
 
 
-def _command(
-    commands: _Commands, name: str, summary: str = "", *, run: _Run, examples: str = ""
-) -> argparse.ArgumentParser:
+class _Help(click.Command):
+    """A command whose help ends with its examples, as they are."""
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_usage(ctx.command_path, " ".join(self.collect_usage_pieces(ctx)), "usage: ")
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write(f"\n{self.epilog}\n")
+
+
+class _Group(_Help, click.Group):
+    command_class: type[click.Command] | None = _Help
+
+
+_all = _Group("postfacta", epilog="")
+_admin, _user, _token = (
+    _Group(name, short_help=COMMANDS[name], epilog=_EXAMPLES[name]) for name in ("admin", "user", "token")
+)
+for _group in (_admin, _user, _token):
+    _all.add_command(_group)
+
+
+def _command(name: str, summary: str = "", *, of: click.Group = _all) -> Callable[[F], F]:
     summary = summary or COMMANDS[name]
-    command: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}.",
-        epilog=_EXAMPLES[examples or name],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    epilog = _EXAMPLES[name if of is _all else str(of.name)]
+
+    def declare(function: F) -> F:
+        of.command(name, help=f"{summary[0].upper()}{summary[1:]}.", short_help=summary, epilog=epilog)(
+            function
+        )
+        return function
+
+    return declare
+
+
+def _address(function: F) -> F:
+    host = click.option("--host", help="address to listen on (POSTFACTA_HOST, else 127.0.0.1)")
+    port = click.option(
+        "--port", type=int, help="port to listen on (POSTFACTA_PORT, else 8080); 0 for a free one"
     )
-    command.set_defaults(run=run)
-    return command
+    return host(port(function))
 
 
-def _group(commands: _Commands, name: str) -> _Commands:
-    group: argparse.ArgumentParser = commands.add_parser(
-        name, epilog=_EXAMPLES[name], formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    return group.add_subparsers(title="commands", required=True, metavar="<command>")
+_from_stdin = click.option("--password-stdin", is_flag=True, help="read the password from standard input")
+_person = click.argument("person")
 
 
-def _admin(commands: _Commands) -> None:
-    command = _command(commands, "create", "create an administrator", run=_create_admin, examples="admin")
-    command.add_argument("--email", required=True, help="the address to sign in with")
-    command.add_argument("--name", required=True, help="display name")
-    command.add_argument(
-        "--password-stdin", action="store_true", help="read the password from standard input"
-    )
-    command.add_argument(
-        "--sub", type=UUID, help="in auth mode supabase: the `User UID` of the account there"
-    )
+@asynccontextmanager
+async def _migrated(settings: Settings) -> AsyncGenerator[Database]:
+    async with reach(settings) as database:
+        if await revision(database) is None:
+            raise _CommandError("the database is not migrated: run `postfacta migrate` first")
+        yield database
 
 
-def _user(commands: _Commands) -> None:
-    named: Sequence[tuple[str, str, _Run]] = (
-        ("list", "list people", _list_users),
-        ("reset-password", "set a new password and end all sessions", _reset_password),
-        ("sessions", "list a person's sessions", _list_sessions),
-        ("sign-out", "end a person's sessions, or one of them", _sign_out),
-        ("disable", "disable an account and end all sessions", _disable),
-        ("enable", "enable a disabled account", _disable),
-    )
-    for name, summary, run in named:
-        command = _command(commands, name, summary, run=run, examples="user")
-        command.set_defaults(is_disabled=name == "disable")
-        if name != "list":
-            command.add_argument("person", help="e-mail address or id")
-        if name == "reset-password":
-            command.add_argument("--password-stdin", action="store_true", help="read it from standard input")
-        if name == "sign-out":
-            command.add_argument("--session", type=UUID, help="the session's id (default: all sessions)")
+def _transact(settings: Settings, work: Work[T]) -> T:
+    """Do it in one transaction of the operator."""
+
+    async def run() -> T:
+        async with _migrated(settings) as database, database.transaction() as connection:
+            return await work(Unit(connection, _OPERATOR, None), PostgresIdentity(database))
+
+    return anyio.run(run)
 
 
-def _token(commands: _Commands) -> None:
-    _command(commands, "list", "list API tokens", run=_list_tokens, examples="token")
-    revoke = _command(commands, "revoke", "revoke an API token", run=_revoke_token, examples="token")
-    revoke.add_argument("id", type=UUID, help="the id shown by `token list`")
-    command = _command(
-        commands, "create", "create an API token for a machine", run=_create_token, examples="token"
-    )
-    command.add_argument("--name", required=True, help="a name for it")
-    scopes = [str(scope) for scope in Scope]
-    command.add_argument("--scope", required=True, action="append", choices=scopes, help="may be repeated")
-    command.add_argument("--source", help="the source of its signals (required for signals:write)")
-    command.add_argument("--days", type=int, default=365, help="days until it expires (%(default)s)")
+def _says(
+    function: Callable[Concatenate[Unit, PostgresIdentity, P], Awaitable[Iterable[str]]],
+) -> Callable[P, None]:
+    """Make a command of a function that works in one transaction; print its lines once it is committed."""
+
+    @wraps(function)
+    def run(*args: P.args, **given: P.kwargs) -> None:
+        async def work(unit: Unit, store: PostgresIdentity) -> Iterable[str]:
+            return await function(unit, store, *args, **given)
+
+        for line in _transact(load_settings(), work):
+            _say(line)
+
+    return run
 
 
-# Commands
+def _line(*parts: object) -> str:
+    return "\t".join(f"{it:%Y-%m-%d %H:%M}Z" if isinstance(it, datetime) else str(it) for it in parts)
 
 
-def _settings(args: argparse.Namespace, **overrides: object) -> Settings:
-    return load_settings(None, host=args.host, port=args.port, **overrides)
+# The service
 
 
-def _serve(args: argparse.Namespace) -> int:
-    dev = {"environment": "local", "log_level": "DEBUG"} if args.dev else {}
-    read = partial(_settings, args, **dev)
+@_command("serve")
+@click.option("--dev", is_flag=True, help="development mode: ENVIRONMENT=local and debug logs")
+@_address
+def _serve(host: str | None, port: int | None, *, dev: bool) -> int:
+    more = {"environment": "local", "log_level": "DEBUG"} if dev else {}
+    read = partial(load_settings, None, host=host, port=port, **more)
     for file in exposed_secrets():
         sys.stderr.write(f"postfacta: warning: every user can read {file}; run chmod 600 {file}\n")
     return serve(read(), say=_say, read=read)
 
 
-def _migrate(args: argparse.Namespace) -> int:
+@_command("migrate")
+def _migrate() -> None:
     settings = load_settings()
     dsn = settings.database_owner_dsn or settings.database_dsn
     upgrade(dsn.get_secret_value(), progress=_say)
     _say(f"the database is at revision {HEAD}")
-    return 0
 
 
-def _demo(args: argparse.Namespace) -> int:
-    settings = _settings(args)
+@_command("demo")
+@_address
+def _demo(host: str | None, port: int | None) -> int:
+    settings = load_settings(None, host=host, port=port)
     from . import demo  # noqa: PLC0415 - the other commands do not need it
 
     return demo.run(settings, say=_say)
 
 
-def _create_admin(args: argparse.Namespace) -> int:
+@_command("verify")
+@click.option("--metrics-file", type=Path, help="write metrics there, for node_exporter's textfile collector")
+def _verify(metrics_file: Path | None) -> int:
     settings = load_settings()
-    sent = {"email": args.email, "display_name": args.name, "role": Role.ADMIN}
-    if (settings.auth_mode is AuthMode.SUPABASE) != (args.sub is not None):
+
+    async def run() -> Verified:
+        async with _migrated(settings) as database:
+            return await verify(TimelineStore(database))
+
+    result = anyio.run(run)
+    if metrics_file:
+        write_metrics(result, metrics_file, now=WALL())
+    for found in result.faults:
+        sys.stderr.write(f"{found.incident}, revision {found.rev}: the timeline has changed\n")
+    for found in result.other_rules:
+        _say(f"{found.incident}, revision {found.rev}: written under rules {found.rules}, not compared")
+    _say(f"{len(result.equal)} revisions are equal, {len(result.faults)} differ")
+    return 1 if result.faults else 0
+
+
+@_command("routes")
+def _routes() -> None:
+    for rule in declared(load_settings()):
+        _say(f"{rule.method:6} {rule.path:66} {rule.access:9} {rule.route_class:6} {rule.summary}".rstrip())
+
+
+@_command("doctor")
+@click.option(
+    "--server",
+    type=click.Choice(SERVERS),
+    default="uvicorn",
+    help="the ASGI server that will run it (default: uvicorn, as in `serve`)",
+)
+@_address
+def _doctor(host: str | None, port: int | None, *, server: str) -> int:
+    settings = load_settings(None, host=host, port=port)
+    from . import doctor  # noqa: PLC0415 - the other commands do not need it
+
+    return doctor.run(settings, server=server, say=_say)
+
+
+# People
+
+
+@_command("create", "create an administrator", of=_admin)
+@click.option("--email", required=True, help="the address to sign in with")
+@click.option("--name", required=True, help="display name")
+@_from_stdin
+@click.option("--sub", type=UUID, help="in auth mode supabase: the `User UID` of the account there")
+def _create_admin(*, email: str, name: str, password_stdin: bool, sub: UUID | None) -> None:
+    settings = load_settings()
+    sent = {"email": email, "display_name": name, "role": Role.ADMIN}
+    if (settings.auth_mode is AuthMode.SUPABASE) != (sub is not None):
         raise _CommandError("--sub is required with POSTFACTA_AUTH_MODE=supabase, and only allowed there")
-    if args.sub is not None:
-        return _adopt_admin(settings, args.sub, sent)
-    new = parse(NewUser, sent | {"password": _password(from_stdin=args.password_stdin)})
-
-    async def run() -> None:
-        password_hash = await Passwords().hash(new.password)
-        async with _unit(settings) as (unit, store):
-            await add_user(unit, store, new, password_hash=password_hash)
-
-    anyio.run(run)
-    _say(f"{new.email} is now an administrator and can sign in at /signin")
-    return 0
+    if sub is None:
+        new = parse(NewUser, sent | {"password": _password(from_stdin=password_stdin)})
+        hashed = anyio.run(Passwords().hash, new.password)
+        who = _transact(settings, partial(add_user, new=new, password_hash=hashed)).email
+    else:
+        who = _transact(settings, partial(_adopt, settings=settings, sub=sub, sent=sent))
+    _say(f"{who} is now an administrator and can sign in at /signin")
 
 
-def _adopt_admin(settings: Settings, sub: UUID, sent: Mapping[str, object]) -> int:
+async def _adopt(
+    unit: Unit, store: PostgresIdentity, *, settings: Settings, sub: UUID, sent: Mapping[str, object]
+) -> str:
     from .identity.supabase import Newcomer, external_name, meet  # noqa: PLC0415 - only this mode needs its cryptography
 
     new, name = parse(Newcomer, sent), external_name(settings.issuer, sub)
-
-    async def run() -> None:
-        async with _unit(settings) as (unit, store):
-            if await meet(unit, store, name, new=new) or (user := await store.external(name)) is None:
-                return
-            await store.change_user(unit, user.id, UserChange(role=Role.ADMIN), now=_now())
-            await unit.audit("user.change", f"user:{user.id}", detail={"role": Role.ADMIN})
-
-    anyio.run(run)
-    _say(f"{new.email} is now an administrator and can sign in at /signin")
-    return 0
+    if not await meet(unit, store, name, new=new) and (user := await store.external(name)) is not None:
+        await store.change_user(unit, user.id, UserChange(role=Role.ADMIN), now=_now())
+        await unit.audit("user.change", f"user:{user.id}", detail={"role": Role.ADMIN})
+    return new.email
 
 
 def _password(*, from_stdin: bool) -> str:
@@ -340,183 +374,131 @@ def _password(*, from_stdin: bool) -> str:
     return password
 
 
-def _create_token(args: argparse.Namespace) -> int:
-    settings, now = load_settings(), _now()
-    if not 1 <= args.days <= _MOST_DAYS:
-        raise _CommandError(f"--days must be between 1 and {_MOST_DAYS}")
-    new = parse(NewToken, {"name": args.name, "scopes": args.scope, "source": args.source})
-    minted = mint(Kind.API, _OPERATOR, now, expires_at=now + timedelta(days=args.days))
-
-    async def run() -> None:
-        async with _unit(settings) as (unit, store):
-            await add_token(unit, store, new, minted=minted)
-
-    anyio.run(run)
-    _say(minted.secret)
-    sys.stderr.write(f"Store it now: it is not shown again. It expires in {args.days} days.\n")
-    return 0
-
-
-def _now() -> datetime:
-    return datetime.fromtimestamp(WALL(), UTC)
-
-
-def _each(lines: Callable[[PostgresIdentity], Awaitable[Sequence[Sequence[object]]]]) -> int:
-    settings = load_settings()
-
-    async def run() -> Sequence[Sequence[object]]:
-        async with _migrated(settings) as database:
-            return await lines(PostgresIdentity(database))
-
-    for line in anyio.run(run):
-        _say("\t".join(f"{it:%Y-%m-%d %H:%M}Z" if isinstance(it, datetime) else str(it) for it in line))
-    return 0
-
-
-def _list_users(args: argparse.Namespace) -> int:
-    async def lines(store: PostgresIdentity) -> Sequence[Sequence[object]]:
-        people = await store.users(None, _MOST_LISTED)
-        return [(it.id, it.email, it.role, "disabled" if it.disabled_at else "active") for it in people]
-
-    return _each(lines)
-
-
-def _list_tokens(args: argparse.Namespace) -> int:
-    async def lines(store: PostgresIdentity) -> Sequence[Sequence[object]]:
-        tokens = await store.tokens(None, _MOST_LISTED)
-        return [
-            (it.id, it.name, ",".join(it.scopes), it.last_used_at or "never", it.expires_at)
-            for it in tokens
-            if it.revoked_at is None
-        ]
-
-    return _each(lines)
-
-
-def _list_sessions(args: argparse.Namespace) -> int:
-    async def lines(store: PostgresIdentity) -> Sequence[Sequence[object]]:
-        user = (await _person(store, args.person)).user
-        sessions = await store.sessions(user.id, b"", _now())
-        return [(it.id, it.kind, it.created_at, it.last_used_at or "never", it.expires_at) for it in sessions]
-
-    return _each(lines)
-
-
-async def _person(store: PostgresIdentity, who: str) -> Account:
-    account = await store.person(who)
+async def _found(store: PostgresIdentity, person: str) -> Account:
+    account = await store.person(person)
     if account is None:
-        raise _CommandError(f"no account {who}: see `postfacta user list`")
+        raise _CommandError(f"no account {person}: see `postfacta user list`")
     return account
 
 
-def _reset_password(args: argparse.Namespace) -> int:
+@_command("list", "list people", of=_user)
+@_says
+async def _list_users(unit: Unit, store: PostgresIdentity) -> Iterable[str]:
+    people = await store.users(None, _MOST_LISTED)
+    return [_line(it.id, it.email, it.role, "disabled" if it.disabled_at else "active") for it in people]
+
+
+@_command("reset-password", "set a new password and end all sessions", of=_user)
+@_person
+@_from_stdin
+def _reset_password(person: str, *, password_stdin: bool) -> None:
     settings = load_settings()
-    given = _password(from_stdin=True) if args.password_stdin else new_password()
+    given = _password(from_stdin=True) if password_stdin else new_password()
 
-    async def run() -> User:
-        async with _unit(settings) as (unit, store):
-            account = await _person(store, args.person)
-            if account.password_hash is None:
-                raise _CommandError("this account's password is managed elsewhere")
-            sent = parse(PasswordChange, {"current_password": "", "password": given})
-            hashed = await Passwords().hash(sent.password)
-            await reset_password(unit, store, account.user, hashed=hashed, now=_now())
-            return account.user
+    async def work(unit: Unit, store: PostgresIdentity) -> str:
+        account = await _found(store, person)
+        if account.password_hash is None:
+            raise _CommandError("this account's password is managed elsewhere")
+        sent = parse(PasswordChange, {"current_password": "", "password": given})
+        hashed = await Passwords().hash(sent.password)
+        await reset_password(unit, store, account.user, hashed=hashed, now=_now())
+        return account.user.email
 
-    user = anyio.run(run)
-    if not args.password_stdin:
+    email = _transact(settings, work)
+    if not password_stdin:
         _say(given)
-    sys.stderr.write(f"The password of {user.email} was reset. All sessions have ended.\n")
-    return 0
+    sys.stderr.write(f"The password of {email} was reset. All sessions have ended.\n")
 
 
-def _sign_out(args: argparse.Namespace) -> int:
-    settings = load_settings()
-
-    async def run() -> int:
-        async with _unit(settings) as (unit, store):
-            user = (await _person(store, args.person)).user
-            ended = await store.end_sessions(unit, user.id, _now(), only=args.session)
-            await unit.audit("session.revoke", user.actor, detail={"sessions": ended})
-            return ended
-
-    _say(f"sessions ended: {anyio.run(run)}")
-    return 0
+@_command("sessions", "list a person's sessions", of=_user)
+@_person
+@_says
+async def _list_sessions(unit: Unit, store: PostgresIdentity, person: str) -> Iterable[str]:
+    sessions = await store.sessions((await _found(store, person)).user.id, b"", _now())
+    return [
+        _line(it.id, it.kind, it.created_at, it.last_used_at or "never", it.expires_at) for it in sessions
+    ]
 
 
-def _disable(args: argparse.Namespace) -> int:
-    settings = load_settings()
-
-    async def run() -> User:
-        async with _unit(settings) as (unit, store):
-            user, admins = await store.lock_user(unit, (await _person(store, args.person)).user.id)
-            if user is None:
-                raise _CommandError("this account no longer exists")
-            change = UserChange(disabled=args.is_disabled)
-            keep_an_admin(user, change, admins)
-            changed = await store.change_user(unit, user.id, change, now=_now())
-            await unit.audit("user.change", user.actor, detail={"disabled": args.is_disabled})
-            return changed
-
-    user = anyio.run(run)
-    _say(f"{user.email} is {'disabled' if user.disabled_at else 'enabled'}")
-    return 0
+@_command("sign-out", "end a person's sessions, or one of them", of=_user)
+@_person
+@click.option("--session", type=UUID, help="the session's id (default: all sessions)")
+@_says
+async def _sign_out(
+    unit: Unit, store: PostgresIdentity, person: str, *, session: UUID | None
+) -> Iterable[str]:
+    user = (await _found(store, person)).user
+    ended = await store.end_sessions(unit, user.id, _now(), only=session)
+    await unit.audit("session.revoke", user.actor, detail={"sessions": ended})
+    return [f"sessions ended: {ended}"]
 
 
-def _revoke_token(args: argparse.Namespace) -> int:
-    settings = load_settings()
-
-    async def run() -> None:
-        async with _unit(settings) as (unit, store):
-            if not await store.revoke_token(unit, args.id, _now()):
-                raise _CommandError("no such token, or it is already revoked")
-            await unit.audit("token.revoke", f"token:{args.id}")
-
-    anyio.run(run)
-    _say("the token is revoked")
-    return 0
+async def _set_disabled(unit: Unit, store: PostgresIdentity, person: str, *, disabled: bool) -> Iterable[str]:
+    user, admins = await store.lock_user(unit, (await _found(store, person)).user.id)
+    if user is None:
+        raise _CommandError("this account no longer exists")
+    change = UserChange(disabled=disabled)
+    keep_an_admin(user, change, admins)
+    await store.change_user(unit, user.id, change, now=_now())
+    await unit.audit("user.change", user.actor, detail={"disabled": disabled})
+    return [f"{user.email} is {'disabled' if disabled else 'enabled'}"]
 
 
-def _verify(args: argparse.Namespace) -> int:
-    settings = load_settings()
-
-    async def run() -> Verified:
-        async with _migrated(settings) as database:
-            return await verify(TimelineStore(database))
-
-    result = anyio.run(run)
-    if args.metrics_file:
-        write_metrics(result, args.metrics_file, now=WALL())
-    for found in result.faults:
-        sys.stderr.write(f"{found.incident}, revision {found.rev}: the timeline has changed\n")
-    for found in result.other_rules:
-        _say(f"{found.incident}, revision {found.rev}: written under rules {found.rules}, not compared")
-    _say(f"{len(result.equal)} revisions are equal, {len(result.faults)} differ")
-    return 1 if result.faults else 0
+@_command("disable", "disable an account and end all sessions", of=_user)
+@_person
+@_says
+async def _disable(unit: Unit, store: PostgresIdentity, person: str) -> Iterable[str]:
+    return await _set_disabled(unit, store, person, disabled=True)
 
 
-@asynccontextmanager
-async def _migrated(settings: Settings) -> AsyncGenerator[Database]:
-    async with reach(settings) as database:
-        if await revision(database) is None:
-            raise _CommandError("the database is not migrated: run `postfacta migrate` first")
-        yield database
+@_command("enable", "enable a disabled account", of=_user)
+@_person
+@_says
+async def _enable(unit: Unit, store: PostgresIdentity, person: str) -> Iterable[str]:
+    return await _set_disabled(unit, store, person, disabled=False)
 
 
-@asynccontextmanager
-async def _unit(settings: Settings) -> AsyncGenerator[tuple[Unit, PostgresIdentity]]:
-    async with _migrated(settings) as database, database.transaction() as connection:
-        yield Unit(connection, _OPERATOR, None), PostgresIdentity(database)
+# Tokens
 
 
-def _routes(_: argparse.Namespace) -> int:
-    for rule in declared(load_settings()):
-        _say(f"{rule.method:6} {rule.path:66} {rule.access:9} {rule.route_class:6} {rule.summary}".rstrip())
-    return 0
+@_command("create", "create an API token for a machine", of=_token)
+@click.option("--name", required=True, help="a name for it")
+@click.option(
+    "--scope",
+    "scopes",
+    required=True,
+    multiple=True,
+    type=click.Choice([scope.value for scope in Scope]),
+    help="may be repeated",
+)
+@click.option("--source", help="the source of its signals (required for signals:write)")
+@click.option("--days", type=int, default=365, help="days until it expires (365)")
+def _create_token(*, name: str, scopes: Sequence[str], source: str | None, days: int) -> None:
+    settings, now = load_settings(), _now()
+    if not 1 <= days <= _MOST_DAYS:
+        raise _CommandError(f"--days must be between 1 and {_MOST_DAYS}")
+    new = parse(NewToken, {"name": name, "scopes": scopes, "source": source})
+    minted = mint(Kind.API, _OPERATOR, now, expires_at=now + timedelta(days=days))
+    _transact(settings, partial(add_token, new=new, minted=minted))
+    _say(minted.secret)
+    sys.stderr.write(f"Store it now: it is not shown again. It expires in {days} days.\n")
 
 
-def _doctor(args: argparse.Namespace) -> int:
-    settings = _settings(args)
-    from . import doctor  # noqa: PLC0415 - the other commands do not need it
+@_command("list", "list API tokens", of=_token)
+@_says
+async def _list_tokens(unit: Unit, store: PostgresIdentity) -> Iterable[str]:
+    return [
+        _line(it.id, it.name, ",".join(it.scopes), it.last_used_at or "never", it.expires_at)
+        for it in await store.tokens(None, _MOST_LISTED)
+        if it.revoked_at is None
+    ]
 
-    return doctor.run(settings, server=args.server, say=_say)
+
+@_command("revoke", "revoke an API token", of=_token)
+@click.argument("token", metavar="ID", type=UUID)
+@_says
+async def _revoke_token(unit: Unit, store: PostgresIdentity, token: UUID) -> Iterable[str]:
+    if not await store.revoke_token(unit, token, _now()):
+        raise _CommandError("no such token, or it is already revoked")
+    await unit.audit("token.revoke", f"token:{token}")
+    return ["the token is revoked"]
