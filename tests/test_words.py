@@ -52,7 +52,6 @@ EXCEPTIONS = {
         "docs/generate.py:": "names of the code",
         "### Luck": "the name of a type",
         "### LUCK": "the name of a constant",
-        "### Haste": "the name of a class",
     },
     "src/postfacta_embedded/account.py": {"no user called nobody": "the name of an account"},
 }

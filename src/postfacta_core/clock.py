@@ -7,7 +7,6 @@ import random
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final
 
 __all__ = [
@@ -16,7 +15,6 @@ __all__ = [
     "PROCESS",
     "WALL",
     "Clock",
-    "Haste",
     "Ids",
     "Luck",
     "hasten",
@@ -51,28 +49,21 @@ def random_id() -> str:
     return os.urandom(16).hex()
 
 
-@dataclass(frozen=True, slots=True)
-class Haste:
-    """How retries are cut short in a test; `attempts` is the most of them, or None for as many as are set."""
-
-    attempts: int | None
-
-
 # For the whole process. A context variable would not do: a test that has an async fixture runs in a context that was
 # copied before `testing_mode` began, and a server in another thread has none of it.
-_HASTE: Final[list[Haste]] = []
+_HASTE: Final[list[float]] = []
 
 
-def present_haste() -> Haste | None:
-    """Return how a test cuts retries short; None outside of tests. Call it only before a wait."""
+def present_haste() -> float | None:
+    """Return the most tries of a call in a test, which waits for none; None outside of tests. Call it only before a wait."""
     return _HASTE[-1] if _HASTE else None
 
 
 @contextmanager
-def hasten(haste: Haste) -> Generator[None]:
-    """Cut tries short inside of the block; the innermost block counts."""
-    _HASTE.append(haste)
+def hasten(attempts: float) -> Generator[None]:
+    """Skip the waits between tries inside of the block; the innermost block counts."""
+    _HASTE.append(attempts)
     try:
         yield
     finally:
-        _HASTE.remove(haste)
+        _HASTE.remove(attempts)

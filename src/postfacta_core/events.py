@@ -397,7 +397,6 @@ class ProcessObserver:
         self._observer(event)
 
     def __len__(self) -> int:
-        """The number of policies that it would show."""
         return len(self._created)
 
     @property

@@ -162,7 +162,6 @@ class Worker:
             self._counts[key] = (count + 1, before + seconds)
 
     def __enter__(self) -> Self:
-        """Begin to catch SIGTERM."""
         if self._course.phase is Phase.STOPPED:
             self._course, self._told, self._cancelled = Course(self._limits), Phase.STARTING, 0
         self._interception = intercept(lambda _: self.drain())
@@ -270,7 +269,6 @@ class Job:
         return self._is_stopped
 
     def __enter__(self) -> Self:
-        """Begin it."""
         context = self._begin(self)
         self._began = context.started
         self._token = bind_request(context)
@@ -279,12 +277,10 @@ class Job:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Count it."""
         release_request(self._token)
         self._end(self, self._began, _outcome(error))
 
     async def __aenter__(self) -> Self:
-        """Begin it, with a timer."""
         self.__enter__()
         self._scope = anyio.CancelScope(deadline=anyio.current_time() + self.timeout)
         self._scope.__enter__()

@@ -238,7 +238,6 @@ ASGI: Final[dict[Callable[..., object], Setting]] = {
             "route_of": FUNCTION_OR_NONE,
             "quiet": ("/ping", [3], None),
             "traffic_key": SECRET,
-            "error_types": OBJECT,
             **OBSERVED,
         },
         free={"recorders": "any object: of its methods those are called that it has"},

@@ -39,26 +39,33 @@ _NAMES: Final = {priority.name.lower().encode(): priority for priority in Priori
 class Shedding:
     """What admits requests, and refuses others; `LoadSheddingMiddleware` makes it, and says what each option is."""
 
-    limiter: OverloadLimiter
-    calm: Calm
+    # The kernel's.
     clock: Clock
-    luck: Luck
     render: Render | None
     observe: Observer
-    is_off: bool
-    has_priorities: bool
-    _priority_of: PriorityOf | None
-    _key: bytes
-    _spares: Callable[[float], bool] | None
-    _trusts: Callable[[Scope], bool] | None
-    _late: float
-    _refusals: dict[float, _Refusal]
-    _processor: Clock
-    _used: float
+
+    def __init__(  # noqa: PLR0917 - as they are
+        self,
+        limiter: OverloadLimiter,
+        priority_of: PriorityOf | None,
+        key: str,
+        spares: Callable[[float], bool] | None,
+        trusts: Callable[[Scope], bool] | None,
+        processor: Clock,
+        luck: Luck,
+    ) -> None:
+        self.limiter: OverloadLimiter = limiter
+        self.calm: Calm = Calm()
+        self.luck: Luck = luck
+        self.is_off: bool = limiter.mode is Mode.OFF
+        self.has_priorities: bool = bool(priority_of or key or trusts)
+        self._priority_of, self._key, self._spares, self._trusts = priority_of, key.encode(), spares, trusts
+        self._late = 0.0
+        self._refusals: dict[float, _Refusal] = {}
+        self._processor, self._used = processor, processor()
 
     @property
     def mode(self) -> Mode:
-        """How the decisions are used. It may be set at any time; waiting requests are still decided."""
         return self.limiter.mode
 
     @mode.setter
@@ -70,7 +77,6 @@ class Shedding:
             self.observe(ModeChanged(self.limiter.name, old, new))
 
     def beat(self, late: float) -> None:
-        """Record how many seconds late the event loop is."""
         self._late = late
         now, used = self.clock(), self._processor()
         self.calm.beat(late, now, used - self._used)
@@ -78,7 +84,6 @@ class Shedding:
         self.limiter.beat(now, self.calm.own)
 
     def priority(self, scope: Scope, default: Priority = Priority.CRITICAL) -> Priority:
-        """Return how much a request matters."""
         if self._key or self._trusts:
             said = given = b""
             for name, value in scope["headers"]:
@@ -104,7 +109,6 @@ class Shedding:
             return False
 
     async def wait(self, wait: Wait, request: RequestContext) -> Admit | Shed:
-        """Wait for the decision."""
         limiter, clock = self.limiter, self.clock
         turn = anyio.Event()
         wait.wake = turn.set
@@ -130,7 +134,6 @@ class Shedding:
     async def refuse(  # noqa: PLR0917 - as the parts are called
         self, shed: Shed, request: RequestContext, scope: Scope, send: Send
     ) -> None:
-        """Answer one that is refused."""
         self.calm.refused()
         refusal = self._refusals.get(shed.retry_after)
         if refusal is None:

@@ -112,7 +112,6 @@ class CorsRules:
         ]
 
     def decision(self, origin: bytes | None) -> _Headers:
-        """Return the headers of an answer to a page of this origin."""
         decided: _Headers = [] if self._is_open else [_VARY]
         if origin is not None and self._cors.allows(origin.decode("latin-1")):
             decided.append((b"access-control-allow-origin", b"*" if self._is_open else origin))

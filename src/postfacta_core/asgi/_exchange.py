@@ -115,12 +115,10 @@ class HttpExchange(Slotted, Exchange):
 
     @property
     def scheme(self) -> str:  # type: ignore[override] # it is asked for by spans alone
-        """As the server gives it."""
         return str(self._scope.get("scheme", "http"))
 
     @property
     def http_version(self) -> str:  # type: ignore[override] # it is asked for by what is rare
-        """As the server gives it."""
         return str(self._scope.get("http_version", "1.1"))
 
     # The response

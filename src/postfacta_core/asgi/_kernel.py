@@ -96,7 +96,6 @@ class Kernel(Shared):
         route_of: RouteOf | None = None,
         quiet: Collection[str] = (),
         traffic_key: Secret = "",
-        error_types: ErrorTypes | None = None,
         response_headers: Headers = (),
         cors: CorsRules | None = None,
         answers: bool = False,
@@ -137,7 +136,7 @@ class Kernel(Shared):
         self._reader = RouteReader()
         self._quiet = frozenset(quiet)
         self._traffic_key = traffic_key
-        self._error_types = error_types or ErrorTypes()
+        self._error_types = ErrorTypes()
         self._cors = cors
         self._answers = answers
         self.doors: Mapping[str, Door] = dict(doors or {})

@@ -185,7 +185,6 @@ class RatePlan:
         return verdict.fields(verdict.decision.reset_after) if is_told else ()
 
     def refusal(self, verdict: Verdict, request: RequestContext) -> tuple[Problem, Fields]:
-        """Return the answer to a request that is over a limit."""
         rule, decision, _ = verdict
         wait: float | None = None
         if decision.retry_after < math.inf:

@@ -71,7 +71,6 @@ class RouteTable:
         self._others = self._by_method.get("") or _compiled("", listed, others)
 
     def find(self, method: str, path: str) -> Rules:
-        """Return what a request is given."""
         exact, match, found, others = self._by_method.get(method, self._others)
         if (rules := exact.get(path)) is not None:
             return rules

@@ -23,8 +23,8 @@ _is_name = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch
 _is_value = re.compile(r"[\t\x20-\x7e\x80-\xff]*").fullmatch
 
 
-def application(owner: str, value: object) -> None:
-    """Check an ASGI application: an object that is called with scope, receive and send."""
+def application(owner: str, value: object, **functions: object) -> None:
+    """Check an ASGI application, an object that is called with scope, receive and send; and its owner's functions."""
     if isclass(value) or not callable(value):
         validation.refuse(
             f"{owner}.app",
@@ -32,6 +32,8 @@ def application(owner: str, value: object) -> None:
             "the application itself: a function of scope, receive and send, or an object of that kind",
             example="app, and neither its class nor the text 'main:app'",
         )
+    for name, given in functions.items():
+        function_or_none(f"{owner}.{name}", given)
 
 
 def limit(field: str, value: object) -> None:

@@ -51,10 +51,9 @@ class HealthMiddleware(Doors):
         prefix: str = "/healthz",
         allow_detail: Callable[[Scope], bool] | None = None,
     ) -> None:
-        settings.application("HealthMiddleware", app)
+        settings.application("HealthMiddleware", app, allow_detail=allow_detail)
         validation.instance("HealthMiddleware.registry", registry, HealthRegistry, example="HealthRegistry()")
         settings.prefix("HealthMiddleware.prefix", prefix)
-        settings.function_or_none("HealthMiddleware.allow_detail", allow_detail)
         self._registry = registry
         self._allow_detail = allow_detail
         probes: dict[str, Callable[[HealthReport], _Answer]] = {

@@ -58,11 +58,10 @@ class MetricsEndpoint(Doors):
         workers: str | PathLike[str] = "",
         observer: Observer = ignore,
     ) -> None:
-        settings.application("MetricsEndpoint", app)
+        settings.application("MetricsEndpoint", app, allow=allow)
         validation.instance("MetricsEndpoint.metrics", metrics, Metrics, example="Metrics()")
         settings.path("MetricsEndpoint.path", path, example='"/metrics"')
         settings.secret("MetricsEndpoint.token", token)
-        settings.function_or_none("MetricsEndpoint.allow", allow)
         validation.functions("MetricsEndpoint", observer=observer)
         if not isinstance(workers, PathLike):
             validation.text("MetricsEndpoint.workers", workers, example='"/run/billing"')

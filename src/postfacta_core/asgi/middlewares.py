@@ -15,12 +15,11 @@ from ..deadlines.requests import RunningRequests
 from ..drain.lifecycle import Lifecycle
 from ..events import Mode, Observer, PolicyCreated, fan_out, ignore
 from ..limits._address import TrustedProxies
-from ..limits._calm import Calm
 from ..limits._overload import OverloadLimiter
 from ..limits._rates import MAX_KEYS
 from ..limits.rate import RateLimiter
 from ..limits.store import SharedStore
-from ..telemetry.exchange import ErrorTypes, Recorder
+from ..telemetry.exchange import Recorder
 from ..validation import validation
 from ._concurrency import PriorityOf, Shedding
 from ._cors import EXAMPLE, Cors, CorsRules
@@ -95,7 +94,6 @@ class TelemetryMiddleware(Kernel):
         traffic_key: The secret that a caller must give in `X-Traffic-Key` for its `X-Traffic-Class` to count, or a
             function that returns all that hold now.
             Without one, all traffic is `user`.
-        error_types: The closed set of error types; middlewares of one process may share it.
         clock: Monotonic seconds.
         observer: Receives each recorder that raised.
     """
@@ -108,16 +106,10 @@ class TelemetryMiddleware(Kernel):
         route_of: RouteOf | None = None,
         quiet: Collection[str] = (),
         traffic_key: Secret = "",
-        error_types: ErrorTypes | None = None,
         clock: Clock = MONOTONIC,
         observer: Observer = ignore,
     ) -> None:
-        settings.application("TelemetryMiddleware", app)
-        settings.function_or_none("TelemetryMiddleware.route_of", route_of)
-        if error_types is not None:
-            validation.instance(
-                "TelemetryMiddleware.error_types", error_types, ErrorTypes, example="ErrorTypes()"
-            )
+        settings.application("TelemetryMiddleware", app, route_of=route_of)
         validation.texts("TelemetryMiddleware.quiet", quiet, example='["/ping"]')
         settings.secret("TelemetryMiddleware.traffic_key", traffic_key)
         validation.functions("TelemetryMiddleware", clock=clock, observer=observer)
@@ -127,7 +119,6 @@ class TelemetryMiddleware(Kernel):
             route_of=route_of,
             quiet=quiet,
             traffic_key=traffic_key,
-            error_types=error_types,
             clock=clock,
             observer=observer,
         )
@@ -195,9 +186,8 @@ class CorsMiddleware(Kernel):
     """
 
     def __init__(self, app: ASGIApp, cors: Cors, *, render: Render | None = None) -> None:
-        settings.application("CorsMiddleware", app)
+        settings.application("CorsMiddleware", app, render=render)
         validation.instance("CorsMiddleware.cors", cors, Cors, example="Cors(" + EXAMPLE + ")")
-        settings.function_or_none("CorsMiddleware.render", render)
         super().__init__(app, cors=CorsRules(cors), render=render)
 
 
@@ -213,8 +203,7 @@ class ErrorMiddleware(Kernel):
     """
 
     def __init__(self, app: ASGIApp, *, render: Render | None = None) -> None:
-        settings.application("ErrorMiddleware", app)
-        settings.function_or_none("ErrorMiddleware.render", render)
+        settings.application("ErrorMiddleware", app, render=render)
         super().__init__(app, answers=True, render=render)
 
 
@@ -275,12 +264,11 @@ class TransferMiddleware(Kernel):
         render: Render | None = None,
         clock: Clock = MONOTONIC,
     ) -> None:
-        settings.application("TransferMiddleware", app)
+        settings.application("TransferMiddleware", app, render=render)
         if limits is not None and not callable(limits):
             validation.instance(
                 "TransferMiddleware.limits", limits, TransferLimits, example="TransferLimits()"
             )
-        settings.function_or_none("TransferMiddleware.render", render)
         validation.functions("TransferMiddleware", clock=clock)
         super().__init__(app, rules=Rules(limits=limits or TransferLimits()), render=render, clock=clock)
 
@@ -338,12 +326,11 @@ class RateLimitMiddleware(Kernel):
         clock: Clock = MONOTONIC,
         luck: Luck = LUCK,
     ) -> None:
-        settings.application("RateLimitMiddleware", app)
-        settings.function_or_none("RateLimitMiddleware.render", render)
+        settings.application(
+            "RateLimitMiddleware", app, render=render, principal_of=principal_of, route_of=route_of
+        )
         limits = check_rate_limits("RateLimitMiddleware.rules", rules)
         validation.one_of("RateLimitMiddleware.headers", headers, ("always", "refused"))
-        settings.function_or_none("RateLimitMiddleware.principal_of", principal_of)
-        settings.function_or_none("RateLimitMiddleware.route_of", route_of)
         validation.whole("RateLimitMiddleware.max_keys", max_keys, example="max_keys=100_000")
         validation.functions("RateLimitMiddleware", observer=observer, clock=clock, luck=luck)
         if isinstance(store, str):
@@ -420,7 +407,7 @@ class DeadlineMiddleware(Kernel):
         observer: Observer = ignore,
         clock: Clock = MONOTONIC,
     ) -> None:
-        settings.application("DeadlineMiddleware", app)
+        settings.application("DeadlineMiddleware", app, render=render)
         validation.instance(
             "DeadlineMiddleware.running", running, RunningRequests, example="RunningRequests()"
         )
@@ -428,7 +415,6 @@ class DeadlineMiddleware(Kernel):
         if stream_timeout is not None:
             validation.seconds("DeadlineMiddleware.stream_timeout", stream_timeout, example="600.0, or None")
         settings.switch("DeadlineMiddleware.cancel_on_disconnect", cancel_on_disconnect)
-        settings.function_or_none("DeadlineMiddleware.render", render)
         validation.functions("DeadlineMiddleware", observer=observer, clock=clock)
         super().__init__(
             app,
@@ -500,31 +486,24 @@ class LoadSheddingMiddleware(Shedding, Kernel):
         processor: Clock = PROCESS,
         luck: Luck = LUCK,
     ) -> None:
-        settings.application("LoadSheddingMiddleware", app)
+        settings.application(
+            "LoadSheddingMiddleware",
+            app,
+            priority_of=priority_of,
+            spares=spares,
+            trusts=trusts,
+            render=render,
+        )
         if limiter is not None:
             validation.instance("LoadSheddingMiddleware.limiter", limiter, OverloadLimiter, example="None")
-        asked = {"priority_of": priority_of, "spares": spares, "trusts": trusts, "render": render}
-        for name, function in asked.items():
-            settings.function_or_none(f"LoadSheddingMiddleware.{name}", function)
         validation.secret(
             "LoadSheddingMiddleware.priority_key", priority_key, example="a text, or leave it out"
         )
         validation.functions(
             "LoadSheddingMiddleware", observer=observer, clock=clock, processor=processor, luck=luck
         )
+        limiter = limiter or OverloadLimiter("requests")
+        limiter.mode = validation.choice("LoadSheddingMiddleware.mode", mode, Mode)
         Kernel.__init__(self, app, shedding=self, render=render, observer=observer, clock=clock)
-        self.limiter: OverloadLimiter = limiter or OverloadLimiter("requests")
-        self.limiter.mode = validation.choice("LoadSheddingMiddleware.mode", mode, Mode)
-        self.is_off: bool = self.limiter.mode is Mode.OFF
-        self.has_priorities: bool = bool(priority_of or priority_key or trusts)
-        self.calm: Calm = Calm()
-        self.luck: Luck = luck
-        self._priority_of = priority_of
-        self._key = priority_key.encode()
-        self._spares = spares
-        self._trusts = trusts
-        self._late = 0.0
-        self._refusals = {}
-        self._processor = processor
-        self._used = processor()
+        Shedding.__init__(self, limiter, priority_of, priority_key, spares, trusts, processor, luck)
         self.observe(PolicyCreated(self.limiter.name, self.limiter.tally))

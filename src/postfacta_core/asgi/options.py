@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
-from typing import Any, Self, cast
+from typing import Any, Final, Self, cast
 
 from ..deadlines._transfer import TransferLimits
 from ..drain._course import DrainLimits, RecycleLimits
@@ -64,6 +64,18 @@ class RouteOptions:
             validation.flag("RouteOptions.cancel_on_disconnect", self.cancel_on_disconnect)
         if self.rate_limits is not None:
             check_rate_limits("RouteOptions.rate_limits", self.rate_limits)
+
+
+_MAY_BE_NONE: Final = frozenset({"rate_limit_store", "recycle", "cors"})
+# Options that are of a class, and how one is made.
+_KINDS: Final[tuple[tuple[str, type[object], str], ...]] = (
+    ("limits", TransferLimits, "TransferLimits(max_body_bytes=1_048_576)"),
+    ("rate_limit_store", SharedStore, "SharedStore('async+valkey://valkey:6379')"),
+    ("concurrency", OverloadConfig, "OverloadConfig()"),
+    ("drain", DrainLimits, "DrainLimits(drain_delay=5.0)"),
+    ("recycle", RecycleLimits, "RecycleLimits(max_age=86400)"),
+    ("cors", Cors, 'Cors(allow_origins=["https://app.example.org"])'),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,13 +144,12 @@ class HardenOptions:
     access_lines: int | None = 100
 
     def __post_init__(self) -> None:
-        if not callable(self.limits):
-            validation.instance(
-                "HardenOptions.limits",
-                self.limits,
-                TransferLimits,
-                example="TransferLimits(max_body_bytes=1_048_576)",
-            )
+        for option, kind, example in _KINDS:
+            given = getattr(self, option)
+            if not (given is None and option in _MAY_BE_NONE) and not (
+                option == "limits" and callable(given)
+            ):
+                validation.instance(f"HardenOptions.{option}", given, kind, example=example)
         self._check_routes()
         settings.limit("HardenOptions.request_timeout", self.request_timeout)
         if self.stream_timeout is not None:
@@ -146,18 +157,8 @@ class HardenOptions:
         settings.switch("HardenOptions.cancel_on_disconnect", self.cancel_on_disconnect)
         self._check_rates()
         object.__setattr__(self, "shedding", validation.choice("HardenOptions.shedding", self.shedding, Mode))
-        validation.instance(
-            "HardenOptions.concurrency", self.concurrency, OverloadConfig, example="OverloadConfig()"
-        )
-        validation.instance(
-            "HardenOptions.drain", self.drain, DrainLimits, example="DrainLimits(drain_delay=5.0)"
-        )
         validation.flag("HardenOptions.dev", self.dev, example="dev=True")
-        if self.recycle is not None:
-            validation.instance(
-                "HardenOptions.recycle", self.recycle, RecycleLimits, example="RecycleLimits(max_age=86400)"
-            )
-        self._check_headers()
+        settings.headers("HardenOptions.response_headers", self.response_headers)
         validation.secret("HardenOptions.priority_key", self.priority_key, example="a text, or leave it out")
         for key in ("metrics_token", "traffic_key"):
             settings.secret(f"HardenOptions.{key}", getattr(self, key))
@@ -166,16 +167,6 @@ class HardenOptions:
         self._check_paths()
         if self.access_lines is not None:
             validation.whole("HardenOptions.access_lines", self.access_lines, example="100, or None for all")
-
-    def _check_headers(self) -> None:
-        if self.cors is not None:
-            validation.instance(
-                "HardenOptions.cors",
-                self.cors,
-                Cors,
-                example='Cors(allow_origins=["https://app.example.org"])',
-            )
-        settings.headers("HardenOptions.response_headers", self.response_headers)
 
     def _check_routes(self) -> None:
         example = '[RouteOptions(routes=["GET /export"], request_timeout=120)]'
@@ -210,20 +201,13 @@ class HardenOptions:
                     f"per client, global or a function, as the {limit.per} is unknown before the application runs",
                     example="RateLimit('100/minute', per=api_key_of, name='api-key')",
                 )
-        if self.rate_limit_store is not None:
-            validation.instance(
-                "HardenOptions.rate_limit_store",
-                self.rate_limit_store,
-                SharedStore,
-                example="SharedStore('async+valkey://valkey:6379')",
+        if self.rate_limit_store is not None and not self.all_rate_limits:
+            validation.refuse(
+                "HardenOptions.rate_limits",
+                self.rate_limits,
+                "set where there is a rate_limit_store, which nothing uses otherwise",
+                example="['100/minute per client']",
             )
-            if not self.all_rate_limits:
-                validation.refuse(
-                    "HardenOptions.rate_limits",
-                    self.rate_limits,
-                    "set where there is a rate_limit_store, which nothing uses otherwise",
-                    example="['100/minute per client']",
-                )
         if not isinstance(self.trusted_proxies, TrustedProxies):
             TrustedProxies(self.trusted_proxies)
 

@@ -43,10 +43,6 @@ class Deadline:
         """Return whether it has passed."""
         return now >= self.at
 
-    def tighten(self, seconds: float, now: float) -> Deadline:
-        """Return the earlier of this one and one `seconds` ahead."""
-        return Deadline(min(self.at, now + seconds))
-
     def for_next_hop(self, now: float) -> float:
         """Return the seconds that a call made now may take: less than is left, so that its answer is of use.
 

@@ -53,7 +53,6 @@ class TransferLimits:
         )
 
     def headers_fit(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        """Return whether the header section is small enough."""
         left = self.max_header_bytes
         for name, value in headers:
             left -= len(name) + len(value) + _FIELD_OVERHEAD
@@ -71,7 +70,6 @@ class TransferLimits:
         return True
 
     def body_fits(self, received: int) -> bool:
-        """Return whether a body of this many bytes is allowed."""
         return received <= self.max_body_bytes
 
     def next_chunk_due(self, now: float, *, received: int, waited: float) -> float:

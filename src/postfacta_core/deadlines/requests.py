@@ -14,7 +14,6 @@ On asyncio a handler is cancelled as a task, the way `asyncio.timeout` does it, 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import math
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -25,6 +24,7 @@ from typing import Any, Final, Self, TypeVar, cast
 import anyio
 from anyio.abc import TaskGroup
 
+from .._functions import is_async
 from ..clock import MONOTONIC, Clock
 from ..context import RequestContext, current_request
 from ..errors import DeadlineExceededError, ResilienceError
@@ -80,15 +80,9 @@ def time_limit(seconds: float | None) -> Callable[[F], F]:
             limit_request(seconds)
             return handler(*args, **kwargs)
 
-        return cast("F", limited if _is_async(handler) else limited_sync)
+        return cast("F", limited if is_async(handler) else limited_sync)
 
     return decorate
-
-
-def _is_async(handler: Callable[..., Any]) -> bool:
-    # An object may be a handler too.
-    by_object = getattr(handler, "__call__", None)  # noqa: B004 - it is looked at, and not only whether it is there
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(by_object)
 
 
 class Running:

@@ -158,15 +158,12 @@ class Course:
         return self._move(Phase.STOPPING, now)
 
     def end(self, now: float) -> bool:
-        """Mark the service stopped."""
         return self._move(Phase.STOPPED, now)
 
     def closes_by(self, now: float) -> float:
-        """Return the moment by which the resources must be closed, if they begin to be closed now."""
         return min(now + self.limits.close_timeout, max(self.gone_at, now))
 
     def changes_after(self, told: Phase) -> list[PhaseChanged]:
-        """Return the phase changes since this phase."""
         changes: list[PhaseChanged] = []
         for phase in _ORDER[_ORDER.index(told) + 1 :]:
             if phase in self._since:

@@ -78,7 +78,6 @@ def uvicorn_of(handler: Any) -> Any:
 
 
 def reloads(server: Any) -> bool:
-    """Return whether this uvicorn runs with `--reload`."""
     return getattr(getattr(server, "config", None), "reload", False) is True
 
 

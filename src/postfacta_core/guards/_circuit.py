@@ -238,7 +238,6 @@ class _TimeWindow:
         self._second = second
 
     def add(self, mark: int, now: float) -> bool:
-        """Add a call; return whether that can have raised a rate."""
         if now >= self._second + 1:
             self.forget(now)
         # A thread that read the clock before another one did counts into the other's second.
@@ -375,7 +374,6 @@ class Circuit:
         return min(_SOON, self._until - now) if self._trial_is_out else None
 
     def statistics(self, now: float) -> CircuitStatistics:
-        """Return a snapshot."""
         self._settle(now)
         window = self._window
         if self.state in {_CLOSED, _METRICS_ONLY}:

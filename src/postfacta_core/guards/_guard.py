@@ -22,6 +22,7 @@ from types import CoroutineType, FunctionType, TracebackType
 from typing import Any, ClassVar, Final, ParamSpec, Self, TypeVar, cast
 
 from .._functions import answer_of, is_async, must_be_async, must_be_guardable
+from ..clock import LUCK, MONOTONIC, Clock, Luck
 from ..events import (
     ListenerFailed,
     Mode,
@@ -105,6 +106,8 @@ class Guard(Runner, Listed):
         mode: Text or member. `ENFORCE` acts, `SHADOW` only counts what it would do, `OFF` does nothing.
         observer: Receives its events, and its announcement once. It may raise, and must be thread-safe. By default the
             process's, see `asgi.Telemetry`; None for none.
+        clock: Monotonic seconds; it must be the clock of the request contexts.
+        luck: Spreads waits.
 
     Raises:
         ValueError: If a setting is wrong, or the name is taken.
@@ -119,11 +122,15 @@ class Guard(Runner, Listed):
         *,
         mode: Mode | str = Mode.ENFORCE,
         observer: Observer | None = process_observer,
+        clock: Clock = MONOTONIC,
+        luck: Luck = LUCK,
     ) -> None:
         owner = type(self).__name__
         super().__init__(name)
         self._mode = validation.choice(f"{owner}.mode", mode, Mode)
+        validation.functions(owner, clock=clock, luck=luck)
         self._observe = observing(owner, name, observer)
+        self._clock, self._luck = clock, luck
         self._lock = threading.RLock()
         # On the path of every call: a with statement takes nearly twice as long.
         self._acquire, self._release = self._lock.acquire, self._lock.release

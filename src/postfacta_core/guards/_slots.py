@@ -81,7 +81,6 @@ class Slots:
 
     @property
     def waiting(self) -> int:
-        """The number of callers in the queue."""
         return len(self._queue)
 
     def enter(self) -> bool:
@@ -153,7 +152,6 @@ class Slots:
         return BulkheadFullError(self._name, self.max_wait if self.max_waiting else None)
 
     def tally(self) -> list[Sample]:
-        """Return the counts, for metrics."""
         name = self._name
         gauges = {"used": self.used, "waiting": len(self._queue), "slots": self.size}
         samples = [Sample(f"postfacta_bulkhead_{what}", (name,), number) for what, number in gauges.items()]

@@ -45,7 +45,6 @@ def refuse_on_loop(owner: object) -> None:
 
 
 def pause(seconds: float) -> None:
-    """Block this thread for so long."""
     threading.Event().wait(seconds)
 
 

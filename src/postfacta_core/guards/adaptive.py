@@ -41,8 +41,6 @@ class AdaptiveLimiter(BlockGuard):
         priority_of: Makes the `Priority` from the arguments of the call; by default it is that of the present request.
             Higher ones go first, and lower ones may use only a part of the limit.
         mode: `SHADOW` counts what it would refuse or hold up, `OFF` does nothing.
-        clock: Monotonic seconds; it must be the clock of the request contexts.
-        luck: Spreads `retry_after` of the refusals.
     """
 
     kind = "limiter"
@@ -61,7 +59,7 @@ class AdaptiveLimiter(BlockGuard):
         clock: Clock = MONOTONIC,
         luck: Luck = LUCK,
     ) -> None:
-        super().__init__(name, mode=mode, observer=observer)
+        super().__init__(name, mode=mode, observer=observer, clock=clock, luck=luck)
         if config is not None:
             validation.instance("AdaptiveLimiter.config", config, OverloadConfig, example="OverloadConfig()")
         self._types, self._is_lost = check_on("AdaptiveLimiter.on", on, example="on=ConnectionError")
@@ -69,11 +67,8 @@ class AdaptiveLimiter(BlockGuard):
             validation.function(
                 "AdaptiveLimiter.priority_of", priority_of, example="priority_of=lambda job: job.priority"
             )
-        validation.functions("AdaptiveLimiter", clock=clock, luck=luck)
         self._limiter = OverloadLimiter(name, config)
         self._priority_of = priority_of
-        self._clock = clock
-        self._luck = luck
         self._mode_was_set()
         self._announce()
 

@@ -63,8 +63,6 @@ class CircuitBreaker(BlockGuard):
             `retry_after`.
         mode: `SHADOW` counts what it would refuse, `OFF` does nothing.
         observer: Also receives state changes, in their order.
-        clock: Monotonic seconds.
-        luck: Spreads the waits.
     """
 
     kind = "breaker"
@@ -83,14 +81,12 @@ class CircuitBreaker(BlockGuard):
         clock: Clock = MONOTONIC,
         luck: Luck = LUCK,
     ) -> None:
-        super().__init__(name, mode=mode, observer=observer)
+        super().__init__(name, mode=mode, observer=observer, clock=clock, luck=luck)
         if config is not None:
             validation.instance("CircuitBreaker.config", config, CircuitConfig, example="CircuitConfig()")
         self._types, self._is_bad = check_on("CircuitBreaker.on", on, example="on=ConnectionError")
-        validation.functions("CircuitBreaker", retry_after=retry_after, clock=clock, luck=luck)
+        validation.functions("CircuitBreaker", retry_after=retry_after)
         self._retry_after = retry_after
-        self._clock = clock
-        self._luck = luck
         self._news: deque[News] = deque()
         self._telling = threading.Lock()
         self._transitions: dict[tuple[str, str], int] = {}

@@ -9,7 +9,6 @@ from ..clock import MONOTONIC, Clock
 from ..context import add_wait
 from ..deadlines.present import time_to_wait
 from ..events import Mode, Observer, Sample, process_observer
-from ..validation import validation
 from ._guard import BlockGuard
 from ._outcome import RAISE
 from ._slots import Slots
@@ -34,7 +33,6 @@ class Bulkhead(BlockGuard):
         max_waiting: How many may wait for a slot; by default none.
         max_wait: How long each may wait, in seconds.
         mode: `SHADOW` and `OFF` let pass, and on a change to them all waiting callers are admitted.
-        clock: Monotonic seconds; it must be the clock of the request contexts.
     """
 
     kind = "bulkhead"
@@ -51,10 +49,8 @@ class Bulkhead(BlockGuard):
         observer: Observer | None = process_observer,
         clock: Clock = MONOTONIC,
     ) -> None:
-        super().__init__(name, mode=mode, observer=observer)
-        validation.functions("Bulkhead", clock=clock)
+        super().__init__(name, mode=mode, observer=observer, clock=clock)
         self._slots = Slots(name, slots, max_waiting, max_wait=max_wait, mode=self._mode)
-        self._clock = clock
         self._announce()
 
     @property

@@ -70,7 +70,6 @@ class Fallback(Guard):
         max_entries: The most values kept; what was not used for longest goes first. Their size does not count.
         mode: `SHADOW` keeps values and counts what it would have given, and lets the error through; `OFF` is a plain
             call.
-        clock: Monotonic seconds.
 
     Raises:
         ValueError: If a setting is wrong, the name is taken, or there is neither a `key` nor an `otherwise`.
@@ -92,14 +91,13 @@ class Fallback(Guard):
         observer: Observer | None = process_observer,
         clock: Clock = MONOTONIC,
     ) -> None:
-        super().__init__(name, mode=mode, observer=observer)
+        super().__init__(name, mode=mode, observer=observer, clock=clock)
         if key is not None:
             validation.function("Fallback.key", key, example="key=lambda number: number")
         types, self._predicate = check_on("Fallback.on", on, example="on=ConnectionError")
         self._types: tuple[type[Exception], ...] = (ResilienceError, *types)
         validation.seconds("Fallback.max_age", max_age, finite=False, example="max_age=900.0")
         validation.whole("Fallback.max_entries", max_entries, example="max_entries=1000")
-        validation.functions("Fallback", clock=clock)
         if key is None and otherwise is RAISE:
             validation.refuse(
                 "Fallback.key",
@@ -111,7 +109,6 @@ class Fallback(Guard):
         self._otherwise = otherwise
         self._max_age = max_age
         self._max_entries = max_entries
-        self._clock = clock
         self._kept = LastValues[Any](max_age, max_entries)
         self._counts = dict.fromkeys((_FRESH, _STALE, _DEFAULT, _NONE, _SHADOW), 0)
         self._announce()

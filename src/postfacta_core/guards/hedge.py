@@ -70,7 +70,6 @@ class Hedge(Guard):
             own, of the same name.
         mode: `SHADOW` makes one try, and counts those that took longer than the delay without spending for them;
             `OFF` is a plain call.
-        clock: Monotonic seconds; it must be the clock of the request contexts.
         later: Starts the second.
 
     Attributes:
@@ -94,14 +93,13 @@ class Hedge(Guard):
         clock: Clock = MONOTONIC,
         later: Later = later,
     ) -> None:
-        super().__init__(name, mode=mode, observer=observer)
+        super().__init__(name, mode=mode, observer=observer, clock=clock)
         self.delay: HedgeDelay = _delay(delay)
         if budget is not None:
             validation.instance("Hedge.budget", budget, RetryBudget, example='RetryBudget("billing")')
         self._types, self._predicate = check_on("Hedge.on", on, example="on=ConnectionError")
-        validation.functions("Hedge", clock=clock, later=later)
+        validation.functions("Hedge", later=later)
         self.budget: RetryBudget = RetryBudget(name) if budget is None else budget
-        self._clock = clock
         self._later = later
         self._counts = dict.fromkeys(HedgeOutcome, 0)
         self._announce()

@@ -187,9 +187,9 @@ class Outgoing:
             raise TypeError(
                 f"Outgoing.transport needs a transport, such as httpx2.AsyncHTTPTransport(), not {inner!r}"
             )
-        transport = _Transport(inner, self._dependency, self.pipeline)
-        transport.must_be_sync()
-        return cast("T", transport)
+        if self.pipeline is not None and self.pipeline.no_sync:
+            raise TypeError(f"a sync client needs guards of plain functions: {self.pipeline.no_sync}")
+        return cast("T", _Transport(inner, self._dependency, self.pipeline))
 
 
 # Without a repr: it holds a secret.
@@ -289,11 +289,6 @@ class _Transport:
         with call.attempt() as attempt:
             attempt.response = self._inner.handle_request(attempt.prepare())
         return call.judged(attempt.response)
-
-    def must_be_sync(self) -> None:
-        """Refuse guards that cannot guard plain calls."""
-        if self._pipeline is not None and self._pipeline.no_sync:
-            raise TypeError(f"a sync client needs guards of plain functions: {self._pipeline.no_sync}")
 
     async def aclose(self) -> None:
         await self._inner.aclose()

@@ -16,7 +16,7 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from .._functions import answer_of
 from ..backoff import Backoff
-from ..clock import LUCK, MONOTONIC, Clock, Haste, Luck, present_haste
+from ..clock import LUCK, MONOTONIC, Clock, Luck, present_haste
 from ..deadlines.present import present_limit
 from ..events import Mode, Observer, RetryScheduled, Sample, process_observer
 from ..validation import validation
@@ -85,8 +85,6 @@ class Retry(Guard):
         mode: `SHADOW` makes one try, and counts what would have been tried again without spending for it; `OFF` is a
             plain call.
         observer: Also receives each retry.
-        clock: Monotonic seconds; it must be the clock of the request contexts.
-        luck: Spreads the waits.
         sleep: Waits the given seconds; by default the event loop, or the thread.
 
     Attributes:
@@ -115,11 +113,10 @@ class Retry(Guard):
         luck: Luck = LUCK,
         sleep: Callable[[float], object] | None = None,
     ) -> None:
-        super().__init__(name, mode=mode, observer=observer)
+        super().__init__(name, mode=mode, observer=observer, clock=clock, luck=luck)
         if budget is not None:
             validation.instance("Retry.budget", budget, RetryBudget, example='RetryBudget("billing")')
         validation.flag("Retry.retry_nested", retry_nested)
-        validation.functions("Retry", clock=clock, luck=luck)
         for field, given in (("discard", discard), ("sleep", sleep)):
             if given is not None:
                 validation.function(f"Retry.{field}", given, example="None")
@@ -131,8 +128,6 @@ class Retry(Guard):
         self.budget.is_fed = True
         self._discard = discard
         self._retry_nested = retry_nested
-        self._clock = clock
-        self._luck = luck
         self._sleep = sleep
         self._successes = 0
         self._counts = dict.fromkeys(RetryOutcome, 0)
@@ -264,8 +259,9 @@ class Retry(Guard):
         except Exception as fault:  # noqa: BLE001 - what judges is foreign code, and may raise anything
             self._report(fault)
             return RetryPlan(RetryOutcome.FAILURE)
-        haste = present_haste()
-        return plan if haste is None else _hurried(plan, attempt, haste)
+        if plan.outcome is not RetryOutcome.RETRIED or (most := present_haste()) is None:
+            return plan
+        return RetryPlan(RetryOutcome.RETRIED if attempt < most else RetryOutcome.EXHAUSTED)
 
     def _dispose_now(self, answer: object) -> object:
         return None if self._discard is None else self._ask(self._discard, answer, otherwise=None)
@@ -297,14 +293,6 @@ async def _sleep(seconds: float) -> None:
     import anyio  # noqa: PLC0415 - code without an event loop needs none
 
     await anyio.sleep(seconds)
-
-
-def _hurried(plan: RetryPlan, attempt: int, haste: Haste) -> RetryPlan:
-    """Do in a test what was planned, without the wait, and no more often than the test allows."""
-    if plan.outcome is not RetryOutcome.RETRIED:
-        return plan
-    is_last = haste.attempts is not None and attempt >= haste.attempts
-    return RetryPlan(RetryOutcome.EXHAUSTED if is_last else RetryOutcome.RETRIED)
 
 
 def _was_retried_inside(error: BaseException | None, call: _Call) -> bool:

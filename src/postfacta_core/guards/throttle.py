@@ -37,7 +37,6 @@ class Throttle(BlockGuard):
         key: Makes a key from the arguments of the call, each with a rate of its own; by default all calls share it.
         mode: `SHADOW` counts what it would refuse or hold up, `OFF` does nothing. On a change to them waiting callers
             are admitted when they look next.
-        clock: Monotonic seconds; it must be the clock of the request contexts.
     """
 
     kind = "throttle"
@@ -54,15 +53,13 @@ class Throttle(BlockGuard):
         observer: Observer | None = process_observer,
         clock: Clock = MONOTONIC,
     ) -> None:
-        super().__init__(name, mode=mode, observer=observer)
+        super().__init__(name, mode=mode, observer=observer, clock=clock)
         self.rates: tuple[Rate, ...] = parse_rates(rates, field="Throttle.rates")
         validation.number("Throttle.max_wait", max_wait, at_least=0, example="max_wait=2.0")
         if key is not None:
             validation.function("Throttle.key", key, example="key=lambda tenant: tenant")
-        validation.functions("Throttle", clock=clock)
         self._max_wait = max_wait
         self._key = key
-        self._clock = clock
         self._buckets = BucketSet(self.rates)
         self._counts = Counts()
         # Those who wait for a key, in order: how each is woken.

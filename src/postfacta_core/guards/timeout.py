@@ -144,7 +144,6 @@ class Timeout(Guard):
         seconds: For each call.
         name: The `policy` of its error. With a name of its own it is listed, see `Guard`.
         observer: Receives each call that it ends.
-        clock: Monotonic seconds; it must be the clock of the request contexts.
 
     Raises:
         ValueError: If a setting is wrong.
@@ -163,9 +162,7 @@ class Timeout(Guard):
         clock: Clock = MONOTONIC,
     ) -> None:
         self.seconds: float = validation.seconds("Timeout.seconds", seconds, example="Timeout(5.0)")
-        super().__init__(name, observer=observer)
-        validation.functions("Timeout", clock=clock)
-        self._clock = clock
+        super().__init__(name, observer=observer, clock=clock)
         self._queue: _Queue | None = None
         if name != _UNNAMED:
             registry.add(self)

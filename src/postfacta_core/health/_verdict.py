@@ -158,7 +158,6 @@ class HealthReport:
 
 
 def fold(state: CheckState, result: CheckResult, config: CheckConfig) -> CheckState:
-    """Add a result."""
     before = _settled(state, config, result.at)
     passes = before.passes + 1 if result.passed else 0
     failures = 0 if result.passed else before.failures + 1
@@ -178,7 +177,6 @@ def fold(state: CheckState, result: CheckResult, config: CheckConfig) -> CheckSt
 
 
 def inspect(name: str, state: CheckState, config: CheckConfig, *, now: float) -> CheckReport:
-    """Return the report of a check."""
     settled = _settled(state, config, now)
     last = settled.last
     stale = last is not None and _is_stale(last, config, now)
@@ -197,14 +195,7 @@ def inspect(name: str, state: CheckState, config: CheckConfig, *, now: float) ->
 def summarize(
     checks: Sequence[CheckReport], *, entered: bool, draining: bool, has_started: bool
 ) -> HealthReport:
-    """Combine the checks into one report.
-
-    Args:
-        checks: How each stands.
-        entered: Whether the service has begun to run its checks.
-        draining: Whether it is about to stop.
-        has_started: Whether every critical check passed once.
-    """
+    """Combine the checks into one report; `has_started` is whether every critical check passed once."""
     return HealthReport(
         # Any answer shows that the process and its loop are alive; dependencies do not count.
         live=True,

@@ -193,7 +193,6 @@ class HealthRegistry:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Mark it unready, and end the checks."""
         self.drain()
         if self._exit is None:
             raise AssertionError("left, but never entered")

@@ -66,7 +66,6 @@ class Calm:
         self.own += (own - self.own) / 2
 
     def refused(self) -> None:
-        """Record a refusal."""
         self._refused += 1
 
     def spares(self, now: float) -> bool:

@@ -169,7 +169,6 @@ class KeyTable:
         return True
 
     def clear(self) -> None:
-        """Drop all keys, without a call for each."""
         self.until.clear()
         self._ring.clear()
         self._hand = 0
@@ -304,7 +303,6 @@ class Counts:
         self.now: dict[str, int] = self._by_mode[Mode.ENFORCE]
 
     def turn_to(self, mode: Mode) -> None:
-        """Count for another mode from now on."""
         self.now = self._by_mode[mode]
 
     def samples(self, policy: str) -> Iterator[Sample]:

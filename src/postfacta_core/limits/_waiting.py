@@ -101,7 +101,6 @@ class WaitingLine:
         return now < self._overloaded_until
 
     def refuse(self, now: float) -> None:
-        """Begin or prolong an overload."""
         self._overloaded_until = now + _OVERLOAD_LASTS
 
     def enter(self, priority: int, now: float, *, shed: Shed) -> Wait:
@@ -127,7 +126,6 @@ class WaitingLine:
         return None
 
     def first(self, now: float) -> Wait | None:
-        """Return the next request."""
         for queue in self._queues:
             if queue:
                 oldest = next(iter(queue))

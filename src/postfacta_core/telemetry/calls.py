@@ -38,15 +38,7 @@ class CallSpans:
     def end(
         self, opened: OpenSpan, call: HttpCallFinished, *, url: str, resends: int, error: Exception | None
     ) -> None:
-        """End it, in the task that began it.
-
-        Args:
-            opened: What `begin` returned.
-            call: What became of it.
-            url: Without user, password and query; empty if there was no request.
-            resends: How many tries went before it.
-            error: What the client raised, if it did.
-        """
+        """End it, in the task that began it; `url` is without user, password and query, empty if there was no request."""
         span = opened.span
         context.detach(opened.token)
         if span.is_recording():

@@ -238,19 +238,10 @@ class NullRecorder:
     """Records nothing. A recorder that inherits from it writes only what it wants: the rest is not even called."""
 
     def begin(self, exchange: Exchange, /) -> None:
-        """Do nothing."""
-
-    def answered(self, exchange: Exchange, /) -> None:
-        """Do nothing."""
-
-    def end(self, exchange: Exchange, /) -> None:
-        """Do nothing."""
+        """Do nothing, as all of these."""
 
     def connect(self, exchange: SocketExchange, /) -> None:
         """Do nothing."""
 
-    def opened(self, exchange: SocketExchange, /) -> None:
-        """Do nothing."""
-
-    def closed(self, exchange: SocketExchange, /) -> None:
-        """Do nothing."""
+    answered = end = begin
+    opened = closed = connect

@@ -17,13 +17,9 @@ _OVERFLOWS: Final = "postfacta_metrics_label_overflow_total"
 
 
 class Family:
-    """One metric and its series.
+    """One metric and its series, at most `cap`.
 
-    Args:
-        metric: The instrument.
-        cap: The most sets of labels.
-        overflow: Called for each observation that was sent to `_OTHER`.
-        wide: The places of the labels that may be replaced; all others are closed sets.
+    What is new after that goes to `_OTHER` in the labels at the places `wide`, and `overflow` is called for it.
     """
 
     def __init__(
@@ -56,7 +52,6 @@ class Family:
         return len(self._children) >= self._cap
 
     def known(self) -> list[tuple[tuple[str, ...], Any]]:
-        """Return the label values that it has so far, and their series."""
         return list(self._children.items())
 
     def _add(self, key: tuple[str, ...]) -> Any:
@@ -79,7 +74,6 @@ class Families:
         return self._overflows.labels(metric).inc
 
     def make(self, name: str) -> Family:
-        """Make the counter or histogram that the catalogue has under this name."""
         about, registry = INSTRUMENTS[name], self._registry
         metric = (
             Counter(name, about.text, about.labels, registry=registry)
@@ -89,6 +83,5 @@ class Families:
         return Family(metric, self._cap, overflow=self.overflow(name), wide=about.wide)
 
     def gauge(self, name: str, read: Callable[[], Mapping[tuple[str, ...], float]]) -> None:
-        """Make the gauge that the catalogue has under this name, read at the scrape."""
         about = INSTRUMENTS[name]
         ReadGauge(name, about.text, about.labels, registry=self._registry, read=read)

@@ -40,7 +40,6 @@ class JsonFormatter(logging.Formatter):
         self._form = ""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return one object, without a line end."""
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")
         fields: dict[str, object] = {
             "timestamp": at.replace("+00:00", "Z"),
@@ -106,7 +105,6 @@ class ConsoleFormatter(logging.Formatter):
         self._colours = colours
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the lines, without a line end."""
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         level = f"{record.levelname:<8}"
         if self._colours and (colour := _COLOURS.get(record.levelno)):

@@ -122,7 +122,6 @@ class RequestFilter(logging.Filter):
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Accept every record, and add its ids."""
         request = current_request()
         if request is not None:
             record.request_id = request.request_id
@@ -170,7 +169,6 @@ class FloodFilter(logging.Filter):
         self._lock = threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether there is room for a record of its kind."""
         if record.msg in (_ACCESS, _SUPPRESSED):
             return True
         kind, now = _kind(record), self._clock()
@@ -236,7 +234,6 @@ class AccessLog(NullRecorder):
         self._mould: tuple[tuple[float, int], dict[str, Any], float] = (0.0, 0), {}, 0.0
 
     def end(self, exchange: Exchange, /) -> None:
-        """Write the line."""
         error = exchange.error
         level = logging.INFO if error is None else logging.ERROR
         if (exchange.quiet and error is None) or not self._logger.isEnabledFor(level):
@@ -350,7 +347,6 @@ class EventLog:
         self._verdicts: dict[str, bool] = {}
 
     def __call__(self, event: Event, /) -> None:
-        """Write a line, or none."""
         about = _LINES.get(type(event))
         if about is None or (isinstance(event, HealthChecked) and not self._has_changed(event)):
             return

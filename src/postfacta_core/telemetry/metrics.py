@@ -213,7 +213,6 @@ class Metrics:
         }
 
     def end(self, exchange: Exchange, /) -> None:
-        """Observe the duration under the settled labels."""
         request, seconds = exchange.request, exchange.seconds
         key = (exchange.method, exchange.route, exchange.status, exchange.error_type, exchange.traffic)
         series = self._seen.get(key) or self._find(*key)
@@ -255,11 +254,9 @@ class Metrics:
         return {labels: round(wall - (now - moment), 3) for labels, moment in latest.items()}
 
     def opened(self, exchange: SocketExchange, /) -> None:
-        """Count a WebSocket as open."""
         self._open_sockets += 1
 
     def closed(self, exchange: SocketExchange, /) -> None:
-        """Observe how long it was open, and how it ended."""
         if exchange.is_open:
             self._open_sockets -= 1
         key = (exchange.route, exchange.outcome, _code(exchange.close_code), exchange.error_type)
@@ -281,7 +278,6 @@ class Metrics:
             self._exemplify(series, seconds, request)
 
     def __call__(self, event: Event, /) -> None:
-        """Count what happened outside of exchanges."""
         if (count := self._counted.get(type(event))) is not None:
             count(event)
 
@@ -355,13 +351,7 @@ def _code(code: int) -> str:
 class _Isolated(Collector):
     """Shows several registries as one, and reads each collector by itself: one that fails costs its own series.
 
-    Of two metrics of one name, the first is shown.
-
-    Args:
-        registries: What to read.
-        labels: Put on each series, besides its own.
-        broken: The collectors that were reported already.
-        encode: Writes them out.
+    Of two metrics of one name, the first is shown. `broken` are the collectors that were reported already.
     """
 
     def __init__(
@@ -378,7 +368,6 @@ class _Isolated(Collector):
         self._encode = encode
 
     def collect(self) -> Iterator[Metric]:
-        """Read all series."""
         seen: set[str] = set()
         for registry in self._registries:
             if info := registry.get_target_info():
@@ -427,7 +416,6 @@ class _Read(Collector):
         self._metrics = metrics
 
     def collect(self) -> Sequence[Metric]:
-        """Return them."""
         return self._metrics
 
 

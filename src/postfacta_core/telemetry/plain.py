@@ -46,13 +46,7 @@ class Buckets:
         self.total += value
 
     def exemplify(self, value: float, labels: dict[str, str], at: float) -> None:
-        """Set an observed value as the example of its bucket, in place of the one before.
-
-        Args:
-            value: As it was observed.
-            labels: What leads to it, such as a trace's id; at most 128 characters with their names (OpenMetrics).
-            at: Seconds since the epoch.
-        """
+        """Set an observed value as the example of its bucket; labels are at most 128 characters (OpenMetrics)."""
         self._exemplars[bisect_left(self.bounds, value)] = Exemplar(labels, value, at)
 
     def read(self) -> tuple[list[int], float]:
@@ -60,7 +54,6 @@ class Buckets:
         return list(accumulate(self.counts)), self.total
 
     def exemplar(self, bucket: int) -> Exemplar | None:
-        """Return the example of a bucket, if there is one."""
         return self._exemplars.get(bucket)
 
 
@@ -82,11 +75,9 @@ class ReadGauge(Collector):
         registry.register(self)
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        """Name the metric, so that another collector cannot take its name."""
         yield GaugeMetricFamily(*self._about, labels=self._labels)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Read all series."""
         for family in self.describe():
             for values, number in self._read().items():
                 family.add_metric(values, number)
@@ -117,11 +108,9 @@ class PlainHistogram(Collector):
         return self._series.setdefault(values, Buckets(self._bounds))
 
     def describe(self) -> Iterator[HistogramMetricFamily]:
-        """Name the metric, so that another collector cannot take its name."""
         yield HistogramMetricFamily(*self._about, labels=self._labels)
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        """Read all series."""
         for family in self.describe():
             for values, buckets in tuple(self._series.items()):
                 counts, total = buckets.read()

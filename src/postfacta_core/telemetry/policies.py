@@ -143,7 +143,6 @@ class PolicyCollector(Collector):
             self._overflow()
 
     def describe(self) -> Iterator[_Family]:
-        """Name all metrics without any number, so that another collector cannot take a name."""
         for name in _METRICS:
             yield _family(name)
 

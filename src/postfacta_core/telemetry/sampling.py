@@ -43,12 +43,7 @@ class AccessSampler:
         self._until = -math.inf
 
     def weigh(self, seconds: float, now: float) -> int:
-        """Return the number of requests that this line represents.
-
-        Args:
-            seconds: How long the request took.
-            now: Monotonic seconds; a step back is no new second.
-        """
+        """Return the number of requests that this line represents; a step back of the clock is no new second."""
         if seconds > self._slow:
             return 1
         if now >= self._until:

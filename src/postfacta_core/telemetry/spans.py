@@ -52,7 +52,6 @@ class Tracers:
         return self._tracer
 
     def tally(self) -> Iterable[Sample]:
-        """Return the number of spans that the provider lost, if it reports that, as `otlp` does."""
         self.find()
         tally = getattr(self._provider, "tally", None)
         return () if tally is None else tally()
@@ -84,7 +83,6 @@ def method_attributes(method: str) -> dict[str, str]:
 
 
 def nanoseconds(seconds: float) -> int:
-    """Convert a time to OpenTelemetry's unit."""
     return int(seconds * 1e9)
 
 

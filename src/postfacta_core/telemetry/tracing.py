@@ -109,11 +109,9 @@ class Tracing(NullRecorder):
         context.detach(opened.token)
 
     def connect(self, exchange: SocketExchange, /) -> None:
-        """Start the span of a WebSocket, which lasts until it is closed."""
         self.begin(exchange)
 
     def closed(self, exchange: SocketExchange, /) -> None:
-        """End it."""
         opened = exchange.span
         if isinstance(opened, OpenSpan) and opened.span.is_recording():
             opened.span.set_attribute("postfacta.outcome", exchange.outcome)

@@ -44,12 +44,6 @@ def test_what_remains_is_what_has_not_passed(seconds: float, now: float, later: 
     assert deadline.has_passed(now + later) is (deadline.remaining(now + later) == 0)
 
 
-@given(SECONDS, SECONDS, NOW)
-def test_to_tighten_never_lengthens(seconds: float, other: float, now: float) -> None:
-    tightened = Deadline.after(seconds, now).tighten(other, now)
-    assert tightened.at == min(now + seconds, now + other)
-
-
 def test_a_twentieth_is_kept_and_five_milliseconds_at_least() -> None:
     assert Deadline(110).for_next_hop(100) == pytest.approx(9.5)
     assert Deadline(100.05).for_next_hop(100) == pytest.approx(0.045)
