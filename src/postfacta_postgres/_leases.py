@@ -12,37 +12,19 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from postfacta_core.errors import PoolTimeoutError
-from postfacta_core.guards._slots import Turn
+from postfacta_core.guards._slots import Turn, Turns
 
-__all__ = ["LeaseTable", "Lifetimes", "PooledConnection"]
+__all__ = ["LeaseTable", "PooledConnection"]
 
 C = TypeVar("C")
 
 # Connections that were opened together must not be renewed together: up to this share of its life is taken off each.
 _JITTER: Final = 0.2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lifetimes:
-    """The maximum age and idle time of a connection, in seconds.
-
-    Attributes:
-        lifetime: From its opening; a tenth less on average, and a fifth at most.
-        idle: From its last use.
-    """
-
-    lifetime: float
-    idle: float
-
-    def ends_at(self, opened: float, luck: float) -> float:
-        """Return when a connection is to be renewed; `luck` is from 0 up to, not including, 1."""
-        return opened + self.lifetime * (1.0 - _JITTER * luck)
 
 
 @dataclass(slots=True, eq=False)
@@ -55,20 +37,20 @@ class PooledConnection(Generic[C]):
     idle_since: float = 0.0
 
 
-class LeaseTable(Generic[C]):
+class LeaseTable(Turns, Generic[C]):
     """The slots of a pool, the callers that wait for one, and the connections that lie idle.
 
-    It belongs to one event loop, whose single thread is its lock.
+    It belongs to one event loop, whose single thread is its lock. Seconds are counted from a connection's opening
+    (`max_lifetime`, a fifth less at most) and from its last use (`max_idle`).
     """
 
-    def __init__(self, name: str, max_size: int, max_waiting: int, *, lifetimes: Lifetimes) -> None:
-        self.max_size: int = max_size
-        self.used: int = 0
+    def __init__(
+        self, name: str, max_size: int, max_waiting: int, *, max_lifetime: float, max_idle: float
+    ) -> None:
+        super().__init__(max_size, max_waiting)
         self._name = name
-        self._max_waiting = max_waiting
-        self._lifetimes = lifetimes
+        self._max_lifetime, self._max_idle = max_lifetime, max_idle
         self._generation = 0
-        self._queue: OrderedDict[Turn, None] = OrderedDict()
         # The last one in is the first one out: those that a quiet hour does not need grow old below it.
         self._idle: list[PooledConnection[C]] = []
 
@@ -82,14 +64,9 @@ class LeaseTable(Generic[C]):
         """The number of idle connections."""
         return len(self._idle)
 
-    @property
-    def waiting(self) -> int:
-        """The number of callers in the queue."""
-        return len(self._queue)
-
     def enter(self) -> bool:
         """Take a slot, if one is free."""
-        if self.used >= self.max_size:
+        if self.used >= self.size:
             return False
         self.used += 1
         return True
@@ -100,31 +77,13 @@ class LeaseTable(Generic[C]):
         Raises:
             PoolTimeoutError: If the queue is as long as it may be.
         """
-        if len(self._queue) >= self._max_waiting:
+        if self.waiting >= self.max_waiting:
             raise PoolTimeoutError(self._name, 1.0)
-        turn = Turn(wake)
-        self._queue[turn] = None
-        return turn
-
-    def give_up(self, turn: Turn) -> None:
-        """Leave the queue, or return the slot that came too late."""
-        if turn.has_come:
-            self.leave()
-        else:
-            self._queue.pop(turn, None)
-
-    def leave(self) -> None:
-        """Return a slot: to the head of the queue, if a caller waits."""
-        if not self._queue:
-            self.used -= 1
-            return
-        turn, _ = self._queue.popitem(last=False)
-        turn.has_come = True
-        turn.wake()
+        return self.join(wake)
 
     def opened(self, connection: C, *, generation: int, now: float, luck: float) -> PooledConnection[C]:
-        """Add a connection whose opening began in this generation."""
-        return PooledConnection(connection, generation, self._lifetimes.ends_at(now, luck))
+        """Add a connection whose opening began in this generation; `luck` is from 0 up to 1."""
+        return PooledConnection(connection, generation, now + self._max_lifetime * (1.0 - _JITTER * luck))
 
     def take(self) -> PooledConnection[C] | None:
         """Take the most recently used idle connection; None if one must be opened."""
@@ -156,4 +115,4 @@ class LeaseTable(Generic[C]):
         return swept
 
     def _is_stale(self, pooled: PooledConnection[C], now: float) -> bool:
-        return now >= pooled.ends_at or now >= pooled.idle_since + self._lifetimes.idle
+        return now >= pooled.ends_at or now >= pooled.idle_since + self._max_idle

@@ -36,7 +36,7 @@ from postfacta_core.events import (
     PoolSized,
 )
 
-from ._leases import LeaseTable, Lifetimes, PooledConnection
+from ._leases import LeaseTable, PooledConnection
 from .connecting import Connector, Password, RawConnection, Setup
 from .monitor import ConnectionMonitor
 
@@ -79,9 +79,12 @@ class Pool:
         self._observe = setup.observe
         self._luck = setup.luck
         self._connector = Connector(setup, dsn, password)
-        lifetimes = Lifetimes(lifetime=options.max_lifetime, idle=options.max_idle)
         self._table: LeaseTable[RawConnection] = LeaseTable(
-            setup.name, options.max_size, options.max_waiting, lifetimes=lifetimes
+            setup.name,
+            options.max_size,
+            options.max_waiting,
+            max_lifetime=options.max_lifetime,
+            max_idle=options.max_idle,
         )
         self.monitor: ConnectionMonitor = ConnectionMonitor(
             setup, self._connector, self._table, when_lost=self._end_openings
@@ -329,4 +332,4 @@ class Pool:
 
     def _tell_size(self) -> None:
         table = self._table
-        self._observe(PoolSized(self.name, table.idle, table.used, table.max_size, 0, table.waiting))
+        self._observe(PoolSized(self.name, table.idle, table.used, table.size, 0, table.waiting))

@@ -11,13 +11,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from postfacta_core.errors import PoolTimeoutError
 from postfacta_core.guards._slots import Turn
-from postfacta_postgres._leases import LeaseTable, Lifetimes, PooledConnection
+from postfacta_postgres._leases import LeaseTable, PooledConnection
 
-LIFETIMES = Lifetimes(lifetime=100.0, idle=10.0)
+IDLE = 10.0
 
 
 def lending(max_size: int = 2, max_waiting: int = 3) -> LeaseTable[str]:
-    return LeaseTable("db", max_size, max_waiting, lifetimes=LIFETIMES)
+    return LeaseTable("db", max_size, max_waiting, max_lifetime=100.0, max_idle=IDLE)
 
 
 def nobody() -> None:
@@ -102,7 +102,7 @@ class Callers(RuleBasedStateMachine):
     def let_time_pass(self, seconds: float) -> None:
         self.now += seconds
         for kept in self.pool.sweep(self.now):
-            assert self.now >= min(kept.ends_at, kept.idle_since + LIFETIMES.idle)
+            assert self.now >= min(kept.ends_at, kept.idle_since + IDLE)
 
     @rule()
     def lose_the_database(self) -> None:
@@ -119,8 +119,8 @@ class Callers(RuleBasedStateMachine):
     def the_slots_add_up(self) -> None:
         assert self.pool.used == len(self.lent) + len(self.served)
         assert self.pool.waiting == len(self.expected)
-        assert len(self.lent) + self.pool.idle <= self.pool.max_size
-        assert not self.expected or self.pool.used == self.pool.max_size
+        assert len(self.lent) + self.pool.idle <= self.pool.size
+        assert not self.expected or self.pool.used == self.pool.size
 
 
 TestCallers = Callers.TestCase
@@ -173,9 +173,12 @@ def test_news_of_a_past_era_evicts_nothing() -> None:
 
 @given(st.floats(min_value=0, max_value=1, exclude_max=True))
 def test_connections_opened_together_end_apart_and_none_lives_too_long(luck: float) -> None:
-    assert 80 <= LIFETIMES.ends_at(0, luck) <= 100
-    assert LIFETIMES.ends_at(0, luck) <= LIFETIMES.ends_at(0, luck / 2)
-    assert LIFETIMES.ends_at(0, 0) - LIFETIMES.ends_at(0, 0.5) == pytest.approx(10)
+    def ends_at(luck: float) -> float:
+        return lending().opened("one", generation=0, now=0, luck=luck).ends_at
+
+    assert 80 <= ends_at(luck) <= 100
+    assert ends_at(luck) <= ends_at(luck / 2)
+    assert ends_at(0) - ends_at(0.5) == pytest.approx(10)
 
 
 def test_each_eviction_begins_an_era_that_never_was() -> None:

@@ -231,13 +231,9 @@ Mechanism = PlainHandlers | LoopHandlers | WorkerEvent
 
 
 def choose(on_signal: OnSignal) -> Mechanism | None:
-    """Find the server's handlers, and install ours in front of them. Called on the event loop.
+    """Find the server's handlers, and install ours in front of them; None where nothing can be done.
 
-    Args:
-        on_signal: Called with each signal, from a signal handler or on the loop. It must not raise.
-
-    Returns:
-        What stands in front now; None where nothing can be done.
+    It is called on the event loop; `on_signal` from a signal handler or on the loop, and must not raise.
     """
     if threading.current_thread() is not threading.main_thread():
         return None

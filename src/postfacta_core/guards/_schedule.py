@@ -82,15 +82,9 @@ class RetryPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryRules:
-    """Which outcomes are tried again, how often, and after which waits.
+    """Which outcomes are tried again, how often, and after which waits: the arguments of `Retry` of these names.
 
-    Attributes:
-        attempts: The most tries of one call, the first included; 1 only counts.
-        backoff: The waits between them.
-        max_wait: The longest wait in seconds, also where no deadline bounds it: a dependency that asks for more
-            is not tried again. The answer is late, and the caller's own retry is better.
-        on: Types of errors beside those of `may_repeat`, or a function of the outcome that alone decides.
-        retry_after: Reads how long an outcome asks to wait.
+    `max_wait` holds also where no deadline bounds a wait: then the answer is late, and the caller's own retry is better.
     """
 
     attempts: int = 3

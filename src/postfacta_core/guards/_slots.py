@@ -21,7 +21,7 @@ from ..errors import BulkheadFullError
 from ..events import Mode, Sample
 from ..validation import validation
 
-__all__ = ["Slots", "Turn"]
+__all__ = ["Slots", "Turn", "Turns"]
 
 
 @dataclass(slots=True, eq=False)
@@ -38,10 +38,54 @@ class _Decisions:
     refused: int = 0
 
 
-class Slots:
+class Turns:
+    """A number of slots, and a FIFO queue for them. Its caller holds a lock, or is the only thread."""
+
+    def __init__(self, size: int, max_waiting: int) -> None:
+        self.size: int = size
+        self.max_waiting: int = max_waiting
+        self.used: int = 0
+        self._queue: OrderedDict[Turn, None] = OrderedDict()
+
+    @property
+    def waiting(self) -> int:
+        """The number of callers in the queue."""
+        return len(self._queue)
+
+    def join(self, wake: Callable[[], object]) -> Turn:
+        """Join the queue, whose length is not checked."""
+        turn = Turn(wake)
+        self._queue[turn] = None
+        return turn
+
+    def give_up(self, turn: Turn) -> None:
+        """End the wait of a caller that left; a slot that it was given goes to the next."""
+        if turn.has_come:
+            self.leave()
+        else:
+            del self._queue[turn]
+
+    def leave(self) -> None:
+        """Return a slot: to the caller that has waited longest, if one waits and there is one to pass on."""
+        if self._queue and self.used <= self.size:
+            self._admit_next()
+        else:
+            self.used -= 1
+
+    def _admit_next(self) -> None:
+        turn, _ = self._queue.popitem(last=False)
+        turn.has_come = True
+        try:
+            turn.wake()
+        except RuntimeError:
+            # Its event loop is closed: the slot would never come back.
+            self.leave()
+
+
+class Slots(Turns):
     """The slots of one dependency, and its queue, in seconds and numbers as `Bulkhead` has them.
 
-    Its caller holds a lock, or is the only thread. `used` is more than `size` only by another mode than `ENFORCE`.
+    `used` is more than `size` only by another mode than `ENFORCE`.
     """
 
     def __init__(
@@ -53,14 +97,11 @@ class Slots:
         max_wait: float = 1.0,
         mode: Mode | str = Mode.ENFORCE,
     ) -> None:
-        self.size: int = validation.whole("Bulkhead.slots", size, example='Bulkhead("billing", 10)')
-        self.max_waiting: int = validation.whole(
-            "Bulkhead.max_waiting", max_waiting, at_least=0, example="max_waiting=20"
-        )
+        validation.whole("Bulkhead.slots", size, example='Bulkhead("billing", 10)')
+        validation.whole("Bulkhead.max_waiting", max_waiting, at_least=0, example="max_waiting=20")
+        super().__init__(size, max_waiting)
         self.max_wait: float = validation.seconds("Bulkhead.max_wait", max_wait, example="max_wait=1.0")
-        self.used: int = 0
         self._name = validation.name("Bulkhead.name", name)
-        self._queue: OrderedDict[Turn, None] = OrderedDict()
         self._counts = {each: _Decisions() for each in Mode}
         self.mode = mode
 
@@ -78,10 +119,6 @@ class Slots:
             while self._queue:
                 self.used += 1
                 self._admit_next()
-
-    @property
-    def waiting(self) -> int:
-        return len(self._queue)
 
     def enter(self) -> bool:
         """Take a slot if one is free, or if the mode does not refuse.
@@ -112,9 +149,7 @@ class Slots:
         self.refuse_if_full()
         if not patience > 0:
             raise self._refusal()
-        turn = Turn(wake)
-        self._queue[turn] = None
-        return turn
+        return self.join(wake)
 
     def take(self, turn: Turn) -> None:
         """End a wait with the slot, which must be returned by `leave`; raise if its turn has not come."""
@@ -122,29 +157,6 @@ class Slots:
             del self._queue[turn]
             raise self._refusal()
         self._count.admitted += 1
-
-    def give_up(self, turn: Turn) -> None:
-        """End the wait of a caller that left; a slot that it was given goes to the next."""
-        if turn.has_come:
-            self.leave()
-        else:
-            del self._queue[turn]
-
-    def leave(self) -> None:
-        """Return a slot: to the caller that has waited longest, if one waits and there is one to pass on."""
-        if self._queue and self.used <= self.size:
-            self._admit_next()
-        else:
-            self.used -= 1
-
-    def _admit_next(self) -> None:
-        turn, _ = self._queue.popitem(last=False)
-        turn.has_come = True
-        try:
-            turn.wake()
-        except RuntimeError:
-            # Its event loop is closed: the slot would never come back.
-            self.leave()
 
     def _refusal(self) -> BulkheadFullError:
         self._count.refused += 1

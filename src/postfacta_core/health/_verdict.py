@@ -102,15 +102,9 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class CheckState:
-    """What is remembered of a check.
+    """What is remembered of a check: its verdict `up`, since when it holds, and the passes or failures in a row.
 
-    Attributes:
-        since: The moment from which the verdict holds; before the first one, when the check was added.
-        up: The verdict, or None before the first.
-        passes: Successes in a row, up to now.
-        failures: Failures in a row, up to now.
-        has_passed: Whether it ever passed.
-        last: The last result.
+    Before the first verdict `up` is None, and `since` when the check was added.
     """
 
     since: float

@@ -116,11 +116,8 @@ _METRICS: Final = {**POLICY_METRICS, **RUNTIME_METRICS}
 class PolicyCollector(Collector):
     """Reads every policy at a scrape. It is a collector of prometheus-client.
 
-    A policy that raises, or gives a number that is none, costs its own numbers, and is logged once.
-
-    Args:
-        cap: The most policies it reads; each has a name from the code, so that more of them are a mistake.
-        overflow: Called for each policy above the cap.
+    A policy that raises, or gives a number that is none, costs its own numbers, and is logged once. `overflow` is called
+    for each policy above the cap: their names are from the code, so that more of them are a mistake.
     """
 
     def __init__(self, cap: int, *, overflow: Callable[[], None]) -> None:

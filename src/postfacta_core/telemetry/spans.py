@@ -33,11 +33,7 @@ _METHODS: Final = frozenset(METHODS)
 
 
 class Tracers:
-    """Finds the tracer; there is none without an SDK.
-
-    Args:
-        provider: Where the spans go; by default OpenTelemetry's global one, whenever that is installed.
-    """
+    """Finds the tracer of a provider, by default OpenTelemetry's global one; there is none without an SDK."""
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
         self._provider = provider
