@@ -1,0 +1,1 @@
+"""The Kubernetes manifests of PostFacta, and what they are held to."""

@@ -1,0 +1,39 @@
+"""What a check of a delivery found: passed, failed, or not run with the reason, which is never passed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Final
+
+__all__ = ["NOT_RUN", "Outcome"]
+
+NOT_RUN: Final = 77
+"""The exit code if nothing failed, but something could not be looked at."""
+
+
+class Outcome:
+    """Gathers the results of one command, and prints a line for each."""
+
+    def __init__(self) -> None:
+        self._failed = self._not_run = 0
+
+    def check(self, name: str, faults: Iterable[str]) -> None:
+        """Report a check: it passed if it names no fault."""
+        found = list(faults)
+        self._failed += bool(found)
+        self._say("FAIL" if found else "pass", name, *found)
+
+    def not_run(self, name: str, why: str) -> None:
+        """Report a check that could not look at its subject."""
+        self._not_run += 1
+        self._say("not run", name, why)
+
+    def _say(self, how: str, name: str, *lines: str) -> None:
+        sys.stdout.write(f"{how:8} {name}\n" + "".join(f"         {line}\n" for line in lines))
+        sys.stdout.flush()
+
+    @property
+    def code(self) -> int:
+        """The exit code: 0 if all passed, 1 if something failed, 77 if something was not run."""
+        return 1 if self._failed else NOT_RUN if self._not_run else 0
