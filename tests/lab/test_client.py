@@ -1,4 +1,4 @@
-"""The client of the lab tells each way to end apart, and raises nothing for what a server does."""
+"""The client of the lab distinguishes each way to end, and raises nothing for what a server does."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_an_answer_is_read_whole(pieces: list[bytes], body: bytes) -> None:
         ([b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n"], Outcome.STATUS_4XX),
     ],
 )
-def test_ways_to_fail_have_their_own_outcome(pieces: list[bytes], outcome: Outcome) -> None:
+def test_ways_to_fail_are_distinguished(pieces: list[bytes], outcome: Outcome) -> None:
     (answer,) = run(answered(*pieces))
     assert answer.outcome is outcome
 

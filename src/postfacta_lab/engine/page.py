@@ -41,7 +41,7 @@ svg text.c1, svg text.c2, svg text.c3, svg text.c4 { fill: var(--c) }
 .mark { stroke: var(--c4); stroke-dasharray: 3 3 } ul { margin: .4rem 0; padding-left: 1.2rem }
 """
 _GOOD = {"pass", "done", "met"}
-_BAD = {"fail", "failed", "deviated", "nothing", "not met"}
+_BAD = {"fail", "failed", "error", "deviated", "nothing", "not met"}
 _WIDTH, _HEIGHT = 860, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 24, 34
 _TICKS = 6
@@ -71,9 +71,16 @@ def machine() -> dict[str, str]:
     }
 
 
-def page(title: str, verdict: str, sections: Iterable[str], *, lead: str = "") -> str:
-    """Combine sections into a document."""
-    about = ", ".join(f"{name} {value}" for name, value in machine().items())
+def page(
+    title: str,
+    verdict: str,
+    sections: Iterable[str],
+    *,
+    lead: str = "",
+    state: Mapping[str, object] | None = None,
+) -> str:
+    """Combine sections into a document; by default it names this machine as it is now."""
+    about = ", ".join(f"{name} {value}" for name, value in (machine() if state is None else state).items())
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -89,10 +96,10 @@ def section(heading: str, *parts: str, about: str = "") -> str:
     return f"<section><h2>{escape(heading)}</h2>{said}{''.join(parts)}</section>"
 
 
-def badge(verdict: str) -> str:
-    """Show a verdict by word and colour."""
+def badge(verdict: str, name: str = "") -> str:
+    """Show a verdict, perhaps of something, by word and colour."""
     kind = "good" if verdict in _GOOD else "bad" if verdict in _BAD else "odd"
-    return f'<span class="badge {kind}">{escape(verdict)}</span>'
+    return f'<span class="badge {kind}">{escape(f"{name} {verdict}".strip())}</span>'
 
 
 def facts(values: Mapping[str, str]) -> str:

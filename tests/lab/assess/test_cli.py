@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from postfacta_lab.assess.cli import main
+from postfacta_lab.assess.cli import _code, _parser, main  # pyright: ignore[reportPrivateUsage]
 from postfacta_lab.assess.model import Outcome, Result, Verdict
 from postfacta_lab.assess.report.document import changes, document, verdicts_of, worse
 from postfacta_lab.assess.rubric import rubric
@@ -79,6 +79,31 @@ def test_two_reports_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["diff", str(old), str(new)]) == 0
     assert capsys.readouterr().out == "A+ -> D+\n  SHUT-1  pass -> fail: none of 8\n"
     assert main(["diff", str(old), str(tmp_path / "gone.json")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "verdicts", "code"),
+    [
+        ([], {"SHUT_1": Verdict.fails("")}, 0),
+        (["--fail-below", "B"], {"SHUT_1": Verdict.fails("")}, 1),
+        (["--fail-below", "B"], {"SHUT_3": Verdict.fails("")}, 0),
+        (["--fail-below", "A"], {"DEP_2": Verdict.not_run("")}, 3),
+        (["--fail-below", "B"], {"DEP_2": Verdict.not_run("")}, 0),
+        (["--baseline", "old.json"], {"SHUT_3": Verdict.fails("")}, 1),
+        (["--baseline", "old.json"], {"SHUT_3": Verdict.not_run("")}, 0),
+        (["--fail-below", "B"], {"SHUT_1": Verdict(Outcome.ERROR)}, 3),
+    ],
+)
+def test_the_exit_code_says_what_was_found(
+    options: list[str],
+    verdicts: dict[str, Verdict],
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("old.json").write_text(json.dumps(found()))
+    assert _code(_parser().parse_args(options), found(**verdicts)) == code
 
 
 def test_a_service_that_does_not_start_is_refused(

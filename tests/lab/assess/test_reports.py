@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 
 from postfacta_lab.assess.cli import main
@@ -30,6 +31,96 @@ def test_junit_skips_what_did_not_run() -> None:
     failures = [case.get("name") for case in suite if case.find("failure") is not None]
     assert failures == ["SHUT-1 Requests in flight survive SIGTERM"]
     assert sum(case.find("skipped") is not None for case in suite) == 2
+
+
+# Of OASIS's schema of SARIF 2.1.0, the part that we write; the whole of it found no fault either.
+_TEXT = {
+    "type": "object",
+    "required": ["text"],
+    "properties": {"text": {"type": "string"}},
+    "additionalProperties": False,
+}
+_URI = {"type": "string", "format": "uri-reference"}
+_PLACE = {
+    "type": "object",
+    "required": ["physicalLocation"],
+    "additionalProperties": False,
+    "properties": {
+        "physicalLocation": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "artifactLocation": {
+                    "type": "object",
+                    "properties": {"uri": _URI},
+                    "additionalProperties": False,
+                },
+                "region": {
+                    "type": "object",
+                    "properties": {"startLine": {"type": "integer", "minimum": 1}},
+                    "additionalProperties": False,
+                },
+            },
+        }
+    },
+}
+_RULE = {
+    "type": "object",
+    "required": ["id"],
+    "additionalProperties": False,
+    "properties": {
+        "id": {"type": "string"},
+        "shortDescription": _TEXT,
+        "help": _TEXT,
+        "properties": {"type": "object"},
+    },
+}
+_DRIVER = {
+    "type": "object",
+    "required": ["name"],
+    "additionalProperties": False,
+    "properties": {
+        "name": {"type": "string"},
+        "version": {"type": "string"},
+        "rules": {"type": "array", "uniqueItems": True, "items": _RULE},
+    },
+}
+_RESULT = {
+    "type": "object",
+    "required": ["message"],
+    "additionalProperties": False,
+    "properties": {
+        "ruleId": {"type": "string"},
+        "level": {"enum": ["none", "note", "warning", "error"]},
+        "message": _TEXT,
+        "locations": {"type": "array", "items": _PLACE},
+    },
+}
+_RUN = {
+    "type": "object",
+    "required": ["tool"],
+    "additionalProperties": False,
+    "properties": {
+        "tool": {
+            "type": "object",
+            "required": ["driver"],
+            "properties": {"driver": _DRIVER},
+            "additionalProperties": False,
+        },
+        "results": {"type": "array", "items": _RESULT},
+        "properties": {"type": "object"},
+    },
+}
+SARIF = {
+    "type": "object", "required": ["version", "runs"], "additionalProperties": False,
+    "properties": {"$schema": {"type": "string", "format": "uri"}, "version": {"enum": ["2.1.0"]},
+                   "runs": {"type": "array", "items": _RUN}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("report", [MIXED, found()])
+def test_sarif_is_as_its_schema_says(report: dict[str, Any]) -> None:
+    jsonschema_rs.validate(SARIF, json.loads(sarif(report)))
 
 
 def test_sarif_has_a_place_for_each_result() -> None:

@@ -1,4 +1,4 @@
-"""The report as one page of HTML, with plots in SVG and no script."""
+"""The report as one page of HTML, as all reports of the lab, with plots in SVG and no script."""
 
 from __future__ import annotations
 
@@ -6,18 +6,11 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
-from ..model import Outcome
+from ...engine.page import badge, page, section, table
 from .document import categories, grade_text
 
 __all__ = ["html"]
 
-_STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b;background:#fff}
-h1 b{font-size:3rem;margin-left:.5rem}table{border-collapse:collapse}td,th{padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top}
-summary{cursor:pointer}.pass{color:#1b5e20}.partial{color:#8a4b00}.fail,.error{color:#b00020}.other{color:#555}
-svg{background:#f6f6f6;max-width:100%}dt{font-weight:600}
-@media(prefers-color-scheme:dark){body{color:#eee;background:#161616}.pass{color:#81c784}.partial{color:#ffb74d}.fail,.error{color:#ff8a80}.other{color:#bbb}svg{background:#262626}}
-"""
 _GATES = ("P0, at most D+", "P1, at most C+", "P2, at most B+")
 _PLOTS = {
     "around_sigterm": "Answers to new connections, by seconds after SIGTERM",
@@ -27,68 +20,51 @@ _PLOTS = {
 
 def html(found: Mapping[str, Any]) -> str:
     """Return the page."""
-    name, grade = escape(found["service"]), found["grade"]
-    return "".join(
-        (
-            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}: {escape(grade_text(found))}</title>',
-            '<meta name="viewport" content="width=device-width">',
-            f"<style>{_STYLE}</style></head><body><main><h1>{name}<b>{escape(grade_text(found))}</b></h1>",
-            f"<p>{grade['points']:.0f} points, {100 * grade['measured']:.0f} % measured, {found['seconds']:.0f} s, ",
-            f"rubric {found['rubric']}; this process waited {100 * found['machine'].get('waited', 0):.0f} % of its time.</p>",
-            *_ladder(found),
-            *_way_up(found),
-            *_categories(found),
-            "</main></body></html>\n",
-        )
+    grade = found["grade"]
+    lead = (
+        f"{grade['points']:.0f} points, {100 * grade['measured']:.0f} % measured, {found['seconds']:.0f} s, "
+        f"rubric {found['rubric']}"
     )
+    sections = (_gates(found), _way_up(found), *_categories(found))
+    return page(found["service"], grade_text(found), sections, lead=lead, state=found["machine"])
 
 
-def _ladder(found: Mapping[str, Any]) -> Iterator[str]:
-    yield "<h2>Gates</h2><table><tbody>"
-    for level, title in enumerate(_GATES):
-        gates = [check for check in found["checks"] if check["gate"] == level]
-        marks = ", ".join(
-            f'<span class="{_class(check)}">{check["id"]} {check["word"]}</span>' for check in gates
+def _gates(found: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            title,
+            " ".join(
+                badge(check["word"], check["id"]) for check in found["checks"] if check["gate"] == level
+            ),
         )
-        yield f'<tr><th scope="row">{title}</th><td>{marks}</td></tr>'
-    yield "</tbody></table>"
+        for level, title in enumerate(_GATES)
+    ]
+    return section("Gates", table(("if one fails", "they are"), rows))
 
 
-def _way_up(found: Mapping[str, Any]) -> Iterator[str]:
+def _way_up(found: Mapping[str, Any]) -> str:
     checks = {check["id"]: check for check in found["checks"]}
-    if not found["steps"]:
-        return
-    yield "<h2>The way up</h2><ol>"
-    for step in found["steps"][:10]:
-        check = checks[step["check"]]
-        cap = f", holds the grade at {step['cap']}" if step["cap"] else ""
-        yield f"<li><b>{check['id']} {escape(check['title'])}</b> (+{step['gain']}{cap}): {escape(check['evidence'])}. "
-        yield f"With harden: {escape(check['harden'])}. Without: {escape(check['without'])}.</li>"
-    yield "</ol>"
+    rows = [
+        (f"{step['check']} {checks[step['check']]['title']}", f"+{step['gain']}", step["cap"],
+         checks[step["check"]]["evidence"], checks[step["check"]]["harden"], checks[step["check"]]["without"])
+        for step in found["steps"][:10]
+    ]  # fmt: skip
+    heads = ("check", "points", "lifts the cap", "evidence", "with harden", "without")
+    return section("The way up", table(heads, rows)) if rows else ""
 
 
 def _categories(found: Mapping[str, Any]) -> Iterator[str]:
-    yield "<h2>Checks</h2>"
     for name, score, measured, _ in categories(found):
-        yield f"<h3>{escape(name)}: {f'{100 * score:.0f} %' if measured else 'not measured'}</h3>"
-        for check in found["checks"]:
-            if check["category"] == name:
-                yield from _check(check)
-    for check in found["own"]:
-        yield from _check(check)
+        checks = [_check(check) for check in found["checks"] if check["category"] == name]
+        yield section(f"{name}: {f'{100 * score:.0f} %' if measured else 'not measured'}", *checks)
+    if found["own"]:
+        yield section("Your own checks", *map(_check, found["own"]))
 
 
-def _check(check: Mapping[str, Any]) -> Iterator[str]:
-    mark = f'<span class="{_class(check)}">{check["word"]}</span>'
-    yield f"<details><summary>{check['id']} {escape(check['title'])}: {mark}</summary><p>{escape(check['evidence'])}</p>"
-    for key, title in _PLOTS.items():
-        if points := check["facts"].get(key):
-            yield _plot(points, title)
-    yield "</details>"
-
-
-def _class(check: Mapping[str, Any]) -> str:
-    return check["word"] if check["outcome"] in {Outcome.MEASURED, Outcome.ERROR} else "other"
+def _check(check: Mapping[str, Any]) -> str:
+    plots = (_plot(check["facts"][key], title) for key, title in _PLOTS.items() if check["facts"].get(key))
+    said = f"{escape(check['id'])} {escape(check['title'])} {badge(check['word'])}"
+    return f"<details><summary>{said}</summary><p>{escape(check['evidence'])}</p>{''.join(plots)}</details>"
 
 
 def _plot(points: list[list[float]], title: str) -> str:
@@ -96,15 +72,13 @@ def _plot(points: list[list[float]], title: str) -> str:
     last = max(at for at, _ in points) or 1.0
     rows = {2: "2xx", 4: "4xx", 5: "5xx", 0: "none"}
     row = {kind: 20 + 24 * place for place, kind in enumerate(rows)}
-    labels = "".join(
-        f'<text x="4" y="{row[kind] + 4}" fill="currentColor">{text}</text>' for kind, text in rows.items()
-    )
+    labels = "".join(f'<text x="4" y="{row[kind] + 4}">{text}</text>' for kind, text in rows.items())
     dots = "".join(
-        f'<circle cx="{60 + 500 * at / last:.0f}" cy="{row.get(int(status) // 100, row[0])}" r="3" fill="currentColor"/>'
+        f'<circle fill="currentColor" cx="{60 + 500 * at / last:.0f}" cy="{row.get(int(status) // 100, row[0])}" r="3"/>'
         for at, status in points
     )
     return (
-        f'<svg viewBox="0 0 580 120" width="580" height="120" role="img" aria-label="{title}" font-size="11">'
-        f'<title>{title}</title>{labels}{dots}<text x="60" y="115" fill="currentColor">0 s</text>'
-        f'<text x="530" y="115" fill="currentColor">{last:.1f} s</text></svg>'
+        f'<svg viewBox="0 0 580 120" width="580" height="120" role="img" aria-label="{title}">'
+        f'<title>{title}</title>{labels}{dots}<text x="60" y="115">0 s</text>'
+        f'<text x="530" y="115">{last:.1f} s</text></svg>'
     )
