@@ -24,11 +24,11 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from benchmarks.rounds import medians
-from postfacta_app.db import Answer
+from postfacta_app.db import Answer, Reader
 from postfacta_app.migrations import upgrade
 from postfacta_app.principal import ANONYMOUS
 from postfacta_app.timeline.model import Edit, Facts, Op, Precision, Signal, micros, moment
-from postfacta_app.timeline.postgres import TimelineStore
+from postfacta_app.timeline.postgres import facts_of as read_facts
 from postfacta_app.timeline.query import TimelineQuery, cut
 from postfacta_app.timeline.rules import build
 from postfacta_embedded import EmbeddedPostgres
@@ -130,13 +130,12 @@ async def _read(dsn: str, rounds: int) -> dict[str, float]:
     size = 0
     async with Database(dsn) as database:
         await database.wait_connected()
-        store, query = TimelineStore(database), TimelineQuery.model_validate({"limit": _READ})
+        q, query = Reader(database, ANONYMOUS), TimelineQuery.model_validate({"limit": _READ})
         for _ in range(rounds + 2):
             wall, cpu = time.perf_counter(), time.process_time()
-            found = await store.facts(ANONYMOUS, incident)
+            _, facts = await read_facts(q, incident)
             read = time.process_time()
-            assert found is not None
-            page = cut(build(found[1]), query, incident)
+            page = cut(build(facts), query, incident)
             size = len(Answer.of(200, page).body)
             ended = time.process_time()
             spent.append((time.perf_counter() - wall, ended - cpu, ended - read))

@@ -21,7 +21,7 @@ from postfacta_core.telemetry.metrics import Metrics
 from postfacta_postgres import Database, PoolOptions
 from postfacta_slo.status.prometheus import Prometheus
 
-from . import actions, error_pages, links
+from . import actions, error_pages, incident_page, links
 from .db import SCHEMA_ERRORS, Transactions, housekeeping
 from .durations import pages as durations
 from .error_pages import ErrorPages
@@ -33,10 +33,7 @@ from .identity.local import LocalAccounts
 from .identity.postgres import PostgresIdentity
 from .identity.revocations import Revocations
 from .identity.throttle import Throttle
-from .incident_page import IncidentPage
-from .incident_view import Needs as IncidentNeeds
 from .incidents import pages as incidents, v0
-from .incidents.postgres import PostgresIncidents
 from .incidents.v0 import V0Store
 from .incidents.v0_postgres import PostgresV0
 from .migrations import HEAD, revision
@@ -58,14 +55,11 @@ from .reliability.pages import Reliability
 from .reliability.postgres import PostgresBusiness
 from .reliability.watch import Watch
 from .rotation import Rotation, password_of
-from .screens import Screens
 from .settings import AuthMode, Settings, is_loopback
+from .signals import api as signals
 from .signals.alertmanager import AlertLabels
-from .signals.http import SignalHttp
-from .signals.postgres import PostgresSignals
-from .table import Handlers, rules
-from .timeline.http import TimelineHttp
-from .timeline.postgres import TimelineStore
+from .timeline import api as timeline
+from .timeline.kept import KeptTimelines
 from .web.render import STATIC, Pages
 from .web.routes import RouteClass, Rule, build_routes
 from .web.slices import Tools
@@ -78,6 +72,9 @@ __all__ = ["create_app", "declared", "route_rules"]
 
 _SLICES = (
     incidents,
+    incident_page,
+    signals,
+    timeline,
     postmortems,
     history,
     durations,
@@ -225,36 +222,19 @@ def route_rules(
         attempted=partial(business.attempted, "password"),
         is_local=settings.is_local,
     )
-    store = PostgresIncidents()
-
-    timelines = TimelineStore(database)
+    labels = AlertLabels(settings.alert_service_label, settings.alert_environment_label)
     origin = about.About(codebase, settings.environment)
     parts = (
         Identity(settings, people, accounts, guard.forget),
         v0.V0(v0_store or PostgresV0(database, transactions)),
         reliability or Reliability(HealthRegistry(), Metrics()),
         origin,
+        signals.Intake(settings.secret_keys, labels),
+        KeptTimelines(),
     )
     tools = Tools(transactions, pages, stale, parts=parts)
 
-    table = rules(
-        Handlers(
-            signals=SignalHttp(
-                transactions,
-                PostgresSignals(database),
-                store,
-                secret_keys=settings.secret_keys,
-                labels=AlertLabels(settings.alert_service_label, settings.alert_environment_label),
-            ),
-            timeline=TimelineHttp(transactions, store, timelines),
-            screens=Screens(
-                incident=IncidentPage(
-                    transactions, IncidentNeeds(store, timelines, PostgresSignals(database)), pages
-                ),
-            ),
-            slices=[rule for slice_ in _SLICES for rule in slice_.routes.rules(tools)],
-        )
-    )
+    table = [rule for slice_ in _SLICES for rule in slice_.routes.rules(tools)]
     origin.document = openapi_document(table, version=codebase.version)
     return table
 

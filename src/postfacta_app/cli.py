@@ -42,7 +42,7 @@ from .principal import Principal, Role
 from .reach import NoDatabaseError, reach
 from .server import SERVERS, PortInUseError, serve
 from .settings import AuthMode, Settings, SettingsError, exposed_secrets, load_settings
-from .timeline.postgres import TimelineStore
+from .timeline import postgres as timelines
 from .timeline.verify import Verified, verify, write_metrics
 from .web.body import parse
 
@@ -295,7 +295,7 @@ def _verify(metrics_file: Path | None) -> int:
 
     async def run() -> Verified:
         async with _migrated(settings) as database:
-            return await verify(TimelineStore(database))
+            return await verify(timelines.revised(database))
 
     result = anyio.run(run)
     if metrics_file:

@@ -1,46 +1,39 @@
-"""The content of an incident's page: its status, its timeline, the input of its forms."""
+"""The content of an incident's page: its status and its timeline."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import partial
-from typing import Annotated, Final, Literal, Protocol, Self
+from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlencode
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
-from starlette.requests import Request
-from starlette.responses import Response
-
-from postfacta_core.clock import WALL, Clock
 
 from . import links
-from .aside import LARGE, aside
-from .db import Transactions
+from .aside import aside
+from .db import Unit
 from .durations.model import Mark, durations, marks
 from .durations.view import strip, turns
 from .errors import FieldError
-from .incidents import service
 from .incidents.model import MOVES, Incident, Outcome
-from .incidents.service import allow_stale_incidents, parse_ref
 from .principal import Access, Principal
-from .signals import service as signals
+from .signals import postgres as signals
 from .signals.model import Signal, SignalQuery
-from .timeline import annotations as remarks, http as timeline
-from .timeline.annotations import AnnotationKind, ShownAnnotation
-from .timeline.edits import ShownEdit
+from .timeline import postgres as timelines
+from .timeline.annotations import STATES, AnnotationKind, ShownAnnotation
+from .timeline.kept import KeptTimelines
 from .timeline.lanes import chart
-from .timeline.model import Content, Entry, Facts, Milestone, micros
+from .timeline.model import Entry, Facts, Milestone, micros
 from .timeline.query import NumberedPage, Wanted
 from .timeline.rules import build
 from .timeline.view import Line, Turn, anchor, days, is_narrative, lines, stamp
-from .web.body import Time, read_query
-from .web.forms import Refusal, new_key, parse
-from .web.render import Pages
+from .web.body import Time
+from .web.forms import parse
 
-__all__ = ["IncidentView", "Needs", "Store", "Typed", "Visit", "visit_of"]
+__all__ = ["Seen", "Shown", "View", "context", "read_seen", "read_shown"]
 
 Word = Annotated[str, StringConstraints(max_length=200)]
 _PAGE: Final = 100
@@ -57,34 +50,6 @@ _JOINED: Final = {
     "follows out": "Follows",
     "follows in": "Is followed by",
 }
-
-
-class Store(timeline.Store, Protocol):
-    """Stores the facts of timelines, the content of signals, and names of actors."""
-
-    async def page(
-        self, principal: Principal, ref: UUID | int, wanted: Wanted, *, size: int
-    ) -> NumberedPage | None:
-        """Read a page; None if the caller may not see the incident, or its timeline is not kept yet."""
-        ...
-
-    async def decided(self, incident_id: UUID, entries: Sequence[Entry]) -> Sequence[ShownEdit]:
-        """List the effective edits of these entries."""
-        ...
-
-    async def said(
-        self, incident_id: UUID, entries: Sequence[Entry], limit: int
-    ) -> Sequence[ShownAnnotation]:
-        """List annotations on these entries or on the incident as a whole, oldest first."""
-        ...
-
-    async def contents(self, signals: Sequence[UUID], letters: int) -> Mapping[UUID, Content]:
-        """Read the beginnings of the signals' contents."""
-        ...
-
-    async def names(self, actors: Collection[str]) -> Mapping[str, str]:
-        """Return the display names of actors."""
-        ...
 
 
 class View(BaseModel):
@@ -104,32 +69,6 @@ class View(BaseModel):
     until: Word = Field("", alias="to")
 
 
-@dataclass(frozen=True, slots=True)
-class Typed:
-    """The input of a form that was not saved; without a refusal there is none.
-
-    Attributes:
-        form: Its name on the page.
-    """
-
-    form: str = ""
-    fields: Mapping[str, str] = field(default_factory=dict[str, str])
-    refusal: Refusal | None = None
-
-    def value(self, form: str, name: str, default: str) -> str:
-        """Return the input of a field."""
-        return self.fields.get(name, "") if form == self.form else default
-
-    def wrong(self, form: str, name: str) -> str:
-        """Return the error message of a field, if any."""
-        return self.refusal.by_field.get(name, "") if self.refusal and form == self.form else ""
-
-    def key(self, form: str) -> str:
-        """Return the idempotency key of a form, so that sending it again has one effect."""
-        is_same = form == self.form and self.refusal is not None and not self.refusal.is_spent
-        return (self.fields.get("key") if is_same else None) or new_key()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """One page of a timeline.
@@ -142,6 +81,7 @@ class Seen:
         known: The milestones of the incident.
         turns: The milestones within this page.
         is_open: Whether the incident is open.
+        reasons: Why it was moved, by the id of the status change.
     """
 
     entries: Sequence[Entry]
@@ -151,6 +91,7 @@ class Seen:
     known: Mapping[str, Mark]
     turns: Sequence[Turn]
     is_open: bool
+    reasons: Mapping[str, str | None]
 
     @classmethod
     def kept(cls, page: NumberedPage, view: View) -> Self:
@@ -164,6 +105,7 @@ class Seen:
             known=known,
             turns=_turns(known, view, entries=page.entries, after=page.after, is_first=page.page == 1),
             is_open=page.is_open,
+            reasons=page.reasons,
         )
 
     @classmethod
@@ -192,6 +134,7 @@ class Seen:
             known=known,
             turns=_turns(known, view, entries=entries, after=after, is_first=at == 0),
             is_open=is_open,
+            reasons={f"{it.id}": it.reason for it in facts.changes},
         )
 
 
@@ -250,135 +193,98 @@ class Search:
     errors: Sequence[FieldError] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Visit:
-    """The caller, and the requested view of the page."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What was read for a page of the timeline."""
 
-    request: Request
-    principal: Principal
+    incident: Incident
     view: View
-
-    @property
-    def ref(self) -> UUID | int:
-        """The incident's id or number."""
-        return parse_ref(self.request)
+    told: Told
+    names: Mapping[str, str]
+    search: Search
 
 
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """The stores of incidents, timelines and signals."""
+async def read_seen(unit: Unit, ref: UUID | int, view: View, *, kept: KeptTimelines) -> tuple[Incident, Seen]:
+    """Read a page of the timeline; build it if the database does not keep it yet.
 
-    incidents: service.Store
-    timelines: Store
-    signals: signals.Store
-
-
-class IncidentView:
-    """Shows the page of one incident.
-
-    Args:
-        transactions: Reads.
-        needs: The stores it reads.
-        pages: Renders templates.
-        clock: Seconds since the epoch.
+    Raises:
+        NotFoundError: If the caller may not see the incident.
     """
+    if (page := await kept.page(unit, ref, _wanted(view), size=_PAGE)) is not None:
+        return page.incident, Seen.kept(page, view)
+    incident, facts = await timelines.facts_of(unit, ref)
+    return incident, await aside(facts.size, Seen.of, facts, view)
 
-    def __init__(
-        self, transactions: Transactions, needs: Needs, pages: Pages, *, clock: Clock = WALL
-    ) -> None:
-        self._transactions = transactions
-        self._needs = needs
-        self._pages = pages
-        self._clock = clock
 
-    async def page(
-        self, visit: Visit, typed: Typed, *, status: int = 200, headers: Mapping[str, str] | None = None
-    ) -> Response:
-        """Show the page, with the input of a form that was not saved."""
-        principal, view = visit.principal, visit.view
-        kept = await self._needs.timelines.page(principal, visit.ref, _wanted(view), size=_PAGE)
-        if kept is not None:
-            incident, reasons, seen = kept.incident, kept.reasons, Seen.kept(kept, view)
-        elif (found := await self._needs.timelines.facts(principal, visit.ref)) is not None:
-            incident, facts = found
-            reasons = {f"{it.id}": it.reason for it in facts.changes}
-            seen = await aside(facts.size, Seen.of, facts, view)
-        else:
-            raise service.missing()
-        joined = await links.of(self._transactions.reader(principal), incident.id)
-        allow_stale_incidents(visit.request, [incident, *(it.incident for it in joined)])
-        told = await self._told(incident, reasons, seen)
-        names = await self._needs.timelines.names(told.actors)
-        search = await self._search(visit, incident)
-        is_now = view.known_as_of is None and incident.archived_at is None
-        here = str(seen.page) if told.pages > 1 else ""
+async def read_shown(unit: Unit, incident: Incident, view: View, *, seen: Seen, now: datetime) -> Shown:
+    """Read what a page shows beside the entries."""
+    told = await _told(unit, incident, seen)
+    names, search = await timelines.names(unit, told.actors), await _search(unit, incident, view, now=now)
+    return Shown(incident=incident, view=view, told=told, names=names, search=search)
 
-        def draw() -> Response:
-            context = {
-                "here": "incidents",
-                "tab": "timeline",
-                "item": incident,
-                "view": view,
-                "typed": typed,
-                "shown": told,
-                "days": days(told.lines, seen.turns),
-                "chart": chart(told.lines, seen.turns),
-                "turns": turns(seen.known),
-                "strip": strip(durations(seen.known, is_open=seen.is_open)),
-                "names": names,
-                "joined": joined[:_MOST_JOINED],
-                "unlisted": len(joined[_MOST_JOINED:]),
-                "joins": _JOINED,
-                "link_types": list(links.LinkType),
-                "moves": MOVES[incident.status],
-                "outcomes": list(Outcome),
-                "milestones": list(Milestone),
-                "states": remarks.STATES,
-                "kinds": [it for it in AnnotationKind if it != "decision" or principal.may(Access.WRITE)],
-                "search": search,
-                "may_write": is_now and principal.may(Access.WRITE),
-                "may_note": is_now and principal.may(Access.ANNOTATE),
-                "link": partial(_link, incident, view),
-                "query": "".join(_link(incident, view, edit="", entry="", page=here).partition("?")[1:]),
-                "stamp": stamp,
-            }
-            return self._pages.page(
-                "incident.html", context, principal=principal, status=status, headers=headers
-            )
 
-        return await aside(LARGE, draw)
+def context(
+    shown: Shown, joined: Sequence[links.IncidentLink], *, principal: Principal
+) -> Mapping[str, object]:
+    """Return the content of the page."""
+    incident, view, told = shown.incident, shown.view, shown.told
+    seen, is_now = told.seen, view.known_as_of is None and incident.archived_at is None
+    here = str(seen.page) if told.pages > 1 else ""
+    return {
+        "item": incident,
+        "view": view,
+        "shown": told,
+        "days": days(told.lines, seen.turns),
+        "chart": chart(told.lines, seen.turns),
+        "turns": turns(seen.known),
+        "strip": strip(durations(seen.known, is_open=seen.is_open)),
+        "names": shown.names,
+        "joined": joined[:_MOST_JOINED],
+        "unlisted": len(joined[_MOST_JOINED:]),
+        "joins": _JOINED,
+        "link_types": list(links.LinkType),
+        "moves": MOVES[incident.status],
+        "outcomes": list(Outcome),
+        "milestones": list(Milestone),
+        "states": STATES,
+        "kinds": [it for it in AnnotationKind if it != "decision" or principal.may(Access.WRITE)],
+        "search": shown.search,
+        "may_write": is_now and principal.may(Access.WRITE),
+        "may_note": is_now and principal.may(Access.ANNOTATE),
+        "link": partial(_link, incident, view),
+        "query": "".join(_link(incident, view, edit="", entry="", page=here).partition("?")[1:]),
+        "stamp": stamp,
+    }
 
-    async def _told(self, incident: Incident, reasons: Mapping[str, str | None], seen: Seen) -> Told:
-        timelines, entries = self._needs.timelines, seen.entries
-        said = await timelines.said(incident.id, entries, _MOST_SAID + 1)
-        made = lines(
-            entries,
-            edits=await timelines.decided(incident.id, entries),
-            remarks=said,
-            reasons=reasons,
-            contents=await timelines.contents([it.signal_id for it in entries if it.signal_id], _LETTERS),
-        )
-        loose = [it for it in said if it.entry is None and it.occurred_at is None]
-        return Told(seen, made, loose[:_MOST_SAID], len(said) > _MOST_SAID)
 
-    async def _search(self, visit: Visit, incident: Incident) -> Search:
-        view = visit.view
-        until = incident.ended_at or self._now()
-        fields = {
-            "service": view.service,
-            "source": view.source,
-            "from": view.since or f"{incident.declared_at - _BEFORE:%Y-%m-%d %H:%M}",
-            "to": view.until or f"{until + _BEFORE:%Y-%m-%d %H:%M}",
-        }
-        if view.since is None:
-            return Search(fields)
-        query = parse(SignalQuery, {**fields, "attached": False})
-        if isinstance(query, tuple):
-            return Search(fields, errors=query)
-        return Search(fields, (await self._needs.signals.page(visit.principal, query))[: query.limit])
+async def _told(unit: Unit, incident: Incident, seen: Seen) -> Told:
+    entries = seen.entries
+    said = await timelines.said(unit, incident.id, entries, limit=_MOST_SAID + 1)
+    made = lines(
+        entries,
+        edits=await timelines.decided(unit, incident.id, entries),
+        remarks=said,
+        reasons=seen.reasons,
+        contents=await timelines.contents(unit, [it.signal_id for it in entries if it.signal_id], _LETTERS),
+    )
+    loose = [it for it in said if it.entry is None and it.occurred_at is None]
+    return Told(seen, made, loose[:_MOST_SAID], len(said) > _MOST_SAID)
 
-    def _now(self) -> datetime:
-        return datetime.fromtimestamp(self._clock(), UTC)
+
+async def _search(unit: Unit, incident: Incident, view: View, *, now: datetime) -> Search:
+    until = incident.ended_at or now
+    fields = {
+        "service": view.service,
+        "source": view.source,
+        "from": view.since or f"{incident.declared_at - _BEFORE:%Y-%m-%d %H:%M}",
+        "to": view.until or f"{until + _BEFORE:%Y-%m-%d %H:%M}",
+    }
+    if view.since is None:
+        return Search(fields)
+    query = parse(SignalQuery, {**fields, "attached": False})
+    if isinstance(query, tuple):
+        return Search(fields, errors=query)
+    return Search(fields, (await signals.page(unit, query))[: query.limit])
 
 
 def _wanted(view: View) -> Wanted:
@@ -390,11 +296,6 @@ def _wanted(view: View) -> Wanted:
         is_narrative=view.view == "narrative",
         entry=(lambda source, identity: anchor(source, identity) == turned) if turned else None,
     )
-
-
-def visit_of(request: Request, principal: Principal) -> Visit:
-    """Return the requested view of the page."""
-    return Visit(request, principal, read_query(request, View, is_page=True))
 
 
 def _link(incident: Incident, shown: View, /, **changes: str) -> str:

@@ -16,14 +16,13 @@ from . import actions, links
 from .db import Unit
 from .incidents import api as incidents
 from .incidents.model import Incident, Move, NewIncident
-from .incidents.postgres import PostgresIncidents
 from .postmortems import api as postmortems, model
 from .principal import Principal, Role
-from .signals import service as signals
-from .signals.model import Fact, NewSignal
-from .signals.postgres import PostgresSignals
-from .timeline import annotations as remarks, edits
-from .timeline.postgres import TimelineStore
+from .signals import api as signals
+from .signals.model import Attachments, Fact, NewSignal
+from .timeline import api as timeline
+from .timeline.annotations import NewAnnotation
+from .timeline.edits import AnyEdit
 from .web.body import format_time, parse
 
 __all__ = ["SEEDER", "Samples"]
@@ -51,9 +50,6 @@ class Samples:
         self._connection = connection
         self._now = now
         self._unit = Unit(connection, SEEDER, None)
-        self._incidents = PostgresIncidents()
-        self._signals = PostgresSignals(database)
-        self._timelines = TimelineStore(database)
 
     async def record(self) -> None:
         """Record each sample with everything below it; links only lead to earlier samples."""
@@ -84,17 +80,16 @@ class Samples:
             who = SEEDER if source == _PEOPLE else token
             facts = [Fact.of(index, parse(NewSignal, item), who) for index, item in enumerate(items)]
             unit = Unit(self._connection, who, None)
-            done = await signals.ingest(unit, self._signals, facts, now=self._now)
+            done = await signals.store(unit, facts, now=self._now)
             ids = [result.signal_id for result in done.results if result.signal_id]
-            await signals.attach(self._unit, self._signals, incident, ids=ids)
+            await signals.attach(self._unit, incident.id, Attachments(ids=ids))
 
     async def _remarks(self, incident: UUID, sample: Mapping[str, Any]) -> None:
-        stores = (self._unit, self._incidents, self._timelines)
         for edit in sample.get("edits", ()):
-            await edits.add(*stores, ref=incident, new=parse(edits.AnyEdit, edit).root, now=self._now)
+            await timeline.add_edit(self._unit, incident, parse(AnyEdit, edit).root, now=self._now)
         for remark in sample.get("annotations", ()):
-            new = parse(remarks.NewAnnotation, remark)
-            await remarks.add(*stores, ref=incident, new=new, now=self._now)
+            new = parse(NewAnnotation, remark)
+            await timeline.add_annotation(self._unit, incident, new, now=self._now)
 
     async def _aftermath(self, incident: UUID, sample: Mapping[str, Any]) -> None:
         for action in sample.get("actions", ()):

@@ -12,7 +12,7 @@ from ..db import Reader
 from ..incidents.access import Ref, Share
 from ..incidents.query import IncidentFilters
 from ..principal import Access
-from ..timeline.access import facts_of
+from ..timeline.postgres import facts_of
 from ..web.routes import RouteClass
 from ..web.slices import Routes
 from ..web.stale import allow_stale

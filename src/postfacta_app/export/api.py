@@ -22,8 +22,8 @@ from ..incidents.query import Key
 from ..postmortems import postgres as revisions
 from ..postmortems.model import PostMortem
 from ..principal import Access
-from ..timeline.access import facts_in
 from ..timeline.edits import EntryRef
+from ..timeline.postgres import facts_in
 from ..timeline.rules import build
 from ..web.body import format_time, if_none_match, parse_time
 from ..web.paging import decode_members, encode_members, filters_hash, next_link

@@ -14,7 +14,7 @@ from .model import Incident, Kind, Severity
 from .query import FollowUp, IncidentFilters, IncidentQuery, Rows, Sort
 
 __all__ = [
-    "COLUMNS", "PostgresIncidents", "Where", "follow_ups", "incident_of", "page", "ref_of", "where_of",
+    "COLUMNS", "Where", "follow_ups", "incident_of", "page", "ref_of", "where_of",
 ]  # fmt: skip
 
 # Only writers see drafts and waivers.
@@ -36,10 +36,6 @@ select s.as_of, p.* from (select now() - interval '15 seconds' as as_of) s left 
   select {columns}, {key} as sort_key from incidents i where {where} order by {key} {order}, i.id {order}
    limit {limit}) p on true
  order by p.sort_key {order}, p.id {order}"""
-
-
-class PostgresIncidents:
-    """What the slices that are still classes hand to each other; it holds nothing."""
 
 
 async def page(q: Query, query: IncidentQuery) -> Rows:

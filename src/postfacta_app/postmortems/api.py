@@ -30,7 +30,7 @@ from ..incidents.access import Ref, Share, lock_active, seen
 from ..incidents.model import Incident
 from ..incidents.query import IncidentFilters
 from ..principal import Access
-from ..timeline.access import digest_in, facts_of
+from ..timeline.postgres import digest_in, facts_of
 from ..timeline.rules import RULES
 from ..web.body import if_match, if_none_match
 from ..web.paging import decode_members, encode_members, filters_hash

@@ -18,8 +18,8 @@ from ..db import Reader
 from ..errors import InvalidCursorError
 from ..incidents.access import Ref
 from ..principal import Access
-from ..timeline.access import facts_of, store
 from ..timeline.model import Facts, Op, Precision, micros
+from ..timeline.postgres import facts_of, names as names_of
 from ..timeline.rules import build
 from ..timeline.view import stamp
 from ..web.body import format_time, parse_time
@@ -95,7 +95,7 @@ async def history(q: Reader, ref: Ref, place: _Place, *, request: Request) -> Pa
         "item": incident,
         "tab": "history",
         "events": events,
-        "names": await store(q).names({it.actor for it in events}),
+        "names": await names_of(q, {it.actor for it in events}),
         "next_url": next_page(request, older) if older else None,
     }
     return Page("history.html", context, size=LARGE)

@@ -14,7 +14,7 @@ from ..errors import NotFoundError, PreconditionFailedError
 from ..incidents.access import Ref, Share, lock_active, ref_text, seen
 from ..incidents.model import Incident
 from ..principal import Access
-from ..timeline.access import facts_of, store
+from ..timeline.postgres import facts_of, names as names_of
 from ..timeline.rules import build
 from ..web.body import parse
 from ..web.fields import fields_of
@@ -75,7 +75,7 @@ async def read(q: Reader, ref: Ref, *, typed: Typed, share: Share) -> Page:
             "transition": fields_of(Transition),
         }
 
-    names = await store(q).names({last.author} if last else set())
+    names = await names_of(q, {last.author} if last else set())
     return _page("postmortem.html", q, incident, **await aside(LARGE, draw), names=names)
 
 
@@ -83,7 +83,7 @@ async def read(q: Reader, ref: Ref, *, typed: Typed, share: Share) -> Page:
 async def listed(q: Reader, ref: Ref, query: RevisionsQuery, *, request: Request) -> Page:
     incident = await seen(q, ref)
     page = await read_page(q, incident.id, query)
-    names = await store(q).names({it.author for it in page.items})
+    names = await names_of(q, {it.author for it in page.items})
     more = next_page(request, page.next_cursor) if page.next_cursor else None
     return _page("revisions.html", q, incident, revisions=page.items, names=names, next_url=more)
 
@@ -99,7 +99,7 @@ async def revision(q: Reader, ref: Ref, query: RevisionQuery, *, rev: Rev) -> Pa
         "against": against,
         "differences": compare(against.content, asked.content) if against else None,
         "cited": reading.cited(asked.content, (await aside(facts.size, build, facts)).entries),
-        "names": await store(q).names({asked.author}),
+        "names": await names_of(q, {asked.author}),
     }
     return _page("revision.html", q, incident, **context)
 

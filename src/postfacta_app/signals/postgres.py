@@ -9,11 +9,8 @@ from uuid import UUID
 
 import asyncpg
 
-from postfacta_postgres import Database
-
 from ..aside import aside_locked
-from ..db import VISIBLE, Unit, new_id, sees
-from ..principal import Principal
+from ..db import VISIBLE, Query, Reader, Unit, new_id, sees
 from .model import (
     MOST_BYTES,
     MOST_SIGNALS,
@@ -25,9 +22,15 @@ from .model import (
     SignalDetail,
     SignalQuery,
 )
-from .service import Conflicts, Stored
 
-__all__ = ["PostgresSignals"]
+__all__ = [
+    "Conflicts", "Stored", "attached", "edit", "find", "insert", "keep", "page", "room", "stored", "visible",
+]  # fmt: skip
+
+Stored = Mapping[Key, tuple[UUID, bytes]]
+"""The id and the hash of stored signals."""
+Conflicts = Mapping[tuple[UUID, bytes], Fact]
+"""Other contents of stored signals, by signal and hash."""
 
 # The incidents of the signal `s` that the caller may see; the last edit in each decides.
 _INCIDENTS = f"""
@@ -104,122 +107,112 @@ select s.edit, $1, $2, $3, s.id, case when not s.id = any ($5::uuid[]) then '{"l
   from unnest($4::uuid[], $7::uuid[]) s(id, edit)"""
 
 
-class PostgresSignals:
-    """Reads signals through the database, writes them inside a unit of work."""
+async def page(q: Query, query: SignalQuery) -> Sequence[Signal]:
+    """List one more than requested of what the caller may see, latest first."""
+    args: list[object] = [*sees(q.principal), q.principal.actor]
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def bind(condition: str, *values: object) -> str:
+        args.extend(values)
+        return condition.format(*(f"${len(args) - len(values) + n + 1}" for n in range(len(values))))
 
-    async def page(self, principal: Principal, query: SignalQuery) -> Sequence[Signal]:
-        """List one more than requested of what the caller may see, latest first."""
-        args: list[object] = [*sees(principal), principal.actor]
+    given = (
+        ("s.source = any ({}::text[])", query.source),
+        ("s.kind = any ({}::text[])", query.kind),
+        ("s.services && {}::text[]", query.service),
+        ("s.occurred_at >= {}::timestamptz", query.since),
+        ("s.occurred_at < {}::timestamptz", query.until),
+        (f"{_ATTACHED_TO} = {{}}::boolean", query.attached),
+    )
+    wanted = [bind(condition, value) for condition, value in given if value is not None and value != []]
+    if (after := query.after()) is not None:
+        wanted.append(bind("(s.occurred_at, s.id) < ({}::timestamptz, {}::uuid)", *after))
+    limit = bind("{}", query.limit + 1)
+    sql = _PAGE.format(where=" and ".join(wanted) or "true", limit=limit)
+    return [
+        Signal.model_validate(_decoded(row)) for row in await q.fetch(sql, *args, operation="signal_list")
+    ]
 
-        def bind(condition: str, *values: object) -> str:
-            args.extend(values)
-            return condition.format(*(f"${len(args) - len(values) + n + 1}" for n in range(len(values))))
 
-        given = (
-            ("s.source = any ({}::text[])", query.source),
-            ("s.kind = any ({}::text[])", query.kind),
-            ("s.services && {}::text[]", query.service),
-            ("s.occurred_at >= {}::timestamptz", query.since),
-            ("s.occurred_at < {}::timestamptz", query.until),
-            (f"{_ATTACHED_TO} = {{}}::boolean", query.attached),
-        )
-        wanted = [bind(condition, value) for condition, value in given if value is not None and value != []]
-        if (after := query.after()) is not None:
-            wanted.append(bind("(s.occurred_at, s.id) < ({}::timestamptz, {}::uuid)", *after))
-        limit = bind("{}", query.limit + 1)
-        sql = _PAGE.format(where=" and ".join(wanted) or "true", limit=limit)
-        rows = await self._database.fetch(sql, *args, operation="signal_list", repeatable=True)
-        return [Signal.model_validate(_decoded(row)) for row in rows]
+async def find(q: Reader, signal_id: UUID) -> SignalDetail | None:
+    """Read one if the caller may see it, with the incidents that they may see."""
+    seen_by = sees(q.principal)
+    found = await q.fetch(_FIND, *seen_by, q.principal.actor, signal_id, operation="signal_get")
+    if not found:
+        return None
+    conflicts = await q.fetch(_CONFLICTS, signal_id, operation="signal_conflicts")
+    incidents = await q.fetch(_INCIDENTS_OF, *seen_by, signal_id, operation="signal_incidents")
+    return SignalDetail.model_validate(
+        {
+            **_decoded(found[0]),
+            "conflicts": [ConflictingContent.model_validate(_decoded(it)) for it in conflicts],
+            "incidents": [IncidentOfSignal.model_validate(dict(it)) for it in incidents],
+        }
+    )
 
-    async def find(self, principal: Principal, signal_id: UUID) -> SignalDetail | None:
-        """Read one if the caller may see it, with the incidents that they may see."""
-        seen_by = sees(principal)
-        row = await self._database.fetchrow(
-            _FIND, *seen_by, principal.actor, signal_id, operation="signal_get", repeatable=True
-        )
-        if row is None:
-            return None
-        conflicts = await self._database.fetch(
-            _CONFLICTS, signal_id, operation="signal_conflicts", repeatable=True
-        )
-        incidents = await self._database.fetch(
-            _INCIDENTS_OF, *seen_by, signal_id, operation="signal_incidents", repeatable=True
-        )
-        return SignalDetail.model_validate(
-            {
-                **_decoded(row),
-                "conflicts": [ConflictingContent.model_validate(_decoded(it)) for it in conflicts],
-                "incidents": [IncidentOfSignal.model_validate(dict(it)) for it in incidents],
-            }
-        )
 
-    async def insert(self, unit: Unit, facts: Sequence[Fact]) -> Mapping[Key, UUID]:
-        """Write those with new keys; wait for concurrent writers of the same keys."""
-        if not facts:
-            return {}
-        texts = await aside_locked(2_000 * len(facts), lambda: json.dumps([_row(fact) for fact in facts]))
-        rows = await unit.fetch(_INSERT, texts, unit.principal.actor, operation="signal_insert")
-        return {(row["source"], row["external_id"]): row["id"] for row in rows}
+async def insert(unit: Unit, facts: Sequence[Fact]) -> Mapping[Key, UUID]:
+    """Write those with new keys, which are distinct; wait for concurrent writers of the same keys."""
+    if not facts:
+        return {}
+    texts = await aside_locked(2_000 * len(facts), lambda: json.dumps([_row(fact) for fact in facts]))
+    rows = await unit.fetch(_INSERT, texts, unit.principal.actor, operation="signal_insert")
+    return {(row["source"], row["external_id"]): row["id"] for row in rows}
 
-    async def stored(self, unit: Unit, keys: Sequence[Key]) -> Stored:
-        """Look up stored signals, visible to the caller or not."""
-        if not keys:
-            return {}
-        rows = await unit.fetch(
-            _STORED, *([key[part] for key in keys] for part in (0, 1)), operation="signal_stored"
-        )
-        return {(row["source"], row["external_id"]): (row["id"], row["content_sha256"]) for row in rows}
 
-    async def keep(self, unit: Unit, conflicts: Conflicts) -> int:
-        """Write new conflicting contents, at most 20 per signal; return the count."""
-        if not conflicts:
-            return 0
-        sources = list({fact.source for fact in conflicts.values()})
-        await unit.execute(_ONE_BY_ONE, sources, operation="signal_conflict_lock")
-        contents = [
-            {
-                "place": place,
-                "signal_id": str(signal_id),
-                "sha256": sha256.hex(),
-                "content": _content(fact),
-            }
-            for place, ((signal_id, sha256), fact) in enumerate(conflicts.items())
-        ]
-        args = (json.dumps(contents), unit.principal.actor)
-        return len(await unit.fetch(_KEEP, *args, operation="signal_conflict_insert"))
+async def stored(unit: Unit, keys: Sequence[Key]) -> Stored:
+    """Look up stored signals, visible to the caller or not."""
+    if not keys:
+        return {}
+    rows = await unit.fetch(
+        _STORED, *([key[part] for key in keys] for part in (0, 1)), operation="signal_stored"
+    )
+    return {(row["source"], row["external_id"]): (row["id"], row["content_sha256"]) for row in rows}
 
-    async def visible(self, unit: Unit, ids: Sequence[UUID]) -> AbstractSet[UUID]:
-        """Return those of these that the caller may see."""
-        seen_by = (*sees(unit.principal), unit.principal.actor)
-        rows = await unit.fetch(_VISIBLE_OF, *seen_by, ids, operation="signal_visible")
-        return {row["id"] for row in rows}
 
-    async def attached(self, unit: Unit, incident_id: UUID, ids: Sequence[UUID]) -> Mapping[UUID, bool]:
-        """Return those of these that an incident ever had, and whether it has them now."""
-        rows = await unit.fetch(_ATTACHED, incident_id, ids, operation="signal_attached")
-        return {row["signal_id"]: row["is_attached"] for row in rows}
+async def keep(unit: Unit, conflicts: Conflicts) -> int:
+    """Write new conflicting contents, at most 20 per signal; return the count."""
+    if not conflicts:
+        return 0
+    sources = list({fact.source for fact in conflicts.values()})
+    await unit.execute(_ONE_BY_ONE, sources, operation="signal_conflict_lock")
+    contents = [
+        {"place": place, "signal_id": str(signal_id), "sha256": sha256.hex(), "content": _content(fact)}
+        for place, ((signal_id, sha256), fact) in enumerate(conflicts.items())
+    ]
+    args = (json.dumps(contents), unit.principal.actor)
+    return len(await unit.fetch(_KEEP, *args, operation="signal_conflict_insert"))
 
-    async def room(self, unit: Unit, incident_id: UUID, ids: Sequence[UUID]) -> AbstractSet[UUID]:
-        """Return those of these, in order, that still fit into an incident."""
-        args = (incident_id, ids, MOST_SIGNALS, MOST_BYTES)
-        return {row["id"] for row in await unit.fetch(_ROOM, *args, operation="signal_room")}
 
-    async def edit(
-        self,
-        unit: Unit,
-        op: Literal["attach", "detach"],
-        *,
-        incident_id: UUID,
-        ids: Sequence[UUID],
-        new: AbstractSet[UUID] = frozenset(),
-    ) -> None:
-        """Write the edit of each at the next instant of the timeline; `new` ones were sent with the incident."""
-        at = await unit.stamp(incident_id)
-        args = (incident_id, at, op, ids, list(new), unit.principal.actor, [new_id() for _ in ids])
-        await unit.execute(_EDIT, *args, operation="signal_edit")
+async def visible(unit: Unit, ids: Sequence[UUID]) -> AbstractSet[UUID]:
+    """Return those of these that the caller may see."""
+    seen_by = (*sees(unit.principal), unit.principal.actor)
+    return {row["id"] for row in await unit.fetch(_VISIBLE_OF, *seen_by, ids, operation="signal_visible")}
+
+
+async def attached(unit: Unit, incident_id: UUID, ids: Sequence[UUID]) -> Mapping[UUID, bool]:
+    """Return those of these that an incident ever had, and whether it has them now."""
+    rows = await unit.fetch(_ATTACHED, incident_id, ids, operation="signal_attached")
+    return {row["signal_id"]: row["is_attached"] for row in rows}
+
+
+async def room(unit: Unit, incident_id: UUID, ids: Sequence[UUID]) -> AbstractSet[UUID]:
+    """Return those of these, in order, that still fit into an incident."""
+    args = (incident_id, ids, MOST_SIGNALS, MOST_BYTES)
+    return {row["id"] for row in await unit.fetch(_ROOM, *args, operation="signal_room")}
+
+
+async def edit(
+    unit: Unit,
+    op: Literal["attach", "detach"],
+    *,
+    incident_id: UUID,
+    ids: Sequence[UUID],
+    new: AbstractSet[UUID] = frozenset(),
+) -> None:
+    """Write the edit of each at the next instant of the timeline; `new` ones were sent with the incident."""
+    at = await unit.stamp(incident_id)
+    args = (incident_id, at, op, ids, list(new), unit.principal.actor, [new_id() for _ in ids])
+    await unit.execute(_EDIT, *args, operation="signal_edit")
 
 
 def _content(fact: Fact) -> dict[str, Any]:

@@ -1,17 +1,14 @@
-"""Edits of a timeline: their model and use case."""
+"""Edits of a timeline: their model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Annotated, Final, Literal, Protocol
+from typing import Annotated, Final, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, RootModel, StringConstraints
 
-from ..db import Unit
-from ..incidents import service
-from ..incidents.model import Reason, check_time
+from ..incidents.model import Reason
 from ..web.body import WHOLE, Time
 from .model import Milestone, Op, Precision
 
@@ -23,8 +20,6 @@ __all__ = [
     "NewEdit",
     "OpOnly",
     "ShownEdit",
-    "Store",
-    "add",
     "model_of",
 ]
 
@@ -189,29 +184,3 @@ class AddedEdit(BaseModel):
 
     edit: ShownEdit
     digest: str
-
-
-class Store(Protocol):
-    """Stores the facts of timelines."""
-
-    async def digest_in(self, unit: Unit, incident_id: UUID) -> str:
-        """Return the digest of the timeline of an incident that the unit has locked."""
-        ...
-
-    async def add_edit(self, unit: Unit, incident_id: UUID, new: NewEdit) -> ShownEdit:
-        """Write an edit at the next instant of the timeline."""
-        ...
-
-
-async def add(
-    unit: Unit, incidents: service.Store, store: Store, *, ref: UUID | int, new: NewEdit, now: datetime
-) -> AddedEdit:
-    """Write an edit; return it with the resulting digest."""
-    if isinstance(new, SetTime | SetMilestone) and new.value is not None and new.value.at is not None:
-        check_time("/value/at", new.value.at, now)
-    incident = await service.lock_active(unit, incidents, ref)
-    edit = await store.add_edit(unit, incident.id, new)
-    await unit.audit(
-        "timeline.edit", incident.ref, incident_id=incident.id, detail={"edit": edit.id, "op": edit.op}
-    )
-    return AddedEdit(edit=edit, digest=await store.digest_in(unit, incident.id))

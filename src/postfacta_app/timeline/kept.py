@@ -15,17 +15,14 @@ from uuid import UUID
 
 import anyio
 
-from postfacta_postgres import Database
-
 from ..aside import aside
-from ..db import VISIBLE, Fetch, sees
+from ..db import VISIBLE, Query, Unit, sees
 from ..incidents.postgres import COLUMNS, incident_of, ref_of
-from ..principal import Principal
 from .model import Entry, Instant, Milestone, Precision, micros
 from .query import NumberedPage, Slice, TimelinePage, TimelineQuery, Wanted, place
 from .rules import AHEAD, RULES, Place
 
-__all__ = ["COMPLETE", "KeptTimelines"]
+__all__ = ["COMPLETE", "KeptTimelines", "digest_kept"]
 
 COMPLETE: Final = 10_000
 """The most entries of an incident for which every answer has the digest."""
@@ -96,109 +93,93 @@ Key = tuple[UUID, datetime, int | None, bool]
 
 
 class KeptTimelines:
-    """Reads slices and digests.
+    """Reads slices, pages and digests; it holds digests alone."""
 
-    Args:
-        database: Where they are kept.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self) -> None:
         self._digests: OrderedDict[Key, str] = OrderedDict()
         self._turns = anyio.Semaphore(2)  # The work of a digest is PostgreSQL's.
 
-    async def slice(self, principal: Principal, ref: UUID | int, query: TimelineQuery) -> Slice | None:
+    async def slice(self, q: Query, ref: UUID | int, query: TimelineQuery) -> Slice | None:
         """Read the matching entries of an incident; None if the caller may not see it, or it is not kept yet.
 
         Raises:
             InvalidCursorError: If the cursor is damaged, or was issued for other filters or another incident.
         """
-        who, after = sees(principal), None
+        who, after = sees(q.principal), None
         if query.cursor is not None:
-            incident_id = await self._database.fetchval(
-                _ID, *who, *ref_of(ref), operation="timeline_id", repeatable=True
-            )
-            if incident_id is None:
+            ids = await q.fetch(_ID, *who, *ref_of(ref), operation="timeline_id")
+            if not ids:
                 return None
-            ref, after = incident_id, place(query, incident_id)
+            ref, after = ids[0]["id"], place(query, ids[0]["id"])
         sql, args = _sql_of(query, after)
         given = (*who, *ref_of(ref), query.as_of, RULES, *args)
-        row = await self._database.fetchrow(sql, *given, operation="timeline_slice", repeatable=True)
-        if row is None:
+        rows = await q.fetch(sql, *given, operation="timeline_slice")
+        if not rows:
             return None
+        row = rows[0]
         incident, conflicts = incident_of(row), row["conflicts"]
         known = None if query.known_as_of is None else micros(query.known_as_of)
         key = (incident.id, row["until"], known, query.include_hidden)
         whole = query.digest or row["entries"] <= COMPLETE
-        digest = await self.digest(key) if whole else self._digests.get(key)
+        digest = await self.digest(q, key) if whole else self._digests.get(key)
         entries = await aside(sum(map(len, row["page"])), _entries, row["page"])
         milestones = _milestones(json.loads(row["milestones"]))
         page = TimelinePage.of(entries, query, incident.id, digest=digest, milestones=milestones)
         version = f'W/"{micros(row["timeline_at"])}-{conflicts}"'
         return Slice(incident, page, f'"{digest[:32]}-{conflicts}"' if digest else version)
 
-    async def page(
-        self, principal: Principal, ref: UUID | int, wanted: Wanted, *, size: int
-    ) -> NumberedPage | None:
+    async def page(self, q: Query, ref: UUID | int, wanted: Wanted, *, size: int) -> NumberedPage | None:
         """Read a page of the present; None if the caller may not see the incident, or it is not kept yet.
 
         A number after the last page gives the last one.
         """
-        who, sql = (*sees(principal), *ref_of(ref)), _Sql(5)
+        who, sql = (*sees(q.principal), *ref_of(ref)), _Sql(5)
         whole, own = sql.filters(wanted)
         at = wanted.page - 1
         if wanted.entry is not None:
             names = _NAMES.format(key=_KEY, visible=VISIBLE, own=own)
-            row = await self._database.fetchrow(
-                names, *who, RULES, *sql.args, operation="timeline_names", repeatable=True
-            )
-            if row is not None:
-                at = (
-                    await aside(sum(map(len, row["names"])), _find, row["names"], wanted.entry, at * size)
-                    // size
-                )
+            for row in await q.fetch(names, *who, RULES, *sql.args, operation="timeline_names"):
+                length = sum(map(len, row["names"]))
+                at = await aside(length, _find, row["names"], wanted.entry, at * size) // size
         limit, offset = sql.bind(size + 1, "int"), sql.bind(at * size, "int")
         statement = _PAGE.format(
             incident=COLUMNS, visible=VISIBLE, columns=_COLUMNS, own=own, whole=whole, key=_KEY, limit=limit, offset=offset,
             entry=_ENTRY.format(tie=_TIE_NOW.format(whole=whole.replace("e.", "x."))),
         )  # fmt: skip
-        args = (*who, RULES, *sql.args)
-        row = await self._database.fetchrow(statement, *args, operation="timeline_page", repeatable=True)
-        if row is None:
+        rows = await q.fetch(statement, *who, RULES, *sql.args, operation="timeline_page")
+        if not rows:
             return None
+        row = rows[0]
         if at > (last := max(0, row["count"] - 1) // size):
             again = replace(wanted, page=last + 1, entry=None)
-            return await self.page(principal, ref, again, size=size)
+            return await self.page(q, ref, again, size=size)
         entries = await aside(sum(map(len, row["page"])), _entries, row["page"])
         return NumberedPage(
             incident_of(row), entries[:size], entries[size:], at + 1, row["count"], row["hidden"],
             json.loads(row["marks"]), is_open=row["is_open"], reasons=json.loads(row["reasons"] or "{}"),
         )  # fmt: skip
 
-    async def digest(self, key: Key) -> str:
+    async def digest(self, q: Query, key: Key) -> str:
         """Return the digest of a version of a timeline, which never changes."""
         if (found := self._digests.get(key)) is not None:
             self._digests.move_to_end(key)
             return found
         async with self._turns:
             if (found := self._digests.get(key)) is None:
-                found = await self._database.fetchval(
-                    _DIGEST, *key, operation="timeline_digest", repeatable=True
-                )
-            assert found is not None  # noqa: S101 - of any timeline, also an empty one
+                found = (await q.fetch(_DIGEST, *key, operation="timeline_digest"))[0][0]
             self._digests[key] = found
         while len(self._digests) > _MOST_DIGESTS:
             self._digests.popitem(last=False)
         return found
 
-    @staticmethod
-    async def digest_in(fetch: Fetch, incident_id: UUID) -> str | None:
-        """Return the digest of an incident that the unit has locked; None if it is not kept yet."""
-        if not await fetch(_IS_KEPT, incident_id, RULES, operation="timeline_is_kept"):
-            return None
-        rows = await fetch(_DIGEST_NOW, incident_id, operation="timeline_digest")
-        digest: str = rows[0]["digest"]
-        return digest
+
+async def digest_kept(unit: Unit, incident_id: UUID) -> str | None:
+    """Return the digest of an incident that the unit has locked; None if it is not kept yet."""
+    if not await unit.fetch(_IS_KEPT, incident_id, RULES, operation="timeline_is_kept"):
+        return None
+    rows = await unit.fetch(_DIGEST_NOW, incident_id, operation="timeline_digest")
+    digest: str = rows[0]["digest"]
+    return digest
 
 
 class _Sql:

@@ -11,19 +11,22 @@ import asyncpg
 from postfacta_postgres import Database
 
 from ..aside import aside, aside_locked
-from ..db import VISIBLE, Unit, sees
+from ..db import VISIBLE, Query, Unit, sees
+from ..incidents.access import missing
 from ..incidents.model import Incident
 from ..incidents.postgres import COLUMNS, incident_of, ref_of
-from ..principal import Principal
 from .annotations import NewAnnotation, ShownAnnotation
 from .edits import EntryRef, NewEdit, ShownEdit
-from .kept import KeptTimelines
+from .kept import digest_kept
 from .model import Annotation, Content, Edit, Entry, Facts, Op, Precision, Signal, StatusChange
-from .query import RowKey
+from .query import Paging
 from .rules import build
 from .verify import Revision
 
-__all__ = ["TimelineStore"]
+__all__ = [
+    "add_annotation", "add_edit", "annotation", "annotation_page", "contents", "decided", "digest_in", "edit_page",
+    "facts_in", "facts_of", "names", "revised", "said", "supersede",
+]  # fmt: skip
 
 
 def _us(column: str) -> str:
@@ -91,7 +94,7 @@ insert into edits as e (id, incident_id, at, op, source, external_id, value, rea
 values ($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8, $9) returning {_EDIT}"""  # noqa: S608 - only constants of this module
 # The last version of an annotation with the author and time of the first; `version` counts them.
 _REMARKS = """
-select first.id, a.kind, a.state, a.body, a.entry_source, a.entry_id, a.occurred_at, first.author, first.at,
+select first.id, first.incident_id, a.kind, a.state, a.body, a.entry_source, a.entry_id, a.occurred_at, first.author, first.at,
   a.at as changed_at,
   (select count(*) from annotations v where v.root = first.id and v.incident_id = first.incident_id) as version
   from annotations first join annotations a on a.root = first.id and a.incident_id = first.incident_id
@@ -104,8 +107,7 @@ _SAID = f"""{_REMARKS} and first.root = first.id and first.incident_id = $1
    and (first.id = any ($2::uuid[]) or (a.entry_source, a.entry_id) in (select * from unnest($3::text[], $4::text[]))
         or a.entry_source is null and a.occurred_at is null)
  order by first.id = any ($2::uuid[]) desc, first.at, first.id limit $5"""  # noqa: S608 - only constants of this module
-_ANNOTATION = f"{_REMARKS} and first.id = $1"
-_ABOUT = "select incident_id from annotations where id = $1 and root = $1"
+_ANNOTATION = f"{_REMARKS} and first.id = $1 and first.root = $1"
 _ADD_ANNOTATION = """
 insert into annotations (id, root, incident_id, at, author, kind, state, body, entry_source, entry_id, occurred_at)
 values ($1, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"""
@@ -124,145 +126,130 @@ select id, display_name as name from users where id = any ($1::uuid[])
  union all select id, name from tokens where id = any ($1::uuid[]) and name is not null"""
 
 
-class TimelineStore:
-    """Reads the facts of timelines through the database, writes them inside a unit of work."""
+async def facts_of(q: Query, ref: UUID | int) -> tuple[Incident, Facts]:
+    """Read an incident and all its facts, from one snapshot.
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._kept = KeptTimelines(database)
-        self.slice, self.page = self._kept.slice, self._kept.page
+    Raises:
+        NotFoundError: If the caller may not see it.
+    """
+    found = await q.fetch(_READ, *sees(q.principal), *ref_of(ref), operation="timeline_facts")
+    if not found:
+        raise missing()
+    return incident_of(found[0]), await aside(_size(found[0]), _facts, found[0])
 
-    async def facts(self, principal: Principal, ref: UUID | int) -> tuple[Incident, Facts] | None:
-        """Read an incident if the caller may see it, and all its facts, from one snapshot."""
-        row = await self._database.fetchrow(
-            _READ, *sees(principal), *ref_of(ref), operation="timeline_facts", repeatable=True
-        )
-        return None if row is None else (incident_of(row), (await _read(row)))
 
-    @staticmethod
-    async def facts_in(unit: Unit, incident_id: UUID) -> Facts:
-        """Read the facts of an incident that the unit has locked."""
-        row = await unit.fetchrow(_IN_UNIT, incident_id, operation="timeline_facts")
-        if row is None:
-            raise LookupError(incident_id)
-        return await aside_locked(_size(row), _facts, row)
+async def facts_in(unit: Unit, incident_id: UUID) -> Facts:
+    """Read the facts of an incident that the unit has locked."""
+    row = await unit.fetchrow(_IN_UNIT, incident_id, operation="timeline_facts")
+    if row is None:
+        raise LookupError(incident_id)
+    return await aside_locked(_size(row), _facts, row)
 
-    @staticmethod
-    async def digest_in(unit: Unit, incident_id: UUID) -> str:
-        """Return the digest of the timeline of an incident that the unit has locked."""
-        if (kept := await KeptTimelines.digest_in(unit.fetch, incident_id)) is not None:
-            return kept
-        facts = await TimelineStore.facts_in(unit, incident_id)
-        return (await aside_locked(facts.size, build, facts)).digest
 
-    async def revised(self) -> AsyncIterator[tuple[Facts, Sequence[Revision]]]:
-        """Read every incident that has a post-mortem, with its facts and revisions from one snapshot."""
-        last: UUID | None = None
-        while True:
-            rows = await self._database.fetch(
-                _REVISED, last, _BATCH, operation="revised_facts", repeatable=True
-            )
-            for row in rows:
-                yield (
-                    await _read(row),
-                    [Revision(f"INC-{row['number']}", *it) for it in json.loads(row["revisions"])],
-                )
-            if len(rows) < _BATCH:
-                return
-            last = rows[-1]["id"]
+async def digest_in(unit: Unit, incident_id: UUID) -> str:
+    """Return the digest of the timeline of an incident that the unit has locked."""
+    if (kept := await digest_kept(unit, incident_id)) is not None:
+        return kept
+    facts = await facts_in(unit, incident_id)
+    return (await aside_locked(facts.size, build, facts)).digest
 
-    async def edits(self, incident_id: UUID, after: RowKey | None, limit: int) -> Sequence[ShownEdit]:
-        """List the edits of an incident visible to the caller, oldest first."""
-        at, last = after or (None, None)
-        rows = await self._database.fetch(
-            _EDITS, incident_id, at, last, limit, operation="edit_list", repeatable=True
-        )
-        return [_edit(row) for row in rows]
 
-    async def add_edit(self, unit: Unit, incident_id: UUID, new: NewEdit) -> ShownEdit:
-        """Write an edit at the next instant of the timeline."""
-        entry = getattr(new, "entry", None)
-        source, external_id = (entry.source, entry.id) if entry else (getattr(new, "source", None), None)
-        value = getattr(new, "value", None)
-        row = await unit.fetchrow(
-            _ADD_EDIT,
-            *(uuid4(), incident_id, await unit.stamp(incident_id), new.op, source, external_id),
-            *(None if value is None else value.model_dump_json(), new.reason, unit.principal.actor),
-            operation="edit_insert",
-        )
-        assert row is not None  # noqa: S101 - an insert returns its row or raises
-        return _edit(row)
+async def revised(database: Database) -> AsyncIterator[tuple[Facts, Sequence[Revision]]]:
+    """Read every incident that has a post-mortem, with its facts and revisions from one snapshot."""
+    last: UUID | None = None
+    while True:
+        rows = await database.fetch(_REVISED, last, _BATCH, operation="revised_facts", repeatable=True)
+        for row in rows:
+            facts = await aside(_size(row), _facts, row)
+            yield facts, [Revision(f"INC-{row['number']}", *it) for it in json.loads(row["revisions"])]
+        if len(rows) < _BATCH:
+            return
+        last = rows[-1]["id"]
 
-    async def annotations(
-        self, incident_id: UUID, after: RowKey | None, limit: int
-    ) -> Sequence[ShownAnnotation]:
-        """List the annotations of an incident visible to the caller, oldest first."""
-        at, last = after or (None, None)
-        rows = await self._database.fetch(
-            _ANNOTATIONS, incident_id, at, last, limit, operation="annotation_list", repeatable=True
-        )
-        return [_annotation(row) for row in rows]
 
-    async def decided(self, incident_id: UUID, entries: Sequence[Entry]) -> Sequence[ShownEdit]:
-        """List the effective edits of entries visible to the caller, and of the clocks of their sources."""
-        rows = await self._database.fetch(
-            *(_DECIDED, incident_id, *_keys(entries)), operation="edit_decided", repeatable=True
-        )
-        return [_edit(row) for row in rows]
+async def edit_page(q: Query, incident_id: UUID, query: Paging) -> Sequence[ShownEdit]:
+    """List one more than requested of the edits of an incident visible to the caller, oldest first."""
+    args = (incident_id, *(query.after(incident_id) or (None, None)), query.limit + 1)
+    rows = await q.fetch(_EDITS, *args, operation="edit_list")
+    return [_edit(row) for row in rows]
 
-    async def said(
-        self, incident_id: UUID, entries: Sequence[Entry], limit: int
-    ) -> Sequence[ShownAnnotation]:
-        """List annotations on entries or on the incident as a whole, oldest first."""
-        roots = [UUID(it.id.partition(":")[2]) for it in entries if it.source == "human"]
-        args = (incident_id, roots, *_keys(entries), limit)
-        rows = await self._database.fetch(_SAID, *args, operation="annotation_said", repeatable=True)
-        return sorted([_annotation(row) for row in rows], key=lambda it: (it.at, it.id))
 
-    async def contents(self, signals: Sequence[UUID], letters: int) -> Mapping[UUID, Content]:
-        """Read the beginnings of the contents of signals visible to the caller."""
-        rows = await self._database.fetch(
-            _CONTENTS, signals, letters, operation="signal_contents", repeatable=True
-        )
-        return {row["id"]: Content(row["body"], row["payload"]) for row in rows}
+async def add_edit(unit: Unit, incident_id: UUID, new: NewEdit) -> ShownEdit:
+    """Write an edit at the next instant of the timeline."""
+    entry = getattr(new, "entry", None)
+    source, external_id = (entry.source, entry.id) if entry else (getattr(new, "source", None), None)
+    value = getattr(new, "value", None)
+    row = await unit.fetchrow(
+        _ADD_EDIT,
+        *(uuid4(), incident_id, await unit.stamp(incident_id), new.op, source, external_id),
+        *(None if value is None else value.model_dump_json(), new.reason, unit.principal.actor),
+        operation="edit_insert",
+    )
+    assert row is not None  # noqa: S101 - an insert returns its row or raises
+    return _edit(row)
 
-    async def names(self, actors: Collection[str]) -> Mapping[str, str]:
-        """Return the display names of actors; those without one are omitted."""
-        ids = {UUID(actor.partition(":")[2]): actor for actor in actors if ":" in actor}
-        rows = await self._database.fetch(_NAMES, list(ids), operation="actor_names", repeatable=True)
-        return {ids[row["id"]]: row["name"] for row in rows}
 
-    async def incident_of(self, unit: Unit, root: UUID) -> UUID | None:
-        """Return the incident that an annotation belongs to."""
-        row = await unit.fetchrow(_ABOUT, root, operation="annotation_about")
-        return None if row is None else row["incident_id"]
+async def annotation_page(q: Query, incident_id: UUID, query: Paging) -> Sequence[ShownAnnotation]:
+    """List one more than requested of the annotations of an incident visible to the caller, oldest first."""
+    args = (incident_id, *(query.after(incident_id) or (None, None)), query.limit + 1)
+    rows = await q.fetch(_ANNOTATIONS, *args, operation="annotation_list")
+    return [_annotation(row) for row in rows]
 
-    async def annotation(self, unit: Unit, root: UUID) -> ShownAnnotation | None:
-        """Read the current version of an annotation; None if it was retracted."""
-        row = await unit.fetchrow(_ANNOTATION, root, operation="annotation_get")
-        return None if row is None else _annotation(row)
 
-    async def add_annotation(self, unit: Unit, incident_id: UUID, new: NewAnnotation) -> UUID:
-        """Write a new annotation at the next instant of the timeline; return its id."""
-        root, entry = uuid4(), new.entry
-        await unit.execute(
-            _ADD_ANNOTATION,
-            *(root, incident_id, await unit.stamp(incident_id), unit.principal.actor, new.kind, new.state),
-            *(new.body, entry and entry.source, entry and entry.id, new.occurred_at),
-            operation="annotation_insert",
-        )
-        return root
+async def decided(q: Query, incident_id: UUID, entries: Sequence[Entry]) -> Sequence[ShownEdit]:
+    """List the effective edits of entries visible to the caller, and of the clocks of their sources."""
+    rows = await q.fetch(_DECIDED, incident_id, *_keys(entries), operation="edit_decided")
+    return [_edit(row) for row in rows]
 
-    async def supersede(
-        self, unit: Unit, incident_id: UUID, new: ShownAnnotation, *, retracted: bool
-    ) -> None:
-        """Write another version of an annotation at the next instant of the timeline."""
-        at = await unit.stamp(incident_id)
-        await unit.execute(
-            _SUPERSEDE,
-            *(uuid4(), new.id, at, unit.principal.actor, new.state, new.body, retracted),
-            operation="annotation_supersede",
-        )
+
+async def said(
+    q: Query, incident_id: UUID, entries: Sequence[Entry], *, limit: int
+) -> Sequence[ShownAnnotation]:
+    """List annotations on entries or on the incident as a whole, oldest first."""
+    roots = [UUID(it.id.partition(":")[2]) for it in entries if it.source == "human"]
+    rows = await q.fetch(_SAID, incident_id, roots, *_keys(entries), limit, operation="annotation_said")
+    return sorted([_annotation(row) for row in rows], key=lambda it: (it.at, it.id))
+
+
+async def contents(q: Query, signals: Sequence[UUID], letters: int) -> Mapping[UUID, Content]:
+    """Read the beginnings of the contents of signals visible to the caller."""
+    rows = await q.fetch(_CONTENTS, signals, letters, operation="signal_contents")
+    return {row["id"]: Content(row["body"], row["payload"]) for row in rows}
+
+
+async def names(q: Query, actors: Collection[str]) -> Mapping[str, str]:
+    """Return the display names of actors; those without one are omitted."""
+    ids = {UUID(actor.partition(":")[2]): actor for actor in actors if ":" in actor}
+    rows = await q.fetch(_NAMES, list(ids), operation="actor_names")
+    return {ids[row["id"]]: row["name"] for row in rows}
+
+
+async def annotation(unit: Unit, root: UUID) -> tuple[UUID, ShownAnnotation] | None:
+    """Read the current version of an annotation, and its incident; None if it was retracted."""
+    row = await unit.fetchrow(_ANNOTATION, root, operation="annotation_get")
+    return None if row is None else (row["incident_id"], _annotation(row))
+
+
+async def add_annotation(unit: Unit, incident_id: UUID, new: NewAnnotation) -> UUID:
+    """Write a new annotation at the next instant of the timeline; return its id."""
+    root, entry = uuid4(), new.entry
+    await unit.execute(
+        _ADD_ANNOTATION,
+        *(root, incident_id, await unit.stamp(incident_id), unit.principal.actor, new.kind, new.state),
+        *(new.body, entry and entry.source, entry and entry.id, new.occurred_at),
+        operation="annotation_insert",
+    )
+    return root
+
+
+async def supersede(unit: Unit, incident_id: UUID, new: ShownAnnotation, *, retracted: bool) -> None:
+    """Write another version of an annotation at the next instant of the timeline."""
+    at = await unit.stamp(incident_id)
+    await unit.execute(
+        _SUPERSEDE,
+        *(uuid4(), new.id, at, unit.principal.actor, new.state, new.body, retracted),
+        operation="annotation_supersede",
+    )
 
 
 def _keys(entries: Sequence[Entry]) -> tuple[list[str], list[str]]:
@@ -300,10 +287,6 @@ def _annotation(row: asyncpg.Record) -> ShownAnnotation:
         changed_at=row["changed_at"] if row["version"] > 1 else None,
         version=row["version"],
     )
-
-
-async def _read(row: asyncpg.Record) -> Facts:
-    return await aside(_size(row), _facts, row)
 
 
 def _size(row: asyncpg.Record) -> int:

@@ -14,6 +14,8 @@ from ..errors import InvalidCursorError
 from ..incidents.model import Incident
 from ..web.body import Time
 from ..web.paging import decode_cursor, decode_members, encode_cursor, encode_members, filters_hash
+from .annotations import ShownAnnotation
+from .edits import ShownEdit
 from .model import Entry, Instant, Milestone
 from .rules import RULES, Place, Timeline, sort_key
 
@@ -64,9 +66,14 @@ class Paging(BaseModel):
             None if self.cursor is None else decode_cursor(self.cursor, str(incident_id), filters_hash(self))
         )
 
-    def cursor_after(self, incident_id: UUID, key: RowKey) -> str:
-        """Return the cursor of the page after this position."""
-        return encode_cursor(str(incident_id), key, filters_hash(self))
+    def next_cursor(
+        self, incident_id: UUID, rows: Sequence[ShownEdit] | Sequence[ShownAnnotation]
+    ) -> str | None:
+        """Return the cursor of the next page, if there is one row more than this page holds."""
+        if len(rows) <= self.limit:
+            return None
+        last = rows[self.limit - 1]
+        return encode_cursor(str(incident_id), (last.at, last.id), filters_hash(self))
 
 
 class TimelineQuery(BaseModel):

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
 from .model import Facts
 from .rules import RULES, build
 
-__all__ = ["Revision", "Store", "Verified", "verify", "write_metrics"]
+__all__ = ["Revision", "Verified", "verify", "write_metrics"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +33,6 @@ class Revision:
     rules: int
 
 
-class Store(Protocol):
-    """Stores facts and revisions."""
-
-    def revised(self) -> AsyncIterator[tuple[Facts, Sequence[Revision]]]:
-        """Read every incident that has a post-mortem, with its facts and revisions from one snapshot."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Verified:
     """The results: equal, different, or written under other rules and not compared."""
@@ -51,10 +42,10 @@ class Verified:
     other_rules: list[Revision] = field(default_factory=list[Revision])
 
 
-async def verify(store: Store) -> Verified:
-    """Rebuild the timeline of each revision from the stored facts and compare the digests."""
+async def verify(revised: AsyncIterator[tuple[Facts, Sequence[Revision]]]) -> Verified:
+    """Rebuild the timeline of each revision from the facts of its incident and compare the digests."""
     result = Verified()
-    async for facts, revisions in store.revised():
+    async for facts, revisions in revised:
         for revision in revisions:
             if revision.rules != RULES:
                 result.other_rules.append(revision)

@@ -44,6 +44,7 @@ __all__ = [
     "Typed",
     "attempt",
     "csrf_token",
+    "formed",
     "is_csrf_token",
     "is_same_origin",
     "keep_typed",
@@ -167,6 +168,18 @@ def parse(model: type[M], fields: Mapping[str, object]) -> M | tuple[FieldError,
         named = {error.pointer for error in wrong}
         return (*wrong, *(error for error in refusal.errors if error.pointer not in named))
     return tuple(wrong) or made
+
+
+def formed(model: type[M], fields: Mapping[str, object]) -> M:
+    """Validate form input against a model.
+
+    Raises:
+        InvalidFieldsError: If some fields are invalid.
+    """
+    made = parse(model, fields)
+    if isinstance(made, tuple):
+        raise InvalidFieldsError("Some fields are invalid", errors=made)
+    return made
 
 
 def _typed(value: str, kinds: Sequence[object]) -> object:

@@ -34,11 +34,11 @@ from starlette.responses import Response
 
 from ..aside import aside
 from ..db import Answer, Query, Reader, Unit
-from ..errors import InvalidFieldsError, NotFoundError
+from ..errors import NotFoundError
 from ..principal import Access, Principal
 from .body import idempotency_key, if_none_match, read_body, read_query
 from .calls import Afterwards, Call, Fields, Fill, Matches, Now, Snapshot, Tools, part
-from .forms import Typed, attempt, parse, read_form
+from .forms import Typed, attempt, formed, read_form
 from .paging import next_link
 from .routes import RouteClass, Rule
 
@@ -94,6 +94,7 @@ class Page:
 
     Attributes:
         size: Its approximate bytes; a large page is rendered in a thread.
+        more: Works out the rest of what it shows, there, once the transaction is over.
     """
 
     template: str
@@ -101,6 +102,7 @@ class Page:
     status: int = 200
     size: int = 0
     headers: Mapping[str, str] | None = None
+    more: Callable[[], Mapping[str, object]] = dict[str, object]
 
 
 def answer(request: Request, value: BaseModel | Reply[Any] | Answer | None, status: int = 200) -> Answer:
@@ -159,10 +161,14 @@ class _Plan:
             return _go(shown).response()
         if isinstance(shown, Response):
             return shown
-        refusal, context = call.typed.refusal, {"typed": call.typed, **shown.context}
+        refusal = call.typed.refusal
         status, headers = (refusal.status, refusal.headers) if refusal else (shown.status, shown.headers)
         draw = partial(call.tools.pages.page, principal=call.principal, status=status, headers=headers)
-        return await aside(shown.size, draw, shown.template, context)
+
+        def drawn() -> Response:
+            return draw(shown.template, {"typed": call.typed, **shown.context, **shown.more()})
+
+        return await aside(shown.size, drawn)
 
 
 def _fill(of: Any, read_model: Callable[[Call, type[BaseModel]], Any]) -> Callable[[Call, str], Any]:
@@ -188,10 +194,7 @@ def _from_path(of: Callable[[str], Any], call: Call, name: str) -> Any:
 
 
 def _from_form(call: Call, of: type[BaseModel]) -> BaseModel:
-    value = parse(of, call.fields)
-    if isinstance(value, tuple):
-        raise InvalidFieldsError("Some fields are invalid", errors=value)
-    return value
+    return formed(of, call.fields)
 
 
 # Routes

@@ -14,11 +14,11 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from postfacta_app.db import Unit
+from postfacta_app.db import Reader, Unit
 from postfacta_app.migrations import current_revision, migrate
 from postfacta_app.principal import ANONYMOUS
 from postfacta_app.timeline.kept import KeptTimelines
-from postfacta_app.timeline.postgres import TimelineStore
+from postfacta_app.timeline.postgres import facts_in
 from postfacta_app.timeline.query import TimelineQuery
 from postfacta_app.timeline.rules import build
 from postfacta_postgres import Database
@@ -84,11 +84,11 @@ async def _differing(dsn: str, incidents: Sequence[UUID]) -> list[UUID]:
     found: list[UUID] = []
     async with Database(dsn) as database:
         await database.wait_connected()
-        store, kept = TimelineStore(database), KeptTimelines(database)
+        q, kept = Reader(database, ANONYMOUS), KeptTimelines()
         for incident in incidents:
-            page = await kept.slice(ANONYMOUS, incident, TimelineQuery.model_validate({}))
+            page = await kept.slice(q, incident, TimelineQuery.model_validate({}))
             async with database.transaction() as connection:
-                built = build(await store.facts_in(Unit(connection, ANONYMOUS, None), incident))
+                built = build(await facts_in(Unit(connection, ANONYMOUS, None), incident))
             if page is None or page.page.digest != built.digest:
                 found.append(incident)
     return found

@@ -6,7 +6,7 @@ import anyio
 import asyncpg
 import pytest
 
-from postfacta_app.db import new_id
+from postfacta_app.db import Reader, new_id
 from postfacta_app.principal import ANONYMOUS
 from postfacta_app.timeline.kept import KeptTimelines
 from postfacta_app.timeline.query import TimelineQuery
@@ -83,12 +83,12 @@ async def test_reads_stay_fast_while_an_incident_grows(app_database_dsn: str) ->
             await database.execute(f"alter table {table} set (autovacuum_enabled = off)", operation="test")
         incident = await database.fetchval(_INCIDENT, operation="test")
         await database.execute(_DECLARE, incident, operation="test")
-        kept = KeptTimelines(database)
+        kept, q = KeptTimelines(), Reader(database, ANONYMOUS)
         for batch in range(29):
             signals = [row["id"] for row in await database.fetch(_SIGNALS, batch, operation="test")]
             await database.execute(_ATTACH, incident, signals, operation="test")
             await database.execute("update incidents set timeline_at = clock_timestamp()", operation="test")
             for limit in (500, 500, 500, 2000):
-                page = await kept.slice(ANONYMOUS, incident, TimelineQuery.model_validate({"limit": limit}))
+                page = await kept.slice(q, incident, TimelineQuery.model_validate({"limit": limit}))
                 assert page
                 assert len(page.page.items) == min(limit, 500 * (batch + 1) + 1)

@@ -17,6 +17,7 @@ import asyncpg
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+from postfacta_app.db import Unit
 from postfacta_app.durations.model import Phase, durations, marks
 from postfacta_app.migrations import upgrade
 from postfacta_app.principal import ANONYMOUS
@@ -65,20 +66,6 @@ MOVES = (("OPEN", None), ("IN_PROGRESS", None), ("RESOLVED", None), ("CLOSED", "
 
 class _RollBackError(Exception):
     """Ends a transaction without a trace."""
-
-
-class _Inside:
-    """Reads as a database does, within a transaction."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    async def fetchrow(self, sql: str, *args: object, operation: str, repeatable: bool) -> Any:
-        return await self._connection.fetchrow(sql, *args, operation=operation)
-
-    async def fetchval(self, sql: str, *args: object, operation: str, repeatable: bool) -> Any:
-        row = await self._connection.fetchrow(sql, *args, operation=operation)
-        return None if row is None else row[0]
 
 
 @st.composite
@@ -162,7 +149,7 @@ async def differences(
 ) -> list[str]:
     """Compare with the rules at each as-of: whole timelines, or slices of random filters and sizes."""
     found: list[str] = []
-    kept = KeptTimelines(_Inside(connection))  # type: ignore[arg-type] # it reads, and no more
+    kept, unit = KeptTimelines(), Unit(connection, ANONYMOUS, None)
     for until, hidden in product((None, *range(8)), (False, True)):
         known = None if random is None else random.choice([None, NOON, NOON + 30_000_000, NOON + EARLIER])
         query = _query(random).model_copy(
@@ -176,7 +163,7 @@ async def differences(
         items: list[Entry] = []
         cursor, digest, etag = None, "", ""
         while True:
-            got = await kept.slice(ANONYMOUS, incident, query.model_copy(update={"cursor": cursor}))
+            got = await kept.slice(unit, incident, query.model_copy(update={"cursor": cursor}))
             assert got is not None
             items += got.page.items
             digest, etag, milestones = str(got.page.digest), got.etag, got.page.milestones
@@ -189,7 +176,7 @@ async def differences(
         if (digest, etag, milestones) != (whole.digest, whole.etag, whole.milestones):
             found.append(f"digest {told}")
     if random is not None:
-        found += await _page_differences(kept, incident, facts, random)
+        found += await _page_differences(unit, incident, facts, random)
     return [*found, *await _measure_differences(connection, incident, facts)]
 
 
@@ -218,9 +205,7 @@ async def _measure_differences(connection: Connection, incident: UUID, facts: Fa
     return []
 
 
-async def _page_differences(
-    kept: KeptTimelines, incident: UUID, facts: Facts, random: Random
-) -> Iterable[str]:
+async def _page_differences(unit: Unit, incident: UUID, facts: Facts, random: Random) -> Iterable[str]:
     """Compare a numbered page with the rules: by its number, or by an entry on it."""
     known = random.choice([None, NOON, NOON + EARLIER])
     hidden, narrative, size = random.random() < 0.5, random.random() < 0.5, random.randint(1, 4)
@@ -229,8 +214,8 @@ async def _page_differences(
     at, last = random.randint(0, 5), max(0, len(shown) - 1) // size
     turned = random.choice([None, *range(len(shown))])
     named = None if turned is None else (shown[turned].source, shown[turned].id)
-    got = await kept.page(
-        ANONYMOUS,
+    got = await KeptTimelines().page(
+        unit,
         incident,
         Wanted(
             page=at + 1,
@@ -420,8 +405,8 @@ async def test_a_write_before_the_backfill_does_not_count_as_kept(app_database: 
         await connection.execute("set local session_replication_role = origin")
         for sql, *values in rows(Facts(edits=facts.edits[1:]), incident):
             await connection.execute(sql, *values)
-        kept = KeptTimelines(_Inside(connection))  # type: ignore[arg-type] # it reads, and no more
-        assert await kept.slice(ANONYMOUS, incident, _query(None)) is None
+        kept, unit = KeptTimelines(), Unit(connection, ANONYMOUS, None)
+        assert await kept.slice(unit, incident, _query(None)) is None
         await connection.execute("select timeline_rebuild($1)", incident)
         assert await differences(connection, incident, facts) == []
 

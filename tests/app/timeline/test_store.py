@@ -18,7 +18,7 @@ from postfacta_app.cli import main
 from postfacta_app.db import Unit
 from postfacta_app.principal import ANONYMOUS
 from postfacta_app.timeline.model import Annotation, Facts, Op, Precision, Signal, StatusChange, moment
-from postfacta_app.timeline.postgres import TimelineStore
+from postfacta_app.timeline.postgres import facts_in
 from postfacta_app.timeline.rules import RULES, build
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_embedded.binaries import find_binaries
@@ -45,11 +45,11 @@ class _RollBackError(Exception):
 async def test_what_is_read_back_gives_the_timeline_of_the_pure_rules(
     app_database: Database, facts: Facts
 ) -> None:
-    incident, store = uuid4(), TimelineStore(app_database)
+    incident = uuid4()
     with suppress(_RollBackError):
         async with app_database.transaction() as connection:
             await keep(connection.execute, facts, incident)
-            stored = await store.facts_in(Unit(connection, ANONYMOUS, None), incident)
+            stored = await facts_in(Unit(connection, ANONYMOUS, None), incident)
             for seen_at in (None, 3, 7):
                 for hidden in (False, True):
                     pure = build(facts, as_of=seen_at, include_hidden=hidden)

@@ -1,0 +1,216 @@
+"""The API of timelines: their slices, edits and annotations."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+from uuid import UUID
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..aside import aside
+from ..db import Answer, Reader, Unit
+from ..errors import FieldError, ForbiddenError, InvalidFieldsError, NotFoundError
+from ..incidents.access import Ref, Share, lock_active, seen
+from ..incidents.model import Incident, check_time
+from ..principal import Access, Principal
+from ..web.body import if_none_match, parse, read_body, read_json
+from ..web.paging import next_link
+from ..web.routes import RouteClass
+from ..web.slices import Call, Fill, Matches, Now, Routes, Snapshot, part
+from . import postgres
+from .annotations import (
+    STATES,
+    AnnotationChange,
+    AnnotationKind,
+    AnnotationPage,
+    AnnotationState,
+    NewAnnotation,
+    ShownAnnotation,
+)
+from .edits import AddedEdit, AnyEdit, EditPage, NewEdit, OpOnly, SetMilestone, SetTime, model_of
+from .kept import KeptTimelines
+from .model import micros
+from .query import Paging, TimelinePage, TimelineQuery, cut
+from .rules import build
+
+__all__ = ["Kept", "add_annotation", "add_edit", "change", "missing", "retract", "routes"]
+
+READ, WRITE, ANNOTATE = Access.READ, Access.WRITE, Access.ANNOTATE
+_ONE: Final = "/api/v1/incidents/{ref}"
+_ANNOTATION: Final = "/api/v1/annotations/{root}"
+_ENTRY: Final = 500  # Bytes of an entry's JSON, about.
+routes: Final = Routes("annotation")
+
+Kept = Annotated[KeptTimelines, part(KeptTimelines)]
+"""The timelines that the database keeps."""
+
+
+# Slices
+
+
+@routes.api(
+    f"GET {_ONE}/timeline", READ, "Read the timeline of an incident",
+    kind=RouteClass.READ, conditional=True, stale=True,
+)  # fmt: skip
+async def timeline(
+    q: Reader, ref: Ref, query: TimelineQuery, *, kept: Kept, request: Request, share: Share
+) -> Annotated[Response, TimelinePage]:
+    if (found := await kept.slice(q, ref, query)) is not None:
+        share([found.incident])
+        return await aside(_ENTRY * len(found.page.items), _slice, request, found.page, found.etag)
+    incident, facts = await postgres.facts_of(q, ref)
+    share([incident])
+
+    def built() -> Response:
+        whole = build(
+            facts,
+            as_of=None if query.as_of is None else micros(query.as_of),
+            known_as_of=None if query.known_as_of is None else micros(query.known_as_of),
+            include_hidden=query.include_hidden,
+        )
+        return _slice(request, cut(whole, query, incident.id), whole.etag)
+
+    return await aside(facts.size, built)
+
+
+def _slice(request: Request, page: TimelinePage, etag: str) -> Response:
+    headers = {"ETag": etag}
+    if if_none_match(request, etag):
+        return Response(status_code=304, headers=headers)
+    return Answer.of(200, page, headers | next_link(request, page.next_cursor)).response()
+
+
+# Edits
+
+
+async def _sent_edit(call: Call, _: str) -> NewEdit:
+    first = await read_body(call.request, OpOnly)
+    return parse(model_of(first.op), await read_json(call.request))
+
+
+SentEdit = Annotated[NewEdit, Fill(_sent_edit)]
+
+
+@routes.api(f"GET {_ONE}/edits", READ, "List the edits of a timeline", kind=RouteClass.READ)
+async def edit_page(q: Reader, ref: Ref, query: Paging) -> EditPage:
+    incident = await seen(q, ref)
+    rows = await postgres.edit_page(q, incident.id, query)
+    return EditPage(items=rows[: query.limit], next_cursor=query.next_cursor(incident.id, rows))
+
+
+@routes.api(f"POST {_ONE}/edits", WRITE, "Edit a timeline; originals are kept", once=True, reads=AnyEdit)
+async def add_edit(unit: Unit, ref: Ref, new: SentEdit, *, now: Now) -> AddedEdit:
+    if isinstance(new, SetTime | SetMilestone) and new.value is not None and new.value.at is not None:
+        check_time("/value/at", new.value.at, now)
+    incident = await lock_active(unit, ref)
+    edit = await postgres.add_edit(unit, incident.id, new)
+    detail = {"edit": edit.id, "op": edit.op}
+    await unit.audit("timeline.edit", incident.ref, incident_id=incident.id, detail=detail)
+    return AddedEdit(edit=edit, digest=await postgres.digest_in(unit, incident.id))
+
+
+# Annotations
+
+
+@routes.api(
+    f"GET {_ONE}/annotations", READ, "List notes, decisions, hypotheses and questions", kind=RouteClass.READ
+)
+async def annotation_page(q: Reader, ref: Ref, query: Paging) -> AnnotationPage:
+    incident = await seen(q, ref)
+    rows = await postgres.annotation_page(q, incident.id, query)
+    return AnnotationPage(items=rows[: query.limit], next_cursor=query.next_cursor(incident.id, rows))
+
+
+@routes.api(
+    f"POST {_ONE}/annotations", ANNOTATE, "Add a note, decision, hypothesis or question", once=True
+)  # fmt: skip
+async def add_annotation(unit: Unit, ref: Ref, new: NewAnnotation, *, now: Now) -> ShownAnnotation:
+    if new.occurred_at is not None:
+        check_time("/occurred_at", new.occurred_at, now)
+        if new.entry is not None:
+            raise _refusal("/occurred_at", "forbidden", "an annotation on an entry has no time of its own")
+    if new.state is None and new.kind in STATES:
+        new = new.model_copy(update={"state": AnnotationState.OPEN})
+    _check_state(new.kind, new.state)
+    incident = await lock_active(unit, ref)
+    _check_decision(unit.principal, new.kind)
+    root = await postgres.add_annotation(unit, incident.id, new)
+    await _audit(unit, "annotation.add", incident, root=root)
+    return (await _current(unit, root))[1]
+
+
+@routes.api(f"GET {_ANNOTATION}", READ, "Read an annotation", kind=RouteClass.READ)
+async def annotation(unit: Snapshot, root: UUID) -> ShownAnnotation:
+    incident_id, current = await _current(unit, root)
+    try:
+        await seen(unit, incident_id)
+    except NotFoundError:
+        raise missing() from None
+    return current
+
+
+@routes.api(f"PUT {_ANNOTATION}", ANNOTATE, "Change the text or state of an annotation")
+async def change(unit: Unit, root: UUID, wish: AnnotationChange, *, matches: Matches) -> ShownAnnotation:
+    incident, old = await _locked(unit, root)
+    matches(old.etag)
+    new = old.model_copy(update={name: getattr(wish, name) for name in wish.model_fields_set})
+    _check_state(new.kind, new.state)
+    if new == old:
+        return old
+    await postgres.supersede(unit, incident.id, new, retracted=False)
+    await _audit(unit, "annotation.change", incident, root=root)
+    return (await _current(unit, root))[1]
+
+
+@routes.api(f"DELETE {_ANNOTATION}", ANNOTATE, "Retract an annotation")
+async def retract(unit: Unit, root: UUID, *, matches: Matches) -> None:
+    incident, old = await _locked(unit, root)
+    matches(old.etag)
+    await postgres.supersede(unit, incident.id, old, retracted=True)
+    await _audit(unit, "annotation.retract", incident, root=root)
+
+
+async def _locked(unit: Unit, root: UUID) -> tuple[Incident, ShownAnnotation]:
+    incident_id, _ = await _current(unit, root)
+    try:
+        incident = await lock_active(unit, incident_id)
+    except NotFoundError:  # The same error for a hidden incident, so as not to reveal the annotation.
+        raise missing() from None
+    _, current = await _current(unit, root)
+    if not (current.author == unit.principal.actor or unit.principal.is_admin):
+        raise ForbiddenError("Only its author or an administrator may change an annotation")
+    _check_decision(unit.principal, current.kind)
+    return incident, current
+
+
+async def _current(unit: Unit, root: UUID) -> tuple[UUID, ShownAnnotation]:
+    if (found := await postgres.annotation(unit, root)) is None:
+        raise missing()
+    return found
+
+
+async def _audit(unit: Unit, action: str, incident: Incident, *, root: UUID) -> None:
+    await unit.audit(action, incident.ref, incident_id=incident.id, detail={"annotation": root})
+
+
+def _check_decision(principal: Principal, kind: AnnotationKind) -> None:
+    if kind is AnnotationKind.DECISION and not principal.may(WRITE):
+        raise ForbiddenError("Only responders may record decisions")
+
+
+def _check_state(kind: AnnotationKind, state: AnnotationState | None) -> None:
+    if kind not in STATES:
+        if state is not None:
+            raise _refusal("/state", "forbidden", "only a hypothesis or a question may have a state")
+    elif state not in STATES[kind]:
+        raise _refusal("/state", "state", f"of a {kind} is one of: {', '.join(STATES[kind])}")
+
+
+def missing() -> NotFoundError:
+    """Return the one error for what does not exist and for what the caller may not see."""
+    return NotFoundError("No such annotation")
+
+
+def _refusal(pointer: str, code: str, message: str) -> InvalidFieldsError:
+    return InvalidFieldsError(message, errors=(FieldError(pointer, code, message),))
