@@ -40,8 +40,6 @@ _SITE: Final = 1
 # The key of requests whose own key is unknown.
 _NOBODY: Final = "?"
 _UNMATCHED: Final = "_unmatched"
-# See `limits._rates`.
-_new: Final = tuple.__new__
 # Of the wait, and one second at least: the field has whole seconds.
 _JITTER: Final = 0.1
 
@@ -301,6 +299,10 @@ class Verdict(NamedTuple):
     def fields(self, seconds: float) -> Fields:
         item = f"{self.rule.item(self.decision)};r={self.decision.remaining};t={math.ceil(seconds)}"
         return (b"ratelimit-policy", self.policy), (b"ratelimit", item.encode("ascii"))
+
+
+# As in `limits._rates`.
+_new: Final[Callable[[type[Verdict], tuple[object, ...]], Verdict]] = vars(tuple)["__new__"]
 
 
 def teller(rule: RateLimit, principal_of: Key | None, route_of: Key | None) -> Key | None:

@@ -66,8 +66,6 @@ _LOOKS: Final = 2
 _LOOKS_AT_THE_BOUND: Final = 8
 # Seconds after which one that was denied may try again: it is unknown when the store comes back.
 _DENIED: Final = 1.0
-# A named tuple's own constructor is a Python function, and takes twice as long.
-_new: Final = tuple.__new__
 # Of one interval: sums of floats may be off by less, and it never adds up to one more.
 _ROUNDING: Final = 1e-6
 
@@ -127,6 +125,10 @@ class Decision(NamedTuple):
     reset_after: float
     retry_after: float
     period: float
+
+
+# A named tuple's own constructor is a Python function, and takes twice as long.
+_new: Final[Callable[[type[Decision], tuple[float, ...]], Decision]] = vars(tuple)["__new__"]
 
 
 def shorten(key: str) -> str:
