@@ -143,7 +143,7 @@ def create_app(
     guard = Guard(
         PostgresIdentity(database),
         settings,
-        foreign=project.tokens if project else None,
+        foreign=project.tokens.credential if project else None,
         attempted=partial(business.attempted, "token"),
     )
     stale = StaleAnswers(database.name)

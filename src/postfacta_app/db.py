@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache, partial
@@ -54,6 +54,7 @@ __all__ = [
     "insert",
     "new_id",
     "prune_keys",
+    "repeating",
     "row",
     "rows",
     "sees",
@@ -334,23 +335,45 @@ def _client(request: Request) -> Address | None:
         return None
 
 
-@asynccontextmanager
-async def housekeeping(
+def housekeeping(
     database: Database, observe: Observer, *, interval: float = 3600.0
-) -> AsyncGenerator[None]:
-    """Delete old idempotency keys once an interval while the block runs; retry failures at the next."""
+) -> AbstractAsyncContextManager[None]:
+    """Delete old idempotency keys once an interval while the block runs."""
+    work = partial(prune_keys, database)
+    return repeating("prune_keys", work, database.wait_connected, observer=observe, interval=interval)
 
-    async def keep_pruning() -> None:
+
+@asynccontextmanager
+async def repeating(
+    name: str,
+    work: Callable[[], Awaitable[object]],
+    connected: Callable[[], Awaitable[object]],
+    *,
+    observer: Observer,
+    interval: float,
+) -> AsyncGenerator[None]:
+    """Do some work with the database once an interval while the block runs; a failure is retried at the next.
+
+    Args:
+        name: What its failures are called.
+        work: The work.
+        connected: Waits until the database is available.
+        observer: Receives failures other than an unavailable or unprepared database, which health checks report.
+        interval: Seconds.
+    """
+
+    async def keep_working() -> None:
         while True:
-            await database.wait_connected()
+            await connected()
             try:
-                await prune_keys(database)
+                await work()
+            except UNUSABLE:
+                pass
             except Exception as error:  # noqa: BLE001 - a failure here must end neither the task nor the service
-                if not isinstance(error, UNUSABLE):
-                    observe(TaskCrashed("prune_keys", error))
+                observer(TaskCrashed(name, error))
             await anyio.sleep(interval)
 
     async with anyio.create_task_group() as group:
-        group.start_soon(keep_pruning)
+        group.start_soon(keep_working)
         yield
         group.cancel_scope.cancel()

@@ -75,7 +75,7 @@ async def move(unit: Unit, ref: Ref, wish: Move, *, now: Now, back: Back) -> str
 def _new_note(call: Call, _: str) -> NewAnnotation:
     fields = call.fields
     entry = {"source": fields["source"], "id": fields.get("id", "")} if "source" in fields else None
-    return formed(NewAnnotation, {**fields, "entry": entry})
+    return formed(NewAnnotation, {**fields, "entry": entry}, call.now)
 
 
 NewNote = Annotated[NewAnnotation, Fill(_new_note)]
@@ -119,7 +119,7 @@ def _wish(call: Call, _: str) -> NewEdit | Attachments | UUID:
             return UUID(fields.get("signal", ""))
         except ValueError:
             raise signals.missing() from None
-    new = read_edit(fields)
+    new = read_edit(fields, call.now)
     if isinstance(new, tuple):
         raise InvalidFieldsError("Some fields are invalid", errors=new)
     return new

@@ -20,6 +20,7 @@ class Form:
     action: str
     fields: dict[str, str] = field(default_factory=dict[str, str])
     buttons: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    repeated: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
 
 
 class _Reader(HTMLParser):
@@ -38,6 +39,8 @@ class _Reader(HTMLParser):
                 self.forms[-1].fields[self._open] = given["value"]
         elif tag == "button":
             self.forms[-1].buttons.append((name, given.get("value", "")))
+        elif tag == "input" and name in self.forms[-1].fields:
+            self.forms[-1].repeated.append((name, given.get("value", "")))
         elif tag == "input" and (given.get("type") != "checkbox" or "checked" in given):
             self.forms[-1].fields[name] = given.get("value", "")
         elif tag in {"textarea", "select"}:

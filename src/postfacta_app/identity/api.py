@@ -86,10 +86,6 @@ _NO_STORE: Final = {"Cache-Control": "no-store"}
 class Accounts(Protocol):
     """Manages passwords: local ones, or those of a Supabase project."""
 
-    def now(self) -> datetime:
-        """Return the current time."""
-        ...
-
     async def sign_in(
         self, request: Request, credentials: Credentials, kind: Kind, *, answer: Callable[[Minted], Answer]
     ) -> Response:

@@ -105,7 +105,6 @@ class SupabaseAccounts:
         self._clock = clock
 
     def now(self) -> datetime:
-        """Return the current time."""
         return datetime.fromtimestamp(self._clock(), UTC)
 
     async def sign_in(
@@ -170,11 +169,6 @@ class SupabaseAccounts:
         return Answer.of(201, signed_up).response()
 
     async def add(self, request: Request, principal: Principal, new: NewUser) -> Response:
-        """Refuse: people added in the project appear here when they first sign in.
-
-        Raises:
-            RegistrationClosedError: Always.
-        """
         raise RegistrationClosedError(
             "Add people in the Supabase project; they appear here when they first sign in"
         )

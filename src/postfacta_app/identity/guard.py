@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
@@ -38,12 +38,8 @@ _MOST_TRUSTED = 1024
 _TOUCH_AFTER = 60.0
 
 
-class Foreign(Protocol):
-    """Verifies tokens that others issue."""
-
-    async def credential(self, request: Request, token: str) -> Credential | None:
-        """Return the principal of a token; None if it is not valid."""
-        ...
+Foreign = Callable[[Request, str], Awaitable[Credential | None]]
+"""Returns the principal of a token that others issue; None if it is not valid."""
 
 
 class Guard:
@@ -176,7 +172,7 @@ class Guard:
     async def _find(self, request: Request, secret: str, sha256: bytes) -> Credential | None:
         if (found := SECRET.fullmatch(secret)) is not None:
             return await self._store.credential(sha256, found["prefix"])
-        return await self._foreign.credential(request, secret) if self._foreign else None
+        return await self._foreign(request, secret) if self._foreign else None
 
     async def _touch(self, token: Credential, now: datetime) -> None:
         used = token.last_used_at

@@ -177,7 +177,6 @@ class LocalAccounts:
         self._clock = clock
 
     def now(self) -> datetime:
-        """Return the current time."""
         return datetime.fromtimestamp(self._clock(), UTC)
 
     async def sign_in(
@@ -254,24 +253,13 @@ class LocalAccounts:
         return name if hmac.compare_digest(proof.encode(), expected.encode()) else ""
 
     async def register(self, request: Request, sent: Registration) -> Response:
-        """Register the caller as a viewer.
-
-        Raises:
-            ConflictError: If the address is taken.
-            RateLimitedError: After too many attempts.
-        """
-        new = NewUser.model_validate(sent.model_dump())
+        new = NewUser.model_validate(sent.model_dump())  # As a viewer.
         async with self.throttle.attempt(address(request)):
             return await self._add(
                 request, NOBODY, new, body=lambda user: Registered(id=user.id, email=user.email)
             )
 
     async def add(self, request: Request, principal: Principal, new: NewUser) -> Response:
-        """Add a person, as an administrator.
-
-        Raises:
-            ConflictError: If the address is taken.
-        """
         return await self._add(request, principal, new, body=lambda user: user)
 
     async def _add(
@@ -305,7 +293,7 @@ async def add_user(unit: Unit, store: PostgresIdentity, new: NewUser, *, passwor
 
 
 async def add_token(unit: Unit, store: PostgresIdentity, new: NewToken, *, minted: Minted) -> Token:
-    """PostgresIdentity a new API token."""
+    """Store a new API token."""
     token = await store.add_token(unit, new, minted)
     await unit.audit("token.create", f"token:{token.id}", detail={"scopes": sorted(new.scopes)})
     return token

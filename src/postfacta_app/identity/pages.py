@@ -51,7 +51,7 @@ async def submit(*, request: Request, desk: Desk) -> Page | Response:
     email, target = fields.get("email", ""), _local_path(fields.get("next", ""))
 
     def answer(minted: Minted) -> Answer:
-        life = minted.token.expires_at - desk.accounts.now()
+        life = minted.token.expires_at - desk.now
         cookie = session_cookie(minted.secret, life, is_local=desk.is_local)
         return Answer(303, {"Location": target, "Set-Cookie": cookie, "Cache-Control": "no-store"})
 

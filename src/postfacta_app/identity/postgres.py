@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -106,61 +107,52 @@ class PostgresIdentity:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._fetch = partial(database.fetch, repeatable=True)
+        self._fetchrow = partial(database.fetchrow, repeatable=True)
 
     async def account(self, email: str) -> Account | None:
         """Find a local account that is not disabled."""
-        row = await self._database.fetchrow(_ACCOUNT, email, operation="account_get", repeatable=True)
+        row = await self._fetchrow(_ACCOUNT, email, operation="account_get")
         return None if row is None else Account(_user(row), row["password_hash"])
 
     async def person(self, who: UUID | str) -> Account | None:
         """Find a person by id or e-mail address, disabled or not; of several with one address, the local account."""
-        row = await self._database.fetchrow(_PERSON, str(who), operation="user_get", repeatable=True)
+        row = await self._fetchrow(_PERSON, str(who), operation="user_get")
         return None if row is None else Account(_user(row), row["password_hash"])
 
     async def sessions(self, user_id: UUID, this: bytes, now: datetime) -> Sequence[Session]:
         """List the valid sessions and bearer tokens of a person, newest first."""
         args = (user_id, this, now)
-        rows = await self._database.fetch(_SESSIONS, *args, operation="session_list", repeatable=True)
+        rows = await self._fetch(_SESSIONS, *args, operation="session_list")
         return [Session.model_validate(dict(row)) for row in rows]
 
     async def credential(self, sha256: bytes, prefix: str | None) -> Credential | None:
         """Find a token by its hash; an API token by its prefix."""
         where, key = ("t.secret_sha256 = $1", sha256) if prefix is None else ("t.prefix = $1", prefix)
-        row = await self._database.fetchrow(
-            _CREDENTIAL + where, key, operation="credential_get", repeatable=True
-        )
+        row = await self._fetchrow(_CREDENTIAL + where, key, operation="credential_get")
         return None if row is None else _credential(row)
 
     async def touch(self, token_id: UUID, now: datetime) -> None:
-        """Record that a token was used."""
         await self._database.execute(_TOUCH, token_id, now, operation="token_touch", repeatable=True)
 
     async def losses(self, after: int) -> tuple[int, Sequence[tuple[int, bool]]]:
         """Read the newest sequence number of the audit log, and later entries that reduce access."""
-        rows = await self._database.fetch(_LOSSES, after, _LESS, operation="audit_losses", repeatable=True)
+        rows = await self._fetch(_LOSSES, after, _LESS, operation="audit_losses")
         return rows[0]["newest"] or 0, [(row["seq"], row["hides"]) for row in rows if row["seq"] is not None]
 
     async def users(self, after: Key | None, limit: int) -> Sequence[User]:
-        """List people, oldest first."""
         args = (*(after or (None, None)), limit)
-        return [
-            _user(row)
-            for row in await self._database.fetch(_USERS, *args, operation="user_list", repeatable=True)
-        ]
+        return [_user(row) for row in await self._fetch(_USERS, *args, operation="user_list")]
 
     async def tokens(self, after: Key | None, limit: int) -> Sequence[Token]:
-        """List API tokens, oldest first."""
         args = (*(after or (None, None)), limit)
-        rows = await self._database.fetch(_MACHINES, *args, operation="token_list", repeatable=True)
+        rows = await self._fetch(_MACHINES, *args, operation="token_list")
         return [Token.model_validate(dict(row)) for row in rows]
 
     async def audit(self, query: AuditQuery, before: int | None) -> Sequence[AuditEntry]:
         """List one entry more than requested, newest first."""
         args = (query.incident, query.actor, query.since, query.until, before, query.limit + 1)
-        return [
-            _entry(row)
-            for row in await self._database.fetch(_AUDIT, *args, operation="audit_list", repeatable=True)
-        ]
+        return [_entry(row) for row in await self._fetch(_AUDIT, *args, operation="audit_list")]
 
     async def add_user(self, unit: Unit, new: NewUser, password_hash: str) -> User | None:
         """Add a person; None if the address is taken."""
@@ -170,7 +162,7 @@ class PostgresIdentity:
 
     async def external(self, name: str) -> User | None:
         """Find an external account by issuer and subject."""
-        row = await self._database.fetchrow(_EXTERNAL, name, operation="account_get", repeatable=True)
+        row = await self._fetchrow(_EXTERNAL, name, operation="account_get")
         return None if row is None else _user(row)
 
     async def add_external(
@@ -219,7 +211,6 @@ class PostgresIdentity:
         await unit.execute(_ADD_SESSION, *args, operation="session_create")
 
     async def add_token(self, unit: Unit, new: NewToken, minted: Minted) -> Token:
-        """Store an API token."""
         token = minted.token
         stored = (token.id, token.kind, token.secret_sha256, token.principal.user_id, token.created_at)
         said = (token.expires_at, new.name, minted.prefix, sorted(new.scopes), new.source)

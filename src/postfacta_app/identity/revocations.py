@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
-import anyio
-
 from postfacta_core.clock import MONOTONIC, Clock
-from postfacta_core.events import Observer, TaskCrashed
+from postfacta_core.events import Observer
 
-from ..db import UNUSABLE
+from ..db import repeating
 from .postgres import PostgresIdentity
 
 __all__ = ["Revocations"]
@@ -67,30 +65,8 @@ class Revocations:
         while self._newest[0][0] <= now - _SETTLED:
             self._after = self._newest.popleft()[1]
 
-    @asynccontextmanager
-    async def running(
+    def running(
         self, connected: Callable[[], Awaitable[object]], *, observer: Observer, interval: float = 2.0
-    ) -> AsyncGenerator[None]:
-        """Poll once an interval, while the block runs and the database is available.
-
-        Args:
-            connected: Waits until the database is available.
-            observer: Receives failures other than an unavailable or unprepared database, which health checks report.
-            interval: Seconds.
-        """
-
-        async def keep_looking() -> None:
-            while True:
-                await connected()
-                try:
-                    await self.look()
-                except UNUSABLE:
-                    pass
-                except Exception as error:  # noqa: BLE001 - a failure here must end neither the task nor the service
-                    observer(TaskCrashed("revocations", error))
-                await anyio.sleep(interval)
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(keep_looking)
-            yield
-            group.cancel_scope.cancel()
+    ) -> AbstractAsyncContextManager[None]:
+        """Poll once an interval, while the block runs and the database is available."""
+        return repeating("revocations", self.look, connected, observer=observer, interval=interval)

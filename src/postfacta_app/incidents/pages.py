@@ -30,6 +30,7 @@ __all__ = ["asked", "filter_form", "routes", "tidied"]
 M = TypeVar("M", bound=BaseModel)
 
 _FILTERS = ("q", "status", "severity_gte", "service", "team", "kind", "has_postmortem", "from", "to")
+_LISTS = ("status", "service", "team", "kind")  # Of several values, a comma between each.
 _LABELS = {"declared_at": "Started (UTC)", "reporter": "Reported by", "visibility": "Visibility"}
 
 
@@ -84,12 +85,18 @@ def asked(request: Request, model: type[M]) -> tuple[M, Sequence[FieldError]]:
 def tidied(request: Request) -> str | None:
     """Return the canonical URL of a submitted filter form; None if it is canonical already.
 
-    A form also sends empty fields, and times in input format.
+    A form also sends empty fields, several values in one, and times in input format.
     """
     given = request.query_params.multi_items()
-    meant = [(name, _instant(value) if name in {"from", "to"} else value) for name, value in given if value]
+    meant = [(name, each) for name, value in given for each in _meant(name, value) if each]
     path: str = request.scope["path"]
     return None if meant == given else f"{path}?{urlencode(meant)}" if meant else path
+
+
+def _meant(name: str, value: str) -> Sequence[str]:
+    if name in _LISTS:
+        return [each.strip() for each in value.split(",")]
+    return [_instant(value) if name in {"from", "to"} else value]
 
 
 def _instant(text: str) -> str:
@@ -103,12 +110,22 @@ def _instant(text: str) -> str:
 
 def filter_form(request: Request, errors: Sequence[FieldError]) -> dict[str, object]:
     """Return the template context of the filter form."""
-    form = {name: request.query_params.get(name, "") for name in _FILTERS}
+    given = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
+    form = dict.fromkeys(_FILTERS, "")
+    more: list[tuple[str, str]] = []  # What has no field of its own, but must not be lost.
+    for name, value in given:
+        if name in _LISTS and form[name]:
+            form[name] += f",{value}"
+        elif form.get(name) == "":
+            form[name] = value
+        else:
+            more.append((name, value))
     return {
         "form": form,
+        "more": more,
         "errors": errors,
         "filtered": bool(request.query_params),
-        "query": urlencode([(name, value) for name, value in form.items() if value]),
+        "query": urlencode(given),
         "statuses": list(Status),
         "severities": list(Severity)[::-1],
         "kinds": list(Kind),

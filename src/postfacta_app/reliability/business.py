@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Final, Protocol
 
-import anyio
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from postfacta_core.clock import MONOTONIC, Clock
-from postfacta_core.events import Observer, Sample, TaskCrashed
+from postfacta_core.events import Observer, Sample
 
-from ..db import UNUSABLE
+from ..db import repeating
 
 __all__ = ["METRICS", "BusinessMetrics", "Source"]
 
@@ -108,33 +108,12 @@ class BusinessMetrics(Collector):
         """Count an authentication attempt."""
         self.count("postfacta_auth_attempts_total", mode, outcome)
 
-    @asynccontextmanager
-    async def reading(
+    def reading(
         self, source: Source, *, observer: Observer, interval: float = 60.0
-    ) -> AsyncGenerator[None]:
-        """Read the values once an interval while the block runs, starting when the database is available.
-
-        Args:
-            source: Reads the values.
-            observer: Receives failures other than an unavailable or unprepared database, which health checks report.
-            interval: Seconds.
-        """
-
-        async def keep_reading() -> None:
-            while True:
-                await source.connected()
-                try:
-                    await self._read(source)
-                except UNUSABLE:
-                    pass
-                except Exception as error:  # noqa: BLE001 - a failure here must end neither the task nor the service
-                    observer(TaskCrashed("business_metrics", error))
-                await anyio.sleep(interval)
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(keep_reading)
-            yield
-            group.cancel_scope.cancel()
+    ) -> AbstractAsyncContextManager[None]:
+        """Read the values once an interval while the block runs, starting when the database is available."""
+        work = partial(self._read, source)
+        return repeating("business_metrics", work, source.connected, observer=observer, interval=interval)
 
     async def _read(self, source: Source) -> None:
         actual = await source.revision()

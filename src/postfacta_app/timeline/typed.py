@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Final
 
 from pydantic import JsonValue
@@ -22,7 +23,7 @@ _OFFSET: Final = re.compile(r"[+-]?\d{1,6}(\.\d{1,3})?", re.ASCII)
 _ELSEWHERE: Final = {Op.ATTACH, Op.DETACH}
 
 
-def read_edit(fields: Mapping[str, str]) -> NewEdit | tuple[FieldError, ...]:
+def read_edit(fields: Mapping[str, str], now: datetime | None = None) -> NewEdit | tuple[FieldError, ...]:
     """Parse an edit from the fields of a form, or return the errors.
 
     `op` is the operation; `source` and `id` name the entry, `value` is the input. An empty time or title undoes the
@@ -31,14 +32,14 @@ def read_edit(fields: Mapping[str, str]) -> NewEdit | tuple[FieldError, ...]:
     if (op := fields.get("op", "")) not in set(Op) - _ELSEWHERE:
         return (FieldError("/op", "unknown", "is not an edit: reload the page and try again"),)
     try:
-        value = _value(Op(op), fields)
+        value = _value(Op(op), fields, now)
     except ValueError as error:
         return (FieldError("/value", "value", str(error)),)
     entry = {"source": fields.get("source", ""), "id": fields.get("id", "")}
     return parse(model_of(op), {**fields, "entry": entry, "value": value})
 
 
-def read_instant(text: str) -> dict[str, JsonValue]:
+def read_instant(text: str, now: datetime | None = None) -> dict[str, JsonValue]:
     """Parse a UTC time with the precision of its digits: day, minute, second, or exact with a fraction.
 
     Raises:
@@ -47,20 +48,20 @@ def read_instant(text: str) -> dict[str, JsonValue]:
     text = text.strip()
     if _DAY.fullmatch(text):
         return {"at": format_time(read_typed_time(f"{text} 00:00")), "precision": Precision.DAY}
-    at, seconds = read_typed_time(text), _SECONDS.search(text)
+    at, seconds = read_typed_time(text, now), _SECONDS.search(text)
     if seconds is None:
         return {"at": format_time(at), "precision": Precision.MINUTE}
     return {"at": format_time(at), "precision": Precision.EXACT if seconds[1] else Precision.SECOND}
 
 
-def _value(op: Op, fields: Mapping[str, str]) -> JsonValue:
+def _value(op: Op, fields: Mapping[str, str], now: datetime | None) -> JsonValue:
     typed = fields.get("value", "")
     if op is Op.SET_TIME:
-        return read_instant(typed) if typed.strip() else None
+        return read_instant(typed, now) if typed.strip() else None
     if op is Op.SET_TITLE:
         return {"title": typed} if typed.strip() else None
     if op is Op.MILESTONE:
-        at: dict[str, JsonValue] = read_instant(typed) if typed.strip() else {"at": None}
+        at: dict[str, JsonValue] = read_instant(typed, now) if typed.strip() else {"at": None}
         return {"name": fields.get("name", ""), **at}
     if op is Op.CLOCK_OFFSET:
         if _OFFSET.fullmatch(typed.strip()) is None:

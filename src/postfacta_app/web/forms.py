@@ -9,7 +9,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, TypeVar, get_args
 from urllib.parse import parse_qs, urlsplit
 
@@ -142,10 +142,12 @@ async def _sent(request: Request) -> dict[str, str]:
     return {name: values[-1].replace("\r\n", "\n") for name, values in sent.items()}
 
 
-def parse(model: type[M], fields: Mapping[str, object]) -> M | tuple[FieldError, ...]:
+def parse(
+    model: type[M], fields: Mapping[str, object], now: datetime | None = None
+) -> M | tuple[FieldError, ...]:
     """Validate form input against a model; empty and unknown fields are ignored.
 
-    Instants go through `read_typed_time`; lists are split at commas and spaces; numbers are decimal. Only strings
+    Instants go through `read_typed_time`, which needs `now` for times in words; lists are split at commas and spaces; numbers are decimal. Only strings
     are parsed.
     """
     typed: dict[str, object] = {}
@@ -157,7 +159,7 @@ def parse(model: type[M], fields: Mapping[str, object]) -> M | tuple[FieldError,
             typed[name] = value
         elif datetime in _kinds(about.annotation):
             try:
-                typed |= {name: read_typed_time(value)} if value.strip() else {}
+                typed |= {name: read_typed_time(value, now)} if value.strip() else {}
             except ValueError as error:
                 wrong.append(FieldError(f"/{name}", "time", str(error)))
         elif value:
@@ -170,13 +172,13 @@ def parse(model: type[M], fields: Mapping[str, object]) -> M | tuple[FieldError,
     return tuple(wrong) or made
 
 
-def formed(model: type[M], fields: Mapping[str, object]) -> M:
+def formed(model: type[M], fields: Mapping[str, object], now: datetime | None = None) -> M:
     """Validate form input against a model.
 
     Raises:
         InvalidFieldsError: If some fields are invalid.
     """
-    made = parse(model, fields)
+    made = parse(model, fields, now)
     if isinstance(made, tuple):
         raise InvalidFieldsError("Some fields are invalid", errors=made)
     return made
@@ -203,20 +205,49 @@ _TYPED_TIME: Final = re.compile(
 )
 
 
-def read_typed_time(text: str) -> datetime:
+_AGO: Final = re.compile(r"-(\d{1,4}) ?([smhd])", re.ASCII)
+_CLOCK: Final = re.compile(r"(?:(today|yesterday) +)?(\d?\d:\d\d)(:\d\d(?:\.\d+)?)?", re.ASCII)
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_AHEAD: Final = timedelta(minutes=5)  # A user's clock may be ahead of ours.
+
+
+def read_typed_time(text: str, now: datetime | None = None) -> datetime:
     """Parse a typed time: `2026-02-07 10:04`, with optional seconds, in UTC unless an offset follows.
+
+    With `now`, also `now`, `-5m` (or s, h, d), `10:04`, `today 10:04` and `yesterday 22:10`. A bare time of day is
+    the last one.
 
     Raises:
         ValueError: If it is anything else, or not an existing day.
     """
-    found = _TYPED_TIME.fullmatch(text.strip())
+    text = text.strip()
+    spoken = None if now is None else _spoken(text.lower(), now)
+    if spoken is not None:
+        return spoken
+    found = _TYPED_TIME.fullmatch(text)
     if found is None:
-        raise ValueError("must be a time in UTC, such as 2026-02-07 10:04")
+        others = "" if now is None else ", 10:04, -5m or now"
+        raise ValueError(f"must be a time in UTC, such as 2026-02-07 10:04{others}")
     zone = (found["zone"] or "Z").upper().replace("UTC", "Z")
     try:
         return body.parse_time(f"{found['day']}T{found['minute']}{found['second'] or ':00'}{zone}")
     except ValueError:
         raise ValueError("must be an existing date and time") from None
+
+
+def _spoken(text: str, now: datetime) -> datetime | None:
+    if text == "now":
+        return now
+    try:
+        if ago := _AGO.fullmatch(text):
+            return now - timedelta(seconds=int(ago[1]) * _UNITS[ago[2]])
+        if (clock := _CLOCK.fullmatch(text)) is None:
+            return None
+        day = now - timedelta(days=clock[1] == "yesterday")
+        at = body.parse_time(f"{day:%Y-%m-%d}T{clock[2]:0>5}{clock[3] or ':00'}Z")
+    except (ValueError, OverflowError):
+        return None
+    return at - timedelta(days=1) if clock[1] is None and at > now + _AHEAD else at
 
 
 # Errors

@@ -194,7 +194,7 @@ def _from_path(of: Callable[[str], Any], call: Call, name: str) -> Any:
 
 
 def _from_form(call: Call, of: type[BaseModel]) -> BaseModel:
-    return formed(of, call.fields)
+    return formed(of, call.fields, call.now)
 
 
 # Routes

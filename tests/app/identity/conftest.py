@@ -21,7 +21,7 @@ from postfacta_app.identity import pages as slice_
 from postfacta_app.identity.api import Accounts, Identity
 from postfacta_app.identity.client import Client
 from postfacta_app.identity.gotrue import SupabaseAccounts
-from postfacta_app.identity.guard import Foreign, Guard
+from postfacta_app.identity.guard import Guard
 from postfacta_app.identity.jwks import Jwks
 from postfacta_app.identity.local import LocalAccounts, Passwords, mint, session_cookie
 from postfacta_app.identity.model import Kind, NewUser, User
@@ -72,13 +72,13 @@ class World:
         self.client, self.guard = self.instance(self.settings)
 
     def instance(
-        self, settings: Settings, foreign: Foreign | None = None, accounts: Accounts | None = None
+        self, settings: Settings, tokens: SupabaseTokens | None = None, accounts: Accounts | None = None
     ) -> tuple[httpx2.AsyncClient, Guard]:
         """Start one more process of the service, as far as accounts go."""
         guard = Guard(
             self.store,
             settings,
-            foreign=foreign,
+            foreign=tokens.credential if tokens else None,
             clock=lambda: self.wall,
             monotonic=lambda: self.monotonic,
         )

@@ -368,6 +368,17 @@ def test_a_time_says_by_its_digits_how_closely_it_is_known() -> None:
                 assert read_instant(text) == {"at": instant, "precision": precision}
 
 
+def test_a_time_in_words_is_as_close_as_its_digits() -> None:
+    now = datetime(2026, 2, 7, 10, 30, 12, tzinfo=UTC)
+    for text, instant, precision in (
+        ("10:04", "2026-02-07T10:04:00.000000Z", "minute"),
+        ("10:04:12", "2026-02-07T10:04:12.000000Z", "second"),
+        ("-5m", "2026-02-07T10:25:12.000000Z", "minute"),
+        ("yesterday 22:10", "2026-02-06T22:10:00.000000Z", "minute"),
+    ):
+        assert read_instant(text, now) == {"at": instant, "precision": precision}
+
+
 @given(times, st.sampled_from([it for it in Precision if it is not Precision.HOUR]))
 def test_a_time_that_is_sent_back_as_it_was_shown_means_the_same(t: int, precision: Precision) -> None:
     t = precision.floor(t)

@@ -260,6 +260,37 @@ def test_what_could_mean_another_time_is_refused() -> None:
                 read_typed_time(text)
 
 
+NOW = datetime(2026, 2, 7, 0, 30, 12, tzinfo=UTC)
+SPOKEN = {
+    "now": NOW,
+    " -5m ": datetime(2026, 2, 7, 0, 25, 12, tzinfo=UTC),
+    "-90s": datetime(2026, 2, 7, 0, 28, 42, tzinfo=UTC),
+    "-2 h": datetime(2026, 2, 6, 22, 30, 12, tzinfo=UTC),
+    "-3D": datetime(2026, 2, 4, 0, 30, 12, tzinfo=UTC),
+    "00:04": datetime(2026, 2, 7, 0, 4, tzinfo=UTC),
+    "0:04:07.5": datetime(2026, 2, 7, 0, 4, 7, 500_000, tzinfo=UTC),
+    "00:31": datetime(2026, 2, 7, 0, 31, tzinfo=UTC),  # A clock may be ahead.
+    "23:50": datetime(2026, 2, 6, 23, 50, tzinfo=UTC),
+    "today 10:04": datetime(2026, 2, 7, 10, 4, tzinfo=UTC),
+    "Yesterday 22:10": datetime(2026, 2, 6, 22, 10, tzinfo=UTC),
+    "2026-02-07 10:04": datetime(2026, 2, 7, 10, 4, tzinfo=UTC),
+}
+
+
+def test_where_the_time_is_known_it_can_be_named_in_words() -> None:
+    with every() as case:
+        for text, at in SPOKEN.items():
+            with case(text):
+                assert read_typed_time(text, NOW) == at
+
+
+def test_words_that_name_no_time_are_refused_with_examples_of_those_that_do() -> None:
+    with every() as case:
+        for text in ("24:00", "10:4", "-5", "5m", "soon", "tomorrow 10:00", "-99999d", "10:04 CET"):
+            with case(text), pytest.raises(ValueError, match="10:04, -5m or now"):
+                read_typed_time(text, NOW)
+
+
 @given(st.datetimes(timezones=st.just(UTC)))
 def test_a_time_that_is_shown_can_be_typed_again(at: datetime) -> None:
     shown = f"{at.year:04}-{at:%m-%d %H:%M:%S.%f}"

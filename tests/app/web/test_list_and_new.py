@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator
 from html import unescape
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode, urlsplit
 from uuid import uuid4
 
 import httpx2
@@ -14,6 +14,7 @@ import pytest
 from postfacta_app.durations.model import Aggregate
 from postfacta_app.durations.pages import caption
 from tests.app.live import Service, in_process
+from tests.app.screen import Screen, forms_of
 
 Headers = dict[str, str]
 PAGE = {"Accept": "text/html", "Sec-Fetch-Site": "same-origin"}
@@ -51,6 +52,14 @@ def text_of(answer: httpx2.Response) -> str:
 
 
 # Recording
+
+
+async def test_a_time_in_words_is_that_time(service: Service) -> None:
+    who = await browser(service, "responder")
+    made = await send(service, who, **TYPED, **await hidden(service, who), declared_at="-5m")
+    number = int(made.headers["location"].rpartition("-")[2])
+    age = "select extract(epoch from now() - declared_at) from incidents where number = $1"
+    assert 300 <= await service.database.fetchval(age, number) < 400
 
 
 async def test_a_sent_form_makes_one_incident_and_leads_to_it(service: Service) -> None:
@@ -163,6 +172,22 @@ async def test_the_list_tells_what_came_of_an_incident_and_drafts_to_writers_alo
 
     assert await row(who) == ["Draft", "1"]
     assert await row(await browser(service, "viewer")) == ["\u2013", "1"]
+
+
+@pytest.mark.parametrize("path", ["/incidents", "/insights"])
+async def test_a_filter_that_is_sent_again_keeps_each_of_its_values(service: Service, path: str) -> None:
+    screen = await Screen.of(service, "viewer")
+    asked = [
+        *(("q", "pay"), ("q", "search, slow"), ("status", "OPEN"), ("status", "IN_PROGRESS")),
+        *(("service", "a"), ("service", "b"), ("kind", "incident"), ("kind", "near_miss"), ("team", "core")),
+        *(("severity", "LOW"), ("owner", "Ada"), ("owner", "Bob")),
+    ]
+    page = await screen.get(f"{path}?{urlencode(asked)}")
+    (form,) = [it for it in forms_of(page) if it.action == path]
+    again = await screen.get(f"{path}?{urlencode([*form.fields.items(), *form.repeated])}", expect=303)
+    kept = parse_qsl(urlsplit(again.headers["location"]).query)
+    assert sorted(kept) == sorted(asked)
+    assert "Open, In progress" in page.text
 
 
 @pytest.mark.parametrize(
