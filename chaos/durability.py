@@ -21,11 +21,12 @@ from pathlib import Path
 import httpx2
 
 from chaos.faults import FAULTS, Fault, Tormentor
-from chaos.history import Findings, judge
+from chaos.history import judge
 from chaos.reading import read_all
 from chaos.stack import Stack, prepare
 from chaos.statements import StatementFindings, Statements
 from chaos.writers import Journal, Writer
+from postfacta_lab.durability import Findings
 
 __all__ = ["Durability", "Options", "check_durability"]
 

@@ -16,7 +16,7 @@ from typing import Any
 import httpx2
 
 from chaos.failover import FailoverStack
-from chaos.history import Findings, judge
+from chaos.history import judge
 from chaos.load import Load
 from chaos.reading import read_all
 from chaos.stack import Stack, prepare
@@ -29,6 +29,7 @@ from postfacta_lab.chaos.control import (
     configure,
     current,
 )
+from postfacta_lab.durability import Findings
 
 __all__ = [
     "StackLab",
@@ -84,8 +85,8 @@ class StackLab(Lab):
             self.writers.history
         )  # before the reading: what is acknowledged during it may be missing
         reading = read_all(self.load.url, self.load.token)
-        titles = {write.incident for write in known}
-        ours = [found for found in reading.stored if found.incident in titles]
+        titles = {write.subject for write in known}
+        ours = [found for found in reading.stored if found.subject in titles]
         return judge(known, ours, minimum=1, orphans=reading.orphans)
 
     def conclude(self) -> dict[str, object]:

@@ -14,8 +14,9 @@ from uuid import uuid4
 import anyio
 import httpx2
 
-from chaos.history import Action, Fact, Outcome, Write
+from chaos.history import Action
 from postfacta_lab.chaos.users import Users
+from postfacta_lab.durability import Fact, Outcome, Write
 from postfacta_lab.load.arrivals import Sample
 
 __all__ = ["Load"]
@@ -98,7 +99,7 @@ class Load(Users):
                 await anyio.sleep(_pause_before(attempts + 1))
         self.history.append(
             Write(
-                incident=title,
+                subject=title,
                 fact=Fact(Action.CREATE, f"LOW {text}"),
                 outcome=outcome,
                 version=1 if outcome is Outcome.OK else 0,

@@ -9,7 +9,8 @@ from typing import Any
 
 import httpx2
 
-from chaos.history import Action, Fact, Stored
+from chaos.history import Action, Stored
+from postfacta_lab.durability import Fact
 
 __all__ = ["Reading", "read_all"]
 
@@ -67,7 +68,7 @@ def _pages(client: httpx2.Client, path: str, query: Mapping[str, str]) -> Iterat
 
 def _stored(incident: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> Stored:
     return Stored(
-        incident=incident["title"],
+        subject=incident["title"],
         status=incident["status"],
         description=incident["description"],
         version=incident["version"],

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chaos.history import Action, Fact, Findings, Outcome, Stored, Write, judge
+from postfacta_lab.durability import Fact, Findings, Outcome, Stored, Write, judge
 from postfacta_lab.engine.processes import Child
 
 __all__ = ["StatementFindings", "Statements", "judge_journal"]
@@ -82,7 +82,7 @@ def judge_journal(lines: Iterable[str], *, minimum: int) -> StatementFindings:
         raise RuntimeError("the journal does not say what is stored")
     writes = [
         Write(
-            incident=line["key"],
+            subject=line["key"],
             fact=_FACT,
             outcome=Outcome(line["outcome"]),
             version=1 if line["outcome"] == "ok" else 0,
@@ -92,8 +92,7 @@ def judge_journal(lines: Iterable[str], *, minimum: int) -> StatementFindings:
         for line in written
     ]
     stored = [
-        Stored(incident=key, status="OPEN", description="", version=count, facts=(_FACT,) * count)
-        for key, count in last["stored"].items()
+        Stored(subject=key, version=count, facts=(_FACT,) * count) for key, count in last["stored"].items()
     ]
     return StatementFindings(
         findings=judge(writes, stored, minimum=minimum),
@@ -102,4 +101,4 @@ def judge_journal(lines: Iterable[str], *, minimum: int) -> StatementFindings:
     )
 
 
-_FACT = Fact(Action.CREATE, "LOW ")
+_FACT = Fact("create", "")

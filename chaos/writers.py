@@ -12,7 +12,8 @@ from typing import Any
 
 import httpx2
 
-from chaos.history import MOVES, Action, Fact, Outcome, Write
+from chaos.history import MOVES, Action
+from postfacta_lab.durability import Fact, Outcome, Write
 
 __all__ = ["Attempt", "Journal", "Writer"]
 
@@ -167,7 +168,7 @@ class Writer:
                 incident, known = self._learn(wish, attempt.answer, unclear=bool(unknown))
                 if known is not None:
                     write = Write(
-                        incident=wish.incident,
+                        subject=wish.incident,
                         fact=wish.fact,
                         outcome=Outcome.FAIL if incident is None else Outcome.OK,
                         version=0 if incident is None else incident["version"],
@@ -186,7 +187,7 @@ class Writer:
         outcome = Outcome.INFO if unknown else Outcome.FAIL
         self._journal.ended(
             Write(
-                incident=wish.incident,
+                subject=wish.incident,
                 fact=wish.fact,
                 outcome=outcome,
                 attempts=attempts,

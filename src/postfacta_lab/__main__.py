@@ -34,7 +34,6 @@ class _Lab(click.Group):
     """Its subcommands are modules: the list of them is shown without importing any."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names."""
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -56,13 +55,11 @@ class _Lab(click.Group):
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list."""
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit code."""
     lab = _Lab(
         "postfacta lab",
         help="Load, drain and break any service, and judge how its users fared.",

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import example, given, strategies as st
 
-from chaos.history import MOVES, Action, Fact, Outcome, Stored, Write, judge
+from chaos.history import MOVES, Action, Stored, judge
+from postfacta_lab.durability import Fact, Outcome, Write
 
 MINIMUM = 10
 
@@ -43,21 +44,19 @@ def _one_incident(name: str, luck: random.Random) -> tuple[list[Write], Stored |
             elif wish.action is Action.MOVE:
                 status = wish.content.partition(">")[2]
         version = len(facts) if outcome is Outcome.OK else 0
-        writes.append(Write(incident=name, fact=wish, outcome=outcome, version=version))
+        writes.append(Write(subject=name, fact=wish, outcome=outcome, version=version))
         if outcome is not Outcome.OK:
             break  # a client that does not know where it stands goes no further
         if luck.random() < 0.5:
             wish = Fact(Action.CHANGE, f"Changed in step {step} of {name}")
         else:
             wish = Fact(Action.MOVE, f"{status}>{luck.choice(sorted(MOVES[status]))}")
-    row = Stored(
-        incident=name, status=status, description=description, version=len(facts), facts=tuple(facts)
-    )
+    row = Stored(subject=name, status=status, description=description, version=len(facts), facts=tuple(facts))
     return writes, row if facts else None
 
 
 def stored_of(facts: tuple[Fact, ...], **other: Any) -> Stored:
-    row = Stored(incident="One", status="OPEN", description="It", version=len(facts), facts=facts)
+    row = Stored(subject="One", status="OPEN", description="It", version=len(facts), facts=facts)
     return replace(row, **other)
 
 
@@ -66,7 +65,7 @@ STARTED = Fact(Action.MOVE, "OPEN>IN_PROGRESS")
 
 
 def write_of(fact: Fact, outcome: Outcome = Outcome.OK, version: int = 1) -> Write:
-    return Write(incident="One", fact=fact, outcome=outcome, version=version)
+    return Write(subject="One", fact=fact, outcome=outcome, version=version)
 
 
 # What each way to break a store is called, and how it is done to the row at an index.
@@ -104,7 +103,7 @@ def change_content(rows: list[Stored], at: int) -> None:
 
 
 def invent_an_incident(rows: list[Stored], at: int) -> None:
-    rows.append(replace(rows[at], incident="Nobody asked for this"))
+    rows.append(replace(rows[at], subject="Nobody asked for this"))
 
 
 BREAKS = (
@@ -130,9 +129,9 @@ def test_a_store_with_one_fault_fails(
     seed: int, broken: Callable[[list[Stored], int], None], where: int
 ) -> None:
     writes, stored = a_run(seed, 20)
-    acknowledged = {write.incident: write.version for write in writes if write.outcome is Outcome.OK}
+    acknowledged = {write.subject: write.version for write in writes if write.outcome is Outcome.OK}
     # Only what was acknowledged can be lost; what is unknown may be there or not.
-    sure = [at for at, row in enumerate(stored) if acknowledged.get(row.incident) == row.version]
+    sure = [at for at, row in enumerate(stored) if acknowledged.get(row.subject) == row.version]
     broken(stored, sure[where % len(sure)])
     assert judge(writes, stored, minimum=1).verdict == "fail"
 
@@ -142,8 +141,8 @@ def test_one_fault_in_ten_thousand_writes_is_caught(broken: Callable[[list[Store
     writes, stored = a_run(1, 3900)
     assert len(writes) >= 10_000
     assert judge(writes, stored, minimum=MINIMUM).verdict == "pass"
-    acknowledged = {write.incident: write.version for write in writes if write.outcome is Outcome.OK}
-    sure = [at for at, row in enumerate(stored) if acknowledged.get(row.incident) == row.version]
+    acknowledged = {write.subject: write.version for write in writes if write.outcome is Outcome.OK}
+    sure = [at for at, row in enumerate(stored) if acknowledged.get(row.subject) == row.version]
     broken(stored, sure[len(sure) // 2])
     findings = judge(writes, stored, minimum=MINIMUM)
     assert findings.verdict == "fail"

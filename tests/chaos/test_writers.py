@@ -5,8 +5,9 @@ from __future__ import annotations
 import httpx2
 import pytest
 
-from chaos.history import Action, Fact, Outcome, Write
+from chaos.history import Action
 from chaos.writers import Attempt, Journal
+from postfacta_lab.durability import Fact, Outcome, Write
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
@@ -32,6 +33,6 @@ def test_what_was_sent_and_not_answered_is_open_and_what_was_not_sent_is_not() -
 def test_the_journal_notes_when_writes_were_acknowledged_and_only_these() -> None:
     journal = Journal()
     for outcome in Outcome:
-        journal.ended(Write(incident="One", fact=Fact(Action.CREATE, "LOW It"), outcome=outcome))
+        journal.ended(Write(subject="One", fact=Fact(Action.CREATE, "LOW It"), outcome=outcome))
     assert len(journal.writes) == 3
     assert len(journal.acknowledged_at) == 1

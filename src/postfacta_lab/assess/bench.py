@@ -92,7 +92,6 @@ class Bench:
         await self._around.aclose()
 
     def env(self) -> dict[str, str]:
-        """Return the environment of an instance."""
         endpoint = f"http://127.0.0.1:{self.collector.port}"
         env = {
             **self._environment,
@@ -152,7 +151,6 @@ class Bench:
         return answer
 
     def check_bounds(self) -> None:
-        """Raise if it fills its log."""
         if self.service.written() > MOST_LOG:
             raise NotServingError("it fills its log")
 
@@ -198,7 +196,6 @@ class Bench:
         return await ask(self.service.port, request, method=method, patience=patience)
 
     async def connect(self) -> Connection:
-        """Return a connection, or raise `OSError`."""
         return await Connection.open(self.service.port)
 
     @property
@@ -214,7 +211,6 @@ class Bench:
     async def read(
         self, identity: str = "", *, headers: Mapping[str, str] | None = None, patience: float = 10.0
     ) -> Answer:
-        """Send the read."""
         read = self.reading
         if "{id}" in read.path and not identity and self.anchor is None:
             return Answer(404)
@@ -307,7 +303,6 @@ class Bench:
     # What it says of itself
 
     async def scrape(self) -> dict[Series, float]:
-        """Return its metrics; none if it has none."""
         if not self.spec.metrics:
             return {}
         answer = await self.call(self.spec.metrics)
@@ -324,5 +319,4 @@ class Bench:
             self.service.deliver(number)
 
     def ration(self, share: float) -> AbstractAsyncContextManager[None]:
-        """Let it have a share of a processor."""
         return self.service.rationed(share)

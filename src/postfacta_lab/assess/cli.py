@@ -49,7 +49,6 @@ Exit codes: 0 done; 1 below --fail-below, or worse than --baseline; 2 wrong usag
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
     given = sys.argv[1:] if words is None else list(words)
     command = given[given.index("--") + 1 :] if "--" in given else []
     own = given[: given.index("--")] if "--" in given else given
@@ -188,7 +187,6 @@ def _toml(path: Path) -> dict[str, Any]:
 
 
 def _load(spec: Spec) -> None:
-    """Import files of own checks."""
     for number, name in enumerate(spec.checks):
         path = (spec.project or Path()) / name
         found = spec_from_file_location(f"assess_own_{number}", path)

@@ -28,7 +28,6 @@ class Link(Proxy):
 
     @property
     def port(self) -> int:
-        """Where it listens."""
         return int(self.listen.rpartition(":")[2])
 
     async def _serve(self, client: socket.socket) -> None:

@@ -51,12 +51,10 @@ class Verdict:
 
     @classmethod
     def passes(cls, evidence: str, **facts: Any) -> Verdict:
-        """Return a pass."""
         return cls(Outcome.MEASURED, 1.0, evidence, facts)
 
     @classmethod
     def fails(cls, evidence: str, **facts: Any) -> Verdict:
-        """Return a failure."""
         return cls(Outcome.MEASURED, 0.0, evidence, facts)
 
     @classmethod

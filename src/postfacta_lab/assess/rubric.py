@@ -78,7 +78,6 @@ class Rubric:
 
 @cache
 def rubric() -> Rubric:
-    """Return the catalogue of this version."""
     return Rubric.of(
         tomllib.loads(files("postfacta_lab.assess").joinpath("rubric.toml").read_text(encoding="utf-8"))
     )

@@ -60,7 +60,6 @@ class Run:
 
     @property
     def verdicts(self) -> dict[str, Verdict]:
-        """The verdicts by id."""
         return {name: result.verdict for name, result in self.results.items()}
 
 

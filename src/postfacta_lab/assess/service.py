@@ -32,23 +32,9 @@ class Service(Child):
             folder=cwd,
         )
 
-    def processes(self) -> list[int]:
-        """Return all processes of its session that live."""
-        if HAS_PROC:
-            return self.leaves()
-        return [self.pid] if self.is_running else []
-
     def memory(self) -> int:
         """Return the resident memory of all of its processes, in bytes."""
-        return sum(int(stat[21]) * _PAGE for pid in self.processes() if (stat := fields_of(pid)))
-
-    def signal_all(self, number: int) -> None:
-        """Send a signal to each process of the session."""
-        for pid in self.processes():
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                continue
+        return sum(int(stat[21]) * _PAGE for pid in self.leaves() if (stat := fields_of(pid)))
 
     async def wait(self, patience: float) -> bool:
         """Wait for its end; False if it is still there."""
@@ -64,7 +50,6 @@ class Service(Child):
             return ""
 
     def written(self) -> int:
-        """Return how many bytes its log has."""
         return self.log.stat().st_size if self.log.exists() else 0
 
     @asynccontextmanager

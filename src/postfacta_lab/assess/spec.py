@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +16,7 @@ __all__ = ["Ask", "Database", "Spec", "SpecError", "is_loopback"]
 _PORTS = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mariadb": 3306, "redis": 6379, "amqp": 5672}
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
+_PATH = re.compile(r"(/\S*)?")
 _LEAST_SECRET = 6
 _HOUR = 3600
 
@@ -45,7 +46,6 @@ class Database:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port."""
         parts = urlsplit(self.url)
         return parts.hostname or "", parts.port or _PORTS.get(parts.scheme.partition("+")[0], 0)
 
@@ -133,6 +133,10 @@ def _filled(value: Any, environment: Mapping[str, str], where: str = "") -> Any:
     return value
 
 
+def _are_texts(values: Iterable[object]) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
 class _Table:
     """A table of the file, read key by key; what is left over at the end is refused."""
 
@@ -148,80 +152,41 @@ class _Table:
         """Whether the file does not have it."""
         return not self._data
 
-    def _take(self, key: str, default: Any, holds: Callable[[Any], bool], *, what: str) -> Any:
+    def _take(  # noqa: PLR0917 - each call is a line of a table
+        self, key: str, default: Any, kind: Any, what: str, fits: Callable[[Any], object] = lambda _: True
+    ) -> Any:
         value = self._data.pop(key, default)
-        if not holds(value):
+        if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool) or not fits(value):
             raise SpecError(f"[{self.name}] {key} must be {what}")
         return value
 
     def text(self, key: str, default: str) -> str:
-        """Return a string."""
-        return str(self._take(key, default, lambda value: isinstance(value, str), what="a string"))
+        return str(self._take(key, default, str, "a string"))
 
     def need(self, key: str) -> str:
-        """Return a string that must be there."""
-        return str(
-            self._take(key, None, lambda value: isinstance(value, str) and value != "", what="a string")
-        )
+        return str(self._take(key, None, str, "a string", bool))
 
     def path(self, key: str) -> str:
         """Return a path of the service, or nothing."""
-        return str(
-            self._take(
-                key,
-                "",
-                lambda value: isinstance(value, str) and re.fullmatch(r"(/[^\s]*)?", value) is not None,
-                what='a path, as "/healthz"',
-            )
-        )
+        return str(self._take(key, "", str, 'a path, as "/healthz"', _PATH.fullmatch))
 
     def number(self, key: str, default: float) -> float:
         """Return a number that is not below zero."""
-        return float(
-            self._take(
-                key,
-                default,
-                lambda value: (
-                    isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _HOUR
-                ),
-                what="a number of seconds, at most 3600",
-            )
-        )
+        what = "a number of seconds, at most 3600"
+        return float(self._take(key, default, (int, float), what, lambda value: 0 <= value <= _HOUR))
 
     def flag(self, key: str) -> bool:
-        """Return true or false."""
-        return bool(self._take(key, False, lambda value: isinstance(value, bool), what="true or false"))  # noqa: FBT003
+        return bool(self._take(key, False, bool, "true or false"))  # noqa: FBT003
 
     def any(self, key: str) -> Any:
-        """Return whatever it is."""
         return self._data.pop(key, None)
 
     def list(self, key: str) -> tuple[str, ...]:
-        """Return strings."""
-        return tuple(
-            self._take(
-                key,
-                [],
-                lambda value: (
-                    isinstance(value, list) and all(isinstance(word, str) for word in as_list(value))
-                ),
-                what="a list of strings",
-            )
-        )
+        return tuple(self._take(key, [], list, "a list of strings", _are_texts))
 
     def texts(self, key: str) -> dict[str, str]:
-        """Return strings by name."""
-        return dict(
-            self._take(
-                key,
-                {},
-                lambda value: (
-                    isinstance(value, dict)
-                    and all(isinstance(text, str) for text in cast("dict[str, Any]", value).values())
-                ),
-                what="a table of strings",
-            )
-        )
+        what = "a table of strings"
+        return dict(self._take(key, {}, dict, what, lambda value: _are_texts(value.values())))
 
     def table(self, key: str) -> _Table:
         """Return a table of it, empty if it is not there."""
@@ -230,8 +195,7 @@ class _Table:
         return inner
 
     def tables(self, key: str) -> Sequence[_Table]:
-        """Return an array of tables."""
-        entries = self._take(key, [], lambda value: isinstance(value, list), what="an array of tables")
+        entries = self._take(key, [], list, "an array of tables")
         inner = [_Table(entry, key, self._folder) for entry in entries]
         self._inner += inner
         return inner
@@ -270,9 +234,7 @@ def _database(table: _Table) -> Database | None:
     if table.empty:
         return None
     database = Database(
-        env=table.need("env"),
-        url=table.need("url"),
-        max_connections=int(table.number("max_connections", 25)),
+        env=table.need("env"), url=table.need("url"), max_connections=int(table.number("max_connections", 25))
     )
     try:
         host, port = database.address
@@ -284,5 +246,4 @@ def _database(table: _Table) -> Database | None:
 
 
 def is_loopback(database: Database) -> bool:
-    """Whether the database is on this machine."""
     return database.address[0] in _LOOPBACK

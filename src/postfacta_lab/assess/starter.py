@@ -124,15 +124,6 @@ def _text(value: str) -> str:
 
 def _inline(value: Any) -> str:
     if isinstance(value, dict):
-        return (
-            "{ "
-            + ", ".join(
-                f"{_text(key)} = {_inline(entry)}"
-                for key, entry in as_dict(value).items()
-                if entry is not None
-            )
-            + " }"
-        )
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_inline, as_list(value))) + "]"
-    return json.dumps(value)
+        entries = {key: entry for key, entry in as_dict(value).items() if entry is not None}
+        return f"{{ {', '.join(f'{_text(key)} = {_inline(entry)}' for key, entry in entries.items())} }}"
+    return f"[{', '.join(map(_inline, as_list(value)))}]" if isinstance(value, list) else json.dumps(value)

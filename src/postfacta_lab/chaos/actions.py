@@ -20,7 +20,6 @@ def kill(part: str) -> str:
 
 
 def stop(part: str) -> str:
-    """End a part in order."""
     lab = current()
     lab.mark(f"stop {part}")
     for one in lab.named(part):
@@ -50,7 +49,6 @@ def freeze(part: str, seconds: float = 0.0) -> str:
 
 
 def thaw(part: str) -> str:
-    """Resume a part."""
     lab = current()
     for one in lab.named(part):
         one.thaw()

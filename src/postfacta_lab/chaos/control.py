@@ -17,6 +17,7 @@ import json
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
@@ -47,32 +48,16 @@ __all__ = [
 
 
 class Part(Protocol):
-    """What can be done to each process of a service that was started here."""
+    """What can be done to each process of a service that was started here, as to a `Child`."""
 
     @property
-    def is_running(self) -> bool:
-        """Whether it lives, frozen or not."""
-        ...
+    def is_running(self) -> bool: ...
 
-    def start(self) -> None:
-        """Start it; if it runs already, nothing happens."""
-        ...
-
-    def stop(self) -> None:
-        """End it in order."""
-        ...
-
-    def kill(self) -> None:
-        """End it at once."""
-        ...
-
-    def freeze(self) -> None:
-        """Stop it in its tracks."""
-        ...
-
-    def thaw(self) -> None:
-        """Resume it."""
-        ...
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def kill(self) -> None: ...
+    def freeze(self) -> None: ...
+    def thaw(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +98,6 @@ class Lab:
 
     @property
     def urls(self) -> Sequence[str]:
-        """Where the instances listen."""
         return [self.load.url]
 
     def named(self, part: str) -> list[Part]:
@@ -275,16 +259,8 @@ def _noted(lab: Lab) -> dict[str, object]:
         "exit_codes": lab.exit_codes,
         "unready_answers": lab.unready,
         "slowest_live": round(lab.slowest_live, 4),
-        "errors": _errors(lab),
+        "errors": dict(Counter(sample.error for sample in samples if sample.error)),
     }
-
-
-def _errors(lab: Lab) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for sample in lab.load.meter.samples:
-        if sample.error:
-            found[sample.error] = found.get(sample.error, 0) + 1
-    return found
 
 
 def _by_second(lab: Lab) -> list[tuple[int, int, int, float]]:
@@ -292,9 +268,5 @@ def _by_second(lab: Lab) -> list[tuple[int, int, int, float]]:
     seconds: dict[int, tuple[int, int, float]] = {}
     for sample in lab.load.meter.samples:
         count, failed, longest = seconds.get(int(sample.intended), (0, 0, 0.0))
-        seconds[int(sample.intended)] = (
-            count + 1,
-            failed + bool(sample.error),
-            max(longest, sample.latency),
-        )
+        seconds[int(sample.intended)] = (count + 1, failed + bool(sample.error), max(longest, sample.latency))
     return [(second, *seconds[second]) for second in sorted(seconds)]

@@ -58,7 +58,6 @@ class Experiment:
     seconds: float
 
     def as_json(self) -> dict[str, object]:
-        """Return it as plain data."""
         return {
             "name": self.name,
             "title": self.title,
@@ -106,11 +105,7 @@ def run(path: Path, folder: Path, *, settings: Mapping[str, str] | None = None) 
 
 def _execute(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
     with subprocess.Popen(  # noqa: S603 - an argument list, no shell
-        command,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         try:
             output, _ = process.communicate(timeout=_LONGEST)

@@ -35,7 +35,6 @@ class Judgement:
 
     @property
     def verdict(self) -> Verdict:
-        """The exit code."""
         if self.nothing:
             return Verdict.NOTHING
         if self.flaws:

@@ -81,7 +81,6 @@ class Users:
             self._thread.join(_TIMEOUT + 45.0)
 
     def now(self) -> float:
-        """Return the seconds since it began."""
         return time.perf_counter() - self._began
 
     def since(self, moment: float) -> Window:

@@ -34,12 +34,10 @@ class Result:
 
     @property
     def verdict(self) -> Verdict:
-        """The exit code."""
         return self.flaw or (Verdict.FAIL if self.misses else Verdict.PASS)
 
 
 def text(results: Sequence[Result]) -> str:
-    """Write one block of lines for each result."""
     return "\n".join(line for result in results for line in _lines(result))
 
 

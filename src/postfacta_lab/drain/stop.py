@@ -53,12 +53,10 @@ class Service:
 
     @property
     def paths(self) -> list[str]:
-        """What is read."""
         return [ask.path for ask in self.asks if ask.method == "GET"]
 
     @property
     def name(self) -> str:
-        """The program's."""
         return Path(shlex.split(self.command)[0]).name
 
 
@@ -101,7 +99,6 @@ class Seen:
 
 
 def judge(seen: Seen, service: Service) -> tuple[Verdict, list[str]]:
-    """Return the verdict, and why."""
     if seen.early is not None:
         return Verdict.FAIL, [f"it ended by itself before the signal, with exit code {seen.early}"]
     after = [attempt for attempt in seen.attempts if attempt.at >= seen.signalled]

@@ -56,12 +56,10 @@ class Answer:
 
     @property
     def outcome(self) -> Outcome:
-        """How it ended for the client."""
         return Outcome.of(self.status) if self.status else self.broken
 
     @property
     def good(self) -> bool:
-        """Whether the status is 2xx."""
         return 200 <= self.status < 300
 
     @property
@@ -79,7 +77,6 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """The body as text."""
         return self.body.decode("utf-8", "replace")
 
     def __str__(self) -> str:
@@ -202,7 +199,6 @@ class Connection:
         return True
 
     def close(self) -> None:
-        """Close at once."""
         self._writer.transport.abort()
 
 

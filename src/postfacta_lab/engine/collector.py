@@ -23,7 +23,6 @@ class Collector:
 
     @asynccontextmanager
     async def listening(self) -> AsyncGenerator[None]:
-        """Listen on a port of the loopback interface."""
         listener = socket.create_server(("127.0.0.1", 0))
         self.port = listener.getsockname()[1]
         async with serving(self._take, listener):
@@ -37,7 +36,6 @@ class Collector:
 
     @property
     def bytes(self) -> int:
-        """How much came."""
         return len(self._got)
 
     def has(self, trace: str) -> bool:

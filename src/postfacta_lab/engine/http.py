@@ -39,7 +39,6 @@ Handler = Callable[[Request], Awaitable[Reply]]
 
 
 def as_json(data: object, status: int = 200) -> Reply:
-    """Answer with a JSON document."""
     return Reply(status, json.dumps(data).encode(), "application/json")
 
 

@@ -44,7 +44,6 @@ class Link(asyncio.Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether a request can be sent."""
         return self._transport is not None and not self._transport.is_closing()
 
     @property
@@ -72,7 +71,6 @@ class Link(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Look whether the answer is complete."""
         if self._status:
             self._got += len(data)
             self._data = (self._data + data)[-_TAIL:]

@@ -23,7 +23,6 @@ class Flood:
     seconds: float
 
     def good(self, within: float) -> int:
-        """Return how many were 2xx in time."""
         return sum(answer.good and answer.seconds <= within for _, answer in self.answers)
 
 

@@ -158,7 +158,6 @@ class Child:
 
     @property
     def is_running(self) -> bool:
-        """Whether it lives, frozen or not."""
         return self._process is not None and self._process.poll() is None
 
     @property
@@ -179,7 +178,6 @@ class Child:
 
     @property
     def words(self) -> str:
-        """All that it wrote."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def deliver(self, number: int) -> float:
@@ -189,8 +187,14 @@ class Child:
         return at
 
     def leaves(self) -> list[int]:
-        """List what lives in its session; it had its number when it was started."""
-        return [] if self._process is None else session(self._process.pid)
+        """List what lives in its session, which has its number; without ``/proc``, itself alone."""
+        found = [] if self._process is None else session(self._process.pid)
+        return found or ([self.pid] if self.is_running else [])
+
+    def signal_all(self, number: int) -> None:
+        """Send a signal to each process of its session."""
+        for pid in self.leaves():
+            _signal(pid, number)
 
     def start(self) -> None:
         """Start it, without waiting for it to be of use; if it runs already, nothing happens."""
@@ -229,10 +233,9 @@ class Child:
         if self._process is not None:
             # Before the wait: until then no other session can have this number. Forks that run away are followed.
             for _ in range(_MOST_ROUNDS):
-                if not (left := session(self._process.pid)):
+                if not session(self._process.pid):
                     break
-                for pid in left:
-                    _signal(pid, signal.SIGKILL)
+                self.signal_all(signal.SIGKILL)
             self._process.wait()
 
     def freeze(self) -> None:
@@ -240,7 +243,6 @@ class Child:
         freeze(self.pid)
 
     def thaw(self) -> None:
-        """Resume it."""
         if self.is_running:
             thaw(self.pid)
 

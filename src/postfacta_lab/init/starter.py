@@ -103,7 +103,6 @@ def candidates(document: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
 
 
 def files(found: Found) -> dict[str, str]:
-    """Return the files of a suite, by their names."""
     requests = "".join(f"- {{path: {json.dumps(path)}}}\n" for path in found.paths)
     others = "".join(f"# {name}: {why}\n" for name, why in found.others.items())
     tests = _TESTS.substitute(

@@ -54,7 +54,6 @@ def moments(shape: Shape, first: float, last: float, *, seconds: float, seed: in
 
 
 def randomness(seed: int) -> random.Random:
-    """Return a seeded generator of random numbers."""
     return random.Random(seed)  # noqa: S311 - a schedule, no secret
 
 

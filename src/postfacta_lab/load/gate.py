@@ -115,7 +115,6 @@ class Outcome:
     in_flight: float = 0.0
 
     def as_json(self) -> dict[str, object]:
-        """Return it as plain data."""
         return {**asdict(self), "verdict": self.verdict.name.lower(), "exit_code": int(self.verdict)}
 
     def as_found(self) -> Outcome:

@@ -43,7 +43,6 @@ class Target:
 
     @property
     def host(self) -> str:
-        """The name or address."""
         return urlsplit(self.url).hostname or ""
 
     @property
@@ -103,7 +102,6 @@ class Generator:
         self._zero = time.perf_counter() if zero is None else zero
 
     def now(self) -> float:
-        """Return the seconds since it was made."""
         return time.perf_counter() - self._zero
 
     def waiting(self) -> list[float]:
@@ -130,7 +128,6 @@ class Generator:
             await asyncio.sleep(_LONGEST_NAP)
 
     async def close(self) -> None:
-        """Hang up on everything."""
         for task in self._opening:
             task.cancel()
         for link in (*self._idle, *(request.link for request in self._pending)):

@@ -28,16 +28,13 @@ class Histogram:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Histogram:
-        """Count some values."""
         return cls(Counter(_bucket(value) for value in values))
 
     @property
     def count(self) -> int:
-        """How many there are."""
         return self._counts.total()
 
     def add(self, other: Histogram) -> None:
-        """Add what another counted."""
         self._counts += other._counts
 
     def percentile(self, share: float) -> float:
@@ -50,7 +47,6 @@ class Histogram:
         return 0.0
 
     def spectrum(self) -> Sequence[tuple[float, float]]:
-        """Return shares, each with its percentile."""
         return [(share, self.percentile(share)) for share in _SHARES]
 
     def as_json(self) -> dict[str, int]:

@@ -189,8 +189,7 @@ async def _breakpoint(bench: Bench) -> list[Part]:
     if not best:
         return found
     over, under = await bench.play(
-        Stage("above", plan.seconds, rate * 1.5, rate * 1.5),
-        Stage("after", plan.seconds, best / 2, best / 2),
+        Stage("above", plan.seconds, rate * 1.5, rate * 1.5), Stage("after", plan.seconds, best / 2, best / 2)
     )
     limits, last = plan.limits, found[-1]
     # The step that breaks it ends the search: it is no failure, unless the generator did not keep up.

@@ -40,12 +40,10 @@ class Report:
 
     @property
     def verdict(self) -> Verdict:
-        """The exit code."""
         return overall(part.outcome.verdict for part in self.parts)
 
     @property
     def reasons(self) -> list[str]:
-        """Why it is not 0."""
         several = len(self.parts) > 1
         return [
             f"{part.name}: {reason}" if several else reason
@@ -56,7 +54,6 @@ class Report:
 
     @property
     def errors(self) -> dict[str, int]:
-        """How often each came, in all parts."""
         return dict(sum((Counter(part.outcome.errors) for part in self.parts), Counter[str]()))
 
     def rows(self) -> list[Row]:
@@ -81,7 +78,6 @@ class Report:
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, object]:
-        """Return it as plain data."""
         return {
             "verdict": self.verdict.name.lower(),
             "exit_code": int(self.verdict),
@@ -97,7 +93,6 @@ class Report:
         }
 
     def as_html(self) -> str:
-        """Render it as one file, without scripts."""
         every, ticks = self.rows()[0], self._by_second()
         sections = [
             facts(
@@ -212,8 +207,7 @@ class Report:
             Series("p99", [(second, _percentile(found, 0.99)) for second, found in ordered]),
             Series("sent", [(second, float(len(found))) for second, found in ordered]),
             Series(
-                "failed",
-                [(second, float(sum(bool(it.error) for it in found))) for second, found in ordered],
+                "failed", [(second, float(sum(bool(it.error) for it in found))) for second, found in ordered]
             ),
         ]
 

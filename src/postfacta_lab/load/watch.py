@@ -37,7 +37,6 @@ class Resources:
 
 
 def look(pid: int, at: float) -> Resources:
-    """Read it; what has ended holds nothing."""
     memory = files = threads = 0
     for one in (pid, *descendants(pid)):
         process = Path(f"/proc/{one}")

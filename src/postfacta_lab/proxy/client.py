@@ -42,7 +42,6 @@ class Toxiproxy:
         self._timeout = timeout
 
     def version(self) -> str:
-        """Ask which version it is."""
         return str(self._ask("GET", "/version")["version"])
 
     def proxies(self) -> dict[str, Any]:
@@ -142,9 +141,7 @@ def fault_proxy() -> Generator[Toxiproxy]:
         RuntimeError: If it does not start.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", "postfacta_lab", "proxy", "--port", "0"],
-        stdout=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-m", "postfacta_lab", "proxy", "--port", "0"], stdout=subprocess.PIPE, text=True
     )
     try:
         yield Toxiproxy(_address(process))

@@ -61,11 +61,9 @@ class Proxy:
 
     @property
     def enabled(self) -> bool:
-        """Whether it listens."""
         return self._listener is not None
 
     def as_json(self) -> dict[str, object]:
-        """Return it as the API shows it."""
         return {
             "name": self.name,
             "listen": self.listen,
@@ -79,7 +77,6 @@ class Proxy:
         return [toxic for stream in STREAMS for toxic in self.toxics if toxic.stream == stream]
 
     def toxic(self, name: str) -> Toxic:
-        """Find a toxic."""
         for toxic in self.toxics:
             if toxic.name == name:
                 return toxic
@@ -190,7 +187,6 @@ class Proxies:
         await self._tasks.__aexit__(kind, error, trace)
 
     def find(self, name: str) -> Proxy:
-        """Return a proxy."""
         if (proxy := self.by_name.get(name)) is None:
             raise ApiError("proxy not found", 404)
         return proxy
@@ -200,7 +196,6 @@ class Proxies:
         return Proxy(name, listen or "127.0.0.1:0", upstream, tasks=self._tasks, everywhere=self._everywhere)
 
     async def add(self, proxy: Proxy, *, enabled: bool) -> None:
-        """Add a new proxy."""
         if proxy.name in self.by_name:
             raise ApiError("proxy already exists", 409)
         if enabled:
@@ -230,7 +225,6 @@ class Proxies:
             await proxy.stop()
 
     async def remove(self, name: str) -> None:
-        """Stop a proxy, and forget it."""
         await self.find(name).stop()
         del self.by_name[name]
 

@@ -317,7 +317,6 @@ class Toxic:
     effect: Effect
 
     def as_json(self) -> dict[str, object]:
-        """Return it as the API shows it."""
         return {
             "attributes": {field.name: getattr(self.effect, field.name) for field in fields(self.effect)},
             "name": self.name,

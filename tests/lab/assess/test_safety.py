@@ -121,11 +121,11 @@ def test_processes_are_those_of_the_session(programs: None, tmp_path: Path) -> N
         )
         service.start()
         for _ in range(100):
-            if len(service.processes()) == 2:
+            if len(service.leaves()) == 2:
                 break
             await asyncio.sleep(0.05)
-        there = len(service.processes())
+        there = len(service.leaves())
         service.kill()
-        return there, len(service.processes())
+        return there, len(service.leaves())
 
     assert asyncio.run(both()) == (2, 0)

@@ -20,35 +20,8 @@ _Request = tuple[str, str, bytes | None]  # method, path, body
 
 _BODIES = (b"", b"{", b"[]", b"null", b'"text"', b"1e999", b"\xff\xfe", b"NaN", b"[" * 5000, b'{"a":' * 500, b"{}" * 3,
            b'{"a":1,"a":2}', b"true", b"-", b'{"\\ud800": 1}')  # fmt: skip
-_VALUES: tuple[Any, ...] = (
-    None,
-    "",
-    0,
-    -1,
-    10**30,
-    True,
-    [],
-    {},
-    "x" * 100_000,
-    "\x00",
-    "\ud800",
-    1.5,
-    float("nan"),
-)
-_PATHS = (
-    "/%00",
-    "/%ff",
-    "/..%2f..%2fetc/passwd",
-    "//",
-    "/%",
-    "/" + "a" * 3000,
-    "/%e2%82",
-    "/;",
-    "/%0a",
-    "/🙂",
-    "/0x0",
-    "/-1",
-)
+_VALUES: tuple[Any, ...] = (None, "", 0, -1, 10**30, True, [], {}, "x" * 100_000, "\x00", "\ud800", 1.5, float("nan"))  # fmt: skip
+_PATHS = ("/%00", "/%ff", "/..%2f..%2fetc/passwd", "//", "/%", "/" + "a" * 3000, "/%e2%82", "/;", "/%0a", "/🙂", "/0x0", "/-1")  # fmt: skip
 _QUERIES = ("?", "?a", "?limit=-1", "?limit=99999999999999999999", "?limit=%00", "?a=%ff")
 _METHODS = ("PUT", "PATCH", "DELETE", "TRACE", "OPTIONS")
 _IN_FULL = 2
@@ -61,21 +34,15 @@ _INSIDE = re.compile(
 
 @group("CRSH-1", "CRSH-3", needs=("read",))
 async def malformed(bench: Bench) -> Mapping[str, Verdict]:
-    """Send what no client should."""
     answers = [await _send(bench, request) for request in _requests(bench)]
     wrong = sum(answer.status >= 500 or not answer.status for answer in answers)
     shown = next((found[0] for answer in answers if (found := _INSIDE.search(answer.text))), "")
     if not bench.service.is_running:
         crashed = Verdict.scored(0.0, "it died")
     else:
-        score = (
-            1.0
-            if not wrong
-            else 0.75
-            if wrong <= len(answers) / 32
-            else 0.5
-            if wrong <= len(answers) / 8
-            else 0.0
+        share = wrong / len(answers)
+        score = next(
+            (score for most, score in ((0, 1.0), (1 / 32, 0.75), (1 / 8, 0.5)) if share <= most), 0.0
         )
         crashed = Verdict.scored(
             score, f"{wrong} of {len(answers)} malformed requests were answered 5xx or not at all"
@@ -89,7 +56,6 @@ async def malformed(bench: Bench) -> Mapping[str, Verdict]:
 
 
 def _requests(bench: Bench) -> Iterator[_Request]:
-    """Yield method, path and body."""
     if bench.spec.write is not None:
         write, whole = bench.writing("assess-malformed")
         yield from ((write.method, write.path, body) for body in _BODIES)
@@ -124,14 +90,14 @@ async def at_once(bench: Bench) -> Verdict:
             return (await bench.write(patience=15)).answer
         return await bench.read(patience=15)
 
-    processes = set(bench.service.processes())
+    processes = set(bench.service.leaves())
     flood = await closed_loop(ask, callers=32, seconds=6.0, requests=10_000)
     errors = sum(answer.status >= 500 and answer.status != 503 for _, answer in flood.answers)
     if not bench.service.is_running:
         return Verdict.fails(
             f"it died after {len(flood.answers)} requests of 32 callers: code {bench.service.code}"
         )
-    if gone := processes - set(bench.service.processes()):
+    if gone := processes - set(bench.service.leaves()):
         return Verdict.fails(
             f"{len(gone)} of its processes died within {len(flood.answers)} requests of 32 callers"
         )

@@ -89,7 +89,7 @@ async def _end(bench: Bench, began: float) -> Verdict:
         return Verdict.fails(f"it was still there {grace:.0f} s after SIGTERM")
     took, code = monotonic() - began, service.code
     await asyncio.sleep(0.2)
-    if left := service.processes():
+    if left := service.leaves():
         return Verdict.fails(f"it ended, and left {len(left)} processes behind")
     clean = code in {0, -signal.SIGTERM, 128 + signal.SIGTERM}
     return Verdict.scored(

@@ -21,7 +21,7 @@ __all__: list[str] = []
 
 _MOST_FILES, _MOST_BYTES = 20_000, 2**20
 _SKIPPED = frozenset(
-    {
+    [
         ".git",
         "node_modules",
         ".venv",
@@ -32,7 +32,7 @@ _SKIPPED = frozenset(
         ".mypy_cache",
         "dist",
         "target",
-    }
+    ]
 )
 _LOCKS = frozenset(
     {"uv.lock", "poetry.lock", "Pipfile.lock", "pdm.lock", "pylock.toml", "package-lock.json", "yarn.lock", "pnpm-lock.yaml",
@@ -40,13 +40,10 @@ _LOCKS = frozenset(
 )  # fmt: skip
 _SCANS = ("pip-audit", "govulncheck", "npm audit", "osv-scanner", "trivy", "grype", "snyk", "cargo audit", "safety check", "zizmor",
           "dependency-review", "uv audit")  # fmt: skip
-_BOTS = (
-    ".github/dependabot.yml",
-    ".github/dependabot.yaml",
-    "renovate.json",
-    ".github/renovate.json",
-    "renovate.json5",
-    ".renovaterc",
+_BOTS = tuple(
+    f"{folder}{name}"
+    for folder in ("", ".github/")
+    for name in ("dependabot.yml", "dependabot.yaml", "renovate.json", "renovate.json5", ".renovaterc")
 )
 _HOOKS = (".pre-commit-config.yaml", "lefthook.yml", "lefthook.yaml", ".husky", ".githooks")
 _TESTS = re.compile(
@@ -63,6 +60,9 @@ _ENV_SECRET = re.compile(
     r"^\s*(export\s+)?\w*(SECRET|TOKEN|PASSWORD|API_KEY|PRIVATE)\w*\s*=\s*['\"]?[^\s'\"$<{]{8,}",
     re.MULTILINE | re.IGNORECASE,
 )
+_CI = re.compile(
+    r"(\.github/workflows/|\.gitlab-ci|\.ci/|\.circleci/|Jenkinsfile|azure-pipelines|\.buildkite/)"
+)
 _ROLLBACK = re.compile(r"roll(ing|ed)?[ -]?back|previous (image|version|release)|redeploy", re.IGNORECASE)
 _ENOUGH = 5
 
@@ -75,7 +75,6 @@ class _Project:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Paths below the root."""
         git = shutil.which("git")
         if git is not None and (self.root / ".git").exists():
             listed = subprocess.run(  # noqa: S603 - git, in the project that the file names
@@ -100,30 +99,17 @@ class _Project:
         """The content of a file, empty if it is large, gone or none."""
         path = self.root / name
         try:
-            return (
-                path.read_text(encoding="utf-8", errors="replace")
-                if path.stat().st_size <= _MOST_BYTES
-                else ""
-            )
+            small = path.stat().st_size <= _MOST_BYTES
+            return path.read_text(encoding="utf-8", errors="replace") if small else ""
         except OSError:
             return ""
 
     def ending(self, *ends: str) -> list[str]:
-        """Names that end so."""
         return [name for name in self.names if name.endswith(ends)]
 
     @cached_property
     def ci(self) -> str:
-        """The text of all files of CI."""
-        names = [
-            name
-            for name in self.names
-            if re.match(
-                r"(\.github/workflows/|\.gitlab-ci|\.ci/|\.circleci/|Jenkinsfile|azure-pipelines|\.buildkite/)",
-                name,
-            )
-        ]
-        return "\n".join(map(self.text, names))
+        return "\n".join(map(self.text, filter(_CI.match, self.names)))
 
 
 def _project(bench: Bench) -> _Project:

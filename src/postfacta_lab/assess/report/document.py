@@ -75,7 +75,6 @@ def _found(verdict: Verdict) -> dict[str, Any]:
 
 
 def verdicts_of(found: Mapping[str, Any]) -> dict[str, Verdict]:
-    """Return the verdicts that a document holds."""
     return {
         check["id"]: Verdict(Outcome(check["outcome"]), check["score"], check["evidence"], check["facts"])
         for check in found["checks"]

@@ -19,7 +19,6 @@ _PLOTS = {
 
 
 def html(found: Mapping[str, Any]) -> str:
-    """Return the page."""
     grade = found["grade"]
     lead = (
         f"{grade['points']:.0f} points, {100 * grade['measured']:.0f} % measured, {found['seconds']:.0f} s, "

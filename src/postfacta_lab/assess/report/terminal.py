@@ -16,7 +16,6 @@ _STEPS = 8
 
 
 def line(result: Result) -> str:
-    """Return the line of a check."""
     word = result.verdict.word
     return f"{_SIGNS.get(word, ' ')} {result.check:<8}{word:<16}{result.verdict.evidence}"
 
