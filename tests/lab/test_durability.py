@@ -94,3 +94,8 @@ def test_what_was_refused_must_not_be_there() -> None:
 
 def test_rules_of_the_service_count_too() -> None:
     assert judge(WRITES, faultless(), minimum=1, torn=["7: moved while closed"]).verdict == "fail"
+
+
+def test_a_version_that_was_never_reached_is_a_loss() -> None:
+    beyond = replace(WRITES[0], version=2)
+    assert judge([beyond, *WRITES[1:10]], faultless()[:10], minimum=1).lost == [str(beyond)]

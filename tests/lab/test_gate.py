@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from postfacta_lab.load.arrivals import Sample
-from postfacta_lab.load.gate import Limits, Run, Verdict, judge, percentile
+from postfacta_lab.load.gate import Limits, Run, Verdict, judge, judge_overload, percentile
 
 
 def run_of(*samples: Sample, planned: int | None = None, **more: Any) -> Run:
@@ -111,3 +111,30 @@ def test_the_exit_codes_are_the_documented_ones() -> None:
         ("INVALID", 2),
         ("NOTHING", 3),
     ]
+
+
+def test_overload_is_judged_by_good_answers_alone() -> None:
+    samples = [
+        replace(sample, error="503") if number % 2 else sample for number, sample in enumerate(good(1000))
+    ]
+    run = run_of(*samples)
+    goodput = judge_overload(run, Limits(), least=0.0).goodput
+    assert judge_overload(run, Limits(), least=goodput).verdict == Verdict.PASS
+    assert judge_overload(run, Limits(), least=goodput + 1).reasons == (
+        f"{goodput:.1f} good answers a second, at least {goodput + 1:.1f} needed",
+    )
+    late = run_of(*[replace(sample, began=sample.began * 1.1) for sample in good(1000)])
+    assert judge_overload(late, Limits(), least=0.0).verdict == Verdict.INVALID
+    assert judge_overload(run_of(), Limits(), least=0.0).verdict == Verdict.NOTHING
+
+
+def test_what_other_figures_show_makes_a_pass_a_failure() -> None:
+    outcome = judge(run_of(*good(1000)), Limits())
+    assert outcome.also([]) is outcome
+    grown = outcome.also(["memory grows"])
+    assert (grown.verdict, grown.reasons) == (Verdict.FAIL, ("memory grows",))
+    assert grown.as_found().verdict == Verdict.PASS
+    assert grown.as_json()["exit_code"] == 1
+    nothing = judge(run_of(), Limits())
+    assert nothing.also(["memory grows"]).verdict == Verdict.NOTHING
+    assert nothing.as_found() is nothing

@@ -26,3 +26,10 @@ def test_two_that_are_merged_are_one_of_all(first: list[float], second: list[flo
 
 def test_nothing_has_no_percentile() -> None:
     assert Histogram().percentile(0.99) == 0.0
+
+
+def test_a_spectrum_ends_with_the_largest() -> None:
+    spectrum = Histogram.of([0.001, 0.002, 4.0]).spectrum()
+    assert spectrum[0] == (0.0, 0.001)
+    assert spectrum[-1][0] == 1.0
+    assert 4.0 <= spectrum[-1][1] <= 4.004

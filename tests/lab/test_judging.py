@@ -111,3 +111,9 @@ def test_a_claim_that_broke_during_the_fault_is_counted() -> None:
     looks = [state(), state(met=False), state(met=False)]
     judgement = judge(journal(**states(during=looks)), GOOD, watched=True)
     assert judgement.reasons == ["during, not so 2 of 3 times: the claim: found 0.3"]
+
+
+def test_an_experiment_without_users_is_judged_by_its_claims_alone() -> None:
+    confirmed = deed(output=True)
+    assert judge(journal(run=[confirmed]), {}, watched=False).verdict is Verdict.PASS
+    assert judge(journal(run=[confirmed]), {}, watched=True).verdict is Verdict.NOTHING

@@ -524,7 +524,10 @@ class Service:
         with suppress(OSError):
             _, writer = await asyncio.open_connection("127.0.0.1", int(COLLECTOR))
             body = json.dumps({"traceId": trace}).encode()
-            writer.write(b"POST /v1/traces HTTP/1.1\r\nHost: collector\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            writer.write(
+                b"POST /v1/traces HTTP/1.1\r\nHost: collector\r\nContent-Length: %d\r\n\r\n" % len(body)
+                + body
+            )
             await writer.drain()
             await asyncio.sleep(0.2)
             writer.close()
