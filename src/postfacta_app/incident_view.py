@@ -98,15 +98,10 @@ class Seen:
         """Return the page that was read."""
         known = {name: Mark.of(*mark) for name, mark in page.marks.items()}
         return cls(
-            entries=page.entries,
-            page=page.page,
-            count=page.count,
-            hidden=page.hidden,
-            known=known,
+            entries=page.entries, page=page.page, count=page.count, hidden=page.hidden, known=known,
             turns=_turns(known, view, entries=page.entries, after=page.after, is_first=page.page == 1),
-            is_open=page.is_open,
-            reasons=page.reasons,
-        )
+            is_open=page.is_open, reasons=page.reasons,
+        )  # fmt: skip
 
     @classmethod
     def of(cls, facts: Facts, view: View) -> Self:
@@ -127,15 +122,10 @@ class Seen:
         entries, after = shown[at * _PAGE : (at + 1) * _PAGE], shown[(at + 1) * _PAGE :]
         known, is_open = marks(facts, whole)
         return cls(
-            entries=entries,
-            page=at + 1,
-            count=len(shown),
-            hidden=sum(it.hidden for it in then.entries),
-            known=known,
+            entries=entries, page=at + 1, count=len(shown), hidden=sum(it.hidden for it in then.entries), known=known,
             turns=_turns(known, view, entries=entries, after=after, is_first=at == 0),
-            is_open=is_open,
-            reasons={f"{it.id}": it.reason for it in facts.changes},
-        )
+            is_open=is_open, reasons={f"{it.id}": it.reason for it in facts.changes},
+        )  # fmt: skip
 
 
 def _turns(

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from .. import actions
-from ..aside import aside
+from ..aside import LARGE, aside
 from ..db import Answer, Query, Reader, Unit
 from ..errors import (
     FieldError,
@@ -30,12 +30,12 @@ from ..incidents.access import Ref, Share, lock_active, seen
 from ..incidents.model import Incident
 from ..incidents.query import IncidentFilters
 from ..principal import Access
-from ..timeline.postgres import digest_in, facts_of
+from ..timeline.postgres import digest_in
 from ..timeline.rules import RULES
 from ..web.body import if_match, if_none_match
 from ..web.paging import decode_members, encode_members, filters_hash
 from ..web.routes import RouteClass
-from ..web.slices import Call, Fill, Reply, Routes, made
+from ..web.slices import Call, Fill, Reply, Routes, Snapshot, made
 from . import postgres
 from .content import SCHEMA_VERSION, Content, differences
 from .model import (
@@ -119,18 +119,18 @@ Rev = Annotated[int, Fill(lambda call, name: number(call.request.path_params[nam
 
 
 @routes.api(f"GET {_ONE}", READ, "Read the post-mortem, and how its timeline has changed since", conditional=True, stale=True)  # fmt: skip
-async def read(q: Reader, ref: Ref, *, request: Request, share: Share) -> Annotated[Response, PostMortem]:
-    incident, facts = await facts_of(q, ref)
+async def read(q: Snapshot, ref: Ref, *, request: Request, share: Share) -> Annotated[Response, PostMortem]:
+    incident = await seen(q, ref)
     revision = await postgres.read(q, incident.id)
     if revision is None:
         raise NotFoundError("No post-mortem, or none that you may read")
     share([incident])
-    shown = await aside(facts.size, PostMortem.of, revision, facts)
+    shown = await postgres.compared(q, revision)
     headers = {"ETag": shown.etag}
     # The body also depends on the timeline, which the revision number does not reflect.
     if not shown.timeline_changed and if_none_match(request, shown.etag):
         return Response(status_code=304, headers=headers)
-    return (await aside(facts.size, Answer.of, 200, shown, headers)).response()
+    return (await aside(LARGE, Answer.of, 200, shown, headers)).response()
 
 
 @routes.api(f"GET {_ONE}/revisions", READ, "List the revisions", kind=RouteClass.READ)

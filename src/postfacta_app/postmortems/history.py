@@ -13,18 +13,18 @@ from uuid import UUID
 from pydantic import BaseModel, JsonValue, StringConstraints
 from starlette.requests import Request
 
-from ..aside import LARGE, aside
-from ..db import Reader
+from ..aside import LARGE
 from ..errors import InvalidCursorError
-from ..incidents.access import Ref
+from ..incidents.access import Ref, seen
 from ..principal import Access
-from ..timeline.model import Facts, Op, Precision, micros
-from ..timeline.postgres import facts_of, names as names_of
-from ..timeline.rules import build
+from ..timeline.api import Kept
+from ..timeline.model import Op, Precision, micros
+from ..timeline.postgres import first_entries, names as names_of
+from ..timeline.query import Wanted
 from ..timeline.view import stamp
 from ..web.body import format_time, parse_time
 from ..web.paging import decode_members, encode_members, next_page
-from ..web.slices import Page, Routes
+from ..web.slices import Page, Routes, Snapshot
 
 __all__ = ["Event", "routes"]
 
@@ -78,13 +78,22 @@ class _Place(BaseModel):
 
 
 @routes.page("/incidents/{ref}/history", Access.READ)
-async def history(q: Reader, ref: Ref, place: _Place, *, request: Request) -> Page:
-    incident, facts = await facts_of(q, ref)
+async def history(q: Snapshot, ref: Ref, place: _Place, *, request: Request, kept: Kept) -> Page:
+    incident = await seen(q, ref)
     who = q.principal
     after = _after(place.cursor, incident.id)
     args = (incident.id, _MOST + 1, who.may(Access.WRITE), who.is_admin, *after)
     found = await q.fetch(_EVENTS, *args, operation="history")
-    titles = await aside(facts.size, _titles, facts)
+    names = {
+        (row["source"], row["external_id"])
+        for row in found
+        if row["kind"] == "timeline" and row["external_id"]
+    }
+    wanted = Wanted(include_hidden=True, names=names)
+    _, about = (
+        await first_entries(q, incident.id, wanted, kept=kept, most=len(names)) if names else (None, ())
+    )
+    titles = {(it.source, it.id): it.original_title for it in about}
     events = [_event(row, titles) for row in found[:_MOST]]
     older = None
     if len(found) > _MOST:
@@ -113,10 +122,6 @@ def _after(cursor: str | None, incident_id: UUID) -> tuple[datetime | None, str 
     except ValueError:
         pass
     raise InvalidCursorError("Start again without a cursor")
-
-
-def _titles(facts: Facts) -> Mapping[tuple[str, str], str]:
-    return {(it.source, it.id): it.original_title for it in build(facts, include_hidden=True).entries}
 
 
 # Descriptions

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Final
+from uuid import UUID
 
 from starlette.requests import Request
 
 from .. import actions
-from ..aside import LARGE, aside
-from ..db import Reader, Unit
+from ..aside import LARGE
+from ..db import Query, Reader, Unit
 from ..errors import NotFoundError, PreconditionFailedError
 from ..incidents.access import Ref, Share, lock_active, ref_text, seen
 from ..incidents.model import Incident
 from ..principal import Access
-from ..timeline.postgres import facts_of, names as names_of
-from ..timeline.rules import build
+from ..timeline.api import Kept
+from ..timeline.model import Entry
+from ..timeline.postgres import first_entries, names as names_of
+from ..timeline.query import Wanted
 from ..web.body import parse
 from ..web.fields import fields_of
 from ..web.forms import Typed
 from ..web.paging import next_page
-from ..web.slices import Call, Fields, Fill, Page
+from ..web.slices import Call, Fields, Fill, Page, Snapshot
 from . import postgres, reading
 from .api import Follows, Rev, number, read_page, read_revision, restore, routes, transition, write
 from .comparison import compare
 from .content import Category, Content, TriggerKind
 from .form import LISTS, MOST_ROWS, SECTIONS, draft, label, rows, shown, typed as typed_form
-from .model import MOVES, PostMortem, Restore, RevisionQuery, RevisionsQuery, Stage, Transition
+from .model import MOVES, Restore, RevisionQuery, RevisionsQuery, Stage, Transition
 
 __all__ = ["routes"]
 
@@ -45,38 +48,32 @@ Section = Annotated[str, Fill(_section)]
 
 
 @routes.page(_ONE, Access.READ, stale=True)
-async def read(q: Reader, ref: Ref, *, typed: Typed, share: Share) -> Page:
+async def read(q: Snapshot, ref: Ref, *, typed: Typed, share: Share, kept: Kept) -> Page:
     if typed.is_away:
         return Page("postmortem_unsaved.html", {"here": "incidents", "ref": ref_text(ref)})
-    incident, facts = await facts_of(q, ref)
+    incident, narrative = await first_entries(q, ref, Wanted(is_narrative=True), kept=kept, most=reading.MOST)
     last = await postgres.read(q, incident.id)
-    acted = await actions.of(q, incident.id)
+    content, acted = last.content if last else Content(), await actions.of(q, incident.id)
+    moved = (await postgres.compared(q, last)).timeline_changes if last else None
+    changed: Sequence[reading.Mention] = reading.changed(moved) if moved else ()
     share([incident])
-
-    def draw() -> Mapping[str, object]:
-        content = last.content if last else Content()
-        timeline = build(facts)
-        entries = timeline.entries
-        moved = PostMortem.of(last, facts, timeline).timeline_changes if last else None
-        changed: Sequence[reading.Mention] = reading.changed(moved) if moved else ()
-        stage = last.status if last else None
-        return {
-            "revision": last,
-            "content": content,
-            "headline": reading.headline(moved) if moved else None,
-            "changed": changed[:_MOST_CHANGED],
-            "unlisted": len(changed[_MOST_CHANGED:]),
-            "cited": reading.cited(content, entries),
-            "narrative": reading.narrative(entries),
-            "actions": acted,
-            "missing": reading.missing(content, acted),
-            "moves": [it for it in MOVES[stage] if it is not Stage.WAIVED],
-            "may_waive": Stage.WAIVED in MOVES[stage],
-            "transition": fields_of(Transition),
-        }
-
-    names = await names_of(q, {last.author} if last else set())
-    return _page("postmortem.html", q, incident, **await aside(LARGE, draw), names=names)
+    stage = last.status if last else None
+    context = {
+        "revision": last,
+        "content": content,
+        "headline": reading.headline(moved) if moved else None,
+        "changed": changed[:_MOST_CHANGED],
+        "unlisted": len(changed[_MOST_CHANGED:]),
+        "cited": await _cited(q, incident, content, kept=kept),
+        "narrative": reading.mentions(narrative),
+        "actions": acted,
+        "missing": reading.missing(content, acted),
+        "moves": [it for it in MOVES[stage] if it is not Stage.WAIVED],
+        "may_waive": Stage.WAIVED in MOVES[stage],
+        "transition": fields_of(Transition),
+        "names": await names_of(q, {last.author} if last else set()),
+    }
+    return _page("postmortem.html", q, incident, **context)
 
 
 @routes.page(f"{_ONE}/revisions", Access.READ)
@@ -89,8 +86,8 @@ async def listed(q: Reader, ref: Ref, query: RevisionsQuery, *, request: Request
 
 
 @routes.page(f"{_ONE}/revisions/{{rev}}", Access.READ)
-async def revision(q: Reader, ref: Ref, query: RevisionQuery, *, rev: Rev) -> Page:
-    incident, facts = await facts_of(q, ref)
+async def revision(q: Snapshot, ref: Ref, query: RevisionQuery, *, rev: Rev, kept: Kept) -> Page:
+    incident = await seen(q, ref)
     asked = await read_revision(q, incident.id, rev)
     against = query.against and await read_revision(q, incident.id, query.against)
     context = {
@@ -98,17 +95,18 @@ async def revision(q: Reader, ref: Ref, query: RevisionQuery, *, rev: Rev) -> Pa
         "last": await postgres.read(q, incident.id),
         "against": against,
         "differences": compare(against.content, asked.content) if against else None,
-        "cited": reading.cited(asked.content, (await aside(facts.size, build, facts)).entries),
+        "cited": await _cited(q, incident, asked.content, kept=kept),
         "names": await names_of(q, {asked.author}),
     }
     return _page("revision.html", q, incident, **context)
 
 
 @routes.page(f"{_ONE}/edit/{{section}}", Access.WRITE)
-async def edit(q: Reader, ref: Ref, *, section: Section, typed: Typed) -> Page:
-    incident, facts, last = None, None, None
+async def edit(q: Snapshot, ref: Ref, *, section: Section, typed: Typed, kept: Kept) -> Page:
+    entries: Sequence[Entry] = ()
+    incident, last = None, None
     if not typed.is_away:
-        incident, facts = await facts_of(q, ref)
+        incident, entries = await _offered(q, ref, kept)
         last = await postgres.read(q, incident.id)
     if refusal := typed.refusal:
         form, rev = typed_form(section, typed.fields), number(typed.fields.get("rev", ""))
@@ -118,7 +116,6 @@ async def edit(q: Reader, ref: Ref, *, section: Section, typed: Typed) -> Page:
         refusal.status == PreconditionFailedError.status or refusal.is_spent
     )
     there = last.content if last and is_outdated else None
-    entries = (await aside(facts.size, build, facts)).entries if facts else ()
     context = {
         "here": "incidents",
         "ref": incident.ref if incident else ref_text(ref),
@@ -129,8 +126,8 @@ async def edit(q: Reader, ref: Ref, *, section: Section, typed: Typed) -> Page:
         "count": min(len(rows(section, form)) + 1, MOST_ROWS),
         "rev": (last.rev if last else 0) if is_outdated and incident else rev,
         "there": there,
-        "cited": reading.cited(there, entries) if there else {},
-        "entries": reading.offered(entries),
+        "cited": await _cited(q, incident, there, kept=kept) if there and incident else {},
+        "entries": reading.mentions(entries),
         "errors": refusal.by_field if refusal else {},
         "labels": {name: label(name) for name in refusal.by_field} if refusal else {},
         "kinds": list(TriggerKind),
@@ -174,7 +171,26 @@ def _follow_anything(_: str | None) -> None:
     """Accept any revision."""
 
 
-def _page(template: str, q: Reader, incident: Incident, **context: object) -> Page:
+async def _cited(
+    q: Query, incident: Incident, content: Content, *, kept: Kept
+) -> Mapping[tuple[str, str], reading.Mention]:
+    names = reading.names(content)
+    wanted = Wanted(names=names)
+    _, found = (
+        await first_entries(q, incident.id, wanted, kept=kept, most=len(names)) if names else (None, ())
+    )
+    return reading.cited(content, found)
+
+
+async def _offered(q: Query, ref: UUID | int, kept: Kept) -> tuple[Incident, Sequence[Entry]]:
+    """Return the entries that a form offers: all, or only the narrative if there are too many."""
+    incident, entries = await first_entries(q, ref, Wanted(), kept=kept, most=reading.MOST + 1)
+    if len(entries) <= reading.MOST:
+        return incident, entries
+    return await first_entries(q, ref, Wanted(is_narrative=True), kept=kept, most=reading.MOST)
+
+
+def _page(template: str, q: Query, incident: Incident, **context: object) -> Page:
     may_write = q.principal.may(Access.WRITE) and incident.archived_at is None
     known = {"here": "incidents", "item": incident, "tab": "postmortem", "may_write": may_write}
     return Page(template, {**known, "sections": SECTIONS, **context}, size=LARGE)

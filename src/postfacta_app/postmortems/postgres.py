@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 
+from ..aside import aside
 from ..db import VISIBLE, Query, Unit, sees
 from ..incidents.postgres import where_of
 from ..incidents.query import IncidentFilters
 from ..principal import Access, Principal
+from ..signals.precision import PRECISIONS
+from ..timeline.postgres import facts_of
+from ..timeline.rules import RULES
 from .content import Content
-from .model import FactorCount, Revision, RevisionSummary
+from .model import ChangedEntry, FactorCount, PostMortem, Revision, RevisionSummary, TimelineChanges
 
-__all__ = ["append", "factors", "page", "read"]
+__all__ = ["append", "compared", "factors", "page", "read"]
 
 _SUMMARY = "r.rev, r.status, r.message, r.restored_from, r.author, r.at"
 _COLUMNS = f"""{_SUMMARY}, r.incident_id, r.schema_version, r.content::text, r.timeline_digest, r.timeline_at, r.rules"""
@@ -42,6 +48,49 @@ select f->>'slug' as slug, f->>'category' as category, count(*) as count,
        array_agg('INC-' || p.number order by p.number) as incidents
   from published p cross join lateral jsonb_array_elements(p.content->'factors') f
  group by 1, 2 order by count(*) desc, (f->>'slug') collate "C", (f->>'category') collate "C" limit 500"""
+
+# Only what was written since can differ, and what stands on a clock that was moved since.
+_CHANGES = """
+with was as materialized (select * from timeline_seen($1, $2) e where not e.hidden),
+is_now as materialized (
+  select e.* from timeline_entries e where e.incident_id = $1 and e.present and not e.hidden
+     and (e.since > $2 or e.shift is not null and e.source = any ((select array(select m.source from timeline_moved($1, $2) m))::text[]))),
+differing as (
+  select n.source is null as is_gone, w.source is null as is_new, (w.t, w.p) is distinct from (n.t, n.p) as is_moved,
+    (w.title, w.sha) is distinct from (n.title, n.sha) as is_retitled, (w.pinned is distinct from n.pinned) as is_pinned,
+    coalesce(n.source, w.source) as source, coalesce(n.id, w.id) as id, coalesce(n.kind, w.kind) as kind, coalesce(n.t, w.t) as t,
+    coalesce(n.p, w.p) as p, coalesce(n.title, w.title) as title, coalesce(n.k, w.k) as k,
+    coalesce(n.unnumbered, w.unnumbered) as unnumbered, coalesce(n.sequence, w.sequence) as sequence
+    from was w full join is_now n on n.source = w.source collate "C" and n.id = w.id collate "C")
+select coalesce((select json_agg(json_build_array(is_gone, is_new, is_moved, is_retitled, source, id, kind, t, p, title)
+    order by t, p, k, source collate "C", unnumbered, sequence collate "C", id collate "C")
+    from differing where is_gone or is_new or is_moved or is_retitled or is_pinned), '[]')::text as entries,
+  timeline_milestones($1, $2) <> timeline_milestones($1, 'infinity') as milestones
+  from incident_measures where incident_id = $1 and rules = $3"""
+
+
+async def compared(q: Query, revision: Revision) -> PostMortem:
+    """Compare the timeline as of a revision that the caller may read with the current one."""
+    args = (revision.incident_id, revision.timeline_at, RULES)
+    rows = await q.fetch(_CHANGES, *args, operation="postmortem_changes")
+    if not rows:  # It is not kept yet.
+        _, facts = await facts_of(q, revision.incident_id)
+        return await aside(facts.size, PostMortem.of, revision, facts)
+    found: list[tuple[Any, ...]] = json.loads(rows[0]["entries"])
+    changes = _changes(found) if found or rows[0]["milestones"] else None
+    return PostMortem(**dict(revision), timeline_changed=changes is not None, timeline_changes=changes)
+
+
+def _changes(found: Sequence[tuple[Any, ...]]) -> TimelineChanges:
+    lists: dict[str, list[ChangedEntry]] = {name: [] for name in TimelineChanges.model_fields}
+    for is_gone, is_new, is_moved, is_retitled, source, identity, kind, t, p, title in found:
+        entry = ChangedEntry(source=source, id=identity, kind=kind, t=t, p=PRECISIONS[int(p)], title=title)
+        is_there = not (is_gone or is_new)
+        which = (is_new, is_gone, is_there and is_moved, is_there and is_retitled)
+        for name, applies in zip(lists, which, strict=True):
+            if applies:
+                lists[name].append(entry)
+    return TimelineChanges(**lists)
 
 
 async def read(q: Query, incident_id: UUID, rev: int | None = None) -> Revision | None:

@@ -1,4 +1,4 @@
-"""Entries on a post-mortem's page: those that changed since, those it cites, those a form offers."""
+"""Entries on a post-mortem's page: those that changed since, and those it cites."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Final, Protocol
 from ..actions import Action
 from ..timeline.edits import EntryRef
 from ..timeline.model import Entry, Precision, moment
-from ..timeline.view import anchor, clock, is_narrative
+from ..timeline.view import anchor, clock
 from .content import Content
 from .form import entry_text
 from .model import TimelineChanges, lacks
 
-__all__ = ["Mention", "changed", "cited", "headline", "missing", "narrative", "offered"]
+__all__ = ["MOST", "Mention", "changed", "cited", "headline", "mentions", "missing", "names"]
 
 _KINDS: Final = {
     "added": "added",
@@ -23,7 +23,8 @@ _KINDS: Final = {
     "retitled": "renamed",
     "removed": "removed",
 }
-_MOST: Final = 500
+MOST: Final = 500
+"""The most entries that a page lists or a form offers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,28 +78,24 @@ def changed(changes: TimelineChanges) -> Sequence[Mention]:
     ]
 
 
-def cited(content: Content, entries: Iterable[Entry]) -> Mapping[tuple[str, str], Mention]:
-    """Return the cited entries by source and id; those not on the timeline have no time."""
-    there = {(it.source, it.id): it for it in entries}
+def names(content: Content) -> Sequence[tuple[str, str]]:
+    """List the source and id of each entry that it cites."""
     named: list[EntryRef] = [ref for factor in content.factors for ref in factor.evidence]
     if content.trigger.entry is not None:
         named.append(content.trigger.entry)
-    mentions: dict[tuple[str, str], Mention] = {}
-    for ref in named:
-        key = (ref.source, ref.id)
-        words = entry_text(*key)
-        mentions[key] = _mention(there[key]) if key in there else Mention(words, words)
-    return mentions
+    return [(ref.source, ref.id) for ref in named]
 
 
-def narrative(entries: Iterable[Entry]) -> Sequence[Mention]:
-    """List the entries of the narrative: written, done or pinned by people."""
-    return [_mention(it) for it in entries if is_narrative(it)][:_MOST]
+def cited(content: Content, entries: Iterable[Entry]) -> Mapping[tuple[str, str], Mention]:
+    """Return the cited entries by source and id; those not on the timeline have no time."""
+    there = {(it.source, it.id): it for it in entries}
+    words = {key: entry_text(*key) for key in names(content)}
+    return {key: _mention(there[key]) if key in there else Mention(it, it) for key, it in words.items()}
 
 
-def offered(entries: Sequence[Entry]) -> Sequence[Mention]:
-    """List the entries that a form offers: all, or only the narrative if there are too many."""
-    return [_mention(it) for it in entries] if len(entries) <= _MOST else narrative(entries)
+def mentions(entries: Iterable[Entry]) -> Sequence[Mention]:
+    """List entries, each in one line."""
+    return [_mention(it) for it in entries]
 
 
 def missing(content: Content, actions: Iterable[Action]) -> Sequence[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
-__all__ = ["Precision"]
+__all__ = ["PRECISIONS", "Precision"]
 
 
 class Precision(StrEnum):
@@ -39,4 +39,6 @@ _WIDTHS: Final = {
     Precision.SECOND: 1_000_000,
     Precision.EXACT: 1,
 }
+PRECISIONS: Final = tuple(Precision)
+"""All of them, by their rank."""
 _RANKS: Final = {precision: rank for rank, precision in enumerate(Precision)}

@@ -18,6 +18,7 @@ import anyio
 from ..aside import aside
 from ..db import VISIBLE, Query, Unit, sees
 from ..incidents.postgres import COLUMNS, incident_of, ref_of
+from ..signals.precision import PRECISIONS
 from .model import Entry, Instant, Milestone, Precision, micros
 from .query import NumberedPage, Slice, TimelinePage, TimelineQuery, Wanted, place
 from .rules import AHEAD, RULES, Place
@@ -28,7 +29,6 @@ COMPLETE: Final = 10_000
 """The most entries of an incident for which every answer has the digest."""
 
 _MOST_DIGESTS: Final = 10_000
-_RANKS: Final = tuple(sorted(Precision, key=lambda it: it.rank))
 _KEY: Final = 'e.t, e.p, e.k, e.source collate "C", e.unnumbered, e.sequence collate "C", e.id collate "C"'
 _COLUMNS: Final = """e.source, e.id, e.signal_id, e.kind, e.t, e.p, e.k, e.unnumbered, e.sequence, e.occurred, e.known_at,
   e.title, e.original, e.sha, e.pinned, e.hidden"""
@@ -59,6 +59,9 @@ _TIE_NOW: Final = """exists (select from timeline_entries x where x.incident_id 
 # As `is_narrative` of the page.
 _NARRATIVE: Final = """(e.pinned or e.kind = 'action' or e.source in ('human', 'postfacta')
   or e.source >= 'manual/' and e.source < 'manual0')"""
+_NAMED: Final = (
+    '(e.source, e.id) in (select n.source collate "C", n.id collate "C" from unnest({}, {}) n(source, id))'
+)
 _ID: Final = f"select i.id from incidents i where {VISIBLE} and (i.id = $3::uuid or i.number = $4::bigint)"  # noqa: S608
 _KEPT: Final = """{e}.incident_id = (select id from i) and {e}.present and {e}.since <= (select until from i)
   and ({e}.shift is null or {e}.source <> all ((select array(
@@ -202,6 +205,9 @@ class _Sql:
         own = [whole, *([] if wanted.include_hidden else ["not e.hidden"])]
         if wanted.is_narrative:
             own.append(_NARRATIVE)
+        if wanted.names is not None:
+            of = [self.bind([name[part] for name in wanted.names], "text[]") for part in (0, 1)]
+            own.append(_NAMED.format(*of))
         return whole, " and ".join(own)
 
 
@@ -224,32 +230,17 @@ def _sql_of(query: TimelineQuery, after: Place | None) -> tuple[str, Sequence[ob
     if query.pinned is not None:
         own.append(f"e.pinned = {bind(query.pinned, 'boolean')}")
     if after is not None:
-        kinds = (
-            "bigint",
-            "smallint",
-            "smallint",
-            'text collate "C"',
-            "boolean",
-            *(('text collate "C"',) * 2),
-        )
+        text = 'text collate "C"'
+        kinds = ("bigint", "smallint", "smallint", text, "boolean", text, text)
         beyond = [bind(value, kind) for value, kind in zip(after, kinds, strict=True)]
         # The second lets the range of the index begin there in any plan.
         own += [f"({_KEY}) > ({', '.join(beyond)})", f"e.t >= {beyond[0]}"]
-    kept = _KEPT.format(e="e")
     of_timeline = " and ".join(whole) or "true"
-    of_other = of_timeline.replace("e.", "x.")
-    tie = _TIE.format(kept=_KEPT.format(e="x"), whole=of_other)
+    tie = _TIE.format(kept=_KEPT.format(e="x"), whole=of_timeline.replace("e.", "x."))
     statement = _SLICE.format(
-        incident=COLUMNS,
-        visible=VISIBLE,
-        columns=_COLUMNS,
-        kept=kept,
-        own=" and ".join(own) or "true",
-        whole=of_timeline,
-        key=_KEY,
-        limit=bind(query.limit + 1, "int"),
-        entry=_ENTRY.format(tie=tie),
-    )
+        incident=COLUMNS, visible=VISIBLE, columns=_COLUMNS, kept=_KEPT.format(e="e"), own=" and ".join(own) or "true",
+        whole=of_timeline, key=_KEY, limit=bind(query.limit + 1, "int"), entry=_ENTRY.format(tie=tie),
+    )  # fmt: skip
     return statement, sql.args
 
 
@@ -266,27 +257,9 @@ def _entries(texts: Sequence[str]) -> list[Entry]:
 def _entry(it: Sequence[Any]) -> Entry:
     received = it[14]
     return Entry(
-        source=it[0],
-        id=it[1],
-        kind=it[2],
-        t=it[3],
-        p=_RANKS[int(it[4])],
-        title=it[5],
-        sha=it[6],
-        pinned=it[7],
-        hidden=it[8],
-        occurred_at=it[9],
-        original_precision=Precision(it[10] or "exact"),
-        original_title=it[11],
-        sequence=it[12],
-        known_at=it[13],
-        received_at=received,
-        time_basis=it[15] or "event",
-        clock_suspect=received is not None and it[9] > received + AHEAD,
-        signal_id=UUID(it[16]) if it[16] else None,
-        services=tuple(it[17] or ()),
-        environment=it[18],
-        links=tuple(it[19] or ()),
-        conflicts=it[20],
-        tie=it[21],
-    )
+        source=it[0], id=it[1], kind=it[2], t=it[3], p=PRECISIONS[int(it[4])], title=it[5], sha=it[6], pinned=it[7],
+        hidden=it[8], occurred_at=it[9], original_precision=Precision(it[10] or "exact"), original_title=it[11],
+        sequence=it[12], known_at=it[13], received_at=received, time_basis=it[15] or "event",
+        clock_suspect=received is not None and it[9] > received + AHEAD, signal_id=UUID(it[16]) if it[16] else None,
+        services=tuple(it[17] or ()), environment=it[18], links=tuple(it[19] or ()), conflicts=it[20], tie=it[21],
+    )  # fmt: skip

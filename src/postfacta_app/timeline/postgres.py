@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import fields
+from functools import partial
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -17,15 +20,17 @@ from ..incidents.model import Incident
 from ..incidents.postgres import COLUMNS, incident_of, ref_of
 from .annotations import NewAnnotation, ShownAnnotation
 from .edits import EntryRef, NewEdit, ShownEdit
-from .kept import digest_kept
+from .kept import KeptTimelines, digest_kept
 from .model import Annotation, Content, Edit, Entry, Facts, Op, Precision, Signal, StatusChange
-from .query import Paging
+from .query import Paging, Wanted
 from .rules import build
 from .verify import Revision
 
+F = TypeVar("F", Signal, StatusChange, Annotation, Edit)
+
 __all__ = [
     "add_annotation", "add_edit", "annotation", "annotation_page", "contents", "decided", "digest_in", "edit_page",
-    "facts_in", "facts_of", "names", "revised", "said", "supersede",
+    "facts_in", "facts_of", "first_entries", "names", "revised", "said", "supersede",
 ]  # fmt: skip
 
 
@@ -146,6 +151,21 @@ async def facts_in(unit: Unit, incident_id: UUID) -> Facts:
     return await aside_locked(_size(row), _facts, row)
 
 
+async def first_entries(
+    q: Query, ref: UUID | int, wanted: Wanted, *, kept: KeptTimelines, most: int
+) -> tuple[Incident, Sequence[Entry]]:
+    """Read an incident and the first entries of a view of the present; build it if the database does not keep it yet.
+
+    Raises:
+        NotFoundError: If the caller may not see the incident.
+    """
+    if (page := await kept.page(q, ref, wanted, size=most)) is not None:
+        return page.incident, page.entries
+    incident, facts = await facts_of(q, ref)
+    whole = await aside(facts.size, partial(build, facts, include_hidden=wanted.include_hidden))
+    return incident, [it for it in whole.entries if wanted.shows(it)][:most]
+
+
 async def digest_in(unit: Unit, incident_id: UUID) -> str:
     """Return the digest of the timeline of an incident that the unit has locked."""
     if (kept := await digest_kept(unit, incident_id)) is not None:
@@ -261,32 +281,16 @@ def _entry_ref(source: str | None, identity: str | None) -> EntryRef | None:
 
 
 def _edit(row: asyncpg.Record) -> ShownEdit:
-    return ShownEdit(
-        id=row["id"],
-        at=row["at"],
-        op=row["op"],
-        signal_id=row["signal_id"],
-        entry=_entry_ref(row["source"], row["external_id"]),
-        source=row["source"] if row["external_id"] is None else None,
-        value=None if row["value"] is None else json.loads(row["value"]),
-        reason=row["reason"],
-        actor=row["actor"],
-    )
+    source = row["source"] if row["external_id"] is None else None
+    value = None if row["value"] is None else json.loads(row["value"])
+    entry = _entry_ref(row["source"], row["external_id"])
+    return ShownEdit.model_validate({**row, "entry": entry, "source": source, "value": value})
 
 
 def _annotation(row: asyncpg.Record) -> ShownAnnotation:
-    return ShownAnnotation(
-        id=row["id"],
-        kind=row["kind"],
-        state=row["state"],
-        body=row["body"],
-        entry=_entry_ref(row["entry_source"], row["entry_id"]),
-        occurred_at=row["occurred_at"],
-        author=row["author"],
-        at=row["at"],
-        changed_at=row["changed_at"] if row["version"] > 1 else None,
-        version=row["version"],
-    )
+    entry = _entry_ref(row["entry_source"], row["entry_id"])
+    changed_at = row["changed_at"] if row["version"] > 1 else None
+    return ShownAnnotation.model_validate({**row, "entry": entry, "changed_at": changed_at})
 
 
 def _size(row: asyncpg.Record) -> int:
@@ -298,62 +302,18 @@ def _facts(row: asyncpg.Record) -> Facts:
         [fact for text in row[name] for fact in json.loads(text)] for name in _FACT_COLUMNS
     )
     return Facts(
-        [
-            Signal(
-                signal_id=UUID(it[0]),
-                source=it[1],
-                external_id=it[2],
-                kind=it[3],
-                occurred_at=it[4],
-                precision=Precision(it[5]),
-                title=it[6],
-                content_sha256=it[7],
-                sequence=it[8],
-                known_at=it[9],
-                received_at=it[10],
-                time_basis=it[11],
-                services=tuple(it[12]),
-                environment=it[13],
-                links=tuple(it[14]),
-                conflicts=it[15],
-            )
-            for it in signals
-        ],
-        [
-            StatusChange(
-                id=UUID(it[0]),
-                at=it[1],
-                from_status=it[2],
-                to_status=it[3],
-                outcome=it[4],
-                reason=it[5],
-                occurred_at=it[6],
-            )
-            for it in changes
-        ],
-        [
-            Annotation(
-                id=UUID(it[0]),
-                root=UUID(it[1]),
-                at=it[2],
-                kind=it[3],
-                state=it[4],
-                body=it[5],
-                occurred_at=it[6],
-                retracted=it[7],
-            )
-            for it in annotations
-        ],
-        [
-            Edit(
-                id=UUID(it[0]),
-                at=it[1],
-                op=Op(it[2]),
-                signal_id=UUID(it[3]) if it[3] else None,
-                source=it[4],
-                external_id=it[5],
-                value=it[6],
-            )
-            for it in edits
-        ],
+        _made(Signal, signals, signal_id=UUID, precision=Precision, services=tuple, links=tuple),
+        _made(StatusChange, changes, id=UUID),
+        _made(Annotation, annotations, id=UUID, root=UUID),
+        _made(Edit, edits, id=UUID, op=Op, signal_id=lambda text: UUID(text) if text else None),
     )
+
+
+def _made(of: type[F], rows: Sequence[Sequence[Any]], **read: Callable[[Any], Any]) -> list[F]:
+    """Make facts of one kind; the columns are its fields, in their order."""
+    names = [(it.name, read.get(it.name, _as_it_is)) for it in fields(of)]
+    return [of(**{name: make(it) for (name, make), it in zip(names, row, strict=True)}) for row in rows]
+
+
+def _as_it_is(value: Any) -> Any:
+    return value

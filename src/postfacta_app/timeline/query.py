@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal, Self
@@ -18,6 +18,7 @@ from .annotations import ShownAnnotation
 from .edits import ShownEdit
 from .model import Entry, Instant, Milestone
 from .rules import RULES, Place, Timeline, sort_key
+from .view import is_narrative
 
 __all__ = [
     "NumberedPage",
@@ -153,6 +154,7 @@ class Wanted:
 
     Attributes:
         entry: Selects the page of the first entry for which it holds, given its source and id.
+        names: Only the entries with these sources and ids.
     """
 
     page: int = 1
@@ -160,6 +162,12 @@ class Wanted:
     include_hidden: bool = False
     is_narrative: bool = False
     entry: Callable[[str, str], bool] | None = None
+    names: Collection[tuple[str, str]] | None = None
+
+    def shows(self, entry: Entry) -> bool:
+        """Return whether an entry is among those of the view."""
+        is_named = self.names is None or (entry.source, entry.id) in self.names
+        return is_named and (not self.is_narrative or is_narrative(entry))
 
 
 @dataclass(frozen=True, slots=True)

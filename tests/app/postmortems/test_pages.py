@@ -300,3 +300,30 @@ async def test_what_was_typed_survives_a_database_that_does_not_answer(desk: Des
     assert "Nothing to learn." in refused.text
     await screen.send(answer, path, having="rev")
     assert (await desk.get("/postmortem"))["content"]["summary"] == "Long thought about."
+
+
+async def test_no_page_of_a_kept_timeline_reads_all_facts(
+    desk: Desk, screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signal = {"kind": "change", "source": "ci", "id": "deploy 7", "title": "Deploy 7"}
+    await desk.send("POST", "/api/v1/signals", expect=200, json={"incident": desk.ref, "items": [signal]})
+    entry = {"source": "manual/ci", "id": "deploy 7"}
+    await desk.write(0, FULL | {"factors": [FACTOR | {"evidence": [entry]}]}, expect=201)
+    await desk.send("POST", "/edits", expect=201, json={"op": "hide", "entry": entry, "reason": "Noise"})
+    await desk.send("POST", "/edits", expect=201, json={"op": "unhide", "entry": entry})
+    renamed = {"op": "set_title", "entry": entry, "value": {"title": "Deploy 8"}}
+    await desk.send("POST", "/edits", expect=201, json=renamed)
+
+    def refuse(_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("postfacta_app.timeline.postgres._facts", refuse)
+    path = f"/incidents/{desk.ref}"
+    page = (await screen.get(f"{path}/postmortem")).text
+    assert "1 entry renamed since this version" in page
+    assert "Deploy 8" in page
+    assert "Deploy 8" in (await screen.get(f"{path}/postmortem/revisions/1")).text
+    assert "Deploy 8" in (await screen.get(f"{path}/postmortem/edit/factors")).text
+    assert "Hid “Deploy 7”" in (await screen.get(f"{path}/history")).text
+    changes = (await desk.get("/postmortem"))["timeline_changes"]
+    assert [it["title"] for it in changes["retitled"]] == ["Deploy 8"]

@@ -20,6 +20,9 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from postfacta_app.db import Unit
 from postfacta_app.durations.model import Phase, durations, marks
 from postfacta_app.migrations import upgrade
+from postfacta_app.postmortems import postgres
+from postfacta_app.postmortems.content import Content
+from postfacta_app.postmortems.model import PostMortem, Revision, Stage
 from postfacta_app.principal import ANONYMOUS
 from postfacta_app.timeline.kept import KeptTimelines
 from postfacta_app.timeline.model import (
@@ -66,6 +69,13 @@ MOVES = (("OPEN", None), ("IN_PROGRESS", None), ("RESOLVED", None), ("CLOSED", "
 
 class _RollBackError(Exception):
     """Ends a transaction without a trace."""
+
+
+# Of a revision, what its comparison with the present does not read.
+_REVISION = {
+    "rev": 1, "status": Stage.DRAFT, "message": None, "restored_from": None, "author": "ada", "at": moment(0),
+    "schema_version": 1, "content": Content(), "timeline_digest": "", "rules": RULES,
+}  # fmt: skip
 
 
 @st.composite
@@ -175,9 +185,17 @@ async def differences(
             found.append(f"entries {told}: {items} for {wanted}")
         if (digest, etag, milestones) != (whole.digest, whole.etag, whole.milestones):
             found.append(f"digest {told}")
+    found += [it for until in range(8) for it in await _change_differences(unit, incident, facts, until)]
     if random is not None:
         found += await _page_differences(unit, incident, facts, random)
     return [*found, *await _measure_differences(connection, incident, facts)]
+
+
+async def _change_differences(unit: Unit, incident: UUID, facts: Facts, until: int) -> Iterable[str]:
+    """Compare what a post-mortem of that time says of the present."""
+    revision = Revision.model_validate(_REVISION | {"incident_id": incident, "timeline_at": moment(until)})
+    got, wanted = await postgres.compared(unit, revision), PostMortem.of(revision, facts)
+    return [] if got == wanted else [f"changes since {until}: {got} for {wanted}"]
 
 
 async def _measure_differences(connection: Connection, incident: UUID, facts: Facts) -> Iterable[str]:
@@ -310,6 +328,9 @@ AIMED = {
         [],
         [SHOWN, _entry(Op.HIDE, 5)],
     ),
+    "a pin": _edited(_entry(Op.PIN, 5)),
+    "an entry that came back": _edited(_entry(Op.HIDE, 3), _entry(Op.UNHIDE, 5)),
+    "a milestone": _edited(edit(Op.MILESTONE, 5, uuid4(), value={"name": "detected", **_BY_HAND})),
     "a remark that was retracted": Facts(
         annotations=[
             Annotation(id=(note := uuid4()), root=note, at=2, kind="note", body="Said", occurred_at=NOON),
@@ -362,6 +383,39 @@ async def test_each_clause_is_missed_when_it_changes(app_database: Database) -> 
                 await app_database.execute(whole.replace(says, mutant), operation="test")
                 assert not await _survives(app_database)
                 await app_database.execute(whole, operation="test")
+
+
+CHANGE_MUTANTS = {
+    "pins are no changes": (" or is_pinned", ""),
+    "clocks change nothing": ("e.shift is not null and e.source", "false and e.source"),
+    "hidden entries count": ("and e.present and not e.hidden", "and e.present"),
+    "hidden entries counted": ("e where not e.hidden),", "e),"),
+    "milestones are no changes": ("timeline_milestones($1, 'infinity')", "timeline_milestones($1, $2)"),
+}
+
+
+@pytest.mark.usefixtures("programs")
+async def test_each_clause_of_what_changed_is_missed(
+    app_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statement: str = vars(postgres)["_CHANGES"]
+
+    async def is_right() -> bool:
+        for facts in AIMED.values():
+            order = Random(0)  # noqa: S311 - for no secret
+            async with written(app_database, facts, order, by_backfill=False) as (connection, incident):
+                unit = Unit(connection, ANONYMOUS, None)
+                if any([await _change_differences(unit, incident, facts, until) for until in range(8)]):
+                    return False
+        return True
+
+    assert await is_right()
+    with every() as case:
+        for what, (says, mutant) in CHANGE_MUTANTS.items():
+            with case(what):
+                assert says in statement
+                monkeypatch.setattr(postgres, "_CHANGES", statement.replace(says, mutant))
+                assert not await is_right()
 
 
 @pytest.fixture
