@@ -25,7 +25,7 @@ from anyio.abc import TaskGroup
 from .clock import MONOTONIC, Clock, random_id
 from .context import RequestContext, bind_request, release_request
 from .drain._course import Course, DrainLimits, Phase
-from .drain.signals import Interception, intercept
+from .drain.signals import Interception
 from .errors import DeadlineExceededError, StoppedError
 from .events import Drained, Observer, PolicyCreated, Sample, SignalsIntercepted, observing, process_observer
 from .limits._waiting import Priority
@@ -164,7 +164,7 @@ class Worker:
     def __enter__(self) -> Self:
         if self._course.phase is Phase.STOPPED:
             self._course, self._told, self._cancelled = Course(self._limits), Phase.STARTING, 0
-        self._interception = intercept(lambda _: self.drain())
+        self._interception = Interception(lambda _: self.drain())
         mechanism = self._interception.mechanism
         self._observe(SignalsIntercepted(mechanism, in_place=mechanism != "none"))
         self._course.start(self._clock())

@@ -14,7 +14,7 @@ from typing import Any
 
 import anyio
 
-from postfacta_core.drain.signals import Interception, intercept
+from postfacta_core.drain.signals import Interception
 
 FOLDER = Path(os.environ["SIGNALS_FOLDER"])
 NOTES = os.open(FOLDER / "notes", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -59,7 +59,7 @@ async def lifespan(
 ) -> None:
     await receive()
     drain = Drain()
-    drain.interception = intercept(drain.on_signal)
+    drain.interception = Interception(drain.on_signal)
     note("starting")
     if "SIGNALS_SLOW" in os.environ:
         await anyio.sleep(1.5)

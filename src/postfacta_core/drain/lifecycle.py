@@ -32,7 +32,7 @@ from ..errors import StoppedError
 from ..events import Drained, Observer, SignalsIntercepted, fan_out, ignore
 from ..terminal import is_ctrl_c
 from ._course import Course, DrainLimits, Phase, RecycleLimits
-from .signals import Interception, intercept
+from .signals import Interception
 
 __all__ = ["Lifecycle"]
 
@@ -188,7 +188,7 @@ class Lifecycle:
             self._begin()
         self._is_entered = True
         self._running.is_closed = False
-        self._interception = intercept(self._hear)
+        self._interception = Interception(self._hear)
         self._observe(SignalsIntercepted(self.mechanism, in_place=self.mechanism != "none"))
         self._running.on_tick = self._on_tick
         self._thread.start()
@@ -277,7 +277,7 @@ class Lifecycle:
         if interception is None or self.is_draining or self.mechanism == "none" or interception.is_in_place():
             return
         interception.close()
-        self._interception = intercept(self._hear)
+        self._interception = Interception(self._hear)
         self._observe(SignalsIntercepted(self.mechanism, in_place=self._interception.is_in_place()))
 
     # From here on in a thread of its own.

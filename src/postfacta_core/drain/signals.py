@@ -28,36 +28,27 @@ from pathlib import Path
 
 from ._mechanisms import Mechanism, choose, is_reloaded
 
-__all__ = ["Interception", "intercept"]
+__all__ = ["Interception"]
 
 _VARIABLE = "POSTFACTA_DRAIN_FILE"
 _POLL = 0.05
 
 
-def intercept(on_signal: Callable[[int], None]) -> Interception:
-    """Intercept the server's handling of SIGTERM, and of SIGINT where the server handles that too.
+class Interception:
+    """Stands between SIGTERM and the server, until `release` or `close`; SIGINT too, where the server handles that.
 
-    Call it on the event loop while the lifespan starts: by then servers have installed their handlers. It raises
-    nothing; where no mechanism applies, the server gets its signals as if we were not here.
+    Make it on the event loop while the lifespan starts: by then servers have installed their handlers. It raises
+    nothing; where no mechanism applies, the server gets its signals as if we were not here. Signals are kept back, as
+    often as they come: granian locks up if three reach it. Only `release` lets the server have one.
 
     A worker whose loop is blocked by Python code catches it immediately with `wrap` and `default`, and when the loop
     goes on with `loop`, `uvloop` and `event`. In a terminal, Ctrl-C reaches a worker as SIGINT and once more as its
-    parent's
-    SIGTERM: these two are one request to stop, and a second one of the same kind is a second request.
+    parent's SIGTERM: these two are one request to stop, and a second one of the same kind is a second request.
 
     Args:
-        on_signal: Called with each signal, repeats included, and before this returns if one comes early. It runs
+        on_signal: Called with each signal, repeats included, and before this is made if one comes early. It runs
             in a signal handler, on the loop or in a thread, possibly in the midst of itself: it must be quick
             and take no lock. What it raises is dropped.
-    """
-    return Interception(on_signal)
-
-
-class Interception:
-    """Stands between SIGTERM and the server, from `intercept` until `release` or `close`.
-
-    Signals are kept back, as often as they come: granian locks up if three reach it. Only `release` lets the server
-    have one.
     """
 
     mechanism: str

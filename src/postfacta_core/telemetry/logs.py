@@ -12,6 +12,7 @@ import math
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
 
 from ..clock import MONOTONIC, WALL, Clock
@@ -254,7 +255,7 @@ class AccessLog(NullRecorder):
                 write: Any = getattr(handlers[0], "write_access", None)
                 if write is not None and write(members, self._wall(), self._line):
                     return
-            record = self._cast()
+            record = self._cast(members)
         record = record or self._make(level, error)
         record.__dict__.update(members)
         self._logger.handle(record)
@@ -276,7 +277,7 @@ class AccessLog(NullRecorder):
         record.__dict__.update(self._constant)
         return record
 
-    def _cast(self) -> logging.LogRecord:
+    def _cast(self, members: Mapping[str, object]) -> logging.LogRecord:
         """Make a record like the one before, but for its time.
 
         Logging would look up file, thread and process for each: here they are looked up once a second, and in
@@ -288,6 +289,8 @@ class AccessLog(NullRecorder):
             fields = vars(self._make(logging.INFO, None))
             # The task is another one for the next request; before Python 3.12 a record does not know it.
             fields |= dict.fromkeys(fields.keys() & {"taskName"})
+            # A place for each member: a dictionary that has to grow is made anew.
+            fields |= dict(islice(members.items(), FIXED))
             # When logging was imported.
             loaded_at = fields["created"] - fields["relativeCreated"] / 1000
             self._mould = present, fields, loaded_at

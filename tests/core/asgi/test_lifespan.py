@@ -156,7 +156,7 @@ class Interception:
 
 @pytest.fixture
 def lifecycle(monkeypatch: pytest.MonkeyPatch) -> Lifecycle:
-    monkeypatch.setattr("postfacta_core.drain.lifecycle.intercept", Interception)
+    monkeypatch.setattr("postfacta_core.drain.lifecycle.Interception", Interception)
     limits = DrainLimits(drain_delay=0.05, drain_timeout=0.1, close_timeout=0.6)
     return Lifecycle(limits, running=RunningRequests(), force_exit=False)
 

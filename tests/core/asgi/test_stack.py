@@ -386,7 +386,7 @@ async def test_line_and_span_say_how_much_time_was_left(caplog: pytest.LogCaptur
 async def test_a_service_that_drains_serves_on_says_close_and_is_unready(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("postfacta_core.drain.lifecycle.intercept", Interception)
+    monkeypatch.setattr("postfacta_core.drain.lifecycle.Interception", Interception)
     policy = HardenOptions(drain=DrainLimits(drain_delay=30, drain_timeout=0.1, close_timeout=1))
     app = harden(starlette(), service="billing", options=policy)
     async with running(app):
@@ -414,7 +414,7 @@ async def test_a_service_that_drains_serves_on_says_close_and_is_unready(
 async def test_the_application_can_wait_for_resources_in_its_lifespan(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("postfacta_core.drain.lifecycle.intercept", Interception)
+    monkeypatch.setattr("postfacta_core.drain.lifecycle.Interception", Interception)
     app = harden(starlette(), service="billing")
     assert app.lifecycle.phase == "starting"
     async with running(app):

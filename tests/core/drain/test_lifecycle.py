@@ -63,7 +63,7 @@ class Server:
 
 @pytest.fixture(autouse=True)
 def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "intercept", Server)
+    monkeypatch.setattr(module, "Interception", Server)
 
 
 @pytest.fixture
@@ -394,7 +394,7 @@ async def test_it_reports_that_no_signal_is_caught(monkeypatch: pytest.MonkeyPat
         server.in_place = False
         return server
 
-    monkeypatch.setattr(module, "intercept", none)
+    monkeypatch.setattr(module, "Interception", none)
     monkeypatch.setattr(module, "_VERIFY_AFTER", 0.01)
     life = Life()
     assert life.lifecycle.mechanism == ""

@@ -15,7 +15,7 @@ import pytest
 
 from postfacta_core import launch
 from postfacta_core.drain import signals
-from postfacta_core.drain.signals import Interception, intercept
+from postfacta_core.drain.signals import Interception
 from tests.kit.apart import apart
 
 pytestmark = pytest.mark.usefixtures("programs")
@@ -69,7 +69,7 @@ def run(backend: str, main: Callable[[Service, Path], Awaitable[None]], *, launc
 
 def keeps_back(backend: str) -> None:
     async def main(service: Service, path: Path) -> None:
-        interception = intercept(service.tell)
+        interception = Interception(service.tell)
         assert (interception.mechanism, interception.is_in_place()) == ("wrap", True)
         for _ in range(3):
             send()
@@ -98,7 +98,7 @@ def releases_in_the_handler() -> None:
         def tell(signum: int) -> None:
             interception.release()
 
-        interception = intercept(tell)
+        interception = Interception(tell)
         send()
         await service.until_got()
         assert service.got == [signal.SIGTERM]
@@ -113,7 +113,7 @@ def test_it_may_be_released_by_the_callback() -> None:
 
 def releases_unasked() -> None:
     async def main(service: Service, path: Path) -> None:
-        interception = intercept(service.tell)
+        interception = Interception(service.tell)
         interception.release()
         await service.until_got()
         assert (service.got, service.told) == ([signal.SIGTERM], [])
@@ -131,7 +131,7 @@ def survives_its_server() -> None:
 
     async def main(service: Service, path: Path) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        kept.append(intercept(service.tell))
+        kept.append(Interception(service.tell))
 
     run("trio", main)
     kept[0].release()
@@ -145,7 +145,7 @@ def test_releasing_and_closing_too_late_or_in_the_wrong_thread_raises_nothing() 
 
 def tells_of_the_file(backend: str) -> None:
     async def main(service: Service, path: Path) -> None:
-        interception = intercept(service.tell)
+        interception = Interception(service.tell)
         assert interception.mechanism == "wrap"
         await anyio.Path(path).touch()
         await service.until_told(1)
@@ -169,7 +169,7 @@ def test_under_the_launcher_its_file_drains_and_signals_pass(backend: str) -> No
 
 def passes_at_once() -> None:
     async def main(service: Service, path: Path) -> None:
-        interception = intercept(service.tell)
+        interception = Interception(service.tell)
         await anyio.Path(path).touch()
         send()
         await service.until_got()
@@ -189,7 +189,7 @@ def cannot_look() -> None:
         os.environ[VARIABLE] = str(
             path.parent / ("x" * 300)
         )  # no name may be so long: looking for it is an error
-        interception = intercept(service.tell)
+        interception = Interception(service.tell)
         send()
         assert (len(service.told), service.got) == (1, [])
         interception.close()
@@ -203,7 +203,7 @@ def test_a_file_that_cannot_be_looked_for_is_not_there() -> None:
 
 def keeps_back_past_the_launcher() -> None:
     async def main(service: Service, path: Path) -> None:
-        interception = intercept(service.tell)
+        interception = Interception(service.tell)
         send()
         assert (len(service.told), service.got) == (1, [])
         interception.release()
@@ -219,7 +219,7 @@ def test_a_signal_past_the_launcher_is_kept_back() -> None:
 
 async def test_outside_the_main_thread_there_is_no_mechanism() -> None:
     def run_there() -> Interception:
-        return intercept(lambda signum: None)
+        return Interception(lambda signum: None)
 
     interception = await anyio.to_thread.run_sync(run_there)
     assert (interception.mechanism, interception.is_in_place()) == ("none", False)
@@ -232,7 +232,7 @@ async def test_outside_the_main_thread_the_launcher_is_noticed(
 ) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path / "drain"))
     told: list[int] = []
-    interception = await anyio.to_thread.run_sync(intercept, told.append)
+    interception = await anyio.to_thread.run_sync(Interception, told.append)
     assert (interception.mechanism, interception.is_in_place()) == ("external", True)
     (tmp_path / "drain").touch()
     with anyio.fail_after(20):
