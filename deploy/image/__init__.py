@@ -1,0 +1,1 @@
+"""The image of PostFacta, and what it is held to."""
