@@ -54,14 +54,11 @@ class PostgresBusiness:
         self._revision = revision
 
     async def connected(self) -> None:
-        """Wait until the database is available."""
         await self._database.wait_connected()
 
     async def revision(self) -> str | None:
-        """Return the schema's revision."""
         return await self._revision()
 
     async def read(self) -> Sequence[Sample]:
-        """Read all values in one query."""
         rows = await self._database.fetch(_BUSINESS, operation="business_metrics", repeatable=True)
         return [Sample(row["metric"], tuple(row["labels"]), row["value"]) for row in rows]

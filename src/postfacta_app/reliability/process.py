@@ -45,11 +45,9 @@ class Numbers:
         return [one for one in self._series.get(metric, ()) if labels.items() <= one[0].items()]
 
     def sum(self, metric: str, **labels: str) -> float:
-        """Return the sum of all series of a metric with these labels."""
         return sum(value for _, value in self.series(metric, **labels))
 
     def names(self, metric: str, label: str) -> Iterable[str]:
-        """Return the distinct values of a label in order."""
         return sorted({labels[label] for labels, _ in self.series(metric)})
 
 
@@ -60,6 +58,11 @@ class Promise:
     name: str
     aim: float
     seconds: float | None = None
+
+    @property
+    def minimum(self) -> int:
+        """The requests from which it is judged: ten may miss it."""
+        return round(10 / (1 - self.aim))
 
 
 # As in deploy/slo/postfacta.openslo.yaml, which is not deployed with the service; a test compares both.

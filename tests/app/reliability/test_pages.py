@@ -61,11 +61,12 @@ async def test_without_a_prometheus_it_says_that_it_speaks_for_this_process_alon
     page = await page_of(service)
     assert "POSTFACTA_PROMETHEUS_URL is not set, so these figures cover this process only" in page
     # Requests before the database was available were rejected, and count.
-    found = re.search(r"success-rate did not fail 99\.5 % ([✓✕]) ([\d.]+) % ([\d,]+)", page)
+    row = r"success-rate did not fail 99\.5 % ([✓\u2013]) ([\d.]+) % (?:\(judged from 2,000 on\) )?([\d,]+)"
+    found = re.search(row, page)
     assert found
     assert (found[1] == "✓") == (float(found[2]) >= 99.5)
     assert int(found[3]) >= 3
-    assert re.search("latency-p95 answered within 200 ms 95 % [✓✕]", page)
+    assert re.search("latency-p95 answered within 200 ms 95 % [✓\u2013]", page)
 
 
 async def test_the_checks_are_there_with_their_age(service: Service) -> None:

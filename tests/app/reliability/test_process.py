@@ -85,3 +85,7 @@ def test_what_a_process_promises_is_what_the_file_of_objectives_says(promise: Pr
     assert isinstance(objective.indicator.good, Selector)
     assert promise.aim == objective.slices.target
     assert objective.indicator.good.value_of("le") == f"{promise.seconds:g}"
+
+
+def test_an_objective_is_judged_once_ten_requests_may_miss_it() -> None:
+    assert [promise.minimum for promise in PROMISES] == [2000, 200, 1000]

@@ -128,3 +128,40 @@ SMALL = """() => [...document.querySelectorAll("main button, main summary, main 
     + " main nav a, main .hindsight a, main svg a")]
   .filter(it => it.getClientRects().length && it.getBoundingClientRect().height < 23.5)
   .map(it => it.outerHTML.slice(0, 80))"""
+
+
+COVERED = """() => [...document.querySelectorAll('.flags')].filter(flags => {
+  const title = document.createRange(), box = flags.getBoundingClientRect();
+  title.selectNodeContents(flags.parentElement.querySelector('h4'));
+  return [...title.getClientRects()].some(line =>
+    line.right > box.left + 1 && line.left < box.right && line.bottom > box.top + 1 && line.top < box.bottom - 1);
+}).length"""
+
+
+def test_on_a_telephone_no_button_covers_a_title_and_print_has_no_buttons(
+    browser: Browser, live: LiveService, session: StorageState
+) -> None:
+    path, other = recorded(live, "telephone"), live.record()
+    of = f"/api/v1{path}"
+    long = {**FIRING, "source": "telephone", "id": "long", "title": "Checkout fails, and " * 6 + "more"}
+    one = live.client.get(of).json()["id"]
+    sent = live.client.post("/api/v1/signals", json={"incident": one, "items": [long]})
+    assert sent.json()["results"][0]["result"] == "created", sent.text
+    entry = {"source": "manual/telephone", "id": "long"}
+    hidden = live.client.post(f"{of}/edits", json={"op": "hide", "entry": entry, "reason": "A test"})
+    assert hidden.status_code == 201, hidden.text
+    joined = live.client.post(f"{of}/links", json={"to": other["id"], "type": "related"})
+    assert joined.status_code == 201, joined.text
+    context = browser.new_context(
+        base_url=live.url, viewport={"width": 390, "height": 900}, storage_state=session
+    )
+    page = context.new_page()
+    page.goto(path)
+    page.click("text=Show 1 hidden")
+    assert page.locator(".flags", has_text="Unhide").count() == 1
+    assert page.evaluate(COVERED) == 0
+    page.emulate_media(media="print")
+    assert page.locator("button:visible").all_text_contents() == []
+    assert not page.locator("text=Add to the timeline").is_visible()
+    assert page.locator("h4:visible").count() > 1
+    context.close()
