@@ -129,6 +129,8 @@ EXPECTED: dict[str, set[str]] = {
     "GET /incidents/{ref}": READ,
     "POST /incidents/{ref}/moves": RESPONDERS,
     "POST /incidents/{ref}/edits": RESPONDERS,
+    "GET /incidents/{ref}/edit": RESPONDERS,
+    "POST /incidents/{ref}/edit": RESPONDERS,
     "POST /incidents/{ref}/links": RESPONDERS,
     # A session sends the form's token too: tests/app/timeline/test_pages.py.
     "POST /incidents/{ref}/notes": ANNOTATORS - {"viewer's session"},

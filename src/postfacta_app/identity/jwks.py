@@ -59,7 +59,6 @@ class Jwks:
 
     @property
     def is_fetching(self) -> bool:
-        """Whether a fetch is running or about to start."""
         return self._wanted.is_set()
 
     def age(self) -> float | None:
@@ -68,7 +67,6 @@ class Jwks:
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Fetch when due while the block runs."""
         self._want(self._clock())
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._keep_fetching)

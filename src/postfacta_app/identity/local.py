@@ -82,7 +82,6 @@ class Passwords:
         self._nobody = self._hasher.hash(secrets.token_urlsafe())
 
     async def hash(self, password: str) -> str:
-        """Hash a new password."""
         return await self._work(lambda: self._hasher.hash(password))
 
     async def verify(self, stored: str | None, password: str, *, is_known: bool = False) -> bool:

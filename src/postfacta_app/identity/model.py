@@ -215,17 +215,14 @@ class User(BaseModel):
 
     @property
     def etag(self) -> str:
-        """The version of the account."""
         return f'"usr-{self.version}"'
 
     @property
     def actor(self) -> str:
-        """The actor that this person's facts record."""
         return f"user:{self.id}"
 
     @property
     def principal(self) -> Principal:
-        """This person as a caller."""
         return Principal(actor=self.actor, name=self.display_name, user_id=self.id, role=self.role)
 
 

@@ -121,7 +121,6 @@ class PostgresIdentity:
         return None if row is None else Account(_user(row), row["password_hash"])
 
     async def sessions(self, user_id: UUID, this: bytes, now: datetime) -> Sequence[Session]:
-        """List the valid sessions and bearer tokens of a person, newest first."""
         args = (user_id, this, now)
         rows = await self._fetch(_SESSIONS, *args, operation="session_list")
         return [Session.model_validate(dict(row)) for row in rows]
@@ -161,7 +160,6 @@ class PostgresIdentity:
         return None if row is None else _user(row)
 
     async def external(self, name: str) -> User | None:
-        """Find an external account by issuer and subject."""
         row = await self._fetchrow(_EXTERNAL, name, operation="account_get")
         return None if row is None else _user(row)
 

@@ -68,5 +68,4 @@ class Revocations:
     def running(
         self, connected: Callable[[], Awaitable[object]], *, observer: Observer, interval: float = 2.0
     ) -> AbstractAsyncContextManager[None]:
-        """Poll once an interval, while the block runs and the database is available."""
         return repeating("revocations", self.look, connected, observer=observer, interval=interval)

@@ -26,7 +26,7 @@ from .model import (
 )
 from .query import IncidentQuery
 
-__all__ = ["change", "create", "routes", "transition"]
+__all__ = ["Hide", "change", "create", "routes", "transition"]
 
 READ, WRITE = Access.READ, Access.WRITE
 routes: Final = Routes("incident")

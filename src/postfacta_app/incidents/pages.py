@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 from urllib.parse import urlencode
 
@@ -15,13 +15,13 @@ from ..errors import AppError, FieldError, InvalidCursorError
 from ..principal import Access
 from ..web.body import read_query
 from ..web.fields import fields_of
-from ..web.forms import Typed, read_typed_time
+from ..web.forms import Typed, formed, read_typed_time
 from ..web.paging import next_page
 from ..web.routes import RouteClass
-from ..web.slices import Now, Page
-from .access import Share
-from .api import create, routes
-from .model import Kind, NewIncident, Severity, Status
+from ..web.slices import Fields, Matches, Now, Page
+from .access import Ref, Share, seen
+from .api import Hide, change, create, routes
+from .model import Change, Kind, NewIncident, Severity, Status
 from .postgres import follow_ups, page
 from .query import IncidentQuery
 
@@ -72,6 +72,26 @@ async def blank(q: Reader, *, typed: Typed) -> Page:
 @routes.form("/incidents/new", Access.WRITE, again=blank)
 async def record(unit: Unit, new: NewIncident, *, now: Now) -> str:
     return f"/incidents/{(await create(unit, new, now=now)).value.ref}"
+
+
+@routes.page("/incidents/{ref}/edit", Access.WRITE)
+async def editing(q: Reader, ref: Ref) -> Page:
+    context = {
+        "here": "incidents",
+        "item": await seen(q, ref),
+        "changed": fields_of(Change),
+        "labels": _LABELS,
+        "severities": list(Severity)[::-1],
+    }
+    return Page("edit_incident.html", context)
+
+
+@routes.form("/incidents/{ref}/edit", Access.WRITE, again=editing)
+async def edit(unit: Unit, ref: Ref, *, fields: Fields, matches: Matches, hide: Hide) -> str:
+    empty: Mapping[str, list[str]] = {"services": [], "teams": []}  # An emptied field clears what it shows.
+    sent = {name: fields[name].strip() or empty.get(name) for name in Change.model_fields if name in fields}
+    changed = await change(unit, ref, formed(Change, sent), matches=matches, hide=hide)
+    return f"/incidents/{changed.ref}"
 
 
 def asked(request: Request, model: type[M]) -> tuple[M, Sequence[FieldError]]:

@@ -60,17 +60,13 @@ _MOST_SERIES: Final = 1000
 class Source(Protocol):
     """Reads the values."""
 
-    async def connected(self) -> None:
-        """Wait until it is available."""
-        ...
+    async def connected(self) -> None: ...
 
     async def revision(self) -> str | None:
         """Return the schema's revision; None if there is no schema."""
         ...
 
-    async def read(self) -> Sequence[Sample]:
-        """Read the values of `METRICS`."""
-        ...
+    async def read(self) -> Sequence[Sample]: ...
 
 
 class BusinessMetrics(Collector):
@@ -105,13 +101,11 @@ class BusinessMetrics(Collector):
         self._shown[metric] = read
 
     def attempted(self, mode: str, outcome: str) -> None:
-        """Count an authentication attempt."""
         self.count("postfacta_auth_attempts_total", mode, outcome)
 
     def reading(
         self, source: Source, *, observer: Observer, interval: float = 60.0
     ) -> AbstractAsyncContextManager[None]:
-        """Read the values once an interval while the block runs, starting when the database is available."""
         work = partial(self._read, source)
         return repeating("business_metrics", work, source.connected, observer=observer, interval=interval)
 
@@ -130,7 +124,6 @@ class BusinessMetrics(Collector):
         return map(_family, METRICS)
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        """Return the last values and all counters."""
         families = {name: _family(name) for name in METRICS}
         counted = [Sample(metric, labels, value) for (metric, labels), value in tuple(self._counts.items())]
         age = Sample("postfacta_business_metrics_age_seconds", (), self._clock() - self._told_at)

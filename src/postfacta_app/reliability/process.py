@@ -41,7 +41,6 @@ class Numbers:
                 self._series.setdefault(sample.name, []).append((sample.labels, sample.value))
 
     def series(self, metric: str, **labels: str) -> list[tuple[Mapping[str, str], float]]:
-        """Return all series of a metric with these labels."""
         return [one for one in self._series.get(metric, ()) if labels.items() <= one[0].items()]
 
     def sum(self, metric: str, **labels: str) -> float:

@@ -63,12 +63,10 @@ class Watch:
         self._wall = wall
 
     def age(self) -> float:
-        """Return the age of `seen` in seconds."""
         return self._clock() - self.seen.at if self.seen else 0.0
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Poll while the block runs."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._keep_reading)
             yield

@@ -217,6 +217,31 @@ async def test_an_invalid_filter_is_reported_and_not_ignored(service: Service, p
     assert "Invalid filter" in answer.text
 
 
+# Editing
+
+
+async def test_an_incident_is_edited_by_its_form_and_a_change_meanwhile_is_not_lost(service: Service) -> None:
+    screen = await Screen.of(service)
+    made = await screen.send(await screen.get("/incidents/new"), "/incidents/new", TYPED, owner="Ada")
+    path = made.headers["location"]
+    first, second = [await screen.get(f"{path}/edit") for _ in range(2)]
+    done = await screen.send(
+        first, f"{path}/edit", title="Checkout fails", severity="LOW", owner="", services="pay, search"
+    )
+    assert done.headers["location"] == path
+    item = (await service.client.get(f"/api/v1{path}", headers=screen.headers)).json()
+    assert (item["title"], item["severity"], item["owner"]) == ("Checkout fails", "LOW", None)
+    assert (item["description"], item["services"]) == (TYPED["description"], ["pay", "search"])
+    again = await screen.send(second, f"{path}/edit", title="What I typed", services="", expect=412)
+    assert "What I typed" in again.text
+    wrong = await screen.send(await screen.get(f"{path}/edit"), f"{path}/edit", title="", expect=422)
+    assert 'href="#f-title"' in wrong.text
+    await screen.send(await screen.get(f"{path}/edit"), f"{path}/edit", services="")
+    item = (await service.client.get(f"/api/v1{path}", headers=screen.headers)).json()
+    assert (item["title"], item["services"]) == ("Checkout fails", [])
+    assert f'href="{path}/edit"' in (await screen.get(path)).text
+
+
 # The insights
 
 
