@@ -124,6 +124,7 @@ NO_SETTINGS: Final[Mapping[str, str]] = {
             "Tracers",
             "Tracing",
             "Turn",
+            "Turns",
             "LoopHandlers",
             "PlainHandlers",
             "TrioHandlers",
