@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from postfacta_lab.assess.rubric import rubric
+from postfacta_lab.assess.runner import Options
 from tests.kit.every import every
 from tests.lab.assess.conftest import Assess
 
@@ -80,6 +81,8 @@ def failed(found: Mapping[str, Any]) -> set[str]:
 def judge(found: Mapping[str, Any], off: tuple[str, ...], besides: tuple[str, ...] = ()) -> None:
     words = {check["id"]: (check["word"], check["evidence"]) for check in found["checks"]}
     allowed = {*off, *besides, *(other for name in off for other in CONSEQUENCES.get(name, ()))}
+    if found["machine"]["waited"] > Options().busy:  # then the command itself takes back what is timed
+        allowed |= {name for name, entry in rubric().entries.items() if entry.timed}
     with every() as case:
         for name in off:
             with case(name):
