@@ -131,7 +131,7 @@ def _instant(text: str) -> str:
 def filter_form(request: Request, errors: Sequence[FieldError]) -> dict[str, object]:
     """Return the template context of the filter form."""
     given = [(name, value) for name, value in request.query_params.multi_items() if name != "cursor"]
-    form = dict.fromkeys(_FILTERS, "")
+    form: dict[str, str] = dict.fromkeys(_FILTERS, "")
     more: list[tuple[str, str]] = []  # What has no field of its own, but must not be lost.
     for name, value in given:
         if name in _LISTS and form[name]:
