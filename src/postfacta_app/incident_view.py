@@ -26,10 +26,10 @@ from .timeline import postgres as timelines
 from .timeline.annotations import STATES, AnnotationKind, ShownAnnotation
 from .timeline.kept import KeptTimelines
 from .timeline.lanes import chart
-from .timeline.model import Entry, Facts, Milestone, micros
+from .timeline.model import Facts, Milestone, micros
 from .timeline.query import NumberedPage, Wanted
 from .timeline.rules import build
-from .timeline.view import Line, Turn, anchor, days, is_narrative, lines, stamp
+from .timeline.view import Line, Turn, anchor, days, lines, stamp
 from .web.body import Time
 from .web.forms import parse
 
@@ -69,77 +69,46 @@ class View(BaseModel):
     until: Word = Field("", alias="to")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Seen:
-    """One page of a timeline.
+    """One page of a timeline, the milestones of the incident, and those within this page."""
 
-    Attributes:
-        entries: The entries of this page.
-        page: Its number, from 1.
-        count: How many entries the view has.
-        hidden: How many entries are hidden.
-        known: The milestones of the incident.
-        turns: The milestones within this page.
-        is_open: Whether the incident is open.
-        reasons: Why it was moved, by the id of the status change.
-    """
-
-    entries: Sequence[Entry]
-    page: int
-    count: int
-    hidden: int
+    page: NumberedPage
     known: Mapping[str, Mark]
     turns: Sequence[Turn]
-    is_open: bool
-    reasons: Mapping[str, str | None]
 
     @classmethod
-    def kept(cls, page: NumberedPage, view: View) -> Self:
-        """Return the page that was read."""
-        known = {name: Mark.of(*mark) for name, mark in page.marks.items()}
-        return cls(
-            entries=page.entries, page=page.page, count=page.count, hidden=page.hidden, known=known,
-            turns=_turns(known, view, entries=page.entries, after=page.after, is_first=page.page == 1),
-            is_open=page.is_open, reasons=page.reasons,
-        )  # fmt: skip
-
-    @classmethod
-    def of(cls, facts: Facts, view: View) -> Self:
-        """Build the timeline and select the page."""
-        whole = build(facts, include_hidden=True)
+    def of(cls, page: NumberedPage, known: Mapping[str, Mark], view: View) -> Self:
+        """Find the milestones within the page."""
         until = None if view.known_as_of is None else micros(view.known_as_of)
-        then = whole if until is None else build(facts, known_as_of=until, include_hidden=True)
-        shown = [
+        within = [
             it
-            for it in then.entries
-            if (view.hidden or not it.hidden) and (view.view == "all" or is_narrative(it))
+            for it in turns(known)
+            if (until is None or it.t <= until)
+            and (page.page == 1 or it.t >= page.entries[0].t)
+            and (not page.after or it.t < page.after[0].t)
         ]
-        at = view.page - 1
-        if turned := view.entry or view.edit:
-            places = (n for n, it in enumerate(shown) if anchor(it.source, it.id) == turned)
-            at = next(places, at * _PAGE) // _PAGE
-        at = min(at, max(0, len(shown) - 1) // _PAGE)
-        entries, after = shown[at * _PAGE : (at + 1) * _PAGE], shown[(at + 1) * _PAGE :]
-        known, is_open = marks(facts, whole)
-        return cls(
-            entries=entries, page=at + 1, count=len(shown), hidden=sum(it.hidden for it in then.entries), known=known,
-            turns=_turns(known, view, entries=entries, after=after, is_first=at == 0),
-            is_open=is_open, reasons={f"{it.id}": it.reason for it in facts.changes},
-        )  # fmt: skip
+        return cls(page, known, within)
 
 
-def _turns(
-    known: Mapping[str, Mark], view: View, *, entries: Sequence[Entry], after: Sequence[Entry], is_first: bool
-) -> list[Turn]:
-    """Return the milestones within a page."""
+def _built(incident: Incident, facts: Facts, view: View) -> Seen:
+    """Build the timeline and select the page."""
+    whole = build(facts, include_hidden=True)
     until = None if view.known_as_of is None else micros(view.known_as_of)
-    return [
-        it
-        for it in turns(known)
-        if (until is None or it.t <= until)
-        and (is_first or it.t >= entries[0].t)
-        and (not after or it.t < after[0].t)
-    ]
+    then = whole if until is None else build(facts, known_as_of=until, include_hidden=True)
+    wanted = _wanted(view)
+    shown = [it for it in then.entries if (view.hidden or not it.hidden) and wanted.shows(it)]
+    at = view.page - 1
+    if turned := wanted.entry:
+        at = next((n for n, it in enumerate(shown) if turned(it.source, it.id)), at * _PAGE) // _PAGE
+    at = min(at, max(0, len(shown) - 1) // _PAGE)
+    known, is_open = marks(facts, whole)
+    page = NumberedPage(
+        incident, shown[at * _PAGE : (at + 1) * _PAGE], shown[(at + 1) * _PAGE :][:1], at + 1, len(shown),
+        sum(it.hidden for it in then.entries), {}, is_open=is_open,
+        reasons={f"{it.id}": it.reason for it in facts.changes},
+    )  # fmt: skip
+    return Seen.of(page, known, view)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,17 +123,17 @@ class Told:
     @property
     def is_short(self) -> bool:
         """Whether the page holds the forms of all entries; else each entry links to them."""
-        return self.seen.count <= _PAGE
+        return self.seen.page.count <= _PAGE
 
     @property
     def first(self) -> int:
         """The number of the first entry of the page, from 1."""
-        return (self.seen.page - 1) * _PAGE + 1
+        return (self.seen.page.page - 1) * _PAGE + 1
 
     @property
     def pages(self) -> int:
         """How many pages there are."""
-        return -(-self.seen.count // _PAGE)
+        return -(-self.seen.page.count // _PAGE)
 
     @property
     def actors(self) -> set[str]:
@@ -201,9 +170,10 @@ async def read_seen(unit: Unit, ref: UUID | int, view: View, *, kept: KeptTimeli
         NotFoundError: If the caller may not see the incident.
     """
     if (page := await kept.page(unit, ref, _wanted(view), size=_PAGE)) is not None:
-        return page.incident, Seen.kept(page, view)
+        known = {name: Mark.of(*mark) for name, mark in page.marks.items()}
+        return page.incident, Seen.of(page, known, view)
     incident, facts = await timelines.facts_of(unit, ref)
-    return incident, await aside(facts.size, Seen.of, facts, view)
+    return incident, await aside(facts.size, _built, incident, facts, view)
 
 
 async def read_shown(unit: Unit, incident: Incident, view: View, *, seen: Seen, now: datetime) -> Shown:
@@ -219,7 +189,7 @@ def context(
     """Return the content of the page."""
     incident, view, told = shown.incident, shown.view, shown.told
     seen, is_now = told.seen, view.known_as_of is None and incident.archived_at is None
-    here = str(seen.page) if told.pages > 1 else ""
+    here = str(seen.page.page) if told.pages > 1 else ""
     return {
         "item": incident,
         "view": view,
@@ -227,7 +197,7 @@ def context(
         "days": days(told.lines, seen.turns),
         "chart": chart(told.lines, seen.turns),
         "turns": turns(seen.known),
-        "strip": strip(durations(seen.known, is_open=seen.is_open)),
+        "strip": strip(durations(seen.known, is_open=seen.page.is_open)),
         "names": shown.names,
         "joined": joined[:_MOST_JOINED],
         "unlisted": len(joined[_MOST_JOINED:]),
@@ -248,13 +218,13 @@ def context(
 
 
 async def _told(unit: Unit, incident: Incident, seen: Seen) -> Told:
-    entries = seen.entries
+    entries = seen.page.entries
     said = await timelines.said(unit, incident.id, entries, limit=_MOST_SAID + 1)
     made = lines(
         entries,
         edits=await timelines.decided(unit, incident.id, entries),
         remarks=said,
-        reasons=seen.reasons,
+        reasons=seen.page.reasons,
         contents=await timelines.contents(unit, [it.signal_id for it in entries if it.signal_id], _LETTERS),
     )
     loose = [it for it in said if it.entry is None and it.occurred_at is None]

@@ -1,44 +1,54 @@
-"""Build export documents, each from one snapshot of the database, and respond with them."""
+"""Export documents, each as of one snapshot of the database; long ones are streams."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Final
 from uuid import UUID
 
+from pydantic import TypeAdapter
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from .. import actions, links
-from ..aside import aside
-from ..db import Query, Unit
+from ..aside import LARGE, aside
+from ..db import Query, Reader, Unit
 from ..errors import InvalidCursorError, NotFoundError
-from ..incidents.access import COLUMNS, Ref, seen
+from ..incidents.access import COLUMNS, Ref, missing, seen
 from ..incidents.model import Incident
 from ..incidents.postgres import incident_of, where_of
 from ..incidents.query import Key
 from ..postmortems import postgres as revisions
-from ..postmortems.model import PostMortem
 from ..principal import Access
+from ..timeline.api import Kept
 from ..timeline.edits import EntryRef
+from ..timeline.kept import KeptTimelines
+from ..timeline.model import Entry
 from ..timeline.postgres import facts_in
-from ..timeline.rules import build
+from ..timeline.query import TimelineQuery
+from ..timeline.rules import RULES, build
 from ..web.body import format_time, if_none_match, parse_time
 from ..web.paging import decode_members, encode_members, filters_hash, next_link
 from ..web.routes import RouteClass
-from ..web.slices import Routes, Snapshot
-from .markdown import to_markdown
+from ..web.slices import Fill, Routes, Snapshot
+from .markdown import entry_lines, frame
 from .model import Document, ExportFormat, ExportQuery, OneQuery, Remark, TimelineDocument
 
 __all__ = ["NDJSON", "routes"]
 
 NDJSON: Final = "application/x-ndjson"
-_MARKDOWN: Final = "text/markdown; charset=utf-8"
 _MOST_BYTES: Final = 8 * 2**20
-"""The most bytes of a page, so that a few large incidents do not exhaust memory."""
+"""The most bytes of a page that wait to be sent; the entries of a large incident follow as they are."""
+_STEP: Final = 500
+"""The most entries that are read at once."""
+_ENTRY: Final = 500  # Bytes of an entry's JSON, about.
 routes: Final = Routes("export")
+
+Later = Annotated[Reader, Fill(lambda call, _: call.tools.transactions.reader(call.principal))]
+"""Reads once the snapshot is gone."""
 
 
 # SQL
@@ -82,73 +92,168 @@ async def _remarks(q: Query, incident_id: UUID) -> Sequence[Remark]:
     kind=RouteClass.SEARCH, also=("text/markdown",), conditional=True,
 )  # fmt: skip
 async def one(
-    unit: Snapshot, ref: Ref, query: OneQuery, *, request: Request
+    unit: Snapshot, ref: Ref, query: OneQuery, *, request: Request, kept: Kept, later: Later
 ) -> Annotated[Response, Document]:
-    document = await _document(unit, await seen(unit, ref), rev=query.rev)
-    if query.rev is not None and document.postmortem is None:
-        raise NotFoundError("No such revision, or none that you may read")
-    is_text = query.format is ExportFormat.MD
-    write = to_markdown if is_text else document.__pydantic_serializer__.to_json
-    body, digest = await aside(document.size, _hashed, write, document)
-    etag = f'"{digest[:32]}"'
-    if if_none_match(request, etag):
-        return Response(status_code=304, headers={"ETag": etag})
-    name = f"{document.incident.ref}.{query.format}"
-    headers = {"ETag": etag, "Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(body, headers={"Content-Type": _MARKDOWN if is_text else "application/json", **headers})
+    form, incident = _FORMS[query.format], await seen(unit, ref)
+    begun = await _begin(unit, incident, kept=kept, rev=query.rev, form=form)
+    if if_none_match(request, begun.etag):
+        return Response(status_code=304, headers={"ETag": begun.etag})
+    name = f"{incident.ref}.{query.format}"
+    headers = {
+        "ETag": begun.etag,
+        "Content-Disposition": f'attachment; filename="{name}"',
+        "Content-Type": form.kind,
+    }
+    return _answer([begun], headers, q=later, kept=kept)
 
 
 @routes.api(
     "GET /api/v1/export", Access.READ, "Export incidents as NDJSON, least recently changed first",
     status=200, also=(NDJSON,),
 )  # fmt: skip
-async def pull(unit: Snapshot, query: ExportQuery, *, request: Request) -> Response:
-    begun, after = _place(query)
-    found = await _page(unit, query, after)
-    lines, last = bytearray(), None
+async def pull(unit: Snapshot, query: ExportQuery, *, request: Request, kept: Kept, later: Later) -> Response:
+    since, after = _place(query)
+    found, form = await _page(unit, query, after), _FORMS[ExportFormat.JSON]
+    lines: list[_Begun] = []
+    last = None
     for at, (incident, changed) in enumerate(found[: query.limit]):
-        if len(lines) >= _MOST_BYTES:
+        if sum(len(it.text) + len(it.tail) for it in lines) >= _MOST_BYTES:
             break
-        document = await _document(unit, incident)
-        lines += await aside(document.size, document.__pydantic_serializer__.to_json, document) + b"\n"
+        lines.append(await _begin(unit, incident, kept=kept, form=form, end=b"\n"))
         last = (changed, incident.id) if at + 1 < len(found) else None
     # A change during a pull may fall behind its cursor: the next pull begins where this one began.
-    as_of = format_time(begun or (await unit.fetch(_AS_OF, operation="export_as_of"))[0]["as_of"])
+    as_of = format_time(since or (await unit.fetch(_AS_OF, operation="export_as_of"))[0]["as_of"])
     cursor = None
     if last is not None:
         key = [as_of, format_time(last[0]), str(last[1])]
         cursor = encode_members("export", key, filters_hash(query))
     headers = {"Content-Type": NDJSON, "As-Of": as_of, **next_link(request, cursor)}
-    return Response(bytes(lines), headers=headers)
+    return _answer(lines, headers, q=later, kept=kept)
 
 
-async def _document(unit: Unit, incident: Incident, *, rev: int | None = None) -> Document:
-    facts, revision = await facts_in(unit, incident.id), await revisions.read(unit, incident.id, rev)
-    remarks = await _remarks(unit, incident.id)
-    acted, joined = await actions.of(unit, incident.id), await links.of(unit, incident.id)
+# Streams
 
-    def put_together() -> Document:
-        timeline = build(facts)
-        return Document(
-            incident=incident,
-            timeline=TimelineDocument(
-                digest=timeline.digest,
-                rules=timeline.rules,
-                milestones=timeline.milestones,
-                entries=timeline.entries,
-            ),
-            annotations=remarks,
-            postmortem=None if revision is None else PostMortem.of(revision, facts, timeline),
-            actions=acted,
-            links=joined,
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How a document is written.
+
+    Attributes:
+        frame: Writes what comes before its entries, and after them.
+        entries: Writes entries.
+        between: Stands between two groups of entries.
+    """
+
+    kind: str
+    frame: Callable[[Document], tuple[bytes, bytes]]
+    entries: Callable[[Sequence[Entry]], bytes]
+    between: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A document up to its first entries, as read in one snapshot.
+
+    Attributes:
+        tail: What comes after the entries.
+        rest: Finds the entries that follow, as they were in that snapshot; None if there are none.
+    """
+
+    incident_id: UUID
+    text: bytes
+    tail: bytes
+    etag: str
+    form: _Form
+    rest: TimelineQuery | None
+
+
+def _json_frame(document: Document) -> tuple[bytes, bytes]:
+    # Within a string, quotation marks are escaped.
+    before, _, after = document.__pydantic_serializer__.to_json(document).partition(b'"entries":[]')
+    return before + b'"entries":[', b"]" + after
+
+
+_ENTRY_LIST: Final = TypeAdapter(Sequence[Entry])
+_FORMS: Final[Mapping[ExportFormat, _Form]] = {
+    ExportFormat.JSON: _Form(
+        "application/json", _json_frame, lambda it: _ENTRY_LIST.dump_json(it)[1:-1], b","
+    ),
+    ExportFormat.MD: _Form("text/markdown; charset=utf-8", frame, entry_lines, b""),
+}
+
+
+async def _begin(
+    unit: Unit,
+    incident: Incident,
+    *,
+    kept: KeptTimelines,
+    form: _Form,
+    rev: int | None = None,
+    end: bytes = b"",
+) -> _Begun:
+    """Read a document, and its first entries; all of them, if the database does not keep its timeline yet."""
+    rest = None
+    if (found := await kept.slice(unit, incident.id, _query(digest=True))) is not None:
+        entries, version = found.page.items, found.etag
+        timeline = TimelineDocument(
+            digest=found.page.digest or "", rules=RULES, milestones=found.page.milestones, entries=()
         )
+        if found.page.next_cursor:
+            rest = _following(_query(as_of=found.at), incident.id, entries)
+    else:
+        facts = await facts_in(unit, incident.id)
+        built = await aside(facts.size, build, facts)
+        entries, version = built.entries, built.etag
+        timeline = TimelineDocument(digest=built.digest, rules=RULES, milestones=built.milestones, entries=())
+    revision = await revisions.read(unit, incident.id, rev)
+    if rev is not None and revision is None:
+        raise NotFoundError("No such revision, or none that you may read")
+    document = Document(
+        incident=incident,
+        timeline=timeline,
+        annotations=await _remarks(unit, incident.id),
+        postmortem=None if revision is None else await revisions.compared(unit, revision),
+        actions=await actions.of(unit, incident.id),
+        links=await links.of(unit, incident.id),
+    )
 
-    return await aside(facts.size, put_together)
+    def written() -> _Begun:
+        before, after = form.frame(document)
+        etag = f'"{hashlib.sha256(before + after + version.encode()).hexdigest()[:32]}"'
+        return _Begun(incident.id, before + form.entries(entries), after + end, etag, form, rest)
+
+    return await aside(LARGE, written)
 
 
-def _hashed(write: Callable[[Document], bytes], document: Document) -> tuple[bytes, str]:
-    body = write(document)
-    return body, hashlib.sha256(body).hexdigest()
+def _query(**wanted: object) -> TimelineQuery:
+    return TimelineQuery.model_validate({"limit": _STEP, **wanted})
+
+
+def _following(query: TimelineQuery, incident_id: UUID, entries: Sequence[Entry]) -> TimelineQuery:
+    return query.model_copy(update={"cursor": query.cursor_after(incident_id, entries[-1])})
+
+
+def _answer(
+    documents: Sequence[_Begun], headers: dict[str, str], *, q: Reader, kept: KeptTimelines
+) -> Response:
+    if all(it.rest is None for it in documents):
+        return Response(b"".join(part for it in documents for part in (it.text, it.tail)), headers=headers)
+    return StreamingResponse(_pieces(documents, q, kept), headers=headers)
+
+
+async def _pieces(documents: Sequence[_Begun], q: Reader, kept: KeptTimelines) -> AsyncIterator[bytes]:
+    """Read the entries that follow, each group by a statement of its own: no transaction waits for a slow client."""
+    for it in documents:
+        yield it.text
+        query = it.rest
+        while query is not None:
+            found = await kept.slice(q, it.incident_id, query)
+            if found is None:  # No longer visible: the response ends without its end.
+                raise missing()
+            entries = found.page.items
+            yield it.form.between + await aside(_ENTRY * len(entries), it.form.entries, entries)
+            query = _following(query, it.incident_id, entries) if found.page.next_cursor else None
+        yield it.tail
 
 
 def _place(query: ExportQuery) -> tuple[datetime | None, Key | None]:

@@ -8,14 +8,16 @@ The template gets the escaped form unless it asks for the other.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ..timeline.model import Entry, format_micros
 from .model import Document
 
-__all__ = ["item", "plain", "quote", "to_markdown"]
+__all__ = ["entry_lines", "frame", "item", "plain", "quote"]
 
 
 class _Inert(str):
@@ -77,6 +79,19 @@ def _templates() -> Environment:
 _TEMPLATE: Final = _templates().get_template("incident.md")
 
 
-def to_markdown(document: Document) -> bytes:
-    """Render the document in UTF-8."""
-    return _TEMPLATE.render(document.model_dump(mode="json")).encode()
+_ENTRIES: Final = _Inert("\0\n")  # No text contains U+0000.
+
+
+def frame(document: Document) -> tuple[bytes, bytes]:
+    """Render the document in UTF-8: what comes before the entries of its timeline, and after them."""
+    text = _TEMPLATE.render(document.model_dump(mode="json"), entries=_ENTRIES)
+    before, _, after = text.partition(_ENTRIES + "\n")
+    return before.encode(), after.encode()
+
+
+def entry_lines(entries: Sequence[Entry]) -> bytes:
+    """Render entries, each as a line of the list."""
+    return "".join(
+        f"- {format_micros(it.t)} ({it.p}), {plain(it.source)}, {plain(it.kind)}: {plain(it.title)}\n"
+        for it in entries
+    ).encode()

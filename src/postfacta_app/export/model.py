@@ -10,7 +10,6 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from ..actions import Action
-from ..aside import LARGE
 from ..incidents.model import Incident
 from ..incidents.query import IncidentFilters
 from ..links import IncidentLink
@@ -82,9 +81,3 @@ class Document(BaseModel):
     )
     actions: Sequence[Action]
     links: Sequence[IncidentLink] = Field(description="Those whose other end the caller may see.")
-
-    @property
-    def size(self) -> int:
-        """Its approximate size as JSON, in bytes."""
-        rows = len(self.timeline.entries) + len(self.annotations) + len(self.actions) + len(self.links)
-        return 500 * rows + (LARGE if self.postmortem else 0)

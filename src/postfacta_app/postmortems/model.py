@@ -11,32 +11,16 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from ..errors import FieldError, IllegalTransitionError, InvalidFieldsError
 from ..incidents.model import Slug
-from ..timeline.model import Entry, Facts, Micros, Precision, micros
+from ..timeline.model import Facts, Micros, Precision, micros
 from ..timeline.rules import Changes, Timeline, build, changes
 from ..web.body import WHOLE, Time
 from .content import Category, Content, SectionChange
 
 __all__ = [
-    "Against",
-    "ChangedEntry",
-    "Draft",
-    "FactorCount",
-    "FactorList",
-    "PostMortem",
-    "Restore",
-    "Revision",
-    "RevisionPage",
-    "RevisionQuery",
-    "RevisionSummary",
-    "RevisionWithDifferences",
-    "RevisionsQuery",
-    "Stage",
-    "TimelineChanges",
-    "Transition",
-    "lacks",
-    "move",
-    "next_stage",
-]
+    "Against", "ChangedEntry", "Draft", "FactorCount", "FactorList", "PostMortem", "Restore", "Revision",
+    "RevisionPage", "RevisionQuery", "RevisionSummary", "RevisionWithDifferences", "RevisionsQuery", "Stage",
+    "TimelineChanges", "Transition", "lacks", "move", "next_stage",
+]  # fmt: skip
 
 
 class Stage(StrEnum):
@@ -168,16 +152,8 @@ class TimelineChanges(BaseModel):
     @classmethod
     def of(cls, changes: Changes) -> TimelineChanges:
         """Return the entries that differ, with what is needed to find them."""
-
-        def shown(entries: Sequence[Entry]) -> list[ChangedEntry]:
-            return [ChangedEntry.model_validate(entry) for entry in entries]
-
-        return cls(
-            added=shown(changes.added),
-            removed=shown(changes.removed),
-            moved=shown(changes.moved),
-            retitled=shown(changes.retitled),
-        )
+        shown = (list(map(ChangedEntry.model_validate, getattr(changes, name))) for name in cls.model_fields)
+        return cls(**dict(zip(cls.model_fields, shown, strict=True)))
 
 
 class PostMortem(Revision):

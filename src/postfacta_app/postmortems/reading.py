@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 
 from ..actions import Action
 from ..timeline.edits import EntryRef
-from ..timeline.model import Entry, Precision, moment
+from ..timeline.model import Entry, moment
 from ..timeline.view import anchor, clock
 from .content import Content
 from .form import entry_text
-from .model import TimelineChanges, lacks
+from .model import ChangedEntry, TimelineChanges, lacks
 
 __all__ = ["MOST", "Mention", "changed", "cited", "headline", "mentions", "missing", "names"]
 
@@ -45,19 +45,6 @@ class Mention:
     clock: str = ""
     place: str | None = None
     how: str = ""
-
-
-class _Placed(Protocol):
-    @property
-    def source(self) -> str: ...
-    @property
-    def id(self) -> str: ...
-    @property
-    def t(self) -> int: ...
-    @property
-    def p(self) -> Precision: ...
-    @property
-    def title(self) -> str: ...
 
 
 def headline(changes: TimelineChanges) -> str:
@@ -103,7 +90,7 @@ def missing(content: Content, actions: Iterable[Action]) -> Sequence[str]:
     return lacks(content, has_owners=all(it.owner for it in actions if it.is_open))
 
 
-def _mention(entry: _Placed, *, how: str = "", is_there: bool = True) -> Mention:
+def _mention(entry: Entry | ChangedEntry, *, how: str = "", is_there: bool = True) -> Mention:
     return Mention(
         title=entry.title,
         typed=entry_text(entry.source, entry.id),

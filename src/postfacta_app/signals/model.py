@@ -32,30 +32,10 @@ from ..web.paging import decode_cursor, encode_cursor, filters_hash
 from .precision import Precision
 
 __all__ = [
-    "MOST_BYTES",
-    "MOST_SIGNALS",
-    "Attached",
-    "AttachedPage",
-    "Attachment",
-    "Attachments",
-    "Batch",
-    "ConflictingContent",
-    "Fact",
-    "IncidentOfSignal",
-    "Ingested",
-    "ItemResult",
-    "Key",
-    "Kind",
-    "NewSignal",
-    "Place",
-    "Result",
-    "Signal",
-    "SignalDetail",
-    "SignalPage",
-    "SignalQuery",
-    "is_suspect",
-    "source_of",
-]
+    "MOST_BYTES", "MOST_SIGNALS", "Attached", "AttachedPage", "Attachment", "Attachments", "Batch",
+    "ConflictingContent", "Fact", "IncidentOfSignal", "Ingested", "ItemResult", "Key", "Kind", "NewSignal", "Place",
+    "Result", "Signal", "SignalDetail", "SignalPage", "SignalQuery", "is_suspect", "source_of",
+]  # fmt: skip
 
 
 class Kind(StrEnum):

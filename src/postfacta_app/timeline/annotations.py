@@ -13,14 +13,9 @@ from ..web.body import Time
 from .edits import EntryRef
 
 __all__ = [
-    "STATES",
-    "AnnotationChange",
-    "AnnotationKind",
-    "AnnotationPage",
-    "AnnotationState",
-    "NewAnnotation",
+    "STATES", "AnnotationChange", "AnnotationKind", "AnnotationPage", "AnnotationState", "NewAnnotation",
     "ShownAnnotation",
-]
+]  # fmt: skip
 
 
 class AnnotationKind(StrEnum):

@@ -129,7 +129,7 @@ class KeptTimelines:
         milestones = _milestones(json.loads(row["milestones"]))
         page = TimelinePage.of(entries, query, incident.id, digest=digest, milestones=milestones)
         version = f'W/"{micros(row["timeline_at"])}-{conflicts}"'
-        return Slice(incident, page, f'"{digest[:32]}-{conflicts}"' if digest else version)
+        return Slice(incident, page, f'"{digest[:32]}-{conflicts}"' if digest else version, row["until"])
 
     async def page(self, q: Query, ref: UUID | int, wanted: Wanted, *, size: int) -> NumberedPage | None:
         """Read a page of the present; None if the caller may not see the incident, or it is not kept yet.

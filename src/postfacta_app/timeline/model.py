@@ -15,21 +15,9 @@ from ..signals.precision import Precision
 from ..web.body import format_time
 
 __all__ = [
-    "Annotation",
-    "Content",
-    "Edit",
-    "Entry",
-    "Facts",
-    "Instant",
-    "Micros",
-    "Milestone",
-    "Op",
-    "Precision",
-    "Signal",
-    "StatusChange",
-    "micros",
-    "moment",
-]
+    "Annotation", "Content", "Edit", "Entry", "Facts", "Instant", "Micros", "Milestone", "Op", "Precision",
+    "Signal", "StatusChange", "format_micros", "micros", "moment",
+]  # fmt: skip
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_HERE: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - for formatting only: without a zone it takes half the time
@@ -50,14 +38,15 @@ def moment(at: int) -> datetime:
     return _EPOCH + max(_FIRST, min(at, _LAST)) * _MICROSECOND
 
 
-def _written(at: int) -> str:
+def format_micros(at: int) -> str:
+    """Format microseconds since 1970 as a time in UTC."""
     try:
         return (_EPOCH_HERE + timedelta(0, 0, at)).isoformat(timespec="microseconds") + "Z"
     except OverflowError:
         return format_time(moment(at))
 
 
-Micros = Annotated[int, PlainSerializer(_written, return_type=str, when_used="json")]
+Micros = Annotated[int, PlainSerializer(format_micros, return_type=str, when_used="json")]
 """Microseconds since 1970 in UTC, serialized as a time."""
 
 

@@ -49,7 +49,7 @@ def _rows(columns: str, of: str) -> str:
     select json_build_array({columns}) as fact, row_number() over () / 250 as part from {of}) f group by f.part)"""  # noqa: S608 - only constants of this module
 
 
-def _facts_of(signals: str, annotations: str) -> str:
+def _facts_of() -> str:
     """Return SQL that selects the facts of the incident `i` in one statement, so from one snapshot."""
     of_signals = f"""s.id, s.source, s.external_id, s.kind, {_us("s.occurred_at")}, s.precision, s.title,
       encode(s.content_sha256, 'hex'), s.sequence, {_us("s.known_at")}, {_us("s.received_at")}, s.time_basis,
@@ -61,14 +61,14 @@ def _facts_of(signals: str, annotations: str) -> str:
     of_edits = f"e.id, {_us('e.at')}, e.op, e.signal_id, e.source, e.external_id, e.value"
     attached = "(select e.signal_id from edits e where e.incident_id = i.id and e.op = 'attach')"
     return f"""
-{_rows(of_signals, f"signals s where {signals} and s.id in {attached}")} as signals,
+{_rows(of_signals, f"signals s where s.id in {attached}")} as signals,
 {_rows(of_changes, "status_changes c where c.incident_id = i.id")} as changes,
-{_rows(of_notes, f"annotations a where a.incident_id = i.id and {annotations}")} as annotations,
+{_rows(of_notes, "annotations a where a.incident_id = i.id and a.occurred_at is not null")} as annotations,
 {_rows(of_edits, "edits e where e.incident_id = i.id")} as edits"""
 
 
 _FACT_COLUMNS = ("signals", "changes", "annotations", "edits")
-_FACTS = _facts_of("true", "a.occurred_at is not null")
+_FACTS = _facts_of()
 _READ = f"""
 select {COLUMNS}, {_FACTS} from incidents i
  where {VISIBLE} and (i.id = $3::uuid or i.number = $4::bigint)"""  # noqa: S608 - only constants of our modules

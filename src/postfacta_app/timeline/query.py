@@ -21,16 +21,8 @@ from .rules import RULES, Place, Timeline, sort_key
 from .view import is_narrative
 
 __all__ = [
-    "NumberedPage",
-    "Paging",
-    "RowKey",
-    "Slice",
-    "TimelinePage",
-    "TimelineQuery",
-    "Wanted",
-    "cut",
-    "place",
-]
+    "NumberedPage", "Paging", "RowKey", "Slice", "TimelinePage", "TimelineQuery", "Wanted", "cut", "place",
+]  # fmt: skip
 
 RowKey = tuple[datetime, UUID]
 """The position of a record among those of its incident: its instant and id."""
@@ -95,6 +87,10 @@ class TimelineQuery(BaseModel):
     # The cursor holds source, sequence and id: 600 characters of up to four bytes.
     cursor: Annotated[str, StringConstraints(max_length=4000)] | None = None
 
+    def cursor_after(self, incident_id: UUID, entry: Entry) -> str:
+        """Return the cursor of the page after this entry."""
+        return encode_members(str(incident_id), sort_key(entry), filters_hash(self))
+
     def shows(self, entry: Entry) -> bool:
         """Return whether an entry matches the filters."""
         return (
@@ -133,19 +129,18 @@ class TimelinePage(BaseModel):
             rules=RULES,
             milestones=dict(milestones),
             items=items,
-            next_cursor=encode_members(str(incident_id), sort_key(items[-1]), filters_hash(query))
-            if more
-            else None,
+            next_cursor=query.cursor_after(incident_id, items[-1]) if more else None,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A page of a timeline, with its incident from the same snapshot."""
+    """A page of a timeline, with its incident from the same snapshot, and the instant up to which it goes."""
 
     incident: Incident
     page: TimelinePage
     etag: str
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,19 +17,8 @@ from .edits import ShownEdit
 from .model import Content, Entry, Op, Precision, moment
 
 __all__ = [
-    "Day",
-    "Gap",
-    "Line",
-    "Moment",
-    "Sign",
-    "Turn",
-    "anchor",
-    "clock",
-    "days",
-    "is_narrative",
-    "lines",
-    "stamp",
-]
+    "Day", "Gap", "Line", "Moment", "Sign", "Turn", "anchor", "clock", "days", "is_narrative", "lines", "stamp",
+]  # fmt: skip
 
 _DAY: Final = Precision.DAY.width
 _SILENCE: Final = 600_000_000  # Ten minutes; longer gaps are shown.

@@ -12,6 +12,7 @@ import pytest
 
 from postfacta_app.export import api as export
 from postfacta_app.export.model import Document
+from postfacta_app.timeline.kept import KeptTimelines
 from tests.app.desk import FULL, Desk, desk_of
 from tests.app.live import Body, Service
 
@@ -250,3 +251,43 @@ async def test_a_quantity_that_is_whole_has_no_fraction_in_markdown(service: Ser
     text = (await desk.send("GET", "/export", expect=200, params={"format": "md"})).text
     assert "failed: 4096 requests" in text
     assert "failed: 0.5 requests" in text
+
+
+@pytest.mark.parametrize("form", ["json", "md"])
+async def test_a_long_export_is_streamed_with_the_bytes_of_one_piece(
+    full: Desk, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [
+        {"kind": "log", "id": f"log {n}", "title": f"*Line* {n}", "occurred_at": f"2026-01-05T10:{n:02}:00Z"}
+        for n in range(9)
+    ]
+    await full.send("POST", "/api/v1/signals", expect=200, json={"incident": full.ref, "items": items})
+    whole = await full.send("GET", "/export", expect=200, params={"format": form})
+    monkeypatch.setattr(export, "_STEP", 2)
+    streamed = await full.send("GET", "/export", expect=200, params={"format": form})
+    assert "content-length" in whole.headers
+    assert "content-length" not in streamed.headers
+    assert streamed.content == whole.content
+    assert streamed.headers["etag"] == whole.headers["etag"]
+    lines_of = await full.send("GET", "/api/v1/export", expect=200, params={"q": "Whole story"})
+    if form == "json":
+        assert whole.content in lines_of.content.splitlines()
+
+
+async def test_a_stream_shows_the_moment_at_which_it_began(
+    full: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "_STEP", 2)
+    read, seen = KeptTimelines.slice, list[object]()
+
+    async def slice_after_a_write(self: Any, q: Any, ref: Any, query: Any) -> Any:
+        if query.as_of is not None:
+            note = {"kind": "note", "body": "Meanwhile", "occurred_at": f"2026-01-05T10:30:0{len(seen)}Z"}
+            await full.send("POST", "/annotations", expect=201, json=note)
+            seen.append(query)
+        return await read(self, q, ref, query)
+
+    before = (await full.send("GET", "/export", expect=200)).content
+    monkeypatch.setattr(KeptTimelines, "slice", slice_after_a_write)
+    assert (await full.send("GET", "/export", expect=200)).content == before
+    assert seen

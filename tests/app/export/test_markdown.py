@@ -10,7 +10,7 @@ from hypothesis import example, given, strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from postfacta_app.export.markdown import item, plain, quote, to_markdown
+from postfacta_app.export.markdown import entry_lines, frame, item, plain, quote
 from postfacta_app.export.model import Document
 
 PIECES = [
@@ -98,6 +98,11 @@ def test_markdown_that_does_no_harm_keeps_its_form() -> None:
 AT = "2026-01-05T10:00:00Z"
 
 
+def written(document: Document) -> str:
+    before, after = frame(document)
+    return (before + entry_lines(document.timeline.entries) + after).decode()
+
+
 def document_of(text: str) -> Document:
     """Fill every text of a document."""
     entry = {"source": text, "id": text}
@@ -180,7 +185,7 @@ HEADINGS = [
 @example("\n\n<b>")  # an item that begins with two blank lines ends there
 @given(typed.filter(str.strip))
 def test_a_whole_document_is_inert_and_keeps_its_outline(text: str) -> None:
-    markdown = to_markdown(document_of(text[:200])).decode()
+    markdown = written(document_of(text[:200]))
     assert dangers(markdown) == []
     tokens = MarkdownIt("commonmark").parse(markdown)
     outline = [
@@ -192,7 +197,7 @@ def test_a_whole_document_is_inert_and_keeps_its_outline(text: str) -> None:
 
 
 def test_every_text_of_a_document_is_in_it() -> None:
-    markdown = to_markdown(document_of("Marker")).decode()
+    markdown = written(document_of("Marker"))
     assert markdown.count("Marker") >= 45
     assert "<https://a.example/(x)>" in markdown
     assert "{{" not in markdown
