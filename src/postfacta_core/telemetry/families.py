@@ -48,7 +48,6 @@ class Family:
 
     @property
     def is_full(self) -> bool:
-        """Whether new sets of labels are sent to `_OTHER`."""
         return len(self._children) >= self._cap
 
     def known(self) -> list[tuple[tuple[str, ...], Any]]:

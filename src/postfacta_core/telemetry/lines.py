@@ -6,12 +6,11 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from itertools import islice
 from json.encoder import encode_basestring_ascii as _quote
 from typing import Any, Final
 
 from .failure import failure_fields
-from .logs import FIXED, STANDARD, TEXTS, EventRecord, printable, shown
+from .logs import STANDARD, TEXTS, EventRecord, printable, shown
 from .redaction import redact, redact_text
 
 __all__ = ["ConsoleFormatter", "JsonFormatter"]
@@ -37,7 +36,8 @@ class JsonFormatter(logging.Formatter):
         self._encode = encode or _encode
         self._second, self._day = -1.0, ""
         self._for: Mapping[str, object] | None = None
-        self._form = ""
+        # A template for each set of members.
+        self._forms: dict[tuple[str, ...], str] = {}
 
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")
@@ -73,24 +73,27 @@ class JsonFormatter(logging.Formatter):
         if second != self._second:
             self._second = second
             self._day = datetime.fromtimestamp(second, UTC).isoformat()[:19]
-        stamp = f"{self._day}.{int((at - second) * 1e6):06d}Z"
+        micros = (at - second) * 1e6
         if self._encode is not _encode:
+            stamp = f"{self._day}.{int(micros):06d}Z"
             try:
                 return self._encode({"timestamp": stamp, **self._constant, **constant, **members})
             except ValueError:
                 return None
         if constant is not self._for:
-            self._for = constant
-            head = _encode({**self._constant, **constant})[1:-1].replace("%", "%%")
-            names = "".join(f', "{name}": %s' for name in islice(members, FIXED))
-            self._form = f'{{"timestamp": "%s", {head}{names}%s}}'
-        more = map(_MORE, islice(members.items(), FIXED, None))
-        return self._form % (stamp, *map(_quote, texts), *values[TEXTS:FIXED], "".join(more))
+            self._for, self._forms = constant, {}
+        form = self._forms.get(names := (*members,)) or self._make_form(names, constant)
+        return form % (self._day, micros, *map(_quote, texts), *values[TEXTS:])
+
+    def _make_form(self, names: tuple[str, ...], constant: Mapping[str, object]) -> str:
+        head = _encode({**self._constant, **constant})[1:-1].replace("%", "%%")
+        form = "".join(f', "{name}": %s' for name in names)
+        form = self._forms[names] = f'{{"timestamp": "%s.%06dZ", {head}{form}}}'
+        return form
 
 
 # `json.dumps` makes an encoder for each call.
 _encode: Final = json.JSONEncoder(default=str).encode
-_MORE: Final = ', "%s": %s'.__mod__
 
 
 class ConsoleFormatter(logging.Formatter):

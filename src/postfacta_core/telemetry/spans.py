@@ -72,7 +72,6 @@ class OpenSpan(NamedTuple):
 
 
 def method_attributes(method: str) -> dict[str, str]:
-    """Return the attributes of a method; one that is unknown is `_OTHER`."""
     if method in _METHODS:
         return {"http.request.method": method}
     return {"http.request.method": "_OTHER", "http.request.method_original": method}

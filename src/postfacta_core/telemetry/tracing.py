@@ -185,7 +185,6 @@ class Tracing(NullRecorder):
             span.end(nanoseconds(self._wall()))
 
     def tally(self) -> Iterable[Sample]:
-        """Read how many spans were lost, if their provider reports it."""
         return self._tracers.tally()
 
 

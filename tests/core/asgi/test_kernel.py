@@ -123,8 +123,8 @@ RATES = ["1000000/minute per client", "1000000/minute per global"]
 @pytest.mark.parametrize(
     ("method", "options", "most_frames", "most_bytecodes"),
     [
-        ("GET", HardenOptions(access_lines=None), 28, 2105),
-        ("POST", HardenOptions(access_lines=None, rate_limits=RATES), 45, 2825),
+        ("GET", HardenOptions(access_lines=None), 28, 2090),
+        ("POST", HardenOptions(access_lines=None, rate_limits=RATES), 45, 2810),
     ],
 )
 async def test_a_request_costs_no_more_than_it_did(
