@@ -1,0 +1,1 @@
+"""What revisions of the schema are held to."""
