@@ -57,7 +57,8 @@ def read_instant(text: str, now: datetime | None = None) -> dict[str, JsonValue]
 def _value(op: Op, fields: Mapping[str, str], now: datetime | None) -> JsonValue:
     typed = fields.get("value", "")
     if op is Op.SET_TIME:
-        return read_instant(typed, now) if typed.strip() else None
+        # Without `now`: a bare `10:04` would move an entry of another day to today.
+        return read_instant(typed) if typed.strip() else None
     if op is Op.SET_TITLE:
         return {"title": typed} if typed.strip() else None
     if op is Op.MILESTONE:

@@ -147,8 +147,8 @@ def parse(
 ) -> M | tuple[FieldError, ...]:
     """Validate form input against a model; empty and unknown fields are ignored.
 
-    Instants go through `read_typed_time`, which needs `now` for times in words; lists are split at commas and spaces; numbers are decimal. Only strings
-    are parsed.
+    Instants go through `read_typed_time`, which needs `now` for times in words; lists are split at commas and spaces;
+    numbers are decimal. Only strings are parsed.
     """
     typed: dict[str, object] = {}
     wrong: list[FieldError] = []
