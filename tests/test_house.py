@@ -57,8 +57,8 @@ BUDGETS = {
     "postfacta_core": 19_039,
     "postfacta_postgres": 2_006,
     "postfacta_slo": 5_363,
-    "postfacta_lab": 10_683,
-    "postfacta_lab/assess": 3_779,
+    "postfacta_lab": 10_681,
+    "postfacta_lab/assess": 3_777,
     "postfacta_app": 19_137,
     "postfacta_app/web": 2_200,
 }

@@ -8,7 +8,12 @@ from typing import Any, cast
 
 import pytest
 
+from postfacta_lab.assess.checks import dependencies
+from postfacta_lab.assess.checks.dependencies import pool
 from postfacta_lab.assess.checks.overload import limited
+from postfacta_lab.assess.model import Outcome
+from postfacta_lab.assess.runner import _if_calm  # pyright: ignore[reportPrivateUsage]
+from postfacta_lab.assess.spec import Database, Spec
 from postfacta_lab.engine.client import Answer
 
 
@@ -34,3 +39,36 @@ class Bucket:
 def test_a_limit_is_evaded_only_if_strangers_get_through(trusting: bool, word: str) -> None:  # noqa: FBT001
     verdict = asyncio.run(cast("Any", limited)(Bucket(trusting=trusting)))
     assert verdict.word == word, verdict.evidence
+
+
+class Pool:
+    """A service before a database that is a little slow, of which some answers come too late."""
+
+    def __init__(self, connections: int) -> None:
+        self.link, self.opened, self.most = self, connections, connections
+        self.spec = Spec(start=("x",), database=Database(env="X", url="x://127.0.0.1:1", max_connections=20))
+        self._asked = 0
+
+    async def delay(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    async def heal(self) -> None:
+        await asyncio.sleep(0)
+
+    def count_anew(self) -> None:
+        """Nothing was counted before."""
+
+    async def read(self, patience: float) -> Answer:
+        await asyncio.sleep(0.05)
+        self._asked += 1
+        return Answer(504 if self._asked % 50 == 0 else 200)
+
+
+@pytest.mark.parametrize(("connections", "outcome"), [(13, Outcome.NOT_RUN), (60, Outcome.MEASURED)])
+def test_an_answer_too_late_on_a_busy_machine_fails_no_pool(
+    connections: int, outcome: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dependencies, "_CROWD", 0.2)
+    verdict = asyncio.run(cast("Any", pool)(Pool(connections)))
+    assert verdict.word == "fail"
+    assert _if_calm("DEP-5", verdict, busy=True).outcome is outcome

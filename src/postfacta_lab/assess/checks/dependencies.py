@@ -19,7 +19,7 @@ from ..model import Verdict
 __all__: list[str] = []
 
 _CUT, _SILENT, _EACH = 5.0, 8.0, 0.15
-_ENOUGH = 40
+_CROWD = 4.0
 
 
 def _link(bench: Bench) -> Link:
@@ -147,19 +147,19 @@ async def pool(bench: Bench) -> Verdict:
     link, most = _link(bench), bench.spec.database.max_connections if bench.spec.database else 0
     await link.delay(0.05)
     link.count_anew()
-    flood = await closed_loop(lambda: bench.read(patience=15), callers=60, seconds=4.0)
+    flood = await closed_loop(lambda: bench.read(patience=15), callers=60, seconds=_CROWD)
     opened, at_once = link.opened, link.most
     await link.heal()
     odd = sorted({str(answer) for _, answer in flood.answers if not (answer.good or answer.refused)})
-    share = opened / max(len(flood.answers), 1)
-    evidence = (
-        f"{at_once} connections at most for 60 callers, {opened} opened for {len(flood.answers)} requests"
-    )
+    asked = max(len(flood.answers), 1)
+    evidence = f"{at_once} connections at most for 60 callers, {opened} opened for {asked} requests"
+    if at_once > 2 * most:
+        return Verdict.scored(0.0, f"{evidence}; {most} are allowed", sure=True)
     if odd:
         return Verdict.scored(0.0, f"{evidence}; answers were also {', '.join(odd)}")
-    if at_once <= most and share < 0.3:
+    if at_once <= most and opened / asked < 0.3:
         return Verdict.scored(1.0, evidence)
-    return Verdict.scored(0.5 if at_once <= 2 * most else 0.0, f"{evidence}; {most} are allowed")
+    return Verdict.scored(0.5, f"{evidence}; {most} are allowed")
 
 
 @group("DEP-1", needs=("read", "database"), quick=False)
@@ -173,11 +173,8 @@ async def absent(bench: Bench) -> Verdict:
     while (at := monotonic() - began) < 8:
         if not bench.service.is_running:
             await link.heal()
-            return Verdict.scored(
-                0.0,
-                f"it ended after {at:.1f} s without its database, with code {bench.service.code}",
-                sure=True,
-            )
+            said = f"it ended after {at:.1f} s without its database, with code {bench.service.code}"
+            return Verdict.scored(0.0, said, sure=True)
         lived = lived or (bench.spec.live != "" and (await bench.call(bench.spec.live, patience=2)).good)
         await asyncio.sleep(0.1)
     await link.heal()
