@@ -32,6 +32,8 @@ ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 RESULTS = ROOT / "benchmarks/results/assess"
 PAGE = ROOT / "docs/reference/assessment.md"
+README = ROOT / "README.md"
+_BEGIN, _END = "<!-- grades: written by make assess -->", "<!-- end of grades -->"
 OURS = "postfacta"
 # By name: what it is, the command, whether it uses PostgreSQL.
 REFERENCES: Mapping[str, tuple[str, list[str], bool]] = {
@@ -189,6 +191,13 @@ def assess(name: str, server: EmbeddedPostgres, options: Options) -> dict[str, A
     return found
 
 
+def reports() -> dict[str, Any]:
+    """Return the reports that are kept, by title."""
+    titles = {**{name: title for name, (title, _, _) in REFERENCES.items()}, OURS: "PostFacta"}
+    files = {title: RESULTS / f"{name}.json" for name, title in titles.items()}
+    return {title: json.loads(file.read_text()) for title, file in files.items() if file.exists()}
+
+
 def page() -> str:
     """Return the page of grades, from the reports that are kept."""
     lines = [
@@ -197,10 +206,11 @@ def page() -> str:
         "| service | grade | points | measured | held down by | seconds | processor waited for | graded |",
         "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
-    titles = {**{name: title for name, (title, _, _) in REFERENCES.items()}, OURS: "PostFacta"}
-    for name, title in titles.items():
-        if (file := RESULTS / f"{name}.json").exists():
-            lines.append(_row(title, json.loads(file.read_text())))
+    for title, found in reports().items():
+        lines.append(
+            f"| {title} | {grade_text(found)} | {found['grade']['points']:.0f} | {100 * found['grade']['measured']:.0f} % "
+            f"| {_gates(found)} | {found['seconds']:.0f} | {_waited(found)} % | {found['date']} |"
+        )
     lines += [f"| {title} | not run | | | its tools are not on the machine | | | |" for title in NOT_HERE]
     lines += [
         "",
@@ -213,15 +223,34 @@ def page() -> str:
     return "\n".join(lines)
 
 
-def _row(title: str, found: Mapping[str, Any]) -> str:
-    grade = found["grade"]
-    gates = [
-        check["id"] for check in found["checks"] if check["gate"] is not None and check["word"] == "fail"
+def readme(text: str) -> str:
+    """Return the README with the table of grades, from the reports that are kept."""
+    found = reports()
+    waited = [_waited(each) for each in found.values()]
+    dates = sorted({each["date"] for each in found.values()})
+    lines = ["| service | grade | points | held down by |", "|---|---|---|---|"]
+    lines += [
+        f"| {title} | {grade_text(each)} | {each['grade']['points']:.0f} | {_gates(each)} |"
+        for title, each in found.items()
     ]
-    return (
-        f"| {title} | {grade_text(found)} | {grade['points']:.0f} | {100 * grade['measured']:.0f} % | {', '.join(gates) or '–'} "  # noqa: RUF001 - for people
-        f"| {found['seconds']:.0f} | {100 * found['machine'].get('waited', 0):.0f} % | {found['date']} |"
-    )
+    state = f"{found['PostFacta']['machine']['processors']:.0f} cores, for which the tool waited {min(waited)} to {max(waited)} % of its time"
+    lines += [
+        "",
+        f"`make assess` on {' and '.join(dates)}, on {state}: [all figures](docs/reference/assessment.md).",
+    ]
+    if any(each["grade"]["lowest"] != each["grade"]["highest"] for each in found.values()):
+        lines += ["A range is what a busy machine could not decide."]
+    before, mark, rest = text.partition(_BEGIN)
+    return f"{before}{mark}\n{chr(10).join(lines)}\n{_END}{rest.partition(_END)[2]}" if mark else text
+
+
+def _gates(found: Mapping[str, Any]) -> str:
+    return ", ".join(check["id"] for check in found["checks"] if check["gate"] is not None and check["word"] == "fail") or "–"  # fmt: skip # noqa: RUF001 - for people
+
+
+def _waited(found: Mapping[str, Any]) -> int:
+    share: float = found["machine"].get("waited", 0.0)
+    return round(100 * share)
 
 
 def main() -> int:
@@ -250,6 +279,7 @@ def main() -> int:
                 (ROOT / "docs/static/assessment.svg").write_text(badge(found))
                 code = max(code, int(is_below(found["grade"]["lowest"], "A")))
     PAGE.write_text(page())
+    README.write_text(readme(README.read_text()))
     return code
 
 
