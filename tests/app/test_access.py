@@ -69,6 +69,8 @@ EXPECTED: dict[str, set[str]] = {
     "POST /account/sessions/{session}": PEOPLE - {"viewer's session"},
     "GET /people": ADMINS,
     "GET /people/{id}": ADMINS,
+    "POST /people": ADMINS,
+    "POST /people/{id}": ADMINS,
     "POST /people/{id}/password": ADMINS,
     "POST /people/{id}/sessions": ADMINS,
     "POST /people/{id}/sessions/{session}": ADMINS,

@@ -73,17 +73,7 @@ class _User(BaseModel):
 
 
 class SupabaseAccounts:
-    """Signs people in with passwords that the project holds.
-
-    Args:
-        client: Calls the project, within the deadline of a sign-in request.
-        tokens: Reads the tokens it issues.
-        store: Stores sessions.
-        transactions: Runs the writes.
-        throttle: Limits attempts: to the project, all of them come from our address.
-        attempted: Called with how each attempt to sign in ended.
-        clock: Seconds since the epoch.
-    """
+    """Signs people in with passwords that the project holds."""
 
     def __init__(
         self,

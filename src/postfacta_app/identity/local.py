@@ -144,17 +144,7 @@ def digest(secret: str) -> bytes:
 
 
 class LocalAccounts:
-    """Signs in people with local passwords.
-
-    Args:
-        store: Stores accounts.
-        transactions: Runs the writes.
-        passwords: Hashes and verifies.
-        throttle: Limits attempts.
-        attempted: Called with how each attempt to sign in ended.
-        is_local: Whether cookies may be sent without TLS.
-        clock: Seconds since the epoch.
-    """
+    """Signs in people with local passwords."""
 
     def __init__(
         self,

@@ -14,12 +14,26 @@ from ..db import Answer, Unit
 from ..errors import FieldError, ForbiddenError, InvalidFieldsError, NotFoundError
 from ..principal import Access
 from ..web.body import parse
-from ..web.forms import Refusal, Typed, attempt, is_same_origin, read_form
+from ..web.fields import fields_of
+from ..web.forms import Refusal, Typed, attempt, formed, is_same_origin, read_form
 from ..web.routes import RouteClass
-from ..web.slices import Fields, Page
-from .api import Desk, Owner, change_password, end_sessions, logout, reset, revoke_token, routes, sessions
+from ..web.slices import Fields, Matches, Page
+from .api import (
+    Desk,
+    Owner,
+    add_user,
+    change_password,
+    change_user,
+    end_sessions,
+    logout,
+    new_password,
+    reset,
+    revoke_token,
+    routes,
+    sessions,
+)
 from .local import session_cookie
-from .model import Account, Credentials, Kind, Minted, PasswordChange
+from .model import Account, Credentials, Kind, Minted, NewUser, PasswordChange, UserChange
 
 __all__ = ["routes"]
 
@@ -31,6 +45,7 @@ _DONE: Final = {
     "password": "Password changed. All other sessions have ended.",
     "sessions": "Signed out.",
     "token": "The token is revoked.",
+    "user": "Saved.",
 }
 _MOST: Final = 1000
 
@@ -138,13 +153,27 @@ async def end_own(unit: Unit, owner: Owner, *, session: UUID, desk: Desk) -> str
 
 @routes.page("/people", ADMIN, kind=RouteClass.SEARCH)
 async def people(desk: Desk) -> Page:
+    return await _people(desk)
+
+
+@routes.form("/people", ADMIN, again=people, kind=AUTH)
+async def add_person(*, fields: Fields, desk: Desk) -> Page:
+    new = formed(NewUser, {**fields, "password": (password := new_password())})
+    await add_user(new, desk)
+    return await _people(desk, added=new.email, password=password)
+
+
+async def _people(desk: Desk, **more: str) -> Page:
     context = {
         "here": "people",
+        "new": fields_of(NewUser),
         "people": await desk.store.users(None, _MOST),
         "tokens": await desk.store.tokens(None, _MOST),
         "most": _MOST,
         "now": desk.now,
         "done": _DONE.get(desk.request.query_params.get("done", "")),
+        "password": "",
+        **more,
     }
     return Page("people.html", context)
 
@@ -158,6 +187,12 @@ async def revoke(unit: Unit, id: UUID, desk: Desk) -> str:
 @routes.page("/people/{id}", ADMIN)
 async def person(owner: Owner, desk: Desk, typed: Typed) -> Page:
     return await _account(owner, desk, typed)
+
+
+@routes.form("/people/{id}", ADMIN, again=person)
+async def change_access(unit: Unit, id: UUID, wish: UserChange, *, matches: Matches, desk: Desk) -> str:
+    await change_user(unit, id, wish, matches=matches, desk=desk)
+    return f"/people/{id}?done=user"
 
 
 @routes.form("/people/{id}/password", ADMIN, again=person, kind=AUTH)
@@ -187,6 +222,7 @@ async def _account(
         "user": account.user,
         "path": "/account" if is_own else f"/people/{account.user.id}",
         "is_own": is_own,
+        "changed": fields_of(UserChange),
         "has_password": desk.kept_here(account) is not None,
         "sessions": (await sessions(account, desk)).items,
         "refusal": refusal,

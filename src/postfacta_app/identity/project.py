@@ -30,15 +30,6 @@ __all__ = ["Project"]
 class Project:
     """The parts that sign-in with a Supabase project needs.
 
-    Args:
-        settings: Its address and key.
-        store: Stores accounts and sessions.
-        transactions: Runs the writes.
-        throttle: Limits attempts.
-        secrets: Returns the secrets for HS256 tokens.
-        attempted: Called with how each attempt to sign in ended.
-        observer: Receives the events of calls and of the circuit.
-
     Attributes:
         tokens: Verifies its tokens.
         accounts: Signs people in.

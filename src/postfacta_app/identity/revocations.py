@@ -21,14 +21,7 @@ _UNSETTLED_AT_START: Final = 1000
 
 
 class Revocations:
-    """Reads the audit log for revoked tokens, changed people and hidden incidents.
-
-    Args:
-        store: Stores the audit log.
-        distrust: Called when a token or a person may have lost a right.
-        hide: Called when an incident's visibility may have been reduced.
-        clock: Monotonic seconds.
-    """
+    """Reads the audit log: calls `distrust` once a right was lost, `hide` once an incident is seen by fewer."""
 
     def __init__(
         self,

@@ -88,16 +88,7 @@ class _Claims(BaseModel):
 
 
 class SupabaseTokens:
-    """Verifies tokens and finds their accounts.
-
-    Args:
-        settings: The issuer.
-        people: Stores accounts.
-        transactions: Runs the write that creates an account at its first sign-in.
-        keys: The project's public keys.
-        secrets: Returns the secrets for HS256 tokens; by default those of the settings.
-        clock: Seconds since the epoch.
-    """
+    """Verifies tokens and finds their accounts."""
 
     def __init__(
         self,

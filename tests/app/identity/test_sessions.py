@@ -250,6 +250,29 @@ async def test_the_pages_of_people_reset_sign_out_and_revoke(service: Service) -
     assert password not in (await screen.get(path)).text
 
 
+async def test_the_pages_of_people_add_and_promote_and_disable(service: Service) -> None:
+    screen, email = await Screen.of(service, "admin"), f"{uuid4()}@tests.example"
+    wrong = await screen.send(await screen.get("/people"), "/people", email="nobody", expect=422)
+    assert 'value="nobody"' in wrong.text
+    added = await screen.send(await screen.get("/people"), "/people", email=email, role="viewer", expect=200)
+    (password,) = re.findall(r"<code>([^<]{20})</code>", added.text)
+    row = await service.database.fetchrow("select id, role from users where email = $1", email)
+    assert row is not None
+    assert row["role"] == "viewer"
+    assert password not in (await screen.get("/people")).text
+    ada = Person(service, str(row["id"]), email, {})
+    here, path = await ada.bearer(password), f"/people/{row['id']}"
+    first = await screen.get(path)
+    await screen.send(first, path, having="role", role="responder")
+    assert (await ada.send("GET", "/me", here, expect=200))["role"] == "responder"
+    await screen.send(first, path, having="disabled", expect=412)
+    await screen.send(await screen.get(path), path, having="disabled")
+    assert not await ada.is_in(here)
+    await screen.send(await screen.get(path), path, having="disabled")
+    assert (await ada.login(password)).status_code == 200
+    assert [action for action, _ in await ada.audited()] == ["user.change"] * 3
+
+
 @pytest.mark.parametrize("action", ["/account/password", "/account/sessions", "/people/{id}/password"])
 async def test_a_form_of_another_session_does_nothing(service: Service, action: str) -> None:
     ada, screen = await person(service), await Screen.of(service, "admin")
