@@ -242,6 +242,25 @@ async def test_an_incident_is_edited_by_its_form_and_a_change_meanwhile_is_not_l
     assert f'href="{path}/edit"' in (await screen.get(path)).text
 
 
+async def test_what_happens_now_is_added_to_the_timeline_in_one_line(service: Service) -> None:
+    screen = await Screen.of(service)
+    made = await screen.send(await screen.get("/incidents/new"), "/incidents/new", TYPED)
+    path = made.headers["location"]
+    wrong = await screen.send(
+        await screen.get(path), f"{path}/notes", body="Bank called", occurred_at="soon", expect=422
+    )
+    assert 'value="Bank called"' in wrong.text
+    assert "10:04, -5m or now" in wrong.text
+    done = await screen.send(await screen.get(path), f"{path}/notes", body="Restarted the gateway")
+    assert "#e-" in done.headers["location"]
+    page = await screen.get(path)
+    assert re.search(r"<h4>Restarted the gateway</h4>", page.text)
+    ours = screen.headers | {"Sec-Fetch-Site": "same-origin"}
+    moved = await service.client.post(f"/api/v1{path}/transitions", json={"to": "RESOLVED"}, headers=ours)
+    assert moved.status_code == 201, moved.text
+    assert "Add to the timeline</label>" not in (await screen.get(path)).text
+
+
 # The insights
 
 
