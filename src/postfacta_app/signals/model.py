@@ -147,9 +147,9 @@ class Attachments(BaseModel):
     ids: Annotated[list[UUID], Field(min_length=1, max_length=500)]
 
 
-MOST_SIGNALS: Final = 10_000
+MOST_SIGNALS: Final = 100_000
 """The most signals of an incident; detached ones count, since past views still need them."""
-MOST_BYTES: Final = 16 * 2**20
+MOST_BYTES: Final = 64 * 2**20
 """The most bytes of the titles, links and services of an incident's signals together."""
 
 

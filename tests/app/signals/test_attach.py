@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import anyio
 import pytest
@@ -336,3 +336,15 @@ async def test_what_a_full_incident_does_not_take_is_stored_and_said(
     assert (await get(service, f"{SIGNALS}/{told['results'][3]['signal_id']}", responder)).status_code == 200
     again = await send(service, responder, items[0], incident=incident["id"])
     assert (again["results"][0]["attached"], again["warnings"]) == ("already", [])
+
+
+async def test_an_incident_takes_a_hundred_thousand_signals(service: Service) -> None:
+    responder = await service.as_role("responder")
+    incident = await service.record(responder, title="The great storm")
+    # As if the others were there.
+    await service.database.execute(
+        "update incident_measures set signals = 99999 where incident_id = $1", UUID(incident["id"])
+    )
+    told = await send(service, responder, *(item(id=f"last {n}") for n in range(3)), incident=incident["id"])
+    assert [it["attached"] for it in told["results"]] == ["attached", "full", "full"]
+    assert told["counts"]["created"] == 3
