@@ -60,6 +60,7 @@ class View(BaseModel):
     view: Literal["all", "narrative"] = "all"
     hidden: bool = False
     known_as_of: Time | None = None
+    text: Word = ""
     edit: Word = ""
     page: int = Field(1, ge=1, le=10_000)
     entry: Word = ""
@@ -250,12 +251,9 @@ async def _search(unit: Unit, incident: Incident, view: View, *, now: datetime) 
 def _wanted(view: View) -> Wanted:
     turned = view.entry or view.edit
     return Wanted(
-        page=view.page,
-        known_as_of=view.known_as_of,
-        include_hidden=view.hidden,
-        is_narrative=view.view == "narrative",
-        entry=(lambda source, identity: anchor(source, identity) == turned) if turned else None,
-    )
+        page=view.page, known_as_of=view.known_as_of, include_hidden=view.hidden, is_narrative=view.view == "narrative",
+        text=view.text, entry=(lambda source, identity: anchor(source, identity) == turned) if turned else None,
+    )  # fmt: skip
 
 
 def _link(incident: Incident, shown: View, /, **changes: str) -> str:

@@ -205,6 +205,8 @@ class _Sql:
         own = [whole, *([] if wanted.include_hidden else ["not e.hidden"])]
         if wanted.is_narrative:
             own.append(_NARRATIVE)
+        if wanted.text:
+            own.append(f"strpos(lower(e.title), lower({self.bind(wanted.text, 'text')})) > 0")
         if wanted.names is not None:
             of = [self.bind([name[part] for name in wanted.names], "text[]") for part in (0, 1)]
             own.append(_NAMED.format(*of))
@@ -227,6 +229,8 @@ def _sql_of(query: TimelineQuery, after: Place | None) -> tuple[str, Sequence[ob
         own.append(f"e.kind = any ({bind(query.kind, 'text[]')})")
     if query.source:
         own.append(f"e.source = any ({bind(query.source, 'text[]')})")
+    if query.text is not None:
+        own.append(f"strpos(lower(e.title), lower({bind(query.text, 'text')})) > 0")
     if query.pinned is not None:
         own.append(f"e.pinned = {bind(query.pinned, 'boolean')}")
     if after is not None:

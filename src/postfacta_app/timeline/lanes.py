@@ -126,18 +126,9 @@ def chart(shown: Sequence[Line], turns: Sequence[Turn]) -> Chart | None:
     ]
     bottom = top + _LANE * len(lanes)
     return Chart(
-        width=_WIDTH,
-        height=bottom + 26,
-        left=_LEFT,
-        right=_RIGHT,
-        top=top,
-        bottom=bottom,
-        lanes=lanes,
-        rules=rules,
-        ticks=scale.ticks(),
-        breaks=scale.breaks(),
-        words=_words(shown, lanes, turns),
-    )
+        width=_WIDTH, height=bottom + 26, left=_LEFT, right=_RIGHT, top=top, bottom=bottom, lanes=lanes, rules=rules,
+        ticks=scale.ticks(), breaks=scale.breaks(), words=_words(shown, lanes, turns),
+    )  # fmt: skip
 
 
 class _Scale:

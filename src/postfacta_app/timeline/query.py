@@ -24,6 +24,7 @@ __all__ = [
     "NumberedPage", "Paging", "RowKey", "Slice", "TimelinePage", "TimelineQuery", "Wanted", "cut", "place",
 ]  # fmt: skip
 
+Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 RowKey = tuple[datetime, UUID]
 """The position of a record among those of its incident: its instant and id."""
 
@@ -82,6 +83,7 @@ class TimelineQuery(BaseModel):
         list[Annotated[str, StringConstraints(min_length=1, max_length=200)]], Field(max_length=20)
     ] = []
     pinned: bool | None = None
+    text: Annotated[Text | None, Field(description="Only entries whose title has this text.")] = None
     digest: Annotated[bool, Field(description="Compute the digest even of more than 10,000 entries.")] = False
     limit: int = Field(500, ge=1, le=2000)
     # The cursor holds source, sequence and id: 600 characters of up to four bytes.
@@ -97,6 +99,7 @@ class TimelineQuery(BaseModel):
             (not self.kind or entry.kind in self.kind)
             and (not self.source or entry.source in self.source)
             and (self.pinned is None or entry.pinned == self.pinned)
+            and (self.text or "").lower() in entry.title.lower()
         )
 
 
@@ -150,6 +153,7 @@ class Wanted:
     Attributes:
         entry: Selects the page of the first entry for which it holds, given its source and id.
         names: Only the entries with these sources and ids.
+        text: Only the entries whose title has it, in either case.
     """
 
     page: int = 1
@@ -158,11 +162,13 @@ class Wanted:
     is_narrative: bool = False
     entry: Callable[[str, str], bool] | None = None
     names: Collection[tuple[str, str]] | None = None
+    text: str = ""
 
     def shows(self, entry: Entry) -> bool:
         """Return whether an entry is among those of the view."""
         is_named = self.names is None or (entry.source, entry.id) in self.names
-        return is_named and (not self.is_narrative or is_narrative(entry))
+        is_wanted = is_named and self.text.lower() in entry.title.lower()
+        return is_wanted and (not self.is_narrative or is_narrative(entry))
 
 
 @dataclass(frozen=True, slots=True)

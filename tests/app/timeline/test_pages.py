@@ -521,3 +521,14 @@ async def test_who_and_why_is_shown_however_many_edits_came_before(service: Serv
     text = (await case.send("GET", f"/incidents/INC-{case.number}")).text
     assert "Because 2" in text
     assert not {"Because 0", "Because 1", "Noise"} & set(re.findall(r"Because \d|Noise", text))
+
+
+async def test_a_timeline_is_filtered_by_the_text_of_titles(service: Service) -> None:
+    here = await at_work(service)
+    assert (await here.case.titles("?text=CHECKOUT")) == ["Checkout fails"]
+    assert (await here.case.titles("?text=100%25")) == []
+    seen = await here.get("?text=deploy+7&view=all")
+    assert "Deploy 7" in seen.story
+    assert "Checkout fails" not in seen.story
+    assert 'value="deploy 7"' in seen.html
+    assert "No entry matches." in (await here.get("?text=nowhere")).text
