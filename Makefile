@@ -11,7 +11,7 @@ ADVISORIES ?=
 TIME ?= 30
 
 help:             ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 demo: .venv/app   ## Serve PostFacta with an embedded PostgreSQL, and print where
 	@postfacta demo
 test: .venv/test  ## Run the fast tests, with a real PostgreSQL: about four minutes
