@@ -183,7 +183,7 @@ class Clients:
         """Listen to server-sent events; tell how they ended: `ended` in order, or cut off."""
         held = await Held.begin(self._port, encode("GET", path), patience=_PATIENCE)
         answer = await held.finish(None, begun=opened.release)
-        return "ended" if answer.status else answer.broken
+        return "ended" if answer.status else str(answer.broken)
 
     def count(self, *clients: str) -> Counter[Outcome]:
         """Outcomes of these kinds of clients."""
