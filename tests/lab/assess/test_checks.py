@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
+from itertools import count
 from typing import Any, cast
 
 import pytest
 
-from postfacta_lab.assess.checks import dependencies
+from postfacta_lab.assess.checks import dependencies, overload
 from postfacta_lab.assess.checks.dependencies import pool
 from postfacta_lab.assess.checks.overload import limited
 from postfacta_lab.assess.model import Outcome
@@ -72,3 +74,14 @@ def test_an_answer_too_late_on_a_busy_machine_fails_no_pool(
     verdict = asyncio.run(cast("Any", pool)(Pool(connections)))
     assert verdict.word == "fail"
     assert _if_calm("DEP-5", verdict, busy=True).outcome is outcome
+
+
+@pytest.mark.parametrize(("step", "word"), [(1.0, "not run"), (0.01, "fail")])
+def test_a_limit_that_was_not_reached_in_time_is_not_missing(
+    step: float, word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = count(0.0, step)
+    monkeypatch.setattr(overload, "monotonic", lambda: next(ticks))
+    free = Bucket(trusting=True)
+    monkeypatch.setattr(free, "read", partial(Bucket.read, free, headers={}))
+    assert asyncio.run(cast("Any", limited)(free)).word == word
