@@ -69,7 +69,7 @@ LISTS = {
     "/api/v1/incidents/INC-1/postmortem/revisions": {"limit": ["0"], "cursor": ["c" * 1001], "against": ["1"]},
     "/api/v1/incidents/INC-1/timeline": {
         "as_of": ["now", ""], "known_as_of": ["1"], "include_hidden": ["maybe"], "kind": ["Note", ""], "source": ["", "s" * 201],
-        "pinned": ["maybe"], "digest": ["maybe"], "limit": ["0", "2001"], "cursor": ["c" * 4001, "a%00b"], "sort": ["t"],
+        "text": ["w" * 201, "a%00b"], "pinned": ["maybe"], "digest": ["maybe"], "limit": ["0", "2001"], "cursor": ["c" * 4001, "a%00b"], "sort": ["t"],
     },
     "/api/v1/incidents/INC-1/edits": {"limit": ["0", "201"], "cursor": ["c" * 1001], "op": ["pin"]},
     "/api/v1/incidents/INC-1/annotations": {"limit": ["0", "201"], "cursor": ["c" * 1001], "kind": ["note"]},

@@ -123,6 +123,7 @@ BODIES: dict[type[BaseModel], Callable[[Named], Body]] = {
 LATER = "2099-01-01T00:00:00Z"
 FILTERS: dict[str, list[str]] = {
     "q": [WORD],
+    "text": [WORD],
     "service": [WORD],
     "team": [WORD],
     "owner": [WORD],
