@@ -30,8 +30,8 @@ def test_what_agrees_passes() -> None:
     ("outcome", "stored", "wrong"),
     [
         ("ok", 0, {"lost"}),
-        ("ok", 2, {"doubled", "torn"}),
-        ("info", 2, {"doubled", "torn"}),
+        ("ok", 2, {"doubled"}),
+        ("info", 2, {"doubled"}),
         ("fail", 1, {"phantom"}),
     ],
 )

@@ -69,7 +69,7 @@ def _lower(value: object) -> object:
 # Only a message can verify an address; this rejects what cannot be one.
 Email = Annotated[
     str,
-    StringConstraints(max_length=320, pattern=r"^[^\s@\x00-\x1f\x7f]+@[^\s@\x00-\x1f\x7f]+$"),
+    StringConstraints(max_length=320, pattern=r"^[^\s@\x00-\x1f\x7f-\x9f]+@[^\s@\x00-\x1f\x7f-\x9f]+$"),
     BeforeValidator(_lower),  # last but run first, else the OpenAPI document has no pattern
 ]
 # Length alone makes a password strong (NIST SP 800-63B): no rules about characters.

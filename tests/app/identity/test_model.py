@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -125,6 +126,14 @@ def test_an_address_is_one_however_it_is_written_and_names_its_owner() -> None:
 def test_what_the_database_cannot_hold_is_no_address_to_sign_in_with() -> None:
     with pytest.raises(InvalidFieldsError):
         parse(Credentials, {"email": "ada\0@example.org", "password": "x"})
+
+
+def test_an_address_has_no_control_character_as_its_pattern_says_to_clients() -> None:
+    # In the patterns of JSON Schema, U+0085 is no white space; in Python's it is.
+    pattern = Registration.model_json_schema()["properties"]["email"]["pattern"]
+    assert re.search(pattern.replace(r"\s", " "), "a\x85b@example.org") is None
+    with pytest.raises(InvalidFieldsError):
+        parse(Registration, {"email": "a\x85b@example.org", "password": "correct horse battery"})
 
 
 def test_a_password_needs_length_and_no_other_rule() -> None:
