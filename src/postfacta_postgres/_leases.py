@@ -68,7 +68,7 @@ class LeaseTable(Turns, Generic[C]):
         """Take a slot, if one is free."""
         if self.used >= self.size:
             return False
-        self.used += 1
+        self.occupy()
         return True
 
     def queue(self, wake: Callable[[], object]) -> Turn:

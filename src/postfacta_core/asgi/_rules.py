@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from ..deadlines._transfer import TransferLimits
 from ..limits._waiting import Priority
@@ -19,6 +19,7 @@ Timeout = float | None | Callable[[Scope], float | None]
 """Seconds for a request, None for any number of them, or a function that returns them for a scope."""
 
 _route_of = re.compile(r"(?:([A-Z]+) )?(/\S*)").fullmatch
+_slashes = re.compile("/{2,}").sub
 _PARAMETER: Final = re.compile(r"\{[^{}:]+(:[a-z]+)?\}")
 
 
@@ -61,50 +62,47 @@ class Rules:
 class RouteTable:
     """The rules of each route: the first that matches a request counts.
 
+    Some frameworks serve `/items//7/` as `/items/7`, so neither slashes at the end nor runs of them lead around a limit.
     A path without parameters costs one look-up, all templates of a method together one regular expression.
     """
 
     def __init__(self, classes: Sequence[tuple[Sequence[str], Rules]], others: Rules) -> None:
         listed = [(*check_route("route", route), rules) for routes, rules in classes for route in routes]
-        methods = {method for method, _, _ in listed} | {"HEAD"}
-        self._by_method = {method: _compiled(method, listed, others) for method in methods}
-        self._others = self._by_method.get("") or _compiled("", listed, others)
+        self._by_method = {
+            method: _compiled(method, listed)
+            for method in ({method for method, _, _ in listed} | {"", "HEAD"})
+        }
+        self._others = others
 
     def find(self, method: str, path: str) -> Rules:
-        exact, match, found, others = self._by_method.get(method, self._others)
+        exact, match, found = self._by_method.get(method) or self._by_method[""]
         if (rules := exact.get(path)) is not None:
             return rules
+        if "//" in path:
+            return self.find(method, _slashes("/", path))
         if match is not None and (place := match(path)) is not None and place.lastindex is not None:
             return found[place.lastindex - 1]
-        return others
+        return self._others
 
 
-class _Compiled(NamedTuple):
-    """The routes of one method: those without parameters, one expression for all others, and what each stands for."""
-
-    exact: dict[str, Rules]
-    match: Callable[[str], re.Match[str] | None] | None
-    found: list[Rules]
-    others: Rules
+_Compiled = tuple[dict[str, Rules], Callable[[str], re.Match[str] | None] | None, list[Rules]]
+"""The routes of one method: those without parameters, one expression for all others, and what each stands for."""
 
 
-def _compiled(method: str, listed: Sequence[tuple[str, str, Rules]], others: Rules) -> _Compiled:
+def _compiled(method: str, listed: Sequence[tuple[str, str, Rules]]) -> _Compiled:
     exact: dict[str, Rules] = {}
     patterns: list[str] = []
     found: list[Rules] = []
     of = {"", method} | ({"GET"} if method == "HEAD" else set[str]())
     for _, path, rules in (each for each in listed if each[0] in of):
-        pattern = _pattern(path)
-        if pattern == "/.*":
-            others = rules
-            break  # Nothing is left for what follows.
         if "{" in path:
-            patterns.append(f"({pattern})")
+            patterns.append(f"({_pattern(path)}/?)")
             found.append(rules)
-        elif not any(re.fullmatch(earlier, path) for earlier in patterns):
-            exact.setdefault(path, rules)
-    match = re.compile("|".join(patterns), re.DOTALL).fullmatch if patterns else None
-    return _Compiled(exact, match, found, others)
+            continue
+        for written in (path, f"{path.rstrip('/')}/"):
+            if not any(re.fullmatch(earlier, written, re.DOTALL) for earlier in patterns):
+                exact.setdefault(written, rules)
+    return (exact, re.compile("|".join(patterns), re.DOTALL).fullmatch if patterns else None, found)
 
 
 def _pattern(path: str) -> str:
@@ -120,4 +118,4 @@ def check_route(field: str, value: object) -> tuple[str, str]:
         validation.refuse(
             field, value, "a path or template, with or without a method", example='"GET /items/{id}"'
         )
-    return found[1] or "", found[2]
+    return found[1] or "", _slashes("/", found[2]).rstrip("/") or "/"

@@ -34,7 +34,8 @@ class RouteOptions:
 
     Attributes:
         routes: Such as `GET /items/{id}`, where `{id}` stands for one part of the path and `{rest:path}` for all that is
-            left; without a method for any. GET means HEAD too, and WebSockets.
+            left; without a method for any. GET means HEAD too, and WebSockets. Slashes at the end of a path, and runs of
+            them, make no difference.
         limits: The largest headers and body.
         request_timeout: Seconds from a request's beginning until it is cancelled; `math.inf` for any number.
         stream_timeout: The same for a response in pieces, once the first is sent.

@@ -52,6 +52,9 @@ class Turns:
         """The number of callers in the queue."""
         return len(self._queue)
 
+    def occupy(self) -> None:
+        self.used += 1
+
     def join(self, wake: Callable[[], object]) -> Turn:
         """Join the queue, whose length is not checked."""
         turn = Turn(wake)
@@ -117,7 +120,7 @@ class Slots(Turns):
         self._count = self._counts[self._mode]
         if self._mode is not Mode.ENFORCE:
             while self._queue:
-                self.used += 1
+                self.occupy()
                 self._admit_next()
 
     def enter(self) -> bool:
@@ -126,7 +129,7 @@ class Slots(Turns):
         In `SHADOW` a call that would have waited counts as admitted: a slot may have come in time.
         """
         if self.used < self.size:
-            self.used += 1
+            self.occupy()
             self._count.admitted += 1
             return True
         return self._mode is not Mode.ENFORCE and self._let_pass()
@@ -136,7 +139,7 @@ class Slots(Turns):
             self._count.admitted += 1
         else:
             self._count.refused += 1
-        self.used += 1
+        self.occupy()
         return True
 
     def refuse_if_full(self) -> None:
