@@ -79,9 +79,6 @@ def test_a_kept_connection_that_was_closed_is_stale() -> None:
     assert (first.outcome, second.outcome) == (Outcome.OK, Outcome.STALE_EOF)
 
 
-@pytest.mark.usefixtures(
-    "programs"
-)  # with Python 3.11, what measures coverage lets time-outs through as cancellations
 def test_what_is_not_there_or_mute_is_no_answer() -> None:
     async def both() -> tuple[Answer, Answer]:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
