@@ -208,7 +208,7 @@ def test_what_is_full_stays_full_and_what_it_has_can_come_back(storm: Storm) -> 
             {"kind": "metric", "title": "One more", "id": "one-more"}]}).json()  # fmt: skip
         assert warned["results"][0]["result"] == "created"
         assert warned["results"][0]["attached"] == "full"
-        assert "10,000" in warned["warnings"][0]
+        assert "100,000" in warned["warnings"][0]
         form = {"op": "attach", f"signal-{new}": "on", "key": secrets.token_hex(16)}
         refused = client.post(f"/incidents/{storm.world.incident}/edits", data=form)
         assert refused.status_code == 409
@@ -221,7 +221,7 @@ def test_the_page_of_a_storm_is_cut_and_leads_to_the_rest(storm: Storm) -> None:
         first = client.get(one).text
         assert first.count("<article") == 100
         assert first.count("<") < 8_000
-        assert "of 10,001" in first  # its declaration too
+        assert "of 100,001" in first  # its declaration too
         last = client.get(one, params={"page": "10000"}).text
         assert 'rel="next"' in first
         assert 'rel="next"' not in last
