@@ -37,7 +37,7 @@ from postfacta_embedded import EmbeddedPostgres
 from postfacta_lab.engine.page import machine
 from postfacta_lab.engine.processes import Child, free_port, wait_until
 
-__all__ = ["Row", "drill", "main", "replace_folder"]
+__all__ = ["Load", "Row", "drill", "main", "replace_folder"]
 
 _PATIENCE = 60.0
 _CALLERS = 4
@@ -80,15 +80,15 @@ def replace_folder(folder: Path, files: Mapping[str, str]) -> None:
         former.rmdir()
 
 
-class _Load:
-    """Callers that read and write until the block ends, with a token."""
+class Load:
+    """Callers that read and write until the block ends, with a token; `answers` counts them by status, 0 for none."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, callers: int = _CALLERS) -> None:
         self.answers: Counter[int] = Counter()
-        self._token = token
+        self._headers = {"Authorization": f"Bearer {token}"}
         self._url = url
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(_CALLERS)]
+        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(callers)]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -100,16 +100,20 @@ class _Load:
         for thread in self._threads:
             thread.join()
 
+    def more(self, number: int) -> None:
+        """Wait for further answers."""
+        wanted = self.answers.total() + number
+        wait_until(lambda: self.answers.total() >= wanted, "further answers", within=_PATIENCE)
+
     def _ask(self, number: int) -> None:
         new = {"title": "Under load", "description": "Recorded by a drill", "severity": "LOW"}
-        with httpx2.Client(base_url=self._url, timeout=_PATIENCE) as client:
+        with httpx2.Client(base_url=self._url, headers=self._headers, timeout=_PATIENCE) as client:
             while not self._stop.is_set():
-                headers = {"Authorization": f"Bearer {self._token}"}
                 try:
                     answer = (
-                        client.get("/api/v1/incidents", headers=headers)
+                        client.get("/api/v1/incidents")
                         if number % 2
-                        else client.post("/api/v1/incidents", json=new, headers=headers)
+                        else client.post("/api/v1/incidents", json=new)
                     )
                     self.answers[answer.status_code] += 1
                 except httpx2.TransportError:
@@ -251,7 +255,7 @@ def drill(folder: Path) -> tuple[list[Row], Counter[int]]:
 
 def _rotate(service: _Service) -> tuple[list[Row], Counter[int]]:
     former, new, names = service.former, service.next, ("password", *_NAMES)
-    with _Load(service.url, service.token(former["jwt_secret"])) as first:
+    with Load(service.url, service.token(former["jwt_secret"])) as first:
         time.sleep(1)  # noqa: TID251 - load before
         # The overlap: PostgreSQL has one password for a role, so its file follows at once. Only files are replaced.
         service.run(f"alter role postfacta password '{new['password']}'")
@@ -265,7 +269,7 @@ def _rotate(service: _Service) -> tuple[list[Row], Counter[int]]:
     # Connections that were opened with the former password; a write that is sent on one just then would fail.
     service.run("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'postfacta'")
     _until(service.is_ready, "ready with new connections")
-    with _Load(service.url, service.token(new["jwt_secret"])) as second:
+    with Load(service.url, service.token(new["jwt_secret"])) as second:
         time.sleep(1)  # noqa: TID251 - load with new connections
         # The end of the overlap, with the signal that spares the wait.
         service.put(new["password"], new)

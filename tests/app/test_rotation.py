@@ -8,17 +8,16 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
 from urllib.parse import urlsplit, urlunsplit
 
 import anyio
 import httpx2
 import pytest
 
+from chaos.rotation import Load
 from postfacta_app.rotation import Rotation, password_of
 from postfacta_app.settings import Settings, SettingsError, load_settings
 from postfacta_embedded import EmbeddedPostgres
@@ -168,46 +167,6 @@ def test_a_source_that_fails_otherwise_is_not_hidden() -> None:
 
 
 # The service as a process.
-
-
-class Load:
-    """Callers that read and write as long as the block lasts, and what each was answered."""
-
-    def __init__(self, url: str, token: str, callers: int) -> None:
-        self.answers: Counter[int] = Counter()
-        self._url = url
-        self._headers = {"Authorization": f"Bearer {token}"}
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(callers)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def more(self, number: int) -> None:
-        """Wait for further answers."""
-        wanted = self.answers.total() + number
-        wait_until(lambda: self.answers.total() >= wanted)
-
-    def _ask(self, number: int) -> None:
-        new = {"title": "Under load", "description": "Recorded by a test", "severity": "LOW"}
-        with httpx2.Client(base_url=self._url, headers=self._headers, timeout=PATIENCE) as client:
-            while not self._stop.is_set():
-                try:
-                    answer = (
-                        client.get("/api/v1/incidents")
-                        if number % 2
-                        else client.post("/api/v1/incidents", json=new)
-                    )
-                    self.answers[answer.status_code] += 1
-                except httpx2.TransportError:
-                    self.answers[0] += 1
 
 
 class Service:
