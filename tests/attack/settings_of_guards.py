@@ -29,7 +29,6 @@ from postfacta_core.guards._slots import Slots
 from postfacta_core.guards.pybreaker import attach
 from postfacta_core.guards.throttle import Throttle
 from postfacta_core.limits._rates import Rate
-from postfacta_core.limits.memory import BoundedStorage
 from postfacta_core.limits.store import SharedStore
 from tests.attack.wrong import (
     CLOCK,
@@ -241,7 +240,7 @@ GUARDS: Final[dict[Callable[..., object], Setting]] = {
         wrong={"amount": COUNT, "period": SECONDS, "burst": COUNT_OR_NONE},
     ),
     SharedStore: Setting(
-        right={"storage": "async+bounded://"},
+        right={"storage": "async+memory://"},
         wrong={
             "storage": ("banana", "memory://", "", 3, None, f"memory://user:{SECRET_TEXT}@host"),
             "strategy": ("x", "", None, 1),
@@ -252,15 +251,6 @@ GUARDS: Final[dict[Callable[..., object], Setting]] = {
             "luck": FUNCTION,
         },
         hidden={"storage"},
-    ),
-    BoundedStorage: Setting(
-        wrong={"max_keys": COUNT},
-        free={
-            "uri": "`limits` hands it over, and SharedStore has checked it",
-            "wrap_exceptions": "`limits` hands it over",
-            "clock": "for tests",
-            "wall": "for tests",
-        },
     ),
     Pipeline: Setting(
         right={"guards": Retry("billing")},

@@ -64,7 +64,7 @@ CONTRADICTIONS: Final[list[tuple[Callable[[], object], str]]] = [
     (lambda: Pipeline(*[Retry("a")] * 2), "stands twice"),
     (lambda: RateLimit("1/second", per=lambda scope: ""), r"RateLimit\.name must be a text"),
     (
-        lambda: RateLimiter("a", Rate(amount=1, period=1, burst=2), store="async+bounded://"),
+        lambda: RateLimiter("a", Rate(amount=1, period=1, burst=2), store="async+memory://"),
         r"RateLimiter\.rates must be without a burst",
     ),
     (
@@ -72,7 +72,7 @@ CONTRADICTIONS: Final[list[tuple[Callable[[], object], str]]] = [
         r"HardenOptions\.metrics_path must be another path",
     ),
     (
-        lambda: HardenOptions(rate_limit_store=SharedStore("async+bounded://")),
+        lambda: HardenOptions(rate_limit_store=SharedStore("async+memory://")),
         r"HardenOptions\.rate_limits must be set where there is a rate_limit_store",
     ),
     (

@@ -17,7 +17,7 @@ The numbers are those of the list of defects that the design was made from.
 | 12 | the tenant in a mount's prefix is a label's value | below |
 | 13 | limits miss mounts, included routers and 404s, or count each address apart | `asgi/test_ratelimit` |
 | 14 | a response is started twice | `asgi/test_ratelimit` |
-| 15 | a store blocks the loop, or costs more with each key | `limits/test_rate`, `limits/test_memory` |
+| 15 | a store blocks the loop, or costs more with each key | `limits/test_rate` |
 | 16 | the framework's own 500 has no request id and no headers, or no status | `test_frameworks`: the framework's own 500 |
 | 17 | the application's list of headers grows | below; `asgi/test_headers`, `asgi/test_context` |
 | 18 | a cancelled request raises another error, and is not logged | below |

@@ -50,7 +50,7 @@ def test_a_page_says_what_the_code_says(page: str) -> None:
 NAMES = re.findall(
     r"\w+",
     """
-    Answer Backoff BoundedStorage Bulkhead CircuitBreaker CircuitConfig Ending Fallback Hedge LoadSheddingMiddleware
+    Answer Backoff Bulkhead CircuitBreaker CircuitConfig Ending Fallback Hedge LoadSheddingMiddleware
     Mode Outgoing OverloadConfig OverloadLimiter Pipeline Priority QuantileDelay RateLimit RateLimitMiddleware
     RateLimiter ResilienceError Retry RetryBudget SharedStore Timeout TrustedProxies
     """,

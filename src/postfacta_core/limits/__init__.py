@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from ._overload import Ending, OverloadConfig, OverloadLimiter
     from ._rates import Decision, Rate, StoreFailure
     from ._waiting import Priority
-    from .memory import BoundedStorage
     from .rate import RateLimiter, Rates
     from .store import SharedStore, Strategy
 else:
@@ -22,14 +21,12 @@ else:
             "_overload": ("Ending", "OverloadConfig", "OverloadLimiter"),
             "_rates": ("Decision", "Rate", "StoreFailure"),
             "_waiting": ("Priority",),
-            "memory": ("BoundedStorage",),
             "rate": ("RateLimiter", "Rates"),
             "store": ("SharedStore", "Strategy"),
         },
     )
 
 __all__ = [
-    "BoundedStorage",
     "Decision",
     "Ending",
     "OverloadConfig",

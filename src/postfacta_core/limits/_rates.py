@@ -137,16 +137,15 @@ def shorten(key: str) -> str:
 
 
 class KeyTable:
-    """A bounded set of keys, each with the moment from which it may be forgotten. `forget` gets each one that is dropped."""
+    """A bounded set of keys, each with the moment from which it may be forgotten."""
 
-    __slots__ = ("_forget", "_hand", "_max_keys", "_ring", "until")
+    __slots__ = ("_hand", "_max_keys", "_ring", "until")
 
-    def __init__(self, max_keys: int = MAX_KEYS, *, forget: Callable[[str], object] | None = None) -> None:
+    def __init__(self, max_keys: int = MAX_KEYS) -> None:
         validation.whole("RateLimiter.max_keys", max_keys, example="max_keys=100_000")
         self.until: dict[str, float] = {}
         """The moment of each key. A known key's may be set here; to add or drop one is for the table."""
         self._max_keys = max_keys
-        self._forget = forget
         self._ring: list[str] = []
         self._hand = 0
 
@@ -170,19 +169,12 @@ class KeyTable:
         self.until[key] = until
         return True
 
-    def clear(self) -> None:
-        self.until.clear()
-        self._ring.clear()
-        self._hand = 0
-
     def _drop(self, ring: list[str]) -> None:
         key, last = ring[self._hand], ring.pop()
         # The last one takes its place: nothing is moved up.
         if last is not key:
             ring[self._hand] = last
         del self.until[key]
-        if self._forget is not None:
-            self._forget(key)
 
 
 class Buckets:

@@ -23,10 +23,10 @@ from postfacta_core.context import current_request
 from postfacta_core.events import ListenerFailed, Mode, ModeChanged, PolicyCreated, StoreChanged
 from postfacta_core.limits._address import TrustedProxies
 from postfacta_core.limits._rates import Rate
-from postfacta_core.limits.memory import BoundedStorage
 from postfacta_core.limits.store import SharedStore
 from postfacta_core.testing import AsgiResponse, ManualClock, RecordingObserver, call_asgi
 from tests.kit.every import every
+from tests.kit.storage import HitLists
 
 
 @pytest.fixture
@@ -455,11 +455,11 @@ async def test_without_a_limit_that_applies_nothing_is_changed(clock: ManualCloc
 async def test_a_shared_store_that_is_away_fails_no_request(
     clock: ManualClock, observer: RecordingObserver
 ) -> None:
-    class Away(BoundedStorage):
+    class Away(HitLists):
         async def get_sliding_window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
             raise OSError
 
-    store = SharedStore(Away(clock=clock), clock=clock)
+    store = SharedStore(Away(clock), clock=clock)
     service = limited("2/minute", "9/minute per global", store=store, clock=clock, observer=observer)
     responses = [await ask(service) for _ in range(3)]
     assert [response.status for response in responses] == [200, 200, 429]
@@ -471,10 +471,10 @@ async def test_a_shared_store_that_is_away_fails_no_request(
 
 
 async def test_processes_share_a_budget_through_a_store(clock: ManualClock) -> None:
-    store = SharedStore(BoundedStorage(clock=clock), clock=clock, timeout=5.0)
+    store = SharedStore(HitLists(clock), clock=clock, timeout=5.0)
     mine, others = (limited("3/minute", store=store, clock=clock) for _ in range(2))
     assert [await statuses(mine, 1), await statuses(others, 3)] == [[200], [200, 200, 429]]
-    assert (await ask(limited("9/minute", store="async+bounded://"))).header(
+    assert (await ask(limited("9/minute", store="async+memory://"))).header(
         "ratelimit"
     ) == '"client";r=8;t=60'
 

@@ -10,24 +10,24 @@ from itertools import pairwise
 import anyio
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from limits.aio.storage import MemoryStorage, Storage
+from limits.aio.storage import Storage
 
 from postfacta_core.backoff import Backoff
 from postfacta_core.events import Mode, ModeChanged, PolicyCreated, StoreChanged
 from postfacta_core.limits._rates import Rate, strictest
-from postfacta_core.limits.memory import BoundedStorage
 from postfacta_core.limits.rate import Charge, HitPlan, RateLimiter, hit_all, parse_rates
 from postfacta_core.limits.store import SharedStore, Strategy
 from postfacta_core.telemetry.policies import POLICY_METRICS
 from postfacta_core.testing import ManualClock, RecordingObserver
 from tests.kit.every import every
+from tests.kit.storage import HitLists
 
 
-class Faulty(BoundedStorage):
+class Faulty(HitLists):
     """A shared store that can be made to fail, or to take its time."""
 
     def __init__(self, clock: ManualClock) -> None:
-        super().__init__(clock=clock)
+        super().__init__(clock)
         self.error: Exception | None = None
         self.gate: anyio.Event | None = None
         self.clock = clock
@@ -129,17 +129,17 @@ def test_an_option_that_makes_no_sense_is_refused_at_once() -> None:
             "SharedStore.storage must be the address",
         ),
         (
-            partial(SharedStore, "async+bounded://", timeout=0.0),
+            partial(SharedStore, "async+memory://", timeout=0.0),
             "SharedStore.timeout must be a finite number above 0",
         ),
         (
-            partial(SharedStore, "async+bounded://", timeout=math.nan),
+            partial(SharedStore, "async+memory://", timeout=math.nan),
             "SharedStore.timeout must be a finite number above 0",
         ),
-        (partial(SharedStore, "async+bounded://", max_calls=0), "SharedStore.max_calls must be .*, not 0"),
-        (partial(RateLimiter, "a", Rate(amount=1, period=0.5), store="async+bounded://"), "whole seconds"),
+        (partial(SharedStore, "async+memory://", max_calls=0), "SharedStore.max_calls must be .*, not 0"),
+        (partial(RateLimiter, "a", Rate(amount=1, period=0.5), store="async+memory://"), "whole seconds"),
         (
-            partial(RateLimiter, "a", Rate(amount=1, period=1.0, burst=2), store="async+bounded://"),
+            partial(RateLimiter, "a", Rate(amount=1, period=1.0, burst=2), store="async+memory://"),
             "without a burst",
         ),
     ]
@@ -583,7 +583,7 @@ async def test_an_observer_that_raises_changes_no_decision(clock: ManualClock, s
 @pytest.mark.parametrize("strategy", ["fixed-window", "moving-window", "sliding-window-counter"])
 async def test_each_strategy_of_limits_can_count(strategy: Strategy, clock: ManualClock) -> None:
     store = SharedStore(
-        BoundedStorage(clock=clock),
+        HitLists(clock),
         strategy=strategy,
         clock=clock,
         timeout=5.0,
@@ -594,11 +594,11 @@ async def test_each_strategy_of_limits_can_count(strategy: Strategy, clock: Manu
     assert (await limiter.hit("a")).remaining == 2
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_store_can_be_given_by_its_address() -> None:
-    limiter = RateLimiter("client", "1/minute", store="async+bounded://?max_keys=10", store_timeout=5.0)
+    limiter = RateLimiter("client", "1/minute", store="async+memory://", store_timeout=5.0)
     assert [(await limiter.hit("a")).allowed for _ in range(2)] == [True, False]
 
 
 def test_the_storage_of_limits_that_grows_with_its_keys_is_never_chosen_by_us() -> None:
     assert RateLimiter("client", "1/minute").store is None
-    assert not issubclass(BoundedStorage, MemoryStorage)

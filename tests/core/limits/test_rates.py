@@ -237,18 +237,14 @@ def test_a_new_key_costs_the_same_however_many_there_are() -> None:
         assert watched.reads <= 8
 
 
-def test_a_table_tells_what_it_forgets_and_forgets_no_other() -> None:
-    forgotten: list[str] = []
-    table = KeyTable(4, forget=forgotten.append)
+def test_a_table_forgets_what_is_over_and_no_other() -> None:
+    table = KeyTable(4)
     for number, key in enumerate("abcd"):
         assert table.admit(key, float(number), -1.0)
     assert not table.admit("e", 9.0, -0.5)
-    assert forgotten == []
+    assert sorted(table.until) == ["a", "b", "c", "d"]
     assert table.admit("e", 9.0, 1.0)
-    assert sorted(forgotten) == ["a", "b"]
     assert sorted(table.until) == ["c", "d", "e"]
-    table.clear()
-    assert (len(table), table.admit("a", 1.0, 0.0)) == (0, True)
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 12)), max_size=80))
