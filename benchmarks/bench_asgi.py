@@ -3,7 +3,7 @@
 Every variant handles the same in-process request. Rounds are interleaved, so that a slow moment of the machine hits
 all variants alike; what is printed are medians, and ratios to the bare application of the same run.
 
-    python -m benchmarks.bench_asgi [--rounds 15] [--requests 3000] [--json FILE]
+    python -m benchmarks.bench_asgi [--request GET] [--rounds 15] [--requests 3000] [--json FILE]
 """
 
 from __future__ import annotations
@@ -17,8 +17,12 @@ import statistics
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -27,21 +31,33 @@ from benchmarks.peers import peers
 from benchmarks.variants import sampling, variants
 from postfacta_core.asgi._types import ASGIApp, Message
 
-__all__ = ["applications", "main", "serve"]
+__all__ = ["KINDS", "applications", "main", "serve"]
 
-BODY = b'{"name":"bench"}'
+KINDS: Final = ("GET", "browser", "POST", "FastAPI")
+"""A plain GET; one with the headers of a browser behind a proxy that traces; a POST of 1 KiB; a GET of a FastAPI service."""
+
+_BODY: Final = json.dumps({"name": "bench", "text": "x" * 995}).encode()
 
 
 async def _hello(request: Request) -> JSONResponse:
     return JSONResponse({"id": request.path_params["id"], "name": "bench", "ok": True})
 
 
-def _scope() -> dict[str, object]:
+async def _echo(request: Request) -> JSONResponse:
+    given = await request.json()
+    return JSONResponse({"id": request.path_params["id"], "name": given["name"], "ok": True}, status_code=201)
+
+
+async def _typed(id: int) -> dict[str, object]:  # noqa: A002 - as a service names it
+    return {"id": id, "name": "bench", "ok": True}
+
+
+def _scope(kind: str) -> dict[str, object]:
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": "1.1",
-        "method": "GET",
+        "method": "POST" if kind == "POST" else "GET",
         "scheme": "http",
         "path": "/items/17",
         "raw_path": b"/items/17",
@@ -56,6 +72,7 @@ def _scope() -> dict[str, object]:
             (b"x-request-id", b"bench-0123456789"),
             (b"cache-control", b"no-cache"),
             (b"accept-language", b"en"),
+            *_MORE.get(kind, ()),
         ],
         "client": ("127.0.0.1", 50000),
         "server": ("127.0.0.1", 8080),
@@ -63,65 +80,89 @@ def _scope() -> dict[str, object]:
     }
 
 
+_MORE: Final = {
+    "POST": [(b"content-type", b"application/json"), (b"content-length", str(len(_BODY)).encode())],
+    "browser": [
+        (b"traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+        (b"sec-ch-ua", b'"Chromium";v="126", "Not.A/Brand";v="24"'),
+        (b"sec-ch-ua-mobile", b"?0"),
+        (b"sec-ch-ua-platform", b'"Linux"'),
+        (b"sec-fetch-site", b"same-origin"),
+        (b"sec-fetch-mode", b"cors"),
+        (b"sec-fetch-dest", b"empty"),
+        (b"referer", b"http://127.0.0.1:8080/items"),
+        (b"cookie", b"session=0123456789abcdef; theme=dark"),
+    ],
+}
+
+
 async def _receive() -> Message:
-    return {"type": "http.request", "body": b"", "more_body": False}
+    return {"type": "http.request", "body": _BODY, "more_body": False}
 
 
 async def _send(message: Message) -> None:
-    if message["type"] == "http.response.start" and message["status"] != 200:
+    if message["type"] == "http.response.start" and message["status"] not in {200, 201}:
         raise AssertionError(message)
 
 
-async def serve(app: ASGIApp, requests: int) -> None:
-    """Serve this many requests."""
+async def serve(app: ASGIApp, requests: int, kind: str = "GET") -> None:
+    """Serve this many requests of a kind of `KINDS`."""
     for _ in range(requests):
-        await app(_scope(), _receive, _send)
+        await app(_scope(kind), _receive, _send)
 
 
-async def _round(app: ASGIApp, requests: int) -> float:
+async def _round(app: ASGIApp, requests: int, kind: str) -> float:
     """CPU seconds a request, in this process alone."""
     gc.collect()
     gc.disable()
     started = time.process_time()
-    await serve(app, requests)
+    await serve(app, requests, kind)
     spent = time.process_time() - started
     gc.enable()
     return spent / requests
 
 
-async def _garbage(app: ASGIApp, requests: int) -> float:
+async def _garbage(app: ASGIApp, requests: int, kind: str) -> float:
     """Objects a request that only the cyclic collector can free."""
-    await _round(app, 100)
+    await _round(app, 100, kind)
     gc.collect()
     gc.disable()
-    await serve(app, requests)
+    await serve(app, requests, kind)
     found = gc.collect()
     gc.enable()
     return found / requests
 
 
-def applications() -> Mapping[str, ASGIApp]:
-    """Name all that is compared; `bare` comes first."""
-    route = Route("/items/{id}", _hello)
-    bare = Starlette(routes=[route])
-    return {"bare": bare, **variants(bare), **peers(route, sampling())}
+def applications(kind: str = "GET") -> Mapping[str, ASGIApp]:
+    """Name all that is compared, for a kind of `KINDS`; `bare` comes first."""
+
+    def make(*middleware: Middleware) -> Starlette:
+        if kind == "FastAPI":
+            return FastAPI(routes=[APIRoute("/items/{id}", _typed)], middleware=middleware)
+        route = (
+            Route("/items/{id}", _echo, methods=["POST"]) if kind == "POST" else Route("/items/{id}", _hello)
+        )
+        return Starlette(routes=[route], middleware=middleware)
+
+    bare = make()
+    return {"bare": bare, **variants(bare), **peers(make, sampling())}
 
 
-async def _measure(rounds: int, requests: int) -> dict[str, dict[str, float]]:
-    apps = applications()
+async def _measure(rounds: int, requests: int, kind: str) -> dict[str, dict[str, float]]:
+    apps = applications(kind)
     times: dict[str, list[float]] = {name: [] for name in apps}
     for app in apps.values():
-        await _round(app, 300)
+        await _round(app, 300, kind)
     for _ in range(rounds):
         for name, app in apps.items():
-            times[name].append(await _round(app, requests))
+            times[name].append(await _round(app, requests, kind))
     base = statistics.median(times["bare"])
     return {
         name: {
             "us": statistics.median(spent) * 1e6,
             "added_us": (statistics.median(spent) - base) * 1e6,
             "ratio": statistics.median(spent) / base,
-            "cyclic_objects": await _garbage(apps[name], 500),
+            "cyclic_objects": await _garbage(apps[name], 500, kind),
         }
         for name, spent in times.items()
     }
@@ -132,13 +173,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--request", choices=KINDS, default="GET", help="its kind (default: GET)")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--requests", type=int, default=3000)
     parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
     # The access line is formatted and goes nowhere: what a log collector costs is not ours.
     logging.basicConfig(level=logging.INFO, handlers=[logging.NullHandler()])
-    figures = asyncio.run(_measure(options.rounds, options.requests))
+    figures = asyncio.run(_measure(options.rounds, options.requests, options.request))
     print(f"{'variant':<34}{'us/request':>11}{'added us':>10}{'ratio':>8}{'cyclic objects':>16}")  # noqa: T201 - its job
     for name, figure in figures.items():
         row = f"{figure['us']:>11.1f}{figure['added_us']:>10.1f}{figure['ratio']:>8.2f}{figure['cyclic_objects']:>16.2f}"

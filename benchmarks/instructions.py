@@ -3,7 +3,7 @@
 All variants run in one process under callgrind, which writes down what it has counted before and after the requests
 of each. It does so where the C function `getloadavg` is called: no request does that.
 
-    python -m benchmarks.instructions [--json FILE] [VARIANT...]      (needs valgrind; half a minute)
+    python -m benchmarks.instructions [--request GET] [--json FILE] [VARIANT...]      (needs valgrind; half a minute)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.bench_asgi import applications, serve
+from benchmarks.bench_asgi import KINDS, applications, serve
 
 __all__ = ["count", "main"]
 
@@ -30,7 +30,7 @@ DEFAULT = ("bare", "harden, no SDK", "peers, cheapest", "peers, popular")
 _WARM, _COUNTED = 120, 200
 
 
-def count(variants: Sequence[str]) -> Mapping[str, int]:
+def count(variants: Sequence[str], kind: str = "GET") -> Mapping[str, int]:
     """Return the instructions of one request of each variant.
 
     Raises:
@@ -42,7 +42,8 @@ def count(variants: Sequence[str]) -> Mapping[str, int]:
     with tempfile.TemporaryDirectory() as place:
         dumps = Path(place, "dump")
         command = [valgrind, "--tool=callgrind", f"--callgrind-out-file={dumps}", "--dump-before=getloadavg"]
-        run = [*command, sys.executable, "-m", "benchmarks.instructions", "--serve", *variants]
+        run = [*command, sys.executable, "-m", "benchmarks.instructions", "--serve", "--request", kind]
+        run += variants
         # The same hashes in each run: else sets and dicts differ by chance.
         environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(run, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - our own
@@ -59,14 +60,14 @@ def _total(dump: Path) -> int:
     return int(found[1])
 
 
-async def _serve(variants: Sequence[str]) -> None:
-    apps = applications()
+async def _serve(variants: Sequence[str], kind: str) -> None:
+    apps = applications(kind)
     for variant in variants:
-        await serve(apps[variant], _WARM)
+        await serve(apps[variant], _WARM, kind)
         gc.collect()
         gc.disable()
         os.getloadavg()
-        await serve(apps[variant], _COUNTED)
+        await serve(apps[variant], _COUNTED, kind)
         os.getloadavg()
         gc.enable()
 
@@ -77,14 +78,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help=f"default: {', '.join(DEFAULT)}")
+    parser.add_argument("--request", choices=KINDS, default="GET", help="its kind (default: GET)")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.serve:
         logging.basicConfig(level=logging.INFO, handlers=[logging.NullHandler()])
-        asyncio.run(_serve(options.variants))
+        asyncio.run(_serve(options.variants, options.request))
         return
-    figures = count(options.variants or DEFAULT)
+    figures = count(options.variants or DEFAULT, options.request)
     for variant, counted in figures.items():
         added = counted - figures.get("bare", counted)
         print(f"{variant:<38}{counted:>12,}{added:>+12,}")  # noqa: T201 - its job

@@ -29,12 +29,14 @@ from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint  # noqa: TID251 - peers use it
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
 from starlette_exporter import PrometheusMiddleware
 
 from postfacta_core.asgi._types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["peers"]
+__all__ = ["Make", "peers"]
+
+Make = Callable[..., Starlette]
+"""Makes the application with some middlewares."""
 
 _ACCESS = logging.getLogger("peers.access")
 _TIMEOUT = 30.0
@@ -42,21 +44,21 @@ _TIMEOUT = 30.0
 _RATE = "1000000000/minute"
 
 
-def peers(route: Route, tracing: TracerProvider) -> Mapping[str, ASGIApp]:
-    """Name each stack around an application with one route. `tracing` samples as ours does, for the last two."""
+def peers(make: Make, tracing: TracerProvider) -> Mapping[str, ASGIApp]:
+    """Name each stack around the application that `make` makes. `tracing` samples as ours does, for the last two."""
     return {
-        "peers, popular": _popular(route, None, limited=False),
-        "peers, popular, rate limit": _popular(route, None, limited=True),
-        "peers, cheapest": _cheapest(route, None, limited=False),
-        "peers, cheapest, rate limit": _cheapest(route, None, limited=True),
-        "peers, popular, SDK at 1 %": _popular(route, tracing, limited=False),
-        "peers, cheapest, SDK at 1 %": _cheapest(route, tracing, limited=False),
+        "peers, popular": _popular(make, None, limited=False),
+        "peers, popular, rate limit": _popular(make, None, limited=True),
+        "peers, cheapest": _cheapest(make, None, limited=False),
+        "peers, cheapest, rate limit": _cheapest(make, None, limited=True),
+        "peers, popular, SDK at 1 %": _popular(make, tracing, limited=False),
+        "peers, cheapest, SDK at 1 %": _cheapest(make, tracing, limited=False),
     }
 
 
-def _popular(route: Route, tracing: TracerProvider | None, *, limited: bool) -> ASGIApp:
-    app = _starlette(
-        route,
+def _popular(make: Make, tracing: TracerProvider | None, *, limited: bool) -> ASGIApp:
+    app = _made(
+        make,
         Middleware(CorrelationIdMiddleware),
         Middleware(BaseHTTPMiddleware, dispatch=_log_and_head),
         Middleware(PrometheusMiddleware, prefix=f"popular{limited}{tracing is not None}".lower()),
@@ -66,9 +68,9 @@ def _popular(route: Route, tracing: TracerProvider | None, *, limited: bool) -> 
     return OpenTelemetryMiddleware(app, tracer_provider=tracing)
 
 
-def _cheapest(route: Route, tracing: TracerProvider | None, *, limited: bool) -> ASGIApp:
-    app = _starlette(
-        route,
+def _cheapest(make: Make, tracing: TracerProvider | None, *, limited: bool) -> ASGIApp:
+    app = _made(
+        make,
         Middleware(CorrelationIdMiddleware),
         Middleware(_AccessLog),
         Middleware(PrometheusInstrumentatorMiddleware, registry=CollectorRegistry()),
@@ -79,8 +81,8 @@ def _cheapest(route: Route, tracing: TracerProvider | None, *, limited: bool) ->
     return OpenTelemetryMiddleware(app, tracer_provider=tracing, exclude_spans=["receive", "send"])
 
 
-def _starlette(route: Route, *middleware: Middleware) -> Starlette:
-    app = Starlette(routes=[route], middleware=middleware)
+def _made(make: Make, *middleware: Middleware) -> Starlette:
+    app = make(*middleware)
     app.state.limiter = Limiter(key_func=get_remote_address, default_limits=[_RATE])
     return app
 
