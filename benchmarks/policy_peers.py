@@ -22,6 +22,7 @@ from limits.strategies import FixedWindowRateLimiter, SlidingWindowCounterRateLi
 from benchmarks.rounds import Work
 from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.guards.bulkhead import Bulkhead
+from postfacta_core.guards.fallback import Fallback
 from postfacta_core.guards.hedge import Hedge
 from postfacta_core.guards.pipeline import Pipeline
 from postfacta_core.guards.retry import Retry
@@ -43,7 +44,9 @@ _Call = Callable[[], Awaitable[object]]
 _aiobreaker, _circuitbreaker = import_module("aiobreaker"), import_module("circuitbreaker")
 _interlock, _purgatory, _pybreaker = (import_module(name) for name in ("interlock", "purgatory", "pybreaker"))
 _hyx_breaker, _hyx_bulkhead = import_module("hyx.circuitbreaker"), import_module("hyx.bulkhead")
-_hyx_retry, _hyx_timeout = import_module("hyx.retry"), import_module("hyx.timeout")
+_hyx_fallback, _hyx_retry, _hyx_timeout = (
+    import_module(f"hyx.{name}") for name in ("fallback", "retry", "timeout")
+)
 
 
 async def nothing() -> None:
@@ -56,6 +59,7 @@ async def rows(chosen: str = "") -> Mapping[str, Mapping[str, Work]]:
         "retry, success at once": _retries,
         "bulkhead, a slot is free": _bulkheads,
         "timeout, in time": _timeouts,
+        "fallback, not needed": _fallbacks,
         "hedge, not needed": _hedges,
         "pipeline of timeout, retry, breaker, bulkhead": _pipelines,
     }
@@ -131,6 +135,18 @@ def _bulkheads() -> Mapping[str, _Call]:
         "interlock": lambda: interlock.call(nothing),
         "asyncio.Semaphore": by_semaphore,
         "anyio.CapacityLimiter": by_capacity_limiter,
+    }
+
+
+def _fallbacks() -> Mapping[str, _Call]:
+    ours = Fallback("bench", on=OSError, otherwise=None)
+
+    async def otherwise(error: Exception) -> None:
+        """Stand in for the result."""
+
+    return {
+        OURS: lambda: ours.call(nothing),
+        "hyx": _hyx_fallback.fallback(otherwise, on=OSError)(nothing),
     }
 
 

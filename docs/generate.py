@@ -466,6 +466,7 @@ _SITUATIONS: Final = {
     "bulkhead, a slot is free": "a `Bulkhead` with a free slot",
     "timeout, in time": "a `Timeout` of a call that is in time",
     "pipeline of timeout, retry, breaker, bulkhead": "these four in one `Pipeline`",
+    "fallback, not needed": "a `Fallback` that is not needed",
     "hedge, not needed": "a `Hedge` that is not needed",
     "rate limit, 1 key": "a `RateLimiter`, one caller",
     "rate limit, 100,000 keys": "a `RateLimiter`, 100,000 callers",
