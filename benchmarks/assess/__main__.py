@@ -43,33 +43,68 @@ REFERENCES: Mapping[str, tuple[str, list[str], bool]] = {
         False,
     ),
     "node": ("Node `http`, in memory", ["node", str(HERE / "node_service.js")], False),
-    "flask": (
-        "Flask under gunicorn, in memory",
-        ["gunicorn", "benchmarks.assess.flask_service:app", "--bind", "127.0.0.1:{port}"],
-        False,
-    ),
+    "express": ("Express, in memory", ["node", str(HERE / "express_service.js")], False),
+    "go": ("Go `net/http`, in memory", ["{folder}/service"], False),
+    **{
+        name: (
+            f"{name.title()} under gunicorn, in memory",
+            ["gunicorn", f"benchmarks.assess.{name}_service:app", "--bind", "127.0.0.1:{port}"],
+            False,
+        )
+        for name in ("flask", "django")
+    },
     **{
         f"fastapi-{name}": (
             title,
             ["uvicorn", "benchmarks.assess.fastapi_service:app", "--port", "{port}"],
-            "postgres" in name,
+            "memory" not in name,
         )
         for name, title in {
             "memory": "FastAPI, in memory",
             "memory-harden": "the same with `harden`",
             "postgres": "FastAPI, PostgreSQL, as in tutorials",
             "postgres-harden": "the same with `harden`, `Database` and `logs.configure`",
+            "sqlalchemy": "FastAPI, SQLAlchemy, as in tutorials",
+            "sqlalchemy-harden": "the same with `harden`, `guard_engine` and `logs.configure`",
         }.items()
     },
 }
+# What a reference needs is made in a folder of its own, from the registries.
+NEEDS: Mapping[str, list[str]] = {
+    "express": ["npm", "install", "--silent", "--prefix", "{folder}", "express@5"],
+    "go": ["go", "build", "-o", "{folder}/service", str(HERE / "go_service.go")],
+    "django": [sys.executable, "-m", "pip", "install", "--quiet", "--target", "{folder}", "django==5.2.19"],
+}
 _OF_FILES = ("SECU-5", *(f"OPER-{number}" for number in range(1, 7)))
-NOT_HERE = ("Go `net/http`", "Django", "Express")
+
+
+class NotHereError(Exception):
+    """What a reference needs is not on this machine."""
+
+
+def prepare(name: str, folder: Path) -> None:
+    """Make what a reference needs.
+
+    Raises:
+        NotHereError: If its tool is missing or fails, such as without a way to its registry.
+    """
+    command = [part.format(folder=folder) for part in NEEDS.get(name, [])]
+    tool = command[0] if command else REFERENCES[name][1][0]
+    if shutil.which(tool) is None:
+        raise NotHereError(f"there is no {tool}")
+    if not command:
+        return
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)  # noqa: S603 - ours, above
+    if done.returncode:
+        raise NotHereError(f"{command[0]} failed: {done.stderr.strip()[-300:]}")
 
 
 def reference(name: str, server: EmbeddedPostgres, folder: Path) -> Spec:
     """Return the service file of a reference; the original has files to judge, the others are a program each."""
     _, command, postgres = REFERENCES[name]
-    env = {"REFERENCE": name.removeprefix("fastapi-"), "PYTHONPATH": str(ROOT)}
+    env = {"REFERENCE": name.removeprefix("fastapi-"), "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"}
+    env["NODE_PATH"] = str(folder / "node_modules")
+    command = [part.replace("{folder}", str(folder)) for part in command]
     data: dict[str, Any] = {
         "service": {"name": name, "start": command, "env": env},
         "read": {"path": "/items/{id}"},
@@ -183,7 +218,11 @@ def assess(name: str, server: EmbeddedPostgres, options: Options) -> dict[str, A
     """Grade one; write its report."""
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     with tempfile.TemporaryDirectory(prefix="assess-project-") as folder:
-        spec = ours(server) if name == OURS else reference(name, server, Path(folder))
+        if name == OURS:
+            spec = ours(server)
+        else:
+            prepare(name, Path(folder))
+            spec = reference(name, server, Path(folder))
         found = document(asyncio.run(run(spec, env, options)))
     found["date"] = datetime.now(UTC).date().isoformat()  # noqa: TID251 - a date for people
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -211,7 +250,12 @@ def page() -> str:
             f"| {title} | {grade_text(found)} | {found['grade']['points']:.0f} | {100 * found['grade']['measured']:.0f} % "
             f"| {_gates(found)} | {found['seconds']:.0f} | {_waited(found)} % | {found['date']} |"
         )
-    lines += [f"| {title} | not run | | | its tools are not on the machine | | | |" for title in NOT_HERE]
+    kept = reports()
+    lines += [
+        f"| {title} | not run | | | its tools were not on the machine | | | |"
+        for title, _, _ in REFERENCES.values()
+        if title not in kept
+    ]
     lines += [
         "",
         "Held down by: the gates that failed. Files are judged for PostFacta and the original; the other references are a program",
@@ -263,10 +307,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with postgres() as server:
         for name in given.names or [*REFERENCES, OURS]:
-            if name != OURS and shutil.which(REFERENCES[name][1][0]) is None:
-                continue
             try:
                 found = assess(name, server, Options(quick=given.quick))
+            except NotHereError as error:
+                sys.stderr.write(f"{name}: not run: {error}\n")
+                continue
             except NotServingError as error:
                 sys.stderr.write(f"{name}: {error}\n")
                 code = 2

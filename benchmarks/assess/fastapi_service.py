@@ -1,4 +1,4 @@
-"""An API as tutorials write it: `REFERENCE=memory` or `postgres`, with `-harden` behind it hardened and nothing else."""
+"""An API as tutorials write it: `REFERENCE=memory`, `postgres` or `sqlalchemy`; with `-harden` behind it hardened, and nothing else."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
+import sqlalchemy
 from fastapi import FastAPI, HTTPException
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from pydantic import BaseModel
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from postfacta_core import ResilienceError, logs
 from postfacta_core.asgi import ASGIApp, HardenOptions, Telemetry, harden, problem_handler
+from postfacta_core.asgi.stack import Hardened
 from postfacta_core.otlp import Provider
-from postfacta_postgres import Database
+from postfacta_postgres import Database, guard_engine
 
 __all__ = ["app"]
 
@@ -29,6 +33,20 @@ class Item(BaseModel):
 
     name: str
     price: float
+
+
+class Base(DeclarativeBase):
+    """The tables."""
+
+
+class Row(Base):
+    """An item in the table."""
+
+    __tablename__ = "items"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    price: Mapped[float]
 
 
 items: dict[int, Item] = {}
@@ -76,12 +94,35 @@ def in_postgres(api: FastAPI) -> None:
         return dict(row)
 
 
+def by_sqlalchemy(api: FastAPI, engine: AsyncEngine) -> None:
+    """Keep items in a table, by its model."""
+
+    @api.post("/items", status_code=201)
+    async def create(item: Item) -> dict[str, Any]:
+        async with AsyncSession(engine) as session:
+            row = Row(name=item.name, price=item.price)
+            session.add(row)
+            await session.commit()
+            await session.refresh(row)
+            return {"id": row.id, **item.model_dump()}
+
+    @api.get("/items/{item_id}")
+    async def read(item_id: int) -> Item:
+        async with AsyncSession(engine) as session:
+            row = await session.get(Row, item_id)
+        if row is None:
+            raise HTTPException(404)
+        return Item(name=row.name, price=row.price)
+
+
 def build() -> ASGIApp:
     """Make the service that is asked for."""
     if REFERENCE.startswith("memory"):
         api = FastAPI(exception_handlers=handlers if REFERENCE.endswith("harden") else None)
         in_memory(api)
         return hardened(api, None) if REFERENCE.endswith("harden") else api
+    if REFERENCE.startswith("sqlalchemy"):
+        return with_sqlalchemy()
     if REFERENCE == "postgres":
         api = FastAPI(lifespan=lifespan)
         in_postgres(api)
@@ -90,23 +131,42 @@ def build() -> ASGIApp:
     api = FastAPI(exception_handlers=handlers)
     api.state.store = database
     in_postgres(api)
-    return hardened(api, database)
+    made = hardened(api, database)
+    made.health.add("database", database.ping)
+    return made
 
 
-def hardened(api: FastAPI, database: Database | None) -> ASGIApp:
+def with_sqlalchemy() -> ASGIApp:
+    """Make it on SQLAlchemy, guarded if it is hardened."""
+    is_hardened = REFERENCE.endswith("harden")
+    address = DSN.replace("postgresql:", "postgresql+asyncpg:", 1)
+    engine = create_async_engine(address, **({"pool_timeout": 1.0} if is_hardened else {}))
+    api = FastAPI(exception_handlers=handlers if is_hardened else None)
+    by_sqlalchemy(api, engine)
+    if not is_hardened:
+        return api
+    guard_engine(engine, name="shop", observer=telemetry.observer)
+
+    async def ping() -> None:
+        async with engine.connect() as connection:
+            await connection.execute(sqlalchemy.text("select 1"))
+
+    made = hardened(api, None)
+    made.health.add("database", ping)
+    return made
+
+
+def hardened(api: FastAPI, database: Database | None) -> Hardened:
     """Harden it, as the how-to does, and nothing else."""
     logs.configure(format="json", service="shop", version="1.0.0")
     trace.set_tracer_provider(Provider(OTLPSpanExporter(timeout=5)))
-    made = harden(
+    return harden(
         api,
         service="shop",
         options=HardenOptions.from_env("SHOP_"),
         telemetry=telemetry,
         resources=[database] if database else [],
     )
-    if database is not None:
-        made.health.add("database", database.ping)
-    return made
 
 
 app: ASGIApp = build()
