@@ -8,7 +8,7 @@ import re
 import secrets
 import signal
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
@@ -300,6 +300,21 @@ class Bench:
         request = encode(ask_.method, ask_.path, headers, body=body)
         return await Held.begin(self.service.port, request, method=ask_.method, rest=len(body) // 2)
 
+    async def recovers(
+        self, row: int, *, within: float, patience: float, writes: bool = False
+    ) -> float | None:
+        """Return after how long `row` reads in a row, each with a write or none, were good; None if not in time."""
+        began, good = monotonic(), 0
+        while monotonic() - began < within:
+            well = (await self.read(patience=patience)).good and (
+                not writes or (await self.write(patience=patience)).answer.good
+            )
+            good = good + 1 if well else 0
+            if good == row:
+                return monotonic() - began
+            await asyncio.sleep(0.05)
+        return None
+
     # What it says of itself
 
     async def scrape(self) -> dict[Series, float]:
@@ -311,12 +326,3 @@ class Bench:
     def log(self) -> str:
         """Return what it wrote, of which colours are taken away."""
         return re.sub(r"\x1b\[[\d;]*m", "", self.service.output())
-
-    def signal(self, number: int) -> None:
-        """Send a signal; the instance is not used again by other checks."""
-        self.dirty = True
-        if self.service.is_running:
-            self.service.deliver(number)
-
-    def ration(self, share: float) -> AbstractAsyncContextManager[None]:
-        return self.service.rationed(share)

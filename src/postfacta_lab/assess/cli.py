@@ -51,17 +51,19 @@ Exit codes: 0 done; 1 below --fail-below, or worse than --baseline; 2 wrong usag
 def main(words: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if words is None else list(words)
     command = given[given.index("--") + 1 :] if "--" in given else []
-    own = given[: given.index("--")] if "--" in given else given
+    own = _parser().parse_intermixed_args(given[: given.index("--")] if "--" in given else given)
     try:
-        match own[:1]:
-            case ["diff"]:
-                return _diff(own[1:])
-            case ["render"]:
-                return _render(own[1:])
+        match own.words:
+            case ["diff", old, new]:
+                return _diff(Path(old), Path(new))
+            case ["render", report]:
+                return _render(own, Path(report))
             case ["init"]:
-                return _init(own[1:], command)
+                return _init(own.file or Path("assess.toml"), command)
+            case []:
+                return _assess(own, command)
             case _:
-                return _assess(_parser().parse_args(own), command)
+                _parser().error("init, diff OLD NEW or render OLD, or none of them")
     except (SpecError, NotServingError, OSError, KeyError, json.JSONDecodeError) as error:
         sys.stderr.write(f"assess: {error}\n")
         return WRONG
@@ -74,35 +76,21 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--file", type=Path, help="the service file (assess.toml)")
-    parser.add_argument(
-        "--quick", action="store_true", help="leave out database faults, overload and slow clients"
-    )
-    parser.add_argument("--only", default="", metavar="IDS", help="prefixes of checks, as SHUT,DATA-1")
-    parser.add_argument(
-        "--within", type=float, default=240.0, metavar="SECONDS", help="begin no check after (240)"
-    )
-    parser.add_argument(
-        "--fail-below", metavar="LETTER", choices=[*LETTERS, "A", "B", "C", "D"], help="exit 1 below it"
-    )
-    parser.add_argument(
-        "--baseline", type=Path, metavar="FILE", help="exit 1 if a check got worse than in this report"
-    )
-    parser.add_argument(
-        "--allow-database", metavar="HOST", default="", help="a database that is not on this machine"
-    )
-    parser.add_argument(
-        "--keep", type=Path, metavar="FOLDER", help="keep the log of the service in this folder"
-    )
-    parser.add_argument("--list", action="store_true", help="list the checks, and do nothing")
-    parser.add_argument("--explain", metavar="ID", help="print what a check does, and do nothing")
-    _formats(parser)
-    return parser
-
-
-def _formats(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("words", nargs="*", metavar="init | diff OLD NEW | render OLD", help=argparse.SUPPRESS)
+    add("--file", type=Path, help="the service file (assess.toml)")
+    add("--quick", action="store_true", help="leave out database faults, overload and slow clients")
+    add("--only", default="", metavar="IDS", help="prefixes of checks, as SHUT,DATA-1")
+    add("--within", type=float, default=240.0, metavar="SECONDS", help="begin no check after (240)")
+    add("--fail-below", metavar="LETTER", choices=[*LETTERS, "A", "B", "C", "D"], help="exit 1 below it")
+    add("--baseline", type=Path, metavar="FILE", help="exit 1 if a check got worse than in this report")
+    add("--allow-database", metavar="HOST", default="", help="a database that is not on this machine")
+    add("--keep", type=Path, metavar="FOLDER", help="keep the log of the service in this folder")
+    add("--list", action="store_true", help="list the checks, and do nothing")
+    add("--explain", metavar="ID", help="print what a check does, and do nothing")
     for name in ("json", *_FORMATS):
-        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {name}")
+        add(f"--{name}", type=Path, metavar="FILE", help=f"write {name}")
+    return parser
 
 
 def _assess(given: argparse.Namespace, command: list[str]) -> int:
@@ -145,12 +133,7 @@ async def _run(spec: Spec, options: Options, *, bare: bool) -> Run:
     return await run(spec, os.environ, options, tell=_show)
 
 
-def _init(words: Sequence[str], command: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        "postfacta assess init", description="Start a service once, and write a file for it."
-    )
-    parser.add_argument("--file", type=Path, default=Path("assess.toml"))
-    path: Path = parser.parse_args(words).file
+def _init(path: Path, command: list[str]) -> int:
     if path.exists():
         raise SpecError(f"{path} is there already")
     spec = asyncio.run(guess(_spec(None, command), os.environ))
@@ -233,24 +216,16 @@ def _code(given: argparse.Namespace, found: Mapping[str, Any]) -> int:
     return DONE
 
 
-def _diff(words: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser("postfacta assess diff", description="List the checks that changed.")
-    parser.add_argument("old", type=Path)
-    parser.add_argument("new", type=Path)
-    given = parser.parse_args(words)
-    old, new = json.loads(given.old.read_text()), json.loads(given.new.read_text())
+def _diff(*files: Path) -> int:
+    old, new = (json.loads(file.read_text()) for file in files)
     sys.stdout.write(f"{grade_text(old)} -> {grade_text(new)}\n")
     for name, was, now in changes(old, new):
         sys.stdout.write(f"  {name:<8}{was['word']} -> {now['word']}: {now['evidence']}\n")
     return DONE
 
 
-def _render(words: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser("postfacta assess render", description="Make other formats of a report.")
-    parser.add_argument("report", type=Path)
-    _formats(parser)
-    given = parser.parse_args(words)
-    found = json.loads(given.report.read_text())
+def _render(given: argparse.Namespace, report: Path) -> int:
+    found = json.loads(report.read_text())
     sys.stdout.write(terminal.summary(found))
     _write(given, found)
     return DONE

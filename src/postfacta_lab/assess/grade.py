@@ -61,8 +61,8 @@ def is_below(letter: str, least: str) -> bool:
     return LETTERS.index(letter) < LETTERS.index(floor)
 
 
-def grade(rubric: Rubric, verdicts: Mapping[str, Verdict], *, stands: bool = True) -> Grade:
-    """Grade the verdicts of a catalogue; what is missing was not run. `stands` is false if the service fails the floor."""
+def grade(rubric: Rubric, verdicts: Mapping[str, Verdict]) -> Grade:
+    """Grade the verdicts of a catalogue; what is missing was not run."""
     relevant = {
         name: (entry, _score(verdicts.get(name)))
         for name, entry in rubric.entries.items()
@@ -78,8 +78,8 @@ def grade(rubric: Rubric, verdicts: Mapping[str, Verdict], *, stands: bool = Tru
         for missing, unknown in ((0.0, 0.0), (total - known, 1.0))
     )
     return Grade(
-        lowest=_plus(low, 100 * earned / total, may=complete) if stands else "F",
-        highest=_plus(high, 100 * (earned + total - known) / total, may=not declared) if stands else "F",
+        lowest=_plus(low, 100 * earned / total, may=complete),
+        highest=_plus(high, 100 * (earned + total - known) / total, may=not declared),
         points=100 * earned / known if known else 0.0,
         measured=known / total,
         declared=declared,

@@ -9,24 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-__all__ = ["CATEGORIES", "Entry", "Rubric", "rubric"]
-
-CATEGORIES = {
-    "SHUT": "Deploys",
-    "DATA": "Data",
-    "TIME": "Time limits",
-    "DEP": "Dependencies",
-    "LOAD": "Overload",
-    "RATE": "Overload",
-    "HLTH": "Health",
-    "METR": "Metrics",
-    "LOGS": "Logs",
-    "TRAC": "Traces",
-    "CRSH": "Crash isolation",
-    "INPT": "Input",
-    "SECU": "Security",
-    "OPER": "Operations",
-}
+__all__ = ["Entry", "Rubric", "rubric"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +24,9 @@ class Entry:
     harden: str
     without: str
     page: str
+    category: str = ""
     gate: int | None = None
     timed: bool = False
-
-    @property
-    def category(self) -> str:
-        """The heading under which reports show it."""
-        return CATEGORIES.get(self.id.partition("-")[0], "Your own")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +34,7 @@ class Rubric:
     """Entries by id, in the order of the catalogue."""
 
     version: int
+    categories: Mapping[str, str]
     entries: Mapping[str, Entry]
 
     @classmethod
@@ -66,6 +46,7 @@ class Rubric:
         entries = {
             name: Entry(
                 id=name,
+                category=data["categories"].get(name.partition("-")[0], ""),
                 weight=data["items"][check["item"]]["weight"]
                 * (2 if "gate" in check else 1)
                 / parts[check["item"]],
@@ -73,7 +54,7 @@ class Rubric:
             )
             for name, check in data["checks"].items()
         }
-        return cls(data["version"], entries)
+        return cls(data["version"], data["categories"], entries)
 
 
 @cache

@@ -48,14 +48,13 @@ class Options:
 
 @dataclass(slots=True)
 class Run:
-    """All that was found. `stands` is false if the service does not answer its own read and write."""
+    """All that was found."""
 
     name: str
     results: dict[str, Result] = field(default_factory=dict[str, Result])
     own: dict[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
     machine: Mapping[str, float] = field(default_factory=dict[str, float])
     seconds: float = 0.0
-    stands: bool = True
     guessed: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property

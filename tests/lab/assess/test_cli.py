@@ -12,7 +12,7 @@ import pytest
 
 from postfacta_lab.assess.cli import _code, _parser, main  # pyright: ignore[reportPrivateUsage]
 from postfacta_lab.assess.model import Outcome, Result, Verdict
-from postfacta_lab.assess.report.document import changes, document, verdicts_of, worse
+from postfacta_lab.assess.report.document import changes, document, worse
 from postfacta_lab.assess.rubric import rubric
 from postfacta_lab.assess.runner import Run
 
@@ -58,13 +58,6 @@ def test_it_says_what_is_wrong(
     assert main(["--file", "gone.toml"]) == 2
 
 
-def test_a_report_is_read_again() -> None:
-    report = found(SHUT_1=Verdict.fails("no"), SHUT_2=Verdict.not_run("why"))
-    again = verdicts_of(json.loads(json.dumps(report)))
-    assert again["SHUT-1"].word == "fail"
-    assert again["SHUT-2"].outcome is Outcome.NOT_RUN
-
-
 def test_what_got_worse_is_what_was_measured_twice() -> None:
     old = found(SHUT_2=Verdict.fails("no"), DATA_3=Verdict.not_run(""))
     new = found(SHUT_1=Verdict.scored(0.5, "half"), DATA_3=Verdict.fails("no"), DEP_4=Verdict.not_run(""))
@@ -79,6 +72,13 @@ def test_two_reports_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["diff", str(old), str(new)]) == 0
     assert capsys.readouterr().out == "A+ -> D+\n  SHUT-1  pass -> fail: none of 8\n"
     assert main(["diff", str(old), str(tmp_path / "gone.json")]) == 2
+
+
+@pytest.mark.parametrize("words", [["dif"], ["diff", "one.json"], ["init", "more"], ["render"]])
+def test_other_words_are_wrong_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert "diff OLD NEW" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

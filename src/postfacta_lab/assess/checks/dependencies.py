@@ -35,13 +35,13 @@ async def outages(bench: Bench) -> Mapping[str, Verdict]:
     await link.stop()
     cut = await _ask_for(bench, _CUT)
     await link.heal()
-    after_cut = await _recovers(bench)
+    after_cut = await bench.recovers(3, within=20, patience=2, writes=bench.spec.write is not None)
     await link.freeze()
     first = await _ask_for(bench, _SILENT, patience=32.0)
     settled = [answer for at, answer in first if at >= 6] if any(at >= 6 for at, _ in first) else []
     await link.stop()  # what was silent is dropped, as by a router that comes back
     await link.heal()
-    after_silence = await _recovers(bench)
+    after_silence = await bench.recovers(3, within=20, patience=2, writes=bench.spec.write is not None)
     return {
         "DEP-2": _unavailable(
             bench, [(kind, answer) for kind, (_, answer) in zip(_kinds(bench, len(cut)), cut, strict=True)]
@@ -95,20 +95,6 @@ def _is_right(kind: str, answer: Answer) -> bool:
 
 def _mostly(answers: list[tuple[str, Answer]]) -> bool:
     return sum(answer.status >= 500 or answer.good for _, answer in answers) == len(answers)
-
-
-async def _recovers(bench: Bench) -> float | None:
-    """Return after how long three reads and writes in a row were good; None if they were not within 20 s."""
-    began, row = monotonic(), 0
-    while (at := monotonic() - began) < 20:
-        good = (await bench.read(patience=2)).good
-        if bench.spec.write is not None:
-            good = good and (await bench.write(patience=2)).answer.good
-        row = row + 1 if good else 0
-        if row == 3:
-            return at
-        await asyncio.sleep(0.1)
-    return None
 
 
 def _recovery(*after: float | None) -> Verdict:

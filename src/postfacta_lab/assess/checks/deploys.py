@@ -29,7 +29,8 @@ async def orderly_end(bench: Bench) -> Mapping[str, Verdict]:
     held = await _hold(bench)
     ready = bench.spec.ready
     began = monotonic()
-    bench.signal(signal.SIGTERM)
+    if bench.service.is_running:
+        bench.service.deliver(signal.SIGTERM)
     async with asyncio.TaskGroup() as group_:
         finished = group_.create_task(_finish_later(bench, held))
         fresh = group_.create_task(_knock(bench))

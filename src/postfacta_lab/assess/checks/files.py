@@ -21,19 +21,8 @@ __all__: list[str] = []
 
 _MOST_FILES, _MOST_BYTES = 20_000, 2**20
 _SKIPPED = frozenset(
-    [
-        ".git",
-        "node_modules",
-        ".venv",
-        "venv",
-        "vendor",
-        "__pycache__",
-        ".tox",
-        ".mypy_cache",
-        "dist",
-        "target",
-    ]
-)
+    {".git", "node_modules", ".venv", "venv", "vendor", "__pycache__", ".tox", ".mypy_cache", "dist", "target"}
+)  # fmt: skip
 _LOCKS = frozenset(
     {"uv.lock", "poetry.lock", "Pipfile.lock", "pdm.lock", "pylock.toml", "package-lock.json", "yarn.lock", "pnpm-lock.yaml",
      "go.sum", "Cargo.lock", "Gemfile.lock", "composer.lock"}

@@ -29,26 +29,23 @@ class _Plan:
 
 
 @group("LOAD-1", "LOAD-2", "LOAD-3", "HLTH-3", needs=("read", "proc"), fresh=True, quick=False)
-async def overload(bench: Bench) -> Mapping[str, Verdict]:
+async def overload(bench: Bench) -> Mapping[str, Verdict] | Verdict:
     """Make it slow, find what it can do, and ask for more."""
     async with AsyncExitStack() as stack:
         plan = await _make_slow(bench, stack)
         if isinstance(plan, Verdict):
-            return dict.fromkeys(("LOAD-1", "LOAD-2", "LOAD-3", "HLTH-3"), plan)
+            return plan
         memory = bench.service.memory()
         async with asyncio.TaskGroup() as group_:
             probes = group_.create_task(_probe(bench))
             flood = await open_loop(lambda: bench.read(patience=4), rate=plan.rate, seconds=_SECONDS)
             probes_done = probes
         grown = bench.service.memory() - memory
-        after = await _recovers(bench)
+        after = await bench.recovers(5, within=12, patience=3)
     if bench.link is not None:
         await bench.link.heal()
     if flood.lateness > 0.8 * float(bench.shared["busy"]):
-        return dict.fromkeys(
-            ("LOAD-1", "LOAD-2", "LOAD-3", "HLTH-3"),
-            Verdict.not_run(f"the machine is too busy: the generator was {flood.lateness:.1f} s late"),
-        )
+        return Verdict.not_run(f"the machine is too busy: the generator was {flood.lateness:.1f} s late")
     return {
         "LOAD-1": _goodput(flood, plan),
         "LOAD-2": _refusals(flood, plan),
@@ -69,7 +66,7 @@ async def _make_slow(bench: Bench, stack: AsyncExitStack) -> _Plan | Verdict:
             return Verdict.not_run("nothing was served while the database was slow")
         return _Plan(min(5 * capacity, _MOST_RATE), capacity, 1.0)
     full = await _capacity(bench, callers=16, seconds=1.5)
-    await stack.enter_async_context(bench.ration(min(1.0, max(0.03, _RATIONED / max(full, 1)))))
+    await stack.enter_async_context(bench.service.rationed(min(1.0, max(0.03, _RATIONED / max(full, 1)))))
     capacity, nothing = await _capacity(bench, callers=8), await _capacity(bench, callers=8, nothing=True)
     for factor in (5, 3, 2):
         refused = 1 / max(nothing, capacity * 1.001)
@@ -99,16 +96,6 @@ async def _probe(bench: Bench) -> list[bool]:
         answers.append(answer.good and answer.seconds <= 1)
         await asyncio.sleep(0.25)
     return answers
-
-
-async def _recovers(bench: Bench) -> float | None:
-    began, row = monotonic(), 0
-    while monotonic() - began < 12:
-        answer = await bench.read(patience=3)
-        row = row + 1 if answer.good else 0
-        if row == 5:
-            return monotonic() - began
-    return None
 
 
 def _goodput(flood: Flood, plan: _Plan) -> Verdict:

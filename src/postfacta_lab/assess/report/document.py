@@ -1,4 +1,4 @@
-"""The document of a run, as JSON; it can be read again, graded again, and compared with another one."""
+"""The document of a run, as JSON; it can be shown again, and compared with another one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..model import Outcome, Verdict
 from ..rubric import rubric
 from ..runner import Run
 
-__all__ = ["categories", "changes", "document", "grade_text", "verdicts_of", "worse"]
+__all__ = ["categories", "changes", "document", "figures", "grade_text", "worse"]
 
 _SCHEMA = 1
 
@@ -20,7 +20,7 @@ def document(run: Run) -> dict[str, Any]:
     """Return all that was found, with the grade and what would raise it."""
     catalogue = rubric()
     verdicts = {name: verdict for name, verdict in run.verdicts.items() if name in catalogue.entries}
-    graded = grade(catalogue, verdicts, stands=run.stands)
+    graded = grade(catalogue, verdicts)
     return {
         "schema": _SCHEMA,
         "rubric": catalogue.version,
@@ -74,13 +74,6 @@ def _found(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def verdicts_of(found: Mapping[str, Any]) -> dict[str, Verdict]:
-    return {
-        check["id"]: Verdict(Outcome(check["outcome"]), check["score"], check["evidence"], check["facts"])
-        for check in found["checks"]
-    }
-
-
 def categories(found: Mapping[str, Any]) -> Iterator[tuple[str, float, int, int]]:
     """Yield each heading with its mean score, and how many of its checks were measured."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
@@ -95,6 +88,12 @@ def grade_text(found: Mapping[str, Any]) -> str:
     """Return the letter or the range, and what was declared away, as every format shows it."""
     declared = found["grade"]["declared"]
     return str(found["grade"]["text"]) + (f" (declared: {declared})" if declared else "")
+
+
+def figures(found: Mapping[str, Any]) -> str:
+    """Return what stands beside the letter."""
+    grade = found["grade"]
+    return f"{grade['points']:.0f} points, {100 * grade['measured']:.0f} % measured, {found['seconds']:.0f} s"
 
 
 def changes(

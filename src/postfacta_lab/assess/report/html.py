@@ -6,24 +6,20 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
-from ...engine.page import badge, page, section, table
-from .document import categories, grade_text
+from ...engine.page import Series, badge, chart, page, section, table
+from .document import categories, figures, grade_text
 
 __all__ = ["html"]
 
 _GATES = ("P0, at most D+", "P1, at most C+", "P2, at most B+")
 _PLOTS = {
-    "around_sigterm": "Answers to new connections, by seconds after SIGTERM",
-    "cut": "Answers while the database was cut, by seconds",
+    "around_sigterm": "answers to new connections after SIGTERM",
+    "cut": "answers while the database was cut",
 }
 
 
 def html(found: Mapping[str, Any]) -> str:
-    grade = found["grade"]
-    lead = (
-        f"{grade['points']:.0f} points, {100 * grade['measured']:.0f} % measured, {found['seconds']:.0f} s, "
-        f"rubric {found['rubric']}"
-    )
+    lead = f"{figures(found)}, rubric {found['rubric']}"
     sections = (_gates(found), _way_up(found), *_categories(found))
     return page(found["service"], grade_text(found), sections, lead=lead, state=found["machine"])
 
@@ -61,23 +57,10 @@ def _categories(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _check(check: Mapping[str, Any]) -> str:
-    plots = (_plot(check["facts"][key], title) for key, title in _PLOTS.items() if check["facts"].get(key))
+    plots = (
+        chart([Series(title, points)], x="seconds", y="status")
+        for key, title in _PLOTS.items()
+        if (points := check["facts"].get(key))
+    )
     said = f"{escape(check['id'])} {escape(check['title'])} {badge(check['word'])}"
     return f"<details><summary>{said}</summary><p>{escape(check['evidence'])}</p>{''.join(plots)}</details>"
-
-
-def _plot(points: list[list[float]], title: str) -> str:
-    """Draw a dot for each answer: its second across, its kind of status down."""
-    last = max(at for at, _ in points) or 1.0
-    rows = {2: "2xx", 4: "4xx", 5: "5xx", 0: "none"}
-    row = {kind: 20 + 24 * place for place, kind in enumerate(rows)}
-    labels = "".join(f'<text x="4" y="{row[kind] + 4}">{text}</text>' for kind, text in rows.items())
-    dots = "".join(
-        f'<circle fill="currentColor" cx="{60 + 500 * at / last:.0f}" cy="{row.get(int(status) // 100, row[0])}" r="3"/>'
-        for at, status in points
-    )
-    return (
-        f'<svg viewBox="0 0 580 120" width="580" height="120" role="img" aria-label="{title}">'
-        f'<title>{title}</title>{labels}{dots}<text x="60" y="115">0 s</text>'
-        f'<text x="530" y="115">{last:.1f} s</text></svg>'
-    )

@@ -8,7 +8,7 @@ from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 from ..model import Outcome
-from .document import grade_text
+from .document import figures, grade_text
 
 __all__ = ["badge", "junit", "markdown", "sarif"]
 
@@ -81,19 +81,13 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 
 def _markdown(found: Mapping[str, Any]) -> Iterator[str]:
-    grade = found["grade"]
-    yield f"## {found['service']}: {grade_text(found)}"
-    yield ""
-    yield f"{grade['points']:.0f} points, {100 * grade['measured']:.0f} % measured, {found['seconds']:.0f} s."
-    yield ""
-    yield "| check | | evidence |"
-    yield "|---|---|---|"
+    yield f"## {found['service']}: {grade_text(found)}\n\n{figures(found)}.\n"
+    yield "| check | | evidence |\n|---|---|---|"
     for check in (*found["checks"], *found["own"]):
         if check["word"] != "pass":
             yield f"| {check['id']} {check['title']} | {check['word']} | {_cell(check['evidence'])} |"
     passed = [check["id"] for check in found["checks"] if check["word"] == "pass"]
-    yield ""
-    yield f"Passed: {', '.join(passed) or 'none'}."
+    yield f"\nPassed: {', '.join(passed) or 'none'}."
 
 
 def _cell(text: str) -> str:

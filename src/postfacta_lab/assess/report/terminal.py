@@ -7,7 +7,7 @@ from typing import Any
 
 from ..model import Outcome, Result
 from ..rubric import rubric
-from .document import categories, grade_text
+from .document import categories, figures, grade_text
 
 __all__ = ["line", "summary"]
 
@@ -29,18 +29,12 @@ def _summary(found: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     for name, score, measured, of in categories(found):
         yield f"  {name:<17}{'#' * round(10 * score):<12}{f'{100 * score:.0f} %' if measured else '-':<8}{measured} of {of} checks"
-    grade = found["grade"]
-    yield ""
-    yield (
-        f"{found['service']}: {grade_text(found)}   {grade['points']:.0f} points, "
-        f"{100 * grade['measured']:.0f} % measured, {found['seconds']:.0f} s"
-    )
+    yield f"\n{found['service']}: {grade_text(found)}   {figures(found)}"
     if declared := [check for check in found["checks"] if check["outcome"] == Outcome.DECLARED]:
         yield "declared as not applicable:"
         yield from (f"  {check['id']}  {check['evidence']}" for check in declared)
     if found["steps"]:
-        yield ""
-        yield "The way up:"
+        yield "\nThe way up:"
     evidence = {check["id"]: check for check in found["checks"]}
     for step in found["steps"][:_STEPS]:
         entry, check = rubric().entries[step["check"]], evidence[step["check"]]
@@ -50,6 +44,5 @@ def _summary(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"      with harden: {entry.harden}"
         if entry.without != entry.harden:
             yield f"      without: {entry.without}"
-    if grade["lowest"] != grade["highest"]:
-        yield ""
-        yield "A range: some checks did not run. Name what they need in assess.toml (`postfacta assess init`)."
+    if found["grade"]["lowest"] != found["grade"]["highest"]:
+        yield "\nA range: some checks did not run. Name what they need in assess.toml (`postfacta assess init`)."
