@@ -24,8 +24,8 @@ __all__ = ["main"]
 
 
 def generate(port: int, **options: float) -> dict[str, dict[str, float]]:
-    """Run a generator on its own core."""
-    command = [sys.executable, "-m", "benchmarks.overload.generator", str(port)]
+    """Run the callers on a core of their own."""
+    command = [sys.executable, "-m", "benchmarks.overload.callers", str(port)]
     for name, value in options.items():
         command += [f"--{name}", str(value)]
     done = subprocess.run(  # noqa: S603 - our own module, with numbers

@@ -21,10 +21,11 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks.overload import generator as driver
+from benchmarks.overload.callers import Plan, send
 from benchmarks.overload.report import renew
 from benchmarks.overload.servers import ROOT, SERVERS, free_port, wait_for
 from postfacta_embedded import EmbeddedPostgres
+from postfacta_lab.load.arrivals import Sample
 
 __all__ = ["CELLS", "Cell", "main", "measure"]
 
@@ -89,17 +90,15 @@ def _serving(cell: Cell, dsn: str) -> Generator[int]:
         process.wait(10)
 
 
-def _send(port: int, rate: float, seconds: float, *, connections: int = 1) -> list[driver.Answer]:
-    plan = driver.Plan(port, rate=rate, seconds=seconds, warmup=0.0, connections=connections)
+def _send(port: int, rate: float, seconds: float, *, connections: int = 1) -> list[Sample]:
+    plan = Plan(port, rate=rate, seconds=seconds, warmup=0.0, connections=connections)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(driver.Generator(plan).run())
+        return runner.run(send(plan))
 
 
-def _good(answers: list[driver.Answer], first: float, last: float) -> int:
+def _good(answers: list[Sample], first: float, last: float) -> int:
     """Return the answers in time that came between two moments."""
-    return sum(
-        a.status == 200 and a.latency <= _IN_TIME and first <= a.due + a.latency < last for a in answers
-    )
+    return sum(not it.error and it.latency <= _IN_TIME and first <= it.ended < last for it in answers)
 
 
 def measure(cell: Cell, dsn: str) -> str:
@@ -112,9 +111,9 @@ def measure(cell: Cell, dsn: str) -> str:
     reached = _good(closed, 1, 4) / 3
     early = _good(load, 5, 15) / (10 * cell.capacity)
     late = _good(load, 15, 20) / (5 * cell.capacity)
-    refusals = sorted(a.latency for a in load if a.status == 503 and a.due >= 5)
+    refusals = sorted(it.latency for it in load if it.error == "503" and it.intended >= 5)
     slowest = f"{refusals[int(len(refusals) * 0.99)] * 1000:.0f} ms" if refusals else "-"
-    refused = sum(a.status == 503 for a in calm)
+    refused = sum(it.error == "503" for it in calm)
     recovery = next((s for s in range(5) if _good(after, s, s + 1) >= 0.85 * 0.6 * cell.capacity), None)
     return (
         f"| {cell.title} | {cell.times:g}x | {cell.mode} | {reached / cell.capacity:.0%} | {early:.0%} | {late:.0%} | {slowest} "

@@ -7,7 +7,11 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, strategies as st
 
-from postfacta_lab.load.arrivals import MOST_ARRIVALS, Meter, Sample, constant, poisson
+from postfacta_lab.load.arrivals import MOST_ARRIVALS, Meter, Sample, constant, moments
+
+
+def poisson(rate: float, seconds: float, *, seed: int) -> tuple[float, ...]:
+    return moments("poisson", rate, rate, seconds=seconds, seed=seed)
 
 
 def test_constant_arrivals_are_evenly_spaced() -> None:
@@ -18,16 +22,16 @@ def test_constant_arrivals_are_evenly_spaced() -> None:
 def test_poisson_arrivals_rise_lie_in_the_run_and_can_be_had_again(
     rate: float, seconds: float, seed: int
 ) -> None:
-    moments = poisson(rate, seconds, seed=seed)
-    assert list(moments) == sorted(moments)
-    assert all(0 < moment < seconds for moment in moments)
-    assert moments == poisson(rate, seconds, seed=seed)
+    found = poisson(rate, seconds, seed=seed)
+    assert list(found) == sorted(found)
+    assert all(0 < moment < seconds for moment in found)
+    assert found == poisson(rate, seconds, seed=seed)
 
 
 def test_poisson_arrivals_come_at_the_rate_and_bunch_up_as_people_do() -> None:
-    moments = poisson(100, 100, seed=7)
-    assert 9500 < len(moments) < 10_500
-    gaps = [later - earlier for earlier, later in pairwise(moments)]
+    found = poisson(100, 100, seed=7)
+    assert 9500 < len(found) < 10_500
+    gaps = [later - earlier for earlier, later in pairwise(found)]
     mean = sum(gaps) / len(gaps)
     spread = (sum((gap - mean) ** 2 for gap in gaps) / len(gaps)) ** 0.5
     assert 0.9 < spread / mean < 1.1  # 1 for independent arrivals, 0 for even ones

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+import ssl
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from time import monotonic
@@ -107,10 +108,12 @@ class Connection:
         self.closing = False
 
     @classmethod
-    async def open(cls, port: int, *, patience: float = 5.0) -> Self:
-        """Connect to a port of this machine, or raise `OSError`."""
+    async def open(
+        cls, port: int, *, host: str = HOST, tls: ssl.SSLContext | None = None, patience: float = 5.0
+    ) -> Self:
+        """Connect, or raise `OSError`."""
         async with asyncio.timeout(patience):
-            return cls(*await asyncio.open_connection(HOST, port))
+            return cls(*await asyncio.open_connection(host, port, ssl=tls))
 
     async def send(self, data: bytes) -> bool:
         """Send; False if the other side has closed."""
@@ -126,6 +129,17 @@ class Connection:
         """Send a GET, and read the answer."""
         await self.send(encode("GET", path, headers))
         return await self.answer(patience=patience)
+
+    async def drip(
+        self, pieces: Iterable[bytes], *, patience: float, every: float = 0.0, method: str = "GET"
+    ) -> Answer:
+        """Send pieces with pauses in between until there is an answer; it is a time-out if there is none."""
+        async with asyncio.TaskGroup() as group:
+            answer = group.create_task(self.answer(method, patience))
+            for piece in pieces:
+                if not await self.send(piece) or (await asyncio.wait([answer], timeout=every))[0]:
+                    break
+        return answer.result()
 
     async def answer(
         self, method: str = "GET", patience: float | None = 10.0, *, begun: Callable[[], None] | None = None
@@ -186,17 +200,6 @@ class Connection:
         while (await self._reader.readuntil(b"\r\n")) != b"\r\n":
             pass
         return body
-
-    async def is_closed(self, within: float) -> bool:
-        """Wait until the other side closes or says something; False if it does neither."""
-        try:
-            async with asyncio.timeout(within):
-                await self._reader.read(2**16)
-        except TimeoutError:
-            return False
-        except OSError:
-            return True
-        return True
 
     def close(self) -> None:
         self._writer.transport.abort()

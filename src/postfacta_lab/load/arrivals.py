@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["MOST_ARRIVALS", "Meter", "Sample", "Shape", "constant", "moments", "poisson", "randomness"]
+__all__ = ["MOST_ARRIVALS", "Meter", "Sample", "Shape", "constant", "moments", "randomness"]
 
 MOST_ARRIVALS = 500_000
 """A run is bounded: each answer is kept, for percentiles that are exact."""
@@ -23,11 +23,6 @@ Shape = Literal["constant", "poisson"]
 def constant(rate: float, seconds: float) -> tuple[float, ...]:
     """Space arrivals evenly; give their offsets in seconds from the start."""
     return moments("constant", rate, rate, seconds=seconds)
-
-
-def poisson(rate: float, seconds: float, *, seed: int) -> tuple[float, ...]:
-    """Space arrivals at random (Poisson); the same seed gives the same moments."""
-    return moments("poisson", rate, rate, seconds=seconds, seed=seed)
 
 
 def moments(shape: Shape, first: float, last: float, *, seconds: float, seed: int = 1) -> tuple[float, ...]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from secrets import randbelow, token_hex
 from urllib.parse import urlsplit
 
+from ..engine.client import Connection
 from ..engine.link import Link
 from .arrivals import Meter, Sample
 from .mix import Ask
@@ -54,6 +55,14 @@ class Target:
     def is_encrypted(self) -> bool:
         """Whether TLS is used; certificates are verified."""
         return urlsplit(self.url).scheme == "https"
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        return ssl.create_default_context() if self.is_encrypted else None
+
+    async def connect(self) -> Connection:
+        """Open a connection for one who reads answers whole."""
+        return await Connection.open(self.port, host=self.host, tls=self.tls)
 
     def bytes_of(self, ask: Ask) -> bytes:
         """Write a request; a write has a key of its own, and one request of a hundred a trace."""
@@ -95,7 +104,7 @@ class Generator:
 
     def __init__(self, target: Target, meter: Meter, *, patience: float, zero: float | None = None) -> None:
         self._target, self._meter, self._patience = target, meter, patience
-        self._tls = ssl.create_default_context() if target.is_encrypted else None
+        self._tls = target.tls
         self._idle: list[Link] = []
         self._pending: deque[_Request] = deque()
         self._opening: set[asyncio.Task[None]] = set()

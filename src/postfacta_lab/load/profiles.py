@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from ..engine.client import Outcome as Ended
+from ..engine.slow import slow_clients
 from .arrivals import Meter, Sample, Shape, moments, randomness
 from .gate import Limits, Outcome, Run, judge, judge_overload, keeps_up
 from .generator import Generator, Target
@@ -19,6 +21,7 @@ _STEP, _MOST_STEPS = 1.05, 80
 _OVERLOAD, _SPIKE = 3.0, 10.0
 _LEAST_GOODPUT = 0.9  # of the capacity
 _ROUNDS = 3
+_SLOW, _DRIP = 75, 0.5  # clients of a kind, and seconds between two bytes of theirs
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +221,29 @@ async def _spike(bench: Bench) -> list[Part]:
     ]
 
 
+async def _slow(bench: Bench) -> list[Part]:
+    """Clients that drip headers and bodies, beside the load: it is served, and each of them ended in time."""
+    plan, target = bench.plan, bench.plan.target
+    request = target.bytes_of(Ask("", 1, plan.asks[0].path, "POST", "x" * int(plan.seconds / _DRIP + 2)))
+    head, _, body = request.partition(b"\r\n\r\n")
+    halves = {"headers": (head + b"\r\nX-Slow: ", body), "bodies": (head + b"\r\n\r\n", body)}
+    async with asyncio.TaskGroup() as tasks:
+        slow = {
+            what: tasks.create_task(
+                slow_clients(target.connect, *both, clients=_SLOW, every=_DRIP, patience=plan.seconds)
+            )
+            for what, both in halves.items()
+        }
+        (part,) = await _steady(bench)
+    open_ = {what: sum(it.outcome is Ended.TIMEOUT for it in task.result()) for what, task in slow.items()}
+    faults = [
+        f"{left} of {_SLOW} clients with slow {what} were not ended in {plan.seconds:g} s"
+        for what, left in open_.items()
+        if left
+    ]
+    return [Part("beside slow clients", part.run, part.outcome.also(faults))]
+
+
 async def _soak(bench: Bench) -> list[Part]:
     """Hours at the peak: what the service holds must not grow."""
     (part,) = await _steady(bench)
@@ -263,6 +289,7 @@ PROFILES: Final[Mapping[str, Profile]] = {
     "expected": Profile("five minutes at the expected peak, or a multiple of it (--times)", 300, _steady),
     "breakpoint": Profile("5 % more every 30 s until users notice: the capacity", 30, _breakpoint),
     "spike": Profile("ten times the peak for a minute, and the recovery from it", 60, _spike),
+    "slow": Profile("the peak beside 150 clients that send a byte now and then", 35, _slow),
     "soak": Profile("an hour at the peak: what the service holds must not grow (--pid)", 3600, _soak),
     "ab": Profile("three times the peak on two services in turn (--against)", 20, _ab),
 }

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from ...engine.client import Answer, Outcome, ask, encode
 from ..bench import Bench
@@ -58,19 +57,20 @@ async def _large(bench: Bench, *, chunked: bool) -> tuple[int, int, Answer]:
     piece = b'"' + b"x" * (_PIECE - 2) + b'"'
     frame = f"{_PIECE:x}\r\n".encode() + piece + b"\r\n" if chunked else piece
     sent, before, most = 0, bench.service.memory(), 0
-    async with asyncio.TaskGroup() as group_:
-        answer = group_.create_task(connection.answer(write.method, 20))
-        while sent < _LARGE and not answer.done():
-            if not await connection.send(frame):
-                break
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal sent, most
+        while sent < _LARGE:
+            yield frame
             sent += _PIECE
-            await asyncio.sleep(0)
             if sent % (4 * 2**20) == 0:
                 most = max(most, bench.service.memory())
-        if chunked and not answer.done():
-            await connection.send(b"0\r\n\r\n")
+        if chunked:
+            yield b"0\r\n\r\n"
+
+    answer = await connection.drip(pieces(), patience=20, method=write.method)
     connection.close()
-    return sent, most - before, answer.result()
+    return sent, most - before, answer
 
 
 async def _headers(bench: Bench) -> Verdict:

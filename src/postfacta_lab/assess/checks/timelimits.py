@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from time import monotonic
+from collections.abc import Coroutine, Mapping
 
-from ...engine.client import Answer, Connection, encode
+from ...engine.client import Answer, Outcome, encode
+from ...engine.slow import slow_clients
 from ..bench import Bench
 from ..groups import group
 from ..model import Verdict
@@ -19,7 +19,7 @@ _EACH = 0.5
 
 
 @group("TIME-1", "TIME-2", "TIME-3", needs=("read",), fresh=True, quick=False)
-async def slow_clients(bench: Bench) -> Mapping[str, Verdict]:
+async def dripping(bench: Bench) -> Mapping[str, Verdict]:
     """Drip headers and bodies from 150 clients, and read beside them."""
     head = encode("GET", bench.read_path(), bench.headers({"X-Assess": "x" * 400}))
     write, body = bench.writing(bench.mark())
@@ -29,43 +29,20 @@ async def slow_clients(bench: Bench) -> Mapping[str, Verdict]:
         bench.headers({"Content-Type": "application/json", "Content-Length": str(len(body) + 400)}),
     )
     async with asyncio.TaskGroup() as group_:
-        headers = [group_.create_task(_drip(bench, b"", head)) for _ in range(_CLIENTS)]
-        bodies = [
-            group_.create_task(_drip(bench, whole, b" " * 400))
-            for _ in range(_CLIENTS if bench.spec.write else 0)
-        ]
+        headers = group_.create_task(_drip(bench, b"", head))
+        bodies = group_.create_task(_drip(bench, whole, b" " * 400)) if bench.spec.write else None
         beside = group_.create_task(_read_beside(bench))
     return {
-        "TIME-1": _ended([task.result() for task in headers], "headers"),
-        "TIME-2": _ended([task.result() for task in bodies], "bodies")
+        "TIME-1": _ended(headers.result(), "headers"),
+        "TIME-2": _ended(bodies.result(), "bodies")
         if bodies
         else Verdict.not_run("no [write] in the service file"),
         "TIME-3": _unharmed(beside.result(), bench.calm),
     }
 
 
-async def _drip(bench: Bench, first: bytes, rest: bytes) -> float | None:
-    """Return when the service ended it, at most 35 s later; None if it did not."""
-    try:
-        connection = await bench.connect()
-    except OSError:
-        return 0.0
-    began = monotonic()
-    try:
-        if first:
-            await connection.send(first)
-        return await _bytes(connection, rest, began)
-    finally:
-        connection.close()
-
-
-async def _bytes(connection: Connection, rest: bytes, began: float) -> float | None:
-    for number in range(int(_PATIENCE / _EACH)):
-        if not await connection.send(rest[number : number + 1]) or await connection.is_closed(_EACH):
-            return monotonic() - began
-        if monotonic() - began > _PATIENCE:
-            return None
-    return None
+def _drip(bench: Bench, first: bytes, rest: bytes) -> Coroutine[None, None, list[Answer]]:
+    return slow_clients(bench.connect, first, rest, clients=_CLIENTS, every=_EACH, patience=_PATIENCE)
 
 
 async def _read_beside(bench: Bench) -> list[Answer]:
@@ -77,8 +54,8 @@ async def _read_beside(bench: Bench) -> list[Answer]:
     return answers
 
 
-def _ended(ends: list[float | None], what: str) -> Verdict:
-    known = [end for end in ends if end is not None]
+def _ended(ends: list[Answer], what: str) -> Verdict:
+    known = [end.seconds for end in ends if end.outcome is not Outcome.TIMEOUT]
     if len(known) < len(ends):
         return Verdict.scored(
             0.0,
