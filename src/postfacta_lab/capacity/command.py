@@ -123,6 +123,6 @@ def _page(found: Scaling, lines: Sequence[str], verdict: Verdict) -> str:
             about="Universal Scalability Law, by least squares.",
         ),
         section("Residuals", chart([Series("size", residuals)], x="requests under way", y="a second")),
-        section("In words", table(("",), [[line] for line in lines])),
+        section("In words", table(("finding",), [[line] for line in lines])),
     ]
     return page("Capacity", verdict.name.lower(), sections)

@@ -17,7 +17,7 @@ def overview(experiments: Sequence[Experiment]) -> str:
     rows = [
         [it.name, it.title.partition(" ")[2], badge(it.verdict), f"{it.seconds:.0f} s"] for it in experiments
     ]
-    return section("Experiments", table(("", "claim", "verdict", "took"), rows))
+    return section("Experiments", table(("experiment", "claim", "verdict", "took"), rows))
 
 
 def section_of(it: Experiment) -> str:
@@ -39,5 +39,5 @@ def section_of(it: Experiment) -> str:
         done = ", ".join(f"{mark['what']} at {mark['at']:.1f} s" for mark in marks)
         parts.append(f'<p class="soft">{escape(done)}</p>')
     rows = [[name, value, badge(met)] for name, value, met in it.probes]
-    parts.append(table(("claim, at the end", "found", ""), rows))
+    parts.append(table(("claim, at the end", "found", "verdict"), rows))
     return section(it.title, *parts, about=it.description)

@@ -121,7 +121,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         + "</tr>"
         for row in body
     )
-    return f'<div class="wide"><table><tr>{heads}</tr>{"".join(lines)}</table></div>'
+    # One that is wider than the screen is scrolled, also by keys.
+    scrolled = f'class="wide" tabindex="0" role="group" aria-label="{escape(", ".join(head))}"'
+    return f"<div {scrolled}><table><tr>{heads}</tr>{''.join(lines)}</table></div>"
 
 
 def _tag(name: str, text: str, *, right: bool) -> str:

@@ -25,11 +25,11 @@ __all__ = [
     "Row",
     "Run",
     "Verdict",
+    "figures",
     "judge",
     "judge_overload",
     "keeps_up",
     "percentile",
-    "summary",
 ]
 
 
@@ -188,7 +188,7 @@ def _measured(run: Run, limits: Limits) -> Outcome:
     return Outcome(
         verdict=Verdict.NOTHING if nothing else Verdict.PASS,
         reasons=(nothing,) if nothing else (),
-        rows=(summary("all", samples), *_by_route(samples)),
+        rows=tuple(figures(samples)),
         dropped=dropped,
         achieved=_achieved(run),
         errors=errors,
@@ -198,8 +198,15 @@ def _measured(run: Run, limits: Limits) -> Outcome:
     )
 
 
-def summary(route: str, samples: Sequence[Sample]) -> Row:
-    """Compute the figures of some samples; failed ones count with the time they took."""
+def figures(samples: Sequence[Sample]) -> list[Row]:
+    """Compute the figures of all samples, then of each route; failed ones count with the time they took."""
+    routes: dict[str, list[Sample]] = {}
+    for sample in samples:
+        routes.setdefault(sample.route, []).append(sample)
+    return [_row("all", samples), *(_row(route, routes[route]) for route in sorted(routes))]
+
+
+def _row(route: str, samples: Sequence[Sample]) -> Row:
     latencies = sorted(sample.latency for sample in samples)
     return Row(
         route=route,
@@ -214,13 +221,6 @@ def summary(route: str, samples: Sequence[Sample]) -> Row:
 
 def _errors(samples: Sequence[Sample]) -> dict[str, int]:
     return dict(Counter(sample.error for sample in samples if sample.error).most_common())
-
-
-def _by_route(samples: Sequence[Sample]) -> list[Row]:
-    routes: dict[str, list[Sample]] = {}
-    for sample in samples:
-        routes.setdefault(sample.route, []).append(sample)
-    return [summary(route, routes[route]) for route in sorted(routes)]
 
 
 def _achieved(run: Run) -> float:

@@ -14,7 +14,7 @@ from xml.sax.saxutils import quoteattr
 from ..engine.page import Series, badge, bars, chart, facts, machine, page, section, table
 from ..verdict import Verdict, overall
 from .arrivals import Sample
-from .gate import Limits, Outcome, Row, percentile, summary
+from .gate import Limits, Outcome, Row, figures, percentile
 from .histogram import Histogram
 from .profiles import Part
 
@@ -60,7 +60,7 @@ class Report:
         """Return the figures of all requests, and of each route, but for those of a warm-up."""
         if len(self.parts) == 1:
             return list(self.parts[0].outcome.rows)
-        return [summary("all", self._samples()), *(self._route(name) for name in self._routes())]
+        return figures(self._samples())
 
     def as_text(self) -> str:
         """Write tables for the terminal, and the verdict under them."""
@@ -186,12 +186,6 @@ class Report:
             for sample in part.run.samples
             if sample.intended >= part.run.warm_up
         ]
-
-    def _routes(self) -> list[str]:
-        return sorted({sample.route for sample in self._samples()})
-
-    def _route(self, name: str) -> Row:
-        return summary(name, [sample for sample in self._samples() if sample.route == name])
 
     def _histogram(self) -> Histogram:
         return Histogram.of(sample.latency for sample in self._samples())
