@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from postfacta_lab.drain.clients import Attempt
+from postfacta_lab.drain.result import Result, text
 from postfacta_lab.drain.stop import Seen, Service, judge
 from postfacta_lab.engine.client import Outcome
 from postfacta_lab.load.mix import Ask
@@ -23,6 +24,19 @@ def attempts(*, before: int = 150, after: int = 50, outcome: Outcome = Outcome.O
 
 
 GOOD = Seen(attempts=attempts(), signalled=2.0, unready=0.1)
+
+
+def test_a_stop_is_written_with_all_that_was_missed() -> None:
+    held = Result(scenario="stop", server="uvicorn", cells={"after": "0.3 s", "code": "0"}, misses=[])
+    failed = replace(held, misses=["1 failed", "/ready stayed 200"])
+    unsure = replace(failed, flaw=Verdict.INVALID)
+    assert [it.verdict for it in (held, failed, unsure)] == [Verdict.PASS, Verdict.FAIL, Verdict.INVALID]
+    assert text([held, failed]).splitlines() == [
+        "stop        uvicorn             ok      after: 0.3 s; code: 0",
+        "stop        uvicorn             MISSED  after: 0.3 s; code: 0",
+        f"{'':32}- 1 failed",
+        f"{'':32}- /ready stayed 200",
+    ]
 
 
 @pytest.mark.parametrize("code", [0, -15, 143])

@@ -20,6 +20,7 @@ DOCUMENT: dict[str, Any] = {
             "parameters": [{"name": "name", "in": "path", "schema": {"examples": ["ada lovelace"]}}],
             "get": {"parameters": [{"name": "on", "in": "query", "required": True, "example": "2026-11-27"}]},
         },
+        "/search": {"get": {"parameters": [{"name": "q", "in": "query", "required": True}]}},
         "/odd/{x}": {"get": {"parameters": "none"}, "x-note": 3},
     }
 }
@@ -31,6 +32,7 @@ def test_paths_are_filled_by_examples_and_the_rest_is_named() -> None:
     assert others == {
         "POST /invoices": "writes: add it with a body that may be written",
         "GET /invoices/{number}": "a parameter has no example",
+        "GET /search": "a parameter has no example",
         "GET /odd/{x}": "a parameter has no example",
     }
     assert candidates({"paths": []}) == ([], {})

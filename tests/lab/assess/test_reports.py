@@ -11,10 +11,15 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
+from postfacta_lab.assess import Bench, check
 from postfacta_lab.assess.cli import main
-from postfacta_lab.assess.model import Verdict
+from postfacta_lab.assess.groups import Group
+from postfacta_lab.assess.model import Outcome, Result, Verdict
+from postfacta_lab.assess.report import terminal
+from postfacta_lab.assess.report.document import document
 from postfacta_lab.assess.report.html import html
 from postfacta_lab.assess.report.machine import badge, junit, markdown, sarif
+from postfacta_lab.assess.runner import Run
 from tests.lab.assess.test_cli import found
 
 MIXED = found(
@@ -132,6 +137,41 @@ def test_sarif_has_a_place_for_each_result() -> None:
     assert len(run["tool"]["driver"]["rules"]) == 52
     for result in run["results"]:
         assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "assess.toml"
+
+
+def test_checks_of_your_own_stand_beside_the_grade(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def is_on(bench: Bench) -> Verdict:
+        raise AssertionError(bench)
+
+    monkeypatch.setattr("postfacta_lab.assess.groups.GROUPS", added := list[Group]())
+    assert check("OWN-1", title="The printer is on")(is_on) is is_on
+    run = Run("billing")
+    run.own["OWN-1"] = added[0].own or {}
+    run.results["OWN-1"] = Result("OWN-1", Verdict.fails("it is off"))
+    report = document(run)
+    assert [(check["id"], check["word"]) for check in report["own"]] == [("OWN-1", "fail")]
+    assert "OWN-1" not in {check["id"] for check in report["checks"]}
+    assert "The printer is on" in html(report)
+    assert "it is off" in markdown(report)
+
+
+def test_a_terminal_gets_a_line_for_each_check_and_what_was_declared() -> None:
+    assert terminal.line(Result("SHUT-1", Verdict.fails("0 of 8"))).split() == [
+        "-",
+        "SHUT-1",
+        "fail",
+        "0",
+        "of",
+        "8",
+    ]
+    assert terminal.line(Result("SHUT-1", Verdict.not_run("busy"))).startswith("  SHUT-1  not run ")
+    gone = found(SECU_2=Verdict(Outcome.DECLARED, evidence="behind a gateway"), DEP_2=Verdict.not_run(""))
+    text = terminal.summary(gone)
+    assert "declared as not applicable:\n  SECU-2  behind a gateway\n" in text
+    assert "A range: some checks did not run" in text
+    assert "The way up" not in terminal.summary(found())
+    assert "without: " in terminal.summary(found(SHUT_1=Verdict.fails("none")))
+    assert "without: " not in terminal.summary(found(DATA_3=Verdict.fails("two")))  # its remedy is the same
 
 
 def test_markdown_is_a_table() -> None:
