@@ -79,6 +79,23 @@ def test_a_kept_connection_that_was_closed_is_stale() -> None:
     assert (first.outcome, second.outcome) == (Outcome.OK, Outcome.STALE_EOF)
 
 
+def test_a_client_may_come_from_another_address_of_this_machine() -> None:
+    async def peer() -> str:
+        seen: list[str] = []
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            seen.append(writer.get_extra_info("peername")[0])
+            writer.write(OK)
+            writer.close()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            assert (await ask(port, encode("GET", "/"), source="127.0.0.2")).good
+        return seen[0]
+
+    assert run(peer()) == "127.0.0.2"
+
+
 def test_what_is_not_there_or_mute_is_no_answer() -> None:
     async def both() -> tuple[Answer, Answer]:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -60,8 +60,8 @@ class Bench:
         self.collector = Collector()
         self._around, self._tasks = AsyncExitStack(), asyncio.TaskGroup()
         self.link = Link(*spec.database.address, self._tasks) if spec.database else None
-        self.dirty = False
-        self.deployed = False
+        self.dirty = self.deployed = False
+        self.source = ""  # the address that requests come from, if not the usual one
         self._environment = environment
         self._service: Service | None = None
         self._rows = 0
@@ -110,7 +110,7 @@ class Bench:
         """Start an instance in place of the one before; wait until it reads, or raise `NotServingError`."""
         if self._service is not None:
             self._service.kill()
-        self.deployed, self.dirty = deployed, False
+        self.deployed, self.dirty, self.source = deployed, False, ""
         cwd = self.spec.project or Path.cwd()
         self._service = Service(self.spec.start, env=self.env(), cwd=cwd, log=self.folder / "service.log")
         try:
@@ -193,7 +193,7 @@ class Bench:
         request = encode(
             method, path, self.headers({"Connection": "close", **(headers or {})}, auth=auth), body=body
         )
-        return await ask(self.service.port, request, method=method, patience=patience)
+        return await ask(self.service.port, request, method=method, patience=patience, source=self.source)
 
     async def connect(self) -> Connection:
         return await Connection.open(self.service.port)

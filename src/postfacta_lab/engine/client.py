@@ -109,11 +109,18 @@ class Connection:
 
     @classmethod
     async def open(
-        cls, port: int, *, host: str = HOST, tls: ssl.SSLContext | None = None, patience: float = 5.0
+        cls,
+        port: int,
+        *,
+        host: str = HOST,
+        tls: ssl.SSLContext | None = None,
+        patience: float = 5.0,
+        source: str = "",
     ) -> Self:
-        """Connect, or raise `OSError`."""
+        """Connect, from the address `source` if it is given, or raise `OSError`."""
+        local = (source, 0) if source else None
         async with asyncio.timeout(patience):
-            return cls(*await asyncio.open_connection(host, port, ssl=tls))
+            return cls(*await asyncio.open_connection(host, port, ssl=tls, local_addr=local))
 
     async def send(self, data: bytes) -> bool:
         """Send; False if the other side has closed."""
@@ -231,11 +238,18 @@ class Held:
 
     @classmethod
     async def begin(
-        cls, port: int, request: bytes, *, method: str = "GET", rest: int = 0, patience: float = 5.0
+        cls,
+        port: int,
+        request: bytes,
+        *,
+        method: str = "GET",
+        rest: int = 0,
+        patience: float = 5.0,
+        source: str = "",
     ) -> Self:
         """Send a request on a connection of its own, but for the last bytes of it."""
         try:
-            connection = await Connection.open(port, patience=patience)
+            connection = await Connection.open(port, patience=patience, source=source)
         except OSError as error:
             return cls(None, method, broken=Outcome.of_error(error))
         until = len(request) - rest
@@ -256,9 +270,11 @@ class Held:
             self.connection.close()
 
 
-async def ask(port: int, request: bytes, *, method: str = "GET", patience: float = 10.0) -> Answer:
+async def ask(
+    port: int, request: bytes, *, method: str = "GET", patience: float = 10.0, source: str = ""
+) -> Answer:
     """Send a request on a connection of its own, and read the answer."""
     began = monotonic()
-    held = await Held.begin(port, request, method=method, patience=patience)
+    held = await Held.begin(port, request, method=method, patience=patience, source=source)
     answer = await held.finish(patience - (monotonic() - began))
     return replace(answer, seconds=monotonic() - began)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from functools import partial
 from itertools import count
@@ -10,36 +11,119 @@ from typing import Any, cast
 
 import pytest
 
-from postfacta_lab.assess.checks import dependencies, overload
-from postfacta_lab.assess.checks.dependencies import pool
-from postfacta_lab.assess.checks.overload import limited
+from postfacta_lab.assess.checks import dependencies, overload, security, timelimits
+from postfacta_lab.assess.groups import GROUPS
 from postfacta_lab.assess.model import Outcome
 from postfacta_lab.assess.runner import _if_calm  # pyright: ignore[reportPrivateUsage]
-from postfacta_lab.assess.spec import Database, Spec
+from postfacta_lab.assess.spec import Ask, Database, Spec
 from postfacta_lab.engine.client import Answer
+
+IMPORTED = (dependencies, overload, security, timelimits)  # which adds their checks
+
+
+def check(name: str) -> Any:
+    """Return the function that answers a check, for services that are none of the lab's."""
+    return cast("Any", next(group.run for group in GROUPS if name in group.ids))
 
 
 class Bucket:
     """A service that refuses, but for a few requests in the middle: so much time has passed that it lets them in.
 
     Args:
-        trusting: Whether it counts by what X-Forwarded-For says.
+        trusting: Whether it counts by what X-Forwarded-For says, of anyone or as servers do of a proxy on this machine.
     """
 
     dirty = False
+    source = ""
 
-    def __init__(self, *, trusting: bool) -> None:
+    def __init__(self, *, trusting: bool | str) -> None:
         self._trusting, self._asked = trusting, 0
 
     async def read(self, headers: Mapping[str, str] | None = None) -> Answer:
         self._asked += 1
-        allowed = self._asked <= 30 or 58 <= self._asked < 64 or (self._trusting and headers is not None)
+        trusted = self._trusting is True or self._trusting == (self.source or "127.0.0.1")
+        allowed = self._asked <= 30 or 58 <= self._asked < 64 or (trusted and headers is not None)
         return Answer(200) if allowed else Answer(429, {"retry-after": "1"})
 
 
-@pytest.mark.parametrize(("trusting", "word"), [(False, "pass"), (True, "partial")])
-def test_a_limit_is_evaded_only_if_strangers_get_through(trusting: bool, word: str) -> None:  # noqa: FBT001
-    verdict = asyncio.run(cast("Any", limited)(Bucket(trusting=trusting)))
+@pytest.mark.parametrize(("trusting", "word"), [(False, "pass"), (True, "partial"), ("127.0.0.1", "pass")])
+def test_a_limit_is_evaded_only_if_strangers_get_through(trusting: bool | str, word: str) -> None:  # noqa: FBT001
+    verdict = asyncio.run(check("RATE-1")(Bucket(trusting=trusting)))
+    assert verdict.word == word, verdict.evidence
+
+
+class Dead:
+    """A service that ended when it was first asked, so that nobody waits for it."""
+
+    is_running, code, calm = False, 2, 0.05
+
+    def __init__(self) -> None:
+        self.service, self.spec = self, Spec(start=("x",), write=Ask(path="/", method="POST"))
+
+    def read_path(self) -> str:
+        return "/"
+
+    def headers(self, more: Mapping[str, str]) -> Mapping[str, str]:
+        return more
+
+    def mark(self) -> str:
+        return "assess-1"
+
+    def writing(self, mark: str) -> tuple[Ask, bytes]:
+        return Ask(path="/", method="POST"), mark.encode()
+
+    async def connect(self) -> None:
+        raise ConnectionRefusedError
+
+    async def read(self, patience: float) -> Answer:
+        return Answer()
+
+
+def test_a_service_that_died_did_not_end_slow_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timelimits, "_BESIDE", 1)
+    verdict = asyncio.run(check("TIME-1")(Dead()))
+    assert (verdict.word, verdict.evidence) == ("fail", "it died: code 2")
+    assert verdict.sure
+
+
+class Errors:
+    """A service whose errors have these members, each with the id of its request.
+
+    Args:
+        shapes: Of what is unknown, what is not allowed, and what is not valid.
+    """
+
+    def __init__(self, *shapes: str) -> None:
+        self.spec = Spec(start=("x",), write=Ask(path="/items", method="POST"))
+        self._shapes = iter(shapes)
+
+    def read_path(self) -> str:
+        return "/items/1"
+
+    def writing(self, mark: str) -> tuple[Ask, bytes]:
+        return Ask(path="/items", method="POST"), b""
+
+    async def call(self, path: str, method: str = "GET", **_: Any) -> Answer:
+        if path.endswith("json"):
+            return Answer(200)
+        members = dict.fromkeys(next(self._shapes, "").split(), "x")
+        return Answer(400, {"x-request-id": "1"}, json.dumps(members).encode())
+
+
+@pytest.mark.parametrize(
+    ("shapes", "word"),
+    [
+        (
+            ("title status", "title status", "title status errors"),
+            "pass",
+        ),  # RFC 9457: members that a kind of error adds
+        (("detail", "detail", "detail"), "pass"),
+        (("detail", "detail", "message"), "partial"),
+        (("", "", ""), "partial"),
+    ],
+)
+def test_a_shape_is_what_all_errors_share(shapes: tuple[str, ...], word: str) -> None:
+    verdict = asyncio.run(check("OPER-7")(Errors(*shapes)))
     assert verdict.word == word, verdict.evidence
 
 
@@ -71,7 +155,7 @@ def test_an_answer_too_late_on_a_busy_machine_fails_no_pool(
     connections: int, outcome: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dependencies, "_CROWD", 0.2)
-    verdict = asyncio.run(cast("Any", pool)(Pool(connections)))
+    verdict = asyncio.run(check("DEP-5")(Pool(connections)))
     assert verdict.word == "fail"
     assert _if_calm("DEP-5", verdict, busy=True).outcome is outcome
 
@@ -84,4 +168,4 @@ def test_a_limit_that_was_not_reached_in_time_is_not_missing(
     monkeypatch.setattr(overload, "monotonic", lambda: next(ticks))
     free = Bucket(trusting=True)
     monkeypatch.setattr(free, "read", partial(Bucket.read, free, headers={}))
-    assert asyncio.run(cast("Any", limited)(free)).word == word
+    assert asyncio.run(check("RATE-1")(free)).word == word

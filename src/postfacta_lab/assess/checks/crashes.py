@@ -14,8 +14,6 @@ from ..bench import Bench
 from ..groups import group
 from ..model import Verdict
 
-__all__: list[str] = []
-
 _Request = tuple[str, str, bytes | None]  # method, path, body
 
 _BODIES = (b"", b"{", b"[]", b"null", b'"text"', b"1e999", b"\xff\xfe", b"NaN", b"[" * 5000, b'{"a":' * 500, b"{}" * 3,
@@ -33,7 +31,7 @@ _INSIDE = re.compile(
 
 
 @group("CRSH-1", "CRSH-3", needs=("read",))
-async def malformed(bench: Bench) -> Mapping[str, Verdict]:
+async def _malformed(bench: Bench) -> Mapping[str, Verdict]:
     answers = [await _send(bench, request) for request in _requests(bench)]
     wrong = sum(answer.status >= 500 or not answer.status for answer in answers)
     shown = next((found[0] for answer in answers if (found := _INSIDE.search(answer.text))), "")
@@ -79,7 +77,7 @@ async def _send(bench: Bench, request: _Request) -> Answer:
 
 
 @group("CRSH-2", needs=("read",))
-async def at_once(bench: Bench) -> Verdict:
+async def _at_once(bench: Bench) -> Verdict:
     """Let 32 callers write and read."""
     number = 0
 

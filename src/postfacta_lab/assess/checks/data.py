@@ -9,13 +9,11 @@ from ..bench import Bench, Written
 from ..groups import group
 from ..model import Verdict
 
-__all__: list[str] = []
-
 _LAST = 120
 
 
 @group("DATA-2", needs=("read", "write"))
-async def killed(bench: Bench) -> Verdict:
+async def _killed(bench: Bench) -> Verdict:
     """Kill it while it writes."""
     first = await bench.write()
     if not (first.answer.good and await bench.has(first)):
@@ -60,7 +58,7 @@ async def _write_until_killed(bench: Bench) -> list[Written]:
 
 
 @group("DATA-3", needs=("read", "write"))
-async def repeated(bench: Bench) -> Verdict:
+async def _repeated(bench: Bench) -> Verdict:
     """Write the same twice under one key."""
     mark = bench.mark()
     first = await bench.write(mark, headers={"Idempotency-Key": mark})

@@ -16,8 +16,6 @@ from ..groups import group
 from ..link import Link
 from ..model import Verdict
 
-__all__: list[str] = []
-
 _CUT, _SILENT, _EACH = 5.0, 8.0, 0.15
 _CROWD = 4.0
 
@@ -29,7 +27,7 @@ def _link(bench: Bench) -> Link:
 
 
 @group("DEP-2", "DEP-3", "DEP-4", "TIME-4", needs=("read", "database"), fresh=True, quick=False)
-async def outages(bench: Bench) -> Mapping[str, Verdict]:
+async def _outages(bench: Bench) -> Mapping[str, Verdict]:
     """Cut the database and let it come back; then silence it, and again."""
     link = _link(bench)
     await link.stop()
@@ -128,7 +126,7 @@ def _limited(answers: list[Answer]) -> Verdict:
 
 
 @group("DEP-5", needs=("read", "database"), fresh=True, quick=False)
-async def pool(bench: Bench) -> Verdict:
+async def _pool(bench: Bench) -> Verdict:
     """Let 60 callers ask while the database is a little slow."""
     link, most = _link(bench), bench.spec.database.max_connections if bench.spec.database else 0
     await link.delay(0.05)
@@ -149,7 +147,7 @@ async def pool(bench: Bench) -> Verdict:
 
 
 @group("DEP-1", needs=("read", "database"), quick=False)
-async def absent(bench: Bench) -> Verdict:
+async def _absent(bench: Bench) -> Verdict:
     """Start it with the database cut."""
     link = _link(bench)
     await link.stop()

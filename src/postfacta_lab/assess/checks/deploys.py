@@ -14,14 +14,12 @@ from ..bench import Bench, Written
 from ..groups import group
 from ..model import Verdict
 
-__all__: list[str] = []
-
 _WATCH = 1.0
 _CHEAP = "/assess-unknown"  # needs no database, which is slow meanwhile
 
 
 @group("SHUT-1", "SHUT-2", "SHUT-3", "SHUT-4", "DATA-1", needs=("read",), fresh=True)
-async def orderly_end(bench: Bench) -> Mapping[str, Verdict]:
+async def _orderly_end(bench: Bench) -> Mapping[str, Verdict]:
     """Stop it with SIGTERM while requests are in flight, and start it again."""
     writes = bench.spec.write is not None
     before = [await bench.write() for _ in range(10)] if writes else []

@@ -17,8 +17,6 @@ from ..bench import Bench
 from ..groups import group
 from ..model import Verdict
 
-__all__: list[str] = []
-
 _MOST_FILES, _MOST_BYTES = 20_000, 2**20
 _SKIPPED = frozenset(
     {".git", "node_modules", ".venv", "venv", "vendor", "__pycache__", ".tox", ".mypy_cache", "dist", "target"}
@@ -109,7 +107,7 @@ def _project(bench: Bench) -> _Project:
 
 
 @group("SECU-5", needs=("files",))
-async def secrets(bench: Bench) -> Verdict:
+async def _secrets(bench: Bench) -> Verdict:
     """Search tracked files for keys, tokens and `.env`."""
     project = _project(bench)
     environments = [
@@ -129,7 +127,7 @@ async def secrets(bench: Bench) -> Verdict:
 
 
 @group("OPER-1", "OPER-2", "OPER-3", needs=("files",))
-async def operations(bench: Bench) -> dict[str, Verdict]:
+async def _operations(bench: Bench) -> dict[str, Verdict]:
     """Parse alert rules and objectives, and look for runbooks."""
     project = _project(bench)
     documents = list(_yaml(project))
@@ -209,7 +207,7 @@ def _has_runbook(alert: dict[str, Any], names: Iterable[str]) -> bool:
 
 
 @group("OPER-4", "OPER-5", "OPER-6", needs=("files",))
-async def engineering(bench: Bench) -> dict[str, Verdict]:
+async def _engineering(bench: Bench) -> dict[str, Verdict]:
     """Look for locks, scans, a bot; an image; tests, CI, hooks."""
     project = _project(bench)
     names = set(project.names)

@@ -10,13 +10,11 @@ from ..groups import group
 from ..link import Link
 from ..model import Verdict
 
-__all__: list[str] = []
-
 _UNAVAILABLE = 503
 
 
 @group("HLTH-1")
-async def two_paths(bench: Bench) -> Verdict:
+async def _two_paths(bench: Bench) -> Verdict:
     """Look for two probes."""
     live, ready = bench.spec.live, bench.spec.ready
     if live and ready and live != ready:
@@ -27,7 +25,7 @@ async def two_paths(bench: Bench) -> Verdict:
 
 
 @group("HLTH-2", needs=("read",), quick=False)
-async def readiness(bench: Bench) -> Verdict:
+async def _readiness(bench: Bench) -> Verdict:
     """Cut the database, and watch both probes; without one, readiness at SIGTERM counts."""
     live, ready = bench.spec.live, bench.spec.ready
     if not ready:

@@ -9,15 +9,13 @@ from ..bench import Bench
 from ..groups import group
 from ..model import Verdict
 
-__all__: list[str] = []
-
 _LARGE, _HALF, _PIECE = 32 * 2**20, 16 * 2**20, 2**16
 _REFUSALS = frozenset({400, 413, 431, 494})
 _MODEST = 16 * 2**20
 
 
 @group("INPT-1", "INPT-2", "INPT-3", needs=("read",))
-async def inputs(bench: Bench) -> Mapping[str, Verdict]:
+async def _inputs(bench: Bench) -> Mapping[str, Verdict]:
     """Send 32 MiB, 1 MiB of headers, and requests that can be read in two ways."""
     return {
         "INPT-1": await _bodies(bench),

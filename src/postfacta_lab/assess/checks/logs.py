@@ -12,8 +12,6 @@ from ..bench import Bench
 from ..groups import group
 from ..model import Verdict
 
-__all__: list[str] = []
-
 _ID_HEADERS = ("x-request-id", "request-id", "x-correlation-id", "x-amzn-requestid", "x-trace-id")
 _DURATION = re.compile(
     r'"?[\w.]*(dur|elapsed|latency|took|time|_ms|ms|seconds)[\w.]*"?\s*[=:]\s*"?\d', re.IGNORECASE
@@ -23,7 +21,7 @@ _MANY = 3
 
 
 @group("LOGS-1", "LOGS-2", "LOGS-3", "LOGS-4", "TRAC-1", "TRAC-2", needs=("read",))
-async def logs(bench: Bench) -> Mapping[str, Verdict]:
+async def _logs(bench: Bench) -> Mapping[str, Verdict]:
     """Send a few requests with known ids and secrets, and search the log and the collector."""
     given, trace, mark = f"assess{secrets.token_hex(8)}", secrets.token_hex(16), secrets.token_hex(6)
     traceparent = {"traceparent": f"00-{trace}-{secrets.token_hex(8)}-01"}

@@ -10,14 +10,12 @@ from ..bench import Bench
 from ..groups import group
 from ..model import Verdict
 
-__all__: list[str] = []
-
 _SENT, _MISSED = 23, 11
 _FEW, _MANY = 20, 60
 
 
 @group("METR-1", "METR-2", "METR-3", "METR-4", "METR-5", needs=("read", "metrics"))
-async def metrics(bench: Bench) -> Mapping[str, Verdict]:
+async def _metrics(bench: Bench) -> Mapping[str, Verdict]:
     """Send known numbers of requests, and compare scrapes."""
     await bench.read()
     before = await bench.scrape()

@@ -12,14 +12,12 @@ from ..bench import Bench
 from ..groups import group
 from ..model import Verdict
 
-__all__: list[str] = []
-
 _ORIGIN = "https://assess.example"
 _DENIED = frozenset({401, 403})
 
 
 @group("SECU-1", needs=("read",))
-async def cors(bench: Bench) -> Verdict:
+async def _cors(bench: Bench) -> Verdict:
     """Ask as a page of another origin would."""
     method = bench.spec.write.method if bench.spec.write else "GET"
     path = bench.writing("assess")[0].path if bench.spec.write else bench.read_path()
@@ -43,7 +41,7 @@ async def cors(bench: Bench) -> Verdict:
 
 
 @group("SECU-2", needs=("write",))
-async def anonymous(bench: Bench) -> Verdict:
+async def _anonymous(bench: Bench) -> Verdict:
     """Write without credentials."""
     written = await bench.write(auth=False)
     return Verdict.holds(
@@ -52,7 +50,7 @@ async def anonymous(bench: Bench) -> Verdict:
 
 
 @group("SECU-3", needs=("auth", "write"))
-async def forged(bench: Bench) -> Verdict:
+async def _forged(bench: Bench) -> Verdict:
     """Write with credentials that were never given out."""
     name, value = bench.spec.auth or ("Authorization", "")
     scheme, _, token = value.rpartition(" ")
@@ -81,7 +79,7 @@ def _forgeries(token: str) -> list[str]:
 
 
 @group("SECU-4", needs=("read",))
-async def headers(bench: Bench) -> Verdict:
+async def _headers(bench: Bench) -> Verdict:
     """Look at the headers of an answer and of an error."""
     answers = [await bench.read(), await bench.call("/assess-unknown")]
     sniff = all(answer.headers.get("x-content-type-options", "").lower() == "nosniff" for answer in answers)
@@ -94,16 +92,16 @@ async def headers(bench: Bench) -> Verdict:
 
 
 @group("OPER-7", needs=("read",))
-async def errors(bench: Bench) -> Verdict:
+async def _errors(bench: Bench) -> Verdict:
     """Compare errors, and ask for the document of the API."""
     answers = [await bench.call("/assess-unknown"), await bench.call(bench.read_path(), "DELETE")]
     if bench.spec.write:
         answers.append(await bench.call(bench.writing("assess")[0].path, bench.spec.write.method, body=b"{",
                                         headers={"Content-Type": "application/json"}))  # fmt: skip
     answers = [answer for answer in answers if answer.status >= 400]
-    shapes = {frozenset(as_dict(answer.json)) & _COMMON for answer in answers}
+    shape = _COMMON.intersection(*(as_dict(answer.json) for answer in answers))
     named = all(_has_id(answer.headers, answer.json) for answer in answers)
-    same = bool(answers) and len(shapes) == 1 and bool(next(iter(shapes)))
+    same = bool(answers) and bool(shape)
     described = [
         path
         for path in ("/openapi.json", "/swagger.json", "/openapi.yaml", "/v3/api-docs")

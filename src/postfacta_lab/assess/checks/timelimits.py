@@ -11,15 +11,13 @@ from ..bench import Bench
 from ..groups import group
 from ..model import Verdict
 
-__all__: list[str] = []
-
 _CLIENTS, _BESIDE = 75, 60
 _PASS, _PATIENCE = 30.0, 35.0
 _EACH = 0.5
 
 
 @group("TIME-1", "TIME-2", "TIME-3", needs=("read",), fresh=True, quick=False)
-async def dripping(bench: Bench) -> Mapping[str, Verdict]:
+async def _dripping(bench: Bench) -> Mapping[str, Verdict] | Verdict:
     """Drip headers and bodies from 150 clients, and read beside them."""
     head = encode("GET", bench.read_path(), bench.headers({"X-Assess": "x" * 400}))
     write, body = bench.writing(bench.mark())
@@ -32,6 +30,8 @@ async def dripping(bench: Bench) -> Mapping[str, Verdict]:
         headers = group_.create_task(_drip(bench, b"", head))
         bodies = group_.create_task(_drip(bench, whole, b" " * 400)) if bench.spec.write else None
         beside = group_.create_task(_read_beside(bench))
+    if not bench.service.is_running:
+        return Verdict.fails(f"it died: code {bench.service.code}", sure=True)
     return {
         "TIME-1": _ended(headers.result(), "headers"),
         "TIME-2": _ended(bodies.result(), "bodies")
