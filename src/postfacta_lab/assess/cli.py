@@ -22,7 +22,7 @@ from .report import terminal
 from .report.document import changes, document, grade_text, worse
 from .rubric import rubric
 from .runner import Options, Run, run
-from .spec import Spec, SpecError, is_loopback
+from .spec import LOOPBACK, Spec, SpecError
 from .starter import guess, toml_of
 
 __all__ = ["main"]
@@ -97,14 +97,11 @@ def _assess(given: argparse.Namespace, command: list[str]) -> int:
     if given.list or given.explain:
         return _explain(given.explain or "")
     spec = _spec(given.file, command)
-    if (
-        spec.database is not None
-        and not is_loopback(spec.database)
-        and given.allow_database != spec.database.address[0]
-    ):
+    host = spec.database.address[0] if spec.database else "localhost"
+    if host not in {*LOOPBACK, given.allow_database}:
         raise SpecError(
-            f"[database] url: {spec.database.address[0]} is not on this machine; its connections are broken and rows "
-            f"are written: --allow-database {spec.database.address[0]} allows it"
+            f"[database] url: {host} is not on this machine; its connections are broken and rows "
+            f"are written: --allow-database {host} allows it"
         )
     _load(spec)
     options = Options(

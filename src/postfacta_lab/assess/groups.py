@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GROUPS", "Group", "Need", "check", "group"]
 
-Need = Literal["read", "write", "database", "auth", "metrics", "files", "proc"]
+Need = Literal["read", "write", "database", "auth", "metrics", "project", "proc"]
 _Verdicts = Verdict | Mapping[str, Verdict]
 _Check = Callable[["Bench"], Awaitable[_Verdicts]]
 

@@ -15,7 +15,7 @@ from ..engine.machine import Waited
 from .bench import Bench, NotServingError
 from .groups import GROUPS, Group
 from .model import Outcome, Result, Verdict
-from .rubric import Entry, rubric
+from .rubric import rubric
 from .service import HAS_PROC
 from .spec import Spec
 
@@ -30,7 +30,7 @@ _MISSING: Mapping[str, str] = {
     "database": "the file names no [database]",
     "auth": "the file names no [auth]",
     "metrics": "no metrics were found",
-    "files": "the file names no project",
+    "project": "the file names no project",
     "proc": "this system has no /proc",
 }
 
@@ -120,7 +120,7 @@ class _Runner:
 
     async def _group(self, group: Group) -> None:
         spec = self._bench.spec
-        wanted = [name for name in group.ids if _chosen(name, self._options.only)]
+        wanted = [name for name in group.ids if name.startswith(self._options.only or "")]
         declared = {name: spec.declared[name] for name in wanted if name in spec.declared}
         for name, why in declared.items():
             self._keep(name, Verdict(Outcome.DECLARED, evidence=why))
@@ -142,17 +142,8 @@ class _Runner:
             return Verdict.not_run("left out by --quick")
         if monotonic() - self._began > self._options.within:
             return Verdict.not_run(f"no time was left of {self._options.within:.0f} s")
-        have = {
-            "read": bench.spec.read is not None,
-            "write": bench.spec.write is not None,
-            "database": bench.spec.database is not None,
-            "auth": bench.spec.auth is not None,
-            "metrics": bench.spec.metrics != "",
-            "files": bench.spec.project is not None,
-            "proc": HAS_PROC,
-        }
         for need in group.needs:
-            if not have[need]:
+            if not (HAS_PROC if need == "proc" else getattr(bench.spec, need)):
                 return self._without(need)
         return None
 
@@ -179,14 +170,9 @@ class _Runner:
     async def _once(self, group: Group, *, fresh: bool = False) -> Mapping[str, Verdict]:
         bench, waited = self._bench, Waited()
         try:
-            if (
-                fresh
-                or group.fresh
-                or bench.dirty
-                or bench.deployed != group.deployed
-                or not bench.service.is_running
-            ):
-                await self._healed(deployed=group.deployed)
+            used = bench.dirty or bench.deployed != group.deployed or not bench.service.is_running
+            if fresh or group.fresh or used:
+                await bench.start(deployed=group.deployed)
             bench.check_bounds()
             found = await group.run(bench)
         except NotServingError as error:
@@ -199,11 +185,6 @@ class _Runner:
         verdicts = dict.fromkeys(group.ids, found) if isinstance(found, Verdict) else found
         busy = waited.share > self._options.busy
         return {name: _if_calm(name, verdicts[name], busy=busy) for name in group.ids}
-
-    async def _healed(self, *, deployed: bool) -> None:
-        if self._bench.link is not None:
-            await self._bench.link.heal()
-        await self._bench.start(deployed=deployed)
 
     def _keep(self, name: str, verdict: Verdict, seconds: float = 0.0, *, repeats: int = 0) -> None:
         """Write a result down, without secrets."""
@@ -235,34 +216,23 @@ def _ordered(groups: Iterable[Group]) -> list[Group]:
     )
 
 
-def _chosen(name: str, only: tuple[str, ...]) -> bool:
-    return not only or name.startswith(only)
-
-
-def _entry(name: str) -> Entry | None:
-    return rubric().entries.get(name)
-
-
 def _is_timed(name: str) -> bool:
-    entry = _entry(name)
+    entry = rubric().entries.get(name)
     return entry is not None and entry.timed
 
 
 def _if_calm(name: str, verdict: Verdict, *, busy: bool) -> Verdict:
     """Take back what was timed on a machine that was too busy, unless it passed."""
-    if (
-        busy
-        and verdict.outcome is Outcome.MEASURED
-        and verdict.score < 1
-        and _is_timed(name)
-        and not verdict.sure
-    ):
+    failed = verdict.outcome is Outcome.MEASURED and verdict.score < 1
+    if busy and failed and _is_timed(name) and not verdict.sure:
         return Verdict.not_run(f"the machine is too busy to say: {verdict.evidence}")
     return verdict
 
 
 def _of_two(first: Verdict, second: Verdict) -> Verdict:
     """Fail what failed twice; else it is half, and unsteady."""
-    if second.word == "fail" or second.outcome is not Outcome.MEASURED:
-        return first if second.outcome is not Outcome.MEASURED else second
+    if second.outcome is not Outcome.MEASURED:
+        return first
+    if second.word == "fail":
+        return second
     return replace(second, score=0.5, evidence=f"unsteady: {first.evidence}; then {second.evidence}")

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 from ..engine.values import as_list
 
-__all__ = ["Ask", "Database", "Spec", "SpecError", "is_loopback"]
+__all__ = ["LOOPBACK", "Ask", "Database", "Spec", "SpecError"]
 
 _PORTS = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mariadb": 3306, "redis": 6379, "amqp": 5672}
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _PATH = re.compile(r"(/\S*)?")
 _LEAST_SECRET = 6
@@ -243,7 +243,3 @@ def _database(table: _Table) -> Database | None:
     if not host or not port:
         raise SpecError("[database] url must be an address with host and port")
     return database
-
-
-def is_loopback(database: Database) -> bool:
-    return database.address[0] in _LOOPBACK

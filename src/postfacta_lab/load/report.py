@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from html import escape
 from itertools import accumulate
 from pathlib import Path
-from xml.sax.saxutils import quoteattr
 
+from ..engine.junit import Case, suite
 from ..engine.page import Series, badge, bars, chart, facts, machine, page, section, table
 from ..verdict import Verdict, overall
 from .arrivals import Sample
@@ -134,21 +134,8 @@ class Report:
 
     def as_junit(self) -> str:
         """Write a test case for each part, as CI services read it: what was not measured is an error."""
-        cases: list[str] = []
-        for part in self.parts:
-            outcome = part.outcome
-            kind = "failure" if outcome.verdict is Verdict.FAIL else "error"
-            why = "; ".join(outcome.reasons) or outcome.verdict.name
-            inner = "" if outcome.verdict is Verdict.PASS else f"<{kind} message={quoteattr(why)}/>"
-            cases.append(
-                f'<testcase classname="load" name={quoteattr(part.name)} time="{part.run.seconds:.3f}">{inner}</testcase>'
-            )
-        failed = sum(part.outcome.verdict is Verdict.FAIL for part in self.parts)
-        wrong = sum(part.outcome.verdict in {Verdict.INVALID, Verdict.NOTHING} for part in self.parts)
-        return (
-            f'<?xml version="1.0" encoding="utf-8"?>\n<testsuite name="load" tests="{len(cases)}" failures="{failed}" '
-            f'errors="{wrong}">\n' + "\n".join(cases) + "\n</testsuite>\n"
-        )
+        cases = [Case("load", part.name, part.run.seconds, *_judged(part.outcome)) for part in self.parts]
+        return suite("load", cases)
 
     def write(self, folder: Path) -> None:
         """Store ``load.json``, ``report.html`` and ``junit.xml`` in a folder."""
@@ -204,6 +191,14 @@ class Report:
                 "failed", [(second, float(sum(bool(it.error) for it in found))) for second, found in ordered]
             ),
         ]
+
+
+def _judged(outcome: Outcome) -> tuple[str, str]:
+    """Return the kind of a case, and why it is that."""
+    if outcome.verdict is Verdict.PASS:
+        return "", ""
+    why = "; ".join(outcome.reasons) or outcome.verdict.name
+    return "failure" if outcome.verdict is Verdict.FAIL else "error", why
 
 
 def _percentile(samples: Sequence[Sample], share: float) -> float:

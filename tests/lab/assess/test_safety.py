@@ -93,7 +93,8 @@ def test_sigterm_ends_what_was_started(programs: None, tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "postfacta_lab.assess",
+        "postfacta_app",
+        "assess",
         "--quick",
         "--",
         sys.executable,

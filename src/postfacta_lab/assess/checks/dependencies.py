@@ -18,6 +18,7 @@ from ..model import Verdict
 
 _CUT, _SILENT, _EACH = 5.0, 8.0, 0.15
 _CROWD = 4.0
+_Asked = tuple[float, str, Answer]  # when it was due, whether it reads or writes
 
 
 def _link(bench: Bench) -> Link:
@@ -36,46 +37,43 @@ async def _outages(bench: Bench) -> Mapping[str, Verdict]:
     after_cut = await bench.recovers(3, within=20, patience=2, writes=bench.spec.write is not None)
     await link.freeze()
     first = await _ask_for(bench, _SILENT, patience=32.0)
-    settled = [answer for at, answer in first if at >= 6] if any(at >= 6 for at, _ in first) else []
+    settled = [answer for at, _, answer in first if at >= 6]
     await link.stop()  # what was silent is dropped, as by a router that comes back
     await link.heal()
     after_silence = await bench.recovers(3, within=20, patience=2, writes=bench.spec.write is not None)
     return {
-        "DEP-2": _unavailable(
-            bench, [(kind, answer) for kind, (_, answer) in zip(_kinds(bench, len(cut)), cut, strict=True)]
-        ),
+        "DEP-2": _unavailable(bench, cut),
         "DEP-3": _recovery(after_cut, after_silence),
         "DEP-4": _not_waited(settled),
-        "TIME-4": _limited([answer for _, answer in first]),
+        "TIME-4": _limited([answer for _, _, answer in first]),
     }
 
 
-def _kinds(bench: Bench, number: int) -> list[str]:
-    return ["write" if bench.spec.write and index % 2 else "read" for index in range(number)]
-
-
-async def _ask_for(bench: Bench, seconds: float, patience: float = 12.0) -> list[tuple[float, Answer]]:
+async def _ask_for(bench: Bench, seconds: float, patience: float = 12.0) -> list[_Asked]:
     """Read and write, one each 0.15 s, whether or not they are answered."""
     number = count()
+    writes = bench.spec.write is not None
 
     async def one() -> Answer:
-        if bench.spec.write and next(number) % 2:
+        if writes and next(number) % 2:
             return (await bench.write(patience=patience)).answer
         return await bench.read(patience=patience)
 
     flood = await open_loop(one, rate=1 / _EACH, seconds=seconds)
-    return sorted(flood.answers, key=itemgetter(0))
+    return [
+        (due, "write" if writes and place % 2 else "read", answer)
+        for place, (due, answer) in enumerate(sorted(flood.answers, key=itemgetter(0)))
+    ]
 
 
-def _unavailable(bench: Bench, answers: list[tuple[str, Answer]]) -> Verdict:
+def _unavailable(bench: Bench, asked: list[_Asked]) -> Verdict:
+    answers = [(kind, answer) for _, kind, answer in asked]
     acknowledged = sum(kind == "write" and answer.good for kind, answer in answers)
     hung = sum(not answer.status for _, answer in answers)
     right = [_is_right(kind, answer) for kind, answer in answers]
     slowest = max(answer.seconds for _, answer in answers)
     seen = ", ".join(sorted({str(answer) for _, answer in answers}))
-    facts: dict[str, Any] = {
-        "cut": [(round(_EACH * number, 2), answer.status) for number, (_, answer) in enumerate(answers)]
-    }
+    facts: dict[str, Any] = {"cut": [(round(due, 2), answer.status) for due, _, answer in asked]}
     evidence = f"{sum(right)} of {len(right)} were answered by 503 with Retry-After, or stale, within {slowest:.1f} s ({seen})"
     if acknowledged and bench.durable is not False:
         return Verdict.scored(
@@ -83,16 +81,13 @@ def _unavailable(bench: Bench, answers: list[tuple[str, Answer]]) -> Verdict:
         )
     if hung:
         return Verdict.scored(0.0, f"{hung} of {len(answers)} were not answered", **facts)
-    score = 1.0 if all(right) and slowest <= 1 else 0.5 if _mostly(answers) else 0.25
+    mostly = all(answer.status >= 500 or answer.good for _, answer in answers)
+    score = 1.0 if all(right) and slowest <= 1 else 0.5 if mostly else 0.25
     return Verdict.scored(score, evidence, sure=slowest <= 1, **facts)
 
 
 def _is_right(kind: str, answer: Answer) -> bool:
     return (answer.status == 503 and "retry-after" in answer.headers) or (kind == "read" and answer.good)
-
-
-def _mostly(answers: list[tuple[str, Answer]]) -> bool:
-    return sum(answer.status >= 500 or answer.good for _, answer in answers) == len(answers)
 
 
 def _recovery(*after: float | None) -> Verdict:

@@ -33,10 +33,10 @@ _BOTS = tuple(
     for name in ("dependabot.yml", "dependabot.yaml", "renovate.json", "renovate.json5", ".renovaterc")
 )
 _HOOKS = (".pre-commit-config.yaml", "lefthook.yml", "lefthook.yaml", ".husky", ".githooks")
-_TESTS = re.compile(
+_TESTS = (
     r"(^|/)(test_[^/]*\.py|[^/]*_test\.(go|py)|[^/]*\.(test|spec)\.[jt]sx?|tests?/.*\.(py|js|ts|rs|java))$"
 )
-_RUNS = re.compile(
+_RUNS = (
     r"\b(pytest|go test|npm (run )?test|cargo test|mvn|gradle|(make|just) (test|check)|tox|nox|\.ci/run)\b"
 )
 _SECRET = re.compile(
@@ -47,9 +47,7 @@ _ENV_SECRET = re.compile(
     r"^\s*(export\s+)?\w*(SECRET|TOKEN|PASSWORD|API_KEY|PRIVATE)\w*\s*=\s*['\"]?[^\s'\"$<{]{8,}",
     re.MULTILINE | re.IGNORECASE,
 )
-_CI = re.compile(
-    r"(\.github/workflows/|\.gitlab-ci|\.ci/|\.circleci/|Jenkinsfile|azure-pipelines|\.buildkite/)"
-)
+_CI = r"^(\.github/workflows/|\.gitlab-ci|\.ci/|\.circleci/|Jenkinsfile|azure-pipelines|\.buildkite/)"
 _ROLLBACK = re.compile(r"roll(ing|ed)?[ -]?back|previous (image|version|release)|redeploy", re.IGNORECASE)
 _ENOUGH = 5
 
@@ -64,16 +62,10 @@ class _Project:
     def names(self) -> tuple[str, ...]:
         git = shutil.which("git")
         if git is not None and (self.root / ".git").exists():
-            listed = subprocess.run(  # noqa: S603 - git, in the project that the file names
-                [git, "ls-files", "-z"],
-                cwd=self.root,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=30,
-            )
+            command = [git, "ls-files", "-z"]
+            listed = subprocess.run(command, cwd=self.root, capture_output=True, timeout=30, check=False)  # noqa: S603 - git
             if listed.returncode == 0:
-                return tuple(listed.stdout.split("\0")[:-1][:_MOST_FILES])
+                return tuple(listed.stdout.decode("utf-8", "replace").split("\0")[:-1][:_MOST_FILES])
         return tuple(sorted(self._walk()))[:_MOST_FILES]
 
     def _walk(self) -> Iterator[str]:
@@ -91,55 +83,38 @@ class _Project:
         except OSError:
             return ""
 
-    def ending(self, *ends: str) -> list[str]:
-        return [name for name in self.names if name.endswith(ends)]
-
-    @cached_property
-    def ci(self) -> str:
-        return "\n".join(map(self.text, filter(_CI.match, self.names)))
+    def matching(self, pattern: str) -> list[str]:
+        return [name for name in self.names if re.search(pattern, name)]
 
 
-def _project(bench: Bench) -> _Project:
-    project = bench.shared.get("project")
-    if not isinstance(project, _Project):
-        project = bench.shared["project"] = _Project((bench.spec.project or Path()).resolve())
-    return project
+@group("SECU-5", *(f"OPER-{number}" for number in range(1, 7)), needs=("project",))
+async def _files(bench: Bench) -> dict[str, Verdict]:
+    """Look for secrets, alert rules, objectives, runbooks, locks, scans, images, tests, CI."""
+    project = _Project((bench.spec.project or Path()).resolve())
+    shown = await _says_version(bench)
+    return {"SECU-5": _secrets(project), **_operations(project), **_engineering(project, says_version=shown)}
 
 
-@group("SECU-5", needs=("files",))
-async def _secrets(bench: Bench) -> Verdict:
+def _secrets(project: _Project) -> Verdict:
     """Search tracked files for keys, tokens and `.env`."""
-    project = _project(bench)
-    environments = [
-        name for name in project.names if re.search(r"(^|/)\.env(rc)?(\.(local|production|prod|dev))?$", name)
-    ]
-    leaking = [name for name in environments if _ENV_SECRET.search(project.text(name))]
-    leaking += [
-        name for name in project.names if name not in environments and _SECRET.search(project.text(name))
-    ]
+    environments = project.matching(r"(^|/)\.env(rc)?(\.(local|production|prod|dev))?$")
+    wanted = {name: _ENV_SECRET if name in environments else _SECRET for name in project.names}
+    leaking = [name for name, secret in wanted.items() if secret.search(project.text(name))]
     if leaking:
-        return Verdict.scored(
-            0.0, f"a secret stands in {leaking[0]}" + (f" and {len(leaking) - 1} more" if leaking[1:] else "")
-        )
+        more = f" and {len(leaking) - 1} more" if leaking[1:] else ""
+        return Verdict.fails(f"a secret stands in {leaking[0]}{more}")
     if environments:
         return Verdict.scored(0.5, f"{environments[0]} is tracked, without a secret")
     return Verdict.scored(1.0, f"no key, no token, no .env in {len(project.names)} files")
 
 
-@group("OPER-1", "OPER-2", "OPER-3", needs=("files",))
-async def _operations(bench: Bench) -> dict[str, Verdict]:
+def _operations(project: _Project) -> dict[str, Verdict]:
     """Parse alert rules and objectives, and look for runbooks."""
-    project = _project(bench)
     documents = list(_yaml(project))
     alerts = [rule for _, document in documents for rule in _alerts(document)]
-    runbooks = [
-        name
-        for name in project.ending(".md", ".rst")
-        if "runbook" in name.lower() and not name.endswith("README.md")
-    ]
-    texts = [project.text(name) for name in project.ending(".md", ".rst")]
+    runbooks = project.matching(r"(?i)runbook.*(?<!README)\.(md|rst)$")
+    way_back = any(_ROLLBACK.search(project.text(name)) for name in project.matching(r"\.(md|rst)$"))
     objectives = [name for name, document in documents if _is_objective(document)]
-    way_back = any(_ROLLBACK.search(text) for text in texts)
     return {
         "OPER-1": _alerting(project, alerts),
         "OPER-2": Verdict.share(
@@ -160,7 +135,7 @@ def _yaml(project: _Project) -> Iterator[tuple[str, dict[str, Any]]]:
     except ModuleNotFoundError:
         return
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    for name in project.ending(".yml", ".yaml"):
+    for name in project.matching(r"\.ya?ml$"):
         text = project.text(name)
         if not re.search(r"alert:|openslo|sloth|pyrra|slos:", text, re.IGNORECASE):
             continue
@@ -206,50 +181,33 @@ def _has_runbook(alert: dict[str, Any], names: Iterable[str]) -> bool:
     return bool(url) and any(path.rpartition("/")[2].partition(".")[0] in wanted for path in names)
 
 
-@group("OPER-4", "OPER-5", "OPER-6", needs=("files",))
-async def _engineering(bench: Bench) -> dict[str, Verdict]:
+def _engineering(project: _Project, *, says_version: bool) -> dict[str, Verdict]:
     """Look for locks, scans, a bot; an image; tests, CI, hooks."""
-    project = _project(bench)
     names = set(project.names)
-    images = [
-        project.text(name)
-        for name in project.names
-        if re.search(r"(^|/)(Dockerfile|Containerfile)[^/]*$", name)
-    ]
-    users = [re.findall(r"^USER\s+(\S+)", image, re.MULTILINE) for image in images]
+    ci = "\n".join(map(project.text, project.matching(_CI)))
+    pins = map(project.text, project.matching(r"(^|/)requirements[^/]*(/[^/]+)?\.txt$"))
+    locked = any(name.rpartition("/")[2] in _LOCKS for name in names) or any("--hash=" in it for it in pins)
+    images = [project.text(name) for name in project.matching(r"(^|/)(Dockerfile|Containerfile)[^/]*$")]
+    staged = any(len(re.findall(r"^FROM\s", image, re.MULTILINE)) > 1 for image in images)
+    users = [re.findall(r"^USER\s+([^\s:]+)", image, re.MULTILINE) for image in images]
+    scanned = any(scan in ci for scan in _SCANS)
     return {
         "OPER-4": _thirds(
-            {
-                "a lock file": any(
-                    name.rpartition("/")[2] in _LOCKS or _is_pinned(project, name) for name in names
-                ),
-                "a scan in CI": any(scan in project.ci for scan in _SCANS),
-                "a bot for updates": any(name in names for name in _BOTS),
-            }
+            ("a lock file", locked),
+            ("a scan in CI", scanned),
+            ("a bot for updates", not names.isdisjoint(_BOTS)),
         ),
         "OPER-5": _thirds(
-            {
-                "an image in stages": any(
-                    len(re.findall(r"^FROM\s", image, re.MULTILINE)) > 1 for image in images
-                ),
-                "an unprivileged user": any(
-                    user and user[-1].partition(":")[0] not in {"root", "0"} for user in users
-                ),
-                "its version at run time": await _says_version(bench),
-            }
+            ("an image in stages", staged),
+            ("an unprivileged user", any(user and user[-1] not in {"root", "0"} for user in users)),
+            ("its version at run time", says_version),
         ),
         "OPER-6": _thirds(
-            {
-                "tests": any(map(_TESTS.search, names)),
-                "CI that runs them": bool(_RUNS.search(project.ci)),
-                "hooks for commits": any(name.startswith(_HOOKS) for name in names),
-            }
+            ("tests", bool(project.matching(_TESTS))),
+            ("CI that runs them", bool(re.search(_RUNS, ci))),
+            ("hooks for commits", any(name.startswith(_HOOKS) for name in names)),
         ),
     }
-
-
-def _is_pinned(project: _Project, name: str) -> bool:
-    return bool(re.search(r"(^|/)requirements[^/]*(/[^/]+)?\.txt$", name)) and "--hash=" in project.text(name)
 
 
 async def _says_version(bench: Bench) -> bool:
@@ -264,10 +222,7 @@ async def _says_version(bench: Bench) -> bool:
     return False
 
 
-def _thirds(parts: dict[str, bool]) -> Verdict:
-    missing = [name for name, there in parts.items() if not there]
-    good = len(parts) - len(missing)
-    score = {0: 0.0, 1: 0.25, 2: 0.75}.get(good, 1.0)
-    return Verdict.scored(
-        score, f"missing: {', '.join(missing)}" if missing else f"found: {', '.join(parts)}"
-    )
+def _thirds(*parts: tuple[str, bool]) -> Verdict:
+    missing = [name for name, there in parts if not there]
+    found = f"missing: {', '.join(missing)}" if missing else f"found: {', '.join(name for name, _ in parts)}"
+    return Verdict.scored((1.0, 0.75, 0.25, 0.0)[len(missing)], found)

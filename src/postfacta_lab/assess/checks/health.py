@@ -10,8 +10,6 @@ from ..groups import group
 from ..link import Link
 from ..model import Verdict
 
-_UNAVAILABLE = 503
-
 
 @group("HLTH-1")
 async def _two_paths(bench: Bench) -> Verdict:
@@ -40,7 +38,7 @@ def _at_sigterm(bench: Bench) -> Verdict:
     if not statuses:
         return Verdict.not_run("readiness at SIGTERM was not seen")
     said = ", ".join(str(status or "nothing") for status in dict.fromkeys(statuses))
-    return Verdict.holds(_UNAVAILABLE in statuses, f"after SIGTERM {bench.spec.ready} said {said}")
+    return Verdict.holds(503 in statuses, f"after SIGTERM {bench.spec.ready} said {said}")
 
 
 async def _through_a_cut(bench: Bench, link: Link) -> Verdict:
@@ -63,7 +61,7 @@ async def _watch(bench: Bench, *, falls: bool) -> tuple[float | None, bool]:
     while (at := monotonic() - began) < 30:
         lived = lived and (await bench.call(bench.spec.live, patience=3)).good
         status = (await bench.call(bench.spec.ready, patience=3)).status
-        if (status == _UNAVAILABLE) if falls else (200 <= status < 300):
+        if (status == 503) if falls else (200 <= status < 300):
             return at, lived
         await asyncio.sleep(0.2)
     return None, lived

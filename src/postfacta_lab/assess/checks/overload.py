@@ -39,7 +39,6 @@ async def _overload(bench: Bench) -> Mapping[str, Verdict] | Verdict:
         async with asyncio.TaskGroup() as group_:
             probes = group_.create_task(_probe(bench))
             flood = await open_loop(lambda: bench.read(patience=4), rate=plan.rate, seconds=_SECONDS)
-            probes_done = probes
         grown = bench.service.memory() - memory
         after = await bench.recovers(5, within=12, patience=3)
     if bench.link is not None:
@@ -50,7 +49,7 @@ async def _overload(bench: Bench) -> Mapping[str, Verdict] | Verdict:
         "LOAD-1": _goodput(flood, plan),
         "LOAD-2": _refusals(flood, plan),
         "LOAD-3": _well(bench, after, grown),
-        "HLTH-3": _probed(bench, probes_done.result()),
+        "HLTH-3": _probed(bench, probes.result()),
     }
 
 

@@ -102,11 +102,8 @@ async def _errors(bench: Bench) -> Verdict:
     shape = _COMMON.intersection(*(as_dict(answer.json) for answer in answers))
     named = all(_has_id(answer.headers, answer.json) for answer in answers)
     same = bool(answers) and bool(shape)
-    described = [
-        path
-        for path in ("/openapi.json", "/swagger.json", "/openapi.yaml", "/v3/api-docs")
-        if (await bench.call(path)).good
-    ]
+    documents = ("/openapi.json", "/swagger.json", "/openapi.yaml", "/v3/api-docs")
+    described = [path for path in documents if (await bench.call(path)).good]
     said = [
         "errors share one JSON shape with a request id"
         if same and named

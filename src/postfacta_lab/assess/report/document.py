@@ -45,18 +45,12 @@ def document(run: Run) -> dict[str, Any]:
 def _check(run: Run, name: str) -> dict[str, Any]:
     entry, result = rubric().entries[name], run.results.get(name)
     verdict = result.verdict if result else Verdict.not_run("not chosen")
+    shown = ("id", "title", "category", "item", "gate", "harden", "without", "page")
     return {
-        "id": name,
-        "title": entry.title,
-        "category": entry.category,
-        "item": entry.item,
-        "gate": entry.gate,
+        **{field: getattr(entry, field) for field in shown},
         **_found(verdict),
         "seconds": result.seconds if result else 0.0,
         "repeats": result.repeats if result else 0,
-        "harden": entry.harden,
-        "without": entry.without,
-        "page": entry.page,
     }
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
-from xml.sax.saxutils import escape, quoteattr
 
+from ...engine.junit import Case, suite
 from ..model import Outcome
 from .document import figures, grade_text
 
@@ -18,30 +18,17 @@ _GREY = "#616161"
 
 def junit(found: Mapping[str, Any]) -> str:
     """Return a suite with a case for each check; what was not measured is skipped."""
-    checks = [*found["checks"], *found["own"]]
-    failures = sum(check["word"] in {"fail", "error"} for check in checks)
-    skipped = sum(check["outcome"] != Outcome.MEASURED for check in checks)
-    head = (
-        f'<testsuite name={quoteattr(found["service"] + ": " + grade_text(found))} tests="{len(checks)}" '
-        f'failures="{failures}" skipped="{skipped}" time="{found["seconds"]}">'
-    )
-    return "\n".join(
-        ('<?xml version="1.0" encoding="UTF-8"?>', head, *map(_case, checks), "</testsuite>", "")
-    )
+    name = f"{found['service']}: {grade_text(found)}"
+    return suite(name, [_case(check) for check in (*found["checks"], *found["own"])])
 
 
-def _case(check: Mapping[str, Any]) -> str:
-    name = quoteattr(f"{check['id']} {check['title']}")
-    text, said = quoteattr(check["evidence"]), escape(f"{check['word']}: {check['evidence']}")
-    inner = (
-        f"<failure message={text}/>"
-        if check["word"] in {"fail", "error"}
-        else f"<system-out>{said}</system-out>"
-        if check["outcome"] == Outcome.MEASURED
-        else f"<skipped message={quoteattr(said)}/>"
-    )
-    category = quoteattr(check.get("category", "own"))
-    return f'  <testcase classname={category} name={name} time="{check.get("seconds", 0)}">{inner}</testcase>'
+def _case(check: Mapping[str, Any]) -> Case:
+    kind = "failure" if check["word"] in {"fail", "error"} else ""
+    if not kind and check["outcome"] != Outcome.MEASURED:
+        kind = "skipped"
+    said = check["evidence"] if kind == "failure" else f"{check['word']}: {check['evidence']}"
+    name = f"{check['id']} {check['title']}"
+    return Case(check.get("category", "own"), name, check.get("seconds", 0), kind, said)
 
 
 def sarif(found: Mapping[str, Any], place: str = "assess.toml") -> str:
