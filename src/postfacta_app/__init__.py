@@ -10,4 +10,5 @@ COMMANDS = {
     "verify": "rebuild all timelines and compare their digests",
     "routes": "list the routes, with the access that each needs",
     "doctor": "check the installation and suggest fixes",
+    "smoke": "check a deployed service from outside, by its address",
 }

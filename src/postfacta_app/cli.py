@@ -1,4 +1,4 @@
-"""The subcommands of the service: serve, migrate, demo, admin, user, token, verify, doctor."""
+"""The subcommands of the service: serve, migrate, demo, admin, user, token, verify, doctor, smoke."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial, wraps
 from pathlib import Path
-from typing import Concatenate, Final, ParamSpec, TypeVar
+from typing import Concatenate, Final, ParamSpec, TextIO, TypeVar
 from uuid import UUID
 
 import anyio
@@ -114,6 +114,13 @@ connections, clock) and the server's time-outs. Exits with 1 if a check fails.
 
   postfacta doctor && postfacta serve
   postfacta doctor --server granian""",
+    "smoke": """\
+Needs nothing but the address; takes at most 30 s. With a token of the scopes incidents:read and incidents:write it records
+an exercise, reads it back and archives it; in a production only with --write. Exits with 0 if all passed, 1 if a check
+failed, 2 if it was refused, 77 if one was not run.
+
+  postfacta smoke --url https://postfacta.example.org --token-file token --read-only
+  postfacta smoke --url http://10.0.0.7:8080 --token-file token --metrics-token-file metrics_token --expect-version 1.4.0""",
 }
 
 
@@ -327,6 +334,44 @@ def _doctor(host: str | None, port: int | None, *, server: str) -> int:
     from . import doctor  # noqa: PLC0415 - the other commands do not need it
 
     return doctor.run(settings, server=server, say=_say)
+
+
+_secret_file = partial(click.option, type=click.File(), default=None)
+
+
+@_command("smoke")
+@click.option("--url", required=True, help="where users come in, or one instance")
+@_secret_file("--token-file", "token", help="holds a token; - reads standard input")
+@_secret_file("--metrics-token-file", "metrics_token", help="holds the token of /metrics")
+@_secret_file(
+    "--traffic-key-file", "traffic_key", help="holds the traffic key: no objective counts these requests"
+)
+@click.option("--expect-version", "version", default="", help="the version that must run")
+@click.option(
+    "--write/--read-only",
+    "may_write",
+    default=None,
+    help="whether to record an exercise (not in a production)",
+)
+def _smoke(
+    *,
+    url: str,
+    version: str,
+    token: TextIO | None,
+    metrics_token: TextIO | None,
+    traffic_key: TextIO | None,
+    may_write: bool | None,
+) -> int:
+    from .smoke import RefusedError, Smoke  # noqa: PLC0415 - the other commands do not need it
+
+    own, metrics, key = (it.read().strip() if it else "" for it in (token, metrics_token, traffic_key))
+    smoke = Smoke(
+        url=url, token=own, metrics_token=metrics, traffic_key=key, version=version, may_write=may_write
+    )
+    try:
+        return anyio.run(smoke.run, _say)
+    except RefusedError as error:
+        return _complain(error, 2)
 
 
 # People

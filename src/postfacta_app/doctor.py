@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,7 +23,7 @@ from .reach import NoDatabaseError, reach
 from .server import BACKLOG, PortInUseError, check_port, graceful_timeout
 from .settings import AuthMode, Settings
 
-__all__ = ["run"]
+__all__ = ["Finding", "report", "run"]
 
 _OK = 200
 _SKEW = (1.0, 30.0)  # Above the first, timestamps look odd; above the second, they are wrong.
@@ -60,7 +60,9 @@ _STOP: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Finding:
+class Finding:
+    """What a check found; the verdict is ok, warn, fail or skip."""
+
     about: str
     verdict: str
     text: str
@@ -77,72 +79,79 @@ def run(settings: Settings, *, server: str, say: Callable[[str], None]) -> int:
         *anyio.run(_look_at_project, settings),
         *anyio.run(_look_at_database, settings),
     ]
+    return report(findings, say)
+
+
+def report(findings: Iterable[Finding], say: Callable[[str], None]) -> int:
+    """Print a line for each; return 1 if any is a failure."""
+    code = 0
     for it in findings:
         say(f"{it.verdict:<5} {it.about:<11} {it.text}")
         if it.advice:
             say(f"{'':<17} -> {it.advice}")
-    return 1 if any(it.verdict == "fail" for it in findings) else 0
+        code |= it.verdict == "fail"
+    return code
 
 
 # This machine
 
 
-def _look_at_settings(settings: Settings) -> list[_Finding]:
+def _look_at_settings(settings: Settings) -> list[Finding]:
     findings = [
-        _Finding("settings", "ok", f"environment {settings.environment}, sign-in {settings.auth_mode}")
+        Finding("settings", "ok", f"environment {settings.environment}, sign-in {settings.auth_mode}")
     ]
     if settings.auth_mode is AuthMode.NONE:
-        findings.append(_Finding("sign-in", "warn", "anyone on this machine can write", "AUTH_MODE=local"))
+        findings.append(Finding("sign-in", "warn", "anyone on this machine can write", "AUTH_MODE=local"))
     if settings.is_local and not settings.is_loopback:
         advice = "set ENVIRONMENT, for example to production"
-        findings.append(_Finding("cookies", "warn", "sent without TLS while ENVIRONMENT is local", advice))
+        findings.append(Finding("cookies", "warn", "sent without TLS while ENVIRONMENT is local", advice))
     if settings.metrics_token is None and not (settings.is_local and settings.is_loopback):
         who = "public" if settings.is_local else "only readable from this machine"
-        findings.append(_Finding("metrics", "warn", f"/metrics is {who}", "set POSTFACTA_METRICS_TOKEN"))
+        findings.append(Finding("metrics", "warn", f"/metrics is {who}", "set POSTFACTA_METRICS_TOKEN"))
     if settings.rate("address") and not settings.trusted_proxies:
         advice = "behind a proxy all clients share one limit: list the proxy in POSTFACTA_TRUSTED_PROXIES"
         verdict = "warn" if settings.is_loopback else "ok"
-        findings.append(_Finding("rates", verdict, "limits count by the address that connects", advice))
+        findings.append(Finding("rates", verdict, "limits count by the address that connects", advice))
     return findings
 
 
-def _look_at_port(settings: Settings) -> _Finding:
+def _look_at_port(settings: Settings) -> Finding:
     try:
         check_port(settings.host, settings.port)
     except PortInUseError as error:
-        return _Finding("port", "warn", str(error), "ignore this if PostFacta itself listens there")
-    return _Finding("port", "ok", f"{settings.port} of {settings.host} is free")
+        return Finding("port", "warn", str(error), "ignore this if PostFacta itself listens there")
+    return Finding("port", "ok", f"{settings.port} of {settings.host} is free")
 
 
-def _look_at_files(settings: Settings, server: str) -> _Finding:
+def _look_at_files(settings: Settings, server: str) -> Finding:
     # `postfacta serve` raises its soft limit itself.
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[server == "uvicorn"]
     needed = BACKLOG + settings.pool_max_size + _OTHER_FILES
     if allowed == resource.RLIM_INFINITY or allowed >= needed:
-        return _Finding("files", "ok", f"room for {BACKLOG} connections")
+        return Finding("files", "ok", f"room for {BACKLOG} connections")
     advice = f"ulimit -n {4 * BACKLOG}, or LimitNOFILE={4 * BACKLOG} in the systemd unit"
-    return _Finding("files", "warn", f"the limit is {allowed}; {BACKLOG} connections need {needed}", advice)
+    return Finding("files", "warn", f"the limit is {allowed}; {BACKLOG} connections need {needed}", advice)
 
 
-def _look_at_server(settings: Settings, server: str) -> list[_Finding]:
+def _look_at_server(settings: Settings, server: str) -> list[Finding]:
     limits = DrainLimits(drain_timeout=settings.drain_timeout)
     delay = limits.drain_delay if settings.drain_delay is None else settings.drain_delay
     closing = graceful_timeout(settings)
     words = {"closing": closing, "longest": round(delay + closing), "proxy": _PROXY}
     text, advice = _HEADERS[server]
-    headers = _Finding(
+    headers = Finding(
         "headers", "ok" if server == "uvicorn" else "warn", f"{server} {text}", advice.format_map(words)
     )
     ends = f"within {words['longest']} s of SIGTERM; set a longer stop timeout in systemd or Kubernetes"
     if closing <= limits.drain_timeout + limits.close_timeout:
-        return [headers, _Finding("stop", "fail", "the server's timeout ends before the drain", ends)]
-    return [headers, _Finding("stop", "ok", ends, _STOP[server].format_map(words))]
+        return [headers, Finding("stop", "fail", "the server's timeout ends before the drain", ends)]
+    return [headers, Finding("stop", "ok", ends, _STOP[server].format_map(words))]
 
 
 # The Supabase project
 
 
-async def _look_at_project(settings: Settings) -> list[_Finding]:
+async def _look_at_project(settings: Settings) -> list[Finding]:
     if settings.auth_mode is not AuthMode.SUPABASE:
         return []
     from .identity.client import Client  # noqa: PLC0415 - only this check needs it
@@ -153,75 +162,75 @@ async def _look_at_project(settings: Settings) -> list[_Finding]:
             keys = (await client.ask("GET", ".well-known/jwks.json")).members().get("keys")
     except (AppError, ResilienceError, httpx2.HTTPError, ValueError) as error:
         advice = "check POSTFACTA_DB_URL, and that a firewall allows outbound HTTPS to it"
-        return [_Finding("project", "fail", f"{settings.db_url} cannot be reached: {error}", advice)]
+        return [Finding("project", "fail", f"{settings.db_url} cannot be reached: {error}", advice)]
     if reply.status_code != _OK:
         text = f"{settings.db_url} answers {reply.status_code} to the key"
-        return [_Finding("project", "fail", text, "set POSTFACTA_DB_KEY to its publishable (or anon) key")]
+        return [Finding("project", "fail", text, "set POSTFACTA_DB_KEY to its publishable (or anon) key")]
     found = len(keys) if isinstance(keys, list) else 0
     if not found and settings.jwt_secret is None:
         advice = "enable JWT signing keys in the project, or set POSTFACTA_JWT_SECRET"
-        return [_Finding("project", "fail", "it publishes no key to verify its tokens with", advice)]
+        return [Finding("project", "fail", "it publishes no key to verify its tokens with", advice)]
     by = f"{found} published keys" if found else "the secret"
-    return [_Finding("project", "ok", f"{settings.db_url} is reachable; tokens are verified with {by}")]
+    return [Finding("project", "ok", f"{settings.db_url} is reachable; tokens are verified with {by}")]
 
 
 # The database
 
 
-async def _look_at_database(settings: Settings) -> list[_Finding]:
+async def _look_at_database(settings: Settings) -> list[Finding]:
     try:
         async with reach(settings) as database:
             return [
-                _Finding("database", "ok", "reachable"),
+                Finding("database", "ok", "reachable"),
                 *await _look_at_schema(database, is_local=settings.is_local),
                 await _look_at_durability(database),
                 await _look_at_connections(database, settings.pool_max_size),
                 await _look_at_clock(database),
             ]
     except (NoDatabaseError, ResilienceError) as error:
-        return [_Finding("database", "fail", str(error), "dependent checks were skipped")]
+        return [Finding("database", "fail", str(error), "dependent checks were skipped")]
 
 
-async def _look_at_schema(database: Database, *, is_local: bool) -> list[_Finding]:
+async def _look_at_schema(database: Database, *, is_local: bool) -> list[Finding]:
     role, lacking, can_change = await role_rights(database)
     if lacking:
         more = f" and {len(lacking) - _MANY} more" if len(lacking) > _MANY else ""
         text = f"role {role} lacks {', '.join(lacking[:_MANY])}{more}"
         advice = f"as the tables' owner: `postfacta migrate`, then `grant postfacta_app to {role}`"
-        return [_Finding("rights", "fail", text, advice)]
+        return [Finding("rights", "fail", text, advice)]
     found = await revision(database)
     if found is None or found < HEAD:
         text = f"the tables are at revision {found}" if found else "the tables are missing"
         advice = "run `postfacta migrate` with the owner's address in POSTFACTA_DATABASE_OWNER_DSN"
-        return [_Finding("schema", "fail", f"{text}; revision {HEAD} is needed", advice)]
-    schema = _Finding("schema", "ok", f"revision {found}")
+        return [Finding("schema", "fail", f"{text}; revision {HEAD} is needed", advice)]
+    schema = Finding("schema", "ok", f"revision {found}")
     if not can_change:
-        return [schema, _Finding("rights", "ok", f"role {role} can add facts, but not change them")]
+        return [schema, Finding("rights", "ok", f"role {role} can add facts, but not change them")]
     text = f"role {role} can change or delete recorded facts"
     advice = "use a role in POSTFACTA_DATABASE_DSN that is only a member of postfacta_app"
-    return [schema, _Finding("rights", "warn" if is_local else "fail", text, advice)]
+    return [schema, Finding("rights", "warn" if is_local else "fail", text, advice)]
 
 
-async def _look_at_durability(database: Database) -> _Finding:
+async def _look_at_durability(database: Database) -> Finding:
     problems = await database.durability_problems()
     if not problems:
-        return _Finding("durability", "ok", "acknowledged writes survive a crash")
+        return Finding("durability", "ok", "acknowledged writes survive a crash")
     advice = "enable them in postgresql.conf; the service is not ready until then"
-    return _Finding("durability", "fail", ", ".join(problems), advice)
+    return Finding("durability", "fail", ", ".join(problems), advice)
 
 
-async def _look_at_connections(database: Database, pool: int) -> _Finding:
+async def _look_at_connections(database: Database, pool: int) -> Finding:
     allowed = await database.fetchval(_ALLOWED, operation="connections", repeatable=True)
     text = f"up to {pool} per process; PostgreSQL allows {allowed}"
     if pool * 2 <= allowed:
-        return _Finding("connections", "ok", text)
+        return Finding("connections", "ok", text)
     verdict = "fail" if pool > allowed else "warn"
     advice = "lower POSTFACTA_POOL_MAX_SIZE or raise max_connections: two processes run during a restart"
-    return _Finding("connections", verdict, text, advice)
+    return Finding("connections", verdict, text, advice)
 
 
-async def _look_at_clock(database: Database) -> _Finding:
+async def _look_at_clock(database: Database) -> Finding:
     skew = abs(await database.fetchval(_NOW, operation="clock", repeatable=True) - WALL())
     verdict = "ok" if skew < _SKEW[0] else "warn" if skew < _SKEW[1] else "fail"
     advice = "" if verdict == "ok" else "synchronize both machines with NTP"
-    return _Finding("clock", verdict, f"{skew:.1f} s difference from the database", advice)
+    return Finding("clock", verdict, f"{skew:.1f} s difference from the database", advice)

@@ -1,0 +1,242 @@
+"""Check a deployed service from outside, as its users reach it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+from uuid import uuid4
+
+import anyio
+import httpx2
+
+from .doctor import Finding, report
+
+__all__ = ["WITHIN", "RefusedError", "Smoke"]
+
+WITHIN: Final = 30.0
+"""Seconds after which it has failed."""
+
+NOT_RUN: Final = 77
+_EACH = 10.0  # seconds for one answer
+_INCIDENTS: Final = "/api/v1/incidents"
+_HEADERS: Final = {
+    "content-security-policy": "default-src 'self'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "x-request-id": "",
+}
+_STRANGER: Final = {"Origin": "https://smoke.invalid"}
+_SERIES: Final = (
+    "http_server_request_duration_seconds",
+    "postfacta_build_info",
+    "process_start_time_seconds",
+)
+_BUILD: Final = re.compile(r'^postfacta_build_info\{.*?\bversion="([^"]*)"', re.MULTILINE)
+
+
+class RefusedError(Exception):
+    """It may not write there; the text says how to permit it."""
+
+
+class _FaultError(Exception):
+    """What a check found."""
+
+
+class _NotRunError(Exception):
+    """Why a check could not look."""
+
+
+@dataclass(kw_only=True)
+class Smoke:
+    """One look at a service; reads, then records an exercise, reads it back and archives it.
+
+    Args:
+        url: Where users come in.
+        token: Of a machine with the scopes incidents:read and incidents:write, or of a person.
+        metrics_token: Reads `/metrics`.
+        traffic_key: Makes its requests `synthetic`, which no objective counts.
+        version: The version that must run; empty accepts any.
+        may_write: Whether it writes; None writes unless the environment is `production`.
+        transport: Carries the requests; by default the network.
+    """
+
+    url: str
+    token: str = field(default="", repr=False)
+    metrics_token: str = field(default="", repr=False)
+    traffic_key: str = field(default="", repr=False)
+    version: str = ""
+    may_write: bool | None = None
+    transport: httpx2.AsyncBaseTransport | None = None
+    _environment: str = field(default="", init=False)
+    _versions: list[str] = field(default_factory=list[str], init=False)
+    _recorded: Mapping[str, Any] = field(default_factory=dict[str, Any], init=False)
+    _etag: str = field(default="", init=False)
+    _http: httpx2.AsyncClient = field(init=False, repr=False)
+
+    async def run(self, say: Callable[[str], None]) -> int:
+        """Make all checks and print a line for each; return 0, 1 if one failed, else 77 if one was not run.
+
+        Raises:
+            RefusedError: If it is a production that it may not write to; nothing was written.
+        """
+        found: list[Finding] = []
+        marks = (
+            {"X-Traffic-Class": "synthetic", "X-Traffic-Key": self.traffic_key} if self.traffic_key else {}
+        )
+        checks = (
+            self.live, self.ready, self.about, self.headers, self.cors, self.closed, self.metrics, self.versions,
+            self.identity, self.write, self.read, self.archive,
+        )  # fmt: skip
+        with anyio.move_on_after(WITHIN) as limit:
+            async with httpx2.AsyncClient(
+                base_url=self.url, headers=marks, timeout=_EACH, trust_env=False, transport=self.transport
+            ) as self._http:
+                async for finding in _judge(checks):
+                    found.append(finding)  # noqa: PERF401 - what was found before the time is up is kept
+        if limit.cancelled_caught:
+            found.append(Finding("time", "fail", f"not done within {WITHIN:g} s"))
+        return report(found, say) or (NOT_RUN if any(it.verdict == "skip" for it in found) else 0)
+
+    # What anyone may see
+
+    async def live(self) -> str:
+        return await self._probe("/healthz/live")
+
+    async def ready(self) -> str:
+        return await self._probe("/healthz/ready")
+
+    async def _probe(self, path: str) -> str:
+        await self._ask("GET", path)
+        return f"{path} answers 200"
+
+    async def about(self) -> str:
+        about = _members(await self._ask("GET", "/service-info"))
+        self._environment = str(about.get("environment", ""))
+        self._versions.append(str(cast("dict[str, Any]", about.get("codebase", {})).get("version", "")))
+        if self.token and self._environment == "production" and self.may_write is None:
+            raise RefusedError(
+                f"{self.url} is a production: --write records an exercise there and archives it, --read-only does not"
+            )
+        return f"environment {self._environment}"
+
+    async def headers(self) -> str:
+        answer = await self._ask("GET", "/service-info")
+        wanted = dict(_HEADERS)
+        if self._environment != "local":
+            wanted["strict-transport-security"] = "max-age="
+        lacking = [name for name, value in wanted.items() if value not in answer.headers.get(name, "\0")]
+        _need(not lacking, f"missing or changed: {', '.join(lacking)}")
+        return "security headers and a request id"
+
+    async def cors(self) -> str:
+        answer = await self._ask("GET", "/healthz", **_STRANGER)
+        _need("access-control-allow-origin" not in answer.headers, "an unknown origin may read answers")
+        return "an unknown origin is refused"
+
+    async def closed(self) -> str:
+        await self._ask("GET", _INCIDENTS, 401)
+        return "incidents need a token"
+
+    # What a machine may see
+
+    async def metrics(self) -> str:
+        own = {"Authorization": f"Bearer {self.metrics_token}"} if self.metrics_token else {}
+        answer = await self._ask("GET", "/metrics", *((200,) if own else (200, 401, 403, 404)), **own)
+        if not answer.is_success:
+            raise _NotRunError("closed here: give --metrics-token-file, and an instance's own address")
+        lacking = [name for name in _SERIES if f"# TYPE {name} " not in answer.text]
+        _need(not lacking, f"no series {', '.join(lacking)}")
+        self._versions += _BUILD.findall(answer.text)
+        return "requests, build and process are measured"
+
+    async def versions(self) -> str:
+        runs = self._versions[-1] if self._versions else ""
+        _need(self.version in {"", runs}, f"{runs or 'an unknown version'} runs, not {self.version}")
+        return f"{runs or 'unknown'} runs"
+
+    async def identity(self) -> str:
+        me = _members(await self._ask("GET", "/api/v1/me", **self._own))
+        return f"the token is accepted, as {me.get('name') or me.get('display_name') or me.get('actor')}"
+
+    # A write, and what is left of it
+
+    async def write(self) -> str:
+        own = self._own
+        if self.may_write is False:
+            raise _NotRunError("--read-only")
+        _need(bool(self._environment), "nothing was written: the environment is not known")
+        new = {
+            "title": "Smoke test",
+            "description": "Recorded by `postfacta smoke`, which archives it.",
+            "severity": "LOW",
+            "kind": "exercise",
+        }
+        key = {**own, "Idempotency-Key": f'"{uuid4()}"'}
+        answers = [await self._ask("POST", _INCIDENTS, 201, new=new, **key) for _ in "12"]
+        first, again = map(_members, answers)
+        self._recorded, self._etag = first, answers[0].headers.get("etag", "")
+        _need(bool(first.get("id")) and first["id"] == again.get("id"), "sent twice, it was recorded twice")
+        return f"{first.get('ref')} is recorded, and once though it was sent twice"
+
+    async def read(self) -> str:
+        found = _members(await self._ask("GET", self._path, **self._own))
+        same = {key: found.get(key) for key in self._recorded} == self._recorded
+        _need(same, "what was recorded reads otherwise")
+        return "it reads as it was recorded"
+
+    async def archive(self) -> str:
+        await self._ask("DELETE", self._path, 204, **self._own, **{"If-Match": self._etag})
+        found = _members(await self._ask("GET", self._path, **self._own))
+        _need(bool(found.get("archived_at")), "it is still among the others")
+        return "it is archived"
+
+    @property
+    def _own(self) -> dict[str, str]:
+        if not self.token:
+            raise _NotRunError("no token: give --token-file")
+        return {"Authorization": f"Bearer {self.token}"}
+
+    @property
+    def _path(self) -> str:
+        if not self._recorded.get("id"):
+            raise _NotRunError("nothing was recorded")
+        return f"{_INCIDENTS}/{self._recorded['id']}"
+
+    async def _ask(
+        self, method: str, path: str, *wanted: int, new: object = None, **headers: str
+    ) -> httpx2.Response:
+        answer = await self._http.request(method, path, json=new, headers=headers)
+        right = wanted or (200,)
+        _need(answer.status_code in right, f"{method} {path} answers {answer.status_code}, not {right[0]}")
+        return answer
+
+
+async def _judge(checks: Iterable[Callable[[], Awaitable[str]]]) -> AsyncIterator[Finding]:
+    for check in checks:
+        verdict, text = "fail", ""
+        try:
+            verdict, text = "ok", await check()
+        except _FaultError as fault:
+            text = str(fault)
+        except _NotRunError as reason:
+            verdict, text = "skip", str(reason)
+        except httpx2.HTTPError as error:
+            text = f"no answer: {type(error).__name__}"
+        yield Finding(check.__name__, verdict, text)
+
+
+def _need(true: bool, fault: str) -> None:  # noqa: FBT001 - as `assert` has it
+    if not true:
+        raise _FaultError(fault)
+
+
+def _members(answer: httpx2.Response) -> dict[str, Any]:
+    try:
+        found = answer.json()
+    except ValueError:
+        found = None
+    _need(isinstance(found, dict), "the answer is no JSON object")
+    return cast("dict[str, Any]", found)
