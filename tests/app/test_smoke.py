@@ -193,7 +193,9 @@ def test_the_command_reads_secrets_from_files_and_reports(
     (tmp_path / "token").write_text(live.client.headers["Authorization"].removeprefix("Bearer ") + "\n")
     given = ["smoke", "--url", live.url, "--token-file", str(tmp_path / "token")]
     assert main(given) == 0
-    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [["ok", row] for row in ROWS]
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()] == [
+        ["ok", row] for row in ROWS
+    ]
     assert main([*given, "--expect-version", "0.0.9"]) == 1
     assert "not 0.0.9" in capsys.readouterr().out
 
