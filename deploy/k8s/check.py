@@ -8,6 +8,7 @@ Exit codes: 0 all passed, 1 something failed, 77 something could not be looked a
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import jsonschema_rs
 import yaml
 
 # It is started by its path from anywhere, and its modules are no part of an installed package.
@@ -30,6 +32,7 @@ KUBERNETES: Final = "1.30"
 """The oldest version that the manifests are for: `preStop.sleep` came with it."""
 
 _SHIPPED: Final = Path(__file__).parent / "overlays"
+_ARGO: Final = json.loads((Path(__file__).parent / "argo.schema.json").read_text())
 
 
 def build(overlay: Path) -> Manifests:
@@ -54,8 +57,14 @@ def schema_faults(found: dict[str, Any]) -> Iterator[str]:
     """Compare an object with the schema of its kind, strictly.
 
     Raises:
-        LookupError: Kubernetes itself has no such kind.
+        LookupError: Neither Kubernetes nor Argo Rollouts, as far as it is used here, has such a kind.
     """
+    if found["apiVersion"].startswith("argoproj.io/") and found["kind"] in _ARGO["$defs"]:
+        checker = jsonschema_rs.Draft202012Validator({**_ARGO, "$ref": f"#/$defs/{found['kind']}"})
+        for fault in checker.iter_errors(found):
+            where = ".".join(map(str, fault.instance_path))
+            yield f"{found['kind']}/{found['metadata']['name']}: {where}: {fault.message}"
+        return
     import kubernetes_validate  # type: ignore[import-untyped] # noqa: PLC0415
 
     try:

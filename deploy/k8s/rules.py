@@ -11,6 +11,7 @@ from functools import cached_property
 from math import ceil
 from typing import Any, Final, cast
 
+from deploy.canary.analysis import Phase, measured, metrics_of, weights_of
 from postfacta_app.server import graceful_timeout
 from postfacta_app.settings import Settings, SettingsError, load_settings
 
@@ -50,6 +51,11 @@ class Manifests:
     def service(self) -> _Pods:
         """The pods that serve."""
         return _Pods(self.one("Deployment"))
+
+    @property
+    def rollout(self) -> Object:
+        """The Rollout that takes the template of the Deployment; an empty one if that rolls out by itself."""
+        return self.one("Rollout")
 
     @property
     def pods(self) -> list[_Pods]:
@@ -237,6 +243,72 @@ def _the_schema_is_migrated_before(its: Manifests) -> Iterator[str]:
         yield "the Deployment must run `serve` alone, in one container"
 
 
+@_rule
+def _a_canary_is_judged(its: Manifests) -> Iterator[str]:
+    """Steps that no one judges are a slow way to break everything; a judge without data must not say yes."""
+    for found in its.of("Rollout"):
+        name, canary = (
+            f"Rollout/{found['metadata']['name']}",
+            at(found, "spec", "strategy", "canary", default={}),
+        )
+        if at(found, "spec", "workloadRef", "name") != at(
+            its.service.object, "metadata", "name", default="?"
+        ):
+            yield f"{name}: workloadRef must name the Deployment"
+        if not at(found, "spec", "progressDeadlineAbort"):
+            yield f"{name}: progressDeadlineAbort must be true: a version that is never ready is not waited for"
+        if canary.get("maxUnavailable") != 0:
+            yield f"{name}: maxUnavailable must be 0"
+        services = {one["metadata"]["name"] for one in its.of("Service")}
+        if not {canary.get("stableService"), canary.get("canaryService")} <= services:
+            yield f"{name}: stableService and canaryService must be Services"
+        stable = at(canary, "trafficRouting", "nginx", "stableIngress")
+        ways = [one for one in its.of("Ingress") if one["metadata"]["name"] == stable]
+        if [_backends(way) for way in ways] != [{canary.get("stableService")}]:
+            yield f"{name}: stableIngress must lead to the stableService, or weights change nothing"
+        yield from (f"{name}: {fault}" for fault in _steps(its, found))
+
+
+def _backends(ingress: Object) -> set[object]:
+    rules = at(ingress, "spec", "rules", default=())
+    paths = [path for rule in rules for path in at(rule, "http", "paths", default=())]
+    return {at(path, "backend", "service", "name") for path in paths}
+
+
+def _steps(its: Manifests, rollout: Object) -> Iterator[str]:
+    try:
+        weights = weights_of(rollout)
+    except ValueError as error:
+        yield f"steps: {error}"
+        return
+    if weights != sorted(set(weights)) or not weights or weights[0] > 10 or weights[-1] >= 100:  # noqa: PLR2004
+        yield "steps: weights must rise, from 10 or less to less than 100"
+    templates = {one["metadata"]["name"]: one for one in its.of("AnalysisTemplate")}
+    for step in rollout["spec"]["strategy"]["canary"]["steps"][1::2]:
+        given = {one["name"]: f"<{one['name']}>" for one in step["analysis"].get("args", ())}
+        for one in step["analysis"]["templates"]:
+            if one["templateName"] not in templates:
+                yield f"there is no AnalysisTemplate {one['templateName']}"
+            else:
+                yield from _analysis(templates[one["templateName"]], given)
+
+
+def _analysis(template: Object, given: Mapping[str, str]) -> Iterator[str]:
+    try:
+        metrics = metrics_of(template, given)
+        silent = {it.name: {measured(it, result) for result in ([], [float("nan")])} for it in metrics}
+    except ValueError as error:
+        yield f"analysis: {error}"
+        return
+    for it in metrics:
+        if Phase.SUCCESSFUL in silent[it.name]:
+            yield f"metric {it.name}: no data is a success"
+        if "<canary-hash>" not in it.query:
+            yield f"metric {it.name}: its query does not select the canary"
+    if {Phase.FAILED} not in silent.values():
+        yield "analysis: no metric fails without data, so that a canary which no one can see only pauses"
+
+
 # How many there are
 
 
@@ -244,10 +316,12 @@ def _the_schema_is_migrated_before(its: Manifests) -> Iterator[str]:
 def _the_autoscaler_owns_the_replicas(its: Manifests) -> Iterator[str]:
     """With `replicas` in the Deployment, each rollout resets what the autoscaler chose."""
     scaler = its.one("HorizontalPodAutoscaler").get("spec", {})
-    if at(scaler, "scaleTargetRef", "name") != at(its.service.object, "metadata", "name", default="?"):
-        yield "one HorizontalPodAutoscaler must scale the Deployment"
-    if "replicas" in at(its.service.object, "spec", default={}):
-        yield "the Deployment must not set replicas"
+    owner = its.rollout or its.service.object
+    wanted = (owner.get("kind"), at(owner, "metadata", "name", default="?"))
+    if (at(scaler, "scaleTargetRef", "kind"), at(scaler, "scaleTargetRef", "name")) != wanted:
+        yield f"one HorizontalPodAutoscaler must scale the {owner.get('kind')}"
+    if "replicas" in {**at(its.service.object, "spec", default={}), **at(its.rollout, "spec", default={})}:
+        yield f"the {owner.get('kind')} must not set replicas"
     if scaler.get("minReplicas", 1) < 3 or scaler.get("maxReplicas", 0) <= scaler.get("minReplicas", 1):  # noqa: PLR2004
         yield "minReplicas must be 3 or more, and maxReplicas greater"
     if at(scaler, "behavior", "scaleDown", "stabilizationWindowSeconds", default=0) < 300:  # noqa: PLR2004
@@ -262,9 +336,10 @@ def _connections_fit_the_database(its: Manifests) -> Iterator[str]:
         yield f"the Deployment needs the annotation {_CONNECTIONS}"
         return
     surge = at(its.service.object, "spec", "strategy", "rollingUpdate", "maxSurge", default=0)
-    pods = its.one("HorizontalPodAutoscaler").get("spec", {}).get("maxReplicas", 0) + (
-        surge if isinstance(surge, int) else 0
-    )
+    most = its.one("HorizontalPodAutoscaler").get("spec", {}).get("maxReplicas", 0)
+    if its.rollout:
+        surge = most  # The stable pods stay until the canary has them all.
+    pods = most + (surge if isinstance(surge, int) else 0)
     needed = pods * its.settings.pool_max_size
     if not isinstance(surge, int) or needed > int(allowed):
         yield f"{pods} pods with {its.settings.pool_max_size} connections each need {needed} of {allowed}"

@@ -223,7 +223,7 @@ def test_the_manifests_keep_every_rule() -> None:
 
 
 def test_each_rule_finds_each_break() -> None:
-    assert BROKEN.keys() == RULES.keys()
+    assert BROKEN.keys() | {"a-canary-is-judged"} == RULES.keys()  # tests/deploy/test_kubernetes_canary.py
     with every() as case:
         for rule, breaks in BROKEN.items():
             for number, (change, expected) in enumerate(breaks):
