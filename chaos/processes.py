@@ -36,16 +36,23 @@ class Instance(Child):
         dsn: Its database.
         log: Where its output is added.
         environment: More of the service's settings.
+        program: What Python runs; by default the service as it is.
     """
 
     def __init__(
-        self, name: str, dsn: str, *, log: Path, environment: Mapping[str, str] | None = None
+        self,
+        name: str,
+        dsn: str,
+        *,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "postfacta_app"),
     ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         super().__init__(
             name,
-            [sys.executable, "-m", "postfacta_app", "serve", "--port", str(self.port)],
+            [sys.executable, *program, "serve", "--port", str(self.port)],
             log=log,
             environment=_environment(dsn, environment),
         )

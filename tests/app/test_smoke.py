@@ -76,7 +76,7 @@ def look(fake: Fake, **given: Any) -> tuple[int, dict[str, str], str]:
     lines: list[str] = []
     asked: dict[str, Any] = {"url": "http://service", "token": TOKEN, "metrics_token": METRICS, **given}
     code = anyio.run(Smoke(transport=httpx2.MockTransport(fake), **asked).run, lines.append)
-    return code, dict(reversed(line.split()[:2]) for line in lines), "\n".join(lines)
+    return code, {line.split()[1]: line.split()[0] for line in lines}, "\n".join(lines)
 
 
 def answer(status: int = 200, found: object = None, **headers: str) -> Answer:
