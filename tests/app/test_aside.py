@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -51,6 +52,11 @@ async def test_what_is_small_is_done_here() -> None:
 async def test_what_is_large_is_done_elsewhere() -> None:
     assert await aside(LARGE, threading.get_ident) != threading.get_ident()
     assert await aside_locked(LARGE, threading.get_ident) != threading.get_ident()
+
+
+async def test_a_thread_at_work_gives_way_within_a_millisecond() -> None:
+    await aside(LARGE, threading.get_ident)
+    assert sys.getswitchinterval() < 0.001
 
 
 async def test_an_error_comes_back() -> None:

@@ -13,15 +13,8 @@ from ..web.body import WHOLE, Time
 from .model import Milestone, Op, Precision
 
 __all__ = [
-    "AddedEdit",
-    "AnyEdit",
-    "EditPage",
-    "EntryRef",
-    "NewEdit",
-    "OpOnly",
-    "ShownEdit",
-    "model_of",
-]
+    "AddedEdit", "AnyEdit", "EditPage", "EntryRef", "NewEdit", "OpOnly", "ShownEdit", "model_of",
+]  # fmt: skip
 
 Source = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 

@@ -274,6 +274,24 @@ async def test_a_long_export_is_streamed_with_the_bytes_of_one_piece(
         assert whole.content in lines_of.content.splitlines()
 
 
+async def test_no_piece_of_a_stream_has_more_entries_than_a_step(
+    full: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, lengths = KeptTimelines.slice, list[int]()
+
+    async def counted(self: Any, q: Any, ref: Any, query: Any) -> Any:
+        found = await read(self, q, ref, query)
+        assert found is not None
+        lengths.append(len(found.page.items))
+        return found
+
+    monkeypatch.setattr(KeptTimelines, "slice", counted)
+    monkeypatch.setattr(export, "_STEP", 2)
+    await full.send("GET", "/export", expect=200)
+    assert len(lengths) > 1
+    assert max(lengths) == 2
+
+
 async def test_a_stream_shows_the_moment_at_which_it_began(
     full: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
