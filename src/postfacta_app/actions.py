@@ -24,22 +24,9 @@ from .web.paging import decode_cursor, encode_cursor, filters_hash
 from .web.slices import Fields, Matches, Now, Page, Routes
 
 __all__ = [
-    "Action",
-    "ActionChange",
-    "ActionList",
-    "ActionPage",
-    "ActionQuery",
-    "ActionStatus",
-    "ActionType",
-    "NewAction",
-    "add",
-    "change",
-    "due_words",
-    "line",
-    "of",
-    "order",
-    "routes",
-]
+    "Action", "ActionChange", "ActionList", "ActionPage", "ActionQuery", "ActionStatus", "ActionType",
+    "NewAction", "add", "change", "due_words", "line", "of", "order", "routes",
+]  # fmt: skip
 
 READ, WRITE = Access.READ, Access.WRITE
 MOST: Final = 200

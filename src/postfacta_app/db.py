@@ -39,27 +39,10 @@ from .errors import IdempotencyInProgressError, IdempotencyMismatchError, NotFou
 from .principal import Principal
 
 __all__ = [
-    "SCHEMA_ERRORS",
-    "UNUSABLE",
-    "VISIBLE",
-    "Answer",
-    "Fetch",
-    "Query",
-    "Reader",
-    "Sql",
-    "Transactions",
-    "Unit",
-    "Work",
-    "housekeeping",
-    "insert",
-    "new_id",
-    "prune_keys",
-    "repeating",
-    "row",
-    "rows",
-    "sees",
+    "SCHEMA_ERRORS", "UNUSABLE", "VISIBLE", "Answer", "Fetch", "Query", "Reader", "Sql", "Transactions",
+    "Unit", "Work", "housekeeping", "insert", "new_id", "prune_keys", "repeating", "row", "rows", "sees",
     "update",
-]
+]  # fmt: skip
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)

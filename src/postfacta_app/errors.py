@@ -7,27 +7,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 __all__ = [
-    "AppError",
-    "ConflictError",
-    "FieldError",
-    "ForbiddenError",
-    "IdempotencyInProgressError",
-    "IdempotencyMismatchError",
-    "IllegalTransitionError",
-    "InvalidCursorError",
-    "InvalidFieldsError",
-    "MalformedError",
-    "MethodNotAllowedError",
-    "NotFoundError",
-    "NotPublishableError",
-    "PreconditionFailedError",
-    "PreconditionRequiredError",
-    "RateLimitedError",
-    "RegistrationClosedError",
-    "SchemaMissingError",
-    "UnauthenticatedError",
-    "UnsupportedMediaTypeError",
-]
+    "AppError", "ConflictError", "FieldError", "ForbiddenError", "IdempotencyInProgressError",
+    "IdempotencyMismatchError", "IllegalTransitionError", "InvalidCursorError", "InvalidFieldsError",
+    "MalformedError", "MethodNotAllowedError", "NotFoundError", "NotPublishableError",
+    "PreconditionFailedError", "PreconditionRequiredError", "RateLimitedError", "RegistrationClosedError",
+    "SchemaMissingError", "UnauthenticatedError", "UnsupportedMediaTypeError",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

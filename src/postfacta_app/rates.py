@@ -24,13 +24,9 @@ from .settings import Settings
 from .web.routes import Authenticate, RouteClass, Rule, Spend
 
 __all__ = [
-    "address_limits",
-    "limit_retrying",
-    "principal_limits",
-    "route_options",
-    "shared_store",
+    "address_limits", "limit_retrying", "principal_limits", "route_options", "shared_store",
     "transfer_limits",
-]
+]  # fmt: skip
 
 _KINDS: Final[dict[RouteClass, Literal["read", "write", "ingest"]]] = {
     RouteClass.READ: "read",

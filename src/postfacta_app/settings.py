@@ -30,14 +30,8 @@ from postfacta_postgres import connecting
 from postfacta_slo.status.prometheus import check_address
 
 __all__ = [
-    "AuthMode",
-    "Settings",
-    "SettingsError",
-    "exposed_secrets",
-    "is_loopback",
-    "load_settings",
-    "variable",
-]
+    "AuthMode", "Settings", "SettingsError", "exposed_secrets", "is_loopback", "load_settings", "variable",
+]  # fmt: skip
 
 _PREFIX = "POSTFACTA_"
 # Names of the original service, kept without the prefix of all others.

@@ -58,7 +58,7 @@ def turns(found: Mapping[str, Mark]) -> list[Turn]:
         ((name, found[name]) for name in Milestone if name in found), key=lambda it: (it[1].t, it[1].p.rank)
     )
     return [
-        Turn(name, mark.t, mark.p, _since(known, mark), mark.basis is Basis.DERIVED) for name, mark in known
+        Turn(mark.t, mark.p, name, _since(known, mark), mark.basis is Basis.DERIVED) for name, mark in known
     ]
 
 

@@ -9,7 +9,7 @@ older code tolerates, and the next one fixes its mistakes.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import anyio
@@ -28,21 +28,14 @@ from .backfill import backfill
 from .rights import CAN_CHANGE_FACTS, LACKS, grant
 
 __all__ = [
-    "HEAD",
-    "MigrationError",
-    "NoDowngradeError",
-    "current_revision",
-    "migrate",
-    "revision",
-    "role_rights",
+    "HEAD", "MigrationError", "NoDowngradeError", "migrate", "revision", "role_rights",
     "upgrade",
-]
+]  # fmt: skip
 
 HEAD: Final = "0002"
 """The revision this program needs."""
 
 Progress = Callable[[str], None]
-FetchValue = Callable[[str], Awaitable[object]]
 
 _TRIES = 12
 _LOCK_NOT_AVAILABLE = "55P03"
@@ -104,56 +97,26 @@ async def migrate(dsn: str, *, progress: Progress, tries: int = _TRIES, luck: Lu
         await engine.dispose()
 
 
-async def current_revision(database: str | FetchValue) -> str | None:
-    """Return a database's revision; None if it was never migrated.
-
-    Args:
-        database: Its DSN, or a coroutine function that returns the single value of a query.
-    """
-    if not isinstance(database, str):
-        return await _revision(database)
-    engine = _engine(database)
-    try:
-        async with engine.connect() as connection:
-
-            async def fetch(sql: str) -> object:
-                return (await connection.exec_driver_sql(sql)).scalar()
-
-            return await _revision(fetch)
-    except (DBAPIError, OSError, ValueError) as error:
-        raise MigrationError(_reason(error)) from None
-    finally:
-        await engine.dispose()
-
-
 async def revision(database: Database) -> str | None:
     """Return the revision of a connected database; None if it was never migrated."""
-    return await _revision(_asking(database))
+    if await _value(database, "select to_regclass('alembic_version') is null"):
+        return None
+    found = await _value(database, "select version_num from alembic_version")
+    return None if found is None else str(found)
 
 
 async def role_rights(database: Database) -> tuple[str, Sequence[str], bool]:
     """Return the connected role, the rights it lacks, and whether it could change recorded facts."""
-    ask = _asking(database)
-    lacking = await ask(LACKS)
+    lacking = await _value(database, LACKS)
     return (
-        str(await ask("select current_user")),
+        str(await _value(database, "select current_user")),
         str(lacking).split(", ") if lacking else [],
-        bool(await ask(CAN_CHANGE_FACTS)),
+        bool(await _value(database, CAN_CHANGE_FACTS)),
     )
 
 
-def _asking(database: Database) -> FetchValue:
-    async def ask(sql: str) -> object:
-        return await database.fetchval(sql, operation="revision", repeatable=True)
-
-    return ask
-
-
-async def _revision(fetch: FetchValue) -> str | None:
-    if await fetch("select to_regclass('alembic_version') is null"):
-        return None
-    found = await fetch("select version_num from alembic_version")
-    return None if found is None else str(found)
+async def _value(database: Database, sql: str) -> object:
+    return await database.fetchval(sql, operation="revision", repeatable=True)
 
 
 def _engine(dsn: str) -> AsyncEngine:

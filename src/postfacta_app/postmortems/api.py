@@ -57,16 +57,8 @@ from .model import (
 )
 
 __all__ = [
-    "Follows",
-    "Rev",
-    "number",
-    "read_page",
-    "read_revision",
-    "restore",
-    "routes",
-    "transition",
-    "write",
-]
+    "Follows", "Rev", "number", "read_page", "read_revision", "restore", "routes", "transition", "write",
+]  # fmt: skip
 
 READ, WRITE = Access.READ, Access.WRITE
 routes: Final = Routes("post-mortem")

@@ -21,18 +21,9 @@ from ..timeline.edits import EntryRef
 from ..web.body import WHOLE
 
 __all__ = [
-    "SCHEMA_VERSION",
-    "Category",
-    "Content",
-    "Detection",
-    "Factor",
-    "Impact",
-    "Quantity",
-    "SectionChange",
-    "Trigger",
-    "TriggerKind",
-    "differences",
-]
+    "SCHEMA_VERSION", "Category", "Content", "Detection", "Factor", "Impact", "Quantity", "SectionChange",
+    "Trigger", "TriggerKind", "differences",
+]  # fmt: skip
 
 SCHEMA_VERSION: Final = 1
 

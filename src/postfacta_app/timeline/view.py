@@ -92,13 +92,9 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """Entries with the same time."""
-
-    form: ClassVar[str] = "moment"
+class _Timed:
     t: int
     p: Precision
-    lines: Sequence[Line]
 
     @property
     def at(self) -> datetime:
@@ -109,6 +105,14 @@ class Moment:
     def clock(self) -> str:
         """Its time of day, to its precision."""
         return clock(self.t, self.p)
+
+
+@dataclass(frozen=True, slots=True)
+class Moment(_Timed):
+    """Entries with the same time."""
+
+    form: ClassVar[str] = "moment"
+    lines: Sequence[Line]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,30 +124,18 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(_Timed):
     """A milestone across the timeline; `since` is the time after the first one, in words, or empty."""
 
     form: ClassVar[str] = "turn"
     name: str
-    t: int
-    p: Precision
     since: str = ""
     is_derived: bool = False
-
-    @property
-    def at(self) -> datetime:
-        """Its start."""
-        return moment(self.t)
 
     @property
     def anchor(self) -> str:
         """Its id on the page."""
         return f"m-{self.name}"
-
-    @property
-    def clock(self) -> str:
-        """Its time of day, to its precision."""
-        return clock(self.t, self.p)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,22 +28,9 @@ from ..errors import (
 )
 
 __all__ = [
-    "MOST_PARTS",
-    "WHOLE",
-    "Moment",
-    "Time",
-    "format_time",
-    "idempotency_key",
-    "if_match",
-    "if_none_match",
-    "parse",
-    "parse_json",
-    "parse_time",
-    "read_body",
-    "read_json",
-    "read_moment",
-    "read_query",
-]
+    "MOST_PARTS", "WHOLE", "Moment", "Time", "format_time", "idempotency_key", "if_match", "if_none_match",
+    "parse", "parse_json", "parse_time", "read_body", "read_json", "read_moment", "read_query",
+]  # fmt: skip
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -39,20 +39,9 @@ from ..principal import Principal
 from . import body
 
 __all__ = [
-    "TYPED",
-    "Refusal",
-    "Typed",
-    "attempt",
-    "csrf_token",
-    "formed",
-    "is_csrf_token",
-    "is_same_origin",
-    "keep_typed",
-    "new_key",
-    "parse",
-    "read_form",
-    "read_typed_time",
-]
+    "TYPED", "Refusal", "Typed", "attempt", "csrf_token", "formed", "is_csrf_token", "is_same_origin",
+    "keep_typed", "new_key", "parse", "read_form", "read_typed_time",
+]  # fmt: skip
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -18,14 +18,9 @@ from ..errors import InvalidCursorError, MalformedError
 from .body import format_time, parse_json, parse_time
 
 __all__ = [
-    "decode_cursor",
-    "decode_members",
-    "encode_cursor",
-    "encode_members",
-    "filters_hash",
-    "next_link",
+    "decode_cursor", "decode_members", "encode_cursor", "encode_members", "filters_hash", "next_link",
     "next_page",
-]
+]  # fmt: skip
 
 _CURSOR_VERSION: Final = 1
 

@@ -43,21 +43,9 @@ from .paging import next_link
 from .routes import RouteClass, Rule
 
 __all__ = [
-    "Afterwards",
-    "Call",
-    "Fields",
-    "Fill",
-    "Matches",
-    "Now",
-    "Page",
-    "Reply",
-    "Routes",
-    "Snapshot",
-    "Tools",
-    "answer",
-    "made",
-    "part",
-]
+    "Afterwards", "Call", "Fields", "Fill", "Matches", "Now", "Page", "Reply", "Routes", "Snapshot", "Tools",
+    "answer", "made", "part",
+]  # fmt: skip
 
 M = TypeVar("M", bound=BaseModel)
 Handler = Callable[..., Awaitable[Any]]

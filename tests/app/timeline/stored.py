@@ -7,10 +7,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
 from uuid import UUID
 
+from postfacta_app.migrations import revision
 from postfacta_app.timeline.model import Facts, moment
+from postfacta_postgres import Database
 from tests.app.timeline.worlds import NOON
 
-__all__ = ["Row", "incident_of", "keep", "rows"]
+__all__ = ["Row", "incident_of", "keep", "revision_of", "rows"]
 
 _INCIDENT = """
 insert into incidents (id, title, description, severity, reporter, declared_at, created_by, timeline_at)
@@ -33,6 +35,13 @@ insert into edits (id, incident_id, at, op, signal_id, source, external_id, valu
 values ($1, $2, $3, $4, $5, $6, $7, $8::text::jsonb, 'because', 'test')"""
 
 Row = tuple[str, *tuple[object, ...]]
+
+
+async def revision_of(dsn: str) -> str | None:
+    """Read the revision of a database."""
+    async with Database(dsn) as database:
+        await database.wait_connected()
+        return await revision(database)
 
 
 async def keep(write: Callable[..., Awaitable[object]], facts: Facts, incident: UUID) -> None:

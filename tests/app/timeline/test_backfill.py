@@ -15,13 +15,14 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from postfacta_app.db import Reader, Unit
-from postfacta_app.migrations import current_revision, migrate
+from postfacta_app.migrations import migrate
 from postfacta_app.principal import ANONYMOUS
 from postfacta_app.timeline.kept import KeptTimelines
 from postfacta_app.timeline.postgres import facts_in
 from postfacta_app.timeline.query import TimelineQuery
 from postfacta_app.timeline.rules import build
 from postfacta_postgres import Database
+from tests.app.timeline.stored import revision_of
 
 pytestmark = pytest.mark.usefixtures("programs")
 
@@ -96,7 +97,7 @@ async def _differing(dsn: str, incidents: Sequence[UUID]) -> list[UUID]:
 
 async def test_the_program_before_goes_on_writing_through_an_upgrade(database_dsn: str) -> None:
     await _first(database_dsn)
-    assert await current_revision(database_dsn) == "0001"
+    assert await revision_of(database_dsn) == "0001"
     connections = [await asyncpg.connect(database_dsn) for _ in range(4)]
     incidents = [await _record(connections[0]) for _ in range(40)]
     for incident in incidents:

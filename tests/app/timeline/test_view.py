@@ -24,7 +24,7 @@ from tests.kit.every import every
 DAY = datetime(2026, 2, 7, tzinfo=UTC)
 NAMESPACE = UUID(int=7)
 some_turns = st.lists(
-    st.builds(Turn, st.sampled_from(["detected", "resolved"]), times, precisions), max_size=3
+    st.builds(Turn, times, precisions, st.sampled_from(["detected", "resolved"])), max_size=3
 )
 
 
@@ -145,7 +145,7 @@ def test_a_drawing_of_any_length_has_a_few_round_times(first: str, seconds: int)
 
 def test_names_of_milestones_at_one_time_stand_in_rows_of_their_own() -> None:
     across = [
-        Turn(name, at("10:00:00"), Precision.EXACT) for name in ("detected", "acknowledged", "mitigated")
+        Turn(at("10:00:00"), Precision.EXACT, name) for name in ("detected", "acknowledged", "mitigated")
     ]
     drawn = chart(lines([entry("09:00:00"), entry("12:00:00")]), across)
     assert drawn is not None
@@ -173,7 +173,7 @@ def test_no_gap_is_shown_next_to_an_imprecise_time() -> None:
 
 def test_a_milestone_stands_before_what_happened_at_its_time_and_each_day_has_a_heading() -> None:
     late, next_day = entry("23:00:00"), entry("10:00:00", t=at("10:00:00") + 86_400_000_000, title="Next")
-    across = [Turn("detected", at("23:00:00"), Precision.EXACT)]
+    across = [Turn(at("23:00:00"), Precision.EXACT, "detected")]
     assert laid_out(late, next_day, across=across) == [
         ("07", ["detected", "23:00:00 At 23:00:00", "(11 h 00 min)"]),
         ("08", ["10:00:00 Next"]),
