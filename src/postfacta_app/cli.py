@@ -1,4 +1,4 @@
-"""The subcommands of the service: serve, migrate, demo, admin, user, token, verify, doctor, smoke."""
+"""The subcommands of the service."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial, wraps
 from pathlib import Path
-from typing import Concatenate, Final, ParamSpec, TextIO, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TextIO, TypeVar
 from uuid import UUID
 
 import anyio
@@ -18,7 +18,7 @@ import click
 from postfacta_core.clock import WALL
 from postfacta_core.errors import ResilienceError
 from postfacta_embedded import EmbeddedPostgresError
-from postfacta_postgres import Database
+from postfacta_postgres import Database, PoolOptions
 
 from . import COMMANDS
 from .app import declared
@@ -37,12 +37,14 @@ from .identity.model import (
     keep_an_admin,
 )
 from .identity.postgres import PostgresIdentity
+from .incidents.access import read_ref
 from .migrations import HEAD, MigrationError, revision, upgrade
 from .principal import Principal, Role
 from .reach import NoDatabaseError, reach
 from .server import SERVERS, PortInUseError, serve
 from .settings import AuthMode, Settings, SettingsError, exposed_secrets, load_settings
 from .timeline import postgres as timelines
+from .timeline.rebuild import Compared, compare
 from .timeline.verify import Verified, verify, write_metrics
 from .web.body import parse
 
@@ -104,6 +106,13 @@ every night and after every restore. Exits with 1 if a digest differs: facts wer
 
   postfacta verify
   postfacta verify --metrics-file /var/lib/node_exporter/postfacta.prom""",
+    "rebuild-timeline": """\
+Needs the role that owns the tables, as `migrate` does. Compares the entries that the database keeps with those that the
+facts give, of the named incidents or of all, and writes those again that differ, while the service runs. With --verify
+it changes nothing, and exits with 1 if anything differs.
+
+  postfacta rebuild-timeline --verify
+  postfacta rebuild-timeline INC-7 INC-12""",
     "routes": """\
 Needs no database.
 
@@ -227,8 +236,8 @@ _person = click.argument("person")
 
 
 @asynccontextmanager
-async def _migrated(settings: Settings) -> AsyncGenerator[Database]:
-    async with reach(settings) as database:
+async def _migrated(settings: Settings, **others: Any) -> AsyncGenerator[Database]:
+    async with reach(settings, **others) as database:
         if await revision(database) is None:
             raise _CommandError("the database is not migrated: run `postfacta migrate` first")
         yield database
@@ -313,6 +322,34 @@ def _verify(metrics_file: Path | None) -> int:
         _say(f"{found.incident}, revision {found.rev}: written under rules {found.rules}, not compared")
     _say(f"{len(result.equal)} revisions are equal, {len(result.faults)} differ")
     return 1 if result.faults else 0
+
+
+@_command("rebuild-timeline")
+@click.argument("incidents", nargs=-1)
+@click.option("--verify", is_flag=True, help="change nothing")
+def _rebuild(incidents: Sequence[str], *, verify: bool) -> int:
+    settings, numbers = load_settings(), [read_ref(it.upper()) for it in incidents]
+    options = PoolOptions(max_size=2, statement_timeout=600.0, lock_timeout=30.0)
+
+    async def run() -> Sequence[Compared]:
+        async with _migrated(settings, dsn=settings.database_owner_dsn, options=options) as database:
+            named = [number for number in numbers if isinstance(number, int)]
+            return (
+                [it async for it in compare(database, named, repair=not verify)]
+                if named or not numbers
+                else []
+            )
+
+    found = anyio.run(run)
+    for it in found:
+        said = [f"{count} {fault}" for fault, count in it.faults.items()]
+        if said := said if it.is_built else [*said, "not as the rules build it"]:
+            _say(f"{it.ref}: {', '.join(said)}")
+    if unknown := sorted({it.upper() for it in incidents} - {it.ref for it in found}):
+        raise _CommandError(f"no incident {unknown[0]}: write INC-7, for example")
+    differ = sum(bool(it.faults) for it in found)
+    _say(f"{len(found)} timelines compared, {differ} {'differ' if verify else 'written again'}")
+    return 1 if not all(it.is_built for it in found) or (verify and differ) else 0
 
 
 @_command("routes")

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 import anyio
+from pydantic import SecretStr
 
 from postfacta_core.events import ConnectionOpened, Event
 from postfacta_postgres import Database, PoolOptions
@@ -17,6 +18,7 @@ from .settings import Settings
 __all__ = ["NoDatabaseError", "reach"]
 
 _WAIT = 5.0  # Seconds.
+_OPTIONS = PoolOptions(max_size=2)
 
 
 class NoDatabaseError(Exception):
@@ -24,13 +26,15 @@ class NoDatabaseError(Exception):
 
 
 @asynccontextmanager
-async def reach(settings: Settings) -> AsyncGenerator[Database]:
-    """Connect, and disconnect at the end of the block.
+async def reach(
+    settings: Settings, *, dsn: SecretStr | None = None, options: PoolOptions = _OPTIONS
+) -> AsyncGenerator[Database]:
+    """Connect, and disconnect at the end of the block; `dsn` takes the place of the service's.
 
     Raises:
         NoDatabaseError: If it is not reachable in time, or lacks tables or grants that the block needs.
     """
-    dsn = settings.database_dsn.get_secret_value()
+    address = (dsn or settings.database_dsn).get_secret_value()
     reason = "no response"
 
     def listen(event: Event, /) -> None:
@@ -38,11 +42,11 @@ async def reach(settings: Settings) -> AsyncGenerator[Database]:
         if isinstance(event, ConnectionOpened) and event.error_type:
             reason = event.error_type
 
-    async with Database(dsn, options=PoolOptions(max_size=2), observer=listen) as database:
+    async with Database(address, options=options, observer=listen) as database:
         with anyio.move_on_after(_WAIT):
             await database.wait_connected()
         if not database.is_connected:
-            where = urlsplit(dsn).netloc.rpartition("@")[2]
+            where = urlsplit(address).netloc.rpartition("@")[2]
             raise NoDatabaseError(
                 f"no database at {where} ({reason}); check that it is running, and POSTFACTA_DATABASE_DSN"
             )
