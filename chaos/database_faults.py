@@ -30,7 +30,7 @@ import httpx2
 
 from chaos.outages import OUTAGES, Outage, Site, opened
 from chaos.processes import command
-from chaos.stack import prepare
+from chaos.stack import prepare, write_post_mortem
 from postfacta_lab.engine.processes import wait_until
 
 __all__ = ["Record", "Result", "Sample", "judge", "main", "run"]
@@ -158,7 +158,7 @@ class _Users:
 def run(outage: Outage, folder: Path, template: Path, *, seconds: float) -> Result:
     """Cause one outage for this many seconds under load, repair it, and judge."""
     with opened(outage, folder, template) as site:
-        incident = _make_incident(site)
+        incident = write_post_mortem(site.stack.url, site.stack.token)
         if outage.at_boot:
             site.stack.instances[0].kill()
             outage.cause(site)
@@ -181,23 +181,6 @@ def run(outage: Outage, folder: Path, template: Path, *, seconds: float) -> Resu
         _count_connections(result, site)
         _verify(result, site)
         return result
-
-
-def _make_incident(site: Site) -> str:
-    body = {
-        "title": "Before",
-        "description": "It is read all the while",
-        "severity": "LOW",
-        "kind": "exercise",
-    }
-    headers = {"Authorization": f"Bearer {site.stack.token}"}
-    with httpx2.Client(base_url=site.stack.url, headers=headers, timeout=30.0) as client:
-        key = {"Idempotency-Key": f'"{uuid4()}"'}
-        made = client.post("/api/v1/incidents", json=body, headers=key).raise_for_status()
-        incident = str(made.headers["Location"])
-        told = {"content": {"summary": "Written before the outage"}}
-        client.put(f"{incident}/postmortem", json=told, headers={"If-None-Match": "*"}).raise_for_status()
-    return incident
 
 
 def _is_live(site: Site) -> bool:

@@ -11,7 +11,6 @@ as was acknowledged to their writer.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,10 +24,10 @@ from chaos.history import judge
 from chaos.reading import read_all
 from chaos.stack import Stack, prepare
 from chaos.statements import StatementFindings, Statements
-from chaos.writers import Journal, Writer
+from chaos.writers import Journal, Writing
 from postfacta_lab.durability import Findings
 
-__all__ = ["Durability", "Options", "check_durability"]
+__all__ = ["Durability", "Options", "check_durability", "longest_silence"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,37 +160,18 @@ def _read_back(stack: Stack, options: Options, journal: Journal, problems: list[
 
 
 def _under_writes(stack: Stack, options: Options, journal: Journal, tormentor: Tormentor) -> list[str]:
-    stop = threading.Event()
-    crashes: list[str] = []
-
-    def work(writer: Writer) -> None:
-        try:
-            writer.run(stop)
-        except Exception as error:  # noqa: BLE001 - a client that broke must be reported, not lost with its thread
-            crashes.append(f"a client broke: {error!r}")
-
-    writers = [
-        Writer(
-            number,
-            stack.urls,
-            stack.token,
-            journal=journal,
-            seed=options.seed,
-            fault=lambda: tormentor.current,
-        )
-        for number in range(options.writers)
-    ]
-    threads = [threading.Thread(target=work, args=(writer,), daemon=True) for writer in writers]
-    for thread in threads:
-        thread.start()
-    problems = _attempted(lambda: tormentor.torment(options.faults, stop=stop))
-    problems += _attempted(stack.restore)
-    stop.wait(0.5)
-    stop.set()
-    for thread in threads:
-        thread.join(120)
-    stuck = sum(thread.is_alive() for thread in threads)
-    return [*problems, *crashes, *([f"{stuck} clients did not end"] if stuck else [])]
+    with Writing(
+        stack.urls,
+        stack.token,
+        journal=journal,
+        count=options.writers,
+        seed=options.seed,
+        fault=lambda: tormentor.current,
+    ) as writing:
+        problems = _attempted(lambda: tormentor.torment(options.faults, stop=writing.stop))
+        problems += _attempted(stack.restore)
+        writing.stop.wait(0.5)
+    return [*problems, *writing.problems]
 
 
 def _attempted(step: Callable[[], None]) -> list[str]:
@@ -204,11 +184,14 @@ def _attempted(step: Callable[[], None]) -> list[str]:
 
 def _gaps(acknowledged: Sequence[float], faults: Sequence[Fault]) -> dict[str, float]:
     """Find the longest silence around each kind of fault: what a client that writes all the time would see."""
-    moments = sorted(acknowledged)
     longest: dict[str, float] = {}
     for fault in faults:
-        until = fault.healed + fault.recovered + 2.0
-        inside = [fault.began, *(at for at in moments if fault.began <= at <= until), until]
-        silence = max(later - earlier for earlier, later in pairwise(inside))
+        silence = longest_silence(acknowledged, fault.began, fault.healed + fault.recovered + 2.0)
         longest[fault.kind] = max(longest.get(fault.kind, 0.0), silence)
     return {kind: round(longest[kind], 3) for kind in FAULTS if kind in longest}
+
+
+def longest_silence(acknowledged: Sequence[float], began: float, until: float) -> float:
+    """Return the longest time without an acknowledgement between two moments."""
+    inside = sorted([began, *(at for at in acknowledged if began <= at <= until), until])
+    return max(later - earlier for earlier, later in pairwise(inside))

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import ClassVar, Self
+from uuid import uuid4
 
 import httpx2
 
@@ -15,7 +16,7 @@ from chaos.processes import Haproxy, Instance, Postgres, command
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_lab.chaos.control import Part
 
-__all__ = ["EMAIL", "Stack", "prepare", "sign_in"]
+__all__ = ["EMAIL", "Stack", "prepare", "sign_in", "write_post_mortem"]
 
 EMAIL = "chaos@tests.example"
 _SECRET = "admin.password"  # noqa: S105 - a file's name
@@ -39,6 +40,24 @@ def sign_in(url: str, password: str, *, email: str = EMAIL) -> str:
     """Get a bearer token."""
     answer = httpx2.post(f"{url}/login", json={"email": email, "password": password}, timeout=30.0)
     return str(answer.raise_for_status().json()["token"])
+
+
+def write_post_mortem(url: str, token: str) -> str:
+    """Record an incident whose timeline a post-mortem saw, for `postfacta verify`; return the incident's path."""
+    body = {
+        "title": "Before",
+        "description": "It is read all the while",
+        "severity": "LOW",
+        "kind": "exercise",
+    }
+    headers = {"Authorization": f"Bearer {token}"}
+    with httpx2.Client(base_url=url, headers=headers, timeout=30.0) as client:
+        key = {"Idempotency-Key": f'"{uuid4()}"'}
+        made = client.post("/api/v1/incidents", json=body, headers=key).raise_for_status()
+        incident = str(made.headers["Location"])
+        told = {"content": {"summary": "Written before the outage"}}
+        client.put(f"{incident}/postmortem", json=told, headers={"If-None-Match": "*"}).raise_for_status()
+    return incident
 
 
 class Stack:

@@ -7,15 +7,15 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import httpx2
 
 from chaos.history import MOVES, Action
 from postfacta_lab.durability import Fact, Outcome, Write
 
-__all__ = ["Attempt", "Journal", "Writer"]
+__all__ = ["Attempt", "Journal", "Writer", "Writing"]
 
 _SEVERITIES = ("LOW", "MEDIUM", "HIGH", "CRITICAL")
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
@@ -24,24 +24,45 @@ _UNCLEAR = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 @dataclass(slots=True)
 class Journal:
-    """The history of all clients, and what they were answered."""
+    """The history of all clients, when each write began and ended, and what they were answered."""
 
     writes: list[Write] = field(default_factory=list[Write])
+    times: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
     answers: Counter[str] = field(default_factory=Counter[str])
-    acknowledged_at: list[float] = field(default_factory=list[float])
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def acknowledged_at(self) -> list[float]:
+        """When each acknowledgement came."""
+        pairs = zip(self.writes, self.times, strict=True)
+        return [ended for write, (_, ended) in pairs if write.outcome is Outcome.OK]
 
     def answered(self, answer: str) -> None:
         """Count an answer to one attempt."""
         with self._lock:
             self.answers[answer] += 1
 
-    def ended(self, write: Write) -> None:
+    def ended(self, write: Write, began: float) -> None:
         """Add a write whose client is done with it."""
         with self._lock:
             self.writes.append(write)
-            if write.outcome is Outcome.OK:
-                self.acknowledged_at.append(time.monotonic())
+            self.times.append((began, time.monotonic()))
+
+    def as_of(self, moment: float, *, later: Outcome) -> list[Write]:
+        """Return the history as a database knows it that was restored to a moment.
+
+        Args:
+            moment: What was acknowledged until then is there.
+            later: What became of writes that began afterwards: refused, if the database must not know them.
+        """
+        known = list[Write]()
+        for write, (began, ended) in zip(self.writes, self.times, strict=True):
+            if ended <= moment or write.outcome is Outcome.FAIL:
+                known.append(write)
+            else:
+                outcome = later if began > moment else Outcome.INFO
+                known.append(replace(write, outcome=outcome, version=0))
+        return known
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +198,7 @@ class Writer:
                         resolved=known,
                         fault=fault,
                     )
-                    self._journal.ended(write)
+                    self._journal.ended(write, began)
                     return incident
             if attempt.is_unclear:
                 fault = fault or self._fault()
@@ -193,7 +214,8 @@ class Writer:
                 attempts=attempts,
                 unknown=tuple(unknown),
                 fault=fault,
-            )
+            ),
+            began,
         )
         return None
 
@@ -233,3 +255,54 @@ class Writer:
             return None, None
         incident = answer.json()
         return (incident if incident["description"] == wish.fact.content else None), "read"
+
+
+class Writing:
+    """Clients that write in threads of their own until the block ends; what is under way is brought to its end.
+
+    Args:
+        urls: As for `Writer`.
+        token: Who they are.
+        journal: Where their history is kept.
+        count: How many there are.
+        seed: Of their choices.
+        fault: Tells what is going on.
+        patience: As for `Writer`.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        token: str,
+        *,
+        journal: Journal,
+        count: int = 8,
+        seed: int = 1,
+        fault: Callable[[], str] = str,
+        patience: float = 90.0,
+    ) -> None:
+        self.stop = threading.Event()
+        self.problems: list[str] = []
+        writers = [
+            Writer(number, urls, token, journal=journal, seed=seed, fault=fault, patience=patience)
+            for number in range(count)
+        ]
+        self._threads = [threading.Thread(target=self._work, args=(it,), daemon=True) for it in writers]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        for thread in self._threads:
+            thread.join(120)
+        if stuck := sum(thread.is_alive() for thread in self._threads):
+            self.problems.append(f"{stuck} clients did not end")
+
+    def _work(self, writer: Writer) -> None:
+        try:
+            writer.run(self.stop)
+        except Exception as error:  # noqa: BLE001 - a client that broke must be reported, not lost with its thread
+            self.problems.append(f"a client broke: {error!r}")

@@ -108,6 +108,7 @@ class EmbeddedPostgres:
         self._stop_timeout = stop_timeout
         self._child: subprocess.Popen[bytes] | None = None
         self._log_start = 0
+        self._tools: tuple[Binaries, Account] | None = None
 
     def __enter__(self) -> Self:
         return self.start()
@@ -193,6 +194,39 @@ class EmbeddedPostgres:
         self.stop()
         self.start()
 
+    def run_program(
+        self, name: str, *arguments: str | Path, timeout: float, env: Mapping[str, str] | None = None
+    ) -> tuple[int, str]:
+        """Run another of PostgreSQL's programs, such as ``pg_basebackup``, from the same place and as the same account.
+
+        Args:
+            name: Of the program.
+            arguments: Its arguments; what it reads and writes must be open to the server's account.
+            timeout: Seconds until it is killed.
+            env: More of its environment, such as ``PGPASSWORD``.
+
+        Returns:
+            The exit code and everything it wrote.
+
+        Raises:
+            EmbeddedPostgresError: There is no such program, it took too long, or the server was never started.
+        """
+        what = f"{name} cannot be run"
+        if self._tools is None:
+            raise EmbeddedPostgresError(what, "it was not started", "start it first")
+        binaries, account = self._tools
+        program = binaries.folder / name
+        if not program.is_file():
+            raise EmbeddedPostgresError(
+                what, f"there is no {program}", "install PostgreSQL with its programs, such as the wheel's"
+            )
+        try:
+            return account.run([program, *arguments], timeout=timeout, env=env)
+        except subprocess.TimeoutExpired as error:
+            raise EmbeddedPostgresError(
+                what, f"no end within {timeout:g} s", f"see {self.log_file}, and what it works on"
+            ) from error
+
     def _own_and_launch(self) -> None:
         cluster, parent = self._cluster, self._cluster.data_dir.parent
         with own_files(_WHAT, cluster.data_dir, needed_bytes=NEEDED_BYTES):
@@ -203,6 +237,7 @@ class EmbeddedPostgres:
             account.require_entry(parent)
             end_orphan(cluster.data_dir, timeout=self._start_timeout, log=self._log)
             binaries = self._within_reach(binaries, account)
+            self._tools = (binaries, account)
             self._prepare(binaries, account)
             if read_pid_file(cluster.data_dir) is not None:
                 self._log("recovering after an unclean stop")

