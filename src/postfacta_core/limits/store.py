@@ -9,7 +9,7 @@ import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, get_args
 
 import anyio
 
@@ -148,14 +148,14 @@ class SharedStore:
         traceback: TracebackType | None,
     ) -> None:
         """Close its connections, within a second. It may be used again, and opens new ones then."""
-        # `limits` has no word for it: this is where its Valkey and Redis storages keep their client.
-        client: object = getattr(getattr(self._limits.storage, "bridge", None), "storage", None)
-        close: Callable[[], Awaitable[object]] | None = getattr(client, "aclose", None)
-        if close is None:
-            return
-        # It is foreign code; what cannot be closed is gone already.
-        with anyio.move_on_after(_CLOSE, shield=True), suppress(Exception):
-            await close()
+        # `limits` has no word for it: this is where its Valkey and Redis storages keep their clients.
+        bridge = getattr(self._limits.storage, "bridge", None)
+        clients: list[Any] = [getattr(bridge, name, None) for name in ("storage", "storage_replica")]
+        clients += getattr(getattr(bridge, "sentinel", None), "sentinels", ())
+        with anyio.move_on_after(_CLOSE, shield=True):
+            for client in filter(None, clients):
+                with suppress(Exception):  # Foreign code; what cannot be closed is gone already.
+                    await client.aclose()
 
     async def test(self, item: RateLimitItem, cost: int, *key: str) -> Decision:
         """Return whether a cost is within the rate, and what is left without it."""

