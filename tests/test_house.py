@@ -59,7 +59,7 @@ BUDGETS = {
     "postfacta_slo": 5_363,
     "postfacta_lab": 10_519,
     "postfacta_lab/assess": 3_500,
-    "postfacta_app": 19_260,
+    "postfacta_app": 19_407,
     "postfacta_app/web": 2_200,
 }
 # Each is for software that a service may have; it stands in no budget.

@@ -260,20 +260,12 @@ def _project(
     business: BusinessMetrics,
     telemetry: Telemetry,
 ) -> Project | None:
-    settings = rotation.current
-    if settings.auth_mode is not AuthMode.SUPABASE:
+    if rotation.current.auth_mode is not AuthMode.SUPABASE:
         return None
     from .identity.project import Project  # noqa: PLC0415 - its cryptography is slow to import, and needed by this mode only
 
-    project = Project(
-        settings,
-        PostgresIdentity(database),
-        Transactions(database),
-        throttle=throttle,
-        secrets=lambda: rotation.current.jwt_secrets,
-        attempted=partial(business.attempted, "password"),
-        observer=telemetry.observer,
-    )
+    attempted = partial(business.attempted, "password")
+    project = Project(rotation, database, throttle=throttle, attempted=attempted, observer=telemetry.observer)
     business.show("postfacta_jwks_age_seconds", project.keys.age)
     return project
 

@@ -58,6 +58,7 @@ Work = Callable[[Unit, PostgresIdentity], Awaitable[T]]
 _OPERATOR = Principal(actor="operator", name="operator", role=Role.ADMIN)
 _MOST_DAYS = 3650
 _MOST_LISTED = 10_000
+_ROLES = click.Choice([role.value for role in Role])
 
 _EXAMPLES: Final = {
     "serve": """\
@@ -96,6 +97,8 @@ Needs a migrated database. The secret is printed once and cannot be looked up la
 Needs a migrated database. Identify a person by e-mail address or id.
 
   postfacta user list
+  postfacta user add --email grace@example.org --name Grace --role responder
+  postfacta user role grace@example.org admin
   postfacta user reset-password ada@example.org
   postfacta user sessions ada@example.org
   postfacta user sign-out ada@example.org
@@ -515,29 +518,55 @@ async def _sign_out(
     return [f"sessions ended: {ended}"]
 
 
-async def _set_disabled(unit: Unit, store: PostgresIdentity, person: str, *, disabled: bool) -> Iterable[str]:
+@_command("add", "add a person; prints their password", of=_user)
+@click.option("--email", required=True, help="the address to sign in with")
+@click.option("--name", help="display name (default: the part of the address before the @)")
+@click.option("--role", type=_ROLES, default=Role.VIEWER.value, help="their role (viewer)")
+@_from_stdin
+def _add_user(*, email: str, name: str | None, role: str, password_stdin: bool) -> None:
+    settings = load_settings()
+    if settings.auth_mode is AuthMode.SUPABASE:
+        raise _CommandError("add people in the Supabase project; they appear here when they first sign in")
+    given = _password(from_stdin=True) if password_stdin else new_password()
+    new = parse(NewUser, {"email": email, "display_name": name, "role": role, "password": given})
+    hashed = anyio.run(Passwords().hash, new.password)
+    added = _transact(settings, partial(add_user, new=new, password_hash=hashed)).email
+    if not password_stdin:
+        _say(given)
+    sys.stderr.write(f"{added} can sign in at /signin.\n")
+
+
+async def _change(unit: Unit, store: PostgresIdentity, person: str, **wish: object) -> Iterable[str]:
+    change = UserChange.model_validate(wish)
     user, admins = await store.lock_user(unit, (await _found(store, person)).user.id)
     if user is None:
         raise _CommandError("this account no longer exists")
-    change = UserChange(disabled=disabled)
     keep_an_admin(user, change, admins)
-    await store.change_user(unit, user.id, change, now=_now())
-    await unit.audit("user.change", user.actor, detail={"disabled": disabled})
-    return [f"{user.email} is {'disabled' if disabled else 'enabled'}"]
+    changed = await store.change_user(unit, user.id, change, now=_now())
+    await unit.audit("user.change", user.actor, detail=change.model_dump(exclude_unset=True))
+    return [f"{changed.email} is {'disabled' if changed.disabled_at else f'enabled, as {changed.role}'}"]
+
+
+@_command("role", "change a person's role", of=_user)
+@_person
+@click.argument("role", type=_ROLES)
+@_says
+async def _set_role(unit: Unit, store: PostgresIdentity, person: str, *, role: str) -> Iterable[str]:
+    return await _change(unit, store, person, role=role)
 
 
 @_command("disable", "disable an account and end all sessions", of=_user)
 @_person
 @_says
 async def _disable(unit: Unit, store: PostgresIdentity, person: str) -> Iterable[str]:
-    return await _set_disabled(unit, store, person, disabled=True)
+    return await _change(unit, store, person, disabled=True)
 
 
 @_command("enable", "enable a disabled account", of=_user)
 @_person
 @_says
 async def _enable(unit: Unit, store: PostgresIdentity, person: str) -> Iterable[str]:
-    return await _set_disabled(unit, store, person, disabled=False)
+    return await _change(unit, store, person, disabled=False)
 
 
 # Tokens

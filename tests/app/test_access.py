@@ -74,6 +74,7 @@ EXPECTED: dict[str, set[str]] = {
     "POST /people/{id}/password": ADMINS,
     "POST /people/{id}/sessions": ADMINS,
     "POST /people/{id}/sessions/{session}": ADMINS,
+    "POST /people/tokens": ADMINS,
     "POST /people/tokens/{id}": ADMINS,
     "GET /api/v1/incidents/{ref}/timeline": READ,
     "GET /api/v1/incidents/{ref}/edits": READ,

@@ -335,6 +335,23 @@ def test_people_are_listed_disabled_and_enabled(
     assert "no account eve@example.org" in run(capsys, "user", "sign-out", "eve@example.org", code=1)
 
 
+def test_people_are_added_and_get_another_role(
+    migrated: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bob = ("--email", "Bob@example.org", "--role", "responder")
+    password = run(capsys, "user", "add", *bob).strip()
+    hashed = str(fetch_value(migrated, "select password_hash from users"))
+    assert PasswordHasher().verify(hashed, password)
+    assert fetch_value(migrated, "select display_name || ' ' || role from users") == "bob responder"
+    assert "already exists" in run(capsys, "user", "add", *bob, code=1)
+    type_in(monkeypatch, "short\n")
+    assert "password" in run(capsys, "user", "add", "--email", "eve@example.org", "--password-stdin", code=2)
+    assert "as admin" in run(capsys, "user", "role", "bob@example.org", "admin")
+    assert "last enabled administrator" in run(capsys, "user", "role", "bob@example.org", "viewer", code=1)
+    audited = "select string_agg(action || ' ' || (detail ->> 'role'), ' ' order by seq) from audit_log"
+    assert fetch_value(migrated, audited) == "user.create responder user.change admin"
+
+
 def test_tokens_are_listed_and_revoked(migrated: str, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, "token", "create", "--name", "dashboard", "--scope", "incidents:read")
     (line,) = run(capsys, "token", "list").splitlines()

@@ -58,21 +58,9 @@ from .model import (
 from .postgres import PostgresIdentity
 
 __all__ = [
-    "Accounts",
-    "Desk",
-    "Identity",
-    "Owner",
-    "add_user",
-    "change_password",
-    "change_user",
-    "end_sessions",
-    "logout",
-    "new_password",
-    "reset",
-    "reset_password",
-    "revoke_token",
-    "routes",
-]
+    "Accounts", "Desk", "Identity", "Owner", "add_user", "change_password", "change_user", "end_sessions",
+    "logout", "new_password", "reset", "reset_password", "revoke_token", "routes",
+]  # fmt: skip
 
 OPEN, SIGNED_IN, ADMIN = Access.OPEN, Access.SIGNED_IN, Access.ADMIN
 AUTH, SEARCH = RouteClass.AUTH, RouteClass.SEARCH
@@ -144,10 +132,14 @@ class _Desk:
         """Stop trusting a person's tokens, except the one with the hash `keep`."""
         self.lose(lambda it: it.principal.user_id == user and it.secret_sha256 != keep)
 
-    def kept_here(self, account: Account) -> tuple[LocalAccounts, str] | None:
-        """Return who checks an account's password, and its hash; None if it is managed elsewhere."""
+    def kept_here(self, account: Account) -> tuple[LocalAccounts, str]:
+        """Return who checks an account's password, and its hash.
+
+        Raises:
+            ConflictError: If it is managed elsewhere.
+        """
         if not isinstance(self.accounts, LocalAccounts) or account.password_hash is None:
-            return None
+            raise ConflictError("This account's password is managed by your sign-in provider")
         return self.accounts, account.password_hash
 
 
@@ -220,7 +212,7 @@ async def me(q: Reader) -> Me:
     problems=("conflict",),
 )  # fmt: skip
 async def change_password(owner: Owner, sent: PasswordChange, desk: Desk) -> Response:
-    local, stored = _kept_here(desk, owner)
+    local, stored = desk.kept_here(owner)
     user = owner.user
     if sent.password.strip().lower() == user.email:
         raise _refusal("/password", "must not be the e-mail address")
@@ -246,7 +238,7 @@ async def change_password(owner: Owner, sent: PasswordChange, desk: Desk) -> Res
     status=200, problems=("conflict",),
 )  # fmt: skip
 async def reset(owner: Owner, desk: Desk) -> Reply[IssuedPassword]:
-    local, _ = _kept_here(desk, owner)
+    local, _ = desk.kept_here(owner)
     password = new_password()
     hashed = await local.passwords.hash(password)
 
@@ -271,13 +263,6 @@ async def reset_password(
     await store.set_password(unit, user.id, hashed)
     ended = await store.end_sessions(unit, user.id, now)
     await unit.audit("password.reset", user.actor, detail={"sessions": ended})
-
-
-def _kept_here(desk: _Desk, account: Account) -> tuple[LocalAccounts, str]:
-    kept = desk.kept_here(account)
-    if kept is None:
-        raise ConflictError("This account's password is managed by your sign-in provider")
-    return kept
 
 
 @routes.api("GET /api/v1/me/sessions", SIGNED_IN, "List your sessions", kind=SEARCH)

@@ -25,35 +25,11 @@ from ..principal import Principal, Role
 from ..web.body import Time
 
 __all__ = [
-    "Account",
-    "AuditEntry",
-    "AuditPage",
-    "AuditQuery",
-    "Credential",
-    "Credentials",
-    "IssuedPassword",
-    "IssuedToken",
-    "Key",
-    "Kind",
-    "Me",
-    "Minted",
-    "NewToken",
-    "NewUser",
-    "Paging",
-    "PasswordChange",
-    "Registered",
-    "Registration",
-    "Scope",
-    "Session",
-    "SessionList",
-    "SignedIn",
-    "Token",
-    "TokenPage",
-    "User",
-    "UserChange",
-    "UserPage",
-    "keep_an_admin",
-]
+    "Account", "AuditEntry", "AuditPage", "AuditQuery", "Credential", "Credentials", "IssuedPassword",
+    "IssuedToken", "Key", "Kind", "Me", "Minted", "NewToken", "NewUser", "Paging", "PasswordChange",
+    "Registered", "Registration", "Scope", "Session", "SessionList", "SignedIn", "Token", "TokenPage", "User",
+    "UserChange", "UserPage", "keep_an_admin",
+]  # fmt: skip
 
 # What callers send
 

@@ -24,6 +24,7 @@ from .api import (
     add_user,
     change_password,
     change_user,
+    create_token,
     end_sessions,
     logout,
     new_password,
@@ -32,8 +33,18 @@ from .api import (
     routes,
     sessions,
 )
-from .local import session_cookie
-from .model import Account, Credentials, Kind, Minted, NewUser, PasswordChange, UserChange
+from .local import LocalAccounts, session_cookie
+from .model import (
+    Account,
+    Credentials,
+    Kind,
+    Minted,
+    NewToken,
+    NewUser,
+    PasswordChange,
+    Scope,
+    UserChange,
+)
 
 __all__ = ["routes"]
 
@@ -136,18 +147,6 @@ async def change(owner: Owner, sent: PasswordChange, *, fields: Fields, desk: De
     return "/account?done=password"
 
 
-@routes.form("/account/sessions", SIGNED_IN, again=own)
-async def end_others(unit: Unit, owner: Owner, desk: Desk) -> str:
-    await end_sessions(unit, owner, desk, keep=desk.this)
-    return "/account?done=sessions"
-
-
-@routes.form("/account/sessions/{session}", SIGNED_IN, again=own)
-async def end_own(unit: Unit, owner: Owner, *, session: UUID, desk: Desk) -> str:
-    await end_sessions(unit, owner, desk, only=session)
-    return "/account?done=sessions"
-
-
 # People
 
 
@@ -160,22 +159,39 @@ async def people(desk: Desk) -> Page:
 async def add_person(*, fields: Fields, desk: Desk) -> Page:
     new = formed(NewUser, {**fields, "password": (password := new_password())})
     await add_user(new, desk)
-    return await _people(desk, added=new.email, password=password)
+    return await _people(desk, person=new.email, secret=password)
 
 
 async def _people(desk: Desk, **more: str) -> Page:
     context = {
         "here": "people",
         "new": fields_of(NewUser),
+        "new_token": fields_of(NewToken),
+        "scopes": list(Scope),
         "people": await desk.store.users(None, _MOST),
         "tokens": await desk.store.tokens(None, _MOST),
         "most": _MOST,
         "now": desk.now,
         "done": _DONE.get(desk.request.query_params.get("done", "")),
-        "password": "",
+        "secret": "",
+        "token": "",
         **more,
     }
     return Page("people.html", context)
+
+
+@routes.form("/people/tokens", ADMIN, again=people, kind=AUTH)
+async def add_machine(*, fields: Fields, desk: Desk) -> Page:
+    scopes = [it for it in Scope if f"scope-{it}" in fields]
+    new = formed(NewToken, {**fields, "scopes": scopes}, desk.now)
+    secrets: list[str] = []
+
+    async def work(unit: Unit) -> Answer:
+        secrets[:] = [(await create_token(unit, new, desk)).value.secret]
+        return Answer(204)
+
+    await desk.write(work)
+    return await _people(desk, token=new.name, secret=secrets[0])
 
 
 @routes.form("/people/tokens/{id}", ADMIN, again=people)
@@ -201,16 +217,23 @@ async def reset_shown(owner: Owner, desk: Desk, typed: Typed) -> Page:
     return await _account(owner, desk, typed, password=issued.value.password)
 
 
+@routes.form("/account/sessions", SIGNED_IN, again=own)
 @routes.form("/people/{id}/sessions", ADMIN, again=person)
-async def end_all_of(unit: Unit, owner: Owner, desk: Desk) -> str:
-    await end_sessions(unit, owner, desk)
-    return f"/people/{owner.user.id}?done=sessions"
+async def end_others(unit: Unit, owner: Owner, desk: Desk) -> str:
+    await end_sessions(unit, owner, desk, keep=desk.this)
+    return _done(desk, "sessions")
 
 
+@routes.form("/account/sessions/{session}", SIGNED_IN, again=own)
 @routes.form("/people/{id}/sessions/{session}", ADMIN, again=person)
-async def end_one_of(unit: Unit, owner: Owner, *, session: UUID, desk: Desk) -> str:
+async def end_named(unit: Unit, owner: Owner, *, session: UUID, desk: Desk) -> str:
     await end_sessions(unit, owner, desk, only=session)
-    return f"/people/{owner.user.id}?done=sessions"
+    return _done(desk, "sessions")
+
+
+def _done(desk: Desk, what: str) -> str:
+    """Return the page that the form is on, which then says what was done."""
+    return f"{desk.request.scope['path'].partition(f'/{what}')[0]}?done={what}"
 
 
 async def _account(
@@ -223,7 +246,7 @@ async def _account(
         "path": "/account" if is_own else f"/people/{account.user.id}",
         "is_own": is_own,
         "changed": fields_of(UserChange),
-        "has_password": desk.kept_here(account) is not None,
+        "has_password": isinstance(desk.accounts, LocalAccounts) and account.password_hash is not None,
         "sessions": (await sessions(account, desk)).items,
         "refusal": refusal,
         "errors": refusal.by_field if refusal else {},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import httpx2
@@ -14,9 +14,10 @@ from postfacta_core.guards._circuit import CircuitConfig
 from postfacta_core.guards.breaker import CircuitBreaker
 from postfacta_core.guards.bulkhead import Bulkhead
 from postfacta_core.guards.timeout import Timeout
+from postfacta_postgres import Database
 
 from ..db import Transactions
-from ..settings import Settings
+from ..rotation import Rotation
 from .client import Client
 from .gotrue import SupabaseAccounts
 from .jwks import Jwks
@@ -28,26 +29,18 @@ __all__ = ["Project"]
 
 
 class Project:
-    """The parts that sign-in with a Supabase project needs.
-
-    Attributes:
-        tokens: Verifies its tokens.
-        accounts: Signs people in.
-        keys: Its public keys.
-        resources: The context managers to keep open.
-    """
+    """What verifies its tokens, what signs people in, its public keys, and the context managers to keep open."""
 
     def __init__(
         self,
-        settings: Settings,
-        store: PostgresIdentity,
-        transactions: Transactions,
+        rotation: Rotation,
+        database: Database,
         *,
         throttle: Throttle,
-        secrets: Callable[[], Collection[str]],
         attempted: Callable[[str], object],
         observer: Observer,
     ) -> None:
+        settings, store, transactions = rotation.current, PostgresIdentity(database), Transactions(database)
         # Separate pipelines: failing sign-ins must not stop the fetching of keys, nor the reverse.
         publisher = Client("jwks", settings, Timeout(3, name="jwks"), observer=observer)
         gotrue = Client(
@@ -61,13 +54,12 @@ class Project:
                 observer=observer,
             ),
             Bulkhead("gotrue", 20, observer=observer),
-            # A sign-in request has a deadline of 5 seconds.
-            Timeout(4, name="gotrue"),
+            Timeout(4, name="gotrue"),  # A sign-in request has a deadline of 5 seconds.
             observer=observer,
         )
         self.keys: Jwks = Jwks(partial(publisher.ask, "GET", ".well-known/jwks.json"))
         self.tokens: SupabaseTokens = SupabaseTokens(
-            settings, store, transactions, keys=self.keys, secrets=secrets
+            settings, store, transactions, keys=self.keys, secrets=lambda: rotation.current.jwt_secrets
         )
         self.accounts: SupabaseAccounts = SupabaseAccounts(
             gotrue, self.tokens, store, transactions=transactions, throttle=throttle, attempted=attempted

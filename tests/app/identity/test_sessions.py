@@ -250,6 +250,34 @@ async def test_the_pages_of_people_reset_sign_out_and_revoke(service: Service) -
     assert password not in (await screen.get(path)).text
 
 
+async def test_the_page_of_people_creates_a_token_and_shows_its_secret_once(service: Service) -> None:
+    screen, name = await Screen.of(service, "admin"), f"Dashboard {uuid4()}"
+    people = await screen.get("/people")
+    for wrong, told in (
+        ({}, "f-scopes"),
+        ({"scope-signals:write": "on"}, "a source is required with signals:write"),
+        ({"scope-incidents:read": "on", "expires_at": "soon"}, "f-expires_at"),
+        ({"scope-incidents:read": "on", "expires_at": "2020-01-01 00:00"}, "within the next ten years"),
+    ):
+        refused = await screen.send(people, "/people/tokens", {"name": name, **wrong}, expect=422)
+        assert told in refused.text
+        assert f'value="{name}"' in refused.text
+        assert all(f'name="{box}" checked' in refused.text for box in wrong if box.startswith("scope-"))
+    sent = {"name": name, "scope-incidents:read": "on", "scope-signals:write": "on", "source": "ci"}
+    made = await screen.send(people, "/people/tokens", sent, expect=200)
+    assert made.headers["cache-control"] == "no-store"
+    (secret,) = re.findall(r"<code>(pf_[^<]{52})</code>", made.text)
+    again = await screen.get("/people")
+    assert name in again.text
+    assert secret not in again.text
+    me = await service.client.get("/api/v1/me", headers={"Authorization": f"Bearer {secret}"})
+    assert (me.json()["scopes"], me.json()["source"]) == (["incidents:read", "signals:write"], "ci")
+    audited = "select detail->>'scopes' from audit_log where action = 'token.create' and object = $1"
+    assert (
+        await service.database.fetchval(audited, me.json()["actor"]) == '["incidents:read", "signals:write"]'
+    )
+
+
 async def test_the_pages_of_people_add_and_promote_and_disable(service: Service) -> None:
     screen, email = await Screen.of(service, "admin"), f"{uuid4()}@tests.example"
     wrong = await screen.send(await screen.get("/people"), "/people", email="nobody", expect=422)
@@ -273,7 +301,10 @@ async def test_the_pages_of_people_add_and_promote_and_disable(service: Service)
     assert [action for action, _ in await ada.audited()] == ["user.change"] * 3
 
 
-@pytest.mark.parametrize("action", ["/account/password", "/account/sessions", "/people/{id}/password"])
+@pytest.mark.parametrize(
+    "action",
+    ["/account/password", "/account/sessions", "/people/{id}/password", "/people/tokens"],
+)
 async def test_a_form_of_another_session_does_nothing(service: Service, action: str) -> None:
     ada, screen = await person(service), await Screen.of(service, "admin")
     path = action.replace("{id}", ada.id)
