@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from itertools import product, starmap
+from pathlib import Path
 
 import anyio
 import asyncpg
@@ -23,6 +24,7 @@ from postfacta_app.migrations import (
     NoDowngradeError,
     migrate,
 )
+from postfacta_app.migrations.sql import statements
 from tests.app.timeline.stored import revision_of
 from tests.kit.every import every
 
@@ -422,6 +424,14 @@ def test_the_revision_the_program_needs_is_the_newest_one() -> None:
     config.set_main_option("script_location", "postfacta_app:migrations")
     config.set_main_option("path_separator", "os")
     assert ScriptDirectory.from_config(config).get_heads() == [HEAD]
+
+
+def test_a_file_of_sql_is_read_statement_by_statement(tmp_path: Path) -> None:
+    (tmp_path / "0009_notes.sql").write_text(
+        "-- Why it is there.\n-- And more.\ncreate table notes (\n  id int,  -- <types>\n  <columns>)\n\ndrop table notes\n"
+    )
+    read = statements(str(tmp_path / "0009_notes.py"), {"columns": "body text"})
+    assert read == ["create table notes (\n  id int,  -- <types>\n  body text)", "drop table notes"]
 
 
 async def test_two_upgrades_at_once_apply_each_revision_once(database_dsn: str) -> None:

@@ -1,0 +1,22 @@
+"""Read the statements of a revision from the file of SQL beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+__all__ = ["statements"]
+
+
+def statements(revision: str, words: Mapping[str, str] | None = None) -> list[str]:
+    """Return the statements, one by one as asyncpg prepares them; blank lines separate them in the file.
+
+    Args:
+        revision: The Python file of the revision.
+        words: What `<name>` stands for; comments before a statement are left out.
+    """
+    text = Path(revision).with_suffix(".sql").read_text(encoding="utf-8")
+    for name, word in (words or {}).items():
+        text = text.replace(f"<{name}>", word)
+    return [re.sub(r"\A(--.*\n)+", "", statement) for statement in text.strip().split("\n\n")]
