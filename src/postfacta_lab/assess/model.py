@@ -58,11 +58,10 @@ class Verdict:
         return cls(Outcome.MEASURED, 0.0, evidence, facts)
 
     @classmethod
-    def within(cls, value: float, evidence: str, *, full: float, half: float) -> Verdict:
+    def within(cls, value: float, evidence: str, *, full: float, half: float, sure: bool = False) -> Verdict:
         """Return a pass up to `full`, half the points up to `half`, else a failure."""
-        return cls.scored(
-            1.0 if value <= full else 0.5 if value <= half else 0.0, evidence, value=round(value, 3)
-        )
+        score = 1.0 if value <= full else 0.5 if value <= half else 0.0
+        return cls.scored(score, evidence, value=round(value, 3), sure=sure)
 
     @classmethod
     def not_run(cls, why: str) -> Verdict:

@@ -157,9 +157,9 @@ class _Runner:
         return Verdict.not_run(_MISSING[need])
 
     async def _measure(self, group: Group, wanted: list[str]) -> None:
-        """Run a group; what is timed and failed is tried once more on a fresh instance."""
+        """Run a group; what failed, and perhaps for lack of time, is tried once more on a fresh instance."""
         began, first = monotonic(), await self._once(group)
-        again = [name for name in wanted if _is_timed(name) and first[name].word == "fail"]
+        again = [name for name in wanted if first[name].word == "fail" and _is_doubtful(name, first[name])]
         room = monotonic() - self._began < self._options.within - (monotonic() - began)
         second: Mapping[str, Verdict] = await self._once(group, fresh=True) if again and room else {}
         seconds = monotonic() - began
@@ -216,15 +216,16 @@ def _ordered(groups: Iterable[Group]) -> list[Group]:
     )
 
 
-def _is_timed(name: str) -> bool:
+def _is_doubtful(name: str, verdict: Verdict) -> bool:
+    """Whether a lack of processor time may have kept it from passing."""
     entry = rubric().entries.get(name)
-    return entry is not None and entry.timed
+    timed = entry is not None and entry.timed and verdict.outcome is Outcome.MEASURED
+    return timed and verdict.score < 1 and not verdict.sure
 
 
 def _if_calm(name: str, verdict: Verdict, *, busy: bool) -> Verdict:
     """Take back what was timed on a machine that was too busy, unless it passed."""
-    failed = verdict.outcome is Outcome.MEASURED and verdict.score < 1
-    if busy and failed and _is_timed(name) and not verdict.sure:
+    if busy and _is_doubtful(name, verdict):
         return Verdict.not_run(f"the machine is too busy to say: {verdict.evidence}")
     return verdict
 

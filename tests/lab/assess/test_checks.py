@@ -86,6 +86,40 @@ def test_a_service_that_died_did_not_end_slow_clients(monkeypatch: pytest.Monkey
     assert verdict.sure
 
 
+class Silent:
+    """A service that never answers while its database is silent, and soon when that is back."""
+
+    read_by, is_silent = 0.0, False
+
+    def __init__(self) -> None:
+        self.link, self.spec, self.durable = self, Spec(start=("x",)), True
+
+    async def stop(self) -> None:
+        self.is_silent = False
+
+    async def freeze(self) -> None:
+        self.is_silent = True
+
+    async def heal(self) -> None:
+        self.is_silent = False
+
+    async def recovers(self, row: int, **_: Any) -> float:
+        return 0.1
+
+    async def read(self, patience: float) -> Answer:
+        return Answer(seconds=patience) if self.is_silent else Answer(503, {"retry-after": "1"})
+
+
+def test_what_is_never_answered_is_sure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dependencies, "_CUT", 0.5)
+    monkeypatch.setattr(dependencies, "_SILENT", 0.5)
+    monkeypatch.setattr(dependencies, "_SETTLED", 0.1)
+    verdicts = asyncio.run(check("TIME-4")(Silent()))
+    for name in ("TIME-4", "DEP-4"):
+        assert (verdicts[name].word, verdicts[name].sure) == ("fail", True)
+    assert verdicts["DEP-2"].word == "pass"
+
+
 class Errors:
     """A service whose errors have these members, each with the id of its request.
 

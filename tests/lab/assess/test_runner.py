@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any, cast
+
 import pytest
 
-from postfacta_lab.assess.model import Outcome, Verdict
-from postfacta_lab.assess.runner import _if_calm, _of_two  # pyright: ignore[reportPrivateUsage]
+from postfacta_lab.assess.groups import Group
+from postfacta_lab.assess.model import Outcome, Result, Verdict
+from postfacta_lab.assess.runner import (
+    Options,
+    _if_calm,  # pyright: ignore[reportPrivateUsage]
+    _of_two,  # pyright: ignore[reportPrivateUsage]
+    _Runner,  # pyright: ignore[reportPrivateUsage]
+)
+from postfacta_lab.assess.spec import Spec
 from tests.lab.assess.test_cli import found
 
 LATE, PASS = Verdict.within(9, "9 s", full=1, half=3), Verdict.passes("in time")
@@ -34,6 +44,38 @@ def test_a_busy_machine_does_not_take_back_what_is_sure() -> None:
 )
 def test_what_failed_once_is_unsteady(second: Verdict, word: str) -> None:
     assert _of_two(LATE, second).word == word
+
+
+class Calm:
+    """A bench on which nothing happens."""
+
+    dirty = deployed = False
+    is_running, link = True, None
+
+    def __init__(self) -> None:
+        self.service, self.spec, self.shared = self, Spec(start=("x",)), dict[str, Any]()
+
+    async def start(self, *, deployed: bool) -> None:
+        assert not deployed
+
+    def check_bounds(self) -> None:
+        """Nothing fills up."""
+
+
+@pytest.mark.parametrize(
+    ("verdict", "times"), [(LATE, 2), (Verdict.fails("none was answered", sure=True), 1), (PASS, 1)]
+)
+def test_what_failed_is_tried_again_unless_it_is_sure(verdict: Verdict, times: int) -> None:
+    tried: list[Any] = []
+    results: list[Result] = []
+
+    async def check(bench: Any) -> Verdict:
+        tried.append(bench)
+        return verdict
+
+    runner = _Runner(cast("Any", Calm()), Options(), results.append)
+    asyncio.run(runner._group(Group(ids=("DEP-4",), run=check)))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    assert (len(tried), [result.repeats for result in results]) == (times, [times - 1])
 
 
 def test_what_does_not_apply_has_its_word() -> None:

@@ -16,7 +16,7 @@ from ..groups import group
 from ..link import Link
 from ..model import Verdict
 
-_CUT, _SILENT, _EACH = 5.0, 8.0, 0.15
+_CUT, _SILENT, _SETTLED, _EACH = 5.0, 8.0, 6.0, 0.15
 _CROWD = 4.0
 _Asked = tuple[float, str, Answer]  # when it was due, whether it reads or writes
 
@@ -37,7 +37,7 @@ async def _outages(bench: Bench) -> Mapping[str, Verdict]:
     after_cut = await bench.recovers(3, within=20, patience=2, writes=bench.spec.write is not None)
     await link.freeze()
     first = await _ask_for(bench, _SILENT, patience=32.0)
-    settled = [answer for at, _, answer in first if at >= 6]
+    settled = [answer for at, _, answer in first if at >= _SETTLED]
     await link.stop()  # what was silent is dropped, as by a router that comes back
     await link.heal()
     after_silence = await bench.recovers(3, within=20, patience=2, writes=bench.spec.write is not None)
@@ -103,18 +103,16 @@ def _not_waited(answers: list[Answer]) -> Verdict:
     if not answers:
         return Verdict.not_run("too little was asked")
     p95 = sorted(answer.seconds for answer in answers)[int(0.95 * (len(answers) - 1))]
-    return Verdict.within(p95, f"after 6 s of silence, p95 was {p95:.2f} s", full=1, half=3)
+    said = f"after {_SETTLED:g} s of silence, p95 was {p95:.2f} s"
+    return Verdict.within(p95, said, full=1, half=3, sure=not any(answer.status for answer in answers))
 
 
 def _limited(answers: list[Answer]) -> Verdict:
     unanswered = sum(not answer.status for answer in answers)
     slowest = max(answer.seconds for answer in answers)
     if unanswered:
-        return Verdict.scored(
-            0.0,
-            f"{unanswered} of {len(answers)} requests were not answered within 32 s of silence",
-            sure=True,
-        )
+        said = f"{unanswered} of {len(answers)} requests were not answered within 32 s of silence"
+        return Verdict.fails(said, sure=True)
     return Verdict.within(
         slowest, f"with a silent database, the slowest answer took {slowest:.1f} s", full=10, half=40
     )
