@@ -36,7 +36,7 @@ def test_a_pointer_finds_what_is_there(pointer: str, value: Any) -> None:
     assert at_pointer({"a": [{}, {"b": 3}]}, pointer) == value
 
 
-def test_series_are_told_apart_by_labels_in_any_order() -> None:
+def test_series_differ_by_labels_in_any_order() -> None:
     found = parse(SCRAPE)
     assert sorted(found.values()) == [1, 2, 5]
     refused = Series("http_requests_total", (("code", "404"), ("method", "GET")))

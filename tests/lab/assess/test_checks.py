@@ -53,7 +53,7 @@ def test_a_limit_is_evaded_only_if_strangers_get_through(trusting: bool | str, w
 
 
 class Dead:
-    """A service that ended when it was first asked, so that nobody waits for it."""
+    """A service that ended when it was first asked, so that no client waits for it."""
 
     is_running, code, calm = False, 2, 0.05
 

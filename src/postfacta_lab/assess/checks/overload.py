@@ -149,7 +149,7 @@ def _probed(bench: Bench, answers: list[bool]) -> Verdict:
 @group("RATE-1", needs=("read",), deployed=True, quick=True)
 async def _limited(bench: Bench) -> Verdict:
     """Ask as one caller until it is refused; then pretend to be others."""
-    # Servers trust what a proxy on 127.0.0.1 says of its callers; a stranger is somebody else.
+    # Servers trust what a proxy on 127.0.0.1 says of its callers; a stranger has another address.
     bench.dirty, bench.source = True, _STRANGER
     first: Answer | None = None
     sent = 0
