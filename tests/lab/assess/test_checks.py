@@ -140,6 +140,8 @@ class Errors:
     async def call(self, path: str, method: str = "GET", **_: Any) -> Answer:
         if path.endswith("json"):
             return Answer(200)
+        if not path.startswith("/items"):
+            return Answer(404, body=b'{"error": "no API is here"}')
         members = dict.fromkeys(next(self._shapes, "").split(), "x")
         return Answer(400, {"x-request-id": "1"}, json.dumps(members).encode())
 

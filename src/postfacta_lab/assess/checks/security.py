@@ -94,7 +94,8 @@ async def _headers(bench: Bench) -> Verdict:
 @group("OPER-7", needs=("read",))
 async def _errors(bench: Bench) -> Verdict:
     """Compare errors, and ask for the document of the API."""
-    answers = [await bench.call("/assess-unknown"), await bench.call(bench.read_path(), "DELETE")]
+    path = bench.read_path().partition("?")[0]  # other paths may belong to another API, or to pages
+    answers = [await bench.call(f"{path}/assess-unknown"), await bench.call(path, "DELETE")]
     if bench.spec.write:
         answers.append(await bench.call(bench.writing("assess")[0].path, bench.spec.write.method, body=b"{",
                                         headers={"Content-Type": "application/json"}))  # fmt: skip
@@ -104,13 +105,10 @@ async def _errors(bench: Bench) -> Verdict:
     same = bool(answers) and bool(shape)
     documents = ("/openapi.json", "/swagger.json", "/openapi.yaml", "/v3/api-docs")
     described = [path for path in documents if (await bench.call(path)).good]
-    said = [
-        "errors share one JSON shape with a request id"
-        if same and named
-        else "errors have no single JSON shape with a request id",
-        f"{described[0]} describes the API" if described else "no document describes the API",
-    ]
-    return Verdict.share((same and named) + bool(described), 2, "; ".join(said))
+    how = "share one" if same and named else "have no single"
+    what = described[0] if described else "no document"
+    said = f"errors {how} JSON shape with a request id; {what} describes the API"
+    return Verdict.share((same and named) + bool(described), 2, said)
 
 
 _COMMON = frozenset({"type", "title", "status", "detail", "error", "message", "code", "errors"})
