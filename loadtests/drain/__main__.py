@@ -1,6 +1,6 @@
 """Run the drain harness over the matrix of servers, and fail if a goal is missed.
 
-    python -m loadtests.drain [--only uvicorn-1,...] [--scenarios stop,...] [--plain] [--rolling]
+    python -m loadtests.drain [--only uvicorn-1,...] [--scenarios stop,...] [--plain] [--rolling] [--fleet]
                               [--json FILE] [--markdown FILE]
 
 `--plain` leaves the library out of the application: what is missed then is what the servers do by themselves.
@@ -26,7 +26,7 @@ from postfacta_lab.verdict import overall
 from . import report
 from .corners import drain_deadline, loop_blocked, second_signal, signal_during_startup
 from .plan import Plan
-from .rolling import reload_workers, roll_instances
+from .rolling import reload_workers, roll_fleet, roll_instances
 from .servers import MATRIX, ServerKind
 from .stop import stop_under_load
 
@@ -45,6 +45,7 @@ _SCENARIOS: Mapping[str, Scenario] = {
 }
 _ROLLED = ("uvicorn-1", "uvicorn-2", "granian-1", "gunicorn-uvicorn-2")
 _RELOADED = ("uvicorn-2",)
+_FLEET = "uvicorn-2"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,6 +96,8 @@ def _steps(options: argparse.Namespace) -> list[_Step]:
         roll = partial(roll_instances, requests=options.requests)
         steps += [("rolling", roll, kind) for kind in kinds if kind.name in _ROLLED]
         steps += [("reload", reload_workers, kind) for kind in kinds if kind.name in _RELOADED]
+    if options.fleet:
+        steps.append(("fleet", partial(roll_fleet, requests=10 * options.requests), MATRIX[_FLEET]))
     return steps
 
 
@@ -116,8 +119,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--plain", action="store_true", help="without the library")
     parser.add_argument("--rolling", action="store_true", help="restart behind HAProxy, and by SIGHUP, too")
+    parser.add_argument("--fleet", action="store_true", help="restart four instances behind two HAProxy, too")
     parser.add_argument(
-        "--requests", type=int, default=10_000, help="for each rolling restart (default: 10000)"
+        "--requests",
+        type=int,
+        default=10_000,
+        help="for each rolling restart, ten times as many for the fleet (default: 10000)",
     )
     parser.add_argument("--app", default=_APP, help=f"import string (default: {_APP})")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="for journals and logs")
