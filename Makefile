@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-rest check docs fix lock bench bench-overload mutate load chaos assess drain faults slow slo proofs rules-test dashboards gameday k8s-check image-check supply-check rotation-drill canary-drill rollback-drill restore-drill fleet-drill migrations-check
+.PHONY: help demo test test-all test-rest check docs fix lock bench bench-overload mutate load chaos assess drain faults slow slo proofs rules-test dashboards gameday k8s-check image-check supply-check rotation-drill canary-drill rollback-drill restore-drill fleet-drill failover-drill migrations-check
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PURE := src/postfacta_core/guards/_[cdkos]*,src/postfacta_core/limits/_*,src/postfacta_core/deadlines/_*,src/postfacta_core/drain/_course*,src/postfacta_core/health/_*,src/postfacta_postgres/_*,src/postfacta_core/telemetry/*,src/postfacta_slo/*,src/postfacta_lab/*
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
@@ -82,6 +82,8 @@ rollback-drill: .venv/dev ## Deploy four bad builds under load, and have each ro
 	python -m chaos.rollback --markdown docs/reference/rollback.md
 restore-drill: .venv/dev ## Lose a database under writes, and restore it from its base backup and archive: two minutes
 	python -m chaos.restore --markdown docs/reference/restore.md
+failover-drill: .venv/dev ## Fail over a PostgreSQL of three nodes under writes (needs Debian's etcd-server and haproxy): three minutes, or ONLY="node", or ONLY="--random 100"
+	python -m chaos.patroni $(ONLY) $(if $(ONLY),,--markdown docs/reference/failover.md)
 fleet-drill: .venv/dev ## Restart four instances in turn behind two HAProxy, at a thousand requests a second: two minutes
 	python -m loadtests.drain --only uvicorn-2 --scenarios '' --fleet --markdown docs/reference/drain.md
 migrations-check: .venv/dev ## Lint what each revision of the schema sends to PostgreSQL

@@ -22,11 +22,11 @@ _START = 30.0
 _STOP = 20.0
 
 
-def needs(program: str) -> pytest.MarkDecorator:
+def needs(program: str, package: str = "prometheus") -> pytest.MarkDecorator:
     """Skip without a program of the system, but fail where nothing may be missing."""
     missing = shutil.which(program) is None and "TEST_REQUIRE_ALL" not in os.environ
     return pytest.mark.skipif(
-        missing, reason=f"{program} is not installed (Debian: apt-get install prometheus)"
+        missing, reason=f"{program} is not installed (Debian: apt-get install {package})"
     )
 
 

@@ -1,0 +1,301 @@
+"""Fail over a PostgreSQL that Patroni and etcd keep, under writes, and find out what its users notice.
+
+    python -m chaos.patroni [KIND...] [--random 100] [--seed 1] [--json FILE] [--add FILE]... [--markdown FILE]
+
+Two instances of the service, four careful clients, and a prober that writes to each PostgreSQL directly. What
+must hold:
+
+* the longest time without any acknowledged write stays within the goal of its kind;
+* nothing that was acknowledged is lost or doubled, by the judge of the durability checker and by the prober's own writes;
+* no two servers take writes at once;
+* no instance of the service is restarted.
+
+Exit codes: 0 all held, 1 something did not, 3 not run, with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import secrets
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from chaos.durability import longest_silence
+from chaos.history import judge
+from chaos.patroni.cluster import Cluster, Node, missing_programs
+from chaos.patroni.primaries import Prober, conflicts, losses
+from chaos.processes import Instance, command
+from chaos.reading import read_all
+from chaos.restore import flaws_of
+from chaos.stack import EMAIL, sign_in
+from chaos.writers import Journal, Writing
+from postfacta_lab.engine.page import machine
+from postfacta_lab.engine.processes import wait_until
+
+__all__ = ["KINDS", "Failover", "Kind", "Outcome", "drill", "main"]
+
+_PATIENCE = 120.0
+_ENOUGH = 200
+_WITHOUT_ETCD = 25.0  # seconds: longer than the leader's lease
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What is done to the leader, or to what the cluster rests on.
+
+    Attributes:
+        what: In words.
+        goal: The most seconds without an acknowledged write.
+        cause: Does it, and returns when the cluster may heal.
+        moves: Whether another node leads afterwards.
+    """
+
+    what: str
+    goal: float
+    cause: Callable[[Cluster, Node], None]
+    moves: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Failover:
+    """What was seen of one; seconds."""
+
+    kind: str
+    leader: str
+    successor: str
+    gap: float
+    healed: float
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What was seen of all.
+
+    Attributes:
+        failovers: In order.
+        acknowledged: Writes of the service's clients.
+        probed: Writes that each PostgreSQL took directly.
+        flaws: What must not be.
+    """
+
+    failovers: list[Failover] = field(default_factory=list[Failover])
+    acknowledged: int = 0
+    unknown: int = 0
+    probed: Counter[str] = field(default_factory=Counter[str])
+    flaws: list[str] = field(default_factory=list[str])
+
+    def add(self, other: Mapping[str, Any]) -> None:
+        """Add what another run wrote as JSON."""
+        self.failovers += [Failover(**failover) for failover in other["failovers"]]
+        self.acknowledged += other["acknowledged"]
+        self.unknown += other["unknown"]
+        self.probed.update(other["probed"])
+        self.flaws += other["flaws"]
+
+
+def _switch_over(cluster: Cluster, leader: Node) -> None:
+    cluster.switch_over(leader)
+
+
+def _kill_postgres(cluster: Cluster, leader: Node) -> None:
+    leader.kill_postgres()
+    _wait_for_another(cluster, leader)
+
+
+def _kill_node(cluster: Cluster, leader: Node) -> None:
+    leader.kill()
+    _wait_for_another(cluster, leader)
+    leader.start()
+
+
+def _wait_for_another(cluster: Cluster, former: Node) -> None:
+    others = [node for node in cluster.nodes if node is not former]
+    wait_until(
+        lambda: any(node.takes_writes() for node in others), "another leads", within=_PATIENCE, every=0.1
+    )
+
+
+def _take_etcd(cluster: Cluster, leader: Node) -> None:
+    for etcd in cluster.etcds[:2]:
+        etcd.kill()
+    time.sleep(_WITHOUT_ETCD)  # noqa: TID251 - it lasts
+    for etcd in cluster.etcds[:2]:
+        etcd.start()
+    wait_until(lambda: all(etcd.is_healthy() for etcd in cluster.etcds), "etcd", within=_PATIENCE, every=0.2)
+
+
+KINDS: Mapping[str, Kind] = {
+    "switchover": Kind("switchover, as `patronictl switchover` does it", 10.0, _switch_over),
+    "postmaster": Kind("the leader's PostgreSQL is killed", 10.0, _kill_postgres),
+    "node": Kind("the leader's node is killed: Patroni and PostgreSQL", 30.0, _kill_node),
+    "etcd": Kind(f"etcd without a quorum for {_WITHOUT_ETCD:.0f} s", 10.0, _take_etcd, moves=False),
+}
+"""What is done, by name."""
+
+
+def drill(folder: Path, kinds: Sequence[str], *, enough: int = _ENOUGH) -> Outcome:
+    """Do each of these to one cluster under writes; return what was seen."""
+    journal, outcome, current = Journal(), Outcome(), ""
+    with ExitStack() as stack:
+        cluster = stack.enter_context(Cluster(folder))
+        instances, token = _start_service(cluster, folder, stack)
+        pids = [instance.pid for instance in instances]
+        servers = {node.name: cluster.dsn(node.port) for node in cluster.nodes}
+        prober = stack.enter_context(Prober(servers, cluster.dsn()))
+        urls = [instance.url for instance in instances]
+        with Writing(urls, token, journal=journal, count=4, fault=lambda: current) as writing:
+            for current in kinds:
+                outcome.failovers.append(_one(cluster, current, journal, writing))
+                _log(outcome.failovers[-1])
+        outcome.flaws += writing.problems
+        prober.__exit__()
+        if [instance.pid for instance in instances] != pids:
+            outcome.flaws.append("an instance of the service was restarted")
+        reading = read_all(urls[0], token)
+        findings = judge(journal.writes, reading.stored, minimum=enough, orphans=reading.orphans)
+        outcome.acknowledged, outcome.unknown = findings.acknowledged, findings.unknown
+        outcome.probed = prober.servers()
+        outcome.flaws += flaws_of(findings)
+        outcome.flaws += [*conflicts(prober.accepted), *losses(prober.accepted, prober.stored())]
+    outcome.flaws += [flaw for failover in outcome.failovers for flaw in _missed(failover)]
+    return outcome
+
+
+def _start_service(cluster: Cluster, folder: Path, stack: ExitStack) -> tuple[list[Instance], str]:
+    dsn, password = cluster.dsn(), secrets.token_urlsafe(16)
+    command("migrate", dsn=dsn)
+    who = ("--email", EMAIL, "--name", "Chaos", "--password-stdin")
+    command("admin", "create", *who, dsn=dsn, given=password + "\n")
+    instances = [
+        Instance(f"instance{number}", dsn, log=folder / f"instance{number}.log") for number in (1, 2)
+    ]
+    for instance in instances:
+        stack.callback(instance.kill)
+        instance.start()
+    for instance in instances:
+        instance.wait_ready()
+    return instances, sign_in(instances[0].url, password)
+
+
+def _one(cluster: Cluster, name: str, journal: Journal, writing: Writing) -> Failover:
+    cluster.wait_healthy(_PATIENCE)
+    writing.stop.wait(1.0)
+    leader = cluster.leader()
+    if leader is None:
+        raise RuntimeError("a healthy cluster has no leader")
+    began = time.monotonic()
+    KINDS[name].cause(cluster, leader)
+    cluster.wait_healthy(_PATIENCE)
+    healed = time.monotonic()
+    writing.stop.wait(2.0)
+    successor = cluster.leader()
+    gap = longest_silence(journal.acknowledged_at, began, time.monotonic())
+    return Failover(
+        name,
+        leader.name,
+        "none" if successor is None else successor.name,
+        round(gap, 2),
+        round(healed - began, 2),
+    )
+
+
+def _missed(failover: Failover) -> list[str]:
+    kind, flaws = KINDS[failover.kind], list[str]()
+    if failover.gap > kind.goal:
+        flaws.append(f"{failover.kind}: {failover.gap:.1f} s without a write, {kind.goal:.0f} are allowed")
+    if kind.moves is (failover.leader == failover.successor):
+        flaws.append(f"{failover.kind}: {failover.leader} led, and then {failover.successor}")
+    return flaws
+
+
+def _log(failover: Failover) -> None:
+    sys.stderr.write(f"{failover}\n")
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the drill; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m chaos.patroni",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=", ".join(KINDS))
+    parser.add_argument(
+        "--random", type=int, default=0, metavar="N", help="N more of those that move the leader, at random"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of the choices")
+    parser.add_argument("--json", type=Path, help="write what was seen there")
+    parser.add_argument(
+        "--add", type=Path, action="append", default=[], help="what another run wrote, for the same report"
+    )
+    parser.add_argument("--markdown", type=Path, help="write the report there")
+    given = parser.parse_args(words)
+    if unknown := set(given.kinds) - set(KINDS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    if missing := missing_programs():
+        sys.stderr.write(f"not run: this machine has no {', '.join(missing)}\n")
+        return 3
+    kinds = given.kinds or list(KINDS)
+    moving = [name for name, kind in KINDS.items() if kind.moves]
+    luck = random.Random(given.seed)  # noqa: S311 - choices, no secret
+    kinds += [luck.choice(moving) for _ in range(given.random)]
+    with tempfile.TemporaryDirectory(prefix="postfacta-failover-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # PostgreSQL may run as another user
+        outcome = drill(folder, kinds)
+    if given.json:
+        given.json.write_text(json.dumps(asdict(outcome), indent=1) + "\n")
+    for other in given.add:
+        outcome.add(json.loads(other.read_text()))
+    report = _report(outcome)
+    sys.stdout.write(report)
+    if given.markdown:
+        given.markdown.write_text(report)
+    return int(bool(outcome.flaws))
+
+
+def _report(outcome: Outcome) -> str:
+    lines: list[str] = []
+    for name, kind in KINDS.items():
+        seen = [failover for failover in outcome.failovers if failover.kind == name]
+        if seen:
+            gaps = sorted(failover.gap for failover in seen)
+            met = "yes" if gaps[-1] <= kind.goal else "**no**"
+            lines.append(
+                f"| {kind.what} | {len(seen)} | {gaps[len(gaps) // 2]:.1f} s | {gaps[-1]:.1f} s | {kind.goal:.0f} s | {met} |"
+            )
+    probed = ", ".join(f"{name} {number}" for name, number in sorted(outcome.probed.items()))
+    return "\n".join(
+        (
+            "# Failover",
+            "",
+            "Written by `make failover-drill`: three Patroni with a PostgreSQL each, three etcd and HAProxy, configured by `deploy/patroni`;",
+            "two instances of the service, which are never restarted; four clients that repeat each write until its outcome is known;",
+            "and a prober that writes to each PostgreSQL directly, ten times a second.",
+            "",
+            "| what | n | write gap, median | longest | goal | met |",
+            "|---|---:|---:|---:|---:|---|",
+            *lines,
+            "",
+            f"* {outcome.acknowledged} writes of clients were acknowledged; {outcome.unknown} stayed unknown. The prober's: {probed}.",
+            f"* {'; '.join(outcome.flaws) if outcome.flaws else 'Nothing acknowledged was lost or doubled, and no two servers took writes at once.'}",
+            "* The gap is the longest time without any acknowledgement, from the fault until the cluster is healthy again.",
+            "",
+            f"Measured on {datetime.now(UTC):%Y-%m-%d}: {', '.join(f'{name} {text}' for name, text in machine().items())}.",  # noqa: TID251 - of a report
+            "",
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
