@@ -84,8 +84,9 @@ restore-drill: .venv/dev ## Lose a database under writes, and restore it from it
 	python -m chaos.restore --markdown docs/reference/restore.md
 failover-drill: .venv/dev ## Fail over a PostgreSQL of three nodes under writes (needs Debian's etcd-server and haproxy): three minutes, or ONLY="node", or ONLY="--random 100"
 	python -m chaos.patroni $(ONLY) $(if $(ONLY),,--markdown docs/reference/failover.md)
-fleet-drill: .venv/dev ## Restart four instances in turn behind two HAProxy, at a thousand requests a second: two minutes
+fleet-drill: .venv/dev ## Restart four instances in turn behind two HAProxy, and take Valkey's primary from four others: five minutes
 	python -m loadtests.drain --only uvicorn-2 --scenarios '' --fleet --markdown docs/reference/drain.md
+	python -m chaos.sentinel --markdown docs/reference/shared-limits.md
 migrations-check: .venv/dev ## Lint what each revision of the schema sends to PostgreSQL
 	python deploy/migrations/check.py
 lock: .venv/dev   ## Compile requirements/*.txt anew, with hashes and without hosts
