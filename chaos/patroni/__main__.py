@@ -46,6 +46,7 @@ __all__ = ["KINDS", "Failover", "Kind", "Outcome", "drill", "main"]
 
 _PATIENCE = 120.0
 _ENOUGH = 200
+_AHEAD = 1.0  # seconds
 _WITHOUT_ETCD = 25.0  # seconds: longer than the leader's lease
 
 
@@ -57,13 +58,13 @@ class Kind:
         what: In words.
         goal: The most seconds without an acknowledged write.
         cause: Does it, and returns when the cluster may heal.
-        moves: Whether another node leads afterwards.
+        moves: Whether another node leads afterwards; None if either may be.
     """
 
     what: str
     goal: float
     cause: Callable[[Cluster, Node], None]
-    moves: bool = True
+    moves: bool | None = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,8 @@ class Outcome:
     Attributes:
         failovers: In order.
         acknowledged: Writes of the service's clients.
+        unknown: Those whose clients never learned what became of them.
+        lost: Acknowledged writes that are not there, of clients and directly to PostgreSQL.
         probed: Writes that each PostgreSQL took directly.
         flaws: What must not be.
     """
@@ -91,6 +94,7 @@ class Outcome:
     failovers: list[Failover] = field(default_factory=list[Failover])
     acknowledged: int = 0
     unknown: int = 0
+    lost: int = 0
     probed: Counter[str] = field(default_factory=Counter[str])
     flaws: list[str] = field(default_factory=list[str])
 
@@ -99,6 +103,7 @@ class Outcome:
         self.failovers += [Failover(**failover) for failover in other["failovers"]]
         self.acknowledged += other["acknowledged"]
         self.unknown += other["unknown"]
+        self.lost += other["lost"]
         self.probed.update(other["probed"])
         self.flaws += other["flaws"]
 
@@ -116,6 +121,12 @@ def _kill_node(cluster: Cluster, leader: Node) -> None:
     leader.kill()
     _wait_for_another(cluster, leader)
     leader.start()
+
+
+def _kill_all_postgres(cluster: Cluster, leader: Node) -> None:
+    for node in (*(it for it in cluster.nodes if it is not leader), leader):
+        node.kill_postgres()
+        time.sleep(_AHEAD)  # noqa: TID251 - it goes on alone
 
 
 def _wait_for_another(cluster: Cluster, former: Node) -> None:
@@ -137,17 +148,18 @@ def _take_etcd(cluster: Cluster, leader: Node) -> None:
 KINDS: Mapping[str, Kind] = {
     "switchover": Kind("switchover, as `patronictl switchover` does it", 10.0, _switch_over),
     "postmaster": Kind("the leader's PostgreSQL is killed", 10.0, _kill_postgres),
+    "all": Kind("each PostgreSQL is killed, the leader's last", 30.0, _kill_all_postgres, moves=None),
     "node": Kind("the leader's node is killed: Patroni and PostgreSQL", 30.0, _kill_node),
     "etcd": Kind(f"etcd without a quorum for {_WITHOUT_ETCD:.0f} s", 10.0, _take_etcd, moves=False),
 }
 """What is done, by name."""
 
 
-def drill(folder: Path, kinds: Sequence[str], *, enough: int = _ENOUGH) -> Outcome:
+def drill(folder: Path, kinds: Sequence[str], *, enough: int = _ENOUGH, synchronous: bool = True) -> Outcome:
     """Do each of these to one cluster under writes; return what was seen."""
     journal, outcome, current = Journal(), Outcome(), ""
     with ExitStack() as stack:
-        cluster = stack.enter_context(Cluster(folder))
+        cluster = stack.enter_context(Cluster(folder, synchronous=synchronous))
         instances, token = _start_service(cluster, folder, stack)
         pids = [instance.pid for instance in instances]
         servers = {node.name: cluster.dsn(node.port) for node in cluster.nodes}
@@ -165,8 +177,9 @@ def drill(folder: Path, kinds: Sequence[str], *, enough: int = _ENOUGH) -> Outco
         findings = judge(journal.writes, reading.stored, minimum=enough, orphans=reading.orphans)
         outcome.acknowledged, outcome.unknown = findings.acknowledged, findings.unknown
         outcome.probed = prober.servers()
-        outcome.flaws += flaws_of(findings)
-        outcome.flaws += [*conflicts(prober.accepted), *losses(prober.accepted, prober.stored())]
+        stored = losses(prober.accepted, prober.stored())
+        outcome.lost = len(findings.lost) + len(stored)
+        outcome.flaws += [*flaws_of(findings), *conflicts(prober.accepted), *stored[:3]]
     outcome.flaws += [flaw for failover in outcome.failovers for flaw in _missed(failover)]
     return outcome
 
@@ -234,6 +247,9 @@ def main(words: Sequence[str]) -> int:
         "--random", type=int, default=0, metavar="N", help="N more of those that move the leader, at random"
     )
     parser.add_argument("--seed", type=int, default=1, help="of the choices")
+    parser.add_argument(
+        "--asynchronous", action="store_true", help="do not wait for a standby: see what that loses"
+    )
     parser.add_argument("--json", type=Path, help="write what was seen there")
     parser.add_argument(
         "--add", type=Path, action="append", default=[], help="what another run wrote, for the same report"
@@ -246,13 +262,13 @@ def main(words: Sequence[str]) -> int:
         sys.stderr.write(f"not run: this machine has no {', '.join(missing)}\n")
         return 3
     kinds = given.kinds or list(KINDS)
-    moving = [name for name, kind in KINDS.items() if kind.moves]
+    moving = [name for name, kind in KINDS.items() if kind.moves is not False]
     luck = random.Random(given.seed)  # noqa: S311 - choices, no secret
     kinds += [luck.choice(moving) for _ in range(given.random)]
     with tempfile.TemporaryDirectory(prefix="postfacta-failover-") as name:
         folder = Path(name)
         folder.chmod(0o755)  # PostgreSQL may run as another user
-        outcome = drill(folder, kinds)
+        outcome = drill(folder, kinds, synchronous=not given.asynchronous)
     if given.json:
         given.json.write_text(json.dumps(asdict(outcome), indent=1) + "\n")
     for other in given.add:
@@ -287,7 +303,7 @@ def _report(outcome: Outcome) -> str:
             "|---|---:|---:|---:|---:|---|",
             *lines,
             "",
-            f"* {outcome.acknowledged} writes of clients were acknowledged; {outcome.unknown} stayed unknown. The prober's: {probed}.",
+            f"* {outcome.acknowledged} writes of clients were acknowledged, {outcome.unknown} stayed unknown, {outcome.lost} were lost. The prober's: {probed}.",
             f"* {'; '.join(outcome.flaws) if outcome.flaws else 'Nothing acknowledged was lost or doubled, and no two servers took writes at once.'}",
             "* The gap is the longest time without any acknowledgement, from the fault until the cluster is healthy again.",
             "",

@@ -137,9 +137,10 @@ class Cluster:
 
     Args:
         folder: For data, logs and configuration; must be open to all users.
+        synchronous: Whether a write is acknowledged once a second node has it, as it is shipped.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, synchronous: bool = True) -> None:
         self._folder = folder
         self._closing = ExitStack()
         self._password = secrets.token_hex(16)
@@ -153,7 +154,11 @@ class Cluster:
         account = choose_account()
         binaries = find_binaries()
         account.require_entry(binaries.folder)
-        shutil.copy(_SHIPPED / "patroni.yaml", folder / "patroni.yaml")
+        shared_settings = (_SHIPPED / "patroni.yaml").read_text()
+        if not synchronous:
+            shared_settings = shared_settings.replace("synchronous_mode: true", "synchronous_mode: false")
+        (folder / "patroni.yaml").write_text(shared_settings)
+        self._roles = ["leader", "replica", "sync_standby" if synchronous else "replica"]
         shared = {
             "PATH": os.defpath,
             "LC_ALL": "C",
@@ -217,7 +222,7 @@ class Cluster:
         states = [member["state"] for member in members]
         lines = {member.get("timeline") for member in members}
         return (
-            roles == ["leader", "replica", "sync_standby"]
+            roles == self._roles
             and sorted(states) == ["running", "streaming", "streaming"]
             and len(lines) == 1
         )
@@ -234,12 +239,13 @@ class Cluster:
             raise TimeoutError(f"{error}: {json.dumps(self.members())}") from None
 
     def switch_over(self, leader: Node) -> None:
-        """Ask Patroni to make the synchronous standby the leader.
+        """Ask Patroni to make another the leader: the synchronous standby, if there is one.
 
         Raises:
             RuntimeError: Patroni refuses.
         """
-        candidate = next(member["name"] for member in self.members() if member["role"] == "sync_standby")
+        names = {member["role"]: member["name"] for member in self.members()}
+        candidate = names.get("sync_standby") or names["replica"]
         answer = httpx2.post(
             f"{leader.url}/switchover",
             json={"leader": leader.name, "candidate": candidate},

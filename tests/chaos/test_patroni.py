@@ -61,7 +61,7 @@ def test_a_write_that_is_gone_or_there_twice_is_a_loss() -> None:
 def test_a_switchover_under_writes_loses_nothing() -> None:
     with open_folder() as folder:
         outcome = drill(folder, ["switchover"], enough=20)
-    assert outcome.flaws == []
+    assert (outcome.flaws, outcome.lost) == ([], 0)
     assert len(outcome.probed) == 2  # the former leader, and the one that it was switched to
 
 
@@ -72,3 +72,13 @@ def test_each_failover_loses_nothing_and_two_servers_never_take_writes_at_once()
     with open_folder() as folder:
         outcome = drill(folder, list(KINDS))
     assert outcome.flaws == []
+
+
+@needs("etcd", "etcd-server")
+@needs("haproxy", "haproxy")
+@pytest.mark.long
+def test_without_a_synchronous_standby_writes_are_lost_and_that_is_seen() -> None:
+    with open_folder() as folder:
+        outcome = drill(folder, ["all"], synchronous=False, enough=20)
+    assert outcome.lost > 0
+    assert any(" lost, such as " in flaw for flaw in outcome.flaws)
