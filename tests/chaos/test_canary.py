@@ -154,6 +154,16 @@ def test_a_build_that_fails_is_aborted_in_its_first_step() -> None:
     assert row.is_held
 
 
+@pytest.mark.clock("seconds in which users wait for no answer, while instances are replaced")
+def test_a_build_whose_smoke_test_fails_is_rolled_back() -> None:
+    needs_programs()
+    with open_folder() as folder:
+        (row,), recorded, known = rollback.drill(folder, ["bare"])
+    assert (row.trigger, row.lost, row.own) == ("smoke test", 0, 0)
+    assert row.is_held
+    assert recorded == known == 3
+
+
 @pytest.mark.long
 def test_of_five_builds_the_good_one_alone_is_promoted() -> None:
     needs_programs()
