@@ -15,17 +15,15 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx2
 import yaml
 
-from chaos.delivery import Build, Site, missing_programs
+from chaos.delivery import Build, Site, measured_on, missing_programs
 from chaos.durations import compress_expression, seconds
 from deploy.canary.analysis import Metric, Phase, assessed, measured, metrics_of, weights_of, worst
 from deploy.outcome import NOT_RUN
-from postfacta_lab.engine.page import machine
 
 __all__ = ["BUILDS", "OVERLAY", "Row", "analyse", "drill", "main"]
 
@@ -235,7 +233,7 @@ def _report(rows: Sequence[Row], by: float) -> str:
             "",
             "What Argo Rollouts does with the verdict was not run: there is no cluster here.",
             "",
-            f"Measured on {datetime.now(UTC):%Y-%m-%d}: {', '.join(f'{name} {text}' for name, text in machine().items())}.",  # noqa: TID251 - of a report
+            measured_on(),
             "",
         )
     )

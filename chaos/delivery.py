@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
@@ -19,9 +20,10 @@ from chaos.load import Load
 from chaos.processes import Haproxy, Instance
 from chaos.prometheus import Prometheus
 from chaos.stack import Stack, prepare
+from postfacta_lab.engine.page import machine
 from postfacta_lab.engine.processes import Child, free_port, wait_until
 
-__all__ = ["SLOTS", "Balancer", "Build", "Site", "missing_programs"]
+__all__ = ["SLOTS", "Balancer", "Build", "Site", "measured_on", "missing_programs"]
 
 SLOTS = ("one", "two")
 """The servers of the HAProxy that is shipped."""
@@ -42,6 +44,16 @@ def missing_programs() -> list[str]:
     """Name the programs that this system lacks."""
     found = {"haproxy": Haproxy.program(), "prometheus": Prometheus.program()}
     return [name for name, program in found.items() if program is None]
+
+
+def measured_on() -> str:
+    """Return the date, the machine and how busy it was, for a report."""
+    facts = {
+        **machine(),
+        "load": f"{os.getloadavg()[2]:.0f} in the last quarter of an hour, the drill included",
+    }
+    said = ", ".join(f"{name} {text}" for name, text in facts.items())
+    return f"Measured on {datetime.now(UTC):%Y-%m-%d}: {said}."  # noqa: TID251 - of a report
 
 
 @dataclass(frozen=True, slots=True)

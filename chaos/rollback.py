@@ -25,12 +25,11 @@ import httpx2
 import yaml
 
 from chaos.canary import OVERLAY, analyse
-from chaos.delivery import SLOTS, Build, Site, missing_programs
+from chaos.delivery import SLOTS, Build, Site, measured_on, missing_programs
 from chaos.gameday.site import write_rules
 from deploy.canary.analysis import Phase, metrics_of
 from deploy.ledger import Entry, append, previous, read, send, signal
 from deploy.outcome import NOT_RUN
-from postfacta_lab.engine.page import machine
 from postfacta_lab.engine.processes import wait_until
 
 __all__ = ["BUILDS", "Row", "drill", "main"]
@@ -299,7 +298,7 @@ def _report(rows: Sequence[Row], recorded: int, known: int, by: float) -> str:
             "",
             "That Kubernetes and Argo Rollouts do the same was not run: there is no cluster here.",
             "",
-            f"Measured on {datetime.now(UTC):%Y-%m-%d}: {', '.join(f'{name} {text}' for name, text in machine().items())}.",  # noqa: TID251 - of a report
+            measured_on(),
             "",
         )
     )
