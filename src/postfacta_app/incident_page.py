@@ -23,8 +23,8 @@ from .signals.model import Attached, Attachments
 from .timeline import api as timeline, postgres as timelines
 from .timeline.annotations import AnnotationChange, NewAnnotation
 from .timeline.edits import NewEdit
-from .timeline.model import Op
-from .timeline.typed import read_edit
+from .timeline.model import Op, Precision
+from .timeline.typed import precision_of, read_edit
 from .timeline.view import anchor
 from .web.forms import formed
 from .web.slices import Call, Fields, Fill, Matches, Now, Page, Routes, Snapshot
@@ -75,7 +75,11 @@ async def move(unit: Unit, ref: Ref, wish: Move, *, now: Now, back: Back) -> str
 def _new_note(call: Call, _: str) -> NewAnnotation:
     fields = call.fields
     entry = {"source": fields["source"], "id": fields.get("id", "")} if "source" in fields else None
-    return formed(NewAnnotation, {**fields, "entry": entry}, call.now)
+    when = fields.get("occurred_at", "").strip()
+    precision = precision_of(when) if when else None
+    when = f"{when} 00:00" if precision is Precision.DAY else when
+    given = {**fields, "entry": entry, "occurred_at": when, "precision": precision}
+    return formed(NewAnnotation, given, call.now)
 
 
 NewNote = Annotated[NewAnnotation, Fill(_new_note)]

@@ -179,7 +179,7 @@ async def read_seen(unit: Unit, ref: UUID | int, view: View, *, kept: KeptTimeli
 
 async def read_shown(unit: Unit, incident: Incident, view: View, *, seen: Seen, now: datetime) -> Shown:
     """Read what a page shows beside the entries."""
-    told = await _told(unit, incident, seen)
+    told = await _told(unit, incident, seen, known=view.known_as_of)
     names, search = await timelines.names(unit, told.actors), await _search(unit, incident, view, now=now)
     return Shown(incident=incident, view=view, told=told, names=names, search=search)
 
@@ -218,9 +218,11 @@ def context(
     }
 
 
-async def _told(unit: Unit, incident: Incident, seen: Seen) -> Told:
+async def _told(unit: Unit, incident: Incident, seen: Seen, *, known: datetime | None) -> Told:
     entries = seen.page.entries
     said = await timelines.said(unit, incident.id, entries, limit=_MOST_SAID + 1)
+    if known is not None:  # What is written about an entry, or about the whole, may be hindsight.
+        said = [it for it in said if it.occurred_at is not None or it.at <= known]
     made = lines(
         entries,
         edits=await timelines.decided(unit, incident.id, entries),

@@ -50,7 +50,7 @@ JSON_ROUTES: list[tuple[str, str, Body, Sequence[str]]] = [
     ("POST", f"{ONE}/action-items", {"type": "learn", "title": "Ask"}, ("type", "title", "factor", "owner", "priority", "due_on", "url")),
     ("POST", f"{ONE}/links", {"to": "INC-1", "type": "related"}, ("to", "type", "note")),
     ("POST", f"{ONE}/edits", {"op": "pin", "entry": {"source": "a", "id": "b"}}, ("op", "entry", "reason")),
-    ("POST", f"{ONE}/annotations", {"kind": "note", "body": "Said"}, ("kind", "body", "state", "entry", "occurred_at")),
+    ("POST", f"{ONE}/annotations", {"kind": "note", "body": "Said"}, ("kind", "body", "state", "entry", "occurred_at", "precision")),
     ("POST", "/api/v1/tokens", {"name": "ci", "scopes": ["incidents:read"]}, ("name", "scopes", "source", "expires_at")),
     ("POST", "/api/v1/users", LOGIN, ("email", "password", "display_name", "role")),
     ("PATCH", "/api/v1/users/{user}", {}, ("role", "disabled")),

@@ -244,6 +244,7 @@ BAD: list[tuple[str, str, Row]] = [
     ),
     ("annotations", "annotations_check4", {"v0_position": "0"}),
     ("annotations", "annotations_kind_check", {"kind": "'x'"}),
+    ("annotations", "annotations_precision_check", {"precision": "'about'"}),
     ("annotations", "annotations_state_check", {"kind": "'question'", "state": "'x'"}),
     ("postmortem_revisions", "postmortem_revisions_check", {"status": "'waived'"}),
     ("postmortem_revisions", "postmortem_revisions_check", {"status": "'waived'", "message": "''"}),

@@ -37,7 +37,8 @@ PAGES = {
     "GET /incidents/{ref}/actions", "POST /incidents/{ref}/actions", "POST /incidents/{ref}/actions/{id}",
     "GET /incidents/{ref}/history",
     "GET /account", "POST /account/password", "POST /account/sessions", "POST /account/sessions/{session}",
-    "GET /people", "GET /people/{id}", "POST /people", "POST /people/{id}", "POST /people/{id}/password", "POST /people/tokens/{id}",
+    "GET /people", "GET /people/{id}", "POST /people", "POST /people/{id}", "POST /people/{id}/password", "POST /people/tokens",
+    "POST /people/tokens/{id}",
     "POST /people/{id}/sessions", "POST /people/{id}/sessions/{session}",
 }  # fmt: skip
 

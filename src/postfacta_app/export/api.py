@@ -20,7 +20,6 @@ from ..errors import InvalidCursorError, NotFoundError
 from ..incidents.access import COLUMNS, Ref, missing, seen
 from ..incidents.model import Incident
 from ..incidents.postgres import incident_of, where_of
-from ..incidents.query import Key
 from ..postmortems import postgres as revisions
 from ..principal import Access
 from ..timeline.api import Kept
@@ -31,7 +30,7 @@ from ..timeline.postgres import facts_in
 from ..timeline.query import TimelineQuery
 from ..timeline.rules import RULES, build
 from ..web.body import format_time, if_none_match, parse_time
-from ..web.paging import decode_members, encode_members, filters_hash, next_link
+from ..web.paging import Key, decode_members, encode_members, filters_hash, next_link
 from ..web.routes import RouteClass
 from ..web.slices import Fill, Routes, Snapshot
 from .markdown import entry_lines, frame

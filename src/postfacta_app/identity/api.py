@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Final, Protocol
+from typing import Annotated, Final, Protocol
 from uuid import UUID
 
 from starlette.requests import Request
@@ -24,7 +24,7 @@ from ..errors import (
 )
 from ..principal import Access, Principal
 from ..settings import Settings
-from ..web.paging import decode_cursor, encode_cursor, filters_hash
+from ..web.paging import Paged
 from ..web.routes import RouteClass
 from ..web.slices import Call, Fill, Matches, Reply, Routes
 from .local import LocalAccounts, add_token, clear_cookie, cookie_name, digest, mint, presented
@@ -36,19 +36,16 @@ from .model import (
     Credentials,
     IssuedPassword,
     IssuedToken,
-    Key,
     Kind,
     Me,
     Minted,
     NewToken,
     NewUser,
-    Paging,
     PasswordChange,
     Registered,
     Registration,
     SessionList,
     SignedIn,
-    Token,
     TokenPage,
     User,
     UserChange,
@@ -303,9 +300,10 @@ async def end_sessions(
 
 
 @routes.api("GET /api/v1/users", ADMIN, "List people")
-async def users(query: Paging, desk: Desk) -> UserPage:
-    rows = await desk.store.users(_after(query, "users"), query.limit + 1)
-    return UserPage.model_validate(_page(rows, query, "users"))
+async def users(query: Paged, desk: Desk) -> UserPage:
+    rows = await desk.store.users(query.after("users"), query.limit + 1)
+    items, cursor = query.cut(rows, "users", lambda it: (it.created_at, it.id))
+    return UserPage(items=items, next_cursor=cursor)
 
 
 @routes.api(
@@ -337,9 +335,10 @@ async def change_user(unit: Unit, id: UUID, wish: UserChange, *, matches: Matche
 
 
 @routes.api("GET /api/v1/tokens", ADMIN, "List API tokens")
-async def tokens(query: Paging, desk: Desk) -> TokenPage:
-    rows = await desk.store.tokens(_after(query, "tokens"), query.limit + 1)
-    return TokenPage.model_validate(_page(rows, query, "tokens"))
+async def tokens(query: Paged, desk: Desk) -> TokenPage:
+    rows = await desk.store.tokens(query.after("tokens"), query.limit + 1)
+    items, cursor = query.cut(rows, "tokens", lambda it: (it.created_at, it.id))
+    return TokenPage(items=items, next_cursor=cursor)
 
 
 @routes.api("POST /api/v1/tokens", ADMIN, "Create an API token; its secret is returned once")
@@ -365,25 +364,12 @@ async def revoke_token(unit: Unit, id: UUID, desk: Desk) -> None:
 
 @routes.api("GET /api/v1/audit", ADMIN, "Read the audit log")
 async def audit(query: AuditQuery, desk: Desk) -> AuditPage:
-    place = _after(query, "audit")
+    place = query.after("audit")
     if place is not None and place[1].int >= 1 << 63:
         raise InvalidCursorError("Start again without a cursor")
     rows = await desk.store.audit(query, None if place is None else place[1].int)
-    items, cursor = rows[: query.limit], None
-    if len(rows) > len(items):
-        cursor = encode_cursor("audit", (items[-1].at, UUID(int=items[-1].seq)), filters_hash(query))
+    items, cursor = query.cut(rows, "audit", lambda it: (it.at, UUID(int=it.seq)))
     return AuditPage(items=items, next_cursor=cursor)
-
-
-def _after(query: Paging, sort: str) -> Key | None:
-    return None if query.cursor is None else decode_cursor(query.cursor, sort, filters_hash(query))
-
-
-def _page(rows: Sequence[User] | Sequence[Token], query: Paging, sort: str) -> dict[str, Any]:
-    items, cursor = rows[: query.limit], None
-    if len(rows) > len(items):
-        cursor = encode_cursor(sort, (items[-1].created_at, items[-1].id), filters_hash(query))
-    return {"items": items, "next_cursor": cursor}
 
 
 def _missing() -> NotFoundError:

@@ -23,10 +23,11 @@ from pydantic import (
 from ..errors import ConflictError
 from ..principal import Principal, Role
 from ..web.body import Time
+from ..web.paging import Paged
 
 __all__ = [
     "Account", "AuditEntry", "AuditPage", "AuditQuery", "Credential", "Credentials", "IssuedPassword",
-    "IssuedToken", "Key", "Kind", "Me", "Minted", "NewToken", "NewUser", "Paging", "PasswordChange",
+    "IssuedToken", "Kind", "Me", "Minted", "NewToken", "NewUser", "PasswordChange",
     "Registered", "Registration", "Scope", "Session", "SessionList", "SignedIn", "Token", "TokenPage", "User",
     "UserChange", "UserPage", "keep_an_admin",
 ]  # fmt: skip
@@ -128,24 +129,13 @@ class NewToken(_Sent):
         return self
 
 
-class Paging(_Sent):
-    """Which page of a list."""
-
-    limit: int = Field(50, ge=1, le=200)
-    cursor: Annotated[str, StringConstraints(max_length=1000)] | None = None
-
-
-class AuditQuery(Paging):
+class AuditQuery(Paged):
     """Which entries of the audit log, newest first."""
 
     incident: UUID | None = None
     actor: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
     since: Time | None = Field(None, alias="from")
     until: Time | None = Field(None, alias="to", description="Entries before it.")
-
-
-Key = tuple[datetime, UUID]
-"""The position of a row in a list."""
 
 
 # What callers get

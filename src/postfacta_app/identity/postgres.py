@@ -14,12 +14,12 @@ from postfacta_postgres import Database
 
 from ..db import Unit
 from ..principal import Principal, Role
+from ..web.paging import Key
 from .model import (
     Account,
     AuditEntry,
     AuditQuery,
     Credential,
-    Key,
     Kind,
     Minted,
     NewToken,

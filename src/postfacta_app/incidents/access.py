@@ -14,17 +14,8 @@ from ..web.stale import allow_stale
 from .model import Incident, Visibility
 
 __all__ = [
-    "COLUMNS",
-    "Ref",
-    "Share",
-    "lock",
-    "lock_active",
-    "missing",
-    "read_ref",
-    "ref_of",
-    "ref_text",
-    "seen",
-]
+    "COLUMNS", "Ref", "Share", "lock", "lock_active", "missing", "read_ref", "ref_of", "ref_text", "seen",
+]  # fmt: skip
 
 _NUMBER = re.compile(r"INC-([1-9][0-9]{0,17})", re.ASCII)  # 18 digits always fit a bigint
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
@@ -79,14 +70,9 @@ class Shown(Protocol):
         ...
 
 
-def is_shared(shown: Iterable[Shown]) -> bool:
-    """Return whether none of these is private."""
-    return all(it.visibility is Visibility.INTERNAL for it in shown)
-
-
 def _share(call: Call, _: str) -> Callable[[Iterable[Shown]], None]:
     def share(shown: Iterable[Shown]) -> None:
-        if call.typed.refusal is None and is_shared(shown):
+        if call.typed.refusal is None and all(it.visibility is Visibility.INTERNAL for it in shown):
             allow_stale(call.request)
 
     return share

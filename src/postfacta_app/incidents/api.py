@@ -72,8 +72,7 @@ _USERS: Final = "select id from users where id = any ($1::uuid[])"
 async def page(q: Reader, query: IncidentQuery, *, share: Share) -> IncidentPage:
     rows = await postgres.page(q, query)
     share(rows.items)
-    cursor = None if rows.last is None else query.cursor_after(rows.last)
-    return IncidentPage(items=rows.items, next_cursor=cursor, as_of=rows.as_of)
+    return IncidentPage(items=rows.items, next_cursor=rows.next_cursor, as_of=rows.as_of)
 
 
 @routes.api("POST /api/v1/incidents", WRITE, "Record an incident", status=201, once=True)

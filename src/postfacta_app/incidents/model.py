@@ -15,21 +15,9 @@ from ..errors import FieldError, IllegalTransitionError, InvalidFieldsError
 from ..web.body import Time
 
 __all__ = [
-    "Change",
-    "Incident",
-    "IncidentPage",
-    "Kind",
-    "Move",
-    "NewIncident",
-    "Outcome",
-    "Severity",
-    "Slug",
-    "State",
-    "Status",
-    "Visibility",
-    "check_time",
-    "move",
-]
+    "Change", "Incident", "IncidentPage", "Kind", "Move", "NewIncident", "Outcome", "Severity", "Slug",
+    "State", "Status", "Visibility", "check_time", "move",
+]  # fmt: skip
 
 
 class Status(StrEnum):

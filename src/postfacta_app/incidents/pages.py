@@ -45,7 +45,7 @@ async def listed(q: Reader, *, request: Request, share: Share) -> Page | Respons
         errors = (FieldError("?", refusal.slug, refusal.detail),)
         rows = await page(q, IncidentQuery.model_validate({}))
     share(rows.items)
-    more = query.cursor_after(rows.last) if rows.last is not None and not errors else None
+    more = None if errors else rows.next_cursor
     context = {
         "here": "incidents",
         "items": rows.items,

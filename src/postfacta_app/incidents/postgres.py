@@ -42,15 +42,14 @@ async def page(q: Query, query: IncidentQuery) -> Rows:
     """Read one page of what the caller may see, and whether more follow."""
     key, order, beyond = _ORDERS[query.sort]
     where = where_of(q.principal, query)
-    if (after := query.after()) is not None:
+    if (after := query.after(query.sort)) is not None:
         where.add(f"({key}, i.id) {beyond} ({{}}::timestamptz, {{}}::uuid)", *after)
     limit = where.bind(query.limit + 1)
     sql = _PAGE.format(columns=COLUMNS, key=key, order=order, where=where, limit=limit)
     rows = await q.fetch(sql, *where.args, operation="incident_list")
     found = [row for row in rows if row["id"] is not None]
-    kept = found[: query.limit]
-    last = (kept[-1]["sort_key"], kept[-1]["id"]) if len(found) > len(kept) else None
-    return Rows([incident_of(row) for row in kept], last, rows[0]["as_of"])
+    kept, cursor = query.cut(found, query.sort, lambda row: (row["sort_key"], row["id"]))
+    return Rows([incident_of(row) for row in kept], cursor, rows[0]["as_of"])
 
 
 async def follow_ups(q: Query, incidents: Sequence[UUID]) -> Mapping[UUID, FollowUp]:

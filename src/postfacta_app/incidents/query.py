@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, TypeVar
-from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from ..web.body import Time
-from ..web.paging import decode_cursor, encode_cursor, filters_hash
+from ..web.paging import Paged
 from .model import Incident, Kind, Outcome, Owner, Severity, Slug, Status
 
-__all__ = ["FollowUp", "IncidentFilters", "IncidentQuery", "Key", "Rows", "Sort"]
+__all__ = ["FollowUp", "IncidentFilters", "IncidentQuery", "Rows", "Sort"]
 
 
 class Sort(StrEnum):
@@ -26,22 +25,17 @@ class Sort(StrEnum):
     CHANGED = "changed"
 
 
-Key = tuple[datetime, UUID]
-"""The position of an incident in a list: its instant in the list's order, and its id."""
-
-
 @dataclass(frozen=True, slots=True)
 class Rows:
     """A page as the store reads it.
 
     Attributes:
         items: At most the requested number.
-        last: The position of the last one, if more follow.
         as_of: Every change committed before it is included.
     """
 
     items: Sequence[Incident]
-    last: Key | None
+    next_cursor: str | None
     as_of: datetime
 
 
@@ -80,21 +74,7 @@ class IncidentFilters(BaseModel):
     q: Many[Word] = []
 
 
-class IncidentQuery(IncidentFilters):
+class IncidentQuery(IncidentFilters, Paged):
     """The filters, the order, and the position in it."""
 
     sort: Sort = Sort.NEWEST
-    limit: int = Field(50, ge=1, le=200)
-    cursor: Annotated[str, StringConstraints(max_length=1000)] | None = None
-
-    def after(self) -> Key | None:
-        """Return the position that the cursor holds.
-
-        Raises:
-            InvalidCursorError: If it is damaged, or was issued for other filters or another order.
-        """
-        return None if self.cursor is None else decode_cursor(self.cursor, self.sort, filters_hash(self))
-
-    def cursor_after(self, key: Key) -> str:
-        """Return the cursor of the page after this position."""
-        return encode_cursor(self.sort, key, filters_hash(self))

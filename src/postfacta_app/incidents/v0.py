@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Final, Protocol, cast
+from typing import Annotated, Any, Final, Protocol, cast
 from uuid import UUID, uuid4
 
 from pydantic import BaseModel, RootModel, StringConstraints
@@ -19,13 +19,7 @@ from ..db import Answer, Reader
 from ..errors import ConflictError, MalformedError, NotFoundError
 from ..principal import Access, Principal
 from ..problems import encode
-from ..web.body import (
-    Time,
-    format_time,
-    idempotency_key,
-    read_json,
-    read_moment,
-)
+from ..web.body import Time, format_time, idempotency_key, read_json, read_moment
 from ..web.paging import decode_cursor, encode_cursor, next_link
 from ..web.routes import RouteClass
 from ..web.slices import Routes, part
@@ -259,15 +253,13 @@ def parse_start(value: object, incident_id: UUID, start_time: datetime) -> V0Inc
     initial = None if notes is None else [_note(note) for note in cast("list[object]", notes)]
     if broken := _broken_rules(text):
         raise MalformedError("Validation failed: " + ", ".join(broken))
+    owner = text.pop("owner") or None
     return V0Incident(
         id=incident_id,
-        title=text["title"],
-        description=text["description"],
-        severity=text["severity"],
-        reporter=text["reporter"],
-        owner=text["owner"] or None,
+        owner=owner,
         start_time=start_time,
         initial_notes=initial,
+        **cast("dict[str, Any]", text),
     )
 
 
@@ -331,21 +323,16 @@ def _broken_rules(text: Mapping[str, str]) -> Sequence[str]:
 
 def render_incident(incident: V0Incident) -> Mapping[str, object]:
     """Return the members of an incident in the original's order."""
-    members: dict[str, object] = {
+    same = ("title", "description", "severity", "status", "reporter")
+    return {
         "id": str(incident.id),
-        "title": incident.title,
-        "description": incident.description,
-        "severity": incident.severity,
-        "status": incident.status,
-        "reporter": incident.reporter,
+        **{name: getattr(incident, name) for name in same},
         "start_time": _time(incident.start_time),
         "initial_notes": _notes(incident.initial_notes),
         "additional_notes": _notes(incident.additional_notes or None),
+        **({"owner": incident.owner} if incident.owner else {}),
+        "end_time": _NEVER if incident.end_time is None else _time(incident.end_time),
     }
-    if incident.owner:
-        members["owner"] = incident.owner
-    members["end_time"] = _NEVER if incident.end_time is None else _time(incident.end_time)
-    return members
 
 
 def _time(at: datetime) -> str:
@@ -353,6 +340,4 @@ def _time(at: datetime) -> str:
 
 
 def _notes(notes: Sequence[Note] | None) -> object:
-    if notes is None:
-        return None
-    return [{"timestamp": note.timestamp, "message": note.message} for note in notes]
+    return None if notes is None else [{"timestamp": it.timestamp, "message": it.message} for it in notes]

@@ -32,7 +32,7 @@ __all__ = [
     "upgrade",
 ]  # fmt: skip
 
-HEAD: Final = "0002"
+HEAD: Final = "0003"
 """The revision this program needs."""
 
 Progress = Callable[[str], None]

@@ -146,10 +146,8 @@ async def alertmanager(unit: Unit, received: Alerts, *, now: Now) -> Ingested:
 @routes.api(f"GET {_ALL}", Access.READ, "List signals")
 async def page(q: Reader, query: SignalQuery) -> SignalPage:
     rows = await postgres.page(q, query)
-    items = rows[: query.limit]
-    return SignalPage(
-        items=items, next_cursor=query.cursor_after(items[-1]) if len(rows) > len(items) else None
-    )
+    items, cursor = query.cut(rows, postgres.ORDER, lambda it: (it.occurred_at, it.id))
+    return SignalPage(items=items, next_cursor=cursor)
 
 
 @routes.api(f"GET {_ALL}/{{id}}", Access.READ, "Read a signal, its conflicts and its incidents")

@@ -28,12 +28,12 @@ from ..errors import FieldError
 from ..incidents.model import Slug, Slugs
 from ..principal import Principal
 from ..web.body import Time
-from ..web.paging import decode_cursor, encode_cursor, filters_hash
+from ..web.paging import Paged
 from .precision import Precision
 
 __all__ = [
     "MOST_BYTES", "MOST_SIGNALS", "Attached", "AttachedPage", "Attachment", "Attachments", "Batch",
-    "ConflictingContent", "Fact", "IncidentOfSignal", "Ingested", "ItemResult", "Key", "Kind", "NewSignal", "Place",
+    "ConflictingContent", "Fact", "IncidentOfSignal", "Ingested", "ItemResult", "Key", "Kind", "NewSignal",
     "Result", "Signal", "SignalDetail", "SignalPage", "SignalQuery", "is_suspect", "source_of",
 ]  # fmt: skip
 
@@ -348,34 +348,15 @@ class SignalPage(BaseModel):
     next_cursor: str | None
 
 
-Place = tuple[datetime, UUID]
-"""The position of a signal in a list."""
-_SORT: Final = "-occurred_at"
 Words = Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=200)]], Field(max_length=20)]
 
 
-class SignalQuery(BaseModel):
+class SignalQuery(Paged):
     """The filters; different ones are joined by "and"."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     source: Words = Field([], description="The full source, including its refinement.")
-    kind: Annotated[list[Kind], Field(max_length=20)] = []
-    service: Annotated[list[Slug], Field(max_length=20)] = []
+    kind: list[Kind] = Field([], max_length=20)
+    service: list[Slug] = Field([], max_length=20)
     since: Time | None = Field(None, alias="from", description="Signals that occurred at or after it.")
     until: Time | None = Field(None, alias="to", description="Signals that occurred before it.")
     attached: bool | None = Field(None, description="Whether it is attached to any incident.")
-    limit: int = Field(50, ge=1, le=200)
-    cursor: Annotated[str, StringConstraints(max_length=1000)] | None = None
-
-    def after(self) -> Place | None:
-        """Return the position that the cursor holds.
-
-        Raises:
-            InvalidCursorError: If it is damaged, or was issued for other filters.
-        """
-        return None if self.cursor is None else decode_cursor(self.cursor, _SORT, filters_hash(self))
-
-    def cursor_after(self, last: Signal) -> str:
-        """Return the cursor of the page after this signal."""
-        return encode_cursor(_SORT, (last.occurred_at, last.id), filters_hash(self))

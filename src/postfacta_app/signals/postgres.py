@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence, Set as AbstractSet
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from uuid import UUID
 
 import asyncpg
@@ -24,7 +24,7 @@ from .model import (
 )
 
 __all__ = [
-    "Conflicts", "Stored", "attached", "edit", "find", "insert", "keep", "page", "room", "stored", "visible",
+    "ORDER", "Conflicts", "Stored", "attached", "edit", "find", "insert", "keep", "page", "room", "stored", "visible",
 ]  # fmt: skip
 
 Stored = Mapping[Key, tuple[UUID, bytes]]
@@ -107,6 +107,9 @@ select s.edit, $1, $2, $3, s.id, case when not s.id = any ($5::uuid[]) then '{"l
   from unnest($4::uuid[], $7::uuid[]) s(id, edit)"""
 
 
+ORDER: Final = "-occurred_at"
+
+
 async def page(q: Query, query: SignalQuery) -> Sequence[Signal]:
     """List one more than requested of what the caller may see, latest first."""
     args: list[object] = [*sees(q.principal), q.principal.actor]
@@ -124,7 +127,7 @@ async def page(q: Query, query: SignalQuery) -> Sequence[Signal]:
         (f"{_ATTACHED_TO} = {{}}::boolean", query.attached),
     )
     wanted = [bind(condition, value) for condition, value in given if value is not None and value != []]
-    if (after := query.after()) is not None:
+    if (after := query.after(ORDER)) is not None:
         wanted.append(bind("(s.occurred_at, s.id) < ({}::timestamptz, {}::uuid)", *after))
     limit = bind("{}", query.limit + 1)
     sql = _PAGE.format(where=" and ".join(wanted) or "true", limit=limit)

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from ..signals.precision import Precision
 from ..web.body import Time
 from .edits import EntryRef
 
@@ -58,6 +59,7 @@ class NewAnnotation(BaseModel):
         None, description="The entry it is about; such an annotation has no time of its own."
     )
     occurred_at: Time | None = Field(None, description="When it happened; makes it an entry of the timeline.")
+    precision: Precision | None = Field(None, description="How exactly that time is known; default `exact`.")
 
 
 class AnnotationChange(BaseModel):
@@ -80,6 +82,7 @@ class ShownAnnotation(BaseModel):
     body: str
     entry: EntryRef | None
     occurred_at: Time | None
+    precision: Precision | None
     author: str = Field(description="The author of the first version.")
     at: Time = Field(description="The time of the first version.")
     changed_at: Time | None

@@ -15,7 +15,7 @@ from ..incidents.access import Ref, Share, lock_active, seen
 from ..incidents.model import Incident, check_time
 from ..principal import Access, Principal
 from ..web.body import if_none_match, parse, read_body, read_json
-from ..web.paging import next_link
+from ..web.paging import Paged, next_link
 from ..web.routes import RouteClass
 from ..web.slices import Call, Fill, Matches, Now, Routes, Snapshot, part
 from . import postgres
@@ -31,7 +31,7 @@ from .annotations import (
 from .edits import AddedEdit, AnyEdit, EditPage, NewEdit, OpOnly, SetMilestone, SetTime, model_of
 from .kept import KeptTimelines
 from .model import micros
-from .query import Paging, TimelinePage, TimelineQuery, cut
+from .query import TimelinePage, TimelineQuery, cut
 from .rules import build
 
 __all__ = ["Kept", "add_annotation", "add_edit", "change", "missing", "retract", "routes"]
@@ -93,10 +93,11 @@ SentEdit = Annotated[NewEdit, Fill(_sent_edit)]
 
 
 @routes.api(f"GET {_ONE}/edits", READ, "List the edits of a timeline", kind=RouteClass.READ)
-async def edit_page(q: Reader, ref: Ref, query: Paging) -> EditPage:
+async def edit_page(q: Reader, ref: Ref, query: Paged) -> EditPage:
     incident = await seen(q, ref)
     rows = await postgres.edit_page(q, incident.id, query)
-    return EditPage(items=rows[: query.limit], next_cursor=query.next_cursor(incident.id, rows))
+    items, cursor = query.cut(rows, str(incident.id), lambda it: (it.at, it.id))
+    return EditPage(items=items, next_cursor=cursor)
 
 
 @routes.api(f"POST {_ONE}/edits", WRITE, "Edit a timeline; originals are kept", once=True, reads=AnyEdit)
@@ -116,10 +117,11 @@ async def add_edit(unit: Unit, ref: Ref, new: SentEdit, *, now: Now) -> AddedEdi
 @routes.api(
     f"GET {_ONE}/annotations", READ, "List notes, decisions, hypotheses and questions", kind=RouteClass.READ
 )
-async def annotation_page(q: Reader, ref: Ref, query: Paging) -> AnnotationPage:
+async def annotation_page(q: Reader, ref: Ref, query: Paged) -> AnnotationPage:
     incident = await seen(q, ref)
     rows = await postgres.annotation_page(q, incident.id, query)
-    return AnnotationPage(items=rows[: query.limit], next_cursor=query.next_cursor(incident.id, rows))
+    items, cursor = query.cut(rows, str(incident.id), lambda it: (it.at, it.id))
+    return AnnotationPage(items=items, next_cursor=cursor)
 
 
 @routes.api(
@@ -130,6 +132,8 @@ async def add_annotation(unit: Unit, ref: Ref, new: NewAnnotation, *, now: Now) 
         check_time("/occurred_at", new.occurred_at, now)
         if new.entry is not None:
             raise _refusal("/occurred_at", "forbidden", "an annotation on an entry has no time of its own")
+    elif new.precision is not None:
+        raise _refusal("/precision", "forbidden", "only the time of an annotation has a precision")
     if new.state is None and new.kind in STATES:
         new = new.model_copy(update={"state": AnnotationState.OPEN})
     _check_state(new.kind, new.state)

@@ -31,9 +31,11 @@ COMPLETE: Final = 10_000
 _MOST_DIGESTS: Final = 10_000
 _KEY: Final = 'e.t, e.p, e.k, e.source collate "C", e.unnumbered, e.sequence collate "C", e.id collate "C"'
 _COLUMNS: Final = """e.source, e.id, e.signal_id, e.kind, e.t, e.p, e.k, e.unnumbered, e.sequence, e.occurred, e.known_at,
-  e.title, e.original, e.sha, e.pinned, e.hidden"""
-_ENTRY: Final = """e.source, e.id, e.kind, e.t, e.p, e.title, e.sha, e.pinned, e.hidden, e.occurred, s.precision,
-  coalesce(e.original, e.title), case when not e.unnumbered then e.sequence end, e.known_at, timeline_us(s.received_at),
+  e.title, e.original, e.sha, e.pinned, e.hidden, e.first_at"""
+_ENTRY: Final = """e.source, e.id, e.kind, e.t, e.p, e.title, e.sha, e.pinned, e.hidden, e.occurred,
+  coalesce(s.precision, (select a.precision from annotations a
+    where a.id = case when e.source = 'human' then split_part(e.id, ':', 2)::uuid end), 'exact'),
+  coalesce(e.original, e.title), case when not e.unnumbered then e.sequence end, e.known_at, timeline_us(coalesce(s.received_at, e.first_at)),
   s.time_basis, e.signal_id, s.services, s.environment, s.links,
   (select count(*) from signal_conflicts c where c.signal_id = e.signal_id), {tie}"""
 _SLICE: Final = """
@@ -262,8 +264,8 @@ def _entry(it: Sequence[Any]) -> Entry:
     received = it[14]
     return Entry(
         source=it[0], id=it[1], kind=it[2], t=it[3], p=PRECISIONS[int(it[4])], title=it[5], sha=it[6], pinned=it[7],
-        hidden=it[8], occurred_at=it[9], original_precision=Precision(it[10] or "exact"), original_title=it[11],
+        hidden=it[8], occurred_at=it[9], original_precision=Precision(it[10]), original_title=it[11],
         sequence=it[12], known_at=it[13], received_at=received, time_basis=it[15] or "event",
-        clock_suspect=received is not None and it[9] > received + AHEAD, signal_id=UUID(it[16]) if it[16] else None,
+        clock_suspect=it[16] is not None and it[9] > received + AHEAD, signal_id=UUID(it[16]) if it[16] else None,
         services=tuple(it[17] or ()), environment=it[18], links=tuple(it[19] or ()), conflicts=it[20], tie=it[21],
     )  # fmt: skip

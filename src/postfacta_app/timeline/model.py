@@ -129,7 +129,7 @@ class StatusChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Annotation:
-    """One version of an annotation; `root` is the id of the first one."""
+    """One version of an annotation; `root` is the id of the first one, which decides the precision of all."""
 
     id: UUID
     root: UUID
@@ -139,6 +139,7 @@ class Annotation:
     body: str
     occurred_at: int | None = None
     retracted: bool = False
+    precision: Precision = Precision.EXACT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +199,7 @@ class Entry:
         occurred_at: The time of its fact, before rounding and corrections.
         original_title: The title of its fact, before corrections.
         known_at: When people learned of it; None if not recorded separately from `t`.
+        received_at: When it was recorded here.
         tie: Whether another entry has the same `t`; their order is then a convention.
         clock_suspect: Whether it was received more than two minutes before its own time.
     """

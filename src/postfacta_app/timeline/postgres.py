@@ -18,11 +18,12 @@ from ..db import VISIBLE, Query, Unit, sees
 from ..incidents.access import missing
 from ..incidents.model import Incident
 from ..incidents.postgres import COLUMNS, incident_of, ref_of
+from ..web.paging import Paged
 from .annotations import NewAnnotation, ShownAnnotation
 from .edits import EntryRef, NewEdit, ShownEdit
 from .kept import KeptTimelines, digest_kept
 from .model import Annotation, Content, Edit, Entry, Facts, Op, Precision, Signal, StatusChange
-from .query import Paging, Wanted
+from .query import Wanted
 from .rules import build
 from .verify import Revision
 
@@ -57,7 +58,8 @@ def _facts_of() -> str:
     of_changes = (
         f"c.id, {_us('c.at')}, c.from_status, c.to_status, c.outcome, c.reason, {_us('c.occurred_at')}"
     )
-    of_notes = f"a.id, a.root, {_us('a.at')}, a.kind, a.state, a.body, {_us('a.occurred_at')}, a.retracted"
+    of_notes = f"a.id, a.root, {_us('a.at')}, a.kind, a.state, a.body, {_us('a.occurred_at')}, a.retracted,"
+    of_notes += " (select r.precision from annotations r where r.id = a.root)"
     of_edits = f"e.id, {_us('e.at')}, e.op, e.signal_id, e.source, e.external_id, e.value"
     attached = "(select e.signal_id from edits e where e.incident_id = i.id and e.op = 'attach')"
     return f"""
@@ -100,6 +102,7 @@ values ($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8, $9) returning {_EDIT}"""  #
 # The last version of an annotation with the author and time of the first; `version` counts them.
 _REMARKS = """
 select first.id, first.incident_id, a.kind, a.state, a.body, a.entry_source, a.entry_id, a.occurred_at, first.author, first.at,
+  case when a.occurred_at is not null then coalesce(first.precision, 'exact') end as precision,
   a.at as changed_at,
   (select count(*) from annotations v where v.root = first.id and v.incident_id = first.incident_id) as version
   from annotations first join annotations a on a.root = first.id and a.incident_id = first.incident_id
@@ -114,8 +117,9 @@ _SAID = f"""{_REMARKS} and first.root = first.id and first.incident_id = $1
  order by first.id = any ($2::uuid[]) desc, first.at, first.id limit $5"""  # noqa: S608 - only constants of this module
 _ANNOTATION = f"{_REMARKS} and first.id = $1 and first.root = $1"
 _ADD_ANNOTATION = """
-insert into annotations (id, root, incident_id, at, author, kind, state, body, entry_source, entry_id, occurred_at)
-values ($1, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"""
+insert into annotations (id, root, incident_id, at, author, kind, state, body, entry_source, entry_id, occurred_at,
+  precision)
+values ($1, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"""
 _SUPERSEDE = """
 insert into annotations (id, root, supersedes, incident_id, kind, entry_source, entry_id, occurred_at, at, author,
   state, body, retracted)
@@ -187,9 +191,9 @@ async def revised(database: Database) -> AsyncIterator[tuple[Facts, Sequence[Rev
         last = rows[-1]["id"]
 
 
-async def edit_page(q: Query, incident_id: UUID, query: Paging) -> Sequence[ShownEdit]:
+async def edit_page(q: Query, incident_id: UUID, query: Paged) -> Sequence[ShownEdit]:
     """List one more than requested of the edits of an incident visible to the caller, oldest first."""
-    args = (incident_id, *(query.after(incident_id) or (None, None)), query.limit + 1)
+    args = (incident_id, *(query.after(str(incident_id)) or (None, None)), query.limit + 1)
     rows = await q.fetch(_EDITS, *args, operation="edit_list")
     return [_edit(row) for row in rows]
 
@@ -209,9 +213,9 @@ async def add_edit(unit: Unit, incident_id: UUID, new: NewEdit) -> ShownEdit:
     return _edit(row)
 
 
-async def annotation_page(q: Query, incident_id: UUID, query: Paging) -> Sequence[ShownAnnotation]:
+async def annotation_page(q: Query, incident_id: UUID, query: Paged) -> Sequence[ShownAnnotation]:
     """List one more than requested of the annotations of an incident visible to the caller, oldest first."""
-    args = (incident_id, *(query.after(incident_id) or (None, None)), query.limit + 1)
+    args = (incident_id, *(query.after(str(incident_id)) or (None, None)), query.limit + 1)
     rows = await q.fetch(_ANNOTATIONS, *args, operation="annotation_list")
     return [_annotation(row) for row in rows]
 
@@ -256,7 +260,7 @@ async def add_annotation(unit: Unit, incident_id: UUID, new: NewAnnotation) -> U
     await unit.execute(
         _ADD_ANNOTATION,
         *(root, incident_id, await unit.stamp(incident_id), unit.principal.actor, new.kind, new.state),
-        *(new.body, entry and entry.source, entry and entry.id, new.occurred_at),
+        *(new.body, entry and entry.source, entry and entry.id, new.occurred_at, new.precision),
         operation="annotation_insert",
     )
     return root
@@ -304,7 +308,7 @@ def _facts(row: asyncpg.Record) -> Facts:
     return Facts(
         _made(Signal, signals, signal_id=UUID, precision=Precision, services=tuple, links=tuple),
         _made(StatusChange, changes, id=UUID),
-        _made(Annotation, annotations, id=UUID, root=UUID),
+        _made(Annotation, annotations, id=UUID, root=UUID, precision=lambda text: Precision(text or "exact")),
         _made(Edit, edits, id=UUID, op=Op, signal_id=lambda text: UUID(text) if text else None),
     )
 

@@ -13,20 +13,16 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from ..errors import InvalidCursorError
 from ..incidents.model import Incident
 from ..web.body import Time
-from ..web.paging import decode_cursor, decode_members, encode_cursor, encode_members, filters_hash
-from .annotations import ShownAnnotation
-from .edits import ShownEdit
+from ..web.paging import decode_members, encode_members, filters_hash
 from .model import Entry, Instant, Milestone
 from .rules import RULES, Place, Timeline, sort_key
 from .view import is_narrative
 
 __all__ = [
-    "NumberedPage", "Paging", "RowKey", "Slice", "TimelinePage", "TimelineQuery", "Wanted", "cut", "place",
+    "NumberedPage", "Slice", "TimelinePage", "TimelineQuery", "Wanted", "cut", "place",
 ]  # fmt: skip
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-RowKey = tuple[datetime, UUID]
-"""The position of a record among those of its incident: its instant and id."""
 
 EntryKind = Literal[
     "change",
@@ -40,34 +36,6 @@ EntryKind = Literal[
     "note",
     "other",
 ]
-
-
-class Paging(BaseModel):
-    """Which page of an incident's edits or annotations, oldest first."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    limit: int = Field(50, ge=1, le=200)
-    cursor: Annotated[str, StringConstraints(max_length=1000)] | None = None
-
-    def after(self, incident_id: UUID) -> RowKey | None:
-        """Return the position that the cursor holds.
-
-        Raises:
-            InvalidCursorError: If it is damaged, or was issued for another incident.
-        """
-        return (
-            None if self.cursor is None else decode_cursor(self.cursor, str(incident_id), filters_hash(self))
-        )
-
-    def next_cursor(
-        self, incident_id: UUID, rows: Sequence[ShownEdit] | Sequence[ShownAnnotation]
-    ) -> str | None:
-        """Return the cursor of the next page, if there is one row more than this page holds."""
-        if len(rows) <= self.limit:
-            return None
-        last = rows[self.limit - 1]
-        return encode_cursor(str(incident_id), (last.at, last.id), filters_hash(self))
 
 
 class TimelineQuery(BaseModel):

@@ -205,10 +205,11 @@ def _entries(facts: Facts, last: Last, as_of: int | None) -> Iterator[Entry]:
             yield _edited(_of_signal(signal), last)
     for change in _until(facts.changes, as_of):
         yield _edited(_of_change(change), last)
-    latest = {note.root: note for note in _until(facts.annotations, as_of)}
-    for note in latest.values():
+    notes = _until(facts.annotations, as_of)
+    recorded = {note.root: note.at for note in reversed(notes)}
+    for note in {note.root: note for note in notes}.values():
         if note.occurred_at is not None and not note.retracted:
-            yield _edited(_of_note(note, note.occurred_at), last)
+            yield _edited(_of_note(note, note.occurred_at, recorded[note.root]), last)
 
 
 def _of_signal(signal: Signal) -> Entry:
@@ -242,8 +243,9 @@ def _of_change(change: StatusChange) -> Entry:
     title = "Declared" if change.from_status is None else f"Moved to {_words(change.to_status)}"
     title = title if change.outcome is None else f"{title}: {_words(change.outcome)}"
     sha = _sha256({"to": change.to_status, "outcome": change.outcome, "reason": change.reason})
+    when = Instant(change.occurred_at, Precision.EXACT)
     return _of_person(
-        "postfacta", f"status:{change.id}", "status", at=change.occurred_at, title=title, sha=sha
+        "postfacta", f"status:{change.id}", "status", when=when, at=change.at, title=title, sha=sha
     )
 
 
@@ -251,27 +253,30 @@ def _words(name: str) -> str:
     return name.replace("_", " ").lower()
 
 
-def _of_note(note: Annotation, at: int) -> Entry:
+def _of_note(note: Annotation, occurred_at: int, at: int) -> Entry:
     title = note.body.strip().partition("\n")[0][:_TITLE] or note.kind
     sha = _sha256({"kind": note.kind, "state": note.state, "text": note.body})
-    return _of_person("human", f"annotation:{note.root}", "note", at=at, title=title, sha=sha)
+    when = Instant(occurred_at, note.precision)
+    return _of_person("human", f"annotation:{note.root}", "note", when=when, at=at, title=title, sha=sha)
 
 
-def _of_person(source: str, identity: str, kind: str, *, at: int, title: str, sha: str) -> Entry:
-    exact = Precision.EXACT
+def _of_person(
+    source: str, identity: str, kind: str, *, when: Instant, at: int, title: str, sha: str
+) -> Entry:
     return Entry(
         source=source,
         id=identity,
         kind=kind,
-        t=at,
-        p=exact,
+        t=when.p.floor(when.t),
+        p=when.p,
         title=title,
         sha=sha,
         pinned=False,
         hidden=False,
-        occurred_at=at,
-        original_precision=exact,
+        occurred_at=when.t,
+        original_precision=when.p,
         original_title=title,
+        received_at=at,
     )
 
 

@@ -15,10 +15,10 @@ from ..web.forms import parse, read_typed_time
 from .edits import NewEdit, model_of
 from .model import Op, Precision
 
-__all__ = ["read_edit", "read_instant"]
+__all__ = ["precision_of", "read_edit", "read_instant"]
 
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
-_SECONDS: Final = re.compile(r"\d:\d\d:\d\d(\.)?", re.ASCII)
+_SECONDS: Final = re.compile(r"\d:\d\d:\d\d(\.)?|-\d+ ?s$", re.ASCII)
 _OFFSET: Final = re.compile(r"[+-]?\d{1,6}(\.\d{1,3})?", re.ASCII)
 _ELSEWHERE: Final = {Op.ATTACH, Op.DETACH}
 
@@ -45,13 +45,20 @@ def read_instant(text: str, now: datetime | None = None) -> dict[str, JsonValue]
     Raises:
         ValueError: If it is not a time.
     """
-    text = text.strip()
+    text, precision = text.strip(), precision_of(text)
+    at = read_typed_time(f"{text} 00:00" if precision is Precision.DAY else text, now)
+    return {"at": format_time(at), "precision": precision}
+
+
+def precision_of(text: str) -> Precision:
+    """Return how exactly a typed time is known: `now` is exact, `-30s` to the second, `-5m` and `10:04` to the minute."""
+    text = text.strip().lower()
     if _DAY.fullmatch(text):
-        return {"at": format_time(read_typed_time(f"{text} 00:00")), "precision": Precision.DAY}
-    at, seconds = read_typed_time(text, now), _SECONDS.search(text)
-    if seconds is None:
-        return {"at": format_time(at), "precision": Precision.MINUTE}
-    return {"at": format_time(at), "precision": Precision.EXACT if seconds[1] else Precision.SECOND}
+        return Precision.DAY
+    if text == "now":
+        return Precision.EXACT
+    seconds = _SECONDS.search(text)
+    return Precision.MINUTE if seconds is None else Precision.EXACT if seconds[1] else Precision.SECOND
 
 
 def _value(op: Op, fields: Mapping[str, str], now: datetime | None) -> JsonValue:

@@ -21,6 +21,7 @@ __all__ = [
 ]  # fmt: skip
 
 _DAY: Final = Precision.DAY.width
+_MINUTE: Final = Precision.MINUTE.width
 _SILENCE: Final = 600_000_000  # Ten minutes; longer gaps are shown.
 
 
@@ -60,6 +61,7 @@ class Line:
     Attributes:
         anchor: Its id on the page.
         known: When people learned of it, if later.
+        late: When a person recorded it, if more than five minutes later.
         shift: The clock offset of its source, such as `+2 min`.
         was: The original time, if it was corrected.
         remark: Its annotation, if the entry is one.
@@ -73,6 +75,7 @@ class Line:
     anchor: str
     sign: Sign
     known: str = ""
+    late: str = ""
     shift: str = ""
     was: str = ""
     remark: ShownAnnotation | None = None
@@ -172,7 +175,8 @@ def lines(
                 entry=entry,
                 anchor=anchor(entry.source, entry.id),
                 sign=_REMARKS[remark.kind] if remark is not None else _SIGNS[entry.kind],
-                known=_known(entry),
+                known=_later(entry, entry.known_at, _MINUTE),
+                late=_later(entry, entry.received_at, 5 * _MINUTE) if _is_of_people(entry) else "",
                 shift="" if corrected else _shift(entry),
                 was=_original(entry) if corrected else "",
                 remark=remark,
@@ -187,8 +191,11 @@ def lines(
 
 def is_narrative(entry: Entry) -> bool:
     """Return whether an entry belongs to the narrative: pinned, done by people, or sent by one of them."""
-    by_people = entry.source in {"human", "postfacta"} or entry.source.startswith("manual/")
-    return by_people or entry.pinned or entry.kind == "action"
+    return _is_of_people(entry) or entry.pinned or entry.kind == "action"
+
+
+def _is_of_people(entry: Entry) -> bool:
+    return entry.source in {"human", "postfacta"} or entry.source.startswith("manual/")
 
 
 def days(shown: Sequence[Line], turns: Sequence[Turn]) -> list[Day]:
@@ -296,8 +303,8 @@ def _original(entry: Entry) -> str:
     return clock(t, p) if t // _DAY == entry.t // _DAY else f"{moment(t):%Y-%m-%d} {clock(t, p)}"
 
 
-def _known(entry: Entry) -> str:
-    if entry.known_at is None or entry.known_at < entry.t + max(entry.p.width, 60_000_000):
+def _later(entry: Entry, at: int | None, least: int) -> str:
+    """Return a time that is later than the entry by its precision, and this much at least."""
+    if at is None or at < entry.t + max(entry.p.width, least):
         return ""
-    at = moment(entry.known_at)
-    return f"{at:%H:%M}" if entry.known_at // _DAY == entry.t // _DAY else f"{at:%Y-%m-%d %H:%M}"
+    return f"{moment(at):%H:%M}" if at // _DAY == entry.t // _DAY else f"{moment(at):%Y-%m-%d %H:%M}"

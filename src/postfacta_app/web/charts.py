@@ -13,7 +13,7 @@ from typing import Final
 from .render import span
 
 __all__ = [
-    "Bar", "Dot", "DotPlot", "Lane", "Point", "Tick", "WeekChart", "WeekRow", "dot_plot", "length", "week_chart",
+    "Bar", "Dot", "DotPlot", "Lane", "Point", "Tick", "WeekChart", "dot_plot", "length", "week_chart",
 ]  # fmt: skip
 
 _WIDTH: Final = 480.0
@@ -59,18 +59,11 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True)
-class WeekRow:
-    """A week by its Monday, with its counts in the order of the lanes."""
-
-    monday: date
-    counts: Sequence[int]
-
-
-@dataclass(frozen=True, slots=True)
 class WeekChart:
     """A lane of bars for each severity, on a common scale.
 
     Attributes:
+        rows: The Monday of each week, with its counts in the order of the lanes.
         most: The highest count, which fills the height of a lane.
         earlier: How many are before the first week shown.
     """
@@ -81,7 +74,7 @@ class WeekChart:
     right: float
     lanes: Sequence[Lane]
     ticks: Sequence[Tick]
-    rows: Sequence[WeekRow]
+    rows: Sequence[tuple[date, Sequence[int]]]
     most: int
     earlier: int
 
@@ -119,7 +112,6 @@ def week_chart(incidents: Sequence[tuple[datetime, str]], lanes: Sequence[str]) 
         bars = [bar(at, severity, base) for at, monday in enumerate(weeks) if counts[monday, severity]]
         total = sum(counts[monday, severity] for monday in weeks)
         shown.append(Lane(severity, base, bars, total))
-    rows = [WeekRow(monday, [counts[monday, severity] for severity in lanes]) for monday in weeks]
     return WeekChart(
         width=_WIDTH,
         height=_TOP + len(lanes) * _LANE + _BOTTOM,
@@ -127,7 +119,7 @@ def week_chart(incidents: Sequence[tuple[datetime, str]], lanes: Sequence[str]) 
         right=_RIGHT,
         lanes=shown,
         ticks=[Tick(_LEFT, f"{first}", "start"), Tick(_RIGHT, f"{last}", "end")],
-        rows=rows,
+        rows=[(monday, [counts[monday, severity] for severity in lanes]) for monday in weeks],
         most=most,
         earlier=sum(count for (monday, _), count in counts.items() if monday < first),
     )

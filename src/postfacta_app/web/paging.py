@@ -5,32 +5,35 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Final, cast
+from typing import Annotated, Final, TypeVar, cast
 from urllib.parse import urlencode
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.requests import Request
 
 from ..errors import InvalidCursorError, MalformedError
 from .body import format_time, parse_json, parse_time
 
 __all__ = [
-    "decode_cursor", "decode_members", "encode_cursor", "encode_members", "filters_hash", "next_link",
-    "next_page",
+    "Key", "Paged", "decode_cursor", "decode_members", "encode_cursor", "encode_members", "filters_hash",
+    "next_link", "next_page",
 ]  # fmt: skip
 
+T = TypeVar("T")
+Key = tuple[datetime, UUID]
+"""The position of a row in a list."""
 _CURSOR_VERSION: Final = 1
 
 
-def encode_cursor(sort: str, key: tuple[datetime, UUID], of_filters: str) -> str:
+def encode_cursor(sort: str, key: Key, of_filters: str) -> str:
     """Return the cursor after this key, for this order and these filters."""
     return encode_members(sort, [format_time(key[0]), str(key[1])], of_filters)
 
 
-def decode_cursor(text: str, sort: str, of_filters: str) -> tuple[datetime, UUID]:
+def decode_cursor(text: str, sort: str, of_filters: str) -> Key:
     """Return the key of a cursor.
 
     Raises:
@@ -82,6 +85,29 @@ def filters_hash(query: BaseModel) -> str:
     """Return a hash of a query's filters, without page and order."""
     text = query.model_dump_json(exclude={"sort", "limit", "cursor"})
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Paged(BaseModel):
+    """Which page of a list."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    limit: int = Field(50, ge=1, le=200)
+    cursor: Annotated[str, StringConstraints(max_length=1000)] | None = None
+
+    def after(self, order: str) -> Key | None:
+        """Return the position that the cursor holds.
+
+        Raises:
+            InvalidCursorError: If it is damaged, or was issued for another order or other filters.
+        """
+        return None if self.cursor is None else decode_cursor(self.cursor, order, filters_hash(self))
+
+    def cut(self, rows: Sequence[T], order: str, key: Callable[[T], Key]) -> tuple[Sequence[T], str | None]:
+        """Return the rows of this page, and the cursor of the next one if there is one row more."""
+        items = rows[: self.limit]
+        is_last = len(rows) <= self.limit
+        return items, None if is_last else encode_cursor(order, key(items[-1]), filters_hash(self))
 
 
 def next_page(request: Request, cursor: str) -> str:

@@ -28,8 +28,8 @@ _CHANGE = """
 insert into status_changes (id, incident_id, from_status, to_status, outcome, reason, occurred_at, at, actor)
 values ($1, $2, $3, $4, $5, $6, $7, $8, 'test')"""
 _NOTE = """
-insert into annotations (id, root, supersedes, incident_id, kind, body, occurred_at, retracted, author, at)
-values ($1, $2, $3, $4, 'note', $5, $6, $7, 'test', $8)"""
+insert into annotations (id, root, supersedes, incident_id, kind, body, occurred_at, retracted, author, at, precision)
+values ($1, $2, $3, $4, 'note', $5, $6, $7, 'test', $8, $9)"""
 _EDIT = """
 insert into edits (id, incident_id, at, op, signal_id, source, external_id, value, reason, actor)
 values ($1, $2, $3, $4, $5, $6, $7, $8::text::jsonb, 'because', 'test')"""
@@ -73,6 +73,7 @@ def rows(facts: Facts, incident: UUID) -> Iterator[Row]:
         before, last[note.root] = last.get(note.root), note.id
         yield (
             _NOTE, note.id, note.root, before, incident, note.body, _at(note.occurred_at), note.retracted, _at(note.at),
+            note.precision if before is None else None,
         )  # fmt: skip
     for edit in facts.edits:
         value = None if edit.value is None else json.dumps(edit.value)

@@ -42,6 +42,8 @@ BAD: list[tuple[Body, str]] = [
     ({"kind": "hypothesis", "state": "answered"}, "/state"),
     ({"occurred_at": "2100-01-01T00:00:00Z"}, "/occurred_at"),
     ({"occurred_at": "2026-01-01T00:00:00Z", "entry": {"source": "a", "id": "b"}}, "/occurred_at"),
+    ({"precision": "minute"}, "/precision"),
+    ({"occurred_at": "2026-01-01T00:00:00Z", "precision": "about"}, "/precision"),
     ({"entry": {"source": "a"}}, "/entry/id"),
     ({"author": "me"}, "/author"),
 ]
@@ -177,6 +179,49 @@ async def test_v0_notes_are_remarks_and_a_real_time_puts_them_into_the_timeline(
     )
     initial = (await case.send("GET", f"/api/v0/incidents/{case.id}")).json()["initial_notes"]
     assert [it["message"] for it in initial] == ["Paged", "No time"]
+
+
+async def test_the_precision_of_a_note_is_stored_and_decides_its_place(service: Service) -> None:
+    case = await a_case(service)
+    told = await case.post(
+        "annotations", NOTE | {"occurred_at": "2026-02-07T10:04:40Z", "precision": "minute"}
+    )
+    assert (told["occurred_at"], told["precision"]) == ("2026-02-07T10:04:40.000000Z", "minute")
+    exact = await case.post("annotations", NOTE | {"body": "Exactly", "occurred_at": "2026-02-07T10:04:00Z"})
+    assert exact["precision"] == "exact"
+    assert (await case.post("annotations", NOTE | {"body": "Whole"}))["precision"] is None
+    first, second, _ = (await case.get("timeline"))["items"]
+    assert (first["title"], first["t"], first["p"]) == (NOTE["body"], "2026-02-07T10:04:00.000000Z", "minute")
+    assert (first["occurred_at"], first["received_at"]) == (told["occurred_at"], told["at"])
+    assert (second["title"], second["p"]) == ("Exactly", "exact")
+    await case.edit(
+        "set_time",
+        ("human", first["id"]),
+        value={"at": "2026-02-07T10:30:00Z", "precision": "hour"},
+        reason="?",
+    )
+    moved = (await case.get("timeline"))["items"][0]
+    assert (moved["p"], moved["original_precision"]) == ("hour", "minute")
+
+
+async def test_a_version_that_the_program_before_writes_keeps_the_precision(service: Service) -> None:
+    case = await a_case(service)
+    told = await case.post(
+        "annotations", NOTE | {"occurred_at": "2026-02-07T10:04:40Z", "precision": "minute"}
+    )
+    at = await service.database.fetchval(
+        "update incidents set timeline_at = clock_timestamp() where id = $1::text::uuid returning timeline_at",
+        case.id,
+    )
+    await service.database.execute(
+        "insert into annotations (id, root, supersedes, incident_id, kind, body, occurred_at, author, at)"
+        " select gen_random_uuid(), id, id, incident_id, kind, 'Reworded', occurred_at, author, $2"
+        " from annotations where id = $1::text::uuid",
+        *(told["id"], at),
+    )
+    assert (await case.get("annotations"))["items"][0]["precision"] == "minute"
+    entry = (await case.get("timeline"))["items"][0]
+    assert (entry["title"], entry["p"], entry["received_at"]) == ("Reworded", "minute", told["at"])
 
 
 async def test_remarks_come_in_pages(service: Service) -> None:

@@ -31,6 +31,8 @@ insert into incidents (id, title, description, severity, reporter, declared_at, 
 values ($1, 'An incident', 'Of the program before', 'LOW', 'test', now(), 'test', clock_timestamp()) returning timeline_at"""
 _MOVE = """
 insert into status_changes (id, incident_id, from_status, to_status, occurred_at, at, actor) values ($1, $2, $3, $4, now(), $5, 'test')"""
+_NOTE = """
+insert into annotations (id, root, incident_id, kind, body, occurred_at, author, at) values ($1, $1, $2, 'note', 'Said', now(), 'test', $3)"""
 _STAMP = """
 update incidents set timeline_at = greatest(clock_timestamp(), timeline_at + interval '1 microsecond')
  where id = $1 returning timeline_at"""
@@ -67,6 +69,7 @@ async def _record(connection: asyncpg.Connection[asyncpg.Record]) -> UUID:
     async with connection.transaction():
         at = await connection.fetchval(_INCIDENT, incident)
         await connection.execute(_MOVE, uuid4(), incident, None, "OPEN", at)
+        await connection.execute(_NOTE, uuid4(), incident, at)
     return incident
 
 
@@ -125,7 +128,7 @@ async def test_the_program_before_goes_on_writing_through_an_upgrade(database_ds
         for connection in connections:
             await connection.close()
     assert during > 0
-    assert said[0] == "applied revision 0002"
+    assert said[:2] == ["applied revision 0002", "applied revision 0003"]
     assert await _differing(database_dsn, incidents) == []
 
 
@@ -144,6 +147,7 @@ async def test_a_backfill_resumes_where_it_stopped_and_is_done_once(database_dsn
         await connection.close()
     assert said == [
         "applied revision 0002",
+        "applied revision 0003",
         "kept the timelines of 3 incidents",
         "kept the timelines of 1 incidents",
     ]

@@ -139,7 +139,13 @@ async def test_what_was_known_then_leaves_out_the_rest_and_takes_no_corrections(
     here = await at_work(service)
     await here.case.edit("milestone", value={"name": "mitigated", "at": "2026-02-07T10:31:00Z"})
     assert "Mitigated" in (await here.get()).story
+    await here.case.post("annotations", {"kind": "note", "body": "In hindsight"})
+    beneath = {"kind": "note", "body": "Also later", "entry": {"source": here.case.source, "id": "firing"}}
+    await here.case.post("annotations", beneath)
+    now = (await here.get()).text
+    assert all(words in now for words in ("In hindsight", "Also later"))
     seen = await here.get("?known_as_of=2026-02-07T10:10:00Z")
+    assert not any(words in seen.text for words in ("Mitigated,", "In hindsight", "Also later"))
     assert "Mitigated" not in seen.story
     assert "Showing only what was known at 2026-02-07 10:10:00 UTC" in seen.text
     assert "Checkout fails" in seen.text
@@ -181,6 +187,41 @@ async def test_a_note_that_is_sent_twice_is_there_once(service: Service) -> None
     assert seen.html.count("<h4>The cache is cold</h4>") == 1
     assert f'id="{first.headers["location"].partition("#")[2]}"' in seen.html
     assert "Hypothesis Open" in seen.text
+
+
+async def test_a_note_is_shown_as_exactly_as_its_time_was_typed(service: Service) -> None:
+    here = await at_work(service)
+    form = next(it for it in (await here.get()).forms if "occurred_at" in it and "body" in it)
+    given = {
+        "2026-02-07 10:06": "≈10:06",
+        "2026-02-07 10:07:30": "10:07:30",
+        "2026-02-07": "that day",
+    }
+    for typed in given:
+        await here.post(form, kind="note", body=f"Typed {typed}.", occurred_at=typed, key=f"k{len(typed)}")
+    await here.post(form, kind="note", body="Just now", occurred_at="now", key="now")
+    kept = await here.case.get("annotations")
+    assert [it["precision"] for it in kept["items"]] == ["minute", "second", "day", "exact"]
+    story = (await here.get()).story
+    for typed, shown in given.items():
+        assert re.search(
+            rf"{shown} ● Note recorded .{{16}} (Pin : Typed {typed}\. )?Typed {typed}\.", story
+        ), story
+    refused = await here.post(form, expect=422, kind="note", body="x", occurred_at="2026-13-45", key="odd")
+    assert 'value="2026-13-45"' in refused.text
+
+
+async def test_what_people_recorded_later_than_it_happened_says_so(service: Service) -> None:
+    here = await at_work(service)
+    form = next(it for it in (await here.get()).forms if "occurred_at" in it and "body" in it)
+    before = (await here.get()).story.count(" recorded ")
+    await here.post(form, kind="note", body="At once", occurred_at="-2m", key="soon")
+    assert (await here.get()).story.count(" recorded ") == before
+    await here.post(form, kind="note", body="From memory", occurred_at="2026-02-07 10:06", key="late")
+    today = f"{here.case.service.now:%Y-%m-%d}"
+    assert re.search(
+        rf"recorded {today} \d\d:\d\d (Pin : From memory )?From memory", (await here.get()).story
+    )
 
 
 async def test_remarks_stand_beneath_their_entry_or_under_the_timeline_with_a_name(service: Service) -> None:

@@ -46,7 +46,14 @@ def decision(op: Op, *, of: Entry | None = None, **fields: object) -> ShownEdit:
 
 
 def remark(name: str, kind: str, **fields: object) -> ShownAnnotation:
-    told = {"state": None, "entry": None, "occurred_at": None, "changed_at": None, "version": 1}
+    told = {
+        "state": None,
+        "entry": None,
+        "occurred_at": None,
+        "precision": None,
+        "changed_at": None,
+        "version": 1,
+    }
     identity = uuid5(NAMESPACE, name)
     return ShownAnnotation(
         id=identity,
@@ -373,6 +380,8 @@ def test_a_time_in_words_is_as_close_as_its_digits() -> None:
     for text, instant, precision in (
         ("10:04", "2026-02-07T10:04:00.000000Z", "minute"),
         ("10:04:12", "2026-02-07T10:04:12.000000Z", "second"),
+        ("now", "2026-02-07T10:30:12.000000Z", "exact"),
+        ("-30s", "2026-02-07T10:29:42.000000Z", "second"),
         ("-5m", "2026-02-07T10:25:12.000000Z", "minute"),
         ("yesterday 22:10", "2026-02-06T22:10:00.000000Z", "minute"),
     ):

@@ -138,7 +138,10 @@ def worlds(draw: st.DrawFn) -> Facts:
 @st.composite
 def _chains(draw: st.DrawFn) -> list[Annotation]:
     root, occurred_at, at = draw(ids), draw(st.none() | times), draw(stamps)
-    first = Annotation(id=root, root=root, at=at, kind="note", body=draw(_words), occurred_at=occurred_at)
+    first = Annotation(
+        id=root, root=root, at=at, kind="note", body=draw(_words), occurred_at=occurred_at,
+        precision=draw(st.sampled_from(Precision)),
+    )  # fmt: skip
     later = [
         replace(first, id=draw(ids), at=at + n, body=draw(_words), retracted=draw(st.integers(0, 3)) == 0)
         for n in range(1, draw(st.integers(1, 3)))
