@@ -59,7 +59,7 @@ BUDGETS = {
     "postfacta_slo": 5_363,
     "postfacta_lab": 10_515,
     "postfacta_lab/assess": 3_496,
-    "postfacta_app": 18_925,
+    "postfacta_app": 18_904,
     "postfacta_app/web": 2_200,
 }
 # Each is for software that a service may have; it stands in no budget.

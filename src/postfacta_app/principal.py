@@ -63,6 +63,10 @@ class Principal:
     source: str | None = None
     session_csrf: str | None = None
 
+    def __hash__(self) -> int:
+        # All else depends on it, but for the session; the hash of the whole is asked for several times a request.
+        return hash(self.actor)
+
     @property
     def is_signed_in(self) -> bool:
         """Whether the caller is authenticated."""

@@ -204,8 +204,14 @@ class Problems:
 def keep_private(path: str, response: Response) -> None:
     """Keep caches from sharing API responses, or reusing them without revalidation."""
     if path.startswith("/api/"):
-        response.headers.setdefault("cache-control", "private, no-cache")
-        response.headers.add_vary_header("Authorization, Cookie")
+        headers = response.raw_headers
+        names = [name for name, _ in headers]
+        if b"cache-control" not in names:
+            headers.append((b"cache-control", b"private, no-cache"))
+        if b"vary" in names:
+            response.headers.add_vary_header("Authorization, Cookie")
+        else:
+            headers.append((b"vary", b"Authorization, Cookie"))
 
 
 def _wants_page(scope: Scope) -> bool:

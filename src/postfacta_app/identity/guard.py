@@ -106,7 +106,7 @@ class Guard:
             return NOBODY
         header = request.headers.getlist("authorization")
         try:
-            secret = presented(header, request.cookies.get(self._cookie))
+            secret = presented(header, None if header else request.cookies.get(self._cookie))
         except ValueError as error:
             raise _invalid(str(error)) from None
         token = (

@@ -72,7 +72,7 @@ class Shown(Protocol):
 
 def _share(call: Call, _: str) -> Callable[[Iterable[Shown]], None]:
     def share(shown: Iterable[Shown]) -> None:
-        if call.typed.refusal is None and all(it.visibility is Visibility.INTERNAL for it in shown):
+        if call.typed.refusal is None and Visibility.PRIVATE not in [it.visibility for it in shown]:
             allow_stale(call.request)
 
     return share

@@ -24,6 +24,7 @@ from .stale import StaleAnswers
 __all__ = ["Afterwards", "Call", "Fields", "Fill", "Matches", "Now", "Snapshot", "Tools", "part"]
 
 T = TypeVar("T")
+_NOTHING = Typed()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Call:
     tools: Tools
     noun: str
     fields: dict[str, str] = field(default_factory=dict[str, str])
-    typed: Typed = field(default_factory=Typed)
+    typed: Typed = _NOTHING
     afterwards: list[Callable[[], object]] = field(default_factory=list[Callable[[], object]])
 
     @property

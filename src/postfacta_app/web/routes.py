@@ -160,7 +160,7 @@ class _Endpoint:
         await response(scope, receive, send)  # type: ignore[arg-type]
 
     async def _answer(self, request: Request) -> Response:
-        rule = self._rules.get(request.method)
+        rule = self._rules.get(request.scope["method"])
         if rule is None:
             path = request.scope["path"]
             detail = f"Method '{request.method}' is not allowed for '{path}'"

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from inspect import isawaitable
+from functools import cache, partial
+from types import CoroutineType
 from typing import (
     Any,
     Final,
@@ -97,10 +97,21 @@ def answer(request: Request, value: BaseModel | Reply[Any] | Answer | None, stat
     """Return the response that shows a value, with its ETag and the link to the next page."""
     if value is None or isinstance(value, Answer):
         return value or Answer(204)
-    reply = value if isinstance(value, Reply) else Reply(value, status)
-    etag, cursor = getattr(reply.value, "etag", None), getattr(reply.value, "next_cursor", None)
-    headers = {**({"ETag": etag} if etag else {}), **next_link(request, cursor), **reply.headers}
-    return Answer.of(reply.status, reply.value, headers)
+    shown: Any = value
+    more: Mapping[str, str] = {}
+    if isinstance(value, Reply):
+        shown, status, more = value.value, value.status, value.headers
+    has_etag, has_cursor = _shows(shown.__class__)
+    headers: dict[str, str] = {"ETag": shown.etag} if has_etag else {}
+    if has_cursor:
+        headers |= next_link(request, shown.next_cursor)
+    return Answer.of(status, shown, {**headers, **more})
+
+
+@cache
+def _shows(model: type[BaseModel]) -> tuple[bool, bool]:
+    """Return whether it has an ETag, and whether a cursor; a model takes long to say that it has no such attribute."""
+    return hasattr(model, "etag"), "next_cursor" in model.model_fields
 
 
 class _Plan:
@@ -123,7 +134,7 @@ class _Plan:
         given: dict[str, Any] = {}
         for name, fill in self.fills:
             value = fill(call, name)
-            given[name] = await value if isawaitable(value) else value
+            given[name] = await value if type(value) is CoroutineType else value
         return given
 
     async def read(self, call: Call) -> Any:

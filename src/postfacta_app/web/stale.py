@@ -6,7 +6,7 @@ cached only if its handler declares it free of private data, whose visibility ca
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -63,12 +63,19 @@ class Kept:
     """A cached response."""
 
     body: bytes
-    headers: Mapping[str, str]
+    headers: Sequence[tuple[bytes, bytes]]
 
     def size_bytes(self, key: Key) -> int:
         """Return its approximate size in bytes: response and URL."""
-        lines = sum([len(name) + len(text) for name, text in self.headers.items()])
+        lines = sum([len(name) + len(text) for name, text in self.headers])
         return len(self.body) + lines + len(key[1]) + len(key[2])
+
+    @property
+    def plain_headers(self) -> dict[str, str]:
+        """Its headers but for the length, which is made anew."""
+        plain = {name.decode("latin-1"): text.decode("latin-1") for name, text in self.headers}
+        plain.pop("content-length", None)
+        return plain
 
 
 class StaleAnswers:
@@ -110,19 +117,28 @@ class StaleAnswers:
             if kept is None:
                 raise
             return self._again(request, *kept)
-        kept = self._kept.find(key, began)
-        new = _keepable(request, response, None if kept is None else kept[0])
+        new = self._keepable(request, response, key=key, now=began)
         if new is None:
             self._kept.drop(key)
         else:
             self._kept.keep(key, new, began, generation, new.size_bytes(key))
         return response
 
+    def _keepable(self, request: Request, response: Response, *, key: Key, now: float) -> Kept | None:
+        """Return what is cached of a response: that of a 304 stays what it is."""
+        if _ALLOWED not in request.scope:
+            return None
+        if response.status_code == _OK:
+            return Kept(bytes(response.body), tuple(response.raw_headers))
+        kept = self._kept.find(key, now) if response.status_code == _NOT_MODIFIED else None
+        etag = response.headers.get("etag")
+        return kept[0] if kept and etag == kept[0].plain_headers.get("etag", "") else None
+
     def _again(self, request: Request, kept: Kept, seconds: float) -> Response:
         age = int(seconds)
         # RFC 9211, 2.2: never fresh, so stale since it was stored.
         headers = {
-            **kept.headers,
+            **kept.plain_headers,
             "age": str(age),
             "cache-status": f"postfacta; hit; ttl={-age}; detail=database-unavailable",
             "cache-control": "no-store",
@@ -134,15 +150,3 @@ class StaleAnswers:
         if headers.get("content-type", "").startswith("text/html"):
             body = mark_stale(body, datetime.fromtimestamp(self._wall() - age, UTC))
         return Response(body, headers=headers)
-
-
-def _keepable(request: Request, response: Response, kept: Kept | None) -> Kept | None:
-    """Return what is cached of a response: that of a 304 stays what it is."""
-    if _ALLOWED in request.scope:
-        headers = {name: text for name, text in response.headers.items() if name != "content-length"}
-        if response.status_code == _OK:
-            return Kept(bytes(response.body), headers)
-        etag = headers.get("etag")
-        if response.status_code == _NOT_MODIFIED and kept and etag == kept.headers.get("etag", ""):
-            return kept
-    return None
