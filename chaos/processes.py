@@ -77,7 +77,7 @@ class Instance(Child):
             raise TimeoutError(f"{error}; its last words:\n{last}") from None
 
 
-def command(*arguments: str, dsn: str, given: str = "") -> str:
+def command(*arguments: str, dsn: str, given: str = "", environment: Mapping[str, str] | None = None) -> str:
     """Run one of the service's commands to its end, and return what it printed.
 
     Raises:
@@ -85,7 +85,7 @@ def command(*arguments: str, dsn: str, given: str = "") -> str:
     """
     done = subprocess.run(  # noqa: S603 - our own program
         [sys.executable, "-m", "postfacta_app", *arguments],
-        env=_environment(dsn, None),
+        env=_environment(dsn, environment),
         input=given,
         capture_output=True,
         text=True,
@@ -154,13 +154,20 @@ class Haproxy(Child):
         ports: Where the instances listen.
         retries: How often a connection that was *refused* is tried again, at another instance. A request that
             was sent is never repeated.
+        names: What the instances are called in the header `X-Served-By`.
     """
 
-    def __init__(self, folder: Path, ports: Sequence[int], *, retries: int = 1) -> None:
+    def __init__(
+        self, folder: Path, ports: Sequence[int], *, retries: int = 1, names: Sequence[str] = ()
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._config = folder / "haproxy.cfg"
-        self._config.write_text(_haproxy_config(self.port, ports, retries=retries))
+        self._config.write_text(
+            _haproxy_config(
+                self.port, dict(zip(names or map(str, ports), ports, strict=True)), retries=retries
+            )
+        )
         super().__init__(
             "haproxy",
             [self.program() or "haproxy", "-db", "-f", str(self._config)],
@@ -192,15 +199,11 @@ class Haproxy(Child):
         self.stop()
 
 
-def _haproxy_config(port: int, ports: Sequence[int], *, retries: int) -> str:
-    checked = "\n".join(
-        f"  server instance{number} 127.0.0.1:{at} check" for number, at in enumerate(ports, 1)
-    )
+def _haproxy_config(port: int, ports: Mapping[str, int], *, retries: int) -> str:
+    checked = "\n".join(f"  server {name} 127.0.0.1:{at} check" for name, at in ports.items())
     # While no instance is ready, an instance's own answer (with its reason and Retry-After) is better than the
     # proxy's.
-    unchecked = "\n".join(
-        f"  server spare{number} 127.0.0.1:{at} backup" for number, at in enumerate(ports, 1)
-    )
+    unchecked = "\n".join(f"  server spare-{name} 127.0.0.1:{at} backup" for name, at in ports.items())
     return f"""\
 global
   maxconn 2000
@@ -218,6 +221,7 @@ backend instances
   balance roundrobin
   option httpchk GET /healthz/ready
   option allbackups
+  http-response set-header X-Served-By %s
   default-server inter 100ms fastinter 50ms fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down
 {checked}
 {unchecked}

@@ -17,7 +17,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -50,9 +50,6 @@ class MigrationError(Exception):
 
 class _LockedError(Exception):
     """Another upgrade is running."""
-
-    def __str__(self) -> str:
-        return "lock timeout: another upgrade is running"
 
 
 class NoDowngradeError(MigrationError):
@@ -132,7 +129,7 @@ async def _try(engine: AsyncEngine, progress: Progress, *, last: bool) -> bool:
             await _lock(connection)
             await connection.run_sync(_run, progress)
             await backfill(connection, progress)
-    except (_LockedError, DBAPIError, OSError, ValueError, CommandError) as error:
+    except (_LockedError, SQLAlchemyError, OSError, ValueError, CommandError) as error:
         # Without the cause: SQLAlchemy's and asyncpg's messages may repeat the DSN.
         if last or not (isinstance(error, _LockedError) or _state(error) == _LOCK_NOT_AVAILABLE):
             raise MigrationError(_reason(error)) from None
@@ -151,7 +148,7 @@ async def _lock(connection: AsyncConnection) -> None:
             return
         await connection.commit()
         await anyio.sleep(0.1)
-    raise _LockedError
+    raise _LockedError("lock timeout: another upgrade is running")
 
 
 def _run(connection: Connection, progress: Progress) -> None:
@@ -172,10 +169,13 @@ def _reason(error: Exception) -> str:
         text = re.sub(r"^<class '[\w.]+'>: ", "", str(error.orig))
         hint = ": set POSTFACTA_DATABASE_OWNER_DSN, to the role that owns the tables"
         return text + hint if _state(error) == _INSUFFICIENT_PRIVILEGE else text
-    if isinstance(error, _LockedError):
-        return str(error)
+    if isinstance(error, SQLAlchemyError):  # Its own, once the connection of a transaction is lost.
+        return "the connection was lost half-way: run `postfacta migrate` again, which resumes"
     if isinstance(error, CommandError):
         return f"the database was upgraded by a newer version: {error}"
     if isinstance(error, OSError):
         return f"the database is unreachable: {error.strerror or type(error).__name__}"
-    return "invalid database DSN; expected postgresql://user:password@host:5432/name"
+    locked = isinstance(error, _LockedError)
+    return (
+        str(error) if locked else "invalid database DSN; expected postgresql://user:password@host:5432/name"
+    )
