@@ -32,6 +32,7 @@ import asyncpg
 import httpx2
 import jwt
 
+from chaos.neighbours import Project, Store
 from chaos.processes import command
 from postfacta_embedded import EmbeddedPostgres
 from postfacta_lab.engine.page import machine
@@ -41,8 +42,8 @@ __all__ = ["Load", "Row", "drill", "main", "replace_folder"]
 
 _PATIENCE = 60.0
 _CALLERS = 4
-_NAMES = ("metrics_token", "traffic_key", "jwt_secret")
-_PROJECT = "http://127.0.0.1:9"  # never asked: tokens are signed with the project's own secret
+_LINES = ("metrics_token", "traffic_key", "jwt_secret")  # two lines are two valid secrets
+_NAMES = ("password", *_LINES, "rate_store", "db_key")
 _SUBJECT = str(uuid4())
 
 
@@ -123,24 +124,29 @@ class Load:
 class _Service:
     """The service, its secrets, and whether one of them is accepted."""
 
-    def __init__(self, server: EmbeddedPostgres, folder: Path) -> None:
+    def __init__(self, server: EmbeddedPostgres, project: Project, store: Store, *, folder: Path) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.project = project
+        self.store = store
         self._server = server
         self._folder = folder / "secrets"
         self._folder.mkdir()
         self.former = self._made()
         self.next = self._made()
         kept = {name: value for name, value in os.environ.items() if not name.startswith("POSTFACTA_")}
-        unlimited = {f"POSTFACTA_RATE_{of}": "" for of in ("ADDRESS", "READ", "WRITE")}
+        unlimited = {
+            "POSTFACTA_RATE_ADDRESS": "1000000/second",
+            "POSTFACTA_RATE_READ": "",
+            "POSTFACTA_RATE_WRITE": "",
+        }
         settings = {
             **kept,
             **unlimited,
             "ENVIRONMENT": "production",
             "LOG_LEVEL": "ERROR",
             "POSTFACTA_AUTH_MODE": "supabase",
-            "POSTFACTA_DB_URL": _PROJECT,
-            "POSTFACTA_DB_KEY": "drill",
+            "POSTFACTA_DB_URL": project.url,
             "POSTFACTA_SECRETS_DIR": str(self._folder),
         }
         words = [sys.executable, "-m", "postfacta_app", "serve", "--port", str(self.port)]
@@ -148,12 +154,14 @@ class _Service:
 
     @staticmethod
     def _made() -> dict[str, str]:
-        return {name: secrets.token_hex(24) for name in ("password", *_NAMES)}
+        return {name: secrets.token_hex(24) for name in _NAMES}
 
     def put(self, password: str, *versions: Mapping[str, str]) -> None:
         """Replace the folder: the first version of each secret is in use, and the others are accepted."""
-        files = {f"postfacta_{name}": "\n".join(it[name] for it in versions) for name in _NAMES}
+        files = {f"postfacta_{name}": "\n".join(it[name] for it in versions) for name in _LINES}
         files["postfacta_database_dsn"] = self.dsn(password)
+        files["postfacta_rate_store"] = self.store.address(versions[0]["rate_store"])
+        files["postfacta_db_key"] = versions[0]["db_key"]
         replace_folder(self._folder, files)
 
     def dsn(self, password: str) -> str:
@@ -177,7 +185,7 @@ class _Service:
         """Sign what a Supabase project signs."""
         now = int(time.time())  # noqa: TID251 - of a token, as its issuer writes it
         claims = {
-            "iss": f"{_PROJECT}/auth/v1",
+            "iss": f"{self.project.url}/auth/v1",
             "sub": _SUBJECT,
             "aud": "authenticated",
             "role": "authenticated",
@@ -197,6 +205,8 @@ class _Service:
                 self._get("/api/v1/incidents", Authorization=f"Bearer {self.token(it)}") == 200
             ),
             "traffic_key": self._is_trusted,
+            "rate_store": self.store.serves,
+            "db_key": self._is_sent,
         }
         return accepted[name](version[name])
 
@@ -208,16 +218,29 @@ class _Service:
         self._get("/signin", **{"X-Traffic-Key": key, "X-Traffic-Class": "synthetic"})
         return self._synthetic() > before
 
+    def _is_sent(self, key: str) -> bool:
+        """Sign in, and see what the project is sent."""
+        self.project.token = self.token(self.next["jwt_secret"])
+        person = {"email": f"{secrets.token_hex(4)}@example.org", "password": secrets.token_hex(12)}
+        httpx2.post(f"{self.url}/login", json=person, timeout=_PATIENCE)
+        return self.project.key == key
+
+    def has_store(self) -> bool:
+        """Whether the service counts in the store."""
+        return self._sum("postfacta_ratelimit_store_up") > 0
+
     def _synthetic(self) -> float:
+        return self._sum("http_server_request_duration_seconds_count", 'traffic="synthetic"')
+
+    def _sum(self, metric: str, label: str = "") -> float:
         for version in (self.next, self.former):
             headers = {"Authorization": f"Bearer {version['metrics_token']}"}
             answer = httpx2.get(f"{self.url}/metrics", headers=headers, timeout=_PATIENCE)
             if answer.status_code == 200:
-                lines = [line for line in answer.text.splitlines() if 'traffic="synthetic"' in line]
-                counts = [
-                    line for line in lines if line.startswith("http_server_request_duration_seconds_count")
+                lines = [
+                    line for line in answer.text.splitlines() if line.startswith(metric) and label in line
                 ]
-                return sum(float(line.rpartition(" ")[2]) for line in counts)
+                return sum(float(line.rpartition(" ")[2]) for line in lines)
         raise RuntimeError("no token reads the metrics")
 
     def _connects(self, password: str) -> bool:
@@ -238,12 +261,13 @@ class _Service:
 
 def drill(folder: Path) -> tuple[list[Row], Counter[int]]:
     """Replace each secret; return what was seen of each, and how requests were answered."""
-    with EmbeddedPostgres(folder / "data") as server:
-        service = _Service(server, folder)
+    with EmbeddedPostgres(folder / "data") as server, Project() as project, Store(folder / "valkey") as store:
+        service = _Service(server, project, store, folder=folder)
         service.run("create database postfacta", "create role postfacta_app nologin", database="postgres")
         command("migrate", dsn=server.dsn("postfacta"))
         password = service.former["password"]
         service.run(f"create role postfacta login password '{password}' in role postfacta_app")
+        store.add(service.former["rate_store"])
         service.put(password, service.former)
         service.child.start()
         try:
@@ -254,17 +278,18 @@ def drill(folder: Path) -> tuple[list[Row], Counter[int]]:
 
 
 def _rotate(service: _Service) -> tuple[list[Row], Counter[int]]:
-    former, new, names = service.former, service.next, ("password", *_NAMES)
+    former, new = service.former, service.next
     with Load(service.url, service.token(former["jwt_secret"])) as first:
         time.sleep(1)  # noqa: TID251 - load before
         # The overlap: PostgreSQL has one password for a role, so its file follows at once. Only files are replaced.
+        service.store.add(new["rate_store"])
         service.run(f"alter role postfacta password '{new['password']}'")
         service.put(new["password"], new, former)
         began, seconds = time.monotonic(), dict[str, float]()
-        for name in names:
+        for name in _NAMES:
             _until(partial(service.accepts, name, new), f"new {name}")
             seconds[name] = time.monotonic() - began
-        overlaps = {name: service.accepts(name, former) for name in _NAMES}
+        overlaps = {name: service.accepts(name, former) for name in _LINES}
         time.sleep(1)  # noqa: TID251 - load with both
     # Connections that were opened with the former password; a write that is sent on one just then would fail.
     service.run("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'postfacta'")
@@ -272,15 +297,17 @@ def _rotate(service: _Service) -> tuple[list[Row], Counter[int]]:
     with Load(service.url, service.token(new["jwt_secret"])) as second:
         time.sleep(1)  # noqa: TID251 - load with new connections
         # The end of the overlap, with the signal that spares the wait.
+        service.store.remove(former["rate_store"])
         service.put(new["password"], new)
         os.kill(service.child.pid, signal.SIGHUP)
         with suppress(TimeoutError):
-            _until(lambda: not any(service.accepts(name, former) for name in names), "former", within=15)
+            _until(lambda: not any(service.accepts(name, former) for name in _NAMES), "former", within=15)
         time.sleep(1)  # noqa: TID251 - load after
-    refused = {name: not service.accepts(name, former) and service.accepts(name, new) for name in names}
+    refused = {name: not service.accepts(name, former) and service.accepts(name, new) for name in _NAMES}
+    refused["rate_store"] = refused["rate_store"] and service.has_store()
     if not service.child.is_running:
         raise RuntimeError(f"the service ended: {service.child.words}")
-    rows = [Row(name, seconds[name], overlaps.get(name), refused[name]) for name in names]
+    rows = [Row(name, seconds[name], overlaps.get(name), refused[name]) for name in _NAMES]
     return rows, first.answers + second.answers
 
 
@@ -326,7 +353,8 @@ def _report(rows: Sequence[Row], answers: Counter[int]) -> str:
             "|---|---|---|---|",
             *lines,
             "",
-            "PostgreSQL has one password for a role: there is no overlap, and requests go on with open connections. Files are read",
+            "PostgreSQL has one password for a role: there is no overlap, and requests go on with open connections. To the store of rate",
+            "limits, here a user of Valkey for each version, the service connects anew; each request was counted there. Files are read",
             "every 10 s, and at once on SIGHUP.",
             "",
             f"Measured on {datetime.now(UTC):%Y-%m-%d}: {', '.join(f'{name} {text}' for name, text in machine().items())}.",  # noqa: TID251 - of a report

@@ -54,7 +54,7 @@ from .reliability.business import BusinessMetrics
 from .reliability.pages import Reliability
 from .reliability.postgres import PostgresBusiness
 from .reliability.watch import Watch
-from .rotation import Rotation, password_of
+from .rotation import AGES, Rotation, password_of
 from .settings import AuthMode, Settings, is_loopback
 from .signals import api as signals
 from .signals.alertmanager import AlertLabels
@@ -150,7 +150,9 @@ def create_app(
     revocations = Revocations(
         PostgresIdentity(database), distrust=partial(guard.forget, lambda _: True), hide=stale.forget
     )
-    health, watch = _health(settings, database, telemetry), _watch(settings)
+    health, watch = _health(settings, database, telemetry), _watch(rotation)
+    for name in AGES:
+        business.show("postfacta_secret_age_seconds", partial(rotation.age, name), name)
     reliability = Reliability(health, telemetry.metrics, watch=watch)
     table = route_rules(
         settings,
@@ -181,7 +183,7 @@ def create_app(
         telemetry=telemetry,
         health=health,
         resources=[
-            rotation.watching(),
+            rotation.watching(rate_store),
             database,
             # With limits by address, `harden` opens it.
             *([rate_store] if rate_store and not address_limits(settings) else []),
@@ -341,10 +343,13 @@ def _health(settings: Settings, database: Database, telemetry: Telemetry) -> Hea
     return health
 
 
-def _watch(settings: Settings) -> Watch | None:
-    url = settings.prometheus_url
-    # One second a query: at exit, the process waits for one that is still running.
-    return Watch(Prometheus(url.get_secret_value(), timeout=1.0), "postfacta") if url else None
+def _watch(rotation: Rotation) -> Watch | None:
+    def current() -> Prometheus:
+        url = rotation.current.prometheus_url
+        # One second a query: at exit, the process waits for one that is still running.
+        return Prometheus(url.get_secret_value() if url else "", timeout=1.0)
+
+    return Watch(current, "postfacta") if rotation.current.prometheus_url else None
 
 
 def _is_away(database: Database) -> bool:

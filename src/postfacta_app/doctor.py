@@ -21,7 +21,7 @@ from .errors import AppError
 from .migrations import HEAD, revision, role_rights
 from .reach import NoDatabaseError, reach
 from .server import BACKLOG, PortInUseError, check_port, graceful_timeout
-from .settings import AuthMode, Settings
+from .settings import AuthMode, Settings, exposed_secrets
 
 __all__ = ["Finding", "report", "run"]
 
@@ -99,6 +99,10 @@ def report(findings: Iterable[Finding], say: Callable[[str], None]) -> int:
 def _look_at_settings(settings: Settings) -> list[Finding]:
     findings = [
         Finding("settings", "ok", f"environment {settings.environment}, sign-in {settings.auth_mode}")
+    ]
+    findings += [
+        Finding("secrets", "warn", f"every user of this machine can read {file}", f"chmod 600 {file}")
+        for file in exposed_secrets()
     ]
     if settings.auth_mode is AuthMode.NONE:
         findings.append(Finding("sign-in", "warn", "anyone on this machine can write", "AUTH_MODE=local"))

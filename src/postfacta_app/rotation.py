@@ -1,7 +1,7 @@
 """Reload secrets from their files, so that replacing one needs no restart.
 
-`database_dsn` (its password), `metrics_token`, `traffic_key` and `jwt_secret` are reloaded every ten seconds, on
-SIGHUP, and the password for each new connection. If a value is unreadable or invalid, the former one stays.
+They are reloaded every ten seconds and on SIGHUP, the database's password also for each new connection. If a value is
+missing, unreadable or invalid, the former one stays.
 """
 
 from __future__ import annotations
@@ -11,21 +11,32 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
 import anyio
+from pydantic import SecretStr
 
+from postfacta_core.clock import WALL, Clock
+from postfacta_core.limits.store import SharedStore
 from postfacta_core.terminal import has_terminal
 
-from .settings import Settings, SettingsError
+from .settings import Settings, SettingsError, secret_files
 
-__all__ = ["Rotation", "password_of"]
+__all__ = ["AGES", "Rotation", "password_of"]
 
 _LOGGER: Final = logging.getLogger("postfacta_app")
-_SECRETS: Final = ("database_dsn", "metrics_token", "traffic_key", "jwt_secret")
+_SECRETS: Final = (
+    *("database_dsn", "metrics_token", "traffic_key", "jwt_secret"),
+    *("db_key", "rate_store", "prometheus_url"),
+)
+# Files that addresses name: they are read for each new connection, to a store once they have changed.
+_TLS: Final = {"database_tls": "database_dsn", "rate_store_tls": "rate_store"}
+AGES: Final = (*_SECRETS, *_TLS)
+"""What `age` knows."""
 _EVERY: Final = 10.0
 
 
@@ -36,21 +47,34 @@ class Rotation:
         settings: The settings it was started with.
         read: Reloads them; may raise `SettingsError`. None disables reloading.
         every: Seconds between reloads.
+        wall: Seconds since the epoch.
     """
 
     def __init__(
-        self, settings: Settings, read: Callable[[], Settings] | None = None, *, every: float = _EVERY
+        self,
+        settings: Settings,
+        read: Callable[[], Settings] | None = None,
+        *,
+        every: float = _EVERY,
+        wall: Clock = WALL,
     ) -> None:
         self._current = settings
         self._read = read
         self._every = every
+        self._wall = wall
         self._turn = threading.Lock()
         self._complaint = ""
+        self._changed_at = _changes(settings) if read else {}
 
     @property
     def current(self) -> Settings:
         """The settings with the secrets last read."""
         return self._current
+
+    def age(self, name: str) -> float | None:
+        """Return the seconds since the oldest file of a secret was changed; None if it comes from none."""
+        times = self._changed_at.get(name)
+        return self._wall() - min(times) if times else None
 
     def reread(self) -> None:
         """Reload. It reads files, so call it in a thread."""
@@ -59,14 +83,19 @@ class Rotation:
         with self._turn:
             try:
                 found = self._read()
+                self._changed_at = _changes(found)
             except SettingsError as error:
                 self._complain("secrets.unreadable", str(error))
                 return
             old = self._current
             changed = [name for name in _SECRETS if getattr(found, name) != getattr(old, name)]
+            gone = [name for name in changed if getattr(found, name) is None]
+            changed = [name for name in changed if name not in gone]
             if _place(found) != _place(old):
                 changed.remove("database_dsn")
                 self._complain("secrets.need_restart", "database_dsn: only its password can change")
+            elif gone:
+                self._complain("secrets.unreadable", f"{', '.join(gone)}: no longer set")
             else:
                 self._complaint = ""
             if changed:
@@ -84,8 +113,12 @@ class Rotation:
         return password_of(self._current) or ""
 
     @asynccontextmanager
-    async def watching(self) -> AsyncGenerator[None]:
-        """Reload until the block ends, and on SIGHUP if this is the main thread."""
+    async def watching(self, store: SharedStore | None = None) -> AsyncGenerator[None]:
+        """Reload until the block ends, and on SIGHUP if this is the main thread.
+
+        Args:
+            store: The store of rate limits, which is replaced once its address or a file named in it has changed.
+        """
         loop, wake, had_terminal = asyncio.get_running_loop(), asyncio.Event(), has_terminal()
 
         def hang_up() -> None:
@@ -95,11 +128,16 @@ class Rotation:
             wake.set()
 
         async def keep_looking() -> None:
+            before = self._of_store()
             while True:
                 with anyio.move_on_after(self._every):
                     await wake.wait()
                 wake.clear()
                 await anyio.to_thread.run_sync(self.reread)
+                now = self._of_store()
+                if store and now != before:
+                    await store.replace(now[0])
+                before = now
 
         before = signal.getsignal(signal.SIGHUP)
         with suppress(ValueError, RuntimeError):
@@ -112,6 +150,21 @@ class Rotation:
                 tasks.cancel_scope.cancel()
                 if loop.remove_signal_handler(signal.SIGHUP):
                     signal.signal(signal.SIGHUP, before)
+
+    def _of_store(self) -> tuple[str, object]:
+        """Return what a connection to the store of rate limits depends on."""
+        address = self._current.rate_store
+        return (address.get_secret_value() if address else "", self._changed_at.get("rate_store_tls"))
+
+
+def _changes(settings: Settings) -> dict[str, list[float]]:
+    """Return when the files of each secret were changed."""
+    files: dict[str, Iterable[Path]] = {name: [file] for name, file in secret_files().items()}
+    for name, of in _TLS.items():
+        address: SecretStr | None = getattr(settings, of)
+        named = parse_qs(urlsplit(address.get_secret_value()).query) if address else {}
+        files[name] = [Path(it) for key, values in named.items() if key.startswith("ssl") for it in values]
+    return {name: [it.stat().st_mtime for it in of if it.is_file()] for name, of in files.items()}
 
 
 def password_of(settings: Settings) -> str | None:

@@ -30,7 +30,7 @@ from postfacta_postgres import connecting
 from postfacta_slo.status.prometheus import check_address
 
 __all__ = [
-    "AuthMode", "Settings", "SettingsError", "exposed_secrets", "is_loopback", "load_settings", "variable",
+    "AuthMode", "Settings", "SettingsError", "exposed_secrets", "is_loopback", "load_settings", "secret_files", "variable",
 ]  # fmt: skip
 
 _PREFIX = "POSTFACTA_"
@@ -331,18 +331,21 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: object)
         raise SettingsError(_explain(invalid)) from None
 
 
-def exposed_secrets(environ: Mapping[str, str] | None = None) -> list[Path]:
-    """List the secret files that every user of this machine can read.
+def secret_files(environ: Mapping[str, str] | None = None) -> dict[str, Path]:
+    """Return the file of each secret that is read from one.
 
     Raises:
-        SettingsError: If one cannot be found.
+        SettingsError: If the folder of secrets is none.
     """
     environ = os.environ if environ is None else environ
-    secrets = (
-        field for field, about in Settings.model_fields.items() if "SecretStr" in str(about.annotation)
-    )
-    found = (_file_of(field, environ) for field in secrets)
-    return [file for file, _ in filter(None, found) if file.exists() and file.stat().st_mode & 0o004]
+    secrets = [it for it, about in Settings.model_fields.items() if "SecretStr" in str(about.annotation)]
+    return {field: found[0] for field in secrets if (found := _file_of(field, environ))}
+
+
+def exposed_secrets(environ: Mapping[str, str] | None = None) -> list[Path]:
+    """List the secret files that every user of this machine can read or change; raises as `secret_files` does."""
+    files = secret_files(environ).values()
+    return [file for file in files if file.exists() and file.stat().st_mode & 0o006]
 
 
 def _look_up(field: str, environ: Mapping[str, str]) -> str | None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import UUID, uuid4
 
 import anyio
@@ -308,6 +309,14 @@ def test_what_happens_here_is_counted() -> None:
     told = shown(business)
     assert told["postfacta_incidents_opened_total", "HIGH"] == 2
     assert told["postfacta_auth_attempts_total", "password", "bad_credentials"] == 1
+
+
+def test_a_value_that_is_known_is_shown_with_its_labels() -> None:
+    ages = {"jwt_secret": 5.0, "metrics_token": None}
+    business = BusinessMetrics(expected=HEAD, clock=ManualClock())
+    for name in ages:
+        business.show("postfacta_secret_age_seconds", partial(ages.get, name), name)
+    assert shown(business) == {AGE: 0, ("postfacta_secret_age_seconds", "jwt_secret"): 5.0}
 
 
 def test_what_callers_name_makes_a_thousand_series_and_one_for_all_others() -> None:

@@ -6,6 +6,7 @@ import os
 import resource
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
@@ -237,6 +238,21 @@ def test_a_public_address_that_is_called_local_is_warned_of(
     monkeypatch.setenv("POSTFACTA_METRICS_TOKEN", "x")
     _, shown, _ = doctor(capsys, "--host", "0.0.0.0")  # noqa: S104 - nothing answers there
     assert shown.keys().isdisjoint({"cookies", "metrics"})
+
+
+def test_a_secret_that_every_user_can_read_is_warned_of(
+    migrated: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("secret")
+    monkeypatch.setenv("POSTFACTA_METRICS_TOKEN_FILE", str(file))
+    file.chmod(0o640)
+    assert "secrets" not in doctor(capsys)[1]
+    for mode in (0o644, 0o602):
+        file.chmod(mode)
+        _, shown, text = doctor(capsys)
+        assert shown["secrets"] == "warn"
+        assert f"chmod 600 {file}" in text
 
 
 def test_metrics_without_a_token_are_warned_of_outside_local(

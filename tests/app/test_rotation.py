@@ -18,8 +18,9 @@ import httpx2
 import pytest
 
 from chaos.rotation import Load
-from postfacta_app.rotation import Rotation, password_of
+from postfacta_app.rotation import AGES, Rotation, password_of
 from postfacta_app.settings import Settings, SettingsError, load_settings
+from postfacta_core.limits.store import SharedStore
 from postfacta_embedded import EmbeddedPostgres
 from tests.app.running import ADMIN, command, read_until, started
 from tests.kit.pg import execute, fetch_value, fresh_database
@@ -97,6 +98,86 @@ def test_another_database_needs_a_restart_and_says_so(caplog: pytest.LogCaptureF
     assert rotation.current.traffic_keys == (NEXT,)
     assert caplog.records[0].getMessage() == "secrets.need_restart"
     assert "elsewhere" not in str(vars(caplog.records[0]))
+
+
+def test_a_secret_that_is_removed_stays_in_use(caplog: pytest.LogCaptureFixture) -> None:
+    source = Source(METRICS_TOKEN=FORMER, TRAFFIC_KEY=FORMER)
+    rotation = Rotation(source(), source)
+    del source.environ["POSTFACTA_METRICS_TOKEN"]
+    source.set("TRAFFIC_KEY", NEXT)
+    rotation.reread()
+    rotation.reread()
+    assert rotation.current.metrics_tokens == (FORMER,)
+    assert rotation.current.traffic_keys == (NEXT,)
+    assert [record.getMessage() for record in caplog.records] == ["secrets.unreadable", "secrets.changed"]
+    assert vars(caplog.records[0])["reason"].startswith("metrics_token: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "former", "new"),
+    [
+        ("DB_KEY", FORMER, NEXT),
+        ("RATE_STORE", "async+valkey://:one@127.0.0.1:9", "async+valkey://:two@127.0.0.1:9"),
+        ("PROMETHEUS_URL", "http://a:one@127.0.0.1:9", "http://a:two@127.0.0.1:9"),
+    ],
+)
+def test_addresses_and_keys_of_others_are_replaced_too(name: str, former: str, new: str) -> None:
+    source = Source(**{name: former})
+    rotation = Rotation(source(), source)
+    source.set(name, new)
+    rotation.reread()
+    assert getattr(rotation.current, name.lower()).get_secret_value() == new
+
+
+class FakeStore(SharedStore):
+    """A store that only remembers what replaced it."""
+
+    def __init__(self) -> None:
+        self.replaced_by: list[object] = []
+
+    async def replace(self, storage: object) -> None:
+        self.replaced_by.append(storage)
+
+
+async def test_the_store_of_rates_is_replaced_when_its_address_or_a_file_of_it_changes(
+    tmp_path: Path,
+) -> None:
+    certificate = tmp_path / "client.pem"
+    certificate.touch()
+    address = f"async+valkeys://:{{}}@127.0.0.1:9?ssl_certfile={certificate}"
+    source, store = Source(RATE_STORE=address.format("one")), FakeStore()
+    rotation = Rotation(source(), source, every=0.01)
+    async with rotation.watching(store):
+        source.set("RATE_STORE", address.format("two"))
+        with anyio.fail_after(PATIENCE):
+            while len(store.replaced_by) < 1:
+                await anyio.sleep(0.01)
+            os.utime(certificate, (1, 1))
+            while len(store.replaced_by) < 2:
+                await anyio.sleep(0.01)
+    assert store.replaced_by == [address.format("two")] * 2
+
+
+def test_the_age_of_a_secret_is_that_of_its_oldest_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, key, root = (tmp_path / name for name in ("token", "key.pem", "root.pem"))
+    for number, file in enumerate((token, key, root), 1):
+        file.write_text(FORMER)
+        os.utime(file, (100 * number, 100 * number))
+    source = Source(
+        METRICS_TOKEN_FILE=str(token), DATABASE_DSN=f"postgresql://db/shop?sslkey={key}&sslrootcert={root}"
+    )
+    monkeypatch.setenv("POSTFACTA_METRICS_TOKEN_FILE", str(token))
+    rotation = Rotation(source(), source, wall=lambda: 1000.0)
+    assert {name: rotation.age(name) for name in AGES if rotation.age(name)} == {
+        "metrics_token": 900.0,
+        "database_tls": 800.0,
+    }
+    os.utime(token, (990, 990))
+    rotation.reread()
+    assert rotation.age("metrics_token") == 10.0
+    assert Rotation(source()).age("metrics_token") is None
 
 
 def test_without_a_source_all_stays() -> None:

@@ -31,7 +31,14 @@ def test_a_row_holds_if_the_former_secret_is_accepted_and_then_refused(
 def test_every_secret_is_replaced_without_a_failed_request(programs: None) -> None:
     with open_folder() as folder:
         rows, answers = drill(folder)
-    assert {row.secret for row in rows} == {"password", "metrics_token", "traffic_key", "jwt_secret"}
+    assert {row.secret for row in rows} == {
+        "password",
+        "metrics_token",
+        "traffic_key",
+        "jwt_secret",
+        "rate_store",
+        "db_key",
+    }
     assert all(row.is_held for row in rows)
     assert answers.keys() == {200, 201}
     assert answers.total() > 100

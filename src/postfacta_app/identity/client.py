@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self, cast
@@ -48,20 +48,28 @@ class Client:
     Args:
         name: Its name in errors and metrics.
         settings: Where the project is, and its key.
+        current: Returns the settings with the current key; by default it stays.
         guards: Policies around each call and its whole response, outermost first. Must include a `Timeout`: there is no
             other.
         observer: Called with each call.
     """
 
-    def __init__(self, name: str, settings: Settings, *guards: Guard, observer: Observer = ignore) -> None:
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        *guards: Guard,
+        current: Callable[[], Settings] | None = None,
+        observer: Observer = ignore,
+    ) -> None:
         self.name: str = name
         self._pipeline = Pipeline(*guards)
         outgoing = Outgoing(name, tell=False, observer=observer)
-        key = settings.db_key.get_secret_value() if settings.db_key else ""
+        self._current = current or (lambda: settings)
         self._http = httpx2.AsyncClient(
             base_url=f"{settings.db_url}/auth/v1/",
             # A compressed response could expand a thousandfold.
-            headers={"apikey": key, "Accept": "application/json", "Accept-Encoding": "identity"},
+            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
             transport=outgoing.transport(httpx2.AsyncHTTPTransport(trust_env=False)),
             follow_redirects=False,
             timeout=None,  # The guards' timeout is for the whole call.
@@ -80,7 +88,9 @@ class Client:
         return await self._pipeline.call(self._ask, method, path, body)
 
     async def _ask(self, method: str, path: str, body: Mapping[str, JsonValue] | None) -> Reply:
-        async with self._http.stream(method, path, json=body) as response:
+        key = self._current().db_key
+        headers = {"apikey": key.get_secret_value() if key else ""}
+        async with self._http.stream(method, path, json=body, headers=headers) as response:
             read = bytearray()
             async for part in response.aiter_raw():
                 read += part

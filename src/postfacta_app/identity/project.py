@@ -42,7 +42,9 @@ class Project:
     ) -> None:
         settings, store, transactions = rotation.current, PostgresIdentity(database), Transactions(database)
         # Separate pipelines: failing sign-ins must not stop the fetching of keys, nor the reverse.
-        publisher = Client("jwks", settings, Timeout(3, name="jwks"), observer=observer)
+        publisher = Client(
+            "jwks", settings, Timeout(3, name="jwks"), current=lambda: rotation.current, observer=observer
+        )
         gotrue = Client(
             "gotrue",
             settings,
@@ -55,6 +57,7 @@ class Project:
             ),
             Bulkhead("gotrue", 20, observer=observer),
             Timeout(4, name="gotrue"),  # A sign-in request has a deadline of 5 seconds.
+            current=lambda: rotation.current,
             observer=observer,
         )
         self.keys: Jwks = Jwks(partial(publisher.ask, "GET", ".well-known/jwks.json"))

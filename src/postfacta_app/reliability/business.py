@@ -28,7 +28,10 @@ METRICS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
         "How many of these incidents have a known duration, or why not.",
         ("phase", "status"),
     ),
-    "postfacta_secret_age_seconds": ("The age of the oldest secret in use.", ("secret",)),
+    "postfacta_secret_age_seconds": (
+        "Age of the oldest API token in use; of other secrets, since their file changed.",
+        ("secret",),
+    ),
     "postfacta_incidents_opened_total": ("Incidents recorded here, without private ones.", ("severity",)),
     "postfacta_incident_transitions_total": (
         "Status transitions made by this process, without private incidents.",
@@ -86,7 +89,7 @@ class BusinessMetrics(Collector):
         self._told: Sequence[Sample] = ()
         self._told_at = clock()
         self._counts: defaultdict[tuple[str, tuple[str, ...]], int] = defaultdict(int)
-        self._shown: dict[str, Callable[[], float | None]] = {}
+        self._shown: dict[tuple[str, tuple[str, ...]], Callable[[], float | None]] = {}
         self._schema: Sequence[Sample] = ()
 
     def count(self, metric: str, *labels: str) -> None:
@@ -96,9 +99,9 @@ class BusinessMetrics(Collector):
             labels = labels if known < _MOST_SERIES else ("_OTHER",) * len(labels)
         self._counts[metric, labels] += 1
 
-    def show(self, metric: str, read: Callable[[], float | None]) -> None:
+    def show(self, metric: str, read: Callable[[], float | None], *labels: str) -> None:
         """Export a value at each scrape, unless it is None."""
-        self._shown[metric] = read
+        self._shown[metric, labels] = read
 
     def attempted(self, mode: str, outcome: str) -> None:
         self.count("postfacta_auth_attempts_total", mode, outcome)
@@ -127,9 +130,7 @@ class BusinessMetrics(Collector):
         families = {name: _family(name) for name in METRICS}
         counted = [Sample(metric, labels, value) for (metric, labels), value in tuple(self._counts.items())]
         age = Sample("postfacta_business_metrics_age_seconds", (), self._clock() - self._told_at)
-        shown = [
-            Sample(metric, (), now) for metric, read in self._shown.items() if (now := read()) is not None
-        ]
+        shown = [Sample(*it, value) for it, read in self._shown.items() if (value := read()) is not None]
         for sample in (*self._told, *counted, *shown, *self._schema, age):
             families[sample.metric].add_metric(sample.labels, sample.value)
         yield from families.values()

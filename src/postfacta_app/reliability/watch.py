@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -32,7 +32,7 @@ class Watch:
     """Holds the last reading of the objectives.
 
     Args:
-        prometheus: The Prometheus to query.
+        prometheus: The Prometheus to query, or what returns the current one.
         service: The name of the service.
         interval: Seconds between readings; at most five after one that failed.
         clock: Monotonic seconds.
@@ -46,17 +46,17 @@ class Watch:
 
     def __init__(
         self,
-        prometheus: Prometheus,
+        prometheus: Prometheus | Callable[[], Prometheus],
         service: str,
         *,
         interval: float = 60.0,
         clock: Clock = MONOTONIC,
         wall: Clock = WALL,
     ) -> None:
-        self.name: str = prometheus.name
+        self._current = prometheus if callable(prometheus) else lambda: prometheus
+        self.name: str = self._current().name
         self.seen: Seen | None = None
         self.error: str = ""
-        self._prometheus = prometheus
         self._service = service
         self._interval = interval
         self._clock = clock
@@ -84,4 +84,6 @@ class Watch:
             await anyio.sleep(min(self._interval, _AGAIN) if self.error else self._interval)
 
     def _read(self) -> Sequence[SloStatus]:
-        return query_status(self._prometheus, at=self._wall(), window=WINDOW, service=self._service)
+        prometheus = self._current()
+        self.name = prometheus.name
+        return query_status(prometheus, at=self._wall(), window=WINDOW, service=self._service)

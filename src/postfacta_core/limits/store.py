@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, get_args
 
 import anyio
@@ -30,13 +29,12 @@ Strategy = Literal["fixed-window", "moving-window", "sliding-window-counter"]
 
 _STRATEGIES: Final = get_args(Strategy)
 
-# A busy loop sees an answer late, and takes it for none. A timeout late by this much says nothing about a store that
-# answered within the last second; after that it is, or a store that is away would hold up a busy loop for ever.
+# A busy loop sees an answer late, and takes it for none. A timeout late by this much says nothing about a store that answered
+# within the last second; after that it does, or a store that is away would hold up a busy loop for ever.
 _LATE: Final = 1.5
 _RECENTLY: Final = 1.0
 _CLOSE: Final = 1.0
-# Between the two looks at the wall clock there are some microseconds.
-_ROUNDING: Final = 1e-3
+_ROUNDING: Final = 1e-3  # Between the two looks at the wall clock there are some microseconds.
 
 
 class SharedStore:
@@ -83,13 +81,10 @@ class SharedStore:
         validation.seconds("SharedStore.timeout", timeout, example="timeout=0.05")
         validation.whole("SharedStore.max_calls", max_calls, example="max_calls=16")
         if backoff is not None:
-            validation.instance(
-                "SharedStore.backoff", backoff, Backoff, example="Backoff(base=1.0, cap=30.0)"
-            )
+            validation.instance("SharedStore.backoff", backoff, Backoff, example="Backoff(base=1.0)")
         validation.functions("SharedStore", clock=clock, luck=luck)
-        built = _storage(storage)
         kind: Callable[[Storage], RateLimiter] = STRATEGIES[strategy]
-        self._limits = kind(built)
+        self._limits = kind(_storage(storage))
         self._timeout = timeout
         self._turns = anyio.Semaphore(max_calls, fast_acquire=True)
         self._backoff = backoff or Backoff(base=1.0, cap=30.0)
@@ -141,21 +136,15 @@ class SharedStore:
         """Take ownership of its connections. It works without that too, but then they are never closed."""
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close its connections, within a second. It may be used again, and opens new ones then."""
-        # `limits` has no word for it: this is where its Valkey and Redis storages keep their clients.
-        bridge = getattr(self._limits.storage, "bridge", None)
-        clients: list[Any] = [getattr(bridge, name, None) for name in ("storage", "storage_replica")]
-        clients += getattr(getattr(bridge, "sentinel", None), "sentinels", ())
-        with anyio.move_on_after(_CLOSE, shield=True):
-            for client in filter(None, clients):
-                with suppress(Exception):  # Foreign code; what cannot be closed is gone already.
-                    await client.aclose()
+        await _close(self._limits.storage)
+
+    async def replace(self, storage: str | Storage) -> None:
+        """Use another storage from now on, such as the same one with a new password; calls under way end with the former."""
+        former, self._limits = self._limits.storage, type(self._limits)(_storage(storage))
+        await anyio.sleep(self._timeout)
+        await _close(former)
 
     async def test(self, item: RateLimitItem, cost: int, *key: str) -> Decision:
         """Return whether a cost is within the rate, and what is left without it."""
@@ -193,6 +182,17 @@ class SharedStore:
     def _changed(self, error: str) -> None:
         for tell in self._tell:
             tell(not error, error)
+
+
+async def _close(storage: Storage) -> None:
+    # `limits` has no word for it: this is where its Valkey and Redis storages keep their clients.
+    bridge = getattr(storage, "bridge", None)
+    clients: list[Any] = [getattr(bridge, name, None) for name in ("storage", "storage_replica")]
+    clients += getattr(getattr(bridge, "sentinel", None), "sentinels", ())
+    with anyio.move_on_after(_CLOSE, shield=True):
+        for client in filter(None, clients):
+            with suppress(Exception):  # Foreign code; what cannot be closed is gone already.
+                await client.aclose()
 
 
 def _storage(storage: str | Storage) -> Storage:

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 import httpx2
 import pytest
+from pydantic import SecretStr
 
 from postfacta_app.identity.client import Client
 from postfacta_app.identity.gotrue import SupabaseAccounts
@@ -88,6 +89,15 @@ async def test_a_right_password_is_answered_with_the_projects_own_token(realm: R
     assert await realm.world.database.fetch("select * from tokens", operation="test") == []
     audit = await realm.world.database.fetch("select action from audit_log order by seq", operation="test")
     assert [row["action"] for row in audit] == ["user.create", "session.begin"]
+
+
+async def test_a_new_key_is_sent_with_the_next_request(realm: Realm) -> None:
+    settings = realm.project.settings()
+    current = [settings, settings.model_copy(update={"db_key": SecretStr("another key")})]
+    async with Client("gotrue", settings, Timeout(20), current=lambda: current[0]) as client:
+        assert (await client.ask("GET", "settings")).status_code == 200
+        del current[0]
+        assert (await client.ask("GET", "settings")).status_code == 401
 
 
 REFUSALS: list[tuple[int, Json]] = [

@@ -41,6 +41,17 @@ async def test_what_was_read_is_there_with_its_age(told: Told) -> None:
     assert watch.age() == 42.0
 
 
+async def test_a_new_address_is_read_the_next_time(told: Told) -> None:
+    current = [Prometheus("http://127.0.0.1:9", timeout=1.0)]
+    watch = Watch(lambda: current[-1], "postfacta", interval=0.01)
+    assert watch.name == "http://127.0.0.1:9"
+    async with watch.running():
+        await until(lambda: bool(watch.error))
+        current.append(Prometheus(told.url.replace("//", "//me:secret@"), timeout=1.0))
+        await until(lambda: watch.seen is not None)
+    assert watch.name == told.url
+
+
 @pytest.mark.parametrize(
     "broken", ["<html>", '{"status": "success", "data": {"resultType": "vector", "result": [{}]}}']
 )

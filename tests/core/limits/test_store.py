@@ -43,9 +43,9 @@ class Server(Protocol):
     def terminate(self) -> None: ...
 
 
-def client(server: Server) -> Any:
+def client(server: Server, password: str | None = None) -> Any:
     # Its types are those of the async client as well.
-    return Valkey(port=server.port, socket_timeout=5.0)
+    return Valkey(port=server.port, password=password, socket_timeout=5.0)
 
 
 @pytest.fixture
@@ -170,6 +170,28 @@ async def test_no_request_fails_or_waits_longer_than_the_timeout_and_the_store_c
     assert told(observer)[:2] == [False, True]
     # Once for each change, not for each request; a busy machine may have shaken it once more.
     assert len(told(observer)) <= 4
+
+
+async def test_a_store_with_a_new_password_takes_the_place_of_the_former(
+    server: Server, observer: RecordingObserver
+) -> None:
+    def address(password: str) -> str:
+        return f"async+valkey://:{password}@127.0.0.1:{server.port}"
+
+    with client(server) as asked:
+        asked.config_set("requirepass", "former")
+    async with SharedStore(address("former"), timeout=5.0) as store:
+        limiter = RateLimiter(NAME, "3/minute", store=store, observer=observer)
+        assert (await limiter.hit("a")).remaining == 2
+        with client(server, "former") as asked:
+            asked.config_set("requirepass", "next")
+        await store.replace(address("next"))
+        with client(server, "next") as asked:
+            assert len(asked.client_list()) == 1
+            assert (await limiter.hit("a")).remaining == 1
+            assert len(asked.client_list()) == 2
+        assert store.is_up
+    assert told(observer) == []
 
 
 async def test_no_answer_goes_to_the_next_request_after_calls_that_were_cut_off(
