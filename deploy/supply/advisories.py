@@ -1,6 +1,6 @@
-"""Compare packages with advisories: by pip-audit, or by a folder of advisories in the OSV format, for machines without a network.
+"""Compare packages with advisories: by pip-audit, or by a copy of advisories in the OSV format, for machines without a network.
 
-The folder holds a JSON file for each advisory, as the archive `PyPI/all.zip` of OSV does. A source counts only if it finds the
+The copy is a JSON file for each advisory, in a folder or in an archive such as OSV's `PyPI/all.zip`. A source counts only if it finds the
 canary, a package that is known to be vulnerable: else it was not asked, and what it does not find means nothing.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -104,14 +105,12 @@ def audit(packages: Packages) -> list[Advisory]:
 
 
 def mirror(folder: Path) -> Source:
-    """Return a source that reads a folder of advisories in the OSV format.
+    """Return a source that reads advisories in the OSV format, from a folder or an archive.
 
     Raises:
         NotAskedError: There are none.
     """
-    advisories: list[dict[str, Any]] = [
-        json.loads(file.read_text()) for file in sorted(folder.rglob("*.json"))
-    ]
+    advisories: list[dict[str, Any]] = [json.loads(text) for text in _texts(folder)]
     if not advisories:
         raise NotAskedError(f"{folder} holds no advisories")
 
@@ -126,6 +125,14 @@ def mirror(folder: Path) -> Source:
         ]
 
     return ask
+
+
+def _texts(place: Path) -> Iterator[bytes]:
+    if place.is_file():
+        with zipfile.ZipFile(place) as archive:
+            yield from (archive.read(name) for name in archive.namelist() if name.endswith(".json"))
+    else:
+        yield from (file.read_bytes() for file in sorted(place.rglob("*.json")))
 
 
 def _named(advisory: Mapping[str, Any]) -> set[NormalizedName]:

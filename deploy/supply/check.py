@@ -1,9 +1,9 @@
 """Look at what is shipped: a bill of materials, licences, advisories, and secrets in the history.
 
-    python deploy/supply/check.py [--advisories FOLDER] [--out build/supply]
+    python deploy/supply/check.py [--advisories COPY] [--out build/supply]
 
 The bill is CycloneDX 1.6, of an environment that is installed from `requirements/image.txt`. Advisories are those of the package
-index, or those of a folder in the OSV format. Exit codes: 0 all passed, 1 something failed, 77 something could not be
+index, or those of a copy in the OSV format. Exit codes: 0 all passed, 1 something failed, 77 something could not be
 looked at, which is never passed.
 """
 
@@ -168,7 +168,9 @@ def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--advisories", type=Path, help="a folder of advisories in the OSV format")
+    parser.add_argument(
+        "--advisories", type=Path, help="a folder or an archive of advisories in the OSV format"
+    )
     parser.add_argument("--out", type=Path, default=_ROOT / "build/supply", help="where the bill goes")
     given = parser.parse_args(words)
     outcome, policy = Outcome(), Policy()

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Mapping
 from copy import deepcopy
 from datetime import date
@@ -142,6 +143,17 @@ def test_a_folder_of_advisories_is_read_without_a_network(tmp_path: Path) -> Non
     for other in (advisory(withdrawn="2026-01-01T00:00:00Z"), advisory("another")):
         file.write_text(json.dumps(other))
         assert mirror(tmp_path)({"jinja2": "2.4.1"}) == []
+
+
+def test_an_archive_of_advisories_is_read_as_it_is(tmp_path: Path) -> None:
+    archive = tmp_path / "all.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("README.txt", "not an advisory")
+    with pytest.raises(NotAskedError, match="no advisories"):
+        mirror(archive)
+    with zipfile.ZipFile(archive, "a") as opened:
+        opened.writestr("GHSA-1.json", json.dumps(advisory()))
+    assert [found.names for found in mirror(archive)(CANARY)] == [{"GHSA-1", "CVE-2016-10745"}]
 
 
 def test_the_policy_names_what_is_shipped() -> None:

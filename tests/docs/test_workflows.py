@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 GITHUB = Path(__file__).parent.parent.parent / ".github"
 CI = (GITHUB / "workflows/ci.yml").read_text()
@@ -72,6 +75,42 @@ def test_zizmor_finds_each_break(tmp_path: Path) -> None:
         done = zizmor(file)
         assert done.returncode > 10, audit
         assert f"[{audit}]" in done.stdout, done.stdout
+
+
+def jobs_that_may(permission: str) -> dict[str, dict[str, Any]]:
+    """Return the jobs of all workflows that have a permission to write."""
+    return {
+        f"{file.stem}.{name}": job
+        for file in sorted((GITHUB / "workflows").glob("*.yml"))
+        for name, job in yaml.safe_load(file.read_text())["jobs"].items()
+        if job["permissions"].get(permission) == "write"
+    }
+
+
+def test_what_may_sign_or_publish_runs_no_code_of_the_repository() -> None:
+    signing, publishing = jobs_that_may("id-token"), jobs_that_may("contents")
+    assert list(signing) == ["release.attest"]
+    assert list(publishing) == ["release.release"]
+    for job in (*signing.values(), *publishing.values()):
+        used = [step["uses"].partition("@")[0] for step in job["steps"] if "uses" in step]
+        assert set(used) <= {"actions/attest", "actions/download-artifact", "actions/upload-artifact"}
+        ran = "\n".join(step.get("run", "") for step in job["steps"])
+        assert "sha256sum --check --strict SHA256SUMS" in ran
+        assert not re.search(r"\b(python|pip|make|bash|sh|npm|curl)\b", ran)
+
+
+def test_a_release_has_a_signed_origin_and_a_signed_bill_which_are_verified() -> None:
+    jobs = yaml.safe_load((GITHUB / "workflows/release.yml").read_text())["jobs"]
+    assert [job.get("needs") for job in jobs.values()] == [None, "build", "attest"]
+    attested = [step["with"] for step in jobs["attest"]["steps"] if "attest@" in step.get("uses", "")]
+    assert [sorted(given) for given in attested] == [
+        ["subject-checksums"],
+        ["sbom-path", "subject-checksums"],
+    ]
+    verified = jobs["release"]["steps"][-1]["run"]
+    assert verified.count("gh attestation verify") == 2
+    assert verified.index("gh attestation verify") < verified.index("gh release create")
+    assert "diff -r dist again" in str(jobs["build"]["steps"])
 
 
 def test_the_schema_finds_a_job_without_a_runner(tmp_path: Path) -> None:
