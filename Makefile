@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-rest check docs fix lock bench bench-overload mutate load chaos assess drain faults slow slo proofs rules-test dashboards gameday k8s-check image-check supply-check rotation-drill canary-drill rollback-drill restore-drill fleet-drill failover-drill migration-drill migrations-check
+.PHONY: help demo test test-all test-rest check docs fix lock bench bench-overload mutate load chaos assess drain faults slow slo proofs rules-test dashboards gameday k8s-check image-check supply-check rotation-drill canary-drill rollback-drill restore-drill fleet-drill failover-drill migration-drill prr migrations-check
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PURE := src/postfacta_core/guards/_[cdkos]*,src/postfacta_core/limits/_*,src/postfacta_core/deadlines/_*,src/postfacta_core/drain/_course*,src/postfacta_core/health/_*,src/postfacta_postgres/_*,src/postfacta_core/telemetry/*,src/postfacta_slo/*,src/postfacta_lab/*
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
@@ -91,6 +91,8 @@ migrations-check: .venv/dev ## Lint what each revision of the schema sends to Po
 	python deploy/migrations/check.py
 migration-drill: .venv/dev ## Migrate under load with both versions, kill the upgrade, and notice bad ones (needs haproxy): six minutes
 	python deploy/migrations/drill.py --markdown docs/reference/migrations.md
+prr: .venv/dev    ## Review whether PostFacta is ready: less than a minute, TIER=full for all that can be run here (an hour), or ONLY="R05 R12"
+	python -m deploy.prr $(ONLY) --tier $(or $(TIER),fast)
 lock: .venv/dev   ## Compile requirements/*.txt anew, with hashes and without hosts
 	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header pyproject.toml --extra app --group build -o requirements/app.txt
 	uv pip compile -q --universal --generate-hashes --no-emit-find-links --no-header --group build -c requirements/app.txt -o requirements/build.txt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from chaos.durability import Durability
@@ -11,9 +12,15 @@ from postfacta_lab.chaos.experiment import Experiment
 from postfacta_lab.engine.page import machine
 from postfacta_lab.load.gate import percentile
 
-__all__ = ["by_kind", "replace_tables"]
+__all__ = ["by_kind", "measured", "replace_tables"]
 
 _HEAD = ("experiment", "verdict", "requests", "failed", "longest wait s", "well again after s")
+
+
+def measured() -> str:
+    """Name the machine of some figures and their day, by which a readiness review sees how old they are."""
+    about = ", ".join(f"{name} {value}" for name, value in machine().items() if name != "revision")
+    return f"Machine: {about}. Measured on {datetime.now(UTC):%Y-%m-%d}."  # noqa: TID251 - of a report
 
 
 def by_kind(found: Durability) -> list[tuple[str, int, float, float, float, float]]:
@@ -86,10 +93,9 @@ def _tables(found: Durability) -> str:
     ]
     faults = [(kind, count, *(f"{value:.2f}" for value in values)) for kind, count, *values in by_kind(found)]
     explained = findings.explained.most_common()
-    about = ", ".join(f"{name} {value}" for name, value in machine().items() if name != "revision")
     return "\n".join(
         [
-            f"Machine: {about}. Seed {found.options.seed}, {found.options.writers} clients, 2 instances.\n",
+            f"{measured()} Seed {found.options.seed}, {found.options.writers} clients, 2 instances.\n",
             *_table(("", "measured"), summary),
             "",
             *_table(

@@ -10,6 +10,7 @@ from chaos.gameday.day import Calm
 from chaos.gameday.judge import FAST, Episode, Result
 from chaos.gameday.keeper import Kept
 from chaos.sink import Arrival
+from chaos.tables import measured
 from postfacta_lab.engine.page import Series, badge, chart, facts, machine, page, section, table
 
 __all__ = ["Told", "as_html", "as_json", "as_markdown"]
@@ -119,9 +120,8 @@ def _seconds(value: float | None, by: float = 1.0) -> str:
 
 def as_markdown(told: Told) -> str:
     """Write the tables that a page of the documentation holds."""
-    about = ", ".join(f"{name} {value}" for name, value in machine().items() if name != "revision")
     summary = (
-        f"Machine: {about}. Verdict: **{told.verdict}**. Compression {told.compression}; the whole day took "
+        f"{measured()} Verdict: **{told.verdict}**. Compression {told.compression}; the whole day took "
         f"{told.took / 60:.0f} min. Calm time: {told.calm.seconds:.0f} s, {len(told.calm.noise)} alerts. "
         f"Notifications: {told.notifications}; noise: {told.noise}."
     )

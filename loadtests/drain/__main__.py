@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -78,9 +79,10 @@ async def _run(steps: Sequence[_Step], plan: Plan) -> list[Result]:
 
 
 def _write_page(page: Path, results: Sequence[Result], *, suffix: str) -> None:
+    day = f"Measured on {datetime.now(UTC):%Y-%m-%d}."  # noqa: TID251 - of a report
     for scenario in dict.fromkeys(result.scenario for result in results):
         table = report.markdown([result for result in results if result.scenario == scenario])
-        if not report.put(page, scenario + suffix, table):
+        if not report.put(page, scenario + suffix, f"{table}\n{day}\n"):
             sys.stderr.write(f"{page} has no place for {scenario}{suffix}\n")
 
 
