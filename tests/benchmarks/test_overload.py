@@ -32,6 +32,18 @@ def test_a_server_that_keeps_up_answers_all_that_was_due(server: tuple[int, int]
     assert 0 <= summary.server_cpu < 1
 
 
+def test_a_share_says_that_it_is_critical(server: tuple[int, int]) -> None:
+    found = run(Plan(server[0], rate=100, seconds=1, warmup=0, critical=0.1))
+    assert {kind: summary.sent for kind, summary in found.items()} == {"critical": 10, "sheddable": 90}
+    assert found["critical"].good > 5
+
+
+def test_a_closed_loop_sends_when_it_has_its_answer(server: tuple[int, int]) -> None:
+    summary = run(Plan(server[0], seconds=1, warmup=0.2, connections=10))["all"]
+    assert 20 < summary.sent == summary.good + summary.late <= 210  # each of 10 has at most 20 a second
+    assert summary.failed == summary.refused == 0
+
+
 def test_a_frozen_server_is_seen_as_failures_and_not_as_silence(server: tuple[int, int]) -> None:
     port, pid = server
     os.kill(pid, signal.SIGSTOP)
