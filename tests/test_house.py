@@ -57,7 +57,7 @@ BUDGETS = {
     "postfacta_core": 18_816,
     "postfacta_postgres": 2_006,
     "postfacta_slo": 5_363,
-    "postfacta_lab": 10_515,
+    "postfacta_lab": 10_508,
     "postfacta_lab/assess": 3_496,
     "postfacta_app": 18_904,
     "postfacta_app/web": 2_200,

@@ -36,19 +36,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is to be done.
-
-    Attributes:
-        target: Where requests go.
-        asks: The mix.
-        rate: The expected peak, in arrivals a second.
-        seconds: The length of a stage; 0 for that of the profile.
-        times: The peak is multiplied by it.
-        limits: What must hold.
-        capacity: Good answers a second that an earlier run found; for overload.
-        against: The other service of `ab`.
-        pid: The service's process, whose resources are looked at; 0 for none.
-    """
+    """What is to be done; its fields are the options of `postfacta lab load`. `pid` is 0 for none, as is `capacity`."""
 
     target: Target
     asks: Sequence[Ask]
@@ -77,15 +65,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A shape.
-
-    Attributes:
-        summary: What it is for.
-        seconds: The length of a stage by default.
-        play: Runs it.
-        rate: Arrivals a second, if it has its own.
-        failed: The largest share of failures by default.
-    """
+    """A shape: what it is for, how long its stages are, how it is played, and what it sets by itself."""
 
     summary: str
     seconds: float

@@ -21,14 +21,7 @@ _Z = 1.96  # for an interval of 95 %
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a process and all below it hold.
-
-    Attributes:
-        at: When, in seconds since the start.
-        memory: Resident bytes.
-        files: Open file descriptors.
-        threads: All of them.
-    """
+    """What a process and all below it hold, some seconds after the start; memory is what is resident, in bytes."""
 
     at: float
     memory: int

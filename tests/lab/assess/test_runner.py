@@ -16,6 +16,7 @@ from postfacta_lab.assess.runner import (
     _Runner,  # pyright: ignore[reportPrivateUsage]
 )
 from postfacta_lab.assess.spec import Spec
+from postfacta_lab.engine.machine import Waited
 from tests.lab.assess.test_cli import found
 
 LATE, PASS = Verdict.within(9, "9 s", full=1, half=3), Verdict.passes("in time")
@@ -73,9 +74,43 @@ def test_what_failed_is_tried_again_unless_it_is_sure(verdict: Verdict, times: i
         tried.append(bench)
         return verdict
 
-    runner = _Runner(cast("Any", Calm()), Options(), results.append)
+    runner = _Runner(cast("Any", Calm()), Options(busy=2), results.append)
     asyncio.run(runner._group(Group(ids=("DEP-4",), run=check)))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     assert (len(tried), [result.repeats for result in results]) == (times, [times - 1])
+
+
+@pytest.mark.parametrize(("others", "word"), [(0.2, "fail"), (0.9, "not run")])
+def test_a_service_that_had_no_processor_is_not_judged_by_time(
+    others: float, word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tool itself may not have waited for any."""
+    monkeypatch.setattr(Waited, "share", 0.0)
+    monkeypatch.setattr(Waited, "others", others)
+    results: list[Result] = []
+
+    async def check(bench: Any) -> Verdict:
+        return LATE
+
+    runner = _Runner(cast("Any", Calm()), Options(), results.append)
+    asyncio.run(runner._group(Group(ids=("DEP-4",), run=check)))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    assert [result.verdict.word for result in results] == [word]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "share"),
+    [
+        ((1000, 900, 10), (1200, 910, 30), 0.85),  # of 200 ticks, 10 idle and 20 ours
+        ((1000, 900, 10), (1200, 1000, 110), 0.0),
+        ((1000, 900, 50), (1200, 1000, 10), 0.5),  # what was ours ended elsewhere
+        ((0, 0, 0), (0, 0, 0), 0.0),
+    ],
+)
+def test_others_had_what_was_neither_idle_nor_ours(
+    before: tuple[int, ...], after: tuple[int, ...], share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = iter((before, after))
+    monkeypatch.setattr("postfacta_lab.engine.machine._ticks", lambda: next(ticks))
+    assert Waited().others == pytest.approx(share)
 
 
 def test_what_does_not_apply_has_its_word() -> None:

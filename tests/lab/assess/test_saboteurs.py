@@ -81,7 +81,9 @@ def failed(found: Mapping[str, Any]) -> set[str]:
 def judge(found: Mapping[str, Any], off: tuple[str, ...], besides: tuple[str, ...] = ()) -> None:
     words = {check["id"]: (check["word"], check["evidence"]) for check in found["checks"]}
     allowed = {*off, *besides, *(other for name in off for other in CONSEQUENCES.get(name, ()))}
-    if found["machine"]["waited"] > Options().busy:  # then the command itself takes back what is timed
+    if (
+        max(found["machine"][name] for name in ("waited", "others")) > Options().busy
+    ):  # then the command itself takes back what is timed
         allowed |= {name for name, entry in rubric().entries.items() if entry.timed}
     with every() as case:
         for name in off:
