@@ -57,8 +57,8 @@ BUDGETS = {
     "postfacta_core": 18_816,
     "postfacta_postgres": 2_006,
     "postfacta_slo": 5_363,
-    "postfacta_lab": 10_508,
-    "postfacta_lab/assess": 3_496,
+    "postfacta_lab": 10_507,
+    "postfacta_lab/assess": 3_495,
     "postfacta_app": 18_904,
     "postfacta_app/web": 2_200,
 }

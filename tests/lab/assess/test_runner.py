@@ -26,6 +26,7 @@ def test_a_busy_machine_takes_back_what_was_timed() -> None:
     assert _if_calm("DEP-4", LATE, busy=True).outcome is Outcome.NOT_RUN
     assert _if_calm("DEP-4", LATE, busy=False) == LATE
     assert _if_calm("DEP-4", PASS, busy=True) == PASS
+    assert _if_calm("SHUT-4", Verdict.fails("3 of 6 broke"), busy=True).outcome is Outcome.NOT_RUN
     assert _if_calm("METR-1", Verdict.fails("counted"), busy=True).word == "fail"
 
 

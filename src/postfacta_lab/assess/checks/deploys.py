@@ -143,9 +143,8 @@ async def _keep_asking(bench: Bench) -> list[str]:
 
 def _kept(ends: list[str]) -> Verdict:
     broken = sum(end in {"broken", "refused"} for end in ends)
-    return Verdict.scored(
-        {0: 1.0, 1: 0.5}.get(broken, 0.0), f"{broken} of {len(ends)} kept connections broke without a word"
-    )
+    said = f"{broken} of {len(ends)} kept connections broke without a word"
+    return Verdict.scored({0: 1.0, 1: 0.5}.get(broken, 0.0), said, sure=broken == len(ends))
 
 
 async def _probe(bench: Bench, ready: str) -> list[int]:
