@@ -95,7 +95,7 @@ class Outcome:
     acknowledged: int = 0
     unknown: int = 0
     lost: int = 0
-    probed: Counter[str] = field(default_factory=Counter[str])
+    probed: dict[str, int] = field(default_factory=dict[str, int])
     flaws: list[str] = field(default_factory=list[str])
 
     def add(self, other: Mapping[str, Any]) -> None:
@@ -104,7 +104,7 @@ class Outcome:
         self.acknowledged += other["acknowledged"]
         self.unknown += other["unknown"]
         self.lost += other["lost"]
-        self.probed.update(other["probed"])
+        self.probed = dict(Counter(self.probed) + Counter(other["probed"]))
         self.flaws += other["flaws"]
 
 
@@ -169,14 +169,14 @@ def drill(folder: Path, kinds: Sequence[str], *, enough: int = _ENOUGH, synchron
             for current in kinds:
                 outcome.failovers.append(_one(cluster, current, journal, writing))
                 _log(outcome.failovers[-1])
-        outcome.flaws += writing.problems
         prober.__exit__()
+        outcome.flaws += [*writing.problems, *prober.problems]
         if [instance.pid for instance in instances] != pids:
             outcome.flaws.append("an instance of the service was restarted")
         reading = read_all(urls[0], token)
         findings = judge(journal.writes, reading.stored, minimum=enough, orphans=reading.orphans)
         outcome.acknowledged, outcome.unknown = findings.acknowledged, findings.unknown
-        outcome.probed = prober.servers()
+        outcome.probed = dict(prober.servers())
         stored = losses(prober.accepted, prober.stored())
         outcome.lost = len(findings.lost) + len(stored)
         outcome.flaws += [*flaws_of(findings), *conflicts(prober.accepted), *stored[:3]]

@@ -24,6 +24,8 @@ _TABLE = "create table if not exists chaos_primaries (number bigint not null)"
 _WRITE = "insert into chaos_primaries values ($1) returning substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"
 _STORED = "select number, count(*) from chaos_primaries group by number"
 _PATIENCE = 2.0
+# The driver's own confusion, when a statement meets the parting words of a server, is one of them.
+_AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
 _PACE = 0.1
 
 
@@ -79,7 +81,8 @@ class Prober:
         self._cluster = cluster
         self._numbers = count(1)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+        self.problems: list[str] = []
+        self._thread = threading.Thread(target=self._work, daemon=True)
 
     def __enter__(self) -> Self:
         asyncio.run(self._make_table())
@@ -112,6 +115,12 @@ class Prober:
         finally:
             await connection.close()
 
+    def _work(self) -> None:
+        try:
+            asyncio.run(self._run())
+        except Exception as error:  # noqa: BLE001 - a prober that broke must be reported, not lost with its thread
+            self.problems.append(f"the prober broke: {error!r}")
+
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
             for name, dsn in self._servers.items():
@@ -119,7 +128,7 @@ class Prober:
 
     async def _probe(self, name: str, dsn: str) -> None:
         while not self._stop.is_set():
-            with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            with suppress(*_AWAY):
                 connection = await asyncpg.connect(dsn, timeout=_PATIENCE)
                 try:
                     await self._write_on(name, connection)
