@@ -26,6 +26,7 @@ from .db import SCHEMA_ERRORS, Transactions, housekeeping
 from .durations import pages as durations
 from .error_pages import ErrorPages
 from .export import api as export
+from .flags import FLAGS, Switches
 from .identity import pages as identity
 from .identity.api import Accounts, Identity
 from .identity.guard import Guard
@@ -154,6 +155,7 @@ def create_app(
     for name in AGES:
         business.show("postfacta_secret_age_seconds", partial(rotation.age, name), name)
     reliability = Reliability(health, telemetry.metrics, watch=watch)
+    switches = _switches(settings, business)
     table = route_rules(
         settings,
         database,
@@ -166,6 +168,7 @@ def create_app(
         reliability=reliability,
         accounts=project.accounts if project else None,
         throttle=throttle,
+        switches=switches,
     )
     spend = principal_limits(settings, store=rate_store, observer=telemetry.observer)
     static = Mount("/static", StaticFiles(directory=STATIC))
@@ -184,6 +187,7 @@ def create_app(
         health=health,
         resources=[
             rotation.watching(rate_store),
+            switches.running(database, telemetry.observer),
             database,
             # With limits by address, `harden` opens it.
             *([rate_store] if rate_store and not address_limits(settings) else []),
@@ -212,6 +216,7 @@ def route_rules(
     reliability: Reliability | None = None,
     accounts: Accounts | None = None,
     throttle: Throttle | None = None,
+    switches: Switches | None = None,
 ) -> list[Rule]:
     """Create the handlers and the route table."""
     business = business or BusinessMetrics(expected=HEAD)
@@ -236,7 +241,8 @@ def route_rules(
     )
     tools = Tools(transactions, pages, stale, parts=parts)
 
-    table = [rule for slice_ in _SLICES for rule in slice_.routes.rules(tools)]
+    guard_rule = (switches or Switches(None)).guard
+    table = [guard_rule(rule) for slice_ in _SLICES for rule in slice_.routes.rules(tools)]
     origin.document = openapi_document(table, version=codebase.version)
     return table
 
@@ -341,6 +347,14 @@ def _health(settings: Settings, database: Database, telemetry: Telemetry) -> Hea
     health.add("schema", schema, critical=critical, rise=1)
     health.add("durability", durability, critical=critical, rise=1)
     return health
+
+
+def _switches(settings: Settings, business: BusinessMetrics) -> Switches:
+    switches = Switches(settings.flags, count=business.count)
+    for flag in FLAGS:
+        business.show("postfacta_feature_flag", partial(switches.is_on, flag.name), flag.name)
+    business.show("postfacta_feature_flags_valid", lambda: switches.is_valid)
+    return switches
 
 
 def _watch(rotation: Rotation) -> Watch | None:

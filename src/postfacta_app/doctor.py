@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -18,6 +19,7 @@ from postfacta_postgres import Database
 
 from .connections import HEADER_TIMEOUT
 from .errors import AppError
+from .flags import FlagsError, read_flags
 from .migrations import HEAD, revision, role_rights
 from .reach import NoDatabaseError, reach
 from .server import BACKLOG, PortInUseError, check_port, graceful_timeout
@@ -104,6 +106,7 @@ def _look_at_settings(settings: Settings) -> list[Finding]:
         Finding("secrets", "warn", f"every user of this machine can read {file}", f"chmod 600 {file}")
         for file in exposed_secrets()
     ]
+    findings += _look_at_flags(settings.flags) if settings.flags else []
     if settings.auth_mode is AuthMode.NONE:
         findings.append(Finding("sign-in", "warn", "anyone on this machine can write", "AUTH_MODE=local"))
     if settings.is_local and not settings.is_loopback:
@@ -117,6 +120,17 @@ def _look_at_settings(settings: Settings) -> list[Finding]:
         verdict = "warn" if settings.is_loopback else "ok"
         findings.append(Finding("rates", verdict, "limits count by the address that connects", advice))
     return findings
+
+
+def _look_at_flags(file: Path) -> list[Finding]:
+    try:
+        states = read_flags(file)
+    except FlagsError as error:
+        return [Finding("flags", "fail", str(error), "correct the file; until then the former flags hold")]
+    off = [f"{name} ({state.reason or 'no reason'})" for name, state in states.items() if not state.on]
+    if not off:
+        return [Finding("flags", "ok", f"all on: {', '.join(states)}")]
+    return [Finding("flags", "warn", f"off: {', '.join(off)}", "turn each on again when it can be")]
 
 
 def _look_at_port(settings: Settings) -> Finding:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 __all__ = [
-    "AppError", "ConflictError", "FieldError", "ForbiddenError", "IdempotencyInProgressError",
+    "AppError", "ConflictError", "FeatureOffError", "FieldError", "ForbiddenError", "IdempotencyInProgressError",
     "IdempotencyMismatchError", "IllegalTransitionError", "InvalidCursorError", "InvalidFieldsError",
     "MalformedError", "MethodNotAllowedError", "NotFoundError", "NotPublishableError",
     "PreconditionFailedError", "PreconditionRequiredError", "RateLimitedError", "RegistrationClosedError",
@@ -140,6 +140,11 @@ class PreconditionRequiredError(AppError):
 class RateLimitedError(AppError):
     slug, status, title = "rate-limited", 429, "Too many requests"
     about = "Too many requests or sign-in attempts in a short time."
+
+
+class FeatureOffError(AppError):
+    slug, status, title = "feature-off", 503, "Turned off for now"
+    about = "An operator has turned this feature off; `Retry-After` says when to try again."
 
 
 class SchemaMissingError(AppError):

@@ -253,6 +253,9 @@ class Settings(BaseModel):
     traffic_key: Secret | None = Field(None, description="Secret with which `X-Traffic-Class` is trusted.")
     demo_dir: Path = Field(Path(".postfacta"), description="Where `postfacta demo` keeps its database.")
     postgres_bin: Path | None = Field(None, description="Folder of `initdb` and `postgres` for the demo.")
+    flags: Path | None = Field(
+        None, description="JSON file of features that are turned off, read again every two seconds."
+    )
     max_header_bytes: int = Field(
         32_768, ge=1024, le=1_048_576, description="Longest request header section."
     )

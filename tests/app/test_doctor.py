@@ -255,6 +255,22 @@ def test_a_secret_that_every_user_can_read_is_warned_of(
         assert f"chmod 600 {file}" in text
 
 
+def test_features_that_are_off_and_bad_flags_are_shown(
+    migrated: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "flags.json"
+    monkeypatch.setenv("POSTFACTA_FLAGS", str(file))
+    for content, verdict, said in (
+        ("{}", "ok", "all on"),
+        ('{"exports": {"on": false, "reason": "INC-12"}}', "warn", "exports (INC-12)"),
+        ('{"export": {"on": false}}', "fail", "export: unknown"),
+    ):
+        file.write_text(content)
+        _, shown, text = doctor(capsys)
+        assert shown["flags"] == verdict
+        assert said in text
+
+
 def test_metrics_without_a_token_are_warned_of_outside_local(
     migrated: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,6 +52,9 @@ METRICS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     ),
     "postfacta_schema_revision_info": ("1 for the current revision of the schema.", ("expected", "actual")),
     "postfacta_schema_revision_mismatch": ("1 if the schema is not the one that this version expects.", ()),
+    "postfacta_feature_flag": ("1 for a feature that is on, 0 for one that is turned off.", ("flag",)),
+    "postfacta_feature_flag_refusals_total": ("Requests refused since a feature is turned off.", ("flag",)),
+    "postfacta_feature_flags_valid": ("0 if the file of flags cannot be used: the former flags hold.", ()),
     "postfacta_jwks_age_seconds": ("Age of the Supabase project's public keys.", ()),
     "postfacta_business_metrics_age_seconds": ("Age of the values read from the database.", ()),
 }

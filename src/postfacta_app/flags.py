@@ -1,0 +1,237 @@
+"""Feature flags: what an operator may turn off by name, without a restart.
+
+They are evaluated every two seconds through OpenFeature, by the provider of the domain `postfacta`: one for the file of
+the setting `flags`, or whichever was set before. A request only looks up the last result.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Final
+
+import anyio
+import anyio.to_thread
+from openfeature import api
+from openfeature.provider.in_memory_provider import InMemoryFlag, InMemoryProvider  # pyright: ignore[reportMissingTypeStubs] - it has types
+from openfeature.provider.no_op_provider import NoOpProvider  # pyright: ignore[reportMissingTypeStubs] - it has types
+from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from postfacta_core.events import Observer
+from postfacta_postgres import Connection, Database
+
+from .db import repeating
+from .errors import FeatureOffError
+from .principal import Principal
+from .web.routes import RouteClass, Rule
+
+__all__ = ["DOMAIN", "FLAGS", "INTERVAL", "Flag", "FlagsError", "State", "Switches", "expired", "read_flags"]
+
+DOMAIN: Final = "postfacta"
+"""The domain of OpenFeature."""
+_LOGGER: Final = logging.getLogger("postfacta_app")
+INTERVAL: Final = 2.0
+"""Seconds between evaluations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A feature that may be turned off.
+
+    Attributes:
+        what: What it is, as callers know it.
+        owner: Who decides whether it is still needed.
+        until: When that is decided at the latest; after it, a test fails.
+        covers: Which routes are refused while it is off.
+    """
+
+    name: str
+    what: str
+    owner: str
+    until: date
+    covers: Callable[[Rule], bool]
+
+
+_TEAM, _SPRING, _AUTUMN = "reliability-team", date(2027, 5, 31), date(2027, 11, 30)
+_WRITES, _PAGES = {RouteClass.WRITE, RouteClass.INGEST}, "/incidents/{ref}/postmortem"
+FLAGS: Final = (
+    Flag("writes", "Recording and changing", _TEAM, _AUTUMN, lambda rule: rule.route_class in _WRITES),
+    Flag("ingest", "Ingestion", _TEAM, _AUTUMN, lambda rule: rule.route_class is RouteClass.INGEST),
+    Flag("exports", "Exports", _TEAM, _SPRING, lambda rule: rule.path.endswith("/export")),
+    Flag("registration", "Registration", _TEAM, _SPRING, lambda rule: rule.path == "/register"),
+    Flag("postmortem-pages", "Post-mortems", _TEAM, _SPRING, lambda rule: rule.path.startswith(_PAGES)),
+    Flag("v0", "Version 0 of the API", _TEAM, _SPRING, lambda rule: rule.path.startswith("/api/v0/")),
+)
+
+
+def expired(flags: Iterable[Flag], today: date) -> list[str]:
+    """Return the names of flags whose time is over: remove each, or give it a new date and say why."""
+    return [flag.name for flag in flags if flag.until < today]
+
+
+# The file
+
+
+class FlagsError(Exception):
+    """The file is no valid file of flags; the text says where."""
+
+
+class State(BaseModel):
+    """Whether a feature is on, and why not."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    on: bool = True
+    reason: Annotated[str, StringConstraints(max_length=200)] = ""
+
+
+_FILE: Final = TypeAdapter(dict[str, State])
+
+
+def read_flags(file: Path) -> dict[str, State]:
+    """Read a file such as `{"exports": {"on": false, "reason": "INC-12"}}`; what it does not name is on.
+
+    Raises:
+        FlagsError: If it cannot be read, is invalid, or names an unknown flag.
+    """
+    try:
+        named = _FILE.validate_json(file.read_bytes())
+    except OSError as error:
+        raise FlagsError(f"{file}: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise FlagsError(f"{file}: {where}: {first['msg']}") from None
+    known = {flag.name for flag in FLAGS}
+    if unknown := named.keys() - known:
+        raise FlagsError(
+            f"{file}: {', '.join(sorted(unknown))}: unknown; known are {', '.join(sorted(known))}"
+        )
+    return dict.fromkeys(sorted(known), State()) | named
+
+
+def _provider(states: dict[str, State]) -> InMemoryProvider:
+    variants = {"on": True, "off": False}
+    return InMemoryProvider({it: InMemoryFlag("on" if states[it].on else "off", variants) for it in states})
+
+
+# The process
+
+
+class Switches:
+    """What is on, as last evaluated. At first, and if an evaluation fails at first, all is.
+
+    Args:
+        file: Where the flags are; None leaves the provider to others.
+        count: Counts a refused request.
+
+    Attributes:
+        is_valid: Whether the file could be read the last time.
+    """
+
+    def __init__(
+        self, file: Path | None, *, count: Callable[[str, str], object] = lambda _metric, _flag: None
+    ) -> None:
+        self.is_valid: bool = True
+        self._file = file
+        self._count = count
+        self._read: dict[str, State] = {}
+        self._states = dict.fromkeys((flag.name for flag in FLAGS), State())
+        # With a file, one may have been changed while no instance was running.
+        self._recorded = {} if file else self._states
+        self._client = api.get_client(DOMAIN)
+
+    def is_on(self, name: str) -> bool:
+        return self._states[name].on
+
+    def guard(self, rule: Rule) -> Rule:
+        """Return a rule that is refused while a flag that covers it is off."""
+        covering = [flag for flag in FLAGS if flag.covers(rule)]
+        if not covering:
+            return rule
+
+        async def handle(request: Request, principal: Principal) -> Response:
+            for flag in covering:
+                if not self.is_on(flag.name):
+                    self._count("postfacta_feature_flag_refusals_total", flag.name)
+                    detail = f"{flag.what}: turned off by an operator for now"
+                    raise FeatureOffError(detail, headers={"Retry-After": "60"})
+            return await rule.handler(request, principal)
+
+        return replace(rule, handler=handle, problems=(*rule.problems, FeatureOffError.slug))
+
+    def reread(self) -> None:
+        """Read the file and evaluate all flags; call it in a thread."""
+        if self._file is not None:
+            self._load(self._file)
+        for flag in FLAGS:
+            found = self._client.get_boolean_details(flag.name, default_value=True)
+            if found.error_code is None and found.value != self.is_on(flag.name):
+                state = State(on=found.value, reason=self._read.get(flag.name, State()).reason)
+                self._states = {**self._states, flag.name: state}
+                _LOGGER.warning("flag.changed", extra={"flag": flag.name, **state.model_dump()})
+
+    def _load(self, file: Path) -> None:
+        try:
+            read = read_flags(file)
+        except FlagsError as error:
+            if self.is_valid:
+                _LOGGER.error("flags.unreadable", extra={"reason": str(error)})  # noqa: TRY400 - an operator's mistake
+            self.is_valid = False
+            return
+        self.is_valid = True
+        if read != self._read:
+            self._read = read
+            api.set_provider_and_wait(_provider(read), DOMAIN)
+
+    @asynccontextmanager
+    async def running(self, database: Database, observer: Observer) -> AsyncGenerator[None]:
+        """Evaluate until the block ends, and record each change in the audit log once."""
+        await anyio.to_thread.run_sync(self.reread)
+
+        async def keep_reading() -> None:
+            while True:
+                await anyio.sleep(INTERVAL)
+                await anyio.to_thread.run_sync(self.reread)
+
+        async def audit() -> None:
+            if (states := self._states) != self._recorded:
+                await _record(database, states)
+                self._recorded = states
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(keep_reading, name="flags")
+            async with repeating(
+                "flags", audit, database.wait_connected, observer=observer, interval=INTERVAL
+            ):
+                yield
+            tasks.cancel_scope.cancel()
+        if self._file is not None:
+            api.set_provider(NoOpProvider(), DOMAIN)
+
+
+# Several instances see the same change: the first records it. The last million rows are looked at.
+_ONE_AT_A_TIME: Final = "select pg_advisory_xact_lock(hashtext('postfacta.flags'))"
+_RECORD: Final = """
+insert into audit_log (actor, action, object, detail) select 'operator', 'flag.change', $1, $2::jsonb
+ where $2::jsonb -> 'on' is distinct from coalesce((
+  select detail -> 'on' from audit_log where seq > (select max(seq) from audit_log) - 1000000
+    and action = 'flag.change' and object = $1 order by seq desc limit 1), 'true')"""
+
+
+async def _record(database: Database, states: dict[str, State]) -> None:
+    async def write(connection: Connection) -> None:
+        await connection.execute(_ONE_AT_A_TIME, operation="flags")
+        for name, state in states.items():
+            await connection.execute(
+                _RECORD, f"flag:{name}", json.dumps(state.model_dump()), operation="flags"
+            )
+
+    await database.run_transaction(write)
