@@ -70,16 +70,11 @@ def judge_command(code: int, output: str, lines: Sequence[str] = ()) -> Answer:
         return Answer(Result.NOT_RUN, _last(output))
     if lines:
         return worst(_line(line, output) for line in lines)
-    if code == NOT_RUN:
-        return Answer(
-            Result.NOT_RUN,
-            "; ".join(" ".join(found) for found in _printed("not run", output)) or _last(output),
-        )
-    return (
-        Answer(Result.FAIL, f"exit code {code}: {_last(output)}")
-        if code
-        else Answer(Result.PASS, "exit code 0")
-    )
+    if code == 0:
+        return Answer(Result.PASS, "exit code 0")
+    result, how = (Result.NOT_RUN, "not run") if code == NOT_RUN else (Result.FAIL, "FAIL")
+    said = "; ".join(f"{name} {below}".strip() for name, below in _printed(how, output)) or _last(output)
+    return Answer(result, f"exit code {code}: {said}")
 
 
 def _line(line: str, output: str) -> Answer:

@@ -89,19 +89,14 @@ class Review:
             return {}
         with TemporaryDirectory(prefix="postfacta-prr-") as folder:
             report = Path(folder) / "junit.xml"
-            options = [
-                "-q",
-                "-m",
-                "",
-                "-n",
-                "2",
-                "--dist",
-                "loadfile",
-                "-p",
-                "no:cacheprovider",
-                "--continue-on-collection-errors",
-                f"--junitxml={report}",
-            ]
+            options = ["-q", "-m", "", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+            # Of one file, another process would only cost its start.
+            shared = (
+                ["-n", "2", "--dist", "loadfile"]
+                if len({name.partition("::")[0] for name in there}) > 1
+                else []
+            )
+            options += [f"--junitxml={report}", *shared]
             done = self._start([sys.executable, "-m", "pytest", *options, *there])
             if not report.is_file():
                 return {name: Answer(Result.FAIL, done.stdout.strip()[-_KEPT:]) for name in there}

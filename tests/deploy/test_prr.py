@@ -200,7 +200,11 @@ not run  advisories
 
 def test_a_command_is_judged_by_its_code_or_by_its_lines() -> None:
     assert judge_command(0, OUTPUT) == Answer(Result.PASS, "exit code 0")
-    assert judge_command(77, OUTPUT) == Answer(Result.NOT_RUN, "advisories no index")
+    assert judge_command(77, OUTPUT) == Answer(Result.NOT_RUN, "exit code 77: advisories no index")
+    # The lines that failed, and not the last ones of many.
+    assert judge_command(1, OUTPUT) == Answer(
+        Result.FAIL, "exit code 1: bill of materials anyio: 4.16 is locked"
+    )
     assert judge_command(127, "sh: 1: promtool: not found") == Answer(
         Result.NOT_RUN, "sh: 1: promtool: not found"
     )
