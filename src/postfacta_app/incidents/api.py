@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Final
 from uuid import UUID, uuid4
 
-from ..db import Reader, Unit
+from ..db import Reader, Unit, insert
 from ..errors import FieldError, ForbiddenError, InvalidFieldsError
 from ..principal import Access
 from ..web.slices import Call, Fill, Matches, Now, Reply, Routes, made
@@ -70,9 +70,9 @@ _USERS: Final = "select id from users where id = any ($1::uuid[])"
 
 @routes.api("GET /api/v1/incidents", READ, "List incidents", stale=True)
 async def page(q: Reader, query: IncidentQuery, *, share: Share) -> IncidentPage:
-    rows = await postgres.page(q, query)
-    share(rows.items)
-    return IncidentPage(items=rows.items, next_cursor=rows.next_cursor, as_of=rows.as_of)
+    found = await postgres.page(q, query)
+    share(found.items)
+    return found
 
 
 @routes.api("POST /api/v1/incidents", WRITE, "Record an incident", status=201, once=True)
@@ -128,8 +128,24 @@ async def change(unit: Unit, ref: Ref, wish: Change, *, matches: Matches, hide: 
     values = (getattr(new, name) for name in Change.model_fields)
     row = await unit.fetchrow(_UPDATE, new.id, *values, operation="incident_update")
     assert row is not None  # noqa: S101 - the unit holds its lock
+    await _note_changes(unit, old, new)
     await unit.audit("incident.change", new.ref, incident_id=new.id, detail=detail)
     return postgres.incident_of(row)
+
+
+async def _note_changes(unit: Unit, old: Incident, new: Incident) -> None:
+    """Add a note to the timeline if the severity or the owner is another."""
+    changes = (
+        ("severity", old.severity.capitalize(), new.severity.capitalize()),
+        ("owner", old.owner, new.owner),
+    )
+    told = "; ".join(
+        f"{name}: {was or 'none'} to {now or 'none'}" for name, was, now in changes if was != now
+    )
+    if told:
+        at, note, body = await unit.stamp(new.id), uuid4(), told[0].upper() + told[1:]
+        same = {"incident_id": new.id, "kind": "note", "author": unit.principal.actor}
+        await insert(unit, "annotations", id=note, root=note, body=body, occurred_at=at, at=at, **same)
 
 
 @routes.api("DELETE /api/v1/incidents/{ref}", WRITE, "Archive an incident")

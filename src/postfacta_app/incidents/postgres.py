@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -10,8 +11,8 @@ import asyncpg
 from ..db import VISIBLE, Query, sees
 from ..principal import Access, Principal
 from .access import COLUMNS, ref_of
-from .model import Incident, Kind, Severity
-from .query import FollowUp, IncidentFilters, IncidentQuery, Rows, Sort
+from .model import Incident, IncidentPage, Kind, Severity
+from .query import IncidentFilters, IncidentQuery, Sort
 
 __all__ = [
     "COLUMNS", "Where", "follow_ups", "incident_of", "page", "ref_of", "where_of",
@@ -38,8 +39,8 @@ select s.as_of, p.* from (select now() - interval '15 seconds' as as_of) s left 
  order by p.sort_key {order}, p.id {order}"""
 
 
-async def page(q: Query, query: IncidentQuery) -> Rows:
-    """Read one page of what the caller may see, and whether more follow."""
+async def page(q: Query, query: IncidentQuery) -> IncidentPage:
+    """Read one page of what the caller may see."""
     key, order, beyond = _ORDERS[query.sort]
     where = where_of(q.principal, query)
     if (after := query.after(query.sort)) is not None:
@@ -49,14 +50,15 @@ async def page(q: Query, query: IncidentQuery) -> Rows:
     rows = await q.fetch(sql, *where.args, operation="incident_list")
     found = [row for row in rows if row["id"] is not None]
     kept, cursor = query.cut(found, query.sort, lambda row: (row["sort_key"], row["id"]))
-    return Rows([incident_of(row) for row in kept], cursor, rows[0]["as_of"])
+    items = [incident_of(row) for row in kept]
+    return IncidentPage(items=items, next_cursor=cursor, as_of=rows[0]["as_of"])
 
 
-async def follow_ups(q: Query, incidents: Sequence[UUID]) -> Mapping[UUID, FollowUp]:
-    """Return the follow-up of each of these that the caller may see."""
+async def follow_ups(q: Query, incidents: Sequence[UUID]) -> Mapping[UUID, Mapping[str, Any]]:
+    """Return the post-mortem's status and the open action items of each of these, as far as the caller may see them."""
     args = (*sees(q.principal), q.principal.may(Access.WRITE), list(incidents))
     rows = await q.fetch(_FOLLOW_UPS, *args, operation="follow_ups")
-    return {row["id"]: FollowUp(row["postmortem"], row["open_actions"]) for row in rows}
+    return {row["id"]: dict(row.items()) for row in rows}
 
 
 def incident_of(row: asyncpg.Record) -> Incident:

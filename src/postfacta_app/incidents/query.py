@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, TypeVar
 
@@ -12,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from ..web.body import Time
 from ..web.paging import Paged
-from .model import Incident, Kind, Outcome, Owner, Severity, Slug, Status
+from .model import Kind, Outcome, Owner, Severity, Slug, Status
 
-__all__ = ["FollowUp", "IncidentFilters", "IncidentQuery", "Rows", "Sort"]
+__all__ = ["IncidentFilters", "IncidentQuery", "Sort"]
 
 
 class Sort(StrEnum):
@@ -23,28 +20,6 @@ class Sort(StrEnum):
     NEWEST = "-declared_at"
     OLDEST = "declared_at"
     CHANGED = "changed"
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """A page as the store reads it.
-
-    Attributes:
-        items: At most the requested number.
-        as_of: Every change committed before it is included.
-    """
-
-    items: Sequence[Incident]
-    next_cursor: str | None
-    as_of: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class FollowUp:
-    """The follow-up of an incident: its post-mortem's status, if visible to the caller, and open action items."""
-
-    postmortem: str | None
-    open_actions: int
 
 
 T = TypeVar("T")

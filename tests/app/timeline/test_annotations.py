@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import uuid4
 
-from tests.app.live import Service
+from tests.app.live import PATCH_JSON, Service
 from tests.app.timeline.conftest import Body, Case, a_case
 from tests.kit.every import every
 
@@ -222,6 +222,24 @@ async def test_a_version_that_the_program_before_writes_keeps_the_precision(serv
     assert (await case.get("annotations"))["items"][0]["precision"] == "minute"
     entry = (await case.get("timeline"))["items"][0]
     assert (entry["title"], entry["p"], entry["received_at"]) == ("Reworded", "minute", told["at"])
+
+
+async def test_a_change_of_severity_or_owner_is_an_entry_of_the_timeline(service: Service) -> None:
+    case = await a_case(service)
+    incident = (await case.send("GET", case.path)).json()
+    headers = {"If-Match": f'"inc-{incident["version"]}"', "Content-Type": PATCH_JSON}
+    changed = {"severity": "CRITICAL", "owner": "Ada", "title": "Renamed outage"}
+    answer = await case.send("PATCH", case.path, changed, headers=headers)
+    assert answer.status_code == 200, answer.text
+    entry = (await case.get("timeline"))["items"][-1]
+    assert (entry["source"], entry["title"]) == ("human", "Severity: High to Critical; owner: none to Ada")
+    assert entry["t"] == entry["received_at"]
+    (note,) = (await case.get("annotations"))["items"]
+    assert note["author"] == answer.json()["created_by"]
+    headers["If-Match"] = answer.headers["etag"]
+    answer = await case.send("PATCH", case.path, {"severity": "CRITICAL", "title": "Again"}, headers=headers)
+    assert answer.status_code == 200
+    assert len((await case.get("timeline"))["items"]) == 2  # With the declaration.
 
 
 async def test_remarks_come_in_pages(service: Service) -> None:
