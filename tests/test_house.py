@@ -59,7 +59,7 @@ BUDGETS = {
     "postfacta_slo": 5_363,
     "postfacta_lab": 10_507,
     "postfacta_lab/assess": 3_495,
-    "postfacta_app": 19_261,
+    "postfacta_app": 18_940,
     "postfacta_app/web": 2_200,
 }
 # Each is for software that a service may have; it stands in no budget.

@@ -130,12 +130,10 @@ class Action(BaseModel):
 
     @property
     def etag(self) -> str:
-        """Its version, which a change must name."""
         return f'"act-{self.version}"'
 
     @property
     def is_open(self) -> bool:
-        """Whether it is not closed yet."""
         return self.status not in CLOSED
 
 
@@ -212,7 +210,6 @@ _PAGE: Final = Sql(
 
 
 async def of(q: Query, incident_id: UUID) -> list[Action]:
-    """Read all of an incident, oldest first, if the caller may see it."""
     return await rows(q, Action, _OF, incident_id)
 
 
@@ -289,24 +286,16 @@ _LABELS: Final = {"closed_reason": "Reason", "due_on": "Due date", "url": "Track
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """An action item as it is shown.
-
-    Attributes:
-        age: Time since it was created; for a closed one, time until it was closed.
-        due: The due date relative to today, in words; empty without one, or once it is closed.
-        is_overdue: Whether it is open after its due date, in UTC.
-        moves: The status that each button sets, with the button's text.
-    """
+    """An action item as it is shown."""
 
     action: Action
-    age: timedelta
-    due: str
-    is_overdue: bool
-    moves: Sequence[tuple[ActionStatus, str]]
+    age: timedelta  # time since it was created; for a closed one, time until it was closed
+    due: str  # the due date relative to today, in words; empty without one, or once it is closed
+    is_overdue: bool  # whether it is open after its due date, in UTC
+    moves: Sequence[tuple[ActionStatus, str]]  # the status that each button sets, with the button's text
 
 
 def line(action: Action, now: datetime) -> Line:
-    """Return what is shown of an action item now."""
     days = None if action.due_on is None or not action.is_open else (action.due_on - now.date()).days
     return Line(
         action,

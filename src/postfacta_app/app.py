@@ -218,7 +218,6 @@ def route_rules(
     throttle: Throttle | None = None,
     switches: Switches | None = None,
 ) -> list[Rule]:
-    """Create the handlers and the route table."""
     business = business or BusinessMetrics(expected=HEAD)
     transactions = Transactions(database, count=business.count)
     people = PostgresIdentity(database)
@@ -248,7 +247,6 @@ def route_rules(
 
 
 def declared(settings: Settings) -> list[Rule]:
-    """List the rules of all routes, without a database."""
     database = Database("postgresql://127.0.0.1/none")
     return route_rules(
         settings,

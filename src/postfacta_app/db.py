@@ -87,7 +87,6 @@ def new_id() -> UUID:
 
 
 def sees(principal: Principal) -> tuple[bool, UUID | None]:
-    """Return the two arguments of `VISIBLE` for this caller."""
     return principal.is_admin, principal.user_id
 
 
@@ -101,12 +100,10 @@ class Answer:
 
     @classmethod
     def of(cls, status: int, body: BaseModel, headers: Mapping[str, str] | None = None) -> Self:
-        """Return one with a JSON body."""
         text = body.__pydantic_serializer__.to_json(body)
         return cls(status, {"Content-Type": "application/json", **(headers or {})}, text)
 
     def response(self) -> Response:
-        """Return the HTTP response."""
         return Response(self.body, self.status, dict(self.headers))
 
 
@@ -181,24 +178,20 @@ class Sql:
 
 
 async def rows(q: Query, model: type[M], sql: Sql, *args: object) -> list[M]:
-    """Run a query as its caller, and read each row as a model."""
     found = await q.fetch(sql.text, *sees(q.principal), *args, operation=sql.name)
     return [model.model_validate(dict(each.items())) for each in found]
 
 
 async def row(q: Query, model: type[M], sql: Sql, *args: object) -> M | None:
-    """Read the first row, if there is one."""
     found = await rows(q, model, sql, *args)
     return found[0] if found else None
 
 
 async def insert(unit: Unit, table: str, **values: object) -> None:
-    """Insert a row; table and columns are names of our code."""
     await unit.execute(_insert(table, tuple(values)), *values.values(), operation=f"{table}_insert")
 
 
 async def update(unit: Unit, table: str, row_id: UUID, **values: object) -> None:
-    """Change a row, as its next version."""
     await unit.execute(_update(table, tuple(values)), row_id, *values.values(), operation=f"{table}_update")
 
 
@@ -231,7 +224,6 @@ class Transactions:
         self._count = count
 
     def reader(self, principal: Principal) -> Reader:
-        """Return what reads for this caller without a transaction."""
         return Reader(self._database, principal)
 
     async def write(
@@ -321,7 +313,6 @@ def _client(request: Request) -> Address | None:
 def housekeeping(
     database: Database, observe: Observer, *, interval: float = 3600.0
 ) -> AbstractAsyncContextManager[None]:
-    """Delete old idempotency keys once an interval while the block runs."""
     work = partial(prune_keys, database)
     return repeating("prune_keys", work, database.wait_connected, observer=observe, interval=interval)
 

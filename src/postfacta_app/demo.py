@@ -59,7 +59,6 @@ def run(settings: Settings, *, say: Say) -> int:
 
 
 async def _prepare(server: EmbeddedPostgres, folder: Path, say: Say) -> tuple[str, str]:
-    """Create what is missing; return the administrator's password and the service's DSN."""
     async with Database(server.dsn(), name="setup") as database:
         await database.wait_connected()
         if not await database.fetchval("select exists (select from pg_database where datname = 'postfacta')"):
@@ -80,7 +79,6 @@ async def _prepare(server: EmbeddedPostgres, folder: Path, say: Say) -> tuple[st
 
 
 def _secret(file: Path) -> str:
-    """Read the secret of an earlier run, or create it, readable by its owner only."""
     if not file.exists():
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as made:
             made.write(secrets.token_urlsafe(12))
@@ -88,7 +86,6 @@ def _secret(file: Path) -> str:
 
 
 async def _seed(database: Database, password: str) -> None:
-    """Record an administrator and the samples, all or nothing."""
     now = datetime.fromtimestamp(WALL(), UTC)
     person = NewUser(email=EMAIL, password=password, display_name="Demo admin", role=Role.ADMIN)
     password_hash = await Passwords().hash(password)

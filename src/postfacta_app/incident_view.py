@@ -133,12 +133,10 @@ class Told:
 
     @property
     def pages(self) -> int:
-        """How many pages there are."""
         return -(-self.seen.page.count // _PAGE)
 
     @property
     def actors(self) -> set[str]:
-        """The actors of everything shown."""
         remarks = [*self.notes, *(it for line in self.lines for it in (*line.beneath, line.remark) if it)]
         decided = [edit.actor for line in self.lines for edit in line.decided]
         return {*decided, *(it.author for it in remarks)}
@@ -178,7 +176,6 @@ async def read_seen(unit: Unit, ref: UUID | int, view: View, *, kept: KeptTimeli
 
 
 async def read_shown(unit: Unit, incident: Incident, view: View, *, seen: Seen, now: datetime) -> Shown:
-    """Read what a page shows beside the entries."""
     told = await _told(unit, incident, seen, known=view.known_as_of)
     names, search = await timelines.names(unit, told.actors), await _search(unit, incident, view, now=now)
     return Shown(incident=incident, view=view, told=told, names=names, search=search)
@@ -187,7 +184,6 @@ async def read_shown(unit: Unit, incident: Incident, view: View, *, seen: Seen, 
 def context(
     shown: Shown, joined: Sequence[links.IncidentLink], *, principal: Principal
 ) -> Mapping[str, object]:
-    """Return the content of the page."""
     incident, view, told = shown.incident, shown.view, shown.told
     seen, is_now = told.seen, view.known_as_of is None and incident.archived_at is None
     here = str(seen.page.page) if told.pages > 1 else ""

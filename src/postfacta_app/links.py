@@ -110,7 +110,6 @@ _DELETE: Final = "delete from incident_links where a = $1 and b = $2 and type = 
 
 
 async def of(q: Query, incident_id: UUID) -> list[IncidentLink]:
-    """Read all of an incident whose other end the caller may see, oldest first."""
     rows = await q.fetch(_OF, *sees(q.principal), incident_id, operation="links_of")
     return [IncidentLink.model_validate({**row, "incident": dict(row.items())}) for row in rows]
 

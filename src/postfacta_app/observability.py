@@ -66,11 +66,9 @@ class RedactingExporter(SpanExporter):
         return self._inner.export([_without_secrets(span) for span in spans])
 
     def shutdown(self) -> None:
-        """Shut the other exporter down."""
         self._inner.shutdown()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Flush the other exporter."""
         return self._inner.force_flush(timeout_millis)
 
 

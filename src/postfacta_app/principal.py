@@ -43,25 +43,15 @@ _SCOPES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """A person, or a machine with an API token.
+    """A person, or a machine with an API token."""
 
-    Attributes:
-        actor: The stable name that facts record: `user:<uuid>`, `token:<uuid>` or `anonymous`.
-        name: The display name.
-        user_id: The person's id; None for tokens and anonymous callers.
-        role: The person's role; None for tokens and anonymous callers.
-        scopes: The token's scopes.
-        source: The one source whose signals a token may write.
-        session_csrf: The CSRF token of a browser session; None otherwise.
-    """
-
-    actor: str
-    name: str
-    user_id: UUID | None = None
-    role: Role | None = None
-    scopes: frozenset[str] = frozenset()
-    source: str | None = None
-    session_csrf: str | None = None
+    actor: str  # the stable name that facts record: `user:<uuid>`, `token:<uuid>` or `anonymous`
+    name: str  # the display name
+    user_id: UUID | None = None  # the person's id; None for tokens and anonymous callers
+    role: Role | None = None  # the person's role; None for tokens and anonymous callers
+    scopes: frozenset[str] = frozenset()  # the token's scopes
+    source: str | None = None  # the one source whose signals a token may write
+    session_csrf: str | None = None  # the CSRF token of a browser session; None otherwise
 
     def __hash__(self) -> int:
         # All else depends on it, but for the session; the hash of the whole is asked for several times a request.
@@ -69,7 +59,6 @@ class Principal:
 
     @property
     def is_signed_in(self) -> bool:
-        """Whether the caller is authenticated."""
         return self.role is not None or bool(self.scopes)
 
     @property
@@ -78,7 +67,6 @@ class Principal:
         return self.role is Role.ADMIN
 
     def may(self, access: Access) -> bool:
-        """Return whether the caller has this access."""
         if access is Access.OPEN:
             return True
         if self.role is not None:

@@ -47,22 +47,15 @@ def encode(value: object) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """An error as the caller sees it.
+    """An error as the caller sees it."""
 
-    Attributes:
-        slug: The problem type, and its page.
-        detail: What is wrong, in one sentence; no cause.
-        message: The v0 message, if it differs from the detail.
-        extra: Further members of a problem document.
-    """
-
-    slug: str
+    slug: str  # the problem type, and its page
     status: int
     title: str
-    detail: str
-    message: str = ""
+    detail: str  # what is wrong, in one sentence; no cause
+    message: str = ""  # the v0 message, if it differs from the detail
     errors: Sequence[FieldError] = ()
-    extra: Mapping[str, object] | None = None
+    extra: Mapping[str, object] | None = None  # further members of a problem document
 
 
 def render(fault: Fault, *, path: str, request_id: str, version: str = "") -> tuple[str, bytes]:
@@ -132,7 +125,6 @@ class Problems:
 
     @property
     def handlers(self) -> dict[Any, Any]:
-        """What `Starlette(exception_handlers=...)` takes."""
         return {
             AppError: self._app_error,
             HTTPException: self._http_exception,
@@ -142,7 +134,6 @@ class Problems:
 
     @property
     def core(self) -> Render:
-        """The renderer for problems of the core's middleware."""
         return self._render_core
 
     def _render_core(self, problem: Problem, scope: Scope) -> tuple[str, bytes]:
@@ -179,14 +170,12 @@ class Problems:
         return response
 
     async def schema_missing(self, request: Request, error: Exception) -> Response:
-        """Handle a statement in a database without our tables or grants; the check `schema` fails too."""
         if (context := current_request()) is not None and not context.error_type:
             context.error_type = "schema_missing"
         detail = "The database is not ready: an operator must run `postfacta doctor`"
         return await self._app_error(request, SchemaMissingError(detail, headers={"Retry-After": "10"}))
 
     async def _http_exception(self, request: Request, error: HTTPException) -> Response:
-        """Handle errors that Starlette raises, such as an unknown path."""
         path: str = request.scope["path"]
         if error.status_code == MethodNotAllowedError.status:
             detail = f"Method '{request.method}' is not allowed for '{path}'"

@@ -46,7 +46,6 @@ _PER_SITE: Final = 10  # The networks of one IPv6 /48 count as this many address
 
 
 def shared_store(settings: Settings) -> SharedStore | None:
-    """Return the shared counter store of several processes, if configured."""
     return SharedStore(settings.rate_store.get_secret_value()) if settings.rate_store else None
 
 
@@ -85,7 +84,6 @@ def route_options(settings: Settings, rules: Iterable[Rule]) -> list[RouteOption
 
 
 def transfer_limits(settings: Settings, of: RouteClass = RouteClass.WRITE) -> TransferLimits:
-    """Return how large the requests of a class may be."""
     return TransferLimits(max_header_bytes=settings.max_header_bytes, max_body_bytes=of.body_bytes)
 
 

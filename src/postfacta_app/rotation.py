@@ -68,7 +68,6 @@ class Rotation:
 
     @property
     def current(self) -> Settings:
-        """The settings with the secrets last read."""
         return self._current
 
     def age(self, name: str) -> float | None:
@@ -168,14 +167,12 @@ def _changes(settings: Settings) -> dict[str, list[float]]:
 
 
 def password_of(settings: Settings) -> str | None:
-    """Return the password in the database's DSN, if any."""
     parts = urlsplit(settings.database_dsn.get_secret_value())
     _, separator, secret = parts.netloc.rpartition("@")[0].partition(":")
     return unquote(secret) if separator else next(iter(parse_qs(parts.query).get("password", [])), None)
 
 
 def _place(settings: Settings) -> str:
-    """Return the database's DSN without the password."""
     parts = urlsplit(settings.database_dsn.get_secret_value())
     who, _, where = parts.netloc.rpartition("@")
     query = "&".join(word for word in parts.query.split("&") if not word.startswith("password="))

@@ -46,7 +46,6 @@ def check_port(host: str, port: int) -> None:
 
 
 def graceful_timeout(settings: Settings) -> int:
-    """Return the seconds that the server waits for connections after the drain delay."""
     return round(settings.drain_timeout + _CLOSING)
 
 

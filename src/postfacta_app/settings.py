@@ -145,7 +145,6 @@ def _lines(secret: SecretStr | None) -> tuple[str, ...]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address, or `localhost`, is a loopback address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -262,17 +261,14 @@ class Settings(BaseModel):
 
     @property
     def is_local(self) -> bool:
-        """Whether this is a development environment."""
         return self.environment == "local"
 
     @property
     def is_loopback(self) -> bool:
-        """Whether it listens on a loopback address."""
         return is_loopback(self.host)
 
     @property
     def issuer(self) -> str:
-        """The issuer of the Supabase project's tokens."""
         return self.jwt_issuer or f"{self.db_url}/auth/v1"
 
     @property
@@ -310,7 +306,6 @@ class Settings(BaseModel):
 
 
 def variable(field: str) -> str:
-    """Return the environment variable of a field."""
     return _BARE.get(field, _PREFIX + field.upper())
 
 
@@ -359,7 +354,6 @@ def _look_up(field: str, environ: Mapping[str, str]) -> str | None:
 
 
 def _file_of(field: str, environ: Mapping[str, str]) -> tuple[Path, str] | None:
-    """Return the file that a setting is read from, and the variable that names it."""
     name = variable(field)
     if name in environ:
         return None

@@ -68,7 +68,6 @@ class Mark:
 
     @classmethod
     def of(cls, t: int, rank: int, basis: str) -> Self:
-        """Return one that the database keeps."""
         return cls(t, list(Precision)[rank], Basis(basis))
 
 
@@ -169,7 +168,6 @@ def _ending(moves: Sequence[tuple[str, Entry]]) -> Entry:
 
 
 def durations(found: Mapping[str, Mark], *, is_open: bool) -> dict[Phase, Duration]:
-    """Measure every phase between the milestones that are known."""
     return {
         phase: measure(found.get(start), found.get(end), is_open=is_open)
         for phase, (start, end) in _ENDS.items()

@@ -72,7 +72,6 @@ def _point(dot: Dot) -> Point:
 
 
 def caption(phase: Aggregate) -> str:
-    """Return the counts of plotted and unplotted incidents; each is counted once."""
     unknown = phase.n_missing + phase.n_pending + phase.n_imprecise
     return f"n = {phase.n_ok}, {unknown} unknown, {phase.n_invalid} contradictory"
 

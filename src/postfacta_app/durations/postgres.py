@@ -80,17 +80,12 @@ class Dot:
 
 @dataclass(frozen=True, slots=True)
 class Insights:
-    """What the page shows of the matching incidents.
-
-    Attributes:
-        weeks: Monday, severity and number of incidents.
-        newest: The newest with a known duration, for the table.
-    """
+    """What the page shows of the matching incidents."""
 
     of_phase: Aggregate
     dots: Sequence[Dot]
-    newest: Sequence[Dot]
-    weeks: Sequence[tuple[datetime, str, int]]
+    newest: Sequence[Dot]  # the newest with a known duration, for the table
+    weeks: Sequence[tuple[datetime, str, int]]  # monday, severity and number of incidents
     is_private: bool
 
 
@@ -118,7 +113,6 @@ class DurationStore:
         return row["answer"], row["is_private"]
 
     async def insights(self, principal: Principal, filters: IncidentFilters, phase: Phase) -> Insights:
-        """Return what the page shows of a phase."""
         row = await self._row(_INSIGHTS, principal, filters, phase=phase)
         dots, newest = (
             [

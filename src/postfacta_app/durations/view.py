@@ -48,12 +48,10 @@ class Stat:
 
 
 def strip(measured: Mapping[Phase, Duration]) -> list[Stat]:
-    """Return all durations of an incident."""
     return [_stat(phase, measured[phase]) for phase in Phase]
 
 
 def turns(found: Mapping[str, Mark]) -> list[Turn]:
-    """Order the milestones, each with the time since the first one."""
     known = sorted(
         ((name, found[name]) for name in Milestone if name in found), key=lambda it: (it[1].t, it[1].p.rank)
     )

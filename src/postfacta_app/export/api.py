@@ -74,7 +74,6 @@ async def _page(unit: Unit, query: ExportQuery, after: Key | None) -> Sequence[t
 
 
 async def _remarks(q: Query, incident_id: UUID) -> Sequence[Remark]:
-    """Read the annotations of an incident that the caller has read, oldest first."""
     rows = await q.fetch(_REMARKS, incident_id, operation="export_remarks")
 
     def entry(row: Any) -> EntryRef | None:
@@ -135,35 +134,24 @@ async def pull(unit: Snapshot, query: ExportQuery, *, request: Request, kept: Ke
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """How a document is written.
-
-    Attributes:
-        frame: Writes what comes before its entries, and after them.
-        entries: Writes entries.
-        between: Stands between two groups of entries.
-    """
+    """How a document is written."""
 
     kind: str
-    frame: Callable[[Document], tuple[bytes, bytes]]
-    entries: Callable[[Sequence[Entry]], bytes]
-    between: bytes
+    frame: Callable[[Document], tuple[bytes, bytes]]  # writes what comes before its entries, and after them
+    entries: Callable[[Sequence[Entry]], bytes]  # writes entries
+    between: bytes  # stands between two groups of entries
 
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
-    """A document up to its first entries, as read in one snapshot.
-
-    Attributes:
-        tail: What comes after the entries.
-        rest: Finds the entries that follow, as they were in that snapshot; None if there are none.
-    """
+    """A document up to its first entries, as read in one snapshot."""
 
     incident_id: UUID
     text: bytes
-    tail: bytes
+    tail: bytes  # what comes after the entries
     etag: str
     form: _Form
-    rest: TimelineQuery | None
+    rest: TimelineQuery | None  # finds the entries that follow, as they were in that snapshot
 
 
 def _json_frame(document: Document) -> tuple[bytes, bytes]:

@@ -33,7 +33,6 @@ _BREAK: Final = re.compile(r"\r\n?|\n")
 
 
 def plain(text: object) -> str:
-    """Escape a value as one line of plain text."""
     if isinstance(text, _Inert):
         return text
     line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
@@ -41,12 +40,10 @@ def plain(text: object) -> str:
 
 
 def quote(markdown: str) -> str:
-    """Return Markdown input as a quote, or a note that it is empty."""
     return _Inert("> " + "\n> ".join(_lines(markdown))) if markdown.strip() else _Inert("Nothing recorded.")
 
 
 def item(markdown: str) -> str:
-    """Return Markdown input as a list item."""
     # A list item that begins with two blank lines would end there.
     return _Inert("- " + "\n  ".join(_lines(markdown.strip())))
 
@@ -90,7 +87,6 @@ def frame(document: Document) -> tuple[bytes, bytes]:
 
 
 def entry_lines(entries: Sequence[Entry]) -> bytes:
-    """Render entries, each as a line of the list."""
     return "".join(
         f"- {format_micros(it.t)} ({it.p}), {plain(it.source)}, {plain(it.kind)}: {plain(it.title)}\n"
         for it in entries

@@ -60,8 +60,6 @@ class NoDowngradeError(MigrationError):
 
 
 def upgrade(dsn: str, *, progress: Progress, luck: Luck = LUCK) -> None:
-    """Run `migrate` synchronously."""
-
     async def run() -> None:
         await migrate(dsn, progress=progress, luck=luck)
 

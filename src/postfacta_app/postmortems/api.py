@@ -146,7 +146,6 @@ async def factors(q: Reader, filters: IncidentFilters) -> FactorList:
 
 
 async def read_page(q: Query, incident_id: UUID, query: RevisionsQuery) -> RevisionPage:
-    """Read a page of the revisions of an incident visible to the caller."""
     before = None
     if query.cursor is not None:
         match decode_members(query.cursor, str(incident_id), filters_hash(query)):
@@ -162,11 +161,6 @@ async def read_page(q: Query, incident_id: UUID, query: RevisionsQuery) -> Revis
 
 
 async def read_revision(q: Query, incident_id: UUID, rev: int) -> Revision:
-    """Read a revision.
-
-    Raises:
-        NotFoundError: If there is none that the caller may read.
-    """
     found = await postgres.read(q, incident_id, rev)
     if found is None:
         raise NotFoundError("No such revision, or none that you may read")

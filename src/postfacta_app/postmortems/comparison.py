@@ -42,7 +42,6 @@ class SectionDifference:
 
 
 def compare(before: Content, after: Content) -> Sequence[SectionDifference]:
-    """List the sections that differ, in reading order."""
     differing: list[SectionDifference] = []
     for section, title in SECTIONS.items():
         old, new = _lines(section, before), _lines(section, after)

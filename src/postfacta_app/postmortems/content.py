@@ -144,7 +144,6 @@ class SectionChange(BaseModel):
 
 
 def differences(before: Content, after: Content) -> Sequence[SectionChange]:
-    """List the sections that differ, in reading order."""
     old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
     return [
         SectionChange(section=name, before=old[name], after=new[name])

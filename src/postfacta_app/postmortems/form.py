@@ -73,13 +73,11 @@ _SLUG_WORDS: Final = "must be lowercase letters, digits and hyphens, such as no-
 
 
 def typed(section: str, fields: Form) -> Form:
-    """Return the trimmed fields of a section from a submitted form."""
     form = {name: fields.get(name, "").strip() for name in _FIELDS.get(section, (section,))}
     return form | _numbered(section, rows(section, fields))
 
 
 def rows(section: str, form: Form) -> Sequence[Mapping[str, str]]:
-    """Return the rows that are not empty, each with its filled fields."""
     if section not in _ROWS:
         return []
     prefix, names = _ROWS[section]
@@ -101,7 +99,6 @@ def _numbered(section: str, of_rows: Sequence[Mapping[str, str]]) -> dict[str, s
 
 
 def shown(section: str, content: Content) -> Form:
-    """Return a section as form fields."""
     match section:
         case "impact":
             impact = content.impact
@@ -170,7 +167,6 @@ def draft(base: Content, section: str, form: Form, *, message: str) -> Draft:
 
 
 def label(name: str) -> str:
-    """Return the label of a field, with the row number if it is in a row."""
     row = _ROW_FIELD.fullmatch(name)
     own = row[2] if row else name.rpartition("-")[2]
     words = _LABELS.get(own) or SECTIONS.get(own) or own.replace("_", " ").capitalize()
@@ -260,7 +256,6 @@ def _entry(text: str) -> JsonValue:
 
 
 def _named(section: str, error: FieldError) -> FieldError:
-    """Map an error of the model to its form field."""
     _, _, *parts = error.pointer.split("/")
     message = error.message
     if error.pointer == "/message":

@@ -54,21 +54,14 @@ select * from (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One action in the history.
-
-    Attributes:
-        kind: `timeline`, `post-mortem` or `audit`.
-        what: A description of the action.
-        why: The given reason or message.
-        rev: The resulting revision.
-    """
+    """One action in the history."""
 
     at: datetime
     actor: str
-    kind: str
-    what: str
-    why: str | None = None
-    rev: int | None = None
+    kind: str  # `timeline`, `post-mortem` or `audit`
+    what: str  # A description of the action
+    why: str | None = None  # the given reason or message
+    rev: int | None = None  # the resulting revision
 
 
 class _Place(BaseModel):

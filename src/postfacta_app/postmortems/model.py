@@ -104,7 +104,6 @@ class Revision(RevisionSummary):
 
     @property
     def etag(self) -> str:
-        """The ETag of the revision, which a change must name."""
         return f'"pm-{self.rev}"'
 
 

@@ -183,7 +183,6 @@ async def _cited(
 
 
 async def _offered(q: Query, ref: UUID | int, kept: Kept) -> tuple[Incident, Sequence[Entry]]:
-    """Return the entries that a form offers: all, or only the narrative if there are too many."""
     incident, entries = await first_entries(q, ref, Wanted(), kept=kept, most=reading.MOST + 1)
     if len(entries) <= reading.MOST:
         return incident, entries

@@ -70,7 +70,6 @@ select coalesce((select json_agg(json_build_array(is_gone, is_new, is_moved, is_
 
 
 async def compared(q: Query, revision: Revision) -> PostMortem:
-    """Compare the timeline as of a revision that the caller may read with the current one."""
     args = (revision.incident_id, revision.timeline_at, RULES)
     rows = await q.fetch(_CHANGES, *args, operation="postmortem_changes")
     if not rows:  # It is not kept yet.
@@ -94,20 +93,17 @@ def _changes(found: Sequence[tuple[Any, ...]]) -> TimelineChanges:
 
 
 async def read(q: Query, incident_id: UUID, rev: int | None = None) -> Revision | None:
-    """Read one that the caller may see, by default the last."""
     rows = await q.fetch(_READ, *_reads(q.principal), incident_id, rev, operation="postmortem_get")
     return _revision(rows[0]) if rows else None
 
 
 async def page(q: Query, incident_id: UUID, *, before: int | None, limit: int) -> Sequence[RevisionSummary]:
-    """List those that the caller may see, newest first."""
     args = (*_reads(q.principal), incident_id, before, limit)
     rows = await q.fetch(_PAGE, *args, operation="postmortem_revisions")
     return [RevisionSummary.model_validate(dict(row.items())) for row in rows]
 
 
 async def append(unit: Unit, revision: Revision) -> Revision | None:
-    """Write the next one; None if its content is too large."""
     row = await unit.fetchrow(
         _APPEND,
         *(revision.incident_id, revision.rev, revision.status, revision.schema_version),
@@ -119,7 +115,6 @@ async def append(unit: Unit, revision: Revision) -> Revision | None:
 
 
 async def factors(q: Query, filters: IncidentFilters) -> Sequence[FactorCount]:
-    """Count the factors of the last published revision of each incident that the caller may see."""
     where = where_of(q.principal, filters)
     rows = await q.fetch(_FACTORS.format(where=where), *where.args, operation="factors")
     return [FactorCount.model_validate(dict(row.items())) for row in rows]

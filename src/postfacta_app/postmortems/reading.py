@@ -29,22 +29,14 @@ MOST: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """An entry of the timeline in one line.
-
-    Attributes:
-        at: When it happened; None if there is no such entry now.
-        clock: Its time of day, to its precision.
-        place: Its anchor on the incident's page; None if it has none.
-        typed: Its text in a form.
-        how: How it changed, in a word.
-    """
+    """An entry of the timeline in one line."""
 
     title: str
-    typed: str
-    at: datetime | None = None
-    clock: str = ""
-    place: str | None = None
-    how: str = ""
+    typed: str  # its text in a form
+    at: datetime | None = None  # when it happened; None if there is no such entry now
+    clock: str = ""  # its time of day, to its precision
+    place: str | None = None  # its anchor on the incident's page; None if it has none
+    how: str = ""  # how it changed, in a word
 
 
 def headline(changes: TimelineChanges) -> str:
@@ -57,7 +49,6 @@ def headline(changes: TimelineChanges) -> str:
 
 
 def changed(changes: TimelineChanges) -> Sequence[Mention]:
-    """List the changed entries, each with its change."""
     return [
         _mention(it, how=word, is_there=name != "removed")
         for name, word in _KINDS.items()
@@ -66,7 +57,6 @@ def changed(changes: TimelineChanges) -> Sequence[Mention]:
 
 
 def names(content: Content) -> Sequence[tuple[str, str]]:
-    """List the source and id of each entry that it cites."""
     named: list[EntryRef] = [ref for factor in content.factors for ref in factor.evidence]
     if content.trigger.entry is not None:
         named.append(content.trigger.entry)
@@ -81,7 +71,6 @@ def cited(content: Content, entries: Iterable[Entry]) -> Mapping[tuple[str, str]
 
 
 def mentions(entries: Iterable[Entry]) -> Sequence[Mention]:
-    """List entries, each in one line."""
     return [_mention(it) for it in entries]
 
 

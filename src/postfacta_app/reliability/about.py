@@ -67,11 +67,6 @@ class Document(RootModel[dict[str, JsonValue]]):
 
 
 def load_codebase(path: Path = _PACKAGED) -> Codebase:
-    """Read the packaged metadata.
-
-    Raises:
-        SettingsError: If the file is missing or invalid: then so is the package, which must not start.
-    """
     try:
         return Codebase.model_validate_json(path.read_bytes())
     except OSError as error:

@@ -68,9 +68,7 @@ class Source(Protocol):
 
     async def connected(self) -> None: ...
 
-    async def revision(self) -> str | None:
-        """Return the schema's revision; None if there is no schema."""
-        ...
+    async def revision(self) -> str | None: ...
 
     async def read(self) -> Sequence[Sample]: ...
 
@@ -96,7 +94,6 @@ class BusinessMetrics(Collector):
         self._schema: Sequence[Sample] = ()
 
     def count(self, metric: str, *labels: str) -> None:
-        """Increment a counter. Beyond 1,000 series of a metric, `_OTHER` is counted."""
         if (metric, labels) not in self._counts:
             known = sum(name == metric for name, _ in self._counts)
             labels = labels if known < _MOST_SERIES else ("_OTHER",) * len(labels)
@@ -126,7 +123,6 @@ class BusinessMetrics(Collector):
             self._told_at = self._clock()
 
     def describe(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        """List all metrics without values, which reserves their names."""
         return map(_family, METRICS)
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:

@@ -179,7 +179,6 @@ class KeptTimelines:
 
 
 async def digest_kept(unit: Unit, incident_id: UUID) -> str | None:
-    """Return the digest of an incident that the unit has locked; None if it is not kept yet."""
     if not await unit.fetch(_IS_KEPT, incident_id, RULES, operation="timeline_is_kept"):
         return None
     rows = await unit.fetch(_DIGEST_NOW, incident_id, operation="timeline_digest")
@@ -199,7 +198,6 @@ class _Sql:
         return f"${self._first + len(self.args)}::{kind}"
 
     def filters(self, wanted: Wanted) -> tuple[str, str]:
-        """Return what all entries of the timeline are, which decides what a tie is; and the entries of the view."""
         known = wanted.known_as_of
         whole = (
             "true" if known is None else f"coalesce(e.known_at, e.t) <= {self.bind(micros(known), 'bigint')}"

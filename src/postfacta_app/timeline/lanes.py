@@ -150,12 +150,10 @@ class _Scale:
             x += (end - start) * self._unit + _BREAK
 
     def x(self, t: int) -> float:
-        """Return the x of a time, within the lanes."""
         start, end, x = next(it for it in reversed(self._spans) if it[0] <= t)
         return round(x + (min(t, end) - start) * self._unit, 1)
 
     def ticks(self) -> list[Tick]:
-        """Return at most nine round times, and the end of each cut-out gap."""
         longer = -(-self._length // (_MOST_TICKS * _YEAR)) * _YEAR
         step = next((it for it in _STEPS if self._length <= it * _MOST_TICKS), longer)
         ticks: list[Tick] = []
@@ -168,7 +166,6 @@ class _Scale:
         return ticks
 
     def breaks(self) -> list[Break]:
-        """Return the cut-out gaps."""
         return [
             Break(self.x(start) + _BREAK / 2, span(timedelta(microseconds=end - start)))
             for start, end in self._cuts

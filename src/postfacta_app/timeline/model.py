@@ -88,22 +88,16 @@ class Instant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signal:
-    """A signal that was attached at some time; the edits determine whether it still is.
-
-    Attributes:
-        external_id: Its id within its source.
-        content_sha256: The hash of its original content, in hexadecimal.
-        conflicts: The number of other contents received with the same key.
-    """
+    """A signal that was attached at some time; the edits determine whether it still is."""
 
     signal_id: UUID
     source: str
-    external_id: str
+    external_id: str  # its id within its source
     kind: str
     occurred_at: int
     precision: Precision
     title: str
-    content_sha256: str
+    content_sha256: str  # the hash of its original content, in hexadecimal
     sequence: str | None = None
     known_at: int | None = None
     received_at: int
@@ -111,7 +105,7 @@ class Signal:
     services: tuple[str, ...] = ()
     environment: str | None = None
     links: tuple[JsonValue, ...] = ()
-    conflicts: int = 0
+    conflicts: int = 0  # the number of other contents received with the same key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,22 +138,15 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edit:
-    """An edit of the timeline.
-
-    Attributes:
-        signal_id: The signal of `attach` and `detach`.
-        source: The source of the entry, or of a `clock_offset`.
-        external_id: The entry's id within its source.
-        value: As stored; None undoes an earlier edit.
-    """
+    """An edit of the timeline."""
 
     id: UUID
     at: int
     op: Op
-    signal_id: UUID | None = None
-    source: str | None = None
-    external_id: str | None = None
-    value: Mapping[str, JsonValue] | None = None
+    signal_id: UUID | None = None  # the signal of `attach` and `detach`
+    source: str | None = None  # the source of the entry, or of a `clock_offset`
+    external_id: str | None = None  # the entry's id within its source
+    value: Mapping[str, JsonValue] | None = None  # as stored; None undoes an earlier edit
 
 
 @dataclass(frozen=True, slots=True)

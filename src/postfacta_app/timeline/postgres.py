@@ -136,11 +136,6 @@ select id, display_name as name from users where id = any ($1::uuid[])
 
 
 async def facts_of(q: Query, ref: UUID | int) -> tuple[Incident, Facts]:
-    """Read an incident and all its facts, from one snapshot.
-
-    Raises:
-        NotFoundError: If the caller may not see it.
-    """
     found = await q.fetch(_READ, *sees(q.principal), *ref_of(ref), operation="timeline_facts")
     if not found:
         raise missing()
@@ -148,7 +143,6 @@ async def facts_of(q: Query, ref: UUID | int) -> tuple[Incident, Facts]:
 
 
 async def facts_in(unit: Unit, incident_id: UUID) -> Facts:
-    """Read the facts of an incident that the unit has locked."""
     row = await unit.fetchrow(_IN_UNIT, incident_id, operation="timeline_facts")
     if row is None:
         raise LookupError(incident_id)
@@ -158,11 +152,6 @@ async def facts_in(unit: Unit, incident_id: UUID) -> Facts:
 async def first_entries(
     q: Query, ref: UUID | int, wanted: Wanted, *, kept: KeptTimelines, most: int
 ) -> tuple[Incident, Sequence[Entry]]:
-    """Read an incident and the first entries of a view of the present; build it if the database does not keep it yet.
-
-    Raises:
-        NotFoundError: If the caller may not see the incident.
-    """
     if (page := await kept.page(q, ref, wanted, size=most)) is not None:
         return page.incident, page.entries
     incident, facts = await facts_of(q, ref)
@@ -171,7 +160,6 @@ async def first_entries(
 
 
 async def digest_in(unit: Unit, incident_id: UUID) -> str:
-    """Return the digest of the timeline of an incident that the unit has locked."""
     if (kept := await digest_kept(unit, incident_id)) is not None:
         return kept
     facts = await facts_in(unit, incident_id)
@@ -192,14 +180,12 @@ async def revised(database: Database) -> AsyncIterator[tuple[Facts, Sequence[Rev
 
 
 async def edit_page(q: Query, incident_id: UUID, query: Paged) -> Sequence[ShownEdit]:
-    """List one more than requested of the edits of an incident visible to the caller, oldest first."""
     args = (incident_id, *(query.after(str(incident_id)) or (None, None)), query.limit + 1)
     rows = await q.fetch(_EDITS, *args, operation="edit_list")
     return [_edit(row) for row in rows]
 
 
 async def add_edit(unit: Unit, incident_id: UUID, new: NewEdit) -> ShownEdit:
-    """Write an edit at the next instant of the timeline."""
     entry = getattr(new, "entry", None)
     source, external_id = (entry.source, entry.id) if entry else (getattr(new, "source", None), None)
     value = getattr(new, "value", None)
@@ -214,14 +200,12 @@ async def add_edit(unit: Unit, incident_id: UUID, new: NewEdit) -> ShownEdit:
 
 
 async def annotation_page(q: Query, incident_id: UUID, query: Paged) -> Sequence[ShownAnnotation]:
-    """List one more than requested of the annotations of an incident visible to the caller, oldest first."""
     args = (incident_id, *(query.after(str(incident_id)) or (None, None)), query.limit + 1)
     rows = await q.fetch(_ANNOTATIONS, *args, operation="annotation_list")
     return [_annotation(row) for row in rows]
 
 
 async def decided(q: Query, incident_id: UUID, entries: Sequence[Entry]) -> Sequence[ShownEdit]:
-    """List the effective edits of entries visible to the caller, and of the clocks of their sources."""
     rows = await q.fetch(_DECIDED, incident_id, *_keys(entries), operation="edit_decided")
     return [_edit(row) for row in rows]
 
@@ -236,7 +220,6 @@ async def said(
 
 
 async def contents(q: Query, signals: Sequence[UUID], letters: int) -> Mapping[UUID, Content]:
-    """Read the beginnings of the contents of signals visible to the caller."""
     rows = await q.fetch(_CONTENTS, signals, letters, operation="signal_contents")
     return {row["id"]: Content(row["body"], row["payload"]) for row in rows}
 
@@ -249,13 +232,11 @@ async def names(q: Query, actors: Collection[str]) -> Mapping[str, str]:
 
 
 async def annotation(unit: Unit, root: UUID) -> tuple[UUID, ShownAnnotation] | None:
-    """Read the current version of an annotation, and its incident; None if it was retracted."""
     row = await unit.fetchrow(_ANNOTATION, root, operation="annotation_get")
     return None if row is None else (row["incident_id"], _annotation(row))
 
 
 async def add_annotation(unit: Unit, incident_id: UUID, new: NewAnnotation) -> UUID:
-    """Write a new annotation at the next instant of the timeline; return its id."""
     root, entry = uuid4(), new.entry
     await unit.execute(
         _ADD_ANNOTATION,
@@ -267,7 +248,6 @@ async def add_annotation(unit: Unit, incident_id: UUID, new: NewAnnotation) -> U
 
 
 async def supersede(unit: Unit, incident_id: UUID, new: ShownAnnotation, *, retracted: bool) -> None:
-    """Write another version of an annotation at the next instant of the timeline."""
     at = await unit.stamp(incident_id)
     await unit.execute(
         _SUPERSEDE,
@@ -314,7 +294,6 @@ def _facts(row: asyncpg.Record) -> Facts:
 
 
 def _made(of: type[F], rows: Sequence[Sequence[Any]], **read: Callable[[Any], Any]) -> list[F]:
-    """Make facts of one kind; the columns are its fields, in their order."""
     names = [(it.name, read.get(it.name, _as_it_is)) for it in fields(of)]
     return [of(**{name: make(it) for (name, make), it in zip(names, row, strict=True)}) for row in rows]
 

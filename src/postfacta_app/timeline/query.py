@@ -58,11 +58,9 @@ class TimelineQuery(BaseModel):
     cursor: Annotated[str, StringConstraints(max_length=4000)] | None = None
 
     def cursor_after(self, incident_id: UUID, entry: Entry) -> str:
-        """Return the cursor of the page after this entry."""
         return encode_members(str(incident_id), sort_key(entry), filters_hash(self))
 
     def shows(self, entry: Entry) -> bool:
-        """Return whether an entry matches the filters."""
         return (
             (not self.kind or entry.kind in self.kind)
             and (not self.source or entry.source in self.source)
@@ -116,24 +114,19 @@ class Slice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A numbered page of the present.
-
-    Attributes:
-        entry: Selects the page of the first entry for which it holds, given its source and id.
-        names: Only the entries with these sources and ids.
-        text: Only the entries whose title has it, in either case.
-    """
+    """A numbered page of the present."""
 
     page: int = 1
     known_as_of: datetime | None = None
     include_hidden: bool = False
     is_narrative: bool = False
-    entry: Callable[[str, str], bool] | None = None
-    names: Collection[tuple[str, str]] | None = None
-    text: str = ""
+    entry: Callable[[str, str], bool] | None = (
+        None  # given source and id: the page has the first for which it holds
+    )
+    names: Collection[tuple[str, str]] | None = None  # only the entries with these sources and ids
+    text: str = ""  # only the entries whose title has it, in either case
 
     def shows(self, entry: Entry) -> bool:
-        """Return whether an entry is among those of the view."""
         is_named = self.names is None or (entry.source, entry.id) in self.names
         is_wanted = is_named and self.text.lower() in entry.title.lower()
         return is_wanted and (not self.is_narrative or is_narrative(entry))
@@ -141,44 +134,26 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class NumberedPage:
-    """A numbered page, with what else it shows of its incident, from one snapshot.
-
-    Attributes:
-        after: The entry after the page, if there is one.
-        count: How many entries the view has.
-        hidden: How many are hidden.
-        marks: The milestones by name: time, rank of the precision, basis.
-        reasons: Why it was moved, by the id of the status change.
-    """
+    """A numbered page, with what else it shows of its incident, from one snapshot."""
 
     incident: Incident
     entries: Sequence[Entry]
-    after: Sequence[Entry]
+    after: Sequence[Entry]  # the entry after the page, if there is one
     page: int
-    count: int
-    hidden: int
-    marks: Mapping[str, tuple[int, int, str]]
+    count: int  # how many entries the view has
+    hidden: int  # how many are hidden
+    marks: Mapping[str, tuple[int, int, str]]  # the milestones by name: time, rank of the precision, basis
     is_open: bool
-    reasons: Mapping[str, str | None]
+    reasons: Mapping[str, str | None]  # why it was moved, by the id of the status change
 
 
 def cut(timeline: Timeline, query: TimelineQuery, incident_id: UUID) -> TimelinePage:
-    """Return one page of the matching entries.
-
-    Raises:
-        InvalidCursorError: If the cursor is damaged, or was issued for other filters or another incident.
-    """
     after = place(query, incident_id)
     asked = [it for it in timeline.entries if query.shows(it) and (after is None or sort_key(it) > after)]
     return TimelinePage.of(asked, query, incident_id, digest=timeline.digest, milestones=timeline.milestones)
 
 
 def place(query: TimelineQuery, incident_id: UUID) -> Place | None:
-    """Return the place after which the page begins.
-
-    Raises:
-        InvalidCursorError: If the cursor is damaged, or was issued for other filters or another incident.
-    """
     if query.cursor is None:
         return None
     match decode_members(query.cursor, str(incident_id), filters_hash(query)):

@@ -54,22 +54,17 @@ class _UndoneError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What was found of one incident.
-
-    Attributes:
-        faults: The number of entries by what was wrong with them; `measures` for its sums and durations.
-        is_built: Whether its timeline is that of the rules now.
-    """
+    """What was found of one incident."""
 
     ref: str
-    faults: Mapping[str, int]
-    is_built: bool
+    faults: Mapping[str, int]  # how many entries by what was wrong; `measures` for its sums and durations
+    is_built: bool  # whether its timeline is that of the rules now
 
 
 async def compare(
     database: Database, numbers: Collection[int] = (), *, repair: bool
 ) -> AsyncIterator[Compared]:
-    """Compare the kept timelines of these incidents, or of all, with what the facts give; write what differs if told.
+    """Compare the kept timelines of these incidents, or of all, with what the facts give; repair them if asked.
 
     Readers never wait, and writers of an incident only for a thousand of its entries at a time.
 

@@ -72,26 +72,16 @@ Last = Mapping[tuple[str, Hashable], Edit]
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """A timeline.
+    """A timeline."""
 
-    Attributes:
-        entries: Its entries in order.
-        milestones: The milestones that people have set.
-        digest: The SHA-256 of all of this, in hexadecimal.
-        rules: The version of the rules.
-        conflicts: The number of contents rejected because their key had another one. Not in the digest,
-            since it depends on which came first.
-    """
-
-    entries: Sequence[Entry]
-    milestones: Mapping[Milestone, Instant]
-    digest: str
-    rules: int
-    conflicts: int
+    entries: Sequence[Entry]  # its entries in order
+    milestones: Mapping[Milestone, Instant]  # the milestones that people have set
+    digest: str  # the SHA-256 of all of this, in hexadecimal
+    rules: int  # the version of the rules
+    conflicts: int  # contents rejected as their key had another; not in the digest, as it depends on which came first
 
     @property
     def etag(self) -> str:
-        """The ETag: equal exactly when the response is equal."""
         return f'"{self.digest[:32]}-{self.conflicts}"'
 
 
@@ -139,7 +129,6 @@ def sort_key(entry: Entry) -> Place:
 
 
 def changes(before: Timeline, after: Timeline) -> Changes:
-    """Return the differences between two timelines of one incident."""
     old = {(entry.source, entry.id): entry for entry in before.entries}
     new = {(entry.source, entry.id): entry for entry in after.entries}
     both = [(old[key], entry) for key, entry in new.items() if key in old]
@@ -165,13 +154,11 @@ D = TypeVar("D", bound=_Dated)
 
 
 def _until(facts: Iterable[D], as_of: int | None) -> list[D]:
-    """Return what had been recorded by then, in that order."""
     known = [fact for fact in facts if as_of is None or fact.at <= as_of]
     return sorted(known, key=lambda fact: (fact.at, fact.id.int))
 
 
 def _last(edits: Iterable[Edit]) -> Last:
-    """Return the last edit of each family and target."""
     return {(_FAMILIES[edit.op], _target(edit)): edit for edit in edits}
 
 

@@ -40,11 +40,6 @@ def read_edit(fields: Mapping[str, str], now: datetime | None = None) -> NewEdit
 
 
 def read_instant(text: str, now: datetime | None = None) -> dict[str, JsonValue]:
-    """Parse a UTC time with the precision of its digits: day, minute, second, or exact with a fraction.
-
-    Raises:
-        ValueError: If it is not a time.
-    """
     text, precision = text.strip(), precision_of(text)
     at = read_typed_time(f"{text} 00:00" if precision is Precision.DAY else text, now)
     return {"at": format_time(at), "precision": precision}

@@ -16,21 +16,13 @@ __all__ = ["Revision", "Verified", "verify", "write_metrics"]
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """The timeline state recorded in a revision.
+    """The timeline state recorded in a revision."""
 
-    Attributes:
-        incident: The incident's reference.
-        rev: The number of the revision.
-        digest: The digest of the timeline when the revision was written.
-        at: The last instant of that timeline, in microseconds.
-        rules: The version of the rules of the digest.
-    """
-
-    incident: str
-    rev: int
-    digest: str
-    at: int
-    rules: int
+    incident: str  # the incident's reference
+    rev: int  # the number of the revision
+    digest: str  # the digest of the timeline when the revision was written
+    at: int  # the last instant of that timeline, in microseconds
+    rules: int  # the version of the rules of the digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +49,6 @@ async def verify(revised: AsyncIterator[tuple[Facts, Sequence[Revision]]]) -> Ve
 
 
 def write_metrics(result: Verified, file: Path, *, now: float) -> None:
-    """Write the results for node_exporter's textfile collector, atomically."""
     registry = CollectorRegistry()
     revisions = Gauge(
         "postfacta_timeline_revisions",

@@ -56,33 +56,20 @@ _REMARKS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """An entry with its annotations and edits.
-
-    Attributes:
-        anchor: Its id on the page.
-        known: When people learned of it, if later.
-        late: When a person recorded it, if more than five minutes later.
-        shift: The clock offset of its source, such as `+2 min`.
-        was: The original time, if it was corrected.
-        remark: Its annotation, if the entry is one.
-        reason: The reason of a status change, if the entry is one.
-        beneath: The annotations on it, oldest first.
-        decided: Its effective edits, with their reasons.
-        content: The text and payload of its signal.
-    """
+    """An entry with its annotations and edits."""
 
     entry: Entry
-    anchor: str
+    anchor: str  # its id on the page
     sign: Sign
-    known: str = ""
-    late: str = ""
-    shift: str = ""
-    was: str = ""
-    remark: ShownAnnotation | None = None
-    reason: str | None = None
-    beneath: Sequence[ShownAnnotation] = ()
-    decided: Sequence[ShownEdit] = ()
-    content: Content | None = None
+    known: str = ""  # when people learned of it, if later
+    late: str = ""  # when a person recorded it, if more than five minutes later
+    shift: str = ""  # the clock offset of its source, such as `+2 min`
+    was: str = ""  # the original time, if it was corrected
+    remark: ShownAnnotation | None = None  # its annotation, if the entry is one
+    reason: str | None = None  # the reason of a status change, if the entry is one
+    beneath: Sequence[ShownAnnotation] = ()  # the annotations on it, oldest first
+    decided: Sequence[ShownEdit] = ()  # its effective edits, with their reasons
+    content: Content | None = None  # the text and payload of its signal
 
     @property
     def text(self) -> str:
@@ -101,12 +88,10 @@ class _Timed:
 
     @property
     def at(self) -> datetime:
-        """Its start."""
         return moment(self.t)
 
     @property
     def clock(self) -> str:
-        """Its time of day, to its precision."""
         return clock(self.t, self.p)
 
 
@@ -137,7 +122,6 @@ class Turn(_Timed):
 
     @property
     def anchor(self) -> str:
-        """Its id on the page."""
         return f"m-{self.name}"
 
 
@@ -214,12 +198,10 @@ def days(shown: Sequence[Line], turns: Sequence[Turn]) -> list[Day]:
 
 
 def anchor(source: str, identity: str) -> str:
-    """Return the id of an entry on the page: stable, and valid in a URL."""
     return "e-" + hashlib.sha256(repr((source, identity)).encode()).hexdigest()[:12]
 
 
 def clock(t: int, p: Precision) -> str:
-    """Return the time of day to its precision."""
     at = moment(t)
     match p:
         case Precision.DAY:
@@ -233,7 +215,6 @@ def clock(t: int, p: Precision) -> str:
 
 
 def stamp(t: int, p: Precision) -> str:
-    """Return a time in input format, to its precision; parsing it gives the same time."""
     at = moment(t)
     match p:
         case Precision.DAY:
@@ -259,7 +240,6 @@ def _silence(before: Moment, after: Moment) -> str:
 
 
 def _last(edits: Sequence[ShownEdit]) -> dict[tuple[str, str, str], ShownEdit]:
-    """Return the last edit of each kind and target."""
     same = {Op.UNHIDE: Op.HIDE, Op.UNPIN: Op.PIN}
     last: dict[tuple[str, str, str], ShownEdit] = {}
     for edit in edits:

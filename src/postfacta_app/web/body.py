@@ -158,13 +158,11 @@ def _text(text: str) -> str:
 
 
 async def read_json(request: Request) -> object:
-    """Parse the body as JSON, ignoring its content type."""
     body = await request.body()
     return await aside(len(body), parse_json, body)
 
 
 async def read_body(request: Request, model: type[M]) -> M:
-    """Parse the body as a model; its content type must be JSON."""
     given = [text.partition(";")[0].strip() for text in request.headers.getlist("content-type")]
     if len(given) != 1 or not _JSON_TYPE.fullmatch(given[0]):
         raise UnsupportedMediaTypeError("Send JSON, with Content-Type: application/json")
@@ -332,15 +330,10 @@ _NANO: Final = 9
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A time as written, and as an instant.
+    """A time as written, and as an instant."""
 
-    Attributes:
-        text: RFC 3339 with the original offset, up to nine fractional digits, without trailing zeros.
-        instant: In UTC, cut to microseconds; None outside the years 1 to 9999.
-    """
-
-    text: str
-    instant: datetime | None
+    text: str  # RFC 3339 with the original offset, up to nine fractional digits, without trailing zeros
+    instant: datetime | None  # in UTC, cut to microseconds; None outside the years 1 to 9999
 
 
 def read_moment(text: str) -> Moment:
@@ -392,7 +385,6 @@ def parse_time(text: str) -> datetime:
 
 
 def format_time(at: datetime) -> str:
-    """Format an instant as RFC 3339 in UTC with microseconds."""
     if at.tzinfo is not UTC:
         at = at.astimezone(UTC)
     return at.isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"

@@ -42,7 +42,6 @@ class Tools:
     parts: Sequence[object] = ()
 
     def part(self, of: type[T]) -> T:
-        """Return the part of this type."""
         return next(it for it in self.parts if isinstance(it, of))
 
 
@@ -67,7 +66,6 @@ class Call:
 
     @property
     def now(self) -> datetime:
-        """The current time."""
         return datetime.fromtimestamp(self.tools.clock(), UTC)
 
     async def write(self, work: Work, key: str | None = None) -> Response:
@@ -87,8 +85,6 @@ class Fill:
 
 
 def part(of: type[T]) -> Fill:
-    """Fill a parameter with the part of this type."""
-
     def found(call: Call, _: str) -> T:
         return call.tools.part(of)
 

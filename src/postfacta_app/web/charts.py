@@ -227,5 +227,4 @@ def _ends(first: Tick, last: Tick) -> list[Tick]:
 
 
 def length(seconds: float) -> str:
-    """Return a duration in words, including those below one second."""
     return span(timedelta(seconds=seconds)) if seconds >= 1 else "under 1 s"

@@ -21,24 +21,16 @@ JSON = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """An input of a form.
+    """An input of a form."""
 
-    Attributes:
-        most: The most characters.
-        options: What can be chosen; none for text.
-        is_required: Whether it must be filled.
-        is_long: Whether it has several lines.
-    """
-
-    most: int
-    options: Sequence[str]
-    is_required: bool
-    is_long: bool
+    most: int  # the most characters
+    options: Sequence[str]  # what can be chosen; none for text
+    is_required: bool  # whether it must be filled
+    is_long: bool  # whether it has several lines
 
 
 @cache
 def fields_of(model: type[BaseModel]) -> Mapping[str, Field]:
-    """Return the fields of a form that is parsed as this model."""
     schema = model.model_json_schema()
     required, kinds = schema.get("required", ()), schema.get("$defs", {})
     return {

@@ -57,12 +57,10 @@ _KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def csrf_token(secret: str) -> str:
-    """Derive a form's CSRF token from the session's secret."""
     return hashlib.sha256(b"postfacta csrf\n" + secret.encode()).hexdigest()
 
 
 def is_csrf_token(given: str, principal: Principal) -> bool:
-    """Return whether a form carries its session's CSRF token."""
     expected = principal.session_csrf
     return expected is not None and hmac.compare_digest(given.encode(), expected.encode())
 
@@ -85,7 +83,6 @@ def is_same_origin(headers: Mapping[str, str], trusted: Sequence[str] = ()) -> b
 
 
 def new_key() -> str:
-    """Generate the idempotency key of a form, so that sending it repeatedly has one effect."""
     return secrets.token_urlsafe(16)
 
 
@@ -248,25 +245,16 @@ _SPENT: Final = "This form was already submitted with different content. Check t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """Why a form was not saved, for the page that shows it again.
+    """Why a form was not saved, for the page that shows it again."""
 
-    Attributes:
-        message: The general error.
-        errors: The invalid fields.
-        status: The status of that page.
-        headers: Further headers of that page.
-        is_spent: Whether its key was used, so that it needs a new one.
-    """
-
-    message: str = "Some fields are invalid"
-    errors: Sequence[FieldError] = ()
-    status: int = InvalidFieldsError.status
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    is_spent: bool = False
+    message: str = "Some fields are invalid"  # the general error
+    errors: Sequence[FieldError] = ()  # the invalid fields
+    status: int = InvalidFieldsError.status  # the status of that page
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])  # further headers of that page
+    is_spent: bool = False  # whether its key was used, so that it needs a new one
 
     @property
     def by_field(self) -> dict[str, str]:
-        """The first error of each field; errors without a field have an empty name."""
         words: dict[str, str] = {}
         for error in self.errors:
             words.setdefault(error.pointer.lstrip("/").partition("/")[0], error.message)
@@ -282,7 +270,6 @@ class Typed:
 
     @property
     def form(self) -> str:
-        """The name of the form among those of its page, which it sends along."""
         return self.fields.get("form", "")
 
     @property
@@ -291,19 +278,15 @@ class Typed:
         return self.refusal is not None and self.refusal.status >= 500  # noqa: PLR2004
 
     def has(self, form: str) -> bool:
-        """Return whether it is this form that was not saved."""
         return self.refusal is not None and form == self.form
 
     def value(self, form: str, name: str, default: object = "") -> str:
-        """Return the input of a field; where it was not sent, its value as it is."""
         return self.fields.get(name, "") if self.has(form) else str(default)
 
     def wrong(self, form: str, name: str) -> str:
-        """Return the error message of a field, if any."""
         return self.refusal.by_field.get(name, "") if self.refusal and form == self.form else ""
 
     def key(self, form: str) -> str:
-        """Return the idempotency key of a form, so that sending it again has one effect."""
         is_same = form == self.form and self.refusal is not None and not self.refusal.is_spent
         return (self.fields.get("key") if is_same else None) or new_key()
 

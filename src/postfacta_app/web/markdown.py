@@ -64,7 +64,6 @@ class Kept:
         self._writer = _Writer()
 
     def render(self, text: str) -> Markup:
-        """Return the rendered text, cached or new."""
         key = hashlib.sha256(text.encode()).digest()
         with self._lock:  # Pages are rendered in several threads.
             html = self._html.pop(key, None)
@@ -90,7 +89,6 @@ class Markdown:
         self._left = _PAGE
 
     def __call__(self, text: str) -> Markup:
-        """Render a text."""
         marks = len(_MARKS.findall(text))
         if marks > min(_TEXT, self._left):
             return _AS_TYPED.format(text)

@@ -29,16 +29,10 @@ _CURSOR_VERSION: Final = 1
 
 
 def encode_cursor(sort: str, key: Key, of_filters: str) -> str:
-    """Return the cursor after this key, for this order and these filters."""
     return encode_members(sort, [format_time(key[0]), str(key[1])], of_filters)
 
 
 def decode_cursor(text: str, sort: str, of_filters: str) -> Key:
-    """Return the key of a cursor.
-
-    Raises:
-        InvalidCursorError: If it is damaged, or was issued for another order or other filters.
-    """
     try:
         match decode_members(text, sort, of_filters):
             case [str(time), str(identity)]:
@@ -50,7 +44,6 @@ def decode_cursor(text: str, sort: str, of_filters: str) -> Key:
 
 
 def encode_members(sort: str, key: Sequence[object], of_filters: str) -> str:
-    """Return a cursor whose key has strings, integers or booleans."""
     text = json.dumps([_CURSOR_VERSION, sort, *key, of_filters], ensure_ascii=False)
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
@@ -111,11 +104,9 @@ class Paged(BaseModel):
 
 
 def next_page(request: Request, cursor: str) -> str:
-    """Return the URL of the next page: this one's, with its cursor."""
     others = [(name, text) for name, text in request.query_params.multi_items() if name != "cursor"]
     return f"{request.url.path}?{urlencode([*others, ('cursor', cursor)])}"
 
 
 def next_link(request: Request, cursor: str | None) -> dict[str, str]:
-    """Return the `Link` header to the next page; empty if there is none."""
     return {} if cursor is None else {"Link": f'<{next_page(request, cursor)}>; rel="next"'}

@@ -83,7 +83,6 @@ class Pages:
         status: int = 200,
         headers: Mapping[str, str] | None = None,
     ) -> HTMLResponse:
-        """Render one page; caches must not store it."""
         text = self._environment.get_template(template).render(
             {**self._always, "principal": principal, _RENDERS: Markdown(), **context}
         )

@@ -41,7 +41,6 @@ class RouteClass(StrEnum):
 
     @property
     def body_bytes(self) -> int:
-        """The largest request body."""
         return _BODY_BYTES.get(self, 0)
 
     @property

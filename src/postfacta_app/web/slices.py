@@ -234,8 +234,6 @@ class Routes:
         self._made: list[Rule] = []
 
     def rules(self, tools: Tools) -> list[Rule]:
-        """List them for the route table."""
-
         def bound(handle: Handler) -> Callable[[Request, Principal], Awaitable[Response]]:
             async def answered(request: Request, principal: Principal) -> Response:
                 response: Response = await handle(Call(request, principal, tools, self._noun))

@@ -48,7 +48,6 @@ Key = tuple[Principal, str, bytes]
 
 
 def is_away(error: ResilienceError, database: str) -> bool:
-    """Return whether an error means that this database is unavailable."""
     away = isinstance(error, _AWAY)
     return away and error.policy == database
 
@@ -66,7 +65,6 @@ class Kept:
     headers: Sequence[tuple[bytes, bytes]]
 
     def size_bytes(self, key: Key) -> int:
-        """Return its approximate size in bytes: response and URL."""
         lines = sum([len(name) + len(text) for name, text in self.headers])
         return len(self.body) + lines + len(key[1]) + len(key[2])
 
